@@ -1,0 +1,2 @@
+//! care-cloud.
+fn main() {}

@@ -1,0 +1,288 @@
+//! Entitlements: the signed document that says what plan a camera has now, and what comes next (section 3.1).
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Digest, DeviceId, Epoch, Keyset, MAX_INTEGER, Plan, Policy, Position, Reject, Seq, Signer,
+    json::{self, Object},
+    jws::Unverified,
+};
+
+/// The largest entitlement JWS: 8 KiB.
+pub const MAX_TOKEN_BYTES: usize = 8 * 1024;
+const TYP: &str = "care-entitlement+jws";
+
+/// What a `crit` may name: everything this crate reads.
+const KNOWN_FIELDS: [&str; 14] =
+    ["iss", "aud", "account", "epoch", "seq", "plan", "reason", "channel", "iat", "lease", "policy", "next", "order", "crit"];
+
+macro_rules! names {
+    ($(#[$doc:meta])* $type:ident { $($(#[$vdoc:meta])* $variant:ident = $name:literal),+ $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        pub enum $type { $($(#[$vdoc])* $variant),+ }
+
+        impl $type {
+            /// Every value, in the order of the specification.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// The name on the wire.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $name),+ }
+            }
+
+            fn read(name: &str) -> Result<Self, Reject> {
+                Self::ALL.iter().copied().find(|value| value.as_str() == name)
+                    .ok_or_else(|| Reject::OutOfRange(format!(concat!(stringify!($type), " {:?} is not known"), name)))
+            }
+        }
+
+        impl std::fmt::Display for $type {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+    };
+}
+
+names! {
+    /// Why a document was issued.
+    Reason {
+        /// A paid plan began.
+        Subscribed = "subscribed",
+        /// To a higher plan.
+        Upgraded = "upgraded",
+        /// To a lower plan.
+        Downgraded = "downgraded",
+        /// The plan was cancelled.
+        Cancelled = "cancelled",
+        /// The same plan, a new lease.
+        Renewed = "renewed",
+        /// A trial began.
+        TrialStarted = "trial_started",
+        /// A trial ended.
+        TrialEnded = "trial_ended",
+        /// A payment failed for good.
+        PaymentFailed = "payment_failed",
+        /// A payment came in after all.
+        PaymentRecovered = "payment_recovered",
+        /// The owner was given the money back.
+        Refunded = "refunded",
+        /// Premium has no seat left for this camera.
+        SeatLimit = "seat_limit",
+        /// The camera was bound to an account.
+        Bound = "bound",
+        /// The camera belongs to no account.
+        Unbound = "unbound",
+    }
+}
+
+names! {
+    /// Where the subscription was bought.
+    Channel {
+        /// The web portal.
+        Portal = "portal",
+        /// Apple's store.
+        AppStore = "app_store",
+        /// Google's store.
+        PlayStore = "play_store",
+    }
+}
+
+names! {
+    /// How money goes back.
+    RefundKind {
+        /// To the payer.
+        Refund = "refund",
+        /// On the next bill.
+        Credit = "credit",
+    }
+}
+
+/// How long a document may be trusted without news from the cloud (section 3.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Lease {
+    /// Seconds after receipt, at least 1.
+    pub max_age_s: u64,
+    /// Unix seconds.
+    pub not_after: u64,
+}
+
+/// A change that takes effect later.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Next {
+    /// The plan then.
+    pub plan: Plan,
+    /// When, Unix seconds of trusted time.
+    pub effective_at: u64,
+    /// Why.
+    pub reason: Reason,
+    /// The policy then.
+    pub policy: Policy,
+}
+
+/// Money that went back with this change: shown to people, never a reason to delay.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Order {
+    /// The order id that support asks for.
+    pub id: String,
+    /// What went back.
+    pub refund: Refund,
+}
+
+/// An amount that went back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Refund {
+    /// To the payer or on the next bill.
+    pub kind: RefundKind,
+    /// In the currency's minor unit (cents).
+    pub amount_minor: u64,
+    /// ISO 4217 code.
+    pub currency: String,
+}
+
+/// The whole state of a camera's plan, never a patch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Entitlement {
+    /// The issuer.
+    pub iss: String,
+    /// The device it is for.
+    pub aud: DeviceId,
+    /// The account, opaque.
+    pub account: String,
+    /// The binding epoch.
+    pub epoch: Epoch,
+    /// The sequence.
+    pub seq: Seq,
+    /// The plan's name.
+    pub plan: Plan,
+    /// Why it was issued.
+    pub reason: Reason,
+    /// Where the subscription was bought.
+    pub channel: Channel,
+    /// When it was issued, Unix seconds.
+    pub iat: u64,
+    /// How long it may be trusted.
+    pub lease: Lease,
+    /// The limits.
+    pub policy: Policy,
+    /// What comes next, if anything is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next: Option<Next>,
+    /// Money that went back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub order: Option<Order>,
+    /// Names of fields that a device must know to accept the document.
+    pub crit: Vec<String>,
+}
+
+/// An entitlement that is signed by a good key for this device and issuer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VerifiedEntitlement {
+    /// What it says.
+    pub entitlement: Entitlement,
+    /// Which document it is, whatever key signed it.
+    pub digest: Digest,
+    /// The key that verified it.
+    pub kid: String,
+    /// The JWS, as it came.
+    pub token: String,
+}
+
+impl Entitlement {
+    /// Judges a token in the order of section 3.1, up to but without its place in the order of documents.
+    pub fn verify(token: &[u8], keyset: Option<&Keyset>, issuer: &str, device: &DeviceId) -> Result<VerifiedEntitlement, Reject> {
+        let jws = Unverified::parse(token, TYP, MAX_TOKEN_BYTES)?;
+        let kid = jws.kid.clone();
+        let key = keyset.ok_or_else(|| Reject::UnknownKey(kid.clone()))?.key(&kid)?;
+        let payload = jws.verify(&key.public)?;
+        let entitlement = Self::read(&json::object(&payload)?, issuer, device)?;
+        if entitlement.iat < key.not_before {
+            return Err(Reject::KeyNotYetValid);
+        }
+        if let Some(name) = entitlement.crit.iter().find(|name| !KNOWN_FIELDS.contains(&name.as_str())) {
+            return Err(Reject::Unsupported(name.clone()));
+        }
+        let token = String::from_utf8(token.to_vec()).map_err(|_| Reject::BadForm("not UTF-8".into()))?;
+        Ok(VerifiedEntitlement { entitlement, digest: Digest::of(&payload), kid, token })
+    }
+
+    /// Its place in the order of documents.
+    pub fn position(&self) -> Position {
+        Position::new(self.epoch, self.seq)
+    }
+
+    /// Signs this document.
+    pub fn sign(&self, signer: &Signer) -> String {
+        signer.sign(TYP, &serde_json::to_vec(self).expect("plain data"))
+    }
+
+    fn read(object: &Object, issuer: &str, device: &DeviceId) -> Result<Self, Reject> {
+        if object.string("iss")? != issuer {
+            return Err(Reject::WrongIssuer);
+        }
+        if object.string("aud")? != device.as_str() {
+            return Err(Reject::WrongAudience);
+        }
+        let time = |name| object.integer(name, 0..=MAX_INTEGER);
+        let lease = object.object("lease")?;
+        let entitlement = Self {
+            iss: issuer.to_owned(),
+            aud: device.clone(),
+            account: object.string("account")?.to_owned(),
+            epoch: object.integer("epoch", 1..=MAX_INTEGER)?.try_into()?,
+            seq: object.integer("seq", 1..=MAX_INTEGER)?.try_into()?,
+            plan: object.string("plan")?.parse()?,
+            reason: Reason::read(object.string("reason")?)?,
+            channel: Channel::read(object.string("channel")?)?,
+            iat: time("iat")?,
+            lease: Lease {
+                max_age_s: lease.integer("max_age_s", 1..=MAX_INTEGER)?,
+                not_after: lease.integer("not_after", 0..=MAX_INTEGER)?,
+            },
+            policy: Policy::read(object.object("policy")?)?,
+            next: object.optional("next").map(|next| Next::read(next.as_object("next")?)).transpose()?,
+            order: object.optional("order").map(|order| Order::read(order.as_object("order")?)).transpose()?,
+            crit: object.array("crit")?.iter().map(|name| name.as_string("crit").map(str::to_owned)).collect::<Result<_, _>>()?,
+        };
+        check_unbound(entitlement.reason, &entitlement.policy)?;
+        if let Some(next) = &entitlement.next {
+            check_unbound(next.reason, &next.policy)?;
+        }
+        Ok(entitlement)
+    }
+}
+
+/// With reason `unbound`, `clips` and `snapshots` must be false.
+fn check_unbound(reason: Reason, policy: &Policy) -> Result<(), Reject> {
+    if reason == Reason::Unbound && (policy.clips || policy.snapshots) {
+        return Err(Reject::OutOfRange("an unbound camera has neither clips nor snapshots".into()));
+    }
+    Ok(())
+}
+
+impl Next {
+    fn read(object: &Object) -> Result<Self, Reject> {
+        Ok(Self {
+            plan: object.string("plan")?.parse()?,
+            effective_at: object.integer("effective_at", 0..=MAX_INTEGER)?,
+            reason: Reason::read(object.string("reason")?)?,
+            policy: Policy::read(object.object("policy")?)?,
+        })
+    }
+}
+
+impl Order {
+    fn read(object: &Object) -> Result<Self, Reject> {
+        let refund = object.object("refund")?;
+        Ok(Self {
+            id: object.string("id")?.to_owned(),
+            refund: Refund {
+                kind: RefundKind::read(refund.string("kind")?)?,
+                amount_minor: refund.integer("amount_minor", 0..=MAX_INTEGER)?,
+                currency: refund.string("currency")?.to_owned(),
+            },
+        })
+    }
+}

@@ -1,0 +1,143 @@
+//! Compact JWS with Ed25519 (RFC 7515, RFC 8037, RFC 9864), strictly: three canonical base64url parts without
+//! padding, a header of exactly `alg`, `kid` and `typ`, nothing negotiable.
+
+use std::fmt;
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use ring::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
+
+use crate::{BadIdent, Reject, json};
+
+/// An Ed25519 public key.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct PublicKey([u8; 32]);
+
+impl PublicKey {
+    /// The key as base64url without padding, as keysets and configurations carry it.
+    pub fn to_base64url(&self) -> String {
+        URL_SAFE_NO_PAD.encode(self.0)
+    }
+}
+
+impl std::str::FromStr for PublicKey {
+    type Err = Reject;
+
+    fn from_str(text: &str) -> Result<Self, Reject> {
+        let bytes = URL_SAFE_NO_PAD.decode(text).ok().and_then(|bytes| bytes.try_into().ok());
+        bytes.map(Self).ok_or_else(|| Reject::BadForm("a public key is the base64url of 32 bytes".into()))
+    }
+}
+
+impl fmt::Debug for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.to_base64url())
+    }
+}
+
+/// A JWS whose form and header are good and whose signature is still to be checked.
+pub(crate) struct Unverified<'a> {
+    pub(crate) kid: String,
+    signed: &'a str,
+    payload: Vec<u8>,
+    signature: Vec<u8>,
+}
+
+impl<'a> Unverified<'a> {
+    /// Judges size, form and header, in this order.
+    pub(crate) fn parse(token: &'a [u8], typ: &str, limit: usize) -> Result<Self, Reject> {
+        if token.len() > limit {
+            return Err(Reject::TooLarge { limit });
+        }
+        let bad = |what: &str| Reject::BadForm(what.to_owned());
+        let token = std::str::from_utf8(token).map_err(|_| bad("not UTF-8"))?;
+        let (signed, signature) = token.rsplit_once('.').ok_or_else(|| bad("not three parts"))?;
+        let (header, payload) = signed.split_once('.').ok_or_else(|| bad("not three parts"))?;
+        let decode = |part: &str, what| URL_SAFE_NO_PAD.decode(part).map_err(|e| Reject::BadForm(format!("{what}: {e}")));
+        let header = decode(header, "header")?;
+        let payload = decode(payload, "payload")?;
+        let signature = decode(signature, "signature")?;
+
+        let bad = |what: &str| Reject::BadHeader(what.to_owned());
+        let header = json::object(&header).map_err(|e| Reject::BadHeader(e.to_string()))?;
+        if !header.names().eq(["alg", "kid", "typ"]) {
+            return Err(bad("a header has exactly alg, kid and typ"));
+        }
+        let field = |name| header.string(name).map_err(|e| Reject::BadHeader(e.to_string()));
+        if !matches!(field("alg")?, "EdDSA" | "Ed25519") {
+            return Err(bad("alg must be EdDSA or Ed25519"));
+        }
+        if field("typ")? != typ {
+            return Err(bad("typ is of another document"));
+        }
+        Ok(Self { kid: field("kid")?.to_owned(), signed, payload, signature })
+    }
+
+    /// The payload, once the signature holds under `key`.
+    pub(crate) fn verify(self, key: &PublicKey) -> Result<Vec<u8>, Reject> {
+        UnparsedPublicKey::new(&ED25519, key.0)
+            .verify(self.signed.as_bytes(), &self.signature)
+            .map_err(|_| Reject::BadSignature)?;
+        Ok(self.payload)
+    }
+}
+
+/// Signs documents with one key: the cloud's side.
+pub struct Signer {
+    kid: String,
+    key: Ed25519KeyPair,
+}
+
+impl Signer {
+    /// A signer for a key in PKCS#8 form (as [`Signer::generate`] makes).
+    pub fn from_pkcs8(kid: &str, pkcs8: &[u8]) -> Result<Self, BadKey> {
+        let key = Ed25519KeyPair::from_pkcs8_maybe_unchecked(pkcs8).map_err(|_| BadKey)?;
+        Ok(Self { kid: kid.to_owned(), key })
+    }
+
+    /// A fresh private key, in PKCS#8 form.
+    pub fn generate() -> Vec<u8> {
+        let random = ring::rand::SystemRandom::new();
+        let document = Ed25519KeyPair::generate_pkcs8(&random).expect("the kernel gives random bytes");
+        document.as_ref().to_vec()
+    }
+
+    /// The key's name, as headers and keysets carry it.
+    pub fn kid(&self) -> &str {
+        &self.kid
+    }
+
+    /// The key that verifies.
+    pub fn public_key(&self) -> PublicKey {
+        PublicKey(self.key.public_key().as_ref().try_into().expect("an Ed25519 key has 32 bytes"))
+    }
+
+    /// Signs any payload under any `typ`; [`crate::Entitlement::sign`] and [`crate::Keyset::sign`] are what people want.
+    pub fn sign(&self, typ: &str, payload: &[u8]) -> String {
+        let header = serde_json::json!({ "alg": "EdDSA", "kid": self.kid, "typ": typ });
+        self.sign_with_header(&header, payload)
+    }
+
+    /// Signs under a header of one's own: for tests of what a device refuses.
+    pub fn sign_with_header(&self, header: &serde_json::Value, payload: &[u8]) -> String {
+        let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(header.to_string()), URL_SAFE_NO_PAD.encode(payload));
+        let signature = URL_SAFE_NO_PAD.encode(self.key.sign(signed.as_bytes()));
+        format!("{signed}.{signature}")
+    }
+}
+
+impl fmt::Debug for Signer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Signer").field("kid", &self.kid).finish_non_exhaustive()
+    }
+}
+
+/// A private key that cannot be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not an Ed25519 private key in PKCS#8 form")]
+pub struct BadKey;
+
+impl From<BadIdent> for Reject {
+    fn from(bad: BadIdent) -> Self {
+        Self::OutOfRange(bad.to_string())
+    }
+}

@@ -1,0 +1,144 @@
+//! Keysets: which keys may sign entitlements, said by an offline root key (section 3.2).
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::{
+    DeviceId, MAX_INTEGER, Position, PublicKey, Reject, Signer,
+    json::{self, Object},
+    jws::Unverified,
+};
+
+/// The largest keyset JWS: 64 KiB.
+pub const MAX_KEYSET_BYTES: usize = 64 * 1024;
+const TYP: &str = "care-keyset+jws";
+
+/// The root public keys by name, from the device's configuration.
+pub type RootKeys = BTreeMap<String, PublicKey>;
+
+/// One key that may sign entitlements.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Key {
+    /// The key itself.
+    pub public: PublicKey,
+    /// Documents with an `iat` before this (Unix seconds) are not good under this key.
+    pub not_before: u64,
+}
+
+/// Lowers one device's ratchet, once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Reset {
+    /// Rises with every reset; the device persists the highest it has applied.
+    pub id: u64,
+    /// The device.
+    pub aud: String,
+    /// The epoch to go back to.
+    pub epoch: u64,
+    /// The sequence to go back to.
+    pub seq: u64,
+}
+
+impl Reset {
+    /// Where the ratchet goes back to.
+    pub fn position(&self) -> Position {
+        Position { epoch: self.epoch, seq: self.seq }
+    }
+}
+
+/// The keys in force. [`Keyset::verify`] is the only way to read one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Keyset {
+    /// The issuer.
+    pub iss: String,
+    /// Rises with every keyset, from 1.
+    pub version: u64,
+    /// When it was issued, Unix seconds.
+    pub iat: u64,
+    /// The keys by `kid`.
+    pub keys: BTreeMap<String, Key>,
+    /// Names of keys that are no longer good; beats `keys`.
+    pub revoked: Vec<String>,
+    /// Resets of single devices.
+    pub resets: Vec<Reset>,
+}
+
+/// A keyset whose root signature holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VerifiedKeyset {
+    /// What it says.
+    pub keyset: Keyset,
+    /// The JWS, as it came.
+    pub token: String,
+}
+
+impl Keyset {
+    /// Reads and verifies a keyset JWS under one of the root keys.
+    pub fn verify(token: &[u8], roots: &RootKeys, issuer: &str) -> Result<VerifiedKeyset, Reject> {
+        let jws = Unverified::parse(token, TYP, MAX_KEYSET_BYTES)?;
+        let root = roots.get(&jws.kid).ok_or_else(|| Reject::UnknownKey(jws.kid.clone()))?;
+        let payload = jws.verify(root)?;
+        let keyset = Self::read(&json::object(&payload)?)?;
+        if keyset.iss != issuer {
+            return Err(Reject::WrongIssuer);
+        }
+        let token = String::from_utf8(token.to_vec()).map_err(|_| Reject::BadForm("not UTF-8".into()))?;
+        Ok(VerifiedKeyset { keyset, token })
+    }
+
+    /// The key of this name, unless it is unknown or revoked.
+    pub fn key(&self, kid: &str) -> Result<&Key, Reject> {
+        if self.revoked.iter().any(|revoked| revoked == kid) {
+            return Err(Reject::RevokedKey(kid.to_owned()));
+        }
+        self.keys.get(kid).ok_or_else(|| Reject::UnknownKey(kid.to_owned()))
+    }
+
+    /// The reset with the highest id for this device.
+    pub fn reset_for(&self, device: &DeviceId) -> Option<&Reset> {
+        self.resets.iter().filter(|reset| reset.aud == device.as_str()).max_by_key(|reset| reset.id)
+    }
+
+    /// Signs this keyset with a root key.
+    pub fn sign(&self, root: &Signer) -> String {
+        let keys: Vec<_> = self
+            .keys
+            .iter()
+            .map(|(kid, key)| serde_json::json!({ "kid": kid, "x": key.public.to_base64url(), "not_before": key.not_before }))
+            .collect();
+        let payload = serde_json::json!({
+            "iss": self.iss, "version": self.version, "iat": self.iat,
+            "keys": keys, "revoked": self.revoked, "resets": self.resets,
+        });
+        root.sign(TYP, payload.to_string().as_bytes())
+    }
+
+    fn read(object: &Object) -> Result<Self, Reject> {
+        let mut keys = BTreeMap::new();
+        for entry in object.array("keys")? {
+            let entry = entry.as_object("keys")?;
+            let key = Key { public: entry.string("x")?.parse()?, not_before: entry.integer("not_before", 0..=MAX_INTEGER)? };
+            if keys.insert(entry.string("kid")?.to_owned(), key).is_some() {
+                return Err(Reject::BadForm("a kid stands twice".into()));
+            }
+        }
+        let revoked = object.array("revoked")?.iter().map(|name| name.as_string("revoked").map(str::to_owned));
+        let resets = object.array("resets")?.iter().map(|reset| {
+            let reset = reset.as_object("resets")?;
+            Ok(Reset {
+                id: reset.integer("id", 1..=MAX_INTEGER)?,
+                aud: reset.string("aud")?.to_owned(),
+                epoch: reset.integer("epoch", 0..=MAX_INTEGER)?,
+                seq: reset.integer("seq", 0..=MAX_INTEGER)?,
+            })
+        });
+        Ok(Self {
+            iss: object.string("iss")?.to_owned(),
+            version: object.integer("version", 1..=MAX_INTEGER)?,
+            iat: object.integer("iat", 0..=MAX_INTEGER)?,
+            keys,
+            revoked: revoked.collect::<Result<_, _>>()?,
+            resets: resets.collect::<Result<_, Reject>>()?,
+        })
+    }
+}

@@ -1,0 +1,27 @@
+//! The documents that the Care cloud and a camera exchange, and the rules for reading them.
+//!
+//! Everything here is strict and pure: bytes in, a checked value or a [`Reject`] with its reason code out.
+//! No socket, no file, no clock. Both sides use it: the agent to judge, the cloud to sign. The wire format
+//! is fixed by section 3 of the design; each type names the part it implements.
+#![forbid(unsafe_code)]
+
+mod api;
+mod entitlement;
+mod ident;
+mod json;
+mod jws;
+mod keyset;
+mod policy;
+mod reject;
+mod report;
+mod topics;
+
+pub use api::{Answer, ClipKind, Get, Grant, GrantRequest, MotionEvent, Stored};
+pub use entitlement::{Channel, Entitlement, Lease, MAX_TOKEN_BYTES, Next, Order, Reason, Refund, RefundKind, VerifiedEntitlement};
+pub use ident::{BadIdent, Digest, DeviceId, Epoch, MAX_INTEGER, Plan, Position, Seq};
+pub use jws::{PublicKey, Signer};
+pub use keyset::{Key, Keyset, MAX_KEYSET_BYTES, Reset, RootKeys, VerifiedKeyset};
+pub use policy::Policy;
+pub use reject::Reject;
+pub use report::{Cause, Cut, Erased, Mode, Outcome, Report};
+pub use topics::{Topic, Topics};

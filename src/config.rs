@@ -1,0 +1,187 @@
+//! The configuration file (section 3.7): TOML in, checked values out. Every fault is found at once and names its line and key.
+
+use std::{collections::BTreeSet, path::PathBuf, time::Duration};
+
+use care_protocol::{DeviceId, Policy, RootKeys};
+
+/// A configuration without faults.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// `[device]`
+    pub device: Device,
+    /// `[broker]`
+    pub broker: Broker,
+    /// `[cloud]`
+    pub cloud: Cloud,
+    /// `[trust]`
+    pub trust: Trust,
+    /// `[store]`: where grants may send clips besides the cloud's own origin.
+    pub store: Option<ClipStore>,
+    /// `[free]`: the model's Free policy, and the floor when a lease ends.
+    pub free: Policy,
+    /// `[media]`; absent: no camera, the agent only follows the plan.
+    pub media: Option<Media>,
+    /// `[recording]`
+    pub recording: Option<Recording>,
+    /// `[spool]`
+    pub spool: Spool,
+    /// `[upload]`
+    pub upload: Upload,
+    /// `[status]`; absent: no status page.
+    pub status: Option<Listen>,
+}
+
+/// Which camera this is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Device {
+    /// The device id, which is also the client certificate's CN.
+    pub id: DeviceId,
+    /// The model's name, shown to people.
+    pub model: String,
+    /// Where the agent keeps its state.
+    pub state_dir: PathBuf,
+}
+
+/// The files of one TLS client.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TlsFiles {
+    /// The authorities the server's certificate must chain to, PEM.
+    pub ca: PathBuf,
+    /// The device's certificate chain, PEM.
+    pub client_cert: PathBuf,
+    /// The device's private key, PEM, not readable by group or others.
+    pub client_key: PathBuf,
+}
+
+/// A host and port to connect to, and whether over TLS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// A DNS name or an address (IPv6 without brackets).
+    pub host: String,
+    /// The port.
+    pub port: u16,
+    /// `None` for plaintext, which only a loopback host may have.
+    pub tls: bool,
+}
+
+/// The MQTT broker.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Broker {
+    /// `mqtts://host:8883`, or `mqtt://` to a loopback address.
+    pub endpoint: Endpoint,
+    /// Absent exactly when the endpoint is plaintext.
+    pub tls: Option<TlsFiles>,
+    /// `care/v1` by default.
+    pub topic_prefix: String,
+}
+
+/// The HTTPS API.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Cloud {
+    /// `https://host:8443`, or `http://` to a loopback address.
+    pub endpoint: Endpoint,
+    /// The broker's files unless given; absent exactly when the endpoint is plaintext.
+    pub tls: Option<TlsFiles>,
+}
+
+/// Whom the device believes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Trust {
+    /// The `iss` of every document.
+    pub issuer: String,
+    /// The offline root keys by name.
+    pub root_keys: RootKeys,
+    /// Keysets below this version are refused.
+    pub min_keyset_version: u64,
+}
+
+/// Other hosts that a grant may name.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClipStore {
+    /// Host (lowercase) and port; 443 unless given.
+    pub hosts: BTreeSet<(String, u16)>,
+    /// Whom these hosts' certificates must chain to.
+    pub ca: StoreCa,
+}
+
+/// The authorities for store hosts.
+#[derive(Debug, Clone, PartialEq)]
+pub enum StoreCa {
+    /// The public roots.
+    Webpki,
+    /// A PEM file.
+    File(PathBuf),
+}
+
+/// Where frames come from.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Media {
+    /// The stream.
+    pub source: Source,
+    /// A smaller stream, for policies with a lower `max_height`.
+    pub low_source: Option<Source>,
+    /// How much of the past a clip begins with; 5 s unless given.
+    pub pre_roll: Duration,
+    /// What starts a clip.
+    pub motion: Motion,
+}
+
+/// One video source.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Source {
+    /// A moving picture, 640×360 at 15 fps.
+    Test,
+    /// A V4L2 device.
+    V4l2(PathBuf),
+    /// An RTSP URL.
+    Rtsp(String),
+    /// A recorded file, looped in real time.
+    File(PathBuf),
+    /// A GStreamer description that ends in H.264.
+    Launch(String),
+}
+
+/// Where motion events come from.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Motion {
+    /// Frame difference on a small grey picture.
+    BuiltIn,
+    /// One JSON object a line on a unix socket.
+    Socket(PathBuf),
+    /// One event every so often.
+    Every(Duration),
+}
+
+/// Recording to the SD card.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Recording {
+    /// Where.
+    pub dir: PathBuf,
+    /// How much, in bytes.
+    pub max_bytes: u64,
+}
+
+/// How much may wait for upload.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Spool {
+    /// In memory, bytes.
+    pub memory_bytes: u64,
+    /// On flash, bytes.
+    pub flash_bytes: u64,
+}
+
+/// How uploads use the link.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Upload {
+    /// The uplink's rate in kbit/s; 0: estimated.
+    pub uplink_kbps: u32,
+}
+
+/// Where the status page listens.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Listen {
+    /// A loopback address and port.
+    Tcp(std::net::SocketAddr),
+    /// A unix socket.
+    Unix(PathBuf),
+}

@@ -1,0 +1,26 @@
+//! The Care agent: switches a camera's cloud upload with its plan, at once.
+//!
+//! A pure [`engine`] in the middle, thin shells around it. A document comes in through [`link`], is judged by the
+//! engine, and opens or closes the gate of [`upload`]; frames come out of [`media`] and meet the plan only at that
+//! gate. [`agent`] feeds events to the engine and carries out its effects, in order.
+//!
+//! | thread | what runs on it |
+//! |---|---|
+//! | control | link, engine, the cut: nothing slow |
+//! | store | `fdatasync`, which can take seconds on worn flash |
+//! | uploads | grants and PUTs, on a runtime of its own |
+//! | GStreamer's | capture, motion, clips |
+#![deny(unsafe_code)]
+
+pub mod agent;
+pub mod clock;
+pub mod config;
+pub mod engine;
+pub mod http;
+pub mod link;
+pub mod media;
+pub mod status;
+pub mod store;
+pub mod systemd;
+pub mod tls;
+pub mod upload;

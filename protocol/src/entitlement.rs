@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Digest, DeviceId, Epoch, Keyset, MAX_INTEGER, Plan, Policy, Position, Reject, Seq, Signer,
+    DeviceId, Digest, Epoch, Keyset, MAX_INTEGER, Plan, Policy, Position, Reject, Seq, Signer,
     json::{self, Object},
     jws::Unverified,
 };

@@ -74,9 +74,7 @@ impl<'a> Unverified<'a> {
 
     /// The payload, once the signature holds under `key`.
     pub(crate) fn verify(self, key: &PublicKey) -> Result<Vec<u8>, Reject> {
-        UnparsedPublicKey::new(&ED25519, key.0)
-            .verify(self.signed.as_bytes(), &self.signature)
-            .map_err(|_| Reject::BadSignature)?;
+        UnparsedPublicKey::new(&ED25519, key.0).verify(self.signed.as_bytes(), &self.signature).map_err(|_| Reject::BadSignature)?;
         Ok(self.payload)
     }
 }

@@ -18,7 +18,7 @@ mod topics;
 
 pub use api::{Answer, ClipKind, Get, Grant, GrantRequest, MotionEvent, Stored};
 pub use entitlement::{Channel, Entitlement, Lease, MAX_TOKEN_BYTES, Next, Order, Reason, Refund, RefundKind, VerifiedEntitlement};
-pub use ident::{BadIdent, Digest, DeviceId, Epoch, MAX_INTEGER, Plan, Position, Seq};
+pub use ident::{BadIdent, DeviceId, Digest, Epoch, MAX_INTEGER, Plan, Position, Seq};
 pub use jws::{PublicKey, Signer};
 pub use keyset::{Key, Keyset, MAX_KEYSET_BYTES, Reset, RootKeys, VerifiedKeyset};
 pub use policy::Policy;

@@ -2,10 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    Reject,
-    json::Object,
-};
+use crate::{Reject, json::Object};
 
 /// The largest policy limit: 2^31 − 1.
 const MAX_LIMIT: u64 = (1 << 31) - 1;
@@ -29,7 +26,8 @@ pub struct Policy {
 
 impl Policy {
     /// Nothing may leave.
-    pub const CLOSED: Self = Self { clips: false, history_h: 0, clip_max_s: 0, cooldown_s: MAX_LIMIT as u32, max_height: 0, snapshots: false };
+    pub const CLOSED: Self =
+        Self { clips: false, history_h: 0, clip_max_s: 0, cooldown_s: MAX_LIMIT as u32, max_height: 0, snapshots: false };
 
     /// Whether going from `before` to `self` takes something away: any limit stricter, even if another is looser (section 4, *Less*).
     pub fn is_less_than(&self, before: &Self) -> bool {
@@ -74,7 +72,14 @@ mod tests {
 
     fn any_policy() -> impl Strategy<Value = Policy> {
         (any::<bool>(), 0..4u32, 0..4u32, 0..4u32, 0..4u32, any::<bool>()).prop_map(
-            |(clips, history_h, clip_max_s, cooldown_s, max_height, snapshots)| Policy { clips, history_h, clip_max_s, cooldown_s, max_height, snapshots },
+            |(clips, history_h, clip_max_s, cooldown_s, max_height, snapshots)| Policy {
+                clips,
+                history_h,
+                clip_max_s,
+                cooldown_s,
+                max_height,
+                snapshots,
+            },
         )
     }
 

@@ -1,0 +1,153 @@
+//! The few file operations the store needs, as a trait, so that the tests can put an in-memory disk in place of the real
+//! one and lose, tear and reorder what was not synced. [`StateDir`] is the real one, and holds the lock.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Advice, CWD, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::StoreError;
+
+/// How a file is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// For reading an existing file.
+    Read,
+    /// For reading and writing an existing file.
+    Write,
+    /// For writing a new file, emptied if it is there.
+    Create,
+}
+
+/// One directory, and what the store does in it.
+pub trait Filesystem: Send + 'static {
+    /// A file of this directory.
+    type File: StateFile;
+
+    /// Opens a file on a fresh descriptor.
+    fn open(&self, name: &str, access: Access) -> io::Result<Self::File>;
+
+    /// Gives a file another name, replacing what had it.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+
+    /// Makes the names in the directory durable.
+    fn sync(&self) -> io::Result<()>;
+}
+
+/// An open file.
+pub trait StateFile: Send + 'static {
+    /// Fills `buf` from `offset` on; returns fewer bytes only at the end of the file.
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
+
+    /// Writes all of `bytes` at `offset`.
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+
+    /// Makes what was written durable. After an error nothing is known, and a second try on the same descriptor would
+    /// succeed without having written anything: the caller drops the file instead.
+    fn sync(&self) -> io::Result<()>;
+
+    /// Drops what the kernel holds of the file in memory, as far as it is clean, so that the next read shows what is on
+    /// the disk. A hint: where it does nothing, the read is as good as it ever was.
+    fn forget(&self);
+}
+
+/// The state directory of a running agent, locked as long as this value lives.
+#[derive(Debug)]
+pub struct StateDir {
+    dir: OwnedFd,
+    path: PathBuf,
+}
+
+impl StateDir {
+    /// Opens the directory and takes its lock, making its last component if that is missing.
+    ///
+    /// The lock is `flock` on the descriptor of the directory itself: it needs no file, so it also holds on a read-only
+    /// file system, and it goes away with the process however that ends.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`] if another agent has it; [`StoreError::Directory`] if the directory cannot be opened.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let fault = |why: Errno| StoreError::Directory { path: path.to_owned(), why: why.into() };
+        // Whatever else stands in the way shows when it is opened.
+        if rustix::fs::mkdir(path, Mode::RWXU).is_ok() {
+            sync_parent(path).map_err(fault)?;
+        }
+        let dir = open_dir(path).map_err(fault)?;
+        match rustix::fs::flock(&dir, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Self { dir, path: path.to_owned() }),
+            Err(Errno::WOULDBLOCK) => Err(StoreError::Locked { path: path.to_owned() }),
+            Err(why) => Err(fault(why)),
+        }
+    }
+
+    /// Where the directory is, for messages.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Filesystem for StateDir {
+    type File = File;
+
+    fn open(&self, name: &str, access: Access) -> io::Result<File> {
+        let flags = match access {
+            Access::Read => OFlags::RDONLY,
+            Access::Write => OFlags::RDWR,
+            Access::Create => OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC,
+        };
+        let mode = Mode::RUSR | Mode::WUSR;
+        Ok(rustix::fs::openat(&self.dir, name, flags | OFlags::CLOEXEC | OFlags::NOFOLLOW, mode)?.into())
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        Ok(rustix::fs::renameat(&self.dir, from, &self.dir, to)?)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        Ok(rustix::fs::fsync(&self.dir)?)
+    }
+}
+
+impl StateFile for File {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut filled = 0;
+        while filled < buf.len() {
+            match FileExt::read_at(self, &mut buf[filled..], offset + filled as u64) {
+                Ok(0) => break,
+                Ok(bytes) => filled += bytes,
+                Err(why) if why.kind() == io::ErrorKind::Interrupted => {}
+                Err(why) => return Err(why),
+            }
+        }
+        Ok(filled)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.write_all_at(bytes, offset)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        Ok(rustix::fs::fdatasync(self)?)
+    }
+
+    fn forget(&self) {
+        // Advice, not an order: there is nothing to do if the file system does not take it.
+        let _ = rustix::fs::fadvise(self, 0, None, Advice::DontNeed);
+    }
+}
+
+fn open_dir(path: &Path) -> Result<OwnedFd, Errno> {
+    rustix::fs::openat(CWD, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+}
+
+fn sync_parent(path: &Path) -> Result<(), Errno> {
+    let parent = match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    rustix::fs::fsync(open_dir(parent)?)
+}

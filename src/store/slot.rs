@@ -1,0 +1,133 @@
+//! The layout of one slot: a checksummed header and the record behind it. Pure; [`super::slots`] decides which slot is
+//! written and which one counts.
+//!
+//! ```text
+//!  0  magic      8 bytes  "KCASTATE"
+//!  8  format     u32 LE   1; another number is another firmware's, and is never interpreted
+//! 12  length     u32 LE   bytes of the record; 0 in the slot that creation writes: no record yet
+//! 16  sequence   u64 LE   1 and up; the slot with the highest one is the newest
+//! 24  reserved   u32 LE   0
+//! 28  checksum   u32 LE   CRC-32 (IEEE) of bytes 0 to 28 and of the record
+//! 32  record
+//! ```
+//!
+//! Where header, length and checksum stand is fixed for all formats to come, so that an older firmware can tell a newer
+//! record from a torn one.
+
+use crc32fast::Hasher;
+
+/// Bytes of a slot's header, before the record.
+pub const HEADER_BYTES: usize = 32;
+
+/// The format this firmware writes, and the only one it interprets.
+pub const FORMAT: u32 = 1;
+
+const MAGIC: &[u8; 8] = b"KCASTATE";
+const CHECKED_HEADER: usize = HEADER_BYTES - 4;
+
+/// What the bytes of a slot say.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Slot<'a> {
+    /// All zero: never written.
+    Blank,
+    /// Anything whose checksum does not hold: torn, worn out, overwritten by someone else.
+    Torn,
+    /// Whole.
+    Whole {
+        /// The format its writer gave it; only [`FORMAT`] may be interpreted.
+        format: u32,
+        /// The slot's place in the order of writes.
+        sequence: u64,
+        /// The record, empty if none was written yet.
+        record: &'a [u8],
+    },
+}
+
+/// Reads a slot from all of its bytes.
+pub fn decode(bytes: &[u8]) -> Slot<'_> {
+    if bytes.iter().all(|byte| *byte == 0) {
+        return Slot::Blank;
+    }
+    whole(bytes).unwrap_or(Slot::Torn)
+}
+
+/// The bytes of a slot that holds `record`, or `None` if it is longer than a header can say.
+pub fn encode(sequence: u64, record: &[u8]) -> Option<Vec<u8>> {
+    let length = u32::try_from(record.len()).ok()?;
+    let mut bytes = Vec::with_capacity(HEADER_BYTES + record.len());
+    bytes.extend_from_slice(MAGIC);
+    bytes.extend_from_slice(&FORMAT.to_le_bytes());
+    bytes.extend_from_slice(&length.to_le_bytes());
+    bytes.extend_from_slice(&sequence.to_le_bytes());
+    bytes.extend_from_slice(&0u32.to_le_bytes());
+    let checksum = checksum(&bytes, record);
+    bytes.extend_from_slice(&checksum.to_le_bytes());
+    bytes.extend_from_slice(record);
+    Some(bytes)
+}
+
+fn whole(bytes: &[u8]) -> Option<Slot<'_>> {
+    let (magic, rest) = bytes.split_first_chunk::<8>()?;
+    let (format, rest) = rest.split_first_chunk::<4>()?;
+    let (length, rest) = rest.split_first_chunk::<4>()?;
+    let (sequence, rest) = rest.split_first_chunk::<8>()?;
+    let (_reserved, rest) = rest.split_first_chunk::<4>()?;
+    let (stored, rest) = rest.split_first_chunk::<4>()?;
+    if magic != MAGIC {
+        return None;
+    }
+    let record = rest.get(..usize::try_from(u32::from_le_bytes(*length)).ok()?)?;
+    if checksum(&bytes[..CHECKED_HEADER], record) != u32::from_le_bytes(*stored) {
+        return None;
+    }
+    let sequence = u64::from_le_bytes(*sequence);
+    // Nothing could be written after the last number, and nothing we wrote carries it.
+    (sequence != 0 && sequence != u64::MAX).then_some(Slot::Whole { format: u32::from_le_bytes(*format), sequence, record })
+}
+
+fn checksum(header: &[u8], record: &[u8]) -> u32 {
+    let mut hasher = Hasher::new();
+    hasher.update(header);
+    hasher.update(record);
+    hasher.finalize()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_back_whatever_stands_behind_it() {
+        let mut bytes = encode(7, b"record").unwrap();
+        bytes.extend_from_slice(b"the tail of a longer record");
+        assert_eq!(decode(&bytes), Slot::Whole { format: FORMAT, sequence: 7, record: b"record" });
+    }
+
+    #[test]
+    fn zeros_are_blank_and_nothing_else_is() {
+        assert_eq!(decode(&[0; 64]), Slot::Blank);
+        for at in 0..64 {
+            let mut bytes = [0; 64];
+            bytes[at] = 1;
+            assert_eq!(decode(&bytes), Slot::Torn, "byte {at}");
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_is_noticed() {
+        let bytes = encode(7, b"record").unwrap();
+        for bit in 0..bytes.len() * 8 {
+            let mut flipped = bytes.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(decode(&flipped), Slot::Torn, "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn every_cut_is_noticed() {
+        let bytes = encode(7, b"record").unwrap();
+        for length in 1..bytes.len() {
+            assert_eq!(decode(&bytes[..length]), Slot::Torn, "{length} bytes");
+        }
+    }
+}

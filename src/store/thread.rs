@@ -1,0 +1,294 @@
+//! The store's own thread: a sync can take seconds on worn flash, and a cut never waits for it.
+//!
+//! Records that arrive while one is being written replace each other, so documents that come together cost one write. A
+//! write that fails is reported at once and then tried again until it succeeds or a newer record takes its place.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::StoreError;
+use super::filesystem::Filesystem;
+use super::slots::{Slots, WriteFault};
+
+const FIRST_RETRY: Duration = Duration::from_millis(200);
+const LAST_RETRY: Duration = Duration::from_secs(30);
+
+/// Writes that may follow each other at once, before [`WRITE_EVERY`] spaces them.
+const FREE_WRITES: u32 = 10;
+/// How far apart writes are under a flood. A flash that syncs in a tenth of a millisecond would otherwise take a write
+/// for nearly every document of a burst.
+const WRITE_EVERY: Duration = Duration::from_millis(25);
+
+/// What became of a record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// The record of this ticket, or a newer one than that of any ticket before it, is durable.
+    Done {
+        /// The newest ticket that is covered; so are all before it.
+        ticket: u64,
+    },
+    /// This record is not durable yet. Said once for a ticket; the store goes on trying by itself.
+    Failed {
+        /// The newest ticket that was to be written.
+        ticket: u64,
+        /// What was attempted and what came of it.
+        why: String,
+    },
+}
+
+/// The running store. Dropped without [`stop`](Self::stop), it still tries once to write what waits.
+#[derive(Debug)]
+pub struct StoreThread {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    desk: Mutex<Desk>,
+    changed: Condvar,
+    writes: Arc<AtomicU64>,
+}
+
+/// What lies between the caller and the thread.
+#[derive(Debug, Default)]
+struct Desk {
+    waiting: Option<Order>,
+    stop_by: Option<Instant>,
+    /// Set as the thread ends: whether nothing was left unwritten.
+    ended: Option<bool>,
+}
+
+#[derive(Debug)]
+struct Order {
+    ticket: u64,
+    record: Vec<u8>,
+}
+
+impl StoreThread {
+    pub(super) fn start<F: Filesystem>(
+        slots: Slots<F>,
+        explain: impl Fn(&Slots<F>, &[u8], WriteFault) -> StoreError + Send + 'static,
+        done: impl Fn(Written) + Send + 'static,
+    ) -> Self {
+        let shared = Arc::new(Shared { desk: Mutex::default(), changed: Condvar::new(), writes: slots.writes() });
+        let theirs = Arc::clone(&shared);
+        let worker = move || {
+            let mut end = End { shared: &theirs, clean: false };
+            end.clean = Worker::new(&theirs, slots, explain, done).run();
+        };
+        let thread = std::thread::Builder::new().name("store".into()).spawn(worker);
+        match thread {
+            Ok(thread) => Self { shared, thread: Some(thread) },
+            // As `std::thread::spawn` does: an agent that cannot start a thread cannot run.
+            Err(why) => panic!("cannot start the store's thread: {why}"),
+        }
+    }
+
+    /// Hands over a record to be made durable; answered through the `done` given to the start. Never blocks for long.
+    /// Tickets rise; a record that still waits is replaced by a newer one, whose answer then covers both.
+    pub fn write(&self, ticket: u64, record: Vec<u8>) {
+        self.shared.lock().waiting = Some(Order { ticket, record });
+        self.shared.changed.notify_all();
+    }
+
+    /// Writes what waits and ends the thread, giving up at the deadline. Says whether everything handed over is durable.
+    pub fn stop(mut self, deadline: Duration) -> bool {
+        let stop_by = Instant::now() + deadline;
+        let mut desk = self.shared.lock();
+        desk.stop_by = Some(stop_by);
+        self.shared.changed.notify_all();
+        while desk.ended.is_none() {
+            let left = stop_by.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                // A sync that hangs cannot be called back; the thread ends when it returns, or with the process.
+                return false;
+            }
+            desk = self.shared.wait(desk, Some(left));
+        }
+        let clean = desk.ended == Some(true);
+        drop(desk);
+        if let Some(thread) = self.thread.take() {
+            return thread.join().is_ok() && clean;
+        }
+        clean
+    }
+
+    /// Slot writes so far, successful or not: what the flash has been asked to do.
+    pub fn writes(&self) -> u64 {
+        self.shared.writes.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for StoreThread {
+    fn drop(&mut self) {
+        let mut desk = self.shared.lock();
+        desk.stop_by.get_or_insert_with(Instant::now);
+        self.shared.changed.notify_all();
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Desk> {
+        // Every change to the desk is one assignment: a panic elsewhere leaves it whole.
+        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait<'a>(&self, desk: MutexGuard<'a, Desk>, most: Option<Duration>) -> MutexGuard<'a, Desk> {
+        match most {
+            Some(most) => self.changed.wait_timeout(desk, most).unwrap_or_else(PoisonError::into_inner).0,
+            None => self.changed.wait(desk).unwrap_or_else(PoisonError::into_inner),
+        }
+    }
+}
+
+/// Tells whoever stops the thread that it has ended, even by a panic.
+struct End<'a> {
+    shared: &'a Shared,
+    clean: bool,
+}
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.shared.lock().ended = Some(self.clean);
+        self.shared.changed.notify_all();
+    }
+}
+
+struct Worker<'a, F: Filesystem, E, D> {
+    shared: &'a Shared,
+    slots: Slots<F>,
+    explain: E,
+    done: D,
+    pace: Pace,
+    failed: Option<Failure>,
+    retry_in: Duration,
+    /// Whether the stop has been noticed.
+    hurried: bool,
+}
+
+/// A record that could not be written, and when to try again.
+struct Failure {
+    order: Order,
+    retry_at: Instant,
+}
+
+impl<'a, F, E, D> Worker<'a, F, E, D>
+where
+    F: Filesystem,
+    E: Fn(&Slots<F>, &[u8], WriteFault) -> StoreError,
+    D: Fn(Written),
+{
+    fn new(shared: &'a Shared, slots: Slots<F>, explain: E, done: D) -> Self {
+        Self { shared, slots, explain, done, pace: Pace::new(Instant::now()), failed: None, retry_in: FIRST_RETRY, hurried: false }
+    }
+
+    /// Runs until stopped; whether nothing was left unwritten.
+    fn run(mut self) -> bool {
+        while let Some((order, again)) = self.next() {
+            self.write(order, again);
+        }
+        self.failed.is_none()
+    }
+
+    /// Waits for something to write: a new record as soon as the pace allows, or the failed one when it is due.
+    fn next(&mut self) -> Option<(Order, bool)> {
+        let mut desk = self.shared.lock();
+        loop {
+            let now = Instant::now();
+            if desk.stop_by.is_some() && !std::mem::replace(&mut self.hurried, true) {
+                // The last chance is not waited for.
+                self.failed.iter_mut().for_each(|failure| failure.retry_at = now);
+            }
+            let due = match (&desk.waiting, &self.failed) {
+                (Some(_), _) => Some(if desk.stop_by.is_some() { now } else { self.pace.ready_at() }),
+                (None, Some(failure)) => Some(failure.retry_at),
+                (None, None) => None,
+            };
+            match (due, desk.stop_by) {
+                (Some(due), _) if due <= now => break,
+                (None, Some(_)) => return None,
+                // The deadline of the stop comes before the next try.
+                (Some(due), Some(stop_by)) if due > stop_by => return None,
+                _ => desk = self.shared.wait(desk, due.map(|due| due - now)),
+            }
+        }
+        if let Some(order) = desk.waiting.take() {
+            return Some((order, false));
+        }
+        self.failed.take().map(|failure| (failure.order, true))
+    }
+
+    fn write(&mut self, order: Order, again: bool) {
+        self.pace.spend(Instant::now());
+        let ticket = order.ticket;
+        match self.slots.write(&order.record) {
+            Ok(()) => {
+                self.failed = None;
+                self.retry_in = FIRST_RETRY;
+                (self.done)(Written::Done { ticket });
+            }
+            Err(fault) => {
+                let hopeless = matches!(fault, WriteFault::Size);
+                let why = (self.explain)(&self.slots, &order.record, fault).to_string();
+                if !again {
+                    tracing::error!(ticket, why, "the record is not durable");
+                }
+                if !hopeless {
+                    self.failed = Some(Failure { order, retry_at: Instant::now() + self.retry_in });
+                    self.retry_in = (self.retry_in * 2).min(LAST_RETRY);
+                }
+                if !again {
+                    (self.done)(Written::Failed { ticket, why });
+                }
+            }
+        }
+    }
+}
+
+/// A bucket of [`FREE_WRITES`], filled by one every [`WRITE_EVERY`]. Kept as the moment at which it would be full.
+struct Pace {
+    full_at: Instant,
+}
+
+impl Pace {
+    fn new(now: Instant) -> Self {
+        Self { full_at: now }
+    }
+
+    /// When the next write may begin.
+    fn ready_at(&self) -> Instant {
+        let depth = WRITE_EVERY * (FREE_WRITES - 1);
+        self.full_at.checked_sub(depth).unwrap_or(self.full_at)
+    }
+
+    fn spend(&mut self, now: Instant) {
+        self.full_at = self.full_at.max(now) + WRITE_EVERY;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_few_writes_are_free_and_a_flood_is_spaced() {
+        let start = Instant::now();
+        let mut pace = Pace::new(start);
+        for _ in 0..FREE_WRITES {
+            assert!(pace.ready_at() <= start);
+            pace.spend(start);
+        }
+        assert_eq!(pace.ready_at(), start + WRITE_EVERY);
+        pace.spend(start + WRITE_EVERY);
+        assert_eq!(pace.ready_at(), start + 2 * WRITE_EVERY);
+        let rested = start + 100 * WRITE_EVERY;
+        for _ in 0..FREE_WRITES {
+            assert!(pace.ready_at() <= rested);
+            pace.spend(rested);
+        }
+        assert!(pace.ready_at() > rested);
+    }
+}

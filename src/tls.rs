@@ -1,1 +1,784 @@
-//! tls.
+//! One rustls configuration per peer, on trusted time; for link, the cloud API and uploads.
+//!
+//! Only ring, TLS 1.2 and 1.3, no system roots, no session resumption: every connection checks the server's certificate
+//! anew. Files are judged here too, so that a missing key is named before anything connects (issue 2, item 9).
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use care_protocol::DeviceId;
+use jiff::Timestamp;
+use rustls::{
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, Error, PeerIncompatible, RootCertStore, SignatureScheme,
+    client::{
+        Resumption, WebPkiServerVerifier,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    },
+    crypto::CryptoProvider,
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem, pem::PemObject},
+};
+use thiserror::Error as ThisError;
+
+use crate::{
+    clock::{AGREE_WITHIN, Clock},
+    config::{StoreCa, TlsFiles},
+};
+
+/// Why a TLS client cannot be configured from its files.
+#[derive(Debug, ThisError)]
+pub enum TlsError {
+    /// A file is missing or may not be read.
+    #[error("cannot read the {what} {}: {source}; {}", path.display(), advice(source))]
+    Unreadable {
+        /// What the file is for.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The private key may be read by others.
+    #[error("the {what} {} has mode {mode:04o}, so others on this machine may use it: chmod 600 {}", path.display(), path.display())]
+    Loose {
+        /// What the file is for.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// The file is not PEM, or what stands in it cannot be used.
+    #[error("the {what} {} cannot be used: {reason}; put {expected} there", path.display())]
+    Unusable {
+        /// What the file is for.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+        /// What should be in it.
+        expected: &'static str,
+    },
+    /// The certificate was made for another key.
+    #[error("the device certificate {} does not belong to the key {}: install the two that were made together", cert.display(), key.display())]
+    Mismatch {
+        /// The certificate.
+        cert: PathBuf,
+        /// The key.
+        key: PathBuf,
+    },
+    /// The certificate names another device.
+    #[error("the device certificate {} has the common name {found:?} but [device] id is {expected}: install this device's certificate or correct the id", cert.display())]
+    OtherDevice {
+        /// The certificate.
+        cert: PathBuf,
+        /// Its common name.
+        found: String,
+        /// The configured id.
+        expected: DeviceId,
+    },
+    /// rustls refuses the configuration.
+    #[error("cannot set up TLS with {}: {source}; replace the certificate and key", path.display())]
+    Refused {
+        /// The certificate.
+        path: PathBuf,
+        /// Why.
+        source: Error,
+    },
+}
+
+fn advice(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::NotFound => "install the file or correct its path in the configuration",
+        io::ErrorKind::PermissionDenied => "make its owner the user that runs the agent",
+        _ => "install it again",
+    }
+}
+
+const CA: &str = "CA file";
+const CERT: &str = "device certificate";
+const KEY: &str = "device key";
+const CA_EXPECTED: &str = "the PEM certificates of the authorities to trust";
+const CERT_EXPECTED: &str = "the device's PEM certificate, followed by its intermediates";
+const KEY_EXPECTED: &str = "one PEM private key (ECDSA P-256 or P-384, Ed25519 or RSA)";
+
+/// The configuration for the broker and the cloud API: servers must chain to `files.ca`, and we show the device's certificate.
+///
+/// # Errors
+/// The first file that is missing, unreadable, loose or unusable.
+pub fn client_config(files: &TlsFiles, clock: &Clock) -> Result<Arc<ClientConfig>, TlsError> {
+    let roots = roots(&files.ca)?;
+    let chain = certificates(CERT, &files.client_cert, CERT_EXPECTED)?;
+    let key = private_key(&files.client_key)?;
+    let config = builder(roots, clock, &files.ca)?.with_client_auth_cert(chain, key).map_err(|source| match source {
+        Error::InconsistentKeys(_) => TlsError::Mismatch { cert: files.client_cert.clone(), key: files.client_key.clone() },
+        source => TlsError::Refused { path: files.client_cert.clone(), source },
+    })?;
+    Ok(Arc::new(unresumed(config)))
+}
+
+/// The configuration for store hosts other than the cloud's own: no client certificate is ever shown.
+///
+/// # Errors
+/// A CA file that is missing, unreadable or unusable.
+pub fn store_config(ca: &StoreCa, clock: &Clock) -> Result<Arc<ClientConfig>, TlsError> {
+    let (roots, path) = match ca {
+        StoreCa::Webpki => (webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect(), Path::new("webpki")),
+        StoreCa::File(path) => (roots(path)?, path.as_path()),
+    };
+    Ok(Arc::new(unresumed(builder(roots, clock, path)?.with_no_client_auth())))
+}
+
+/// Every fault of these files at once, for `check-config`.
+pub fn check_files(files: &TlsFiles) -> Vec<TlsError> {
+    let ca = roots(&files.ca).err();
+    let chain = certificates(CERT, &files.client_cert, CERT_EXPECTED);
+    let key = private_key(&files.client_key);
+    let mut faults: Vec<_> = ca.into_iter().collect();
+    match (chain, key) {
+        (Ok(_), Ok(_)) if faults.is_empty() => faults.extend(client_config(files, &Clock::start(None)).err()),
+        (chain, key) => faults.extend(chain.err().into_iter().chain(key.err())),
+    }
+    faults
+}
+
+/// The common name of the certificate in this PEM file, which must be the device id (section 3.4).
+///
+/// # Errors
+/// The file is unreadable, or its first certificate has no common name.
+pub fn common_name(cert: &Path) -> Result<String, TlsError> {
+    with_certificate(cert, |x509| {
+        let name = x509.subject().iter_common_name().next().and_then(|name| name.as_str().ok());
+        name.map(str::to_owned).ok_or_else(|| "its subject has no common name (CN)".to_owned())
+    })
+}
+
+/// Checks that the device certificate is `device`'s.
+///
+/// # Errors
+/// [`TlsError::OtherDevice`], or what [`common_name`] finds.
+pub fn check_device(files: &TlsFiles, device: &DeviceId) -> Result<(), TlsError> {
+    let found = common_name(&files.client_cert)?;
+    if found == device.as_str() {
+        return Ok(());
+    }
+    Err(TlsError::OtherDevice { cert: files.client_cert.clone(), found, expected: device.clone() })
+}
+
+/// When the certificate in this PEM file expires, since 1970 (zero if before).
+///
+/// # Errors
+/// The file is unreadable or holds no certificate.
+pub fn expires(cert: &Path) -> Result<Duration, TlsError> {
+    with_certificate(cert, |x509| Ok(Duration::from_secs(x509.validity().not_after.timestamp().try_into().unwrap_or(0))))
+}
+
+fn with_certificate<T>(
+    cert: &Path,
+    read: impl FnOnce(&x509_parser::certificate::X509Certificate<'_>) -> Result<T, String>,
+) -> Result<T, TlsError> {
+    let unusable = |reason| TlsError::Unusable { what: CERT, path: cert.to_owned(), reason, expected: CERT_EXPECTED };
+    let chain = certificates(CERT, cert, CERT_EXPECTED)?;
+    let first = chain.first().ok_or_else(|| unusable("it holds no certificate".into()))?;
+    let (_, x509) = x509_parser::parse_x509_certificate(first).map_err(|error| unusable(format!("it does not parse: {error}")))?;
+    read(&x509).map_err(unusable)
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+fn builder(
+    roots: RootCertStore,
+    clock: &Clock,
+    path: &Path,
+) -> Result<rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert>, TlsError> {
+    let refused = |source| TlsError::Refused { path: path.to_owned(), source };
+    let webpki = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider())
+        .build()
+        .map_err(|error| refused(Error::General(error.to_string())))?;
+    let builder = ClientConfig::builder_with_details(provider(), Arc::new(clock.clone())).with_safe_default_protocol_versions();
+    let verifier = Arc::new(LowerBoundVerifier { webpki, clock: clock.clone() });
+    Ok(builder.map_err(refused)?.dangerous().with_custom_certificate_verifier(verifier))
+}
+
+/// A resumed session would not look at the server's certificate again, which may have expired or lost its authority since.
+fn unresumed(mut config: ClientConfig) -> ClientConfig {
+    config.resumption = Resumption::disabled();
+    config
+}
+
+fn roots(path: &Path) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for cert in certificates(CA, path, CA_EXPECTED)? {
+        let reason = |error: Error| format!("a certificate in it is no authority: {error}");
+        roots.add(cert).map_err(|error| TlsError::Unusable {
+            what: CA,
+            path: path.to_owned(),
+            reason: reason(error),
+            expected: CA_EXPECTED,
+        })?;
+    }
+    Ok(roots)
+}
+
+fn certificates(what: &'static str, path: &Path, expected: &'static str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let bytes = read(what, path, false)?;
+    let unusable = |reason| TlsError::Unusable { what, path: path.to_owned(), reason, expected };
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
+    let found = found.map_err(|error| unusable(format!("it is not PEM ({error})")))?;
+    if found.is_empty() {
+        return Err(unusable("it holds no certificate".into()));
+    }
+    Ok(found)
+}
+
+fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    let bytes = read(KEY, path, true)?;
+    let unusable = |reason| TlsError::Unusable { what: KEY, path: path.to_owned(), reason, expected: KEY_EXPECTED };
+    PrivateKeyDer::from_pem_slice(&bytes).map_err(|error| match error {
+        pem::Error::NoItemsFound => unusable("it holds no private key (an encrypted one does not count)".into()),
+        error => unusable(format!("it is not PEM ({error})")),
+    })
+}
+
+/// Reads a file of at most 1 MiB; a `secret` one must be closed to group and others. The open file is judged, not the
+/// path, so that it cannot be exchanged in between.
+fn read(what: &'static str, path: &Path, secret: bool) -> Result<Vec<u8>, TlsError> {
+    const MOST: u64 = 1 << 20;
+    let unreadable = |source| TlsError::Unreadable { what, path: path.to_owned(), source };
+    let file = File::open(path).map_err(unreadable)?;
+    let metadata = file.metadata().map_err(unreadable)?;
+    if metadata.is_dir() {
+        return Err(unreadable(io::ErrorKind::IsADirectory.into()));
+    }
+    let mode = metadata.permissions().mode() & 0o7777;
+    if secret && mode & 0o077 != 0 {
+        return Err(TlsError::Loose { what, path: path.to_owned(), mode });
+    }
+    let mut bytes = Vec::new();
+    file.take(MOST + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() as u64 > MOST {
+        return Err(unreadable(io::ErrorKind::FileTooLarge.into()));
+    }
+    Ok(bytes)
+}
+
+/// Verifies servers on a time that is only a lower bound of the true one (section 3.3).
+///
+/// Expiry is judged against T. Until T is confirmed, a certificate that is not valid yet at T may be valid at the true
+/// time: the chain is accepted if it is valid as a whole at *some* time from T on. Trying again at the latest `notBefore`
+/// finds that time if there is one. It can let nothing pass that has expired at T, since whatever is valid at a later time
+/// has a `notAfter` later still. A confirmed T is known to 10 minutes, so `notBefore` is then allowed those.
+#[derive(Debug)]
+struct LowerBoundVerifier {
+    webpki: Arc<WebPkiServerVerifier>,
+    clock: Clock,
+}
+
+impl ServerCertVerifier for LowerBoundVerifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let latest = match self.clock.now().confirmed {
+            true => now.as_secs().saturating_add(AGREE_WITHIN.as_secs()),
+            false => u64::MAX,
+        };
+        let mut at = now;
+        loop {
+            let judged = self.webpki.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, at);
+            match judged {
+                // Each turn moves `at` to a later notBefore, of which a chain has a handful.
+                Err(Error::InvalidCertificate(CertificateError::NotValidYetContext { not_before, .. }))
+                    if not_before.as_secs() > at.as_secs() && not_before.as_secs() <= latest =>
+                {
+                    at = not_before;
+                }
+                judged => return judged,
+            }
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.webpki.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.webpki.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.webpki.supported_verify_schemes()
+    }
+}
+
+/// What was wrong in a TLS handshake, in words for an operator (scenario 63).
+#[derive(Debug, Clone, PartialEq, Eq, ThisError)]
+pub enum TlsFault {
+    /// The server's certificate, or one above it, has expired at T.
+    #[error("the server's certificate expired on {not_after}")]
+    Expired {
+        /// When.
+        not_after: Timestamp,
+    },
+    /// It is not valid yet, and the clock is confirmed (or the chain is valid at no time).
+    #[error("the server's certificate is not valid before {not_before}")]
+    NotYetValid {
+        /// From when.
+        not_before: Timestamp,
+    },
+    /// It is for other names.
+    #[error("the server's certificate is for other names: {presented}, not {expected}")]
+    OtherNames {
+        /// Where we meant to connect.
+        expected: String,
+        /// What the certificate says.
+        presented: String,
+    },
+    /// No configured authority vouches for it.
+    #[error("the server's certificate is of an unknown authority, or the server did not send its intermediates")]
+    UnknownAuthority,
+    /// An authority of that name is configured, but it did not sign this certificate: it was made anew, or is a forgery.
+    #[error("the server's certificate is not signed by the authority it names: the CA file may hold an older one of the same name")]
+    OtherAuthority,
+    /// Something else is wrong with it.
+    #[error("the server's certificate is not acceptable: {0}")]
+    BadCertificate(String),
+    /// Nothing newer than TLS 1.1.
+    #[error("the server speaks no TLS 1.2 or 1.3")]
+    OldTls,
+    /// The answer is not TLS.
+    #[error("what answers there does not speak TLS")]
+    NotTls,
+    /// The server does not like our certificate.
+    #[error("the server refused this device's certificate ({0})")]
+    DeviceRefused(String),
+    /// The server went away during the handshake.
+    #[error("the server closed the connection during the handshake")]
+    Closed,
+    /// Anything else, in rustls's words.
+    #[error("{0}")]
+    Other(String),
+}
+
+impl From<&Error> for TlsFault {
+    fn from(error: &Error) -> Self {
+        match error {
+            Error::InvalidCertificate(fault) => Self::from(fault),
+            Error::PeerIncompatible(PeerIncompatible::ServerDoesNotSupportTls12Or13)
+            | Error::AlertReceived(AlertDescription::ProtocolVersion) => Self::OldTls,
+            Error::InvalidMessage(_) => Self::NotTls,
+            Error::AlertReceived(alert) if about_our_certificate(*alert) => Self::DeviceRefused(format!("{alert:?}")),
+            Error::NoCertificatesPresented => Self::BadCertificate("it sent none".into()),
+            other => Self::Other(other.to_string()),
+        }
+    }
+}
+
+impl From<&CertificateError> for TlsFault {
+    fn from(fault: &CertificateError) -> Self {
+        match fault {
+            CertificateError::ExpiredContext { not_after, .. } => Self::Expired { not_after: timestamp(*not_after) },
+            CertificateError::NotValidYetContext { not_before, .. } => Self::NotYetValid { not_before: timestamp(*not_before) },
+            CertificateError::NotValidForNameContext { expected, presented } => {
+                let presented = if presented.is_empty() { "none".to_owned() } else { presented.join(", ") };
+                Self::OtherNames { expected: expected.to_str().into_owned(), presented }
+            }
+            CertificateError::UnknownIssuer => Self::UnknownAuthority,
+            CertificateError::BadSignature => Self::OtherAuthority,
+            other => Self::BadCertificate(other.to_string()),
+        }
+    }
+}
+
+/// What a failed handshake says, if it is TLS that failed: rustls hides its errors inside `io::Error`s.
+pub fn handshake_fault(error: &io::Error) -> Option<TlsFault> {
+    let mut inner: Option<&(dyn std::error::Error + 'static)> = error.get_ref().map(|inner| inner as _);
+    while let Some(error) = inner {
+        if let Some(rustls) = error.downcast_ref::<Error>() {
+            return Some(rustls.into());
+        }
+        inner = match error.downcast_ref::<io::Error>() {
+            Some(io) => io.get_ref().map(|inner| inner as _),
+            None => error.source(),
+        };
+    }
+    (error.kind() == io::ErrorKind::UnexpectedEof).then_some(TlsFault::Closed)
+}
+
+/// Alerts by which a server turns down a client certificate (RFC 8446, 6.2). In TLS 1.3 they arrive after the handshake.
+fn about_our_certificate(alert: AlertDescription) -> bool {
+    matches!(
+        alert,
+        AlertDescription::BadCertificate
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::UnknownCA
+            | AlertDescription::AccessDenied
+            | AlertDescription::CertificateRequired
+            | AlertDescription::NoCertificate
+    )
+}
+
+fn timestamp(time: UnixTime) -> Timestamp {
+    // Certificates cannot name a time outside jiff's range (year 9999), so MAX stands only for nonsense.
+    i64::try_from(time.as_secs()).ok().and_then(|seconds| Timestamp::from_second(seconds).ok()).unwrap_or(Timestamp::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt, sync::Arc};
+
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+    use rustls::{ClientConnection, ServerConfig, ServerConnection, SupportedProtocolVersion};
+    use tempfile::TempDir;
+
+    use super::*;
+
+    const DAY: i64 = 86_400;
+    /// What the agent believes: its last saved T.
+    const T: i64 = 1_767_225_600;
+
+    type Authority = CertifiedIssuer<'static, KeyPair>;
+
+    struct Pki {
+        dir: TempDir,
+        authority: Authority,
+    }
+
+    fn validity(params: &mut CertificateParams, from: i64, until: i64) {
+        let at = |seconds: i64| time::OffsetDateTime::from_unix_timestamp(seconds).unwrap();
+        (params.not_before, params.not_after) = (at(from), at(until));
+    }
+
+    fn authority_params(name: &str, from: i64, until: i64) -> CertificateParams {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        validity(&mut params, from, until);
+        params
+    }
+
+    impl Pki {
+        fn new() -> Self {
+            let dir = TempDir::new().unwrap();
+            let name = dir.path().display().to_string();
+            Self::named(&name, dir)
+        }
+
+        fn named(name: &str, dir: TempDir) -> Self {
+            let params = authority_params(name, T - 1000 * DAY, T + 5000 * DAY);
+            let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+            let pki = Self { dir, authority };
+            pki.write("ca.pem", &pki.authority.pem(), 0o644);
+            let (cert, key) = pki.leaf("8006E5A1F0C2");
+            pki.write("device.pem", &cert, 0o644);
+            pki.write("device.key", &key, 0o600);
+            pki
+        }
+
+        fn leaf(&self, name: &str) -> (String, String) {
+            let key = KeyPair::generate().unwrap();
+            let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+            params.distinguished_name.push(DnType::CommonName, name);
+            validity(&mut params, T - DAY, T + 30 * DAY);
+            (params.signed_by(&key, &self.authority).unwrap().pem(), key.serialize_pem())
+        }
+
+        fn write(&self, name: &str, content: &str, mode: u32) -> PathBuf {
+            let path = self.dir.path().join(name);
+            fs::write(&path, content).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            path
+        }
+
+        fn files(&self) -> TlsFiles {
+            let at = |name| self.dir.path().join(name);
+            TlsFiles { ca: at("ca.pem"), client_cert: at("device.pem"), client_key: at("device.key") }
+        }
+
+        /// A server for `localhost` whose certificate is valid in this span.
+        fn server(&self, from: i64, until: i64) -> ServerConfig {
+            self.server_below(&self.authority, vec![], from, until, rustls::DEFAULT_VERSIONS)
+        }
+
+        fn server_below(
+            &self,
+            issuer: &Authority,
+            above: Vec<CertificateDer<'static>>,
+            from: i64,
+            until: i64,
+            versions: &[&'static SupportedProtocolVersion],
+        ) -> ServerConfig {
+            let key = KeyPair::generate().unwrap();
+            let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+            validity(&mut params, from, until);
+            let cert = params.signed_by(&key, issuer).unwrap();
+            let chain = std::iter::once(cert.der().clone()).chain(above).collect();
+            let mut roots = RootCertStore::empty();
+            roots.add(self.authority.der().clone()).unwrap();
+            // The server asks for our certificate and does not mind its own clock.
+            let clock = Arc::new(Clock::at(Duration::from_secs(T as u64), true));
+            let clients = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider()).build().unwrap();
+            ServerConfig::builder_with_details(provider(), clock)
+                .with_protocol_versions(versions)
+                .unwrap()
+                .with_client_cert_verifier(clients)
+                .with_single_cert(chain, PrivateKeyDer::try_from(key.serialize_der()).unwrap())
+                .unwrap()
+        }
+
+        fn connect(&self, server: ServerConfig, name: &'static str, confirmed: bool) -> Result<(), TlsFault> {
+            let clock = Clock::at(Duration::from_secs(T as u64), confirmed);
+            assert_eq!(clock.now().confirmed, confirmed);
+            let client = client_config(&self.files(), &clock).unwrap();
+            handshake(client, server, name)
+        }
+    }
+
+    /// A whole handshake in memory, both sides until neither has anything to say.
+    fn handshake(client: Arc<ClientConfig>, server: ServerConfig, name: &'static str) -> Result<(), TlsFault> {
+        let mut client = ClientConnection::new(client, ServerName::try_from(name).unwrap()).unwrap();
+        let mut server = ServerConnection::new(Arc::new(server)).unwrap();
+        let mut wire = Vec::new();
+        while client.is_handshaking() || server.is_handshaking() {
+            while client.wants_write() {
+                client.write_tls(&mut wire).unwrap();
+            }
+            let mut sent = wire.as_slice();
+            while !sent.is_empty() {
+                server.read_tls(&mut sent).unwrap();
+                server.process_new_packets().map_err(|error| TlsFault::Other(format!("server: {error}")))?;
+            }
+            wire.clear();
+            while server.wants_write() {
+                server.write_tls(&mut wire).unwrap();
+            }
+            let mut sent = wire.as_slice();
+            while !sent.is_empty() {
+                client.read_tls(&mut sent).unwrap();
+                client.process_new_packets().map_err(|error| TlsFault::from(&error))?;
+            }
+            wire.clear();
+        }
+        assert!(server.peer_certificates().is_some(), "the device showed its certificate");
+        Ok(())
+    }
+
+    #[test]
+    fn connects_over_both_versions_with_the_device_certificate() {
+        let pki = Pki::new();
+        for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+            let server = pki.server_below(&pki.authority, vec![], T - DAY, T + DAY, &[version]);
+            assert_eq!(pki.connect(server, "localhost", true), Ok(()));
+        }
+    }
+
+    #[test]
+    fn a_certificate_issued_after_build_and_saved_time_connects_until_the_clock_is_confirmed() {
+        let pki = Pki::new();
+        let issued = T + 400 * DAY;
+        assert_eq!(pki.connect(pki.server(issued, issued + DAY), "localhost", false), Ok(()));
+        let not_before = Timestamp::from_second(issued).unwrap();
+        assert_eq!(pki.connect(pki.server(issued, issued + DAY), "localhost", true), Err(TlsFault::NotYetValid { not_before }));
+    }
+
+    #[test]
+    fn a_whole_chain_issued_later_connects_until_the_clock_is_confirmed() {
+        let pki = Pki::new();
+        let (middle_from, leaf_from) = (T + 500 * DAY, T + 400 * DAY);
+        let chain = |leaf_until| {
+            let key = KeyPair::generate().unwrap();
+            let params = authority_params("middle", middle_from, T + 900 * DAY);
+            let middle = CertifiedIssuer::signed_by(params, key, &pki.authority).unwrap();
+            let above = vec![middle.der().clone()];
+            pki.server_below(&middle, above, leaf_from, leaf_until, rustls::DEFAULT_VERSIONS)
+        };
+        assert_eq!(pki.connect(chain(middle_from + DAY), "localhost", false), Ok(()));
+        assert!(matches!(pki.connect(chain(middle_from + DAY), "localhost", true), Err(TlsFault::NotYetValid { .. })));
+        // The leaf ends before the intermediate begins: at no time is this chain valid.
+        let not_after = Timestamp::from_second(middle_from - DAY).unwrap();
+        assert_eq!(pki.connect(chain(middle_from - DAY), "localhost", false), Err(TlsFault::Expired { not_after }));
+    }
+
+    #[test]
+    fn an_expired_certificate_is_refused_confirmed_or_not() {
+        let pki = Pki::new();
+        let not_after = Timestamp::from_second(T - 1).unwrap();
+        for confirmed in [false, true] {
+            let fault = pki.connect(pki.server(T - DAY, T - 1), "localhost", confirmed).unwrap_err();
+            assert_eq!(fault, TlsFault::Expired { not_after });
+            assert_eq!(fault.to_string(), "the server's certificate expired on 2025-12-31T23:59:59Z");
+        }
+    }
+
+    #[test]
+    fn an_expired_intermediate_is_not_excused_by_a_leaf_of_tomorrow() {
+        let pki = Pki::new();
+        let params = authority_params("middle", T - 2 * DAY, T - DAY);
+        let middle = CertifiedIssuer::signed_by(params, KeyPair::generate().unwrap(), &pki.authority).unwrap();
+        let above = vec![middle.der().clone()];
+        let server = pki.server_below(&middle, above, T + DAY, T + 2 * DAY, rustls::DEFAULT_VERSIONS);
+        assert!(matches!(pki.connect(server, "localhost", false), Err(TlsFault::Expired { .. })));
+    }
+
+    #[test]
+    fn a_confirmed_clock_allows_notbefore_its_own_ten_minutes() {
+        let pki = Pki::new();
+        assert_eq!(pki.connect(pki.server(T + 600, T + DAY), "localhost", true), Ok(()));
+        assert!(pki.connect(pki.server(T + 601, T + DAY), "localhost", true).is_err());
+    }
+
+    #[test]
+    fn a_later_notbefore_excuses_nothing_else() {
+        let pki = Pki::new();
+        let fault = pki.connect(pki.server(T + DAY, T + 2 * DAY), "other.example", false).unwrap_err();
+        assert!(matches!(fault, TlsFault::OtherNames { .. }), "{fault}");
+        let stranger = Pki::new();
+        assert_eq!(pki.connect(stranger.server(T + DAY, T + 2 * DAY), "localhost", false), Err(TlsFault::UnknownAuthority));
+    }
+
+    #[test]
+    fn wrong_names_and_unknown_authorities_are_told_apart() {
+        let pki = Pki::new();
+        let fault = pki.connect(pki.server(T - DAY, T + DAY), "other.example", true).unwrap_err();
+        let TlsFault::OtherNames { expected, presented } = &fault else { panic!("{fault}") };
+        assert_eq!(expected, "other.example");
+        assert!(presented.contains("localhost"));
+        let stranger = Pki::new();
+        assert_eq!(pki.connect(stranger.server(T - DAY, T + DAY), "localhost", true), Err(TlsFault::UnknownAuthority));
+        let twin = Pki::named(&pki.dir.path().display().to_string(), TempDir::new().unwrap());
+        assert_eq!(pki.connect(twin.server(T - DAY, T + DAY), "localhost", true), Err(TlsFault::OtherAuthority));
+        // Its intermediate is not sent.
+        let params = authority_params("middle", T - DAY, T + DAY);
+        let middle = CertifiedIssuer::signed_by(params, KeyPair::generate().unwrap(), &pki.authority).unwrap();
+        let server = pki.server_below(&middle, vec![], T - DAY, T + DAY, rustls::DEFAULT_VERSIONS);
+        assert_eq!(pki.connect(server, "localhost", true), Err(TlsFault::UnknownAuthority));
+    }
+
+    #[test]
+    fn a_removed_authority_no_longer_counts_once_the_files_are_read_again() {
+        let (old, new) = (Pki::new(), Pki::new());
+        let both = format!("{}{}", old.authority.pem(), new.authority.pem());
+        let connect = |pki: &Pki| {
+            // Trust comes from the CA file of `old`; the device's certificate stays that of the server's own authority.
+            let files = TlsFiles { ca: old.files().ca, ..pki.files() };
+            let config = client_config(&files, &Clock::at(Duration::from_secs(T as u64), true)).unwrap();
+            handshake(config, pki.server(T - DAY, T + DAY), "localhost")
+        };
+        old.write("ca.pem", &both, 0o644);
+        assert_eq!((connect(&old), connect(&new)), (Ok(()), Ok(())));
+        old.write("ca.pem", &new.authority.pem(), 0o644);
+        assert_eq!((connect(&old), connect(&new)), (Err(TlsFault::UnknownAuthority), Ok(())));
+    }
+
+    #[test]
+    fn store_hosts_never_see_the_device_certificate() {
+        let pki = Pki::new();
+        let clock = Clock::at(Duration::from_secs(T as u64), true);
+        let config = store_config(&StoreCa::File(pki.files().ca), &clock).unwrap();
+        // This server insists on a client certificate, and gets none.
+        let fault = handshake(config, pki.server(T - DAY, T + DAY), "localhost").unwrap_err();
+        assert!(fault.to_string().contains("server: peer sent no certificates"), "{fault}");
+        assert!(store_config(&StoreCa::Webpki, &clock).is_ok());
+    }
+
+    #[test]
+    fn missing_unreadable_and_loose_files_are_named_with_the_remedy() {
+        let pki = Pki::new();
+        let clock = Clock::at(Duration::from_secs(T as u64), true);
+        let refused = |files: &TlsFiles| client_config(files, &clock).unwrap_err().to_string();
+        let files = pki.files();
+
+        pki.write("device.key", &pki.leaf("x").1, 0o640);
+        let message = refused(&files);
+        assert!(message.contains("device.key has mode 0640") && message.contains("chmod 600"), "{message}");
+
+        let missing = |name: &str| pki.dir.path().join(name);
+        for files in [
+            TlsFiles { ca: missing("no-ca.pem"), ..files.clone() },
+            TlsFiles { client_cert: missing("no-cert.pem"), ..files.clone() },
+            TlsFiles { client_key: missing("no.key"), ..files.clone() },
+        ] {
+            let message = refused(&files);
+            assert!(message.contains("no") && message.contains("install the file or correct its path"), "{message}");
+        }
+        let directory = TlsFiles { ca: pki.dir.path().to_owned(), ..files.clone() };
+        assert!(refused(&directory).contains("directory"));
+    }
+
+    #[test]
+    fn empty_and_foreign_contents_are_told_apart() {
+        let pki = Pki::new();
+        let clock = Clock::at(Duration::from_secs(T as u64), true);
+        let refused = || client_config(&pki.files(), &clock).unwrap_err();
+        let whole = fs::read_to_string(pki.files().ca).unwrap();
+
+        pki.write("ca.pem", "", 0o644);
+        assert!(refused().to_string().contains("it holds no certificate"));
+        pki.write("ca.pem", &whole.replace("-----END", "----END"), 0o644);
+        assert!(matches!(refused(), TlsError::Unusable { what: CA, .. }));
+        pki.write("ca.pem", &whole, 0o644);
+
+        pki.write("device.key", &pki.leaf("8006E5A1F0C2").1, 0o600);
+        assert!(matches!(refused(), TlsError::Mismatch { .. }));
+        pki.write("device.key", &whole, 0o600);
+        assert!(refused().to_string().contains("holds no private key"));
+    }
+
+    #[test]
+    fn every_fault_is_found_at_once() {
+        let pki = Pki::new();
+        assert_eq!(check_files(&pki.files()).len(), 0);
+        pki.write("device.key", &pki.leaf("8006E5A1F0C2").1, 0o600);
+        assert!(matches!(check_files(&pki.files())[..], [TlsError::Mismatch { .. }]));
+        pki.write("ca.pem", "", 0o644);
+        pki.write("device.pem", "nothing", 0o644);
+        pki.write("device.key", "nothing", 0o644);
+        assert_eq!(check_files(&pki.files()).len(), 3);
+    }
+
+    #[test]
+    fn the_certificate_names_the_device_and_its_end() {
+        let pki = Pki::new();
+        let files = pki.files();
+        assert_eq!(common_name(&files.client_cert).unwrap(), "8006E5A1F0C2");
+        assert!(check_device(&files, &"8006E5A1F0C2".parse().unwrap()).is_ok());
+        let message = check_device(&files, &"OTHER".parse().unwrap()).unwrap_err().to_string();
+        assert!(message.contains("8006E5A1F0C2") && message.contains("OTHER"), "{message}");
+        assert_eq!(expires(&files.client_cert).unwrap(), Duration::from_secs((T + 30 * DAY) as u64));
+    }
+
+    #[test]
+    fn faults_are_found_inside_io_errors() {
+        let buried = io::Error::other(io::Error::other(Error::AlertReceived(AlertDescription::UnknownCA)));
+        assert_eq!(handshake_fault(&buried), Some(TlsFault::DeviceRefused("UnknownCA".into())));
+        let old = io::Error::other(Error::AlertReceived(AlertDescription::ProtocolVersion));
+        assert_eq!(handshake_fault(&old).unwrap().to_string(), "the server speaks no TLS 1.2 or 1.3");
+        assert_eq!(handshake_fault(&io::ErrorKind::UnexpectedEof.into()), Some(TlsFault::Closed));
+        assert_eq!(handshake_fault(&io::ErrorKind::ConnectionReset.into()), None);
+    }
+}

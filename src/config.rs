@@ -1,8 +1,52 @@
 //! The configuration file (section 3.7): TOML in, checked values out. Every fault is found at once and names its line and key.
 
-use std::{collections::BTreeSet, path::PathBuf, time::Duration};
+mod address;
+mod fault;
+mod files;
+mod read;
+mod section;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use care_protocol::{DeviceId, Policy, RootKeys};
+
+pub use fault::ConfigFault;
+pub use files::{FileKind, NamedFile};
+
+/// Where the configuration is unless the command line says otherwise.
+pub const DEFAULT_PATH: &str = "/etc/kasa-care-agent/config.toml";
+
+/// What a configuration file says, with everything that is wrong with it.
+#[derive(Debug)]
+pub struct Reading {
+    /// The configuration, if it has no fault.
+    pub config: Option<Config>,
+    /// Every fault, in the order of the file.
+    pub faults: Vec<ConfigFault>,
+    /// Every file it names, also where the rest has faults.
+    pub files: Vec<NamedFile>,
+}
+
+impl Reading {
+    /// Reads a file; if that fails, this is its only fault.
+    pub fn of(path: &Path) -> Self {
+        match std::fs::read_to_string(path) {
+            Ok(text) => read::read(&text, path),
+            Err(error) => {
+                let right = "create it, or name another one with --config FILE".to_owned();
+                let wrong = format!("cannot be read: {error}");
+                let fault = ConfigFault { file: path.to_owned(), line: 0, key: String::new(), wrong, right };
+                Self { config: None, faults: vec![fault], files: Vec::new() }
+            }
+        }
+    }
+}
 
 /// A configuration without faults.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,6 +73,32 @@ pub struct Config {
     pub upload: Upload,
     /// `[status]`; absent: no status page.
     pub status: Option<Listen>,
+}
+
+impl Config {
+    /// Reads a configuration's text; `path` is only named in faults. Every fault is found at once.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, Vec<ConfigFault>> {
+        let reading = read::read(text, path);
+        reading.config.ok_or(reading.faults)
+    }
+
+    /// Reads a configuration file. The files it names are not looked at; see [`Config::load_with_files`].
+    pub fn load(path: &Path) -> Result<Self, Vec<ConfigFault>> {
+        let reading = Reading::of(path);
+        reading.config.ok_or(reading.faults)
+    }
+
+    /// Reads a configuration file and looks at the keys and certificates it names: what the agent starts with, and what it
+    /// takes over on SIGHUP. A state directory that cannot be written is no fault here: the agent obeys what it can read.
+    pub fn load_with_files(path: &Path) -> Result<Self, Vec<ConfigFault>> {
+        let mut reading = Reading::of(path);
+        let keys = reading.files.iter().filter(|file| file.kind != FileKind::WritableDir);
+        reading.faults.extend(keys.filter_map(|file| file.fault(path)));
+        match reading.config {
+            Some(config) if reading.faults.is_empty() => Ok(config),
+            _ => Err(reading.faults),
+        }
+    }
 }
 
 /// Which camera this is.
@@ -60,7 +130,7 @@ pub struct Endpoint {
     pub host: String,
     /// The port.
     pub port: u16,
-    /// `None` for plaintext, which only a loopback host may have.
+    /// False for plaintext, which only a loopback host may have.
     pub tls: bool,
 }
 

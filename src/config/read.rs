@@ -1,0 +1,358 @@
+//! Reads the sections of section 3.7: which keys there are, which must be there, their defaults and their rules.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use care_protocol::{DeviceId, MAX_INTEGER, Policy, PublicKey, RootKeys};
+use toml::{Spanned, de::DeTable};
+
+use super::{
+    Broker, ClipStore, Cloud, Config, ConfigFault, Device, Endpoint, FileKind, Media, Motion, NamedFile, Reading, Recording, Source, Spool,
+    StoreCa, TlsFiles, Trust, Upload,
+    address::{self, Schemes},
+    fault::Wrong,
+    section::{Findings, Placed, Section, Value, boolean, integer, path, some_text, text},
+};
+
+/// The largest policy limit (section 3.1).
+const MAX_LIMIT: u64 = (1 << 31) - 1;
+/// More than any camera's flash or memory: keeps sums of sizes from overflowing.
+const MAX_BYTES: u64 = 1 << 50;
+/// The longest pre-roll: it is held in memory.
+const MAX_PRE_ROLL_S: u64 = 60;
+
+/// Reads a file's text. What cannot be parsed is reported beside what can.
+pub(super) fn read(text: &str, file: &Path) -> Reading {
+    let (document, errors) = DeTable::parse_recoverable(text);
+    let findings = Findings::new(file, text);
+    let mut files = Vec::new();
+    let config = config(Section::root(&findings, document.get_ref(), !errors.is_empty()), &mut files, &findings);
+
+    let syntax = Findings::new(file, text);
+    for error in &errors {
+        syntax.add(error.span().map(|span| span.start), "", Wrong::new(error.message().replace('\n', ", "), "correct the TOML"));
+    }
+    let mut faults: Vec<ConfigFault> = syntax.into_faults();
+    let broken: BTreeSet<usize> = faults.iter().map(|fault| fault.line).collect();
+    faults.extend(findings.into_faults().into_iter().filter(|fault| !broken.contains(&fault.line)));
+    faults.sort_by_key(|fault| if fault.line == 0 { usize::MAX } else { fault.line });
+    Reading { config: config.filter(|_| faults.is_empty()), faults, files }
+}
+
+/// Every section is read, whatever faults the others have.
+fn config(root: Section, files: &mut Vec<NamedFile>, findings: &Findings) -> Option<Config> {
+    let mut named = |section: &str, key: &str, kind: FileKind, path: &Placed<PathBuf>| {
+        files.push(NamedFile { key: format!("{section}.{key}"), line: findings.line(Some(path.at)), kind, path: path.value.clone() });
+    };
+    let device = root.required_section("device", "id, model and state_dir").and_then(|section| device(section, &mut named));
+    let mut broker_files = GivenFiles::default();
+    let broker = root
+        .required_section("broker", "url, ca, client_cert and client_key")
+        .and_then(|section| broker(section, &mut broker_files, &mut named));
+    let cloud = root.required_section("cloud", "url").and_then(|section| cloud(section, &broker_files, &mut named));
+    let trust = root.required_section("trust", "issuer and root_keys").and_then(trust);
+    let store = absent_or(&root, "store", |section| clip_store(section, &mut named));
+    let free = root.required_section("free", "the model's Free policy: it is the floor when a lease ends").and_then(free);
+    let media = absent_or(&root, "media", media);
+    let recording = absent_or(&root, "recording", recording);
+    let spool = root.section("spool").map_or(Some(Spool::default()), spool);
+    let upload = root.section("upload").map_or(Some(Upload { uplink_kbps: 0 }), upload);
+    let status = absent_or(&root, "status", |section| {
+        let listen = section.required("listen", "write \"127.0.0.1:9180\" or \"unix:/run/kasa-care-agent/status.sock\"", |value| {
+            address::listen(text(value)?)
+        });
+        section.finish();
+        Some(listen?.value)
+    });
+    root.finish();
+    Some(Config {
+        device: device?,
+        broker: broker?,
+        cloud: cloud?,
+        trust: trust?,
+        store: store?,
+        free: free?,
+        media: media?,
+        recording: recording?,
+        spool: spool?,
+        upload: upload?,
+        status: status?,
+    })
+}
+
+/// `Some(None)` where the section is absent, `None` where it has faults.
+fn absent_or<'a, 't, 'i, T>(
+    root: &Section<'a, 't, 'i>,
+    name: &'static str,
+    read: impl FnOnce(Section<'a, 't, 'i>) -> Option<T>,
+) -> Option<Option<T>> {
+    match root.section(name) {
+        Some(section) => read(section).map(Some),
+        None if root.has(name) => None,
+        None => Some(None),
+    }
+}
+
+fn device(section: Section, named: &mut impl FnMut(&str, &str, FileKind, &Placed<PathBuf>)) -> Option<Device> {
+    let id = section.required("id", "write the device id, which is also the CN of its certificate", |value| {
+        let id = text(value)?;
+        id.parse::<DeviceId>()
+            .map_err(|_| Wrong::new(format!("{id:?} is not a device id"), "write 1 to 64 letters, digits, '.', '_' or '-'"))
+    });
+    let model = section.required("model", "write the model's name, as in \"KC420WS\"", some_text);
+    let state_dir = section.required("state_dir", "write \"/var/lib/kasa-care-agent\"", path);
+    if let Some(dir) = &state_dir {
+        named("device", "state_dir", FileKind::WritableDir, dir);
+    }
+    section.finish();
+    Some(Device { id: id?.value, model: model?.value, state_dir: state_dir?.value })
+}
+
+/// The files that one section names itself.
+#[derive(Default)]
+struct GivenFiles {
+    ca: Option<PathBuf>,
+    client_cert: Option<PathBuf>,
+    client_key: Option<PathBuf>,
+    /// Whether what is absent here has been reported already.
+    reported: bool,
+}
+
+impl GivenFiles {
+    fn read(section: &Section, name: &str, named: &mut impl FnMut(&str, &str, FileKind, &Placed<PathBuf>)) -> Self {
+        let mut file = |key: &'static str, kind| {
+            let path = section.optional(key, path)?;
+            named(name, key, kind, &path);
+            Some(path.value)
+        };
+        Self {
+            ca: file("ca", FileKind::Authorities),
+            client_cert: file("client_cert", FileKind::Certificate),
+            client_key: file("client_key", FileKind::PrivateKey),
+            reported: false,
+        }
+    }
+
+    /// The files of a TLS endpoint; those absent here come from `other`, and what neither has is a fault.
+    fn complete(&self, section: &Section, other: &Self, right: &str) -> Option<TlsFiles> {
+        let pick = |key: &str, own: &Option<PathBuf>, other: &Option<PathBuf>| {
+            let file = own.as_ref().or(other.as_ref()).cloned();
+            if file.is_none() && !section.has(key) && !other.reported {
+                section.missing(key, right.to_owned());
+            }
+            file
+        };
+        let ca = pick("ca", &self.ca, &other.ca);
+        let client_cert = pick("client_cert", &self.client_cert, &other.client_cert);
+        let client_key = pick("client_key", &self.client_key, &other.client_key);
+        Some(TlsFiles { ca: ca?, client_cert: client_cert?, client_key: client_key? })
+    }
+}
+
+fn url(section: &Section, schemes: &Schemes, right: &str) -> Option<Endpoint> {
+    section.required("url", right, |value| address::endpoint(text(value)?, schemes)).map(|url| url.value)
+}
+
+fn broker(section: Section, given: &mut GivenFiles, named: &mut impl FnMut(&str, &str, FileKind, &Placed<PathBuf>)) -> Option<Broker> {
+    let endpoint = url(&section, &address::MQTT, "write mqtts://host:8883");
+    *given = GivenFiles::read(&section, "broker", named);
+    let tls = match &endpoint {
+        Some(endpoint) if endpoint.tls => given
+            .complete(&section, &GivenFiles::default(), "name a PEM file; an mqtts:// broker needs ca, client_cert and client_key")
+            .map(Some),
+        _ => Some(None),
+    };
+    given.reported = endpoint.as_ref().is_some_and(|endpoint| endpoint.tls);
+    let topic_prefix = section.or("topic_prefix", "care/v1".to_owned(), |value| {
+        let prefix = text(value)?;
+        let level = |level: &str| !level.is_empty() && !level.contains(['+', '#', '\0']);
+        if prefix.len() <= 256 && !prefix.starts_with('$') && prefix.split('/').all(level) {
+            Ok(prefix.to_owned())
+        } else {
+            Err(Wrong::new(format!("{prefix:?} is not a topic prefix"), "write levels between slashes without + or #, as in \"care/v1\""))
+        }
+    });
+    section.finish();
+    Some(Broker { endpoint: endpoint?, tls: tls?, topic_prefix: topic_prefix? })
+}
+
+fn cloud(section: Section, broker: &GivenFiles, named: &mut impl FnMut(&str, &str, FileKind, &Placed<PathBuf>)) -> Option<Cloud> {
+    let endpoint = url(&section, &address::HTTP, "write https://host:8443");
+    let given = GivenFiles::read(&section, "cloud", named);
+    let tls = match &endpoint {
+        Some(endpoint) if endpoint.tls => {
+            given.complete(&section, broker, "name a PEM file; it is taken from [broker] where that has one").map(Some)
+        }
+        _ => Some(None),
+    };
+    section.finish();
+    Some(Cloud { endpoint: endpoint?, tls: tls? })
+}
+
+fn trust(section: Section) -> Option<Trust> {
+    let issuer = section.required("issuer", "write the issuer of the documents, as in \"care\"", some_text);
+    let example = "write { \"root-2026\" = \"<base64url of 32 bytes>\" }";
+    let table = section.required("root_keys", example, |value| match value.as_table() {
+        Some(table) if table.is_empty() => Err(Wrong::new("holds no key: no keyset could ever be verified", example)),
+        Some(table) => Ok(table),
+        None => Err(Wrong::new(format!("is a {}", value.type_str()), example)),
+    });
+    let root_keys = table.and_then(|table| {
+        // Every key is looked at before the first bad one counts.
+        let keys: Vec<_> = table.value.iter().map(|(name, key)| root_key(&section, name.get_ref(), key)).collect();
+        keys.into_iter().collect::<Option<RootKeys>>()
+    });
+    let min_keyset_version = section.or("min_keyset_version", 1, integer(1..=MAX_INTEGER));
+    section.finish();
+    Some(Trust { issuer: issuer?.value, root_keys: root_keys?, min_keyset_version: min_keyset_version? })
+}
+
+fn root_key(section: &Section, name: &str, key: &Spanned<Value<'_>>) -> Option<(String, PublicKey)> {
+    let right = "write the key as 43 base64url characters (32 bytes) without padding";
+    let public = text(key.get_ref()).and_then(|text| text.parse().map_err(|_| Wrong::new("is not an Ed25519 public key", right)));
+    let public = public.map_err(|wrong| section.wrong(&format!("root_keys.{name}"), key.span().start, wrong)).ok()?;
+    Some((name.to_owned(), public))
+}
+
+fn clip_store(section: Section, named: &mut impl FnMut(&str, &str, FileKind, &Placed<PathBuf>)) -> Option<ClipStore> {
+    let list = "write a list of hosts, [\"clips.example\"]";
+    let array = section.required("hosts", list, |value| match value.as_array() {
+        Some(array) if array.is_empty() => Err(Wrong::new("names no host", format!("{list}, or remove [store]"))),
+        Some(array) => Ok(array),
+        None => Err(Wrong::new(format!("is a {}", value.type_str()), list)),
+    });
+    let hosts = array.and_then(|array| {
+        let hosts: Vec<_> = array.value.iter().map(|host| store_host(&section, host)).collect();
+        hosts.into_iter().collect::<Option<BTreeSet<_>>>()
+    });
+    let ca = section.required("ca", "write \"webpki\" for the public roots, or a PEM file", path);
+    if let Some(ca) = ca.as_ref().filter(|ca| ca.value.as_os_str() != "webpki") {
+        named("store", "ca", FileKind::Authorities, ca);
+    }
+    section.finish();
+    let ca = ca?.value;
+    let ca = if ca.as_os_str() == "webpki" { StoreCa::Webpki } else { StoreCa::File(ca) };
+    Some(ClipStore { hosts: hosts?, ca })
+}
+
+fn store_host(section: &Section, host: &Spanned<Value<'_>>) -> Option<(String, u16)> {
+    let host_and_port = text(host.get_ref()).and_then(address::store_host);
+    host_and_port.map_err(|wrong| section.wrong("hosts", host.span().start, wrong)).ok()
+}
+
+fn free(section: Section) -> Option<Policy> {
+    let limit = |key, what| section.required(key, what, integer(0..=MAX_LIMIT)).map(|limit| limit.value as u32);
+    let clips = section.required("clips", "write true or false: whether Free uploads clips", boolean);
+    let history_h = limit("history_h", "write how many hours old a clip may be");
+    let clip_max_s = limit("clip_max_s", "write how many seconds long a clip may be");
+    let cooldown_s = limit("cooldown_s", "write how many seconds pass between clips");
+    let max_height = limit("max_height", "write how many pixels tall the picture may be");
+    let snapshots = section.required("snapshots", "write true or false: whether Free uploads snapshots", boolean);
+    section.finish();
+    Some(Policy {
+        clips: clips?.value,
+        history_h: history_h?,
+        clip_max_s: clip_max_s?,
+        cooldown_s: cooldown_s?,
+        max_height: max_height?,
+        snapshots: snapshots?.value,
+    })
+}
+
+fn media(section: Section) -> Option<Media> {
+    let source = section.required("source", SOURCES, source);
+    let low_source = match section.optional("low_source", self::source) {
+        Some(low) => Some(Some(low.value)),
+        None if section.has("low_source") => None,
+        None => Some(None),
+    };
+    let pre_roll_s = section.or("pre_roll_s", 5, integer(0..=MAX_PRE_ROLL_S));
+    let motion = section.or("motion", Motion::BuiltIn, motion);
+    section.finish();
+    Some(Media { source: source?.value, low_source: low_source?, pre_roll: Duration::from_secs(pre_roll_s?), motion: motion? })
+}
+
+const SOURCES: &str =
+    "write test, v4l2:/dev/video0, rtsp://127.0.0.1/stream, file:/clip.mp4 or launch:<gst-launch description ending in H.264>";
+
+/// The value is not repeated in a fault: an RTSP URL may carry a password.
+fn source(value: &Value<'_>) -> Result<Source, Wrong> {
+    let text = text(value)?;
+    let rest = |prefix: &str| text.strip_prefix(prefix).map(str::trim);
+    let names_nothing = |kind: &str| Err(Wrong::new(format!("{kind} names nothing"), SOURCES));
+    match text {
+        "test" => Ok(Source::Test),
+        _ if rest("rtsp://").is_some() || rest("rtsps://").is_some() => match text.split_once("://") {
+            Some((_, address)) if !address.is_empty() && !address.starts_with('/') => Ok(Source::Rtsp(text.to_owned())),
+            _ => names_nothing("rtsp://"),
+        },
+        _ => match (rest("v4l2:"), rest("file:"), rest("launch:")) {
+            (Some(""), ..) => names_nothing("v4l2:"),
+            (_, Some(""), _) => names_nothing("file:"),
+            (.., Some("")) => names_nothing("launch:"),
+            (Some(device), ..) => Ok(Source::V4l2(device.into())),
+            (_, Some(file), _) => Ok(Source::File(file.into())),
+            (.., Some(description)) => Ok(Source::Launch(description.to_owned())),
+            _ => Err(Wrong::new("is not a source", SOURCES)),
+        },
+    }
+}
+
+fn motion(value: &Value<'_>) -> Result<Motion, Wrong> {
+    let text = text(value)?;
+    let right = "write built-in, socket:/run/camera/motion.sock or every:30s";
+    let wrong = || Wrong::new(format!("{text:?} is not a source of motion"), right);
+    match text.split_once(':') {
+        None if text == "built-in" => Ok(Motion::BuiltIn),
+        Some(("socket", path)) if !path.is_empty() => Ok(Motion::Socket(path.into())),
+        Some(("every", pause)) => pause_of(pause).map(Motion::Every).ok_or_else(wrong),
+        _ => Err(wrong()),
+    }
+}
+
+/// `250ms`, `30s`, `5m`, `1h`: more than nothing, at most a day.
+fn pause_of(text: &str) -> Option<Duration> {
+    let digits = text.find(|c: char| !c.is_ascii_digit())?;
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().ok()?;
+    let millis = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return None,
+    };
+    let pause = number.checked_mul(millis)?;
+    (1..=86_400_000).contains(&pause).then(|| Duration::from_millis(pause))
+}
+
+fn recording(section: Section) -> Option<Recording> {
+    let dir = section.required("dir", "write where recordings go, as in \"/mnt/sd/recordings\"", path);
+    let max_bytes = section.required("max_bytes", "write how many bytes recordings may take", integer(1..=MAX_BYTES));
+    section.finish();
+    Some(Recording { dir: dir?.value, max_bytes: max_bytes?.value })
+}
+
+impl Default for Spool {
+    /// 8 MB in memory, 64 MB on flash.
+    fn default() -> Self {
+        Self { memory_bytes: 8_000_000, flash_bytes: 64_000_000 }
+    }
+}
+
+fn spool(section: Section) -> Option<Spool> {
+    let default = Spool::default();
+    let memory_bytes = section.or("memory_bytes", default.memory_bytes, integer(1..=MAX_BYTES));
+    let flash_bytes = section.or("flash_bytes", default.flash_bytes, integer(0..=MAX_BYTES));
+    section.finish();
+    Some(Spool { memory_bytes: memory_bytes?, flash_bytes: flash_bytes? })
+}
+
+fn upload(section: Section) -> Option<Upload> {
+    let uplink_kbps = section.or("uplink_kbps", 0, integer(0..=u32::MAX.into()));
+    section.finish();
+    Some(Upload { uplink_kbps: uplink_kbps? as u32 })
+}

@@ -1,0 +1,319 @@
+use super::*;
+
+/// The file of section 3.7, which is also the example that is installed.
+const WHOLE: &str = include_str!("../../systemd/config.toml");
+
+const LEAST: &str = r#"[device]
+id = "8006E5A1F0C2"
+model = "KC420WS"
+state_dir = "/var/lib/kasa-care-agent"
+[broker]
+url = "mqtts://care.example"
+ca = "/ca.pem"
+client_cert = "/device.pem"
+client_key = "/device.key"
+[cloud]
+url = "https://care.example"
+[trust]
+issuer = "care"
+root_keys = { "root-2026" = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8" }
+[free]
+clips = true
+history_h = 12
+clip_max_s = 12
+cooldown_s = 300
+max_height = 720
+snapshots = false
+"#;
+
+fn parse(text: &str) -> Result<Config, Vec<ConfigFault>> {
+    Config::parse(text, Path::new("config.toml"))
+}
+
+fn least() -> Config {
+    parse(LEAST).expect("the least configuration is whole")
+}
+
+/// The faults as `line key`, in the order of the file.
+fn faults(text: &str) -> Vec<String> {
+    let faults = parse(text).expect_err("has faults");
+    for fault in &faults {
+        assert!(!fault.wrong.is_empty() && !fault.right.is_empty(), "{fault}");
+    }
+    faults.iter().map(|fault| format!("{} {}", fault.line, fault.key)).collect()
+}
+
+#[test]
+fn the_installed_example_is_the_design_s() {
+    let config = parse(WHOLE).unwrap();
+    assert_eq!(config.device.id.as_str(), "8006E5A1F0C2");
+    assert_eq!(config.broker.endpoint, Endpoint { host: "care.example".into(), port: 8883, tls: true });
+    assert_eq!(config.store.unwrap().hosts, BTreeSet::from([("clips.example".to_owned(), 443)]));
+    assert_eq!(config.media.unwrap().low_source, Some(Source::Rtsp("rtsp://127.0.0.1/low".into())));
+    assert_eq!(config.recording.unwrap().max_bytes, 8_000_000_000);
+    assert_eq!(config.status, Some(Listen::Tcp("127.0.0.1:9180".parse().unwrap())));
+}
+
+#[test]
+fn what_is_left_out_has_its_default() {
+    let config = least();
+    assert_eq!(config.broker.topic_prefix, "care/v1");
+    assert_eq!(config.broker.endpoint.port, 8883);
+    assert_eq!(config.cloud.endpoint.port, 443);
+    assert_eq!(config.cloud.tls, config.broker.tls, "the cloud's files are the broker's unless given");
+    assert_eq!(config.trust.min_keyset_version, 1);
+    assert_eq!(config.spool, Spool { memory_bytes: 8_000_000, flash_bytes: 64_000_000 });
+    assert_eq!(config.upload.uplink_kbps, 0);
+    assert_eq!((config.media, config.recording, config.store, config.status), (None, None, None, None));
+
+    let media = parse(&format!("{LEAST}[media]\nsource = \"test\"\n")).unwrap().media.unwrap();
+    assert_eq!(media, Media { source: Source::Test, low_source: None, pre_roll: Duration::from_secs(5), motion: Motion::BuiltIn });
+}
+
+#[test]
+fn one_file_may_differ_from_the_broker_s() {
+    let config = parse(&LEAST.replace("[trust]", "ca = \"/other.pem\"\n[trust]")).unwrap();
+    let (broker, cloud) = (config.broker.tls.unwrap(), config.cloud.tls.unwrap());
+    assert_eq!(cloud.ca, PathBuf::from("/other.pem"));
+    assert_eq!(cloud.client_key, broker.client_key);
+}
+
+#[test]
+fn plaintext_to_loopback_needs_no_files() {
+    let files = "ca = \"/ca.pem\"\nclient_cert = \"/device.pem\"\nclient_key = \"/device.key\"\n";
+    let text =
+        LEAST.replace(files, "").replace("mqtts://care.example", "mqtt://127.0.0.1").replace("https://care.example", "http://[::1]:80");
+    let config = parse(&text).unwrap();
+    assert_eq!((config.broker.tls, config.cloud.tls), (None, None));
+    assert_eq!(config.cloud.endpoint, Endpoint { host: "::1".into(), port: 80, tls: false });
+}
+
+#[test]
+fn every_value_of_media_is_understood() {
+    let media = |lines: &str| parse(&format!("{LEAST}[media]\n{lines}\n")).unwrap().media.unwrap();
+    assert_eq!(media("source = \"v4l2:/dev/video0\"").source, Source::V4l2("/dev/video0".into()));
+    assert_eq!(media("source = \"file:/clip.mp4\"").source, Source::File("/clip.mp4".into()));
+    assert_eq!(media("source = \"launch:videotestsrc ! x264enc\"").source, Source::Launch("videotestsrc ! x264enc".into()));
+    assert_eq!(media("source = \"test\"\nmotion = \"socket:/run/m.sock\"").motion, Motion::Socket("/run/m.sock".into()));
+    assert_eq!(media("source = \"test\"\nmotion = \"every:30s\"").motion, Motion::Every(Duration::from_secs(30)));
+    assert_eq!(media("source = \"test\"\nmotion = \"every:250ms\"").motion, Motion::Every(Duration::from_millis(250)));
+    assert_eq!(media("source = \"test\"\npre_roll_s = 0").pre_roll, Duration::ZERO);
+}
+
+/// One wrong line each; the fault must name that line and key.
+#[test]
+fn a_wrong_value_is_found_where_it_stands() {
+    let cases = [
+        ("id = \"8006E5A1F0C2\"", "id = \"a/b\"", "2 device.id"),
+        ("id = \"8006E5A1F0C2\"", "id = 8006", "2 device.id"),
+        ("id = \"8006E5A1F0C2\"", "id = \"..\"", "2 device.id"),
+        ("model = \"KC420WS\"", "model = \" \"", "3 device.model"),
+        ("state_dir = \"/var/lib/kasa-care-agent\"", "state_dir = \"\"", "4 device.state_dir"),
+        ("mqtts://care.example", "mqtt://care.example", "6 broker.url"),
+        ("mqtts://care.example", "mqtt://10.0.0.2:1883", "6 broker.url"),
+        ("mqtts://care.example", "tcp://care.example", "6 broker.url"),
+        ("mqtts://care.example", "care.example", "6 broker.url"),
+        ("mqtts://care.example", "mqtts://user:secret@care.example", "6 broker.url"),
+        ("mqtts://care.example", "mqtts://care.example:99999", "6 broker.url"),
+        ("https://care.example", "http://care.example", "11 cloud.url"),
+        ("https://care.example", "https://care.example/base", "11 cloud.url"),
+        ("https://care.example", "mqtts://care.example", "11 cloud.url"),
+        ("issuer = \"care\"", "issuer = true", "13 trust.issuer"),
+        ("issuer = \"care\"", "issuer = \"care\"\nmin_keyset_version = 0", "14 trust.min_keyset_version"),
+        ("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8\"", "AAEC\"", "14 trust.root_keys.root-2026"),
+        ("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8\"", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\"", "14 trust.root_keys.root-2026"),
+        ("{ \"root-2026\" = \"AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8\" }", "{}", "14 trust.root_keys"),
+        ("{ \"root-2026\" = \"AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8\" }", "\"AA\"", "14 trust.root_keys"),
+        ("clips = true", "clips = \"true\"", "16 free.clips"),
+        ("history_h = 12", "history_h = -1", "17 free.history_h"),
+        ("history_h = 12", "history_h = 12.0", "17 free.history_h"),
+        ("clip_max_s = 12", "clip_max_s = 2147483648", "18 free.clip_max_s"),
+        ("snapshots = false", "snapshots = false\n[spool]\nmemory_bytes = 0", "23 spool.memory_bytes"),
+        ("snapshots = false", "snapshots = false\n[upload]\nuplink_kbps = 4294967296", "23 upload.uplink_kbps"),
+        ("snapshots = false", "snapshots = false\n[status]\nlisten = \"0.0.0.0:9180\"", "23 status.listen"),
+        ("snapshots = false", "snapshots = false\n[status]\nlisten = \"unix:\"", "23 status.listen"),
+        ("snapshots = false", "snapshots = false\n[recording]\ndir = \"/mnt\"\nmax_bytes = 0", "24 recording.max_bytes"),
+        ("snapshots = false", "snapshots = false\n[media]\nsource = \"webcam\"", "23 media.source"),
+        ("snapshots = false", "snapshots = false\n[media]\nsource = \"rtsp://\"", "23 media.source"),
+        ("snapshots = false", "snapshots = false\n[media]\nsource = \"file:\"", "23 media.source"),
+        ("snapshots = false", "snapshots = false\n[media]\nsource = \"test\"\nlow_source = 3", "24 media.low_source"),
+        ("snapshots = false", "snapshots = false\n[media]\nsource = \"test\"\npre_roll_s = 61", "24 media.pre_roll_s"),
+        ("snapshots = false", "snapshots = false\n[media]\nsource = \"test\"\nmotion = \"every:0s\"", "24 media.motion"),
+        ("snapshots = false", "snapshots = false\n[media]\nsource = \"test\"\nmotion = \"every:30\"", "24 media.motion"),
+        ("snapshots = false", "snapshots = false\n[media]\nsource = \"test\"\nmotion = \"pir\"", "24 media.motion"),
+        ("snapshots = false", "snapshots = false\n[store]\nca = \"webpki\"\nhosts = [\"https://clips.example\"]", "24 store.hosts"),
+        ("snapshots = false", "snapshots = false\n[store]\nca = \"webpki\"\nhosts = []", "24 store.hosts"),
+        ("client_key = \"/device.key\"", "client_key = \"/device.key\"\ntopic_prefix = \"care/+\"", "10 broker.topic_prefix"),
+        ("client_key = \"/device.key\"", "client_key = \"/device.key\"\ntopic_prefix = \"/care\"", "10 broker.topic_prefix"),
+    ];
+    for (good, bad, expected) in cases {
+        let text = LEAST.replacen(good, bad, 1);
+        assert_ne!(text, LEAST, "{good} stands in the file");
+        assert_eq!(faults(&text), [expected], "{bad}");
+    }
+}
+
+#[test]
+fn what_is_missing_is_named_with_its_section() {
+    let without = |line: &str| faults(&LEAST.replacen(line, "", 1));
+    assert_eq!(without("model = \"KC420WS\"\n"), ["1 device.model"]);
+    assert_eq!(without("client_key = \"/device.key\"\n"), ["5 broker.client_key"]);
+    assert_eq!(without("url = \"https://care.example\"\n"), ["10 cloud.url"]);
+    assert_eq!(without("cooldown_s = 300\n"), ["15 free.cooldown_s"]);
+    assert_eq!(
+        faults(&format!("{LEAST}[media]\n[store]\n[recording]\n[status]\n")),
+        ["22 media.source", "23 store.hosts", "23 store.ca", "24 recording.dir", "24 recording.max_bytes", "25 status.listen"]
+    );
+    assert_eq!(faults(""), ["0 device", "0 broker", "0 cloud", "0 trust", "0 free"]);
+}
+
+#[test]
+fn an_unknown_key_is_a_fault_and_the_meant_one_is_offered() {
+    let fault = |text: String| parse(&text).expect_err("has faults").remove(0).to_string();
+    let slip = fault(LEAST.replace("state_dir", "satte_dir"));
+    assert!(slip.contains("is missing") || slip.contains("did you mean state_dir?"), "{slip}");
+    assert_eq!(faults(&LEAST.replace("state_dir", "satte_dir")), ["1 device.state_dir", "4 device.satte_dir"]);
+    let section = fault(format!("{LEAST}[stauts]\nlisten = \"127.0.0.1:1\"\n"));
+    assert_eq!(section, "config.toml:22: stauts: is not a known section; did you mean status?");
+    let stray = fault(format!("{LEAST}colour = \"blue\"\n"));
+    assert!(stray.starts_with("config.toml:22: free.colour: is not a known key; remove it; known here: clips, "), "{stray}");
+    assert_eq!(faults(&format!("upload = 3\n{LEAST}")), ["1 upload"]);
+}
+
+#[test]
+fn all_faults_come_at_once() {
+    let text = LEAST
+        .replace("8006E5A1F0C2", "a b")
+        .replace("mqtts://", "mqtt://")
+        .replace("clips = true", "clips = 1")
+        .replace("root_keys = {", "root_keys = { \"second\" = \"short\", \"third\" = 3, ")
+        + "[store]\nhosts = [\n  \"good.example\",\n  \"bad host\",\n  7,\n]\nca = \"webpki\"\n";
+    assert_eq!(
+        faults(&text),
+        [
+            "2 device.id",
+            "6 broker.url",
+            "14 trust.root_keys.second",
+            "14 trust.root_keys.third",
+            "16 free.clips",
+            "25 store.hosts",
+            "26 store.hosts"
+        ]
+    );
+}
+
+#[test]
+fn broken_toml_is_reported_beside_what_can_be_read() {
+    let text = LEAST.replace("model = \"KC420WS\"", "model = \"KC420WS").replace("clips = true", "clips = 1");
+    assert_eq!(faults(&text), ["3 ", "16 free.clips"]);
+    assert_eq!(faults(&format!("{LEAST}snapshots = true\n")), ["22 "], "a key twice");
+}
+
+#[test]
+fn a_secret_in_a_url_is_not_repeated() {
+    let text = LEAST.replace("mqtts://", "mqtts://user:canary@") + "[media]\nsource = \"rtsp:/user:canary@camera\"\n";
+    for fault in parse(&text).expect_err("has faults") {
+        assert!(!fault.to_string().contains("canary"), "{fault}");
+    }
+}
+
+mod files {
+    use std::{fs, os::unix::fs::PermissionsExt};
+
+    use super::*;
+
+    /// Throw-away key material: only its form matters here.
+    const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n";
+    const KEY: &str = "-----BEGIN PRIVATE KEY-----\nMAA=\n-----END PRIVATE KEY-----\n";
+
+    struct Camera(tempfile::TempDir);
+
+    impl Camera {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let camera = Self(dir);
+            camera.write("ca.pem", CERTIFICATE, 0o644);
+            camera.write("device.pem", CERTIFICATE, 0o644);
+            camera.write("device.key", KEY, 0o600);
+            fs::create_dir(camera.0.path().join("state")).unwrap();
+            let at = |name: &str| camera.0.path().join(name).display().to_string();
+            let text = LEAST
+                .replace("/ca.pem", &at("ca.pem"))
+                .replace("/device.pem", &at("device.pem"))
+                .replace("/device.key", &at("device.key"))
+                .replace("/var/lib/kasa-care-agent", &at("state"));
+            camera.write("config.toml", &text, 0o644);
+            camera
+        }
+
+        fn write(&self, name: &str, text: &str, mode: u32) {
+            let path = self.0.path().join(name);
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        }
+
+        fn config(&self) -> PathBuf {
+            self.0.path().join("config.toml")
+        }
+
+        fn faults(&self) -> Vec<String> {
+            match Config::load_with_files(&self.config()) {
+                Ok(_) => Vec::new(),
+                Err(faults) => faults.iter().map(|fault| format!("{} {}", fault.line, fault.key)).collect(),
+            }
+        }
+    }
+
+    #[test]
+    fn good_files_have_no_fault() {
+        assert_eq!(Camera::new().faults(), [""; 0]);
+    }
+
+    #[test]
+    fn a_loose_key_is_refused_and_named() {
+        for mode in [0o640, 0o604, 0o620, 0o666] {
+            let camera = Camera::new();
+            camera.write("device.key", KEY, mode);
+            let faults = Config::load_with_files(&camera.config()).expect_err("refused");
+            assert_eq!(faults.len(), 1);
+            assert_eq!((faults[0].line, faults[0].key.as_str()), (9, "broker.client_key"));
+            assert!(faults[0].wrong.contains("device.key") && faults[0].right.contains("chmod 600"), "{}", faults[0]);
+        }
+    }
+
+    #[test]
+    fn missing_and_swapped_files_are_found_at_once() {
+        let camera = Camera::new();
+        fs::remove_file(camera.0.path().join("ca.pem")).unwrap();
+        camera.write("device.pem", KEY, 0o644);
+        camera.write("device.key", CERTIFICATE, 0o600);
+        assert_eq!(camera.faults(), ["7 broker.ca", "8 broker.client_cert", "9 broker.client_key"]);
+    }
+
+    #[test]
+    fn files_are_looked_at_even_when_the_rest_has_faults() {
+        let camera = Camera::new();
+        camera.write("device.key", KEY, 0o644);
+        let text = fs::read_to_string(camera.config()).unwrap().replace("clips = true", "clips = 1");
+        camera.write("config.toml", &text, 0o644);
+        assert_eq!(camera.faults(), ["16 free.clips", "9 broker.client_key"]);
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_written_is_found_but_does_not_stop_the_agent() {
+        let camera = Camera::new();
+        fs::remove_dir(camera.0.path().join("state")).unwrap();
+        assert_eq!(camera.faults(), [""; 0]);
+        let reading = Reading::of(&camera.config());
+        let faults: Vec<_> = reading.files.iter().filter_map(|file| file.fault(&camera.config())).collect();
+        assert_eq!(faults.len(), 1);
+        assert_eq!((faults[0].line, faults[0].key.as_str()), (4, "device.state_dir"));
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_is_the_only_fault() {
+        let faults = Config::load(Path::new("/nonexistent/config.toml")).expect_err("not there");
+        assert_eq!(faults.len(), 1);
+        assert!(faults[0].to_string().contains("--config FILE"));
+    }
+}

@@ -138,9 +138,10 @@ impl GivenFiles {
 
     /// The files of a TLS endpoint; those absent here come from `other`, and what neither has is a fault.
     fn complete(&self, section: &Section, other: &Self, right: &str) -> Option<TlsFiles> {
+        let reported = other.reported;
         let pick = |key: &str, own: &Option<PathBuf>, other: &Option<PathBuf>| {
             let file = own.as_ref().or(other.as_ref()).cloned();
-            if file.is_none() && !section.has(key) && !other.reported {
+            if file.is_none() && !section.has(key) && !reported {
                 section.missing(key, right.to_owned());
             }
             file

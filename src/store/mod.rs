@@ -5,6 +5,8 @@
 //!
 //! At start [`Store::open`] takes the lock and reads; [`Store::start`] moves the writing to a thread of its own.
 
+#[cfg(test)]
+mod disk;
 mod filesystem;
 mod slot;
 mod slots;

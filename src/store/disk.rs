@@ -1,0 +1,405 @@
+//! A disk in memory that keeps what is written apart from what is synced, and can lose, tear and reorder the difference.
+//!
+//! It also plays the faults of a real one: a full file system, a read-only one, an fsync that fails and drops the pages it
+//! could not write. And it can be told to lie, for the tests of the tests.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+
+use super::filesystem::{Access, Filesystem, StateFile};
+
+/// A shared handle; clones see the same disk.
+#[derive(Clone, Default)]
+pub struct Disk {
+    inner: Arc<Mutex<Inner>>,
+    unblocked: Arc<Condvar>,
+}
+
+/// A fault planted to see whether the tests notice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Plant {
+    /// Syncing a file does nothing.
+    NoFileSync,
+    /// Syncing the directory does nothing.
+    NoDirectorySync,
+    /// Every record goes over the newest one.
+    InPlace,
+    /// What an earlier process left unsynced is neither synced nor forgotten.
+    NoSettling,
+    /// The file is made under its own name at once.
+    NoRename,
+}
+
+/// The whole disk at one moment, as the process and as the platter see it.
+#[derive(Clone, Default)]
+pub struct Snapshot {
+    files: Vec<Inode>,
+    names: Names,
+    durable_names: Names,
+    unsynced_names: Vec<NameChange>,
+    /// The newest record acknowledged when this was taken.
+    pub acknowledged: u64,
+    /// The newest record handed over when this was taken.
+    pub attempted: u64,
+}
+
+type Names = BTreeMap<String, usize>;
+
+#[derive(Clone, Default)]
+struct Inode {
+    cache: Vec<u8>,
+    platter: Vec<u8>,
+    unsynced: Vec<Piece>,
+}
+
+#[derive(Clone)]
+enum Piece {
+    Emptied,
+    Bytes { offset: usize, bytes: Vec<u8> },
+}
+
+#[derive(Clone)]
+enum NameChange {
+    Made { name: String, file: usize },
+    Moved { from: String, to: String },
+}
+
+#[derive(Default)]
+struct Inner {
+    now: Snapshot,
+    history: Vec<Snapshot>,
+    operations: usize,
+    fail_at: Option<(usize, io::ErrorKind)>,
+    failing: Option<io::ErrorKind>,
+    read_only: bool,
+    blocked: bool,
+    waiting_in_sync: usize,
+    plant: Option<Plant>,
+    misused: bool,
+}
+
+/// An open file of the disk.
+pub struct DiskFile {
+    disk: Disk,
+    file: usize,
+    writable: bool,
+    wrote: Mutex<bool>,
+    failed: Mutex<bool>,
+}
+
+impl Disk {
+    pub fn from(snapshot: Snapshot) -> Self {
+        let disk = Self::default();
+        disk.lock().now = snapshot;
+        disk
+    }
+
+    pub fn planted(plant: Option<Plant>) -> Self {
+        Self::default().with(plant)
+    }
+
+    pub fn with(self, plant: Option<Plant>) -> Self {
+        self.lock().plant = plant;
+        self
+    }
+
+    /// Everything the disk has been since its beginning or the last call, one entry for each operation that changed it.
+    pub fn take_history(&self) -> Vec<Snapshot> {
+        std::mem::take(&mut self.lock().history)
+    }
+
+    pub fn attempt(&self, record: u64) {
+        self.lock().now.attempted = record;
+    }
+
+    pub fn acknowledge(&self, record: u64) {
+        let mut inner = self.lock();
+        inner.now.acknowledged = record;
+        inner.record();
+    }
+
+    pub fn now(&self) -> Snapshot {
+        self.lock().now.clone()
+    }
+
+    /// Makes one operation to come fail, counted from here, as the disk fails or fills up.
+    pub fn fail_at(&self, operation: usize, kind: io::ErrorKind) {
+        let mut inner = self.lock();
+        inner.operations = 0;
+        inner.fail_at = Some((operation, kind));
+    }
+
+    /// Makes every operation fail until told otherwise.
+    pub fn set_failing(&self, kind: Option<io::ErrorKind>) {
+        self.lock().failing = kind;
+    }
+
+    pub fn set_read_only(&self, read_only: bool) {
+        self.lock().read_only = read_only;
+    }
+
+    /// Lets syncs of a file hang until unblocked.
+    pub fn set_blocked(&self, blocked: bool) {
+        self.lock().blocked = blocked;
+        self.unblocked.notify_all();
+    }
+
+    /// Waits until someone hangs in a sync.
+    pub fn wait_until_blocked(&self) {
+        let mut inner = self.lock();
+        while inner.waiting_in_sync == 0 {
+            inner = self.unblocked.wait(inner).unwrap();
+        }
+    }
+
+    /// Whether a descriptor was used after a sync on it had failed.
+    pub fn misused(&self) -> bool {
+        self.lock().misused
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap()
+    }
+}
+
+impl Snapshot {
+    /// How many ways there are to lose power now.
+    pub fn crashes(&self) -> usize {
+        let bits = self.unsynced_names.len() + self.files.iter().map(|file| file.unsynced.len()).sum::<usize>();
+        assert!(bits < 20, "{bits} pieces are too many to enumerate");
+        1 << bits
+    }
+
+    /// The disk after losing power: of what was not synced, the pieces named by the bits of `which` made it.
+    pub fn crash(&self, which: usize) -> Snapshot {
+        let mut bit = 0;
+        let mut made_it = || {
+            bit += 1;
+            which >> (bit - 1) & 1 == 1
+        };
+        let mut names = self.durable_names.clone();
+        for change in &self.unsynced_names {
+            if made_it() {
+                change.apply(&mut names);
+            }
+        }
+        let files = self.files.iter().map(|file| {
+            let mut platter = file.platter.clone();
+            file.unsynced.iter().filter(|_| made_it()).for_each(|piece| piece.apply(&mut platter));
+            Inode { cache: platter.clone(), platter, unsynced: Vec::new() }
+        });
+        Snapshot { files: files.collect(), durable_names: names.clone(), names, unsynced_names: Vec::new(), ..*self }
+    }
+}
+
+impl NameChange {
+    fn apply(&self, names: &mut Names) {
+        match self {
+            Self::Made { name, file } => {
+                names.insert(name.clone(), *file);
+            }
+            Self::Moved { from, to } => {
+                if let Some(file) = names.remove(from) {
+                    names.insert(to.clone(), file);
+                }
+            }
+        }
+    }
+}
+
+impl Piece {
+    fn apply(&self, contents: &mut Vec<u8>) {
+        match self {
+            Self::Emptied => contents.clear(),
+            Self::Bytes { offset, bytes } => {
+                let end = offset + bytes.len();
+                contents.resize(contents.len().max(end), 0);
+                contents[*offset..end].copy_from_slice(bytes);
+            }
+        }
+    }
+}
+
+impl Inner {
+    fn record(&mut self) {
+        self.history.push(self.now.clone());
+    }
+
+    /// Counts an operation; what it fails with, if it does.
+    fn operation(&mut self) -> Option<io::ErrorKind> {
+        let number = self.operations;
+        self.operations += 1;
+        match self.fail_at {
+            Some((at, kind)) if at == number => Some(kind),
+            _ => self.failing,
+        }
+    }
+}
+
+impl Inode {
+    fn write(&mut self, offset: usize, bytes: &[u8]) {
+        // In pieces that may arrive each without the others: the parts of a header and the halves of what follows.
+        let middle = 32 + bytes.len().saturating_sub(32) / 2;
+        let mut from = 0;
+        for to in [8, 16, 28, 32, middle, bytes.len()] {
+            let to = to.min(bytes.len());
+            if to > from {
+                let piece = Piece::Bytes { offset: offset + from, bytes: bytes[from..to].to_vec() };
+                piece.apply(&mut self.cache);
+                self.unsynced.push(piece);
+                from = to;
+            }
+        }
+    }
+
+    fn sync(&mut self) {
+        for piece in std::mem::take(&mut self.unsynced) {
+            piece.apply(&mut self.platter);
+        }
+    }
+}
+
+impl Filesystem for Disk {
+    type File = DiskFile;
+
+    fn open(&self, name: &str, access: Access) -> io::Result<DiskFile> {
+        let mut inner = self.lock();
+        let name = match (inner.plant, access) {
+            (Some(Plant::NoRename), Access::Create) => "state",
+            _ => name,
+        };
+        if access != Access::Read {
+            if inner.read_only {
+                let missing = access == Access::Write && !inner.now.names.contains_key(name);
+                let kind = if missing { io::ErrorKind::NotFound } else { io::ErrorKind::ReadOnlyFilesystem };
+                return Err(kind.into());
+            }
+            if let Some(kind) = inner.operation() {
+                return Err(kind.into());
+            }
+        }
+        let file = match (inner.now.names.get(name).copied(), access) {
+            (Some(file), Access::Create) => {
+                inner.now.files[file].cache.clear();
+                inner.now.files[file].unsynced.push(Piece::Emptied);
+                file
+            }
+            (Some(file), _) => file,
+            (None, Access::Create) => {
+                let file = inner.now.files.len();
+                inner.now.files.push(Inode::default());
+                let change = NameChange::Made { name: name.into(), file };
+                change.apply(&mut inner.now.names);
+                inner.now.unsynced_names.push(change);
+                file
+            }
+            (None, _) => return Err(io::ErrorKind::NotFound.into()),
+        };
+        inner.record();
+        drop(inner);
+        let writable = access != Access::Read;
+        Ok(DiskFile { disk: self.clone(), file, writable, wrote: Mutex::default(), failed: Mutex::default() })
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let mut inner = self.lock();
+        if let Some(kind) = inner.operation() {
+            return Err(kind.into());
+        }
+        if inner.plant == Some(Plant::NoRename) {
+            return Ok(());
+        }
+        let change = NameChange::Moved { from: from.into(), to: to.into() };
+        change.apply(&mut inner.now.names);
+        inner.now.unsynced_names.push(change);
+        inner.record();
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let mut inner = self.lock();
+        if let Some(kind) = inner.operation() {
+            return Err(kind.into());
+        }
+        if inner.plant != Some(Plant::NoDirectorySync) {
+            inner.now.durable_names = inner.now.names.clone();
+            inner.now.unsynced_names.clear();
+        }
+        inner.record();
+        Ok(())
+    }
+}
+
+impl DiskFile {
+    fn used(&self, inner: &mut Inner) {
+        inner.misused |= *self.failed.lock().unwrap();
+    }
+}
+
+impl StateFile for DiskFile {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut inner = self.disk.lock();
+        self.used(&mut inner);
+        let cache = &inner.now.files[self.file].cache;
+        let rest = cache.get(offset as usize..).unwrap_or_default();
+        let length = rest.len().min(buf.len());
+        buf[..length].copy_from_slice(&rest[..length]);
+        Ok(length)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let mut inner = self.disk.lock();
+        self.used(&mut inner);
+        assert!(self.writable, "written through a descriptor for reading");
+        *self.wrote.lock().unwrap() = true;
+        let offset = if inner.plant == Some(Plant::InPlace) { 0 } else { offset as usize };
+        let fault = inner.operation();
+        // A full disk takes a part.
+        let taken = if fault.is_some() { &bytes[..bytes.len() / 2] } else { bytes };
+        inner.now.files[self.file].write(offset, taken);
+        inner.record();
+        fault.map_or(Ok(()), |kind| Err(kind.into()))
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let mut inner = self.disk.lock();
+        self.used(&mut inner);
+        if inner.blocked {
+            inner.waiting_in_sync += 1;
+            self.disk.unblocked.notify_all();
+            while inner.blocked {
+                inner = self.disk.unblocked.wait(inner).unwrap();
+            }
+            inner.waiting_in_sync -= 1;
+        }
+        if inner.plant == Some(Plant::NoFileSync) {
+            return Ok(());
+        }
+        if inner.plant == Some(Plant::NoSettling) && !*self.wrote.lock().unwrap() {
+            return Ok(());
+        }
+        if let Some(kind) = inner.operation() {
+            *self.failed.lock().unwrap() = true;
+            // The first pieces made it; the others are clean for the kernel, and gone for the platter.
+            let file = &mut inner.now.files[self.file];
+            let pieces = std::mem::take(&mut file.unsynced);
+            pieces[..pieces.len() / 2].iter().for_each(|piece| piece.apply(&mut file.platter));
+            inner.record();
+            return Err(kind.into());
+        }
+        inner.now.files[self.file].sync();
+        inner.record();
+        Ok(())
+    }
+
+    fn forget(&self) {
+        let mut inner = self.disk.lock();
+        if inner.plant == Some(Plant::NoSettling) {
+            return;
+        }
+        let file = &mut inner.now.files[self.file];
+        file.cache = file.platter.clone();
+        file.unsynced.iter().for_each(|piece| piece.apply(&mut file.cache));
+    }
+}

@@ -1,1 +1,3 @@
-fn main() {}
+//! The scenarios: one test for each, named by its number.
+
+mod harness;

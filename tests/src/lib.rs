@@ -1,1 +1,28 @@
-//! Harness.
+//! Black-box tests of the built programs: the agent and care-cloud as children, against a real Mosquitto, on loopback.
+//!
+//! Here is the harness; the scenarios, one test each by number, are in `scenarios/`. Each test has a [`world::World`] of
+//! its own (PKI, broker, cloud, camera), so that all may run at once, and waits for conditions with a deadline.
+
+pub mod agent;
+pub mod broker;
+pub mod cloud;
+pub mod issuer;
+pub mod media;
+pub mod pki;
+pub mod process;
+pub mod proxy;
+pub mod status;
+pub mod wait;
+pub mod world;
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Unix seconds of this machine.
+pub fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("this machine's clock is past 1970").as_secs()
+}
+
+/// An HTTP date (RFC 9110 section 5.6.7).
+pub fn http_date(unix: i64) -> String {
+    jiff::Timestamp::from_second(unix).unwrap().strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()
+}

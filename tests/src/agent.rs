@@ -1,0 +1,293 @@
+//! The built agent as a child: its configuration, its log, its status page, its signals.
+
+use std::{
+    fmt::Write as _,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Output,
+    time::Duration,
+};
+
+use care_protocol::{Mode, Policy};
+use tempfile::TempDir;
+use tokio::process::Command;
+
+use crate::{
+    issuer::FREE,
+    media::MotionSocket,
+    pki::{ISSUER, Pki, ROOT_KID},
+    process::{Lines, Process},
+    status::{self, Status},
+    wait::{PATIENCE, until},
+};
+
+/// The built program of this name beside the test: `CARE_AGENT` and `CARE_CLOUD` override it.
+pub fn program(name: &str, variable: &str) -> PathBuf {
+    let path = std::env::var_os(variable).map_or_else(
+        || {
+            let test = std::env::current_exe().expect("a test knows its own path");
+            test.parent().and_then(Path::parent).expect("tests are built into target/<profile>/deps").join(name)
+        },
+        PathBuf::from,
+    );
+    assert!(path.exists(), "{} is not built: run `cargo build --workspace` first, or set {variable}", path.display());
+    path
+}
+
+/// The agent's configuration file in the making: every field is a TOML value as it stands in the file.
+#[derive(Debug, Clone)]
+pub struct ConfigFile {
+    /// Device id.
+    pub device: String,
+    /// `state_dir`.
+    pub state_dir: PathBuf,
+    /// Broker URL.
+    pub broker: String,
+    /// Cloud URL.
+    pub cloud: String,
+    /// `ca` of the broker, and of the cloud with it.
+    pub ca: PathBuf,
+    /// `client_cert`.
+    pub cert: PathBuf,
+    /// `client_key`.
+    pub key: PathBuf,
+    /// The root key, base64url.
+    pub root_key: String,
+    /// `min_keyset_version`.
+    pub min_keyset_version: u64,
+    /// `[store] hosts` and `ca`.
+    pub store: Option<(Vec<String>, PathBuf)>,
+    /// `[free]`.
+    pub free: Policy,
+    /// `[media] source`.
+    pub source: Option<String>,
+    /// `[media] low_source`.
+    pub low_source: Option<String>,
+    /// `[media] motion`.
+    pub motion: String,
+    /// `[recording] dir`.
+    pub recording: Option<PathBuf>,
+    /// `[upload] uplink_kbps`.
+    pub uplink_kbps: u32,
+    /// `[status] listen`, without `unix:`.
+    pub status: PathBuf,
+    /// Lines at the end.
+    pub extra: String,
+}
+
+impl ConfigFile {
+    /// The file's text.
+    pub fn text(&self) -> String {
+        let quoted = |path: &Path| toml_string(&path.display().to_string());
+        let mut text = format!(
+            "[device]\nid = {}\nmodel = \"KC420WS\"\nstate_dir = {}\n\n\
+             [broker]\nurl = {}\nca = {}\nclient_cert = {}\nclient_key = {}\n\n\
+             [cloud]\nurl = {}\n\n\
+             [trust]\nissuer = \"{ISSUER}\"\nroot_keys = {{ \"{ROOT_KID}\" = {} }}\nmin_keyset_version = {}\n\n",
+            toml_string(&self.device),
+            quoted(&self.state_dir),
+            toml_string(&self.broker),
+            quoted(&self.ca),
+            quoted(&self.cert),
+            quoted(&self.key),
+            toml_string(&self.cloud),
+            toml_string(&self.root_key),
+            self.min_keyset_version
+        );
+        if let Some((hosts, ca)) = &self.store {
+            let hosts: Vec<_> = hosts.iter().map(|host| toml_string(host)).collect();
+            let _ = write!(text, "[store]\nhosts = [{}]\nca = {}\n\n", hosts.join(", "), quoted(ca));
+        }
+        let Policy { clips, history_h, clip_max_s, cooldown_s, max_height, snapshots } = self.free;
+        let _ = write!(
+            text,
+            "[free]\nclips = {clips}\nhistory_h = {history_h}\nclip_max_s = {clip_max_s}\ncooldown_s = {cooldown_s}\n\
+             max_height = {max_height}\nsnapshots = {snapshots}\n\n"
+        );
+        if let Some(source) = &self.source {
+            let _ = write!(text, "[media]\nsource = {}\npre_roll_s = 1\nmotion = {}\n", toml_string(source), toml_string(&self.motion));
+            if let Some(low) = &self.low_source {
+                let _ = writeln!(text, "low_source = {}", toml_string(low));
+            }
+        }
+        if let Some(dir) = &self.recording {
+            let _ = write!(text, "\n[recording]\ndir = {}\nmax_bytes = 100_000_000\n", quoted(dir));
+        }
+        let _ = write!(text, "\n[upload]\nuplink_kbps = {}\n", self.uplink_kbps);
+        let _ = write!(text, "\n[status]\nlisten = \"unix:{}\"\n{}", self.status.display(), self.extra);
+        text
+    }
+}
+
+fn toml_string(value: &str) -> String {
+    // JSON's strings are TOML's basic strings for everything a test writes.
+    serde_json::Value::from(value).to_string()
+}
+
+/// A camera: its files, and its agent while it runs. Gone when dropped.
+pub struct Agent {
+    dir: TempDir,
+    /// What the file says at the next start or reload.
+    pub config: ConfigFile,
+    process: Option<Process>,
+    log: Lines,
+}
+
+impl Agent {
+    /// A camera that is off, with certificates of this PKI and its servers at these addresses.
+    pub fn new(pki: &Pki, device: &str, broker: SocketAddr, cloud: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path();
+        let state_dir = path.join("state");
+        std::fs::create_dir(&state_dir).unwrap();
+        std::fs::write(path.join("ca.pem"), pki.ca.pem()).unwrap();
+        let (cert, key) = pki.ca.client(device).write(path, "device");
+        let config = ConfigFile {
+            device: device.to_owned(),
+            state_dir,
+            broker: format!("mqtts://{broker}"),
+            cloud: cloud.to_owned(),
+            ca: path.join("ca.pem"),
+            cert,
+            key,
+            root_key: pki.root.public_key().to_base64url(),
+            min_keyset_version: 1,
+            store: None,
+            free: FREE,
+            source: None,
+            low_source: None,
+            motion: format!("socket:{}", path.join("motion.sock").display()),
+            recording: None,
+            uplink_kbps: 0,
+            status: path.join("status.sock"),
+            extra: String::new(),
+        };
+        Self { dir, config, process: None, log: Lines::default() }
+    }
+
+    /// Where its files are.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The configuration file.
+    pub fn config_path(&self) -> PathBuf {
+        self.dir.path().join("config.toml")
+    }
+
+    /// Writes the configuration file.
+    pub fn write_config(&self) {
+        std::fs::write(self.config_path(), self.config.text()).unwrap();
+    }
+
+    /// Switches it on.
+    pub fn start(&mut self) {
+        self.write_config();
+        self.start_as_configured();
+    }
+
+    /// Switches it on with the configuration file as it is.
+    pub fn start_as_configured(&mut self) {
+        assert!(self.process.is_none(), "the agent is running");
+        let mut command = Command::new(program("kasa-care-agent", "CARE_AGENT"));
+        command.arg("run").arg("--config").arg(self.config_path()).env_remove("NOTIFY_SOCKET").env("RUST_BACKTRACE", "1");
+        self.process = Some(Process::spawn("kasa-care-agent", command, self.log.clone()));
+    }
+
+    /// Stops it with SIGTERM; it must end well within 5 s and say 0.
+    pub async fn stop(&mut self) {
+        let mut process = self.process.take().expect("the agent is running");
+        process.terminate();
+        let status = process.exited(Duration::from_secs(8)).await;
+        assert!(status.success(), "the agent ended with {status}");
+    }
+
+    /// Kills it as a power cut would.
+    pub async fn kill(&mut self) {
+        let mut process = self.process.take().expect("the agent is running");
+        process.signal(libc::SIGKILL);
+        process.exited(PATIENCE).await;
+    }
+
+    /// Waits for it to end by itself.
+    pub async fn ended(&mut self) -> std::process::ExitStatus {
+        let mut process = self.process.take().expect("the agent was started");
+        process.exited(PATIENCE).await
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: i32) {
+        self.process.as_ref().expect("the agent is running").signal(signal);
+    }
+
+    /// Fails if it has ended.
+    pub fn assert_running(&mut self) {
+        let ended = self.process.as_mut().expect("the agent is running").ended();
+        assert!(ended.is_none(), "the agent ended with {ended:?}");
+    }
+
+    /// Its log, over all its starts.
+    pub fn log(&self) -> &Lines {
+        &self.log
+    }
+
+    /// Waits for a line of its log from `from` on.
+    pub async fn logged(&self, from: usize, what: &str, wanted: impl Fn(&str) -> bool) -> String {
+        until(format!("a log line about {what}"), PATIENCE, || self.log.find(from, &wanted)).await
+    }
+
+    /// Resident memory in bytes: now, and the highest so far.
+    pub fn memory(&self) -> (u64, u64) {
+        let pid = self.process.as_ref().expect("the agent is running").pid();
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let field = |name: &str| -> u64 {
+            let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+            line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+        };
+        (field("VmRSS:"), field("VmHWM:"))
+    }
+
+    /// Runs one of its commands to its end.
+    pub async fn command(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(program("kasa-care-agent", "CARE_AGENT"));
+        command.args(arguments).arg("--config").arg(self.config_path()).kill_on_drop(true);
+        tokio::time::timeout(PATIENCE, command.output()).await.expect("the command ends").unwrap()
+    }
+
+    /// Its status document, if it answers.
+    pub async fn try_status(&self) -> Option<Status> {
+        status::read(&self.config.status).await
+    }
+
+    /// Waits until its status document satisfies `wanted`.
+    pub async fn status(&self, what: &str, wanted: impl Fn(&Status) -> bool) -> Status {
+        self.status_within(what, PATIENCE, wanted).await
+    }
+
+    /// The same with a patience of one's own.
+    pub async fn status_within(&self, what: &str, patience: Duration, wanted: impl Fn(&Status) -> bool) -> Status {
+        let deadline = tokio::time::Instant::now() + patience;
+        let mut last = None;
+        while tokio::time::Instant::now() < deadline {
+            if let Some(status) = self.try_status().await {
+                if wanted(&status) {
+                    return status;
+                }
+                last = Some(status);
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("after {patience:?} the status does not say {what}; it says {last:#?}");
+    }
+
+    /// Waits until its status says this mode.
+    pub async fn mode(&self, mode: Mode) -> Status {
+        self.status(&format!("mode {mode}"), |status| status.mode() == mode.as_str()).await
+    }
+
+    /// Its motion socket, once media runs.
+    pub async fn motion(&self) -> MotionSocket {
+        let path = self.config.motion.strip_prefix("socket:").expect("the test's own motion socket");
+        MotionSocket::open(Path::new(path)).await
+    }
+}

@@ -1,0 +1,137 @@
+//! Pictures for the agent, and judges of what comes out: ffmpeg makes, ffprobe measures.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    sync::OnceLock,
+};
+
+use serde_json::Value;
+use tokio::{io::AsyncWriteExt, net::UnixStream};
+
+use crate::wait::{PATIENCE, until};
+
+/// Frames a second of every test picture.
+pub const FPS: u32 = 15;
+
+/// A recorded H.264 file of 320×180 at 15 fps and about 800 kbit/s, a keyframe twice a second, ten seconds long; made once.
+pub fn recorded() -> &'static Path {
+    static FILE: OnceLock<PathBuf> = OnceLock::new();
+    FILE.get_or_init(|| {
+        let file = scratch().join("recorded-320x180.mp4");
+        if !file.exists() {
+            let part = tempfile::Builder::new().suffix(".mp4").tempfile_in(scratch()).unwrap();
+            ffmpeg(&[
+                "-f",
+                "lavfi",
+                "-i",
+                "testsrc2=size=320x180:rate=15,noise=alls=30:allf=t",
+                "-t",
+                "10",
+                "-c:v",
+                "libx264",
+                "-preset",
+                "veryfast",
+                "-profile:v",
+                "main",
+                "-bf",
+                "0",
+                "-g",
+                "7",
+                "-b:v",
+                "800k",
+                "-pix_fmt",
+                "yuv420p",
+                &part.path().display().to_string(),
+            ]);
+            part.persist(&file).unwrap();
+        }
+        file
+    })
+}
+
+fn scratch() -> PathBuf {
+    let dir = std::env::temp_dir().join("care-tests");
+    std::fs::create_dir_all(&dir).unwrap();
+    dir
+}
+
+/// Runs ffmpeg, quietly, to its end.
+pub fn ffmpeg(arguments: &[&str]) {
+    let output = Command::new("ffmpeg").args(["-nostdin", "-v", "error", "-y"]).args(arguments).output().expect("ffmpeg is installed");
+    assert!(output.status.success(), "ffmpeg {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// What ffprobe finds in a file.
+#[derive(Debug)]
+pub struct Probe {
+    /// Codec name.
+    pub codec: String,
+    /// Picture height.
+    pub height: u64,
+    /// Presentation times of the packets, in seconds, in order.
+    pub pts: Vec<f64>,
+    /// Whether the first packet is a keyframe.
+    pub starts_with_keyframe: bool,
+    /// What a decoder complained about.
+    pub complaints: String,
+}
+
+impl Probe {
+    /// From the first to past the last frame, in seconds.
+    pub fn duration(&self) -> f64 {
+        match (self.pts.first(), self.pts.last()) {
+            (Some(first), Some(last)) => last - first + 1.0 / f64::from(FPS),
+            _ => 0.0,
+        }
+    }
+
+    /// The longest step from one frame to the next, in frames.
+    pub fn longest_step(&self) -> f64 {
+        self.pts.windows(2).map(|pair| (pair[1] - pair[0]) * f64::from(FPS)).fold(0.0, f64::max)
+    }
+}
+
+/// Measures a file, and decodes it.
+pub fn probe(file: &Path) -> Probe {
+    let output = Command::new("ffprobe")
+        .args(["-v", "error", "-select_streams", "v:0", "-show_entries", "stream=codec_name,height:packet=pts_time,flags", "-of", "json"])
+        .arg(file)
+        .output()
+        .expect("ffprobe is installed");
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    let packets = found["packets"].as_array().cloned().unwrap_or_default();
+    let mut pts: Vec<f64> = packets.iter().filter_map(|packet| packet["pts_time"].as_str()?.parse().ok()).collect();
+    pts.sort_by(f64::total_cmp);
+    let decoded = Command::new("ffmpeg").args(["-nostdin", "-v", "error", "-i"]).arg(file).args(["-f", "null", "-"]).output().unwrap();
+    Probe {
+        codec: found["streams"][0]["codec_name"].as_str().unwrap_or_default().to_owned(),
+        height: found["streams"][0]["height"].as_u64().unwrap_or_default(),
+        pts,
+        starts_with_keyframe: packets.first().is_some_and(|packet| packet["flags"].as_str().is_some_and(|flags| flags.starts_with('K'))),
+        complaints: format!("{}{}", String::from_utf8_lossy(&output.stderr), String::from_utf8_lossy(&decoded.stderr)),
+    }
+}
+
+/// Measures bytes that arrived.
+pub fn probe_bytes(bytes: &[u8]) -> Probe {
+    let file = tempfile::Builder::new().suffix(".mp4").tempfile().unwrap();
+    std::fs::write(file.path(), bytes).unwrap();
+    probe(file.path())
+}
+
+/// The test's side of `motion = "socket:…"`.
+pub struct MotionSocket(UnixStream);
+
+impl MotionSocket {
+    /// Connects, as soon as the agent listens.
+    pub async fn open(path: &Path) -> Self {
+        until(format!("{} to exist", path.display()), PATIENCE, || path.exists().then_some(())).await;
+        Self(UnixStream::connect(path).await.unwrap())
+    }
+
+    /// Something moved.
+    pub async fn moved(&mut self) {
+        self.0.write_all(b"{\"event\":\"motion\",\"score\":0.8}\n").await.unwrap();
+    }
+}

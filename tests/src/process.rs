@@ -1,0 +1,131 @@
+//! Children of a test: their output is kept, and they die with the test whatever happens to it.
+
+use std::{
+    process::{ExitStatus, Stdio},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncBufReadExt, AsyncRead, BufReader},
+    process::{Child, Command},
+};
+
+/// What a child has printed, line by line.
+#[derive(Debug, Clone, Default)]
+pub struct Lines(Arc<Mutex<Vec<String>>>);
+
+impl Lines {
+    /// How many lines there are.
+    pub fn len(&self) -> usize {
+        self.0.lock().unwrap().len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The lines from `from` on.
+    pub fn since(&self, from: usize) -> Vec<String> {
+        self.0.lock().unwrap().iter().skip(from).cloned().collect()
+    }
+
+    /// All lines.
+    pub fn all(&self) -> Vec<String> {
+        self.since(0)
+    }
+
+    /// How many lines contain `part`.
+    pub fn count(&self, part: &str) -> usize {
+        self.0.lock().unwrap().iter().filter(|line| line.contains(part)).count()
+    }
+
+    /// The first line from `from` on for which `wanted` holds.
+    pub fn find(&self, from: usize, wanted: impl Fn(&str) -> bool) -> Option<String> {
+        self.0.lock().unwrap().iter().skip(from).find(|line| wanted(line)).cloned()
+    }
+
+    fn push(&self, line: String) {
+        self.0.lock().unwrap().push(line);
+    }
+
+    fn follow(&self, stream: impl AsyncRead + Unpin + Send + 'static) {
+        let lines = self.clone();
+        tokio::spawn(async move {
+            let mut reader = BufReader::new(stream).split(b'\n');
+            while let Ok(Some(line)) = reader.next_segment().await {
+                lines.push(String::from_utf8_lossy(&line).into_owned());
+            }
+        });
+    }
+}
+
+/// A running child.
+pub struct Process {
+    name: String,
+    child: Child,
+    log: Lines,
+}
+
+impl Process {
+    /// Starts `command`; both its outputs go to `log`.
+    pub fn spawn(name: &str, mut command: Command, log: Lines) -> Self {
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        // SAFETY: prctl is async-signal-safe and touches nothing of this process.
+        unsafe {
+            command.pre_exec(|| {
+                // A test that is killed takes its children along.
+                if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
+                    return Err(std::io::Error::last_os_error());
+                }
+                Ok(())
+            });
+        }
+        let mut child = command.spawn().unwrap_or_else(|e| panic!("cannot start {name} ({:?}): {e}", command.as_std()));
+        log.follow(child.stdout.take().unwrap());
+        log.follow(child.stderr.take().unwrap());
+        Self { name: name.to_owned(), child, log }
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> i32 {
+        self.child.id().unwrap_or_else(|| panic!("{} has ended", self.name)).try_into().unwrap()
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: i32) {
+        // SAFETY: the child has not been waited for, so its id is still its own.
+        let sent = unsafe { libc::kill(self.pid(), signal) };
+        assert_eq!(sent, 0, "cannot signal {}", self.name);
+    }
+
+    /// Asks it to stop.
+    pub fn terminate(&self) {
+        self.signal(libc::SIGTERM);
+    }
+
+    /// Whether it has ended.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
+    /// Waits for its end.
+    pub async fn exited(&mut self, patience: Duration) -> ExitStatus {
+        match tokio::time::timeout(patience, self.child.wait()).await {
+            Ok(status) => status.unwrap(),
+            Err(_) => panic!("{} has not ended after {patience:?}", self.name),
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let lines = self.log.all();
+            let shown = lines.len().saturating_sub(150);
+            eprintln!("--- {}, last {} lines", self.name, lines.len() - shown);
+            lines[shown..].iter().for_each(|line| eprintln!("    {line}"));
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! Reading the agent's status document. The only place in the tests that knows its paths and field names.
+
+use std::path::Path;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty};
+use hyper::Request;
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::net::UnixStream;
+
+const PATH: &str = "/status.json";
+
+/// The status document.
+#[derive(Debug, Clone)]
+pub struct Status(pub Value);
+
+impl Status {
+    fn text(&self, pointer: &str) -> &str {
+        self.0.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+    }
+
+    fn number(&self, pointer: &str) -> u64 {
+        self.0.pointer(pointer).and_then(Value::as_u64).unwrap_or_else(|| panic!("the status has no number at {pointer}: {:#}", self.0))
+    }
+
+    /// `unbound`, `free`, `paid`, `held`.
+    pub fn mode(&self) -> &str {
+        self.text("/mode")
+    }
+
+    /// The plan on record, empty if none.
+    pub fn plan(&self) -> &str {
+        self.text("/plan")
+    }
+
+    /// The seq in force, 0 if none.
+    pub fn seq(&self) -> u64 {
+        self.number("/seq")
+    }
+
+    /// How often the state was written since the start.
+    pub fn store_writes(&self) -> u64 {
+        self.number("/store/writes")
+    }
+
+    /// Everything as text, to look for a word.
+    pub fn text_of_all(&self) -> String {
+        self.0.to_string()
+    }
+}
+
+/// Asks the page of a running agent.
+pub async fn read(socket: &Path) -> Option<Status> {
+    let stream = UnixStream::connect(socket).await.ok()?;
+    let (mut client, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.ok()?;
+    let connection = tokio::spawn(connection);
+    let request = Request::get(PATH).header("host", "localhost").body(Empty::<Bytes>::new()).ok()?;
+    let answer = client.send_request(request).await.ok()?;
+    let ok = answer.status().is_success();
+    let body = answer.into_body().collect().await.ok()?.to_bytes();
+    connection.abort();
+    assert!(ok, "GET {PATH} was refused: {}", String::from_utf8_lossy(&body));
+    Some(Status(
+        serde_json::from_slice(&body).unwrap_or_else(|e| panic!("GET {PATH} is not JSON ({e}): {}", String::from_utf8_lossy(&body))),
+    ))
+}

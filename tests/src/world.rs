@@ -1,0 +1,141 @@
+//! One test's world: a PKI, a broker, a cloud, an issuer and one camera, all its own.
+
+use care_protocol::{DeviceId, Mode, Outcome, Policy, Position};
+
+use crate::{
+    agent::Agent,
+    broker::Broker,
+    cloud::{Cloud, Document as Body},
+    issuer::{Document, Draft, Issuer, PLUS, PREMIUM},
+    media,
+    pki::Pki,
+    proxy::Proxy,
+};
+
+/// The camera of every test.
+pub const DEVICE: &str = "8006E5A1F0C2";
+
+/// Everything a scenario needs. The agent is not started yet.
+pub struct World {
+    /// The camera. First, so that it goes before what it talks to.
+    pub agent: Agent,
+    /// The cloud's MQTT side.
+    pub issuer: Issuer,
+    /// The wire between camera and broker.
+    pub wire: Proxy,
+    /// Mosquitto.
+    pub broker: Broker,
+    /// The HTTPS side.
+    pub cloud: Cloud,
+    /// The keys.
+    pub pki: Pki,
+    /// The camera's id.
+    pub device: DeviceId,
+    /// The position of the newest document made here.
+    pub position: Position,
+}
+
+impl World {
+    /// Broker, cloud and issuer are up and hand out keyset 7; no document yet.
+    pub async fn new() -> Self {
+        Self::with_broker("").await
+    }
+
+    /// The same with further lines for Mosquitto's configuration.
+    pub async fn with_broker(extra: &str) -> Self {
+        let pki = Pki::new();
+        let device: DeviceId = DEVICE.parse().unwrap();
+        let broker = Broker::start_with(&pki, &pki.ca.server(), extra).await;
+        let wire = Proxy::to(broker.addr).await;
+        let cloud = Cloud::start(&pki).await;
+        let issuer = Issuer::connect(&pki, &broker, &device).await;
+        let agent = Agent::new(&pki, DEVICE, wire.addr, &cloud.url());
+        let world = Self { agent, issuer, wire, broker, cloud, pki, device, position: Position { epoch: 3, seq: 40 } };
+        let keyset = world.pki.keyset(7).sign(&world.pki.root);
+        world.hand_out_keyset(&keyset).await;
+        world
+    }
+
+    /// The same with the recorded file as camera and a motion socket of the test.
+    pub async fn with_camera() -> Self {
+        let mut world = Self::new().await;
+        world.agent.config.source = Some(format!("file:{}", media::recorded().display()));
+        world
+    }
+
+    /// Publishes a keyset and serves it.
+    pub async fn hand_out_keyset(&self, token: &str) {
+        self.cloud.lock().keyset = Body::Token(token.to_owned());
+        self.issuer.publish_keyset(token).await;
+    }
+
+    /// A draft at the next position, for this camera.
+    pub fn draft(&mut self, plan: &str, policy: Policy) -> Draft {
+        self.position.seq += 1;
+        Draft::new(&self.device, plan, policy).at(self.position.epoch, self.position.seq)
+    }
+
+    /// The next document: Premium.
+    pub fn premium(&mut self) -> Draft {
+        self.draft("premium", PREMIUM)
+    }
+
+    /// The next document: Plus.
+    pub fn plus(&mut self) -> Draft {
+        self.draft("plus", PLUS)
+    }
+
+    /// The next document: Free.
+    pub fn free(&mut self) -> Draft {
+        self.draft("free", crate::issuer::FREE)
+    }
+
+    /// Signs a draft.
+    pub fn sign(&self, draft: &Draft) -> Document {
+        draft.signed(&self.pki.key)
+    }
+
+    /// Signs a draft and makes it the cloud's newest: retained, answered to every `get` and `GET`.
+    pub async fn issue(&self, draft: Draft) -> Document {
+        let document = self.sign(&draft);
+        self.hand_out(&document).await;
+        document
+    }
+
+    /// Makes a document the cloud's newest.
+    pub async fn hand_out(&self, document: &Document) {
+        self.cloud.lock().entitlement = Body::Token(document.token.clone());
+        self.issuer.heard().answer = Some(document.token.clone());
+        self.issuer.publish_entitlement(&document.token).await;
+    }
+
+    /// Issues a draft and waits until the camera has applied it and is in `mode`.
+    pub async fn switch(&self, draft: Draft, mode: Mode) -> Document {
+        let document = self.issue(draft).await;
+        self.issuer.judged(&document, Outcome::Applied).await;
+        self.issuer.in_force(&document, mode).await;
+        document
+    }
+
+    /// Starts the camera with a Premium document waiting for it; returns once it is `paid`.
+    pub async fn start_premium(&mut self) -> Document {
+        let draft = self.premium();
+        self.start_with(draft, Mode::Paid).await
+    }
+
+    /// Starts the camera with this document waiting for it; returns once it is in `mode`.
+    pub async fn start_with(&mut self, draft: Draft, mode: Mode) -> Document {
+        let document = self.issue(draft).await;
+        self.agent.start();
+        self.issuer.in_force(&document, mode).await;
+        document
+    }
+
+    /// Waits until the broker has had a PUBACK for everything it has sent to the camera.
+    pub async fn everything_acknowledged(&self) {
+        crate::wait::until("all PUBACKs", crate::wait::PATIENCE, || {
+            (self.broker.acknowledged_by(DEVICE) >= self.broker.sent_to(DEVICE)).then_some(())
+        })
+        .await;
+    }
+}

@@ -208,6 +208,14 @@ impl Entitlement {
         Ok(VerifiedEntitlement { entitlement, digest: Digest::of(&payload), kid, token })
     }
 
+    /// The position a token claims, unverified and only for reports; `None` if it cannot be read.
+    pub fn claimed_position(token: &[u8]) -> Option<Position> {
+        let payload = Unverified::claims(token, MAX_TOKEN_BYTES)?;
+        let object = json::object(&payload).ok()?;
+        let claim = |name| object.integer(name, 1..=MAX_INTEGER).ok();
+        Some(Position { epoch: claim("epoch")?, seq: claim("seq")? })
+    }
+
     /// Its place in the order of documents.
     pub fn position(&self) -> Position {
         Position::new(self.epoch, self.seq)

@@ -11,7 +11,9 @@ pub struct Generation(pub u64);
 /// What the engine tells the gate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Admission {
-    /// What may be recorded and kept for upload: the document's policy. What exceeds it is erased.
+    /// What new clips are recorded under.
+    pub record: Policy,
+    /// What may be kept for upload: the document's policy. What exceeds it is erased.
     pub keep: Policy,
     /// What may leave now: `keep`, or less while held or after the lease. What exceeds it waits.
     pub leave: Policy,
@@ -21,7 +23,22 @@ pub struct Admission {
 
 impl Admission {
     /// Nothing may be recorded, nothing may leave.
-    pub const CLOSED: Self = Self { keep: Policy::CLOSED, leave: Policy::CLOSED, position: Position::NONE };
+    pub const CLOSED: Self = Self { record: Policy::CLOSED, keep: Policy::CLOSED, leave: Policy::CLOSED, position: Position::NONE };
+
+    /// Whether going from `before` to `self` takes something away, so that it needs a cut (section 4, *Less*).
+    pub fn is_less_than(&self, before: &Self) -> bool {
+        self.leave.is_less_than(&before.leave) || self.erases_of(before)
+    }
+
+    /// Whether going from `before` to `self` erases what `before` let be kept.
+    pub fn erases_of(&self, before: &Self) -> bool {
+        self.keep.is_less_than(&before.keep) || self.changes_owner_of(before)
+    }
+
+    /// Whether the camera has moved to another account.
+    pub fn changes_owner_of(&self, before: &Self) -> bool {
+        before.position.epoch != 0 && self.position.epoch != before.position.epoch
+    }
 }
 
 /// What a clip is judged by.
@@ -66,7 +83,7 @@ impl Judge {
         let policy = &self.policy;
         let age_ms = self.now_ms.saturating_sub(clip.started_ms);
         let of_this_owner = clip.epoch == self.epoch;
-        let young = age_ms <= u64::from(policy.history_h) * 3_600_000 && policy.history_h > 0;
+        let young = policy.history_h > 0 && age_ms <= u64::from(policy.history_h) * 3_600_000;
         let small = clip.height <= policy.max_height;
         let allowed = of_this_owner
             && young
@@ -88,5 +105,46 @@ impl Judge {
     fn cooled(&self, clip: &ClipFacts) -> bool {
         let pause_ms = u64::from(self.policy.cooldown_s) * 1000;
         self.last_end_ms.is_none_or(|end| pause_ms == 0 || clip.started_ms >= end.saturating_add(pause_ms))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FREE: Policy = Policy { clips: true, history_h: 12, clip_max_s: 12, cooldown_s: 300, max_height: 720, snapshots: false };
+    const NOW_MS: u64 = 1_767_225_600_000;
+
+    fn clip() -> ClipFacts {
+        ClipFacts { kind: ClipKind::Motion, epoch: 3, started_ms: NOW_MS - 60_000, duration: Duration::from_secs(12), height: 720 }
+    }
+
+    fn allows(clip: ClipFacts) -> bool {
+        Judge::new(FREE, 3, NOW_MS, None).allows(&clip)
+    }
+
+    #[test]
+    fn a_clip_at_every_limit_is_allowed_and_beyond_any_one_is_not() {
+        assert!(allows(clip()));
+        assert!(allows(ClipFacts { started_ms: NOW_MS - 12 * 3_600_000, ..clip() }));
+        assert!(!allows(ClipFacts { started_ms: NOW_MS - 12 * 3_600_000 - 1, ..clip() }));
+        assert!(!allows(ClipFacts { duration: Duration::from_millis(12_001), ..clip() }));
+        assert!(!allows(ClipFacts { height: 721, ..clip() }));
+        assert!(!allows(ClipFacts { epoch: 2, ..clip() }));
+        assert!(!allows(ClipFacts { epoch: 4, ..clip() }));
+        assert!(!allows(ClipFacts { kind: ClipKind::Snapshot, ..clip() }));
+        assert!(!Judge::new(Policy { clips: false, ..FREE }, 3, NOW_MS, None).allows(&clip()));
+        assert!(!Judge::new(Policy { history_h: 0, ..FREE }, 3, NOW_MS, None).allows(&ClipFacts { started_ms: NOW_MS, ..clip() }));
+    }
+
+    #[test]
+    fn the_cooldown_runs_from_the_end_of_the_last_allowed_clip() {
+        let mut judge = Judge::new(FREE, 3, NOW_MS, None);
+        let first = ClipFacts { started_ms: NOW_MS - 1_000_000, ..clip() };
+        assert!(judge.allows(&first));
+        assert!(!judge.allows(&ClipFacts { started_ms: first.ended_ms() + 299_999, ..clip() }));
+        assert!(judge.allows(&ClipFacts { started_ms: first.ended_ms() + 300_000, ..clip() }));
+        let mut judge = Judge::new(FREE, 3, NOW_MS, Some(clip().started_ms - 1000));
+        assert!(!judge.allows(&clip()), "a clip that has left already counts too");
     }
 }

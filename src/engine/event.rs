@@ -1,0 +1,151 @@
+//! What the engine is told and what it asks for. Nothing here is a socket, a file or a clock: `now` comes with each event.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use care_protocol::{Erased, Get, Policy, Position, Report, Topic};
+
+use super::{Admission, ClipFacts, Generation};
+
+/// Names one MQTT connection, so that what belongs to an old one is not taken for the new.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Connection(pub u64);
+
+/// A PUBLISH that waits for its PUBACK.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Delivery(pub u64);
+
+/// A message on one of the topics a device reads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// The connection it came on.
+    pub connection: Connection,
+    /// The topic.
+    pub topic: Topic,
+    /// The payload, of any size and content.
+    pub payload: Bytes,
+    /// The RETAIN flag.
+    pub retain: bool,
+    /// The DUP flag.
+    pub dup: bool,
+    /// BOOTTIME when the client library yielded it.
+    pub received: Duration,
+    /// What to acknowledge; `None` where the connection is gone already.
+    pub delivery: Option<Delivery>,
+}
+
+/// What is fetched over HTTPS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Resource {
+    /// `GET /v1/devices/{id}/entitlement`
+    Entitlement,
+    /// `GET /v1/keyset`
+    Keyset,
+}
+
+/// How a fetch ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fetched {
+    /// 200, with this body.
+    Found(Bytes),
+    /// 404.
+    Missing,
+    /// Anything else: no answer, 429, 5xx.
+    Failed,
+}
+
+/// What a cut did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CutFigures {
+    /// The gate's new generation.
+    pub generation: Generation,
+    /// Transfers aborted.
+    pub transfers: u32,
+    /// Payload handed to the network device after the gate closed.
+    pub bytes_after: u64,
+    /// Clips that the new policy does not allow to be kept.
+    pub doomed: Erased,
+}
+
+/// What the engine is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// CONNACK.
+    Connected(Connection),
+    /// SUBSCRIBE is on its way: what confirms counts from here.
+    SubscribeSent(Connection),
+    /// SUBACK granted the entitlement.
+    Subscribed(Connection),
+    /// The connection is gone, or an attempt failed (`None`).
+    Lost(Option<Connection>),
+    /// A message.
+    Message(Message),
+    /// The broker acknowledged a report.
+    Published {
+        /// As in [`Effect::Publish`].
+        ticket: u64,
+    },
+    /// A fetch ended.
+    Fetched(Resource, Fetched),
+    /// The record of this ticket, and of all before, is on flash.
+    Written {
+        /// As in [`Effect::Persist`].
+        ticket: u64,
+    },
+    /// It could not be written; the store goes on trying.
+    WriteFailed {
+        /// As in [`Effect::Persist`].
+        ticket: u64,
+    },
+    /// The answer to [`Effect::Cut`]; comes before any other event.
+    CutDone(CutFigures),
+    /// A grant was answered 402 or 403.
+    Refused(ClipFacts),
+    /// A clip is stored.
+    Stored,
+    /// The configuration was read again.
+    Reconfigured {
+        /// The new `[free]`.
+        free: Policy,
+    },
+    /// Time has passed, or become known.
+    Tick,
+}
+
+/// What the engine asks for, in this order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Close the gate, abort every transfer, then judge every clip by `keep`; with `None` nothing is erased.
+    Cut {
+        /// What may be kept, and whose document says so.
+        keep: Option<(Policy, Position)>,
+    },
+    /// Let this leave, disturbing nothing.
+    Open(Admission),
+    /// Try clips again that were refused with 402 or 403.
+    RetryRefused,
+    /// The camera has another owner: forget pre-roll, history and order ids.
+    Forget,
+    /// Write this record, and answer `Written` or `WriteFailed`.
+    Persist {
+        /// Rises with every record.
+        ticket: u64,
+        /// The record's bytes.
+        record: Vec<u8>,
+    },
+    /// PUBACK.
+    Acknowledge(Delivery),
+    /// Publish a report, retained, and answer `Published`.
+    Publish {
+        /// Rises with every report.
+        ticket: u64,
+        /// The report.
+        report: Box<Report>,
+    },
+    /// Publish a `get`.
+    Get(Get),
+    /// Fetch over HTTPS, and answer `Fetched`.
+    Fetch(Resource),
+    /// A verified document was issued at this time (since 1970): trusted time is not before it.
+    RaiseTime(Duration),
+}

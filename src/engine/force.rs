@@ -1,0 +1,100 @@
+//! The document in force: its lease as it runs out, and its `next` once it has taken effect (section 3.3).
+
+use std::time::Duration;
+
+use care_protocol::{Mode, Next, Plan, Policy, Reason, VerifiedEntitlement};
+
+use crate::clock::Now;
+
+/// A document in force, or about to be.
+#[derive(Debug, Clone)]
+pub(super) struct InForce {
+    pub(super) document: VerifiedEntitlement,
+    /// The keyset that verified it, once the highest one no longer does.
+    pub(super) verified_by: Option<String>,
+    pub(super) next_performed: bool,
+    lease: LeaseUse,
+}
+
+/// How much of `max_age_s` is used: a mark that BOOTTIME carries on from.
+#[derive(Debug, Clone, Copy)]
+struct LeaseUse {
+    used: Duration,
+    marked: Duration,
+}
+
+impl InForce {
+    /// A document that has just been received: its age so far counts as used.
+    pub(super) fn received(document: VerifiedEntitlement, now: Now) -> Self {
+        let iat = Duration::from_secs(document.entitlement.iat);
+        let lease = LeaseUse { used: now.trusted.saturating_sub(iat), marked: now.boot };
+        let mut received = Self { document, verified_by: None, next_performed: false, lease };
+        received.next_performed = received.next_is_due(now);
+        received
+    }
+
+    /// A document from the record.
+    pub(super) fn restored(
+        document: VerifiedEntitlement,
+        verified_by: Option<String>,
+        used: Duration,
+        next_performed: bool,
+        now: Now,
+    ) -> Self {
+        Self { document, verified_by, next_performed, lease: LeaseUse { used, marked: now.boot } }
+    }
+
+    pub(super) fn lease_used(&self, now: Now) -> Duration {
+        self.lease.used + now.boot.saturating_sub(self.lease.marked)
+    }
+
+    /// What is left of the lease; zero once it has ended.
+    pub(super) fn lease_left(&self, now: Now) -> Duration {
+        let lease = &self.document.entitlement.lease;
+        let by_age = Duration::from_secs(lease.max_age_s).saturating_sub(self.lease_used(now));
+        let by_date = Duration::from_secs(lease.not_after).saturating_sub(now.trusted);
+        by_age.min(by_date)
+    }
+
+    pub(super) fn lease_ended(&self, now: Now) -> bool {
+        self.lease_left(now).is_zero()
+    }
+
+    /// The `next` that is still to come.
+    pub(super) fn pending_next(&self) -> Option<&Next> {
+        self.document.entitlement.next.as_ref().filter(|_| !self.next_performed)
+    }
+
+    pub(super) fn next_is_due(&self, now: Now) -> bool {
+        self.pending_next().is_some_and(|next| now.trusted >= Duration::from_secs(next.effective_at))
+    }
+
+    fn performed_next(&self) -> Option<&Next> {
+        self.document.entitlement.next.as_ref().filter(|_| self.next_performed)
+    }
+
+    pub(super) fn policy(&self) -> Policy {
+        self.performed_next().map_or(self.document.entitlement.policy, |next| next.policy)
+    }
+
+    pub(super) fn plan(&self) -> &Plan {
+        self.performed_next().map_or(&self.document.entitlement.plan, |next| &next.plan)
+    }
+
+    pub(super) fn reason(&self) -> Reason {
+        self.performed_next().map_or(self.document.entitlement.reason, |next| next.reason)
+    }
+
+    /// The label of what this document lets the agent do (section 3.5).
+    pub(super) fn mode(&self, held: bool, now: Now) -> Mode {
+        if self.reason() == Reason::Unbound {
+            Mode::Unbound
+        } else if self.plan().is_free() || self.lease_ended(now) {
+            Mode::Free
+        } else if held {
+            Mode::Held
+        } else {
+            Mode::Paid
+        }
+    }
+}

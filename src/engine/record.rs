@@ -1,0 +1,93 @@
+//! What survives a power cut: one record, written whole with every change, and read back without trust in the flash it stood on.
+
+use care_protocol::{DeviceId, Digest, Entitlement, Keyset, Position, Report, RootKeys, VerifiedEntitlement, VerifiedKeyset};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// The record, as it stands in a slot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    /// The format, 1.
+    pub format: u32,
+    /// The highest `(epoch, seq)` ever accepted.
+    pub ratchet: Position,
+    /// The document that stood there; `None` after a root-signed reset.
+    pub ratchet_digest: Option<Digest>,
+    /// The document in force.
+    pub entitlement: Option<String>,
+    /// The highest keyset.
+    pub keyset: Option<String>,
+    /// The keyset that verified the document in force, where the highest one no longer does.
+    pub verified_by: Option<String>,
+    /// How much of the lease is used, seconds.
+    pub lease_used_s: u64,
+    /// Whether the document's `next` has taken effect.
+    pub next_performed: bool,
+    /// Trusted time, seconds since 1970.
+    pub trusted_s: u64,
+    /// The highest reset id applied.
+    pub reset_id: u64,
+    /// The newest `applied` report, unless it is known to be delivered.
+    pub report: Option<Report>,
+}
+
+/// Why a record is as good as unreadable: whoever wrote it, it was not this agent in this camera.
+#[derive(Debug, Error)]
+pub enum BadRecord {
+    /// Not JSON of this format.
+    #[error("the record is not in a format of this agent: {0}")]
+    Format(String),
+    /// The keyset's or the document's signature does not hold.
+    #[error("the {what} on record does not verify: {why}")]
+    Signature {
+        /// Which part.
+        what: &'static str,
+        /// Why.
+        why: care_protocol::Reject,
+    },
+}
+
+/// What a record says, verified.
+#[derive(Debug)]
+pub(super) struct Verified {
+    pub(super) entitlement: Option<VerifiedEntitlement>,
+    pub(super) keyset: Option<VerifiedKeyset>,
+}
+
+impl Record {
+    /// The format that this agent writes and reads.
+    pub const FORMAT: u32 = 1;
+
+    /// Reads a record; verifies nothing yet.
+    pub fn read(bytes: &[u8]) -> Result<Self, BadRecord> {
+        let record: Self = serde_json::from_slice(bytes).map_err(|e| BadRecord::Format(e.to_string()))?;
+        if record.format != Self::FORMAT {
+            return Err(BadRecord::Format(format!("format {}", record.format)));
+        }
+        Ok(record)
+    }
+
+    /// The record's bytes.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("plain data")
+    }
+
+    /// What `factory-reset` leaves: ratchet with digest, keyset, reset id and trusted time (section 3.7).
+    pub fn factory_reset(self) -> Self {
+        Self { entitlement: None, verified_by: None, lease_used_s: 0, next_performed: false, report: None, ..self }
+    }
+
+    pub(super) fn verify(&self, roots: &RootKeys, issuer: &str, device: &DeviceId) -> Result<Verified, BadRecord> {
+        let keyset = |token: &Option<String>| {
+            let verified = token.as_ref().map(|token| Keyset::verify(token.as_bytes(), roots, issuer)).transpose();
+            verified.map_err(|why| BadRecord::Signature { what: "keyset", why })
+        };
+        let highest = keyset(&self.keyset)?;
+        let older = keyset(&self.verified_by)?;
+        let by = older.as_ref().or(highest.as_ref()).map(|verified| &verified.keyset);
+        let entitlement = self.entitlement.as_ref().map(|token| Entitlement::verify(token.as_bytes(), by, issuer, device)).transpose();
+        let entitlement = entitlement.map_err(|why| BadRecord::Signature { what: "entitlement", why })?;
+        Ok(Verified { entitlement, keyset: highest })
+    }
+}

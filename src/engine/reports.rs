@@ -1,0 +1,128 @@
+//! Which reports go out, and when: the newest `applied` one until it is acknowledged, the others within their rate (section 3.5).
+
+use std::{collections::BTreeMap, time::Duration};
+
+use care_protocol::Report;
+
+use super::Effect;
+
+/// How many reports of one other outcome may go out at once.
+const BURST: u32 = 5;
+/// How long until one more may.
+const REFILL: Duration = Duration::from_secs(60);
+
+/// The reports that are on their way.
+#[derive(Debug, Default)]
+pub(super) struct Reports {
+    tickets: u64,
+    /// The report that was in the record at boot: it goes out before any other.
+    owed: Option<Sent>,
+    applied: Option<Sent>,
+    others: BTreeMap<&'static str, Bucket>,
+}
+
+#[derive(Debug)]
+struct Sent {
+    ticket: u64,
+    report: Report,
+}
+
+#[derive(Debug)]
+struct Bucket {
+    tokens: u32,
+    refilled: Duration,
+    waiting: Option<Report>,
+}
+
+impl Reports {
+    /// Starts with what the record still owes the cloud.
+    pub(super) fn restored(owed: Option<Report>) -> Self {
+        let mut reports = Self::default();
+        reports.owed = owed.map(|report| Sent { ticket: reports.ticket(), report });
+        reports
+    }
+
+    /// Takes over a new `applied` report.
+    pub(super) fn applied(&mut self, report: Report, connected: bool, effects: &mut Vec<Effect>) {
+        let sent = Sent { ticket: self.ticket(), report };
+        if connected {
+            effects.push(sent.effect());
+        }
+        self.applied = Some(sent);
+    }
+
+    /// Takes over a report of another outcome; it goes out now, within its rate, or not at all.
+    pub(super) fn other(&mut self, report: Report, now: Duration, connected: bool, effects: &mut Vec<Effect>) {
+        if !connected {
+            return;
+        }
+        let bucket = self.others.entry(report.outcome.as_str()).or_insert(Bucket { tokens: BURST, refilled: now, waiting: None });
+        bucket.waiting = Some(report);
+        self.flush(now, effects);
+    }
+
+    /// Sends what had to wait for its rate.
+    pub(super) fn flush(&mut self, now: Duration, effects: &mut Vec<Effect>) {
+        for bucket in self.others.values_mut() {
+            let refills = now.saturating_sub(bucket.refilled).as_secs() / REFILL.as_secs();
+            if refills > 0 {
+                bucket.tokens = BURST.min(bucket.tokens.saturating_add(u32::try_from(refills).unwrap_or(u32::MAX)));
+                bucket.refilled += REFILL * u32::try_from(refills).unwrap_or(u32::MAX);
+            }
+            if bucket.tokens == BURST {
+                bucket.refilled = now;
+            }
+            if bucket.tokens == 0 {
+                continue;
+            }
+            if let Some(report) = bucket.waiting.take() {
+                bucket.tokens -= 1;
+                self.tickets += 1;
+                effects.push(Sent { ticket: self.tickets, report }.effect());
+            }
+        }
+    }
+
+    /// A connection is up: what is not acknowledged goes out again.
+    pub(super) fn connected(&self, effects: &mut Vec<Effect>) {
+        effects.extend(self.owed.iter().chain(&self.applied).map(Sent::effect));
+    }
+
+    /// A connection is gone: other outcomes are not worth keeping.
+    pub(super) fn disconnected(&mut self) {
+        for bucket in self.others.values_mut() {
+            bucket.waiting = None;
+        }
+    }
+
+    /// The broker has it.
+    pub(super) fn published(&mut self, ticket: u64) {
+        for slot in [&mut self.owed, &mut self.applied] {
+            if slot.as_ref().is_some_and(|sent| sent.ticket == ticket) {
+                *slot = None;
+            }
+        }
+    }
+
+    /// The report that a crash must not lose.
+    pub(super) fn undelivered(&self) -> Option<&Report> {
+        self.applied.as_ref().or(self.owed.as_ref()).map(|sent| &sent.report)
+    }
+
+    /// When a report that had to wait may go out.
+    pub(super) fn wake_at(&self) -> Duration {
+        let waiting = self.others.values().filter(|bucket| bucket.waiting.is_some());
+        waiting.map(|bucket| bucket.refilled + REFILL).min().unwrap_or(Duration::MAX)
+    }
+
+    fn ticket(&mut self) -> u64 {
+        self.tickets += 1;
+        self.tickets
+    }
+}
+
+impl Sent {
+    fn effect(&self) -> Effect {
+        Effect::Publish { ticket: self.ticket, report: Box::new(self.report.clone()) }
+    }
+}

@@ -1,0 +1,72 @@
+//! What people and machines may see of the engine's state.
+
+use std::time::Duration;
+
+use care_protocol::{Digest, Mode, Plan, Policy, Position, Reason, Report};
+use serde::Serialize;
+
+use super::Engine;
+use crate::clock::Now;
+
+/// A picture of the engine at one moment.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct View {
+    /// What the agent is doing.
+    pub mode: Mode,
+    /// The plan on record.
+    pub plan: Option<Plan>,
+    /// Why it was issued.
+    pub reason: Option<Reason>,
+    /// Position of the document in force, (0, 0) if none.
+    pub position: Position,
+    /// Its digest.
+    pub digest: Option<Digest>,
+    /// The ratchet.
+    pub ratchet: Position,
+    /// Version of the keyset, 0 if none.
+    pub keyset: u64,
+    /// The limits on record.
+    pub policy: Option<Policy>,
+    /// What may leave at this moment.
+    pub may_leave: Policy,
+    /// What is left of the lease.
+    pub lease_left: Option<Duration>,
+    /// When the plan changes by itself, Unix seconds.
+    pub next_at: Option<u64>,
+    /// The plan it changes to.
+    pub next_plan: Option<Plan>,
+    /// The order id support asks for.
+    pub order: Option<String>,
+    /// Whether what is in force is on flash.
+    pub persisted: bool,
+    /// Whether the state was unreadable and nothing has replaced it yet.
+    pub state_lost: bool,
+    /// The last change.
+    pub last_switch: Option<Report>,
+}
+
+impl Engine {
+    /// A picture of the state.
+    pub fn view(&self, now: Now) -> View {
+        let force = self.force.as_ref();
+        let entitlement = force.map(|force| &force.document.entitlement);
+        View {
+            mode: self.mode(now),
+            plan: force.map(|force| force.plan().clone()),
+            reason: force.map(|force| force.reason()),
+            position: entitlement.map_or(Position::NONE, |entitlement| entitlement.position()),
+            digest: force.map(|force| force.document.digest),
+            ratchet: self.ratchet,
+            keyset: self.keyset.as_ref().map_or(0, |keyset| keyset.keyset.version),
+            policy: force.map(|force| force.policy()),
+            may_leave: self.gate.leave,
+            lease_left: force.map(|force| force.lease_left(now)),
+            next_at: force.and_then(|force| force.pending_next()).map(|next| next.effective_at),
+            next_plan: force.and_then(|force| force.pending_next()).map(|next| next.plan.clone()),
+            order: entitlement.and_then(|entitlement| entitlement.order.as_ref()).map(|order| order.id.clone()),
+            persisted: self.unwritten.is_none() && self.staged.is_none(),
+            state_lost: self.lost,
+            last_switch: self.last_switch.clone(),
+        }
+    }
+}

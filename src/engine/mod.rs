@@ -99,6 +99,9 @@ pub struct Engine {
     cutting: Option<Cutting>,
     inbox: VecDeque<Event>,
     tickets: u64,
+    /// The last record that a PUBACK waits for, and the last one on flash.
+    promised: u64,
+    written: u64,
     unacknowledged: Vec<(u64, Delivery)>,
     persisted_at: Duration,
     reports: Reports,
@@ -111,6 +114,7 @@ pub struct Engine {
 struct Staged {
     ticket: u64,
     document: InForce,
+    failed: bool,
 }
 
 /// A document that takes, in force in memory, on its way to the disk.
@@ -182,6 +186,8 @@ impl Engine {
             cutting: None,
             inbox: VecDeque::new(),
             tickets: 0,
+            promised: 0,
+            written: 0,
             unacknowledged: Vec::new(),
             persisted_at: now.boot,
             reports: Reports::default(),
@@ -285,8 +291,10 @@ impl Engine {
             self.effects.push(Effect::RetryRefused);
             return self.settle(cause, now);
         }
-        // A trusted time that has become known may end what only its doubt held up.
-        if self.settle(Cause::Confirmed, now) {
+        // A trusted time that has become known may end what only its doubt held up. What a document that is on its way to the
+        // disk confirms, it opens itself.
+        let being_written = self.staged.as_ref().is_some_and(|staged| !staged.failed);
+        if !being_written && self.settle(Cause::Confirmed, now) {
             return true;
         }
         self.give_up_unknown_key(now);
@@ -503,9 +511,9 @@ impl Engine {
             self.staged = None;
             self.switch(Cause::Document, Some(position), arrival, now);
         } else {
-            self.staged = Some(Staged { ticket: self.tickets + 1, document });
+            self.staged = Some(Staged { ticket: self.tickets + 1, document, failed: false });
             let report = self.applied_report(Cause::Document, Some(position), now);
-            self.persist(Some(&report), now);
+            self.promise(Some(&report), now);
             self.acknowledge_once_written(arrival);
         }
         if !self.standing.is_confirmed() {
@@ -575,7 +583,7 @@ impl Engine {
             // A record now would make an unreadable state look like a good one.
             self.acknowledge(arrival);
         } else {
-            self.persist(None, now);
+            self.promise(None, now);
             self.acknowledge_once_written(arrival);
         }
     }
@@ -670,7 +678,7 @@ impl Engine {
             return true;
         }
         let report = self.applied_report(cause, judged, now);
-        self.persist(Some(&report), now);
+        self.promise(Some(&report), now);
         self.acknowledge_once_written(arrival);
         self.announce(report);
         self.settle(cause, now)
@@ -687,7 +695,8 @@ impl Engine {
             self.gate = wanted;
             self.effects.push(Effect::Open(wanted));
         }
-        if self.announced != Some(self.mode(now)) {
+        let being_written = self.unwritten.as_ref().is_some_and(|unwritten| !unwritten.failed);
+        if self.announced != Some(self.mode(now)) && !being_written {
             let report = self.applied_report(cause, None, now);
             self.announce(report);
         }
@@ -721,23 +730,31 @@ impl Engine {
                 report.erased = sum_erased(report.erased, older.report.erased);
             }
             let before = older.map_or(cutting.before, |older| older.before.floor(&cutting.before));
-            let ticket = self.persist(Some(&report), now);
+            let ticket = self.promise(Some(&report), now);
             self.acknowledge_once_written(cutting.arrival);
             self.unwritten = Some(Unwritten { ticket, report, before, failed: false });
         } else {
-            self.announce(report);
+            self.announced = Some(report.mode);
             self.settle(cutting.cause, now);
+            self.announce(report);
         }
     }
 
     // ---- the disk -----------------------------------------------------------------------------------------------------
 
+    /// Writes a record that a PUBACK waits for.
+    fn promise(&mut self, report: Option<&Report>, now: Now) -> u64 {
+        self.persist(report, now);
+        self.promised = self.tickets;
+        self.tickets
+    }
+
     fn persist(&mut self, report: Option<&Report>, now: Now) -> u64 {
+        self.persisted_at = now.boot;
         if self.lost {
             return self.tickets;
         }
         self.tickets += 1;
-        self.persisted_at = now.boot;
         let record = self.record(report, now);
         self.effects.push(Effect::Persist { ticket: self.tickets, record: record.to_bytes() });
         self.tickets
@@ -762,6 +779,7 @@ impl Engine {
     }
 
     fn written(&mut self, ticket: u64, now: Now) {
+        self.written = self.written.max(ticket);
         let staged = self.staged.take_if(|staged| staged.ticket <= ticket);
         let downgrade = self.unwritten.take_if(|unwritten| unwritten.ticket <= ticket);
         let given = staged.map(|staged| {
@@ -780,6 +798,7 @@ impl Engine {
                 }
                 self.announced = Some(report.mode);
                 self.settle(Cause::Document, now);
+                self.effects.push(Effect::RetryRefused);
                 self.acknowledge_written(ticket);
                 self.announce(report);
             }
@@ -797,9 +816,9 @@ impl Engine {
     }
 
     fn write_failed(&mut self, ticket: u64, now: Now) {
-        if let Some(position) =
-            self.staged.as_ref().filter(|staged| staged.ticket <= ticket).map(|s| s.document.document.entitlement.position())
-        {
+        if let Some(staged) = self.staged.as_mut().filter(|staged| staged.ticket <= ticket && !staged.failed) {
+            staged.failed = true;
+            let position = staged.document.document.entitlement.position();
             self.refuse_quietly(Outcome::Rejected, Reject::NotPersisted.code(), Some(position), now);
         }
         if let Some(unwritten) = self.unwritten.as_mut().filter(|unwritten| unwritten.ticket <= ticket && !unwritten.failed) {
@@ -812,16 +831,10 @@ impl Engine {
 
     /// PUBACK means: this document or a higher one is on flash, or it was refused. In order of arrival.
     fn acknowledge_once_written(&mut self, arrival: Arrival) {
-        let writing = self.staged.is_some() || self.unwritten.is_some() || !self.unacknowledged.is_empty() || self.persist_is_pending();
         match arrival.delivery {
-            Some(delivery) if writing => self.unacknowledged.push((self.tickets, delivery)),
+            Some(delivery) if self.written < self.promised => self.unacknowledged.push((self.promised, delivery)),
             _ => self.acknowledge(arrival),
         }
-    }
-
-    /// Whether one of this turn's effects is a write.
-    fn persist_is_pending(&self) -> bool {
-        self.effects.iter().any(|effect| matches!(effect, Effect::Persist { .. }))
     }
 
     fn acknowledge(&mut self, arrival: Arrival) {

@@ -1,1 +1,430 @@
-//! http.
+//! One small HTTP/1.1 client over sockets of our own: the agent must hold the socket to be able to cut it, and wants to
+//! say in which stage a call failed. The engine's polls ([`get`]) go through a plain [`Street`]; transfers go through the
+//! gate's door, which knows every socket and opens none under an old generation. One connection carries one request.
+
+use std::{
+    error::Error as StdError,
+    fmt,
+    future::Future,
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, header};
+use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use socket2::{Domain, Protocol, Socket, Type};
+use thiserror::Error;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    pin, select,
+    time::{Instant, timeout, timeout_at},
+};
+use tokio_rustls::TlsConnector;
+
+use crate::config::Endpoint;
+
+/// How much of a request hyper may hold back, and how large an answer's head may be.
+const HYPER_BUFFER: usize = 32 * 1024;
+/// How much TLS may hold back.
+const TLS_BUFFER: usize = 64 * 1024;
+/// How long one of several addresses is tried before the next.
+const NEXT_ADDRESS: Duration = Duration::from_secs(5);
+/// How long a connection whose answer was read is given to close in good order.
+const CLOSING: Duration = Duration::from_millis(500);
+
+/// Where a server is, and with which TLS settings it is reached.
+#[derive(Clone)]
+pub struct Origin {
+    /// Host, port, and whether over TLS.
+    pub endpoint: Endpoint,
+    /// Present exactly when the endpoint is over TLS.
+    pub tls: Option<Arc<rustls::ClientConfig>>,
+}
+
+impl fmt::Debug for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Origin").field(&self.endpoint).finish()
+    }
+}
+
+/// An answer, read to its end.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// The status code.
+    pub status: u16,
+    /// The `Date` header, since 1970.
+    pub date: Option<Duration>,
+    /// All headers.
+    pub headers: HeaderMap,
+    /// The body, within the caller's limit.
+    pub body: Bytes,
+    /// Who answered.
+    pub peer: SocketAddr,
+}
+
+/// The stage a call was in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Looking the host up.
+    Dns,
+    /// Connecting.
+    Tcp,
+    /// The TLS handshake.
+    Tls,
+    /// Request and answer.
+    Http,
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Dns => "dns",
+            Self::Tcp => "tcp",
+            Self::Tls => "tls",
+            Self::Http => "http",
+        })
+    }
+}
+
+/// Why a call came to nothing.
+#[derive(Debug, Error)]
+pub enum Fault {
+    /// The name has no address.
+    #[error("dns: looking up {host} failed: {source}; check the name and the camera's resolver")]
+    Dns {
+        /// The name.
+        host: String,
+        /// What the resolver said.
+        source: io::Error,
+    },
+    /// No connection.
+    #[error("tcp: connecting to {address} failed: {source}; check the network and that the server listens")]
+    Tcp {
+        /// The last address tried.
+        address: SocketAddr,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// No trust, or no TLS.
+    #[error("tls: the handshake with {host} failed: {reason}")]
+    Tls {
+        /// The server's name.
+        host: String,
+        /// What rustls or the peer said.
+        reason: String,
+    },
+    /// The exchange broke.
+    #[error("http: the exchange with {host} failed: {reason}")]
+    Http {
+        /// The server's name.
+        host: String,
+        /// What went wrong.
+        reason: String,
+    },
+    /// Nothing happened for too long.
+    #[error("{stage}: {host} did not answer in time")]
+    Timeout {
+        /// The stage it was in.
+        stage: Stage,
+        /// The server's name.
+        host: String,
+    },
+    /// More than the caller takes.
+    #[error("http: the answer of {host} is larger than {limit} bytes")]
+    TooLarge {
+        /// The server's name.
+        host: String,
+        /// The caller's limit.
+        limit: usize,
+    },
+    /// The gate was closed meanwhile: nothing more may happen under this generation.
+    #[error(transparent)]
+    Stale(#[from] Stale),
+}
+
+impl Fault {
+    /// The stage it happened in, if the network was to blame.
+    pub fn stage(&self) -> Option<Stage> {
+        match self {
+            Self::Dns { .. } => Some(Stage::Dns),
+            Self::Tcp { .. } => Some(Stage::Tcp),
+            Self::Tls { .. } => Some(Stage::Tls),
+            Self::Http { .. } | Self::TooLarge { .. } => Some(Stage::Http),
+            Self::Timeout { stage, .. } => Some(*stage),
+            Self::Stale(_) => None,
+        }
+    }
+}
+
+/// The gate's generation has advanced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("the gate was closed while this was under way")]
+pub struct Stale;
+
+/// What a call goes through on its way out.
+pub trait Door {
+    /// What holds one connection open.
+    type Pass: Pass;
+
+    /// Opens a socket and begins to connect it, without blocking.
+    fn open(&self, address: SocketAddr) -> io::Result<(TcpStream, Self::Pass)>;
+
+    /// Whether one may still go on; asked between any two stages.
+    fn check(&self) -> Result<(), Stale>;
+}
+
+/// One connection's leave to be. Dropping it ends the connection abruptly if its door says so.
+pub trait Pass {
+    /// The answer was read: the connection may close in good order.
+    fn finished(self);
+}
+
+/// No gate: control traffic, which carries no media.
+#[derive(Debug, Clone, Copy)]
+pub struct Street;
+
+impl Door for Street {
+    type Pass = Walk;
+
+    fn open(&self, address: SocketAddr) -> io::Result<(TcpStream, Walk)> {
+        let socket = new_socket(address)?;
+        begin_connect(&socket, address)?;
+        Ok((TcpStream::from_std(socket.into())?, Walk))
+    }
+
+    fn check(&self) -> Result<(), Stale> {
+        Ok(())
+    }
+}
+
+/// The [`Pass`] of the [`Street`].
+#[derive(Debug)]
+pub struct Walk;
+
+impl Pass for Walk {
+    fn finished(self) {}
+}
+
+/// A TCP socket that never blocks, with Nagle off.
+pub(crate) fn new_socket(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
+    socket.set_tcp_nodelay(true)?;
+    Ok(socket)
+}
+
+/// Sends the SYN and returns.
+pub(crate) fn begin_connect(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+    match socket.connect(&address.into()) {
+        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => Ok(()),
+        other => other,
+    }
+}
+
+/// Asks `origin` for `path`. The answer may have `limit` bytes, and all of it may take `timeout`. Redirects are not followed.
+pub async fn get(origin: &Origin, path: &str, limit: usize, timeout: Duration) -> Result<Answer, Fault> {
+    let deadline = Instant::now() + timeout;
+    let host = &origin.endpoint.host;
+    let request = request("GET", &origin.endpoint, path, HeaderMap::new(), Empty::<Bytes>::new())?;
+    let addresses = resolve(&origin.endpoint, deadline).await?;
+    let line = connect(&Street, origin, &addresses, deadline).await?;
+    within(Stage::Http, host, deadline, line.send(request, limit)).await?
+}
+
+/// A request for `path` at `endpoint`; `headers` go out verbatim, `Host` and `Connection` are ours.
+pub(crate) fn request<B>(
+    method: &str,
+    endpoint: &Endpoint,
+    path: &str,
+    headers: HeaderMap,
+    body: B,
+) -> Result<Request<B>, Fault> {
+    let broken = |error: &dyn fmt::Display| Fault::Http { host: endpoint.host.clone(), reason: error.to_string() };
+    let mut request = Request::builder().method(method).uri(path).body(body).map_err(|e| broken(&e))?;
+    *request.headers_mut() = headers;
+    let host = HeaderValue::from_str(&authority(endpoint)).map_err(|e| broken(&e))?;
+    request.headers_mut().insert(header::HOST, host);
+    request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    let agent = HeaderValue::from_static(concat!("kasa-care-agent/", env!("CARGO_PKG_VERSION")));
+    request.headers_mut().entry(header::USER_AGENT).or_insert(agent);
+    Ok(request)
+}
+
+/// The `Host` of an endpoint: without the port where it is the scheme's own (a presigned URL is signed that way).
+fn authority(endpoint: &Endpoint) -> String {
+    let host = if endpoint.host.contains(':') { format!("[{}]", endpoint.host) } else { endpoint.host.clone() };
+    let default_port = if endpoint.tls { 443 } else { 80 };
+    if endpoint.port == default_port { host } else { format!("{host}:{}", endpoint.port) }
+}
+
+/// Looks the host up.
+pub(crate) async fn resolve(endpoint: &Endpoint, deadline: Instant) -> Result<Vec<SocketAddr>, Fault> {
+    let host = &endpoint.host;
+    let fault = |source| Fault::Dns { host: host.clone(), source };
+    let found = within(Stage::Dns, host, deadline, tokio::net::lookup_host((host.as_str(), endpoint.port))).await?;
+    let addresses: Vec<_> = found.map_err(fault)?.collect();
+    if addresses.is_empty() {
+        return Err(fault(io::Error::new(io::ErrorKind::NotFound, "the name has no address")));
+    }
+    Ok(addresses)
+}
+
+/// Connects to the first of `addresses` that answers, and does the TLS handshake where the endpoint asks for one.
+pub async fn connect<D: Door>(
+    door: &D,
+    origin: &Origin,
+    addresses: &[SocketAddr],
+    deadline: Instant,
+) -> Result<Line<D::Pass>, Fault> {
+    let host = &origin.endpoint.host;
+    let mut last = None;
+    for (i, address) in addresses.iter().enumerate() {
+        door.check()?;
+        let until = if i + 1 < addresses.len() { deadline.min(Instant::now() + NEXT_ADDRESS) } else { deadline };
+        match within(Stage::Tcp, host, until, tcp(door, *address)).await.and_then(|done| done) {
+            Ok((stream, pass)) => {
+                door.check()?;
+                let stream = within(Stage::Tls, host, deadline, tls(origin, stream)).await??;
+                door.check()?;
+                return Ok(Line { stream, pass, host: host.clone(), peer: *address });
+            }
+            Err(Fault::Stale(stale)) => return Err(stale.into()),
+            Err(fault) => last = Some(fault),
+        }
+    }
+    let nowhere = || Fault::Dns { host: host.clone(), source: io::ErrorKind::NotFound.into() };
+    Err(last.unwrap_or_else(nowhere))
+}
+
+async fn tcp<D: Door>(door: &D, address: SocketAddr) -> Result<(TcpStream, D::Pass), Fault> {
+    let attempt = async {
+        let (stream, pass) = door.open(address)?;
+        stream.writable().await?;
+        if let Some(error) = stream.take_error()? {
+            return Err(error);
+        }
+        // A socket that was cut while connecting has no error left to show, and no peer.
+        stream.peer_addr()?;
+        Ok((stream, pass))
+    };
+    attempt.await.map_err(|source| match door.check() {
+        Err(stale) => stale.into(),
+        Ok(()) => Fault::Tcp { address, source },
+    })
+}
+
+async fn tls(origin: &Origin, stream: TcpStream) -> Result<Box<dyn Stream>, Fault> {
+    if !origin.endpoint.tls {
+        return Ok(Box::new(stream));
+    }
+    let host = &origin.endpoint.host;
+    let fault = |reason: String| Fault::Tls { host: host.clone(), reason };
+    let config = origin.tls.clone().ok_or_else(|| fault("no TLS settings for this server".into()))?;
+    let name = ServerName::try_from(host.clone()).map_err(|error| fault(error.to_string()))?;
+    let connector = TlsConnector::from(config);
+    let handshake = connector.connect_with(name, stream, |session| session.set_buffer_limit(Some(TLS_BUFFER)));
+    match handshake.await {
+        Ok(stream) => Ok(Box::new(stream)),
+        Err(error) => {
+            let reason = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+            Err(fault(reason.map_or_else(|| error.to_string(), ToString::to_string)))
+        }
+    }
+}
+
+/// Bytes both ways.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// A connection, ready for its one request.
+pub struct Line<P> {
+    stream: Box<dyn Stream>,
+    pass: P,
+    host: String,
+    peer: SocketAddr,
+}
+
+impl<P: Pass> Line<P> {
+    /// What holds the connection open.
+    pub(crate) fn pass(&self) -> &P {
+        &self.pass
+    }
+
+    /// The connection itself, for a caller with an HTTP of its own.
+    pub fn into_stream(self) -> (Box<dyn Stream>, P) {
+        (self.stream, self.pass)
+    }
+
+    /// Sends the request and reads the answer, of at most `limit` bytes. Dropping the future drops the connection with
+    /// it: nothing goes on writing behind it. The caller minds the time.
+    pub async fn send<B>(self, request: Request<B>, limit: usize) -> Result<Answer, Fault>
+    where
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn StdError + Send + Sync>>,
+    {
+        let Self { stream, pass, host, peer } = self;
+        let mut builder = hyper::client::conn::http1::Builder::new();
+        builder.max_buf_size(HYPER_BUFFER);
+        let (mut sender, connection) =
+            builder.handshake(TokioIo::new(stream)).await.map_err(|error| broken(&host, &error))?;
+        pin!(connection);
+        let exchange = async {
+            let answer = sender.send_request(request).await.map_err(|error| broken(&host, &error))?;
+            let (head, body) = answer.into_parts();
+            let body = Limited::new(body, limit).collect().await.map_err(|error| match error.downcast_ref() {
+                Some(LengthLimitError { .. }) => Fault::TooLarge { host: host.clone(), limit },
+                None => broken(&host, &*error),
+            })?;
+            Ok((head, body.to_bytes()))
+        };
+        pin!(exchange);
+        let mut open = true;
+        let (head, body) = loop {
+            select! {
+                biased;
+                answer = &mut exchange => break answer?,
+                end = &mut connection, if open => {
+                    open = false;
+                    if let Err(error) = end {
+                        break Err(broken(&host, &error))?;
+                    }
+                }
+            }
+        };
+        pass.finished();
+        if open {
+            // The answer is ours whether the peer closes well or not.
+            let _ = timeout(CLOSING, connection).await;
+        }
+        let date = head.headers.get(header::DATE).and_then(|value| date(value.to_str().ok()?));
+        Ok(Answer { status: head.status.as_u16(), date, headers: head.headers, body, peer })
+    }
+}
+
+/// What hyper's error says, down to its cause.
+fn broken(host: &str, error: &(dyn StdError + 'static)) -> Fault {
+    let mut reason = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        if let Some(stale) = inner.downcast_ref::<Stale>() {
+            return (*stale).into();
+        }
+        reason = format!("{reason}: {inner}");
+        cause = inner.source();
+    }
+    Fault::Http { host: host.to_owned(), reason }
+}
+
+fn date(text: &str) -> Option<Duration> {
+    httpdate::parse_http_date(text).ok()?.duration_since(SystemTime::UNIX_EPOCH).ok()
+}
+
+/// Runs one stage of a call until `deadline`.
+pub(crate) async fn within<F: Future>(stage: Stage, host: &str, deadline: Instant, work: F) -> Result<F::Output, Fault> {
+    timeout_at(deadline, work).await.map_err(|_| Fault::Timeout { stage, host: host.to_owned() })
+}

@@ -1,0 +1,70 @@
+//! The two socket options that no crate of ours wraps: the pacing rate and TCP_INFO. All of the agent's `unsafe` for
+//! sockets is here; nothing else is.
+#![allow(unsafe_code)]
+
+use std::{
+    io,
+    mem::{offset_of, size_of},
+    os::fd::{AsRawFd, BorrowedFd},
+    time::Duration,
+};
+
+/// What the kernel knows of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct TcpInfo {
+    /// Payload bytes handed to the network device, with retransmissions; 0 on kernels before 4.19.
+    pub(super) bytes_sent: u64,
+    /// Payload bytes the peer has acknowledged.
+    pub(super) bytes_acked: u64,
+    /// The smoothed round-trip time.
+    pub(super) rtt: Duration,
+    /// The smallest round-trip time of late.
+    pub(super) min_rtt: Duration,
+}
+
+/// Limits how fast the kernel hands this socket's payload to the network device, in bytes a second.
+pub(super) fn set_max_pacing_rate(socket: BorrowedFd<'_>, bytes_per_s: u64) -> io::Result<()> {
+    // 32 bits: what every kernel since 3.13 takes on every architecture. All ones would mean no limit.
+    let rate = u32::try_from(bytes_per_s).unwrap_or(u32::MAX).min(u32::MAX - 1);
+    // SAFETY: the descriptor is open for as long as it is borrowed; the kernel reads `size_of::<u32>()` bytes from a live
+    // `u32` and keeps no pointer to it.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MAX_PACING_RATE,
+            (&raw const rate).cast(),
+            size_of::<u32>() as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Reads TCP_INFO.
+pub(super) fn tcp_info(socket: BorrowedFd<'_>) -> io::Result<TcpInfo> {
+    // SAFETY: `tcp_info` is plain integers, for which all zeroes is a value.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
+    // SAFETY: the descriptor is open for as long as it is borrowed; the kernel writes at most `length` bytes into `info`,
+    // which has that many, and the length it wrote into `length`; it keeps neither pointer.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            (&raw mut info).cast(),
+            &raw mut length,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // An older kernel writes less; what it did not write stays zero.
+    debug_assert!(length as usize > offset_of!(libc::tcp_info, tcpi_rtt));
+    Ok(TcpInfo {
+        bytes_sent: info.tcpi_bytes_sent,
+        bytes_acked: info.tcpi_bytes_acked,
+        rtt: Duration::from_micros(info.tcpi_rtt.into()),
+        min_rtt: Duration::from_micros(info.tcpi_min_rtt.into()),
+    })
+}

@@ -1,0 +1,208 @@
+//! Every socket that carries media, and the generation they were opened under. A duplicate of each descriptor is kept
+//! here, so that a cut can kill the connection from the control thread without asking the uploads' thread for anything.
+//! The generation is compared under the same lock under which sockets are opened: none can slip in behind a cut.
+
+use std::{
+    io,
+    net::SocketAddr,
+    os::fd::{AsFd, OwnedFd},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use rustix::net::{Shutdown, connect_unspec, shutdown};
+use socket2::SockRef;
+use tokio::{net::TcpStream, task::AbortHandle};
+
+use super::kernel::{TcpInfo, set_max_pacing_rate, tcp_info};
+use crate::{
+    engine::Generation,
+    http::{self, Door, Stale},
+};
+
+/// How much unsent payload a socket may hold before it takes more: what is still in our hands cannot leave.
+const NOT_SENT_LOWAT: u32 = 16 * 1024;
+
+/// The gate's generation and what was opened under it.
+#[derive(Debug, Default)]
+pub(super) struct Sockets {
+    generation: AtomicU64,
+    open: Mutex<Open>,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    next_id: u64,
+    duplicates: Vec<(u64, OwnedFd)>,
+    task: Option<AbortHandle>,
+}
+
+impl Sockets {
+    pub(super) fn generation(&self) -> Generation {
+        Generation(self.generation.load(Ordering::SeqCst))
+    }
+
+    /// Closes the gate: from here on no socket opens and no body goes on under the generation before.
+    pub(super) fn advance(&self) -> Generation {
+        Generation(self.generation.fetch_add(1, Ordering::SeqCst) + 1)
+    }
+
+    /// Kills every connection at once, then the task that used it. To be called after [`Self::advance`].
+    ///
+    /// Returns the payload that the kernel handed to the network device since the call.
+    pub(super) fn abort(&self) -> u64 {
+        let mut open = self.lock();
+        // Connecting to no address zeroes the counters, so they are read first (pitfalls, *Cutting a socket*).
+        let at_close: Vec<u64> = open.duplicates.iter().map(|(_, socket)| bytes_sent(socket)).collect();
+        let mut bytes_after = 0;
+        for ((_, socket), at_close) in open.duplicates.iter().zip(at_close) {
+            bytes_after += bytes_sent(socket).saturating_sub(at_close);
+            kill(socket);
+        }
+        if let Some(task) = open.task.take() {
+            task.abort();
+        }
+        open.duplicates.clear();
+        bytes_after
+    }
+
+    /// Remembers the task that transfers under `generation`, to be aborted by a cut; aborts it if one has just been made.
+    pub(super) fn adopt(&self, generation: Generation, task: AbortHandle) {
+        let mut open = self.lock();
+        if self.generation() == generation {
+            open.task = Some(task);
+        } else {
+            task.abort();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn remove(&self, id: u64) -> Option<OwnedFd> {
+        let mut open = self.lock();
+        let index = open.duplicates.iter().position(|(other, _)| *other == id)?;
+        Some(open.duplicates.swap_remove(index).1)
+    }
+}
+
+fn bytes_sent(socket: &OwnedFd) -> u64 {
+    tcp_info(socket.as_fd()).map_or(0, |info| info.bytes_sent)
+}
+
+/// Makes the kernel forget the connection and all it had queued; the peer gets a RST.
+fn kill(socket: &OwnedFd) {
+    if let Err(error) = connect_unspec(socket) {
+        // Not known to happen on a TCP socket that nobody blocks on. Linger 0 still discards the queue when it closes.
+        tracing::error!(%error, "a socket could not be disconnected");
+        let _ = shutdown(socket, Shutdown::Both);
+    }
+}
+
+/// The gate's door for one transfer: lets through what belongs to its generation.
+#[derive(Debug, Clone)]
+pub(super) struct Ticket {
+    sockets: Arc<Sockets>,
+    generation: Generation,
+    bytes_per_s: u64,
+}
+
+impl Ticket {
+    /// A ticket for `generation`, whose sockets are paced to `bytes_per_s`.
+    pub(super) fn new(sockets: Arc<Sockets>, generation: Generation, bytes_per_s: u64) -> Self {
+        Self { sockets, generation, bytes_per_s }
+    }
+
+    pub(super) fn generation(&self) -> Generation {
+        self.generation
+    }
+}
+
+impl Door for Ticket {
+    type Pass = Pass;
+
+    fn open(&self, address: SocketAddr) -> io::Result<(TcpStream, Pass)> {
+        let socket = http::new_socket(address)?;
+        // It also covers being killed: what is queued then is discarded.
+        socket.set_linger(Some(Duration::ZERO))?;
+        socket.set_tcp_notsent_lowat(NOT_SENT_LOWAT)?;
+        set_max_pacing_rate(socket.as_fd(), self.bytes_per_s)?;
+        let duplicate = OwnedFd::from(socket.try_clone()?);
+
+        let mut open = self.sockets.lock();
+        self.check().map_err(io::Error::other)?;
+        http::begin_connect(&socket, address)?;
+        let id = open.next_id;
+        open.next_id += 1;
+        open.duplicates.push((id, duplicate));
+        drop(open);
+
+        let pass = Pass { sockets: self.sockets.clone(), id };
+        Ok((TcpStream::from_std(socket.into())?, pass))
+    }
+
+    fn check(&self) -> Result<(), Stale> {
+        if self.sockets.generation() == self.generation { Ok(()) } else { Err(Stale) }
+    }
+}
+
+/// A connection's place among the gate's sockets. Dropped, its socket closes with a RST and without its queue.
+#[derive(Debug)]
+pub(super) struct Pass {
+    sockets: Arc<Sockets>,
+    id: u64,
+}
+
+impl Pass {
+    /// Where the connection can be looked at while it is in use.
+    pub(super) fn gauge(&self) -> Gauge {
+        Gauge { sockets: self.sockets.clone(), id: self.id }
+    }
+}
+
+impl http::Pass for Pass {
+    fn finished(self) {
+        if let Some(socket) = self.sockets.remove(self.id) {
+            // Everything was sent and answered; let it end with a FIN.
+            if let Err(error) = SockRef::from(&socket).set_linger(None) {
+                tracing::debug!(%error, "a finished connection ends with a reset");
+            }
+        }
+    }
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        self.sockets.remove(self.id);
+    }
+}
+
+/// Reads and sets the pace of a connection that is in use.
+#[derive(Debug)]
+pub(super) struct Gauge {
+    sockets: Arc<Sockets>,
+    id: u64,
+}
+
+impl Gauge {
+    /// What the kernel knows of it, or `None` once it is gone.
+    pub(super) fn read(&self) -> Option<TcpInfo> {
+        let open = self.sockets.lock();
+        let (_, socket) = open.duplicates.iter().find(|(id, _)| *id == self.id)?;
+        tcp_info(socket.as_fd()).ok()
+    }
+
+    /// Paces it to `bytes_per_s` from now on.
+    pub(super) fn pace(&self, bytes_per_s: u64) {
+        let open = self.sockets.lock();
+        if let Some((_, socket)) = open.duplicates.iter().find(|(id, _)| *id == self.id) {
+            if let Err(error) = set_max_pacing_rate(socket.as_fd(), bytes_per_s) {
+                tracing::warn!(%error, bytes_per_s, "a transfer keeps its pace");
+            }
+        }
+    }
+}

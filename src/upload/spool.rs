@@ -1,0 +1,468 @@
+//! The clips: being recorded, waiting, leaving. A plain value without clock, lock or I/O; the gate holds it under its
+//! lock and nothing slow is done there: what is erased is only moved aside, the uploads' thread lets go of its memory.
+//! Clips live in memory within a quota; time inside is BOOTTIME, so that a corrected clock ages no clip.
+
+use std::{
+    collections::VecDeque,
+    mem,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use care_protocol::{ClipKind, Erased, Policy, Position};
+use uuid::Uuid;
+
+use crate::{
+    clock::Now,
+    engine::{Admission, ClipFacts, Generation, Judge},
+    media::{Beginning, Verdict},
+};
+
+/// How many clips that have left are remembered for the cooldown.
+const LEFT: usize = 64;
+
+#[derive(Debug)]
+pub(super) struct Spool {
+    quota: u64,
+    /// Oldest first.
+    clips: Vec<Clip>,
+    admission: Admission,
+    /// The generation under which clips may be taken; set together with `admission`.
+    generation: Generation,
+    /// Starts and ends of the newest clips that left.
+    left: VecDeque<(Duration, Duration)>,
+    /// Tombstones: no way leads from here to the network; the uploads' thread drops them.
+    doomed: Vec<Clip>,
+    dropped: Vec<Loss>,
+    /// Nothing is tried before this, because the cloud could not be reached or asked for patience.
+    pause_until: Duration,
+    failures: u32,
+    tally: Tally,
+}
+
+/// What became of clips since the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Tally {
+    pub(super) stored: Erased,
+    pub(super) erased: Erased,
+    pub(super) dropped: Erased,
+}
+
+/// A clip that gave way to newer ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Loss {
+    pub(super) clip: ClipFacts,
+    pub(super) bytes: u64,
+}
+
+#[derive(Debug)]
+struct Clip {
+    id: Uuid,
+    kind: ClipKind,
+    epoch: u64,
+    height: u32,
+    /// BOOTTIME of its first frame.
+    started: Duration,
+    duration: Duration,
+    fragments: Vec<Bytes>,
+    bytes: u64,
+    /// Lowercase hex, once it is whole.
+    sha256: String,
+    state: State,
+    /// Not tried before this.
+    not_before: Duration,
+    failures: u32,
+    refused: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Recording,
+    Waiting,
+    Leaving(Generation),
+}
+
+/// A clip on its way out.
+#[derive(Debug, Clone)]
+pub(super) struct Job {
+    pub(super) id: Uuid,
+    pub(super) generation: Generation,
+    pub(super) position: Position,
+    pub(super) facts: ClipFacts,
+    pub(super) bytes: u64,
+    pub(super) sha256: String,
+    pub(super) fragments: Vec<Bytes>,
+}
+
+/// What there is to do.
+#[derive(Debug)]
+pub(super) enum Next {
+    /// This clip may leave; it is marked as leaving.
+    Take(Job),
+    /// Nothing before this moment of BOOTTIME, unless something changes.
+    At(Duration),
+    /// Nothing, unless something changes.
+    Idle,
+}
+
+/// How a transfer ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// The store has it.
+    Stored,
+    /// The cloud refused the grant: not before this.
+    Refused { until: Duration },
+    /// This clip failed: it waits for `pause`.
+    Later { pause: Pause },
+    /// The cloud could not be reached or asked for patience: all clips wait for `pause`.
+    AllLater { pause: Pause },
+    /// Cut.
+    Stale,
+}
+
+/// The shape of a wait: full jitter over a span that doubles with each failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Pause {
+    pub(super) first: Duration,
+    pub(super) longest: Duration,
+}
+
+impl Pause {
+    fn after(self, failures: u32) -> Duration {
+        let span = self.first.saturating_mul(1u32.checked_shl(failures).unwrap_or(u32::MAX)).min(self.longest);
+        span.mul_f64(fastrand::f64())
+    }
+}
+
+impl Clip {
+    /// What it is judged by: its start on trusted time is counted back from now, whatever T was when it began.
+    fn facts(&self, now: Now) -> ClipFacts {
+        ClipFacts {
+            kind: self.kind,
+            epoch: self.epoch,
+            started_ms: trusted_ms(self.started, now),
+            duration: self.duration,
+            height: self.height,
+        }
+    }
+
+    fn ended(&self) -> Duration {
+        self.started.saturating_add(self.duration)
+    }
+
+    fn loss(&self, now: Now) -> Loss {
+        Loss { clip: self.facts(now), bytes: self.bytes }
+    }
+}
+
+/// A moment of BOOTTIME on trusted time, milliseconds since 1970.
+fn trusted_ms(boot: Duration, now: Now) -> u64 {
+    let ago = now.boot.saturating_sub(boot);
+    u64::try_from(now.trusted.saturating_sub(ago).as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Lower classes give way first.
+fn class(kind: ClipKind) -> u8 {
+    match kind {
+        ClipKind::Snapshot => 0,
+        ClipKind::Motion => 1,
+        ClipKind::Manual => 2,
+    }
+}
+
+impl Spool {
+    pub(super) fn new(quota: u64) -> Self {
+        Self {
+            quota,
+            clips: Vec::new(),
+            admission: Admission::CLOSED,
+            generation: Generation::default(),
+            left: VecDeque::new(),
+            doomed: Vec::new(),
+            dropped: Vec::new(),
+            pause_until: Duration::ZERO,
+            failures: 0,
+            tally: Tally::default(),
+        }
+    }
+
+    pub(super) fn admission(&self) -> Admission {
+        self.admission
+    }
+
+    /// Clips and bytes held.
+    pub(super) fn held(&self) -> Erased {
+        sum(&self.clips)
+    }
+
+    pub(super) fn leaving(&self) -> u32 {
+        self.clips.iter().filter(|clip| matches!(clip.state, State::Leaving(_))).count() as u32
+    }
+
+    pub(super) fn tally(&self) -> Tally {
+        self.tally
+    }
+
+    // --- the gate ---
+
+    /// What is recorded and what may leave from now on, under the generation that stands.
+    pub(super) fn admit(&mut self, admission: Admission) {
+        if admission.position != self.admission.position {
+            // Another document: what was refused under the last one may be asked again.
+            self.retry_refused();
+        }
+        self.admission = admission;
+    }
+
+    /// After a cut: nothing leaves, every transfer is a waiting clip again, and no retry is pending. Returns how many were
+    /// leaving.
+    pub(super) fn recall(&mut self, generation: Generation) -> u32 {
+        let transfers = self.leaving();
+        self.generation = generation;
+        self.admission.leave = Policy::CLOSED;
+        for clip in &mut self.clips {
+            if clip.state != State::Recording {
+                clip.state = State::Waiting;
+            }
+            if !clip.refused {
+                clip.not_before = Duration::ZERO;
+            }
+        }
+        self.pause_until = Duration::ZERO;
+        transfers
+    }
+
+    /// Judges every clip, oldest first, under what may be kept from now on; the others get their tombstone.
+    pub(super) fn keep(&mut self, policy: Policy, position: Position, now: Now) -> Erased {
+        self.admit(Admission { keep: policy, leave: self.admission.leave, position });
+        let newest_left = self.left.iter().map(|(_, end)| trusted_ms(*end, now)).max();
+        let mut judge = Judge::new(policy, position.epoch, trusted_ms(now.boot, now), newest_left);
+        self.doom(|clip| !judge.allows(&clip.facts(now)))
+    }
+
+    /// Erases what is older than the plan keeps.
+    pub(super) fn expire(&mut self, now: Now) -> Erased {
+        let history = Duration::from_secs(u64::from(self.admission.keep.history_h) * 3600);
+        self.doom(|clip| clip.state == State::Waiting && now.boot.saturating_sub(clip.started) > history)
+    }
+
+    fn doom(&mut self, condemned: impl FnMut(&mut Clip) -> bool) -> Erased {
+        let (doomed, kept) = split(mem::take(&mut self.clips), condemned);
+        self.clips = kept;
+        let erased = sum(&doomed);
+        self.doomed.extend(doomed);
+        self.tally.erased = add(self.tally.erased, erased);
+        erased
+    }
+
+    pub(super) fn retry_refused(&mut self) {
+        for clip in self.clips.iter_mut().filter(|clip| clip.refused) {
+            clip.refused = false;
+            clip.not_before = Duration::ZERO;
+        }
+    }
+
+    // --- recording ---
+
+    /// Whether a clip may begin, and how long it may get.
+    pub(super) fn begin(&mut self, id: Uuid, beginning: Beginning, now: Now) -> Option<Duration> {
+        let Admission { keep, position, .. } = self.admission;
+        let clip = Clip {
+            id,
+            kind: beginning.kind,
+            epoch: position.epoch,
+            height: beginning.height,
+            started: now.boot.saturating_sub(beginning.ago),
+            duration: Duration::ZERO,
+            fragments: Vec::new(),
+            bytes: 0,
+            sha256: String::new(),
+            state: State::Recording,
+            not_before: Duration::ZERO,
+            failures: 0,
+            refused: false,
+        };
+        let held = self.clips.iter().filter(|clip| clip.kind != ClipKind::Snapshot).map(Clip::ended);
+        let newest = self.left.iter().map(|(_, end)| *end).chain(held).max().map(|end| trusted_ms(end, now));
+        let mut judge = Judge::new(keep, position.epoch, trusted_ms(now.boot, now), newest);
+        let bound = position != Position::NONE;
+        if !bound || !judge.allows(&clip.facts(now)) {
+            return None;
+        }
+        let place = self.clips.partition_point(|other| other.started <= clip.started);
+        self.clips.insert(place, clip);
+        Some(Duration::from_secs(keep.clip_max_s.into()))
+    }
+
+    /// Takes more of a clip; [`Verdict::Erased`] if it is here no more.
+    pub(super) fn append(&mut self, id: Uuid, fragment: Bytes, duration: Duration, now: Now) -> Verdict {
+        let size = fragment.len() as u64;
+        let Some(clip) = self.recording(id) else { return Verdict::Erased };
+        clip.duration = clip.duration.max(duration);
+        clip.bytes += size;
+        clip.fragments.push(fragment);
+        if !self.make_room(id, now) {
+            return Verdict::Erased;
+        }
+        Verdict::Continue { max: Duration::from_secs(self.admission.keep.clip_max_s.into()) }
+    }
+
+    /// The clip is whole and waits. What is longer than the plan allows is erased.
+    pub(super) fn finish(&mut self, id: Uuid, duration: Duration, sha256: String) {
+        let longest = Duration::from_secs(self.admission.keep.clip_max_s.into());
+        let Some(clip) = self.recording(id) else { return };
+        clip.duration = clip.duration.max(duration);
+        clip.sha256 = sha256;
+        clip.state = State::Waiting;
+        if clip.kind != ClipKind::Snapshot && clip.duration > longest {
+            self.doom(|clip| clip.id == id);
+        }
+    }
+
+    /// The clip will not be finished.
+    pub(super) fn abandon(&mut self, id: Uuid) {
+        if self.recording(id).is_some() {
+            let (doomed, kept) = split(mem::take(&mut self.clips), |clip| clip.id == id);
+            self.clips = kept;
+            self.doomed.extend(doomed);
+        }
+    }
+
+    fn recording(&mut self, id: Uuid) -> Option<&mut Clip> {
+        self.clips.iter_mut().find(|clip| clip.id == id && clip.state == State::Recording)
+    }
+
+    /// Drops the oldest of the lowest class until all fits: never the clip that is being written, unless it alone is too
+    /// much. Whether that clip is still here.
+    fn make_room(&mut self, writing: Uuid, now: Now) -> bool {
+        while self.held().bytes > self.quota {
+            let waiting = self.clips.iter().enumerate().filter(|(_, clip)| clip.state == State::Waiting);
+            let first = waiting.min_by_key(|(index, clip)| (class(clip.kind), *index)).map(|(index, _)| index);
+            // Only clips being sent and being recorded are left: the newest must go.
+            let index = first.or_else(|| self.clips.iter().position(|clip| clip.id == writing));
+            let Some(index) = index else { return false };
+            let clip = self.clips.remove(index);
+            let loss = clip.loss(now);
+            self.tally.dropped = add(self.tally.dropped, Erased { clips: 1, bytes: loss.bytes });
+            self.dropped.push(loss);
+            let gone = clip.id == writing;
+            self.doomed.push(clip);
+            if gone {
+                return false;
+            }
+        }
+        true
+    }
+
+    // --- leaving ---
+
+    /// The next clip to send, oldest first, of those that may leave now.
+    pub(super) fn next(&mut self, now: Now) -> Next {
+        let Admission { leave, position, .. } = self.admission;
+        let now_ms = trusted_ms(now.boot, now);
+        let mut passed: Vec<(Duration, Duration)> = self.left.iter().copied().collect();
+        let mut soonest: Option<Duration> = None;
+        for clip in self.clips.iter_mut().filter(|clip| clip.state == State::Waiting) {
+            // The cooldown counts from what left, or is about to, before this clip: one that waits for a retry is not
+            // overtaken for good by the next.
+            let before = passed.iter().filter(|(start, _)| *start <= clip.started).map(|(_, end)| trusted_ms(*end, now));
+            let facts = clip.facts(now);
+            if !Judge::new(leave, position.epoch, now_ms, before.max()).allows(&facts) {
+                continue;
+            }
+            let due = clip.not_before.max(self.pause_until);
+            if due <= now.boot {
+                clip.state = State::Leaving(self.generation);
+                return Next::Take(Job {
+                    id: clip.id,
+                    generation: self.generation,
+                    position,
+                    facts,
+                    bytes: clip.bytes,
+                    sha256: clip.sha256.clone(),
+                    fragments: clip.fragments.clone(),
+                });
+            }
+            if clip.kind != ClipKind::Snapshot {
+                passed.push((clip.started, clip.ended()));
+            }
+            soonest = Some(soonest.map_or(due, |other| other.min(due)));
+        }
+        soonest.map_or(Next::Idle, Next::At)
+    }
+
+    /// A transfer that began under `generation` has ended.
+    pub(super) fn settle(&mut self, id: Uuid, generation: Generation, end: End, now: Now) {
+        let Some(index) = self.clips.iter().position(|clip| clip.id == id) else {
+            if end == End::Stored {
+                // The last byte was acknowledged before the cut that doomed it.
+                self.tally.stored.clips += 1;
+            }
+            return;
+        };
+        if end == End::Stored {
+            // Whatever generation it is now: it has left.
+            let clip = self.clips.remove(index);
+            self.tally.stored = add(self.tally.stored, Erased { clips: 1, bytes: clip.bytes });
+            if clip.kind != ClipKind::Snapshot {
+                self.left.push_back((clip.started, clip.ended()));
+                if self.left.len() > LEFT {
+                    self.left.pop_front();
+                }
+            }
+            self.doomed.push(clip);
+            self.failures = 0;
+            return;
+        }
+        let clip = &mut self.clips[index];
+        if clip.state != State::Leaving(generation) {
+            return;
+        }
+        clip.state = State::Waiting;
+        match end {
+            End::Refused { until } => {
+                clip.refused = true;
+                clip.not_before = until;
+            }
+            End::Later { pause } => {
+                clip.not_before = now.boot + pause.after(clip.failures);
+                clip.failures += 1;
+            }
+            End::AllLater { pause } => {
+                self.pause_until = now.boot + pause.after(self.failures);
+                self.failures += 1;
+            }
+            End::Stored | End::Stale => {}
+        }
+    }
+
+    /// Whether this clip is on its way under this generation: invariant 3, asked before each of its bytes in debug builds.
+    pub(super) fn may_send(&self, id: Uuid, generation: Generation) -> bool {
+        self.clips.iter().any(|clip| clip.id == id && clip.state == State::Leaving(generation))
+    }
+
+    // --- the uploads' thread ---
+
+    /// What is to be let go of, and what was lost for want of room.
+    pub(super) fn sweep(&mut self) -> (impl Sized + use<>, Vec<Loss>) {
+        (mem::take(&mut self.doomed), mem::take(&mut self.dropped))
+    }
+}
+
+fn split(clips: Vec<Clip>, condemned: impl FnMut(&mut Clip) -> bool) -> (Vec<Clip>, Vec<Clip>) {
+    let mut condemned = condemned;
+    let mut doomed = Vec::new();
+    let mut kept = Vec::with_capacity(clips.len());
+    for mut clip in clips {
+        if condemned(&mut clip) { doomed.push(clip) } else { kept.push(clip) }
+    }
+    (doomed, kept)
+}
+
+fn sum(clips: &[Clip]) -> Erased {
+    Erased { clips: clips.len() as u32, bytes: clips.iter().map(|clip| clip.bytes).sum() }
+}
+
+fn add(a: Erased, b: Erased) -> Erased {
+    Erased { clips: a.clips + b.clips, bytes: a.bytes + b.bytes }
+}

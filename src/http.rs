@@ -237,13 +237,7 @@ pub async fn get(origin: &Origin, path: &str, limit: usize, timeout: Duration) -
 }
 
 /// A request for `path` at `endpoint`; `headers` go out verbatim, `Host` and `Connection` are ours.
-pub(crate) fn request<B>(
-    method: &str,
-    endpoint: &Endpoint,
-    path: &str,
-    headers: HeaderMap,
-    body: B,
-) -> Result<Request<B>, Fault> {
+pub(crate) fn request<B>(method: &str, endpoint: &Endpoint, path: &str, headers: HeaderMap, body: B) -> Result<Request<B>, Fault> {
     let broken = |error: &dyn fmt::Display| Fault::Http { host: endpoint.host.clone(), reason: error.to_string() };
     let mut request = Request::builder().method(method).uri(path).body(body).map_err(|e| broken(&e))?;
     *request.headers_mut() = headers;
@@ -275,12 +269,7 @@ pub(crate) async fn resolve(endpoint: &Endpoint, deadline: Instant) -> Result<Ve
 }
 
 /// Connects to the first of `addresses` that answers, and does the TLS handshake where the endpoint asks for one.
-pub async fn connect<D: Door>(
-    door: &D,
-    origin: &Origin,
-    addresses: &[SocketAddr],
-    deadline: Instant,
-) -> Result<Line<D::Pass>, Fault> {
+pub async fn connect<D: Door>(door: &D, origin: &Origin, addresses: &[SocketAddr], deadline: Instant) -> Result<Line<D::Pass>, Fault> {
     let host = &origin.endpoint.host;
     let mut last = None;
     for (i, address) in addresses.iter().enumerate() {
@@ -370,8 +359,7 @@ impl<P: Pass> Line<P> {
         let Self { stream, pass, host, peer } = self;
         let mut builder = hyper::client::conn::http1::Builder::new();
         builder.max_buf_size(HYPER_BUFFER);
-        let (mut sender, connection) =
-            builder.handshake(TokioIo::new(stream)).await.map_err(|error| broken(&host, &error))?;
+        let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(|error| broken(&host, &error))?;
         pin!(connection);
         let exchange = async {
             let answer = sender.send_request(request).await.map_err(|error| broken(&host, &error))?;
@@ -380,7 +368,7 @@ impl<P: Pass> Line<P> {
                 Some(LengthLimitError { .. }) => Fault::TooLarge { host: host.clone(), limit },
                 None => broken(&host, &*error),
             })?;
-            Ok((head, body.to_bytes()))
+            Ok::<_, Fault>((head, body.to_bytes()))
         };
         pin!(exchange);
         let mut open = true;

@@ -145,7 +145,10 @@ fn is_local_v6(address: Ipv6Addr) -> bool {
     // `::a.b.c.d` was once an IPv4 address too; the deprecated form reaches nothing on the internet.
     let compatible = address.segments()[..6] == [0; 6];
     let site_local = address.segments()[0] & 0xffc0 == 0xfec0;
+    let [.., a, b, c, d] = address.octets();
+    let translated = address.segments()[..6] == [0x64, 0xff9b, 0, 0, 0, 0]; // RFC 6052: an IPv4 address behind NAT64
     compatible
+        || (translated && is_local_v4(Ipv4Addr::new(a, b, c, d)))
         || address.is_loopback()
         || address.is_unspecified()
         || address.is_unique_local()

@@ -1,1 +1,304 @@
-//! upload.
+//! Clips on their way to the cloud. Media records into the [`Gate`], the engine opens and cuts it, and a thread of its
+//! own sends what may leave: one clip at a time, oldest first, which keeps the pace exact and the memory small. It
+//! decides nothing about plans; it tells what happened as [`Event`]s.
+//!
+//! Clips wait in memory only (`[spool] memory_bytes`): they do not survive a restart, and `flash_bytes` is not used yet.
+
+mod gate;
+mod grant;
+mod kernel;
+mod pacing;
+mod recording;
+mod socket;
+mod spool;
+mod transfer;
+
+use std::{
+    collections::BTreeSet,
+    fmt, io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
+    thread,
+    time::Duration,
+};
+
+use care_protocol::{DeviceId, Erased};
+use tokio::{runtime, select, sync::Notify, time::sleep};
+
+pub use self::gate::{CutFigures, Gate};
+use self::{
+    pacing::Pacer,
+    spool::{End, Job, Next},
+};
+use crate::{
+    clock::Clock,
+    config::Spool as SpoolLimits,
+    engine::{ClipFacts, Generation},
+    http::Origin,
+};
+
+/// How often clips are looked at for their age, and how long a wait may be before the time is read anew: the runtime's
+/// clock stands still in suspend, BOOTTIME does not.
+const ROUND: Duration = Duration::from_secs(30);
+
+/// What uploading needs to know.
+#[derive(Debug)]
+pub struct Settings {
+    /// Which camera this is.
+    pub device: DeviceId,
+    /// `[spool]`
+    pub spool: SpoolLimits,
+    /// `[upload] uplink_kbps`; 0: estimated.
+    pub uplink_kbps: u32,
+    /// Whom clips are sent to.
+    pub peers: Peers,
+}
+
+/// The servers that uploads may talk to.
+#[derive(Clone)]
+pub struct Peers {
+    /// `cloud.url`, with its TLS settings and our client certificate.
+    pub api: Origin,
+    /// `[store]`: other hosts (lowercase) and ports that a grant may name, and the TLS settings for them, without our
+    /// client certificate.
+    pub store: Option<(BTreeSet<(String, u16)>, Arc<rustls::ClientConfig>)>,
+}
+
+impl fmt::Debug for Peers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let hosts = self.store.as_ref().map(|(hosts, _)| hosts);
+        f.debug_struct("Peers").field("api", &self.api).field("store", &hosts).finish()
+    }
+}
+
+/// What happened. Told on the uploads' thread; whoever listens must not block.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// The cloud refused a grant with 402 or 403. The clip waits 15 minutes, or until [`Gate::retry_refused`].
+    Refused {
+        /// 402 or 403.
+        status: u16,
+        /// The clip.
+        clip: ClipFacts,
+    },
+    /// The store has the clip.
+    Stored {
+        /// The clip.
+        clip: ClipFacts,
+        /// Its size.
+        bytes: u64,
+    },
+    /// A grant breaks a rule of section 3.6; no byte was sent where it leads.
+    GrantFault {
+        /// Which rule, and by what.
+        why: String,
+    },
+    /// A clip gave way to a newer one: the spool is full.
+    Dropped {
+        /// The clip.
+        clip: ClipFacts,
+        /// Its size.
+        bytes: u64,
+    },
+    /// The `Date` of an HTTPS answer was given to the clock.
+    Date,
+}
+
+/// What people see of uploads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UploadStatus {
+    /// The gate's generation.
+    pub generation: Generation,
+    /// Transfers in flight.
+    pub transfers: u32,
+    /// Clips and bytes held: being recorded, waiting, and in flight.
+    pub spool: Erased,
+    /// Clips and bytes the store has taken since the start.
+    pub stored: Erased,
+    /// Clips and bytes erased because the plan does not allow them, since the start.
+    pub erased: Erased,
+    /// Clips and bytes that gave way to newer ones, since the start.
+    pub dropped: Erased,
+    /// What transfers are paced to, bytes of payload a second.
+    pub pace: u64,
+    /// The last thing that kept a clip from being stored.
+    pub last_fault: Option<String>,
+}
+
+/// The uploads' thread.
+#[derive(Debug)]
+pub struct Uploads {
+    shared: Arc<Shared>,
+    ended: mpsc::Receiver<()>,
+}
+
+/// Starts the uploads' thread, with the gate closed. `events` is called on it.
+///
+/// # Errors
+///
+/// The kernel gave no thread, or no descriptors for a runtime.
+pub fn start(settings: Settings, clock: Clock, events: impl Fn(Event) + Send + Sync + 'static) -> io::Result<Uploads> {
+    let Settings { device, spool, uplink_kbps, peers } = settings;
+    if spool.flash_bytes > 0 {
+        tracing::info!(flash_bytes = spool.flash_bytes, "clips wait in memory only; the flash spool is not used yet");
+    }
+    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    let shared = Arc::new(Shared {
+        gate: Arc::new(Gate::new(spool.memory_bytes, clock)),
+        device,
+        peers: Mutex::new(Arc::new(peers)),
+        pacer: Mutex::new(Pacer::new(uplink_kbps)),
+        last_fault: Mutex::new(None),
+        events: Box::new(events),
+        stop: Notify::new(),
+    });
+    let (end, ended) = mpsc::channel();
+    let on_thread = shared.clone();
+    thread::Builder::new().name("uploads".into()).spawn(move || {
+        runtime.block_on(on_thread.run());
+        // A resolver that hangs must not hold us up.
+        runtime.shutdown_background();
+        drop(end);
+    })?;
+    Ok(Uploads { shared, ended })
+}
+
+impl Uploads {
+    /// The gate.
+    pub fn gate(&self) -> Arc<Gate> {
+        self.shared.gate.clone()
+    }
+
+    /// How uploads stand.
+    pub fn status(&self) -> UploadStatus {
+        let spool = self.shared.gate.shelf.lock();
+        let tally = spool.tally();
+        UploadStatus {
+            generation: self.shared.gate.generation(),
+            transfers: spool.leaving(),
+            spool: spool.held(),
+            stored: tally.stored,
+            erased: tally.erased,
+            dropped: tally.dropped,
+            pace: self.shared.pacer().rate(),
+            last_fault: lock(&self.shared.last_fault).clone(),
+        }
+    }
+
+    /// From the next grant on, talks to these (SIGHUP: other certificates).
+    pub fn set_peers(&self, peers: Peers) {
+        *lock(&self.shared.peers) = Arc::new(peers);
+    }
+
+    /// Closes the gate, aborts what is in flight and ends the thread; waits for it at most `deadline`. Clips that wait are
+    /// lost with the memory they are in.
+    pub fn stop(self, deadline: Duration) {
+        self.shared.gate.cut(None);
+        self.shared.stop.notify_one();
+        if self.ended.recv_timeout(deadline) == Err(mpsc::RecvTimeoutError::Timeout) {
+            tracing::warn!("the uploads' thread did not end in time");
+        }
+    }
+}
+
+/// What the uploads' thread and its transfers share.
+struct Shared {
+    gate: Arc<Gate>,
+    device: DeviceId,
+    peers: Mutex<Arc<Peers>>,
+    pacer: Mutex<Pacer>,
+    last_fault: Mutex<Option<String>>,
+    events: Box<dyn Fn(Event) + Send + Sync>,
+    stop: Notify,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("device", &self.device).field("gate", &self.gate).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    async fn run(self: Arc<Self>) {
+        select! {
+            () = self.clone().work() => {}
+            () = self.stop.notified() => {}
+        }
+    }
+
+    async fn work(self: Arc<Self>) {
+        loop {
+            self.sweep();
+            let now = self.gate.clock.now();
+            let next = self.gate.shelf.lock().next(now);
+            let wait = match next {
+                Next::Take(job) => {
+                    self.carry(job).await;
+                    continue;
+                }
+                Next::At(due) => due.saturating_sub(now.boot).min(ROUND),
+                Next::Idle => ROUND,
+            };
+            select! {
+                () = self.gate.shelf.wake.notified() => {}
+                () = sleep(wait) => {}
+            }
+        }
+    }
+
+    /// Sends one clip, in a task of its own that a cut can abort from another thread.
+    async fn carry(self: &Arc<Self>, job: Job) {
+        let (id, generation, clip, bytes) = (job.id, job.generation, job.facts, job.bytes);
+        let shared = self.clone();
+        let mut task = tokio::spawn(async move { shared.transfer(&job).await });
+        self.gate.sockets.adopt(generation, task.abort_handle());
+        let end = loop {
+            select! {
+                end = &mut task => break end,
+                () = self.gate.shelf.wake.notified() => self.sweep(),
+                () = sleep(ROUND) => self.sweep(),
+            }
+        };
+        // What did not come to an end of its own was aborted by a cut.
+        let end = end.unwrap_or(End::Stale);
+        self.gate.shelf.lock().settle(id, generation, end, self.gate.clock.now());
+        if end == End::Stored {
+            tracing::info!(clip = %id, bytes, generation = generation.0, "clip stored");
+            *lock(&self.last_fault) = None;
+            self.tell(Event::Stored { clip, bytes });
+        }
+    }
+
+    /// Erases what has grown too old, and lets go of what was erased.
+    fn sweep(&self) {
+        let mut spool = self.gate.shelf.lock();
+        spool.expire(self.gate.clock.now());
+        let (doomed, losses) = spool.sweep();
+        drop(spool);
+        drop(doomed);
+        for loss in losses {
+            tracing::info!(bytes = loss.bytes, "clip dropped: the spool is full");
+            self.tell(Event::Dropped { clip: loss.clip, bytes: loss.bytes });
+        }
+    }
+
+    fn tell(&self, event: Event) {
+        (self.events)(event);
+    }
+
+    fn note_fault(&self, fault: String) {
+        *lock(&self.last_fault) = Some(fault);
+    }
+
+    fn peers(&self) -> Arc<Peers> {
+        lock(&self.peers).clone()
+    }
+
+    fn pacer(&self) -> MutexGuard<'_, Pacer> {
+        lock(&self.pacer)
+    }
+}
+
+/// None of these locks is held where a panic could leave half a value.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -2,11 +2,7 @@
 //! lock and nothing slow is done there: what is erased is only moved aside, the uploads' thread lets go of its memory.
 //! Clips live in memory within a quota; time inside is BOOTTIME, so that a corrected clock ages no clip.
 
-use std::{
-    collections::VecDeque,
-    mem,
-    time::Duration,
-};
+use std::{collections::VecDeque, mem, time::Duration};
 
 use bytes::Bytes;
 use care_protocol::{ClipKind, Erased, Policy, Position};
@@ -55,8 +51,9 @@ pub(super) struct Loss {
     pub(super) bytes: u64,
 }
 
+/// One clip; outside the spool only something to let go of.
 #[derive(Debug)]
-struct Clip {
+pub(super) struct Clip {
     id: Uuid,
     kind: ClipKind,
     epoch: u64,
@@ -234,7 +231,7 @@ impl Spool {
 
     /// Judges every clip, oldest first, under what may be kept from now on; the others get their tombstone.
     pub(super) fn keep(&mut self, policy: Policy, position: Position, now: Now) -> Erased {
-        self.admit(Admission { keep: policy, leave: self.admission.leave, position });
+        self.admit(Admission { record: policy, keep: policy, leave: Policy::CLOSED, position });
         let newest_left = self.left.iter().map(|(_, end)| trusted_ms(*end, now)).max();
         let mut judge = Judge::new(policy, position.epoch, trusted_ms(now.boot, now), newest_left);
         self.doom(|clip| !judge.allows(&clip.facts(now)))
@@ -266,7 +263,7 @@ impl Spool {
 
     /// Whether a clip may begin, and how long it may get.
     pub(super) fn begin(&mut self, id: Uuid, beginning: Beginning, now: Now) -> Option<Duration> {
-        let Admission { keep, position, .. } = self.admission;
+        let Admission { record, position, .. } = self.admission;
         let clip = Clip {
             id,
             kind: beginning.kind,
@@ -284,14 +281,14 @@ impl Spool {
         };
         let held = self.clips.iter().filter(|clip| clip.kind != ClipKind::Snapshot).map(Clip::ended);
         let newest = self.left.iter().map(|(_, end)| *end).chain(held).max().map(|end| trusted_ms(end, now));
-        let mut judge = Judge::new(keep, position.epoch, trusted_ms(now.boot, now), newest);
+        let mut judge = Judge::new(record, position.epoch, trusted_ms(now.boot, now), newest);
         let bound = position != Position::NONE;
         if !bound || !judge.allows(&clip.facts(now)) {
             return None;
         }
         let place = self.clips.partition_point(|other| other.started <= clip.started);
         self.clips.insert(place, clip);
-        Some(Duration::from_secs(keep.clip_max_s.into()))
+        Some(Duration::from_secs(record.clip_max_s.into()))
     }
 
     /// Takes more of a clip; [`Verdict::Erased`] if it is here no more.
@@ -304,7 +301,7 @@ impl Spool {
         if !self.make_room(id, now) {
             return Verdict::Erased;
         }
-        Verdict::Continue { max: Duration::from_secs(self.admission.keep.clip_max_s.into()) }
+        Verdict::Continue { max: Duration::from_secs(self.admission.record.clip_max_s.into()) }
     }
 
     /// The clip is whole and waits. What is longer than the plan allows is erased.
@@ -444,7 +441,7 @@ impl Spool {
     // --- the uploads' thread ---
 
     /// What is to be let go of, and what was lost for want of room.
-    pub(super) fn sweep(&mut self) -> (impl Sized + use<>, Vec<Loss>) {
+    pub(super) fn sweep(&mut self) -> (Vec<Clip>, Vec<Loss>) {
         (mem::take(&mut self.doomed), mem::take(&mut self.dropped))
     }
 }

@@ -1,0 +1,85 @@
+//! The gate as media sees it: whether a clip may begin, and where its bytes go while it is being recorded.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use care_protocol::Position;
+use ring::{
+    digest,
+    rand::{SecureRandom, SystemRandom},
+};
+use uuid::Uuid;
+
+use super::gate::{Gate, Shelf};
+use crate::{
+    clock::Clock,
+    media::{Beginning, ClipWriter, Outlet, Verdict},
+};
+
+impl Outlet for Gate {
+    fn begin(&self, clip: Beginning) -> Option<(Box<dyn ClipWriter>, Duration)> {
+        let id = new_id()?;
+        let max = self.shelf.lock().begin(id, clip, self.clock.now())?;
+        let recording = Recording {
+            id,
+            shelf: self.shelf.clone(),
+            clock: self.clock.clone(),
+            digest: digest::Context::new(&digest::SHA256),
+            finished: false,
+        };
+        Some((Box::new(recording), max))
+    }
+
+    fn clip_max(&self) -> Option<Duration> {
+        let admission = self.shelf.lock().admission();
+        let record = admission.record;
+        let any = record.clips && record.history_h > 0 && record.clip_max_s > 0 && admission.position != Position::NONE;
+        any.then(|| Duration::from_secs(record.clip_max_s.into()))
+    }
+}
+
+/// A clip being written. Its bytes are the spool's from the first one on, so that a cut can take them away.
+struct Recording {
+    id: Uuid,
+    shelf: Arc<Shelf>,
+    clock: Clock,
+    digest: digest::Context,
+    finished: bool,
+}
+
+impl ClipWriter for Recording {
+    fn append(&mut self, fragment: Bytes, duration: Duration) -> Verdict {
+        self.digest.update(&fragment);
+        let verdict = self.shelf.lock().append(self.id, fragment, duration, self.clock.now());
+        verdict
+    }
+
+    fn finish(mut self: Box<Self>, duration: Duration) {
+        let digest = self.digest.clone().finish();
+        let hex = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        self.shelf.lock().finish(self.id, duration, hex);
+        self.finished = true;
+        self.shelf.wake.notify_one();
+    }
+}
+
+impl Drop for Recording {
+    fn drop(&mut self) {
+        if !self.finished {
+            self.shelf.lock().abandon(self.id);
+            self.shelf.wake.notify_one();
+        }
+    }
+}
+
+/// A random UUID (version 4): the clip's name in the cloud, so a weak generator will not do.
+fn new_id() -> Option<Uuid> {
+    let mut bytes = [0; 16];
+    match SystemRandom::new().fill(&mut bytes) {
+        Ok(()) => Some(uuid::Builder::from_random_bytes(bytes).into_uuid()),
+        Err(_) => {
+            tracing::error!("no clip begins: the kernel gives no random bytes");
+            None
+        }
+    }
+}

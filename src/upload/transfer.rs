@@ -1,0 +1,308 @@
+//! One clip's way out: ask for a grant, judge where it leads, PUT. It runs as one task that a cut aborts; its every step
+//! asks the [`Ticket`] first, and its body ends in an error rather than early when the ticket is no longer good.
+
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use care_protocol::{Grant, GrantRequest, Stored};
+use http::{HeaderMap, HeaderValue, header};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::{BodyExt, Full};
+use jiff::Timestamp;
+use thiserror::Error;
+use tokio::{
+    pin, select,
+    time::{Instant, MissedTickBehavior, interval},
+};
+
+use super::{
+    Event, Shared,
+    gate::Shelf,
+    grant::{Target, Violation, life},
+    socket::{Gauge, Ticket},
+    spool::{End, Job, Pause},
+};
+use crate::http::{Answer, Door, Fault, Origin, Stage, Stale, connect, request, resolve, within};
+
+/// How much of a clip is handed over at a time.
+const CHUNK: usize = 32 * 1024;
+/// The largest answer that is read.
+const ANSWER: usize = 64 * 1024;
+/// How long looking up, connecting and the TLS handshake may take together; and then a grant's answer.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// A PUT on which no byte is acknowledged for this long is given up.
+const STALL: Duration = Duration::from_secs(30);
+/// A PUT may take this long, and as long as it takes at [`SLOWEST`].
+const LONGEST: Duration = Duration::from_secs(120);
+const SLOWEST: u64 = 4_000;
+/// How often a PUT's progress is looked at.
+const LOOK: Duration = Duration::from_millis(50);
+/// What fails is tried again with full jitter over one second, two, four, up to five minutes.
+const RETRY: Pause = Pause { first: Duration::from_secs(1), longest: Duration::from_secs(300) };
+/// A refused clip waits this long, unless the engine says otherwise (section 3.6).
+const REFUSED: Duration = Duration::from_secs(15 * 60);
+
+#[derive(Debug, Error)]
+enum Failure {
+    #[error(transparent)]
+    Fault(#[from] Fault),
+    #[error("the cloud refused the grant with {0}")]
+    Refused(u16),
+    #[error(transparent)]
+    Grant(#[from] Violation),
+    #[error("asking for a grant was answered {0}")]
+    Asking(u16),
+    #[error("the store answered {0} to the clip")]
+    Putting(u16),
+    #[error("the grant ended before the clip could be sent")]
+    Expired,
+}
+
+impl From<Stale> for Failure {
+    fn from(stale: Stale) -> Self {
+        Self::Fault(stale.into())
+    }
+}
+
+/// Permission to send one clip to one place for a while.
+struct Permission {
+    target: Target,
+    /// Who gave it.
+    cloud: std::net::SocketAddr,
+    /// BOOTTIME at which it ends.
+    until: Duration,
+}
+
+impl Shared {
+    /// Sends one clip and says how that ended.
+    pub(super) async fn transfer(&self, job: &Job) -> End {
+        let failure = match self.send(job).await {
+            Ok(()) => return End::Stored,
+            Err(Failure::Fault(Fault::Stale(_))) => return End::Stale,
+            Err(failure) => failure,
+        };
+        tracing::info!(clip = %job.id, generation = job.generation.0, why = %failure, "clip not sent");
+        self.note_fault(failure.to_string());
+        match failure {
+            Failure::Refused(status) => {
+                self.tell(Event::Refused { status, clip: job.facts });
+                End::Refused { until: self.gate.clock.now().boot + REFUSED }
+            }
+            Failure::Grant(violation) => {
+                self.tell(Event::GrantFault { why: violation.to_string() });
+                End::Later { pause: RETRY }
+            }
+            // The cloud as a whole: the next clip would fare no better.
+            Failure::Fault(_) | Failure::Asking(401 | 408 | 429 | 500..) | Failure::Putting(401 | 408 | 429 | 500..) => {
+                End::AllLater { pause: RETRY }
+            }
+            Failure::Asking(_) | Failure::Putting(_) | Failure::Expired => End::Later { pause: RETRY },
+        }
+    }
+
+    async fn send(&self, job: &Job) -> Result<(), Failure> {
+        let ticket = Ticket::new(self.gate.sockets.clone(), job.generation, self.pacer().rate());
+        let mut fresh_grants = 1;
+        loop {
+            let Some(permission) = self.ask(&ticket, job).await? else { return Ok(()) };
+            match self.put(&ticket, job, permission).await {
+                // The URL has ended, or so the store says: one fresh grant at once, more only after a pause.
+                Err(Failure::Putting(403) | Failure::Expired) if fresh_grants > 0 => fresh_grants -= 1,
+                other => return other,
+            }
+        }
+    }
+
+    /// Asks for a grant; `None` if the clip is there already.
+    async fn ask(&self, ticket: &Ticket, job: &Job) -> Result<Option<Permission>, Failure> {
+        ticket.check()?;
+        let peers = self.peers();
+        let api = &peers.api;
+        let deadline = Instant::now() + PATIENCE;
+        let addresses = resolve(&api.endpoint, deadline).await?;
+        let line = connect(ticket, api, &addresses, deadline).await?;
+        let path = format!("/v1/devices/{}/clips", self.device);
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let body = Full::new(Bytes::from(self.grant_request(job)?)).map_err(|never: Infallible| match never {});
+        let request = request("POST", &api.endpoint, &path, headers, body)?;
+        let sent = self.gate.clock.now().boot;
+        let deadline = Instant::now() + PATIENCE;
+        let answer = within(Stage::Http, &api.endpoint.host, deadline, line.send(request, ANSWER)).await??;
+        ticket.check()?;
+        if let Some(date) = answer.date {
+            if api.endpoint.tls {
+                self.gate.clock.observe_date(date, sent);
+                self.tell(Event::Date);
+            }
+        }
+        match answer.status {
+            201 => {
+                let unreadable = |error: serde_json::Error| Violation::Unreadable(error.to_string());
+                let grant: Grant = serde_json::from_slice(&answer.body).map_err(unreadable)?;
+                let hosts = peers.store.as_ref().map(|(hosts, _)| hosts);
+                let target = Target::of(&grant, &api.endpoint, hosts)?;
+                let until = sent + life(&grant, answer.date)?;
+                Ok(Some(Permission { target, cloud: answer.peer, until }))
+            }
+            200 => match serde_json::from_slice(&answer.body) {
+                Ok(Stored { stored: true }) => Ok(None),
+                Ok(Stored { stored: false }) => Err(Violation::Unreadable("200 without stored: true".into()).into()),
+                Err(error) => Err(Violation::Unreadable(error.to_string()).into()),
+            },
+            status @ (402 | 403) => Err(Failure::Refused(status)),
+            300..=399 => Err(Violation::Redirect("the cloud".into()).into()),
+            status => Err(Failure::Asking(status)),
+        }
+    }
+
+    fn grant_request(&self, job: &Job) -> Result<Vec<u8>, Failure> {
+        let started_ms = i64::try_from(job.facts.started_ms).unwrap_or(i64::MAX);
+        let broken = |reason: String| Fault::Http { host: "the cloud".into(), reason };
+        let request = GrantRequest {
+            clip: job.id.to_string(),
+            kind: job.facts.kind,
+            started_at: Timestamp::from_millisecond(started_ms).map_err(|error| broken(error.to_string()))?,
+            duration_ms: u64::try_from(job.facts.duration.as_millis()).unwrap_or(u64::MAX),
+            bytes: job.bytes,
+            sha256: job.sha256.clone(),
+            epoch: job.position.epoch,
+            seq: job.position.seq,
+        };
+        Ok(serde_json::to_vec(&request).map_err(|error| broken(error.to_string()))?)
+    }
+
+    async fn put(&self, ticket: &Ticket, job: &Job, permission: Permission) -> Result<(), Failure> {
+        ticket.check()?;
+        let Permission { target, cloud, until } = permission;
+        let peers = self.peers();
+        let tls = if target.same_origin { peers.api.tls.clone() } else { peers.store.as_ref().map(|(_, tls)| tls.clone()) };
+        let origin = Origin { endpoint: target.endpoint.clone(), tls };
+        let deadline = Instant::now() + PATIENCE;
+        let addresses = resolve(&origin.endpoint, deadline).await?;
+        target.may_be_at(&addresses, cloud)?;
+        let line = connect(ticket, &origin, &addresses, deadline).await?;
+        if self.gate.clock.now().boot >= until {
+            return Err(Failure::Expired);
+        }
+        let handed_over = Arc::new(AtomicBool::new(false));
+        let body = ClipBody::new(ticket.clone(), job, self.gate.shelf.clone(), handed_over.clone());
+        let mut request = request("PUT", &origin.endpoint, &target.path, target.headers, body)?;
+        request.headers_mut().insert(header::CONTENT_LENGTH, job.bytes.into());
+        let gauge = line.pass().gauge();
+        let exchange = line.send(request, ANSWER);
+        let answer = self.minded(exchange, &gauge, &handed_over, &origin.endpoint.host, job.bytes).await?;
+        match answer.status {
+            200..=299 => Ok(()),
+            300..=399 => Err(Violation::Redirect("the store".into()).into()),
+            status => Err(Failure::Putting(status)),
+        }
+    }
+
+    /// Runs a PUT: paces it, and gives it up when it stands still.
+    async fn minded(
+        &self,
+        exchange: impl Future<Output = Result<Answer, Fault>>,
+        gauge: &Gauge,
+        handed_over: &AtomicBool,
+        host: &str,
+        bytes: u64,
+    ) -> Result<Answer, Fault> {
+        let begun = Instant::now();
+        let longest = LONGEST + Duration::from_secs(bytes / SLOWEST);
+        let (mut acked, mut moved) = (0, begun);
+        let mut look = interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.pacer().restart();
+        pin!(exchange);
+        loop {
+            select! {
+                biased;
+                answer = &mut exchange => return answer,
+                now = look.tick() => {
+                    if let Some(info) = gauge.read() {
+                        if info.bytes_acked > acked {
+                            (acked, moved) = (info.bytes_acked, now);
+                        }
+                        if !handed_over.load(Ordering::Relaxed) {
+                            if let Some(rate) = self.pacer().observe(&info, now.into_std()) {
+                                gauge.pace(rate);
+                            }
+                        }
+                    }
+                    if now - moved >= STALL || now - begun >= longest {
+                        return Err(Fault::Timeout { stage: Stage::Http, host: host.to_owned() });
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A clip's bytes, a chunk at a time, for as long as the ticket is good.
+struct ClipBody {
+    ticket: Ticket,
+    shelf: Arc<Shelf>,
+    id: uuid::Uuid,
+    /// Last first.
+    fragments: Vec<Bytes>,
+    left: u64,
+    handed_over: Arc<AtomicBool>,
+}
+
+impl ClipBody {
+    fn new(ticket: Ticket, job: &Job, shelf: Arc<Shelf>, handed_over: Arc<AtomicBool>) -> Self {
+        let fragments = job.fragments.iter().filter(|fragment| !fragment.is_empty()).rev().cloned().collect();
+        Self { ticket, shelf, id: job.id, fragments, left: job.bytes, handed_over }
+    }
+
+    /// Invariant 3: as long as the generation stands, the clip is one that was let out under it. Both are read under the
+    /// spool's lock, which a cut takes after it has advanced the generation and before it erases anything.
+    fn may_send(&self) -> bool {
+        let spool = self.shelf.lock();
+        self.ticket.check().is_err() || spool.may_send(self.id, self.ticket.generation())
+    }
+}
+
+impl Body for ClipBody {
+    type Data = Bytes;
+    type Error = Stale;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Stale>>> {
+        if let Err(stale) = self.ticket.check() {
+            // An error, not an end: an end could make a part look whole.
+            return Poll::Ready(Some(Err(stale)));
+        }
+        debug_assert!(self.may_send(), "invariant 3: clip {} is sent though it was not let out", self.id);
+        let Some(mut fragment) = self.fragments.pop() else {
+            self.handed_over.store(true, Ordering::Relaxed);
+            return Poll::Ready(None);
+        };
+        let chunk = fragment.split_to(CHUNK.min(fragment.len()));
+        if !fragment.is_empty() {
+            self.fragments.push(fragment);
+        }
+        self.left -= chunk.len() as u64;
+        if self.left == 0 {
+            self.handed_over.store(true, Ordering::Relaxed);
+        }
+        Poll::Ready(Some(Ok(Frame::data(chunk))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.fragments.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left)
+    }
+}

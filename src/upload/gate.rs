@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use super::{socket::Sockets, spool::Spool};
 use crate::{
     clock::Clock,
-    engine::{Admission, Generation},
+    engine::{Admission, CutFigures, Generation},
 };
 
 /// What may leave, and what has been recorded for it.
@@ -19,19 +19,6 @@ pub struct Gate {
     pub(super) sockets: Arc<Sockets>,
     pub(super) shelf: Arc<Shelf>,
     pub(super) clock: Clock,
-}
-
-/// What a cut did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CutFigures {
-    /// The generation that stands now.
-    pub generation: Generation,
-    /// Clips whose transfer was aborted.
-    pub transfers: u32,
-    /// Payload that the kernel handed to the network device between the closing of the gate and the abort, bytes.
-    pub bytes_after: u64,
-    /// What may not be kept. Its tombstones stand: it can never leave, and its memory is let go of next.
-    pub doomed: Erased,
 }
 
 impl Gate {

@@ -24,7 +24,7 @@ use std::{
 use care_protocol::{DeviceId, Erased};
 use tokio::{runtime, select, sync::Notify, time::sleep};
 
-pub use self::gate::{CutFigures, Gate};
+pub use self::gate::Gate;
 use self::{
     pacing::Pacer,
     spool::{End, Job, Next},
@@ -58,14 +58,22 @@ pub struct Settings {
 pub struct Peers {
     /// `cloud.url`, with its TLS settings and our client certificate.
     pub api: Origin,
-    /// `[store]`: other hosts (lowercase) and ports that a grant may name, and the TLS settings for them, without our
-    /// client certificate.
-    pub store: Option<(BTreeSet<(String, u16)>, Arc<rustls::ClientConfig>)>,
+    /// `[store]`: the other hosts that a grant may name.
+    pub store: Option<Store>,
+}
+
+/// Hosts besides the cloud's own.
+#[derive(Clone)]
+pub struct Store {
+    /// Names (lowercase) and ports.
+    pub hosts: BTreeSet<(String, u16)>,
+    /// The TLS settings for them, without our client certificate.
+    pub tls: Arc<rustls::ClientConfig>,
 }
 
 impl fmt::Debug for Peers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let hosts = self.store.as_ref().map(|(hosts, _)| hosts);
+        let hosts = self.store.as_ref().map(|store| &store.hosts);
         f.debug_struct("Peers").field("api", &self.api).field("store", &hosts).finish()
     }
 }

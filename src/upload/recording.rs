@@ -50,8 +50,7 @@ struct Recording {
 impl ClipWriter for Recording {
     fn append(&mut self, fragment: Bytes, duration: Duration) -> Verdict {
         self.digest.update(&fragment);
-        let verdict = self.shelf.lock().append(self.id, fragment, duration, self.clock.now());
-        verdict
+        self.shelf.lock().append(self.id, fragment, duration, self.clock.now())
     }
 
     fn finish(mut self: Box<Self>, duration: Duration) {

@@ -149,7 +149,7 @@ impl Shared {
             201 => {
                 let unreadable = |error: serde_json::Error| Violation::Unreadable(error.to_string());
                 let grant: Grant = serde_json::from_slice(&answer.body).map_err(unreadable)?;
-                let hosts = peers.store.as_ref().map(|(hosts, _)| hosts);
+                let hosts = peers.store.as_ref().map(|store| &store.hosts);
                 let target = Target::of(&grant, &api.endpoint, hosts)?;
                 let until = sent + life(&grant, answer.date)?;
                 Ok(Some(Permission { target, cloud: answer.peer, until }))
@@ -185,7 +185,7 @@ impl Shared {
         ticket.check()?;
         let Permission { target, cloud, until } = permission;
         let peers = self.peers();
-        let tls = if target.same_origin { peers.api.tls.clone() } else { peers.store.as_ref().map(|(_, tls)| tls.clone()) };
+        let tls = if target.same_origin { peers.api.tls.clone() } else { peers.store.as_ref().map(|store| store.tls.clone()) };
         let origin = Origin { endpoint: target.endpoint.clone(), tls };
         let deadline = Instant::now() + PATIENCE;
         let addresses = resolve(&origin.endpoint, deadline).await?;

@@ -15,6 +15,9 @@ mod reports;
 mod standing;
 mod view;
 
+#[cfg(test)]
+mod tests;
+
 use std::{collections::VecDeque, time::Duration};
 
 use care_protocol::{

@@ -119,6 +119,8 @@ impl Standing {
         if self.voucher == Voucher::Connection {
             self.voucher = Voucher::Until(now.boot + GRACE);
         }
+        // An answer that is still on its way was asked for before the loss.
+        self.polling = false;
         self.poll_at = now.boot;
     }
 

@@ -1,0 +1,764 @@
+//! The engine in memory: a bench with a clock that only moves when told, a gate that counts, and a disk that can fail.
+
+use std::{cell::Cell, time::Duration};
+
+use base64::Engine as _;
+use bytes::Bytes;
+use care_protocol::{
+    Channel, ClipKind, Entitlement, Key, Keyset, Lease, Next, Order, Plan, Policy, Position, Reason, Refund, RefundKind, Report, Reset,
+    Signer,
+};
+
+use super::*;
+
+const T0: u64 = 1_767_225_600;
+const FREE: Policy = Policy { clips: true, history_h: 12, clip_max_s: 12, cooldown_s: 300, max_height: 720, snapshots: false };
+const PLUS: Policy = Policy { clips: true, history_h: 336, clip_max_s: 60, cooldown_s: 30, max_height: 1080, snapshots: true };
+const PREMIUM: Policy = Policy { clips: true, history_h: 720, clip_max_s: 120, cooldown_s: 0, max_height: 2160, snapshots: true };
+
+struct Bench {
+    engine: Engine,
+    keys: Keys,
+    now: Now,
+    /// What the gate was told last, and how often it was cut.
+    open: Admission,
+    cuts: Vec<Option<(Policy, Position)>>,
+    transfers: u32,
+    disk: Disk,
+    acked: Vec<u64>,
+    reports: Vec<(u64, Report)>,
+    gets: Vec<Get>,
+    fetches: Vec<Resource>,
+    log: Vec<&'static str>,
+    delivery: u64,
+}
+
+#[derive(Default)]
+struct Disk {
+    fails: bool,
+    slow: bool,
+    pending: Vec<(u64, Vec<u8>)>,
+    record: Option<Vec<u8>>,
+    writes: u32,
+}
+
+struct Keys {
+    root: Signer,
+    signer: Signer,
+}
+
+impl Keys {
+    fn new() -> Self {
+        let signer = |kid| Signer::from_pkcs8(kid, &Signer::generate()).unwrap();
+        Self { root: signer("root"), signer: signer("k1") }
+    }
+
+    fn keyset(&self, version: u64) -> Keyset {
+        let key = Key { public: self.signer.public_key(), not_before: T0 - 1000 };
+        Keyset { iss: "care".into(), version, iat: T0, keys: [("k1".to_owned(), key)].into(), revoked: vec![], resets: vec![] }
+    }
+
+    fn settings(&self) -> Settings {
+        let count = Cell::new(0u64);
+        Settings {
+            device: "CAM1".parse().unwrap(),
+            issuer: "care".into(),
+            roots: [("root".to_owned(), self.root.public_key())].into(),
+            min_keyset_version: 1,
+            free: FREE,
+            agent: "test".into(),
+            nonce: Box::new(move || {
+                count.set(count.get() + 1);
+                format!("nonce-{:022}", count.get())
+            }),
+        }
+    }
+}
+
+fn entitlement(seq: u64, plan: &str, policy: Policy) -> Entitlement {
+    Entitlement {
+        iss: "care".into(),
+        aud: "CAM1".parse().unwrap(),
+        account: "acct".into(),
+        epoch: 3.try_into().unwrap(),
+        seq: seq.try_into().unwrap(),
+        plan: plan.parse().unwrap(),
+        reason: if plan == "free" { Reason::Cancelled } else { Reason::Subscribed },
+        channel: Channel::Portal,
+        iat: T0,
+        lease: Lease { max_age_s: 172_800, not_after: T0 + 172_800 },
+        policy,
+        next: None,
+        order: None,
+        crit: vec![],
+    }
+}
+
+fn premium(seq: u64) -> Entitlement {
+    entitlement(seq, "premium", PREMIUM)
+}
+
+fn free(seq: u64) -> Entitlement {
+    entitlement(seq, "free", FREE)
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self::with(Keys::new(), Restored::Empty)
+    }
+
+    fn with(keys: Keys, restored: Restored) -> Self {
+        let now = Now { boot: Duration::from_secs(100), trusted: Duration::from_secs(T0), confirmed: true };
+        let engine = Engine::new(keys.settings(), restored, now);
+        let mut bench = Self {
+            engine,
+            keys,
+            now,
+            open: Admission::CLOSED,
+            cuts: vec![],
+            transfers: 0,
+            disk: Disk::default(),
+            acked: vec![],
+            reports: vec![],
+            gets: vec![],
+            fetches: vec![],
+            log: vec![],
+            delivery: 0,
+        };
+        let effects = bench.engine.boot(now);
+        bench.carry_out(effects);
+        bench
+    }
+
+    /// A camera with this document on record, connected and confirmed by the retained copy.
+    fn confirmed(document: &Entitlement) -> Self {
+        let mut bench = Self::new();
+        bench.connect(1);
+        let keyset = bench.keys.keyset(7).sign(&bench.keys.root);
+        bench.deliver(1, Topic::Keyset, keyset.into_bytes(), true);
+        bench.retained(1, document);
+        bench.event(Event::Subscribed(Connection(1)));
+        bench.forget_log();
+        bench
+    }
+
+    fn forget_log(&mut self) {
+        self.acked.clear();
+        self.reports.clear();
+        self.gets.clear();
+        self.fetches.clear();
+        self.cuts.clear();
+        self.log.clear();
+        self.disk.writes = 0;
+    }
+
+    fn event(&mut self, event: Event) {
+        let effects = self.engine.handle(event, self.now);
+        self.carry_out(effects);
+    }
+
+    fn carry_out(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Cut { keep } => {
+                    self.log.push("cut");
+                    self.cuts.push(keep);
+                    self.open.leave = Policy::CLOSED;
+                    let transfers = std::mem::take(&mut self.transfers);
+                    self.now.boot += Duration::from_micros(7);
+                    self.event(Event::CutDone(CutFigures {
+                        generation: Generation(self.cuts.len() as u64),
+                        transfers,
+                        bytes_after: 0,
+                        doomed: Erased { clips: u32::from(keep.is_some()), bytes: 5 },
+                    }));
+                }
+                Effect::Open(admission) => {
+                    self.log.push("open");
+                    self.open = admission;
+                }
+                Effect::Persist { ticket, record } => {
+                    self.log.push("persist");
+                    self.disk.pending.push((ticket, record));
+                }
+                Effect::Acknowledge(Delivery(delivery)) => {
+                    self.log.push("ack");
+                    self.acked.push(delivery);
+                }
+                Effect::Publish { ticket, report } => {
+                    self.log.push("report");
+                    self.reports.push((ticket, *report));
+                }
+                Effect::Get(get) => self.gets.push(get),
+                Effect::Fetch(resource) => self.fetches.push(resource),
+                Effect::RaiseTime(time) => self.now.trusted = self.now.trusted.max(time),
+                Effect::RetryRefused => self.log.push("retry"),
+                Effect::Forget => self.log.push("forget"),
+            }
+        }
+        if !self.disk.slow {
+            self.sync();
+        }
+    }
+
+    /// Lets the disk do what waits for it: only the newest record is written.
+    fn sync(&mut self) {
+        let Some((ticket, record)) = self.disk.pending.pop() else { return };
+        self.disk.pending.clear();
+        if self.disk.fails {
+            self.event(Event::WriteFailed { ticket });
+        } else {
+            self.disk.record = Some(record);
+            self.disk.writes += 1;
+            self.event(Event::Written { ticket });
+        }
+    }
+
+    fn connect(&mut self, connection: u64) {
+        self.event(Event::Connected(Connection(connection)));
+        self.event(Event::SubscribeSent(Connection(connection)));
+    }
+
+    fn deliver(&mut self, connection: u64, topic: Topic, payload: impl Into<Vec<u8>>, retain: bool) -> u64 {
+        self.delivery += 1;
+        let message = Message {
+            connection: Connection(connection),
+            topic,
+            payload: Bytes::from(payload.into()),
+            retain,
+            dup: false,
+            received: self.now.boot,
+            delivery: Some(Delivery(self.delivery)),
+        };
+        self.event(Event::Message(message));
+        self.delivery
+    }
+
+    fn retained(&mut self, connection: u64, document: &Entitlement) -> u64 {
+        let token = document.sign(&self.keys.signer);
+        self.deliver(connection, Topic::Entitlement, token, true)
+    }
+
+    fn live(&mut self, document: &Entitlement) -> u64 {
+        let token = document.sign(&self.keys.signer);
+        self.deliver(1, Topic::Entitlement, token, false)
+    }
+
+    fn pass(&mut self, time: Duration) {
+        let end = self.now.boot + time;
+        loop {
+            let wake = self.engine.wake_at(self.now).max(self.now.boot + Duration::from_millis(1));
+            let step = wake.min(end).saturating_sub(self.now.boot);
+            self.now.boot += step;
+            self.now.trusted += step;
+            self.event(Event::Tick);
+            if self.now.boot >= end {
+                return;
+            }
+        }
+    }
+
+    fn mode(&self) -> Mode {
+        self.engine.view(self.now).mode
+    }
+
+    fn last(&self) -> &Report {
+        &self.reports.last().expect("a report").1
+    }
+
+    fn outcomes(&self) -> Vec<Outcome> {
+        self.reports.iter().map(|(_, report)| report.outcome).collect()
+    }
+
+    /// Power is cut and comes back: what is not on the disk is gone.
+    fn reboot(self) -> Self {
+        let restored = match &self.disk.record {
+            None => Restored::Empty,
+            Some(record) => Record::read(record).map_or(Restored::Unreadable, |record| Restored::Record(Box::new(record))),
+        };
+        let Self { keys, disk, .. } = self;
+        let mut bench = Self::with(keys, restored);
+        bench.disk.record = disk.record;
+        bench
+    }
+}
+
+#[test]
+fn a_cancel_is_cut_written_acknowledged_opened_and_reported_in_this_order() {
+    let mut bench = Bench::confirmed(&premium(41));
+    bench.transfers = 2;
+    assert_eq!(bench.open.leave, PREMIUM);
+    bench.live(&free(42));
+    assert_eq!(bench.log, ["cut", "persist", "ack", "open", "report"]);
+    assert_eq!(bench.open.leave, FREE);
+    assert_eq!(bench.cuts, [Some((FREE, Position { epoch: 3, seq: 42 }))]);
+    let report = bench.last();
+    assert_eq!((report.mode, report.cut.transfers, report.cut.micros, report.erased.clips), (Mode::Free, 2, 7, 1));
+    assert_eq!((report.epoch, report.seq, report.cause, report.reason.as_str()), (3, 42, Cause::Document, "cancelled"));
+    assert_eq!(report.judged, Some(Position { epoch: 3, seq: 42 }));
+    assert!(report.persisted);
+}
+
+#[test]
+fn an_upgrade_is_written_opened_acknowledged_and_reported_in_this_order() {
+    let mut bench = Bench::confirmed(&free(41));
+    bench.disk.slow = true;
+    bench.live(&premium(42));
+    assert_eq!(bench.log, ["persist"]);
+    assert_eq!((bench.open.leave, bench.mode()), (FREE, Mode::Free));
+    bench.sync();
+    assert_eq!(bench.log, ["persist", "open", "retry", "ack", "report"]);
+    assert_eq!((bench.open.leave, bench.mode()), (PREMIUM, Mode::Paid));
+}
+
+#[test]
+fn a_mixed_change_is_less_even_if_another_limit_rises() {
+    let mut bench = Bench::confirmed(&entitlement(41, "plus", PLUS));
+    bench.live(&entitlement(42, "odd", Policy { clip_max_s: 59, history_h: 9999, ..PLUS }));
+    assert_eq!(bench.log, ["cut", "persist", "ack", "open", "report"]);
+}
+
+#[test]
+fn a_renewal_disturbs_no_transfer() {
+    let mut bench = Bench::confirmed(&premium(41));
+    bench.transfers = 3;
+    bench.live(&Entitlement { reason: Reason::Renewed, iat: T0 + 5, ..premium(42) });
+    assert!(bench.cuts.is_empty());
+    assert_eq!(bench.transfers, 3);
+    assert_eq!(bench.outcomes(), [Outcome::Applied]);
+}
+
+#[test]
+fn a_duplicate_is_acknowledged_and_writes_nothing() {
+    let mut bench = Bench::confirmed(&premium(41));
+    let delivery = bench.live(&premium(41));
+    assert_eq!((bench.disk.writes, bench.acked.clone()), (0, vec![delivery]));
+    assert_eq!(bench.outcomes(), [Outcome::Duplicate]);
+}
+
+#[test]
+fn stale_conflict_and_another_account_change_nothing() {
+    let mut bench = Bench::confirmed(&free(42));
+    bench.live(&premium(41));
+    bench.live(&premium(42));
+    bench.live(&Entitlement { account: "other".into(), ..premium(43) });
+    assert_eq!(bench.outcomes(), [Outcome::Stale, Outcome::Conflict, Outcome::Rejected]);
+    assert_eq!(bench.last().reason, "account_changed");
+    assert_eq!((bench.open.leave, bench.acked.len(), bench.disk.writes), (FREE, 3, 0));
+}
+
+#[test]
+fn a_failed_write_keeps_a_downgrade_in_memory_and_withholds_its_puback() {
+    let mut bench = Bench::confirmed(&premium(41));
+    bench.disk.fails = true;
+    let delivery = bench.live(&free(42));
+    assert_eq!((bench.mode(), bench.open.leave), (Mode::Free, FREE));
+    assert!(!bench.last().persisted && bench.acked.is_empty());
+    bench.disk.fails = false;
+    let ticket = bench.engine.tickets;
+    bench.event(Event::Written { ticket });
+    assert_eq!(bench.acked, [delivery]);
+    assert!(bench.last().persisted);
+    assert_eq!(bench.last().erased.clips, 1);
+}
+
+#[test]
+fn a_failed_write_refuses_an_upgrade_and_withholds_its_puback() {
+    let mut bench = Bench::confirmed(&free(41));
+    bench.disk.fails = true;
+    let delivery = bench.live(&premium(42));
+    assert_eq!((bench.mode(), bench.open.leave), (Mode::Free, FREE));
+    assert_eq!((bench.last().outcome, bench.last().reason.as_str()), (Outcome::Rejected, "not_persisted"));
+    assert!(bench.acked.is_empty());
+    let ticket = bench.engine.tickets;
+    bench.event(Event::Written { ticket });
+    assert_eq!((bench.mode(), bench.acked.clone()), (Mode::Paid, vec![delivery]));
+}
+
+#[test]
+fn cancel_and_subscribe_again_before_the_disk_is_done_opens_only_at_the_end() {
+    let mut bench = Bench::confirmed(&premium(41));
+    bench.disk.slow = true;
+    bench.live(&free(42));
+    bench.live(&premium(43));
+    assert_eq!(bench.open.leave, Policy::CLOSED);
+    bench.sync();
+    assert_eq!((bench.mode(), bench.open.leave), (Mode::Paid, PREMIUM));
+    assert_eq!((bench.acked.len(), bench.disk.writes, bench.cuts.len()), (2, 1, 1));
+    assert_eq!((bench.last().seq, bench.last().erased.clips), (43, 1));
+}
+
+#[test]
+fn a_burst_applies_the_last_and_costs_one_write() {
+    let mut bench = Bench::confirmed(&premium(41));
+    bench.disk.slow = true;
+    for seq in 42..1042 {
+        bench.live(&if seq % 2 == 0 { free(seq) } else { premium(seq) });
+    }
+    bench.sync();
+    assert_eq!((bench.acked.len(), bench.disk.writes, bench.mode()), (1000, 1, Mode::Paid));
+    assert!(bench.acked.is_sorted());
+    assert_eq!(bench.cuts.len(), 1, "Premium never opened again in between, so there was nothing more to cut");
+}
+
+#[test]
+fn paid_media_waits_after_boot_until_the_retained_copy_confirms() {
+    let mut bench = Bench::confirmed(&premium(41)).reboot();
+    assert_eq!((bench.mode(), bench.open.leave), (Mode::Held, FREE));
+    bench.connect(1);
+    assert_eq!(bench.last().mode, Mode::Held);
+    bench.deliver(1, Topic::Entitlement, premium(41).sign(&bench.keys.signer), false);
+    assert_eq!(bench.mode(), Mode::Held, "a copy without RETAIN may be old");
+    bench.retained(1, &premium(41));
+    assert_eq!((bench.mode(), bench.open.leave), (Mode::Paid, PREMIUM));
+    assert_eq!((bench.last().cause, bench.last().outcome), (Cause::Confirmed, Outcome::Applied));
+    assert!(bench.cuts.is_empty());
+}
+
+#[test]
+fn only_the_newest_nonce_of_this_connection_confirms() {
+    let mut bench = Bench::confirmed(&premium(41)).reboot();
+    bench.connect(1);
+    bench.event(Event::Subscribed(Connection(1)));
+    let old = bench.gets.last().unwrap().nonce.clone();
+    bench.deliver(1, Topic::Entitlement, Vec::new(), true);
+    let newest = bench.gets.last().unwrap().nonce.clone();
+    assert_ne!(old, newest);
+    let token = premium(41).sign(&bench.keys.signer);
+    let answer = |nonce: &str| serde_json::to_vec(&Answer { nonce: nonce.into(), token: token.clone() }).unwrap();
+    bench.deliver(1, Topic::Answer, answer(&old), false);
+    assert_eq!((bench.mode(), bench.last().outcome), (Mode::Held, Outcome::Duplicate), "judged, and confirms nothing");
+    bench.deliver(1, Topic::Answer, answer(&newest), false);
+    assert_eq!(bench.mode(), Mode::Paid);
+}
+
+#[test]
+fn a_lost_connection_holds_paid_media_after_ten_seconds_without_an_answer() {
+    let mut bench = Bench::confirmed(&premium(41));
+    bench.transfers = 1;
+    bench.event(Event::Lost(Some(Connection(1))));
+    assert_eq!(bench.fetches, [Resource::Entitlement]);
+    bench.pass(Duration::from_millis(9_900));
+    assert_eq!(bench.mode(), Mode::Paid);
+    bench.pass(Duration::from_millis(200));
+    assert_eq!((bench.mode(), bench.open.leave), (Mode::Held, FREE));
+    assert_eq!(bench.cuts, [None], "held erases nothing");
+}
+
+#[test]
+fn https_keeps_paid_open_for_ninety_seconds_and_is_asked_every_sixty() {
+    let mut bench = Bench::confirmed(&premium(41));
+    bench.event(Event::Lost(Some(Connection(1))));
+    let token = premium(41).sign(&bench.keys.signer);
+    for _ in 0..5 {
+        bench.fetches.clear();
+        bench.event(Event::Fetched(Resource::Entitlement, Fetched::Found(token.clone().into())));
+        bench.pass(Duration::from_secs(60));
+        assert_eq!((bench.mode(), bench.fetches.clone()), (Mode::Paid, vec![Resource::Entitlement]));
+    }
+    bench.event(Event::Fetched(Resource::Entitlement, Fetched::Failed));
+    bench.pass(Duration::from_secs(29));
+    assert_eq!(bench.mode(), Mode::Paid);
+    bench.pass(Duration::from_secs(2));
+    assert_eq!(bench.mode(), Mode::Held);
+}
+
+#[test]
+fn only_a_404_followed_by_silence_lets_the_lease_open_paid_media() {
+    let mut bench = Bench::confirmed(&premium(41)).reboot();
+    for _ in 0..3 {
+        bench.event(Event::Fetched(Resource::Entitlement, Fetched::Failed));
+        bench.pass(Duration::from_secs(120));
+        assert_eq!(bench.mode(), Mode::Held, "no answer opens nothing");
+    }
+    bench.event(Event::Fetched(Resource::Entitlement, Fetched::Missing));
+    bench.pass(Duration::from_millis(14_900));
+    assert_eq!(bench.mode(), Mode::Held);
+    bench.pass(Duration::from_millis(200));
+    assert_eq!(bench.mode(), Mode::Paid);
+}
+
+#[test]
+fn a_voice_within_the_silence_keeps_it_closed() {
+    let mut bench = Bench::confirmed(&premium(41)).reboot();
+    bench.connect(1);
+    bench.event(Event::Fetched(Resource::Entitlement, Fetched::Missing));
+    bench.pass(Duration::from_secs(5));
+    bench.retained(1, &Entitlement { aud: "OTHER".parse().unwrap(), ..premium(41) });
+    bench.pass(Duration::from_secs(20));
+    assert_eq!(bench.mode(), Mode::Held);
+}
+
+#[test]
+fn the_lease_ends_by_age_and_by_date_and_erases_nothing() {
+    for lease in [Lease { max_age_s: 600, not_after: T0 + 9999 }, Lease { max_age_s: 9999, not_after: T0 + 600 }] {
+        let mut bench = Bench::confirmed(&Entitlement { lease, ..premium(41) });
+        bench.pass(Duration::from_secs(599));
+        assert_eq!(bench.mode(), Mode::Paid);
+        bench.pass(Duration::from_secs(1));
+        assert_eq!((bench.mode(), bench.open.leave, bench.open.keep), (Mode::Free, FREE, PREMIUM));
+        assert_eq!((bench.last().cause, bench.cuts.clone()), (Cause::Lease, vec![None]));
+        bench.live(&Entitlement {
+            reason: Reason::Renewed,
+            iat: T0 + 600,
+            lease: Lease { max_age_s: 600, not_after: T0 + 9999 },
+            ..premium(42)
+        });
+        assert_eq!((bench.mode(), bench.open.leave), (Mode::Paid, PREMIUM));
+    }
+}
+
+#[test]
+fn the_used_part_of_a_lease_survives_a_reboot_and_the_age_at_receipt_counts() {
+    let lease = Lease { max_age_s: 7200, not_after: T0 + 999_999 };
+    let mut bench = Bench::confirmed(&Entitlement { iat: T0 - 600, lease, ..premium(41) });
+    assert_eq!(bench.engine.view(bench.now).lease_left, Some(Duration::from_secs(6600)));
+    bench.pass(Duration::from_secs(3700));
+    let bench = bench.reboot();
+    let left = bench.engine.view(bench.now).lease_left.unwrap();
+    assert!((Duration::from_secs(2900)..=Duration::from_secs(3000)).contains(&left), "{left:?}");
+}
+
+#[test]
+fn next_is_performed_on_time_and_its_document_never_restores_the_old_policy() {
+    let next = Next { plan: Plan::free(), effective_at: T0 + 60, reason: Reason::Cancelled, policy: FREE };
+    let document = Entitlement { next: Some(next), ..premium(41) };
+    let mut bench = Bench::confirmed(&document);
+    bench.pass(Duration::from_secs(59));
+    assert_eq!(bench.mode(), Mode::Paid);
+    bench.transfers = 1;
+    bench.pass(Duration::from_secs(1));
+    assert_eq!(bench.log, ["cut", "persist", "open", "report"]);
+    assert_eq!((bench.last().cause, bench.last().judged, bench.last().seq), (Cause::Next, None, 41));
+    assert_eq!((bench.mode(), bench.open.leave, bench.last().plan.clone()), (Mode::Free, FREE, Some(Plan::free())));
+    bench.retained(1, &document);
+    assert_eq!((bench.mode(), bench.last().outcome), (Mode::Free, Outcome::Duplicate));
+    let mut bench = bench.reboot();
+    bench.connect(1);
+    bench.retained(1, &document);
+    assert_eq!((bench.mode(), bench.open.leave), (Mode::Free, FREE));
+}
+
+#[test]
+fn a_next_in_the_past_applies_on_arrival_and_an_unconfirmed_clock_holds_a_pending_one() {
+    let next = |at| Some(Next { plan: Plan::free(), effective_at: at, reason: Reason::Cancelled, policy: FREE });
+    let mut bench = Bench::confirmed(&premium(41));
+    bench.live(&Entitlement { next: next(T0 - 1), ..premium(42) });
+    assert_eq!((bench.mode(), bench.open.leave), (Mode::Free, FREE));
+
+    let mut bench = Bench::confirmed(&premium(41));
+    bench.now.confirmed = false;
+    bench.live(&Entitlement { next: next(T0 + 1000), ..premium(42) });
+    assert_eq!((bench.mode(), bench.open.leave, bench.open.keep), (Mode::Held, FREE, PREMIUM));
+    bench.now.confirmed = true;
+    bench.event(Event::Tick);
+    assert_eq!(bench.mode(), Mode::Paid);
+}
+
+#[test]
+fn an_unknown_key_waits_for_its_keyset_and_is_given_up_after_thirty_seconds() {
+    let mut bench = Bench::new();
+    bench.connect(1);
+    let first = bench.retained(1, &premium(41));
+    assert_eq!((bench.fetches.last(), bench.acked.len()), (Some(&Resource::Keyset), 0));
+    let keyset = bench.keys.keyset(7).sign(&bench.keys.root);
+    bench.event(Event::Fetched(Resource::Keyset, Fetched::Found(keyset.into())));
+    assert_eq!((bench.mode(), bench.acked.clone()), (Mode::Paid, vec![first]));
+
+    let mut bench = Bench::new();
+    bench.connect(1);
+    bench.event(Event::Subscribed(Connection(1)));
+    bench.retained(1, &premium(41));
+    let second = bench.retained(1, &premium(42));
+    assert_eq!(bench.acked, [second - 1], "only the newest is held");
+    bench.event(Event::Fetched(Resource::Keyset, Fetched::Failed));
+    bench.gets.clear();
+    bench.pass(Duration::from_secs(31));
+    assert_eq!((bench.acked.len(), bench.gets.len(), bench.last().reason.as_str()), (2, 1, "unknown_key"));
+    assert_eq!(bench.fetches.iter().filter(|fetch| **fetch == Resource::Keyset).count(), 1, "once a minute");
+}
+
+#[test]
+fn a_revoked_key_is_refused_and_what_it_signed_before_stays() {
+    let mut bench = Bench::confirmed(&premium(41));
+    let revoking = Keyset { revoked: vec!["k1".into()], ..bench.keys.keyset(8) }.sign(&bench.keys.root);
+    bench.deliver(1, Topic::Keyset, revoking, true);
+    bench.live(&premium(42));
+    assert_eq!((bench.last().reason.as_str(), bench.mode()), ("revoked_key", Mode::Paid));
+    let bench = bench.reboot();
+    assert_eq!((bench.mode(), bench.engine.view(bench.now).position.seq), (Mode::Held, 41), "on the key that verified it");
+}
+
+#[test]
+fn a_lower_keyset_is_refused() {
+    let mut bench = Bench::confirmed(&premium(41));
+    let lower = bench.keys.keyset(6).sign(&bench.keys.root);
+    bench.deliver(1, Topic::Keyset, lower, true);
+    assert_eq!((bench.last().outcome, bench.last().reason.as_str(), bench.last().keyset), (Outcome::Rejected, "old_keyset", 7));
+}
+
+#[test]
+fn a_root_signed_reset_lowers_the_ratchet_once_and_never_raises_it() {
+    let reset = |id, seq| Reset { id, aud: "CAM1".into(), epoch: 3, seq };
+    let max = premium(care_protocol::MAX_INTEGER);
+    let mut bench = Bench::confirmed(&max);
+    bench.live(&free(42));
+    assert_eq!(bench.last().outcome, Outcome::Stale);
+    let keyset = Keyset { resets: vec![reset(4, 41)], ..bench.keys.keyset(8) }.sign(&bench.keys.root);
+    bench.deliver(1, Topic::Keyset, keyset, true);
+    bench.retained(1, &max);
+    assert_eq!(bench.engine.ratchet.seq, 41, "the document in force is a duplicate and does not raise it again");
+    bench.live(&free(42));
+    assert_eq!((bench.mode(), bench.engine.ratchet.seq), (Mode::Free, 42));
+    let again = Keyset { resets: vec![reset(4, 1)], ..bench.keys.keyset(9) }.sign(&bench.keys.root);
+    bench.deliver(1, Topic::Keyset, again, true);
+    let raising = Keyset { resets: vec![reset(5, 900)], ..bench.keys.keyset(10) }.sign(&bench.keys.root);
+    bench.deliver(1, Topic::Keyset, raising, true);
+    assert_eq!(bench.engine.ratchet.seq, 42);
+}
+
+#[test]
+fn an_unreadable_state_obeys_only_https_and_reports_state_lost() {
+    let mut bench = Bench::with(Keys::new(), Restored::Unreadable);
+    bench.connect(1);
+    assert_eq!((bench.last().cause, bench.last().mode), (Cause::StateLost, Mode::Unbound));
+    assert_eq!(bench.fetches, [Resource::Keyset, Resource::Entitlement]);
+    let keyset = Keyset { resets: vec![Reset { id: 9, aud: "CAM1".into(), epoch: 1, seq: 1 }], ..bench.keys.keyset(7) };
+    let keyset = keyset.sign(&bench.keys.root);
+    bench.event(Event::Fetched(Resource::Keyset, Fetched::Found(keyset.into())));
+    bench.retained(1, &premium(50));
+    assert_eq!((bench.last().reason.as_str(), bench.disk.writes), ("state_lost", 0));
+    bench.event(Event::Fetched(Resource::Entitlement, Fetched::Missing));
+    assert_eq!(bench.mode(), Mode::Unbound);
+    let token = premium(41).sign(&bench.keys.signer);
+    bench.event(Event::Fetched(Resource::Entitlement, Fetched::Found(token.into())));
+    assert_eq!((bench.mode(), bench.engine.ratchet.seq, bench.engine.reset_id), (Mode::Paid, 41, 9));
+    assert_eq!(bench.disk.writes, 1);
+}
+
+#[test]
+fn a_factory_reset_keeps_the_ratchet_and_an_equal_document_does_not_bind() {
+    let bench = Bench::confirmed(&premium(41));
+    let record = Record::read(bench.disk.record.as_ref().unwrap()).unwrap().factory_reset();
+    let mut bench = Bench::with(bench.keys, Restored::Record(Box::new(record)));
+    assert_eq!(bench.mode(), Mode::Unbound);
+    bench.connect(1);
+    bench.event(Event::Subscribed(Connection(1)));
+    assert_eq!((bench.gets[0].epoch, bench.gets[0].seq), (3, 41));
+    bench.retained(1, &premium(41));
+    assert_eq!((bench.mode(), bench.last().outcome), (Mode::Unbound, Outcome::Duplicate));
+    bench.retained(1, &premium(42));
+    assert_eq!(bench.mode(), Mode::Paid);
+}
+
+#[test]
+fn another_account_erases_and_forgets_before_anything_opens() {
+    let mut bench = Bench::confirmed(&premium(41));
+    bench.live(&Entitlement { account: "new".into(), epoch: 4.try_into().unwrap(), ..premium(1) });
+    assert_eq!(bench.log, ["forget", "cut", "persist", "ack", "open", "report"]);
+    assert_eq!((bench.mode(), bench.open.position.epoch), (Mode::Paid, 4));
+}
+
+#[test]
+fn an_unbound_camera_uploads_nothing_and_says_so() {
+    let mut bench = Bench::confirmed(&premium(41));
+    bench.live(&Entitlement { reason: Reason::Unbound, ..entitlement(42, "free", Policy { clips: false, ..FREE }) });
+    assert_eq!((bench.mode(), bench.open.leave.clips), (Mode::Unbound, false));
+    bench.pass(Duration::from_secs(172_801));
+    assert_eq!(bench.mode(), Mode::Unbound, "also once its lease has ended");
+}
+
+fn long_clip() -> ClipFacts {
+    ClipFacts { kind: ClipKind::Motion, epoch: 3, started_ms: T0 * 1000, duration: Duration::from_secs(60), height: 1080 }
+}
+
+#[test]
+fn a_refused_grant_holds_until_a_confirmation_and_then_retries_from_five_seconds_doubling() {
+    let mut bench = Bench::confirmed(&premium(41));
+    for pause in [5, 10, 20, 40, 60, 60] {
+        bench.forget_log();
+        bench.event(Event::Refused(long_clip()));
+        assert_eq!((bench.mode(), bench.last().cause, bench.cuts.clone()), (Mode::Held, Cause::Refused, vec![None]));
+        let nonce = bench.gets.last().expect("a get is sent").nonce.clone();
+        let token = premium(41).sign(&bench.keys.signer);
+        bench.deliver(1, Topic::Answer, serde_json::to_vec(&Answer { nonce, token }).unwrap(), false);
+        bench.pass(Duration::from_secs(pause) - Duration::from_millis(10));
+        assert_eq!(bench.mode(), Mode::Held);
+        bench.pass(Duration::from_millis(20));
+        assert_eq!(bench.mode(), Mode::Paid);
+        assert!(bench.log.contains(&"retry"));
+    }
+    bench.event(Event::Stored);
+    bench.event(Event::Refused(long_clip()));
+    bench.event(Event::Fetched(Resource::Entitlement, Fetched::Failed));
+    bench.pass(Duration::from_secs(14 * 60));
+    assert_eq!(bench.mode(), Mode::Held, "without a confirmation every 15 minutes");
+    bench.pass(Duration::from_secs(61));
+    assert_eq!(bench.mode(), Mode::Paid);
+}
+
+#[test]
+fn a_refused_clip_that_free_covers_holds_nothing() {
+    let mut bench = Bench::confirmed(&premium(41));
+    bench.event(Event::Refused(ClipFacts { duration: Duration::from_secs(12), height: 720, ..long_clip() }));
+    assert_eq!(bench.mode(), Mode::Paid);
+}
+
+#[test]
+fn the_newest_applied_report_is_sent_until_acknowledged_also_after_a_power_cut() {
+    let mut bench = Bench::confirmed(&premium(41));
+    bench.live(&free(42));
+    let mut bench = bench.reboot();
+    bench.connect(2);
+    let owed = bench.reports[0].clone();
+    assert_eq!((owed.1.seq, owed.1.cause, owed.1.erased.clips), (42, Cause::Document, 1));
+    bench.forget_log();
+    bench.event(Event::Lost(Some(Connection(2))));
+    bench.connect(3);
+    assert_eq!(bench.reports[0], owed, "again, until it is acknowledged");
+    for (ticket, _) in bench.reports.clone() {
+        bench.event(Event::Published { ticket });
+    }
+    bench.forget_log();
+    bench.connect(4);
+    assert!(bench.reports.is_empty());
+}
+
+#[test]
+fn other_outcomes_are_limited_to_a_burst_of_five_and_one_a_minute() {
+    let mut bench = Bench::confirmed(&premium(41));
+    for _ in 0..100 {
+        bench.deliver(1, Topic::Entitlement, "nonsense", false);
+    }
+    assert_eq!(bench.reports.len(), 5);
+    bench.pass(Duration::from_secs(61));
+    assert_eq!(bench.reports.len(), 6, "the newest of the rest, once its turn has come");
+    bench.pass(Duration::from_secs(600));
+    assert_eq!((bench.reports.len(), bench.acked.len()), (6, 100));
+}
+
+#[test]
+fn a_reset_confirmed_by_an_order_id_is_forgotten_with_the_owner() {
+    let order = Order { id: "KC-1".into(), refund: Refund { kind: RefundKind::Credit, amount_minor: 1, currency: "USD".into() } };
+    let mut bench = Bench::confirmed(&Entitlement { order: Some(order), ..premium(41) });
+    assert_eq!(bench.engine.view(bench.now).order.as_deref(), Some("KC-1"));
+    bench.live(&Entitlement { account: "new".into(), epoch: 4.try_into().unwrap(), ..free(1) });
+    assert_eq!(bench.engine.view(bench.now).order, None);
+}
+
+#[test]
+fn an_edited_record_is_as_good_as_unreadable() {
+    let mut bench = Bench::confirmed(&premium(41));
+    let mut record = Record::read(bench.disk.record.as_ref().unwrap()).unwrap();
+    let token = record.entitlement.clone().unwrap();
+    let (head, rest) = token.split_once('.').unwrap();
+    let (payload, signature) = rest.split_once('.').unwrap();
+    let payload = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(payload).unwrap();
+    let forged = String::from_utf8(payload).unwrap().replace("\"clip_max_s\":120", "\"clip_max_s\":999");
+    let forged = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(forged);
+    record.entitlement = Some(format!("{head}.{forged}.{signature}"));
+    bench.disk.record = Some(record.to_bytes());
+    let bench = bench.reboot();
+    assert!(bench.engine.view(bench.now).state_lost);
+    assert_eq!(bench.open, Admission::CLOSED);
+}

@@ -17,25 +17,24 @@ use std::{
 use care_protocol::{DeviceId, Policy, RootKeys};
 
 pub use fault::ConfigFault;
-pub use files::{FileKind, NamedFile};
+use files::{FileKind, NamedFile};
 
 /// Where the configuration is unless the command line says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/kasa-care-agent/config.toml";
 
 /// What a configuration file says, with everything that is wrong with it.
-#[derive(Debug)]
-pub struct Reading {
+struct Reading {
     /// The configuration, if it has no fault.
-    pub config: Option<Config>,
+    config: Option<Config>,
     /// Every fault, in the order of the file.
-    pub faults: Vec<ConfigFault>,
+    faults: Vec<ConfigFault>,
     /// Every file it names, also where the rest has faults.
-    pub files: Vec<NamedFile>,
+    files: Vec<NamedFile>,
 }
 
 impl Reading {
     /// Reads a file; if that fails, this is its only fault.
-    pub fn of(path: &Path) -> Self {
+    fn of(path: &Path) -> Self {
         match std::fs::read_to_string(path) {
             Ok(text) => read::read(&text, path),
             Err(error) => {
@@ -44,6 +43,20 @@ impl Reading {
                 let fault = ConfigFault { file: path.to_owned(), line: 0, key: String::new(), wrong, right };
                 Self { config: None, faults: vec![fault], files: Vec::new() }
             }
+        }
+    }
+
+    /// Looks at the named files too, whatever faults the text has.
+    fn with_files(mut self, path: &Path, look: impl Fn(FileKind) -> bool) -> Result<Config, Vec<ConfigFault>> {
+        self.faults.extend(self.files.iter().filter(|file| look(file.kind)).filter_map(|file| file.fault(path)));
+        match self.config {
+            Some(config) => {
+                if self.faults.iter().all(|fault| fault.key == "device.state_dir") {
+                    self.faults.extend(files::pair_faults(&config, &self.files, path));
+                }
+                if self.faults.is_empty() { Ok(config) } else { Err(self.faults) }
+            }
+            None => Err(self.faults),
         }
     }
 }
@@ -91,13 +104,12 @@ impl Config {
     /// Reads a configuration file and looks at the keys and certificates it names: what the agent starts with, and what it
     /// takes over on SIGHUP. A state directory that cannot be written is no fault here: the agent obeys what it can read.
     pub fn load_with_files(path: &Path) -> Result<Self, Vec<ConfigFault>> {
-        let mut reading = Reading::of(path);
-        let keys = reading.files.iter().filter(|file| file.kind != FileKind::WritableDir);
-        reading.faults.extend(keys.filter_map(|file| file.fault(path)));
-        match reading.config {
-            Some(config) if reading.faults.is_empty() => Ok(config),
-            _ => Err(reading.faults),
-        }
+        Reading::of(path).with_files(path, |kind| kind != FileKind::WritableDir)
+    }
+
+    /// Reads a configuration file and looks at everything it names, by writing to the state directory too.
+    pub fn check(path: &Path) -> Result<Self, Vec<ConfigFault>> {
+        Reading::of(path).with_files(path, |_| true)
     }
 }
 

@@ -148,6 +148,30 @@ pub fn check_files(files: &TlsFiles) -> Vec<TlsError> {
     faults
 }
 
+/// Checks one CA file by itself.
+///
+/// # Errors
+/// It is missing, unreadable or unusable.
+pub fn check_ca(path: &Path) -> Result<(), TlsError> {
+    roots(path).map(drop)
+}
+
+/// Checks one device certificate by itself.
+///
+/// # Errors
+/// It is missing, unreadable or not PEM.
+pub fn check_certificate(path: &Path) -> Result<(), TlsError> {
+    certificates(CERT, path, CERT_EXPECTED).map(drop)
+}
+
+/// Checks one private key by itself.
+///
+/// # Errors
+/// It is missing, unreadable, loose or not PEM.
+pub fn check_key(path: &Path) -> Result<(), TlsError> {
+    private_key(path).map(drop)
+}
+
 /// The common name of the certificate in this PEM file, which must be the device id (section 3.4).
 ///
 /// # Errors

@@ -1,18 +1,13 @@
-//! The files that a configuration names: there, readable, of the right form, and private keys private.
+//! The files that a configuration names: there, readable, of the right form, private keys private, certificates this
+//! device's. Each fault is laid at the key that names the file.
 
 use std::{
-    fs::{self, File},
-    io::Read,
-    os::unix::fs::PermissionsExt,
+    fs,
     path::{Path, PathBuf},
 };
 
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
-
-use super::ConfigFault;
-
-/// The largest PEM file that is read: a bundle of every public root is 250 KiB.
-const MAX_PEM_BYTES: u64 = 4 * 1024 * 1024;
+use super::{Config, ConfigFault, TlsFiles};
+use crate::tls::{self, TlsError};
 
 /// What a file is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,54 +36,52 @@ pub struct NamedFile {
 }
 
 impl NamedFile {
-    /// What is wrong with it, if anything; `config` is the file that names it.
-    pub fn fault(&self, config: &Path) -> Option<ConfigFault> {
-        let (wrong, right) = match self.kind {
-            FileKind::Authorities | FileKind::Certificate => certificates(&self.path),
-            FileKind::PrivateKey => private_key(&self.path),
+    /// What is wrong with it by itself, if anything; `config` is the file that names it.
+    pub(super) fn fault(&self, config: &Path) -> Option<ConfigFault> {
+        let checked = match self.kind {
+            FileKind::Authorities => tls::check_ca(&self.path).map_err(|error| in_two(&error)),
+            FileKind::Certificate => tls::check_certificate(&self.path).map_err(|error| in_two(&error)),
+            FileKind::PrivateKey => tls::check_key(&self.path).map_err(|error| in_two(&error)),
             FileKind::WritableDir => writable_dir(&self.path),
+        };
+        checked.err().map(|wrong| self.at(config, wrong))
+    }
+
+    fn at(&self, config: &Path, (wrong, right): (String, String)) -> ConfigFault {
+        ConfigFault { file: config.to_owned(), line: self.line, key: self.key.clone(), wrong, right }
+    }
+}
+
+/// What is wrong with files that are good by themselves: certificate and key of two pairs, or of another device.
+pub(super) fn pair_faults(config: &Config, named: &[NamedFile], file: &Path) -> Vec<ConfigFault> {
+    let mut seen: Vec<&TlsFiles> = Vec::new();
+    let mut faults = Vec::new();
+    for files in config.broker.tls.iter().chain(&config.cloud.tls) {
+        if seen.contains(&files) {
+            continue;
         }
-        .err()?;
-        let wrong = format!("{} {wrong}", self.path.display());
-        Some(ConfigFault { file: config.to_owned(), line: self.line, key: self.key.clone(), wrong, right })
+        seen.push(files);
+        let certificate = named.iter().find(|named| named.kind == FileKind::Certificate && named.path == files.client_cert);
+        let errors = tls::check_files(files).into_iter().chain(tls::check_device(files, &config.device.id).err());
+        faults.extend(errors.filter_map(|error| Some(certificate?.at(file, in_two(&error)))));
     }
+    faults
 }
 
-type Checked = Result<(), (String, String)>;
-
-fn certificates(path: &Path) -> Checked {
-    let right = "put PEM certificates there (-----BEGIN CERTIFICATE-----)";
-    let pem = contents(path, right)?;
-    let mut count = 0;
-    for certificate in CertificateDer::pem_slice_iter(&pem) {
-        certificate.map_err(|error| (format!("is not good PEM: {error}"), right.to_owned()))?;
-        count += 1;
+/// These errors say what is wrong and, after the last semicolon or colon, what to do about it.
+fn in_two(error: &TlsError) -> (String, String) {
+    let message = error.to_string();
+    let parts = message.rsplit_once("; ").or_else(|| message.rsplit_once(": "));
+    match parts {
+        Some((wrong, right)) => (wrong.to_owned(), right.to_owned()),
+        None => (message, "replace it".to_owned()),
     }
-    if count == 0 { Err(("holds no certificate".to_owned(), right.to_owned())) } else { Ok(()) }
-}
-
-fn private_key(path: &Path) -> Checked {
-    let right = "put the device's private key there (PEM, PKCS#8), mode 0600";
-    let pem = contents(path, right)?;
-    let mode = fs::metadata(path).map_err(|error| (format!("cannot be examined: {error}"), right.to_owned()))?.permissions().mode() & 0o777;
-    if mode & 0o077 != 0 {
-        return Err((format!("may be read by others than its owner (mode {mode:04o})"), format!("run: chmod 600 {}", path.display())));
-    }
-    PrivateKeyDer::from_pem_slice(&pem).map_err(|_| ("holds no private key".to_owned(), right.to_owned()))?;
-    Ok(())
-}
-
-fn contents(path: &Path, right: &str) -> Result<Vec<u8>, (String, String)> {
-    let wrong = |error: std::io::Error| (format!("cannot be read: {error}"), right.to_owned());
-    let mut contents = Vec::new();
-    File::open(path).map_err(wrong)?.take(MAX_PEM_BYTES).read_to_end(&mut contents).map_err(wrong)?;
-    Ok(contents)
 }
 
 /// Writes a file and removes it: permissions alone do not tell of a read-only mount or a full disk.
-fn writable_dir(path: &Path) -> Checked {
-    let right = format!("create it for the agent's user: install -d -o kasa-care-agent -m 0700 {}", path.display());
+fn writable_dir(path: &Path) -> Result<(), (String, String)> {
+    let wrong = |error| format!("{} cannot be written to: {error}", path.display());
+    let right = || format!("run: install -d -o kasa-care-agent -g kasa-care-agent -m 0700 {}", path.display());
     let probe = path.join(format!(".check-config.{}", std::process::id()));
-    fs::write(&probe, b"check").map_err(|error| (format!("cannot be written to: {error}"), right.clone()))?;
-    fs::remove_file(&probe).map_err(|error| (format!("keeps {}: {error}", probe.display()), right))
+    fs::write(&probe, b"check").and_then(|()| fs::remove_file(&probe)).map_err(|error| (wrong(error), right()))
 }

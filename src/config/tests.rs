@@ -220,11 +220,19 @@ fn a_secret_in_a_url_is_not_repeated() {
 mod files {
     use std::{fs, os::unix::fs::PermissionsExt};
 
+    use rcgen::{CertificateParams, DnType, KeyPair};
+
     use super::*;
 
-    /// Throw-away key material: only its form matters here.
-    const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n";
-    const KEY: &str = "-----BEGIN PRIVATE KEY-----\nMAA=\n-----END PRIVATE KEY-----\n";
+    const DEVICE: &str = "8006E5A1F0C2";
+
+    /// A certificate of `name` and its key.
+    fn pair(name: &str) -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+    }
 
     struct Camera(tempfile::TempDir);
 
@@ -232,9 +240,10 @@ mod files {
         fn new() -> Self {
             let dir = tempfile::tempdir().unwrap();
             let camera = Self(dir);
-            camera.write("ca.pem", CERTIFICATE, 0o644);
-            camera.write("device.pem", CERTIFICATE, 0o644);
-            camera.write("device.key", KEY, 0o600);
+            let (cert, key) = pair(DEVICE);
+            camera.write("ca.pem", &cert, 0o644);
+            camera.write("device.pem", &cert, 0o644);
+            camera.write("device.key", &key, 0o600);
             fs::create_dir(camera.0.path().join("state")).unwrap();
             let at = |name: &str| camera.0.path().join(name).display().to_string();
             let text = LEAST
@@ -273,7 +282,7 @@ mod files {
     fn a_loose_key_is_refused_and_named() {
         for mode in [0o640, 0o604, 0o620, 0o666] {
             let camera = Camera::new();
-            camera.write("device.key", KEY, mode);
+            camera.write("device.key", &pair(DEVICE).1, mode);
             let faults = Config::load_with_files(&camera.config()).expect_err("refused");
             assert_eq!(faults.len(), 1);
             assert_eq!((faults[0].line, faults[0].key.as_str()), (9, "broker.client_key"));
@@ -285,15 +294,29 @@ mod files {
     fn missing_and_swapped_files_are_found_at_once() {
         let camera = Camera::new();
         fs::remove_file(camera.0.path().join("ca.pem")).unwrap();
-        camera.write("device.pem", KEY, 0o644);
-        camera.write("device.key", CERTIFICATE, 0o600);
+        let (cert, key) = pair(DEVICE);
+        camera.write("device.pem", &key, 0o644);
+        camera.write("device.key", &cert, 0o600);
         assert_eq!(camera.faults(), ["7 broker.ca", "8 broker.client_cert", "9 broker.client_key"]);
+    }
+
+    #[test]
+    fn a_certificate_of_another_key_or_another_device_is_found() {
+        let camera = Camera::new();
+        camera.write("device.pem", &pair(DEVICE).0, 0o644);
+        assert_eq!(camera.faults(), ["8 broker.client_cert"]);
+
+        let (cert, key) = pair("another");
+        camera.write("device.pem", &cert, 0o644);
+        camera.write("device.key", &key, 0o600);
+        let faults = Config::load_with_files(&camera.config()).expect_err("of another device");
+        assert!(faults[0].wrong.contains("another") && faults[0].wrong.contains(DEVICE), "{}", faults[0]);
     }
 
     #[test]
     fn files_are_looked_at_even_when_the_rest_has_faults() {
         let camera = Camera::new();
-        camera.write("device.key", KEY, 0o644);
+        camera.write("device.key", &pair(DEVICE).1, 0o644);
         let text = fs::read_to_string(camera.config()).unwrap().replace("clips = true", "clips = 1");
         camera.write("config.toml", &text, 0o644);
         assert_eq!(camera.faults(), ["16 free.clips", "9 broker.client_key"]);
@@ -304,8 +327,7 @@ mod files {
         let camera = Camera::new();
         fs::remove_dir(camera.0.path().join("state")).unwrap();
         assert_eq!(camera.faults(), [""; 0]);
-        let reading = Reading::of(&camera.config());
-        let faults: Vec<_> = reading.files.iter().filter_map(|file| file.fault(&camera.config())).collect();
+        let faults = Config::check(&camera.config()).expect_err("not there");
         assert_eq!(faults.len(), 1);
         assert_eq!((faults[0].line, faults[0].key.as_str()), (4, "device.state_dir"));
     }

@@ -1,1 +1,180 @@
-//! systemd.
+//! Readiness and the watchdog, as systemd's notify protocol has them (sd_notify(3)). The control loop calls this after each
+//! turn: a loop that stalls stops saying it is alive, a camera that is merely offline does not. Nothing here ever blocks,
+//! and without systemd nothing happens.
+
+use std::{
+    env,
+    ffi::OsStr,
+    io,
+    os::{
+        linux::net::SocketAddrExt,
+        unix::{
+            ffi::OsStrExt,
+            net::{SocketAddr, UnixDatagram},
+        },
+    },
+    time::{Duration, Instant},
+};
+
+use sd_notify::NotifyState;
+
+/// The line to systemd.
+#[derive(Debug)]
+pub struct Notifier {
+    socket: Option<UnixDatagram>,
+    watchdog: Option<Duration>,
+    last_alive: Option<Instant>,
+    last_status: String,
+}
+
+impl Notifier {
+    /// The line that the service's environment names, if it names one.
+    pub fn from_env() -> Self {
+        let socket = env::var_os("NOTIFY_SOCKET").and_then(|name| match connect(&name) {
+            Ok(socket) => Some(socket),
+            Err(error) => {
+                tracing::warn!(socket = %name.to_string_lossy(), %error, "systemd cannot be told anything");
+                None
+            }
+        });
+        Self::new(socket, sd_notify::watchdog_enabled())
+    }
+
+    fn new(socket: Option<UnixDatagram>, watchdog: Option<Duration>) -> Self {
+        Self { socket, watchdog, last_alive: None, last_status: String::new() }
+    }
+
+    /// How often the control loop must turn at least, so that [`Notifier::alive`] is in time; `None` without a watchdog.
+    pub fn turn_every(&self) -> Option<Duration> {
+        self.watchdog.map(|timeout| timeout / 4)
+    }
+
+    /// The agent is up: the gate is closed or under its record, and the control loop turns.
+    pub fn ready(&mut self) {
+        self.send(&[NotifyState::Ready]);
+    }
+
+    /// The control loop has made a turn. Call it from there and from nowhere else, as often as you like.
+    pub fn alive(&mut self) {
+        let Some(every) = self.turn_every() else { return };
+        if self.last_alive.is_none_or(|last| last.elapsed() >= every / 2) {
+            self.last_alive = Some(Instant::now());
+            self.send(&[NotifyState::Watchdog]);
+        }
+    }
+
+    /// One line for `systemctl status`; sent only when it changes.
+    pub fn status(&mut self, line: &str) {
+        if line != self.last_status {
+            line.clone_into(&mut self.last_status);
+            let line = line.replace(['\n', '\r'], " ");
+            self.send(&[NotifyState::Status(&line)]);
+        }
+    }
+
+    /// SIGHUP is being carried out; call [`Notifier::ready`] when it is done.
+    pub fn reloading(&mut self) {
+        match NotifyState::monotonic_usec_now() {
+            Ok(now) => self.send(&[NotifyState::Reloading, now]),
+            Err(error) => tracing::warn!(%error, "the clock of the reload could not be read"),
+        }
+    }
+
+    /// SIGTERM is being carried out.
+    pub fn stopping(&mut self) {
+        self.send(&[NotifyState::Stopping]);
+    }
+
+    /// A full socket means that systemd is not reading: to wait for it would be to stall with it.
+    fn send(&self, states: &[NotifyState]) {
+        let Some(socket) = &self.socket else { return };
+        let message: String = states.iter().map(|state| format!("{state}\n")).collect();
+        if let Err(error) = socket.send(message.as_bytes()) {
+            tracing::debug!(%error, message = message.trim_end(), "systemd did not take a message");
+        }
+    }
+}
+
+/// A path, or with `@` a name in the abstract namespace.
+fn connect(name: &OsStr) -> io::Result<UnixDatagram> {
+    let address = match name.as_bytes() {
+        [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
+        _ => SocketAddr::from_pathname(name)?,
+    };
+    let socket = UnixDatagram::unbound()?;
+    socket.connect_addr(&address)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pair(watchdog: Option<Duration>) -> (Notifier, UnixDatagram) {
+        let (ours, systemd) = UnixDatagram::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        systemd.set_nonblocking(true).unwrap();
+        (Notifier::new(Some(ours), watchdog), systemd)
+    }
+
+    fn heard(systemd: &UnixDatagram) -> Option<String> {
+        let mut buffer = [0; 256];
+        systemd.recv(&mut buffer).ok().map(|length| String::from_utf8_lossy(&buffer[..length]).into_owned())
+    }
+
+    #[test]
+    fn systemd_hears_what_is_said() {
+        let (mut notifier, systemd) = pair(None);
+        notifier.ready();
+        assert_eq!(heard(&systemd).as_deref(), Some("READY=1\n"));
+        notifier.status("free\nonline");
+        notifier.status("free\nonline");
+        assert_eq!(heard(&systemd).as_deref(), Some("STATUS=free online\n"));
+        assert_eq!(heard(&systemd), None, "an unchanged status is not repeated");
+        notifier.reloading();
+        assert!(heard(&systemd).is_some_and(|text| text.starts_with("RELOADING=1\nMONOTONIC_USEC=")));
+        notifier.stopping();
+        assert_eq!(heard(&systemd).as_deref(), Some("STOPPING=1\n"));
+    }
+
+    #[test]
+    fn the_watchdog_hears_only_turns_and_not_every_one() {
+        let (mut notifier, systemd) = pair(Some(Duration::from_secs(30)));
+        assert_eq!(heard(&systemd), None);
+        notifier.alive();
+        notifier.alive();
+        assert_eq!(heard(&systemd).as_deref(), Some("WATCHDOG=1\n"));
+        assert_eq!(heard(&systemd), None);
+        assert_eq!(notifier.turn_every(), Some(Duration::from_millis(7500)));
+    }
+
+    #[test]
+    fn without_a_watchdog_nothing_is_said() {
+        let (mut notifier, systemd) = pair(None);
+        notifier.alive();
+        assert_eq!(heard(&systemd), None);
+    }
+
+    #[test]
+    fn a_systemd_that_does_not_read_stops_nobody() {
+        let (mut notifier, _systemd) = pair(None);
+        for turn in 0..10_000 {
+            notifier.status(&turn.to_string());
+        }
+    }
+
+    #[test]
+    fn both_kinds_of_address_are_reached() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("notify");
+        let systemd = UnixDatagram::bind(&path).unwrap();
+        connect(path.as_os_str()).unwrap().send(b"x").unwrap();
+        assert_eq!(systemd.recv(&mut [0; 8]).unwrap(), 1);
+
+        let name = format!("care-notify-{}", std::process::id());
+        let systemd = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+        connect(OsStr::new(&format!("@{name}"))).unwrap().send(b"x").unwrap();
+        assert_eq!(systemd.recv(&mut [0; 8]).unwrap(), 1);
+    }
+}

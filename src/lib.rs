@@ -13,11 +13,13 @@
 #![deny(unsafe_code)]
 
 pub mod agent;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod engine;
 pub mod http;
 pub mod link;
+pub mod logging;
 pub mod media;
 pub mod status;
 pub mod store;

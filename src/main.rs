@@ -1,2 +1,8 @@
-//! `kasa-care-agent`: parse the command line, load the configuration, run.
-fn main() {}
+//! `kasa-care-agent`: the command line is the program; see [`kasa_care_agent::cli`].
+
+use std::{env, io, process::ExitCode};
+
+fn main() -> ExitCode {
+    // Not locked: the service logs to standard error from other threads meanwhile.
+    kasa_care_agent::cli::run(env::args_os().skip(1), &mut io::stdout(), &mut io::stderr()).into()
+}

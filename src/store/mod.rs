@@ -8,6 +8,7 @@
 #[cfg(test)]
 mod disk;
 mod filesystem;
+mod peek;
 mod slot;
 mod slots;
 #[cfg(test)]
@@ -100,6 +101,14 @@ impl Store {
         let (slots, restored) =
             Slots::open(StateDir::open(dir)?, SLOT_BYTES).map_err(|why| StoreError::Open { path: dir.join(STATE_FILE), why })?;
         Ok((Self { slots }, restored))
+    }
+
+    /// The newest record beside a running agent, for commands that only look: takes no lock and changes nothing.
+    ///
+    /// # Errors
+    /// If a state file is there and cannot be opened.
+    pub fn peek(dir: &Path) -> Result<Restored, StoreError> {
+        peek::peek(dir)
     }
 
     /// Makes `record` durable and leaves no byte of an earlier one in the file: for commands such as `factory-reset`.

@@ -1,0 +1,109 @@
+//! The command line (section 3.7): what was asked, done with the configuration it names, and the exit code that says how it
+//! ended. Each command is a module; none of them knows how it was typed.
+
+mod args;
+mod check;
+mod factory_reset;
+mod status;
+#[cfg(test)]
+mod tests;
+mod verify;
+
+use std::{
+    ffi::OsString,
+    io::{self, Write},
+    path::Path,
+    process::ExitCode,
+};
+
+use anyhow::Context;
+
+use crate::{
+    agent,
+    config::{Config, ConfigFault},
+    logging,
+};
+use args::{Command, Request};
+
+/// How a command ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// Done: 0.
+    Done = 0,
+    /// The command line is wrong: 64, EX_USAGE of sysexits.h.
+    Usage = 64,
+    /// It could not be done: 70, EX_SOFTWARE. A refused token, an agent that does not answer, a check of `--connect` that
+    /// failed; the text says which.
+    Internal = 70,
+    /// The configuration, or a file it names, is wrong: 78, EX_CONFIG.
+    Config = 78,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Carries out a command line, which begins after the program's name. Results go to `out`, everything else to `err`.
+pub fn run(args: impl IntoIterator<Item = OsString>, out: &mut dyn Write, err: &mut dyn Write) -> Exit {
+    let ended = match args::parse(args) {
+        Ok(Request::Help(text)) => out.write_all(text.as_bytes()).map(|()| Exit::Done).map_err(anyhow::Error::from),
+        Ok(Request::Version) => writeln!(out, "kasa-care-agent {}", env!("CARGO_PKG_VERSION")).map(|()| Exit::Done).map_err(Into::into),
+        Ok(Request::Run(command)) => carry_out(command, out, err),
+        Err(wrong) => {
+            return said(writeln!(err, "kasa-care-agent: {wrong}\nTry: kasa-care-agent --help"), Exit::Usage);
+        }
+    };
+    match ended {
+        Ok(exit) => said(out.flush(), exit),
+        Err(error) if is_broken_pipe(&error) => Exit::Done,
+        Err(error) => said(writeln!(err, "kasa-care-agent: {error:#}"), Exit::Internal),
+    }
+}
+
+fn carry_out(command: Command, out: &mut dyn Write, err: &mut dyn Write) -> anyhow::Result<Exit> {
+    match command {
+        Command::Run { config } => match Config::load_with_files(&config) {
+            Ok(loaded) => {
+                logging::start();
+                agent::run(&config, loaded).context("the agent stopped")?;
+                Ok(Exit::Done)
+            }
+            Err(faults) => refuse(&faults, err),
+        },
+        Command::CheckConfig { config, connect } => check::run(&config, connect, out, err),
+        Command::Status { config, json } => with(&config, err, |config| status::run(config, json, out)),
+        Command::Verify { config, token, keyset } => with(&config, err, |config| verify::run(config, &token, keyset.as_deref(), out)),
+        Command::FactoryReset { config } => with(&config, err, |config| factory_reset::run(config, out)),
+    }
+}
+
+/// Reads the configuration for a command that needs no keys.
+fn with(path: &Path, err: &mut dyn Write, command: impl FnOnce(&Config) -> anyhow::Result<Exit>) -> anyhow::Result<Exit> {
+    match Config::load(path) {
+        Ok(config) => command(&config),
+        Err(faults) => refuse(&faults, err),
+    }
+}
+
+fn refuse(faults: &[ConfigFault], err: &mut dyn Write) -> anyhow::Result<Exit> {
+    for fault in faults {
+        writeln!(err, "{fault}")?;
+    }
+    Ok(Exit::Config)
+}
+
+/// `exit`, unless its words could not be said: then nobody is there to hear about that either.
+fn said(written: io::Result<()>, exit: Exit) -> Exit {
+    match written {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe && exit == Exit::Done => Exit::Internal,
+        _ => exit,
+    }
+}
+
+/// Whoever read our output has seen enough (`status | head`).
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}

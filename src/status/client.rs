@@ -1,0 +1,85 @@
+//! Asks a running agent for its document, over the port or socket that the configuration names.
+
+use std::{io, time::Duration};
+
+use bytes::Bytes;
+use http::{Request, StatusCode, header::HOST};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpStream, UnixStream},
+    runtime,
+    time::timeout,
+};
+
+use crate::config::Listen;
+
+/// How long an answer may take.
+const WITHIN: Duration = Duration::from_secs(5);
+/// The largest answer, in bytes.
+const ANSWER_MOST: usize = 1 << 20;
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// Nobody listens.
+    #[error("no agent answers at {at}: {why}; is it running? (systemctl status kasa-care-agent)")]
+    Nobody {
+        /// Where.
+        at: String,
+        /// What the system said.
+        #[source]
+        why: io::Error,
+    },
+    /// It listens and says nothing.
+    #[error("the agent at {at} did not answer within {} s; see its log", WITHIN.as_secs())]
+    Slow {
+        /// Where.
+        at: String,
+    },
+    /// It says something else.
+    #[error("what answers at {at} is not the agent's status page: {what}")]
+    Stranger {
+        /// Where.
+        at: String,
+        /// What it said.
+        what: String,
+    },
+    /// No runtime.
+    #[error("cannot ask: {0}")]
+    Start(#[source] io::Error),
+}
+
+/// The body of `path` (`/status.json`), byte for byte.
+///
+/// # Errors
+/// Nobody answers, too late, or something else than 200.
+pub fn ask(listen: &Listen, path: &str) -> Result<Bytes, AskError> {
+    let runtime = runtime::Builder::new_current_thread().enable_all().build().map_err(AskError::Start)?;
+    let (at, host) = match listen {
+        Listen::Tcp(address) => (address.to_string(), address.to_string()),
+        Listen::Unix(path) => (format!("unix:{}", path.display()), "localhost".to_owned()),
+    };
+    let asked = runtime.block_on(timeout(WITHIN, async {
+        let nobody = |why| AskError::Nobody { at: at.clone(), why };
+        match listen {
+            Listen::Tcp(address) => fetch(TcpStream::connect(address).await.map_err(nobody)?, &host, path, &at).await,
+            Listen::Unix(socket) => fetch(UnixStream::connect(socket).await.map_err(nobody)?, &host, path, &at).await,
+        }
+    }));
+    asked.unwrap_or_else(|_| Err(AskError::Slow { at: at.clone() }))
+}
+
+async fn fetch(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, host: &str, path: &str, at: &str) -> Result<Bytes, AskError> {
+    let stranger = |what: String| AskError::Stranger { at: at.to_owned(), what };
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| stranger(error.to_string()))?;
+    let connection = tokio::spawn(connection);
+    let request = Request::get(path).header(HOST, host).body(Empty::<Bytes>::new()).map_err(|error| stranger(error.to_string()))?;
+    let answer = sender.send_request(request).await.map_err(|error| stranger(error.to_string()))?;
+    let status = answer.status();
+    let body = Limited::new(answer.into_body(), ANSWER_MOST).collect().await.map_err(|error| stranger(error.to_string()))?.to_bytes();
+    connection.abort();
+    if status == StatusCode::OK { Ok(body) } else { Err(stranger(format!("it answers {status}"))) }
+}

@@ -1,0 +1,419 @@
+//! The status document, and the board on which its newest version hangs. It holds no secret: no key, no token, no URL with a
+//! grant in it, no account.
+
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use care_protocol::{DeviceId, Digest, Mode, Plan, Policy, Position, Reason, Report};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::{clock::Now, config::Config, engine::View};
+
+/// The whole picture, as `/status.json` gives it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StatusDocument {
+    /// The device id.
+    pub device: DeviceId,
+    /// The model's name.
+    pub model: String,
+    /// The agent's version.
+    pub agent: String,
+    /// Trusted time when this was written down.
+    pub at: Timestamp,
+    /// Seconds since the agent started.
+    pub up_s: u64,
+    /// What the agent is doing.
+    pub mode: Mode,
+    /// The plan on record.
+    pub plan: Option<Plan>,
+    /// Why it was issued.
+    pub reason: Option<Reason>,
+    /// Epoch in force, 0 if none.
+    pub epoch: u64,
+    /// Sequence in force, 0 if none.
+    pub seq: u64,
+    /// Digest in force.
+    pub digest: Option<Digest>,
+    /// The highest position ever accepted.
+    pub ratchet: Position,
+    /// Version of the keyset, 0 if none.
+    pub keyset: u64,
+    /// Whether what is in force is on flash.
+    pub persisted: bool,
+    /// Whether the state was unreadable and nothing has replaced it yet.
+    pub state_lost: bool,
+    /// The limits on record.
+    pub policy: Option<Policy>,
+    /// What may leave at this moment: less than the policy while held or after the lease.
+    pub may_leave: Policy,
+    /// Seconds until the lease ends; 0 once it has.
+    pub lease_left_s: Option<u64>,
+    /// The change that is known to come.
+    pub next: Option<NextChange>,
+    /// The order id that support asks for.
+    pub order: Option<String>,
+    /// The last change of mode or document.
+    pub last_switch: Option<Report>,
+    /// The connection to the broker.
+    pub link: LinkStatus,
+    /// What is being uploaded.
+    pub transfers: TransferStatus,
+    /// What waits for upload, and what became of the rest.
+    pub spool: SpoolStatus,
+    /// The camera's picture; absent without `[media]`.
+    pub media: Option<MediaPart>,
+    /// The state on flash.
+    pub store: StoreStatus,
+    /// Trusted time.
+    pub clock: ClockStatus,
+    /// The device's certificate; absent without TLS.
+    pub certificate: Option<CertificateStatus>,
+    /// What somebody should look at, in words.
+    pub warnings: Vec<String>,
+}
+
+/// A change that the document in force announces.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NextChange {
+    /// The plan then.
+    pub plan: Plan,
+    /// When, trusted time.
+    pub at: Timestamp,
+}
+
+/// The connection to the broker.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkStatus {
+    /// Whether it stands and the subscription is granted.
+    pub up: bool,
+    /// Where to, `host:port`.
+    pub broker: String,
+    /// Whether the cloud has confirmed what is on record since it stands.
+    pub confirmed: bool,
+    /// Connections made since the start.
+    pub connections: u64,
+    /// Why it is down, with the stage that failed; absent while it is up.
+    pub fault: Option<String>,
+}
+
+/// What is being uploaded.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TransferStatus {
+    /// Transfers in flight.
+    pub in_flight: u32,
+    /// The gate's generation: how often it was cut.
+    pub generation: u64,
+    /// What transfers are paced to, bytes of payload a second.
+    pub pace: u64,
+    /// The last thing that kept a clip from being stored.
+    pub last_fault: Option<String>,
+}
+
+/// What waits for upload, and what became of the rest since the start.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpoolStatus {
+    /// Clips held: being recorded, waiting and in flight.
+    pub clips: u32,
+    /// Their bytes.
+    pub bytes: u64,
+    /// How many bytes may be held.
+    pub quota_bytes: u64,
+    /// Clips the store has taken.
+    pub stored_clips: u32,
+    /// Their bytes.
+    pub stored_bytes: u64,
+    /// Clips erased because the plan does not allow them.
+    pub erased_clips: u32,
+    /// Their bytes.
+    pub erased_bytes: u64,
+    /// Clips that gave way to newer ones.
+    pub dropped_clips: u32,
+    /// Their bytes.
+    pub dropped_bytes: u64,
+}
+
+/// The camera's picture.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MediaPart {
+    /// Why no clip of this stream can be uploaded now, in words; absent where nothing stands in the way.
+    pub why_not: Option<String>,
+}
+
+/// The state on flash.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreStatus {
+    /// Writes since the start.
+    pub writes: u64,
+    /// Why the newest record is not on flash; absent when it is.
+    pub fault: Option<String>,
+}
+
+/// Trusted time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClockStatus {
+    /// Trusted time.
+    pub trusted: Timestamp,
+    /// Whether the `Date` of an HTTPS answer has confirmed it since boot.
+    pub confirmed: bool,
+}
+
+/// The device's certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertificateStatus {
+    /// When it ends.
+    pub expires: Timestamp,
+    /// Whole days until then on trusted time; 0 once it has.
+    pub days_left: u64,
+}
+
+/// Certificates that end within this are warned of.
+const EXPIRES_SOON: Duration = Duration::from_secs(14 * 86_400);
+
+impl StatusDocument {
+    /// Before anything is known: unbound, nothing connected.
+    pub fn new(config: &Config) -> Self {
+        Self {
+            device: config.device.id.clone(),
+            model: config.device.model.clone(),
+            agent: env!("CARGO_PKG_VERSION").to_owned(),
+            at: Timestamp::UNIX_EPOCH,
+            up_s: 0,
+            mode: Mode::Unbound,
+            plan: None,
+            reason: None,
+            epoch: 0,
+            seq: 0,
+            digest: None,
+            ratchet: Position::NONE,
+            keyset: 0,
+            persisted: true,
+            state_lost: false,
+            policy: None,
+            may_leave: Policy::CLOSED,
+            lease_left_s: None,
+            next: None,
+            order: None,
+            last_switch: None,
+            link: LinkStatus { broker: config.broker.endpoint.authority(), ..LinkStatus::default() },
+            transfers: TransferStatus::default(),
+            spool: SpoolStatus { quota_bytes: config.spool.memory_bytes, ..SpoolStatus::default() },
+            media: config.media.as_ref().map(|_| MediaPart { why_not: None }),
+            store: StoreStatus::default(),
+            clock: ClockStatus { trusted: Timestamp::UNIX_EPOCH, confirmed: false },
+            certificate: None,
+            warnings: Vec::new(),
+        }
+    }
+
+    /// Takes over what the engine says.
+    pub fn see(&mut self, view: View, now: Now) {
+        self.at = timestamp(now.trusted);
+        self.clock = ClockStatus { trusted: self.at, confirmed: now.confirmed };
+        self.mode = view.mode;
+        self.plan = view.plan;
+        self.reason = view.reason;
+        (self.epoch, self.seq) = (view.position.epoch, view.position.seq);
+        self.digest = view.digest;
+        self.ratchet = view.ratchet;
+        self.keyset = view.keyset;
+        self.persisted = view.persisted;
+        self.state_lost = view.state_lost;
+        self.policy = view.policy;
+        self.may_leave = view.may_leave;
+        self.lease_left_s = view.lease_left.map(|left| left.as_secs());
+        let next_at = view.next_at.map(|at| timestamp(Duration::from_secs(at)));
+        self.next = view.next_plan.zip(next_at).map(|(plan, at)| NextChange { plan, at });
+        self.order = view.order;
+        self.last_switch = view.last_switch;
+    }
+
+    /// Says when the device's certificate ends (since 1970), by trusted time.
+    pub fn see_certificate(&mut self, expires: Duration, now: Now) {
+        let days_left = expires.saturating_sub(now.trusted).as_secs() / 86_400;
+        self.certificate = Some(CertificateStatus { expires: timestamp(expires), days_left });
+    }
+
+    /// Writes down anew what somebody should look at. Call it after everything else has been updated.
+    pub fn warn(&mut self) {
+        let mut warnings = Vec::new();
+        if self.state_lost {
+            warnings.push("the state could not be read: nothing leaves until the cloud has answered over HTTPS".to_owned());
+        }
+        if !self.persisted {
+            warnings.push("what is in force is not on flash yet; writing is being retried".to_owned());
+        }
+        if let Some(fault) = &self.store.fault {
+            warnings.push(format!("the state cannot be written: {fault}"));
+        }
+        if let Some(certificate) = &self.certificate {
+            if Duration::from_secs(certificate.days_left * 86_400) < EXPIRES_SOON {
+                warnings.push(format!("the device certificate ends on {}: replace it, then send SIGHUP", certificate.expires));
+            }
+        }
+        if self.lease_left_s == Some(0) {
+            warnings.push("the lease has ended without news from the cloud: only what Free allows leaves".to_owned());
+        }
+        if let Some(why) = self.media.as_ref().and_then(|media| media.why_not.as_ref()) {
+            warnings.push(why.clone());
+        }
+        self.warnings = warnings;
+    }
+
+    /// One line for `systemctl status`.
+    pub fn summary(&self) -> String {
+        let plan = self.plan.as_ref().map_or("no plan", Plan::as_str);
+        let link = if self.link.up { "connected" } else { "not connected" };
+        format!(
+            "{}, {plan} {}, {link}, {} transfers, {} clips waiting",
+            self.mode,
+            self.position(),
+            self.transfers.in_flight,
+            self.spool.clips
+        )
+    }
+
+    /// The position in force.
+    pub fn position(&self) -> Position {
+        Position { epoch: self.epoch, seq: self.seq }
+    }
+
+    /// The document in rows of a name and a value, for people: the page and the `status` command show the same.
+    pub fn rows(&self) -> Vec<(&'static str, String)> {
+        let mut rows = vec![("device", format!("{}, {}", self.device, self.model))];
+        let plan = self.plan.as_ref().map_or_else(|| "none on record".to_owned(), Plan::to_string);
+        let reason = self.reason.map_or_else(String::new, |reason| format!(", {reason}"));
+        rows.push(("plan", format!("{plan}{reason}")));
+        rows.push(("mode", self.mode.to_string()));
+        let written = if self.persisted { "on flash" } else { "not on flash yet" };
+        rows.push(("document", format!("{} under keyset {}, {written}", self.position(), self.keyset)));
+        rows.push(("may leave", limits(&self.may_leave)));
+        rows.push((
+            "lease",
+            match self.lease_left_s {
+                None => "none".to_owned(),
+                Some(0) => "ended".to_owned(),
+                Some(left) => format!("{} left", span(left)),
+            },
+        ));
+        rows.push((
+            "next",
+            self.next.as_ref().map_or_else(|| "no change known".to_owned(), |next| format!("{} at {}", next.plan, next.at)),
+        ));
+        rows.push(("last switch", self.last_switch.as_ref().map_or_else(|| "none since the start".to_owned(), switch)));
+        rows.push((
+            "link",
+            match (&self.link, &self.link.fault) {
+                (LinkStatus { up: true, broker, confirmed, .. }, _) => {
+                    format!("connected to {broker}{}", if *confirmed { "" } else { ", plan not confirmed yet" })
+                }
+                (LinkStatus { broker, .. }, Some(fault)) => format!("not connected to {broker}: {fault}"),
+                (LinkStatus { broker, .. }, None) => format!("not connected to {broker}"),
+            },
+        ));
+        let fault = self.transfers.last_fault.as_ref().map_or_else(String::new, |fault| format!("; last fault: {fault}"));
+        rows.push(("transfers", format!("{} in flight{fault}", self.transfers.in_flight)));
+        let spool = &self.spool;
+        rows.push(("spool", format!("{} clips, {} of {}", spool.clips, bytes(spool.bytes), bytes(spool.quota_bytes))));
+        rows.push(("uploaded", format!("{} clips, {}", spool.stored_clips, bytes(spool.stored_bytes))));
+        rows.push(("erased", format!("{} clips, {}", spool.erased_clips, bytes(spool.erased_bytes))));
+        if let Some(order) = &self.order {
+            rows.push(("order", order.clone()));
+        }
+        let confirmed = if self.clock.confirmed { "confirmed" } else { "not confirmed since boot" };
+        rows.push(("clock", format!("{}, {confirmed}", self.clock.trusted)));
+        if let Some(certificate) = &self.certificate {
+            rows.push(("certificate", format!("{} days left, until {}", certificate.days_left, certificate.expires)));
+        }
+        rows.push(("agent", format!("{}, up {}", self.agent, span(self.up_s))));
+        rows.extend(self.warnings.iter().map(|warning| ("warning", warning.clone())));
+        rows
+    }
+}
+
+fn switch(report: &Report) -> String {
+    let cut = match report.cut.transfers {
+        0 => String::new(),
+        transfers => format!(", cut {transfers} transfers in {} µs, {} bytes after", report.cut.micros, report.cut.bytes_after),
+    };
+    let erased = match report.erased.clips {
+        0 => String::new(),
+        clips => format!(", erased {clips} clips of {}", bytes(report.erased.bytes)),
+    };
+    format!("to {} at {} by {} ({}){cut}{erased}", report.mode, report.at, report.cause, report.reason)
+}
+
+fn limits(policy: &Policy) -> String {
+    let mut limits = match policy.clips {
+        true => {
+            let Policy { clip_max_s, cooldown_s, max_height, history_h, .. } = policy;
+            format!("clips to {clip_max_s} s and {max_height} lines, {cooldown_s} s apart, kept {history_h} h")
+        }
+        false => "no clips".to_owned(),
+    };
+    limits += if policy.snapshots { "; snapshots" } else { "; no snapshots" };
+    limits
+}
+
+fn span(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7_200 => format!("{} min", seconds / 60),
+        7_200..172_800 => format!("{} h", seconds / 3_600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
+fn bytes(bytes: u64) -> String {
+    match bytes {
+        0..10_000 => format!("{bytes} bytes"),
+        10_000..10_000_000 => format!("{} kB", bytes / 1_000),
+        _ => format!("{} MB", bytes / 1_000_000),
+    }
+}
+
+/// A time since 1970; one beyond the calendar is its end.
+fn timestamp(since_1970: Duration) -> Timestamp {
+    i64::try_from(since_1970.as_secs()).ok().and_then(|seconds| Timestamp::from_second(seconds).ok()).unwrap_or(Timestamp::MAX)
+}
+
+/// Where the newest document hangs. The control thread writes, the listener reads; neither holds it for longer than a copy.
+#[derive(Debug)]
+pub struct Board(Mutex<Hung>);
+
+#[derive(Debug)]
+struct Hung {
+    document: StatusDocument,
+    since: Instant,
+}
+
+impl Board {
+    /// A board with a first document.
+    pub fn new(document: StatusDocument) -> Self {
+        Self(Mutex::new(Hung { document, since: Instant::now() }))
+    }
+
+    /// Changes the document. Call it from the control loop at least once a second: `/healthz` tells from it that the loop turns.
+    pub fn update(&self, change: impl FnOnce(&mut StatusDocument)) {
+        let mut hung = self.lock();
+        change(&mut hung.document);
+        hung.since = Instant::now();
+    }
+
+    /// The newest document.
+    pub fn read(&self) -> StatusDocument {
+        self.lock().document.clone()
+    }
+
+    /// How long ago the document was last changed.
+    pub fn age(&self) -> Duration {
+        self.lock().since.elapsed()
+    }
+
+    /// A document is plain data: whoever panicked while changing it left nothing worse than an old value behind.
+    fn lock(&self) -> MutexGuard<'_, Hung> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,266 @@
+//! Serves the document on a loopback port or a unix socket. Whoever may connect is not trusted with anything: requests are
+//! small, short and read-only, few at a time, and a page of another origin cannot ask through the owner's browser.
+
+use std::{
+    convert::Infallible,
+    fs,
+    io::{self, ErrorKind},
+    net::{IpAddr, SocketAddr},
+    os::unix::{
+        fs::{FileTypeExt, PermissionsExt},
+        net::UnixStream as StdUnixStream,
+    },
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode,
+    header::{ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, X_CONTENT_TYPE_OPTIONS},
+};
+use http_body_util::Full;
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, UnixListener},
+    runtime,
+    sync::{Semaphore, oneshot},
+    time::timeout,
+};
+
+use super::{Board, page};
+use crate::config::Listen;
+
+/// Connections served at a time; one more is closed at once.
+const MOST_CONNECTIONS: usize = 16;
+/// A connection's whole life.
+const LIFETIME: Duration = Duration::from_secs(10);
+/// How long its request may take to arrive.
+const REQUEST_WITHIN: Duration = Duration::from_secs(5);
+/// The largest request, in bytes (hyper's least).
+const REQUEST_MOST: usize = 8 * 1024;
+/// The most headers.
+const HEADERS_MOST: usize = 32;
+/// A control loop that has not touched the board for this long is stuck.
+const STUCK_AFTER: Duration = Duration::from_secs(10);
+
+/// Why the status page cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The address or the socket cannot be had.
+    #[error("cannot listen on {listen} for the status page: {why}; free it, or change status.listen")]
+    Listen {
+        /// What was configured.
+        listen: String,
+        /// What the system said.
+        #[source]
+        why: io::Error,
+    },
+    /// No thread or no runtime.
+    #[error("cannot start the status page's thread: {0}; the system is out of threads or descriptors")]
+    Start(#[source] io::Error),
+}
+
+/// The running listener. It ends when this is dropped.
+#[derive(Debug)]
+pub struct Server {
+    address: Option<SocketAddr>,
+    socket: Option<PathBuf>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Server {
+    /// Where it listens, if that is a port.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.address
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            if thread.join().is_err() {
+                tracing::error!("the status page's thread has panicked");
+            }
+        }
+        if let Some(socket) = &self.socket {
+            // Another agent may have taken the name over; then it is gone or not ours to complain about.
+            let _ = fs::remove_file(socket);
+        }
+    }
+}
+
+enum Door {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+/// Serves what hangs on `board`, on a thread of its own.
+///
+/// # Errors
+/// The address is taken, the socket cannot be made, or there is no thread to be had.
+pub fn serve(listen: &Listen, board: Arc<Board>) -> Result<Server, ServeError> {
+    let refused = |why| ServeError::Listen { listen: describe(listen), why };
+    let runtime = runtime::Builder::new_current_thread().enable_all().build().map_err(ServeError::Start)?;
+    let door = {
+        let _inside = runtime.enter();
+        match listen {
+            Listen::Tcp(address) => Door::Tcp(bind_tcp(*address).map_err(refused)?),
+            Listen::Unix(path) => Door::Unix(bind_unix(path).map_err(refused)?),
+        }
+    };
+    let address = match &door {
+        Door::Tcp(listener) => Some(listener.local_addr().map_err(refused)?),
+        Door::Unix(_) => None,
+    };
+    let socket = match listen {
+        Listen::Unix(path) => Some(path.clone()),
+        Listen::Tcp(_) => None,
+    };
+    let (stop, stopped) = oneshot::channel();
+    let thread = thread::Builder::new().name("status".into()).spawn(move || {
+        runtime.block_on(async {
+            tokio::select! {
+                () = accept(door, board) => {}
+                _ = stopped => {}
+            }
+        });
+    });
+    let thread = thread.map_err(ServeError::Start)?;
+    match address {
+        Some(address) => tracing::info!(%address, "status page"),
+        None => tracing::info!(socket = %describe(listen), "status page"),
+    }
+    Ok(Server { address, socket, stop: Some(stop), thread: Some(thread) })
+}
+
+fn describe(listen: &Listen) -> String {
+    match listen {
+        Listen::Tcp(address) => address.to_string(),
+        Listen::Unix(path) => format!("unix:{}", path.display()),
+    }
+}
+
+fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    let listener = std::net::TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    TcpListener::from_std(listener)
+}
+
+/// Makes the socket for this user and group. What an agent that was killed has left behind is replaced; a socket that
+/// somebody listens on, or a file of another kind, is not.
+fn bind_unix(path: &Path) -> io::Result<UnixListener> {
+    if let Ok(found) = fs::symlink_metadata(path) {
+        if !found.file_type().is_socket() {
+            return Err(io::Error::new(ErrorKind::AlreadyExists, "what is there is not a socket"));
+        }
+        if StdUnixStream::connect(path).is_ok() {
+            return Err(ErrorKind::AddrInUse.into());
+        }
+        fs::remove_file(path)?;
+    }
+    let listener = UnixListener::bind(path)?;
+    // Until here the umask decided, and connecting needs the right to write, which it takes from others.
+    fs::set_permissions(path, fs::Permissions::from_mode(0o660))?;
+    Ok(listener)
+}
+
+async fn accept(door: Door, board: Arc<Board>) {
+    let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    loop {
+        let accepted = match &door {
+            Door::Tcp(listener) => listener.accept().await.map(|(stream, _)| Box::new(stream) as Box<dyn Stream>),
+            Door::Unix(listener) => listener.accept().await.map(|(stream, _)| Box::new(stream) as Box<dyn Stream>),
+        };
+        let stream = match accepted {
+            Ok(stream) => stream,
+            Err(error) => {
+                // Out of descriptors, most likely: trying again at once would only burn the processor.
+                tracing::warn!(%error, "the status page cannot take a connection");
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                continue;
+            }
+        };
+        let Ok(place) = places.clone().try_acquire_owned() else { continue };
+        let over_tcp = matches!(door, Door::Tcp(_));
+        let board = board.clone();
+        tokio::spawn(async move {
+            let service = service_fn(move |request| {
+                let answer = answer(&request, over_tcp, &board);
+                async { Ok::<_, Infallible>(answer) }
+            });
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(REQUEST_WITHIN)
+                .max_buf_size(REQUEST_MOST)
+                .max_headers(HEADERS_MOST)
+                .keep_alive(false)
+                .serve_connection(TokioIo::new(stream), service);
+            match timeout(LIFETIME, connection).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!(%error, "a status connection ended"),
+                Err(_) => tracing::debug!("a status connection took too long"),
+            }
+            drop(place);
+        });
+    }
+}
+
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+type Answer = Response<Full<Bytes>>;
+
+fn answer(request: &Request<Incoming>, over_tcp: bool, board: &Board) -> Answer {
+    if over_tcp && !names_this_device(request.headers()) {
+        return text(StatusCode::MISDIRECTED_REQUEST, "this page answers only to localhost\n");
+    }
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let mut refused = text(StatusCode::METHOD_NOT_ALLOWED, "GET and HEAD only\n");
+        refused.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return refused;
+    }
+    match request.uri().path() {
+        "/" => with_type(StatusCode::OK, "text/html; charset=utf-8", page::render(&board.read())),
+        "/status.json" => match serde_json::to_string_pretty(&board.read()) {
+            Ok(json) => with_type(StatusCode::OK, "application/json", json + "\n"),
+            Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &format!("the document cannot be written: {error}\n")),
+        },
+        "/healthz" if board.age() < STUCK_AFTER => text(StatusCode::OK, "ok\n"),
+        "/healthz" => text(StatusCode::SERVICE_UNAVAILABLE, "the control loop does not turn\n"),
+        _ => text(StatusCode::NOT_FOUND, "there are /, /status.json and /healthz\n"),
+    }
+}
+
+/// A browser that was lured to another name which resolves to this address says that name here (DNS rebinding).
+fn names_this_device(headers: &HeaderMap) -> bool {
+    let mut hosts = headers.get_all(HOST).iter();
+    let (Some(host), None) = (hosts.next(), hosts.next()) else { return false };
+    let Ok(host) = host.to_str() else { return false };
+    let name = match host.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or_default(),
+        None => host.split(':').next().unwrap_or_default(),
+    };
+    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+fn text(status: StatusCode, body: &str) -> Answer {
+    with_type(status, "text/plain; charset=utf-8", body.to_owned())
+}
+
+fn with_type(status: StatusCode, content_type: &'static str, body: String) -> Answer {
+    let mut answer = Response::new(Full::new(Bytes::from(body)));
+    *answer.status_mut() = status;
+    let headers = answer.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'"));
+    answer
+}

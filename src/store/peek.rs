@@ -1,0 +1,65 @@
+//! Reading the record beside a running agent: for commands that only look. Nothing is locked, made or changed, so a slot that
+//! is being written may be seen half; the other one then counts, as after a crash.
+
+use std::{fs::File, io, os::unix::fs::FileExt, path::Path};
+
+use super::{
+    Restored, SLOT_BYTES, StoreError,
+    slot::{self, FORMAT, Slot},
+    slots::STATE_FILE,
+};
+
+pub(super) fn peek(dir: &Path) -> Result<Restored, StoreError> {
+    let path = dir.join(STATE_FILE);
+    let file = match File::open(&path) {
+        Err(why) if why.kind() == io::ErrorKind::NotFound => return Ok(Restored::Empty),
+        opened => opened.map_err(|why| StoreError::Open { path, why })?,
+    };
+    let images = [read(&file, 0), read(&file, 1)];
+    let slots = images.each_ref().map(|image| image.as_deref().map_or(Slot::Torn, slot::decode));
+    if slots == [Slot::Blank, Slot::Blank] {
+        return Ok(Restored::Empty);
+    }
+    let whole = slots.iter().filter_map(|slot| match slot {
+        Slot::Whole { format, sequence, record } => Some((*sequence, *format, *record)),
+        Slot::Blank | Slot::Torn => None,
+    });
+    Ok(match whole.max_by_key(|(sequence, ..)| *sequence) {
+        None => Restored::Unreadable,
+        Some((_, format, _)) if format != FORMAT => Restored::Unreadable,
+        Some((_, _, [])) => Restored::Empty,
+        Some((_, _, record)) => Restored::Record(record.to_vec()),
+    })
+}
+
+fn read(file: &File, index: usize) -> Option<Vec<u8>> {
+    let mut bytes = vec![0; SLOT_BYTES];
+    file.read_exact_at(&mut bytes, (index * SLOT_BYTES) as u64).ok()?;
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Store;
+
+    #[test]
+    fn what_a_running_agent_wrote_is_seen() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(peek(dir.path()).unwrap(), Restored::Empty);
+        let (mut store, _) = Store::open(dir.path()).unwrap();
+        assert_eq!(peek(dir.path()).unwrap(), Restored::Empty);
+        for record in [&b"first"[..], b"second", b"third"] {
+            store.write_now(record).unwrap();
+            assert_eq!(peek(dir.path()).unwrap(), Restored::Record(record.to_vec()));
+        }
+        assert!(matches!(Store::open(dir.path()), Err(StoreError::Locked { .. })), "the agent's lock is where it was");
+    }
+
+    #[test]
+    fn a_spoiled_file_is_unreadable_not_empty() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(STATE_FILE), b"nonsense").unwrap();
+        assert_eq!(peek(dir.path()).unwrap(), Restored::Unreadable);
+    }
+}

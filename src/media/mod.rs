@@ -1,10 +1,84 @@
 //! The camera's picture: one GStreamer trunk that never leaves PLAYING, a tap beside it, a pre-roll of whole GOPs,
 //! motion, and clips as fragmented MP4. It knows nothing of plans: it asks its [`Outlet`] before it records a clip.
 
-use std::time::Duration;
+#[cfg(feature = "gstreamer")]
+mod camera;
+#[cfg(feature = "gstreamer")]
+mod clip;
+#[cfg(feature = "gstreamer")]
+mod frame;
+#[cfg(feature = "gstreamer")]
+mod motion;
+#[cfg(feature = "gstreamer")]
+mod mp4;
+#[cfg(not(feature = "gstreamer"))]
+mod no_camera;
+#[cfg(feature = "gstreamer")]
+mod picture;
+#[cfg(feature = "gstreamer")]
+mod recording;
+#[cfg(feature = "gstreamer")]
+mod ring;
+#[cfg(feature = "gstreamer")]
+mod source;
+mod status;
+#[cfg(feature = "gstreamer")]
+mod stop;
+#[cfg(feature = "gstreamer")]
+mod trunk;
+
+use std::{io, path::PathBuf, time::Duration};
 
 use bytes::Bytes;
 use care_protocol::ClipKind;
+
+#[cfg(feature = "gstreamer")]
+pub use camera::{Media, built_in_available};
+#[cfg(not(feature = "gstreamer"))]
+pub use no_camera::{Media, built_in_available};
+pub use status::{MediaStatus, RecordingStatus, StreamStatus};
+
+/// Why there is no picture. Only what no waiting can heal; a camera that is away is a fault in the [`MediaStatus`].
+#[derive(Debug, thiserror::Error)]
+pub enum MediaError {
+    /// The program was built without the feature `gstreamer`.
+    #[error("this build has no media: leave out [media], or build with the feature gstreamer")]
+    NotBuilt,
+    /// GStreamer itself does not start.
+    #[error("GStreamer does not start: {reason}; is it installed?")]
+    Gstreamer {
+        /// GStreamer's own words.
+        reason: String,
+    },
+    /// No pipeline can be made of the source.
+    #[error("no pipeline can be made of [media] source: {reason}")]
+    Pipeline {
+        /// GStreamer's own words.
+        reason: String,
+    },
+    /// No H.264 encoder for a source of raw pictures.
+    #[error("no H.264 encoder found: install one of v4l2h264enc, openh264enc, x264enc, or choose a source that ends in H.264")]
+    NoEncoder,
+    /// A recorded file cannot be used.
+    #[error("cannot read the media file {path}: {source}")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The motion socket cannot be made.
+    #[error("cannot listen for motion on {path}: {source}; check [media] motion")]
+    MotionSocket {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// No thread.
+    #[error("cannot start a thread for media: {0}")]
+    Thread(io::Error),
+}
 
 /// What media knows of a clip when it begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,0 +1,199 @@
+//! Motion as another program sees it: one JSON object a line on a unix socket that only this user may open. Whatever else
+//! comes in is counted and ignored; a line, and the number of writers, is bounded.
+
+use std::{
+    io::{self, ErrorKind, Read},
+    os::unix::{
+        fs::FileTypeExt,
+        net::{UnixListener, UnixStream},
+    },
+    path::{Path, PathBuf},
+    thread::{self, JoinHandle},
+};
+
+use care_protocol::{ClipKind, MotionEvent};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    fs::Mode,
+};
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use super::Events;
+use crate::media::{MediaError, stop::Stop};
+
+/// A line longer than this is no motion event.
+const LONGEST_LINE: usize = 1024;
+const MOST_WRITERS: usize = 8;
+/// How often the sockets are left to look whether to stop.
+const TICK: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
+
+pub(super) fn start(path: &Path, events: Events, stop: Stop) -> Result<JoinHandle<()>, MediaError> {
+    let listener = listen(path).map_err(|source| MediaError::MotionSocket { path: path.into(), source })?;
+    let server = Server { listener, path: path.into(), writers: Vec::new(), events };
+    thread::Builder::new().name("media-motion".into()).spawn(move || server.run(&stop)).map_err(MediaError::Thread)
+}
+
+/// The mode is set before the name appears, so nobody else can ever connect.
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if !found.file_type().is_socket() => return Err(ErrorKind::AlreadyExists.into()),
+        Ok(_) if UnixStream::connect(path).is_ok() => return Err(ErrorKind::AddrInUse.into()),
+        Ok(_) => std::fs::remove_file(path)?,
+        Err(_) => {}
+    }
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    socket.listen(4)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+struct Server {
+    listener: UnixListener,
+    path: PathBuf,
+    writers: Vec<Writer>,
+    events: Events,
+}
+
+struct Writer {
+    stream: UnixStream,
+    line: Vec<u8>,
+    /// In the middle of a line that is too long.
+    skipping: bool,
+}
+
+impl Server {
+    fn run(mut self, stop: &Stop) {
+        while !stop.is_now() {
+            let mut ready: Vec<PollFd<'_>> = vec![PollFd::new(&self.listener, PollFlags::IN)];
+            ready.extend(self.writers.iter().map(|writer| PollFd::new(&writer.stream, PollFlags::IN)));
+            if poll(&mut ready, Some(&TICK)).is_err() && stop.within(std::time::Duration::from_millis(200)) {
+                break;
+            }
+            self.accept();
+            let events = &self.events;
+            self.writers.retain_mut(|writer| writer.read(events));
+        }
+        // Gone already is as good.
+        let _ = std::fs::remove_file(&self.path);
+    }
+
+    fn accept(&mut self) {
+        while let Ok((stream, _)) = self.listener.accept() {
+            if self.writers.len() < MOST_WRITERS && stream.set_nonblocking(true).is_ok() {
+                self.writers.push(Writer { stream, line: Vec::new(), skipping: false });
+            } else {
+                self.events.ignore();
+            }
+        }
+    }
+}
+
+impl Writer {
+    /// Takes what is there, at most one buffer, so that no writer keeps the others waiting. False: it has gone.
+    fn read(&mut self, events: &Events) -> bool {
+        let mut piece = [0; 4096];
+        let length = match self.stream.read(&mut piece) {
+            Ok(0) => return false,
+            Ok(length) => length,
+            Err(error) => return matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted),
+        };
+        for &byte in &piece[..length] {
+            match byte {
+                b'\n' => {
+                    if !std::mem::take(&mut self.skipping) {
+                        judge(&self.line, events);
+                    }
+                    self.line.clear();
+                }
+                _ if self.skipping => {}
+                _ if self.line.len() == LONGEST_LINE => {
+                    self.skipping = true;
+                    events.ignore();
+                }
+                _ => self.line.push(byte),
+            }
+        }
+        true
+    }
+}
+
+fn judge(line: &[u8], events: &Events) {
+    match serde_json::from_slice::<MotionEvent>(line) {
+        Ok(told) if told.event == "motion" && (0.0..=1.0).contains(&told.score) => events.raise(ClipKind::Motion),
+        _ => events.ignore(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::Write,
+        os::unix::fs::PermissionsExt,
+        sync::atomic::Ordering,
+        time::{Duration, Instant},
+    };
+
+    use super::*;
+
+    fn eventually(condition: impl Fn() -> bool) -> bool {
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_secs(10) {
+            if condition() {
+                return true;
+            }
+            thread::yield_now();
+        }
+        false
+    }
+
+    #[test]
+    fn takes_motion_and_counts_everything_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("motion.sock");
+        let (events, queue) = Events::new();
+        let (counts, stop) = (events.counts.clone(), Stop::default());
+        let thread = start(&path, events, stop.clone()).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+
+        let mut writer = UnixStream::connect(&path).unwrap();
+        writer.write_all(b"{\"event\":\"motion\",\"score\":0.8}\n{\"event\":\"mot").unwrap();
+        writer.write_all(b"ion\"}\nnonsense\n{\"event\":\"sound\"}\n{\"event\":\"motion\",\"score\":7}\n").unwrap();
+        writer.write_all(&[b'x'; 100_000]).unwrap();
+        writer.write_all(b"\n\xff\n{\"event\":\"motion\",\"score\":0}\n").unwrap();
+        assert!(eventually(|| counts.events.load(Ordering::Relaxed) == 3), "{counts:?}");
+        assert_eq!(counts.ignored.load(Ordering::Relaxed), 5);
+        assert_eq!(queue.try_iter().count(), 3);
+
+        stop.now();
+        thread.join().unwrap();
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_socket_left_behind_is_replaced_but_nothing_else_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("motion.sock");
+        drop(UnixListener::bind(&path).unwrap());
+        let in_use = listen(&path).unwrap();
+        assert_eq!(listen(&path).unwrap_err().kind(), ErrorKind::AddrInUse);
+        drop(in_use);
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, "a file").unwrap();
+        assert_eq!(listen(&path).unwrap_err().kind(), ErrorKind::AlreadyExists);
+    }
+
+    #[test]
+    fn too_many_writers_are_turned_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("motion.sock");
+        let (events, _queue) = Events::new();
+        let (counts, stop) = (events.counts.clone(), Stop::default());
+        let thread = start(&path, events, stop.clone()).unwrap();
+        let _writers: Vec<UnixStream> = (0..MOST_WRITERS + 2).map(|_| UnixStream::connect(&path).unwrap()).collect();
+        assert!(eventually(|| counts.ignored.load(Ordering::Relaxed) == 2), "{counts:?}");
+        stop.now();
+        thread.join().unwrap();
+    }
+}

@@ -1,0 +1,42 @@
+//! The same face without GStreamer: media never starts.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use super::{MediaError, MediaStatus, Outlet};
+use crate::config;
+
+/// There is none in this build.
+#[derive(Debug)]
+pub struct Media(Infallible);
+
+impl Media {
+    /// Always [`MediaError::NotBuilt`].
+    pub fn start(_: &config::Media, _: Option<&config::Recording>, _: Arc<dyn Outlet>) -> Result<Self, MediaError> {
+        Err(MediaError::NotBuilt)
+    }
+
+    /// Cannot be called.
+    pub fn status(&self) -> MediaStatus {
+        match self.0 {}
+    }
+
+    /// Cannot be called.
+    pub fn forget(&self) {
+        match self.0 {}
+    }
+
+    /// Cannot be called.
+    pub fn record(&self) {
+        match self.0 {}
+    }
+
+    /// Cannot be called.
+    pub fn stop(&self, _: Duration) -> bool {
+        match self.0 {}
+    }
+}
+
+/// Nothing is built in here.
+pub fn built_in_available(_: &config::Source) -> Result<(), String> {
+    Err(MediaError::NotBuilt.to_string())
+}

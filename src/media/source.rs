@@ -1,0 +1,162 @@
+//! Each kind of source as a GStreamer description that ends in H.264, and the pixels for motion where they are at hand.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::Path,
+};
+
+use gstreamer::{self as gst, prelude::*};
+
+use super::MediaError;
+use crate::config::Source;
+
+/// What the trunk is built of.
+#[derive(Debug)]
+pub(super) struct Description {
+    /// Elements up to and including the encoder, if there is one. Raw video passes a tee named `raw`.
+    pub launch: String,
+    pub kind: Kind,
+}
+
+/// What the trunk has to do for its source beyond letting it run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A capture device, or whatever was described.
+    Live,
+    /// Draws the time into the picture.
+    Test,
+    /// Goes back to the beginning at the end.
+    Mp4,
+    /// The same, fed and timed by the agent: an elementary stream has no timestamps.
+    Elementary,
+    /// Video only, of all the streams the server offers.
+    Rtsp,
+}
+
+/// In order of preference: name, and how it is asked for about 1 Mbit/s and a keyframe every second or two.
+const ENCODERS: [(&str, &str); 3] = [
+    ("v4l2h264enc", "v4l2h264enc extra-controls=controls,video_bitrate=1000000,h264_i_frame_period=15"),
+    ("openh264enc", "openh264enc bitrate=1000000 gop-size=15 complexity=low"),
+    ("x264enc", "x264enc bitrate=1000 key-int-max=15 speed-preset=ultrafast tune=zerolatency"),
+];
+
+impl Description {
+    pub fn of(source: &Source) -> Result<Self, MediaError> {
+        let (launch, kind) = match source {
+            Source::Test => {
+                let raw = "videotestsrc name=source is-live=true pattern=smpte horizontal-speed=3 \
+                           ! video/x-raw,format=I420,width=640,height=360,framerate=15/1 ! identity name=picture";
+                (encoded(raw, &ENCODERS[1..])?, Kind::Test)
+            }
+            Source::V4l2(_) => {
+                if offers_h264(source) {
+                    ("v4l2src name=source ! video/x-h264".into(), Kind::Live)
+                } else {
+                    let raw = "v4l2src name=source ! video/x-raw,width=[1,1280],height=[1,720],framerate=[1/1,30/1] ! videoconvert";
+                    (encoded(raw, &ENCODERS)?, Kind::Live)
+                }
+            }
+            Source::Rtsp(_) => {
+                let rtsp = "rtspsrc name=source protocols=tcp latency=100 tcp-timeout=5000000 ! rtph264depay";
+                (rtsp.into(), Kind::Rtsp)
+            }
+            Source::File(path) => match container(path)? {
+                Kind::Elementary => {
+                    ("appsrc name=source format=time max-bytes=65536 ! h264parse name=timed ! clocksync".into(), Kind::Elementary)
+                }
+                kind => ("filesrc name=source ! qtdemux ! h264parse ! clocksync".into(), kind),
+            },
+            Source::Launch(description) => (description.clone(), Kind::Live),
+        };
+        Ok(Self { launch, kind })
+    }
+
+    /// Whether motion can look at pixels before they are encoded.
+    pub fn has_raw(&self) -> bool {
+        self.launch.contains("tee name=raw")
+    }
+}
+
+/// Tells the source element where to look: as a property, so that nothing in it is read as part of a description.
+pub(super) fn aim(source: &Source, pipeline: &gst::Pipeline) {
+    let Some(element) = pipeline.by_name("source") else { return };
+    match source {
+        Source::V4l2(path) => element.set_property("device", path.to_string_lossy().as_ref()),
+        Source::Rtsp(url) => {
+            element.set_property("location", url);
+            element.connect("select-stream", false, |values| {
+                let caps = values.get(2).and_then(|value| value.get::<gst::Caps>().ok());
+                let media = caps.and_then(|caps| caps.structure(0).and_then(|s| s.get::<String>("media").ok()));
+                Some((media.as_deref() == Some("video")).to_value())
+            });
+        }
+        Source::File(path) if element.has_property("location") => {
+            element.set_property("location", path.to_string_lossy().as_ref());
+        }
+        Source::Test | Source::File(_) | Source::Launch(_) => {}
+    }
+}
+
+/// The source as people may see it: no password.
+pub(super) fn display(source: &Source) -> String {
+    match source {
+        Source::Test => "test".into(),
+        Source::V4l2(path) => format!("v4l2:{}", path.display()),
+        Source::Rtsp(url) => match url.split_once("://") {
+            Some((scheme, rest)) => {
+                let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+                let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+                let path = path.split_once('?').map_or(path, |(path, _)| path);
+                format!("{scheme}://{host}{path}")
+            }
+            None => "rtsp".into(),
+        },
+        Source::File(path) => format!("file:{}", path.display()),
+        Source::Launch(_) => "launch".into(),
+    }
+}
+
+fn encoded(raw: &str, encoders: &[(&str, &str)]) -> Result<String, MediaError> {
+    let found = encoders.iter().find(|(name, _)| gst::ElementFactory::find(name).is_some());
+    let (_, encoder) = found.ok_or(MediaError::NoEncoder)?;
+    Ok(format!("{raw} ! tee name=raw ! queue max-size-buffers=2 max-size-bytes=0 max-size-time=0 ! {encoder}"))
+}
+
+/// A camera that encodes for itself says so once its device is open.
+fn offers_h264(source: &Source) -> bool {
+    let Source::V4l2(path) = source else { return false };
+    let Ok(camera) = gst::ElementFactory::make("v4l2src").property("device", path.to_string_lossy().as_ref()).build() else {
+        return false;
+    };
+    let opened = camera.set_state(gst::State::Ready).is_ok();
+    let h264 = gst::Caps::builder("video/x-h264").build();
+    let offered = opened && camera.static_pad("src").is_some_and(|pad| pad.query_caps(None).can_intersect(&h264));
+    // A device that does not close is the next open's fault to report.
+    let _ = camera.set_state(gst::State::Null);
+    offered
+}
+
+fn container(path: &Path) -> Result<Kind, MediaError> {
+    let fault = |source| MediaError::File { path: path.into(), source };
+    let mut start = [0; 8];
+    File::open(path).and_then(|mut file| file.read_exact(&mut start)).map_err(fault)?;
+    match start {
+        [_, _, _, _, b'f', b't', b'y', b'p'] => Ok(Kind::Mp4),
+        [0, 0, 1, ..] | [0, 0, 0, 1, ..] => Ok(Kind::Elementary),
+        _ => Err(fault(io::Error::new(io::ErrorKind::InvalidData, "neither MP4 nor an H.264 byte stream"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_is_not_shown() {
+        let shown = |url: &str| display(&Source::Rtsp(url.into()));
+        assert_eq!(shown("rtsp://me:se@cret@camera:554/live?token=x"), "rtsp://camera:554/live");
+        assert_eq!(shown("rtsp://127.0.0.1/stream"), "rtsp://127.0.0.1/stream");
+        assert_eq!(shown("rtsp://me:secret@camera"), "rtsp://camera");
+    }
+}

@@ -373,7 +373,7 @@ fn read(sample: &gst::Sample, format: &mut Option<(gst::Caps, Arc<Format>)>, off
     let segment = sample.segment()?.downcast_ref::<gst::ClockTime>()?;
     let shown = segment.to_running_time(buffer.pts().or(buffer.dts())?)?;
     let data = Bytes::copy_from_slice(&buffer.map_readable().ok()?);
-    Some(Frame { pts: offset + shown.into(), key, taken: Instant::now(), data, format })
+    Some(Frame { pts: offset + Duration::from(shown), key, taken: Instant::now(), data, format })
 }
 
 fn read_format(caps: &gst::Caps) -> Option<Format> {

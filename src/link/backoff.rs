@@ -1,0 +1,82 @@
+//! When to connect again: full jitter under a bound that doubles (scenario 56), so that ten thousand cameras that lost
+//! the same broker do not come back as one.
+
+use std::time::Duration;
+
+/// The delays between attempts. Each is drawn evenly from zero to a bound that starts at `first` and doubles up to `most`.
+#[derive(Debug, Clone)]
+pub(super) struct Backoff {
+    first: Duration,
+    most: Duration,
+    failures: u32,
+    random: fastrand::Rng,
+}
+
+impl Backoff {
+    pub(super) fn new(first: Duration, most: Duration, random: fastrand::Rng) -> Self {
+        Self { first, most, failures: 0, random }
+    }
+
+    /// The delay before the next attempt. There is always a next attempt.
+    pub(super) fn next(&mut self) -> Duration {
+        let bound = self.first.saturating_mul(1 << self.failures.min(30)).min(self.most);
+        self.failures = self.failures.saturating_add(1);
+        bound.mul_f64(self.random.f64())
+    }
+
+    /// How often in a row it went wrong.
+    pub(super) fn failures(&self) -> u32 {
+        self.failures
+    }
+
+    /// The connection was stable: begin anew.
+    pub(super) fn reset(&mut self) {
+        self.failures = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn backoff(seed: u64) -> Backoff {
+        Backoff::new(Duration::from_secs(1), Duration::from_secs(120), fastrand::Rng::with_seed(seed))
+    }
+
+    #[test]
+    fn the_bound_doubles_from_one_second_to_two_minutes_and_stays() {
+        let mut longest = [Duration::ZERO; 12];
+        for seed in 0..2000 {
+            let mut backoff = backoff(seed);
+            for longest in &mut longest {
+                *longest = backoff.next().max(*longest);
+            }
+        }
+        for (attempt, longest) in longest.into_iter().enumerate() {
+            let bound = Duration::from_secs(120.min(1 << attempt));
+            assert!(longest <= bound && longest > bound.mul_f64(0.98), "attempt {attempt}: {longest:?}");
+        }
+    }
+
+    #[test]
+    fn delays_fill_the_whole_span_evenly() {
+        let mut tenths = [0; 10];
+        for seed in 0..10_000 {
+            let mut backoff = backoff(seed);
+            let last = (0..9).map(|_| backoff.next()).last().unwrap();
+            tenths[(last.as_secs_f64() / 12.0) as usize] += 1;
+        }
+        assert!(tenths.iter().all(|&count| (800..1200).contains(&count)), "{tenths:?}");
+    }
+
+    #[test]
+    fn it_never_gives_up_and_begins_anew_once_stable() {
+        let mut backoff = backoff(1);
+        for _ in 0..100_000 {
+            backoff.next();
+        }
+        assert_eq!(backoff.failures(), 100_000);
+        backoff.reset();
+        assert!(backoff.next() <= Duration::from_secs(1));
+    }
+}

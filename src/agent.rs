@@ -1,13 +1,501 @@
-//! The shell around the engine.
+//! The shell around the engine: it feeds events to it and carries its effects out, in order, on the control thread. It
+//! decides nothing; what it adds is the threads, the signals and the way down.
 
-use std::path::Path;
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
-use crate::config::Config;
+use anyhow::Context;
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use care_protocol::{MAX_KEYSET_BYTES, MAX_TOKEN_BYTES, Topics};
+use ring::rand::{SecureRandom, SystemRandom};
+use tokio::{
+    select,
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+    time,
+};
+
+use crate::{
+    clock::Clock,
+    config::Config,
+    engine::{Connection, Delivery, Effect, Engine, Event, Fetched, Message, Record, Resource, Restored, Settings},
+    http::{self, Origin},
+    link::{self, Link},
+    media::Media,
+    status::{self, Board, StatusDocument},
+    store::{self, Store, StoreThread, Written},
+    systemd::Notifier,
+    tls,
+    upload::{self, Gate, Uploads},
+};
+
+/// How long a question over HTTPS may take: the engine waits as long before it holds paid media (section 4).
+const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a stop may take in all, and what each part of it may.
+const STOP: Duration = Duration::from_secs(5);
+const STOP_LINK: Duration = Duration::from_secs(2);
+/// The longest sleep: the runtime's clock stands still in suspend, BOOTTIME does not.
+const ROUND: Duration = Duration::from_secs(10);
+/// How old the status may be at most, and at least while much is happening.
+const STATUS_EVERY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+
+/// What reaches the control thread from the other threads.
+enum Input {
+    Store(Written),
+    Upload(upload::Event),
+    Fetched(Resource, Fetched),
+    Media(Box<Result<Media, String>>),
+}
 
 /// Runs the service until SIGTERM.
 ///
 /// # Errors
 /// What kept it from starting.
 pub fn run(path: &Path, config: Config) -> anyhow::Result<()> {
-    anyhow::bail!("{}: the service of {} is not wired yet", path.display(), config.device.id)
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the control thread's runtime")?;
+    let ended = runtime.block_on(async { Agent::start(path, config)?.serve().await });
+    // A resolver that hangs must not hold us up.
+    runtime.shutdown_background();
+    ended
+}
+
+struct Agent {
+    path: PathBuf,
+    config: Config,
+    clock: Clock,
+    engine: Engine,
+    topics: Topics,
+    link: Link,
+    link_events: mpsc::Receiver<link::Event>,
+    unacknowledged: HashMap<Delivery, link::Ack>,
+    deliveries: u64,
+    api: Origin,
+    uploads: Uploads,
+    gate: Arc<Gate>,
+    media: Option<Media>,
+    store: StoreThread,
+    inputs: mpsc::UnboundedSender<Input>,
+    arrivals: mpsc::UnboundedReceiver<Input>,
+    board: Arc<Board>,
+    page: Option<status::Server>,
+    notifier: Notifier,
+    started: Instant,
+    status_at: Instant,
+    link_fault: Option<String>,
+    media_fault: Option<String>,
+    store_fault: Option<String>,
+}
+
+impl Agent {
+    fn start(path: &Path, config: Config) -> anyhow::Result<Self> {
+        let (store, restored) = Store::open(&config.device.state_dir).context("opening the state")?;
+        let restored = read_state(restored);
+        let clock = Clock::start(match &restored {
+            Restored::Record(record) => Some(Duration::from_secs(record.trusted_s)),
+            Restored::Empty | Restored::Unreadable => None,
+        });
+        let peers = peers(&config, &clock)?;
+        let api = peers.api.clone();
+        let broker_tls = config.broker.tls.as_ref().map(|files| tls::client_config(files, &clock)).transpose()?;
+
+        let (inputs, arrivals) = mpsc::unbounded_channel();
+        let tell = inputs.clone();
+        let uploads = upload::start(
+            upload::Settings {
+                device: config.device.id.clone(),
+                spool: config.spool.clone(),
+                uplink_kbps: config.upload.uplink_kbps,
+                peers,
+            },
+            clock.clone(),
+            // The control thread is gone only after the uploads' thread.
+            move |event| drop(tell.send(Input::Upload(event))),
+        )
+        .context("starting the uploads' thread")?;
+        let tell = inputs.clone();
+        let store = store.start(move |written| drop(tell.send(Input::Store(written))));
+
+        let board = Arc::new(Board::new(StatusDocument::new(&config)));
+        let page = config.status.as_ref().map(|listen| status::serve(listen, board.clone())).transpose()?;
+        let (link, link_events) = link::start(link::Settings::new(&config.broker, broker_tls, &config.device.id));
+        let gate = uploads.gate();
+        start_media(&config, gate.clone(), inputs.clone())?;
+
+        let topics = Topics::new(&config.broker.topic_prefix, &config.device.id);
+        let engine = Engine::new(settings(&config), restored, clock.now());
+        let now = Instant::now();
+        Ok(Self {
+            path: path.to_owned(),
+            clock,
+            engine,
+            topics,
+            link,
+            link_events,
+            unacknowledged: HashMap::new(),
+            deliveries: 0,
+            api,
+            gate,
+            uploads,
+            media: None,
+            store,
+            inputs,
+            arrivals,
+            board,
+            page,
+            notifier: Notifier::from_env(),
+            started: now,
+            status_at: now,
+            link_fault: None,
+            media_fault: None,
+            store_fault: None,
+            config,
+        })
+    }
+
+    async fn serve(mut self) -> anyhow::Result<()> {
+        let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
+        let mut hangup = signal(SignalKind::hangup()).context("listening for SIGHUP")?;
+        let effects = self.engine.boot(self.clock.now());
+        self.carry_out(effects);
+        self.show();
+        self.notifier.ready();
+        let view = self.engine.view(self.clock.now());
+        tracing::info!(device = %self.config.device.id, mode = %view.mode, position = %view.position, keyset = view.keyset, "ready");
+        loop {
+            let sleep = self.until_due();
+            select! {
+                biased;
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                event = self.link_events.recv() => match event {
+                    Some(event) => self.take_link(event),
+                    None => anyhow::bail!("the link's task has ended"),
+                },
+                Some(input) = self.arrivals.recv() => self.take(input),
+                _ = hangup.recv() => self.reload(),
+                () = time::sleep(sleep) => self.handle(Event::Tick),
+            }
+            self.notifier.alive();
+            if self.status_at.elapsed() >= STATUS_EVERY.0 {
+                self.show();
+            }
+        }
+        self.stop().await
+    }
+
+    /// How long the control thread may sleep.
+    fn until_due(&self) -> Duration {
+        let now = self.clock.now();
+        let engine = self.engine.wake_at(now).saturating_sub(now.boot);
+        let status = STATUS_EVERY.1.saturating_sub(self.status_at.elapsed());
+        let watchdog = self.notifier.turn_every().unwrap_or(ROUND);
+        engine.min(status).min(watchdog).min(ROUND)
+    }
+
+    fn take_link(&mut self, event: link::Event) {
+        let event = match event {
+            link::Event::Connected { connection, session_present } => {
+                tracing::info!(connection = connection.0, session_present, "connected");
+                self.link_fault = None;
+                Event::Connected(Connection(connection.0))
+            }
+            link::Event::SubscribeSent { connection } => Event::SubscribeSent(Connection(connection.0)),
+            link::Event::Subscribed { connection } => Event::Subscribed(Connection(connection.0)),
+            link::Event::Publish { connection, topic, payload, retain, dup, at, ack } => {
+                let delivery = ack.map(|ack| {
+                    self.deliveries += 1;
+                    let delivery = Delivery(self.deliveries);
+                    self.unacknowledged.insert(delivery, ack);
+                    delivery
+                });
+                let received = self.clock.now().boot.saturating_sub(at.elapsed());
+                Event::Message(Message { connection: Connection(connection.0), topic, payload, retain, dup, received, delivery })
+            }
+            link::Event::Published { ticket } => Event::Published { ticket },
+            link::Event::Lost { connection, fault } => {
+                tracing::warn!(%fault, "not connected");
+                self.link_fault = Some(fault.to_string());
+                if connection.is_some() {
+                    self.unacknowledged.clear();
+                }
+                Event::Lost(connection.map(|connection| Connection(connection.0)))
+            }
+            link::Event::CloneSuspected => {
+                tracing::error!("another client seems to use this device's id; backing off");
+                self.link_fault = Some("another client seems to use this device's id".into());
+                return;
+            }
+            link::Event::SubscribeDeferred { for_ } => {
+                tracing::warn!(seconds = for_.as_secs(), "a message too large for this device; asking over HTTPS meanwhile");
+                return;
+            }
+        };
+        self.handle(event);
+    }
+
+    fn take(&mut self, input: Input) {
+        match input {
+            Input::Store(Written::Done { ticket }) => {
+                self.store_fault = None;
+                self.handle(Event::Written { ticket });
+            }
+            Input::Store(Written::Failed { ticket, why }) => {
+                tracing::error!(ticket, why, "the state could not be written; trying again");
+                self.store_fault = Some(why);
+                self.handle(Event::WriteFailed { ticket });
+            }
+            Input::Upload(upload::Event::Refused { status, clip }) => {
+                tracing::warn!(status, "the cloud refused a grant");
+                self.handle(Event::Refused(clip));
+            }
+            Input::Upload(upload::Event::Stored { .. }) => self.handle(Event::Stored),
+            Input::Upload(upload::Event::GrantFault { why }) => {
+                tracing::error!(why, "a grant leads where it must not; no byte was sent");
+            }
+            Input::Upload(upload::Event::Dropped { bytes, .. }) => tracing::warn!(bytes, "the spool is full: an older clip was dropped"),
+            Input::Upload(upload::Event::Date) => self.handle(Event::Tick),
+            Input::Fetched(resource, fetched) => self.handle(Event::Fetched(resource, fetched)),
+            Input::Media(started) => match *started {
+                Ok(media) => self.media = Some(media),
+                Err(why) => {
+                    tracing::error!(why, "the camera's picture is not available; the plan is followed all the same");
+                    self.media_fault = Some(why);
+                }
+            },
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        let effects = self.engine.handle(event, self.clock.now());
+        self.carry_out(effects);
+    }
+
+    /// Carries effects out, in order. What a cut brings comes before anything that was still to be done.
+    fn carry_out(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Cut { keep } => {
+                    let figures = self.gate.cut(keep);
+                    tracing::info!(
+                        generation = figures.generation.0,
+                        transfers = figures.transfers,
+                        bytes_after = figures.bytes_after,
+                        doomed_clips = figures.doomed.clips,
+                        "cut"
+                    );
+                    self.handle(Event::CutDone(figures));
+                }
+                Effect::Open(admission) => {
+                    tracing::debug!(position = %admission.position, leave = ?admission.leave, "gate");
+                    self.gate.open(admission);
+                }
+                Effect::RetryRefused => self.gate.retry_refused(),
+                Effect::Forget => {
+                    if let Some(media) = &self.media {
+                        media.forget();
+                    }
+                }
+                Effect::Persist { ticket, record } => self.store.write(ticket, record),
+                Effect::Acknowledge(delivery) => {
+                    if let Some(ack) = self.unacknowledged.remove(&delivery) {
+                        self.link.ack(ack);
+                    }
+                }
+                Effect::Publish { ticket, report } => {
+                    tracing::info!(
+                        outcome = %report.outcome, reason = report.reason, cause = %report.cause, mode = %report.mode,
+                        epoch = report.epoch, seq = report.seq, cut_transfers = report.cut.transfers, cut_micros = report.cut.micros,
+                        erased_clips = report.erased.clips, persisted = report.persisted, "report"
+                    );
+                    let payload = serde_json::to_vec(&report).expect("plain data");
+                    self.link.publish(self.topics.report(), payload, true, ticket);
+                }
+                Effect::Get(get) => {
+                    let payload = serde_json::to_vec(&get).expect("plain data");
+                    self.link.publish(self.topics.get(), payload, false, 0);
+                }
+                Effect::Fetch(resource) => self.fetch(resource),
+                Effect::RaiseTime(to) => self.clock.raise(to),
+            }
+        }
+    }
+
+    /// Asks over HTTPS; whatever comes of it is told to the engine.
+    fn fetch(&self, resource: Resource) {
+        let (path, limit) = match resource {
+            Resource::Entitlement => (format!("/v1/devices/{}/entitlement", self.config.device.id), MAX_TOKEN_BYTES + 2),
+            Resource::Keyset => ("/v1/keyset".to_owned(), MAX_KEYSET_BYTES + 2),
+        };
+        let (api, clock, inputs) = (self.api.clone(), self.clock.clone(), self.inputs.clone());
+        tokio::spawn(async move {
+            let sent = clock.now().boot;
+            let fetched = match http::get(&api, &path, limit, FETCH_TIMEOUT).await {
+                Ok(answer) => {
+                    // A clock may learn from any answer, a plan only from a good one.
+                    if let Some(date) = answer.date.filter(|_| api.tls.is_some() || answer.peer.ip().is_loopback()) {
+                        clock.observe_date(date, sent);
+                    }
+                    tracing::debug!(path, status = answer.status, "asked");
+                    match answer.status {
+                        200 => Fetched::Found(answer.body),
+                        404 => Fetched::Missing,
+                        _ => Fetched::Failed,
+                    }
+                }
+                Err(fault) => {
+                    tracing::warn!(path, %fault, "no answer");
+                    Fetched::Failed
+                }
+            };
+            // The control thread may be on its way down.
+            let _ = inputs.send(Input::Fetched(resource, fetched));
+        });
+    }
+
+    /// Brings the status up to date.
+    fn show(&mut self) {
+        let now = self.clock.now();
+        let view = self.engine.view(now);
+        let uploads = self.uploads.status();
+        let media = self.media.as_ref().map(Media::status);
+        let (link, link_fault) = (self.link.status(), self.link_fault.clone());
+        let (writes, store_fault) = (self.store.writes(), self.store_fault.clone());
+        let up = self.started.elapsed();
+        let confirmed = self.engine.is_confirmed();
+        let media_fault = self.media_fault.clone();
+        self.board.update(|document| {
+            document.see(view, now);
+            document.up_s = up.as_secs();
+            document.see_link(link.up, confirmed, link.connections, link_fault);
+            document.see_uploads(&uploads);
+            document.see_media(media, media_fault);
+            document.see_store(writes, store_fault);
+            document.warn();
+        });
+        self.notifier.status(&self.board.read().summary());
+        self.status_at = Instant::now();
+    }
+
+    /// SIGHUP: reads configuration, certificates and authorities again, and keeps the last good ones if they are bad.
+    fn reload(&mut self) {
+        self.notifier.reloading();
+        match self.reloaded() {
+            Ok(()) => tracing::info!("configuration read again"),
+            Err(why) => tracing::error!(why = format!("{why:#}"), "the new configuration is bad; keeping the old one"),
+        }
+        self.notifier.ready();
+    }
+
+    fn reloaded(&mut self) -> anyhow::Result<()> {
+        let config = Config::load_with_files(&self.path).map_err(|faults| {
+            let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
+            anyhow::anyhow!(faults.join("; "))
+        })?;
+        for (name, fixed) in [
+            ("[device]", config.device == self.config.device),
+            ("[broker] url and topic_prefix", {
+                let (new, old) = (&config.broker, &self.config.broker);
+                new.endpoint == old.endpoint && new.topic_prefix == old.topic_prefix
+            }),
+            ("[trust]", config.trust == self.config.trust),
+            ("[media]", config.media == self.config.media),
+            ("[recording]", config.recording == self.config.recording),
+            ("[spool]", config.spool == self.config.spool),
+            ("[upload]", config.upload == self.config.upload),
+            ("[status]", config.status == self.config.status),
+        ] {
+            if !fixed {
+                tracing::warn!("{name} has changed, which takes effect at the next start");
+            }
+        }
+        let peers = peers(&config, &self.clock)?;
+        let broker_tls = config.broker.tls.as_ref().map(|files| tls::client_config(files, &self.clock)).transpose()?;
+        self.api = peers.api.clone();
+        self.uploads.set_peers(peers);
+        self.link.reload(broker_tls);
+        self.config.free = config.free;
+        self.handle(Event::Reconfigured { free: config.free });
+        Ok(())
+    }
+
+    /// The way down: transfers stopped, what is owed delivered or kept, the pipeline down, within five seconds.
+    async fn stop(mut self) -> anyhow::Result<()> {
+        tracing::info!("stopping");
+        self.notifier.stopping();
+        let deadline = Instant::now() + STOP;
+        let left = || deadline.saturating_duration_since(Instant::now());
+        self.gate.cut(None);
+        self.handle(Event::Stopping);
+        let media = self.media.take().map(|media| thread::spawn(move || media.stop(STOP)));
+        self.link.stop(STOP_LINK).await;
+        self.store.stop(left());
+        self.uploads.stop(left());
+        drop(self.page);
+        if let Some(media) = media {
+            media.join().map_err(|_| anyhow::anyhow!("the camera's picture could not be stopped"))?;
+        }
+        Ok(())
+    }
+}
+
+fn read_state(restored: store::Restored) -> Restored {
+    match restored {
+        store::Restored::Empty => Restored::Empty,
+        store::Restored::Unreadable => {
+            tracing::error!("the state is unreadable; closed until HTTPS gives it anew");
+            Restored::Unreadable
+        }
+        store::Restored::Record(bytes) => match Record::read(&bytes) {
+            Ok(record) => Restored::Record(Box::new(record)),
+            Err(error) => {
+                tracing::error!(%error, "the state is unreadable; closed until HTTPS gives it anew");
+                Restored::Unreadable
+            }
+        },
+    }
+}
+
+fn settings(config: &Config) -> Settings {
+    let random = SystemRandom::new();
+    Settings {
+        device: config.device.id.clone(),
+        issuer: config.trust.issuer.clone(),
+        roots: config.trust.root_keys.clone(),
+        min_keyset_version: config.trust.min_keyset_version,
+        free: config.free,
+        agent: env!("CARGO_PKG_VERSION").to_owned(),
+        nonce: Box::new(move || {
+            let mut nonce = [0; 18];
+            random.fill(&mut nonce).expect("the kernel gives random bytes");
+            URL_SAFE_NO_PAD.encode(nonce)
+        }),
+    }
+}
+
+fn peers(config: &Config, clock: &Clock) -> anyhow::Result<upload::Peers> {
+    let api_tls = config.cloud.tls.as_ref().map(|files| tls::client_config(files, clock)).transpose()?;
+    let store = config.store.as_ref().map(|store| {
+        let tls = tls::store_config(&store.ca, clock)?;
+        anyhow::Ok(upload::Store { hosts: store.hosts.clone(), tls })
+    });
+    Ok(upload::Peers { api: Origin { endpoint: config.cloud.endpoint.clone(), tls: api_tls }, store: store.transpose()? })
+}
+
+/// Starts the camera's picture on a thread of its own: the first look for plugins can take seconds.
+fn start_media(config: &Config, gate: Arc<Gate>, inputs: mpsc::UnboundedSender<Input>) -> anyhow::Result<()> {
+    let Some(media) = config.media.clone() else { return Ok(()) };
+    let recording = config.recording.clone();
+    let start = move || {
+        let started = Media::start(&media, recording.as_ref(), gate).map_err(|error| error.to_string());
+        // An agent that has stopped meanwhile drops the pipeline with the message.
+        let _ = inputs.send(Input::Media(Box::new(started)));
+    };
+    thread::Builder::new().name("media-start".into()).spawn(start).context("starting the camera's picture")?;
+    Ok(())
 }

@@ -108,6 +108,8 @@ pub enum Event {
         /// The new `[free]`.
         free: Policy,
     },
+    /// The agent is about to stop: what time has brought since the last record is worth one more.
+    Stopping,
     /// Time has passed, or become known.
     Tick,
 }

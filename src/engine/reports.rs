@@ -2,9 +2,10 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use care_protocol::Report;
+use care_protocol::{Cause, Cut, Entitlement, Erased, Outcome, Position, Report};
 
-use super::Effect;
+use super::{Effect, Engine};
+use crate::clock::Now;
 
 /// How many reports of one other outcome may go out at once.
 const BURST: u32 = 5;
@@ -124,5 +125,41 @@ impl Reports {
 impl Sent {
     fn effect(&self) -> Effect {
         Effect::Publish { ticket: self.ticket, report: Box::new(self.report.clone()) }
+    }
+}
+
+impl Engine {
+    /// An `applied` report of what is in force now, without a cut.
+    pub(super) fn applied_report(&self, cause: Cause, judged: Option<Position>, now: Now) -> Report {
+        // A document that is being written is reported as what it will be.
+        let staged = self.staged.as_ref().filter(|staged| judged == Some(staged.document.document.entitlement.position()));
+        let document = staged.map(|staged| &staged.document).or(self.force.as_ref());
+        let entitlement = document.map(|document| &document.document.entitlement);
+        let position = entitlement.map_or(Position::NONE, Entitlement::position);
+        let reason = document.map(|document| document.reason().as_str()).unwrap_or(if self.lost { "state_lost" } else { "unbound" });
+        Report {
+            device: self.settings.device.clone(),
+            outcome: Outcome::Applied,
+            reason: reason.to_owned(),
+            cause,
+            judged,
+            epoch: position.epoch,
+            seq: position.seq,
+            digest: document.map(|document| document.document.digest),
+            plan: document.map(|document| document.plan().clone()),
+            mode: self.mode_of(document, now),
+            persisted: !self.unwritten.as_ref().is_some_and(|unwritten| unwritten.failed),
+            keyset: self.keyset.as_ref().map_or(0, |keyset| keyset.keyset.version),
+            cut: Cut::default(),
+            erased: Erased::default(),
+            at: jiff::Timestamp::from_second(i64::try_from(now.trusted.as_secs()).unwrap_or(i64::MAX)).unwrap_or(jiff::Timestamp::MAX),
+            agent: self.settings.agent.clone(),
+        }
+    }
+
+    pub(super) fn announce(&mut self, report: Report) {
+        self.announced = Some(report.mode);
+        self.last_switch = Some(report.clone());
+        self.reports.applied(report, self.standing.is_connected(), &mut self.effects);
     }
 }

@@ -1,0 +1,233 @@
+//! A document's way from its bytes to a verdict: `applied`, `duplicate`, `stale`, `conflict` or `rejected` (sections 3.1
+//! to 3.3). Nothing here touches the gate; what is accepted goes to the switch.
+
+use std::time::Duration;
+
+use care_protocol::{
+    Answer, Cause, Digest, Entitlement, Keyset, Outcome, Position, Reject, Report, Topic, VerifiedEntitlement, VerifiedKeyset,
+};
+
+use super::{Arrival, Effect, Engine, Fetched, HOLD, Message, REFUSED_RETRY, Staged, UnknownKey, force::InForce, standing::Via};
+use crate::clock::Now;
+
+impl Engine {
+    pub(super) fn read(&mut self, message: Message, now: Now) {
+        let arrival = Arrival { received: message.received, delivery: message.delivery };
+        match message.topic {
+            Topic::Keyset if message.payload.is_empty() => self.acknowledge(arrival),
+            Topic::Keyset => self.read_keyset(&message.payload, arrival, now),
+            Topic::Entitlement if message.payload.is_empty() => {
+                self.acknowledge(arrival);
+                self.send_get(now);
+            }
+            Topic::Entitlement => {
+                self.standing.heard();
+                let via = Via::Copy { connection: message.connection, retain: message.retain, dup: message.dup };
+                self.judge(&message.payload, via, arrival, now);
+            }
+            Topic::Answer => {
+                self.standing.heard();
+                match Answer::read(&message.payload) {
+                    Ok(answer) => {
+                        let via = Via::Answer { connection: message.connection, nonce: answer.nonce };
+                        self.judge(answer.token.as_bytes(), via, arrival, now);
+                    }
+                    Err(reject) => self.reject(&reject, None, arrival, now),
+                }
+            }
+        }
+    }
+
+    pub(super) fn fetched_entitlement(&mut self, fetched: Fetched, now: Now) {
+        self.standing.polled(fetched != Fetched::Failed, now);
+        match fetched {
+            Fetched::Found(body) => {
+                self.standing.heard();
+                let token = body.trim_ascii();
+                self.judge(token, Via::Https, Arrival { received: now.boot, delivery: None }, now);
+            }
+            Fetched::Missing => {
+                self.standing.missing(now);
+                self.settle(Cause::Link, now);
+            }
+            Fetched::Failed => {}
+        }
+    }
+
+    pub(super) fn judge(&mut self, token: &[u8], via: Via, arrival: Arrival, now: Now) {
+        if self.lost && via != Via::Https {
+            return self.reject(&Reject::StateLost, Entitlement::claimed_position(token), arrival, now);
+        }
+        let keyset = self.keyset.as_ref().map(|verified| &verified.keyset);
+        let document = match Entitlement::verify(token, keyset, &self.settings.issuer, &self.settings.device) {
+            Ok(document) => document,
+            Err(Reject::UnknownKey(kid)) => return self.hold(token, kid, via, arrival, now),
+            Err(reject) => return self.reject(&reject, Entitlement::claimed_position(token), arrival, now),
+        };
+        let issued = Duration::from_secs(document.entitlement.iat);
+        self.effects.push(Effect::RaiseTime(issued));
+        let now = Now { trusted: now.trusted.max(issued), ..now };
+
+        let position = document.entitlement.position();
+        if self.is_known(position, document.digest) {
+            self.duplicate(position, &via, arrival, now);
+        } else if self.lost || position > self.ratchet {
+            if let Err(reject) = self.check_account(&document.entitlement) {
+                return self.reject(&reject, Some(position), arrival, now);
+            }
+            self.accept(document, &via, arrival, now);
+        } else if position == self.ratchet && self.ratchet_digest.is_some() {
+            self.refuse(Outcome::Conflict, "conflict", Some(position), arrival, now);
+        } else {
+            self.refuse(Outcome::Stale, "stale", Some(position), arrival, now);
+        }
+    }
+
+    /// Whether this is the document that stands at the ratchet, or is in force although a reset has lowered the ratchet.
+    pub(super) fn is_known(&self, position: Position, digest: Digest) -> bool {
+        let at_ratchet = position == self.ratchet && self.ratchet_digest == Some(digest);
+        at_ratchet
+            || self.newest().is_some_and(|newest| newest.document.digest == digest && newest.document.entitlement.position() == position)
+    }
+
+    pub(super) fn check_account(&self, entitlement: &Entitlement) -> Result<(), Reject> {
+        match self.newest().map(|newest| &newest.document.entitlement) {
+            Some(newest) if newest.epoch == entitlement.epoch && newest.account != entitlement.account => Err(Reject::AccountChanged),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn duplicate(&mut self, position: Position, via: &Via, arrival: Arrival, now: Now) {
+        self.acknowledge_once_written(arrival);
+        let confirms = self.standing.confirms(via);
+        if confirms {
+            self.confirmed(now);
+        }
+        self.refuse_quietly(Outcome::Duplicate, "duplicate", Some(position), now);
+        if confirms {
+            self.settle(Cause::Confirmed, now);
+        }
+    }
+
+    pub(super) fn confirmed(&mut self, now: Now) {
+        self.standing.confirmed(now);
+        if let Some(refused) = self.refused.as_mut().filter(|refused| refused.waiting && !refused.confirmed) {
+            refused.confirmed = true;
+            refused.retry_at = refused.retry_at.min(now.boot + refused.pause);
+            refused.pause = (refused.pause * 2).min(REFUSED_RETRY.1);
+        }
+    }
+
+    pub(super) fn accept(&mut self, document: VerifiedEntitlement, via: &Via, arrival: Arrival, now: Now) {
+        let position = document.entitlement.position();
+        self.ratchet = position;
+        self.ratchet_digest = Some(document.digest);
+        self.lost = false;
+        self.refused = None;
+        if self.standing.confirms(via) {
+            self.confirmed(now);
+        }
+        let document = InForce::received(document, now);
+        let wanted = self.admission_of(Some(&document), now);
+        if wanted.changes_owner_of(&self.gate) {
+            self.effects.push(Effect::Forget);
+            self.last_switch = None;
+        }
+        if wanted.is_less_than(&self.gate) {
+            self.lease_over = document.lease_ended(now);
+            self.force = Some(document);
+            self.staged = None;
+            self.switch(Cause::Document, Some(position), arrival, now);
+        } else {
+            self.staged = Some(Staged { ticket: self.tickets + 1, document, failed: false });
+            let report = self.applied_report(Cause::Document, Some(position), now);
+            self.promise(Some(&report), now);
+            self.acknowledge_once_written(arrival);
+        }
+        if !self.standing.is_confirmed() {
+            self.send_get(now);
+        }
+    }
+
+    pub(super) fn hold(&mut self, token: &[u8], kid: String, via: Via, arrival: Arrival, now: Now) {
+        let newer = UnknownKey { token: token.to_vec(), kid, via, arrival, until: now.boot + HOLD };
+        if let Some(older) = self.unknown_key.replace(newer) {
+            self.reject(&Reject::UnknownKey(older.kid), Entitlement::claimed_position(&older.token), older.arrival, now);
+        }
+        self.ask(now);
+    }
+
+    pub(super) fn give_up_unknown_key(&mut self, now: Now) {
+        if let Some(unknown) = self.unknown_key.take_if(|unknown| now.boot >= unknown.until) {
+            self.reject(&Reject::UnknownKey(unknown.kid), Entitlement::claimed_position(&unknown.token), unknown.arrival, now);
+            self.send_get(now);
+        }
+    }
+
+    pub(super) fn read_keyset(&mut self, token: &[u8], arrival: Arrival, now: Now) {
+        let verified = match Keyset::verify(token.trim_ascii(), &self.settings.roots, &self.settings.issuer) {
+            Ok(verified) => verified,
+            Err(reject) => return self.reject(&reject, None, arrival, now),
+        };
+        let current = self.keyset.as_ref().map_or(0, |current| current.keyset.version);
+        let least = current.max(self.settings.min_keyset_version);
+        let got = verified.keyset.version;
+        if got < least {
+            return self.reject(&Reject::OldKeyset { got, least }, None, arrival, now);
+        }
+        self.effects.push(Effect::RaiseTime(Duration::from_secs(verified.keyset.iat)));
+        if got == current {
+            self.acknowledge_once_written(arrival);
+        } else {
+            self.replace_keyset(verified, arrival, now);
+        }
+        if let Some(unknown) = self.unknown_key.take() {
+            let known = self.keyset.as_ref().is_some_and(|keyset| !matches!(keyset.keyset.key(&unknown.kid), Err(Reject::UnknownKey(_))));
+            if known {
+                self.judge(&unknown.token, unknown.via, unknown.arrival, now);
+            } else {
+                self.unknown_key = Some(unknown);
+            }
+        }
+    }
+
+    pub(super) fn replace_keyset(&mut self, verified: VerifiedKeyset, arrival: Arrival, now: Now) {
+        let older = self.keyset.replace(verified);
+        let Some(keyset) = self.keyset.as_ref().map(|verified| &verified.keyset) else { return };
+        // The document in force stays in force on the key that verified it.
+        for document in self.force.iter_mut().chain(self.staged.iter_mut().map(|staged| &mut staged.document)) {
+            if document.verified_by.is_none() && keyset.key(&document.document.kid).is_err() {
+                document.verified_by = older.as_ref().map(|older| older.token.clone());
+            }
+        }
+        if let Some(reset) = keyset.reset_for(&self.settings.device).filter(|reset| reset.id > self.reset_id) {
+            self.reset_id = reset.id;
+            if !self.lost && reset.position() < self.ratchet {
+                self.ratchet = reset.position();
+                self.ratchet_digest = None;
+            }
+        }
+        if self.lost {
+            // A record now would make an unreadable state look like a good one.
+            self.acknowledge(arrival);
+        } else {
+            self.promise(None, now);
+            self.acknowledge_once_written(arrival);
+        }
+    }
+
+    pub(super) fn reject(&mut self, reject: &Reject, judged: Option<Position>, arrival: Arrival, now: Now) {
+        self.refuse(Outcome::Rejected, reject.code(), judged, arrival, now);
+    }
+
+    pub(super) fn refuse(&mut self, outcome: Outcome, reason: &str, judged: Option<Position>, arrival: Arrival, now: Now) {
+        self.acknowledge_once_written(arrival);
+        self.refuse_quietly(outcome, reason, judged, now);
+    }
+
+    /// Reports what was not applied, without an acknowledgement.
+    pub(super) fn refuse_quietly(&mut self, outcome: Outcome, reason: &str, judged: Option<Position>, now: Now) {
+        let report = Report { outcome, reason: reason.to_owned(), ..self.applied_report(Cause::Document, judged, now) };
+        self.reports.other(report, now.boot, self.standing.is_connected(), &mut self.effects);
+    }
+}

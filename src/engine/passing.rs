@@ -1,0 +1,105 @@
+//! What time alone brings: a `next` that is due, a lease that ends, a voucher that runs out, a question that is owed.
+
+
+use care_protocol::{Cause, Get, Mode};
+
+use super::{Arrival, ClipFacts, Effect, Engine, Judge, KEYSET_PAUSE, PERSIST_EVERY, REFUSED_PAUSE, REFUSED_RETRY, Refused, Resource};
+use crate::clock::Now;
+
+impl Engine {
+    /// Does what is due; true if a cut is under way, which must be answered first.
+    pub(super) fn pass_time(&mut self, now: Now) -> bool {
+        if self.force.as_ref().is_some_and(|force| force.next_is_due(now)) {
+            return self.perform_next(now);
+        }
+        let lease_ended = self.force.as_ref().is_some_and(|force| force.lease_ended(now));
+        if lease_ended && !self.lease_over {
+            self.lease_over = true;
+            self.persist(None, now);
+            return self.settle(Cause::Lease, now);
+        }
+        if self.standing.expire(now) && self.settle(Cause::Link, now) {
+            return true;
+        }
+        if self.standing.end_silence(now) && self.settle(Cause::Link, now) {
+            return true;
+        }
+        if let Some(refused) = self.refused.as_mut().filter(|refused| refused.waiting && now.boot >= refused.retry_at) {
+            refused.waiting = false;
+            let cause = if refused.confirmed { Cause::Confirmed } else { Cause::Refused };
+            self.effects.push(Effect::RetryRefused);
+            return self.settle(cause, now);
+        }
+        // A trusted time that has become known may end what only its doubt held up. What a document that is on its way to the
+        // disk confirms, it opens itself.
+        let being_written = self.staged.as_ref().is_some_and(|staged| !staged.failed);
+        if !being_written && self.settle(Cause::Confirmed, now) {
+            return true;
+        }
+        self.give_up_unknown_key(now);
+        self.ask(now);
+        self.reports.flush(now.boot, &mut self.effects);
+        if now.boot >= self.persisted_at + PERSIST_EVERY {
+            self.persist(None, now);
+        }
+        false
+    }
+
+    pub(super) fn perform_next(&mut self, now: Now) -> bool {
+        let Some(force) = &mut self.force else { return false };
+        force.next_performed = true;
+        let arrival = Arrival { received: now.boot, delivery: None };
+        self.switch(Cause::Next, None, arrival, now)
+    }
+
+    /// Asks over HTTPS for whatever is missing.
+    pub(super) fn ask(&mut self, now: Now) {
+        if let Some(unknown) = &self.unknown_key {
+            let pause_over = self.keyset_fetched.is_none_or(|at| now.boot >= at + KEYSET_PAUSE);
+            if pause_over && !self.fetching_keyset && now.boot < unknown.until {
+                self.fetch_keyset(now);
+            }
+        }
+        if self.standing.poll_is_due(now, self.needs_news()) {
+            if self.lost && self.keyset.is_none() {
+                self.fetch_keyset(now);
+            }
+            self.effects.push(Effect::Fetch(Resource::Entitlement));
+        }
+    }
+
+    pub(super) fn fetch_keyset(&mut self, now: Now) {
+        self.keyset_fetched = Some(now.boot);
+        self.fetching_keyset = true;
+        self.effects.push(Effect::Fetch(Resource::Keyset));
+    }
+
+    /// Whether the plan itself is in doubt, beyond what the connection says.
+    pub(super) fn needs_news(&self) -> bool {
+        self.lost || self.refused.as_ref().is_some_and(|refused| refused.waiting && !refused.confirmed)
+    }
+
+    pub(super) fn refused(&mut self, clip: &ClipFacts, now: Now) {
+        let now_ms = u64::try_from(now.trusted.as_millis()).unwrap_or(u64::MAX);
+        let free = Judge::new(self.settings.free, self.gate.position.epoch, now_ms, None).allows(clip);
+        if free || self.mode(now) != Mode::Paid {
+            return;
+        }
+        let pause = self.refused.as_ref().map_or(REFUSED_RETRY.0, |refused| refused.pause);
+        self.refused = Some(Refused { waiting: true, retry_at: now.boot + REFUSED_PAUSE, confirmed: false, pause });
+        self.settle(Cause::Refused, now);
+        if !self.send_get(now) {
+            self.standing.hurry(now);
+        }
+    }
+
+    pub(super) fn send_get(&mut self, now: Now) -> bool {
+        if !self.standing.is_subscribed() {
+            return false;
+        }
+        let get = Get { nonce: (self.settings.nonce)(), epoch: self.ratchet.epoch, seq: self.ratchet.seq };
+        self.standing.asked(&get, now);
+        self.effects.push(Effect::Get(get));
+        true
+    }
+}

@@ -1,0 +1,128 @@
+//! The switch: what the gate should be told, and the order in which it is told (section 4). What takes closes the gate,
+//! then is written, then opens what is left; what gives is written first.
+
+use care_protocol::{Cause, Cut, Erased, Mode, Policy, Position};
+
+use super::{Admission, Arrival, CutFigures, Cutting, Effect, Engine, Unwritten, force::InForce};
+use crate::clock::Now;
+
+impl Engine {
+    /// What the gate should be told now.
+    pub(super) fn admission(&self, now: Now) -> Admission {
+        let mut admission = self.admission_of(self.force.as_ref(), now);
+        match &self.unwritten {
+            Some(unwritten) if unwritten.failed => admission.leave = admission.leave.floor(&unwritten.before),
+            Some(_) => admission.leave = Policy::CLOSED,
+            None => {}
+        }
+        admission
+    }
+
+    /// What `document` lets the gate do, whether it is on flash or not.
+    pub(super) fn admission_of(&self, document: Option<&InForce>, now: Now) -> Admission {
+        let Some(document) = document else { return Admission::CLOSED };
+        let keep = document.policy();
+        let floor = keep.floor(&self.settings.free);
+        let lease_over = document.lease_ended(now);
+        Admission {
+            record: if lease_over { floor } else { keep },
+            keep,
+            leave: if lease_over || self.is_held(document, now) { floor } else { keep },
+            position: document.document.entitlement.position(),
+        }
+    }
+
+    /// Whether what exceeds `[free]` has to wait: nobody vouches for the record, a grant was refused, or a `next` is pending
+    /// while nobody has confirmed what time it is.
+    pub(super) fn is_held(&self, document: &InForce, now: Now) -> bool {
+        !self.standing.is_open(now)
+            || self.refused.as_ref().is_some_and(|refused| refused.waiting)
+            || (document.pending_next().is_some() && !now.confirmed)
+    }
+
+    pub(super) fn mode(&self, now: Now) -> Mode {
+        self.mode_of(self.force.as_ref(), now)
+    }
+
+    pub(super) fn mode_of(&self, document: Option<&InForce>, now: Now) -> Mode {
+        document.map_or(Mode::Unbound, |document| document.mode(self.is_held(document, now), now))
+    }
+
+    /// Puts what is in force to effect, writing it before anything opens; true if a cut is under way.
+    pub(super) fn switch(&mut self, cause: Cause, judged: Option<Position>, arrival: Arrival, now: Now) -> bool {
+        let wanted = self.admission_of(self.force.as_ref(), now);
+        if wanted.is_less_than(&self.gate) {
+            self.cut(wanted, cause, judged, arrival, true);
+            return true;
+        }
+        let report = self.applied_report(cause, judged, now);
+        self.promise(Some(&report), now);
+        self.acknowledge_once_written(arrival);
+        self.announce(report);
+        self.settle(cause, now)
+    }
+
+    /// Brings the gate in line with what is in force; true if a cut is under way.
+    pub(super) fn settle(&mut self, cause: Cause, now: Now) -> bool {
+        let wanted = self.admission(now);
+        if wanted.is_less_than(&self.gate) {
+            self.cut(wanted, cause, None, Arrival { received: now.boot, delivery: None }, false);
+            return true;
+        }
+        if wanted != self.gate {
+            self.gate = wanted;
+            self.effects.push(Effect::Open(wanted));
+        }
+        let being_written = self.unwritten.as_ref().is_some_and(|unwritten| !unwritten.failed);
+        if self.announced != Some(self.mode(now)) && !being_written {
+            let report = self.applied_report(cause, None, now);
+            self.announce(report);
+        }
+        false
+    }
+
+    pub(super) fn cut(&mut self, wanted: Admission, cause: Cause, judged: Option<Position>, arrival: Arrival, durable: bool) {
+        let keep = wanted.erases_of(&self.gate).then_some((wanted.keep, wanted.position));
+        self.cutting = Some(Cutting { cause, judged, arrival, durable, keep, before: self.gate.leave });
+        self.effects.push(Effect::Cut { keep });
+    }
+
+    /// The gate is closed and every transfer dead: write, then open under the new policy.
+    pub(super) fn cut_done(&mut self, figures: CutFigures, now: Now) {
+        let Some(cutting) = self.cutting.take() else { return };
+        self.gate.leave = Policy::CLOSED;
+        if let Some((keep, position)) = cutting.keep {
+            self.gate = Admission { record: keep, keep, leave: Policy::CLOSED, position };
+        }
+        let mut report = self.applied_report(cutting.cause, cutting.judged, now);
+        if figures.transfers > 0 {
+            let micros = now.boot.saturating_sub(cutting.arrival.received).as_micros();
+            report.cut =
+                Cut { transfers: figures.transfers, micros: u64::try_from(micros).unwrap_or(u64::MAX), bytes_after: figures.bytes_after };
+        }
+        report.erased = figures.doomed;
+        if cutting.durable {
+            let older = self.unwritten.take();
+            if let Some(older) = &older {
+                report.cut = sum_cut(report.cut, older.report.cut);
+                report.erased = sum_erased(report.erased, older.report.erased);
+            }
+            let before = older.map_or(cutting.before, |older| older.before.floor(&cutting.before));
+            let ticket = self.promise(Some(&report), now);
+            self.acknowledge_once_written(cutting.arrival);
+            self.unwritten = Some(Unwritten { ticket, report, before, failed: false });
+        } else {
+            self.announced = Some(report.mode);
+            self.settle(cutting.cause, now);
+            self.announce(report);
+        }
+    }
+}
+
+fn sum_cut(a: Cut, b: Cut) -> Cut {
+    Cut { transfers: a.transfers + b.transfers, micros: a.micros.max(b.micros), bytes_after: a.bytes_after + b.bytes_after }
+}
+
+fn sum_erased(a: Erased, b: Erased) -> Erased {
+    Erased { clips: a.clips + b.clips, bytes: a.bytes + b.bytes }
+}

@@ -1,0 +1,117 @@
+//! What goes to flash, and what may be said once it is there. PUBACK means: this document or a higher one survives a
+//! power cut, or it was refused (invariant 1).
+
+use care_protocol::{Cause, Outcome, Reject, Report};
+
+use super::{Arrival, Effect, Engine, Record, force::InForce};
+use crate::clock::Now;
+
+impl Engine {
+    /// Writes a record that a PUBACK waits for.
+    pub(super) fn promise(&mut self, report: Option<&Report>, now: Now) -> u64 {
+        self.persist(report, now);
+        self.promised = self.tickets;
+        self.tickets
+    }
+
+    pub(super) fn persist(&mut self, report: Option<&Report>, now: Now) -> u64 {
+        self.persisted_at = now.boot;
+        if self.lost {
+            return self.tickets;
+        }
+        self.tickets += 1;
+        let record = self.record(report, now);
+        self.effects.push(Effect::Persist { ticket: self.tickets, record: record.to_bytes() });
+        self.tickets
+    }
+
+    pub(super) fn record(&self, report: Option<&Report>, now: Now) -> Record {
+        let newest = self.newest();
+        let unwritten = self.unwritten.as_ref().map(|unwritten| &unwritten.report);
+        Record {
+            format: Record::FORMAT,
+            ratchet: self.ratchet,
+            ratchet_digest: self.ratchet_digest,
+            entitlement: newest.map(|newest| newest.document.token.clone()),
+            keyset: self.keyset.as_ref().map(|keyset| keyset.token.clone()),
+            verified_by: newest.and_then(|newest| newest.verified_by.clone()),
+            lease_used_s: newest.map_or(0, |newest| newest.lease_used(now).as_secs()),
+            next_performed: newest.is_some_and(|newest| newest.next_performed),
+            trusted_s: now.trusted.as_secs(),
+            reset_id: self.reset_id,
+            report: report.or(unwritten).or(self.reports.undelivered()).cloned(),
+        }
+    }
+
+    pub(super) fn written(&mut self, ticket: u64, now: Now) {
+        self.written = self.written.max(ticket);
+        let staged = self.staged.take_if(|staged| staged.ticket <= ticket);
+        let downgrade = self.unwritten.take_if(|unwritten| unwritten.ticket <= ticket);
+        let given = staged.map(|staged| {
+            let position = staged.document.document.entitlement.position();
+            self.lease_over = staged.document.lease_ended(now);
+            self.force = Some(staged.document);
+            position
+        });
+        match given {
+            // What gives opens before it is acknowledged, what takes is acknowledged before it opens (section 4).
+            Some(position) => {
+                let mut report = self.applied_report(Cause::Document, Some(position), now);
+                if let Some(downgrade) = downgrade {
+                    report.cut = downgrade.report.cut;
+                    report.erased = downgrade.report.erased;
+                }
+                self.announced = Some(report.mode);
+                self.settle(Cause::Document, now);
+                self.effects.push(Effect::RetryRefused);
+                self.acknowledge_written(ticket);
+                self.announce(report);
+            }
+            None => {
+                self.acknowledge_written(ticket);
+                if let Some(downgrade) = downgrade {
+                    let now_in_force = self.applied_report(downgrade.report.cause, downgrade.report.judged, now);
+                    let report = Report { cut: downgrade.report.cut, erased: downgrade.report.erased, ..now_in_force };
+                    self.announced = Some(report.mode);
+                    self.settle(Cause::Document, now);
+                    self.announce(report);
+                }
+            }
+        }
+    }
+
+    pub(super) fn write_failed(&mut self, ticket: u64, now: Now) {
+        if let Some(staged) = self.staged.as_mut().filter(|staged| staged.ticket <= ticket && !staged.failed) {
+            staged.failed = true;
+            let position = staged.document.document.entitlement.position();
+            self.refuse_quietly(Outcome::Rejected, Reject::NotPersisted.code(), Some(position), now);
+        }
+        if let Some(unwritten) = self.unwritten.as_mut().filter(|unwritten| unwritten.ticket <= ticket && !unwritten.failed) {
+            unwritten.failed = true;
+            let report = Report { persisted: false, ..unwritten.report.clone() };
+            self.announce(report);
+            self.settle(Cause::Document, now);
+        }
+    }
+
+    /// PUBACK means: this document or a higher one is on flash, or it was refused. In order of arrival.
+    pub(super) fn acknowledge_once_written(&mut self, arrival: Arrival) {
+        match arrival.delivery {
+            Some(delivery) if self.written < self.promised => self.unacknowledged.push((self.promised, delivery)),
+            _ => self.acknowledge(arrival),
+        }
+    }
+
+    pub(super) fn acknowledge(&mut self, arrival: Arrival) {
+        self.effects.extend(arrival.delivery.map(Effect::Acknowledge));
+    }
+
+    pub(super) fn acknowledge_written(&mut self, ticket: u64) {
+        let written = self.unacknowledged.partition_point(|(waits_for, _)| *waits_for <= ticket);
+        self.effects.extend(self.unacknowledged.drain(..written).map(|(_, delivery)| Effect::Acknowledge(delivery)));
+    }
+
+    pub(super) fn newest(&self) -> Option<&InForce> {
+        self.staged.as_ref().map(|staged| &staged.document).or(self.force.as_ref())
+    }
+}

@@ -86,7 +86,6 @@ struct Agent {
     notifier: Notifier,
     started: Instant,
     status_at: Instant,
-    link_fault: Option<String>,
     media_fault: Option<String>,
     store_fault: Option<String>,
 }
@@ -122,7 +121,7 @@ impl Agent {
 
         let board = Arc::new(Board::new(StatusDocument::new(&config)));
         let page = config.status.as_ref().map(|listen| status::serve(listen, board.clone())).transpose()?;
-        let (link, link_events) = link::start(link::Settings::new(&config.broker, broker_tls, &config.device.id));
+        let (link, link_events) = link::start(link::Settings::new(config.broker.clone(), broker_tls, config.device.id.clone()));
         let gate = uploads.gate();
         start_media(&config, gate.clone(), inputs.clone())?;
 
@@ -150,7 +149,6 @@ impl Agent {
             notifier: Notifier::from_env(),
             started: now,
             status_at: now,
-            link_fault: None,
             media_fault: None,
             store_fault: None,
             config,
@@ -202,7 +200,6 @@ impl Agent {
         let event = match event {
             link::Event::Connected { connection, session_present } => {
                 tracing::info!(connection = connection.0, session_present, "connected");
-                self.link_fault = None;
                 Event::Connected(Connection(connection.0))
             }
             link::Event::SubscribeSent { connection } => Event::SubscribeSent(Connection(connection.0)),
@@ -220,7 +217,6 @@ impl Agent {
             link::Event::Published { ticket } => Event::Published { ticket },
             link::Event::Lost { connection, fault } => {
                 tracing::warn!(%fault, "not connected");
-                self.link_fault = Some(fault.to_string());
                 if connection.is_some() {
                     self.unacknowledged.clear();
                 }
@@ -228,7 +224,6 @@ impl Agent {
             }
             link::Event::CloneSuspected => {
                 tracing::error!("another client seems to use this device's id; backing off");
-                self.link_fault = Some("another client seems to use this device's id".into());
                 return;
             }
             link::Event::SubscribeDeferred { for_ } => {
@@ -364,18 +359,16 @@ impl Agent {
         let view = self.engine.view(now);
         let uploads = self.uploads.status();
         let media = self.media.as_ref().map(Media::status);
-        let (link, link_fault) = (self.link.status(), self.link_fault.clone());
-        let (writes, store_fault) = (self.store.writes(), self.store_fault.clone());
-        let up = self.started.elapsed();
+        let link = self.link.status();
         let confirmed = self.engine.is_confirmed();
-        let media_fault = self.media_fault.clone();
+        let writes = self.store.writes();
         self.board.update(|document| {
             document.see(view, now);
-            document.up_s = up.as_secs();
-            document.see_link(link.up, confirmed, link.connections, link_fault);
+            document.see_uptime(self.started.elapsed());
+            document.see_link(&link, confirmed);
             document.see_uploads(&uploads);
-            document.see_media(media, media_fault);
-            document.see_store(writes, store_fault);
+            document.see_media(media, self.media_fault.as_deref());
+            document.see_store(writes, self.store_fault.as_deref());
             document.warn();
         });
         self.notifier.status(&self.board.read().summary());
@@ -433,12 +426,19 @@ impl Agent {
         self.gate.cut(None);
         self.handle(Event::Stopping);
         let media = self.media.take().map(|media| thread::spawn(move || media.stop(STOP)));
-        self.link.stop(STOP_LINK).await;
-        self.store.stop(left());
+        if !self.link.stop(STOP_LINK).await {
+            tracing::warn!("the broker was not told that this device is offline; the last will says so");
+        }
+        if !self.store.stop(left()) {
+            tracing::error!("the last record is not on flash");
+        }
         self.uploads.stop(left());
         drop(self.page);
         if let Some(media) = media {
-            media.join().map_err(|_| anyhow::anyhow!("the camera's picture could not be stopped"))?;
+            let down = media.join().map_err(|_| anyhow::anyhow!("the camera's picture could not be stopped"))?;
+            if !down {
+                tracing::error!("the camera's pipeline did not come down in time");
+            }
         }
         Ok(())
     }

@@ -1,6 +1,5 @@
 //! What time alone brings: a `next` that is due, a lease that ends, a voucher that runs out, a question that is owed.
 
-
 use care_protocol::{Cause, Get, Mode};
 
 use super::{Arrival, ClipFacts, Effect, Engine, Judge, KEYSET_PAUSE, PERSIST_EVERY, REFUSED_PAUSE, REFUSED_RETRY, Refused, Resource};

@@ -5,8 +5,8 @@ use std::{cell::Cell, time::Duration};
 use base64::Engine as _;
 use bytes::Bytes;
 use care_protocol::{
-    Answer, Channel, ClipKind, Entitlement, Erased, Get, Key, Keyset, Lease, Next, Order, Outcome, Plan, Policy, Position, Reason, Refund, RefundKind, Report, Reset,
-    Signer, Topic,
+    Answer, Channel, ClipKind, Entitlement, Erased, Get, Key, Keyset, Lease, Next, Order, Outcome, Plan, Policy, Position, Reason, Refund,
+    RefundKind, Report, Reset, Signer, Topic,
 };
 
 use super::*;
@@ -44,7 +44,7 @@ struct Disk {
 
 struct Keys {
     root: Signer,
-    signer: Signer, Topic,
+    signer: Signer,
 }
 
 impl Keys {

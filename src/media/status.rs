@@ -1,9 +1,9 @@
 //! What media tells of itself: counters that the streaming threads raise without waiting, read at any time.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// How the camera's picture is doing.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MediaStatus {
     /// The stream.
     #[serde(flatten)]
@@ -27,7 +27,7 @@ pub struct MediaStatus {
 }
 
 /// How one stream is doing.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StreamStatus {
     /// Where it comes from, without credentials.
     pub source: String,
@@ -48,7 +48,7 @@ pub struct StreamStatus {
 }
 
 /// How the SD recording is doing.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RecordingStatus {
     /// Frames written.
     pub frames: u64,

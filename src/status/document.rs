@@ -10,7 +10,7 @@ use care_protocol::{DeviceId, Digest, Mode, Plan, Policy, Position, Reason, Repo
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::{clock::Now, config::Config, engine::View};
+use crate::{clock::Now, config::Config, engine::View, media::MediaStatus};
 
 /// The whole picture, as `/status.json` gives it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -136,10 +136,13 @@ pub struct SpoolStatus {
 }
 
 /// The camera's picture.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct MediaPart {
     /// Why no clip of this stream can be uploaded now, in words; absent where nothing stands in the way.
     pub why_not: Option<String>,
+    /// The stream, its clips and the SD recording.
+    #[serde(flatten)]
+    pub status: MediaStatus,
 }
 
 /// The state on flash.
@@ -200,7 +203,7 @@ impl StatusDocument {
             link: LinkStatus { broker: config.broker.endpoint.authority(), ..LinkStatus::default() },
             transfers: TransferStatus::default(),
             spool: SpoolStatus { quota_bytes: config.spool.memory_bytes, ..SpoolStatus::default() },
-            media: config.media.as_ref().map(|_| MediaPart { why_not: None }),
+            media: config.media.as_ref().map(|_| MediaPart::default()),
             store: StoreStatus::default(),
             clock: ClockStatus { trusted: Timestamp::UNIX_EPOCH, confirmed: false },
             certificate: None,

@@ -6,6 +6,7 @@ mod client;
 mod document;
 mod page;
 mod server;
+mod sight;
 
 pub use client::{AskError, ask};
 pub use document::{

@@ -1,0 +1,69 @@
+//! What each part of the agent contributes to the status document.
+
+use std::time::Duration;
+
+use super::{LinkStatus, MediaPart, SpoolStatus, StatusDocument, StoreStatus, TransferStatus};
+use crate::{link, media::MediaStatus, upload::UploadStatus};
+
+impl StatusDocument {
+    /// How long the agent has been up.
+    pub fn see_uptime(&mut self, up: Duration) {
+        self.up_s = up.as_secs();
+    }
+
+    /// The connection to the broker.
+    pub fn see_link(&mut self, link: &link::LinkStatus, confirmed: bool) {
+        let up = link.state == link::LinkState::Subscribed;
+        self.link = LinkStatus {
+            up,
+            broker: std::mem::take(&mut self.link.broker),
+            confirmed,
+            connections: link.connection.map_or(self.link.connections, |connection| connection.0),
+            fault: link.last_fault.as_ref().filter(|_| !up).map(ToString::to_string),
+        };
+    }
+
+    /// What is being uploaded, what waits, and what became of the rest.
+    pub fn see_uploads(&mut self, uploads: &UploadStatus) {
+        self.transfers = TransferStatus {
+            in_flight: uploads.transfers,
+            generation: uploads.generation.0,
+            pace: uploads.pace,
+            last_fault: uploads.last_fault.clone(),
+        };
+        self.spool = SpoolStatus {
+            clips: uploads.spool.clips,
+            bytes: uploads.spool.bytes,
+            quota_bytes: self.spool.quota_bytes,
+            stored_clips: uploads.stored.clips,
+            stored_bytes: uploads.stored.bytes,
+            erased_clips: uploads.erased.clips,
+            erased_bytes: uploads.erased.bytes,
+            dropped_clips: uploads.dropped.clips,
+            dropped_bytes: uploads.dropped.bytes,
+        };
+    }
+
+    /// The camera's picture, or why there is none.
+    pub fn see_media(&mut self, media: Option<MediaStatus>, fault: Option<&str>) {
+        let limits = self.may_leave;
+        let Some(part) = &mut self.media else { return };
+        if let Some(status) = media {
+            *part = MediaPart { why_not: None, status };
+        }
+        let low = part.status.low.as_ref().map(|low| low.height).filter(|height| *height > 0);
+        let height = low.unwrap_or(part.status.stream.height).min(part.status.stream.height);
+        part.why_not = if let Some(fault) = fault {
+            Some(fault.to_owned())
+        } else if limits.clips && height > limits.max_height {
+            Some(format!("the stream is {height} pixels tall, and at most {} may leave under this plan", limits.max_height))
+        } else {
+            None
+        };
+    }
+
+    /// The state on flash.
+    pub fn see_store(&mut self, writes: u64, fault: Option<&str>) {
+        self.store = StoreStatus { writes, fault: fault.map(str::to_owned) };
+    }
+}

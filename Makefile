@@ -1,0 +1,29 @@
+# The commands people type. Each is a script or a cargo command; `make` alone lists them.
+
+CARGO ?= cargo
+export CARGO
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench proof deps
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' Makefile | expand -t 14
+
+demo: deps ## a Premium camera uploads; you cancel in the browser and see it switch (ONCE=1: without a person)
+	@scripts/demo.sh
+
+test: ## everything CI checks, with the seconds of each part
+	@scripts/test.sh
+
+check: deps ## format and lint, before every commit
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+
+bench: deps ## measures the cut beside two rivals; writes target/bench/cut.json
+	@scripts/bench.sh
+
+proof: deps ## the long runs
+	@scripts/proof.sh
+
+deps: ## installs the Debian packages that are missing
+	@scripts/deps.sh

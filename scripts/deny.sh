@@ -1,0 +1,60 @@
+#!/bin/sh
+# cargo-deny over the whole workspace: licences, bans, sources, and advisories from a dated copy of the RustSec database.
+#
+# The copy is named by RUSTSEC_DB, or is the newest ../shared/rustsec-advisory-db-<date>.tar.zst. Without one, advisories
+# are skipped and that is said.
+set -eu
+cd "$(dirname "$0")/.."
+cargo=${CARGO:-cargo}
+
+version=0.20.2
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/kasa-care-agent
+deny=$(command -v cargo-deny || true)
+if [ -z "$deny" ] || [ "$("$deny" --version)" != "cargo-deny $version" ]; then
+    deny=$cache/cargo-deny-$version/bin/cargo-deny
+fi
+if [ ! -x "$deny" ]; then
+    echo "deny.sh: building cargo-deny $version once, into $cache" >&2
+    # A tool that runs for a second need not be built for speed.
+    CARGO_TARGET_DIR=$cache/cargo-deny-build CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_OPT_LEVEL=1 \
+        CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
+        "$cargo" install --quiet --locked --version "$version" --root "$cache/cargo-deny-$version" cargo-deny
+    rm -rf "$cache/cargo-deny-build"
+fi
+
+mkdir -p target
+"$cargo" metadata --locked --format-version 1 --filter-platform x86_64-unknown-linux-gnu \
+    --filter-platform armv7-unknown-linux-gnueabihf --filter-platform aarch64-unknown-linux-gnu >target/metadata.json
+
+checks="bans licenses sources"
+archive=${RUSTSEC_DB:-$(ls ../shared/rustsec-advisory-db-*.tar.zst 2>/dev/null | sort | tail -n 1)}
+if [ -n "$archive" ] && [ -r "$archive" ]; then
+    checks="advisories $checks"
+    date=$(basename "$archive" .tar.zst | sed 's/^rustsec-advisory-db-//')
+    age=$((($(date +%s) - $(date -d "$date" +%s)) / 86400))
+    echo "deny.sh: advisories of $date, $age days old" >&2
+    if [ "$age" -gt 180 ]; then
+        echo "deny.sh: #########################################################################" >&2
+        echo "deny.sh: # THE ADVISORY DATABASE IS $age DAYS OLD: what was found since is missed." >&2
+        echo "deny.sh: # Put a newer rustsec-advisory-db-<date>.tar.zst in its place." >&2
+        echo "deny.sh: #########################################################################" >&2
+    fi
+    # cargo-deny reads the database as a git clone, in a folder it names after the URL in deny.toml.
+    db=target/advisory-db/advisory-db-3157b0e258782691
+    if [ "$(cat target/advisory-db/date 2>/dev/null)" != "$date" ]; then
+        rm -rf target/advisory-db
+        mkdir -p "$db"
+        zstd -dcq "$archive" | tar -x -C "$db"
+        git -C "$db" -c init.defaultBranch=main init -q
+        git -C "$db" add -A
+        GIT_AUTHOR_DATE="$date 00:00:00 +0000" GIT_COMMITTER_DATE="$date 00:00:00 +0000" \
+            git -C "$db" -c user.name=deny.sh -c user.email=deny.sh@localhost commit -qm "RustSec $date"
+        touch "$db/.git/FETCH_HEAD"
+        echo "$date" >target/advisory-db/date
+    fi
+else
+    echo "deny.sh: SKIPPED: advisories. There is no ../shared/rustsec-advisory-db-<date>.tar.zst and RUSTSEC_DB is not set." >&2
+fi
+
+# shellcheck disable=SC2086 # one word per check
+"$deny" --offline --workspace --metadata-path target/metadata.json --log-level "${DENY_LOG:-warn}" check --hide-inclusion-graph $checks

@@ -1,0 +1,85 @@
+#!/bin/bash
+# Everything that must hold before a change lands, part by part; stops at the first part that fails and prints its log.
+#
+# All parts build the same packages with the same features and profile, so that nothing is compiled twice. The logs stay
+# in target/test-logs. Fails past 38 minutes, so that the budget is noticed here and not where it hurts.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+budget=$((38 * 60))
+cargo=${CARGO:-cargo}
+logs=target/test-logs
+rm -rf "$logs"
+mkdir -p "$logs"
+
+export CARGO_TERM_COLOR=never
+if [ -n "${CI:-}" ]; then
+    # What incremental compilation saves, only a second build would use.
+    export CARGO_INCREMENTAL=0
+fi
+
+table=
+started=$(date +%s)
+
+# Runs one part: its name, then its command.
+part() {
+    local name=$1 log="$logs/$1.log" from seconds
+    shift
+    printf '%-12s' "$name"
+    from=$(date +%s)
+    if ! "$@" >"$log" 2>&1 </dev/null; then
+        echo "FAILED, after $(($(date +%s) - from)) s:"
+        cat "$log"
+        echo "make test: $name failed; its log is $log"
+        closing 1
+        exit 1
+    fi
+    seconds=$(($(date +%s) - from))
+    printf '%5d s\n' "$seconds"
+    table+=$(printf '%-12s %5d s' "$name" "$seconds")$'\n'
+    # What a part says about itself without failing.
+    grep -E '^[a-z0-9.-]+\.sh: ' "$log" | sed 's/^/    /' || true
+}
+
+# The plain line that counts: what the test runners said, summed.
+closing() {
+    cat "$logs"/*.log 2>/dev/null | awk -v at_least="$1" '
+        /^test result: / { for (i = 2; i <= NF; i++) { if ($i ~ /^passed/) passed += $(i - 1); if ($i ~ /^failed/) failed += $(i - 1) } }
+        END { if (failed < at_least) failed = at_least; printf "%d passed, %d failed\n", passed, failed }'
+}
+
+rust_1_85() {
+    local rustc
+    rustc=$(scripts/rust-1.85.sh)
+    RUSTC=$rustc "$cargo" check --locked -p kasa-care-agent -p care-protocol --all-targets --target-dir target/rust-1.85
+}
+
+docs() {
+    RUSTDOCFLAGS="-D warnings" "$cargo" doc --locked --workspace --no-deps --document-private-items
+}
+
+demo() {
+    ONCE=1 scripts/demo.sh
+}
+
+part deps scripts/deps.sh
+part format "$cargo" fmt --all --check
+part clippy "$cargo" clippy --locked --workspace --all-targets -- -D warnings
+part build "$cargo" build --locked --workspace --all-targets
+part unit "$cargo" test --locked --workspace --lib --bins
+part examples "$cargo" test --locked --workspace --doc
+part black-box "$cargo" test --locked --workspace --test '*'
+part demo demo
+part docs docs
+part tree scripts/firmware-tree.sh
+part deny scripts/deny.sh
+part rust-1.85 rust_1_85
+
+seconds=$(($(date +%s) - started))
+printf '\n%s%-12s %5d s\n' "$table" total "$seconds"
+if [ "$seconds" -gt "$budget" ]; then
+    echo "make test: took longer than $((budget / 60)) minutes"
+    closing 1
+    exit 1
+fi
+closing 0

@@ -24,5 +24,7 @@ pub mod media;
 pub mod status;
 pub mod store;
 pub mod systemd;
+#[cfg(test)]
+mod test_pki;
 pub mod tls;
 pub mod upload;

@@ -24,6 +24,14 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem, pem::PemObject},
 };
 use thiserror::Error as ThisError;
+use x509_cert::{
+    Certificate, TbsCertificate,
+    der::{
+        Any, Decode,
+        asn1::{PrintableStringRef, Utf8StringRef},
+        oid::db::rfc4519::COMMON_NAME,
+    },
+};
 
 use crate::{
     clock::{AGREE_WITHIN, Clock},
@@ -178,9 +186,16 @@ pub fn check_key(path: &Path) -> Result<(), TlsError> {
 /// The file is unreadable, or its first certificate has no common name.
 pub fn common_name(cert: &Path) -> Result<String, TlsError> {
     with_certificate(cert, |x509| {
-        let name = x509.subject().iter_common_name().next().and_then(|name| name.as_str().ok());
-        name.map(str::to_owned).ok_or_else(|| "its subject has no common name (CN)".to_owned())
+        let attributes = x509.subject.0.iter().flat_map(|relative| relative.0.iter());
+        let name = attributes.filter(|attribute| attribute.oid == COMMON_NAME).find_map(|attribute| text(&attribute.value));
+        name.ok_or_else(|| "its subject has no common name (CN)".to_owned())
     })
+}
+
+/// The text of a name's attribute, in the string types RFC 5280 (4.1.2.4) has for new certificates.
+fn text(value: &Any) -> Option<String> {
+    let printable = || value.decode_as::<PrintableStringRef<'_>>().map(|text| text.as_str().to_owned());
+    value.decode_as::<Utf8StringRef<'_>>().map(|text| text.as_str().to_owned()).or_else(|_| printable()).ok()
 }
 
 /// Checks that the device certificate is `device`'s.
@@ -200,18 +215,15 @@ pub fn check_device(files: &TlsFiles, device: &DeviceId) -> Result<(), TlsError>
 /// # Errors
 /// The file is unreadable or holds no certificate.
 pub fn expires(cert: &Path) -> Result<Duration, TlsError> {
-    with_certificate(cert, |x509| Ok(Duration::from_secs(x509.validity().not_after.timestamp().try_into().unwrap_or(0))))
+    with_certificate(cert, |x509| Ok(x509.validity.not_after.to_unix_duration()))
 }
 
-fn with_certificate<T>(
-    cert: &Path,
-    read: impl FnOnce(&x509_parser::certificate::X509Certificate<'_>) -> Result<T, String>,
-) -> Result<T, TlsError> {
+fn with_certificate<T>(cert: &Path, read: impl FnOnce(&TbsCertificate) -> Result<T, String>) -> Result<T, TlsError> {
     let unusable = |reason| TlsError::Unusable { what: CERT, path: cert.to_owned(), reason, expected: CERT_EXPECTED };
     let chain = certificates(CERT, cert, CERT_EXPECTED)?;
     let first = chain.first().ok_or_else(|| unusable("it holds no certificate".into()))?;
-    let (_, x509) = x509_parser::parse_x509_certificate(first).map_err(|error| unusable(format!("it does not parse: {error}")))?;
-    read(&x509).map_err(unusable)
+    let x509 = Certificate::from_der(first).map_err(|error| unusable(format!("it does not parse: {error}")))?;
+    read(&x509.tbs_certificate).map_err(unusable)
 }
 
 fn provider() -> Arc<CryptoProvider> {
@@ -476,34 +488,19 @@ fn timestamp(time: UnixTime) -> Timestamp {
 mod tests {
     use std::{fs, os::unix::fs::PermissionsExt, sync::Arc};
 
-    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
     use rustls::{ClientConnection, ServerConfig, ServerConnection, SupportedProtocolVersion};
     use tempfile::TempDir;
 
     use super::*;
+    use crate::test_pki::Authority;
 
     const DAY: i64 = 86_400;
     /// What the agent believes: its last saved T.
     const T: i64 = 1_767_225_600;
 
-    type Authority = CertifiedIssuer<'static, KeyPair>;
-
     struct Pki {
         dir: TempDir,
         authority: Authority,
-    }
-
-    fn validity(params: &mut CertificateParams, from: i64, until: i64) {
-        let at = |seconds: i64| time::OffsetDateTime::from_unix_timestamp(seconds).unwrap();
-        (params.not_before, params.not_after) = (at(from), at(until));
-    }
-
-    fn authority_params(name: &str, from: i64, until: i64) -> CertificateParams {
-        let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        validity(&mut params, from, until);
-        params
     }
 
     impl Pki {
@@ -514,8 +511,7 @@ mod tests {
         }
 
         fn named(name: &str, dir: TempDir) -> Self {
-            let params = authority_params(name, T - 1000 * DAY, T + 5000 * DAY);
-            let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+            let authority = Authority::root(name, T - 1000 * DAY..T + 5000 * DAY);
             let pki = Self { dir, authority };
             pki.write("ca.pem", &pki.authority.pem(), 0o644);
             let (cert, key) = pki.leaf("8006E5A1F0C2");
@@ -525,11 +521,8 @@ mod tests {
         }
 
         fn leaf(&self, name: &str) -> (String, String) {
-            let key = KeyPair::generate().unwrap();
-            let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
-            params.distinguished_name.push(DnType::CommonName, name);
-            validity(&mut params, T - DAY, T + 30 * DAY);
-            (params.signed_by(&key, &self.authority).unwrap().pem(), key.serialize_pem())
+            let leaf = self.authority.leaf(name, T - DAY..T + 30 * DAY);
+            (leaf.pem(), leaf.key_pem())
         }
 
         fn write(&self, name: &str, content: &str, mode: u32) -> PathBuf {
@@ -557,13 +550,10 @@ mod tests {
             until: i64,
             versions: &[&'static SupportedProtocolVersion],
         ) -> ServerConfig {
-            let key = KeyPair::generate().unwrap();
-            let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
-            validity(&mut params, from, until);
-            let cert = params.signed_by(&key, issuer).unwrap();
-            let chain = std::iter::once(cert.der().clone()).chain(above).collect();
+            let leaf = issuer.leaf("localhost", from..until);
+            let chain = std::iter::once(leaf.der()).chain(above).collect();
             let mut roots = RootCertStore::empty();
-            roots.add(self.authority.der().clone()).unwrap();
+            roots.add(self.authority.der()).unwrap();
             // The server asks for our certificate and does not mind its own clock.
             let clock = Arc::new(Clock::at(Duration::from_secs(T as u64), true));
             let clients = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider()).build().unwrap();
@@ -571,7 +561,7 @@ mod tests {
                 .with_protocol_versions(versions)
                 .unwrap()
                 .with_client_cert_verifier(clients)
-                .with_single_cert(chain, PrivateKeyDer::try_from(key.serialize_der()).unwrap())
+                .with_single_cert(chain, leaf.key_der())
                 .unwrap()
         }
 
@@ -635,10 +625,8 @@ mod tests {
         let pki = Pki::new();
         let (middle_from, leaf_from) = (T + 500 * DAY, T + 400 * DAY);
         let chain = |leaf_until| {
-            let key = KeyPair::generate().unwrap();
-            let params = authority_params("middle", middle_from, T + 900 * DAY);
-            let middle = CertifiedIssuer::signed_by(params, key, &pki.authority).unwrap();
-            let above = vec![middle.der().clone()];
+            let middle = pki.authority.below("middle", middle_from..T + 900 * DAY);
+            let above = vec![middle.der()];
             pki.server_below(&middle, above, leaf_from, leaf_until, rustls::DEFAULT_VERSIONS)
         };
         assert_eq!(pki.connect(chain(middle_from + DAY), "localhost", false), Ok(()));
@@ -662,9 +650,8 @@ mod tests {
     #[test]
     fn an_expired_intermediate_is_not_excused_by_a_leaf_of_tomorrow() {
         let pki = Pki::new();
-        let params = authority_params("middle", T - 2 * DAY, T - DAY);
-        let middle = CertifiedIssuer::signed_by(params, KeyPair::generate().unwrap(), &pki.authority).unwrap();
-        let above = vec![middle.der().clone()];
+        let middle = pki.authority.below("middle", T - 2 * DAY..T - DAY);
+        let above = vec![middle.der()];
         let server = pki.server_below(&middle, above, T + DAY, T + 2 * DAY, rustls::DEFAULT_VERSIONS);
         assert!(matches!(pki.connect(server, "localhost", false), Err(TlsFault::Expired { .. })));
     }
@@ -697,8 +684,7 @@ mod tests {
         let twin = Pki::named(&pki.dir.path().display().to_string(), TempDir::new().unwrap());
         assert_eq!(pki.connect(twin.server(T - DAY, T + DAY), "localhost", true), Err(TlsFault::OtherAuthority));
         // Its intermediate is not sent.
-        let params = authority_params("middle", T - DAY, T + DAY);
-        let middle = CertifiedIssuer::signed_by(params, KeyPair::generate().unwrap(), &pki.authority).unwrap();
+        let middle = pki.authority.below("middle", T - DAY..T + DAY);
         let server = pki.server_below(&middle, vec![], T - DAY, T + DAY, rustls::DEFAULT_VERSIONS);
         assert_eq!(pki.connect(server, "localhost", true), Err(TlsFault::UnknownAuthority));
     }

@@ -220,18 +220,15 @@ fn a_secret_in_a_url_is_not_repeated() {
 mod files {
     use std::{fs, os::unix::fs::PermissionsExt};
 
-    use rcgen::{CertificateParams, DnType, KeyPair};
-
     use super::*;
+    use crate::test_pki::Issued;
 
     const DEVICE: &str = "8006E5A1F0C2";
 
     /// A certificate of `name` and its key.
     fn pair(name: &str) -> (String, String) {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, name);
-        (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+        let issued = Issued::self_signed(name);
+        (issued.pem(), issued.key_pem())
     }
 
     struct Camera(tempfile::TempDir);

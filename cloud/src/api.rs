@@ -1,0 +1,239 @@
+//! The API of section 3.6: grants for clips, the entitlement and the keyset over HTTPS. A camera is whoever its client
+//! certificate says, and may speak only about itself.
+
+use std::sync::Arc;
+
+use axum::{
+    Extension, Json, Router,
+    body::{Body, Bytes},
+    extract::{DefaultBodyLimit, Path, Request, State},
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use care_protocol::{ClipKind, DeviceId, Grant, GrantRequest, Stored};
+use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
+use thiserror::Error;
+
+use crate::{
+    cloud::Cloud,
+    db::{DbError, now_s, now_us},
+    issuer::{find_camera, newest_body, newest_token},
+    serve::Peer,
+    store,
+};
+
+/// The largest clip, bytes.
+const MAX_CLIP: u64 = 256 * 1024 * 1024;
+
+/// The API and the embedded store, on one origin.
+pub fn router(cloud: Arc<Cloud>) -> Router {
+    Router::new()
+        .route("/v1/devices/{id}/clips", post(clips))
+        .route("/v1/devices/{id}/entitlement", get(entitlement))
+        .route("/v1/keyset", get(keyset))
+        .layer(DefaultBodyLimit::max(16 * 1024))
+        .fallback(put)
+        .with_state(cloud)
+}
+
+/// Why a request was refused.
+#[derive(Debug, Error)]
+enum Refusal {
+    #[error("your certificate is another camera's")]
+    NotYou,
+    #[error("this camera is not bound to an account")]
+    NotBound,
+    #[error("the clip belongs to another owner or camera")]
+    NotYours,
+    #[error("the plan does not allow this clip: {0}")]
+    Plan(&'static str),
+    #[error("malformed: {0}")]
+    Malformed(String),
+    #[error("clips are at most {MAX_CLIP} bytes")]
+    TooLarge,
+    #[error("there is no such document")]
+    None,
+    #[error(transparent)]
+    Db(#[from] DbError),
+}
+
+impl From<rusqlite::Error> for Refusal {
+    fn from(e: rusqlite::Error) -> Self {
+        Self::Db(e.into())
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let status = match &self {
+            Self::NotYou | Self::NotBound | Self::NotYours => StatusCode::FORBIDDEN,
+            Self::Plan(_) => StatusCode::PAYMENT_REQUIRED,
+            Self::Malformed(_) => StatusCode::BAD_REQUEST,
+            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::None => StatusCode::NOT_FOUND,
+            Self::Db(e) => {
+                tracing::error!("{e}");
+                return (StatusCode::INTERNAL_SERVER_ERROR, "the cloud's database failed\n").into_response();
+            }
+        };
+        (status, format!("{self}\n")).into_response()
+    }
+}
+
+async fn entitlement(
+    State(cloud): State<Arc<Cloud>>,
+    Extension(Peer(peer)): Extension<Peer>,
+    Path(id): Path<String>,
+) -> Result<Response, Refusal> {
+    let device = own(&peer, &id)?;
+    let token = cloud.db.read_async(move |connection| newest_token(connection, &device)).await?.ok_or(Refusal::None)?;
+    Ok(([(header::CONTENT_TYPE, "text/plain")], token).into_response())
+}
+
+async fn keyset(State(cloud): State<Arc<Cloud>>) -> Response {
+    ([(header::CONTENT_TYPE, "text/plain")], cloud.issuer.keys.keyset.clone()).into_response()
+}
+
+async fn put(State(cloud): State<Arc<Cloud>>, Extension(Peer(peer)): Extension<Peer>, request: Request<Body>) -> Response {
+    store::serve(cloud, &peer, request).await
+}
+
+async fn clips(
+    State(cloud): State<Arc<Cloud>>,
+    Extension(Peer(peer)): Extension<Peer>,
+    Path(id): Path<String>,
+    body: Bytes,
+) -> Result<Response, Refusal> {
+    let device = own(&peer, &id)?;
+    let request: GrantRequest = serde_json::from_slice(&body).map_err(|e| Refusal::Malformed(e.to_string()))?;
+    uuid::Uuid::try_parse(&request.clip).map_err(|_| Refusal::Malformed("clip is not a UUID".into()))?;
+    if request.sha256.len() != 64 || !request.sha256.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+        return Err(Refusal::Malformed("sha256 is not 64 lowercase hex digits".into()));
+    }
+    if request.bytes > MAX_CLIP {
+        return Err(Refusal::TooLarge);
+    }
+    let (clip, kind) = (request.clip.clone(), request.kind);
+    let asking = device.clone();
+    let decided = cloud.db.transact_async(move |tx| decide(tx, &asking, &request, now_s())).await;
+    match decided {
+        Ok(Decision::Stored) => Ok(Json(Stored { stored: true }).into_response()),
+        Ok(Decision::Granted { id }) => {
+            let grant: Grant = cloud.store.grant(&device, &clip, kind, &id);
+            Ok((StatusCode::CREATED, Json(grant)).into_response())
+        }
+        Err(refusal) => {
+            tracing::info!(%device, clip, "no grant: {refusal}");
+            Err(refusal)
+        }
+    }
+}
+
+fn own(peer: &DeviceId, id: &str) -> Result<DeviceId, Refusal> {
+    if peer.as_str() == id { Ok(peer.clone()) } else { Err(Refusal::NotYou) }
+}
+
+enum Decision {
+    Stored,
+    Granted { id: String },
+}
+
+/// Judges one request under the plan in force, whatever document the camera still thinks is in force.
+fn decide(tx: &Transaction<'_>, device: &DeviceId, request: &GrantRequest, now: u64) -> Result<Decision, Refusal> {
+    let camera = find_camera(tx, device)?.filter(|camera| camera.bound).ok_or(Refusal::NotBound)?;
+    if request.epoch != camera.epoch {
+        return Err(Refusal::NotYours);
+    }
+    let started_ms = request.started_at.as_millisecond();
+    let known: Option<(String, u64, String, u64, bool)> = tx
+        .prepare_cached("SELECT device, epoch, sha256, bytes, stored_at IS NOT NULL AND erased_at IS NULL FROM clips WHERE clip = ?1")?
+        .query_row([&request.clip], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?)))
+        .optional()?;
+    match known {
+        Some((owner, epoch, ..)) if owner != device.as_str() || epoch != request.epoch => return Err(Refusal::NotYours),
+        Some((_, _, sha256, bytes, _)) if sha256 != request.sha256 || bytes != request.bytes => {
+            return Err(Refusal::Malformed("this clip was announced with another content".into()));
+        }
+        Some((.., true)) => return Ok(Decision::Stored),
+        Some(_) => {}
+        None => {
+            tx.execute(
+                "INSERT INTO clips (clip, device, epoch, kind, started_ms, duration_ms, bytes, sha256) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+                params![
+                    request.clip,
+                    device.as_str(),
+                    request.epoch,
+                    kind_name(request.kind),
+                    started_ms,
+                    request.duration_ms,
+                    request.bytes,
+                    request.sha256
+                ],
+            )?;
+        }
+    }
+    if let Some(why) = forbidden(tx, device, &request.clip, now)? {
+        return Err(Refusal::Plan(why));
+    }
+    // The generation of a grant is the document in force here: a cancel that the camera has not seen yet is already in it.
+    let body = newest_body(tx, device)?.ok_or(Refusal::NotBound)?;
+    let id = uuid::Uuid::new_v4().simple().to_string();
+    tx.execute(
+        "INSERT INTO grants (id, clip, device, epoch, seq, granted_at, state) VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'open')",
+        params![id, request.clip, device.as_str(), body.epoch, body.seq, now_us()],
+    )?;
+    Ok(Decision::Granted { id })
+}
+
+/// Whether the plan in force still allows a known clip.
+pub fn still_allowed(connection: &Connection, device: &DeviceId, clip: &str, now: u64) -> Result<bool, DbError> {
+    let epoch: Option<u64> = connection
+        .prepare_cached(
+            "SELECT c.epoch FROM clips c JOIN cameras k ON k.device = c.device WHERE c.clip = ?1 AND k.bound = 1 AND k.epoch = c.epoch",
+        )?
+        .query_row([clip], |row| row.get(0))
+        .optional()?;
+    Ok(epoch.is_some() && forbidden(connection, device, clip, now)?.is_none())
+}
+
+/// Why the plan in force does not allow a known clip; `None` if it does.
+fn forbidden(connection: &Connection, device: &DeviceId, clip: &str, now: u64) -> Result<Option<&'static str>, DbError> {
+    let Some(policy) = newest_body(connection, device)?.map(|body| body.policy_at(now)) else { return Ok(Some("no plan")) };
+    let (kind, started_ms, duration_ms): (String, i64, i64) = connection
+        .prepare_cached("SELECT kind, started_ms, duration_ms FROM clips WHERE clip = ?1")?
+        .query_row([clip], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+    let oldest_ms = i64::try_from(now).unwrap_or(i64::MAX).saturating_mul(1000) - i64::from(policy.history_h) * 3_600_000;
+    if policy.history_h == 0 || started_ms < oldest_ms {
+        return Ok(Some("it is older than the plan's history"));
+    }
+    if kind == kind_name(ClipKind::Snapshot) {
+        return Ok((!policy.snapshots).then_some("no snapshots"));
+    }
+    if !policy.clips {
+        return Ok(Some("no clips"));
+    }
+    if duration_ms > i64::from(policy.clip_max_s) * 1000 {
+        return Ok(Some("it is too long"));
+    }
+    // The pause counts from the end of the last clip that began earlier, as the camera counts it.
+    let last_end_ms: Option<i64> = connection
+        .prepare_cached(
+            "SELECT max(started_ms + duration_ms) FROM clips
+             WHERE device = ?1 AND clip != ?2 AND kind != 'snapshot' AND stored_at IS NOT NULL AND started_ms <= ?3",
+        )?
+        .query_row(params![device.as_str(), clip, started_ms], |row| row.get(0))?;
+    let pause_ms = i64::from(policy.cooldown_s) * 1000;
+    if pause_ms > 0 && last_end_ms.is_some_and(|end| started_ms < end + pause_ms) {
+        return Ok(Some("the pause between clips is not over"));
+    }
+    Ok(None)
+}
+
+fn kind_name(kind: ClipKind) -> &'static str {
+    match kind {
+        ClipKind::Motion => "motion",
+        ClipKind::Snapshot => "snapshot",
+        ClipKind::Manual => "manual",
+    }
+}

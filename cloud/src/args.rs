@@ -1,0 +1,255 @@
+//! The command line, parsed into what is to be done. Every mistake says what would be right.
+
+use std::{ffi::OsString, net::SocketAddr, path::PathBuf};
+
+use care_protocol::DeviceId;
+use lexopt::prelude::*;
+use serde_json::{Value, json};
+use thiserror::Error;
+
+/// What `--help` prints.
+pub const USAGE: &str = "\
+care-cloud: a stand-in for the Care cloud, made of real parts
+
+  care-cloud [--listen ADDR] [--portal ADDR] [--mqtt ADDR] [--broker URL] [--s3 URL] [--data DIR]
+      Runs everything. With no flag all of it is embedded and on loopback.
+      --listen ADDR     API and clip store, HTTPS with client certificates   [127.0.0.1:8443]
+      --portal ADDR     the portal's pages, HTTP on loopback                 [127.0.0.1:8480]
+      --mqtt ADDR       where the embedded Mosquitto listens                 [127.0.0.1:8883]
+      --broker URL      an external broker instead: mqtts://host:port, or mqtt:// on loopback
+      --broker-ca, --broker-cert, --broker-key FILE
+                        how to speak to it                                   [this cloud's own]
+      --s3 URL          an external S3 instead: https://host/bucket[?region=name], with
+                        AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY
+      --host NAME       the name in URLs and in the certificate              [the address of --listen]
+      --prefix PREFIX   of every topic                                       [care/v1]
+      --lease SECONDS   how long a document may be trusted without news      [172800]
+      --data DIR        certificates, keys, database, clips                  [~/.local/share/care-cloud]
+
+  care-cloud camera add --id ID --model MODEL [--account ACCOUNT] --out DIR [--data DIR]
+      Makes a camera known and writes ca.pem, device.pem, device.key and config.toml into DIR.
+
+  care-cloud subscribe --camera ID --plan plus|premium [--cycle monthly|annual]
+                       [--channel portal|app_store|play_store] [--data DIR]
+  care-cloud cancel --camera ID                ends the plan at once
+  care-cloud downgrade --camera ID             Premium to Plus at once
+  care-cloud store-cancel --camera ID [--ends-in SECONDS]
+                                               what an app store does: ends with its period
+  care-cloud withdraw --camera ID              takes a store-cancel back
+  care-cloud bind --camera ID --account ACCOUNT
+  care-cloud unbind --camera ID
+  care-cloud state                             everything the portal knows, as JSON
+      These talk to the care-cloud that runs on the same --data.
+
+Exit codes: 0 done, 64 wrong usage, 78 wrong configuration, 70 internal error.
+";
+
+/// A mistake on the command line: exit code 64.
+#[derive(Debug, Error)]
+pub enum UsageError {
+    /// lexopt's own.
+    #[error(transparent)]
+    Lexopt(#[from] lexopt::Error),
+    /// Something is missing.
+    #[error("{command} needs {option}")]
+    Missing {
+        /// The command.
+        command: &'static str,
+        /// What it needs.
+        option: &'static str,
+    },
+    /// No such command.
+    #[error("there is no command {0:?}: see care-cloud --help")]
+    Command(String),
+    /// A combination that means nothing.
+    #[error("{0}")]
+    Wrong(&'static str),
+}
+
+/// What is to be done.
+#[derive(Debug)]
+pub enum Command {
+    /// Print the usage.
+    Help,
+    /// Print the version.
+    Version,
+    /// Run the cloud.
+    Run(Box<Run>),
+    /// Provision a camera.
+    CameraAdd {
+        /// The data directory.
+        data: PathBuf,
+        /// The device id.
+        id: DeviceId,
+        /// The model.
+        model: String,
+        /// The account.
+        account: String,
+        /// Where its files go.
+        out: PathBuf,
+    },
+    /// Send something to the portal of the running care-cloud.
+    Act {
+        /// The data directory, which says where the portal is.
+        data: PathBuf,
+        /// The action as JSON.
+        action: Value,
+    },
+    /// Print the portal's state.
+    State {
+        /// The data directory.
+        data: PathBuf,
+    },
+}
+
+/// How to run the cloud.
+#[derive(Debug, Clone)]
+pub struct Run {
+    /// API and store; `None`: 127.0.0.1:8443, or any free port if that is taken.
+    pub listen: Option<SocketAddr>,
+    /// The portal; loopback.
+    pub portal: Option<SocketAddr>,
+    /// The embedded broker.
+    pub mqtt: Option<SocketAddr>,
+    /// An external broker.
+    pub broker: Option<String>,
+    /// Its CA.
+    pub broker_ca: Option<PathBuf>,
+    /// Our certificate for it.
+    pub broker_cert: Option<PathBuf>,
+    /// And key.
+    pub broker_key: Option<PathBuf>,
+    /// An external S3.
+    pub s3: Option<String>,
+    /// The name in URLs.
+    pub host: Option<String>,
+    /// The topics' prefix.
+    pub prefix: String,
+    /// `max_age_s`.
+    pub lease_s: u64,
+    /// The data directory.
+    pub data: PathBuf,
+}
+
+/// Parses the arguments after the program's name.
+pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageError> {
+    let mut parser = lexopt::Parser::from_args(args);
+    let mut words = Vec::new();
+    let mut run = Run {
+        listen: None,
+        portal: None,
+        mqtt: None,
+        broker: None,
+        broker_ca: None,
+        broker_cert: None,
+        broker_key: None,
+        s3: None,
+        host: None,
+        prefix: "care/v1".into(),
+        lease_s: 172_800,
+        data: default_data(),
+    };
+    let (mut id, mut model, mut account, mut out): (Option<DeviceId>, Option<String>, Option<String>, Option<PathBuf>) = Default::default();
+    let mut fields = serde_json::Map::new();
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Short('h') | Long("help") => return Ok(Command::Help),
+            Short('V') | Long("version") => return Ok(Command::Version),
+            Long("listen") => run.listen = Some(parser.value()?.parse()?),
+            Long("portal") => run.portal = Some(parser.value()?.parse()?),
+            Long("mqtt") => run.mqtt = Some(parser.value()?.parse()?),
+            Long("broker") => run.broker = Some(parser.value()?.string()?),
+            Long("broker-ca") => run.broker_ca = Some(parser.value()?.into()),
+            Long("broker-cert") => run.broker_cert = Some(parser.value()?.into()),
+            Long("broker-key") => run.broker_key = Some(parser.value()?.into()),
+            Long("s3") => run.s3 = Some(parser.value()?.string()?),
+            Long("host") => run.host = Some(parser.value()?.string()?),
+            Long("prefix") => run.prefix = parser.value()?.string()?,
+            Long("lease") => run.lease_s = parser.value()?.parse()?,
+            Long("data") => run.data = parser.value()?.into(),
+            Long("id" | "camera") => id = Some(parser.value()?.parse()?),
+            Long("model") => model = Some(parser.value()?.string()?),
+            Long("account") => account = Some(parser.value()?.string()?),
+            Long("out") => out = Some(parser.value()?.into()),
+            Long(name @ ("plan" | "cycle" | "channel")) => {
+                let name = name.to_owned();
+                fields.insert(name, parser.value()?.string()?.into());
+            }
+            Long("ends-in") => {
+                fields.insert("ends_in_s".into(), parser.value()?.parse::<u64>()?.into());
+            }
+            Value(word) => words.push(word.string()?),
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    if run.lease_s == 0 {
+        return Err(UsageError::Wrong("--lease is at least 1 second"));
+    }
+    if run.portal.is_some_and(|address| !address.ip().is_loopback()) {
+        return Err(UsageError::Wrong("--portal must be a loopback address: the page has no sign-in"));
+    }
+    let words: Vec<_> = words.iter().map(String::as_str).collect();
+    let needs = |command, option| UsageError::Missing { command, option };
+    let data = run.data.clone();
+    match words[..] {
+        [] => Ok(Command::Run(Box::new(run))),
+        ["camera", "add"] => Ok(Command::CameraAdd {
+            data,
+            id: id.ok_or(needs("camera add", "--id"))?,
+            model: model.ok_or(needs("camera add", "--model"))?,
+            account: account.unwrap_or_else(|| "acct-1".into()),
+            out: out.ok_or(needs("camera add", "--out"))?,
+        }),
+        ["state"] => Ok(Command::State { data }),
+        [command] => {
+            let command = match command {
+                "subscribe" => "subscribe",
+                "cancel" => "cancel",
+                "downgrade" => "downgrade",
+                "store-cancel" => "store_cancel",
+                "withdraw" => "withdraw",
+                "bind" => "bind",
+                "unbind" => "unbind",
+                other => return Err(UsageError::Command(other.into())),
+            };
+            let mut action = json!({ "action": command, "camera": id.ok_or(needs(command, "--camera"))? });
+            if let Some(account) = account {
+                action["account"] = account.into();
+            }
+            for (name, value) in fields {
+                action[name] = value;
+            }
+            Ok(Command::Act { data, action })
+        }
+        [first, ..] => Err(UsageError::Command(first.into())),
+    }
+}
+
+fn default_data() -> PathBuf {
+    let share = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/share"));
+    share.or_else(home).unwrap_or_else(|| ".".into()).join("care-cloud")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Result<Command, UsageError> {
+        parse(line.split_whitespace().map(OsString::from))
+    }
+
+    #[test]
+    fn no_argument_runs_everything_and_an_action_becomes_json() {
+        assert!(matches!(parsed(""), Ok(Command::Run(_))));
+        let Ok(Command::Act { action, .. }) = parsed("store-cancel --camera CAM1 --ends-in 5") else { panic!("an action") };
+        assert_eq!(action, json!({ "action": "store_cancel", "camera": "CAM1", "ends_in_s": 5 }));
+    }
+
+    #[test]
+    fn mistakes_are_refused() {
+        for line in ["frobnicate", "cancel", "camera add --id A --model B", "--portal 0.0.0.0:80", "--lease 0", "--listen here", "camera"] {
+            assert!(parsed(line).is_err(), "{line}");
+        }
+    }
+}

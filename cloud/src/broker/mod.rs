@@ -1,0 +1,278 @@
+//! The embedded broker: Mosquitto as a child, with mutual TLS and an ACL by certificate name. A thread of its own starts
+//! it, restarts it when it dies, and stops it; the thread outlives every child, since the child dies with it.
+
+mod death;
+
+use std::{
+    fs,
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use thiserror::Error;
+
+pub use death::die_with_parent;
+
+use crate::{
+    data_dir::{DataDir, DataError, write_private},
+    pki::CLOUD_NAME,
+};
+
+/// How long Mosquitto may take to listen.
+const READY_WITHIN: Duration = Duration::from_secs(10);
+
+/// What can go wrong with the broker.
+#[derive(Debug, Error)]
+pub enum BrokerError {
+    /// Writing its configuration.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// There is no Mosquitto.
+    #[error("no mosquitto found in PATH, /usr/sbin or /usr/local/sbin: install the package mosquitto, or name a broker with --broker")]
+    NoMosquitto,
+    /// It could not be started.
+    #[error("starting {program}: {source}")]
+    Start {
+        /// The program.
+        program: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It does not listen.
+    #[error("mosquitto does not listen on {address} after {within:?}; it said:\n{log}")]
+    NotReady {
+        /// Where it should.
+        address: SocketAddr,
+        /// How long was waited.
+        within: Duration,
+        /// The end of its log.
+        log: String,
+    },
+}
+
+/// The running broker; dropping it stops Mosquitto.
+pub struct Broker {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    keeper: Mutex<Option<JoinHandle<()>>>,
+}
+
+struct Shared {
+    child: Mutex<Option<Child>>,
+    /// Whether it should run: the portal can stop it, to show what a camera does then.
+    wanted: AtomicBool,
+    closing: AtomicBool,
+    changed: Condvar,
+}
+
+impl Broker {
+    /// Writes the configuration for `address` and starts Mosquitto; returns once it listens.
+    pub fn start(data: &DataDir, address: SocketAddr, prefix: &str) -> Result<Self, BrokerError> {
+        let program = find_mosquitto().ok_or(BrokerError::NoMosquitto)?;
+        let config = data.path("broker/mosquitto.conf");
+        let log = data.path("broker/mosquitto.log");
+        write_private(&data.path("broker/acl"), acl(prefix).as_bytes())?;
+        write_private(&config, configuration(data, address).as_bytes())?;
+        let start = move || {
+            let log_file = fs::File::create(&log).map_err(|source| BrokerError::Start { program: log.clone(), source })?;
+            let mut command = Command::new(&program);
+            command.arg("-c").arg(&config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log_file);
+            die_with_parent(&mut command).spawn().map_err(|source| BrokerError::Start { program: program.clone(), source })
+        };
+        let shared = Arc::new(Shared {
+            child: Mutex::new(None),
+            wanted: AtomicBool::new(true),
+            closing: AtomicBool::new(false),
+            changed: Condvar::new(),
+        });
+        let keeper = std::thread::Builder::new()
+            .name("broker".into())
+            .spawn({
+                let shared = shared.clone();
+                move || keep(&shared, &start)
+            })
+            .map_err(|source| BrokerError::Start { program: "a thread".into(), source })?;
+        let broker = Self { address, shared, keeper: Mutex::new(Some(keeper)) };
+        if !broker.wait_until_listening() {
+            let log = fs::read_to_string(data.path("broker/mosquitto.log")).unwrap_or_else(|e| format!("(its log cannot be read: {e})"));
+            return Err(BrokerError::NotReady { address, within: READY_WITHIN, log });
+        }
+        Ok(broker)
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Stops it or starts it again, as the demo's outage does; returns once it is so.
+    pub fn set_running(&self, run: bool) -> bool {
+        self.shared.wanted.store(run, Ordering::SeqCst);
+        if run {
+            self.shared.changed.notify_all();
+            return self.wait_until_listening();
+        }
+        let mut child = self.shared.lock();
+        stop(&mut child);
+        self.shared.changed.notify_all();
+        true
+    }
+
+    /// The child's process id while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.shared.lock().as_ref().map(Child::id)
+    }
+
+    fn wait_until_listening(&self) -> bool {
+        let deadline = Instant::now() + READY_WITHIN;
+        while Instant::now() < deadline {
+            // Somebody else may hold the port: only our child's listening counts.
+            let ours = self.shared.lock().as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)));
+            if ours && TcpStream::connect_timeout(&self.address, Duration::from_millis(200)).is_ok() {
+                return true;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        false
+    }
+}
+
+impl Broker {
+    /// Stops Mosquitto for good; returns once it is gone.
+    pub fn shut_down(&self) {
+        self.shared.closing.store(true, Ordering::SeqCst);
+        stop(&mut self.shared.lock());
+        self.shared.changed.notify_all();
+        if let Some(keeper) = self.keeper.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            // A panic of that thread has been printed already.
+            drop(keeper.join());
+        }
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        self.shut_down();
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Option<Child>> {
+        self.child.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Starts the child whenever it should run and does not.
+fn keep(shared: &Shared, start: &dyn Fn() -> Result<Child, BrokerError>) {
+    let mut last_start: Option<Instant> = None;
+    let mut child = shared.lock();
+    while !shared.closing.load(Ordering::SeqCst) {
+        if let Some(running) = child.as_mut()
+            && let Ok(Some(status)) = running.try_wait()
+        {
+            tracing::warn!(%status, "mosquitto ended; it is started again");
+            *child = None;
+        }
+        // Not more than one start a second, should it refuse to run.
+        let rested = last_start.is_none_or(|at| at.elapsed() > Duration::from_secs(1));
+        if child.is_none() && shared.wanted.load(Ordering::SeqCst) && rested {
+            last_start = Some(Instant::now());
+            match start() {
+                Ok(started) => *child = Some(started),
+                Err(e) => tracing::error!("{e}"),
+            }
+        }
+        child = shared.changed.wait_timeout(child, Duration::from_millis(100)).unwrap_or_else(PoisonError::into_inner).0;
+    }
+    stop(&mut child);
+}
+
+/// SIGTERM, so that Mosquitto saves its retained messages; SIGKILL if it does not go.
+fn stop(slot: &mut Option<Child>) {
+    let Some(mut child) = slot.take() else { return };
+    terminate(&child);
+    let deadline = Instant::now() + Duration::from_secs(3);
+    while Instant::now() < deadline {
+        if matches!(child.try_wait(), Ok(Some(_))) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    if let Err(e) = child.kill().and_then(|()| child.wait().map(drop)) {
+        tracing::error!("stopping mosquitto: {e}");
+    }
+}
+
+#[allow(unsafe_code)]
+fn terminate(child: &Child) {
+    let pid = libc::pid_t::try_from(child.id()).expect("a pid_t came from the kernel");
+    // SAFETY: no memory is touched; the child is ours and not waited for yet, so its pid cannot be another process's.
+    unsafe { libc::kill(pid, libc::SIGTERM) };
+}
+
+fn find_mosquitto() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let places = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/usr/local/sbin".into()]);
+    places.map(|dir| dir.join("mosquitto")).find(|program| program.is_file())
+}
+
+/// An address that can be bound now: the one given, or another port of the same host if its port is 0 or, unless `strict`, taken.
+pub fn free_address(wanted: SocketAddr, strict: bool) -> std::io::Result<SocketAddr> {
+    match TcpListener::bind(wanted) {
+        Ok(listener) => listener.local_addr(),
+        Err(_) if !strict => TcpListener::bind(SocketAddr::new(wanted.ip(), 0))?.local_addr(),
+        Err(e) => Err(e),
+    }
+}
+
+fn configuration(data: &DataDir, address: SocketAddr) -> String {
+    let path = |below: &str| data.path(below).display().to_string();
+    // `user root` only counts when started by root: then Mosquitto stays able to read keys that only root may read.
+    format!(
+        "# Written by care-cloud at every start.\n\
+         user root\n\
+         persistence true\n\
+         persistence_location {}/\n\
+         autosave_interval 10\n\
+         log_dest stderr\n\
+         log_type error\nlog_type warning\nlog_type notice\n\
+         set_tcp_nodelay true\n\
+         message_size_limit 262144\n\
+         acl_file {}\n\
+         listener {} {}\n\
+         allow_anonymous false\n\
+         require_certificate true\n\
+         use_identity_as_username true\n\
+         tls_version tlsv1.2\n\
+         cafile {}\ncertfile {}\nkeyfile {}\n",
+        path("broker"),
+        path("broker/acl"),
+        address.port(),
+        address.ip(),
+        path("pki/ca.pem"),
+        path("pki/server.pem"),
+        path("pki/server.key"),
+    )
+}
+
+/// A device reads its own topics and the keyset, and writes only what comes from a device (section 3.4).
+fn acl(prefix: &str) -> String {
+    format!(
+        "# Written by care-cloud at every start.\n\
+         user {CLOUD_NAME}\n\
+         topic readwrite {prefix}/#\n\
+         \n\
+         pattern read {prefix}/keyset\n\
+         pattern read {prefix}/%u/#\n\
+         pattern write {prefix}/%u/get\n\
+         pattern write {prefix}/%u/report\n\
+         pattern write {prefix}/%u/status\n"
+    )
+}

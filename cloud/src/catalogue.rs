@@ -1,0 +1,166 @@
+//! The plan catalogue: what each plan allows and costs, as data. Nothing else in care-cloud knows a number about plans.
+
+use care_protocol::{Plan, Policy};
+use serde::Deserialize;
+
+/// Every plan on offer.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Catalogue {
+    /// ISO 4217.
+    pub currency: String,
+    free: Free,
+    plus: Plus,
+    premium: Premium,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Free {
+    short_history_models: Vec<String>,
+    short_history_h: u32,
+    policy: Policy,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Plus {
+    monthly_minor: u64,
+    annual_minor: u64,
+    policy: Policy,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Premium {
+    seats: usize,
+    monthly_minor: u64,
+    annual_minor: u64,
+    policy: Policy,
+}
+
+/// A plan of this catalogue, lowest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Tier {
+    /// What every bound camera has.
+    Free,
+    /// One camera.
+    Plus,
+    /// An account's cameras, up to its seats.
+    Premium,
+}
+
+/// How often a subscription is paid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cycle {
+    /// Every 30 days.
+    Monthly,
+    /// Every 365 days.
+    Annual,
+}
+
+impl Tier {
+    /// The plan's name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Free => "free",
+            Self::Plus => "plus",
+            Self::Premium => "premium",
+        }
+    }
+
+    /// The tier of this name.
+    pub fn read(name: &str) -> Option<Self> {
+        [Self::Free, Self::Plus, Self::Premium].into_iter().find(|tier| tier.as_str() == name)
+    }
+
+    /// The plan as documents carry it.
+    pub fn plan(self) -> Plan {
+        self.as_str().parse().expect("our plan names are short and plain")
+    }
+}
+
+impl Cycle {
+    /// The name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Monthly => "monthly",
+            Self::Annual => "annual",
+        }
+    }
+
+    /// The cycle of this name.
+    pub fn read(name: &str) -> Option<Self> {
+        [Self::Monthly, Self::Annual].into_iter().find(|cycle| cycle.as_str() == name)
+    }
+
+    /// Its length in seconds.
+    pub fn seconds(self) -> u64 {
+        match self {
+            Self::Monthly => 30 * 86_400,
+            Self::Annual => 365 * 86_400,
+        }
+    }
+}
+
+impl Catalogue {
+    /// The catalogue that is built in.
+    pub fn built_in() -> Self {
+        toml::from_str(include_str!("../catalogue.toml")).expect("the catalogue is part of the program and has its test")
+    }
+
+    /// What `tier` allows a camera of this model.
+    pub fn policy(&self, tier: Tier, model: &str) -> Policy {
+        match tier {
+            Tier::Free if self.free.short_history_models.iter().any(|short| model.starts_with(short.as_str())) => {
+                Policy { history_h: self.free.short_history_h, ..self.free.policy }
+            }
+            Tier::Free => self.free.policy,
+            Tier::Plus => self.plus.policy,
+            Tier::Premium => self.premium.policy,
+        }
+    }
+
+    /// What `tier` costs per cycle, in minor units.
+    pub fn price_minor(&self, tier: Tier, cycle: Cycle) -> u64 {
+        match (tier, cycle) {
+            (Tier::Free, _) => 0,
+            (Tier::Plus, Cycle::Monthly) => self.plus.monthly_minor,
+            (Tier::Plus, Cycle::Annual) => self.plus.annual_minor,
+            (Tier::Premium, Cycle::Monthly) => self.premium.monthly_minor,
+            (Tier::Premium, Cycle::Annual) => self.premium.annual_minor,
+        }
+    }
+
+    /// How many cameras one Premium covers.
+    pub fn seats(&self) -> usize {
+        self.premium.seats
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_history_windows_are_those_of_the_faq() {
+        let catalogue = Catalogue::built_in();
+        let history = |tier, model| catalogue.policy(tier, model).history_h;
+        assert_eq!(history(Tier::Free, "EC70"), 12);
+        assert_eq!(history(Tier::Free, "EC60"), 12);
+        assert_eq!(history(Tier::Free, "KC420WS"), 48);
+        assert_eq!(history(Tier::Plus, "KC420WS"), 14 * 24);
+        assert_eq!(history(Tier::Premium, "KC420WS"), 30 * 24);
+        assert_eq!(catalogue.seats(), 10);
+    }
+
+    #[test]
+    fn every_step_down_takes_something_away() {
+        let catalogue = Catalogue::built_in();
+        let policy = |tier| catalogue.policy(tier, "KC420WS");
+        assert!(policy(Tier::Plus).is_less_than(&policy(Tier::Premium)));
+        assert!(policy(Tier::Free).is_less_than(&policy(Tier::Plus)));
+        assert!(!policy(Tier::Premium).is_less_than(&policy(Tier::Plus)));
+    }
+}

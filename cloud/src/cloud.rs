@@ -1,0 +1,82 @@
+//! The cloud as one value: the database, the issuer, the bus and the store's open transfers, shared by everything that
+//! serves. [`Cloud::act`] is the only way a plan changes while the program runs.
+
+use std::sync::Arc;
+
+use care_protocol::{DeviceId, Position};
+use rusqlite::Transaction;
+use tokio::sync::Notify;
+
+use crate::{
+    actions::{Action, ActionError, Done},
+    broker::Broker,
+    bus::{Bus, News},
+    data_dir::Endpoints,
+    db::{Db, now_s},
+    issuer::{Issued, Issuer},
+    store::{Store, Transfers},
+};
+
+/// Everything that serves shares this.
+pub struct Cloud {
+    /// The database.
+    pub db: Db,
+    /// Signs documents.
+    pub issuer: Arc<Issuer>,
+    /// Where clips go.
+    pub store: Store,
+    /// The uploads that are under way, and what the store counted.
+    pub transfers: Transfers,
+    /// News for the portal's pages.
+    pub bus: Bus,
+    /// Wakes the publisher.
+    pub outbox: Notify,
+    /// Wakes the schedule: a period's end may have moved.
+    pub schedule: Notify,
+    /// Where this cloud can be reached.
+    pub endpoints: Endpoints,
+    /// The embedded broker, unless an external one is used.
+    pub broker: Option<Broker>,
+}
+
+impl Cloud {
+    /// Does what a person or an app store asked for, and lets everyone concerned know.
+    pub async fn act(self: &Arc<Self>, action: Action) -> Result<Done, ActionError> {
+        let issuer = self.issuer.clone();
+        let done = self.change(move |tx| issuer.act(tx, &action, now_s()), |done| &done.issued).await?;
+        if let Some(order) = &done.refund {
+            tracing::info!(order = order.id, amount_minor = order.refund.amount_minor, kind = %order.refund.kind, "money back");
+        }
+        Ok(done)
+    }
+
+    /// Runs a transaction that may issue documents; once it holds, revoked transfers are cut and the publisher wakes.
+    pub async fn change<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Transaction<'_>) -> Result<T, ActionError> + Send + 'static,
+        issued: impl FnOnce(&T) -> &[Issued],
+    ) -> Result<T, ActionError> {
+        let done = self.db.transact_async(work).await?;
+        let issued = issued(&done);
+        for document in issued {
+            self.transfers.revoke(&document.revoked);
+        }
+        self.outbox.notify_one();
+        self.schedule.notify_one();
+        for document in issued {
+            tracing::info!(
+                device = %document.device, position = %document.position, plan = document.plan, reason = %document.reason,
+                revoked = document.revoked.len(), erased = document.erased.len(), "issued"
+            );
+            self.bus.tell(News::Issued { device: document.device.to_string(), plan: document.plan.clone(), seq: document.position.seq });
+            self.store.erase(&document.device, &document.erased).await;
+        }
+        Ok(done)
+    }
+
+    /// The document was handed to the broker's connection: what the store receives from now on is counted apart.
+    pub fn published(&self, device: &DeviceId, position: Position) {
+        self.transfers.mark_published(device, position);
+        self.bus.tell(News::Published { device: device.to_string() });
+    }
+}

@@ -1,0 +1,119 @@
+//! Where care-cloud keeps what it makes: certificates, keys, the database, the broker's files, the clips. Everything is
+//! private to its owner (0700, keys 0600), because whoever reads the CA's key can be any camera.
+
+use std::{
+    fs,
+    io::{self, Write as _},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// What can go wrong with files under the data directory.
+#[derive(Debug, Error)]
+pub enum DataError {
+    /// A file or directory could not be made, read or written.
+    #[error("{doing} {path}: {source}")]
+    Io {
+        /// What was attempted.
+        doing: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A file holds something else than expected.
+    #[error("{path} is not what care-cloud wrote ({why}): restore it, or start with another --data directory")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+}
+
+/// The data directory, made if it was not there.
+#[derive(Debug, Clone)]
+pub struct DataDir {
+    root: PathBuf,
+}
+
+/// Where the running (or last) care-cloud can be reached.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoints {
+    /// `https://…`: the API of section 3.6, and the embedded store.
+    pub api: String,
+    /// `mqtts://…`
+    pub broker: String,
+    /// `http://…`, on loopback.
+    pub portal: String,
+    /// The topics' prefix.
+    pub prefix: String,
+}
+
+impl DataDir {
+    /// Opens or makes the directory (0700).
+    pub fn open(root: &Path) -> Result<Self, DataError> {
+        let data = Self { root: root.to_owned() };
+        make_private_dir(root)?;
+        for part in ["pki", "keys", "broker", "store"] {
+            make_private_dir(&root.join(part))?;
+        }
+        Ok(data)
+    }
+
+    /// A path below it.
+    pub fn path(&self, below: &str) -> PathBuf {
+        self.root.join(below)
+    }
+
+    /// Where the last care-cloud on this directory could be reached, if one ever ran.
+    pub fn endpoints(&self) -> Result<Option<Endpoints>, DataError> {
+        let path = self.path("endpoints.json");
+        let Some(text) = read_if_there(&path)? else { return Ok(None) };
+        serde_json::from_slice(&text).map(Some).map_err(|e| DataError::Damaged { path, why: e.to_string() })
+    }
+
+    /// Says where this care-cloud can be reached, for the command line and for `camera add`.
+    pub fn set_endpoints(&self, endpoints: &Endpoints) -> Result<(), DataError> {
+        write_private(&self.path("endpoints.json"), &serde_json::to_vec_pretty(endpoints).expect("plain data"))
+    }
+}
+
+/// Makes a directory that only its owner may enter.
+pub fn make_private_dir(path: &Path) -> Result<(), DataError> {
+    let failed = |source| DataError::Io { doing: "making the directory", path: path.to_owned(), source };
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)
+}
+
+/// Writes a file that only its owner may read, whole or not at all.
+pub fn write_private(path: &Path, content: &[u8]) -> Result<(), DataError> {
+    write_with_mode(path, content, 0o600)
+}
+
+/// Writes a file that everyone may read (a certificate), whole or not at all.
+pub fn write_public(path: &Path, content: &[u8]) -> Result<(), DataError> {
+    write_with_mode(path, content, 0o644)
+}
+
+fn write_with_mode(path: &Path, content: &[u8], mode: u32) -> Result<(), DataError> {
+    let failed = |source| DataError::Io { doing: "writing", path: path.to_owned(), source };
+    let mut partial = path.as_os_str().to_owned();
+    partial.push(".part");
+    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&partial).map_err(failed)?;
+    // `mode` only counts for a new file, and under the umask.
+    file.set_permissions(fs::Permissions::from_mode(mode)).map_err(failed)?;
+    file.write_all(content).and_then(|()| file.sync_all()).map_err(failed)?;
+    fs::rename(&partial, path).map_err(failed)
+}
+
+/// A file's content, or `None` if there is no such file.
+pub fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, DataError> {
+    match fs::read(path) {
+        Ok(content) => Ok(Some(content)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(DataError::Io { doing: "reading", path: path.to_owned(), source }),
+    }
+}

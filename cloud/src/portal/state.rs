@@ -1,0 +1,268 @@
+//! Everything the portal shows, read from the database in one go: the page, the JSON and the demo all look at this.
+
+use std::sync::Arc;
+
+use care_protocol::{DeviceId, Report};
+use rusqlite::{Connection, params};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    cloud::Cloud,
+    db::{DbError, now_s, now_us},
+    issuer::{self, Body, Standing, devices, read_body},
+    outbox::CHASE_AFTER_US,
+    reports,
+    store::TransferView,
+};
+
+/// How many switches are shown.
+const SWITCHES: usize = 20;
+
+/// What the portal knows.
+#[derive(Debug, Serialize)]
+pub struct State {
+    /// Microseconds since 1970.
+    pub now_us: i64,
+    /// Whether the embedded broker runs; `None`: external.
+    pub broker_running: Option<bool>,
+    /// Every camera.
+    pub cameras: Vec<CameraView>,
+    /// The last documents that changed something, newest first.
+    pub switches: Vec<SwitchView>,
+    /// The store's uploads, oldest first.
+    pub transfers: Vec<TransferView>,
+    /// Clips in the store.
+    pub clips_stored: u64,
+}
+
+/// One camera.
+#[derive(Debug, Serialize)]
+pub struct CameraView {
+    /// Its id.
+    pub device: DeviceId,
+    /// Its model.
+    pub model: String,
+    /// Its account.
+    pub account: String,
+    /// Whether it belongs to that account now.
+    pub bound: bool,
+    /// What it is entitled to.
+    pub plan: String,
+    /// Where that was bought.
+    pub channel: String,
+    /// The order, if it is paid.
+    pub order_id: Option<String>,
+    /// Premium has no seat for it.
+    pub seatless: bool,
+    /// `next`: the plan then, and when (Unix seconds).
+    pub next: Option<(String, u64)>,
+    /// Hours of history.
+    pub history_h: u32,
+    /// `online`, `offline` or `unknown`.
+    pub status: String,
+    /// Its newest document.
+    pub seq: u64,
+    /// Its newest document.
+    pub epoch: u64,
+    /// It has not reported on its newest document in time.
+    pub silent: bool,
+    /// Its last report.
+    pub report: Option<Report>,
+    /// When that arrived, microseconds.
+    pub reported_us: Option<i64>,
+    /// Its clips in the store.
+    pub clips: u64,
+    /// Their bytes.
+    pub clip_bytes: u64,
+}
+
+/// One document on its way to a camera and back.
+#[derive(Debug, Serialize)]
+pub struct SwitchView {
+    /// The camera.
+    pub device: DeviceId,
+    /// Its place in the order.
+    pub epoch: u64,
+    /// Its place in the order.
+    pub seq: u64,
+    /// The plan before.
+    pub from: Option<String>,
+    /// The plan it brings.
+    pub plan: String,
+    /// Why.
+    pub reason: String,
+    /// `next`, if it carries one.
+    pub next: Option<(String, u64)>,
+    /// Money that went back.
+    pub order: Option<OrderView>,
+    /// Microseconds since 1970, as the following.
+    pub issued_us: i64,
+    /// Handed to the broker's connection.
+    pub published_us: Option<i64>,
+    /// The broker has it.
+    pub acked_us: Option<i64>,
+    /// The camera's report arrived.
+    pub reported_us: Option<i64>,
+    /// How often it was published.
+    pub tries: u32,
+    /// The report that judged it.
+    pub report: Option<Report>,
+    /// Bytes the store read of older uploads after the report arrived; `None`: nothing was in flight.
+    pub store_bytes_after: Option<u64>,
+}
+
+/// Money that went back.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct OrderView {
+    /// The order id.
+    pub id: String,
+    /// `refund` or `credit`.
+    pub kind: String,
+    /// Minor units.
+    pub amount_minor: u64,
+    /// ISO 4217.
+    pub currency: String,
+}
+
+/// Reads the state.
+pub async fn read(cloud: &Arc<Cloud>) -> Result<State, DbError> {
+    let reader = cloud.clone();
+    cloud.db.read_async(move |connection| read_from(&reader, connection)).await
+}
+
+fn read_from(cloud: &Cloud, connection: &Connection) -> Result<State, DbError> {
+    let transfers = cloud.transfers.view();
+    let mut cameras = Vec::new();
+    for device in devices(connection, None)? {
+        cameras.push(camera(cloud, connection, &device)?);
+    }
+    Ok(State {
+        now_us: now_us(),
+        broker_running: cloud.broker.as_ref().map(|broker| broker.pid().is_some()),
+        cameras,
+        switches: switches(connection, &transfers)?,
+        clips_stored: connection
+            .query_row("SELECT count(*) FROM clips WHERE stored_at IS NOT NULL AND erased_at IS NULL", [], |r| r.get(0))?,
+        transfers,
+    })
+}
+
+fn camera(cloud: &Cloud, connection: &Connection, device: &DeviceId) -> Result<CameraView, DbError> {
+    let camera = issuer::camera(connection, device)?;
+    let Standing { tier, policy, channel, next, seatless } = cloud.issuer.standing(connection, &camera, now_s())?;
+    let order_id = cloud.issuer.covering_subscription(connection, &camera, now_s())?.map(|subscription| subscription.order_id);
+    let status = connection.query_row("SELECT status FROM cameras WHERE device = ?1", [device.as_str()], |row| row.get(0))?;
+    let silent: bool = connection.query_row(
+        "SELECT EXISTS (SELECT 1 FROM documents d JOIN outbox o ON o.document = d.id
+         WHERE d.device = ?1 AND d.epoch = ?2 AND d.seq = ?3 AND d.reported_at IS NULL AND o.issued_at < ?4)",
+        params![device.as_str(), camera.epoch, camera.seq, now_us() - CHASE_AFTER_US],
+        |row| row.get(0),
+    )?;
+    let (clips, clip_bytes) = connection.query_row(
+        "SELECT count(*), coalesce(sum(bytes), 0) FROM clips WHERE device = ?1 AND stored_at IS NOT NULL AND erased_at IS NULL",
+        [device.as_str()],
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    )?;
+    let reported_us =
+        connection.query_row("SELECT max(received_at) FROM reports WHERE device = ?1", [device.as_str()], |row| row.get(0))?;
+    Ok(CameraView {
+        plan: if camera.bound { tier.as_str().into() } else { "unbound".into() },
+        channel: channel.to_string(),
+        order_id: order_id.filter(|_| camera.bound),
+        seatless,
+        next: next.map(|next| (next.plan.to_string(), next.effective_at)),
+        history_h: policy.history_h,
+        status,
+        silent,
+        report: reports::last(connection, device)?,
+        reported_us,
+        clips,
+        clip_bytes,
+        device: camera.device,
+        model: camera.model,
+        account: camera.account,
+        bound: camera.bound,
+        seq: camera.seq,
+        epoch: camera.epoch,
+    })
+}
+
+fn switches(connection: &Connection, transfers: &[TransferView]) -> Result<Vec<SwitchView>, DbError> {
+    let mut statement = connection.prepare_cached(
+        "SELECT d.device, d.body, d.report, d.reported_at, o.issued_at, o.published_at, o.acked_at, o.tries,
+                (SELECT body FROM documents b WHERE b.device = d.device AND (b.epoch, b.seq) < (d.epoch, d.seq)
+                 ORDER BY b.epoch DESC, b.seq DESC LIMIT 1)
+         FROM documents d JOIN outbox o ON o.document = d.id ORDER BY d.id DESC LIMIT ?1",
+    )?;
+    let rows = statement.query_map([SWITCHES], |row| {
+        let view = SwitchView {
+            device: row.get::<_, String>(0)?.parse().map_err(|_| rusqlite::Error::InvalidQuery)?,
+            epoch: 0,
+            seq: 0,
+            from: None,
+            plan: String::new(),
+            reason: String::new(),
+            next: None,
+            order: None,
+            issued_us: row.get(4)?,
+            published_us: row.get(5)?,
+            acked_us: row.get(6)?,
+            reported_us: row.get(3)?,
+            tries: row.get(7)?,
+            report: None,
+            store_bytes_after: None,
+        };
+        Ok((view, row.get::<_, String>(1)?, row.get::<_, Option<String>>(2)?, row.get::<_, Option<String>>(8)?))
+    })?;
+    rows.map(|row| {
+        let (mut view, body, report, before) = row?;
+        let document = read_body(&body)?;
+        let OrderBody { order } =
+            serde_json::from_str(&body).map_err(|e| DbError::Damaged { what: "documents.body", why: e.to_string() })?;
+        view.order = order.map(OrderView::from);
+        view.from = before.map(|before| read_body(&before)).transpose()?.map(|before: Body| before.plan);
+        view.report = report
+            .map(|report| serde_json::from_str(&report).map_err(|e| DbError::Damaged { what: "documents.report", why: e.to_string() }))
+            .transpose()?;
+        view.next = document.next.map(|next| (next.plan, next.effective_at));
+        (view.epoch, view.seq, view.plan, view.reason) = (document.epoch, document.seq, document.plan, document.reason.to_string());
+        // Uploads that ran when this document was issued and that it ended.
+        let cut = transfers.iter().filter(|t| {
+            let older = (t.granted_under.epoch, t.granted_under.seq) < (view.epoch, view.seq);
+            t.device == view.device
+                && t.revoked
+                && older
+                && t.began_us <= view.issued_us
+                && t.ended_us.is_none_or(|at| at >= view.issued_us)
+        });
+        let counts: Vec<u64> = cut.map(|t| t.after_reported.unwrap_or(0)).collect();
+        view.store_bytes_after = (!counts.is_empty()).then(|| counts.iter().sum());
+        Ok(view)
+    })
+    .collect()
+}
+
+#[derive(Deserialize)]
+struct OrderBody {
+    order: Option<OrderFields>,
+}
+
+#[derive(Deserialize)]
+struct OrderFields {
+    id: String,
+    refund: RefundFields,
+}
+
+#[derive(Deserialize)]
+struct RefundFields {
+    kind: String,
+    amount_minor: u64,
+    currency: String,
+}
+
+impl From<OrderFields> for OrderView {
+    fn from(order: OrderFields) -> Self {
+        let RefundFields { kind, amount_minor, currency } = order.refund;
+        Self { id: order.id, kind, amount_minor, currency }
+    }
+}

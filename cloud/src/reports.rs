@@ -1,0 +1,48 @@
+//! What cameras say: reports (kept, and matched with the documents they answer), status, and `get`, which is answered from
+//! the database.
+
+use care_protocol::{DeviceId, Position, Report};
+use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
+
+use crate::db::DbError;
+
+/// Keeps a report and marks the documents it answers. `false`: it is the one already kept (a retained copy).
+pub fn keep(tx: &Transaction<'_>, report: &Report, at: i64) -> Result<bool, DbError> {
+    let device = report.device.as_str();
+    let body = serde_json::to_string(report).expect("plain data");
+    let last: Option<String> =
+        tx.query_row("SELECT body FROM reports WHERE device = ?1 ORDER BY id DESC LIMIT 1", [device], |row| row.get(0)).optional()?;
+    if last.is_some_and(|last| last == body) {
+        return Ok(false);
+    }
+    tx.execute("INSERT INTO reports (device, received_at, body) VALUES (?1, ?2, ?3)", params![device, at, body])?;
+    // What is in force answers everything before it; what was judged answers for itself, whatever the outcome.
+    let judged = report.judged.unwrap_or(Position::NONE);
+    tx.execute(
+        "UPDATE documents SET reported_at = ?6
+         WHERE device = ?1 AND ((epoch, seq) <= (?2, ?3) OR (epoch, seq) = (?4, ?5)) AND reported_at IS NULL",
+        params![device, report.epoch, report.seq, judged.epoch, judged.seq, at],
+    )?;
+    // The figures belong to the document that was judged, and the first answer is the one that tells its story.
+    if let Some(judged) = report.judged {
+        tx.execute(
+            "UPDATE documents SET report = ?4 WHERE device = ?1 AND epoch = ?2 AND seq = ?3 AND report IS NULL",
+            params![device, judged.epoch, judged.seq, body],
+        )?;
+    }
+    Ok(true)
+}
+
+/// Keeps a status; `false` if it is the one already kept.
+pub fn set_status(tx: &Transaction<'_>, device: &DeviceId, status: &str, at: i64) -> Result<bool, DbError> {
+    let sql = "UPDATE cameras SET status = ?2, status_at = ?3 WHERE device = ?1 AND status != ?2";
+    Ok(tx.execute(sql, params![device.as_str(), status, at])? > 0)
+}
+
+/// The last report of a camera.
+pub fn last(connection: &Connection, device: &DeviceId) -> Result<Option<Report>, DbError> {
+    let sql = "SELECT body FROM reports WHERE device = ?1 ORDER BY id DESC LIMIT 1";
+    let body: Option<String> = connection.prepare_cached(sql)?.query_row([device.as_str()], |row| row.get(0)).optional()?;
+    let read = |body: String| serde_json::from_str(&body).map_err(|e| DbError::Damaged { what: "reports.body", why: e.to_string() });
+    body.map(read).transpose()
+}

@@ -1,0 +1,278 @@
+//! Putting the parts together: settings → certificates and keys → database → broker → listeners. Everything that was
+//! started stops when [`Running`] is dropped.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::Path,
+    sync::Arc,
+};
+
+use care_protocol::DeviceId;
+use thiserror::Error;
+use tokio::{net::TcpListener, sync::Notify, task::JoinSet};
+
+use crate::{
+    actions::ActionError,
+    api,
+    args::Run,
+    broker::{Broker, BrokerError, free_address},
+    bus::Bus,
+    catalogue::Catalogue,
+    cloud::Cloud,
+    data_dir::{DataDir, DataError, Endpoints, read_if_there},
+    db::{Db, DbError, now_s},
+    issuer::Issuer,
+    keys::{Keys, KeysError},
+    link::{self, BrokerAddress},
+    pki::{Authority, Identity, Pki, PkiError, client_config},
+    portal,
+    provision::{ProvisionError, provision},
+    schedule, serve,
+    store::{Store, StoreError, Transfers},
+};
+
+const API_PORT: u16 = 8443;
+const PORTAL_PORT: u16 = 8480;
+const MQTT_PORT: u16 = 8883;
+
+/// Why the cloud could not start.
+#[derive(Debug, Error)]
+#[allow(missing_docs, reason = "each wraps the error of one part, which says it all")]
+pub enum SetupError {
+    #[error(transparent)]
+    Data(#[from] DataError),
+    #[error(transparent)]
+    Pki(#[from] PkiError),
+    #[error(transparent)]
+    Keys(#[from] KeysError),
+    #[error(transparent)]
+    Db(#[from] DbError),
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Provision(#[from] ProvisionError),
+    #[error(transparent)]
+    Action(#[from] ActionError),
+    #[error("listening on {address} for {what}: {source}; choose another address with {flag}")]
+    Listen { what: &'static str, flag: &'static str, address: SocketAddr, source: std::io::Error },
+    #[error("--broker {url}: {why}")]
+    BrokerUrl { url: String, why: &'static str },
+    #[error("{path} says of no care-cloud: start one there first, or name its directory with --data")]
+    NotRunning { path: String },
+}
+
+impl SetupError {
+    /// Whether the person who started it can put it right (exit code 78), or it is our fault (70).
+    pub fn is_configuration(&self) -> bool {
+        !matches!(self, Self::Db(_) | Self::Action(ActionError::Db(_)))
+    }
+}
+
+/// A cloud that runs.
+pub struct Running {
+    // Dropped in this order: nobody is served any more, then the broker goes with the last hold on the cloud.
+    tasks: JoinSet<()>,
+    cloud: Arc<Cloud>,
+}
+
+impl Running {
+    /// Starts everything and returns once it all listens.
+    pub async fn start(options: &Run) -> Result<Self, SetupError> {
+        let data = DataDir::open(&options.data)?;
+        let last = data.endpoints()?;
+        let last_port = |url: fn(&Endpoints) -> &str| last.as_ref().and_then(|last| url::Url::parse(url(last)).ok()?.port());
+
+        let (api_listener, api_address) = listen("the API", "--listen", options.listen, API_PORT, last_port(|e| &e.api)).await?;
+        let (portal_listener, portal_address) =
+            listen("the portal", "--portal", options.portal, PORTAL_PORT, last_port(|e| &e.portal)).await?;
+        let host = options.host.clone().unwrap_or_else(|| match api_address.ip() {
+            ip if ip.is_unspecified() => "localhost".into(),
+            IpAddr::V6(ip) => format!("[{ip}]"),
+            IpAddr::V4(ip) => ip.to_string(),
+        });
+        let pki = Pki::open(&data, &[host.trim_matches(['[', ']']).to_owned()])?;
+        let issuer = Arc::new(open_issuer(&data, options.lease_s)?);
+        let db = Db::open(&data.path("care.db"))?;
+
+        let (broker, broker_url, broker_address) = match &options.broker {
+            Some(url) => (None, url.clone(), external_broker(options, url, &pki)?),
+            None => {
+                let wanted = wanted(options.mqtt, MQTT_PORT, last_port(|e| &e.broker));
+                let strict = options.mqtt.is_some_and(|address| address.port() != 0);
+                let refused = |source| SetupError::Listen { what: "the broker", flag: "--mqtt", address: wanted, source };
+                let address = free_address(wanted, strict).map_err(refused)?;
+                let (starting, prefix) = (data.clone(), options.prefix.clone());
+                let broker =
+                    tokio::task::spawn_blocking(move || Broker::start(&starting, address, &prefix)).await.map_err(|_| DbError::Gone)??;
+                let tls = client_config(pki.ca.as_bytes(), Some(&pki.cloud))?;
+                let connect = if address.ip().is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { address.ip() };
+                let link = BrokerAddress { host: connect.to_string(), port: address.port(), tls: Some(tls) };
+                (Some(broker), format!("mqtts://{host}:{}", address.port()), link)
+            }
+        };
+        let endpoints = Endpoints {
+            api: format!("https://{host}:{}", api_address.port()),
+            broker: broker_url,
+            portal: format!("http://{portal_address}"),
+            prefix: options.prefix.clone(),
+        };
+        data.set_endpoints(&endpoints)?;
+        let store = match &options.s3 {
+            Some(url) => Store::external(url)?,
+            None => Store::embedded(&data, &endpoints.api)?,
+        };
+        let cloud = Arc::new(Cloud {
+            db,
+            issuer,
+            store,
+            transfers: Transfers::default(),
+            bus: Bus::new(),
+            outbox: Notify::new(),
+            schedule: Notify::new(),
+            endpoints,
+            broker,
+        });
+
+        let mut tasks = JoinSet::new();
+        tasks.spawn(serve::accept_tls(api_listener, pki.server_config()?, api::router(cloud.clone())));
+        let pages = portal::router(cloud.clone());
+        tasks.spawn(async move {
+            if let Err(e) = axum::serve(portal_listener, pages).await {
+                tracing::error!("the portal's listener: {e}");
+            }
+        });
+        tasks.spawn(link::run(cloud.clone(), broker_address));
+        tasks.spawn(schedule::run(cloud.clone()));
+        tracing::info!(api = cloud.endpoints.api, broker = cloud.endpoints.broker, portal = cloud.endpoints.portal, "care-cloud runs");
+        Ok(Self { tasks, cloud })
+    }
+
+    /// The running cloud.
+    pub fn cloud(&self) -> &Arc<Cloud> {
+        &self.cloud
+    }
+
+    /// How many parts run: all of them do until this is dropped.
+    pub fn parts(&self) -> usize {
+        self.tasks.len()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.tasks.abort_all();
+        // Connections may hold the cloud a little longer; the broker does not wait for them.
+        if let Some(broker) = &self.cloud.broker {
+            broker.shut_down();
+        }
+    }
+}
+
+/// Makes a camera known and writes its files; the running cloud publishes its first document.
+pub fn add_camera(data: &Path, device: &DeviceId, model: &str, account: &str, out: &Path) -> Result<(), SetupError> {
+    let data = DataDir::open(data)?;
+    let endpoints = data.endpoints()?.unwrap_or_else(|| Endpoints {
+        api: format!("https://127.0.0.1:{API_PORT}"),
+        broker: format!("mqtts://127.0.0.1:{MQTT_PORT}"),
+        portal: format!("http://127.0.0.1:{PORTAL_PORT}"),
+        prefix: "care/v1".into(),
+    });
+    let issuer = open_issuer(&data, 172_800)?;
+    provision(&Authority::open(&data)?, &issuer, &endpoints, device, model, out)?;
+    let db = Db::open(&data.path("care.db"))?;
+    db.transact(|tx| issuer.add_camera(tx, device, model, account, now_s()))?;
+    Ok(())
+}
+
+/// Where the portal of the care-cloud on this directory is.
+pub fn portal_of(data: &Path) -> Result<String, SetupError> {
+    let path = data.join("endpoints.json");
+    let not_running = || SetupError::NotRunning { path: path.display().to_string() };
+    let text = read_if_there(&path)?.ok_or_else(not_running)?;
+    let endpoints: Endpoints = serde_json::from_slice(&text).map_err(|_| not_running())?;
+    Ok(endpoints.portal)
+}
+
+/// Logs to standard error; `RUST_LOG` chooses what.
+pub fn log_to_stderr() {
+    use tracing_subscriber::{EnvFilter, fmt};
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,s3s=warn"));
+    // Fails if a logger is there already: then that one is used.
+    drop(fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init());
+}
+
+/// Waits for SIGTERM or SIGINT.
+pub async fn until_told_to_stop() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+        (Ok(mut terminate), Ok(mut interrupt)) => {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        }
+        (Err(e), _) | (_, Err(e)) => tracing::error!("waiting for signals: {e}"),
+    }
+}
+
+fn open_issuer(data: &DataDir, lease_s: u64) -> Result<Issuer, SetupError> {
+    Ok(Issuer { keys: Keys::open(data, now_s())?, catalogue: Catalogue::built_in(), lease_s })
+}
+
+/// The address given, with the last port again where none is chosen: cameras have it in their configuration.
+fn wanted(given: Option<SocketAddr>, default_port: u16, last_port: Option<u16>) -> SocketAddr {
+    let mut address = given.unwrap_or_else(|| SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0));
+    if address.port() == 0 {
+        address.set_port(last_port.unwrap_or(if given.is_some() { 0 } else { default_port }));
+    }
+    address
+}
+
+async fn listen(
+    what: &'static str,
+    flag: &'static str,
+    given: Option<SocketAddr>,
+    default_port: u16,
+    last_port: Option<u16>,
+) -> Result<(TcpListener, SocketAddr), SetupError> {
+    let wanted = wanted(given, default_port, last_port);
+    let strict = given.is_some_and(|address| address.port() != 0);
+    let bound = match TcpListener::bind(wanted).await {
+        Err(_) if !strict => TcpListener::bind(SocketAddr::new(wanted.ip(), 0)).await,
+        bound => bound,
+    };
+    bound
+        .and_then(|listener| Ok((listener.local_addr()?, listener)))
+        .map(|(address, listener)| (listener, address))
+        .map_err(|source| SetupError::Listen { what, flag, address: wanted, source })
+}
+
+fn external_broker(options: &Run, url: &str, pki: &Pki) -> Result<BrokerAddress, SetupError> {
+    let bad = |why| SetupError::BrokerUrl { url: url.to_owned(), why };
+    let parsed = url::Url::parse(url).map_err(|_| bad("expected mqtts://host:port"))?;
+    let host = parsed.host_str().ok_or_else(|| bad("it names no host"))?.trim_matches(['[', ']']).to_owned();
+    let loopback = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    match parsed.scheme() {
+        "mqtts" => {
+            let text = |path: &Path| {
+                read_if_there(path).and_then(|content| {
+                    let missing = || DataError::Damaged { path: path.to_owned(), why: "there is no such file".into() };
+                    Ok(String::from_utf8_lossy(&content.ok_or_else(missing)?).into_owned())
+                })
+            };
+            let ca = options.broker_ca.as_deref().map_or_else(|| Ok(pki.ca.clone()), text)?;
+            let identity = match (&options.broker_cert, &options.broker_key) {
+                (Some(certificate), Some(key)) => Identity { certificate: text(certificate)?, key: text(key)? },
+                (None, None) => pki.cloud.clone(),
+                _ => return Err(bad("--broker-cert and --broker-key go together")),
+            };
+            let tls = client_config(ca.as_bytes(), Some(&identity))?;
+            Ok(BrokerAddress { host, port: parsed.port().unwrap_or(8883), tls: Some(tls) })
+        }
+        "mqtt" if loopback => Ok(BrokerAddress { host, port: parsed.port().unwrap_or(1883), tls: None }),
+        "mqtt" => Err(bad("mqtt:// is plaintext, for a loopback address only: use mqtts://")),
+        _ => Err(bad("expected mqtts://host:port")),
+    }
+}

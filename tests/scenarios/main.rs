@@ -1,3 +1,10 @@
 //! The scenarios: one test for each, named by its number.
 
+mod attack;
+mod camera;
 mod harness;
+mod network;
+mod order;
+mod ownership;
+mod plan_changes;
+mod time;

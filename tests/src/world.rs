@@ -1,15 +1,18 @@
 //! One test's world: a PKI, a broker, a cloud, an issuer and one camera, all its own.
 
+use std::time::{Duration, Instant};
+
 use care_protocol::{DeviceId, Mode, Outcome, Policy, Position};
 
 use crate::{
     agent::Agent,
     broker::Broker,
-    cloud::{Cloud, Document as Body},
+    cloud::{Cloud, CloudState, Document as Body, Put},
     issuer::{Document, Draft, Issuer, PLUS, PREMIUM},
     media,
     pki::Pki,
     proxy::Proxy,
+    wait::PATIENCE,
 };
 
 /// The camera of every test.
@@ -131,11 +134,50 @@ impl World {
         document
     }
 
+    /// Makes the camera record a clip; returns once an upload of it has brought `bytes`.
+    pub async fn upload_in_flight(&self, bytes: usize) -> Put {
+        let seen = self.cloud.lock().puts.len();
+        self.move_until("an upload on its way", |cloud| {
+            cloud.puts.iter().skip(seen).find(|put| put.complete.is_none() && put.body.len() >= bytes).cloned()
+        })
+        .await
+    }
+
+    /// Moves something before the camera until the cloud has seen what is wanted. The first frames may still be on their way,
+    /// so it moves again, but only after a clip would have been whole.
+    pub async fn move_until<T>(&self, what: &str, mut wanted: impl FnMut(&CloudState) -> Option<T>) -> T {
+        let mut motion = self.agent.motion().await;
+        let started = Instant::now();
+        loop {
+            motion.moved().await;
+            let moved = Instant::now();
+            while moved.elapsed() < Duration::from_secs(5) {
+                if let Some(value) = wanted(&self.cloud.lock()) {
+                    return value;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            assert!(started.elapsed() < PATIENCE, "something moves, but the cloud does not see {what}");
+        }
+    }
+
+    /// Waits until the store has written nothing for a while, and says how often it has written.
+    pub async fn settled_writes(&self) -> u64 {
+        let mut last = (u64::MAX, Instant::now());
+        loop {
+            let writes = self.agent.status("its store", |_| true).await.store_writes();
+            if writes != last.0 {
+                last = (writes, Instant::now());
+            } else if last.1.elapsed() > Duration::from_millis(300) {
+                return writes;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// Waits until the broker has had a PUBACK for everything it has sent to the camera.
     pub async fn everything_acknowledged(&self) {
-        crate::wait::until("all PUBACKs", crate::wait::PATIENCE, || {
-            (self.broker.acknowledged_by(DEVICE) >= self.broker.sent_to(DEVICE)).then_some(())
-        })
-        .await;
+        crate::wait::until("all PUBACKs", PATIENCE, || (self.broker.acknowledged_by(DEVICE) >= self.broker.sent_to(DEVICE)).then_some(()))
+            .await;
     }
 }

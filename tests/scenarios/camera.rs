@@ -1,0 +1,198 @@
+//! Scenarios 71, 78, 81 and 82: the rest of the camera.
+
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use care_protocol::{Mode, Outcome, Policy};
+use care_tests::{
+    cloud::{Cloud, GrantAnswer, Sink, grant},
+    issuer::PREMIUM,
+    media::{FPS, probe},
+    wait::{PATIENCE, holds, until},
+    world::World,
+};
+use serde_json::json;
+
+fn recordings(dir: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<_> =
+        std::fs::read_dir(dir).map(|entries| entries.map(|e| e.unwrap().path()).filter(|p| p.is_file()).collect()).unwrap_or_default();
+    files.sort();
+    files
+}
+
+#[tokio::test]
+async fn s71_no_switch_costs_a_local_frame() {
+    let mut world = World::with_camera().await;
+    let sd = world.agent.dir().join("sd");
+    std::fs::create_dir(&sd).unwrap();
+    world.agent.config.recording = Some(sd.clone());
+    world.cloud.lock().sink = Sink::StallAfter(16_000);
+    world.start_premium().await;
+    let recording = Instant::now();
+    world.upload_in_flight(16_000).await;
+    for _ in 0..5 {
+        for draft in [world.free(), world.plus(), world.premium()] {
+            let mode = if draft.0.plan.is_free() { Mode::Free } else { Mode::Paid };
+            world.switch(draft, mode).await;
+            world.agent.motion().await.moved().await;
+        }
+    }
+    let cancel = world.free();
+    world.switch(cancel, Mode::Free).await;
+    let switched_for = recording.elapsed();
+    until("some more of the recording", PATIENCE, || (recording.elapsed() > switched_for + Duration::from_secs(2)).then_some(())).await;
+    world.agent.stop().await;
+
+    let files = recordings(&sd);
+    let probes: Vec<_> = files.iter().map(|file| probe(file)).collect();
+    let frames: usize = probes.iter().map(|found| found.pts.len()).sum();
+    assert!(probes.iter().all(|found| found.longest_step() < 1.5), "a frame is missing: {probes:?}");
+    let expected = (switched_for.as_secs_f64() * f64::from(FPS)) as usize;
+    assert!(frames >= expected, "{frames} frames in {files:?}, but {switched_for:?} at {FPS} a second make {expected}");
+}
+
+#[tokio::test]
+async fn s78_a_wrong_configuration_is_named_by_file_line_and_key() {
+    let mut world = World::new().await;
+    world.agent.config.extra = "[upload2]\nx = 1\n".into();
+    world.agent.config.min_keyset_version = 0;
+    let text = world.agent.config.text().replace("max_height = 720", "max_height = -1");
+    std::fs::write(world.agent.config_path(), &text).unwrap();
+    let line = text.lines().position(|line| line.contains("max_height")).unwrap() + 1;
+    for command in ["check-config", "run"] {
+        let output = world.agent.command(&[command]).await;
+        assert_eq!(output.status.code(), Some(78), "{command}");
+        let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        let place = format!("{}:{line}", world.agent.config_path().display());
+        assert!(said.lines().any(|said| said.contains(&place) && said.contains("max_height")), "{command} says: {said}");
+        assert!(said.contains("upload2"), "every fault at once: {said}");
+    }
+}
+
+#[tokio::test]
+async fn s78_a_running_agent_keeps_the_last_good_configuration() {
+    let mut world = World::new().await;
+    world.start_premium().await;
+    let good = world.agent.config.text();
+    std::fs::write(world.agent.config_path(), good.replace("max_height = 720", "max_height = \"tall\"")).unwrap();
+    let line = good.lines().position(|line| line.contains("max_height")).unwrap() + 1;
+    let seen = world.agent.log().len();
+    world.agent.signal(libc::SIGHUP);
+    world.agent.logged(seen, "the wrong line", |said| said.contains("max_height") && said.contains(&format!("config.toml:{line}"))).await;
+    world.agent.assert_running();
+    let cancel = world.free();
+    world.switch(cancel, Mode::Free).await;
+
+    // And takes the next good one.
+    world.agent.config.free = Policy { max_height: 480, ..world.agent.config.free };
+    world.agent.write_config();
+    world.agent.signal(libc::SIGHUP);
+    let premium = world.premium();
+    world.switch(premium, Mode::Paid).await;
+    world.agent.assert_running();
+}
+
+#[tokio::test]
+async fn s81_a_new_camera_is_unbound_until_its_first_document_whatever_its_seq() {
+    let mut world = World::with_camera().await;
+    world.agent.start();
+    let get = world.issuer.get_since(0).await;
+    assert_eq!((get.epoch, get.seq), (0, 0));
+    world.agent.mode(Mode::Unbound).await;
+    world.agent.motion().await.moved().await;
+    holds("nothing is uploaded", Duration::from_secs(4), || {
+        (world.cloud.grants_asked() > 0).then(|| format!("{:?}", world.cloud.lock().asked.last()))
+    })
+    .await;
+    world.position.seq = 1_000_000;
+    let first = world.premium();
+    let first = world.switch(first, Mode::Paid).await;
+    assert!(world.issuer.judged(&first, Outcome::Applied).await.persisted);
+    world.move_until("a clip", |seen| seen.puts.iter().find(|put| put.complete == Some(true)).cloned()).await;
+}
+
+#[tokio::test]
+async fn s82_a_grant_that_leads_astray_is_refused_and_no_byte_sent() {
+    let mut world = World::with_camera().await;
+    let stranger = Cloud::start_with(Some(world.pki.optional_client_tls(&world.pki.ca.server()))).await;
+    let plain = Cloud::start_with(None).await;
+    let home = world.cloud.url();
+    let mut cases = vec![
+        ("a foreign host", grant(&format!("{}/x", stranger.url()))),
+        ("http", grant(&format!("{}/x", plain.url()))),
+        ("http to the same host", grant(&format!("{}/x", home.replace("https", "http")))),
+        ("a private address", grant("https://192.168.1.1/x")),
+        ("a link-local address", grant("https://169.254.169.254/latest")),
+        ("userinfo", grant(&format!("{}/x", home.replace("https://", "https://user:word@")))),
+        ("no URL", grant("not a url")),
+    ];
+    for header in ["Host", "Content-Length", "Transfer-Encoding", "Connection"] {
+        let mut body = grant(&format!("{home}/x"));
+        body["headers"] = json!({ header: "1" });
+        cases.push(("a forbidden header", body));
+    }
+    let mut body = grant(&format!("{home}/x"));
+    body["method"] = "POST".into();
+    cases.push(("POST", body));
+
+    let count = cases.len();
+    world.cloud.lock().next_grants.extend(cases.into_iter().map(|(_, body)| GrantAnswer::Body(body)));
+    world.cloud.lock().grants = GrantAnswer::Status(503);
+    let premium = world.premium().limited(Policy { clip_max_s: 1, ..PREMIUM });
+    let premium = world.start_with(premium, Mode::Paid).await;
+    let mut motion = world.agent.motion().await;
+    let started = Instant::now();
+    while world.cloud.grants_asked() <= count {
+        assert!(started.elapsed() < Duration::from_secs(60), "{} of {count} grants asked for", world.cloud.grants_asked());
+        motion.moved().await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    assert_eq!((stranger.lock().connections, plain.lock().connections), (0, 0), "a byte went astray");
+    assert!(world.cloud.lock().puts.is_empty(), "{:?}", world.cloud.lock().puts);
+    let refusals = world.agent.log().all().iter().filter(|line| line.to_lowercase().contains("grant")).count();
+    assert!(refusals > 0, "nothing is said about refused grants");
+    assert_eq!(world.agent.mode(Mode::Paid).await.seq(), premium.position.seq);
+}
+
+#[tokio::test]
+async fn s82_a_redirect_is_not_followed() {
+    let mut world = World::with_camera().await;
+    let stranger = Cloud::start_with(Some(world.pki.optional_client_tls(&world.pki.ca.server()))).await;
+    {
+        let mut cloud = world.cloud.lock();
+        cloud.sink = Sink::Redirect;
+        cloud.redirect = format!("{}/elsewhere", stranger.url());
+    }
+    world.start_premium().await;
+    let clip =
+        world.move_until("an upload", |seen| seen.puts.first().filter(|put| put.complete.is_some()).map(|put| put.clip.clone())).await;
+    world.cloud.lock().sink = Sink::Swallow;
+    world
+        .cloud
+        .wait_for("the clip with a fresh grant", Duration::from_secs(40), |seen| {
+            seen.puts.iter().skip(1).find(|put| put.clip == clip && put.complete == Some(true)).cloned()
+        })
+        .await;
+    assert_eq!(stranger.lock().connections, 0);
+}
+
+#[tokio::test]
+async fn s82_a_listed_store_gets_the_clip_without_our_certificate() {
+    let mut world = World::with_camera().await;
+    let other_ca = care_tests::pki::Authority::root("Store CA");
+    let store = Cloud::start_with(Some(world.pki.optional_client_tls(&other_ca.server()))).await;
+    let ca = world.agent.dir().join("store-ca.pem");
+    std::fs::write(&ca, other_ca.pem()).unwrap();
+    world.agent.config.store = Some((vec![store.addr.to_string()], ca));
+    world.cloud.lock().grants = GrantAnswer::Body(grant(&format!("{}/clips/elsewhere/0", store.url())));
+    world.start_premium().await;
+    world.move_until("a grant request", |seen| (!seen.asked.is_empty()).then_some(())).await;
+    let put = store.stored(1).await;
+    let seen = store.lock();
+    let call = seen.calls.iter().find(|call| call.path == put.path).unwrap();
+    assert!(!call.client_certificate, "the store has seen the camera's certificate");
+    assert_eq!(call.headers.get("x-care-test").unwrap(), "verbatim");
+    assert_eq!(call.headers.get("content-length").unwrap(), &put.body.len().to_string());
+}

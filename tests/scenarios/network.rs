@@ -1,0 +1,257 @@
+//! Scenarios 46 to 52 and 57: the network and the cloud misbehave.
+
+use std::time::{Duration, Instant};
+
+use care_protocol::{Cause, Mode, Outcome, Report};
+use care_tests::{
+    cloud::{Document as Body, GrantAnswer, Sink},
+    issuer::Document,
+    wait::{PATIENCE, holds, until},
+    world::{DEVICE, World},
+};
+
+/// The first report from `mark` on that is not of this document as paid.
+fn not_paid(world: &World, mark: usize, document: &Document) -> Option<String> {
+    let paid = |report: &Report| document.in_force(report) && report.mode == Mode::Paid;
+    world.issuer.reports(mark).into_iter().find(|report| !paid(report)).map(|report| format!("{report:?}"))
+}
+
+#[tokio::test]
+async fn s46_offline_at_the_cancel_is_held_on_reconnect_and_free_before_any_paid_upload() {
+    let mut world = World::with_camera().await;
+    world.start_premium().await;
+    world.cloud.lock().entitlement = Body::Silence;
+    world.wire.cut();
+    world.agent.mode(Mode::Held).await;
+    let (mark, asked) = (world.issuer.mark(), world.cloud.grants_asked());
+    let mut motion = world.agent.motion().await;
+    motion.moved().await;
+
+    let cancel = world.free();
+    let cancel = world.sign(&cancel);
+    world.issuer.heard().answer = Some(cancel.token.clone());
+    world.issuer.publish_entitlement(&cancel.token).await;
+    world.wire.mend();
+    world.issuer.judged(&cancel, Outcome::Applied).await;
+    world.issuer.in_force(&cancel, Mode::Free).await;
+    assert!(world.issuer.reports(mark).iter().all(|report| report.mode != Mode::Paid), "{:?}", world.issuer.reports(mark));
+    let paid: Vec<_> = world.cloud.lock().asked[asked..].iter().filter(|(_, asked)| asked.seq < cancel.position.seq).cloned().collect();
+    assert!(paid.is_empty(), "{paid:?}");
+}
+
+#[tokio::test]
+async fn s47_with_mqtt_down_a_get_every_60_s_keeps_paid_open_and_finds_the_cancel() {
+    let mut world = World::new().await;
+    let premium = world.start_premium().await;
+    let gets = world.cloud.entitlement_gets();
+    let down = Instant::now();
+    world.wire.cut();
+    world.cloud.wait_for("a GET at once", Duration::from_secs(5), |_| (world.cloud.entitlement_gets() > gets).then_some(())).await;
+    let answered = Instant::now();
+    // Past the 10 s after which an unanswered GET would hold it.
+    while answered.elapsed() < Duration::from_secs(13) {
+        let status = world.agent.status("its mode", |_| true).await;
+        assert_eq!(status.mode(), "paid", "{:?} after the answer", answered.elapsed());
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let cancel = world.free();
+    let cancel = world.sign(&cancel);
+    world.cloud.lock().entitlement = Body::Token(cancel.token.clone());
+    let status = world.agent.status_within("Free", Duration::from_secs(60), |status| status.mode() == "free").await;
+    assert_eq!(status.seq(), cancel.position.seq);
+    assert!(down.elapsed() < Duration::from_secs(75), "found after {:?}", down.elapsed());
+    assert_ne!(premium.position, cancel.position);
+}
+
+#[tokio::test]
+async fn s48_with_uploads_down_it_switches_and_reports_all_the_same() {
+    let mut world = World::with_camera().await;
+    world.cloud.lock().grants = GrantAnswer::Status(503);
+    world.start_premium().await;
+    world.move_until("a grant request", |seen| (!seen.asked.is_empty()).then_some(())).await;
+    let cancel = world.free();
+    let cancel = world.switch(cancel, Mode::Free).await;
+    assert!(world.issuer.judged(&cancel, Outcome::Applied).await.erased.clips >= 1, "the clip that waited is gone");
+    let again = world.premium();
+    world.switch(again, Mode::Paid).await;
+    let plus = world.plus();
+    world.switch(plus, Mode::Paid).await;
+}
+
+#[tokio::test]
+async fn s49_a_refused_grant_pauses_paid_media_and_asks_but_changes_no_entitlement() {
+    for refusal in [402, 403] {
+        let mut world = World::with_camera().await;
+        let premium = world.start_premium().await;
+        world.issuer.heard().answer = None;
+        world.cloud.lock().entitlement = Body::Silence;
+        world.cloud.lock().grants = GrantAnswer::Status(refusal);
+        let (mark, gets) = (world.issuer.mark(), world.issuer.gets());
+        world.move_until("a grant request", |seen| (!seen.asked.is_empty()).then_some(())).await;
+        let report = world.issuer.report_since(mark, "the refusal", |report| report.cause == Cause::Refused).await;
+        assert!(premium.in_force(&report) && report.mode == Mode::Held && report.outcome == Outcome::Applied, "{report:?}");
+        assert_eq!((report.plan.unwrap().as_str(), report.erased.clips, report.judged), ("premium", 0, None));
+        world.issuer.get_since(gets).await;
+    }
+}
+
+#[tokio::test]
+async fn s49_a_refused_put_gets_a_fresh_grant() {
+    let mut world = World::with_camera().await;
+    world.cloud.lock().next_puts.push_back(403);
+    let premium = world.start_premium().await;
+    let mark = world.issuer.mark();
+    world.move_until("a second PUT of the clip", |seen| seen.puts.get(1).and_then(|put| put.complete)).await;
+    let seen = world.cloud.lock();
+    assert_eq!(seen.puts[0].clip, seen.puts[1].clip);
+    assert_ne!(seen.puts[0].path, seen.puts[1].path, "the second URL is a fresh one");
+    assert_eq!(seen.asked.iter().filter(|(_, asked)| asked.clip == seen.puts[0].clip).count(), 2);
+    drop(seen);
+    assert_eq!(not_paid(&world, mark, &premium), None);
+}
+
+#[tokio::test]
+async fn s50_refused_though_confirmed_is_retried_from_5_s_doubling_and_reported() {
+    let mut world = World::with_camera().await;
+    world.cloud.lock().grants = GrantAnswer::Status(402);
+    let premium = world.start_premium().await;
+    let mark = world.issuer.mark();
+    world.move_until("a grant request", |seen| seen.asked.first().cloned()).await;
+    world.issuer.report_since(mark, "the refusal", |report| report.cause == Cause::Refused && report.mode == Mode::Held).await;
+    let times = world
+        .cloud
+        .wait_for("two retries", Duration::from_secs(30), |seen| {
+            (seen.asked.len() >= 3).then(|| seen.asked.iter().map(|(at, _)| *at).collect::<Vec<_>>())
+        })
+        .await;
+    let (first, second) = (times[1] - times[0], times[2] - times[1]);
+    assert!((Duration::from_millis(4500)..Duration::from_secs(8)).contains(&first), "{first:?}");
+    assert!((Duration::from_millis(9000)..Duration::from_secs(14)).contains(&second), "{second:?}");
+    let held = world.issuer.reports(mark).into_iter().filter(|report| report.cause == Cause::Refused).collect::<Vec<_>>();
+    assert!(held.iter().all(|report| premium.in_force(report)));
+
+    world.cloud.lock().grants = GrantAnswer::Here;
+    let mark = world.issuer.mark();
+    world
+        .cloud
+        .wait_for("the clip after all", Duration::from_secs(25), |seen| seen.puts.iter().find(|p| p.complete == Some(true)).cloned())
+        .await;
+    world.issuer.report_since(mark, "paid again", |report| report.mode == Mode::Paid).await;
+}
+
+#[tokio::test]
+async fn s51_other_failures_back_off_and_change_nothing_about_the_plan() {
+    for (grants, puts) in [(vec![401, 429, 500], vec![]), (vec![503], vec![413, 500])] {
+        let mut world = World::with_camera().await;
+        {
+            let mut cloud = world.cloud.lock();
+            cloud.next_grants.extend(grants.iter().copied().map(GrantAnswer::Status));
+            cloud.next_puts.extend(puts.iter().copied());
+        }
+        let premium = world.start_premium().await;
+        let mark = world.issuer.mark();
+        let clip = world.move_until("a grant request", |seen| seen.asked.first().map(|(_, asked)| asked.clip.clone())).await;
+        let scripted = grants.len() + puts.len();
+        world
+            .cloud
+            .wait_for("the clip stored at last", Duration::from_secs(60), |seen| {
+                let failed = seen.next_grants.is_empty() && seen.next_puts.is_empty() && seen.asked.len() > scripted;
+                (failed && seen.puts.iter().any(|put| put.clip == clip && put.complete == Some(true))).then_some(())
+            })
+            .await;
+        assert_eq!(not_paid(&world, mark, &premium), None);
+    }
+}
+
+#[tokio::test]
+async fn s51_a_grant_that_is_never_answered_times_out_and_changes_nothing() {
+    let mut world = World::with_camera().await;
+    world.cloud.lock().next_grants.push_back(GrantAnswer::Silence);
+    let premium = world.start_premium().await;
+    let mark = world.issuer.mark();
+    let clip = world.move_until("a grant request", |seen| seen.asked.first().map(|(_, asked)| asked.clip.clone())).await;
+    world
+        .cloud
+        .wait_for("the clip stored at last", Duration::from_secs(90), |seen| {
+            seen.puts.iter().any(|put| put.clip == clip && put.complete == Some(true)).then_some(())
+        })
+        .await;
+    assert_eq!(not_paid(&world, mark, &premium), None);
+}
+
+#[tokio::test]
+async fn s52_a_broker_that_restarts_has_no_duplicate_effect_and_one_that_forgot_is_asked() {
+    let mut world = World::new().await;
+    let premium = world.start_premium().await;
+    let writes = world.settled_writes().await;
+    let (mark, connects) = (world.issuer.mark(), world.broker.connects_of(DEVICE));
+    world.broker.restart().await;
+    until("the camera to be back", PATIENCE, || (world.broker.connects_of(DEVICE) > connects).then_some(())).await;
+    world.issuer.report_since(mark, "the duplicate", |report| premium.judged(report, Outcome::Duplicate)).await;
+    assert_eq!(world.settled_writes().await, writes);
+    assert_eq!(world.agent.mode(Mode::Paid).await.seq(), premium.position.seq);
+    let applied = |report: &Report| report.outcome == Outcome::Applied && report.judged.is_some() && report.at.as_second() > 0;
+    let first = world.issuer.reports(0).into_iter().find(|report| applied(report)).unwrap();
+    assert!(world.issuer.reports(mark).iter().all(|report| !applied(report) || report.at == first.at), "applied twice");
+    let log = world.broker.log().clone();
+    assert!(log.find(0, |line| line.contains(&format!(" as {DEVICE} (p2, c0, k30"))).is_some(), "a persistent session, keep-alive 30 s");
+
+    // Now it forgets everything: the camera subscribes again and asks, and the answer tells it what it missed.
+    let cancel = world.free();
+    let cancel = world.sign(&cancel);
+    world.issuer.heard().answer = Some(cancel.token.clone());
+    world.cloud.lock().entitlement = Body::Silence;
+    let (gets, seen) = (world.issuer.gets(), log.len());
+    world.broker.restart_empty().await;
+    until("the camera to subscribe", PATIENCE, || log.find(seen, |line| line.contains(&format!("Received SUBSCRIBE from {DEVICE}")))).await;
+    let issuer_is_back = world.issuer.gets() > gets;
+    if !issuer_is_back {
+        // The camera may have asked before the issuer was subscribed again; unconfirmed, it asks over HTTPS, then we let it find the answer.
+        world.cloud.lock().entitlement = Body::Token(cancel.token.clone());
+    }
+    world.agent.mode(Mode::Free).await;
+    world.issuer.in_force(&cancel, Mode::Free).await;
+}
+
+#[tokio::test]
+async fn s57_a_broker_that_grants_qos_1_and_retains_nothing_works_through_get() {
+    let mut world = World::with_broker("max_qos 1").await;
+    world.issuer.publish_keyset("").await;
+    let premium = world.premium();
+    let premium = world.sign(&premium);
+    world.issuer.heard().answer = Some(premium.token.clone());
+    let started = Instant::now();
+    world.agent.start();
+    world.issuer.in_force(&premium, Mode::Paid).await;
+    let get = world.issuer.get_since(0).await;
+    assert_eq!((get.epoch, get.seq), (0, 0), "the first get of a camera without state");
+
+    // A push that is not retained works too.
+    let cancel = world.free();
+    let cancel = world.sign(&cancel);
+    world.issuer.heard().answer = Some(cancel.token.clone());
+    world.issuer.publish(&world.issuer.topics().entitlement(), false, cancel.token.clone()).await;
+    world.issuer.in_force(&cancel, Mode::Free).await;
+    let log = world.broker.log().clone();
+    let connect = log.find(0, |line| line.contains(&format!(" as {DEVICE} ("))).unwrap();
+    assert!(connect.contains("(p2,"), "MQTT 3.1.1, not 5: {connect}");
+    assert!(started.elapsed() < PATIENCE);
+}
+
+#[tokio::test]
+async fn s57_get_is_sent_after_every_suback_with_a_fresh_nonce() {
+    let mut world = World::new().await;
+    world.start_premium().await;
+    world.issuer.get_since(0).await;
+    let gets = world.issuer.gets();
+    world.wire.cut();
+    world.wire.mend();
+    world.issuer.get_since(gets).await;
+    holds("nonces are fresh", Duration::from_millis(100), || {
+        let heard = world.issuer.heard();
+        let nonces: std::collections::BTreeSet<_> = heard.gets.iter().map(|(_, get)| &get.nonce).collect();
+        (nonces.len() != heard.gets.len()).then(|| format!("{:?}", heard.gets))
+    })
+    .await;
+    world.cloud.lock().sink = Sink::Swallow;
+}

@@ -1,0 +1,62 @@
+//! Scenarios 67 and 69: who owns the camera.
+
+use std::time::Duration;
+
+use care_protocol::{Mode, Outcome, Reason};
+use care_tests::{
+    cloud::{Document as Body, Sink},
+    issuer::NOTHING,
+    wait::holds,
+    world::World,
+};
+
+#[tokio::test]
+async fn s67_a_factory_reset_unbinds_and_keeps_ratchet_keyset_and_time() {
+    let mut world = World::with_camera().await;
+    let premium = world.start_premium().await;
+    world.agent.stop().await;
+    let output = world.agent.command(&["factory-reset"]).await;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    // Nobody may hand out the keyset again: the camera must still know it.
+    world.cloud.lock().keyset = Body::Silence;
+    world.issuer.publish_keyset("").await;
+
+    let (mark, gets) = (world.issuer.mark(), world.issuer.gets());
+    world.agent.start();
+    let get = world.issuer.get_since(gets).await;
+    assert_eq!((get.epoch, get.seq), (premium.position.epoch, premium.position.seq), "get carries the ratchet");
+    let report = world.issuer.report_since(mark, "the equal document", |report| premium.judged(report, Outcome::Duplicate)).await;
+    assert_eq!((report.mode, report.plan, report.keyset), (Mode::Unbound, None, 7), "an equal document does not bind");
+    world.agent.motion().await.moved().await;
+    let asked = world.cloud.grants_asked();
+    holds("nothing is uploaded", Duration::from_secs(4), || {
+        (world.cloud.grants_asked() > asked).then(|| format!("{:?}", world.cloud.lock().asked.last()))
+    })
+    .await;
+    assert_eq!(world.agent.mode(Mode::Unbound).await.plan(), "");
+
+    let again = world.premium().because(Reason::Bound);
+    world.switch(again, Mode::Paid).await;
+}
+
+#[tokio::test]
+async fn s69_an_unbound_camera_uploads_nothing_and_keeps_no_clip() {
+    let mut world = World::with_camera().await;
+    world.cloud.lock().sink = Sink::StallAfter(16_000);
+    world.start_premium().await;
+    world.upload_in_flight(16_000).await;
+    let unbound = world.draft("free", NOTHING).because(Reason::Unbound);
+    let unbound = world.issue(unbound).await;
+    let report = world.issuer.judged(&unbound, Outcome::Applied).await;
+    assert_eq!((report.reason.as_str(), report.mode, report.cut.transfers), ("unbound", Mode::Unbound, 1));
+    assert!(report.erased.clips >= 1);
+    let asked = world.cloud.grants_asked();
+    world.cloud.lock().sink = Sink::Swallow;
+    world.agent.motion().await.moved().await;
+    holds("nothing is uploaded", Duration::from_secs(4), || {
+        (world.cloud.grants_asked() > asked).then(|| format!("{:?}", world.cloud.lock().asked.last()))
+    })
+    .await;
+    world.agent.mode(Mode::Unbound).await;
+    assert_eq!(world.cloud.lock().puts[0].complete, Some(false));
+}

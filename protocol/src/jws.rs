@@ -145,3 +145,39 @@ impl From<BadIdent> for Reject {
         Self::OutOfRange(bad.to_string())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hex(text: &str) -> Vec<u8> {
+        (0..text.len()).step_by(2).map(|i| u8::from_str_radix(&text[i..i + 2], 16).unwrap()).collect()
+    }
+
+    /// RFC 8032 section 7.1: the vectors whose message is text.
+    #[test]
+    fn rfc_8032_vectors_verify_and_a_changed_bit_does_not() {
+        let vectors = [
+            (
+                "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a",
+                "",
+                "e5564300c360ac729086e2cc806e828a84877f1eb8e5d974d873e065224901555fb8821590a33bacc61e39701cf9b46bd25bf5f0595bbe24655141438e7a100b",
+            ),
+            (
+                "3d4017c3e843895a92b70aa74d1b7ebc9c982ccf2ec4968cc0cd55f12af4660c",
+                "r",
+                "92a009a9f0d4cab8720e820b5f642540a2b27b5416503f8fb3762223ebdb69da085ac1e43e15996e458f3613d0f11d8c387b2eaeb4302aeeb00d291612bb0c00",
+            ),
+        ];
+        for (key, message, signature) in vectors {
+            let key = PublicKey(hex(key).try_into().unwrap());
+            let jws = |signature| Unverified { kid: String::new(), signed: message, payload: b"payload".to_vec(), signature };
+            assert_eq!(jws(hex(signature)).verify(&key).unwrap(), b"payload");
+            for bit in 0..512 {
+                let mut changed = hex(signature);
+                changed[bit / 8] ^= 1 << (bit % 8);
+                assert_eq!(jws(changed).verify(&key), Err(Reject::BadSignature), "bit {bit}");
+            }
+        }
+    }
+}

@@ -140,8 +140,11 @@ pub struct CloudState {
     /// TCP connections so far.
     pub connections: usize,
     /// Called with every grant request before it is answered.
-    pub on_grant: Option<Box<dyn FnMut(&GrantRequest) + Send>>,
+    pub on_grant: Option<OnGrant>,
 }
+
+/// What looks at a grant request before it is answered.
+pub type OnGrant = Box<dyn FnMut(&GrantRequest) + Send>;
 
 /// The stand-in cloud; gone when dropped.
 pub struct Cloud {

@@ -126,8 +126,11 @@ pub struct MotionSocket(UnixStream);
 impl MotionSocket {
     /// Connects, as soon as the agent listens.
     pub async fn open(path: &Path) -> Self {
-        until(format!("{} to exist", path.display()), PATIENCE, || path.exists().then_some(())).await;
-        Self(UnixStream::connect(path).await.unwrap())
+        // After a kill the old socket file may still be there, with nobody behind it.
+        let connected =
+            until(format!("{} to listen", path.display()), PATIENCE, || std::os::unix::net::UnixStream::connect(path).ok()).await;
+        connected.set_nonblocking(true).unwrap();
+        Self(UnixStream::from_std(connected).unwrap())
     }
 
     /// Something moved.

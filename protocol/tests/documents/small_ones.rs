@@ -1,0 +1,160 @@
+//! `get`, answers, grants, reports, names and topics: exactly as on the wire.
+
+use care_protocol::{
+    Answer, Cause, ClipKind, DeviceId, Epoch, Get, GrantRequest, MAX_INTEGER, Mode, Outcome, Plan, Report, Seq, Topic, Topics,
+};
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::{DEVICE, device};
+
+#[test]
+fn topics_are_those_of_the_specification() {
+    let topics = Topics::new("care/v1", &device());
+    assert_eq!(topics.entitlement(), "care/v1/8006E5A1F0C2/entitlement");
+    assert_eq!(topics.answer(), "care/v1/8006E5A1F0C2/entitlement/answer");
+    assert_eq!(topics.keyset(), "care/v1/keyset");
+    assert_eq!(topics.get(), "care/v1/8006E5A1F0C2/get");
+    assert_eq!(topics.report(), "care/v1/8006E5A1F0C2/report");
+    assert_eq!(topics.status(), "care/v1/8006E5A1F0C2/status");
+}
+
+#[test]
+fn a_topic_is_classified_as_what_it_is_and_nothing_else() {
+    let topics = Topics::new("care/v1", &device());
+    for (topic, class) in [(topics.entitlement(), Topic::Entitlement), (topics.answer(), Topic::Answer), (topics.keyset(), Topic::Keyset)] {
+        assert_eq!(topics.classify(&topic), Some(class));
+    }
+    for other in [
+        topics.get(),
+        topics.report(),
+        topics.status(),
+        "care/v1/8006E5A1F0C3/entitlement".into(),
+        "care/v1/8006E5A1F0C2entitlement".into(),
+        "care/v1/8006E5A1F0C2/entitlement/".into(),
+        "care/v1/8006E5A1F0C2/entitlement/answer/x".into(),
+        "care/v1/8006E5A1F0C2/keyset".into(),
+        "care/v2/keyset".into(),
+        "care/v1keyset".into(),
+        String::new(),
+    ] {
+        assert_eq!(topics.classify(&other), None, "{other}");
+    }
+}
+
+#[test]
+fn a_device_called_keyset_still_reads_its_own_topics() {
+    let topics = Topics::new("care/v1", &"keyset".parse().unwrap());
+    assert_eq!(topics.classify(&topics.keyset()), Some(Topic::Keyset));
+    assert_eq!(topics.classify(&topics.entitlement()), Some(Topic::Entitlement));
+}
+
+#[test]
+fn device_ids_are_safe_as_topic_level_path_segment_and_cn() {
+    for good in [DEVICE, "a", "A.b-c_9", &"x".repeat(64)] {
+        assert_eq!(good.parse::<DeviceId>().unwrap().as_str(), good);
+    }
+    for bad in ["", ".", "..", "...", "a/b", "+", "#", "a b", "a\0", "é", "a\n", "$SYS/x", "%2e", &"x".repeat(65)] {
+        assert!(bad.parse::<DeviceId>().is_err(), "{bad:?}");
+    }
+}
+
+#[test]
+fn counters_end_at_2_to_the_53_minus_1_and_never_wrap() {
+    let last = Seq::try_from(MAX_INTEGER).unwrap();
+    assert_eq!(last.next(), None);
+    assert_eq!(Seq::try_from(1).unwrap().next().unwrap().get(), 2);
+    assert!(Seq::try_from(0).is_err() && Seq::try_from(MAX_INTEGER + 1).is_err() && Epoch::try_from(u64::MAX).is_err());
+    assert!(serde_json::from_value::<Epoch>(json!(0)).is_err());
+}
+
+#[test]
+fn an_answer_is_read_strictly() {
+    let answer = Answer::read(br#"{"nonce":"AAAAAAAAAAAAAAAAAAAAAA","token":"a.b.c","to_come":1}"#).unwrap();
+    assert_eq!((answer.nonce.as_str(), answer.token.as_str()), ("AAAAAAAAAAAAAAAAAAAAAA", "a.b.c"));
+    for bad in [
+        &b""[..],
+        br#"{"nonce":"a"}"#,
+        br#"{"token":"a"}"#,
+        br#"{"nonce":null,"token":"a"}"#,
+        br#"{"nonce":"a","nonce":"b","token":"a"}"#,
+        br#"{"nonce":"a","token":1}"#,
+        b"[]",
+    ] {
+        assert_eq!(Answer::read(bad).unwrap_err().code(), "bad_form", "{}", String::from_utf8_lossy(bad));
+    }
+    assert_eq!(Answer::read(&vec![b' '; Answer::MAX_BYTES + 1]).unwrap_err().code(), "too_large");
+}
+
+#[test]
+fn get_and_grant_request_are_written_as_the_specification_says() {
+    let get = Get { nonce: "AAAAAAAAAAAAAAAAAAAAAA".into(), epoch: 3, seq: 41 };
+    assert_eq!(serde_json::to_value(&get).unwrap(), json!({ "nonce": "AAAAAAAAAAAAAAAAAAAAAA", "epoch": 3, "seq": 41 }));
+    let request = GrantRequest {
+        clip: "5b0c3a6e-0d5c-4f6e-9d52-2d3b8a4e7f10".into(),
+        kind: ClipKind::Motion,
+        started_at: "2026-01-01T00:00:00Z".parse().unwrap(),
+        duration_ms: 12_000,
+        bytes: 7,
+        sha256: "00".into(),
+        epoch: 3,
+        seq: 41,
+    };
+    let written = serde_json::to_value(&request).unwrap();
+    assert_eq!((&written["kind"], &written["started_at"]), (&json!("motion"), &json!("2026-01-01T00:00:00Z")));
+    let names: Vec<_> = written.as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(names.len(), 8);
+    assert_eq!(serde_json::from_value::<GrantRequest>(written).unwrap(), request);
+}
+
+#[test]
+fn a_report_is_written_as_the_specification_says() {
+    let text = r#"{ "device": "8006E5A1F0C2", "outcome": "applied", "reason": "cancelled", "cause": "document",
+        "judged": { "epoch": 3, "seq": 41 },
+        "epoch": 3, "seq": 41, "digest": "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
+        "plan": "free", "mode": "free", "persisted": true, "keyset": 7,
+        "cut": { "transfers": 2, "micros": 840, "bytes_after": 0 },
+        "erased": { "clips": 3, "bytes": 5242880 },
+        "at": "2026-01-01T00:00:00Z", "agent": "0.1.0" }"#;
+    let report: Report = serde_json::from_str(text).unwrap();
+    assert_eq!((report.outcome, report.cause, report.mode), (Outcome::Applied, Cause::Document, Mode::Free));
+    assert_eq!(serde_json::to_value(&report).unwrap(), serde_json::from_str::<serde_json::Value>(text).unwrap());
+
+    let nothing = Report { judged: None, epoch: 0, seq: 0, digest: None, plan: None, mode: Mode::Unbound, ..report };
+    let written = serde_json::to_value(nothing).unwrap();
+    for name in ["judged", "digest", "plan"] {
+        assert_eq!(written.get(name), Some(&serde_json::Value::Null), "{name} is there, and null");
+    }
+    assert_eq!(written["mode"], json!("unbound"));
+}
+
+#[test]
+fn the_names_on_the_wire_are_those_of_the_specification() {
+    let names = |values: serde_json::Value| values.as_array().unwrap().iter().map(|v| v.as_str().unwrap().to_owned()).collect::<Vec<_>>();
+    let outcomes = [Outcome::Applied, Outcome::Duplicate, Outcome::Stale, Outcome::Conflict, Outcome::Rejected];
+    assert_eq!(names(json!(outcomes)), ["applied", "duplicate", "stale", "conflict", "rejected"]);
+    assert_eq!(names(json!(outcomes)), outcomes.map(|outcome| outcome.to_string()));
+    let causes = [Cause::Document, Cause::Next, Cause::Lease, Cause::Boot, Cause::Link, Cause::Confirmed, Cause::Refused, Cause::StateLost];
+    assert_eq!(names(json!(causes)), ["document", "next", "lease", "boot", "link", "confirmed", "refused", "state_lost"]);
+    assert_eq!(names(json!(causes)), causes.map(|cause| cause.to_string()));
+}
+
+proptest! {
+    #[test]
+    fn a_topic_never_belongs_to_two_devices(a in "[A-Za-z0-9._-]{1,64}", b in "[A-Za-z0-9._-]{1,64}") {
+        prop_assume!(a != b);
+        let (Ok(a), Ok(b)) = (a.parse::<DeviceId>(), b.parse::<DeviceId>()) else { return Ok(()) };
+        let (a, b) = (Topics::new("care/v1", &a), Topics::new("care/v1", &b));
+        for topic in [b.entitlement(), b.answer()] {
+            prop_assert!(a.classify(&topic).is_none_or(|class| class == Topic::Keyset));
+        }
+    }
+
+    #[test]
+    fn a_plan_name_is_kept_as_it_came(name in "\\PC{1,64}") {
+        if let Ok(plan) = name.parse::<Plan>() {
+            prop_assert_eq!(plan.as_str(), &name);
+            prop_assert_eq!(plan.is_free(), name == "free");
+        }
+    }
+}

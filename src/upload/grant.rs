@@ -156,3 +156,152 @@ fn is_local_v6(address: Ipv6Addr) -> bool {
         || address.is_multicast()
         || site_local
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use jiff::Timestamp;
+
+    use super::*;
+
+    const PUBLIC: &str = "203.0.113.7:443";
+
+    fn cloud() -> Endpoint {
+        Endpoint { host: "care.example".into(), port: 8443, tls: true }
+    }
+
+    fn hosts() -> BTreeSet<(String, u16)> {
+        BTreeSet::from([("clips.example".into(), 443), ("other.example".into(), 9000)])
+    }
+
+    fn grant(url: &str) -> Grant {
+        let expires_at = Timestamp::from_second(1_767_225_660).unwrap();
+        Grant { method: "PUT".into(), url: url.into(), headers: BTreeMap::new(), expires_at }
+    }
+
+    fn judge(url: &str) -> Result<Target, Violation> {
+        Target::of(&grant(url), &cloud(), Some(&hosts()))
+    }
+
+    fn foreign(host: &str, port: u16) -> Result<Target, Violation> {
+        Err(Violation::ForeignHost { host: host.into(), port })
+    }
+
+    #[test]
+    fn the_same_origin_may_be_named_whatever_the_host_list_says() {
+        let target = Target::of(&grant("https://Care.example:8443/b/k?X-Amz-Signature=a%2Fb"), &cloud(), None).unwrap();
+        assert!(target.same_origin);
+        assert_eq!(target.path, "/b/k?X-Amz-Signature=a%2Fb");
+        assert_eq!(target.endpoint, cloud());
+    }
+
+    #[test]
+    fn another_host_or_port_must_be_listed() {
+        let target = judge("https://clips.example/k").unwrap();
+        assert!(!target.same_origin);
+        assert_eq!(target.endpoint, Endpoint { host: "clips.example".into(), port: 443, tls: true });
+        assert!(judge("https://other.example:9000/k").is_ok());
+        assert_eq!(judge("https://other.example/k"), foreign("other.example", 443));
+        assert_eq!(judge("https://clips.example:9000/k"), foreign("clips.example", 9000));
+        assert_eq!(judge("https://care.example/k"), foreign("care.example", 443));
+        assert_eq!(judge("https://evil.example/k"), foreign("evil.example", 443));
+        assert_eq!(judge("https://clips.example.evil.example/k"), foreign("clips.example.evil.example", 443));
+        assert_eq!(judge("https://clips.example./k"), foreign("clips.example.", 443));
+        assert_eq!(Target::of(&grant("https://clips.example/k"), &cloud(), None), foreign("clips.example", 443));
+    }
+
+    #[test]
+    fn http_is_refused_even_to_a_listed_host() {
+        assert_eq!(judge("http://clips.example:443/k"), Err(Violation::NotHttps));
+        assert_eq!(judge("http://care.example:8443/k"), Err(Violation::NotHttps));
+        for url in ["ftp://clips.example/k", "file:///etc/passwd", "/k", "", "https:///k", "https://clips.example:/k", "https://[::1/k"] {
+            assert_eq!(judge(url), Err(Violation::Url), "{url}");
+        }
+    }
+
+    #[test]
+    fn http_is_allowed_to_the_same_origin_on_loopback() {
+        let cloud = Endpoint { host: "127.0.0.1".into(), port: 8080, tls: false };
+        assert!(Target::of(&grant("http://127.0.0.1:8080/k"), &cloud, None).unwrap().same_origin);
+        assert_eq!(Target::of(&grant("http://127.0.0.1:8081/k"), &cloud, None), Err(Violation::NotHttps));
+        let cloud = Endpoint { host: "::1".into(), port: 8080, tls: false };
+        assert!(Target::of(&grant("http://[::1]:8080/k"), &cloud, None).unwrap().same_origin);
+    }
+
+    #[test]
+    fn user_information_is_refused() {
+        assert_eq!(judge("https://clips.example@evil.example/k"), Err(Violation::UserInfo));
+        assert_eq!(judge("https://a:b@clips.example/k"), Err(Violation::UserInfo));
+    }
+
+    #[test]
+    fn only_put_is_a_method() {
+        for method in ["POST", "put", "", "DELETE"] {
+            let grant = Grant { method: method.into(), ..grant("https://clips.example/k") };
+            assert_eq!(Target::of(&grant, &cloud(), Some(&hosts())), Err(Violation::Method(method.into())));
+        }
+    }
+
+    #[test]
+    fn our_own_headers_may_not_be_set_and_others_go_out_verbatim() {
+        let with = |name: &str, value: &str| {
+            let headers = BTreeMap::from([(name.to_owned(), value.to_owned())]);
+            Target::of(&Grant { headers, ..grant("https://clips.example/k") }, &cloud(), Some(&hosts()))
+        };
+        for name in ["Host", "host", "Content-Length", "TRANSFER-ENCODING", "connection"] {
+            assert_eq!(with(name, "1"), Err(Violation::Header(name.into())));
+        }
+        assert_eq!(with("a b", "1"), Err(Violation::Header("a b".into())));
+        assert_eq!(with("x", "1\r\nHost: evil.example"), Err(Violation::Header("x".into())));
+        assert_eq!(with("x-amz-meta-a", " 1 ;2").unwrap().headers["x-amz-meta-a"], " 1 ;2");
+    }
+
+    #[test]
+    fn a_local_address_is_refused_unless_the_cloud_is_at_one() {
+        let target = judge("https://clips.example/k").unwrap();
+        let at = |address: &str| -> SocketAddr { address.parse().unwrap() };
+        let local = [
+            "127.0.0.1:443",
+            "127.8.8.8:443",
+            "10.0.0.1:443",
+            "172.31.0.1:443",
+            "192.168.1.1:443",
+            "169.254.169.254:443",
+            "100.64.0.1:443",
+            "0.0.0.0:443",
+            "255.255.255.255:443",
+            "224.0.0.1:443",
+            "[::1]:443",
+            "[::]:443",
+            "[fe80::1]:443",
+            "[fd00::1]:443",
+            "[fec0::1]:443",
+            "[ff02::1]:443",
+            "[::ffff:10.0.0.1]:443",
+            "[::127.0.0.1]:443",
+            "[64:ff9b::a00:1]:443",
+        ];
+        for address in local.map(at) {
+            let refused = Err(Violation::Address(address.ip()));
+            assert_eq!(target.may_be_at(&[address], at(PUBLIC)), refused);
+            assert_eq!(target.may_be_at(&[at(PUBLIC), address], at(PUBLIC)), refused, "one local address among others is enough");
+            assert_eq!(target.may_be_at(&[address], at("192.168.1.2:8443")), Ok(()));
+        }
+        for address in [PUBLIC, "172.32.0.1:443", "100.128.0.1:443", "[2001:db8::1]:443", "[64:ff9b::808:808]:443"].map(at) {
+            assert_eq!(target.may_be_at(&[address], at(PUBLIC)), Ok(()));
+        }
+        let same_origin = judge("https://care.example:8443/k").unwrap();
+        assert_eq!(same_origin.may_be_at(&[at("10.0.0.1:8443")], at(PUBLIC)), Ok(()));
+    }
+
+    #[test]
+    fn a_grant_lives_from_date_to_its_end_and_a_minute_at_most() {
+        let grant = grant("https://clips.example/k");
+        let ends = 1_767_225_660;
+        assert_eq!(life(&grant, Some(Duration::from_secs(ends - 10))), Ok(Duration::from_secs(10)));
+        assert_eq!(life(&grant, Some(Duration::from_secs(ends - 3600))), Ok(LONGEST_LIFE));
+        assert_eq!(life(&grant, Some(Duration::from_secs(ends + 1))), Ok(Duration::ZERO));
+        assert_eq!(life(&grant, None), Err(Violation::NoDate));
+    }
+}

@@ -11,6 +11,8 @@ mod pacing;
 mod recording;
 mod socket;
 mod spool;
+#[cfg(test)]
+mod tests;
 mod transfer;
 
 use std::{
@@ -237,7 +239,7 @@ impl Shared {
         loop {
             self.sweep();
             let now = self.gate.clock.now();
-            let next = self.gate.shelf.lock().next(now);
+            let next = self.gate.shelf.lock().next(self.gate.generation(), now);
             let wait = match next {
                 Next::Take(job) => {
                     self.carry(job).await;
@@ -266,8 +268,13 @@ impl Shared {
                 () = sleep(ROUND) => self.sweep(),
             }
         };
-        // What did not come to an end of its own was aborted by a cut.
-        let end = end.unwrap_or(End::Stale);
+        let end = match end {
+            Ok(end) => end,
+            // Invariant 3 is broken, or something like it: not to be slept over.
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            // What did not come to an end of its own was aborted by a cut.
+            Err(_) => End::Stale,
+        };
         self.gate.shelf.lock().settle(id, generation, end, self.gate.clock.now());
         if end == End::Stored {
             tracing::info!(clip = %id, bytes, generation = generation.0, "clip stored");

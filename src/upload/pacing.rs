@@ -83,3 +83,91 @@ impl Pacer {
         (self.rate() != before).then(|| self.rate())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A link of `capacity` bytes a second with a queue in front, watched every 50 ms.
+    struct Link {
+        capacity: f64,
+        queue: f64,
+        acked: f64,
+        now: Instant,
+        jitter: Duration,
+    }
+
+    impl Link {
+        fn new(capacity: f64) -> Self {
+            Self { capacity, queue: 0.0, acked: 1.0, now: Instant::now(), jitter: Duration::ZERO }
+        }
+
+        fn run(&mut self, pacer: &mut Pacer, looks: u32) {
+            let step = Duration::from_millis(50);
+            for _ in 0..looks {
+                self.now += step;
+                let arriving = pacer.rate() as f64 * step.as_secs_f64() + self.queue;
+                let leaving = arriving.min(self.capacity * step.as_secs_f64());
+                self.queue = arriving - leaving;
+                self.acked += leaving;
+                let base = Duration::from_millis(20);
+                let rtt = base + self.jitter + Duration::from_secs_f64(self.queue / self.capacity);
+                pacer.observe(&TcpInfo { bytes_sent: 0, bytes_acked: self.acked as u64, rtt, min_rtt: base }, self.now);
+            }
+        }
+    }
+
+    #[test]
+    fn a_configured_uplink_is_kept_whatever_arrives() {
+        let mut pacer = Pacer::new(2000);
+        assert_eq!(pacer.rate(), 200_000);
+        Link::new(50_000.0).run(&mut pacer, 200);
+        assert_eq!(pacer.rate(), 200_000);
+    }
+
+    #[test]
+    fn a_fast_link_is_not_crawled_on() {
+        let mut pacer = Pacer::new(0);
+        Link::new(10e6).run(&mut pacer, 40);
+        assert!(pacer.rate() > 1_000_000, "{} bytes/s after two seconds", pacer.rate());
+    }
+
+    #[test]
+    fn a_slow_link_is_found_and_its_queue_stays_short() {
+        for capacity in [30_000.0, 60_000.0, 250_000.0, 1e6] {
+            let mut pacer = Pacer::new(0);
+            let mut link = Link::new(capacity);
+            link.run(&mut pacer, 400);
+            let mut worst: f64 = 0.0;
+            for _ in 0..400 {
+                link.run(&mut pacer, 1);
+                worst = worst.max(link.queue);
+                assert!(pacer.rate() as f64 > capacity * 0.7, "crawls: {} of {capacity}", pacer.rate());
+            }
+            assert!(worst < capacity * 0.1, "{worst} bytes queued before {capacity} bytes/s");
+        }
+    }
+
+    #[test]
+    fn a_link_that_collapses_is_followed_down_and_up_again() {
+        let mut pacer = Pacer::new(0);
+        let mut link = Link::new(1e6);
+        link.run(&mut pacer, 200);
+        link.capacity = 100_000.0;
+        link.run(&mut pacer, 400);
+        assert!(pacer.rate() <= 100_000, "{}", pacer.rate());
+        link.capacity = 1e6;
+        link.run(&mut pacer, 800);
+        assert!(pacer.rate() > 500_000, "{}", pacer.rate());
+    }
+
+    #[test]
+    fn a_nervous_round_trip_alone_slows_nothing_down() {
+        let mut pacer = Pacer::new(0);
+        let mut link = Link::new(1e6);
+        link.run(&mut pacer, 200);
+        link.jitter = Duration::from_millis(60);
+        link.run(&mut pacer, 400);
+        assert!(pacer.rate() >= 700_000, "{}", pacer.rate());
+    }
+}

@@ -279,7 +279,11 @@ impl Spool {
             failures: 0,
             refused: false,
         };
-        let held = self.clips.iter().filter(|clip| clip.kind != ClipKind::Snapshot).map(Clip::ended);
+        let held = self.clips.iter().filter(|clip| clip.kind != ClipKind::Snapshot).map(|clip| match clip.state {
+            // It has not ended yet.
+            State::Recording => clip.ended().max(now.boot),
+            State::Waiting | State::Leaving(_) => clip.ended(),
+        });
         let newest = self.left.iter().map(|(_, end)| *end).chain(held).max().map(|end| trusted_ms(end, now));
         let mut judge = Judge::new(record, position.epoch, trusted_ms(now.boot, now), newest);
         let bound = position != Position::NONE;
@@ -353,8 +357,12 @@ impl Spool {
 
     // --- leaving ---
 
-    /// The next clip to send, oldest first, of those that may leave now.
-    pub(super) fn next(&mut self, now: Now) -> Next {
+    /// The next clip to send, oldest first, of those that may leave now; none while a cut is under way, which `generation`,
+    /// the gate's, then runs ahead of ours.
+    pub(super) fn next(&mut self, generation: Generation, now: Now) -> Next {
+        if generation != self.generation {
+            return Next::Idle;
+        }
         let Admission { leave, position, .. } = self.admission;
         let now_ms = trusted_ms(now.boot, now);
         let mut passed: Vec<(Duration, Duration)> = self.left.iter().copied().collect();
@@ -412,7 +420,8 @@ impl Spool {
             return;
         }
         let clip = &mut self.clips[index];
-        if clip.state != State::Leaving(generation) {
+        if clip.state != State::Leaving(generation) || end == End::Stale {
+            // The cut that made it stale has counted it and made it wait, or is about to.
             return;
         }
         clip.state = State::Waiting;
@@ -462,4 +471,253 @@ fn sum(clips: &[Clip]) -> Erased {
 
 fn add(a: Erased, b: Erased) -> Erased {
     Erased { clips: a.clips + b.clips, bytes: a.bytes + b.bytes }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FREE: Policy = Policy { clips: true, history_h: 12, clip_max_s: 12, cooldown_s: 300, max_height: 720, snapshots: false };
+    const PAID: Policy = Policy { clips: true, history_h: 720, clip_max_s: 60, cooldown_s: 0, max_height: 1080, snapshots: true };
+    const AT: Position = Position { epoch: 3, seq: 41 };
+    const PAUSE: Pause = Pause { first: Duration::from_secs(1), longest: Duration::from_secs(300) };
+
+    fn now(boot_s: u64) -> Now {
+        let boot = Duration::from_secs(boot_s);
+        Now { boot, trusted: Duration::from_secs(1_767_225_600) + boot, confirmed: true }
+    }
+
+    fn admission(policy: Policy) -> Admission {
+        Admission { record: policy, keep: policy, leave: policy, position: AT }
+    }
+
+    fn spool(policy: Policy) -> Spool {
+        let mut spool = Spool::new(1000);
+        spool.admit(admission(policy));
+        spool
+    }
+
+    fn begin(spool: &mut Spool, kind: ClipKind, at_s: u64) -> Option<Uuid> {
+        let id = Uuid::from_u64_pair(fastrand::u64(..), fastrand::u64(..));
+        let beginning = Beginning { kind, ago: Duration::ZERO, height: 360 };
+        spool.begin(id, beginning, now(at_s)).map(|_| id)
+    }
+
+    /// A clip of `bytes` that began at `at_s` and lasted `long_s`.
+    fn record(spool: &mut Spool, kind: ClipKind, at_s: u64, long_s: u64, bytes: usize) -> Option<Uuid> {
+        let id = begin(spool, kind, at_s)?;
+        let duration = Duration::from_secs(long_s);
+        let verdict = spool.append(id, Bytes::from(vec![0; bytes]), duration, now(at_s + long_s));
+        spool.finish(id, duration, "00".into());
+        (verdict != Verdict::Erased).then_some(id)
+    }
+
+    fn take(spool: &mut Spool, at_s: u64) -> Option<Uuid> {
+        match spool.next(spool.generation, now(at_s)) {
+            Next::Take(job) => Some(job.id),
+            _ => None,
+        }
+    }
+
+    fn store(spool: &mut Spool, id: Uuid, at_s: u64) {
+        spool.settle(id, spool.generation, End::Stored, now(at_s));
+    }
+
+    #[test]
+    fn the_oldest_leaves_first_and_only_once() {
+        let mut spool = spool(PAID);
+        let first = record(&mut spool, ClipKind::Motion, 100, 5, 10).unwrap();
+        let second = record(&mut spool, ClipKind::Motion, 110, 5, 10).unwrap();
+        assert_eq!(take(&mut spool, 200), Some(first));
+        assert_eq!(take(&mut spool, 200), Some(second));
+        assert_eq!(take(&mut spool, 200), None);
+        store(&mut spool, first, 201);
+        store(&mut spool, second, 201);
+        assert_eq!(spool.held(), Erased::default());
+        assert_eq!(spool.tally().stored, Erased { clips: 2, bytes: 20 });
+    }
+
+    #[test]
+    fn nothing_is_recorded_without_a_document_or_within_the_cooldown() {
+        let mut unbound = Spool::new(1000);
+        assert_eq!(begin(&mut unbound, ClipKind::Motion, 100), None);
+        unbound.admit(Admission { position: Position::NONE, ..admission(PAID) });
+        assert_eq!(begin(&mut unbound, ClipKind::Motion, 100), None);
+
+        let mut spool = spool(FREE);
+        let first = record(&mut spool, ClipKind::Motion, 100, 10, 10).unwrap();
+        assert_eq!(begin(&mut spool, ClipKind::Motion, 409), None);
+        assert_eq!(begin(&mut spool, ClipKind::Snapshot, 500), None);
+        assert_eq!(take(&mut spool, 200), Some(first));
+        store(&mut spool, first, 201);
+        assert_eq!(begin(&mut spool, ClipKind::Motion, 409), None, "the cooldown outlives the clip's leaving");
+        assert!(begin(&mut spool, ClipKind::Motion, 410).is_some());
+        assert_eq!(begin(&mut spool, ClipKind::Motion, 800), None, "one is being recorded");
+    }
+
+    #[test]
+    fn a_cut_erases_what_the_new_plan_forbids_wherever_it_is() {
+        let mut spool = spool(PAID);
+        let in_flight = record(&mut spool, ClipKind::Motion, 100, 30, 10).unwrap();
+        let kept = record(&mut spool, ClipKind::Motion, 200, 10, 20).unwrap();
+        let cooling = record(&mut spool, ClipKind::Motion, 220, 10, 30).unwrap();
+        let snapshot = record(&mut spool, ClipKind::Snapshot, 240, 0, 40).unwrap();
+        let recording = begin(&mut spool, ClipKind::Motion, 250).unwrap();
+        assert_eq!(take(&mut spool, 260), Some(in_flight));
+
+        assert_eq!(spool.recall(Generation(1)), 1);
+        let erased = spool.keep(FREE, AT, now(260));
+        assert_eq!(
+            erased,
+            Erased { clips: 4, bytes: 80 },
+            "{in_flight} is too long, {cooling} and {recording} too soon, {snapshot} no clip"
+        );
+        assert_eq!(take(&mut spool, 260), None, "closed until opened");
+        assert_eq!(spool.append(recording, Bytes::from_static(b"x"), Duration::from_secs(1), now(261)), Verdict::Erased);
+        spool.finish(recording, Duration::from_secs(2), "00".into());
+
+        spool.admit(admission(FREE));
+        assert_eq!(take(&mut spool, 261), Some(kept));
+        assert_eq!(spool.held(), Erased { clips: 1, bytes: 20 });
+        // The task of the first transfer ends only now; it has nothing to say any more.
+        spool.settle(in_flight, Generation(0), End::AllLater { pause: PAUSE }, now(262));
+        assert_eq!(spool.pause_until, Duration::ZERO);
+    }
+
+    #[test]
+    fn a_change_of_epoch_erases_the_old_owners_clips_even_under_a_better_plan() {
+        let mut spool = spool(FREE);
+        record(&mut spool, ClipKind::Motion, 100, 5, 10).unwrap();
+        spool.recall(Generation(1));
+        assert_eq!(spool.keep(PAID, Position { epoch: 4, seq: 1 }, now(200)), Erased { clips: 1, bytes: 10 });
+    }
+
+    #[test]
+    fn what_exceeds_what_may_leave_waits_and_is_not_erased() {
+        let mut spool = spool(PAID);
+        let long = record(&mut spool, ClipKind::Motion, 100, 30, 10).unwrap();
+        assert_eq!(take(&mut spool, 140), Some(long));
+        spool.recall(Generation(1));
+        spool.admit(Admission { leave: FREE, ..admission(PAID) });
+        let short = record(&mut spool, ClipKind::Motion, 500, 5, 10).unwrap();
+        assert_eq!(take(&mut spool, 510), Some(short));
+        assert_eq!(take(&mut spool, 510), None);
+        spool.admit(admission(PAID));
+        assert_eq!(take(&mut spool, 510), Some(long));
+    }
+
+    #[test]
+    fn a_clip_that_was_stored_just_before_the_cut_does_not_come_back() {
+        let mut spool = spool(PAID);
+        let clip = record(&mut spool, ClipKind::Motion, 100, 5, 10).unwrap();
+        take(&mut spool, 110).unwrap();
+        spool.recall(Generation(1));
+        spool.admit(admission(PAID));
+        spool.settle(clip, Generation(0), End::Stored, now(111));
+        assert_eq!(take(&mut spool, 112), None);
+        assert_eq!(spool.tally().stored, Erased { clips: 1, bytes: 10 });
+    }
+
+    #[test]
+    fn a_refused_clip_waits_and_lets_others_pass_until_it_may_ask_again() {
+        let mut spool = spool(FREE);
+        let refused = record(&mut spool, ClipKind::Motion, 100, 5, 10).unwrap();
+        take(&mut spool, 110).unwrap();
+        let until = Duration::from_secs(110 + 900);
+        spool.settle(refused, Generation(0), End::Refused { until }, now(110));
+        assert_eq!(take(&mut spool, 1009), None);
+        assert!(matches!(spool.next(spool.generation, now(120)), Next::At(due) if due == until));
+        let later = record(&mut spool, ClipKind::Motion, 500, 5, 10).unwrap();
+        assert_eq!(take(&mut spool, 510), Some(later));
+        store(&mut spool, later, 511);
+        spool.recall(Generation(1));
+        spool.admit(admission(FREE));
+        assert_eq!(take(&mut spool, 520), None, "a cut alone is no reason to ask again");
+        spool.retry_refused();
+        assert_eq!(take(&mut spool, 520), Some(refused), "it was there before the one that left");
+    }
+
+    #[test]
+    fn another_document_is_a_reason_to_ask_again() {
+        let mut spool = spool(FREE);
+        let refused = record(&mut spool, ClipKind::Motion, 100, 5, 10).unwrap();
+        take(&mut spool, 110).unwrap();
+        spool.settle(refused, Generation(0), End::Refused { until: Duration::from_secs(1010) }, now(110));
+        spool.admit(admission(FREE));
+        assert_eq!(take(&mut spool, 120), None);
+        spool.admit(Admission { position: Position { seq: 42, ..AT }, ..admission(FREE) });
+        assert_eq!(take(&mut spool, 120), Some(refused));
+    }
+
+    #[test]
+    fn failures_back_off_and_a_cut_cancels_the_wait() {
+        let mut spool = spool(PAID);
+        let clip = record(&mut spool, ClipKind::Motion, 100, 5, 10).unwrap();
+        for failures in 0..40 {
+            spool.pause_until = Duration::ZERO;
+            assert_eq!(take(&mut spool, 110), Some(clip));
+            spool.settle(clip, Generation(0), End::AllLater { pause: PAUSE }, now(110));
+            let wait = spool.pause_until - Duration::from_secs(110);
+            assert!(wait <= Duration::from_secs(1 << failures.min(9)).min(PAUSE.longest), "{wait:?} after {failures}");
+        }
+        spool.pause_until = Duration::from_secs(1000);
+        assert_eq!(take(&mut spool, 999), None);
+        spool.recall(Generation(1));
+        spool.admit(admission(PAID));
+        assert_eq!(take(&mut spool, 110), Some(clip));
+    }
+
+    #[test]
+    fn a_full_spool_drops_the_oldest_of_the_lowest_class_and_counts() {
+        let mut spool = spool(PAID);
+        let manual = record(&mut spool, ClipKind::Manual, 100, 1, 300).unwrap();
+        let motion = record(&mut spool, ClipKind::Motion, 110, 1, 300).unwrap();
+        let snapshot = record(&mut spool, ClipKind::Snapshot, 120, 0, 300).unwrap();
+        let newest = record(&mut spool, ClipKind::Motion, 130, 1, 300).unwrap();
+        let gone = |spool: &Spool| [manual, motion, snapshot, newest].map(|id| !spool.clips.iter().any(|clip| clip.id == id));
+        assert_eq!(gone(&spool), [false, false, true, false]);
+        record(&mut spool, ClipKind::Motion, 140, 1, 300).unwrap();
+        assert_eq!(gone(&spool), [false, true, true, false]);
+        assert_eq!(spool.tally().dropped, Erased { clips: 2, bytes: 600 });
+        let (_, losses) = spool.sweep();
+        assert_eq!(losses.iter().map(|loss| loss.clip.kind).collect::<Vec<_>>(), [ClipKind::Snapshot, ClipKind::Motion]);
+    }
+
+    #[test]
+    fn the_clip_being_written_stays_unless_nothing_else_can_go() {
+        let mut spool = spool(PAID);
+        record(&mut spool, ClipKind::Motion, 100, 1, 600).unwrap();
+        assert!(record(&mut spool, ClipKind::Snapshot, 110, 0, 600).is_some(), "an older clip gives way to what is being written");
+        assert!(take(&mut spool, 120).is_some());
+        assert_eq!(record(&mut spool, ClipKind::Motion, 130, 1, 600), None, "a clip in flight does not");
+        assert_eq!(record(&mut spool, ClipKind::Motion, 140, 1, 1001), None);
+        assert!(spool.held().bytes <= 1000);
+    }
+
+    #[test]
+    fn clips_are_erased_by_age_and_a_corrected_clock_ages_none() {
+        let mut spool = spool(FREE);
+        record(&mut spool, ClipKind::Motion, 100, 5, 10).unwrap();
+        let corrected = Now { trusted: now(200).trusted + Duration::from_secs(400 * 86_400), ..now(200) };
+        assert_eq!(spool.expire(corrected), Erased::default());
+        assert!(
+            matches!(spool.next(spool.generation, corrected), Next::Take(job) if job.facts.started_ms == (corrected.trusted.as_secs() - 100) * 1000)
+        );
+        spool.recall(Generation(1));
+        assert_eq!(spool.expire(now(100 + 12 * 3600)), Erased::default());
+        assert_eq!(spool.expire(now(101 + 12 * 3600)), Erased { clips: 1, bytes: 10 });
+        assert_eq!(spool.tally().erased, Erased { clips: 1, bytes: 10 });
+    }
+
+    #[test]
+    fn a_clip_that_is_not_finished_or_too_long_is_gone() {
+        let mut spool = spool(FREE);
+        let id = begin(&mut spool, ClipKind::Motion, 100).unwrap();
+        spool.append(id, Bytes::from_static(b"abc"), Duration::from_secs(1), now(101));
+        spool.abandon(id);
+        assert_eq!(spool.held(), Erased::default());
+        record(&mut spool, ClipKind::Motion, 200, 13, 10);
+        assert_eq!(spool.held(), Erased::default());
+        assert_eq!(take(&mut spool, 300), None);
+    }
 }

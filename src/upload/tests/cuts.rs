@@ -1,0 +1,214 @@
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use http::Method;
+
+use super::{
+    sink::{grant, status},
+    *,
+};
+use crate::media::Verdict;
+
+/// Paced so that a clip of [`BIG`] bytes takes two and a half seconds: it cannot be whole when it is cut.
+const SLOW_KBPS: u32 = 8_000;
+const BIG: usize = 2_000_000;
+
+fn slow(sink: &Sink) -> Bench {
+    Bench::with(Peers { api: sink.origin(), store: None }, SLOW_KBPS)
+}
+
+#[test]
+fn a_cut_in_mid_body_stops_it_and_a_forbidden_clip_never_comes_again() {
+    let sink = Sink::generous(true);
+    let bench = slow(&sink);
+    bench.open(PAID);
+    bench.record(BIG);
+    until("some body has arrived", || sink.puts().first().is_some_and(|put| put.body.len() > 50_000));
+    assert_eq!(bench.status().transfers, 1);
+    let figures = bench.gate.cut(Some((NONE, AT)));
+    assert_eq!((figures.generation, figures.transfers), (Generation(1), 1));
+    assert_eq!(figures.doomed, Erased { clips: 1, bytes: BIG as u64 });
+    assert!(figures.bytes_after < 16_384 + 1000, "{}", figures.bytes_after);
+
+    // Another clip under another document passes; the forbidden one is not heard of again.
+    bench.open(PAID);
+    let next = bench.record(1000);
+    until("the next is stored", || bench.stored() == 1);
+    let puts = sink.puts();
+    assert_eq!(puts.len(), 2);
+    assert!(!puts[0].whole && puts[0].body.len() < BIG / 2);
+    assert!(puts[1].whole && puts[1].body == next);
+    assert_eq!(bench.status().erased, Erased { clips: 1, bytes: BIG as u64 });
+    assert_eq!(bench.status().spool, Erased::default());
+}
+
+#[test]
+fn a_cut_that_erases_nothing_sends_the_clip_again_once_opened() {
+    let sink = Sink::generous(true);
+    let bench = slow(&sink);
+    bench.open(PAID);
+    let content = bench.record(BIG / 2);
+    until("some body has arrived", || sink.puts().first().is_some_and(|put| put.body.len() > 20_000));
+    let figures = bench.gate.cut(None);
+    assert_eq!((figures.transfers, figures.doomed), (1, Erased::default()));
+    bench.open(PAID);
+    until("stored", || bench.stored() == 1);
+    let (asked, puts) = (sink.asked(), sink.puts());
+    assert_eq!(asked[0].clip, asked[1].clip);
+    assert!(!puts[0].whole && puts[1].whole && puts[1].body == content);
+}
+
+#[test]
+fn what_takes_nothing_away_disturbs_no_transfer() {
+    let sink = Sink::generous(true);
+    let bench = slow(&sink);
+    bench.open(Policy { clip_max_s: 30, ..PAID });
+    bench.record(BIG / 2);
+    until("a body has begun", || sink.puts().first().is_some_and(|put| !put.body.is_empty()));
+    bench.open(PAID);
+    until("stored", || bench.stored() == 1);
+    assert_eq!((sink.puts().len(), bench.gate.generation()), (1, Generation(0)));
+}
+
+#[test]
+fn what_may_not_leave_waits() {
+    let sink = Sink::generous(false);
+    let bench = Bench::new(&sink);
+    bench.open(Policy { max_height: 240, ..PAID });
+    bench.record(1000);
+    until("the uploads' thread is idle again", || bench.status().spool.clips == 1);
+    assert_eq!(sink.connections(), 0);
+    bench.open(PAID);
+    until("stored", || bench.stored() == 1);
+}
+
+#[test]
+fn a_clip_being_recorded_is_taken_away_by_a_cut() {
+    let sink = Sink::generous(false);
+    let bench = Bench::new(&sink);
+    bench.open(PAID);
+    let beginning = Beginning { kind: ClipKind::Motion, ago: Duration::from_secs(5), height: 360 };
+    let (mut writer, max) = bench.gate.begin(beginning).unwrap();
+    assert_eq!((max, bench.gate.clip_max()), (Duration::from_secs(60), Some(Duration::from_secs(60))));
+    let fragment = Bytes::from_static(&[7; 100]);
+    assert_eq!(writer.append(fragment.clone(), Duration::from_secs(6)), Verdict::Continue { max });
+    assert_eq!(bench.gate.cut(Some((NONE, AT))).doomed, Erased { clips: 1, bytes: 100 });
+    assert_eq!(writer.append(fragment, Duration::from_secs(7)), Verdict::Erased);
+    writer.finish(Duration::from_secs(7));
+    assert_eq!((bench.status().spool, bench.gate.clip_max()), (Erased::default(), None));
+    assert!(bench.gate.begin(beginning).is_none());
+}
+
+#[test]
+fn everything_can_be_erased() {
+    let sink = Sink::start(false, |_| None);
+    let bench = Bench::new(&sink);
+    bench.open(PAID);
+    bench.record(1000);
+    bench.record(2000);
+    until("one is under way", || bench.status().transfers == 1);
+    assert_eq!(bench.gate.erase_all(), Erased { clips: 2, bytes: 3000 });
+    assert_eq!(bench.status().spool, Erased::default());
+}
+
+#[test]
+fn a_cut_waits_for_nobody_and_takes_no_longer_than_a_moment() {
+    let sink = Sink::generous(true);
+    let bench = slow(&sink);
+    let mut times = Vec::new();
+    for _ in 0..20 {
+        bench.open(PAID);
+        let before = sink.puts().len();
+        bench.record(BIG);
+        until("a body has begun", || sink.puts().len() > before);
+        let begun = Instant::now();
+        bench.gate.cut(Some((NONE, AT)));
+        times.push(begun.elapsed());
+    }
+    times.sort();
+    // Far above what it takes (some 50 µs), far below what waiting for the transfer would take.
+    assert!(times[10] < Duration::from_millis(20), "{times:?}");
+}
+
+/// Cuts at every phase of a transfer, two hundred of them, while the uploads' thread runs on: no object may ever become
+/// whole, no clip may be asked for again, and each cut leaves an empty spool behind.
+#[test]
+fn two_hundred_cuts_in_every_phase_let_nothing_through() {
+    let fail = Arc::new(AtomicU32::new(0));
+    let failing = fail.clone();
+    let sink = Sink::start(true, move |call| {
+        Some(match (call.method, failing.load(Ordering::SeqCst)) {
+            (&Method::PUT, _) => status(200),
+            (_, 0) => grant(call),
+            (_, _) => status(503),
+        })
+    });
+    let bench = slow(&sink);
+    for round in 0..200_usize {
+        let (connections, asked, puts) = (sink.connections(), sink.asked().len(), sink.seen.puts.lock().unwrap().len());
+        let phase = round % 8;
+        fail.store(u32::from(phase == 7), Ordering::SeqCst);
+        bench.open(PAID);
+        bench.record(BIG);
+        match phase {
+            0 => {}
+            1 => thread::sleep(Duration::from_micros(fastrand::u64(0..8000))),
+            2 => until("connected", || sink.connections() > connections),
+            3 => until("asked", || sink.asked().len() > asked),
+            4 => until("connected to put", || sink.connections() > connections + 1),
+            5 => until("put", || sink.seen.puts.lock().unwrap().len() > puts),
+            6 => until("body", || sink.seen.puts.lock().unwrap().get(puts).is_some_and(|put| put.body.len() > 10_000)),
+            _ => {
+                until("retry sleep", || bench.status().last_fault.is_some() && sink.asked().len() > asked && bench.status().transfers == 0)
+            }
+        }
+        let figures = bench.gate.cut(Some((NONE, AT)));
+        assert_eq!(figures.generation, Generation(round as u64 + 1));
+        assert_eq!(figures.doomed, Erased { clips: 1, bytes: BIG as u64 }, "phase {phase}");
+        assert!(figures.bytes_after < 16_384 + 1000, "phase {phase}: {} bytes after", figures.bytes_after);
+        assert!(bench.gate.sockets.is_empty(), "phase {phase}: a socket survived the cut");
+        assert_eq!(bench.status().spool, Erased::default());
+    }
+    // One more, allowed this time: what is heard of after the cuts is this clip alone.
+    fail.store(0, Ordering::SeqCst);
+    bench.open(PAID);
+    bench.record(1000);
+    until("the last is stored", || bench.stored() == 1);
+    let puts = sink.puts();
+    assert_eq!(puts.iter().filter(|put| put.whole).count(), 1);
+    let mut names: Vec<_> = sink.asked().into_iter().map(|asked| asked.clip).collect();
+    let asked = names.len();
+    names.sort();
+    names.dedup();
+    assert!(asked - names.len() <= 25, "only the retries of the failing rounds ask twice");
+    assert!(puts.iter().filter(|put| !put.body.is_empty()).count() >= 25, "the rounds that cut in the body did");
+}
+
+#[test]
+fn a_socket_is_not_opened_under_an_old_generation() {
+    use crate::http::Door;
+    let sink = Sink::generous(false);
+    let bench = Bench::new(&sink);
+    let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let _guard = runtime.enter();
+    let ticket = socket::Ticket::new(bench.gate.sockets.clone(), bench.gate.generation(), 1_000_000);
+    assert!(ticket.check().is_ok() && ticket.open(sink.address).is_ok());
+    until("connected", || sink.connections() == 1);
+    bench.gate.cut(None);
+    assert!(ticket.check().is_err() && ticket.open(sink.address).is_err());
+    let fresh = socket::Ticket::new(bench.gate.sockets.clone(), bench.gate.generation(), 1_000_000);
+    assert!(fresh.open(sink.address).is_ok());
+    until("connected again", || sink.connections() == 2);
+}
+
+#[test]
+fn stopping_aborts_what_is_under_way_and_ends_the_thread() {
+    let sink = Sink::generous(true);
+    let bench = slow(&sink);
+    bench.open(PAID);
+    bench.record(BIG);
+    until("a body has begun", || sink.puts().first().is_some_and(|put| !put.body.is_empty()));
+    let begun = Instant::now();
+    drop(bench);
+    assert!(begun.elapsed() < Duration::from_secs(1));
+    assert!(!sink.puts()[0].whole);
+}

@@ -1,5 +1,6 @@
 //! The scenarios: one test for each, named by its number.
 
+mod account;
 mod attack;
 mod camera;
 mod harness;
@@ -7,4 +8,5 @@ mod network;
 mod order;
 mod ownership;
 mod plan_changes;
+mod real_input;
 mod time;

@@ -12,6 +12,7 @@ pub mod media;
 pub mod pki;
 pub mod process;
 pub mod proxy;
+pub mod stand_in;
 pub mod status;
 pub mod wait;
 pub mod world;

@@ -71,7 +71,8 @@ pub struct Process {
 impl Process {
     /// Starts `command`; both its outputs go to `log`.
     pub fn spawn(name: &str, mut command: Command, log: Lines) -> Self {
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        // Kept open while it lives: some end when their input does.
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         // SAFETY: prctl is async-signal-safe and touches nothing of this process.
         unsafe {
             command.pre_exec(|| {

@@ -1,4 +1,5 @@
 //! The documents as the other side sends them: what is accepted, and each way of being refused.
+#![allow(clippy::unwrap_used, reason = "a test's helpers may fail the test")]
 
 mod accepted;
 mod any_bytes;

@@ -1,0 +1,86 @@
+//! Pictures that nobody here made: a recorded file, and GStreamer's RTSP server. ffprobe judges the clips that arrive.
+
+use care_protocol::Policy;
+use care_tests::{
+    cloud::Put,
+    issuer::PREMIUM,
+    media::{self, FPS, probe_bytes, recorded},
+    process::{Lines, Process},
+    wait::{PATIENCE, until},
+    world::World,
+};
+use tokio::process::Command;
+
+/// Two clips from this source, whole in the store.
+async fn two_clips_of(source: String) -> Vec<Put> {
+    let mut world = World::new().await;
+    world.agent.config.source = Some(source);
+    let premium = world.premium().limited(Policy { clip_max_s: 4, ..PREMIUM });
+    world.start_with(premium, care_protocol::Mode::Paid).await;
+    let whole = |n: usize| {
+        move |seen: &care_tests::cloud::CloudState| {
+            let puts: Vec<_> = seen.puts.iter().filter(|put| put.complete == Some(true)).cloned().collect();
+            (puts.len() >= n).then_some(puts)
+        }
+    };
+    world.move_until("a first clip", whole(1)).await;
+    let puts = world.move_until("a second clip", whole(2)).await;
+    let seen = world.cloud.lock();
+    for put in &puts {
+        let (_, asked) = seen.asked.iter().find(|(_, asked)| asked.clip == put.clip).unwrap();
+        let digest = care_protocol::Digest::of(&put.body);
+        assert_eq!((asked.bytes, &asked.sha256), (put.body.len() as u64, &digest.hex()), "the grant was asked for what came");
+        let clip = probe_bytes(&put.body);
+        let announced = std::time::Duration::from_millis(asked.duration_ms).as_secs_f64();
+        assert!((clip.duration() - announced).abs() < 0.5, "announced {announced} s, is {} s", clip.duration());
+    }
+    puts
+}
+
+fn judge(puts: &[Put], height: u64) {
+    for put in puts {
+        let clip = probe_bytes(&put.body);
+        assert_eq!((clip.codec.as_str(), clip.height, clip.complaints.as_str()), ("h264", height, ""));
+        assert!(clip.starts_with_keyframe, "a clip that begins without a keyframe");
+        assert!(clip.longest_step() < 1.6, "a frame is missing: {:?}", clip.pts);
+        assert!((1.5..=4.2).contains(&clip.duration()), "{} s", clip.duration());
+        assert!(clip.pts.len() as f64 >= clip.duration() * f64::from(FPS) * 0.9, "{} frames in {} s", clip.pts.len(), clip.duration());
+    }
+}
+
+#[tokio::test]
+async fn a_recorded_h264_file_becomes_clips_that_play() {
+    let puts = two_clips_of(format!("file:{}", recorded().display())).await;
+    judge(&puts, 180);
+}
+
+#[tokio::test]
+async fn an_rtsp_camera_nobody_here_wrote_becomes_clips_that_play() {
+    let script = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/rtsp_server.py");
+    let log = Lines::default();
+    let mut command = Command::new("/usr/bin/python3");
+    command.arg(script);
+    let _server = Process::spawn("rtsp_server.py", command, log.clone());
+    let url = until("the RTSP server to say its URL", PATIENCE, || log.find(0, |line| line.starts_with("rtsp://"))).await;
+    let puts = two_clips_of(url).await;
+    judge(&puts, 360);
+}
+
+#[tokio::test]
+async fn a_picture_taller_than_the_plan_allows_is_never_uploaded_and_status_says_why() {
+    let mut world = World::with_camera().await;
+    let low = world.premium().limited(Policy { max_height: 90, ..PREMIUM });
+    let low = world.start_with(low, care_protocol::Mode::Paid).await;
+    let status = world.agent.status("why no clip is uploaded", |status| status.text_of_all().contains("90")).await;
+    assert_eq!(status.seq(), low.position.seq);
+    world.agent.motion().await.moved().await;
+    care_tests::wait::holds("nothing is uploaded", std::time::Duration::from_secs(4), || {
+        (world.cloud.grants_asked() > 0).then(|| format!("{:?}", world.cloud.lock().asked.last()))
+    })
+    .await;
+    // A plan that allows it opens at once, with the same picture.
+    let premium = world.premium();
+    world.switch(premium, care_protocol::Mode::Paid).await;
+    let put = world.move_until("a clip", |seen| seen.puts.iter().find(|put| put.complete == Some(true)).cloned()).await;
+    assert_eq!(media::probe_bytes(&put.body).height, 180);
+}

@@ -1,0 +1,126 @@
+//! The built care-cloud as a child, and cameras that it provisioned: for what needs the cloud's own rules.
+
+use std::path::{Path, PathBuf};
+
+use care_protocol::Report;
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::process::Command;
+
+use crate::{
+    agent::program,
+    process::{Lines, Process},
+    wait::{PATIENCE, until},
+};
+
+/// A running care-cloud with everything embedded; gone when dropped.
+pub struct StandIn {
+    // First, so that the cameras go before what they talk to.
+    cameras: Vec<Process>,
+    _process: Process,
+    log: Lines,
+    dir: TempDir,
+}
+
+impl StandIn {
+    /// Starts one on ports of its own.
+    pub async fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let log = Lines::default();
+        let mut command = Command::new(program("care-cloud", "CARE_CLOUD"));
+        for flag in ["--listen", "--portal", "--mqtt"] {
+            command.arg(flag).arg("127.0.0.1:0");
+        }
+        command.arg("--data").arg(data(&dir));
+        let process = Process::spawn("care-cloud", command, log.clone());
+        let cloud = Self { cameras: Vec::new(), _process: process, log, dir };
+        until("care-cloud to say where its portal is", PATIENCE, || cloud.log.find(0, |line| line.starts_with("portal "))).await;
+        cloud
+    }
+
+    /// Runs one of its commands; gives its output if it said 0.
+    pub async fn command(&self, arguments: &[&str]) -> String {
+        let mut command = Command::new(program("care-cloud", "CARE_CLOUD"));
+        command.args(arguments).arg("--data").arg(data(&self.dir)).kill_on_drop(true);
+        let output = tokio::time::timeout(PATIENCE, command.output()).await.expect("the command ends").unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "care-cloud {arguments:?}: {said}{}", String::from_utf8_lossy(&output.stderr));
+        said
+    }
+
+    /// Provisions a camera of this account and switches it on, without a picture.
+    pub async fn camera(&mut self, id: &str, account: &str) {
+        let out = self.dir.path().join(id);
+        self.command(&["camera", "add", "--id", id, "--model", "KC420WS", "--account", account, "--out", text(&out)]).await;
+        let config = out.join("config.toml");
+        std::fs::write(&config, without_picture(&std::fs::read_to_string(&config).unwrap(), &out)).unwrap();
+        let mut command = Command::new(program("kasa-care-agent", "CARE_AGENT"));
+        command.arg("run").arg("--config").arg(&config).env_remove("NOTIFY_SOCKET");
+        self.cameras.push(Process::spawn(&format!("kasa-care-agent {id}"), command, Lines::default()));
+    }
+
+    /// What the portal knows.
+    pub async fn state(&self) -> Value {
+        serde_json::from_str(&self.command(&["state"]).await).expect("the state is JSON")
+    }
+
+    /// Waits until these cameras have reported so: `(id, plan, mode)`. Gives the state.
+    pub async fn reported(&self, wanted: &[(&str, &str, &str)]) -> Value {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let state = self.state().await;
+            let wrong: Vec<_> = wanted
+                .iter()
+                .filter(|(id, plan, mode)| {
+                    let camera = camera_of(&state, id);
+                    let report: Option<Report> = serde_json::from_value(camera["report"].clone()).ok();
+                    !report.is_some_and(|report| {
+                        let of_newest = (Some(report.epoch), Some(report.seq)) == (camera["epoch"].as_u64(), camera["seq"].as_u64());
+                        of_newest && report.plan.as_ref().is_some_and(|p| p.as_str() == *plan) && report.mode.as_str() == *mode
+                    })
+                })
+                .collect();
+            if wrong.is_empty() {
+                return state;
+            }
+            assert!(tokio::time::Instant::now() < deadline, "after {PATIENCE:?} not yet reported: {wrong:?}; {state:#}");
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    }
+}
+
+/// The portal's view of one camera.
+pub fn camera_of<'a>(state: &'a Value, id: &str) -> &'a Value {
+    let cameras = state["cameras"].as_array().expect("the state lists cameras");
+    cameras.iter().find(|camera| camera["device"] == id).unwrap_or_else(|| panic!("no camera {id} in {state:#}"))
+}
+
+/// The newest change of one camera.
+pub fn switch_of<'a>(state: &'a Value, id: &str) -> &'a Value {
+    let switches = state["switches"].as_array().expect("the state lists switches");
+    switches.iter().find(|switch| switch["device"] == id).unwrap_or_else(|| panic!("no switch of {id} in {state:#}"))
+}
+
+fn data(dir: &TempDir) -> PathBuf {
+    dir.path().join("cloud")
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("a temporary path is UTF-8")
+}
+
+/// The same configuration without `[media]`, and with a status page of its own.
+fn without_picture(config: &str, dir: &Path) -> String {
+    let mut section = "";
+    let mut kept = String::new();
+    for line in config.lines() {
+        if line.starts_with('[') {
+            section = line;
+        }
+        if section != "[media]" && section != "[status]" {
+            kept.push_str(line);
+            kept.push('\n');
+        }
+    }
+    format!("{kept}\n[status]\nlisten = \"unix:{}\"\n", dir.join("status.sock").display())
+}

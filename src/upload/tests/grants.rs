@@ -26,7 +26,7 @@ fn a_clip_is_asked_for_and_put_over_tls_exactly_as_granted() {
     assert!(put.whole && put.body == content);
     assert_eq!(put.path, format!("/clips/{}?signature=s%2Fs", asked[0].clip));
     assert_eq!(put.headers["content-length"], "300000");
-    assert_eq!(put.headers["host"], sink.address.to_string());
+    assert_eq!(put.headers["host"], sink.authority());
     assert_eq!(
         (&put.headers["x-amz-meta-kind"], &put.headers["content-type"]),
         (&"motion".parse().unwrap(), &"video/mp4".parse().unwrap())
@@ -96,7 +96,7 @@ fn an_expired_url_gets_a_fresh_grant_at_once() {
 #[test]
 fn a_grant_that_has_ended_already_is_not_used() {
     let sink = Sink::start(false, |call| {
-        let here = format!("http://{}", call.sink);
+        let here = format!("http://localhost:{}", call.sink.port());
         Some(if *call.method == Method::PUT { status(200) } else { grant_at(call, &here, -5) })
     });
     let bench = Bench::new(&sink);
@@ -109,7 +109,7 @@ fn a_grant_that_has_ended_already_is_not_used() {
 
 #[test]
 fn faults_of_the_cloud_are_retried_under_the_same_name() {
-    for fault in [401, 413, 429, 500, 503] {
+    let retried = |fault: u16| {
         let calls = AtomicU32::new(0);
         let sink = Sink::start(false, move |call| {
             Some(match (call.method, calls.fetch_add(1, Ordering::SeqCst)) {
@@ -126,7 +126,12 @@ fn faults_of_the_cloud_are_retried_under_the_same_name() {
         assert_eq!(asked.len(), 3, "{fault}: once for the fault on the grant, once for the one on the PUT");
         assert!(asked.iter().all(|other| other.clip == asked[0].clip));
         assert!(!bench.events().iter().any(|event| matches!(event, Event::Refused { .. })), "{fault} is no entitlement matter");
-    }
+    };
+    thread::scope(|scope| {
+        for fault in [401, 413, 429, 500, 503] {
+            scope.spawn(move || retried(fault));
+        }
+    });
 }
 
 fn refused_grant(sink: &Sink, store: Option<Store>, rule: &str) {
@@ -141,7 +146,7 @@ fn refused_grant(sink: &Sink, store: Option<Store>, rule: &str) {
 #[test]
 fn a_grant_to_a_foreign_host_gets_no_connection() {
     let elsewhere = Sink::generous(true);
-    let base = format!("https://{}", elsewhere.address);
+    let base = format!("https://{}", elsewhere.authority());
     let sink = Sink::start(true, move |call| Some(grant_at(call, &base, 60)));
     refused_grant(&sink, None, "neither");
     assert_eq!(elsewhere.connections(), 0);
@@ -150,16 +155,16 @@ fn a_grant_to_a_foreign_host_gets_no_connection() {
 #[test]
 fn a_grant_to_plain_http_gets_no_connection() {
     let elsewhere = Sink::generous(false);
-    let base = format!("http://{}", elsewhere.address);
+    let base = format!("http://{}", elsewhere.authority());
     let sink = Sink::start(true, move |call| Some(grant_at(call, &base, 60)));
-    refused_grant(&sink, Some(Store { hosts: BTreeSet::from([("127.0.0.1".into(), elsewhere.address.port())]), ..sink.store() }), "http");
+    refused_grant(&sink, Some(Store { hosts: BTreeSet::from([("localhost".into(), elsewhere.address.port())]), ..sink.store() }), "http");
     assert_eq!(elsewhere.connections(), 0);
 }
 
 #[test]
 fn a_redirect_is_not_followed_from_the_store_nor_from_the_cloud() {
     let elsewhere = Sink::generous(false);
-    let location = format!("http://{}/k", elsewhere.address);
+    let location = format!("http://{}/k", elsewhere.authority());
     let redirect = move || {
         let mut reply = status(307);
         reply.headers_mut().insert("location", location.parse().unwrap());
@@ -176,7 +181,7 @@ fn a_redirect_is_not_followed_from_the_store_nor_from_the_cloud() {
 #[test]
 fn a_listed_store_is_reached_with_its_own_trust() {
     let store = Sink::generous(true);
-    let base = format!("https://{}", store.address);
+    let base = format!("https://{}", store.authority());
     let sink = Sink::start(true, move |call| Some(grant_at(call, &base, 60)));
     let bench = Bench::with(Peers { api: sink.origin(), store: Some(store.store()) }, 0);
     bench.open(PAID);

@@ -18,15 +18,15 @@ use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
-use rustls::{
-    ClientConfig, RootCertStore, ServerConfig,
-    pki_types::{CertificateDer, PrivateKeyDer},
-};
+use rustls::{ClientConfig, RootCertStore, ServerConfig, pki_types::CertificateDer};
 use socket2::{Domain, Socket, Type};
 use tokio::{net::TcpListener, runtime, sync::oneshot};
 use tokio_rustls::TlsAcceptor;
 
-use crate::{config::Endpoint, http::Origin, upload::Store};
+use crate::{config::Endpoint, http::Origin, test_pki::Authority, upload::Store};
+
+/// What the sinks' certificates say.
+const HOST: &str = "localhost";
 
 /// A request as the script sees it.
 pub(super) struct Call<'a> {
@@ -91,12 +91,12 @@ impl Sink {
 
     pub(super) fn origin(&self) -> Origin {
         let tls = self.certificate.is_some();
-        let endpoint = Endpoint { host: "127.0.0.1".into(), port: self.address.port(), tls };
+        let endpoint = Endpoint { host: HOST.into(), port: self.address.port(), tls };
         Origin { endpoint, tls: self.certificate.is_some().then(|| self.trust()) }
     }
 
     pub(super) fn store(&self) -> Store {
-        Store { hosts: BTreeSet::from([("127.0.0.1".into(), self.address.port())]), tls: self.trust() }
+        Store { hosts: BTreeSet::from([(HOST.into(), self.address.port())]), tls: self.trust() }
     }
 
     fn trust(&self) -> Arc<ClientConfig> {
@@ -105,6 +105,10 @@ impl Sink {
         let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()));
         let config = config.with_safe_default_protocol_versions().unwrap().with_root_certificates(roots);
         Arc::new(config.with_no_client_auth())
+    }
+
+    pub(super) fn authority(&self) -> String {
+        format!("{HOST}:{}", self.address.port())
     }
 
     pub(super) fn connections(&self) -> u32 {
@@ -137,12 +141,13 @@ fn listen() -> TcpListener {
 }
 
 fn identity() -> (Option<TlsAcceptor>, Option<CertificateDer<'static>>) {
-    let rcgen::CertifiedKey { cert, signing_key } = rcgen::generate_simple_self_signed(vec!["127.0.0.1".into()]).unwrap();
-    let key = PrivateKeyDer::try_from(signing_key.serialize_der()).unwrap();
+    let valid = 0..2_000_000_000;
+    let authority = Authority::root("test", valid.clone());
+    let server = authority.leaf(HOST, valid);
     let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()));
     let config = config.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
-    let config = config.with_single_cert(vec![cert.der().clone()], key).unwrap();
-    (Some(TlsAcceptor::from(Arc::new(config))), Some(cert.der().clone()))
+    let config = config.with_single_cert(vec![server.der()], server.key_der()).unwrap();
+    (Some(TlsAcceptor::from(Arc::new(config))), Some(authority.der()))
 }
 
 async fn serve(listener: TcpListener, acceptor: Option<TlsAcceptor>, seen: Arc<Seen>, script: Arc<Script>) {
@@ -214,7 +219,7 @@ pub(super) fn json(status: u16, body: &serde_json::Value) -> Reply {
 /// A grant for the clip that was asked for, at this sink, for a minute.
 pub(super) fn grant(call: &Call<'_>) -> Reply {
     let scheme = if call.tls { "https" } else { "http" };
-    grant_at(call, &format!("{scheme}://{}", call.sink), 60)
+    grant_at(call, &format!("{scheme}://{HOST}:{}", call.sink.port()), 60)
 }
 
 pub(super) fn grant_at(call: &Call<'_>, base: &str, life_s: i64) -> Reply {

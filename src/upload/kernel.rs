@@ -16,6 +16,8 @@ pub(super) struct TcpInfo {
     pub(super) bytes_sent: u64,
     /// Payload bytes the peer has acknowledged.
     pub(super) bytes_acked: u64,
+    /// Payload bytes it has been given and has not sent yet.
+    pub(super) notsent_bytes: u32,
     /// The smoothed round-trip time.
     pub(super) rtt: Duration,
     /// The smallest round-trip time of late.
@@ -57,6 +59,7 @@ pub(super) fn tcp_info(socket: BorrowedFd<'_>) -> io::Result<TcpInfo> {
     Ok(TcpInfo {
         bytes_sent: info.tcpi_bytes_sent,
         bytes_acked: info.tcpi_bytes_acked,
+        notsent_bytes: info.tcpi_notsent_bytes,
         rtt: Duration::from_micros(info.tcpi_rtt.into()),
         min_rtt: Duration::from_micros(info.tcpi_min_rtt.into()),
     })

@@ -24,6 +24,9 @@ mod source;
 mod status;
 #[cfg(feature = "gstreamer")]
 mod stop;
+#[cfg(test)]
+#[cfg(feature = "gstreamer")]
+mod tests;
 #[cfg(feature = "gstreamer")]
 mod trunk;
 

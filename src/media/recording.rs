@@ -250,3 +250,75 @@ fn number(path: &Path) -> Option<u64> {
     (time.len() == 16 && time.ends_with('Z') && number.len() >= 8).then_some(())?;
     number.parse().ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::media::frame::Format;
+
+    /// A second of 15 frames of 1,000 bytes, a keyframe first.
+    fn second(n: u64) -> impl Iterator<Item = Frame> {
+        let format = Arc::new(Format { width: 640, height: 360, avcc: Bytes::from_static(&[1, 66, 0, 30, 255, 224, 0]) });
+        (0..15).map(move |frame| Frame {
+            pts: Duration::from_millis(n * 1000 + frame * 66),
+            key: frame == 0,
+            taken: Instant::now(),
+            data: Bytes::from(vec![0; 1000]),
+            format: format.clone(),
+        })
+    }
+
+    fn recorder(dir: &Path, max_bytes: u64) -> Recorder {
+        let card = Card { dir: dir.into(), max_bytes, segments: VecDeque::new(), bytes: 0, next: 0 };
+        Recorder { card, segment: None, length: Duration::from_secs(2), counts: Arc::default() }
+    }
+
+    fn numbers(dir: &Path) -> Vec<u64> {
+        let mut found: Vec<u64> = fs::read_dir(dir).unwrap().filter_map(|entry| number(&entry.unwrap().path())).collect();
+        found.sort_unstable();
+        found
+    }
+
+    #[test]
+    fn the_oldest_segments_make_room_and_every_frame_is_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut recorder = recorder(dir.path(), 100_000);
+        recorder.card.scan().unwrap();
+        for frame in (0..20).flat_map(second) {
+            recorder.record(frame).unwrap();
+        }
+        recorder.close().unwrap();
+        let left = numbers(dir.path());
+        assert_eq!(left.last(), Some(&9), "a segment each two seconds");
+        assert!((2..=3).contains(&left.len()) && left.is_sorted(), "{left:?}");
+        let on_card: u64 = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len()).sum();
+        assert!(on_card <= 100_000);
+        assert_eq!(on_card, recorder.card.bytes);
+        assert_eq!(recorder.counts.status().frames, 300);
+    }
+
+    #[test]
+    fn numbers_go_on_after_a_start_and_foreign_files_are_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("holiday.mp4"), vec![0; 500_000]).unwrap();
+        fs::write(dir.path().join("19700101T000000Z-00000041.mp4"), vec![0; 90_000]).unwrap();
+        let mut recorder = recorder(dir.path(), 100_000);
+        recorder.card.scan().unwrap();
+        for frame in (0..3).flat_map(second) {
+            recorder.record(frame).unwrap();
+        }
+        recorder.close().unwrap();
+        assert_eq!(numbers(dir.path()), [42, 43]);
+        assert!(dir.path().join("holiday.mp4").exists());
+    }
+
+    #[test]
+    fn a_share_too_small_for_one_segment_is_a_fault() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut recorder = recorder(dir.path(), 10_000);
+        recorder.card.scan().unwrap();
+        assert!((0..2).flat_map(second).any(|frame| recorder.record(frame).is_err()));
+    }
+}

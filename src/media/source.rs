@@ -65,7 +65,7 @@ impl Description {
                 Kind::Elementary => {
                     ("appsrc name=source format=time max-bytes=65536 ! h264parse name=timed ! clocksync".into(), Kind::Elementary)
                 }
-                kind => ("filesrc name=source ! qtdemux ! h264parse ! clocksync".into(), kind),
+                kind => ("filesrc name=source ! qtdemux ! h264parse name=looped ! clocksync".into(), kind),
             },
             Source::Launch(description) => (description.clone(), Kind::Live),
         };

@@ -247,8 +247,12 @@ impl Keeper {
 
     fn watch(&self, pipeline: &gst::Pipeline) -> End {
         let Some(bus) = pipeline.bus() else { return End::Fault("the pipeline has no bus".into()) };
-        let looped = Description::of(&self.source).is_ok_and(|description| description.kind == Kind::Mp4);
-        if looped && !self.loops(pipeline) {
+        let looped = pipeline.by_name("looped");
+        let turns = Arc::new(AtomicU64::new(0));
+        if let Some(parser) = &looped {
+            add_the_last_frame(parser, turns.clone());
+        }
+        if looped.is_some() && !self.loops(pipeline) {
             return End::Fault(match bus.pop_filtered(&[gst::MessageType::Error]) {
                 Some(message) => reason(&message),
                 None => "the file cannot be looped: it has no index".into(),
@@ -270,6 +274,7 @@ impl Keeper {
                 match message.view() {
                     gst::MessageView::SegmentDone(_) => {
                         // Without a flush the running time goes on, so timestamps do too.
+                        turns.fetch_add(1, Ordering::Relaxed);
                         if !rewind(pipeline, gst::SeekFlags::SEGMENT) {
                             return End::Fault("the file could not be begun again".into());
                         }
@@ -305,6 +310,33 @@ impl Keeper {
         }
         false
     }
+}
+
+/// qtdemux begins each turn of a loop at the last frame's time, as if that frame took none; here each turn gets it back.
+fn add_the_last_frame(parser: &gst::Element, turns: Arc<AtomicU64>) {
+    let Some(pad) = parser.static_pad("src") else { return };
+    pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |pad, info| {
+        let Some(event) = info.event_mut() else { return gst::PadProbeReturn::Ok };
+        let shifted = match event.view() {
+            gst::EventView::Segment(told) => told.segment().clone().downcast::<gst::ClockTime>().ok().map(|mut segment| {
+                let turns = turns.load(Ordering::Relaxed);
+                segment.set_base(segment.base().unwrap_or_default() + gst::ClockTime::from_nseconds(turns * frame_length(pad)));
+                gst::event::Segment::builder(&segment).seqnum(told.seqnum()).build()
+            }),
+            _ => None,
+        };
+        if let Some(shifted) = shifted {
+            *event = shifted;
+        }
+        gst::PadProbeReturn::Ok
+    });
+}
+
+/// Nanoseconds, by the stream's own word; 25 frames a second if it has none.
+fn frame_length(pad: &gst::Pad) -> u64 {
+    let rate = pad.current_caps().and_then(|caps| caps.structure(0)?.get::<gst::Fraction>("framerate").ok());
+    let (frames, seconds) = rate.map_or((25, 1), |rate| (rate.numer(), rate.denom()));
+    1_000_000_000 * seconds.max(1) as u64 / frames.max(1) as u64
 }
 
 fn rewind(pipeline: &gst::Pipeline, flags: gst::SeekFlags) -> bool {
@@ -420,11 +452,8 @@ fn feed(source: &Source, pipeline: &gst::Pipeline) -> Result<(), MediaError> {
     let Some(pad) = pipeline.by_name("timed").and_then(|parser| parser.static_pad("src")) else { return Ok(()) };
     let next = AtomicU64::new(0);
     pad.add_probe(gst::PadProbeType::BUFFER, move |pad, info| {
-        let rate = pad.current_caps().and_then(|caps| caps.structure(0)?.get::<gst::Fraction>("framerate").ok());
-        let (frames, seconds) = rate.map_or((25, 1), |rate| (rate.numer(), rate.denom()));
-        let length = 1_000_000_000 * seconds.max(1) as u64 / frames.max(1) as u64;
         if let Some(buffer) = info.buffer_mut() {
-            let time = gst::ClockTime::from_nseconds(next.fetch_add(length, Ordering::Relaxed));
+            let time = gst::ClockTime::from_nseconds(next.fetch_add(frame_length(pad), Ordering::Relaxed));
             let buffer = buffer.make_mut();
             buffer.set_pts(time);
             buffer.set_dts(time);

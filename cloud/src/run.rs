@@ -2,6 +2,7 @@
 //! started stops when [`Running`] is dropped.
 
 use std::{
+    io::IsTerminal as _,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::Path,
     sync::Arc,
@@ -198,9 +199,10 @@ pub fn portal_of(data: &Path) -> Result<String, SetupError> {
 /// Logs to standard error; `RUST_LOG` chooses what.
 pub fn log_to_stderr() {
     use tracing_subscriber::{EnvFilter, fmt};
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,s3s=warn"));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,s3s=off"));
+    // s3s calls every upload that is cut an error; what matters of it is logged by the store.
     // Fails if a logger is there already: then that one is used.
-    drop(fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init());
+    drop(fmt().with_env_filter(filter).with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr).try_init());
 }
 
 /// Waits for SIGTERM or SIGINT.

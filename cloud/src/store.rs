@@ -184,6 +184,7 @@ struct Table {
 struct Transfer {
     grant: String,
     clip: String,
+    kind: String,
     device: DeviceId,
     position: Position,
     expected: u64,
@@ -204,6 +205,8 @@ const NEVER: u64 = u64::MAX;
 pub struct TransferView {
     /// The clip.
     pub clip: String,
+    /// `motion`, `snapshot` or `manual`.
+    pub kind: String,
     /// The camera.
     pub device: DeviceId,
     /// The document it was granted under.
@@ -282,6 +285,7 @@ impl Transfer {
         let ended = self.ended.load(Ordering::SeqCst);
         TransferView {
             clip: self.clip.clone(),
+            kind: self.kind.clone(),
             device: self.device.clone(),
             granted_under: self.position,
             received,
@@ -349,6 +353,7 @@ impl Refusal {
 /// What the database knows of a grant.
 struct Granted {
     clip: String,
+    kind: String,
     device: DeviceId,
     position: Position,
     bytes: u64,
@@ -386,6 +391,7 @@ async fn put(cloud: &Arc<Cloud>, peer: &DeviceId, request: Request<Body>) -> Res
     let transfer = Transfer {
         grant: grant.clone(),
         clip: granted.clip.clone(),
+        kind: granted.kind.clone(),
         device: peer.clone(),
         position: granted.position,
         expected: granted.bytes,
@@ -522,17 +528,17 @@ async fn find_grant(cloud: &Arc<Cloud>, grant: &str) -> Result<Option<Granted>, 
     let grant = grant.to_owned();
     let found = cloud.db.read_async(move |connection| {
         let mut statement = connection.prepare_cached(
-            "SELECT g.clip, g.device, g.epoch, g.seq, g.state, c.bytes, c.sha256 FROM grants g JOIN clips c ON c.clip = g.clip WHERE g.id = ?1",
+            "SELECT g.clip, g.device, g.epoch, g.seq, g.state, c.bytes, c.sha256, c.kind FROM grants g JOIN clips c ON c.clip = g.clip WHERE g.id = ?1",
         )?;
         let row = statement.query_row([grant], |row| {
             let position = Position { epoch: row.get(2)?, seq: row.get(3)? };
-            Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, position, row.get(4)?, row.get(5)?, row.get(6)?))
+            Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, position, row.get(4)?, row.get(5)?, row.get(6)?, row.get(7)?))
         });
         Ok(row.optional()?)
     });
-    let Some((clip, device, position, state, bytes, sha256)) = found.await? else { return Ok(None) };
+    let Some((clip, device, position, state, bytes, sha256, kind)) = found.await? else { return Ok(None) };
     let device = device.parse().map_err(|_| Refusal::Forbidden("the grant's device is unreadable"))?;
-    Ok(Some(Granted { clip, device, position, bytes, sha256, state }))
+    Ok(Some(Granted { clip, kind, device, position, bytes, sha256, state }))
 }
 
 fn hex(bytes: &[u8]) -> String {

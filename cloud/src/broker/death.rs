@@ -1,7 +1,12 @@
-//! A child that dies with us: also after kill -9 of care-cloud no broker is left behind holding its port.
+//! Signals and children: a child that dies with us, so that also after kill -9 of care-cloud no broker is left behind
+//! holding its port; and asking one politely to end.
 #![allow(unsafe_code)]
 
-use std::{io, os::unix::process::CommandExt as _, process::Command};
+use std::{
+    io,
+    os::unix::process::CommandExt as _,
+    process::{Child, Command},
+};
 
 /// The kernel sends SIGTERM to the child when the *thread* that spawned it ends: spawn from a thread that stays.
 pub fn die_with_parent(command: &mut Command) -> &mut Command {
@@ -21,4 +26,11 @@ pub fn die_with_parent(command: &mut Command) -> &mut Command {
     };
     // SAFETY: the closure allocates nothing and takes no lock (`from_raw_os_error` and `last_os_error` do neither).
     unsafe { command.pre_exec(guard) }
+}
+
+/// SIGTERM. Nothing happens if the child has ended already: its pid is ours until it is waited for.
+pub(super) fn terminate(child: &Child) {
+    let Ok(pid) = libc::pid_t::try_from(child.id()) else { return };
+    // SAFETY: no memory is touched. The caller holds the child and has not waited for it, so the pid is not another's.
+    unsafe { libc::kill(pid, libc::SIGTERM) };
 }

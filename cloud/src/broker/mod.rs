@@ -120,7 +120,7 @@ impl Broker {
             return self.wait_until_listening();
         }
         let mut child = self.shared.lock();
-        stop(&mut child);
+        stop_in(&mut child);
         self.shared.changed.notify_all();
         true
     }
@@ -148,7 +148,7 @@ impl Broker {
     /// Stops Mosquitto for good; returns once it is gone.
     pub fn shut_down(&self) {
         self.shared.closing.store(true, Ordering::SeqCst);
-        stop(&mut self.shared.lock());
+        stop_in(&mut self.shared.lock());
         self.shared.changed.notify_all();
         if let Some(keeper) = self.keeper.lock().unwrap_or_else(PoisonError::into_inner).take() {
             // A panic of that thread has been printed already.
@@ -191,30 +191,33 @@ fn keep(shared: &Shared, start: &dyn Fn() -> Result<Child, BrokerError>) {
         }
         child = shared.changed.wait_timeout(child, Duration::from_millis(100)).unwrap_or_else(PoisonError::into_inner).0;
     }
-    stop(&mut child);
+    stop_in(&mut child);
 }
 
-/// SIGTERM, so that Mosquitto saves its retained messages; SIGKILL if it does not go.
-fn stop(slot: &mut Option<Child>) {
-    let Some(mut child) = slot.take() else { return };
-    terminate(&child);
-    let deadline = Instant::now() + Duration::from_secs(3);
+/// SIGTERM, so that a child can put its things in order (Mosquitto saves its retained messages); SIGKILL if it is not gone
+/// within `patience`. Returns once it is gone.
+pub fn stop(child: &mut Child, patience: Duration) -> std::io::Result<()> {
+    // Once it is waited for, its pid may be another's.
+    if child.try_wait()?.is_some() {
+        return Ok(());
+    }
+    death::terminate(child);
+    let deadline = Instant::now() + patience;
     while Instant::now() < deadline {
-        if matches!(child.try_wait(), Ok(Some(_))) {
-            return;
+        if child.try_wait()?.is_some() {
+            return Ok(());
         }
         std::thread::sleep(Duration::from_millis(5));
     }
-    if let Err(e) = child.kill().and_then(|()| child.wait().map(drop)) {
-        tracing::error!("stopping mosquitto: {e}");
-    }
+    child.kill()?;
+    child.wait().map(drop)
 }
 
-#[allow(unsafe_code)]
-fn terminate(child: &Child) {
-    let pid = libc::pid_t::try_from(child.id()).expect("a pid_t came from the kernel");
-    // SAFETY: no memory is touched; the child is ours and not waited for yet, so its pid cannot be another process's.
-    unsafe { libc::kill(pid, libc::SIGTERM) };
+fn stop_in(slot: &mut Option<Child>) {
+    let Some(mut child) = slot.take() else { return };
+    if let Err(e) = stop(&mut child, Duration::from_secs(3)) {
+        tracing::error!("stopping mosquitto: {e}");
+    }
 }
 
 fn find_mosquitto() -> Option<PathBuf> {

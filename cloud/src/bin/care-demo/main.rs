@@ -1,0 +1,82 @@
+//! The demo: care-cloud and a camera as they are, in a directory of their own. A person cancels in the browser and sees
+//! the upload switch; with `ONCE=1` the story plays by itself, every step has its deadline, and the last line is one JSON
+//! object of figures. Exit code 0 only if every step held.
+//!
+//! `bytes_after` is the store's count: body bytes that it read, of uploads which the cancel revoked, after the camera's
+//! report of the cancel had arrived. The agent's own figure is not used.
+
+mod play;
+mod story;
+
+use std::process::ExitCode;
+
+use play::{Pace, Play};
+use serde_json::{Value, json};
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let once = std::env::var_os("ONCE").is_some_and(|value| !value.is_empty() && value != "0");
+    let ended = if once { play_once().await } else { wait_for_a_person().await };
+    match ended {
+        Ok(code) => code,
+        Err(e) => {
+            eprintln!("care-demo: {e:#}");
+            ExitCode::from(70)
+        }
+    }
+}
+
+async fn play_once() -> anyhow::Result<ExitCode> {
+    let play = Play::start(Pace::Story).await?;
+    println!("portal {}\ncamera {}", play.portal, play.status);
+    let mut story = story::Story::new(&play);
+    let told = story.tell().await;
+    if let Err(e) = &told {
+        println!("the story stopped: {e:#}");
+        println!("{}", play.logs());
+    }
+    let line = story.figures().await;
+    play.stop();
+    println!("{line}");
+    Ok(if told.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn wait_for_a_person() -> anyhow::Result<ExitCode> {
+    let play = Play::start(Pace::Person).await?;
+    play.act(json!({ "action": "subscribe", "camera": play::CAMERA, "plan": "premium" })).await?;
+    println!(
+        "\n  A Premium camera records and uploads clips.\n\n  Portal         {}\n  Camera's page  {}\n\n  Choose Cancel Subscription, then REMOVE, \
+         while a clip is on its way.\n  Ctrl-C ends it.\n",
+        play.portal, play.status
+    );
+    let mut shown = Value::Null;
+    let stop = care_cloud::run::until_told_to_stop();
+    tokio::pin!(stop);
+    loop {
+        tokio::select! {
+            () = &mut stop => break,
+            () = tokio::time::sleep(std::time::Duration::from_millis(200)) => {}
+        }
+        let state = play.state().await?;
+        let report = &state["cameras"][0]["report"];
+        if !report.is_null() && *report != shown {
+            println!("  {}", in_words(report));
+            shown = report.clone();
+        }
+    }
+    play.stop();
+    Ok(ExitCode::SUCCESS)
+}
+
+fn in_words(report: &Value) -> String {
+    format!(
+        "{} {}: plan {}, mode {}; {} transfers cut in {} µs, {} clips erased",
+        report["outcome"].as_str().unwrap_or("?"),
+        report["reason"].as_str().unwrap_or("?"),
+        report["plan"].as_str().unwrap_or("none"),
+        report["mode"].as_str().unwrap_or("?"),
+        report["cut"]["transfers"],
+        report["cut"]["micros"],
+        report["erased"]["clips"],
+    )
+}

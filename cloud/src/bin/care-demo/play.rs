@@ -1,0 +1,206 @@
+//! The stage: a temporary directory, care-cloud and kasa-care-agent as child processes, and the ways to look at them.
+
+use std::{
+    fs,
+    net::TcpListener,
+    os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::Mutex,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use care_cloud::{broker::die_with_parent, client};
+use serde_json::Value;
+
+/// The demo's only camera.
+pub const CAMERA: &str = "8006E5A1F0C2";
+const READY_WITHIN: Duration = Duration::from_secs(20);
+
+/// How the camera is set up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pace {
+    /// The whole story in less than a minute.
+    Story,
+    /// Somebody watches: a clip is nearly always on its way.
+    Person,
+}
+
+/// Both programs, running. Dropping it stops them and removes the directory.
+pub struct Play {
+    /// The portal's origin.
+    pub portal: String,
+    /// The camera's own page.
+    pub status: String,
+    // Stopped in this order, the directory last.
+    agent: Running,
+    cloud: Running,
+    dir: tempfile::TempDir,
+}
+
+impl Play {
+    /// Starts the cloud, adds the camera, starts the agent.
+    pub async fn start(pace: Pace) -> Result<Self> {
+        let dir = tempfile::Builder::new().prefix("care-demo-").tempdir().context("making a temporary directory")?;
+        let data = dir.path().join("cloud");
+        let camera = dir.path().join("camera");
+        let care_cloud = program("CARE_CLOUD", "care-cloud")?;
+        let agent = program("KASA_CARE_AGENT", "kasa-care-agent")?;
+
+        let mut command = Command::new(&care_cloud);
+        command.arg("--data").arg(&data);
+        for flag in ["--listen", "--portal", "--mqtt"] {
+            command.args([flag, "127.0.0.1:0"]);
+        }
+        let cloud = Running::start("care-cloud", &mut command, dir.path())?;
+        let endpoints = wait_for_file(&data.join("endpoints.json"), &cloud).await?;
+        let portal = endpoints["portal"].as_str().context("endpoints.json names no portal")?.to_owned();
+        wait_for_portal(&portal, &cloud).await?;
+
+        let mut add = Command::new(&care_cloud);
+        add.args(["camera", "add", "--id", CAMERA, "--model", "KC420WS", "--account", "acct-demo", "--out"]).arg(&camera);
+        let added = add.arg("--data").arg(&data).output().context("running care-cloud camera add")?;
+        ensure!(added.status.success(), "care-cloud camera add: {}", String::from_utf8_lossy(&added.stderr));
+        let status = set_up(&camera.join("config.toml"), pace)?;
+
+        let mut command = Command::new(&agent);
+        command.args(["run", "--config"]).arg(camera.join("config.toml"));
+        let agent = Running::start("kasa-care-agent", &mut command, dir.path())?;
+        Ok(Self { portal, status: format!("http://{status}"), agent, cloud, dir })
+    }
+
+    /// Asks the portal for something, as its buttons do.
+    pub async fn act(&self, action: Value) -> Result<Value> {
+        Ok(client::post(&self.portal, "/portal/act", &action).await?)
+    }
+
+    /// Stops or starts the broker.
+    pub async fn broker(&self, run: bool) -> Result<Value> {
+        Ok(client::post(&self.portal, "/portal/broker", &serde_json::json!({ "run": run })).await?)
+    }
+
+    /// What the portal knows; fails if one of the programs has ended.
+    pub async fn state(&self) -> Result<Value> {
+        self.agent.check()?;
+        self.cloud.check()?;
+        Ok(client::get(&self.portal, "/portal/state").await?)
+    }
+
+    /// What the agent says of itself.
+    pub async fn agent_status(&self) -> Result<Value> {
+        self.agent.check()?;
+        Ok(client::get(&self.status, "/status.json").await?)
+    }
+
+    /// The end of both programs' logs.
+    pub fn logs(&self) -> String {
+        format!("{}\n{}", self.cloud.log_tail(), self.agent.log_tail())
+    }
+
+    /// Stops both programs and removes the directory.
+    pub fn stop(self) {
+        let Self { agent, cloud, dir, .. } = self;
+        drop((agent, cloud));
+        if let Err(e) = dir.close() {
+            eprintln!("care-demo: removing the temporary directory: {e}");
+        }
+    }
+}
+
+/// A child with its log; dropping it stops it.
+struct Running {
+    name: &'static str,
+    child: Mutex<Child>,
+    log: PathBuf,
+}
+
+impl Running {
+    fn start(name: &'static str, command: &mut Command, dir: &Path) -> Result<Self> {
+        let log = dir.join(format!("{name}.log"));
+        let file = fs::File::create(&log).with_context(|| format!("making {}", log.display()))?;
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(file).env_remove("NOTIFY_SOCKET");
+        // A group of its own: Ctrl-C is for the demo, which stops them in order.
+        let child = die_with_parent(command.process_group(0)).spawn().with_context(|| format!("starting {name}"))?;
+        Ok(Self { name, child: Mutex::new(child), log })
+    }
+
+    fn check(&self) -> Result<()> {
+        let mut child = self.child.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(status) = child.try_wait().with_context(|| format!("looking after {}", self.name))? {
+            bail!("{} ended by itself ({status}); {}", self.name, self.log_tail());
+        }
+        Ok(())
+    }
+
+    fn log_tail(&self) -> String {
+        let log = fs::read_to_string(&self.log).unwrap_or_else(|e| format!("(its log cannot be read: {e})"));
+        let lines: Vec<_> = log.lines().rev().take(30).collect();
+        let tail: Vec<_> = lines.into_iter().rev().collect();
+        format!("{} said:\n{}", self.name, tail.join("\n"))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let child = self.child.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Err(e) = care_cloud::broker::stop(child, Duration::from_secs(8)) {
+            eprintln!("care-demo: stopping {}: {e}", self.name);
+        }
+    }
+}
+
+/// The program beside this one, or the one that the environment names.
+fn program(variable: &str, name: &str) -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os(variable) {
+        return Ok(path.into());
+    }
+    let beside = std::env::current_exe().context("finding this program")?.with_file_name(name);
+    ensure!(beside.is_file(), "there is no {}: build it (cargo build --workspace), or set {variable}", beside.display());
+    Ok(beside)
+}
+
+async fn wait_for_file(path: &Path, cloud: &Running) -> Result<Value> {
+    let deadline = Instant::now() + READY_WITHIN;
+    loop {
+        cloud.check()?;
+        if let Ok(text) = fs::read(path) {
+            return serde_json::from_slice(&text).with_context(|| format!("reading {}", path.display()));
+        }
+        ensure!(Instant::now() < deadline, "care-cloud is not ready after {READY_WITHIN:?}; {}", cloud.log_tail());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+async fn wait_for_portal(portal: &str, cloud: &Running) -> Result<()> {
+    let deadline = Instant::now() + READY_WITHIN;
+    while let Err(e) = client::get(portal, "/portal/state").await {
+        cloud.check()?;
+        ensure!(Instant::now() < deadline, "the portal does not answer after {READY_WITHIN:?}: {e}; {}", cloud.log_tail());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    Ok(())
+}
+
+/// Makes the provisioned configuration the demo's: frequent short clips over a slow uplink. The status page's address.
+fn set_up(config: &Path, pace: Pace) -> Result<String> {
+    let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).context("finding a free port")?.port();
+    let status = format!("127.0.0.1:{port}");
+    let uplink = match pace {
+        Pace::Story => 2000,
+        Pace::Person => 1000,
+    };
+    let mut text = fs::read_to_string(config).with_context(|| format!("reading {}", config.display()))?;
+    let changes = [
+        ("pre_roll_s = 5", "pre_roll_s = 1".to_owned()),
+        ("motion = \"every:30s\"", "motion = \"every:6s\"".to_owned()),
+        ("uplink_kbps = 0", format!("uplink_kbps = {uplink}")),
+        ("listen = \"127.0.0.1:9180\"", format!("listen = \"{status}\"")),
+    ];
+    for (from, to) in changes {
+        ensure!(text.contains(from), "the provisioned configuration has no line {from}");
+        text = text.replace(from, &to);
+    }
+    fs::write(config, text).with_context(|| format!("writing {}", config.display()))?;
+    Ok(status)
+}

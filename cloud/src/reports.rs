@@ -1,7 +1,7 @@
 //! What cameras say: reports (kept, and matched with the documents they answer), status, and `get`, which is answered from
 //! the database.
 
-use care_protocol::{DeviceId, Position, Report};
+use care_protocol::{DeviceId, Outcome, Position, Report};
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 
 use crate::db::DbError;
@@ -23,11 +23,14 @@ pub fn keep(tx: &Transaction<'_>, report: &Report, at: i64) -> Result<bool, DbEr
          WHERE device = ?1 AND ((epoch, seq) <= (?2, ?3) OR (epoch, seq) = (?4, ?5)) AND reported_at IS NULL",
         params![device, report.epoch, report.seq, judged.epoch, judged.seq, at],
     )?;
-    // The figures belong to the document that was judged, and the first answer is the one that tells its story.
+    // The figures belong to the document that was judged. The first answer tells its story, unless it was refused first
+    // (its key was not known yet) and applied later.
     if let Some(judged) = report.judged {
+        let applied = report.outcome == Outcome::Applied;
         tx.execute(
-            "UPDATE documents SET report = ?4 WHERE device = ?1 AND epoch = ?2 AND seq = ?3 AND report IS NULL",
-            params![device, judged.epoch, judged.seq, body],
+            "UPDATE documents SET report = ?4, reported_at = ?5 WHERE device = ?1 AND epoch = ?2 AND seq = ?3
+             AND (report IS NULL OR (?6 AND report ->> 'outcome' != 'applied'))",
+            params![device, judged.epoch, judged.seq, body, at, applied],
         )?;
     }
     Ok(true)

@@ -485,7 +485,7 @@ fn timestamp(time: UnixTime) -> Timestamp {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::{fs, os::unix::fs::PermissionsExt, sync::Arc};
 
     use rustls::{ClientConnection, ServerConfig, ServerConnection, SupportedProtocolVersion};
@@ -494,17 +494,21 @@ mod tests {
     use super::*;
     use crate::test_pki::Authority;
 
-    const DAY: i64 = 86_400;
+    pub(crate) const DAY: i64 = 86_400;
     /// What the agent believes: its last saved T.
-    const T: i64 = 1_767_225_600;
+    pub(crate) const T: i64 = 1_767_225_600;
 
-    struct Pki {
+    /// How long a device's certificate is valid: brokers judge it by the machine's clock.
+    const DEVICE_DAYS: i64 = 5000;
+
+    /// An authority and a device's files, for tests here and of the link.
+    pub(crate) struct Pki {
         dir: TempDir,
         authority: Authority,
     }
 
     impl Pki {
-        fn new() -> Self {
+        pub(crate) fn new() -> Self {
             let dir = TempDir::new().unwrap();
             let name = dir.path().display().to_string();
             Self::named(&name, dir)
@@ -521,7 +525,7 @@ mod tests {
         }
 
         fn leaf(&self, name: &str) -> (String, String) {
-            let leaf = self.authority.leaf(name, T - DAY..T + 30 * DAY);
+            let leaf = self.authority.leaf(name, T - DAY..T + DEVICE_DAYS * DAY);
             (leaf.pem(), leaf.key_pem())
         }
 
@@ -532,14 +536,31 @@ mod tests {
             path
         }
 
-        fn files(&self) -> TlsFiles {
+        pub(crate) fn files(&self) -> TlsFiles {
             let at = |name| self.dir.path().join(name);
             TlsFiles { ca: at("ca.pem"), client_cert: at("device.pem"), client_key: at("device.key") }
         }
 
         /// A server for `localhost` whose certificate is valid in this span.
-        fn server(&self, from: i64, until: i64) -> ServerConfig {
-            self.server_below(&self.authority, vec![], from, until, rustls::DEFAULT_VERSIONS)
+        pub(crate) fn server(&self, from: i64, until: i64) -> ServerConfig {
+            self.server_speaking(rustls::DEFAULT_VERSIONS, from, until)
+        }
+
+        /// The same, with these versions of TLS only.
+        pub(crate) fn server_speaking(&self, versions: &[&'static SupportedProtocolVersion], from: i64, until: i64) -> ServerConfig {
+            self.server_below(&self.authority, vec![], from, until, versions)
+        }
+
+        /// The same, but with clients of another authority.
+        pub(crate) fn server_for_clients_of(&self, other: &Pki, from: i64, until: i64) -> ServerConfig {
+            self.server_with(&self.authority, vec![], from, until, rustls::DEFAULT_VERSIONS, &other.authority)
+        }
+
+        /// Files for a broker on `localhost` whose certificate is valid now, whatever the machine believes that to be.
+        pub(crate) fn broker_files(&self) -> TlsFiles {
+            let leaf = self.authority.leaf("localhost", T - 1000 * DAY..T + DEVICE_DAYS * DAY);
+            let client_cert = self.write("broker.pem", &leaf.pem(), 0o644);
+            TlsFiles { ca: self.files().ca, client_cert, client_key: self.write("broker.key", &leaf.key_pem(), 0o600) }
         }
 
         fn server_below(
@@ -550,10 +571,22 @@ mod tests {
             until: i64,
             versions: &[&'static SupportedProtocolVersion],
         ) -> ServerConfig {
+            self.server_with(issuer, above, from, until, versions, &self.authority)
+        }
+
+        fn server_with(
+            &self,
+            issuer: &Authority,
+            above: Vec<CertificateDer<'static>>,
+            from: i64,
+            until: i64,
+            versions: &[&'static SupportedProtocolVersion],
+            clients: &Authority,
+        ) -> ServerConfig {
             let leaf = issuer.leaf("localhost", from..until);
             let chain = std::iter::once(leaf.der()).chain(above).collect();
             let mut roots = RootCertStore::empty();
-            roots.add(self.authority.der()).unwrap();
+            roots.add(clients.der()).unwrap();
             // The server asks for our certificate and does not mind its own clock.
             let clock = Arc::new(Clock::at(Duration::from_secs(T as u64), true));
             let clients = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider()).build().unwrap();
@@ -779,7 +812,7 @@ mod tests {
         assert!(check_device(&files, &"8006E5A1F0C2".parse().unwrap()).is_ok());
         let message = check_device(&files, &"OTHER".parse().unwrap()).unwrap_err().to_string();
         assert!(message.contains("8006E5A1F0C2") && message.contains("OTHER"), "{message}");
-        assert_eq!(expires(&files.client_cert).unwrap(), Duration::from_secs((T + 30 * DAY) as u64));
+        assert_eq!(expires(&files.client_cert).unwrap(), Duration::from_secs((T + DEVICE_DAYS * DAY) as u64));
     }
 
     #[test]

@@ -62,6 +62,8 @@ impl LinkFault {
             ConnectionError::Tls(rumqttc::TlsError::TLS(error)) => Self::new(Stage::Tls, TlsFault::from(error).to_string()),
             ConnectionError::Tls(rumqttc::TlsError::Io(error)) => Self::from_io(error, Stage::Tls),
             ConnectionError::Tls(error) => Self::new(Stage::Tls, error.to_string()),
+            // All other I/O errors come wrapped.
+            ConnectionError::Io(error) => Self::from_io(error, Stage::Tcp),
             ConnectionError::FlushTimeout => Self::new(reached, "the broker no longer reads what we send"),
             ConnectionError::MqttState(StateError::AwaitPingResp) => Self::new(reached, "the broker did not answer a ping"),
             ConnectionError::MqttState(StateError::ConnectionAborted) => Self::new(reached, CLOSED),

@@ -10,7 +10,7 @@ use std::{
 use care_protocol::Topics;
 use rumqttc::{
     AsyncClient, ConnectionError, EventLoop, LastWill, MqttOptions, NetworkOptions, Outgoing, Packet, Publish, QoS, Request, SubAck,
-    SubscribeFilter, SubscribeReasonCode, TlsConfiguration, Transport,
+    Subscribe, SubscribeFilter, SubscribeReasonCode, TlsConfiguration, Transport,
 };
 use tokio::{
     sync::mpsc,
@@ -115,7 +115,7 @@ impl Session {
                 return;
             }
             match self.connect().await {
-                None => {}
+                None => self.farewell_owed = farewell_owed,
                 Some(Err(fault)) => self.fail(None, fault, None).await,
                 Some(Ok(session_present)) => {
                     let since = Instant::now();
@@ -202,10 +202,7 @@ impl Session {
 
     /// Serves a connection until it ends.
     async fn serve(&mut self, session_present: bool) -> End {
-        let mut serving = match self.begin(session_present) {
-            Ok(serving) => serving,
-            Err(fault) => return End::Failed(fault),
-        };
+        let mut serving = self.begin(session_present);
         if !self.emit(Event::Connected { connection: serving.connection, session_present }).await {
             return End::Orphaned;
         }
@@ -241,7 +238,7 @@ impl Session {
     }
 
     /// A new connection: its number, its SUBSCRIBE before all else, `online`.
-    fn begin(&mut self, session_present: bool) -> Result<Serving, LinkFault> {
+    fn begin(&mut self, session_present: bool) -> Serving {
         self.clean_next = false;
         self.connection.0 += 1;
         let connection = self.connection;
@@ -251,9 +248,8 @@ impl Session {
             // Even with a resumed session: only SUBSCRIBE makes the broker send the retained document again (R250).
             let filters = [self.topics.entitlement(), self.topics.answer(), self.topics.keyset()];
             let filters = filters.map(|path| SubscribeFilter::new(path, QoS::AtLeastOnce));
-            self.client
-                .try_subscribe_many(filters)
-                .map_err(|_| LinkFault::new(Stage::Suback, "rumqttc did not take SUBSCRIBE; check topic_prefix for '+' and '#'"))?;
+            // Before what a resumed session repeats: a cancel must not wait for it.
+            self.eventloop.pending.push_front(Request::Subscribe(Subscribe::new_many(filters)));
         }
         let mut inner = self.shared.lock();
         if !session_present {
@@ -270,7 +266,7 @@ impl Session {
         }
         inner.pump();
         let suback_until = (!deferred).then(|| Instant::now() + self.settings.suback_timeout);
-        Ok(Serving { connection, subscribe: None, suback_until })
+        Serving { connection, subscribe: None, suback_until }
     }
 
     async fn handle(&mut self, event: rumqttc::Event, serving: &mut Serving) -> Option<End> {

@@ -3,13 +3,13 @@
 use std::{
     fs,
     net::TcpListener,
+    ops::Range,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use care_protocol::{Channel, Entitlement, Key, Keyset, Lease, Mode, Next, Order, Policy, Position, Reason, Refund, RefundKind, Signer};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 
 use super::*;
 use crate::{
@@ -17,9 +17,12 @@ use crate::{
     engine::Record,
     status::{Board, StatusDocument, serve},
     store::{Restored, Store},
+    test_pki::Authority,
 };
 
 const DEVICE: &str = "8006E5A1F0C2";
+/// Unix seconds, around everything that happens here.
+const VALID: Range<i64> = 1_700_000_000..4_000_000_000;
 const POLICY: Policy = Policy { clips: true, history_h: 12, clip_max_s: 12, cooldown_s: 300, max_height: 720, snapshots: false };
 
 /// A camera's directory: configuration, key, certificates, state; and the keys of the cloud's side.
@@ -35,16 +38,11 @@ impl Camera {
         let signer = |kid| Signer::from_pkcs8(kid, &Signer::generate()).unwrap();
         let camera = Self { dir, root: signer("root-2026"), key: signer("2026-11") };
 
-        let authority_key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let authority = CertifiedIssuer::self_signed(params, authority_key).unwrap();
-        let device_key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, DEVICE);
+        let authority = Authority::root("camera authority", VALID);
+        let leaf = authority.leaf(DEVICE, VALID);
         camera.write("ca.pem", authority.pem().as_bytes());
-        camera.write("device.pem", params.signed_by(&device_key, &authority).unwrap().pem().as_bytes());
-        camera.write("device.key", device_key.serialize_pem().as_bytes());
+        camera.write("device.pem", leaf.pem().as_bytes());
+        camera.write("device.key", leaf.key_pem().as_bytes());
         camera.chmod("device.key", 0o600);
         fs::create_dir(camera.path("state")).unwrap();
         camera.configure(|text| text);

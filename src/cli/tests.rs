@@ -21,8 +21,8 @@ use crate::{
 };
 
 const DEVICE: &str = "8006E5A1F0C2";
-/// Unix seconds, around everything that happens here.
-const VALID: Range<i64> = 1_700_000_000..4_000_000_000;
+/// Unix seconds: around everything that happens here, and within what a UTCTime can say.
+const VALID: Range<i64> = 1_700_000_000..2_500_000_000;
 const POLICY: Policy = Policy { clips: true, history_h: 12, clip_max_s: 12, cooldown_s: 300, max_height: 720, snapshots: false };
 
 /// A camera's directory: configuration, key, certificates, state; and the keys of the cloud's side.

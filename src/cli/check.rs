@@ -5,10 +5,13 @@ use std::{
     fmt::Display,
     io::{self, Write},
     path::Path,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use anyhow::Context;
+use care_protocol::Topics;
+use rustls::ClientConfig;
 use tokio::runtime;
 
 use super::{Exit, refuse};
@@ -17,6 +20,7 @@ use crate::{
     config::{Config, Endpoint, TlsFiles},
     engine::Record,
     http::{self, Fault, Origin, Stage, Street},
+    link,
     store::{Restored, Store},
     tls,
 };
@@ -71,7 +75,9 @@ async fn reach(config: &Config, report: &mut Report<'_>) -> anyhow::Result<()> {
         Ok(Origin { endpoint: endpoint.clone(), tls })
     };
     let broker = origin(&config.broker.endpoint, &config.broker.tls)?;
-    stages("broker", &broker, report).await?;
+    if stages("broker", &broker, report).await? {
+        mqtt(config, broker.tls.clone(), report).await?;
+    }
 
     let cloud = origin(&config.cloud.endpoint, &config.cloud.tls)?;
     if stages("cloud", &cloud, report).await? {
@@ -124,6 +130,23 @@ async fn stages(name: &str, origin: &Origin, report: &mut Report<'_>) -> io::Res
             report.step(&format!("{name} {stage}"), Err::<&str, _>(fault)).map(|()| false)
         }
     }
+}
+
+/// CONNECT and SUBSCRIBE. A running agent keeps its connection: then another client id is used, which not every broker takes.
+async fn mqtt(config: &Config, tls: Option<Arc<ClientConfig>>, report: &mut Report<'_>) -> io::Result<()> {
+    let device = &config.device.id;
+    let running = Store::is_locked(&config.device.state_dir);
+    let client_id = if running { format!("{device}-check") } else { device.to_string() };
+    let topics = Topics::new(&config.broker.topic_prefix, device);
+    let probed = link::probe(&config.broker, tls, &topics, &client_id, !running, WITHIN).await;
+    report.step(
+        "broker MQTT",
+        match probed {
+            Ok(()) => Ok(format!("connected as {client_id}, and {} is granted", topics.entitlement())),
+            Err(fault) if running => Err(format!("{fault}; tried as {client_id} since the agent is running: stop it to try as {device}")),
+            Err(fault) => Err(fault.to_string()),
+        },
+    )
 }
 
 /// Whether the API knows this device, and what its clock says.

@@ -2,11 +2,16 @@
 
 use std::{
     fs,
+    io::Read,
     net::TcpListener,
     ops::Range,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        mpsc::{Receiver, channel},
+    },
+    thread,
 };
 
 use care_protocol::{Channel, Entitlement, Key, Keyset, Lease, Mode, Next, Order, Policy, Position, Reason, Refund, RefundKind, Signer};
@@ -379,4 +384,86 @@ fn connect_says_which_step_failed() {
     assert!(out.contains("ok      broker DNS: 127.0.0.1 is 127.0.0.1\n"), "{out}");
     assert!(out.contains("failed  broker TCP: ") && out.contains("failed  cloud TCP: "), "{out}");
     assert!(!out.contains("API"), "what depends on a failed step is not tried: {out}");
+}
+
+/// A broker that answers CONNECT, and SUBSCRIBE with this code for its first filter; gives back the client ids it saw.
+fn broker(first: u8) -> (u16, Receiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (tell, seen) = channel();
+    thread::spawn(move || {
+        // It ends with the test: then nobody hears of clients any more.
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let mut packet = [0; 512];
+            let Ok(length @ 12..) = stream.read(&mut packet) else { continue };
+            let id = String::from_utf8_lossy(&packet[14..length]).into_owned();
+            stream.write_all(&[0x20, 2, 0, 0]).unwrap();
+            stream.read_exact(&mut packet[..2]).unwrap();
+            let body = usize::from(packet[1]);
+            stream.read_exact(&mut packet[..body]).unwrap();
+            stream.write_all(&[0x90, 5, packet[0], packet[1], first, 1, 1]).unwrap();
+            let _ = stream.read(&mut packet);
+            if tell.send(id).is_err() {
+                break;
+            }
+        }
+    });
+    (port, seen)
+}
+
+/// An API that answers every request with this status line, now.
+fn cloud(status: &'static str) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let mut head = [0; 2048];
+            if matches!(stream.read(&mut head), Ok(1..)) {
+                let date = httpdate::fmt_http_date(std::time::SystemTime::now());
+                let _ = write!(stream, "HTTP/1.1 {status}\r\nDate: {date}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+            }
+        }
+    });
+    port
+}
+
+fn connected(camera: &Camera, broker: u16, cloud: u16) -> (Exit, String) {
+    camera.configure(|text| {
+        text.replace("mqtts://127.0.0.1:1", &format!("mqtt://127.0.0.1:{broker}"))
+            .replace("https://127.0.0.1:1", &format!("http://127.0.0.1:{cloud}"))
+    });
+    let (exit, out, err) = camera.run("check-config --connect");
+    assert_eq!(err, "");
+    (exit, out)
+}
+
+#[test]
+fn connect_goes_through_every_step() {
+    let camera = Camera::new();
+    let (broker, clients) = broker(1);
+    let (exit, out) = connected(&camera, broker, cloud("404 Not Found"));
+    assert_eq!(exit, Exit::Done, "{out}");
+    assert_eq!(clients.recv().unwrap(), DEVICE);
+    for step in ["broker DNS", "broker TCP", "broker MQTT: connected as 8006E5A1F0C2", "cloud DNS", "cloud TCP", "API", "clock"] {
+        assert!(out.contains(&format!("ok      {step}")), "{step} is missing in\n{out}");
+    }
+}
+
+#[test]
+fn connect_leaves_the_connection_of_a_running_agent_alone() {
+    let camera = Camera::new();
+    let (broker, clients) = broker(1);
+    let agent = Store::open(&camera.path("state")).unwrap();
+    assert_eq!(connected(&camera, broker, cloud("200 OK")).0, Exit::Done);
+    assert_eq!(clients.recv().unwrap(), format!("{DEVICE}-check"));
+    drop(agent);
+}
+
+#[test]
+fn connect_says_what_the_broker_and_the_api_refuse() {
+    let camera = Camera::new();
+    let (exit, out) = connected(&camera, broker(0x80).0, cloud("403 Forbidden"));
+    assert_eq!(exit, Exit::Internal);
+    assert!(out.contains("failed  broker MQTT: SUBACK: ") && out.contains("ACL"), "{out}");
+    assert!(out.contains("failed  API: ") && out.contains("403"), "{out}");
 }

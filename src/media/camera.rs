@@ -76,7 +76,6 @@ impl Media {
     ) -> Result<(), MediaError> {
         let mut running = self.running();
         let eye = (config.motion == Motion::BuiltIn).then(|| built_in::eye(self.events.clone()));
-        let raw = Description::of(&config.source).is_ok_and(|description| description.has_raw());
         let mut rings = vec![self.rings[0].clone()];
         if let (Some(config), Some(counts)) = (recording, &self.recording) {
             let ring = Arc::new(Ring::new(recording::WAITING, recording::WAITING_BYTES));
@@ -84,6 +83,7 @@ impl Media {
             rings.push(ring);
         }
         let main = Trunk::start("media-trunk", config.source.clone(), Taps { rings, grey: eye.clone() })?;
+        let sees_raw = main.sees_raw();
         let mut streams = vec![Stream::new(self.rings[0].clone(), main.keyframes())];
         running.main = Some(main);
         if let (Some(source), Some(ring)) = (&config.low_source, self.rings.get(1)) {
@@ -91,10 +91,10 @@ impl Media {
             streams.push(Stream::new(ring.clone(), low.keyframes()));
             running.low = Some(low);
         }
-        if let Some(eye) = eye.filter(|_| !raw) {
+        if let Some(eye) = eye.filter(|_| config.source != Source::Test) {
             // The smaller picture costs less to decode.
             let ring = self.rings[self.rings.len() - 1].clone();
-            running.threads.push(built_in::start(ring, eye, self.stop.clone())?);
+            running.threads.push(built_in::start(ring, eye, sees_raw, self.stop.clone())?);
         }
         running.threads.extend(motion::start(&config.motion, self.events.clone(), self.stop.clone())?);
         let recorder = Recorder {
@@ -133,7 +133,8 @@ impl Media {
         }
     }
 
-    /// Erases the pre-roll: it belongs to the account before (section 4). What goes to the SD card stays.
+    /// Erases the pre-roll, and any clip being recorded: they belong to the account before (section 4). What goes to the SD
+    /// card stays. To be called after the gate has closed and before it opens for the next account.
     pub fn forget(&self) {
         for ring in &self.rings {
             ring.forget();

@@ -73,6 +73,9 @@ struct Clip {
     max: Duration,
     /// When it ends, unless something happens.
     ends: Instant,
+    source: Arc<Ring>,
+    /// Of the ring, before its first frame was read.
+    forgotten: u64,
 }
 
 /// Erased: nothing more may be done with the clip.
@@ -111,11 +114,12 @@ impl Recorder {
     fn begin(&mut self, event: Event) -> Option<(usize, Clip, u64)> {
         for (index, stream) in self.streams.iter().enumerate() {
             let allowed = self.outlet.clip_max()?;
+            let (source, forgotten) = (stream.ring.clone(), stream.ring.forgotten());
             let Some((mut position, first)) = self.first_frame(stream, allowed) else { continue };
             let beginning = Beginning { kind: event.kind, ago: first.taken.elapsed(), height: first.format.height.into() };
             let Some((writer, max)) = self.outlet.begin(beginning) else { continue };
             position += 1;
-            let clip = Clip { file: Mp4::begin(first), writer, max, ends: event.at + AFTER };
+            let clip = Clip { file: Mp4::begin(first), writer, max, ends: event.at + AFTER, source, forgotten };
             return Some((index, clip, position));
         }
         None
@@ -175,11 +179,12 @@ impl Recorder {
     /// One picture at the start of an event: the newest keyframe, as a file of one frame.
     fn snapshot(&self) {
         for stream in &self.streams {
+            let (source, forgotten) = (stream.ring.clone(), stream.ring.forgotten());
             let newest = stream.ring.newest_key().and_then(|at| stream.ring.at(at));
             let Some(frame) = newest else { continue };
             let beginning = Beginning { kind: ClipKind::Snapshot, ago: frame.taken.elapsed(), height: frame.format.height.into() };
             let Some((writer, max)) = self.outlet.begin(beginning) else { continue };
-            let picture = Clip { file: Mp4::begin(frame), writer, max: max.max(AFTER), ends: Instant::now() };
+            let picture = Clip { file: Mp4::begin(frame), writer, max: max.max(AFTER), ends: Instant::now(), source, forgotten };
             // Erased already is as good as never taken.
             let _ = picture.finish();
             return;
@@ -189,6 +194,7 @@ impl Recorder {
 
 impl Clip {
     fn append(&mut self, fragment: Fragment) -> Result<(), Gone> {
+        self.is_of_this_account()?;
         match self.writer.append(fragment.bytes, fragment.duration) {
             Verdict::Continue { max } => {
                 self.max = max;
@@ -198,10 +204,16 @@ impl Clip {
         }
     }
 
+    /// Whatever the outlet has been told meanwhile.
+    fn is_of_this_account(&self) -> Result<(), Gone> {
+        if self.source.forgotten() == self.forgotten { Ok(()) } else { Err(Gone) }
+    }
+
     fn finish(mut self) -> Result<(), Gone> {
         if let Some(fragment) = self.file.finish(self.max) {
             self.append(fragment)?;
         }
+        self.is_of_this_account()?;
         let duration = self.file.duration();
         self.writer.finish(duration);
         tracing::debug!(duration_ms = duration.as_millis() as u64, "clip recorded");

@@ -26,6 +26,7 @@ struct Held {
     /// The position of the first frame held, counted from the first frame ever.
     first: u64,
     bytes: usize,
+    forgotten: u64,
 }
 
 /// What a reader gets.
@@ -76,6 +77,12 @@ impl Ring {
         held.frames.clear();
         held.keys.clear();
         held.bytes = 0;
+        held.forgotten += 1;
+    }
+
+    /// How often it was erased: what was read before belongs to somebody else once this has changed.
+    pub fn forgotten(&self) -> u64 {
+        self.held().forgotten
     }
 
     /// Where a clip should begin: the newest keyframe at least `pre_roll` old, else the oldest; never one older than

@@ -75,6 +75,7 @@ struct State {
     restarts: AtomicU64,
     /// Whether the tap waits for a keyframe.
     broken: AtomicBool,
+    sees_raw: Arc<AtomicBool>,
     last_frame: Mutex<Option<Instant>>,
     fault: Mutex<Option<String>>,
     sink: Mutex<Option<gst_app::AppSink>>,
@@ -111,6 +112,11 @@ impl Trunk {
             restarts: state.restarts.load(Ordering::Relaxed),
             fault: locked(&state.fault).clone(),
         }
+    }
+
+    /// Whether motion looks at raw pictures: known once the source has been opened, for a camera may encode for itself.
+    pub fn sees_raw(&self) -> Arc<AtomicBool> {
+        self.state.sees_raw.clone()
     }
 
     /// A handle that asks the encoder for a keyframe.
@@ -194,6 +200,7 @@ impl Keeper {
     fn assemble(&self) -> Result<gst::Pipeline, MediaError> {
         let description = Description::of(&self.source)?;
         let grey = self.taps.grey.clone().filter(|_| description.has_raw());
+        self.state.sees_raw.store(grey.is_some(), Ordering::Relaxed);
         let pipeline = build(&description, &self.source, grey.is_some())?;
         match description.kind {
             Kind::Test => picture::burn_in_the_time(&pipeline),

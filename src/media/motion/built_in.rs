@@ -2,7 +2,10 @@
 //! pictures where the source has them; of an H.264 source it decodes the keyframes, and no other frame.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -77,11 +80,18 @@ pub(in crate::media) fn eye(events: Events) -> OnGrey {
     })
 }
 
-/// Follows a stream's keyframes on a thread of its own; a decoder that fails is replaced by the next.
-pub(in crate::media) fn start(ring: Arc<Ring>, see: OnGrey, stop: Stop) -> Result<JoinHandle<()>, MediaError> {
+/// Follows a stream's keyframes on a thread of its own, unless raw pictures are at hand; a decoder that fails is replaced by
+/// the next.
+pub(in crate::media) fn start(ring: Arc<Ring>, see: OnGrey, sees_raw: Arc<AtomicBool>, stop: Stop) -> Result<JoinHandle<()>, MediaError> {
     let follow = move || {
         let mut decoders = DECODERS.iter().filter(|name| gst::ElementFactory::find(name).is_some()).cycle();
         let mut position = 0;
+        // Until the first keyframe it is not known what the source has, and a decoder would only cost memory.
+        while ring.newest_key().is_none() || sees_raw.load(Ordering::Relaxed) {
+            if stop.within(Duration::from_millis(200)) {
+                return;
+            }
+        }
         while let Some(name) = decoders.next().filter(|_| !stop.is_now()) {
             match Decoder::start(name, see.clone()) {
                 Ok(decoder) => {

@@ -30,6 +30,8 @@ struct Reading {
     faults: Vec<ConfigFault>,
     /// Every file it names, also where the rest has faults.
     files: Vec<NamedFile>,
+    /// The line that says where motion comes from.
+    motion_line: usize,
 }
 
 impl Reading {
@@ -41,23 +43,35 @@ impl Reading {
                 let right = "create it, or name another one with --config FILE".to_owned();
                 let wrong = format!("cannot be read: {error}");
                 let fault = ConfigFault { file: path.to_owned(), line: 0, key: String::new(), wrong, right };
-                Self { config: None, faults: vec![fault], files: Vec::new() }
+                Self { config: None, faults: vec![fault], files: Vec::new(), motion_line: 0 }
             }
         }
     }
 
     /// Looks at the named files too, whatever faults the text has.
-    fn with_files(mut self, path: &Path, look: impl Fn(FileKind) -> bool) -> Result<Config, Vec<ConfigFault>> {
-        self.faults.extend(self.files.iter().filter(|file| look(file.kind)).filter_map(|file| file.fault(path)));
-        match self.config {
-            Some(config) => {
-                if self.faults.iter().all(|fault| fault.key == "device.state_dir") {
-                    self.faults.extend(files::pair_faults(&config, &self.files, path));
-                }
-                if self.faults.is_empty() { Ok(config) } else { Err(self.faults) }
+    fn look_at_files(&mut self, path: &Path, which: impl Fn(FileKind) -> bool) {
+        let alone = self.files.iter().filter(|file| which(file.kind)).filter_map(|file| file.fault(path));
+        self.faults.extend(alone.collect::<Vec<_>>());
+        if let Some(config) = &self.config {
+            if self.faults.iter().all(|fault| fault.key == "device.state_dir") {
+                self.faults.extend(files::pair_faults(config, &self.files, path));
             }
-            None => Err(self.faults),
         }
+    }
+
+    /// Looks whether this camera's GStreamer has what the built-in motion needs. The agent starts without it too: it follows
+    /// the plan, and its status says what is missing.
+    fn look_at_motion(&mut self, path: &Path) {
+        let media = self.config.as_ref().and_then(|config| config.media.as_ref());
+        let Some(media) = media.filter(|media| media.motion == Motion::BuiltIn) else { return };
+        if let Err(wrong) = crate::media::built_in_available(&media.source) {
+            let right = "install it, or write motion = \"socket:/run/camera/motion.sock\" or \"every:30s\"".to_owned();
+            self.faults.push(ConfigFault { file: path.to_owned(), line: self.motion_line, key: "media.motion".to_owned(), wrong, right });
+        }
+    }
+
+    fn ended(self) -> Result<Config, Vec<ConfigFault>> {
+        self.config.filter(|_| self.faults.is_empty()).ok_or(self.faults)
     }
 }
 
@@ -91,25 +105,28 @@ pub struct Config {
 impl Config {
     /// Reads a configuration's text; `path` is only named in faults. Every fault is found at once.
     pub fn parse(text: &str, path: &Path) -> Result<Self, Vec<ConfigFault>> {
-        let reading = read::read(text, path);
-        reading.config.ok_or(reading.faults)
+        read::read(text, path).ended()
     }
 
     /// Reads a configuration file. The files it names are not looked at; see [`Config::load_with_files`].
     pub fn load(path: &Path) -> Result<Self, Vec<ConfigFault>> {
-        let reading = Reading::of(path);
-        reading.config.ok_or(reading.faults)
+        Reading::of(path).ended()
     }
 
     /// Reads a configuration file and looks at the keys and certificates it names: what the agent starts with, and what it
     /// takes over on SIGHUP. A state directory that cannot be written is no fault here: the agent obeys what it can read.
     pub fn load_with_files(path: &Path) -> Result<Self, Vec<ConfigFault>> {
-        Reading::of(path).with_files(path, |kind| kind != FileKind::WritableDir)
+        let mut reading = Reading::of(path);
+        reading.look_at_files(path, |kind| kind != FileKind::WritableDir);
+        reading.ended()
     }
 
-    /// Reads a configuration file and looks at everything it names, by writing to the state directory too.
+    /// Reads a configuration file and looks at everything it names or needs, by writing to the state directory too.
     pub fn check(path: &Path) -> Result<Self, Vec<ConfigFault>> {
-        Reading::of(path).with_files(path, |_| true)
+        let mut reading = Reading::of(path);
+        reading.look_at_files(path, |_| true);
+        reading.look_at_motion(path);
+        reading.ended()
     }
 }
 

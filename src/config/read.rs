@@ -29,7 +29,9 @@ pub(super) fn read(text: &str, file: &Path) -> Reading {
     let (document, errors) = DeTable::parse_recoverable(text);
     let findings = Findings::new(file, text);
     let mut files = Vec::new();
-    let config = config(Section::root(&findings, document.get_ref(), !errors.is_empty()), &mut files, &findings);
+    let root = Section::root(&findings, document.get_ref(), !errors.is_empty());
+    let mut motion_line = 0;
+    let config = config(root, &mut files, &mut motion_line, &findings);
 
     let syntax = Findings::new(file, text);
     for error in &errors {
@@ -39,11 +41,11 @@ pub(super) fn read(text: &str, file: &Path) -> Reading {
     let broken: BTreeSet<usize> = faults.iter().map(|fault| fault.line).collect();
     faults.extend(findings.into_faults().into_iter().filter(|fault| !broken.contains(&fault.line)));
     faults.sort_by_key(|fault| if fault.line == 0 { usize::MAX } else { fault.line });
-    Reading { config: config.filter(|_| faults.is_empty()), faults, files }
+    Reading { config: config.filter(|_| faults.is_empty()), faults, files, motion_line }
 }
 
 /// Every section is read, whatever faults the others have.
-fn config(root: Section, files: &mut Vec<NamedFile>, findings: &Findings) -> Option<Config> {
+fn config(root: Section, files: &mut Vec<NamedFile>, motion_line: &mut usize, findings: &Findings) -> Option<Config> {
     let mut named = |section: &str, key: &str, kind: FileKind, path: &Placed<PathBuf>| {
         files.push(NamedFile { key: format!("{section}.{key}"), line: findings.line(Some(path.at)), kind, path: path.value.clone() });
     };
@@ -56,7 +58,10 @@ fn config(root: Section, files: &mut Vec<NamedFile>, findings: &Findings) -> Opt
     let trust = root.required_section("trust", "issuer and root_keys").and_then(trust);
     let store = absent_or(&root, "store", |section| clip_store(section, &mut named));
     let free = root.required_section("free", "the model's Free policy: it is the floor when a lease ends").and_then(free);
-    let media = absent_or(&root, "media", media);
+    let media = absent_or(&root, "media", |section| {
+        *motion_line = findings.line(section.place("motion"));
+        media(section)
+    });
     let recording = absent_or(&root, "recording", recording);
     let spool = root.section("spool").map_or(Some(Spool::default()), spool);
     let upload = root.section("upload").map_or(Some(Upload { uplink_kbps: 0 }), upload);

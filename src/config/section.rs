@@ -139,6 +139,11 @@ impl<'a, 't, 'i> Section<'a, 't, 'i> {
         self.table.contains_key(key)
     }
 
+    /// Where a key stands; where the section begins if its default holds.
+    pub(super) fn place(&self, key: &str) -> Option<usize> {
+        self.table.get(key).map(|value| value.span().start).or(self.at)
+    }
+
     /// A fault of this section's key that stands at `at`.
     pub(super) fn wrong(&self, key: &str, at: usize, wrong: Wrong) {
         self.findings.add(Some(at), self.key(key), wrong);

@@ -330,6 +330,24 @@ mod files {
     }
 
     #[test]
+    #[cfg(not(feature = "gstreamer"))]
+    fn motion_that_nothing_here_can_see_is_found() {
+        let camera = Camera::new();
+        let text = fs::read_to_string(camera.config()).unwrap();
+        camera.write("config.toml", &(text + "[media]\nsource = \"test\"\nmotion = \"built-in\"\n"), 0o644);
+        let faults = Config::check(&camera.config()).expect_err("no GStreamer");
+        assert_eq!((faults.len(), faults[0].line, faults[0].key.as_str()), (1, 24, "media.motion"));
+        assert_eq!(camera.faults(), [""; 0], "the agent starts all the same");
+    }
+
+    #[test]
+    fn the_motion_key_is_found_for_its_fault() {
+        let line = |text: &str| read::read(text, Path::new("config.toml")).motion_line;
+        assert_eq!(line(&format!("{LEAST}[media]\nsource = \"test\"\nmotion = \"built-in\"\n")), 24);
+        assert_eq!(line(&format!("{LEAST}[media]\nsource = \"test\"\n")), 22, "its default stands with the section");
+    }
+
+    #[test]
     fn a_file_that_is_not_there_is_the_only_fault() {
         let faults = Config::load(Path::new("/nonexistent/config.toml")).expect_err("not there");
         assert_eq!(faults.len(), 1);

@@ -10,7 +10,12 @@ use care_protocol::{DeviceId, Digest, Mode, Plan, Policy, Position, Reason, Repo
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::{clock::Now, config::Config, engine::View, media::MediaStatus};
+use crate::{
+    clock::Now,
+    config::Config,
+    engine::View,
+    media::{MediaStatus, RecordingStatus, StreamStatus},
+};
 
 /// The whole picture, as `/status.json` gives it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -322,6 +327,14 @@ impl StatusDocument {
         rows.push(("spool", format!("{} clips, {} of {}", spool.clips, bytes(spool.bytes), bytes(spool.quota_bytes))));
         rows.push(("uploaded", format!("{} clips, {}", spool.stored_clips, bytes(spool.stored_bytes))));
         rows.push(("erased", format!("{} clips, {}", spool.erased_clips, bytes(spool.erased_bytes))));
+        if let Some(media) = &self.media {
+            rows.push(("camera", picture(&media.status.stream)));
+            rows.extend(media.status.low.as_ref().map(|low| ("low stream", picture(low))));
+            let MediaStatus { motion_events, clips_recorded, clip_running, .. } = &media.status;
+            let running = if *clip_running { ", one running" } else { "" };
+            rows.push(("clips", format!("{motion_events} motion events, {clips_recorded} clips recorded{running}")));
+            rows.extend(media.status.recording.as_ref().map(|card| ("SD card", recording(card))));
+        }
         if let Some(order) = &self.order {
             rows.push(("order", order.clone()));
         }
@@ -334,6 +347,19 @@ impl StatusDocument {
         rows.extend(self.warnings.iter().map(|warning| ("warning", warning.clone())));
         rows
     }
+}
+
+fn picture(stream: &StreamStatus) -> String {
+    let StreamStatus { source, width, height, frames, dropped, fault, .. } = stream;
+    match fault {
+        Some(fault) => format!("{source}: {fault}"),
+        None => format!("{source}, {width}×{height}, {frames} frames, {dropped} not tapped"),
+    }
+}
+
+fn recording(card: &RecordingStatus) -> String {
+    let fault = card.fault.as_ref().map_or_else(String::new, |fault| format!("; {fault}"));
+    format!("{}, {} frames, {} lost{fault}", bytes(card.bytes), card.frames, card.dropped)
 }
 
 fn switch(report: &Report) -> String {

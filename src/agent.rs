@@ -89,6 +89,8 @@ struct Agent {
     status_is_old: bool,
     media_fault: Option<String>,
     store_fault: Option<String>,
+    /// When the device's certificate ends, since 1970; `None` without TLS.
+    certificate_ends: Option<Duration>,
 }
 
 impl Agent {
@@ -153,6 +155,7 @@ impl Agent {
             status_is_old: true,
             media_fault: None,
             store_fault: None,
+            certificate_ends: certificate_ends(&config),
             config,
         })
     }
@@ -377,6 +380,9 @@ impl Agent {
             document.see_uploads(&uploads);
             document.see_media(media, self.media_fault.as_deref());
             document.see_store(writes, self.store_fault.as_deref());
+            if let Some(ends) = self.certificate_ends {
+                document.see_certificate(ends, now);
+            }
             document.warn();
         });
         self.notifier.status(&self.board.read().summary());
@@ -421,6 +427,7 @@ impl Agent {
         self.api = peers.api.clone();
         self.uploads.set_peers(peers);
         self.link.reload(broker_tls);
+        self.certificate_ends = certificate_ends(&config);
         self.config.free = config.free;
         self.handle(Event::Reconfigured { free: config.free });
         Ok(())
@@ -485,6 +492,13 @@ fn settings(config: &Config) -> Settings {
             URL_SAFE_NO_PAD.encode(nonce)
         }),
     }
+}
+
+/// The first to end of the certificates that this device shows.
+fn certificate_ends(config: &Config) -> Option<Duration> {
+    let files = config.broker.tls.iter().chain(&config.cloud.tls);
+    // They were read a moment ago, or the agent would not be here.
+    files.filter_map(|files| tls::expires(&files.client_cert).ok()).min()
 }
 
 fn peers(config: &Config, clock: &Clock) -> anyhow::Result<upload::Peers> {

@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 
 /// The file of section 3.7, which is also the example that is installed.
@@ -214,6 +216,23 @@ fn a_secret_in_a_url_is_not_repeated() {
     let text = LEAST.replace("mqtts://", "mqtts://user:canary@") + "[media]\nsource = \"rtsp:/user:canary@camera\"\n";
     for fault in parse(&text).expect_err("has faults") {
         assert!(!fault.to_string().contains("canary"), "{fault}");
+    }
+}
+
+proptest! {
+    /// Whatever stands in the file: an answer, and faults within it.
+    #[test]
+    fn no_text_is_too_strange(at in 0..2000usize, cut in 0..200usize, put in "[ -~\\n\\[\\]{}='\"#é\\x00]{0,20}") {
+        let mut text = WHOLE.to_owned();
+        let boundary = |text: &str, at: usize| (0..=at.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap();
+        let (from, to) = (boundary(&text, at), boundary(&text, at + cut));
+        text.replace_range(from..to, &put);
+        if let Err(faults) = parse(&text) {
+            prop_assert!(!faults.is_empty());
+            for fault in faults {
+                prop_assert!(fault.line <= text.lines().count() + 1, "{fault}");
+            }
+        }
     }
 }
 

@@ -39,8 +39,6 @@ use crate::clock::Now;
 
 /// How long a document under an unknown key waits for its keyset.
 const HOLD: Duration = Duration::from_secs(30);
-/// How long a camera that has no keyset yet waits for the retained one before it fetches it.
-const FIRST_KEYSET: Duration = Duration::from_secs(2);
 /// How often a keyset is fetched for an unknown key, at most.
 const KEYSET_PAUSE: Duration = Duration::from_secs(60);
 /// When clips refused with 402 or 403 are tried again if nothing confirms the plan.
@@ -265,8 +263,8 @@ impl Engine {
         }
         if let Some(unknown) = &self.unknown_key {
             wake = wake.min(unknown.until);
-            if !self.fetching_keyset {
-                wake = wake.min(self.keyset_due(unknown));
+            if let Some(fetched) = self.keyset_fetched.filter(|_| !self.fetching_keyset) {
+                wake = wake.min((fetched + KEYSET_PAUSE).max(now.boot));
             }
         }
         wake

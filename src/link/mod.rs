@@ -21,7 +21,6 @@ mod acks;
 mod backoff;
 mod fault;
 mod outbox;
-mod probe;
 mod progress;
 mod session;
 #[cfg(test)]
@@ -43,7 +42,6 @@ use tokio::{
 
 pub use acks::Ack;
 pub use fault::{LinkFault, Stage};
-pub use probe::probe;
 
 use crate::config;
 use acks::AckWindow;

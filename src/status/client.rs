@@ -62,16 +62,14 @@ pub fn ask(listen: &Listen, path: &str) -> Result<Bytes, AskError> {
         Listen::Tcp(address) => (address.to_string(), address.to_string()),
         Listen::Unix(path) => (format!("unix:{}", path.display()), "localhost".to_owned()),
     };
-    let asked = async {
+    let asked = runtime.block_on(timeout(WITHIN, async {
         let nobody = |why| AskError::Nobody { at: at.clone(), why };
         match listen {
             Listen::Tcp(address) => fetch(TcpStream::connect(address).await.map_err(nobody)?, &host, path, &at).await,
             Listen::Unix(socket) => fetch(UnixStream::connect(socket).await.map_err(nobody)?, &host, path, &at).await,
         }
-    };
-    // A timeout can only be made inside the runtime.
-    let answered = runtime.block_on(async { timeout(WITHIN, asked).await });
-    answered.unwrap_or_else(|_| Err(AskError::Slow { at: at.clone() }))
+    }));
+    asked.unwrap_or_else(|_| Err(AskError::Slow { at: at.clone() }))
 }
 
 async fn fetch(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, host: &str, path: &str, at: &str) -> Result<Bytes, AskError> {

@@ -192,7 +192,7 @@ impl Standing {
     }
 
     fn wants_polls(&self, now: Now) -> bool {
-        !(self.subscribed && self.is_confirmed()) || !now.confirmed
+        !(self.subscribed && self.is_confirmed() && now.confirmed)
     }
 
     /// Ask over HTTPS at once.

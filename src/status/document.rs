@@ -296,7 +296,13 @@ impl StatusDocument {
         rows.push(("plan", format!("{plan}{reason}")));
         rows.push(("mode", self.mode.to_string()));
         let written = if self.persisted { "on flash" } else { "not on flash yet" };
-        rows.push(("document", format!("{} under keyset {}, {written}", self.position(), self.keyset)));
+        rows.push((
+            "document",
+            match self.position() {
+                Position::NONE => "none".to_owned(),
+                position => format!("{position} under keyset {}, {written}", self.keyset),
+            },
+        ));
         rows.push(("may leave", limits(&self.may_leave)));
         rows.push((
             "lease",

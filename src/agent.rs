@@ -86,6 +86,7 @@ struct Agent {
     notifier: Notifier,
     started: Instant,
     status_at: Instant,
+    status_is_old: bool,
     media_fault: Option<String>,
     store_fault: Option<String>,
     /// When the device's certificate ends, since 1970; `None` without TLS.
@@ -151,6 +152,7 @@ impl Agent {
             notifier: Notifier::from_env(),
             started: now,
             status_at: now,
+            status_is_old: true,
             media_fault: None,
             store_fault: None,
             certificate_ends: certificate_ends(&config),
@@ -183,7 +185,7 @@ impl Agent {
                 () = time::sleep(sleep) => self.handle(Event::Tick),
             }
             self.notifier.alive();
-            if self.status_at.elapsed() >= STATUS_EVERY.0 {
+            if self.status_at.elapsed() >= self.show_every() {
                 self.show();
             }
         }
@@ -194,9 +196,14 @@ impl Agent {
     fn until_due(&self) -> Duration {
         let now = self.clock.now();
         let engine = self.engine.wake_at(now).saturating_sub(now.boot);
-        let status = STATUS_EVERY.1.saturating_sub(self.status_at.elapsed());
+        let status = self.show_every().saturating_sub(self.status_at.elapsed());
         let watchdog = self.notifier.turn_every().unwrap_or(ROUND);
         engine.min(status).min(watchdog).min(ROUND)
+    }
+
+    /// How old the status may be: what has just changed is shown soon, and a burst does not show every step.
+    fn show_every(&self) -> Duration {
+        if self.status_is_old { STATUS_EVERY.0 } else { STATUS_EVERY.1 }
     }
 
     fn take_link(&mut self, event: link::Event) {
@@ -270,6 +277,7 @@ impl Agent {
     }
 
     fn handle(&mut self, event: Event) {
+        self.status_is_old |= event != Event::Tick;
         let effects = self.engine.handle(event, self.clock.now());
         self.carry_out(effects);
     }
@@ -379,6 +387,7 @@ impl Agent {
         });
         self.notifier.status(&self.board.read().summary());
         self.status_at = Instant::now();
+        self.status_is_old = false;
     }
 
     /// SIGHUP: reads configuration, certificates and authorities again, and keeps the last good ones if they are bad.

@@ -1,19 +1,205 @@
 //! `check-config`: every fault of the configuration and of the files it names; with `--connect` also whether the cloud can
-//! be reached with it.
+//! be reached with it, step by step, so that the step that fails names the one to look after.
 
-use std::{io::Write, path::Path};
+use std::{
+    fmt::Display,
+    io::{self, Write},
+    path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use anyhow::Context;
+use care_protocol::Topics;
+use rustls::ClientConfig;
+use tokio::runtime;
 
 use super::{Exit, refuse};
-use crate::config::Config;
+use crate::{
+    clock::Clock,
+    config::{Config, Endpoint, TlsFiles},
+    engine::Record,
+    http::{self, Fault, Origin, Stage, Street},
+    link,
+    store::{Restored, Store},
+    tls,
+};
+
+/// How long one step may take.
+const WITHIN: Duration = Duration::from_secs(10);
+/// The largest answer of the API that is read.
+const ANSWER_MOST: usize = 64 * 1024;
+/// How far the system clock may be from the cloud's: as far as trusted time follows it (section 3.3).
+const CLOCK_WITHIN_S: u64 = 600;
 
 pub(super) fn run(path: &Path, connect: bool, out: &mut dyn Write, err: &mut dyn Write) -> anyhow::Result<Exit> {
-    let _config = match Config::check(path) {
+    let config = match Config::check(path) {
         Ok(config) => config,
         Err(faults) => return refuse(&faults, err),
     };
     writeln!(out, "{}: ok", path.display())?;
-    if connect {
-        anyhow::bail!("--connect is not wired");
+    if !connect {
+        return Ok(Exit::Done);
     }
-    Ok(Exit::Done)
+    let runtime = runtime::Builder::new_current_thread().enable_all().build().context("cannot start the checks")?;
+    let mut report = Report { out, failed: false };
+    runtime.block_on(reach(&config, &mut report))?;
+    // A resolver that hangs must not hold the command up.
+    let failed = report.failed;
+    runtime.shutdown_background();
+    Ok(if failed { Exit::Internal } else { Exit::Done })
+}
+
+/// One line a step.
+struct Report<'a> {
+    out: &'a mut dyn Write,
+    failed: bool,
+}
+
+impl Report<'_> {
+    fn step(&mut self, what: &str, outcome: Result<impl Display, impl Display>) -> io::Result<()> {
+        match outcome {
+            Ok(found) => writeln!(self.out, "ok      {what}: {found}"),
+            Err(fault) => {
+                self.failed = true;
+                writeln!(self.out, "failed  {what}: {fault}")
+            }
+        }
+    }
+}
+
+async fn reach(config: &Config, report: &mut Report<'_>) -> anyhow::Result<()> {
+    let clock = Clock::start(trusted_on_record(&config.device.state_dir));
+    let origin = |endpoint: &Endpoint, files: &Option<TlsFiles>| -> anyhow::Result<Origin> {
+        let tls = files.as_ref().map(|files| tls::client_config(files, &clock)).transpose()?;
+        Ok(Origin { endpoint: endpoint.clone(), tls })
+    };
+    let broker = origin(&config.broker.endpoint, &config.broker.tls)?;
+    if stages("broker", &broker, report).await? {
+        mqtt(config, broker.tls.clone(), report).await?;
+    }
+
+    let cloud = origin(&config.cloud.endpoint, &config.cloud.tls)?;
+    if stages("cloud", &cloud, report).await? {
+        api(config, &cloud, report).await?;
+    }
+    if let Some(store) = &config.store {
+        let tls = tls::store_config(&store.ca, &clock)?;
+        for (host, port) in &store.hosts {
+            let endpoint = Endpoint { host: host.clone(), port: *port, tls: true };
+            stages("store", &Origin { endpoint, tls: Some(tls.clone()) }, report).await?;
+        }
+    }
+    Ok(())
+}
+
+/// What the device believes the time is at least, so that certificates are judged as the agent judges them.
+fn trusted_on_record(state_dir: &Path) -> Option<Duration> {
+    match Store::peek(state_dir) {
+        Ok(Restored::Record(bytes)) => Record::read(&bytes).ok().map(|record| Duration::from_secs(record.trusted_s)),
+        _ => None,
+    }
+}
+
+/// DNS, TCP and TLS to one host; whether all went well.
+async fn stages(name: &str, origin: &Origin, report: &mut Report<'_>) -> io::Result<bool> {
+    let at = origin.endpoint.authority();
+    let addresses = match http::resolve(&origin.endpoint, deadline()).await {
+        Ok(addresses) => addresses,
+        Err(fault) => {
+            report.step(&format!("{name} DNS"), Err::<&str, _>(fault))?;
+            return Ok(false);
+        }
+    };
+    let list = addresses.iter().map(|address| address.ip().to_string()).collect::<Vec<_>>().join(", ");
+    report.step(&format!("{name} DNS"), Ok::<_, Fault>(format!("{} is {list}", origin.endpoint.host)))?;
+
+    let connected = http::connect(&Street, origin, &addresses, deadline()).await.map(drop);
+    let reached = match &connected {
+        Ok(()) => true,
+        Err(fault) => fault.stage() == Some(Stage::Tls),
+    };
+    if reached {
+        report.step(&format!("{name} TCP"), Ok::<_, Fault>(format!("{at} answers")))?;
+    }
+    match connected {
+        Ok(()) if origin.tls.is_none() => Ok(true),
+        Ok(()) => report.step(&format!("{name} TLS"), Ok::<_, Fault>("the server's certificate is good")).map(|()| true),
+        Err(fault) => {
+            let stage = if reached { "TLS" } else { "TCP" };
+            report.step(&format!("{name} {stage}"), Err::<&str, _>(fault)).map(|()| false)
+        }
+    }
+}
+
+/// CONNECT and SUBSCRIBE. A running agent keeps its connection: then another client id is used, which not every broker takes.
+async fn mqtt(config: &Config, tls: Option<Arc<ClientConfig>>, report: &mut Report<'_>) -> io::Result<()> {
+    let device = &config.device.id;
+    let running = Store::is_locked(&config.device.state_dir);
+    let client_id = if running { format!("{device}-check") } else { device.to_string() };
+    let topics = Topics::new(&config.broker.topic_prefix, device);
+    let probed = link::probe(&config.broker, tls, &topics, &client_id, !running, WITHIN).await;
+    report.step(
+        "broker MQTT",
+        match probed {
+            Ok(()) => Ok(format!("connected as {client_id}, and {} is granted", topics.entitlement())),
+            Err(fault) if running => Err(format!("{fault}; tried as {client_id} since the agent is running: stop it to try as {device}")),
+            Err(fault) => Err(fault.to_string()),
+        },
+    )
+}
+
+/// Whether the API knows this device, and what its clock says.
+async fn api(config: &Config, cloud: &Origin, report: &mut Report<'_>) -> io::Result<()> {
+    let path = format!("/v1/devices/{}/entitlement", config.device.id);
+    let answer = match http::get(cloud, &path, ANSWER_MOST, WITHIN).await {
+        Ok(answer) => answer,
+        Err(fault) => return report.step("API", Err::<&str, _>(fault)),
+    };
+    report.step(
+        "API",
+        match answer.status {
+            200 => Ok("the cloud has an entitlement for this device".to_owned()),
+            404 => Ok("the cloud has no entitlement for this device (404)".to_owned()),
+            401 | 403 => Err(format!("the cloud refuses this device ({}): is its certificate registered?", answer.status)),
+            status => Err(format!("GET {path} was answered {status}")),
+        },
+    )?;
+    let system = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    report.step("clock", skew(system, answer.date))
+}
+
+fn skew(system: Duration, cloud: Option<Duration>) -> Result<String, String> {
+    let Some(cloud) = cloud else {
+        return Err("the cloud's answer has no Date, so trusted time can never be confirmed".to_owned());
+    };
+    let (apart, direction) = match system.checked_sub(cloud) {
+        Some(ahead) => (ahead.as_secs(), "ahead of"),
+        None => (cloud.saturating_sub(system).as_secs(), "behind"),
+    };
+    let found = format!("the system clock is {apart} s {direction} the cloud's");
+    if apart <= CLOCK_WITHIN_S {
+        Ok(found)
+    } else {
+        Err(format!("{found}; the agent goes by the cloud's, everything else on this camera does not"))
+    }
+}
+
+fn deadline() -> tokio::time::Instant {
+    tokio::time::Instant::now() + WITHIN
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_clock_is_compared_both_ways() {
+        let at = Duration::from_secs;
+        assert_eq!(skew(at(1000), Some(at(990))).unwrap(), "the system clock is 10 s ahead of the cloud's");
+        assert_eq!(skew(at(990), Some(at(1000))).unwrap(), "the system clock is 10 s behind the cloud's");
+        assert!(skew(at(0), Some(at(1_767_225_600))).is_err());
+        assert!(skew(at(1_767_225_600), Some(at(0))).is_err());
+        assert!(skew(at(0), None).is_err());
+    }
 }

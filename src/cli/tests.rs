@@ -1,1 +1,469 @@
+//! Command lines as they are typed, and what comes of them.
 
+use std::{
+    fs,
+    io::Read,
+    net::TcpListener,
+    ops::Range,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        mpsc::{Receiver, channel},
+    },
+    thread,
+};
+
+use care_protocol::{Channel, Entitlement, Key, Keyset, Lease, Mode, Next, Order, Policy, Position, Reason, Refund, RefundKind, Signer};
+
+use super::*;
+use crate::{
+    config::Listen,
+    engine::Record,
+    status::{Board, StatusDocument, serve},
+    store::{Restored, Store},
+    test_pki::Authority,
+};
+
+const DEVICE: &str = "8006E5A1F0C2";
+/// Unix seconds: around everything that happens here, and within what a UTCTime can say.
+const VALID: Range<i64> = 1_700_000_000..2_500_000_000;
+const POLICY: Policy = Policy { clips: true, history_h: 12, clip_max_s: 12, cooldown_s: 300, max_height: 720, snapshots: false };
+
+/// A camera's directory: configuration, key, certificates, state; and the keys of the cloud's side.
+struct Camera {
+    dir: tempfile::TempDir,
+    root: Signer,
+    key: Signer,
+}
+
+impl Camera {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let signer = |kid| Signer::from_pkcs8(kid, &Signer::generate()).unwrap();
+        let camera = Self { dir, root: signer("root-2026"), key: signer("2026-11") };
+
+        let authority = Authority::root("camera authority", VALID);
+        let leaf = authority.leaf(DEVICE, VALID);
+        camera.write("ca.pem", authority.pem().as_bytes());
+        camera.write("device.pem", leaf.pem().as_bytes());
+        camera.write("device.key", leaf.key_pem().as_bytes());
+        camera.chmod("device.key", 0o600);
+        fs::create_dir(camera.path("state")).unwrap();
+        camera.configure(|text| text);
+        camera
+    }
+
+    /// Writes the configuration anew, changed.
+    fn configure(&self, change: impl FnOnce(String) -> String) {
+        let at = |name: &str| self.path(name).display().to_string();
+        let text = format!(
+            "[device]\nid = \"{DEVICE}\"\nmodel = \"KC420WS\"\nstate_dir = \"{state}\"\n\
+             [broker]\nurl = \"mqtts://127.0.0.1:1\"\nca = \"{ca}\"\nclient_cert = \"{cert}\"\nclient_key = \"{key}\"\n\
+             [cloud]\nurl = \"https://127.0.0.1:1\"\n\
+             [trust]\nissuer = \"care\"\nroot_keys = {{ \"root-2026\" = \"{root}\" }}\n\
+             [free]\nclips = true\nhistory_h = 12\nclip_max_s = 12\ncooldown_s = 300\nmax_height = 720\nsnapshots = false\n\
+             [status]\nlisten = \"unix:{socket}\"\n",
+            state = at("state"),
+            ca = at("ca.pem"),
+            cert = at("device.pem"),
+            key = at("device.key"),
+            root = self.root.public_key().to_base64url(),
+            socket = at("status.sock"),
+        );
+        self.write("config.toml", change(text).as_bytes());
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn write(&self, name: &str, content: &[u8]) {
+        fs::write(self.path(name), content).unwrap();
+    }
+
+    fn chmod(&self, name: &str, mode: u32) {
+        fs::set_permissions(self.path(name), fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    /// Runs a command line with this camera's configuration.
+    fn run(&self, line: &str) -> (Exit, String, String) {
+        let config = self.path("config.toml");
+        typed(line.split_whitespace().chain(["--config", config.to_str().unwrap()]))
+    }
+
+    fn config(&self) -> Config {
+        Config::load(&self.path("config.toml")).unwrap()
+    }
+
+    fn keyset(&self, version: u64, revoked: &[&str]) -> String {
+        let key = Key { public: self.key.public_key(), not_before: 1_767_000_000 };
+        let keyset = Keyset {
+            iss: "care".into(),
+            version,
+            iat: 1_767_225_600,
+            keys: [(self.key.kid().to_owned(), key)].into(),
+            revoked: revoked.iter().map(|kid| (*kid).to_owned()).collect(),
+            resets: Vec::new(),
+        };
+        keyset.sign(&self.root)
+    }
+
+    fn entitlement(&self) -> Entitlement {
+        Entitlement {
+            iss: "care".into(),
+            aud: DEVICE.parse().unwrap(),
+            account: "acct-canary".into(),
+            epoch: 3.try_into().unwrap(),
+            seq: 41.try_into().unwrap(),
+            plan: "premium".parse().unwrap(),
+            reason: Reason::Subscribed,
+            channel: Channel::Portal,
+            iat: 1_767_225_600,
+            lease: Lease { max_age_s: 172_800, not_after: 1_767_398_400 },
+            policy: POLICY,
+            next: Some(Next { plan: "free".parse().unwrap(), effective_at: 1_769_817_600, reason: Reason::Cancelled, policy: POLICY }),
+            order: Some(Order {
+                id: "KC-2026-000123".into(),
+                refund: Refund { kind: RefundKind::Credit, amount_minor: 412, currency: "USD".into() },
+            }),
+            crit: Vec::new(),
+        }
+    }
+
+    /// A state that the agent could have left: bound, with a document in force.
+    fn bind(&self) -> Record {
+        let token = self.entitlement().sign(&self.key);
+        let config = self.config();
+        let keyset = Keyset::verify(self.keyset(7, &[]).as_bytes(), &config.trust.root_keys, "care").unwrap();
+        let verified = Entitlement::verify(token.as_bytes(), Some(&keyset.keyset), "care", &config.device.id).unwrap();
+        let record = Record {
+            format: Record::FORMAT,
+            ratchet: Position { epoch: 3, seq: 41 },
+            ratchet_digest: Some(verified.digest),
+            entitlement: Some(token),
+            keyset: Some(keyset.token),
+            verified_by: None,
+            lease_used_s: 60,
+            next_performed: false,
+            trusted_s: 1_767_225_700,
+            reset_id: 4,
+            report: None,
+        };
+        let (mut store, _) = Store::open(&self.path("state")).unwrap();
+        store.write_now(&record.to_bytes()).unwrap();
+        record
+    }
+}
+
+fn typed<'a>(args: impl IntoIterator<Item = &'a str>) -> (Exit, String, String) {
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let exit = run(args.into_iter().map(OsString::from), &mut out, &mut err);
+    (exit, String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
+}
+
+/// Everything in a file or directory, to look for words in.
+fn bytes_below(path: &Path) -> Vec<u8> {
+    if path.is_dir() {
+        fs::read_dir(path).unwrap().flat_map(|entry| bytes_below(&entry.unwrap().path())).collect()
+    } else {
+        fs::read(path).unwrap()
+    }
+}
+
+fn holds(path: &Path, word: &str) -> bool {
+    bytes_below(path).windows(word.len()).any(|window| window == word.as_bytes())
+}
+
+#[test]
+fn help_and_version_are_results() {
+    let (exit, out, err) = typed(["--help"]);
+    assert_eq!((exit, err.as_str()), (Exit::Done, ""));
+    assert!(out.contains("factory-reset"));
+    assert_eq!(typed(["--version"]).1, format!("kasa-care-agent {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn a_wrong_command_line_is_64() {
+    for line in [&["dance"][..], &[], &["status", "--xml"], &["verify"]] {
+        let (exit, out, err) = typed(line.iter().copied());
+        assert_eq!((exit, out.as_str()), (Exit::Usage, ""), "{line:?}");
+        assert!(err.contains("--help"), "{err}");
+    }
+    assert_eq!([Exit::Done, Exit::Usage, Exit::Internal, Exit::Config].map(|exit| exit as u8), [0, 64, 70, 78]);
+}
+
+#[test]
+fn a_good_configuration_is_ok() {
+    let camera = Camera::new();
+    let (exit, out, err) = camera.run("check-config");
+    assert_eq!((exit, err.as_str()), (Exit::Done, ""));
+    assert!(out.ends_with("config.toml: ok\n"), "{out}");
+}
+
+#[test]
+fn every_command_refuses_a_wrong_configuration_with_78() {
+    let camera = Camera::new();
+    camera.configure(|text| text.replace("clips = true", "clips = 1").replace("mqtts://127.0.0.1", "mqtt://care.example"));
+    camera.write("token", b"x");
+    let token = camera.path("token").display().to_string();
+    for line in ["run", "check-config", "check-config --connect", "status", &format!("verify {token}"), "factory-reset"] {
+        let (exit, out, err) = camera.run(line);
+        assert_eq!((exit, out.as_str()), (Exit::Config, ""), "{line}");
+        assert!(err.contains("config.toml:6: broker.url:") && err.contains("free.clips"), "{line}: {err}");
+    }
+}
+
+#[test]
+fn the_service_refuses_a_loose_or_missing_key_and_names_it() {
+    let camera = Camera::new();
+    camera.chmod("device.key", 0o644);
+    for line in ["run", "check-config"] {
+        let (exit, _, err) = camera.run(line);
+        assert_eq!(exit, Exit::Config, "{line}");
+        assert!(err.contains("broker.client_key") && err.contains("device.key") && err.contains("chmod 600"), "{err}");
+    }
+    fs::remove_file(camera.path("device.key")).unwrap();
+    let (exit, _, err) = camera.run("run");
+    assert_eq!(exit, Exit::Config);
+    assert!(err.contains("device.key"), "{err}");
+}
+
+#[test]
+fn a_good_token_is_printed_whole() {
+    let camera = Camera::new();
+    camera.bind();
+    camera.write("token", (camera.entitlement().sign(&camera.key) + "\n").as_bytes());
+    let (exit, out, err) = camera.run(&format!("verify {}", camera.path("token").display()));
+    assert_eq!((exit, err.as_str()), (Exit::Done, ""));
+    for word in [
+        "\"2026-11\" of keyset 7",
+        "sha256:",
+        DEVICE,
+        "acct-canary",
+        "(3, 41)",
+        "premium",
+        "subscribed",
+        "portal",
+        "1767225600",
+        "172800 s",
+        "1767398400",
+        "history 12 h",
+        "free at 2026-01-31T00:00:00Z",
+        "KC-2026-000123",
+        "credit of 412 USD",
+    ] {
+        assert!(out.contains(word), "{word} is missing in\n{out}");
+    }
+}
+
+#[test]
+fn a_token_that_the_device_would_refuse_is_70_with_its_code() {
+    let camera = Camera::new();
+    let verify = |token: String, keyset: String| {
+        camera.write("token", token.as_bytes());
+        camera.write("keyset", keyset.as_bytes());
+        let (token, keyset) = (camera.path("token"), camera.path("keyset"));
+        let (exit, out, err) = camera.run(&format!("verify {} --keyset {}", token.display(), keyset.display()));
+        (exit, out + &err)
+    };
+    let good = camera.entitlement();
+    let signed = |change: fn(&mut Entitlement)| {
+        let mut changed = good.clone();
+        change(&mut changed);
+        changed.sign(&camera.key)
+    };
+    let stranger = Signer::from_pkcs8("2026-11", &Signer::generate()).unwrap();
+    let cases = [
+        ("nonsense".to_owned(), camera.keyset(7, &[]), "bad_form"),
+        (good.sign(&stranger), camera.keyset(7, &[]), "bad_signature"),
+        (good.sign(&camera.key), camera.keyset(7, &["2026-11"]), "revoked_key"),
+        (signed(|document| document.aud = "another".parse().unwrap()), camera.keyset(7, &[]), "wrong_audience"),
+        (signed(|document| document.crit = vec!["lens_cap".into()]), camera.keyset(7, &[]), "unsupported"),
+        ("x".repeat(9000), camera.keyset(7, &[]), "too_large"),
+        (good.sign(&camera.key), "nonsense".to_owned(), "bad_form"),
+    ];
+    assert_eq!(verify(good.sign(&camera.key), camera.keyset(7, &[])).0, Exit::Done);
+    for (token, keyset, code) in cases {
+        let (exit, said) = verify(token, keyset);
+        assert_eq!(exit, Exit::Internal, "{code}");
+        assert!(said.contains(code), "{code}: {said}");
+    }
+}
+
+#[test]
+fn without_a_keyset_nothing_can_be_verified() {
+    let camera = Camera::new();
+    camera.write("token", camera.entitlement().sign(&camera.key).as_bytes());
+    let (exit, _, err) = camera.run(&format!("verify {}", camera.path("token").display()));
+    assert_eq!(exit, Exit::Internal);
+    assert!(err.contains("--keyset"), "{err}");
+}
+
+#[test]
+fn a_factory_reset_forgets_the_owner_and_keeps_the_ratchet() {
+    let camera = Camera::new();
+    let before = camera.bind();
+    fs::create_dir(camera.path("state/spool")).unwrap();
+    camera.write("state/spool/clip.mp4", &[7; 5000]);
+    let account = before.entitlement.clone().unwrap();
+    assert!(holds(&camera.path("state"), &account));
+
+    let (exit, out, err) = camera.run("factory-reset");
+    assert_eq!((exit, err.as_str()), (Exit::Done, ""));
+    assert!(out.contains("erased 1 clips, 5000 bytes") && out.contains("(3, 41)"), "{out}");
+    assert!(!holds(&camera.path("state"), &account), "no slot holds the old document");
+    assert!(fs::read_dir(camera.path("state/spool")).unwrap().next().is_none());
+
+    let Restored::Record(bytes) = Store::peek(&camera.path("state")).unwrap() else { panic!("a record is left") };
+    let after = Record::read(&bytes).unwrap();
+    assert_eq!(after.entitlement, None);
+    assert_eq!((after.ratchet, after.ratchet_digest), (before.ratchet, before.ratchet_digest));
+    assert_eq!((after.keyset, after.reset_id, after.trusted_s), (before.keyset, before.reset_id, before.trusted_s));
+    assert_eq!(camera.run("factory-reset").0, Exit::Done, "again is no harm");
+}
+
+#[test]
+fn a_factory_reset_of_a_running_agent_is_refused_and_changes_nothing() {
+    let camera = Camera::new();
+    let record = camera.bind();
+    let agent = Store::open(&camera.path("state")).unwrap();
+    let (exit, _, err) = camera.run("factory-reset");
+    assert_eq!(exit, Exit::Internal);
+    assert!(err.contains("stop it first"), "{err}");
+    assert_eq!(Store::peek(&camera.path("state")).unwrap(), Restored::Record(record.to_bytes()));
+    drop(agent);
+}
+
+#[test]
+fn a_factory_reset_never_makes_an_unreadable_state_a_new_one() {
+    let camera = Camera::new();
+    camera.write("state/state", &[0x55; 4096]);
+    let (exit, _, err) = camera.run("factory-reset");
+    assert_eq!(exit, Exit::Internal);
+    assert!(err.contains("ratchet cannot be kept"), "{err}");
+    assert_eq!(Store::peek(&camera.path("state")).unwrap(), Restored::Unreadable);
+
+    let fresh = Camera::new();
+    let (exit, out, _) = fresh.run("factory-reset");
+    assert_eq!(exit, Exit::Done);
+    assert!(out.contains("never bound"), "{out}");
+}
+
+#[test]
+fn status_is_the_agent_s_own_document() {
+    let camera = Camera::new();
+    let (exit, _, err) = camera.run("status");
+    assert_eq!(exit, Exit::Internal);
+    assert!(err.contains("is it running?"), "{err}");
+
+    let mut document = StatusDocument::new(&camera.config());
+    (document.mode, document.plan) = (Mode::Paid, Some("premium".parse().unwrap()));
+    document.lease_left_s = Some(7200);
+    let board = Arc::new(Board::new(document));
+    let _server = serve(&Listen::Unix(camera.path("status.sock")), board.clone()).unwrap();
+    let (exit, out, _) = camera.run("status --json");
+    assert_eq!(exit, Exit::Done);
+    assert_eq!(out, serde_json::to_string_pretty(&board.read()).unwrap() + "\n");
+
+    let (exit, out, _) = camera.run("status");
+    assert_eq!(exit, Exit::Done);
+    for word in ["premium", "paid", "2 h left", "transfers", "spool", "last switch", "not connected to 127.0.0.1:1"] {
+        assert!(out.contains(word), "{word} is missing in\n{out}");
+    }
+}
+
+#[test]
+fn connect_says_which_step_failed() {
+    let camera = Camera::new();
+    // A port that was ours and is closed again: nobody else's server answers there.
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    camera.configure(|text| text.replace("127.0.0.1:1\"", &format!("127.0.0.1:{port}\"")));
+    let (exit, out, _) = camera.run("check-config --connect");
+    assert_eq!(exit, Exit::Internal);
+    assert!(out.contains("ok      broker DNS: 127.0.0.1 is 127.0.0.1\n"), "{out}");
+    assert!(out.contains("failed  broker TCP: ") && out.contains("failed  cloud TCP: "), "{out}");
+    assert!(!out.contains("API"), "what depends on a failed step is not tried: {out}");
+}
+
+/// A broker that answers CONNECT, and SUBSCRIBE with this code for its first filter; gives back the client ids it saw.
+fn broker(first: u8) -> (u16, Receiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (tell, seen) = channel();
+    thread::spawn(move || {
+        // It ends with the test: then nobody hears of clients any more.
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let mut packet = [0; 512];
+            let Ok(length @ 12..) = stream.read(&mut packet) else { continue };
+            let id = String::from_utf8_lossy(&packet[14..length]).into_owned();
+            stream.write_all(&[0x20, 2, 0, 0]).unwrap();
+            stream.read_exact(&mut packet[..2]).unwrap();
+            let body = usize::from(packet[1]);
+            stream.read_exact(&mut packet[..body]).unwrap();
+            stream.write_all(&[0x90, 5, packet[0], packet[1], first, 1, 1]).unwrap();
+            let _ = stream.read(&mut packet);
+            if tell.send(id).is_err() {
+                break;
+            }
+        }
+    });
+    (port, seen)
+}
+
+/// An API that answers every request with this status line, now.
+fn cloud(status: &'static str) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let mut head = [0; 2048];
+            if matches!(stream.read(&mut head), Ok(1..)) {
+                let date = httpdate::fmt_http_date(std::time::SystemTime::now());
+                let _ = write!(stream, "HTTP/1.1 {status}\r\nDate: {date}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+            }
+        }
+    });
+    port
+}
+
+fn connected(camera: &Camera, broker: u16, cloud: u16) -> (Exit, String) {
+    camera.configure(|text| {
+        text.replace("mqtts://127.0.0.1:1", &format!("mqtt://127.0.0.1:{broker}"))
+            .replace("https://127.0.0.1:1", &format!("http://127.0.0.1:{cloud}"))
+    });
+    let (exit, out, err) = camera.run("check-config --connect");
+    assert_eq!(err, "");
+    (exit, out)
+}
+
+#[test]
+fn connect_goes_through_every_step() {
+    let camera = Camera::new();
+    let (broker, clients) = broker(1);
+    let (exit, out) = connected(&camera, broker, cloud("404 Not Found"));
+    assert_eq!(exit, Exit::Done, "{out}");
+    assert_eq!(clients.recv().unwrap(), DEVICE);
+    for step in ["broker DNS", "broker TCP", "broker MQTT: connected as 8006E5A1F0C2", "cloud DNS", "cloud TCP", "API", "clock"] {
+        assert!(out.contains(&format!("ok      {step}")), "{step} is missing in\n{out}");
+    }
+}
+
+#[test]
+fn connect_leaves_the_connection_of_a_running_agent_alone() {
+    let camera = Camera::new();
+    let (broker, clients) = broker(1);
+    let agent = Store::open(&camera.path("state")).unwrap();
+    assert_eq!(connected(&camera, broker, cloud("200 OK")).0, Exit::Done);
+    assert_eq!(clients.recv().unwrap(), format!("{DEVICE}-check"));
+    drop(agent);
+}
+
+#[test]
+fn connect_says_what_the_broker_and_the_api_refuse() {
+    let camera = Camera::new();
+    let (exit, out) = connected(&camera, broker(0x80).0, cloud("403 Forbidden"));
+    assert_eq!(exit, Exit::Internal);
+    assert!(out.contains("failed  broker MQTT: SUBACK: ") && out.contains("ACL"), "{out}");
+    assert!(out.contains("failed  API: ") && out.contains("403"), "{out}");
+}

@@ -7,7 +7,9 @@ use care_protocol::{
     Answer, Cause, Digest, Entitlement, Keyset, Outcome, Position, Reject, Report, Topic, VerifiedEntitlement, VerifiedKeyset,
 };
 
-use super::{Arrival, Effect, Engine, Fetched, HOLD, Message, REFUSED_RETRY, Staged, UnknownKey, force::InForce, standing::Via};
+use super::{
+    Arrival, COPIES, Due, Effect, Engine, Fetched, HOLD, Message, REFUSED_RETRY, Staged, UnknownKey, force::InForce, standing::Via,
+};
 use crate::clock::Now;
 
 impl Engine {
@@ -150,16 +152,30 @@ impl Engine {
     }
 
     pub(super) fn hold(&mut self, token: &[u8], kid: String, via: Via, arrival: Arrival, now: Now) {
-        let newer = UnknownKey { token: token.to_vec(), kid, via, arrival, until: now.boot + HOLD };
-        if let Some(older) = self.unknown_key.replace(newer) {
-            self.reject(&Reject::UnknownKey(older.kid), Entitlement::claimed_position(&older.token), older.arrival, now);
+        let again = self.unknown_key.as_mut().filter(|held| held.token == token && held.copies.len() < COPIES);
+        match again {
+            Some(held) => held.copies.push((via, arrival)),
+            None => {
+                self.refuse_unknown_key(now);
+                self.unknown_key = Some(UnknownKey { token: token.to_vec(), kid, copies: vec![(via, arrival)], until: now.boot + HOLD });
+            }
         }
         self.ask(now);
     }
 
+    /// The held document is given up: for a newer one, or because its keyset did not come in time.
+    pub(super) fn refuse_unknown_key(&mut self, now: Now) {
+        let Some(held) = self.unknown_key.take() else { return };
+        let reject = Reject::UnknownKey(held.kid);
+        for (_, arrival) in held.copies {
+            self.acknowledge_once_written(arrival);
+        }
+        self.refuse_quietly(Outcome::Rejected, reject.code(), Entitlement::claimed_position(&held.token), now);
+    }
+
     pub(super) fn give_up_unknown_key(&mut self, now: Now) {
-        if let Some(unknown) = self.unknown_key.take_if(|unknown| now.boot >= unknown.until) {
-            self.reject(&Reject::UnknownKey(unknown.kid), Entitlement::claimed_position(&unknown.token), unknown.arrival, now);
+        if self.unknown_key.as_ref().is_some_and(|held| now.boot >= held.until) {
+            self.refuse_unknown_key(now);
             self.send_get(now);
         }
     }
@@ -181,12 +197,11 @@ impl Engine {
         } else {
             self.replace_keyset(verified, arrival, now);
         }
-        if let Some(unknown) = self.unknown_key.take() {
-            let known = self.keyset.as_ref().is_some_and(|keyset| !matches!(keyset.keyset.key(&unknown.kid), Err(Reject::UnknownKey(_))));
-            if known {
-                self.judge(&unknown.token, unknown.via, unknown.arrival, now);
-            } else {
-                self.unknown_key = Some(unknown);
+        let keyset = self.keyset.as_ref().map(|verified| &verified.keyset);
+        let known = |held: &mut UnknownKey| keyset.is_some_and(|keyset| !matches!(keyset.key(&held.kid), Err(Reject::UnknownKey(_))));
+        if let Some(held) = self.unknown_key.take_if(known) {
+            for (via, arrival) in held.copies {
+                self.inbox.push_back(Due::Held { token: held.token.clone(), via, arrival });
             }
         }
     }

@@ -39,6 +39,10 @@ use crate::clock::Now;
 
 /// How long a document under an unknown key waits for its keyset.
 const HOLD: Duration = Duration::from_secs(30);
+/// How long a camera that has no keyset yet waits for the retained one before it fetches it.
+const FIRST_KEYSET: Duration = Duration::from_secs(2);
+/// How many copies of a document under an unknown key are kept waiting.
+const COPIES: usize = 16;
 /// How often a keyset is fetched for an unknown key, at most.
 const KEYSET_PAUSE: Duration = Duration::from_secs(60);
 /// When clips refused with 402 or 403 are tried again if nothing confirms the plan.
@@ -101,7 +105,7 @@ pub struct Engine {
     /// What the gate was told last.
     gate: Admission,
     cutting: Option<Cutting>,
-    inbox: VecDeque<Event>,
+    inbox: VecDeque<Due>,
     tickets: u64,
     /// The last record that a PUBACK waits for, and the last one on flash.
     promised: u64,
@@ -144,9 +148,20 @@ struct Refused {
 struct UnknownKey {
     token: Vec<u8>,
     kid: String,
-    via: Via,
-    arrival: Arrival,
+    /// How it came, each time it came.
+    copies: Vec<(Via, Arrival)>,
     until: Duration,
+}
+
+/// What waits its turn while a cut is under way.
+enum Due {
+    Event(Event),
+    /// A held document whose key has become known.
+    Held {
+        token: Vec<u8>,
+        via: Via,
+        arrival: Arrival,
+    },
 }
 
 /// What has to be known of a message until it is done with.
@@ -235,14 +250,17 @@ impl Engine {
         if let Event::CutDone(figures) = event {
             self.cut_done(figures, now);
         } else {
-            self.inbox.push_back(event);
+            self.inbox.push_back(Due::Event(event));
         }
         while self.cutting.is_none() {
             if self.pass_time(now) {
                 break;
             }
-            let Some(event) = self.inbox.pop_front() else { break };
-            self.take(event, now);
+            match self.inbox.pop_front() {
+                Some(Due::Event(event)) => self.take(event, now),
+                Some(Due::Held { token, via, arrival }) => self.judge(&token, via, arrival, now),
+                None => break,
+            }
         }
         std::mem::take(&mut self.effects)
     }
@@ -263,8 +281,8 @@ impl Engine {
         }
         if let Some(unknown) = &self.unknown_key {
             wake = wake.min(unknown.until);
-            if let Some(fetched) = self.keyset_fetched.filter(|_| !self.fetching_keyset) {
-                wake = wake.min((fetched + KEYSET_PAUSE).max(now.boot));
+            if !self.fetching_keyset {
+                wake = wake.min(self.keyset_due(unknown));
             }
         }
         wake

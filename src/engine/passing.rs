@@ -1,8 +1,13 @@
 //! What time alone brings: a `next` that is due, a lease that ends, a voucher that runs out, a question that is owed.
 
+use std::time::Duration;
+
 use care_protocol::{Cause, Get, Mode};
 
-use super::{Arrival, ClipFacts, Effect, Engine, Judge, KEYSET_PAUSE, PERSIST_EVERY, REFUSED_PAUSE, REFUSED_RETRY, Refused, Resource};
+use super::{
+    Arrival, ClipFacts, Effect, Engine, FIRST_KEYSET, HOLD, Judge, KEYSET_PAUSE, PERSIST_EVERY, REFUSED_PAUSE, REFUSED_RETRY, Refused,
+    Resource, UnknownKey,
+};
 use crate::clock::Now;
 
 impl Engine {
@@ -54,8 +59,7 @@ impl Engine {
     /// Asks over HTTPS for whatever is missing.
     pub(super) fn ask(&mut self, now: Now) {
         if let Some(unknown) = &self.unknown_key {
-            let pause_over = self.keyset_fetched.is_none_or(|at| now.boot >= at + KEYSET_PAUSE);
-            if pause_over && !self.fetching_keyset && now.boot < unknown.until {
+            if !self.fetching_keyset && now.boot >= self.keyset_due(unknown) && now.boot < unknown.until {
                 self.fetch_keyset(now);
             }
         }
@@ -65,6 +69,13 @@ impl Engine {
             }
             self.effects.push(Effect::Fetch(Resource::Entitlement));
         }
+    }
+
+    /// When the keyset may be fetched for this document: once a minute, and on a new camera not before the broker has had time
+    /// to send the retained one.
+    pub(super) fn keyset_due(&self, unknown: &UnknownKey) -> Duration {
+        let first = if self.keyset.is_none() && !self.lost { unknown.until - HOLD + FIRST_KEYSET } else { Duration::ZERO };
+        self.keyset_fetched.map_or(first, |fetched| first.max(fetched + KEYSET_PAUSE))
     }
 
     pub(super) fn fetch_keyset(&mut self, now: Now) {

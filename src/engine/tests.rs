@@ -560,6 +560,8 @@ fn an_unknown_key_waits_for_its_keyset_and_is_given_up_after_thirty_seconds() {
     let mut bench = Bench::new();
     bench.connect(1);
     let first = bench.retained(1, &premium(41));
+    assert_eq!((bench.fetches.last(), bench.acked.len()), (Some(&Resource::Entitlement), 0), "the retained keyset may be on its way");
+    bench.pass(Duration::from_secs(2));
     assert_eq!((bench.fetches.last(), bench.acked.len()), (Some(&Resource::Keyset), 0));
     let keyset = bench.keys.keyset(7).sign(&bench.keys.root);
     bench.event(Event::Fetched(Resource::Keyset, Fetched::Found(keyset.into())));
@@ -576,6 +578,22 @@ fn an_unknown_key_waits_for_its_keyset_and_is_given_up_after_thirty_seconds() {
     bench.pass(Duration::from_secs(31));
     assert_eq!((bench.acked.len(), bench.gets.len(), bench.last().reason.as_str()), (2, 1, "unknown_key"));
     assert_eq!(bench.fetches.iter().filter(|fetch| **fetch == Resource::Keyset).count(), 1, "once a minute");
+}
+
+#[test]
+fn a_document_that_comes_twice_under_an_unknown_key_is_judged_twice_and_refused_never() {
+    let mut bench = Bench::new();
+    bench.connect(1);
+    let token = premium(41).sign(&bench.keys.signer);
+    bench.event(Event::Fetched(Resource::Entitlement, Fetched::Found(token.into())));
+    bench.retained(1, &premium(41));
+    bench.retained(1, &premium(41));
+    let keyset = bench.keys.keyset(7).sign(&bench.keys.root);
+    bench.deliver(1, Topic::Keyset, keyset, true);
+    let judged: Vec<Outcome> =
+        bench.reports.iter().filter(|(_, report)| report.judged.is_some()).map(|(_, report)| report.outcome).collect();
+    assert!(judged.contains(&Outcome::Applied) && !judged.contains(&Outcome::Rejected), "{judged:?}");
+    assert_eq!((bench.mode(), bench.acked.len()), (Mode::Paid, 3));
 }
 
 #[test]

@@ -21,6 +21,7 @@ mod acks;
 mod backoff;
 mod fault;
 mod outbox;
+mod probe;
 mod progress;
 mod session;
 #[cfg(test)]
@@ -42,6 +43,7 @@ use tokio::{
 
 pub use acks::Ack;
 pub use fault::{LinkFault, Stage};
+pub use probe::probe;
 
 use crate::config;
 use acks::AckWindow;

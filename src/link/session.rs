@@ -461,7 +461,7 @@ impl Inner {
 }
 
 /// Whether SUBACK grants `entitlement`, the first filter; with QoS 0 too (scenario 57).
-fn granted(suback: &SubAck) -> Result<(), LinkFault> {
+pub(super) fn granted(suback: &SubAck) -> Result<(), LinkFault> {
     for (name, code) in ["entitlement/answer", "keyset"].into_iter().zip(suback.return_codes.iter().skip(1)) {
         if *code == SubscribeReasonCode::Failure {
             tracing::warn!(topic = name, "the broker refuses a subscription");

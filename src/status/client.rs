@@ -62,14 +62,16 @@ pub fn ask(listen: &Listen, path: &str) -> Result<Bytes, AskError> {
         Listen::Tcp(address) => (address.to_string(), address.to_string()),
         Listen::Unix(path) => (format!("unix:{}", path.display()), "localhost".to_owned()),
     };
-    let asked = runtime.block_on(timeout(WITHIN, async {
+    let asked = async {
         let nobody = |why| AskError::Nobody { at: at.clone(), why };
         match listen {
             Listen::Tcp(address) => fetch(TcpStream::connect(address).await.map_err(nobody)?, &host, path, &at).await,
             Listen::Unix(socket) => fetch(UnixStream::connect(socket).await.map_err(nobody)?, &host, path, &at).await,
         }
-    }));
-    asked.unwrap_or_else(|_| Err(AskError::Slow { at: at.clone() }))
+    };
+    // A timeout can only be made inside the runtime.
+    let answered = runtime.block_on(async { timeout(WITHIN, asked).await });
+    answered.unwrap_or_else(|_| Err(AskError::Slow { at: at.clone() }))
 }
 
 async fn fetch(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, host: &str, path: &str, at: &str) -> Result<Bytes, AskError> {

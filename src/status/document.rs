@@ -447,6 +447,13 @@ impl Board {
         self.lock().since.elapsed()
     }
 
+    /// As if the document had not been changed for this long.
+    #[cfg(test)]
+    pub(super) fn grow_old(&self, by: Duration) {
+        let mut hung = self.lock();
+        hung.since = hung.since.checked_sub(by).expect("the machine is up for longer");
+    }
+
     /// A document is plain data: whoever panicked while changing it left nothing worse than an old value behind.
     fn lock(&self) -> MutexGuard<'_, Hung> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)

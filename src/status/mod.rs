@@ -7,6 +7,8 @@ mod document;
 mod page;
 mod server;
 mod sight;
+#[cfg(test)]
+mod tests;
 
 pub use client::{AskError, ask};
 pub use document::{

@@ -111,6 +111,11 @@ impl Store {
         peek::peek(dir)
     }
 
+    /// Whether an agent is running on this state directory.
+    pub fn is_locked(dir: &Path) -> bool {
+        peek::is_locked(dir)
+    }
+
     /// Makes `record` durable and leaves no byte of an earlier one in the file: for commands such as `factory-reset`.
     ///
     /// # Errors

@@ -3,6 +3,8 @@
 
 use std::{fs::File, io, os::unix::fs::FileExt, path::Path};
 
+use rustix::{fs::FlockOperation, io::Errno};
+
 use super::{
     Restored, SLOT_BYTES, StoreError,
     slot::{self, FORMAT, Slot},
@@ -32,6 +34,13 @@ pub(super) fn peek(dir: &Path) -> Result<Restored, StoreError> {
     })
 }
 
+/// Whether an agent has the lock. Asking takes it for a moment, which an agent that starts just then would notice: so it is
+/// asked for as a shared one, and only by commands that a person types.
+pub(super) fn is_locked(dir: &Path) -> bool {
+    let Ok(dir) = File::open(dir) else { return false };
+    matches!(rustix::fs::flock(&dir, FlockOperation::NonBlockingLockShared), Err(Errno::WOULDBLOCK))
+}
+
 fn read(file: &File, index: usize) -> Option<Vec<u8>> {
     let mut bytes = vec![0; SLOT_BYTES];
     file.read_exact_at(&mut bytes, (index * SLOT_BYTES) as u64).ok()?;
@@ -47,7 +56,9 @@ mod tests {
     fn what_a_running_agent_wrote_is_seen() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(peek(dir.path()).unwrap(), Restored::Empty);
+        assert!(!is_locked(dir.path()));
         let (mut store, _) = Store::open(dir.path()).unwrap();
+        assert!(is_locked(dir.path()));
         assert_eq!(peek(dir.path()).unwrap(), Restored::Empty);
         for record in [&b"first"[..], b"second", b"third"] {
             store.write_now(record).unwrap();

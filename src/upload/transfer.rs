@@ -88,6 +88,8 @@ impl Shared {
         let failure = match self.send(job).await {
             Ok(()) => return End::Stored,
             Err(Failure::Fault(Fault::Stale(_))) => return End::Stale,
+            // A connection that a cut has killed fails with whatever the kernel says.
+            Err(_) if self.gate.generation() != job.generation => return End::Stale,
             Err(failure) => failure,
         };
         tracing::info!(clip = %job.id, generation = job.generation.0, why = %failure, "clip not sent");

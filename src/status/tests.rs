@@ -1,0 +1,235 @@
+//! The listener as strangers meet it, and the document as people do.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    os::unix::{
+        fs::PermissionsExt,
+        net::{UnixListener, UnixStream},
+    },
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use care_protocol::{Mode, Policy};
+
+use super::*;
+use crate::{
+    clock::Now,
+    config::{Config, Listen},
+};
+
+fn config() -> Config {
+    Config::parse(include_str!("../../systemd/config.toml"), Path::new("config.toml")).unwrap()
+}
+
+fn board() -> Arc<Board> {
+    Arc::new(Board::new(StatusDocument::new(&config())))
+}
+
+fn over_tcp() -> (Server, SocketAddr, Arc<Board>) {
+    let board = board();
+    let server = serve(&Listen::Tcp("127.0.0.1:0".parse().unwrap()), board.clone()).unwrap();
+    let address = server.address().unwrap();
+    (server, address, board)
+}
+
+/// Sends these bytes and reads until the server closes.
+fn exchange(address: SocketAddr, request: &[u8]) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream.write_all(request).unwrap();
+    let mut answer = Vec::new();
+    // A server that closes on unread bytes resets the connection; what it said before still counts.
+    let _ = stream.read_to_end(&mut answer);
+    String::from_utf8(answer).unwrap()
+}
+
+fn get(address: SocketAddr, path: &str) -> String {
+    exchange(address, format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n").as_bytes())
+}
+
+fn code(answer: &str) -> &str {
+    answer.split(' ').nth(1).unwrap_or_default()
+}
+
+#[test]
+fn the_page_the_document_and_the_pulse_are_served() {
+    let (_server, address, board) = over_tcp();
+    board.update(|document| document.mode = Mode::Held);
+    let page = get(address, "/");
+    assert!(page.starts_with("HTTP/1.1 200 OK\r\n") && page.contains("text/html") && page.contains("8006E5A1F0C2"), "{page}");
+    assert!(page.contains("<span class=\"held\">held</span>"), "{page}");
+    assert!(!page.contains("<script"), "no script is needed");
+    let json = get(address, "/status.json");
+    let body = json.split_once("\r\n\r\n").unwrap().1;
+    let document: StatusDocument = serde_json::from_str(body).unwrap();
+    assert_eq!(document, board.read());
+    assert_eq!(code(&get(address, "/healthz")), "200");
+    assert_eq!(code(&get(address, "/etc/passwd")), "404");
+}
+
+#[test]
+fn head_has_no_body() {
+    let (_server, address, _board) = over_tcp();
+    let answer = exchange(address, format!("HEAD / HTTP/1.1\r\nHost: {address}\r\n\r\n").as_bytes());
+    assert_eq!((code(&answer), answer.ends_with("\r\n\r\n")), ("200", true));
+}
+
+#[test]
+fn a_control_loop_that_stands_still_shows_in_the_pulse() {
+    let (_server, address, board) = over_tcp();
+    board.grow_old(Duration::from_secs(11));
+    assert_eq!(code(&get(address, "/healthz")), "503");
+    board.update(|_| {});
+    assert_eq!(code(&get(address, "/healthz")), "200");
+}
+
+#[test]
+fn nothing_but_looking_is_allowed() {
+    let (_server, address, _board) = over_tcp();
+    for method in ["POST", "PUT", "DELETE", "OPTIONS", "TRACE"] {
+        let answer = exchange(address, format!("{method} / HTTP/1.1\r\nHost: {address}\r\nContent-Length: 0\r\n\r\n").as_bytes());
+        assert_eq!(code(&answer), "405", "{method}");
+    }
+}
+
+#[test]
+fn a_page_of_another_name_learns_nothing() {
+    let (_server, address, _board) = over_tcp();
+    let port = address.port();
+    for host in ["localhost", &format!("LocalHost:{port}"), &format!("127.0.0.1:{port}"), &format!("[::1]:{port}")] {
+        assert_eq!(code(&exchange(address, format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes())), "200", "{host}");
+    }
+    for host in ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "192.168.1.2", ""] {
+        let answer = exchange(address, format!("GET /status.json HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes());
+        assert_eq!(code(&answer), "421", "{host}");
+        assert!(!answer.contains("8006E5A1F0C2"), "{answer}");
+    }
+    assert_eq!(code(&exchange(address, b"GET / HTTP/1.0\r\n\r\n")), "421", "no name at all");
+    assert_eq!(code(&exchange(address, b"GET / HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n")), "421");
+}
+
+#[test]
+fn large_and_broken_requests_are_refused() {
+    let (_server, address, _board) = over_tcp();
+    let long = "a".repeat(64 * 1024);
+    let many = "X: y\r\n".repeat(100);
+    for request in [
+        format!("GET /{long} HTTP/1.1\r\nHost: localhost\r\n\r\n"),
+        format!("GET / HTTP/1.1\r\nHost: localhost\r\nX: {long}\r\n\r\n"),
+        format!("GET / HTTP/1.1\r\nHost: localhost\r\n{many}\r\n"),
+        "\u{16}\u{3}\u{1}nonsense\r\n\r\n".to_owned(),
+    ] {
+        let answer = exchange(address, request.as_bytes());
+        assert!(!answer.starts_with("HTTP/1.1 2"), "{answer}");
+    }
+    assert_eq!(code(&get(address, "/")), "200", "it is still there");
+}
+
+#[test]
+fn one_connection_carries_one_request() {
+    let (_server, address, _board) = over_tcp();
+    let request = format!("GET /healthz HTTP/1.1\r\nHost: {address}\r\n\r\n");
+    let answer = exchange(address, (request.clone() + &request).as_bytes());
+    assert_eq!(answer.matches("HTTP/1.1").count(), 1, "{answer}");
+}
+
+#[test]
+fn idlers_hold_a_few_places_for_a_short_time() {
+    let (_server, address, _board) = over_tcp();
+    let began = Instant::now();
+    let idlers: Vec<_> = (0..16).map(|_| TcpStream::connect(address).unwrap()).collect();
+    // Every place is taken as soon as the sixteen are accepted; then one more is closed without a word.
+    while !get_quietly(address).is_empty() {
+        assert!(began.elapsed() < Duration::from_secs(4), "the idlers should hold every place");
+    }
+    for mut idler in idlers {
+        idler.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let _ = idler.read(&mut [0; 512]);
+    }
+    assert!(began.elapsed() < Duration::from_secs(15), "idlers are sent away");
+    while get_quietly(address).is_empty() {
+        assert!(began.elapsed() < Duration::from_secs(20), "their places are free again");
+    }
+}
+
+fn get_quietly(address: SocketAddr) -> String {
+    let Ok(mut stream) = TcpStream::connect(address) else { return String::new() };
+    let mut answer = String::new();
+    let _ = stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").and_then(|()| stream.read_to_string(&mut answer));
+    answer
+}
+
+#[test]
+fn a_socket_is_for_its_user_and_group_and_is_taken_away_at_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("status.sock");
+    let listen = Listen::Unix(path.clone());
+    let server = serve(&listen, board()).unwrap();
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
+    assert!(ask(&listen, "/status.json").is_ok());
+    assert!(matches!(serve(&listen, board()), Err(ServeError::Listen { .. })), "it is taken");
+    drop(server);
+    assert!(!path.exists());
+    assert!(matches!(ask(&listen, "/status.json"), Err(AskError::Nobody { .. })));
+}
+
+#[test]
+fn what_a_killed_agent_left_is_replaced_and_other_files_are_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("status.sock");
+    drop(UnixListener::bind(&path).unwrap());
+    assert!(UnixStream::connect(&path).is_err());
+    drop(serve(&Listen::Unix(path.clone()), board()).unwrap());
+
+    fs::write(&path, "precious").unwrap();
+    assert!(serve(&Listen::Unix(path.clone()), board()).is_err());
+    assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+}
+
+#[test]
+fn an_answer_that_is_not_the_agent_s_is_told_apart() {
+    let (_server, address, _board) = over_tcp();
+    let stranger = ask(&Listen::Tcp(address), "/nothing").unwrap_err();
+    assert!(stranger.to_string().contains("404"), "{stranger}");
+}
+
+#[test]
+fn the_page_shows_text_as_text() {
+    let board = board();
+    board.update(|document| document.model = "<script>alert('x')</script>".to_owned());
+    let page = page::render(&board.read());
+    assert!(page.contains("&lt;script&gt;") && !page.contains("<script"), "{page}");
+}
+
+#[test]
+fn people_are_warned_of_what_they_can_mend() {
+    let mut document = StatusDocument::new(&config());
+    document.warn();
+    assert_eq!(document.warnings, [""; 0]);
+
+    let now = Now { boot: Duration::ZERO, trusted: Duration::from_secs(1_767_225_600), confirmed: true };
+    let day = Duration::from_secs(86_400);
+    document.see_certificate(now.trusted + 15 * day, now);
+    document.warn();
+    assert_eq!(document.warnings, [""; 0]);
+    document.see_certificate(now.trusted + 13 * day, now);
+    document.lease_left_s = Some(0);
+    document.persisted = false;
+    document.media = Some(MediaPart { why_not: Some("the stream is taller than the plan allows".into()), status: Default::default() });
+    document.warn();
+    for word in ["certificate ends", "lease has ended", "not on flash", "taller"] {
+        assert!(document.warnings.iter().any(|warning| warning.contains(word)), "{word}: {:?}", document.warnings);
+    }
+    assert_eq!(document.certificate.as_ref().unwrap().days_left, 13);
+}
+
+#[test]
+fn the_summary_is_one_line() {
+    let mut document = StatusDocument::new(&config());
+    document.may_leave = Policy::CLOSED;
+    assert_eq!(document.summary(), "unbound, no plan (0, 0), not connected, 0 transfers, 0 clips waiting");
+}

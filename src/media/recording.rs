@@ -210,6 +210,10 @@ impl Card {
 
     /// Appends to the newest segment; the oldest make room for it.
     fn write(&mut self, file: &mut File, bytes: &[u8]) -> io::Result<()> {
+        if let Some((path, _)) = self.segments.back() {
+            // A file whose card is gone may still take bytes, for nobody.
+            fs::metadata(path)?;
+        }
         let more = bytes.len() as u64;
         while self.bytes + more > self.max_bytes && self.segments.len() > 1 {
             self.delete_oldest()?;

@@ -460,6 +460,15 @@ fn s73_a_silent_source_is_found_and_resumes() {
 }
 
 #[test]
+fn a_camera_that_is_not_plugged_in_is_a_fault_and_is_tried_again() {
+    let media = start(&camera(Source::V4l2("/dev/no-such-camera".into()), 1), &Shelf::new(4));
+    eventually("it was tried again", || media.status().stream.restarts >= 2);
+    let fault = media.status().stream.fault.unwrap();
+    assert!(fault.contains("/dev/no-such-camera"), "{fault}");
+    assert!(media.stop(Duration::from_secs(5)));
+}
+
+#[test]
 fn stops_within_5_s_even_while_a_camera_does_not_answer() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("rtsp://127.0.0.1:{}/stream", silent.local_addr().unwrap().port());
@@ -492,6 +501,11 @@ fn s72_without_its_card_the_camera_goes_on_and_recording_resumes_when_it_is_back
     std::fs::create_dir(&card).unwrap();
     eventually("recording resumes", || told(&media).fault.is_none() && told(&media).frames > 30);
     assert!(told(&media).dropped > 0, "what was lost is counted");
+    std::fs::remove_dir_all(&card).unwrap();
+    eventually("the card's loss is told", || told(&media).fault.is_some());
+    std::fs::create_dir(&card).unwrap();
+    let before = told(&media).frames;
+    eventually("recording resumes again", || told(&media).fault.is_none() && told(&media).frames > before + 30);
     assert_eq!(media.status().stream.dropped, 0);
     assert!(media.stop(Duration::from_secs(5)));
     let files: Vec<PathBuf> = std::fs::read_dir(&card).unwrap().map(|entry| entry.unwrap().path()).collect();

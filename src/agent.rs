@@ -267,7 +267,11 @@ impl Agent {
             Input::Upload(upload::Event::Date) => self.handle(Event::Tick),
             Input::Fetched(resource, fetched) => self.handle(Event::Fetched(resource, fetched)),
             Input::Media(started) => match *started {
-                Ok(media) => self.media = Some(media),
+                Ok(media) => {
+                    // The camera may have changed hands while the pipeline was starting.
+                    media.forget();
+                    self.media = Some(media);
+                }
                 Err(why) => {
                     tracing::error!(why, "the camera's picture is not available; the plan is followed all the same");
                     self.media_fault = Some(why);

@@ -131,10 +131,6 @@ impl Engine {
         }
         let document = InForce::received(document, now);
         let wanted = self.admission_of(Some(&document), now);
-        if wanted.changes_owner_of(&self.gate) {
-            self.effects.push(Effect::Forget);
-            self.last_switch = None;
-        }
         if wanted.is_less_than(&self.gate) {
             self.lease_over = document.lease_ended(now);
             self.force = Some(document);

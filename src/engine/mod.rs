@@ -179,6 +179,8 @@ struct Cutting {
     /// Whether the record must be on flash before the gate opens again.
     durable: bool,
     keep: Option<(Policy, Position)>,
+    /// Whether the camera has another owner now.
+    forget: bool,
     before: Policy,
 }
 

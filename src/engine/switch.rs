@@ -83,13 +83,18 @@ impl Engine {
 
     pub(super) fn cut(&mut self, wanted: Admission, cause: Cause, judged: Option<Position>, arrival: Arrival, durable: bool) {
         let keep = wanted.erases_of(&self.gate).then_some((wanted.keep, wanted.position));
-        self.cutting = Some(Cutting { cause, judged, arrival, durable, keep, before: self.gate.leave });
+        let forget = wanted.changes_owner_of(&self.gate);
+        self.cutting = Some(Cutting { cause, judged, arrival, durable, keep, forget, before: self.gate.leave });
         self.effects.push(Effect::Cut { keep });
     }
 
     /// The gate is closed and every transfer dead: write, then open under the new policy.
     pub(super) fn cut_done(&mut self, figures: CutFigures, now: Now) {
         let Some(cutting) = self.cutting.take() else { return };
+        if cutting.forget {
+            self.effects.push(Effect::Forget);
+            self.last_switch = None;
+        }
         self.gate.leave = Policy::CLOSED;
         if let Some((keep, position)) = cutting.keep {
             self.gate = Admission { record: keep, keep, leave: Policy::CLOSED, position };

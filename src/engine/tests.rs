@@ -673,7 +673,7 @@ fn a_factory_reset_keeps_the_ratchet_and_an_equal_document_does_not_bind() {
 fn another_account_erases_and_forgets_before_anything_opens() {
     let mut bench = Bench::confirmed(&premium(41));
     bench.live(&Entitlement { account: "new".into(), epoch: 4.try_into().unwrap(), ..premium(1) });
-    assert_eq!(bench.log, ["forget", "cut", "persist", "ack", "open", "report"]);
+    assert_eq!(bench.log, ["cut", "forget", "persist", "ack", "open", "report"]);
     assert_eq!((bench.mode(), bench.open.position.epoch), (Mode::Paid, 4));
 }
 

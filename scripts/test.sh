@@ -57,7 +57,8 @@ rust_1_85() {
 }
 
 docs() {
-    RUSTDOCFLAGS="-D warnings" "$cargo" doc --locked --workspace --no-deps --document-private-items
+    # For who works on it: with the private items, so that links to them lead somewhere.
+    RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" "$cargo" doc --locked --workspace --no-deps --document-private-items
 }
 
 demo() {

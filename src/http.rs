@@ -371,21 +371,22 @@ impl<P: Pass> Line<P> {
             Ok::<_, Fault>((head, body.to_bytes()))
         };
         pin!(exchange);
-        let mut open = true;
-        let (head, body) = loop {
+        let mut end = None;
+        let answer = loop {
             select! {
                 biased;
-                answer = &mut exchange => break answer?,
-                end = &mut connection, if open => {
-                    open = false;
-                    if let Err(error) = end {
-                        break Err(broken(&host, &error))?;
-                    }
-                }
+                answer = &mut exchange => break answer,
+                // The answer may be in our hands already though the connection ended badly behind it.
+                ended = &mut connection, if end.is_none() => end = Some(ended),
             }
         };
+        let (head, body) = match (answer, &end) {
+            (Ok(answer), _) => answer,
+            (Err(_), Some(Err(error))) => return Err(broken(&host, error)),
+            (Err(fault), _) => return Err(fault),
+        };
         pass.finished();
-        if open {
+        if end.is_none() {
             // The answer is ours whether the peer closes well or not.
             let _ = timeout(CLOSING, connection).await;
         }
@@ -415,4 +416,82 @@ fn date(text: &str) -> Option<Duration> {
 /// Runs one stage of a call until `deadline`.
 pub(crate) async fn within<F: Future>(stage: Stage, host: &str, deadline: Instant, work: F) -> Result<F::Output, Fault> {
     timeout_at(deadline, work).await.map_err(|_| Fault::Timeout { stage, host: host.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        pin::Pin,
+        task::{Context, Poll, Waker},
+    };
+
+    use tokio::io::ReadBuf;
+
+    use super::*;
+
+    /// A connection whose peer has answered and gone: it cannot be closed in good order.
+    struct Gone {
+        answer: &'static [u8],
+        asked: bool,
+        reader: Option<Waker>,
+    }
+
+    impl AsyncRead for Gone {
+        fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            if !self.asked {
+                self.reader = Some(context.waker().clone());
+                return Poll::Pending;
+            }
+            into.put_slice(std::mem::take(&mut self.answer));
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncWrite for Gone {
+        fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, from: &[u8]) -> Poll<io::Result<usize>> {
+            self.asked = true;
+            self.reader.take().map_or((), Waker::wake);
+            Poll::Ready(Ok(from.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
+        }
+    }
+
+    fn answer(what_comes: &'static [u8]) -> Result<Answer, Fault> {
+        let peer = SocketAddr::from(([127, 0, 0, 1], 1));
+        let line = Line {
+            stream: Box::new(Gone { answer: what_comes, asked: false, reader: None }),
+            pass: Walk,
+            host: "care.example".into(),
+            peer,
+        };
+        let endpoint = Endpoint { host: "care.example".into(), port: 443, tls: true };
+        let request = request("GET", &endpoint, "/", HeaderMap::new(), Empty::<Bytes>::new())?;
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(line.send(request, 100))
+    }
+
+    #[test]
+    fn an_answer_counts_even_if_the_connection_ends_badly_behind_it() {
+        for whole in [&b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"[..], b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"] {
+            assert_eq!(answer(whole).unwrap().status, 200);
+        }
+        for part in [&b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nok"[..], b"HTTP/1.1 200 OK\r\n", b""] {
+            assert_eq!(answer(part).unwrap_err().stage(), Some(Stage::Http));
+        }
+    }
+
+    #[test]
+    fn a_port_is_named_only_where_it_is_not_the_schemes_own() {
+        let named = |host: &str, port, tls| authority(&Endpoint { host: host.into(), port, tls });
+        assert_eq!(named("care.example", 443, true), "care.example");
+        assert_eq!(named("care.example", 80, true), "care.example:80");
+        assert_eq!(named("127.0.0.1", 80, false), "127.0.0.1");
+        assert_eq!(named("::1", 8443, true), "[::1]:8443");
+    }
 }

@@ -58,14 +58,9 @@ impl Pacer {
         self.window = None;
     }
 
-    /// Looks at a transfer that has more to send; the new pace, if it changes.
+    /// Looks at a transfer that has begun its body and has more to send; the new pace, if it changes.
     pub(super) fn observe(&mut self, info: &TcpInfo, now: Instant) -> Option<u64> {
         if self.configured {
-            return None;
-        }
-        if info.notsent_bytes == 0 {
-            // Neither the pace nor the link is what holds it up; nothing can be learned.
-            self.window = None;
             return None;
         }
         let Some((since, acked)) = self.window else {
@@ -81,7 +76,12 @@ impl Pacer {
         let before = self.rate();
         let tolerated = QUEUE.max(Duration::from_secs_f64(QUEUE_BYTES / self.rate));
         let queued = info.rtt > info.min_rtt + tolerated;
-        if arrived < self.rate * ARRIVES || (queued && self.uplink.is_none()) {
+        let short = arrived < self.rate * ARRIVES;
+        if short && info.notsent_bytes == 0 {
+            // We were slow to send, not the link: nothing can be learned.
+            return None;
+        }
+        if short || (queued && self.uplink.is_none()) {
             self.uplink = Some(arrived);
             self.rate = arrived * SHARE;
             self.growth = CAUTIOUS;

@@ -6,9 +6,9 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -21,7 +21,7 @@ use jiff::Timestamp;
 use thiserror::Error;
 use tokio::{
     pin, select,
-    time::{Instant, MissedTickBehavior, interval},
+    time::{Instant, MissedTickBehavior, Sleep, interval, sleep_until},
 };
 
 use super::{
@@ -33,8 +33,17 @@ use super::{
 };
 use crate::http::{Answer, Door, Fault, Origin, Stage, Stale, connect, request, resolve, within};
 
-/// How much of a clip is handed over at a time.
+/// How much of a clip is handed over at a time, at most.
 const CHUNK: usize = 32 * 1024;
+/// The least: what fits one segment, with the header of a TLS record.
+const SEGMENT: usize = 1400;
+/// How long a piece should take at the pace; the timer tells one millisecond.
+const PIECE: Duration = Duration::from_millis(4);
+/// How much lateness of the timer is made up for.
+const LATENESS: Duration = Duration::from_millis(10);
+/// The body's share of the pace: TLS adds 22 bytes to a segment's 1400, and a little must be left so that it is the body
+/// that is waited for.
+const BODY_SHARE: f64 = 0.965;
 /// The largest answer that is read.
 const ANSWER: usize = 64 * 1024;
 /// How long looking up, connecting and the TLS handshake may take together; and then a grant's answer.
@@ -196,13 +205,13 @@ impl Shared {
         if self.gate.clock.now().boot >= until {
             return Err(Failure::Expired);
         }
-        let handed_over = Arc::new(AtomicBool::new(false));
-        let body = ClipBody::new(ticket.clone(), job, self.gate.shelf.clone(), handed_over.clone());
+        let pace = Arc::new(Pace { bytes_per_s: self.pacer().rate().into(), learning: false.into() });
+        let body = ClipBody::new(ticket.clone(), job, self.gate.shelf.clone(), pace.clone());
         let mut request = request("PUT", &origin.endpoint, &target.path, target.headers, body)?;
         request.headers_mut().insert(header::CONTENT_LENGTH, job.bytes.into());
         let gauge = line.pass().gauge();
         let exchange = line.send(request, ANSWER);
-        let answer = self.minded(exchange, &gauge, &handed_over, &origin.endpoint.host, job.bytes).await?;
+        let answer = self.minded(exchange, &gauge, &pace, &origin.endpoint.host, job.bytes).await?;
         match answer.status {
             200..=299 => Ok(()),
             300..=399 => Err(Violation::Redirect("the store".into()).into()),
@@ -215,7 +224,7 @@ impl Shared {
         &self,
         exchange: impl Future<Output = Result<Answer, Fault>>,
         gauge: &Gauge,
-        handed_over: &AtomicBool,
+        pace: &Pace,
         host: &str,
         bytes: u64,
     ) -> Result<Answer, Fault> {
@@ -235,9 +244,10 @@ impl Shared {
                         if info.bytes_acked > acked {
                             (acked, moved) = (info.bytes_acked, now);
                         }
-                        if !handed_over.load(Ordering::Relaxed) {
+                        if pace.learning.load(Ordering::Relaxed) {
                             if let Some(rate) = self.pacer().observe(&info, now.into_std()) {
                                 gauge.pace(rate);
+                                pace.bytes_per_s.store(rate, Ordering::Relaxed);
                             }
                         }
                     }
@@ -250,7 +260,18 @@ impl Shared {
     }
 }
 
-/// A clip's bytes, a chunk at a time, for as long as the ticket is good.
+/// What a body and whoever minds it tell each other.
+struct Pace {
+    bytes_per_s: AtomicU64,
+    /// Whether the body has begun and has more: only then does the rate of arrival say something of the link.
+    learning: AtomicBool,
+}
+
+/// A clip's bytes, a piece at a time, for as long as the ticket is good.
+///
+/// The kernel paces the socket too, but neither its first ten segments (`tcp_update_skb_after_send`) nor, where the round
+/// trip is short, within a burst of up to 64 KiB (`tcp_tso_autosize`), and a burst stands in the device's queue. So the
+/// pieces are spaced here; the kernel's pace is the bound where they are too small for the timer.
 struct ClipBody {
     ticket: Ticket,
     shelf: Arc<Shelf>,
@@ -258,13 +279,16 @@ struct ClipBody {
     /// Last first.
     fragments: Vec<Bytes>,
     left: u64,
-    handed_over: Arc<AtomicBool>,
+    pace: Arc<Pace>,
+    /// When the next piece is due.
+    due: Option<Instant>,
+    wait: Option<Pin<Box<Sleep>>>,
 }
 
 impl ClipBody {
-    fn new(ticket: Ticket, job: &Job, shelf: Arc<Shelf>, handed_over: Arc<AtomicBool>) -> Self {
+    fn new(ticket: Ticket, job: &Job, shelf: Arc<Shelf>, pace: Arc<Pace>) -> Self {
         let fragments = job.fragments.iter().filter(|fragment| !fragment.is_empty()).rev().cloned().collect();
-        Self { ticket, shelf, id: job.id, fragments, left: job.bytes, handed_over }
+        Self { ticket, shelf, id: job.id, fragments, left: job.bytes, pace, due: None, wait: None }
     }
 
     /// Invariant 3: as long as the generation stands, the clip is one that was let out under it. Both are read under the
@@ -273,31 +297,42 @@ impl ClipBody {
         let spool = self.shelf.lock();
         self.ticket.check().is_err() || spool.may_send(self.id, self.ticket.generation())
     }
+
+    /// How large the next piece is; sets when the one after it is due.
+    fn piece(&mut self) -> usize {
+        let rate = self.pace.bytes_per_s.load(Ordering::Relaxed).max(1) as f64 * BODY_SHARE;
+        let piece = ((rate * PIECE.as_secs_f64()) as usize).clamp(SEGMENT, CHUNK);
+        let now = Instant::now();
+        let late = now.checked_sub(LATENESS).unwrap_or(now);
+        let due = self.due.unwrap_or(now).max(late) + Duration::from_secs_f64(piece as f64 / rate);
+        self.due = Some(due);
+        self.wait = (due > now).then(|| Box::pin(sleep_until(due)));
+        piece
+    }
 }
 
 impl Body for ClipBody {
     type Data = Bytes;
     type Error = Stale;
 
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Stale>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Stale>>> {
         if let Err(stale) = self.ticket.check() {
             // An error, not an end: an end could make a part look whole.
             return Poll::Ready(Some(Err(stale)));
         }
+        if let Some(wait) = &mut self.wait {
+            ready!(wait.as_mut().poll(context));
+            self.wait = None;
+        }
         debug_assert!(self.may_send(), "invariant 3: clip {} is sent though it was not let out", self.id);
-        let Some(mut fragment) = self.fragments.pop() else {
-            self.handed_over.store(true, Ordering::Relaxed);
-            return Poll::Ready(None);
-        };
-        let chunk = fragment.split_to(CHUNK.min(fragment.len()));
+        let Some(mut fragment) = self.fragments.pop() else { return Poll::Ready(None) };
+        let piece = fragment.split_to(self.piece().min(fragment.len()));
         if !fragment.is_empty() {
             self.fragments.push(fragment);
         }
-        self.left -= chunk.len() as u64;
-        if self.left == 0 {
-            self.handed_over.store(true, Ordering::Relaxed);
-        }
-        Poll::Ready(Some(Ok(Frame::data(chunk))))
+        self.left -= piece.len() as u64;
+        self.pace.learning.store(self.left > 0, Ordering::Relaxed);
+        Poll::Ready(Some(Ok(Frame::data(piece))))
     }
 
     fn is_end_stream(&self) -> bool {

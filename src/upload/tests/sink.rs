@@ -100,11 +100,7 @@ impl Sink {
     }
 
     fn trust(&self) -> Arc<ClientConfig> {
-        let mut roots = RootCertStore::empty();
-        roots.add(self.certificate.clone().unwrap()).unwrap();
-        let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()));
-        let config = config.with_safe_default_protocol_versions().unwrap().with_root_certificates(roots);
-        Arc::new(config.with_no_client_auth())
+        trust(self.certificate.clone().unwrap())
     }
 
     pub(super) fn authority(&self) -> String {
@@ -129,6 +125,14 @@ impl Drop for Sink {
         drop(self.stop.take());
         let _ = self.thread.take().unwrap().join();
     }
+}
+
+fn trust(certificate: CertificateDer<'static>) -> Arc<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    roots.add(certificate).unwrap();
+    let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()));
+    let config = config.with_safe_default_protocol_versions().unwrap().with_root_certificates(roots);
+    Arc::new(config.with_no_client_auth())
 }
 
 /// Listens on loopback as if it were an Ethernet: with loopback's own segments of 64 KiB nothing would be paced finely.

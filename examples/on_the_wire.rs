@@ -1,0 +1,175 @@
+//! What the wire test drives inside its network namespace: the agent's own uploads, to be cut on command, or the control,
+//! which sends a clip the ordinary way and on the same command only drops the request. One command a line on stdin (`go`,
+//! `cut`), one JSON object a line on stdout.
+//!
+//! `on_the_wire cut|drop ADDRESS CA-PEM UPLINK-KBPS CLIP-BYTES`
+
+use std::{
+    collections::VecDeque,
+    convert::Infallible,
+    io::{BufRead, Write, stdin, stdout},
+    net::SocketAddr,
+    path::Path,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    thread,
+    time::{Duration, Instant, SystemTime},
+};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use bytes::Bytes;
+use care_protocol::{ClipKind, Policy, Position};
+use http_body::{Body, Frame, SizeHint};
+use hyper_util::rt::TokioIo;
+use kasa_care_agent::{
+    clock::Clock,
+    config::{Endpoint, Spool},
+    engine::Admission,
+    http::{self, Origin, Street},
+    media::{Beginning, Outlet},
+    upload::{Peers, Settings, Uploads, start},
+};
+use rustls::{
+    ClientConfig, RootCertStore,
+    crypto::ring::default_provider,
+    pki_types::{CertificateDer, pem::PemObject},
+};
+use tokio::{runtime, sync::oneshot};
+
+const PAID: Policy = Policy { clips: true, history_h: 720, clip_max_s: 60, cooldown_s: 0, max_height: 1080, snapshots: true };
+const NONE: Policy = Policy { clips: false, snapshots: false, ..PAID };
+
+fn main() -> Result<()> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let [mode, address, ca, uplink_kbps, bytes] = &args[..] else { bail!("five arguments are needed, see the source") };
+    let address: SocketAddr = address.parse().context("ADDRESS")?;
+    let endpoint = Endpoint { host: address.ip().to_string(), port: address.port(), tls: true };
+    let origin = Origin { endpoint, tls: Some(trust(ca.as_ref())?) };
+    let bytes: usize = bytes.parse().context("CLIP-BYTES")?;
+    let mut camera = match mode.as_str() {
+        "cut" => Camera::Agent(agent(origin, uplink_kbps.parse().context("UPLINK-KBPS")?)?),
+        "drop" => Camera::Control { origin, address, sent: 0, request: None },
+        other => bail!("{other:?} is neither cut nor drop"),
+    };
+    for (round, line) in (1..).zip(stdin().lock().lines()) {
+        match line?.as_str() {
+            "go" => camera.go(round, bytes)?,
+            "cut" => {
+                let at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
+                let begun = Instant::now();
+                let figures = camera.cut(round);
+                let micros = begun.elapsed().as_micros();
+                writeln!(stdout(), "{{\"at_ns\":{},\"micros\":{micros},{figures}}}", at.as_nanos())?;
+                stdout().flush()?;
+            }
+            other => bail!("{other:?} is no command"),
+        }
+    }
+    if let Camera::Agent(uploads) = camera {
+        uploads.stop(Duration::from_secs(5));
+    }
+    Ok(())
+}
+
+enum Camera {
+    Agent(Uploads),
+    Control { origin: Origin, address: SocketAddr, sent: u64, request: Option<oneshot::Sender<()>> },
+}
+
+impl Camera {
+    fn go(&mut self, round: u64, bytes: usize) -> Result<()> {
+        match self {
+            Self::Agent(uploads) => {
+                let gate = uploads.gate();
+                gate.open(Admission { record: PAID, keep: PAID, leave: PAID, position: position(round) });
+                let beginning = Beginning { kind: ClipKind::Motion, ago: Duration::ZERO, height: 360 };
+                let (mut clip, _) = gate.begin(beginning).ok_or_else(|| anyhow!("no clip may begin"))?;
+                clip.append(Bytes::from(vec![7; bytes]), Duration::from_secs(1));
+                clip.finish(Duration::from_secs(1));
+            }
+            Self::Control { origin, address, sent, request } => {
+                *sent += 1;
+                let (drop_it, dropped) = oneshot::channel();
+                let (origin, address, path) = (origin.clone(), *address, format!("/clips/control-{sent}"));
+                thread::Builder::new().name("control".into()).spawn(move || put(&origin, address, &path, bytes, dropped))?;
+                *request = Some(drop_it);
+            }
+        }
+        Ok(())
+    }
+
+    /// Cuts, or drops the request; what is known of it as JSON members.
+    fn cut(&mut self, round: u64) -> String {
+        match self {
+            Self::Agent(uploads) => {
+                let figures = uploads.gate().cut(Some((NONE, position(round))));
+                let fault = serde_json::json!(uploads.status().last_fault);
+                format!("\"transfers\":{},\"bytes_after\":{},\"fault\":{fault}", figures.transfers, figures.bytes_after)
+            }
+            Self::Control { request, .. } => {
+                drop(request.take());
+                "\"transfers\":1,\"bytes_after\":0,\"fault\":null".into()
+            }
+        }
+    }
+}
+
+fn position(round: u64) -> Position {
+    Position { epoch: 1, seq: round }
+}
+
+fn agent(origin: Origin, uplink_kbps: u32) -> Result<Uploads> {
+    let device = "8006E5A1F0C2".parse()?;
+    let spool = Spool { memory_bytes: 8_000_000, flash_bytes: 0 };
+    let settings = Settings { device, spool, uplink_kbps, peers: Peers { api: origin, store: None } };
+    Ok(start(settings, Clock::start(None), |event| eprintln!("{event:?}"))?)
+}
+
+fn trust(ca: &Path) -> Result<Arc<ClientConfig>> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(ca)?)?;
+    let config = ClientConfig::builder_with_provider(Arc::new(default_provider())).with_safe_default_protocol_versions()?;
+    Ok(Arc::new(config.with_root_certificates(roots).with_no_client_auth()))
+}
+
+/// One PUT as a program does it that does not own its socket: hyper as it comes, its connection in a task of its own. When
+/// `dropped` fires, the request is dropped, and the connection is left to itself.
+fn put(origin: &Origin, address: SocketAddr, path: &str, bytes: usize, dropped: oneshot::Receiver<()>) {
+    let outcome = runtime::Builder::new_current_thread().enable_all().build().map_err(anyhow::Error::from).and_then(|runtime| {
+        runtime.block_on(async {
+            let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+            let (stream, _) = http::connect(&Street, origin, &[address], deadline).await?.into_stream();
+            let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+            let connection = tokio::spawn(connection);
+            let body = Clip { left: VecDeque::from(vec![Bytes::from(vec![7; 32 * 1024]); bytes / (32 * 1024)]) };
+            let request = ::http::Request::put(path).header("host", address.to_string()).body(body)?;
+            tokio::select! {
+                answer = sender.send_request(request) => drop(answer?),
+                _ = dropped => {}
+            }
+            drop(sender);
+            connection.await??;
+            Ok::<(), anyhow::Error>(())
+        })
+    });
+    eprintln!("control: {outcome:?}");
+}
+
+/// A clip's bytes, a chunk at a time.
+struct Clip {
+    left: VecDeque<Bytes>,
+}
+
+impl Body for Clip {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.left.pop_front().map(|chunk| Ok(Frame::data(chunk))))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left.iter().map(|chunk| chunk.len() as u64).sum())
+    }
+}

@@ -1,0 +1,155 @@
+//! What arrives at the far end of the uplink: a packet socket that notes when each packet came and how much TCP payload
+//! it carried.
+
+use std::{
+    ffi::CString,
+    mem::{size_of, zeroed},
+    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use crate::namespaces::{CAMERA, FAR_END, Link};
+
+/// A capture under way.
+pub struct Capture {
+    seen: Arc<Mutex<Vec<Packet>>>,
+    stop: Arc<AtomicBool>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Packet {
+    /// The kernel's time of arrival, since 1970.
+    at_ns: u64,
+    payload: u64,
+}
+
+impl Capture {
+    /// Captures at the cloud's end of the link.
+    pub fn start(link: &Link) -> Self {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let stop = Arc::new(AtomicBool::new(false));
+        // A namespace belongs to a thread; a socket made in it stays there when it is handed out.
+        let enter_and_open = || {
+            link.enter_far();
+            open()
+        };
+        let socket = thread::scope(|scope| scope.spawn(enter_and_open).join()).unwrap();
+        let (noted, stopped) = (seen.clone(), stop.clone());
+        let thread = thread::spawn(move || {
+            while !stopped.load(Ordering::Relaxed) {
+                if let Some(packet) = receive(&socket) {
+                    noted.lock().unwrap().push(packet);
+                }
+            }
+        });
+        Self { seen, stop, thread: Some(thread) }
+    }
+
+    /// Waits until no payload has come for `quiet`, at most `patience`.
+    pub fn until_quiet(&self, quiet: Duration, patience: Duration) {
+        let deadline = Instant::now() + patience;
+        let begun = now_ns();
+        loop {
+            let last = self.seen.lock().unwrap().iter().rev().find(|packet| packet.payload > 0).map_or(0, |packet| packet.at_ns);
+            if now_ns() > last.max(begun) + quiet.as_nanos() as u64 {
+                return;
+            }
+            assert!(Instant::now() < deadline, "the wire never fell quiet");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// The payload that came after `at_ns`, and how long after the last of it came.
+    pub fn since(&self, at_ns: u64) -> (u64, Duration) {
+        let seen = self.seen.lock().unwrap();
+        let after = seen.iter().filter(|packet| packet.at_ns > at_ns && packet.payload > 0);
+        let last = after.clone().map(|packet| packet.at_ns - at_ns).max().unwrap_or(0);
+        (after.map(|packet| packet.payload).sum(), Duration::from_nanos(last))
+    }
+}
+
+impl Drop for Capture {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let _ = self.thread.take().unwrap().join();
+    }
+}
+
+/// The clock that packets are stamped with.
+pub fn now_ns() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64
+}
+
+/// A packet socket on the far end that sees IPv4, with timestamps, and gives up a read after 50 ms.
+fn open() -> OwnedFd {
+    let protocol = (libc::ETH_P_IP as u16).to_be();
+    // SAFETY: plain system calls; each pointer is to a live value of the size that is given with it, and none is kept.
+    unsafe {
+        let raw = libc::socket(libc::AF_PACKET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, protocol.into());
+        assert!(raw >= 0, "packet socket: {}", std::io::Error::last_os_error());
+        let socket = OwnedFd::from_raw_fd(raw);
+        let name = CString::new(FAR_END).unwrap();
+        let mut address: libc::sockaddr_ll = zeroed();
+        address.sll_family = libc::AF_PACKET as u16;
+        address.sll_protocol = protocol;
+        address.sll_ifindex = libc::if_nametoindex(name.as_ptr()) as i32;
+        assert!(address.sll_ifindex > 0, "no interface {FAR_END}");
+        let bound = libc::bind(raw, (&raw const address).cast(), size_of::<libc::sockaddr_ll>() as u32);
+        assert_eq!(bound, 0, "bind: {}", std::io::Error::last_os_error());
+        let on: libc::c_int = 1;
+        let set = libc::setsockopt(raw, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, (&raw const on).cast(), size_of::<libc::c_int>() as u32);
+        assert_eq!(set, 0, "timestamps: {}", std::io::Error::last_os_error());
+        let wait = libc::timeval { tv_sec: 0, tv_usec: 50_000 };
+        let set = libc::setsockopt(raw, libc::SOL_SOCKET, libc::SO_RCVTIMEO, (&raw const wait).cast(), size_of::<libc::timeval>() as u32);
+        assert_eq!(set, 0, "timeout: {}", std::io::Error::last_os_error());
+        socket
+    }
+}
+
+/// The next packet from the camera, if one comes in time.
+fn receive(socket: &OwnedFd) -> Option<Packet> {
+    let mut head = [0_u8; 128];
+    let mut control = [0_u64; 16];
+    // SAFETY: the message's pointers are to live buffers of the sizes given with them; the kernel fills in at most those, and
+    // the control messages are walked with the macros made for it, within the length the kernel gave.
+    let (length, at_ns) = unsafe {
+        let mut parts = libc::iovec { iov_base: head.as_mut_ptr().cast(), iov_len: head.len() };
+        let mut message: libc::msghdr = zeroed();
+        message.msg_iov = &raw mut parts;
+        message.msg_iovlen = 1;
+        message.msg_control = control.as_mut_ptr().cast();
+        message.msg_controllen = size_of_val(&control);
+        let length = libc::recvmsg(socket.as_raw_fd(), &raw mut message, 0);
+        if length < 0 {
+            return None;
+        }
+        let mut at_ns = None;
+        let mut part = libc::CMSG_FIRSTHDR(&raw const message);
+        while !part.is_null() {
+            if (*part).cmsg_level == libc::SOL_SOCKET && (*part).cmsg_type == libc::SCM_TIMESTAMPNS {
+                let time: libc::timespec = libc::CMSG_DATA(part).cast::<libc::timespec>().read_unaligned();
+                at_ns = Some(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64);
+            }
+            part = libc::CMSG_NXTHDR(&raw const message, part);
+        }
+        (length as usize, at_ns)
+    };
+    let payload = tcp_payload(&head[..length.min(head.len())])?;
+    Some(Packet { at_ns: at_ns.expect("the kernel stamps every packet"), payload })
+}
+
+/// The TCP payload of an IPv4 packet from the camera, by its headers.
+fn tcp_payload(packet: &[u8]) -> Option<u64> {
+    let ip_header = usize::from(packet.first()? & 0x0f) * 4;
+    let is_tcp = *packet.get(9)? == libc::IPPROTO_TCP as u8;
+    let from_camera = packet.get(12..16)? == CAMERA.octets();
+    let total = usize::from(u16::from_be_bytes([*packet.get(2)?, *packet.get(3)?]));
+    let tcp_header = usize::from(packet.get(ip_header + 12)? >> 4) * 4;
+    (is_tcp && from_camera).then(|| total.saturating_sub(ip_header + tcp_header) as u64)
+}

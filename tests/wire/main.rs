@@ -1,0 +1,204 @@
+//! The cut, on the wire: the camera in one network namespace, a TLS sink in another, an uplink of 2 Mbit/s between them
+//! and a capture on its far side. Twenty cuts at random moments of a transfer and in its early phases; after the gate has
+//! closed not more than one TLS record may be seen, and no object may ever become whole. The control, which only drops the
+//! request, must fail the very same check. Needs root, `ip` and `tc`.
+
+mod capture;
+mod namespaces;
+mod sink;
+
+use std::{
+    fmt,
+    io::{BufRead, BufReader, Write},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde::Deserialize;
+
+use self::{capture::Capture, namespaces::Link, sink::Sink};
+
+/// One record of TLS: 16 KiB of data, its header, its tag and its content type (RFC 8446 section 5).
+const ONE_RECORD: u64 = 16_384 + 5 + 16 + 1;
+const UPLINK_KBPS: u32 = 2_000;
+/// A cut this long after the clip's being there comes in the middle of its body.
+const MIDDLE: Duration = Duration::from_millis(100);
+/// Two seconds and more at that rate, longer than any cut waits.
+const CLIP: u64 = 16 * 32 * 1024;
+
+/// What the camera says of a cut.
+#[derive(Debug, Clone, Deserialize)]
+struct Said {
+    at_ns: u64,
+    micros: u64,
+    transfers: u32,
+    bytes_after: u64,
+    /// What kept a clip from being sent, if anything did.
+    fault: Option<String>,
+}
+
+/// What was seen of one.
+#[derive(Debug, Clone)]
+struct Round {
+    said: Said,
+    /// When it was cut, counted from the clip's being there.
+    waited: Duration,
+    /// Payload on the wire before the cut.
+    before: u64,
+    /// Payload on the wire after the decision to cut, and how long after the last of it was seen.
+    bytes: u64,
+    last: Duration,
+    became_whole: bool,
+}
+
+impl Round {
+    /// The one check, for the agent and the control.
+    fn holds(&self) -> bool {
+        self.bytes <= ONE_RECORD && !self.became_whole
+    }
+}
+
+struct Rounds {
+    name: &'static str,
+    rounds: Vec<Round>,
+}
+
+impl fmt::Display for Rounds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let of = |figure: &dyn Fn(&Round) -> f64| {
+            let mut figures: Vec<f64> = self.rounds.iter().map(figure).collect();
+            figures.sort_by(f64::total_cmp);
+            (figures[figures.len() / 2], figures[figures.len() - 1])
+        };
+        let (bytes, most) = of(&|round| round.bytes as f64);
+        let (last, latest) = of(&|round| round.last.as_secs_f64() * 1000.0);
+        let (micros, slowest) = of(&|round| round.said.micros as f64);
+        let whole = self.rounds.iter().filter(|round| round.became_whole).count();
+        write!(
+            f,
+            "{:<28} {:>3} cuts | on the wire after: {:>7.0} / {:>7.0} bytes | last byte after: {:>7.1} / {:>7.1} ms | the call: {:>5.0} / {:>5.0} µs | became whole: {whole}",
+            self.name,
+            self.rounds.len(),
+            bytes,
+            most,
+            last,
+            latest,
+            micros,
+            slowest
+        )
+    }
+}
+
+/// The camera's program, in its namespace.
+struct Camera {
+    child: Child,
+    to: ChildStdin,
+    from: BufReader<ChildStdout>,
+}
+
+impl Camera {
+    fn start(link: &Link, program: &Path, mode: &str, sink: &Sink, uplink_kbps: u32) -> Self {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", link.near()]).arg(program).arg(mode).arg(sink.address().to_string());
+        command.arg(sink.ca()).arg(uplink_kbps.to_string()).arg(CLIP.to_string());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().expect("the camera's program starts");
+        let to = child.stdin.take().unwrap();
+        let from = BufReader::new(child.stdout.take().unwrap());
+        Self { child, to, from }
+    }
+
+    fn go(&mut self) {
+        writeln!(self.to, "go").unwrap();
+    }
+
+    fn cut(&mut self) -> Said {
+        writeln!(self.to, "cut").unwrap();
+        let mut line = String::new();
+        self.from.read_line(&mut line).unwrap();
+        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"))
+    }
+}
+
+impl Drop for Camera {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Cuts once for each of `waits`, and looks at the wire until it is quiet.
+fn cut_and_look(name: &'static str, mode: &str, uplink_kbps: u32, waits: &[Duration]) -> Rounds {
+    let link = Link::shaped(UPLINK_KBPS);
+    let sink = Sink::start(&link);
+    let capture = Capture::start(&link);
+    let mut camera = Camera::start(&link, &program(), mode, &sink, uplink_kbps);
+    let rounds = waits.iter().map(|wait| {
+        let (whole, begun) = (sink.whole(), capture::now_ns());
+        camera.go();
+        thread::sleep(*wait);
+        let said = camera.cut();
+        capture.until_quiet(Duration::from_millis(400), Duration::from_secs(15));
+        let (bytes, last) = capture.since(said.at_ns);
+        let before = capture.since(begun).0 - bytes;
+        Round { said, waited: *wait, before, bytes, last, became_whole: sink.whole() > whole }
+    });
+    Rounds { name, rounds: rounds.collect() }
+}
+
+/// The example beside this test, built now if it was not built with it.
+fn program() -> PathBuf {
+    let deps = std::env::current_exe().unwrap();
+    let profile = deps.ancestors().nth(2).unwrap();
+    let program = profile.join("examples/on_the_wire");
+    if !program.exists() {
+        let built = Command::new(env!("CARGO")).args(["build", "-p", "kasa-care-agent", "--example", "on_the_wire"]).status();
+        assert!(built.is_ok_and(|status| status.success()), "the example on_the_wire cannot be built");
+    }
+    program
+}
+
+/// Random moments of a transfer, in milliseconds from the clip's being there.
+fn moments(count: usize, within: std::ops::Range<u64>) -> Vec<Duration> {
+    let random = |_| {
+        let bytes: [u8; 8] = uuid::Uuid::new_v4().into_bytes()[8..].try_into().unwrap();
+        within.start * 1000 + u64::from_le_bytes(bytes) % ((within.end - within.start) * 1000)
+    };
+    (0..count).map(random).map(Duration::from_micros).collect()
+}
+
+#[test]
+fn after_a_cut_nothing_beyond_one_record_leaves_and_the_control_fails_the_same_check() {
+    // SAFETY: geteuid has no precondition.
+    assert_eq!(unsafe { libc::geteuid() }, 0, "the wire test makes network namespaces: run it as root");
+    let begun = Instant::now();
+    program();
+    let early = moments(6, 0..40);
+    let middle = moments(14, 100..1500);
+    let (agent, estimating, control) = thread::scope(|scope| {
+        let agent = scope.spawn(|| cut_and_look("agent, uplink configured", "cut", UPLINK_KBPS, &[&early[..], &middle].concat()));
+        let estimating = scope.spawn(|| cut_and_look("agent, uplink estimated", "cut", 0, &moments(14, 100..2000)));
+        let control = scope.spawn(|| cut_and_look("control, request dropped", "drop", 0, &moments(8, 100..1000)));
+        (agent.join().unwrap(), estimating.join().unwrap(), control.join().unwrap())
+    });
+    println!("p50 / max over an uplink of {UPLINK_KBPS} kbit/s, {:.0} s in all", begun.elapsed().as_secs_f64());
+    println!("{agent}\n{estimating}\n{control}");
+
+    for round in &agent.rounds {
+        assert!(round.holds(), "{round:?}");
+        assert!(round.said.bytes_after <= ONE_RECORD, "{round:?}");
+    }
+    // A check that met no transfer would prove nothing.
+    for round in agent.rounds.iter().chain(&estimating.rounds).chain(&control.rounds) {
+        let flowing = round.waited < MIDDLE || (round.before > 2_000 && round.said.transfers == 1);
+        assert!(flowing, "no transfer was met: {:?}, {round:?}", round.said.fault);
+    }
+    assert!(estimating.rounds.iter().all(|round| !round.became_whole), "{:?}", estimating.rounds);
+
+    let caught = control.rounds.iter().filter(|round| !round.holds()).count();
+    assert!(caught * 2 > control.rounds.len(), "the check lets the control pass: {:?}", control.rounds);
+    let most = control.rounds.iter().map(|round| round.bytes).max().unwrap();
+    assert!(most > 100_000, "the control leaks {most} bytes at most: the wire is not what this test takes it for");
+}

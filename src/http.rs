@@ -450,7 +450,9 @@ mod tests {
     impl AsyncWrite for Gone {
         fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, from: &[u8]) -> Poll<io::Result<usize>> {
             self.asked = true;
-            self.reader.take().map_or((), Waker::wake);
+            if let Some(reader) = self.reader.take() {
+                reader.wake();
+            }
             Poll::Ready(Ok(from.len()))
         }
 

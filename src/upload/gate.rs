@@ -39,13 +39,11 @@ impl Gate {
     /// For the control thread; takes microseconds.
     pub fn cut(&self, keep: Option<(Policy, Position)>) -> CutFigures {
         let generation = self.sockets.advance();
-        // Counted before the abort: a transfer that dies of it puts its clip back by itself.
-        let transfers = self.shelf.lock().leaving();
         // No socket opens from here on, and the spool gives out clips only under the generation before.
         let bytes_after = self.sockets.abort();
         // Nothing more leaves from here on: the kernel has forgotten every connection.
         let mut spool = self.shelf.lock();
-        let transfers = transfers.max(spool.recall(self.sockets.generation()));
+        let transfers = spool.recall(self.sockets.generation());
         let doomed = keep.map(|(policy, position)| spool.keep(policy, position, self.clock.now())).unwrap_or_default();
         drop(spool);
         self.shelf.wake.notify_one();

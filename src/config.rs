@@ -16,6 +16,7 @@ use std::{
 
 use care_protocol::{DeviceId, Policy, RootKeys};
 
+pub use crate::tls::{StoreCa, TlsFiles};
 pub use fault::ConfigFault;
 use files::{FileKind, NamedFile};
 
@@ -141,17 +142,6 @@ pub struct Device {
     pub state_dir: PathBuf,
 }
 
-/// The files of one TLS client.
-#[derive(Debug, Clone, PartialEq)]
-pub struct TlsFiles {
-    /// The authorities the server's certificate must chain to, PEM.
-    pub ca: PathBuf,
-    /// The device's certificate chain, PEM.
-    pub client_cert: PathBuf,
-    /// The device's private key, PEM, not readable by group or others.
-    pub client_key: PathBuf,
-}
-
 /// A host and port to connect to, and whether over TLS.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
@@ -201,15 +191,6 @@ pub struct ClipStore {
     pub hosts: BTreeSet<(String, u16)>,
     /// Whom these hosts' certificates must chain to.
     pub ca: StoreCa,
-}
-
-/// The authorities for store hosts.
-#[derive(Debug, Clone, PartialEq)]
-pub enum StoreCa {
-    /// The public roots.
-    Webpki,
-    /// A PEM file.
-    File(PathBuf),
 }
 
 /// Where frames come from.

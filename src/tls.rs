@@ -33,10 +33,7 @@ use x509_cert::{
     },
 };
 
-use crate::{
-    clock::{AGREE_WITHIN, Clock},
-    config::{StoreCa, TlsFiles},
-};
+use crate::clock::{AGREE_WITHIN, Clock};
 
 /// Why a TLS client cannot be configured from its files.
 #[derive(Debug, ThisError)]
@@ -115,6 +112,26 @@ const KEY: &str = "device key";
 const CA_EXPECTED: &str = "the PEM certificates of the authorities to trust";
 const CERT_EXPECTED: &str = "the device's PEM certificate, followed by its intermediates";
 const KEY_EXPECTED: &str = "one PEM private key (ECDSA P-256 or P-384, Ed25519 or RSA)";
+
+/// The files of one TLS client.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TlsFiles {
+    /// The authorities the server's certificate must chain to, PEM.
+    pub ca: PathBuf,
+    /// The device's certificate chain, PEM.
+    pub client_cert: PathBuf,
+    /// The device's private key, PEM, not readable by group or others.
+    pub client_key: PathBuf,
+}
+
+/// The authorities for store hosts.
+#[derive(Debug, Clone, PartialEq)]
+pub enum StoreCa {
+    /// The public roots.
+    Webpki,
+    /// A PEM file.
+    File(PathBuf),
+}
 
 /// The configuration for the broker and the cloud API: servers must chain to `files.ca`, and we show the device's certificate.
 ///

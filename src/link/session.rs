@@ -54,6 +54,7 @@ pub(super) struct Session {
 }
 
 /// How a connection ended.
+#[derive(Debug)]
 enum End {
     Stopped,
     Renewed,
@@ -413,7 +414,8 @@ impl Session {
     async fn fail(&mut self, connection: Option<Connection>, fault: LinkFault, delay: Option<Duration>) {
         let delay = self.backoff.next().max(delay.unwrap_or_default());
         let failures = self.backoff.failures();
-        tracing::warn!(stage = %fault.stage, reason = fault.reason, failures, ?delay, "no connection to the broker");
+        // The owner tells of the fault itself, at its own level.
+        tracing::debug!(stage = %fault.stage, reason = fault.reason, failures, ?delay, "no connection to the broker");
         {
             let mut inner = self.shared.lock();
             inner.lost(&fault, failures);

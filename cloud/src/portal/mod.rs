@@ -1,24 +1,37 @@
 //! The portal: where a person sees cameras and plans and changes them. Plain HTTP on loopback, no sign-in yet; forms work
 //! without a script, a small script follows the switch live. The same actions are there as JSON for programs.
 
+mod page;
 pub mod state;
 
-use std::sync::Arc;
+use std::{convert::Infallible, net::IpAddr, sync::Arc};
 
+use askama::Template;
 use axum::{
-    Json, Router,
-    extract::State as AxumState,
-    http::StatusCode,
-    response::{IntoResponse, Response},
+    Form, Json, Router,
+    extract::{Path, Request, State as AxumState},
+    http::{HeaderMap, StatusCode, header},
+    middleware::{self, Next},
+    response::{
+        Html, IntoResponse, Redirect, Response,
+        sse::{Event, KeepAlive, Sse},
+    },
     routing::{get, post},
 };
+use care_protocol::DeviceId;
+use futures::{Stream, StreamExt as _};
 use serde::Deserialize;
 use serde_json::json;
+use tokio_stream::wrappers::BroadcastStream;
 
 use crate::{
-    actions::{Action, ActionError, Done},
+    actions::{Action, ActionError, Done, PaidPlan},
     cloud::Cloud,
+    db::now_s,
 };
+
+/// How long a plan runs on when the page plays the app store's cancel.
+const STORE_PERIOD_LEFT_S: u64 = 30;
 
 /// The portal's routes.
 pub fn router(cloud: Arc<Cloud>) -> Router {
@@ -26,7 +39,109 @@ pub fn router(cloud: Arc<Cloud>) -> Router {
         .route("/portal/state", get(state_json))
         .route("/portal/act", post(act_json))
         .route("/portal/broker", post(broker_json))
+        .route("/", get(home))
+        .route("/events", get(events))
+        .route("/cameras/{id}/{what}", get(confirm).post(act_form))
+        .route("/style.css", get(|| asset("text/css", include_str!("../../assets/style.css"))))
+        .route("/portal.js", get(|| asset("text/javascript", include_str!("../../assets/portal.js"))))
+        .layer(middleware::from_fn(guard))
         .with_state(cloud)
+}
+
+/// Only this machine's own pages may act: another site's page in the same browser may not, nor a name that resolves to us.
+async fn guard(request: Request, next: Next) -> Response {
+    if !is_ours(request.headers()) {
+        return (StatusCode::FORBIDDEN, "open the portal by its own address\n").into_response();
+    }
+    let mut answer = next.run(request).await;
+    let policy = "default-src 'self'; img-src 'self' data:; form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
+    for (name, value) in [("content-security-policy", policy), ("x-content-type-options", "nosniff"), ("cache-control", "no-store")] {
+        answer.headers_mut().insert(name, header::HeaderValue::from_static(value));
+    }
+    answer
+}
+
+fn is_ours(headers: &HeaderMap) -> bool {
+    let text = |name| headers.get(name).map(|value: &header::HeaderValue| value.to_str().unwrap_or("?"));
+    let Some(host) = text(header::HOST) else { return false };
+    let name = host.rsplit_once(':').map_or(host, |(name, _)| name).trim_matches(['[', ']']);
+    let loopback = name == "localhost" || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    loopback && text(header::ORIGIN).is_none_or(|origin| origin.strip_prefix("http://") == Some(host))
+}
+
+async fn asset(kind: &'static str, content: &'static str) -> Response {
+    ([(header::CONTENT_TYPE, kind)], content).into_response()
+}
+
+async fn home(AxumState(cloud): AxumState<Arc<Cloud>>) -> Response {
+    match state::read(&cloud).await {
+        Ok(state) => html(&page::Page::new(&state, &cloud.issuer.catalogue)),
+        Err(e) => refused(&e.into()),
+    }
+}
+
+/// Says "look again" whenever something happens; what happened is in the page.
+async fn events(AxumState(cloud): AxumState<Arc<Cloud>>) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+    // Someone who was too slow has missed events, and looks again all the same.
+    let news = BroadcastStream::new(cloud.bus.listen()).map(|news| {
+        let data = news.ok().and_then(|news| serde_json::to_string(&news).ok()).unwrap_or_else(|| "{}".into());
+        Ok(Event::default().data(data))
+    });
+    Sse::new(news).keep_alive(KeepAlive::default())
+}
+
+async fn confirm(AxumState(cloud): AxumState<Arc<Cloud>>, Path((id, what)): Path<(String, String)>) -> Response {
+    let downgrade = match what.as_str() {
+        "cancel" => false,
+        "downgrade" => true,
+        _ => return StatusCode::NOT_FOUND.into_response(),
+    };
+    let Ok(device) = id.parse::<DeviceId>() else { return StatusCode::NOT_FOUND.into_response() };
+    let issuer = cloud.issuer.clone();
+    let asked = device.clone();
+    match cloud.db.transact_async(move |tx| issuer.offer(tx, &asked, downgrade, now_s())).await {
+        Ok(offer) => html(&page::Confirm::new(device.as_str(), &offer, downgrade)),
+        Err(e) => refused(&e),
+    }
+}
+
+#[derive(Deserialize)]
+struct Choice {
+    plan: Option<PaidPlan>,
+}
+
+async fn act_form(
+    AxumState(cloud): AxumState<Arc<Cloud>>,
+    Path((id, what)): Path<(String, String)>,
+    Form(choice): Form<Choice>,
+) -> Response {
+    let Ok(camera) = id.parse::<DeviceId>() else { return StatusCode::NOT_FOUND.into_response() };
+    let action = match (what.as_str(), choice.plan) {
+        ("cancel", _) => Action::Cancel { camera },
+        ("downgrade", _) => Action::Downgrade { camera },
+        ("subscribe", Some(plan)) => Action::Subscribe { camera, plan, cycle: None, channel: None },
+        ("store-cancel", _) => Action::StoreCancel { camera, ends_in_s: Some(STORE_PERIOD_LEFT_S) },
+        ("withdraw", _) => Action::Withdraw { camera },
+        _ => return StatusCode::NOT_FOUND.into_response(),
+    };
+    match cloud.act(action).await {
+        Ok(_) => Redirect::to("/").into_response(),
+        Err(e) => refused(&e),
+    }
+}
+
+fn html(page: &impl Template) -> Response {
+    match page.render() {
+        Ok(text) => Html(text).into_response(),
+        Err(e) => {
+            tracing::error!("rendering a page: {e}");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}
+
+fn refused(e: &ActionError) -> Response {
+    (status_of(e), html(&page::Refused { why: e.to_string() })).into_response()
 }
 
 async fn state_json(AxumState(cloud): AxumState<Arc<Cloud>>) -> Response {

@@ -186,14 +186,14 @@ async fn wait_for_portal(portal: &str, cloud: &Running) -> Result<()> {
 fn set_up(config: &Path, pace: Pace) -> Result<String> {
     let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).context("finding a free port")?.port();
     let status = format!("127.0.0.1:{port}");
-    let uplink = match pace {
-        Pace::Story => 2000,
-        Pace::Person => 1000,
+    let (motion, uplink) = match pace {
+        Pace::Story => ("every:6s", 2000),
+        Pace::Person => ("every:12s", 1000),
     };
     let mut text = fs::read_to_string(config).with_context(|| format!("reading {}", config.display()))?;
     let changes = [
         ("pre_roll_s = 5", "pre_roll_s = 1".to_owned()),
-        ("motion = \"every:30s\"", "motion = \"every:6s\"".to_owned()),
+        ("motion = \"every:30s\"", format!("motion = \"{motion}\"")),
         ("uplink_kbps = 0", format!("uplink_kbps = {uplink}")),
         ("listen = \"127.0.0.1:9180\"", format!("listen = \"{status}\"")),
     ];

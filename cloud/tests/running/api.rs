@@ -1,0 +1,183 @@
+//! The API and the store: who gets which documents, which clips are granted, and that a cancel takes a grant back at the
+//! beginning of a PUT, in its middle, and at its end.
+
+use std::time::Duration;
+
+use care_protocol::{DeviceId, Entitlement, Keyset, RootKeys};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use super::{
+    camera::{Camera, Clip, stored_file},
+    cloud::Cloud,
+};
+
+#[tokio::test]
+async fn a_camera_gets_its_own_documents_verifiable_and_dated_and_nobody_elses() {
+    let cloud = Cloud::start().await;
+    let camera = Camera::add(&cloud, "CAM-A");
+    Camera::add(&cloud, "CAM-B");
+    let answer = camera.get("/v1/devices/CAM-A/entitlement").await;
+    assert_eq!((answer.status().as_u16(), answer.headers()["content-type"].to_str().unwrap()), (200, "text/plain"));
+    assert!(answer.headers().contains_key("date"));
+
+    let config: toml::Table = std::fs::read_to_string(cloud.dir.path().join("CAM-A/config.toml")).unwrap().parse().unwrap();
+    let roots = config["trust"]["root_keys"].as_table().unwrap().iter();
+    let roots: RootKeys = roots.map(|(name, key)| (name.clone(), key.as_str().unwrap().parse().unwrap())).collect();
+    let keyset = Keyset::verify(camera.get("/v1/keyset").await.body(), &roots, "care").unwrap().keyset;
+    let device: DeviceId = "CAM-A".parse().unwrap();
+    let verified = Entitlement::verify(answer.body(), Some(&keyset), "care", &device).unwrap();
+    assert_eq!(verified.entitlement.seq.get(), 1);
+
+    assert_eq!(camera.get("/v1/devices/CAM-B/entitlement").await.status(), 403);
+    let mut other = Clip::new(10);
+    other.epoch = 1;
+    let forged = Camera { id: "CAM-B".into(), ..Camera::add(&cloud, "CAM-A") };
+    assert_eq!(forged.ask(&other).await.status(), 403);
+    // care-cloud's own certificate is no camera: it has no document.
+    let watcher = Camera::cloud_itself(&cloud);
+    assert_eq!(watcher.get("/v1/devices/care-cloud/entitlement").await.status(), 404);
+}
+
+#[tokio::test]
+async fn a_granted_clip_is_stored_once_and_only_if_it_is_the_one_announced() {
+    let cloud = Cloud::start().await;
+    let camera = Camera::add(&cloud, "CAM-A");
+    cloud.premium("CAM-A").await;
+    let clip = Clip::new(300_000);
+    let grant = camera.granted(&clip).await;
+    assert_eq!((&grant["method"], &grant["headers"]["content-type"]), (&json!("PUT"), &json!("video/mp4")));
+    assert!(grant["url"].as_str().unwrap().starts_with(&cloud.endpoints.api));
+
+    let mut forged = clip.body.clone();
+    forged[7] ^= 1;
+    assert_eq!(camera.put(&grant, forged).await.status(), 400);
+    assert_eq!(stored_file(&cloud, &camera, &clip), None);
+    assert_eq!(camera.put(&grant, clip.body[..1000].to_vec()).await.status(), 400);
+
+    assert_eq!(camera.put(&grant, clip.body.clone()).await.status(), 200);
+    assert_eq!(stored_file(&cloud, &camera, &clip).as_deref(), Some(&clip.body[..]));
+    let again = camera.ask(&clip).await;
+    assert_eq!((again.status().as_u16(), &again.body()[..]), (200, &br#"{"stored":true}"#[..]));
+    assert_eq!(camera.put(&grant, clip.body.clone()).await.status(), 403, "a grant is good for one clip, once");
+    // A URL that was tampered with is refused by its signature.
+    let mut other = camera.granted(&Clip::new(9)).await;
+    other["url"] = other["url"].as_str().unwrap().replace("X-Amz-Signature=", "X-Amz-Signature=0").into();
+    assert_eq!(camera.put(&other, (0..9).collect()).await.status(), 403);
+}
+
+#[tokio::test]
+async fn the_plan_in_force_judges_every_clip() {
+    let cloud = Cloud::start().await;
+    let camera = Camera::add(&cloud, "CAM-A");
+    let status = async |clip: &Clip| camera.ask(clip).await.status().as_u16();
+
+    // Free: 12 s at most, 48 hours, five minutes between clips, no snapshots.
+    let long = Clip { duration_ms: 12_001, ..Clip::new(10) };
+    assert_eq!(status(&long).await, 402);
+    assert_eq!(status(&Clip { kind: "snapshot", ..Clip::new(10) }).await, 402);
+    assert_eq!(status(&Clip::new(10).started_ago(Duration::from_secs(49 * 3600))).await, 402);
+    let first = Clip::new(10).started_ago(Duration::from_secs(600));
+    let grant = camera.granted(&first).await;
+    assert_eq!(camera.put(&grant, first.body.clone()).await.status(), 200);
+    assert_eq!(status(&Clip::new(10).started_ago(Duration::from_secs(300))).await, 402);
+    assert_eq!(status(&Clip::new(10)).await, 201);
+    assert_eq!(status(&Clip { epoch: 2, ..Clip::new(10) }).await, 403);
+
+    cloud.premium("CAM-A").await;
+    assert_eq!(status(&long).await, 201);
+    cloud.act(json!({ "action": "unbind", "camera": "CAM-A" })).await;
+    assert_eq!(status(&Clip::new(10)).await, 403);
+}
+
+#[tokio::test]
+async fn malformed_requests_are_refused() {
+    let cloud = Cloud::start().await;
+    let camera = Camera::add(&cloud, "CAM-A");
+    assert_eq!(camera.ask(&Clip { id: "../../etc/passwd".into(), ..Clip::new(10) }).await.status(), 400);
+    assert_eq!(camera.get("/clips/CAM-A/x.mp4").await.status(), 403);
+    assert_eq!(camera.get("/clips/?list-type=2").await.status(), 403);
+    let request = axum::http::Request::post("/v1/devices/CAM-A/clips").body(http_body_util::Full::from(vec![b' '; 20_000])).unwrap();
+    assert_eq!(camera.send(request).await.status(), 413);
+}
+
+#[tokio::test]
+async fn a_cancel_takes_back_a_grant_that_was_not_used_yet() {
+    let cloud = Cloud::start().await;
+    let camera = Camera::add(&cloud, "CAM-A");
+    cloud.premium("CAM-A").await;
+    let clip = Clip::new(1000);
+    let grant = camera.granted(&clip).await;
+    cloud.act(json!({ "action": "cancel", "camera": "CAM-A" })).await;
+    assert_eq!(camera.put(&grant, clip.body.clone()).await.status(), 403);
+    assert_eq!(stored_file(&cloud, &camera, &clip), None);
+    // What Free allows comes under a new grant.
+    let grant = camera.granted(&clip).await;
+    assert_eq!(camera.put(&grant, clip.body.clone()).await.status(), 200);
+}
+
+#[tokio::test]
+async fn a_renewal_or_an_upgrade_disturbs_no_upload() {
+    let cloud = Cloud::start().await;
+    let camera = Camera::add(&cloud, "CAM-A");
+    cloud.act(json!({ "action": "subscribe", "camera": "CAM-A", "plan": "plus" })).await;
+    let clip = Clip::new(1000);
+    let grant = camera.granted(&clip).await;
+    cloud.premium("CAM-A").await;
+    assert_eq!(camera.put(&grant, clip.body.clone()).await.status(), 200);
+}
+
+/// A camera that does not stop: what it sends is not kept, is counted, and its connection is closed.
+#[tokio::test]
+async fn a_cancel_ends_an_upload_in_its_middle_and_the_store_counts_what_still_comes() {
+    let cloud = Cloud::start().await;
+    let camera = Camera::add(&cloud, "CAM-A");
+    cloud.premium("CAM-A").await;
+    let clip = Clip { duration_ms: 60_000, ..Clip::new(400_000) };
+    let grant = camera.granted(&clip).await;
+    let mut stream = camera.begin_put(&grant, clip.body.len(), &clip.body[..100_000]).await;
+    let transfer = |state: &Value| state["transfers"][0].clone();
+    cloud.until("the store has what was sent", |s| transfer(s)["received"] == 100_000).await;
+
+    cloud.act(json!({ "action": "cancel", "camera": "CAM-A" })).await;
+    let mut session = camera.mqtt(&["care/v1/CAM-A/entitlement"]).await;
+    session.entitlement_of(3).await;
+    stream.write_all(&clip.body[100_000..150_000]).await.unwrap();
+    stream.flush().await.unwrap();
+    cloud.until("the store has read on", |s| transfer(s)["received"] == 150_000).await;
+    session.publish(&camera.topic("report"), true, camera.report(1, 3, "free", "free")).await;
+    cloud.until("the report has arrived", |s| !transfer(s)["after_reported"].is_null()).await;
+    // It says that it has stopped, and has not. The store's linger may end before the rest is written.
+    let rest = stream.write_all(&clip.body[150_000..200_000]).await;
+    drop((rest, stream.flush().await));
+
+    let mut answer = Vec::new();
+    // The end may come as a reset.
+    drop(stream.read_to_end(&mut answer).await);
+    let answer = String::from_utf8_lossy(&answer);
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 403"), "{answer}");
+    let state = cloud.until("the transfer has ended", |s| !transfer(s)["ended_us"].is_null()).await;
+    let seen = transfer(&state);
+    assert_eq!((&seen["revoked"], &seen["stored"]), (&json!(true), &json!(false)), "{seen}");
+    assert_eq!(seen["after_published"].as_u64(), Some(seen["received"].as_u64().unwrap() - 100_000), "{seen}");
+    assert_eq!(seen["after_reported"].as_u64(), Some(seen["received"].as_u64().unwrap() - 150_000), "{seen}");
+    assert_eq!(stored_file(&cloud, &camera, &clip), None);
+}
+
+#[tokio::test]
+async fn an_upload_that_completes_after_the_cancel_is_not_kept() {
+    let cloud = Cloud::start().await;
+    let camera = Camera::add(&cloud, "CAM-A");
+    cloud.premium("CAM-A").await;
+    let clip = Clip { duration_ms: 60_000, ..Clip::new(50_000) };
+    let grant = camera.granted(&clip).await;
+    let mut stream = camera.begin_put(&grant, clip.body.len(), &clip.body[..49_000]).await;
+    cloud.until("the store has what was sent", |s| s["transfers"][0]["received"] == 49_000).await;
+    cloud.act(json!({ "action": "cancel", "camera": "CAM-A" })).await;
+    drop(stream.write_all(&clip.body[49_000..]).await);
+    let mut answer = Vec::new();
+    drop(stream.read_to_end(&mut answer).await);
+    assert!(String::from_utf8_lossy(&answer).starts_with("HTTP/1.1 403"), "{}", String::from_utf8_lossy(&answer));
+    assert_eq!(stored_file(&cloud, &camera, &clip), None);
+    assert_eq!(cloud.state().await["clips_stored"], 0);
+}

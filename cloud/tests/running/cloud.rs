@@ -1,0 +1,145 @@
+//! A care-cloud of the test's own.
+
+use std::{
+    future::Future,
+    os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use care_cloud::{
+    broker::{die_with_parent, stop},
+    client,
+    data_dir::Endpoints,
+};
+use serde_json::{Value, json};
+
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+pub struct Cloud {
+    pub dir: tempfile::TempDir,
+    pub endpoints: Endpoints,
+    child: Child,
+}
+
+impl Cloud {
+    pub async fn start() -> Self {
+        Self::start_in(tempfile::tempdir().unwrap()).await
+    }
+
+    async fn start_in(dir: tempfile::TempDir) -> Self {
+        let child = spawn(dir.path());
+        let endpoints = ready(dir.path()).await;
+        Self { dir, endpoints, child }
+    }
+
+    /// SIGKILL, as a crash or the OOM killer would do it; the data stays.
+    pub fn kill(mut self) -> tempfile::TempDir {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        // What is left of `self` has no child any more; its directory lives on.
+        std::fs::remove_file(self.dir.path().join("data/endpoints.json")).unwrap();
+        std::mem::replace(&mut self.dir, tempfile::tempdir().unwrap())
+    }
+
+    pub async fn restart(dir: tempfile::TempDir) -> Self {
+        Self::start_in(dir).await
+    }
+
+    pub fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    /// Provisions a camera as the factory would.
+    pub fn add_camera(&self, id: &str) -> PathBuf {
+        let out = self.dir.path().join(id);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_care-cloud"));
+        command.args(["camera", "add", "--id", id, "--model", "KC420WS", "--out"]).arg(&out).arg("--data").arg(self.data());
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        out
+    }
+
+    pub async fn act(&self, action: Value) -> Value {
+        client::post(&self.endpoints.portal, "/portal/act", &action).await.unwrap()
+    }
+
+    pub async fn premium(&self, camera: &str) {
+        self.act(json!({ "action": "subscribe", "camera": camera, "plan": "premium" })).await;
+    }
+
+    pub async fn state(&self) -> Value {
+        client::get(&self.endpoints.portal, "/portal/state").await.unwrap()
+    }
+
+    pub async fn set_broker(&self, run: bool) {
+        client::post(&self.endpoints.portal, "/portal/broker", &json!({ "run": run })).await.unwrap();
+    }
+
+    /// Waits until `holds` for the portal's state.
+    pub async fn until(&self, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let state = self.state().await;
+            if holds(&state) {
+                return state;
+            }
+            assert!(Instant::now() < deadline, "not in {PATIENCE:?}: {what}; {state:#}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// The process id of its Mosquitto.
+    pub fn mosquitto(&self) -> Option<u32> {
+        children(self.child.id()).into_iter().find(|pid| name(*pid).as_deref() == Some("mosquitto"))
+    }
+}
+
+impl Drop for Cloud {
+    fn drop(&mut self) {
+        stop(&mut self.child, Duration::from_secs(10)).unwrap();
+    }
+}
+
+fn spawn(dir: &Path) -> Child {
+    let log = std::fs::File::create(dir.join("log")).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_care-cloud"));
+    command.arg("--data").arg(dir.join("data")).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).process_group(0);
+    for flag in ["--listen", "--portal", "--mqtt"] {
+        command.args([flag, "127.0.0.1:0"]);
+    }
+    die_with_parent(&mut command).spawn().unwrap()
+}
+
+async fn ready(dir: &Path) -> Endpoints {
+    let endpoints = dir.join("data/endpoints.json");
+    let found = until("care-cloud to write where it is", || async {
+        std::fs::read(&endpoints).ok().and_then(|text| serde_json::from_slice::<Endpoints>(&text).ok())
+    })
+    .await;
+    until("the portal to answer", || async { client::get(&found.portal, "/portal/state").await.ok() }).await;
+    found
+}
+
+/// Waits until `look` sees something.
+pub async fn until<T, F: Future<Output = Option<T>>>(what: &str, look: impl Fn() -> F) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(seen) = look().await {
+            return seen;
+        }
+        assert!(Instant::now() < deadline, "not in {PATIENCE:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+pub fn name(pid: u32) -> Option<String> {
+    std::fs::read_to_string(format!("/proc/{pid}/comm")).ok().map(|name| name.trim().to_owned())
+}
+
+fn children(pid: u32) -> Vec<u32> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let of = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
+    tasks.flatten().flat_map(|task| of(task).split_whitespace().map(|pid| pid.parse().unwrap()).collect::<Vec<_>>()).collect()
+}

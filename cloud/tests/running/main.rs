@@ -1,0 +1,9 @@
+//! The built care-cloud as a child, with its real Mosquitto, spoken to as a camera speaks: MQTT and HTTPS with client
+//! certificates. Everything a test starts ends with it.
+
+mod api;
+mod broker;
+mod camera;
+mod cloud;
+mod outbox;
+mod portal;

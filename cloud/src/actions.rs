@@ -386,11 +386,11 @@ fn end(tx: &Transaction<'_>, subscription: &Subscription, kind: RefundKind, now:
     Ok(Order { id: subscription.order_id.clone(), refund })
 }
 
-/// What was paid for the whole days that are left, rounded down: the day that has begun is used.
+/// What was paid for the whole days that are left, rounded down: a day that has begun, the first one too, is used.
 fn prorated(subscription: &Subscription, now: u64) -> u64 {
     let days = |seconds: u64| u128::from(seconds / 86_400);
     let period = days(subscription.period_end.saturating_sub(subscription.started_at));
-    let left = days(subscription.period_end.saturating_sub(now.max(subscription.started_at)));
+    let left = days(subscription.period_end.saturating_sub(now.max(subscription.started_at) + 1));
     let amount = (u128::from(subscription.paid_minor) * left).checked_div(period).unwrap_or(0);
     u64::try_from(amount).unwrap_or(subscription.paid_minor).min(subscription.paid_minor)
 }

@@ -8,6 +8,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
+    convert::Infallible,
     io,
     path::PathBuf,
     sync::{
@@ -19,10 +20,10 @@ use std::{
 
 use axum::{
     body::{Body, Bytes},
-    http::{Request, Response, StatusCode, header},
+    http::{Request, Response, StatusCode, header, request::Parts},
 };
 use care_protocol::{ClipKind, DeviceId, Grant, Position};
-use futures::channel::mpsc;
+use futures::{StreamExt as _, channel::mpsc};
 use http_body_util::BodyExt as _;
 use hyper::body::Frame;
 use jiff::{SignedDuration, Timestamp};
@@ -169,18 +170,19 @@ fn key(device: &DeviceId, clip: &str) -> String {
 }
 
 /// The uploads under way and the last ones that ended.
-#[derive(Clone, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Transfers {
     table: Arc<Mutex<Table>>,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Table {
     open: HashMap<String, Arc<Transfer>>,
     finished: VecDeque<Arc<Transfer>>,
 }
 
 /// One upload as the store sees it.
+#[derive(Debug)]
 struct Transfer {
     grant: String,
     clip: String,
@@ -268,10 +270,16 @@ impl Transfers {
         all
     }
 
-    fn open(&self, transfer: Transfer) -> OpenTransfer {
+    /// Lists a transfer as open; `None` if its grant is in use already.
+    fn open(&self, transfer: Transfer) -> Option<OpenTransfer> {
         let transfer = Arc::new(transfer);
-        self.lock().open.insert(transfer.grant.clone(), transfer.clone());
-        OpenTransfer { transfers: self.clone(), transfer }
+        let mut table = self.lock();
+        if table.open.contains_key(&transfer.grant) {
+            return None;
+        }
+        table.open.insert(transfer.grant.clone(), transfer.clone());
+        drop(table);
+        Some(OpenTransfer { transfers: self.clone(), transfer })
     }
 }
 
@@ -301,6 +309,7 @@ impl Transfer {
 }
 
 /// A transfer that is listed as open; it is listed as finished when this goes, however it goes.
+#[derive(Debug)]
 struct OpenTransfer {
     transfers: Transfers,
     transfer: Arc<Transfer>,
@@ -325,6 +334,9 @@ enum Refusal {
     Forbidden(&'static str),
     #[error("{0}")]
     Bad(&'static str),
+    /// Refused at its beginning; what comes of it all the same is counted as after the change.
+    #[error("the plan changed: the grant was revoked")]
+    Revoked(OpenTransfer),
     #[error("this store is elsewhere")]
     Elsewhere,
     #[error(transparent)]
@@ -332,9 +344,11 @@ enum Refusal {
 }
 
 impl Refusal {
-    fn answer(&self) -> Response<Body> {
-        let status = match self {
-            Self::Forbidden(_) => StatusCode::FORBIDDEN,
+    /// The answer, at once. What still comes of the body is read, thrown away and counted for [`LINGER`] after it: closing
+    /// with unread bytes would reset the connection, and the camera might never see why it was refused.
+    fn answer(self, rest: Option<Body>) -> Response<Body> {
+        let status = match &self {
+            Self::Forbidden(_) | Self::Revoked(_) => StatusCode::FORBIDDEN,
             Self::Bad(_) => StatusCode::BAD_REQUEST,
             Self::Elsewhere => StatusCode::NOT_FOUND,
             Self::Db(e) => {
@@ -342,11 +356,23 @@ impl Refusal {
                 StatusCode::INTERNAL_SERVER_ERROR
             }
         };
-        // Whatever of the body is still to come is not wanted.
-        let mut answer = Response::new(Body::from(format!("{self}\n")));
+        let why = Bytes::from(format!("{self}\n"));
+        let first = futures::stream::once(async move { Ok::<_, Infallible>(why) });
+        let then = futures::stream::once(drain(rest, self)).filter_map(async |()| None);
+        let mut answer = Response::new(Body::from_stream(first.chain(then)));
         *answer.status_mut() = status;
         answer.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
         answer
+    }
+}
+
+async fn drain(rest: Option<Body>, refusal: Refusal) {
+    let Some(mut rest) = rest else { return };
+    let deadline = tokio::time::Instant::now() + LINGER;
+    while let Ok(Some(Ok(frame))) = tokio::time::timeout_at(deadline, rest.frame()).await {
+        if let (Refusal::Revoked(open), Some(data)) = (&refusal, frame.data_ref()) {
+            open.transfer.received.fetch_add(data.len() as u64, Ordering::SeqCst);
+        }
     }
 }
 
@@ -363,28 +389,31 @@ struct Granted {
 
 /// Serves one request to the embedded store. `peer` is the client certificate's CN.
 pub async fn serve(cloud: Arc<Cloud>, peer: &DeviceId, request: Request<Body>) -> Response<Body> {
-    match put(&cloud, peer, request).await {
+    let (parts, body) = request.into_parts();
+    let mut body = Some(body);
+    match put(&cloud, peer, parts, &mut body).await {
         Ok(answer) => answer,
         Err(refusal) => {
             tracing::info!(device = %peer, "PUT refused: {refusal}");
-            refusal.answer()
+            refusal.answer(body)
         }
     }
 }
 
-async fn put(cloud: &Arc<Cloud>, peer: &DeviceId, request: Request<Body>) -> Result<Response<Body>, Refusal> {
+/// Takes the body out of its place once it is wanted.
+async fn put(cloud: &Arc<Cloud>, peer: &DeviceId, request: Parts, body: &mut Option<Body>) -> Result<Response<Body>, Refusal> {
     let embedded = cloud.store.embedded.as_ref().ok_or(Refusal::Elsewhere)?;
-    if request.method() != axum::http::Method::PUT {
+    if request.method != axum::http::Method::PUT {
         return Err(Refusal::Forbidden("cameras only put"));
     }
-    let query = request.uri().query().unwrap_or_default();
+    let query = request.uri.query().unwrap_or_default();
     let grant = url::form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == GRANT_PARAMETER).map(|(_, id)| id.into_owned());
     let grant = grant.ok_or(Refusal::Forbidden("the URL names no grant"))?;
     let granted = find_grant(cloud, &grant).await?.ok_or(Refusal::Forbidden("no such grant"))?;
-    if granted.device != *peer || request.uri().path() != format!("/{BUCKET}/{}", key(peer, &granted.clip)) {
+    if granted.device != *peer || request.uri.path() != format!("/{BUCKET}/{}", key(peer, &granted.clip)) {
         return Err(Refusal::Forbidden("the grant is another's"));
     }
-    let length = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok());
+    let length = request.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok());
     if length != Some(granted.bytes) {
         return Err(Refusal::Bad("Content-Length is not the clip's size"));
     }
@@ -403,14 +432,21 @@ async fn put(cloud: &Arc<Cloud>, peer: &DeviceId, request: Request<Body>) -> Res
         stored: false.into(),
         revoked: watch::Sender::new(false),
     };
-    let open = cloud.transfers.open(transfer);
+    let open = cloud.transfers.open(transfer).ok_or(Refusal::Forbidden("the grant is in use"))?;
     // Looked at again once listed: a cancel either finds the transfer in the list or its grant is seen as revoked here.
     let granted = find_grant(cloud, &grant).await?.ok_or(Refusal::Forbidden("no such grant"))?;
-    if granted.state != "open" {
-        return Err(Refusal::Forbidden("the grant was revoked or is used up"));
+    if granted.state == "used" {
+        return Err(Refusal::Forbidden("the grant is used up"));
     }
+    if granted.state != "open" {
+        open.transfer.revoked.send_replace(true);
+        open.transfer.at_published.store(0, Ordering::SeqCst);
+        open.transfer.at_reported.store(0, Ordering::SeqCst);
+        return Err(Refusal::Revoked(open));
+    }
+    let Some(body) = body.take() else { return Err(Refusal::Bad("no body")) };
     cloud.bus.tell(News::Upload { device: peer.to_string() });
-    let answer = receive(cloud, embedded, &open.transfer, &granted, request).await;
+    let answer = receive(cloud, embedded, &open.transfer, &granted, request, body).await;
     drop(open);
     cloud.bus.tell(News::Upload { device: peer.to_string() });
     answer
@@ -422,9 +458,9 @@ async fn receive(
     embedded: &Embedded,
     transfer: &Arc<Transfer>,
     granted: &Granted,
-    request: Request<Body>,
+    parts: Parts,
+    mut body: Body,
 ) -> Result<Response<Body>, Refusal> {
-    let (parts, mut body) = request.into_parts();
     // One frame waits at most: the camera is read as fast as the disk writes.
     let (feed, fed) = mpsc::channel::<Result<Frame<Bytes>, io::Error>>(1);
     let request = Request::from_parts(parts, s3s::Body::http_body(http_body_util::StreamBody::new(fed)));

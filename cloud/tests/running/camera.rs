@@ -24,7 +24,7 @@ use super::cloud::{Cloud, PATIENCE};
 pub struct Camera {
     pub id: String,
     pub endpoints: Endpoints,
-    tls: Arc<rustls::ClientConfig>,
+    pub tls: Arc<rustls::ClientConfig>,
 }
 
 impl Camera {

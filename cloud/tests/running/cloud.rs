@@ -39,7 +39,6 @@ impl Cloud {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
         // What is left of `self` has no child any more; its directory lives on.
-        std::fs::remove_file(self.dir.path().join("data/endpoints.json")).unwrap();
         std::mem::replace(&mut self.dir, tempfile::tempdir().unwrap())
     }
 
@@ -114,12 +113,11 @@ fn spawn(dir: &Path) -> Child {
 
 async fn ready(dir: &Path) -> Endpoints {
     let endpoints = dir.join("data/endpoints.json");
-    let found = until("care-cloud to write where it is", || async {
-        std::fs::read(&endpoints).ok().and_then(|text| serde_json::from_slice::<Endpoints>(&text).ok())
+    until("care-cloud to answer where it says that it is", || async {
+        let found: Endpoints = serde_json::from_slice(&std::fs::read(&endpoints).ok()?).ok()?;
+        client::get(&found.portal, "/portal/state").await.ok().map(|_| found)
     })
-    .await;
-    until("the portal to answer", || async { client::get(&found.portal, "/portal/state").await.ok() }).await;
-    found
+    .await
 }
 
 /// Waits until `look` sees something.

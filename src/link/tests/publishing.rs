@@ -8,7 +8,7 @@ use super::{
     broker::{Broker, Peer, STATUS},
     owner::{Owner, settings},
 };
-use crate::link::{Event, MAX_PACKET, outbox::Outbox};
+use crate::link::{EVENTS, Event, MAX_PACKET, outbox::Outbox};
 
 async fn report_in(peer: &mut Peer) -> (u16, u64) {
     let publish = peer.publish_in().await;
@@ -19,14 +19,17 @@ async fn report_in(peer: &mut Peer) -> (u16, u64) {
 /// Grants and acknowledges whatever comes, until this report; the reports in order.
 async fn serve_until(peer: &mut Peer, last: u64) -> Vec<u64> {
     let mut reports = Vec::new();
+    let mut subscribed = false;
     while reports.last() != Some(&last) {
         match peer.next().await {
             Packet::Publish(publish) => {
+                assert!(subscribed, "a cancel must not wait for what a resumed session repeats");
                 let text = String::from_utf8(publish.payload.to_vec()).unwrap();
                 reports.extend(text.strip_prefix("report ").map(|ticket| ticket.parse::<u64>().unwrap()));
                 peer.puback(publish.pkid).await;
             }
             Packet::Subscribe(subscribe) => {
+                subscribed = true;
                 let granted = rumqttc::SubscribeReasonCode::Success(rumqttc::QoS::AtLeastOnce);
                 peer.suback(subscribe.pkid, [granted; 3]).await;
             }
@@ -183,6 +186,26 @@ async fn stop_sends_what_is_queued_then_offline_then_disconnect() {
     assert!(peer.try_next().await.is_none());
     assert!(stop.await.unwrap());
     drop(owner.events);
+}
+
+#[tokio::test]
+async fn stop_ends_although_its_owner_left_the_channel_full() {
+    let broker = Broker::new().await;
+    let mut owner = Owner::new(settings(broker.port()));
+    let mut peer = broker.session(false).await;
+    owner.subscribed().await;
+    for packet in 1..=2 * EVENTS as u16 {
+        peer.document(packet, "x").await;
+    }
+    while owner.events.len() < EVENTS {
+        tokio::task::yield_now().await;
+    }
+    let stop = tokio::spawn(owner.link.stop(Duration::from_secs(10)));
+    let offline = peer.publish_in().await;
+    peer.puback(offline.pkid).await;
+    assert_eq!(peer.next().await, Packet::Disconnect);
+    assert!(stop.await.unwrap());
+    assert_eq!(owner.events.len(), EVENTS);
 }
 
 #[tokio::test]

@@ -23,11 +23,13 @@ started=$(date +%s)
 
 # Runs one part: its name, then its command.
 part() {
-    local name=$1 log="$logs/$1.log" from seconds
+    local name=$1 log="$logs/$1.log" from left seconds
     shift
     printf '%-12s' "$name"
     from=$(date +%s)
-    if ! "$@" >"$log" 2>&1 </dev/null; then
+    # What hangs is ended when the budget is; a second is left for a part that begins after it.
+    left=$((started + budget - from))
+    if ! timeout --kill-after=10 "$((left > 0 ? left : 1))" "$@" >"$log" 2>&1 </dev/null; then
         echo "FAILED, after $(($(date +%s) - from)) s:"
         cat "$log"
         echo "make test: $name failed; its log is $log"
@@ -48,23 +50,6 @@ closing() {
         END { if (failed < at_least) failed = at_least; printf "%d passed, %d failed\n", passed, failed }'
 }
 
-rust_1_85() {
-    local rustc
-    rustc=$(scripts/rust-1.85.sh)
-    # Nothing it builds runs for long: macros and build scripts.
-    RUSTC=$rustc "$cargo" check --locked -p kasa-care-agent -p care-protocol --all-targets --target-dir target/rust-1.85 \
-        --config 'profile.dev.package."*".opt-level=0'
-}
-
-docs() {
-    # For who works on it: with the private items, so that links to them lead somewhere.
-    RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" "$cargo" doc --locked --workspace --no-deps --document-private-items
-}
-
-demo() {
-    ONCE=1 scripts/demo.sh
-}
-
 part deps scripts/deps.sh
 part format "$cargo" fmt --all --check
 part clippy "$cargo" clippy --locked --workspace --all-targets -- -D warnings
@@ -72,11 +57,13 @@ part build "$cargo" build --locked --workspace --all-targets
 part unit "$cargo" test --locked --workspace --lib --bins
 part examples "$cargo" test --locked --workspace --doc
 part black-box "$cargo" test --locked --workspace --test '*'
-part demo demo
-part docs docs
+part demo env ONCE=1 scripts/demo.sh
+# For who works on it: with the private items, so that links to them lead somewhere.
+part docs env RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" \
+    "$cargo" doc --locked --workspace --no-deps --document-private-items
 part tree scripts/firmware-tree.sh
 part deny scripts/deny.sh
-part rust-1.85 rust_1_85
+part rust-1.85 scripts/check-1.85.sh
 
 seconds=$(($(date +%s) - started))
 printf '\n%s%-12s %5d s\n' "$table" total "$seconds"

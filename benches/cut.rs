@@ -2,7 +2,7 @@
 //!
 //! Each contender has its own Mosquitto, its own cloud and its own camera id; they take turns, so that whatever else the
 //! machine does hits all three. The store stops reading after the first bytes: an upload in flight stays in flight until it
-//! is cut. Writes `target/bench/cut.json`; fails if the agent misses what issue 2 asks of it.
+//! is cut. Writes `target/bench/cut.json`; fails if the agent misses what is promised of it.
 
 use std::{
     os::unix::process::CommandExt as _,
@@ -25,7 +25,7 @@ use tokio::process::Command;
 
 /// Cancels of each contender, unless `CANCELS` says otherwise.
 const CANCELS: usize = 200;
-/// What issue 2 asks for, in milliseconds.
+/// What is promised, in milliseconds.
 const P50_MOST: f64 = 5.0;
 const P99_MOST: f64 = 25.0;
 /// Bytes after which the store stops reading.

@@ -1,7 +1,7 @@
 //! One rustls configuration per peer, on trusted time; for link, the cloud API and uploads.
 //!
 //! Only ring, TLS 1.2 and 1.3, no system roots, no session resumption: every connection checks the server's certificate
-//! anew. Files are judged here too, so that a missing key is named before anything connects (issue 2, item 9).
+//! anew. Files are judged here too, so that a missing key is named before anything connects.
 
 use std::{
     fs::File,

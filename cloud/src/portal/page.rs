@@ -233,10 +233,8 @@ fn figures(switch: &SwitchView) -> Vec<Figure> {
             figures.push(Figure { name: "Store received after it", value: size(bytes) });
         }
         if report.erased.clips > 0 {
-            figures.push(Figure {
-                name: "Erased on the camera",
-                value: format!("{} clips, {}", report.erased.clips, size(report.erased.bytes)),
-            });
+            let clips = if report.erased.clips == 1 { "1 clip".into() } else { format!("{} clips", report.erased.clips) };
+            figures.push(Figure { name: "Erased on the camera", value: format!("{clips}, {}", size(report.erased.bytes)) });
         }
         if report.outcome != Outcome::Applied {
             figures.push(Figure { name: "The camera said", value: format!("{}: {}", report.outcome, report.reason) });

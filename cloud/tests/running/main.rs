@@ -6,5 +6,6 @@ mod api;
 mod broker;
 mod camera;
 mod cloud;
+mod command_line;
 mod outbox;
 mod portal;

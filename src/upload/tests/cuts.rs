@@ -200,6 +200,34 @@ fn a_socket_is_not_opened_under_an_old_generation() {
     until("connected again", || sink.connections() == 2);
 }
 
+/// The task may be late, or its thread blocked: the connection must die all the same, with what the kernel holds for it.
+#[test]
+fn a_cut_kills_a_connection_while_its_task_still_holds_it() {
+    use std::io::{ErrorKind, Read};
+
+    use crate::http::Door;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let sockets = Arc::new(socket::Sockets::default());
+    let ticket = socket::Ticket::new(sockets.clone(), Generation(0), 100_000);
+    let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let _guard = runtime.enter();
+    let (stream, _pass) = ticket.open(listener.local_addr().unwrap()).unwrap();
+    let (mut peer, _) = listener.accept().unwrap();
+    runtime.block_on(stream.writable()).unwrap();
+    // More than the pace lets out in the time this takes: the rest waits in the kernel.
+    let mut given = 0;
+    while let Ok(more) = stream.try_write(&[7; 64 * 1024]) {
+        given += more;
+    }
+    sockets.advance();
+    sockets.abort();
+    let mut received = Vec::new();
+    let end = peer.read_to_end(&mut received);
+    assert_eq!(end.unwrap_err().kind(), ErrorKind::ConnectionReset);
+    assert!(received.len() < given, "{} of {given} bytes came though the connection was cut", received.len());
+    assert!(stream.try_write(b"x").is_err());
+}
+
 #[test]
 fn stopping_aborts_what_is_under_way_and_ends_the_thread() {
     let sink = Sink::generous(true);

@@ -585,6 +585,21 @@ mod tests {
     }
 
     #[test]
+    fn while_a_cut_is_under_way_nothing_is_given_out_and_what_dies_of_it_is_counted() {
+        let mut spool = spool(PAID);
+        let dying = record(&mut spool, ClipKind::Motion, 100, 5, 10).unwrap();
+        let waiting = record(&mut spool, ClipKind::Motion, 110, 5, 10).unwrap();
+        assert_eq!(take(&mut spool, 120), Some(dying));
+        // The gate's generation has advanced, ours has not yet; the aborted transfer is the first to say something.
+        assert!(matches!(spool.next(Generation(1), now(120)), Next::Idle));
+        spool.settle(dying, Generation(0), End::Stale, now(120));
+        assert_eq!(spool.recall(Generation(1)), 1);
+        assert_eq!(take(&mut spool, 120), None, "closed until opened, even if nothing was erased");
+        spool.admit(admission(PAID));
+        assert_eq!((take(&mut spool, 120), take(&mut spool, 120)), (Some(dying), Some(waiting)));
+    }
+
+    #[test]
     fn a_change_of_epoch_erases_the_old_owners_clips_even_under_a_better_plan() {
         let mut spool = spool(FREE);
         record(&mut spool, ClipKind::Motion, 100, 5, 10).unwrap();

@@ -311,6 +311,14 @@ impl ClipBody {
     }
 }
 
+/// A body as a transfer sends it, for the tests.
+#[cfg(test)]
+pub(super) fn body_of(gate: &super::Gate, job: &Job, bytes_per_s: u64) -> impl Body<Data = Bytes, Error = Stale> + use<> {
+    let ticket = Ticket::new(gate.sockets.clone(), job.generation, bytes_per_s);
+    let pace = Arc::new(Pace { bytes_per_s: bytes_per_s.into(), learning: false.into() });
+    ClipBody::new(ticket, job, gate.shelf.clone(), pace)
+}
+
 impl Body for ClipBody {
     type Data = Bytes;
     type Error = Stale;

@@ -240,3 +240,25 @@ fn stopping_aborts_what_is_under_way_and_ends_the_thread() {
     assert!(begun.elapsed() < Duration::from_secs(1));
     assert!(!sink.puts()[0].whole);
 }
+
+#[test]
+fn a_stale_body_ends_in_an_error_and_never_early() {
+    use std::pin::pin;
+
+    use http_body_util::BodyExt;
+    let gate = Gate::new(1_000_000, Clock::start(None));
+    gate.open(Admission { record: PAID, keep: PAID, leave: PAID, position: AT });
+    let beginning = Beginning { kind: ClipKind::Motion, ago: Duration::ZERO, height: 360 };
+    let (mut writer, _) = gate.begin(beginning).unwrap();
+    writer.append(Bytes::from(vec![7; 100_000]), Duration::from_secs(1));
+    writer.finish(Duration::from_secs(1));
+    let next = gate.shelf.lock().next(gate.generation(), gate.clock.now());
+    let Next::Take(job) = next else { panic!("{next:?}") };
+    let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut body = pin!(transfer::body_of(&gate, &job, 1_000_000));
+        assert!(body.frame().await.is_some_and(|frame| frame.is_ok()));
+        gate.cut(None);
+        assert!(body.frame().await.is_some_and(|frame| frame.is_err()));
+    });
+}

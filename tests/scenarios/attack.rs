@@ -62,7 +62,12 @@ async fn s58_forged_documents_are_rejected_and_the_reports_rate_limited() {
 #[tokio::test]
 async fn s59_an_unknown_key_is_fetched_and_the_document_held_then_judged() {
     let mut world = World::new().await;
-    world.start_premium().await;
+    // With the keyset before the first document, none has been fetched yet: it may be once a minute.
+    world.agent.start();
+    world.agent.status("the keyset", |status| status.keyset() == 7).await;
+    assert_eq!(world.cloud.count(hyper::Method::GET, "/keyset"), 0);
+    let premium = world.premium();
+    world.switch(premium, Mode::Paid).await;
     let next_key = signer("2027-01");
     // Only over HTTPS: the retained keyset stays the old one.
     let keyset = world.pki.keyset(8).with(&next_key).sign(&world.pki.root);
@@ -289,7 +294,7 @@ async fn s63_a_certificate_not_yet_valid_is_refused_once_the_clock_is_confirmed(
     let mut future = server_params(&["127.0.0.1"]);
     validity(&mut future, 2, 30);
     let impostor = Impostor::listen(addr, plain_tls(&pki.ca.sign(future))).await;
-    names_the_fault(&agent, seen, "a certificate of the future", &["not yet valid", "notvalidyet", "not_yet_valid"]).await;
+    names_the_fault(&agent, seen, "a certificate of the future", &["not valid before"]).await;
     let seen = impostor.seen();
     assert!(seen.told.is_empty() && seen.handshakes == 0, "{seen:?}");
     drop(port);
@@ -309,7 +314,7 @@ async fn s63_tls_1_1_is_refused() {
     until("openssl to listen", PATIENCE, || log.find(0, |line| line.contains("ACCEPT"))).await;
     let (mut agent, _cloud) = agent_at(&pki, addr).await;
     agent.start();
-    names_the_fault(&agent, 0, "TLS 1.1", &["version"]).await;
+    names_the_fault(&agent, 0, "TLS 1.1", &["tls 1.2"]).await;
     until("openssl to see the refusal", PATIENCE, || log.find(0, |line| line.contains("protocol") || line.contains("version"))).await;
     assert!(log.find(0, |line| line.contains("MQTT")).is_none(), "{:?}", log.all());
     drop(port);

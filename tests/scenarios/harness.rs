@@ -93,7 +93,7 @@ async fn a_cut_wire_ends_what_stands_and_a_mended_one_carries_again() {
     let world = World::new().await;
     let mut first = TcpStream::connect(world.wire.addr).await.unwrap();
     until("the proxy to accept", PATIENCE, || (world.wire.accepted() == 1).then_some(())).await;
-    world.wire.cut();
+    world.wire.cut().await;
     let mut byte = [0];
     let end = tokio::io::AsyncReadExt::read(&mut first, &mut byte).await;
     assert!(matches!(end, Ok(0) | Err(_)), "{end:?}");

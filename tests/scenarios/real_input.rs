@@ -1,8 +1,8 @@
 //! Pictures that nobody here made: a recorded file, and GStreamer's RTSP server. ffprobe judges the clips that arrive.
 
-use care_protocol::Policy;
+use care_protocol::{ClipKind, Policy};
 use care_tests::{
-    cloud::Put,
+    cloud::{CloudState, Put},
     issuer::PREMIUM,
     media::{self, FPS, probe_bytes, recorded},
     process::{Lines, Process},
@@ -18,7 +18,7 @@ async fn two_clips_of(source: String) -> Vec<Put> {
     let premium = world.premium().limited(Policy { clip_max_s: 4, ..PREMIUM });
     world.start_with(premium, care_protocol::Mode::Paid).await;
     let whole = |n: usize| {
-        move |seen: &care_tests::cloud::CloudState| {
+        move |seen: &CloudState| {
             let puts: Vec<_> = seen.puts.iter().filter(|put| put.complete == Some(true)).cloned().collect();
             (puts.len() >= n).then_some(puts)
         }
@@ -33,6 +33,7 @@ async fn two_clips_of(source: String) -> Vec<Put> {
         let clip = probe_bytes(&put.body);
         let announced = std::time::Duration::from_millis(asked.duration_ms).as_secs_f64();
         assert!((clip.duration() - announced).abs() < 0.5, "announced {announced} s, is {} s", clip.duration());
+        assert!(clip.duration() > 1.5, "{} s, announced {announced} s: {clip:?}", clip.duration());
     }
     puts
 }
@@ -83,4 +84,28 @@ async fn a_picture_taller_than_the_plan_allows_is_never_uploaded_and_status_says
     world.switch(premium, care_protocol::Mode::Paid).await;
     let put = world.move_until("a clip", |seen| seen.puts.iter().find(|put| put.complete == Some(true)).cloned()).await;
     assert_eq!(media::probe_bytes(&put.body).height, 180);
+}
+
+#[tokio::test]
+async fn a_snapshot_goes_up_beside_the_clip_where_the_plan_allows_it() {
+    let mut world = World::with_camera().await;
+    let with_pictures = world.premium().limited(Policy { snapshots: true, ..PREMIUM });
+    world.start_with(with_pictures, care_protocol::Mode::Paid).await;
+    let of_kind = |kind: ClipKind| {
+        move |seen: &CloudState| {
+            let (_, asked) = seen.asked.iter().find(|(_, asked)| asked.kind == kind)?;
+            seen.puts.iter().find(|put| put.clip == asked.clip && put.complete == Some(true)).cloned()
+        }
+    };
+    let picture = world.move_until("a snapshot", of_kind(ClipKind::Snapshot)).await;
+    let found = probe_bytes(&picture.body);
+    assert_eq!((found.codec.as_str(), found.height, found.pts.len(), found.complaints.as_str()), ("h264", 180, 1, ""));
+    let clip = world.move_until("the clip", of_kind(ClipKind::Motion)).await;
+    assert!(probe_bytes(&clip.body).duration() > 1.5);
+
+    let without = world.premium();
+    world.switch(without, care_protocol::Mode::Paid).await;
+    let before = world.cloud.grants_asked();
+    world.move_until("another clip", |seen| seen.asked.get(before).cloned()).await;
+    assert!(world.cloud.lock().asked[before..].iter().all(|(_, asked)| asked.kind == ClipKind::Motion));
 }

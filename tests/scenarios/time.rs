@@ -18,7 +18,7 @@ async fn s30_next_is_performed_on_time_after_a_reboot_and_with_the_broker_away()
     let effective_at = unix_now() + 6;
     let pending = world.premium().then_free(effective_at);
     let pending = world.switch(pending, Mode::Paid).await;
-    world.wire.cut();
+    world.wire.cut().await;
     world.agent.kill().await;
     let mark = world.issuer.mark();
     world.agent.start();

@@ -19,10 +19,11 @@ use crate::{
     wait::{PATIENCE, until},
 };
 
-/// The Premium policy of the tests: three-second clips, so that a clip is soon whole, for thirty days.
-pub const PREMIUM: Policy = Policy { clips: true, history_h: 720, clip_max_s: 3, cooldown_s: 0, max_height: 1080, snapshots: true };
-/// Plus: the same clips for fourteen days, no snapshots.
-pub const PLUS: Policy = Policy { history_h: 336, snapshots: false, ..PREMIUM };
+/// The Premium policy of the tests: three-second clips, so that a clip is soon whole, for thirty days. No snapshots, so that
+/// what is uploaded is the clip.
+pub const PREMIUM: Policy = Policy { clips: true, history_h: 720, clip_max_s: 3, cooldown_s: 0, max_height: 1080, snapshots: false };
+/// Plus: the same clips for fourteen days.
+pub const PLUS: Policy = Policy { history_h: 336, ..PREMIUM };
 /// Free: one-second clips, rarely. A clip of Premium is not one of Free.
 pub const FREE: Policy = Policy { clips: true, history_h: 12, clip_max_s: 1, cooldown_s: 300, max_height: 720, snapshots: false };
 /// Nothing at all.

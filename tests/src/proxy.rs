@@ -14,12 +14,15 @@ use tokio::{
     sync::watch,
 };
 
+use crate::wait::{PATIENCE, until};
+
 /// A TCP proxy to one address.
 pub struct Proxy {
     /// Where it listens.
     pub addr: SocketAddr,
     up: watch::Sender<bool>,
     accepted: Arc<AtomicUsize>,
+    standing: Arc<AtomicUsize>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -30,19 +33,26 @@ impl Proxy {
         let addr = listener.local_addr().unwrap();
         let (up, state) = watch::channel(true);
         let accepted = Arc::new(AtomicUsize::new(0));
-        let count = accepted.clone();
+        let standing = Arc::new(AtomicUsize::new(0));
+        let (count, stand) = (accepted.clone(), standing.clone());
         let task = tokio::spawn(async move {
             while let Ok((near, _)) = listener.accept().await {
                 count.fetch_add(1, Ordering::SeqCst);
-                tokio::spawn(carry(near, target, state.clone()));
+                stand.fetch_add(1, Ordering::SeqCst);
+                let (state, stand) = (state.clone(), stand.clone());
+                tokio::spawn(async move {
+                    carry(near, target, state).await;
+                    stand.fetch_sub(1, Ordering::SeqCst);
+                });
             }
         });
-        Self { addr, up, accepted, task }
+        Self { addr, up, accepted, standing, task }
     }
 
-    /// Closes every connection and every new one at once.
-    pub fn cut(&self) {
+    /// Closes every connection, and every new one at once; returns when none stands.
+    pub async fn cut(&self) {
         self.up.send_replace(false);
+        until("the wire to be cut", PATIENCE, || (self.standing.load(Ordering::SeqCst) == 0).then_some(())).await;
     }
 
     /// Lets new connections through.

@@ -9,6 +9,8 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::UnixStream;
 
+use crate::wait::PATIENCE;
+
 const PATH: &str = "/status.json";
 
 /// The status document.
@@ -39,6 +41,11 @@ impl Status {
         self.number("/seq")
     }
 
+    /// The keyset's version, 0 if none.
+    pub fn keyset(&self) -> u64 {
+        self.number("/keyset")
+    }
+
     /// How often the state was written since the start.
     pub fn store_writes(&self) -> u64 {
         self.number("/store/writes")
@@ -50,8 +57,12 @@ impl Status {
     }
 }
 
-/// Asks the page of a running agent.
+/// Asks the page of a running agent; `None` while it does not listen.
 pub async fn read(socket: &Path) -> Option<Status> {
+    tokio::time::timeout(PATIENCE, ask(socket)).await.expect("an agent that listens answers")
+}
+
+async fn ask(socket: &Path) -> Option<Status> {
     let stream = UnixStream::connect(socket).await.ok()?;
     let (mut client, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.ok()?;
     let connection = tokio::spawn(connection);

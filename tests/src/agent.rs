@@ -30,7 +30,7 @@ pub fn program(name: &str, variable: &str) -> PathBuf {
         },
         PathBuf::from,
     );
-    assert!(path.exists(), "{} is not built: run `cargo build --workspace` first, or set {variable}", path.display());
+    assert!(path.exists(), "{} is not built: run `cargo build --workspace --bins` first, or set {variable}", path.display());
     path
 }
 

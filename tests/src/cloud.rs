@@ -165,7 +165,7 @@ impl Cloud {
     pub async fn start_with(tls: Option<ServerConfig>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         // So that a sink that stops reading stops the sender soon.
-        SockRef::from(&listener).set_recv_buffer_size(64 * 1024).unwrap();
+        SockRef::from(&listener).set_recv_buffer_size(16 * 1024).unwrap();
         let addr = listener.local_addr().unwrap();
         let state = Arc::new(Mutex::new(CloudState {
             entitlement: Document::Status(404),

@@ -59,9 +59,10 @@ impl World {
         world
     }
 
-    /// The same with the recorded file as camera and a motion socket of the test.
+    /// The same with the recorded file as camera, a motion socket of the test, and an uplink that is known to be fast.
     pub async fn with_camera() -> Self {
         let mut world = Self::new().await;
+        world.agent.config.uplink_kbps = 100_000;
         world.agent.config.source = Some(format!("file:{}", media::recorded().display()));
         world
     }

@@ -238,7 +238,8 @@ impl Engine {
 
     /// Reports what was not applied, without an acknowledgement.
     pub(super) fn refuse_quietly(&mut self, outcome: Outcome, reason: &str, judged: Option<Position>, now: Now) {
-        let report = Report { outcome, reason: reason.to_owned(), ..self.applied_report(Cause::Document, judged, now) };
+        // What is in force, not what is being written: a copy that comes meanwhile puts nothing in force.
+        let report = Report { outcome, reason: reason.to_owned(), judged, ..self.applied_report(Cause::Document, None, now) };
         self.reports.other(report, now.boot, self.standing.is_connected(), &mut self.effects);
     }
 }

@@ -337,6 +337,16 @@ fn a_duplicate_is_acknowledged_and_writes_nothing() {
 }
 
 #[test]
+fn a_duplicate_of_what_is_still_being_written_reports_what_is_in_force() {
+    let mut bench = Bench::confirmed(&free(41));
+    bench.disk.slow = true;
+    bench.live(&premium(42));
+    bench.live(&premium(42));
+    let (_, duplicate) = bench.reports.iter().find(|(_, report)| report.outcome == Outcome::Duplicate).expect("the copy is reported");
+    assert_eq!((duplicate.seq, duplicate.mode), (41, Mode::Free));
+}
+
+#[test]
 fn stale_conflict_and_another_account_change_nothing() {
     let mut bench = Bench::confirmed(&free(42));
     bench.live(&premium(41));

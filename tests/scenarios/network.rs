@@ -50,6 +50,7 @@ async fn s46_offline_at_the_cancel_is_held_on_reconnect_and_free_before_any_paid
 async fn s47_with_mqtt_down_a_get_every_60_s_keeps_paid_open_and_finds_the_cancel() {
     let mut world = World::new().await;
     let premium = world.start_premium().await;
+    world.agent.mode(Mode::Paid).await;
     let gets = world.cloud.entitlement_gets();
     let down = Instant::now();
     world.wire.cut().await;

@@ -23,6 +23,8 @@ const ARRIVES: f64 = 0.85;
 /// A round trip that has grown by this, and by what one TLS record takes, means that a queue is building up.
 const QUEUE: Duration = Duration::from_millis(10);
 const QUEUE_BYTES: f64 = 16_384.0;
+/// One window with little or nothing in it may be a hiccup of the radio: the pace falls to no less than this part of itself at once.
+const FALL: f64 = 0.25;
 /// Growth per window: this much until the link's limit has been met; after that cautiously, and bolder each time.
 const FAST: f64 = 0.5;
 const CAUTIOUS: f64 = 0.02;
@@ -83,11 +85,11 @@ impl Pacer {
         }
         if short || (queued && self.uplink.is_none()) {
             self.uplink = Some(arrived);
-            self.rate = arrived * SHARE;
+            self.rate = (arrived * SHARE).max(self.rate * FALL);
             self.growth = CAUTIOUS;
         } else if queued {
             // A queue, or only a nervous link: no faster, and no slower than the limit that was really met.
-            self.rate = self.uplink.map_or(self.rate, |uplink| self.rate.min(uplink * SHARE));
+            self.rate = self.uplink.map_or(self.rate, |uplink| self.rate.min(uplink.max(arrived) * SHARE));
             self.growth = CAUTIOUS;
         } else {
             self.rate *= 1.0 + self.growth;
@@ -170,10 +172,26 @@ mod tests {
         link.run(&mut pacer, 200);
         link.capacity = 100_000.0;
         link.run(&mut pacer, 400);
-        assert!(pacer.rate() <= 100_000, "{}", pacer.rate());
+        let paces: Vec<u64> = std::iter::repeat_with(|| (link.run(&mut pacer, 1), pacer.rate()).1).take(200).collect();
+        let (least, most) = (paces.iter().min().unwrap(), paces.iter().max().unwrap());
+        assert!(*least <= 100_000 && *most < 200_000, "{least} to {most}");
         link.capacity = 1e6;
         link.run(&mut pacer, 800);
         assert!(pacer.rate() > 500_000, "{}", pacer.rate());
+    }
+
+    #[test]
+    fn a_moment_in_which_nothing_arrives_is_not_the_link() {
+        let mut pacer = Pacer::new(0);
+        let mut link = Link::new(1e6);
+        link.run(&mut pacer, 200);
+        let before = pacer.rate();
+        link.capacity = 0.001;
+        link.run(&mut pacer, 4);
+        link.capacity = 1e6;
+        link.queue = 0.0;
+        link.run(&mut pacer, 60);
+        assert!(pacer.rate() > before / 2, "{} after {before}", pacer.rate());
     }
 
     #[test]

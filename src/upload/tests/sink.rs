@@ -135,10 +135,8 @@ fn trust(certificate: CertificateDer<'static>) -> Arc<ClientConfig> {
     Arc::new(config.with_no_client_auth())
 }
 
-/// Listens on loopback as if it were an Ethernet: with loopback's own segments of 64 KiB nothing would be paced finely.
 fn listen() -> TcpListener {
     let socket = Socket::new(Domain::IPV4, Type::STREAM.nonblocking(), None).unwrap();
-    socket.set_tcp_mss(1400).unwrap();
     socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
     socket.listen(64).unwrap();
     TcpListener::from_std(socket.into()).unwrap()

@@ -158,6 +158,8 @@ impl Recorder {
                         tracing::warn!(lost, "clip lost frames");
                     }
                     last_frame = Instant::now();
+                    let verdict = clip.writer.limit();
+                    clip.obey(verdict)?;
                     let new_format = frame.format != *clip.file.format();
                     if frame.taken > clip.ends || new_format || clip.file.reach(&frame) > clip.max {
                         return Ok(());
@@ -195,7 +197,12 @@ impl Recorder {
 impl Clip {
     fn append(&mut self, fragment: Fragment) -> Result<(), Gone> {
         self.is_of_this_account()?;
-        match self.writer.append(fragment.bytes, fragment.duration) {
+        let verdict = self.writer.append(fragment.bytes, fragment.duration);
+        self.obey(verdict)
+    }
+
+    fn obey(&mut self, verdict: Verdict) -> Result<(), Gone> {
+        match verdict {
             Verdict::Continue { max } => {
                 self.max = max;
                 Ok(())

@@ -117,6 +117,9 @@ pub trait Outlet: Send + Sync + 'static {
 
 /// One clip being recorded. Dropping it without [`ClipWriter::finish`] erases the clip.
 pub trait ClipWriter: Send {
+    /// What holds at this moment: the plan may change between two fragments.
+    fn limit(&self) -> Verdict;
+
     /// More of the file, which now lasts `duration` from its first frame.
     fn append(&mut self, fragment: Bytes, duration: Duration) -> Verdict;
 

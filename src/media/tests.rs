@@ -38,6 +38,8 @@ struct Shelf {
     snapshots: AtomicBool,
     /// The append at which a clip is erased.
     erase_at: AtomicUsize,
+    /// The next append is followed by a cut that allows 400 ms more.
+    cut_soon: AtomicBool,
     stalled: (Mutex<bool>, Condvar),
     clips: Mutex<Vec<Kept>>,
     dropped: AtomicUsize,
@@ -66,6 +68,7 @@ impl Shelf {
             tallest: AtomicU32::new(u32::MAX),
             snapshots: AtomicBool::new(false),
             erase_at: AtomicUsize::new(usize::MAX),
+            cut_soon: AtomicBool::new(false),
             stalled: (Mutex::new(false), Condvar::new()),
             clips: Mutex::default(),
             dropped: AtomicUsize::new(0),
@@ -101,6 +104,10 @@ impl Outlet for Door {
 }
 
 impl ClipWriter for OnShelf {
+    fn limit(&self) -> Verdict {
+        Verdict::Continue { max: self.shelf.max.lock().unwrap().unwrap() }
+    }
+
     fn append(&mut self, fragment: Bytes, duration: Duration) -> Verdict {
         let stalled = self.shelf.stalled.0.lock().unwrap();
         drop(self.shelf.stalled.1.wait_while(stalled, |stalled| *stalled).unwrap());
@@ -110,7 +117,12 @@ impl ClipWriter for OnShelf {
         if clip.durations.len() >= self.shelf.erase_at.load(Ordering::Relaxed) {
             return Verdict::Erased;
         }
-        Verdict::Continue { max: self.shelf.max.lock().unwrap().unwrap() }
+        let mut max = self.shelf.max.lock().unwrap();
+        let verdict = Verdict::Continue { max: max.unwrap() };
+        if self.shelf.cut_soon.swap(false, Ordering::Relaxed) {
+            *max = Some(duration + Duration::from_millis(400));
+        }
+        verdict
     }
 
     fn finish(mut self: Box<Self>, duration: Duration) {
@@ -260,6 +272,19 @@ fn a_verdict_shortens_a_clip_or_ends_it_without_a_trace() {
     shelf.wait_for(1);
     assert!(shelf.clips.lock().unwrap()[0].duration <= Duration::from_secs(2));
     assert_eq!(media.status().clips_recorded, 1);
+}
+
+#[test]
+fn a_plan_that_changes_between_two_fragments_ends_the_clip_at_its_new_limit() {
+    let shelf = Shelf::new(60);
+    let media = start(&camera(Source::Test, 1), &shelf);
+    wait_for_frames(&media, 20);
+    shelf.cut_soon.store(true, Ordering::Relaxed);
+    media.record();
+    shelf.wait_for(1);
+    let (clip, max) = (&shelf.clips.lock().unwrap()[0], shelf.max.lock().unwrap().unwrap());
+    assert!(clip.duration <= max && clip.duration + Duration::from_millis(200) > max, "{:?} of {max:?}", clip.duration);
+    probe_clip(clip);
 }
 
 #[test]

@@ -48,6 +48,10 @@ struct Recording {
 }
 
 impl ClipWriter for Recording {
+    fn limit(&self) -> Verdict {
+        self.shelf.lock().limit(self.id)
+    }
+
     fn append(&mut self, fragment: Bytes, duration: Duration) -> Verdict {
         self.digest.update(&fragment);
         self.shelf.lock().append(self.id, fragment, duration, self.clock.now())

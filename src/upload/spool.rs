@@ -305,7 +305,16 @@ impl Spool {
         if !self.make_room(id, now) {
             return Verdict::Erased;
         }
-        Verdict::Continue { max: Duration::from_secs(self.admission.record.clip_max_s.into()) }
+        self.limit(id)
+    }
+
+    /// How long a clip that is being recorded may get; [`Verdict::Erased`] if it is here no more.
+    pub(super) fn limit(&self, id: Uuid) -> Verdict {
+        if self.clips.iter().any(|clip| clip.id == id && clip.state == State::Recording) {
+            Verdict::Continue { max: Duration::from_secs(self.admission.record.clip_max_s.into()) }
+        } else {
+            Verdict::Erased
+        }
     }
 
     /// The clip is whole and waits. What is longer than the plan allows is erased.

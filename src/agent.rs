@@ -15,7 +15,7 @@ use care_protocol::{MAX_KEYSET_BYTES, MAX_TOKEN_BYTES, Topics};
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::{
     select,
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
     time,
 };
@@ -36,8 +36,8 @@ use crate::{
 
 /// How long a question over HTTPS may take: the engine waits as long before it holds paid media (section 4).
 const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a stop may take in all, and what each part of it may.
-const STOP: Duration = Duration::from_secs(5);
+/// How long a stop may take in all, so that it is over within five seconds, and what each part of it may.
+const STOP: Duration = Duration::from_millis(4500);
 const STOP_LINK: Duration = Duration::from_secs(2);
 /// The longest sleep: the runtime's clock stands still in suspend, BOOTTIME does not.
 const ROUND: Duration = Duration::from_secs(10);
@@ -58,10 +58,31 @@ enum Input {
 /// What kept it from starting.
 pub fn run(path: &Path, config: Config) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the control thread's runtime")?;
-    let ended = runtime.block_on(async { Agent::start(path, config)?.serve().await });
+    let ended = runtime.block_on(async {
+        // First of all: a signal that nobody has asked for kills the process.
+        let signals = Signals::new()?;
+        Agent::start(path, config)?.serve(signals).await
+    });
     // A resolver that hangs must not hold us up.
     runtime.shutdown_background();
     ended
+}
+
+/// The signals that the agent obeys.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).context("listening for SIGTERM")?,
+            interrupt: signal(SignalKind::interrupt()).context("listening for SIGINT")?,
+            hangup: signal(SignalKind::hangup()).context("listening for SIGHUP")?,
+        })
+    }
 }
 
 struct Agent {
@@ -160,10 +181,7 @@ impl Agent {
         })
     }
 
-    async fn serve(mut self) -> anyhow::Result<()> {
-        let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
-        let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
-        let mut hangup = signal(SignalKind::hangup()).context("listening for SIGHUP")?;
+    async fn serve(mut self, mut signals: Signals) -> anyhow::Result<()> {
         let effects = self.engine.boot(self.clock.now());
         self.carry_out(effects);
         self.show();
@@ -174,14 +192,14 @@ impl Agent {
             let sleep = self.until_due();
             select! {
                 biased;
-                _ = terminate.recv() => break,
-                _ = interrupt.recv() => break,
+                _ = signals.terminate.recv() => break,
+                _ = signals.interrupt.recv() => break,
                 event = self.link_events.recv() => match event {
                     Some(event) => self.take_link(event),
                     None => anyhow::bail!("the link's task has ended"),
                 },
                 Some(input) = self.arrivals.recv() => self.take(input),
-                _ = hangup.recv() => self.reload(),
+                _ = signals.hangup.recv() => self.reload(),
                 () = time::sleep(sleep) => self.handle(Event::Tick),
             }
             self.notifier.alive();
@@ -255,9 +273,9 @@ impl Agent {
                 self.store_fault = Some(why);
                 self.handle(Event::WriteFailed { ticket });
             }
-            Input::Upload(upload::Event::Refused { status, clip }) => {
+            Input::Upload(upload::Event::Refused { status, .. }) => {
                 tracing::warn!(status, "the cloud refused a grant");
-                self.handle(Event::Refused(clip));
+                self.handle(Event::Refused);
             }
             Input::Upload(upload::Event::Stored { .. }) => self.handle(Event::Stored),
             Input::Upload(upload::Event::GrantFault { why }) => {
@@ -411,15 +429,11 @@ impl Agent {
         })?;
         for (name, fixed) in [
             ("[device]", config.device == self.config.device),
-            ("[broker] url and topic_prefix", {
-                let (new, old) = (&config.broker, &self.config.broker);
-                new.endpoint == old.endpoint && new.topic_prefix == old.topic_prefix
-            }),
+            ("[broker] topic_prefix", config.broker.topic_prefix == self.config.broker.topic_prefix),
             ("[trust]", config.trust == self.config.trust),
             ("[media]", config.media == self.config.media),
             ("[recording]", config.recording == self.config.recording),
             ("[spool]", config.spool == self.config.spool),
-            ("[upload]", config.upload == self.config.upload),
             ("[status]", config.status == self.config.status),
         ] {
             if !fixed {
@@ -430,7 +444,12 @@ impl Agent {
         let broker_tls = config.broker.tls.as_ref().map(|files| tls::client_config(files, &self.clock)).transpose()?;
         self.api = peers.api.clone();
         self.uploads.set_peers(peers);
-        self.link.reload(broker_tls);
+        if config.upload != self.config.upload {
+            self.uploads.set_uplink(config.upload.uplink_kbps);
+            self.config.upload = config.upload.clone();
+        }
+        self.link.reload(config.broker.endpoint.clone(), broker_tls);
+        self.board.update(|document| document.link.broker = config.broker.endpoint.authority());
         self.certificate_ends = certificate_ends(&config);
         self.config.free = config.free;
         self.handle(Event::Reconfigured { free: config.free });

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use care_protocol::{Erased, Get, Policy, Position, Report, Topic};
 
-use super::{Admission, ClipFacts, Generation};
+use super::{Admission, Generation};
 
 /// Names one MQTT connection, so that what belongs to an old one is not taken for the new.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -100,7 +100,7 @@ pub enum Event {
     /// The answer to [`Effect::Cut`]; comes before any other event.
     CutDone(CutFigures),
     /// A grant was answered 402 or 403.
-    Refused(ClipFacts),
+    Refused,
     /// A clip is stored.
     Stored,
     /// The configuration was read again.

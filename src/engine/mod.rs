@@ -2,7 +2,7 @@
 //! out, in order. It knows no socket, file, clock or pipeline: [`crate::agent`] carries its effects out, tests and
 //! simulation drive it a million times in memory.
 //!
-//! One document's way: [`Engine::judge`] → `duplicate`, `stale`, `conflict`, `rejected`, or [`Engine::accept`]. A
+//! One document's way: `judge` → `duplicate`, `stale`, `conflict`, `rejected`, or `accept`. A
 //! document that takes something away closes the gate first and is written afterwards; one that gives is written first
 //! and opens the gate afterwards (section 4).
 #![forbid(unsafe_code)]
@@ -324,7 +324,7 @@ impl Engine {
             }
             Event::Written { ticket } => self.written(ticket, now),
             Event::WriteFailed { ticket } => self.write_failed(ticket, now),
-            Event::Refused(clip) => self.refused(&clip, now),
+            Event::Refused => self.refused(now),
             Event::Stored => self.refused = self.refused.take().filter(|refused| refused.waiting),
             Event::Reconfigured { free } => {
                 self.settings.free = free;

@@ -5,8 +5,7 @@ use std::time::Duration;
 use care_protocol::{Cause, Get, Mode};
 
 use super::{
-    Arrival, ClipFacts, Effect, Engine, FIRST_KEYSET, HOLD, Judge, KEYSET_PAUSE, PERSIST_EVERY, REFUSED_PAUSE, REFUSED_RETRY, Refused,
-    Resource, UnknownKey,
+    Arrival, Effect, Engine, FIRST_KEYSET, HOLD, KEYSET_PAUSE, PERSIST_EVERY, REFUSED_PAUSE, REFUSED_RETRY, Refused, Resource, UnknownKey,
 };
 use crate::clock::Now;
 
@@ -89,15 +88,19 @@ impl Engine {
         self.lost || self.refused.as_ref().is_some_and(|refused| refused.waiting && !refused.confirmed)
     }
 
-    pub(super) fn refused(&mut self, clip: &ClipFacts, now: Now) {
-        let now_ms = u64::try_from(now.trusted.as_millis()).unwrap_or(u64::MAX);
-        let free = Judge::new(self.settings.free, self.gate.position.epoch, now_ms, None).allows(clip);
-        if free || self.mode(now) != Mode::Paid {
-            return;
+    /// The cloud refused a grant: it sees another plan than the one on record, whatever the clip. What exceeds `[free]` waits, and
+    /// the cloud is asked.
+    pub(super) fn refused(&mut self, now: Now) {
+        match self.mode(now) {
+            Mode::Unbound => return,
+            Mode::Paid => {
+                let pause = self.refused.as_ref().map_or(REFUSED_RETRY.0, |refused| refused.pause);
+                self.refused = Some(Refused { waiting: true, retry_at: now.boot + REFUSED_PAUSE, confirmed: false, pause });
+                self.settle(Cause::Refused, now);
+            }
+            // Held already, or nothing to hold: the clip itself waits 15 minutes.
+            Mode::Held | Mode::Free => {}
         }
-        let pause = self.refused.as_ref().map_or(REFUSED_RETRY.0, |refused| refused.pause);
-        self.refused = Some(Refused { waiting: true, retry_at: now.boot + REFUSED_PAUSE, confirmed: false, pause });
-        self.settle(Cause::Refused, now);
         if !self.send_get(now) {
             self.standing.hurry(now);
         }

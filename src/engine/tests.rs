@@ -5,7 +5,7 @@ use std::{cell::Cell, time::Duration};
 use base64::Engine as _;
 use bytes::Bytes;
 use care_protocol::{
-    Answer, Channel, ClipKind, Entitlement, Erased, Get, Key, Keyset, Lease, Next, Order, Outcome, Plan, Policy, Position, Reason, Refund,
+    Answer, Channel, Entitlement, Erased, Get, Key, Keyset, Lease, Next, Order, Outcome, Plan, Policy, Position, Reason, Refund,
     RefundKind, Report, Reset, Signer, Topic,
 };
 
@@ -696,16 +696,12 @@ fn an_unbound_camera_uploads_nothing_and_says_so() {
     assert_eq!(bench.mode(), Mode::Unbound, "also once its lease has ended");
 }
 
-fn long_clip() -> ClipFacts {
-    ClipFacts { kind: ClipKind::Motion, epoch: 3, started_ms: T0 * 1000, duration: Duration::from_secs(60), height: 1080 }
-}
-
 #[test]
 fn a_refused_grant_holds_until_a_confirmation_and_then_retries_from_five_seconds_doubling() {
     let mut bench = Bench::confirmed(&premium(41));
     for pause in [5, 10, 20, 40, 60, 60] {
         bench.forget_log();
-        bench.event(Event::Refused(long_clip()));
+        bench.event(Event::Refused);
         assert_eq!((bench.mode(), bench.last().cause, bench.cuts.clone()), (Mode::Held, Cause::Refused, vec![None]));
         let nonce = bench.gets.last().expect("a get is sent").nonce.clone();
         let token = premium(41).sign(&bench.keys.signer);
@@ -717,7 +713,7 @@ fn a_refused_grant_holds_until_a_confirmation_and_then_retries_from_five_seconds
         assert!(bench.log.contains(&"retry"));
     }
     bench.event(Event::Stored);
-    bench.event(Event::Refused(long_clip()));
+    bench.event(Event::Refused);
     bench.event(Event::Fetched(Resource::Entitlement, Fetched::Failed));
     bench.pass(Duration::from_secs(14 * 60));
     assert_eq!(bench.mode(), Mode::Held, "without a confirmation every 15 minutes");
@@ -726,10 +722,11 @@ fn a_refused_grant_holds_until_a_confirmation_and_then_retries_from_five_seconds
 }
 
 #[test]
-fn a_refused_clip_that_free_covers_holds_nothing() {
-    let mut bench = Bench::confirmed(&premium(41));
-    bench.event(Event::Refused(ClipFacts { duration: Duration::from_secs(12), height: 720, ..long_clip() }));
-    assert_eq!(bench.mode(), Mode::Paid);
+fn a_refusal_on_a_free_plan_asks_and_holds_nothing() {
+    let mut bench = Bench::confirmed(&free(41));
+    let gets = bench.gets.len();
+    bench.event(Event::Refused);
+    assert_eq!((bench.mode(), bench.gets.len()), (Mode::Free, gets + 1));
 }
 
 #[test]

@@ -223,6 +223,7 @@ pub fn start(settings: Settings) -> (Link, mpsc::Receiver<Event>) {
             outbox: Outbox::default(),
             intent: Intent::Run,
             disconnecting: false,
+            endpoint: settings.broker.endpoint.clone(),
             tls: settings.tls.clone(),
             status: LinkStatus::default(),
         }),
@@ -265,10 +266,12 @@ impl Link {
         inner.post(Letter { ticket: Some(ticket), topic, payload, retain });
     }
 
-    /// Uses these TLS settings from the next connection on, and connects again at once, without losing a document: the
-    /// session stays with the broker. `None` exactly when the endpoint is plaintext.
-    pub fn reload(&self, tls: Option<Arc<ClientConfig>>) {
+    /// Uses this broker and these TLS settings from the next connection on, and connects again at once, without losing a
+    /// document: the session stays with the broker. `None` exactly when the endpoint is plaintext.
+    pub fn reload(&self, endpoint: config::Endpoint, tls: Option<Arc<ClientConfig>>) {
         let mut inner = self.shared.lock();
+        // Together: what was meant for a broker on this device must not go in plaintext to another.
+        inner.endpoint = endpoint;
         inner.tls = tls;
         if inner.intent == Intent::Run {
             inner.intent = Intent::Renew;
@@ -344,6 +347,7 @@ struct Inner {
     intent: Intent,
     /// DISCONNECT was given to rumqttc: nothing may follow it.
     disconnecting: bool,
+    endpoint: config::Endpoint,
     tls: Option<Arc<ClientConfig>>,
     status: LinkStatus,
 }

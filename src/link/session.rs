@@ -158,6 +158,12 @@ impl Session {
             let mut inner = self.shared.lock();
             inner.status.state = LinkState::Connecting;
             inner.status.next_attempt_in = None;
+            if inner.endpoint != self.settings.broker.endpoint {
+                // Another broker: rumqttc's client has its address for good, and what was with the old one stays there.
+                self.settings.broker.endpoint = inner.endpoint.clone();
+                (self.client, self.eventloop) = client(&self.settings, &self.topics);
+                inner.outbox.forget_outstanding();
+            }
             let transport = match &inner.tls {
                 Some(tls) => Transport::tls_with_config(TlsConfiguration::Rustls(self.progress.watch(tls))),
                 None => Transport::Tcp,

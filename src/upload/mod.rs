@@ -199,6 +199,11 @@ impl Uploads {
         *lock(&self.shared.peers) = Arc::new(peers);
     }
 
+    /// From the next transfer on, paces by this uplink; 0: estimated anew.
+    pub fn set_uplink(&self, kbps: u32) {
+        *self.shared.pacer() = Pacer::new(kbps);
+    }
+
     /// Closes the gate, aborts what is in flight and ends the thread; waits for it at most `deadline`. Clips that wait are
     /// lost with the memory they are in.
     pub fn stop(self, deadline: Duration) {

@@ -145,7 +145,7 @@ async fn the_retained_document_comes_with_every_connection_and_status_follows() 
     assert_eq!(owner.published().await, 7);
     cloud.sees("care/v1/8006E5A1F0C2/report", "report 7").await;
 
-    owner.link.reload(None);
+    owner.reload(mosquitto.port);
     owner.lost().await;
     let again = owner.document().await;
     assert_eq!((again.text.as_str(), again.retain, again.dup), ("free", true, false));

@@ -45,6 +45,11 @@ impl Owner {
         Self { link, events }
     }
 
+    /// Connects anew, to the plaintext broker on this port.
+    pub(super) fn reload(&self, port: u16) {
+        self.link.reload(config::Endpoint { host: "127.0.0.1".into(), port, tls: false }, None);
+    }
+
     /// The next event.
     pub(super) async fn next(&mut self) -> Event {
         timeout(PATIENCE, self.events.recv()).await.expect("an event comes").expect("the link lives")

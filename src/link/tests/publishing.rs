@@ -236,7 +236,7 @@ async fn reload_connects_anew_at_once_and_keeps_the_session() {
     let mut owner = Owner::new(crate::link::Settings { backoff_first: long, backoff_most: long, ..settings(broker.port()) });
     let mut peer = broker.session(false).await;
     owner.subscribed().await;
-    owner.link.reload(None);
+    owner.reload(broker.port());
     assert_eq!(peer.next().await, Packet::Disconnect);
     let mut peer = broker.session(true).await;
     owner.subscribed().await;
@@ -244,8 +244,28 @@ async fn reload_connects_anew_at_once_and_keeps_the_session() {
     assert_eq!(owner.document().await.text, "x");
     drop(peer);
     owner.lost().await;
-    owner.link.reload(None);
+    owner.reload(broker.port());
     broker.session(true).await;
+}
+
+#[tokio::test]
+async fn a_reload_moves_to_another_broker_and_reports_go_there() {
+    let broker = Broker::new().await;
+    let mut owner = Owner::new(settings(broker.port()));
+    let mut peer = broker.session(false).await;
+    owner.subscribed().await;
+    let other = Broker::new().await;
+    owner.reload(other.port());
+    assert_eq!(peer.next().await, Packet::Disconnect);
+    let mut peer = other.session(false).await;
+    owner.subscribed().await;
+    owner.report(3);
+    assert_eq!(peer.publish_in().await.payload, "report 3");
+    peer.document(1, "x").await;
+    assert_eq!(owner.document().await.text, "x");
+    drop(peer);
+    owner.lost().await;
+    other.session(true).await;
 }
 
 #[tokio::test]
@@ -254,7 +274,7 @@ async fn a_stop_right_after_a_reload_still_says_offline() {
     let mut owner = Owner::new(settings(broker.port()));
     let mut peer = broker.session(false).await;
     owner.subscribed().await;
-    owner.link.reload(None);
+    owner.reload(broker.port());
     let stop = tokio::spawn(owner.link.stop(Duration::from_secs(10)));
     assert_eq!(peer.next().await, Packet::Disconnect);
     // An attempt that the stop interrupted shows as a connection without a packet.

@@ -1,4 +1,5 @@
-//! Strict JSON (section 3): no duplicate keys, depth at most 8, integers without fraction or exponent.
+//! Strict JSON (section 3): no duplicate keys, depth at most 8, integers without fraction or exponent. Other numbers may only
+//! stand in fields that nobody reads.
 //!
 //! serde_json does the reading; this module only refuses what serde_json would let pass, and hands out
 //! fields by name with the reject code that a missing, mistyped or out-of-range one deserves.
@@ -17,6 +18,8 @@ pub(crate) enum Value {
     Null,
     Bool(bool),
     Integer(i128),
+    /// With fraction, exponent or more than 64 bits: no field of ours is one, an unknown field may be.
+    OtherNumber,
     String(String),
     Array(Vec<Value>),
     Object(Object),
@@ -132,7 +135,7 @@ impl<'de> Visitor<'de> for Strict {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("JSON whose numbers are integers")
+        f.write_str("JSON")
     }
 
     fn visit_unit<E>(self) -> Result<Value, E> {
@@ -151,8 +154,8 @@ impl<'de> Visitor<'de> for Strict {
         Ok(Value::Integer(value.into()))
     }
 
-    fn visit_f64<E: de::Error>(self, _: f64) -> Result<Value, E> {
-        Err(E::custom("a number with fraction, exponent or more than 64 bits"))
+    fn visit_f64<E>(self, _: f64) -> Result<Value, E> {
+        Ok(Value::OtherNumber)
     }
 
     fn visit_str<E>(self, value: &str) -> Result<Value, E> {
@@ -187,22 +190,22 @@ mod tests {
 
     #[test]
     fn refuses_what_serde_json_would_let_pass() {
-        for bad in [
-            r#"{"a":1,"a":2}"#,
-            r#"{"x":{"a":1,"a":2}}"#,
-            r#"{"a":1.0}"#,
-            r#"{"a":1e3}"#,
-            r#"{"a":-0}"#,
-            r#"{"a":99999999999999999999}"#,
-            r#"{"a":[[[[[[[[1]]]]]]]]}"#,
-            r#"{"a":1} x"#,
-            r#"[1]"#,
-            "{\"a\":\"\u{1}\"}",
-        ] {
+        for bad in
+            [r#"{"a":1,"a":2}"#, r#"{"x":{"a":1,"a":2}}"#, r#"{"a":[[[[[[[[1]]]]]]]]}"#, r#"{"a":1} x"#, r#"[1]"#, "{\"a\":\"\u{1}\"}"]
+        {
             assert!(matches!(object(bad.as_bytes()), Err(Reject::BadForm(_))), "{bad}");
         }
         assert!(object(b"{\"a\":\"\xff\"}").is_err());
         assert!(object(r#"{"a":[[[[[[[1]]]]]]]}"#.as_bytes()).is_ok(), "depth 8 is allowed");
+    }
+
+    #[test]
+    fn an_integer_has_neither_fraction_nor_exponent_and_an_unknown_field_may_be_any_number() {
+        for number in ["1.0", "1e3", "-0", "99999999999999999999", "0.5"] {
+            let object = object(format!(r#"{{"a":{number},"b":1}}"#).as_bytes()).unwrap();
+            assert!(matches!(object.integer("a", 0..=u64::MAX), Err(Reject::BadForm(_))), "{number}");
+            assert_eq!(object.integer("b", 0..=1), Ok(1));
+        }
     }
 
     #[test]

@@ -67,8 +67,7 @@ impl Engine {
             Err(reject) => return self.reject(&reject, Entitlement::claimed_position(token), arrival, now),
         };
         let issued = Duration::from_secs(document.entitlement.iat);
-        self.effects.push(Effect::RaiseTime(issued));
-        let now = Now { trusted: now.trusted.max(issued), ..now };
+        let now = self.learn_time(issued, now);
 
         let position = document.entitlement.position();
         if self.is_known(position, document.digest) {
@@ -83,6 +82,13 @@ impl Engine {
         } else {
             self.refuse(Outcome::Stale, "stale", Some(position), arrival, now);
         }
+    }
+
+    /// Something verified was issued at this time: it is not earlier now.
+    fn learn_time(&mut self, issued: Duration, now: Now) -> Now {
+        self.effects.push(Effect::RaiseTime(issued));
+        self.issued = self.issued.max(issued);
+        self.not_before_issued(now)
     }
 
     /// Whether this is the document that stands at the ratchet, or is in force although a reset has lowered the ratchet.
@@ -138,7 +144,7 @@ impl Engine {
             self.switch(Cause::Document, Some(position), arrival, now);
         } else {
             self.staged = Some(Staged { ticket: self.tickets + 1, document, failed: false });
-            let report = self.applied_report(Cause::Document, Some(position), now);
+            let report = self.report_of(self.newest(), Cause::Document, Some(position), now);
             self.promise(Some(&report), now);
             self.acknowledge_once_written(arrival);
         }
@@ -187,7 +193,7 @@ impl Engine {
         if got < least {
             return self.reject(&Reject::OldKeyset { got, least }, None, arrival, now);
         }
-        self.effects.push(Effect::RaiseTime(Duration::from_secs(verified.keyset.iat)));
+        let now = self.learn_time(Duration::from_secs(verified.keyset.iat), now);
         if got == current {
             self.acknowledge_once_written(arrival);
         } else {
@@ -205,9 +211,11 @@ impl Engine {
     pub(super) fn replace_keyset(&mut self, verified: VerifiedKeyset, arrival: Arrival, now: Now) {
         let older = self.keyset.replace(verified);
         let Some(keyset) = self.keyset.as_ref().map(|verified| &verified.keyset) else { return };
-        // The document in force stays in force on the key that verified it.
+        // The document in force stays in force on the key that verified it. A key of the same name may be another one now.
         for document in self.force.iter_mut().chain(self.staged.iter_mut().map(|staged| &mut staged.document)) {
-            if document.verified_by.is_none() && keyset.key(&document.document.kid).is_err() {
+            let token = document.document.token.as_bytes();
+            let verifies = Entitlement::verify(token, Some(keyset), &self.settings.issuer, &self.settings.device).is_ok();
+            if document.verified_by.is_none() && !verifies {
                 document.verified_by = older.as_ref().map(|older| older.token.clone());
             }
         }
@@ -238,8 +246,7 @@ impl Engine {
 
     /// Reports what was not applied, without an acknowledgement.
     pub(super) fn refuse_quietly(&mut self, outcome: Outcome, reason: &str, judged: Option<Position>, now: Now) {
-        // What is in force, not what is being written: a copy that comes meanwhile puts nothing in force.
-        let report = Report { outcome, reason: reason.to_owned(), judged, ..self.applied_report(Cause::Document, None, now) };
+        let report = Report { outcome, reason: reason.to_owned(), ..self.applied_report(Cause::Document, judged, now) };
         self.reports.other(report, now.boot, self.standing.is_connected(), &mut self.effects);
     }
 }

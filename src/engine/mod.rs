@@ -114,6 +114,8 @@ pub struct Engine {
     persisted_at: Duration,
     reports: Reports,
     announced: Option<Mode>,
+    /// The highest `iat` of anything verified: trusted time is not before it, whatever `now` an event comes with.
+    issued: Duration,
     last_switch: Option<Report>,
     effects: Vec<Effect>,
 }
@@ -213,6 +215,7 @@ impl Engine {
             persisted_at: now.boot,
             reports: Reports::default(),
             announced: None,
+            issued: Duration::ZERO,
             last_switch: None,
             effects: Vec::new(),
         };
@@ -230,18 +233,25 @@ impl Engine {
             self.lost = true;
             return;
         };
-        self.keyset = verified.keyset.filter(|highest| highest.keyset.version >= self.settings.min_keyset_version);
+        let trusted = |highest: &VerifiedKeyset| highest.keyset.version >= self.settings.min_keyset_version;
+        // A keyset that the configuration no longer trusts verifies nothing new; what it has verified stays in force.
+        let outdated = verified.keyset.as_ref().filter(|highest| !trusted(highest)).map(|highest| highest.token.clone());
+        let verified_by = record.verified_by.or(outdated);
+        self.keyset = verified.keyset.filter(trusted);
         self.ratchet = record.ratchet;
         self.ratchet_digest = record.ratchet_digest;
         self.reset_id = record.reset_id;
         self.reports = Reports::restored(record.report);
         let used = Duration::from_secs(record.lease_used_s);
-        self.force = verified.entitlement.map(|document| InForce::restored(document, record.verified_by, used, record.next_performed, now));
+        self.force = verified.entitlement.map(|document| InForce::restored(document, verified_by, used, record.next_performed, now));
         self.lease_over = self.force.as_ref().is_some_and(|force| force.lease_ended(now));
     }
 
     /// What has to be done at boot.
     pub fn boot(&mut self, now: Now) -> Vec<Effect> {
+        if self.force.as_ref().is_some_and(|force| force.next_is_due(now)) {
+            self.perform_next(now);
+        }
         let cause = if self.lost { Cause::StateLost } else { Cause::Boot };
         self.settle(cause, now);
         self.handle(Event::Tick, now)
@@ -255,6 +265,7 @@ impl Engine {
             self.inbox.push_back(Due::Event(event));
         }
         while self.cutting.is_none() {
+            let now = self.not_before_issued(now);
             if self.pass_time(now) {
                 break;
             }
@@ -265,6 +276,10 @@ impl Engine {
             }
         }
         std::mem::take(&mut self.effects)
+    }
+
+    fn not_before_issued(&self, now: Now) -> Now {
+        Now { trusted: now.trusted.max(self.issued), ..now }
     }
 
     /// When [`Event::Tick`] is due, in BOOTTIME.
@@ -310,6 +325,8 @@ impl Engine {
                 if let Some(connection) = connection {
                     self.standing.lost(connection, now);
                     self.reports.disconnected();
+                    // The broker sends again what waited for its PUBACK.
+                    self.unacknowledged.clear();
                 }
                 self.ask(now);
             }
@@ -318,8 +335,11 @@ impl Engine {
             Event::Fetched(Resource::Entitlement, fetched) => self.fetched_entitlement(fetched, now),
             Event::Fetched(Resource::Keyset, fetched) => {
                 self.fetching_keyset = false;
-                if let Fetched::Found(body) = fetched {
-                    self.read_keyset(&body, Arrival { received: now.boot, delivery: None }, now);
+                if let Fetched::Found(body) = &fetched {
+                    self.read_keyset(body, Arrival { received: now.boot, delivery: None }, now);
+                }
+                if self.lost {
+                    self.ask_on(&fetched, now);
                 }
             }
             Event::Written { ticket } => self.written(ticket, now),

@@ -5,7 +5,8 @@ use std::time::Duration;
 use care_protocol::{Cause, Get, Mode};
 
 use super::{
-    Arrival, Effect, Engine, FIRST_KEYSET, HOLD, KEYSET_PAUSE, PERSIST_EVERY, REFUSED_PAUSE, REFUSED_RETRY, Refused, Resource, UnknownKey,
+    Arrival, Effect, Engine, FIRST_KEYSET, Fetched, HOLD, KEYSET_PAUSE, PERSIST_EVERY, REFUSED_PAUSE, REFUSED_RETRY, Refused, Resource,
+    UnknownKey,
 };
 use crate::clock::Now;
 
@@ -63,10 +64,20 @@ impl Engine {
             }
         }
         if self.standing.poll_is_due(now, self.needs_news()) {
-            if self.lost && self.keyset.is_none() {
+            if !self.lost {
+                self.effects.push(Effect::Fetch(Resource::Entitlement));
+            } else if !self.fetching_keyset {
                 self.fetch_keyset(now);
             }
-            self.effects.push(Effect::Fetch(Resource::Entitlement));
+        }
+    }
+
+    /// A lost state is set anew from the keyset first, whose resets then count as applied, and from the entitlement only
+    /// once that is answered (section 3.3).
+    pub(super) fn ask_on(&mut self, keyset: &Fetched, now: Now) {
+        match keyset {
+            Fetched::Found(_) | Fetched::Missing => self.effects.push(Effect::Fetch(Resource::Entitlement)),
+            Fetched::Failed => self.standing.polled(false, now),
         }
     }
 
@@ -88,18 +99,16 @@ impl Engine {
         self.lost || self.refused.as_ref().is_some_and(|refused| refused.waiting && !refused.confirmed)
     }
 
-    /// The cloud refused a grant: it sees another plan than the one on record, whatever the clip. What exceeds `[free]` waits, and
-    /// the cloud is asked.
+    /// 402 or 403 on a grant, of whatever clip: the cloud says that the plan is not what we think (section 3.6).
     pub(super) fn refused(&mut self, now: Now) {
-        match self.mode(now) {
-            Mode::Unbound => return,
-            Mode::Paid => {
-                let pause = self.refused.as_ref().map_or(REFUSED_RETRY.0, |refused| refused.pause);
-                self.refused = Some(Refused { waiting: true, retry_at: now.boot + REFUSED_PAUSE, confirmed: false, pause });
-                self.settle(Cause::Refused, now);
-            }
-            // Held already, or nothing to hold: the clip itself waits 15 minutes.
-            Mode::Held | Mode::Free => {}
+        if self.refused.as_ref().is_some_and(|refused| refused.waiting) {
+            return;
+        }
+        // Free has nothing that could be held; there the clip alone waits.
+        if matches!(self.mode(now), Mode::Paid | Mode::Held) {
+            let pause = self.refused.as_ref().map_or(REFUSED_RETRY.0, |refused| refused.pause);
+            self.refused = Some(Refused { waiting: true, retry_at: now.boot + REFUSED_PAUSE, confirmed: false, pause });
+            self.settle(Cause::Refused, now);
         }
         if !self.send_get(now) {
             self.standing.hurry(now);
@@ -111,7 +120,8 @@ impl Engine {
             return false;
         }
         let get = Get { nonce: (self.settings.nonce)(), epoch: self.ratchet.epoch, seq: self.ratchet.seq };
-        self.standing.asked(&get, now);
+        // A lost state asks HTTPS at its own pace, whatever comes of this.
+        self.standing.asked(&get, (!self.lost).then_some(now.boot));
         self.effects.push(Effect::Get(get));
         true
     }

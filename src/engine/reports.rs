@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use care_protocol::{Cause, Cut, Entitlement, Erased, Outcome, Position, Report};
 
-use super::{Effect, Engine};
+use super::{Effect, Engine, force::InForce};
 use crate::clock::Now;
 
 /// How many reports of one other outcome may go out at once.
@@ -46,6 +46,8 @@ impl Reports {
     /// Takes over a new `applied` report.
     pub(super) fn applied(&mut self, report: Report, connected: bool, effects: &mut Vec<Effect>) {
         let sent = Sent { ticket: self.ticket(), report };
+        // The topic is retained: what was judged before this must not come after it.
+        self.drop_waiting();
         if connected {
             effects.push(sent.effect());
         }
@@ -91,6 +93,10 @@ impl Reports {
 
     /// A connection is gone: other outcomes are not worth keeping.
     pub(super) fn disconnected(&mut self) {
+        self.drop_waiting();
+    }
+
+    fn drop_waiting(&mut self) {
         for bucket in self.others.values_mut() {
             bucket.waiting = None;
         }
@@ -131,9 +137,11 @@ impl Sent {
 impl Engine {
     /// An `applied` report of what is in force now, without a cut.
     pub(super) fn applied_report(&self, cause: Cause, judged: Option<Position>, now: Now) -> Report {
-        // A document that is being written is reported as what it will be.
-        let staged = self.staged.as_ref().filter(|staged| judged == Some(staged.document.document.entitlement.position()));
-        let document = staged.map(|staged| &staged.document).or(self.force.as_ref());
+        self.report_of(self.force.as_ref(), cause, judged, now)
+    }
+
+    /// The same as if `document` were in force.
+    pub(super) fn report_of(&self, document: Option<&InForce>, cause: Cause, judged: Option<Position>, now: Now) -> Report {
         let entitlement = document.map(|document| &document.document.entitlement);
         let position = entitlement.map_or(Position::NONE, Entitlement::position);
         let reason = document.map(|document| document.reason().as_str()).unwrap_or(if self.lost { "state_lost" } else { "unbound" });
@@ -148,7 +156,7 @@ impl Engine {
             digest: document.map(|document| document.document.digest),
             plan: document.map(|document| document.plan().clone()),
             mode: self.mode_of(document, now),
-            persisted: !self.unwritten.as_ref().is_some_and(|unwritten| unwritten.failed),
+            persisted: self.unwritten.is_none(),
             keyset: self.keyset.as_ref().map_or(0, |keyset| keyset.keyset.version),
             cut: Cut::default(),
             erased: Erased::default(),

@@ -39,6 +39,14 @@ pub(super) enum Via {
     Https,
 }
 
+/// Since a 404.
+#[derive(Debug, Clone, Copy)]
+struct Silence {
+    since: Duration,
+    /// It has lasted long enough, and the running lease was let vouch.
+    over: bool,
+}
+
 /// The connection, the voucher, and the questions that are open.
 #[derive(Debug)]
 pub(super) struct Standing {
@@ -49,8 +57,8 @@ pub(super) struct Standing {
     nonce: Option<String>,
     /// When the unanswered `get` was sent.
     asked: Option<Duration>,
-    /// When HTTPS said that there is no document, with nobody speaking since.
-    missing: Option<Duration>,
+    /// HTTPS said that there is no document, and nobody has spoken since.
+    silence: Option<Silence>,
     poll_at: Duration,
     polling: bool,
 }
@@ -64,7 +72,7 @@ impl Standing {
             subscribed: false,
             nonce: None,
             asked: None,
-            missing: None,
+            silence: None,
             poll_at: now.boot,
             polling: false,
         }
@@ -119,20 +127,22 @@ impl Standing {
         if self.voucher == Voucher::Connection {
             self.voucher = Voucher::Until(now.boot + GRACE);
         }
+        // What was said before the loss is no answer to the question that follows it.
+        self.silence = None;
         // An answer that is still on its way was asked for before the loss.
         self.polling = false;
         self.poll_at = now.boot;
     }
 
-    /// A `get` was sent with this nonce.
-    pub(super) fn asked(&mut self, get: &Get, now: Now) {
+    /// A `get` was sent with this nonce; if nothing confirms soon after `at`, HTTPS is asked.
+    pub(super) fn asked(&mut self, get: &Get, at: Option<Duration>) {
         self.nonce = Some(get.nonce.clone());
-        self.asked = Some(now.boot);
+        self.asked = at;
     }
 
     /// A copy or an answer came, whatever its verdict will be.
     pub(super) fn heard(&mut self) {
-        self.missing = None;
+        self.silence = None;
     }
 
     /// Whether a document that came this way, and was judged applied or duplicate, confirms (section 3.4).
@@ -156,9 +166,13 @@ impl Standing {
 
     /// HTTPS has no document for this device.
     pub(super) fn missing(&mut self, now: Now) {
-        let since = *self.missing.get_or_insert(now.boot);
-        if now.boot >= since + SILENCE && self.voucher != Voucher::Connection {
-            self.voucher = Voucher::Until(now.boot + VOUCHED);
+        if self.voucher == Voucher::Connection {
+            return;
+        }
+        match &mut self.silence {
+            // Still nobody: the lease vouches on.
+            Some(silence) => silence.over = false,
+            None => self.silence = Some(Silence { since: now.boot, over: false }),
         }
     }
 
@@ -168,7 +182,7 @@ impl Standing {
         if answered {
             return;
         }
-        self.missing = None;
+        self.silence = None;
         if self.in_grace(now) {
             self.poll_at = self.poll_at.min(now.boot + HASTE);
         }
@@ -202,11 +216,16 @@ impl Standing {
 
     /// Whether the silence after a 404 is over; the running lease then vouches until the next question.
     pub(super) fn end_silence(&mut self, now: Now) -> bool {
-        let over = self.missing.is_some_and(|since| now.boot >= since + SILENCE) && self.voucher == Voucher::Nobody;
-        if over {
-            self.voucher = Voucher::Until(now.boot + VOUCHED);
-        }
-        over
+        let Some(silence) = self.silence.as_mut().filter(|silence| !silence.over && now.boot >= silence.since + SILENCE) else {
+            return false;
+        };
+        silence.over = true;
+        self.voucher = match self.voucher {
+            Voucher::Connection => Voucher::Connection,
+            Voucher::Until(end) => Voucher::Until(end.max(now.boot + VOUCHED)),
+            Voucher::Nobody => Voucher::Until(now.boot + VOUCHED),
+        };
+        true
     }
 
     /// Whether the voucher's time has run out just now.
@@ -214,7 +233,8 @@ impl Standing {
         let expired = matches!(self.voucher, Voucher::Until(end) if now.boot >= end);
         if expired {
             self.voucher = Voucher::Nobody;
-            self.missing = None;
+            // A silence that has done its part needs another 404; one that still runs may open again.
+            self.silence = self.silence.filter(|silence| !silence.over);
         }
         expired
     }
@@ -225,8 +245,8 @@ impl Standing {
         if let Voucher::Until(end) = self.voucher {
             wake = wake.min(end);
         }
-        if let (Some(since), Voucher::Nobody) = (self.missing, self.voucher) {
-            wake = wake.min(since + SILENCE);
+        if let Some(silence) = self.silence.filter(|silence| !silence.over) {
+            wake = wake.min(silence.since + SILENCE);
         }
         if !self.polling {
             if needed || self.wants_polls(now) {

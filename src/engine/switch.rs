@@ -58,8 +58,10 @@ impl Engine {
         let report = self.applied_report(cause, judged, now);
         self.promise(Some(&report), now);
         self.acknowledge_once_written(arrival);
+        self.announced = Some(report.mode);
+        let cutting = self.settle(cause, now);
         self.announce(report);
-        self.settle(cause, now)
+        cutting
     }
 
     /// Brings the gate in line with what is in force; true if a cut is under way.

@@ -650,10 +650,16 @@ fn an_unreadable_state_obeys_only_https_and_reports_state_lost() {
     let mut bench = Bench::with(Keys::new(), Restored::Unreadable);
     bench.connect(1);
     assert_eq!((bench.last().cause, bench.last().mode), (Cause::StateLost, Mode::Unbound));
-    assert_eq!(bench.fetches, [Resource::Keyset, Resource::Entitlement]);
-    let keyset = Keyset { resets: vec![Reset { id: 9, aud: "CAM1".into(), epoch: 1, seq: 1 }], ..bench.keys.keyset(7) };
+    let keyset = Keyset { resets: vec![Reset { id: 9, aud: "CAM1".into(), epoch: 1, seq: 1 }], ..bench.keys.keyset(8) };
     let keyset = keyset.sign(&bench.keys.root);
+    // Even with a keyset in hand HTTPS is asked for its own first: the ratchet that comes must not be lowered by an old reset.
+    bench.deliver(1, Topic::Keyset, bench.keys.keyset(7).sign(&bench.keys.root), true);
+    bench.event(Event::Fetched(Resource::Keyset, Fetched::Failed));
+    assert_eq!(bench.fetches, [Resource::Keyset]);
+    bench.pass(Duration::from_secs(60));
+    assert_eq!(bench.fetches, [Resource::Keyset; 2]);
     bench.event(Event::Fetched(Resource::Keyset, Fetched::Found(keyset.into())));
+    assert_eq!(bench.fetches, [Resource::Keyset, Resource::Keyset, Resource::Entitlement]);
     bench.retained(1, &premium(50));
     assert_eq!((bench.last().reason.as_str(), bench.disk.writes), ("state_lost", 0));
     bench.event(Event::Fetched(Resource::Entitlement, Fetched::Missing));
@@ -786,4 +792,171 @@ fn an_edited_record_is_as_good_as_unreadable() {
     let bench = bench.reboot();
     assert!(bench.engine.view(bench.now).state_lost);
     assert_eq!(bench.open, Admission::CLOSED);
+}
+
+#[test]
+fn what_is_not_on_flash_yet_is_not_reported_as_in_force() {
+    let mut bench = Bench::confirmed(&free(41));
+    bench.disk.slow = true;
+    bench.live(&premium(42));
+    bench.live(&premium(42));
+    let in_force = |report: &Report| (report.seq, report.plan.clone(), report.mode);
+    assert_eq!((bench.last().outcome, in_force(bench.last())), (Outcome::Duplicate, (41, Some(Plan::free()), Mode::Free)));
+    bench.disk.fails = true;
+    bench.sync();
+    assert_eq!((bench.last().reason.as_str(), in_force(bench.last())), ("not_persisted", (41, Some(Plan::free()), Mode::Free)));
+    assert_eq!(bench.last().judged, Some(Position { epoch: 3, seq: 42 }));
+}
+
+#[test]
+fn a_report_while_a_downgrade_is_being_written_says_that_it_is_not_persisted() {
+    let mut bench = Bench::confirmed(&premium(41));
+    bench.disk.slow = true;
+    bench.live(&free(42));
+    bench.live(&free(42));
+    assert!(!bench.last().persisted);
+    bench.disk.fails = true;
+    bench.sync();
+    bench.disk.fails = false;
+    bench.event(Event::Stopping);
+    bench.sync();
+    let bench = bench.reboot();
+    let owed = bench.engine.reports.undelivered().unwrap();
+    assert!(owed.persisted, "whoever reads it on flash, it was written");
+}
+
+#[test]
+fn a_rejection_that_waited_for_its_turn_never_comes_after_a_newer_state() {
+    let mut bench = Bench::confirmed(&premium(41));
+    for _ in 0..9 {
+        bench.deliver(1, Topic::Entitlement, "nonsense", false);
+    }
+    bench.live(&free(42));
+    bench.pass(Duration::from_secs(300));
+    assert_eq!((bench.last().outcome, bench.last().mode), (Outcome::Applied, Mode::Free), "the retained report says what is in force");
+}
+
+#[test]
+fn a_keyset_that_the_configuration_no_longer_trusts_leaves_the_document_in_force() {
+    let bench = Bench::confirmed(&premium(41));
+    let Bench { keys, disk, now, .. } = bench;
+    let record = Record::read(disk.record.as_ref().unwrap()).unwrap();
+    let settings = Settings { min_keyset_version: 8, ..keys.settings() };
+    let mut engine = Engine::new(settings, Restored::Record(Box::new(record)), now);
+    let mut effects = engine.boot(now);
+    effects.extend(engine.handle(Event::Stopping, now));
+    let written = |effect| if let Effect::Persist { record, .. } = effect { Some(record) } else { None };
+    let record = effects.into_iter().rev().find_map(written);
+    let settings = Settings { min_keyset_version: 8, ..keys.settings() };
+    let engine = Engine::new(settings, Restored::Record(Box::new(Record::read(&record.unwrap()).unwrap())), now);
+    assert!(!engine.lost);
+    assert_eq!((engine.mode(now), engine.ratchet.seq, engine.view(now).keyset), (Mode::Held, 41, 0));
+}
+
+#[test]
+fn a_key_that_changes_under_its_name_leaves_the_document_in_force() {
+    let mut bench = Bench::confirmed(&premium(41));
+    let later = Key { public: bench.keys.signer.public_key(), not_before: T0 + 1 };
+    let keyset = Keyset { keys: [("k1".to_owned(), later)].into(), ..bench.keys.keyset(8) };
+    bench.deliver(1, Topic::Keyset, keyset.sign(&bench.keys.root), true);
+    let bench = bench.reboot();
+    assert_eq!((bench.engine.lost, bench.engine.ratchet.seq, bench.mode()), (false, 41, Mode::Held));
+}
+
+#[test]
+fn a_404_after_a_loss_opens_after_fifteen_seconds_of_silence_although_the_grace_ends_after_ten() {
+    let mut bench = Bench::confirmed(&premium(41));
+    bench.event(Event::Lost(Some(Connection(1))));
+    bench.event(Event::Fetched(Resource::Entitlement, Fetched::Missing));
+    bench.pass(Duration::from_secs(10));
+    assert_eq!(bench.mode(), Mode::Held);
+    bench.pass(Duration::from_secs(5));
+    assert_eq!(bench.mode(), Mode::Paid);
+    for _ in 0..5 {
+        bench.fetches.clear();
+        bench.pass(Duration::from_secs(60));
+        assert_eq!((bench.mode(), bench.fetches.len()), (Mode::Paid, 1));
+        bench.event(Event::Fetched(Resource::Entitlement, Fetched::Missing));
+    }
+    bench.pass(Duration::from_secs(59));
+    bench.event(Event::Fetched(Resource::Entitlement, Fetched::Failed));
+    bench.pass(Duration::from_secs(120));
+    assert_eq!(bench.mode(), Mode::Held);
+}
+
+#[test]
+fn a_next_that_fell_due_while_the_power_was_off_is_in_force_before_anything_opens() {
+    let closed = Policy { clips: false, ..FREE };
+    let next = Next { plan: Plan::free(), effective_at: T0 + 60, reason: Reason::TrialEnded, policy: closed };
+    let mut bench = Bench::confirmed(&Entitlement { next: Some(next), ..premium(41) });
+    bench.pass(Duration::from_secs(10));
+    let Bench { keys, disk, mut now, .. } = bench;
+    now.trusted += Duration::from_secs(120);
+    let record = Record::read(disk.record.as_ref().unwrap()).unwrap();
+    let mut engine = Engine::new(keys.settings(), Restored::Record(Box::new(record)), now);
+    let opened: Vec<Policy> = engine
+        .boot(now)
+        .iter()
+        .filter_map(|effect| if let Effect::Open(admission) = effect { Some(admission.leave) } else { None })
+        .collect();
+    assert_eq!(opened, [closed]);
+    assert_eq!((engine.mode(now), engine.view(now).last_switch.unwrap().cause), (Mode::Free, Cause::Next));
+}
+
+#[test]
+fn a_next_that_gives_opens_before_it_is_reported() {
+    let next = Next { plan: "premium".parse().unwrap(), effective_at: T0 + 60, reason: Reason::Upgraded, policy: PREMIUM };
+    let mut bench = Bench::confirmed(&Entitlement { next: Some(next), ..free(41) });
+    bench.pass(Duration::from_secs(60));
+    assert_eq!(bench.log, ["persist", "open", "report"]);
+    assert_eq!((bench.mode(), bench.last().cause, bench.last().reason.as_str()), (Mode::Paid, Cause::Next, "upgraded"));
+}
+
+#[test]
+fn a_document_whose_next_falls_due_on_its_way_to_the_disk_never_opens_what_it_gave_before() {
+    let next = Next { plan: Plan::free(), effective_at: T0 + 60, reason: Reason::Cancelled, policy: FREE };
+    let mut bench = Bench::confirmed(&free(41));
+    bench.disk.slow = true;
+    bench.live(&Entitlement { next: Some(next), ..premium(42) });
+    bench.pass(Duration::from_secs(61));
+    let cuts = bench.cuts.len();
+    bench.sync();
+    assert_eq!((bench.open.leave, bench.mode(), bench.cuts.len()), (FREE, Mode::Free, cuts), "nothing had to be closed again");
+    assert_eq!((bench.last().seq, bench.last().plan.clone(), bench.acked.len()), (42, Some(Plan::free()), 1));
+}
+
+#[test]
+fn a_lease_that_ends_on_the_way_to_the_disk_is_cut_and_reported_last() {
+    let lease = Lease { max_age_s: 60, not_after: T0 + 9999 };
+    let mut bench = Bench::confirmed(&premium(41));
+    bench.disk.slow = true;
+    bench.live(&Entitlement { lease, ..premium(42) });
+    bench.now.boot += Duration::from_secs(61);
+    bench.sync();
+    assert_eq!((bench.open.leave, bench.mode(), bench.last().mode), (FREE, Mode::Free, Mode::Free));
+    let tickets: Vec<u64> = bench.reports.iter().map(|(ticket, _)| *ticket).collect();
+    assert!(tickets.is_sorted(), "{tickets:?}");
+}
+
+#[test]
+fn an_old_document_from_the_future_moves_time_in_the_same_breath() {
+    let lease = Lease { max_age_s: 99_999, not_after: T0 + 600 };
+    let mut bench = Bench::confirmed(&Entitlement { lease, ..premium(41) });
+    bench.live(&Entitlement { iat: T0 + 700, ..premium(40) });
+    assert_eq!((bench.mode(), bench.open.leave), (Mode::Free, FREE));
+    let keyset = Keyset { iat: T0 + 900, ..bench.keys.keyset(8) }.sign(&bench.keys.root);
+    bench.deliver(1, Topic::Keyset, keyset, true);
+    assert_eq!(Record::read(bench.disk.record.as_ref().unwrap()).unwrap().trusted_s, T0 + 900);
+}
+
+#[test]
+fn what_waits_for_its_puback_is_forgotten_with_the_connection() {
+    let mut bench = Bench::confirmed(&premium(41));
+    bench.disk.fails = true;
+    for connection in 1..50 {
+        bench.connect(connection);
+        bench.retained(connection, &free(42));
+        bench.event(Event::Lost(Some(Connection(connection))));
+    }
+    assert!(bench.engine.unacknowledged.is_empty() && bench.acked.is_empty());
 }

@@ -1,7 +1,7 @@
 //! What goes to flash, and what may be said once it is there. PUBACK means: this document or a higher one survives a
 //! power cut, or it was refused (invariant 1).
 
-use care_protocol::{Cause, Outcome, Reject, Report};
+use care_protocol::{Cause, Outcome, Position, Reject, Report};
 
 use super::{Arrival, Effect, Engine, Record, force::InForce};
 use crate::clock::Now;
@@ -39,7 +39,8 @@ impl Engine {
             next_performed: newest.is_some_and(|newest| newest.next_performed),
             trusted_s: now.trusted.as_secs(),
             reset_id: self.reset_id,
-            report: report.or(unwritten).or(self.reports.undelivered()).cloned(),
+            // Whoever reads it there, it was written.
+            report: report.or(unwritten).or(self.reports.undelivered()).map(|report| Report { persisted: true, ..report.clone() }),
         }
     }
 
@@ -47,12 +48,7 @@ impl Engine {
         self.written = self.written.max(ticket);
         let staged = self.staged.take_if(|staged| staged.ticket <= ticket);
         let downgrade = self.unwritten.take_if(|unwritten| unwritten.ticket <= ticket);
-        let given = staged.map(|staged| {
-            let position = staged.document.document.entitlement.position();
-            self.lease_over = staged.document.lease_ended(now);
-            self.force = Some(staged.document);
-            position
-        });
+        let given = staged.map(|staged| self.put_in_force(staged.document, now));
         match given {
             // What gives opens before it is acknowledged, what takes is acknowledged before it opens (section 4).
             Some(position) => {
@@ -62,6 +58,13 @@ impl Engine {
                     report.erased = downgrade.report.erased;
                 }
                 self.announced = Some(report.mode);
+                if self.admission(now).is_less_than(&self.gate) {
+                    // Its time ran out on the way to the disk: the cut has a report of its own, after this one.
+                    self.acknowledge_written(ticket);
+                    self.announce(report);
+                    self.settle(Cause::Lease, now);
+                    return;
+                }
                 self.settle(Cause::Document, now);
                 self.effects.push(Effect::RetryRefused);
                 self.acknowledge_written(ticket);
@@ -78,6 +81,19 @@ impl Engine {
                 }
             }
         }
+    }
+
+    /// A document that gives is on flash. If its `next` fell due on the way there, what it gave before is never opened.
+    fn put_in_force(&mut self, mut document: InForce, now: Now) -> Position {
+        let position = document.document.entitlement.position();
+        self.lease_over = document.lease_ended(now);
+        let due = document.next_is_due(now);
+        document.next_performed |= due;
+        self.force = Some(document);
+        if due {
+            self.persist(None, now);
+        }
+        position
     }
 
     pub(super) fn write_failed(&mut self, ticket: u64, now: Now) {

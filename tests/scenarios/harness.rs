@@ -36,10 +36,13 @@ async fn the_broker_keeps_what_is_retained_and_lets_a_device_read_only_its_own()
         client.publish(world.issuer.topics().get(), QoS::AtLeastOnce, false, "x").await.unwrap();
         let mut read = Vec::new();
         loop {
-            match events.poll().await.unwrap() {
-                Event::Incoming(Packet::Publish(publish)) => read.push(publish),
-                Event::Incoming(Packet::PubAck(_)) => break,
-                _ => {}
+            match events.poll().await {
+                Ok(Event::Incoming(Packet::Publish(publish))) => read.push(publish),
+                Ok(Event::Incoming(Packet::PubAck(_))) => break,
+                Ok(_) => {}
+                // Mosquitto 2.0.11 closes the connection of who publishes what the ACL denies.
+                Err(e) if !allowed => break drop(e),
+                Err(e) => panic!("{cn}: {e}"),
             }
         }
         assert_eq!(read.iter().any(|p| p.payload == document.token.as_bytes()), allowed, "{cn} reads {read:?}");

@@ -56,7 +56,8 @@ part clippy "$cargo" clippy --locked --workspace --all-targets -- -D warnings
 part build "$cargo" build --locked --workspace --all-targets
 part unit "$cargo" test --locked --workspace --lib --bins
 part examples "$cargo" test --locked --workspace --doc
-part black-box "$cargo" test --locked --workspace --test '*'
+# They wait far more than they compute.
+part black-box env RUST_TEST_THREADS=6 "$cargo" test --locked --workspace --test '*'
 part demo env ONCE=1 scripts/demo.sh
 # For who works on it: with the private items, so that links to them lead somewhere.
 part docs env RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" \

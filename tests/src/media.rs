@@ -14,36 +14,18 @@ use crate::wait::{PATIENCE, until};
 /// Frames a second of every test picture.
 pub const FPS: u32 = 15;
 
-/// A recorded H.264 file of 320×180 at 15 fps and about 800 kbit/s, a keyframe twice a second, ten seconds long; made once.
+/// A recorded H.264 file of 320×180 at 15 fps and about 500 kbit/s, a keyframe about twice a second, ten seconds long, no two
+/// frames alike; made once.
 pub fn recorded() -> &'static Path {
     static FILE: OnceLock<PathBuf> = OnceLock::new();
     FILE.get_or_init(|| {
-        let file = scratch().join("recorded-320x180.mp4");
+        let file = scratch().join("recorded-2.mp4");
         if !file.exists() {
             let part = tempfile::Builder::new().suffix(".mp4").tempfile_in(scratch()).unwrap();
-            ffmpeg(&[
-                "-f",
-                "lavfi",
-                "-i",
-                "testsrc2=size=320x180:rate=15,noise=alls=30:allf=t",
-                "-t",
-                "10",
-                "-c:v",
-                "libx264",
-                "-preset",
-                "veryfast",
-                "-profile:v",
-                "main",
-                "-bf",
-                "0",
-                "-g",
-                "7",
-                "-b:v",
-                "800k",
-                "-pix_fmt",
-                "yuv420p",
-                &part.path().display().to_string(),
-            ]);
+            let picture = ["-f", "lavfi", "-i", "testsrc2=size=320x180:rate=15,noise=alls=30:allf=t", "-t", "10", "-pix_fmt", "yuv420p"];
+            let codec = ["-c:v", "libx264", "-preset", "veryfast", "-profile:v", "main", "-bf", "0", "-g", "7", "-sc_threshold", "0"];
+            let rate = ["-b:v", "500k", "-maxrate", "500k", "-bufsize", "100k", &part.path().display().to_string()];
+            ffmpeg(&[&picture[..], &codec, &rate].concat());
             part.persist(&file).unwrap();
         }
         file
@@ -71,6 +53,8 @@ pub struct Probe {
     pub height: u64,
     /// Presentation times of the packets, in seconds, in order.
     pub pts: Vec<f64>,
+    /// What each packet holds, as a hash, in the order of the file.
+    pub content: Vec<String>,
     /// Whether the first packet is a keyframe.
     pub starts_with_keyframe: bool,
     /// What a decoder complained about.
@@ -95,7 +79,8 @@ impl Probe {
 /// Measures a file, and decodes it.
 pub fn probe(file: &Path) -> Probe {
     let output = Command::new("ffprobe")
-        .args(["-v", "error", "-select_streams", "v:0", "-show_entries", "stream=codec_name,height:packet=pts_time,flags", "-of", "json"])
+        .args(["-v", "error", "-select_streams", "v:0", "-show_entries", "stream=codec_name,height:packet=pts_time,flags,data_hash"])
+        .args(["-show_data_hash", "md5", "-of", "json"])
         .arg(file)
         .output()
         .expect("ffprobe is installed");
@@ -108,6 +93,7 @@ pub fn probe(file: &Path) -> Probe {
         codec: found["streams"][0]["codec_name"].as_str().unwrap_or_default().to_owned(),
         height: found["streams"][0]["height"].as_u64().unwrap_or_default(),
         pts,
+        content: packets.iter().filter_map(|packet| packet["data_hash"].as_str().map(str::to_owned)).collect(),
         starts_with_keyframe: packets.first().is_some_and(|packet| packet["flags"].as_str().is_some_and(|flags| flags.starts_with('K'))),
         complaints: format!("{}{}", String::from_utf8_lossy(&output.stderr), String::from_utf8_lossy(&decoded.stderr)),
     }

@@ -51,6 +51,11 @@ impl Status {
         self.number("/store/writes")
     }
 
+    /// What last kept a clip from being stored, empty if nothing did.
+    pub fn last_upload_fault(&self) -> &str {
+        self.text("/transfers/last_fault")
+    }
+
     /// Everything as text, to look for a word.
     pub fn text_of_all(&self) -> String {
         self.0.to_string()

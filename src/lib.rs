@@ -21,6 +21,7 @@ pub mod http;
 pub mod link;
 pub mod logging;
 pub mod media;
+pub mod memory;
 pub mod status;
 pub mod store;
 pub mod systemd;

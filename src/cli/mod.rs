@@ -21,7 +21,7 @@ use anyhow::Context;
 use crate::{
     agent,
     config::{Config, ConfigFault},
-    logging,
+    logging, memory,
 };
 use args::{Command, Request};
 
@@ -68,6 +68,7 @@ fn carry_out(command: Command, out: &mut dyn Write, err: &mut dyn Write) -> anyh
         Command::Run { config } => match Config::load_with_files(&config) {
             Ok(loaded) => {
                 logging::start();
+                memory::give_back_large_blocks();
                 agent::run(&config, loaded).context("the agent stopped")?;
                 Ok(Exit::Done)
             }

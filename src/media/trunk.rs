@@ -423,7 +423,7 @@ fn read_format(caps: &gst::Caps) -> Option<Format> {
     Some(Format { width: side("width")?, height: side("height")?, avcc })
 }
 
-pub(super) fn watch_grey(sink: &gst_app::AppSink, grey: OnGrey) {
+fn watch_grey(sink: &gst_app::AppSink, grey: OnGrey) {
     let new_sample = move |sink: &gst_app::AppSink| {
         let sample = sink.pull_sample().map_err(|_| gst::FlowError::Eos)?;
         if let Some(map) = sample.buffer().and_then(|buffer| buffer.map_readable().ok()) {

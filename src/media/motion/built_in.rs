@@ -1,5 +1,6 @@
 //! The agent's own eye: how much of a small grey picture differs from a background that follows slow changes. It sees raw
-//! pictures where the source has them; of an H.264 source it decodes the keyframes, and no other frame.
+//! pictures where the source has them; of an H.264 source it decodes the keyframes, and no other frame. Between two of them the
+//! decoder is put away: it holds more memory than all the rest of the agent's camera.
 
 use std::{
     sync::{
@@ -32,6 +33,8 @@ const LEAST: f32 = 0.005;
 const MOST: f32 = 0.8;
 /// How much of each new picture goes into the background.
 const ADAPT: f32 = 0.1;
+/// How long a decoder may take for one keyframe.
+const PATIENCE: gst::ClockTime = gst::ClockTime::from_seconds(2);
 /// At most one event in this time.
 const PAUSE: Duration = Duration::from_secs(1);
 /// In order of memory.
@@ -93,9 +96,9 @@ pub(in crate::media) fn start(ring: Arc<Ring>, see: OnGrey, sees_raw: Arc<Atomic
             }
         }
         while let Some(name) = decoders.next().filter(|_| !stop.is_now()) {
-            match Decoder::start(name, see.clone()) {
+            match Decoder::new(name) {
                 Ok(decoder) => {
-                    let fault = decoder.follow(&ring, &mut position, &stop);
+                    let fault = decoder.follow(&ring, &mut position, &see, &stop);
                     if !down(decoder.pipeline, Duration::from_secs(2)) {
                         tracing::error!(decoder = name, "decoder did not stop in time and was left behind");
                     }
@@ -115,13 +118,14 @@ pub(in crate::media) fn start(ring: Arc<Ring>, see: OnGrey, sees_raw: Arc<Atomic
 struct Decoder {
     pipeline: gst::Pipeline,
     feed: gst_app::AppSrc,
+    grey: gst_app::AppSink,
 }
 
 impl Decoder {
-    fn start(name: &str, see: OnGrey) -> Result<Self, MediaError> {
+    fn new(name: &str) -> Result<Self, MediaError> {
         let threads = if name == "avdec_h264" { " max-threads=1" } else { "" };
         let launch = format!(
-            "appsrc name=feed format=time max-buffers=2 leaky-type=downstream ! h264parse ! {name}{threads} ! videoscale add-borders=false \
+            "appsrc name=feed format=time ! h264parse ! {name}{threads} ! videoscale add-borders=false \
              ! videoconvert ! video/x-raw,format=GRAY8,width={GREY_WIDTH},height={GREY_HEIGHT} \
              ! appsink name=grey sync=false async=false enable-last-sample=false"
         );
@@ -129,25 +133,44 @@ impl Decoder {
         let pipeline = gst::parse::launch(&launch).map_err(|error| failed(error.message()))?;
         let pipeline = pipeline.downcast::<gst::Pipeline>().map_err(|_| failed("not a pipeline"))?;
         let feed = pipeline.by_name("feed").and_then(|e| e.downcast::<gst_app::AppSrc>().ok()).ok_or_else(|| failed("no appsrc"))?;
-        let sink = pipeline.by_name("grey").and_then(|e| e.downcast::<gst_app::AppSink>().ok()).ok_or_else(|| failed("no appsink"))?;
-        crate::media::trunk::watch_grey(&sink, see);
-        pipeline.set_state(gst::State::Playing).map_err(|_| failed("the decoder does not start"))?;
-        Ok(Self { pipeline, feed })
+        let grey = pipeline.by_name("grey").and_then(|e| e.downcast::<gst_app::AppSink>().ok()).ok_or_else(|| failed("no appsink"))?;
+        Ok(Self { pipeline, feed, grey })
     }
 
     /// Until it fails (the reason is returned) or it is time to stop.
-    fn follow(&self, ring: &Ring, position: &mut u64, stop: &Stop) -> Option<String> {
-        let bus = self.pipeline.bus()?;
+    fn follow(&self, ring: &Ring, position: &mut u64, see: &OnGrey, stop: &Stop) -> Option<String> {
         while !stop.is_now() {
-            if let Some(message) = bus.pop_filtered(&[gst::MessageType::Error, gst::MessageType::Eos]) {
-                return Some(crate::media::trunk::reason(&message));
-            }
             let Next::Frame { frame, .. } = ring.next(position, Duration::from_millis(200)) else { continue };
-            if frame.key && self.feed.push_sample(&sample(&frame)).is_err() {
-                return Some("the decoder takes no more frames".into());
+            if !frame.key {
+                continue;
+            }
+            let decoded = self.decode(&frame);
+            if self.pipeline.set_state(gst::State::Ready).is_err() {
+                return Some("the decoder cannot be put away".into());
+            }
+            match decoded {
+                Ok(picture) => see(&picture),
+                Err(fault) => return Some(fault),
             }
         }
         None
+    }
+
+    /// The frame as a small grey picture.
+    fn decode(&self, frame: &Frame) -> Result<Vec<u8>, String> {
+        let bus = self.pipeline.bus().ok_or("the decoder has no bus")?;
+        bus.set_flushing(true);
+        bus.set_flushing(false);
+        self.pipeline.set_state(gst::State::Playing).map_err(|_| "the decoder does not start")?;
+        // Twice: openh264dec gives a picture out only when the next one comes in.
+        let again = Frame { pts: frame.pts + Duration::from_millis(1), ..frame.clone() };
+        let taken = self.feed.push_sample(&sample(frame)).and_then(|_| self.feed.push_sample(&sample(&again)));
+        taken.map_err(|_| "the decoder takes no frame")?;
+        let picture = self.grey.try_pull_sample(PATIENCE).and_then(|sample| Some(sample.buffer()?.map_readable().ok()?.to_vec()));
+        picture.ok_or_else(|| match bus.pop_filtered(&[gst::MessageType::Error]) {
+            Some(message) => crate::media::trunk::reason(&message),
+            None => "the decoder gives no picture".into(),
+        })
     }
 }
 

@@ -281,6 +281,10 @@ impl Shared {
             Err(_) => End::Stale,
         };
         self.gate.shelf.lock().settle(id, generation, end, self.gate.clock.now());
+        // Told only now: whoever cuts because of a refusal finds the clip waiting for its answer, not in flight.
+        if let End::Refused { status, .. } = end {
+            self.tell(Event::Refused { status, clip });
+        }
         if end == End::Stored {
             tracing::info!(clip = %id, bytes, generation = generation.0, "clip stored");
             *lock(&self.last_fault) = None;

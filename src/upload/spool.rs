@@ -66,6 +66,8 @@ pub(super) struct Clip {
     /// Lowercase hex, once it is whole.
     sha256: String,
     state: State,
+    /// Being recorded, and the spool has no room for more of it.
+    full: bool,
     /// Not tried before this.
     not_before: Duration,
     failures: u32,
@@ -108,7 +110,7 @@ pub(super) enum End {
     /// The store has it.
     Stored,
     /// The cloud refused the grant: not before this.
-    Refused { until: Duration },
+    Refused { until: Duration, status: u16 },
     /// This clip failed: it waits for `pause`.
     Later { pause: Pause },
     /// The cloud could not be reached or asked for patience: all clips wait for `pause`.
@@ -275,6 +277,7 @@ impl Spool {
             bytes: 0,
             sha256: String::new(),
             state: State::Recording,
+            full: false,
             not_before: Duration::ZERO,
             failures: 0,
             refused: false,
@@ -305,15 +308,22 @@ impl Spool {
         if !self.make_room(id, now) {
             return Verdict::Erased;
         }
+        // What comes next is about as large. A clip that ends early is worth more than one that is dropped for its last second.
+        let fixed: u64 = self.clips.iter().filter(|clip| clip.state != State::Waiting).map(|clip| clip.bytes).sum();
+        let full = fixed.saturating_add(2 * size) > self.quota;
+        if let Some(clip) = self.recording(id) {
+            clip.full = full;
+        }
         self.limit(id)
     }
 
     /// How long a clip that is being recorded may get; [`Verdict::Erased`] if it is here no more.
     pub(super) fn limit(&self, id: Uuid) -> Verdict {
-        if self.clips.iter().any(|clip| clip.id == id && clip.state == State::Recording) {
-            Verdict::Continue { max: Duration::from_secs(self.admission.record.clip_max_s.into()) }
-        } else {
-            Verdict::Erased
+        let longest = Duration::from_secs(self.admission.record.clip_max_s.into());
+        match self.clips.iter().find(|clip| clip.id == id && clip.state == State::Recording) {
+            Some(clip) if clip.full => Verdict::Continue { max: longest.min(clip.duration) },
+            Some(_) => Verdict::Continue { max: longest },
+            None => Verdict::Erased,
         }
     }
 
@@ -435,7 +445,7 @@ impl Spool {
         }
         clip.state = State::Waiting;
         match end {
-            End::Refused { until } => {
+            End::Refused { until, .. } => {
                 clip.refused = true;
                 clip.not_before = until;
             }
@@ -648,7 +658,7 @@ mod tests {
         let refused = record(&mut spool, ClipKind::Motion, 100, 5, 10).unwrap();
         take(&mut spool, 110).unwrap();
         let until = Duration::from_secs(110 + 900);
-        spool.settle(refused, Generation(0), End::Refused { until }, now(110));
+        spool.settle(refused, Generation(0), End::Refused { until, status: 402 }, now(110));
         assert_eq!(take(&mut spool, 1009), None);
         assert!(matches!(spool.next(spool.generation, now(120)), Next::At(due) if due == until));
         let later = record(&mut spool, ClipKind::Motion, 500, 5, 10).unwrap();
@@ -666,7 +676,7 @@ mod tests {
         let mut spool = spool(FREE);
         let refused = record(&mut spool, ClipKind::Motion, 100, 5, 10).unwrap();
         take(&mut spool, 110).unwrap();
-        spool.settle(refused, Generation(0), End::Refused { until: Duration::from_secs(1010) }, now(110));
+        spool.settle(refused, Generation(0), End::Refused { until: Duration::from_secs(1010), status: 402 }, now(110));
         spool.admit(admission(FREE));
         assert_eq!(take(&mut spool, 120), None);
         spool.admit(Admission { position: Position { seq: 42, ..AT }, ..admission(FREE) });
@@ -716,6 +726,21 @@ mod tests {
         assert_eq!(record(&mut spool, ClipKind::Motion, 130, 1, 600), None, "a clip in flight does not");
         assert_eq!(record(&mut spool, ClipKind::Motion, 140, 1, 1001), None);
         assert!(spool.held().bytes <= 1000);
+    }
+
+    #[test]
+    fn a_clip_that_fills_the_spool_ends_there_and_is_kept() {
+        let mut spool = spool(PAID);
+        record(&mut spool, ClipKind::Motion, 100, 1, 300).unwrap();
+        let id = begin(&mut spool, ClipKind::Motion, 110).unwrap();
+        let append =
+            |spool: &mut Spool, second| spool.append(id, Bytes::from(vec![0; 200]), Duration::from_secs(second), now(110 + second));
+        let longest = Verdict::Continue { max: Duration::from_secs(PAID.clip_max_s.into()) };
+        assert_eq!((append(&mut spool, 1), append(&mut spool, 2), append(&mut spool, 3)), (longest, longest, longest));
+        let here = Verdict::Continue { max: Duration::from_secs(4) };
+        assert_eq!((append(&mut spool, 4), spool.limit(id)), (here, here), "the older clip has made room, and there is none for two more");
+        spool.finish(id, Duration::from_secs(4), String::new());
+        assert_eq!((take(&mut spool, 120), spool.held().bytes), (Some(id), 800));
     }
 
     #[test]

@@ -104,10 +104,7 @@ impl Shared {
         tracing::info!(clip = %job.id, generation = job.generation.0, why = %failure, "clip not sent");
         self.note_fault(failure.to_string());
         match failure {
-            Failure::Refused(status) => {
-                self.tell(Event::Refused { status, clip: job.facts });
-                End::Refused { until: self.gate.clock.now().boot + REFUSED }
-            }
+            Failure::Refused(status) => End::Refused { until: self.gate.clock.now().boot + REFUSED, status },
             Failure::Grant(violation) => {
                 self.tell(Event::GrantFault { why: violation.to_string() });
                 End::Later { pause: RETRY }

@@ -1,4 +1,7 @@
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{
+    OnceLock,
+    atomic::{AtomicBool, AtomicU32, Ordering},
+};
 
 use http::Method;
 use ring::digest;
@@ -83,6 +86,34 @@ fn a_refused_clip_is_reported_and_asked_for_again_only_when_told() {
         until("stored", || bench.stored() == 2);
         assert_eq!(sink.asked()[0].clip, sink.asked()[2].clip, "a clip keeps its name");
     }
+}
+
+#[test]
+fn a_refused_clip_waits_though_its_refusal_cuts_at_once() {
+    let sink = Sink::start(false, |_| Some(status(402)));
+    let gate: Arc<OnceLock<Arc<Gate>>> = Arc::default();
+    let (engine, refusals) = (gate.clone(), Arc::new(AtomicU32::new(0)));
+    let told = refusals.clone();
+    let spool = SpoolLimits { memory_bytes: 8_000_000, flash_bytes: 0 };
+    let peers = Peers { api: sink.origin(), store: None };
+    let settings = Settings { device: "8006E5A1F0C2".parse().unwrap(), spool, uplink_kbps: 0, peers };
+    // As the engine does: what exceeds Free is held, and the clip is one that does not.
+    let uploads = start(settings, Clock::start(None), move |event| {
+        if matches!(event, Event::Refused { .. }) && told.fetch_add(1, Ordering::SeqCst) == 0 {
+            let gate = engine.get().unwrap();
+            gate.cut(None);
+            gate.open(Admission { record: PAID, keep: PAID, leave: PAID, position: AT });
+        }
+    });
+    let bench = Bench { gate: uploads.as_ref().unwrap().gate(), uploads: uploads.ok(), events: Arc::default() };
+    gate.set(bench.gate.clone()).unwrap();
+    bench.open(PAID);
+    bench.record(1000);
+    until("refused", || refusals.load(Ordering::SeqCst) == 1);
+    bench.record(1000);
+    until("the next refused", || refusals.load(Ordering::SeqCst) == 2);
+    let asked: Vec<_> = sink.asked().into_iter().map(|asked| asked.clip).collect();
+    assert!(asked.len() == 2 && asked[0] != asked[1], "{asked:?}: each asked once");
 }
 
 #[test]

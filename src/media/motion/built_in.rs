@@ -33,6 +33,8 @@ const LEAST: f32 = 0.005;
 const MOST: f32 = 0.8;
 /// How much of each new picture goes into the background.
 const ADAPT: f32 = 0.1;
+/// The next keyframe is looked at no sooner than this: a stream of nothing but keyframes costs no more than another.
+const REST: Duration = Duration::from_millis(900);
 /// How long a decoder may take for one keyframe.
 const PATIENCE: gst::ClockTime = gst::ClockTime::from_seconds(2);
 /// At most one event in this time.
@@ -139,11 +141,13 @@ impl Decoder {
 
     /// Until it fails (the reason is returned) or it is time to stop.
     fn follow(&self, ring: &Ring, position: &mut u64, see: &OnGrey, stop: &Stop) -> Option<String> {
+        let mut looked: Option<Instant> = None;
         while !stop.is_now() {
             let Next::Frame { frame, .. } = ring.next(position, Duration::from_millis(200)) else { continue };
-            if !frame.key {
+            if !frame.key || looked.is_some_and(|at| at.elapsed() < REST) {
                 continue;
             }
+            looked = Some(Instant::now());
             let decoded = self.decode(&frame);
             if self.pipeline.set_state(gst::State::Ready).is_err() {
                 return Some("the decoder cannot be put away".into());

@@ -135,22 +135,26 @@ impl Engine {
         if self.standing.confirms(via) {
             self.confirmed(now);
         }
-        let document = InForce::received(document, now);
-        let wanted = self.admission_of(Some(&document), now);
-        if wanted.is_less_than(&self.gate) {
-            self.lease_over = document.lease_ended(now);
-            self.force = Some(document);
-            self.staged = None;
-            self.switch(Cause::Document, Some(position), arrival, now);
-        } else {
-            self.staged = Some(Staged { ticket: self.tickets + 1, document, failed: false });
-            let report = self.report_of(self.newest(), Cause::Document, Some(position), now);
-            self.promise(Some(&report), now);
-            self.acknowledge_once_written(arrival);
-        }
+        self.take_up(InForce::received(document, now), arrival, now);
         if !self.standing.is_confirmed() {
             self.send_get(now);
         }
+    }
+
+    /// What takes is in force at once, what gives waits for the disk; true if a cut is under way.
+    pub(super) fn take_up(&mut self, document: InForce, arrival: Arrival, now: Now) -> bool {
+        let position = Some(document.document.entitlement.position());
+        if self.admission_of(Some(&document), now).is_less_than(&self.gate) {
+            self.lease_over = document.lease_ended(now);
+            self.force = Some(document);
+            self.staged = None;
+            return self.switch(Cause::Document, position, arrival, now);
+        }
+        self.staged = Some(Staged { ticket: self.tickets + 1, document, failed: false });
+        let report = self.report_of(self.newest(), Cause::Document, position, now);
+        self.promise(Some(&report), now);
+        self.acknowledge_once_written(arrival);
+        false
     }
 
     pub(super) fn hold(&mut self, token: &[u8], kid: String, via: Via, arrival: Arrival, now: Now) {

@@ -20,6 +20,8 @@ mod view;
 mod writing;
 
 #[cfg(test)]
+mod simulation;
+#[cfg(test)]
 mod tests;
 
 use std::{collections::VecDeque, time::Duration};
@@ -289,9 +291,10 @@ impl Engine {
             if !self.lease_over {
                 wake = wake.min(now.boot + force.lease_left(now));
             }
-            if let Some(next) = force.pending_next() {
-                wake = wake.min(now.boot + Duration::from_secs(next.effective_at).saturating_sub(now.trusted));
-            }
+        }
+        let staged_next = self.staged.as_ref().and_then(|staged| staged.document.pending_next());
+        for next in self.expected_next().into_iter().chain(staged_next) {
+            wake = wake.min(now.boot + Duration::from_secs(next.effective_at).saturating_sub(now.trusted));
         }
         if let Some(refused) = self.refused.as_ref().filter(|refused| refused.waiting) {
             wake = wake.min(refused.retry_at);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use care_protocol::{Cause, Get, Mode};
+use care_protocol::{Cause, Get, Mode, Next};
 
 use super::{
     Arrival, Effect, Engine, FIRST_KEYSET, Fetched, HOLD, KEYSET_PAUSE, PERSIST_EVERY, REFUSED_PAUSE, REFUSED_RETRY, Refused, Resource,
@@ -13,7 +13,12 @@ use crate::clock::Now;
 impl Engine {
     /// Does what is due; true if a cut is under way, which must be answered first.
     pub(super) fn pass_time(&mut self, now: Now) -> bool {
-        if self.force.as_ref().is_some_and(|force| force.next_is_due(now)) {
+        if let Some(mut staged) = self.staged.take_if(|staged| staged.document.next_is_due(now)) {
+            // It is judged as if it had come now: what it gave until now is never opened.
+            staged.document.next_performed = true;
+            return self.take_up(staged.document, Arrival { received: now.boot, delivery: None }, now);
+        }
+        if self.expected_next().is_some_and(|next| now.trusted.as_secs() >= next.effective_at) {
             return self.perform_next(now);
         }
         let lease_ended = self.force.as_ref().is_some_and(|force| force.lease_ended(now));
@@ -47,6 +52,13 @@ impl Engine {
             self.persist(None, now);
         }
         false
+    }
+
+    /// The `next` that time will perform. One that gives waits while a higher document is on its way to the disk: that one may
+    /// no longer know of it.
+    pub(super) fn expected_next(&self) -> Option<&Next> {
+        let force = self.force.as_ref()?;
+        force.pending_next().filter(|next| self.staged.is_none() || next.policy.is_less_than(&force.policy()))
     }
 
     pub(super) fn perform_next(&mut self, now: Now) -> bool {

@@ -960,3 +960,24 @@ fn what_waits_for_its_puback_is_forgotten_with_the_connection() {
     }
     assert!(bench.engine.unacknowledged.is_empty() && bench.acked.is_empty());
 }
+
+#[test]
+fn a_next_that_gives_waits_for_a_higher_document_that_is_being_written() {
+    let next = Next { plan: "premium".parse().unwrap(), effective_at: T0 + 60, reason: Reason::Upgraded, policy: PREMIUM };
+    let mut bench = Bench::confirmed(&Entitlement { next: Some(next), ..free(41) });
+    bench.disk.fails = true;
+    bench.live(&free(42));
+    bench.pass(Duration::from_secs(120));
+    assert_eq!((bench.mode(), bench.open.keep), (Mode::Free, FREE), "the higher document has withdrawn it");
+}
+
+#[test]
+fn a_next_that_takes_is_performed_although_its_document_cannot_be_written() {
+    let low = Policy { clip_max_s: 5, ..FREE };
+    let next = Next { plan: Plan::free(), effective_at: T0 + 60, reason: Reason::Downgraded, policy: low };
+    let mut bench = Bench::confirmed(&free(41));
+    bench.disk.fails = true;
+    bench.live(&Entitlement { next: Some(next), ..premium(42) });
+    bench.pass(Duration::from_secs(60));
+    assert_eq!((bench.open.leave, bench.last().seq, bench.last().persisted, bench.acked.len()), (low, 42, false, 0));
+}

@@ -1,7 +1,7 @@
 //! What goes to flash, and what may be said once it is there. PUBACK means: this document or a higher one survives a
 //! power cut, or it was refused (invariant 1).
 
-use care_protocol::{Cause, Outcome, Position, Reject, Report};
+use care_protocol::{Cause, Outcome, Reject, Report};
 
 use super::{Arrival, Effect, Engine, Record, force::InForce};
 use crate::clock::Now;
@@ -48,7 +48,12 @@ impl Engine {
         self.written = self.written.max(ticket);
         let staged = self.staged.take_if(|staged| staged.ticket <= ticket);
         let downgrade = self.unwritten.take_if(|unwritten| unwritten.ticket <= ticket);
-        let given = staged.map(|staged| self.put_in_force(staged.document, now));
+        let given = staged.map(|staged| {
+            let position = staged.document.document.entitlement.position();
+            self.lease_over = staged.document.lease_ended(now);
+            self.force = Some(staged.document);
+            position
+        });
         match given {
             // What gives opens before it is acknowledged, what takes is acknowledged before it opens (section 4).
             Some(position) => {
@@ -81,19 +86,6 @@ impl Engine {
                 }
             }
         }
-    }
-
-    /// A document that gives is on flash. If its `next` fell due on the way there, what it gave before is never opened.
-    fn put_in_force(&mut self, mut document: InForce, now: Now) -> Position {
-        let position = document.document.entitlement.position();
-        self.lease_over = document.lease_ended(now);
-        let due = document.next_is_due(now);
-        document.next_performed |= due;
-        self.force = Some(document);
-        if due {
-            self.persist(None, now);
-        }
-        position
     }
 
     pub(super) fn write_failed(&mut self, ticket: u64, now: Now) {

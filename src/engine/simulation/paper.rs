@@ -1,0 +1,197 @@
+//! The cloud's side of a simulation: documents and keysets, good ones and bad ones.
+
+use std::{cell::Cell, rc::Rc};
+
+use care_protocol::{Channel, Digest, Entitlement, Key, Keyset, Lease, Next, Policy, Position, Reason, Reset, Signer};
+use fastrand::Rng;
+
+use super::super::Settings;
+
+pub(super) const T0: u64 = 1_767_225_600;
+pub(super) const FREE: Policy = Policy { clips: true, history_h: 12, clip_max_s: 12, cooldown_s: 300, max_height: 720, snapshots: false };
+pub(super) const CLOSED: Policy =
+    Policy { clips: false, history_h: 0, clip_max_s: 0, cooldown_s: i32::MAX as u32, max_height: 0, snapshots: false };
+const PREMIUM: Policy = Policy { clips: true, history_h: 720, clip_max_s: 120, cooldown_s: 0, max_height: 2160, snapshots: true };
+const POLICIES: [(&str, Policy); 6] = [
+    ("free", FREE),
+    ("free", Policy { history_h: 48, ..FREE }),
+    ("trial", Policy { clips: true, history_h: 6, clip_max_s: 8, cooldown_s: 600, max_height: 360, snapshots: true }),
+    ("plus", Policy { clips: true, history_h: 336, clip_max_s: 60, cooldown_s: 30, max_height: 1080, snapshots: true }),
+    ("odd", Policy { clips: true, history_h: 9999, clip_max_s: 59, cooldown_s: 30, max_height: 1080, snapshots: false }),
+    ("premium", PREMIUM),
+];
+
+/// Whether going from `before` to `after` takes something away.
+pub(super) fn takes(after: &Policy, before: &Policy) -> bool {
+    let flags = before.clips && !after.clips || before.snapshots && !after.snapshots;
+    let limits = [(after.history_h, before.history_h), (after.clip_max_s, before.clip_max_s), (after.max_height, before.max_height)];
+    flags || limits.iter().any(|(after, before)| after < before) || after.cooldown_s > before.cooldown_s
+}
+
+/// What both allow.
+pub(super) fn both(a: Policy, b: Policy) -> Policy {
+    Policy {
+        clips: a.clips & b.clips,
+        snapshots: a.snapshots & b.snapshots,
+        history_h: a.history_h.min(b.history_h),
+        clip_max_s: a.clip_max_s.min(b.clip_max_s),
+        max_height: a.max_height.min(b.max_height),
+        cooldown_s: a.cooldown_s.max(b.cooldown_s),
+    }
+}
+
+/// A document and what is true of it.
+#[derive(Debug)]
+pub(super) struct Doc {
+    pub(super) token: String,
+    /// Signed by a known key for this camera, and understood.
+    pub(super) good: bool,
+    /// Only a keyset of at least this version knows its key.
+    pub(super) needs_version: u64,
+    pub(super) position: Position,
+    pub(super) digest: Digest,
+    pub(super) account: String,
+    pub(super) policy: Policy,
+    pub(super) next: Option<(u64, Policy)>,
+    pub(super) iat: u64,
+    pub(super) max_age_s: u64,
+    pub(super) not_after: u64,
+    pub(super) paid: bool,
+    pub(super) next_paid: bool,
+}
+
+/// Whoever signs.
+pub(super) struct Office {
+    root: Signer,
+    first: Signer,
+    /// Known from version 2 on.
+    second: Signer,
+    stranger: Signer,
+}
+
+impl Office {
+    pub(super) fn open() -> Self {
+        let signer = |kid| Signer::from_pkcs8(kid, &Signer::generate()).unwrap();
+        Self { root: signer("root"), first: signer("k1"), second: signer("k2"), stranger: signer("k1") }
+    }
+
+    pub(super) fn settings(&self) -> Settings {
+        let count = Cell::new(0u64);
+        Settings {
+            device: "CAM1".parse().unwrap(),
+            issuer: "care".into(),
+            roots: [("root".to_owned(), self.root.public_key())].into(),
+            min_keyset_version: 1,
+            free: FREE,
+            agent: "test".into(),
+            nonce: Box::new(move || {
+                count.set(count.get() + 1);
+                format!("nonce-{:022}", count.get())
+            }),
+        }
+    }
+
+    pub(super) fn keyset(&self, version: u64, resets: Vec<Reset>) -> Keyset {
+        let key = |signer: &Signer| Key { public: signer.public_key(), not_before: 0 };
+        let mut keys = std::collections::BTreeMap::from([("k1".to_owned(), key(&self.first))]);
+        if version >= 2 {
+            keys.insert("k2".to_owned(), key(&self.second));
+        }
+        Keyset { iss: "care".into(), version, iat: T0, keys, revoked: vec![], resets }
+    }
+
+    pub(super) fn sign_keyset(&self, keyset: &Keyset) -> String {
+        keyset.sign(&self.root)
+    }
+
+    /// A Premium document with a long lease.
+    pub(super) fn plain(&self, epoch: u64, seq: u64, iat: u64) -> Rc<Doc> {
+        let lease = Lease { max_age_s: 1_000_000, not_after: iat + 1_000_000 };
+        self.sign(entitlement(epoch, seq, iat, "premium", PREMIUM, lease), None, false)
+    }
+
+    /// A document of any kind; `defect` says what is wrong with it.
+    pub(super) fn issue(&self, random: &mut Rng, epoch: u64, seq: u64, defect: Option<u32>) -> Rc<Doc> {
+        let pick = |random: &mut Rng| POLICIES[random.usize(0..POLICIES.len())];
+        let (plan, policy) = pick(random);
+        let iat = T0 + [0, 0, 0, 60, 4000][random.usize(0..5)];
+        let lease = match random.u32(0..5) {
+            0 => Lease { max_age_s: [20, 600][random.usize(0..2)], not_after: T0 + 1_000_000 },
+            1 => Lease { max_age_s: 1_000_000, not_after: T0 + [30, 5000][random.usize(0..2)] },
+            _ => Lease { max_age_s: 1_000_000, not_after: T0 + 1_000_000 },
+        };
+        let mut document = entitlement(epoch, seq, iat, plan, policy, lease);
+        match random.u32(0..8) {
+            0 | 1 => {
+                let (plan, policy) = pick(random);
+                let effective_at = T0 + [0, 20, 900, 5000][random.usize(0..4)];
+                document.next = Some(Next { plan: plan.parse().unwrap(), effective_at, reason: Reason::Downgraded, policy });
+            }
+            2 => {
+                document.reason = Reason::Unbound;
+                document.policy = Policy { clips: false, snapshots: false, ..policy };
+            }
+            3 if random.bool() => document.account = "thief".into(),
+            _ => {}
+        }
+        let rotated = random.u32(0..6) == 0;
+        self.sign(document, defect, rotated)
+    }
+
+    fn sign(&self, mut document: Entitlement, defect: Option<u32>, rotated: bool) -> Rc<Doc> {
+        match defect {
+            Some(0) => document.aud = "OTHER".parse().unwrap(),
+            Some(1) => document.iss = "someone".into(),
+            Some(2) => document.crit = vec!["warp".into()],
+            _ => {}
+        }
+        let signer = match defect {
+            Some(3) => &self.stranger,
+            _ if rotated => &self.second,
+            _ => &self.first,
+        };
+        let mut token = document.sign(signer);
+        if defect == Some(4) {
+            token.truncate(token.len() / 2);
+        }
+        let free = |plan: &care_protocol::Plan| plan.as_str() == "free";
+        Rc::new(Doc {
+            digest: Digest::of(&serde_json::to_vec(&document).unwrap()),
+            token,
+            good: defect.is_none(),
+            needs_version: match defect {
+                Some(4) => 0,
+                Some(3) => 1,
+                _ => 1 + u64::from(rotated),
+            },
+            position: document.position(),
+            account: document.account,
+            policy: document.policy,
+            next_paid: document.next.as_ref().is_some_and(|next| !free(&next.plan)),
+            next: document.next.map(|next| (next.effective_at, next.policy)),
+            iat: document.iat,
+            max_age_s: document.lease.max_age_s,
+            not_after: document.lease.not_after,
+            paid: !free(&document.plan) && document.reason != Reason::Unbound,
+        })
+    }
+}
+
+fn entitlement(epoch: u64, seq: u64, iat: u64, plan: &str, policy: Policy, lease: Lease) -> Entitlement {
+    Entitlement {
+        iss: "care".into(),
+        aud: "CAM1".parse().unwrap(),
+        account: format!("account {epoch}"),
+        epoch: epoch.try_into().unwrap(),
+        seq: seq.try_into().unwrap(),
+        plan: plan.parse().unwrap(),
+        reason: Reason::Subscribed,
+        channel: Channel::Portal,
+        iat,
+        lease,
+        policy,
+        next: None,
+        order: None,
+        crit: vec![],
+    }
+}

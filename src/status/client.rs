@@ -30,7 +30,6 @@ pub enum AskError {
         /// Where.
         at: String,
         /// What the system said.
-        #[source]
         why: io::Error,
     },
     /// It listens and says nothing.
@@ -49,7 +48,7 @@ pub enum AskError {
     },
     /// No runtime.
     #[error("cannot ask: {0}")]
-    Start(#[source] io::Error),
+    Start(io::Error),
 }
 
 /// The body of `path` (`/status.json`), byte for byte.

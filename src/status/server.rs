@@ -57,12 +57,11 @@ pub enum ServeError {
         /// What was configured.
         listen: String,
         /// What the system said.
-        #[source]
         why: io::Error,
     },
     /// No thread or no runtime.
     #[error("cannot start the status page's thread: {0}; the system is out of threads or descriptors")]
-    Start(#[source] io::Error),
+    Start(io::Error),
 }
 
 /// The running listener. It ends when this is dropped.

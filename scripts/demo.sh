@@ -5,5 +5,6 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 cargo=${CARGO:-cargo}
-"$cargo" build --locked --workspace --bins --quiet
+# make test names what it has built already, so that nothing is compiled twice.
+"$cargo" build --locked --workspace "${DEMO_TARGETS:---bins}" --quiet
 exec "${CARGO_TARGET_DIR:-target}/debug/care-demo"

@@ -58,7 +58,7 @@ part unit "$cargo" test --locked --workspace --lib --bins
 part examples "$cargo" test --locked --workspace --doc
 # They wait far more than they compute.
 part black-box env RUST_TEST_THREADS=6 "$cargo" test --locked --workspace --test '*'
-part demo env ONCE=1 scripts/demo.sh
+part demo env ONCE=1 DEMO_TARGETS=--all-targets scripts/demo.sh
 # For who works on it: with the private items, so that links to them lead somewhere.
 part docs env RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" \
     "$cargo" doc --locked --workspace --no-deps --document-private-items

@@ -26,7 +26,7 @@ fn no_history_breaks_an_invariant() {
     let office = Rc::new(Office::open());
     let seeds = match number("SIMULATION_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..number("SIMULATION_HISTORIES").unwrap_or(2000),
+        None => 0..number("SIMULATION_HISTORIES").unwrap_or(1500),
     };
     for seed in seeds {
         let seeded = Seeded(seed);

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::Context;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use care_protocol::{MAX_KEYSET_BYTES, MAX_TOKEN_BYTES, Topics};
+use care_protocol::{MAX_KEYSET_BYTES, MAX_TOKEN_BYTES, Outcome, Topics};
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::{
     select,
@@ -341,6 +341,10 @@ impl Agent {
                         epoch = report.epoch, seq = report.seq, cut_transfers = report.cut.transfers, cut_micros = report.cut.micros,
                         erased_clips = report.erased.clips, persisted = report.persisted, "report"
                     );
+                    if report.outcome == Outcome::Conflict {
+                        // Whoever signs has signed two: nobody may overlook it (section 3.3).
+                        tracing::error!(judged = ?report.judged, "ALARM: two different documents carry the same epoch and seq");
+                    }
                     let payload = serde_json::to_vec(&report).expect("plain data");
                     self.link.publish(self.topics.report(), payload, true, ticket);
                 }

@@ -33,7 +33,8 @@ async fn s46_offline_at_the_cancel_is_held_on_reconnect_and_free_before_any_paid
     world.issuer.heard().answer = Some(cancel.token.clone());
     world.issuer.publish_entitlement(&cancel.token).await;
     world.wire.mend();
-    world.issuer.judged(&cancel, Outcome::Applied).await;
+    // After so many failures the next try may be half a minute away.
+    world.issuer.report_within(mark, Duration::from_secs(60), "the cancel applied", |report| cancel.judged(report, Outcome::Applied)).await;
     world.issuer.in_force(&cancel, Mode::Free).await;
     // Reports from before the outage may arrive again; their time tells them apart.
     let since = |report: &Report| report.at.as_second() >= i64::try_from(held_at).unwrap();

@@ -161,7 +161,9 @@ async fn s10_cancel_and_subscribe_again_within_seconds_ends_paid_and_what_was_er
     let cancel = world.issue(cancel).await;
     let again = world.issue(again).await;
     world.issuer.in_force(&again, Mode::Paid).await;
-    assert_eq!(world.issuer.judged(&cancel, Outcome::Applied).await.cut.transfers, 1);
+    // Reports may be coalesced, the cut never: the cancel's report or the one after it carries it.
+    let cuts: u32 = world.issuer.reports(0).iter().filter(|report| report.judged >= Some(cancel.position)).map(|r| r.cut.transfers).sum();
+    assert_eq!(cuts, 1);
     let asked = world.cloud.grants_asked();
     world.cloud.lock().sink = Sink::Swallow;
     // A new clip goes through; the old one is gone.

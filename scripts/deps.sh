@@ -6,8 +6,8 @@ set -eu
 
 # To build the agent and care-cloud.
 build="gcc libc6-dev make pkg-config git ca-certificates libgstreamer1.0-dev libgstreamer-plugins-base1.0-dev"
-# To run them: GStreamer's elements, the broker.
-run="gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly mosquitto"
+# To run them: GStreamer's elements, the broker, the time zones of bills.
+run="gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly mosquitto tzdata"
 # To test them: cameras and judges nobody here wrote, namespaces and captures, a browser, the rival agents.
 test="gstreamer1.0-tools gstreamer1.0-libav gstreamer1.0-rtsp gir1.2-gst-rtsp-server-1.0 python3-gi ffmpeg mosquitto-clients
     iproute2 tcpdump tshark chromium chromium-driver curl jq openssl sqlite3 python3 python3-paho-mqtt strace procps"

@@ -17,7 +17,7 @@ use thiserror::Error;
 
 use crate::{
     cloud::Cloud,
-    db::{DbError, now_s, now_us},
+    db::{DbError, now_us},
     issuer::{find_camera, newest_body, newest_token},
     serve::Peer,
     store,
@@ -116,7 +116,8 @@ async fn clips(
     }
     let (clip, kind) = (request.clip.clone(), request.kind);
     let asking = device.clone();
-    let decided = cloud.db.transact_async(move |tx| decide(tx, &asking, &request, now_s())).await;
+    let now = cloud.clock.now_s();
+    let decided = cloud.db.transact_async(move |tx| decide(tx, &asking, &request, now)).await;
     match decided {
         Ok(Decision::Stored) => Ok(Json(Stored { stored: true }).into_response()),
         Ok(Decision::Granted { id }) => {

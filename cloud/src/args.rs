@@ -30,7 +30,7 @@ care-cloud: a stand-in for the Care cloud, made of real parts
       Makes a camera known and writes ca.pem, device.pem, device.key and config.toml into DIR.
 
   care-cloud subscribe --camera ID --plan plus|premium [--cycle monthly|annual]
-                       [--channel portal|app_store|play_store] [--data DIR]
+                       [--channel portal|app_store|play_store] [--zone Europe/Paris] [--data DIR]
   care-cloud cancel --camera ID                ends the plan at once
   care-cloud downgrade --camera ID             Premium to Plus at once
   care-cloud store-cancel --camera ID [--ends-in SECONDS]
@@ -171,7 +171,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageE
             Long("model") => model = Some(parser.value()?.string()?),
             Long("account") => account = Some(parser.value()?.string()?),
             Long("out") => out = Some(parser.value()?.into()),
-            Long(name @ ("plan" | "cycle" | "channel")) => {
+            Long(name @ ("plan" | "cycle" | "channel" | "zone")) => {
                 let name = name.to_owned();
                 fields.insert(name, parser.value()?.string()?.into());
             }

@@ -3,6 +3,9 @@
 use care_protocol::{Plan, Policy};
 use serde::Deserialize;
 
+/// No plan keeps clips longer, whatever the catalogue says: 30 days (FAQ 2116).
+pub const LONGEST_HISTORY_H: u32 = 30 * 24;
+
 /// Every plan on offer.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -54,9 +57,9 @@ pub enum Tier {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Cycle {
-    /// Every 30 days.
+    /// Every calendar month.
     Monthly,
-    /// Every 365 days.
+    /// Every calendar year.
     Annual,
 }
 
@@ -95,11 +98,11 @@ impl Cycle {
         [Self::Monthly, Self::Annual].into_iter().find(|cycle| cycle.as_str() == name)
     }
 
-    /// Its length in seconds.
-    pub fn seconds(self) -> u64 {
+    /// Its length in calendar months.
+    pub fn months(self) -> i64 {
         match self {
-            Self::Monthly => 30 * 86_400,
-            Self::Annual => 365 * 86_400,
+            Self::Monthly => 1,
+            Self::Annual => 12,
         }
     }
 }
@@ -112,14 +115,15 @@ impl Catalogue {
 
     /// What `tier` allows a camera of this model.
     pub fn policy(&self, tier: Tier, model: &str) -> Policy {
-        match tier {
+        let policy = match tier {
             Tier::Free if self.free.short_history_models.iter().any(|short| model.starts_with(short.as_str())) => {
                 Policy { history_h: self.free.short_history_h, ..self.free.policy }
             }
             Tier::Free => self.free.policy,
             Tier::Plus => self.plus.policy,
             Tier::Premium => self.premium.policy,
-        }
+        };
+        Policy { history_h: policy.history_h.min(LONGEST_HISTORY_H), ..policy }
     }
 
     /// What `tier` costs per cycle, in minor units.
@@ -153,6 +157,13 @@ mod tests {
         assert_eq!(history(Tier::Plus, "KC420WS"), 14 * 24);
         assert_eq!(history(Tier::Premium, "KC420WS"), 30 * 24);
         assert_eq!(catalogue.seats(), 10);
+    }
+
+    #[test]
+    fn no_catalogue_keeps_clips_longer_than_30_days() {
+        let text = include_str!("../catalogue.toml").replace("history_h = 720", "history_h = 8760");
+        let catalogue: Catalogue = toml::from_str(&text).expect("it is read");
+        assert_eq!(catalogue.policy(Tier::Premium, "KC420WS").history_h, 30 * 24);
     }
 
     #[test]

@@ -11,14 +11,18 @@ use crate::{
     actions::{Action, ActionError, Done},
     broker::Broker,
     bus::{Bus, News},
+    clock::Clock,
     data_dir::Endpoints,
-    db::{Db, now_s},
+    db::Db,
     issuer::{Issued, Issuer},
+    retention,
     store::{Store, Transfers},
 };
 
 /// Everything that serves shares this.
 pub struct Cloud {
+    /// What time it is.
+    pub clock: Clock,
     /// The database.
     pub db: Db,
     /// Signs documents.
@@ -43,8 +47,9 @@ impl Cloud {
     /// Does what a person or an app store asked for, and lets everyone concerned know.
     pub async fn act(self: &Arc<Self>, action: Action) -> Result<Done, ActionError> {
         let issuer = self.issuer.clone();
-        let done = self.change(move |tx| issuer.act(tx, &action, now_s()), |done| &done.issued).await?;
-        if let Some(order) = &done.refund {
+        let now = self.clock.now_s();
+        let done = self.change(move |tx| issuer.act(tx, &action, now), |done| &done.issued).await?;
+        for order in &done.back {
             tracing::info!(order = order.id, amount_minor = order.refund.amount_minor, kind = %order.refund.kind, "money back");
         }
         Ok(done)
@@ -69,7 +74,12 @@ impl Cloud {
                 revoked = document.revoked.len(), erased = document.erased.len(), "issued"
             );
             self.bus.tell(News::Issued { device: document.device.to_string(), plan: document.plan.clone(), seq: document.position.seq });
-            self.store.erase(&document.device, &document.erased).await;
+        }
+        // The schedule tries again what does not go now.
+        if issued.iter().any(|document| !document.erased.is_empty())
+            && let Err(e) = retention::sweep(self).await
+        {
+            tracing::error!("erasing clips: {e}");
         }
         Ok(done)
     }

@@ -25,6 +25,14 @@ pub enum DbError {
         /// Why.
         why: String,
     },
+    /// A newer program wrote it.
+    #[error("the database is of version {found}, this care-cloud knows {known}: start a newer one, or another --data")]
+    Newer {
+        /// Its version.
+        found: usize,
+        /// The newest one known here.
+        known: usize,
+    },
     /// The program is shutting down.
     #[error("the database thread is gone")]
     Gone,
@@ -36,7 +44,11 @@ pub struct Db {
     connection: Arc<Mutex<Connection>>,
 }
 
-const SCHEMA: &str = "
+/// The steps from one version of the database to the next; `user_version` counts those that are done. A step that was
+/// released is never changed. The first one was made without counting: it may have been done at 0 too.
+const STEPS: [&str; 2] = [FIRST, MONEY_AND_RETENTION];
+
+const FIRST: &str = "
 CREATE TABLE IF NOT EXISTS accounts (
     id          TEXT PRIMARY KEY,
     created_at  INTEGER NOT NULL
@@ -125,16 +137,78 @@ CREATE TABLE IF NOT EXISTS grants (
 CREATE INDEX IF NOT EXISTS grants_open ON grants (device) WHERE state = 'open';
 ";
 
+/// Orders get a book of their own, filled with what was sold and given back before; clips remember that their object is
+/// gone, not only that it is to go.
+const MONEY_AND_RETENTION: &str = "
+CREATE TABLE orders (
+    order_id     TEXT PRIMARY KEY,
+    account      TEXT NOT NULL REFERENCES accounts,
+    plan         TEXT NOT NULL,
+    device       TEXT REFERENCES cameras,       -- NULL: the whole account
+    channel      TEXT NOT NULL,
+    cycle        TEXT NOT NULL,
+    zone         TEXT NOT NULL,                 -- IANA; the days of the period are its days
+    price_minor  INTEGER NOT NULL CHECK (price_minor >= 0),
+    currency     TEXT NOT NULL,
+    period_start INTEGER NOT NULL,
+    period_end   INTEGER NOT NULL
+) STRICT;
+CREATE TABLE ledger (
+    id           INTEGER PRIMARY KEY,
+    order_id     TEXT NOT NULL REFERENCES orders,
+    kind         TEXT NOT NULL CHECK (kind IN ('payment', 'credit_used', 'used', 'refund', 'credit')),
+    amount_minor INTEGER NOT NULL CHECK (amount_minor >= 0),
+    at           INTEGER NOT NULL
+) STRICT;
+CREATE INDEX ledger_order ON ledger (order_id);
+CREATE INDEX orders_account ON orders (account);
+CREATE VIEW credits AS
+    SELECT o.account, o.currency,
+           sum(CASE l.kind WHEN 'credit' THEN l.amount_minor WHEN 'credit_used' THEN -l.amount_minor ELSE 0 END) AS minor
+    FROM orders o JOIN ledger l ON l.order_id = o.order_id GROUP BY o.account, o.currency;
+
+INSERT INTO orders SELECT order_id, account, plan, device, channel, cycle, 'UTC', paid_minor, currency, started_at, period_end
+    FROM subscriptions ORDER BY started_at, rowid;
+INSERT INTO ledger (order_id, kind, amount_minor, at) SELECT order_id, 'payment', paid_minor, started_at
+    FROM subscriptions ORDER BY started_at, rowid;
+INSERT INTO ledger (order_id, kind, amount_minor, at) SELECT order_id, kind, amount_minor, at FROM refunds ORDER BY rowid;
+INSERT INTO ledger (order_id, kind, amount_minor, at)
+    SELECT s.order_id, 'used', s.paid_minor - coalesce((SELECT sum(amount_minor) FROM refunds r WHERE r.order_id = s.order_id), 0),
+           coalesce((SELECT max(at) FROM refunds r WHERE r.order_id = s.order_id), s.period_end)
+    FROM subscriptions s WHERE s.state = 'ended';
+DROP TABLE refunds;
+
+CREATE TRIGGER ledger_is_not_changed BEFORE UPDATE ON ledger BEGIN SELECT RAISE(ABORT, 'the ledger is only added to'); END;
+CREATE TRIGGER ledger_is_not_erased BEFORE DELETE ON ledger BEGIN SELECT RAISE(ABORT, 'the ledger is only added to'); END;
+CREATE TRIGGER ledger_order_gives_what_it_has AFTER INSERT ON ledger
+    WHEN (SELECT sum(CASE WHEN kind IN ('payment', 'credit_used') THEN amount_minor ELSE -amount_minor END)
+          FROM ledger WHERE order_id = NEW.order_id) < 0
+    BEGIN SELECT RAISE(ABORT, 'more would go out of the order than was paid'); END;
+CREATE TRIGGER ledger_credit_is_there AFTER INSERT ON ledger WHEN NEW.kind = 'credit_used' AND EXISTS
+        (SELECT 1 FROM credits c JOIN orders o USING (account, currency) WHERE o.order_id = NEW.order_id AND c.minor < 0)
+    BEGIN SELECT RAISE(ABORT, 'the account has not so much credit'); END;
+
+-- Periods are reckoned from the anchor: periods of them are billed. What runs already was billed until its period's end.
+ALTER TABLE subscriptions ADD COLUMN zone TEXT NOT NULL DEFAULT 'UTC';
+ALTER TABLE subscriptions ADD COLUMN anchor_at INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE subscriptions ADD COLUMN periods INTEGER NOT NULL DEFAULT 0;
+UPDATE subscriptions SET anchor_at = period_end;
+
+ALTER TABLE clips ADD COLUMN gone_at INTEGER;   -- microseconds; a listing of the store no longer has its object
+CREATE INDEX clips_kept ON clips (device, started_ms) WHERE stored_at IS NOT NULL AND erased_at IS NULL;
+CREATE INDEX clips_to_go ON clips (device) WHERE erased_at IS NOT NULL AND gone_at IS NULL;
+";
+
 impl Db {
     /// Opens or makes the database.
     pub fn open(path: &Path) -> Result<Self, DbError> {
-        let connection = Connection::open(path)?;
+        let mut connection = Connection::open(path)?;
         connection.busy_timeout(Duration::from_secs(10))?;
         connection.pragma_update(None, "journal_mode", "wal")?;
         // A commit is on disk before anything is published.
         connection.pragma_update(None, "synchronous", "full")?;
         connection.pragma_update(None, "foreign_keys", "on")?;
-        connection.execute_batch(SCHEMA)?;
+        bring_up_to_date(&mut connection)?;
         Ok(Self { connection: Arc::new(Mutex::new(connection)) })
     }
 
@@ -172,6 +246,19 @@ impl Db {
     }
 }
 
+fn bring_up_to_date(connection: &mut Connection) -> Result<(), DbError> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let found: usize = transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    if found > STEPS.len() {
+        return Err(DbError::Newer { found, known: STEPS.len() });
+    }
+    for step in &STEPS[found..] {
+        transaction.execute_batch(step)?;
+    }
+    transaction.pragma_update(None, "user_version", STEPS.len())?;
+    Ok(transaction.commit()?)
+}
+
 /// The system clock in microseconds since 1970. The cloud's clock is right: cameras confirm theirs against it.
 pub fn now_us() -> i64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -181,4 +268,64 @@ pub fn now_us() -> i64 {
 /// The system clock in seconds since 1970.
 pub fn now_s() -> u64 {
     u64::try_from(now_us() / 1_000_000).unwrap_or(0)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+    use crate::money::ledger::{Balance, balance, credit};
+
+    #[test]
+    fn a_database_from_before_the_ledger_keeps_its_money_and_its_subscriptions() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("care.db");
+        let old = Connection::open(&path).unwrap();
+        old.execute_batch(FIRST).unwrap();
+        old.execute_batch(
+            "INSERT INTO accounts VALUES ('a', 1);
+             INSERT INTO subscriptions VALUES ('KC-2026-000001', 'a', 'premium', NULL, 'portal', 'monthly', 999, 'USD', 100, 200, 'ended'),
+                 ('KC-2026-000002', 'a', 'premium', NULL, 'portal', 'monthly', 999, 'USD', 150, 250, 'active');
+             INSERT INTO refunds VALUES ('KC-2026-000001', 'credit', 400, 'USD', 150);",
+        )
+        .unwrap();
+        drop(old);
+        for _ in 0..2 {
+            let db = Db::open(&path).unwrap();
+            let (ended, running) = db.read(|c| Ok((balance(c, "KC-2026-000001")?, balance(c, "KC-2026-000002")?))).unwrap();
+            assert_eq!(ended, Balance { paid: 999, used: 599, credited: 400, ..Balance::default() });
+            assert_eq!((running.paid, running.held()), (999, 999));
+            assert_eq!(db.read(|c| credit(c, "a", "USD")).unwrap(), 400);
+        }
+    }
+
+    #[test]
+    fn a_database_of_a_newer_care_cloud_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("care.db");
+        drop(Db::open(&path).unwrap());
+        Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
+        assert!(matches!(Db::open(&path), Err(DbError::Newer { found: 99, .. })));
+    }
+
+    #[test]
+    fn the_ledger_itself_refuses_what_does_not_balance() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = Db::open(&dir.path().join("care.db")).unwrap();
+        let run = |sql: &str| db.read(|c| Ok(c.execute_batch(sql)?));
+        run("INSERT INTO accounts VALUES ('a', 1);
+             INSERT INTO orders VALUES ('O', 'a', 'premium', NULL, 'portal', 'monthly', 'UTC', 999, 'USD', 1, 2);
+             INSERT INTO ledger (order_id, kind, amount_minor, at) VALUES ('O', 'payment', 999, 1), ('O', 'credit', 900, 1);")
+        .unwrap();
+        for wrong in [
+            "INSERT INTO ledger (order_id, kind, amount_minor, at) VALUES ('O', 'refund', 100, 1)",
+            "INSERT INTO ledger (order_id, kind, amount_minor, at) VALUES ('O', 'credit_used', 901, 1)",
+            "INSERT INTO ledger (order_id, kind, amount_minor, at) VALUES ('O', 'refund', -1, 1)",
+            "UPDATE ledger SET amount_minor = 1",
+            "DELETE FROM ledger",
+        ] {
+            assert!(run(wrong).is_err(), "{wrong}");
+        }
+        run("INSERT INTO ledger (order_id, kind, amount_minor, at) VALUES ('O', 'refund', 99, 1)").unwrap();
+    }
 }

@@ -7,9 +7,11 @@ use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 use serde::Deserialize;
 
 use crate::{
-    catalogue::{Catalogue, Tier},
+    catalogue::{Catalogue, Cycle, Tier},
     db::{DbError, now_us},
     keys::{ISSUER, Keys},
+    money::{Period, Zone},
+    retention::mark_older,
 };
 
 /// Signs documents under one catalogue and one lease.
@@ -303,21 +305,13 @@ fn take_back(tx: &Transaction<'_>, camera: &Camera, policy: &Policy, now: u64) -
         .prepare("UPDATE grants SET state = 'revoked' WHERE device = ?1 AND state = 'open' RETURNING id")?
         .query_map([device], |row| row.get(0))?
         .collect::<Result<_, _>>()?;
-    let oldest_ms = now.saturating_sub(u64::from(policy.history_h) * 3600) * 1000;
-    let erased = tx
-        .prepare(
-            "UPDATE clips SET erased_at = ?3 WHERE device = ?1 AND started_ms < ?2 AND stored_at IS NOT NULL AND erased_at IS NULL
-             RETURNING clip",
-        )?
-        .query_map(params![device, oldest_ms, now_us()], |row| row.get(0))?
-        .collect::<Result<_, _>>()?;
-    Ok((revoked, erased))
+    Ok((revoked, mark_older(tx, &camera.device, policy.history_h, now)?))
 }
 
 /// A subscription as the database has it.
 #[derive(Debug, Clone)]
 pub struct Subscription {
-    /// The order id.
+    /// The running period's order.
     pub order_id: String,
     /// The plan.
     pub tier: Tier,
@@ -325,8 +319,8 @@ pub struct Subscription {
     pub device: Option<DeviceId>,
     /// Where it was bought.
     pub channel: Channel,
-    /// Its cycle's name.
-    pub cycle: String,
+    /// How often it is paid.
+    pub cycle: Cycle,
     /// What was paid for the running period, minor units.
     pub paid_minor: u64,
     /// ISO 4217.
@@ -335,11 +329,22 @@ pub struct Subscription {
     pub started_at: u64,
     /// When it ends, Unix seconds.
     pub period_end: u64,
+    /// Whose days are counted.
+    pub zone: Zone,
+    /// What its periods are reckoned from, Unix seconds.
+    pub anchor_at: u64,
+    /// How many periods since then are billed.
+    pub periods: u32,
     /// It was cancelled in its store and ends with the period.
     pub ending: bool,
 }
 
 impl Subscription {
+    /// The period that is paid.
+    pub fn period(&self) -> Period {
+        Period { start: self.started_at, end: self.period_end, zone: self.zone.clone() }
+    }
+
     fn runs_at(&self, at: u64) -> bool {
         !self.ending || at < self.period_end
     }
@@ -348,7 +353,8 @@ impl Subscription {
 /// The subscriptions of an account that have not ended.
 pub fn subscriptions(connection: &Connection, account: &str) -> Result<Vec<Subscription>, DbError> {
     let mut statement = connection.prepare_cached(
-        "SELECT order_id, plan, device, channel, cycle, paid_minor, currency, started_at, period_end, state FROM subscriptions
+        "SELECT order_id, plan, device, channel, cycle, paid_minor, currency, started_at, period_end, state,
+                zone, anchor_at, periods FROM subscriptions
          WHERE account = ?1 AND state != 'ended' ORDER BY started_at, rowid",
     )?;
     let rows = statement.query_map([account], |row| {
@@ -364,10 +370,12 @@ pub fn subscriptions(connection: &Connection, account: &str) -> Result<Vec<Subsc
             row.get(7)?,
             row.get(8)?,
             text(9)?,
+            (text(10)?, row.get(11)?, row.get(12)?),
         ))
     })?;
     rows.map(|row| {
-        let (order_id, plan, device, channel, cycle, paid_minor, currency, started_at, period_end, state) = row?;
+        let (order_id, plan, device, channel, cycle, paid_minor, currency, started_at, period_end, state, (zone, anchor_at, periods)) =
+            row?;
         let damaged = |what, why: String| DbError::Damaged { what, why };
         Ok(Subscription {
             order_id,
@@ -377,7 +385,10 @@ pub fn subscriptions(connection: &Connection, account: &str) -> Result<Vec<Subsc
                 .transpose()
                 .map_err(|e: care_protocol::BadIdent| damaged("subscriptions.device", e.to_string()))?,
             channel: read_channel(&channel).ok_or_else(|| damaged("subscriptions.channel", channel.clone()))?,
-            cycle,
+            cycle: Cycle::read(&cycle).ok_or_else(|| damaged("subscriptions.cycle", cycle.clone()))?,
+            zone: Zone::read(&zone).map_err(|e| damaged("subscriptions.zone", e.to_string()))?,
+            anchor_at,
+            periods,
             paid_minor,
             currency,
             started_at,

@@ -19,6 +19,7 @@ use crate::{
     broker::{Broker, BrokerError, free_address},
     bus::Bus,
     catalogue::Catalogue,
+    clock::Clock,
     cloud::Cloud,
     data_dir::{DataDir, DataError, Endpoints, read_if_there},
     db::{Db, DbError, now_s},
@@ -67,7 +68,10 @@ pub enum SetupError {
 impl SetupError {
     /// Whether the person who started it can put it right (exit code 78), or it is our fault (70).
     pub fn is_configuration(&self) -> bool {
-        !matches!(self, Self::Db(_) | Self::Action(ActionError::Db(_)))
+        match self {
+            Self::Db(e) | Self::Action(ActionError::Db(e)) => matches!(e, DbError::Newer { .. }),
+            _ => true,
+        }
     }
 }
 
@@ -125,6 +129,7 @@ impl Running {
             None => Store::embedded(&data, &endpoints.api)?,
         };
         let cloud = Arc::new(Cloud {
+            clock: Clock::System,
             db,
             issuer,
             store,

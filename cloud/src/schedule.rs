@@ -1,26 +1,37 @@
-//! What happens by itself: periods end, leases are renewed at their half, cameras that have not reported are chased. It
+//! What happens by itself: periods end, leases are renewed at their half, clips grow too old, cameras that have not reported are chased. It
 //! sleeps until the earliest of these and is woken when a plan changes.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use crate::{
     actions::{ActionError, next_period_end},
     cloud::Cloud,
-    db::now_us,
-    outbox,
+    outbox, retention,
 };
 
 /// Leases and chases are looked at this often.
 const TICK: Duration = Duration::from_secs(1);
+/// Clips that could not be erased are tried again after this long.
+const ERASE_AGAIN: Duration = Duration::from_secs(60);
 
 /// Runs for ever; a failure is logged and tried again at the next tick.
 pub async fn run(cloud: Arc<Cloud>) {
+    let mut erase_at = Instant::now();
     loop {
         if let Err(e) = look(&cloud).await {
             tracing::error!("the schedule: {e}");
         }
+        if erase_at <= Instant::now()
+            && let Err(e) = retention::sweep(&cloud).await
+        {
+            tracing::error!("erasing clips: {e}");
+            erase_at = Instant::now() + ERASE_AGAIN;
+        }
         let wait = match cloud.db.read_async(next_period_end).await {
-            Ok(Some(at)) => until(at).min(TICK),
+            Ok(Some(at)) => cloud.clock.until(at).min(TICK),
             Ok(None) => TICK,
             Err(e) => {
                 tracing::error!("the schedule: {e}");
@@ -36,7 +47,7 @@ pub async fn run(cloud: Arc<Cloud>) {
 
 async fn look(cloud: &Arc<Cloud>) -> Result<(), ActionError> {
     let issuer = cloud.issuer.clone();
-    let now = crate::db::now_s();
+    let now = cloud.clock.now_s();
     let due = cloud.db.read_async(move |connection| Ok((next_period_end(connection)?, issuer.renewals_due(connection, now)?))).await?;
     let ended = due.0.is_some_and(|at| at <= now);
     if ended || due.1 {
@@ -54,9 +65,4 @@ async fn look(cloud: &Arc<Cloud>) -> Result<(), ActionError> {
         cloud.outbox.notify_one();
     }
     Ok(())
-}
-
-fn until(at: u64) -> Duration {
-    let at_us = i64::try_from(at).unwrap_or(i64::MAX).saturating_mul(1_000_000);
-    Duration::from_micros(u64::try_from(at_us.saturating_sub(now_us())).unwrap_or(0))
 }

@@ -7,7 +7,7 @@
 //! counted for [`LINGER`], then the connection is closed.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     convert::Infallible,
     io,
     path::PathBuf,
@@ -20,7 +20,7 @@ use std::{
 
 use axum::{
     body::{Body, Bytes},
-    http::{Request, Response, StatusCode, header, request::Parts},
+    http::{Extensions, HeaderMap, Method, Request, Response, StatusCode, Uri, header, request::Parts},
 };
 use care_protocol::{ClipKind, DeviceId, Grant, Position};
 use futures::{StreamExt as _, channel::mpsc};
@@ -28,7 +28,13 @@ use http_body_util::BodyExt as _;
 use hyper::body::Frame;
 use jiff::{SignedDuration, Timestamp};
 use rusty_s3::{Bucket, Credentials, S3Action as _, UrlStyle};
-use s3s::{auth::SimpleAuth, service::S3Service, service::S3ServiceBuilder};
+use s3s::{
+    S3 as _, S3ErrorCode, S3Request,
+    auth::SimpleAuth,
+    dto::ListObjectsV2Input,
+    service::{S3Service, S3ServiceBuilder},
+};
+use s3s_fs::FileSystem;
 use serde::Serialize;
 use thiserror::Error;
 use tokio::sync::watch;
@@ -39,7 +45,7 @@ use crate::{
     bus::News,
     cloud::Cloud,
     data_dir::{DataDir, DataError, make_private_dir, read_if_there, write_private},
-    db::{now_s, now_us},
+    db::now_us,
 };
 
 /// How long a revoked upload is still read (and thrown away) before its connection is closed.
@@ -51,6 +57,8 @@ pub const BUCKET: &str = "clips";
 /// The query parameter that names the grant; it is part of what is signed.
 const GRANT_PARAMETER: &str = "x-care-grant";
 const FINISHED_KEPT: usize = 256;
+/// So often a listing is begun again because the store changed under it.
+const LISTINGS_DISTURBED: u32 = 20;
 
 /// What can go wrong with the store.
 #[derive(Debug, Error)]
@@ -63,6 +71,14 @@ pub enum StoreError {
     Open {
         /// Its directory.
         path: PathBuf,
+        /// Why.
+        why: String,
+    },
+    /// Looking what is there.
+    #[error("listing the clips of {device} in the store: {why}")]
+    List {
+        /// Whose.
+        device: DeviceId,
         /// Why.
         why: String,
     },
@@ -85,6 +101,8 @@ pub struct Store {
 
 struct Embedded {
     service: S3Service,
+    /// What the service serves, for listing it without asking by HTTP.
+    files: FileSystem,
     root: PathBuf,
 }
 
@@ -103,11 +121,11 @@ impl Store {
             }
         };
         let open = |why: String| StoreError::Open { path: root.clone(), why };
-        let files = s3s_fs::FileSystem::new(&root).map_err(|e| open(format!("{e:?}")))?;
-        let mut builder = S3ServiceBuilder::new(files);
+        let files = || FileSystem::new(&root).map_err(|e| open(format!("{e:?}")));
+        let mut builder = S3ServiceBuilder::new(files()?);
         builder.set_auth(SimpleAuth::from_single("care-cloud", secret.as_str()));
         let bucket = bucket(origin, BUCKET, "us-east-1").map_err(open)?;
-        let embedded = Embedded { service: builder.build(), root: root.clone() };
+        let embedded = Embedded { service: builder.build(), files: files()?, root: root.clone() };
         Ok(Self { bucket, credentials: Credentials::new("care-cloud", secret), embedded: Some(embedded) })
     }
 
@@ -147,14 +165,66 @@ impl Store {
         }
     }
 
-    /// Deletes clips that the plan no longer allows; a failure is logged and leaves the clip marked erased.
-    pub async fn erase(&self, device: &DeviceId, clips: &[String]) {
-        let Some(embedded) = &self.embedded else { return };
-        for clip in clips {
-            let path = embedded.root.join(BUCKET).join(key(device, clip));
-            match tokio::fs::remove_file(&path).await {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => tracing::error!("erasing {}: {e}", path.display()),
-                _ => {}
+    /// Whether the objects are here, and ours to delete.
+    pub fn is_embedded(&self) -> bool {
+        self.embedded.is_some()
+    }
+
+    /// Deletes a clip of the embedded store; a failure is logged. Whether nothing of it is in the way any more.
+    pub fn delete(&self, device: &DeviceId, clip: &str) -> bool {
+        let Some(embedded) = &self.embedded else { return false };
+        let path = embedded.root.join(BUCKET).join(key(device, clip));
+        match std::fs::remove_file(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                tracing::error!("erasing {}: {e}", path.display());
+                false
+            }
+            _ => true,
+        }
+    }
+
+    /// The ids of a camera's clips in the embedded store, as S3 itself lists them.
+    pub async fn list(&self, device: &DeviceId) -> Result<BTreeSet<String>, StoreError> {
+        let failed = |why: String| StoreError::List { device: device.clone(), why };
+        let embedded = self.embedded.as_ref().ok_or_else(|| failed("the store is elsewhere".into()))?;
+        let prefix = format!("{device}/");
+        let mut clips = BTreeSet::new();
+        let mut page: Option<String> = None;
+        let mut disturbed = 0;
+        loop {
+            let input = ListObjectsV2Input {
+                bucket: BUCKET.into(),
+                prefix: Some(prefix.clone()),
+                continuation_token: page.clone(),
+                ..ListObjectsV2Input::default()
+            };
+            let request = S3Request {
+                input,
+                method: Method::GET,
+                uri: Uri::default(),
+                headers: HeaderMap::new(),
+                extensions: Extensions::new(),
+                credentials: None,
+                region: None,
+                service: None,
+                trailing_headers: None,
+            };
+            let listed = match embedded.files.list_objects_v2(request).await {
+                Ok(answer) => answer.output,
+                // It looks at one file after the other, and fails if one goes meanwhile: an upload that was cut, another clip.
+                Err(e) if disturbed < LISTINGS_DISTURBED && *e.code() == S3ErrorCode::InternalError => {
+                    disturbed += 1;
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                    continue;
+                }
+                Err(e) => return Err(failed(format!("{e:?}"))),
+            };
+            let keys = listed.contents.iter().flatten().filter_map(|object| object.key.as_deref());
+            let ids = keys.filter_map(|key| key.strip_prefix(&prefix)?.strip_suffix(".mp4"));
+            clips.extend(ids.map(str::to_owned));
+            page = listed.next_continuation_token;
+            if page.is_none() {
+                return Ok(clips);
             }
         }
     }
@@ -403,7 +473,7 @@ pub async fn serve(cloud: Arc<Cloud>, peer: &DeviceId, request: Request<Body>) -
 /// Takes the body out of its place once it is wanted.
 async fn put(cloud: &Arc<Cloud>, peer: &DeviceId, request: Parts, body: &mut Option<Body>) -> Result<Response<Body>, Refusal> {
     let embedded = cloud.store.embedded.as_ref().ok_or(Refusal::Elsewhere)?;
-    if request.method != axum::http::Method::PUT {
+    if request.method != Method::PUT {
         return Err(Refusal::Forbidden("cameras only put"));
     }
     let query = request.uri.query().unwrap_or_default();
@@ -513,7 +583,7 @@ async fn receive(
         }
     };
     if answer.status().is_success() && (deadline.is_some() || !complete || !genuine) {
-        cloud.store.erase(&granted.device, std::slice::from_ref(&granted.clip)).await;
+        cloud.store.delete(&granted.device, &granted.clip);
     }
     if deadline.is_some() {
         return Err(Refusal::Forbidden("the plan changed: the grant was revoked"));
@@ -525,7 +595,7 @@ async fn receive(
         return Ok(answer.map(Body::new));
     }
     if !book(cloud, transfer).await? {
-        cloud.store.erase(&granted.device, std::slice::from_ref(&granted.clip)).await;
+        cloud.store.delete(&granted.device, &granted.clip);
         return Err(Refusal::Forbidden("the plan changed: the clip was not kept"));
     }
     transfer.stored.store(true, Ordering::SeqCst);
@@ -541,12 +611,13 @@ async fn revocation(revoked: &mut watch::Receiver<bool>) {
 /// Marks the clip as stored, unless its grant was revoked meanwhile and the plan in force does not allow it.
 async fn book(cloud: &Arc<Cloud>, transfer: &Arc<Transfer>) -> Result<bool, Refusal> {
     let (grant, clip, device) = (transfer.grant.clone(), transfer.clip.clone(), transfer.device.clone());
+    let now = cloud.clock.now_s();
     let booked = cloud.db.transact_async(move |tx| -> Result<bool, ActionError> {
         let used = tx.execute("UPDATE grants SET state = 'used' WHERE id = ?1 AND state = 'open'", [&grant])?;
-        if used == 0 && !crate::api::still_allowed(tx, &device, &clip, now_s())? {
+        if used == 0 && !crate::api::still_allowed(tx, &device, &clip, now)? {
             return Ok(false);
         }
-        tx.execute("UPDATE clips SET stored_at = ?2, erased_at = NULL WHERE clip = ?1", rusqlite::params![clip, now_us()])?;
+        tx.execute("UPDATE clips SET stored_at = ?2, erased_at = NULL, gone_at = NULL WHERE clip = ?1", rusqlite::params![clip, now_us()])?;
         Ok(true)
     });
     match booked.await {

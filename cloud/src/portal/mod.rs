@@ -18,16 +18,15 @@ use axum::{
     },
     routing::{get, post},
 };
-use care_protocol::DeviceId;
+use care_protocol::{DeviceId, RefundKind};
 use futures::{Stream, StreamExt as _};
 use serde::Deserialize;
 use serde_json::json;
 use tokio_stream::wrappers::BroadcastStream;
 
 use crate::{
-    actions::{Action, ActionError, Done, PaidPlan},
+    actions::{Action, ActionError, Done, PaidPlan, Quote},
     cloud::Cloud,
-    db::now_s,
 };
 
 /// How long a plan runs on when the page plays the app store's cancel.
@@ -98,8 +97,8 @@ async fn confirm(AxumState(cloud): AxumState<Arc<Cloud>>, Path((id, what)): Path
     };
     let Ok(device) = id.parse::<DeviceId>() else { return StatusCode::NOT_FOUND.into_response() };
     let issuer = cloud.issuer.clone();
-    let asked = device.clone();
-    match cloud.db.transact_async(move |tx| issuer.offer(tx, &asked, downgrade, now_s())).await {
+    let (asked, now) = (device.clone(), cloud.clock.now_s());
+    match cloud.db.transact_async(move |tx| issuer.offer(tx, &asked, downgrade, now)).await {
         Ok(offer) => html(&page::Confirm::new(device.as_str(), &offer, downgrade)),
         Err(e) => refused(&e),
     }
@@ -108,6 +107,17 @@ async fn confirm(AxumState(cloud): AxumState<Arc<Cloud>>, Path((id, what)): Path
 #[derive(Deserialize)]
 struct Choice {
     plan: Option<PaidPlan>,
+    // What the confirm page showed.
+    order_id: Option<String>,
+    kind: Option<RefundKind>,
+    amount_minor: Option<u64>,
+    at: Option<u64>,
+}
+
+impl Choice {
+    fn quote(self) -> Option<Quote> {
+        Some(Quote { order_id: self.order_id?, kind: self.kind?, amount_minor: self.amount_minor?, at: self.at? })
+    }
 }
 
 async fn act_form(
@@ -117,9 +127,9 @@ async fn act_form(
 ) -> Response {
     let Ok(camera) = id.parse::<DeviceId>() else { return StatusCode::NOT_FOUND.into_response() };
     let action = match (what.as_str(), choice.plan) {
-        ("cancel", _) => Action::Cancel { camera },
-        ("downgrade", _) => Action::Downgrade { camera },
-        ("subscribe", Some(plan)) => Action::Subscribe { camera, plan, cycle: None, channel: None },
+        ("cancel", _) => Action::Cancel { camera, quote: choice.quote() },
+        ("downgrade", _) => Action::Downgrade { camera, quote: choice.quote() },
+        ("subscribe", Some(plan)) => Action::Subscribe { camera, plan, cycle: None, channel: None, zone: None },
         ("store-cancel", _) => Action::StoreCancel { camera, ends_in_s: Some(STORE_PERIOD_LEFT_S) },
         ("withdraw", _) => Action::Withdraw { camera },
         _ => return StatusCode::NOT_FOUND.into_response(),
@@ -181,8 +191,8 @@ fn done_json(done: &Done) -> serde_json::Value {
         .iter()
         .map(|d| json!({ "camera": d.device, "epoch": d.position.epoch, "seq": d.position.seq, "plan": d.plan, "reason": d.reason }))
         .collect();
-    let order = done.refund.as_ref().map(|order| json!({ "id": order.id, "refund": order.refund }));
-    json!({ "documents": documents, "order": order })
+    let orders: Vec<_> = done.back.iter().map(|order| json!({ "id": order.id, "refund": order.refund })).collect();
+    json!({ "documents": documents, "orders": orders })
 }
 
 fn failed(e: &ActionError) -> Response {

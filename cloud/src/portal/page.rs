@@ -33,6 +33,9 @@ pub struct Confirm {
     money: String,
     cameras_line: String,
     order: String,
+    kind: RefundKind,
+    amount_minor: u64,
+    at: u64,
 }
 
 /// Says why something was not done.
@@ -127,6 +130,9 @@ impl Confirm {
             },
             cameras_line: format!("Cameras: {}", cameras.join(", ")),
             order: offer.order_id.clone(),
+            kind: offer.kind,
+            amount_minor: offer.amount_minor,
+            at: offer.at,
         }
     }
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     cloud::Cloud,
-    db::{DbError, now_s, now_us},
+    db::{DbError, now_us},
     issuer::{self, Body, Standing, devices, read_body},
     outbox::CHASE_AFTER_US,
     reports,
@@ -149,8 +149,8 @@ fn read_from(cloud: &Cloud, connection: &Connection) -> Result<State, DbError> {
 
 fn camera(cloud: &Cloud, connection: &Connection, device: &DeviceId) -> Result<CameraView, DbError> {
     let camera = issuer::camera(connection, device)?;
-    let Standing { tier, policy, channel, next, seatless } = cloud.issuer.standing(connection, &camera, now_s())?;
-    let order_id = cloud.issuer.covering_subscription(connection, &camera, now_s())?.map(|subscription| subscription.order_id);
+    let Standing { tier, policy, channel, next, seatless } = cloud.issuer.standing(connection, &camera, cloud.clock.now_s())?;
+    let order_id = cloud.issuer.covering_subscription(connection, &camera, cloud.clock.now_s())?.map(|subscription| subscription.order_id);
     let status = connection.query_row("SELECT status FROM cameras WHERE device = ?1", [device.as_str()], |row| row.get(0))?;
     let silent: bool = connection.query_row(
         "SELECT EXISTS (SELECT 1 FROM documents d JOIN outbox o ON o.document = d.id

@@ -28,6 +28,12 @@ async fn page(cloud: &Cloud, path: &str) -> String {
     text
 }
 
+/// The value of a form's hidden field.
+fn field(page: &str, name: &str) -> String {
+    let (_, rest) = page.split_once(&format!("name=\"{name}\" value=\"")).unwrap_or_else(|| panic!("{name} in {page}"));
+    rest.split_once('"').unwrap().0.to_owned()
+}
+
 async fn submit(cloud: &Cloud, path: &str, form: &str) -> StatusCode {
     let request = to(cloud, path).method("POST").header(header::CONTENT_TYPE, "application/x-www-form-urlencoded");
     browse(cloud, request.body(Full::from(form.to_owned())).unwrap()).await.0
@@ -44,10 +50,19 @@ async fn subscribing_and_cancelling_work_by_forms_alone() {
 
     // Cancel Subscription → confirm, with what it costs → REMOVE.
     let confirm = page(&cloud, "/cameras/CAM-A/cancel").await;
-    assert!(confirm.contains("REMOVE") && confirm.contains("$9.65") && confirm.contains("cannot be recovered"), "{confirm}");
+    assert!(confirm.contains("REMOVE") && confirm.contains("cannot be recovered"), "{confirm}");
+    let shown = ["order_id", "kind", "amount_minor", "at"].map(|name| (name, field(&confirm, name)));
+    let amount: u64 = shown[2].1.parse().unwrap();
+    assert!(amount > 900 && confirm.contains(&format!("${}.{:02} is refunded", amount / 100, amount % 100)), "{confirm}");
     assert_eq!(cloud.state().await["cameras"][0]["plan"], "premium", "asking changes nothing");
-    assert_eq!(submit(&cloud, "/cameras/CAM-A/cancel", "").await, 303);
-    assert_eq!(cloud.state().await["cameras"][0]["plan"], "free");
+    let form = |amount: u64| format!("order_id={}&kind={}&amount_minor={amount}&at={}", shown[0].1, shown[1].1, shown[3].1);
+    assert_eq!(submit(&cloud, "/cameras/CAM-A/cancel", &form(amount + 1)).await, 409, "no more than was shown");
+    assert_eq!(submit(&cloud, "/cameras/CAM-A/cancel", &form(amount)).await, 303);
+    let state = cloud.state().await;
+    assert_eq!(state["cameras"][0]["plan"], "free");
+    // What was shown is what the document says.
+    let order = &state["switches"][0]["order"];
+    assert_eq!((&order["id"], &order["kind"], &order["amount_minor"]), (&shown[0].1.as_str().into(), &"refund".into(), &amount.into()));
     assert_eq!(submit(&cloud, "/cameras/CAM-A/cancel", "").await, 409);
 }
 

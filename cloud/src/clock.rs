@@ -1,0 +1,54 @@
+//! The cloud's clock: the system's, or in tests one that is set. What happens by itself (periods, retention, renewals) and
+//! what is offered or booked asks this one.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use crate::db::{now_s, now_us};
+
+/// Tells the time.
+#[derive(Debug, Clone)]
+pub enum Clock {
+    /// The machine's.
+    System,
+    /// Stands where it was set, Unix seconds.
+    Set(Arc<AtomicU64>),
+}
+
+impl Clock {
+    /// One that stands at `at` until it is moved.
+    pub fn set_to(at: u64) -> Self {
+        Self::Set(Arc::new(AtomicU64::new(at)))
+    }
+
+    /// Moves a clock that was set, and every copy of it; the system's clock goes its own way.
+    pub fn advance(&self, seconds: u64) {
+        if let Self::Set(at) = self {
+            at.fetch_add(seconds, Ordering::SeqCst);
+        }
+    }
+
+    /// Seconds since 1970.
+    pub fn now_s(&self) -> u64 {
+        match self {
+            Self::System => now_s(),
+            Self::Set(at) => at.load(Ordering::SeqCst),
+        }
+    }
+
+    /// How long it is until `at` (Unix seconds); nothing once it is over.
+    pub fn until(&self, at: u64) -> Duration {
+        match self {
+            Self::System => {
+                let at_us = i64::try_from(at).unwrap_or(i64::MAX).saturating_mul(1_000_000);
+                Duration::from_micros(u64::try_from(at_us.saturating_sub(now_us())).unwrap_or(0))
+            }
+            Self::Set(_) => Duration::from_secs(at.saturating_sub(self.now_s())),
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! Random histories of everything that moves money; after each step the ledger must balance.
+
+use care_cloud::{
+    actions::{Action, ActionError, Offer, PaidPlan},
+    catalogue::Cycle,
+};
+use care_protocol::{Channel, RefundKind};
+use proptest::prelude::*;
+
+use super::world::{DAY, NOW, World, cam, cancel, subscribe};
+
+const CAMERAS: usize = 3;
+
+#[derive(Debug, Clone)]
+enum Step {
+    Subscribe(usize, PaidPlan, Cycle, Channel),
+    Cancel(usize),
+    Downgrade(usize),
+    StoreCancel(usize, Option<u64>),
+    Withdraw(usize),
+    Unbind(usize),
+    Bind(usize),
+    Pass(u64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let camera = || 0..CAMERAS;
+    let plan = prop_oneof![Just(PaidPlan::Plus), Just(PaidPlan::Premium)];
+    let cycle = prop_oneof![Just(Cycle::Monthly), Just(Cycle::Annual)];
+    let channel = prop_oneof![6 => Just(Channel::Portal), 1 => Just(Channel::AppStore)];
+    prop_oneof![
+        6 => (camera(), plan, cycle, channel).prop_map(|(n, plan, cycle, channel)| Step::Subscribe(n, plan, cycle, channel)),
+        4 => camera().prop_map(Step::Cancel),
+        3 => camera().prop_map(Step::Downgrade),
+        1 => (camera(), prop::option::of(0..40 * DAY)).prop_map(|(n, ends_in)| Step::StoreCancel(n, ends_in)),
+        1 => camera().prop_map(Step::Withdraw),
+        1 => camera().prop_map(Step::Unbind),
+        1 => camera().prop_map(Step::Bind),
+        6 => prop_oneof![0..3 * DAY, 0..400 * DAY].prop_map(Step::Pass),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_ledger_balances_after_every_step(steps in prop::collection::vec(step(), 1..30)) {
+        let world = World::new(CAMERAS);
+        let mut now = NOW;
+        for step in steps {
+            let before = world.orders();
+            let (action, shown): (_, Option<Result<Offer, ActionError>>) = match step {
+                Step::Subscribe(n, plan, cycle, channel) => (subscribe(n, plan, cycle, channel), None),
+                Step::Cancel(n) => (cancel(n), Some(world.offer(n, false, now))),
+                Step::Downgrade(n) => (Action::Downgrade { camera: cam(n), quote: None }, Some(world.offer(n, true, now))),
+                Step::StoreCancel(n, ends_in_s) => (Action::StoreCancel { camera: cam(n), ends_in_s }, None),
+                Step::Withdraw(n) => (Action::Withdraw { camera: cam(n) }, None),
+                Step::Unbind(n) => (Action::Unbind { camera: cam(n) }, None),
+                Step::Bind(n) => (Action::Bind { camera: cam(n), account: "acct".into() }, None),
+                Step::Pass(seconds) => {
+                    now += seconds;
+                    world.end_periods(now);
+                    balances(&world)?;
+                    continue;
+                }
+            };
+            let done = world.act(action, now);
+            if let Err(ActionError::Db(e)) = &done {
+                return Err(TestCaseError::fail(format!("the book refused: {e}")));
+            }
+            match (shown, done) {
+                (Some(Ok(shown)), Ok(done)) => {
+                    let [order] = &done.back[..] else { return Err(TestCaseError::fail("one order goes back")) };
+                    prop_assert_eq!((&order.id, order.refund.kind, order.refund.amount_minor), (&shown.order_id, shown.kind, shown.amount_minor));
+                    let (.., booked) = world.orders().into_iter().find(|(id, ..)| *id == order.id).unwrap();
+                    let back = match shown.kind {
+                        RefundKind::Refund => (shown.amount_minor, 0),
+                        RefundKind::Credit => (0, shown.amount_minor),
+                    };
+                    prop_assert_eq!((booked.refunded, booked.credited, booked.held()), (back.0, back.1, 0));
+                }
+                (Some(shown), done) => prop_assert_eq!(shown.is_ok(), done.is_ok(), "offered exactly if it is done"),
+                (None, Err(_)) => prop_assert_eq!(world.orders(), before, "what is refused costs nothing"),
+                (None, Ok(_)) => {}
+            }
+            balances(&world)?;
+        }
+        // Once everything has ended nothing is held: used + refunded + credited = paid.
+        for n in 0..CAMERAS {
+            drop(world.act(Action::Bind { camera: cam(n), account: "acct".into() }, now));
+            drop(world.act(Action::StoreCancel { camera: cam(n), ends_in_s: Some(0) }, now));
+            world.end_periods(now);
+            drop(world.act(cancel(n), now));
+        }
+        balances(&world)?;
+        prop_assert!(world.orders().iter().all(|(.., balance)| balance.held() == 0), "{:?}", world.orders());
+    }
+}
+
+fn balances(world: &World) -> Result<(), TestCaseError> {
+    let (mut cash_in, mut cash_out, mut used, mut held) = (0, 0, 0, 0);
+    for (id, price, balance) in world.orders() {
+        prop_assert_eq!(balance.total(), price, "{} is paid", id);
+        prop_assert!(balance.used + balance.refunded + balance.credited <= price, "{}: {:?}", id, balance);
+        let running: bool = world
+            .db
+            .read(|c| {
+                Ok(c.query_row("SELECT EXISTS (SELECT 1 FROM subscriptions WHERE order_id = ?1 AND state != 'ended')", [&id], |r| {
+                    r.get(0)
+                })?)
+            })
+            .unwrap();
+        prop_assert_eq!(balance.held(), if running { price } else { 0 }, "{}: held while it runs, accounted for after", id);
+        cash_in += balance.paid;
+        cash_out += balance.refunded;
+        used += balance.used;
+        held += balance.held();
+    }
+    // Credit never goes below nothing, and all the money is somewhere.
+    prop_assert_eq!(cash_in, cash_out + used + held + world.credit());
+    Ok(())
+}

@@ -1,0 +1,88 @@
+//! Accounts with cameras, a catalogue and a book; no broker, no clock of its own.
+
+use care_cloud::{
+    actions::{Action, ActionError, Done, Offer, PaidPlan},
+    catalogue::{Catalogue, Cycle},
+    data_dir::DataDir,
+    db::Db,
+    issuer::{Issuer, newest_token},
+    keys::{ISSUER, Keys},
+    money::ledger::{Balance, balance, credit},
+};
+use care_protocol::{Channel, DeviceId, Entitlement, Keyset, RootKeys};
+
+/// 15 January 2027, 08:00 UTC.
+pub const NOW: u64 = 1_800_000_000;
+pub const DAY: u64 = 86_400;
+
+pub struct World {
+    pub db: Db,
+    pub issuer: Issuer,
+    _dir: tempfile::TempDir,
+}
+
+impl World {
+    pub fn new(cameras: usize) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let data = DataDir::open(dir.path()).unwrap();
+        let db = Db::open(&data.path("care.db")).unwrap();
+        let issuer = Issuer { keys: Keys::open(&data, NOW - 2000).unwrap(), catalogue: Catalogue::built_in(), lease_s: 172_800 };
+        let world = Self { db, issuer, _dir: dir };
+        for n in 0..cameras {
+            // One second apart: seats go by the order of binding.
+            world.db.transact(|tx| world.issuer.add_camera(tx, &cam(n), "KC420WS", "acct", NOW - 1000 + n as u64)).unwrap();
+        }
+        world
+    }
+
+    pub fn act(&self, action: Action, now: u64) -> Result<Done, ActionError> {
+        self.db.transact(|tx| self.issuer.act(tx, &action, now))
+    }
+
+    pub fn subscribe(&self, n: usize, plan: PaidPlan, cycle: Cycle, now: u64) {
+        self.act(subscribe(n, plan, cycle, Channel::Portal), now).unwrap();
+    }
+
+    pub fn offer(&self, n: usize, downgrade: bool, now: u64) -> Result<Offer, ActionError> {
+        self.db.transact(|tx| self.issuer.offer(tx, &cam(n), downgrade, now))
+    }
+
+    pub fn end_periods(&self, now: u64) {
+        self.db.transact(|tx| self.issuer.end_periods(tx, now)).unwrap();
+    }
+
+    /// Every order, oldest first, with its price and where its money is.
+    pub fn orders(&self) -> Vec<(String, u64, Balance)> {
+        let read = |c: &rusqlite::Connection| {
+            let mut statement = c.prepare("SELECT order_id, price_minor FROM orders ORDER BY rowid")?;
+            let rows: Vec<(String, u64)> = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
+            rows.into_iter().map(|(id, price)| balance(c, &id).map(|balance| (id, price, balance))).collect()
+        };
+        self.db.read(read).unwrap()
+    }
+
+    pub fn credit(&self) -> u64 {
+        self.db.read(|c| credit(c, "acct", "USD")).unwrap()
+    }
+
+    /// The newest document, as a device would take it.
+    pub fn newest(&self, n: usize) -> Entitlement {
+        let token = self.db.read(|c| newest_token(c, &cam(n))).unwrap().expect("a document");
+        let (name, key) = self.issuer.keys.root();
+        let roots = RootKeys::from([(name.to_owned(), key)]);
+        let keyset = Keyset::verify(self.issuer.keys.keyset.as_bytes(), &roots, ISSUER).unwrap().keyset;
+        Entitlement::verify(token.as_bytes(), Some(&keyset), ISSUER, &cam(n)).unwrap().entitlement
+    }
+}
+
+pub fn cam(n: usize) -> DeviceId {
+    format!("CAM{n}").parse().unwrap()
+}
+
+pub fn subscribe(n: usize, plan: PaidPlan, cycle: Cycle, channel: Channel) -> Action {
+    Action::Subscribe { camera: cam(n), plan, cycle: Some(cycle), channel: Some(channel), zone: None }
+}
+
+pub fn cancel(n: usize) -> Action {
+    Action::Cancel { camera: cam(n), quote: None }
+}

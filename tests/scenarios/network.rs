@@ -7,7 +7,7 @@ use care_tests::{
     cloud::{Document as Body, GrantAnswer},
     issuer::Document,
     unix_now,
-    wait::{PATIENCE, holds, until},
+    wait::{PATIENCE, RECONNECT, holds, until},
     world::{DEVICE, World},
 };
 
@@ -33,8 +33,7 @@ async fn s46_offline_at_the_cancel_is_held_on_reconnect_and_free_before_any_paid
     world.issuer.heard().answer = Some(cancel.token.clone());
     world.issuer.publish_entitlement(&cancel.token).await;
     world.wire.mend();
-    // After so many failures the next try may be half a minute away.
-    world.issuer.report_within(mark, Duration::from_secs(60), "the cancel applied", |report| cancel.judged(report, Outcome::Applied)).await;
+    world.issuer.report_within(mark, RECONNECT, "the cancel applied", |report| cancel.judged(report, Outcome::Applied)).await;
     world.issuer.in_force(&cancel, Mode::Free).await;
     // Reports from before the outage may arrive again; their time tells them apart.
     let since = |report: &Report| report.at.as_second() >= i64::try_from(held_at).unwrap();
@@ -201,7 +200,7 @@ async fn s52_a_broker_that_restarts_has_no_duplicate_effect_and_one_that_forgot_
     let writes = world.settled_writes().await;
     let (mark, connects) = (world.issuer.mark(), world.broker.connects_of(DEVICE));
     world.broker.restart().await;
-    until("the camera to be back", PATIENCE, || (world.broker.connects_of(DEVICE) > connects).then_some(())).await;
+    until("the camera to be back", RECONNECT, || (world.broker.connects_of(DEVICE) > connects).then_some(())).await;
     world.issuer.report_since(mark, "the duplicate", |report| premium.judged(report, Outcome::Duplicate)).await;
     assert_eq!(world.settled_writes().await, writes);
     assert_eq!(world.agent.mode(Mode::Paid).await.seq(), premium.position.seq);
@@ -219,7 +218,7 @@ async fn s52_a_broker_that_restarts_has_no_duplicate_effect_and_one_that_forgot_
     let seen = log.len();
     world.broker.restart_empty().await;
     let said = |what: &str| log.find(seen, |line| line.contains(what));
-    until("the camera to subscribe", PATIENCE, || said(&format!("Received SUBSCRIBE from {DEVICE}"))).await;
+    until("the camera to subscribe", RECONNECT, || said(&format!("Received SUBSCRIBE from {DEVICE}"))).await;
     until("its get", PATIENCE, || log.find(seen, |l| l.contains(&format!("PUBLISH from {DEVICE}")) && l.contains("/get'"))).await;
     world.issuer.in_force(&cancel, Mode::Free).await;
 }

@@ -7,7 +7,7 @@ use care_tests::{
     cloud::{Document as Body, Sink},
     issuer::NOTHING,
     unix_now,
-    wait::{PATIENCE, holds, until},
+    wait::{PATIENCE, RECONNECT, holds, until},
     world::World,
 };
 
@@ -30,7 +30,7 @@ async fn s30_next_is_performed_on_time_after_a_reboot_and_with_the_broker_away()
     let now = unix_now();
     assert!((effective_at..effective_at + 3).contains(&now), "due at {effective_at}, free at {now}");
     world.wire.mend();
-    let report = world.issuer.report_since(mark, "the change", |report| report.cause == Cause::Next).await;
+    let report = world.issuer.report_within(mark, RECONNECT, "the change", |report| report.cause == Cause::Next).await;
     assert!(pending.in_force(&report) && report.mode == Mode::Free && report.judged.is_none());
     assert!(report.at.as_second() >= i64::try_from(effective_at).unwrap());
 }

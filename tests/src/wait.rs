@@ -8,6 +8,9 @@ use std::{
 /// How long a condition may take unless a test says otherwise. Generous: it is only spent when a test fails.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
+/// How long the camera may take to come back after an outage: its delays are drawn from up to two minutes.
+pub const RECONNECT: Duration = Duration::from_secs(150);
+
 /// Waits until `condition` gives a value, looking every few milliseconds; panics with `what` after `patience`.
 pub async fn until<T>(what: impl Display, patience: Duration, mut condition: impl FnMut() -> Option<T>) -> T {
     let started = Instant::now();

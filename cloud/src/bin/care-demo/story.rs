@@ -180,7 +180,8 @@ impl<'a> Story<'a> {
     async fn broker_back(&mut self) -> Result<Value> {
         self.play.broker(true).await?;
         let state = self
-            .until("the camera has reported Free", Duration::from_secs(25), |state, _| {
+            // Its attempts are spread over up to two minutes, so that not all cameras come back as one.
+            .until("the camera has reported Free", Duration::from_secs(150), |state, _| {
                 let camera = &state["cameras"][0];
                 camera["status"] == "online" && camera["report"]["mode"] == "free" && camera["report"]["seq"] == camera["seq"]
             })

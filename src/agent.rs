@@ -23,7 +23,7 @@ use tokio::{
 use crate::{
     clock::Clock,
     config::Config,
-    engine::{Connection, Delivery, Effect, Engine, Event, Fetched, Message, Record, Resource, Restored, Settings},
+    engine::{Delivery, Effect, Engine, Event, Fetched, Message, Record, Resource, Restored, Settings},
     http::{self, Origin},
     link::{self, Link},
     media::Media,
@@ -228,10 +228,10 @@ impl Agent {
         let event = match event {
             link::Event::Connected { connection, session_present } => {
                 tracing::info!(connection = connection.0, session_present, "connected");
-                Event::Connected(Connection(connection.0))
+                Event::Connected(connection)
             }
-            link::Event::SubscribeSent { connection } => Event::SubscribeSent(Connection(connection.0)),
-            link::Event::Subscribed { connection } => Event::Subscribed(Connection(connection.0)),
+            link::Event::SubscribeSent { connection } => Event::SubscribeSent(connection),
+            link::Event::Subscribed { connection } => Event::Subscribed(connection),
             link::Event::Publish { connection, topic, payload, retain, dup, at, ack } => {
                 let delivery = ack.map(|ack| {
                     self.deliveries += 1;
@@ -240,7 +240,7 @@ impl Agent {
                     delivery
                 });
                 let received = self.clock.now().boot.saturating_sub(at.elapsed());
-                Event::Message(Message { connection: Connection(connection.0), topic, payload, retain, dup, received, delivery })
+                Event::Message(Message { connection, topic, payload, retain, dup, received, delivery })
             }
             link::Event::Published { ticket } => Event::Published { ticket },
             link::Event::Lost { connection, fault } => {
@@ -248,7 +248,7 @@ impl Agent {
                 if connection.is_some() {
                     self.unacknowledged.clear();
                 }
-                Event::Lost(connection.map(|connection| Connection(connection.0)))
+                Event::Lost(connection)
             }
             link::Event::CloneSuspected => {
                 tracing::error!("another client seems to use this device's id; backing off");

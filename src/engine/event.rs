@@ -7,7 +7,7 @@ use care_protocol::{Erased, Get, Policy, Position, Report, Topic};
 
 use super::{Admission, Generation};
 
-/// Names one MQTT connection, so that what belongs to an old one is not taken for the new.
+/// The number of an MQTT connection, so that what belongs to an old one is not taken for the new: each CONNACK begins a new one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Connection(pub u64);
 

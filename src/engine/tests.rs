@@ -12,7 +12,7 @@ use care_protocol::{
 use super::*;
 
 const T0: u64 = 1_767_225_600;
-const FREE: Policy = Policy { clips: true, history_h: 12, clip_max_s: 12, cooldown_s: 300, max_height: 720, snapshots: false };
+pub(super) const FREE: Policy = Policy { clips: true, history_h: 12, clip_max_s: 12, cooldown_s: 300, max_height: 720, snapshots: false };
 const PLUS: Policy = Policy { clips: true, history_h: 336, clip_max_s: 60, cooldown_s: 30, max_height: 1080, snapshots: true };
 const PREMIUM: Policy = Policy { clips: true, history_h: 720, clip_max_s: 120, cooldown_s: 0, max_height: 2160, snapshots: true };
 
@@ -59,19 +59,24 @@ impl Keys {
     }
 
     fn settings(&self) -> Settings {
-        let count = Cell::new(0u64);
-        Settings {
-            device: "CAM1".parse().unwrap(),
-            issuer: "care".into(),
-            roots: [("root".to_owned(), self.root.public_key())].into(),
-            min_keyset_version: 1,
-            free: FREE,
-            agent: "test".into(),
-            nonce: Box::new(move || {
-                count.set(count.get() + 1);
-                format!("nonce-{:022}", count.get())
-            }),
-        }
+        settings(&self.root)
+    }
+}
+
+/// What an engine in a test knows of its device; documents come from keysets that `root` signs.
+pub(super) fn settings(root: &Signer) -> Settings {
+    let count = Cell::new(0u64);
+    Settings {
+        device: "CAM1".parse().unwrap(),
+        issuer: "care".into(),
+        roots: [("root".to_owned(), root.public_key())].into(),
+        min_keyset_version: 1,
+        free: FREE,
+        agent: "test".into(),
+        nonce: Box::new(move || {
+            count.set(count.get() + 1);
+            format!("nonce-{:022}", count.get())
+        }),
     }
 }
 

@@ -45,6 +45,8 @@ pub use acks::Ack;
 pub use fault::{LinkFault, Stage};
 pub use probe::probe;
 
+pub use crate::engine::Connection;
+
 use crate::config;
 use acks::AckWindow;
 use outbox::{Letter, Outbox};
@@ -107,10 +109,6 @@ impl Settings {
         }
     }
 }
-
-/// The number of a connection: each CONNACK begins a new one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Connection(pub u64);
 
 /// What the link tells its owner.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,14 +1,14 @@
 //! The cloud's side of a simulation: documents and keysets, good ones and bad ones.
 
-use std::{cell::Cell, rc::Rc};
+use std::rc::Rc;
 
 use care_protocol::{Channel, Digest, Entitlement, Key, Keyset, Lease, Next, Policy, Position, Reason, Reset, Signer};
 use fastrand::Rng;
 
-use super::super::Settings;
+pub(super) use super::super::tests::FREE;
+use super::super::{Settings, tests::settings};
 
 pub(super) const T0: u64 = 1_767_225_600;
-pub(super) const FREE: Policy = Policy { clips: true, history_h: 12, clip_max_s: 12, cooldown_s: 300, max_height: 720, snapshots: false };
 pub(super) const CLOSED: Policy =
     Policy { clips: false, history_h: 0, clip_max_s: 0, cooldown_s: i32::MAX as u32, max_height: 0, snapshots: false };
 const PREMIUM: Policy = Policy { clips: true, history_h: 720, clip_max_s: 120, cooldown_s: 0, max_height: 2160, snapshots: true };
@@ -76,19 +76,7 @@ impl Office {
     }
 
     pub(super) fn settings(&self) -> Settings {
-        let count = Cell::new(0u64);
-        Settings {
-            device: "CAM1".parse().unwrap(),
-            issuer: "care".into(),
-            roots: [("root".to_owned(), self.root.public_key())].into(),
-            min_keyset_version: 1,
-            free: FREE,
-            agent: "test".into(),
-            nonce: Box::new(move || {
-                count.set(count.get() + 1);
-                format!("nonce-{:022}", count.get())
-            }),
-        }
+        settings(&self.root)
     }
 
     pub(super) fn keyset(&self, version: u64, resets: Vec<Reset>) -> Keyset {

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::Context;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use care_protocol::{MAX_KEYSET_BYTES, MAX_TOKEN_BYTES, Outcome, Topics};
+use care_protocol::Topics;
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::{
     select,
@@ -341,10 +341,6 @@ impl Agent {
                         epoch = report.epoch, seq = report.seq, cut_transfers = report.cut.transfers, cut_micros = report.cut.micros,
                         erased_clips = report.erased.clips, persisted = report.persisted, "report"
                     );
-                    if report.outcome == Outcome::Conflict {
-                        // Whoever signs has signed two: nobody may overlook it (section 3.3).
-                        tracing::error!(judged = ?report.judged, "ALARM: two different documents carry the same epoch and seq");
-                    }
                     let payload = serde_json::to_vec(&report).expect("plain data");
                     self.link.publish(self.topics.report(), payload, true, ticket);
                 }
@@ -353,6 +349,7 @@ impl Agent {
                     self.link.publish(self.topics.get(), payload, false, 0);
                 }
                 Effect::Fetch(resource) => self.fetch(resource),
+                Effect::Alarm(position) => tracing::error!(%position, "ALARM: two different documents carry the same epoch and seq"),
                 Effect::RaiseTime(to) => self.clock.raise(to),
             }
         }
@@ -360,14 +357,14 @@ impl Agent {
 
     /// Asks over HTTPS; whatever comes of it is told to the engine.
     fn fetch(&self, resource: Resource) {
-        let (path, limit) = match resource {
-            Resource::Entitlement => (format!("/v1/devices/{}/entitlement", self.config.device.id), MAX_TOKEN_BYTES + 2),
-            Resource::Keyset => ("/v1/keyset".to_owned(), MAX_KEYSET_BYTES + 2),
+        let path = match resource {
+            Resource::Entitlement => format!("/v1/devices/{}/entitlement", self.config.device.id),
+            Resource::Keyset => "/v1/keyset".to_owned(),
         };
         let (api, clock, inputs) = (self.api.clone(), self.clock.clone(), self.inputs.clone());
         tokio::spawn(async move {
             let sent = clock.now().boot;
-            let fetched = match http::get(&api, &path, limit, FETCH_TIMEOUT).await {
+            let fetched = match http::get(&api, &path, link::MAX_PACKET, FETCH_TIMEOUT).await {
                 Ok(answer) => {
                     // A clock may learn from any answer, a plan only from a good one.
                     if let Some(date) = answer.date.filter(|_| api.tls.is_some() || answer.peer.ip().is_loopback()) {
@@ -377,8 +374,12 @@ impl Agent {
                     match answer.status {
                         200 => Fetched::Found(answer.body),
                         404 => Fetched::Missing,
-                        _ => Fetched::Failed,
+                        _ => Fetched::Declined,
                     }
+                }
+                Err(fault @ http::Fault::TooLarge { .. }) => {
+                    tracing::warn!(path, %fault, "asked");
+                    Fetched::Declined
                 }
                 Err(fault) => {
                     tracing::warn!(path, %fault, "no answer");

@@ -8,12 +8,18 @@ use std::{
     future::Future,
     io,
     net::SocketAddr,
-    sync::Arc,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
     time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, header};
+use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
@@ -181,8 +187,9 @@ pub trait Door {
 
 /// One connection's leave to be. Dropping it ends the connection abruptly if its door says so.
 pub trait Pass {
-    /// The answer was read: the connection may close in good order.
-    fn finished(self);
+    /// Everything was said and answered: the connection may close in good order. It stays within reach of its door until
+    /// the pass is dropped.
+    fn finished(&self);
 }
 
 /// No gate: control traffic, which carries no media.
@@ -208,7 +215,7 @@ impl Door for Street {
 pub struct Walk;
 
 impl Pass for Walk {
-    fn finished(self) {}
+    fn finished(&self) {}
 }
 
 /// A TCP socket that never blocks, with Nagle off.
@@ -351,12 +358,17 @@ impl<P: Pass> Line<P> {
 
     /// Sends the request and reads the answer, of at most `limit` bytes. Dropping the future drops the connection with
     /// it: nothing goes on writing behind it. The caller minds the time.
+    ///
+    /// An answer that comes before the body has been given out ends the connection at once: hyper would go on writing. Such
+    /// an answer may refuse, but not accept.
     pub async fn send<B>(self, request: Request<B>, limit: usize) -> Result<Answer, Fault>
     where
-        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<Box<dyn StdError + Send + Sync>>,
     {
         let Self { stream, pass, host, peer } = self;
+        let said_all = Arc::new(AtomicBool::new(request.body().is_end_stream()));
+        let request = request.map(|body| Watched { body, said_all: said_all.clone() });
         let mut builder = hyper::client::conn::http1::Builder::new();
         builder.max_buf_size(HYPER_BUFFER);
         let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(|error| broken(&host, &error))?;
@@ -385,13 +397,45 @@ impl<P: Pass> Line<P> {
             (Err(_), Some(Err(error))) => return Err(broken(&host, error)),
             (Err(fault), _) => return Err(fault),
         };
-        pass.finished();
-        if end.is_none() {
-            // The answer is ours whether the peer closes well or not.
-            let _ = timeout(CLOSING, connection).await;
+        if said_all.load(Ordering::Relaxed) {
+            pass.finished();
+            if end.is_none() {
+                // The answer is ours whether the peer closes well or not.
+                let _ = timeout(CLOSING, connection).await;
+            }
+        } else if head.status.is_success() {
+            let reason = format!("it answered {} before it had the whole body", head.status.as_u16());
+            return Err(Fault::Http { host: host.clone(), reason });
         }
         let date = head.headers.get(header::DATE).and_then(|value| date(value.to_str().ok()?));
         Ok(Answer { status: head.status.as_u16(), date, headers: head.headers, body, peer })
+    }
+}
+
+/// A body that says when all of it has been given out.
+struct Watched<B> {
+    body: B,
+    said_all: Arc<AtomicBool>,
+}
+
+impl<B: Body + Unpin> Body for Watched<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        let frame = Pin::new(&mut self.body).poll_frame(context);
+        if matches!(frame, Poll::Ready(None)) || self.body.is_end_stream() {
+            self.said_all.store(true, Ordering::Relaxed);
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
@@ -420,10 +464,7 @@ pub(crate) async fn within<F: Future>(stage: Stage, host: &str, deadline: Instan
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        pin::Pin,
-        task::{Context, Poll, Waker},
-    };
+    use std::task::Waker;
 
     use tokio::io::ReadBuf;
 

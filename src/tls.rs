@@ -48,8 +48,8 @@ pub enum TlsError {
         /// Why.
         source: io::Error,
     },
-    /// The private key may be read by others.
-    #[error("the {what} {} has mode {mode:04o}, so others on this machine may use it: chmod 600 {}", path.display(), path.display())]
+    /// Others may read the private key, or change whom this device trusts.
+    #[error("the {what} {} has mode {mode:04o}, so others on this machine may use or change it: chmod {right:o} {}", path.display(), path.display())]
     Loose {
         /// What the file is for.
         what: &'static str,
@@ -57,6 +57,8 @@ pub enum TlsError {
         path: PathBuf,
         /// Its permission bits.
         mode: u32,
+        /// What they may be.
+        right: u32,
     },
     /// The file is not PEM, or what stands in it cannot be used.
     #[error("the {what} {} cannot be used: {reason}; put {expected} there", path.display())]
@@ -282,7 +284,7 @@ fn roots(path: &Path) -> Result<RootCertStore, TlsError> {
 }
 
 fn certificates(what: &'static str, path: &Path, expected: &'static str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let bytes = read(what, path, false)?;
+    let bytes = read(what, path, OTHERS_MAY_WRITE)?;
     let unusable = |reason| TlsError::Unusable { what, path: path.to_owned(), reason, expected };
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
     let found = found.map_err(|error| unusable(format!("it is not PEM ({error})")))?;
@@ -293,7 +295,7 @@ fn certificates(what: &'static str, path: &Path, expected: &'static str) -> Resu
 }
 
 fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
-    let bytes = read(KEY, path, true)?;
+    let bytes = read(KEY, path, OTHERS_MAY_ANYTHING)?;
     let unusable = |reason| TlsError::Unusable { what: KEY, path: path.to_owned(), reason, expected: KEY_EXPECTED };
     PrivateKeyDer::from_pem_slice(&bytes).map_err(|error| match error {
         pem::Error::NoItemsFound => unusable("it holds no private key (an encrypted one does not count)".into()),
@@ -301,9 +303,13 @@ fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
     })
 }
 
-/// Reads a file of at most 1 MiB; a `secret` one must be closed to group and others. The open file is judged, not the
-/// path, so that it cannot be exchanged in between.
-fn read(what: &'static str, path: &Path, secret: bool) -> Result<Vec<u8>, TlsError> {
+/// What group and others may not do with a key, and with what says whom to trust.
+const OTHERS_MAY_ANYTHING: u32 = 0o077;
+const OTHERS_MAY_WRITE: u32 = 0o022;
+
+/// Reads a file of at most 1 MiB whose mode has none of the `forbidden` bits. The open file is judged, not the path, so that
+/// it cannot be exchanged in between.
+fn read(what: &'static str, path: &Path, forbidden: u32) -> Result<Vec<u8>, TlsError> {
     const MOST: u64 = 1 << 20;
     let unreadable = |source| TlsError::Unreadable { what, path: path.to_owned(), source };
     let file = File::open(path).map_err(unreadable)?;
@@ -312,8 +318,8 @@ fn read(what: &'static str, path: &Path, secret: bool) -> Result<Vec<u8>, TlsErr
         return Err(unreadable(io::ErrorKind::IsADirectory.into()));
     }
     let mode = metadata.permissions().mode() & 0o7777;
-    if secret && mode & 0o077 != 0 {
-        return Err(TlsError::Loose { what, path: path.to_owned(), mode });
+    if mode & forbidden != 0 {
+        return Err(TlsError::Loose { what, path: path.to_owned(), mode, right: mode & !forbidden & 0o666 });
     }
     let mut bytes = Vec::new();
     file.take(MOST + 1).read_to_end(&mut bytes).map_err(unreadable)?;
@@ -776,6 +782,12 @@ pub(crate) mod tests {
         pki.write("device.key", &pki.leaf("x").1, 0o640);
         let message = refused(&files);
         assert!(message.contains("device.key has mode 0640") && message.contains("chmod 600"), "{message}");
+
+        pki.write("device.key", &pki.leaf("x").1, 0o600);
+        pki.write("ca.pem", &pki.authority.pem(), 0o664);
+        let message = refused(&files);
+        assert!(message.contains("ca.pem has mode 0664") && message.contains("chmod 644"), "{message}");
+        pki.write("ca.pem", &pki.authority.pem(), 0o644);
 
         let missing = |name: &str| pki.dir.path().join(name);
         for files in [

@@ -36,7 +36,12 @@ impl Answer {
         if bytes.len() > Self::MAX_BYTES {
             return Err(Reject::TooLarge { limit: Self::MAX_BYTES });
         }
-        let object = json::object(bytes)?;
+        // Larger than any document and no answer either: it is its size that is wrong with it (section 3.4).
+        let too_large = |reject| match bytes.len() > crate::MAX_TOKEN_BYTES {
+            true => Reject::TooLarge { limit: crate::MAX_TOKEN_BYTES },
+            false => reject,
+        };
+        let object = json::object(bytes).map_err(too_large)?;
         Ok(Self { nonce: object.string("nonce")?.to_owned(), token: object.string("token")?.to_owned() })
     }
 }
@@ -75,24 +80,60 @@ pub struct GrantRequest {
 }
 
 /// The permission: where to put the clip.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Grant {
     /// Always `PUT`.
     pub method: String,
     /// A presigned URL.
     pub url: String,
     /// Headers to send verbatim.
-    #[serde(default)]
     pub headers: BTreeMap<String, String>,
     /// When the URL ends.
     pub expires_at: Timestamp,
 }
 
+impl Grant {
+    /// Reads a grant strictly; one without `headers` has none.
+    ///
+    /// # Errors
+    /// [`Reject::BadForm`]: not strict JSON, or a field missing or of the wrong type.
+    pub fn read(bytes: &[u8]) -> Result<Self, Reject> {
+        let object = json::object(bytes)?;
+        let mut headers = BTreeMap::new();
+        if object.optional("headers").is_some() {
+            let given = object.object("headers")?;
+            for name in given.names() {
+                headers.insert(name.to_owned(), given.string(name)?.to_owned());
+            }
+        }
+        let expires_at = object.string("expires_at")?;
+        Ok(Self {
+            method: object.string("method")?.to_owned(),
+            url: object.string("url")?.to_owned(),
+            headers,
+            expires_at: expires_at.parse().map_err(|error| Reject::BadForm(format!("expires_at: {error}")))?,
+        })
+    }
+}
+
 /// The other answer: the clip is there already.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Stored {
     /// Always true.
     pub stored: bool,
+}
+
+impl Stored {
+    /// Reads the answer strictly.
+    ///
+    /// # Errors
+    /// [`Reject::BadForm`]: anything but an object that says `"stored": true`.
+    pub fn read(bytes: &[u8]) -> Result<Self, Reject> {
+        match json::object(bytes)?.boolean("stored")? {
+            true => Ok(Self { stored: true }),
+            false => Err(Reject::BadForm("stored is not true".into())),
+        }
+    }
 }
 
 /// One line from a motion detector.

@@ -94,9 +94,11 @@ impl Keyset {
         self.keys.get(kid).ok_or_else(|| Reject::UnknownKey(kid.to_owned()))
     }
 
-    /// The reset with the highest id for this device.
-    pub fn reset_for(&self, device: &DeviceId) -> Option<&Reset> {
-        self.resets.iter().filter(|reset| reset.aud == device.as_str()).max_by_key(|reset| reset.id)
+    /// The resets for this device, in order of their ids: whoever has missed some applies them as they were given.
+    pub fn resets_for(&self, device: &DeviceId) -> Vec<&Reset> {
+        let mut resets: Vec<_> = self.resets.iter().filter(|reset| reset.aud == device.as_str()).collect();
+        resets.sort_by_key(|reset| reset.id);
+        resets
     }
 
     /// Signs this keyset with a root key.

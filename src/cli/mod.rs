@@ -22,6 +22,7 @@ use crate::{
     agent,
     config::{Config, ConfigFault},
     logging, memory,
+    store::StoreError,
 };
 use args::{Command, Request};
 
@@ -59,6 +60,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>, out: &mut dyn Write, err: &
     match ended {
         Ok(exit) => said(out.flush(), exit),
         Err(error) if is_broken_pipe(&error) => Exit::Done,
+        Err(error) if names_no_directory(&error) => said(writeln!(err, "kasa-care-agent: {error:#}"), Exit::Config),
         Err(error) => said(writeln!(err, "kasa-care-agent: {error:#}"), Exit::Internal),
     }
 }
@@ -102,6 +104,11 @@ fn said(written: io::Result<()>, exit: Exit) -> Exit {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe && exit == Exit::Done => Exit::Internal,
         _ => exit,
     }
+}
+
+/// The configuration names a state directory that cannot be one.
+fn names_no_directory(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(StoreError::Directory { .. }))
 }
 
 /// Whoever read our output has seen enough (`status | head`).

@@ -292,6 +292,37 @@ fn a_token_that_the_device_would_refuse_is_70_with_its_code() {
 }
 
 #[test]
+fn a_keyset_older_than_the_configuration_trusts_verifies_nothing() {
+    let camera = Camera::new();
+    camera.configure(|text| text.replace("[trust]", "[trust]\nmin_keyset_version = 8"));
+    camera.write("token", camera.entitlement().sign(&camera.key).as_bytes());
+    let verdict = |version| {
+        camera.write("keyset", camera.keyset(version, &[]).as_bytes());
+        camera.run(&format!("verify {} --keyset {}", camera.path("token").display(), camera.path("keyset").display()))
+    };
+    assert_eq!(verdict(8).0, Exit::Done);
+    let (exit, _, err) = verdict(7);
+    assert_eq!(exit, Exit::Internal);
+    assert!(err.contains("old_keyset"), "{err}");
+}
+
+#[test]
+fn a_state_directory_that_cannot_be_one_is_a_wrong_configuration() {
+    let camera = Camera::new();
+    camera.write("a-file", b"");
+    let state_dir = camera.path("a-file").display().to_string();
+    camera.configure(|text| {
+        let state = text.lines().find(|line| line.starts_with("state_dir")).unwrap().to_owned();
+        text.replace(&state, &format!("state_dir = {state_dir:?}"))
+    });
+    for line in ["run", "factory-reset"] {
+        let (exit, _, err) = camera.run(line);
+        assert_eq!(exit, Exit::Config, "{line}: {err}");
+        assert!(err.contains("a-file"), "{line}: {err}");
+    }
+}
+
+#[test]
 fn without_a_keyset_nothing_can_be_verified() {
     let camera = Camera::new();
     camera.write("token", camera.entitlement().sign(&camera.key).as_bytes());

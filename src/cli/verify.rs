@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use care_protocol::{Entitlement, Keyset, MAX_KEYSET_BYTES, MAX_TOKEN_BYTES, Policy, VerifiedEntitlement};
+use care_protocol::{Entitlement, Keyset, MAX_KEYSET_BYTES, MAX_TOKEN_BYTES, Policy, Reject, VerifiedEntitlement};
 use jiff::Timestamp;
 
 use super::Exit;
@@ -26,6 +26,11 @@ pub(super) fn run(config: &Config, token: &Path, keyset: Option<&Path>, out: &mu
     let keyset = Keyset::verify(keyset.trim_ascii(), &config.trust.root_keys, &config.trust.issuer)
         .map_err(|reject| anyhow::anyhow!("the keyset is refused, {}: {reject}", reject.code()))?
         .keyset;
+    let least = config.trust.min_keyset_version;
+    if keyset.version < least {
+        let reject = Reject::OldKeyset { got: keyset.version, least };
+        bail!("the keyset is refused, {}: {reject}, trust.min_keyset_version", reject.code());
+    }
     let judged = Entitlement::verify(token_bytes.trim_ascii(), Some(&keyset), &config.trust.issuer, &config.device.id);
     match judged {
         Ok(verified) => {

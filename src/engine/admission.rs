@@ -25,6 +25,13 @@ impl Admission {
     /// Nothing may be recorded, nothing may leave.
     pub const CLOSED: Self = Self { record: Policy::CLOSED, keep: Policy::CLOSED, leave: Policy::CLOSED, position: Position::NONE };
 
+    /// What a cut that judged every clip by `keep` leaves of `before`, until the gate is opened again. For another owner nothing
+    /// may be recorded before the old one's pictures are forgotten.
+    pub fn after_cut(keep: Policy, position: Position, before: &Self) -> Self {
+        let cut = Self { record: keep, keep, leave: Policy::CLOSED, position };
+        if cut.changes_owner_of(before) { Self { record: Policy::CLOSED, ..cut } } else { cut }
+    }
+
     /// Whether going from `before` to `self` takes something away, so that it needs a cut (section 4, *Less*).
     pub fn is_less_than(&self, before: &Self) -> bool {
         self.leave.is_less_than(&before.leave) || self.erases_of(before)

@@ -50,7 +50,9 @@ pub enum Fetched {
     Found(Bytes),
     /// 404.
     Missing,
-    /// Anything else: no answer, 429, 5xx.
+    /// Any other answer: 429, 5xx, or more than is read.
+    Declined,
+    /// No answer.
     Failed,
 }
 
@@ -148,6 +150,8 @@ pub enum Effect {
     Get(Get),
     /// Fetch over HTTPS, and answer `Fetched`.
     Fetch(Resource),
+    /// Two different documents carry this position: whoever signs has signed two, and nobody may overlook it (section 3.3).
+    Alarm(Position),
     /// A verified document was issued at this time (since 1970): trusted time is not before it.
     RaiseTime(Duration),
 }

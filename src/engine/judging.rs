@@ -41,7 +41,7 @@ impl Engine {
     }
 
     pub(super) fn fetched_entitlement(&mut self, fetched: Fetched, now: Now) {
-        self.standing.polled(fetched != Fetched::Failed, now);
+        self.standing.polled(&fetched, now);
         match fetched {
             Fetched::Found(body) => {
                 self.standing.heard();
@@ -52,7 +52,7 @@ impl Engine {
                 self.standing.missing(now);
                 self.settle(Cause::Link, now);
             }
-            Fetched::Failed => {}
+            Fetched::Declined | Fetched::Failed => {}
         }
     }
 
@@ -78,9 +78,11 @@ impl Engine {
             }
             self.accept(document, &via, arrival, now);
         } else if position == self.ratchet && self.ratchet_digest.is_some() {
-            self.refuse(Outcome::Conflict, "conflict", Some(position), arrival, now);
+            self.conflict = Some(position);
+            self.effects.push(Effect::Alarm(position));
+            self.refuse(Outcome::Conflict, Outcome::Conflict.as_str(), Some(position), arrival, now);
         } else {
-            self.refuse(Outcome::Stale, "stale", Some(position), arrival, now);
+            self.refuse(Outcome::Stale, Outcome::Stale.as_str(), Some(position), arrival, now);
         }
     }
 
@@ -108,12 +110,25 @@ impl Engine {
     pub(super) fn duplicate(&mut self, position: Position, via: &Via, arrival: Arrival, now: Now) {
         self.acknowledge_once_written(arrival);
         let confirms = self.standing.confirms(via);
+        if let Some(staged) = self.staged.as_mut().filter(|staged| staged.document.document.entitlement.position() == position) {
+            // Not applied yet, and it may never be: what the cloud vouches for here is this document, not the one in force.
+            staged.confirms |= confirms;
+            return self.refuse_quietly(Outcome::Duplicate, Outcome::Duplicate.as_str(), Some(position), now);
+        }
         if confirms {
             self.confirmed(now);
         }
-        self.refuse_quietly(Outcome::Duplicate, "duplicate", Some(position), now);
+        self.refuse_quietly(Outcome::Duplicate, Outcome::Duplicate.as_str(), Some(position), now);
         if confirms {
             self.settle(Cause::Confirmed, now);
+        }
+    }
+
+    /// A document has come into force: no grant has been refused under it yet.
+    pub(super) fn vouched_for(&mut self, confirms: bool, now: Now) {
+        self.refused = None;
+        if confirms {
+            self.confirmed(now);
         }
     }
 
@@ -131,26 +146,25 @@ impl Engine {
         self.ratchet = position;
         self.ratchet_digest = Some(document.digest);
         self.lost = false;
-        self.refused = None;
-        if self.standing.confirms(via) {
-            self.confirmed(now);
-        }
-        self.take_up(InForce::received(document, now), arrival, now);
-        if !self.standing.is_confirmed() {
+        self.conflict = None;
+        let confirms = self.standing.confirms(via);
+        self.take_up(InForce::received(document, now), confirms, arrival, now);
+        if !confirms && !self.standing.is_confirmed() {
             self.send_get(now);
         }
     }
 
     /// What takes is in force at once, what gives waits for the disk; true if a cut is under way.
-    pub(super) fn take_up(&mut self, document: InForce, arrival: Arrival, now: Now) -> bool {
+    pub(super) fn take_up(&mut self, document: InForce, confirms: bool, arrival: Arrival, now: Now) -> bool {
         let position = Some(document.document.entitlement.position());
         if self.admission_of(Some(&document), now).is_less_than(&self.gate) {
+            self.vouched_for(confirms, now);
             self.lease_over = document.lease_ended(now);
             self.force = Some(document);
             self.staged = None;
             return self.switch(Cause::Document, position, arrival, now);
         }
-        self.staged = Some(Staged { ticket: self.tickets + 1, document, failed: false });
+        self.staged = Some(Staged { ticket: self.tickets + 1, document, confirms, failed: false });
         let report = self.report_of(self.newest(), Cause::Document, position, now);
         self.promise(Some(&report), now);
         self.acknowledge_once_written(arrival);
@@ -223,7 +237,10 @@ impl Engine {
                 document.verified_by = older.as_ref().map(|older| older.token.clone());
             }
         }
-        if let Some(reset) = keyset.reset_for(&self.settings.device).filter(|reset| reset.id > self.reset_id) {
+        for reset in keyset.resets_for(&self.settings.device) {
+            if reset.id <= self.reset_id {
+                continue;
+            }
             self.reset_id = reset.id;
             if !self.lost && reset.position() < self.ratchet {
                 self.ratchet = reset.position();
@@ -251,6 +268,6 @@ impl Engine {
     /// Reports what was not applied, without an acknowledgement.
     pub(super) fn refuse_quietly(&mut self, outcome: Outcome, reason: &str, judged: Option<Position>, now: Now) {
         let report = Report { outcome, reason: reason.to_owned(), ..self.applied_report(Cause::Document, judged, now) };
-        self.reports.other(report, now.boot, self.standing.is_connected(), &mut self.effects);
+        self.reports.other(report, now.boot, &mut self.effects);
     }
 }

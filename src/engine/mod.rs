@@ -116,6 +116,10 @@ pub struct Engine {
     persisted_at: Duration,
     reports: Reports,
     announced: Option<Mode>,
+    /// Another document with the position of the newest one was seen.
+    conflict: Option<Position>,
+    /// Whether the last record holds a report that was not delivered when it was made.
+    owes: bool,
     /// The highest `iat` of anything verified: trusted time is not before it, whatever `now` an event comes with.
     issued: Duration,
     last_switch: Option<Report>,
@@ -126,6 +130,8 @@ pub struct Engine {
 struct Staged {
     ticket: u64,
     document: InForce,
+    /// Whether it confirms once it is applied (section 3.4).
+    confirms: bool,
     failed: bool,
 }
 
@@ -217,6 +223,8 @@ impl Engine {
             persisted_at: now.boot,
             reports: Reports::default(),
             announced: None,
+            conflict: None,
+            owes: false,
             issued: Duration::ZERO,
             last_switch: None,
             effects: Vec::new(),
@@ -243,6 +251,7 @@ impl Engine {
         self.ratchet = record.ratchet;
         self.ratchet_digest = record.ratchet_digest;
         self.reset_id = record.reset_id;
+        self.owes = record.report.is_some();
         self.reports = Reports::restored(record.report);
         let used = Duration::from_secs(record.lease_used_s);
         self.force = verified.entitlement.map(|document| InForce::restored(document, verified_by, used, record.next_performed, now));
@@ -286,7 +295,11 @@ impl Engine {
 
     /// When [`Event::Tick`] is due, in BOOTTIME.
     pub fn wake_at(&self, now: Now) -> Duration {
-        let mut wake = self.standing.wake_at(now, self.needs_news()).min(self.reports.wake_at()).min(self.persisted_at + PERSIST_EVERY);
+        let mut wake = self.standing.wake_at(now, self.needs_news());
+        if self.lost {
+            wake = self.keyset_pause_ends().map_or(wake, |end| wake.max(end));
+        }
+        wake = wake.min(self.reports.wake_at()).min(self.persisted_at + PERSIST_EVERY);
         if let Some(force) = &self.force {
             if !self.lease_over {
                 wake = wake.min(now.boot + force.lease_left(now));
@@ -317,7 +330,7 @@ impl Engine {
         match event {
             Event::Connected(connection) => {
                 self.standing.connected(connection);
-                self.reports.connected(&mut self.effects);
+                self.reports.connected(now.boot, &mut self.effects);
             }
             Event::SubscribeSent(connection) => self.standing.subscribe_sent(connection),
             Event::Subscribed(connection) => {
@@ -327,6 +340,10 @@ impl Engine {
             Event::Lost(connection) => {
                 if let Some(connection) = connection {
                     self.standing.lost(connection, now);
+                    if let Some(staged) = &mut self.staged {
+                        // It came on a connection that is gone, or was asked for before the next one.
+                        staged.confirms = false;
+                    }
                     self.reports.disconnected();
                     // The broker sends again what waited for its PUBACK.
                     self.unacknowledged.clear();
@@ -334,7 +351,12 @@ impl Engine {
                 self.ask(now);
             }
             Event::Message(message) => self.read(message, now),
-            Event::Published { ticket } => self.reports.published(ticket),
+            Event::Published { ticket } => {
+                if self.reports.published(ticket) && self.owes {
+                    // Delivered: a restart must not say it again.
+                    self.persist(None, now);
+                }
+            }
             Event::Fetched(Resource::Entitlement, fetched) => self.fetched_entitlement(fetched, now),
             Event::Fetched(Resource::Keyset, fetched) => {
                 self.fetching_keyset = false;

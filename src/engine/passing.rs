@@ -16,7 +16,7 @@ impl Engine {
         if let Some(mut staged) = self.staged.take_if(|staged| staged.document.next_is_due(now)) {
             // It is judged as if it had come now: what it gave until now is never opened.
             staged.document.next_performed = true;
-            return self.take_up(staged.document, Arrival { received: now.boot, delivery: None }, now);
+            return self.take_up(staged.document, staged.confirms, Arrival { received: now.boot, delivery: None }, now);
         }
         if self.expected_next().is_some_and(|next| now.trusted.as_secs() >= next.effective_at) {
             return self.perform_next(now);
@@ -24,8 +24,12 @@ impl Engine {
         let lease_ended = self.force.as_ref().is_some_and(|force| force.lease_ended(now));
         if lease_ended && !self.lease_over {
             self.lease_over = true;
-            self.persist(None, now);
-            return self.settle(Cause::Lease, now);
+            let cutting = self.settle(Cause::Lease, now);
+            if !cutting {
+                // With its report, which a power cut must not lose.
+                self.persist(None, now);
+            }
+            return cutting;
         }
         if self.standing.expire(now) && self.settle(Cause::Link, now) {
             return true;
@@ -75,6 +79,9 @@ impl Engine {
                 self.fetch_keyset(now);
             }
         }
+        if self.lost && self.keyset_pause_ends().is_some_and(|end| now.boot < end) {
+            return;
+        }
         if self.standing.poll_is_due(now, self.needs_news()) {
             if !self.lost {
                 self.effects.push(Effect::Fetch(Resource::Entitlement));
@@ -84,12 +91,17 @@ impl Engine {
         }
     }
 
+    /// Until when no keyset is fetched again.
+    pub(super) fn keyset_pause_ends(&self) -> Option<Duration> {
+        self.keyset_fetched.map(|fetched| fetched + KEYSET_PAUSE)
+    }
+
     /// A lost state is set anew from the keyset first, whose resets then count as applied, and from the entitlement only
     /// once that is answered (section 3.3).
     pub(super) fn ask_on(&mut self, keyset: &Fetched, now: Now) {
         match keyset {
             Fetched::Found(_) | Fetched::Missing => self.effects.push(Effect::Fetch(Resource::Entitlement)),
-            Fetched::Failed => self.standing.polled(false, now),
+            Fetched::Declined | Fetched::Failed => self.standing.polled(keyset, now),
         }
     }
 
@@ -97,7 +109,7 @@ impl Engine {
     /// to send the retained one.
     pub(super) fn keyset_due(&self, unknown: &UnknownKey) -> Duration {
         let first = if self.keyset.is_none() && !self.lost { unknown.until - HOLD + FIRST_KEYSET } else { Duration::ZERO };
-        self.keyset_fetched.map_or(first, |fetched| first.max(fetched + KEYSET_PAUSE))
+        self.keyset_pause_ends().map_or(first, |end| first.max(end))
     }
 
     pub(super) fn fetch_keyset(&mut self, now: Now) {

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use care_protocol::{Cause, Cut, Entitlement, Erased, Outcome, Position, Report};
+use care_protocol::{Cause, Cut, Entitlement, Erased, Outcome, Position, Reason, Reject, Report};
 
 use super::{Effect, Engine, force::InForce};
 use crate::clock::Now;
@@ -16,7 +16,9 @@ const REFILL: Duration = Duration::from_secs(60);
 #[derive(Debug, Default)]
 pub(super) struct Reports {
     tickets: u64,
-    /// The report that was in the record at boot: it goes out before any other.
+    /// Whether there is a connection to send them on.
+    connected: bool,
+    /// What goes out before any other: the report that was in the record at boot, or that there was none to be read.
     owed: Option<Sent>,
     applied: Option<Sent>,
     others: BTreeMap<&'static str, Bucket>,
@@ -44,21 +46,25 @@ impl Reports {
     }
 
     /// Takes over a new `applied` report.
-    pub(super) fn applied(&mut self, report: Report, connected: bool, effects: &mut Vec<Effect>) {
+    pub(super) fn applied(&mut self, report: Report, effects: &mut Vec<Effect>) {
         let sent = Sent { ticket: self.ticket(), report };
         // The topic is retained: what was judged before this must not come after it.
-        self.drop_waiting();
-        if connected {
+        for bucket in self.others.values_mut() {
+            bucket.waiting = None;
+        }
+        if self.connected {
             effects.push(sent.effect());
         }
-        self.applied = Some(sent);
+        let older = self.applied.replace(sent);
+        // That the state was lost is told even if HTTPS has given a new one before there was a connection to tell it on.
+        if let Some(lost) = older.filter(|older| older.report.cause == Cause::StateLost) {
+            self.owed.get_or_insert(lost);
+        }
     }
 
-    /// Takes over a report of another outcome; it goes out now, within its rate, or not at all.
-    pub(super) fn other(&mut self, report: Report, now: Duration, connected: bool, effects: &mut Vec<Effect>) {
-        if !connected {
-            return;
-        }
+    /// Takes over a report of another outcome. It goes out within its rate, once there is a connection; a newer one of the
+    /// same outcome takes its place.
+    pub(super) fn other(&mut self, report: Report, now: Duration, effects: &mut Vec<Effect>) {
         let bucket = self.others.entry(report.outcome.as_str()).or_insert(Bucket { tokens: BURST, refilled: now, waiting: None });
         bucket.waiting = Some(report);
         self.flush(now, effects);
@@ -66,6 +72,9 @@ impl Reports {
 
     /// Sends what had to wait for its rate.
     pub(super) fn flush(&mut self, now: Duration, effects: &mut Vec<Effect>) {
+        if !self.connected {
+            return;
+        }
         for bucket in self.others.values_mut() {
             let refills = now.saturating_sub(bucket.refilled).as_secs() / REFILL.as_secs();
             if refills > 0 {
@@ -86,29 +95,25 @@ impl Reports {
         }
     }
 
-    /// A connection is up: what is not acknowledged goes out again.
-    pub(super) fn connected(&self, effects: &mut Vec<Effect>) {
+    /// A connection is up: what is not acknowledged goes out again, then what was judged since.
+    pub(super) fn connected(&mut self, now: Duration, effects: &mut Vec<Effect>) {
+        self.connected = true;
         effects.extend(self.owed.iter().chain(&self.applied).map(Sent::effect));
+        self.flush(now, effects);
     }
 
-    /// A connection is gone: other outcomes are not worth keeping.
+    /// The connection is gone.
     pub(super) fn disconnected(&mut self) {
-        self.drop_waiting();
+        self.connected = false;
     }
 
-    fn drop_waiting(&mut self) {
-        for bucket in self.others.values_mut() {
-            bucket.waiting = None;
-        }
-    }
-
-    /// The broker has it.
-    pub(super) fn published(&mut self, ticket: u64) {
+    /// The broker has it; whether that was the last one that a crash must not lose.
+    pub(super) fn published(&mut self, ticket: u64) -> bool {
+        let undelivered = self.undelivered().is_some();
         for slot in [&mut self.owed, &mut self.applied] {
-            if slot.as_ref().is_some_and(|sent| sent.ticket == ticket) {
-                *slot = None;
-            }
+            slot.take_if(|sent| sent.ticket == ticket);
         }
+        undelivered && self.undelivered().is_none()
     }
 
     /// The report that a crash must not lose.
@@ -118,6 +123,9 @@ impl Reports {
 
     /// When a report that had to wait may go out.
     pub(super) fn wake_at(&self) -> Duration {
+        if !self.connected {
+            return Duration::MAX;
+        }
         let waiting = self.others.values().filter(|bucket| bucket.waiting.is_some());
         waiting.map(|bucket| bucket.refilled + REFILL).min().unwrap_or(Duration::MAX)
     }
@@ -144,7 +152,10 @@ impl Engine {
     pub(super) fn report_of(&self, document: Option<&InForce>, cause: Cause, judged: Option<Position>, now: Now) -> Report {
         let entitlement = document.map(|document| &document.document.entitlement);
         let position = entitlement.map_or(Position::NONE, Entitlement::position);
-        let reason = document.map(|document| document.reason().as_str()).unwrap_or(if self.lost { "state_lost" } else { "unbound" });
+        let reason = document.map(|document| document.reason().as_str()).unwrap_or_else(|| match self.lost {
+            true => Reject::StateLost.code(),
+            false => Reason::Unbound.as_str(),
+        });
         Report {
             device: self.settings.device.clone(),
             outcome: Outcome::Applied,
@@ -168,6 +179,6 @@ impl Engine {
     pub(super) fn announce(&mut self, report: Report) {
         self.announced = Some(report.mode);
         self.last_switch = Some(report.clone());
-        self.reports.applied(report, self.standing.is_connected(), &mut self.effects);
+        self.reports.applied(report, &mut self.effects);
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use care_protocol::Get;
 
-use super::Connection;
+use super::{Connection, Fetched};
 use crate::clock::Now;
 
 /// How long paid media stays open after the connection is lost, for a `GET` to be answered.
@@ -76,10 +76,6 @@ impl Standing {
             poll_at: now.boot,
             polling: false,
         }
-    }
-
-    pub(super) fn is_connected(&self) -> bool {
-        self.connection.is_some()
     }
 
     pub(super) fn is_subscribed(&self) -> bool {
@@ -176,14 +172,15 @@ impl Standing {
         }
     }
 
-    /// A question over HTTPS ended.
-    pub(super) fn polled(&mut self, answered: bool, now: Now) {
+    /// A question over HTTPS ended. Only where nobody was there to answer it is asked again soon: a cloud that declines needs
+    /// patience.
+    pub(super) fn polled(&mut self, fetched: &Fetched, now: Now) {
         self.polling = false;
-        if answered {
+        if matches!(fetched, Fetched::Found(_) | Fetched::Missing) {
             return;
         }
         self.silence = None;
-        if self.in_grace(now) {
+        if *fetched == Fetched::Failed && self.in_grace(now) {
             self.poll_at = self.poll_at.min(now.boot + HASTE);
         }
     }

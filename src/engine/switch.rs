@@ -99,7 +99,7 @@ impl Engine {
         }
         self.gate.leave = Policy::CLOSED;
         if let Some((keep, position)) = cutting.keep {
-            self.gate = Admission { record: keep, keep, leave: Policy::CLOSED, position };
+            self.gate = Admission::after_cut(keep, position, &self.gate);
         }
         let mut report = self.applied_report(cutting.cause, cutting.judged, now);
         if figures.transfers > 0 {
@@ -122,6 +122,9 @@ impl Engine {
             self.announced = Some(report.mode);
             self.settle(cutting.cause, now);
             self.announce(report);
+            if cutting.cause == Cause::Lease {
+                self.persist(None, now);
+            }
         }
     }
 }

@@ -199,6 +199,7 @@ impl Bench {
                 Effect::RaiseTime(time) => self.now.trusted = self.now.trusted.max(time),
                 Effect::RetryRefused => self.log.push("retry"),
                 Effect::Forget => self.log.push("forget"),
+                Effect::Alarm(_) => self.log.push("alarm"),
             }
         }
         if !self.disk.slow {
@@ -693,8 +694,12 @@ fn a_factory_reset_keeps_the_ratchet_and_an_equal_document_does_not_bind() {
 #[test]
 fn another_account_erases_and_forgets_before_anything_opens() {
     let mut bench = Bench::confirmed(&premium(41));
+    bench.disk.slow = true;
     bench.live(&Entitlement { account: "new".into(), epoch: 4.try_into().unwrap(), ..premium(1) });
-    assert_eq!(bench.log, ["cut", "forget", "persist", "ack", "open", "report"]);
+    assert_eq!(bench.log, ["cut", "forget", "persist", "open"]);
+    assert_eq!((bench.open.record, bench.open.leave), (PREMIUM, Policy::CLOSED), "the new owner's clips are recorded, none leaves yet");
+    bench.sync();
+    assert_eq!(bench.log[4..], ["ack", "open", "report"]);
     assert_eq!((bench.mode(), bench.open.position.epoch), (Mode::Paid, 4));
 }
 
@@ -985,4 +990,151 @@ fn a_next_that_takes_is_performed_although_its_document_cannot_be_written() {
     bench.live(&Entitlement { next: Some(next), ..premium(42) });
     bench.pass(Duration::from_secs(60));
     assert_eq!((bench.open.leave, bench.last().seq, bench.last().persisted, bench.acked.len()), (low, 42, false, 0));
+}
+
+#[test]
+fn what_is_judged_without_a_connection_is_reported_on_the_next_one() {
+    let mut bench = Bench::confirmed(&free(42));
+    bench.event(Event::Lost(Some(Connection(1))));
+    bench.forget_log();
+    let other = premium(42).sign(&bench.keys.signer);
+    bench.event(Event::Fetched(Resource::Entitlement, Fetched::Found(other.into())));
+    assert_eq!((bench.log.as_slice(), bench.engine.view(bench.now).conflict), (&["alarm"][..], Some(Position { epoch: 3, seq: 42 })));
+    bench.event(Event::Fetched(Resource::Entitlement, Fetched::Found("nonsense".into())));
+    bench.pass(Duration::from_secs(30));
+    assert!(bench.reports.is_empty());
+    bench.connect(2);
+    let mut said: Vec<&str> = bench.reports.iter().map(|(_, report)| report.reason.as_str()).collect();
+    said.sort_unstable();
+    assert!(said.contains(&"conflict") && said.contains(&"bad_form"), "{said:?}");
+    bench.live(&free(43));
+    assert_eq!(bench.engine.view(bench.now).conflict, None, "a higher document ends the doubt");
+}
+
+#[test]
+fn every_conflict_raises_the_alarm_however_many_are_reported() {
+    let mut bench = Bench::confirmed(&free(42));
+    for _ in 0..20 {
+        bench.live(&premium(42));
+    }
+    let count = |what| bench.log.iter().filter(|said| **said == what).count();
+    assert_eq!((count("alarm"), count("report")), (20, 5));
+}
+
+#[test]
+fn a_lost_state_is_reported_also_if_https_has_set_it_anew_before_there_is_a_connection() {
+    let mut bench = Bench::with(Keys::new(), Restored::Unreadable);
+    let keyset = bench.keys.keyset(7).sign(&bench.keys.root);
+    bench.event(Event::Fetched(Resource::Keyset, Fetched::Found(keyset.into())));
+    let token = premium(41).sign(&bench.keys.signer);
+    bench.event(Event::Fetched(Resource::Entitlement, Fetched::Found(token.into())));
+    bench.connect(1);
+    let causes: Vec<Cause> = bench.reports.iter().map(|(_, report)| report.cause).collect();
+    assert_eq!(causes, [Cause::StateLost, Cause::Document]);
+    for (ticket, _) in bench.reports.clone() {
+        bench.event(Event::Published { ticket });
+    }
+    bench.forget_log();
+    bench.connect(2);
+    assert!(bench.reports.is_empty(), "told once");
+}
+
+#[test]
+fn a_lost_state_fetches_its_keyset_once_a_minute_however_often_the_connection_is_lost() {
+    let mut bench = Bench::with(Keys::new(), Restored::Unreadable);
+    for connection in 1..=20 {
+        bench.event(Event::Fetched(Resource::Keyset, Fetched::Failed));
+        bench.connect(connection);
+        bench.event(Event::Lost(Some(Connection(connection))));
+        bench.pass(Duration::from_secs(3));
+    }
+    assert_eq!(bench.fetches, [Resource::Keyset; 2], "in the minute that has passed, and at its end");
+}
+
+#[test]
+fn a_delivered_report_is_not_said_again_after_a_power_cut() {
+    let mut bench = Bench::confirmed(&premium(41));
+    bench.live(&free(42));
+    for (ticket, _) in bench.reports.clone() {
+        bench.event(Event::Published { ticket });
+    }
+    let mut bench = bench.reboot();
+    bench.connect(2);
+    let causes: Vec<Cause> = bench.reports.iter().map(|(_, report)| report.cause).collect();
+    assert_eq!(causes, [Cause::Boot]);
+}
+
+#[test]
+fn a_duplicate_writes_nothing_also_when_its_report_is_acknowledged() {
+    let mut bench = Bench::confirmed(&premium(41));
+    for (ticket, _) in std::mem::take(&mut bench.reports) {
+        bench.event(Event::Published { ticket });
+    }
+    bench.forget_log();
+    bench.live(&premium(41));
+    for (ticket, _) in bench.reports.clone() {
+        bench.event(Event::Published { ticket });
+    }
+    assert_eq!(bench.disk.writes, 0);
+}
+
+#[test]
+fn the_report_of_a_lease_that_ended_offline_survives_a_power_cut() {
+    for transfers in [0, 1] {
+        let lease = Lease { max_age_s: 600, not_after: T0 + 9999 };
+        let mut bench = Bench::confirmed(&Entitlement { lease, ..premium(41) });
+        bench.event(Event::Lost(Some(Connection(1))));
+        bench.transfers = transfers;
+        bench.pass(Duration::from_secs(601));
+        let mut bench = bench.reboot();
+        bench.connect(2);
+        assert_eq!((bench.reports[0].1.cause, bench.reports[0].1.mode), (Cause::Lease, Mode::Free));
+    }
+}
+
+#[test]
+fn a_cloud_that_declines_is_not_asked_again_before_its_minute_is_over() {
+    let mut bench = Bench::confirmed(&premium(41));
+    bench.event(Event::Lost(Some(Connection(1))));
+    bench.event(Event::Fetched(Resource::Entitlement, Fetched::Declined));
+    bench.pass(Duration::from_secs(59));
+    assert_eq!((bench.fetches.len(), bench.mode()), (1, Mode::Held));
+    bench.pass(Duration::from_secs(2));
+    assert_eq!(bench.fetches.len(), 2);
+}
+
+#[test]
+fn a_document_that_could_not_be_written_confirms_nothing_until_it_is() {
+    let mut bench = Bench::confirmed(&premium(41)).reboot();
+    bench.disk.fails = true;
+    bench.connect(1);
+    bench.retained(1, &premium(42));
+    bench.retained(1, &premium(42));
+    bench.pass(Duration::from_secs(1));
+    assert_eq!((bench.mode(), bench.open.leave), (Mode::Held, FREE));
+    bench.disk.fails = false;
+    let ticket = bench.engine.tickets;
+    bench.event(Event::Written { ticket });
+    assert_eq!((bench.mode(), bench.open.leave, bench.engine.view(bench.now).position.seq), (Mode::Paid, PREMIUM, 42));
+}
+
+#[test]
+fn a_confirmation_ends_with_its_connection_also_while_its_document_is_being_written() {
+    let mut bench = Bench::confirmed(&premium(41)).reboot();
+    bench.disk.slow = true;
+    bench.connect(1);
+    bench.retained(1, &premium(42));
+    bench.event(Event::Lost(Some(Connection(1))));
+    bench.connect(2);
+    bench.sync();
+    assert_eq!((bench.mode(), bench.engine.is_confirmed()), (Mode::Held, false));
+}
+
+#[test]
+fn resets_that_were_missed_are_applied_in_their_order() {
+    let reset = |id, seq| Reset { id, aud: "CAM1".into(), epoch: 3, seq };
+    let mut bench = Bench::confirmed(&premium(50));
+    let keyset = Keyset { resets: vec![reset(5, 30), reset(4, 10)], ..bench.keys.keyset(8) }.sign(&bench.keys.root);
+    bench.deliver(1, Topic::Keyset, keyset, true);
+    assert_eq!((bench.engine.ratchet.seq, bench.engine.reset_id), (10, 5));
 }

@@ -41,6 +41,8 @@ pub struct View {
     pub persisted: bool,
     /// Whether the state was unreadable and nothing has replaced it yet.
     pub state_lost: bool,
+    /// A position under which two different documents were signed.
+    pub conflict: Option<Position>,
     /// The last change.
     pub last_switch: Option<Report>,
 }
@@ -66,6 +68,7 @@ impl Engine {
             order: entitlement.and_then(|entitlement| entitlement.order.as_ref()).map(|order| order.id.clone()),
             persisted: self.unwritten.is_none() && self.staged.is_none(),
             state_lost: self.lost,
+            conflict: self.conflict,
             last_switch: self.last_switch.clone(),
         }
     }

@@ -21,6 +21,7 @@ impl Engine {
         }
         self.tickets += 1;
         let record = self.record(report, now);
+        self.owes = record.report.is_some();
         self.effects.push(Effect::Persist { ticket: self.tickets, record: record.to_bytes() });
         self.tickets
     }
@@ -50,6 +51,7 @@ impl Engine {
         let downgrade = self.unwritten.take_if(|unwritten| unwritten.ticket <= ticket);
         let given = staged.map(|staged| {
             let position = staged.document.document.entitlement.position();
+            self.vouched_for(staged.confirms, now);
             self.lease_over = staged.document.lease_ended(now);
             self.force = Some(staged.document);
             position

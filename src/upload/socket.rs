@@ -92,10 +92,8 @@ impl Sockets {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn remove(&self, id: u64) -> Option<OwnedFd> {
-        let mut open = self.lock();
-        let index = open.duplicates.iter().position(|(other, _)| *other == id)?;
-        Some(open.duplicates.swap_remove(index).1)
+    fn remove(&self, id: u64) {
+        self.lock().duplicates.retain(|(other, _)| *other != id);
     }
 }
 
@@ -175,10 +173,11 @@ impl Pass {
 }
 
 impl http::Pass for Pass {
-    fn finished(self) {
-        if let Some(socket) = self.sockets.remove(self.id) {
+    fn finished(&self) {
+        let open = self.sockets.lock();
+        if let Some((_, socket)) = open.duplicates.iter().find(|(id, _)| *id == self.id) {
             // Everything was sent and answered; let it end with a FIN.
-            if let Err(error) = SockRef::from(&socket).set_linger(None) {
+            if let Err(error) = SockRef::from(socket).set_linger(None) {
                 tracing::debug!(%error, "a finished connection ends with a reset");
             }
         }

@@ -233,7 +233,7 @@ impl Spool {
 
     /// Judges every clip, oldest first, under what may be kept from now on; the others get their tombstone.
     pub(super) fn keep(&mut self, policy: Policy, position: Position, now: Now) -> Erased {
-        self.admit(Admission { record: policy, keep: policy, leave: Policy::CLOSED, position });
+        self.admit(Admission::after_cut(policy, position, &self.admission));
         let newest_left = self.left.iter().map(|(_, end)| trusted_ms(*end, now)).max();
         let mut judge = Judge::new(policy, position.epoch, trusted_ms(now.boot, now), newest_left);
         self.doom(|clip| !judge.allows(&clip.facts(now)))

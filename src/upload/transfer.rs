@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use care_protocol::{Grant, GrantRequest, Stored};
+use care_protocol::{Grant, GrantRequest, Reject, Stored};
 use http::{HeaderMap, HeaderValue, header};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Full};
@@ -153,20 +153,19 @@ impl Shared {
                 self.tell(Event::Date);
             }
         }
+        let unreadable = |reject: Reject| Violation::Unreadable(reject.to_string());
         match answer.status {
             201 => {
-                let unreadable = |error: serde_json::Error| Violation::Unreadable(error.to_string());
-                let grant: Grant = serde_json::from_slice(&answer.body).map_err(unreadable)?;
+                let grant = Grant::read(&answer.body).map_err(unreadable)?;
                 let hosts = peers.store.as_ref().map(|store| &store.hosts);
                 let target = Target::of(&grant, &api.endpoint, hosts)?;
                 let until = sent + life(&grant, answer.date)?;
                 Ok(Some(Permission { target, cloud: answer.peer, until }))
             }
-            200 => match serde_json::from_slice(&answer.body) {
-                Ok(Stored { stored: true }) => Ok(None),
-                Ok(Stored { stored: false }) => Err(Violation::Unreadable("200 without stored: true".into()).into()),
-                Err(error) => Err(Violation::Unreadable(error.to_string()).into()),
-            },
+            200 => {
+                Stored::read(&answer.body).map_err(unreadable)?;
+                Ok(None)
+            }
             status @ (402 | 403) => Err(Failure::Refused(status)),
             300..=399 => Err(Violation::Redirect("the cloud".into()).into()),
             status => Err(Failure::Asking(status)),

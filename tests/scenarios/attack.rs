@@ -15,6 +15,7 @@ use care_tests::{
     wait::{PATIENCE, holds, until},
     world::{DEVICE, World},
 };
+use hyper::Method;
 use serde_json::json;
 
 #[tokio::test]
@@ -87,12 +88,23 @@ async fn s59_a_key_that_stays_unknown_is_rejected_within_30_s_and_asked_about() 
     let premium = world.start_premium().await;
     let stranger = world.free();
     let stranger = stranger.signed(&signer("nobody"));
-    let gets = world.issuer.gets();
+    let (gets, keysets) = (world.issuer.gets(), world.cloud.count(Method::GET, "/v1/keyset"));
     world.issuer.publish_entitlement(&stranger.token).await;
+    world
+        .cloud
+        .wait("the keyset asked for", |seen| seen.calls.iter().filter(|call| call.path == "/v1/keyset").nth(keysets).map(drop))
+        .await;
+    holds("the document is held, without a PUBACK, for its keyset", Duration::from_secs(15), || {
+        let judged = world.issuer.reports(0).into_iter().find(|report| report.outcome == Outcome::Rejected);
+        let acknowledged = world.broker.acknowledged_by(DEVICE) >= world.broker.sent_to(DEVICE);
+        judged.map(|report| format!("{report:?}")).or(acknowledged.then(|| "its PUBACK".to_owned()))
+    })
+    .await;
     let report =
         world.issuer.report_within(0, Duration::from_secs(35), "the unknown key", |report| report.outcome == Outcome::Rejected).await;
     assert_eq!(report.reason, "unknown_key");
     assert!(premium.in_force(&report));
+    assert_eq!(world.cloud.count(Method::GET, "/v1/keyset"), keysets + 1, "at most once a minute");
     world.issuer.get_since(gets).await;
     world.everything_acknowledged().await;
 }
@@ -333,7 +345,7 @@ async fn s63_tls_1_1_is_refused() {
 #[tokio::test]
 async fn s64_a_missing_unreadable_or_loose_key_file_refuses_to_start_and_is_named() {
     type Damage = fn(&Agent);
-    let cases: [(&str, Damage, &str); 5] = [
+    let cases: [(&str, Damage, &str); 6] = [
         ("CA missing", |agent| std::fs::remove_file(&agent.config.ca).unwrap(), "ca.pem"),
         ("certificate missing", |agent| std::fs::remove_file(&agent.config.cert).unwrap(), "device.pem"),
         ("key missing", |agent| std::fs::remove_file(&agent.config.key).unwrap(), "device.key"),
@@ -341,6 +353,11 @@ async fn s64_a_missing_unreadable_or_loose_key_file_refuses_to_start_and_is_name
             "key readable by others",
             |agent| std::fs::set_permissions(&agent.config.key, std::fs::Permissions::from_mode(0o644)).unwrap(),
             "device.key",
+        ),
+        (
+            "CA open to others' writing",
+            |agent| std::fs::set_permissions(&agent.config.ca, std::fs::Permissions::from_mode(0o666)).unwrap(),
+            "ca.pem",
         ),
         ("CA is nonsense", |agent| std::fs::write(&agent.config.ca, "nonsense").unwrap(), "ca.pem"),
     ];

@@ -27,6 +27,7 @@ async fn s46_offline_at_the_cancel_is_held_on_reconnect_and_free_before_any_paid
     let (held_at, mark, asked) = (unix_now(), world.issuer.mark(), world.cloud.grants_asked());
     let mut motion = world.agent.motion().await;
     motion.moved().await;
+    world.agent.status("a clip that could leave", |status| status.whole_clips() > 0).await;
 
     let cancel = world.free();
     let cancel = world.sign(&cancel);

@@ -56,6 +56,12 @@ impl Status {
         self.text("/transfers/last_fault")
     }
 
+    /// Clips that are whole and have not left; 0 while one is being recorded.
+    pub fn whole_clips(&self) -> u64 {
+        let recording = self.0.pointer("/media/clip_running").and_then(Value::as_bool).unwrap_or_default();
+        if recording { 0 } else { self.number("/spool/clips") }
+    }
+
     /// Everything as text, to look for a word.
     pub fn text_of_all(&self) -> String {
         self.0.to_string()

@@ -6,7 +6,7 @@ use std::{
 };
 
 /// How long a condition may take unless a test says otherwise. Generous: it is only spent when a test fails.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long the camera may take to come back after an outage: its delays are drawn from up to two minutes.
 pub const RECONNECT: Duration = Duration::from_secs(150);

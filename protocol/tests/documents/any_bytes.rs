@@ -1,6 +1,6 @@
 //! Whatever arrives: a verdict, never a panic; and nothing is accepted but what was signed.
 
-use care_protocol::{Answer, Digest, Entitlement, Get, Grant, GrantRequest, Keyset, MotionEvent, Report};
+use care_protocol::{Answer, Digest, Entitlement, Get, Grant, GrantRequest, Keyset, MotionEvent, Report, Stored};
 use proptest::{prelude::*, sample::Index};
 
 use super::{ISSUER, TYP, device, example, judge, judge_payload, key, keyset, root, roots};
@@ -11,7 +11,7 @@ fn read_as_everything(bytes: &[u8]) {
     let _ = Keyset::verify(bytes, &roots(), ISSUER);
     let _ = Answer::read(bytes);
     let _ = serde_json::from_slice::<Get>(bytes);
-    let _ = serde_json::from_slice::<Grant>(bytes);
+    let _ = (Grant::read(bytes), Stored::read(bytes));
     let _ = serde_json::from_slice::<GrantRequest>(bytes);
     let _ = serde_json::from_slice::<Report>(bytes);
     let _ = serde_json::from_slice::<MotionEvent>(bytes);

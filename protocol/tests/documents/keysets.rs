@@ -1,6 +1,6 @@
 //! Keysets: root-signed, whole, and strict.
 
-use care_protocol::{Keyset, MAX_KEYSET_BYTES, Position, Reject, Reset};
+use care_protocol::{Keyset, MAX_KEYSET_BYTES, Reject, Reset};
 use serde_json::{Value, json};
 
 use super::{DEVICE, ISSUER, KID, ROOT, device, key, keyset, root, roots, signer};
@@ -74,12 +74,12 @@ fn a_keyset_is_as_strict_as_an_entitlement() {
 }
 
 #[test]
-fn a_device_takes_the_newest_reset_of_its_own() {
+fn a_device_takes_the_resets_of_its_own_in_their_order() {
     let mut keyset = keyset();
-    assert_eq!(keyset.reset_for(&device()), None);
+    assert!(keyset.resets_for(&device()).is_empty());
     for (id, aud, seq) in [(4, DEVICE, 40), (6, "8006E5A1F0C3", 1), (5, DEVICE, 10), (3, DEVICE, 99)] {
         keyset.resets.push(Reset { id, aud: aud.into(), epoch: 3, seq });
     }
-    let reset = keyset.reset_for(&device()).unwrap();
-    assert_eq!((reset.id, reset.position()), (5, Position { epoch: 3, seq: 10 }));
+    let resets: Vec<_> = keyset.resets_for(&device()).iter().map(|reset| (reset.id, reset.seq)).collect();
+    assert_eq!(resets, [(3, 99), (4, 40), (5, 10)]);
 }

@@ -1,6 +1,7 @@
 //! Uploads against a cloud on loopback.
 
 mod cuts;
+mod early_answers;
 mod grants;
 mod sink;
 

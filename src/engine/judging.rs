@@ -112,11 +112,11 @@ impl Engine {
         let confirms = self.standing.confirms(via);
         if let Some(staged) = self.staged.as_mut().filter(|staged| staged.document.document.entitlement.position() == position) {
             // Not applied yet, and it may never be: what the cloud vouches for here is this document, not the one in force.
-            staged.confirms |= confirms;
+            staged.confirmed_at = staged.confirmed_at.or(confirms.then_some(now.boot));
             return self.refuse_quietly(Outcome::Duplicate, Outcome::Duplicate.as_str(), Some(position), now);
         }
         if confirms {
-            self.confirmed(now);
+            self.confirmed(now.boot, now);
         }
         self.refuse_quietly(Outcome::Duplicate, Outcome::Duplicate.as_str(), Some(position), now);
         if confirms {
@@ -125,15 +125,16 @@ impl Engine {
     }
 
     /// A document has come into force: no grant has been refused under it yet.
-    pub(super) fn vouched_for(&mut self, confirms: bool, now: Now) {
+    pub(super) fn vouched_for(&mut self, confirmed_at: Option<Duration>, now: Now) {
         self.refused = None;
-        if confirms {
-            self.confirmed(now);
+        if let Some(at) = confirmed_at {
+            self.confirmed(at, now);
         }
     }
 
-    pub(super) fn confirmed(&mut self, now: Now) {
-        self.standing.confirmed(now);
+    /// The cloud said, at this BOOTTIME, what its newest document is, and that is in force.
+    pub(super) fn confirmed(&mut self, at: Duration, now: Now) {
+        self.standing.confirmed(at);
         if let Some(refused) = self.refused.as_mut().filter(|refused| refused.waiting && !refused.confirmed) {
             refused.confirmed = true;
             refused.retry_at = refused.retry_at.min(now.boot + refused.pause);
@@ -148,23 +149,23 @@ impl Engine {
         self.lost = false;
         self.conflict = None;
         let confirms = self.standing.confirms(via);
-        self.take_up(InForce::received(document, now), confirms, arrival, now);
+        self.take_up(InForce::received(document, now), confirms.then_some(now.boot), arrival, now);
         if !confirms && !self.standing.is_confirmed() {
             self.send_get(now);
         }
     }
 
     /// What takes is in force at once, what gives waits for the disk; true if a cut is under way.
-    pub(super) fn take_up(&mut self, document: InForce, confirms: bool, arrival: Arrival, now: Now) -> bool {
+    pub(super) fn take_up(&mut self, document: InForce, confirmed_at: Option<Duration>, arrival: Arrival, now: Now) -> bool {
         let position = Some(document.document.entitlement.position());
         if self.admission_of(Some(&document), now).is_less_than(&self.gate) {
-            self.vouched_for(confirms, now);
+            self.vouched_for(confirmed_at, now);
             self.lease_over = document.lease_ended(now);
             self.force = Some(document);
             self.staged = None;
             return self.switch(Cause::Document, position, arrival, now);
         }
-        self.staged = Some(Staged { ticket: self.tickets + 1, document, confirms, failed: false });
+        self.staged = Some(Staged { ticket: self.tickets + 1, document, confirmed_at, failed: false });
         let report = self.report_of(self.newest(), Cause::Document, position, now);
         self.promise(Some(&report), now);
         self.acknowledge_once_written(arrival);

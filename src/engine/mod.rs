@@ -130,8 +130,8 @@ pub struct Engine {
 struct Staged {
     ticket: u64,
     document: InForce,
-    /// Whether it confirms once it is applied (section 3.4).
-    confirms: bool,
+    /// When what confirms it came, in BOOTTIME; it counts once the document is applied (section 3.4).
+    confirmed_at: Option<Duration>,
     failed: bool,
 }
 
@@ -342,7 +342,7 @@ impl Engine {
                     self.standing.lost(connection, now);
                     if let Some(staged) = &mut self.staged {
                         // It came on a connection that is gone, or was asked for before the next one.
-                        staged.confirms = false;
+                        staged.confirmed_at = None;
                     }
                     self.reports.disconnected();
                     // The broker sends again what waited for its PUBACK.

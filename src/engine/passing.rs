@@ -16,7 +16,7 @@ impl Engine {
         if let Some(mut staged) = self.staged.take_if(|staged| staged.document.next_is_due(now)) {
             // It is judged as if it had come now: what it gave until now is never opened.
             staged.document.next_performed = true;
-            return self.take_up(staged.document, staged.confirms, Arrival { received: now.boot, delivery: None }, now);
+            return self.take_up(staged.document, staged.confirmed_at, Arrival { received: now.boot, delivery: None }, now);
         }
         if self.expected_next().is_some_and(|next| now.trusted.as_secs() >= next.effective_at) {
             return self.perform_next(now);

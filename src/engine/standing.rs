@@ -150,13 +150,13 @@ impl Standing {
         }
     }
 
-    /// Something confirmed.
-    pub(super) fn confirmed(&mut self, now: Now) {
+    /// Something confirmed, at this BOOTTIME.
+    pub(super) fn confirmed(&mut self, at: Duration) {
         self.asked = None;
         self.voucher = match self.voucher {
             _ if self.subscribe_sent => Voucher::Connection,
-            Voucher::Until(end) => Voucher::Until(end.max(now.boot + VOUCHED)),
-            Voucher::Connection | Voucher::Nobody => Voucher::Until(now.boot + VOUCHED),
+            Voucher::Until(end) => Voucher::Until(end.max(at + VOUCHED)),
+            Voucher::Connection | Voucher::Nobody => Voucher::Until(at + VOUCHED),
         };
     }
 

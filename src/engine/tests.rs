@@ -1119,6 +1119,17 @@ fn a_document_that_could_not_be_written_confirms_nothing_until_it_is() {
 }
 
 #[test]
+fn what_https_has_confirmed_counts_from_its_answer_and_not_from_when_it_is_written() {
+    let mut bench = Bench::confirmed(&premium(41)).reboot();
+    bench.disk.slow = true;
+    let token = premium(42).sign(&bench.keys.signer);
+    bench.event(Event::Fetched(Resource::Entitlement, Fetched::Found(token.into())));
+    bench.now.boot += Duration::from_secs(91);
+    bench.sync();
+    assert_eq!((bench.mode(), bench.open.leave), (Mode::Held, FREE));
+}
+
+#[test]
 fn a_confirmation_ends_with_its_connection_also_while_its_document_is_being_written() {
     let mut bench = Bench::confirmed(&premium(41)).reboot();
     bench.disk.slow = true;

@@ -51,7 +51,7 @@ impl Engine {
         let downgrade = self.unwritten.take_if(|unwritten| unwritten.ticket <= ticket);
         let given = staged.map(|staged| {
             let position = staged.document.document.entitlement.position();
-            self.vouched_for(staged.confirms, now);
+            self.vouched_for(staged.confirmed_at, now);
             self.lease_over = staged.document.lease_ended(now);
             self.force = Some(staged.document);
             position

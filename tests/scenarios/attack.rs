@@ -424,7 +424,7 @@ async fn s65_an_edited_state_file_is_not_believed() {
     assert_eq!(report.reason, "state_lost");
     world.cloud.lock().entitlement = Body::Token(premium.token.clone());
     world.issuer.heard().answer = Some(premium.token.clone());
-    let report = world.issuer.report_within(mark, Duration::from_secs(70), "the state set anew", |report| premium.in_force(report)).await;
+    let report = world.issuer.report_within(mark, Duration::from_secs(120), "the state set anew", |report| premium.in_force(report)).await;
     assert!(report.persisted);
 }
 

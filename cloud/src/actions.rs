@@ -2,19 +2,22 @@
 //! changes the subscriptions and lets the issuer write whatever documents follow. No clock in here: `now` is given.
 
 use care_protocol::{Channel, DeviceId, Order, Reason, Refund, RefundKind};
-use rusqlite::{OptionalExtension as _, Transaction, params};
+use rusqlite::{Transaction, params};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::{
+    accounts,
+    billing::{end_used, is_declined},
     catalogue::{Cycle, Tier},
     db::DbError,
-    issuer::{Camera, Issued, Issuer, Subscription, devices, find_camera, subscriptions},
+    issuer::{Camera, Issued, Issuer, Phase, Subscription, devices, find_camera, subscriptions},
     money::{
         Period, Zone,
         ledger::{self, NewOrder},
         settlement,
     },
+    preview::{Loss, PlanChange, Preview},
 };
 
 /// So long an amount that was shown is booked as shown, even if a day begins meanwhile.
@@ -54,6 +57,27 @@ pub enum ActionError {
     /// Something else was done meanwhile: what was confirmed is not what would happen.
     #[error("this is not what was shown any more: look again what is given back, then confirm")]
     NotAsShown,
+    /// No such account.
+    #[error("there is no account {0}: it begins with its first camera")]
+    NoAccount(String),
+    /// All of an account is billed in one rhythm (FAQ 2116).
+    #[error(
+        "this account is billed {have}, and has one billing cycle for all its cameras: to change it, cancel every subscription, \
+         then subscribe again; cancelling erases the history that Free does not keep, and it cannot be recovered"
+    )]
+    OneCycle {
+        /// The cycle it has.
+        have: &'static str,
+    },
+    /// One trial an account.
+    #[error("account {0} has had its free trial")]
+    TrialUsed(String),
+    /// The card.
+    #[error("the payment was declined: nothing was bought and nothing changes; try another card")]
+    Declined,
+    /// Nothing that could be taken back.
+    #[error("the subscription of camera {0} was not cancelled in an app store: there is nothing to take back")]
+    NothingToWithdraw(DeviceId),
     /// Nothing lower to go to.
     #[error("only Premium can be downgraded to Plus; camera {0} does not have Premium")]
     NotPremium(DeviceId),
@@ -113,6 +137,30 @@ pub enum Action {
     Withdraw {
         /// The camera.
         camera: DeviceId,
+    },
+    /// The account's one trial: a plan for nothing, that ends by itself.
+    StartTrial {
+        /// The camera.
+        camera: DeviceId,
+        /// Premium, if it is not said.
+        #[serde(default)]
+        plan: Option<PaidPlan>,
+        /// Lets it end so many seconds from now, so that one can watch it.
+        #[serde(default)]
+        ends_in_s: Option<u64>,
+    },
+    /// The account's card is declined: the next bill fails, or with `grace_s` the running plans at once.
+    PaymentFails {
+        /// The account.
+        account: String,
+        /// How long the plans then go on.
+        #[serde(default)]
+        grace_s: Option<u64>,
+    },
+    /// The account's card is good again: what waits is paid.
+    PaymentRecovers {
+        /// The account.
+        account: String,
     },
     /// The camera goes to an account; its binding epoch rises.
     Bind {
@@ -175,8 +223,10 @@ pub struct Offer {
     pub currency: String,
     /// When this was reckoned, Unix seconds.
     pub at: u64,
-    /// Every camera that loses its plan by it.
-    pub cameras: Vec<DeviceId>,
+    /// Every camera whose plan changes by it.
+    pub plans: Vec<PlanChange>,
+    /// The clips it erases.
+    pub losses: Vec<Loss>,
 }
 
 impl Issuer {
@@ -185,13 +235,18 @@ impl Issuer {
         match action {
             Action::Subscribe { camera, plan, cycle, channel, zone } => {
                 let zone = zone.clone().unwrap_or_else(Zone::utc);
-                let terms = Terms { cycle: cycle.unwrap_or(Cycle::Monthly), channel: channel.unwrap_or(Channel::Portal), zone };
+                let terms = Wanted { cycle: *cycle, channel: channel.unwrap_or(Channel::Portal), zone };
                 self.subscribe(tx, camera, *plan, &terms, now)
             }
             Action::Cancel { camera, quote } => self.cancel(tx, camera, quote.as_ref(), now),
             Action::Downgrade { camera, quote } => self.downgrade(tx, camera, quote.as_ref(), now),
             Action::StoreCancel { camera, ends_in_s } => self.store_cancel(tx, camera, *ends_in_s, now),
             Action::Withdraw { camera } => self.withdraw(tx, camera, now),
+            Action::StartTrial { camera, plan, ends_in_s } => {
+                self.start_trial(tx, camera, plan.unwrap_or(PaidPlan::Premium), *ends_in_s, now)
+            }
+            Action::PaymentFails { account, grace_s } => self.payment_fails(tx, account, *grace_s, now),
+            Action::PaymentRecovers { account } => self.payment_recovers(tx, account, now),
             Action::Bind { camera, account } => self.bind(tx, camera, account, now),
             Action::Unbind { camera } => self.unbind(tx, camera, now),
         }
@@ -206,7 +261,7 @@ impl Issuer {
             }
             return self.bind(tx, device, account, now);
         }
-        add_account(tx, account, now)?;
+        accounts::ensure(tx, account, now)?;
         tx.execute(
             "INSERT INTO cameras (device, model, account, bound, bound_at, epoch, seq) VALUES (?1, ?2, ?3, 1, ?4, 1, 0)",
             params![device.as_str(), model, account, now],
@@ -214,22 +269,14 @@ impl Issuer {
         self.changed(tx, account, Reason::Bound, None, now)
     }
 
-    /// What cancelling or downgrading would give back; refused exactly when the action would be.
+    /// What cancelling or downgrading would give back and take away; refused exactly when the action would be.
     pub fn offer(&self, tx: &Transaction<'_>, device: &DeviceId, downgrade: bool, now: u64) -> Result<Offer, ActionError> {
-        let camera = bound_camera(tx, device)?;
-        let subscription = covering(self, tx, &camera, now)?;
-        if subscription.channel != Channel::Portal {
-            return Err(ActionError::BoughtInApp(subscription.channel));
-        }
-        if downgrade && subscription.tier != Tier::Premium {
-            return Err(ActionError::NotPremium(device.clone()));
-        }
-        let kind = if downgrade { RefundKind::Credit } else { kind_of_return(tx, &camera.account, &subscription)? };
-        let Order { id: order_id, refund } = settlement(&subscription, kind, now);
-        let cameras = match subscription.tier {
-            Tier::Premium => devices(tx, Some(&camera.account))?.into_iter().take(self.catalogue.seats()).collect(),
-            Tier::Plus | Tier::Free => vec![device.clone()],
+        let (subscription, Order { id: order_id, refund }) = self.reckon(tx, device, downgrade, now)?;
+        let action = match downgrade {
+            true => Action::Downgrade { camera: device.clone(), quote: None },
+            false => Action::Cancel { camera: device.clone(), quote: None },
         };
+        let Preview { plans, losses, .. } = self.preview(tx, &action, now)?;
         Ok(Offer {
             kind: refund.kind,
             amount_minor: refund.amount_minor,
@@ -237,8 +284,24 @@ impl Issuer {
             at: now,
             plan: subscription.tier.as_str(),
             order_id,
-            cameras,
+            plans,
+            losses,
         })
+    }
+
+    /// The subscription that would end, and what would go back.
+    fn reckon(&self, tx: &Transaction<'_>, device: &DeviceId, downgrade: bool, now: u64) -> Result<(Subscription, Order), ActionError> {
+        let camera = bound_camera(tx, device)?;
+        let subscription = self.subscription_of(tx, &camera, now)?;
+        if !subscription.changes_here() {
+            return Err(ActionError::BoughtInApp(subscription.channel));
+        }
+        if downgrade && (subscription.tier != Tier::Premium || !subscription.runs_at(now)) {
+            return Err(ActionError::NotPremium(device.clone()));
+        }
+        let kind = if downgrade { RefundKind::Credit } else { kind_of_return(tx, &camera.account, &subscription)? };
+        let order = settlement(&subscription, kind, now);
+        Ok((subscription, order))
     }
 
     /// What is to be booked: what was shown if that still holds, else what it is now.
@@ -251,43 +314,78 @@ impl Issuer {
         now: u64,
     ) -> Result<Order, ActionError> {
         let at = quote.map(|quote| quote.at).filter(|at| (now.saturating_sub(QUOTE_HOLDS_S)..=now).contains(at)).unwrap_or(now);
-        let offer = self.offer(tx, device, downgrade, at)?;
-        if quote.is_some_and(|quote| (&quote.order_id, quote.kind, quote.amount_minor) != (&offer.order_id, offer.kind, offer.amount_minor))
-        {
+        let (_, order) = self.reckon(tx, device, downgrade, at)?;
+        let Refund { kind, amount_minor, .. } = order.refund;
+        if quote.is_some_and(|quote| (&quote.order_id, quote.kind, quote.amount_minor) != (&order.id, kind, amount_minor)) {
             return Err(ActionError::NotAsShown);
         }
-        let refund = Refund { kind: offer.kind, amount_minor: offer.amount_minor, currency: offer.currency };
-        Ok(Order { id: offer.order_id, refund })
+        Ok(order)
     }
 
-    fn subscribe(&self, tx: &Transaction<'_>, device: &DeviceId, plan: PaidPlan, terms: &Terms, now: u64) -> Result<Done, ActionError> {
+    fn subscribe(&self, tx: &Transaction<'_>, device: &DeviceId, plan: PaidPlan, terms: &Wanted, now: u64) -> Result<Done, ActionError> {
         let camera = bound_camera(tx, device)?;
-        let running = self.standing(tx, &camera, now)?.tier;
-        let tier = match plan {
-            PaidPlan::Plus => Tier::Plus,
-            PaidPlan::Premium => Tier::Premium,
-        };
+        let covering = self.covering_subscription(tx, &camera, now)?;
+        let tier = plan.tier();
+        // A trial is no reason not to buy what it tries.
+        let running = covering.as_ref().filter(|covering| !covering.trial).map_or(Tier::Free, |covering| covering.tier);
         if running >= tier {
             let hint = if running > tier { ": downgrade instead" } else { "" };
             return Err(ActionError::HasPlan { device: device.clone(), plan: running.as_str(), hint });
         }
-        // What the new plan replaces: this camera's Plus, and with Premium every Plus of a camera that gets a seat.
+        let cycle = self.cycle_for(tx, &camera.account, terms.cycle)?;
+        // What the new plan replaces: this camera's own, its trial, what waits to be paid in its place, and with Premium
+        // every Plus of a camera that gets a seat.
         let seated: Vec<_> = devices(tx, Some(&camera.account))?.into_iter().take(self.catalogue.seats()).collect();
         let mut back = Vec::new();
         for old in subscriptions(tx, &camera.account)? {
-            let replaced = old.device.as_ref().is_some_and(|d| d == device || (tier == Tier::Premium && seated.contains(d)));
-            if replaced && old.channel == Channel::Portal {
+            let of_camera = old.device.as_ref().is_some_and(|d| d == device || (tier == Tier::Premium && seated.contains(d)));
+            let of_account = old.device.is_none() && (old.trial || tier == Tier::Premium);
+            let replaced = of_camera || of_account;
+            if replaced && old.changes_here() {
                 let credit = settlement(&old, RefundKind::Credit, now);
                 end(tx, &credit, now)?;
-                back.push(credit);
+                back.extend(Some(credit).filter(|credit| credit.refund.amount_minor > 0));
             } else if replaced {
                 return Err(ActionError::BoughtInApp(old.channel));
             }
         }
-        self.start(tx, &camera, tier, terms, now)?;
+        self.start(tx, &camera, tier, &Terms { cycle, channel: terms.channel, zone: terms.zone.clone() }, now)?;
         let reason = if running == Tier::Free { Reason::Subscribed } else { Reason::Upgraded };
         let done = self.changed(tx, &camera.account, reason, None, now)?;
-        Ok(Done { back, ..done })
+        back.extend(done.back);
+        Ok(Done { back, issued: done.issued })
+    }
+
+    /// The cycle a new subscription of this account has: the one it has already, or the one that is asked for.
+    fn cycle_for(&self, tx: &Transaction<'_>, account: &str, wanted: Option<Cycle>) -> Result<Cycle, ActionError> {
+        let Some(have) = billing_cycle(tx, account)? else { return Ok(wanted.unwrap_or(Cycle::Monthly)) };
+        if wanted.is_some_and(|wanted| wanted != have) {
+            return Err(ActionError::OneCycle { have: have.as_str() });
+        }
+        Ok(have)
+    }
+
+    fn start_trial(
+        &self,
+        tx: &Transaction<'_>,
+        device: &DeviceId,
+        plan: PaidPlan,
+        ends_in_s: Option<u64>,
+        now: u64,
+    ) -> Result<Done, ActionError> {
+        let camera = bound_camera(tx, device)?;
+        let running = self.standing(tx, &camera, now)?.tier;
+        if running != Tier::Free {
+            return Err(ActionError::HasPlan { device: device.clone(), plan: running.as_str(), hint: ": a trial is for who has none" });
+        }
+        let first = "UPDATE accounts SET trial_at = ?2 WHERE id = ?1 AND trial_at IS NULL";
+        if tx.execute(first, params![camera.account, now])? == 0 {
+            return Err(ActionError::TrialUsed(camera.account));
+        }
+        let end = now.saturating_add(ends_in_s.unwrap_or(self.catalogue.trial_s()));
+        let period = Period { start: now, end, zone: Zone::utc() };
+        self.open(tx, &camera, plan.tier(), &Terms { cycle: Cycle::Monthly, channel: Channel::Portal, zone: Zone::utc() }, &period, true)?;
+        self.changed(tx, &camera.account, Reason::TrialStarted, None, now)
     }
 
     fn cancel(&self, tx: &Transaction<'_>, device: &DeviceId, quote: Option<&Quote>, now: u64) -> Result<Done, ActionError> {
@@ -300,7 +398,7 @@ impl Issuer {
     fn downgrade(&self, tx: &Transaction<'_>, device: &DeviceId, quote: Option<&Quote>, now: u64) -> Result<Done, ActionError> {
         let order = self.confirmed(tx, device, true, quote, now)?;
         let camera = bound_camera(tx, device)?;
-        let Subscription { cycle, zone, .. } = covering(self, tx, &camera, now)?;
+        let Subscription { cycle, zone, .. } = self.subscription_of(tx, &camera, now)?;
         end(tx, &order, now)?;
         // The next bill is this one: Plus is paid from the credit that Premium left.
         self.start(tx, &camera, Tier::Plus, &Terms { cycle, zone, channel: Channel::Portal }, now)?;
@@ -309,13 +407,13 @@ impl Issuer {
 
     fn store_cancel(&self, tx: &Transaction<'_>, device: &DeviceId, ends_in_s: Option<u64>, now: u64) -> Result<Done, ActionError> {
         let camera = bound_camera(tx, device)?;
-        let subscription = covering(self, tx, &camera, now)?;
+        let subscription = self.subscription_of(tx, &camera, now)?;
         if subscription.channel == Channel::Portal {
             return Err(ActionError::BoughtOnPortal);
         }
         let period_end = ends_in_s.map_or(subscription.period_end, |seconds| now.saturating_add(seconds));
         tx.execute(
-            "UPDATE subscriptions SET state = 'ending', period_end = ?2 WHERE order_id = ?1",
+            "UPDATE subscriptions SET state = 'ending', period_end = ?2, due_at = ?2 WHERE order_id = ?1",
             params![subscription.order_id, period_end],
         )?;
         self.changed(tx, &camera.account, Reason::Cancelled, None, now)
@@ -323,11 +421,14 @@ impl Issuer {
 
     fn withdraw(&self, tx: &Transaction<'_>, device: &DeviceId, now: u64) -> Result<Done, ActionError> {
         let camera = bound_camera(tx, device)?;
-        let subscription = covering(self, tx, &camera, now)?;
+        let subscription = self.subscription_of(tx, &camera, now)?;
+        if subscription.phase != Phase::Ending || subscription.channel == Channel::Portal {
+            return Err(ActionError::NothingToWithdraw(device.clone()));
+        }
         // The period ends when it was to end, however the page had shortened it.
         tx.execute(
-            "UPDATE subscriptions SET state = 'active', period_end = (SELECT period_end FROM orders o WHERE o.order_id = ?1)
-             WHERE order_id = ?1",
+            "UPDATE subscriptions SET state = 'active', period_end = o.period_end, due_at = o.period_end
+             FROM (SELECT period_end FROM orders WHERE order_id = ?1) o WHERE order_id = ?1",
             [subscription.order_id],
         )?;
         self.changed(tx, &camera.account, Reason::Renewed, None, now)
@@ -336,7 +437,7 @@ impl Issuer {
     fn bind(&self, tx: &Transaction<'_>, device: &DeviceId, account: &str, now: u64) -> Result<Done, ActionError> {
         let camera = find_camera(tx, device)?.ok_or_else(|| ActionError::NoCamera(device.clone()))?;
         let (from, back) = self.leave(tx, &camera, now)?;
-        add_account(tx, account, now)?;
+        accounts::ensure(tx, account, now)?;
         tx.execute(
             "UPDATE cameras SET account = ?2, bound = 1, bound_at = ?3, epoch = epoch + 1 WHERE device = ?1",
             params![device.as_str(), account, now],
@@ -364,7 +465,7 @@ impl Issuer {
     fn leave(&self, tx: &Transaction<'_>, camera: &Camera, now: u64) -> Result<(Option<String>, Vec<Order>), ActionError> {
         let mut back = Vec::new();
         for own in subscriptions(tx, &camera.account)?.into_iter().filter(|own| own.device.as_ref() == Some(&camera.device)) {
-            if own.channel == Channel::Portal {
+            if own.changes_here() {
                 let order = settlement(&own, kind_of_return(tx, &camera.account, &own)?, now);
                 end(tx, &order, now)?;
                 back.push(order);
@@ -377,17 +478,34 @@ impl Issuer {
     }
 
     fn start(&self, tx: &Transaction<'_>, camera: &Camera, tier: Tier, terms: &Terms, now: u64) -> Result<(), ActionError> {
+        let price_minor = self.catalogue.price_minor(tier, terms.cycle);
+        if is_declined(tx, &camera.account, terms.channel, price_minor, &self.catalogue.currency)? {
+            return Err(ActionError::Declined);
+        }
+        self.open(tx, camera, tier, terms, &Period::nth(now, 0, terms.cycle, &terms.zone), false)
+    }
+
+    /// Opens a subscription and the order of its first period.
+    fn open(
+        &self,
+        tx: &Transaction<'_>,
+        camera: &Camera,
+        tier: Tier,
+        terms: &Terms,
+        period: &Period,
+        trial: bool,
+    ) -> Result<(), ActionError> {
         let Terms { cycle, channel, zone } = terms;
         let device = (tier == Tier::Plus).then_some(&camera.device);
-        let period = Period::nth(now, 0, *cycle, zone);
-        let price_minor = self.catalogue.price_minor(tier, *cycle);
+        let price_minor = if trial { 0 } else { self.catalogue.price_minor(tier, *cycle) };
         let (account, currency) = (camera.account.as_str(), self.catalogue.currency.as_str());
-        let order = NewOrder { account, tier, device, channel: *channel, cycle: *cycle, period: &period, price_minor, currency };
+        let order = NewOrder { account, tier, device, channel: *channel, cycle: *cycle, period, price_minor, currency };
         let order_id = ledger::open(tx, &order)?;
+        let phase = if trial { Phase::Ending } else { Phase::Active };
         tx.execute(
             "INSERT INTO subscriptions (order_id, account, plan, device, channel, cycle, paid_minor, currency, started_at, period_end,
-                                        state, zone, anchor_at, periods)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, 'active', ?11, ?9, 1)",
+                                        state, zone, anchor_at, periods, due_at, trial)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?9, 1, ?10, ?13)",
             params![
                 order_id,
                 account,
@@ -399,62 +517,72 @@ impl Issuer {
                 currency,
                 period.start,
                 period.end,
+                phase.as_str(),
                 zone.name(),
+                trial,
             ],
         )?;
         Ok(())
     }
 
-    /// Closes the order of the period that is over and bills the next one, from the account's credit first.
-    fn bill_next(&self, tx: &Transaction<'_>, account: &str, old: &Subscription) -> Result<(), ActionError> {
-        ledger::close_used(tx, &old.order_id, old.period_end)?;
-        let period = Period::nth(old.anchor_at, old.periods, old.cycle, &old.zone);
-        let price_minor = self.catalogue.price_minor(old.tier, old.cycle);
-        let order = NewOrder {
-            account,
-            tier: old.tier,
-            device: old.device.as_ref(),
-            channel: old.channel,
-            cycle: old.cycle,
-            period: &period,
-            price_minor,
-            currency: &self.catalogue.currency,
-        };
-        let order_id = ledger::open(tx, &order)?;
-        tx.execute(
-            "UPDATE subscriptions SET order_id = ?2, paid_minor = ?3, currency = ?4, started_at = ?5, period_end = ?6, periods = periods + 1
-             WHERE order_id = ?1",
-            params![old.order_id, order_id, price_minor, order.currency, period.start, period.end],
-        )?;
-        Ok(())
-    }
-
     /// Issues what follows for every camera of an account.
-    fn changed(&self, tx: &Transaction<'_>, account: &str, reason: Reason, order: Option<Order>, now: u64) -> Result<Done, ActionError> {
+    pub(crate) fn changed(
+        &self,
+        tx: &Transaction<'_>,
+        account: &str,
+        reason: Reason,
+        order: Option<Order>,
+        now: u64,
+    ) -> Result<Done, ActionError> {
+        let mut back: Vec<_> = order.iter().cloned().collect();
+        back.extend(self.credit_what_premium_covers(tx, account, now)?);
         let issued = self.issue_changes(tx, &devices(tx, Some(account))?, reason, order.as_ref(), now)?;
-        Ok(Done { issued, back: order.into_iter().collect() })
+        Ok(Done { issued, back })
     }
 
-    /// Ends what has run out, bills what goes on, and issues what follows: the cloud's own performing of `next`.
-    pub fn end_periods(&self, tx: &Transaction<'_>, now: u64) -> Result<Vec<Issued>, ActionError> {
-        let mut issued = Vec::new();
-        for account in accounts_due(tx, now)? {
-            let mut ended = false;
-            // The oldest first, and each bill for itself: after a long pause there may be several.
-            while let Some(due) = subscriptions(tx, &account)?.into_iter().filter(|s| s.period_end <= now).min_by_key(|s| s.period_end) {
-                if due.ending {
-                    end_used(tx, &due.order_id, due.period_end)?;
-                    ended = true;
-                } else {
-                    self.bill_next(tx, &account, &due)?;
-                }
-            }
-            if ended {
-                issued.extend(self.changed(tx, &account, Reason::Cancelled, None, now)?.issued);
+    /// A camera that got a seat in Premium while it had a Plus of its own does not go on paying for both.
+    fn credit_what_premium_covers(&self, tx: &Transaction<'_>, account: &str, now: u64) -> Result<Vec<Order>, ActionError> {
+        let mut back = Vec::new();
+        for own in subscriptions(tx, account)? {
+            let Some(device) = own.device.as_ref().filter(|_| own.phase == Phase::Active && own.changes_here()) else { continue };
+            let Some(camera) = find_camera(tx, device)?.filter(|camera| camera.bound && camera.account == account) else { continue };
+            let covering = self.covering_subscription(tx, &camera, now)?;
+            // What will end is no reason to give up what goes on.
+            if covering.is_some_and(|covering| covering.order_id != own.order_id && covering.phase == Phase::Active) {
+                let credit = settlement(&own, RefundKind::Credit, now);
+                end(tx, &credit, now)?;
+                back.push(credit);
             }
         }
-        Ok(issued)
+        Ok(back)
     }
+
+    /// The subscription that covers the camera, or else the one that waits to be paid and would.
+    pub fn subscription_of(&self, tx: &Transaction<'_>, camera: &Camera, now: u64) -> Result<Subscription, ActionError> {
+        if let Some(covering) = self.covering_subscription(tx, camera, now)? {
+            return Ok(covering);
+        }
+        let mine = |s: &Subscription| s.phase == Phase::Hold && s.device.as_ref().is_none_or(|device| *device == camera.device);
+        let on_hold = subscriptions(tx, &camera.account)?.into_iter().find(mine);
+        on_hold.ok_or_else(|| ActionError::NoSubscription(camera.device.clone()))
+    }
+}
+
+impl PaidPlan {
+    /// The plan in the catalogue.
+    pub fn tier(self) -> Tier {
+        match self {
+            Self::Plus => Tier::Plus,
+            Self::Premium => Tier::Premium,
+        }
+    }
+}
+
+/// How a subscription is to be bought; the account may have its cycle already.
+struct Wanted {
+    cycle: Option<Cycle>,
+    channel: Channel,
+    zone: Zone,
 }
 
 /// How a subscription is bought.
@@ -464,22 +592,19 @@ struct Terms {
     zone: Zone,
 }
 
-fn accounts_due(tx: &Transaction<'_>, now: u64) -> Result<Vec<String>, DbError> {
-    let mut statement = tx.prepare("SELECT DISTINCT account FROM subscriptions WHERE state != 'ended' AND period_end <= ?1")?;
-    let accounts = statement.query_map([now], |row| row.get(0))?.collect::<Result<_, _>>()?;
-    Ok(accounts)
+/// In what rhythm an account is billed, if it is at all: a trial is not.
+pub fn billing_cycle(connection: &rusqlite::Connection, account: &str) -> Result<Option<Cycle>, DbError> {
+    Ok(subscriptions(connection, account)?.iter().find(|subscription| !subscription.trial).map(|subscription| subscription.cycle))
 }
 
 /// FAQ 2116: money goes back, unless something stays subscribed, on whose next bill it is credited. Only what is paid here
 /// has a bill here: a subscription of an app store takes no credit.
 fn kind_of_return(tx: &Transaction<'_>, account: &str, ending: &Subscription) -> Result<RefundKind, DbError> {
-    let stays = |other: &Subscription| other.order_id != ending.order_id && other.channel == Channel::Portal;
+    let stays = |other: &Subscription| {
+        let billed = matches!(other.phase, Phase::Active | Phase::Grace);
+        other.order_id != ending.order_id && other.channel == Channel::Portal && billed
+    };
     Ok(if subscriptions(tx, account)?.iter().any(stays) { RefundKind::Credit } else { RefundKind::Refund })
-}
-
-fn add_account(tx: &Transaction<'_>, account: &str, now: u64) -> Result<(), ActionError> {
-    tx.execute("INSERT OR IGNORE INTO accounts (id, created_at) VALUES (?1, ?2)", params![account, now])?;
-    Ok(())
 }
 
 fn bound_camera(tx: &Transaction<'_>, device: &DeviceId) -> Result<Camera, ActionError> {
@@ -487,24 +612,8 @@ fn bound_camera(tx: &Transaction<'_>, device: &DeviceId) -> Result<Camera, Actio
     if camera.bound { Ok(camera) } else { Err(ActionError::NotBound(device.clone())) }
 }
 
-fn covering(issuer: &Issuer, tx: &Transaction<'_>, camera: &Camera, now: u64) -> Result<Subscription, ActionError> {
-    issuer.covering_subscription(tx, camera, now)?.ok_or_else(|| ActionError::NoSubscription(camera.device.clone()))
-}
-
 /// Ends the subscription of this order and books what goes back.
 fn end(tx: &Transaction<'_>, back: &Order, now: u64) -> Result<(), ActionError> {
     tx.execute("UPDATE subscriptions SET state = 'ended' WHERE order_id = ?1", [&back.id])?;
     Ok(ledger::close(tx, back, now)?)
-}
-
-/// Ends the subscription of this order; nothing goes back.
-fn end_used(tx: &Transaction<'_>, order_id: &str, now: u64) -> Result<(), ActionError> {
-    tx.execute("UPDATE subscriptions SET state = 'ended' WHERE order_id = ?1", [order_id])?;
-    Ok(ledger::close_used(tx, order_id, now)?)
-}
-
-/// When the next period ends, Unix seconds: one that was cancelled in its store, or one after which a bill is due.
-pub fn next_period_end(connection: &rusqlite::Connection) -> Result<Option<u64>, DbError> {
-    let next = "SELECT period_end FROM subscriptions WHERE state != 'ended' ORDER BY period_end LIMIT 1";
-    Ok(connection.query_row(next, [], |row| row.get(0)).optional()?)
 }

@@ -1,10 +1,11 @@
 //! The plan catalogue: what each plan allows and costs, as data. Nothing else in care-cloud knows a number about plans.
 
 use care_protocol::{Plan, Policy};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// No plan keeps clips longer, whatever the catalogue says: 30 days (FAQ 2116).
 pub const LONGEST_HISTORY_H: u32 = 30 * 24;
+const DAY_S: u64 = 86_400;
 
 /// Every plan on offer.
 #[derive(Debug, Clone, Deserialize)]
@@ -15,6 +16,21 @@ pub struct Catalogue {
     free: Free,
     plus: Plus,
     premium: Premium,
+    trial: Trial,
+    payment: Payment,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Trial {
+    days: u64,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Payment {
+    grace_days: u64,
+    hold_days: u64,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -43,7 +59,8 @@ struct Premium {
 }
 
 /// A plan of this catalogue, lowest first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Tier {
     /// What every bound camera has.
     Free,
@@ -54,7 +71,7 @@ pub enum Tier {
 }
 
 /// How often a subscription is paid.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Cycle {
     /// Every calendar month.
@@ -135,6 +152,21 @@ impl Catalogue {
             (Tier::Premium, Cycle::Monthly) => self.premium.monthly_minor,
             (Tier::Premium, Cycle::Annual) => self.premium.annual_minor,
         }
+    }
+
+    /// How long a trial runs, seconds.
+    pub fn trial_s(&self) -> u64 {
+        self.trial.days * DAY_S
+    }
+
+    /// How long a plan goes on whose bill has failed, seconds.
+    pub fn grace_s(&self) -> u64 {
+        self.payment.grace_days * DAY_S
+    }
+
+    /// How long it then waits to be paid after all, seconds.
+    pub fn hold_s(&self) -> u64 {
+        self.payment.hold_days * DAY_S
     }
 
     /// How many cameras one Premium covers.

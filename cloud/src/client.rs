@@ -1,7 +1,7 @@
 //! A small HTTP client for the portal of a running care-cloud: what the command line and the demo use. Plain HTTP on
 //! loopback only.
 
-use axum::http::{Request, header};
+use axum::http::{Request, header, request::Builder};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::TokioIo;
@@ -33,16 +33,35 @@ pub enum ClientError {
     Refused(String),
 }
 
-/// GETs a JSON document.
-pub async fn get(origin: &str, path: &str) -> Result<Value, ClientError> {
-    let request = Request::get(path).body(Full::default());
-    exchange(origin, path, request).await
+/// The portal of a running care-cloud, and what it knows us by.
+#[derive(Debug, Clone)]
+pub struct Portal {
+    /// `http://…`, on loopback.
+    pub origin: String,
+    /// The operator's secret from the data directory.
+    pub operator: String,
 }
 
-/// POSTs a JSON document and reads the answer.
-pub async fn post(origin: &str, path: &str, body: &Value) -> Result<Value, ClientError> {
-    let request = Request::post(path).header(header::CONTENT_TYPE, "application/json").body(Full::from(body.to_string()));
-    exchange(origin, path, request).await
+impl Portal {
+    /// GETs a JSON document.
+    pub async fn get(&self, path: &str) -> Result<Value, ClientError> {
+        exchange(&self.origin, path, self.authorised(Request::get(path)).body(Full::default())).await
+    }
+
+    /// POSTs a JSON document and reads the answer.
+    pub async fn post(&self, path: &str, body: &Value) -> Result<Value, ClientError> {
+        let request = self.authorised(Request::post(path)).header(header::CONTENT_TYPE, "application/json");
+        exchange(&self.origin, path, request.body(Full::from(body.to_string()))).await
+    }
+
+    fn authorised(&self, request: Builder) -> Builder {
+        request.header(header::AUTHORIZATION, format!("Bearer {}", self.operator))
+    }
+}
+
+/// GETs a JSON document that is there for everyone.
+pub async fn get(origin: &str, path: &str) -> Result<Value, ClientError> {
+    exchange(origin, path, Request::get(path).body(Full::default())).await
 }
 
 async fn exchange(origin: &str, path: &str, request: Result<Request<Full<Bytes>>, axum::http::Error>) -> Result<Value, ClientError> {

@@ -8,12 +8,13 @@ use rusqlite::Transaction;
 use tokio::sync::Notify;
 
 use crate::{
+    accounts::{self, Account},
     actions::{Action, ActionError, Done},
     broker::Broker,
     bus::{Bus, News},
     clock::Clock,
-    data_dir::Endpoints,
-    db::Db,
+    data_dir::{DataDir, DataError, Endpoints},
+    db::{Db, DbError},
     issuer::{Issued, Issuer},
     retention,
     store::{Store, Transfers},
@@ -41,9 +42,48 @@ pub struct Cloud {
     pub endpoints: Endpoints,
     /// The embedded broker, unless an external one is used.
     pub broker: Option<Broker>,
+    /// Where everything is kept.
+    pub data: DataDir,
+    /// Who shows this (`authorization: Bearer …`) is the command line of whoever owns the data directory.
+    pub operator: String,
 }
 
 impl Cloud {
+    /// Puts the parts together.
+    pub fn new(
+        data: DataDir,
+        clock: Clock,
+        db: Db,
+        issuer: Arc<Issuer>,
+        store: Store,
+        endpoints: Endpoints,
+        broker: Option<Broker>,
+    ) -> Result<Self, DataError> {
+        Ok(Self {
+            operator: data.operator()?,
+            data,
+            clock,
+            db,
+            issuer,
+            store,
+            transfers: Transfers::default(),
+            bus: Bus::new(),
+            outbox: Notify::new(),
+            schedule: Notify::new(),
+            endpoints,
+            broker,
+        })
+    }
+
+    /// Whose account this TP-Link ID and password open; `None`: they do not belong together. Takes as long either way.
+    pub async fn sign_in(&self, login: &str, password: &str) -> Result<Option<Account>, DbError> {
+        let login = login.to_owned();
+        let (account, hash) = self.db.read_async(move |connection| accounts::credentials(connection, &login)).await?;
+        let password = password.to_owned();
+        let matches = tokio::task::spawn_blocking(move || hash.matches(&password)).await.map_err(|_| DbError::Gone)?;
+        Ok(account.filter(|_| matches))
+    }
+
     /// Does what a person or an app store asked for, and lets everyone concerned know.
     pub async fn act(self: &Arc<Self>, action: Action) -> Result<Done, ActionError> {
         let issuer = self.issuer.clone();

@@ -76,10 +76,26 @@ impl DataDir {
         serde_json::from_slice(&text).map(Some).map_err(|e| DataError::Damaged { path, why: e.to_string() })
     }
 
+    /// What the command line and the demo show the portal: they act for whoever owns this directory. Made if it is not there.
+    pub fn operator(&self) -> Result<String, DataError> {
+        let path = self.path("keys/operator.secret");
+        if let Some(secret) = read_if_there(&path)? {
+            return String::from_utf8(secret).map_err(|e| DataError::Damaged { path, why: e.to_string() });
+        }
+        let secret = new_secret();
+        write_private(&path, secret.as_bytes())?;
+        Ok(secret)
+    }
+
     /// Says where this care-cloud can be reached, for the command line and for `camera add`.
     pub fn set_endpoints(&self, endpoints: &Endpoints) -> Result<(), DataError> {
         write_private(&self.path("endpoints.json"), &serde_json::to_vec_pretty(endpoints).expect("plain data"))
     }
+}
+
+/// 64 random hex digits.
+pub fn new_secret() -> String {
+    uuid::Uuid::new_v4().simple().to_string() + &uuid::Uuid::new_v4().simple().to_string()
 }
 
 /// Makes a directory that only its owner may enter.

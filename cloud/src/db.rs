@@ -46,7 +46,7 @@ pub struct Db {
 
 /// The steps from one version of the database to the next; `user_version` counts those that are done. A step that was
 /// released is never changed. The first one was made without counting: it may have been done at 0 too.
-const STEPS: [&str; 2] = [FIRST, MONEY_AND_RETENTION];
+const STEPS: [&str; 3] = [FIRST, MONEY_AND_RETENTION, PEOPLE_AND_PAYMENTS];
 
 const FIRST: &str = "
 CREATE TABLE IF NOT EXISTS accounts (
@@ -75,7 +75,7 @@ CREATE TABLE IF NOT EXISTS subscriptions (
     currency    TEXT NOT NULL,
     started_at  INTEGER NOT NULL,
     period_end  INTEGER NOT NULL,
-    state       TEXT NOT NULL                   -- active, ending (until period_end), ended
+    state       TEXT NOT NULL                   -- active, ending (until due_at), grace (until due_at), hold, ended
 ) STRICT;
 CREATE TABLE IF NOT EXISTS refunds (
     order_id    TEXT NOT NULL REFERENCES subscriptions,
@@ -197,6 +197,19 @@ UPDATE subscriptions SET anchor_at = period_end;
 ALTER TABLE clips ADD COLUMN gone_at INTEGER;   -- microseconds; a listing of the store no longer has its object
 CREATE INDEX clips_kept ON clips (device, started_ms) WHERE stored_at IS NOT NULL AND erased_at IS NULL;
 CREATE INDEX clips_to_go ON clips (device) WHERE erased_at IS NOT NULL AND gone_at IS NULL;
+";
+
+/// People sign in to accounts; a subscription may be the account's one trial, and its bill may fail.
+const PEOPLE_AND_PAYMENTS: &str = "
+ALTER TABLE accounts ADD COLUMN login TEXT;                             -- the TP-Link ID, in small letters
+ALTER TABLE accounts ADD COLUMN password TEXT;                          -- its hash
+ALTER TABLE accounts ADD COLUMN trial_at INTEGER;                       -- when the one trial began
+ALTER TABLE accounts ADD COLUMN declines INTEGER NOT NULL DEFAULT 0;    -- 1: its card is declined
+CREATE UNIQUE INDEX accounts_login ON accounts (login);
+ALTER TABLE subscriptions ADD COLUMN trial INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE subscriptions ADD COLUMN due_at INTEGER NOT NULL DEFAULT 0; -- when something is to be done next: bill, end, hold
+UPDATE subscriptions SET due_at = period_end;
+CREATE INDEX subscriptions_due ON subscriptions (due_at) WHERE state != 'ended';
 ";
 
 impl Db {

@@ -4,14 +4,14 @@
 
 use care_protocol::{Channel, DeviceId, Entitlement, Lease, Next, Order, Policy, Position, Reason};
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     catalogue::{Catalogue, Cycle, Tier},
     db::{DbError, now_us},
     keys::{ISSUER, Keys},
     money::{Period, Zone},
-    retention::mark_older,
+    retention::{mark_older, mark_other_owners},
 };
 
 /// Signs documents under one catalogue and one lease.
@@ -198,10 +198,10 @@ impl Issuer {
         let covering = self.covering(connection, camera, now)?;
         let (tier, channel) = covering.subscription.as_ref().map_or((Tier::Free, Channel::Portal), |s| (s.tier, s.channel));
         let mut next = None;
-        if let Some(ending) = covering.subscription.filter(|subscription| subscription.ending) {
-            let then = self.covering(connection, camera, ending.period_end)?.subscription.map_or(Tier::Free, |s| s.tier);
+        if let Some((ending, reason)) = covering.subscription.and_then(|s| s.ends_because().map(|reason| (s, reason))) {
+            let then = self.covering(connection, camera, ending.due_at)?.subscription.map_or(Tier::Free, |s| s.tier);
             let policy = self.catalogue.policy(then, &camera.model);
-            next = Some(Next { plan: then.plan(), effective_at: ending.period_end, reason: Reason::Cancelled, policy });
+            next = Some(Next { plan: then.plan(), effective_at: ending.due_at, reason, policy });
         }
         Ok(Standing { tier, policy: self.catalogue.policy(tier, &camera.model), channel, next, seatless: covering.seatless })
     }
@@ -295,7 +295,8 @@ fn reason_for(camera: &Camera, standing: &Standing, last: Option<&Body>, asked: 
     let Some(last) = last.filter(|last| last.epoch == camera.epoch) else { return Reason::Bound };
     let rises = Tier::read(&last.plan).is_some_and(|before| before < standing.tier);
     // A camera that goes up while another one goes down has got its seat.
-    if rises && !matches!(asked, Reason::Subscribed | Reason::Upgraded) { Reason::Upgraded } else { asked }
+    let says_so = matches!(asked, Reason::Subscribed | Reason::Upgraded | Reason::TrialStarted | Reason::PaymentRecovered);
+    if rises && !says_so { Reason::Upgraded } else { asked }
 }
 
 /// Revokes the open grants of a camera and erases its history outside the new window.
@@ -305,7 +306,10 @@ fn take_back(tx: &Transaction<'_>, camera: &Camera, policy: &Policy, now: u64) -
         .prepare("UPDATE grants SET state = 'revoked' WHERE device = ?1 AND state = 'open' RETURNING id")?
         .query_map([device], |row| row.get(0))?
         .collect::<Result<_, _>>()?;
-    Ok((revoked, mark_older(tx, &camera.device, policy.history_h, now)?))
+    // What was filmed for an account belongs to it: nothing of it stays when the camera leaves.
+    let mut erased = mark_other_owners(tx, camera)?;
+    erased.extend(mark_older(tx, &camera.device, policy.history_h, now)?);
+    Ok((revoked, erased))
 }
 
 /// A subscription as the database has it.
@@ -335,9 +339,47 @@ pub struct Subscription {
     pub anchor_at: u64,
     /// How many periods since then are billed.
     pub periods: u32,
-    /// It was cancelled in its store and ends with the period.
-    pub ending: bool,
+    /// When something is to be done about it next, Unix seconds: the next bill, its end, the end of its grace.
+    pub due_at: u64,
+    /// Whether it goes on.
+    pub phase: Phase,
+    /// It is the account's trial: nothing was paid.
+    pub trial: bool,
 }
+
+/// Whether a subscription goes on, and what waits at its `due_at`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// It goes on; the next bill is due then.
+    Active,
+    /// It ends then: cancelled in its store, or a trial.
+    Ending,
+    /// Its bill has failed; the plan goes on until then.
+    Grace,
+    /// Its bill was not paid in time: Free, until it is paid; it ends then.
+    Hold,
+}
+
+impl Phase {
+    /// As the database has it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Ending => "ending",
+            Self::Grace => "grace",
+            Self::Hold => "hold",
+        }
+    }
+
+    fn read(name: &str) -> Option<Self> {
+        [Self::Active, Self::Ending, Self::Grace, Self::Hold].into_iter().find(|phase| phase.as_str() == name)
+    }
+}
+
+/// What was bought in an app before this moment (1 December 2022, UTC) is changed on the portal like what was bought there
+/// (FAQ 2116).
+const APP_STORES_SINCE: u64 = 1_669_852_800;
 
 impl Subscription {
     /// The period that is paid.
@@ -345,8 +387,28 @@ impl Subscription {
         Period { start: self.started_at, end: self.period_end, zone: self.zone.clone() }
     }
 
-    fn runs_at(&self, at: u64) -> bool {
-        !self.ending || at < self.period_end
+    /// Whether it can be cancelled and changed here, and not only in the store it was bought in.
+    pub fn changes_here(&self) -> bool {
+        self.channel == Channel::Portal || self.anchor_at < APP_STORES_SINCE
+    }
+
+    /// Whether it covers anything at this moment.
+    pub fn runs_at(&self, at: u64) -> bool {
+        match self.phase {
+            Phase::Active => true,
+            Phase::Ending | Phase::Grace => at < self.due_at,
+            Phase::Hold => false,
+        }
+    }
+
+    /// Why the plan will change at `due_at`, if it will.
+    fn ends_because(&self) -> Option<Reason> {
+        match self.phase {
+            Phase::Ending if self.trial => Some(Reason::TrialEnded),
+            Phase::Ending => Some(Reason::Cancelled),
+            Phase::Grace => Some(Reason::PaymentFailed),
+            Phase::Active | Phase::Hold => None,
+        }
     }
 }
 
@@ -354,7 +416,7 @@ impl Subscription {
 pub fn subscriptions(connection: &Connection, account: &str) -> Result<Vec<Subscription>, DbError> {
     let mut statement = connection.prepare_cached(
         "SELECT order_id, plan, device, channel, cycle, paid_minor, currency, started_at, period_end, state,
-                zone, anchor_at, periods FROM subscriptions
+                zone, anchor_at, periods, due_at, trial FROM subscriptions
          WHERE account = ?1 AND state != 'ended' ORDER BY started_at, rowid",
     )?;
     let rows = statement.query_map([account], |row| {
@@ -370,12 +432,12 @@ pub fn subscriptions(connection: &Connection, account: &str) -> Result<Vec<Subsc
             row.get(7)?,
             row.get(8)?,
             text(9)?,
-            (text(10)?, row.get(11)?, row.get(12)?),
+            (text(10)?, row.get(11)?, row.get(12)?, row.get(13)?, row.get(14)?),
         ))
     })?;
     rows.map(|row| {
-        let (order_id, plan, device, channel, cycle, paid_minor, currency, started_at, period_end, state, (zone, anchor_at, periods)) =
-            row?;
+        let (order_id, plan, device, channel, cycle, paid_minor, currency, started_at, period_end, state, rest) = row?;
+        let (zone, anchor_at, periods, due_at, trial) = rest;
         let damaged = |what, why: String| DbError::Damaged { what, why };
         Ok(Subscription {
             order_id,
@@ -393,7 +455,9 @@ pub fn subscriptions(connection: &Connection, account: &str) -> Result<Vec<Subsc
             currency,
             started_at,
             period_end,
-            ending: state == "ending",
+            phase: Phase::read(&state).ok_or_else(|| damaged("subscriptions.state", state.clone()))?,
+            due_at,
+            trial,
         })
     })
     .collect()

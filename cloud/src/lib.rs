@@ -5,9 +5,12 @@
 //! and back as a report. It is not for production: one process, one machine, one database file.
 #![deny(unsafe_code)]
 
+pub mod account_view;
+pub mod accounts;
 pub mod actions;
 pub mod api;
 pub mod args;
+pub mod billing;
 pub mod broker;
 pub mod bus;
 pub mod catalogue;
@@ -22,7 +25,9 @@ pub mod link;
 pub mod money;
 pub mod outbox;
 pub mod pki;
+pub mod playback;
 pub mod portal;
+pub mod preview;
 pub mod provision;
 pub mod reports;
 pub mod retention;

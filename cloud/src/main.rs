@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use care_cloud::{
     args::{self, Command, USAGE},
-    client, run,
+    run,
 };
 
 const WRONG_USAGE: u8 = 64;
@@ -67,8 +67,8 @@ async fn talk(data: &std::path::Path, action: Option<&serde_json::Value>) -> Exi
         Err(e) => return fail(WRONG_CONFIGURATION, &e),
     };
     let answer = match action {
-        Some(action) => client::post(&portal, "/portal/act", action).await,
-        None => client::get(&portal, "/portal/state").await,
+        Some(action) => portal.post("/portal/act", action).await,
+        None => portal.get("/portal/state").await,
     };
     match answer {
         Ok(answer) => {

@@ -11,7 +11,7 @@ use thiserror::Error;
 use crate::{
     cloud::Cloud,
     db::{DbError, now_us},
-    issuer::{Issuer, camera, devices},
+    issuer::{Camera, Issuer, camera, devices},
     store::StoreError,
 };
 
@@ -38,7 +38,7 @@ pub enum RetentionError {
 }
 
 /// The beginning of the history at `now` (Unix seconds), in milliseconds: what began before it goes.
-fn oldest_ms(history_h: u32, now: u64) -> u64 {
+pub fn oldest_ms(history_h: u32, now: u64) -> u64 {
     now.saturating_sub(u64::from(history_h) * 3600).saturating_mul(1000)
 }
 
@@ -50,6 +50,18 @@ pub fn mark_older(tx: &Transaction<'_>, device: &DeviceId, history_h: u32, now: 
              RETURNING clip",
         )?
         .query_map(params![device.as_str(), oldest_ms(history_h, now), now_us()], |row| row.get(0))?
+        .collect::<Result<_, _>>()?;
+    Ok(clips)
+}
+
+/// Marks what a camera has in the store from before its present binding, or everything if it is bound to nobody; the clips' ids.
+pub fn mark_other_owners(tx: &Transaction<'_>, camera: &Camera) -> Result<Vec<String>, DbError> {
+    let clips = tx
+        .prepare_cached(
+            "UPDATE clips SET erased_at = ?3 WHERE device = ?1 AND (epoch != ?2 OR NOT ?4) AND stored_at IS NOT NULL AND erased_at IS NULL
+             RETURNING clip",
+        )?
+        .query_map(params![camera.device.as_str(), camera.epoch, now_us(), camera.bound], |row| row.get(0))?
         .collect::<Result<_, _>>()?;
     Ok(clips)
 }

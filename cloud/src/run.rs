@@ -9,19 +9,21 @@ use std::{
 };
 
 use care_protocol::DeviceId;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use tokio::{net::TcpListener, sync::Notify, task::JoinSet};
+use tokio::{net::TcpListener, task::JoinSet};
 
 use crate::{
+    accounts::{self, AccountError, PasswordHash},
     actions::ActionError,
     api,
     args::Run,
     broker::{Broker, BrokerError, free_address},
-    bus::Bus,
     catalogue::Catalogue,
+    client::Portal,
     clock::Clock,
     cloud::Cloud,
-    data_dir::{DataDir, DataError, Endpoints, read_if_there},
+    data_dir::{DataDir, DataError, Endpoints, new_secret, read_if_there, write_private},
     db::{Db, DbError, now_s},
     issuer::Issuer,
     keys::{Keys, KeysError},
@@ -30,12 +32,16 @@ use crate::{
     portal,
     provision::{ProvisionError, provision},
     schedule, serve,
-    store::{Store, StoreError, Transfers},
+    store::{Store, StoreError},
 };
 
 const API_PORT: u16 = 8443;
 const PORTAL_PORT: u16 = 8480;
 const MQTT_PORT: u16 = 8883;
+const DEMO_ACCOUNT: &str = "acct-1";
+const DEMO_LOGIN: &str = "demo@kasa.example";
+/// Where the demo account's [`SignIn`] lies, below the data directory.
+pub const SIGN_IN_FILE: &str = "demo-sign-in.json";
 
 /// Why the cloud could not start.
 #[derive(Debug, Error)]
@@ -57,6 +63,8 @@ pub enum SetupError {
     Provision(#[from] ProvisionError),
     #[error(transparent)]
     Action(#[from] ActionError),
+    #[error(transparent)]
+    Account(#[from] AccountError),
     #[error("listening on {address} for {what}: {source}; choose another address with {flag}")]
     Listen { what: &'static str, flag: &'static str, address: SocketAddr, source: std::io::Error },
     #[error("--broker {url}: {why}")]
@@ -69,7 +77,7 @@ impl SetupError {
     /// Whether the person who started it can put it right (exit code 78), or it is our fault (70).
     pub fn is_configuration(&self) -> bool {
         match self {
-            Self::Db(e) | Self::Action(ActionError::Db(e)) => matches!(e, DbError::Newer { .. }),
+            Self::Db(e) | Self::Action(ActionError::Db(e)) | Self::Account(AccountError::Db(e)) => matches!(e, DbError::Newer { .. }),
             _ => true,
         }
     }
@@ -128,18 +136,8 @@ impl Running {
             Some(url) => Store::external(url)?,
             None => Store::embedded(&data, &endpoints.api)?,
         };
-        let cloud = Arc::new(Cloud {
-            clock: Clock::System,
-            db,
-            issuer,
-            store,
-            transfers: Transfers::default(),
-            bus: Bus::new(),
-            outbox: Notify::new(),
-            schedule: Notify::new(),
-            endpoints,
-            broker,
-        });
+        ensure_demo_account(&data, &db)?;
+        let cloud = Arc::new(Cloud::new(data, Clock::System, db, issuer, store, endpoints, broker)?);
 
         let mut tasks = JoinSet::new();
         tasks.spawn(serve::accept_tls(api_listener, pki.server_config()?, api::router(cloud.clone())));
@@ -192,13 +190,43 @@ pub fn add_camera(data: &Path, device: &DeviceId, model: &str, account: &str, ou
     Ok(())
 }
 
-/// Where the portal of the care-cloud on this directory is.
-pub fn portal_of(data: &Path) -> Result<String, SetupError> {
+/// Gives an account its sign-in; the running cloud knows it at once.
+pub fn add_account(data: &Path, account: &str, login: &str, password: &str) -> Result<(), SetupError> {
+    let db = Db::open(&DataDir::open(data)?.path("care.db"))?;
+    let hash = PasswordHash::new(password)?;
+    Ok(db.transact(|tx| accounts::set_sign_in(tx, account, login, &hash, now_s()))?)
+}
+
+/// A cloud that nobody can sign in to gets an account to look around with, under a password that only the owner of the
+/// directory can read.
+fn ensure_demo_account(data: &DataDir, db: &Db) -> Result<(), SetupError> {
+    if db.read(accounts::all)?.iter().any(|account| account.login.is_some()) {
+        return Ok(());
+    }
+    let sign_in = SignIn { account: DEMO_ACCOUNT.into(), login: DEMO_LOGIN.into(), password: new_secret()[..16].to_owned() };
+    let hash = PasswordHash::new(&sign_in.password)?;
+    write_private(&data.path(SIGN_IN_FILE), &serde_json::to_vec_pretty(&sign_in).expect("plain data"))?;
+    Ok(db.transact(|tx| accounts::set_sign_in(tx, &sign_in.account, &sign_in.login, &hash, now_s()))?)
+}
+
+/// How to sign in to the demo account, as the data directory has it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SignIn {
+    /// The account.
+    pub account: String,
+    /// The TP-Link ID.
+    pub login: String,
+    /// The password.
+    pub password: String,
+}
+
+/// The portal of the care-cloud that runs on this directory.
+pub fn portal_of(data: &Path) -> Result<Portal, SetupError> {
     let path = data.join("endpoints.json");
     let not_running = || SetupError::NotRunning { path: path.display().to_string() };
     let text = read_if_there(&path)?.ok_or_else(not_running)?;
     let endpoints: Endpoints = serde_json::from_slice(&text).map_err(|_| not_running())?;
-    Ok(endpoints.portal)
+    Ok(Portal { origin: endpoints.portal, operator: DataDir::open(data)?.operator()? })
 }
 
 /// Logs to standard error; `RUST_LOG` chooses what.

@@ -6,11 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{
-    actions::{ActionError, next_period_end},
-    cloud::Cloud,
-    outbox, retention,
-};
+use crate::{actions::ActionError, billing::next_due, cloud::Cloud, outbox, retention};
 
 /// Leases and chases are looked at this often.
 const TICK: Duration = Duration::from_secs(1);
@@ -30,7 +26,7 @@ pub async fn run(cloud: Arc<Cloud>) {
             tracing::error!("erasing clips: {e}");
             erase_at = Instant::now() + ERASE_AGAIN;
         }
-        let wait = match cloud.db.read_async(next_period_end).await {
+        let wait = match cloud.db.read_async(next_due).await {
             Ok(Some(at)) => cloud.clock.until(at).min(TICK),
             Ok(None) => TICK,
             Err(e) => {
@@ -48,7 +44,7 @@ pub async fn run(cloud: Arc<Cloud>) {
 async fn look(cloud: &Arc<Cloud>) -> Result<(), ActionError> {
     let issuer = cloud.issuer.clone();
     let now = cloud.clock.now_s();
-    let due = cloud.db.read_async(move |connection| Ok((next_period_end(connection)?, issuer.renewals_due(connection, now)?))).await?;
+    let due = cloud.db.read_async(move |connection| Ok((next_due(connection)?, issuer.renewals_due(connection, now)?))).await?;
     let ended = due.0.is_some_and(|at| at <= now);
     if ended || due.1 {
         let issuer = cloud.issuer.clone();

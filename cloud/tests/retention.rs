@@ -11,7 +11,6 @@ use std::{
 
 use care_cloud::{
     actions::{Action, PaidPlan},
-    bus::Bus,
     catalogue::Catalogue,
     clock::Clock,
     cloud::Cloud,
@@ -20,10 +19,9 @@ use care_cloud::{
     issuer::Issuer,
     keys::Keys,
     retention, schedule,
-    store::{Store, Transfers},
+    store::Store,
 };
 use care_protocol::DeviceId;
-use tokio::sync::Notify;
 
 const NOW: u64 = 1_800_000_000;
 const HOUR: u64 = 3600;
@@ -41,18 +39,9 @@ impl World {
         let data = DataDir::open(dir.path()).unwrap();
         let origin = "https://127.0.0.1:8443";
         let endpoints = Endpoints { api: origin.into(), broker: String::new(), portal: String::new(), prefix: "care/v1".into() };
-        let cloud = Cloud {
-            clock: Clock::set_to(NOW),
-            db: Db::open(&data.path("care.db")).unwrap(),
-            issuer: Arc::new(Issuer { keys: Keys::open(&data, NOW).unwrap(), catalogue: Catalogue::built_in(), lease_s: 172_800 }),
-            store: Store::embedded(&data, origin).unwrap(),
-            transfers: Transfers::default(),
-            bus: Bus::new(),
-            outbox: Notify::new(),
-            schedule: Notify::new(),
-            endpoints,
-            broker: None,
-        };
+        let issuer = Arc::new(Issuer { keys: Keys::open(&data, NOW).unwrap(), catalogue: Catalogue::built_in(), lease_s: 172_800 });
+        let (db, store) = (Db::open(&data.path("care.db")).unwrap(), Store::embedded(&data, origin).unwrap());
+        let cloud = Cloud::new(data, Clock::set_to(NOW), db, issuer, store, endpoints, None).unwrap();
         Self { cloud: Arc::new(cloud), dir }
     }
 

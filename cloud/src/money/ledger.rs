@@ -5,6 +5,7 @@
 use care_protocol::{Channel, DeviceId, Order, RefundKind};
 use jiff::{Timestamp, tz::TimeZone};
 use rusqlite::{Connection, Transaction, params};
+use serde::Serialize;
 
 use super::Period;
 use crate::{
@@ -34,7 +35,7 @@ pub struct NewOrder<'a> {
 }
 
 /// Where an order's money is, minor units. `paid + credit_used = used + refunded + credited + held`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Balance {
     /// With a card, or to the app store.
     pub paid: u64,

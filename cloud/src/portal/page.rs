@@ -114,7 +114,7 @@ impl Confirm {
     /// What cancelling (or downgrading) does, before it is done.
     pub fn new(device: &str, offer: &Offer, downgrade: bool) -> Self {
         let amount = money(offer.amount_minor, &offer.currency);
-        let cameras: Vec<_> = offer.cameras.iter().map(ToString::to_string).collect();
+        let cameras: Vec<_> = offer.plans.iter().map(|change| change.device.to_string()).collect();
         Self {
             title: if downgrade { "Downgrade to Plus" } else { "Cancel Subscription" },
             action: format!("/cameras/{device}/{}", if downgrade { "downgrade" } else { "cancel" }),

@@ -1,6 +1,5 @@
 //! What the broker's ACL allows, what it needs to let one in, and who looks after it.
 
-use care_cloud::client;
 use serde_json::json;
 
 use super::{
@@ -89,5 +88,5 @@ async fn a_stopped_broker_stays_down_until_it_is_started() {
     assert_eq!(cloud.state().await["broker_running"], false);
     cloud.set_broker(true).await;
     assert!(cloud.mosquitto().is_some());
-    assert!(client::post(&cloud.endpoints.portal, "/portal/broker", &json!({})).await.is_err());
+    assert!(cloud.portal().post("/portal/broker", &json!({})).await.is_err());
 }

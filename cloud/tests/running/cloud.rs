@@ -10,8 +10,9 @@ use std::{
 
 use care_cloud::{
     broker::{die_with_parent, stop},
-    client,
+    client::Portal,
     data_dir::Endpoints,
+    run,
 };
 use serde_json::{Value, json};
 
@@ -60,8 +61,13 @@ impl Cloud {
         out
     }
 
+    /// The portal, as the command line speaks to it.
+    pub fn portal(&self) -> Portal {
+        run::portal_of(&self.data()).unwrap()
+    }
+
     pub async fn act(&self, action: Value) -> Value {
-        client::post(&self.endpoints.portal, "/portal/act", &action).await.unwrap()
+        self.portal().post("/portal/act", &action).await.unwrap()
     }
 
     pub async fn premium(&self, camera: &str) {
@@ -69,11 +75,11 @@ impl Cloud {
     }
 
     pub async fn state(&self) -> Value {
-        client::get(&self.endpoints.portal, "/portal/state").await.unwrap()
+        self.portal().get("/portal/state").await.unwrap()
     }
 
     pub async fn set_broker(&self, run: bool) {
-        client::post(&self.endpoints.portal, "/portal/broker", &json!({ "run": run })).await.unwrap();
+        self.portal().post("/portal/broker", &json!({ "run": run })).await.unwrap();
     }
 
     /// Waits until `holds` for the portal's state.
@@ -115,7 +121,7 @@ async fn ready(dir: &Path) -> Endpoints {
     let endpoints = dir.join("data/endpoints.json");
     until("care-cloud to answer where it says that it is", || async {
         let found: Endpoints = serde_json::from_slice(&std::fs::read(&endpoints).ok()?).ok()?;
-        client::get(&found.portal, "/portal/state").await.ok().map(|_| found)
+        run::portal_of(&dir.join("data")).ok()?.get("/portal/state").await.ok().map(|_| found)
     })
     .await
 }

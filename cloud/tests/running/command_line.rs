@@ -57,6 +57,7 @@ async fn what_is_secret_is_for_its_owner_only() {
             }
         }
     }
-    // CA, server, care-cloud, root, signing, store, camera.
-    assert_eq!(keys, 7);
+    // CA, server, care-cloud, root, signing, store, operator, camera.
+    assert_eq!(keys, 8);
+    assert_eq!(mode(&cloud.data().join("demo-sign-in.json")), 0o600);
 }

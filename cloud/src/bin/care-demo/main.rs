@@ -45,9 +45,9 @@ async fn wait_for_a_person() -> anyhow::Result<ExitCode> {
     let play = Play::start(Pace::Person).await?;
     play.act(json!({ "action": "subscribe", "camera": play::CAMERA, "plan": "premium" })).await?;
     println!(
-        "\n  A Premium camera records and uploads clips.\n\n  Portal         {}\n  Camera's page  {}\n\n  Choose Cancel Subscription, then REMOVE, \
+        "\n  A Premium camera records and uploads clips.\n\n  Portal         {}\n  Sign in as     {}, password {}\n  Camera's page  {}\n\n  Choose Cancel Subscription, then REMOVE, \
          while a clip is on its way.\n  Ctrl-C ends it.\n",
-        play.portal, play.status
+        play.portal, play.sign_in.login, play.sign_in.password, play.status
     );
     let mut shown = Value::Null;
     let stop = care_cloud::run::until_told_to_stop();

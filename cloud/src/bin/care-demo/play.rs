@@ -11,7 +11,11 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use care_cloud::{broker::die_with_parent, client};
+use care_cloud::{
+    broker::die_with_parent,
+    client::{self, Portal},
+    run::{SIGN_IN_FILE, SignIn, portal_of},
+};
 use serde_json::Value;
 
 /// The demo's only camera.
@@ -33,6 +37,9 @@ pub struct Play {
     pub portal: String,
     /// The camera's own page.
     pub status: String,
+    /// How a person signs in there.
+    pub sign_in: SignIn,
+    cloud_portal: Portal,
     // Stopped in this order, the directory last.
     agent: Running,
     cloud: Running,
@@ -54,12 +61,13 @@ impl Play {
             command.args([flag, "127.0.0.1:0"]);
         }
         let cloud = Running::start("care-cloud", &mut command, dir.path())?;
-        let endpoints = wait_for_file(&data.join("endpoints.json"), &cloud).await?;
-        let portal = endpoints["portal"].as_str().context("endpoints.json names no portal")?.to_owned();
-        wait_for_portal(&portal, &cloud).await?;
+        wait_for_file(&data.join("endpoints.json"), &cloud).await?;
+        let cloud_portal = portal_of(&data)?;
+        wait_for_portal(&cloud_portal, &cloud).await?;
+        let sign_in: SignIn = serde_json::from_value(wait_for_file(&data.join(SIGN_IN_FILE), &cloud).await?)?;
 
         let mut add = Command::new(&care_cloud);
-        add.args(["camera", "add", "--id", CAMERA, "--model", "KC420WS", "--account", "acct-demo", "--out"]).arg(&camera);
+        add.args(["camera", "add", "--id", CAMERA, "--model", "KC420WS", "--account", &sign_in.account, "--out"]).arg(&camera);
         let added = add.arg("--data").arg(&data).output().context("running care-cloud camera add")?;
         ensure!(added.status.success(), "care-cloud camera add: {}", String::from_utf8_lossy(&added.stderr));
         let status = set_up(&camera.join("config.toml"), pace)?;
@@ -67,24 +75,24 @@ impl Play {
         let mut command = Command::new(&agent);
         command.args(["run", "--config"]).arg(camera.join("config.toml"));
         let agent = Running::start("kasa-care-agent", &mut command, dir.path())?;
-        Ok(Self { portal, status: format!("http://{status}"), agent, cloud, dir })
+        Ok(Self { portal: cloud_portal.origin.clone(), sign_in, cloud_portal, status: format!("http://{status}"), agent, cloud, dir })
     }
 
     /// Asks the portal for something, as its buttons do.
     pub async fn act(&self, action: Value) -> Result<Value> {
-        Ok(client::post(&self.portal, "/portal/act", &action).await?)
+        Ok(self.cloud_portal.post("/portal/act", &action).await?)
     }
 
     /// Stops or starts the broker.
     pub async fn broker(&self, run: bool) -> Result<Value> {
-        Ok(client::post(&self.portal, "/portal/broker", &serde_json::json!({ "run": run })).await?)
+        Ok(self.cloud_portal.post("/portal/broker", &serde_json::json!({ "run": run })).await?)
     }
 
     /// What the portal knows; fails if one of the programs has ended.
     pub async fn state(&self) -> Result<Value> {
         self.agent.check()?;
         self.cloud.check()?;
-        Ok(client::get(&self.portal, "/portal/state").await?)
+        Ok(self.cloud_portal.get("/portal/state").await?)
     }
 
     /// What the agent says of itself.
@@ -172,9 +180,9 @@ async fn wait_for_file(path: &Path, cloud: &Running) -> Result<Value> {
     }
 }
 
-async fn wait_for_portal(portal: &str, cloud: &Running) -> Result<()> {
+async fn wait_for_portal(portal: &Portal, cloud: &Running) -> Result<()> {
     let deadline = Instant::now() + READY_WITHIN;
-    while let Err(e) = client::get(portal, "/portal/state").await {
+    while let Err(e) = portal.get("/portal/state").await {
         cloud.check()?;
         ensure!(Instant::now() < deadline, "the portal does not answer after {READY_WITHIN:?}: {e}; {}", cloud.log_tail());
         tokio::time::sleep(Duration::from_millis(10)).await;

@@ -31,7 +31,7 @@ use rusty_s3::{Bucket, Credentials, S3Action as _, UrlStyle};
 use s3s::{
     S3 as _, S3ErrorCode, S3Request,
     auth::SimpleAuth,
-    dto::ListObjectsV2Input,
+    dto::{GetObjectInput, ListObjectsV2Input},
     service::{S3Service, S3ServiceBuilder},
 };
 use s3s_fs::FileSystem;
@@ -44,7 +44,7 @@ use crate::{
     actions::ActionError,
     bus::News,
     cloud::Cloud,
-    data_dir::{DataDir, DataError, make_private_dir, read_if_there, write_private},
+    data_dir::{DataDir, DataError, make_private_dir, new_secret, read_if_there, write_private},
     db::now_us,
 };
 
@@ -82,6 +82,19 @@ pub enum StoreError {
         /// Why.
         why: String,
     },
+    /// A range that the clip does not have.
+    #[error("the range lies outside the clip")]
+    Range,
+    /// Reading one.
+    #[error("reading clip {clip} of {device} from the store: {why}")]
+    Read {
+        /// Whose.
+        device: DeviceId,
+        /// Which.
+        clip: String,
+        /// Why.
+        why: String,
+    },
     /// `--s3`.
     #[error("--s3 {url}: {why}")]
     Url {
@@ -97,6 +110,21 @@ pub struct Store {
     bucket: Bucket,
     credentials: Credentials,
     embedded: Option<Embedded>,
+}
+
+/// A clip to be watched.
+pub enum Object {
+    /// Its bytes, or a range of them.
+    Here {
+        /// As they come from the disk.
+        body: Body,
+        /// How many.
+        length: u64,
+        /// `Content-Range`, if a range was asked for.
+        content_range: Option<String>,
+    },
+    /// Where to get it for the next minute.
+    Elsewhere(Url),
 }
 
 struct Embedded {
@@ -115,7 +143,7 @@ impl Store {
         let secret = match read_if_there(&secret_path)? {
             Some(secret) => String::from_utf8_lossy(&secret).into_owned(),
             None => {
-                let secret = uuid::Uuid::new_v4().simple().to_string() + &uuid::Uuid::new_v4().simple().to_string();
+                let secret = new_secret();
                 write_private(&secret_path, secret.as_bytes())?;
                 secret
             }
@@ -183,6 +211,25 @@ impl Store {
         }
     }
 
+    /// Opens a clip for watching; `None` if the store has it not. A `range` that is no range is as good as none (RFC 9110).
+    pub async fn open_clip(&self, device: &DeviceId, clip: &str, range: Option<&str>) -> Result<Option<Object>, StoreError> {
+        let key = key(device, clip);
+        let Some(embedded) = &self.embedded else {
+            return Ok(Some(Object::Elsewhere(self.bucket.get_object(Some(&self.credentials), &key).sign(GRANT_LIFE))));
+        };
+        let range = range.and_then(|range| s3s::dto::Range::parse(range).ok());
+        let input = GetObjectInput { bucket: BUCKET.into(), key, range, ..GetObjectInput::default() };
+        let output = match embedded.files.get_object(request(input)).await {
+            Ok(answer) => answer.output,
+            Err(e) if *e.code() == S3ErrorCode::NoSuchKey => return Ok(None),
+            Err(e) if *e.code() == S3ErrorCode::InvalidRange => return Err(StoreError::Range),
+            Err(e) => return Err(StoreError::Read { device: device.clone(), clip: clip.to_owned(), why: format!("{e:?}") }),
+        };
+        let length = output.content_length.and_then(|length| u64::try_from(length).ok());
+        let (Some(blob), Some(length)) = (output.body, length) else { return Ok(None) };
+        Ok(Some(Object::Here { body: Body::from_stream(blob), length, content_range: output.content_range }))
+    }
+
     /// The ids of a camera's clips in the embedded store, as S3 itself lists them.
     pub async fn list(&self, device: &DeviceId) -> Result<BTreeSet<String>, StoreError> {
         let failed = |why: String| StoreError::List { device: device.clone(), why };
@@ -198,18 +245,7 @@ impl Store {
                 continuation_token: page.clone(),
                 ..ListObjectsV2Input::default()
             };
-            let request = S3Request {
-                input,
-                method: Method::GET,
-                uri: Uri::default(),
-                headers: HeaderMap::new(),
-                extensions: Extensions::new(),
-                credentials: None,
-                region: None,
-                service: None,
-                trailing_headers: None,
-            };
-            let listed = match embedded.files.list_objects_v2(request).await {
+            let listed = match embedded.files.list_objects_v2(request(input)).await {
                 Ok(answer) => answer.output,
                 // It looks at one file after the other, and fails if one goes meanwhile: an upload that was cut, another clip.
                 Err(e) if disturbed < LISTINGS_DISTURBED && *e.code() == S3ErrorCode::InternalError => {
@@ -227,6 +263,21 @@ impl Store {
                 return Ok(clips);
             }
         }
+    }
+}
+
+/// A request of our own to the embedded service, past its HTTP and its signatures.
+fn request<T>(input: T) -> S3Request<T> {
+    S3Request {
+        input,
+        method: Method::GET,
+        uri: Uri::default(),
+        headers: HeaderMap::new(),
+        extensions: Extensions::new(),
+        credentials: None,
+        region: None,
+        service: None,
+        trailing_headers: None,
     }
 }
 

@@ -326,7 +326,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let db = Db::open(&dir.path().join("care.db")).unwrap();
         let run = |sql: &str| db.read(|c| Ok(c.execute_batch(sql)?));
-        run("INSERT INTO accounts VALUES ('a', 1);
+        run("INSERT INTO accounts (id, created_at) VALUES ('a', 1);
              INSERT INTO orders VALUES ('O', 'a', 'premium', NULL, 'portal', 'monthly', 'UTC', 999, 'USD', 1, 2);
              INSERT INTO ledger (order_id, kind, amount_minor, at) VALUES ('O', 'payment', 999, 1), ('O', 'credit', 900, 1);")
         .unwrap();

@@ -12,6 +12,7 @@ use crate::{
     catalogue::{Cycle, Tier},
     db::DbError,
     issuer::{Camera, Issued, Issuer, Phase, Subscription, devices, find_camera, subscriptions},
+    keys::KeysError,
     money::{
         Period, Zone,
         ledger::{self, NewOrder},
@@ -29,6 +30,9 @@ pub enum ActionError {
     /// The database.
     #[error(transparent)]
     Db(#[from] DbError),
+    /// The keys.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
     /// No such camera.
     #[error("there is no camera {0}: add it with `care-cloud camera add`")]
     NoCamera(DeviceId),

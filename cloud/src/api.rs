@@ -92,7 +92,7 @@ async fn entitlement(
 }
 
 async fn keyset(State(cloud): State<Arc<Cloud>>) -> Response {
-    ([(header::CONTENT_TYPE, "text/plain")], cloud.issuer.keys.keyset.clone()).into_response()
+    ([(header::CONTENT_TYPE, "text/plain")], cloud.issuer.keys.current().token.clone()).into_response()
 }
 
 async fn put(State(cloud): State<Arc<Cloud>>, Extension(Peer(peer)): Extension<Peer>, request: Request<Body>) -> Response {
@@ -117,6 +117,9 @@ async fn clips(
     let (clip, kind) = (request.clip.clone(), request.kind);
     let asking = device.clone();
     let now = cloud.clock.now_s();
+    if cloud.engineers.refuses_grants(&device, now) {
+        return Err(Refusal::Plan("an engineer wants it so"));
+    }
     let decided = cloud.db.transact_async(move |tx| decide(tx, &asking, &request, now)).await;
     match decided {
         Ok(Decision::Stored) => Ok(Json(Stored { stored: true }).into_response()),

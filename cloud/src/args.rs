@@ -23,11 +23,16 @@ care-cloud: a stand-in for the Care cloud, made of real parts
                         AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY
       --host NAME       the name in URLs and in the certificate              [the address of --listen]
       --prefix PREFIX   of every topic                                       [care/v1]
+      --instance NAME   what it is called beside others on the same --data
       --lease SECONDS   how long a document may be trusted without news      [172800]
       --data DIR        certificates, keys, database, clips                  [~/.local/share/care-cloud]
 
   care-cloud camera add --id ID --model MODEL [--account ACCOUNT] --out DIR [--data DIR]
       Makes a camera known and writes ca.pem, device.pem, device.key and config.toml into DIR.
+
+  care-cloud account add --account ACCOUNT --login TP-LINK-ID [--password-file FILE] [--data DIR]
+      Gives an account its sign-in; without a file it prints a new password. The first start makes demo@kasa.example,
+      whose password is in DIR/demo-sign-in.json.
 
   care-cloud subscribe --camera ID --plan plus|premium [--cycle monthly|annual]
                        [--channel portal|app_store|play_store] [--zone Europe/Paris] [--data DIR]
@@ -36,9 +41,17 @@ care-cloud: a stand-in for the Care cloud, made of real parts
   care-cloud store-cancel --camera ID [--ends-in SECONDS]
                                                what an app store does: ends with its period
   care-cloud withdraw --camera ID              takes a store-cancel back
+  care-cloud trial --camera ID [--plan plus|premium] [--ends-in SECONDS]
+                                               the account's one trial
+  care-cloud payment-fails --account ACCOUNT [--grace SECONDS]
+  care-cloud payment-recovers --account ACCOUNT
   care-cloud bind --camera ID --account ACCOUNT
   care-cloud unbind --camera ID
   care-cloud state                             everything the portal knows, as JSON
+  care-cloud experiment NAME [--camera ID] [--account ACCOUNT] [--seconds N] [--cameras N] [--clips N] [--run true|false]
+                                               what the engineers' page does: send-duplicate, replay, old-key, unknown-key,
+                                               expired-lease, reissue, reset (--camera), rotate-key, refuse-grants (--seconds),
+                                               broker (--run), simulate, stop-simulated, add-history (--camera --clips)
       These talk to the care-cloud that runs on the same --data.
 
 Exit codes: 0 done, 64 wrong usage, 78 wrong configuration, 70 internal error.
@@ -88,6 +101,24 @@ pub enum Command {
         /// Where its files go.
         out: PathBuf,
     },
+    /// Give an account its sign-in.
+    AccountAdd {
+        /// The data directory.
+        data: PathBuf,
+        /// The account.
+        account: String,
+        /// The TP-Link ID.
+        login: String,
+        /// Where the password is; `None`: a new one.
+        password_file: Option<PathBuf>,
+    },
+    /// Make an experiment with the running care-cloud.
+    Experiment {
+        /// The data directory.
+        data: PathBuf,
+        /// The experiment as JSON.
+        experiment: Value,
+    },
     /// Send something to the portal of the running care-cloud.
     Act {
         /// The data directory, which says where the portal is.
@@ -125,6 +156,8 @@ pub struct Run {
     pub host: Option<String>,
     /// The topics' prefix.
     pub prefix: String,
+    /// Its name beside others on the same data directory.
+    pub instance: Option<String>,
     /// `max_age_s`.
     pub lease_s: u64,
     /// The data directory.
@@ -146,10 +179,12 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageE
         s3: None,
         host: None,
         prefix: "care/v1".into(),
+        instance: None,
         lease_s: 172_800,
         data: default_data(),
     };
     let (mut id, mut model, mut account, mut out): (Option<DeviceId>, Option<String>, Option<String>, Option<PathBuf>) = Default::default();
+    let (mut login, mut password_file): (Option<String>, Option<PathBuf>) = Default::default();
     let mut fields = serde_json::Map::new();
     while let Some(argument) = parser.next()? {
         match argument {
@@ -165,6 +200,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageE
             Long("s3") => run.s3 = Some(parser.value()?.string()?),
             Long("host") => run.host = Some(parser.value()?.string()?),
             Long("prefix") => run.prefix = parser.value()?.string()?,
+            Long("instance") => run.instance = Some(parser.value()?.string()?),
             Long("lease") => run.lease_s = parser.value()?.parse()?,
             Long("data") => run.data = parser.value()?.into(),
             Long("id" | "camera") => id = Some(parser.value()?.parse()?),
@@ -174,6 +210,18 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageE
             Long(name @ ("plan" | "cycle" | "channel" | "zone")) => {
                 let name = name.to_owned();
                 fields.insert(name, parser.value()?.string()?.into());
+            }
+            Long("login") => login = Some(parser.value()?.string()?),
+            Long("password-file") => password_file = Some(parser.value()?.into()),
+            Long("grace") => {
+                fields.insert("grace_s".into(), parser.value()?.parse::<u64>()?.into());
+            }
+            Long(name @ ("seconds" | "cameras" | "clips")) => {
+                let name = name.to_owned();
+                fields.insert(name, parser.value()?.parse::<u32>()?.into());
+            }
+            Long("run") => {
+                fields.insert("run".into(), parser.value()?.parse::<bool>()?.into());
             }
             Long("ends-in") => {
                 fields.insert("ends_in_s".into(), parser.value()?.parse::<u64>()?.into());
@@ -200,7 +248,28 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageE
             account: account.unwrap_or_else(|| "acct-1".into()),
             out: out.ok_or(needs("camera add", "--out"))?,
         }),
+        ["account", "add"] => Ok(Command::AccountAdd {
+            data,
+            account: account.ok_or(needs("account add", "--account"))?,
+            login: login.ok_or(needs("account add", "--login"))?,
+            password_file,
+        }),
+        ["experiment", name] => {
+            fields.insert("experiment".into(), name.replace('-', "_").into());
+            if let Some(camera) = id {
+                fields.insert("camera".into(), camera.as_str().into());
+            }
+            if let Some(account) = account {
+                fields.insert("account".into(), account.into());
+            }
+            Ok(Command::Experiment { data, experiment: fields.into() })
+        }
         ["state"] => Ok(Command::State { data }),
+        [command @ ("payment-fails" | "payment-recovers")] => {
+            fields.insert("action".into(), command.replace('-', "_").into());
+            fields.insert("account".into(), account.ok_or(needs("payment-fails", "--account"))?.into());
+            Ok(Command::Act { data, action: fields.into() })
+        }
         [command] => {
             let command = match command {
                 "subscribe" => "subscribe",
@@ -210,6 +279,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageE
                 "withdraw" => "withdraw",
                 "bind" => "bind",
                 "unbind" => "unbind",
+                "trial" => "start_trial",
                 other => return Err(UsageError::Command(other.into())),
             };
             let mut action = json!({ "action": command, "camera": id.ok_or(needs(command, "--camera"))? });

@@ -15,7 +15,9 @@ use crate::{
     clock::Clock,
     data_dir::{DataDir, DataError, Endpoints},
     db::{Db, DbError},
+    engineers::Engineers,
     issuer::{Issued, Issuer},
+    link::{BrokerAddress, Mailbox},
     retention,
     store::{Store, Transfers},
 };
@@ -40,6 +42,12 @@ pub struct Cloud {
     pub schedule: Notify,
     /// Where this cloud can be reached.
     pub endpoints: Endpoints,
+    /// The broker, as this cloud reaches it.
+    pub link: BrokerAddress,
+    /// What is to be published beside the documents.
+    pub mailbox: Mailbox,
+    /// What the engineers' page has set up.
+    pub engineers: Engineers,
     /// The embedded broker, unless an external one is used.
     pub broker: Option<Broker>,
     /// Where everything is kept.
@@ -50,6 +58,7 @@ pub struct Cloud {
 
 impl Cloud {
     /// Puts the parts together.
+    #[allow(clippy::too_many_arguments, reason = "the parts, each once")]
     pub fn new(
         data: DataDir,
         clock: Clock,
@@ -57,6 +66,7 @@ impl Cloud {
         issuer: Arc<Issuer>,
         store: Store,
         endpoints: Endpoints,
+        link: BrokerAddress,
         broker: Option<Broker>,
     ) -> Result<Self, DataError> {
         Ok(Self {
@@ -71,6 +81,9 @@ impl Cloud {
             outbox: Notify::new(),
             schedule: Notify::new(),
             endpoints,
+            link,
+            mailbox: Mailbox::new(),
+            engineers: Engineers::default(),
             broker,
         })
     }

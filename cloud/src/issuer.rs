@@ -151,7 +151,8 @@ impl Issuer {
             let reason = reason_for(&camera, &standing, last.as_ref(), reason);
             // The money is shown where the change was made; a mere seat shift carries none.
             let order = order.filter(|_| matches!(reason, Reason::Cancelled | Reason::Downgraded | Reason::Refunded)).cloned();
-            issued.push(self.write(tx, camera, &standing, reason, order, last.as_ref(), now)?);
+            let document = entitlement(&camera, &standing, reason, order, self.lease(now), now)?;
+            issued.push(self.write(tx, &document, &standing.policy, last.as_ref(), now)?);
         }
         Ok(issued)
     }
@@ -182,11 +183,27 @@ impl Issuer {
     }
 
     fn renew_one(&self, tx: &Transaction<'_>, device: &DeviceId, now: u64) -> Result<Issued, DbError> {
-        let camera = camera(tx, device)?;
-        let standing = self.standing(tx, &camera, now)?;
+        self.reissue(tx, device, self.lease(now), now)
+    }
+
+    /// Writes a camera's document anew, whatever its last one says: the next sequence, this lease.
+    pub fn reissue(&self, tx: &Transaction<'_>, device: &DeviceId, lease: Lease, now: u64) -> Result<Issued, DbError> {
         let last = newest_body(tx, device)?;
+        let (draft, standing) = self.draft(tx, device, lease, now)?;
+        self.write(tx, &draft, &standing.policy, last.as_ref(), now)
+    }
+
+    /// What a camera's next document would be, neither signed nor written.
+    pub fn draft(&self, connection: &Connection, device: &DeviceId, lease: Lease, now: u64) -> Result<(Entitlement, Standing), DbError> {
+        let camera = camera(connection, device)?;
+        let standing = self.standing(connection, &camera, now)?;
         let reason = lasting_reason(&camera, &standing).unwrap_or(Reason::Renewed);
-        self.write(tx, camera, &standing, reason, None, last.as_ref(), now)
+        Ok((entitlement(&camera, &standing, reason, None, lease, now)?, standing))
+    }
+
+    /// The lease of a document that is issued now.
+    pub fn lease(&self, now: u64) -> Lease {
+        Lease { max_age_s: self.lease_s, not_after: now + self.lease_s }
     }
 
     /// What the subscriptions say about a camera at `now`.
@@ -227,51 +244,59 @@ impl Issuer {
         Ok(Covering { seatless: seatless && own.is_none(), subscription: own })
     }
 
-    #[allow(clippy::too_many_arguments, reason = "one document's fields, all of them needed")]
+    /// Signs a document and writes it with its outbox row; what is less than before is taken back.
     fn write(
         &self,
         tx: &Transaction<'_>,
-        camera: Camera,
-        standing: &Standing,
-        reason: Reason,
-        order: Option<Order>,
+        document: &Entitlement,
+        policy: &Policy,
         last: Option<&Body>,
         now: u64,
     ) -> Result<Issued, DbError> {
-        let out_of_range = |e: care_protocol::BadIdent| DbError::Damaged { what: "cameras.seq", why: e.to_string() };
-        let seq = camera.seq + 1;
-        let entitlement = Entitlement {
-            iss: ISSUER.into(),
-            aud: camera.device.clone(),
-            account: camera.account.clone(),
-            epoch: camera.epoch.try_into().map_err(out_of_range)?,
-            seq: seq.try_into().map_err(out_of_range)?,
-            plan: standing.tier.plan(),
-            reason,
-            channel: standing.channel,
-            iat: now,
-            lease: Lease { max_age_s: self.lease_s, not_after: now + self.lease_s },
-            policy: standing.policy,
-            next: standing.next.clone(),
-            order,
-            crit: vec![],
-        };
-        let token = entitlement.sign(&self.keys.signer);
-        let body = serde_json::to_string(&entitlement).expect("plain data");
-        tx.execute("UPDATE cameras SET seq = ?2 WHERE device = ?1", params![camera.device.as_str(), seq])?;
+        let (device, position) = (&document.aud, document.position());
+        let token = document.sign(&self.keys.current().signer);
+        let body = serde_json::to_string(document).expect("plain data");
+        tx.execute("UPDATE cameras SET seq = ?2 WHERE device = ?1", params![device.as_str(), position.seq])?;
         tx.execute(
             "INSERT INTO documents (device, epoch, seq, token, body) VALUES (?1, ?2, ?3, ?4, ?5)",
-            params![camera.device.as_str(), camera.epoch, seq, token, body],
+            params![device.as_str(), position.epoch, position.seq, token, body],
         )?;
         tx.execute(
             "INSERT INTO outbox (document, device, due, issued_at) VALUES (?1, ?2, 1, ?3)",
-            params![tx.last_insert_rowid(), camera.device.as_str(), now_us()],
+            params![tx.last_insert_rowid(), device.as_str(), now_us()],
         )?;
-        let less = last.is_some_and(|last| last.epoch != camera.epoch || standing.policy.is_less_than(&last.policy));
-        let (revoked, erased) = if less { take_back(tx, &camera, &standing.policy, now)? } else { (vec![], vec![]) };
-        let position = entitlement.position();
-        Ok(Issued { device: camera.device, position, plan: standing.tier.as_str().into(), reason, revoked, erased })
+        let less = last.is_some_and(|last| last.epoch != position.epoch || policy.is_less_than(&last.policy));
+        let (revoked, erased) = if less { take_back(tx, &camera(tx, device)?, policy, now)? } else { (vec![], vec![]) };
+        Ok(Issued { device: device.clone(), position, plan: document.plan.to_string(), reason: document.reason, revoked, erased })
     }
+}
+
+/// A camera's next document.
+fn entitlement(
+    camera: &Camera,
+    standing: &Standing,
+    reason: Reason,
+    order: Option<Order>,
+    lease: Lease,
+    now: u64,
+) -> Result<Entitlement, DbError> {
+    let out_of_range = |e: care_protocol::BadIdent| DbError::Damaged { what: "cameras.seq", why: e.to_string() };
+    Ok(Entitlement {
+        iss: ISSUER.into(),
+        aud: camera.device.clone(),
+        account: camera.account.clone(),
+        epoch: camera.epoch.try_into().map_err(out_of_range)?,
+        seq: (camera.seq + 1).try_into().map_err(out_of_range)?,
+        plan: standing.tier.plan(),
+        reason,
+        channel: standing.channel,
+        iat: now,
+        lease,
+        policy: standing.policy,
+        next: standing.next.clone(),
+        order,
+        crit: vec![],
+    })
 }
 
 struct Covering {

@@ -29,12 +29,57 @@ use crate::{
 /// Where the broker is and how to speak to it.
 #[derive(Debug, Clone)]
 pub struct BrokerAddress {
+    /// What we are called there: no two connections may have one name.
+    pub client_id: String,
     /// Its name or address.
     pub host: String,
     /// Its port.
     pub port: u16,
     /// `None`: plaintext, on loopback only.
     pub tls: Option<Arc<rustls::ClientConfig>>,
+    /// The authority of its certificate, PEM.
+    pub ca: String,
+}
+
+/// Something to publish that is in no outbox: an answer, or what an engineer wants a camera to see. It is lost with the
+/// program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Post {
+    /// Where.
+    pub topic: String,
+    /// What.
+    pub payload: Vec<u8>,
+}
+
+/// Where posts are dropped and taken from.
+#[derive(Debug)]
+pub struct Mailbox {
+    drop: mpsc::UnboundedSender<Post>,
+    taken: Mutex<Option<mpsc::UnboundedReceiver<Post>>>,
+}
+
+impl Mailbox {
+    /// An empty one.
+    pub fn new() -> Self {
+        let (drop, taken) = mpsc::unbounded_channel();
+        Self { drop, taken: Mutex::new(Some(taken)) }
+    }
+
+    /// Publishes it as soon as there is a broker.
+    pub fn post(&self, post: Post) {
+        // Fails only while shutting down.
+        drop(self.drop.send(post));
+    }
+
+    fn take(&self) -> Option<mpsc::UnboundedReceiver<Post>> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl Default for Mailbox {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 /// Why a connection ended.
@@ -59,14 +104,15 @@ const MAX_PAYLOAD: usize = 256 * 1024;
 const QUEUE: usize = 64;
 
 /// Runs for ever: connects, serves, and connects again.
-pub async fn run(cloud: Arc<Cloud>, address: BrokerAddress) {
+pub async fn run(cloud: Arc<Cloud>) {
+    let address = cloud.link.clone();
+    let Some(mut posts) = cloud.mailbox.take() else { return tracing::error!("the link runs already") };
     let (inbox_tx, inbox_rx) = mpsc::unbounded_channel();
-    let (answers_tx, mut answers_rx) = mpsc::unbounded_channel();
-    tokio::spawn(read_inbox(cloud.clone(), inbox_rx, answers_tx));
+    tokio::spawn(read_inbox(cloud.clone(), inbox_rx));
     let mut pause = Duration::ZERO;
     loop {
         let began = std::time::Instant::now();
-        let e = session(&cloud, &address, &inbox_tx, &mut answers_rx).await;
+        let e = session(&cloud, &address, &inbox_tx, &mut posts).await;
         if began.elapsed() > Duration::from_secs(5) {
             pause = Duration::ZERO;
         }
@@ -89,9 +135,9 @@ async fn session(
     cloud: &Arc<Cloud>,
     address: &BrokerAddress,
     inbox: &mpsc::UnboundedSender<Publish>,
-    answers: &mut mpsc::UnboundedReceiver<(DeviceId, Answer)>,
+    posts: &mut mpsc::UnboundedReceiver<Post>,
 ) -> LinkError {
-    let mut options = MqttOptions::new(CLOUD_NAME, &address.host, address.port);
+    let mut options = MqttOptions::new(&address.client_id, &address.host, address.port);
     options.set_keep_alive(Duration::from_secs(30)).set_clean_session(false).set_max_packet_size(MAX_PAYLOAD, MAX_PAYLOAD);
     if let Some(tls) = &address.tls {
         options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(tls.clone())));
@@ -106,7 +152,7 @@ async fn session(
     // Both halves live as long as the session: the event loop's `poll` is never cancelled half-way and used again.
     tokio::select! {
         e = poll(cloud, &client, eventloop, inbox, &outstanding, ready_tx) => e,
-        e = publish(cloud, &client, answers, &outstanding, ready_rx) => e,
+        e = publish(cloud, &client, posts, &outstanding, ready_rx) => e,
     }
 }
 
@@ -187,11 +233,11 @@ async fn mark_acked(cloud: Arc<Cloud>, outstanding: Arc<Mutex<Outstanding>>, doc
 async fn publish(
     cloud: &Arc<Cloud>,
     client: &AsyncClient,
-    answers: &mut mpsc::UnboundedReceiver<(DeviceId, Answer)>,
+    posts: &mut mpsc::UnboundedReceiver<Post>,
     outstanding: &Arc<Mutex<Outstanding>>,
     ready: oneshot::Receiver<bool>,
 ) -> LinkError {
-    match publish_all(cloud, client, answers, outstanding, ready).await {
+    match publish_all(cloud, client, posts, outstanding, ready).await {
         Ok(()) => LinkError::Ended,
         Err(e) => e,
     }
@@ -200,7 +246,7 @@ async fn publish(
 async fn publish_all(
     cloud: &Arc<Cloud>,
     client: &AsyncClient,
-    answers: &mut mpsc::UnboundedReceiver<(DeviceId, Answer)>,
+    posts: &mut mpsc::UnboundedReceiver<Post>,
     outstanding: &Arc<Mutex<Outstanding>>,
     ready: oneshot::Receiver<bool>,
 ) -> Result<(), LinkError> {
@@ -210,12 +256,18 @@ async fn publish_all(
         // A broker that does not know us may have lost the retained documents as well.
         cloud.db.read_async(outbox::all_due_again).await?;
     }
-    give(None);
-    let keyset = format!("{}/keyset", cloud.endpoints.prefix);
-    client.publish(keyset, QoS::AtLeastOnce, true, cloud.issuer.keys.keyset.clone()).await?;
+    let mut published_keyset = 0;
 
     let mut tick = tokio::time::interval(Duration::from_millis(250));
     loop {
+        // Before any document that its key signed.
+        let keys = cloud.issuer.keys.current();
+        if keys.keyset.version != published_keyset {
+            give(None);
+            let topic = format!("{}/keyset", cloud.endpoints.prefix);
+            client.publish(topic, QoS::AtLeastOnce, true, keys.token.clone()).await?;
+            published_keyset = keys.keyset.version;
+        }
         for document in cloud.db.read_async(|connection| outbox::due(connection, QUEUE)).await? {
             if !outstanding.lock().unwrap_or_else(PoisonError::into_inner).in_flight.insert(document.document) {
                 continue;
@@ -230,18 +282,17 @@ async fn publish_all(
         tokio::select! {
             () = cloud.outbox.notified() => {}
             _ = tick.tick() => {}
-            answer = answers.recv() => {
-                let (device, answer) = answer.ok_or(LinkError::Ended)?;
+            post = posts.recv() => {
+                let Post { topic, payload } = post.ok_or(LinkError::Ended)?;
                 give(None);
-                let topic = Topics::new(&cloud.endpoints.prefix, &device).answer();
-                client.publish(topic, QoS::AtLeastOnce, false, serde_json::to_vec(&answer).expect("plain data")).await?;
+                client.publish(topic, QoS::AtLeastOnce, false, payload).await?;
             }
         }
     }
 }
 
 /// Takes in what cameras say, in order. Nothing they send can stop it: what is malformed is logged and dropped.
-async fn read_inbox(cloud: Arc<Cloud>, mut inbox: mpsc::UnboundedReceiver<Publish>, answers: mpsc::UnboundedSender<(DeviceId, Answer)>) {
+async fn read_inbox(cloud: Arc<Cloud>, mut inbox: mpsc::UnboundedReceiver<Publish>) {
     while let Some(publish) = inbox.recv().await {
         let at = now_us();
         let prefix = &cloud.endpoints.prefix;
@@ -254,7 +305,7 @@ async fn read_inbox(cloud: Arc<Cloud>, mut inbox: mpsc::UnboundedReceiver<Publis
         let taken = match leaf {
             "report" => take_report(&cloud, &device, &publish, at).await,
             "status" => take_status(&cloud, &device, &publish, at).await,
-            "get" => answer(&cloud, &device, &publish, &answers).await,
+            "get" => answer(&cloud, &device, &publish).await,
             _ => Ok(()),
         };
         if let Err(e) = taken {
@@ -312,12 +363,7 @@ async fn take_status(cloud: &Arc<Cloud>, device: &DeviceId, publish: &Publish, a
     Ok(())
 }
 
-async fn answer(
-    cloud: &Arc<Cloud>,
-    device: &DeviceId,
-    publish: &Publish,
-    answers: &mpsc::UnboundedSender<(DeviceId, Answer)>,
-) -> Result<(), Dropped> {
+async fn answer(cloud: &Arc<Cloud>, device: &DeviceId, publish: &Publish) -> Result<(), Dropped> {
     let get: Get = serde_json::from_slice(&publish.payload)?;
     if !(22..=128).contains(&get.nonce.len()) {
         return Err(Dropped::Wrong("a nonce has 22 to 128 characters"));
@@ -326,7 +372,7 @@ async fn answer(
     let Some(token) = cloud.db.read_async(move |connection| newest_token(connection, &asking)).await? else {
         return Ok(());
     };
-    // Fails only while shutting down.
-    drop(answers.send((device.clone(), Answer { nonce: get.nonce, token })));
+    let payload = serde_json::to_vec(&Answer { nonce: get.nonce, token }).expect("plain data");
+    cloud.mailbox.post(Post { topic: Topics::new(&cloud.endpoints.prefix, device).answer(), payload });
     Ok(())
 }

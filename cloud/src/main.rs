@@ -1,9 +1,10 @@
 //! care-cloud: reads the command line and runs the stand-in cloud, or talks to the one that runs.
 
-use std::process::ExitCode;
+use std::{path::Path, process::ExitCode};
 
 use care_cloud::{
     args::{self, Command, USAGE},
+    data_dir::{DataError, new_secret},
     run,
 };
 
@@ -56,19 +57,41 @@ async fn carry_out(command: Command) -> ExitCode {
             }
             Err(e) => fail(if e.is_configuration() { WRONG_CONFIGURATION } else { INTERNAL }, &e),
         },
-        Command::Act { data, action } => talk(&data, Some(&action)).await,
-        Command::State { data } => talk(&data, None).await,
+        Command::AccountAdd { data, account, login, password_file } => match add_account(&data, &account, &login, password_file.as_deref())
+        {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(e) => fail(if e.is_configuration() { WRONG_CONFIGURATION } else { INTERNAL }, &e),
+        },
+        Command::Act { data, action } => talk(&data, "/portal/act", Some(&action)).await,
+        Command::Experiment { data, experiment } => talk(&data, "/portal/experiment", Some(&experiment)).await,
+        Command::State { data } => talk(&data, "/portal/state", None).await,
     }
 }
 
-async fn talk(data: &std::path::Path, action: Option<&serde_json::Value>) -> ExitCode {
+fn add_account(data: &Path, account: &str, login: &str, password_file: Option<&Path>) -> Result<(), run::SetupError> {
+    let password = match password_file {
+        Some(path) => {
+            let refused = |source| DataError::Io { doing: "reading the password from", path: path.to_owned(), source };
+            std::fs::read_to_string(path).map_err(refused)?.trim_end_matches(['\r', '\n']).to_owned()
+        }
+        None => new_secret()[..16].to_owned(),
+    };
+    run::add_account(data, account, login, &password)?;
+    match password_file {
+        Some(_) => println!("account {account} signs in as {login}"),
+        None => println!("account {account} signs in as {login} with {password}"),
+    }
+    Ok(())
+}
+
+async fn talk(data: &Path, path: &str, body: Option<&serde_json::Value>) -> ExitCode {
     let portal = match run::portal_of(data) {
         Ok(portal) => portal,
         Err(e) => return fail(WRONG_CONFIGURATION, &e),
     };
-    let answer = match action {
-        Some(action) => portal.post("/portal/act", action).await,
-        None => portal.get("/portal/state").await,
+    let answer = match body {
+        Some(body) => portal.post(path, body).await,
+        None => portal.get(path).await,
     };
     match answer {
         Ok(answer) => {

@@ -28,7 +28,7 @@ use crate::{
     issuer::Issuer,
     keys::{Keys, KeysError},
     link::{self, BrokerAddress},
-    pki::{Authority, Identity, Pki, PkiError, client_config},
+    pki::{Authority, CLOUD_NAME, Identity, Pki, PkiError, client_config},
     portal,
     provision::{ProvisionError, provision},
     schedule, serve,
@@ -121,7 +121,13 @@ impl Running {
                     tokio::task::spawn_blocking(move || Broker::start(&starting, address, &prefix)).await.map_err(|_| DbError::Gone)??;
                 let tls = client_config(pki.ca.as_bytes(), Some(&pki.cloud))?;
                 let connect = if address.ip().is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { address.ip() };
-                let link = BrokerAddress { host: connect.to_string(), port: address.port(), tls: Some(tls) };
+                let link = BrokerAddress {
+                    client_id: client_id(options),
+                    host: connect.to_string(),
+                    port: address.port(),
+                    tls: Some(tls),
+                    ca: pki.ca.clone(),
+                };
                 (Some(broker), format!("mqtts://{host}:{}", address.port()), link)
             }
         };
@@ -137,7 +143,7 @@ impl Running {
             None => Store::embedded(&data, &endpoints.api)?,
         };
         ensure_demo_account(&data, &db)?;
-        let cloud = Arc::new(Cloud::new(data, Clock::System, db, issuer, store, endpoints, broker)?);
+        let cloud = Arc::new(Cloud::new(data, Clock::System, db, issuer, store, endpoints, broker_address, broker)?);
 
         let mut tasks = JoinSet::new();
         tasks.spawn(serve::accept_tls(api_listener, pki.server_config()?, api::router(cloud.clone())));
@@ -147,7 +153,7 @@ impl Running {
                 tracing::error!("the portal's listener: {e}");
             }
         });
-        tasks.spawn(link::run(cloud.clone(), broker_address));
+        tasks.spawn(link::run(cloud.clone()));
         tasks.spawn(schedule::run(cloud.clone()));
         tracing::info!(api = cloud.endpoints.api, broker = cloud.endpoints.broker, portal = cloud.endpoints.portal, "care-cloud runs");
         Ok(Self { tasks, cloud })
@@ -284,6 +290,11 @@ async fn listen(
         .map_err(|source| SetupError::Listen { what, flag, address: wanted, source })
 }
 
+/// Several processes on one database need a name each, or the broker would let only one of them in.
+fn client_id(options: &Run) -> String {
+    options.instance.as_ref().map_or_else(|| CLOUD_NAME.to_owned(), |instance| format!("{CLOUD_NAME}-{instance}"))
+}
+
 fn external_broker(options: &Run, url: &str, pki: &Pki) -> Result<BrokerAddress, SetupError> {
     let bad = |why| SetupError::BrokerUrl { url: url.to_owned(), why };
     let parsed = url::Url::parse(url).map_err(|_| bad("expected mqtts://host:port"))?;
@@ -304,9 +315,11 @@ fn external_broker(options: &Run, url: &str, pki: &Pki) -> Result<BrokerAddress,
                 _ => return Err(bad("--broker-cert and --broker-key go together")),
             };
             let tls = client_config(ca.as_bytes(), Some(&identity))?;
-            Ok(BrokerAddress { host, port: parsed.port().unwrap_or(8883), tls: Some(tls) })
+            Ok(BrokerAddress { client_id: client_id(options), host, port: parsed.port().unwrap_or(8883), tls: Some(tls), ca })
         }
-        "mqtt" if loopback => Ok(BrokerAddress { host, port: parsed.port().unwrap_or(1883), tls: None }),
+        "mqtt" if loopback => {
+            Ok(BrokerAddress { client_id: client_id(options), host, port: parsed.port().unwrap_or(1883), tls: None, ca: pki.ca.clone() })
+        }
         "mqtt" => Err(bad("mqtt:// is plaintext, for a loopback address only: use mqtts://")),
         _ => Err(bad("expected mqtts://host:port")),
     }

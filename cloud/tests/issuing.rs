@@ -56,7 +56,7 @@ impl World {
         let token = self.db.read(|c| newest_token(c, &cam(n))).unwrap().expect("a document");
         let (name, key) = self.issuer.keys.root();
         let roots = RootKeys::from([(name.to_owned(), key)]);
-        let keyset = Keyset::verify(self.issuer.keys.keyset.as_bytes(), &roots, ISSUER).unwrap().keyset;
+        let keyset = Keyset::verify(self.issuer.keys.current().token.as_bytes(), &roots, ISSUER).unwrap().keyset;
         Entitlement::verify(token.as_bytes(), Some(&keyset), ISSUER, &cam(n)).unwrap().entitlement
     }
 }

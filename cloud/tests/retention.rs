@@ -18,6 +18,7 @@ use care_cloud::{
     db::Db,
     issuer::Issuer,
     keys::Keys,
+    link::BrokerAddress,
     retention, schedule,
     store::Store,
 };
@@ -41,7 +42,8 @@ impl World {
         let endpoints = Endpoints { api: origin.into(), broker: String::new(), portal: String::new(), prefix: "care/v1".into() };
         let issuer = Arc::new(Issuer { keys: Keys::open(&data, NOW).unwrap(), catalogue: Catalogue::built_in(), lease_s: 172_800 });
         let (db, store) = (Db::open(&data.path("care.db")).unwrap(), Store::embedded(&data, origin).unwrap());
-        let cloud = Cloud::new(data, Clock::set_to(NOW), db, issuer, store, endpoints, None).unwrap();
+        let nowhere = BrokerAddress { client_id: String::new(), host: String::new(), port: 0, tls: None, ca: String::new() };
+        let cloud = Cloud::new(data, Clock::set_to(NOW), db, issuer, store, endpoints, nowhere, None).unwrap();
         Self { cloud: Arc::new(cloud), dir }
     }
 

@@ -38,6 +38,7 @@ pub fn router(cloud: Arc<Cloud>) -> Router {
         .route("/portal/state", get(state_json))
         .route("/portal/act", post(act_json))
         .route("/portal/broker", post(broker_json))
+        .merge(crate::machine::routes())
         .route("/", get(home))
         .route("/events", get(events))
         .route("/cameras/{id}/{what}", get(confirm).post(act_form))

@@ -31,7 +31,7 @@ use rusty_s3::{Bucket, Credentials, S3Action as _, UrlStyle};
 use s3s::{
     S3 as _, S3ErrorCode, S3Request,
     auth::SimpleAuth,
-    dto::{GetObjectInput, ListObjectsV2Input},
+    dto::{GetObjectInput, ListObjectsV2Input, PutObjectInput},
     service::{S3Service, S3ServiceBuilder},
 };
 use s3s_fs::FileSystem;
@@ -88,6 +88,16 @@ pub enum StoreError {
     /// Reading one.
     #[error("reading clip {clip} of {device} from the store: {why}")]
     Read {
+        /// Whose.
+        device: DeviceId,
+        /// Which.
+        clip: String,
+        /// Why.
+        why: String,
+    },
+    /// Writing one.
+    #[error("writing clip {clip} of {device} to the store: {why}")]
+    Write {
         /// Whose.
         device: DeviceId,
         /// Which.
@@ -196,6 +206,16 @@ impl Store {
     /// Whether the objects are here, and ours to delete.
     pub fn is_embedded(&self) -> bool {
         self.embedded.is_some()
+    }
+
+    /// Puts a clip that no camera sent: an engineer's sample.
+    pub async fn put(&self, device: &DeviceId, clip: &str, content: &'static [u8]) -> Result<(), StoreError> {
+        let failed = |why: String| StoreError::Write { device: device.clone(), clip: clip.to_owned(), why };
+        let embedded = self.embedded.as_ref().ok_or_else(|| failed("the store is elsewhere".into()))?;
+        let body = s3s::dto::StreamingBlob::wrap(futures::stream::once(async move { Ok::<_, Infallible>(Bytes::from_static(content)) }));
+        let input = PutObjectInput { bucket: BUCKET.into(), key: key(device, clip), body: Some(body), ..PutObjectInput::default() };
+        embedded.files.put_object(request(input)).await.map_err(|e| failed(format!("{e:?}")))?;
+        Ok(())
     }
 
     /// Deletes a clip of the embedded store; a failure is logged. Whether nothing of it is in the way any more.

@@ -1,0 +1,318 @@
+//! Cameras that are none: each connects to the broker with a certificate of its own, judges documents by the contract's rules
+//! as far as a plan goes (signature, order, lease, `next`, reset), and reports. They film nothing and upload nothing. They show
+//! what an account change does to many cameras; how the agent does it is the agent's own business.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use care_protocol::{
+    Answer, Cause, Cut, DeviceId, Digest, Entitlement, Erased, Get, Keyset, Mode, Outcome, Plan, Position, Reason, Reject, Report,
+    RootKeys, Topic, Topics, VerifiedEntitlement,
+};
+use jiff::Timestamp;
+use rumqttc::{
+    AsyncClient, Event, LastWill, MqttOptions, NetworkOptions, Packet, Publish, QoS, SubscribeFilter, TlsConfiguration, Transport,
+};
+use thiserror::Error;
+use tokio::task::JoinSet;
+
+use crate::{
+    cloud::Cloud,
+    db::now_s,
+    engineers::ExperimentError,
+    keys::ISSUER,
+    link::BrokerAddress,
+    pki::{Authority, client_config},
+};
+
+const MODEL: &str = "KC420WS";
+const QUEUE: usize = 16;
+const RECONNECT: Duration = Duration::from_millis(500);
+
+/// The simulated cameras of this cloud. They end with it.
+#[derive(Debug, Default)]
+pub struct Fleet {
+    tasks: Mutex<JoinSet<()>>,
+    size: AtomicUsize,
+    named: AtomicU32,
+}
+
+impl Fleet {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.size.load(Ordering::SeqCst)
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Binds so many new ones to an account and lets them connect; their ids.
+    pub async fn join(&self, cloud: &Arc<Cloud>, account: &str, cameras: usize) -> Result<Vec<DeviceId>, ExperimentError> {
+        let authority = Authority::open(&cloud.data)?;
+        let mut devices = Vec::new();
+        for _ in 0..cameras {
+            let number = self.named.fetch_add(1, Ordering::SeqCst);
+            // The second of the start is part of the name: after a restart they are others.
+            let device: DeviceId = format!("SIM{:X}-{number:02}", now_s()).parse().expect("capitals, digits and a dash");
+            let identity = authority.camera(&device)?;
+            let (issuer, id, account, now) = (cloud.issuer.clone(), device.clone(), account.to_owned(), cloud.clock.now_s());
+            cloud.change(move |tx| issuer.add_camera(tx, &id, MODEL, &account, now), |done| &done.issued).await?;
+            let tls = cloud.link.tls.as_ref().map(|_| client_config(cloud.link.ca.as_bytes(), Some(&identity))).transpose()?;
+            let broker = BrokerAddress { client_id: device.to_string(), tls, ..cloud.link.clone() };
+            let (name, key) = cloud.issuer.keys.root();
+            let camera = Camera::new(device.clone(), &cloud.endpoints.prefix, RootKeys::from([(name.to_owned(), key)]));
+            self.tasks.lock().unwrap_or_else(PoisonError::into_inner).spawn(run(camera, broker));
+            self.size.fetch_add(1, Ordering::SeqCst);
+            devices.push(device);
+        }
+        Ok(devices)
+    }
+
+    /// Ends them all; how many that were.
+    pub async fn stop(&self) -> usize {
+        let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        tasks.shutdown().await;
+        self.size.swap(0, Ordering::SeqCst)
+    }
+}
+
+/// Why a session ended; it is begun again.
+#[derive(Debug, Error)]
+enum SessionError {
+    #[error(transparent)]
+    Connection(#[from] rumqttc::ConnectionError),
+    #[error(transparent)]
+    Client(#[from] rumqttc::ClientError),
+}
+
+/// Keeps the camera connected for ever.
+async fn run(mut camera: Camera, broker: BrokerAddress) {
+    loop {
+        let Err(e) = session(&mut camera, &broker).await;
+        tracing::debug!(device = %camera.device, "simulated: {e}");
+        tokio::time::sleep(RECONNECT).await;
+    }
+}
+
+async fn session(camera: &mut Camera, broker: &BrokerAddress) -> Result<std::convert::Infallible, SessionError> {
+    let topics = camera.topics.clone();
+    let mut options = MqttOptions::new(&broker.client_id, &broker.host, broker.port);
+    options.set_keep_alive(Duration::from_secs(30)).set_clean_session(false);
+    options.set_last_will(LastWill::new(topics.status(), "offline", QoS::AtLeastOnce, true));
+    if let Some(tls) = &broker.tls {
+        options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(tls.clone())));
+    }
+    let (client, mut events) = AsyncClient::new(options, QUEUE);
+    let mut network = NetworkOptions::new();
+    network.set_tcp_nodelay(true);
+    events.set_network_options(network);
+    loop {
+        let due = camera.due();
+        let event = tokio::select! {
+            event = events.poll() => event?,
+            () = tokio::time::sleep_until(due.into()) => {
+                if let Some(report) = camera.pass(now_s()) {
+                    client.try_publish(topics.report(), QoS::AtLeastOnce, true, to_bytes(&report))?;
+                }
+                continue;
+            }
+        };
+        match event {
+            Event::Incoming(Packet::ConnAck(_)) => {
+                let filters = [topics.keyset(), topics.entitlement(), topics.answer()];
+                client.try_subscribe_many(filters.map(|filter| SubscribeFilter::new(filter, QoS::AtLeastOnce)))?;
+            }
+            Event::Incoming(Packet::SubAck(_)) => {
+                client.try_publish(topics.status(), QoS::AtLeastOnce, true, "online")?;
+                client.try_publish(topics.get(), QoS::AtLeastOnce, false, to_bytes(&camera.get()))?;
+            }
+            Event::Incoming(Packet::Publish(publish)) => {
+                let taken = camera.take(&publish, now_s());
+                if let Some(report) = taken.report {
+                    client.try_publish(topics.report(), QoS::AtLeastOnce, true, to_bytes(&report))?;
+                }
+                if taken.ask {
+                    client.try_publish(topics.get(), QoS::AtLeastOnce, false, to_bytes(&camera.get()))?;
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn to_bytes(value: &impl serde::Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).expect("plain data")
+}
+
+/// What a message leads to.
+#[derive(Debug, Default)]
+struct Taken {
+    report: Option<Report>,
+    /// The camera wants to be told again.
+    ask: bool,
+}
+
+/// A camera's memory. No clock and no socket: seconds are given.
+#[derive(Debug)]
+struct Camera {
+    device: DeviceId,
+    topics: Topics,
+    roots: RootKeys,
+    keyset: Option<Keyset>,
+    reset_id: u64,
+    /// The highest position, with its digest unless a reset made it.
+    ratchet: (Position, Option<Digest>),
+    in_force: Option<InForce>,
+}
+
+#[derive(Debug)]
+struct InForce {
+    document: VerifiedEntitlement,
+    /// When its lease ends, Unix seconds.
+    lease_end: u64,
+    lease_over: bool,
+    next_done: bool,
+}
+
+impl Camera {
+    fn new(device: DeviceId, prefix: &str, roots: RootKeys) -> Self {
+        let topics = Topics::new(prefix, &device);
+        Self { device, topics, roots, keyset: None, reset_id: 0, ratchet: (Position::NONE, None), in_force: None }
+    }
+
+    fn get(&self) -> Get {
+        let Position { epoch, seq } = self.ratchet.0;
+        Get { nonce: uuid::Uuid::new_v4().simple().to_string(), epoch, seq }
+    }
+
+    fn take(&mut self, publish: &Publish, now: u64) -> Taken {
+        match self.topics.classify(&publish.topic) {
+            Some(Topic::Keyset) => self.take_keyset(&publish.payload, now),
+            Some(Topic::Entitlement) => self.judge(&publish.payload, now),
+            // Nothing waits for the answer but the document in it.
+            Some(Topic::Answer) => match Answer::read(&publish.payload) {
+                Ok(answer) => self.judge(answer.token.as_bytes(), now),
+                Err(_) => Taken::default(),
+            },
+            None => Taken::default(),
+        }
+    }
+
+    fn take_keyset(&mut self, token: &[u8], now: u64) -> Taken {
+        let Ok(verified) = Keyset::verify(token, &self.roots, ISSUER) else { return Taken::default() };
+        let known = self.keyset.as_ref().map_or(0, |keyset| keyset.version);
+        if verified.keyset.version <= known {
+            return Taken::default();
+        }
+        let reset = verified.keyset.reset_for(&self.device).filter(|reset| reset.id > self.reset_id).cloned();
+        self.keyset = Some(verified.keyset);
+        let Some(reset) = reset else { return Taken { report: None, ask: known == 0 } };
+        self.reset_id = reset.id;
+        if reset.position() >= self.ratchet.0 {
+            return Taken { report: None, ask: known == 0 };
+        }
+        self.ratchet = (reset.position(), None);
+        self.in_force = None;
+        Taken { report: Some(self.report(Outcome::Applied, "reset", Cause::Document, None, now)), ask: true }
+    }
+
+    fn judge(&mut self, token: &[u8], now: u64) -> Taken {
+        if token.is_empty() {
+            return Taken { report: None, ask: true };
+        }
+        let claimed = Entitlement::claimed_position(token);
+        let verified = match Entitlement::verify(token, self.keyset.as_ref(), ISSUER, &self.device) {
+            Ok(verified) => verified,
+            // The retained keyset comes on the same connection: then it asks.
+            Err(Reject::UnknownKey(_)) if self.keyset.is_none() => return Taken::default(),
+            Err(e) => return Taken { report: Some(self.report(Outcome::Rejected, e.code(), Cause::Document, claimed, now)), ask: false },
+        };
+        let position = verified.entitlement.position();
+        let (outcome, reason) = match position.cmp(&self.ratchet.0) {
+            std::cmp::Ordering::Less => (Outcome::Stale, "stale".to_owned()),
+            std::cmp::Ordering::Equal if self.ratchet.1.is_none_or(|known| known == verified.digest) => {
+                (Outcome::Duplicate, "duplicate".to_owned())
+            }
+            std::cmp::Ordering::Equal => (Outcome::Conflict, "conflict".to_owned()),
+            std::cmp::Ordering::Greater => (Outcome::Applied, verified.entitlement.reason.to_string()),
+        };
+        if outcome == Outcome::Applied {
+            let lease = verified.entitlement.lease;
+            let used = now.saturating_sub(verified.entitlement.iat);
+            let lease_end = lease.not_after.min((now + lease.max_age_s).saturating_sub(used));
+            self.ratchet = (position, Some(verified.digest));
+            self.in_force = Some(InForce { document: verified, lease_end, lease_over: lease_end <= now, next_done: false });
+        }
+        Taken { report: Some(self.report(outcome, &reason, Cause::Document, Some(position), now)), ask: false }
+    }
+
+    /// When something is to be done by itself.
+    fn due(&self) -> Instant {
+        let far = Duration::from_secs(3600);
+        let Some(in_force) = &self.in_force else { return Instant::now() + far };
+        let next = in_force.document.entitlement.next.as_ref().filter(|_| !in_force.next_done).map(|next| next.effective_at);
+        let lease = Some(in_force.lease_end).filter(|_| !in_force.lease_over);
+        let wait = next.into_iter().chain(lease).min().map(|at| Duration::from_secs(at.saturating_sub(now_s())));
+        Instant::now() + wait.map_or(far, |wait| wait.min(far))
+    }
+
+    /// Does what is due at `now`: `next`, or the end of the lease.
+    fn pass(&mut self, now: u64) -> Option<Report> {
+        let in_force = self.in_force.as_mut()?;
+        let next = in_force.document.entitlement.next.clone().filter(|next| !in_force.next_done && next.effective_at <= now);
+        if let Some(next) = next {
+            in_force.next_done = true;
+            return Some(self.report(Outcome::Applied, next.reason.as_str(), Cause::Next, None, now));
+        }
+        if in_force.lease_over || now < in_force.lease_end {
+            return None;
+        }
+        in_force.lease_over = true;
+        Some(self.report(Outcome::Applied, "lease", Cause::Lease, None, now))
+    }
+
+    fn plan(&self) -> Option<Plan> {
+        let in_force = self.in_force.as_ref()?;
+        let document = &in_force.document.entitlement;
+        Some(document.next.as_ref().filter(|_| in_force.next_done).map_or_else(|| document.plan.clone(), |next| next.plan.clone()))
+    }
+
+    fn mode(&self) -> Mode {
+        match (&self.in_force, self.plan()) {
+            (Some(in_force), _) if in_force.document.entitlement.reason == Reason::Unbound => Mode::Unbound,
+            (Some(in_force), Some(plan)) if in_force.lease_over || plan.is_free() => Mode::Free,
+            (Some(_), Some(_)) => Mode::Paid,
+            _ => Mode::Unbound,
+        }
+    }
+
+    fn report(&self, outcome: Outcome, reason: &str, cause: Cause, judged: Option<Position>, now: u64) -> Report {
+        let position = self.in_force.as_ref().map_or(Position::NONE, |in_force| in_force.document.entitlement.position());
+        Report {
+            device: self.device.clone(),
+            outcome,
+            reason: reason.to_owned(),
+            cause,
+            judged,
+            epoch: position.epoch,
+            seq: position.seq,
+            digest: self.in_force.as_ref().map(|in_force| in_force.document.digest),
+            plan: self.plan(),
+            mode: self.mode(),
+            // It has no flash: after a restart it is another camera.
+            persisted: false,
+            keyset: self.keyset.as_ref().map_or(0, |keyset| keyset.version),
+            cut: Cut::default(),
+            erased: Erased::default(),
+            at: Timestamp::from_second(i64::try_from(now).unwrap_or(0)).unwrap_or_default(),
+            agent: concat!("simulated-", env!("CARGO_PKG_VERSION")).to_owned(),
+        }
+    }
+}

@@ -448,9 +448,11 @@ impl Issuer {
         )?;
         let mut done = self.changed(tx, account, Reason::Bound, None, now)?;
         if let Some(from) = from.filter(|from| from != account) {
-            done.issued.extend(self.changed(tx, &from, Reason::Upgraded, None, now)?.issued);
+            let left = self.changed(tx, &from, Reason::Upgraded, None, now)?;
+            done.issued.extend(left.issued);
+            done.back.extend(left.back);
         }
-        done.back = back;
+        done.back.splice(0..0, back);
         Ok(done)
     }
 
@@ -461,7 +463,7 @@ impl Issuer {
         let issued = self.issue_changes(tx, std::slice::from_ref(device), Reason::Unbound, None, now)?;
         let mut done = self.changed(tx, &camera.account, Reason::Upgraded, None, now)?;
         done.issued.splice(0..0, issued);
-        done.back = back;
+        done.back.splice(0..0, back);
         Ok(done)
     }
 

@@ -3,4 +3,6 @@
 
 mod faq;
 mod histories;
+mod payments;
+mod plans;
 mod world;

@@ -74,6 +74,19 @@ impl Cloud {
         self.act(json!({ "action": "subscribe", "camera": camera, "plan": "premium" })).await;
     }
 
+    pub async fn experiment(&self, experiment: Value) -> Value {
+        self.try_experiment(experiment).await.unwrap()
+    }
+
+    /// An experiment that may be refused; then why.
+    pub async fn try_experiment(&self, experiment: Value) -> Result<Value, String> {
+        self.portal().post("/portal/experiment", &experiment).await.map_err(|e| e.to_string())
+    }
+
+    pub async fn overview(&self) -> Value {
+        self.portal().get("/portal/overview").await.unwrap()
+    }
+
     pub async fn state(&self) -> Value {
         self.portal().get("/portal/state").await.unwrap()
     }

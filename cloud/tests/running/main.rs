@@ -7,5 +7,6 @@ mod broker;
 mod camera;
 mod cloud;
 mod command_line;
+mod engineers;
 mod outbox;
 mod portal;

@@ -1,0 +1,8 @@
+//! The cloud's history: which clips the store has, who may watch them, and what a change of plan or of owner takes away.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod faq;
+mod owners;
+mod playback;
+mod time;
+mod world;

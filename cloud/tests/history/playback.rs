@@ -1,0 +1,58 @@
+//! Playback as a video element asks for it.
+
+use axum::http::{StatusCode, header};
+use care_cloud::actions::PaidPlan;
+
+use super::world::{DAY, HOUR, World};
+
+#[tokio::test]
+async fn a_clip_is_served_whole_or_in_the_range_that_is_asked_for() {
+    let world = World::new();
+    world.add_to("ann", "CAM", "KC420WS");
+    world.stored("CAM", "abcdefgh", HOUR);
+    let (status, headers, body) = world.watch_range("ann", "CAM", "abcdefgh", None).await;
+    assert_eq!((status, body.as_str()), (StatusCode::OK, "abcdefgh"));
+    assert_eq!(
+        (&headers[header::CONTENT_TYPE], &headers[header::ACCEPT_RANGES], &headers[header::CONTENT_LENGTH]),
+        (&"video/mp4".parse().unwrap(), &"bytes".parse().unwrap(), &"8".parse().unwrap())
+    );
+    assert!(headers[header::CACHE_CONTROL].to_str().unwrap().contains("no-store"), "what is erased plays from no cache");
+
+    for (range, part, said) in [("bytes=2-4", "cde", "bytes 2-4/8"), ("bytes=6-", "gh", "bytes 6-7/8"), ("bytes=-3", "fgh", "bytes 5-7/8")]
+    {
+        let (status, headers, body) = world.watch_range("ann", "CAM", "abcdefgh", Some(range)).await;
+        assert_eq!((status, body.as_str()), (StatusCode::PARTIAL_CONTENT, part), "{range}");
+        assert_eq!(headers[header::CONTENT_RANGE].to_str().unwrap(), said, "{range}");
+    }
+    let beyond = world.watch_range("ann", "CAM", "abcdefgh", Some("bytes=8-")).await;
+    assert_eq!(beyond.0, StatusCode::RANGE_NOT_SATISFIABLE);
+    let nonsense = world.watch_range("ann", "CAM", "abcdefgh", Some("furlongs=1-2")).await;
+    assert_eq!((nonsense.0, nonsense.2.as_str()), (StatusCode::OK, "abcdefgh"));
+}
+
+#[tokio::test]
+async fn nobody_elses_clip_nor_one_that_never_was_is_served() {
+    let world = World::new();
+    world.add_to("ann", "CAM-A", "KC420WS");
+    world.add_to("bob", "CAM-B", "KC420WS");
+    world.stored("CAM-A", "hers", HOUR);
+    for (account, camera, clip) in [("bob", "CAM-A", "hers"), ("bob", "CAM-B", "hers"), ("ann", "CAM-A", "never"), ("", "CAM-A", "hers")] {
+        assert_eq!(world.watch(account, camera, clip).await.0, StatusCode::NOT_FOUND, "{account} {camera} {clip}");
+    }
+    for clip in ["../CAM-A/hers", "..%2f", "hers.mp4"] {
+        assert_eq!(world.watch("ann", "CAM-A", clip).await.0, StatusCode::NOT_FOUND, "{clip}");
+    }
+}
+
+#[tokio::test]
+async fn a_clip_past_the_plans_history_is_not_shown_even_if_it_is_still_in_the_store() {
+    let world = World::new();
+    world.add_to("ann", "CAM", "KC420WS");
+    world.subscribe("CAM", PaidPlan::Premium).await;
+    world.stored("CAM", "d30", 30 * DAY);
+    assert_eq!(world.shown("ann", "CAM").await, ["d30"]);
+    world.cloud.clock.advance(1);
+    assert!(world.listed("CAM").await.contains("d30"), "nobody has swept");
+    assert!(world.shown("ann", "CAM").await.is_empty());
+    assert_eq!(world.watch("ann", "CAM", "d30").await.0, StatusCode::NOT_FOUND);
+}

@@ -4,27 +4,31 @@ use serde_json::{Value, json};
 
 use super::{
     camera::{Camera, Clip},
-    cloud::Cloud,
+    cloud::{Cloud, until},
 };
 
 /// A cloud with one simulated camera that is on Premium; its id.
 async fn with_simulated(cloud: &Cloud) -> String {
     let joined = cloud.experiment(json!({ "experiment": "simulate", "account": "acct", "cameras": 1 })).await;
     let id = joined["cameras"][0].as_str().unwrap().to_owned();
-    cloud.until("it reports that it is bound", |s| s["cameras"][0]["report"]["reason"] == "bound").await;
+    cloud.until("it is bound", |s| s["cameras"][0]["report"]["mode"] == "free").await;
     cloud.premium(&id).await;
     cloud.until("it reports Premium", |s| s["cameras"][0]["report"]["mode"] == "paid").await;
     id
 }
 
-/// Waits until the newest report says this.
-async fn reports(cloud: &Cloud, outcome: &str, reason: &str) -> Value {
-    let what = format!("a report {outcome} {reason}");
-    let state = cloud.until(&what, |s| {
-        let report = &s["cameras"][0]["report"];
-        report["outcome"] == outcome && report["reason"] == reason
-    });
-    state.await["cameras"][0]["report"].clone()
+/// Makes an experiment and waits for a report that says this of it: others may come before and after.
+async fn makes(cloud: &Cloud, experiment: Value, outcome: &str, reason: &str) -> Value {
+    let received = |overview: &Value| overview["reports"][0]["received_us"].as_i64().unwrap_or(0);
+    let before = received(&cloud.overview().await);
+    cloud.experiment(experiment.clone()).await;
+    until(&format!("{experiment}: a report {outcome} {reason}"), || async {
+        let overview = cloud.overview().await;
+        let reports = overview["reports"].as_array().unwrap();
+        let new = reports.iter().filter(|report| report["received_us"].as_i64().unwrap() > before);
+        new.map(|report| &report["report"]).find(|report| report["outcome"] == outcome && report["reason"] == reason).cloned()
+    })
+    .await
 }
 
 #[tokio::test]
@@ -45,10 +49,12 @@ async fn an_account_with_ten_cameras_changes_at_once_and_every_camera_says_so() 
     // The eleventh joins a full account.
     cloud.premium(cameras[0].as_str().unwrap()).await;
     let more = cloud.experiment(json!({ "experiment": "simulate", "account": joined["account"], "cameras": 1 })).await;
-    let seatless = |s: &Value| {
-        s["cameras"].as_array().unwrap().iter().any(|c| c["device"] == more["cameras"][0] && c["report"]["reason"] == "seat_limit")
-    };
-    cloud.until("the eleventh reports that there is no seat", seatless).await;
+    until("the eleventh reports that there is no seat", || async {
+        let overview = cloud.overview().await;
+        let mut reports = overview["reports"].as_array().unwrap().iter().map(|r| &r["report"]);
+        reports.any(|r| r["device"] == more["cameras"][0] && r["reason"] == "seat_limit" && r["mode"] == "free").then_some(())
+    })
+    .await;
     assert_eq!(cloud.overview().await["simulated"], 11);
     assert_eq!(cloud.experiment(json!({ "experiment": "stop_simulated" })).await["stopped"], 11);
     cloud.until("they are gone", |s| s["cameras"].as_array().unwrap().iter().all(|camera| camera["status"] == "offline")).await;
@@ -58,41 +64,32 @@ async fn an_account_with_ten_cameras_changes_at_once_and_every_camera_says_so() 
 async fn duplicates_replays_and_wrong_keys_are_refused_for_what_they_are() {
     let cloud = Cloud::start().await;
     let id = with_simulated(&cloud).await;
-    let make = async |name: &str| cloud.experiment(json!({ "experiment": name, "camera": id })).await;
-    make("send_duplicate").await;
-    reports(&cloud, "duplicate", "duplicate").await;
-    make("replay").await;
-    let stale = reports(&cloud, "stale", "stale").await;
+    let of = |name: &str| json!({ "experiment": name, "camera": id });
+    makes(&cloud, of("send_duplicate"), "duplicate", "duplicate").await;
+    let stale = makes(&cloud, of("replay"), "stale", "stale").await;
     assert_eq!((&stale["judged"]["seq"], &stale["mode"]), (&json!(1), &json!("paid")), "{stale}");
-    make("unknown_key").await;
-    assert_eq!(reports(&cloud, "rejected", "unknown_key").await["mode"], "paid");
+    let unknown = makes(&cloud, of("unknown_key"), "rejected", "unknown_key").await;
+    assert_eq!((&unknown["judged"]["seq"], &unknown["seq"], &unknown["mode"]), (&json!(3), &json!(2), &json!("paid")), "{unknown}");
 
     // No key is old yet; after a rotation there is one, and every camera has its document under the new one.
-    let refused = cloud.try_experiment(json!({ "experiment": "old_key", "camera": id })).await.unwrap_err();
+    let refused = cloud.try_experiment(of("old_key")).await.unwrap_err();
     assert!(refused.contains("rotate"), "{refused}");
-    let rotated = cloud.experiment(json!({ "experiment": "rotate_key" })).await;
-    assert_eq!((&rotated["kid"], rotated["documents"].as_array().unwrap().len()), (&json!("care-2"), 1));
-    let renewed = reports(&cloud, "applied", "renewed").await;
-    assert_eq!((&renewed["keyset"], &renewed["mode"]), (&json!(2), &json!("paid")), "{renewed}");
-    make("old_key").await;
-    reports(&cloud, "rejected", "revoked_key").await;
+    let renewed = makes(&cloud, json!({ "experiment": "rotate_key" }), "applied", "renewed").await;
+    assert_eq!((&renewed["keyset"], &renewed["seq"], &renewed["mode"]), (&json!(2), &json!(3), &json!("paid")), "{renewed}");
+    makes(&cloud, of("old_key"), "rejected", "revoked_key").await;
     let overview = cloud.overview().await;
     assert_eq!((&overview["keyset"], &overview["kid"], &overview["revoked"]), (&json!(2), &json!("care-2"), &json!(["care-1"])));
     assert!(overview["reports"].as_array().unwrap().len() >= 6, "{overview}");
-    let newest = &overview["reports"][0]["report"];
-    assert_eq!((&newest["device"], &newest["reason"]), (&json!(id), &json!("revoked_key")));
 }
 
 #[tokio::test]
 async fn an_expired_lease_means_free_until_the_document_is_written_anew() {
     let cloud = Cloud::start().await;
     let id = with_simulated(&cloud).await;
-    cloud.experiment(json!({ "experiment": "expired_lease", "camera": id })).await;
+    makes(&cloud, json!({ "experiment": "expired_lease", "camera": id }), "applied", "renewed").await;
     cloud.until("the camera has fallen back", |s| s["cameras"][0]["report"]["mode"] == "free").await;
-    cloud.experiment(json!({ "experiment": "reissue", "camera": id })).await;
-    let report = reports(&cloud, "applied", "renewed").await;
-    assert_eq!(report["plan"], "premium");
-    cloud.until("the camera is paid again", |s| s["cameras"][0]["report"]["mode"] == "paid").await;
+    let report = makes(&cloud, json!({ "experiment": "reissue", "camera": id }), "applied", "renewed").await;
+    assert_eq!((&report["plan"], &report["mode"]), (&json!("premium"), &json!("paid")));
 }
 
 #[tokio::test]
@@ -102,8 +99,7 @@ async fn a_reset_lowers_one_cameras_ratchet_and_its_document_binds_it_anew() {
     let reset = cloud.experiment(json!({ "experiment": "reset", "camera": id })).await;
     assert_eq!((&reset["to"], &reset["keyset"]), (&json!({ "epoch": 1, "seq": 1 }), &json!(2)));
     let said = |state: &Value| state["cameras"][0]["report"]["keyset"] == 2 && state["cameras"][0]["report"]["mode"] == "paid";
-    let state = cloud.until("it is bound again, under the new keyset", said).await;
-    assert_eq!(state["cameras"][0]["report"]["outcome"], "applied");
+    cloud.until("it is bound again, under the new keyset", said).await;
     let reports = cloud.overview().await["reports"].clone();
     let was_unbound = reports.as_array().unwrap().iter().any(|r| r["report"]["reason"] == "reset" && r["report"]["mode"] == "unbound");
     assert!(was_unbound, "in between nothing was in force: {reports:#}");

@@ -16,6 +16,7 @@ use crate::{
     data_dir::{DataDir, DataError, Endpoints},
     db::{Db, DbError},
     engineers::Engineers,
+    fail_point,
     issuer::{Issued, Issuer},
     link::{BrokerAddress, Mailbox},
     retention,
@@ -117,6 +118,7 @@ impl Cloud {
         let done = self.db.transact_async(work).await?;
         let issued = issued(&done);
         for document in issued {
+            fail_point::reach("committed", document.position.seq);
             self.transfers.revoke(&document.revoked);
         }
         self.outbox.notify_one();

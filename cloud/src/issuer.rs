@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     catalogue::{Catalogue, Cycle, Tier},
     db::{DbError, now_us},
+    fail_point,
     keys::{ISSUER, Keys},
     money::{Period, Zone},
     retention::{mark_older, mark_other_owners},
@@ -265,6 +266,7 @@ impl Issuer {
             "INSERT INTO outbox (document, device, due, issued_at) VALUES (?1, ?2, 1, ?3)",
             params![tx.last_insert_rowid(), device.as_str(), now_us()],
         )?;
+        fail_point::reach("in_transaction", position.seq);
         let less = last.is_some_and(|last| last.epoch != position.epoch || policy.is_less_than(&last.policy));
         let (revoked, erased) = if less { take_back(tx, &camera(tx, device)?, policy, now)? } else { (vec![], vec![]) };
         Ok(Issued { device: device.clone(), position, plan: document.plan.to_string(), reason: document.reason, revoked, erased })

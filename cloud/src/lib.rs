@@ -20,6 +20,7 @@ pub mod cloud;
 pub mod data_dir;
 pub mod db;
 pub mod engineers;
+pub mod fail_point;
 pub mod issuer;
 pub mod keys;
 pub mod link;

@@ -20,6 +20,7 @@ use crate::{
     bus::News,
     cloud::Cloud,
     db::{DbError, now_us},
+    fail_point,
     issuer::newest_token,
     outbox,
     pki::CLOUD_NAME,
@@ -125,10 +126,17 @@ pub async fn run(cloud: Arc<Cloud>) {
 /// What a publish was, by its packet id once it has one: the library numbers publishes in the order they were given.
 #[derive(Default)]
 struct Outstanding {
-    given: VecDeque<Option<i64>>,
-    numbered: HashMap<u16, Option<i64>>,
+    given: VecDeque<Option<Sent>>,
+    numbered: HashMap<u16, Option<Sent>>,
     /// Documents that were published in this session and are not yet marked in the database.
     in_flight: HashSet<i64>,
+}
+
+/// A document on its way to the broker.
+#[derive(Clone, Copy)]
+struct Sent {
+    document: i64,
+    seq: u64,
 }
 
 async fn session(
@@ -201,14 +209,16 @@ async fn poll(
                 let mut outstanding = outstanding.lock().unwrap_or_else(PoisonError::into_inner);
                 if let Some(what) = outstanding.given.pop_front() {
                     outstanding.numbered.insert(id, what);
+                    what.iter().for_each(|sent| fail_point::reach("on_the_wire", sent.seq));
                 }
             }
             Event::Incoming(Packet::PubAck(ack)) => {
                 let what = outstanding.lock().unwrap_or_else(PoisonError::into_inner).numbered.remove(&ack.pkid).flatten();
-                if let Some(document) = what {
+                if let Some(sent) = what {
                     let at = now_us();
+                    fail_point::reach("acknowledged", sent.seq);
                     // Not awaited: marking must not hold up reading.
-                    tokio::spawn(mark_acked(cloud.clone(), outstanding.clone(), document, at));
+                    tokio::spawn(mark_acked(cloud.clone(), outstanding.clone(), sent, at));
                 }
             }
             _ => {}
@@ -216,7 +226,7 @@ async fn poll(
     }
 }
 
-async fn mark_acked(cloud: Arc<Cloud>, outstanding: Arc<Mutex<Outstanding>>, document: i64, at: i64) {
+async fn mark_acked(cloud: Arc<Cloud>, outstanding: Arc<Mutex<Outstanding>>, Sent { document, seq }: Sent, at: i64) {
     let marked = cloud.db.read_async(move |connection| {
         outbox::mark_acked(connection, document, at)?;
         let sql = "SELECT device FROM outbox WHERE document = ?1";
@@ -226,6 +236,7 @@ async fn mark_acked(cloud: Arc<Cloud>, outstanding: Arc<Mutex<Outstanding>>, doc
         Ok(device) => cloud.bus.tell(News::AtBroker { device }),
         Err(e) => tracing::error!("marking a document as published: {e}"),
     }
+    fail_point::reach("marked_acknowledged", seq);
     // Only now: while the row still says that it is due, it must not go out again.
     outstanding.lock().unwrap_or_else(PoisonError::into_inner).in_flight.remove(&document);
 }
@@ -272,12 +283,15 @@ async fn publish_all(
             if !outstanding.lock().unwrap_or_else(PoisonError::into_inner).in_flight.insert(document.document) {
                 continue;
             }
-            give(Some(document.document));
+            fail_point::reach("before_publish", document.seq);
+            give(Some(Sent { document: document.document, seq: document.seq }));
             let at = now_us();
             let topic = Topics::new(&cloud.endpoints.prefix, &document.device).entitlement();
             cloud.published(&document.device, Position { epoch: document.epoch, seq: document.seq });
             client.publish(topic, QoS::AtLeastOnce, true, document.token).await?;
+            fail_point::reach("given_to_library", document.seq);
             cloud.db.read_async(move |connection| outbox::mark_published(connection, document.document, at)).await?;
+            fail_point::reach("marked_published", document.seq);
         }
         tokio::select! {
             () = cloud.outbox.notified() => {}
@@ -335,6 +349,7 @@ async fn take_report(cloud: &Arc<Cloud>, device: &DeviceId, publish: &Publish, a
     if !publish.retain {
         cloud.transfers.mark_reported(device, in_force);
     }
+    fail_point::reach("reported", report.seq);
     let mode = report.mode.to_string();
     let line = (report.outcome, report.reason.clone(), report.cause, report.cut);
     let new = cloud.db.transact_async(move |tx| reports::keep(tx, &report, at)).await?;

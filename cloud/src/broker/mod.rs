@@ -18,6 +18,8 @@ use std::{
 
 use thiserror::Error;
 
+#[cfg(debug_assertions)]
+pub(crate) use death::die_now;
 pub use death::die_with_parent;
 
 use crate::{

@@ -29,7 +29,13 @@ pub struct Camera {
 
 impl Camera {
     pub fn add(cloud: &Cloud, id: &str) -> Self {
-        let files = cloud.add_camera(id);
+        cloud.add_camera(id);
+        Self::with_files(cloud, id)
+    }
+
+    /// One that was added before; care-cloud may have been started again since.
+    pub fn with_files(cloud: &Cloud, id: &str) -> Self {
+        let files = cloud.dir.path().join(id);
         let text = |name| std::fs::read_to_string(files.join(name)).unwrap();
         let identity = Identity { certificate: text("device.pem"), key: text("device.key") };
         let tls = client_config(text("ca.pem").as_bytes(), Some(&identity)).unwrap();

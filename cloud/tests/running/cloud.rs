@@ -30,9 +30,35 @@ impl Cloud {
     }
 
     async fn start_in(dir: tempfile::TempDir) -> Self {
-        let child = spawn(dir.path());
+        Self::start_with(dir, &[], &[]).await
+    }
+
+    /// With more on its command line, and in its environment.
+    pub async fn start_with(dir: tempfile::TempDir, flags: &[&str], environment: &[(&str, &str)]) -> Self {
+        let child = spawn(dir.path(), flags, environment);
         let endpoints = ready(dir.path()).await;
         Self { dir, endpoints, child }
+    }
+
+    /// Another process on the same data and the same broker.
+    pub async fn beside(first: &Self, name: &str) -> Self {
+        let log = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink(first.data(), log.path().join("data")).unwrap();
+        let child = spawn(log.path(), &["--instance", name, "--broker", &first.endpoints.broker], &[]);
+        let path = first.data().join("endpoints.json");
+        let endpoints = until("the second process to say where it is", || async {
+            let found: Endpoints = serde_json::from_slice(&std::fs::read(&path).ok()?).ok()?;
+            (found.portal != first.endpoints.portal).then_some(found)
+        })
+        .await;
+        Self { dir: log, endpoints, child }
+    }
+
+    /// Waits until it has ended by itself; the data stays.
+    pub async fn end(mut self) -> tempfile::TempDir {
+        let child = std::sync::Mutex::new(&mut self.child);
+        until("care-cloud to end", || async { child.lock().unwrap().try_wait().unwrap() }).await;
+        std::mem::replace(&mut self.dir, tempfile::tempdir().unwrap())
     }
 
     /// SIGKILL, as a crash or the OOM killer would do it; the data stays.
@@ -120,13 +146,14 @@ impl Drop for Cloud {
     }
 }
 
-fn spawn(dir: &Path) -> Child {
+fn spawn(dir: &Path, flags: &[&str], environment: &[(&str, &str)]) -> Child {
     let log = std::fs::File::create(dir.join("log")).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_care-cloud"));
     command.arg("--data").arg(dir.join("data")).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).process_group(0);
     for flag in ["--listen", "--portal", "--mqtt"] {
         command.args([flag, "127.0.0.1:0"]);
     }
+    command.args(flags).envs(environment.iter().copied());
     die_with_parent(&mut command).spawn().unwrap()
 }
 

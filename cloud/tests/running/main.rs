@@ -7,6 +7,7 @@ mod broker;
 mod camera;
 mod cloud;
 mod command_line;
+mod crash;
 mod engineers;
 mod outbox;
 mod portal;

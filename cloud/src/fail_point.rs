@@ -1,0 +1,31 @@
+//! Where a test can make the program die: on the way of a document from the transaction to the camera and of its report
+//! back. Only in debug builds, and only if the environment names the point and the document's sequence.
+
+/// The variable that names them, as `point:seq`.
+pub const VARIABLE: &str = "CARE_CLOUD_DIES_AT";
+
+/// The points, in the order in which a document passes them.
+pub const POINTS: [&str; 9] = [
+    "in_transaction",
+    "committed",
+    "before_publish",
+    "given_to_library",
+    "marked_published",
+    "on_the_wire",
+    "acknowledged",
+    "marked_acknowledged",
+    "reported",
+];
+
+/// Dies here if the environment says so.
+#[cfg(debug_assertions)]
+pub fn reach(point: &'static str, seq: u64) {
+    debug_assert!(POINTS.contains(&point), "{point} is listed");
+    if std::env::var(VARIABLE).is_ok_and(|wanted| wanted == format!("{point}:{seq}")) {
+        crate::broker::die_now();
+    }
+}
+
+/// Nothing, in what is released.
+#[cfg(not(debug_assertions))]
+pub fn reach(_: &'static str, _: u64) {}

@@ -8,9 +8,9 @@ set -eu
 build="gcc libc6-dev make pkg-config git ca-certificates libgstreamer1.0-dev libgstreamer-plugins-base1.0-dev"
 # To run them: GStreamer's elements, the broker, the time zones of bills.
 run="gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly mosquitto tzdata"
-# To test them: cameras and judges nobody here wrote, namespaces and captures, a browser, the rival agents.
+# To test them: cameras, brokers and judges nobody here wrote, namespaces and captures, a browser, the rival agents.
 test="gstreamer1.0-tools gstreamer1.0-libav gstreamer1.0-rtsp gir1.2-gst-rtsp-server-1.0 python3-gi ffmpeg mosquitto-clients
-    iproute2 tcpdump tshark chromium chromium-driver curl jq openssl sqlite3 python3 python3-paho-mqtt strace procps"
+    iproute2 tcpdump tshark chromium chromium-driver curl jq openssl sqlite3 python3 python3-paho-mqtt strace procps nats-server"
 # To check with Rust 1.85 and against the advisories: the libraries of Debian's compiler, the archive's format.
 check="libedit2 libxml2 libz3-4 zstd"
 

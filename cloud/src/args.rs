@@ -20,7 +20,8 @@ care-cloud: a stand-in for the Care cloud, made of real parts
       --broker-ca, --broker-cert, --broker-key FILE
                         how to speak to it                                   [this cloud's own]
       --s3 URL          an external S3 instead: https://host/bucket[?region=name], with
-                        AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY
+                        AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; http:// on loopback
+      --s3-ca FILE      the authority of its certificate                     [the system's]
       --host NAME       the name in URLs and in the certificate              [the address of --listen]
       --prefix PREFIX   of every topic                                       [care/v1]
       --instance NAME   what it is called beside others on the same --data
@@ -152,6 +153,8 @@ pub struct Run {
     pub broker_key: Option<PathBuf>,
     /// An external S3.
     pub s3: Option<String>,
+    /// The authority of its certificate.
+    pub s3_ca: Option<PathBuf>,
     /// The name in URLs.
     pub host: Option<String>,
     /// The topics' prefix.
@@ -177,6 +180,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageE
         broker_cert: None,
         broker_key: None,
         s3: None,
+        s3_ca: None,
         host: None,
         prefix: "care/v1".into(),
         instance: None,
@@ -198,6 +202,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageE
             Long("broker-cert") => run.broker_cert = Some(parser.value()?.into()),
             Long("broker-key") => run.broker_key = Some(parser.value()?.into()),
             Long("s3") => run.s3 = Some(parser.value()?.string()?),
+            Long("s3-ca") => run.s3_ca = Some(parser.value()?.into()),
             Long("host") => run.host = Some(parser.value()?.string()?),
             Long("prefix") => run.prefix = parser.value()?.string()?,
             Long("instance") => run.instance = Some(parser.value()?.string()?),

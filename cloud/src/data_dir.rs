@@ -51,6 +51,18 @@ pub struct Endpoints {
     pub portal: String,
     /// The topics' prefix.
     pub prefix: String,
+    /// Where clips go, if not to the API's own origin.
+    #[serde(default)]
+    pub store: Option<StoreEndpoint>,
+}
+
+/// A clip store elsewhere, as cameras have to know it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreEndpoint {
+    /// `host` or `host:port`.
+    pub host: String,
+    /// The authority of its certificate; `None`: a public one.
+    pub ca: Option<PathBuf>,
 }
 
 impl DataDir {

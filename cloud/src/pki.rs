@@ -144,6 +144,19 @@ pub fn client_config(ca: &[u8], identity: Option<&Identity>) -> Result<Arc<Clien
     Ok(Arc::new(config))
 }
 
+/// A client's side of TLS towards a server that wants no certificate of ours. A bundle may hold authorities that rustls
+/// cannot read: they are left out.
+pub fn trusting(authorities: &[u8]) -> Result<Arc<ClientConfig>, PkiError> {
+    let mut roots = RootCertStore::empty();
+    let (added, _) = roots.add_parsable_certificates(CertificateDer::pem_slice_iter(authorities).filter_map(Result::ok));
+    if added == 0 {
+        return Err(PkiError::Tls("the file holds no authority's certificate".into()));
+    }
+    let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
+    let builder = builder.map_err(|e| PkiError::Tls(e.to_string()))?;
+    Ok(Arc::new(builder.with_root_certificates(roots).with_no_client_auth()))
+}
+
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }

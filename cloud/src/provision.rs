@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use crate::{
     catalogue::Tier,
-    data_dir::{DataError, Endpoints, make_private_dir, write_private, write_public},
+    data_dir::{DataError, Endpoints, StoreEndpoint, make_private_dir, read_if_there, write_private, write_public},
     issuer::Issuer,
     keys::ISSUER,
     pki::{Authority, CLOUD_NAME, PkiError},
@@ -50,9 +50,27 @@ pub fn provision(
     write_private(&out.join("device.key"), identity.key.as_bytes())?;
     make_private_dir(&out.join("state"))?;
     let dir = out.to_str().ok_or_else(|| ProvisionError::Path(out.clone()))?;
-    let config = configuration(device, model, issuer, endpoints, dir);
+    let mut config = configuration(device, model, issuer, endpoints, dir);
+    if let Some(store) = &endpoints.store {
+        config += &store_table(store, &out)?;
+    }
     write_public(&out.join("config.toml"), config.as_bytes())?;
     Ok(())
+}
+
+/// Where grants may lead, other than to the API's own origin.
+fn store_table(store: &StoreEndpoint, out: &Path) -> Result<String, ProvisionError> {
+    let text = |value: &str| serde_json::Value::from(value).to_string();
+    let ca = match &store.ca {
+        None => "webpki".to_owned(),
+        Some(path) => {
+            let missing = || DataError::Damaged { path: path.clone(), why: "there is no such file".into() };
+            let copy = out.join("store-ca.pem");
+            write_public(&copy, &read_if_there(path)?.ok_or_else(missing)?)?;
+            copy.to_str().ok_or_else(|| ProvisionError::Path(copy.clone()))?.to_owned()
+        }
+    };
+    Ok(format!("\n[store]\nhosts = [{}]\nca = {}\n", text(&store.host), text(&ca)))
 }
 
 fn configuration(device: &DeviceId, model: &str, issuer: &Issuer, endpoints: &Endpoints, dir: &str) -> String {

@@ -12,13 +12,11 @@ use crate::{
     cloud::Cloud,
     db::{DbError, now_us},
     issuer::{Camera, Issuer, camera, devices},
-    store::StoreError,
+    store::{GRANT_IN_USE_US, StoreError},
 };
 
 /// So many objects at a time, so that nobody waits long for the database.
 const BATCH: usize = 200;
-/// A grant may still be in use this long after it was given: a clip that is being sent again is left alone.
-const GRANT_MAY_RUN_US: i64 = 3_600_000_000;
 
 /// Why clips could not be erased; the next look tries again.
 #[derive(Debug, Error)]
@@ -103,7 +101,8 @@ fn to_go(connection: &Connection) -> Result<BTreeMap<DeviceId, Vec<String>>, DbE
              (SELECT 1 FROM grants g WHERE g.clip = clips.clip AND g.state = 'open' AND g.granted_at > ?1)
          LIMIT ?2",
     )?;
-    let rows = statement.query_map(params![now_us() - GRANT_MAY_RUN_US, BATCH], |row| Ok((row.get::<_, String>(0)?, row.get(1)?)))?;
+    // A clip that is being sent again is left alone.
+    let rows = statement.query_map(params![now_us() - GRANT_IN_USE_US, BATCH], |row| Ok((row.get::<_, String>(0)?, row.get(1)?)))?;
     let mut clips: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for row in rows {
         let (device, clip) = row?;
@@ -113,19 +112,15 @@ fn to_go(connection: &Connection) -> Result<BTreeMap<DeviceId, Vec<String>>, DbE
     Ok(clips)
 }
 
-/// Marks what time has made too old, deletes all that is marked, and looks in the store whether it is gone. An external
-/// store is not ours to empty: there the bucket's own lifecycle rules have to.
+/// Marks what time has made too old, deletes all that is marked, and looks in the store whether it is gone.
 pub async fn sweep(cloud: &Arc<Cloud>) -> Result<(), RetentionError> {
-    if !cloud.store.is_embedded() {
-        return Ok(());
-    }
     let now = cloud.clock.now_s();
     loop {
         let issuer = cloud.issuer.clone();
         if !cloud.db.read_async(move |connection| work_to_do(connection, &issuer, now)).await? {
             return Ok(());
         }
-        // Deleted under the database's lock: no grant can be given meanwhile by which a clip would come back.
+        // Here it is deleted under the database's lock: no grant can be given meanwhile by which a clip would come back.
         let deleting = cloud.clone();
         let tried = cloud.db.transact_async(move |tx| -> Result<_, DbError> {
             mark_outdated(tx, &deleting.issuer, now)?;
@@ -133,13 +128,16 @@ pub async fn sweep(cloud: &Arc<Cloud>) -> Result<(), RetentionError> {
             let mut failed = 0;
             for (device, clips) in &mut clips {
                 let before = clips.len();
-                clips.retain(|clip| deleting.store.delete(device, clip));
+                clips.retain(|clip| !deleting.store.is_embedded() || deleting.store.delete(device, clip));
                 failed += before - clips.len();
             }
             Ok((clips, failed))
         });
         let (tried, mut left) = tried.await?;
         for (device, mut clips) in tried {
+            for clip in &clips {
+                cloud.store.erase(&device, clip).await?;
+            }
             let present = cloud.store.list(&device).await?;
             let before = clips.len();
             clips.retain(|clip| !present.contains(clip));

@@ -6,6 +6,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::Path,
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use care_protocol::DeviceId;
@@ -23,7 +24,7 @@ use crate::{
     client::Portal,
     clock::Clock,
     cloud::Cloud,
-    data_dir::{DataDir, DataError, Endpoints, new_secret, read_if_there, write_private},
+    data_dir::{DataDir, DataError, Endpoints, StoreEndpoint, new_secret, read_if_there, write_private},
     db::{Db, DbError, now_s},
     issuer::Issuer,
     keys::{Keys, KeysError},
@@ -38,6 +39,7 @@ use crate::{
 const API_PORT: u16 = 8443;
 const PORTAL_PORT: u16 = 8480;
 const MQTT_PORT: u16 = 8883;
+const PORT_FREE_WITHIN: Duration = Duration::from_secs(4);
 const DEMO_ACCOUNT: &str = "acct-1";
 const DEMO_LOGIN: &str = "demo@kasa.example";
 /// Where the demo account's [`SignIn`] lies, below the data directory.
@@ -115,6 +117,10 @@ impl Running {
                 let wanted = wanted(options.mqtt, MQTT_PORT, last_port(|e| &e.broker));
                 let strict = options.mqtt.is_some_and(|address| address.port() != 0);
                 let refused = |source| SetupError::Listen { what: "the broker", flag: "--mqtt", address: wanted, source };
+                let last = last_port(|e| &e.broker) == Some(wanted.port());
+                if last {
+                    wait_until_free(wanted).await;
+                }
                 let address = free_address(wanted, strict).map_err(refused)?;
                 let (starting, prefix) = (data.clone(), options.prefix.clone());
                 let broker =
@@ -136,10 +142,11 @@ impl Running {
             broker: broker_url,
             portal: format!("http://{portal_address}"),
             prefix: options.prefix.clone(),
+            store: options.s3.as_deref().and_then(|url| store_endpoint(url, options.s3_ca.as_deref())),
         };
         data.set_endpoints(&endpoints)?;
         let store = match &options.s3 {
-            Some(url) => Store::external(url)?,
+            Some(url) => Store::external(url, options.s3_ca.as_deref())?,
             None => Store::embedded(&data, &endpoints.api)?,
         };
         ensure_demo_account(&data, &db)?;
@@ -188,6 +195,7 @@ pub fn add_camera(data: &Path, device: &DeviceId, model: &str, account: &str, ou
         broker: format!("mqtts://127.0.0.1:{MQTT_PORT}"),
         portal: format!("http://127.0.0.1:{PORTAL_PORT}"),
         prefix: "care/v1".into(),
+        store: None,
     });
     let issuer = open_issuer(&data, 172_800)?;
     provision(&Authority::open(&data)?, &issuer, &endpoints, device, model, out)?;
@@ -262,6 +270,15 @@ fn open_issuer(data: &DataDir, lease_s: u64) -> Result<Issuer, SetupError> {
     Ok(Issuer { keys: Keys::open(data, now_s())?, catalogue: Catalogue::built_in(), lease_s })
 }
 
+/// A Mosquitto whose care-cloud was killed holds its port a moment longer, and cameras have that port in their
+/// configuration. If somebody else holds it, it will not be free.
+async fn wait_until_free(address: SocketAddr) {
+    let began = Instant::now();
+    while free_address(address, true).is_err() && began.elapsed() < PORT_FREE_WITHIN {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 /// The address given, with the last port again where none is chosen: cameras have it in their configuration.
 fn wanted(given: Option<SocketAddr>, default_port: u16, last_port: Option<u16>) -> SocketAddr {
     let mut address = given.unwrap_or_else(|| SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0));
@@ -293,6 +310,14 @@ async fn listen(
 /// Several processes on one database need a name each, or the broker would let only one of them in.
 fn client_id(options: &Run) -> String {
     options.instance.as_ref().map_or_else(|| CLOUD_NAME.to_owned(), |instance| format!("{CLOUD_NAME}-{instance}"))
+}
+
+/// Where cameras put their clips. A URL that is none is refused by the store itself.
+fn store_endpoint(url: &str, ca: Option<&Path>) -> Option<StoreEndpoint> {
+    let url = url::Url::parse(url).ok()?;
+    let host = url.host_str()?;
+    let host = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
+    Some(StoreEndpoint { host, ca: ca.map(|ca| std::path::absolute(ca).unwrap_or_else(|_| ca.to_owned())) })
 }
 
 fn external_broker(options: &Run, url: &str, pki: &Pki) -> Result<BrokerAddress, SetupError> {

@@ -6,25 +6,32 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{actions::ActionError, billing::next_due, cloud::Cloud, outbox, retention};
+use crate::{
+    actions::ActionError,
+    billing::next_due,
+    cloud::Cloud,
+    outbox,
+    retention::{self, RetentionError},
+    store,
+};
 
 /// Leases and chases are looked at this often.
 const TICK: Duration = Duration::from_secs(1);
-/// Clips that could not be erased are tried again after this long.
-const ERASE_AGAIN: Duration = Duration::from_secs(60);
+/// A store that failed is tried again after this long.
+const STORE_AGAIN: Duration = Duration::from_secs(60);
 
 /// Runs for ever; a failure is logged and tried again at the next tick.
 pub async fn run(cloud: Arc<Cloud>) {
-    let mut erase_at = Instant::now();
+    let mut store_at = Instant::now();
     loop {
         if let Err(e) = look(&cloud).await {
             tracing::error!("the schedule: {e}");
         }
-        if erase_at <= Instant::now()
-            && let Err(e) = retention::sweep(&cloud).await
+        if store_at <= Instant::now()
+            && let Err(e) = look_at_store(&cloud).await
         {
-            tracing::error!("erasing clips: {e}");
-            erase_at = Instant::now() + ERASE_AGAIN;
+            tracing::error!("the clip store: {e}");
+            store_at = Instant::now() + STORE_AGAIN;
         }
         let wait = match cloud.db.read_async(next_due).await {
             Ok(Some(at)) => cloud.clock.until(at).min(TICK),
@@ -39,6 +46,12 @@ pub async fn run(cloud: Arc<Cloud>) {
             () = cloud.schedule.notified() => {}
         }
     }
+}
+
+/// Takes in what has arrived elsewhere, and erases what has to go.
+async fn look_at_store(cloud: &Arc<Cloud>) -> Result<(), RetentionError> {
+    store::arrivals::look(cloud).await?;
+    retention::sweep(cloud).await
 }
 
 async fn look(cloud: &Arc<Cloud>) -> Result<(), ActionError> {

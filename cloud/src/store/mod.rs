@@ -6,11 +6,14 @@
 //! shows what the *camera* does, a revoked PUT is not cut by the store in the same instant: its bytes are thrown away and
 //! counted for [`LINGER`], then the connection is closed.
 
+pub mod arrivals;
+mod elsewhere;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     convert::Infallible,
     io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicI64, AtomicU64, Ordering},
@@ -27,6 +30,7 @@ use futures::{StreamExt as _, channel::mpsc};
 use http_body_util::BodyExt as _;
 use hyper::body::Frame;
 use jiff::{SignedDuration, Timestamp};
+use rusqlite::Transaction;
 use rusty_s3::{Bucket, Credentials, S3Action as _, UrlStyle};
 use s3s::{
     S3 as _, S3ErrorCode, S3Request,
@@ -40,12 +44,13 @@ use thiserror::Error;
 use tokio::sync::watch;
 use url::Url;
 
+use self::elsewhere::Elsewhere;
 use crate::{
-    actions::ActionError,
     bus::News,
     cloud::Cloud,
     data_dir::{DataDir, DataError, make_private_dir, new_secret, read_if_there, write_private},
-    db::now_us,
+    db::{DbError, now_us},
+    pki::trusting,
 };
 
 /// How long a revoked upload is still read (and thrown away) before its connection is closed.
@@ -56,6 +61,10 @@ pub const GRANT_LIFE: Duration = Duration::from_secs(60);
 pub const BUCKET: &str = "clips";
 /// The query parameter that names the grant; it is part of what is signed.
 const GRANT_PARAMETER: &str = "x-care-grant";
+/// A grant may still be in use this long after it was given: the largest clip over the slowest line.
+pub const GRANT_IN_USE_US: i64 = 3_600_000_000;
+/// Where Debian keeps the public authorities.
+const SYSTEM_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
 const FINISHED_KEPT: usize = 256;
 /// So often a listing is begun again because the store changed under it.
 const LISTINGS_DISTURBED: u32 = 20;
@@ -71,6 +80,16 @@ pub enum StoreError {
     Open {
         /// Its directory.
         path: PathBuf,
+        /// Why.
+        why: String,
+    },
+    /// Deleting one elsewhere.
+    #[error("deleting clip {clip} of {device} from the store: {why}")]
+    Erase {
+        /// Whose.
+        device: DeviceId,
+        /// Which.
+        clip: String,
         /// Why.
         why: String,
     },
@@ -119,7 +138,12 @@ pub enum StoreError {
 pub struct Store {
     bucket: Bucket,
     credentials: Credentials,
-    embedded: Option<Embedded>,
+    place: Place,
+}
+
+enum Place {
+    Embedded(Box<Embedded>),
+    Elsewhere(Elsewhere),
 }
 
 /// A clip to be watched.
@@ -164,21 +188,32 @@ impl Store {
         builder.set_auth(SimpleAuth::from_single("care-cloud", secret.as_str()));
         let bucket = bucket(origin, BUCKET, "us-east-1").map_err(open)?;
         let embedded = Embedded { service: builder.build(), files: files()?, root: root.clone() };
-        Ok(Self { bucket, credentials: Credentials::new("care-cloud", secret), embedded: Some(embedded) })
+        Ok(Self { bucket, credentials: Credentials::new("care-cloud", secret), place: Place::Embedded(Box::new(embedded)) })
     }
 
-    /// An S3 elsewhere: `https://host[:port]/bucket[?region=…]`, with the credentials of the environment.
-    pub fn external(url: &str) -> Result<Self, StoreError> {
+    /// An S3 elsewhere: `https://host[:port]/bucket[?region=…]` (plain HTTP on loopback), with the credentials of the
+    /// environment. `ca` (PEM) signs its certificate; without it the system's authorities.
+    pub fn external(url: &str, ca: Option<&Path>) -> Result<Self, StoreError> {
         let bad = |why: &str| StoreError::Url { url: url.to_owned(), why: why.to_owned() };
         let parsed = Url::parse(url).map_err(|e| bad(&e.to_string()))?;
         let name = parsed.path().trim_matches('/').to_owned();
-        if parsed.scheme() != "https" || name.is_empty() || name.contains('/') {
+        let tls = match parsed.scheme() {
+            "https" => {
+                let path = ca.unwrap_or(Path::new(SYSTEM_AUTHORITIES));
+                let pem =
+                    read_if_there(path)?.ok_or_else(|| bad(&format!("there is no {}: name its authority with --s3-ca", path.display())))?;
+                Some(trusting(&pem).map_err(|e| bad(&e.to_string()))?)
+            }
+            "http" if elsewhere::is_loopback(&parsed) => None,
+            _ => return Err(bad("expected https://host[:port]/bucket[?region=name]; http:// is for a loopback address only")),
+        };
+        if name.is_empty() || name.contains('/') {
             return Err(bad("expected https://host[:port]/bucket[?region=name]"));
         }
         let region = parsed.query_pairs().find(|(key, _)| key == "region").map_or("us-east-1".into(), |(_, value)| value.into_owned());
         let origin = parsed.origin().ascii_serialization();
         let credentials = Credentials::from_env().ok_or_else(|| bad("set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"))?;
-        Ok(Self { bucket: bucket(&origin, &name, &region).map_err(|e| bad(&e))?, credentials, embedded: None })
+        Ok(Self { bucket: bucket(&origin, &name, &region).map_err(|e| bad(&e))?, credentials, place: Place::Elsewhere(Elsewhere { tls }) })
     }
 
     /// Permission to put one clip: a presigned URL that names the grant.
@@ -203,15 +238,28 @@ impl Store {
         }
     }
 
-    /// Whether the objects are here, and ours to delete.
+    fn here(&self) -> Option<&Embedded> {
+        match &self.place {
+            Place::Embedded(embedded) => Some(embedded),
+            Place::Elsewhere(_) => None,
+        }
+    }
+
+    /// Whether the objects are here.
     pub fn is_embedded(&self) -> bool {
-        self.embedded.is_some()
+        self.here().is_some()
     }
 
     /// Puts a clip that no camera sent: an engineer's sample.
     pub async fn put(&self, device: &DeviceId, clip: &str, content: &'static [u8]) -> Result<(), StoreError> {
         let failed = |why: String| StoreError::Write { device: device.clone(), clip: clip.to_owned(), why };
-        let embedded = self.embedded.as_ref().ok_or_else(|| failed("the store is elsewhere".into()))?;
+        let embedded = match &self.place {
+            Place::Embedded(embedded) => embedded,
+            Place::Elsewhere(elsewhere) => {
+                let content = Bytes::from_static(content);
+                return elsewhere.put(&self.bucket, &self.credentials, &key(device, clip), content).await.map_err(failed);
+            }
+        };
         let body = s3s::dto::StreamingBlob::wrap(futures::stream::once(async move { Ok::<_, Infallible>(Bytes::from_static(content)) }));
         let input = PutObjectInput { bucket: BUCKET.into(), key: key(device, clip), body: Some(body), ..PutObjectInput::default() };
         embedded.files.put_object(request(input)).await.map_err(|e| failed(format!("{e:?}")))?;
@@ -220,7 +268,7 @@ impl Store {
 
     /// Deletes a clip of the embedded store; a failure is logged. Whether nothing of it is in the way any more.
     pub fn delete(&self, device: &DeviceId, clip: &str) -> bool {
-        let Some(embedded) = &self.embedded else { return false };
+        let Some(embedded) = self.here() else { return false };
         let path = embedded.root.join(BUCKET).join(key(device, clip));
         match std::fs::remove_file(&path) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => {
@@ -234,7 +282,7 @@ impl Store {
     /// Opens a clip for watching; `None` if the store has it not. A `range` that is no range is as good as none (RFC 9110).
     pub async fn open_clip(&self, device: &DeviceId, clip: &str, range: Option<&str>) -> Result<Option<Object>, StoreError> {
         let key = key(device, clip);
-        let Some(embedded) = &self.embedded else {
+        let Some(embedded) = self.here() else {
             return Ok(Some(Object::Elsewhere(self.bucket.get_object(Some(&self.credentials), &key).sign(GRANT_LIFE))));
         };
         let range = range.and_then(|range| s3s::dto::Range::parse(range).ok());
@@ -250,12 +298,31 @@ impl Store {
         Ok(Some(Object::Here { body: Body::from_stream(blob), length, content_range: output.content_range }))
     }
 
-    /// The ids of a camera's clips in the embedded store, as S3 itself lists them.
+    /// Deletes a clip of a store elsewhere.
+    pub async fn erase(&self, device: &DeviceId, clip: &str) -> Result<(), StoreError> {
+        let Place::Elsewhere(elsewhere) = &self.place else { return Ok(()) };
+        let erased = elsewhere.delete(&self.bucket, &self.credentials, &key(device, clip)).await;
+        erased.map_err(|why| StoreError::Erase { device: device.clone(), clip: clip.to_owned(), why })
+    }
+
+    /// The ids of a camera's clips, as S3 itself lists them.
     pub async fn list(&self, device: &DeviceId) -> Result<BTreeSet<String>, StoreError> {
+        Ok(self.objects(device).await?.into_keys().collect())
+    }
+
+    /// The same with their sizes.
+    pub async fn objects(&self, device: &DeviceId) -> Result<BTreeMap<String, u64>, StoreError> {
         let failed = |why: String| StoreError::List { device: device.clone(), why };
-        let embedded = self.embedded.as_ref().ok_or_else(|| failed("the store is elsewhere".into()))?;
         let prefix = format!("{device}/");
-        let mut clips = BTreeSet::new();
+        let id = |key: &str| Some(key.strip_prefix(&prefix)?.strip_suffix(".mp4")?.to_owned());
+        let embedded = match &self.place {
+            Place::Embedded(embedded) => embedded,
+            Place::Elsewhere(elsewhere) => {
+                let objects = elsewhere.list(&self.bucket, &self.credentials, &prefix).await.map_err(failed)?;
+                return Ok(objects.into_iter().filter_map(|(key, size)| Some((id(&key)?, size))).collect());
+            }
+        };
+        let mut clips = BTreeMap::new();
         let mut page: Option<String> = None;
         let mut disturbed = 0;
         loop {
@@ -275,9 +342,8 @@ impl Store {
                 }
                 Err(e) => return Err(failed(format!("{e:?}"))),
             };
-            let keys = listed.contents.iter().flatten().filter_map(|object| object.key.as_deref());
-            let ids = keys.filter_map(|key| key.strip_prefix(&prefix)?.strip_suffix(".mp4"));
-            clips.extend(ids.map(str::to_owned));
+            let size = |size: Option<i64>| size.and_then(|size| u64::try_from(size).ok()).unwrap_or(0);
+            clips.extend(listed.contents.iter().flatten().filter_map(|object| Some((id(object.key.as_deref()?)?, size(object.size)))));
             page = listed.next_continuation_token;
             if page.is_none() {
                 return Ok(clips);
@@ -481,7 +547,7 @@ enum Refusal {
     #[error("this store is elsewhere")]
     Elsewhere,
     #[error(transparent)]
-    Db(#[from] crate::db::DbError),
+    Db(#[from] DbError),
 }
 
 impl Refusal {
@@ -543,7 +609,7 @@ pub async fn serve(cloud: Arc<Cloud>, peer: &DeviceId, request: Request<Body>) -
 
 /// Takes the body out of its place once it is wanted.
 async fn put(cloud: &Arc<Cloud>, peer: &DeviceId, request: Parts, body: &mut Option<Body>) -> Result<Response<Body>, Refusal> {
-    let embedded = cloud.store.embedded.as_ref().ok_or(Refusal::Elsewhere)?;
+    let embedded = cloud.store.here().ok_or(Refusal::Elsewhere)?;
     if request.method != Method::PUT {
         return Err(Refusal::Forbidden("cameras only put"));
     }
@@ -665,7 +731,8 @@ async fn receive(
     if !answer.status().is_success() {
         return Ok(answer.map(Body::new));
     }
-    if !book(cloud, transfer).await? {
+    let (grant, clip, device, now) = (transfer.grant.clone(), transfer.clip.clone(), transfer.device.clone(), cloud.clock.now_s());
+    if !cloud.db.transact_async(move |tx| book(tx, &grant, &clip, &device, now)).await? {
         cloud.store.delete(&granted.device, &granted.clip);
         return Err(Refusal::Forbidden("the plan changed: the clip was not kept"));
     }
@@ -680,25 +747,14 @@ async fn revocation(revoked: &mut watch::Receiver<bool>) {
 }
 
 /// Marks the clip as stored, unless its grant was revoked meanwhile and the plan in force does not allow it.
-async fn book(cloud: &Arc<Cloud>, transfer: &Arc<Transfer>) -> Result<bool, Refusal> {
-    let (grant, clip, device) = (transfer.grant.clone(), transfer.clip.clone(), transfer.device.clone());
-    let now = cloud.clock.now_s();
-    let booked = cloud.db.transact_async(move |tx| -> Result<bool, ActionError> {
-        let used = tx.execute("UPDATE grants SET state = 'used' WHERE id = ?1 AND state = 'open'", [&grant])?;
-        if used == 0 && !crate::api::still_allowed(tx, &device, &clip, now)? {
-            return Ok(false);
-        }
-        tx.execute("UPDATE clips SET stored_at = ?2, erased_at = NULL, gone_at = NULL WHERE clip = ?1", rusqlite::params![clip, now_us()])?;
-        Ok(true)
-    });
-    match booked.await {
-        Ok(kept) => Ok(kept),
-        Err(ActionError::Db(e)) => Err(e.into()),
-        Err(e) => {
-            tracing::error!("{e}");
-            Ok(false)
-        }
+fn book(tx: &Transaction<'_>, grant: &str, clip: &str, device: &DeviceId, now: u64) -> Result<bool, DbError> {
+    let used = tx.execute("UPDATE grants SET state = 'used' WHERE id = ?1 AND state = 'open'", [grant])?;
+    if used == 0 && !crate::api::still_allowed(tx, device, clip, now)? {
+        return Ok(false);
     }
+    let stored = "UPDATE clips SET stored_at = ?2, erased_at = NULL, gone_at = NULL WHERE clip = ?1";
+    tx.execute(stored, rusqlite::params![clip, now_us()])?;
+    Ok(true)
 }
 
 async fn find_grant(cloud: &Arc<Cloud>, grant: &str) -> Result<Option<Granted>, Refusal> {

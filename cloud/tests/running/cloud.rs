@@ -129,7 +129,8 @@ impl Cloud {
             if holds(&state) {
                 return state;
             }
-            assert!(Instant::now() < deadline, "not in {PATIENCE:?}: {what}; {state:#}");
+            let log = || std::fs::read_to_string(self.dir.path().join("log")).unwrap();
+            assert!(Instant::now() < deadline, "not in {PATIENCE:?}: {what}; {state:#}\n{}", log());
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }

@@ -39,6 +39,8 @@ async fn survives(point: &'static str) {
         assert_eq!(cloud.state().await["cameras"][0]["plan"], "free");
         cloud.act(subscribe).await;
     }
+    // Its ports may have been taken meanwhile by another test.
+    let camera = Camera::with_files(&cloud, "CAM-A");
     let mut session = camera.mqtt(&["care/v1/CAM-A/entitlement"]).await;
     let document = session.entitlement_of(2).await;
     assert_eq!((&document["plan"], &document["reason"]), (&json!("premium"), &json!("subscribed")), "{point}");

@@ -9,5 +9,6 @@ mod cloud;
 mod command_line;
 mod crash;
 mod engineers;
+mod external;
 mod outbox;
 mod portal;

@@ -7,7 +7,8 @@ use axum::http::{Method, Request, StatusCode, header};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::TokioIo;
-use rusty_s3::{Bucket, Credentials, S3Action as _, actions::ListObjectsV2};
+use rusty_s3::{Bucket, Credentials, S3Action as _};
+use serde::Deserialize;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -26,6 +27,22 @@ pub struct Elsewhere {
     pub tls: Option<Arc<rustls::ClientConfig>>,
 }
 
+/// What is needed of a `ListBucketResult`. rusty-s3's own type wants fields that not every S3 sends.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Listing {
+    #[serde(default)]
+    contents: Vec<Listed>,
+    next_continuation_token: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Listed {
+    key: String,
+    size: u64,
+}
+
 impl Elsewhere {
     /// The objects whose keys begin with `prefix`, with their sizes.
     pub async fn list(&self, bucket: &Bucket, credentials: &Credentials, prefix: &str) -> Result<BTreeMap<String, u64>, String> {
@@ -38,7 +55,7 @@ impl Elsewhere {
                 list.with_continuation_token(page);
             }
             let body = self.ask(Method::GET, list.sign(SIGNED_FOR), Bytes::new()).await?;
-            let listed = ListObjectsV2::parse_response(&body).map_err(|e| format!("its listing cannot be read: {e}"))?;
+            let listed: Listing = quick_xml::de::from_reader(&body[..]).map_err(|e| format!("its listing cannot be read: {e}"))?;
             objects.extend(listed.contents.into_iter().map(|object| (object.key, object.size)));
             page = listed.next_continuation_token;
             if page.is_none() {

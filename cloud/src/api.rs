@@ -96,7 +96,7 @@ async fn keyset(State(cloud): State<Arc<Cloud>>) -> Response {
 }
 
 async fn put(State(cloud): State<Arc<Cloud>>, Extension(Peer(peer)): Extension<Peer>, request: Request<Body>) -> Response {
-    store::serve(cloud, &peer, request).await
+    store::put::serve(cloud, &peer, request).await
 }
 
 async fn clips(

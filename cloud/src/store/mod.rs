@@ -1,34 +1,24 @@
 //! Where clips go. Embedded: an S3 service on the API's own origin, reached by presigned PUTs, that follows each upload
-//! while it runs: a cancel revokes its grant, and from that moment nothing of it is stored. External (`--s3`): any S3.
-//!
-//! **What the store counts.** For every PUT: the body bytes it has read in all, since the new document was handed to the
-//! broker (`after_published`), and since the camera's report of that document arrived (`after_reported`). So that this
-//! shows what the *camera* does, a revoked PUT is not cut by the store in the same instant: its bytes are thrown away and
-//! counted for [`LINGER`], then the connection is closed.
+//! while it runs ([`put`]). External (`--s3`): any S3, where what arrives is looked for ([`arrivals`]).
 
 pub mod arrivals;
 mod elsewhere;
+pub mod put;
+mod transfers;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet},
     convert::Infallible,
     io,
     path::{Path, PathBuf},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicI64, AtomicU64, Ordering},
-    },
     time::Duration,
 };
 
 use axum::{
     body::{Body, Bytes},
-    http::{Extensions, HeaderMap, Method, Request, Response, StatusCode, Uri, header, request::Parts},
+    http::{Extensions, HeaderMap, Method, Uri},
 };
-use care_protocol::{ClipKind, DeviceId, Grant, Position};
-use futures::{StreamExt as _, channel::mpsc};
-use http_body_util::BodyExt as _;
-use hyper::body::Frame;
+use care_protocol::{ClipKind, DeviceId, Grant};
 use jiff::{SignedDuration, Timestamp};
 use rusqlite::Transaction;
 use rusty_s3::{Bucket, Credentials, S3Action as _, UrlStyle};
@@ -39,22 +29,17 @@ use s3s::{
     service::{S3Service, S3ServiceBuilder},
 };
 use s3s_fs::FileSystem;
-use serde::Serialize;
 use thiserror::Error;
-use tokio::sync::watch;
 use url::Url;
 
 use self::elsewhere::Elsewhere;
+pub use self::transfers::{TransferView, Transfers};
 use crate::{
-    bus::News,
-    cloud::Cloud,
     data_dir::{DataDir, DataError, make_private_dir, new_secret, read_if_there, write_private},
     db::{DbError, now_us},
     pki::trusting,
 };
 
-/// How long a revoked upload is still read (and thrown away) before its connection is closed.
-pub const LINGER: Duration = Duration::from_secs(1);
 /// The life of a grant (section 3.6).
 pub const GRANT_LIFE: Duration = Duration::from_secs(60);
 /// The bucket of the embedded store.
@@ -65,7 +50,6 @@ const GRANT_PARAMETER: &str = "x-care-grant";
 pub const GRANT_IN_USE_US: i64 = 3_600_000_000;
 /// Where Debian keeps the public authorities.
 const SYSTEM_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
-const FINISHED_KEPT: usize = 256;
 /// So often a listing is begun again because the store changed under it.
 const LISTINGS_DISTURBED: u32 = 20;
 
@@ -376,376 +360,6 @@ fn key(device: &DeviceId, clip: &str) -> String {
     format!("{device}/{clip}.mp4")
 }
 
-/// The uploads under way and the last ones that ended.
-#[derive(Debug, Clone, Default)]
-pub struct Transfers {
-    table: Arc<Mutex<Table>>,
-}
-
-#[derive(Debug, Default)]
-struct Table {
-    open: HashMap<String, Arc<Transfer>>,
-    finished: VecDeque<Arc<Transfer>>,
-}
-
-/// One upload as the store sees it.
-#[derive(Debug)]
-struct Transfer {
-    grant: String,
-    clip: String,
-    kind: String,
-    device: DeviceId,
-    position: Position,
-    expected: u64,
-    began: i64,
-    ended: AtomicI64,
-    received: AtomicU64,
-    /// Bytes received when a newer document was published and when the camera reported it; [`NEVER`] before.
-    at_published: AtomicU64,
-    at_reported: AtomicU64,
-    stored: std::sync::atomic::AtomicBool,
-    revoked: watch::Sender<bool>,
-}
-
-const NEVER: u64 = u64::MAX;
-
-/// What is known of one upload, for the portal and the demo.
-#[derive(Debug, Clone, Serialize)]
-pub struct TransferView {
-    /// The clip.
-    pub clip: String,
-    /// `motion`, `snapshot` or `manual`.
-    pub kind: String,
-    /// The camera.
-    pub device: DeviceId,
-    /// The document it was granted under.
-    pub granted_under: Position,
-    /// Body bytes read so far.
-    pub received: u64,
-    /// The clip's size.
-    pub expected: u64,
-    /// Microseconds since 1970.
-    pub began_us: i64,
-    /// Microseconds since 1970, once it has ended.
-    pub ended_us: Option<i64>,
-    /// Its grant was revoked.
-    pub revoked: bool,
-    /// The clip was complete and kept.
-    pub stored: bool,
-    /// Bytes read after a newer document was published; `None` if there was none.
-    pub after_published: Option<u64>,
-    /// Bytes read after the camera's report of a newer document arrived; `None` if none did.
-    pub after_reported: Option<u64>,
-}
-
-impl Transfers {
-    fn lock(&self) -> MutexGuard<'_, Table> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Cuts the uploads of these grants.
-    pub fn revoke(&self, grants: &[String]) {
-        let table = self.lock();
-        for transfer in grants.iter().filter_map(|grant| table.open.get(grant)) {
-            transfer.revoked.send_replace(true);
-        }
-    }
-
-    /// A document of this position was handed to the broker: older uploads are counted from here.
-    pub fn mark_published(&self, device: &DeviceId, position: Position) {
-        self.mark(device, position, |transfer| &transfer.at_published);
-    }
-
-    /// The camera has reported this position.
-    pub fn mark_reported(&self, device: &DeviceId, position: Position) {
-        self.mark(device, position, |transfer| &transfer.at_reported);
-    }
-
-    fn mark(&self, device: &DeviceId, position: Position, which: impl Fn(&Transfer) -> &AtomicU64) {
-        for transfer in self.lock().open.values().filter(|t| t.device == *device && t.position < position) {
-            let received = transfer.received.load(Ordering::SeqCst);
-            // The first mark counts; one that is there already stays.
-            let _ = which(transfer).compare_exchange(NEVER, received, Ordering::SeqCst, Ordering::SeqCst);
-        }
-    }
-
-    /// Every upload that is known, newest last.
-    pub fn view(&self) -> Vec<TransferView> {
-        let table = self.lock();
-        let mut all: Vec<_> = table.finished.iter().chain(table.open.values()).map(|transfer| transfer.view()).collect();
-        all.sort_by_key(|view| view.began_us);
-        all
-    }
-
-    /// Lists a transfer as open; `None` if its grant is in use already.
-    fn open(&self, transfer: Transfer) -> Option<OpenTransfer> {
-        let transfer = Arc::new(transfer);
-        let mut table = self.lock();
-        if table.open.contains_key(&transfer.grant) {
-            return None;
-        }
-        table.open.insert(transfer.grant.clone(), transfer.clone());
-        drop(table);
-        Some(OpenTransfer { transfers: self.clone(), transfer })
-    }
-}
-
-impl Transfer {
-    fn view(&self) -> TransferView {
-        let received = self.received.load(Ordering::SeqCst);
-        let since = |mark: &AtomicU64| match mark.load(Ordering::SeqCst) {
-            NEVER => None,
-            mark => Some(received.saturating_sub(mark)),
-        };
-        let ended = self.ended.load(Ordering::SeqCst);
-        TransferView {
-            clip: self.clip.clone(),
-            kind: self.kind.clone(),
-            device: self.device.clone(),
-            granted_under: self.position,
-            received,
-            expected: self.expected,
-            began_us: self.began,
-            ended_us: (ended != 0).then_some(ended),
-            revoked: *self.revoked.borrow(),
-            stored: self.stored.load(Ordering::SeqCst),
-            after_published: since(&self.at_published),
-            after_reported: since(&self.at_reported),
-        }
-    }
-}
-
-/// A transfer that is listed as open; it is listed as finished when this goes, however it goes.
-#[derive(Debug)]
-struct OpenTransfer {
-    transfers: Transfers,
-    transfer: Arc<Transfer>,
-}
-
-impl Drop for OpenTransfer {
-    fn drop(&mut self) {
-        self.transfer.ended.store(now_us(), Ordering::SeqCst);
-        let mut table = self.transfers.lock();
-        table.open.remove(&self.transfer.grant);
-        if table.finished.len() >= FINISHED_KEPT {
-            table.finished.pop_front();
-        }
-        table.finished.push_back(self.transfer.clone());
-    }
-}
-
-/// Why a PUT was refused.
-#[derive(Debug, Error)]
-enum Refusal {
-    #[error("{0}")]
-    Forbidden(&'static str),
-    #[error("{0}")]
-    Bad(&'static str),
-    /// Refused at its beginning; what comes of it all the same is counted as after the change.
-    #[error("the plan changed: the grant was revoked")]
-    Revoked(OpenTransfer),
-    #[error("this store is elsewhere")]
-    Elsewhere,
-    #[error(transparent)]
-    Db(#[from] DbError),
-}
-
-impl Refusal {
-    /// The answer, at once. What still comes of the body is read, thrown away and counted for [`LINGER`] after it: closing
-    /// with unread bytes would reset the connection, and the camera might never see why it was refused.
-    fn answer(self, rest: Option<Body>) -> Response<Body> {
-        let status = match &self {
-            Self::Forbidden(_) | Self::Revoked(_) => StatusCode::FORBIDDEN,
-            Self::Bad(_) => StatusCode::BAD_REQUEST,
-            Self::Elsewhere => StatusCode::NOT_FOUND,
-            Self::Db(e) => {
-                tracing::error!("{e}");
-                StatusCode::INTERNAL_SERVER_ERROR
-            }
-        };
-        let why = Bytes::from(format!("{self}\n"));
-        let first = futures::stream::once(async move { Ok::<_, Infallible>(why) });
-        let then = futures::stream::once(drain(rest, self)).filter_map(async |()| None);
-        let mut answer = Response::new(Body::from_stream(first.chain(then)));
-        *answer.status_mut() = status;
-        answer.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
-        answer
-    }
-}
-
-async fn drain(rest: Option<Body>, refusal: Refusal) {
-    let Some(mut rest) = rest else { return };
-    let deadline = tokio::time::Instant::now() + LINGER;
-    while let Ok(Some(Ok(frame))) = tokio::time::timeout_at(deadline, rest.frame()).await {
-        if let (Refusal::Revoked(open), Some(data)) = (&refusal, frame.data_ref()) {
-            open.transfer.received.fetch_add(data.len() as u64, Ordering::SeqCst);
-        }
-    }
-}
-
-/// What the database knows of a grant.
-struct Granted {
-    clip: String,
-    kind: String,
-    device: DeviceId,
-    position: Position,
-    bytes: u64,
-    sha256: String,
-    state: String,
-}
-
-/// Serves one request to the embedded store. `peer` is the client certificate's CN.
-pub async fn serve(cloud: Arc<Cloud>, peer: &DeviceId, request: Request<Body>) -> Response<Body> {
-    let (parts, body) = request.into_parts();
-    let mut body = Some(body);
-    match put(&cloud, peer, parts, &mut body).await {
-        Ok(answer) => answer,
-        Err(refusal) => {
-            tracing::info!(device = %peer, "PUT refused: {refusal}");
-            refusal.answer(body)
-        }
-    }
-}
-
-/// Takes the body out of its place once it is wanted.
-async fn put(cloud: &Arc<Cloud>, peer: &DeviceId, request: Parts, body: &mut Option<Body>) -> Result<Response<Body>, Refusal> {
-    let embedded = cloud.store.here().ok_or(Refusal::Elsewhere)?;
-    if request.method != Method::PUT {
-        return Err(Refusal::Forbidden("cameras only put"));
-    }
-    let query = request.uri.query().unwrap_or_default();
-    let grant = url::form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == GRANT_PARAMETER).map(|(_, id)| id.into_owned());
-    let grant = grant.ok_or(Refusal::Forbidden("the URL names no grant"))?;
-    let granted = find_grant(cloud, &grant).await?.ok_or(Refusal::Forbidden("no such grant"))?;
-    if granted.device != *peer || request.uri.path() != format!("/{BUCKET}/{}", key(peer, &granted.clip)) {
-        return Err(Refusal::Forbidden("the grant is another's"));
-    }
-    let length = request.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok());
-    if length != Some(granted.bytes) {
-        return Err(Refusal::Bad("Content-Length is not the clip's size"));
-    }
-    let transfer = Transfer {
-        grant: grant.clone(),
-        clip: granted.clip.clone(),
-        kind: granted.kind.clone(),
-        device: peer.clone(),
-        position: granted.position,
-        expected: granted.bytes,
-        began: now_us(),
-        ended: AtomicI64::new(0),
-        received: AtomicU64::new(0),
-        at_published: AtomicU64::new(NEVER),
-        at_reported: AtomicU64::new(NEVER),
-        stored: false.into(),
-        revoked: watch::Sender::new(false),
-    };
-    let open = cloud.transfers.open(transfer).ok_or(Refusal::Forbidden("the grant is in use"))?;
-    // Looked at again once listed: a cancel either finds the transfer in the list or its grant is seen as revoked here.
-    let granted = find_grant(cloud, &grant).await?.ok_or(Refusal::Forbidden("no such grant"))?;
-    if granted.state == "used" {
-        return Err(Refusal::Forbidden("the grant is used up"));
-    }
-    if granted.state != "open" {
-        open.transfer.revoked.send_replace(true);
-        open.transfer.at_published.store(0, Ordering::SeqCst);
-        open.transfer.at_reported.store(0, Ordering::SeqCst);
-        return Err(Refusal::Revoked(open));
-    }
-    let Some(body) = body.take() else { return Err(Refusal::Bad("no body")) };
-    cloud.bus.tell(News::Upload { device: peer.to_string() });
-    let answer = receive(cloud, embedded, &open.transfer, &granted, request, body).await;
-    drop(open);
-    cloud.bus.tell(News::Upload { device: peer.to_string() });
-    answer
-}
-
-/// Feeds the body to S3 while it is wanted, counts it while it comes.
-async fn receive(
-    cloud: &Arc<Cloud>,
-    embedded: &Embedded,
-    transfer: &Arc<Transfer>,
-    granted: &Granted,
-    parts: Parts,
-    mut body: Body,
-) -> Result<Response<Body>, Refusal> {
-    // One frame waits at most: the camera is read as fast as the disk writes.
-    let (feed, fed) = mpsc::channel::<Result<Frame<Bytes>, io::Error>>(1);
-    let request = Request::from_parts(parts, s3s::Body::http_body(http_body_util::StreamBody::new(fed)));
-    let service = embedded.service.clone();
-    let storing = tokio::spawn(async move { service.call(request).await });
-
-    let mut revoked = transfer.revoked.subscribe();
-    let mut hash = ring::digest::Context::new(&ring::digest::SHA256);
-    let mut feed = Some(feed);
-    let mut deadline = None;
-    let complete = loop {
-        tokio::select! {
-            biased;
-            () = revocation(&mut revoked), if deadline.is_none() => {
-                deadline = Some(tokio::time::Instant::now() + LINGER);
-                if let Some(mut feed) = feed.take() {
-                    // S3 throws away what it has; if it has ended already there is nothing to tell.
-                    drop(futures::SinkExt::send(&mut feed, Err(io::Error::other("the grant was revoked"))).await);
-                }
-            }
-            () = tokio::time::sleep_until(deadline.unwrap_or_else(tokio::time::Instant::now)), if deadline.is_some() => break false,
-            frame = body.frame() => match frame {
-                None => break true,
-                Some(Err(_)) => break false,
-                Some(Ok(frame)) => {
-                    let Ok(data) = frame.into_data() else { continue };
-                    transfer.received.fetch_add(data.len() as u64, Ordering::SeqCst);
-                    hash.update(&data);
-                    if let Some(feed) = feed.as_mut() {
-                        // S3 may have refused already; its answer says why.
-                        drop(futures::SinkExt::send(feed, Ok(Frame::data(data))).await);
-                    }
-                }
-            },
-        }
-    };
-    let genuine = hex(hash.finish().as_ref()) == granted.sha256;
-    if let Some(mut feed) = feed.filter(|_| !(complete && genuine)) {
-        drop(futures::SinkExt::send(&mut feed, Err(io::Error::other("the upload was cut or is not the clip"))).await);
-    }
-    let answer = match storing.await {
-        Ok(Ok(answer)) => answer,
-        Ok(Err(e)) => {
-            tracing::error!("the embedded store: {e:?}");
-            return Err(Refusal::Bad("the store failed"));
-        }
-        Err(e) => {
-            tracing::error!("the embedded store: {e}");
-            return Err(Refusal::Bad("the store failed"));
-        }
-    };
-    if answer.status().is_success() && (deadline.is_some() || !complete || !genuine) {
-        cloud.store.delete(&granted.device, &granted.clip);
-    }
-    if deadline.is_some() {
-        return Err(Refusal::Forbidden("the plan changed: the grant was revoked"));
-    }
-    if complete && !genuine {
-        return Err(Refusal::Bad("the body is not the clip that was announced"));
-    }
-    if !answer.status().is_success() {
-        return Ok(answer.map(Body::new));
-    }
-    let (grant, clip, device, now) = (transfer.grant.clone(), transfer.clip.clone(), transfer.device.clone(), cloud.clock.now_s());
-    if !cloud.db.transact_async(move |tx| book(tx, &grant, &clip, &device, now)).await? {
-        cloud.store.delete(&granted.device, &granted.clip);
-        return Err(Refusal::Forbidden("the plan changed: the clip was not kept"));
-    }
-    transfer.stored.store(true, Ordering::SeqCst);
-    tracing::info!(device = %granted.device, clip = granted.clip, bytes = granted.bytes, "stored");
-    Ok(answer.map(Body::new))
-}
-
-/// Ends when the grant is revoked. The sender lives as long as the transfer, so it cannot go first.
-async fn revocation(revoked: &mut watch::Receiver<bool>) {
-    drop(revoked.wait_for(|revoked| *revoked).await);
-}
-
 /// Marks the clip as stored, unless its grant was revoked meanwhile and the plan in force does not allow it.
 fn book(tx: &Transaction<'_>, grant: &str, clip: &str, device: &DeviceId, now: u64) -> Result<bool, DbError> {
     let used = tx.execute("UPDATE grants SET state = 'used' WHERE id = ?1 AND state = 'open'", [grant])?;
@@ -755,26 +369,4 @@ fn book(tx: &Transaction<'_>, grant: &str, clip: &str, device: &DeviceId, now: u
     let stored = "UPDATE clips SET stored_at = ?2, erased_at = NULL, gone_at = NULL WHERE clip = ?1";
     tx.execute(stored, rusqlite::params![clip, now_us()])?;
     Ok(true)
-}
-
-async fn find_grant(cloud: &Arc<Cloud>, grant: &str) -> Result<Option<Granted>, Refusal> {
-    use rusqlite::OptionalExtension as _;
-    let grant = grant.to_owned();
-    let found = cloud.db.read_async(move |connection| {
-        let mut statement = connection.prepare_cached(
-            "SELECT g.clip, g.device, g.epoch, g.seq, g.state, c.bytes, c.sha256, c.kind FROM grants g JOIN clips c ON c.clip = g.clip WHERE g.id = ?1",
-        )?;
-        let row = statement.query_row([grant], |row| {
-            let position = Position { epoch: row.get(2)?, seq: row.get(3)? };
-            Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, position, row.get(4)?, row.get(5)?, row.get(6)?, row.get(7)?))
-        });
-        Ok(row.optional()?)
-    });
-    let Some((clip, device, position, state, bytes, sha256, kind)) = found.await? else { return Ok(None) };
-    let device = device.parse().map_err(|_| Refusal::Forbidden("the grant's device is unreadable"))?;
-    Ok(Some(Granted { clip, kind, device, position, bytes, sha256, state }))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }

@@ -71,7 +71,17 @@ proptest! {
                     continue;
                 }
             };
+            let previewed = world.db.transact(|tx| world.issuer.preview(tx, &action, now));
+            prop_assert_eq!(world.orders(), before.clone(), "a preview costs nothing");
             let done = world.act(action, now);
+            match (&previewed, &done) {
+                (Ok(previewed), Ok(done)) => {
+                    prop_assert_eq!(&previewed.back, &done.back);
+                    let told: Vec<_> = done.issued.iter().map(|issued| (&issued.device, &issued.plan)).collect();
+                    prop_assert_eq!(previewed.plans.iter().map(|change| (&change.device, &change.to)).collect::<Vec<_>>(), told);
+                }
+                (previewed, done) => prop_assert_eq!(previewed.is_ok(), done.is_ok(), "previewed exactly if it is done"),
+            }
             if let Err(ActionError::Db(e)) = &done {
                 return Err(TestCaseError::fail(format!("the book refused: {e}")));
             }

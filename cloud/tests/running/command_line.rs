@@ -42,9 +42,49 @@ async fn the_command_line_acts_on_the_running_cloud() {
 }
 
 #[tokio::test]
+async fn accounts_and_experiments_are_made_on_the_command_line_too() {
+    let cloud = Cloud::start().await;
+    Camera::add(&cloud, "CAM-A");
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_care-cloud"));
+        let output = command.args(arguments).arg("--data").arg(cloud.data()).output().unwrap();
+        (
+            output.status.success(),
+            String::from_utf8_lossy(&output.stdout).into_owned(),
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        )
+    };
+    let (made, words, _) = run(&["account", "add", "--account", "acct-2", "--login", "Ann@Example.com"]);
+    assert!(made && words.starts_with("account acct-2 signs in as Ann@Example.com with "), "{words}");
+    let (made, _, why) = run(&["account", "add", "--account", "acct-3", "--login", "ann@example.com"]);
+    assert!(!made && why.contains("another account"), "{why}");
+    let password = cloud.dir.path().join("password");
+    std::fs::write(&password, "short\n").unwrap();
+    let (made, _, why) =
+        run(&["account", "add", "--account", "acct-3", "--login", "bob@example.com", "--password-file", password.to_str().unwrap()]);
+    assert!(!made && why.contains("8 to"), "{why}");
+
+    assert!(run(&["trial", "--camera", "CAM-A"]).0);
+    assert_eq!(cloud.state().await["cameras"][0]["plan"], "premium");
+    assert!(run(&["cancel", "--camera", "CAM-A"]).0);
+    assert!(run(&["payment-fails", "--account", "acct-1"]).0);
+    let (bought, _, why) = run(&["subscribe", "--camera", "CAM-A", "--plan", "plus"]);
+    assert!(!bought && why.contains("declined"), "{why}");
+    assert!(run(&["payment-recovers", "--account", "acct-1"]).0);
+    assert!(run(&["subscribe", "--camera", "CAM-A", "--plan", "plus"]).0);
+    assert!(run(&["experiment", "refuse-grants", "--camera", "CAM-A", "--seconds", "60"]).0);
+    assert_eq!(cloud.overview().await["refusing"][0][0], "CAM-A");
+    let (made, _, why) = run(&["experiment", "old-key", "--camera", "CAM-A"]);
+    assert!(!made && why.contains("rotate the keys first"), "{why}");
+    let (made, _, why) = run(&["experiment", "frobnicate"]);
+    assert!(!made && !why.is_empty());
+}
+
+#[tokio::test]
 async fn what_is_secret_is_for_its_owner_only() {
     let cloud = Cloud::start().await;
     Camera::add(&cloud, "CAM-A");
+    cloud.experiment(serde_json::json!({ "experiment": "rotate_key" })).await;
     let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&cloud.data()), 0o700);
     let mut keys = 0;
@@ -57,7 +97,7 @@ async fn what_is_secret_is_for_its_owner_only() {
             }
         }
     }
-    // CA, server, care-cloud, root, signing, store, operator, camera.
-    assert_eq!(keys, 8);
+    // CA, server, care-cloud, root, two to sign with, store, operator, camera.
+    assert_eq!(keys, 9);
     assert_eq!(mode(&cloud.data().join("demo-sign-in.json")), 0o600);
 }

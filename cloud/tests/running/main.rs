@@ -10,5 +10,6 @@ mod command_line;
 mod crash;
 mod engineers;
 mod external;
+mod faq;
 mod outbox;
 mod portal;

@@ -76,6 +76,9 @@ pub enum ActionError {
     /// One trial an account.
     #[error("account {0} has had its free trial")]
     TrialUsed(String),
+    /// Nothing was paid for it.
+    #[error("a trial is not downgraded: subscribe to Plus, or let it end")]
+    TrialIsNotDowngraded,
     /// The card.
     #[error("the payment was declined: nothing was bought and nothing changes; try another card")]
     Declined,
@@ -300,6 +303,9 @@ impl Issuer {
         if !subscription.changes_here() {
             return Err(ActionError::BoughtInApp(subscription.channel));
         }
+        if downgrade && subscription.trial {
+            return Err(ActionError::TrialIsNotDowngraded);
+        }
         if downgrade && (subscription.tier != Tier::Premium || !subscription.runs_at(now)) {
             return Err(ActionError::NotPremium(device.clone()));
         }
@@ -331,7 +337,7 @@ impl Issuer {
         let covering = self.covering_subscription(tx, &camera, now)?;
         let tier = plan.tier();
         // A trial is no reason not to buy what it tries.
-        let running = covering.as_ref().filter(|covering| !covering.trial).map_or(Tier::Free, |covering| covering.tier);
+        let running = covering.filter(|covering| !covering.trial).or(own_plus(tx, &camera)?).map_or(Tier::Free, |running| running.tier);
         if running >= tier {
             let hint = if running > tier { ": downgrade instead" } else { "" };
             return Err(ActionError::HasPlan { device: device.clone(), plan: running.as_str(), hint });
@@ -404,8 +410,10 @@ impl Issuer {
         let camera = bound_camera(tx, device)?;
         let Subscription { cycle, zone, .. } = self.subscription_of(tx, &camera, now)?;
         end(tx, &order, now)?;
-        // The next bill is this one: Plus is paid from the credit that Premium left.
-        self.start(tx, &camera, Tier::Plus, &Terms { cycle, zone, channel: Channel::Portal }, now)?;
+        // The next bill is this one: Plus is paid from the credit that Premium left. A camera that kept a Plus of its own has it.
+        if own_plus(tx, &camera)?.is_none() {
+            self.start(tx, &camera, Tier::Plus, &Terms { cycle, zone, channel: Channel::Portal }, now)?;
+        }
         self.changed(tx, &camera.account, Reason::Downgraded, Some(order), now)
     }
 
@@ -611,6 +619,12 @@ fn kind_of_return(tx: &Transaction<'_>, account: &str, ending: &Subscription) ->
         other.order_id != ending.order_id && other.channel == Channel::Portal && billed
     };
     Ok(if subscriptions(tx, account)?.iter().any(stays) { RefundKind::Credit } else { RefundKind::Refund })
+}
+
+/// The Plus that a camera has of its own, whatever else covers it.
+fn own_plus(tx: &Transaction<'_>, camera: &Camera) -> Result<Option<Subscription>, DbError> {
+    let own = |s: &Subscription| s.device.as_ref() == Some(&camera.device) && s.phase == Phase::Active;
+    Ok(subscriptions(tx, &camera.account)?.into_iter().find(own))
 }
 
 fn bound_camera(tx: &Transaction<'_>, device: &DeviceId) -> Result<Camera, ActionError> {

@@ -59,6 +59,22 @@ fn a_trial_can_be_bought_before_it_ends_and_then_does_not_end() {
 }
 
 #[test]
+fn a_plus_of_ones_own_goes_on_under_a_trial_and_after_it() {
+    let world = World::new(2);
+    world.subscribe(0, PaidPlan::Plus, Monthly, NOW);
+    world.act(trial(1), NOW).unwrap();
+    assert_eq!(world.newest(0).plan.as_str(), "premium");
+    assert_eq!(world.newest(0).next.unwrap().plan.as_str(), "plus");
+    let downgrade = Action::Downgrade { camera: cam(0), quote: None };
+    assert!(matches!(world.act(downgrade, NOW), Err(ActionError::TrialIsNotDowngraded)));
+    let again = world.act(subscribe(0, PaidPlan::Plus, Monthly, Channel::Portal), NOW);
+    assert!(matches!(again, Err(ActionError::HasPlan { plan: "plus", .. })));
+    world.end_periods(NOW + 30 * DAY);
+    assert_eq!((world.newest(0).plan.as_str(), world.newest(1).plan.as_str()), ("plus", "free"));
+    assert_eq!(world.orders().len(), 2, "the Plus and the trial, and nothing twice");
+}
+
+#[test]
 fn an_account_has_one_billing_cycle_and_changes_it_by_cancelling() {
     let world = World::new(2);
     world.subscribe(0, PaidPlan::Plus, Annual, NOW);

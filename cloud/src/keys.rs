@@ -18,6 +18,8 @@ use crate::data_dir::{DataDir, DataError, read_if_there, write_private};
 /// The `iss` of every document.
 pub const ISSUER: &str = "care";
 const ROOT_KID: &str = "root-1";
+/// A keyset has 64 KiB at most: so many resets find their place in it.
+const RESETS_KEPT: usize = 100;
 const SIGNING_KID: &str = "care-";
 
 /// What can go wrong with the keys.
@@ -100,8 +102,9 @@ impl Keys {
     pub fn reset(&self, device: &DeviceId, position: Position, now: u64) -> Result<Arc<Current>, KeysError> {
         let mut keyset = self.current().keyset.clone();
         let id = keyset.resets.iter().map(|reset| reset.id).max().unwrap_or(0) + 1;
-        // A camera looks at its highest only.
-        keyset.resets.retain(|reset| reset.aud != device.as_str());
+        // A camera that was away applies what it missed in turn; what is older than these, no camera waits for.
+        let too_many = (keyset.resets.len() + 1).saturating_sub(RESETS_KEPT);
+        keyset.resets.drain(..too_many);
         keyset.resets.push(Reset { id, aud: device.to_string(), epoch: position.epoch, seq: position.seq });
         self.publish(keyset, now)
     }
@@ -203,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reset_has_a_higher_id_each_time_and_one_entry_a_camera() {
+    fn a_reset_has_a_higher_id_each_time_and_the_keyset_stays_small() {
         let dir = tempfile::tempdir().unwrap();
         let keys = Keys::open(&DataDir::open(dir.path()).unwrap(), 10).unwrap();
         let (a, b): (DeviceId, DeviceId) = ("CAM-A".parse().unwrap(), "CAM-B".parse().unwrap());
@@ -212,6 +215,11 @@ mod tests {
         }
         let current = keys.current();
         let ids: Vec<_> = current.keyset.resets.iter().map(|reset| (reset.aud.as_str(), reset.id)).collect();
-        assert_eq!((current.keyset.version, &ids[..]), (4, &[("CAM-B", 2), ("CAM-A", 3)][..]));
+        assert_eq!((current.keyset.version, &ids[..]), (4, &[("CAM-A", 1), ("CAM-B", 2), ("CAM-A", 3)][..]));
+        for _ in 0..RESETS_KEPT {
+            keys.reset(&a, Position { epoch: 1, seq: 2 }, 20).unwrap();
+        }
+        let resets = &keys.current().keyset.resets;
+        assert_eq!((resets.len(), resets.last().map(|reset| reset.id)), (RESETS_KEPT, Some(3 + RESETS_KEPT as u64)));
     }
 }

@@ -211,15 +211,21 @@ impl Camera {
         if verified.keyset.version <= known {
             return Taken::default();
         }
-        let reset = verified.keyset.reset_for(&self.device).filter(|reset| reset.id > self.reset_id).cloned();
+        let mut lowered = false;
+        let applied = self.reset_id;
+        for reset in verified.keyset.resets_for(&self.device).into_iter().filter(|reset| reset.id > applied) {
+            self.reset_id = reset.id;
+            // It never raises.
+            if reset.position() < self.ratchet.0 {
+                self.ratchet = (reset.position(), None);
+                self.in_force = None;
+                lowered = true;
+            }
+        }
         self.keyset = Some(verified.keyset);
-        let Some(reset) = reset else { return Taken { report: None, ask: known == 0 } };
-        self.reset_id = reset.id;
-        if reset.position() >= self.ratchet.0 {
+        if !lowered {
             return Taken { report: None, ask: known == 0 };
         }
-        self.ratchet = (reset.position(), None);
-        self.in_force = None;
         Taken { report: Some(self.report(Outcome::Applied, "reset", Cause::Document, None, now)), ask: true }
     }
 

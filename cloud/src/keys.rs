@@ -5,6 +5,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
     time::SystemTime,
@@ -48,7 +49,7 @@ pub struct Current {
     /// The keyset as JWS.
     pub token: String,
     /// Which file it was read from.
-    written: Option<SystemTime>,
+    file: Option<FileMark>,
 }
 
 impl Keys {
@@ -73,7 +74,7 @@ impl Keys {
     /// What is in force now.
     pub fn current(&self) -> Arc<Current> {
         let current = self.current.read().unwrap_or_else(PoisonError::into_inner).clone();
-        if written(&keyset_path(&self.data)) == current.written {
+        if mark(&keyset_path(&self.data)) == current.file {
             return current;
         }
         match self.read_again() {
@@ -131,8 +132,8 @@ impl Keys {
 
 fn read(data: &DataDir, root: &Signer) -> Result<Current, KeysError> {
     let path = keyset_path(data);
-    // Before reading: if it is replaced meanwhile, the next look sees another time.
-    let written = written(&path);
+    // Before reading: if it is replaced meanwhile, the next look sees another one.
+    let file = mark(&path);
     let damaged = |why: String| DataError::Damaged { path: path.clone(), why };
     let token = read_if_there(&path)?.ok_or_else(|| damaged("it is missing".into()))?;
     let roots = RootKeys::from([(ROOT_KID.to_owned(), root.public_key())]);
@@ -140,15 +141,24 @@ fn read(data: &DataDir, root: &Signer) -> Result<Current, KeysError> {
     let newest = verified.keyset.keys.keys().filter_map(|kid| number(kid)).max();
     let newest = newest.ok_or_else(|| damaged("it names no key of this cloud".into()))?;
     let signer = open_key(&key_path(data, newest), &kid(newest))?;
-    Ok(Current { signer, keyset: verified.keyset, token: verified.token, written })
+    Ok(Current { signer, keyset: verified.keyset, token: verified.token, file })
 }
 
 fn keyset_path(data: &DataDir) -> PathBuf {
     data.path("keys/keyset.jws")
 }
 
-fn written(keyset: &Path) -> Option<SystemTime> {
-    fs::metadata(keyset).and_then(|file| file.modified()).ok()
+/// Tells one written file from the next: two may be written within one tick of the clock, but each is a new inode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct FileMark {
+    inode: u64,
+    bytes: u64,
+    modified: Option<SystemTime>,
+}
+
+fn mark(keyset: &Path) -> Option<FileMark> {
+    let file = fs::metadata(keyset).ok()?;
+    Some(FileMark { inode: file.ino(), bytes: file.len(), modified: file.modified().ok() })
 }
 
 fn kid(number: u64) -> String {

@@ -68,6 +68,12 @@ async fn look(cloud: &Arc<Cloud>) -> Result<(), ActionError> {
         };
         cloud.change(work, Vec::as_slice).await?;
     }
+    let open = cloud.transfers.open_grants();
+    if !open.is_empty() {
+        // What this process revokes is cut at once; what another one on the database did is cut here.
+        let revoked = cloud.db.read_async(move |connection| store::revoked(connection, &open)).await?;
+        cloud.transfers.revoke(&revoked);
+    }
     let chased = cloud.db.read_async(outbox::chase).await?;
     if chased > 0 {
         tracing::info!(cameras = chased, "have not reported; their documents are sent again");

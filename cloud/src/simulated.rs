@@ -322,3 +322,115 @@ impl Camera {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use care_protocol::{Channel, Key, Lease, Next, Policy, Reset, Signer};
+
+    use super::*;
+
+    const NOW: u64 = 1_800_000_000;
+
+    struct World {
+        root: Signer,
+        signer: Signer,
+        camera: Camera,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let key = |kid: &str| Signer::from_pkcs8(kid, &Signer::generate()).unwrap();
+            let (root, signer) = (key("root"), key("care"));
+            let roots = RootKeys::from([("root".to_owned(), root.public_key())]);
+            let camera = Camera::new("SIM".parse().unwrap(), "care/v1", roots);
+            let mut world = Self { root, signer, camera };
+            world.keyset(1, vec![]);
+            world
+        }
+
+        fn keyset(&mut self, version: u64, resets: Vec<Reset>) -> Taken {
+            let keys = BTreeMap::from([("care".to_owned(), Key { public: self.signer.public_key(), not_before: 0 })]);
+            let keyset = Keyset { iss: ISSUER.into(), version, iat: NOW, keys, revoked: vec![], resets };
+            self.camera.take_keyset(keyset.sign(&self.root).as_bytes(), NOW)
+        }
+
+        fn document(&self, seq: u64, plan: &str) -> Entitlement {
+            Entitlement {
+                iss: ISSUER.into(),
+                aud: self.camera.device.clone(),
+                account: "acct".into(),
+                epoch: 1.try_into().unwrap(),
+                seq: seq.try_into().unwrap(),
+                plan: plan.parse().unwrap(),
+                reason: Reason::Subscribed,
+                channel: Channel::Portal,
+                iat: NOW,
+                lease: Lease { max_age_s: 100, not_after: NOW + 100 },
+                policy: Policy::CLOSED,
+                next: None,
+                order: None,
+                crit: vec![],
+            }
+        }
+
+        fn judge(&mut self, document: &Entitlement) -> Report {
+            let token = document.sign(&self.signer);
+            self.camera.judge(token.as_bytes(), NOW).report.unwrap()
+        }
+    }
+
+    #[test]
+    fn the_order_of_documents_is_the_contracts() {
+        let mut world = World::new();
+        let (first, second) = (world.document(1, "plus"), world.document(2, "premium"));
+        assert_eq!(world.judge(&second).outcome, Outcome::Applied);
+        assert_eq!(world.judge(&second).outcome, Outcome::Duplicate);
+        assert_eq!(world.judge(&first).outcome, Outcome::Stale);
+        let other = Entitlement { plan: "plus".parse().unwrap(), ..second };
+        let conflict = world.judge(&other);
+        assert_eq!((conflict.outcome, conflict.plan.unwrap().as_str(), conflict.mode), (Outcome::Conflict, "premium", Mode::Paid));
+        let unbound = Entitlement { reason: Reason::Unbound, ..world.document(3, "free") };
+        assert_eq!(world.judge(&unbound).mode, Mode::Unbound);
+    }
+
+    #[test]
+    fn next_and_the_leases_end_are_done_once_and_a_duplicate_restores_nothing() {
+        let mut world = World::new();
+        let next = Next { plan: Plan::free(), effective_at: NOW + 10, reason: Reason::TrialEnded, policy: Policy::CLOSED };
+        let document = Entitlement { next: Some(next), ..world.document(1, "premium") };
+        assert_eq!(world.judge(&document).mode, Mode::Paid);
+        assert!(world.camera.pass(NOW + 9).is_none());
+        let report = world.camera.pass(NOW + 10).unwrap();
+        assert_eq!((report.cause, report.reason.as_str(), report.mode, report.judged), (Cause::Next, "trial_ended", Mode::Free, None));
+        assert!(world.camera.pass(NOW + 10).is_none());
+        let again = world.judge(&document);
+        assert_eq!((again.outcome, again.mode), (Outcome::Duplicate, Mode::Free));
+
+        let paid = world.document(2, "premium");
+        world.judge(&paid);
+        assert!(world.camera.pass(NOW + 99).is_none());
+        let over = world.camera.pass(NOW + 100).unwrap();
+        assert_eq!((over.cause, over.mode, over.plan.unwrap().as_str()), (Cause::Lease, Mode::Free, "premium"));
+        assert!(world.camera.pass(NOW + 200).is_none());
+    }
+
+    #[test]
+    fn a_reset_lowers_once_and_what_it_lowered_to_binds_nobody() {
+        let mut world = World::new();
+        let (first, second) = (world.document(1, "plus"), world.document(2, "premium"));
+        world.judge(&second);
+        let reset = |id, seq| Reset { id, aud: "SIM".into(), epoch: 1, seq };
+        let taken = world.keyset(2, vec![reset(1, 1)]);
+        assert_eq!((taken.report.unwrap().mode, taken.ask), (Mode::Unbound, true));
+        assert_eq!(world.judge(&first).outcome, Outcome::Duplicate);
+        assert_eq!(world.judge(&second).outcome, Outcome::Applied);
+        // Neither an old keyset nor an old reset, nor one upwards.
+        for (version, resets) in [(2, vec![reset(2, 1)]), (3, vec![reset(1, 1)]), (4, vec![reset(3, 9)])] {
+            assert!(world.keyset(version, resets).report.is_none(), "keyset {version}");
+        }
+        assert_eq!(world.judge(&second).mode, Mode::Paid);
+    }
+}

@@ -20,7 +20,7 @@ use axum::{
 };
 use care_protocol::{ClipKind, DeviceId, Grant};
 use jiff::{SignedDuration, Timestamp};
-use rusqlite::Transaction;
+use rusqlite::{Connection, Transaction};
 use rusty_s3::{Bucket, Credentials, S3Action as _, UrlStyle};
 use s3s::{
     S3 as _, S3ErrorCode, S3Request,
@@ -358,6 +358,19 @@ fn bucket(origin: &str, name: &str, region: &str) -> Result<Bucket, String> {
 
 fn key(device: &DeviceId, clip: &str) -> String {
     format!("{device}/{clip}.mp4")
+}
+
+/// Which of these grants are revoked, by whichever process on this database.
+pub fn revoked(connection: &Connection, grants: &[String]) -> Result<Vec<String>, DbError> {
+    let mut statement = connection.prepare_cached("SELECT state FROM grants WHERE id = ?1")?;
+    let mut revoked = Vec::new();
+    for grant in grants {
+        let state: String = statement.query_row([grant], |row| row.get(0))?;
+        if state == "revoked" {
+            revoked.push(grant.clone());
+        }
+    }
+    Ok(revoked)
 }
 
 /// Marks the clip as stored, unless its grant was revoked meanwhile and the plan in force does not allow it.

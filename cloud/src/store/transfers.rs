@@ -94,6 +94,11 @@ impl Transfers {
         }
     }
 
+    /// The grants that are being used.
+    pub fn open_grants(&self) -> Vec<String> {
+        self.lock().open.keys().cloned().collect()
+    }
+
     /// A document of this position was handed to the broker: older uploads are counted from here.
     pub fn mark_published(&self, device: &DeviceId, position: Position) {
         self.mark(device, position, |transfer| &transfer.at_published);

@@ -10,7 +10,7 @@ use futures::{StreamExt as _, stream};
 use serde_json::{Value, json};
 
 use super::{
-    camera::Camera,
+    camera::{Camera, Clip},
     cloud::{Cloud, until},
 };
 
@@ -58,6 +58,25 @@ async fn survives(point: &'static str) {
 #[tokio::test]
 async fn a_kill_at_any_step_costs_no_document_and_doubles_none() {
     stream::iter(POINTS).for_each_concurrent(3, survives).await;
+}
+
+#[tokio::test]
+async fn a_cancel_in_one_process_ends_an_upload_to_another() {
+    let first = Cloud::start().await;
+    let camera = Camera::add(&first, "CAM-A");
+    first.premium("CAM-A").await;
+    let one = first.portal();
+    let second = Cloud::beside(&first, "second").await;
+
+    let clip = Clip { duration_ms: 60_000, ..Clip::new(200_000) };
+    let grant = camera.granted(&clip).await;
+    let _stream = camera.begin_put(&grant, clip.body.len(), &clip.body[..100_000]).await;
+    let transfer = async || one.get("/portal/state").await.unwrap()["transfers"][0].clone();
+    until("the first has what was sent", || async { (transfer().await["received"] == 100_000).then_some(()) }).await;
+    second.act(json!({ "action": "cancel", "camera": "CAM-A" })).await;
+    // The camera does not stop by itself: the store it sends to does.
+    let ended = until("the upload has ended", || async { Some(transfer().await).filter(|t| !t["ended_us"].is_null()) }).await;
+    assert_eq!((&ended["revoked"], &ended["stored"]), (&json!(true), &json!(false)), "{ended}");
 }
 
 async fn act(portal: &Portal, action: Value) -> Result<Value, ClientError> {

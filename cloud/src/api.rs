@@ -220,11 +220,11 @@ fn forbidden(connection: &Connection, device: &DeviceId, clip: &str, now: u64) -
     if duration_ms > i64::from(policy.clip_max_s) * 1000 {
         return Ok(Some("it is too long"));
     }
-    // The pause counts from the end of the last clip that began earlier, as the camera counts it.
+    // The pause counts from the end of the owner's last clip that began earlier, as the camera counts it.
     let last_end_ms: Option<i64> = connection
         .prepare_cached(
             "SELECT max(started_ms + duration_ms) FROM clips
-             WHERE device = ?1 AND clip != ?2 AND kind != 'snapshot' AND stored_at IS NOT NULL AND started_ms <= ?3",
+             WHERE device = ?1 AND epoch = (SELECT epoch FROM clips WHERE clip = ?2) AND clip != ?2 AND kind != 'snapshot' AND stored_at IS NOT NULL AND started_ms <= ?3",
         )?
         .query_row(params![device.as_str(), clip, started_ms], |row| row.get(0))?;
     let pause_ms = i64::from(policy.cooldown_s) * 1000;

@@ -95,6 +95,21 @@ async fn the_plan_in_force_judges_every_clip() {
 }
 
 #[tokio::test]
+async fn a_new_owner_does_not_wait_for_the_pause_after_the_old_owners_clip() {
+    let cloud = Cloud::start().await;
+    let camera = Camera::add(&cloud, "CAM-A");
+    let old = Clip::new(10).started_ago(Duration::from_secs(60));
+    let grant = camera.granted(&old).await;
+    assert_eq!(camera.put(&grant, old.body.clone()).await.status(), 200);
+    assert_eq!(camera.ask(&Clip::new(10)).await.status(), 402, "five minutes between clips on Free");
+    cloud.act(json!({ "action": "bind", "camera": "CAM-A", "account": "next" })).await;
+    assert_eq!(stored_file(&cloud, &camera, &old), None);
+    assert_eq!(camera.ask(&Clip { epoch: 2, ..Clip::new(10) }).await.status(), 201);
+    // What the old owner's camera still has to send is nobody's.
+    assert_eq!(camera.ask(&Clip::new(10)).await.status(), 403);
+}
+
+#[tokio::test]
 async fn malformed_requests_are_refused() {
     let cloud = Cloud::start().await;
     let camera = Camera::add(&cloud, "CAM-A");

@@ -101,7 +101,8 @@ pub enum Experiment {
     },
     /// A new signing key, the old one revoked, every document anew.
     RotateKey,
-    /// A root-signed reset below the camera's newest document, which is then sent again.
+    /// A root-signed reset below the camera's newest document, which is then sent again: `duplicate`, because what is in
+    /// force stays in force, and under the next keyset.
     Reset {
         /// The camera.
         camera: DeviceId,
@@ -327,7 +328,7 @@ impl Cloud {
             let newest = newest_body(tx, &device)?.ok_or_else(|| ActionError::NoCamera(device.clone()))?;
             let position = care_protocol::Position { epoch: newest.epoch, seq: newest.seq - 1 };
             let current = issuer.keys.reset(&device, position, now)?;
-            // After the reset the camera waits for a document: this one, which is higher again.
+            // It says what the camera makes of the reset.
             let again = "UPDATE outbox SET due = 1 WHERE document = (SELECT max(id) FROM documents WHERE device = ?1)";
             tx.execute(again, [device.as_str()])?;
             Ok((position, current.keyset.version))

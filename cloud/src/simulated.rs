@@ -194,7 +194,7 @@ impl Camera {
 
     fn take(&mut self, publish: &Publish, now: u64) -> Taken {
         match self.topics.classify(&publish.topic) {
-            Some(Topic::Keyset) => self.take_keyset(&publish.payload, now),
+            Some(Topic::Keyset) => self.take_keyset(&publish.payload),
             Some(Topic::Entitlement) => self.judge(&publish.payload, now),
             // Nothing waits for the answer but the document in it.
             Some(Topic::Answer) => match Answer::read(&publish.payload) {
@@ -205,28 +205,23 @@ impl Camera {
         }
     }
 
-    fn take_keyset(&mut self, token: &[u8], now: u64) -> Taken {
+    fn take_keyset(&mut self, token: &[u8]) -> Taken {
         let Ok(verified) = Keyset::verify(token, &self.roots, ISSUER) else { return Taken::default() };
         let known = self.keyset.as_ref().map_or(0, |keyset| keyset.version);
         if verified.keyset.version <= known {
             return Taken::default();
         }
-        let mut lowered = false;
         let applied = self.reset_id;
         for reset in verified.keyset.resets_for(&self.device).into_iter().filter(|reset| reset.id > applied) {
             self.reset_id = reset.id;
-            // It never raises.
+            // It never raises, and what is in force stays in force.
             if reset.position() < self.ratchet.0 {
                 self.ratchet = (reset.position(), None);
-                self.in_force = None;
-                lowered = true;
             }
         }
         self.keyset = Some(verified.keyset);
-        if !lowered {
-            return Taken { report: None, ask: known == 0 };
-        }
-        Taken { report: Some(self.report(Outcome::Applied, "reset", Cause::Document, None, now)), ask: true }
+        // What came before the keyset could not be judged.
+        Taken { report: None, ask: known == 0 }
     }
 
     fn judge(&mut self, token: &[u8], now: u64) -> Taken {
@@ -241,13 +236,14 @@ impl Camera {
             Err(e) => return Taken { report: Some(self.report(Outcome::Rejected, e.code(), Cause::Document, claimed, now)), ask: false },
         };
         let position = verified.entitlement.position();
+        let known = |at: Position, digest: Option<Digest>| at == position && digest == Some(verified.digest);
+        let in_force = self.in_force.as_ref().map(|in_force| &in_force.document);
+        let duplicate = known(self.ratchet.0, self.ratchet.1) || in_force.is_some_and(|d| known(d.entitlement.position(), Some(d.digest)));
         let (outcome, reason) = match position.cmp(&self.ratchet.0) {
-            std::cmp::Ordering::Less => (Outcome::Stale, "stale".to_owned()),
-            std::cmp::Ordering::Equal if self.ratchet.1.is_none_or(|known| known == verified.digest) => {
-                (Outcome::Duplicate, "duplicate".to_owned())
-            }
-            std::cmp::Ordering::Equal => (Outcome::Conflict, "conflict".to_owned()),
+            _ if duplicate => (Outcome::Duplicate, "duplicate".to_owned()),
             std::cmp::Ordering::Greater => (Outcome::Applied, verified.entitlement.reason.to_string()),
+            std::cmp::Ordering::Equal if self.ratchet.1.is_some() => (Outcome::Conflict, "conflict".to_owned()),
+            std::cmp::Ordering::Equal | std::cmp::Ordering::Less => (Outcome::Stale, "stale".to_owned()),
         };
         if outcome == Outcome::Applied {
             let lease = verified.entitlement.lease;
@@ -354,7 +350,7 @@ mod tests {
         fn keyset(&mut self, version: u64, resets: Vec<Reset>) -> Taken {
             let keys = BTreeMap::from([("care".to_owned(), Key { public: self.signer.public_key(), not_before: 0 })]);
             let keyset = Keyset { iss: ISSUER.into(), version, iat: NOW, keys, revoked: vec![], resets };
-            self.camera.take_keyset(keyset.sign(&self.root).as_bytes(), NOW)
+            self.camera.take_keyset(keyset.sign(&self.root).as_bytes())
         }
 
         fn document(&self, seq: u64, plan: &str) -> Entitlement {
@@ -418,19 +414,21 @@ mod tests {
     }
 
     #[test]
-    fn a_reset_lowers_once_and_what_it_lowered_to_binds_nobody() {
+    fn a_reset_lowers_the_ratchet_and_leaves_in_force_what_is() {
         let mut world = World::new();
-        let (first, second) = (world.document(1, "plus"), world.document(2, "premium"));
-        world.judge(&second);
+        let (first, second, third) = (world.document(1, "plus"), world.document(2, "plus"), world.document(3, "premium"));
+        world.judge(&third);
+        assert_eq!(world.judge(&second).outcome, Outcome::Stale);
         let reset = |id, seq| Reset { id, aud: "SIM".into(), epoch: 1, seq };
-        let taken = world.keyset(2, vec![reset(1, 1)]);
-        assert_eq!((taken.report.unwrap().mode, taken.ask), (Mode::Unbound, true));
-        assert_eq!(world.judge(&first).outcome, Outcome::Duplicate);
+        world.keyset(2, vec![reset(1, 1)]);
+        let again = world.judge(&third);
+        assert_eq!((again.outcome, again.mode, again.keyset), (Outcome::Duplicate, Mode::Paid, 2));
+        assert_eq!(world.judge(&first).outcome, Outcome::Stale, "what it was lowered to is not above it");
         assert_eq!(world.judge(&second).outcome, Outcome::Applied);
-        // Neither an old keyset nor an old reset, nor one upwards.
-        for (version, resets) in [(2, vec![reset(2, 1)]), (3, vec![reset(1, 1)]), (4, vec![reset(3, 9)])] {
-            assert!(world.keyset(version, resets).report.is_none(), "keyset {version}");
+        // Neither an old keyset nor an old reset lowers again, and none raises.
+        for (version, resets) in [(2, vec![reset(2, 0)]), (3, vec![reset(1, 0)]), (4, vec![reset(3, 9)])] {
+            world.keyset(version, resets);
+            assert_eq!((world.judge(&first).outcome, world.camera.ratchet.0.seq), (Outcome::Stale, 2), "keyset {version}");
         }
-        assert_eq!(world.judge(&second).mode, Mode::Paid);
     }
 }

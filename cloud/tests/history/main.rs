@@ -4,5 +4,6 @@
 mod faq;
 mod owners;
 mod playback;
+mod sign_in;
 mod time;
 mod world;

@@ -26,11 +26,15 @@ pub struct Due {
     pub token: String,
 }
 
-/// What is due, oldest first, at most `limit` rows.
+/// What is due, oldest first, at most `limit` rows. A document behind which a newer one of its camera is at the broker already
+/// is no longer sent: it would stay there as the retained one.
 pub fn due(connection: &Connection, limit: usize) -> Result<Vec<Due>, DbError> {
     let mut statement = connection.prepare_cached(
         "SELECT d.id, d.device, d.epoch, d.seq, d.token FROM outbox o JOIN documents d ON d.id = o.document
-         WHERE o.due = 1 ORDER BY d.id LIMIT ?1",
+         WHERE o.due = 1
+           AND NOT EXISTS (SELECT 1 FROM outbox p JOIN documents n ON n.id = p.document
+                           WHERE n.device = d.device AND n.id > d.id AND p.acked_at IS NOT NULL)
+         ORDER BY d.id LIMIT ?1",
     )?;
     let rows = statement.query_map([limit], |row| Ok((row.get(0)?, row.get::<_, String>(1)?, row.get(2)?, row.get(3)?, row.get(4)?)))?;
     rows.map(|row| {

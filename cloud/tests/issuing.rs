@@ -9,6 +9,7 @@ use care_cloud::{
     db::Db,
     issuer::{Body, Issued, Issuer, newest_token, read_body},
     keys::{ISSUER, Keys},
+    outbox,
 };
 use care_protocol::{Channel, DeviceId, Entitlement, Keyset, Reason, RefundKind, RootKeys};
 
@@ -247,4 +248,16 @@ fn two_processes_on_one_database_never_issue_the_same_place() {
         })
         .unwrap();
     assert!(count == distinct && count == newest && count > 20, "{count} documents, {distinct} places, newest {newest}");
+}
+
+#[test]
+fn an_older_document_is_not_sent_behind_a_newer_one_that_the_broker_has() {
+    let world = World::new(1);
+    world.premium(0);
+    let due = |db: &Db| db.read(|c| outbox::due(c, 10)).unwrap();
+    let [first, second] = due(&world.db).try_into().expect("both documents are due");
+    assert!(first.seq < second.seq, "in the order of their issue");
+    // A crash between the two marks: the broker has both, and only the newer one's acknowledgement is on record.
+    world.db.transact(|tx| outbox::mark_acked(tx, second.document, 1)).unwrap();
+    assert!(due(&world.db).is_empty());
 }

@@ -23,7 +23,7 @@ use tokio::{
 use crate::{
     clock::Clock,
     config::Config,
-    engine::{Delivery, Effect, Engine, Event, Fetched, Message, Record, Resource, Restored, Settings},
+    engine::{CutFigures, Delivery, Effect, Engine, Event, Fetched, Message, Record, Resource, Restored, Settings},
     http::{self, Origin},
     link::{self, Link},
     media::Media,
@@ -98,6 +98,8 @@ struct Agent {
     api: Origin,
     uploads: Uploads,
     gate: Arc<Gate>,
+    /// A cut that waits for a vendor's uploader. What the engine is told meanwhile waits in the engine.
+    cut: Option<CutFigures>,
     media: Option<Media>,
     store: StoreThread,
     inputs: mpsc::UnboundedSender<Input>,
@@ -134,12 +136,13 @@ impl Agent {
                 spool: config.spool.clone(),
                 uplink_kbps: config.upload.uplink_kbps,
                 peers,
+                uploader: config.uploader.as_ref().map(|uploader| uploader.socket.clone()),
             },
             clock.clone(),
             // The control thread is gone only after the uploads' thread.
             move |event| drop(tell.send(Input::Upload(event))),
         )
-        .context("starting the uploads' thread")?;
+        .context("starting the uploads")?;
         let tell = inputs.clone();
         let store = store.start(move |written| drop(tell.send(Input::Store(written))));
 
@@ -163,6 +166,7 @@ impl Agent {
             deliveries: 0,
             api,
             gate,
+            cut: None,
             uploads,
             media: None,
             store,
@@ -194,14 +198,16 @@ impl Agent {
                 biased;
                 _ = signals.terminate.recv() => break,
                 _ = signals.interrupt.recv() => break,
-                event = self.link_events.recv() => match event {
+                // While a cut is under way a burst waits in the link and at the broker, not in the engine.
+                event = self.link_events.recv(), if self.cut.is_none() => match event {
                     Some(event) => self.take_link(event),
                     None => anyhow::bail!("the link's task has ended"),
                 },
                 Some(input) = self.arrivals.recv() => self.take(input),
                 _ = signals.hangup.recv() => self.reload(),
-                () = time::sleep(sleep) => self.handle(Event::Tick),
+                () = time::sleep(sleep) => self.turn(),
             }
+            self.gate.renew(self.engine.mode(self.clock.now()));
             self.notifier.alive();
             if self.status_at.elapsed() >= self.show_every() {
                 self.show();
@@ -213,10 +219,34 @@ impl Agent {
     /// How long the control thread may sleep.
     fn until_due(&self) -> Duration {
         let now = self.clock.now();
-        let engine = self.engine.wake_at(now).saturating_sub(now.boot);
+        // The engine does nothing while a cut is under way, whatever is due.
+        let engine = if self.cut.is_some() { ROUND } else { self.engine.wake_at(now).saturating_sub(now.boot) };
+        let uploader = self.gate.due().map_or(ROUND, |due| due.saturating_sub(now.boot));
         let status = self.show_every().saturating_sub(self.status_at.elapsed());
         let watchdog = self.notifier.turn_every().unwrap_or(ROUND);
-        engine.min(status).min(watchdog).min(ROUND)
+        engine.min(uploader).min(status).min(watchdog).min(ROUND)
+    }
+
+    /// Time has passed.
+    fn turn(&mut self) {
+        match self.cut {
+            Some(_) => self.end_cut(),
+            None => self.handle(Event::Tick),
+        }
+    }
+
+    /// Tells the engine what a cut came to, once nothing can leave any more.
+    fn end_cut(&mut self) {
+        let Some(figures) = self.cut.and_then(|own| self.gate.cut_figures(own)) else { return };
+        self.cut = None;
+        tracing::info!(
+            generation = figures.generation.0,
+            transfers = figures.transfers,
+            bytes_after = figures.bytes_after,
+            doomed_clips = figures.doomed.clips,
+            "cut"
+        );
+        self.handle(Event::CutDone(figures));
     }
 
     /// How old the status may be: what has just changed is shown soon, and a burst does not show every step.
@@ -282,7 +312,8 @@ impl Agent {
                 tracing::error!(why, "a grant leads where it must not; no byte was sent");
             }
             Input::Upload(upload::Event::Dropped { bytes, .. }) => tracing::warn!(bytes, "the spool is full: an older clip was dropped"),
-            Input::Upload(upload::Event::Date) => self.handle(Event::Tick),
+            Input::Upload(upload::Event::Date) => self.turn(),
+            Input::Upload(upload::Event::Uploader) => self.hear_uploader(),
             Input::Fetched(resource, fetched) => self.handle(Event::Fetched(resource, fetched)),
             Input::Media(started) => match *started {
                 Ok(media) => {
@@ -298,6 +329,20 @@ impl Agent {
         }
     }
 
+    /// A vendor's uploader has come, gone, or said something.
+    fn hear_uploader(&mut self) {
+        self.status_is_old = true;
+        let tidings = self.gate.tidings();
+        if tidings.stored {
+            self.handle(Event::Stored);
+        }
+        if let Some(status) = tidings.refused {
+            tracing::warn!(status, "the cloud refused a grant to the vendor's uploader");
+            self.handle(Event::Refused);
+        }
+        self.end_cut();
+    }
+
     fn handle(&mut self, event: Event) {
         self.status_is_old |= event != Event::Tick;
         let effects = self.engine.handle(event, self.clock.now());
@@ -309,15 +354,8 @@ impl Agent {
         for effect in effects {
             match effect {
                 Effect::Cut { keep } => {
-                    let figures = self.gate.cut(keep);
-                    tracing::info!(
-                        generation = figures.generation.0,
-                        transfers = figures.transfers,
-                        bytes_after = figures.bytes_after,
-                        doomed_clips = figures.doomed.clips,
-                        "cut"
-                    );
-                    self.handle(Event::CutDone(figures));
+                    self.cut = Some(self.gate.cut(keep));
+                    self.end_cut();
                 }
                 Effect::Open(admission) => {
                     tracing::debug!(position = %admission.position, leave = ?admission.leave, "gate");
@@ -438,6 +476,7 @@ impl Agent {
             ("[trust]", config.trust == self.config.trust),
             ("[media]", config.media == self.config.media),
             ("[recording]", config.recording == self.config.recording),
+            ("[uploader]", config.uploader == self.config.uploader),
             ("[spool]", config.spool == self.config.spool),
             ("[status]", config.status == self.config.status),
         ] {
@@ -467,6 +506,10 @@ impl Agent {
         self.notifier.stopping();
         let deadline = Instant::now() + STOP;
         let left = || deadline.saturating_duration_since(Instant::now());
+        if let Some(own) = self.cut.take() {
+            // The end of its socket closes a vendor's uploader, whether it has answered or not.
+            self.handle(Event::CutDone(self.gate.give_up_cut(own)));
+        }
         self.gate.cut(None);
         self.handle(Event::Stopping);
         let media = self.media.take().map(|media| thread::spawn(move || media.stop(STOP)));

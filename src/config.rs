@@ -95,6 +95,8 @@ pub struct Config {
     pub media: Option<Media>,
     /// `[recording]`
     pub recording: Option<Recording>,
+    /// `[uploader]`; absent: the agent uploads by itself.
+    pub uploader: Option<Uploader>,
     /// `[spool]`
     pub spool: Spool,
     /// `[upload]`
@@ -239,6 +241,13 @@ pub struct Recording {
     pub dir: PathBuf,
     /// How much, in bytes.
     pub max_bytes: u64,
+}
+
+/// A vendor's own uploader, which films and uploads in the agent's place.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Uploader {
+    /// The unix socket it connects to.
+    pub socket: PathBuf,
 }
 
 /// How much may wait for upload.

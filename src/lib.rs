@@ -8,7 +8,7 @@
 //! |---|---|
 //! | control | link, engine, the cut: nothing slow |
 //! | store | `fdatasync`, which can take seconds on worn flash |
-//! | uploads | grants and PUTs, on a runtime of its own |
+//! | uploads | grants and PUTs, on a runtime of its own; or the socket of a vendor's uploader |
 //! | GStreamer's | capture, motion, clips |
 #![deny(unsafe_code)]
 
@@ -28,4 +28,5 @@ pub mod systemd;
 #[cfg(test)]
 mod test_pki;
 pub mod tls;
+pub mod unix_socket;
 pub mod upload;

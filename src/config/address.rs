@@ -1,6 +1,9 @@
 //! Where the configuration lets the agent connect and listen. Plaintext, and the status page, never leave this device.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::{
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
+};
 
 use rustls::pki_types::ServerName;
 
@@ -91,6 +94,17 @@ pub(super) fn listen(text: &str) -> Result<Listen, Wrong> {
         return Err(Wrong::new(format!("{address} can be reached from other machines"), right));
     }
     Ok(Listen::Tcp(address))
+}
+
+/// Reads `uploader.socket`.
+pub(super) fn unix(text: &str) -> Result<PathBuf, Wrong> {
+    match text.strip_prefix("unix:") {
+        Some(path) if path.starts_with('/') => Ok(path.into()),
+        _ => {
+            let right = "write unix: and an absolute path, as in \"unix:/run/kasa-care-agent/uploader.sock\"";
+            Err(Wrong::new(format!("{text:?} is not a unix socket"), right))
+        }
+    }
 }
 
 /// A lowercase host without brackets, and a port if there is one; the error completes the sentence "… has no host".

@@ -11,7 +11,7 @@ use toml::{Spanned, de::DeTable};
 
 use super::{
     Broker, ClipStore, Cloud, Config, ConfigFault, Device, Endpoint, FileKind, Media, Motion, NamedFile, Reading, Recording, Source, Spool,
-    StoreCa, TlsFiles, Trust, Upload,
+    StoreCa, TlsFiles, Trust, Upload, Uploader,
     address::{self, Schemes},
     fault::Wrong,
     section::{Findings, Placed, Section, Value, boolean, integer, path, some_text, text},
@@ -63,6 +63,8 @@ fn config(root: Section, files: &mut Vec<NamedFile>, motion_line: &mut usize, fi
         media(section)
     });
     let recording = absent_or(&root, "recording", recording);
+    let films = root.has("media");
+    let uploader = absent_or(&root, "uploader", |section| uploader(section, films));
     let spool = root.section("spool").map_or(Some(Spool::default()), spool);
     let upload = root.section("upload").map_or(Some(Upload { uplink_kbps: 0 }), upload);
     let status = absent_or(&root, "status", |section| {
@@ -82,6 +84,7 @@ fn config(root: Section, files: &mut Vec<NamedFile>, motion_line: &mut usize, fi
         free: free?,
         media: media?,
         recording: recording?,
+        uploader: uploader?,
         spool: spool?,
         upload: upload?,
         status: status?,
@@ -340,6 +343,19 @@ fn recording(section: Section) -> Option<Recording> {
     let max_bytes = section.required("max_bytes", "write how many bytes recordings may take", integer(1..=MAX_BYTES));
     section.finish();
     Some(Recording { dir: dir?.value, max_bytes: max_bytes?.value })
+}
+
+/// With a picture of our own there would be two who upload, and a cooldown that neither keeps.
+fn uploader(section: Section, films: bool) -> Option<Uploader> {
+    let socket = section.required("socket", "write \"unix:/run/kasa-care-agent/uploader.sock\"", |value| {
+        if films {
+            let right = "remove [media], or [uploader]: a vendor's uploader films and uploads in the agent's place";
+            return Err(Wrong::new("stands beside [media]", right));
+        }
+        address::unix(text(value)?)
+    });
+    section.finish();
+    Some(Uploader { socket: socket?.value })
 }
 
 impl Default for Spool {

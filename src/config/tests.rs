@@ -67,6 +67,7 @@ fn what_is_left_out_has_its_default() {
     assert_eq!(config.spool, Spool { memory_bytes: 8_000_000, flash_bytes: 64_000_000 });
     assert_eq!(config.upload.uplink_kbps, 0);
     assert_eq!((config.media, config.recording, config.store, config.status), (None, None, None, None));
+    assert_eq!(config.uploader, None);
 
     let media = parse(&format!("{LEAST}[media]\nsource = \"test\"\n")).unwrap().media.unwrap();
     assert_eq!(media, Media { source: Source::Test, low_source: None, pre_roll: Duration::from_secs(5), motion: Motion::BuiltIn });
@@ -100,6 +101,19 @@ fn every_value_of_media_is_understood() {
     assert_eq!(media("source = \"test\"\nmotion = \"every:30s\"").motion, Motion::Every(Duration::from_secs(30)));
     assert_eq!(media("source = \"test\"\nmotion = \"every:250ms\"").motion, Motion::Every(Duration::from_millis(250)));
     assert_eq!(media("source = \"test\"\npre_roll_s = 0").pre_roll, Duration::ZERO);
+}
+
+#[test]
+fn a_vendor_s_uploader_is_in_the_place_of_a_picture_not_beside_it() {
+    let with = |lines: &str| format!("{LEAST}{lines}\n");
+    let uploader = parse(&with("[uploader]\nsocket = \"unix:/run/kasa-care-agent/uploader.sock\"")).unwrap().uploader;
+    assert_eq!(uploader, Some(Uploader { socket: "/run/kasa-care-agent/uploader.sock".into() }));
+    assert_eq!(faults(&with("[uploader]")), ["22 uploader.socket"]);
+    for wrong in ["127.0.0.1:9181", "unix:", "unix:uploader.sock", "/run/uploader.sock"] {
+        assert_eq!(faults(&with(&format!("[uploader]\nsocket = {wrong:?}"))), ["23 uploader.socket"], "{wrong}");
+    }
+    assert_eq!(faults(&with("[uploader]\nsocket = \"unix:/run/u.sock\"\nsockets = 2")), ["24 uploader.sockets"]);
+    assert_eq!(faults(&with("[uploader]\nsocket = \"unix:/run/u.sock\"\n[media]\nsource = \"test\"")), ["23 uploader.socket"]);
 }
 
 /// One wrong line each; the fault must name that line and key.

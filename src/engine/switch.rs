@@ -40,7 +40,8 @@ impl Engine {
             || (document.pending_next().is_some() && !now.confirmed)
     }
 
-    pub(super) fn mode(&self, now: Now) -> Mode {
+    /// The label of what may leave now (section 3.5).
+    pub fn mode(&self, now: Now) -> Mode {
         self.mode_of(self.force.as_ref(), now)
     }
 

@@ -15,6 +15,7 @@ use crate::{
     config::Config,
     engine::View,
     media::{MediaStatus, RecordingStatus, StreamStatus},
+    upload::vendor::UploaderStatus,
 };
 
 /// The whole picture, as `/status.json` gives it.
@@ -70,6 +71,8 @@ pub struct StatusDocument {
     pub spool: SpoolStatus,
     /// The camera's picture; absent without `[media]`.
     pub media: Option<MediaPart>,
+    /// A vendor's own uploader; absent without `[uploader]`.
+    pub uploader: Option<UploaderStatus>,
     /// The state on flash.
     pub store: StoreStatus,
     /// Trusted time.
@@ -209,6 +212,7 @@ impl StatusDocument {
             transfers: TransferStatus::default(),
             spool: SpoolStatus { quota_bytes: config.spool.memory_bytes, ..SpoolStatus::default() },
             media: config.media.as_ref().map(|_| MediaPart::default()),
+            uploader: config.uploader.as_ref().map(|_| UploaderStatus::default()),
             store: StoreStatus::default(),
             clock: ClockStatus { trusted: Timestamp::UNIX_EPOCH, confirmed: false },
             certificate: None,
@@ -266,6 +270,10 @@ impl StatusDocument {
         }
         if let Some(why) = self.media.as_ref().and_then(|media| media.why_not.as_ref()) {
             warnings.push(why.clone());
+        }
+        if let Some(uploader) = self.uploader.as_ref().filter(|uploader| !uploader.connected) {
+            let why = uploader.fault.as_ref().map_or_else(String::new, |fault| format!(": {fault}"));
+            warnings.push(format!("the vendor's uploader is not connected, and nothing is uploaded{why}"));
         }
         self.warnings = warnings;
     }
@@ -341,6 +349,7 @@ impl StatusDocument {
             rows.push(("clips", format!("{motion_events} motion events, {clips_recorded} clips recorded{running}")));
             rows.extend(media.status.recording.as_ref().map(|card| ("SD card", recording(card))));
         }
+        rows.extend(self.uploader.as_ref().map(|uploader| ("uploader", vendors(uploader))));
         if let Some(order) = &self.order {
             rows.push(("order", order.clone()));
         }
@@ -366,6 +375,21 @@ fn picture(stream: &StreamStatus) -> String {
 fn recording(card: &RecordingStatus) -> String {
     let fault = card.fault.as_ref().map_or_else(String::new, |fault| format!("; {fault}"));
     format!("{}, {} frames, {} lost{fault}", bytes(card.bytes), card.frames, card.dropped)
+}
+
+fn vendors(uploader: &UploaderStatus) -> String {
+    let UploaderStatus { stored_clips, stored_bytes, erased_clips, erased_bytes, .. } = uploader;
+    let state = match (uploader.connected, uploader.open) {
+        (false, _) => "not connected",
+        (true, false) => "connected, closed",
+        (true, true) => "connected, open under the plan",
+    };
+    let closed = match (uploader.closed_generation, uploader.closed_micros) {
+        (Some(generation), Some(micros)) => format!(", answered close {generation} in {micros} µs"),
+        _ => String::new(),
+    };
+    let (stored, erased) = (bytes(*stored_bytes), bytes(*erased_bytes));
+    format!("{state}{closed}; {stored_clips} clips stored, {stored}; {erased_clips} clips erased, {erased}")
 }
 
 fn switch(report: &Report) -> String {

@@ -3,13 +3,8 @@
 
 use std::{
     convert::Infallible,
-    fs,
-    io::{self, ErrorKind},
+    fs, io,
     net::{IpAddr, SocketAddr},
-    os::unix::{
-        fs::{FileTypeExt, PermissionsExt},
-        net::UnixStream as StdUnixStream,
-    },
     path::{Path, PathBuf},
     sync::Arc,
     thread,
@@ -33,7 +28,7 @@ use tokio::{
 };
 
 use super::{Board, page};
-use crate::config::Listen;
+use crate::{config::Listen, unix_socket};
 
 /// Connections served at a time; one more is closed at once.
 const MOST_CONNECTIONS: usize = 16;
@@ -152,22 +147,9 @@ fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(listener)
 }
 
-/// Makes the socket for this user and group. What an agent that was killed has left behind is replaced; a socket that
-/// somebody listens on, or a file of another kind, is not.
+/// For this user and group.
 fn bind_unix(path: &Path) -> io::Result<UnixListener> {
-    if let Ok(found) = fs::symlink_metadata(path) {
-        if !found.file_type().is_socket() {
-            return Err(io::Error::new(ErrorKind::AlreadyExists, "what is there is not a socket"));
-        }
-        if StdUnixStream::connect(path).is_ok() {
-            return Err(ErrorKind::AddrInUse.into());
-        }
-        fs::remove_file(path)?;
-    }
-    let listener = UnixListener::bind(path)?;
-    // Until here the umask decided, and connecting needs the right to write, which it takes from others.
-    fs::set_permissions(path, fs::Permissions::from_mode(0o660))?;
-    Ok(listener)
+    UnixListener::from_std(unix_socket::listen(path, 0o660)?)
 }
 
 async fn accept(door: Door, board: Arc<Board>) {

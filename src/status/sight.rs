@@ -42,6 +42,7 @@ impl StatusDocument {
             dropped_clips: uploads.dropped.clips,
             dropped_bytes: uploads.dropped.bytes,
         };
+        self.uploader = uploads.uploader.clone();
     }
 
     /// The camera's picture, or why there is none.

@@ -2,12 +2,19 @@
 //! recorded; transfers hold its generation and stop when it differs. It waits for nobody: no lock here is ever held over
 //! anything slow, so a cut takes microseconds whatever the uploads' thread is doing.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
-use care_protocol::{Erased, Policy, Position};
+use care_protocol::{Erased, Mode, Policy, Position};
 use tokio::sync::Notify;
 
-use super::{socket::Sockets, spool::Spool};
+use super::{
+    socket::Sockets,
+    spool::Spool,
+    vendor::{Tidings, UploaderStatus, Vendor},
+};
 use crate::{
     clock::Clock,
     engine::{Admission, CutFigures, Generation},
@@ -18,13 +25,15 @@ use crate::{
 pub struct Gate {
     pub(super) sockets: Arc<Sockets>,
     pub(super) shelf: Arc<Shelf>,
+    /// A vendor's uploader, where there is one: the one thing behind this gate that is not ours to kill.
+    pub(super) vendor: Option<Arc<Vendor>>,
     pub(super) clock: Clock,
 }
 
 impl Gate {
-    pub(super) fn new(spool_bytes: u64, clock: Clock) -> Self {
+    pub(super) fn new(spool_bytes: u64, vendor: Option<Arc<Vendor>>, clock: Clock) -> Self {
         let shelf = Shelf { spool: Mutex::new(Spool::new(spool_bytes)), wake: Notify::new() };
-        Self { sockets: Arc::default(), shelf: Arc::new(shelf), clock }
+        Self { sockets: Arc::default(), shelf: Arc::new(shelf), vendor, clock }
     }
 
     /// The generation that stands.
@@ -36,10 +45,14 @@ impl Gate {
     ///
     /// Then every clip (being recorded, waiting, in flight) is judged against `keep`, oldest first, for the document at
     /// that position: what it allows waits under the new generation, the rest is erased. With `None` nothing is erased.
-    /// For the control thread; takes microseconds.
+    /// For the control thread; takes microseconds. The figures are those of our own uploads: the cut is over once
+    /// [`Gate::cut_figures`] has the whole ones.
     pub fn cut(&self, keep: Option<(Policy, Position)>) -> CutFigures {
         let generation = self.sockets.advance();
         // No socket opens from here on, and the spool gives out clips only under the generation before.
+        if let Some(vendor) = &self.vendor {
+            vendor.close(generation, keep);
+        }
         let bytes_after = self.sockets.abort();
         // Nothing more leaves from here on: the kernel has forgotten every connection.
         let mut spool = self.shelf.lock();
@@ -50,9 +63,43 @@ impl Gate {
         CutFigures { generation, transfers, bytes_after, doomed }
     }
 
+    /// What a cut came to in all, `own` included; `None` while a vendor's uploader has not answered and may still send.
+    pub fn cut_figures(&self, own: CutFigures) -> Option<CutFigures> {
+        self.vendor.as_ref().map_or(Some(own), |vendor| vendor.cut_figures(own))
+    }
+
+    /// The same without waiting for a vendor's uploader: on the way down, which closes it too.
+    pub fn give_up_cut(&self, own: CutFigures) -> CutFigures {
+        self.vendor.as_ref().map_or(own, |vendor| vendor.give_up(own))
+    }
+
+    /// Renews what a vendor's uploader may do. For each turn of the control loop.
+    pub fn renew(&self, mode: Mode) {
+        if let Some(vendor) = &self.vendor {
+            vendor.renew(mode);
+        }
+    }
+
+    /// When [`Gate::renew`] or [`Gate::cut_figures`] is due, BOOTTIME.
+    pub fn due(&self) -> Option<Duration> {
+        self.vendor.as_ref().and_then(|vendor| vendor.due())
+    }
+
+    /// What a vendor's uploader has said since the last time.
+    pub fn tidings(&self) -> Tidings {
+        self.vendor.as_ref().map(|vendor| vendor.tidings()).unwrap_or_default()
+    }
+
+    pub(super) fn uploader(&self) -> Option<UploaderStatus> {
+        self.vendor.as_ref().map(|vendor| vendor.status())
+    }
+
     /// Lets out what `admission` allows, under the generation that stands; no transfer is disturbed. What takes something
     /// away is a [`Gate::cut`] first.
     pub fn open(&self, admission: Admission) {
+        if let Some(vendor) = &self.vendor {
+            vendor.open(admission);
+        }
         self.shelf.lock().admit(admission);
         self.shelf.wake.notify_one();
     }

@@ -2,6 +2,8 @@
 //! own sends what may leave: one clip at a time, oldest first, which keeps the pace exact and the memory small. It
 //! decides nothing about plans; it tells what happened as [`Event`]s.
 //!
+//! Where a vendor's own uploader does the uploading, the gate governs that too ([`vendor`]).
+//!
 //! Clips wait in memory only (`[spool] memory_bytes`): they do not survive a restart, and `flash_bytes` is not used yet.
 
 mod gate;
@@ -14,10 +16,12 @@ mod spool;
 #[cfg(test)]
 mod tests;
 mod transfer;
+pub mod vendor;
 
 use std::{
     collections::BTreeSet,
     fmt, io,
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
     thread,
     time::Duration,
@@ -30,6 +34,7 @@ pub use self::gate::Gate;
 use self::{
     pacing::Pacer,
     spool::{End, Job, Next},
+    vendor::{Door, UploaderStatus},
 };
 use crate::{
     clock::Clock,
@@ -53,6 +58,8 @@ pub struct Settings {
     pub uplink_kbps: u32,
     /// Whom clips are sent to.
     pub peers: Peers,
+    /// Where a vendor's own uploader connects.
+    pub uploader: Option<PathBuf>,
 }
 
 /// The servers that uploads may talk to.
@@ -111,6 +118,8 @@ pub enum Event {
     },
     /// The `Date` of an HTTPS answer was given to the clock.
     Date,
+    /// A vendor's uploader has come, gone, or said something ([`Gate::tidings`]).
+    Uploader,
 }
 
 /// What people see of uploads.
@@ -132,6 +141,8 @@ pub struct UploadStatus {
     pub pace: u64,
     /// The last thing that kept a clip from being stored.
     pub last_fault: Option<String>,
+    /// A vendor's uploader, where one is configured.
+    pub uploader: Option<UploaderStatus>,
 }
 
 /// The uploads' thread.
@@ -145,26 +156,33 @@ pub struct Uploads {
 ///
 /// # Errors
 ///
-/// The kernel gave no thread, or no descriptors for a runtime.
+/// The kernel gave no thread, or no descriptors for a runtime, or the socket of a vendor's uploader cannot be made.
 pub fn start(settings: Settings, clock: Clock, events: impl Fn(Event) + Send + Sync + 'static) -> io::Result<Uploads> {
-    let Settings { device, spool, uplink_kbps, peers } = settings;
+    let Settings { device, spool, uplink_kbps, peers, uploader } = settings;
     if spool.flash_bytes > 0 {
         tracing::info!(flash_bytes = spool.flash_bytes, "clips wait in memory only; the flash spool is not used yet");
     }
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    let events: Arc<dyn Fn(Event) + Send + Sync> = Arc::new(events);
+    let door = uploader.map(|path| {
+        let _inside = runtime.enter();
+        let events = events.clone();
+        Door::open(&path, clock.clone(), move |event| events(event))
+    });
+    let door = door.transpose()?;
     let shared = Arc::new(Shared {
-        gate: Arc::new(Gate::new(spool.memory_bytes, clock)),
+        gate: Arc::new(Gate::new(spool.memory_bytes, door.as_ref().map(Door::vendor), clock)),
         device,
         peers: Mutex::new(Arc::new(peers)),
         pacer: Mutex::new(Pacer::new(uplink_kbps)),
         last_fault: Mutex::new(None),
-        events: Box::new(events),
+        events,
         stop: Notify::new(),
     });
     let (end, ended) = mpsc::channel();
     let on_thread = shared.clone();
     thread::Builder::new().name("uploads".into()).spawn(move || {
-        runtime.block_on(on_thread.run());
+        runtime.block_on(on_thread.run(door));
         // A resolver that hangs must not hold us up.
         runtime.shutdown_background();
         drop(end);
@@ -191,6 +209,7 @@ impl Uploads {
             dropped: tally.dropped,
             pace: self.shared.pacer().rate(),
             last_fault: lock(&self.shared.last_fault).clone(),
+            uploader: self.shared.gate.uploader(),
         }
     }
 
@@ -222,7 +241,7 @@ struct Shared {
     peers: Mutex<Arc<Peers>>,
     pacer: Mutex<Pacer>,
     last_fault: Mutex<Option<String>>,
-    events: Box<dyn Fn(Event) + Send + Sync>,
+    events: Arc<dyn Fn(Event) + Send + Sync>,
     stop: Notify,
 }
 
@@ -233,9 +252,16 @@ impl fmt::Debug for Shared {
 }
 
 impl Shared {
-    async fn run(self: Arc<Self>) {
+    async fn run(self: Arc<Self>, door: Option<Door>) {
+        let uploader = async {
+            match door {
+                Some(door) => door.serve().await,
+                None => std::future::pending().await,
+            }
+        };
         select! {
             () = self.clone().work() => {}
+            () = uploader => {}
             () = self.stop.notified() => {}
         }
     }

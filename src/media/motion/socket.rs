@@ -2,24 +2,20 @@
 //! comes in is counted and ignored; a line, and the number of writers, is bounded.
 
 use std::{
-    io::{self, ErrorKind, Read},
-    os::unix::{
-        fs::FileTypeExt,
-        net::{UnixListener, UnixStream},
-    },
+    io::{ErrorKind, Read},
+    os::unix::net::{UnixListener, UnixStream},
     path::{Path, PathBuf},
     thread::{self, JoinHandle},
 };
 
 use care_protocol::{ClipKind, MotionEvent};
-use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
-    fs::Mode,
-};
-use socket2::{Domain, SockAddr, Socket, Type};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::Events;
-use crate::media::{MediaError, stop::Stop};
+use crate::{
+    media::{MediaError, stop::Stop},
+    unix_socket,
+};
 
 /// A line longer than this is no motion event.
 const LONGEST_LINE: usize = 1024;
@@ -28,25 +24,9 @@ const MOST_WRITERS: usize = 8;
 const TICK: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
 
 pub(super) fn start(path: &Path, events: Events, stop: Stop) -> Result<JoinHandle<()>, MediaError> {
-    let listener = listen(path).map_err(|source| MediaError::MotionSocket { path: path.into(), source })?;
+    let listener = unix_socket::listen(path, 0o600).map_err(|source| MediaError::MotionSocket { path: path.into(), source })?;
     let server = Server { listener, path: path.into(), writers: Vec::new(), events };
     thread::Builder::new().name("media-motion".into()).spawn(move || server.run(&stop)).map_err(MediaError::Thread)
-}
-
-/// The mode is set before the name appears, so nobody else can ever connect.
-fn listen(path: &Path) -> io::Result<UnixListener> {
-    match std::fs::symlink_metadata(path) {
-        Ok(found) if !found.file_type().is_socket() => return Err(ErrorKind::AlreadyExists.into()),
-        Ok(_) if UnixStream::connect(path).is_ok() => return Err(ErrorKind::AddrInUse.into()),
-        Ok(_) => std::fs::remove_file(path)?,
-        Err(_) => {}
-    }
-    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
-    socket.bind(&SockAddr::unix(path)?)?;
-    socket.listen(4)?;
-    socket.set_nonblocking(true)?;
-    Ok(socket.into())
 }
 
 struct Server {
@@ -169,19 +149,6 @@ mod tests {
         stop.now();
         thread.join().unwrap();
         assert!(!path.exists());
-    }
-
-    #[test]
-    fn a_socket_left_behind_is_replaced_but_nothing_else_is() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("motion.sock");
-        drop(UnixListener::bind(&path).unwrap());
-        let in_use = listen(&path).unwrap();
-        assert_eq!(listen(&path).unwrap_err().kind(), ErrorKind::AddrInUse);
-        drop(in_use);
-        std::fs::remove_file(&path).unwrap();
-        std::fs::write(&path, "a file").unwrap();
-        assert_eq!(listen(&path).unwrap_err().kind(), ErrorKind::AlreadyExists);
     }
 
     #[test]

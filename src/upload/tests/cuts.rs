@@ -246,7 +246,7 @@ fn a_stale_body_ends_in_an_error_and_never_early() {
     use std::pin::pin;
 
     use http_body_util::BodyExt;
-    let gate = Gate::new(1_000_000, Clock::start(None));
+    let gate = Gate::new(1_000_000, None, Clock::start(None));
     gate.open(Admission { record: PAID, keep: PAID, leave: PAID, position: AT });
     let beginning = Beginning { kind: ClipKind::Motion, ago: Duration::ZERO, height: 360 };
     let (mut writer, _) = gate.begin(beginning).unwrap();

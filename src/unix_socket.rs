@@ -1,0 +1,57 @@
+//! A unix socket with a name: made so that nobody who may not can ever connect, and in place of what an agent that was
+//! killed has left behind. What somebody listens on, or a file of another kind, is not replaced.
+
+use std::{
+    fs,
+    io::{self, ErrorKind},
+    os::unix::{
+        fs::{FileTypeExt, PermissionsExt},
+        net::{UnixListener, UnixStream},
+    },
+    path::Path,
+};
+
+use rustix::fs::Mode;
+use socket2::{Domain, SockAddr, Socket, Type};
+
+/// Listens at `path`, which has this mode (connecting needs the right to write). The listener does not block.
+///
+/// # Errors
+/// What is there is in use or no socket, or the system refuses.
+pub fn listen(path: &Path, mode: u32) -> io::Result<UnixListener> {
+    match fs::symlink_metadata(path) {
+        Ok(found) if !found.file_type().is_socket() => {
+            return Err(io::Error::new(ErrorKind::AlreadyExists, "what is there is not a socket"));
+        }
+        Ok(_) if UnixStream::connect(path).is_ok() => return Err(ErrorKind::AddrInUse.into()),
+        Ok(_) => fs::remove_file(path)?,
+        Err(_) => {}
+    }
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    // Set before the name appears; the umask may still take away from it, so it is set again afterwards.
+    rustix::fs::fchmod(&socket, Mode::from_raw_mode(mode))?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+    socket.listen(4)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_left_behind_is_replaced_but_nothing_else_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.sock");
+        drop(UnixListener::bind(&path).unwrap());
+        let in_use = listen(&path, 0o660).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
+        assert_eq!(listen(&path, 0o660).unwrap_err().kind(), ErrorKind::AddrInUse);
+        drop(in_use);
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "a file").unwrap();
+        assert_eq!(listen(&path, 0o600).unwrap_err().kind(), ErrorKind::AlreadyExists);
+    }
+}

@@ -1,0 +1,422 @@
+//! A vendor's own uploader, governed through a unix socket (docs/vendor-uploader.md): the gate closes it as it closes its
+//! own sockets, and what it answers is part of the cut. It is another process, so that the agent cannot stop it by force;
+//! what it may do is therefore a permission that ends by itself ([`PERMISSION`]) unless the control loop renews it.
+//!
+//! The control thread gives orders, which are written without waiting; the uploads' thread ([`session`]) reads what the
+//! uploader says. Both meet in [`Orders`], under a lock that is held over nothing slow.
+
+mod lines;
+mod session;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    os::fd::OwnedFd,
+    path::PathBuf,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use care_protocol::{Erased, Mode, Policy, Position};
+use rustix::net::{SendFlags, Shutdown, send, shutdown};
+use serde::{Deserialize, Serialize};
+
+pub use lines::Said;
+use lines::{Judge, Order};
+pub(super) use session::Door;
+
+use super::Event;
+use crate::{
+    clock::{Clock, Now},
+    engine::{Admission, CutFigures, Generation},
+};
+
+/// How long an uploader may go on after the last line that lets it. So long, too, does a cut wait for its answer: by then
+/// one that has not answered has stopped by itself.
+pub(super) const PERMISSION: Duration = Duration::from_secs(5);
+/// How often permission is renewed.
+const RENEW: Duration = Duration::from_secs(2);
+
+/// What people see of a vendor's uploader.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UploaderStatus {
+    /// Whether one is connected.
+    pub connected: bool,
+    /// Its process id, while it is.
+    pub pid: Option<i32>,
+    /// Whether it has permission at this moment, under the plan's limits.
+    pub open: bool,
+    /// The last `close` that it has answered.
+    pub closed_generation: Option<u64>,
+    /// How long it took for that, microseconds.
+    pub closed_micros: Option<u64>,
+    /// Clips it has stored since the agent's start.
+    pub stored_clips: u64,
+    /// Their bytes.
+    pub stored_bytes: u64,
+    /// Clips it has erased because the plan does not allow them.
+    pub erased_clips: u64,
+    /// Their bytes.
+    pub erased_bytes: u64,
+    /// Why the last connection ended; absent while one stands.
+    pub fault: Option<String>,
+}
+
+/// What the control thread has to hear of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Tidings {
+    /// The cloud refused it a grant.
+    pub refused: Option<u16>,
+    /// It has stored a clip.
+    pub stored: bool,
+}
+
+/// The agent's end of the socket.
+pub(super) struct Vendor {
+    path: PathBuf,
+    clock: Clock,
+    orders: Mutex<Orders>,
+    events: Box<dyn Fn(Event) + Send + Sync>,
+}
+
+#[derive(Default)]
+struct Orders {
+    generation: Generation,
+    /// What the plan keeps; `None` until a document is in force.
+    judge: Option<Judge>,
+    /// What it may do; `None` from a cut until the gate opens.
+    admission: Option<Admission>,
+    line: Option<Line>,
+    /// BOOTTIME at which the last permission of this connection ends.
+    permitted_until: Duration,
+    /// The same of connections that we have ended: who was on them may still send until then.
+    orphaned_until: Duration,
+    cut: Option<Cut>,
+    status: UploaderStatus,
+    tidings: Tidings,
+    /// The control thread has been called and has not come yet.
+    called: bool,
+}
+
+/// A connected uploader.
+struct Line {
+    socket: OwnedFd,
+    /// The `close` that it has not answered yet.
+    closing: Option<Closing>,
+    /// Of which epoch it has been told what may be kept.
+    judged: Option<u64>,
+    told: Option<(Admission, Mode)>,
+    told_at: Duration,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Closing {
+    generation: Generation,
+    since: Duration,
+}
+
+/// A cut of the gate that the uploader has a part in.
+#[derive(Debug, Clone, Copy)]
+struct Cut {
+    generation: Generation,
+    /// When its answer is overdue.
+    until: Duration,
+    /// What it was doing; `None` until it has answered, or is lost.
+    figures: Option<Figures>,
+    /// What is assumed if it never says.
+    silent: Figures,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Figures {
+    transfers: u32,
+    bytes_after: u64,
+    erased: Erased,
+}
+
+impl std::fmt::Debug for Vendor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Vendor").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+impl Vendor {
+    fn new(path: PathBuf, clock: Clock, events: Box<dyn Fn(Event) + Send + Sync>) -> Self {
+        Self { path, clock, orders: Mutex::default(), events }
+    }
+
+    // --- for the gate, on the control thread ---
+
+    /// Takes permission back, at once; [`Self::cut_figures`] says when the uploader has stopped.
+    pub(super) fn close(&self, generation: Generation, keep: Option<(Policy, Position)>) {
+        let now = self.clock.now();
+        let mut orders = self.lock();
+        orders.generation = generation;
+        orders.admission = None;
+        let judge = keep.map(|(keep, position)| Judge { epoch: position.epoch, keep });
+        orders.judge = judge.or(orders.judge);
+        // Whoever has permission and does not say what it was doing counts as one transfer.
+        let permitted = orders.permitted_until.max(orders.orphaned_until) > now.boot;
+        let silent = Figures { transfers: u32::from(permitted), ..Figures::default() };
+        let figures = orders.line.is_none().then_some(silent);
+        orders.cut = Some(Cut { generation, until: now.boot + PERMISSION, figures, silent });
+        orders.close_line(judge, now);
+    }
+
+    /// What a cut came to, with what the uploader has answered; `None` while that is still awaited.
+    pub(super) fn cut_figures(&self, own: CutFigures) -> Option<CutFigures> {
+        let now = self.clock.now();
+        let mut orders = self.lock();
+        let Some(cut) = orders.cut else { return Some(own) };
+        if cut.figures.is_none() && now.boot >= cut.until {
+            orders.lose(unanswered(cut.generation));
+        }
+        let ended = |cut: &mut Cut| cut.figures.is_some();
+        if now.boot < orders.orphaned_until {
+            return None;
+        }
+        orders.cut.take_if(ended)?.figures.map(|figures| figures.and(own))
+    }
+
+    /// The same without waiting any longer: the agent stops, and the end of the socket closes the uploader.
+    pub(super) fn give_up(&self, own: CutFigures) -> CutFigures {
+        let cut = self.lock().cut.take();
+        cut.map_or(own, |cut| cut.figures.unwrap_or(cut.silent).and(own))
+    }
+
+    /// What may be recorded and may leave from now on; the next [`Self::renew`] says so.
+    pub(super) fn open(&self, admission: Admission) {
+        let mut orders = self.lock();
+        orders.admission = Some(admission);
+        if admission.position != Position::NONE {
+            orders.judge = Some(Judge { epoch: admission.position.epoch, keep: admission.keep });
+        }
+    }
+
+    /// Says what is new and renews permission. For each turn of the control loop and for nothing else: a loop that stands
+    /// still lets permission end.
+    pub(super) fn renew(&self, mode: Mode) {
+        self.lock().renew(mode, self.clock.now());
+    }
+
+    /// When [`Self::renew`] or [`Self::cut_figures`] has something to do, BOOTTIME.
+    pub(super) fn due(&self) -> Option<Duration> {
+        let orders = self.lock();
+        let cut = orders.cut.map(|cut| if cut.figures.is_some() { orders.orphaned_until } else { cut.until });
+        let line = orders.line.as_ref().and_then(|line| match line.closing {
+            Some(closing) => Some(closing.since + PERMISSION),
+            None => line.told.map(|_| line.told_at + RENEW),
+        });
+        cut.into_iter().chain(line).min()
+    }
+
+    /// What it has said since the last time.
+    pub(super) fn tidings(&self) -> Tidings {
+        let mut orders = self.lock();
+        orders.called = false;
+        std::mem::take(&mut orders.tidings)
+    }
+
+    pub(super) fn status(&self) -> UploaderStatus {
+        let now = self.clock.now();
+        let orders = self.lock();
+        UploaderStatus { open: orders.line.is_some() && orders.permitted_until > now.boot, ..orders.status.clone() }
+    }
+
+    // --- for the session, on the uploads' thread ---
+
+    /// Takes a connection over; it is told to close before anything else. False: another uploader is connected.
+    fn connect(&self, socket: OwnedFd, pid: Option<i32>) -> bool {
+        let now = self.clock.now();
+        let mut orders = self.lock();
+        if orders.line.is_some() {
+            return false;
+        }
+        orders.line = Some(Line { socket, closing: None, judged: None, told: None, told_at: Duration::ZERO });
+        orders.status.connected = true;
+        orders.status.pid = pid;
+        orders.status.fault = None;
+        let judge = orders.judge;
+        orders.close_line(judge, now);
+        drop(orders);
+        tracing::info!(pid, "the vendor's uploader is connected");
+        self.call();
+        true
+    }
+
+    /// Takes in a line.
+    fn hear(&self, line: &[u8]) -> Result<(), String> {
+        let said = Said::read(line)?;
+        self.lock().hear(said, self.clock.now())?;
+        self.call();
+        Ok(())
+    }
+
+    /// The uploader has closed the connection, or is dead: it sends nothing any more.
+    fn gone(&self) {
+        let mut orders = self.lock();
+        if orders.line.is_none() {
+            // We have ended it ourselves, and said why.
+            return;
+        }
+        orders.unplug("it has gone".to_owned());
+        drop(orders);
+        self.call();
+    }
+
+    /// Ends a connection that cannot be trusted: what permission it has is waited out.
+    fn refuse(&self, why: String) {
+        self.lock().lose(why);
+        self.call();
+    }
+
+    /// Calls the control thread, once until it comes.
+    fn call(&self) {
+        if !std::mem::replace(&mut self.lock().called, true) {
+            (self.events)(Event::Uploader);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Orders> {
+        // Every change leaves something closed behind, so a panic elsewhere does not spoil it.
+        self.orders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Orders {
+    fn close_line(&mut self, judge: Option<Judge>, now: Now) {
+        let order = Order::Close { generation: self.generation.0, time: now.trusted.as_secs(), judge };
+        let generation = self.generation;
+        let Some(line) = &mut self.line else { return };
+        line.closing = Some(Closing { generation, since: now.boot });
+        line.judged = judge.map(|judge| judge.epoch).or(line.judged);
+        line.told = None;
+        self.say(&order);
+    }
+
+    fn renew(&mut self, mode: Mode, now: Now) {
+        let Some(line) = &self.line else { return };
+        if let Some(closing) = line.closing {
+            if now.boot >= closing.since + PERMISSION {
+                self.lose(unanswered(closing.generation));
+            }
+            return;
+        }
+        let Some(admission) = self.admission.filter(|_| now.boot >= self.orphaned_until) else { return };
+        let told = line.told == Some((admission, mode));
+        if told && now.boot < line.told_at + RENEW {
+            return;
+        }
+        if line.judged != Some(admission.position.epoch) {
+            // It connected before anything was known of an owner: what it holds of another one goes first.
+            let judge = self.judge;
+            return self.close_line(judge, now);
+        }
+        let until = now.boot + PERMISSION;
+        let order = Order::Open {
+            generation: self.generation.0,
+            time: now.trusted.as_secs(),
+            mode,
+            epoch: admission.position.epoch,
+            seq: admission.position.seq,
+            record: admission.record,
+            keep: admission.keep,
+            leave: admission.leave,
+            until_boot_ms: u64::try_from(until.as_millis()).unwrap_or(u64::MAX),
+        };
+        // Whether it arrives or not, from here on it may be in somebody's hands.
+        self.permitted_until = until;
+        if self.say(&order) {
+            if let Some(line) = &mut self.line {
+                line.told = Some((admission, mode));
+                line.told_at = now.boot;
+            }
+        }
+    }
+
+    /// Writes a line without waiting. An uploader that does not read is not worth waiting for: false, and it is lost.
+    fn say(&mut self, order: &Order) -> bool {
+        let Some(line) = &self.line else { return false };
+        let bytes = order.line();
+        let said = send(&line.socket, &bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+        if said.is_ok_and(|sent| sent == bytes.len()) {
+            return true;
+        }
+        self.lose("it does not read what it is told".to_owned());
+        false
+    }
+
+    fn hear(&mut self, said: Said, now: Now) -> Result<(), String> {
+        match said {
+            Said::Closed { generation, transfers, bytes_after, erased } => {
+                let generation = Generation(generation);
+                if generation > self.generation {
+                    return Err(format!("it answers close {}, which was never said", generation.0));
+                }
+                self.status.erased_clips += u64::from(erased.clips);
+                self.status.erased_bytes = self.status.erased_bytes.saturating_add(erased.bytes);
+                let Some(line) = &mut self.line else { return Ok(()) };
+                // An answer to an older one only adds to the count.
+                let Some(closing) = line.closing.take_if(|closing| closing.generation == generation) else { return Ok(()) };
+                self.permitted_until = Duration::ZERO;
+                let micros = u64::try_from(now.boot.saturating_sub(closing.since).as_micros()).unwrap_or(u64::MAX);
+                self.status.closed_generation = Some(generation.0);
+                self.status.closed_micros = Some(micros);
+                tracing::info!(
+                    generation = generation.0,
+                    micros,
+                    transfers,
+                    erased_clips = erased.clips,
+                    erased_bytes = erased.bytes,
+                    "the vendor's uploader has closed"
+                );
+                if let Some(cut) = self.cut.as_mut().filter(|cut| cut.generation == generation) {
+                    cut.figures = cut.figures.or(Some(Figures { transfers, bytes_after, erased }));
+                }
+            }
+            Said::Stored { bytes } => {
+                self.status.stored_clips += 1;
+                self.status.stored_bytes = self.status.stored_bytes.saturating_add(bytes);
+                self.tidings.stored = true;
+            }
+            Said::Refused { status } => self.tidings.refused = Some(status),
+        }
+        Ok(())
+    }
+
+    /// Ends a connection that cannot be trusted. Its permission, if it has one, is still out there.
+    fn lose(&mut self, why: String) {
+        self.orphaned_until = self.orphaned_until.max(self.permitted_until);
+        self.unplug(why);
+    }
+
+    /// The connection is no more.
+    fn unplug(&mut self, why: String) {
+        let Some(line) = self.line.take() else { return };
+        tracing::warn!(pid = self.status.pid, why, "the vendor's uploader is not connected any more");
+        // Gone already is as good.
+        let _ = shutdown(&line.socket, Shutdown::Both);
+        self.status.connected = false;
+        self.status.pid = None;
+        self.status.fault = Some(why);
+        self.permitted_until = Duration::ZERO;
+        if let Some(cut) = &mut self.cut {
+            cut.figures = cut.figures.or(Some(cut.silent));
+        }
+    }
+}
+
+fn unanswered(generation: Generation) -> String {
+    format!("it did not answer close {} within {} s", generation.0, PERMISSION.as_secs())
+}
+
+impl Figures {
+    fn and(self, own: CutFigures) -> CutFigures {
+        CutFigures {
+            transfers: own.transfers + self.transfers,
+            bytes_after: own.bytes_after + self.bytes_after,
+            doomed: Erased { clips: own.doomed.clips + self.erased.clips, bytes: own.doomed.bytes + self.erased.bytes },
+            ..own
+        }
+    }
+}

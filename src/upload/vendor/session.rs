@@ -1,0 +1,138 @@
+//! The socket of a vendor's uploader: one connection at a time, from this user or group, a line at a time. Whoever says
+//! what is not understood, or too much of it, is not trusted with permission any longer.
+
+use std::{io, os::fd::AsFd, path::Path, sync::Arc, time::Duration};
+
+use rustix::process::{getegid, geteuid};
+use tokio::{
+    io::AsyncReadExt,
+    net::{UnixListener, UnixStream},
+    select,
+    time::sleep,
+};
+
+use super::{
+    Vendor,
+    lines::{LONGEST_LINE, Order},
+};
+use crate::{clock::Clock, unix_socket, upload::Event};
+
+/// The listening socket; its name goes with it.
+pub(in crate::upload) struct Door {
+    vendor: Arc<Vendor>,
+    listener: UnixListener,
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        // Another agent may have taken the name over; then it is gone or not ours to complain about.
+        let _ = std::fs::remove_file(&self.vendor.path);
+    }
+}
+
+impl Door {
+    /// Listens at `path`. To be called inside a runtime.
+    pub(in crate::upload) fn open(path: &Path, clock: Clock, events: impl Fn(Event) + Send + Sync + 'static) -> io::Result<Self> {
+        let listen = || UnixListener::from_std(unix_socket::listen(path, 0o660)?);
+        let listener = listen().map_err(|error| {
+            let why = format!("cannot listen on {} for the vendor's uploader: {error}; free it, or change uploader.socket", path.display());
+            io::Error::new(error.kind(), why)
+        })?;
+        Ok(Self { vendor: Arc::new(Vendor::new(path.to_owned(), clock, Box::new(events))), listener })
+    }
+
+    pub(in crate::upload) fn vendor(&self) -> Arc<Vendor> {
+        self.vendor.clone()
+    }
+
+    /// Serves one uploader after the other, for ever.
+    pub(in crate::upload) async fn serve(self) {
+        loop {
+            let Some(stream) = self.accept().await else { continue };
+            if let Err(error) = self.converse(stream).await {
+                tracing::warn!(%error, "the vendor's uploader cannot be spoken with");
+            }
+        }
+    }
+
+    /// The next connection of somebody who may speak.
+    async fn accept(&self) -> Option<UnixStream> {
+        match self.listener.accept().await.and_then(|(stream, _)| Ok((stream.peer_cred()?, stream))) {
+            Ok((peer, stream)) if may_speak((peer.uid(), peer.gid()), (geteuid().as_raw(), getegid().as_raw())) => Some(stream),
+            Ok((peer, _)) => {
+                tracing::warn!(uid = peer.uid(), gid = peer.gid(), pid = peer.pid(), "turned away from the uploader's socket");
+                None
+            }
+            Err(error) => {
+                // Out of descriptors, most likely: trying again at once would only burn the processor.
+                tracing::warn!(%error, "the uploader's socket cannot take a connection");
+                sleep(Duration::from_millis(200)).await;
+                None
+            }
+        }
+    }
+
+    /// One uploader, until it goes. Others are turned away meanwhile.
+    async fn converse(&self, mut stream: UnixStream) -> io::Result<()> {
+        let pid = stream.peer_cred()?.pid();
+        if !self.vendor.connect(stream.as_fd().try_clone_to_owned()?, pid) {
+            return Ok(());
+        }
+        let mut line = Vec::new();
+        let mut piece = [0; 1024];
+        loop {
+            let read = select! {
+                read = stream.read(&mut piece) => read,
+                other = self.accept() => {
+                    if let Some(other) = other {
+                        // If there is no room for it, the end of the connection says the same.
+                        let _ = other.try_write(&Order::Busy.line());
+                    }
+                    continue;
+                }
+            };
+            let length = match read {
+                Ok(0) | Err(_) => {
+                    self.vendor.gone();
+                    return Ok(());
+                }
+                Ok(length) => length,
+            };
+            if let Err(why) = self.take(&piece[..length], &mut line) {
+                self.vendor.refuse(why);
+                return Ok(());
+            }
+        }
+    }
+
+    fn take(&self, piece: &[u8], line: &mut Vec<u8>) -> Result<(), String> {
+        for &byte in piece {
+            match byte {
+                b'\n' => {
+                    self.vendor.hear(line)?;
+                    line.clear();
+                }
+                _ if line.len() == LONGEST_LINE => return Err(format!("a line longer than {LONGEST_LINE} bytes")),
+                _ => line.push(byte),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The second line behind the socket's mode: root, or who shares our user or group.
+fn may_speak((peer_uid, peer_gid): (u32, u32), (uid, gid): (u32, u32)) -> bool {
+    peer_uid == 0 || peer_uid == uid || peer_gid == gid
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_root_and_our_own_user_and_group_may_speak() {
+        let us = (970, 971);
+        assert!(may_speak((0, 0), us) && may_speak((970, 100), us) && may_speak((100, 971), us));
+        assert!(!may_speak((971, 970), us) && !may_speak((65534, 65534), us) && !may_speak((1000, 0), us), "root's group is not root");
+    }
+}

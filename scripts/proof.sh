@@ -3,4 +3,6 @@
 # Simulation, fuzzing, soak and ARM are added here as they are built; nothing is counted that did not run.
 set -eu
 cd "$(dirname "$0")/.."
-exec "${CARGO:-cargo}" test --locked --workspace --lib -- --ignored --nocapture
+"${CARGO:-cargo}" test --locked --workspace --lib -- --ignored --nocapture
+# The unit tests of the agent without GStreamer.
+exec "${CARGO:-cargo}" test --locked --workspace --no-default-features --lib

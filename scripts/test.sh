@@ -53,6 +53,9 @@ closing() {
 part deps scripts/deps.sh
 part format "$cargo" fmt --all --check
 part clippy "$cargo" clippy --locked --workspace --all-targets -- -D warnings
+# The agent without GStreamer, linted and built; before the build with it, which takes the program's name back.
+part no-gst-lint "$cargo" clippy --locked --workspace --no-default-features --lib --bins --test wire -- -D warnings
+part no-gst scripts/no-gstreamer.sh
 part build "$cargo" build --locked --workspace --all-targets
 part unit "$cargo" test --locked --workspace --lib --bins
 part examples "$cargo" test --locked --workspace --doc

@@ -21,6 +21,9 @@ use crate::{
     wait::{PATIENCE, until},
 };
 
+/// The agent that was built without GStreamer.
+const WITHOUT_GSTREAMER: &str = "kasa-care-agent-no-gstreamer";
+
 /// The built program of this name beside the test: `CARE_AGENT` and `CARE_CLOUD` override it.
 pub fn program(name: &str, variable: &str) -> PathBuf {
     let path = std::env::var_os(variable).map_or_else(
@@ -30,7 +33,8 @@ pub fn program(name: &str, variable: &str) -> PathBuf {
         },
         PathBuf::from,
     );
-    assert!(path.exists(), "{} is not built: run `cargo build --workspace --bins` first, or set {variable}", path.display());
+    let how = if name == WITHOUT_GSTREAMER { "scripts/no-gstreamer.sh" } else { "cargo build --workspace --bins" };
+    assert!(path.exists(), "{} is not built: run `{how}` first, or set {variable}", path.display());
     path
 }
 
@@ -127,6 +131,8 @@ fn toml_string(value: &str) -> String {
 /// A camera: its files, and its agent while it runs. Gone when dropped.
 pub struct Agent {
     dir: TempDir,
+    /// The program.
+    pub program: PathBuf,
     /// What the file says at the next start or reload.
     pub config: ConfigFile,
     process: Option<Process>,
@@ -162,7 +168,13 @@ impl Agent {
             status: path.join("status.sock"),
             extra: String::new(),
         };
-        Self { dir, config, process: None, log: Lines::default() }
+        let program = program("kasa-care-agent", "CARE_AGENT");
+        Self { dir, program, config, process: None, log: Lines::default() }
+    }
+
+    /// The same camera with the agent that was built without GStreamer.
+    pub fn without_gstreamer(&mut self) {
+        self.program = program(WITHOUT_GSTREAMER, "CARE_AGENT_NO_GSTREAMER");
     }
 
     /// Where its files are.
@@ -189,7 +201,7 @@ impl Agent {
     /// Switches it on with the configuration file as it is.
     pub fn start_as_configured(&mut self) {
         assert!(self.process.is_none(), "the agent is running");
-        let mut command = Command::new(program("kasa-care-agent", "CARE_AGENT"));
+        let mut command = Command::new(&self.program);
         command.arg("run").arg("--config").arg(self.config_path()).env_remove("NOTIFY_SOCKET").env("RUST_BACKTRACE", "1");
         self.process = Some(Process::spawn("kasa-care-agent", command, self.log.clone()));
     }
@@ -236,6 +248,11 @@ impl Agent {
         until(format!("a log line about {what}"), PATIENCE, || self.log.find(from, &wanted)).await
     }
 
+    /// Its process id.
+    pub fn pid(&self) -> i32 {
+        self.process.as_ref().expect("the agent is running").pid()
+    }
+
     /// Resident memory in bytes: now, and the highest so far.
     pub fn memory(&self) -> (u64, u64) {
         let pid = self.process.as_ref().expect("the agent is running").pid();
@@ -249,7 +266,7 @@ impl Agent {
 
     /// Runs one of its commands to its end.
     pub async fn command(&self, arguments: &[&str]) -> Output {
-        let mut command = Command::new(program("kasa-care-agent", "CARE_AGENT"));
+        let mut command = Command::new(&self.program);
         command.args(arguments).arg("--config").arg(self.config_path()).kill_on_drop(true);
         tokio::time::timeout(PATIENCE, command.output()).await.expect("the command ends").unwrap()
     }

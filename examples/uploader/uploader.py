@@ -1,0 +1,160 @@
+#!/usr/bin/env python3
+"""A sample of a vendor's uploader that the agent governs (docs/vendor-uploader.md): one loop in which nothing blocks.
+
+Clips are files EPOCH-START-SECONDS-HEIGHT.mp4 (START in Unix seconds); each is sent with one PUT, oldest first.
+
+    uploader.py AGENT-SOCKET STORE-HOST:PORT CLIP-DIRECTORY
+"""
+import glob
+import json
+import os
+import select
+import socket
+import struct
+import sys
+import time
+
+CHUNK = 16 * 1024
+
+
+def boot_ms():
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+
+
+class Uploader:
+    def __init__(self, agent, store, directory):
+        self.where, self.store, self.directory = agent, store.rsplit(":", 1), directory
+        self.agent, self.heard = None, b""
+        self.order = None  # the newest `open`; None: closed
+        self.clock = (0, 0)  # trusted time of the last line, and BOOTTIME when it came
+        self.last_end = 0  # when the newest clip that was stored ended: the cooldown counts from there
+        self.transfer, self.clip, self.body, self.answer = None, None, b"", b""
+        self.refused_until = 0
+
+    def allowed(self, policy, epoch):
+        """The clips that a policy allows, oldest first, and those that it does not."""
+        now = self.clock[0] + (boot_ms() - self.clock[1]) // 1000
+        good, bad, last_end = [], [], self.last_end
+        names = (os.path.basename(path)[:-4].split("-") for path in glob.glob(self.directory + "/*.mp4"))
+        for start, of, seconds, height in sorted((int(s), int(e), int(d), int(h)) for e, s, d, h in names):
+            young = policy["history_h"] > 0 and now - start <= policy["history_h"] * 3600
+            cooled = policy["cooldown_s"] == 0 or start >= last_end + policy["cooldown_s"]
+            small = seconds <= policy["clip_max_s"] and height <= policy["max_height"]
+            clip = (start + seconds, f"{self.directory}/{of}-{start}-{seconds}-{height}.mp4")
+            if of == epoch and policy["clips"] and young and cooled and small:
+                last_end = start + seconds
+                good.append(clip)
+            else:
+                bad.append(clip)
+        return good, bad
+
+    def permitted(self):
+        return self.order is not None and boot_ms() < self.order["until_boot_ms"]
+
+    def abort(self):
+        """Ends the transfer so that the kernel sends nothing more of it; how many that were."""
+        if self.transfer is None:
+            return 0
+        self.transfer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.transfer.close()
+        self.transfer = None
+        return 1
+
+    def hear(self, line):
+        order = json.loads(line)
+        if order["type"] == "busy":
+            return
+        self.clock = (order["time"], boot_ms())
+        if order["type"] == "open":
+            self.order = order
+            return
+        # First of all: nothing leaves any more. Erasing takes its time, and nobody waits for it without need.
+        self.order, self.refused_until = None, 0
+        transfers, clips, size = self.abort(), 0, 0
+        if "keep" in order:
+            for _, path in self.allowed(order["keep"], order["epoch"])[1]:
+                clips, size = clips + 1, size + os.path.getsize(path)
+                os.unlink(path)
+        erased = {"clips": clips, "bytes": size}
+        self.say({"type": "closed", "generation": order["generation"], "transfers": transfers, "erased": erased})
+
+    def say(self, what):
+        try:
+            self.agent.sendall(json.dumps(what).encode() + b"\n")
+        except OSError:
+            pass  # The agent is gone; reading says so too.
+
+    def listen(self):
+        try:
+            piece = self.agent.recv(4096)
+        except OSError:
+            piece = b""
+        if not piece:
+            # Nobody governs: closed.
+            self.agent.close()
+            self.agent, self.heard, self.order = None, b"", None
+            return
+        *lines, self.heard = (self.heard + piece).split(b"\n")
+        for line in lines:
+            self.hear(line)
+
+    def begin(self):
+        """Starts sending the oldest clip that may leave, if there is one."""
+        good, _ = self.allowed(self.order["leave"], self.order["epoch"])
+        if not good or boot_ms() < self.refused_until:
+            return
+        self.clip = good[0]
+        with open(self.clip[1], "rb") as file:
+            content = file.read()
+        head = f"PUT /{os.path.basename(self.clip[1])} HTTP/1.1\r\nHost: store\r\nContent-Length: {len(content)}\r\n\r\n"
+        self.body, self.answer = head.encode() + content, b""
+        self.transfer = socket.socket()
+        self.transfer.setblocking(False)
+        self.transfer.connect_ex((self.store[0], int(self.store[1])))
+
+    def send(self):
+        try:
+            if self.body:
+                self.body = self.body[self.transfer.send(self.body[:CHUNK]) :]
+                return
+            self.answer += self.transfer.recv(4096)
+        except BlockingIOError:
+            return
+        except OSError:
+            self.abort()
+            time.sleep(0.2)
+            return
+        status = int(self.answer.split(b" ")[1]) if b"\r\n" in self.answer else 0
+        if status == 200:
+            size = os.path.getsize(self.clip[1])
+            os.unlink(self.clip[1])
+            self.last_end = self.clip[0]
+            self.say({"type": "stored", "bytes": size})
+        elif status in (402, 403):
+            self.refused_until = boot_ms() + 900_000
+            self.say({"type": "refused", "status": status})
+        self.abort()
+
+    def run(self):
+        while True:
+            if self.agent is None:
+                self.agent = socket.socket(socket.AF_UNIX)
+                if self.agent.connect_ex(self.where):
+                    self.agent.close()
+                    self.agent = None
+            if not self.permitted():
+                self.abort()
+            elif self.transfer is None and self.agent is not None:
+                self.begin()
+            reads = [s for s in (self.agent, self.transfer if not self.body else None) if s is not None]
+            writes = [self.transfer] if self.transfer is not None and self.body else []
+            readable, writable, _ = select.select(reads, writes, [], 0.2)
+            # The agent first: what it says now may end what could be sent now.
+            if self.agent in readable:
+                self.listen()
+            if self.transfer is not None and self.permitted() and (self.transfer in writable or self.transfer in readable):
+                self.send()
+
+
+if __name__ == "__main__":
+    Uploader(*sys.argv[1:]).run()

@@ -1,0 +1,288 @@
+//! The agent without GStreamer and a vendor's uploader: the samples of `examples/uploader`, run as they are, against the
+//! real agent, a real Mosquitto and a store that counts.
+
+mod sink;
+
+use std::{
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::OnceLock,
+};
+
+use care_protocol::{Cause, Mode, Outcome, Position, Report};
+use care_tests::{
+    issuer::Document,
+    process::{Lines, Process},
+    unix_now,
+    wait::{PATIENCE, until},
+    world::World,
+};
+use serde_json::Value;
+use sink::{Put, Sink};
+use tokio::process::Command;
+
+/// More than the sockets between uploader and store hold, so that a clip in flight stays in flight.
+const BIG: usize = 8_000_000;
+/// Bytes after which the store stops reading.
+const STALL: usize = 16_000;
+
+/// The two samples; every test is run with both.
+#[derive(Debug, Clone, Copy)]
+enum Sample {
+    Python,
+    C,
+}
+
+impl Sample {
+    fn command(self) -> Command {
+        match self {
+            Self::Python => {
+                let mut command = Command::new("python3");
+                command.arg(source("uploader.py"));
+                command
+            }
+            Self::C => {
+                static BUILT: OnceLock<(tempfile::TempDir, PathBuf)> = OnceLock::new();
+                let (_, program) = BUILT.get_or_init(|| {
+                    let dir = tempfile::tempdir().unwrap();
+                    let program = dir.path().join("uploader");
+                    let mut cc = std::process::Command::new("cc");
+                    cc.args(["-O1", "-Wall", "-Wextra", "-Werror", "-o"]).arg(&program).arg(source("uploader.c"));
+                    let built = cc.stdout(Stdio::inherit()).status().expect("a C compiler is installed");
+                    assert!(built.success(), "the sample in C does not compile");
+                    (dir, program)
+                });
+                Command::new(program)
+            }
+        }
+    }
+}
+
+fn source(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/uploader").join(name)
+}
+
+/// A camera whose vendor uploads by himself.
+struct Vendor {
+    sample: Sample,
+    uploader: Option<Process>,
+    world: World,
+    sink: Sink,
+}
+
+impl Vendor {
+    async fn new(sample: Sample) -> Self {
+        let mut world = World::new().await;
+        world.agent.without_gstreamer();
+        let socket = world.agent.dir().join("uploader.sock");
+        world.agent.config.extra = format!("\n[uploader]\nsocket = \"unix:{}\"\n", socket.display());
+        std::fs::create_dir(world.agent.dir().join("clips")).unwrap();
+        Self { sample, uploader: None, world, sink: Sink::start().await }
+    }
+
+    /// The same, Premium, with a clip on its way that Free does not allow, and one waiting that it does.
+    async fn uploading(sample: Sample) -> (Self, Put) {
+        let mut vendor = Self::new(sample).await;
+        vendor.sink.stall_after(Some(STALL));
+        let now = unix_now();
+        vendor.film(3, now - 600, 3, BIG);
+        vendor.film(3, now - 10, 1, 1000);
+        vendor.world.start_premium().await;
+        vendor.start();
+        let put = vendor.in_flight(0).await;
+        assert!(put.name.ends_with("-3-360.mp4"), "the oldest first: {put:?}");
+        (vendor, put)
+    }
+
+    fn clips(&self) -> PathBuf {
+        self.world.agent.dir().join("clips")
+    }
+
+    /// Leaves a clip where the uploader finds it.
+    fn film(&self, epoch: u64, started: u64, seconds: u64, bytes: usize) {
+        let part = self.clips().join("part");
+        std::fs::write(&part, vec![7; bytes]).unwrap();
+        std::fs::rename(part, self.clips().join(format!("{epoch}-{started}-{seconds}-360.mp4"))).unwrap();
+    }
+
+    fn held(&self) -> Vec<String> {
+        let mut names: Vec<_> =
+            std::fs::read_dir(self.clips()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    fn start(&mut self) {
+        let mut command = self.sample.command();
+        command.arg(self.world.agent.dir().join("uploader.sock")).arg(self.sink.addr.to_string()).arg(self.clips());
+        self.uploader = Some(Process::spawn("uploader", command, Lines::default()));
+    }
+
+    fn signal(&self, signal: i32) {
+        self.uploader.as_ref().expect("it is running").signal(signal);
+    }
+
+    async fn put(&self, what: &str, wanted: impl Fn(usize, &Put) -> bool) -> Put {
+        until(format!("{:?}: {what}", self.sample), PATIENCE, || {
+            self.sink.puts().into_iter().enumerate().find(|(index, put)| wanted(*index, put)).map(|(_, put)| put)
+        })
+        .await
+    }
+
+    /// Waits until a PUT from `from` on is on its way, and stalled.
+    async fn in_flight(&self, from: usize) -> Put {
+        self.put("an upload on its way", |index, put| index >= from && !put.ended && put.arrived >= STALL).await
+    }
+
+    /// Lets the store read on; the clip that was on its way must not become whole.
+    async fn was_cut(&self, put: &Put) {
+        self.sink.stall_after(None);
+        let cut = self.put("the end of the upload", |_, seen| seen.name == put.name && seen.ended).await;
+        assert!(!cut.is_whole(), "{:?}: the store has the whole clip", self.sample);
+    }
+
+    async fn status(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        self.world.agent.status(what, |status| wanted(&status.0["uploader"])).await.0
+    }
+
+    async fn cancel(&mut self) -> Document {
+        let free = self.world.free();
+        self.world.issue(free).await
+    }
+
+    async fn applied(&self, document: &Document) -> Report {
+        self.world.issuer.judged(document, Outcome::Applied).await
+    }
+}
+
+#[tokio::test]
+async fn a_cancel_closes_it_and_its_answer_ends_the_cut() {
+    tokio::join!(cancelled(Sample::Python), cancelled(Sample::C));
+}
+
+async fn cancelled(sample: Sample) {
+    let (mut vendor, put) = Vendor::uploading(sample).await;
+    let cancel = vendor.cancel().await;
+    let report = vendor.applied(&cancel).await;
+    assert_eq!((report.mode, report.cut.transfers, report.erased.clips), (Mode::Free, 1, 1), "{sample:?}: {report:?}");
+    assert_eq!(report.erased.bytes, BIG as u64, "{sample:?}");
+    let status = vendor.status("the answer", |uploader| uploader["closed_generation"] == 1).await;
+    let answered = status["uploader"]["closed_micros"].as_u64().unwrap();
+    assert!(report.cut.micros >= answered && answered > 0, "{sample:?}: {report:?}, answered in {answered}");
+    vendor.was_cut(&put).await;
+
+    // What Free allows leaves under the new generation, and nothing of the other is left.
+    vendor.put("the short clip", |_, put| put.is_whole() && put.length == 1000).await;
+    vendor.status("it stored", |uploader| uploader["stored_clips"] == 1 && uploader["erased_clips"] == 1).await;
+    assert_eq!(vendor.held(), Vec::<String>::new(), "{sample:?}");
+    vendor.world.agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_killed_agent_closes_it_and_a_hung_one_lets_its_permission_end() {
+    tokio::join!(ungoverned(Sample::Python), ungoverned(Sample::C));
+}
+
+async fn ungoverned(sample: Sample) {
+    let (mut vendor, put) = Vendor::uploading(sample).await;
+    vendor.world.agent.kill().await;
+    vendor.was_cut(&put).await;
+
+    // The next life of the agent is as any other; the clip begins anew.
+    vendor.sink.stall_after(Some(STALL));
+    let before = vendor.sink.puts().len();
+    vendor.world.agent.start();
+    let again = vendor.in_flight(before).await;
+    assert_eq!(again.name, put.name);
+
+    // No end of the connection tells it this time.
+    vendor.world.agent.signal(libc::SIGSTOP);
+    let seen = vendor.sink.puts().len();
+    vendor.sink.stall_after(Some(2 * STALL));
+    until(format!("{sample:?}: the end of its permission"), PATIENCE, || {
+        // A stalled store does not see a reset: it reads on only to find out.
+        vendor.sink.stall_after(Some(vendor.sink.puts().last().unwrap().arrived + 1));
+        vendor.sink.puts().last().filter(|put| put.ended).cloned()
+    })
+    .await;
+    assert!(!vendor.sink.puts().last().unwrap().is_whole(), "{sample:?}: the store has the whole clip");
+    assert_eq!(vendor.sink.puts().len(), seen, "{sample:?}: it began another");
+
+    vendor.sink.stall_after(None);
+    vendor.world.agent.signal(libc::SIGCONT);
+    vendor.put("the clip, whole", |_, seen| seen.name == put.name && seen.is_whole()).await;
+    vendor.world.agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_killed_uploader_is_told_on_status_and_what_was_forbidden_meanwhile_is_erased_when_it_returns() {
+    tokio::join!(killed(Sample::Python), killed(Sample::C));
+}
+
+async fn killed(sample: Sample) {
+    let (mut vendor, _) = Vendor::uploading(sample).await;
+    vendor.status("it is open", |uploader| uploader["open"] == true && uploader["pid"].is_u64()).await;
+    vendor.signal(libc::SIGKILL);
+    vendor.uploader.take().unwrap().exited(PATIENCE).await;
+    let status = vendor.status("it is gone", |uploader| uploader["connected"] == false).await;
+    assert!(status["warnings"].to_string().contains("uploader is not connected"), "{status}");
+    let page = vendor.world.agent.command(&["status"]).await;
+    assert!(String::from_utf8_lossy(&page.stdout).contains("uploader     not connected"), "{page:?}");
+
+    let cancel = vendor.cancel().await;
+    let report = vendor.applied(&cancel).await;
+    assert_eq!((report.cut.transfers, report.erased.clips), (0, 0), "nobody was there: {report:?}");
+    vendor.sink.stall_after(None);
+    vendor.start();
+    vendor.status("the rest erased", |uploader| uploader["connected"] == true && uploader["erased_clips"] == 1).await;
+    vendor.put("what Free allows", |_, put| put.is_whole() && put.length == 1000).await;
+    vendor.world.agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_hung_uploader_is_waited_for_as_long_as_its_permission_lasts_and_no_longer() {
+    tokio::join!(hung(Sample::Python), hung(Sample::C));
+}
+
+async fn hung(sample: Sample) {
+    let (mut vendor, put) = Vendor::uploading(sample).await;
+    vendor.signal(libc::SIGSTOP);
+    let cancel = vendor.cancel().await;
+    let report = vendor.applied(&cancel).await;
+    assert_eq!((report.mode, report.cut.transfers, report.erased.clips), (Mode::Free, 1, 0), "{sample:?}: {report:?}");
+    assert!(report.cut.micros >= 5_000_000, "{sample:?}: it may have been sending until then: {report:?}");
+    vendor.status("why", |uploader| uploader["fault"].to_string().contains("did not answer close 1")).await;
+
+    // It comes to and finds the order, and the end of the connection.
+    vendor.signal(libc::SIGCONT);
+    vendor.was_cut(&put).await;
+    vendor.status("the rest erased", |uploader| uploader["connected"] == true && uploader["erased_clips"] == 1).await;
+    vendor.world.agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_refused_grant_holds_paid_and_another_owner_s_clips_never_leave() {
+    tokio::join!(refused(Sample::Python), refused(Sample::C));
+}
+
+async fn refused(sample: Sample) {
+    let mut vendor = Vendor::new(sample).await;
+    vendor.sink.answer(402);
+    vendor.film(3, unix_now() - 600, 3, 1000);
+    vendor.film(2, unix_now() - 900, 3, 2000);
+    vendor.world.start_premium().await;
+    vendor.start();
+    let report = vendor.world.issuer.report("held", |report| report.cause == Cause::Refused).await;
+    assert_eq!((report.mode, report.erased.clips), (Mode::Held, 0), "{sample:?}: {report:?}");
+    vendor.status("the other's clip erased", |uploader| uploader["erased_clips"] == 1).await;
+
+    // Another account: the rest goes too, whatever its plan.
+    vendor.sink.answer(200);
+    vendor.world.position = Position { epoch: 4, seq: 0 };
+    let next = vendor.world.premium().of("acct-other");
+    let next = vendor.world.issue(next).await;
+    assert_eq!(vendor.applied(&next).await.erased.clips, 1, "{sample:?}");
+    assert!(vendor.sink.puts().iter().all(|put| put.length == 1000), "{sample:?}: {:?}", vendor.sink.puts());
+    assert_eq!(vendor.held(), Vec::<String>::new(), "{sample:?}");
+    vendor.world.agent.stop().await;
+}

@@ -253,10 +253,12 @@ async fn hung(sample: Sample) {
     assert!(report.cut.micros >= 5_000_000, "{sample:?}: it may have been sending until then: {report:?}");
     vendor.status("why", |uploader| uploader["fault"].to_string().contains("did not answer close 1")).await;
 
-    // It comes to and finds the order, and the end of the connection.
+    // It comes to and finds the order, and the end of the connection: erased, whether it could still say so or not.
     vendor.signal(libc::SIGCONT);
     vendor.was_cut(&put).await;
-    vendor.status("the rest erased", |uploader| uploader["connected"] == true && uploader["erased_clips"] == 1).await;
+    vendor.status("it is back", |uploader| uploader["connected"] == true).await;
+    until("the forbidden clip erased", PATIENCE, || (!vendor.held().contains(&put.name)).then_some(())).await;
+    vendor.put("what Free allows", |_, put| put.is_whole() && put.length == 1000).await;
     vendor.world.agent.stop().await;
 }
 

@@ -19,7 +19,7 @@ check: deps ## format and lint, before every commit
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 
-bench: deps ## measures the cut beside two rivals; writes target/bench/cut.json
+bench: deps ## measures the cut beside two rivals, and the footprint; writes target/bench/cut.json and footprint.json
 	@scripts/bench.sh
 
 proof: deps ## the long runs

@@ -3,9 +3,13 @@
 set -eu
 cd "$(dirname "$0")/.."
 profile=${PROFILE:-bench-build}
+# First the agent without GStreamer, which must give its program's name back.
+PROFILE=$profile scripts/no-gstreamer.sh -p kasa-care-agent -p care-tests --bins
 "${CARGO:-cargo}" build --locked --profile "$profile" -p kasa-care-agent -p care-tests --bins
 built=target/$profile
 if [ "$profile" = dev ]; then
     built=target/debug
 fi
-CARE_AGENT=$built/kasa-care-agent exec "$built/bench-cut"
+export CARE_AGENT="$built/kasa-care-agent" CARE_AGENT_NO_GSTREAMER="$built/kasa-care-agent-no-gstreamer"
+"$built/bench-cut"
+exec "$built/bench-footprint"

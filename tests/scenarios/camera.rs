@@ -9,7 +9,7 @@ use care_protocol::{Mode, Outcome, Policy};
 use care_tests::{
     cloud::{Cloud, GrantAnswer, Sink, grant},
     issuer::PREMIUM,
-    media::{FPS, probe, recorded},
+    media::{FPS, probe, recorded, recorded_360},
     wait::{PATIENCE, holds, until},
     world::World,
 };
@@ -20,6 +20,21 @@ fn recordings(dir: &Path) -> Vec<PathBuf> {
         std::fs::read_dir(dir).map(|entries| entries.map(|e| e.unwrap().path()).filter(|p| p.is_file()).collect()).unwrap_or_default();
     files.sort();
     files
+}
+
+#[tokio::test]
+async fn a_camera_of_640_by_360_with_built_in_motion_comes_to_rest_in_free_under_24_mb() {
+    let mut world = World::with_camera().await;
+    world.agent.config.source = Some(format!("file:{}", recorded_360().display()));
+    world.agent.config.motion = "built-in".into();
+    let free = world.free();
+    world.start_with(free, Mode::Free).await;
+    // The one clip that Free allows in five minutes is filmed and gone.
+    world.cloud.stored(1).await;
+    let megabytes = || world.agent.memory().0 / 1_000_000;
+    until("memory under 24 MB", PATIENCE, || (megabytes() < 24).then_some(())).await;
+    let picture = world.agent.status("a picture", |status| status.0["media"]["stream"]["frames"].as_u64() > Some(30)).await;
+    assert_eq!(picture.0["media"]["stream"]["height"], 360, "{:#}", picture.0["media"]);
 }
 
 #[tokio::test]

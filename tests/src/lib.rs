@@ -6,6 +6,7 @@
 pub mod agent;
 pub mod broker;
 pub mod cloud;
+pub mod footprint;
 pub mod impostor;
 pub mod issuer;
 pub mod media;

@@ -18,18 +18,27 @@ pub const FPS: u32 = 15;
 /// frames alike; made once.
 pub fn recorded() -> &'static Path {
     static FILE: OnceLock<PathBuf> = OnceLock::new();
-    FILE.get_or_init(|| {
-        let file = scratch().join("recorded-2.mp4");
-        if !file.exists() {
-            let part = tempfile::Builder::new().suffix(".mp4").tempfile_in(scratch()).unwrap();
-            let picture = ["-f", "lavfi", "-i", "testsrc2=size=320x180:rate=15,noise=alls=30:allf=t", "-t", "10", "-pix_fmt", "yuv420p"];
-            let codec = ["-c:v", "libx264", "-preset", "veryfast", "-profile:v", "main", "-bf", "0", "-g", "7", "-sc_threshold", "0"];
-            let rate = ["-b:v", "500k", "-maxrate", "500k", "-bufsize", "100k", &part.path().display().to_string()];
-            ffmpeg(&[&picture[..], &codec, &rate].concat());
-            part.persist(&file).unwrap();
-        }
-        file
-    })
+    FILE.get_or_init(|| record("recorded-2.mp4", "320x180", "500k"))
+}
+
+/// The same at 640×360 and about 1 Mbit/s, as a camera's second stream has it.
+pub fn recorded_360() -> &'static Path {
+    static FILE: OnceLock<PathBuf> = OnceLock::new();
+    FILE.get_or_init(|| record("recorded-360.mp4", "640x360", "1M"))
+}
+
+fn record(name: &str, size: &str, rate: &str) -> PathBuf {
+    let file = scratch().join(name);
+    if !file.exists() {
+        let part = tempfile::Builder::new().suffix(".mp4").tempfile_in(scratch()).unwrap();
+        let picture = format!("testsrc2=size={size}:rate=15,noise=alls=30:allf=t");
+        let picture = ["-f", "lavfi", "-i", &picture, "-t", "10", "-pix_fmt", "yuv420p"];
+        let codec = ["-c:v", "libx264", "-preset", "veryfast", "-profile:v", "main", "-bf", "0", "-g", "7", "-sc_threshold", "0"];
+        let rate = ["-b:v", rate, "-maxrate", rate, "-bufsize", "100k", &part.path().display().to_string()];
+        ffmpeg(&[&picture[..], &codec, &rate].concat());
+        part.persist(&file).unwrap();
+    }
+    file
 }
 
 fn scratch() -> PathBuf {

@@ -1,0 +1,138 @@
+//! What a process costs: memory, threads, wakeups and processor time, from its directory in `/proc` and nothing else, so
+//! that any program can be measured, on this machine or from a copy of another one's `/proc`.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+
+/// The counters of a process at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// Resident memory, kB.
+    pub rss_kb: u64,
+    /// Resident memory with what is shared divided among those who share it, kB.
+    pub pss_kb: u64,
+    /// Threads.
+    pub threads: u64,
+    /// Context switches of all its threads since they began: each is a wakeup, or the end of a time slice.
+    pub switches: u64,
+    /// User and system time, in ticks of [`TICKS`] a second.
+    pub ticks: u64,
+}
+
+/// Ticks a second in `/proc/PID/stat`: what Linux shows to programs on every architecture that cameras have.
+pub const TICKS: u64 = 100;
+
+impl Usage {
+    /// Reads `/proc/PID`.
+    ///
+    /// # Errors
+    /// It cannot be read, or says something else than Linux does.
+    pub fn read(process: &Path) -> io::Result<Self> {
+        let status = fs::read_to_string(process.join("status"))?;
+        let memory = fs::read_to_string(process.join("smaps_rollup"))?;
+        let stat = fs::read_to_string(process.join("stat"))?;
+        let mut switches = 0;
+        for thread in fs::read_dir(process.join("task"))? {
+            // One that has just ended has no wakeups to come.
+            let Ok(status) = fs::read_to_string(thread?.path().join("status")) else { continue };
+            switches += number(&status, "voluntary_ctxt_switches:")? + number(&status, "nonvoluntary_ctxt_switches:")?;
+        }
+        // The name stands in brackets and may hold anything; the fields after it are numbered from 3.
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        let ticks = |field: usize| fields.get(field - 3).and_then(|text| text.parse::<u64>().ok()).ok_or_else(|| strange("stat"));
+        Ok(Self {
+            rss_kb: number(&memory, "Rss:")?,
+            pss_kb: number(&memory, "Pss:")?,
+            threads: number(&status, "Threads:")?,
+            switches,
+            ticks: ticks(14)? + ticks(15)?,
+        })
+    }
+}
+
+fn number(text: &str, name: &str) -> io::Result<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    line.and_then(|rest| rest.split_whitespace().next()).and_then(|text| text.parse().ok()).ok_or_else(|| strange(name))
+}
+
+fn strange(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("/proc does not say {what}"))
+}
+
+/// What a process cost over a while.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Cost {
+    /// At the end.
+    pub usage: Usage,
+    /// Context switches a second.
+    pub wakeups_per_s: f64,
+    /// Seconds of processor time a minute.
+    pub cpu_s_per_min: f64,
+}
+
+impl Cost {
+    /// Measures a process of this machine for `span`.
+    ///
+    /// # Errors
+    /// It ends meanwhile.
+    pub async fn of(pid: i32, span: Duration) -> io::Result<Self> {
+        let process = PathBuf::from(format!("/proc/{pid}"));
+        let (before, started) = (Usage::read(&process)?, Instant::now());
+        tokio::time::sleep(span).await;
+        Ok(Self::between(before, Usage::read(&process)?, started.elapsed()))
+    }
+
+    /// From two readings.
+    pub fn between(before: Usage, after: Usage, span: Duration) -> Self {
+        let per_s = |before: u64, after: u64| after.saturating_sub(before) as f64 / span.as_secs_f64();
+        Self {
+            usage: after,
+            wakeups_per_s: per_s(before.switches, after.switches),
+            cpu_s_per_min: per_s(before.ticks, after.ticks) * 60.0 / TICKS as f64,
+        }
+    }
+
+    /// The figures by name.
+    pub fn json(&self) -> Value {
+        let round = |figure: f64| (figure * 100.0).round() / 100.0;
+        json!({
+            "rss_kb": self.usage.rss_kb, "pss_kb": self.usage.pss_kb, "threads": self.usage.threads,
+            "wakeups_per_s": round(self.wakeups_per_s), "cpu_s_per_min": round(self.cpu_s_per_min),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_this_process_does_shows() {
+        let own = Path::new("/proc/self");
+        let before = Usage::read(own).unwrap();
+        let mut memory = vec![0_u8; 32 << 20];
+        memory.iter_mut().step_by(4096).for_each(|byte| *byte = 1);
+        let sleeper = std::thread::spawn(|| (0..50).for_each(|_| std::thread::sleep(Duration::from_millis(1))));
+        let started = Instant::now();
+        let mut after = Usage::read(own).unwrap();
+        while (after.ticks < before.ticks + 5 || after.switches < before.switches + 20) && started.elapsed() < Duration::from_secs(60) {
+            after = Usage::read(own).unwrap();
+        }
+        assert!(after.rss_kb >= before.rss_kb + 20_000 && after.pss_kb >= before.pss_kb + 20_000, "{before:?}, then {after:?}");
+        assert!(after.ticks >= before.ticks + 5 && after.switches >= before.switches + 20, "{before:?}, then {after:?}");
+        sleeper.join().unwrap();
+        assert_eq!(memory.iter().step_by(4096).map(|byte| u64::from(*byte)).sum::<u64>(), 8192);
+    }
+
+    #[test]
+    fn figures_are_rates() {
+        let usage = Usage { rss_kb: 9000, pss_kb: 8000, threads: 4, switches: 100, ticks: 10 };
+        let cost = Cost::between(usage, Usage { switches: 150, ticks: 20, ..usage }, Duration::from_secs(10));
+        assert_eq!((cost.wakeups_per_s, cost.cpu_s_per_min), (5.0, 0.6));
+    }
+}

@@ -2,10 +2,7 @@
 //! and how long it takes from its start to being confirmed; with GStreamer on a live 640×360 H.264 source, and without, with
 //! a vendor's uploader. Writes `target/bench/footprint.json`. `FOOTPRINT_SECONDS=10` for a quick look.
 
-use std::{
-    path::Path,
-    time::{Duration, SystemTime},
-};
+use std::{path::Path, time::Duration};
 
 use anyhow::{Context as _, ensure};
 use care_protocol::Mode;
@@ -162,12 +159,13 @@ async fn starts(world: &mut World) -> anyhow::Result<Value> {
     let mut times: [Vec<f64>; 3] = Default::default();
     for _ in 0..STARTS {
         let from = world.agent.log().len();
-        let exec = SystemTime::now();
+        let exec = jiff::Timestamp::now();
         world.agent.start();
         for (which, what) in ["ready device=", "connected connection=", "cause=confirmed"].into_iter().enumerate() {
-            let line = until(format!("a log line with {what}"), PATIENCE, || world.agent.log().find(from, |line| line.contains(what))).await;
+            let line =
+                until(format!("a log line with {what}"), PATIENCE, || world.agent.log().find(from, |line| line.contains(what))).await;
             let stamp: jiff::Timestamp = line.split_whitespace().next().unwrap_or_default().parse().context("a log line has its time")?;
-            times[which].push(SystemTime::from(stamp).duration_since(exec).unwrap_or_default().as_secs_f64() * 1000.0);
+            times[which].push((stamp - exec).as_secs_f64() * 1000.0);
         }
         world.agent.stop().await;
     }

@@ -188,6 +188,7 @@ impl Agent {
     async fn serve(mut self, mut signals: Signals) -> anyhow::Result<()> {
         let effects = self.engine.boot(self.clock.now());
         self.carry_out(effects);
+        self.remember();
         self.show();
         self.notifier.ready();
         let view = self.engine.view(self.clock.now());
@@ -347,6 +348,14 @@ impl Agent {
         self.status_is_old |= event != Event::Tick;
         let effects = self.engine.handle(event, self.clock.now());
         self.carry_out(effects);
+        self.remember();
+    }
+
+    /// Keeps for support what has changed.
+    fn remember(&self) {
+        if let Some((report, order)) = self.engine.last_switch() {
+            self.board.remember(report, order);
+        }
     }
 
     /// Carries effects out, in order. What a cut brings comes before anything that was still to be done.
@@ -363,6 +372,7 @@ impl Agent {
                 }
                 Effect::RetryRefused => self.gate.retry_refused(),
                 Effect::Forget => {
+                    self.board.forget();
                     if let Some(media) = &self.media {
                         media.forget();
                     }

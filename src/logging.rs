@@ -1,10 +1,14 @@
 //! Where log events go: to the journal under systemd, with their fields; to standard error otherwise, coloured on a terminal.
 //! `CARE_LOG` says how much: `debug`, or by module, `info,kasa_care_agent::link=trace`.
 
+mod recent;
+
 use std::{
     env,
     io::{self, IsTerminal},
 };
+
+pub use recent::{Trouble, recent};
 
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt};
@@ -18,7 +22,7 @@ pub fn start() {
         Ok(text) => filter(&text),
         Err(_) => filter(""),
     };
-    let registry = tracing_subscriber::registry().with(filter);
+    let registry = tracing_subscriber::registry().with(filter).with(recent::Keeper);
     let journal = if under_journal() { tracing_journald::layer().ok() } else { None };
     let started = match journal {
         Some(journal) => registry.with(journal.with_syslog_identifier("kasa-care-agent".to_owned())).try_init(),

@@ -19,6 +19,8 @@ kasa-care-agent: switches a camera's cloud upload with its Care plan, at once
   kasa-care-agent status [--json] [--config FILE]         plan, mode, lease, link, transfers, spool, last switch
   kasa-care-agent verify TOKEN-FILE [--keyset FILE] [--config FILE]
                                                           checks and prints an entitlement with the device's keys
+  kasa-care-agent support [--output FILE] [--config FILE] one archive for support: status, history with order ids, the
+                                                          last errors, versions; no secrets
   kasa-care-agent factory-reset [--config FILE]           erases clips, entitlement and account traces
   kasa-care-agent --help | --version
 
@@ -42,15 +44,16 @@ pub(super) enum Command {
     CheckConfig { config: PathBuf, connect: bool },
     Status { config: PathBuf, json: bool },
     Verify { config: PathBuf, token: PathBuf, keyset: Option<PathBuf> },
+    Support { config: PathBuf, output: Option<PathBuf> },
     FactoryReset { config: PathBuf },
 }
 
-const COMMANDS: [&str; 5] = ["run", "check-config", "status", "verify", "factory-reset"];
+const COMMANDS: [&str; 6] = ["run", "check-config", "status", "verify", "support", "factory-reset"];
 
 /// Reads a command line, without the program's name.
 pub(super) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Request, lexopt::Error> {
     let mut parser = Parser::from_args(args);
-    let (mut command, mut token, mut config, mut keyset) = (None, None, None, None);
+    let (mut command, mut token, mut config, mut keyset, mut output) = (None, None, None, None, None);
     let (mut connect, mut json) = (false, false);
     while let Some(arg) = parser.next()? {
         let of = |wanted: &str| command.as_deref() == Some(wanted);
@@ -61,6 +64,7 @@ pub(super) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Request,
             Long("connect") if of("check-config") => connect = true,
             Long("json") if of("status") => json = true,
             Long("keyset") if of("verify") => keyset = Some(PathBuf::from(parser.value()?)),
+            Short('o') | Long("output") if of("support") => output = Some(PathBuf::from(parser.value()?)),
             Value(name) if command.is_none() => {
                 let name = name.string()?;
                 if !COMMANDS.contains(&name.as_str()) {
@@ -79,6 +83,7 @@ pub(super) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Request,
         Some("check-config") => Command::CheckConfig { config, connect },
         Some("status") => Command::Status { config, json },
         Some("verify") => Command::Verify { config, token: token.ok_or("verify needs a TOKEN-FILE")?, keyset },
+        Some("support") => Command::Support { config, output },
         Some(_) => Command::FactoryReset { config },
     };
     Ok(Request::Run(command))
@@ -105,6 +110,8 @@ mod tests {
             ("status --json", Command::Status { config: default(), json: true }),
             ("verify t.jws", Command::Verify { config: default(), token: "t.jws".into(), keyset: None }),
             ("verify --keyset k t", Command::Verify { config: default(), token: "t".into(), keyset: Some("k".into()) }),
+            ("support", Command::Support { config: default(), output: None }),
+            ("support --output s.json", Command::Support { config: default(), output: Some("s.json".into()) }),
             ("factory-reset", Command::FactoryReset { config: default() }),
         ];
         for (line, command) in cases {
@@ -127,6 +134,8 @@ mod tests {
             "run --config",
             "--keyset k verify t",
             "factory-reset --yes",
+            "status --output s.json",
+            "support s.json",
         ] {
             assert!(parsed(line).is_err(), "{line}");
         }

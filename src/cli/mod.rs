@@ -5,6 +5,7 @@ mod args;
 mod check;
 mod factory_reset;
 mod status;
+mod support;
 #[cfg(test)]
 mod tests;
 mod verify;
@@ -79,6 +80,7 @@ fn carry_out(command: Command, out: &mut dyn Write, err: &mut dyn Write) -> anyh
         Command::CheckConfig { config, connect } => check::run(&config, connect, out, err),
         Command::Status { config, json } => with(&config, err, |config| status::run(config, json, out)),
         Command::Verify { config, token, keyset } => with(&config, err, |config| verify::run(config, &token, keyset.as_deref(), out)),
+        Command::Support { config, output } => with(&config, err, |config| support::run(config, output.as_deref(), out)),
         Command::FactoryReset { config } => with(&config, err, |config| factory_reset::run(config, out)),
     }
 }

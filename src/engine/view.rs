@@ -48,6 +48,12 @@ pub struct View {
 }
 
 impl Engine {
+    /// The last change, and the order id of the document in force.
+    pub fn last_switch(&self) -> Option<(&Report, Option<&str>)> {
+        let order = self.force.as_ref().and_then(|force| force.document.entitlement.order.as_ref());
+        self.last_switch.as_ref().map(|report| (report, order.map(|order| order.id.as_str())))
+    }
+
     /// A picture of the state.
     pub fn view(&self, now: Now) -> View {
         let force = self.force.as_ref();

@@ -10,6 +10,7 @@ use care_protocol::{DeviceId, Digest, Mode, Plan, Policy, Position, Reason, Repo
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::History;
 use crate::{
     clock::Now,
     config::Config,
@@ -445,13 +446,14 @@ pub struct Board(Mutex<Hung>);
 #[derive(Debug)]
 struct Hung {
     document: StatusDocument,
+    history: History,
     since: Instant,
 }
 
 impl Board {
     /// A board with a first document.
     pub fn new(document: StatusDocument) -> Self {
-        Self(Mutex::new(Hung { document, since: Instant::now() }))
+        Self(Mutex::new(Hung { document, history: History::default(), since: Instant::now() }))
     }
 
     /// Changes the document. Call it from the control loop at least once a second: `/healthz` tells from it that the loop turns.
@@ -459,6 +461,21 @@ impl Board {
         let mut hung = self.lock();
         change(&mut hung.document);
         hung.since = Instant::now();
+    }
+
+    /// Remembers a change, and the order id of the document in force.
+    pub fn remember(&self, report: &Report, order: Option<&str>) {
+        self.lock().history.remember(report, order);
+    }
+
+    /// Forgets what has changed: the camera has another owner.
+    pub fn forget(&self) {
+        self.lock().history.forget();
+    }
+
+    /// What has changed since the start.
+    pub fn history(&self) -> History {
+        self.lock().history.clone()
     }
 
     /// The newest document.

@@ -4,6 +4,7 @@
 
 mod client;
 mod document;
+mod history;
 mod page;
 mod server;
 mod sight;
@@ -14,4 +15,5 @@ pub use client::{AskError, ask};
 pub use document::{
     Board, CertificateStatus, ClockStatus, LinkStatus, MediaPart, NextChange, SpoolStatus, StatusDocument, StoreStatus, TransferStatus,
 };
+pub use history::{Change, History};
 pub use server::{ServeError, Server, serve};

@@ -19,6 +19,7 @@ use http::{
 use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::json;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, UnixListener},
@@ -28,7 +29,7 @@ use tokio::{
 };
 
 use super::{Board, page};
-use crate::{config::Listen, unix_socket};
+use crate::{config::Listen, logging, unix_socket};
 
 /// Connections served at a time; one more is closed at once.
 const MOST_CONNECTIONS: usize = 16;
@@ -213,9 +214,13 @@ fn answer(request: &Request<Incoming>, over_tcp: bool, board: &Board) -> Answer 
             Ok(json) => with_type(StatusCode::OK, "application/json", json + "\n"),
             Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &format!("the document cannot be written: {error}\n")),
         },
+        "/support.json" => {
+            let support = json!({ "status": board.read(), "history": board.history(), "errors": logging::recent() });
+            with_type(StatusCode::OK, "application/json", format!("{support:#}\n"))
+        }
         "/healthz" if board.age() < STUCK_AFTER => text(StatusCode::OK, "ok\n"),
         "/healthz" => text(StatusCode::SERVICE_UNAVAILABLE, "the control loop does not turn\n"),
-        _ => text(StatusCode::NOT_FOUND, "there are /, /status.json and /healthz\n"),
+        _ => text(StatusCode::NOT_FOUND, "there are /, /status.json, /support.json and /healthz\n"),
     }
 }
 

@@ -1,8 +1,8 @@
-//! Scenarios 67 and 69: who owns the camera.
+//! Scenarios 67 to 69: who owns the camera.
 
 use std::time::Duration;
 
-use care_protocol::{Mode, Outcome, Reason};
+use care_protocol::{Mode, Order, Outcome, Position, Reason, Refund, RefundKind};
 use care_tests::{
     cloud::{Document as Body, Sink},
     issuer::NOTHING,
@@ -37,6 +37,42 @@ async fn s67_a_factory_reset_unbinds_and_keeps_ratchet_keyset_and_time() {
 
     let again = world.premium().because(Reason::Bound);
     world.switch(again, Mode::Paid).await;
+}
+
+#[tokio::test]
+async fn s68_the_support_archive_has_the_owner_s_orders_and_nothing_of_the_one_before() {
+    let mut world = World::new().await;
+    let mut first = world.premium();
+    let refund = Refund { kind: RefundKind::Credit, amount_minor: 412, currency: "USD".into() };
+    first.0.order = Some(Order { id: "KC-2026-000123".into(), refund });
+    world.start_with(first, Mode::Paid).await;
+    let plus = world.plus().because(Reason::Downgraded);
+    world.switch(plus, Mode::Paid).await;
+    let archive = world.agent.dir().join("support.json");
+    let made = world.agent.command(&["support", "--output", archive.to_str().unwrap()]).await;
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let text = std::fs::read_to_string(&archive).unwrap();
+    let support: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let history = support["running"]["history"].as_array().unwrap();
+    let orders: Vec<_> = history.iter().map(|change| (&change["report"]["reason"], &change["order"])).collect();
+    assert!(orders.contains(&(&"subscribed".into(), &"KC-2026-000123".into())), "{history:#?}");
+    assert_eq!(history.last().unwrap()["report"]["reason"], "downgraded");
+    assert_eq!(support["running"]["status"]["plan"], "plus");
+    assert_eq!(support["on_flash"]["ratchet"]["seq"], world.position.seq);
+    assert!(!text.contains("acct-") && !text.contains("eyJ"), "no account and no token: {text}");
+
+    world.position = Position { epoch: 4, seq: 0 };
+    let next = world.premium().of("acct-other").because(Reason::Bound);
+    world.switch(next, Mode::Paid).await;
+    let support = String::from_utf8(world.agent.command(&["support"]).await.stdout).unwrap();
+    assert!(!support.contains("KC-2026-000123") && !support.contains("downgraded"), "{support}");
+    assert!(support.contains("\"bound\""), "{support}");
+
+    // A camera whose agent is down has the more to tell.
+    world.agent.stop().await;
+    let support: serde_json::Value = serde_json::from_slice(&world.agent.command(&["support"]).await.stdout).unwrap();
+    assert!(support["not_running"].as_str().unwrap().contains("no agent answers"), "{support:#}");
+    assert_eq!(support["on_flash"]["document"]["epoch"], 4);
 }
 
 #[tokio::test]

@@ -1,0 +1,144 @@
+//! `support`: one archive for whoever helps the owner: status, what has changed with order ids, the last errors, what is on
+//! flash, versions. It is a JSON file, readable as it is, and holds no key, token, account or address with a password.
+
+use std::{
+    fs,
+    io::Write,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context;
+use care_protocol::Entitlement;
+use serde_json::{Value, json};
+
+use super::Exit;
+use crate::{
+    config::Config,
+    engine::Record,
+    status::ask,
+    store::{Restored, Store},
+};
+
+pub(super) fn run(config: &Config, output: Option<&Path>, out: &mut dyn Write) -> anyhow::Result<Exit> {
+    let asked = match &config.status {
+        Some(listen) => ask(listen, "/support.json").map_err(anyhow::Error::from).and_then(|body| Ok(serde_json::from_slice(&body)?)),
+        None => Err(anyhow::anyhow!("the configuration has no [status]")),
+    };
+    // An agent that does not answer is what support wants to hear of first.
+    let (running, fault): (Option<Value>, _) = match asked {
+        Ok(running) => (Some(running), None),
+        Err(error) => (None, Some(format!("{error:#}"))),
+    };
+    let mut archive = json!({
+        "device": config.device.id,
+        "model": config.device.model,
+        "versions": {
+            "agent": env!("CARGO_PKG_VERSION"),
+            "gstreamer": cfg!(feature = "gstreamer"),
+            "kernel": fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim(),
+            "system": system().unwrap_or_default(),
+        },
+        "running": running,
+        "not_running": fault,
+        "on_flash": on_flash(config),
+    });
+    redact(&mut archive);
+    let text = format!("{archive:#}\n");
+    match output {
+        None => out.write_all(text.as_bytes())?,
+        Some(path) => {
+            write(path, &text).with_context(|| format!("cannot write {}", path.display()))?;
+            writeln!(out, "{}", PathBuf::from(path).display())?;
+        }
+    }
+    Ok(Exit::Done)
+}
+
+/// For its owner's eyes: the order id is nobody else's business.
+fn write(path: &Path, text: &str) -> std::io::Result<()> {
+    fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?.write_all(text.as_bytes())
+}
+
+fn system() -> Option<String> {
+    let release = fs::read_to_string("/etc/os-release").ok()?;
+    release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME=")).map(|name| name.trim_matches('"').to_owned())
+}
+
+/// What the record says, without looking at signatures: the agent does that.
+fn on_flash(config: &Config) -> Value {
+    let record = match Store::peek(&config.device.state_dir) {
+        Ok(Restored::Record(bytes)) => Record::read(&bytes).map_err(|error| error.to_string()),
+        Ok(Restored::Empty) => return json!("nothing was ever written"),
+        Ok(Restored::Unreadable) => return json!("unreadable"),
+        Err(error) => Err(error.to_string()),
+    };
+    match record {
+        Ok(record) => json!({
+            "ratchet": record.ratchet,
+            "document": record.entitlement.as_ref().and_then(|token| Entitlement::claimed_position(token.as_bytes())),
+            "next_performed": record.next_performed,
+            "lease_used_s": record.lease_used_s,
+            "trusted_s": record.trusted_s,
+            "reset_id": record.reset_id,
+            "undelivered_report": record.report,
+        }),
+        Err(error) => json!({ "fault": error }),
+    }
+}
+
+/// Takes out of every text what may have got into it through an error: passwords and signatures in addresses, tokens.
+fn redact(value: &mut Value) {
+    match value {
+        Value::String(text) => {
+            if text.contains("://") || text.contains("eyJ") {
+                *text = text
+                    .split_inclusive(BETWEEN)
+                    .map(|word| match word.strip_suffix(BETWEEN) {
+                        Some(bare) => redacted(bare) + &word[bare.len()..],
+                        None => redacted(word),
+                    })
+                    .collect();
+            }
+        }
+        Value::Array(values) => values.iter_mut().for_each(redact),
+        Value::Object(fields) => fields.values_mut().for_each(redact),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+/// What stands between two words.
+const BETWEEN: [char; 7] = [' ', '"', '\'', ',', ';', '(', ')'];
+
+fn redacted(word: &str) -> String {
+    if let Some(at) = word.find("eyJ") {
+        return format!("{}…", &word[..at]);
+    }
+    let Some((scheme, rest)) = word.split_once("://") else { return word.to_owned() };
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (authority, path) = rest.split_at(end);
+    let host = authority.rsplit_once('@').map_or(authority.to_owned(), |(_, host)| format!("…@{host}"));
+    let path = path.split_once('?').map_or(path.to_owned(), |(path, _)| format!("{path}?…"));
+    format!("{scheme}://{host}{path}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_signatures_and_tokens_are_taken_out() {
+        let mut value = json!({
+            "a": ["cannot open rtsp://admin:canary@10.0.0.7/stream: refused"],
+            "b": "PUT https://clips.example/a/b?X-Amz-Signature=canary failed (https://u:canary@h/?canary#canary)",
+            "c": "token eyJcanary.canary.canary is bad; nothing else",
+            "d": "rtsp://127.0.0.1/low, 640x360",
+        });
+        redact(&mut value);
+        assert!(!value.to_string().contains("canary"), "{value}");
+        assert_eq!(value["a"][0], "cannot open rtsp://…@10.0.0.7/stream: refused");
+        assert_eq!(value["b"], "PUT https://clips.example/a/b?… failed (https://…@h/?…)");
+        assert_eq!(value["c"], "token … is bad; nothing else");
+        assert_eq!(value["d"], "rtsp://127.0.0.1/low, 640x360");
+    }
+}

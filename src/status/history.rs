@@ -1,0 +1,87 @@
+//! What has changed since the start, for support: the newest reports of what was applied, each with the order id that support
+//! asks for. In memory only; another owner's camera knows nothing of it.
+
+use std::collections::VecDeque;
+
+use care_protocol::Report;
+use serde::{Deserialize, Serialize};
+
+/// How many changes are kept.
+const MOST: usize = 64;
+
+/// One change.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Change {
+    /// What was reported.
+    pub report: Report,
+    /// The order id of the document in force then.
+    pub order: Option<String>,
+}
+
+/// The newest changes, oldest first.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct History(VecDeque<Change>);
+
+impl History {
+    /// Remembers a change; the same one again is none.
+    pub fn remember(&mut self, report: &Report, order: Option<&str>) {
+        if self.0.back().is_some_and(|last| last.report == *report) {
+            return;
+        }
+        if self.0.len() == MOST {
+            self.0.pop_front();
+        }
+        self.0.push_back(Change { report: report.clone(), order: order.map(str::to_owned) });
+    }
+
+    /// Forgets everything: the camera has another owner.
+    pub fn forget(&mut self) {
+        self.0.clear();
+    }
+
+    /// The changes, oldest first.
+    pub fn changes(&self) -> impl Iterator<Item = &Change> {
+        self.0.iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use care_protocol::{Cause, Cut, Erased, Mode, Outcome};
+
+    use super::*;
+
+    fn report(seq: u64) -> Report {
+        Report {
+            device: "8006E5A1F0C2".parse().unwrap(),
+            outcome: Outcome::Applied,
+            reason: "cancelled".into(),
+            cause: Cause::Document,
+            judged: None,
+            epoch: 3,
+            seq,
+            digest: None,
+            plan: None,
+            mode: Mode::Free,
+            persisted: true,
+            keyset: 7,
+            cut: Cut::default(),
+            erased: Erased::default(),
+            at: jiff::Timestamp::UNIX_EPOCH,
+            agent: "0.1.0".into(),
+        }
+    }
+
+    #[test]
+    fn the_newest_changes_are_kept_once_each_and_forgotten_together() {
+        let mut history = History::default();
+        for seq in 1..=100 {
+            history.remember(&report(seq), Some("KC-1"));
+            history.remember(&report(seq), Some("KC-1"));
+        }
+        let kept: Vec<u64> = history.changes().map(|change| change.report.seq).collect();
+        assert_eq!(kept, (37..=100).collect::<Vec<_>>());
+        history.forget();
+        assert_eq!(history, History::default());
+    }
+}

@@ -468,9 +468,12 @@ impl Board {
         self.lock().history.remember(report, order);
     }
 
-    /// Forgets what has changed: the camera has another owner.
+    /// Forgets what has changed, and the order: the camera has another owner.
     pub fn forget(&self) {
-        self.lock().history.forget();
+        let mut hung = self.lock();
+        hung.history.forget();
+        hung.document.order = None;
+        hung.document.last_switch = None;
     }
 
     /// What has changed since the start.

@@ -48,6 +48,7 @@ async fn s68_the_support_archive_has_the_owner_s_orders_and_nothing_of_the_one_b
     world.start_with(first, Mode::Paid).await;
     let plus = world.plus().because(Reason::Downgraded);
     world.switch(plus, Mode::Paid).await;
+    world.agent.status("plus", |status| status.plan() == "plus").await;
     let archive = world.agent.dir().join("support.json");
     let made = world.agent.command(&["support", "--output", archive.to_str().unwrap()]).await;
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));

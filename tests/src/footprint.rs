@@ -55,6 +55,24 @@ impl Usage {
     }
 }
 
+/// Resident memory of a process without the code of its own program, kB: a debug build's is many times a release's.
+///
+/// # Errors
+/// It cannot be read.
+pub fn rss_without_program_kb(process: &Path) -> io::Result<u64> {
+    let program = fs::read_link(process.join("exe"))?;
+    let (mut own, mut sum) = (false, 0);
+    for line in fs::read_to_string(process.join("smaps"))?.lines() {
+        // A mapping begins with its addresses; its file, if it has one, stands in the sixth column.
+        if line.split_whitespace().next().is_some_and(|first| first.contains('-')) {
+            own = line.splitn(6, ' ').nth(5).is_some_and(|file| Path::new(file.trim()) == program);
+        } else if line.starts_with("Rss:") && !own {
+            sum += number(line, "Rss:")?;
+        }
+    }
+    Ok(sum)
+}
+
 fn number(text: &str, name: &str) -> io::Result<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name));
     line.and_then(|rest| rest.split_whitespace().next()).and_then(|text| text.parse().ok()).ok_or_else(|| strange(name))
@@ -127,6 +145,15 @@ mod tests {
         assert!(after.ticks >= before.ticks + 5 && after.switches >= before.switches + 20, "{before:?}, then {after:?}");
         sleeper.join().unwrap();
         assert_eq!(memory.iter().step_by(4096).map(|byte| u64::from(*byte)).sum::<u64>(), 8192);
+    }
+
+    #[test]
+    fn a_program_s_own_code_can_be_left_out() {
+        let own = Path::new("/proc/self");
+        let memory = vec![1_u8; 8 << 20];
+        let (all, rest) = (Usage::read(own).unwrap().rss_kb, rss_without_program_kb(own).unwrap());
+        assert!(rest >= 8 * 1024 && rest + 200 < all, "{rest} of {all}");
+        assert_eq!(memory.iter().map(|byte| u64::from(*byte)).sum::<u64>(), 8 << 20);
     }
 
     #[test]

@@ -35,8 +35,8 @@ async fn a_camera_of_640_by_360_with_built_in_motion_comes_to_rest_in_free_under
     // 24 MB are promised of the program as it is installed, whose code is less than 3 MB of them. This one may be a debug build.
     let process = PathBuf::from(format!("/proc/{}", world.agent.pid()));
     until("memory under 24 MB", PATIENCE, || (rss_without_program_kb(&process).unwrap() < 21 * 1024).then_some(())).await;
-    let picture = world.agent.status("a picture", |status| status.0["media"]["stream"]["frames"].as_u64() > Some(30)).await;
-    assert_eq!(picture.0["media"]["stream"]["height"], 360, "{:#}", picture.0["media"]);
+    let picture = world.agent.status("a picture", |status| status.0["media"]["frames"].as_u64() > Some(30)).await;
+    assert_eq!(picture.0["media"]["height"], 360, "{:#}", picture.0["media"]);
 }
 
 #[tokio::test]

@@ -585,7 +585,7 @@ fn certificate_ends(config: &Config) -> Option<Duration> {
 fn peers(config: &Config, clock: &Clock) -> anyhow::Result<upload::Peers> {
     let api_tls = config.cloud.tls.as_ref().map(|files| tls::client_config(files, clock)).transpose()?;
     let store = config.store.as_ref().map(|store| {
-        let tls = tls::store_config(&store.ca, clock)?;
+        let tls = tls::store_config(&store.ca, store.crl.as_deref(), clock)?;
         anyhow::Ok(upload::Store { hosts: store.hosts.clone(), tls })
     });
     Ok(upload::Peers { api: Origin { endpoint: config.cloud.endpoint.clone(), tls: api_tls }, store: store.transpose()? })

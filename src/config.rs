@@ -193,6 +193,8 @@ pub struct ClipStore {
     pub hosts: BTreeSet<(String, u16)>,
     /// Whom these hosts' certificates must chain to.
     pub ca: StoreCa,
+    /// Revocation lists of those authorities, PEM.
+    pub crl: Option<PathBuf>,
 }
 
 /// Where frames come from.

@@ -33,7 +33,7 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
-use crate::config::Endpoint;
+use crate::{config::Endpoint, tls::handshake_fault};
 
 /// How much of a request hyper may hold back, and how large an answer's head may be.
 const HYPER_BUFFER: usize = 32 * 1024;
@@ -326,10 +326,7 @@ async fn tls(origin: &Origin, stream: TcpStream) -> Result<Box<dyn Stream>, Faul
     let handshake = connector.connect_with(name, stream, |session| session.set_buffer_limit(Some(TLS_BUFFER)));
     match handshake.await {
         Ok(stream) => Ok(Box::new(stream)),
-        Err(error) => {
-            let reason = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-            Err(fault(reason.map_or_else(|| error.to_string(), ToString::to_string)))
-        }
+        Err(error) => Err(fault(handshake_fault(&error).map_or_else(|| error.to_string(), |fault| fault.to_string()))),
     }
 }
 

@@ -15,17 +15,19 @@ use std::{
 use care_protocol::DeviceId;
 use jiff::Timestamp;
 use rustls::{
-    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, Error, PeerIncompatible, RootCertStore, SignatureScheme,
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, Error, InvalidMessage, PeerIncompatible, RootCertStore,
+    SignatureScheme,
     client::{
-        Resumption, WebPkiServerVerifier,
+        Resumption, VerifierBuilderError, WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
     crypto::CryptoProvider,
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem, pem::PemObject},
+    pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName, UnixTime, pem, pem::PemObject},
 };
 use thiserror::Error as ThisError;
 use x509_cert::{
     Certificate, TbsCertificate,
+    crl::CertificateList,
     der::{
         Any, Decode,
         asn1::{PrintableStringRef, Utf8StringRef},
@@ -111,9 +113,11 @@ fn advice(source: &io::Error) -> &'static str {
 const CA: &str = "CA file";
 const CERT: &str = "device certificate";
 const KEY: &str = "device key";
+const CRL: &str = "revocation list";
 const CA_EXPECTED: &str = "the PEM certificates of the authorities to trust";
 const CERT_EXPECTED: &str = "the device's PEM certificate, followed by its intermediates";
 const KEY_EXPECTED: &str = "one PEM private key (ECDSA P-256 or P-384, Ed25519 or RSA)";
+const CRL_EXPECTED: &str = "the PEM revocation lists (X509 CRL) of the authorities";
 
 /// The files of one TLS client.
 #[derive(Debug, Clone, PartialEq)]
@@ -124,6 +128,8 @@ pub struct TlsFiles {
     pub client_cert: PathBuf,
     /// The device's private key, PEM, not readable by group or others.
     pub client_key: PathBuf,
+    /// The authorities' revocation lists, PEM.
+    pub crl: Option<PathBuf>,
 }
 
 /// The authorities for store hosts.
@@ -140,10 +146,10 @@ pub enum StoreCa {
 /// # Errors
 /// The first file that is missing, unreadable, loose or unusable.
 pub fn client_config(files: &TlsFiles, clock: &Clock) -> Result<Arc<ClientConfig>, TlsError> {
-    let roots = roots(&files.ca)?;
+    let authorities = Authorities { roots: roots(&files.ca)?, crl: files.crl.as_deref(), path: &files.ca };
     let chain = certificates(CERT, &files.client_cert, CERT_EXPECTED)?;
     let key = private_key(&files.client_key)?;
-    let config = builder(roots, clock, &files.ca)?.with_client_auth_cert(chain, key).map_err(|source| match source {
+    let config = builder(authorities, clock)?.with_client_auth_cert(chain, key).map_err(|source| match source {
         Error::InconsistentKeys(_) => TlsError::Mismatch { cert: files.client_cert.clone(), key: files.client_key.clone() },
         source => TlsError::Refused { path: files.client_cert.clone(), source },
     })?;
@@ -153,13 +159,13 @@ pub fn client_config(files: &TlsFiles, clock: &Clock) -> Result<Arc<ClientConfig
 /// The configuration for store hosts other than the cloud's own: no client certificate is ever shown.
 ///
 /// # Errors
-/// A CA file that is missing, unreadable or unusable.
-pub fn store_config(ca: &StoreCa, clock: &Clock) -> Result<Arc<ClientConfig>, TlsError> {
+/// A CA file or revocation list that is missing, unreadable or unusable.
+pub fn store_config(ca: &StoreCa, crl: Option<&Path>, clock: &Clock) -> Result<Arc<ClientConfig>, TlsError> {
     let (roots, path) = match ca {
         StoreCa::Webpki => (webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect(), Path::new("webpki")),
         StoreCa::File(path) => (roots(path)?, path.as_path()),
     };
-    Ok(Arc::new(unresumed(builder(roots, clock, path)?.with_no_client_auth())))
+    Ok(Arc::new(unresumed(builder(Authorities { roots, crl, path }, clock)?.with_no_client_auth())))
 }
 
 /// Every fault of these files at once, for `check-config`.
@@ -189,6 +195,14 @@ pub fn check_ca(path: &Path) -> Result<(), TlsError> {
 /// It is missing, unreadable or not PEM.
 pub fn check_certificate(path: &Path) -> Result<(), TlsError> {
     certificates(CERT, path, CERT_EXPECTED).map(drop)
+}
+
+/// Checks one file of revocation lists by itself.
+///
+/// # Errors
+/// It is missing, unreadable, or holds something else.
+pub fn check_crl(path: &Path) -> Result<(), TlsError> {
+    crls(path).map(drop)
 }
 
 /// Checks one private key by itself.
@@ -249,15 +263,30 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-fn builder(
+/// Whom to trust, and which of their certificates no longer.
+struct Authorities<'f> {
     roots: RootCertStore,
+    crl: Option<&'f Path>,
+    /// Where the roots are from.
+    path: &'f Path,
+}
+
+/// A revocation list says what is revoked and nothing else: an authority without one is trusted as before, and an old list
+/// still counts. A camera that cannot fetch a new one must not lose its cloud for it.
+fn builder(
+    Authorities { roots, crl, path }: Authorities<'_>,
     clock: &Clock,
-    path: &Path,
 ) -> Result<rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert>, TlsError> {
     let refused = |source| TlsError::Refused { path: path.to_owned(), source };
+    let crls = crl.map(crls).transpose()?.unwrap_or_default();
     let webpki = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider())
+        .with_crls(crls)
+        .allow_unknown_revocation_status()
         .build()
-        .map_err(|error| refused(Error::General(error.to_string())))?;
+        .map_err(|error| match (error, crl) {
+            (VerifierBuilderError::InvalidCrl(error), Some(path)) => unusable_crl(path, format!("{error:?}")),
+            (error, _) => refused(Error::General(error.to_string())),
+        })?;
     let builder = ClientConfig::builder_with_details(provider(), Arc::new(clock.clone())).with_safe_default_protocol_versions();
     let verifier = Arc::new(LowerBoundVerifier { webpki, clock: clock.clone() });
     Ok(builder.map_err(refused)?.dangerous().with_custom_certificate_verifier(verifier))
@@ -292,6 +321,23 @@ fn certificates(what: &'static str, path: &Path, expected: &'static str) -> Resu
         return Err(unusable("it holds no certificate".into()));
     }
     Ok(found)
+}
+
+fn crls(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsError> {
+    let bytes = read(CRL, path, OTHERS_MAY_WRITE)?;
+    let found: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(&bytes).collect();
+    let found = found.map_err(|error| unusable_crl(path, format!("it is not PEM ({error})")))?;
+    if found.is_empty() {
+        return Err(unusable_crl(path, "it holds no revocation list".into()));
+    }
+    for crl in &found {
+        CertificateList::from_der(crl).map_err(|error| unusable_crl(path, format!("it does not parse: {error}")))?;
+    }
+    Ok(found)
+}
+
+fn unusable_crl(path: &Path, reason: String) -> TlsError {
+    TlsError::Unusable { what: CRL, path: path.to_owned(), reason, expected: CRL_EXPECTED }
 }
 
 fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
@@ -415,6 +461,9 @@ pub enum TlsFault {
         /// What the certificate says.
         presented: String,
     },
+    /// Its authority has revoked it.
+    #[error("the server's certificate, or one above it, is revoked")]
+    Revoked,
     /// No configured authority vouches for it.
     #[error("the server's certificate is of an unknown authority, or the server did not send its intermediates")]
     UnknownAuthority,
@@ -427,6 +476,9 @@ pub enum TlsFault {
     /// Nothing newer than TLS 1.1.
     #[error("the server speaks no TLS 1.2 or 1.3")]
     OldTls,
+    /// More than a certificate chain ever has.
+    #[error("the server's certificates are too large to be read")]
+    TooLarge,
     /// The answer is not TLS.
     #[error("what answers there does not speak TLS")]
     NotTls,
@@ -447,6 +499,7 @@ impl From<&Error> for TlsFault {
             Error::InvalidCertificate(fault) => Self::from(fault),
             Error::PeerIncompatible(PeerIncompatible::ServerDoesNotSupportTls12Or13)
             | Error::AlertReceived(AlertDescription::ProtocolVersion) => Self::OldTls,
+            Error::InvalidMessage(InvalidMessage::HandshakePayloadTooLarge | InvalidMessage::CertificatePayloadTooLarge) => Self::TooLarge,
             Error::InvalidMessage(_) => Self::NotTls,
             Error::AlertReceived(alert) if about_our_certificate(*alert) => Self::DeviceRefused(format!("{alert:?}")),
             Error::NoCertificatesPresented => Self::BadCertificate("it sent none".into()),
@@ -466,6 +519,7 @@ impl From<&CertificateError> for TlsFault {
             }
             CertificateError::UnknownIssuer => Self::UnknownAuthority,
             CertificateError::BadSignature => Self::OtherAuthority,
+            CertificateError::Revoked => Self::Revoked,
             other => Self::BadCertificate(other.to_string()),
         }
     }
@@ -561,7 +615,7 @@ pub(crate) mod tests {
 
         pub(crate) fn files(&self) -> TlsFiles {
             let at = |name| self.dir.path().join(name);
-            TlsFiles { ca: at("ca.pem"), client_cert: at("device.pem"), client_key: at("device.key") }
+            TlsFiles { ca: at("ca.pem"), client_cert: at("device.pem"), client_key: at("device.key"), crl: None }
         }
 
         /// A server for `localhost` whose certificate is valid in this span.
@@ -583,7 +637,7 @@ pub(crate) mod tests {
         pub(crate) fn broker_files(&self) -> TlsFiles {
             let leaf = self.authority.leaf("localhost", T - 1000 * DAY..T + DEVICE_DAYS * DAY);
             let client_cert = self.write("broker.pem", &leaf.pem(), 0o644);
-            TlsFiles { ca: self.files().ca, client_cert, client_key: self.write("broker.key", &leaf.key_pem(), 0o600) }
+            TlsFiles { ca: self.files().ca, client_cert, client_key: self.write("broker.key", &leaf.key_pem(), 0o600), crl: None }
         }
 
         fn server_below(
@@ -765,11 +819,11 @@ pub(crate) mod tests {
     fn store_hosts_never_see_the_device_certificate() {
         let pki = Pki::new();
         let clock = Clock::at(Duration::from_secs(T as u64), true);
-        let config = store_config(&StoreCa::File(pki.files().ca), &clock).unwrap();
+        let config = store_config(&StoreCa::File(pki.files().ca), None, &clock).unwrap();
         // This server insists on a client certificate, and gets none.
         let fault = handshake(config, pki.server(T - DAY, T + DAY), "localhost").unwrap_err();
         assert!(fault.to_string().contains("server: peer sent no certificates"), "{fault}");
-        assert!(store_config(&StoreCa::Webpki, &clock).is_ok());
+        assert!(store_config(&StoreCa::Webpki, None, &clock).is_ok());
     }
 
     #[test]
@@ -794,6 +848,7 @@ pub(crate) mod tests {
             TlsFiles { ca: missing("no-ca.pem"), ..files.clone() },
             TlsFiles { client_cert: missing("no-cert.pem"), ..files.clone() },
             TlsFiles { client_key: missing("no.key"), ..files.clone() },
+            TlsFiles { crl: Some(missing("no-crl.pem")), ..files.clone() },
         ] {
             let message = refused(&files);
             assert!(message.contains("no") && message.contains("install the file or correct its path"), "{message}");

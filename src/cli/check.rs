@@ -84,7 +84,7 @@ async fn reach(config: &Config, report: &mut Report<'_>) -> anyhow::Result<()> {
         api(config, &cloud, report).await?;
     }
     if let Some(store) = &config.store {
-        let tls = tls::store_config(&store.ca, &clock)?;
+        let tls = tls::store_config(&store.ca, store.crl.as_deref(), &clock)?;
         for (host, port) in &store.hosts {
             let endpoint = Endpoint { host: host.clone(), port: *port, tls: true };
             stages("store", &Origin { endpoint, tls: Some(tls.clone()) }, report).await?;

@@ -18,6 +18,8 @@ pub enum FileKind {
     Certificate,
     /// The device's private key, PEM; group and others may not read it.
     PrivateKey,
+    /// PEM revocation lists of those authorities.
+    Revocations,
     /// A directory the agent writes to.
     WritableDir,
 }
@@ -42,6 +44,7 @@ impl NamedFile {
             FileKind::Authorities => tls::check_ca(&self.path).map_err(|error| in_two(&error)),
             FileKind::Certificate => tls::check_certificate(&self.path).map_err(|error| in_two(&error)),
             FileKind::PrivateKey => tls::check_key(&self.path).map_err(|error| in_two(&error)),
+            FileKind::Revocations => tls::check_crl(&self.path).map_err(|error| in_two(&error)),
             FileKind::WritableDir => writable_dir(&self.path),
         };
         checked.err().map(|wrong| self.at(config, wrong))

@@ -125,6 +125,7 @@ struct GivenFiles {
     ca: Option<PathBuf>,
     client_cert: Option<PathBuf>,
     client_key: Option<PathBuf>,
+    crl: Option<PathBuf>,
     /// Whether what is absent here has been reported already.
     reported: bool,
 }
@@ -140,6 +141,7 @@ impl GivenFiles {
             ca: file("ca", FileKind::Authorities),
             client_cert: file("client_cert", FileKind::Certificate),
             client_key: file("client_key", FileKind::PrivateKey),
+            crl: file("crl", FileKind::Revocations),
             reported: false,
         }
     }
@@ -157,7 +159,8 @@ impl GivenFiles {
         let ca = pick("ca", &self.ca, &other.ca);
         let client_cert = pick("client_cert", &self.client_cert, &other.client_cert);
         let client_key = pick("client_key", &self.client_key, &other.client_key);
-        Some(TlsFiles { ca: ca?, client_cert: client_cert?, client_key: client_key? })
+        let crl = self.crl.as_ref().or(other.crl.as_ref()).cloned();
+        Some(TlsFiles { ca: ca?, client_cert: client_cert?, client_key: client_key?, crl })
     }
 }
 
@@ -241,10 +244,14 @@ fn clip_store(section: Section, named: &mut impl FnMut(&str, &str, FileKind, &Pl
     if let Some(ca) = ca.as_ref().filter(|ca| ca.value.as_os_str() != "webpki") {
         named("store", "ca", FileKind::Authorities, ca);
     }
+    let crl = section.optional("crl", path);
+    if let Some(crl) = &crl {
+        named("store", "crl", FileKind::Revocations, crl);
+    }
     section.finish();
     let ca = ca?.value;
     let ca = if ca.as_os_str() == "webpki" { StoreCa::Webpki } else { StoreCa::File(ca) };
-    Some(ClipStore { hosts: hosts?, ca })
+    Some(ClipStore { hosts: hosts?, ca, crl: crl.map(|crl| crl.value) })
 }
 
 fn store_host(section: &Section, host: &Spanned<Value<'_>>) -> Option<(String, u16)> {

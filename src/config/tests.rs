@@ -82,6 +82,15 @@ fn one_file_may_differ_from_the_broker_s() {
 }
 
 #[test]
+fn revocation_lists_are_named_like_authorities() {
+    let config = parse(&LEAST.replace("client_key = \"/device.key\"", "client_key = \"/device.key\"\ncrl = \"/ca.crl\"")).unwrap();
+    assert_eq!(config.broker.tls.unwrap().crl, Some(PathBuf::from("/ca.crl")));
+    assert_eq!(config.cloud.tls.unwrap().crl, Some(PathBuf::from("/ca.crl")));
+    let store = parse(&format!("{LEAST}[store]\nhosts = [\"clips.example\"]\nca = \"webpki\"\ncrl = \"/clips.crl\"\n")).unwrap().store;
+    assert_eq!(store.unwrap().crl, Some(PathBuf::from("/clips.crl")));
+}
+
+#[test]
 fn plaintext_to_loopback_needs_no_files() {
     let files = "ca = \"/ca.pem\"\nclient_cert = \"/device.pem\"\nclient_key = \"/device.key\"\n";
     let text =

@@ -79,4 +79,70 @@ mod tests {
         backoff.reset();
         assert!(backoff.next() <= Duration::from_secs(1));
     }
+
+    /// Ten thousand cameras lose the same broker at once, which comes back after `away` seconds: how many come back in each
+    /// second from then on. Time is virtual, the delays are those of `delays`.
+    fn herd<D: FnMut() -> Duration>(away: f64, mut delays: impl FnMut(u64) -> D) -> Vec<u32> {
+        let mut seconds = Vec::new();
+        for camera in 0..10_000 {
+            let mut delay = delays(camera);
+            let mut at = 0.0;
+            while at < away {
+                at += delay().as_secs_f64();
+            }
+            let second = (at - away) as usize;
+            if seconds.len() <= second {
+                seconds.resize(second + 1, 0);
+            }
+            seconds[second] += 1;
+        }
+        seconds
+    }
+
+    /// How many times the mean the busiest second has.
+    fn busiest(seconds: &[u32]) -> f64 {
+        let all: u32 = seconds.iter().sum();
+        let most = seconds.iter().max().copied().unwrap_or_default();
+        f64::from(most) * seconds.len() as f64 / f64::from(all)
+    }
+
+    #[test]
+    fn s56_ten_thousand_cameras_do_not_come_back_as_one() {
+        for away in [60.0, 300.0, 3600.0] {
+            let seconds = herd(away, |camera| {
+                let mut backoff = backoff(camera);
+                move || backoff.next()
+            });
+            assert_eq!(seconds.iter().sum::<u32>(), 10_000);
+            assert!(busiest(&seconds) <= 3.0, "away {away} s: the busiest second has {:.1} times the mean", busiest(&seconds));
+        }
+    }
+
+    /// After a short outage most come back within seconds, which is what their owners want; still not all at once.
+    #[test]
+    fn s56_after_a_quarter_of_a_minute_no_second_has_a_tenth_of_them() {
+        let seconds = herd(15.0, |camera| {
+            let mut backoff = backoff(camera);
+            move || backoff.next()
+        });
+        assert!(seconds.iter().all(|&count| count < 1000), "{seconds:?}");
+    }
+
+    /// What these tests must find: a delay that doubles and is not drawn, and one that varies by a tenth only.
+    #[test]
+    fn s56_without_full_jitter_they_would() {
+        for spread in [0.0, 0.1] {
+            let seconds = herd(300.0, |camera| {
+                let mut random = fastrand::Rng::with_seed(camera);
+                let mut bound = 1.0_f64;
+                move || {
+                    let delay = bound.min(120.0) * (1.0 - spread * random.f64());
+                    bound *= 2.0;
+                    Duration::from_secs_f64(delay)
+                }
+            });
+            let padded = [seconds, vec![0; 120]].concat();
+            assert!(busiest(&padded[..120]) > 3.0, "{padded:?}");
+        }
+    }
 }

@@ -403,6 +403,12 @@ impl Session {
         }
         // SUBSCRIBE, DISCONNECT and PUBREL belong to the old connection (R664).
         self.eventloop.pending.retain(|request| matches!(request, Request::Publish(_)));
+        // What has an identifier was sent before, which its next copy must say (MQTT-3.3.1-1); rumqttc does not.
+        for request in &mut self.eventloop.pending {
+            if let Request::Publish(publish) = request {
+                publish.dup = publish.pkid != 0;
+            }
+        }
         // What was read before the end: rumqttc would yield it after the next CONNACK, where its acknowledgement would hit
         // another message. A cancel may be among it.
         let connection = self.connection;

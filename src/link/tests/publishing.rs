@@ -80,6 +80,23 @@ async fn at_most_eight_are_outstanding_and_all_arrive_in_order() {
     assert_eq!(tickets, (2..7).chain(8..30).collect::<Vec<_>>());
 }
 
+/// MQTT 3.1.1, 3.3.1.1: rumqttc sends it again as if for the first time.
+#[tokio::test]
+async fn what_is_sent_again_says_that_it_is() {
+    let broker = Broker::new().await;
+    let mut owner = Owner::new(settings(broker.port()));
+    let mut peer = broker.session(false).await;
+    owner.subscribed().await;
+    owner.report(1);
+    let first = peer.publish_in().await;
+    assert!(!first.dup);
+    drop(peer);
+    let mut peer = broker.connection(true).await;
+    peer.grant().await;
+    let again = peer.publish_in().await;
+    assert_eq!((again.pkid, again.dup, again.payload), (first.pkid, true, first.payload));
+}
+
 #[tokio::test]
 async fn a_resumed_session_repeats_what_was_outstanding_and_a_lost_one_forgets_it() {
     for session_present in [true, false] {

@@ -1,8 +1,10 @@
 //! The built agent as a child: its configuration, its log, its status page, its signals.
 
 use std::{
+    ffi::{CStr, CString},
     fmt::Write as _,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
+    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     process::Output,
     time::Duration,
@@ -51,6 +53,8 @@ pub struct ConfigFile {
     pub cloud: String,
     /// `ca` of the broker, and of the cloud with it.
     pub ca: PathBuf,
+    /// `crl` of the broker, the cloud and the store.
+    pub crl: Option<PathBuf>,
     /// `client_cert`.
     pub cert: PathBuf,
     /// `client_key`.
@@ -83,9 +87,10 @@ impl ConfigFile {
     /// The file's text.
     pub fn text(&self) -> String {
         let quoted = |path: &Path| toml_string(&path.display().to_string());
+        let crl = self.crl.as_ref().map_or_else(String::new, |crl| format!("crl = {}\n", quoted(crl)));
         let mut text = format!(
             "[device]\nid = {}\nmodel = \"KC420WS\"\nstate_dir = {}\n\n\
-             [broker]\nurl = {}\nca = {}\nclient_cert = {}\nclient_key = {}\n\n\
+             [broker]\nurl = {}\nca = {}\nclient_cert = {}\nclient_key = {}\n{crl}\n\
              [cloud]\nurl = {}\n\n\
              [trust]\nissuer = \"{ISSUER}\"\nroot_keys = {{ \"{ROOT_KID}\" = {} }}\nmin_keyset_version = {}\n\n",
             toml_string(&self.device),
@@ -100,7 +105,7 @@ impl ConfigFile {
         );
         if let Some((hosts, ca)) = &self.store {
             let hosts: Vec<_> = hosts.iter().map(|host| toml_string(host)).collect();
-            let _ = write!(text, "[store]\nhosts = [{}]\nca = {}\n\n", hosts.join(", "), quoted(ca));
+            let _ = write!(text, "[store]\nhosts = [{}]\nca = {}\n{crl}\n", hosts.join(", "), quoted(ca));
         }
         let Policy { clips, history_h, clip_max_s, cooldown_s, max_height, snapshots } = self.free;
         let _ = write!(
@@ -128,6 +133,28 @@ fn toml_string(value: &str) -> String {
     serde_json::Value::from(value).to_string()
 }
 
+/// Gives the child a mount namespace in which `file` lies over `/etc/resolv.conf`; it is gone with the child. Needs root.
+fn ask_there(command: &mut Command, file: &Path) {
+    let file = CString::new(file.as_os_str().as_bytes()).expect("a path without NUL");
+    let mount = move |from: &CStr, to: &CStr, flags| {
+        // SAFETY: all pointers are to strings that live, and mount keeps none of them.
+        match unsafe { libc::mount(from.as_ptr(), to.as_ptr(), std::ptr::null(), flags, std::ptr::null()) } {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        }
+    };
+    // SAFETY: unshare and mount are system calls that touch nothing of this process, and nothing here allocates.
+    unsafe {
+        command.pre_exec(move || {
+            if libc::unshare(libc::CLONE_NEWNS) != 0 {
+                return Err(std::io::Error::last_os_error());
+            }
+            mount(c"none", c"/", libc::MS_REC | libc::MS_PRIVATE)?;
+            mount(&file, c"/etc/resolv.conf", libc::MS_BIND)
+        });
+    }
+}
+
 /// A camera: its files, and its agent while it runs. Gone when dropped.
 pub struct Agent {
     dir: TempDir,
@@ -135,6 +162,8 @@ pub struct Agent {
     pub program: PathBuf,
     /// What the file says at the next start or reload.
     pub config: ConfigFile,
+    /// The name server it asks instead of the machine's.
+    pub resolver: Option<IpAddr>,
     process: Option<Process>,
     log: Lines,
 }
@@ -154,6 +183,7 @@ impl Agent {
             broker: format!("mqtts://{broker}"),
             cloud: cloud.to_owned(),
             ca: path.join("ca.pem"),
+            crl: None,
             cert,
             key,
             root_key: pki.root.public_key().to_base64url(),
@@ -169,7 +199,7 @@ impl Agent {
             extra: String::new(),
         };
         let program = program("kasa-care-agent", "CARE_AGENT");
-        Self { dir, program, config, process: None, log: Lines::default() }
+        Self { dir, program, config, resolver: None, process: None, log: Lines::default() }
     }
 
     /// The same camera with the agent that was built without GStreamer.
@@ -203,6 +233,11 @@ impl Agent {
         assert!(self.process.is_none(), "the agent is running");
         let mut command = Command::new(&self.program);
         command.arg("run").arg("--config").arg(self.config_path()).env_remove("NOTIFY_SOCKET").env("RUST_BACKTRACE", "1");
+        if let Some(ip) = self.resolver {
+            let file = self.dir.path().join("resolv.conf");
+            std::fs::write(&file, format!("nameserver {ip}\noptions timeout:2 attempts:2\n")).unwrap();
+            ask_there(&mut command, &file);
+        }
         self.process = Some(Process::spawn("kasa-care-agent", command, self.log.clone()));
     }
 

@@ -1,13 +1,15 @@
-//! A real Mosquitto on a port of its own: mutual TLS, the ACL of section 3.4, a log that tells which PUBACK came.
+//! A real broker on a port of its own, with mutual TLS: Mosquitto, or another [`Kind`]. A test may stop it, start it again with
+//! what it knew, or with nothing.
 
-use std::{
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+mod kind;
+
+use std::{net::SocketAddr, time::Duration};
 
 use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
+use tokio::net::TcpStream;
+
+pub use self::kind::Kind;
 
 use crate::{
     pki::{Identity, Pki},
@@ -18,56 +20,83 @@ use crate::{
 /// The client certificate's CN under which a test publishes.
 pub const ISSUER_CN: &str = "issuer";
 
-/// One Mosquitto; killed when dropped.
+/// How long a broker may take to listen, on a machine with other things to do: Erlang's takes many seconds.
+const LISTENS_WITHIN: Duration = Duration::from_secs(120);
+const STOPS_WITHIN: Duration = Duration::from_secs(60);
+
+/// One broker; killed when dropped.
 pub struct Broker {
     dir: TempDir,
     /// Where it listens.
     pub addr: SocketAddr,
     // Bound but not listening: keeps the port ours while the broker is down.
     _port: Socket,
-    process: Option<Process>,
+    kind: Kind,
+    // The broker itself is the last.
+    processes: Vec<Process>,
     extra: String,
     log: Lines,
 }
 
 impl Broker {
-    /// Starts one with a fresh server certificate.
+    /// Starts a Mosquitto with a fresh server certificate.
     pub async fn start(pki: &Pki) -> Self {
         Self::start_with(pki, &pki.ca.server(), "").await
     }
 
-    /// Starts one with this certificate and further lines of configuration.
+    /// Starts a Mosquitto with this certificate and further lines of configuration.
     pub async fn start_with(pki: &Pki, server: &Identity, extra: &str) -> Self {
+        Self::start_kind(Kind::Mosquitto, pki, server, extra).await
+    }
+
+    /// Starts one of this kind.
+    pub async fn start_kind(kind: Kind, pki: &Pki, server: &Identity, extra: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("ca.pem"), pki.ca.pem()).unwrap();
         server.write(dir.path(), "server");
-        std::fs::write(dir.path().join("acl"), acl()).unwrap();
         let (port, addr) = reserve_port();
-        let mut broker = Self { dir, addr, _port: port, process: None, extra: extra.to_owned(), log: Lines::default() };
+        let mut broker = Self { dir, addr, _port: port, kind, processes: Vec::new(), extra: extra.to_owned(), log: Lines::default() };
         broker.resume().await;
         broker
     }
 
     /// Stops it cleanly: sessions and retained messages are written to disk.
     pub async fn stop(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            process.terminate();
-            process.exited(Duration::from_secs(10)).await;
+        if let Some(mut broker) = self.processes.pop() {
+            broker.terminate();
+            broker.exited(STOPS_WITHIN).await;
         }
+        self.processes.clear();
+    }
+
+    /// Kills it.
+    pub async fn kill(&mut self) {
+        if let Some(mut broker) = self.processes.pop() {
+            broker.signal(libc::SIGKILL);
+            broker.exited(STOPS_WITHIN).await;
+        }
+        self.processes.clear();
     }
 
     /// Starts it again with what it had on disk.
     pub async fn resume(&mut self) {
-        assert!(self.process.is_none(), "the broker is running");
-        let config = self.dir.path().join("mosquitto.conf");
-        std::fs::write(&config, self.configuration()).unwrap();
+        assert!(self.processes.is_empty(), "the broker is running");
+        let commands = self.kind.commands(self.dir.path(), self.addr.port(), &self.extra);
         let seen = self.log.len();
-        let mut command = tokio::process::Command::new(mosquitto());
-        command.arg("-c").arg(&config).arg("-v");
-        self.process = Some(Process::spawn("mosquitto", command, self.log.clone()));
-        let log = self.log.clone();
-        until("mosquitto to listen", Duration::from_secs(10), || log.since(seen).iter().any(|l| l.contains(" running")).then_some(()))
-            .await;
+        let name = format!("{:?}", self.kind);
+        self.processes = commands.into_iter().map(|command| Process::spawn(&name, command, self.log.clone())).collect();
+        if self.kind == Kind::Mosquitto {
+            let log = self.log.clone();
+            until("mosquitto to listen", LISTENS_WITHIN, || log.since(seen).iter().any(|l| l.contains(" running")).then_some(())).await;
+            return;
+        }
+        let started = std::time::Instant::now();
+        while TcpStream::connect(self.addr).await.is_err() {
+            assert!(started.elapsed() < LISTENS_WITHIN, "{name} does not listen");
+            let ended = self.processes.last_mut().and_then(Process::ended);
+            assert!(ended.is_none(), "{name} ended with {ended:?}: {:#?}", self.log.since(seen));
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     /// Stops it and starts it again, sessions kept.
@@ -79,7 +108,7 @@ impl Broker {
     /// Stops it and starts it again without anything it knew: no session, nothing retained.
     pub async fn restart_empty(&mut self) {
         self.stop().await;
-        let _ = std::fs::remove_file(self.dir.path().join("mosquitto.db"));
+        self.kind.forget(self.dir.path());
         self.resume().await;
     }
 
@@ -88,7 +117,12 @@ impl Broker {
         &self.log
     }
 
-    /// How many PUBLISHes it has sent to this client.
+    /// Whose it is.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// How many PUBLISHes it has sent to this client. Only Mosquitto tells, here and below.
     pub fn sent_to(&self, client: &str) -> usize {
         self.log.count(&format!("Sending PUBLISH to {client} "))
     }
@@ -101,19 +135,6 @@ impl Broker {
     /// How often this client has connected.
     pub fn connects_of(&self, client: &str) -> usize {
         self.log.count(&format!(" as {client} ("))
-    }
-
-    fn configuration(&self) -> String {
-        let dir = self.dir.path().display();
-        format!(
-            "listener {} 127.0.0.1\n\
-             cafile {dir}/ca.pem\ncertfile {dir}/server.pem\nkeyfile {dir}/server.key\n\
-             require_certificate true\nuse_identity_as_username true\nacl_file {dir}/acl\nallow_anonymous false\n\
-             persistence true\npersistence_location {dir}/\nautosave_interval 0\nset_tcp_nodelay true\nmax_queued_messages 0\nuser root\n\
-             log_type all\nlog_dest stderr\n{}\n",
-            self.addr.port(),
-            self.extra
-        )
     }
 }
 
@@ -133,9 +154,4 @@ pub fn reserve_port() -> (Socket, SocketAddr) {
     socket.set_reuse_address(true).unwrap();
     let addr = socket.local_addr().unwrap().as_socket().unwrap();
     (socket, addr)
-}
-
-fn mosquitto() -> PathBuf {
-    let known = Path::new("/usr/sbin/mosquitto");
-    if known.exists() { known.into() } else { "mosquitto".into() }
 }

@@ -139,6 +139,8 @@ pub struct CloudState {
     pub puts: Vec<Put>,
     /// TCP connections so far.
     pub connections: usize,
+    /// What grants name as this cloud's origin: its own address, unless the camera comes by another way.
+    pub origin: String,
     /// Called with every grant request before it is answered.
     pub on_grant: Option<OnGrant>,
 }
@@ -180,9 +182,10 @@ impl Cloud {
             asked: Vec::new(),
             puts: Vec::new(),
             connections: 0,
+            origin: format!("{}://{addr}", if tls.is_some() { "https" } else { "http" }),
             on_grant: None,
         }));
-        let server = Server { state: state.clone(), origin: format!("{}://{addr}", if tls.is_some() { "https" } else { "http" }) };
+        let server = Server { state: state.clone() };
         let is_tls = tls.is_some();
         let acceptor = tls.map(|tls| TlsAcceptor::from(Arc::new(tls)));
         let task = tokio::spawn(async move {
@@ -275,7 +278,6 @@ fn expires() -> String {
 #[derive(Clone)]
 struct Server {
     state: Arc<Mutex<CloudState>>,
-    origin: String,
 }
 
 type Answer = Response<Full<Bytes>>;
@@ -353,7 +355,7 @@ impl Server {
             (state.next_grants.pop_front().unwrap_or(default), nth)
         };
         match answer {
-            GrantAnswer::Here => json_answer(201, &grant(&format!("{}/clips/{}/{nth}", self.origin, asked.clip))),
+            GrantAnswer::Here => json_answer(201, &grant(&format!("{}/clips/{}/{nth}", self.lock().origin, asked.clip))),
             GrantAnswer::Stored => json_answer(200, &json!({ "stored": true })),
             GrantAnswer::Status(code) => status(code),
             GrantAnswer::Body(body) => json_answer(201, &body),

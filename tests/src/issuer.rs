@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard},
     time::{Duration, Instant},
 };
@@ -13,7 +14,7 @@ use care_protocol::{
 use rumqttc::{AsyncClient, Event, MqttOptions, Packet, Publish, QoS, TlsConfiguration, Transport};
 
 use crate::{
-    broker::{Broker, ISSUER_CN},
+    broker::ISSUER_CN,
     pki::{ISSUER, Pki},
     unix_now,
     wait::{PATIENCE, until},
@@ -154,6 +155,13 @@ pub struct Heard {
     acknowledged: usize,
 }
 
+impl Heard {
+    /// How many of the issuer's messages the broker has taken.
+    pub fn acknowledged(&self) -> usize {
+        self.acknowledged
+    }
+}
+
 /// The cloud's MQTT client; gone when dropped.
 pub struct Issuer {
     client: AsyncClient,
@@ -164,9 +172,9 @@ pub struct Issuer {
 
 impl Issuer {
     /// Connects, and listens to one device.
-    pub async fn connect(pki: &Pki, broker: &Broker, device: &DeviceId) -> Self {
+    pub async fn connect(pki: &Pki, broker: SocketAddr, device: &DeviceId) -> Self {
         let topics = Topics::new("care/v1", device);
-        let mut options = MqttOptions::new(format!("issuer-for-{device}"), broker.addr.ip().to_string(), broker.addr.port());
+        let mut options = MqttOptions::new(format!("issuer-for-{device}"), broker.ip().to_string(), broker.port());
         options.set_clean_session(false).set_keep_alive(Duration::from_secs(30)).set_max_packet_size(4 << 20, 4 << 20).set_inflight(1000);
         options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(Arc::new(pki.client_tls(&pki.ca.client(ISSUER_CN))))));
         let (client, mut events) = AsyncClient::new(options, 4096);

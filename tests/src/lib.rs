@@ -13,8 +13,11 @@ pub mod media;
 pub mod pki;
 pub mod process;
 pub mod proxy;
+pub mod resolver;
+pub mod scripted;
 pub mod stand_in;
 pub mod status;
+pub mod tap;
 pub mod wait;
 pub mod world;
 

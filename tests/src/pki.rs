@@ -9,7 +9,8 @@ use std::{
 
 use care_protocol::{Key, Keyset, Reset, Signer};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, PublicKeyData,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
+    KeyIdMethod, KeyPair, KeyUsagePurpose, PublicKeyData, RevocationReason, RevokedCertParams, SerialNumber,
 };
 use rustls::{
     ClientConfig, RootCertStore, ServerConfig,
@@ -72,10 +73,40 @@ impl Authority {
 
     /// One below this one; the leaves it signs carry it in their chain.
     pub fn intermediate(&self, name: &str) -> Self {
-        let issuer = CertifiedIssuer::signed_by(authority_params(name), KeyPair::generate().unwrap(), &self.issuer).unwrap();
+        self.below(authority_params(name))
+    }
+
+    /// One below it from any parameters, whether they make an authority or not.
+    pub fn below(&self, params: CertificateParams) -> Self {
+        let issuer = CertifiedIssuer::signed_by(params, KeyPair::generate().unwrap(), &self.issuer).unwrap();
         let mut above = vec![issuer.pem()];
         above.extend(self.above.iter().cloned());
         Self { issuer, above }
+    }
+
+    /// Its list of the serial numbers it has revoked, PEM.
+    pub fn crl(&self, revoked: &[u64]) -> String {
+        let now = OffsetDateTime::now_utc();
+        let entry = |serial: &u64| RevokedCertParams {
+            serial_number: SerialNumber::from(*serial),
+            revocation_time: now - time::Duration::days(1),
+            reason_code: Some(RevocationReason::KeyCompromise),
+            invalidity_date: None,
+        };
+        let list = CertificateRevocationListParams {
+            this_update: now - time::Duration::days(1),
+            next_update: now + time::Duration::days(30),
+            crl_number: SerialNumber::from(1_u64),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.iter().map(entry).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        list.signed_by(&self.issuer).unwrap().pem().unwrap()
+    }
+
+    /// Its private key, PEM, for tools that sign what rcgen cannot.
+    pub fn key_pem(&self) -> String {
+        self.issuer.key().serialize_pem()
     }
 
     /// Its certificate, PEM.
@@ -128,7 +159,8 @@ pub fn validity(params: &mut CertificateParams, from_days: i64, to_days: i64) {
     params.not_after = OffsetDateTime::now_utc() + time::Duration::days(to_days);
 }
 
-fn authority_params(name: &str) -> CertificateParams {
+/// Parameters of an authority of this name, valid for years.
+pub fn authority_params(name: &str) -> CertificateParams {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.distinguished_name.push(DnType::CommonName, name);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

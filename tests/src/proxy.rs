@@ -1,4 +1,7 @@
-//! A wire between the agent and a server that a test can cut, blackhole and mend.
+//! A wire between the agent and a server that a test can cut, mend, lead elsewhere, and make ill in twelve ways.
+//!
+//! It carries bytes and understands none: who wants a fault at a certain packet tells it when ([`crate::tap`]). What it has
+//! done to the bytes is counted, so that a case in which the fault never struck is not taken for one that was survived.
 
 use std::{
     net::SocketAddr,
@@ -6,58 +9,170 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
+use socket2::{Domain, SockRef, Socket, Type};
 use tokio::{
-    io::copy_bidirectional,
-    net::{TcpListener, TcpStream},
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
     sync::watch,
+    time::sleep,
 };
 
-use crate::wait::{PATIENCE, until};
+use crate::{
+    broker::reserve_port,
+    wait::{PATIENCE, until},
+};
+
+/// What can be wrong with a wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Everything arrives a second and a half late.
+    Latency,
+    /// About a kilobyte a second.
+    Bandwidth,
+    /// Nothing more comes; the end of it is told two seconds late, and the connection stays half closed.
+    SlowClose,
+    /// The connection ends in good order, and so does each new one.
+    Close,
+    /// RST, and for each new connection too.
+    Reset,
+    /// The peer has forgotten the connection and nobody tells: it stays open, what is sent is lost. New ones are well.
+    HalfOpen,
+    /// Packets vanish: standing connections fall silent, new ones are never answered.
+    Blackhole,
+    /// Every byte comes in a segment of its own.
+    Slicing,
+    /// A bit of each piece is turned over.
+    Corruption,
+    /// Nothing moves until the fault is lifted; then everything that was held back arrives.
+    Stall,
+    /// Half of the next piece, then the end.
+    Truncation,
+    /// Nobody listens any more; standing connections are reset.
+    Refused,
+}
+
+impl Fault {
+    /// All of them.
+    pub const ALL: [Self; 12] = [
+        Self::Latency,
+        Self::Bandwidth,
+        Self::SlowClose,
+        Self::Close,
+        Self::Reset,
+        Self::HalfOpen,
+        Self::Blackhole,
+        Self::Slicing,
+        Self::Corruption,
+        Self::Stall,
+        Self::Truncation,
+        Self::Refused,
+    ];
+}
+
+/// What [`Fault::Latency`] adds.
+const LATE: Duration = Duration::from_millis(1500);
+/// [`Fault::Bandwidth`]: so many bytes, then this pause.
+const SIP: (usize, Duration) = (64, Duration::from_millis(60));
+/// How late [`Fault::SlowClose`] tells of the end.
+const SLOW: Duration = Duration::from_secs(2);
+/// What the wire holds in its own hands: little, so that a sender notices early that nobody reads.
+const BUFFER: usize = 16 * 1024;
+
+/// What a connection has to go by.
+#[derive(Debug, Clone, Copy)]
+struct State {
+    up: bool,
+    target: SocketAddr,
+    fault: Option<Fault>,
+    /// Whether what the client says is spoilt, instead of what the server says.
+    upward: bool,
+    /// Comes into force with the first bytes that a client sends on a new connection.
+    after_hello: Option<Fault>,
+}
+
+/// Inflicts and lifts a wire's faults; may be given away.
+#[derive(Debug, Clone)]
+pub struct Control {
+    state: watch::Sender<State>,
+    bitten: Arc<AtomicUsize>,
+}
+
+impl Control {
+    /// From now on the wire has this fault.
+    pub fn inflict(&self, fault: Fault) {
+        self.state.send_modify(|state| (state.fault, state.upward) = (Some(fault), false));
+    }
+
+    /// The same, but where a fault spoils what is said, it spoils what the client says: an upload.
+    pub fn inflict_upward(&self, fault: Fault) {
+        self.state.send_modify(|state| (state.fault, state.upward) = (Some(fault), true));
+    }
+
+    /// The wire has it from the moment at which the next client has said something: in the middle of the TLS handshake.
+    pub fn inflict_after_hello(&self, fault: Fault) {
+        self.state.send_modify(|state| state.after_hello = Some(fault));
+    }
+
+    /// The wire is well again. Connections that were broken stay so.
+    pub fn lift(&self) {
+        self.state.send_modify(|state| (state.fault, state.after_hello) = (None, None));
+    }
+
+    /// How often a fault has struck a connection or a piece of what it carries.
+    pub fn bitten(&self) -> usize {
+        self.bitten.load(Ordering::SeqCst)
+    }
+
+    fn bite(&self) {
+        self.bitten.fetch_add(1, Ordering::SeqCst);
+    }
+}
 
 /// A TCP proxy to one address.
 pub struct Proxy {
     /// Where it listens.
     pub addr: SocketAddr,
-    up: watch::Sender<bool>,
+    /// Its faults.
+    pub control: Control,
     accepted: Arc<AtomicUsize>,
     standing: Arc<AtomicUsize>,
     task: tokio::task::JoinHandle<()>,
+    // Keeps the port ours while nobody listens.
+    _port: Socket,
 }
 
 impl Proxy {
-    /// A wire to `target`, up.
+    /// A wire to `target`, up and well.
     pub async fn to(target: SocketAddr) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let addr = listener.local_addr().unwrap();
-        let (up, state) = watch::channel(true);
-        let accepted = Arc::new(AtomicUsize::new(0));
-        let standing = Arc::new(AtomicUsize::new(0));
-        let (count, stand) = (accepted.clone(), standing.clone());
-        let task = tokio::spawn(async move {
-            while let Ok((near, _)) = listener.accept().await {
-                count.fetch_add(1, Ordering::SeqCst);
-                stand.fetch_add(1, Ordering::SeqCst);
-                let (state, stand) = (state.clone(), stand.clone());
-                tokio::spawn(async move {
-                    carry(near, target, state).await;
-                    stand.fetch_sub(1, Ordering::SeqCst);
-                });
-            }
-        });
-        Self { addr, up, accepted, standing, task }
+        let (port, addr) = reserve_port();
+        let (state, _) = watch::channel(State { up: true, target, fault: None, upward: false, after_hello: None });
+        let control = Control { state, bitten: Arc::default() };
+        let (accepted, standing) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let listener = listen(addr, 128);
+        let task = tokio::spawn(serve(listener, addr, control.clone(), accepted.clone(), standing.clone()));
+        Self { addr, control, accepted, standing, task, _port: port }
     }
 
     /// Closes every connection, and every new one at once; returns when none stands.
     pub async fn cut(&self) {
-        self.up.send_replace(false);
+        self.control.state.send_modify(|state| state.up = false);
         until("the wire to be cut", PATIENCE, || (self.standing.load(Ordering::SeqCst) == 0).then_some(())).await;
     }
 
     /// Lets new connections through.
     pub fn mend(&self) {
-        self.up.send_replace(true);
+        self.control.state.send_modify(|state| state.up = true);
+    }
+
+    /// New connections lead there.
+    pub fn lead_to(&self, target: SocketAddr) {
+        self.control.state.send_modify(|state| state.target = target);
     }
 
     /// How many connections were tried.
@@ -68,19 +183,247 @@ impl Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        self.up.send_replace(false);
+        self.control.state.send_modify(|state| state.up = false);
         self.task.abort();
     }
 }
 
-async fn carry(mut near: TcpStream, target: SocketAddr, mut up: watch::Receiver<bool>) {
-    if !*up.borrow() {
+fn listen(addr: SocketAddr, backlog: i32) -> TcpListener {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM.nonblocking(), None).unwrap();
+    socket.set_reuse_address(true).unwrap();
+    socket.set_recv_buffer_size(BUFFER).unwrap();
+    socket.bind(&addr.into()).unwrap();
+    socket.listen(backlog).unwrap();
+    TcpListener::from_std(socket.into()).unwrap()
+}
+
+async fn serve(mut listener: TcpListener, addr: SocketAddr, control: Control, accepted: Arc<AtomicUsize>, standing: Arc<AtomicUsize>) {
+    let mut state = control.state.subscribe();
+    loop {
+        let fault = state.borrow_and_update().fault;
+        match fault {
+            Some(Fault::Refused) => {
+                drop(listener);
+                if state.wait_for(|state| state.fault != Some(Fault::Refused)).await.is_err() {
+                    return;
+                }
+                listener = listen(addr, 128);
+            }
+            Some(Fault::Blackhole) => {
+                drop(listener);
+                let full = listen(addr, 0);
+                // Linux drops the SYN of whoever comes to a full queue.
+                let mut fillers = Vec::new();
+                while let Ok(filler) = tokio::time::timeout(Duration::from_millis(200), TcpStream::connect(addr)).await {
+                    fillers.push(filler);
+                }
+                let lifted = state.wait_for(|state| state.fault != Some(Fault::Blackhole)).await.is_ok();
+                drop((fillers, full));
+                if !lifted {
+                    return;
+                }
+                listener = listen(addr, 128);
+            }
+            _ => tokio::select! {
+                changed = state.changed() => if changed.is_err() { return },
+                near = listener.accept() => {
+                    let Ok((near, _)) = near else { continue };
+                    accepted.fetch_add(1, Ordering::SeqCst);
+                    standing.fetch_add(1, Ordering::SeqCst);
+                    let (control, standing) = (control.clone(), standing.clone());
+                    tokio::spawn(async move {
+                        carry(near, control).await;
+                        standing.fetch_sub(1, Ordering::SeqCst);
+                    });
+                }
+            },
+        }
+    }
+}
+
+/// How a connection goes on after a piece.
+enum Next {
+    /// As before.
+    Piece,
+    /// It is over, both ways.
+    End,
+    /// With a RST.
+    Reset,
+    /// What comes is thrown away from now on.
+    Dead,
+    /// Told to the client late.
+    SlowEnd,
+}
+
+async fn carry(near: TcpStream, control: Control) {
+    let mut state = control.state.subscribe();
+    let State { up, target, fault, .. } = *state.borrow();
+    if !up {
         return;
     }
-    let Ok(mut far) = TcpStream::connect(target).await else { return };
-    let _ = (near.set_nodelay(true), far.set_nodelay(true));
-    tokio::select! {
-        _ = copy_bidirectional(&mut near, &mut far) => {}
-        _ = up.wait_for(|up| !up) => {}
+    if matches!(fault, Some(Fault::Reset | Fault::Close)) {
+        control.bite();
+        if fault == Some(Fault::Reset) {
+            let _ = SockRef::from(&near).set_linger(Some(Duration::ZERO));
+        }
+        return;
     }
+    let Ok(far) = TcpStream::connect(target).await else { return };
+    let _ = (near.set_nodelay(true), far.set_nodelay(true));
+    let _ = SockRef::from(&far).set_send_buffer_size(BUFFER);
+    let to_reset = SockRef::from(&near).try_clone().expect("a descriptor to spare");
+    let (mut near_read, mut near_write) = near.into_split();
+    let (mut far_read, mut far_write) = far.into_split();
+    let ended = AtomicUsize::new(0);
+    let next = tokio::select! {
+        next = pump(&mut near_read, &mut far_write, Direction::Up, &control, &ended) => next,
+        next = pump(&mut far_read, &mut near_write, Direction::Down, &control, &ended) => next,
+        next = struck(&mut state) => { control.bite(); next }
+        () = cut(control.state.subscribe()) => Next::End,
+    };
+    match next {
+        Next::Piece | Next::End => {}
+        Next::Reset => {
+            let _ = to_reset.set_linger(Some(Duration::ZERO));
+            // Dropped, it would say FIN before the RST.
+            near_write.forget();
+        }
+        Next::Dead => {
+            drop((far_read, far_write));
+            tokio::select! {
+                () = swallow(&mut near_read) => {}
+                () = cut(control.state.subscribe()) => {}
+            }
+        }
+        Next::SlowEnd => {
+            drop((far_read, far_write));
+            let end = async {
+                sleep(SLOW).await;
+                let _ = near_write.shutdown().await;
+                swallow(&mut near_read).await;
+            };
+            tokio::select! {
+                () = end => {}
+                () = cut(control.state.subscribe()) => {}
+            }
+        }
+    }
+}
+
+/// Waits for a fault that ends connections whether they carry anything or not.
+async fn struck(state: &mut watch::Receiver<State>) -> Next {
+    let ending = |fault| matches!(fault, Some(Fault::Close | Fault::Reset | Fault::Refused));
+    match state.wait_for(|state| ending(state.fault)).await.map(|state| state.fault) {
+        Ok(Some(Fault::Close)) | Err(_) => Next::End,
+        Ok(_) => Next::Reset,
+    }
+}
+
+async fn cut(mut state: watch::Receiver<State>) {
+    // No sender left: the wire is gone too.
+    let _ = state.wait_for(|state| !state.up).await;
+}
+
+async fn lifted(control: &Control) {
+    let _ = control.state.subscribe().wait_for(|state| state.fault.is_none()).await;
+}
+
+async fn swallow(stream: &mut OwnedReadHalf) {
+    let mut bin = [0; 4096];
+    while matches!(stream.read(&mut bin).await, Ok(read) if read > 0) {}
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Direction {
+    Up,
+    Down,
+}
+
+async fn pump(from: &mut OwnedReadHalf, to: &mut OwnedWriteHalf, direction: Direction, control: &Control, ended: &AtomicUsize) -> Next {
+    let mut piece = vec![0; BUFFER];
+    loop {
+        let read = match from.read(&mut piece).await {
+            Ok(0) => {
+                // One side may end before the other: the second to end takes the connection with it.
+                if to.shutdown().await.is_err() || ended.fetch_add(1, Ordering::SeqCst) == 1 {
+                    return Next::End;
+                }
+                return std::future::pending().await;
+            }
+            Ok(read) => read,
+            Err(_) => return Next::End,
+        };
+        if direction == Direction::Up {
+            control.state.send_if_modified(|state| {
+                let fault = state.after_hello.take();
+                state.fault = fault.or(state.fault);
+                fault.is_some()
+            });
+        }
+        match deliver(&mut piece[..read], to, direction, control).await {
+            Ok(Next::Piece) => {}
+            Ok(next) => return next,
+            Err(_) => return Next::End,
+        }
+    }
+}
+
+async fn deliver(piece: &mut [u8], to: &mut OwnedWriteHalf, direction: Direction, control: &Control) -> std::io::Result<Next> {
+    let State { fault, upward, .. } = *control.state.borrow();
+    let Some(fault) = fault else {
+        to.write_all(piece).await?;
+        return Ok(Next::Piece);
+    };
+    match fault {
+        // Only one side's words are spoilt.
+        Fault::Corruption | Fault::Truncation if (direction == Direction::Up) != upward => {
+            to.write_all(piece).await?;
+            return Ok(Next::Piece);
+        }
+        // Judged where connections are: see `struck`.
+        Fault::Close | Fault::Reset | Fault::Refused => std::future::pending::<()>().await,
+        _ => control.bite(),
+    }
+    match fault {
+        Fault::Latency => {
+            sleep(LATE).await;
+            to.write_all(piece).await?;
+        }
+        Fault::Bandwidth => {
+            for sip in piece.chunks(SIP.0) {
+                to.write_all(sip).await?;
+                if control.state.borrow().fault.is_some() {
+                    sleep(SIP.1).await;
+                }
+            }
+        }
+        Fault::Slicing => {
+            for byte in piece.chunks(1) {
+                to.write_all(byte).await?;
+                tokio::task::yield_now().await;
+            }
+        }
+        Fault::Corruption => {
+            let middle = piece.len() / 2;
+            piece[middle] ^= 0x10;
+            to.write_all(piece).await?;
+        }
+        Fault::Stall => {
+            lifted(control).await;
+            to.write_all(piece).await?;
+        }
+        Fault::Truncation => {
+            to.write_all(&piece[..piece.len() / 2]).await?;
+            return Ok(Next::End);
+        }
+        Fault::SlowClose => return Ok(Next::SlowEnd),
+        Fault::HalfOpen => {
+            // Whoever connects anew finds a peer that is well.
+            control.lift();
+            return Ok(Next::Dead);
+        }
+        Fault::Blackhole => return Ok(Next::Dead),
+        Fault::Close | Fault::Reset | Fault::Refused => {}
+    }
+    Ok(Next::Piece)
 }

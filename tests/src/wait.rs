@@ -23,6 +23,11 @@ pub async fn until<T>(what: impl Display, patience: Duration, mut condition: imp
     }
 }
 
+/// A loopback port that nobody uses, for programs that must be told one. Somebody else may take it before they do.
+pub fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
 /// Watches for `span` that `broken` stays `None`; panics with what it gives. For "nothing more happens", where only a window of time can tell.
 pub async fn holds<T: Display>(what: impl Display, span: Duration, mut broken: impl FnMut() -> Option<T>) {
     let started = Instant::now();

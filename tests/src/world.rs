@@ -6,7 +6,7 @@ use care_protocol::{DeviceId, Mode, Outcome, Policy, Position};
 
 use crate::{
     agent::Agent,
-    broker::Broker,
+    broker::{Broker, Kind},
     cloud::{Cloud, CloudState, Document as Body, Put},
     issuer::{Document, Draft, Issuer, PLUS, PREMIUM},
     media,
@@ -26,7 +26,7 @@ pub struct World {
     pub issuer: Issuer,
     /// The wire between camera and broker.
     pub wire: Proxy,
-    /// Mosquitto.
+    /// Mosquitto, unless another was asked for.
     pub broker: Broker,
     /// The HTTPS side.
     pub cloud: Cloud,
@@ -47,11 +47,22 @@ impl World {
     /// The same with further lines for Mosquitto's configuration.
     pub async fn with_broker(extra: &str) -> Self {
         let pki = Pki::new();
-        let device: DeviceId = DEVICE.parse().unwrap();
         let broker = Broker::start_with(&pki, &pki.ca.server(), extra).await;
+        Self::around(pki, broker).await
+    }
+
+    /// The same around a broker of this kind.
+    pub async fn with_broker_of(kind: Kind) -> Self {
+        let pki = Pki::new();
+        let broker = Broker::start_kind(kind, &pki, &pki.ca.server(), "").await;
+        Self::around(pki, broker).await
+    }
+
+    async fn around(pki: Pki, broker: Broker) -> Self {
+        let device: DeviceId = DEVICE.parse().unwrap();
         let wire = Proxy::to(broker.addr).await;
         let cloud = Cloud::start(&pki).await;
-        let issuer = Issuer::connect(&pki, &broker, &device).await;
+        let issuer = Issuer::connect(&pki, broker.addr, &device).await;
         let agent = Agent::new(&pki, DEVICE, wire.addr, &cloud.url());
         let world = Self { agent, issuer, wire, broker, cloud, pki, device, position: Position { epoch: 3, seq: 40 } };
         let keyset = world.pki.keyset(7).sign(&world.pki.root);

@@ -1,0 +1,166 @@
+//! The brokers that a camera may meet: how each is configured to speak MQTT with mutual TLS on one loopback port, started,
+//! and made to forget. Only Mosquitto has the ACL of section 3.4 and a log that tells which PUBACK came.
+
+use std::path::{Path, PathBuf};
+
+use tokio::process::Command;
+
+use crate::wait::free_port;
+
+/// Whose broker it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// Eclipse Mosquitto 2, Debian's.
+    Mosquitto,
+    /// NATS with JetStream, Debian's `nats-server`.
+    Nats,
+    /// RabbitMQ with its MQTT plugin, Debian's.
+    RabbitMq,
+    /// aedes, on Node.
+    Aedes,
+    /// rumqttd, of the same house as the agent's client.
+    Rumqttd,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Mosquitto, Self::Nats, Self::RabbitMq, Self::Aedes, Self::Rumqttd];
+
+    /// Writes its configuration into `dir`, where `server.pem`, `server.key` and `ca.pem` are, and gives what must run, the
+    /// broker last.
+    pub(super) fn commands(self, dir: &Path, port: u16, extra: &str) -> Vec<Command> {
+        match self {
+            Self::Mosquitto => vec![mosquitto(dir, port, extra)],
+            Self::Nats => vec![nats(dir, port, extra)],
+            Self::RabbitMq => rabbitmq(dir, port),
+            Self::Aedes => vec![aedes(dir, port)],
+            Self::Rumqttd => vec![rumqttd(dir, port)],
+        }
+    }
+
+    /// Removes what it had on disk.
+    pub(super) fn forget(self, dir: &Path) {
+        match self {
+            Self::Mosquitto => drop(std::fs::remove_file(dir.join("mosquitto.db"))),
+            Self::Nats => drop(std::fs::remove_dir_all(dir.join("jetstream"))),
+            Self::RabbitMq => drop(std::fs::remove_dir_all(dir.join("mnesia"))),
+            // They know nothing beyond their memory.
+            Self::Aedes | Self::Rumqttd => {}
+        }
+    }
+
+    /// Whether sessions and retained messages outlive its process.
+    pub fn remembers(self) -> bool {
+        matches!(self, Self::Mosquitto | Self::Nats | Self::RabbitMq)
+    }
+}
+
+fn write(path: &Path, text: &str) {
+    std::fs::write(path, text).unwrap();
+}
+
+fn mosquitto(dir: &Path, port: u16, extra: &str) -> Command {
+    write(&dir.join("acl"), &super::acl());
+    let config = dir.join("mosquitto.conf");
+    let at = dir.display();
+    write(
+        &config,
+        &format!(
+            "listener {port} 127.0.0.1\n\
+             cafile {at}/ca.pem\ncertfile {at}/server.pem\nkeyfile {at}/server.key\n\
+             require_certificate true\nuse_identity_as_username true\nacl_file {at}/acl\nallow_anonymous false\n\
+             persistence true\npersistence_location {at}/\nautosave_interval 0\nset_tcp_nodelay true\nmax_queued_messages 0\nuser root\n\
+             log_type all\nlog_dest stderr\n{extra}\n"
+        ),
+    );
+    let known = Path::new("/usr/sbin/mosquitto");
+    let mut command = Command::new(if known.exists() { known } else { Path::new("mosquitto") });
+    command.arg("-c").arg(&config).arg("-v");
+    command
+}
+
+fn nats(dir: &Path, port: u16, extra: &str) -> Command {
+    let config = dir.join("nats.conf");
+    let at = dir.display();
+    write(
+        &config,
+        &format!(
+            "host: 127.0.0.1\nport: -1\nserver_name: care-{port}\njetstream {{ store_dir: \"{at}/jetstream\" }}\n\
+             mqtt {{\n  host: 127.0.0.1\n  port: {port}\n  max_ack_pending: 1000\n\
+             tls {{ cert_file: \"{at}/server.pem\", key_file: \"{at}/server.key\", ca_file: \"{at}/ca.pem\", verify: true }}\n}}\n{extra}\n"
+        ),
+    );
+    let mut command = Command::new("nats-server");
+    command.arg("-c").arg(&config);
+    command
+}
+
+/// A node of its own with an `epmd` of its own: the machine's, if it has one, stays out of it.
+fn rabbitmq(dir: &Path, port: u16) -> Vec<Command> {
+    let at = dir.display();
+    write(
+        &dir.join("rabbitmq.conf"),
+        &format!(
+            "listeners.tcp = none\nmqtt.listeners.tcp = none\nmqtt.listeners.ssl.1 = 127.0.0.1:{port}\n\
+             ssl_options.cacertfile = {at}/ca.pem\nssl_options.certfile = {at}/server.pem\nssl_options.keyfile = {at}/server.key\n\
+             ssl_options.verify = verify_peer\nssl_options.fail_if_no_peer_cert = true\n\
+             mqtt.allow_anonymous = true\nmqtt.prefetch = 1000\n\
+             mqtt.retained_message_store = rabbit_mqtt_retained_msg_store_dets\nmqtt.retained_message_store_dets_sync_interval = 100\n\
+             log.console = true\nlog.file = false\n"
+        ),
+    );
+    write(&dir.join("enabled_plugins"), "[rabbitmq_mqtt].\n");
+    let epmd_port = free_port().to_string();
+    let mut epmd = Command::new("epmd");
+    epmd.args(["-port", &epmd_port, "-address", "127.0.0.1"]);
+    let mut server = Command::new("/usr/lib/rabbitmq/bin/rabbitmq-server");
+    server
+        // The name of its data is the name of the node, which must stay over restarts.
+        .env("RABBITMQ_NODENAME", format!("care{port}@localhost"))
+        .env("RABBITMQ_DIST_PORT", free_port().to_string())
+        .env("ERL_EPMD_PORT", &epmd_port)
+        .env("ERL_EPMD_ADDRESS", "127.0.0.1")
+        .env("RABBITMQ_CONF_ENV_FILE", "/dev/null")
+        .env("RABBITMQ_CONFIG_FILE", dir.join("rabbitmq.conf"))
+        .env("RABBITMQ_ADVANCED_CONFIG_FILE", dir.join("advanced.config"))
+        .env("RABBITMQ_ENABLED_PLUGINS_FILE", dir.join("enabled_plugins"))
+        .env("RABBITMQ_MNESIA_BASE", dir.join("mnesia"))
+        .env("RABBITMQ_LOG_BASE", dir.join("log"))
+        .env("RABBITMQ_PID_FILE", dir.join("pid"))
+        .env("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", "+sbwt none +sbwtdcpu none +sbwtdio none")
+        // Without the shell in between, which would outlive a killed test.
+        .env("RUNNING_UNDER_SYSTEMD", "true")
+        .env("HOME", dir);
+    vec![epmd, server]
+}
+
+/// Where `scripts/brokers.sh` puts what is not Debian's.
+fn cache() -> PathBuf {
+    let home = || PathBuf::from(std::env::var_os("HOME").expect("a home")).join(".cache");
+    std::env::var_os("XDG_CACHE_HOME").map_or_else(home, PathBuf::from).join("kasa-care-agent/brokers")
+}
+
+fn aedes(dir: &Path, port: u16) -> Command {
+    let mut command = Command::new("node");
+    command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/brokers/aedes/broker.js")).arg(port.to_string()).arg(dir);
+    command.env("NODE_PATH", cache().join("aedes/node_modules"));
+    command
+}
+
+fn rumqttd(dir: &Path, port: u16) -> Command {
+    let config = dir.join("rumqttd.toml");
+    let at = dir.display();
+    write(
+        &config,
+        &format!(
+            "id = 0\n[router]\nid = 0\nmax_connections = 100\nmax_outgoing_packet_count = 200\nmax_segment_size = 104857600\n\
+             max_segment_count = 10\n[v4.1]\nname = \"care\"\nlisten = \"127.0.0.1:{port}\"\nnext_connection_delay_ms = 1\n\
+             [v4.1.tls]\ncapath = \"{at}/ca.pem\"\ncertpath = \"{at}/server.pem\"\nkeypath = \"{at}/server.key\"\n\
+             [v4.1.connections]\nconnection_timeout_ms = 60000\nmax_payload_size = 4194304\nmax_inflight_count = 100\n\
+             dynamic_filters = true\n"
+        ),
+    );
+    let mut command = Command::new(cache().join("rumqttd/care-rumqttd"));
+    command.arg(&config);
+    command
+}

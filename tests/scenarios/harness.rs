@@ -7,6 +7,7 @@ use care_tests::{
     cloud::{Cloud, Sink},
     media::{FPS, probe, recorded},
     pki::Pki,
+    proxy::{Fault, Proxy},
     wait::{PATIENCE, until},
     world::{DEVICE, World},
 };
@@ -16,7 +17,7 @@ use hyper_util::rt::TokioIo;
 use rumqttc::{AsyncClient, Event, MqttOptions, Packet, QoS, TlsConfiguration, Transport};
 use rustls::pki_types::ServerName;
 use socket2::SockRef;
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 #[tokio::test]
@@ -108,4 +109,94 @@ fn the_recorded_picture_is_what_it_says() {
     assert_eq!((found.codec.as_str(), found.height, found.complaints.as_str()), ("h264", 180, ""));
     assert_eq!(found.pts.len(), 10 * FPS as usize);
     assert!(found.longest_step() < 1.5);
+}
+
+/// Every fault of the wire does what it says, to a peer that sends back what it gets: a fault that does nothing would be
+/// survived by anybody.
+#[tokio::test]
+async fn each_fault_of_the_wire_is_what_it_is_called() {
+    let mut faults = tokio::task::JoinSet::new();
+    for fault in Fault::ALL {
+        faults.spawn(async move { strikes(fault).await });
+    }
+    faults.join_all().await;
+}
+
+async fn strikes(fault: Fault) {
+    let echo = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let wire = Proxy::to(echo.local_addr().unwrap()).await;
+    tokio::spawn(async move {
+        let mut peers = tokio::task::JoinSet::new();
+        while let Ok((mut peer, _)) = echo.accept().await {
+            peers.spawn(async move {
+                let (mut read, mut write) = peer.split();
+                drop(tokio::io::copy(&mut read, &mut write).await);
+            });
+        }
+    });
+    let mut stream = TcpStream::connect(wire.addr).await.unwrap();
+    assert_eq!(patience(PATIENCE, &mut stream).await.unwrap().unwrap(), vec![7; 1000], "{fault:?}: a well wire");
+    wire.control.inflict(fault);
+    let started = std::time::Instant::now();
+    let short = Duration::from_millis(1500);
+    let silent = matches!(fault, Fault::HalfOpen | Fault::Blackhole | Fault::Stall);
+    let came = patience(if silent { short } else { PATIENCE }, &mut stream).await;
+    let took = started.elapsed();
+    match fault {
+        Fault::Latency | Fault::Bandwidth => assert!(came.unwrap().unwrap() == vec![7; 1000] && took > Duration::from_secs(1), "{took:?}"),
+        Fault::Slicing => assert_eq!(came.unwrap().unwrap(), vec![7; 1000]),
+        Fault::Corruption => {
+            let bytes = came.unwrap().unwrap();
+            assert!(bytes.len() == 1000 && bytes != vec![7; 1000]);
+        }
+        Fault::Truncation => assert!((1..1000).contains(&came.unwrap().unwrap().len())),
+        Fault::Close => assert!(came.unwrap().unwrap_or_default().is_empty()),
+        Fault::SlowClose => assert!(came.unwrap().unwrap().is_empty() && took > Duration::from_secs(1), "{took:?}"),
+        Fault::Reset => assert_eq!(came.unwrap().unwrap_err().kind(), std::io::ErrorKind::ConnectionReset),
+        Fault::Refused => {
+            assert!(came.unwrap().is_err());
+            let again = TcpStream::connect(wire.addr).await.unwrap_err();
+            assert_eq!(again.kind(), std::io::ErrorKind::ConnectionRefused);
+        }
+        Fault::HalfOpen => assert!(came.is_err(), "something came"),
+        Fault::Blackhole => {
+            assert!(came.is_err(), "something came");
+            assert!(tokio::time::timeout(short, TcpStream::connect(wire.addr)).await.is_err(), "somebody answered the SYN");
+        }
+        Fault::Stall => {
+            assert!(came.is_err(), "something came");
+            wire.control.lift();
+            let mut late = vec![0; 1000];
+            tokio::io::AsyncReadExt::read_exact(&mut stream, &mut late).await.unwrap();
+            assert_eq!(late, vec![7; 1000]);
+        }
+    }
+    assert!(wire.control.bitten() > 0, "{fault:?} is not counted");
+    wire.control.lift();
+    let mut anew = TcpStream::connect(wire.addr).await;
+    for _ in 0..50 {
+        if anew.is_ok() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        anew = TcpStream::connect(wire.addr).await;
+    }
+    assert_eq!(patience(PATIENCE, &mut anew.unwrap()).await.unwrap().unwrap(), vec![7; 1000], "{fault:?}: lifted");
+}
+
+/// [`exchange`] of a thousand bytes, within this time.
+async fn patience(time: Duration, stream: &mut TcpStream) -> Result<std::io::Result<Vec<u8>>, tokio::time::error::Elapsed> {
+    tokio::time::timeout(time, exchange(stream, 1000)).await
+}
+
+/// Sends so many bytes and gives what comes back, up to as many or the end.
+async fn exchange(stream: &mut TcpStream, bytes: usize) -> std::io::Result<Vec<u8>> {
+    tokio::io::AsyncWriteExt::write_all(stream, &vec![7; bytes]).await?;
+    let mut came = Vec::new();
+    while came.len() < bytes {
+        if tokio::io::AsyncReadExt::read_buf(stream, &mut came).await? == 0 {
+            break;
+        }
+    }
+    Ok(came)
 }

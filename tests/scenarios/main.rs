@@ -2,7 +2,11 @@
 
 mod account;
 mod attack;
+mod bad_servers;
+mod brokers;
 mod camera;
+mod cluster;
+mod device_advisor;
 mod harness;
 mod network;
 mod order;
@@ -10,3 +14,4 @@ mod ownership;
 mod plan_changes;
 mod real_input;
 mod time;
+mod wires;

@@ -1,0 +1,65 @@
+//! Three NATS nodes with JetStream; the one that the camera is connected to is killed in the moment of a cancel, and nothing
+//! is lost.
+
+use care_protocol::Mode;
+use care_tests::{
+    agent::Agent,
+    broker::{Broker, Kind},
+    cloud::{Cloud, Document as Body},
+    issuer::{Draft, FREE, Issuer, PREMIUM},
+    pki::Pki,
+    proxy::Proxy,
+    wait::{RECONNECT, free_port, until},
+    world::DEVICE,
+};
+
+/// A killed node comes back at once, so that two are always up.
+const ROUNDS: u64 = 4;
+
+#[tokio::test]
+#[ignore = "a minute: make proof"]
+async fn a_cluster_that_loses_a_node_during_a_cancel_loses_nothing() {
+    let pki = Pki::new();
+    let routes = [free_port(), free_port(), free_port()];
+    let all = routes.map(|port| format!("nats-route://127.0.0.1:{port}")).join(", ");
+    let mut nodes = Vec::new();
+    for port in routes {
+        let cluster = format!("cluster {{ name: care, listen: \"127.0.0.1:{port}\", routes: [{all}] }}");
+        nodes.push(Broker::start_kind(Kind::Nats, &pki, &pki.ca.server(), &cluster).await);
+    }
+    let device = DEVICE.parse().unwrap();
+    let cloud = Cloud::start(&pki).await;
+    // MQTT alone must bring it, and without being asked.
+    cloud.lock().entitlement = Body::Silence;
+    let wire = Proxy::to(nodes[0].addr).await;
+    // The issuer's own node is never the one to die.
+    let issuer = Issuer::connect(&pki, nodes[1].addr, &device).await;
+    issuer.publish_keyset(&pki.keyset(7).sign(&pki.root)).await;
+    let mut agent = Agent::new(&pki, DEVICE, wire.addr, &cloud.url());
+    agent.start();
+
+    for round in 0..ROUNDS {
+        let premium = Draft::new(&device, "premium", PREMIUM).at(3, 10 + 2 * round).signed(&pki.key);
+        issuer.publish_entitlement(&premium.token).await;
+        // A live copy confirms nothing; the answer to the `get` that follows does.
+        issuer.heard().answer = Some(premium.token.clone());
+        let what = format!("Premium in round {round}");
+        agent.status_within(&what, RECONNECT, |status| status.seq() == premium.position.seq && status.mode() != "free").await;
+        issuer.heard().answer = None;
+
+        let (dies, lives) = if round % 2 == 0 { (0, 2) } else { (2, 0) };
+        let cancel = Draft::new(&device, "free", FREE).at(3, 11 + 2 * round).signed(&pki.key);
+        let sent = issuer.heard().acknowledged();
+        issuer.post(&issuer.topics().entitlement(), true, cancel.token.clone());
+        nodes[dies].kill().await;
+        wire.lead_to(nodes[lives].addr);
+        until(format!("round {round}: the cluster to take the cancel"), RECONNECT, || (issuer.heard().acknowledged() > sent).then_some(()))
+            .await;
+        let what = format!("Free in round {round}");
+        agent.status_within(&what, RECONNECT, |status| status.seq() == cancel.position.seq && status.mode() == "free").await;
+        nodes[dies].resume().await;
+    }
+    let report = issuer.report_within(0, RECONNECT, "the last cancel", |report| report.seq == 9 + 2 * ROUNDS).await;
+    assert_eq!(report.mode, Mode::Free);
+    println!("{ROUNDS} cancels, each with the loss of the camera's node, all applied");
+}

@@ -1,0 +1,226 @@
+//! The test cases of AWS IoT Device Advisor that apply to this device and are not already in another file, against a scripted
+//! broker; and scenarios 53 to 55 and 57, which need the same. The whole list, with what does not apply and why, stands in
+//! `docs/assurance-network.md`.
+
+use std::time::{Duration, Instant};
+
+use care_protocol::{Get, Mode, Outcome, Report};
+use care_tests::{
+    agent::Agent,
+    cloud::{Cloud, Document as Body},
+    issuer::{Document, Draft, PREMIUM},
+    pki::Pki,
+    scripted::{Peer, Scripted},
+    wait::{PATIENCE, until},
+    world::DEVICE,
+};
+use rumqttc::{Packet, PubAck, QoS};
+
+const ENTITLEMENT: &str = "care/v1/8006E5A1F0C2/entitlement";
+
+/// A camera that is off, its cloud, and a broker that waits for it. The keyset comes over HTTPS.
+async fn stage() -> (Pki, Scripted, Cloud, Agent) {
+    let pki = Pki::new();
+    let broker = Scripted::new(&pki).await;
+    let cloud = Cloud::start(&pki).await;
+    cloud.lock().keyset = Body::Token(pki.keyset(7).sign(&pki.root));
+    let agent = Agent::new(&pki, DEVICE, broker.addr, &cloud.url());
+    (pki, broker, cloud, agent)
+}
+
+fn premium(pki: &Pki, seq: u64) -> Document {
+    Draft::new(&DEVICE.parse().unwrap(), "premium", PREMIUM).at(3, seq).signed(&pki.key)
+}
+
+/// The next report that judges this document so.
+async fn judged(peer: &mut Peer, document: &Document, outcome: Outcome) -> Report {
+    loop {
+        let publish = peer.publish_to("/report").await;
+        peer.send(Packet::PubAck(PubAck::new(publish.pkid))).await;
+        let report: Report = serde_json::from_slice(&publish.payload).unwrap();
+        if document.judged(&report, outcome) {
+            return report;
+        }
+    }
+}
+
+/// `MQTT_Connect`, `MQTT_Subscribe`, `MQTT_Client_Puback_QoS1`.
+#[tokio::test]
+async fn it_connects_subscribes_and_acknowledges_what_is_on_disk() {
+    let (pki, broker, _cloud, mut agent) = stage().await;
+    agent.start();
+    let mut peer = broker.accept().await;
+    let Packet::Connect(connect) = peer.next().await else { panic!("the first packet is CONNECT") };
+    assert_eq!((connect.client_id.as_str(), connect.clean_session, connect.keep_alive), (DEVICE, false, 30));
+    peer.connack(false).await;
+    let filters = peer.grant(QoS::AtLeastOnce).await;
+    assert_eq!(filters, [ENTITLEMENT, &format!("{ENTITLEMENT}/answer"), "care/v1/keyset"]);
+    let document = premium(&pki, 41);
+    peer.publish(ENTITLEMENT, QoS::AtLeastOnce, 77, document.token.clone()).await;
+    let mut report = None;
+    let mut acknowledged = false;
+    while report.is_none() || !acknowledged {
+        match peer.next().await {
+            Packet::PubAck(puback) => acknowledged |= puback.pkid == 77,
+            Packet::Publish(publish) => {
+                peer.send(Packet::PubAck(PubAck::new(publish.pkid))).await;
+                let said: Option<Report> = serde_json::from_slice(&publish.payload).ok();
+                report = report.or(said.filter(|report| document.judged(report, Outcome::Applied)));
+            }
+            _ => {}
+        }
+    }
+    // A copy without RETAIN confirms nothing: what exceeds Free waits for the answer to `get`.
+    assert!(report.is_some_and(|report| report.persisted && report.mode == Mode::Held));
+}
+
+/// `MQTT_Publish_Retry_No_Puback`, as MQTT 3.1.1 (4.4) has it: again after a reconnect, under the same identifier and with DUP;
+/// `MQTT_Persistent_Session_Session_Expiry`: a broker that has forgotten the session is subscribed to again.
+#[tokio::test]
+async fn what_was_not_acknowledged_comes_again_and_a_lost_session_is_made_anew() {
+    let (_pki, broker, _cloud, mut agent) = stage().await;
+    agent.start();
+    let mut peer = broker.subscribed(false).await;
+    let get = peer.publish_to("/get").await;
+    assert_eq!((get.qos, get.dup), (QoS::AtLeastOnce, false));
+    drop(peer);
+    let mut peer = broker.subscribed(true).await;
+    let again = peer.publish_to("/get").await;
+    assert_eq!((again.pkid, again.dup, &again.payload), (get.pkid, true, &get.payload));
+    drop(peer);
+    let mut peer = broker.connected(false).await;
+    assert_eq!(peer.grant(QoS::AtLeastOnce).await.len(), 3);
+}
+
+/// `TLS_Receive_Maximum_Size_Fragments`: 200 KiB come in records of 16 KiB, are judged, and the connection stays.
+#[tokio::test]
+async fn records_of_16_kib_are_read() {
+    let (pki, broker, _cloud, mut agent) = stage().await;
+    agent.start();
+    let mut peer = broker.subscribed(false).await;
+    peer.publish(ENTITLEMENT, QoS::AtLeastOnce, 5, vec![b'x'; 200 * 1024]).await;
+    let document = premium(&pki, 41);
+    peer.publish(ENTITLEMENT, QoS::AtLeastOnce, 6, document.token.clone()).await;
+    judged(&mut peer, &document, Outcome::Applied).await;
+}
+
+/// `MQTT_No_Ack_PingResp` too: a broker that no longer answers is found within two keep-alives, and connected to anew.
+#[tokio::test]
+async fn s53_a_half_open_connection_is_found_within_two_keep_alives() {
+    const KEEP_ALIVE: Duration = Duration::from_secs(30);
+    let (_pki, broker, _cloud, mut agent) = stage().await;
+    agent.start();
+    let mut silent = broker.subscribed(false).await;
+    let get = silent.publish_to("/get").await;
+    silent.send(Packet::PubAck(PubAck::new(get.pkid))).await;
+    let (fell_silent, seen) = (Instant::now(), agent.log().len());
+    // Neither read nor answered from here on, and not closed.
+    until("it to be found", 2 * KEEP_ALIVE + PATIENCE, || agent.log().find(seen, |line| line.contains("not connected"))).await;
+    let found = fell_silent.elapsed();
+    assert!(found > KEEP_ALIVE / 2, "given up after {found:?}, before anything could be missed");
+    broker.subscribed(true).await;
+    drop(silent);
+}
+
+/// `MQTT_Connect_*_Backoff_Retries` (no CONNACK) and `MQTT_Subscribe_Retry_No_Suback` in their beginnings.
+#[tokio::test]
+async fn s54_a_broker_that_never_answers_connect_or_subscribe_is_left_and_tried_again() {
+    let (_pki, broker, _cloud, mut agent) = stage().await;
+    agent.start();
+    let mut silent = broker.accept().await;
+    assert!(matches!(silent.next().await, Packet::Connect(_)));
+    let logged = |stage: &'static str| {
+        let log = agent.log().clone();
+        until(format!("the log to name {stage}"), Duration::from_secs(60), move || {
+            log.find(0, |line| line.contains("not connected") && line.contains(&format!("{stage}: no ")))
+        })
+    };
+    logged("CONNACK").await;
+    let mut silent = broker.connected(false).await;
+    assert!(matches!(silent.next().await, Packet::Subscribe(_)));
+    logged("SUBACK").await;
+    broker.subscribed(false).await;
+    agent.assert_running();
+}
+
+/// `MQTT_Reconnect_Backoff_Retries_On_Server_Disconnect` too.
+#[tokio::test]
+async fn s55_another_client_with_this_id_is_suspected_after_three_closes_and_not_fought() {
+    let (_pki, broker, _cloud, mut agent) = stage().await;
+    agent.start();
+    for _ in 0..3 {
+        drop(broker.subscribed(false).await);
+    }
+    agent.logged(0, "the clone", |line| line.contains("another client seems to use this device's id")).await;
+    assert!(broker.quiet_for(Duration::from_secs(15)).await, "it came back at once");
+    agent.assert_running();
+}
+
+/// Quality of service 0 at most, nothing retained: `get` brings the document, and a cancel without asking.
+#[tokio::test]
+async fn s57_a_broker_that_grants_qos_0_and_retains_nothing_works_through_get() {
+    let (pki, broker, _cloud, mut agent) = stage().await;
+    agent.start();
+    let mut peer = broker.connected(false).await;
+    peer.grant(QoS::AtMostOnce).await;
+    let get = peer.publish_to("/get").await;
+    peer.send(Packet::PubAck(PubAck::new(get.pkid))).await;
+    let get: Get = serde_json::from_slice(&get.payload).unwrap();
+    let document = premium(&pki, 41);
+    let answer = serde_json::json!({ "nonce": get.nonce, "token": document.token }).to_string();
+    peer.publish(&format!("{ENTITLEMENT}/answer"), QoS::AtMostOnce, 0, answer).await;
+    judged(&mut peer, &document, Outcome::Applied).await;
+    let cancel = Draft::new(&DEVICE.parse().unwrap(), "free", care_tests::issuer::FREE).at(3, 42).signed(&pki.key);
+    peer.publish(ENTITLEMENT, QoS::AtMostOnce, 0, cancel.token.clone()).await;
+    let report = judged(&mut peer, &cancel, Outcome::Applied).await;
+    assert_eq!(report.mode, Mode::Free);
+}
+
+/// `MQTT_Connect_Jitter_Backoff_Retries` and `MQTT_Connect_Exponential_Backoff_Retries` as written: five times no CONNACK.
+/// The bound of the delay doubles and the delay is drawn, on top of the 20 s that an answer is waited for.
+#[tokio::test]
+#[ignore = "minutes: make proof"]
+async fn five_connects_without_an_answer_are_further_and_further_apart() {
+    let (_pki, broker, _cloud, mut agent) = stage().await;
+    agent.start();
+    let mut times = Vec::new();
+    let mut silent = Vec::new();
+    for _ in 0..6 {
+        let mut peer = broker.accept().await;
+        assert!(matches!(peer.next().await, Packet::Connect(_)));
+        times.push(Instant::now());
+        silent.push(peer);
+    }
+    let delays: Vec<_> = times.windows(2).map(|pair| (pair[1] - pair[0]).as_secs_f64() - 20.0).collect();
+    println!("delays between CONNECTs beyond 20 s of waiting: {delays:.2?}");
+    for (attempt, delay) in delays.iter().enumerate() {
+        let bound = f64::from(1 << attempt);
+        assert!((-0.5..bound + 5.0).contains(delay), "{delays:?}");
+    }
+    let apart = delays.windows(2).map(|pair| (pair[1] - pair[0]).abs()).fold(0.0, f64::max);
+    assert!(apart > 0.05, "the delays are all the same: {delays:?}");
+}
+
+/// `TLS_Support_AWS_IoT_Cipher_Suites`: the ClientHello offers what the service recommends.
+#[tokio::test]
+async fn the_client_hello_offers_the_recommended_cipher_suites() {
+    use rustls::CipherSuite;
+    let pki = Pki::new();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let nobody = care_tests::broker::reserve_port();
+    let mut agent = Agent::new(&pki, DEVICE, listener.local_addr().unwrap(), &format!("https://{}", nobody.1));
+    agent.start();
+    let (socket, _) = tokio::time::timeout(PATIENCE, listener.accept()).await.unwrap().unwrap();
+    let hello = tokio_rustls::LazyConfigAcceptor::new(rustls::server::Acceptor::default(), socket).await.unwrap();
+    let offered = hello.client_hello().cipher_suites().to_vec();
+    for wanted in [
+        CipherSuite::TLS13_AES_128_GCM_SHA256,
+        CipherSuite::TLS13_AES_256_GCM_SHA384,
+        CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+        CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+        CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+        CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+    ] {
+        assert!(offered.contains(&wanted), "{wanted:?} is not among {offered:?}");
+    }
+}

@@ -1,0 +1,260 @@
+//! Twelve faults of a wire in seven phases of a connection: the camera ends in the right mode once the wire is well again,
+//! and meanwhile uploads nothing that Free forbids.
+//!
+//! In the phases up to SUBSCRIBE the cancel came while the camera was off, and the fault meets its first connection: what it
+//! has on record is Premium. Later the fault meets the cancel itself on its way, or an upload that the cancel cuts. A case
+//! counts only if the fault was felt.
+
+use std::time::Duration;
+
+use care_protocol::Mode;
+use care_tests::{
+    cloud::{Document as Body, Sink},
+    issuer::{Document, FREE},
+    proxy::{Fault, Proxy},
+    resolver::{NAME, Resolver},
+    tap::{Moment, Tap},
+    wait::{PATIENCE, RECONNECT, holds, until},
+    world::{DEVICE, World},
+};
+use tokio::sync::Semaphore;
+
+/// How far the camera has come when the fault strikes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Dns,
+    Tcp,
+    Tls,
+    Connect,
+    Subscribe,
+    MidPublish,
+    MidPut,
+    /// An upload again, but nobody cancels: the clip must not be lost.
+    MidPutKept,
+}
+
+const PHASES: [Phase; 8] =
+    [Phase::Dns, Phase::Tcp, Phase::Tls, Phase::Connect, Phase::Subscribe, Phase::MidPublish, Phase::MidPut, Phase::MidPutKept];
+
+/// How long a fault lasts after it was felt.
+const LASTS: Duration = Duration::from_secs(2);
+/// Much more of a paid clip than Free's one second, and much less than Premium's three.
+const LONGEST_OF_FREE_MS: u64 = 2000;
+
+/// How many grants were asked for clips that Free forbids, from the `mark`th on.
+fn forbidden(world: &World, mark: usize) -> Option<String> {
+    assert_eq!(FREE.clip_max_s, 1);
+    let cloud = world.cloud.lock();
+    cloud.asked.iter().skip(mark).find(|(_, asked)| asked.duration_ms > LONGEST_OF_FREE_MS).map(|(_, asked)| format!("{asked:?}"))
+}
+
+/// The cloud's newest word is a cancel, which only MQTT tells.
+async fn cancel(world: &mut World) -> Document {
+    let cancel = world.free();
+    let cancel = world.sign(&cancel);
+    world.cloud.lock().entitlement = Body::Silence;
+    world.issuer.heard().answer = Some(cancel.token.clone());
+    world.issuer.publish_entitlement(&cancel.token).await;
+    cancel
+}
+
+async fn ends_free(world: &World, cancel: &Document) {
+    world.agent.status_within("Free", RECONNECT, |status| status.mode() == "free" && status.seq() == cancel.position.seq).await;
+    world.issuer.in_force(cancel, Mode::Free).await;
+}
+
+/// A camera that was switched off as Premium, and cancelled meanwhile, meets the fault as it comes back.
+async fn on_the_way_in(phase: Phase, fault: Fault) {
+    let mut world = World::with_camera().await;
+    let tap = Tap::before(&world.pki, world.broker.addr, &["127.0.0.1", NAME], DEVICE).await;
+    world.wire.lead_to(tap.addr);
+    let resolver = Resolver::start().await;
+    if phase == Phase::Dns {
+        world.agent.resolver = Some(resolver.ip);
+        world.agent.config.broker = format!("mqtts://{NAME}:{}", world.wire.addr.port());
+    }
+    world.start_premium().await;
+    world.agent.kill().await;
+    let cancel = cancel(&mut world).await;
+    let (mark, seen) = (world.cloud.grants_asked(), world.agent.log().len());
+
+    let control = world.wire.control.clone();
+    match phase {
+        Phase::Dns => resolver.inflict(fault),
+        Phase::Tcp => control.inflict(fault),
+        Phase::Tls => control.inflict_after_hello(fault),
+        Phase::Connect => tap.arm(Moment::Connect, fault, &control),
+        Phase::Subscribe => tap.arm(Moment::Subscribe, fault, &control),
+        Phase::MidPublish | Phase::MidPut | Phase::MidPutKept => unreachable!("these come later"),
+    }
+    world.agent.start();
+    let port = world.wire.addr.port();
+    until(format!("{fault:?} to be felt"), PATIENCE, || {
+        let struck = control.bitten() + resolver.bitten() > 0;
+        let log = world.agent.log();
+        // Nobody on the other side sees who finds nobody.
+        let alone = phase == Phase::Tcp
+            && match fault {
+                Fault::Refused => log.find(seen, |line| line.contains("not connected") && line.contains("refused")).is_some(),
+                Fault::Blackhole => unanswered_syn(port),
+                _ => false,
+            };
+        (struck || alone).then_some(())
+    })
+    .await;
+    world.agent.motion().await.moved().await;
+    holds("nothing leaves that Free forbids", LASTS, || forbidden(&world, mark)).await;
+    control.lift();
+    resolver.lift();
+    ends_free(&world, &cancel).await;
+    assert_eq!(forbidden(&world, mark), None);
+    world.agent.assert_running();
+}
+
+/// Whether somebody on this machine has sent a SYN to this loopback port that is not answered.
+fn unanswered_syn(port: u16) -> bool {
+    const SYN_SENT: &str = "02";
+    let remote = format!("0100007F:{port:04X}");
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    table.lines().any(|line| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        fields.get(2) == Some(&remote.as_str()) && fields.get(3) == Some(&SYN_SENT)
+    })
+}
+
+/// The fault strikes in the middle of the cancel.
+async fn in_the_cancel(fault: Fault) {
+    let mut world = World::with_camera().await;
+    let tap = Tap::before(&world.pki, world.broker.addr, &["127.0.0.1"], DEVICE).await;
+    world.wire.lead_to(tap.addr);
+    let control = world.wire.control.clone();
+    world.start_premium().await;
+    tap.arm(Moment::MidPublish, fault, &control);
+    let cancel = cancel(&mut world).await;
+    until(format!("{fault:?} to be felt"), PATIENCE, || (control.bitten() > 0).then_some(())).await;
+    tokio::time::sleep(LASTS).await;
+    control.lift();
+    ends_free(&world, &cancel).await;
+    let mark = world.cloud.grants_asked();
+    world.agent.motion().await.moved().await;
+    holds("nothing leaves that Free forbids", LASTS, || forbidden(&world, mark)).await;
+    world.agent.assert_running();
+}
+
+/// The fault strikes in the middle of a paid upload. With `cancelled`, the cancel arrives while it lasts.
+async fn in_an_upload(fault: Fault, cancelled: bool) {
+    let mut world = World::with_camera().await;
+    let wire = Proxy::to(world.cloud.addr).await;
+    world.agent.config.cloud = format!("https://{}", wire.addr);
+    world.cloud.lock().origin = format!("https://{}", wire.addr);
+    // The store reads only the beginning, so that the fault finds the upload on its way.
+    world.cloud.lock().sink = Sink::StallAfter(8 * 1024);
+    world.start_premium().await;
+    let put = world.upload_in_flight(8 * 1024).await;
+    wire.control.inflict_upward(fault);
+    world.cloud.lock().sink = Sink::Swallow;
+    until(format!("{fault:?} to be felt"), PATIENCE, || (wire.control.bitten() > 0).then_some(())).await;
+    if !cancelled {
+        tokio::time::sleep(LASTS).await;
+        wire.control.lift();
+        let whole = |seen: &care_tests::cloud::CloudState| {
+            seen.puts.iter().find(|again| again.clip == put.clip && again.complete == Some(true)).cloned()
+        };
+        let stored = world.cloud.wait_for("the clip after all", RECONNECT, whole).await;
+        let asked = world.cloud.lock().asked.iter().find(|(_, asked)| asked.clip == put.clip).map(|(_, asked)| asked.clone()).unwrap();
+        let digest = ring::digest::digest(&ring::digest::SHA256, &stored.body);
+        let hex: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!((stored.body.len() as u64, hex), (asked.bytes, asked.sha256), "the clip is what was promised");
+        return;
+    }
+    let cancel = cancel(&mut world).await;
+    ends_free(&world, &cancel).await;
+    let (mark, puts) = (world.cloud.grants_asked(), world.cloud.lock().puts.len());
+    tokio::time::sleep(LASTS).await;
+    wire.control.lift();
+    world.agent.motion().await.moved().await;
+    holds("a cut clip stays cut", LASTS, || {
+        let again = world.cloud.lock().puts.iter().skip(puts).find(|again| again.clip == put.clip).map(|again| again.path.clone());
+        forbidden(&world, mark).or(again)
+    })
+    .await;
+    let whole = world.cloud.lock().puts.iter().any(|again| again.clip == put.clip && again.complete == Some(true));
+    // A wire that only delays may bring what had left before the cut, but never all of it: most was still in the camera.
+    assert!(!whole, "the clip was completed after the cancel");
+    world.agent.assert_running();
+}
+
+async fn case(phase: Phase, fault: Fault) {
+    match phase {
+        Phase::MidPublish => in_the_cancel(fault).await,
+        Phase::MidPut => in_an_upload(fault, true).await,
+        Phase::MidPutKept => in_an_upload(fault, false).await,
+        _ => on_the_way_in(phase, fault).await,
+    }
+}
+
+/// Runs these cases, some at a time, and names each that failed.
+async fn all(cases: Vec<(Phase, Fault)>, at_once: usize) {
+    let room = std::sync::Arc::new(Semaphore::new(at_once));
+    let started: Vec<_> = cases
+        .into_iter()
+        .map(|(phase, fault)| {
+            let room = room.clone();
+            let ended = tokio::spawn(async move {
+                let _place = room.acquire().await.expect("it is never closed");
+                let started = std::time::Instant::now();
+                case(phase, fault).await;
+                println!("{phase:?} × {fault:?}: {:.1} s", started.elapsed().as_secs_f64());
+            });
+            (phase, fault, ended)
+        })
+        .collect();
+    let mut failed = Vec::new();
+    let cases = started.len();
+    for (phase, fault, ended) in started {
+        if ended.await.is_err() {
+            failed.push(format!("{phase:?} × {fault:?}"));
+        }
+    }
+    println!("{} of {cases} cases passed", cases - failed.len());
+    assert!(failed.is_empty(), "failed: {}", failed.join(", "));
+}
+
+/// What the cases look for is there to be found: a paid camera does ask for what Free forbids.
+#[tokio::test]
+async fn a_paid_camera_asks_for_what_free_forbids() {
+    let mut world = World::with_camera().await;
+    world.start_premium().await;
+    world.move_until("a stored clip", |cloud| cloud.puts.iter().any(|put| put.complete == Some(true)).then_some(())).await;
+    assert!(forbidden(&world, 0).is_some(), "{:?}", world.cloud.lock().asked);
+}
+
+/// One fault for each phase, and no fault twice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fault_in_each_phase_leaves_the_right_mode() {
+    let cases = vec![
+        (Phase::Dns, Fault::Truncation),
+        (Phase::Tcp, Fault::Blackhole),
+        (Phase::Tls, Fault::Corruption),
+        (Phase::Connect, Fault::Stall),
+        (Phase::Subscribe, Fault::Reset),
+        (Phase::MidPublish, Fault::Close),
+        (Phase::MidPut, Fault::HalfOpen),
+        (Phase::MidPutKept, Fault::Refused),
+    ];
+    all(cases, 4).await;
+}
+
+/// `CARE_CASE=Tls` or `CARE_CASE=Tls,Stall` runs a part of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "minutes: make proof"]
+async fn every_fault_in_every_phase_leaves_the_right_mode() {
+    let wanted = std::env::var("CARE_CASE").unwrap_or_default();
+    let (phase_wanted, fault_wanted) = wanted.split_once(',').unwrap_or((&wanted, ""));
+    let of = |phase: Phase, fault: Fault| {
+        (phase_wanted.is_empty() || format!("{phase:?}") == phase_wanted)
+            && (fault_wanted.is_empty() || format!("{fault:?}") == fault_wanted)
+    };
+    let cases: Vec<_> = PHASES.into_iter().flat_map(|phase| Fault::ALL.map(|fault| (phase, fault))).filter(|(p, f)| of(*p, *f)).collect();
+    all(cases, 6).await;
+}

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Installs what building and testing needs from Debian 12, as far as it is missing. Quiet when nothing is.
+# Installs what building and testing needs from Debian 12, and the packages named as arguments, as far as it is missing. Quiet
+# when nothing is.
 #
 # Needs root or sudo only when something is missing. Rust itself (with rustfmt and clippy) is yours to install: see README.
 set -eu
@@ -8,14 +9,16 @@ set -eu
 build="gcc libc6-dev make pkg-config git ca-certificates libgstreamer1.0-dev libgstreamer-plugins-base1.0-dev"
 # To run them: GStreamer's elements, the broker, the time zones of bills.
 run="gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly mosquitto tzdata"
-# To test them: cameras, brokers and judges nobody here wrote, namespaces and captures, a browser, the rival agents.
+# To test them: cameras and judges nobody here wrote, namespaces and captures, a browser, the rival agents.
 test="gstreamer1.0-tools gstreamer1.0-libav gstreamer1.0-rtsp gir1.2-gst-rtsp-server-1.0 python3-gi ffmpeg mosquitto-clients
-    iproute2 tcpdump tshark chromium chromium-driver curl jq openssl sqlite3 python3 python3-paho-mqtt strace procps nats-server"
+    iproute2 tcpdump tshark chromium chromium-driver curl jq openssl sqlite3 python3 python3-paho-mqtt strace procps"
+# To test against other brokers. Their services are not wanted, here or after the next boot.
+brokers="nats-server rabbitmq-server"
 # To check with Rust 1.85 and against the advisories: the libraries of Debian's compiler, the archive's format.
 check="libedit2 libxml2 libz3-4 zstd"
 
 missing=
-for package in $build $run $test $check; do
+for package in $build $run $test $brokers $check "$@"; do
     if [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" != installed ]; then
         missing="$missing $package"
     fi
@@ -28,6 +31,13 @@ if [ -n "$missing" ]; then
     fi
     echo "deps.sh: installing$missing" >&2
     log=$(mktemp)
+    # Asked before any service is started (see invoke-rc.d). One that is there already has its reasons, and stays.
+    policy=/usr/sbin/policy-rc.d
+    if [ ! -e "$policy" ]; then
+        printf '#!/bin/sh\nexit 101\n' | $sudo tee "$policy" >/dev/null
+        $sudo chmod 755 "$policy"
+        trap '$sudo rm -f "$policy"' EXIT
+    fi
     # A package's own questions and its service are not wanted here.
     # shellcheck disable=SC2086 # one word per package
     if ! {
@@ -39,6 +49,16 @@ if [ -n "$missing" ]; then
         exit 1
     fi
     rm -f "$log"
+    for package in $missing; do
+        case $package in
+        nats-server | rabbitmq-server | mosquitto)
+            # Without systemd nothing starts it at boot either.
+            if command -v systemctl >/dev/null; then
+                $sudo systemctl --quiet disable "$package" 2>/dev/null || echo "deps.sh: could not disable the service $package" >&2
+            fi
+            ;;
+        esac
+    done
 fi
 
 for part in fmt clippy; do

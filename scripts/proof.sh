@@ -5,4 +5,8 @@ set -eu
 cd "$(dirname "$0")/.."
 "${CARGO:-cargo}" test --locked --workspace --lib -- --ignored --nocapture
 # The unit tests of the agent without GStreamer.
-exec "${CARGO:-cargo}" test --locked --workspace --no-default-features --lib
+"${CARGO:-cargo}" test --locked --workspace --no-default-features --lib
+# The network: every fault in every phase, five brokers, a cluster (docs/assurance-network.md).
+scripts/brokers.sh
+"${CARGO:-cargo}" build --locked --workspace --bins
+"${CARGO:-cargo}" test --locked --workspace --test scenarios -- --ignored --nocapture --test-threads 2

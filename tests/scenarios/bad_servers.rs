@@ -410,9 +410,8 @@ async fn s63_a_clip_waits_while_its_store_is_not_to_be_trusted() {
         cloud.grants = at(store.addr);
     }
     world.start_premium().await;
-    let mut motion = world.agent.motion().await;
     until("the clock to be confirmed", PATIENCE, || (world.cloud.entitlement_gets() > 0).then_some(())).await;
-    motion.moved().await;
+    world.move_until("a grant request", |cloud| (!cloud.asked.is_empty()).then_some(())).await;
     for (_, words) in &cases {
         world.agent.logged(0, words, |line| line.contains("clip not sent") && line.contains("tls: ") && line.contains(words)).await;
     }

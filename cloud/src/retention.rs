@@ -2,7 +2,11 @@
 //! is first marked in the database, then its object is deleted, and only when a listing of the store no longer shows the
 //! object is it booked as gone; until then it is tried again, so neither a crash nor a full disk leaves a clip behind.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use care_protocol::DeviceId;
 use rusqlite::{Connection, Transaction, params};
@@ -12,11 +16,14 @@ use crate::{
     cloud::Cloud,
     db::{DbError, now_us},
     issuer::{Camera, Issuer, camera, devices},
+    outbox,
     store::{GRANT_IN_USE_US, StoreError},
 };
 
 /// So many objects at a time, so that nobody waits long for the database.
 const BATCH: usize = 200;
+/// A broker that takes no document does not keep clips from being erased for longer.
+const GIVE_WAY: Duration = Duration::from_millis(250);
 
 /// Why clips could not be erased; the next look tries again.
 #[derive(Debug, Error)]
@@ -112,9 +119,20 @@ fn to_go(connection: &Connection) -> Result<BTreeMap<DeviceId, Vec<String>>, DbE
     Ok(clips)
 }
 
+/// Erasing holds the database, and a camera that is to stop waits for its document: that goes first, as long as the broker
+/// takes it.
+async fn let_documents_go_first(cloud: &Arc<Cloud>) -> Result<(), DbError> {
+    let deadline = Instant::now() + GIVE_WAY;
+    while Instant::now() < deadline && cloud.db.read_async(|connection| Ok(!outbox::due(connection, 1)?.is_empty())).await? {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    Ok(())
+}
+
 /// Marks what time has made too old, deletes all that is marked, and looks in the store whether it is gone.
 pub async fn sweep(cloud: &Arc<Cloud>) -> Result<(), RetentionError> {
     let now = cloud.clock.now_s();
+    let_documents_go_first(cloud).await?;
     loop {
         let issuer = cloud.issuer.clone();
         if !cloud.db.read_async(move |connection| work_to_do(connection, &issuer, now)).await? {

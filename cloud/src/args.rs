@@ -15,6 +15,9 @@ care-cloud: a stand-in for the Care cloud, made of real parts
       Runs everything. With no flag all of it is embedded and on loopback.
       --listen ADDR     API and clip store, HTTPS with client certificates   [127.0.0.1:8443]
       --portal ADDR     the portal's pages, HTTP on loopback                 [127.0.0.1:8480]
+      --portal-origin URL
+                        where browsers reach them, through a proxy that brings TLS: https://care.example
+      --demo            lets visitors of the portal in by a click
       --mqtt ADDR       where the embedded Mosquitto listens                 [127.0.0.1:8883]
       --broker URL      an external broker instead: mqtts://host:port, or mqtt:// on loopback
       --broker-ca, --broker-cert, --broker-key FILE
@@ -141,6 +144,10 @@ pub struct Run {
     pub listen: Option<SocketAddr>,
     /// The portal; loopback.
     pub portal: Option<SocketAddr>,
+    /// Where browsers reach the portal, if not there.
+    pub portal_origin: Option<String>,
+    /// The sign-in page says how to sign in.
+    pub demo: bool,
     /// The embedded broker.
     pub mqtt: Option<SocketAddr>,
     /// An external broker.
@@ -174,6 +181,8 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageE
     let mut run = Run {
         listen: None,
         portal: None,
+        portal_origin: None,
+        demo: false,
         mqtt: None,
         broker: None,
         broker_ca: None,
@@ -196,6 +205,8 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageE
             Short('V') | Long("version") => return Ok(Command::Version),
             Long("listen") => run.listen = Some(parser.value()?.parse()?),
             Long("portal") => run.portal = Some(parser.value()?.parse()?),
+            Long("portal-origin") => run.portal_origin = Some(parser.value()?.string()?),
+            Long("demo") => run.demo = true,
             Long("mqtt") => run.mqtt = Some(parser.value()?.parse()?),
             Long("broker") => run.broker = Some(parser.value()?.string()?),
             Long("broker-ca") => run.broker_ca = Some(parser.value()?.into()),
@@ -239,7 +250,13 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageE
         return Err(UsageError::Wrong("--lease is at least 1 second"));
     }
     if run.portal.is_some_and(|address| !address.ip().is_loopback()) {
-        return Err(UsageError::Wrong("--portal must be a loopback address: the page has no sign-in"));
+        return Err(UsageError::Wrong("--portal must be a loopback address: it speaks plain HTTP; put a proxy with TLS before it"));
+    }
+    if run.portal_origin.as_deref().is_some_and(|origin| !is_https_origin(origin)) {
+        return Err(UsageError::Wrong("--portal-origin is https://host or https://host:port, with nothing after it"));
+    }
+    if run.demo && run.portal_origin.is_some() {
+        return Err(UsageError::Wrong("--demo shows its passwords: not where others reach the portal (--portal-origin)"));
     }
     let words: Vec<_> = words.iter().map(String::as_str).collect();
     let needs = |command, option| UsageError::Missing { command, option };
@@ -300,6 +317,10 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageE
     }
 }
 
+fn is_https_origin(text: &str) -> bool {
+    url::Url::parse(text).is_ok_and(|url| url.scheme() == "https" && url.origin().ascii_serialization() == text)
+}
+
 fn default_data() -> PathBuf {
     let share = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
     let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/share"));
@@ -323,7 +344,18 @@ mod tests {
 
     #[test]
     fn mistakes_are_refused() {
-        for line in ["frobnicate", "cancel", "camera add --id A --model B", "--portal 0.0.0.0:80", "--lease 0", "--listen here", "camera"] {
+        for line in [
+            "frobnicate",
+            "cancel",
+            "camera add --id A --model B",
+            "--portal 0.0.0.0:80",
+            "--portal-origin http://care.example",
+            "--portal-origin https://care.example/",
+            "--demo --portal-origin https://care.example",
+            "--lease 0",
+            "--listen here",
+            "camera",
+        ] {
             assert!(parsed(line).is_err(), "{line}");
         }
     }

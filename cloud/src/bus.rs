@@ -46,6 +46,20 @@ pub enum News {
     },
 }
 
+impl News {
+    /// The camera it is about.
+    pub fn device(&self) -> &str {
+        match self {
+            Self::Issued { device, .. }
+            | Self::Published { device }
+            | Self::AtBroker { device }
+            | Self::Reported { device, .. }
+            | Self::Status { device }
+            | Self::Upload { device } => device,
+        }
+    }
+}
+
 /// The bus itself.
 #[derive(Debug, Clone)]
 pub struct Bus(broadcast::Sender<News>);

@@ -100,9 +100,23 @@ impl Cloud {
 
     /// Does what a person or an app store asked for, and lets everyone concerned know.
     pub async fn act(self: &Arc<Self>, action: Action) -> Result<Done, ActionError> {
+        self.act_and(action, |_, _| Ok(())).await
+    }
+
+    /// The same, with something that belongs to it and is written with it.
+    pub async fn act_and(
+        self: &Arc<Self>,
+        action: Action,
+        also: impl FnOnce(&Transaction<'_>, &Done) -> Result<(), DbError> + Send + 'static,
+    ) -> Result<Done, ActionError> {
         let issuer = self.issuer.clone();
         let now = self.clock.now_s();
-        let done = self.change(move |tx| issuer.act(tx, &action, now), |done| &done.issued).await?;
+        let work = move |tx: &Transaction<'_>| {
+            let done = issuer.act(tx, &action, now)?;
+            also(tx, &done)?;
+            Ok(done)
+        };
+        let done = self.change(work, |done| &done.issued).await?;
         for order in &done.back {
             tracing::info!(order = order.id, amount_minor = order.refund.amount_minor, kind = %order.refund.kind, "money back");
         }

@@ -11,6 +11,8 @@ use std::{
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use thiserror::Error;
 
+use crate::portal::{clicks, session};
+
 /// What can go wrong with the database.
 #[derive(Debug, Error)]
 pub enum DbError {
@@ -46,7 +48,7 @@ pub struct Db {
 
 /// The steps from one version of the database to the next; `user_version` counts those that are done. A step that was
 /// released is never changed. The first one was made without counting: it may have been done at 0 too.
-const STEPS: [&str; 3] = [FIRST, MONEY_AND_RETENTION, PEOPLE_AND_PAYMENTS];
+const STEPS: [&str; 5] = [FIRST, MONEY_AND_RETENTION, PEOPLE_AND_PAYMENTS, session::TABLE, clicks::TABLE];
 
 const FIRST: &str = "
 CREATE TABLE IF NOT EXISTS accounts (

@@ -30,7 +30,7 @@ use crate::{
     keys::{Keys, KeysError},
     link::{self, BrokerAddress},
     pki::{Authority, CLOUD_NAME, Identity, Pki, PkiError, client_config},
-    portal,
+    portal::{self, DemoPerson, session::ENGINEER},
     provision::{ProvisionError, provision},
     schedule, serve,
     store::{Store, StoreError},
@@ -154,7 +154,8 @@ impl Running {
 
         let mut tasks = JoinSet::new();
         tasks.spawn(serve::accept_tls(api_listener, pki.server_config()?, api::router(cloud.clone())));
-        let pages = portal::router(cloud.clone());
+        let demo = if options.demo { demo_people(&cloud)? } else { vec![] };
+        let pages = portal::Portal::new(cloud.clone(), options.portal_origin.clone(), demo).router();
         tasks.spawn(async move {
             if let Err(e) = axum::serve(portal_listener, pages).await {
                 tracing::error!("the portal's listener: {e}");
@@ -221,6 +222,16 @@ fn ensure_demo_account(data: &DataDir, db: &Db) -> Result<(), SetupError> {
     let hash = PasswordHash::new(&sign_in.password)?;
     write_private(&data.path(SIGN_IN_FILE), &serde_json::to_vec_pretty(&sign_in).expect("plain data"))?;
     Ok(db.transact(|tx| accounts::set_sign_in(tx, &sign_in.account, &sign_in.login, &hash, now_s()))?)
+}
+
+/// Whom the sign-in page of the demo lets in by a click.
+fn demo_people(cloud: &Cloud) -> Result<Vec<DemoPerson>, SetupError> {
+    let path = cloud.data.path(SIGN_IN_FILE);
+    let damaged = |why: String| DataError::Damaged { path: path.clone(), why };
+    let text = read_if_there(&path)?.ok_or_else(|| damaged("--demo needs it, and it is missing".into()))?;
+    let owner: SignIn = serde_json::from_slice(&text).map_err(|e| damaged(e.to_string()))?;
+    let engineer = DemoPerson { role: "engineer", id: ENGINEER.into(), password: cloud.operator.clone() };
+    Ok(vec![DemoPerson { role: "owner", id: owner.login, password: owner.password }, engineer])
 }
 
 /// How to sign in to the demo account, as the data directory has it.

@@ -95,7 +95,9 @@ pub struct SwitchView {
     pub next: Option<(String, u64)>,
     /// Money that went back.
     pub order: Option<OrderView>,
-    /// Microseconds since 1970, as the following.
+    /// Microseconds since 1970, as the following: the click that caused it reached the portal.
+    pub clicked_us: Option<i64>,
+    /// It was signed.
     pub issued_us: i64,
     /// Handed to the broker's connection.
     pub published_us: Option<i64>,
@@ -130,6 +132,12 @@ pub async fn read(cloud: &Arc<Cloud>) -> Result<State, DbError> {
     cloud.db.read_async(move |connection| read_from(&reader, connection)).await
 }
 
+/// The last documents of an account, or of all, newest first.
+pub async fn switches_of(cloud: &Arc<Cloud>, account: Option<String>, most: usize) -> Result<Vec<SwitchView>, DbError> {
+    let transfers = cloud.transfers.view();
+    cloud.db.read_async(move |connection| switches(connection, &transfers, account.as_deref(), most)).await
+}
+
 fn read_from(cloud: &Cloud, connection: &Connection) -> Result<State, DbError> {
     let transfers = cloud.transfers.view();
     let mut cameras = Vec::new();
@@ -140,7 +148,7 @@ fn read_from(cloud: &Cloud, connection: &Connection) -> Result<State, DbError> {
         now_us: now_us(),
         broker_running: cloud.broker.as_ref().map(|broker| broker.pid().is_some()),
         cameras,
-        switches: switches(connection, &transfers)?,
+        switches: switches(connection, &transfers, None, SWITCHES)?,
         clips_stored: connection
             .query_row("SELECT count(*) FROM clips WHERE stored_at IS NOT NULL AND erased_at IS NULL", [], |r| r.get(0))?,
         transfers,
@@ -187,14 +195,16 @@ fn camera(cloud: &Cloud, connection: &Connection, device: &DeviceId) -> Result<C
     })
 }
 
-fn switches(connection: &Connection, transfers: &[TransferView]) -> Result<Vec<SwitchView>, DbError> {
+fn switches(connection: &Connection, transfers: &[TransferView], account: Option<&str>, most: usize) -> Result<Vec<SwitchView>, DbError> {
     let mut statement = connection.prepare_cached(
         "SELECT d.device, d.body, d.report, d.reported_at, o.issued_at, o.published_at, o.acked_at, o.tries,
                 (SELECT body FROM documents b WHERE b.device = d.device AND (b.epoch, b.seq) < (d.epoch, d.seq)
-                 ORDER BY b.epoch DESC, b.seq DESC LIMIT 1)
-         FROM documents d JOIN outbox o ON o.document = d.id ORDER BY d.id DESC LIMIT ?1",
+                   AND (?2 IS NULL OR b.body ->> 'account' = ?2) ORDER BY b.epoch DESC, b.seq DESC LIMIT 1),
+                (SELECT at FROM clicks c WHERE c.document = d.id)
+         FROM documents d JOIN outbox o ON o.document = d.id
+         WHERE ?2 IS NULL OR d.body ->> 'account' = ?2 ORDER BY d.id DESC LIMIT ?1",
     )?;
-    let rows = statement.query_map([SWITCHES], |row| {
+    let rows = statement.query_map(params![most, account], |row| {
         let view = SwitchView {
             device: row.get::<_, String>(0)?.parse().map_err(|_| rusqlite::Error::InvalidQuery)?,
             epoch: 0,
@@ -204,6 +214,7 @@ fn switches(connection: &Connection, transfers: &[TransferView]) -> Result<Vec<S
             reason: String::new(),
             next: None,
             order: None,
+            clicked_us: row.get(9)?,
             issued_us: row.get(4)?,
             published_us: row.get(5)?,
             acked_us: row.get(6)?,

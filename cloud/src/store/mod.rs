@@ -250,6 +250,11 @@ impl Store {
         Ok(())
     }
 
+    /// The origin of an external store: browsers fetch clips there.
+    pub fn elsewhere(&self) -> Option<String> {
+        (!self.is_embedded()).then(|| self.bucket.base_url().origin().ascii_serialization())
+    }
+
     /// Deletes a clip of the embedded store; a failure is logged. Whether nothing of it is in the way any more.
     pub fn delete(&self, device: &DeviceId, clip: &str) -> bool {
         let Some(embedded) = self.here() else { return false };

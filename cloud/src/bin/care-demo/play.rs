@@ -56,7 +56,7 @@ impl Play {
         let agent = program("KASA_CARE_AGENT", "kasa-care-agent")?;
 
         let mut command = Command::new(&care_cloud);
-        command.arg("--data").arg(&data);
+        command.arg("--demo").arg("--data").arg(&data);
         for flag in ["--listen", "--portal", "--mqtt"] {
             command.args([flag, "127.0.0.1:0"]);
         }

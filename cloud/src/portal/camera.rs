@@ -1,0 +1,134 @@
+//! One camera's page: its clips, and one of them to watch. And the clips themselves.
+
+use std::sync::Arc;
+
+use askama::Template;
+use axum::{
+    extract::{Path, Query, State},
+    http::{HeaderMap, StatusCode},
+    response::{IntoResponse as _, Response},
+};
+use care_protocol::DeviceId;
+use jiff::tz::TimeZone;
+use serde::Deserialize;
+
+use super::{
+    Portal,
+    cameras::account_of,
+    card::Card,
+    frame::Frame,
+    language::{Language, machine_time},
+    page::{failed, html, refusal},
+    visitor::{Owner, Visitor},
+    words::{fill, name_of},
+};
+use crate::{
+    account_view::{self, AccountView, CameraView, ClipView},
+    db::now_us,
+    playback,
+};
+
+#[derive(Template)]
+#[template(path = "camera.html")]
+struct Page {
+    frame: Frame,
+    camera: Card,
+    kept: String,
+    shown: Option<Clip>,
+    gone: bool,
+    clips: Vec<Clip>,
+}
+
+struct Clip {
+    id: String,
+    url: String,
+    is_picture: bool,
+    words: String,
+    kind: String,
+    at: String,
+    machine_time: String,
+    length: String,
+    size: String,
+    shown: bool,
+}
+
+/// Which clip to show.
+#[derive(Deserialize)]
+pub struct Asked {
+    clip: Option<String>,
+}
+
+/// A camera of this account.
+pub fn camera_of<'v>(view: &'v AccountView, id: &str) -> Option<&'v CameraView> {
+    view.cameras.iter().find(|camera| camera.device.as_str() == id)
+}
+
+/// The answer that there is none.
+pub fn no_camera(visitor: &Visitor) -> Response {
+    refusal(visitor, StatusCode::NOT_FOUND, name_of(&visitor.language.words().refusal, "no_camera"))
+}
+
+/// The page.
+pub async fn page(
+    State(portal): State<Arc<Portal>>,
+    Owner { account, visitor }: Owner,
+    Path(id): Path<String>,
+    Query(asked): Query<Asked>,
+) -> Response {
+    let view = match account_of(&portal.cloud, &account, &visitor).await {
+        Ok(view) => view,
+        Err(answer) => return answer,
+    };
+    let Some(camera) = camera_of(&view, &id) else { return no_camera(&visitor) };
+    let clips = match account_view::clips(&portal.cloud, &account, &camera.device).await {
+        Ok(clips) => clips,
+        Err(e) => return failed(&visitor, &e.into()),
+    };
+    let (language, zone) = (visitor.language, &visitor.zone);
+    let words = language.words();
+    let shown = match &asked.clip {
+        Some(asked) => clips.iter().find(|clip| clip.clip == *asked),
+        None => clips.first(),
+    };
+    let shown_id = shown.map(|clip| clip.clip.clone());
+    let count = language.count(camera.clips, &words.clips_one, &words.clips_other);
+    let values = [("clips", count), ("size", language.size(camera.clip_bytes)), ("history", language.history(camera.history_h))];
+    html(&Page {
+        camera: Card::new(language, zone, &view, camera, &portal.cloud.transfers.view(), now_us()),
+        kept: fill(&words.kept_words, &values.each_ref().map(|(name, value)| (*name, value.as_str()))),
+        gone: asked.clip.is_some(),
+        shown: shown.map(|clip| Clip::new(language, zone, clip, shown_id.as_deref())),
+        clips: clips.iter().map(|clip| Clip::new(language, zone, clip, shown_id.as_deref())).collect(),
+        frame: visitor.frame(),
+    })
+}
+
+impl Clip {
+    fn new(language: Language, zone: &TimeZone, clip: &ClipView, shown: Option<&str>) -> Self {
+        let words = language.words();
+        let (kind, at) = (name_of(&words.clip_kind, &clip.kind), language.moment(clip.started_ms / 1000, zone));
+        Self {
+            id: clip.clip.clone(),
+            url: format!("/cameras/{}/clips/{}", clip.device, clip.clip),
+            is_picture: clip.kind == "snapshot",
+            words: fill(&words.clip_words, &[("kind", &kind), ("at", &at)]),
+            machine_time: machine_time(clip.started_ms / 1000),
+            length: language.span(i64::try_from(clip.duration_ms).unwrap_or(i64::MAX).saturating_mul(1000)),
+            size: language.size(clip.bytes),
+            shown: shown == Some(&clip.clip),
+            kind,
+            at,
+        }
+    }
+}
+
+/// A clip's bytes, for the account's own owner.
+pub async fn clip(
+    State(portal): State<Arc<Portal>>,
+    Owner { account, .. }: Owner,
+    Path((id, clip)): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Response {
+    let Ok(device) = id.parse::<DeviceId>() else { return StatusCode::NOT_FOUND.into_response() };
+    playback::serve(&portal.cloud, &account, &device, &clip, &headers).await
+}

@@ -1,0 +1,200 @@
+//! A camera as its owner sees it, in words: the same on the page of all cameras and on its own.
+
+use jiff::tz::TimeZone;
+
+use super::{
+    language::Language,
+    page::Notice,
+    words::{fill, judgement, name_of},
+};
+use crate::{
+    account_view::{AccountView, CameraView, ClipView, SubscriptionView},
+    catalogue::Tier,
+    issuer::Phase,
+    store::TransferView,
+};
+
+/// The camera.
+#[derive(Debug)]
+pub struct Card {
+    /// Its id.
+    pub device: String,
+    /// Its model.
+    pub model: String,
+    /// Its plan, as a code.
+    pub plan_code: &'static str,
+    /// And in words.
+    pub plan: String,
+    /// Whether it is there, as a code.
+    pub status_code: String,
+    /// And in words.
+    pub status: String,
+    /// What its upload does.
+    pub mode: String,
+    /// How long its clips are kept.
+    pub history: String,
+    /// What is kept.
+    pub clips: String,
+    /// What its owner should know.
+    pub notices: Vec<Notice>,
+    /// What it uploads just now.
+    pub upload: Option<Upload>,
+    /// What it said last.
+    pub report: String,
+    /// The order it is paid with.
+    pub order: Option<String>,
+    /// Its newest clip.
+    pub picture: Option<Picture>,
+    /// It has a paid plan, or waits for one.
+    pub paid: bool,
+    /// That is ended here.
+    pub cancellable: bool,
+    /// What a screen reader says when it changes.
+    pub said: String,
+}
+
+/// An upload under way.
+#[derive(Debug)]
+pub struct Upload {
+    /// What.
+    pub words: String,
+    /// How much of it.
+    pub amount: String,
+    /// And in percent.
+    pub percent: u64,
+}
+
+/// The newest clip: a snapshot is a picture, anything else shows its first frame.
+#[derive(Debug)]
+pub enum Picture {
+    /// A JPEG.
+    Snapshot {
+        /// The clip.
+        clip: String,
+        /// What it is.
+        alt: String,
+    },
+    /// A video.
+    Clip {
+        /// The clip.
+        clip: String,
+        /// What it is.
+        alt: String,
+    },
+}
+
+impl Card {
+    /// The card of one camera of an account.
+    pub fn new(
+        language: Language,
+        zone: &TimeZone,
+        account: &AccountView,
+        camera: &CameraView,
+        transfers: &[TransferView],
+        now_us: i64,
+    ) -> Self {
+        let words = language.words();
+        let plan_code = camera.plan.as_str();
+        let plan = name_of(&words.plan, plan_code);
+        let status = name_of(&words.status, &camera.status);
+        let running =
+            transfers.iter().rev().find(|transfer| transfer.device == camera.device && transfer.ended_us.is_none() && !transfer.revoked);
+        let subscription = camera.subscription.as_ref();
+        Self {
+            device: camera.device.to_string(),
+            model: camera.model.clone(),
+            said: fill(&words.said, &[("model", &camera.model), ("plan", &plan), ("status", &status)]),
+            plan,
+            plan_code,
+            status,
+            status_code: camera.status.clone(),
+            mode: name_of(&words.mode, camera.mode.map_or("unknown", |mode| mode.as_str())),
+            history: language.history(camera.history_h),
+            clips: match camera.clips {
+                0 => words.none.clone(),
+                n => {
+                    let clips = language.count(n, &words.clips_one, &words.clips_other);
+                    fill(&words.clips_and_size, &[("clips", &clips), ("size", &language.size(camera.clip_bytes))])
+                }
+            },
+            notices: notices(language, zone, account, camera),
+            upload: running.map(|transfer| Upload {
+                words: words.uploading.clone(),
+                amount: fill(
+                    &words.of_size,
+                    &[("received", &language.size(transfer.received)), ("expected", &language.size(transfer.expected))],
+                ),
+                percent: (transfer.received * 100).checked_div(transfer.expected).unwrap_or(0),
+            }),
+            report: report(language, camera, now_us),
+            order: subscription.map(|subscription| subscription.order_id.clone()),
+            picture: camera.latest.as_ref().map(|clip| picture(language, zone, clip)),
+            paid: subscription.is_some(),
+            cancellable: subscription.is_some_and(|subscription| subscription.changes_here),
+        }
+    }
+}
+
+fn picture(language: Language, zone: &TimeZone, clip: &ClipView) -> Picture {
+    let words = language.words();
+    let at = language.moment(clip.started_ms / 1000, zone);
+    let (clip, id) = (clip, clip.clip.clone());
+    match clip.kind.as_str() {
+        "snapshot" => Picture::Snapshot { clip: id, alt: fill(&words.picture_of, &[("at", &at)]) },
+        _ => Picture::Clip { clip: id, alt: fill(&words.clip_of, &[("at", &at)]) },
+    }
+}
+
+fn report(language: Language, camera: &CameraView, now_us: i64) -> String {
+    let words = language.words();
+    let Some((report, at)) = camera.report.as_ref().zip(camera.reported_us) else { return words.no_report.clone() };
+    fill(
+        &words.last_report,
+        &[
+            ("ago", &language.ago((now_us - at).max(0))),
+            ("judgement", &judgement(words, report)),
+            ("position", &format!("{}.{}", report.epoch, report.seq)),
+            ("agent", &report.agent),
+        ],
+    )
+}
+
+/// What the owner of a camera should know about it.
+fn notices(language: Language, zone: &TimeZone, account: &AccountView, camera: &CameraView) -> Vec<Notice> {
+    let words = language.words();
+    let mut notices = Vec::new();
+    if camera.silent {
+        notices.push(Notice::warning("silent", words.silent.as_str()));
+    }
+    if camera.seatless {
+        notices.push(Notice::new("seatless", fill(&words.seatless, &[("seats", &language.number(account.seats as u64))])));
+    }
+    if let Some(subscription) = &camera.subscription {
+        notices.extend(about(language, zone, subscription));
+    }
+    let said_already = camera.subscription.as_ref().is_some_and(|subscription| subscription.trial || subscription.phase == Phase::Grace);
+    if let Some(next) = camera.next.as_ref().filter(|_| !said_already) {
+        let values = [("plan", name_of(&words.plan, &next.plan)), ("at", language.moment(next.at, zone))];
+        notices.push(Notice::new("next", fill(&words.changes_to, &values.each_ref().map(|(name, value)| (*name, value.as_str())))));
+    }
+    notices
+}
+
+/// What the owner of a subscription should know about it.
+pub fn about(language: Language, zone: &TimeZone, subscription: &SubscriptionView) -> Option<Notice> {
+    let words = language.words();
+    let due = language.moment(subscription.due_at, zone);
+    let plan = name_of(&words.plan, subscription.plan.as_str());
+    let values = [("plan", plan.as_str()), ("at", due.as_str())];
+    match subscription.phase {
+        _ if subscription.trial => Some(Notice::new("trial", fill(&words.trial_runs, &values))),
+        Phase::Grace => Some(Notice::warning("grace", fill(&words.payment_grace, &values)).leading_to("/orders", words.orders.as_str())),
+        Phase::Hold => Some(Notice::warning("hold", fill(&words.payment_hold, &values)).leading_to("/orders", words.orders.as_str())),
+        _ if !subscription.changes_here && subscription.plan != Tier::Free => {
+            let store = name_of(&words.channel, subscription.channel.as_str());
+            let until = language.moment(subscription.period_end, zone);
+            Some(Notice::new("in-app", fill(&words.bought_in, &[("store", store.as_str()), ("at", until.as_str())])))
+        }
+        _ => None,
+    }
+}

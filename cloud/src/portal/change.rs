@@ -1,0 +1,189 @@
+//! What takes something away: *Cancel Subscription*, and downgrading. The page shows what will be erased and what is given
+//! back; what is then confirmed is booked exactly so, or not at all.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use askama::Template;
+use axum::{
+    extract::{Path, State},
+    http::StatusCode,
+    response::{IntoResponse as _, Redirect, Response},
+};
+use care_protocol::{DeviceId, RefundKind};
+use serde::Deserialize;
+
+use super::{
+    Portal,
+    camera::{camera_of, no_camera},
+    cameras::account_of,
+    frame::Frame,
+    language::Language,
+    page::{failed, html, refusal},
+    visitor::{Owner, Posted, Visitor},
+    words::{fill, name_of},
+};
+use crate::{
+    account_view::AccountView,
+    actions::{Action, Offer, Quote},
+};
+
+#[derive(Template)]
+#[template(path = "confirm.html")]
+struct Confirm {
+    frame: Frame,
+    title: String,
+    action: String,
+    back: String,
+    button: String,
+    consequence: String,
+    changes: Vec<String>,
+    erased: String,
+    money: String,
+    losses: Vec<Loss>,
+    hidden: Vec<(&'static str, String)>,
+    order: String,
+}
+
+struct Loss {
+    device: String,
+    history: String,
+    erased: String,
+    stays: String,
+}
+
+/// Which of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum What {
+    Cancel,
+    Downgrade,
+}
+
+impl What {
+    fn read(name: &str) -> Option<Self> {
+        match name {
+            "cancel" => Some(Self::Cancel),
+            "downgrade" => Some(Self::Downgrade),
+            _ => None,
+        }
+    }
+}
+
+/// Asks first.
+pub async fn confirm(
+    State(portal): State<Arc<Portal>>,
+    Owner { account, visitor }: Owner,
+    Path((id, name)): Path<(String, String)>,
+) -> Response {
+    let (what, device, view) = match find(&portal, &account, &visitor, &id, &name).await {
+        Ok(found) => found,
+        Err(answer) => return answer,
+    };
+    let (issuer, asked, now) = (portal.cloud.issuer.clone(), device.clone(), portal.cloud.clock.now_s());
+    match portal.cloud.db.transact_async(move |tx| issuer.offer(tx, &asked, what == What::Downgrade, now)).await {
+        Ok(offer) => html(&page(&visitor, &view, what, &device, &offer)),
+        Err(e) => failed(&visitor, &e),
+    }
+}
+
+async fn find(portal: &Portal, account: &str, visitor: &Visitor, id: &str, name: &str) -> Result<(What, DeviceId, AccountView), Response> {
+    let no_page = || refusal(visitor, StatusCode::NOT_FOUND, visitor.language.words().no_such_page.clone());
+    let what = What::read(name).ok_or_else(no_page)?;
+    let view = account_of(&portal.cloud, account, visitor).await?;
+    let device = camera_of(&view, id).ok_or_else(|| no_camera(visitor))?.device.clone();
+    Ok((what, device, view))
+}
+
+fn page(visitor: &Visitor, view: &AccountView, what: What, device: &DeviceId, offer: &Offer) -> Confirm {
+    let language = visitor.language;
+    let words = language.words();
+    let models: BTreeMap<_, _> = view.cameras.iter().map(|camera| (&camera.device, camera)).collect();
+    let called = |device: &DeviceId| match models.get(device) {
+        Some(camera) => format!("{} ({device})", camera.model),
+        None => device.to_string(),
+    };
+    let changes = offer.plans.iter().map(|change| {
+        let (from, to) = (name_of(&words.plan, change.from.as_deref().unwrap_or("none")), name_of(&words.plan, &change.to));
+        fill(&words.plan_changes, &[("camera", &called(&change.device)), ("from", &from), ("to", &to)])
+    });
+    let (clips, bytes) = offer.losses.iter().fold((0, 0), |(clips, bytes), loss| (clips + loss.clips, bytes + loss.bytes));
+    let amount = language.money(offer.amount_minor, &offer.currency);
+    let (title, button, consequence) = match (what, offer.plan) {
+        (What::Downgrade, _) => (&words.downgrade_title, &words.downgrade, &words.ends_downgrade),
+        (What::Cancel, "premium") => (&words.cancel_title, &words.remove, &words.ends_premium),
+        (What::Cancel, _) => (&words.cancel_title, &words.remove, &words.ends_plus),
+    };
+    Confirm {
+        title: title.clone(),
+        action: format!("/cameras/{device}/{}", if what == What::Downgrade { "downgrade" } else { "cancel" }),
+        back: "/".into(),
+        button: button.clone(),
+        consequence: consequence.clone(),
+        changes: changes.collect(),
+        erased: match clips {
+            0 => words.erases_nothing.clone(),
+            n => {
+                let clips = language.count(n, &words.clips_one, &words.clips_other);
+                fill(&words.erases, &[("clips", &clips), ("size", &language.size(bytes))])
+            }
+        },
+        money: match (offer.amount_minor, offer.kind) {
+            (0, _) => words.gives_nothing.clone(),
+            (_, RefundKind::Refund) => fill(&words.gives_refund, &[("amount", &amount)]),
+            (_, RefundKind::Credit) => fill(&words.gives_credit, &[("amount", &amount)]),
+        },
+        losses: losses(language, offer),
+        hidden: vec![
+            ("order_id", offer.order_id.clone()),
+            ("kind", offer.kind.to_string()),
+            ("amount_minor", offer.amount_minor.to_string()),
+            ("at", offer.at.to_string()),
+        ],
+        order: offer.order_id.clone(),
+        frame: visitor.frame(),
+    }
+}
+
+fn losses(language: Language, offer: &Offer) -> Vec<Loss> {
+    let words = language.words();
+    let count = |n| language.count(n, &words.clips_one, &words.clips_other);
+    let history = |device: &DeviceId| offer.plans.iter().find(|change| change.device == *device).map_or(0, |change| change.history_h);
+    let row = |loss: &crate::preview::Loss| Loss {
+        device: loss.device.to_string(),
+        history: language.history(history(&loss.device)),
+        erased: fill(&words.clips_and_size, &[("clips", &count(loss.clips)), ("size", &language.size(loss.bytes))]),
+        stays: count(loss.kept),
+    };
+    offer.losses.iter().map(row).collect()
+}
+
+/// What was shown and confirmed.
+#[derive(Deserialize)]
+pub struct Confirmed {
+    order_id: String,
+    kind: RefundKind,
+    amount_minor: u64,
+    at: u64,
+}
+
+/// Does it.
+pub async fn act(
+    State(portal): State<Arc<Portal>>,
+    Owner { account, visitor }: Owner,
+    Path((id, name)): Path<(String, String)>,
+    posted: Posted<Confirmed>,
+) -> Response {
+    let (what, camera, _) = match find(&portal, &account, &visitor, &id, &name).await {
+        Ok(found) => found,
+        Err(answer) => return answer,
+    };
+    let Confirmed { order_id, kind, amount_minor, at } = posted.form;
+    let quote = Some(Quote { order_id, kind, amount_minor, at });
+    let action = match what {
+        What::Cancel => Action::Cancel { camera, quote },
+        What::Downgrade => Action::Downgrade { camera, quote },
+    };
+    match portal.act(action, posted.at).await {
+        Ok(_) => Redirect::to("/").into_response(),
+        Err(e) => failed(&visitor, &e),
+    }
+}

@@ -1,0 +1,210 @@
+//! The engineers' page: what was sent, what came back with its figures, who has not answered; and the faults, each by a
+//! click. How long a switch takes from click to report is measured here, over what really happened.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use askama::Template;
+use axum::{
+    extract::State,
+    response::{IntoResponse as _, Redirect, Response},
+};
+use serde::Deserialize;
+
+use super::{
+    Portal,
+    clicks::Waits,
+    fault::{self, FAULTS, Fault},
+    frame::Frame,
+    language::Language,
+    page::{failed, html},
+    state::{self, CameraView, State as Known},
+    switches::{Row, row},
+    visitor::{Engineer, Posted, Visitor},
+    words::{fill, name_of},
+};
+use crate::{
+    db::{DbError, now_us},
+    engineers::{Overview, ReportView},
+};
+
+const SWITCHES: usize = 12;
+const REPORTS: usize = 40;
+const CLICKS: usize = 200;
+
+/// What was played last, and what came of it.
+pub type Played = Mutex<Option<(&'static str, Result<String, String>)>>;
+
+#[derive(Template)]
+#[template(path = "engineers.html")]
+struct Page {
+    frame: Frame,
+    figures: Vec<(&'static str, String, String)>,
+    clicks_words: String,
+    played: Option<(String, String, bool)>,
+    silent: Vec<Camera>,
+    cameras: Vec<Camera>,
+    faults: Vec<Button>,
+    switches: Vec<Row>,
+    reports: Vec<Line>,
+}
+
+struct Camera {
+    device: String,
+    model: String,
+    account: String,
+    plan_code: String,
+    plan: String,
+    status_code: String,
+    status: String,
+    mode: String,
+    position: String,
+    since: String,
+}
+
+struct Button {
+    code: &'static str,
+    name: String,
+    says: String,
+    on_camera: bool,
+}
+
+struct Line {
+    device: String,
+    at: String,
+    position: String,
+    outcome: String,
+    outcome_code: &'static str,
+    reason: String,
+    cause: String,
+    mode: String,
+    transfers: String,
+    micros: String,
+    bytes_after: String,
+    erased: String,
+}
+
+/// The page.
+pub async fn page(State(portal): State<Arc<Portal>>, Engineer(visitor): Engineer) -> Response {
+    match look(&portal, &visitor).await {
+        Ok(page) => html(&page),
+        Err(e) => failed(&visitor, &e.into()),
+    }
+}
+
+async fn look(portal: &Arc<Portal>, visitor: &Visitor) -> Result<Page, DbError> {
+    let cloud = &portal.cloud;
+    let known = state::read(cloud).await?;
+    let overview = cloud.overview().await?;
+    let waits = cloud.db.read_async(|connection| Waits::read(connection, CLICKS)).await?;
+    let language = visitor.language;
+    let words = language.words();
+    let played = portal.played.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    Ok(Page {
+        frame: visitor.frame(),
+        figures: figures(language, &known, &waits, &overview),
+        clicks_words: match waits.count() {
+            0 => words.no_clicks.clone(),
+            n => fill(&words.click_words, &[("n", &language.number(n as u64))]),
+        },
+        played: played.map(|(code, done)| {
+            let wrong = done.is_err();
+            (name_of(&words.fault, code), done.unwrap_or_else(|why| why), wrong)
+        }),
+        silent: known.cameras.iter().filter(|camera| camera.silent).map(|camera| self::camera(language, camera)).collect(),
+        cameras: known.cameras.iter().map(|camera| self::camera(language, camera)).collect(),
+        faults: FAULTS
+            .iter()
+            .map(|fault| Button {
+                code: fault.code,
+                name: name_of(&words.fault, fault.code),
+                says: name_of(&words.fault_says, fault.code),
+                on_camera: fault.on_camera,
+            })
+            .collect(),
+        switches: known.switches.iter().take(SWITCHES).map(|switch| row(language, &visitor.zone, switch)).collect(),
+        reports: overview.reports.iter().take(REPORTS).map(|report| line(language, visitor, report)).collect(),
+    })
+}
+
+/// Id, name and value of each figure.
+fn figures(language: Language, known: &Known, waits: &Waits, overview: &Overview) -> Vec<(&'static str, String, String)> {
+    let words = language.words();
+    let span = |percent| waits.percentile(percent).map_or_else(|| "–".into(), |micros| language.span(micros));
+    let broker = match known.broker_running {
+        Some(true) => &words.broker_runs,
+        Some(false) => &words.broker_stands,
+        None => &words.broker_external,
+    };
+    let online = known.cameras.iter().filter(|camera| camera.status == "online").count();
+    let online = format!("{} / {}", language.number(online as u64), language.number(known.cameras.len() as u64));
+    vec![
+        ("p50", words.click_p50.clone(), span(50)),
+        ("p90", words.click_p90.clone(), span(90)),
+        ("clicks", words.click_count.clone(), language.number(waits.count() as u64)),
+        ("online", words.cameras_online.clone(), online),
+        ("broker", words.broker.clone(), broker.clone()),
+        ("keyset", words.keyset.clone(), format!("{} · {}", overview.keyset, overview.kid)),
+        ("simulated", words.simulated.clone(), language.number(overview.simulated as u64)),
+        ("stored", words.clips_stored.clone(), language.number(known.clips_stored)),
+    ]
+}
+
+fn camera(language: Language, camera: &CameraView) -> Camera {
+    let words = language.words();
+    let mode = camera.report.as_ref().map_or("unknown", |report| report.mode.as_str());
+    Camera {
+        device: camera.device.to_string(),
+        model: camera.model.clone(),
+        account: if camera.bound { camera.account.clone() } else { "–".into() },
+        plan: name_of(&words.plan, &camera.plan),
+        plan_code: camera.plan.clone(),
+        status: name_of(&words.status, &camera.status),
+        status_code: camera.status.clone(),
+        mode: mode.to_owned(),
+        position: format!("{}.{}", camera.epoch, camera.seq),
+        since: camera
+            .reported_us
+            .map_or_else(|| words.no_report.clone(), |at| fill(&words.last_heard, &[("ago", &language.ago((now_us() - at).max(0)))])),
+    }
+}
+
+/// A report with its figures. Codes are not translated here: engineers look for them in logs.
+fn line(language: Language, visitor: &Visitor, ReportView { received_us, report }: &ReportView) -> Line {
+    let judged = report.judged.map(|judged| format!("{}.{}", judged.epoch, judged.seq));
+    let some = |there: bool, text: String| if there { text } else { "–".into() };
+    let cut = report.cut.transfers > 0;
+    Line {
+        device: report.device.to_string(),
+        at: language.clock(u64::try_from(received_us / 1_000_000).unwrap_or(0), &visitor.zone),
+        position: judged.unwrap_or_else(|| format!("{}.{}", report.epoch, report.seq)),
+        outcome: report.outcome.to_string(),
+        outcome_code: report.outcome.as_str(),
+        reason: report.reason.clone(),
+        cause: report.cause.to_string(),
+        mode: report.mode.to_string(),
+        transfers: some(cut, report.cut.transfers.to_string()),
+        micros: some(cut, language.span(i64::try_from(report.cut.micros).unwrap_or(i64::MAX))),
+        bytes_after: some(cut, language.size(report.cut.bytes_after)),
+        erased: some(report.erased.clips > 0, report.erased.clips.to_string()),
+    }
+}
+
+/// What is to be played, and on which camera.
+#[derive(Deserialize)]
+pub struct Wanted {
+    fault: String,
+    camera: Option<String>,
+}
+
+/// Plays a fault; the page then says what came of it.
+pub async fn play(State(portal): State<Arc<Portal>>, Engineer(_): Engineer, posted: Posted<Wanted>) -> Response {
+    let Wanted { fault, camera } = posted.form;
+    if let Some(Fault { code, .. }) = FAULTS.iter().find(|known| known.code == fault) {
+        let done = fault::play(&portal, code, camera.as_deref(), posted.at).await;
+        if let Err(why) = &done {
+            tracing::info!(fault = code, "not played: {why}");
+        }
+        *portal.played.lock().unwrap_or_else(PoisonError::into_inner) = Some((code, done));
+    }
+    Redirect::to("/engineers").into_response()
+}

@@ -1,0 +1,56 @@
+//! What is around every page: language, navigation, who is signed in, the token of its forms.
+
+use super::{
+    language::Language,
+    session::{Who, form_token},
+    visitor::Visitor,
+    words::Words,
+};
+
+/// A page's frame.
+#[derive(Debug)]
+pub struct Frame {
+    /// The page's language.
+    pub language: Language,
+    /// Its strings.
+    pub t: &'static Words,
+    /// What every form of it carries.
+    pub csrf: String,
+    /// Where it is.
+    pub path: String,
+    /// Who is signed in.
+    pub person: Option<Person>,
+    /// Whether it follows what happens.
+    pub live: bool,
+}
+
+/// Who is signed in, as the frame shows it.
+#[derive(Debug)]
+pub struct Person {
+    /// The TP-Link ID.
+    pub id: String,
+    engineer: bool,
+}
+
+impl Frame {
+    /// The frame for whoever asked.
+    pub fn new(visitor: &Visitor) -> Self {
+        let person = visitor.who.as_ref().map(|who| Person { id: who.login().to_owned(), engineer: *who == Who::Engineer });
+        let (language, csrf) = (visitor.language, form_token(&visitor.secret));
+        Self { language, t: language.words(), csrf, path: visitor.path.clone(), live: person.is_some(), person }
+    }
+
+    /// The languages there are.
+    pub fn languages(&self) -> [Language; 2] {
+        Language::ALL
+    }
+
+    /// The pages there are for this person: path and name.
+    pub fn pages(&self) -> Vec<(&'static str, &'static str)> {
+        match &self.person {
+            Some(Person { engineer: true, .. }) => vec![("/engineers", self.t.engineers.as_str())],
+            Some(_) => vec![("/", self.t.cameras.as_str()), ("/orders", &self.t.orders), ("/support", &self.t.support)],
+            None => vec![],
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! The order history: every bill with what was paid, used, refunded and credited. And paying what could not be paid.
+
+use std::sync::Arc;
+
+use askama::Template;
+use axum::{
+    extract::State,
+    response::{IntoResponse as _, Redirect, Response},
+};
+use jiff::tz::TimeZone;
+
+use super::{
+    Portal,
+    cameras::account_of,
+    card::about,
+    frame::Frame,
+    language::Language,
+    page::{Notice, failed, html},
+    sign_in::Nothing,
+    visitor::{Owner, Posted},
+    words::{fill, name_of},
+};
+use crate::{
+    account_view::{self, AccountView, OrderView},
+    actions::Action,
+    issuer::Phase,
+};
+
+#[derive(Template)]
+#[template(path = "orders.html")]
+struct Page {
+    frame: Frame,
+    credit: Option<String>,
+    troubles: Vec<Notice>,
+    orders: Vec<Order>,
+}
+
+struct Order {
+    id: String,
+    what: String,
+    period: String,
+    channel: String,
+    state: String,
+    state_code: &'static str,
+    entries: Vec<Entry>,
+}
+
+struct Entry {
+    code: String,
+    name: String,
+    at: String,
+    amount: String,
+}
+
+/// The page.
+pub async fn page(State(portal): State<Arc<Portal>>, Owner { account, visitor }: Owner) -> Response {
+    let view = match account_of(&portal.cloud, &account, &visitor).await {
+        Ok(view) => view,
+        Err(answer) => return answer,
+    };
+    let orders = match account_view::orders(&portal.cloud, &account).await {
+        Ok(orders) => orders,
+        Err(e) => return failed(&visitor, &e.into()),
+    };
+    let language = visitor.language;
+    let words = language.words();
+    let amount = language.money(view.credit_minor, &view.currency);
+    html(&Page {
+        credit: (view.credit_minor > 0).then(|| fill(&words.credit_available, &[("amount", &amount)])),
+        troubles: troubles(language, &visitor.zone, &view),
+        orders: orders.iter().map(|order| self::order(language, &view, order)).collect(),
+        frame: visitor.frame(),
+    })
+}
+
+/// What waits to be paid, once for each order.
+fn troubles(language: Language, zone: &TimeZone, view: &AccountView) -> Vec<Notice> {
+    let mut seen = Vec::new();
+    let mut notices = Vec::new();
+    for subscription in view.cameras.iter().filter_map(|camera| camera.subscription.as_ref()) {
+        if matches!(subscription.phase, Phase::Grace | Phase::Hold) && !seen.contains(&&subscription.order_id) {
+            seen.push(&subscription.order_id);
+            notices.extend(about(language, zone, subscription).map(|notice| Notice { link: None, ..notice }));
+        }
+    }
+    if notices.is_empty() && view.card_declined {
+        notices.push(Notice::warning("declined", language.words().card_declined_here.as_str()));
+    }
+    notices
+}
+
+fn order(language: Language, view: &AccountView, order: &OrderView) -> Order {
+    let words = language.words();
+    // A bill's days are those of its own time zone.
+    let zone = TimeZone::get(&order.zone).unwrap_or(TimeZone::UTC);
+    let subscription =
+        view.cameras.iter().filter_map(|camera| camera.subscription.as_ref()).find(|subscription| subscription.order_id == order.order_id);
+    let state_code = match subscription {
+        _ if !order.running => "ended",
+        Some(subscription) if subscription.trial => "trial",
+        Some(subscription) => subscription.phase.as_str(),
+        None => "active",
+    };
+    let scope = match &order.device {
+        Some(device) => fill(&words.only_camera, &[("camera", device)]),
+        None => words.whole_account.clone(),
+    };
+    let cycle = if order.cycle == "annual" { &words.annual } else { &words.monthly }.to_lowercase();
+    Order {
+        what: fill(&words.order_what, &[("plan", &name_of(&words.plan, &order.plan)), ("cycle", &cycle), ("scope", &scope)]),
+        period: fill(&words.period, &[("from", &language.day(order.period_start, &zone)), ("to", &language.day(order.period_end, &zone))]),
+        channel: name_of(&words.channel, &order.channel),
+        state: name_of(&words.order_state, state_code),
+        state_code,
+        entries: order
+            .entries
+            .iter()
+            // A trial's bookings are all nothing.
+            .filter(|entry| entry.amount_minor > 0)
+            .map(|entry| Entry {
+                name: name_of(&words.entry, &entry.kind),
+                code: entry.kind.clone(),
+                at: language.day(entry.at, &zone),
+                amount: language.money(entry.amount_minor, &order.currency),
+            })
+            .collect(),
+        id: order.order_id.clone(),
+    }
+}
+
+/// The owner has put their card right: what waits is paid.
+pub async fn pay(State(portal): State<Arc<Portal>>, Owner { account, visitor }: Owner, posted: Posted<Nothing>) -> Response {
+    match portal.act(Action::PaymentRecovers { account }, posted.at).await {
+        Ok(_) => Redirect::to("/orders").into_response(),
+        Err(e) => failed(&visitor, &e),
+    }
+}

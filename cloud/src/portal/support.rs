@@ -1,0 +1,85 @@
+//! What support asks for: the TP-Link ID, the order ID, the last error; on a page from which it can be copied.
+
+use std::sync::Arc;
+
+use askama::Template;
+use axum::{extract::State, response::Response};
+use care_protocol::Report;
+use rusqlite::{Connection, OptionalExtension as _};
+
+use super::{
+    Portal,
+    cameras::account_of,
+    frame::Frame,
+    language::machine_time,
+    page::{failed, html},
+    visitor::Owner,
+    words::{fill, judgement, name_of},
+};
+use crate::{account_view, db::DbError};
+
+#[derive(Template)]
+#[template(path = "support.html")]
+struct Page {
+    frame: Frame,
+    facts: Vec<(String, String)>,
+    text: String,
+    rows: usize,
+}
+
+/// The page.
+pub async fn page(State(portal): State<Arc<Portal>>, Owner { account, visitor }: Owner) -> Response {
+    let cloud = &portal.cloud;
+    let view = match account_of(cloud, &account, &visitor).await {
+        Ok(view) => view,
+        Err(answer) => return answer,
+    };
+    let orders = match account_view::orders(cloud, &account).await {
+        Ok(orders) => orders,
+        Err(e) => return failed(&visitor, &e.into()),
+    };
+    let asked = account.clone();
+    let error = match cloud.db.read_async(move |connection| last_error(connection, &asked)).await {
+        Ok(error) => error,
+        Err(e) => return failed(&visitor, &e.into()),
+    };
+    let words = visitor.language.words();
+    let all = orders.iter().map(|order| order.order_id.as_str()).collect::<Vec<_>>();
+    let error = error.map(|(report, at)| {
+        let at = machine_time(u64::try_from(at / 1_000_000).unwrap_or(0));
+        fill(&words.error_line, &[("camera", report.device.as_str()), ("at", &at), ("judgement", &judgement(words, &report))])
+    });
+    let mut facts = vec![
+        (words.tp_link_id.clone(), visitor.who.as_ref().map_or_else(String::new, |who| who.login().to_owned())),
+        (words.account.clone(), account),
+        (words.last_order.clone(), all.first().map_or_else(|| words.none.clone(), |id| (*id).to_owned())),
+        (words.last_error.clone(), error.unwrap_or_else(|| words.no_error.clone())),
+    ];
+    if all.len() > 1 {
+        facts.insert(3, (words.all_orders.clone(), all.join(", ")));
+    }
+    for camera in &view.cameras {
+        let agent = camera.report.as_ref().map_or("?", |report| &report.agent);
+        let plan = name_of(&words.plan, camera.plan.as_str());
+        let values = [("camera", camera.device.as_str()), ("model", &camera.model), ("plan", &plan), ("agent", agent)];
+        facts.push((words.camera.clone(), fill(&words.camera_line, &values)));
+    }
+    let text = facts.iter().map(|(name, value)| format!("{name}: {value}")).collect::<Vec<_>>();
+    html(&Page { frame: visitor.frame(), rows: text.len() + 1, text: text.join("\n"), facts })
+}
+
+/// The last report of this account's cameras, since they are its, that says no.
+fn last_error(connection: &Connection, account: &str) -> Result<Option<(Report, i64)>, DbError> {
+    let mut statement = connection.prepare_cached(
+        "SELECT r.body, r.received_at FROM reports r JOIN cameras c ON c.device = r.device
+         WHERE c.account = ?1 AND c.bound = 1 AND r.body ->> 'epoch' = c.epoch AND r.body ->> 'outcome' IN ('rejected', 'conflict', 'stale')
+         ORDER BY r.id DESC LIMIT 1",
+    )?;
+    let found = statement.query_row([account], |row| Ok((row.get::<_, String>(0)?, row.get(1)?))).optional()?;
+    found
+        .map(|(body, at)| match serde_json::from_str(&body) {
+            Ok(report) => Ok((report, at)),
+            Err(e) => Err(DbError::Damaged { what: "reports.body", why: e.to_string() }),
+        })
+        .transpose()
+}

@@ -16,7 +16,8 @@ use care_cloud::{
 };
 use serde_json::{Value, json};
 
-pub const PATIENCE: Duration = Duration::from_secs(20);
+/// A loaded machine takes its time; what never comes is waited for as long, and then said.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 pub struct Cloud {
     pub dir: tempfile::TempDir,

@@ -7,6 +7,7 @@ pub mod agent;
 pub mod broker;
 pub mod cloud;
 pub mod footprint;
+pub mod guest;
 pub mod impostor;
 pub mod issuer;
 pub mod media;

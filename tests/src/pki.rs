@@ -114,9 +114,9 @@ impl Authority {
         self.issuer.pem()
     }
 
-    /// A server's identity for loopback.
+    /// A server's identity for loopback, also as an emulated guest sees it.
     pub fn server(&self) -> Identity {
-        self.sign(server_params(&["localhost", "127.0.0.1"]))
+        self.sign(server_params(&["localhost", "127.0.0.1", crate::guest::HOST]))
     }
 
     /// An identity from any parameters.

@@ -1,0 +1,40 @@
+#!/bin/sh
+# Prints the path of a folder with Debian packages of another architecture, unpacked but not configured, made once:
+#
+#     tree.sh ARCHITECTURE PACKAGE…
+#
+# For dpkg they count as installed, so that it takes a package that depends on them. Nothing is installed into this system, and no foreign architecture is added to it. The folder is cached under the packages'
+# names and the point release of Debian that they came from. DEBIAN_MIRROR names another mirror.
+set -eu
+architecture=$1
+shift
+mirror=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
+release=12
+packages=$(printf '%s\n' "$@" | sort | paste -sd,)
+key=$(printf '%s' "$release $packages" | sha256sum | cut -c1-12)
+dir=${XDG_CACHE_HOME:-$HOME/.cache}/kasa-care-agent/debian-$release-$architecture-$key
+
+if [ ! -e "$dir/.complete" ]; then
+    rm -rf "$dir"
+    mkdir -p "$(dirname "$dir")"
+    log=$(mktemp)
+    # shellcheck disable=SC2016 # for the shell of the hook
+    installed='for package in "$1"/var/cache/apt/archives/*.deb; do
+        dpkg-deb --field "$package" | sed "/^Package:/a Status: install ok installed"
+        echo
+    done >"$1/var/lib/dpkg/status"'
+    # Only the release itself: what it holds does not change until the next point release, so that every machine unpacks the same.
+    if ! mmdebstrap --quiet --architectures="$architecture" --variant=extract --include="$packages" \
+        --extract-hook="$installed" bookworm "$dir" \
+        "deb $mirror bookworm main" >"$log" 2>&1; then
+        cat "$log" >&2
+        rm -rf "$dir" "$log"
+        echo "tree.sh: could not unpack Debian 12's $architecture packages; is $mirror reachable? (DEBIAN_MIRROR names another)" >&2
+        exit 1
+    fi
+    rm -f "$log"
+    rm -rf "$dir/var/cache/apt" "$dir/var/lib/apt/lists" "$dir/usr/share/doc" "$dir/usr/share/man" "$dir/usr/share/locale"
+    mkdir -p "$dir/var/lib/apt/lists" "$dir/var/cache/apt"
+    touch "$dir/.complete"
+fi
+echo "$dir"

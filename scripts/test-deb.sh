@@ -1,0 +1,92 @@
+#!/bin/bash
+# The package, in a throw-away system: installed, upgraded, removed, purged. What it brings is there, what the camera wrote stays
+# through an upgrade and goes with a purge, and what a person changed stays theirs.
+#
+#     test-deb.sh TARGET PROGRAM
+#
+# A system of another architecture is worked on from outside, as the builder of a firmware image does; amd64's from inside.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+target=$1
+program=$2
+. scripts/arm/names.sh
+
+fail() {
+    echo "test-deb.sh: $debian: $*" >&2
+    exit 1
+}
+
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+root=$scratch/root
+scripts/arm/copy.sh "$(scripts/arm/camera-tree.sh "$target")" "$root"
+scripts/arm/finish.sh "$root"
+
+rm -f target/deb/kasa-care-agent_*_"$debian".deb
+VERSION=0.1.0-1 scripts/deb.sh "$target" "$program"
+VERSION=0.1.1-1 scripts/deb.sh "$target" "$program"
+first=target/deb/kasa-care-agent_0.1.0-1_$debian.deb
+second=target/deb/kasa-care-agent_0.1.1-1_$debian.deb
+
+# Works on the package in the system.
+package() {
+    if [ "$debian" = amd64 ]; then
+        case $1 in
+        --*) set -- "$@" ;;
+        *)
+            cp "$1" "$root/package.deb"
+            set -- --install /package.deb
+            ;;
+        esac
+        chroot "$root" env DEBIAN_FRONTEND=noninteractive PATH=/usr/sbin:/usr/bin dpkg --force-confold "$@"
+    else
+        scripts/arm/install.sh "$root" "$@"
+    fi >"$scratch/dpkg.log" 2>&1 || {
+        cat "$scratch/dpkg.log" >&2
+        fail "dpkg $* failed"
+    }
+}
+
+state() {
+    dpkg-query --admindir="$root/var/lib/dpkg" --show --showformat='${db:Status-Status} ${Version}' "kasa-care-agent" 2>/dev/null || echo absent
+}
+
+# What the contents promise: the one program, the links to elements that are there, the configuration as a conffile.
+[ "$(dpkg-deb --field "$first" Architecture)" = "$debian" ] || fail "the package is for another architecture"
+for needed in libgstreamer1.0-0 gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad; do
+    dpkg-deb --field "$first" Depends | grep -q "$needed (>= 1.22)" || fail "the package does not depend on $needed 1.22"
+done
+[ "$(dpkg-deb --info "$first" conffiles)" = /etc/kasa-care-agent/config.toml ] || fail "the configuration is no conffile"
+
+package "$first"
+[ "$(state)" = "installed 0.1.0-1" ] || fail "after installing: $(state)"
+grep -q '^kasa-care-agent:' "$root/etc/passwd" || fail "there is no user kasa-care-agent"
+[ -L "$root/etc/systemd/system/multi-user.target.wants/kasa-care-agent.service" ] || fail "the unit is not enabled"
+[ "$(stat -c %a "$root/etc/kasa-care-agent/config.toml")" = 640 ] || fail "everybody may read the configuration"
+for link in "$root"/usr/lib/kasa-care-agent/gstreamer-1.0/*.so; do
+    [ -e "$link" ] || fail "$(basename "$link") leads nowhere"
+done
+
+# A camera's life: a state, an identity, a configuration of its own, a unit that somebody has disabled.
+mkdir -p "$root/var/lib/kasa-care-agent"
+echo slots >"$root/var/lib/kasa-care-agent/state"
+echo key >"$root/etc/kasa-care-agent/device.key"
+echo '# mine' >>"$root/etc/kasa-care-agent/config.toml"
+systemctl --root="$root" --quiet disable kasa-care-agent.service
+
+package "$second"
+[ "$(state)" = "installed 0.1.1-1" ] || fail "after the upgrade: $(state)"
+[ "$(cat "$root/var/lib/kasa-care-agent/state")" = slots ] || fail "the upgrade touched the state"
+grep -q '^# mine' "$root/etc/kasa-care-agent/config.toml" || fail "the upgrade put its own configuration over the camera's"
+[ ! -L "$root/etc/systemd/system/multi-user.target.wants/kasa-care-agent.service" ] || fail "the upgrade enabled the unit again"
+
+package --remove kasa-care-agent
+[ ! -e "$root/usr/bin/kasa-care-agent" ] || fail "removing left the program"
+[ -e "$root/var/lib/kasa-care-agent/state" ] || fail "removing took the state"
+
+package --purge kasa-care-agent
+[ ! -e "$root/var/lib/kasa-care-agent" ] || fail "the purge left the state"
+[ ! -e "$root/etc/kasa-care-agent/config.toml" ] || fail "the purge left the configuration"
+[ -e "$root/etc/kasa-care-agent/device.key" ] || fail "the purge took the identity, which is not the package's"
+case $(state) in absent | "not-installed "*) ;; *) fail "after the purge: $(state)" ;; esac
+echo "test-deb.sh: $debian: installed, upgraded, removed, purged"

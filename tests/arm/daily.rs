@@ -1,0 +1,183 @@
+//! What every camera goes through: a first connection, a clip, a cancel, a crash, a hang, a power cut in the middle of a switch.
+
+use std::time::Duration;
+
+use care_protocol::{Mode, Outcome, Report};
+use care_tests::{
+    cloud::{Document as Body, Put},
+    guest::{Guest, Model, PATIENCE, Service},
+    issuer::{Document, FREE, Issuer},
+    wait::{holds, until},
+    world::{DEVICE, World},
+};
+
+/// An upload that has brought so many bytes is on its way, and most of it still in the camera.
+const BEGUN: usize = 16_000;
+/// The longest clip of Free, milliseconds.
+const FREE_MS: u64 = FREE.clip_max_s as u64 * 1000;
+/// From network-online to the broker.
+const CONNECTED_WITHIN: f64 = 10.0;
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the image of an emulated camera: scripts/arm/whole-camera.sh"]
+async fn a_camera_from_its_first_boot_to_a_power_cut() {
+    let mut world = World::new().await;
+    let premium = world.premium();
+    let premium = world.issue(premium).await;
+    let mut camera = Guest::new(&mut world, Model::default());
+    camera.start();
+
+    in_force(&world.issuer, 0, &premium, Mode::Paid).await;
+    let online = camera.logged(0, "network-online", |line| line.contains("Reached target network-online.target")).await;
+    let connected = camera.logged(0, "its connection", |line| agent_says(line, "connected")).await;
+    let took = seconds(&connected) - seconds(&online);
+    eprintln!("connected {took:.1} s after network-online, {:.1} s after power-on", seconds(&connected));
+    assert!(took <= CONNECTED_WITHIN, "{online}\n{connected}");
+
+    let clip = world.cloud.wait_for("a clip", PATIENCE, |seen| seen.puts.iter().find(|put| put.complete == Some(true)).cloned()).await;
+    assert!(care_tests::media::probe_bytes(&clip.body).starts_with_keyframe, "the clip is no picture");
+
+    a_cancel_cuts(&mut world).await;
+    killed_it_is_restarted_and_closed(&mut world, &camera).await;
+    hung_it_is_restarted_by_the_watchdog(&mut world, &camera).await;
+    the_power_goes_in_the_middle_of_a_switch(&mut world, &mut camera).await;
+}
+
+async fn a_cancel_cuts(world: &mut World) {
+    let put = in_flight(world).await;
+    let mark = world.issuer.mark();
+    let free = world.free();
+    let free = world.issue(free).await;
+    let report = judged(&world.issuer, mark, &free).await;
+    assert_eq!((report.mode, report.persisted), (Mode::Free, true), "{report:?}");
+    assert!(report.cut.transfers >= 1, "{report:?}");
+    eprintln!("cut of {} transfers in {} µs", report.cut.transfers, report.cut.micros);
+    ends_incomplete(world, &put).await;
+}
+
+async fn killed_it_is_restarted_and_closed(world: &mut World, camera: &Guest) {
+    let premium = world.premium();
+    let premium = world.issue(premium).await;
+    in_force(&world.issuer, 0, &premium, Mode::Paid).await;
+    in_flight(world).await;
+    // The cloud says nothing from here on: what the agent does is its own decision.
+    silence(world).await;
+    let (before, mark) = (camera.service().await, world.issuer.mark());
+    camera.run("systemctl kill -s KILL kasa-care-agent").await;
+    let after = restarted(camera, before).await;
+    world.issuer.report_within(mark, PATIENCE, "held after a crash", |report| report.mode == Mode::Held).await;
+    closed(world).await;
+    assert_eq!(camera.service().await, after, "it was restarted again");
+    speak(world, &premium).await;
+    in_force(&world.issuer, mark, &premium, Mode::Paid).await;
+}
+
+async fn hung_it_is_restarted_by_the_watchdog(world: &mut World, camera: &Guest) {
+    let (before, mark, seen) = (camera.service().await, world.issuer.mark(), camera.console().len());
+    camera.run("systemctl kill -s STOP kasa-care-agent").await;
+    camera.logged(seen, "the watchdog", |line| line.contains("kasa-care-agent.service: Watchdog timeout")).await;
+    restarted(camera, before).await;
+    world.issuer.report_within(mark, PATIENCE, "paid again", |report| report.mode == Mode::Paid).await;
+}
+
+async fn the_power_goes_in_the_middle_of_a_switch(world: &mut World, camera: &mut Guest) {
+    let put = in_flight(world).await;
+    until("everything acknowledged", PATIENCE, || {
+        (world.broker.acknowledged_by(DEVICE) >= world.broker.sent_to(DEVICE)).then_some(())
+    })
+    .await;
+    // The disk takes nothing: the switch gets as far as the cut, and no further.
+    camera.run("fsfreeze --freeze /var/lib/kasa-care-agent").await;
+    let free = world.free();
+    let free = world.sign(&free);
+    let mark = world.issuer.mark();
+    world.issuer.publish_entitlement(&free.token).await;
+    ends_incomplete(world, &put).await;
+    assert!(world.broker.acknowledged_by(DEVICE) < world.broker.sent_to(DEVICE), "a document was acknowledged that is on no disk");
+    assert_eq!(world.issuer.reports(mark).iter().filter(|report| report.persisted).count(), 0);
+    camera.cut_power().await;
+
+    silence(world).await;
+    let mark = world.issuer.mark();
+    camera.start();
+    world.issuer.report_within(mark, PATIENCE, "held after the power cut", |report| report.mode == Mode::Held).await;
+    closed(world).await;
+    speak(world, &free).await;
+    in_force(&world.issuer, mark, &free, Mode::Free).await;
+    assert!(world.issuer.reports(mark).iter().all(|report| report.mode != Mode::Paid), "it was paid in between");
+}
+
+/// Waits until the newest report says this document in this mode.
+pub(crate) async fn in_force(issuer: &Issuer, mark: usize, document: &Document, mode: Mode) -> Report {
+    let what = format!("{} in force as {mode}", document.position);
+    issuer.report_within(mark, PATIENCE, what, |report| document.in_force(report) && report.mode == mode).await
+}
+
+async fn judged(issuer: &Issuer, mark: usize, document: &Document) -> Report {
+    let what = format!("{} applied", document.position);
+    issuer.report_within(mark, PATIENCE, what, |report| document.judged(report, Outcome::Applied)).await
+}
+
+async fn in_flight(world: &World) -> Put {
+    world
+        .cloud
+        .wait_for("an upload on its way", PATIENCE, |seen| {
+            seen.puts.iter().find(|put| put.complete.is_none() && put.body.len() >= BEGUN).cloned()
+        })
+        .await
+}
+
+/// The store sees that nothing more comes of an upload.
+async fn ends_incomplete(world: &World, put: &Put) {
+    let what = format!("the end of {}", put.path);
+    let complete = world
+        .cloud
+        .wait_for(&what, PATIENCE, |seen| seen.puts.iter().find(|p| p.path == put.path).and_then(|p| p.complete))
+        .await;
+    assert!(!complete, "an upload that was cut came through");
+}
+
+/// The cloud answers nothing that would confirm a plan, and the broker holds nothing.
+async fn silence(world: &World) {
+    world.cloud.lock().entitlement = Body::Silence;
+    world.issuer.heard().answer = None;
+    world.issuer.publish(&world.issuer.topics().entitlement(), true, Vec::new()).await;
+}
+
+async fn speak(world: &World, document: &Document) {
+    world.hand_out(document).await;
+}
+
+/// While a plan waits to be confirmed no clip of it leaves, though something moves every two seconds. One that Free allows may.
+async fn closed(world: &World) {
+    let before = world.cloud.lock().puts.len();
+    holds("nothing of a paid plan leaves while held", Duration::from_secs(6), || {
+        let seen = world.cloud.lock();
+        let paid = |put: &&Put| seen.asked.iter().any(|(_, asked)| asked.clip == put.clip && asked.duration_ms > FREE_MS);
+        seen.puts[before..].iter().find(paid).map(|put| format!("{} came", put.path))
+    })
+    .await;
+}
+
+async fn restarted(camera: &Guest, before: Service) -> Service {
+    let started = std::time::Instant::now();
+    loop {
+        let now = camera.service().await;
+        if now.restarts > before.restarts && now.pid != 0 && now.pid != before.pid {
+            return now;
+        }
+        assert!(started.elapsed() < PATIENCE, "systemd has not restarted the agent: {now:?}, before {before:?}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// Whether this line of the console is the agent's, and says this.
+pub(crate) fn agent_says(line: &str, what: &str) -> bool {
+    line.split_once("kasa-care-agent[").is_some_and(|(_, said)| said.contains(what))
+}
+
+/// The seconds since power-on that stand before each line of the journal.
+fn seconds(line: &str) -> f64 {
+    let inside = line.trim_start().strip_prefix('[').and_then(|rest| rest.split_once(']'));
+    inside.and_then(|(time, _)| time.trim().parse().ok()).unwrap_or_else(|| panic!("no time before: {line}"))
+}

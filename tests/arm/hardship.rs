@@ -1,0 +1,78 @@
+//! Cameras that lack something: room, memory, a clock, a root that can be written to. Part of `make proof`.
+
+use care_protocol::Mode;
+use care_tests::{
+    guest::{Guest, Model, PATIENCE},
+    world::World,
+};
+
+use crate::daily::{agent_says, in_force};
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the image of an emulated camera: scripts/arm/whole-camera.sh"]
+async fn a_read_only_root_is_no_hindrance() {
+    lives_on(Model { read_only: true, ..Model::default() }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the image of an emulated camera: scripts/arm/whole-camera.sh"]
+async fn a_camera_that_boots_in_1970_connects() {
+    let camera = lives_on(Model { without_clock: true, ..Model::default() }).await;
+    let year = camera.run("date +%Y").await;
+    assert_eq!(year.trim(), "1970", "the guest's clock was set by something else");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the image of an emulated camera: scripts/arm/whole-camera.sh"]
+async fn memory_of_128_mb_is_enough() {
+    lives_on(Model { memory: 128, ..Model::default() }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the image of an emulated camera: scripts/arm/whole-camera.sh"]
+async fn memory_of_64_mb_is_enough() {
+    let camera = lives_on(Model { memory: 64, ..Model::default() }).await;
+    assert_eq!(camera.console().count("Out of memory"), 0, "something was killed for lack of memory");
+    eprintln!("{}", camera.run("grep -E 'MemTotal|MemAvailable' /proc/meminfo; grep -E '^Pss:' /proc/$(systemctl show -p MainPID --value kasa-care-agent)/smaps_rollup").await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the image of an emulated camera: scripts/arm/whole-camera.sh"]
+async fn a_full_disk_keeps_a_downgrade_and_is_said() {
+    let mut world = World::new().await;
+    let premium = world.premium();
+    let premium = world.issue(premium).await;
+    let mut camera = Guest::new(&mut world, Model::default());
+    camera.start();
+    in_force(&world.issuer, 0, &premium, Mode::Paid).await;
+    // Everything but what the agent has preallocated.
+    camera.run("dd if=/dev/zero of=/var/lib/kasa-care-agent/filler bs=4k 2>&1; sync").await;
+    let left = camera.run("df --output=avail /var/lib/kasa-care-agent | tail -n 1").await;
+    assert_eq!(left.trim(), "0");
+    let mark = world.issuer.mark();
+    let free = world.free();
+    let free = world.issue(free).await;
+    let report = in_force(&world.issuer, mark, &free, Mode::Free).await;
+    assert!(report.persisted, "the record's room is preallocated: {report:?}");
+    camera.cut_power().await;
+    let mark = world.issuer.mark();
+    camera.start();
+    in_force(&world.issuer, mark, &free, Mode::Free).await;
+}
+
+/// First boot to paid, a clip, and a cancel; the camera, still on.
+async fn lives_on(model: Model) -> Guest {
+    let mut world = World::new().await;
+    let premium = world.premium();
+    let premium = world.issue(premium).await;
+    let mut camera = Guest::new(&mut world, model);
+    camera.start();
+    in_force(&world.issuer, 0, &premium, Mode::Paid).await;
+    let seen = camera.console().len();
+    world.cloud.wait_for("a clip", PATIENCE, |seen| seen.puts.iter().find(|put| put.complete == Some(true)).map(drop)).await;
+    let free = world.free();
+    let free = world.issue(free).await;
+    in_force(&world.issuer, 0, &free, Mode::Free).await;
+    assert!(camera.console().find(seen, |line| agent_says(line, "panicked")).is_none());
+    camera
+}

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use care_protocol::{Mode, Outcome, Report};
+use care_protocol::{Cause, Mode, Outcome, Report};
 use care_tests::{
     cloud::{Document as Body, Put},
     guest::{Guest, Model, PATIENCE, Service},
@@ -65,7 +65,7 @@ async fn killed_it_is_restarted_and_closed(world: &mut World, camera: &Guest) {
     let (before, mark) = (camera.service().await, world.issuer.mark());
     camera.run("systemctl kill -s KILL kasa-care-agent").await;
     let after = restarted(camera, before).await;
-    world.issuer.report_within(mark, PATIENCE, "held after a crash", |report| report.mode == Mode::Held).await;
+    let mark = held(&world.issuer, mark).await;
     closed(world).await;
     assert_eq!(camera.service().await, after, "it was restarted again");
     speak(world, &premium).await;
@@ -77,6 +77,7 @@ async fn hung_it_is_restarted_by_the_watchdog(world: &mut World, camera: &Guest)
     camera.run("systemctl kill -s STOP kasa-care-agent").await;
     camera.logged(seen, "the watchdog", |line| line.contains("kasa-care-agent.service: Watchdog timeout")).await;
     restarted(camera, before).await;
+    let mark = held(&world.issuer, mark).await;
     world.issuer.report_within(mark, PATIENCE, "paid again", |report| report.mode == Mode::Paid).await;
 }
 
@@ -100,7 +101,7 @@ async fn the_power_goes_in_the_middle_of_a_switch(world: &mut World, camera: &mu
     silence(world).await;
     let mark = world.issuer.mark();
     camera.start();
-    world.issuer.report_within(mark, PATIENCE, "held after the power cut", |report| report.mode == Mode::Held).await;
+    let mark = held(&world.issuer, mark).await;
     closed(world).await;
     speak(world, &free).await;
     in_force(&world.issuer, mark, &free, Mode::Free).await;
@@ -111,6 +112,13 @@ async fn the_power_goes_in_the_middle_of_a_switch(world: &mut World, camera: &mu
 pub(crate) async fn in_force(issuer: &Issuer, mark: usize, document: &Document, mode: Mode) -> Report {
     let what = format!("{} in force as {mode}", document.position);
     issuer.report_within(mark, PATIENCE, what, |report| document.in_force(report) && report.mode == mode).await
+}
+
+/// Waits for the report of a boot that holds what is paid; the place after it. What comes before it may be of the life before.
+async fn held(issuer: &Issuer, mark: usize) -> usize {
+    let is_held = |report: &Report| (report.mode, report.cause) == (Mode::Held, Cause::Boot);
+    issuer.report_within(mark, PATIENCE, "a boot that holds", is_held).await;
+    mark + issuer.reports(mark).iter().position(is_held).expect("it has just come") + 1
 }
 
 async fn judged(issuer: &Issuer, mark: usize, document: &Document) -> Report {

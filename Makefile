@@ -4,10 +4,10 @@ CARGO ?= cargo
 export CARGO
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench proof deps
+.PHONY: help demo test check bench proof arm test-arm deb deps
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' Makefile | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' Makefile | expand -t 14
 
 demo: deps ## a Premium camera uploads; you cancel in the browser and see it switch (ONCE=1: without a person)
 	@scripts/demo.sh
@@ -19,8 +19,18 @@ check: deps ## format and lint, before every commit
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 
-bench: deps ## measures the cut beside two rivals, and the footprint; writes target/bench/cut.json and footprint.json
+bench: deps ## measures the cut beside two rivals, the footprint, and the cut on an emulated camera; writes target/bench/*.json
 	@scripts/bench.sh
+	@scripts/bench-camera.sh
+
+arm: deps ## the firmware for armv7 and aarch64, with its debug information beside it, within its budgets of flash
+	@scripts/arm.sh
+
+test-arm: deps ## the firmware's own tests for armv7 and aarch64, under emulation
+	@scripts/test-arm.sh
+
+deb: deps ## packages for amd64, armhf and arm64, in target/deb
+	@scripts/deb.sh
 
 proof: deps ## the long runs
 	@scripts/proof.sh

@@ -16,9 +16,12 @@ test="gstreamer1.0-tools gstreamer1.0-libav gstreamer1.0-rtsp gir1.2-gst-rtsp-se
 brokers="nats-server rabbitmq-server"
 # To check with Rust 1.85 and against the advisories: the libraries of Debian's compiler, the archive's format.
 check="libedit2 libxml2 libz3-4 zstd"
+# To build for ARM, to pack, and to run it all on an emulated camera; systemd for what an image and the unit are checked with.
+arm="gcc-arm-linux-gnueabihf gcc-aarch64-linux-gnu libc6-dev-armhf-cross libc6-dev-arm64-cross mmdebstrap qemu-user-static
+    qemu-system-arm cpio e2fsprogs systemd"
 
 missing=
-for package in $build $run $test $brokers $check "$@"; do
+for package in $build $run $test $brokers $check $arm "$@"; do
     if [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" != installed ]; then
         missing="$missing $package"
     fi

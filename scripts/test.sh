@@ -68,6 +68,12 @@ part docs env RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" \
 part tree scripts/firmware-tree.sh
 part deny scripts/deny.sh
 part rust-1.85 scripts/check-1.85.sh
+part exposure scripts/security.sh
+armv7=armv7-unknown-linux-gnueabihf
+part arm scripts/arm.sh "$armv7"
+part arm-tests scripts/test-arm.sh "$armv7"
+part deb scripts/test-deb.sh "$armv7" "target/arm/$armv7/firmware/kasa-care-agent"
+part camera scripts/arm/whole-camera.sh "$armv7" daily
 
 seconds=$(($(date +%s) - started))
 printf '\n%s%-12s %5d s\n' "$table" total "$seconds"

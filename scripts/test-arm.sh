@@ -10,9 +10,6 @@ cd "$(dirname "$0")/.."
 
 scripts/arm/in-step.sh
 
-# Optimised a little: under emulation that is won back many times. What a build runs on this machine is not.
-profile=(--config profile.dev.opt-level=1 --config profile.dev.debug=false --config 'profile.dev.incremental=false')
-
 # Not under qemu-user, and why:
 skipped=(
 )
@@ -22,6 +19,6 @@ if [ $# = 0 ]; then
     targets=(armv7-unknown-linux-gnueabihf aarch64-unknown-linux-gnu)
 fi
 for target in "${targets[@]}"; do
-    scripts/arm/cargo.sh "$target" test --locked -p kasa-care-agent -p care-protocol --lib --bins --test '*' "${profile[@]}" \
+    scripts/arm/cargo.sh "$target" test --locked -p kasa-care-agent -p care-protocol --lib --bins --test '*' --profile arm-test \
         -- "${skipped[@]/#/--skip=}"
 done

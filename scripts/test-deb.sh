@@ -62,13 +62,13 @@ package "$first"
 [ "$(state)" = "installed 0.1.0-1" ] || fail "after installing: $(state)"
 grep -q '^kasa-care-agent:' "$root/etc/passwd" || fail "there is no user kasa-care-agent"
 [ -L "$root/etc/systemd/system/multi-user.target.wants/kasa-care-agent.service" ] || fail "the unit is not enabled"
+[ -d "$root/var/lib/kasa-care-agent" ] || fail "a read-only image would have no place to mount the state"
 [ "$(stat -c %a "$root/etc/kasa-care-agent/config.toml")" = 640 ] || fail "everybody may read the configuration"
 for link in "$root"/usr/lib/kasa-care-agent/gstreamer-1.0/*.so; do
     [ -e "$link" ] || fail "$(basename "$link") leads nowhere"
 done
 
 # A camera's life: a state, an identity, a configuration of its own, a unit that somebody has disabled.
-mkdir -p "$root/var/lib/kasa-care-agent"
 echo slots >"$root/var/lib/kasa-care-agent/state"
 echo key >"$root/etc/kasa-care-agent/device.key"
 echo '# mine' >>"$root/etc/kasa-care-agent/config.toml"

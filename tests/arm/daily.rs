@@ -15,8 +15,10 @@ use care_tests::{
 const BEGUN: usize = 16_000;
 /// The longest clip of Free, milliseconds.
 const FREE_MS: u64 = FREE.clip_max_s as u64 * 1000;
-/// From network-online to the broker.
+/// From network-online to the broker, seconds of a camera that boots as fast as a quiet machine emulates it.
 const CONNECTED_WITHIN: f64 = 10.0;
+/// How long that one takes from power-on to network-online, seconds.
+const BOOT: f64 = 20.0;
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the image of an emulated camera: scripts/arm/whole-camera.sh"]
@@ -32,7 +34,9 @@ async fn a_camera_from_its_first_boot_to_a_power_cut() {
     let connected = camera.logged(0, "its connection", |line| agent_says(line, "connected")).await;
     let took = seconds(&connected) - seconds(&online);
     eprintln!("connected {took:.1} s after network-online, {:.1} s after power-on", seconds(&connected));
-    assert!(took <= CONNECTED_WITHIN, "{online}\n{connected}");
+    // On a machine with other work everything in the guest is slower alike.
+    let slower = (seconds(&online) / BOOT).max(1.0);
+    assert!(took <= CONNECTED_WITHIN * slower, "{slower:.1} times slower: {online}\n{connected}");
 
     let clip = world.cloud.wait_for("a clip", PATIENCE, |seen| seen.puts.iter().find(|put| put.complete == Some(true)).cloned()).await;
     assert!(care_tests::media::probe_bytes(&clip.body).starts_with_keyframe, "the clip is no picture");

@@ -87,10 +87,8 @@ async fn hung_it_is_restarted_by_the_watchdog(world: &mut World, camera: &Guest)
 
 async fn the_power_goes_in_the_middle_of_a_switch(world: &mut World, camera: &mut Guest) {
     let put = in_flight(world).await;
-    until("everything acknowledged", PATIENCE, || {
-        (world.broker.acknowledged_by(DEVICE) >= world.broker.sent_to(DEVICE)).then_some(())
-    })
-    .await;
+    until("everything acknowledged", PATIENCE, || (world.broker.acknowledged_by(DEVICE) >= world.broker.sent_to(DEVICE)).then_some(()))
+        .await;
     // The disk takes nothing: the switch gets as far as the cut, and no further.
     camera.run("fsfreeze --freeze /var/lib/kasa-care-agent").await;
     let free = world.free();
@@ -142,10 +140,8 @@ async fn in_flight(world: &World) -> Put {
 /// The store sees that nothing more comes of an upload.
 async fn ends_incomplete(world: &World, put: &Put) {
     let what = format!("the end of {}", put.path);
-    let complete = world
-        .cloud
-        .wait_for(&what, PATIENCE, |seen| seen.puts.iter().find(|p| p.path == put.path).and_then(|p| p.complete))
-        .await;
+    let complete =
+        world.cloud.wait_for(&what, PATIENCE, |seen| seen.puts.iter().find(|p| p.path == put.path).and_then(|p| p.complete)).await;
     assert!(!complete, "an upload that was cut came through");
 }
 

@@ -122,7 +122,10 @@ impl Guest {
     /// Runs a script in the guest as root; what it prints.
     pub async fn run(&self, script: &str) -> String {
         let (door, script) = (self.door, script.to_owned());
-        tokio::task::spawn_blocking(move || through(door, &script, PATIENCE)).await.unwrap().unwrap_or_else(|e| panic!("no answer from the guest: {e}"))
+        tokio::task::spawn_blocking(move || through(door, &script, PATIENCE))
+            .await
+            .unwrap()
+            .unwrap_or_else(|e| panic!("no answer from the guest: {e}"))
     }
 
     /// The process that is the agent, and how often systemd has restarted it.

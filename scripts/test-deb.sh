@@ -32,13 +32,15 @@ second=target/deb/kasa-care-agent_0.1.1-1_$debian.deb
 package() {
     if [ "$debian" = amd64 ]; then
         case $1 in
-        --*) set -- "$@" ;;
+        --*) ;;
         *)
             cp "$1" "$root/package.deb"
             set -- --install /package.deb
             ;;
         esac
-        chroot "$root" env DEBIAN_FRONTEND=noninteractive PATH=/usr/sbin:/usr/bin dpkg --force-confold "$@"
+        # The system is a small one: dpkg would miss diff and ldconfig, which it does not need here.
+        mkdir -p "$root/proc"
+        unshare --fork --pid --mount-proc="$root/proc" chroot "$root" env DEBIAN_FRONTEND=noninteractive PATH=/usr/sbin:/usr/bin dpkg --force-confold --force-bad-path "$@"
     else
         scripts/arm/install.sh "$root" "$@"
     fi >"$scratch/dpkg.log" 2>&1 || {

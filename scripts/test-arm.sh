@@ -12,6 +12,9 @@ scripts/arm/in-step.sh
 
 # Not under qemu-user, and why:
 skipped=(
+    # They film live: videotestsrc and a software encoder, both emulated, do not keep up with the clock that the clips are
+    # measured by. Clips from a recorded H.264 stream are tested.
+    a_clip_of_the_test_source_has_its_pre_roll_and_ends_5_s_after_the_event
 )
 
 targets=("$@")

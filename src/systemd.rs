@@ -74,10 +74,10 @@ impl Notifier {
 
     /// SIGHUP is being carried out; call [`Notifier::ready`] when it is done.
     pub fn reloading(&mut self) {
-        match NotifyState::monotonic_usec_now() {
-            Ok(now) => self.send(&[NotifyState::Reloading, now]),
-            Err(error) => tracing::warn!(%error, "the clock of the reload could not be read"),
-        }
+        // Not sd-notify's own: where time_t has 32 bits it multiplies in them, and overflows after 36 minutes of uptime.
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        let microseconds = i128::from(now.tv_sec) * 1_000_000 + i128::from(now.tv_nsec) / 1_000;
+        self.send(&[NotifyState::Reloading, NotifyState::MonotonicUsec(microseconds)]);
     }
 
     /// SIGTERM is being carried out.

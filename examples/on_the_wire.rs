@@ -122,7 +122,9 @@ fn position(round: u64) -> Position {
 fn agent(origin: Origin, uplink_kbps: u32) -> Result<Uploads> {
     let device = "8006E5A1F0C2".parse()?;
     let spool = Spool { memory_bytes: 8_000_000, flash_bytes: 0 };
-    let settings = Settings { device, spool, uplink_kbps, peers: Peers { api: origin, store: None }, uploader: None };
+    // No flash: what is measured is the wire.
+    let spool_dir = std::path::PathBuf::from("/nowhere");
+    let settings = Settings { device, spool, spool_dir, uplink_kbps, peers: Peers { api: origin, store: None }, uploader: None };
     Ok(start(settings, Clock::start(None), |event| eprintln!("{event:?}"))?)
 }
 

@@ -39,6 +39,8 @@ const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a stop may take in all, so that it is over within five seconds, and what each part of it may.
 const STOP: Duration = Duration::from_millis(4500);
 const STOP_LINK: Duration = Duration::from_secs(2);
+const STOP_MEDIA: Duration = Duration::from_secs(3);
+const STOP_STORE: Duration = Duration::from_millis(500);
 /// The longest sleep: the runtime's clock stands still in suspend, BOOTTIME does not.
 const ROUND: Duration = Duration::from_secs(10);
 /// How old the status may be at most, and at least while much is happening.
@@ -102,6 +104,8 @@ struct Agent {
     cut: Option<CutFigures>,
     media: Option<Media>,
     store: StoreThread,
+    /// The newest record, while what was erased before it is not surely gone from flash.
+    record_waits: Option<(u64, Vec<u8>)>,
     inputs: mpsc::UnboundedSender<Input>,
     arrivals: mpsc::UnboundedReceiver<Input>,
     board: Arc<Board>,
@@ -134,6 +138,7 @@ impl Agent {
             upload::Settings {
                 device: config.device.id.clone(),
                 spool: config.spool.clone(),
+                spool_dir: config.device.state_dir.join("spool"),
                 uplink_kbps: config.upload.uplink_kbps,
                 peers,
                 uploader: config.uploader.as_ref().map(|uploader| uploader.socket.clone()),
@@ -170,6 +175,7 @@ impl Agent {
             uploads,
             media: None,
             store,
+            record_waits: None,
             inputs,
             arrivals,
             board,
@@ -312,8 +318,15 @@ impl Agent {
             Input::Upload(upload::Event::GrantFault { why }) => {
                 tracing::error!(why, "a grant leads where it must not; no byte was sent");
             }
-            Input::Upload(upload::Event::Dropped { bytes, .. }) => tracing::warn!(bytes, "the spool is full: an older clip was dropped"),
+            Input::Upload(upload::Event::Dropped { bytes, .. }) => {
+                tracing::warn!(bytes, "a clip was dropped: the spool is full, or flash does not give it back")
+            }
             Input::Upload(upload::Event::Date) => self.turn(),
+            Input::Upload(upload::Event::ErasuresSettled) => {
+                if let Some((ticket, record)) = self.record_waits.take() {
+                    self.persist(ticket, record);
+                }
+            }
             Input::Upload(upload::Event::Uploader) => self.hear_uploader(),
             Input::Fetched(resource, fetched) => self.handle(Event::Fetched(resource, fetched)),
             Input::Media(started) => match *started {
@@ -377,7 +390,7 @@ impl Agent {
                         media.forget();
                     }
                 }
-                Effect::Persist { ticket, record } => self.store.write(ticket, record),
+                Effect::Persist { ticket, record } => self.persist(ticket, record),
                 Effect::Acknowledge(delivery) => {
                     if let Some(ack) = self.unacknowledged.remove(&delivery) {
                         self.link.ack(ack);
@@ -400,6 +413,17 @@ impl Agent {
                 Effect::Alarm(position) => tracing::error!(%position, "ALARM: two different documents carry the same epoch and seq"),
                 Effect::RaiseTime(to) => self.clock.raise(to),
             }
+        }
+    }
+
+    /// Hands a record to the store, unless what a cut has erased may still be found on flash: a restart must never find a
+    /// record and, beside it, a clip that a document before it has erased. Like the store it keeps the newest one only.
+    fn persist(&mut self, ticket: u64, record: Vec<u8>) {
+        if self.gate.erasures_settled() {
+            self.record_waits = None;
+            self.store.write(ticket, record);
+        } else {
+            self.record_waits = Some((ticket, record));
         }
     }
 
@@ -521,22 +545,27 @@ impl Agent {
             self.handle(Event::CutDone(self.gate.give_up_cut(own)));
         }
         self.gate.cut(None);
+        self.uploads.spill();
         self.handle(Event::Stopping);
-        let media = self.media.take().map(|media| thread::spawn(move || media.stop(STOP)));
+        let media = self.media.take().map(|media| thread::spawn(move || media.stop(STOP_MEDIA)));
         if !self.link.stop(STOP_LINK).await {
             tracing::warn!("the broker was not told that this device is offline; the last will says so");
         }
-        if !self.store.stop(left()) {
-            tracing::error!("the last record is not on flash");
-        }
-        self.uploads.stop(left());
-        drop(self.page);
+        // First the pipeline: the clip that it was recording is worth keeping too.
         if let Some(media) = media {
             let down = media.join().map_err(|_| anyhow::anyhow!("the camera's picture could not be stopped"))?;
             if !down {
                 tracing::error!("the camera's pipeline did not come down in time");
             }
         }
+        self.uploads.stop(left().saturating_sub(STOP_STORE));
+        if let Some((ticket, record)) = self.record_waits.take() {
+            self.store.write(ticket, record);
+        }
+        if !self.store.stop(left()) {
+            tracing::error!("the last record is not on flash");
+        }
+        drop(self.page);
         Ok(())
     }
 }

@@ -9,6 +9,7 @@
 //! | control | link, engine, the cut: nothing slow |
 //! | store | `fdatasync`, which can take seconds on worn flash |
 //! | uploads | grants and PUTs, on a runtime of its own; or the socket of a vendor's uploader |
+//! | flash | clips put on flash, unlinked from it |
 //! | GStreamer's | capture, motion, clips |
 #![deny(unsafe_code)]
 

@@ -48,19 +48,24 @@ pub(super) fn run(config: &Config, out: &mut dyn Write) -> anyhow::Result<Exit> 
 const LOST: &str = "the device's state cannot be read, so its ratchet cannot be kept: start the agent, which uploads nothing and sets \
                     its state anew from the cloud, then repeat this command";
 
-/// Unlinks every file in the spool and makes that durable.
+/// Unlinks every clip in the spool and makes that durable, then whatever else is there. The journal goes last: what it says to
+/// be gone must not come back because the power fails here.
 fn erase_clips(spool: &Path) -> io::Result<Erased> {
     let entries = match fs::read_dir(spool) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Erased::default()),
-        entries => entries?,
+        entries => entries?.collect::<io::Result<Vec<_>>>()?,
     };
+    let (clips, others): (Vec<_>, Vec<_>) =
+        entries.into_iter().map(|entry| entry.path()).partition(|path| path.extension().is_some_and(|ending| ending == "clip"));
     let mut erased = Erased::default();
-    for entry in entries {
-        let entry = entry?;
-        let bytes = entry.metadata()?.len();
-        fs::remove_file(entry.path())?;
+    for clip in clips {
+        erased.bytes += fs::metadata(&clip)?.len();
         erased.clips += 1;
-        erased.bytes += bytes;
+        fs::remove_file(clip)?;
+    }
+    File::open(spool)?.sync_all()?;
+    for other in others {
+        fs::remove_file(other)?;
     }
     File::open(spool)?.sync_all()?;
     Ok(erased)

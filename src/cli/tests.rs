@@ -336,7 +336,9 @@ fn a_factory_reset_forgets_the_owner_and_keeps_the_ratchet() {
     let camera = Camera::new();
     let before = camera.bind();
     fs::create_dir(camera.path("state/spool")).unwrap();
-    camera.write("state/spool/clip.mp4", &[7; 5000]);
+    camera.write("state/spool/0b9e57aa-0000-4000-8000-000000000000.clip", &[7; 5000]);
+    camera.write("state/spool/0b9e57aa-0000-4000-8000-000000000001.part", &[7; 100]);
+    camera.write("state/spool/journal", b"kasa-care-agent spool 1\n");
     let account = before.entitlement.clone().unwrap();
     assert!(holds(&camera.path("state"), &account));
 

@@ -128,8 +128,18 @@ pub struct SpoolStatus {
     pub clips: u32,
     /// Their bytes.
     pub bytes: u64,
-    /// How many bytes may be held.
+    /// How many bytes may be held in memory.
     pub quota_bytes: u64,
+    /// Bytes of memory that clips take.
+    pub memory_bytes: u64,
+    /// Clips on flash: they survive a power cut.
+    pub flash_clips: u32,
+    /// Bytes of flash that the spool takes.
+    pub flash_bytes: u64,
+    /// How many bytes of flash it may take.
+    pub flash_quota_bytes: u64,
+    /// Why clips cannot be put on flash; absent where nothing stands in the way.
+    pub flash_fault: Option<String>,
     /// Clips the store has taken.
     pub stored_clips: u32,
     /// Their bytes.
@@ -211,7 +221,11 @@ impl StatusDocument {
             last_switch: None,
             link: LinkStatus { broker: config.broker.endpoint.authority(), ..LinkStatus::default() },
             transfers: TransferStatus::default(),
-            spool: SpoolStatus { quota_bytes: config.spool.memory_bytes, ..SpoolStatus::default() },
+            spool: SpoolStatus {
+                quota_bytes: config.spool.memory_bytes,
+                flash_quota_bytes: config.spool.flash_bytes,
+                ..SpoolStatus::default()
+            },
             media: config.media.as_ref().map(|_| MediaPart::default()),
             uploader: config.uploader.as_ref().map(|_| UploaderStatus::default()),
             store: StoreStatus::default(),
@@ -260,6 +274,9 @@ impl StatusDocument {
         }
         if let Some(fault) = &self.store.fault {
             warnings.push(format!("the state cannot be written: {fault}"));
+        }
+        if let Some(fault) = &self.spool.flash_fault {
+            warnings.push(format!("clips cannot be put on flash and wait in memory: {fault}"));
         }
         if let Some(certificate) = &self.certificate {
             if Duration::from_secs(certificate.days_left * 86_400) < EXPIRES_SOON {
@@ -339,9 +356,14 @@ impl StatusDocument {
         let fault = self.transfers.last_fault.as_ref().map_or_else(String::new, |fault| format!("; last fault: {fault}"));
         rows.push(("transfers", format!("{} in flight{fault}", self.transfers.in_flight)));
         let spool = &self.spool;
-        rows.push(("spool", format!("{} clips, {} of {}", spool.clips, bytes(spool.bytes), bytes(spool.quota_bytes))));
+        let (memory, flash) = (bytes(spool.memory_bytes), bytes(spool.flash_bytes));
+        let quotas = (bytes(spool.quota_bytes), bytes(spool.flash_quota_bytes));
+        rows.push(("spool", format!("{} clips; memory {memory} of {}, flash {flash} of {}", spool.clips, quotas.0, quotas.1)));
         rows.push(("uploaded", format!("{} clips, {}", spool.stored_clips, bytes(spool.stored_bytes))));
         rows.push(("erased", format!("{} clips, {}", spool.erased_clips, bytes(spool.erased_bytes))));
+        if spool.dropped_clips > 0 {
+            rows.push(("dropped", format!("{} clips, {}", spool.dropped_clips, bytes(spool.dropped_bytes))));
+        }
         if let Some(media) = &self.media {
             rows.push(("camera", picture(&media.status.stream)));
             rows.extend(media.status.low.as_ref().map(|low| ("low stream", picture(low))));

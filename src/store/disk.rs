@@ -66,6 +66,7 @@ enum Piece {
 enum NameChange {
     Made { name: String, file: usize },
     Moved { from: String, to: String },
+    Removed { name: String },
 }
 
 #[derive(Default)]
@@ -218,6 +219,9 @@ impl NameChange {
                     names.insert(to.clone(), file);
                 }
             }
+            Self::Removed { name } => {
+                names.remove(name);
+            }
         }
     }
 }
@@ -310,9 +314,11 @@ impl Filesystem for Disk {
             }
             (None, _) => return Err(io::ErrorKind::NotFound.into()),
         };
-        inner.record();
-        drop(inner);
         let writable = access != Access::Read;
+        if writable {
+            inner.record();
+        }
+        drop(inner);
         Ok(DiskFile { disk: self.clone(), file, writable, wrote: Mutex::default(), failed: Mutex::default() })
     }
 
@@ -329,6 +335,28 @@ impl Filesystem for Disk {
         inner.now.unsynced_names.push(change);
         inner.record();
         Ok(())
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        let mut inner = self.lock();
+        if inner.read_only {
+            return Err(io::ErrorKind::ReadOnlyFilesystem.into());
+        }
+        if let Some(kind) = inner.operation() {
+            return Err(kind.into());
+        }
+        if !inner.now.names.contains_key(name) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let change = NameChange::Removed { name: name.into() };
+        change.apply(&mut inner.now.names);
+        inner.now.unsynced_names.push(change);
+        inner.record();
+        Ok(())
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        Ok(self.lock().now.names.keys().cloned().collect())
     }
 
     fn sync(&self) -> io::Result<()> {

@@ -1,5 +1,6 @@
-//! The few file operations the store needs, as a trait, so that the tests can put an in-memory disk in place of the real
-//! one and lose, tear and reorder what was not synced. [`StateDir`] is the real one, and holds the lock.
+//! The few file operations the store and the flash spool need, as a trait, so that the tests can put an in-memory disk in
+//! place of the real one and lose, tear and reorder what was not synced. [`Directory`] is the real one; [`StateDir`] is one
+//! that holds the lock.
 
 use std::fs::File;
 use std::io;
@@ -7,7 +8,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Advice, CWD, FlockOperation, Mode, OFlags};
+use rustix::fs::{Advice, AtFlags, CWD, Dir, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::StoreError;
@@ -34,12 +35,18 @@ pub trait Filesystem: Send + 'static {
     /// Gives a file another name, replacing what had it.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
 
+    /// Takes a file's name away.
+    fn remove(&self, name: &str) -> io::Result<()>;
+
+    /// The names in the directory, in no order.
+    fn list(&self) -> io::Result<Vec<String>>;
+
     /// Makes the names in the directory durable.
     fn sync(&self) -> io::Result<()>;
 }
 
 /// An open file.
-pub trait StateFile: Send + 'static {
+pub trait StateFile: Send + Sync + 'static {
     /// Fills `buf` from `offset` on; returns fewer bytes only at the end of the file.
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
 
@@ -55,42 +62,28 @@ pub trait StateFile: Send + 'static {
     fn forget(&self);
 }
 
-/// The state directory of a running agent, locked as long as this value lives.
+/// A directory on the real file system.
 #[derive(Debug)]
-pub struct StateDir {
+pub struct Directory {
     dir: OwnedFd,
     path: PathBuf,
 }
 
-impl StateDir {
-    /// Opens the directory and takes its lock, making its last component if that is missing.
-    ///
-    /// The lock is `flock` on the descriptor of the directory itself: it needs no file, so it also holds on a read-only
-    /// file system, and it goes away with the process however that ends.
+impl Directory {
+    /// Opens the directory on a fresh descriptor, making its last component if that is missing.
     ///
     /// # Errors
-    /// [`StoreError::Locked`] if another agent has it; [`StoreError::Directory`] if the directory cannot be opened.
-    pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let fault = |why: Errno| StoreError::Directory { path: path.to_owned(), why: why.into() };
+    /// What the system said.
+    pub fn open(path: &Path) -> io::Result<Self> {
         // Whatever else stands in the way shows when it is opened.
         if rustix::fs::mkdir(path, Mode::RWXU).is_ok() {
-            sync_parent(path).map_err(fault)?;
+            sync_parent(path)?;
         }
-        let dir = open_dir(path).map_err(fault)?;
-        match rustix::fs::flock(&dir, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self { dir, path: path.to_owned() }),
-            Err(Errno::WOULDBLOCK) => Err(StoreError::Locked { path: path.to_owned() }),
-            Err(why) => Err(fault(why)),
-        }
-    }
-
-    /// Where the directory is, for messages.
-    pub fn path(&self) -> &Path {
-        &self.path
+        Ok(Self { dir: open_dir(path)?, path: path.to_owned() })
     }
 }
 
-impl Filesystem for StateDir {
+impl Filesystem for Directory {
     type File = File;
 
     fn open(&self, name: &str, access: Access) -> io::Result<File> {
@@ -107,8 +100,75 @@ impl Filesystem for StateDir {
         Ok(rustix::fs::renameat(&self.dir, from, &self.dir, to)?)
     }
 
+    fn remove(&self, name: &str) -> io::Result<()> {
+        Ok(rustix::fs::unlinkat(&self.dir, name, AtFlags::empty())?)
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in Dir::read_from(&self.dir)? {
+            // A name that is not text is none that this agent has given.
+            if let Ok(name) = entry?.file_name().to_str() {
+                names.extend((name != "." && name != "..").then(|| name.to_owned()));
+            }
+        }
+        Ok(names)
+    }
+
     fn sync(&self) -> io::Result<()> {
         Ok(rustix::fs::fsync(&self.dir)?)
+    }
+}
+
+/// The state directory of a running agent, locked as long as this value lives.
+#[derive(Debug)]
+pub struct StateDir(Directory);
+
+impl StateDir {
+    /// Opens the directory and takes its lock, making its last component if that is missing.
+    ///
+    /// The lock is `flock` on the descriptor of the directory itself: it needs no file, so it also holds on a read-only
+    /// file system, and it goes away with the process however that ends.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`] if another agent has it; [`StoreError::Directory`] if the directory cannot be opened.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let fault = |why: io::Error| StoreError::Directory { path: path.to_owned(), why };
+        let directory = Directory::open(path).map_err(fault)?;
+        match rustix::fs::flock(&directory.dir, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Self(directory)),
+            Err(Errno::WOULDBLOCK) => Err(StoreError::Locked { path: path.to_owned() }),
+            Err(why) => Err(fault(why.into())),
+        }
+    }
+
+    /// Where the directory is, for messages.
+    pub fn path(&self) -> &Path {
+        &self.0.path
+    }
+}
+
+impl Filesystem for StateDir {
+    type File = File;
+
+    fn open(&self, name: &str, access: Access) -> io::Result<File> {
+        self.0.open(name, access)
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.0.rename(from, to)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.0.remove(name)
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        self.0.list()
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync()
     }
 }
 

@@ -6,8 +6,8 @@
 //! At start [`Store::open`] takes the lock and reads; [`Store::start`] moves the writing to a thread of its own.
 
 #[cfg(test)]
-mod disk;
-mod filesystem;
+pub(crate) mod disk;
+pub(crate) mod filesystem;
 mod peek;
 mod slot;
 mod slots;

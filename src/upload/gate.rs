@@ -3,7 +3,10 @@
 //! anything slow, so a cut takes microseconds whatever the uploads' thread is doing.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -12,11 +15,12 @@ use tokio::sync::Notify;
 
 use super::{
     socket::Sockets,
-    spool::Spool,
+    spool::{Chore, Spool},
     vendor::{Tidings, UploaderStatus, Vendor},
 };
 use crate::{
     clock::Clock,
+    config::Spool as SpoolLimits,
     engine::{Admission, CutFigures, Generation},
 };
 
@@ -31,8 +35,13 @@ pub struct Gate {
 }
 
 impl Gate {
-    pub(super) fn new(spool_bytes: u64, vendor: Option<Arc<Vendor>>, clock: Clock) -> Self {
-        let shelf = Shelf { spool: Mutex::new(Spool::new(spool_bytes)), wake: Notify::new() };
+    pub(super) fn new(limits: &SpoolLimits, vendor: Option<Arc<Vendor>>, clock: Clock) -> Self {
+        let shelf = Shelf {
+            spool: Mutex::new(Spool::new(limits.memory_bytes, limits.flash_bytes)),
+            wake: Notify::new(),
+            chores: Condvar::new(),
+            ending: false.into(),
+        };
         Self { sockets: Arc::default(), shelf: Arc::new(shelf), vendor, clock }
     }
 
@@ -59,7 +68,7 @@ impl Gate {
         let transfers = spool.recall(self.sockets.generation());
         let doomed = keep.map(|(policy, position)| spool.keep(policy, position, self.clock.now())).unwrap_or_default();
         drop(spool);
-        self.shelf.wake.notify_one();
+        self.shelf.changed();
         CutFigures { generation, transfers, bytes_after, doomed }
     }
 
@@ -100,14 +109,24 @@ impl Gate {
         if let Some(vendor) = &self.vendor {
             vendor.open(admission);
         }
-        self.shelf.lock().admit(admission);
-        self.shelf.wake.notify_one();
+        let erased = self.shelf.lock().admit(admission, self.clock.now());
+        if erased.clips > 0 {
+            tracing::info!(clips = erased.clips, bytes = erased.bytes, "clips found on flash are not allowed: erased");
+        }
+        self.shelf.changed();
     }
 
     /// Lets clips whose grant was refused (402, 403) be tried again now.
     pub fn retry_refused(&self) {
         self.shelf.lock().retry_refused();
-        self.shelf.wake.notify_one();
+        self.shelf.changed();
+    }
+
+    /// Whether flash says durably of all that was erased that it is gone (or has failed to, which the status shows). Until
+    /// then the record of a document that erases must not be written: a restart that finds it must not find the clips. It
+    /// changes from false to true with [`super::Event::ErasuresSettled`].
+    pub fn erasures_settled(&self) -> bool {
+        self.shelf.lock().erasures_settled()
     }
 
     /// Cuts and erases everything, whatever a policy says: for a factory reset or a change of account.
@@ -116,16 +135,57 @@ impl Gate {
     }
 }
 
-/// The spool under its lock, and how the uploads' thread hears of a change.
+/// How long the flash thread sleeps at most: a condition variable's clock stands still in suspend, BOOTTIME does not.
+const ROUND: Duration = Duration::from_secs(30);
+
+/// The spool under its lock, and how the uploads' thread and the flash thread hear of a change.
 #[derive(Debug)]
 pub(super) struct Shelf {
     spool: Mutex<Spool>,
     pub(super) wake: Notify,
+    chores: Condvar,
+    ending: AtomicBool,
 }
 
 impl Shelf {
     pub(super) fn lock(&self) -> MutexGuard<'_, Spool> {
         // Every change leaves a whole spool behind, so a panic elsewhere does not spoil it.
         self.spool.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets both threads look again.
+    pub(super) fn changed(&self) {
+        self.wake.notify_one();
+        self.chores.notify_one();
+    }
+
+    /// Lets the flash thread alone look again.
+    pub(super) fn grown(&self) {
+        self.chores.notify_one();
+    }
+
+    /// The flash thread ends once nothing is left to do.
+    pub(super) fn end(&self) {
+        // Under the lock, so that the thread is not just about to sleep.
+        let spool = self.lock();
+        self.ending.store(true, Ordering::Relaxed);
+        drop(spool);
+        self.chores.notify_one();
+    }
+
+    /// Waits for something to do on flash; `None` when there is nothing and will be nothing.
+    pub(super) fn wait_for_chore(&self, clock: &Clock) -> Option<Chore> {
+        let mut spool = self.lock();
+        loop {
+            let now = clock.now();
+            match spool.chore(now) {
+                Ok(chore) => return Some(chore),
+                Err(_) if self.ending.load(Ordering::Relaxed) => return None,
+                Err(due) => {
+                    let wait = due.saturating_sub(now.boot).min(ROUND);
+                    spool = self.chores.wait_timeout(spool, wait).unwrap_or_else(PoisonError::into_inner).0;
+                }
+            }
+        }
     }
 }

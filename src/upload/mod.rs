@@ -2,10 +2,13 @@
 //! own sends what may leave: one clip at a time, oldest first, which keeps the pace exact and the memory small. It
 //! decides nothing about plans; it tells what happened as [`Event`]s.
 //!
-//! Where a vendor's own uploader does the uploading, the gate governs that too ([`vendor`]).
+//! Clips wait in memory (`[spool] memory_bytes`) and, when they must, on flash (`flash_bytes`, [`flash`]), where another
+//! thread puts them.
 //!
-//! Clips wait in memory only (`[spool] memory_bytes`): they do not survive a restart, and `flash_bytes` is not used yet.
+//! Where a vendor's own uploader does the uploading, the gate governs that too ([`vendor`]).
 
+mod content;
+mod flash;
 mod gate;
 mod grant;
 mod kernel;
@@ -32,6 +35,8 @@ use tokio::{runtime, select, sync::Notify, time::sleep};
 
 pub use self::gate::Gate;
 use self::{
+    content::Open,
+    flash::{Files, Opener, Shelved},
     pacing::Pacer,
     spool::{End, Job, Next},
     vendor::{Door, UploaderStatus},
@@ -41,6 +46,7 @@ use crate::{
     config::Spool as SpoolLimits,
     engine::{ClipFacts, Generation},
     http::Origin,
+    store::filesystem::Directory,
 };
 
 /// How often clips are looked at for their age, and how long a wait may be before the time is read anew: the runtime's
@@ -54,6 +60,8 @@ pub struct Settings {
     pub device: DeviceId,
     /// `[spool]`
     pub spool: SpoolLimits,
+    /// Where clips are put that must not wait in memory.
+    pub spool_dir: PathBuf,
     /// `[upload] uplink_kbps`; 0: estimated.
     pub uplink_kbps: u32,
     /// Whom clips are sent to.
@@ -120,6 +128,9 @@ pub enum Event {
     Date,
     /// A vendor's uploader has come, gone, or said something ([`Gate::tidings`]).
     Uploader,
+    /// Flash says of what was erased that it is gone, or has failed to: [`Gate::erasures_settled`] may have become true. Told
+    /// on the flash thread.
+    ErasuresSettled,
 }
 
 /// What people see of uploads.
@@ -129,8 +140,14 @@ pub struct UploadStatus {
     pub generation: Generation,
     /// Transfers in flight.
     pub transfers: u32,
-    /// Clips and bytes held: being recorded, waiting, and in flight.
+    /// Clips and bytes held, in memory and on flash: being recorded, waiting, and in flight.
     pub spool: Erased,
+    /// Bytes of memory that clips take.
+    pub memory_bytes: u64,
+    /// Clips that survive a power cut, and the bytes of flash that the spool takes.
+    pub flash: Erased,
+    /// Why clips cannot be put on flash; absent where nothing stands in the way.
+    pub flash_fault: Option<String>,
     /// Clips and bytes the store has taken since the start.
     pub stored: Erased,
     /// Clips and bytes erased because the plan does not allow them, since the start.
@@ -145,23 +162,22 @@ pub struct UploadStatus {
     pub uploader: Option<UploaderStatus>,
 }
 
-/// The uploads' thread.
+/// The uploads' thread and the flash thread.
 #[derive(Debug)]
 pub struct Uploads {
     shared: Arc<Shared>,
+    /// Closed when both have ended.
     ended: mpsc::Receiver<()>,
 }
 
-/// Starts the uploads' thread, with the gate closed. `events` is called on it.
+/// Looks at what waits on flash, then starts the uploads' thread and the flash thread, with the gate closed. `events` is
+/// called on them.
 ///
 /// # Errors
 ///
 /// The kernel gave no thread, or no descriptors for a runtime, or the socket of a vendor's uploader cannot be made.
 pub fn start(settings: Settings, clock: Clock, events: impl Fn(Event) + Send + Sync + 'static) -> io::Result<Uploads> {
-    let Settings { device, spool, uplink_kbps, peers, uploader } = settings;
-    if spool.flash_bytes > 0 {
-        tracing::info!(flash_bytes = spool.flash_bytes, "clips wait in memory only; the flash spool is not used yet");
-    }
+    let Settings { device, spool, spool_dir, uplink_kbps, peers, uploader } = settings;
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     let events: Arc<dyn Fn(Event) + Send + Sync> = Arc::new(events);
     let door = uploader.map(|path| {
@@ -170,24 +186,62 @@ pub fn start(settings: Settings, clock: Clock, events: impl Fn(Event) + Send + S
         Door::open(&path, clock.clone(), move |event| events(event))
     });
     let door = door.transpose()?;
+    let gate = Arc::new(Gate::new(&spool, door.as_ref().map(Door::vendor), clock));
+    let open_dir: Opener<Directory> = {
+        let dir = spool_dir.clone();
+        Arc::new(move || Directory::open(&dir))
+    };
+    let mut files = Files::new(open_dir.clone());
+    // A camera that never used flash is not given a directory for it.
+    if spool.flash_bytes > 0 || spool_dir.exists() {
+        find_clips(&mut files, &gate);
+    }
+    let on_flash: Open = Arc::new(move |id| Shelved::open(&open_dir()?, id));
     let shared = Arc::new(Shared {
-        gate: Arc::new(Gate::new(spool.memory_bytes, door.as_ref().map(Door::vendor), clock)),
+        gate,
         device,
         peers: Mutex::new(Arc::new(peers)),
         pacer: Mutex::new(Pacer::new(uplink_kbps)),
         last_fault: Mutex::new(None),
+        on_flash,
         events,
         stop: Notify::new(),
     });
     let (end, ended) = mpsc::channel();
-    let on_thread = shared.clone();
+    let (on_thread, on_end) = (shared.clone(), end.clone());
     thread::Builder::new().name("uploads".into()).spawn(move || {
         runtime.block_on(on_thread.run(door));
         // A resolver that hangs must not hold us up.
         runtime.shutdown_background();
+        drop(on_end);
+    })?;
+    let on_thread = shared.clone();
+    thread::Builder::new().name("flash".into()).spawn(move || {
+        flash::thread::run(files, &on_thread.gate, |event| on_thread.tell(event));
         drop(end);
     })?;
     Ok(Uploads { shared, ended })
+}
+
+/// Takes in what the last run left on flash. Nothing serves yet, so this may take the time it takes, as reading the state does.
+fn find_clips(files: &mut Files<Directory>, gate: &Gate) {
+    let now = gate.clock.now();
+    match files.scan() {
+        Ok(scan) => {
+            let mut spool = gate.shelf.lock();
+            spool.lost_unreadable(scan.unreadable);
+            spool.restore(scan.clips, now);
+            let held = spool.held();
+            drop(spool);
+            if held.clips > 0 {
+                tracing::info!(clips = held.clips, bytes = held.bytes, "clips found on flash; they wait to be judged");
+            }
+        }
+        Err(why) => {
+            tracing::error!(%why, "the spool on flash cannot be looked at; clips wait in memory");
+            gate.shelf.lock().not_restored(why.to_string(), now);
+        }
+    }
 }
 
 impl Uploads {
@@ -199,11 +253,14 @@ impl Uploads {
     /// How uploads stand.
     pub fn status(&self) -> UploadStatus {
         let spool = self.shared.gate.shelf.lock();
-        let tally = spool.tally();
+        let (tally, flash) = (spool.tally(), spool.flash_use());
         UploadStatus {
             generation: self.shared.gate.generation(),
             transfers: spool.leaving(),
             spool: spool.held(),
+            memory_bytes: spool.memory(),
+            flash: flash.held,
+            flash_fault: flash.fault,
             stored: tally.stored,
             erased: tally.erased,
             dropped: tally.dropped,
@@ -223,13 +280,26 @@ impl Uploads {
         *self.shared.pacer() = Pacer::new(kbps);
     }
 
-    /// Closes the gate, aborts what is in flight and ends the thread; waits for it at most `deadline`. Clips that wait are
-    /// lost with the memory they are in.
+    /// Lets clips that wait go to flash from now on, each as soon as it is whole: the agent is about to stop.
+    pub fn spill(&self) {
+        self.shared.gate.shelf.lock().spill_all();
+        self.shared.gate.shelf.changed();
+    }
+
+    /// Closes the gate, aborts what is in flight, puts what waits on flash and ends the threads; waits for them at most
+    /// `deadline`. What is not on flash by then is lost with the memory it is in.
     pub fn stop(self, deadline: Duration) {
         self.shared.gate.cut(None);
         self.shared.stop.notify_one();
+        self.spill();
+        self.shared.gate.shelf.end();
         if self.ended.recv_timeout(deadline) == Err(mpsc::RecvTimeoutError::Timeout) {
-            tracing::warn!("the uploads' thread did not end in time");
+            tracing::warn!("uploads and flash did not come to an end in time");
+        }
+        let spool = self.shared.gate.shelf.lock();
+        let lost = spool.held().clips - spool.flash_use().held.clips;
+        if lost > 0 {
+            tracing::warn!(clips = lost, "clips that waited in memory are lost");
         }
     }
 }
@@ -241,6 +311,8 @@ struct Shared {
     peers: Mutex<Arc<Peers>>,
     pacer: Mutex<Pacer>,
     last_fault: Mutex<Option<String>>,
+    /// How a clip's file is read.
+    on_flash: Open,
     events: Arc<dyn Fn(Event) + Send + Sync>,
     stop: Notify,
 }
@@ -307,6 +379,7 @@ impl Shared {
             Err(_) => End::Stale,
         };
         self.gate.shelf.lock().settle(id, generation, end, self.gate.clock.now());
+        self.gate.shelf.grown();
         // Told only now: whoever cuts because of a refusal finds the clip waiting for its answer, not in flight.
         if let End::Refused { status, .. } = end {
             self.tell(Event::Refused { status, clip });
@@ -323,10 +396,13 @@ impl Shared {
         let mut spool = self.gate.shelf.lock();
         spool.expire(self.gate.clock.now());
         let (doomed, losses) = spool.sweep();
+        let shed = spool.shed();
         drop(spool);
-        drop(doomed);
+        drop((doomed, shed));
+        // What has grown too old goes from flash as well.
+        self.gate.shelf.grown();
         for loss in losses {
-            tracing::info!(bytes = loss.bytes, "clip dropped: the spool is full");
+            tracing::info!(bytes = loss.bytes, "clip dropped");
             self.tell(Event::Dropped { clip: loss.clip, bytes: loss.bytes });
         }
     }

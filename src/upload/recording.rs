@@ -54,15 +54,16 @@ impl ClipWriter for Recording {
 
     fn append(&mut self, fragment: Bytes, duration: Duration) -> Verdict {
         self.digest.update(&fragment);
-        self.shelf.lock().append(self.id, fragment, duration, self.clock.now())
+        let verdict = self.shelf.lock().append(self.id, fragment, duration, self.clock.now());
+        self.shelf.grown();
+        verdict
     }
 
     fn finish(mut self: Box<Self>, duration: Duration) {
-        let digest = self.digest.clone().finish();
-        let hex = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-        self.shelf.lock().finish(self.id, duration, hex);
+        let sha256 = hex(&self.digest.clone().finish());
+        self.shelf.lock().finish(self.id, duration, sha256, self.clock.now());
         self.finished = true;
-        self.shelf.wake.notify_one();
+        self.shelf.changed();
     }
 }
 
@@ -70,9 +71,14 @@ impl Drop for Recording {
     fn drop(&mut self) {
         if !self.finished {
             self.shelf.lock().abandon(self.id);
-            self.shelf.wake.notify_one();
+            self.shelf.changed();
         }
     }
+}
+
+/// A digest as the cloud is told it: lowercase hex.
+pub(super) fn hex(digest: &digest::Digest) -> String {
+    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A random UUID (version 4): the clip's name in the cloud, so a weak generator will not do.

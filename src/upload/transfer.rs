@@ -3,9 +3,10 @@
 
 use std::{
     convert::Infallible,
+    error::Error as StdError,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
@@ -26,6 +27,7 @@ use tokio::{
 
 use super::{
     Event, Shared,
+    content::{Open, Pieces},
     gate::Shelf,
     grant::{Target, Violation, life},
     socket::{Gauge, Ticket},
@@ -74,6 +76,8 @@ enum Failure {
     Putting(u16),
     #[error("the grant ended before the clip could be sent")]
     Expired,
+    #[error("the clip cannot be read from flash: {0}")]
+    Unreadable(String),
 }
 
 impl From<Stale> for Failure {
@@ -104,6 +108,7 @@ impl Shared {
         tracing::info!(clip = %job.id, generation = job.generation.0, why = %failure, "clip not sent");
         self.note_fault(failure.to_string());
         match failure {
+            Failure::Unreadable(_) => End::Unreadable { pause: RETRY },
             Failure::Refused(status) => End::Refused { until: self.gate.clock.now().boot + REFUSED, status },
             Failure::Grant(violation) => {
                 self.tell(Event::GrantFault { why: violation.to_string() });
@@ -201,13 +206,17 @@ impl Shared {
         if self.gate.clock.now().boot >= until {
             return Err(Failure::Expired);
         }
-        let pace = Arc::new(Pace { bytes_per_s: self.pacer().rate().into(), learning: false.into() });
-        let body = ClipBody::new(ticket.clone(), job, self.gate.shelf.clone(), pace.clone());
+        let pace = Arc::new(Pace::new(self.pacer().rate()));
+        let body = ClipBody::new(ticket.clone(), job, self.gate.shelf.clone(), pace.clone(), &self.on_flash);
         let mut request = request("PUT", &origin.endpoint, &target.path, target.headers, body)?;
         request.headers_mut().insert(header::CONTENT_LENGTH, job.bytes.into());
         let gauge = line.pass().gauge();
         let exchange = line.send(request, ANSWER);
-        let answer = self.minded(exchange, &gauge, &pace, &origin.endpoint.host, job.bytes).await?;
+        let answer = self.minded(exchange, &gauge, &pace, &origin.endpoint.host, job.bytes).await;
+        if let Some(why) = pace.unreadable.get() {
+            return Err(Failure::Unreadable(why.clone()));
+        }
+        let answer = answer?;
         match answer.status {
             200..=299 => Ok(()),
             300..=399 => Err(Violation::Redirect("the store".into()).into()),
@@ -261,6 +270,14 @@ struct Pace {
     bytes_per_s: AtomicU64,
     /// Whether the body has begun and has more: only then does the rate of arrival say something of the link.
     learning: AtomicBool,
+    /// Why the body could not go on, if flash is to blame.
+    unreadable: OnceLock<String>,
+}
+
+impl Pace {
+    fn new(bytes_per_s: u64) -> Self {
+        Self { bytes_per_s: bytes_per_s.into(), learning: false.into(), unreadable: OnceLock::new() }
+    }
 }
 
 /// A clip's bytes, a piece at a time, for as long as the ticket is good.
@@ -272,8 +289,9 @@ struct ClipBody {
     ticket: Ticket,
     shelf: Arc<Shelf>,
     id: uuid::Uuid,
-    /// Last first.
-    fragments: Vec<Bytes>,
+    pieces: Pieces,
+    /// Of the last that was taken, what is not sent yet.
+    rest: Bytes,
     left: u64,
     pace: Arc<Pace>,
     /// When the next piece is due.
@@ -282,9 +300,9 @@ struct ClipBody {
 }
 
 impl ClipBody {
-    fn new(ticket: Ticket, job: &Job, shelf: Arc<Shelf>, pace: Arc<Pace>) -> Self {
-        let fragments = job.fragments.iter().filter(|fragment| !fragment.is_empty()).rev().cloned().collect();
-        Self { ticket, shelf, id: job.id, fragments, left: job.bytes, pace, due: None, wait: None }
+    fn new(ticket: Ticket, job: &Job, shelf: Arc<Shelf>, pace: Arc<Pace>, on_flash: &Open) -> Self {
+        let pieces = Pieces::of(job, on_flash);
+        Self { ticket, shelf, id: job.id, pieces, rest: Bytes::new(), left: job.bytes, pace, due: None, wait: None }
     }
 
     /// Invariant 3: as long as the generation stands, the clip is one that was let out under it. Both are read under the
@@ -309,38 +327,48 @@ impl ClipBody {
 
 /// A body as a transfer sends it, for the tests.
 #[cfg(test)]
-pub(super) fn body_of(gate: &super::Gate, job: &Job, bytes_per_s: u64) -> impl Body<Data = Bytes, Error = Stale> + use<> {
+pub(super) fn body_of(gate: &super::Gate, job: &Job, bytes_per_s: u64, on_flash: &Open) -> impl Body<Data = Bytes, Error = Broken> + use<> {
     let ticket = Ticket::new(gate.sockets.clone(), job.generation, bytes_per_s);
-    let pace = Arc::new(Pace { bytes_per_s: bytes_per_s.into(), learning: false.into() });
-    ClipBody::new(ticket, job, gate.shelf.clone(), pace)
+    ClipBody::new(ticket, job, gate.shelf.clone(), Arc::new(Pace::new(bytes_per_s)), on_flash)
 }
+
+/// What a body ends with when it cannot go on: [`Stale`], or what flash said.
+pub(super) type Broken = Box<dyn StdError + Send + Sync>;
 
 impl Body for ClipBody {
     type Data = Bytes;
-    type Error = Stale;
+    type Error = Broken;
 
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Stale>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         if let Err(stale) = self.ticket.check() {
             // An error, not an end: an end could make a part look whole.
-            return Poll::Ready(Some(Err(stale)));
+            return Poll::Ready(Some(Err(stale.into())));
         }
         if let Some(wait) = &mut self.wait {
             ready!(wait.as_mut().poll(context));
             self.wait = None;
         }
         debug_assert!(self.may_send(), "invariant 3: clip {} is sent though it was not let out", self.id);
-        let Some(mut fragment) = self.fragments.pop() else { return Poll::Ready(None) };
-        let piece = fragment.split_to(self.piece().min(fragment.len()));
-        if !fragment.is_empty() {
-            self.fragments.push(fragment);
+        if self.rest.is_empty() {
+            match ready!(self.pieces.poll_next(context)) {
+                Some(Ok(bytes)) => self.rest = bytes,
+                Some(Err(why)) => {
+                    // Told once: a body that has failed is not asked again.
+                    self.pace.unreadable.get_or_init(|| why.to_string());
+                    return Poll::Ready(Some(Err(why.into())));
+                }
+                None => return Poll::Ready(None),
+            }
         }
-        self.left -= piece.len() as u64;
+        let most = self.piece().min(self.rest.len());
+        let piece = self.rest.split_to(most);
+        self.left = self.left.saturating_sub(piece.len() as u64);
         self.pace.learning.store(self.left > 0, Ordering::Relaxed);
         Poll::Ready(Some(Ok(Frame::data(piece))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.fragments.is_empty()
+        self.left == 0
     }
 
     fn size_hint(&self) -> SizeHint {

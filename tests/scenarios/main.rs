@@ -13,5 +13,6 @@ mod order;
 mod ownership;
 mod plan_changes;
 mod real_input;
+mod spool;
 mod time;
 mod wires;

@@ -51,6 +51,11 @@ impl Status {
         self.number("/store/writes")
     }
 
+    /// A figure of the spool.
+    pub fn spool(&self, field: &str) -> u64 {
+        self.number(&format!("/spool/{field}"))
+    }
+
     /// What last kept a clip from being stored, empty if nothing did.
     pub fn last_upload_fault(&self) -> &str {
         self.text("/transfers/last_fault")

@@ -246,7 +246,7 @@ fn a_stale_body_ends_in_an_error_and_never_early() {
     use std::pin::pin;
 
     use http_body_util::BodyExt;
-    let gate = Gate::new(1_000_000, None, Clock::start(None));
+    let gate = Gate::new(&SpoolLimits { memory_bytes: 1_000_000, flash_bytes: 0 }, None, Clock::start(None));
     gate.open(Admission { record: PAID, keep: PAID, leave: PAID, position: AT });
     let beginning = Beginning { kind: ClipKind::Motion, ago: Duration::ZERO, height: 360 };
     let (mut writer, _) = gate.begin(beginning).unwrap();
@@ -256,7 +256,7 @@ fn a_stale_body_ends_in_an_error_and_never_early() {
     let Next::Take(job) = next else { panic!("{next:?}") };
     let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let mut body = pin!(transfer::body_of(&gate, &job, 1_000_000));
+        let mut body = pin!(transfer::body_of(&gate, &job, 1_000_000, &(Arc::new(|_| Err(io::ErrorKind::NotFound.into())) as Open)));
         assert!(body.frame().await.is_some_and(|frame| frame.is_ok()));
         gate.cut(None);
         assert!(body.frame().await.is_some_and(|frame| frame.is_err()));

@@ -2,6 +2,7 @@
 
 mod cuts;
 mod early_answers;
+mod flash;
 mod grants;
 mod sink;
 
@@ -37,10 +38,14 @@ impl Bench {
     }
 
     fn with(peers: Peers, uplink_kbps: u32) -> Self {
+        Self::on(peers, uplink_kbps, 0, PathBuf::from("/nowhere"))
+    }
+
+    fn on(peers: Peers, uplink_kbps: u32, flash_bytes: u64, spool_dir: PathBuf) -> Self {
         let events = Arc::new(Mutex::new(Vec::new()));
         let told = events.clone();
-        let spool = SpoolLimits { memory_bytes: 8_000_000, flash_bytes: 0 };
-        let settings = Settings { device: "8006E5A1F0C2".parse().unwrap(), spool, uplink_kbps, peers, uploader: None };
+        let spool = SpoolLimits { memory_bytes: 8_000_000, flash_bytes };
+        let settings = Settings { device: "8006E5A1F0C2".parse().unwrap(), spool, spool_dir, uplink_kbps, peers, uploader: None };
         let uploads = start(settings, Clock::start(None), move |event| told.lock().unwrap().push(event)).unwrap();
         Self { gate: uploads.gate(), uploads: Some(uploads), events }
     }

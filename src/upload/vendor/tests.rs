@@ -37,6 +37,7 @@ impl Agent {
         let endpoint = Endpoint { host: "127.0.0.1".into(), port: 9, tls: false };
         let settings = Settings {
             device: "8006E5A1F0C2".parse().unwrap(),
+            spool_dir: std::path::PathBuf::from("/nowhere"),
             spool: crate::config::Spool { memory_bytes: 1000, flash_bytes: 0 },
             uplink_kbps: 0,
             peers: Peers { api: Origin { endpoint, tls: None }, store: None },
@@ -331,6 +332,6 @@ fn the_socket_is_for_this_user_and_group() {
 
 #[test]
 fn without_an_uploader_a_cut_is_over_at_once() {
-    let gate = Gate::new(1000, None, Clock::start(None));
+    let gate = Gate::new(&crate::config::Spool { memory_bytes: 1000, flash_bytes: 0 }, None, Clock::start(None));
     assert_eq!((gate.cut_figures(OWN), gate.due(), gate.tidings()), (Some(OWN), None, Tidings::default()));
 }

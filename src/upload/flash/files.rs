@@ -1,0 +1,322 @@
+//! The spool's directory: clips put into it, taken out of it, found in it at start. Each operation leaves a state from
+//! which a restart goes on, whatever of it reached the flash. It knows files, not plans: what may be kept is the spool's to say.
+//!
+//! After any fault the descriptors are dropped, so that nothing is tried again on one whose sync has failed.
+
+use std::{collections::BTreeSet, io, sync::Arc};
+
+use bytes::Bytes;
+use thiserror::Error;
+use uuid::Uuid;
+
+use super::{
+    header::{self, Facts, HEADER_BYTES, Unreadable},
+    journal,
+};
+use crate::store::filesystem::{Access, Filesystem, StateFile};
+
+const JOURNAL: &str = "journal";
+const NEW_JOURNAL: &str = "journal.part";
+const CLIP: &str = ".clip";
+const PART: &str = ".part";
+/// A journal longer than this is begun anew. Nothing of it is needed once the files it names are gone.
+const JOURNAL_LONG: u64 = 16 * 1024;
+/// The longest that is read: far more than an agent writes.
+const JOURNAL_MOST: usize = 1 << 20;
+
+/// How the directory is opened, on a fresh descriptor each time.
+pub(in crate::upload) type Opener<F> = Arc<dyn Fn() -> io::Result<F> + Send + Sync>;
+
+/// What a start found.
+#[derive(Debug, Default)]
+pub(in crate::upload) struct Scan {
+    /// Whole clips, of whatever owner and age.
+    pub(in crate::upload) clips: Vec<Facts>,
+    /// Files that were erased because they cannot be judged: torn, or another firmware's.
+    pub(in crate::upload) unreadable: u32,
+}
+
+/// What became of a clip that was to be put on flash.
+#[derive(Debug)]
+pub(in crate::upload) enum Put {
+    /// It survives a power cut from now on.
+    Durable,
+    /// It was not wanted any more; nothing of it is left under its name.
+    Unwanted,
+    /// It may or may not be there after a power cut; it may be put again.
+    Failed(io::Error),
+}
+
+pub(in crate::upload) struct Files<F: Filesystem> {
+    open: Opener<F>,
+    dir: Option<F>,
+    journal: Option<Journal<F::File>>,
+    /// Said to be gone, and their files are not surely so.
+    gone: BTreeSet<Uuid>,
+    /// Whether everything in the directory is known.
+    scanned: bool,
+}
+
+struct Journal<T> {
+    file: T,
+    end: u64,
+}
+
+impl<F: Filesystem> Files<F> {
+    pub(in crate::upload) fn new(open: Opener<F>) -> Self {
+        Self { open, dir: None, journal: None, gone: BTreeSet::new(), scanned: false }
+    }
+
+    /// Looks at what the last run left: what was on its way in or out is erased, the rest is told. If that fails, nothing that
+    /// lies here will ever be judged: it is erased before anything else is put here.
+    pub(in crate::upload) fn scan(&mut self) -> io::Result<Scan> {
+        let scan = self.try_scan(true);
+        self.mind(scan)
+    }
+
+    fn purge_unscanned(&mut self) -> io::Result<()> {
+        if !self.scanned {
+            let scan = self.try_scan(false);
+            self.mind(scan)?;
+        }
+        Ok(())
+    }
+
+    /// Puts a clip on flash: `name.part`, sync, rename, sync of the directory. One sync for the clip, whatever its size.
+    /// `wanted` is asked between any two pieces.
+    pub(in crate::upload) fn put(&mut self, id: Uuid, facts: &Facts, fragments: &[Bytes], wanted: impl Fn() -> bool) -> Put {
+        let part = name(id, PART);
+        if let Err(why) = self.purge_unscanned() {
+            return Put::Failed(why);
+        }
+        match self.write(&part, facts, fragments, wanted) {
+            Ok(true) => {}
+            Ok(false) => return Put::Unwanted,
+            Err(why) => {
+                // Whether that works or not: nothing takes a part for a clip.
+                let _ = self.dir().and_then(|dir| dir.remove(&part));
+                self.give_up();
+                return Put::Failed(why);
+            }
+        }
+        let named = self.dir().and_then(|dir| dir.rename(&part, &name(id, CLIP)).and_then(|()| dir.sync()));
+        match self.mind(named) {
+            Ok(()) => Put::Durable,
+            Err(why) => Put::Failed(why),
+        }
+    }
+
+    /// Makes it durable that these are gone, whether or not their files still are there: by one line in the journal or, if
+    /// that cannot be written, by unlinking them at once. Nothing of them is found by a scan from here on.
+    pub(in crate::upload) fn bury(&mut self, ids: impl IntoIterator<Item = Uuid>) -> io::Result<()> {
+        self.gone.extend(ids);
+        self.purge_unscanned()?;
+        let said = self.say_gone();
+        match self.mind(said) {
+            Ok(()) => Ok(()),
+            Err(why) => {
+                tracing::warn!(%why, "the spool's journal cannot be written; unlinking at once");
+                self.unlink()
+            }
+        }
+    }
+
+    /// Unlinks what is said to be gone, and makes that durable.
+    pub(in crate::upload) fn unlink(&mut self) -> io::Result<()> {
+        let unlinked = self.try_unlink();
+        self.mind(unlinked)
+    }
+
+    fn dir(&mut self) -> io::Result<&F> {
+        if self.dir.is_none() {
+            self.dir = Some((self.open)()?);
+        }
+        self.dir.as_ref().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn mind<T>(&mut self, result: io::Result<T>) -> io::Result<T> {
+        if result.is_err() {
+            self.give_up();
+        }
+        result
+    }
+
+    fn give_up(&mut self) {
+        self.dir = None;
+        self.journal = None;
+    }
+
+    fn write(&mut self, part: &str, facts: &Facts, fragments: &[Bytes], wanted: impl Fn() -> bool) -> io::Result<bool> {
+        let header = header::encode(facts).ok_or(io::ErrorKind::InvalidInput)?;
+        let dir = self.dir()?;
+        let file = dir.open(part, Access::Create)?;
+        file.write_at(&header, 0)?;
+        let mut end = HEADER_BYTES;
+        for fragment in fragments {
+            if !wanted() {
+                dir.remove(part)?;
+                return Ok(false);
+            }
+            file.write_at(fragment, end)?;
+            end += fragment.len() as u64;
+        }
+        file.sync()?;
+        if !wanted() {
+            dir.remove(part)?;
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    fn say_gone(&mut self) -> io::Result<()> {
+        if self.gone.is_empty() {
+            return Ok(());
+        }
+        let line = journal::line(&self.gone);
+        match self.journal.take() {
+            Some(mut journal) if journal.end < JOURNAL_LONG => {
+                journal.file.write_at(&line, journal.end)?;
+                journal.file.sync()?;
+                journal.end += line.len() as u64;
+                self.journal = Some(journal);
+            }
+            _ => self.journal = Some(self.begin_journal(&line)?),
+        }
+        Ok(())
+    }
+
+    /// Puts a journal of this one line in the place of whatever was there. The files that the old one named are gone for good.
+    fn begin_journal(&mut self, line: &[u8]) -> io::Result<Journal<F::File>> {
+        let dir = self.dir()?;
+        let text = [journal::title(), line.to_vec()].concat();
+        let file = dir.open(NEW_JOURNAL, Access::Create)?;
+        file.write_at(&text, 0)?;
+        file.sync()?;
+        dir.rename(NEW_JOURNAL, JOURNAL)?;
+        dir.sync()?;
+        Ok(Journal { file, end: text.len() as u64 })
+    }
+
+    fn try_unlink(&mut self) -> io::Result<()> {
+        if self.gone.is_empty() {
+            return Ok(());
+        }
+        let names: Vec<String> = self.gone.iter().map(|id| name(*id, CLIP)).collect();
+        let dir = self.dir()?;
+        for name in names {
+            remove(dir, &name)?;
+        }
+        dir.sync()?;
+        self.gone.clear();
+        Ok(())
+    }
+
+    /// Erases what no restart may find: parts, what the journal says is gone, and what cannot be judged; with `keep` false
+    /// every clip.
+    fn try_scan(&mut self, keep: bool) -> io::Result<Scan> {
+        let dir = self.dir()?;
+        let names = dir.list()?;
+        let mut scan = Scan::default();
+        let gone = if names.iter().any(|name| name == JOURNAL) { read_journal(dir)? } else { Some(BTreeSet::new()) };
+        if gone.is_none() {
+            tracing::error!("the spool's journal cannot be read: what it said to be gone is not known, so every clip on flash is erased");
+        }
+        for name in &names {
+            if name.ends_with(PART) {
+                remove(dir, name)?;
+                continue;
+            }
+            let Some(id) = name.strip_suffix(CLIP) else { continue };
+            let said_gone = Uuid::try_parse(id).is_ok_and(|id| gone.as_ref().is_some_and(|gone| gone.contains(&id)));
+            if said_gone {
+                remove(dir, name)?;
+                continue;
+            }
+            match read_facts(dir, name) {
+                Ok(facts) if keep && gone.is_some() && facts.clip == id => scan.clips.push(facts),
+                found => {
+                    let why = found.map_or_else(|why| why.to_string(), |_| "it belongs to what is not known".to_owned());
+                    tracing::warn!(clip = id, why, "a clip on flash cannot be judged; erasing it");
+                    remove(dir, name)?;
+                    scan.unreadable += 1;
+                }
+            }
+        }
+        // A run that was killed may have left names in the kernel's memory only; what is told from here on is durable.
+        dir.sync()?;
+        match gone {
+            // It would be obeyed again at the next start.
+            None => drop(self.begin_journal(&[])?),
+            Some(gone) if !gone.is_empty() => {
+                if let Err(why) = self.begin_journal(&[]) {
+                    // It names what is gone already, and the next line begins it anew.
+                    tracing::warn!(%why, "the spool's journal cannot be shortened");
+                }
+            }
+            Some(_) => {}
+        }
+        scan.clips.sort_by_key(|facts| facts.started_ms);
+        self.scanned = true;
+        Ok(scan)
+    }
+}
+
+/// A clip's bytes, read where they lie.
+pub(in crate::upload) struct Shelved {
+    file: Box<dyn StateFile>,
+}
+
+impl Shelved {
+    pub(in crate::upload) fn open<F: Filesystem>(dir: &F, id: Uuid) -> io::Result<Self> {
+        Ok(Self { file: Box::new(dir.open(&name(id, CLIP), Access::Read)?) })
+    }
+
+    /// Up to `most` bytes of the clip from `offset` on.
+    pub(in crate::upload) fn read(&self, offset: u64, most: usize) -> io::Result<Bytes> {
+        let mut buffer = vec![0; most];
+        let filled = self.file.read_at(&mut buffer, HEADER_BYTES + offset)?;
+        buffer.truncate(filled);
+        Ok(buffer.into())
+    }
+}
+
+fn name(id: Uuid, suffix: &str) -> String {
+    format!("{id}{suffix}")
+}
+
+fn remove(dir: &impl Filesystem, name: &str) -> io::Result<()> {
+    match dir.remove(name) {
+        Err(why) if why.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
+
+fn read_journal(dir: &impl Filesystem) -> io::Result<Option<BTreeSet<Uuid>>> {
+    let file = dir.open(JOURNAL, Access::Read)?;
+    let mut text = vec![0; JOURNAL_MOST];
+    let length = file.read_at(&mut text, 0)?;
+    Ok(if length < JOURNAL_MOST { journal::read(&text[..length]) } else { None })
+}
+
+/// The header, if the file is as long as it says: a clip is never named before all of it is synced.
+fn read_facts(dir: &impl Filesystem, name: &str) -> Result<Facts, Misfit> {
+    let file = dir.open(name, Access::Read)?;
+    let mut start = vec![0; HEADER_BYTES as usize];
+    let length = file.read_at(&mut start, 0)?;
+    let facts = header::decode(&start[..length])?;
+    let end = HEADER_BYTES.checked_add(facts.bytes).ok_or(Unreadable::Facts)?;
+    let mut last = [0; 2];
+    if file.read_at(&mut last, end - 1)? != 1 {
+        return Err(Unreadable::Torn.into());
+    }
+    Ok(facts)
+}
+
+/// Why a file cannot be taken for a clip.
+#[derive(Debug, Error)]
+enum Misfit {
+    #[error(transparent)]
+    Unreadable(#[from] Unreadable),
+    #[error("it cannot be read: {0}")]
+    Io(#[from] io::Error),
+}

@@ -1,0 +1,144 @@
+//! What a clip's file says of itself: a checksummed header of fixed size, the clip's bytes behind it. It is all that a
+//! restart needs to judge the clip, so the spool can be rebuilt by looking at its files. Pure.
+//!
+//! ```text
+//!  0  magic      8 bytes  "KCASPOOL"
+//!  8  format     u32 LE   1; another number is another firmware's, and is never interpreted
+//! 12  length     u32 LE   bytes of the facts
+//! 16  checksum   u32 LE   CRC-32 (IEEE) of bytes 0 to 16 and of the facts
+//! 20  facts      JSON, then zeros up to 512
+//! ```
+
+use care_protocol::ClipKind;
+use crc32fast::Hasher;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use uuid::Uuid;
+
+/// Bytes of the header, whatever it says.
+pub(in crate::upload) const HEADER_BYTES: u64 = 512;
+
+const MAGIC: &[u8; 8] = b"KCASPOOL";
+const FORMAT: u32 = 1;
+const FACTS_AT: usize = 20;
+
+/// What must be known of a clip on flash.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(in crate::upload) struct Facts {
+    pub(in crate::upload) clip: String,
+    pub(in crate::upload) kind: ClipKind,
+    /// The epoch it was recorded in: a clip of another one never leaves.
+    pub(in crate::upload) epoch: u64,
+    pub(in crate::upload) height: u32,
+    /// Trusted time of its first frame as it was known when this was written, milliseconds since 1970: never later than
+    /// the true time.
+    pub(in crate::upload) started_ms: u64,
+    pub(in crate::upload) duration_ms: u64,
+    pub(in crate::upload) bytes: u64,
+    /// Of the clip's bytes, lowercase hex.
+    pub(in crate::upload) sha256: String,
+}
+
+/// Why a file is none of ours, or no longer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub(in crate::upload) enum Unreadable {
+    #[error("it is torn, or no clip")]
+    Torn,
+    #[error("another firmware wrote it, in format {0}")]
+    Format(u32),
+    #[error("its facts make no sense")]
+    Facts,
+}
+
+impl Facts {
+    pub(in crate::upload) fn id(&self) -> Option<Uuid> {
+        Uuid::try_parse(&self.clip).ok()
+    }
+}
+
+/// The header that says `facts`; `None` if they do not fit, which those of this agent do.
+pub(super) fn encode(facts: &Facts) -> Option<Vec<u8>> {
+    let json = serde_json::to_vec(facts).ok()?;
+    let mut header = Vec::with_capacity(HEADER_BYTES as usize);
+    header.extend_from_slice(MAGIC);
+    header.extend_from_slice(&FORMAT.to_le_bytes());
+    header.extend_from_slice(&u32::try_from(json.len()).ok()?.to_le_bytes());
+    let checksum = checksum(&header, &json);
+    header.extend_from_slice(&checksum.to_le_bytes());
+    header.extend_from_slice(&json);
+    let fits = header.len() <= HEADER_BYTES as usize;
+    header.resize(HEADER_BYTES as usize, 0);
+    fits.then_some(header)
+}
+
+/// Reads a header.
+pub(super) fn decode(header: &[u8]) -> Result<Facts, Unreadable> {
+    let number = |at: usize| header.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map(u32::from_le_bytes);
+    let (Some(format), Some(length), Some(stored)) = (number(8), number(12), number(16)) else { return Err(Unreadable::Torn) };
+    let json = usize::try_from(length).ok().and_then(|length| header.get(FACTS_AT..FACTS_AT.checked_add(length)?));
+    let Some(json) = json.filter(|json| header.starts_with(MAGIC) && checksum(&header[..16], json) == stored) else {
+        return Err(Unreadable::Torn);
+    };
+    if format != FORMAT {
+        return Err(Unreadable::Format(format));
+    }
+    let facts: Facts = serde_json::from_slice(json).map_err(|_| Unreadable::Facts)?;
+    if facts.id().is_none() { Err(Unreadable::Facts) } else { Ok(facts) }
+}
+
+fn checksum(start: &[u8], facts: &[u8]) -> u32 {
+    let mut hasher = Hasher::new();
+    hasher.update(start);
+    hasher.update(facts);
+    hasher.finalize()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts() -> Facts {
+        Facts {
+            clip: Uuid::max().to_string(),
+            kind: ClipKind::Snapshot,
+            epoch: care_protocol::MAX_INTEGER,
+            height: u32::MAX,
+            started_ms: u64::MAX,
+            duration_ms: u64::MAX,
+            bytes: u64::MAX,
+            sha256: "0".repeat(64),
+        }
+    }
+
+    #[test]
+    fn the_longest_facts_fit_and_are_read_back() {
+        let header = encode(&facts()).unwrap();
+        assert_eq!((header.len() as u64, decode(&header)), (HEADER_BYTES, Ok(facts())));
+    }
+
+    #[test]
+    fn every_flipped_bit_that_counts_is_noticed_and_every_cut() {
+        let header = encode(&facts()).unwrap();
+        let counts = FACTS_AT + serde_json::to_vec(&facts()).unwrap().len();
+        for bit in 0..counts * 8 {
+            let mut flipped = header.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(decode(&flipped), Err(Unreadable::Torn), "bit {bit}");
+        }
+        for length in 0..counts {
+            assert_eq!(decode(&header[..length]), Err(Unreadable::Torn), "{length} bytes");
+        }
+    }
+
+    /// Scenario 70: after a rollback a newer firmware's clip is recognised as such, and never misread.
+    #[test]
+    fn s70_another_firmwares_format_is_told_from_a_torn_file() {
+        let mut header = encode(&facts()).unwrap();
+        header[8..12].copy_from_slice(&2u32.to_le_bytes());
+        let length = u32::from_le_bytes(header[12..16].try_into().unwrap()) as usize;
+        let checksum = checksum(&header[..16], &header[FACTS_AT..FACTS_AT + length]);
+        header[16..20].copy_from_slice(&checksum.to_le_bytes());
+        assert_eq!(decode(&header), Err(Unreadable::Format(2)));
+    }
+}

@@ -1,0 +1,94 @@
+//! The journal's text: which clips are erased or have left although their files may still be there. A file says itself what
+//! it is, so nothing is written here when one is added: that would be a second sync for what a scan finds anyway. Pure.
+//!
+//! ```text
+//! kasa-care-agent spool 1
+//! 8f1c22d0 gone 0b9e…,57aa…
+//! ```
+//!
+//! One line is one batch: its CRC-32 makes it whole or nothing.
+
+use std::collections::BTreeSet;
+
+use uuid::Uuid;
+
+const TITLE: &[u8] = b"kasa-care-agent spool 1\n";
+
+/// A new journal's beginning.
+pub(super) fn title() -> Vec<u8> {
+    TITLE.to_vec()
+}
+
+/// The line that says these are gone.
+pub(super) fn line(gone: &BTreeSet<Uuid>) -> Vec<u8> {
+    let names: Vec<String> = gone.iter().map(Uuid::to_string).collect();
+    let body = format!("gone {}", names.join(","));
+    format!("{:08x} {body}\n", crc32fast::hash(body.as_bytes())).into_bytes()
+}
+
+/// Which clips are gone. `None` if this is no journal of this firmware, or one that has rotted: a line that is not whole is
+/// torn if it is the last one, and was never relied upon; anywhere else something that was durable cannot be read any more.
+pub(super) fn read(text: &[u8]) -> Option<BTreeSet<Uuid>> {
+    let lines = text.strip_prefix(TITLE)?;
+    let mut gone = BTreeSet::new();
+    let mut lines = lines.split_inclusive(|byte| *byte == b'\n').peekable();
+    while let Some(line) = lines.next() {
+        match (whole(line), lines.peek()) {
+            (Some(body), _) => gone.extend(ids(body)?),
+            (None, None) => break,
+            (None, Some(_)) => return None,
+        }
+    }
+    Some(gone)
+}
+
+fn whole(line: &[u8]) -> Option<&str> {
+    let (checksum, body) = std::str::from_utf8(line).ok()?.strip_suffix('\n')?.split_once(' ')?;
+    (format!("{:08x}", crc32fast::hash(body.as_bytes())) == checksum).then_some(body)
+}
+
+fn ids(body: &str) -> Option<Vec<Uuid>> {
+    body.strip_prefix("gone ")?.split(',').map(|id| Uuid::try_parse(id).ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(numbers: impl IntoIterator<Item = u128>) -> BTreeSet<Uuid> {
+        numbers.into_iter().map(Uuid::from_u128).collect()
+    }
+
+    #[test]
+    fn what_is_written_is_read_back_and_a_torn_last_line_says_nothing() {
+        let mut text = title();
+        assert_eq!(read(&text), Some(set([])));
+        text.extend(line(&set([1, 2])));
+        let whole = text.len();
+        text.extend(line(&set([3])));
+        assert_eq!(read(&text), Some(set([1, 2, 3])));
+        for cut in whole..text.len() {
+            assert_eq!(read(&text[..cut]), Some(set([1, 2])), "{cut} bytes");
+        }
+        let mut holed = text.clone();
+        holed[whole + 3..whole + 20].fill(0);
+        assert_eq!(read(&holed), Some(set([1, 2])));
+    }
+
+    #[test]
+    fn s70_what_is_not_understood_is_not_taken_for_an_empty_journal() {
+        let mut text = title();
+        text.extend(line(&set([1])));
+        let first = text.len();
+        text.extend(line(&set([2])));
+        for at in title().len()..first - 1 {
+            let mut rotten = text.clone();
+            rotten[at] ^= 1;
+            assert_eq!(read(&rotten), None, "byte {at}");
+        }
+        assert_eq!(read(b"kasa-care-agent spool 2\n"), None);
+        assert_eq!(read(b""), None);
+        let newer = format!("{:08x} lent 1\n", crc32fast::hash(b"lent 1"));
+        assert_eq!(read(&[title(), newer.into_bytes()].concat()), None, "whole, and not understood");
+    }
+}

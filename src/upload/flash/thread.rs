@@ -1,0 +1,56 @@
+//! The flash thread: does what the spool says is to be done, one thing at a time, and tells it what came of it. What is to
+//! be erased comes before anything is written.
+
+use super::{Files, Put};
+use crate::{
+    store::filesystem::Filesystem,
+    upload::{
+        Event,
+        gate::Gate,
+        spool::{Chore, Spilled},
+    },
+};
+
+/// Works until the spool is stopped and nothing is left to do.
+pub(in crate::upload) fn run<F: Filesystem>(mut files: Files<F>, gate: &Gate, tell: impl Fn(Event)) {
+    while let Some(chore) = gate.shelf.wait_for_chore(&gate.clock) {
+        carry_out(chore, &mut files, gate, &tell);
+    }
+}
+
+/// Does one thing.
+pub(in crate::upload) fn carry_out<F: Filesystem>(chore: Chore, files: &mut Files<F>, gate: &Gate, tell: &impl Fn(Event)) {
+    match chore {
+        Chore::Bury(ids) => {
+            let count = ids.len();
+            let buried = files.bury(ids);
+            if let Err(why) = &buried {
+                tracing::error!(%why, clips = count, "what was erased is not surely gone from flash");
+            }
+            gate.shelf.lock().buried(buried.as_ref().err().map(ToString::to_string), gate.clock.now());
+            tell(Event::ErasuresSettled);
+            if buried.is_ok() {
+                let unlinked = files.unlink();
+                if let Err(why) = &unlinked {
+                    tracing::warn!(%why, "clips that are gone still take room on flash; trying again");
+                }
+                gate.shelf.lock().unlinked(unlinked.err().map(|why| why.to_string()), gate.clock.now());
+            }
+        }
+        Chore::Spill(spill) => {
+            let put = files.put(spill.id, &spill.facts, &spill.fragments, || gate.shelf.lock().is_wanted(spill.id));
+            let (spilled, why) = match put {
+                Put::Durable => (Spilled::Durable, None),
+                Put::Unwanted => (Spilled::Interrupted, None),
+                Put::Failed(why) => (Spilled::Failed, Some(why.to_string())),
+            };
+            match &why {
+                None => tracing::debug!(clip = %spill.id, bytes = spill.facts.bytes, outcome = ?spilled, "clip to flash"),
+                Some(why) => tracing::warn!(clip = %spill.id, why, "a clip cannot be put on flash; it waits in memory"),
+            }
+            let let_go = gate.shelf.lock().spilled(spill.id, spilled, why, gate.clock.now());
+            // Outside the lock.
+            drop(let_go);
+        }
+    }
+}

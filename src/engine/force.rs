@@ -45,7 +45,7 @@ impl InForce {
     }
 
     pub(super) fn lease_used(&self, now: Now) -> Duration {
-        self.lease.used + now.boot.saturating_sub(self.lease.marked)
+        self.lease.used.saturating_add(now.boot.saturating_sub(self.lease.marked))
     }
 
     /// What is left of the lease; zero once it has ended.

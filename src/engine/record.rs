@@ -1,6 +1,6 @@
 //! What survives a power cut: one record, written whole with every change, and read back without trust in the flash it stood on.
 
-use care_protocol::{DeviceId, Digest, Entitlement, Keyset, Position, Report, RootKeys, VerifiedEntitlement, VerifiedKeyset};
+use care_protocol::{DeviceId, Digest, Entitlement, Keyset, MAX_INTEGER, Position, Report, RootKeys, VerifiedEntitlement, VerifiedKeyset};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -38,6 +38,14 @@ pub enum BadRecord {
     /// Not JSON of this format.
     #[error("the record is not in a format of this agent: {0}")]
     Format(String),
+    /// A number that no document and no clock can have brought there.
+    #[error("the record's {what} is {found}, more than any document can say")]
+    OutOfRange {
+        /// Which number.
+        what: &'static str,
+        /// What it is.
+        found: u64,
+    },
     /// The keyset's or the document's signature does not hold.
     #[error("the {what} on record does not verify: {why}")]
     Signature {
@@ -65,7 +73,18 @@ impl Record {
         if record.format != Self::FORMAT {
             return Err(BadRecord::Format(format!("format {}", record.format)));
         }
-        Ok(record)
+        // A ratchet up there would be above every document to come.
+        let numbers = [
+            ("epoch", record.ratchet.epoch),
+            ("seq", record.ratchet.seq),
+            ("used lease", record.lease_used_s),
+            ("trusted time", record.trusted_s),
+            ("reset id", record.reset_id),
+        ];
+        match numbers.into_iter().find(|(_, found)| *found > MAX_INTEGER) {
+            Some((what, found)) => Err(BadRecord::OutOfRange { what, found }),
+            None => Ok(record),
+        }
     }
 
     /// The record's bytes.

@@ -5,8 +5,8 @@ use std::{cell::Cell, time::Duration};
 use base64::Engine as _;
 use bytes::Bytes;
 use care_protocol::{
-    Answer, Channel, Entitlement, Erased, Get, Key, Keyset, Lease, Next, Order, Outcome, Plan, Policy, Position, Reason, Refund,
-    RefundKind, Report, Reset, Signer, Topic,
+    Answer, Channel, Entitlement, Erased, Get, Key, Keyset, Lease, MAX_INTEGER, Next, Order, Outcome, Plan, Policy, Position, Reason,
+    Refund, RefundKind, Report, Reset, Signer, Topic,
 };
 
 use super::*;
@@ -802,6 +802,49 @@ fn an_edited_record_is_as_good_as_unreadable() {
     let bench = bench.reboot();
     assert!(bench.engine.view(bench.now).state_lost);
     assert_eq!(bench.open, Admission::CLOSED);
+}
+
+#[test]
+fn numbers_that_no_document_and_no_clock_can_bring_make_a_record_unreadable() {
+    type Edit = fn(&mut Record);
+    let edits: [Edit; 5] = [
+        |record| record.lease_used_s = u64::MAX,
+        |record| record.trusted_s = u64::MAX,
+        |record| record.ratchet.epoch = u64::MAX,
+        |record| record.ratchet.seq = u64::MAX,
+        |record| record.reset_id = u64::MAX,
+    ];
+    for edit in edits {
+        let mut bench = Bench::confirmed(&premium(41));
+        let mut record = Record::read(bench.disk.record.as_ref().unwrap()).unwrap();
+        edit(&mut record);
+        bench.disk.record = Some(record.to_bytes());
+        let mut bench = bench.reboot();
+        assert!(bench.engine.view(bench.now).state_lost, "{record:?}");
+        bench.pass(Duration::from_secs(2));
+        assert_eq!(bench.open, Admission::CLOSED);
+    }
+}
+
+#[test]
+fn a_document_from_the_end_of_time_leaves_a_record_that_is_read_again() {
+    let lease = Lease { max_age_s: MAX_INTEGER, not_after: MAX_INTEGER };
+    let mut bench = Bench::confirmed(&Entitlement { iat: MAX_INTEGER, lease, ..premium(41) });
+    bench.pass(Duration::from_secs(7200));
+    let record = Record::read(bench.disk.record.as_ref().unwrap()).unwrap();
+    assert_eq!(record.trusted_s, MAX_INTEGER);
+    let bench = bench.reboot();
+    assert!(!bench.engine.view(bench.now).state_lost);
+}
+
+#[test]
+fn a_lease_used_up_beyond_measure_is_over_and_nothing_overflows() {
+    let mut bench = Bench::confirmed(&premium(41));
+    let mut record = Record::read(bench.disk.record.as_ref().unwrap()).unwrap();
+    record.lease_used_s = u64::MAX;
+    bench.engine = Engine::new(bench.keys.settings(), Restored::Record(Box::new(record)), bench.now);
+    bench.pass(Duration::from_secs(5));
+    assert_eq!((bench.mode(), bench.engine.view(bench.now).lease_left), (Mode::Free, Some(Duration::ZERO)));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What goes to flash, and what may be said once it is there. PUBACK means: this document or a higher one survives a
 //! power cut, or it was refused (invariant 1).
 
-use care_protocol::{Cause, Outcome, Reject, Report};
+use care_protocol::{Cause, MAX_INTEGER, Outcome, Reject, Report};
 
 use super::{Arrival, Effect, Engine, Record, force::InForce};
 use crate::clock::Now;
@@ -36,9 +36,10 @@ impl Engine {
             entitlement: newest.map(|newest| newest.document.token.clone()),
             keyset: self.keyset.as_ref().map(|keyset| keyset.token.clone()),
             verified_by: newest.and_then(|newest| newest.verified_by.clone()),
-            lease_used_s: newest.map_or(0, |newest| newest.lease_used(now).as_secs()),
+            // Both run on from numbers that may be the largest there are; a record that says more could not be read again.
+            lease_used_s: newest.map_or(0, |newest| newest.lease_used(now).as_secs()).min(MAX_INTEGER),
             next_performed: newest.is_some_and(|newest| newest.next_performed),
-            trusted_s: now.trusted.as_secs(),
+            trusted_s: now.trusted.as_secs().min(MAX_INTEGER),
             reset_id: self.reset_id,
             // Whoever reads it there, it was written.
             report: report.or(unwritten).or(self.reports.undelivered()).map(|report| Report { persisted: true, ..report.clone() }),

@@ -5,7 +5,7 @@
 //!  0  magic      8 bytes  "KCASTATE"
 //!  8  format     u32 LE   1; another number is another firmware's, and is never interpreted
 //! 12  length     u32 LE   bytes of the record; 0 in the slot that creation writes: no record yet
-//! 16  sequence   u64 LE   1 and up; the slot with the highest one is the newest
+//! 16  sequence   u64 LE   1 to 2^63-1; the slot with the highest one is the newest
 //! 24  reserved   u32 LE   0
 //! 28  checksum   u32 LE   CRC-32 (IEEE) of bytes 0 to 28 and of the record
 //! 32  record
@@ -24,6 +24,8 @@ pub const FORMAT: u32 = 1;
 
 const MAGIC: &[u8; 8] = b"KCASTATE";
 const CHECKED_HEADER: usize = HEADER_BYTES - 4;
+/// No flash lives to see this many writes, and there is room for more behind it: a number beyond was not ours.
+const LAST_SEQUENCE: u64 = u64::MAX >> 1;
 
 /// What the bytes of a slot say.
 #[derive(Debug, PartialEq, Eq)]
@@ -81,8 +83,7 @@ fn whole(bytes: &[u8]) -> Option<Slot<'_>> {
         return None;
     }
     let sequence = u64::from_le_bytes(*sequence);
-    // Nothing could be written after the last number, and nothing we wrote carries it.
-    (sequence != 0 && sequence != u64::MAX).then_some(Slot::Whole { format: u32::from_le_bytes(*format), sequence, record })
+    (1..=LAST_SEQUENCE).contains(&sequence).then_some(Slot::Whole { format: u32::from_le_bytes(*format), sequence, record })
 }
 
 fn checksum(header: &[u8], record: &[u8]) -> u32 {
@@ -111,6 +112,15 @@ mod tests {
             bytes[at] = 1;
             assert_eq!(decode(&bytes), Slot::Torn, "byte {at}");
         }
+    }
+
+    #[test]
+    fn a_sequence_that_leaves_no_room_for_the_next_is_not_ours() {
+        for sequence in [0, LAST_SEQUENCE + 1, u64::MAX - 1, u64::MAX] {
+            assert_eq!(decode(&encode(sequence, b"record").unwrap()), Slot::Torn, "{sequence}");
+        }
+        let last = Slot::Whole { format: FORMAT, sequence: LAST_SEQUENCE, record: b"record" };
+        assert_eq!(decode(&encode(LAST_SEQUENCE, b"record").unwrap()), last);
     }
 
     #[test]

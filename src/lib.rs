@@ -18,6 +18,8 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod engine;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod http;
 pub mod link;
 pub mod logging;

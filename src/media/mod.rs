@@ -37,6 +37,8 @@ use care_protocol::ClipKind;
 
 #[cfg(feature = "gstreamer")]
 pub use camera::{Media, built_in_available};
+#[cfg(all(feature = "gstreamer", any(test, feature = "fuzzing")))]
+pub(crate) use motion::socket::motion_from_a_stranger;
 #[cfg(not(feature = "gstreamer"))]
 pub use no_camera::{Media, built_in_available};
 pub use status::{MediaStatus, RecordingStatus, StreamStatus};

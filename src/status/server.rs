@@ -173,24 +173,29 @@ async fn accept(door: Door, board: Arc<Board>) {
         let over_tcp = matches!(door, Door::Tcp(_));
         let board = board.clone();
         tokio::spawn(async move {
-            let service = service_fn(move |request| {
-                let answer = answer(&request, over_tcp, &board);
-                async { Ok::<_, Infallible>(answer) }
-            });
-            let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(REQUEST_WITHIN)
-                .max_buf_size(REQUEST_MOST)
-                .max_headers(HEADERS_MOST)
-                .keep_alive(false)
-                .serve_connection(TokioIo::new(stream), service);
-            match timeout(LIFETIME, connection).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::debug!(%error, "a status connection ended"),
-                Err(_) => tracing::debug!("a status connection took too long"),
-            }
+            converse(stream, over_tcp, board).await;
             drop(place);
         });
+    }
+}
+
+/// One connection's whole life.
+async fn converse(stream: impl Stream + 'static, over_tcp: bool, board: Arc<Board>) {
+    let service = service_fn(move |request| {
+        let answer = answer(&request, over_tcp, &board);
+        async { Ok::<_, Infallible>(answer) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(REQUEST_WITHIN)
+        .max_buf_size(REQUEST_MOST)
+        .max_headers(HEADERS_MOST)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), service);
+    match timeout(LIFETIME, connection).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "a status connection ended"),
+        Err(_) => tracing::debug!("a status connection took too long"),
     }
 }
 
@@ -249,4 +254,37 @@ fn with_type(status: StatusCode, content_type: &'static str, body: String) -> An
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'"));
     answer
+}
+
+/// A connection on which these bytes arrive and then nothing more, for `fuzzing`.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn request_from_a_stranger(input: &[u8]) -> crate::fuzzing::Verdict {
+    use std::{path::Path, sync::LazyLock};
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    static BOARD: LazyLock<Arc<Board>> = LazyLock::new(|| {
+        let config = crate::config::Config::parse(include_str!("../../systemd/config.toml"), Path::new("config.toml"));
+        Arc::new(Board::new(super::StatusDocument::new(&config.expect("the installed example is good"))))
+    });
+    let runtime = runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    let answer = runtime.block_on(async {
+        let (mut stranger, ours) = tokio::io::duplex(1 << 20);
+        let talk = async {
+            // It may have hung up long before the last byte.
+            let _ = stranger.write_all(&input[..input.len().min(1 << 19)]).await;
+            let _ = stranger.shutdown().await;
+            let mut answer = Vec::new();
+            let _ = stranger.read_to_end(&mut answer).await;
+            answer
+        };
+        tokio::join!(converse(ours, true, BOARD.clone()), talk).1
+    });
+    let status = answer.strip_prefix(b"HTTP/1.").and_then(|rest| rest.get(2..5));
+    assert!(answer.is_empty() || status.is_some(), "{:?}", String::from_utf8_lossy(&answer));
+    let ok = status == Some(b"200");
+    let blank = |b: &u8| matches!(b, b'\r' | b'\n');
+    let request = &input[input.iter().take_while(|b| blank(b)).count()..];
+    assert!(!ok || request.starts_with(b"GET ") || request.starts_with(b"HEAD "), "answered to {:?}", String::from_utf8_lossy(input));
+    crate::fuzzing::Verdict::of(ok)
 }

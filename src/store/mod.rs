@@ -131,6 +131,19 @@ impl Store {
     }
 }
 
+/// The record in a slot that somebody else may have written, for `fuzzing`.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn slot_from_a_stranger(bytes: &[u8]) -> Option<&[u8]> {
+    match slot::decode(bytes) {
+        slot::Slot::Whole { format: slot::FORMAT, sequence, record } => {
+            // The next record can be written after it, and what is written is read back.
+            assert!(slot::encode(sequence + 1, record).is_some_and(|next| slot::decode(&next) != slot::Slot::Torn));
+            Some(record)
+        }
+        slot::Slot::Whole { .. } | slot::Slot::Blank | slot::Slot::Torn => None,
+    }
+}
+
 fn explain(slots: &Slots<StateDir>, record: &[u8], fault: WriteFault) -> StoreError {
     match fault {
         WriteFault::Size => StoreError::Size { bytes: record.len() },

@@ -157,6 +157,35 @@ fn is_local_v6(address: Ipv6Addr) -> bool {
         || site_local
 }
 
+/// A grant as the API may answer it, for `fuzzing`.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn grant_from_a_stranger(input: &[u8]) -> crate::fuzzing::Verdict {
+    use crate::fuzzing::Verdict;
+
+    if care_protocol::Stored::read(input).is_ok() {
+        return Verdict::Accepted;
+    }
+    let Ok(grant) = Grant::read(input) else { return Verdict::Refused };
+    let cloud = Endpoint { host: "care.example".into(), port: 8443, tls: true };
+    let hosts = BTreeSet::from([("clips.example".to_owned(), 443), ("other.example".to_owned(), 9000)]);
+    let target = match Target::of(&grant, &cloud, Some(&hosts)) {
+        Ok(target) => target,
+        Err(violation) => {
+            assert!(!violation.to_string().is_empty());
+            return Verdict::Refused;
+        }
+    };
+    let Endpoint { host, port, tls } = &target.endpoint;
+    assert!(*tls && (target.same_origin || hosts.contains(&(host.clone(), *port))), "{target:?}");
+    assert!(target.path.starts_with('/') || target.path == "*", "{target:?}");
+    assert!(!target.headers.contains_key(header::HOST) && !target.headers.contains_key(header::CONTENT_LENGTH));
+    let life = life(&grant, Some(Duration::from_secs(1_767_225_600)));
+    assert!(life.is_ok_and(|life| life <= LONGEST_LIFE));
+    // It goes out as a request, or not at all.
+    let request = crate::http::request("PUT", &target.endpoint, &target.path, target.headers.clone(), ());
+    Verdict::of(request.is_ok())
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;

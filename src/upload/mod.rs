@@ -34,6 +34,8 @@ use care_protocol::{DeviceId, Erased};
 use tokio::{runtime, select, sync::Notify, time::sleep};
 
 pub use self::gate::Gate;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use self::grant::grant_from_a_stranger;
 use self::{
     content::Open,
     flash::{Files, Opener, Shelved},

@@ -2,7 +2,7 @@
 
 pub(super) mod built_in;
 mod every;
-mod socket;
+pub(super) mod socket;
 
 use std::{
     sync::{

@@ -106,6 +106,30 @@ fn judge(line: &[u8], events: &Events) {
     }
 }
 
+/// A writer that sends these bytes and goes, for `fuzzing`.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn motion_from_a_stranger(input: &[u8]) -> crate::fuzzing::Verdict {
+    use std::{io::Write, sync::atomic::Ordering};
+
+    let (mut stranger, ours) = UnixStream::pair().expect("a pair of sockets");
+    ours.set_nonblocking(true).expect("a socket that does not block");
+    let (events, queue) = Events::new();
+    let mut writer = Writer { stream: ours, line: Vec::new(), skipping: false };
+    for piece in input.chunks(1500) {
+        stranger.write_all(piece).expect("room for a piece");
+        assert!(writer.read(&events), "the writer is still there");
+        assert!(writer.line.len() <= LONGEST_LINE);
+    }
+    drop(stranger);
+    assert!(!writer.read(&events), "the writer has gone");
+    let (raised, ignored) = (events.counts.events.load(Ordering::Relaxed), events.counts.ignored.load(Ordering::Relaxed));
+    let lines = input.iter().filter(|byte| **byte == b'\n').count() as u64;
+    // A line too long is ignored before its end has come; an event for which there is no room counts twice.
+    assert!(raised <= lines && ignored <= 2 * lines + 1, "{raised} events and {ignored} ignored in {lines} lines");
+    assert_eq!(queue.try_iter().count() as u64, raised.min(super::WAITING as u64));
+    crate::fuzzing::Verdict::of(raised > 0)
+}
+
 #[cfg(test)]
 mod tests {
     use std::{

@@ -1,0 +1,77 @@
+//! The doors through which strangers' bytes come in, each as a function of bytes: what cargo-fuzz calls with whatever it makes
+//! up (`fuzz/`), and what the tests call with what it has found worth keeping (`fuzz/corpus/`).
+//!
+//! A body may refuse an input or accept it; it must not panic, and one input must not keep the processor for a second. What a
+//! target promises beyond that, it asserts. The feature `fuzzing` is for `fuzz/` alone and no part of the firmware.
+
+mod documents;
+#[cfg(test)]
+mod replay;
+mod state;
+mod text;
+
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+
+/// What became of an input: a corpus of which nothing is accepted reaches no further than the door.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Refused somewhere on its way.
+    Refused,
+    /// Taken for what it says.
+    Accepted,
+}
+
+impl Verdict {
+    pub(crate) fn of(accepted: bool) -> Self {
+        if accepted { Self::Accepted } else { Self::Refused }
+    }
+}
+
+/// One door.
+#[derive(Debug, Clone, Copy)]
+pub struct Target {
+    /// The name of its binary in `fuzz/` and of its folder in `fuzz/corpus/`.
+    pub name: &'static str,
+    body: fn(&[u8]) -> Verdict,
+}
+
+impl Target {
+    /// Judges one input, and how long that took.
+    fn run(&self, input: &[u8]) -> Verdict {
+        let before = processor_time();
+        let verdict = (self.body)(input);
+        let took = processor_time().saturating_sub(before);
+        assert!(took < LONGEST, "{}: {took:?} for one input of {} bytes", self.name, input.len());
+        verdict
+    }
+}
+
+/// All of them.
+pub const TARGETS: &[Target] = &[
+    Target { name: "entitlement", body: documents::entitlement },
+    Target { name: "keyset", body: documents::keyset },
+    Target { name: "state", body: state::state },
+    Target { name: "config", body: text::config },
+    Target { name: "status_request", body: crate::status::request_from_a_stranger },
+    Target { name: "grant", body: crate::upload::grant_from_a_stranger },
+    #[cfg(feature = "gstreamer")]
+    Target { name: "motion", body: crate::media::motion_from_a_stranger },
+];
+
+/// The longest that one input may take, in processor time: how busy the machine is does not count.
+const LONGEST: Duration = Duration::from_secs(1);
+
+/// Gives an input to the target of this name.
+///
+/// # Panics
+/// There is no such target, the input has found a bug, or it took too long.
+pub fn run(name: &str, input: &[u8]) -> Verdict {
+    TARGETS.iter().find(|target| target.name == name).expect("a target of this name").run(input)
+}
+
+fn processor_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
+}

@@ -1,0 +1,202 @@
+//! The state on flash, as somebody with the flash in his hands may leave it. An input's first byte says what the rest is: `S` a
+//! slot, `R` the record in a slot whose checksum is right, and then the engine starts from it and lives for a while. In a
+//! record `ENTITLEMENT` and `KEYSET` stand for genuine tokens, which nobody without the keys could put there.
+
+use std::{sync::LazyLock, time::Duration};
+
+use bytes::Bytes;
+use care_protocol::{Channel, Entitlement, Erased, Lease, MAX_INTEGER, Next, Order, Plan, Policy, Reason, Refund, RefundKind, Topic};
+
+use super::{
+    Verdict,
+    documents::{ISSUER, TRUSTED},
+};
+use crate::{
+    clock::{Clock, Dial, Readings},
+    config::Config,
+    engine::{
+        BadRecord, Connection, CutFigures, Delivery, Effect, Engine, Event, Fetched, Generation, Message, Record, Resource, Restored,
+        Settings,
+    },
+    status::StatusDocument,
+    store::slot_from_a_stranger,
+};
+
+const T0: u64 = 1_767_225_600;
+const FREE: Policy = Policy { clips: true, history_h: 12, clip_max_s: 12, cooldown_s: 300, max_height: 720, snapshots: false };
+const PREMIUM: Policy = Policy { clips: true, history_h: 720, clip_max_s: 120, cooldown_s: 0, max_height: 2160, snapshots: true };
+const HOUR: Duration = Duration::from_secs(3600);
+
+static ENTITLEMENT: LazyLock<String> = LazyLock::new(|| entitlement(41).sign(&TRUSTED.key));
+static KEYSET: LazyLock<String> = LazyLock::new(|| TRUSTED.keyset.sign(&TRUSTED.root));
+
+fn entitlement(seq: u64) -> Entitlement {
+    Entitlement {
+        iss: ISSUER.into(),
+        aud: TRUSTED.device.clone(),
+        account: "acct-5b1f".into(),
+        epoch: 3.try_into().expect("an epoch"),
+        seq: seq.try_into().expect("a sequence number"),
+        plan: "premium".parse().expect("a plan"),
+        reason: Reason::Subscribed,
+        channel: Channel::Portal,
+        iat: T0,
+        lease: Lease { max_age_s: 172_800, not_after: T0 + 172_800 },
+        policy: PREMIUM,
+        next: Some(Next { plan: Plan::free(), effective_at: T0 + 86_400, reason: Reason::Cancelled, policy: FREE }),
+        order: Some(Order {
+            id: "KC-2026-000123".into(),
+            refund: Refund { kind: RefundKind::Refund, amount_minor: 412, currency: "USD".into() },
+        }),
+        crit: Vec::new(),
+    }
+}
+
+pub(super) fn state(input: &[u8]) -> Verdict {
+    match input.split_first() {
+        Some((b'S', slot)) => match slot_from_a_stranger(slot) {
+            Some(record) => started_from(record),
+            None => Verdict::Refused,
+        },
+        Some((b'R', record)) => {
+            let Ok(text) = std::str::from_utf8(record) else { return started_from(record) };
+            started_from(text.replace("ENTITLEMENT", &ENTITLEMENT).replace("KEYSET", &KEYSET).as_bytes())
+        }
+        _ => Verdict::Refused,
+    }
+}
+
+/// Starts an engine from this record and lets it live: connected, confirmed, asked, with time passing.
+fn started_from(bytes: &[u8]) -> Verdict {
+    let (restored, trusted) = match Record::read(bytes) {
+        Ok(record) => {
+            let trusted = Duration::from_secs(record.trusted_s);
+            let reset = record.clone().factory_reset().to_bytes();
+            assert!(Record::read(&reset).is_ok(), "what factory-reset leaves is read again");
+            (Restored::Record(Box::new(record)), trusted)
+        }
+        Err(BadRecord::Format(_) | BadRecord::OutOfRange { .. } | BadRecord::Signature { .. }) => (Restored::Unreadable, Duration::ZERO),
+    };
+    let readings = Readings { boot: Duration::from_secs(20), system: Duration::from_secs(T0) };
+    let (clock, dial) = Clock::dialled(trusted, readings);
+    let engine = Engine::new(settings(), restored, clock.now());
+    let mut camera = Camera { engine, clock, dial, owner: false };
+    let believed = !camera.engine.view(camera.clock.now()).state_lost;
+    camera.live();
+    Verdict::of(believed)
+}
+
+fn settings() -> Settings {
+    Settings {
+        device: TRUSTED.device.clone(),
+        issuer: ISSUER.into(),
+        roots: TRUSTED.roots.clone(),
+        min_keyset_version: 1,
+        free: FREE,
+        agent: "fuzzing".into(),
+        nonce: Box::new(|| "AAAAAAAAAAAAAAAAAAAAAA".into()),
+    }
+}
+
+struct Camera {
+    engine: Engine,
+    clock: Clock,
+    dial: Dial,
+    /// Whether a document has come that a signer vouches for.
+    owner: bool,
+}
+
+impl Camera {
+    fn live(&mut self) {
+        let effects = self.engine.boot(self.clock.now());
+        self.carry_out(effects);
+        assert!(
+            self.engine.view(self.clock.now()).may_leave == Policy::CLOSED || self.is_within_free(),
+            "paid media before anybody vouched"
+        );
+        self.pass(Duration::from_secs(5));
+        let connection = Connection(1);
+        for event in [Event::Connected(connection), Event::SubscribeSent(connection), Event::Subscribed(connection)] {
+            self.event(event);
+        }
+        self.owner = true;
+        for (topic, payload, retain) in [
+            (Topic::Keyset, KEYSET.clone(), true),
+            (Topic::Entitlement, ENTITLEMENT.clone(), true),
+            (Topic::Entitlement, String::new(), false),
+        ] {
+            let received = self.clock.now().boot;
+            let message = Message { connection, topic, payload: payload.into(), retain, dup: false, received, delivery: Some(Delivery(1)) };
+            self.event(Event::Message(message));
+        }
+        self.pass(HOUR);
+        self.event(Event::Refused);
+        self.event(Event::Reconfigured { free: FREE });
+        self.event(Event::Lost(Some(connection)));
+        self.pass(72 * HOUR);
+        self.event(Event::Stopping);
+    }
+
+    fn is_within_free(&self) -> bool {
+        let leave = self.engine.view(self.clock.now()).may_leave;
+        leave.floor(&FREE) == leave
+    }
+
+    fn pass(&mut self, by: Duration) {
+        let now = self.clock.now();
+        assert!(self.engine.wake_at(now) > Duration::ZERO);
+        self.dial.advance(by);
+        self.event(Event::Tick);
+        self.show();
+    }
+
+    /// What people see of it, whatever stands in the record.
+    fn show(&self) {
+        static CONFIG: LazyLock<Config> = LazyLock::new(|| {
+            let text = include_str!("../../systemd/config.toml");
+            Config::parse(text, "config.toml".as_ref()).expect("the installed example is good")
+        });
+        let now = self.clock.now();
+        let mut document = StatusDocument::new(&CONFIG);
+        document.see(self.engine.view(now), now);
+        document.warn();
+        assert!(!document.rows().is_empty() && !document.summary().is_empty());
+        assert!(serde_json::to_string(&document).is_ok());
+    }
+
+    fn event(&mut self, event: Event) {
+        let effects = self.engine.handle(event, self.clock.now());
+        self.carry_out(effects);
+    }
+
+    fn carry_out(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Cut { .. } => {
+                    let doomed = Erased { clips: 1, bytes: 5 };
+                    self.event(Event::CutDone(CutFigures { generation: Generation(1), transfers: 1, bytes_after: 0, doomed }));
+                }
+                Effect::Persist { ticket, record } => {
+                    let written = Record::read(&record).expect("the agent reads what it writes");
+                    assert!(written.ratchet.seq <= MAX_INTEGER);
+                    self.event(Event::Written { ticket });
+                }
+                Effect::Publish { ticket, report } => {
+                    assert!(serde_json::to_vec(&report).is_ok());
+                    self.event(Event::Published { ticket });
+                }
+                Effect::RaiseTime(time) => self.clock.raise(time),
+                // The cloud answers as soon as a signer has spoken; before that it is away.
+                Effect::Fetch(resource) if self.owner => {
+                    let body = match resource {
+                        Resource::Entitlement => ENTITLEMENT.as_bytes(),
+                        Resource::Keyset => KEYSET.as_bytes(),
+                    };
+                    self.event(Event::Fetched(resource, Fetched::Found(Bytes::from_static(body))));
+                }
+                Effect::Fetch(resource) => self.event(Event::Fetched(resource, Fetched::Failed)),
+                Effect::Open(_) | Effect::RetryRefused | Effect::Forget | Effect::Acknowledge(_) | Effect::Get(_) => {}
+            }
+        }
+    }
+}

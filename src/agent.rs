@@ -22,7 +22,7 @@ use tokio::{
 
 use crate::{
     clock::Clock,
-    config::Config,
+    config::{Config, StoreCa},
     engine::{CutFigures, Delivery, Effect, Engine, Event, Fetched, Message, Record, Resource, Restored, Settings},
     http::{self, Origin},
     link::{self, Link},
@@ -43,6 +43,10 @@ const STOP_MEDIA: Duration = Duration::from_secs(3);
 const STOP_STORE: Duration = Duration::from_millis(500);
 /// The longest sleep: the runtime's clock stands still in suspend, BOOTTIME does not.
 const ROUND: Duration = Duration::from_secs(10);
+/// How often the certificate files are looked at; what is found must be there at two looks in a row.
+const FILES_EVERY: Duration = Duration::from_secs(5);
+/// A device certificate that ends within this is warned of in the log, and how often.
+const EXPIRY_WARNED: (Duration, Duration) = (Duration::from_secs(14 * 86_400), Duration::from_secs(86_400));
 /// How old the status may be at most, and at least while much is happening.
 const STATUS_EVERY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
@@ -118,6 +122,10 @@ struct Agent {
     store_fault: Option<String>,
     /// When the device's certificate ends, since 1970; `None` without TLS.
     certificate_ends: Option<Duration>,
+    /// When its end was last warned of.
+    expiry_warned: Option<Instant>,
+    certificates: tls::Watch,
+    certificates_seen: Instant,
 }
 
 impl Agent {
@@ -128,6 +136,7 @@ impl Agent {
             Restored::Record(record) => Some(Duration::from_secs(record.trusted_s)),
             Restored::Empty | Restored::Unreadable => None,
         });
+        let certificates = tls::Watch::new(certificate_files(&config));
         let peers = peers(&config, &clock)?;
         let api = peers.api.clone();
         let broker_tls = config.broker.tls.as_ref().map(|files| tls::client_config(files, &clock)).transpose()?;
@@ -187,6 +196,9 @@ impl Agent {
             media_fault: None,
             store_fault: None,
             certificate_ends: certificate_ends(&config),
+            expiry_warned: None,
+            certificates,
+            certificates_seen: now,
             config,
         })
     }
@@ -219,6 +231,7 @@ impl Agent {
             if self.status_at.elapsed() >= self.show_every() {
                 self.show();
             }
+            self.look_at_certificates();
         }
         self.stop().await
     }
@@ -518,20 +531,61 @@ impl Agent {
                 tracing::warn!("{name} has changed, which takes effect at the next start");
             }
         }
-        let peers = peers(&config, &self.clock)?;
-        let broker_tls = config.broker.tls.as_ref().map(|files| tls::client_config(files, &self.clock)).transpose()?;
-        self.api = peers.api.clone();
-        self.uploads.set_peers(peers);
+        self.connect_anew(&config)?;
         if config.upload != self.config.upload {
             self.uploads.set_uplink(config.upload.uplink_kbps);
             self.config.upload = config.upload.clone();
         }
-        self.link.reload(config.broker.endpoint.clone(), broker_tls);
         self.board.update(|document| document.link.broker = config.broker.endpoint.authority());
-        self.certificate_ends = certificate_ends(&config);
+        // The topics stay those of the start.
+        self.config.broker.endpoint = config.broker.endpoint;
+        self.config.broker.tls = config.broker.tls;
+        self.config.cloud = config.cloud;
+        self.config.store = config.store;
         self.config.free = config.free;
         self.handle(Event::Reconfigured { free: config.free });
         Ok(())
+    }
+
+    /// Reads the certificates and authorities that `config` names and connects with them, or changes nothing.
+    fn connect_anew(&mut self, config: &Config) -> anyhow::Result<()> {
+        let certificates = tls::Watch::new(certificate_files(config));
+        let peers = peers(config, &self.clock)?;
+        let broker_tls = config.broker.tls.as_ref().map(|files| tls::client_config(files, &self.clock)).transpose()?;
+        self.api = peers.api.clone();
+        self.uploads.set_peers(peers);
+        self.link.reload(config.broker.endpoint.clone(), broker_tls);
+        self.certificate_ends = certificate_ends(config);
+        self.certificates = certificates;
+        self.expiry_warned = None;
+        self.status_is_old = true;
+        Ok(())
+    }
+
+    /// Takes over certificates and authorities that were exchanged on disk (scenario 79), and warns of what ends soon.
+    fn look_at_certificates(&mut self) {
+        if self.certificates_seen.elapsed() >= FILES_EVERY {
+            self.certificates_seen = Instant::now();
+            if self.certificates.has_changed() {
+                let config = self.config.clone();
+                match check_device(&config).and_then(|()| self.connect_anew(&config)) {
+                    Ok(()) => tracing::info!("certificates have changed on disk and were read again"),
+                    Err(why) => {
+                        tracing::error!(why = format!("{why:#}"), "the certificates on disk have changed and are bad; keeping the old ones")
+                    }
+                }
+            }
+        }
+        let Some(ends) = self.certificate_ends else { return };
+        let left = ends.saturating_sub(self.clock.now().trusted);
+        let told = self.expiry_warned.is_some_and(|warned| warned.elapsed() < EXPIRY_WARNED.1);
+        if left < EXPIRY_WARNED.0 && !told {
+            self.expiry_warned = Some(Instant::now());
+            tracing::warn!(
+                days_left = left.as_secs() / 86_400,
+                "the device certificate ends soon: replace it, and it is taken over by itself"
+            );
+        }
     }
 
     /// The way down: transfers stopped, what is owed delivered or kept, the pipeline down, within five seconds.
@@ -609,6 +663,22 @@ fn certificate_ends(config: &Config) -> Option<Duration> {
     let files = config.broker.tls.iter().chain(&config.cloud.tls);
     // They were read a moment ago, or the agent would not be here.
     files.filter_map(|files| tls::expires(&files.client_cert).ok()).min()
+}
+
+/// Whether the device's certificates are this device's.
+fn check_device(config: &Config) -> anyhow::Result<()> {
+    let mut files = config.broker.tls.iter().chain(&config.cloud.tls);
+    Ok(files.try_for_each(|files| tls::check_device(files, &config.device.id))?)
+}
+
+/// Every certificate, key and authority that TLS is made from.
+fn certificate_files(config: &Config) -> impl Iterator<Item = &Path> {
+    let files = config.broker.tls.iter().chain(&config.cloud.tls).flat_map(|files| [&files.ca, &files.client_cert, &files.client_key]);
+    let store = config.store.as_ref().and_then(|store| match &store.ca {
+        StoreCa::File(path) => Some(path),
+        StoreCa::Webpki => None,
+    });
+    files.chain(store).map(PathBuf::as_path)
 }
 
 fn peers(config: &Config, clock: &Clock) -> anyhow::Result<upload::Peers> {

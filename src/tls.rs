@@ -3,6 +3,8 @@
 //! Only ring, TLS 1.2 and 1.3, no system roots, no session resumption: every connection checks the server's certificate
 //! anew. Files are judged here too, so that a missing key is named before anything connects.
 
+mod watch;
+
 use std::{
     fs::File,
     io::{self, Read},
@@ -34,6 +36,8 @@ use x509_cert::{
         oid::db::rfc4519::COMMON_NAME,
     },
 };
+
+pub use watch::Watch;
 
 use crate::clock::{AGREE_WITHIN, Clock};
 

@@ -280,7 +280,8 @@ impl StatusDocument {
         }
         if let Some(certificate) = &self.certificate {
             if Duration::from_secs(certificate.days_left * 86_400) < EXPIRES_SOON {
-                warnings.push(format!("the device certificate ends on {}: replace it, then send SIGHUP", certificate.expires));
+                warnings
+                    .push(format!("the device certificate ends on {}: replace it, and it is taken over by itself", certificate.expires));
             }
         }
         if self.lease_left_s == Some(0) {

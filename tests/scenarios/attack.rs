@@ -345,20 +345,17 @@ async fn s63_tls_1_1_is_refused() {
 #[tokio::test]
 async fn s64_a_missing_unreadable_or_loose_key_file_refuses_to_start_and_is_named() {
     type Damage = fn(&Agent);
-    let cases: [(&str, Damage, &str); 6] = [
+    fn chmod(path: &std::path::Path, mode: u32) {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let cases: [(&str, Damage, &str); 8] = [
         ("CA missing", |agent| std::fs::remove_file(&agent.config.ca).unwrap(), "ca.pem"),
         ("certificate missing", |agent| std::fs::remove_file(&agent.config.cert).unwrap(), "device.pem"),
         ("key missing", |agent| std::fs::remove_file(&agent.config.key).unwrap(), "device.key"),
-        (
-            "key readable by others",
-            |agent| std::fs::set_permissions(&agent.config.key, std::fs::Permissions::from_mode(0o644)).unwrap(),
-            "device.key",
-        ),
-        (
-            "CA open to others' writing",
-            |agent| std::fs::set_permissions(&agent.config.ca, std::fs::Permissions::from_mode(0o666)).unwrap(),
-            "ca.pem",
-        ),
+        ("key readable by others", |agent| chmod(&agent.config.key, 0o644), "device.key"),
+        ("key readable by its group", |agent| chmod(&agent.config.key, 0o640), "device.key"),
+        ("CA writable by others", |agent| chmod(&agent.config.ca, 0o666), "ca.pem"),
+        ("certificate writable by its group", |agent| chmod(&agent.config.cert, 0o664), "device.pem"),
         ("CA is nonsense", |agent| std::fs::write(&agent.config.ca, "nonsense").unwrap(), "ca.pem"),
     ];
     let pki = Pki::new();

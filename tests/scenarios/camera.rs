@@ -1,7 +1,7 @@
 //! Scenarios 71, 78, 81 and 82: the rest of the camera.
 
 use std::{
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
@@ -10,18 +10,11 @@ use care_tests::{
     cloud::{Cloud, GrantAnswer, Sink, grant},
     footprint::rss_without_program_kb,
     issuer::PREMIUM,
-    media::{FPS, probe, recorded, recorded_360},
+    media::{FPS, every_frame_in, recorded_360, recordings},
     wait::{PATIENCE, holds, until},
     world::World,
 };
 use serde_json::json;
-
-fn recordings(dir: &Path) -> Vec<PathBuf> {
-    let mut files: Vec<_> =
-        std::fs::read_dir(dir).map(|entries| entries.map(|e| e.unwrap().path()).filter(|p| p.is_file()).collect()).unwrap_or_default();
-    files.sort();
-    files
-}
 
 #[tokio::test]
 async fn a_camera_of_640_by_360_with_built_in_motion_comes_to_rest_in_free_under_24_mb() {
@@ -63,19 +56,9 @@ async fn s71_no_switch_costs_a_local_frame() {
     world.agent.stop().await;
 
     let files = recordings(&sd);
-    let probes: Vec<_> = files.iter().map(|file| probe(file)).collect();
-    assert!(probes.iter().all(|found| found.longest_step() < 1.2), "timestamps jump: {probes:?}");
-    // Frame by frame what the source plays in a loop; its first frame carries parameter sets and so looks otherwise.
-    let source = probe(recorded()).content;
-    let recorded: Vec<_> = probes.iter().flat_map(|found| &found.content).collect();
-    let mut next = None;
-    for (n, frame) in recorded.iter().enumerate() {
-        let expected = next.unwrap_or(0);
-        assert!(expected == 0 || **frame == source[expected], "frame {n} of {} is not the source's {expected}", recorded.len());
-        next = Some((expected + 1) % source.len());
-    }
+    let frames = every_frame_in(&files);
     let least = (switched_for.as_secs_f64() * f64::from(FPS)) as usize;
-    assert!(recorded.len() >= least, "{} frames in {files:?}, but {switched_for:?} at {FPS} a second make {least}", recorded.len());
+    assert!(frames >= least, "{frames} frames in {files:?}, but {switched_for:?} at {FPS} a second make {least}");
 }
 
 #[tokio::test]

@@ -1,12 +1,12 @@
 //! Scenarios 67 to 69: who owns the camera.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use care_protocol::{Mode, Order, Outcome, Position, Reason, Refund, RefundKind};
 use care_tests::{
     cloud::{Document as Body, Sink},
     issuer::NOTHING,
-    wait::holds,
+    wait::{PATIENCE, holds, until},
     world::World,
 };
 
@@ -74,6 +74,52 @@ async fn s68_the_support_archive_has_the_owner_s_orders_and_nothing_of_the_one_b
     let support: serde_json::Value = serde_json::from_slice(&world.agent.command(&["support"]).await.stdout).unwrap();
     assert!(support["not_running"].as_str().unwrap().contains("no agent answers"), "{support:#}");
     assert_eq!(support["on_flash"]["document"]["epoch"], 4);
+}
+
+#[tokio::test]
+async fn s68_another_account_gets_nothing_of_the_old_owner_s() {
+    let mut world = World::with_camera().await;
+    let sd = world.agent.dir().join("sd");
+    std::fs::create_dir(&sd).unwrap();
+    world.agent.config.recording = Some(sd.clone());
+    world.cloud.lock().sink = Sink::StallAfter(16_000);
+    let mut old = world.premium();
+    let refund = Refund { kind: RefundKind::Refund, amount_minor: 412, currency: "USD".into() };
+    old.0.order = Some(Order { id: "KC-OF-THE-OLD-OWNER".into(), refund });
+    world.start_with(old, Mode::Paid).await;
+    world.upload_in_flight(16_000).await;
+    // One clip hangs on the wire and another waits behind it.
+    let mut motion = world.agent.motion().await;
+    motion.moved().await;
+    world.agent.status("a clip that waits", |status| status.clips_held() >= 2).await;
+    world.agent.status("the order", |status| status.order() == "KC-OF-THE-OLD-OWNER").await;
+    let recordings = || -> BTreeSet<_> { std::fs::read_dir(&sd).unwrap().map(|entry| entry.unwrap().path()).collect() };
+    let recorded = until("a recording", PATIENCE, || Some(recordings()).filter(|files| !files.is_empty())).await;
+
+    world.position.epoch += 1;
+    world.position.seq = 0;
+    let new = world.premium().of("acct-new").because(Reason::Bound);
+    let (asked, puts) = (world.cloud.grants_asked(), world.cloud.lock().puts.len());
+    world.cloud.lock().sink = Sink::Swallow;
+    let new = world.issue(new).await;
+    let report = world.issuer.judged(&new, Outcome::Applied).await;
+    assert!(report.erased.clips >= 2 && report.cut.transfers == 1, "{report:?}");
+    let of_the_old: BTreeSet<_> = world.cloud.lock().asked[..asked].iter().map(|(_, request)| request.clip.clone()).collect();
+    let status = world.agent.status("the new document", |status| status.seq() == new.position.seq).await;
+    assert!(!status.text_of_all().contains("KC-OF-THE-OLD-OWNER"), "{status:#?}");
+
+    // What the new account gets began after it took the camera over, pre-roll included.
+    world.move_until("a clip of the new owner", |seen| seen.puts.iter().skip(puts).find(|put| put.complete == Some(true)).cloned()).await;
+    let seen = world.cloud.lock();
+    for (_, request) in seen.asked.iter().filter(|(_, request)| !of_the_old.contains(&request.clip)) {
+        assert_eq!(request.epoch, world.position.epoch);
+        assert!(request.started_at >= report.at, "a clip from {} in an account since {}", request.started_at, report.at);
+    }
+    let late: Vec<_> =
+        seen.asked.iter().filter(|(_, request)| of_the_old.contains(&request.clip) && request.epoch == world.position.epoch).collect();
+    assert!(late.is_empty(), "the old owner's clips were offered again: {late:?}");
+    assert!(seen.puts.iter().skip(puts).all(|put| !of_the_old.contains(&put.clip)), "the old owner's clips were sent");
+    assert!(recorded.is_subset(&recordings()), "recordings belong to whoever holds the card");
 }
 
 #[tokio::test]

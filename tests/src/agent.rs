@@ -164,6 +164,8 @@ pub struct Agent {
     pub config: ConfigFile,
     /// The name server it asks instead of the machine's.
     pub resolver: Option<IpAddr>,
+    /// What its environment says besides, from the next start on.
+    pub environment: Vec<(String, String)>,
     process: Option<Process>,
     log: Lines,
 }
@@ -199,7 +201,7 @@ impl Agent {
             extra: String::new(),
         };
         let program = program("kasa-care-agent", "CARE_AGENT");
-        Self { dir, program, config, resolver: None, process: None, log: Lines::default() }
+        Self { dir, program, config, environment: Vec::new(), resolver: None, process: None, log: Lines::default() }
     }
 
     /// The same camera with the agent that was built without GStreamer.
@@ -238,6 +240,7 @@ impl Agent {
             std::fs::write(&file, format!("nameserver {ip}\noptions timeout:2 attempts:2\n")).unwrap();
             ask_there(&mut command, &file);
         }
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         self.process = Some(Process::spawn("kasa-care-agent", command, self.log.clone()));
     }
 
@@ -290,7 +293,7 @@ impl Agent {
 
     /// Resident memory in bytes: now, and the highest so far.
     pub fn memory(&self) -> (u64, u64) {
-        let pid = self.process.as_ref().expect("the agent is running").pid();
+        let pid = self.pid();
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
         let field = |name: &str| -> u64 {
             let line = status.lines().find(|line| line.starts_with(name)).unwrap();

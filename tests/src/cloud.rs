@@ -94,6 +94,8 @@ pub struct Call {
     pub headers: HeaderMap,
     /// Whether the client showed a certificate.
     pub client_certificate: bool,
+    /// That certificate, DER.
+    pub certificate: Option<Vec<u8>>,
 }
 
 /// One `PUT`, as far as it has come.
@@ -289,18 +291,18 @@ impl Server {
 
     async fn converse(self, socket: TcpStream, acceptor: Option<TlsAcceptor>) {
         match acceptor {
-            None => self.serve(socket, false).await,
+            None => self.serve(socket, None).await,
             Some(acceptor) => {
                 let Ok(stream) = acceptor.accept(socket).await else { return };
-                let shown = stream.get_ref().1.peer_certificates().is_some();
+                let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()).map(|leaf| leaf.to_vec());
                 self.serve(stream, shown).await;
             }
         }
     }
 
-    async fn serve(self, stream: impl AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static, shown: bool) {
+    async fn serve(self, stream: impl AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static, shown: Option<Vec<u8>>) {
         let service = service_fn(move |request| {
-            let server = self.clone();
+            let (server, shown) = (self.clone(), shown.clone());
             async move { Ok::<_, Infallible>(server.answer(request, shown).await) }
         });
         let _ = hyper::server::conn::http1::Builder::new()
@@ -311,7 +313,7 @@ impl Server {
             .await;
     }
 
-    async fn answer(&self, request: Request<Incoming>, shown: bool) -> Answer {
+    async fn answer(&self, request: Request<Incoming>, shown: Option<Vec<u8>>) -> Answer {
         let method = request.method().clone();
         let path = request.uri().path_and_query().map_or_else(String::new, ToString::to_string);
         self.lock().calls.push(Call {
@@ -319,7 +321,8 @@ impl Server {
             method: method.clone(),
             path: path.clone(),
             headers: request.headers().clone(),
-            client_certificate: shown,
+            client_certificate: shown.is_some(),
+            certificate: shown,
         });
         let mut answer = match (method, path.as_str()) {
             (Method::GET, "/v1/keyset") => {

@@ -108,6 +108,33 @@ pub fn probe(file: &Path) -> Probe {
     }
 }
 
+/// Checks that these files, one after the other, hold every frame that the [`recorded`] source plays in a loop, in order and
+/// with even timestamps, and says how many.
+pub fn every_frame_in(files: &[PathBuf]) -> usize {
+    // Frame by frame what the source plays; its first frame carries parameter sets and so looks otherwise.
+    let source = probe(recorded()).content;
+    let (mut frames, mut next) = (0, None);
+    for file in files {
+        let found = probe(file);
+        assert!(found.longest_step() < 1.2, "timestamps jump in {}: {:?}", file.display(), found.pts);
+        for frame in &found.content {
+            let expected = next.unwrap_or(0);
+            assert!(expected == 0 || *frame == source[expected], "frame {frames} ({}) is not the source's {expected}", file.display());
+            next = Some((expected + 1) % source.len());
+            frames += 1;
+        }
+    }
+    frames
+}
+
+/// The files of a recording, in order.
+pub fn recordings(dir: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(dir).map(|entries| entries.map(|entry| entry.unwrap().path()).filter(|path| path.is_file()).collect());
+    let mut files: Vec<_> = entries.unwrap_or_default();
+    files.sort();
+    files
+}
+
 /// Measures bytes that arrived.
 pub fn probe_bytes(bytes: &[u8]) -> Probe {
     let file = tempfile::Builder::new().suffix(".mp4").tempfile().unwrap();

@@ -127,12 +127,17 @@ impl Authority {
         Identity { chain: leaf.pem() + &self.above.concat(), key: key.serialize_pem() }
     }
 
-    /// A client's identity with this CN.
+    /// A client's identity with this CN, for a year.
     pub fn client(&self, cn: &str) -> Identity {
+        self.client_for(cn, 365)
+    }
+
+    /// A client's identity with this CN, for so many days from now.
+    pub fn client_for(&self, cn: &str, days: i64) -> Identity {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.distinguished_name.push(DnType::CommonName, cn);
         params.extended_key_usages.push(ExtendedKeyUsagePurpose::ClientAuth);
-        validity(&mut params, -1, 365);
+        validity(&mut params, -1, days);
         self.sign(params)
     }
 

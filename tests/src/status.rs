@@ -67,6 +67,31 @@ impl Status {
         if recording { 0 } else { self.number("/spool/clips") }
     }
 
+    /// Clips being recorded, waiting and in flight.
+    pub fn clips_held(&self) -> u64 {
+        self.number("/spool/clips")
+    }
+
+    /// Whole days until the device's certificate ends.
+    pub fn certificate_days_left(&self) -> u64 {
+        self.number("/certificate/days_left")
+    }
+
+    /// What somebody should look at, in words.
+    pub fn warnings(&self) -> String {
+        self.0["warnings"].to_string()
+    }
+
+    /// The order id that support asks for, empty if none.
+    pub fn order(&self) -> &str {
+        self.text("/order")
+    }
+
+    /// Frames that went to the SD card, and frames that did not.
+    pub fn recorded_and_lost(&self) -> (u64, u64) {
+        (self.number("/media/recording/frames"), self.number("/media/recording/dropped"))
+    }
+
     /// Everything as text, to look for a word.
     pub fn text_of_all(&self) -> String {
         self.0.to_string()

@@ -1,0 +1,109 @@
+//! Scenarios 79 and 80: certificates and authorities that are exchanged while the agent runs.
+
+use std::time::Duration;
+
+use care_protocol::{Mode, Outcome};
+use care_tests::{
+    cloud::Cloud,
+    pki::{Authority, Identity},
+    wait::{PATIENCE, RECONNECT, until},
+    world::{DEVICE, World},
+};
+
+/// What a request came with.
+fn shown(world: &World, identity: &Identity) -> bool {
+    let leaf = identity.certificates()[0].to_vec();
+    world.cloud.lock().calls.iter().any(|call| call.certificate.as_ref() == Some(&leaf))
+}
+
+/// Switches the plan while `exchange` is under way, and sees every document through.
+async fn exchange(world: &mut World, identity: &Identity, hangup: bool) {
+    let connects = world.broker.connects_of(DEVICE);
+    identity.write(world.agent.dir(), "device");
+    if hangup {
+        world.agent.signal(libc::SIGHUP);
+    }
+    let mut documents = Vec::new();
+    let mut renewed = false;
+    for _ in 0..40 {
+        let draft = if documents.len() % 2 == 0 { world.free() } else { world.premium() };
+        let document = world.issue(draft).await;
+        world.issuer.judged(&document, Outcome::Applied).await;
+        documents.push(document);
+        renewed |= world.broker.connects_of(DEVICE) > connects;
+        if renewed && documents.len() % 2 == 0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    let log = world.broker.log().clone();
+    assert!(renewed, "the camera did not connect again: {:?}", log.find(0, |line| line.contains(" as ")));
+    world.issuer.in_force(documents.last().unwrap(), Mode::Paid).await;
+    until("a request with the new certificate", PATIENCE, || shown(world, identity).then_some(())).await;
+    world.agent.assert_running();
+}
+
+#[tokio::test]
+async fn s79_a_renewed_certificate_is_taken_over_by_itself_or_by_sighup_without_losing_a_document() {
+    let mut world = World::new().await;
+    world.start_premium().await;
+    let status = world.agent.status("the certificate", |status| status.certificate_days_left() > 300).await;
+    assert!(!status.warnings().contains("certificate"), "{}", status.warnings());
+
+    // One that is soon to end again: taken over, and warned of.
+    let short = world.pki.ca.client_for(DEVICE, 13);
+    exchange(&mut world, &short, false).await;
+    let status = world.agent.status("the shorter certificate", |status| status.certificate_days_left() < 14).await;
+    assert!(status.warnings().contains("certificate ends"), "{}", status.warnings());
+    world.agent.logged(0, "its end", |line| line.contains("WARN") && line.contains("certificate ends soon")).await;
+
+    let long = world.pki.ca.client(DEVICE);
+    exchange(&mut world, &long, true).await;
+    let status = world.agent.status("the longer certificate", |status| status.certificate_days_left() > 300).await;
+    assert!(!status.warnings().contains("certificate"), "{}", status.warnings());
+}
+
+#[tokio::test]
+async fn s79_a_certificate_that_is_not_this_device_s_is_left_where_it_is() {
+    let mut world = World::new().await;
+    world.start_premium().await;
+    let connects = world.broker.connects_of(DEVICE);
+    let seen = world.agent.log().len();
+    world.pki.ca.client("ANOTHER").write(world.agent.dir(), "device");
+    world.agent.logged(seen, "the stranger's certificate", |line| line.contains("ERROR") && line.contains("common name")).await;
+    let cancel = world.free();
+    world.switch(cancel, Mode::Free).await;
+    assert_eq!(world.broker.connects_of(DEVICE), connects, "the connection of the good certificate stands");
+}
+
+#[tokio::test]
+async fn s80_two_authorities_work_throughout_and_one_that_is_removed_is_believed_no_more() {
+    let mut world = World::new().await;
+    let new_ca = Authority::root("Care test CA of next year");
+    // The broker has not moved yet, the API has.
+    let api = Cloud::start_with(Some(world.pki.mutual_tls(&new_ca.server()))).await;
+    let old_api = std::mem::replace(&mut world.cloud, api);
+    world.agent.config.cloud = world.cloud.url();
+    world.hand_out_keyset(&world.pki.keyset(7).sign(&world.pki.root)).await;
+    let (old, new) = (world.pki.ca.pem(), new_ca.pem());
+    std::fs::write(&world.agent.config.ca, format!("{old}{new}")).unwrap();
+    world.start_premium().await;
+    world.cloud.wait("the camera", |seen| (!seen.calls.is_empty()).then_some(())).await;
+
+    // Without the old one the broker is told nothing any more; HTTPS goes on, and finds the cancel.
+    let (log, connects) = (world.agent.log().len(), world.broker.connects_of(DEVICE));
+    std::fs::write(&world.agent.config.ca, &new).unwrap();
+    world.agent.signal(libc::SIGHUP);
+    world.agent.logged(log, "the broker's authority", |line| line.contains("authority") && line.to_lowercase().contains("tls")).await;
+    let cancel = world.free();
+    let cancel = world.issue(cancel).await;
+    world.agent.status_within("Free over HTTPS", RECONNECT, |status| status.mode() == "free" && status.seq() == cancel.position.seq).await;
+    assert_eq!(world.broker.connects_of(DEVICE), connects, "the broker was told CONNECT");
+
+    // With both again, everything is back, without SIGHUP.
+    std::fs::write(&world.agent.config.ca, format!("{new}{old}")).unwrap();
+    until("the camera at the broker", RECONNECT, || (world.broker.connects_of(DEVICE) > connects).then_some(())).await;
+    let premium = world.premium();
+    world.switch(premium, Mode::Paid).await;
+    drop(old_api);
+}

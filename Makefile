@@ -4,7 +4,7 @@ CARGO ?= cargo
 export CARGO
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench proof arm test-arm deb deps
+.PHONY: help demo test check bench proof fuzz sbom arm test-arm deb deps
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' Makefile | expand -t 14
@@ -34,6 +34,12 @@ deb: deps ## packages for amd64, armhf and arm64, in target/deb
 
 proof: deps ## the long runs
 	@scripts/proof.sh
+
+fuzz: deps ## fuzzes what strangers can send, ten minutes a target (SECONDS=600 TARGETS="state grant")
+	@scripts/fuzz.sh $(or $(SECONDS),600) $(TARGETS)
+
+sbom: ## writes the firmware's bill of materials (CycloneDX) to target/sbom
+	@scripts/sbom.sh
 
 deps: ## installs the Debian packages that are missing
 	@scripts/deps.sh

@@ -95,7 +95,8 @@ pub(super) fn keyset(input: &[u8]) -> Verdict {
     for revoked in &keyset.revoked {
         assert!(matches!(keyset.key(revoked), Err(Reject::RevokedKey(_))), "revoked beats keys");
     }
-    assert!(keyset.reset_for(device).is_none_or(|reset| reset.aud == device.as_str()));
+    let resets = keyset.resets_for(device);
+    assert!(resets.iter().all(|reset| reset.aud == device.as_str()) && resets.is_sorted_by_key(|reset| reset.id));
     match Keyset::verify(keyset.sign(root).as_bytes(), roots, ISSUER) {
         Ok(again) => assert_eq!(again.keyset, *keyset),
         Err(reject) => assert!(matches!(reject, Reject::TooLarge { .. }), "{reject}"),

@@ -74,7 +74,8 @@ fn kept_inputs_with_small_changes_are_judged() {
         let corpus = corpus(target);
         let mut accepted = 0;
         for n in 0..count {
-            let input = mutated(&mut random, &corpus[random.usize(0..corpus.len())].1, &corpus);
+            let kept = random.usize(0..corpus.len());
+            let input = mutated(&mut random, &corpus[kept].1, &corpus);
             let judged = std::panic::catch_unwind(|| target.run(&input));
             let verdict = judged.unwrap_or_else(|_| panic!("{} minds change {n}: {:?}", target.name, input.escape_ascii().to_string()));
             accepted += u64::from(verdict == Verdict::Accepted);

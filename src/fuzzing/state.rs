@@ -195,7 +195,7 @@ impl Camera {
                     self.event(Event::Fetched(resource, Fetched::Found(Bytes::from_static(body))));
                 }
                 Effect::Fetch(resource) => self.event(Event::Fetched(resource, Fetched::Failed)),
-                Effect::Open(_) | Effect::RetryRefused | Effect::Forget | Effect::Acknowledge(_) | Effect::Get(_) => {}
+                Effect::Alarm(_) | Effect::Open(_) | Effect::RetryRefused | Effect::Forget | Effect::Acknowledge(_) | Effect::Get(_) => {}
             }
         }
     }

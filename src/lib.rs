@@ -13,6 +13,9 @@
 //! | GStreamer's | capture, motion, clips |
 #![deny(unsafe_code)]
 
+#[macro_use]
+mod planted;
+
 pub mod agent;
 pub mod cli;
 pub mod clock;

@@ -3,12 +3,11 @@
 
 use std::time::Duration;
 
-use care_protocol::{
-    Answer, Cause, Digest, Entitlement, Keyset, Outcome, Position, Reject, Report, Topic, VerifiedEntitlement, VerifiedKeyset,
-};
+use care_protocol::{Answer, Cause, Digest, Entitlement, Outcome, Position, Reject, Report, Topic, VerifiedEntitlement, VerifiedKeyset};
 
 use super::{
     Arrival, COPIES, Due, Effect, Engine, Fetched, HOLD, Message, REFUSED_RETRY, Staged, UnknownKey, force::InForce, standing::Via,
+    verifying,
 };
 use crate::clock::Now;
 
@@ -57,11 +56,11 @@ impl Engine {
     }
 
     pub(super) fn judge(&mut self, token: &[u8], via: Via, arrival: Arrival, now: Now) {
-        if self.lost && via != Via::Https {
+        if self.lost && via != Via::Https && !planted!(LostStateBelievesBroker) {
             return self.reject(&Reject::StateLost, Entitlement::claimed_position(token), arrival, now);
         }
         let keyset = self.keyset.as_ref().map(|verified| &verified.keyset);
-        let document = match Entitlement::verify(token, keyset, &self.settings.issuer, &self.settings.device) {
+        let document = match verifying::entitlement(token, keyset, &self.settings.issuer, &self.settings.device) {
             Ok(document) => document,
             Err(Reject::UnknownKey(kid)) => return self.hold(token, kid, via, arrival, now),
             Err(reject) => return self.reject(&reject, Entitlement::claimed_position(token), arrival, now),
@@ -72,7 +71,7 @@ impl Engine {
         let position = document.entitlement.position();
         if self.is_known(position, document.digest) {
             self.duplicate(position, &via, arrival, now);
-        } else if self.lost || position > self.ratchet {
+        } else if self.lost || position > self.ratchet || planted!(EqualIsHigher) && position == self.ratchet {
             if let Err(reject) = self.check_account(&document.entitlement) {
                 return self.reject(&reject, Some(position), arrival, now);
             }
@@ -102,13 +101,21 @@ impl Engine {
 
     pub(super) fn check_account(&self, entitlement: &Entitlement) -> Result<(), Reject> {
         match self.newest().map(|newest| &newest.document.entitlement) {
-            Some(newest) if newest.epoch == entitlement.epoch && newest.account != entitlement.account => Err(Reject::AccountChanged),
+            Some(newest) if newest.epoch == entitlement.epoch && newest.account != entitlement.account && !planted!(AccountMayChange) => {
+                Err(Reject::AccountChanged)
+            }
             _ => Ok(()),
         }
     }
 
     pub(super) fn duplicate(&mut self, position: Position, via: &Via, arrival: Arrival, now: Now) {
         self.acknowledge_once_written(arrival);
+        if planted!(DuplicateIsWritten) {
+            self.persist(None, now);
+        }
+        if planted!(DuplicateUndoesNext) {
+            self.force.iter_mut().for_each(|force| force.next_performed = false);
+        }
         let confirms = self.standing.confirms(via);
         if let Some(staged) = self.staged.as_mut().filter(|staged| staged.document.document.entitlement.position() == position) {
             // Not applied yet, and it may never be: what the cloud vouches for here is this document, not the one in force.
@@ -158,12 +165,16 @@ impl Engine {
     /// What takes is in force at once, what gives waits for the disk; true if a cut is under way.
     pub(super) fn take_up(&mut self, document: InForce, confirmed_at: Option<Duration>, arrival: Arrival, now: Now) -> bool {
         let position = Some(document.document.entitlement.position());
-        if self.admission_of(Some(&document), now).is_less_than(&self.gate) {
+        if self.admission_of(Some(&document), now).is_less_than(&self.gate) && !planted!(WrittenBeforeCut) {
             self.vouched_for(confirmed_at, now);
             self.lease_over = document.lease_ended(now);
             self.force = Some(document);
             self.staged = None;
             return self.switch(Cause::Document, position, arrival, now);
+        }
+        if planted!(OpenedBeforeFlash) {
+            self.force = Some(document.clone());
+            self.settle(Cause::Document, now);
         }
         self.staged = Some(Staged { ticket: self.tickets + 1, document, confirmed_at, failed: false });
         let report = self.report_of(self.newest(), Cause::Document, position, now);
@@ -202,14 +213,14 @@ impl Engine {
     }
 
     pub(super) fn read_keyset(&mut self, token: &[u8], arrival: Arrival, now: Now) {
-        let verified = match Keyset::verify(token.trim_ascii(), &self.settings.roots, &self.settings.issuer) {
+        let verified = match verifying::keyset(token.trim_ascii(), &self.settings.roots, &self.settings.issuer) {
             Ok(verified) => verified,
             Err(reject) => return self.reject(&reject, None, arrival, now),
         };
         let current = self.keyset.as_ref().map_or(0, |current| current.keyset.version);
         let least = current.max(self.settings.min_keyset_version);
         let got = verified.keyset.version;
-        if got < least {
+        if got < least && !planted!(OlderKeysetTaken) {
             return self.reject(&Reject::OldKeyset { got, least }, None, arrival, now);
         }
         let now = self.learn_time(Duration::from_secs(verified.keyset.iat), now);
@@ -233,13 +244,13 @@ impl Engine {
         // The document in force stays in force on the key that verified it. A key of the same name may be another one now.
         for document in self.force.iter_mut().chain(self.staged.iter_mut().map(|staged| &mut staged.document)) {
             let token = document.document.token.as_bytes();
-            let verifies = Entitlement::verify(token, Some(keyset), &self.settings.issuer, &self.settings.device).is_ok();
+            let verifies = verifying::entitlement(token, Some(keyset), &self.settings.issuer, &self.settings.device).is_ok();
             if document.verified_by.is_none() && !verifies {
                 document.verified_by = older.as_ref().map(|older| older.token.clone());
             }
         }
         for reset in keyset.resets_for(&self.settings.device) {
-            if reset.id <= self.reset_id {
+            if reset.id <= self.reset_id && !planted!(ResetAppliesAgain) {
                 continue;
             }
             self.reset_id = reset.id;

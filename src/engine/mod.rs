@@ -16,6 +16,7 @@ mod record;
 mod reports;
 mod standing;
 mod switch;
+mod verifying;
 mod view;
 mod writing;
 
@@ -253,7 +254,7 @@ impl Engine {
         self.reset_id = record.reset_id;
         self.owes = record.report.is_some();
         self.reports = Reports::restored(record.report);
-        let used = Duration::from_secs(record.lease_used_s);
+        let used = if planted!(LeaseBeginsAnewAtBoot) { Duration::ZERO } else { Duration::from_secs(record.lease_used_s) };
         self.force = verified.entitlement.map(|document| InForce::restored(document, verified_by, used, record.next_performed, now));
         self.lease_over = self.force.as_ref().is_some_and(|force| force.lease_ended(now));
     }
@@ -305,6 +306,9 @@ impl Engine {
                 wake = wake.min(now.boot + force.lease_left(now));
             }
         }
+        if let Some(staged) = self.staged.as_ref().filter(|staged| !staged.document.lease_ended(now)) {
+            wake = wake.min(now.boot + staged.document.lease_left(now));
+        }
         let staged_next = self.staged.as_ref().and_then(|staged| staged.document.pending_next());
         for next in self.expected_next().into_iter().chain(staged_next) {
             wake = wake.min(now.boot + Duration::from_secs(next.effective_at).saturating_sub(now.trusted));
@@ -332,7 +336,13 @@ impl Engine {
                 self.standing.connected(connection);
                 self.reports.connected(now.boot, &mut self.effects);
             }
-            Event::SubscribeSent(connection) => self.standing.subscribe_sent(connection),
+            Event::SubscribeSent(connection) => {
+                self.standing.subscribe_sent(connection);
+                if let Some(staged) = &mut self.staged {
+                    // What confirmed it was said before this SUBSCRIBE, and confirms nothing on this connection (section 3.4).
+                    staged.confirmed_at = None;
+                }
+            }
             Event::Subscribed(connection) => {
                 self.standing.subscribed(connection);
                 self.send_get(now);

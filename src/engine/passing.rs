@@ -44,9 +44,11 @@ impl Engine {
             return self.settle(cause, now);
         }
         // A trusted time that has become known may end what only its doubt held up. What a document that is on its way to the
-        // disk confirms, it opens itself.
-        let being_written = self.staged.as_ref().is_some_and(|staged| !staged.failed);
-        if !being_written && self.settle(Cause::Confirmed, now) {
+        // disk confirms, it opens itself; what it no longer allows is closed at once.
+        if self.gives_soon() && self.admission(now).is_less_than(&self.gate) {
+            return self.settle(Cause::Lease, now);
+        }
+        if !self.gives_soon() && self.settle(Cause::Confirmed, now) {
             return true;
         }
         self.give_up_unknown_key(now);

@@ -1,8 +1,10 @@
 //! What survives a power cut: one record, written whole with every change, and read back without trust in the flash it stood on.
 
-use care_protocol::{DeviceId, Digest, Entitlement, Keyset, MAX_INTEGER, Position, Report, RootKeys, VerifiedEntitlement, VerifiedKeyset};
+use care_protocol::{DeviceId, Digest, MAX_INTEGER, Position, Report, RootKeys, VerifiedEntitlement, VerifiedKeyset};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+
+use super::verifying;
 
 /// The record, as it stands in a slot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,13 +101,13 @@ impl Record {
 
     pub(super) fn verify(&self, roots: &RootKeys, issuer: &str, device: &DeviceId) -> Result<Verified, BadRecord> {
         let keyset = |token: &Option<String>| {
-            let verified = token.as_ref().map(|token| Keyset::verify(token.as_bytes(), roots, issuer)).transpose();
+            let verified = token.as_ref().map(|token| verifying::keyset(token.as_bytes(), roots, issuer)).transpose();
             verified.map_err(|why| BadRecord::Signature { what: "keyset", why })
         };
         let highest = keyset(&self.keyset)?;
         let older = keyset(&self.verified_by)?;
         let by = older.as_ref().or(highest.as_ref()).map(|verified| &verified.keyset);
-        let entitlement = self.entitlement.as_ref().map(|token| Entitlement::verify(token.as_bytes(), by, issuer, device)).transpose();
+        let entitlement = self.entitlement.as_ref().map(|token| verifying::entitlement(token.as_bytes(), by, issuer, device)).transpose();
         let entitlement = entitlement.map_err(|why| BadRecord::Signature { what: "entitlement", why })?;
         Ok(Verified { entitlement, keyset: highest })
     }

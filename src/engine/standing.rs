@@ -120,7 +120,7 @@ impl Standing {
         self.subscribed = false;
         self.nonce = None;
         self.asked = None;
-        if self.voucher == Voucher::Connection {
+        if self.voucher == Voucher::Connection && !planted!(LossKeepsOpen) {
             self.voucher = Voucher::Until(now.boot + GRACE);
         }
         // What was said before the loss is no answer to the question that follows it.
@@ -144,8 +144,12 @@ impl Standing {
     /// Whether a document that came this way, and was judged applied or duplicate, confirms (section 3.4).
     pub(super) fn confirms(&self, via: &Via) -> bool {
         match via {
-            Via::Copy { connection, retain, dup } => *retain && !*dup && self.subscribe_sent && self.connection == Some(*connection),
-            Via::Answer { connection, nonce } => self.connection == Some(*connection) && self.nonce.as_ref() == Some(nonce),
+            Via::Copy { connection, retain, dup } => {
+                *retain && (!*dup || planted!(RedeliveryConfirms)) && self.subscribe_sent && self.connection == Some(*connection)
+            }
+            Via::Answer { connection, nonce } => {
+                self.connection == Some(*connection) && (self.nonce.as_ref() == Some(nonce) || planted!(AnyNonceConfirms))
+            }
             Via::Https => true,
         }
     }
@@ -213,7 +217,9 @@ impl Standing {
 
     /// Whether the silence after a 404 is over; the running lease then vouches until the next question.
     pub(super) fn end_silence(&mut self, now: Now) -> bool {
-        let Some(silence) = self.silence.as_mut().filter(|silence| !silence.over && now.boot >= silence.since + SILENCE) else {
+        let Some(silence) =
+            self.silence.as_mut().filter(|silence| !silence.over && (now.boot >= silence.since + SILENCE || planted!(MissingOpensAtOnce)))
+        else {
             return false;
         };
         silence.over = true;

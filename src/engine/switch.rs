@@ -11,11 +11,22 @@ impl Engine {
     pub(super) fn admission(&self, now: Now) -> Admission {
         let mut admission = self.admission_of(self.force.as_ref(), now);
         match &self.unwritten {
+            Some(unwritten) if unwritten.failed && planted!(FailedDowngradeGives) => {}
             Some(unwritten) if unwritten.failed => admission.leave = admission.leave.floor(&unwritten.before),
             Some(_) => admission.leave = Policy::CLOSED,
             None => {}
         }
+        if let Some(staged) = self.staged.as_ref().filter(|_| self.gives_soon()) {
+            // A higher document is on its way to the disk. It opens nothing yet, and what it would not let out, because its lease
+            // has ended or nobody vouches for it, is not opened in the name of the one before.
+            admission.leave = admission.leave.floor(&self.admission_of(Some(&staged.document), now).leave);
+        }
         admission
+    }
+
+    /// Whether a document is on its way to the disk, to be in force once it is there.
+    pub(super) fn gives_soon(&self) -> bool {
+        self.staged.as_ref().is_some_and(|staged| !staged.failed)
     }
 
     /// What `document` lets the gate do, whether it is on flash or not.
@@ -26,7 +37,7 @@ impl Engine {
         let lease_over = document.lease_ended(now);
         Admission {
             record: if lease_over { floor } else { keep },
-            keep,
+            keep: if lease_over && planted!(LeaseErases) { floor } else { keep },
             leave: if lease_over || self.is_held(document, now) { floor } else { keep },
             position: document.document.entitlement.position(),
         }
@@ -36,8 +47,8 @@ impl Engine {
     /// while nobody has confirmed what time it is.
     pub(super) fn is_held(&self, document: &InForce, now: Now) -> bool {
         !self.standing.is_open(now)
-            || self.refused.as_ref().is_some_and(|refused| refused.waiting)
-            || (document.pending_next().is_some() && !now.confirmed)
+            || self.refused.as_ref().is_some_and(|refused| refused.waiting && !planted!(RefusalIgnored))
+            || (document.pending_next().is_some() && !now.confirmed && !planted!(PendingNextTrustsAnyClock))
     }
 
     /// The label of what may leave now (section 3.5).
@@ -76,7 +87,7 @@ impl Engine {
             self.gate = wanted;
             self.effects.push(Effect::Open(wanted));
         }
-        let being_written = self.unwritten.as_ref().is_some_and(|unwritten| !unwritten.failed);
+        let being_written = self.unwritten.as_ref().is_some_and(|unwritten| !unwritten.failed) || self.gives_soon();
         if self.announced != Some(self.mode(now)) && !being_written {
             let report = self.applied_report(cause, None, now);
             self.announce(report);
@@ -88,7 +99,7 @@ impl Engine {
         let keep = wanted.erases_of(&self.gate).then_some((wanted.keep, wanted.position));
         let forget = wanted.changes_owner_of(&self.gate);
         self.cutting = Some(Cutting { cause, judged, arrival, durable, keep, forget, before: self.gate.leave });
-        self.effects.push(Effect::Cut { keep });
+        self.effects.push(Effect::Cut { keep: keep.filter(|_| !planted!(NothingErased)) });
     }
 
     /// The gate is closed and every transfer dead: write, then open under the new policy.

@@ -746,7 +746,7 @@ fn a_refusal_on_a_free_plan_asks_and_holds_nothing() {
 }
 
 #[test]
-fn the_newest_applied_report_is_sent_until_acknowledged_also_after_a_power_cut() {
+fn s39_the_newest_applied_report_is_sent_until_acknowledged_also_after_a_power_cut() {
     let mut bench = Bench::confirmed(&premium(41));
     bench.live(&free(42));
     let mut bench = bench.reboot();
@@ -1191,4 +1191,46 @@ fn resets_that_were_missed_are_applied_in_their_order() {
     let keyset = Keyset { resets: vec![reset(5, 30), reset(4, 10)], ..bench.keys.keyset(8) }.sign(&bench.keys.root);
     bench.deliver(1, Topic::Keyset, keyset, true);
     assert_eq!((bench.engine.ratchet.seq, bench.engine.reset_id), (10, 5));
+}
+
+/// Found by the simulation: a reset lets another document stand where the one in force stands.
+#[test]
+fn what_confirms_a_document_that_is_being_written_does_not_open_the_one_before() {
+    let mut bench = Bench::confirmed(&premium(41)).reboot();
+    bench.connect(1);
+    bench.disk.slow = true;
+    let lease = Lease { max_age_s: 60, not_after: T0 + 9999 };
+    let ended = Entitlement { iat: T0 - 100, lease, ..premium(42) };
+    bench.live(&ended);
+    bench.retained(1, &ended);
+    assert_eq!((bench.last().outcome, bench.open.leave), (Outcome::Duplicate, FREE), "its lease had ended before it came");
+    bench.sync();
+    assert_eq!((bench.open.leave, bench.mode(), bench.last().seq), (FREE, Mode::Free, 42));
+}
+
+#[test]
+fn a_lease_that_ends_while_its_document_is_being_written_lets_nothing_more_out() {
+    let lease = Lease { max_age_s: 60, not_after: T0 + 9999 };
+    let mut bench = Bench::confirmed(&premium(41));
+    bench.disk.slow = true;
+    bench.live(&Entitlement { lease, ..premium(42) });
+    bench.pass(Duration::from_secs(59));
+    assert_eq!(bench.open.leave, PREMIUM);
+    bench.pass(Duration::from_secs(1));
+    assert_eq!((bench.open.leave, bench.cuts.as_slice()), (FREE, &[None][..]), "cut at once, and nothing erased");
+    bench.sync();
+    assert_eq!((bench.open.leave, bench.mode(), bench.last().mode), (FREE, Mode::Free, Mode::Free));
+}
+
+/// Found by the simulation, seed 981.
+#[test]
+fn what_https_has_confirmed_before_the_subscribe_confirms_nothing_on_that_connection() {
+    let mut bench = Bench::confirmed(&premium(41)).reboot();
+    bench.disk.slow = true;
+    let token = premium(42).sign(&bench.keys.signer);
+    bench.event(Event::Fetched(Resource::Entitlement, Fetched::Found(token.into())));
+    bench.connect(1);
+    bench.now.boot += Duration::from_secs(91);
+    bench.sync();
+    assert_eq!((bench.mode(), bench.engine.is_confirmed(), bench.open.leave), (Mode::Held, false, FREE));
 }

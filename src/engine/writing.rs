@@ -96,6 +96,9 @@ impl Engine {
             staged.failed = true;
             let position = staged.document.document.entitlement.position();
             self.refuse_quietly(Outcome::Rejected, Reject::NotPersisted.code(), Some(position), now);
+            if planted!(OpenedAfterFailedWrite) {
+                return self.written(ticket, now);
+            }
         }
         if let Some(unwritten) = self.unwritten.as_mut().filter(|unwritten| unwritten.ticket <= ticket && !unwritten.failed) {
             unwritten.failed = true;
@@ -108,7 +111,9 @@ impl Engine {
     /// PUBACK means: this document or a higher one is on flash, or it was refused. In order of arrival.
     pub(super) fn acknowledge_once_written(&mut self, arrival: Arrival) {
         match arrival.delivery {
-            Some(delivery) if self.written < self.promised => self.unacknowledged.push((self.promised, delivery)),
+            Some(delivery) if self.written < self.promised && !planted!(AcknowledgedBeforeFlash) => {
+                self.unacknowledged.push((self.promised, delivery))
+            }
             _ => self.acknowledge(arrival),
         }
     }

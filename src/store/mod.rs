@@ -10,7 +10,7 @@ pub(crate) mod disk;
 pub(crate) mod filesystem;
 mod peek;
 mod slot;
-mod slots;
+pub(crate) mod slots;
 #[cfg(test)]
 mod tests;
 mod thread;

@@ -127,9 +127,16 @@ impl<F: Filesystem> Slots<F> {
         };
         self.writes.fetch_add(1, Ordering::Relaxed);
         file.write_at(&bytes, (self.target * self.slot_bytes) as u64)?;
-        file.sync()?;
+        match file.sync() {
+            _ if planted!(RecordNotSynced) => {}
+            Err(why) if planted!(FailedDescriptorUsedAgain) => {
+                self.file = Some(file);
+                return Err(why.into());
+            }
+            synced => synced?,
+        }
         self.file = Some(file);
-        self.target ^= 1;
+        self.target ^= usize::from(!planted!(NewestOverwritten));
         self.sequence += 1;
         Ok(())
     }
@@ -139,7 +146,7 @@ impl<F: Filesystem> Slots<F> {
             Err(why) if why.kind() == io::ErrorKind::NotFound => self.create()?,
             file => file?,
         };
-        if !self.named {
+        if !self.named && !planted!(DirectoryNotSynced) {
             self.dir.sync()?;
             self.named = true;
         }

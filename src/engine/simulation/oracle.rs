@@ -3,13 +3,18 @@
 use std::{collections::BTreeMap, rc::Rc, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use care_protocol::{Cause, Digest, Keyset, Outcome, Policy, Position, Report};
+use care_protocol::{Cause, ClipKind, Digest, Keyset, Outcome, Policy, Position, Report};
+use serde::Deserialize;
 use serde_json::Value;
 
-use super::paper::{CLOSED, Doc, FREE, both, takes};
-use crate::clock::Now;
+use super::{
+    paper::{CLOSED, Doc, FREE, both, takes},
+    uploader::Clip,
+};
+use crate::clock::{Now, Readings};
 
 const SECOND: Duration = Duration::from_secs(1);
+const TEN_MINUTES: Duration = Duration::from_secs(600);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
@@ -34,6 +39,8 @@ pub(super) enum Voice {
 struct Accepted {
     doc: Rc<Doc>,
     durable: bool,
+    /// It could not be written so far.
+    failed: bool,
     /// How much of `max_age_s` was used at this BOOTTIME.
     used: Duration,
     marked: Duration,
@@ -46,6 +53,7 @@ struct Accepted {
 #[derive(Clone, Copy, Default)]
 struct Snapshot {
     position: Position,
+    digest: Option<Digest>,
     used: Duration,
     next_done: bool,
 }
@@ -76,12 +84,22 @@ pub(super) struct Oracle {
     connection: u64,
     subscribe_sent: bool,
     confirmed: bool,
+    /// Confirmed beyond doubt; an answer that had to wait for its key may have been overtaken by another `get`.
+    surely_confirmed: bool,
+    /// Confirmed by the newest document, which is not on flash yet: it counts once that is applied.
+    confirmation_waits: bool,
     vouched_until: Duration,
     /// The first and the last 404 since anybody spoke.
     silence: Option<(Duration, Duration)>,
     refusal: Option<Refusal>,
-    issued: Duration,
     moved: bool,
+    /// The record on flash.
+    flash: Option<Flash>,
+    /// The time as verified sources alone give it, and when that was.
+    verified: Duration,
+    verified_at: Duration,
+    clock_confirmed: bool,
+    last: Now,
 }
 
 impl Oracle {
@@ -100,11 +118,17 @@ impl Oracle {
             connection: 0,
             subscribe_sent: false,
             confirmed: false,
+            surely_confirmed: false,
+            confirmation_waits: false,
             vouched_until: now.boot,
             silence: None,
             refusal: None,
-            issued: Duration::ZERO,
             moved: false,
+            flash: None,
+            verified: now.trusted,
+            verified_at: now.boot,
+            clock_confirmed: false,
+            last: now,
         }
     }
 
@@ -118,12 +142,14 @@ impl Oracle {
     }
 
     fn trusted(&self, now: Now) -> Duration {
-        now.trusted.max(self.issued)
+        now.trusted.max(self.verified)
     }
 
     // --- what happens ---
 
     pub(super) fn time(&mut self, now: Now) {
+        self.verified += now.boot - self.verified_at;
+        self.verified_at = now.boot;
         let trusted = self.trusted(now);
         for accepted in &mut self.chain {
             accepted.next_done |= accepted.doc.next.is_some_and(|(at, _)| trusted.as_secs() >= at);
@@ -149,6 +175,8 @@ impl Oracle {
             self.vouched_until = self.vouched_until.max(now.boot + 10 * SECOND);
         }
         self.confirmed = false;
+        self.surely_confirmed = false;
+        self.confirmation_waits = false;
         self.subscribe_sent = false;
         self.connection += 1;
     }
@@ -158,9 +186,9 @@ impl Oracle {
         self.silence = Some((first, now.boot));
     }
 
-    pub(super) fn refused(&mut self, in_force: Position, now: Now) {
+    pub(super) fn refused(&mut self, in_force: Option<Digest>, now: Now) {
         let paid = |accepted: &Accepted| if accepted.next_done { accepted.doc.next_paid } else { accepted.doc.paid };
-        let on_record = self.chain.iter().find(|accepted| accepted.doc.position == in_force);
+        let on_record = self.chain.iter().find(|accepted| Some(accepted.doc.digest) == in_force);
         if self.refusal.is_none() && on_record.is_some_and(|accepted| paid(accepted) && !self.lease_ended(accepted, now)) {
             self.refusal = Some(Refusal { at: now.boot, confirmed: None });
         }
@@ -182,7 +210,13 @@ impl Oracle {
             self.note(delivery, Verdict::Waiting, doc.position);
             return Verdict::Waiting;
         }
-        self.judge(doc, voice, self.connection, delivery, now)
+        let verdict = self.judge(doc, voice, self.connection, delivery, now);
+        if self.subscribe_sent && self.confirms(voice, self.connection, verdict) {
+            let applied = self.chain.iter().all(|accepted| accepted.durable);
+            self.surely_confirmed |= applied;
+            self.confirmation_waits = !applied;
+        }
+        verdict
     }
 
     fn judge(&mut self, doc: &Rc<Doc>, voice: Voice, connection: u64, delivery: Option<u64>, now: Now) -> Verdict {
@@ -191,16 +225,20 @@ impl Oracle {
         if verdict == Verdict::Applied {
             self.accept(doc, now);
         }
+        if self.confirms(voice, connection, verdict) {
+            self.confirm(now);
+        }
+        verdict
+    }
+
+    fn confirms(&self, voice: Voice, connection: u64, verdict: Verdict) -> bool {
         let this_connection = self.subscribe_sent && connection == self.connection;
-        let confirms = match voice {
+        let heard = match voice {
             Voice::Copy { confirms } | Voice::Answer { confirms } => confirms && this_connection,
             Voice::Https => true,
             Voice::Keyset => false,
         };
-        if confirms && matches!(verdict, Verdict::Applied | Verdict::Duplicate) {
-            self.confirm(now);
-        }
-        verdict
+        heard && matches!(verdict, Verdict::Applied | Verdict::Duplicate)
     }
 
     fn verdict(&mut self, doc: &Rc<Doc>, voice: Voice, now: Now) -> Verdict {
@@ -209,7 +247,7 @@ impl Oracle {
         }
         let issued = Duration::from_secs(doc.iat);
         self.moved |= issued > now.trusted;
-        self.issued = self.issued.max(issued);
+        self.verified = self.verified.max(issued);
         let newest = self.chain.last().map(|accepted| &accepted.doc);
         let same = |position, digest| position == doc.position && digest == Some(doc.digest);
         if same(self.ratchet, self.digest) || newest.is_some_and(|newest| same(newest.position, Some(newest.digest))) {
@@ -227,6 +265,7 @@ impl Oracle {
         self.chain.push(Accepted {
             doc: doc.clone(),
             durable: false,
+            failed: false,
             used: trusted.saturating_sub(Duration::from_secs(doc.iat)),
             marked: now.boot,
             next_done: doc.next.is_some_and(|(at, _)| trusted.as_secs() >= at),
@@ -236,6 +275,7 @@ impl Oracle {
         self.digest = Some(doc.digest);
         self.lost = false;
         self.refusal = None;
+        self.confirmation_waits = false;
     }
 
     fn confirm(&mut self, now: Now) {
@@ -288,39 +328,54 @@ impl Oracle {
     pub(super) fn persisting(&mut self, ticket: u64, now: Now) {
         let snapshot = self.chain.last().map_or(Snapshot::default(), |newest| Snapshot {
             position: newest.doc.position,
+            digest: Some(newest.doc.digest),
             used: newest.used + now.boot.saturating_sub(newest.marked),
             next_done: newest.next_done,
         });
         self.snapshots.insert(ticket, snapshot);
     }
 
-    pub(super) fn written(&mut self, ticket: u64, before: Option<&[u8]>, after: &[u8]) {
-        let after = Flash::read(after);
-        if let Some(before) = before.map(Flash::read) {
+    /// What is not on flash yet could not be written.
+    pub(super) fn write_failed(&mut self) {
+        self.chain.iter_mut().filter(|accepted| !accepted.durable).for_each(|accepted| accepted.failed = true);
+    }
+
+    pub(super) fn written(&mut self, ticket: u64, record: &[u8]) {
+        let after = Flash::read(record);
+        if let Some(before) = &self.flash {
             assert!(after.ratchet >= before.ratchet || after.reset_id > before.reset_id, "the ratchet went back: {before:?} {after:?}");
         }
         self.on_flash = self.snapshots[&ticket];
-        let newest = self.chain.iter().rposition(|accepted| accepted.doc.position == self.on_flash.position);
+        let newest = self.chain.iter().rposition(|accepted| Some(accepted.doc.digest) == self.on_flash.digest);
         if let Some(newest) = newest {
+            if newest > 0 {
+                // What was refused was refused under the document before.
+                self.refusal = None;
+            }
             self.chain.drain(..newest);
             self.chain[0].durable = true;
-            assert_eq!(after.token.as_deref(), Some(self.chain[0].doc.token.as_str()), "another document is written");
+            assert_eq!(after.entitlement.as_deref(), Some(self.chain[0].doc.token.as_str()), "another document is written");
         }
+        self.flash = Some(after);
+        let applied = self.chain.iter().all(|accepted| accepted.durable);
+        self.surely_confirmed |= applied && std::mem::take(&mut self.confirmation_waits);
     }
 
-    pub(super) fn boot(&mut self, record: Option<&[u8]>, docs: &BTreeMap<&str, &Rc<Doc>>, unreadable: bool, now: Now) {
+    pub(super) fn boot(&mut self, record: Option<&[u8]>, docs: &[Rc<Doc>], unreadable: bool, now: Now) {
         let on_flash = self.on_flash;
         *self = Self { lost: unreadable, on_flash, ..Self::new(now) };
         let Some(flash) = record.map(Flash::read) else { return };
-        self.keyset = flash.keyset;
+        self.flash = Some(flash.clone());
+        self.keyset = flash.keyset.as_deref().map_or(0, version);
         self.reset_id = flash.reset_id;
         self.ratchet = flash.ratchet;
-        self.digest = flash.digest.map(|digest| Digest::try_from(digest).unwrap());
-        if let Some(token) = flash.token {
+        self.digest = flash.ratchet_digest.map(|digest| Digest::try_from(digest).unwrap());
+        if let Some(token) = flash.entitlement {
             assert!(on_flash.used.as_secs() <= flash.lease_used_s, "the lease grew: {} {:?}", flash.lease_used_s, on_flash.used);
             self.chain.push(Accepted {
-                doc: docs[token.as_str()].clone(),
+                doc: docs.iter().find(|doc| doc.token == token).expect("a document nobody issued is on flash").clone(),
                 durable: true,
+                failed: false,
                 used: Duration::from_secs(flash.lease_used_s),
                 marked: now.boot,
                 next_done: on_flash.next_done,
@@ -332,29 +387,98 @@ impl Oracle {
 
     // --- what is checked ---
 
-    /// Whether `leave` is no more than what the rules let out, each at its most generous (invariant 3).
-    pub(super) fn check_gate(&self, leave: &Policy, in_force: Position, now: Now) {
-        let Some(ruling) = self.chain.iter().rfind(|accepted| accepted.doc.position == in_force) else {
-            assert_eq!(in_force, Position::NONE, "in force was never accepted");
-            assert!(!takes(&CLOSED, leave), "nothing known, nothing leaves: {leave:?}");
-            return;
+    /// The most that may leave by the rules, each at its most generous (invariant 3).
+    fn most(&self, in_force: Option<Digest>, now: Now) -> Policy {
+        let Some(ruling) = self.ruling(in_force) else {
+            assert_eq!(in_force, None, "in force was never accepted");
+            return CLOSED;
         };
         let mut most = policy(ruling);
         for accepted in &self.chain {
             // What is not on flash yet opens nothing, and what it forbids is closed.
             most = both(most, accepted.superseded.unwrap_or_else(|| policy(accepted)));
+            let newest = accepted.superseded.is_none();
+            let rules = accepted.doc.digest == ruling.doc.digest || newest && !accepted.durable && !accepted.failed;
+            if rules && (self.is_held(accepted, now) || self.lease_ended(accepted, now)) {
+                most = both(most, FREE);
+            }
         }
-        let held = self.is_held(ruling, now);
-        if held || self.lease_ended(ruling, now) {
-            most = both(most, FREE);
+        most
+    }
+
+    fn ruling(&self, in_force: Option<Digest>) -> Option<&Accepted> {
+        self.chain.iter().rfind(|accepted| Some(accepted.doc.digest) == in_force)
+    }
+
+    /// Whether `leave` is no more than that.
+    pub(super) fn check_gate(&self, leave: &Policy, in_force: Option<Digest>, now: Now) {
+        let most = self.most(in_force, now);
+        assert!(!takes(&most, leave), "{leave:?} is more than {most:?}, in force {in_force:?}");
+    }
+
+    /// Whether all that is paid for may leave once there is no reason left to wait: the owner loses nothing (invariant 4).
+    pub(super) fn check_given(&self, leave: &Policy, now: Now) {
+        let [only] = &self.chain[..] else { return };
+        let good = only.durable && self.surely_confirmed && self.refusal.is_none() && !self.lease_ended(only, now);
+        if good && (only.doc.next.is_none() || only.next_done || self.clock_confirmed) {
+            assert_eq!(*leave, policy(only), "what {} gives is not given", only.doc.position);
         }
-        assert!(!takes(&most, leave), "{leave:?} is more than {most:?}; held: {held}, in force {in_force}");
+    }
+
+    /// A byte of `clip` leaves, maybe its first (invariant 3).
+    pub(super) fn check_byte(&self, clip: &Clip, first: bool, in_force: Option<Digest>, now: Now) {
+        let most = self.most(in_force, now);
+        assert!(fits(clip, &most), "a byte of {clip:?} leaves, and no more than {most:?} may");
+        let epoch = self.ruling(in_force).map(|ruling| ruling.doc.position.epoch);
+        assert_eq!(Some(clip.epoch), epoch, "a byte of another owner's clip leaves");
+        let age = now.boot - clip.started;
+        assert!(!first || age.as_secs() <= u64::from(most.history_h) * 3600, "a clip that is too old leaves: {clip:?} {most:?}");
+    }
+
+    /// A clip is kept: the document in force must allow that.
+    pub(super) fn check_kept(&self, clip: &Clip, epoch: u64, in_force: Option<Digest>) {
+        assert_eq!(clip.epoch, epoch, "a clip of another owner is kept");
+        if let Some(ruling) = self.ruling(in_force) {
+            assert!(fits(clip, &policy(ruling)), "{clip:?} is kept under {:?}", policy(ruling));
+        }
+    }
+
+    /// With nothing on its way to the flash, the newest document that was accepted is in force (invariant 4).
+    pub(super) fn check_newest(&self, in_force: Option<Digest>) {
+        let newest = self.chain.last().map(|newest| newest.doc.digest);
+        assert_eq!(in_force, newest, "the newest document is not in force");
+    }
+
+    pub(super) fn keyset_version(&self) -> u64 {
+        self.keyset
+    }
+
+    // --- the clock ---
+
+    /// An HTTPS answer made at this moment says `date`.
+    pub(super) fn date(&mut self, date: Duration, readings: Readings, after: Now) {
+        let near = |time: Duration| time.abs_diff(date) <= TEN_MINUTES;
+        if near(readings.system) {
+            self.verified = self.verified.max(readings.system);
+        } else if readings.system < date {
+            self.verified = self.verified.max(date);
+        }
+        self.clock_confirmed |= near(after.trusted);
+    }
+
+    /// T never goes back, is never behind what is verified, and no system clock takes it ten minutes beyond that.
+    pub(super) fn check_clock(&mut self, now: Now) {
+        assert!(now.trusted >= self.last.trusted + (now.boot - self.last.boot), "time went back: {:?} {now:?}", self.last);
+        assert!(now.trusted >= self.verified, "{now:?} is behind {:?}", self.verified);
+        assert!(now.trusted <= self.verified + TEN_MINUTES, "{now:?} is beyond {:?}", self.verified);
+        assert!(!now.confirmed || self.clock_confirmed, "nobody has confirmed {now:?}");
+        self.last = now;
     }
 
     fn is_held(&self, ruling: &Accepted, now: Now) -> bool {
         let vouched = self.confirmed || now.boot < self.vouched_until;
         let pending = ruling.doc.next.is_some() && !ruling.next_done;
-        !vouched || self.refusal.is_some() || (pending && !now.confirmed)
+        !vouched || self.refusal.is_some() || (pending && !self.clock_confirmed)
     }
 
     fn lease_ended(&self, accepted: &Accepted, now: Now) -> bool {
@@ -364,36 +488,37 @@ impl Oracle {
 
     /// A cut erases only by a document's own policy, never for a lease or for want of confirmation.
     pub(super) fn check_erasure(&self, keep: Policy, position: Position, now: Now) {
-        let by = self.chain.iter().rfind(|accepted| accepted.doc.position == position).expect("erases by a document");
-        assert_eq!(keep, policy(by), "at {now:?}");
+        // Two may stand at one position, if a reset has come between them.
+        let by = |accepted: &Accepted| accepted.doc.position == position && policy(accepted) == keep;
+        assert!(self.chain.iter().any(by), "{keep:?} erases, which no document at {position} says, at {now:?}");
     }
 
     /// PUBACK means: this document or a higher one survives a crash, or it was refused (invariant 1).
-    pub(super) fn check_puback(&self, delivery: u64, flash: Option<&[u8]>) {
+    pub(super) fn check_puback(&self, delivery: u64) {
         let Some((verdict, position, reset_id)) = self.verdicts.get(&delivery) else { return };
         match verdict {
             Verdict::Refused => {}
             Verdict::Waiting => panic!("acknowledged before it was judged"),
             Verdict::Applied | Verdict::Duplicate => {
-                let flash = flash.map(Flash::read).expect("something is on flash");
+                let flash = self.flash.as_ref().expect("something is on flash");
                 // A reset may have taken the ratchet back below it since.
                 let reset = flash.reset_id > *reset_id || *position > self.ratchet;
-                assert!(reset || self.covers(&flash, *position), "{position} would be lost: {flash:?}");
+                assert!(reset || self.covers(flash, *position), "{position} would be lost: {flash:?}");
             }
         }
     }
 
-    pub(super) fn check_report(&self, report: &Report, flash: Option<&[u8]>) {
+    pub(super) fn check_report(&self, report: &Report) {
         let position = Position { epoch: report.epoch, seq: report.seq };
         if report.outcome == Outcome::Applied && report.persisted && report.cause == Cause::Document && position != Position::NONE {
-            let flash = flash.map(Flash::read).expect("something is on flash");
-            assert!(flash.reset_id > 0 || self.covers(&flash, position), "reported too early: {report:?} {flash:?}");
+            let flash = self.flash.as_ref().expect("something is on flash");
+            assert!(flash.reset_id > 0 || self.covers(flash, position), "reported too early: {report:?} {flash:?}");
         }
     }
 
     /// After a reset the document in force may stand above the ratchet.
     fn covers(&self, flash: &Flash, position: Position) -> bool {
-        flash.ratchet >= position || (flash.token.is_some() && self.on_flash.position >= position)
+        flash.ratchet >= position || (flash.entitlement.is_some() && self.on_flash.position >= position)
     }
 }
 
@@ -402,32 +527,33 @@ fn policy(accepted: &Accepted) -> Policy {
     accepted.doc.next.filter(|_| accepted.next_done).map_or(accepted.doc.policy, |(_, policy)| policy)
 }
 
-/// A record as it stands on flash.
-#[derive(Debug)]
+/// Whether a policy allows a clip, its age and the pause before it aside.
+fn fits(clip: &Clip, policy: &Policy) -> bool {
+    let kind = match clip.kind {
+        ClipKind::Snapshot => policy.snapshots,
+        ClipKind::Motion | ClipKind::Manual => policy.clips && clip.long.as_secs() <= u64::from(policy.clip_max_s),
+    };
+    kind && clip.height <= policy.max_height && policy.history_h > 0
+}
+
+/// A record as it stands on flash, as far as the oracle looks at it.
+#[derive(Debug, Clone, Deserialize)]
 struct Flash {
     ratchet: Position,
-    digest: Option<String>,
-    token: Option<String>,
-    keyset: u64,
+    ratchet_digest: Option<String>,
+    entitlement: Option<String>,
+    keyset: Option<String>,
     reset_id: u64,
     lease_used_s: u64,
 }
 
 impl Flash {
     fn read(record: &[u8]) -> Self {
-        let record: Value = serde_json::from_slice(record).unwrap();
-        let text = |name: &str| record[name].as_str().map(str::to_owned);
-        let version = |token: String| {
-            let payload = URL_SAFE_NO_PAD.decode(token.split('.').nth(1).unwrap()).unwrap();
-            serde_json::from_slice::<Value>(&payload).unwrap()["version"].as_u64().unwrap()
-        };
-        Self {
-            ratchet: serde_json::from_value(record["ratchet"].clone()).unwrap(),
-            digest: text("ratchet_digest"),
-            token: text("entitlement"),
-            keyset: text("keyset").map_or(0, version),
-            reset_id: record["reset_id"].as_u64().unwrap(),
-            lease_used_s: record["lease_used_s"].as_u64().unwrap(),
-        }
+        serde_json::from_slice(record).expect("a record is JSON")
     }
+}
+
+fn version(keyset: &str) -> u64 {
+    let payload = URL_SAFE_NO_PAD.decode(keyset.split('.').nth(1).unwrap()).unwrap();
+    serde_json::from_slice::<Value>(&payload).unwrap()["version"].as_u64().unwrap()
 }

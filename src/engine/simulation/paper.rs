@@ -1,6 +1,7 @@
-//! The cloud's side of a simulation: documents and keysets, good ones and bad ones.
+//! The cloud's side of a simulation: documents and keysets, good ones and bad ones. A document is what its position, variant
+//! and defect say, so that each is signed and verified once.
 
-use std::rc::Rc;
+use std::{cell::RefCell, collections::HashMap, rc::Rc};
 
 use care_protocol::{Channel, Digest, Entitlement, Key, Keyset, Lease, Next, Policy, Position, Reason, Reset, Signer};
 use fastrand::Rng;
@@ -9,6 +10,10 @@ pub(super) use super::super::tests::FREE;
 use super::super::{Settings, tests::settings};
 
 pub(super) const T0: u64 = 1_767_225_600;
+/// Kinds of documents, of which 0 is Premium and 1 is Free.
+pub(super) const VARIANTS: u8 = 96;
+/// Ways to be wrong.
+pub(super) const DEFECTS: u8 = 5;
 pub(super) const CLOSED: Policy =
     Policy { clips: false, history_h: 0, clip_max_s: 0, cooldown_s: i32::MAX as u32, max_height: 0, snapshots: false };
 const PREMIUM: Policy = Policy { clips: true, history_h: 720, clip_max_s: 120, cooldown_s: 0, max_height: 2160, snapshots: true };
@@ -67,12 +72,20 @@ pub(super) struct Office {
     /// Known from version 2 on.
     second: Signer,
     stranger: Signer,
+    issued: RefCell<HashMap<(u64, u64, u8, Option<u8>), Rc<Doc>>>,
+    /// By version and resets, which is all in which they differ.
+    keysets: RefCell<HashMap<(u64, Vec<(u64, u64, u64)>), String>>,
 }
 
 impl Office {
     pub(super) fn open() -> Self {
-        let signer = |kid| Signer::from_pkcs8(kid, &Signer::generate()).unwrap();
-        Self { root: signer("root"), first: signer("k1"), second: signer("k2"), stranger: signer("k1") }
+        // RFC 8410: the same keys in every run.
+        let signer = |kid, seed| {
+            let head = [0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
+            Signer::from_pkcs8(kid, &[&head[..], &[seed; 32]].concat()).unwrap()
+        };
+        let (root, first, second, stranger) = (signer("root", 1), signer("k1", 2), signer("k2", 3), signer("k1", 4));
+        Self { root, first, second, stranger, issued: RefCell::default(), keysets: RefCell::default() }
     }
 
     pub(super) fn settings(&self) -> Settings {
@@ -89,30 +102,38 @@ impl Office {
     }
 
     pub(super) fn sign_keyset(&self, keyset: &Keyset) -> String {
-        keyset.sign(&self.root)
+        let resets = keyset.resets.iter().map(|reset| (reset.id, reset.epoch, reset.seq)).collect();
+        self.keysets.borrow_mut().entry((keyset.version, resets)).or_insert_with(|| keyset.sign(&self.root)).clone()
     }
 
-    /// A Premium document with a long lease.
-    pub(super) fn plain(&self, epoch: u64, seq: u64, iat: u64) -> Rc<Doc> {
-        let lease = Lease { max_age_s: 1_000_000, not_after: iat + 1_000_000 };
-        self.sign(entitlement(epoch, seq, iat, "premium", PREMIUM, lease), None, false)
+    /// A document; `defect` says what is wrong with it.
+    pub(super) fn issue(&self, epoch: u64, seq: u64, variant: u8, defect: Option<u8>) -> Rc<Doc> {
+        let make = || Rc::new(self.make(epoch, seq, variant, defect));
+        self.issued.borrow_mut().entry((epoch, seq, variant, defect)).or_insert_with(make).clone()
     }
 
-    /// A document of any kind; `defect` says what is wrong with it.
-    pub(super) fn issue(&self, random: &mut Rng, epoch: u64, seq: u64, defect: Option<u32>) -> Rc<Doc> {
+    fn make(&self, epoch: u64, seq: u64, variant: u8, defect: Option<u8>) -> Doc {
+        let long = Lease { max_age_s: 1_000_000_000, not_after: T0 + 1_000_000_000 };
+        match variant {
+            0 => return self.sign(entitlement(epoch, seq, T0, "premium", PREMIUM, long), defect, false),
+            1 => return self.sign(entitlement(epoch, seq, T0, "free", FREE, long), defect, false),
+            _ => {}
+        }
+        let random = &mut Rng::with_seed(variant.into());
         let pick = |random: &mut Rng| POLICIES[random.usize(0..POLICIES.len())];
         let (plan, policy) = pick(random);
         let iat = T0 + [0, 0, 0, 60, 4000][random.usize(0..5)];
         let lease = match random.u32(0..5) {
-            0 => Lease { max_age_s: [20, 600][random.usize(0..2)], not_after: T0 + 1_000_000 },
-            1 => Lease { max_age_s: 1_000_000, not_after: T0 + [30, 5000][random.usize(0..2)] },
-            _ => Lease { max_age_s: 1_000_000, not_after: T0 + 1_000_000 },
+            0 => Lease { max_age_s: [20, 600][random.usize(0..2)], ..long },
+            1 => Lease { not_after: T0 + [30, 5000][random.usize(0..2)], ..long },
+            2 => Lease { max_age_s: 10_000, not_after: T0 + 40_000 },
+            _ => long,
         };
         let mut document = entitlement(epoch, seq, iat, plan, policy, lease);
         match random.u32(0..8) {
             0 | 1 => {
                 let (plan, policy) = pick(random);
-                let effective_at = T0 + [0, 20, 900, 5000][random.usize(0..4)];
+                let effective_at = T0 + [0, 20, 900, 5000, 20_000][random.usize(0..5)];
                 document.next = Some(Next { plan: plan.parse().unwrap(), effective_at, reason: Reason::Downgraded, policy });
             }
             2 => {
@@ -126,7 +147,7 @@ impl Office {
         self.sign(document, defect, rotated)
     }
 
-    fn sign(&self, mut document: Entitlement, defect: Option<u32>, rotated: bool) -> Rc<Doc> {
+    fn sign(&self, mut document: Entitlement, defect: Option<u8>, rotated: bool) -> Doc {
         match defect {
             Some(0) => document.aud = "OTHER".parse().unwrap(),
             Some(1) => document.iss = "someone".into(),
@@ -143,7 +164,7 @@ impl Office {
             token.truncate(token.len() / 2);
         }
         let free = |plan: &care_protocol::Plan| plan.as_str() == "free";
-        Rc::new(Doc {
+        Doc {
             digest: Digest::of(&serde_json::to_vec(&document).unwrap()),
             token,
             good: defect.is_none(),
@@ -161,7 +182,7 @@ impl Office {
             max_age_s: document.lease.max_age_s,
             not_after: document.lease.not_after,
             paid: !free(&document.plan) && document.reason != Reason::Unbound,
-        })
+        }
     }
 }
 

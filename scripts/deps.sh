@@ -11,7 +11,7 @@ build="gcc libc6-dev make pkg-config git ca-certificates libgstreamer1.0-dev lib
 run="gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly mosquitto tzdata"
 # To test them: cameras and judges nobody here wrote, namespaces and captures, a browser, the rival agents.
 test="gstreamer1.0-tools gstreamer1.0-libav gstreamer1.0-rtsp gir1.2-gst-rtsp-server-1.0 python3-gi ffmpeg mosquitto-clients
-    iproute2 tcpdump tshark chromium chromium-driver curl jq openssl sqlite3 python3 python3-paho-mqtt strace procps"
+    iproute2 tcpdump tshark chromium chromium-driver curl jq openssl sqlite3 python3 python3-paho-mqtt strace procps faketime"
 # To test against other brokers. Their services are not wanted, here or after the next boot.
 brokers="nats-server rabbitmq-server"
 # To check with Rust 1.85 and against the advisories: the libraries of Debian's compiler, the archive's format.

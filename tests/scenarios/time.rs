@@ -1,15 +1,185 @@
-//! Scenarios 30 to 35: what takes effect at a time.
+//! Scenarios 27 to 35: what time it is, and what takes effect at a time. The wall clock is moved under the running agent with
+//! libfaketime, which stands between it and libc; BOOTTIME with a time namespace. Neither touches the machine.
 
-use std::time::{Duration, Instant};
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
-use care_protocol::{Cause, Mode, Outcome};
+use care_protocol::{Cause, Cut, Mode, Outcome, Reason};
 use care_tests::{
-    cloud::{Document as Body, Sink},
+    cloud::{Clock, Document as Body, Sink},
     issuer::NOTHING,
     unix_now,
     wait::{PATIENCE, RECONNECT, holds, until},
     world::World,
 };
+
+const YEAR_S: i64 = 365 * 86_400;
+
+/// The camera's wall clock, to be set at any time.
+struct Wall {
+    file: PathBuf,
+}
+
+impl Wall {
+    /// From its next start on, the camera reads this clock, which says `time` in libfaketime's words: `-365d`, `@1970-01-01 00:00:05`.
+    fn under(world: &mut World, time: &str) -> Self {
+        let wall = Self { file: world.agent.dir().join("wall-clock") };
+        wall.set(time);
+        let library = ["x86_64-linux-gnu", "aarch64-linux-gnu", "arm-linux-gnueabihf"]
+            .map(|machine| PathBuf::from(format!("/usr/lib/{machine}/faketime/libfaketimeMT.so.1")))
+            .into_iter()
+            .find(|path| path.exists())
+            .expect("libfaketime is installed (Debian package faketime)");
+        world.agent.under = vec![
+            "env".into(),
+            format!("LD_PRELOAD={}", library.display()),
+            format!("FAKETIME_TIMESTAMP_FILE={}", wall.file.display()),
+            "FAKETIME_NO_CACHE=1".into(),
+            "FAKETIME_DONT_FAKE_MONOTONIC=1".into(),
+            "TZ=UTC".into(),
+        ];
+        wall
+    }
+
+    fn set(&self, time: &str) {
+        // Whole at once: the camera may be reading.
+        let new = self.file.with_extension("new");
+        std::fs::write(&new, format!("{time}\n")).unwrap();
+        std::fs::rename(new, &self.file).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn s27_a_boot_in_1970_connects_and_holds_leases_by_the_floor() {
+    let mut world = World::new().await;
+    Wall::under(&mut world, "@1970-01-01 00:00:05");
+    // Nobody tells it the time: the floor must do.
+    world.cloud.lock().clock = Clock::Absent;
+    let premium = world.premium();
+    let iat = premium.0.iat;
+    let premium = world.start_with(premium, Mode::Paid).await;
+    let report = world.issuer.report("its time", |report| premium.in_force(report) && report.mode == Mode::Paid).await;
+    assert!(report.at.as_second() >= i64::try_from(iat).unwrap(), "not before the document was issued: {}", report.at);
+    let status = world.agent.mode(Mode::Paid).await;
+    assert_eq!(status.0["clock"]["confirmed"], false);
+    let left = status.0["lease_left_s"].as_u64().unwrap();
+    assert!((170_000..=172_800).contains(&left), "{left} s");
+    // It knows still at the next boot in 1970, without any document having come.
+    world.agent.kill().await;
+    world.wire.cut().await;
+    world.agent.start();
+    let status = world.agent.status("the lease", |status| status.0["lease_left_s"].is_u64()).await;
+    assert!(status.0["lease_left_s"].as_u64().unwrap() <= left && status.mode() == "held", "{:#}", status.0);
+}
+
+#[tokio::test]
+async fn s28_a_clock_set_back_by_a_year_extends_no_lease() {
+    let mut world = World::new().await;
+    let wall = Wall::under(&mut world, "+0");
+    let leased = world.premium().leased(15);
+    let end = unix_now() + 15;
+    let leased = world.start_with(leased, Mode::Paid).await;
+    wall.set("-365d");
+    let report = world.issuer.report_within(0, Duration::from_secs(60), "the end", |report| report.cause == Cause::Lease).await;
+    assert!(leased.in_force(&report) && report.mode == Mode::Free, "{report:?}");
+    let at = u64::try_from(report.at.as_second()).unwrap();
+    assert!((end - 2..end + 20).contains(&at), "due at {end}, ended at {at}");
+}
+
+#[tokio::test]
+async fn s28_a_reboot_that_begins_boottime_anew_neither_extends_nor_ends_a_lease() {
+    let mut world = World::new().await;
+    let premium = world.start_premium().await;
+    let before = world.agent.mode(Mode::Paid).await.0["lease_left_s"].as_u64().unwrap();
+    world.agent.stop().await;
+    let uptime = std::fs::read_to_string("/proc/uptime").unwrap();
+    let since_boot: u64 = uptime.split('.').next().unwrap().parse().unwrap();
+    for offset in [5 - i64::try_from(since_boot).unwrap(), 10 * 86_400] {
+        world.agent.under = ["unshare", "-T", "--boottime", &offset.to_string()].map(str::to_owned).to_vec();
+        world.agent.start();
+        let status = world.agent.mode(Mode::Paid).await;
+        let left = status.0["lease_left_s"].as_u64().unwrap();
+        assert!(left <= before && before - left < 300, "{before} s before, {left} s with BOOTTIME moved by {offset} s");
+        assert_eq!(status.seq(), premium.position.seq);
+        world.agent.kill().await;
+    }
+}
+
+#[tokio::test]
+async fn s29_a_clock_that_jumps_ahead_takes_nothing_away_until_https_agrees() {
+    let mut world = World::new().await;
+    let wall = Wall::under(&mut world, "+0");
+    let premium = world.start_premium().await;
+    let mark = world.issuer.mark();
+    wall.set("+365d");
+    // The clock is read all the time; a document makes it matter.
+    let renewed = world.premium().because(Reason::Renewed);
+    let renewed = world.switch(renewed, Mode::Paid).await;
+    holds("the plan", Duration::from_secs(3), || {
+        world.issuer.reports(mark).into_iter().find(|report| report.mode != Mode::Paid).map(|report| format!("{report:?}"))
+    })
+    .await;
+    let trusted = |status: &care_tests::status::Status| status.0["clock"]["trusted"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
+    let now = i64::try_from(unix_now()).unwrap();
+    let status = world.agent.mode(Mode::Paid).await;
+    assert!((trusted(&status).as_second() - now).abs() < 700, "{:#}", status.0);
+    assert!(premium.position < renewed.position);
+
+    // A year later by HTTPS too: then the lease has ended.
+    world.cloud.lock().clock = Clock::Offset(YEAR_S);
+    world.wire.cut().await;
+    let status = world.agent.mode(Mode::Free).await;
+    assert!(trusted(&status).as_second() >= now + YEAR_S - 10, "{:#}", status.0);
+    assert_eq!(status.0["last_switch"]["cause"], "lease");
+}
+
+#[tokio::test]
+async fn s33_a_lease_that_ends_offline_leaves_the_minimum_and_erases_nothing() {
+    let mut world = World::with_camera().await;
+    world.cloud.lock().sink = Sink::StallAfter(16_000);
+    let leased = world.premium().leased(12);
+    let leased = world.start_with(leased, Mode::Paid).await;
+    world.upload_in_flight(16_000).await;
+    world.cloud.lock().entitlement = Body::Silence;
+    world.wire.cut().await;
+    let status = world.agent.status_within("the end", Duration::from_secs(60), |status| status.0["last_switch"]["cause"] == "lease").await;
+    assert_eq!((status.mode(), status.plan(), status.seq()), ("free", "premium", leased.position.seq), "the plan stays on record");
+    assert_eq!(status.0["last_switch"]["erased"]["clips"], 0);
+    assert_eq!(status.0["may_leave"]["clip_max_s"], 1, "the lower of Premium and [free]");
+    assert_eq!(status.0["spool"]["erased_clips"], 0, "what exceeds the minimum waits");
+    let waiting = status.0["spool"]["clips"].as_u64().unwrap();
+    assert!(waiting >= 1, "{:#}", status.0["spool"]);
+    // A new lease, by HTTPS since that is up: what waited goes.
+    let stored = world.cloud.lock().puts.iter().filter(|put| put.complete == Some(true)).count();
+    let renewed = world.premium().because(Reason::Renewed);
+    let renewed = world.sign(&renewed);
+    world.cloud.lock().sink = Sink::Swallow;
+    world.cloud.lock().entitlement = Body::Token(renewed.token.clone());
+    world.agent.status_within("paid again", Duration::from_secs(90), |status| status.mode() == "paid").await;
+    world.cloud.stored(stored + 1).await;
+}
+
+#[tokio::test]
+async fn s34_a_renewal_moves_the_lease_and_disturbs_no_transfer() {
+    let mut world = World::with_camera().await;
+    world.cloud.lock().sink = Sink::StallAfter(16_000);
+    let short = world.premium().leased(600);
+    world.start_with(short, Mode::Paid).await;
+    let put = world.upload_in_flight(16_000).await;
+    let generation = world.agent.mode(Mode::Paid).await.0["transfers"]["generation"].clone();
+
+    let renewed = world.premium().because(Reason::Renewed);
+    let renewed = world.switch(renewed, Mode::Paid).await;
+    let report = world.issuer.judged(&renewed, Outcome::Applied).await;
+    assert_eq!((report.cut, report.erased.clips, report.reason.as_str()), (Cut::default(), 0, "renewed"));
+    let status = world.agent.status("the new lease", |status| status.0["lease_left_s"].as_u64() > Some(600)).await;
+    assert_eq!(status.0["transfers"]["generation"], generation);
+    world.cloud.lock().sink = Sink::Swallow;
+    let whole = world.cloud.stored(1).await;
+    assert_eq!(whole.path, put.path, "the upload that was on its way is the one that completed");
+}
 
 #[tokio::test]
 async fn s30_next_is_performed_on_time_after_a_reboot_and_with_the_broker_away() {

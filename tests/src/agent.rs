@@ -166,6 +166,8 @@ pub struct Agent {
     pub resolver: Option<IpAddr>,
     /// What its environment says besides, from the next start on.
     pub environment: Vec<(String, String)>,
+    /// What it is started under, with arguments: strace, unshare, env. Empty: nothing.
+    pub under: Vec<String>,
     process: Option<Process>,
     log: Lines,
 }
@@ -201,7 +203,7 @@ impl Agent {
             extra: String::new(),
         };
         let program = program("kasa-care-agent", "CARE_AGENT");
-        Self { dir, program, config, environment: Vec::new(), resolver: None, process: None, log: Lines::default() }
+        Self { dir, program, config, environment: Vec::new(), resolver: None, under: Vec::new(), process: None, log: Lines::default() }
     }
 
     /// The same camera with the agent that was built without GStreamer.
@@ -233,7 +235,7 @@ impl Agent {
     /// Switches it on with the configuration file as it is.
     pub fn start_as_configured(&mut self) {
         assert!(self.process.is_none(), "the agent is running");
-        let mut command = Command::new(&self.program);
+        let mut command = self.command_line();
         command.arg("run").arg("--config").arg(self.config_path()).env_remove("NOTIFY_SOCKET").env("RUST_BACKTRACE", "1");
         if let Some(ip) = self.resolver {
             let file = self.dir.path().join("resolv.conf");
@@ -242,6 +244,13 @@ impl Agent {
         }
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         self.process = Some(Process::spawn("kasa-care-agent", command, self.log.clone()));
+    }
+
+    fn command_line(&self) -> Command {
+        let Some((under, arguments)) = self.under.split_first() else { return Command::new(&self.program) };
+        let mut command = Command::new(under);
+        command.args(arguments).arg(&self.program);
+        command
     }
 
     /// Stops it with SIGTERM; it must end well within 5 s and say 0.
@@ -263,6 +272,22 @@ impl Agent {
     pub async fn ended(&mut self) -> std::process::ExitStatus {
         let mut process = self.process.take().expect("the agent was started");
         process.exited(PATIENCE).await
+    }
+
+    /// How it has ended, if it has.
+    pub fn has_ended(&mut self) -> Option<std::process::ExitStatus> {
+        self.process.as_mut().and_then(Process::ended)
+    }
+
+    /// Whether this token stands in its state file, in whichever slot.
+    pub fn has_on_flash(&self, token: &str) -> bool {
+        let state = std::fs::read(self.state_file()).unwrap_or_default();
+        state.windows(token.len()).any(|window| window == token.as_bytes())
+    }
+
+    /// Its state file.
+    pub fn state_file(&self) -> PathBuf {
+        self.config.state_dir.join("state")
     }
 
     /// Sends it a signal.
@@ -304,7 +329,7 @@ impl Agent {
 
     /// Runs one of its commands to its end.
     pub async fn command(&self, arguments: &[&str]) -> Output {
-        let mut command = Command::new(&self.program);
+        let mut command = self.command_line();
         command.args(arguments).arg("--config").arg(self.config_path()).kill_on_drop(true);
         tokio::time::timeout(PATIENCE, command.output()).await.expect("the command ends").unwrap()
     }

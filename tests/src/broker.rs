@@ -132,6 +132,28 @@ impl Broker {
         self.log.count(&format!("Received PUBACK from {client} "))
     }
 
+    /// Whether, from this line of the log on, a PUBLISH to this client on a topic that `on` accepts was answered with a PUBACK.
+    pub fn has_puback_of(&self, client: &str, from: usize, on: impl Fn(&str) -> bool) -> bool {
+        let mut open = Vec::new();
+        for line in self.log.since(from) {
+            if let Some((_, rest)) = line.split_once(&format!("Sending PUBLISH to {client} (")) {
+                let parts: Vec<&str> = rest.split(", ").collect();
+                if let [_, _, _, mid, topic, ..] = parts[..] {
+                    open.retain(|known| known != &mid[1..]);
+                    if on(topic.trim_matches('\'')) {
+                        open.push(mid[1..].to_owned());
+                    }
+                }
+            } else if let Some((_, rest)) = line.split_once(&format!("Received PUBACK from {client} (Mid: ")) {
+                let mid = rest.split(',').next().unwrap_or_default();
+                if open.iter().any(|known| known == mid) {
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
     /// How often this client has connected.
     pub fn connects_of(&self, client: &str) -> usize {
         self.log.count(&format!(" as {client} ("))

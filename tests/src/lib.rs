@@ -19,6 +19,7 @@ pub mod scripted;
 pub mod stand_in;
 pub mod status;
 pub mod tap;
+pub mod strace;
 pub mod wait;
 pub mod world;
 

@@ -1,0 +1,227 @@
+//! The real binary with a fault at the first, second, third call of a kind on its state: killed there, EIO, ENOSPC. Whatever the call, what was acknowledged
+//! is on flash, the next start ends with the newest document in force, and the ratchet never goes back.
+
+use std::{
+    collections::BTreeMap,
+    os::unix::process::ExitStatusExt,
+    time::{Duration, Instant},
+};
+
+use care_protocol::{Mode, Reason};
+use care_tests::{
+    issuer::{Document, NOTHING},
+    pki::signer,
+    status::Status,
+    strace::{CALLS, Strace},
+    unix_now,
+    wait::PATIENCE,
+    world::{DEVICE, World},
+};
+
+/// A change that is written: what the camera knows before, what it is told.
+struct Change {
+    name: &'static str,
+    before: Option<Document>,
+    after: Document,
+    mode: Mode,
+}
+
+impl Change {
+    /// Told by the running agent itself: reports of the one before it may still be on their way.
+    fn is_done(&self, status: &Status) -> bool {
+        status.seq() == self.after.position.seq && status.mode() == self.mode.as_str() && status.0["persisted"] == true
+    }
+}
+
+const FAULTS: [&str; 3] = ["signal=KILL", "error=EIO", "error=ENOSPC"];
+
+/// Eleven changes by document; the twelfth scenario is the factory reset.
+fn change(world: &mut World, number: usize) -> Change {
+    let premium = world.premium();
+    let premium = world.sign(&premium);
+    let free = world.free();
+    let free = world.sign(&free);
+    let known = |document: &Document| Some(document.clone());
+    let (name, before, draft, mode) = match number {
+        0 => ("first document", None, world.premium(), Mode::Paid),
+        1 => ("cancel", known(&premium), world.free(), Mode::Free),
+        2 => ("upgrade", known(&free), world.premium(), Mode::Paid),
+        3 => ("downgrade", known(&premium), world.plus(), Mode::Paid),
+        4 => ("renewal", known(&premium), world.premium().because(Reason::Renewed), Mode::Paid),
+        5 => ("unbinding", known(&premium), world.draft("free", NOTHING).because(Reason::Unbound), Mode::Unbound),
+        6 => ("store cancel", known(&premium), world.premium().then_free(unix_now() + 90_000), Mode::Paid),
+        7 => ("store cancel that is due", known(&premium), world.premium().then_free(unix_now() - 10), Mode::Free),
+        8 => ("seat limit", known(&premium), world.free().because(Reason::SeatLimit), Mode::Free),
+        9 => ("trial", known(&free), world.draft("trial", care_tests::issuer::PLUS).because(Reason::TrialStarted), Mode::Paid),
+        _ => {
+            world.position.epoch += 1;
+            ("new owner", known(&premium), world.premium().of("acct-new"), Mode::Paid)
+        }
+    };
+    Change { name, before, after: world.sign(&draft), mode }
+}
+
+/// The state file as the change finds it.
+async fn prepared(world: &mut World, change: &Change) -> Option<Vec<u8>> {
+    let _ = std::fs::remove_dir_all(&world.agent.config.state_dir);
+    std::fs::create_dir(&world.agent.config.state_dir).unwrap();
+    world.agent.under.clear();
+    let before = change.before.as_ref()?;
+    world.hand_out(before).await;
+    world.agent.start();
+    let seq = before.position.seq;
+    world.agent.status("the document before", |status| status.seq() == seq && status.0["persisted"] == true).await;
+    // In peace, so that the broker owes it nothing of this.
+    world.agent.stop().await;
+    Some(std::fs::read(world.agent.state_file()).unwrap())
+}
+
+/// What a run has called, and whether its fault struck.
+struct Seen {
+    calls: BTreeMap<&'static str, usize>,
+    struck: bool,
+}
+
+/// One run with a fault, or none. `Err` says which promise was broken.
+async fn run(world: &mut World, change: &Change, state: Option<&[u8]>, inject: Option<&str>) -> Result<Seen, String> {
+    let _ = std::fs::remove_dir_all(&world.agent.config.state_dir);
+    std::fs::create_dir(&world.agent.config.state_dir).unwrap();
+    if let Some(state) = state {
+        std::fs::write(world.agent.state_file(), state).unwrap();
+    }
+    let line = world.broker.log().len();
+    let strace = Strace::on(&world.agent.config.state_dir, inject);
+    world.agent.under = strace.command();
+    world.agent.start();
+    let deadline = Instant::now() + PATIENCE;
+    let ended = loop {
+        if let Some(status) = world.agent.has_ended() {
+            break Some(status);
+        }
+        if world.agent.try_status().await.is_some_and(|status| change.is_done(&status)) {
+            break None;
+        }
+        assert!(Instant::now() < deadline, "neither the change nor the agent's end: {inject:?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
+    match ended {
+        Some(status) if status.signal() == Some(libc::SIGKILL) || inject.is_some() => drop(world.agent.ended().await),
+        Some(status) => return Err(format!("it ended by itself with {status}")),
+        None => world.agent.kill().await,
+    }
+    let acknowledged = world.broker.has_puback_of(DEVICE, line, |topic| topic.ends_with("/entitlement"));
+    if acknowledged && !world.agent.has_on_flash(&change.after.token) {
+        return Err("acknowledged, and not on flash".into());
+    }
+    let calls = CALLS.iter().map(|call| (*call, strace.most(call))).collect();
+    let seen = Seen { calls, struck: ended.is_some() || strace.has_injected() };
+
+    world.agent.under.clear();
+    let line = world.agent.log().len();
+    world.agent.start();
+    let ready = world.agent.logged(line, "being ready", |line| line.contains("agent: ready ")).await;
+    let position = ready.split("position=(").nth(1).and_then(|rest| rest.split(')').next()).expect("the position on record");
+    let ratchet: Vec<u64> = position.split(", ").map(|part| part.parse().expect("a number")).collect();
+    if change.before.as_ref().is_some_and(|before| ratchet < vec![before.position.epoch, before.position.seq]) {
+        return Err(format!("the ratchet went back to {ratchet:?}"));
+    }
+    world.agent.status("the newest document after the fault", |status| change.is_done(status)).await;
+    world.agent.stop().await;
+    if world.agent.has_on_flash(&change.after.token) { Ok(seen) } else { Err("in force, and not on flash".into()) }
+}
+
+/// Every fault at every call of this change, or each call with one of the faults; how many have struck.
+async fn fault_everywhere(world: &mut World, number: usize, all: bool) -> usize {
+    let change = change(world, number);
+    if change.name == "trial" {
+        // A key that has come with a newer keyset: two records.
+        let keyset = world.pki.keyset(8).with(&signer("2027-01")).sign(&world.pki.root);
+        world.hand_out_keyset(&keyset).await;
+    }
+    let state = prepared(world, &change).await;
+    world.hand_out(&change.after).await;
+    let seen = run(world, &change, state.as_deref(), None).await.unwrap_or_else(|why| panic!("{} without a fault: {why}", change.name));
+    let mut struck = 0;
+    for (call, count) in seen.calls {
+        for when in 1..=count {
+            for (place, fault) in FAULTS.iter().enumerate() {
+                if all || (when + place) % FAULTS.len() == 0 {
+                    let inject = format!("{call}:{fault}:when={when}");
+                    let result = run(world, &change, state.as_deref(), Some(&inject)).await;
+                    let seen = result.unwrap_or_else(|why| panic!("{}: {inject}: {why}", change.name));
+                    struck += usize::from(seen.struck);
+                }
+            }
+        }
+    }
+    println!("{}: {struck} faults", change.name);
+    struck
+}
+
+#[tokio::test]
+async fn a_fault_at_each_call_of_a_first_document_loses_nothing_that_was_acknowledged() {
+    let mut world = World::new().await;
+    assert!(fault_everywhere(&mut world, 0, false).await >= 8);
+}
+
+#[tokio::test]
+async fn a_fault_at_each_call_of_a_cancel_loses_nothing_that_was_acknowledged() {
+    let mut world = World::new().await;
+    assert!(fault_everywhere(&mut world, 1, false).await >= 4);
+}
+
+#[tokio::test]
+#[ignore = "minutes: make proof"]
+async fn every_fault_at_every_call_of_eleven_changes_loses_nothing_that_was_acknowledged() {
+    let mut runs = 0;
+    for number in 0..11 {
+        let mut world = World::new().await;
+        runs += fault_everywhere(&mut world, number, true).await;
+    }
+    println!("{runs} faults in all");
+}
+
+/// The harness finds a disk that says yes and writes nothing.
+#[tokio::test]
+async fn a_disk_that_lies_is_found() {
+    let mut world = World::new().await;
+    let change = change(&mut world, 1);
+    let state = prepared(&mut world, &change).await;
+    world.hand_out(&change.after).await;
+    let found = run(&mut world, &change, state.as_deref(), Some("pwrite64:retval=1:when=1+")).await;
+    assert_eq!(found.err().as_deref(), Some("acknowledged, and not on flash"));
+}
+
+#[tokio::test]
+async fn a_factory_reset_that_is_killed_anywhere_is_done_by_the_next() {
+    let mut world = World::new().await;
+    let premium = world.start_premium().await;
+    world.everything_acknowledged().await;
+    world.agent.stop().await;
+    let state = std::fs::read(world.agent.state_file()).unwrap();
+    let mut runs = 0;
+    for call in ["pwrite64", "fdatasync", "fsync"] {
+        for when in 1.. {
+            std::fs::write(world.agent.state_file(), &state).unwrap();
+            let strace = Strace::on(&world.agent.config.state_dir, Some(&format!("{call}:signal=KILL:when={when}")));
+            world.agent.under = strace.command();
+            let output = world.agent.command(&["factory-reset"]).await;
+            world.agent.under.clear();
+            if output.status.success() {
+                break;
+            }
+            assert_eq!(output.status.signal(), Some(libc::SIGKILL), "{call} {when}: {}", String::from_utf8_lossy(&output.stderr));
+            let again = world.agent.command(&["factory-reset"]).await;
+            assert!(again.status.success(), "{call} {when}: {}", String::from_utf8_lossy(&again.stderr));
+            assert!(!world.agent.has_on_flash(&premium.token), "{call} {when}: the document is still there");
+            runs += 1;
+        }
+    }
+    assert!(runs >= 4, "only {runs} places to be killed at");
+    // The ratchet has survived all of them.
+    let gets = world.issuer.gets();
+    world.agent.start();
+    let get = world.issuer.get_since(gets).await;
+    assert_eq!((get.epoch, get.seq), (premium.position.epoch, premium.position.seq));
+    world.agent.status_within("unbound", Duration::from_secs(30), |status| status.mode() == "unbound").await;
+}

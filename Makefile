@@ -4,7 +4,7 @@ CARGO ?= cargo
 export CARGO
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench proof fuzz sbom arm test-arm deb deps
+.PHONY: help demo test check sim bench proof fuzz sbom arm test-arm deb deps
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' Makefile | expand -t 14
@@ -18,6 +18,9 @@ test: ## everything CI checks, with the seconds of each part
 check: deps ## format and lint, before every commit
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+
+sim: deps ## random histories against the oracle (SEED=… plays one aloud, HISTORIES=… so many)
+	@SEED='$(SEED)' HISTORIES='$(HISTORIES)' scripts/sim.sh
 
 bench: deps ## measures the cut beside two rivals, the footprint, and the cut on an emulated camera; writes target/bench/*.json
 	@scripts/bench.sh

@@ -1,16 +1,19 @@
 #!/bin/bash
-# The long runs, beyond what fits into `make test`: the deep enumerations that are marked `ignore` in the tests, the network, the fuzz
-# targets for two minutes each, time on duty for ten minutes and for an hour, and everything that can be run for ARM. Nothing is
-# counted that did not run.
+# The long runs, beyond what fits into `make test`: what is marked `ignore` in the tests (every sequence of six events, five million
+# crash states, every fault at every call on the state, the network), ten million histories, the mutants, the fuzz targets for two
+# minutes each, time on duty for ten minutes and for an hour, and everything that can be run for ARM. Nothing is counted that did
+# not run.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 cargo=${CARGO:-cargo}
 
-"$cargo" test --locked --workspace --lib -- --ignored --nocapture
+"$cargo" test --locked --workspace --lib --bins -- --ignored --nocapture
+HISTORIES=${PROOF_HISTORIES:-10000000} scripts/sim.sh
+scripts/mutants.sh
 # The unit tests of the agent without GStreamer.
 "$cargo" test --locked --workspace --no-default-features --lib
 
-# The network: every fault in every phase, five brokers, a cluster (docs/assurance-network.md).
+# Flash and power; the network: every fault in every phase, five brokers, a cluster (docs/assurance-network.md).
 scripts/brokers.sh
 "$cargo" build --locked --workspace --all-targets
 "$cargo" test --locked --workspace --test scenarios -- --ignored --nocapture --test-threads 2 --skip on_duty

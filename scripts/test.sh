@@ -58,6 +58,7 @@ part no-gst-lint "$cargo" clippy --locked --workspace --no-default-features --li
 part no-gst scripts/no-gstreamer.sh
 part build "$cargo" build --locked --workspace --all-targets
 part unit "$cargo" test --locked --workspace --lib --bins
+part simulation env HISTORIES=1000000 scripts/sim.sh
 part examples "$cargo" test --locked --workspace --doc
 # They wait far more than they compute.
 part black-box env RUST_TEST_THREADS=6 "$cargo" test --locked --workspace --test '*'

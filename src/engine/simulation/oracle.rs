@@ -92,6 +92,8 @@ pub(super) struct Oracle {
     /// The first and the last 404 since anybody spoke.
     silence: Option<(Duration, Duration)>,
     refusal: Option<Refusal>,
+    /// Until when a refusal may hold something up that the rules at their most generous let go.
+    doubt_until: Duration,
     moved: bool,
     /// The record on flash.
     flash: Option<Flash>,
@@ -123,6 +125,7 @@ impl Oracle {
             vouched_until: now.boot,
             silence: None,
             refusal: None,
+            doubt_until: Duration::ZERO,
             moved: false,
             flash: None,
             verified: now.trusted,
@@ -349,8 +352,10 @@ impl Oracle {
         let newest = self.chain.iter().rposition(|accepted| Some(accepted.doc.digest) == self.on_flash.digest);
         if let Some(newest) = newest {
             if newest > 0 {
-                // What was refused was refused under the document before.
-                self.refusal = None;
+                // What was refused may have been refused under the document before, or under this one.
+                if let Some(refusal) = self.refusal.take() {
+                    self.doubt_until = refusal.at + 1000 * SECOND;
+                }
             }
             self.chain.drain(..newest);
             self.chain[0].durable = true;
@@ -419,7 +424,8 @@ impl Oracle {
     /// Whether all that is paid for may leave once there is no reason left to wait: the owner loses nothing (invariant 4).
     pub(super) fn check_given(&self, leave: &Policy, now: Now) {
         let [only] = &self.chain[..] else { return };
-        let good = only.durable && self.surely_confirmed && self.refusal.is_none() && !self.lease_ended(only, now);
+        let good =
+            only.durable && self.surely_confirmed && self.refusal.is_none() && now.boot >= self.doubt_until && !self.lease_ended(only, now);
         if good && (only.doc.next.is_none() || only.next_done || self.clock_confirmed) {
             assert_eq!(*leave, policy(only), "what {} gives is not given", only.doc.position);
         }

@@ -92,6 +92,8 @@ pub(super) struct Oracle {
     /// The first and the last 404 since anybody spoke.
     silence: Option<(Duration, Duration)>,
     refusal: Option<Refusal>,
+    /// When a refusal began that another document may end, once it is on flash.
+    refused_before: Option<Duration>,
     /// Until when a refusal may hold something up that the rules at their most generous let go.
     doubt_until: Duration,
     moved: bool,
@@ -125,6 +127,7 @@ impl Oracle {
             vouched_until: now.boot,
             silence: None,
             refusal: None,
+            refused_before: None,
             doubt_until: Duration::ZERO,
             moved: false,
             flash: None,
@@ -193,7 +196,10 @@ impl Oracle {
         let paid = |accepted: &Accepted| if accepted.next_done { accepted.doc.next_paid } else { accepted.doc.paid };
         let on_record = self.chain.iter().find(|accepted| Some(accepted.doc.digest) == in_force);
         if self.refusal.is_none() && on_record.is_some_and(|accepted| paid(accepted) && !self.lease_ended(accepted, now)) {
-            self.refusal = Some(Refusal { at: now.boot, confirmed: None });
+            // While a document is being written, the refusal from before it goes on.
+            let written = self.chain.iter().all(|accepted| accepted.durable);
+            let at = self.refused_before.filter(|at| !written && now.boot < *at + 900 * SECOND).unwrap_or(now.boot);
+            self.refusal = Some(Refusal { at, confirmed: None });
         }
     }
 
@@ -277,7 +283,9 @@ impl Oracle {
         self.ratchet = doc.position;
         self.digest = Some(doc.digest);
         self.lost = false;
-        self.refusal = None;
+        if let Some(refusal) = self.refusal.take() {
+            self.refused_before = Some(refusal.at);
+        }
         self.confirmation_waits = false;
     }
 

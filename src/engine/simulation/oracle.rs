@@ -169,7 +169,10 @@ impl Oracle {
         let over = |refusal: &Refusal| {
             now.boot >= refusal.at + 900 * SECOND || refusal.confirmed.is_some_and(|confirmed| now.boot >= confirmed + 5 * SECOND)
         };
-        self.refusal = self.refusal.take().filter(|refusal| !over(refusal));
+        if self.refusal.take_if(|refusal| over(refusal)).is_some() {
+            // Retries begin at 5 s and double to 60 s.
+            self.doubt_until = self.doubt_until.max(now.boot + 60 * SECOND);
+        }
     }
 
     pub(super) fn subscribe_sent(&mut self) {

@@ -198,7 +198,13 @@ impl Oracle {
     pub(super) fn refused(&mut self, in_force: Option<Digest>, now: Now) {
         let paid = |accepted: &Accepted| if accepted.next_done { accepted.doc.next_paid } else { accepted.doc.paid };
         let on_record = self.chain.iter().find(|accepted| Some(accepted.doc.digest) == in_force);
-        if self.refusal.is_none() && on_record.is_some_and(|accepted| paid(accepted) && !self.lease_ended(accepted, now)) {
+        // One that may still be going on is not begun anew; if it has ended, this one holds up for its time.
+        let in_doubt = now.boot < self.doubt_until;
+        if in_doubt {
+            self.doubt_until = self.doubt_until.max(now.boot + 1000 * SECOND);
+        }
+        let begins = self.refusal.is_none() && !in_doubt;
+        if begins && on_record.is_some_and(|accepted| paid(accepted) && !self.lease_ended(accepted, now)) {
             // While a document is being written, the refusal from before it goes on.
             let written = self.chain.iter().all(|accepted| accepted.durable);
             let at = self.refused_before.filter(|at| !written && now.boot < *at + 900 * SECOND).unwrap_or(now.boot);

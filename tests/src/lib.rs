@@ -18,8 +18,8 @@ pub mod resolver;
 pub mod scripted;
 pub mod stand_in;
 pub mod status;
-pub mod tap;
 pub mod strace;
+pub mod tap;
 pub mod wait;
 pub mod world;
 

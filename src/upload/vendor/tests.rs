@@ -54,8 +54,14 @@ impl Agent {
 
     /// An uploader that has connected and answered its first `close`, and so has what the agent lets it do.
     fn uploader(&self, mode: Mode) -> Uploader {
-        let mut uploader = self.connect();
-        let close = uploader.hear();
+        // The session of the one before may still be on its way out; an uploader that is told so comes again.
+        let (mut uploader, close) = loop {
+            let mut uploader = self.connect();
+            let first = uploader.hear();
+            if first["type"] != "busy" {
+                break (uploader, first);
+            }
+        };
         assert_eq!(close["type"], "close", "closed before anything else");
         uploader.answer(&close, "");
         until("the answer", || self.gate.due().is_none());

@@ -315,11 +315,9 @@ fn a_state_directory_that_cannot_be_one_is_a_wrong_configuration() {
         let state = text.lines().find(|line| line.starts_with("state_dir")).unwrap().to_owned();
         text.replace(&state, &format!("state_dir = {state_dir:?}"))
     });
-    for line in ["run", "factory-reset"] {
-        let (exit, _, err) = camera.run(line);
-        assert_eq!(exit, Exit::Config, "{line}: {err}");
-        assert!(err.contains("a-file"), "{line}: {err}");
-    }
+    let (exit, _, err) = camera.run("factory-reset");
+    assert_eq!(exit, Exit::Config, "{err}");
+    assert!(err.contains("a-file"), "{err}");
 }
 
 #[test]

@@ -372,6 +372,16 @@ async fn s64_a_missing_unreadable_or_loose_key_file_refuses_to_start_and_is_name
 }
 
 #[tokio::test]
+async fn a_state_directory_that_cannot_be_one_is_a_wrong_configuration() {
+    let pki = Pki::new();
+    let (mut agent, _cloud) = agent_at(&pki, ([127, 0, 0, 1], 1).into()).await;
+    agent.config.state_dir = agent.config.ca.clone();
+    agent.start();
+    assert_eq!(agent.ended().await.code(), Some(78));
+    until("a line that names it", PATIENCE, || agent.log().find(0, |line| line.contains("state directory"))).await;
+}
+
+#[tokio::test]
 async fn s64_plaintext_to_another_machine_is_refused() {
     let pki = Pki::new();
     let (mut agent, _cloud) = agent_at(&pki, ([127, 0, 0, 1], 1).into()).await;

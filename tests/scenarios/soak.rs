@@ -61,14 +61,14 @@ fn growth(samples: &[Sample]) -> Vec<String> {
     if after > before + RSS_SLACK {
         grew.push(format!("memory from {before} to {after} bytes"));
     }
-    let counts: [(&str, fn(&Sample) -> usize, usize); 2] =
-        [("descriptors", |sample| sample.descriptors, DESCRIPTORS_SLACK), ("threads", |sample| sample.threads, THREADS_SLACK)];
-    for (what, of, slack) in counts {
+    let mut count = |what, of, slack| {
         let (before, after) = (most(middle, of), most(last, of));
         if after > before + slack {
             grew.push(format!("{what} from {before} to {after}"));
         }
-    }
+    };
+    count("descriptors", |sample| sample.descriptors, DESCRIPTORS_SLACK);
+    count("threads", |sample| sample.threads, THREADS_SLACK);
     grew
 }
 

@@ -65,6 +65,11 @@ pub(super) struct Doc {
     pub(super) next_paid: bool,
 }
 
+/// Epoch and seq, what it says, and what is wrong with it.
+type Contents = (u64, u64, u8, Option<u8>);
+/// Version, and the resets as id, epoch and seq: all in which keysets differ.
+type Edition = (u64, Vec<(u64, u64, u64)>);
+
 /// Whoever signs.
 pub(super) struct Office {
     root: Signer,
@@ -72,9 +77,8 @@ pub(super) struct Office {
     /// Known from version 2 on.
     second: Signer,
     stranger: Signer,
-    issued: RefCell<HashMap<(u64, u64, u8, Option<u8>), Rc<Doc>>>,
-    /// By version and resets, which is all in which they differ.
-    keysets: RefCell<HashMap<(u64, Vec<(u64, u64, u64)>), String>>,
+    issued: RefCell<HashMap<Contents, Rc<Doc>>>,
+    keysets: RefCell<HashMap<Edition, String>>,
 }
 
 impl Office {

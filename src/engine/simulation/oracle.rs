@@ -92,8 +92,8 @@ pub(super) struct Oracle {
     /// The first and the last 404 since anybody spoke.
     silence: Option<(Duration, Duration)>,
     refusal: Option<Refusal>,
-    /// When a refusal began that another document may end, once it is on flash.
-    refused_before: Option<Duration>,
+    /// A refusal that another document may end, once it is on flash.
+    refused_before: Option<Refusal>,
     /// Until when a refusal may hold something up that the rules at their most generous let go.
     doubt_until: Duration,
     moved: bool,
@@ -207,8 +207,8 @@ impl Oracle {
         if begins && on_record.is_some_and(|accepted| paid(accepted) && !self.lease_ended(accepted, now)) {
             // While a document is being written, the refusal from before it goes on.
             let written = self.chain.iter().all(|accepted| accepted.durable);
-            let at = self.refused_before.filter(|at| !written && now.boot < *at + 900 * SECOND).unwrap_or(now.boot);
-            self.refusal = Some(Refusal { at, confirmed: None });
+            let older = self.refused_before.take().filter(|older| !written && now.boot < older.at + 900 * SECOND);
+            self.refusal = Some(older.unwrap_or(Refusal { at: now.boot, confirmed: None }));
         }
     }
 
@@ -293,7 +293,7 @@ impl Oracle {
         self.digest = Some(doc.digest);
         self.lost = false;
         if let Some(refusal) = self.refusal.take() {
-            self.refused_before = Some(refusal.at);
+            self.refused_before = Some(refusal);
         }
         self.confirmation_waits = false;
     }

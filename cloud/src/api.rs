@@ -114,7 +114,7 @@ async fn clips(
     if request.bytes > MAX_CLIP {
         return Err(Refusal::TooLarge);
     }
-    let (clip, kind) = (request.clip.clone(), request.kind);
+    let clip = request.clip.clone();
     let asking = device.clone();
     let now = cloud.clock.now_s();
     if cloud.engineers.refuses_grants(&device, now) {
@@ -124,7 +124,7 @@ async fn clips(
     match decided {
         Ok(Decision::Stored) => Ok(Json(Stored { stored: true }).into_response()),
         Ok(Decision::Granted { id }) => {
-            let grant: Grant = cloud.store.grant(&device, &clip, kind, &id);
+            let grant: Grant = cloud.store.grant(&device, &clip, &id);
             Ok((StatusCode::CREATED, Json(grant)).into_response())
         }
         Err(refusal) => {

@@ -10,24 +10,24 @@ use axum::{
 use care_protocol::DeviceId;
 
 use crate::{
-    account_view::{self, ClipView},
+    account_view,
     cloud::Cloud,
-    store::{Object, StoreError},
+    store::{MEDIA_TYPE, Object, StoreError},
 };
 
 /// Answers a GET of one clip. Another account's clip, one that was erased and one that never was are all alike: 404.
 pub async fn serve(cloud: &Arc<Cloud>, account: &str, device: &DeviceId, clip: &str, headers: &HeaderMap) -> Response<Body> {
-    let known = match account_view::clip(cloud, account, device, clip).await {
-        Ok(Some(known)) => known,
+    match account_view::clip(cloud, account, device, clip).await {
+        Ok(Some(_)) => {}
         Ok(None) => return plain(StatusCode::NOT_FOUND, "there is no such clip\n"),
         Err(e) => {
             tracing::error!("looking for a clip: {e}");
             return plain(StatusCode::INTERNAL_SERVER_ERROR, "the cloud's database failed\n");
         }
-    };
+    }
     let range = headers.get(header::RANGE).and_then(|range| range.to_str().ok());
     match cloud.store.open_clip(device, clip, range).await {
-        Ok(Some(Object::Here { body, length, content_range })) => found(&known, body, length, content_range),
+        Ok(Some(Object::Here { body, length, content_range })) => found(body, length, content_range),
         Ok(Some(Object::Elsewhere(url))) => {
             let mut answer = plain(StatusCode::SEE_OTHER, "");
             match HeaderValue::try_from(url.as_str()) {
@@ -45,11 +45,10 @@ pub async fn serve(cloud: &Arc<Cloud>, account: &str, device: &DeviceId, clip: &
     }
 }
 
-fn found(clip: &ClipView, body: Body, length: u64, content_range: Option<String>) -> Response<Body> {
-    let kind = if clip.kind == "snapshot" { "image/jpeg" } else { "video/mp4" };
+fn found(body: Body, length: u64, content_range: Option<String>) -> Response<Body> {
     let mut answer = Response::new(body);
     let headers = answer.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
     headers.insert(header::CONTENT_LENGTH, length.into());
     headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     // What is erased must not be watched from a cache.

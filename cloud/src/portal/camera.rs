@@ -42,7 +42,6 @@ struct Page {
 struct Clip {
     id: String,
     url: String,
-    is_picture: bool,
     words: String,
     kind: String,
     at: String,
@@ -110,7 +109,6 @@ impl Clip {
         Self {
             id: clip.clip.clone(),
             url: format!("/cameras/{}/clips/{}", clip.device, clip.clip),
-            is_picture: clip.kind == "snapshot",
             words: fill(&words.clip_words, &[("kind", &kind), ("at", &at)]),
             machine_time: machine_time(clip.started_ms / 1000),
             length: language.span(i64::try_from(clip.duration_ms).unwrap_or(i64::MAX).saturating_mul(1000)),

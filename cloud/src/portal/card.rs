@@ -64,23 +64,13 @@ pub struct Upload {
     pub percent: u64,
 }
 
-/// The newest clip: a snapshot is a picture, anything else shows its first frame.
+/// The newest clip, shown by its first frame; a snapshot has no other.
 #[derive(Debug)]
-pub enum Picture {
-    /// A JPEG.
-    Snapshot {
-        /// The clip.
-        clip: String,
-        /// What it is.
-        alt: String,
-    },
-    /// A video.
-    Clip {
-        /// The clip.
-        clip: String,
-        /// What it is.
-        alt: String,
-    },
+pub struct Picture {
+    /// The clip.
+    pub clip: String,
+    /// What it is.
+    pub alt: String,
 }
 
 impl Card {
@@ -138,11 +128,8 @@ impl Card {
 fn picture(language: Language, zone: &TimeZone, clip: &ClipView) -> Picture {
     let words = language.words();
     let at = language.moment(clip.started_ms / 1000, zone);
-    let (clip, id) = (clip, clip.clip.clone());
-    match clip.kind.as_str() {
-        "snapshot" => Picture::Snapshot { clip: id, alt: fill(&words.picture_of, &[("at", &at)]) },
-        _ => Picture::Clip { clip: id, alt: fill(&words.clip_of, &[("at", &at)]) },
-    }
+    let what = if clip.kind == "snapshot" { &words.picture_of } else { &words.clip_of };
+    Picture { clip: clip.clip.clone(), alt: fill(what, &[("at", &at)]) }
 }
 
 fn report(language: Language, camera: &CameraView, now_us: i64) -> String {

@@ -18,7 +18,7 @@ use axum::{
     body::{Body, Bytes},
     http::{Extensions, HeaderMap, Method, Uri},
 };
-use care_protocol::{ClipKind, DeviceId, Grant};
+use care_protocol::{DeviceId, Grant};
 use jiff::{SignedDuration, Timestamp};
 use rusqlite::{Connection, Transaction};
 use rusty_s3::{Bucket, Credentials, S3Action as _, UrlStyle};
@@ -42,6 +42,8 @@ use crate::{
 
 /// The life of a grant (section 3.6).
 pub const GRANT_LIFE: Duration = Duration::from_secs(60);
+/// What every clip is, a snapshot too: an MP4, that of one frame.
+pub const MEDIA_TYPE: &str = "video/mp4";
 /// The bucket of the embedded store.
 pub const BUCKET: &str = "clips";
 /// The query parameter that names the grant; it is part of what is signed.
@@ -201,14 +203,10 @@ impl Store {
     }
 
     /// Permission to put one clip: a presigned URL that names the grant.
-    pub fn grant(&self, device: &DeviceId, clip: &str, kind: ClipKind, id: &str) -> Grant {
-        let content_type = match kind {
-            ClipKind::Snapshot => "image/jpeg",
-            ClipKind::Motion | ClipKind::Manual => "video/mp4",
-        };
+    pub fn grant(&self, device: &DeviceId, clip: &str, id: &str) -> Grant {
         let key = key(device, clip);
         let mut put = self.bucket.put_object(Some(&self.credentials), &key);
-        put.headers_mut().insert("content-type", content_type);
+        put.headers_mut().insert("content-type", MEDIA_TYPE);
         put.query_mut().insert(GRANT_PARAMETER, id);
         // Before signing, in whole seconds as the signature has them: never later than what the store will accept.
         let now = Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default();
@@ -217,7 +215,7 @@ impl Store {
         Grant {
             method: "PUT".into(),
             url: url.into(),
-            headers: BTreeMap::from([("content-type".into(), content_type.into())]),
+            headers: BTreeMap::from([("content-type".into(), MEDIA_TYPE.into())]),
             expires_at: now.saturating_add(life).unwrap_or(now),
         }
     }

@@ -47,6 +47,8 @@ async fn a_granted_clip_is_stored_once_and_only_if_it_is_the_one_announced() {
     let clip = Clip::new(300_000);
     let grant = camera.granted(&clip).await;
     assert_eq!((&grant["method"], &grant["headers"]["content-type"]), (&json!("PUT"), &json!("video/mp4")));
+    let snapshot = camera.granted(&Clip { kind: "snapshot", ..Clip::new(10) }).await;
+    assert_eq!(snapshot["headers"]["content-type"], "video/mp4", "a clip of one frame");
     assert!(grant["url"].as_str().unwrap().starts_with(&cloud.endpoints.api));
 
     let mut forged = clip.body.clone();

@@ -151,8 +151,13 @@ mod tests {
     fn a_program_s_own_code_can_be_left_out() {
         let own = Path::new("/proc/self");
         let memory = vec![1_u8; 8 << 20];
-        let (all, rest) = (Usage::read(own).unwrap().rss_kb, rss_without_program_kb(own).unwrap());
-        assert!(rest >= 8 * 1024 && rest + 200 < all, "{rest} of {all}");
+        // Other tests of this process take memory and give it back meanwhile.
+        let all = || Usage::read(own).unwrap().rss_kb;
+        let left_out = || {
+            let (before, rest, after) = (all(), rss_without_program_kb(own).unwrap(), all());
+            rest >= 8 * 1024 && rest + 200 < before.min(after)
+        };
+        assert!((0..10_000).any(|_| left_out()), "the program's own code counts for nothing");
         assert_eq!(memory.iter().map(|byte| u64::from(*byte)).sum::<u64>(), 8 << 20);
     }
 

@@ -94,7 +94,7 @@ armv7=armv7-unknown-linux-gnueabihf
 begin deny scripts/deny.sh
 begin arm scripts/arm.sh "$armv7"
 part unit "$cargo" test --locked --workspace --lib --bins
-part simulation env HISTORIES=250000 scripts/sim.sh
+part simulation env HISTORIES=1000000 scripts/sim.sh
 part examples "$cargo" test --locked --workspace --doc
 # They wait far more than they compute.
 part black-box env RUST_TEST_THREADS=6 "$cargo" test --locked --workspace --test '*'

@@ -184,6 +184,19 @@ impl Session {
         self.next(|event| matches!(event, Event::Incoming(Packet::PubAck(_))).then_some(())).await;
     }
 
+    /// Publishes to a broker that may be killed for it: returns once it has it, or is gone.
+    pub async fn publish_last(&mut self, topic: &str, retain: bool, payload: impl ToString) {
+        self.client.try_publish(topic, QoS::AtLeastOnce, retain, payload.to_string()).unwrap();
+        let end = async {
+            while let Ok(event) = self.events.poll().await {
+                if matches!(event, Event::Incoming(Packet::PubAck(_))) {
+                    return;
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, end).await.expect("an acknowledgement, or the end");
+    }
+
     /// The next message on any topic.
     pub async fn message(&mut self) -> Publish {
         self.next(|event| match event {

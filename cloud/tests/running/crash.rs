@@ -29,7 +29,7 @@ async fn survives(point: &'static str) {
     if point == "reported" {
         let mut session = camera.mqtt(&["care/v1/CAM-A/entitlement"]).await;
         session.entitlement_of(2).await;
-        session.publish(&camera.topic("report"), true, camera.report(1, 2, "premium", "paid")).await;
+        session.publish_last(&camera.topic("report"), true, camera.report(1, 2, "premium", "paid")).await;
     }
     let dir = cloud.end().await;
 

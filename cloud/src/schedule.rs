@@ -17,8 +17,8 @@ use crate::{
 
 /// Leases and chases are looked at this often.
 const TICK: Duration = Duration::from_secs(1);
-/// A store that failed is tried again after this long.
-const STORE_AGAIN: Duration = Duration::from_secs(60);
+/// A store that failed, or into which something came while it was looked at, is tried again after this long.
+const STORE_AGAIN: Duration = Duration::from_secs(10);
 
 /// Runs for ever; a failure is logged and tried again at the next tick.
 pub async fn run(cloud: Arc<Cloud>) {

@@ -30,16 +30,6 @@ async fn premium_again_under(inject: &str) -> (World, Document, Strace) {
     (world, premium, strace)
 }
 
-/// Hands out a cancel by the broker alone.
-async fn cancel(world: &mut World) -> Document {
-    let cancel = world.free();
-    let cancel = world.sign(&cancel);
-    world.cloud.lock().entitlement = Body::Silence;
-    world.issuer.heard().answer = Some(cancel.token.clone());
-    world.issuer.publish_entitlement(&cancel.token).await;
-    cancel
-}
-
 async fn killed(world: &mut World) {
     let status = world.agent.ended().await;
     assert_eq!(status.signal(), Some(libc::SIGKILL), "{status}");
@@ -67,7 +57,7 @@ async fn never_paid_since_boot(world: &World, mark: usize) {
 async fn s36_power_lost_before_persisting_is_held_at_boot_and_applied_from_the_broker() {
     let (mut world, _, _strace) = premium_again_under("pwrite64:signal=KILL:when=1").await;
     let from = world.broker.log().len();
-    let cancel = cancel(&mut world).await;
+    let cancel = world.cancel_over_mqtt().await;
     killed(&mut world).await;
     assert!(!world.agent.has_on_flash(&cancel.token) && !acknowledged(&world, from));
 
@@ -84,7 +74,7 @@ async fn s36_power_lost_before_persisting_is_held_at_boot_and_applied_from_the_b
 async fn killed_once_written() -> (World, usize, Document) {
     let (mut world, _, _strace) = premium_again_under("pwrite64:delay_exit=8000000:when=1").await;
     let from = world.broker.log().len();
-    let cancel = cancel(&mut world).await;
+    let cancel = world.cancel_over_mqtt().await;
     until("the record on flash", PATIENCE, || world.agent.has_on_flash(&cancel.token).then_some(())).await;
     world.agent.kill().await;
     world.agent.under.clear();

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use care_protocol::Mode;
 use care_tests::{
-    cloud::{Document as Body, Sink},
+    cloud::Sink,
     issuer::{Document, FREE},
     proxy::{Fault, Proxy},
     resolver::{NAME, Resolver},
@@ -48,16 +48,6 @@ fn forbidden(world: &World, mark: usize) -> Option<String> {
     cloud.asked.iter().skip(mark).find(|(_, asked)| asked.duration_ms > LONGEST_OF_FREE_MS).map(|(_, asked)| format!("{asked:?}"))
 }
 
-/// The cloud's newest word is a cancel, which only MQTT tells.
-async fn cancel(world: &mut World) -> Document {
-    let cancel = world.free();
-    let cancel = world.sign(&cancel);
-    world.cloud.lock().entitlement = Body::Silence;
-    world.issuer.heard().answer = Some(cancel.token.clone());
-    world.issuer.publish_entitlement(&cancel.token).await;
-    cancel
-}
-
 async fn ends_free(world: &World, cancel: &Document) {
     world.agent.status_within("Free", RECONNECT, |status| status.mode() == "free" && status.seq() == cancel.position.seq).await;
     world.issuer.in_force(cancel, Mode::Free).await;
@@ -75,7 +65,7 @@ async fn on_the_way_in(phase: Phase, fault: Fault) {
     }
     world.start_premium().await;
     world.agent.kill().await;
-    let cancel = cancel(&mut world).await;
+    let cancel = world.cancel_over_mqtt().await;
     let (mark, seen) = (world.cloud.grants_asked(), world.agent.log().len());
 
     let control = world.wire.control.clone();
@@ -130,7 +120,7 @@ async fn in_the_cancel(fault: Fault) {
     let control = world.wire.control.clone();
     world.start_premium().await;
     tap.arm(Moment::MidPublish, fault, &control);
-    let cancel = cancel(&mut world).await;
+    let cancel = world.cancel_over_mqtt().await;
     until(format!("{fault:?} to be felt"), PATIENCE, || (control.bitten() > 0).then_some(())).await;
     tokio::time::sleep(LASTS).await;
     control.lift();
@@ -167,7 +157,7 @@ async fn in_an_upload(fault: Fault, cancelled: bool) {
         assert_eq!((stored.body.len() as u64, hex), (asked.bytes, asked.sha256), "the clip is what was promised");
         return;
     }
-    let cancel = cancel(&mut world).await;
+    let cancel = world.cancel_over_mqtt().await;
     ends_free(&world, &cancel).await;
     let (mark, puts) = (world.cloud.grants_asked(), world.cloud.lock().puts.len());
     tokio::time::sleep(LASTS).await;

@@ -124,6 +124,16 @@ impl World {
         self.issuer.publish_entitlement(&document.token).await;
     }
 
+    /// Makes a cancel the cloud's newest word, which only MQTT tells: HTTPS is silent.
+    pub async fn cancel_over_mqtt(&mut self) -> Document {
+        let cancel = self.free();
+        let cancel = self.sign(&cancel);
+        self.cloud.lock().entitlement = Body::Silence;
+        self.issuer.heard().answer = Some(cancel.token.clone());
+        self.issuer.publish_entitlement(&cancel.token).await;
+        cancel
+    }
+
     /// Issues a draft and waits until the camera has applied it and is in `mode`.
     pub async fn switch(&self, draft: Draft, mode: Mode) -> Document {
         let document = self.issue(draft).await;

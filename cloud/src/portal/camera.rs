@@ -14,7 +14,7 @@ use serde::Deserialize;
 
 use super::{
     Portal,
-    cameras::account_of,
+    cameras::Household,
     card::Card,
     frame::Frame,
     language::{Language, machine_time},
@@ -70,14 +70,10 @@ pub fn no_camera(visitor: &Visitor) -> Response {
 /// The page.
 pub async fn page(
     State(portal): State<Arc<Portal>>,
-    Owner { account, visitor }: Owner,
+    Household { account, view, visitor }: Household,
     Path(id): Path<String>,
     Query(asked): Query<Asked>,
 ) -> Response {
-    let view = match account_of(&portal.cloud, &account, &visitor).await {
-        Ok(view) => view,
-        Err(answer) => return answer,
-    };
     let Some(camera) = camera_of(&view, &id) else { return no_camera(&visitor) };
     let clips = match account_view::clips(&portal.cloud, &account, &camera.device).await {
         Ok(clips) => clips,

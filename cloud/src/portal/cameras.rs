@@ -3,7 +3,11 @@
 use std::sync::Arc;
 
 use askama::Template;
-use axum::{extract::State, response::Response};
+use axum::{
+    extract::{FromRequestParts, State},
+    http::{StatusCode, request::Parts},
+    response::Response,
+};
 
 use super::{
     Portal,
@@ -19,7 +23,6 @@ use super::{
 use crate::{
     account_view::{self, AccountView},
     catalogue::Tier,
-    cloud::Cloud,
     db::now_us,
 };
 
@@ -44,22 +47,32 @@ struct Seats {
     without: Vec<String>,
 }
 
-/// Everything of an account, or the answer why not.
-pub async fn account_of(cloud: &Arc<Cloud>, account: &str, visitor: &Visitor) -> Result<AccountView, Response> {
-    match account_view::read(cloud, account).await {
-        Ok(Some(view)) => Ok(view),
-        Ok(None) => Err(refusal(visitor, axum::http::StatusCode::NOT_FOUND, visitor.language.words().no_such_page.clone())),
-        Err(e) => Err(failed(visitor, &e.into())),
+/// An owner who is signed in, with everything of the account as it is now.
+pub struct Household {
+    /// The account.
+    pub account: String,
+    /// What is in it.
+    pub view: AccountView,
+    /// How they are shown.
+    pub visitor: Visitor,
+}
+
+impl FromRequestParts<Arc<Portal>> for Household {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, portal: &Arc<Portal>) -> Result<Self, Response> {
+        let Owner { account, visitor } = Owner::from_request_parts(parts, portal).await?;
+        match account_view::read(&portal.cloud, &account).await {
+            Ok(Some(view)) => Ok(Self { account, view, visitor }),
+            Ok(None) => Err(refusal(&visitor, StatusCode::NOT_FOUND, visitor.language.words().no_such_page.clone())),
+            Err(e) => Err(failed(&visitor, &e.into())),
+        }
     }
 }
 
 /// The page.
-pub async fn page(State(portal): State<Arc<Portal>>, Owner { account, visitor }: Owner) -> Response {
+pub async fn page(State(portal): State<Arc<Portal>>, Household { account, view, visitor }: Household) -> Response {
     let cloud = &portal.cloud;
-    let view = match account_of(cloud, &account, &visitor).await {
-        Ok(view) => view,
-        Err(answer) => return answer,
-    };
     let switches = match state::switches_of(cloud, Some(account), SWITCHES).await {
         Ok(switches) => switches,
         Err(e) => return failed(&visitor, &e.into()),

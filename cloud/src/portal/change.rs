@@ -15,11 +15,11 @@ use serde::Deserialize;
 use super::{
     Portal,
     camera::{camera_of, no_camera},
-    cameras::account_of,
+    cameras::Household,
     frame::Frame,
     language::Language,
     page::{failed, html, refusal},
-    visitor::{Owner, Posted, Visitor},
+    visitor::{Posted, Visitor},
     words::{fill, name_of},
 };
 use crate::{
@@ -71,10 +71,10 @@ impl What {
 /// Asks first.
 pub async fn confirm(
     State(portal): State<Arc<Portal>>,
-    Owner { account, visitor }: Owner,
+    Household { view, visitor, .. }: Household,
     Path((id, name)): Path<(String, String)>,
 ) -> Response {
-    let (what, device, view) = match find(&portal, &account, &visitor, &id, &name).await {
+    let (what, device) = match find(&view, &visitor, &id, &name) {
         Ok(found) => found,
         Err(answer) => return answer,
     };
@@ -85,12 +85,11 @@ pub async fn confirm(
     }
 }
 
-async fn find(portal: &Portal, account: &str, visitor: &Visitor, id: &str, name: &str) -> Result<(What, DeviceId, AccountView), Response> {
+fn find(view: &AccountView, visitor: &Visitor, id: &str, name: &str) -> Result<(What, DeviceId), Response> {
     let no_page = || refusal(visitor, StatusCode::NOT_FOUND, visitor.language.words().no_such_page.clone());
     let what = What::read(name).ok_or_else(no_page)?;
-    let view = account_of(&portal.cloud, account, visitor).await?;
-    let device = camera_of(&view, id).ok_or_else(|| no_camera(visitor))?.device.clone();
-    Ok((what, device, view))
+    let device = camera_of(view, id).ok_or_else(|| no_camera(visitor))?.device.clone();
+    Ok((what, device))
 }
 
 fn page(visitor: &Visitor, view: &AccountView, what: What, device: &DeviceId, offer: &Offer) -> Confirm {
@@ -168,11 +167,11 @@ pub struct Confirmed {
 /// Does it.
 pub async fn act(
     State(portal): State<Arc<Portal>>,
-    Owner { account, visitor }: Owner,
+    Household { view, visitor, .. }: Household,
     Path((id, name)): Path<(String, String)>,
     posted: Posted<Confirmed>,
 ) -> Response {
-    let (what, camera, _) = match find(&portal, &account, &visitor, &id, &name).await {
+    let (what, camera) = match find(&view, &visitor, &id, &name) {
         Ok(found) => found,
         Err(answer) => return answer,
     };

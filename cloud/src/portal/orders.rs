@@ -11,7 +11,7 @@ use jiff::tz::TimeZone;
 
 use super::{
     Portal,
-    cameras::account_of,
+    cameras::Household,
     card::about,
     frame::Frame,
     language::Language,
@@ -53,11 +53,7 @@ struct Entry {
 }
 
 /// The page.
-pub async fn page(State(portal): State<Arc<Portal>>, Owner { account, visitor }: Owner) -> Response {
-    let view = match account_of(&portal.cloud, &account, &visitor).await {
-        Ok(view) => view,
-        Err(answer) => return answer,
-    };
+pub async fn page(State(portal): State<Arc<Portal>>, Household { account, view, visitor }: Household) -> Response {
     let orders = match account_view::orders(&portal.cloud, &account).await {
         Ok(orders) => orders,
         Err(e) => return failed(&visitor, &e.into()),

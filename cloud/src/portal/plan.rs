@@ -14,12 +14,12 @@ use serde::Deserialize;
 use super::{
     Portal,
     camera::{camera_of, no_camera},
-    cameras::account_of,
+    cameras::Household,
     card::about,
     frame::Frame,
     language::Language,
     page::{Notice, failed, html},
-    visitor::{Owner, Posted},
+    visitor::Posted,
     words::{fill, name_of},
 };
 use crate::{
@@ -80,14 +80,10 @@ pub struct Asked {
 /// The page.
 pub async fn page(
     State(portal): State<Arc<Portal>>,
-    Owner { account, visitor }: Owner,
+    Household { view, visitor, .. }: Household,
     Path(id): Path<String>,
     Query(asked): Query<Asked>,
 ) -> Response {
-    let view = match account_of(&portal.cloud, &account, &visitor).await {
-        Ok(view) => view,
-        Err(answer) => return answer,
-    };
     let Some(camera) = camera_of(&view, &id) else { return no_camera(&visitor) };
     let (language, catalogue) = (visitor.language, &portal.cloud.issuer.catalogue);
     let words = language.words();
@@ -243,14 +239,10 @@ pub struct Purchase {
 /// Buys it, or starts the trial of it.
 pub async fn subscribe(
     State(portal): State<Arc<Portal>>,
-    Owner { account, visitor }: Owner,
+    Household { view, visitor, .. }: Household,
     Path(id): Path<String>,
     posted: Posted<Purchase>,
 ) -> Response {
-    let view = match account_of(&portal.cloud, &account, &visitor).await {
-        Ok(view) => view,
-        Err(answer) => return answer,
-    };
     let Some(camera) = camera_of(&view, &id).map(|camera| camera.device.clone()) else { return no_camera(&visitor) };
     let Purchase { plan, cycle, zone, how } = posted.form;
     let action = match how.as_str() {

@@ -9,11 +9,10 @@ use rusqlite::{Connection, OptionalExtension as _};
 
 use super::{
     Portal,
-    cameras::account_of,
+    cameras::Household,
     frame::Frame,
     language::machine_time,
     page::{failed, html},
-    visitor::Owner,
     words::{fill, judgement, name_of},
 };
 use crate::{account_view, db::DbError};
@@ -28,12 +27,8 @@ struct Page {
 }
 
 /// The page.
-pub async fn page(State(portal): State<Arc<Portal>>, Owner { account, visitor }: Owner) -> Response {
+pub async fn page(State(portal): State<Arc<Portal>>, Household { account, view, visitor }: Household) -> Response {
     let cloud = &portal.cloud;
-    let view = match account_of(cloud, &account, &visitor).await {
-        Ok(view) => view,
-        Err(answer) => return answer,
-    };
     let orders = match account_view::orders(cloud, &account).await {
         Ok(orders) => orders,
         Err(e) => return failed(&visitor, &e.into()),

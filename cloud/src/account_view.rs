@@ -9,16 +9,15 @@ use serde::Serialize;
 
 use crate::{
     accounts::{self, Account},
-    actions::billing_cycle,
     billing::declines,
     catalogue::{Cycle, Tier},
+    clips::oldest_ms,
     cloud::Cloud,
     db::{DbError, now_us},
-    issuer::{self, Camera, Issuer, Phase, Subscription, devices, subscriptions},
+    issuer::{self, Camera, Issuer, Phase, Subscription, billing_cycle, devices, subscriptions},
     money::ledger::{self, Balance},
     outbox::CHASE_AFTER_US,
     reports,
-    retention::oldest_ms,
 };
 
 /// An account and all it has.

@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use crate::{
     accounts::{self, Account},
     actions::{Action, ActionError, Done},
-    broker::Broker,
+    broker::{Broker, BrokerAddress},
     bus::{Bus, News},
     clock::Clock,
     data_dir::{DataDir, DataError, Endpoints},
@@ -18,8 +18,8 @@ use crate::{
     engineers::Engineers,
     fail_point,
     issuer::{Issued, Issuer},
-    link::{BrokerAddress, Mailbox},
-    retention,
+    mailbox::Mailbox,
+    retention::{self, RetentionError},
     store::{Store, Transfers},
 };
 
@@ -32,7 +32,7 @@ pub struct Cloud {
     /// Signs documents.
     pub issuer: Arc<Issuer>,
     /// Where clips go.
-    pub store: Store,
+    pub store: Arc<Store>,
     /// The uploads that are under way, and what the store counted.
     pub transfers: Transfers,
     /// News for the portal's pages.
@@ -76,7 +76,7 @@ impl Cloud {
             clock,
             db,
             issuer,
-            store,
+            store: Arc::new(store),
             transfers: Transfers::default(),
             bus: Bus::new(),
             outbox: Notify::new(),
@@ -146,11 +146,16 @@ impl Cloud {
         }
         // The schedule tries again what does not go now.
         if issued.iter().any(|document| !document.erased.is_empty())
-            && let Err(e) = retention::sweep(self).await
+            && let Err(e) = self.sweep().await
         {
             tracing::error!("erasing clips: {e}");
         }
         Ok(done)
+    }
+
+    /// Erases what the plans' histories no longer hold.
+    pub async fn sweep(&self) -> Result<(), RetentionError> {
+        retention::sweep(&self.db, &self.issuer, &self.store, self.clock.now_s()).await
     }
 
     /// The document was handed to the broker's connection: what the store receives from now on is counted apart.

@@ -11,8 +11,6 @@ use std::{
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use thiserror::Error;
 
-use crate::portal::{clicks, session};
-
 /// What can go wrong with the database.
 #[derive(Debug, Error)]
 pub enum DbError {
@@ -48,7 +46,24 @@ pub struct Db {
 
 /// The steps from one version of the database to the next; `user_version` counts those that are done. A step that was
 /// released is never changed. The first one was made without counting: it may have been done at 0 too.
-const STEPS: [&str; 5] = [FIRST, MONEY_AND_RETENTION, PEOPLE_AND_PAYMENTS, session::TABLE, clicks::TABLE];
+const STEPS: [&str; 5] = [FIRST, MONEY_AND_RETENTION, PEOPLE_AND_PAYMENTS, SESSIONS, CLICKS];
+
+const SESSIONS: &str = "
+CREATE TABLE sessions (
+    secret_hash TEXT PRIMARY KEY,               -- base64url of SHA-256
+    account     TEXT REFERENCES accounts,       -- NULL: an engineer
+    login       TEXT NOT NULL,
+    opened_at   INTEGER NOT NULL,
+    seen_at     INTEGER NOT NULL
+) STRICT;
+";
+
+const CLICKS: &str = "
+CREATE TABLE clicks (
+    document    INTEGER PRIMARY KEY REFERENCES documents,
+    at          INTEGER NOT NULL                -- microseconds; the request that caused it arrived
+) STRICT;
+";
 
 const FIRST: &str = "
 CREATE TABLE IF NOT EXISTS accounts (

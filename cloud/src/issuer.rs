@@ -2,17 +2,17 @@
 //! document, a new signed one is written with its outbox row. If it is *less* than before, the camera's open grants are
 //! revoked and its history outside the new window is marked erased, in the same transaction.
 
-use care_protocol::{Channel, DeviceId, Entitlement, Lease, Next, Order, Policy, Position, Reason};
+use care_protocol::{Channel, DeviceId, Entitlement, Lease, Next, Order, Policy, Position, Reason, Refund, RefundKind};
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     catalogue::{Catalogue, Cycle, Tier},
+    clips::{mark_older, mark_other_owners},
     db::{DbError, now_us},
     fail_point,
     keys::{ISSUER, Keys},
     money::{Period, Zone},
-    retention::{mark_older, mark_other_owners},
 };
 
 /// Signs documents under one catalogue and one lease.
@@ -334,7 +334,7 @@ fn take_back(tx: &Transaction<'_>, camera: &Camera, policy: &Policy, now: u64) -
         .query_map([device], |row| row.get(0))?
         .collect::<Result<_, _>>()?;
     // What was filmed for an account belongs to it: nothing of it stays when the camera leaves.
-    let mut erased = mark_other_owners(tx, camera)?;
+    let mut erased = mark_other_owners(tx, &camera.device, camera.bound.then_some(camera.epoch))?;
     erased.extend(mark_older(tx, &camera.device, policy.history_h, now)?);
     Ok((revoked, erased))
 }
@@ -414,6 +414,12 @@ impl Subscription {
         Period { start: self.started_at, end: self.period_end, zone: self.zone.clone() }
     }
 
+    /// What goes back if it ends at `at` (Unix seconds): what was paid for the whole days that are left.
+    pub fn settlement(&self, kind: RefundKind, at: u64) -> Order {
+        let amount_minor = self.period().prorated(self.paid_minor, at);
+        Order { id: self.order_id.clone(), refund: Refund { kind, amount_minor, currency: self.currency.clone() } }
+    }
+
     /// Whether it can be cancelled and changed here, and not only in the store it was bought in.
     pub fn changes_here(&self) -> bool {
         self.channel == Channel::Portal || self.anchor_at < APP_STORES_SINCE
@@ -437,6 +443,11 @@ impl Subscription {
             Phase::Active | Phase::Hold => None,
         }
     }
+}
+
+/// In what rhythm an account is billed, if it is at all: a trial is not.
+pub fn billing_cycle(connection: &Connection, account: &str) -> Result<Option<Cycle>, DbError> {
+    Ok(subscriptions(connection, account)?.iter().find(|subscription| !subscription.trial).map(|subscription| subscription.cycle))
 }
 
 /// The subscriptions of an account that have not ended.

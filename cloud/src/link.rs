@@ -17,71 +17,17 @@ use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
+    broker::BrokerAddress,
     bus::News,
     cloud::Cloud,
     db::{DbError, now_us},
     fail_point,
     issuer::newest_token,
+    mailbox::Post,
     outbox,
     pki::CLOUD_NAME,
     reports,
 };
-
-/// Where the broker is and how to speak to it.
-#[derive(Debug, Clone)]
-pub struct BrokerAddress {
-    /// What we are called there: no two connections may have one name.
-    pub client_id: String,
-    /// Its name or address.
-    pub host: String,
-    /// Its port.
-    pub port: u16,
-    /// `None`: plaintext, on loopback only.
-    pub tls: Option<Arc<rustls::ClientConfig>>,
-    /// The authority of its certificate, PEM.
-    pub ca: String,
-}
-
-/// Something to publish that is in no outbox: an answer, or what an engineer wants a camera to see. It is lost with the
-/// program.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Post {
-    /// Where.
-    pub topic: String,
-    /// What.
-    pub payload: Vec<u8>,
-}
-
-/// Where posts are dropped and taken from.
-#[derive(Debug)]
-pub struct Mailbox {
-    drop: mpsc::UnboundedSender<Post>,
-    taken: Mutex<Option<mpsc::UnboundedReceiver<Post>>>,
-}
-
-impl Mailbox {
-    /// An empty one.
-    pub fn new() -> Self {
-        let (drop, taken) = mpsc::unbounded_channel();
-        Self { drop, taken: Mutex::new(Some(taken)) }
-    }
-
-    /// Publishes it as soon as there is a broker.
-    pub fn post(&self, post: Post) {
-        // Fails only while shutting down.
-        drop(self.drop.send(post));
-    }
-
-    fn take(&self) -> Option<mpsc::UnboundedReceiver<Post>> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-}
-
-impl Default for Mailbox {
-    fn default() -> Self {
-        Self::new()
-    }
-}
 
 /// Why a connection ended.
 #[derive(Debug, Error)]

@@ -18,7 +18,7 @@ use crate::{
     actions::{Action, ActionError},
     cloud::Cloud,
     db::DbError,
-    engineers::{Experiment, ExperimentError},
+    experiments::{Experiment, ExperimentError},
 };
 
 /// `POST /portal/experiment` and `/portal/preview`; `GET /portal/overview`, `/portal/accounts/{id}` and what is below it.

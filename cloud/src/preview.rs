@@ -1,7 +1,7 @@
 //! What a change would do, before it is done: which plans change, what goes back, and which clips are erased. The change
 //! itself is made inside a savepoint and rolled back, so what is shown is what will happen and not a second opinion of it.
 
-use care_protocol::{DeviceId, Order};
+use care_protocol::{DeviceId, Order, RefundKind};
 use rusqlite::{OptionalExtension as _, Transaction, params};
 use serde::Serialize;
 
@@ -19,6 +19,27 @@ pub struct Preview {
     /// Money that goes back.
     pub back: Vec<Order>,
     /// What is erased of the cloud's history; a camera that loses nothing is not listed.
+    pub losses: Vec<Loss>,
+}
+
+/// What cancelling or downgrading would give back, to be shown before confirming.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Offer {
+    /// The subscription's order.
+    pub order_id: String,
+    /// Its plan.
+    pub plan: &'static str,
+    /// `refund` or `credit`.
+    pub kind: RefundKind,
+    /// Minor units.
+    pub amount_minor: u64,
+    /// ISO 4217.
+    pub currency: String,
+    /// When this was reckoned, Unix seconds.
+    pub at: u64,
+    /// Every camera whose plan changes by it.
+    pub plans: Vec<PlanChange>,
+    /// The clips it erases.
     pub losses: Vec<Loss>,
 }
 

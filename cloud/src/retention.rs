@@ -3,21 +3,19 @@
 //! object is it booked as gone; until then it is tried again, so neither a crash nor a full disk leaves a clip behind.
 
 use std::{
-    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use care_protocol::DeviceId;
-use rusqlite::{Connection, Transaction, params};
+use rusqlite::{Connection, Transaction};
 use thiserror::Error;
 
 use crate::{
-    cloud::Cloud,
-    db::{DbError, now_us},
-    issuer::{Camera, Issuer, camera, devices},
+    clips::{book_gone, mark_older, oldest_ms, to_go},
+    db::{Db, DbError},
+    issuer::{Issuer, camera, devices},
     outbox,
-    store::{GRANT_IN_USE_US, StoreError},
+    store::{Store, StoreError},
 };
 
 /// So many objects at a time, so that nobody waits long for the database.
@@ -42,35 +40,6 @@ pub enum RetentionError {
     },
 }
 
-/// The beginning of the history at `now` (Unix seconds), in milliseconds: what began before it goes.
-pub fn oldest_ms(history_h: u32, now: u64) -> u64 {
-    now.saturating_sub(u64::from(history_h) * 3600).saturating_mul(1000)
-}
-
-/// Marks what a camera has in the store from before a history of so many hours; the clips' ids.
-pub fn mark_older(tx: &Transaction<'_>, device: &DeviceId, history_h: u32, now: u64) -> Result<Vec<String>, DbError> {
-    let clips = tx
-        .prepare_cached(
-            "UPDATE clips SET erased_at = ?3 WHERE device = ?1 AND started_ms < ?2 AND stored_at IS NOT NULL AND erased_at IS NULL
-             RETURNING clip",
-        )?
-        .query_map(params![device.as_str(), oldest_ms(history_h, now), now_us()], |row| row.get(0))?
-        .collect::<Result<_, _>>()?;
-    Ok(clips)
-}
-
-/// Marks what a camera has in the store from before its present binding, or everything if it is bound to nobody; the clips' ids.
-pub fn mark_other_owners(tx: &Transaction<'_>, camera: &Camera) -> Result<Vec<String>, DbError> {
-    let clips = tx
-        .prepare_cached(
-            "UPDATE clips SET erased_at = ?3 WHERE device = ?1 AND (epoch != ?2 OR NOT ?4) AND stored_at IS NOT NULL AND erased_at IS NULL
-             RETURNING clip",
-        )?
-        .query_map(params![camera.device.as_str(), camera.epoch, now_us(), camera.bound], |row| row.get(0))?
-        .collect::<Result<_, _>>()?;
-    Ok(clips)
-}
-
 /// Marks every camera's clips that have grown older than its plan's history.
 fn mark_outdated(tx: &Transaction<'_>, issuer: &Issuer, now: u64) -> Result<(), DbError> {
     for device in devices(tx, None)? {
@@ -85,7 +54,7 @@ fn mark_outdated(tx: &Transaction<'_>, issuer: &Issuer, now: u64) -> Result<(), 
 
 /// Whether there is anything to mark or to delete.
 fn work_to_do(connection: &Connection, issuer: &Issuer, now: u64) -> Result<bool, DbError> {
-    if !to_go(connection)?.is_empty() {
+    if !to_go(connection, 1)?.is_empty() {
         return Ok(true);
     }
     let mut oldest =
@@ -101,52 +70,34 @@ fn work_to_do(connection: &Connection, issuer: &Issuer, now: u64) -> Result<bool
     Ok(false)
 }
 
-/// The clips that are marked and whose objects are not known to be gone, by camera.
-fn to_go(connection: &Connection) -> Result<BTreeMap<DeviceId, Vec<String>>, DbError> {
-    let mut statement = connection.prepare_cached(
-        "SELECT device, clip FROM clips WHERE erased_at IS NOT NULL AND gone_at IS NULL AND NOT EXISTS
-             (SELECT 1 FROM grants g WHERE g.clip = clips.clip AND g.state = 'open' AND g.granted_at > ?1)
-         LIMIT ?2",
-    )?;
-    // A clip that is being sent again is left alone.
-    let rows = statement.query_map(params![now_us() - GRANT_IN_USE_US, BATCH], |row| Ok((row.get::<_, String>(0)?, row.get(1)?)))?;
-    let mut clips: BTreeMap<_, Vec<_>> = BTreeMap::new();
-    for row in rows {
-        let (device, clip) = row?;
-        let device = device.parse().map_err(|e: care_protocol::BadIdent| DbError::Damaged { what: "clips.device", why: e.to_string() })?;
-        clips.entry(device).or_default().push(clip);
-    }
-    Ok(clips)
-}
-
 /// Erasing holds the database, and a camera that is to stop waits for its document: that goes first, as long as the broker
 /// takes it.
-async fn let_documents_go_first(cloud: &Arc<Cloud>) -> Result<(), DbError> {
+async fn let_documents_go_first(db: &Db) -> Result<(), DbError> {
     let deadline = Instant::now() + GIVE_WAY;
-    while Instant::now() < deadline && cloud.db.read_async(|connection| Ok(!outbox::due(connection, 1)?.is_empty())).await? {
+    while Instant::now() < deadline && db.read_async(|connection| Ok(!outbox::due(connection, 1)?.is_empty())).await? {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     Ok(())
 }
 
-/// Marks what time has made too old, deletes all that is marked, and looks in the store whether it is gone.
-pub async fn sweep(cloud: &Arc<Cloud>) -> Result<(), RetentionError> {
-    let now = cloud.clock.now_s();
-    let_documents_go_first(cloud).await?;
+/// Marks what has become too old by `now` (Unix seconds), deletes all that is marked, and looks in the store whether it is
+/// gone.
+pub async fn sweep(db: &Db, issuer: &Arc<Issuer>, store: &Arc<Store>, now: u64) -> Result<(), RetentionError> {
+    let_documents_go_first(db).await?;
     loop {
-        let issuer = cloud.issuer.clone();
-        if !cloud.db.read_async(move |connection| work_to_do(connection, &issuer, now)).await? {
+        let looking = issuer.clone();
+        if !db.read_async(move |connection| work_to_do(connection, &looking, now)).await? {
             return Ok(());
         }
         // Here it is deleted under the database's lock: no grant can be given meanwhile by which a clip would come back.
-        let deleting = cloud.clone();
-        let tried = cloud.db.transact_async(move |tx| -> Result<_, DbError> {
-            mark_outdated(tx, &deleting.issuer, now)?;
-            let mut clips = to_go(tx)?;
+        let (marking, deleting) = (issuer.clone(), store.clone());
+        let tried = db.transact_async(move |tx| -> Result<_, DbError> {
+            mark_outdated(tx, &marking, now)?;
+            let mut clips = to_go(tx, BATCH)?;
             let mut failed = 0;
             for (device, clips) in &mut clips {
                 let before = clips.len();
-                clips.retain(|clip| !deleting.store.is_embedded() || deleting.store.delete(device, clip));
+                clips.retain(|clip| !deleting.is_embedded() || deleting.delete(device, clip));
                 failed += before - clips.len();
             }
             Ok((clips, failed))
@@ -154,25 +105,16 @@ pub async fn sweep(cloud: &Arc<Cloud>) -> Result<(), RetentionError> {
         let (tried, mut left) = tried.await?;
         for (device, mut clips) in tried {
             for clip in &clips {
-                cloud.store.erase(&device, clip).await?;
+                store.erase(&device, clip).await?;
             }
-            let present = cloud.store.list(&device).await?;
+            let present = store.list(&device).await?;
             let before = clips.len();
             clips.retain(|clip| !present.contains(clip));
             left += before - clips.len();
-            cloud.db.transact_async(move |tx| book_gone(tx, &clips)).await?;
+            db.transact_async(move |tx| book_gone(tx, &clips)).await?;
         }
         if left > 0 {
             return Err(RetentionError::Left { left });
         }
     }
-}
-
-/// A clip that came back meanwhile is not gone.
-fn book_gone(tx: &Transaction<'_>, clips: &[String]) -> Result<(), DbError> {
-    let mut statement = tx.prepare_cached("UPDATE clips SET gone_at = ?2 WHERE clip = ?1 AND erased_at IS NOT NULL")?;
-    for clip in clips {
-        statement.execute(params![clip, now_us()])?;
-    }
-    Ok(())
 }

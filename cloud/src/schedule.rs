@@ -6,14 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{
-    actions::ActionError,
-    billing::next_due,
-    cloud::Cloud,
-    outbox,
-    retention::{self, RetentionError},
-    store,
-};
+use crate::{actions::ActionError, billing::next_due, cloud::Cloud, outbox, retention::RetentionError, store};
 
 /// Leases and chases are looked at this often.
 const TICK: Duration = Duration::from_secs(1);
@@ -51,7 +44,7 @@ pub async fn run(cloud: Arc<Cloud>) {
 /// Takes in what has arrived elsewhere, and erases what has to go.
 async fn look_at_store(cloud: &Arc<Cloud>) -> Result<(), RetentionError> {
     store::arrivals::look(cloud).await?;
-    retention::sweep(cloud).await
+    cloud.sweep().await
 }
 
 async fn look(cloud: &Arc<Cloud>) -> Result<(), ActionError> {

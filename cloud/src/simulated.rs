@@ -4,7 +4,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Mutex, PoisonError,
         atomic::{AtomicU32, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -21,16 +21,8 @@ use rumqttc::{
 use thiserror::Error;
 use tokio::task::JoinSet;
 
-use crate::{
-    cloud::Cloud,
-    db::now_s,
-    engineers::ExperimentError,
-    keys::ISSUER,
-    link::BrokerAddress,
-    pki::{Authority, client_config},
-};
+use crate::{broker::BrokerAddress, db::now_s, keys::ISSUER};
 
-const MODEL: &str = "KC420WS";
 const QUEUE: usize = 16;
 const RECONNECT: Duration = Duration::from_millis(500);
 
@@ -53,26 +45,18 @@ impl Fleet {
         self.len() == 0
     }
 
-    /// Binds so many new ones to an account and lets them connect; their ids.
-    pub async fn join(&self, cloud: &Arc<Cloud>, account: &str, cameras: usize) -> Result<Vec<DeviceId>, ExperimentError> {
-        let authority = Authority::open(&cloud.data)?;
-        let mut devices = Vec::new();
-        for _ in 0..cameras {
-            let number = self.named.fetch_add(1, Ordering::SeqCst);
-            // The second of the start is part of the name: after a restart they are others.
-            let device: DeviceId = format!("SIM{:X}-{number:02}", now_s()).parse().expect("capitals, digits and a dash");
-            let identity = authority.camera(&device)?;
-            let (issuer, id, account, now) = (cloud.issuer.clone(), device.clone(), account.to_owned(), cloud.clock.now_s());
-            cloud.change(move |tx| issuer.add_camera(tx, &id, MODEL, &account, now), |done| &done.issued).await?;
-            let tls = cloud.link.tls.as_ref().map(|_| client_config(cloud.link.ca.as_bytes(), Some(&identity))).transpose()?;
-            let broker = BrokerAddress { client_id: device.to_string(), tls, ..cloud.link.clone() };
-            let (name, key) = cloud.issuer.keys.root();
-            let camera = Camera::new(device.clone(), &cloud.endpoints.prefix, RootKeys::from([(name.to_owned(), key)]));
-            self.tasks.lock().unwrap_or_else(PoisonError::into_inner).spawn(run(camera, broker));
-            self.size.fetch_add(1, Ordering::SeqCst);
-            devices.push(device);
-        }
-        Ok(devices)
+    /// An id that none has yet.
+    pub fn name(&self) -> DeviceId {
+        let number = self.named.fetch_add(1, Ordering::SeqCst);
+        // The second of the start is part of the name: after a restart they are others.
+        format!("SIM{:X}-{number:02}", now_s()).parse().expect("capitals, digits and a dash")
+    }
+
+    /// Lets one connect, and stay connected until [`Fleet::stop`].
+    pub fn connect(&self, device: DeviceId, prefix: &str, roots: RootKeys, broker: BrokerAddress) {
+        let camera = Camera::new(device, prefix, roots);
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).spawn(run(camera, broker));
+        self.size.fetch_add(1, Ordering::SeqCst);
     }
 
     /// Ends them all; how many that were.

@@ -1,6 +1,7 @@
 //! The embedded broker: Mosquitto as a child, with mutual TLS and an ACL by certificate name. A thread of its own starts
 //! it, restarts it when it dies, and stops it; the thread outlives every child, since the child dies with it.
 
+mod address;
 mod death;
 
 use std::{
@@ -18,6 +19,7 @@ use std::{
 
 use thiserror::Error;
 
+pub use address::BrokerAddress;
 #[cfg(debug_assertions)]
 pub(crate) use death::die_now;
 pub use death::die_with_parent;

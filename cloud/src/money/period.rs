@@ -3,7 +3,7 @@
 
 use jiff::{Span, Timestamp, ZonedDateTime, civil::Date};
 
-use super::Zone;
+use super::zone::Zone;
 use crate::catalogue::Cycle;
 
 /// From one bill to the next.

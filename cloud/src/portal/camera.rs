@@ -14,12 +14,13 @@ use serde::Deserialize;
 
 use super::{
     Portal,
+    admitted::Owner,
     cameras::Household,
     card::Card,
     frame::Frame,
     language::{Language, machine_time},
     page::{failed, html, refusal},
-    visitor::{Owner, Visitor},
+    visitor::Visitor,
     words::{fill, name_of},
 };
 use crate::{

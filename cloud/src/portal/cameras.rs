@@ -11,13 +11,14 @@ use axum::{
 
 use super::{
     Portal,
+    admitted::Owner,
     card::{Card, Picture},
     frame::Frame,
     language::Language,
     page::{Notice, failed, html, refusal},
     state,
     switches::{Row, row},
-    visitor::{Owner, Visitor},
+    visitor::Visitor,
     words::{Words, fill},
 };
 use crate::{

@@ -14,17 +14,19 @@ use serde::Deserialize;
 
 use super::{
     Portal,
-    camera::{camera_of, no_camera},
+    admitted::Posted,
+    camera::camera_of,
     cameras::Household,
     frame::Frame,
     language::Language,
     page::{failed, html, refusal},
-    visitor::{Posted, Visitor},
-    words::{fill, name_of},
+    visitor::Visitor,
+    words::{Words, fill, name_of},
 };
 use crate::{
     account_view::AccountView,
-    actions::{Action, Offer, Quote},
+    actions::{Action, Quote},
+    preview::Offer,
 };
 
 #[derive(Template)]
@@ -74,9 +76,9 @@ pub async fn confirm(
     Household { view, visitor, .. }: Household,
     Path((id, name)): Path<(String, String)>,
 ) -> Response {
-    let (what, device) = match find(&view, &visitor, &id, &name) {
+    let (what, device) = match find(&view, visitor.language.words(), &id, &name) {
         Ok(found) => found,
-        Err(answer) => return answer,
+        Err(why) => return refusal(&visitor, StatusCode::NOT_FOUND, why),
     };
     let (issuer, asked, now) = (portal.cloud.issuer.clone(), device.clone(), portal.cloud.clock.now_s());
     match portal.cloud.db.transact_async(move |tx| issuer.offer(tx, &asked, what == What::Downgrade, now)).await {
@@ -85,11 +87,11 @@ pub async fn confirm(
     }
 }
 
-fn find(view: &AccountView, visitor: &Visitor, id: &str, name: &str) -> Result<(What, DeviceId), Response> {
-    let no_page = || refusal(visitor, StatusCode::NOT_FOUND, visitor.language.words().no_such_page.clone());
-    let what = What::read(name).ok_or_else(no_page)?;
-    let device = camera_of(view, id).ok_or_else(|| no_camera(visitor))?.device.clone();
-    Ok((what, device))
+/// What is to be done to which camera; the words, if there is no such page.
+fn find(view: &AccountView, words: &Words, id: &str, name: &str) -> Result<(What, DeviceId), String> {
+    let what = What::read(name).ok_or_else(|| words.no_such_page.clone())?;
+    let camera = camera_of(view, id).ok_or_else(|| name_of(&words.refusal, "no_camera"))?;
+    Ok((what, camera.device.clone()))
 }
 
 fn page(visitor: &Visitor, view: &AccountView, what: What, device: &DeviceId, offer: &Offer) -> Confirm {
@@ -171,9 +173,9 @@ pub async fn act(
     Path((id, name)): Path<(String, String)>,
     posted: Posted<Confirmed>,
 ) -> Response {
-    let (what, camera) = match find(&view, &visitor, &id, &name) {
+    let (what, camera) = match find(&view, visitor.language.words(), &id, &name) {
         Ok(found) => found,
-        Err(answer) => return answer,
+        Err(why) => return refusal(&visitor, StatusCode::NOT_FOUND, why),
     };
     let Confirmed { order_id, kind, amount_minor, at } = posted.form;
     let quote = Some(Quote { order_id, kind, amount_minor, at });

@@ -5,14 +5,6 @@ use rusqlite::{Connection, Transaction, params};
 
 use crate::{db::DbError, issuer::Issued};
 
-/// What the clicks are kept in.
-pub const TABLE: &str = "
-CREATE TABLE clicks (
-    document    INTEGER PRIMARY KEY REFERENCES documents,
-    at          INTEGER NOT NULL                -- microseconds; the request that caused it arrived
-) STRICT;
-";
-
 /// Remembers which documents a click at `at` caused.
 pub fn record(tx: &Transaction<'_>, issued: &[Issued], at: i64) -> Result<(), DbError> {
     let sql = "INSERT OR IGNORE INTO clicks (document, at) SELECT id, ?4 FROM documents WHERE device = ?1 AND epoch = ?2 AND seq = ?3";

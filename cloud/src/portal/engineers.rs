@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use super::{
     Portal,
+    admitted::{Engineer, Posted},
     clicks::Waits,
     fault::{self, FAULTS, Fault},
     frame::Frame,
@@ -19,12 +20,12 @@ use super::{
     page::{failed, html},
     state::{self, CameraView, State as Known},
     switches::{Row, row},
-    visitor::{Engineer, Posted, Visitor},
+    visitor::Visitor,
     words::{fill, name_of},
 };
 use crate::{
     db::{DbError, now_us},
-    engineers::{Overview, ReportView},
+    experiments::{Overview, ReportView},
 };
 
 const SWITCHES: usize = 12;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::Portal;
 use crate::{
     actions::{Action, PaidPlan},
-    engineers::Experiment,
+    experiments::Experiment,
     issuer::{Issued, find_camera},
 };
 use care_protocol::{Channel, DeviceId};

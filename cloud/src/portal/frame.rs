@@ -32,14 +32,16 @@ pub struct Person {
     engineer: bool,
 }
 
-impl Frame {
-    /// The frame for whoever asked.
-    pub fn new(visitor: &Visitor) -> Self {
-        let person = visitor.who.as_ref().map(|who| Person { id: who.login().to_owned(), engineer: *who == Who::Engineer });
-        let (language, csrf) = (visitor.language, form_token(&visitor.secret));
-        Self { language, t: language.words(), csrf, path: visitor.path.clone(), live: person.is_some(), person }
+impl Visitor {
+    /// The frame of a page for them.
+    pub fn frame(&self) -> Frame {
+        let person = self.who.as_ref().map(|who| Person { id: who.login().to_owned(), engineer: *who == Who::Engineer });
+        let (language, csrf) = (self.language, form_token(&self.secret));
+        Frame { language, t: language.words(), csrf, path: self.path.clone(), live: person.is_some(), person }
     }
+}
 
+impl Frame {
     /// The languages there are.
     pub fn languages(&self) -> [Language; 2] {
         Language::ALL

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::{
     cookie,
-    words::{self, Words, fill},
+    words::{ENGLISH, FRENCH, Words, fill},
 };
 
 /// The cookie that remembers a choice.
@@ -47,7 +47,10 @@ impl Language {
 
     /// Its strings.
     pub fn words(self) -> &'static Words {
-        words::words(self)
+        match self {
+            Self::English => &ENGLISH,
+            Self::French => &FRENCH,
+        }
     }
 
     /// The one to answer this request in.

@@ -4,6 +4,7 @@
 //!
 //! A request passes `guard` (our name, our pages, the headers), then `visitor` (who, in which language), then its page.
 
+mod admitted;
 mod camera;
 mod cameras;
 mod card;

@@ -11,13 +11,13 @@ use jiff::tz::TimeZone;
 
 use super::{
     Portal,
+    admitted::{Owner, Posted},
     cameras::Household,
     card::about,
     frame::Frame,
     language::Language,
     page::{Notice, failed, html},
     sign_in::Nothing,
-    visitor::{Owner, Posted},
     words::{fill, name_of},
 };
 use crate::{

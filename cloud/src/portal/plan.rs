@@ -13,13 +13,13 @@ use serde::Deserialize;
 
 use super::{
     Portal,
+    admitted::Posted,
     camera::{camera_of, no_camera},
     cameras::Household,
     card::about,
     frame::Frame,
     language::Language,
     page::{Notice, failed, html},
-    visitor::Posted,
     words::{fill, name_of},
 };
 use crate::{

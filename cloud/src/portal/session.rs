@@ -11,17 +11,6 @@ use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 
 use crate::db::DbError;
 
-/// What the sessions are kept in.
-pub const TABLE: &str = "
-CREATE TABLE sessions (
-    secret_hash TEXT PRIMARY KEY,               -- base64url of SHA-256
-    account     TEXT REFERENCES accounts,       -- NULL: an engineer
-    login       TEXT NOT NULL,
-    opened_at   INTEGER NOT NULL,
-    seen_at     INTEGER NOT NULL
-) STRICT;
-";
-
 /// A session ends after so long, seconds.
 pub const LASTS_S: u64 = 12 * 3600;
 /// And when nothing was asked for so long, seconds.

@@ -11,12 +11,14 @@ use axum::{
 use serde::Deserialize;
 
 use super::{
-    Portal, cookie,
+    Portal,
+    admitted::Posted,
+    cookie,
     frame::Frame,
     language::{self, Language},
     page::{failed, html, html_with},
     session::{self, ENGINEER, Who},
-    visitor::{Posted, Visitor},
+    visitor::Visitor,
     words::fill,
 };
 

@@ -6,8 +6,6 @@ use std::{collections::BTreeMap, sync::LazyLock};
 use care_protocol::Report;
 use serde::{Deserialize, Serialize};
 
-use super::language::Language;
-
 /// Names for the codes that documents and reports carry.
 pub type Names = BTreeMap<String, String>;
 
@@ -70,19 +68,13 @@ table! {
     outcome_title mode_title cause when transfers_cut cut_time bytes_after clips_erased all_cameras
 }
 
-static ENGLISH: LazyLock<Words> = LazyLock::new(|| read(include_str!("../../text/en.toml")));
-static FRENCH: LazyLock<Words> = LazyLock::new(|| read(include_str!("../../text/fr.toml")));
+/// In English.
+pub static ENGLISH: LazyLock<Words> = LazyLock::new(|| read(include_str!("../../text/en.toml")));
+/// In French.
+pub static FRENCH: LazyLock<Words> = LazyLock::new(|| read(include_str!("../../text/fr.toml")));
 
 fn read(table: &str) -> Words {
     toml::from_str(table).expect("the tables are part of the program and have their test")
-}
-
-/// The strings of a language.
-pub fn words(language: Language) -> &'static Words {
-    match language {
-        Language::English => &ENGLISH,
-        Language::French => &FRENCH,
-    }
 }
 
 /// A pattern with its `{names}` filled in.
@@ -124,6 +116,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
+    use crate::portal::language::Language;
 
     /// Every string of a language by its path.
     fn strings(language: Language) -> BTreeMap<String, String> {
@@ -136,7 +129,7 @@ mod tests {
             }
         }
         let mut found = BTreeMap::new();
-        walk("", &serde_json::to_value(words(language)).unwrap(), &mut found);
+        walk("", &serde_json::to_value(language.words()).unwrap(), &mut found);
         found
     }
 
@@ -190,7 +183,7 @@ mod tests {
     fn every_code_has_its_name() {
         for language in Language::ALL {
             use Outcome::{Applied, Conflict, Duplicate, Rejected, Stale};
-            let words = words(language);
+            let words = language.words();
             let named =
                 |names: &Names, codes: &[&str]| codes.iter().for_each(|code| assert!(names.contains_key(*code), "{code} in {language:?}"));
             named(&words.reason, &Reason::ALL.iter().map(|code| code.as_str()).collect::<Vec<_>>());

@@ -7,8 +7,9 @@ use std::{collections::BTreeMap, sync::Arc};
 use care_protocol::DeviceId;
 use rusqlite::{Connection, params};
 
-use super::{GRANT_IN_USE_US, book};
+use super::book;
 use crate::{
+    clips::GRANT_IN_USE_US,
     cloud::Cloud,
     db::{DbError, now_us},
     retention::RetentionError,

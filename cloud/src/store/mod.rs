@@ -35,6 +35,7 @@ use url::Url;
 use self::elsewhere::Elsewhere;
 pub use self::transfers::{TransferView, Transfers};
 use crate::{
+    allowed::still_allowed,
     data_dir::{DataDir, DataError, make_private_dir, new_secret, read_if_there, write_private},
     db::{DbError, now_us},
     pki::trusting,
@@ -48,8 +49,6 @@ pub const MEDIA_TYPE: &str = "video/mp4";
 pub const BUCKET: &str = "clips";
 /// The query parameter that names the grant; it is part of what is signed.
 const GRANT_PARAMETER: &str = "x-care-grant";
-/// A grant may still be in use this long after it was given: the largest clip over the slowest line.
-pub const GRANT_IN_USE_US: i64 = 3_600_000_000;
 /// Where Debian keeps the public authorities.
 const SYSTEM_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// So often a listing is begun again because the store changed under it.
@@ -379,7 +378,7 @@ pub fn revoked(connection: &Connection, grants: &[String]) -> Result<Vec<String>
 /// Marks the clip as stored, unless its grant was revoked meanwhile and the plan in force does not allow it.
 fn book(tx: &Transaction<'_>, grant: &str, clip: &str, device: &DeviceId, now: u64) -> Result<bool, DbError> {
     let used = tx.execute("UPDATE grants SET state = 'used' WHERE id = ?1 AND state = 'open'", [grant])?;
-    if used == 0 && !crate::api::still_allowed(tx, device, clip, now)? {
+    if used == 0 && !still_allowed(tx, device, clip, now)? {
         return Ok(false);
     }
     let stored = "UPDATE clips SET stored_at = ?2, erased_at = NULL, gone_at = NULL WHERE clip = ?1";

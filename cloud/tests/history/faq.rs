@@ -40,7 +40,7 @@ async fn what_is_shown_before_a_change_is_gone_after_it_and_the_rest_still_plays
                     world.stored("CAM10", &format!("other-{}", clip(hours)), hours * HOUR);
                 }
                 // What is too old already goes by time, and is no part of the change.
-                care_cloud::retention::sweep(&world.cloud).await.unwrap();
+                world.cloud.sweep().await.unwrap();
                 let before = world.listed("CAM0").await;
                 let before_other = world.listed("CAM10").await;
                 assert!(!before.contains("h721"), "{row}: nothing is older than 30 days");

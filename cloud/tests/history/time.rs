@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use care_cloud::{
     actions::{Action, PaidPlan},
-    retention, schedule,
+    schedule,
 };
 
 use super::world::{DAY, HOUR, World};
@@ -28,7 +28,7 @@ async fn clips_leave_the_store_when_they_grow_too_old_for_their_plan_and_not_bef
         world.pass(history - HOUR - passed);
         passed = history - HOUR;
         // A sweep of our own: it has looked at this moment when it returns.
-        retention::sweep(&world.cloud).await.unwrap();
+        world.cloud.sweep().await.unwrap();
         assert_eq!(world.listed(camera).await.len(), 2, "{camera}: exactly its history old is not too old");
         world.pass(1);
         world.until_listed(camera, &[&new]).await;
@@ -39,7 +39,7 @@ async fn clips_leave_the_store_when_they_grow_too_old_for_their_plan_and_not_bef
     }
     schedule.abort();
     // Whatever the schedule had deleted and not yet booked.
-    retention::sweep(&world.cloud).await.unwrap();
+    world.cloud.sweep().await.unwrap();
     assert_eq!(world.marked_gone(), 8);
 }
 
@@ -72,7 +72,7 @@ async fn a_clip_marked_before_a_crash_still_goes_and_one_being_sent_again_stays(
             Ok(c.execute(grant, [care_cloud::db::now_us()])?)
         })
         .unwrap();
-    retention::sweep(&world.cloud).await.unwrap();
+    world.cloud.sweep().await.unwrap();
     assert_eq!(world.listed("CAM").await, BTreeSet::from(["again".to_owned()]));
     assert_eq!(world.marked_gone(), 1);
 }
@@ -86,10 +86,10 @@ async fn an_object_that_cannot_be_deleted_is_not_booked_as_gone() {
     let stuck = world.clips("CAM").join("stuck.mp4");
     std::fs::remove_file(&stuck).unwrap();
     std::fs::create_dir(&stuck).unwrap();
-    assert!(retention::sweep(&world.cloud).await.is_err());
+    assert!(world.cloud.sweep().await.is_err());
     assert_eq!(world.marked_gone(), 0);
     std::fs::remove_dir(&stuck).unwrap();
     std::fs::write(&stuck, "x").unwrap();
-    retention::sweep(&world.cloud).await.unwrap();
+    world.cloud.sweep().await.unwrap();
     assert_eq!(world.marked_gone(), 1);
 }

@@ -9,7 +9,8 @@ use std::{
 
 use axum::http::{HeaderMap, StatusCode, header};
 use care_cloud::{
-    actions::{Action, Offer, PaidPlan},
+    actions::{Action, PaidPlan},
+    broker::BrokerAddress,
     catalogue::{Catalogue, Cycle},
     clock::Clock,
     cloud::Cloud,
@@ -17,8 +18,8 @@ use care_cloud::{
     db::Db,
     issuer::Issuer,
     keys::Keys,
-    link::BrokerAddress,
     playback,
+    preview::Offer,
     store::Store,
 };
 use care_protocol::DeviceId;

@@ -1,8 +1,9 @@
 //! Random histories of everything that moves money; after each step the ledger must balance.
 
 use care_cloud::{
-    actions::{Action, ActionError, Offer, PaidPlan},
+    actions::{Action, ActionError, PaidPlan},
     catalogue::Cycle,
+    preview::Offer,
 };
 use care_protocol::{Channel, RefundKind};
 use proptest::prelude::*;

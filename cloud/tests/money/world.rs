@@ -1,13 +1,14 @@
 //! Accounts with cameras, a catalogue and a book; no broker, no clock of its own.
 
 use care_cloud::{
-    actions::{Action, ActionError, Done, Offer, PaidPlan},
+    actions::{Action, ActionError, Done, PaidPlan},
     catalogue::{Catalogue, Cycle},
     data_dir::DataDir,
     db::Db,
     issuer::{Issuer, newest_token},
     keys::{ISSUER, Keys},
     money::ledger::{Balance, balance, credit},
+    preview::Offer,
 };
 use care_protocol::{Channel, DeviceId, Entitlement, Keyset, RootKeys};
 

@@ -28,6 +28,7 @@ use kasa_care_agent::{
     engine::Admission,
     http::{self, Origin, Street},
     media::{Beginning, Outlet},
+    tls::Client,
     upload::{Peers, Settings, Uploads, start},
 };
 use rustls::{
@@ -128,11 +129,11 @@ fn agent(origin: Origin, uplink_kbps: u32) -> Result<Uploads> {
     Ok(start(settings, Clock::start(None), |event| eprintln!("{event:?}"))?)
 }
 
-fn trust(ca: &Path) -> Result<Arc<ClientConfig>> {
+fn trust(ca: &Path) -> Result<Client> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(ca)?)?;
     let config = ClientConfig::builder_with_provider(Arc::new(default_provider())).with_safe_default_protocol_versions()?;
-    Ok(Arc::new(config.with_root_certificates(roots).with_no_client_auth()))
+    Ok(Client::anonymous(config.with_root_certificates(roots).with_no_client_auth()))
 }
 
 /// One PUT as a program does it that does not own its socket: hyper as it comes, its connection in a task of its own. When

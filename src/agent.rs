@@ -139,7 +139,7 @@ impl Agent {
         let certificates = tls::Watch::new(certificate_files(&config));
         let peers = peers(&config, &clock)?;
         let api = peers.api.clone();
-        let broker_tls = config.broker.tls.as_ref().map(|files| tls::client_config(files, &clock)).transpose()?;
+        let broker_tls = config.broker.tls.as_ref().map(|files| tls::device_client(files, &clock)).transpose()?;
 
         let (inputs, arrivals) = mpsc::unbounded_channel();
         let tell = inputs.clone();
@@ -551,7 +551,7 @@ impl Agent {
     fn connect_anew(&mut self, config: &Config) -> anyhow::Result<()> {
         let certificates = tls::Watch::new(certificate_files(config));
         let peers = peers(config, &self.clock)?;
-        let broker_tls = config.broker.tls.as_ref().map(|files| tls::client_config(files, &self.clock)).transpose()?;
+        let broker_tls = config.broker.tls.as_ref().map(|files| tls::device_client(files, &self.clock)).transpose()?;
         self.api = peers.api.clone();
         self.uploads.set_peers(peers);
         self.link.reload(config.broker.endpoint.clone(), broker_tls);
@@ -682,9 +682,9 @@ fn certificate_files(config: &Config) -> impl Iterator<Item = &Path> {
 }
 
 fn peers(config: &Config, clock: &Clock) -> anyhow::Result<upload::Peers> {
-    let api_tls = config.cloud.tls.as_ref().map(|files| tls::client_config(files, clock)).transpose()?;
+    let api_tls = config.cloud.tls.as_ref().map(|files| tls::device_client(files, clock)).transpose()?;
     let store = config.store.as_ref().map(|store| {
-        let tls = tls::store_config(&store.ca, store.crl.as_deref(), clock)?;
+        let tls = tls::store_client(&store.ca, store.crl.as_deref(), clock)?;
         anyhow::Ok(upload::Store { hosts: store.hosts.clone(), tls })
     });
     Ok(upload::Peers { api: Origin { endpoint: config.cloud.endpoint.clone(), tls: api_tls }, store: store.transpose()? })

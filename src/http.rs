@@ -33,7 +33,7 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
-use crate::{config::Endpoint, tls::handshake_fault};
+use crate::{config::Endpoint, tls};
 
 /// How much of a request hyper may hold back, and how large an answer's head may be.
 const HYPER_BUFFER: usize = 32 * 1024;
@@ -50,7 +50,7 @@ pub struct Origin {
     /// Host, port, and whether over TLS.
     pub endpoint: Endpoint,
     /// Present exactly when the endpoint is over TLS.
-    pub tls: Option<Arc<rustls::ClientConfig>>,
+    pub tls: Option<tls::Client>,
 }
 
 impl fmt::Debug for Origin {
@@ -320,13 +320,13 @@ async fn tls(origin: &Origin, stream: TcpStream) -> Result<Box<dyn Stream>, Faul
     }
     let host = &origin.endpoint.host;
     let fault = |reason: String| Fault::Tls { host: host.clone(), reason };
-    let config = origin.tls.clone().ok_or_else(|| fault("no TLS settings for this server".into()))?;
+    let client = origin.tls.as_ref().ok_or_else(|| fault("no TLS settings for this server".into()))?;
     let name = ServerName::try_from(host.clone()).map_err(|error| fault(error.to_string()))?;
-    let connector = TlsConnector::from(config);
+    let connector = TlsConnector::from(Arc::new(client.connection()));
     let handshake = connector.connect_with(name, stream, |session| session.set_buffer_limit(Some(TLS_BUFFER)));
     match handshake.await {
         Ok(stream) => Ok(Box::new(stream)),
-        Err(error) => Err(fault(handshake_fault(&error).map_or_else(|| error.to_string(), |fault| fault.to_string()))),
+        Err(error) => Err(fault(tls::handshake_fault(&error).map_or_else(|| error.to_string(), |fault| fault.to_string()))),
     }
 }
 

@@ -3,6 +3,7 @@
 //! Only ring, TLS 1.2 and 1.3, no system roots, no session resumption: every connection checks the server's certificate
 //! anew. Files are judged here too, so that a missing key is named before anything connects.
 
+mod client;
 mod watch;
 
 use std::{
@@ -20,7 +21,7 @@ use rustls::{
     AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, Error, InvalidMessage, PeerIncompatible, RootCertStore,
     SignatureScheme,
     client::{
-        Resumption, VerifierBuilderError, WebPkiServerVerifier,
+        VerifierBuilderError, WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
     crypto::CryptoProvider,
@@ -37,6 +38,7 @@ use x509_cert::{
     },
 };
 
+pub use client::Client;
 pub use watch::Watch;
 
 use crate::clock::{AGREE_WITHIN, Clock};
@@ -145,31 +147,34 @@ pub enum StoreCa {
     File(PathBuf),
 }
 
-/// The configuration for the broker and the cloud API: servers must chain to `files.ca`, and we show the device's certificate.
+/// TLS towards the broker and the cloud API: servers must chain to `files.ca` and ask for the device's certificate, which we
+/// show.
 ///
 /// # Errors
 /// The first file that is missing, unreadable, loose or unusable.
-pub fn client_config(files: &TlsFiles, clock: &Clock) -> Result<Arc<ClientConfig>, TlsError> {
+pub fn device_client(files: &TlsFiles, clock: &Clock) -> Result<Client, TlsError> {
     let authorities = Authorities { roots: roots(&files.ca)?, crl: files.crl.as_deref(), path: &files.ca };
     let chain = certificates(CERT, &files.client_cert, CERT_EXPECTED)?;
     let key = private_key(&files.client_key)?;
-    let config = builder(authorities, clock)?.with_client_auth_cert(chain, key).map_err(|source| match source {
+    let (builder, verifier) = builder(authorities, clock)?;
+    let config = builder.with_client_auth_cert(chain, key).map_err(|source| match source {
         Error::InconsistentKeys(_) => TlsError::Mismatch { cert: files.client_cert.clone(), key: files.client_key.clone() },
         source => TlsError::Refused { path: files.client_cert.clone(), source },
     })?;
-    Ok(Arc::new(unresumed(config)))
+    Ok(Client::mutual(config, verifier))
 }
 
-/// The configuration for store hosts other than the cloud's own: no client certificate is ever shown.
+/// TLS towards store hosts other than the cloud's own: no client certificate is ever shown.
 ///
 /// # Errors
 /// A CA file or revocation list that is missing, unreadable or unusable.
-pub fn store_config(ca: &StoreCa, crl: Option<&Path>, clock: &Clock) -> Result<Arc<ClientConfig>, TlsError> {
+pub fn store_client(ca: &StoreCa, crl: Option<&Path>, clock: &Clock) -> Result<Client, TlsError> {
     let (roots, path) = match ca {
         StoreCa::Webpki => (webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect(), Path::new("webpki")),
         StoreCa::File(path) => (roots(path)?, path.as_path()),
     };
-    Ok(Arc::new(unresumed(builder(Authorities { roots, crl, path }, clock)?.with_no_client_auth())))
+    let (builder, _) = builder(Authorities { roots, crl, path }, clock)?;
+    Ok(Client::anonymous(builder.with_no_client_auth()))
 }
 
 /// Every fault of these files at once, for `check-config`.
@@ -179,7 +184,7 @@ pub fn check_files(files: &TlsFiles) -> Vec<TlsError> {
     let key = private_key(&files.client_key);
     let mut faults: Vec<_> = ca.into_iter().collect();
     match (chain, key) {
-        (Ok(_), Ok(_)) if faults.is_empty() => faults.extend(client_config(files, &Clock::start(None)).err()),
+        (Ok(_), Ok(_)) if faults.is_empty() => faults.extend(device_client(files, &Clock::start(None)).err()),
         (chain, key) => faults.extend(chain.err().into_iter().chain(key.err())),
     }
     faults
@@ -280,7 +285,7 @@ struct Authorities<'f> {
 fn builder(
     Authorities { roots, crl, path }: Authorities<'_>,
     clock: &Clock,
-) -> Result<rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert>, TlsError> {
+) -> Result<(rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert>, Arc<LowerBoundVerifier>), TlsError> {
     let refused = |source| TlsError::Refused { path: path.to_owned(), source };
     let crls = crl.map(crls).transpose()?.unwrap_or_default();
     let webpki = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider())
@@ -293,13 +298,7 @@ fn builder(
         })?;
     let builder = ClientConfig::builder_with_details(provider(), Arc::new(clock.clone())).with_safe_default_protocol_versions();
     let verifier = Arc::new(LowerBoundVerifier { webpki, clock: clock.clone() });
-    Ok(builder.map_err(refused)?.dangerous().with_custom_certificate_verifier(verifier))
-}
-
-/// A resumed session would not look at the server's certificate again, which may have expired or lost its authority since.
-fn unresumed(mut config: ClientConfig) -> ClientConfig {
-    config.resumption = Resumption::disabled();
-    config
+    Ok((builder.map_err(refused)?.dangerous().with_custom_certificate_verifier(verifier.clone()), verifier))
 }
 
 fn roots(path: &Path) -> Result<RootCertStore, TlsError> {
@@ -486,6 +485,9 @@ pub enum TlsFault {
     /// The answer is not TLS.
     #[error("what answers there does not speak TLS")]
     NotTls,
+    /// The server is the one it says, and serves whoever comes.
+    #[error("the server asks for no client certificate, so it cannot know whom it serves: require one there (mutual TLS)")]
+    AsksNobody,
     /// The server does not like our certificate.
     #[error("the server refused this device's certificate ({0})")]
     DeviceRefused(String),
@@ -507,6 +509,7 @@ impl From<&Error> for TlsFault {
             Error::InvalidMessage(_) => Self::NotTls,
             Error::AlertReceived(alert) if about_our_certificate(*alert) => Self::DeviceRefused(format!("{alert:?}")),
             Error::NoCertificatesPresented => Self::BadCertificate("it sent none".into()),
+            Error::Other(own) => own.0.downcast_ref().cloned().unwrap_or_else(|| Self::Other(own.to_string())),
             other => Self::Other(other.to_string()),
         }
     }
@@ -682,14 +685,16 @@ pub(crate) mod tests {
         fn connect(&self, server: ServerConfig, name: &'static str, confirmed: bool) -> Result<(), TlsFault> {
             let clock = Clock::at(Duration::from_secs(T as u64), confirmed);
             assert_eq!(clock.now().confirmed, confirmed);
-            let client = client_config(&self.files(), &clock).unwrap();
+            let client = device_client(&self.files(), &clock).unwrap();
             handshake(client, server, name)
         }
     }
 
     /// A whole handshake in memory, both sides until neither has anything to say.
-    fn handshake(client: Arc<ClientConfig>, server: ServerConfig, name: &'static str) -> Result<(), TlsFault> {
-        let mut client = ClientConnection::new(client, ServerName::try_from(name).unwrap()).unwrap();
+    fn handshake(client: Client, server: ServerConfig, name: &'static str) -> Result<(), TlsFault> {
+        let config = Arc::new(client.connection());
+        let shows = config.client_auth_cert_resolver.has_certs();
+        let mut client = ClientConnection::new(config, ServerName::try_from(name).unwrap()).unwrap();
         let mut server = ServerConnection::new(Arc::new(server)).unwrap();
         let mut wire = Vec::new();
         while client.is_handshaking() || server.is_handshaking() {
@@ -712,8 +717,15 @@ pub(crate) mod tests {
             }
             wire.clear();
         }
-        assert!(server.peer_certificates().is_some(), "the device showed its certificate");
+        assert_eq!(server.peer_certificates().is_some(), shows, "the device showed its certificate, if it has one for this server");
         Ok(())
+    }
+
+    /// A server whose certificate is without a fault and that asks for none.
+    pub(crate) fn asking_nobody(pki: &Pki, versions: &[&'static SupportedProtocolVersion]) -> ServerConfig {
+        let leaf = pki.authority.leaf("localhost", T - DAY..T + DAY);
+        let builder = ServerConfig::builder_with_provider(provider()).with_protocol_versions(versions).unwrap();
+        builder.with_no_client_auth().with_single_cert(vec![leaf.der()], leaf.key_der()).unwrap()
     }
 
     #[test]
@@ -810,8 +822,8 @@ pub(crate) mod tests {
         let connect = |pki: &Pki| {
             // Trust comes from the CA file of `old`; the device's certificate stays that of the server's own authority.
             let files = TlsFiles { ca: old.files().ca, ..pki.files() };
-            let config = client_config(&files, &Clock::at(Duration::from_secs(T as u64), true)).unwrap();
-            handshake(config, pki.server(T - DAY, T + DAY), "localhost")
+            let client = device_client(&files, &Clock::at(Duration::from_secs(T as u64), true)).unwrap();
+            handshake(client, pki.server(T - DAY, T + DAY), "localhost")
         };
         old.write("ca.pem", &both, 0o644);
         assert_eq!((connect(&old), connect(&new)), (Ok(()), Ok(())));
@@ -823,18 +835,40 @@ pub(crate) mod tests {
     fn store_hosts_never_see_the_device_certificate() {
         let pki = Pki::new();
         let clock = Clock::at(Duration::from_secs(T as u64), true);
-        let config = store_config(&StoreCa::File(pki.files().ca), None, &clock).unwrap();
+        let client = store_client(&StoreCa::File(pki.files().ca), None, &clock).unwrap();
         // This server insists on a client certificate, and gets none.
-        let fault = handshake(config, pki.server(T - DAY, T + DAY), "localhost").unwrap_err();
+        let fault = handshake(client, pki.server(T - DAY, T + DAY), "localhost").unwrap_err();
         assert!(fault.to_string().contains("server: peer sent no certificates"), "{fault}");
-        assert!(store_config(&StoreCa::Webpki, None, &clock).is_ok());
+        assert!(store_client(&StoreCa::Webpki, None, &clock).is_ok());
+    }
+
+    #[test]
+    fn a_server_that_asks_for_no_certificate_is_refused_but_as_a_store() {
+        let pki = Pki::new();
+        for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+            assert_eq!(pki.connect(asking_nobody(&pki, &[version]), "localhost", true), Err(TlsFault::AsksNobody));
+            // What is wrong with its certificate is named first.
+            let fault = pki.connect(asking_nobody(&pki, &[version]), "other.example", true).unwrap_err();
+            assert!(matches!(fault, TlsFault::OtherNames { .. }), "{fault}");
+            let clock = Clock::at(Duration::from_secs(T as u64), true);
+            let store = store_client(&StoreCa::File(pki.files().ca), None, &clock).unwrap();
+            assert_eq!(handshake(store, asking_nobody(&pki, &[version]), "localhost"), Ok(()));
+        }
+    }
+
+    #[test]
+    fn what_one_server_asked_does_not_count_for_another() {
+        let pki = Pki::new();
+        let client = device_client(&pki.files(), &Clock::at(Duration::from_secs(T as u64), true)).unwrap();
+        assert_eq!(handshake(client.clone(), pki.server(T - DAY, T + DAY), "localhost"), Ok(()));
+        assert_eq!(handshake(client, asking_nobody(&pki, rustls::DEFAULT_VERSIONS), "localhost"), Err(TlsFault::AsksNobody));
     }
 
     #[test]
     fn missing_unreadable_and_loose_files_are_named_with_the_remedy() {
         let pki = Pki::new();
         let clock = Clock::at(Duration::from_secs(T as u64), true);
-        let refused = |files: &TlsFiles| client_config(files, &clock).unwrap_err().to_string();
+        let refused = |files: &TlsFiles| device_client(files, &clock).unwrap_err().to_string();
         let files = pki.files();
 
         pki.write("device.key", &pki.leaf("x").1, 0o640);
@@ -865,7 +899,7 @@ pub(crate) mod tests {
     fn empty_and_foreign_contents_are_told_apart() {
         let pki = Pki::new();
         let clock = Clock::at(Duration::from_secs(T as u64), true);
-        let refused = || client_config(&pki.files(), &clock).unwrap_err();
+        let refused = || device_client(&pki.files(), &clock).unwrap_err();
         let whole = fs::read_to_string(pki.files().ca).unwrap();
 
         pki.write("ca.pem", "", 0o644);

@@ -5,13 +5,11 @@ use std::{
     fmt::Display,
     io::{self, Write},
     path::Path,
-    sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use anyhow::Context;
 use care_protocol::Topics;
-use rustls::ClientConfig;
 use tokio::runtime;
 
 use super::{Exit, refuse};
@@ -71,7 +69,7 @@ impl Report<'_> {
 async fn reach(config: &Config, report: &mut Report<'_>) -> anyhow::Result<()> {
     let clock = Clock::start(trusted_on_record(&config.device.state_dir));
     let origin = |endpoint: &Endpoint, files: &Option<TlsFiles>| -> anyhow::Result<Origin> {
-        let tls = files.as_ref().map(|files| tls::client_config(files, &clock)).transpose()?;
+        let tls = files.as_ref().map(|files| tls::device_client(files, &clock)).transpose()?;
         Ok(Origin { endpoint: endpoint.clone(), tls })
     };
     let broker = origin(&config.broker.endpoint, &config.broker.tls)?;
@@ -84,7 +82,7 @@ async fn reach(config: &Config, report: &mut Report<'_>) -> anyhow::Result<()> {
         api(config, &cloud, report).await?;
     }
     if let Some(store) = &config.store {
-        let tls = tls::store_config(&store.ca, store.crl.as_deref(), &clock)?;
+        let tls = tls::store_client(&store.ca, store.crl.as_deref(), &clock)?;
         for (host, port) in &store.hosts {
             let endpoint = Endpoint { host: host.clone(), port: *port, tls: true };
             stages("store", &Origin { endpoint, tls: Some(tls.clone()) }, report).await?;
@@ -133,7 +131,7 @@ async fn stages(name: &str, origin: &Origin, report: &mut Report<'_>) -> io::Res
 }
 
 /// CONNECT and SUBSCRIBE. A running agent keeps its connection: then another client id is used, which not every broker takes.
-async fn mqtt(config: &Config, tls: Option<Arc<ClientConfig>>, report: &mut Report<'_>) -> io::Result<()> {
+async fn mqtt(config: &Config, tls: Option<tls::Client>, report: &mut Report<'_>) -> io::Result<()> {
     let device = &config.device.id;
     let running = Store::is_locked(&config.device.state_dir);
     let client_id = if running { format!("{device}-check") } else { device.to_string() };

@@ -35,7 +35,6 @@ use std::{
 use bytes::Bytes;
 use care_protocol::{DeviceId, Topic, Topics};
 use rumqttc::{AsyncClient, QoS};
-use rustls::ClientConfig;
 use tokio::{
     sync::{Notify, mpsc},
     task::JoinHandle,
@@ -47,7 +46,7 @@ pub use probe::probe;
 
 pub use crate::engine::Connection;
 
-use crate::config;
+use crate::{config, tls};
 use acks::AckWindow;
 use outbox::{Letter, Outbox};
 
@@ -62,8 +61,8 @@ const EVENTS: usize = 32;
 pub struct Settings {
     /// Where the broker is, and the topics' prefix.
     pub broker: config::Broker,
-    /// TLS towards the broker ([`crate::tls::client_config`]); `None` exactly when the endpoint is plaintext.
-    pub tls: Option<Arc<ClientConfig>>,
+    /// TLS towards the broker ([`tls::device_client`]); `None` exactly when the endpoint is plaintext.
+    pub tls: Option<tls::Client>,
     /// The device id, which is the client id.
     pub device: DeviceId,
     /// Keep-alive, whole seconds, at least one: 30 s.
@@ -90,7 +89,7 @@ pub struct Settings {
 
 impl Settings {
     /// The settings of the contract.
-    pub fn new(broker: config::Broker, tls: Option<Arc<ClientConfig>>, device: DeviceId) -> Self {
+    pub fn new(broker: config::Broker, tls: Option<tls::Client>, device: DeviceId) -> Self {
         let keep_alive = Duration::from_secs(30);
         Self {
             broker,
@@ -266,7 +265,7 @@ impl Link {
 
     /// Uses this broker and these TLS settings from the next connection on, and connects again at once, without losing a
     /// document: the session stays with the broker. `None` exactly when the endpoint is plaintext.
-    pub fn reload(&self, endpoint: config::Endpoint, tls: Option<Arc<ClientConfig>>) {
+    pub fn reload(&self, endpoint: config::Endpoint, tls: Option<tls::Client>) {
         let mut inner = self.shared.lock();
         // Together: what was meant for a broker on this device must not go in plaintext to another.
         inner.endpoint = endpoint;
@@ -346,7 +345,7 @@ struct Inner {
     /// DISCONNECT was given to rumqttc: nothing may follow it.
     disconnecting: bool,
     endpoint: config::Endpoint,
-    tls: Option<Arc<ClientConfig>>,
+    tls: Option<tls::Client>,
     status: LinkStatus,
 }
 

@@ -5,11 +5,10 @@ use std::{sync::Arc, time::Duration};
 
 use care_protocol::Topics;
 use rumqttc::{AsyncClient, Event, MqttOptions, NetworkOptions, Packet, QoS, SubscribeFilter, TlsConfiguration, Transport};
-use rustls::ClientConfig;
 use tokio::time::timeout;
 
 use super::{LinkFault, MAX_PACKET, Stage, session::granted};
-use crate::config::Broker;
+use crate::{config::Broker, tls};
 
 /// Connects and subscribes as the agent does. `client_id` is the device id, unless an agent is connected under it: a broker
 /// ends the older of two connections of the same id. `session` keeps the broker's session, which is only right under the
@@ -19,7 +18,7 @@ use crate::config::Broker;
 /// The stage that failed; each may take `within`.
 pub async fn probe(
     broker: &Broker,
-    tls: Option<Arc<ClientConfig>>,
+    tls: Option<tls::Client>,
     topics: &Topics,
     client_id: &str,
     session: bool,
@@ -28,7 +27,7 @@ pub async fn probe(
     let mut options = MqttOptions::new(client_id, &broker.endpoint.host, broker.endpoint.port);
     options.set_manual_acks(true).set_clean_session(!session).set_max_packet_size(MAX_PACKET, MAX_PACKET);
     if let Some(tls) = tls {
-        options.set_transport(Transport::Tls(TlsConfiguration::Rustls(tls)));
+        options.set_transport(Transport::Tls(TlsConfiguration::Rustls(Arc::new(tls.connection()))));
     }
     let (client, mut eventloop) = AsyncClient::new(options, 10);
     let mut network = NetworkOptions::new();

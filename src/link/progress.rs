@@ -27,9 +27,8 @@ const TLS: u8 = 1;
 const MQTT: u8 = 2;
 
 impl Progress {
-    /// The same TLS configuration, reporting here.
-    pub(super) fn watch(self: &Arc<Self>, config: &ClientConfig) -> Arc<ClientConfig> {
-        let mut config = config.clone();
+    /// The TLS configuration of an attempt, reporting here.
+    pub(super) fn watch(self: &Arc<Self>, mut config: ClientConfig) -> Arc<ClientConfig> {
         config.resumption = Resumption::store(self.clone()).tls12_resumption(Tls12Resumption::Disabled);
         config.key_log = self.clone();
         Arc::new(config)

@@ -165,7 +165,7 @@ impl Session {
                 inner.outbox.forget_outstanding();
             }
             let transport = match &inner.tls {
-                Some(tls) => Transport::tls_with_config(TlsConfiguration::Rustls(self.progress.watch(tls))),
+                Some(tls) => Transport::tls_with_config(TlsConfiguration::Rustls(self.progress.watch(tls.connection()))),
                 None => Transport::Tcp,
             };
             self.eventloop.mqtt_options.set_transport(transport);

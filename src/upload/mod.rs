@@ -49,6 +49,7 @@ use crate::{
     engine::{ClipFacts, Generation},
     http::Origin,
     store::filesystem::Directory,
+    tls,
 };
 
 /// How often clips are looked at for their age, and how long a wait may be before the time is read anew: the runtime's
@@ -87,7 +88,7 @@ pub struct Store {
     /// Names (lowercase) and ports.
     pub hosts: BTreeSet<(String, u16)>,
     /// The TLS settings for them, without our client certificate.
-    pub tls: Arc<rustls::ClientConfig>,
+    pub tls: tls::Client,
 }
 
 impl fmt::Debug for Peers {

@@ -298,7 +298,7 @@ async fn s63_a_server_that_cannot_be_trusted_is_told_nothing() {
 #[tokio::test]
 async fn s63_a_server_without_a_fault_is_told_connect() {
     let pki = Pki::new();
-    let impostor = Impostor::listen(([127, 0, 0, 1], 0).into(), plain_tls(&pki.ca.server())).await;
+    let impostor = Impostor::listen(([127, 0, 0, 1], 0).into(), pki.mutual_tls(&pki.ca.server())).await;
     let (mut agent, _cloud) = agent_at(&pki, impostor.addr).await;
     agent.start();
     until("CONNECT", PATIENCE, || impostor.seen().told.first().map(|byte| assert_eq!(*byte, 0x10))).await;

@@ -1,8 +1,8 @@
 //! Scenario 63 in full: servers that must not be trusted, in one table, as broker, as API and as clip store. None is told a
 //! byte of MQTT or HTTP, and the log names the stage and the reason. Beside it the control, a good server that connects.
 //!
-//! A server that asks for no client certificate is not in the table: whoever proves its name is the server, and whether it
-//! wants to know the device is its own security. What has expired has done so long ago: T is a lower bound (section 3.3), on
+//! A server that asks for no client certificate is bad as broker and as API only: the store never asks (section 3.6). What
+//! has expired has done so long ago: T is a lower bound (section 3.3), on
 //! a camera whose clock is not confirmed as early as the program's build.
 
 use std::{
@@ -159,6 +159,16 @@ fn bad_servers(pki: &Pki, dir: &Path) -> Vec<BadServer> {
     ]
 }
 
+/// What only a store may be: they want to know nothing of the device.
+fn servers_that_ask_nobody(pki: &Pki) -> [BadServer; 2] {
+    let words = &["no client certificate"];
+    let over_tls_1_2 = Server::OpenSsl(pki.ca.server(), &["-tls1_2"]);
+    [
+        BadServer { name: "no client certificate asked", server: Server::Rustls(plain_tls(&pki.ca.server())), words },
+        BadServer { name: "no client certificate asked in TLS 1.2", server: over_tls_1_2, words },
+    ]
+}
+
 fn self_signed(params: CertificateParams) -> Identity {
     let key = KeyPair::generate().unwrap();
     Identity { chain: params.self_signed(&key).unwrap().pem(), key: key.serialize_pem() }
@@ -312,7 +322,8 @@ fn revocations(pki: &Pki, dir: &Path) -> std::path::PathBuf {
 async fn s63_no_bad_server_is_told_a_byte_as_broker_or_as_api() {
     let pki = Pki::new();
     let dir = tempfile::tempdir().unwrap();
-    let table = bad_servers(&pki, dir.path());
+    let mut table = bad_servers(&pki, dir.path());
+    table.extend(servers_that_ask_nobody(&pki));
     assert!(table.len() >= 24, "{} bad servers", table.len());
     let crl = revocations(&pki, dir.path());
     for BadServer { name, server, words } in table {
@@ -336,7 +347,7 @@ async fn s63_a_good_server_beside_a_revocation_list_is_told_connect_and_get() {
     let dir = tempfile::tempdir().unwrap();
     let server = pki.ca.below(authority_params("Care test intermediate")).server();
     let (broker, api) = (
-        Impostor::listen(([127, 0, 0, 1], 0).into(), plain_tls(&server)).await,
+        Impostor::listen(([127, 0, 0, 1], 0).into(), pki.mutual_tls(&server)).await,
         Impostor::listen(([127, 0, 0, 1], 0).into(), pki.mutual_tls(&server)).await,
     );
     let mut agent = Agent::new(&pki, DEVICE, broker.addr, &format!("https://{}", api.addr));

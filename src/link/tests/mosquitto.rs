@@ -20,7 +20,7 @@ use super::{
 use crate::{
     clock::Clock,
     link::{Event, Settings},
-    tls::{client_config, tests::Pki},
+    tls::{device_client, tests::Pki},
 };
 
 struct Mosquitto {
@@ -261,7 +261,7 @@ async fn mutual_tls_with_the_device_certificate() {
     let mut settings = settings(mosquitto.port);
     settings.broker.endpoint.tls = true;
     settings.broker.endpoint.host = "localhost".into();
-    settings.tls = Some(client_config(&pki.files(), &Clock::start(None)).unwrap());
+    settings.tls = Some(device_client(&pki.files(), &Clock::start(None)).unwrap());
     let mut owner = Owner::new(settings);
     owner.subscribed().await;
     owner.report(1);

@@ -15,8 +15,8 @@ use crate::{
     clock::Clock,
     link::{LinkFault, LinkState, Settings, Stage},
     tls::{
-        client_config,
-        tests::{DAY, Pki, T},
+        device_client,
+        tests::{DAY, Pki, T, asking_nobody},
     },
 };
 
@@ -25,7 +25,7 @@ fn over_tls(pki: &Pki, port: u16) -> Settings {
     let mut settings = settings(port);
     settings.broker.endpoint.tls = true;
     settings.broker.endpoint.host = "localhost".into();
-    settings.tls = Some(client_config(&pki.files(), &clock).unwrap());
+    settings.tls = Some(device_client(&pki.files(), &clock).unwrap());
     settings
 }
 
@@ -114,6 +114,16 @@ async fn tls_server_that_refuses_our_certificate() {
     let fault = handshake_fault(&pki, server, "localhost").await;
     assert_eq!(fault.stage, Stage::Tls);
     assert!(fault.reason.starts_with("the server refused this device's certificate"), "{fault}");
+}
+
+#[tokio::test]
+async fn tls_server_that_asks_for_no_certificate() {
+    let pki = Pki::new();
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        let fault = handshake_fault(&pki, asking_nobody(&pki, &[version]), "localhost").await;
+        assert_eq!(fault.stage, Stage::Tls);
+        assert!(fault.reason.starts_with("the server asks for no client certificate"), "{fault}");
+    }
 }
 
 #[tokio::test]

@@ -23,7 +23,7 @@ use socket2::{Domain, Socket, Type};
 use tokio::{net::TcpListener, runtime, sync::oneshot};
 use tokio_rustls::TlsAcceptor;
 
-use crate::{config::Endpoint, http::Origin, test_pki::Authority, upload::Store};
+use crate::{config::Endpoint, http::Origin, test_pki::Authority, tls::Client, upload::Store};
 
 /// What the sinks' certificates say.
 const HOST: &str = "localhost";
@@ -99,7 +99,7 @@ impl Sink {
         Store { hosts: BTreeSet::from([(HOST.into(), self.address.port())]), tls: self.trust() }
     }
 
-    fn trust(&self) -> Arc<ClientConfig> {
+    fn trust(&self) -> Client {
         trust(self.certificate.clone().unwrap())
     }
 
@@ -127,12 +127,12 @@ impl Drop for Sink {
     }
 }
 
-fn trust(certificate: CertificateDer<'static>) -> Arc<ClientConfig> {
+fn trust(certificate: CertificateDer<'static>) -> Client {
     let mut roots = RootCertStore::empty();
     roots.add(certificate).unwrap();
     let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()));
     let config = config.with_safe_default_protocol_versions().unwrap().with_root_certificates(roots);
-    Arc::new(config.with_no_client_auth())
+    Client::anonymous(config.with_no_client_auth())
 }
 
 fn listen() -> TcpListener {

@@ -4,3 +4,4 @@
 
 mod daily;
 mod hardship;
+mod marks;

@@ -45,11 +45,13 @@ pub struct Model {
     pub without_clock: bool,
     /// Size of the disk for the state, KiB.
     pub state_disk: u32,
+    /// Whether every write to that disk is logged.
+    pub writes_logged: bool,
 }
 
 impl Default for Model {
     fn default() -> Self {
-        Self { memory: 256, read_only: false, without_clock: false, state_disk: 8 * 1024 }
+        Self { memory: 256, read_only: false, without_clock: false, state_disk: 8 * 1024, writes_logged: false }
     }
 }
 
@@ -87,17 +89,21 @@ impl Guest {
         command.args(["-nodefaults", "-no-reboot", "-display", "none", "-monitor", "none", "-serial", "stdio"]);
         command.args(["-netdev", &forward, "-device", "virtio-net-device,netdev=n0", "-device", "virtio-rng-device"]);
         // What is written to the root is gone with the power; what is written to the others is theirs.
-        for (id, file, lasting) in [
-            ("root", image().join("root.ext4"), false),
-            ("state", self.dir.path().join("state.ext4"), true),
-            ("identity", self.dir.path().join("identity.ext4"), true),
-        ] {
+        let mut disks = vec![("root", image().join("root.ext4"), false), ("identity", self.dir.path().join("identity.ext4"), true)];
+        if self.model.writes_logged {
+            command.args(self.state_with_log());
+        } else {
+            disks.push(("state", self.state_disk(), true));
+        }
+        for (id, file, lasting) in disks {
             let snapshot = if lasting { "off" } else { "on" };
             command.arg("-drive").arg(format!("if=none,format=raw,id={id},file={},snapshot={snapshot}", file.display()));
         }
         // Of virtio's slots QEMU gives out the last one first.
         for id in ["identity", "state", "root"] {
-            command.args(["-device", &format!("virtio-blk-device,drive={id}")]);
+            // Writes of zeros and discards are logged wrongly by QEMU before 9.0 if others come in between.
+            let only_writes = if id == "state" { ",discard=off,write-zeroes=off" } else { "" };
+            command.args(["-device", &format!("virtio-blk-device,drive={id}{only_writes}")]);
         }
         self.qemu = Some(Process::spawn("qemu", command, self.console.clone()));
     }
@@ -107,6 +113,31 @@ impl Guest {
         let mut qemu = self.qemu.take().expect("the guest is running");
         qemu.signal(libc::SIGKILL);
         qemu.exited(PATIENCE).await;
+    }
+
+    /// The disk with its state.
+    pub fn state_disk(&self) -> PathBuf {
+        self.dir.path().join("state.ext4")
+    }
+
+    /// The log of what was written there since it was switched on, where the model has one (see [`crate::write_log`]).
+    pub fn write_log(&self) -> PathBuf {
+        self.dir.path().join("state.log")
+    }
+
+    /// The disk for the state, with a new log beside it. The machine under QEMU keeps its power: there the flushes are spared.
+    fn state_with_log(&self) -> [String; 6] {
+        fs::File::create(self.write_log()).unwrap();
+        let file = |name, path: PathBuf| format!("driver=file,node-name={name},filename={},cache.no-flush=on", path.display());
+        let blockdev = || "-blockdev".to_owned();
+        [
+            blockdev(),
+            file("state-file", self.state_disk()),
+            blockdev(),
+            file("state-log", self.write_log()),
+            blockdev(),
+            "driver=blklogwrites,node-name=state,file=state-file,log=state-log".to_owned(),
+        ]
     }
 
     /// Its console, which carries its journal, over all its boots.
@@ -159,7 +190,7 @@ impl Guest {
         make_disk(&identity, &self.dir.path().join("identity.ext4"), 16 * 1024);
         let state = self.dir.path().join("state");
         fs::create_dir(&state).unwrap();
-        make_disk(&state, &self.dir.path().join("state.ext4"), self.model.state_disk);
+        make_disk(&state, &self.state_disk(), self.model.state_disk);
     }
 }
 

@@ -22,6 +22,7 @@ pub mod strace;
 pub mod tap;
 pub mod wait;
 pub mod world;
+pub mod write_log;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

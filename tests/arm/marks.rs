@@ -1,0 +1,182 @@
+//! Every write to the state's disk is logged while the camera's plan changes, and the disk is restored as a power cut would
+//! have left it at 300 points of that log. What the camera had acknowledged by then is there, or something newer. Part of `make proof`.
+
+use std::{fs, path::Path, process::Command};
+
+use care_protocol::Mode;
+use care_tests::{
+    agent::Agent,
+    cloud::Document as Body,
+    guest::{Guest, Model, PATIENCE},
+    wait::until,
+    world::{DEVICE, World},
+    write_log::WriteLog,
+};
+
+use crate::daily::in_force;
+
+const MARKS: usize = 300;
+/// Changes of plan: each is one flush of the agent's, and there are two marks to a flush.
+const CHANGES: u64 = 170;
+
+/// Another program on the same file system: its files come and go, so that the journal has work.
+const NEIGHBOUR: &str = "systemd-run --quiet sh -c 'cd /var/lib/kasa-care-agent && while :; do
+    for i in 1 2 3; do dd if=/dev/urandom of=neighbour.$i bs=4k count=4 conv=fsync; done; rm neighbour.*; sleep 0.5; done 2>/dev/null'";
+
+/// A document, and the log's length around its way to the disk.
+struct Change {
+    seq: u64,
+    /// Before it was published: nothing of it is in these entries.
+    published: usize,
+    /// When its PUBACK had come: it is in these entries.
+    acknowledged: usize,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the image of an emulated camera: scripts/arm/whole-camera.sh"]
+async fn what_was_acknowledged_is_on_the_disk_at_300_marks_of_its_log() {
+    let mut world = World::new().await;
+    let mut camera = Guest::new(&mut world, Model { writes_logged: true, ..Model::default() });
+    let blank = fs::read(camera.state_disk()).unwrap();
+    camera.start();
+    camera.logged(0, "its start", |line| line.contains("Reached target network-online.target")).await;
+    camera.run(NEIGHBOUR).await;
+
+    let mut changes = Vec::new();
+    for number in 0..CHANGES {
+        let draft = match number % 3 {
+            0 => world.premium(),
+            1 => world.plus(),
+            _ => world.free(),
+        };
+        changes.push(change(&world, &camera, draft).await);
+    }
+    let last = changes.last().expect("there are some").seq;
+    assert!(camera.run("ls /var/lib/kasa-care-agent").await.contains("state"), "the state is on the disk that is logged");
+    camera.cut_power().await;
+
+    let log = WriteLog::read(&camera.write_log());
+    let flushes = log.flushes();
+    println!("{} entries, {} flushes, {} plan changes", log.len(), flushes.len(), changes.len());
+    assert!(flushes.len() >= MARKS / 2, "too few flushes");
+
+    let mut reader = Reader::new(&world);
+    let mut random = Coin(20_261_126);
+    let mut newest = 0;
+    for number in 0..MARKS / 2 {
+        let place = number * (flushes.len() - 1) / (MARKS / 2 - 1);
+        let next = flushes.get(place + 1).map_or(log.len(), |next| next - 1);
+        // Right after a flush; and right before the next one, with some of what was written in between.
+        for mark in [flushes[place], next] {
+            let found = reader.seq_on(&log.power_cut(blank.clone(), mark, 0, || random.toss())).await;
+            if let Err(why) = judge(&changes, mark, found) {
+                panic!("after {mark} entries: {why}");
+            }
+            newest = newest.max(found);
+        }
+    }
+    assert_eq!(newest, last, "the last mark is the end");
+
+    // The same check finds a disk that loses what its last flush had promised.
+    let mut lost = 0;
+    for change in changes.iter().step_by(10) {
+        let flush = flushes.iter().copied().filter(|flush| *flush <= change.acknowledged).next_back().expect("its own flush");
+        let found = reader.seq_on(&log.power_cut(blank.clone(), flush, 1, || true)).await;
+        // Another program's flush may have followed the agent's before its PUBACK was seen.
+        lost += usize::from(judge(&changes, change.acknowledged, found).is_err());
+    }
+    println!("{lost} of {} documents missed on a disk that loses its last flush", changes.len().div_ceil(10));
+    assert!(lost > 0, "a disk that loses its last flush was not noticed");
+
+    // The camera's own kernel and agent come to the same, with a disk of the middle of it all.
+    let mark = changes[changes.len() / 2].acknowledged;
+    let disk = log.power_cut(blank, mark, 0, || random.toss());
+    let found = reader.seq_on(&disk).await;
+    fs::write(camera.state_disk(), disk).unwrap();
+    // Nobody tells it anything newer.
+    world.cloud.lock().entitlement = Body::Silence;
+    world.issuer.heard().answer = None;
+    world.issuer.publish_entitlement("").await;
+    let gets = world.issuer.gets();
+    camera.start();
+    let get = until("a get after the restored boot", PATIENCE, || world.issuer.heard().gets.get(gets).map(|(_, get)| get.clone())).await;
+    assert_eq!(get.seq, found);
+}
+
+/// One change of plan, up to its PUBACK.
+async fn change(world: &World, camera: &Guest, draft: care_tests::issuer::Draft) -> Change {
+    let (line, published) = (world.broker.log().len(), WriteLog::entries_in(&camera.write_log()));
+    let mode = if draft.0.plan.is_free() { Mode::Free } else { Mode::Paid };
+    let document = world.issue(draft).await;
+    until(format!("the PUBACK of {}", document.position), PATIENCE, || {
+        world.broker.has_puback_of(DEVICE, line, |topic| topic.ends_with("/entitlement")).then_some(())
+    })
+    .await;
+    let acknowledged = WriteLog::entries_in(&camera.write_log());
+    in_force(&world.issuer, 0, &document, mode).await;
+    Change { seq: document.position.seq, published, acknowledged }
+}
+
+/// What a disk with so many entries may say.
+fn judge(changes: &[Change], mark: usize, found: u64) -> Result<(), String> {
+    let newest = |reached: fn(&Change) -> usize| changes.iter().filter(|change| reached(change) <= mark).map(|change| change.seq).max();
+    let (least, most) = (newest(|change| change.acknowledged).unwrap_or(0), newest(|change| change.published).unwrap_or(0));
+    if (least..=most).contains(&found) { Ok(()) } else { Err(format!("{found} is on record, not {least} to {most}")) }
+}
+
+/// An agent of this machine, which reads what is on a disk.
+struct Reader {
+    agent: Agent,
+    dir: tempfile::TempDir,
+    /// The state that it last read, and what it said.
+    last: Option<(Option<Vec<u8>>, u64)>,
+}
+
+impl Reader {
+    fn new(world: &World) -> Self {
+        let nobody = ([127, 0, 0, 1], 1).into();
+        let agent = Agent::new(&world.pki, DEVICE, nobody, &format!("https://{nobody}"));
+        Self { agent, dir: tempfile::tempdir().unwrap(), last: None }
+    }
+
+    /// The seq on record on this disk, 0 if there is none.
+    async fn seq_on(&mut self, disk: &[u8]) -> u64 {
+        let state = state_on(disk, self.dir.path());
+        if let Some((_, seq)) = self.last.as_ref().filter(|(read, _)| *read == state) {
+            return *seq;
+        }
+        match &state {
+            Some(state) => fs::write(self.agent.state_file(), state).unwrap(),
+            None => drop(fs::remove_file(self.agent.state_file())),
+        }
+        self.agent.start();
+        let seq = self.agent.status("what is on record", |_| true).await.seq();
+        self.agent.kill().await;
+        self.last = Some((state, seq));
+        seq
+    }
+}
+
+/// The state file on this disk after its journal has been played, as a mount would, if there is one yet.
+fn state_on(disk: &[u8], dir: &Path) -> Option<Vec<u8>> {
+    let (image, state) = (dir.join("image"), dir.join("state"));
+    fs::write(&image, disk).unwrap();
+    let run = |command: &mut Command| command.output().unwrap_or_else(|why| panic!("e2fsprogs is not installed: {why}"));
+    let checked = run(Command::new("/sbin/e2fsck").args(["-f", "-y"]).arg(&image));
+    // 1: what was open when the power went was put in order.
+    assert!(matches!(checked.status.code(), Some(0 | 1)), "e2fsck: {}", String::from_utf8_lossy(&checked.stdout));
+    let _ = fs::remove_file(&state);
+    run(Command::new("/sbin/debugfs").args(["-R", &format!("dump /state {}", state.display())]).arg(&image));
+    fs::read(&state).ok()
+}
+
+/// The same tosses every time.
+struct Coin(u64);
+
+impl Coin {
+    fn toss(&mut self) -> bool {
+        // Of a multiplicative generator the high bits are good.
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 >> 63 == 0
+    }
+}

@@ -640,6 +640,13 @@ pub(crate) mod tests {
             self.server_with(&self.authority, vec![], from, until, rustls::DEFAULT_VERSIONS, &other.authority)
         }
 
+        /// One that asks for no client certificate.
+        pub(crate) fn server_asking_nobody(&self, versions: &[&'static SupportedProtocolVersion]) -> ServerConfig {
+            let leaf = self.authority.leaf("localhost", T - DAY..T + DAY);
+            let builder = ServerConfig::builder_with_provider(provider()).with_protocol_versions(versions).unwrap();
+            builder.with_no_client_auth().with_single_cert(vec![leaf.der()], leaf.key_der()).unwrap()
+        }
+
         /// Files for a broker on `localhost` whose certificate is valid now, whatever the machine believes that to be.
         pub(crate) fn broker_files(&self) -> TlsFiles {
             let leaf = self.authority.leaf("localhost", T - 1000 * DAY..T + DEVICE_DAYS * DAY);
@@ -719,13 +726,6 @@ pub(crate) mod tests {
         }
         assert_eq!(server.peer_certificates().is_some(), shows, "the device showed its certificate, if it has one for this server");
         Ok(())
-    }
-
-    /// A server whose certificate is without a fault and that asks for none.
-    pub(crate) fn asking_nobody(pki: &Pki, versions: &[&'static SupportedProtocolVersion]) -> ServerConfig {
-        let leaf = pki.authority.leaf("localhost", T - DAY..T + DAY);
-        let builder = ServerConfig::builder_with_provider(provider()).with_protocol_versions(versions).unwrap();
-        builder.with_no_client_auth().with_single_cert(vec![leaf.der()], leaf.key_der()).unwrap()
     }
 
     #[test]
@@ -846,13 +846,13 @@ pub(crate) mod tests {
     fn a_server_that_asks_for_no_certificate_is_refused_but_as_a_store() {
         let pki = Pki::new();
         for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
-            assert_eq!(pki.connect(asking_nobody(&pki, &[version]), "localhost", true), Err(TlsFault::AsksNobody));
+            assert_eq!(pki.connect(pki.server_asking_nobody(&[version]), "localhost", true), Err(TlsFault::AsksNobody));
             // What is wrong with its certificate is named first.
-            let fault = pki.connect(asking_nobody(&pki, &[version]), "other.example", true).unwrap_err();
+            let fault = pki.connect(pki.server_asking_nobody(&[version]), "other.example", true).unwrap_err();
             assert!(matches!(fault, TlsFault::OtherNames { .. }), "{fault}");
             let clock = Clock::at(Duration::from_secs(T as u64), true);
             let store = store_client(&StoreCa::File(pki.files().ca), None, &clock).unwrap();
-            assert_eq!(handshake(store, asking_nobody(&pki, &[version]), "localhost"), Ok(()));
+            assert_eq!(handshake(store, pki.server_asking_nobody(&[version]), "localhost"), Ok(()));
         }
     }
 
@@ -861,7 +861,7 @@ pub(crate) mod tests {
         let pki = Pki::new();
         let client = device_client(&pki.files(), &Clock::at(Duration::from_secs(T as u64), true)).unwrap();
         assert_eq!(handshake(client.clone(), pki.server(T - DAY, T + DAY), "localhost"), Ok(()));
-        assert_eq!(handshake(client, asking_nobody(&pki, rustls::DEFAULT_VERSIONS), "localhost"), Err(TlsFault::AsksNobody));
+        assert_eq!(handshake(client, pki.server_asking_nobody(rustls::DEFAULT_VERSIONS), "localhost"), Err(TlsFault::AsksNobody));
     }
 
     #[test]

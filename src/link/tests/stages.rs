@@ -16,7 +16,7 @@ use crate::{
     link::{LinkFault, LinkState, Settings, Stage},
     tls::{
         device_client,
-        tests::{DAY, Pki, T, asking_nobody},
+        tests::{DAY, Pki, T},
     },
 };
 
@@ -120,7 +120,7 @@ async fn tls_server_that_refuses_our_certificate() {
 async fn tls_server_that_asks_for_no_certificate() {
     let pki = Pki::new();
     for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
-        let fault = handshake_fault(&pki, asking_nobody(&pki, &[version]), "localhost").await;
+        let fault = handshake_fault(&pki, pki.server_asking_nobody(&[version]), "localhost").await;
         assert_eq!(fault.stage, Stage::Tls);
         assert!(fault.reason.starts_with("the server asks for no client certificate"), "{fault}");
     }

@@ -129,7 +129,7 @@ mod tests {
             bytes.extend(entry);
             bytes.extend_from_slice(data);
         }
-        let head = [MAGIC, VERSION, entries.len() as u64].iter().flat_map(|field| field.to_le_bytes()).chain(512_u32.to_le_bytes());
+        let head = [MAGIC, VERSION, entries.len() as u64].into_iter().flat_map(|field| field.to_le_bytes()).chain(512_u32.to_le_bytes());
         bytes.splice(..28, head);
         WriteLog::parse(bytes)
     }

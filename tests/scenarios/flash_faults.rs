@@ -135,11 +135,9 @@ async fn run(world: &mut World, change: &Change, state: Option<&[u8]>, inject: O
     world.agent.under.clear();
     let line = world.agent.log().len();
     world.agent.start();
-    let ready = world.agent.logged(line, "being ready", |line| line.contains("agent: ready ")).await;
-    let position = ready.split("position=(").nth(1).and_then(|rest| rest.split(')').next()).expect("the position on record");
-    let ratchet: Vec<u64> = position.split(", ").map(|part| part.parse().expect("a number")).collect();
-    if change.before.as_ref().is_some_and(|before| ratchet < vec![before.position.epoch, before.position.seq]) {
-        return Err(format!("the ratchet went back to {ratchet:?}"));
+    let ratchet = world.agent.ratchet_at_start(line).await;
+    if change.before.as_ref().is_some_and(|before| ratchet < before.position) {
+        return Err(format!("the ratchet went back to {ratchet}"));
     }
     world.agent.status("the newest document after the fault", |status| change.is_done(status)).await;
     world.agent.stop().await;

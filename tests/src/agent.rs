@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use care_protocol::{Mode, Policy};
+use care_protocol::{Mode, Policy, Position};
 use tempfile::TempDir;
 use tokio::process::Command;
 
@@ -309,6 +309,14 @@ impl Agent {
     /// Waits for a line of its log from `from` on.
     pub async fn logged(&self, from: usize, what: &str, wanted: impl Fn(&str) -> bool) -> String {
         until(format!("a log line about {what}"), PATIENCE, || self.log.find(from, &wanted)).await
+    }
+
+    /// The ratchet that was on record at a start, which its log tells of from this line on; zeros if there was none.
+    pub async fn ratchet_at_start(&self, from: usize) -> Position {
+        let ready = self.logged(from, "being ready", |line| line.contains("agent: ready ")).await;
+        let position = ready.split("position=(").nth(1).and_then(|rest| rest.split(')').next()).expect("the position on record");
+        let (epoch, seq) = position.split_once(", ").expect("epoch and seq");
+        Position { epoch: epoch.parse().expect("a number"), seq: seq.parse().expect("a number") }
     }
 
     /// Its process id.

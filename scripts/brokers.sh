@@ -27,4 +27,5 @@ if ! current rumqttd tests/brokers/rumqttd/Cargo.lock; then
     "${CARGO:-cargo}" build --locked --release --manifest-path tests/brokers/rumqttd/Cargo.toml --target-dir "$cache/rumqttd/target"
     cp "$cache/rumqttd/target/release/care-rumqttd" "$cache/rumqttd/"
     sha256sum <tests/brokers/rumqttd/Cargo.lock >"$cache/rumqttd/lock"
+    rm -rf "$cache/rumqttd/target"
 fi

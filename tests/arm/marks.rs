@@ -75,7 +75,7 @@ async fn what_was_acknowledged_is_on_the_disk_at_300_marks_of_its_log() {
     // The same check finds a disk that loses what its last flush had promised.
     let mut lost = 0;
     for change in changes.iter().step_by(10) {
-        let flush = flushes.iter().copied().filter(|flush| *flush <= change.acknowledged).next_back().expect("its own flush");
+        let flush = flushes.iter().copied().rfind(|flush| *flush <= change.acknowledged).expect("its own flush");
         let found = reader.seq_on(&log.power_cut(blank.clone(), flush, 1, || true)).await;
         // Not always: another program's flush may have followed the agent's before its PUBACK was seen.
         lost += usize::from(judge(&changes, change.acknowledged, found).is_err());

@@ -117,6 +117,8 @@ pub struct TransferStatus {
     pub generation: u64,
     /// What transfers are paced to, bytes of payload a second.
     pub pace: u64,
+    /// What the kernel lacks to keep that pace; absent where nothing stands in the way.
+    pub pace_fault: Option<String>,
     /// The last thing that kept a clip from being stored.
     pub last_fault: Option<String>,
 }
@@ -278,6 +280,7 @@ impl StatusDocument {
         if let Some(fault) = &self.spool.flash_fault {
             warnings.push(format!("clips cannot be put on flash and wait in memory: {fault}"));
         }
+        warnings.extend(self.transfers.pace_fault.clone());
         if let Some(certificate) = &self.certificate {
             if Duration::from_secs(certificate.days_left * 86_400) < EXPIRES_SOON {
                 warnings

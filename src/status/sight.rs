@@ -29,6 +29,7 @@ impl StatusDocument {
             in_flight: uploads.transfers,
             generation: uploads.generation.0,
             pace: uploads.pace,
+            pace_fault: uploads.pace_fault.clone(),
             last_fault: uploads.last_fault.clone(),
         };
         self.spool = SpoolStatus {

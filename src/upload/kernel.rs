@@ -25,6 +25,9 @@ pub(super) struct TcpInfo {
 }
 
 /// Limits how fast the kernel hands this socket's payload to the network device, in bytes a second.
+///
+/// # Errors
+/// What the kernel said; `Unsupported` if it knows no pace at all.
 pub(super) fn set_max_pacing_rate(socket: BorrowedFd<'_>, bytes_per_s: u64) -> io::Result<()> {
     // 32 bits: what every kernel since 3.13 takes on every architecture. All ones would mean no limit.
     let rate = u32::try_from(bytes_per_s).unwrap_or(u32::MAX).min(u32::MAX - 1);
@@ -39,10 +42,19 @@ pub(super) fn set_max_pacing_rate(socket: BorrowedFd<'_>, bytes_per_s: u64) -> i
             size_of::<u32>() as libc::socklen_t,
         )
     };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if result == 0 {
+        return Ok(());
+    }
+    match io::Error::last_os_error() {
+        error if error.raw_os_error() == Some(libc::ENOPROTOOPT) => Err(io::Error::new(io::ErrorKind::Unsupported, error)),
+        error => Err(error),
+    }
 }
 
 /// Reads TCP_INFO.
+///
+/// # Errors
+/// What the kernel said; `Unsupported` if it says less than is asked of it.
 pub(super) fn tcp_info(socket: BorrowedFd<'_>) -> io::Result<TcpInfo> {
     // SAFETY: `tcp_info` is plain integers, for which all zeroes is a value.
     let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
@@ -54,8 +66,10 @@ pub(super) fn tcp_info(socket: BorrowedFd<'_>) -> io::Result<TcpInfo> {
     if result != 0 {
         return Err(io::Error::last_os_error());
     }
-    // An older kernel writes less; what it did not write stays zero.
-    debug_assert!(length as usize > offset_of!(libc::tcp_info, tcpi_rtt));
+    // An older kernel writes less. What came with 4.6 is needed, of what came later there is nothing to be said.
+    if (length as usize) < offset_of!(libc::tcp_info, tcpi_min_rtt) + size_of::<u32>() {
+        return Err(io::ErrorKind::Unsupported.into());
+    }
     Ok(TcpInfo {
         bytes_sent: info.tcpi_bytes_sent,
         bytes_acked: info.tcpi_bytes_acked,

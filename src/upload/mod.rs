@@ -159,6 +159,8 @@ pub struct UploadStatus {
     pub dropped: Erased,
     /// What transfers are paced to, bytes of payload a second.
     pub pace: u64,
+    /// What the kernel lacks to keep that pace; absent where nothing stands in the way.
+    pub pace_fault: Option<String>,
     /// The last thing that kept a clip from being stored.
     pub last_fault: Option<String>,
     /// A vendor's uploader, where one is configured.
@@ -268,6 +270,7 @@ impl Uploads {
             erased: tally.erased,
             dropped: tally.dropped,
             pace: self.shared.pacer().rate(),
+            pace_fault: self.shared.gate.sockets.pace_fault(),
             last_fault: lock(&self.shared.last_fault).clone(),
             uploader: self.shared.gate.uploader(),
         }

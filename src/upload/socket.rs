@@ -5,10 +5,10 @@
 use std::{
     io,
     net::SocketAddr,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -30,11 +30,17 @@ const NOT_SENT_LOWAT: u32 = 16 * 1024;
 /// that whole windows of the pacer's observation pass without one, and it slows down for nothing.
 const LARGEST_SEGMENT: u32 = 1460;
 
+/// Asks the kernel for a pace, bytes a second.
+type SetPace = fn(BorrowedFd<'_>, u64) -> io::Result<()>;
+
 /// The gate's generation and what was opened under it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Sockets {
     generation: AtomicU64,
     open: Mutex<Open>,
+    set_pace: SetPace,
+    /// Whether the kernel has said that it knows no pace.
+    unpaced: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -44,7 +50,18 @@ struct Open {
     task: Option<AbortHandle>,
 }
 
+impl Default for Sockets {
+    fn default() -> Self {
+        Self::under(set_max_pacing_rate)
+    }
+}
+
 impl Sockets {
+    /// With a kernel that is asked for a pace so.
+    pub(super) fn under(set_pace: SetPace) -> Self {
+        Self { generation: AtomicU64::default(), open: Mutex::default(), set_pace, unpaced: false.into() }
+    }
+
     pub(super) fn generation(&self) -> Generation {
         Generation(self.generation.load(Ordering::SeqCst))
     }
@@ -80,6 +97,26 @@ impl Sockets {
             open.task = Some(task);
         } else {
             task.abort();
+        }
+    }
+
+    /// What is lacking where the kernel knows no pace.
+    pub(super) fn pace_fault(&self) -> Option<String> {
+        let lacking = "this kernel paces no socket: more may be in the network device's queue when an upload is cut";
+        self.unpaced.load(Ordering::Relaxed).then(|| lacking.to_owned())
+    }
+
+    /// Paces a socket. Where the kernel knows no pace, the spaces between a body's pieces are all there is: a cut may then
+    /// find a burst in the device's queue, which is no reason never to upload.
+    fn pace(&self, socket: BorrowedFd<'_>, bytes_per_s: u64) -> io::Result<()> {
+        match (self.set_pace)(socket, bytes_per_s) {
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+                if !self.unpaced.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(%error, "this kernel paces no socket; uploads are spaced by their pieces alone");
+                }
+                Ok(())
+            }
+            other => other,
         }
     }
 
@@ -138,7 +175,7 @@ impl Door for Ticket {
         socket.set_linger(Some(Duration::ZERO))?;
         socket.set_tcp_notsent_lowat(NOT_SENT_LOWAT)?;
         socket.set_tcp_mss(LARGEST_SEGMENT)?;
-        set_max_pacing_rate(socket.as_fd(), self.bytes_per_s)?;
+        self.sockets.pace(socket.as_fd(), self.bytes_per_s)?;
         let duplicate = OwnedFd::from(socket.try_clone()?);
 
         let mut open = self.sockets.lock();
@@ -198,7 +235,7 @@ pub(super) struct Gauge {
 }
 
 impl Gauge {
-    /// What the kernel knows of it, or `None` once it is gone.
+    /// What the kernel knows of it, or `None` once it is gone or where the kernel does not say.
     pub(super) fn read(&self) -> Option<TcpInfo> {
         let open = self.sockets.lock();
         let (_, socket) = open.duplicates.iter().find(|(id, _)| *id == self.id)?;
@@ -209,7 +246,7 @@ impl Gauge {
     pub(super) fn pace(&self, bytes_per_s: u64) {
         let open = self.sockets.lock();
         if let Some((_, socket)) = open.duplicates.iter().find(|(id, _)| *id == self.id) {
-            if let Err(error) = set_max_pacing_rate(socket.as_fd(), bytes_per_s) {
+            if let Err(error) = self.sockets.pace(socket.as_fd(), bytes_per_s) {
                 tracing::warn!(%error, bytes_per_s, "a transfer keeps its pace");
             }
         }

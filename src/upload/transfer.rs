@@ -30,6 +30,7 @@ use super::{
     content::{Open, Pieces},
     gate::Shelf,
     grant::{Target, Violation, life},
+    kernel::TcpInfo,
     socket::{Gauge, Ticket},
     spool::{End, Job, Pause},
 };
@@ -235,7 +236,7 @@ impl Shared {
     ) -> Result<Answer, Fault> {
         let begun = Instant::now();
         let longest = LONGEST + Duration::from_secs(bytes / SLOWEST);
-        let (mut acked, mut moved) = (0, begun);
+        let (mut arrived, mut moved) = (0, begun);
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.pacer().restart();
@@ -245,15 +246,15 @@ impl Shared {
                 biased;
                 answer = &mut exchange => return answer,
                 now = look.tick() => {
-                    if let Some(info) = gauge.read() {
-                        if info.bytes_acked > acked {
-                            (acked, moved) = (info.bytes_acked, now);
-                        }
-                        if pace.learning.load(Ordering::Relaxed) {
-                            if let Some(rate) = self.pacer().observe(&info, now.into_std()) {
-                                gauge.pace(rate);
-                                pace.bytes_per_s.store(rate, Ordering::Relaxed);
-                            }
+                    let info = gauge.read();
+                    let so_far = pace.arrived(info.as_ref());
+                    if so_far > arrived {
+                        (arrived, moved) = (so_far, now);
+                    }
+                    if let Some(info) = info.filter(|_| pace.learning.load(Ordering::Relaxed)) {
+                        if let Some(rate) = self.pacer().observe(&info, now.into_std()) {
+                            gauge.pace(rate);
+                            pace.bytes_per_s.store(rate, Ordering::Relaxed);
                         }
                     }
                     if now - moved >= STALL || now - begun >= longest {
@@ -266,17 +267,24 @@ impl Shared {
 }
 
 /// What a body and whoever minds it tell each other.
-struct Pace {
+pub(super) struct Pace {
     bytes_per_s: AtomicU64,
     /// Whether the body has begun and has more: only then does the rate of arrival say something of the link.
     learning: AtomicBool,
+    /// What the body has handed over, bytes.
+    given: AtomicU64,
     /// Why the body could not go on, if flash is to blame.
     unreadable: OnceLock<String>,
 }
 
 impl Pace {
-    fn new(bytes_per_s: u64) -> Self {
-        Self { bytes_per_s: bytes_per_s.into(), learning: false.into(), unreadable: OnceLock::new() }
+    pub(super) fn new(bytes_per_s: u64) -> Self {
+        Self { bytes_per_s: bytes_per_s.into(), learning: false.into(), given: 0.into(), unreadable: OnceLock::new() }
+    }
+
+    /// How many bytes have arrived; where the kernel does not say, how many it has taken, which is little more.
+    pub(super) fn arrived(&self, info: Option<&TcpInfo>) -> u64 {
+        info.map_or_else(|| self.given.load(Ordering::Relaxed), |info| info.bytes_acked)
     }
 }
 
@@ -327,9 +335,9 @@ impl ClipBody {
 
 /// A body as a transfer sends it, for the tests.
 #[cfg(test)]
-pub(super) fn body_of(gate: &super::Gate, job: &Job, bytes_per_s: u64, on_flash: &Open) -> impl Body<Data = Bytes, Error = Broken> + use<> {
-    let ticket = Ticket::new(gate.sockets.clone(), job.generation, bytes_per_s);
-    ClipBody::new(ticket, job, gate.shelf.clone(), Arc::new(Pace::new(bytes_per_s)), on_flash)
+pub(super) fn body_of(gate: &super::Gate, job: &Job, pace: &Arc<Pace>, on_flash: &Open) -> impl Body<Data = Bytes, Error = Broken> + use<> {
+    let ticket = Ticket::new(gate.sockets.clone(), job.generation, pace.bytes_per_s.load(Ordering::Relaxed));
+    ClipBody::new(ticket, job, gate.shelf.clone(), pace.clone(), on_flash)
 }
 
 /// What a body ends with when it cannot go on: [`Stale`], or what flash said.
@@ -363,6 +371,7 @@ impl Body for ClipBody {
         let most = self.piece().min(self.rest.len());
         let piece = self.rest.split_to(most);
         self.left = self.left.saturating_sub(piece.len() as u64);
+        self.pace.given.fetch_add(piece.len() as u64, Ordering::Relaxed);
         self.pace.learning.store(self.left > 0, Ordering::Relaxed);
         Poll::Ready(Some(Ok(Frame::data(piece))))
     }

@@ -200,6 +200,24 @@ fn a_socket_is_not_opened_under_an_old_generation() {
     until("connected again", || sink.connections() == 2);
 }
 
+#[test]
+fn a_kernel_that_knows_no_pace_is_no_reason_not_to_upload() {
+    use crate::http::Door;
+    let sink = Sink::generous(false);
+    let sockets = Arc::new(socket::Sockets::under(|_, _| Err(io::ErrorKind::Unsupported.into())));
+    assert_eq!(sockets.pace_fault(), None);
+    let ticket = socket::Ticket::new(sockets.clone(), Generation(0), 1_000_000);
+    let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let _guard = runtime.enter();
+    let (_stream, pass) = ticket.open(sink.address).unwrap();
+    until("connected", || sink.connections() == 1);
+    pass.gauge().pace(2_000_000);
+    assert!(sockets.pace_fault().is_some(), "what is lacking must be seen");
+    // What the kernel refuses for another reason is not passed over.
+    let refusing = Arc::new(socket::Sockets::under(|_, _| Err(io::ErrorKind::PermissionDenied.into())));
+    assert!(socket::Ticket::new(refusing, Generation(0), 1_000_000).open(sink.address).is_err());
+}
+
 /// The task may be late, or its thread blocked: the connection must die all the same, with what the kernel holds for it.
 #[test]
 fn a_cut_kills_a_connection_while_its_task_still_holds_it() {
@@ -255,9 +273,13 @@ fn a_stale_body_ends_in_an_error_and_never_early() {
     let next = gate.shelf.lock().next(gate.generation(), gate.clock.now());
     let Next::Take(job) = next else { panic!("{next:?}") };
     let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let pace = Arc::new(transfer::Pace::new(1_000_000));
     runtime.block_on(async {
-        let mut body = pin!(transfer::body_of(&gate, &job, 1_000_000, &(Arc::new(|_| Err(io::ErrorKind::NotFound.into())) as Open)));
-        assert!(body.frame().await.is_some_and(|frame| frame.is_ok()));
+        let mut body = pin!(transfer::body_of(&gate, &job, &pace, &(Arc::new(|_| Err(io::ErrorKind::NotFound.into())) as Open)));
+        assert_eq!(pace.arrived(None), 0);
+        let frame = body.frame().await.unwrap().unwrap();
+        // A kernel that does not say what has arrived must not make a transfer look as if it stood still.
+        assert_eq!(pace.arrived(None), frame.data_ref().unwrap().len() as u64);
         gate.cut(None);
         assert!(body.frame().await.is_some_and(|frame| frame.is_err()));
     });

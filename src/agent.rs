@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::Context;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use care_protocol::Topics;
+use care_protocol::{Report, Topics};
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::{
     select,
@@ -47,8 +47,10 @@ const ROUND: Duration = Duration::from_secs(10);
 const FILES_EVERY: Duration = Duration::from_secs(5);
 /// A device certificate that ends within this is warned of in the log, and how often.
 const EXPIRY_WARNED: (Duration, Duration) = (Duration::from_secs(14 * 86_400), Duration::from_secs(86_400));
-/// How old the status may be at most, and at least while much is happening.
-const STATUS_EVERY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+/// How old the status may be at most.
+const STATUS_EVERY: Duration = Duration::from_secs(1);
+/// How soon it shows what has changed: behind the switch that changed it, for it wakes systemd too.
+const STATUS_SOON: Duration = Duration::from_millis(50);
 
 /// What reaches the control thread from the other threads.
 enum Input {
@@ -116,8 +118,8 @@ struct Agent {
     page: Option<status::Server>,
     notifier: Notifier,
     started: Instant,
-    status_at: Instant,
-    status_is_old: bool,
+    /// When the status is shown next.
+    show_at: Instant,
     media_fault: Option<String>,
     store_fault: Option<String>,
     /// When the device's certificate ends, since 1970; `None` without TLS.
@@ -191,8 +193,7 @@ impl Agent {
             page,
             notifier: Notifier::from_env(),
             started: now,
-            status_at: now,
-            status_is_old: true,
+            show_at: now,
             media_fault: None,
             store_fault: None,
             certificate_ends: certificate_ends(&config),
@@ -228,7 +229,7 @@ impl Agent {
             }
             self.gate.renew(self.engine.mode(self.clock.now()));
             self.notifier.alive();
-            if self.status_at.elapsed() >= self.show_every() {
+            if self.show_at <= Instant::now() {
                 self.show();
             }
             self.look_at_certificates();
@@ -242,7 +243,7 @@ impl Agent {
         // The engine does nothing while a cut is under way, whatever is due.
         let engine = if self.cut.is_some() { ROUND } else { self.engine.wake_at(now).saturating_sub(now.boot) };
         let uploader = self.gate.due().map_or(ROUND, |due| due.saturating_sub(now.boot));
-        let status = self.show_every().saturating_sub(self.status_at.elapsed());
+        let status = self.show_at.saturating_duration_since(Instant::now());
         let watchdog = self.notifier.turn_every().unwrap_or(ROUND);
         engine.min(uploader).min(status).min(watchdog).min(ROUND)
     }
@@ -259,19 +260,14 @@ impl Agent {
     fn end_cut(&mut self) {
         let Some(figures) = self.cut.and_then(|own| self.gate.cut_figures(own)) else { return };
         self.cut = None;
-        tracing::info!(
-            generation = figures.generation.0,
-            transfers = figures.transfers,
-            bytes_after = figures.bytes_after,
-            doomed_clips = figures.doomed.clips,
-            "cut"
-        );
+        // At `debug`: the report says it all, and to say it here would wake the journal before the switch is written.
+        tracing::debug!(generation = figures.generation.0, transfers = figures.transfers, doomed_clips = figures.doomed.clips, "cut");
         self.handle(Event::CutDone(figures));
     }
 
-    /// How old the status may be: what has just changed is shown soon, and a burst does not show every step.
-    fn show_every(&self) -> Duration {
-        if self.status_is_old { STATUS_EVERY.0 } else { STATUS_EVERY.1 }
+    /// What has just changed is shown soon; a burst does not show every step, and does not put it off.
+    fn show_soon(&mut self) {
+        self.show_at = self.show_at.min(Instant::now() + STATUS_SOON);
     }
 
     fn take_link(&mut self, event: link::Event) {
@@ -358,7 +354,7 @@ impl Agent {
 
     /// A vendor's uploader has come, gone, or said something.
     fn hear_uploader(&mut self) {
-        self.status_is_old = true;
+        self.show_soon();
         let tidings = self.gate.tidings();
         if tidings.stored {
             self.handle(Event::Stored);
@@ -371,7 +367,9 @@ impl Agent {
     }
 
     fn handle(&mut self, event: Event) {
-        self.status_is_old |= event != Event::Tick;
+        if event != Event::Tick {
+            self.show_soon();
+        }
         let effects = self.engine.handle(event, self.clock.now());
         self.carry_out(effects);
         self.remember();
@@ -410,13 +408,10 @@ impl Agent {
                     }
                 }
                 Effect::Publish { ticket, report } => {
-                    tracing::info!(
-                        outcome = %report.outcome, reason = report.reason, cause = %report.cause, mode = %report.mode,
-                        epoch = report.epoch, seq = report.seq, cut_transfers = report.cut.transfers, cut_micros = report.cut.micros,
-                        erased_clips = report.erased.clips, persisted = report.persisted, "report"
-                    );
                     let payload = serde_json::to_vec(&report).expect("plain data");
                     self.link.publish(self.topics.report(), payload, true, ticket);
+                    // Behind the link's task: a line wakes the journal, and where there is one processor it would go first.
+                    tokio::spawn(async move { log(&report) });
                 }
                 Effect::Get(get) => {
                     let payload = serde_json::to_vec(&get).expect("plain data");
@@ -498,8 +493,7 @@ impl Agent {
             document.warn();
         });
         self.notifier.status(&self.board.read().summary());
-        self.status_at = Instant::now();
-        self.status_is_old = false;
+        self.show_at = Instant::now() + STATUS_EVERY;
     }
 
     /// SIGHUP: reads configuration, certificates and authorities again, and keeps the last good ones if they are bad.
@@ -558,7 +552,7 @@ impl Agent {
         self.certificate_ends = certificate_ends(config);
         self.certificates = certificates;
         self.expiry_warned = None;
-        self.status_is_old = true;
+        self.show_soon();
         Ok(())
     }
 
@@ -622,6 +616,14 @@ impl Agent {
         drop(self.page);
         Ok(())
     }
+}
+
+fn log(report: &Report) {
+    tracing::info!(
+        outcome = %report.outcome, reason = report.reason, cause = %report.cause, mode = %report.mode, epoch = report.epoch,
+        seq = report.seq, cut_transfers = report.cut.transfers, cut_micros = report.cut.micros, bytes_after = report.cut.bytes_after,
+        erased_clips = report.erased.clips, persisted = report.persisted, "report"
+    );
 }
 
 fn read_state(restored: store::Restored) -> Restored {

@@ -8,5 +8,6 @@ target=$1
 shift
 CARE_CAMERA=$PWD/$(scripts/arm/image.sh "$target")
 export CARE_CAMERA
+"${CARGO:-cargo}" build --locked --workspace --bin care-cloud
 # One at a time: each has all of a small machine.
 exec "${CARGO:-cargo}" test --locked --workspace --test arm -- --ignored --nocapture --test-threads=1 "$@"

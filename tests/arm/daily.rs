@@ -1,15 +1,18 @@
-//! What every camera goes through: a first connection, a clip, a cancel, a crash, a hang, a power cut in the middle of a switch.
+//! What every camera goes through: a first connection, a clip and a cancel with care-cloud; then, with a cloud that does as it is told, a
+//! cancel again, a crash, a hang, a power cut in the middle of a switch.
 
 use std::time::Duration;
 
 use care_protocol::{Cause, Mode, Outcome, Report};
 use care_tests::{
     cloud::{Document as Body, Put},
-    guest::{Guest, Model, PATIENCE, Service},
+    guest::{Guest, IDENTITY, Model, PATIENCE, STATE, Service},
     issuer::{Document, FREE, Issuer},
     wait::{holds, until},
     world::{DEVICE, World},
 };
+
+use crate::care_cloud;
 
 /// An upload that has brought so many bytes is on its way, and most of it still in the camera.
 const BEGUN: usize = 16_000;
@@ -24,12 +27,10 @@ const BOOT: f64 = 20.0;
 #[ignore = "needs the image of an emulated camera: scripts/arm/whole-camera.sh"]
 async fn a_camera_from_its_first_boot_to_a_power_cut() {
     let mut world = World::new().await;
-    let premium = world.premium();
-    let premium = world.issue(premium).await;
-    let mut camera = Guest::new(&mut world, Model::default());
+    let (cloud, files) = care_cloud::with_a_camera().await;
+    let mut camera = Guest::with(&mut world, Model::default(), &[(".", &files)]);
     camera.start();
 
-    in_force(&world.issuer, 0, &premium, Mode::Paid).await;
     let online = camera.logged(0, "network-online", |line| line.contains("Reached target network-online.target")).await;
     let connected = camera.logged(0, "its connection", |line| agent_says(line, "connected")).await;
     let took = seconds(&connected) - seconds(&online);
@@ -38,6 +39,8 @@ async fn a_camera_from_its_first_boot_to_a_power_cut() {
     let slower = (seconds(&online) / BOOT).max(1.0);
     assert!(took <= CONNECTED_WITHIN * slower, "{slower:.1} times slower: {online}\n{connected}");
 
+    care_cloud::a_plain_day(&cloud, &camera).await;
+    it_goes_to_another_cloud(&mut world, &camera).await;
     let clip = world.cloud.wait_for("a clip", PATIENCE, |seen| seen.puts.iter().find(|put| put.complete == Some(true)).cloned()).await;
     assert!(care_tests::media::probe_bytes(&clip.body).starts_with_keyframe, "the clip is no picture");
 
@@ -45,6 +48,19 @@ async fn a_camera_from_its_first_boot_to_a_power_cut() {
     killed_it_is_restarted_and_closed(&mut world, &camera).await;
     hung_it_is_restarted_by_the_watchdog(&mut world, &camera).await;
     the_power_goes_in_the_middle_of_a_switch(&mut world, &mut camera).await;
+}
+
+/// As new, with another identity.
+async fn it_goes_to_another_cloud(world: &mut World, camera: &Guest) {
+    let premium = world.premium();
+    let premium = world.issue(premium).await;
+    camera.run(&format!("systemctl stop kasa-care-agent; find {STATE} -mindepth 1 -delete")).await;
+    for name in ["ca.pem", "device.pem", "device.key"] {
+        let text = std::fs::read_to_string(world.agent.dir().join(name)).unwrap();
+        camera.run(&format!("cat >{IDENTITY}/{name} <<'END'\n{text}\nEND")).await;
+    }
+    camera.configure(&world.agent.config.text()).await;
+    in_force(&world.issuer, 0, &premium, Mode::Paid).await;
 }
 
 async fn a_cancel_cuts(world: &mut World) {

@@ -5,10 +5,9 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     net::{Shutdown, SocketAddr, TcpStream},
-    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::Command as Blocking,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use socket2::Socket;
@@ -18,6 +17,7 @@ use tokio::process::Command;
 use crate::{
     agent::ConfigFile,
     broker::reserve_port,
+    footprint::{Cost, Usage},
     media,
     process::{Lines, Process},
     wait::until,
@@ -30,9 +30,17 @@ pub const HOST: &str = "10.0.2.2";
 pub const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Where the agent's files are in the guest, as its package and its unit have them.
-const IDENTITY: &str = "/etc/kasa-care-agent";
-const STATE: &str = "/var/lib/kasa-care-agent";
-const RUNTIME: &str = "/run/kasa-care-agent";
+pub const IDENTITY: &str = "/etc/kasa-care-agent";
+/// Its state.
+pub const STATE: &str = "/var/lib/kasa-care-agent";
+/// Its sockets.
+pub const RUNTIME: &str = "/run/kasa-care-agent";
+
+/// What stands before the name of a file in a copy of several.
+const FILE: &str = "=== ";
+
+/// The port at which the guest passes on to a socket of its own.
+const RELAY: u16 = 2324;
 
 /// What kind of camera is switched on.
 #[derive(Debug, Clone)]
@@ -60,7 +68,8 @@ pub struct Guest {
     dir: TempDir,
     model: Model,
     door: SocketAddr,
-    _port: Socket,
+    relay: SocketAddr,
+    _ports: [Socket; 2],
     console: Lines,
     qemu: Option<Process>,
 }
@@ -69,12 +78,17 @@ impl Guest {
     /// A camera of this world that is off. The world's agent is described, not started: its configuration goes onto the guest's
     /// disk, with addresses as the guest sees them.
     pub fn new(world: &mut World, model: Model) -> Self {
+        Self::with(world, model, &[])
+    }
+
+    /// The same with more in [`IDENTITY`]: files and folders, each under a name, in place of what is there.
+    pub fn with(world: &mut World, model: Model, more: &[(&str, &Path)]) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let (port, door) = reserve_port();
+        let [door, relay] = std::array::from_fn(|_| reserve_port());
         let config = configuration(world);
         world.agent.config = config;
-        let guest = Self { dir, model, door, _port: port, console: Lines::default(), qemu: None };
-        guest.make_disks(world);
+        let guest = Self { dir, model, door: door.1, relay: relay.1, _ports: [door.0, relay.0], console: Lines::default(), qemu: None };
+        guest.make_disks(world, more);
         guest
     }
 
@@ -82,12 +96,13 @@ impl Guest {
     pub fn start(&mut self) {
         assert!(self.qemu.is_none(), "the guest is running");
         let mut command = Command::new(emulator());
-        let forward = format!("user,id=n0,hostfwd=tcp:127.0.0.1:{}-:2323", self.door.port());
+        let forward = |from: SocketAddr, to: u16| format!(",hostfwd=tcp:{from}-:{to}");
+        let network = format!("user,id=n0{}{}", forward(self.door, 2323), forward(self.relay, RELAY));
         command.args(machine()).arg("-m").arg(self.model.memory.to_string());
         command.arg("-kernel").arg(image().join("kernel")).arg("-initrd").arg(image().join("initrd"));
         command.arg("-append").arg(self.command_line());
         command.args(["-nodefaults", "-no-reboot", "-display", "none", "-monitor", "none", "-serial", "stdio"]);
-        command.args(["-netdev", &forward, "-device", "virtio-net-device,netdev=n0", "-device", "virtio-rng-device"]);
+        command.args(["-netdev", &network, "-device", "virtio-net-device,netdev=n0", "-device", "virtio-rng-device"]);
         // What is written to the root is gone with the power; what is written to the others is theirs.
         let mut disks = vec![("root", image().join("root.ext4"), false), ("identity", self.dir.path().join("identity.ext4"), true)];
         if self.model.writes_logged {
@@ -159,6 +174,44 @@ impl Guest {
             .unwrap_or_else(|e| panic!("no answer from the guest: {e}"))
     }
 
+    /// Restarts the agent with this configuration, which stays.
+    pub async fn configure(&self, config: &str) {
+        let said = self
+            .run(&format!("cat >{IDENTITY}/config.toml <<'END' && sync && systemctl restart kasa-care-agent 2>&1\n{config}\nEND"))
+            .await;
+        assert_eq!(said, "", "the agent does not start with\n{config}");
+    }
+
+    /// Passes connections on to a unix socket in the guest; where they are taken here.
+    pub async fn relay(&self, socket: &Path) -> SocketAddr {
+        let listen = format!("--socket-property=ListenStream={RELAY} /usr/lib/systemd/systemd-socket-proxyd");
+        let said = self.run(&format!("systemd-run --quiet {listen} {} 2>&1", socket.display())).await;
+        assert_eq!(said, "", "no relay");
+        self.relay
+    }
+
+    /// What the agent costs over `span`.
+    pub async fn cost(&self, span: Duration) -> Cost {
+        let (before, started) = (self.usage().await, Instant::now());
+        tokio::time::sleep(span).await;
+        Cost::between(before, self.usage().await, started.elapsed())
+    }
+
+    /// The agent's `/proc`, copied and read here.
+    async fn usage(&self) -> Usage {
+        let files = "status smaps_rollup stat task/*/status";
+        let pid = self.service().await.pid;
+        let copy = self.run(&format!("cd /proc/{pid} && for f in {files}; do echo \"{FILE}$f\"; cat $f; done")).await;
+        let process = tempfile::tempdir().unwrap();
+        for file in copy.split(FILE).skip(1) {
+            let (name, text) = file.split_once('\n').expect("a name stands before each");
+            let path = process.path().join(name);
+            fs::create_dir_all(path.parent().expect("it is in the folder")).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        Usage::read(process.path()).unwrap_or_else(|e| panic!("{e}:\n{copy}"))
+    }
+
     /// The process that is the agent, and how often systemd has restarted it.
     pub async fn service(&self) -> Service {
         let shown = self.run("systemctl show -p MainPID -p NRestarts -p Result kasa-care-agent").await;
@@ -178,15 +231,18 @@ impl Guest {
         line
     }
 
-    fn make_disks(&self, world: &World) {
+    fn make_disks(&self, world: &World, more: &[(&str, &Path)]) {
         let identity = self.dir.path().join("identity");
         fs::create_dir(&identity).unwrap();
         fs::write(identity.join("ca.pem"), world.pki.ca.pem()).unwrap();
         world.pki.ca.client(&world.agent.config.device).write(&identity, "device");
         fs::write(identity.join("config.toml"), world.agent.config.text()).unwrap();
-        let picture = identity.join("picture.mp4");
-        fs::copy(media::recorded(), &picture).unwrap();
-        fs::set_permissions(&picture, fs::Permissions::from_mode(0o644)).unwrap();
+        fs::copy(media::recorded(), identity.join("picture.mp4")).unwrap();
+        for (name, path) in more {
+            run_here("cp", |cp| cp.args(["-r", "--no-target-directory"]).arg(path).arg(identity.join(name)));
+        }
+        // All of it is root's; the agent is somebody else.
+        run_here("chmod", |chmod| chmod.args(["-R", "a+rX"]).arg(&identity));
         make_disk(&identity, &self.dir.path().join("identity.ext4"), 16 * 1024);
         let state = self.dir.path().join("state");
         fs::create_dir(&state).unwrap();
@@ -261,10 +317,15 @@ fn machine() -> [&'static str; 6] {
 }
 
 fn make_disk(from: &Path, to: &Path, kib: u32) {
-    let mut command = Blocking::new("/sbin/mke2fs");
-    command.args(["-q", "-t", "ext4", "-E", "root_owner=0:0", "-d"]).arg(from).arg(to).arg(format!("{kib}k"));
-    let output = command.output().expect("e2fsprogs is installed");
-    assert!(output.status.success(), "mke2fs: {}", String::from_utf8_lossy(&output.stderr));
+    run_here("/sbin/mke2fs", |mke2fs| {
+        mke2fs.args(["-q", "-t", "ext4", "-E", "root_owner=0:0", "-d"]).arg(from).arg(to).arg(format!("{kib}k"))
+    });
+}
+
+fn run_here(program: &str, arguments: impl FnOnce(&mut Blocking) -> &mut Blocking) {
+    let mut command = Blocking::new(program);
+    let output = arguments(&mut command).output().unwrap_or_else(|e| panic!("cannot run {program}: {e}"));
+    assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 fn through(door: SocketAddr, script: &str, patience: Duration) -> std::io::Result<String> {

@@ -1,6 +1,10 @@
 //! The built care-cloud as a child, and cameras that it provisioned: for what needs the cloud's own rules.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fmt::Display,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use care_protocol::Report;
 use serde_json::Value;
@@ -25,13 +29,22 @@ pub struct StandIn {
 impl StandIn {
     /// Starts one on ports of its own.
     pub async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// Starts one that its cameras reach under this address.
+    pub async fn reached_at(host: &str) -> Self {
+        Self::start_with(&["--host", host]).await
+    }
+
+    async fn start_with(flags: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let log = Lines::default();
         let mut command = Command::new(program("care-cloud", "CARE_CLOUD"));
         for flag in ["--listen", "--portal", "--mqtt"] {
             command.arg(flag).arg("127.0.0.1:0");
         }
-        command.arg("--data").arg(data(&dir));
+        command.args(flags).arg("--data").arg(data(&dir));
         let process = Process::spawn("care-cloud", command, log.clone());
         let cloud = Self { cameras: Vec::new(), _process: process, log, dir };
         until("care-cloud to say where its portal is", PATIENCE, || cloud.log.find(0, |line| line.starts_with("portal "))).await;
@@ -48,10 +61,16 @@ impl StandIn {
         said
     }
 
-    /// Provisions a camera of this account and switches it on, without a picture.
-    pub async fn camera(&mut self, id: &str, account: &str) {
+    /// Makes a camera of this account known; the folder with its files.
+    pub async fn provision(&self, id: &str, account: &str) -> PathBuf {
         let out = self.dir.path().join(id);
         self.command(&["camera", "add", "--id", id, "--model", "KC420WS", "--account", account, "--out", text(&out)]).await;
+        out
+    }
+
+    /// Provisions a camera of this account and switches it on, without a picture.
+    pub async fn camera(&mut self, id: &str, account: &str) {
+        let out = self.provision(id, account).await;
         let config = out.join("config.toml");
         std::fs::write(&config, without_picture(&std::fs::read_to_string(&config).unwrap(), &out)).unwrap();
         let mut command = Command::new(program("kasa-care-agent", "CARE_AGENT"));
@@ -66,27 +85,37 @@ impl StandIn {
 
     /// Waits until these cameras have reported so: `(id, plan, mode)`. Gives the state.
     pub async fn reported(&self, wanted: &[(&str, &str, &str)]) -> Value {
-        let deadline = tokio::time::Instant::now() + PATIENCE;
+        let what = format!("reports of {wanted:?}");
+        self.until(what, PATIENCE, |state| wanted.iter().all(|(id, plan, mode)| reports(state, id, plan, mode))).await
+    }
+
+    /// Waits until what the portal knows is as wanted; gives it.
+    pub async fn until(&self, what: impl Display, patience: Duration, wanted: impl Fn(&Value) -> bool) -> Value {
+        let deadline = tokio::time::Instant::now() + patience;
         loop {
             let state = self.state().await;
-            let wrong: Vec<_> = wanted
-                .iter()
-                .filter(|(id, plan, mode)| {
-                    let camera = camera_of(&state, id);
-                    let report: Option<Report> = serde_json::from_value(camera["report"].clone()).ok();
-                    !report.is_some_and(|report| {
-                        let of_newest = (Some(report.epoch), Some(report.seq)) == (camera["epoch"].as_u64(), camera["seq"].as_u64());
-                        of_newest && report.plan.as_ref().is_some_and(|p| p.as_str() == *plan) && report.mode.as_str() == *mode
-                    })
-                })
-                .collect();
-            if wrong.is_empty() {
+            if wanted(&state) {
                 return state;
             }
-            assert!(tokio::time::Instant::now() < deadline, "after {PATIENCE:?} not yet reported: {wrong:?}; {state:#}");
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            assert!(tokio::time::Instant::now() < deadline, "after {patience:?} still waiting for {what}; {state:#}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
+}
+
+/// Whether a camera's report says that its newest document is in force, with this plan in this mode.
+pub fn reports(state: &Value, id: &str, plan: &str, mode: &str) -> bool {
+    let camera = camera_of(state, id);
+    let report: Option<Report> = serde_json::from_value(camera["report"].clone()).ok();
+    report.is_some_and(|report| {
+        let of_newest = (Some(report.epoch), Some(report.seq)) == (camera["epoch"].as_u64(), camera["seq"].as_u64());
+        of_newest && report.plan.as_ref().is_some_and(|p| p.as_str() == plan) && report.mode.as_str() == mode
+    })
+}
+
+/// The store's uploads, oldest first.
+pub fn transfers(state: &Value) -> &[Value] {
+    state["transfers"].as_array().expect("the state lists transfers")
 }
 
 /// The portal's view of one camera.

@@ -1,0 +1,111 @@
+//! On this machine.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use care_protocol::Mode;
+use care_tests::{
+    agent::Agent,
+    cloud::Sink,
+    footprint::Cost,
+    issuer::PREMIUM,
+    media,
+    wait::{PATIENCE, until},
+    world::World,
+};
+use serde_json::{Map, Value};
+use tokio::net::UnixStream;
+
+use crate::{SETTLE, figures, start, upload};
+
+/// Starts that are timed.
+const STARTS: usize = 9;
+
+/// A camera of its own.
+pub(crate) async fn with_gstreamer(span: Duration) -> anyhow::Result<Value> {
+    let mut world = World::new().await;
+    world.agent.config.source = Some(format!("file:{}", media::recorded_360().display()));
+    world.agent.config.motion = "built-in".into();
+    world.cloud.lock().sink = Sink::Swallow;
+    let mut states = Map::new();
+
+    let free = world.free();
+    world.start_with(free, Mode::Free).await;
+    // The picture moves: the one clip that Free allows in five minutes is soon filmed and gone.
+    world.cloud.wait("a clip", |seen| seen.puts.iter().any(|put| put.complete == Some(true)).then_some(())).await;
+    states.insert("free_idle".into(), cost(&world.agent, span).await?);
+
+    // Paid and nothing moving: a socket that nobody writes to.
+    world.agent.stop().await;
+    world.agent.config.motion = format!("socket:{}", world.agent.dir().join("motion.sock").display());
+    world.start_premium().await;
+    let mut motion = world.agent.motion().await;
+    states.insert("paid_idle".into(), cost(&world.agent, span).await?);
+
+    let moving = tokio::spawn(async move {
+        loop {
+            motion.moved().await;
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    });
+    let stored = world.cloud.lock().puts.len();
+    states.insert("paid_uploading".into(), cost(&world.agent, span).await?);
+    ensure!(world.cloud.lock().puts.len() > stored, "nothing was uploaded meanwhile");
+    moving.abort();
+    world.agent.stop().await;
+    let start = starts(&mut world).await?;
+    Ok(figures(states, start, std::fs::metadata(&world.agent.program)?.len()))
+}
+
+/// A vendor's uploader beside it: the agent carries no clip, it governs.
+pub(crate) async fn without_gstreamer(span: Duration) -> anyhow::Result<Value> {
+    let mut world = World::new().await;
+    world.agent.without_gstreamer();
+    let socket = world.agent.dir().join("uploader.sock");
+    world.agent.config.extra = format!("\n[uploader]\nsocket = \"unix:{}\"\n", socket.display());
+    let mut states = Map::new();
+    let free = world.free();
+    world.start_with(free, Mode::Free).await;
+    states.insert("free_idle".into(), cost(&world.agent, span).await?);
+    let premium = world.premium();
+    world.switch(premium, Mode::Paid).await;
+    states.insert("paid_idle".into(), cost(&world.agent, span).await?);
+    let uploader = tokio::spawn(async move {
+        let agent = UnixStream::connect(&socket).await.expect("the agent listens");
+        upload(agent).await.expect("the agent governs")
+    });
+    world.agent.status("it is open", |status| status.0["uploader"]["open"] == true).await;
+    states.insert("paid_uploading".into(), cost(&world.agent, span).await?);
+    uploader.abort();
+    world.agent.stop().await;
+    let start = starts(&mut world).await?;
+    Ok(figures(states, start, std::fs::metadata(&world.agent.program)?.len()))
+}
+
+async fn cost(agent: &Agent, span: Duration) -> anyhow::Result<Value> {
+    tokio::time::sleep(SETTLE).await;
+    Ok(Cost::of(agent.pid(), span).await?.json())
+}
+
+/// From exec to ready, connected and confirmed, on a Premium plan that is on record: the median and the longest of
+/// [`STARTS`].
+async fn starts(world: &mut World) -> anyhow::Result<Value> {
+    // On flash first: what is timed is a start that finds its plan and has it confirmed.
+    let draft = world.premium().limited(PREMIUM);
+    world.start_with(draft, Mode::Paid).await;
+    world.agent.stop().await;
+    let mut times: [Vec<f64>; 3] = Default::default();
+    for _ in 0..STARTS {
+        let from = world.agent.log().len();
+        let exec = jiff::Timestamp::now();
+        world.agent.start();
+        for (which, what) in ["ready device=", "connected connection=", "cause=confirmed"].into_iter().enumerate() {
+            let line =
+                until(format!("a log line with {what}"), PATIENCE, || world.agent.log().find(from, |line| line.contains(what))).await;
+            let stamp: jiff::Timestamp = line.split_whitespace().next().unwrap_or_default().parse().context("a log line has its time")?;
+            times[which].push((stamp - exec).as_secs_f64() * 1000.0);
+        }
+        world.agent.stop().await;
+    }
+    Ok(start(times))
+}

@@ -1,0 +1,99 @@
+//! What the agent costs a camera: memory, threads, wakeups and processor time in Free idle, Paid idle and Paid uploading,
+//! and how long it takes from its start to being confirmed; with GStreamer on a live 640×360 H.264 source, and without, with
+//! a vendor's uploader. On this machine, or with `CARE_CAMERA` (`scripts/bench-camera.sh`) on an emulated camera. Writes
+//! `target/bench/footprint.json`, each under its own name. `FOOTPRINT_SECONDS=10` for a quick look.
+
+mod guest;
+mod here;
+
+use std::{path::Path, time::Duration};
+
+use anyhow::{Context as _, ensure};
+use serde_json::{Map, Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
+
+/// How long each state is watched, unless `FOOTPRINT_SECONDS` says otherwise.
+const SECONDS: u64 = 30;
+/// What is passed before, so that the start's own work is over.
+const SETTLE: Duration = Duration::from_secs(5);
+/// What is promised of each build in every state, PSS. A desktop's libraries are larger, and so is the code that is not Thumb's:
+/// without GStreamer it is promised for armv7.
+const PSS_MOST_KB: u64 = 24 * 1024;
+const PSS_MOST_KB_WITHOUT: u64 = 8 * 1024;
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let seconds = match std::env::var("FOOTPRINT_SECONDS") {
+        Ok(number) => number.parse().context("FOOTPRINT_SECONDS is a number of seconds")?,
+        Err(_) => SECONDS,
+    };
+    ensure!(seconds > 0, "FOOTPRINT_SECONDS is at least 1");
+    let span = Duration::from_secs(seconds);
+    let emulated = std::env::var_os("CARE_CAMERA").is_some();
+    let (name, with, without) = match emulated {
+        true => ("emulated camera", guest::with_gstreamer(span).await?, guest::without_gstreamer(span).await?),
+        false => (std::env::consts::ARCH, here::with_gstreamer(span).await?, here::without_gstreamer(span).await?),
+    };
+    let path = Path::new("target/bench/footprint.json");
+    let mut document: Value = std::fs::read(path).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_else(|| json!({}));
+    document["what"] =
+        "a live 640x360 H.264 file at 15 fps and 1 Mbit/s; wakeups are context switches; start in milliseconds from exec".into();
+    document[name] = json!({ "seconds": seconds, "gstreamer": with, "no_gstreamer": without });
+    std::fs::create_dir_all("target/bench")?;
+    std::fs::write(path, format!("{document:#}\n"))?;
+
+    println!("{name:<14} {:<16} {:>8} {:>8} {:>8} {:>10} {:>12}", "", "RSS kB", "PSS kB", "threads", "wakeups/s", "CPU s/min");
+    let mut over = Vec::new();
+    for (build, most) in [("gstreamer", PSS_MOST_KB), ("no_gstreamer", PSS_MOST_KB_WITHOUT)] {
+        let measured = &document[name][build];
+        for (state, cost) in measured["states"].as_object().into_iter().flatten() {
+            println!(
+                "{build:<14} {state:<16} {:>8} {:>8} {:>8} {:>10} {:>12}",
+                cost["rss_kb"], cost["pss_kb"], cost["threads"], cost["wakeups_per_s"], cost["cpu_s_per_min"]
+            );
+            let pss = cost["pss_kb"].as_u64().context("a figure")?;
+            if pss > most && (emulated || build == "gstreamer") {
+                over.push(format!("{build} {state}: {pss} kB, at most {most} are promised"));
+            }
+        }
+        println!("{build:<14} start            {}", measured["start_ms"]);
+    }
+    println!("{}", path.display());
+    ensure!(over.is_empty(), "{}", over.join("; "));
+    Ok(())
+}
+
+/// An uploader that obeys, and says every second that a clip is stored.
+async fn upload(agent: impl AsyncRead + AsyncWrite) -> std::io::Result<()> {
+    let (read, mut write) = tokio::io::split(Box::pin(agent));
+    let mut lines = BufReader::new(read).lines();
+    let mut stored = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        let said = tokio::select! {
+            line = lines.next_line() => {
+                let Some(line) = line? else { return Ok(()) };
+                let order: Value = serde_json::from_str(&line)?;
+                if order["type"] != "close" {
+                    continue;
+                }
+                json!({ "type": "closed", "generation": order["generation"] })
+            }
+            _ = stored.tick() => json!({ "type": "stored", "bytes": 400_000 }),
+        };
+        write.write_all(format!("{said}\n").as_bytes()).await?;
+    }
+}
+
+/// One build's figures.
+fn figures(states: Map<String, Value>, start: Value, program_bytes: u64) -> Value {
+    json!({ "states": states, "start_ms": start, "program_bytes": program_bytes })
+}
+
+/// The median and the longest of each step, milliseconds.
+fn start(times: [Vec<f64>; 3]) -> Value {
+    let [ready, connected, confirmed] = times.map(|mut times| {
+        times.sort_by(f64::total_cmp);
+        json!({ "p50": times[times.len() / 2].round(), "max": times[times.len() - 1].round() })
+    });
+    json!({ "ready": ready, "connected": connected, "confirmed": confirmed })
+}

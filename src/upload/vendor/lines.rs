@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 /// A longer line ends the connection.
 pub(super) const LONGEST_LINE: usize = 1024;
 /// More than any camera has, few enough that sums stay far from overflowing.
-const MOST_CLIPS: u32 = 1_000_000;
-const MOST_BYTES: u64 = 1 << 50;
+pub(super) const MOST_CLIPS: u32 = 1_000_000;
+pub(super) const MOST_BYTES: u64 = 1 << 50;
 
 /// What the agent says.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -45,8 +45,41 @@ impl Order {
     }
 }
 
+/// Bytes in the pieces in which they come, cut into lines. Holds no more than one line.
+#[derive(Debug, Default)]
+pub(super) struct Cutter {
+    line: Vec<u8>,
+}
+
+impl Cutter {
+    /// Takes a piece in, and hands each line that ends in it to `hear`, without its end.
+    ///
+    /// # Errors
+    /// A line is too long, or `hear` refuses one: the rest of the piece is not looked at, and no other may follow.
+    pub(super) fn take(&mut self, piece: &[u8], mut hear: impl FnMut(&[u8]) -> Result<(), String>) -> Result<(), String> {
+        for &byte in piece {
+            match byte {
+                b'\n' => {
+                    hear(&self.line)?;
+                    self.line.clear();
+                }
+                _ if self.line.len() == LONGEST_LINE => return Err(format!("a line longer than {LONGEST_LINE} bytes")),
+                _ => self.line.push(byte),
+            }
+        }
+        Ok(())
+    }
+
+    /// What it holds of memory, bytes.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(super) fn holds(&self) -> usize {
+        self.line.capacity()
+    }
+}
+
 /// What the uploader says.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(any(test, feature = "fuzzing"), derive(Serialize))]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum Said {
     /// It has stopped, and nothing that the last `close` forbids will ever leave.

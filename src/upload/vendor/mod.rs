@@ -7,6 +7,8 @@
 
 mod lines;
 mod session;
+#[cfg(any(test, feature = "fuzzing"))]
+mod stranger;
 #[cfg(test)]
 mod tests;
 
@@ -24,6 +26,8 @@ use serde::{Deserialize, Serialize};
 pub use lines::Said;
 use lines::{Judge, Order};
 pub(super) use session::Door;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use stranger::uploader_from_a_stranger;
 
 use super::Event;
 use crate::{

@@ -13,9 +13,12 @@ use tokio::{
 
 use super::{
     Vendor,
-    lines::{LONGEST_LINE, Order},
+    lines::{Cutter, Order},
 };
 use crate::{clock::Clock, unix_socket, upload::Event};
+
+/// How much is read at once, bytes.
+pub(super) const PIECE: usize = 1024;
 
 /// The listening socket; its name goes with it.
 pub(in crate::upload) struct Door {
@@ -78,8 +81,8 @@ impl Door {
         if !self.vendor.connect(stream.as_fd().try_clone_to_owned()?, pid) {
             return Ok(());
         }
-        let mut line = Vec::new();
-        let mut piece = [0; 1024];
+        let mut lines = Cutter::default();
+        let mut piece = [0; PIECE];
         loop {
             let read = select! {
                 read = stream.read(&mut piece) => read,
@@ -98,25 +101,11 @@ impl Door {
                 }
                 Ok(length) => length,
             };
-            if let Err(why) = self.take(&piece[..length], &mut line) {
+            if let Err(why) = lines.take(&piece[..length], |line| self.vendor.hear(line)) {
                 self.vendor.refuse(why);
                 return Ok(());
             }
         }
-    }
-
-    fn take(&self, piece: &[u8], line: &mut Vec<u8>) -> Result<(), String> {
-        for &byte in piece {
-            match byte {
-                b'\n' => {
-                    self.vendor.hear(line)?;
-                    line.clear();
-                }
-                _ if line.len() == LONGEST_LINE => return Err(format!("a line longer than {LONGEST_LINE} bytes")),
-                _ => line.push(byte),
-            }
-        }
-        Ok(())
     }
 }
 

@@ -1,7 +1,8 @@
 //! `get`, answers, grants, reports, names and topics: exactly as on the wire.
 
 use care_protocol::{
-    Answer, Cause, ClipKind, DeviceId, Epoch, Get, GrantRequest, MAX_INTEGER, Mode, Outcome, Plan, Report, Seq, Topic, Topics,
+    Answer, Cause, ClipKind, DeviceId, Digest, Epoch, Get, Grant, GrantRequest, MAX_INTEGER, MAX_TOKEN_BYTES, Mode, Outcome, Plan,
+    Position, Reject, Report, Seq, Stored, Topic, Topics,
 };
 use proptest::prelude::*;
 use serde_json::json;
@@ -84,6 +85,66 @@ fn an_answer_is_read_strictly() {
         assert_eq!(Answer::read(bad).unwrap_err().code(), "bad_form", "{}", String::from_utf8_lossy(bad));
     }
     assert_eq!(Answer::read(&vec![b' '; Answer::MAX_BYTES + 1]).unwrap_err().code(), "too_large");
+}
+
+#[test]
+fn an_answer_has_room_for_the_largest_token_and_what_is_around_it() {
+    let around = r#"{"nonce":"n","token":""}"#;
+    let of = |bytes: usize| around.replace(r#""""#, &format!("\"{}\"", "a".repeat(bytes - around.len())));
+    assert_eq!(Answer::MAX_BYTES, 9 * 1024);
+    assert_eq!(Answer::read(of(Answer::MAX_BYTES).as_bytes()).unwrap().token.len(), Answer::MAX_BYTES - around.len());
+    assert_eq!(Answer::read(of(Answer::MAX_BYTES + 1).as_bytes()), Err(Reject::TooLarge { limit: Answer::MAX_BYTES }));
+
+    // What is no answer and larger than any document is refused for its size.
+    assert_eq!(Answer::read(&[b'x'; MAX_TOKEN_BYTES]).unwrap_err().code(), "bad_form");
+    assert_eq!(Answer::read(&[b'x'; MAX_TOKEN_BYTES + 1]), Err(Reject::TooLarge { limit: MAX_TOKEN_BYTES }));
+}
+
+#[test]
+fn a_grant_is_read_strictly() {
+    let text =
+        r#"{"method":"PUT","url":"https://clips.example/7","headers":{"a":"1","b":"2"},"expires_at":"2026-01-01T00:05:00Z","more":1}"#;
+    let grant = Grant::read(text.as_bytes()).unwrap();
+    assert_eq!((grant.method.as_str(), grant.url.as_str()), ("PUT", "https://clips.example/7"));
+    assert_eq!(grant.headers, [("a".to_owned(), "1".to_owned()), ("b".to_owned(), "2".to_owned())].into());
+    assert_eq!(grant.expires_at.to_string(), "2026-01-01T00:05:00Z");
+    assert!(Grant::read(text.replace(r#""headers":{"a":"1","b":"2"},"#, "").as_bytes()).unwrap().headers.is_empty());
+    for (from, to) in [
+        ("PUT\"", "PUT\",\"method\":\"PUT\""),
+        ("\"url\"", "\"to\""),
+        ("\"2\"", "2"),
+        (r#"{"a":"1","b":"2"}"#, "null"),
+        ("05:00Z", "05:00"),
+        ("2026-01-01T00:05:00Z", "soon"),
+    ] {
+        let changed = text.replace(from, to);
+        assert_ne!(changed, text);
+        assert_eq!(Grant::read(changed.as_bytes()).unwrap_err().code(), "bad_form", "{changed}");
+    }
+}
+
+#[test]
+fn stored_is_said_with_true_and_with_nothing_else() {
+    assert!(Stored::read(br#"{"stored":true,"more":1}"#).unwrap().stored);
+    for bad in [r#"{"stored":false}"#, r#"{"stored":1}"#, r#"{"stored":null}"#, "{}", "true", ""] {
+        assert_eq!(Stored::read(bad.as_bytes()).unwrap_err().code(), "bad_form", "{bad}");
+    }
+}
+
+#[test]
+fn what_people_read_is_what_travels() {
+    assert_eq!(device().to_string(), DEVICE);
+    assert_eq!(Position { epoch: 3, seq: 41 }.to_string(), "(3, 41)");
+    assert_eq!((Seq::try_from(41).unwrap().to_string(), Epoch::try_from(3).unwrap().to_string()), ("41".to_owned(), "3".to_owned()));
+    let plan: Plan = "plus".parse().unwrap();
+    assert_eq!((plan.to_string(), plan.as_str(), plan.is_free()), ("plus".to_owned(), "plus", false));
+    assert!(Plan::free().is_free());
+    let digest = Digest::of(b"abc");
+    assert_eq!(digest.to_string(), format!("sha256:{}", digest.hex()));
+    assert_eq!(format!("{digest:?}"), digest.to_string());
+    assert_eq!(digest.hex(), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+    assert_eq!(format!("{:?}", super::key()), "Signer { kid: \"2026-11\", .. }");
+    assert_eq!(format!("{:?}", super::key().public_key()), super::key().public_key().to_base64url());
 }
 
 #[test]

@@ -20,6 +20,9 @@ if [ ! -x "$mutants" ]; then
     rm -rf "$cache/cargo-mutants-build"
 fi
 
+# Why a mutant dies is nobody's question, and hundreds of backtraces take their time.
+export RUST_BACKTRACE=0
+
 killed=0
 survived=0
 

@@ -24,15 +24,37 @@ trap 'rm -f "$name.json" protocol/"$name.json" cloud/"$name.json" tests/"$name.j
 SOURCE_DATE_EPOCH=$(git log -1 --format=%ct) \
     "$tool" cyclonedx --quiet --format json --spec-version 1.5 --no-build-deps --target armv7-unknown-linux-gnueabihf --override-filename "$name"
 mkdir -p target/sbom
-mv "$name.json" target/sbom/kasa-care-agent.cdx.json
-
-# What the firmware's tree has, the bill must have.
+bill=target/sbom/kasa-care-agent.cdx.json
+# What the firmware links. The tool takes the features of the whole workspace together, so that it lists some crates which only
+# care-cloud and the tests have: these are left out.
 "$cargo" tree --locked -p kasa-care-agent --edges normal --target armv7-unknown-linux-gnueabihf --prefix none --format '{p}' |
     sed 's/ (.*//; s/ v/ /' | grep -v '^kasa-care-agent ' | sort -u >target/sbom/tree
-jq -r '.components[] | "\(.name) \(.version)"' target/sbom/kasa-care-agent.cdx.json | sort -u >target/sbom/components
-missing=$(comm -23 target/sbom/tree target/sbom/components)
-if [ -n "$missing" ]; then
-    echo "sbom.sh: not in the bill: $missing" >&2
+# Where it was made is nobody's business, and would make the file another one on each machine.
+jq --rawfile tree target/sbom/tree --arg here "path+file://$PWD" '
+    ($tree | split("\n")) as $linked
+    | .components |= map(select("\(.name) \(.version)" | IN($linked[])))
+    | [.metadata.component, .components[] | ."bom-ref"] as $refs
+    | .dependencies |= map(select(.ref | IN($refs[])) | if .dependsOn then .dependsOn |= map(select(IN($refs[]))) else . end)
+    | walk(if type == "string" then split($here) | join("workspace") else . end)' "$name.json" >"$bill"
+
+# Each crate of the firmware's tree with a licence; and no path of this machine. Reads a bill, says what is wrong.
+faults() {
+    jq -r '.components[] | "\(.name) \(.version)"' "$1" | sort -u | comm -23 target/sbom/tree - | sed 's/^/not in the bill: /'
+    jq -r '.metadata.component, .components[] | select(.licenses | length == 0) | "without a licence: \(.name) \(.version)"' "$1"
+    jq -r --arg here "$PWD" --arg home "$HOME" \
+        '.. | strings | select(contains($here) or contains($home) or contains("file:///")) | "a path of this machine: " + .' "$1"
+}
+
+# The check of the check: a bill with one of each fault must be noticed.
+jq --arg here "$PWD" '.components |= (.[1:] | .[0].licenses = []) | .metadata.component.description = $here' "$bill" >target/sbom/bad.json
+if [ "$(faults target/sbom/bad.json | cut -d: -f1 | sort -u | wc -l)" != 3 ]; then
+    echo "sbom.sh: the check finds nothing even where there is something" >&2
     exit 1
 fi
-echo "sbom.sh: target/sbom/kasa-care-agent.cdx.json, $(wc -l <target/sbom/components) components" >&2
+rm target/sbom/bad.json
+found=$(faults "$bill")
+if [ -n "$found" ]; then
+    printf 'sbom.sh: %s\n' "$found" >&2
+    exit 1
+fi
+echo "sbom.sh: $bill, $(jq '.components | length' "$bill") components" >&2

@@ -1234,3 +1234,181 @@ fn what_https_has_confirmed_before_the_subscribe_confirms_nothing_on_that_connec
     bench.sync();
     assert_eq!((bench.mode(), bench.engine.is_confirmed(), bench.open.leave), (Mode::Held, false, FREE));
 }
+
+#[test]
+fn an_empty_keyset_is_acknowledged_and_says_nothing() {
+    let mut bench = Bench::confirmed(&premium(41));
+    assert!(bench.engine.is_confirmed());
+    let delivery = bench.deliver(1, Topic::Keyset, "", true);
+    assert_eq!((bench.acked.clone(), bench.reports.len(), bench.gets.len()), (vec![delivery], 0, 0));
+}
+
+#[test]
+fn only_what_confirms_nothing_on_an_unconfirmed_connection_is_asked_about() {
+    let mut bench = Bench::confirmed(&premium(41));
+    bench.live(&premium(42));
+    assert!(bench.gets.is_empty(), "this connection has confirmed");
+
+    let mut bench = Bench::new();
+    bench.connect(1);
+    bench.deliver(1, Topic::Keyset, bench.keys.keyset(7).sign(&bench.keys.root), true);
+    bench.event(Event::Subscribed(Connection(1)));
+    bench.gets.clear();
+    bench.live(&premium(41));
+    assert_eq!(bench.gets.len(), 1);
+    bench.retained(1, &premium(42));
+    assert_eq!((bench.gets.len(), bench.mode()), (1, Mode::Paid), "the retained copy confirms itself");
+}
+
+#[test]
+fn an_upgrade_waits_for_its_own_record_and_not_for_one_before_it() {
+    let mut bench = Bench::confirmed(&free(41));
+    bench.disk.slow = true;
+    bench.event(Event::Stopping);
+    let ticket = bench.engine.tickets;
+    bench.live(&premium(42));
+    bench.event(Event::Written { ticket });
+    assert_eq!((bench.mode(), bench.open.leave), (Mode::Free, FREE));
+    bench.sync();
+    assert_eq!((bench.mode(), bench.open.leave), (Mode::Paid, PREMIUM));
+}
+
+#[test]
+fn sixteen_copies_under_an_unknown_key_are_held_and_one_more_begins_anew() {
+    let mut bench = Bench::new();
+    bench.connect(1);
+    for _ in 0..COPIES {
+        bench.retained(1, &premium(41));
+    }
+    assert!(bench.acked.is_empty());
+    bench.retained(1, &premium(41));
+    assert_eq!(bench.acked.len(), COPIES);
+}
+
+#[test]
+fn the_keyset_that_verified_a_document_is_kept_once_the_newest_no_longer_does() {
+    let record = |bench: &Bench| Record::read(bench.disk.record.as_ref().unwrap()).unwrap();
+    let mut bench = Bench::confirmed(&premium(41));
+    bench.deliver(1, Topic::Keyset, bench.keys.keyset(8).sign(&bench.keys.root), true);
+    assert_eq!(record(&bench).verified_by, None);
+    let eighth = record(&bench).keyset;
+    for version in [9, 10] {
+        let revoking = Keyset { revoked: vec!["k1".into()], ..bench.keys.keyset(version) }.sign(&bench.keys.root);
+        bench.deliver(1, Topic::Keyset, revoking, true);
+        assert_eq!(record(&bench).verified_by, eighth, "keyset {version}");
+    }
+    let bench = bench.reboot();
+    assert_eq!((bench.mode(), bench.engine.view(bench.now).position.seq), (Mode::Held, 41));
+}
+
+#[test]
+fn a_reset_to_where_the_ratchet_stands_changes_nothing() {
+    let mut bench = Bench::confirmed(&premium(41));
+    let reset = Reset { id: 4, aud: "CAM1".into(), epoch: 3, seq: 41 };
+    let keyset = Keyset { resets: vec![reset], ..bench.keys.keyset(8) }.sign(&bench.keys.root);
+    bench.deliver(1, Topic::Keyset, keyset, true);
+    bench.live(&free(41));
+    assert_eq!(bench.last().outcome, Outcome::Conflict, "which document stands there is still known");
+}
+
+#[test]
+fn a_camera_that_has_a_keyset_fetches_another_at_once() {
+    let mut bench = Bench::confirmed(&premium(41));
+    let stranger = Signer::from_pkcs8("k2", &Signer::generate()).unwrap();
+    bench.deliver(1, Topic::Entitlement, premium(42).sign(&stranger), true);
+    assert_eq!(bench.fetches, [Resource::Keyset]);
+}
+
+#[test]
+fn https_is_asked_while_a_refusal_is_unexplained_and_otherwise_not() {
+    let mut bench = Bench::confirmed(&premium(41));
+    bench.event(Event::Fetched(Resource::Entitlement, Fetched::Failed));
+    bench.pass(Duration::from_secs(600));
+    assert_eq!(bench.fetches, []);
+    bench.event(Event::Refused);
+    bench.pass(Duration::from_secs(2));
+    assert_eq!(bench.fetches, [Resource::Entitlement]);
+    bench.event(Event::Fetched(Resource::Entitlement, Fetched::Declined));
+    bench.pass(Duration::from_secs(60));
+    assert_eq!(bench.fetches, [Resource::Entitlement; 2]);
+    let token = premium(41).sign(&bench.keys.signer);
+    bench.event(Event::Fetched(Resource::Entitlement, Fetched::Found(token.into())));
+    bench.pass(Duration::from_secs(600));
+    assert_eq!(bench.fetches, [Resource::Entitlement; 2]);
+}
+
+#[test]
+fn a_second_confirmation_of_the_same_refusal_changes_no_pause() {
+    let mut bench = Bench::confirmed(&premium(41));
+    bench.event(Event::Refused);
+    for _ in 0..3 {
+        bench.retained(1, &premium(41));
+    }
+    bench.pass(Duration::from_secs(5));
+    bench.event(Event::Refused);
+    bench.retained(1, &premium(41));
+    bench.log.clear();
+    bench.pass(Duration::from_millis(9_999));
+    assert!(!bench.log.contains(&"retry"), "{:?}", bench.log);
+    bench.pass(Duration::from_millis(1));
+    assert!(bench.log.contains(&"retry"), "{:?}", bench.log);
+}
+
+#[test]
+fn a_refusal_without_a_connection_asks_https_at_once() {
+    let mut bench = Bench::confirmed(&premium(41));
+    bench.event(Event::Lost(Some(Connection(1))));
+    let token = premium(41).sign(&bench.keys.signer);
+    bench.event(Event::Fetched(Resource::Entitlement, Fetched::Found(token.into())));
+    bench.pass(Duration::from_secs(20));
+    bench.fetches.clear();
+    bench.event(Event::Refused);
+    assert_eq!((bench.fetches.as_slice(), bench.gets.len()), (&[Resource::Entitlement][..], 0));
+}
+
+#[test]
+fn a_get_that_is_not_answered_is_followed_by_https() {
+    let mut bench = Bench::confirmed(&premium(41));
+    bench.event(Event::Lost(Some(Connection(1))));
+    bench.event(Event::Fetched(Resource::Entitlement, Fetched::Declined));
+    bench.connect(2);
+    bench.fetches.clear();
+    bench.event(Event::Subscribed(Connection(2)));
+    bench.pass(Duration::from_millis(1_999));
+    assert_eq!((bench.fetches.as_slice(), bench.gets.len()), (&[][..], 1));
+    bench.pass(Duration::from_millis(1));
+    assert_eq!(bench.fetches, [Resource::Entitlement]);
+}
+
+#[test]
+fn after_five_at_once_one_report_of_an_outcome_a_minute() {
+    let mut bench = Bench::confirmed(&premium(41));
+    for _ in 0..8 {
+        bench.live(&premium(40));
+    }
+    assert_eq!(bench.outcomes(), [Outcome::Stale; 5]);
+    for sent in 5..8 {
+        bench.pass(Duration::from_secs(59));
+        assert_eq!(bench.reports.len(), sent);
+        bench.pass(Duration::from_secs(1));
+        assert_eq!(bench.reports.len(), sent + 1);
+        bench.live(&premium(40));
+    }
+}
+
+#[test]
+fn two_quiet_minutes_give_room_for_two_reports_and_not_for_a_third() {
+    let mut bench = Bench::confirmed(&premium(41));
+    for _ in 0..5 {
+        bench.live(&premium(40));
+    }
+    bench.pass(Duration::from_secs(120));
+    for _ in 0..3 {
+        bench.live(&premium(40));
+    }
+    assert_eq!(bench.reports.len(), 7);
+    bench.pass(Duration::from_secs(59));
+    assert_eq!(bench.reports.len(), 7);
+    bench.pass(Duration::from_secs(1));
+    assert_eq!(bench.reports.len(), 8);
+}

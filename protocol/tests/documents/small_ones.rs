@@ -1,8 +1,8 @@
 //! `get`, answers, grants, reports, names and topics: exactly as on the wire.
 
 use care_protocol::{
-    Answer, Cause, ClipKind, DeviceId, Digest, Epoch, Get, Grant, GrantRequest, MAX_INTEGER, MAX_TOKEN_BYTES, Mode, Outcome, Plan,
-    Position, Reject, Report, Seq, Stored, Topic, Topics,
+    Answer, Cause, ClipKind, DeviceId, Digest, Entitlement, Epoch, Get, Grant, GrantRequest, MAX_INTEGER, MAX_TOKEN_BYTES, Mode, Outcome,
+    Plan, Position, Reject, Report, Seq, Stored, Topic, Topics,
 };
 use proptest::prelude::*;
 use serde_json::json;
@@ -129,6 +129,26 @@ fn stored_is_said_with_true_and_with_nothing_else() {
     for bad in [r#"{"stored":false}"#, r#"{"stored":1}"#, r#"{"stored":null}"#, "{}", "true", ""] {
         assert_eq!(Stored::read(bad.as_bytes()).unwrap_err().code(), "bad_form", "{bad}");
     }
+}
+
+#[test]
+fn what_a_token_claims_is_read_without_belief_and_only_where_it_can_be() {
+    let claimed =
+        |payload: serde_json::Value| Entitlement::claimed_position(super::root().sign("any", payload.to_string().as_bytes()).as_bytes());
+    assert_eq!(claimed(json!({ "epoch": 3, "seq": 41, "aud": "other" })), Some(Position { epoch: 3, seq: 41 }));
+    assert_eq!(claimed(json!({ "epoch": MAX_INTEGER, "seq": 1 })), Some(Position { epoch: MAX_INTEGER, seq: 1 }));
+    for bad in [json!({ "seq": 41 }), json!({ "epoch": 0, "seq": 41 }), json!({ "epoch": 3, "seq": MAX_INTEGER + 1 }), json!([3, 41])] {
+        assert_eq!(claimed(bad.clone()), None, "{bad}");
+    }
+    for bad in [&b""[..], b"a", b"a.b.c", b"\xff.\xff.\xff"] {
+        assert_eq!(Entitlement::claimed_position(bad), None);
+    }
+    let of = |bytes: usize| {
+        let token = super::root().sign("any", json!({ "epoch": 3, "seq": 41 }).to_string().as_bytes());
+        let more = "A".repeat(bytes - token.len());
+        Entitlement::claimed_position((token + &more).as_bytes())
+    };
+    assert_eq!((of(MAX_TOKEN_BYTES), of(MAX_TOKEN_BYTES + 1)), (Some(Position { epoch: 3, seq: 41 }), None));
 }
 
 #[test]

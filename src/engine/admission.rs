@@ -154,4 +154,14 @@ mod tests {
         let mut judge = Judge::new(FREE, 3, NOW_MS, Some(clip().started_ms - 1000));
         assert!(!judge.allows(&clip()), "a clip that has left already counts too");
     }
+
+    #[test]
+    fn after_a_cut_nothing_leaves_and_for_another_owner_nothing_is_recorded() {
+        let before = Admission { record: FREE, keep: FREE, leave: FREE, position: Position { epoch: 3, seq: 41 } };
+        let position = Position { epoch: 3, seq: 42 };
+        let cut = Admission { record: FREE, keep: FREE, leave: Policy::CLOSED, position };
+        assert_eq!(Admission::after_cut(FREE, position, &before), cut);
+        let position = Position { epoch: 4, seq: 1 };
+        assert_eq!(Admission::after_cut(FREE, position, &before), Admission { record: Policy::CLOSED, position, ..cut });
+    }
 }

@@ -174,7 +174,7 @@ impl Bench {
                     self.event(Event::CutDone(CutFigures {
                         generation: Generation(self.cuts.len() as u64),
                         transfers,
-                        bytes_after: 0,
+                        bytes_after: u64::from(transfers) * 1448,
                         doomed: Erased { clips: u32::from(keep.is_some()), bytes: 5 },
                     }));
                 }
@@ -1329,6 +1329,7 @@ fn https_is_asked_while_a_refusal_is_unexplained_and_otherwise_not() {
     bench.pass(Duration::from_secs(2));
     assert_eq!(bench.fetches, [Resource::Entitlement]);
     bench.event(Event::Fetched(Resource::Entitlement, Fetched::Declined));
+    assert_eq!(bench.engine.wake_at(bench.now), bench.now.boot + Duration::from_secs(58));
     bench.pass(Duration::from_secs(60));
     assert_eq!(bench.fetches, [Resource::Entitlement; 2]);
     let token = premium(41).sign(&bench.keys.signer);
@@ -1374,10 +1375,14 @@ fn a_get_that_is_not_answered_is_followed_by_https() {
     bench.connect(2);
     bench.fetches.clear();
     bench.event(Event::Subscribed(Connection(2)));
+    assert_eq!(bench.engine.wake_at(bench.now), bench.now.boot + Duration::from_secs(2));
     bench.pass(Duration::from_millis(1_999));
     assert_eq!((bench.fetches.as_slice(), bench.gets.len()), (&[][..], 1));
     bench.pass(Duration::from_millis(1));
     assert_eq!(bench.fetches, [Resource::Entitlement]);
+    bench.event(Event::Fetched(Resource::Entitlement, Fetched::Declined));
+    bench.pass(Duration::from_secs(61));
+    assert_eq!(bench.fetches, [Resource::Entitlement; 2], "and every minute until this connection confirms");
 }
 
 #[test]
@@ -1411,4 +1416,147 @@ fn two_quiet_minutes_give_room_for_two_reports_and_not_for_a_third() {
     assert_eq!(bench.reports.len(), 7);
     bench.pass(Duration::from_secs(1));
     assert_eq!(bench.reports.len(), 8);
+}
+
+#[test]
+fn where_nobody_answers_https_is_asked_every_two_seconds_in_the_grace_and_every_minute_after_it() {
+    let mut bench = Bench::confirmed(&premium(41));
+    bench.event(Event::Fetched(Resource::Entitlement, Fetched::Failed));
+    bench.event(Event::Lost(Some(Connection(1))));
+    for asked in 1..=5 {
+        assert_eq!(bench.fetches.len(), asked);
+        bench.event(Event::Fetched(Resource::Entitlement, Fetched::Failed));
+        bench.pass(Duration::from_millis(1_999));
+        assert_eq!(bench.fetches.len(), asked);
+        bench.pass(Duration::from_millis(1));
+    }
+    assert_eq!((bench.fetches.len(), bench.open.leave), (6, FREE), "the grace is over");
+    bench.event(Event::Fetched(Resource::Entitlement, Fetched::Failed));
+    bench.pass(Duration::from_secs(59));
+    assert_eq!(bench.fetches.len(), 6);
+    bench.pass(Duration::from_secs(2));
+    assert_eq!(bench.fetches.len(), 7);
+}
+
+#[test]
+fn the_acknowledgement_of_an_earlier_report_is_not_that_of_the_newest() {
+    let mut bench = Bench::confirmed(&premium(41));
+    bench.live(&free(42));
+    bench.live(&premium(43));
+    let tickets: Vec<u64> = bench.reports.iter().map(|(ticket, _)| *ticket).collect();
+    assert!(tickets.len() == 2 && tickets[0] < tickets[1], "{tickets:?}");
+    bench.event(Event::Published { ticket: tickets[0] });
+    bench.event(Event::Lost(Some(Connection(1))));
+    bench.reports.clear();
+    bench.connect(2);
+    assert_eq!(bench.reports.first().map(|(ticket, report)| (*ticket, report.seq)), Some((tickets[1], 43)), "it goes out again");
+}
+
+#[test]
+fn a_cut_of_nothing_says_so() {
+    let mut bench = Bench::confirmed(&premium(41));
+    bench.live(&free(42));
+    assert_eq!(bench.last().cut, care_protocol::Cut::default());
+}
+
+#[test]
+fn two_cuts_before_the_disk_is_done_are_reported_as_one() {
+    let mut bench = Bench::confirmed(&premium(41));
+    bench.disk.slow = true;
+    bench.transfers = 2;
+    bench.live(&entitlement(42, "plus", PLUS));
+    bench.transfers = 3;
+    bench.live(&free(43));
+    bench.sync();
+    let report = bench.last();
+    assert_eq!((report.seq, report.cut.transfers, report.cut.micros, report.cut.bytes_after), (43, 5, 7, 5 * 1448));
+    assert_eq!(report.erased, Erased { clips: 2, bytes: 10 });
+    let record = Record::read(bench.disk.record.as_ref().unwrap()).unwrap();
+    assert!(record.report.is_some_and(|report| report.persisted), "whoever reads it there, it was written");
+}
+
+#[test]
+fn the_end_of_a_lease_is_written_and_the_end_of_a_grace_is_not() {
+    let lease = Lease { max_age_s: 1000, not_after: T0 + 172_800 };
+    let mut bench = Bench::confirmed(&Entitlement { lease, ..premium(41) });
+    bench.pass(Duration::from_secs(999));
+    bench.log.clear();
+    bench.pass(Duration::from_secs(1));
+    assert_eq!(bench.log, ["cut", "open", "report", "persist"]);
+
+    let mut bench = Bench::confirmed(&premium(41));
+    bench.event(Event::Lost(Some(Connection(1))));
+    bench.log.clear();
+    bench.pass(Duration::from_secs(10));
+    assert_eq!((bench.log.as_slice(), bench.open.leave), (&["cut", "open"][..], FREE));
+}
+
+#[test]
+fn what_is_in_force_and_not_on_flash_is_seen_as_that() {
+    for (before, after) in [(free(41), premium(42)), (premium(41), free(42))] {
+        let mut bench = Bench::confirmed(&before);
+        bench.disk.slow = true;
+        bench.live(&after);
+        assert!(!bench.engine.view(bench.now).persisted);
+        bench.sync();
+        assert!(bench.engine.view(bench.now).persisted);
+    }
+}
+
+#[test]
+fn a_failed_write_counts_once_and_for_what_was_in_it() {
+    for (before, after) in [(free(41), premium(42)), (premium(41), free(42))] {
+        let mut bench = Bench::confirmed(&before);
+        bench.disk.slow = true;
+        bench.event(Event::Stopping);
+        let earlier = bench.engine.tickets;
+        bench.live(&after);
+        bench.reports.clear();
+        bench.event(Event::WriteFailed { ticket: earlier });
+        assert!(bench.reports.is_empty(), "it was not in that one");
+        let ticket = bench.engine.tickets;
+        bench.event(Event::WriteFailed { ticket });
+        bench.event(Event::WriteFailed { ticket });
+        assert_eq!(bench.reports.len(), 1);
+    }
+}
+
+#[test]
+fn the_last_change_is_told_with_the_order_id_of_what_is_in_force() {
+    let refund = Refund { kind: RefundKind::Refund, amount_minor: 412, currency: "USD".into() };
+    let mut bench = Bench::confirmed(&premium(41));
+    bench.live(&Entitlement { order: Some(Order { id: "KC-2026-000123".into(), refund }), ..free(42) });
+    let told = bench.engine.last_switch().map(|(report, order)| (report.seq, order));
+    assert_eq!(told, Some((42, Some("KC-2026-000123"))));
+}
+
+#[test]
+fn a_refusal_that_nobody_explains_ends_after_a_quarter_of_an_hour() {
+    let mut bench = Bench::confirmed(&premium(41));
+    bench.event(Event::Refused);
+    bench.pass(Duration::from_secs(899));
+    assert_eq!((bench.log.contains(&"retry"), bench.mode()), (false, Mode::Held));
+    bench.pass(Duration::from_secs(1));
+    assert_eq!((bench.log.contains(&"retry"), bench.mode()), (true, Mode::Paid));
+    bench.event(Event::Fetched(Resource::Entitlement, Fetched::Declined));
+    bench.fetches.clear();
+    bench.pass(Duration::from_secs(600));
+    assert_eq!(bench.fetches, [], "and nobody is asked about it any more");
+}
+
+#[test]
+fn a_document_is_not_judged_before_it_was_issued() {
+    let mut bench = Bench::confirmed(&premium(41));
+    bench.live(&Entitlement { iat: T0 + 500, ..free(41) });
+    assert_eq!((bench.last().outcome, bench.last().at.as_second()), (Outcome::Conflict, T0 as i64 + 500));
+}
+
+#[test]
+fn a_factory_reset_leaves_nothing_of_the_document_and_its_report() {
+    let bench = Bench::confirmed(&premium(41));
+    let record = Record::read(bench.disk.record.as_ref().unwrap()).unwrap();
+    assert!(record.entitlement.is_some() && record.report.is_some());
+    let left = Record { verified_by: record.keyset.clone(), lease_used_s: 5, next_performed: true, ..record.clone() }.factory_reset();
+    assert_eq!((left.entitlement, left.verified_by, left.lease_used_s, left.next_performed, left.report), (None, None, 0, false, None));
+    assert_eq!((left.ratchet, left.keyset, left.trusted_s), (record.ratchet, record.keyset, record.trusted_s));
 }

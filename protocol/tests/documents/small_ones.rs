@@ -1,13 +1,13 @@
 //! `get`, answers, grants, reports, names and topics: exactly as on the wire.
 
 use care_protocol::{
-    Answer, Cause, ClipKind, DeviceId, Digest, Entitlement, Epoch, Get, Grant, GrantRequest, MAX_INTEGER, MAX_TOKEN_BYTES, Mode, Outcome,
-    Plan, Position, Reject, Report, Seq, Stored, Topic, Topics,
+    Answer, Cause, ClipKind, DeviceId, Digest, Entitlement, Epoch, Get, Grant, GrantRequest, Keyset, MAX_INTEGER, MAX_KEYSET_BYTES,
+    MAX_TOKEN_BYTES, Mode, Outcome, Plan, Position, Reject, Report, Reset, Seq, Signer, Stored, Topic, Topics,
 };
 use proptest::prelude::*;
 use serde_json::json;
 
-use super::{DEVICE, device};
+use super::{DEVICE, ISSUER, device};
 
 #[test]
 fn topics_are_those_of_the_specification() {
@@ -88,6 +88,11 @@ fn an_answer_is_read_strictly() {
 }
 
 #[test]
+fn the_largest_of_everything_is_as_the_specification_says() {
+    assert_eq!((MAX_TOKEN_BYTES, MAX_KEYSET_BYTES, MAX_INTEGER), (8192, 65_536, 9_007_199_254_740_991));
+}
+
+#[test]
 fn an_answer_has_room_for_the_largest_token_and_what_is_around_it() {
     let around = r#"{"nonce":"n","token":""}"#;
     let of = |bytes: usize| around.replace(r#""""#, &format!("\"{}\"", "a".repeat(bytes - around.len())));
@@ -152,9 +157,22 @@ fn what_a_token_claims_is_read_without_belief_and_only_where_it_can_be() {
 }
 
 #[test]
+fn a_generated_key_is_a_fresh_one_that_signs() {
+    let [a, b] = [Signer::generate(), Signer::generate()].map(|key| Signer::from_pkcs8("fresh", &key).unwrap());
+    assert_eq!(a.kid(), "fresh");
+    assert_ne!(a.public_key(), b.public_key());
+    let roots = [("fresh".to_owned(), a.public_key())].into();
+    let verify = |signer: &Signer| Keyset::verify(super::keyset().sign(signer).as_bytes(), &roots, ISSUER);
+    assert_eq!(verify(&a).map(|verified| verified.keyset), Ok(super::keyset()));
+    assert_eq!(verify(&b).map_err(|reject| reject.code()).err(), Some("bad_signature"));
+}
+
+#[test]
 fn what_people_read_is_what_travels() {
     assert_eq!(device().to_string(), DEVICE);
     assert_eq!(Position { epoch: 3, seq: 41 }.to_string(), "(3, 41)");
+    let reset = Reset { id: 1, aud: DEVICE.into(), epoch: 3, seq: 41 };
+    assert_eq!(reset.position(), Position { epoch: 3, seq: 41 });
     assert_eq!((Seq::try_from(41).unwrap().to_string(), Epoch::try_from(3).unwrap().to_string()), ("41".to_owned(), "3".to_owned()));
     let plan: Plan = "plus".parse().unwrap();
     assert_eq!((plan.to_string(), plan.as_str(), plan.is_free()), ("plus".to_owned(), "plus", false));

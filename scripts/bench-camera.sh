@@ -14,7 +14,7 @@ if [ "$profile" = dev ]; then
     built=target/debug
 fi
 CARE_CAMERA=$PWD/$(scripts/arm/image.sh "$target")
-export CARE_CAMERA CARE_CAMERA_NO_GSTREAMER=$PWD/target/arm/$target/firmware-without-gstreamer/kasa-care-agent
+export CARE_AGENT=$built/kasa-care-agent CARE_CAMERA CARE_CAMERA_NO_GSTREAMER=$PWD/target/arm/$target/firmware-without-gstreamer/kasa-care-agent
 [ $# -gt 0 ] || set -- footprint camera
 missed=0
 for part in "$@"; do

@@ -120,6 +120,8 @@ struct Agent {
     started: Instant,
     /// When the status is shown next.
     show_at: Instant,
+    /// Cuts that are to be logged with it: a line wakes the journal, and a switch must be written and reported first.
+    untold: Vec<CutFigures>,
     media_fault: Option<String>,
     store_fault: Option<String>,
     /// When the device's certificate ends, since 1970; `None` without TLS.
@@ -194,6 +196,7 @@ impl Agent {
             notifier: Notifier::from_env(),
             started: now,
             show_at: now,
+            untold: Vec::new(),
             media_fault: None,
             store_fault: None,
             certificate_ends: certificate_ends(&config),
@@ -260,8 +263,7 @@ impl Agent {
     fn end_cut(&mut self) {
         let Some(figures) = self.cut.and_then(|own| self.gate.cut_figures(own)) else { return };
         self.cut = None;
-        // At `debug`: the report says it all, and to say it here would wake the journal before the switch is written.
-        tracing::debug!(generation = figures.generation.0, transfers = figures.transfers, doomed_clips = figures.doomed.clips, "cut");
+        self.untold.push(figures);
         self.handle(Event::CutDone(figures));
     }
 
@@ -493,6 +495,15 @@ impl Agent {
             document.warn();
         });
         self.notifier.status(&self.board.read().summary());
+        for figures in self.untold.drain(..) {
+            tracing::info!(
+                generation = figures.generation.0,
+                transfers = figures.transfers,
+                bytes_after = figures.bytes_after,
+                doomed_clips = figures.doomed.clips,
+                "cut"
+            );
+        }
         self.show_at = Instant::now() + STATUS_EVERY;
     }
 

@@ -1538,8 +1538,8 @@ fn a_refusal_that_nobody_explains_ends_after_a_quarter_of_an_hour() {
     assert_eq!((bench.log.contains(&"retry"), bench.mode()), (false, Mode::Held));
     bench.pass(Duration::from_secs(1));
     assert_eq!((bench.log.contains(&"retry"), bench.mode()), (true, Mode::Paid));
-    bench.event(Event::Fetched(Resource::Entitlement, Fetched::Declined));
     bench.fetches.clear();
+    bench.event(Event::Fetched(Resource::Entitlement, Fetched::Declined));
     bench.pass(Duration::from_secs(600));
     assert_eq!(bench.fetches, [], "and nobody is asked about it any more");
 }

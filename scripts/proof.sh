@@ -13,11 +13,11 @@ scripts/mutants.sh
 # The unit tests of the agent without GStreamer.
 "$cargo" test --locked --workspace --no-default-features --lib
 
-# Flash and power; the network: every fault in every phase, five brokers, a cluster (docs/assurance-network.md).
+# Flash and power; the network: every fault in every phase, five brokers, a cluster.
 scripts/brokers.sh
 "$cargo" build --locked --workspace --all-targets
 "$cargo" test --locked --workspace --test scenarios -- --ignored --nocapture --test-threads 2 --skip on_duty
-# Input, and time on duty (docs/assurance-input.md).
+# Input, and time on duty.
 scripts/fuzz.sh 120
 "$cargo" test --locked --workspace --test scenarios -- --ignored --nocapture ten_minutes_on_duty
 "$cargo" test --locked --workspace --test scenarios -- --ignored --nocapture an_hour_on_duty

@@ -1,6 +1,6 @@
 //! The test cases of AWS IoT Device Advisor that apply to this device and are not already in another file, against a scripted
 //! broker; and scenarios 53 to 55 and 57, which need the same. The whole list, with what does not apply and why, stands in
-//! `docs/assurance-network.md`.
+//! `docs/assurance.md`.
 
 use std::time::{Duration, Instant};
 

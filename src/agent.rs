@@ -165,6 +165,7 @@ impl Agent {
         let store = store.start(move |written| drop(tell.send(Input::Store(written))));
 
         let board = Arc::new(Board::new(StatusDocument::new(&config)));
+        board.outdate();
         let page = config.status.as_ref().map(|listen| status::serve(listen, board.clone())).transpose()?;
         let (link, link_events) = link::start(link::Settings::new(config.broker.clone(), broker_tls, config.device.id.clone()));
         let gate = uploads.gate();
@@ -269,6 +270,7 @@ impl Agent {
 
     /// What has just changed is shown soon; a burst does not show every step, and does not put it off.
     fn show_soon(&mut self) {
+        self.board.outdate();
         self.show_at = self.show_at.min(Instant::now() + STATUS_SOON);
     }
 
@@ -542,6 +544,7 @@ impl Agent {
             self.config.upload = config.upload.clone();
         }
         self.board.update(|document| document.link.broker = config.broker.endpoint.authority());
+        self.show_soon();
         // The topics stay those of the start.
         self.config.broker.endpoint = config.broker.endpoint;
         self.config.broker.tls = config.broker.tls;

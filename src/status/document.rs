@@ -9,6 +9,7 @@ use std::{
 use care_protocol::{DeviceId, Digest, Mode, Plan, Policy, Position, Reason, Report};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use tokio::{sync::Notify, time::timeout};
 
 use super::History;
 use crate::{
@@ -465,21 +466,30 @@ fn timestamp(since_1970: Duration) -> Timestamp {
     i64::try_from(since_1970.as_secs()).ok().and_then(|seconds| Timestamp::from_second(seconds).ok()).unwrap_or(Timestamp::MAX)
 }
 
+/// How long somebody who asks waits for what has just changed.
+const FRESH_WITHIN: Duration = Duration::from_millis(500);
+
 /// Where the newest document hangs. The control thread writes, the listener reads; neither holds it for longer than a copy.
 #[derive(Debug)]
-pub struct Board(Mutex<Hung>);
+pub struct Board {
+    hung: Mutex<Hung>,
+    changed: Notify,
+}
 
 #[derive(Debug)]
 struct Hung {
     document: StatusDocument,
     history: History,
     since: Instant,
+    /// Something has happened that the document does not show yet.
+    outdated: bool,
 }
 
 impl Board {
     /// A board with a first document.
     pub fn new(document: StatusDocument) -> Self {
-        Self(Mutex::new(Hung { document, history: History::default(), since: Instant::now() }))
+        let hung = Hung { document, history: History::default(), since: Instant::now(), outdated: false };
+        Self { hung: Mutex::new(hung), changed: Notify::new() }
     }
 
     /// Changes the document. Call it from the control loop at least once a second: `/healthz` tells from it that the loop turns.
@@ -487,6 +497,24 @@ impl Board {
         let mut hung = self.lock();
         change(&mut hung.document);
         hung.since = Instant::now();
+        hung.outdated = false;
+        drop(hung);
+        self.changed.notify_waiters();
+    }
+
+    /// Something has happened that the next [`Board::update`] will show.
+    pub fn outdate(&self) {
+        self.lock().outdated = true;
+    }
+
+    /// Waits until what had happened before is in the document, half a second at most: who has seen a report must not read here
+    /// of the time before it, and who asks why the agent hangs must be answered.
+    pub async fn fresh(&self) {
+        let changed = self.changed.notified();
+        if self.lock().outdated {
+            // Too late is answered with what there is.
+            let _ = timeout(FRESH_WITHIN, changed).await;
+        }
     }
 
     /// Remembers a change, and the order id of the document in force.
@@ -526,6 +554,6 @@ impl Board {
 
     /// A document is plain data: whoever panicked while changing it left nothing worse than an old value behind.
     fn lock(&self) -> MutexGuard<'_, Hung> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.hung.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

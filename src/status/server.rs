@@ -182,8 +182,11 @@ async fn accept(door: Door, board: Arc<Board>) {
 /// One connection's whole life.
 async fn converse(stream: impl Stream + 'static, over_tcp: bool, board: Arc<Board>) {
     let service = service_fn(move |request| {
-        let answer = answer(&request, over_tcp, &board);
-        async { Ok::<_, Infallible>(answer) }
+        let board = board.clone();
+        async move {
+            board.fresh().await;
+            Ok::<_, Infallible>(answer(&request, over_tcp, &board))
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

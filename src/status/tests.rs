@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    future::ready,
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
     os::unix::{
@@ -9,11 +10,13 @@ use std::{
         net::{UnixListener, UnixStream},
     },
     path::Path,
+    pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use care_protocol::{Mode, Policy};
+use tokio::select;
 
 use super::*;
 use crate::{
@@ -69,6 +72,31 @@ fn the_page_the_document_and_the_pulse_are_served() {
     assert_eq!(document, board.read());
     assert_eq!(code(&get(address, "/healthz")), "200");
     assert_eq!(code(&get(address, "/etc/passwd")), "404");
+}
+
+#[tokio::test]
+async fn who_asks_is_told_what_has_happened_before() {
+    let board = board();
+    board.outdate();
+    let mut asked = pin!(board.fresh());
+    select! {
+        biased;
+        () = &mut asked => panic!("answered with what was before"),
+        () = ready(()) => {}
+    }
+    board.update(|document| document.mode = Mode::Held);
+    select! {
+        biased;
+        () = asked => {}
+        () = ready(()) => panic!("not told"),
+    }
+}
+
+#[test]
+fn a_loop_that_hangs_is_no_reason_to_say_nothing() {
+    let (_server, address, board) = over_tcp();
+    board.outdate();
+    assert_eq!(code(&get(address, "/status.json")), "200");
 }
 
 #[test]

@@ -57,6 +57,14 @@ fn no_history_breaks_an_invariant() {
     assert_sound("SEED", started, play_all(0..histories, None, |seed| history(seed, STEPS)));
 }
 
+/// A grant refused while a document was being written, behind a refusal that a duplicate had confirmed: the oracle wanted the
+/// gate open five seconds early. It took 8,567,794 histories to say so.
+#[test]
+fn what_once_failed_holds() {
+    let events = play(&Rc::new(Office::open()), &history(8_567_793, STEPS), false);
+    assert!(events.is_ok(), "{events:?}");
+}
+
 /// Every sequence of the twelve kinds of events, to this depth.
 fn exhaust(depth: u32) {
     let started = Instant::now();

@@ -94,6 +94,8 @@ pub(super) struct Oracle {
     refusal: Option<Refusal>,
     /// A refusal that another document may end, once it is on flash.
     refused_before: Option<Refusal>,
+    /// When a grant was last refused while a document was being written: it may have been refused under that one.
+    refused_in_writing: Option<Duration>,
     /// Until when a refusal may hold something up that the rules at their most generous let go.
     doubt_until: Duration,
     moved: bool,
@@ -128,6 +130,7 @@ impl Oracle {
             silence: None,
             refusal: None,
             refused_before: None,
+            refused_in_writing: None,
             doubt_until: Duration::ZERO,
             moved: false,
             flash: None,
@@ -203,10 +206,13 @@ impl Oracle {
         if in_doubt {
             self.doubt_until = self.doubt_until.max(now.boot + 1000 * SECOND);
         }
+        let written = self.chain.iter().all(|accepted| accepted.durable);
+        if !written {
+            self.refused_in_writing = Some(now.boot);
+        }
         let begins = self.refusal.is_none() && !in_doubt;
         if begins && on_record.is_some_and(|accepted| paid(accepted) && !self.lease_ended(accepted, now)) {
             // While a document is being written, the refusal from before it goes on.
-            let written = self.chain.iter().all(|accepted| accepted.durable);
             let older = self.refused_before.take().filter(|older| !written && now.boot < older.at + 900 * SECOND);
             self.refusal = Some(older.unwrap_or(Refusal { at: now.boot, confirmed: None }));
         }
@@ -372,6 +378,9 @@ impl Oracle {
                 // What was refused may have been refused under the document before, or under this one.
                 if let Some(refusal) = self.refusal.take() {
                     self.doubt_until = refusal.at + 1000 * SECOND;
+                }
+                if let Some(at) = self.refused_in_writing.take() {
+                    self.doubt_until = self.doubt_until.max(at + 1000 * SECOND);
                 }
             }
             self.chain.drain(..newest);

@@ -8,6 +8,7 @@ target=$1
 shift
 CARE_CAMERA=$PWD/$(scripts/arm/image.sh "$target")
 export CARE_CAMERA
-"${CARGO:-cargo}" build --locked --workspace --bin care-cloud
+# As `make test` has built it: another choice of targets would compile the dependencies with other features again.
+"${CARGO:-cargo}" build --locked --workspace --all-targets
 # One at a time: each has all of a small machine.
 exec "${CARGO:-cargo}" test --locked --workspace --test arm -- --ignored --nocapture --test-threads=1 "$@"

@@ -543,8 +543,6 @@ impl Agent {
             self.uploads.set_uplink(config.upload.uplink_kbps);
             self.config.upload = config.upload.clone();
         }
-        self.board.update(|document| document.link.broker = config.broker.endpoint.authority());
-        self.show_soon();
         // The topics stay those of the start.
         self.config.broker.endpoint = config.broker.endpoint;
         self.config.broker.tls = config.broker.tls;
@@ -566,6 +564,7 @@ impl Agent {
         self.certificate_ends = certificate_ends(config);
         self.certificates = certificates;
         self.expiry_warned = None;
+        self.board.update(|document| document.link.broker = config.broker.endpoint.authority());
         self.show_soon();
         Ok(())
     }

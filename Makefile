@@ -19,8 +19,8 @@ check: deps ## format and lint, before every commit
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 
-sim: deps ## random histories against the oracle (SEED=… plays one aloud, HISTORIES=… so many)
-	@SEED='$(SEED)' HISTORIES='$(HISTORIES)' scripts/sim.sh
+sim: deps ## random histories against the oracle (SEED=… plays one aloud; HISTORIES=… so many, FROM=… on)
+	@SEED='$(SEED)' FROM='$(FROM)' HISTORIES='$(HISTORIES)' scripts/sim.sh
 
 bench: deps ## measures the cut beside two rivals, the footprint, and the cut on an emulated camera; writes target/bench/*.json
 	@scripts/bench.sh

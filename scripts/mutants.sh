@@ -20,6 +20,8 @@ if [ ! -x "$mutants" ]; then
     rm -rf "$cache/cargo-mutants-build"
 fi
 
+mkdir -p target
+
 # Why a mutant dies is nobody's question, and hundreds of backtraces take their time.
 export RUST_BACKTRACE=0
 

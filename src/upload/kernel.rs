@@ -24,11 +24,25 @@ pub(super) struct TcpInfo {
     pub(super) min_rtt: Duration,
 }
 
+/// What is asked of the kernel about a socket. An old one, or an emulated one, knows less.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Kernel {
+    pub(super) set_max_pacing_rate: fn(BorrowedFd<'_>, u64) -> io::Result<()>,
+    pub(super) tcp_info: fn(BorrowedFd<'_>) -> io::Result<TcpInfo>,
+}
+
+impl Default for Kernel {
+    /// The one that runs here.
+    fn default() -> Self {
+        Self { set_max_pacing_rate, tcp_info }
+    }
+}
+
 /// Limits how fast the kernel hands this socket's payload to the network device, in bytes a second.
 ///
 /// # Errors
 /// What the kernel said; `Unsupported` if it knows no pace at all.
-pub(super) fn set_max_pacing_rate(socket: BorrowedFd<'_>, bytes_per_s: u64) -> io::Result<()> {
+fn set_max_pacing_rate(socket: BorrowedFd<'_>, bytes_per_s: u64) -> io::Result<()> {
     // 32 bits: what every kernel since 3.13 takes on every architecture. All ones would mean no limit.
     let rate = u32::try_from(bytes_per_s).unwrap_or(u32::MAX).min(u32::MAX - 1);
     // SAFETY: the descriptor is open for as long as it is borrowed; the kernel reads `size_of::<u32>()` bytes from a live
@@ -55,7 +69,7 @@ pub(super) fn set_max_pacing_rate(socket: BorrowedFd<'_>, bytes_per_s: u64) -> i
 ///
 /// # Errors
 /// What the kernel said; `Unsupported` if it says less than is asked of it.
-pub(super) fn tcp_info(socket: BorrowedFd<'_>) -> io::Result<TcpInfo> {
+fn tcp_info(socket: BorrowedFd<'_>) -> io::Result<TcpInfo> {
     // SAFETY: `tcp_info` is plain integers, for which all zeroes is a value.
     let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
     let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;

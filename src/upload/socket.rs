@@ -17,7 +17,7 @@ use rustix::net::{Shutdown, connect_unspec, shutdown};
 use socket2::SockRef;
 use tokio::{net::TcpStream, task::AbortHandle};
 
-use super::kernel::{TcpInfo, set_max_pacing_rate, tcp_info};
+use super::kernel::{Kernel, TcpInfo};
 use crate::{
     engine::Generation,
     http::{self, Door, Stale},
@@ -30,15 +30,12 @@ const NOT_SENT_LOWAT: u32 = 16 * 1024;
 /// that whole windows of the pacer's observation pass without one, and it slows down for nothing.
 const LARGEST_SEGMENT: u32 = 1460;
 
-/// Asks the kernel for a pace, bytes a second.
-type SetPace = fn(BorrowedFd<'_>, u64) -> io::Result<()>;
-
 /// The gate's generation and what was opened under it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Sockets {
     generation: AtomicU64,
     open: Mutex<Open>,
-    set_pace: SetPace,
+    kernel: Kernel,
     /// Whether the kernel has said that it knows no pace.
     unpaced: AtomicBool,
 }
@@ -50,16 +47,10 @@ struct Open {
     task: Option<AbortHandle>,
 }
 
-impl Default for Sockets {
-    fn default() -> Self {
-        Self::under(set_max_pacing_rate)
-    }
-}
-
 impl Sockets {
-    /// With a kernel that is asked for a pace so.
-    pub(super) fn under(set_pace: SetPace) -> Self {
-        Self { generation: AtomicU64::default(), open: Mutex::default(), set_pace, unpaced: false.into() }
+    #[cfg(test)]
+    pub(super) fn under(kernel: Kernel) -> Self {
+        Self { kernel, ..Self::default() }
     }
 
     pub(super) fn generation(&self) -> Generation {
@@ -77,10 +68,10 @@ impl Sockets {
     pub(super) fn abort(&self) -> u64 {
         let mut open = self.lock();
         // Connecting to no address zeroes the counters, so they are read first (pitfalls, *Cutting a socket*).
-        let at_close: Vec<u64> = open.duplicates.iter().map(|(_, socket)| bytes_sent(socket)).collect();
+        let at_close: Vec<u64> = open.duplicates.iter().map(|(_, socket)| self.bytes_sent(socket)).collect();
         let mut bytes_after = 0;
         for ((_, socket), at_close) in open.duplicates.iter().zip(at_close) {
-            bytes_after += bytes_sent(socket).saturating_sub(at_close);
+            bytes_after += self.bytes_sent(socket).saturating_sub(at_close);
             kill(socket);
         }
         if let Some(task) = open.task.take() {
@@ -109,7 +100,7 @@ impl Sockets {
     /// Paces a socket. Where the kernel knows no pace, the spaces between a body's pieces are all there is: a cut may then
     /// find a burst in the device's queue, which is no reason never to upload.
     fn pace(&self, socket: BorrowedFd<'_>, bytes_per_s: u64) -> io::Result<()> {
-        match (self.set_pace)(socket, bytes_per_s) {
+        match (self.kernel.set_max_pacing_rate)(socket, bytes_per_s) {
             Err(error) if error.kind() == io::ErrorKind::Unsupported => {
                 if !self.unpaced.swap(true, Ordering::Relaxed) {
                     tracing::warn!(%error, "this kernel paces no socket; uploads are spaced by their pieces alone");
@@ -132,10 +123,11 @@ impl Sockets {
     fn remove(&self, id: u64) {
         self.lock().duplicates.retain(|(other, _)| *other != id);
     }
-}
 
-fn bytes_sent(socket: &OwnedFd) -> u64 {
-    tcp_info(socket.as_fd()).map_or(0, |info| info.bytes_sent)
+    /// Payload handed to the network device so far; 0 where the kernel does not say.
+    fn bytes_sent(&self, socket: &OwnedFd) -> u64 {
+        (self.kernel.tcp_info)(socket.as_fd()).map_or(0, |info| info.bytes_sent)
+    }
 }
 
 /// Makes the kernel forget the connection and all it had queued; the peer gets a RST.
@@ -239,7 +231,7 @@ impl Gauge {
     pub(super) fn read(&self) -> Option<TcpInfo> {
         let open = self.sockets.lock();
         let (_, socket) = open.duplicates.iter().find(|(id, _)| *id == self.id)?;
-        tcp_info(socket.as_fd()).ok()
+        (self.sockets.kernel.tcp_info)(socket.as_fd()).ok()
     }
 
     /// Paces it to `bytes_per_s` from now on.

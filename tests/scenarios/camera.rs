@@ -11,6 +11,8 @@ use care_tests::{
     footprint::rss_without_program_kb,
     issuer::PREMIUM,
     media::{FPS, every_frame_in, recorded_360, recordings},
+    own_network,
+    pki::server_params,
     wait::{PATIENCE, holds, until},
     world::World,
 };
@@ -164,6 +166,33 @@ async fn s82_a_grant_that_leads_astray_is_refused_and_no_byte_sent() {
     }
     let status = world.agent.status("the last fault", |status| !status.last_upload_fault().is_empty()).await;
     assert_eq!((status.mode(), status.seq()), ("paid", premium.position.seq), "{}", status.last_upload_fault());
+}
+
+#[tokio::test]
+async fn s82_a_listed_store_at_a_private_address_is_refused_to_a_camera_whose_cloud_is_not() {
+    own_network::enter();
+    let public = own_network::PUBLIC;
+    let mut world = World::with_camera().await;
+    let identity = world.pki.ca.sign(server_params(&[&public.to_string()]));
+    world.cloud = Cloud::start_at(public, Some(world.pki.mutual_tls(&identity))).await;
+    world.agent.config.cloud = world.cloud.url();
+    world.hand_out_keyset(&world.pki.keyset(7).sign(&world.pki.root)).await;
+
+    let near = Cloud::start_with(Some(world.pki.optional_client_tls(&world.pki.ca.server()))).await;
+    let far = Cloud::start_at(public, Some(world.pki.optional_client_tls(&identity))).await;
+    // By name: where it is shows only once it is resolved.
+    let near_by_name = format!("localhost:{}", near.addr.port());
+    world.agent.config.store = Some((vec![near_by_name.clone(), far.addr.to_string()], world.agent.dir().join("ca.pem")));
+    {
+        let mut cloud = world.cloud.lock();
+        cloud.next_grants.push_back(GrantAnswer::Body(grant(&format!("https://{near_by_name}/x"))));
+        cloud.grants = GrantAnswer::Body(grant(&format!("{}/x", far.url())));
+    }
+    world.start_premium().await;
+    world.move_until("a grant request", |seen| (!seen.asked.is_empty()).then_some(())).await;
+    world.agent.logged(0, "the refusal", |line| line.contains("clip not sent") && line.contains("private address")).await;
+    far.wait_for("a clip", Duration::from_secs(40), |seen| seen.puts.iter().find(|put| put.complete == Some(true)).cloned()).await;
+    assert_eq!(near.lock().connections, 0, "a byte went to the private address");
 }
 
 #[tokio::test]

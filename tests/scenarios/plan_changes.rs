@@ -1,11 +1,15 @@
 //! Scenarios 1 to 18: plan changes. Those about several cameras of one account are in `account`.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex, OnceLock},
+    time::Duration,
+};
 
-use care_protocol::{Cause, Channel, Cut, Mode, Order, Outcome, Position, Reason, Refund, RefundKind};
+use care_protocol::{Cause, Channel, Cut, Mode, Order, Outcome, Policy, Position, Reason, Refund, RefundKind};
 use care_tests::{
     cloud::Sink,
     issuer::{FREE, PREMIUM},
+    strace::Strace,
     unix_now,
     wait::{PATIENCE, holds, until},
     world::World,
@@ -64,23 +68,31 @@ async fn s03_premium_to_plus_cuts_judges_and_queues_again() {
 #[tokio::test]
 async fn s05_the_gate_opens_for_paid_clips_only_after_the_document_is_on_disk() {
     let mut world = World::with_camera().await;
-    let free = world.free().limited(care_protocol::Policy { clips: false, ..FREE });
+    let free = world.free().limited(Policy { clips: false, ..FREE });
     world.start_with(free, Mode::Free).await;
+    world.agent.stop().await;
+    // A flash so slow that a clip of a second could be asked for long before it says that it has the document.
+    let strace = Arc::new(Strace::on(&world.agent.config.state_dir, Some("fdatasync:delay_enter=4000000")));
+    world.agent.under = strace.command();
+    world.agent.start();
+    world.agent.mode(Mode::Free).await;
 
-    let premium = world.premium();
+    let premium = world.premium().limited(Policy { clip_max_s: 1, ..PREMIUM });
     let premium = world.sign(&premium);
-    let (dir, token) = (world.agent.config.state_dir.clone(), premium.token.clone());
-    let found = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
-    let finds = found.clone();
+    // How many syncs had returned when the document was seen in the file: the next to return is its own.
+    let written = Arc::new(OnceLock::new());
+    let (found, flash) = (Arc::new(Mutex::new(Vec::new())), strace.clone());
+    let (finds, when_written) = (found.clone(), written.clone());
     world.cloud.lock().on_grant = Some(Box::new(move |asked| {
-        let on_disk = std::fs::read_dir(&dir).unwrap().filter_map(|entry| std::fs::read(entry.unwrap().path()).ok());
-        let there = on_disk.into_iter().any(|bytes| bytes.windows(token.len()).any(|window| window == token.as_bytes()));
-        finds.lock().unwrap().push((asked.seq, there));
+        let on_flash = when_written.get().is_some_and(|before| flash.returned("fdatasync") > *before);
+        finds.lock().unwrap().push((asked.seq, on_flash));
     }));
     world.hand_out(&premium).await;
+    until("the document in the file", PATIENCE, || world.agent.has_on_flash(&premium.token).then_some(())).await;
+    written.set(strace.returned("fdatasync")).unwrap();
     world.move_until("a paid clip", |seen| seen.puts.iter().any(|put| put.complete == Some(true)).then_some(())).await;
     let found = found.lock().unwrap();
-    assert!(found.iter().all(|found| *found == (premium.position.seq, true)), "(seq asked under, document on disk): {found:?}");
+    assert!(found.iter().all(|found| *found == (premium.position.seq, true)), "(seq asked under, document on flash): {found:?}");
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@
 use std::{
     collections::VecDeque,
     convert::Infallible,
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard},
     time::{Duration, Instant},
 };
@@ -167,7 +167,12 @@ impl Cloud {
 
     /// With this TLS, or plaintext.
     pub async fn start_with(tls: Option<ServerConfig>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_at(Ipv4Addr::LOCALHOST, tls).await
+    }
+
+    /// The same at another address of this machine, or of the test's own network.
+    pub async fn start_at(address: Ipv4Addr, tls: Option<ServerConfig>) -> Self {
+        let listener = TcpListener::bind((address, 0)).await.unwrap();
         // So that a sink that stops reading stops the sender soon.
         SockRef::from(&listener).set_recv_buffer_size(16 * 1024).unwrap();
         let addr = listener.local_addr().unwrap();

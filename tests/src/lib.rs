@@ -11,6 +11,7 @@ pub mod guest;
 pub mod impostor;
 pub mod issuer;
 pub mod media;
+pub mod own_network;
 pub mod pki;
 pub mod process;
 pub mod proxy;

@@ -54,6 +54,12 @@ impl Strace {
         counts.into_values().max().unwrap_or(0)
     }
 
+    /// How often this call has returned.
+    pub fn returned(&self, call: &str) -> usize {
+        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+        log.lines().filter(|line| line.contains(call) && line.contains(" = ")).count()
+    }
+
     /// Whether a call was made to fail.
     pub fn has_injected(&self) -> bool {
         self.calls().iter().any(|call| call.contains("(INJECTED)"))

@@ -1,8 +1,12 @@
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::{
+    os::fd::BorrowedFd,
+    sync::atomic::{AtomicU32, AtomicU64, Ordering},
+};
 
 use http::Method;
 
 use super::{
+    super::kernel::{Kernel, TcpInfo},
     sink::{grant, status},
     *,
 };
@@ -204,7 +208,8 @@ fn a_socket_is_not_opened_under_an_old_generation() {
 fn a_kernel_that_knows_no_pace_is_no_reason_not_to_upload() {
     use crate::http::Door;
     let sink = Sink::generous(false);
-    let sockets = Arc::new(socket::Sockets::under(|_, _| Err(io::ErrorKind::Unsupported.into())));
+    let paceless = Kernel { set_max_pacing_rate: |_, _| Err(io::ErrorKind::Unsupported.into()), ..Kernel::default() };
+    let sockets = Arc::new(socket::Sockets::under(paceless));
     assert_eq!(sockets.pace_fault(), None);
     let ticket = socket::Ticket::new(sockets.clone(), Generation(0), 1_000_000);
     let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -214,8 +219,28 @@ fn a_kernel_that_knows_no_pace_is_no_reason_not_to_upload() {
     pass.gauge().pace(2_000_000);
     assert!(sockets.pace_fault().is_some(), "what is lacking must be seen");
     // What the kernel refuses for another reason is not passed over.
-    let refusing = Arc::new(socket::Sockets::under(|_, _| Err(io::ErrorKind::PermissionDenied.into())));
+    let refusing = Kernel { set_max_pacing_rate: |_, _| Err(io::ErrorKind::PermissionDenied.into()), ..Kernel::default() };
+    let refusing = Arc::new(socket::Sockets::under(refusing));
     assert!(socket::Ticket::new(refusing, Generation(0), 1_000_000).open(sink.address).is_err());
+}
+
+#[test]
+fn what_leaves_between_the_closing_and_the_kill_is_counted_for_every_connection() {
+    use crate::http::Door;
+    static SENT: AtomicU64 = AtomicU64::new(10_000);
+    // Each time it is asked, another segment has left.
+    let sending: fn(BorrowedFd<'_>) -> io::Result<TcpInfo> =
+        |_| Ok(TcpInfo { bytes_sent: SENT.fetch_add(1448, Ordering::Relaxed), ..TcpInfo::default() });
+    let sink = Sink::generous(false);
+    let sockets = Arc::new(socket::Sockets::under(Kernel { tcp_info: sending, ..Kernel::default() }));
+    let ticket = socket::Ticket::new(sockets.clone(), Generation(0), 1_000_000);
+    let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let _guard = runtime.enter();
+    let _open = [ticket.open(sink.address).unwrap(), ticket.open(sink.address).unwrap()];
+    sockets.advance();
+    // Asked in the order 1, 2, 1, 2: two segments each.
+    assert_eq!(sockets.abort(), 2 * 2 * 1448);
+    assert_eq!(sockets.abort(), 0, "nothing is open any more");
 }
 
 /// The task may be late, or its thread blocked: the connection must die all the same, with what the kernel holds for it.

@@ -35,7 +35,7 @@ run() {
     name=$1 files=$2
     shift 2
     # shellcheck disable=SC2086 # One word for each file.
-    "$mutants" mutants --no-times --no-shuffle --colors never --profile mutants --timeout 300 --output "target/mutants-$name" \
+    "$mutants" mutants --no-times --no-shuffle --colors never --profile mutants --timeout 100 --output "target/mutants-$name" \
         $(printf -- '--file %s ' $files) "$@" || case $? in 2 | 3) ;; *) exit 1 ;; esac
     counted=target/mutants-$name/mutants.out
     hung=$(wc -l <"$counted/timeout.txt")

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use care_protocol::{Channel, DeviceId, Mode, Report};
+use care_protocol::{Channel, DeviceId, Mode, Position};
 use rusqlite::{Connection, params};
 use serde::Serialize;
 
@@ -13,11 +13,10 @@ use crate::{
     catalogue::{Cycle, Tier},
     clips::oldest_ms,
     cloud::Cloud,
-    db::{DbError, now_us},
+    db::DbError,
     issuer::{self, Camera, Issuer, Phase, Subscription, billing_cycle, devices, subscriptions},
     money::ledger::{self, Balance},
-    outbox::CHASE_AFTER_US,
-    reports,
+    reports::{self, Heard},
 };
 
 /// An account and all it has.
@@ -58,16 +57,11 @@ pub struct CameraView {
     pub subscription: Option<SubscriptionView>,
     /// What comes next by itself.
     pub next: Option<NextView>,
-    /// `online`, `offline` or `unknown`.
-    pub status: String,
+    /// What the camera itself has said, under this binding.
+    #[serde(flatten)]
+    pub heard: Heard,
     /// What the camera itself says that it does.
     pub mode: Option<Mode>,
-    /// Its last report.
-    pub report: Option<Report>,
-    /// When that arrived, microseconds since 1970.
-    pub reported_us: Option<i64>,
-    /// It has not reported on its newest document in time.
-    pub silent: bool,
     /// Clips that can be watched.
     pub clips: u64,
     /// Their bytes.
@@ -208,29 +202,20 @@ fn camera(
     let on_hold = |s: &&Subscription| s.phase == Phase::Hold && s.device.as_ref().is_none_or(|d| d == device);
     let covering = issuer.covering_subscription(connection, &camera, now)?;
     let subscription = covering.as_ref().or_else(|| subscriptions.iter().find(on_hold));
-    let status = connection.query_row("SELECT status FROM cameras WHERE device = ?1", [device.as_str()], |row| row.get(0))?;
-    let silent = connection.query_row(
-        "SELECT EXISTS (SELECT 1 FROM documents d JOIN outbox o ON o.document = d.id
-         WHERE d.device = ?1 AND d.epoch = ?2 AND d.seq = ?3 AND d.reported_at IS NULL AND o.issued_at < ?4)",
-        params![device.as_str(), camera.epoch, camera.seq, now_us() - CHASE_AFTER_US],
-        |row| row.get(0),
-    )?;
-    let clips = clips_of(connection, issuer, &camera, now)?;
-    let reported_us =
-        connection.query_row("SELECT max(received_at) FROM reports WHERE device = ?1", [device.as_str()], |row| row.get(0))?;
+    let mut heard = reports::heard(connection, device, Position { epoch: camera.epoch, seq: camera.seq })?;
     // A report of before this binding is another owner's business.
-    let report = reports::last(connection, device)?.filter(|report| report.epoch == camera.epoch);
+    if heard.report.as_ref().is_some_and(|report| report.epoch != camera.epoch) {
+        (heard.report, heard.reported_us) = (None, None);
+    }
+    let clips = clips_of(connection, issuer, &camera, now)?;
     Ok(CameraView {
         plan: standing.tier,
         history_h: standing.policy.history_h,
         seatless: standing.seatless,
         subscription: subscription.map(SubscriptionView::from),
         next: standing.next.map(|next| NextView { plan: next.plan.to_string(), at: next.effective_at, reason: next.reason.to_string() }),
-        status,
-        mode: report.as_ref().map(|report| report.mode),
-        reported_us: report.as_ref().and(reported_us),
-        report,
-        silent,
+        mode: heard.report.as_ref().map(|report| report.mode),
+        heard,
         clips: clips.len() as u64,
         clip_bytes: clips.iter().map(|clip| clip.bytes).sum(),
         latest: clips.into_iter().next(),

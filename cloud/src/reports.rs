@@ -3,8 +3,25 @@
 
 use care_protocol::{DeviceId, Outcome, Position, Report};
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
+use serde::Serialize;
 
-use crate::db::DbError;
+use crate::{
+    db::{DbError, now_us},
+    outbox::CHASE_AFTER_US,
+};
+
+/// What a camera has said of itself, as far as it has been heard.
+#[derive(Debug, Serialize)]
+pub struct Heard {
+    /// `online`, `offline` or `unknown`.
+    pub status: String,
+    /// It has not reported on its newest document in time.
+    pub silent: bool,
+    /// Its last report.
+    pub report: Option<Report>,
+    /// When that arrived, microseconds since 1970.
+    pub reported_us: Option<i64>,
+}
 
 /// Keeps a report and marks the documents it answers. `false`: it is the one already kept (a retained copy).
 pub fn keep(tx: &Transaction<'_>, report: &Report, at: i64) -> Result<bool, DbError> {
@@ -42,10 +59,20 @@ pub fn set_status(tx: &Transaction<'_>, device: &DeviceId, status: &str, at: i64
     Ok(tx.execute(sql, params![device.as_str(), status, at])? > 0)
 }
 
-/// The last report of a camera.
-pub fn last(connection: &Connection, device: &DeviceId) -> Result<Option<Report>, DbError> {
-    let sql = "SELECT body FROM reports WHERE device = ?1 ORDER BY id DESC LIMIT 1";
-    let body: Option<String> = connection.prepare_cached(sql)?.query_row([device.as_str()], |row| row.get(0)).optional()?;
+/// What has been heard of a camera whose newest document is at this position.
+pub fn heard(connection: &Connection, device: &DeviceId, newest: Position) -> Result<Heard, DbError> {
+    let silent = "SELECT EXISTS (SELECT 1 FROM documents d JOIN outbox o ON o.document = d.id
+                  WHERE d.device = ?1 AND d.epoch = ?2 AND d.seq = ?3 AND d.reported_at IS NULL AND o.issued_at < ?4)";
+    let silent_since = params![device.as_str(), newest.epoch, newest.seq, now_us() - CHASE_AFTER_US];
+    let last = "SELECT body, received_at FROM reports WHERE device = ?1 ORDER BY id DESC LIMIT 1";
+    let last: Option<(String, i64)> =
+        connection.prepare_cached(last)?.query_row([device.as_str()], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+    let (body, reported_us) = last.unzip();
     let read = |body: String| serde_json::from_str(&body).map_err(|e| DbError::Damaged { what: "reports.body", why: e.to_string() });
-    body.map(read).transpose()
+    Ok(Heard {
+        status: connection.query_row("SELECT status FROM cameras WHERE device = ?1", [device.as_str()], |row| row.get(0))?,
+        silent: connection.query_row(silent, silent_since, |row| row.get(0))?,
+        report: body.map(read).transpose()?,
+        reported_us,
+    })
 }

@@ -32,14 +32,17 @@ impl Wall {
             .into_iter()
             .find(|path| path.exists())
             .expect("libfaketime is installed (Debian package faketime)");
-        world.agent.under = vec![
+        // What the library keeps in shared memory would outlive a camera that is killed: it gets a /dev/shm that does not.
+        let with_own_memory = ["unshare", "-m", "sh", "-c", "mount -t tmpfs none /dev/shm && exec \"$@\"", "sh"];
+        world.agent.under = with_own_memory.map(str::to_owned).to_vec();
+        world.agent.under.extend([
             "env".into(),
             format!("LD_PRELOAD={}", library.display()),
             format!("FAKETIME_TIMESTAMP_FILE={}", wall.file.display()),
             "FAKETIME_NO_CACHE=1".into(),
             "FAKETIME_DONT_FAKE_MONOTONIC=1".into(),
             "TZ=UTC".into(),
-        ];
+        ]);
         wall
     }
 

@@ -86,7 +86,7 @@ impl Card {
         let words = language.words();
         let plan_code = camera.plan.as_str();
         let plan = name_of(&words.plan, plan_code);
-        let status = name_of(&words.status, &camera.status);
+        let status = name_of(&words.status, &camera.heard.status);
         let running =
             transfers.iter().rev().find(|transfer| transfer.device == camera.device && transfer.ended_us.is_none() && !transfer.revoked);
         let subscription = camera.subscription.as_ref();
@@ -97,7 +97,7 @@ impl Card {
             plan,
             plan_code,
             status,
-            status_code: camera.status.clone(),
+            status_code: camera.heard.status.clone(),
             mode: name_of(&words.mode, camera.mode.map_or("unknown", |mode| mode.as_str())),
             history: language.history(camera.history_h),
             clips: match camera.clips {
@@ -134,7 +134,7 @@ fn picture(language: Language, zone: &TimeZone, clip: &ClipView) -> Picture {
 
 fn report(language: Language, camera: &CameraView, now_us: i64) -> String {
     let words = language.words();
-    let Some((report, at)) = camera.report.as_ref().zip(camera.reported_us) else { return words.no_report.clone() };
+    let Some((report, at)) = camera.heard.report.as_ref().zip(camera.heard.reported_us) else { return words.no_report.clone() };
     fill(
         &words.last_report,
         &[
@@ -150,7 +150,7 @@ fn report(language: Language, camera: &CameraView, now_us: i64) -> String {
 fn notices(language: Language, zone: &TimeZone, account: &AccountView, camera: &CameraView) -> Vec<Notice> {
     let words = language.words();
     let mut notices = Vec::new();
-    if camera.silent {
+    if camera.heard.silent {
         notices.push(Notice::warning("silent", words.silent.as_str()));
     }
     if camera.seatless {

@@ -111,7 +111,7 @@ async fn look(portal: &Arc<Portal>, visitor: &Visitor) -> Result<Page, DbError> 
             let wrong = done.is_err();
             (name_of(&words.fault, code), done.unwrap_or_else(|why| why), wrong)
         }),
-        silent: known.cameras.iter().filter(|camera| camera.silent).map(|camera| self::camera(language, camera)).collect(),
+        silent: known.cameras.iter().filter(|camera| camera.heard.silent).map(|camera| self::camera(language, camera)).collect(),
         cameras: known.cameras.iter().map(|camera| self::camera(language, camera)).collect(),
         faults: FAULTS
             .iter()
@@ -136,7 +136,7 @@ fn figures(language: Language, known: &Known, waits: &Waits, overview: &Overview
         Some(false) => &words.broker_stands,
         None => &words.broker_external,
     };
-    let online = known.cameras.iter().filter(|camera| camera.status == "online").count();
+    let online = known.cameras.iter().filter(|camera| camera.heard.status == "online").count();
     let online = format!("{} / {}", language.number(online as u64), language.number(known.cameras.len() as u64));
     vec![
         ("p50", words.click_p50.clone(), span(50)),
@@ -152,18 +152,19 @@ fn figures(language: Language, known: &Known, waits: &Waits, overview: &Overview
 
 fn camera(language: Language, camera: &CameraView) -> Camera {
     let words = language.words();
-    let mode = camera.report.as_ref().map_or("unknown", |report| report.mode.as_str());
+    let mode = camera.heard.report.as_ref().map_or("unknown", |report| report.mode.as_str());
     Camera {
         device: camera.device.to_string(),
         model: camera.model.clone(),
         account: if camera.bound { camera.account.clone() } else { "–".into() },
         plan: name_of(&words.plan, &camera.plan),
         plan_code: camera.plan.clone(),
-        status: name_of(&words.status, &camera.status),
-        status_code: camera.status.clone(),
+        status: name_of(&words.status, &camera.heard.status),
+        status_code: camera.heard.status.clone(),
         mode: mode.to_owned(),
         position: format!("{}.{}", camera.epoch, camera.seq),
         since: camera
+            .heard
             .reported_us
             .map_or_else(|| words.no_report.clone(), |at| fill(&words.last_heard, &[("ago", &language.ago((now_us() - at).max(0)))])),
     }

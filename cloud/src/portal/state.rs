@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use care_protocol::{DeviceId, Report};
+use care_protocol::{DeviceId, Position, Report};
 use rusqlite::{Connection, params};
 use serde::{Deserialize, Serialize};
 
@@ -10,8 +10,7 @@ use crate::{
     cloud::Cloud,
     db::{DbError, now_us},
     issuer::{self, Body, Standing, devices, read_body},
-    outbox::CHASE_AFTER_US,
-    reports,
+    reports::{self, Heard},
     store::TransferView,
 };
 
@@ -58,18 +57,13 @@ pub struct CameraView {
     pub next: Option<(String, u64)>,
     /// Hours of history.
     pub history_h: u32,
-    /// `online`, `offline` or `unknown`.
-    pub status: String,
+    /// What it has said.
+    #[serde(flatten)]
+    pub heard: Heard,
     /// Its newest document.
     pub seq: u64,
     /// Its newest document.
     pub epoch: u64,
-    /// It has not reported on its newest document in time.
-    pub silent: bool,
-    /// Its last report.
-    pub report: Option<Report>,
-    /// When that arrived, microseconds.
-    pub reported_us: Option<i64>,
     /// Its clips in the store.
     pub clips: u64,
     /// Their bytes.
@@ -159,20 +153,11 @@ fn camera(cloud: &Cloud, connection: &Connection, device: &DeviceId) -> Result<C
     let camera = issuer::camera(connection, device)?;
     let Standing { tier, policy, channel, next, seatless } = cloud.issuer.standing(connection, &camera, cloud.clock.now_s())?;
     let order_id = cloud.issuer.covering_subscription(connection, &camera, cloud.clock.now_s())?.map(|subscription| subscription.order_id);
-    let status = connection.query_row("SELECT status FROM cameras WHERE device = ?1", [device.as_str()], |row| row.get(0))?;
-    let silent: bool = connection.query_row(
-        "SELECT EXISTS (SELECT 1 FROM documents d JOIN outbox o ON o.document = d.id
-         WHERE d.device = ?1 AND d.epoch = ?2 AND d.seq = ?3 AND d.reported_at IS NULL AND o.issued_at < ?4)",
-        params![device.as_str(), camera.epoch, camera.seq, now_us() - CHASE_AFTER_US],
-        |row| row.get(0),
-    )?;
     let (clips, clip_bytes) = connection.query_row(
         "SELECT count(*), coalesce(sum(bytes), 0) FROM clips WHERE device = ?1 AND stored_at IS NOT NULL AND erased_at IS NULL",
         [device.as_str()],
         |row| Ok((row.get(0)?, row.get(1)?)),
     )?;
-    let reported_us =
-        connection.query_row("SELECT max(received_at) FROM reports WHERE device = ?1", [device.as_str()], |row| row.get(0))?;
     Ok(CameraView {
         plan: if camera.bound { tier.as_str().into() } else { "unbound".into() },
         channel: channel.to_string(),
@@ -180,10 +165,7 @@ fn camera(cloud: &Cloud, connection: &Connection, device: &DeviceId) -> Result<C
         seatless,
         next: next.map(|next| (next.plan.to_string(), next.effective_at)),
         history_h: policy.history_h,
-        status,
-        silent,
-        report: reports::last(connection, device)?,
-        reported_us,
+        heard: reports::heard(connection, device, Position { epoch: camera.epoch, seq: camera.seq })?,
         clips,
         clip_bytes,
         device: camera.device,

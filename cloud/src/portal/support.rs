@@ -54,7 +54,7 @@ pub async fn page(State(portal): State<Arc<Portal>>, Household { account, view, 
         facts.insert(3, (words.all_orders.clone(), all.join(", ")));
     }
     for camera in &view.cameras {
-        let agent = camera.report.as_ref().map_or("?", |report| &report.agent);
+        let agent = camera.heard.report.as_ref().map_or("?", |report| &report.agent);
         let plan = name_of(&words.plan, camera.plan.as_str());
         let values = [("camera", camera.device.as_str()), ("model", &camera.model), ("plan", &plan), ("agent", agent)];
         facts.push((words.camera.clone(), fill(&words.camera_line, &values)));

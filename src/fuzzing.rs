@@ -56,6 +56,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "config", body: text::config },
     Target { name: "status_request", body: crate::status::request_from_a_stranger },
     Target { name: "grant", body: crate::upload::grant_from_a_stranger },
+    Target { name: "spool", body: crate::upload::spool_from_a_stranger },
     Target { name: "uploader", body: crate::upload::vendor::uploader_from_a_stranger },
     #[cfg(feature = "gstreamer")]
     Target { name: "motion", body: crate::media::motion_from_a_stranger },

@@ -5,7 +5,9 @@
 //!
 //! At start [`Store::open`] takes the lock and reads; [`Store::start`] moves the writing to a thread of its own.
 
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
+#[allow(clippy::unwrap_used, reason = "no part of the firmware")]
+#[cfg_attr(not(test), allow(dead_code, reason = "fuzzing only needs a place for files"))]
 pub(crate) mod disk;
 pub(crate) mod filesystem;
 mod peek;

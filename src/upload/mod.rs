@@ -34,8 +34,6 @@ use care_protocol::{DeviceId, Erased};
 use tokio::{runtime, select, sync::Notify, time::sleep};
 
 pub use self::gate::Gate;
-#[cfg(any(test, feature = "fuzzing"))]
-pub(crate) use self::grant::grant_from_a_stranger;
 use self::{
     content::Open,
     flash::{Files, Opener, Shelved},
@@ -43,6 +41,8 @@ use self::{
     spool::{End, Job, Next},
     vendor::{Door, UploaderStatus},
 };
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use self::{flash::spool_from_a_stranger, grant::grant_from_a_stranger};
 use crate::{
     clock::Clock,
     config::Spool as SpoolLimits,

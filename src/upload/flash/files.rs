@@ -15,9 +15,9 @@ use super::{
 };
 use crate::store::filesystem::{Access, Filesystem, StateFile};
 
-const JOURNAL: &str = "journal";
+pub(super) const JOURNAL: &str = "journal";
 const NEW_JOURNAL: &str = "journal.part";
-const CLIP: &str = ".clip";
+pub(super) const CLIP: &str = ".clip";
 const PART: &str = ".part";
 /// A journal longer than this is begun anew. Nothing of it is needed once the files it names are gone.
 const JOURNAL_LONG: u64 = 16 * 1024;

@@ -9,9 +9,13 @@
 mod files;
 mod header;
 mod journal;
+#[cfg(any(test, feature = "fuzzing"))]
+mod stranger;
 #[cfg(test)]
 mod tests;
 pub(super) mod thread;
 
 pub(super) use files::{Files, Opener, Put, Shelved};
 pub(super) use header::{Facts, HEADER_BYTES};
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use stranger::spool_from_a_stranger;

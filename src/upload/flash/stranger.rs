@@ -1,0 +1,126 @@
+//! The spool's directory as somebody with the flash in his hands may leave it, for `fuzzing`. An input's first byte says what the
+//! rest is: `C` a clip's file; `F` the facts in a header whose checksum is right, and behind it as many bytes as they say; `J`
+//! the journal, beside two genuine clips. What a start finds there is judged by a document, leaves or is erased, and then
+//! belongs to somebody else.
+
+use std::{sync::Arc, time::Duration};
+
+use care_protocol::{Policy, Position};
+use uuid::Uuid;
+
+use super::{
+    Files,
+    files::{CLIP, JOURNAL, Scan},
+    header::{self, Facts, HEADER_BYTES},
+};
+use crate::{
+    clock::Now,
+    engine::{Admission, Generation},
+    fuzzing::Verdict,
+    store::{
+        disk::Disk,
+        filesystem::{Access, Filesystem as _, StateFile as _},
+    },
+    upload::spool::{Chore, End, Next, Spool},
+};
+
+const PAID: Policy = Policy { clips: true, history_h: 720, clip_max_s: 60, cooldown_s: 0, max_height: 1080, snapshots: true };
+const OWNER: Position = Position { epoch: 3, seq: 41 };
+const NEXT_OWNER: Position = Position { epoch: 4, seq: 42 };
+const NOW: Now = Now { boot: Duration::from_secs(100), trusted: Duration::from_secs(1_767_225_600), confirmed: true };
+/// Whatever the facts say, no file here is longer.
+const MOST_BYTES: u64 = 4096;
+
+/// A start that finds this.
+pub(crate) fn spool_from_a_stranger(input: &[u8]) -> Verdict {
+    let Some((kind, rest)) = input.split_first() else { return Verdict::Refused };
+    let disk = Disk::default().without_history();
+    match kind {
+        b'C' => put(&disk, &name_in(rest), rest),
+        b'F' => {
+            let Some(header) = header::frame(rest) else { return Verdict::Refused };
+            let bytes = serde_json::from_slice(rest).map_or(0, |facts: Facts| facts.bytes.min(MOST_BYTES));
+            put(&disk, &name_in(&header), &[header, vec![7; bytes as usize]].concat());
+        }
+        b'J' => {
+            for number in [1, 2] {
+                let header = header::encode(&genuine(number)).expect("these facts fit");
+                put(&disk, &name_in(&header), &[header, vec![7; 10]].concat());
+            }
+            put(&disk, JOURNAL, rest);
+        }
+        _ => return Verdict::Refused,
+    }
+
+    let found = start(&disk).clips;
+    let again = start(&disk);
+    assert_eq!((&again.clips, again.unreadable), (&found, 0), "another start finds the same");
+    for facts in &found {
+        assert_eq!(header::encode(facts).as_deref().map(header::decode), Some(Ok(facts.clone())), "and can write it again");
+    }
+    let verdict = Verdict::of(!found.is_empty());
+    live(found, &disk);
+    verdict
+}
+
+fn genuine(number: u128) -> Facts {
+    Facts {
+        clip: Uuid::from_u128(number).to_string(),
+        kind: care_protocol::ClipKind::Motion,
+        epoch: OWNER.epoch,
+        height: 360,
+        started_ms: 1_767_225_000_000,
+        duration_ms: 5000,
+        bytes: 10,
+        sha256: "0".repeat(64),
+    }
+}
+
+/// The name under which a file of this content is looked at.
+fn name_in(file: &[u8]) -> String {
+    header::decode(file).map_or_else(|_| Uuid::nil().to_string(), |facts| facts.clip) + CLIP
+}
+
+fn put(disk: &Disk, name: &str, content: &[u8]) {
+    let file = disk.open(name, Access::Create).expect("a disk without faults");
+    file.write_at(content, 0).and_then(|()| file.sync()).and_then(|()| disk.sync()).expect("a disk without faults");
+}
+
+fn files(disk: &Disk) -> Files<Disk> {
+    let disk = disk.clone();
+    Files::new(Arc::new(move || Ok(disk.clone())))
+}
+
+fn start(disk: &Disk) -> Scan {
+    files(disk).scan().expect("a disk without faults")
+}
+
+/// What was found is uploaded as far as it may be; then the camera has another owner, for whom nothing of it is left.
+fn live(found: Vec<Facts>, disk: &Disk) {
+    let mut files = files(disk);
+    files.scan().expect("a disk without faults");
+    let mut spool = Spool::new(MOST_BYTES, 2 * (MOST_BYTES + HEADER_BYTES));
+    spool.restore(found, NOW);
+    spool.admit(Admission { record: PAID, keep: PAID, leave: PAID, position: OWNER }, NOW);
+    while let Next::Take(job) = spool.next(Generation(0), NOW) {
+        let facts = job.facts;
+        let oldest_ms = NOW.trusted.as_millis() - u128::from(PAID.history_h) * 3_600_000;
+        let allowed = facts.epoch == OWNER.epoch
+            && u128::from(facts.started_ms) >= oldest_ms
+            && facts.duration <= Duration::from_secs(PAID.clip_max_s.into())
+            && facts.height <= PAID.max_height;
+        assert!(allowed, "{facts:?} leaves");
+        spool.settle(job.id, Generation(0), End::Stored, NOW);
+    }
+    spool.keep(Policy::CLOSED, NEXT_OWNER, NOW);
+    while let Ok(chore) = spool.chore(NOW) {
+        let Chore::Bury(ids) = chore else { panic!("nothing is in memory that could go to flash: {chore:?}") };
+        files.bury(ids).expect("a disk without faults");
+        spool.buried(None, NOW);
+        files.unlink().expect("a disk without faults");
+        spool.unlinked(None, NOW);
+    }
+    assert_eq!(spool.held().clips, 0);
+    let left: Vec<String> = disk.list().expect("a disk without faults").into_iter().filter(|name| name != JOURNAL).collect();
+    assert!(left.is_empty(), "the next owner's camera has {left:?}");
+}

@@ -22,7 +22,7 @@ use tokio::{
 
 use crate::{
     clock::Clock,
-    config::{Config, StoreCa},
+    config::{ClipStore, Config},
     engine::{CutFigures, Delivery, Effect, Engine, Event, Fetched, Message, Record, Resource, Restored, Settings},
     http::{self, Origin},
     link::{self, Link},
@@ -569,7 +569,7 @@ impl Agent {
         Ok(())
     }
 
-    /// Takes over certificates and authorities that were exchanged on disk (scenario 79), and warns of what ends soon.
+    /// Takes over certificates, authorities and revocation lists that were exchanged on disk (scenario 79), and warns of what ends soon.
     fn look_at_certificates(&mut self) {
         if self.certificates_seen.elapsed() >= FILES_EVERY {
             self.certificates_seen = Instant::now();
@@ -686,14 +686,10 @@ fn check_device(config: &Config) -> anyhow::Result<()> {
     Ok(files.try_for_each(|files| tls::check_device(files, &config.device.id))?)
 }
 
-/// Every certificate, key and authority that TLS is made from.
+/// Every file that TLS is made from.
 fn certificate_files(config: &Config) -> impl Iterator<Item = &Path> {
-    let files = config.broker.tls.iter().chain(&config.cloud.tls).flat_map(|files| [&files.ca, &files.client_cert, &files.client_key]);
-    let store = config.store.as_ref().and_then(|store| match &store.ca {
-        StoreCa::File(path) => Some(path),
-        StoreCa::Webpki => None,
-    });
-    files.chain(store).map(PathBuf::as_path)
+    let ours = config.broker.tls.iter().chain(&config.cloud.tls).flat_map(tls::TlsFiles::paths);
+    ours.chain(config.store.iter().flat_map(ClipStore::paths))
 }
 
 fn peers(config: &Config, clock: &Clock) -> anyhow::Result<upload::Peers> {

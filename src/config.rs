@@ -197,6 +197,18 @@ pub struct ClipStore {
     pub crl: Option<PathBuf>,
 }
 
+impl ClipStore {
+    /// The files it names.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        let Self { hosts: _, ca, crl } = self;
+        let ca = match ca {
+            StoreCa::File(path) => Some(path),
+            StoreCa::Webpki => None,
+        };
+        ca.into_iter().chain(crl).map(PathBuf::as_path)
+    }
+}
+
 /// Where frames come from.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Media {

@@ -138,6 +138,14 @@ pub struct TlsFiles {
     pub crl: Option<PathBuf>,
 }
 
+impl TlsFiles {
+    /// All of them.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        let Self { ca, client_cert, client_key, crl } = self;
+        [ca, client_cert, client_key].into_iter().chain(crl).map(PathBuf::as_path)
+    }
+}
+
 /// The authorities for store hosts.
 #[derive(Debug, Clone, PartialEq)]
 pub enum StoreCa {

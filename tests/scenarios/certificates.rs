@@ -5,7 +5,7 @@ use std::time::Duration;
 use care_protocol::{Mode, Outcome};
 use care_tests::{
     cloud::Cloud,
-    pki::{Authority, Identity},
+    pki::{Authority, Identity, server_params},
     wait::{PATIENCE, RECONNECT, until},
     world::{DEVICE, World},
 };
@@ -74,6 +74,31 @@ async fn s79_a_certificate_that_is_not_this_device_s_is_left_where_it_is() {
     let cancel = world.free();
     world.switch(cancel, Mode::Free).await;
     assert_eq!(world.broker.connects_of(DEVICE), connects, "the connection of the good certificate stands");
+}
+
+#[tokio::test]
+async fn s79_a_revocation_list_that_is_exchanged_is_obeyed_by_itself() {
+    const SERIAL: u64 = 4711;
+    let mut world = World::new().await;
+    let mut params = server_params(&["127.0.0.1"]);
+    params.serial_number = Some(SERIAL.into());
+    world.cloud = Cloud::start_with(Some(world.pki.mutual_tls(&world.pki.ca.sign(params)))).await;
+    world.agent.config.cloud = world.cloud.url();
+    world.hand_out_keyset(&world.pki.keyset(7).sign(&world.pki.root)).await;
+    let list = world.agent.dir().join("ca.crl");
+    std::fs::write(&list, world.pki.ca.crl(&[])).unwrap();
+    world.agent.config.crl = Some(list.clone());
+    world.start_premium().await;
+    world.cloud.wait("the camera", |seen| (!seen.calls.is_empty()).then_some(())).await;
+
+    let log = world.agent.log().len();
+    std::fs::write(&list, world.pki.ca.crl(&[SERIAL])).unwrap();
+    world.agent.logged(log, "the new list", |line| line.contains("read again")).await;
+    let (log, calls) = (world.agent.log().len(), world.cloud.lock().calls.len());
+    // Whatever it may still be told by MQTT, it asks the API now.
+    world.wire.cut().await;
+    world.agent.logged(log, "the revoked API", |line| line.contains("revoked")).await;
+    assert_eq!(world.cloud.lock().calls.len(), calls, "the revoked API was told a request");
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 #!/bin/bash
 # The whole camera: the agent's package on an emulated camera, with its cloud on this machine.
 #
-#     whole-camera.sh TARGET [FILTER…]      tests whose names contain FILTER; all by default
+#     whole-camera.sh TARGET [FILTER…] [--skip FILTER…]      tests whose names contain a FILTER; all by default
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 target=$1

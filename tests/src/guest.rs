@@ -225,8 +225,8 @@ impl Guest {
             line += " camera.root=ro";
         }
         if self.model.without_clock {
-            // Ten seconds into 1970, as where nothing keeps the time.
-            line += " systemd.clock_usec=10000000";
+            // Ten seconds into 1970, as where nothing keeps the time: arm64's kernel would find a clock later on.
+            line += " systemd.clock_usec=10000000 module_blacklist=rtc_pl031";
         }
         line
     }

@@ -5,11 +5,13 @@ use std::{fs, path::Path};
 
 use super::{LONGEST, TARGETS, Target, Verdict, processor_time};
 
-/// The kept inputs of a target, with their names.
+/// The kept inputs of a target, with their names and in their order: a seed changes the same ones in the same way everywhere.
 fn corpus(target: &Target) -> Vec<(String, Vec<u8>)> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target.name);
     let entries = fs::read_dir(&dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display()));
-    entries.map(|entry| entry.unwrap().path()).map(|path| (path.display().to_string(), fs::read(path).unwrap())).collect()
+    let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    paths.into_iter().map(|path| (path.display().to_string(), fs::read(path).unwrap())).collect()
 }
 
 #[test]

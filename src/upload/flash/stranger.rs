@@ -5,7 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use care_protocol::{Policy, Position};
+use care_protocol::{ClipKind, Policy, Position};
 use uuid::Uuid;
 
 use super::{
@@ -66,7 +66,7 @@ pub(crate) fn spool_from_a_stranger(input: &[u8]) -> Verdict {
 fn genuine(number: u128) -> Facts {
     Facts {
         clip: Uuid::from_u128(number).to_string(),
-        kind: care_protocol::ClipKind::Motion,
+        kind: ClipKind::Motion,
         epoch: OWNER.epoch,
         height: 360,
         started_ms: 1_767_225_000_000,
@@ -107,7 +107,8 @@ fn live(found: Vec<Facts>, disk: &Disk) {
         let oldest_ms = NOW.trusted.as_millis() - u128::from(PAID.history_h) * 3_600_000;
         let allowed = facts.epoch == OWNER.epoch
             && u128::from(facts.started_ms) >= oldest_ms
-            && facts.duration <= Duration::from_secs(PAID.clip_max_s.into())
+            // How long a picture is says nothing.
+            && (facts.kind == ClipKind::Snapshot || facts.duration <= Duration::from_secs(PAID.clip_max_s.into()))
             && facts.height <= PAID.max_height;
         assert!(allowed, "{facts:?} leaves");
         spool.settle(job.id, Generation(0), End::Stored, NOW);

@@ -11,7 +11,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use care_protocol::{DeviceId, Grant, GrantRequest, Stored};
+use care_protocol::{DeviceId, Grant, GrantRequest, Stored, is_sha256_hex};
 use rusqlite::{OptionalExtension as _, Transaction, params};
 use thiserror::Error;
 
@@ -109,7 +109,7 @@ async fn clips(
     let device = own(&peer, &id)?;
     let request: GrantRequest = serde_json::from_slice(&body).map_err(|e| Refusal::Malformed(e.to_string()))?;
     uuid::Uuid::try_parse(&request.clip).map_err(|_| Refusal::Malformed("clip is not a UUID".into()))?;
-    if request.sha256.len() != 64 || !request.sha256.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+    if !is_sha256_hex(&request.sha256) {
         return Err(Refusal::Malformed("sha256 is not 64 lowercase hex digits".into()));
     }
     if request.bytes > MAX_CLIP {

@@ -71,12 +71,17 @@ pub struct GrantRequest {
     pub duration_ms: u64,
     /// Its size.
     pub bytes: u64,
-    /// Lowercase hex SHA-256 of its bytes.
+    /// Lowercase hex SHA-256 of its bytes ([`is_sha256_hex`]).
     pub sha256: String,
     /// Epoch in force.
     pub epoch: u64,
     /// Sequence in force.
     pub seq: u64,
+}
+
+/// Whether a text has the form of [`GrantRequest::sha256`]: 64 lowercase hex digits.
+pub fn is_sha256_hex(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 /// The permission: where to put the clip.

@@ -109,6 +109,12 @@ impl Disk {
         self
     }
 
+    /// How it is opened, as often as somebody likes.
+    pub fn opener(&self) -> Arc<dyn Fn() -> io::Result<Self> + Send + Sync> {
+        let disk = self.clone();
+        Arc::new(move || Ok(disk.clone()))
+    }
+
     /// Keeps no account of what it has been: for long runs that lose power at moments of their own.
     pub fn without_history(self) -> Self {
         self.lock().no_history = true;

@@ -174,9 +174,8 @@ async fn s82_a_listed_store_at_a_private_address_is_refused_to_a_camera_whose_cl
     let public = own_network::PUBLIC;
     let mut world = World::with_camera().await;
     let identity = world.pki.ca.sign(server_params(&[&public.to_string()]));
-    world.cloud = Cloud::start_at(public, Some(world.pki.mutual_tls(&identity))).await;
-    world.agent.config.cloud = world.cloud.url();
-    world.hand_out_keyset(&world.pki.keyset(7).sign(&world.pki.root)).await;
+    let api = Cloud::start_at(public, Some(world.pki.mutual_tls(&identity))).await;
+    world.move_to(api).await;
 
     let near = Cloud::start_with(Some(world.pki.optional_client_tls(&world.pki.ca.server()))).await;
     let far = Cloud::start_at(public, Some(world.pki.optional_client_tls(&identity))).await;

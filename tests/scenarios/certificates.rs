@@ -82,9 +82,8 @@ async fn s79_a_revocation_list_that_is_exchanged_is_obeyed_by_itself() {
     let mut world = World::new().await;
     let mut params = server_params(&["127.0.0.1"]);
     params.serial_number = Some(SERIAL.into());
-    world.cloud = Cloud::start_with(Some(world.pki.mutual_tls(&world.pki.ca.sign(params)))).await;
-    world.agent.config.cloud = world.cloud.url();
-    world.hand_out_keyset(&world.pki.keyset(7).sign(&world.pki.root)).await;
+    let api = Cloud::start_with(Some(world.pki.mutual_tls(&world.pki.ca.sign(params)))).await;
+    world.move_to(api).await;
     let list = world.agent.dir().join("ca.crl");
     std::fs::write(&list, world.pki.ca.crl(&[])).unwrap();
     world.agent.config.crl = Some(list.clone());
@@ -107,9 +106,7 @@ async fn s80_two_authorities_work_throughout_and_one_that_is_removed_is_believed
     let new_ca = Authority::root("Care test CA of next year");
     // The broker has not moved yet, the API has.
     let api = Cloud::start_with(Some(world.pki.mutual_tls(&new_ca.server()))).await;
-    let old_api = std::mem::replace(&mut world.cloud, api);
-    world.agent.config.cloud = world.cloud.url();
-    world.hand_out_keyset(&world.pki.keyset(7).sign(&world.pki.root)).await;
+    let old_api = world.move_to(api).await;
     let (old, new) = (world.pki.ca.pem(), new_ca.pem());
     std::fs::write(&world.agent.config.ca, format!("{old}{new}")).unwrap();
     world.start_premium().await;

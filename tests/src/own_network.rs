@@ -12,8 +12,16 @@ pub fn enter() {
     // SAFETY: it takes no pointer, and changes the network namespace of the calling thread and nothing else.
     let result = unsafe { libc::unshare(libc::CLONE_NEWNET) };
     assert_eq!(result, 0, "a network namespace: {}", std::io::Error::last_os_error());
-    for arguments in ["link set lo up".to_owned(), format!("address add {PUBLIC}/32 dev lo")] {
-        let status = Command::new("ip").args(arguments.split(' ')).status().unwrap();
-        assert!(status.success(), "ip {arguments}: {status}");
-    }
+    run("ip link set lo up");
+    run(&format!("ip address add {PUBLIC}/32 dev lo"));
+}
+
+/// Runs one of iproute2's commands, whose words have spaces between them.
+///
+/// # Panics
+/// With what it says, if it fails.
+pub fn run(command: &str) {
+    let mut words = command.split(' ');
+    let output = Command::new(words.next().unwrap()).args(words).output().unwrap_or_else(|error| panic!("{command}: {error}"));
+    assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
 }

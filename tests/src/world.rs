@@ -65,8 +65,7 @@ impl World {
         let issuer = Issuer::connect(&pki, broker.addr, &device).await;
         let agent = Agent::new(&pki, DEVICE, wire.addr, &cloud.url());
         let world = Self { agent, issuer, wire, broker, cloud, pki, device, position: Position { epoch: 3, seq: 40 } };
-        let keyset = world.pki.keyset(7).sign(&world.pki.root);
-        world.hand_out_keyset(&keyset).await;
+        world.hand_out_first_keyset().await;
         world
     }
 
@@ -76,6 +75,18 @@ impl World {
         world.agent.config.uplink_kbps = 100_000;
         world.agent.config.source = Some(format!("file:{}", media::recorded().display()));
         world
+    }
+
+    /// From the camera's next start on its API is `cloud`, which knows the keyset; returns the one before.
+    pub async fn move_to(&mut self, cloud: Cloud) -> Cloud {
+        let before = std::mem::replace(&mut self.cloud, cloud);
+        self.agent.config.cloud = self.cloud.url();
+        self.hand_out_first_keyset().await;
+        before
+    }
+
+    async fn hand_out_first_keyset(&self) {
+        self.hand_out_keyset(&self.pki.keyset(7).sign(&self.pki.root)).await;
     }
 
     /// Publishes a keyset and serves it.

@@ -8,6 +8,8 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
+use care_tests::own_network::run;
+
 /// The camera's namespace, the cloud's, and the uplink between.
 pub struct Link {
     near: String,
@@ -65,10 +67,4 @@ impl Drop for Link {
             let _ = Command::new("ip").args(["netns", "delete", name]).output();
         }
     }
-}
-
-fn run(command: &str) {
-    let mut words = command.split(' ');
-    let output = Command::new(words.next().unwrap()).args(words).output().unwrap_or_else(|error| panic!("{command}: {error}"));
-    assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
 }

@@ -2,7 +2,7 @@
 
 use care_protocol::{
     Answer, Cause, ClipKind, DeviceId, Digest, Entitlement, Epoch, Get, Grant, GrantRequest, Keyset, MAX_INTEGER, MAX_KEYSET_BYTES,
-    MAX_TOKEN_BYTES, Mode, Outcome, Plan, Position, Reject, Report, Reset, Seq, Signer, Stored, Topic, Topics,
+    MAX_TOKEN_BYTES, Mode, Outcome, Plan, Position, Reject, Report, Reset, Seq, Signer, Stored, Topic, Topics, is_sha256_hex,
 };
 use proptest::prelude::*;
 use serde_json::json;
@@ -183,6 +183,15 @@ fn what_people_read_is_what_travels() {
     assert_eq!(digest.hex(), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
     assert_eq!(format!("{:?}", super::key()), "Signer { kid: \"2026-11\", .. }");
     assert_eq!(format!("{:?}", super::key().public_key()), super::key().public_key().to_base64url());
+}
+
+#[test]
+fn a_clip_s_digest_is_64_lowercase_hex_digits() {
+    let digits = "0123456789abcdef".repeat(4);
+    assert!(is_sha256_hex(&digits));
+    for bad in ["", &digits[1..], &format!("{digits}0"), &digits.to_uppercase(), &digits.replace('0', "g"), &digits.replace("01", "é")] {
+        assert!(!is_sha256_hex(bad), "{bad}");
+    }
 }
 
 #[test]

@@ -9,7 +9,7 @@
 //! 20  facts      JSON, then zeros up to 512
 //! ```
 
-use care_protocol::ClipKind;
+use care_protocol::{ClipKind, is_sha256_hex};
 use crc32fast::Hasher;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -58,8 +58,7 @@ impl Facts {
     }
 
     fn make_sense(&self) -> bool {
-        let hex = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
-        self.id().is_some() && self.sha256.len() == 64 && self.sha256.bytes().all(hex)
+        self.id().is_some() && is_sha256_hex(&self.sha256)
     }
 }
 

@@ -3,7 +3,7 @@
 //! the journal, beside two genuine clips. What a start finds there is judged by a document, leaves or is erased, and then
 //! belongs to somebody else.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use care_protocol::{ClipKind, Policy, Position};
 use uuid::Uuid;
@@ -52,14 +52,14 @@ pub(crate) fn spool_from_a_stranger(input: &[u8]) -> Verdict {
         _ => return Verdict::Refused,
     }
 
-    let found = start(&disk).clips;
-    let again = start(&disk);
+    let found = start(&disk).0.clips;
+    let (again, files) = start(&disk);
     assert_eq!((&again.clips, again.unreadable), (&found, 0), "another start finds the same");
     for facts in &found {
         assert_eq!(header::encode(facts).as_deref().map(header::decode), Some(Ok(facts.clone())), "and can write it again");
     }
     let verdict = Verdict::of(!found.is_empty());
-    live(found, &disk);
+    live(found, files, &disk);
     verdict
 }
 
@@ -86,19 +86,14 @@ fn put(disk: &Disk, name: &str, content: &[u8]) {
     file.write_at(content, 0).and_then(|()| file.sync()).and_then(|()| disk.sync()).expect("a disk without faults");
 }
 
-fn files(disk: &Disk) -> Files<Disk> {
-    let disk = disk.clone();
-    Files::new(Arc::new(move || Ok(disk.clone())))
-}
-
-fn start(disk: &Disk) -> Scan {
-    files(disk).scan().expect("a disk without faults")
+/// A start on this disk: what it finds, and the files it goes on with.
+fn start(disk: &Disk) -> (Scan, Files<Disk>) {
+    let mut files = Files::new(disk.opener());
+    (files.scan().expect("a disk without faults"), files)
 }
 
 /// What was found is uploaded as far as it may be; then the camera has another owner, for whom nothing of it is left.
-fn live(found: Vec<Facts>, disk: &Disk) {
-    let mut files = files(disk);
-    files.scan().expect("a disk without faults");
+fn live(found: Vec<Facts>, mut files: Files<Disk>, disk: &Disk) {
     let mut spool = Spool::new(MOST_BYTES, 2 * (MOST_BYTES + HEADER_BYTES));
     spool.restore(found, NOW);
     spool.admit(Admission { record: PAID, keep: PAID, leave: PAID, position: OWNER }, NOW);

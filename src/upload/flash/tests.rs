@@ -10,7 +10,6 @@ use std::{
     cell::Cell,
     collections::{BTreeMap, BTreeSet},
     io,
-    sync::Arc,
     time::Duration,
 };
 
@@ -18,7 +17,7 @@ use bytes::Bytes;
 use care_protocol::{ClipKind, Policy, Position};
 use uuid::Uuid;
 
-use super::{Files, HEADER_BYTES, Opener, Shelved, thread::carry_out};
+use super::{Files, HEADER_BYTES, Shelved, thread::carry_out};
 use crate::{
     clock::{Clock, Dial, Readings},
     config::Spool as Limits,
@@ -97,11 +96,6 @@ struct Camera {
     waits: Cell<Option<u64>>,
 }
 
-fn opener(disk: &Disk) -> Opener<Disk> {
-    let disk = disk.clone();
-    Arc::new(move || Ok(disk.clone()))
-}
-
 impl Camera {
     /// A camera that starts with this on flash, of which `safe` must be found, and with `record` on record.
     fn boot(found: Snapshot, safe: &BTreeSet<Uuid>, record: u64, fault: Option<Fault>, ledger: Ledger) -> Self {
@@ -110,7 +104,7 @@ impl Camera {
         let started = Readings { boot: Duration::from_secs(1000), system: Duration::ZERO };
         let (clock, dial) = Clock::dialled(Duration::from_secs(1_767_225_600), started);
         clock.observe_date(Duration::from_secs(1_767_225_600), started.boot);
-        let mut files = Files::new(opener(&disk));
+        let mut files = Files::new(disk.opener());
         if fault == Some(Fault::NoJournal) {
             // It may not be there.
             let _ = disk.remove("journal");
@@ -414,7 +408,7 @@ fn what_could_not_be_looked_at_is_erased_before_the_next_record_that_erases() {
     first.wait();
     let disk = Disk::from(first.disk.now());
     disk.fail_at(0, io::ErrorKind::Other);
-    let mut files = Files::new(opener(&disk));
+    let mut files = Files::new(disk.opener());
     assert!(files.scan().is_err(), "the sync of the directory fails");
     let gate = Gate::new(&LIMITS, None, Clock::at(Duration::from_secs(1_767_225_600), true));
     gate.shelf.lock().not_restored("EIO".into(), gate.clock.now());

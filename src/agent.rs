@@ -22,6 +22,7 @@ use tokio::{
 
 use crate::{
     clock::Clock,
+    conditions::Conditions,
     config::{ClipStore, Config},
     engine::{CutFigures, Delivery, Effect, Engine, Event, Fetched, Message, Record, Resource, Restored, Settings},
     http::{self, Origin},
@@ -114,6 +115,7 @@ struct Agent {
     record_waits: Option<(u64, Vec<u8>)>,
     inputs: mpsc::UnboundedSender<Input>,
     arrivals: mpsc::UnboundedReceiver<Input>,
+    conditions: Conditions,
     board: Arc<Board>,
     page: Option<status::Server>,
     notifier: Notifier,
@@ -145,6 +147,7 @@ impl Agent {
         let api = peers.api.clone();
         let broker_tls = config.broker.tls.as_ref().map(|files| tls::device_client(files, &clock)).transpose()?;
 
+        let conditions = Conditions::default();
         let (inputs, arrivals) = mpsc::unbounded_channel();
         let tell = inputs.clone();
         let uploads = upload::start(
@@ -155,6 +158,7 @@ impl Agent {
                 uplink_kbps: config.upload.uplink_kbps,
                 peers,
                 uploader: config.uploader.as_ref().map(|uploader| uploader.socket.clone()),
+                conditions: conditions.clone(),
             },
             clock.clone(),
             // The control thread is gone only after the uploads' thread.
@@ -167,9 +171,10 @@ impl Agent {
         let board = Arc::new(Board::new(StatusDocument::new(&config)));
         board.outdate();
         let page = config.status.as_ref().map(|listen| status::serve(listen, board.clone())).transpose()?;
-        let (link, link_events) = link::start(link::Settings::new(config.broker.clone(), broker_tls, config.device.id.clone()));
+        let (link, link_events) =
+            link::start(link::Settings::new(config.broker.clone(), broker_tls, config.device.id.clone(), conditions.clone()));
         let gate = uploads.gate();
-        start_media(&config, gate.clone(), inputs.clone())?;
+        start_media(&config, gate.clone(), conditions.clone(), inputs.clone())?;
 
         let topics = Topics::new(&config.broker.topic_prefix, &config.device.id);
         let engine = Engine::new(settings(&config), restored, clock.now());
@@ -192,6 +197,7 @@ impl Agent {
             record_waits: None,
             inputs,
             arrivals,
+            conditions,
             board,
             page,
             notifier: Notifier::from_env(),
@@ -494,6 +500,7 @@ impl Agent {
             if let Some(ends) = self.certificate_ends {
                 document.see_certificate(ends, now);
             }
+            document.conditions = self.conditions.list(now);
             document.warn();
         });
         self.notifier.status(&self.board.read().summary());
@@ -702,11 +709,11 @@ fn peers(config: &Config, clock: &Clock) -> anyhow::Result<upload::Peers> {
 }
 
 /// Starts the camera's picture on a thread of its own: the first look for plugins can take seconds.
-fn start_media(config: &Config, gate: Arc<Gate>, inputs: mpsc::UnboundedSender<Input>) -> anyhow::Result<()> {
+fn start_media(config: &Config, gate: Arc<Gate>, conditions: Conditions, inputs: mpsc::UnboundedSender<Input>) -> anyhow::Result<()> {
     let Some(media) = config.media.clone() else { return Ok(()) };
     let recording = config.recording.clone();
     let start = move || {
-        let started = Media::start(&media, recording.as_ref(), gate).map_err(|error| error.to_string());
+        let started = Media::start(&media, recording.as_ref(), gate, conditions).map_err(|error| error.to_string());
         // An agent that has stopped meanwhile drops the pipeline with the message.
         let _ = inputs.send(Input::Media(Box::new(started)));
     };

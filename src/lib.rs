@@ -19,6 +19,7 @@ mod planted;
 pub mod agent;
 pub mod cli;
 pub mod clock;
+pub mod conditions;
 pub mod config;
 pub mod engine;
 #[cfg(any(test, feature = "fuzzing"))]

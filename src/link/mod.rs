@@ -46,7 +46,7 @@ pub use probe::probe;
 
 pub use crate::engine::Connection;
 
-use crate::{config, tls};
+use crate::{conditions::Conditions, config, tls};
 use acks::AckWindow;
 use outbox::{Letter, Outbox};
 
@@ -65,6 +65,8 @@ pub struct Settings {
     pub tls: Option<tls::Client>,
     /// The device id, which is the client id.
     pub device: DeviceId,
+    /// Where faults are named.
+    pub conditions: Conditions,
     /// Keep-alive, whole seconds, at least one: 30 s.
     pub keep_alive: Duration,
     /// How long DNS may take, and after it TCP, TLS and CONNACK together: 20 s. A single write may take as long.
@@ -89,12 +91,13 @@ pub struct Settings {
 
 impl Settings {
     /// The settings of the contract.
-    pub fn new(broker: config::Broker, tls: Option<tls::Client>, device: DeviceId) -> Self {
+    pub fn new(broker: config::Broker, tls: Option<tls::Client>, device: DeviceId, conditions: Conditions) -> Self {
         let keep_alive = Duration::from_secs(30);
         Self {
             broker,
             tls,
             device,
+            conditions,
             keep_alive,
             connect_timeout: Duration::from_secs(20),
             suback_timeout: Duration::from_secs(20),

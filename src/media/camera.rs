@@ -19,7 +19,10 @@ use super::{
     stop::Stop,
     trunk::{Taps, Trunk},
 };
-use crate::config::{self, Motion, Source};
+use crate::{
+    conditions::Conditions,
+    config::{self, Motion, Source},
+};
 
 /// The pre-roll of one stream never takes more than this, bytes; about 5 s of 8 Mbit/s.
 const PRE_ROLL_BYTES: usize = 6_000_000;
@@ -48,7 +51,12 @@ struct Running {
 impl Media {
     /// Starts the camera. A source or a card that is not there yet is no error: it shows in the status and is tried again.
     /// Threads of its own call `outlet`.
-    pub fn start(config: &config::Media, recording: Option<&config::Recording>, outlet: Arc<dyn Outlet>) -> Result<Self, MediaError> {
+    pub fn start(
+        config: &config::Media,
+        recording: Option<&config::Recording>,
+        outlet: Arc<dyn Outlet>,
+        _conditions: Conditions,
+    ) -> Result<Self, MediaError> {
         gst::init().map_err(|error| MediaError::Gstreamer { reason: error.to_string() })?;
         let (events, queue) = Events::new();
         let media = Self {

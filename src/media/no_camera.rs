@@ -3,7 +3,7 @@
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use super::{MediaError, MediaStatus, Outlet};
-use crate::config;
+use crate::{conditions::Conditions, config};
 
 /// There is none in this build.
 #[derive(Debug)]
@@ -11,7 +11,7 @@ pub struct Media(Infallible);
 
 impl Media {
     /// Always [`MediaError::NotBuilt`].
-    pub fn start(_: &config::Media, _: Option<&config::Recording>, _: Arc<dyn Outlet>) -> Result<Self, MediaError> {
+    pub fn start(_: &config::Media, _: Option<&config::Recording>, _: Arc<dyn Outlet>, _: Conditions) -> Result<Self, MediaError> {
         Err(MediaError::NotBuilt)
     }
 

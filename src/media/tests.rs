@@ -19,7 +19,10 @@ use care_protocol::ClipKind;
 use tempfile::TempDir;
 
 use super::*;
-use crate::config::{self, Motion, Source};
+use crate::{
+    conditions::Conditions,
+    config::{self, Motion, Source},
+};
 
 const PATIENCE: Duration = Duration::from_secs(40);
 
@@ -147,7 +150,7 @@ fn camera(source: Source, pre_roll_s: u64) -> config::Media {
 }
 
 fn start(config: &config::Media, shelf: &Arc<Shelf>) -> Media {
-    Media::start(config, None, Arc::new(Door(shelf.clone()))).unwrap()
+    Media::start(config, None, Arc::new(Door(shelf.clone())), Conditions::default()).unwrap()
 }
 
 fn wait_for_frames(media: &Media, frames: u64) {
@@ -508,7 +511,7 @@ fn stops_within_5_s_even_while_a_camera_does_not_answer() {
 fn a_description_that_cannot_work_is_an_error_at_the_start() {
     let shelf = Shelf::new(10);
     let description = Source::Launch("nosuchsrc ! h264parse".into());
-    let error = Media::start(&camera(description, 1), None, Arc::new(Door(shelf))).err().unwrap();
+    let error = Media::start(&camera(description, 1), None, Arc::new(Door(shelf)), Conditions::default()).err().unwrap();
     assert!(error.to_string().contains("nosuchsrc"), "{error}");
 }
 
@@ -519,7 +522,7 @@ fn s72_without_its_card_the_camera_goes_on_and_recording_resumes_when_it_is_back
     let card = dir.path().join("recordings");
     let shelf = Shelf::new(3);
     let recording = config::Recording { dir: card.clone(), max_bytes: 100_000_000 };
-    let media = Media::start(&camera(Source::Test, 1), Some(&recording), Arc::new(Door(shelf.clone()))).unwrap();
+    let media = Media::start(&camera(Source::Test, 1), Some(&recording), Arc::new(Door(shelf.clone())), Conditions::default()).unwrap();
     let told = |media: &Media| media.status().recording.unwrap();
     eventually("the fault is told", || told(&media).fault.is_some());
     wait_for_frames(&media, 20);

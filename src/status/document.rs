@@ -14,6 +14,7 @@ use tokio::{sync::Notify, time::timeout};
 use super::History;
 use crate::{
     clock::Now,
+    conditions::Condition,
     config::Config,
     engine::View,
     media::{MediaStatus, RecordingStatus, StreamStatus},
@@ -81,6 +82,8 @@ pub struct StatusDocument {
     pub clock: ClockStatus,
     /// The device's certificate; absent without TLS.
     pub certificate: Option<CertificateStatus>,
+    /// What is wrong at this moment, the gravest first.
+    pub conditions: Vec<Condition>,
     /// What somebody should look at, in words.
     pub warnings: Vec<String>,
 }
@@ -234,6 +237,7 @@ impl StatusDocument {
             store: StoreStatus::default(),
             clock: ClockStatus { trusted: Timestamp::UNIX_EPOCH, confirmed: false },
             certificate: None,
+            conditions: Vec::new(),
             warnings: Vec::new(),
         }
     }
@@ -268,7 +272,7 @@ impl StatusDocument {
 
     /// Writes down anew what somebody should look at. Call it after everything else has been updated.
     pub fn warn(&mut self) {
-        let mut warnings = Vec::new();
+        let mut warnings: Vec<_> = self.conditions.iter().map(|condition| condition.sentence.clone()).collect();
         if self.state_lost {
             warnings.push("the state could not be read: nothing leaves until the cloud has answered over HTTPS".to_owned());
         }

@@ -45,6 +45,7 @@ use self::{
 pub(crate) use self::{flash::spool_from_a_stranger, grant::grant_from_a_stranger};
 use crate::{
     clock::Clock,
+    conditions::Conditions,
     config::Spool as SpoolLimits,
     engine::{ClipFacts, Generation},
     http::Origin,
@@ -71,6 +72,8 @@ pub struct Settings {
     pub peers: Peers,
     /// Where a vendor's own uploader connects.
     pub uploader: Option<PathBuf>,
+    /// Where faults are named.
+    pub conditions: Conditions,
 }
 
 /// The servers that uploads may talk to.
@@ -182,7 +185,7 @@ pub struct Uploads {
 ///
 /// The kernel gave no thread, or no descriptors for a runtime, or the socket of a vendor's uploader cannot be made.
 pub fn start(settings: Settings, clock: Clock, events: impl Fn(Event) + Send + Sync + 'static) -> io::Result<Uploads> {
-    let Settings { device, spool, spool_dir, uplink_kbps, peers, uploader } = settings;
+    let Settings { device, spool, spool_dir, uplink_kbps, peers, uploader, conditions: _ } = settings;
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     let events: Arc<dyn Fn(Event) + Send + Sync> = Arc::new(events);
     let door = uploader.map(|path| {

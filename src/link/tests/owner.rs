@@ -35,7 +35,7 @@ pub(super) fn settings(port: u16) -> Settings {
         backoff_first: Duration::from_millis(10),
         backoff_most: Duration::from_millis(50),
         clone_backoff: Duration::from_millis(50),
-        ..Settings::new(broker, None, DEVICE.parse().unwrap())
+        ..Settings::new(broker, None, DEVICE.parse().unwrap(), crate::conditions::Conditions::default())
     }
 }
 

@@ -95,7 +95,15 @@ fn a_refused_clip_waits_though_its_refusal_cuts_at_once() {
     let spool = SpoolLimits { memory_bytes: 8_000_000, flash_bytes: 0 };
     let peers = Peers { api: sink.origin(), store: None };
     let spool_dir = PathBuf::from("/nowhere");
-    let settings = Settings { device: "8006E5A1F0C2".parse().unwrap(), spool, spool_dir, uplink_kbps: 0, peers, uploader: None };
+    let settings = Settings {
+        device: "8006E5A1F0C2".parse().unwrap(),
+        spool,
+        spool_dir,
+        uplink_kbps: 0,
+        peers,
+        uploader: None,
+        conditions: crate::conditions::Conditions::default(),
+    };
     // As the engine does: what exceeds Free is held, and the clip is one that does not.
     let uploads = start(settings, Clock::start(None), move |event| {
         if matches!(event, Event::Refused { .. }) && told.fetch_add(1, Ordering::SeqCst) == 0 {

@@ -45,7 +45,15 @@ impl Bench {
         let events = Arc::new(Mutex::new(Vec::new()));
         let told = events.clone();
         let spool = SpoolLimits { memory_bytes: 8_000_000, flash_bytes };
-        let settings = Settings { device: "8006E5A1F0C2".parse().unwrap(), spool, spool_dir, uplink_kbps, peers, uploader: None };
+        let settings = Settings {
+            device: "8006E5A1F0C2".parse().unwrap(),
+            spool,
+            spool_dir,
+            uplink_kbps,
+            peers,
+            uploader: None,
+            conditions: crate::conditions::Conditions::default(),
+        };
         let uploads = start(settings, Clock::start(None), move |event| told.lock().unwrap().push(event)).unwrap();
         Self { gate: uploads.gate(), uploads: Some(uploads), events }
     }

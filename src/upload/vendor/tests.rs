@@ -42,6 +42,7 @@ impl Agent {
             uplink_kbps: 0,
             peers: Peers { api: Origin { endpoint, tls: None }, store: None },
             uploader: Some(dir.path().join("uploader.sock")),
+            conditions: crate::conditions::Conditions::default(),
         };
         let uploads = start(settings, clock, |_| {}).unwrap();
         Self { gate: uploads.gate(), uploads: Some(uploads), dial, dir }

@@ -24,6 +24,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper_util::rt::TokioIo;
 use kasa_care_agent::{
     clock::Clock,
+    conditions::Conditions,
     config::{Endpoint, Spool},
     engine::Admission,
     http::{self, Origin, Street},
@@ -125,7 +126,15 @@ fn agent(origin: Origin, uplink_kbps: u32) -> Result<Uploads> {
     let spool = Spool { memory_bytes: 8_000_000, flash_bytes: 0 };
     // No flash: what is measured is the wire.
     let spool_dir = std::path::PathBuf::from("/nowhere");
-    let settings = Settings { device, spool, spool_dir, uplink_kbps, peers: Peers { api: origin, store: None }, uploader: None };
+    let settings = Settings {
+        device,
+        spool,
+        spool_dir,
+        uplink_kbps,
+        peers: Peers { api: origin, store: None },
+        uploader: None,
+        conditions: Conditions::default(),
+    };
     Ok(start(settings, Clock::start(None), |event| eprintln!("{event:?}"))?)
 }
 

@@ -41,6 +41,8 @@ pub enum Cause {
     Refused,
     /// The state was unreadable.
     StateLost,
+    /// The camera was reset to factory settings: nothing is in force, and only a higher epoch binds it again.
+    FactoryReset,
 }
 
 /// What the agent is doing.
@@ -78,7 +80,7 @@ wire_name!(Outcome { Applied = "applied", Duplicate = "duplicate", Stale = "stal
 wire_name!(Mode { Unbound = "unbound", Free = "free", Paid = "paid", Held = "held" });
 wire_name!(Cause {
     Document = "document", Next = "next", Lease = "lease", Boot = "boot", Link = "link",
-    Confirmed = "confirmed", Refused = "refused", StateLost = "state_lost"
+    Confirmed = "confirmed", Refused = "refused", StateLost = "state_lost", FactoryReset = "factory_reset"
 });
 
 /// What the cut did. All zero if nothing was in flight.

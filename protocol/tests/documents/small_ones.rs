@@ -242,7 +242,17 @@ fn the_names_on_the_wire_are_those_of_the_specification() {
     let outcomes = [Outcome::Applied, Outcome::Duplicate, Outcome::Stale, Outcome::Conflict, Outcome::Rejected];
     assert_eq!(names(json!(outcomes)), ["applied", "duplicate", "stale", "conflict", "rejected"]);
     assert_eq!(names(json!(outcomes)), outcomes.map(|outcome| outcome.to_string()));
-    let causes = [Cause::Document, Cause::Next, Cause::Lease, Cause::Boot, Cause::Link, Cause::Confirmed, Cause::Refused, Cause::StateLost];
+    let causes = [
+        Cause::Document,
+        Cause::Next,
+        Cause::Lease,
+        Cause::Boot,
+        Cause::Link,
+        Cause::Confirmed,
+        Cause::Refused,
+        Cause::StateLost,
+        Cause::FactoryReset,
+    ];
     assert_eq!(names(json!(causes)), ["document", "next", "lease", "boot", "link", "confirmed", "refused", "state_lost"]);
     assert_eq!(names(json!(causes)), causes.map(|cause| cause.to_string()));
 }

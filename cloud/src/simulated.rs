@@ -285,6 +285,7 @@ impl Camera {
             device: self.device.clone(),
             outcome,
             reason: reason.to_owned(),
+            detail: None,
             cause,
             judged,
             epoch: position.epoch,

@@ -34,11 +34,11 @@ impl Answer {
     /// Reads an answer strictly.
     pub fn read(bytes: &[u8]) -> Result<Self, Reject> {
         if bytes.len() > Self::MAX_BYTES {
-            return Err(Reject::TooLarge { limit: Self::MAX_BYTES });
+            return Err(Reject::TooLarge { got: bytes.len(), limit: Self::MAX_BYTES });
         }
         // Larger than any document and no answer either: it is its size that is wrong with it (section 3.4).
         let too_large = |reject| match bytes.len() > crate::MAX_TOKEN_BYTES {
-            true => Reject::TooLarge { limit: crate::MAX_TOKEN_BYTES },
+            true => Reject::TooLarge { got: bytes.len(), limit: crate::MAX_TOKEN_BYTES },
             false => reject,
         };
         let object = json::object(bytes).map_err(too_large)?;

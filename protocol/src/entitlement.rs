@@ -199,7 +199,7 @@ impl Entitlement {
         let payload = jws.verify(&key.public)?;
         let entitlement = Self::read(&json::object(&payload)?, issuer, device)?;
         if entitlement.iat < key.not_before {
-            return Err(Reject::KeyNotYetValid);
+            return Err(Reject::KeyNotYetValid { iat: entitlement.iat, not_before: key.not_before });
         }
         if let Some(name) = entitlement.crit.iter().find(|name| !KNOWN_FIELDS.contains(&name.as_str())) {
             return Err(Reject::Unsupported(name.clone()));
@@ -227,11 +227,12 @@ impl Entitlement {
     }
 
     fn read(object: &Object, issuer: &str, device: &DeviceId) -> Result<Self, Reject> {
-        if object.string("iss")? != issuer {
-            return Err(Reject::WrongIssuer);
+        let (iss, aud) = (object.string("iss")?, object.string("aud")?);
+        if iss != issuer {
+            return Err(Reject::WrongIssuer { got: iss.to_owned(), expected: issuer.to_owned() });
         }
-        if object.string("aud")? != device.as_str() {
-            return Err(Reject::WrongAudience);
+        if aud != device.as_str() {
+            return Err(Reject::WrongAudience { got: aud.to_owned(), expected: device.to_string() });
         }
         let time = |name| object.integer(name, 0..=MAX_INTEGER);
         let lease = object.object("lease")?;

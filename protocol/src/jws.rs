@@ -50,7 +50,7 @@ impl<'a> Unverified<'a> {
     /// Judges size, form and header, in this order.
     pub(crate) fn parse(token: &'a [u8], typ: &str, limit: usize) -> Result<Self, Reject> {
         if token.len() > limit {
-            return Err(Reject::TooLarge { limit });
+            return Err(Reject::TooLarge { got: token.len(), limit });
         }
         let bad = |what: &str| Reject::BadForm(what.to_owned());
         let token = std::str::from_utf8(token).map_err(|_| bad("not UTF-8"))?;
@@ -61,17 +61,18 @@ impl<'a> Unverified<'a> {
         let payload = decode(payload, "payload")?;
         let signature = decode(signature, "signature")?;
 
-        let bad = |what: &str| Reject::BadHeader(what.to_owned());
         let header = json::object(&header).map_err(|e| Reject::BadHeader(e.to_string()))?;
         if !header.names().eq(["alg", "kid", "typ"]) {
-            return Err(bad("a header has exactly alg, kid and typ"));
+            let names: Vec<_> = header.names().collect();
+            return Err(Reject::BadHeader(format!("it has {names:?}, exactly alg, kid and typ are allowed")));
         }
         let field = |name| header.string(name).map_err(|e| Reject::BadHeader(e.to_string()));
-        if !matches!(field("alg")?, "EdDSA" | "Ed25519") {
-            return Err(bad("alg must be EdDSA or Ed25519"));
+        let (alg, found) = (field("alg")?, field("typ")?);
+        if !matches!(alg, "EdDSA" | "Ed25519") {
+            return Err(Reject::BadHeader(format!("alg is {alg:?}, only EdDSA and Ed25519 are allowed")));
         }
-        if field("typ")? != typ {
-            return Err(bad("typ is of another document"));
+        if found != typ {
+            return Err(Reject::BadHeader(format!("typ is {found:?}, {typ:?} is expected")));
         }
         Ok(Self { kid: field("kid")?.to_owned(), signed, payload, signature })
     }

@@ -80,7 +80,7 @@ impl Keyset {
         let payload = jws.verify(root)?;
         let keyset = Self::read(&json::object(&payload)?)?;
         if keyset.iss != issuer {
-            return Err(Reject::WrongIssuer);
+            return Err(Reject::WrongIssuer { got: keyset.iss, expected: issuer.to_owned() });
         }
         let token = String::from_utf8(token.to_vec()).map_err(|_| Reject::BadForm("not UTF-8".into()))?;
         Ok(VerifiedKeyset { keyset, token })

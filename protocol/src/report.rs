@@ -112,6 +112,9 @@ pub struct Report {
     pub outcome: Outcome,
     /// The document's reason when applied, otherwise a reject code; `stale`, `duplicate` and `conflict` say themselves.
     pub reason: String,
+    /// What was expected and what came, in one sentence for people: at most [`Report::DETAIL_MOST`] characters, no secrets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
     /// What made the agent report.
     pub cause: Cause,
     /// What arrived; `None` if unreadable, or if nothing arrived.
@@ -138,4 +141,18 @@ pub struct Report {
     pub at: Timestamp,
     /// The agent's version.
     pub agent: String,
+}
+
+impl Report {
+    /// How long [`Report::detail`] may be, characters.
+    pub const DETAIL_MOST: usize = 200;
+
+    /// `sentence` as [`Report::detail`] may carry it: on one line, cut short where it is too long.
+    pub fn detail_of(sentence: &str) -> String {
+        let line = sentence.chars().map(|c| if c.is_control() { ' ' } else { c });
+        match sentence.char_indices().nth(Self::DETAIL_MOST) {
+            Some(_) => line.take(Self::DETAIL_MOST - 1).chain(['…']).collect(),
+            None => line.collect(),
+        }
+    }
 }

@@ -6,14 +6,19 @@ use std::time::Duration;
 use care_protocol::{Answer, Cause, Digest, Entitlement, Outcome, Position, Reject, Report, Topic, VerifiedEntitlement, VerifiedKeyset};
 
 use super::{
-    Arrival, COPIES, Due, Effect, Engine, Fetched, HOLD, Message, REFUSED_RETRY, Staged, UnknownKey, force::InForce, standing::Via,
-    verifying,
+    Arrival, COPIES, Due, Effect, Engine, Fetched, HOLD, Message, REFUSED_RETRY, Staged, UnknownKey, force::InForce, rejections::Way,
+    standing::Via, verifying,
 };
 use crate::clock::Now;
 
 impl Engine {
     pub(super) fn read(&mut self, message: Message, now: Now) {
-        let arrival = Arrival { received: message.received, delivery: message.delivery };
+        let way = match message.topic {
+            Topic::Keyset => Way::KeysetTopic,
+            Topic::Entitlement => Way::Topic,
+            Topic::Answer => Way::Answer,
+        };
+        let arrival = Arrival { received: message.received, delivery: message.delivery, way: Some(way) };
         match message.topic {
             Topic::Keyset if message.payload.is_empty() => self.acknowledge(arrival),
             Topic::Keyset => self.read_keyset(&message.payload, arrival, now),
@@ -45,7 +50,7 @@ impl Engine {
             Fetched::Found(body) => {
                 self.standing.heard();
                 let token = body.trim_ascii();
-                self.judge(token, Via::Https, Arrival { received: now.boot, delivery: None }, now);
+                self.judge(token, Via::Https, Arrival::unasked(Some(Way::Https), now), now);
             }
             Fetched::Missing => {
                 self.standing.missing(now);
@@ -110,6 +115,7 @@ impl Engine {
 
     pub(super) fn duplicate(&mut self, position: Position, via: &Via, arrival: Arrival, now: Now) {
         self.acknowledge_once_written(arrival);
+        arrival.way.into_iter().for_each(|way| self.rejections.over(way));
         if planted!(DuplicateIsWritten) {
             self.persist(None, now);
         }
@@ -155,6 +161,7 @@ impl Engine {
         self.ratchet_digest = Some(document.digest);
         self.lost = false;
         self.conflict = None;
+        self.rejections.superseded();
         let confirms = self.standing.confirms(via);
         self.take_up(InForce::received(document, now), confirms.then_some(now.boot), arrival, now);
         if !confirms && !self.standing.is_confirmed() {
@@ -201,8 +208,9 @@ impl Engine {
         let reject = Reject::UnknownKey(held.kid);
         for (_, arrival) in held.copies {
             self.acknowledge_once_written(arrival);
+            self.note_rejection(&reject, arrival, now);
         }
-        self.refuse_quietly(Outcome::Rejected, reject.code(), Entitlement::claimed_position(&held.token), now);
+        self.reject_quietly(&reject, Entitlement::claimed_position(&held.token), now);
     }
 
     pub(super) fn give_up_unknown_key(&mut self, now: Now) {
@@ -224,6 +232,7 @@ impl Engine {
             return self.reject(&Reject::OldKeyset { got, least }, None, arrival, now);
         }
         let now = self.learn_time(Duration::from_secs(verified.keyset.iat), now);
+        arrival.way.into_iter().for_each(|way| self.rejections.over(way));
         if got == current {
             self.acknowledge_once_written(arrival);
         } else {
@@ -269,7 +278,20 @@ impl Engine {
     }
 
     pub(super) fn reject(&mut self, reject: &Reject, judged: Option<Position>, arrival: Arrival, now: Now) {
-        self.refuse(Outcome::Rejected, reject.code(), judged, arrival, now);
+        self.acknowledge_once_written(arrival);
+        self.note_rejection(reject, arrival, now);
+        self.reject_quietly(reject, judged, now);
+    }
+
+    fn note_rejection(&mut self, reject: &Reject, arrival: Arrival, now: Now) {
+        arrival.way.into_iter().for_each(|way| self.rejections.note(way, reject, now.boot));
+    }
+
+    /// Reports a rejection with what was expected and what came, without an acknowledgement.
+    pub(super) fn reject_quietly(&mut self, reject: &Reject, judged: Option<Position>, now: Now) {
+        let report = self.applied_report(Cause::Document, judged, now);
+        let report = Report { outcome: Outcome::Rejected, reason: reject.code().to_owned(), detail: Some(reject.detail()), ..report };
+        self.reports.other(report, now.boot, &mut self.effects);
     }
 
     pub(super) fn refuse(&mut self, outcome: Outcome, reason: &str, judged: Option<Position>, arrival: Arrival, now: Now) {

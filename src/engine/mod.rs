@@ -13,6 +13,7 @@ mod force;
 mod judging;
 mod passing;
 mod record;
+mod rejections;
 mod reports;
 mod standing;
 mod switch;
@@ -35,6 +36,7 @@ pub use record::{BadRecord, Record};
 pub use view::View;
 
 use force::InForce;
+use rejections::{Rejections, Way};
 use reports::Reports;
 use standing::{Standing, Via};
 
@@ -116,6 +118,7 @@ pub struct Engine {
     unacknowledged: Vec<(u64, Delivery)>,
     persisted_at: Duration,
     reports: Reports,
+    rejections: Rejections,
     announced: Option<Mode>,
     /// Another document with the position of the newest one was seen.
     conflict: Option<Position>,
@@ -180,6 +183,15 @@ enum Due {
 struct Arrival {
     received: Duration,
     delivery: Option<Delivery>,
+    /// How it came; `None` where nothing came.
+    way: Option<Way>,
+}
+
+impl Arrival {
+    /// What time has brought, or a fetch: nobody waits for a PUBACK.
+    fn unasked(way: Option<Way>, now: Now) -> Self {
+        Self { received: now.boot, delivery: None, way }
+    }
 }
 
 /// A cut whose figures are not in yet.
@@ -223,6 +235,7 @@ impl Engine {
             unacknowledged: Vec::new(),
             persisted_at: now.boot,
             reports: Reports::default(),
+            rejections: Rejections::default(),
             announced: None,
             conflict: None,
             owes: false,
@@ -371,7 +384,7 @@ impl Engine {
             Event::Fetched(Resource::Keyset, fetched) => {
                 self.fetching_keyset = false;
                 if let Fetched::Found(body) = &fetched {
-                    self.read_keyset(body, Arrival { received: now.boot, delivery: None }, now);
+                    self.read_keyset(body, Arrival::unasked(Some(Way::KeysetHttps), now), now);
                 }
                 if self.lost {
                     self.ask_on(&fetched, now);

@@ -16,7 +16,7 @@ impl Engine {
         if let Some(mut staged) = self.staged.take_if(|staged| staged.document.next_is_due(now)) {
             // It is judged as if it had come now: what it gave until now is never opened.
             staged.document.next_performed = true;
-            return self.take_up(staged.document, staged.confirmed_at, Arrival { received: now.boot, delivery: None }, now);
+            return self.take_up(staged.document, staged.confirmed_at, Arrival::unasked(None, now), now);
         }
         if self.expected_next().is_some_and(|next| now.trusted.as_secs() >= next.effective_at) {
             return self.perform_next(now);
@@ -70,7 +70,7 @@ impl Engine {
     pub(super) fn perform_next(&mut self, now: Now) -> bool {
         let Some(force) = &mut self.force else { return false };
         force.next_performed = true;
-        let arrival = Arrival { received: now.boot, delivery: None };
+        let arrival = Arrival::unasked(None, now);
         self.switch(Cause::Next, None, arrival, now)
     }
 

@@ -160,6 +160,7 @@ impl Engine {
             device: self.settings.device.clone(),
             outcome: Outcome::Applied,
             reason: reason.to_owned(),
+            detail: None,
             cause,
             judged,
             epoch: position.epoch,

@@ -80,7 +80,7 @@ impl Engine {
     pub(super) fn settle(&mut self, cause: Cause, now: Now) -> bool {
         let wanted = self.admission(now);
         if wanted.is_less_than(&self.gate) {
-            self.cut(wanted, cause, None, Arrival { received: now.boot, delivery: None }, false);
+            self.cut(wanted, cause, None, Arrival::unasked(None, now), false);
             return true;
         }
         if wanted != self.gate {

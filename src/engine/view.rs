@@ -43,6 +43,8 @@ pub struct View {
     pub state_lost: bool,
     /// A position under which two different documents were signed.
     pub conflict: Option<Position>,
+    /// Documents that are rejected, and why, in a sentence.
+    pub rejected: Option<String>,
     /// The last change.
     pub last_switch: Option<Report>,
 }
@@ -75,6 +77,7 @@ impl Engine {
             persisted: self.unwritten.is_none() && self.staged.is_none(),
             state_lost: self.lost,
             conflict: self.conflict,
+            rejected: self.rejections.sentence(now.boot),
             last_switch: self.last_switch.clone(),
         }
     }

@@ -1,7 +1,7 @@
 //! What goes to flash, and what may be said once it is there. PUBACK means: this document or a higher one survives a
 //! power cut, or it was refused (invariant 1).
 
-use care_protocol::{Cause, MAX_INTEGER, Outcome, Reject, Report};
+use care_protocol::{Cause, MAX_INTEGER, Reject, Report};
 
 use super::{Arrival, Effect, Engine, Record, force::InForce};
 use crate::clock::Now;
@@ -95,7 +95,7 @@ impl Engine {
         if let Some(staged) = self.staged.as_mut().filter(|staged| staged.ticket <= ticket && !staged.failed) {
             staged.failed = true;
             let position = staged.document.document.entitlement.position();
-            self.refuse_quietly(Outcome::Rejected, Reject::NotPersisted.code(), Some(position), now);
+            self.reject_quietly(&Reject::NotPersisted, Some(position), now);
             if planted!(OpenedAfterFailedWrite) {
                 return self.written(ticket, now);
             }

@@ -56,6 +56,7 @@ mod tests {
             device: "8006E5A1F0C2".parse().unwrap(),
             outcome: Outcome::Applied,
             reason: "cancelled".into(),
+            detail: None,
             cause: Cause::Document,
             judged: None,
             epoch: 3,

@@ -277,15 +277,15 @@ fn the_first_fault_in_the_order_of_the_specification_gives_the_code() {
 #[test]
 fn codes_are_a_closed_list_without_doubles() {
     let all = [
-        Reject::TooLarge { limit: 1 },
+        Reject::TooLarge { got: 2, limit: 1 },
         Reject::BadForm(String::new()),
         Reject::BadHeader(String::new()),
         Reject::BadSignature,
         Reject::UnknownKey(String::new()),
         Reject::RevokedKey(String::new()),
-        Reject::KeyNotYetValid,
-        Reject::WrongAudience,
-        Reject::WrongIssuer,
+        Reject::KeyNotYetValid { iat: 1, not_before: 2 },
+        Reject::WrongAudience { got: String::new(), expected: String::new() },
+        Reject::WrongIssuer { got: String::new(), expected: String::new() },
         Reject::Unsupported(String::new()),
         Reject::OutOfRange(String::new()),
         Reject::AccountChanged,

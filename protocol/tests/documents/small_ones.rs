@@ -98,11 +98,14 @@ fn an_answer_has_room_for_the_largest_token_and_what_is_around_it() {
     let of = |bytes: usize| around.replace(r#""""#, &format!("\"{}\"", "a".repeat(bytes - around.len())));
     assert_eq!(Answer::MAX_BYTES, 9 * 1024);
     assert_eq!(Answer::read(of(Answer::MAX_BYTES).as_bytes()).unwrap().token.len(), Answer::MAX_BYTES - around.len());
-    assert_eq!(Answer::read(of(Answer::MAX_BYTES + 1).as_bytes()), Err(Reject::TooLarge { limit: Answer::MAX_BYTES }));
+    assert_eq!(
+        Answer::read(of(Answer::MAX_BYTES + 1).as_bytes()),
+        Err(Reject::TooLarge { got: Answer::MAX_BYTES + 1, limit: Answer::MAX_BYTES })
+    );
 
     // What is no answer and larger than any document is refused for its size.
     assert_eq!(Answer::read(&[b'x'; MAX_TOKEN_BYTES]).unwrap_err().code(), "bad_form");
-    assert_eq!(Answer::read(&[b'x'; MAX_TOKEN_BYTES + 1]), Err(Reject::TooLarge { limit: MAX_TOKEN_BYTES }));
+    assert_eq!(Answer::read(&[b'x'; MAX_TOKEN_BYTES + 1]), Err(Reject::TooLarge { got: MAX_TOKEN_BYTES + 1, limit: MAX_TOKEN_BYTES }));
 }
 
 #[test]

@@ -1,0 +1,118 @@
+//! The documents that were rejected lately, one for each way in which documents come: what the publisher must hear of, also
+//! while no report can be sent. A rejection is over when a valid document comes the same way, when a newer document comes
+//! into force (its publisher has learnt what was wrong), or after a day without another.
+
+use std::{collections::BTreeMap, fmt, time::Duration};
+
+use care_protocol::Reject;
+
+/// How long a rejection is remembered without another.
+const REMEMBERED: Duration = Duration::from_secs(86_400);
+
+/// How a document came, as its publisher knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Way {
+    /// On the entitlement topic.
+    Topic,
+    /// On the answer topic.
+    Answer,
+    /// The entitlement over HTTPS.
+    Https,
+    /// On the keyset topic.
+    KeysetTopic,
+    /// The keyset over HTTPS.
+    KeysetHttps,
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Topic => "the document on the entitlement topic",
+            Self::Answer => "the document that answers a get",
+            Self::Https => "the document that the API serves",
+            Self::KeysetTopic => "the keyset on its topic",
+            Self::KeysetHttps => "the keyset that the API serves",
+        })
+    }
+}
+
+/// The newest rejection of each way.
+#[derive(Debug, Default)]
+pub(super) struct Rejections(BTreeMap<Way, (Duration, String)>);
+
+impl Rejections {
+    /// A document that came this way was rejected now (BOOTTIME).
+    pub(super) fn note(&mut self, way: Way, reject: &Reject, now: Duration) {
+        // Neither is the publisher's fault, and each is told of otherwise.
+        if !matches!(reject, Reject::StateLost | Reject::NotPersisted) {
+            self.0.insert(way, (now, reject.detail()));
+        }
+    }
+
+    /// A valid document came this way.
+    pub(super) fn over(&mut self, way: Way) {
+        self.0.remove(&way);
+    }
+
+    /// A newer entitlement comes into force.
+    pub(super) fn superseded(&mut self) {
+        self.0.retain(|way, _| matches!(way, Way::KeysetTopic | Way::KeysetHttps));
+    }
+
+    /// What was rejected and why, in a sentence; `None` if nothing was, or not lately.
+    pub(super) fn sentence(&self, now: Duration) -> Option<String> {
+        let lately = self.0.iter().filter(|(_, (at, _))| now.saturating_sub(*at) < REMEMBERED);
+        let sentences: Vec<_> = lately.map(|(way, (_, why))| format!("{way} is rejected: {why}")).collect();
+        (!sentences.is_empty()).then(|| sentences.join("; "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn issuer(got: &str) -> Reject {
+        Reject::WrongIssuer { got: got.into(), expected: "care".into() }
+    }
+
+    #[test]
+    fn a_rejection_holds_until_a_valid_document_comes_the_same_way() {
+        let mut rejections = Rejections::default();
+        rejections.note(Way::Topic, &issuer("prod"), HOUR);
+        rejections.over(Way::Https);
+        let said = rejections.sentence(HOUR).unwrap();
+        assert_eq!(said, r#"the document on the entitlement topic is rejected: issuer is "prod", this device trusts "care""#);
+        rejections.over(Way::Topic);
+        assert_eq!(rejections.sentence(HOUR), None);
+    }
+
+    #[test]
+    fn a_newer_document_in_force_ends_those_of_entitlements_and_no_keyset_s() {
+        let mut rejections = Rejections::default();
+        rejections.note(Way::Answer, &issuer("prod"), HOUR);
+        rejections.note(Way::KeysetTopic, &Reject::OldKeyset { got: 6, least: 7 }, HOUR);
+        assert!(rejections.sentence(HOUR).unwrap().contains("; "), "both are told of");
+        rejections.superseded();
+        let said = rejections.sentence(HOUR).unwrap();
+        assert_eq!(said, "the keyset on its topic is rejected: keyset version is 6, this device accepts 7 and above");
+    }
+
+    #[test]
+    fn a_day_without_another_ends_it() {
+        let mut rejections = Rejections::default();
+        rejections.note(Way::Topic, &issuer("prod"), HOUR);
+        rejections.note(Way::Topic, &issuer("test"), 20 * HOUR);
+        assert!(rejections.sentence(43 * HOUR).unwrap().contains("test"));
+        assert_eq!(rejections.sentence(44 * HOUR), None);
+    }
+
+    #[test]
+    fn what_is_not_the_publisher_s_fault_is_no_rejection_of_his() {
+        let mut rejections = Rejections::default();
+        rejections.note(Way::Topic, &Reject::StateLost, HOUR);
+        rejections.note(Way::Topic, &Reject::NotPersisted, HOUR);
+        assert_eq!(rejections.sentence(HOUR), None);
+    }
+}

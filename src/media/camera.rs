@@ -12,12 +12,13 @@ use gstreamer as gst;
 use super::{
     MediaError, MediaStatus, Outlet,
     clip::{self, Recorder, Stream},
+    losses::Losses,
     motion::{self, Events, built_in},
     recording,
     ring::Ring,
     source::Description,
     stop::Stop,
-    trunk::{Taps, Trunk},
+    trunk::{Taps, Trunk, Which},
 };
 use crate::{
     conditions::Conditions,
@@ -49,13 +50,14 @@ struct Running {
 }
 
 impl Media {
-    /// Starts the camera. A source or a card that is not there yet is no error: it shows in the status and is tried again.
+    /// Starts the camera. A source, a card or a motion socket that is not there yet is no error: a condition names it, it is
+    /// tried again, and everything else goes on.
     /// Threads of its own call `outlet`.
     pub fn start(
         config: &config::Media,
         recording: Option<&config::Recording>,
         outlet: Arc<dyn Outlet>,
-        _conditions: Conditions,
+        conditions: Conditions,
     ) -> Result<Self, MediaError> {
         gst::init().map_err(|error| MediaError::Gstreamer { reason: error.to_string() })?;
         let (events, queue) = Events::new();
@@ -72,7 +74,7 @@ impl Media {
             stop: Stop::default(),
             running: Mutex::default(),
         };
-        media.run(config, recording, queue)?;
+        media.run(config, recording, queue, &conditions)?;
         Ok(media)
     }
 
@@ -81,7 +83,10 @@ impl Media {
         config: &config::Media,
         recording: Option<&config::Recording>,
         queue: std::sync::mpsc::Receiver<motion::Event>,
+        conditions: &Conditions,
     ) -> Result<(), MediaError> {
+        let losses = Losses::new(conditions.clone());
+        let stream = |which, source: &Source, taps| Trunk::start(which, source.clone(), taps, conditions.clone(), losses.clone());
         let mut running = self.running();
         let eye = (config.motion == Motion::BuiltIn).then(|| built_in::eye(self.events.clone()));
         let mut rings = vec![self.rings[0].clone()];
@@ -90,19 +95,19 @@ impl Media {
             running.threads.push(recording::start(config, ring.clone(), counts.clone(), self.stop.clone())?);
             rings.push(ring);
         }
-        let main = Trunk::start("media-trunk", config.source.clone(), Taps { rings, grey: eye.clone() })?;
+        let main = stream(Which::Main, &config.source, Taps { rings, grey: eye.clone() })?;
         let sees_raw = main.sees_raw();
         let mut streams = vec![Stream::new(self.rings[0].clone(), main.keyframes())];
         running.main = Some(main);
         if let (Some(source), Some(ring)) = (&config.low_source, self.rings.get(1)) {
-            let low = Trunk::start("media-low", source.clone(), Taps { rings: vec![ring.clone()], grey: None })?;
+            let low = stream(Which::Low, source, Taps { rings: vec![ring.clone()], grey: None })?;
             streams.push(Stream::new(ring.clone(), low.keyframes()));
             running.low = Some(low);
         }
-        if let Some(eye) = eye.filter(|_| config.source != Source::Test) {
+        if let Some(eye) = eye {
             // The smaller picture costs less to decode.
             let ring = self.rings[self.rings.len() - 1].clone();
-            running.threads.push(built_in::start(ring, eye, sees_raw, self.stop.clone())?);
+            running.threads.push(built_in::start(ring, eye, sees_raw, conditions.clone(), self.stop.clone())?);
         }
         running.threads.extend(motion::start(&config.motion, self.events.clone(), self.stop.clone())?);
         let recorder = Recorder {
@@ -111,6 +116,7 @@ impl Media {
             pre_roll: config.pre_roll,
             events: queue,
             counts: self.clips.clone(),
+            losses,
             stop: self.stop.clone(),
         };
         running.threads.push(recorder.start()?);

@@ -16,6 +16,7 @@ use care_protocol::ClipKind;
 use super::{
     Beginning, ClipWriter, MediaError, Outlet, Verdict,
     frame::Frame,
+    losses::Losses,
     motion::Event,
     mp4::{Fragment, Mp4},
     ring::{Next, Ring},
@@ -63,6 +64,7 @@ pub(super) struct Recorder {
     pub pre_roll: Duration,
     pub events: mpsc::Receiver<Event>,
     pub counts: Arc<Counts>,
+    pub losses: Losses,
     pub stop: Stop,
 }
 
@@ -88,6 +90,7 @@ impl Recorder {
                 if let Ok(event) = self.events.recv_timeout(TICK) {
                     self.happened(event);
                 }
+                self.losses.look();
             }
         };
         thread::Builder::new().name("media-clip".into()).spawn(run).map_err(MediaError::Thread)
@@ -154,9 +157,7 @@ impl Recorder {
             }
             match stream.ring.next(&mut position, TICK) {
                 Next::Frame { frame, lost } => {
-                    if lost > 0 {
-                        tracing::warn!(lost, "clip lost frames");
-                    }
+                    self.losses.add("into a clip", lost);
                     last_frame = Instant::now();
                     let verdict = clip.writer.limit();
                     clip.obey(verdict)?;

@@ -8,6 +8,10 @@ mod clip;
 #[cfg(feature = "gstreamer")]
 mod frame;
 #[cfg(feature = "gstreamer")]
+mod h264;
+#[cfg(feature = "gstreamer")]
+mod losses;
+#[cfg(feature = "gstreamer")]
 mod motion;
 #[cfg(feature = "gstreamer")]
 mod mp4;
@@ -28,6 +32,8 @@ mod stop;
 #[cfg(feature = "gstreamer")]
 mod tests;
 #[cfg(feature = "gstreamer")]
+mod trial;
+#[cfg(feature = "gstreamer")]
 mod trunk;
 
 use std::{io, path::PathBuf, time::Duration};
@@ -40,8 +46,10 @@ pub use camera::{Media, built_in_available};
 #[cfg(all(feature = "gstreamer", any(test, feature = "fuzzing")))]
 pub(crate) use motion::socket::motion_from_a_stranger;
 #[cfg(not(feature = "gstreamer"))]
-pub use no_camera::{Media, built_in_available};
+pub use no_camera::{FirstPicture, Media, built_in_available, try_source};
 pub use status::{MediaStatus, RecordingStatus, StreamStatus};
+#[cfg(feature = "gstreamer")]
+pub use trial::{FirstPicture, try_source};
 
 /// Why there is no picture. Only what no waiting can heal; a camera that is away is a fault in the [`MediaStatus`].
 #[derive(Debug, thiserror::Error)]

@@ -1,6 +1,6 @@
 //! The same face without GStreamer: media never starts.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, fmt, sync::Arc, time::Duration};
 
 use super::{MediaError, MediaStatus, Outlet};
 use crate::{conditions::Conditions, config};
@@ -38,5 +38,27 @@ impl Media {
 
 /// Nothing is built in here.
 pub fn built_in_available(_: &config::Source) -> Result<(), String> {
+    Err(MediaError::NotBuilt.to_string())
+}
+
+/// There is none in this build.
+#[derive(Debug)]
+pub struct FirstPicture(Infallible);
+
+impl FirstPicture {
+    /// Cannot be called.
+    pub fn try_motion(&self) -> Result<&'static str, String> {
+        match self.0 {}
+    }
+}
+
+impl fmt::Display for FirstPicture {
+    fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {}
+    }
+}
+
+/// Nothing is built in here.
+pub fn try_source(_: &config::Source, _: Duration) -> Result<FirstPicture, String> {
     Err(MediaError::NotBuilt.to_string())
 }

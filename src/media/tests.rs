@@ -508,11 +508,30 @@ fn stops_within_5_s_even_while_a_camera_does_not_answer() {
 }
 
 #[test]
-fn a_description_that_cannot_work_is_an_error_at_the_start() {
-    let shelf = Shelf::new(10);
-    let description = Source::Launch("nosuchsrc ! h264parse".into());
-    let error = Media::start(&camera(description, 1), None, Arc::new(Door(shelf)), Conditions::default()).err().unwrap();
-    assert!(error.to_string().contains("nosuchsrc"), "{error}");
+fn a_description_that_cannot_work_is_named_and_everything_else_runs() {
+    let conditions = Conditions::default();
+    let low = Some(Source::Launch("nosuchsrc ! h264parse".into()));
+    let config = config::Media { low_source: low, ..camera(Source::Test, 1) };
+    let media = Media::start(&config, None, Arc::new(Door(Shelf::new(10))), conditions.clone()).unwrap();
+    eventually("the element is named", || named(&conditions, "low_stream").is_some_and(|sentence| sentence.contains("nosuchsrc")));
+    wait_for_frames(&media, 10);
+    assert_eq!(named(&conditions, "stream"), None);
+}
+
+/// The sentence of a condition that holds.
+fn named(conditions: &Conditions, name: &str) -> Option<String> {
+    let now = crate::clock::Now { boot: Duration::ZERO, trusted: Duration::ZERO, confirmed: false };
+    conditions.list(now).into_iter().find(|condition| condition.name == name).map(|condition| condition.sentence)
+}
+
+#[test]
+fn a_source_that_is_tried_says_what_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let picture = try_source(&Source::File(recorded(&dir, "tried.mp4", 1)), PATIENCE).unwrap();
+    assert_eq!(picture.to_string(), "640x360, H.264 High");
+    assert!(motion::built_in::DECODERS.contains(&picture.try_motion().unwrap()));
+    let fault = try_source(&Source::File("/no/such/file".into()), Duration::from_millis(100)).unwrap_err();
+    assert!(fault.contains("/no/such/file"), "{fault}");
 }
 
 /// Scenario 72.

@@ -22,12 +22,17 @@ use gstreamer_video as gst_video;
 use super::{
     MediaError,
     frame::{Format, Frame},
+    losses::Losses,
+    motion::built_in,
     picture,
     ring::Ring,
     source::{self, Description, Kind},
     status::StreamStatus,
 };
-use crate::config::Source;
+use crate::{
+    conditions::{self, Conditions},
+    config::Source,
+};
 
 /// No first frame for this long, or no next one: the source is dead, whatever its state says.
 const FIRST_FRAME: Duration = Duration::from_secs(15);
@@ -35,6 +40,11 @@ const NEXT_FRAME: Duration = Duration::from_secs(5);
 /// Pauses between attempts, doubling.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// The same where elements are missing, or the description is wrong: what heals that takes a person.
+const FIRST_PAUSE_UNBUILT: Duration = Duration::from_secs(5);
+const LONGEST_PAUSE_UNBUILT: Duration = Duration::from_secs(60);
+/// A stream that has flowed this long is no longer at fault: one that dies every few seconds is.
+const SETTLED: Duration = Duration::from_secs(10);
 /// Running this long makes the next pause the first one again.
 const STABLE: Duration = Duration::from_secs(30);
 /// How long a pipeline may take to reach NULL before it is left behind.
@@ -56,6 +66,29 @@ pub(super) struct Taps {
     pub rings: Vec<Arc<Ring>>,
     /// Sees four pictures a second, where the source has raw ones.
     pub grey: Option<OnGrey>,
+}
+
+/// Which of the camera's streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Which {
+    Main,
+    Low,
+}
+
+impl Which {
+    fn thread(self) -> &'static str {
+        match self {
+            Self::Main => "media-trunk",
+            Self::Low => "media-low",
+        }
+    }
+
+    fn condition(self) -> conditions::Kind {
+        match self {
+            Self::Main => conditions::Kind::Stream,
+            Self::Low => conditions::Kind::LowStream,
+        }
+    }
 }
 
 /// One running stream.
@@ -86,16 +119,13 @@ fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 impl Trunk {
-    /// Starts a stream. A source that is not there yet is no error: it is tried again and again.
-    pub fn start(name: &'static str, source: Source, taps: Taps) -> Result<Self, MediaError> {
-        if let Source::Launch(_) = source {
-            // Nothing that time would heal.
-            build(&Description::of(&source)?, &source, false)?;
-        }
+    /// Starts a stream. A source that is not there yet, or cannot be built, is no error: a condition says so, and it is tried
+    /// again and again.
+    pub fn start(which: Which, source: Source, taps: Taps, conditions: Conditions, losses: Losses) -> Result<Self, MediaError> {
         let state = Arc::new(State { source: source::display(&source), ..State::default() });
         let (stop, stopped) = mpsc::sync_channel(1);
-        let keeper = Keeper { source, taps, state: state.clone(), stopped, epoch: Instant::now() };
-        let thread = thread::Builder::new().name(name.into()).spawn(move || keeper.run()).map_err(MediaError::Thread)?;
+        let keeper = Keeper { which, source, taps, state: state.clone(), conditions, losses, stopped, epoch: Instant::now() };
+        let thread = thread::Builder::new().name(which.thread().into()).spawn(move || keeper.run()).map_err(MediaError::Thread)?;
         Ok(Self { state, stop, thread })
     }
 
@@ -147,9 +177,12 @@ impl Keyframes {
 
 /// The thread's own.
 struct Keeper {
+    which: Which,
     source: Source,
     taps: Taps,
     state: Arc<State>,
+    conditions: Conditions,
+    losses: Losses,
     stopped: mpsc::Receiver<()>,
     /// All timestamps count from here, whichever pipeline they come from.
     epoch: Instant,
@@ -159,27 +192,38 @@ struct Keeper {
 enum End {
     Stopped,
     Fault(String),
+    /// There was no pipeline at all.
+    Unbuilt(MediaError),
 }
 
 impl Keeper {
     fn run(self) {
-        let mut pause = FIRST_PAUSE;
+        let (mut pause, mut unbuilt_pause) = (FIRST_PAUSE, FIRST_PAUSE_UNBUILT);
         loop {
             let began = Instant::now();
-            let fault = match self.stream() {
+            let (fault, wait) = match self.stream() {
                 End::Stopped => return,
-                End::Fault(fault) => fault,
+                End::Fault(fault) => {
+                    if began.elapsed() >= STABLE {
+                        pause = FIRST_PAUSE;
+                    }
+                    unbuilt_pause = FIRST_PAUSE_UNBUILT;
+                    let wait = pause;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                    (fault, wait)
+                }
+                End::Unbuilt(error) => {
+                    let wait = unbuilt_pause;
+                    unbuilt_pause = (unbuilt_pause * 2).min(LONGEST_PAUSE_UNBUILT);
+                    (error.to_string(), wait)
+                }
             };
-            if began.elapsed() >= STABLE {
-                pause = FIRST_PAUSE;
-            }
-            tracing::warn!(source = self.state.source, fault, retry_ms = pause.as_millis() as u64, "stream lost");
+            self.conditions.raise(self.which.condition(), format!("no picture from {}: {fault}", self.state.source));
             *locked(&self.state.fault) = Some(fault);
             self.state.restarts.fetch_add(1, Ordering::Relaxed);
-            if self.stopped.recv_timeout(pause) != Err(mpsc::RecvTimeoutError::Timeout) {
+            if self.stopped.recv_timeout(wait) != Err(mpsc::RecvTimeoutError::Timeout) {
                 return;
             }
-            pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 
@@ -187,6 +231,11 @@ impl Keeper {
     fn stream(&self) -> End {
         let pipeline = match self.assemble() {
             Ok(pipeline) => pipeline,
+            Err(error @ (MediaError::Pipeline { .. } | MediaError::NoEncoder)) => {
+                // What is missing may be installed, or its folder mounted, before the next try.
+                let _ = gst::Registry::update();
+                return End::Unbuilt(error);
+            }
             Err(error) => return End::Fault(error.to_string()),
         };
         let end = self.watch(&pipeline);
@@ -199,7 +248,8 @@ impl Keeper {
 
     fn assemble(&self) -> Result<gst::Pipeline, MediaError> {
         let description = Description::of(&self.source)?;
-        let grey = self.taps.grey.clone().filter(|_| description.has_raw());
+        // Without them motion follows the keyframes, and says what is missing; the picture does not depend on it.
+        let grey = self.taps.grey.clone().filter(|_| description.has_raw() && built_in::cannot_shrink().is_none());
         self.state.sees_raw.store(grey.is_some(), Ordering::Relaxed);
         let pipeline = build(&description, &self.source, grey.is_some())?;
         match description.kind {
@@ -228,9 +278,10 @@ impl Keeper {
             gst::PadProbeReturn::Ok
         });
         if let Some(queue) = pipeline.by_name("tap") {
-            let state = self.state.clone();
+            let (state, losses) = (self.state.clone(), self.losses.clone());
             queue.connect("overrun", false, move |_| {
                 state.dropped.fetch_add(1, Ordering::Relaxed);
+                losses.add("before they could be copied out of the stream", 1);
                 None
             });
         }
@@ -272,6 +323,7 @@ impl Keeper {
         }
         let began = Instant::now();
         let before = self.state.frames.load(Ordering::Relaxed);
+        let mut flowing_since: Option<Instant> = None;
         let kinds = [gst::MessageType::Error, gst::MessageType::Eos, gst::MessageType::SegmentDone];
         loop {
             if self.stopped.try_recv() != Err(mpsc::TryRecvError::Empty) {
@@ -297,6 +349,9 @@ impl Keeper {
             }
             if flowing && silence < Duration::from_secs(1) {
                 *locked(&self.state.fault) = None;
+                if flowing_since.get_or_insert_with(Instant::now).elapsed() >= SETTLED {
+                    self.conditions.clear(self.which.condition());
+                }
             }
         }
     }

@@ -17,12 +17,16 @@ use gstreamer as gst;
 use gstreamer_app as gst_app;
 
 use super::Events;
-use crate::media::{
-    MediaError,
-    frame::Frame,
-    ring::{Next, Ring},
-    stop::Stop,
-    trunk::{GREY_HEIGHT, GREY_WIDTH, OnGrey, down},
+use crate::{
+    conditions::{Conditions, Kind},
+    media::{
+        MediaError,
+        frame::{Format, Frame},
+        h264,
+        ring::{Next, Ring},
+        stop::Stop,
+        trunk::{GREY_HEIGHT, GREY_WIDTH, OnGrey, down},
+    },
 };
 
 /// A cell has changed if it differs this much from the background, of 255, after the picture's mean change is taken away.
@@ -35,8 +39,12 @@ const MOST: f32 = 0.8;
 const ADAPT: f32 = 0.1;
 /// The next keyframe is looked at no sooner than this: a stream of nothing but keyframes costs no more than another.
 const REST: Duration = Duration::from_millis(900);
+/// The same while no decoder can read the stream: it may have changed without its format showing it, or a decoder may have come.
+const BLIND_REST: Duration = Duration::from_secs(60);
+/// So many keyframes in a row that cannot be decoded are no accident.
+const DAMAGED: u32 = 3;
 /// How long a decoder may take for one keyframe.
-const PATIENCE: gst::ClockTime = gst::ClockTime::from_seconds(2);
+const PATIENCE: Duration = Duration::from_secs(2);
 /// At most one event in this time.
 const PAUSE: Duration = Duration::from_secs(1);
 /// In order of memory.
@@ -85,46 +93,139 @@ pub(in crate::media) fn eye(events: Events) -> OnGrey {
     })
 }
 
-/// Follows a stream's keyframes on a thread of its own, unless raw pictures are at hand; a decoder that fails is replaced by
-/// the next.
-pub(in crate::media) fn start(ring: Arc<Ring>, see: OnGrey, sees_raw: Arc<AtomicBool>, stop: Stop) -> Result<JoinHandle<()>, MediaError> {
+/// Follows a stream's keyframes on a thread of its own, unless raw pictures are at hand.
+pub(in crate::media) fn start(
+    ring: Arc<Ring>,
+    see: OnGrey,
+    sees_raw: Arc<AtomicBool>,
+    conditions: Conditions,
+    stop: Stop,
+) -> Result<JoinHandle<()>, MediaError> {
+    let mut sight = Sight::new(stop.clone());
     let follow = move || {
-        let mut decoders = DECODERS.iter().filter(|name| gst::ElementFactory::find(name).is_some()).cycle();
-        let mut position = 0;
         // Until the first keyframe it is not known what the source has, and a decoder would only cost memory.
         while ring.newest_key().is_none() || sees_raw.load(Ordering::Relaxed) {
             if stop.within(Duration::from_millis(200)) {
                 return;
             }
         }
-        while let Some(name) = decoders.next().filter(|_| !stop.is_now()) {
-            match Decoder::new(name) {
-                Ok(decoder) => {
-                    let fault = decoder.follow(&ring, &mut position, &see, &stop);
-                    if !down(decoder.pipeline, Duration::from_secs(2)) {
-                        tracing::error!(decoder = name, "decoder did not stop in time and was left behind");
-                    }
-                    let Some(fault) = fault else { return };
-                    tracing::warn!(decoder = name, fault, "motion decoder failed");
-                }
-                Err(error) => tracing::warn!(decoder = name, %error, "motion decoder failed"),
-            }
-            if stop.within(Duration::from_secs(1)) {
-                return;
-            }
-        }
+        sight.follow(&ring, &see, &conditions, &stop);
+        sight.put_away();
     };
     thread::Builder::new().name("media-eye".into()).spawn(follow).map_err(MediaError::Thread)
 }
 
+/// Whether pictures can be made small and grey here, decoded or raw: the missing elements if not.
+pub(in crate::media) fn cannot_shrink() -> Option<String> {
+    let missing: Vec<&str> =
+        ["videoscale", "videoconvert", "videorate"].into_iter().filter(|name| gst::ElementFactory::find(name).is_none()).collect();
+    (!missing.is_empty()).then(|| format!("GStreamer's {} is not installed", missing.join(" and ")))
+}
+
+/// Makes keyframes into small grey pictures, with whichever decoder can.
+pub(in crate::media) struct Sight {
+    decoder: Option<Decoder>,
+    stop: Stop,
+}
+
+impl Sight {
+    pub fn new(stop: Stop) -> Self {
+        Self { decoder: None, stop }
+    }
+
+    fn follow(&mut self, ring: &Ring, see: &OnGrey, conditions: &Conditions, stop: &Stop) {
+        let mut position = 0;
+        let mut looked: Option<Instant> = None;
+        // The stream that was seen last, and the one that cannot be.
+        let (mut seen, mut blind_to): (Option<Arc<Format>>, Option<Arc<Format>>) = (None, None);
+        let mut failures = 0;
+        while !stop.is_now() {
+            let Next::Frame { frame, .. } = ring.next(&mut position, Duration::from_millis(200)) else { continue };
+            let rest = if blind_to.as_ref() == Some(&frame.format) { BLIND_REST } else { REST };
+            if !frame.key || looked.is_some_and(|at| at.elapsed() < rest) {
+                continue;
+            }
+            looked = Some(Instant::now());
+            if blind_to.is_some() {
+                // A plugin may have been installed since.
+                let _ = gst::Registry::update();
+            }
+            match self.look(&frame) {
+                Ok((_, picture)) => {
+                    see(&picture);
+                    conditions.clear(Kind::MotionBlind);
+                    (seen, blind_to, failures) = (Some(frame.format), None, 0);
+                }
+                Err(_) if stop.is_now() => {}
+                Err(why) => {
+                    failures += 1;
+                    tracing::debug!(why, failures, "a keyframe cannot be decoded");
+                    // One damaged keyframe of a stream that was seen before is no blindness.
+                    if seen.as_ref() != Some(&frame.format) || failures >= DAMAGED {
+                        conditions.raise(Kind::MotionBlind, why);
+                        blind_to = Some(frame.format);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The keyframe as a small grey picture, and which decoder made it. If none can: what each of them says.
+    pub fn look(&mut self, frame: &Frame) -> Result<(&'static str, Vec<u8>), String> {
+        let before = self.decoder.as_ref().map(|decoder| decoder.name);
+        let mut faults = Vec::new();
+        let found = DECODERS.iter().copied().filter(|name| gst::ElementFactory::find(name).is_some() && Some(*name) != before);
+        for name in before.into_iter().chain(found) {
+            if self.stop.is_now() {
+                break;
+            }
+            match self.look_with(name, frame) {
+                Ok(picture) => return Ok((name, picture)),
+                Err(fault) => {
+                    self.put_away();
+                    faults.push(format!("{name}: {fault}"));
+                }
+            }
+        }
+        if let Some(missing) = cannot_shrink() {
+            return Err(format!("motion cannot be seen: {missing}"));
+        }
+        let Format { width, height, avcc } = &*frame.format;
+        let stream = format!("{width}x{height} {}", h264::describe(avcc));
+        Err(match faults[..] {
+            [] => format!("motion cannot be seen in this stream ({stream}): no decoder is installed, neither {}", DECODERS.join(" nor ")),
+            _ => format!("motion cannot be seen in this stream ({stream}), which no decoder here can read: {}", faults.join("; ")),
+        })
+    }
+
+    fn look_with(&mut self, name: &'static str, frame: &Frame) -> Result<Vec<u8>, String> {
+        let decoder = match self.decoder.take() {
+            Some(decoder) if decoder.name == name => decoder,
+            _ => Decoder::new(name).map_err(|error| error.to_string())?,
+        };
+        let decoder = self.decoder.insert(decoder);
+        let decoded = decoder.decode(frame, &self.stop);
+        decoder.pipeline.set_state(gst::State::Ready).map_err(|_| "the decoder cannot be put away")?;
+        decoded
+    }
+
+    pub fn put_away(&mut self) {
+        let Some(decoder) = self.decoder.take() else { return };
+        if !down(decoder.pipeline, Duration::from_secs(2)) {
+            tracing::error!(decoder = decoder.name, "decoder did not stop in time and was left behind");
+        }
+    }
+}
+
 struct Decoder {
+    name: &'static str,
     pipeline: gst::Pipeline,
     feed: gst_app::AppSrc,
     grey: gst_app::AppSink,
 }
 
 impl Decoder {
-    fn new(name: &str) -> Result<Self, MediaError> {
+    fn new(name: &'static str) -> Result<Self, MediaError> {
         let threads = if name == "avdec_h264" { " max-threads=1" } else { "" };
         let launch = format!(
             "appsrc name=feed format=time ! h264parse ! {name}{threads} ! videoscale add-borders=false \
@@ -136,45 +237,31 @@ impl Decoder {
         let pipeline = pipeline.downcast::<gst::Pipeline>().map_err(|_| failed("not a pipeline"))?;
         let feed = pipeline.by_name("feed").and_then(|e| e.downcast::<gst_app::AppSrc>().ok()).ok_or_else(|| failed("no appsrc"))?;
         let grey = pipeline.by_name("grey").and_then(|e| e.downcast::<gst_app::AppSink>().ok()).ok_or_else(|| failed("no appsink"))?;
-        Ok(Self { pipeline, feed, grey })
-    }
-
-    /// Until it fails (the reason is returned) or it is time to stop.
-    fn follow(&self, ring: &Ring, position: &mut u64, see: &OnGrey, stop: &Stop) -> Option<String> {
-        let mut looked: Option<Instant> = None;
-        while !stop.is_now() {
-            let Next::Frame { frame, .. } = ring.next(position, Duration::from_millis(200)) else { continue };
-            if !frame.key || looked.is_some_and(|at| at.elapsed() < REST) {
-                continue;
-            }
-            looked = Some(Instant::now());
-            let decoded = self.decode(&frame);
-            if self.pipeline.set_state(gst::State::Ready).is_err() {
-                return Some("the decoder cannot be put away".into());
-            }
-            match decoded {
-                Ok(picture) => see(&picture),
-                Err(fault) => return Some(fault),
-            }
-        }
-        None
+        Ok(Self { name, pipeline, feed, grey })
     }
 
     /// The frame as a small grey picture.
-    fn decode(&self, frame: &Frame) -> Result<Vec<u8>, String> {
+    fn decode(&self, frame: &Frame, stop: &Stop) -> Result<Vec<u8>, String> {
         let bus = self.pipeline.bus().ok_or("the decoder has no bus")?;
         bus.set_flushing(true);
         bus.set_flushing(false);
         self.pipeline.set_state(gst::State::Playing).map_err(|_| "the decoder does not start")?;
-        // Twice: openh264dec gives a picture out only when the next one comes in.
+        // Twice, and the end: openh264dec gives a picture out only when the next one comes in, and a decoder that puts pictures
+        // into the order in which they are shown only when it knows that no earlier one can come.
         let again = Frame { pts: frame.pts + Duration::from_millis(1), ..frame.clone() };
         let taken = self.feed.push_sample(&sample(frame)).and_then(|_| self.feed.push_sample(&sample(&again)));
-        taken.map_err(|_| "the decoder takes no frame")?;
-        let picture = self.grey.try_pull_sample(PATIENCE).and_then(|sample| Some(sample.buffer()?.map_readable().ok()?.to_vec()));
-        picture.ok_or_else(|| match bus.pop_filtered(&[gst::MessageType::Error]) {
-            Some(message) => crate::media::trunk::reason(&message),
-            None => "the decoder gives no picture".into(),
-        })
+        taken.and_then(|_| self.feed.end_of_stream()).map_err(|_| "the decoder takes no frame")?;
+        let began = Instant::now();
+        while began.elapsed() < PATIENCE && !stop.is_now() && !self.grey.is_eos() {
+            if let Some(sample) = self.grey.try_pull_sample(gst::ClockTime::from_mseconds(50)) {
+                let picture = sample.buffer().and_then(|buffer| Some(buffer.map_readable().ok()?.to_vec()));
+                return picture.ok_or_else(|| "the decoder gives an empty picture".into());
+            }
+            if let Some(message) = bus.pop_filtered(&[gst::MessageType::Error]) {
+                return Err(crate::media::trunk::reason(&message));
+            }
+        }
+        Err("it gives no picture".into())
     }
 }
 

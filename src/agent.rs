@@ -22,12 +22,12 @@ use tokio::{
 
 use crate::{
     clock::Clock,
-    conditions::Conditions,
+    conditions::{Conditions, Kind},
     config::{ClipStore, Config},
     engine::{CutFigures, Delivery, Effect, Engine, Event, Fetched, Message, Record, Resource, Restored, Settings},
     http::{self, Origin},
     link::{self, Link},
-    media::Media,
+    media::{Media, MediaError},
     status::{self, Board, StatusDocument},
     store::{self, Store, StoreThread, Written},
     systemd::Notifier,
@@ -48,6 +48,8 @@ const ROUND: Duration = Duration::from_secs(10);
 const FILES_EVERY: Duration = Duration::from_secs(5);
 /// A device certificate that ends within this is warned of in the log, and how often.
 const EXPIRY_WARNED: (Duration, Duration) = (Duration::from_secs(14 * 86_400), Duration::from_secs(86_400));
+/// Media that cannot start is tried again after the first of these, which doubles up to the second.
+const MEDIA_PAUSE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
 /// How old the status may be at most.
 const STATUS_EVERY: Duration = Duration::from_secs(1);
 /// How soon it shows what has changed: behind the switch that changed it, for it wakes systemd too.
@@ -58,7 +60,7 @@ enum Input {
     Store(Written),
     Upload(upload::Event),
     Fetched(Resource, Fetched),
-    Media(Box<Result<Media, String>>),
+    Media(Box<Media>),
 }
 
 /// Runs the service until SIGTERM.
@@ -124,7 +126,6 @@ struct Agent {
     show_at: Instant,
     /// Cuts that are to be logged with it: a line wakes the journal, and a switch must be written and reported first.
     untold: Vec<CutFigures>,
-    media_fault: Option<String>,
     store_fault: Option<String>,
     /// When the device's certificate ends, since 1970; `None` without TLS.
     certificate_ends: Option<Duration>,
@@ -170,11 +171,11 @@ impl Agent {
 
         let board = Arc::new(Board::new(StatusDocument::new(&config)));
         board.outdate();
-        let page = config.status.as_ref().map(|listen| status::serve(listen, board.clone())).transpose()?;
+        let page = config.status.as_ref().map(|listen| status::Server::start(listen, board.clone(), conditions.clone()));
         let (link, link_events) =
             link::start(link::Settings::new(config.broker.clone(), broker_tls, config.device.id.clone(), conditions.clone()));
         let gate = uploads.gate();
-        start_media(&config, gate.clone(), conditions.clone(), inputs.clone())?;
+        start_media(&config, gate.clone(), conditions.clone(), inputs.clone());
 
         let topics = Topics::new(&config.broker.topic_prefix, &config.device.id);
         let engine = Engine::new(settings(&config), restored, clock.now());
@@ -204,7 +205,6 @@ impl Agent {
             started: now,
             show_at: now,
             untold: Vec::new(),
-            media_fault: None,
             store_fault: None,
             certificate_ends: certificate_ends(&config),
             expiry_warned: None,
@@ -348,17 +348,11 @@ impl Agent {
             }
             Input::Upload(upload::Event::Uploader) => self.hear_uploader(),
             Input::Fetched(resource, fetched) => self.handle(Event::Fetched(resource, fetched)),
-            Input::Media(started) => match *started {
-                Ok(media) => {
-                    // The camera may have changed hands while the pipeline was starting.
-                    media.forget();
-                    self.media = Some(media);
-                }
-                Err(why) => {
-                    tracing::error!(why, "the camera's picture is not available; the plan is followed all the same");
-                    self.media_fault = Some(why);
-                }
-            },
+            Input::Media(media) => {
+                // The camera may have changed hands while the pipeline was starting.
+                media.forget();
+                self.media = Some(*media);
+            }
         }
     }
 
@@ -495,7 +489,7 @@ impl Agent {
             document.see_uptime(self.started.elapsed());
             document.see_link(&link, confirmed);
             document.see_uploads(&uploads);
-            document.see_media(media, self.media_fault.as_deref());
+            document.see_media(media, None);
             document.see_store(writes, self.store_fault.as_deref());
             if let Some(ends) = self.certificate_ends {
                 document.see_certificate(ends, now);
@@ -708,15 +702,33 @@ fn peers(config: &Config, clock: &Clock) -> anyhow::Result<upload::Peers> {
     Ok(upload::Peers { api: Origin { endpoint: config.cloud.endpoint.clone(), tls: api_tls }, store: store.transpose()? })
 }
 
-/// Starts the camera's picture on a thread of its own: the first look for plugins can take seconds.
-fn start_media(config: &Config, gate: Arc<Gate>, conditions: Conditions, inputs: mpsc::UnboundedSender<Input>) -> anyhow::Result<()> {
-    let Some(media) = config.media.clone() else { return Ok(()) };
+/// Starts the camera's picture on a thread of its own: the first look for plugins can take seconds. Without it the plan is
+/// followed all the same, and it is tried again.
+fn start_media(config: &Config, gate: Arc<Gate>, conditions: Conditions, inputs: mpsc::UnboundedSender<Input>) {
+    let Some(media) = config.media.clone() else { return };
     let recording = config.recording.clone();
+    let told = conditions.clone();
     let start = move || {
-        let started = Media::start(&media, recording.as_ref(), gate, conditions).map_err(|error| error.to_string());
-        // An agent that has stopped meanwhile drops the pipeline with the message.
-        let _ = inputs.send(Input::Media(Box::new(started)));
+        let mut pause = MEDIA_PAUSE.0;
+        while !inputs.is_closed() {
+            match Media::start(&media, recording.as_ref(), gate.clone(), conditions.clone()) {
+                Ok(media) => {
+                    conditions.clear(Kind::MediaNotStarted);
+                    // An agent that has stopped meanwhile drops the pipeline with the message.
+                    let _ = inputs.send(Input::Media(Box::new(media)));
+                    return;
+                }
+                Err(error @ MediaError::NotBuilt) => {
+                    let advice = "Remove [media], or install a build of the agent with GStreamer.";
+                    return conditions.raise_advising(Kind::MediaNotStarted, error.to_string(), advice);
+                }
+                Err(error) => conditions.raise(Kind::MediaNotStarted, error.to_string()),
+            }
+            thread::sleep(pause);
+            pause = (pause * 2).min(MEDIA_PAUSE.1);
+        }
     };
-    thread::Builder::new().name("media-start".into()).spawn(start).context("starting the camera's picture")?;
-    Ok(())
+    if let Err(error) = thread::Builder::new().name("media-start".into()).spawn(start) {
+        told.raise(Kind::MediaNotStarted, MediaError::Thread(error).to_string());
+    }
 }

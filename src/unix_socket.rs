@@ -5,7 +5,7 @@ use std::{
     fs,
     io::{self, ErrorKind},
     os::unix::{
-        fs::{FileTypeExt, PermissionsExt},
+        fs::{FileTypeExt, MetadataExt, PermissionsExt},
         net::{UnixListener, UnixStream},
     },
     path::Path,
@@ -35,6 +35,11 @@ pub fn listen(path: &Path, mode: u32) -> io::Result<UnixListener> {
     socket.listen(4)?;
     socket.set_nonblocking(true)?;
     Ok(socket.into())
+}
+
+/// Which file has this name, if any: whoever listens sees by it whether the name still leads to them.
+pub fn identity(path: &Path) -> Option<(u64, u64)> {
+    fs::symlink_metadata(path).ok().map(|found| (found.dev(), found.ino()))
 }
 
 #[cfg(test)]

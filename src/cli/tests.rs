@@ -18,9 +18,10 @@ use care_protocol::{Channel, Entitlement, Key, Keyset, Lease, Mode, Next, Order,
 
 use super::*;
 use crate::{
+    conditions::Conditions,
     config::Listen,
     engine::Record,
-    status::{Board, StatusDocument, serve},
+    status::{Board, Server, StatusDocument},
     store::{Restored, Store},
     test_pki::Authority,
 };
@@ -392,7 +393,7 @@ fn status_is_the_agent_s_own_document() {
     (document.mode, document.plan) = (Mode::Paid, Some("premium".parse().unwrap()));
     document.lease_left_s = Some(7200);
     let board = Arc::new(Board::new(document));
-    let _server = serve(&Listen::Unix(camera.path("status.sock")), board.clone()).unwrap();
+    let _server = Server::start(&Listen::Unix(camera.path("status.sock")), board.clone(), Conditions::default());
     let (exit, out, _) = camera.run("status --json");
     assert_eq!(exit, Exit::Done);
     assert_eq!(out, serde_json::to_string_pretty(&board.read()).unwrap() + "\n");

@@ -109,7 +109,7 @@ impl Media {
             let ring = self.rings[self.rings.len() - 1].clone();
             running.threads.push(built_in::start(ring, eye, sees_raw, conditions.clone(), self.stop.clone())?);
         }
-        running.threads.extend(motion::start(&config.motion, self.events.clone(), self.stop.clone())?);
+        running.threads.extend(motion::start(&config.motion, self.events.clone(), conditions.clone(), self.stop.clone())?);
         let recorder = Recorder {
             outlet: self.outlet.clone(),
             streams,

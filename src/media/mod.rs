@@ -80,14 +80,6 @@ pub enum MediaError {
         /// Why.
         source: io::Error,
     },
-    /// The motion socket cannot be made.
-    #[error("cannot listen for motion on {path}: {source}; check [media] motion")]
-    MotionSocket {
-        /// Where.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
     /// No thread.
     #[error("cannot start a thread for media: {0}")]
     Thread(io::Error),

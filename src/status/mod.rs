@@ -16,6 +16,6 @@ pub use document::{
     Board, CertificateStatus, ClockStatus, LinkStatus, MediaPart, NextChange, SpoolStatus, StatusDocument, StoreStatus, TransferStatus,
 };
 pub use history::{Change, History};
+pub use server::Server;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use server::request_from_a_stranger;
-pub use server::{ServeError, Server, serve};

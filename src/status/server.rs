@@ -5,7 +5,7 @@ use std::{
     convert::Infallible,
     fs, io,
     net::{IpAddr, SocketAddr},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
     thread,
     time::Duration,
@@ -23,13 +23,17 @@ use serde_json::json;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, UnixListener},
-    runtime,
+    runtime, select,
     sync::{Semaphore, oneshot},
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 use super::{Board, page};
-use crate::{config::Listen, logging, unix_socket};
+use crate::{
+    conditions::{Conditions, Kind},
+    config::Listen,
+    logging, unix_socket,
+};
 
 /// Connections served at a time; one more is closed at once.
 const MOST_CONNECTIONS: usize = 16;
@@ -44,33 +48,46 @@ const HEADERS_MOST: usize = 32;
 /// A control loop that has not touched the board for this long is stuck.
 const STUCK_AFTER: Duration = Duration::from_secs(10);
 
-/// Why the status page cannot be served.
-#[derive(Debug, thiserror::Error)]
-pub enum ServeError {
-    /// The address or the socket cannot be had.
-    #[error("cannot listen on {listen} for the status page: {why}; free it, or change status.listen")]
-    Listen {
-        /// What was configured.
-        listen: String,
-        /// What the system said.
-        why: io::Error,
-    },
-    /// No thread or no runtime.
-    #[error("cannot start the status page's thread: {0}; the system is out of threads or descriptors")]
-    Start(io::Error),
-}
+/// Pauses between attempts to listen, doubling.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// How often it is looked whether a unix socket's name still is ours.
+const NAME_EVERY: Duration = Duration::from_secs(2);
 
-/// The running listener. It ends when this is dropped.
+/// The listener, running or trying to. It ends when this is dropped.
 #[derive(Debug)]
 pub struct Server {
     address: Option<SocketAddr>,
-    socket: Option<PathBuf>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
 impl Server {
-    /// Where it listens, if that is a port.
+    /// Serves what hangs on `board`, on a thread of its own. Nothing else depends on the page: an address that cannot be had is
+    /// a condition, and is tried again.
+    pub fn start(listen: &Listen, board: Arc<Board>, conditions: Conditions) -> Self {
+        let first = bind(listen);
+        let address = first.as_ref().ok().and_then(|bound| match bound {
+            Bound::Tcp(listener) => listener.local_addr().ok(),
+            Bound::Unix(..) => None,
+        });
+        let (stop, stopped) = oneshot::channel();
+        let (listen, told) = (listen.clone(), conditions.clone());
+        let serve = move || match runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime.block_on(async {
+                select! {
+                    () = keep_serving(&listen, first, board, &conditions) => {}
+                    _ = stopped => {}
+                }
+            }),
+            Err(error) => conditions.raise(Kind::StatusPage, format!("the status page cannot be served: {error}")),
+        };
+        let thread = thread::Builder::new().name("status".into()).spawn(serve);
+        let thread = thread.map_err(|error| told.raise(Kind::StatusPage, format!("the status page cannot be served: {error}"))).ok();
+        Self { address, stop: Some(stop), thread }
+    }
+
+    /// Where it listened from the start, if that is a port.
     pub fn address(&self) -> Option<SocketAddr> {
         self.address
     }
@@ -84,55 +101,71 @@ impl Drop for Server {
                 tracing::error!("the status page's thread has panicked");
             }
         }
-        if let Some(socket) = &self.socket {
-            // Another agent may have taken the name over; then it is gone or not ours to complain about.
-            let _ = fs::remove_file(socket);
-        }
     }
+}
+
+/// What listens, before a runtime has it.
+enum Bound {
+    Tcp(std::net::TcpListener),
+    Unix(std::os::unix::net::UnixListener, Name),
 }
 
 enum Door {
     Tcp(TcpListener),
-    Unix(UnixListener),
+    Unix(UnixListener, Name),
 }
 
-/// Serves what hangs on `board`, on a thread of its own.
-///
-/// # Errors
-/// The address is taken, the socket cannot be made, or there is no thread to be had.
-pub fn serve(listen: &Listen, board: Arc<Board>) -> Result<Server, ServeError> {
-    let refused = |why| ServeError::Listen { listen: describe(listen), why };
-    let runtime = runtime::Builder::new_current_thread().enable_all().build().map_err(ServeError::Start)?;
-    let door = {
-        let _inside = runtime.enter();
-        match listen {
-            Listen::Tcp(address) => Door::Tcp(bind_tcp(*address).map_err(refused)?),
-            Listen::Unix(path) => Door::Unix(bind_unix(path).map_err(refused)?),
-        }
-    };
-    let address = match &door {
-        Door::Tcp(listener) => Some(listener.local_addr().map_err(refused)?),
-        Door::Unix(_) => None,
-    };
-    let socket = match listen {
-        Listen::Unix(path) => Some(path.clone()),
-        Listen::Tcp(_) => None,
-    };
-    let (stop, stopped) = oneshot::channel();
-    let thread = thread::Builder::new().name("status".into()).spawn(move || {
-        runtime.block_on(async {
-            tokio::select! {
-                () = accept(door, board) => {}
-                _ = stopped => {}
-            }
-        });
-    });
-    let thread = thread.map_err(ServeError::Start)?;
-    match address {
-        Some(address) => tracing::info!(%address, "status page"),
-        None => tracing::info!(socket = %describe(listen), "status page"),
+/// A unix socket's name, taken away with this as long as it is ours.
+struct Name {
+    path: PathBuf,
+    identity: Option<(u64, u64)>,
+}
+
+impl Name {
+    fn is_ours(&self) -> bool {
+        self.identity.is_some() && unix_socket::identity(&self.path) == self.identity
     }
-    Ok(Server { address, socket, stop: Some(stop), thread: Some(thread) })
+}
+
+impl Drop for Name {
+    fn drop(&mut self) {
+        if self.is_ours() {
+            // Gone already is as good.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Never ends.
+async fn keep_serving(listen: &Listen, first: io::Result<Bound>, board: Arc<Board>, conditions: &Conditions) {
+    let (mut bound, mut pause) = (first, FIRST_PAUSE);
+    loop {
+        match bound.and_then(Door::open) {
+            Ok(door) => {
+                conditions.clear(Kind::StatusPage);
+                tracing::info!(listen = %describe(listen), "status page");
+                pause = FIRST_PAUSE;
+                accept(door, board.clone()).await;
+            }
+            Err(why) => {
+                let sentence = format!("cannot listen on {} for the status page: {why}", describe(listen));
+                conditions.raise_advising(Kind::StatusPage, sentence, advice(&why));
+                sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        }
+        bound = bind(listen);
+    }
+}
+
+fn advice(why: &io::Error) -> &'static str {
+    match why.kind() {
+        io::ErrorKind::NotFound => "Make the socket's directory, or change [status] listen; the agent tries again.",
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            "Set [status] listen = \"unix:/run/kasa-care-agent/status.sock\", where the agent may write; it takes effect at the next start."
+        }
+        _ => Kind::StatusPage.advice(),
+    }
 }
 
 fn describe(listen: &Listen) -> String {
@@ -142,30 +175,65 @@ fn describe(listen: &Listen) -> String {
     }
 }
 
-fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
-    let listener = std::net::TcpListener::bind(address)?;
-    listener.set_nonblocking(true)?;
-    TcpListener::from_std(listener)
+fn bind(listen: &Listen) -> io::Result<Bound> {
+    match listen {
+        Listen::Tcp(address) => {
+            let listener = std::net::TcpListener::bind(address)?;
+            listener.set_nonblocking(true)?;
+            Ok(Bound::Tcp(listener))
+        }
+        Listen::Unix(path) => {
+            // For this user and group.
+            let listener = unix_socket::listen(path, 0o660)?;
+            let name = Name { path: path.clone(), identity: unix_socket::identity(path) };
+            Ok(Bound::Unix(listener, name))
+        }
+    }
 }
 
-/// For this user and group.
-fn bind_unix(path: &Path) -> io::Result<UnixListener> {
-    UnixListener::from_std(unix_socket::listen(path, 0o660)?)
+impl Door {
+    /// To be called in the runtime.
+    fn open(bound: Bound) -> io::Result<Self> {
+        match bound {
+            Bound::Tcp(listener) => TcpListener::from_std(listener).map(Self::Tcp),
+            Bound::Unix(listener, name) => UnixListener::from_std(listener).map(|listener| Self::Unix(listener, name)),
+        }
+    }
+
+    async fn accept(&self) -> io::Result<Box<dyn Stream>> {
+        match self {
+            Self::Tcp(listener) => listener.accept().await.map(|(stream, _)| Box::new(stream) as Box<dyn Stream>),
+            Self::Unix(listener, _) => listener.accept().await.map(|(stream, _)| Box::new(stream) as Box<dyn Stream>),
+        }
+    }
+
+    /// Ends when nobody could connect any more because the name has gone.
+    async fn lost(&self) {
+        loop {
+            sleep(NAME_EVERY).await;
+            if let Self::Unix(_, name) = self {
+                if !name.is_ours() {
+                    return;
+                }
+            }
+        }
+    }
 }
 
+/// Until nobody can connect any more.
 async fn accept(door: Door, board: Arc<Board>) {
     let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
     loop {
-        let accepted = match &door {
-            Door::Tcp(listener) => listener.accept().await.map(|(stream, _)| Box::new(stream) as Box<dyn Stream>),
-            Door::Unix(listener) => listener.accept().await.map(|(stream, _)| Box::new(stream) as Box<dyn Stream>),
+        let accepted = select! {
+            accepted = door.accept() => accepted,
+            () = door.lost() => return,
         };
         let stream = match accepted {
             Ok(stream) => stream,
             Err(error) => {
                 // Out of descriptors, most likely: trying again at once would only burn the processor.
                 tracing::warn!(%error, "the status page cannot take a connection");
-                tokio::time::sleep(Duration::from_millis(200)).await;
+                sleep(Duration::from_millis(200)).await;
                 continue;
             }
         };

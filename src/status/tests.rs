@@ -4,7 +4,7 @@ use std::{
     fs,
     future::ready,
     io::{Read, Write},
-    net::{SocketAddr, TcpStream},
+    net::{SocketAddr, TcpListener, TcpStream},
     os::unix::{
         fs::PermissionsExt,
         net::{UnixListener, UnixStream},
@@ -12,6 +12,7 @@ use std::{
     path::Path,
     pin::pin,
     sync::Arc,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -21,6 +22,7 @@ use tokio::select;
 use super::*;
 use crate::{
     clock::Now,
+    conditions::Conditions,
     config::{Config, Listen},
 };
 
@@ -34,7 +36,7 @@ fn board() -> Arc<Board> {
 
 fn over_tcp() -> (Server, SocketAddr, Arc<Board>) {
     let board = board();
-    let server = serve(&Listen::Tcp("127.0.0.1:0".parse().unwrap()), board.clone()).unwrap();
+    let server = Server::start(&Listen::Tcp("127.0.0.1:0".parse().unwrap()), board.clone(), Conditions::default());
     let address = server.address().unwrap();
     (server, address, board)
 }
@@ -196,13 +198,47 @@ fn a_socket_is_for_its_user_and_group_and_is_taken_away_at_the_end() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("status.sock");
     let listen = Listen::Unix(path.clone());
-    let server = serve(&listen, board()).unwrap();
+    let server = Server::start(&listen, board(), Conditions::default());
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
     assert!(ask(&listen, "/status.json").is_ok());
-    assert!(matches!(serve(&listen, board()), Err(ServeError::Listen { .. })), "it is taken");
+    let conditions = Conditions::default();
+    let second = Server::start(&listen, board(), conditions.clone());
+    eventually(|| format!("{conditions:?}").contains("status_page"));
+    drop(second);
+    assert!(ask(&listen, "/status.json").is_ok(), "the second leaves the first alone");
     drop(server);
     assert!(!path.exists());
     assert!(matches!(ask(&listen, "/status.json"), Err(AskError::Nobody { .. })));
+}
+
+#[test]
+fn a_port_that_is_taken_and_a_directory_that_is_missing_are_conditions_until_they_are_to_be_had() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("later/status.sock");
+    let (over_tcp, over_unix) = (Conditions::default(), Conditions::default());
+    let _tcp = Server::start(&Listen::Tcp(address), board(), over_tcp.clone());
+    let _unix = Server::start(&Listen::Unix(socket.clone()), board(), over_unix.clone());
+    let said = |conditions: &Conditions| format!("{conditions:?}").contains("status_page");
+    eventually(|| said(&over_tcp) && said(&over_unix));
+    drop(taken);
+    fs::create_dir(dir.path().join("later")).unwrap();
+    eventually(|| !said(&over_tcp) && !said(&over_unix));
+    assert_eq!(code(&get(address, "/")), "200");
+    assert!(ask(&Listen::Unix(socket.clone()), "/status.json").is_ok());
+    // As when a file system is mounted over the directory.
+    fs::remove_dir_all(dir.path().join("later")).unwrap();
+    fs::create_dir(dir.path().join("later")).unwrap();
+    eventually(|| ask(&Listen::Unix(socket.clone()), "/status.json").is_ok());
+}
+
+fn eventually(condition: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !condition() {
+        assert!(began.elapsed() < Duration::from_secs(40), "waited in vain");
+        thread::yield_now();
+    }
 }
 
 #[test]
@@ -211,10 +247,14 @@ fn what_a_killed_agent_left_is_replaced_and_other_files_are_not() {
     let path = dir.path().join("status.sock");
     drop(UnixListener::bind(&path).unwrap());
     assert!(UnixStream::connect(&path).is_err());
-    drop(serve(&Listen::Unix(path.clone()), board()).unwrap());
+    let server = Server::start(&Listen::Unix(path.clone()), board(), Conditions::default());
+    assert!(UnixStream::connect(&path).is_ok());
+    drop(server);
 
     fs::write(&path, "precious").unwrap();
-    assert!(serve(&Listen::Unix(path.clone()), board()).is_err());
+    let conditions = Conditions::default();
+    let _server = Server::start(&Listen::Unix(path.clone()), board(), conditions.clone());
+    eventually(|| format!("{conditions:?}").contains("status_page"));
     assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
 }
 

@@ -17,7 +17,7 @@ use std::{
 use care_protocol::ClipKind;
 
 use super::{MediaError, stop::Stop};
-use crate::config;
+use crate::{conditions::Conditions, config};
 
 /// Something happened in front of the camera, or a person asks for a clip.
 #[derive(Debug, Clone, Copy)]
@@ -61,10 +61,15 @@ impl Events {
 }
 
 /// Starts the detector that is no part of the pipeline, if it is one of those.
-pub(super) fn start(motion: &config::Motion, events: Events, stop: Stop) -> Result<Option<JoinHandle<()>>, MediaError> {
+pub(super) fn start(
+    motion: &config::Motion,
+    events: Events,
+    conditions: Conditions,
+    stop: Stop,
+) -> Result<Option<JoinHandle<()>>, MediaError> {
     match motion {
         config::Motion::Every(period) => every::start(*period, events, stop).map(Some),
-        config::Motion::Socket(path) => socket::start(path, events, stop).map(Some),
+        config::Motion::Socket(path) => socket::start(path, events, conditions, stop).map(Some),
         config::Motion::BuiltIn => Ok(None),
     }
 }

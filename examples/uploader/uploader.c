@@ -95,6 +95,23 @@ static bool allows(const struct policy *policy, long long of, const struct clip 
     return good;
 }
 
+/* Erases a clip for good: its content first, so that a power cut that brings its name back brings no clip back. The directory
+ * is synced once for all of them. */
+static bool erase(const struct clip *clip) {
+    int erased = open(path_of(clip), O_WRONLY | O_TRUNC | O_CLOEXEC);
+    bool good = erased >= 0 && fsync(erased) == 0;
+    if (erased >= 0)
+        close(erased);
+    return unlink(path_of(clip)) == 0 && good;
+}
+static bool sync_directory(void) {
+    int dir = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    bool good = dir >= 0 && fsync(dir) == 0;
+    if (dir >= 0)
+        close(dir);
+    return good;
+}
+
 static bool permitted(void) { return open_now && boot_ms() < until_boot_ms; }
 
 /* Ends the transfer so that the kernel sends nothing more of it; how many that were. */
@@ -116,6 +133,14 @@ static void say(const char *line) {
         perror("the agent does not listen");
 }
 
+/* Nobody governs: closed. */
+static void hang_up(void) {
+    close(agent);
+    agent = -1;
+    open_now = false;
+    heard_length = 0;
+}
+
 static void obey(const char *line) {
     if (strstr(line, "{\"type\":\"busy\"") == line)
         return;
@@ -134,6 +159,7 @@ static void obey(const char *line) {
     int transfers = end_transfer();
     long long erased = 0, bytes = 0, end = last_end;
     const char *keep = value(line, "\"keep\":");
+    bool good = true;
     if (keep) {
         static struct clip clips[MOST_CLIPS];
         struct policy policy = policy_of(keep);
@@ -143,9 +169,16 @@ static void obey(const char *line) {
             if (!allows(&policy, number(line, "\"epoch\":"), &clips[i], &end) && stat(path_of(&clips[i]), &facts) == 0) {
                 erased++;
                 bytes += facts.st_size;
-                unlink(path_of(&clips[i]));
+                good &= erase(&clips[i]);
             }
         }
+        good &= erased == 0 || sync_directory();
+    }
+    if (!good) {
+        /* It may come back with the power: no answer, and on the next connection the order comes again. */
+        perror("erasing what is forbidden");
+        hang_up();
+        return;
     }
     char said[256];
     snprintf(said, sizeof said, "{\"type\":\"closed\",\"generation\":%lld,\"transfers\":%d,\"erased\":{\"clips\":%lld,\"bytes\":%lld}}\n",
@@ -156,20 +189,18 @@ static void obey(const char *line) {
 static void hear(void) {
     ssize_t got = recv(agent, heard + heard_length, sizeof heard - 1 - heard_length, 0);
     if (got <= 0) {
-        /* Nobody governs: closed. */
-        close(agent);
-        agent = -1;
-        open_now = false;
-        heard_length = 0;
+        hang_up();
         return;
     }
     heard_length += (size_t)got;
     heard[heard_length] = 0;
     char *line = heard;
-    for (char *end; (end = strchr(line, '\n')); line = end + 1) {
+    for (char *end; agent >= 0 && (end = strchr(line, '\n')); line = end + 1) {
         *end = 0;
         obey(line);
     }
+    if (agent < 0)
+        return;
     heard_length -= (size_t)(line - heard);
     memmove(heard, line, heard_length);
 }
@@ -233,7 +264,9 @@ static void go_on(void) {
     char said[96] = "";
     struct stat facts;
     if (answered > 0 && status == 200 && fstat(file, &facts) == 0) {
+        /* Gone for good before it is said: a power cut must not let it be sent, and counted, twice. */
         unlink(path_of(&sending));
+        sync_directory();
         last_end = sending.start + sending.seconds;
         snprintf(said, sizeof said, "{\"type\":\"stored\",\"bytes\":%lld}\n", (long long)facts.st_size);
     } else if (answered > 0 && (status == 402 || status == 403)) {

@@ -72,11 +72,38 @@ class Uploader:
         self.order, self.refused_until = None, 0
         transfers, clips, size = self.abort(), 0, 0
         if "keep" in order:
-            for _, path in self.allowed(order["keep"], order["epoch"])[1]:
-                clips, size = clips + 1, size + os.path.getsize(path)
-                os.unlink(path)
+            try:
+                for _, path in self.allowed(order["keep"], order["epoch"])[1]:
+                    clips, size = clips + 1, size + os.path.getsize(path)
+                    self.erase(path)
+                if clips:
+                    self.sync_directory()
+            except OSError as error:
+                # It may come back with the power: no answer, and on the next connection the order comes again.
+                print(f"erasing what is forbidden: {error}", file=sys.stderr)
+                self.hang_up()
+                return
         erased = {"clips": clips, "bytes": size}
         self.say({"type": "closed", "generation": order["generation"], "transfers": transfers, "erased": erased})
+
+    def erase(self, path):
+        """Erases a clip for good: its content first, so that a power cut that brings its name back brings no clip back. The
+        directory is synced once for all of them."""
+        with open(path, "wb") as file:
+            os.fsync(file.fileno())
+        os.unlink(path)
+
+    def sync_directory(self):
+        directory = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+    def hang_up(self):
+        """Nobody governs: closed."""
+        self.agent.close()
+        self.agent, self.heard, self.order = None, b"", None
 
     def say(self, what):
         try:
@@ -90,13 +117,12 @@ class Uploader:
         except OSError:
             piece = b""
         if not piece:
-            # Nobody governs: closed.
-            self.agent.close()
-            self.agent, self.heard, self.order = None, b"", None
+            self.hang_up()
             return
         *lines, self.heard = (self.heard + piece).split(b"\n")
         for line in lines:
-            self.hear(line)
+            if self.agent is not None:
+                self.hear(line)
 
     def begin(self):
         """Starts sending the oldest clip that may leave, if there is one."""
@@ -127,7 +153,9 @@ class Uploader:
         status = int(self.answer.split(b" ")[1]) if b"\r\n" in self.answer else 0
         if status == 200:
             size = os.path.getsize(self.clip[1])
+            # Gone for good before it is said: a power cut must not let it be sent, and counted, twice.
             os.unlink(self.clip[1])
+            self.sync_directory()
             self.last_end = self.clip[0]
             self.say({"type": "stored", "bytes": size})
         elif status in (402, 403):

@@ -178,6 +178,38 @@ async fn cancelled(sample: Sample) {
     vendor.world.agent.stop().await;
 }
 
+/// A power cut after the answer must not bring back what was erased: its content and the directory are synced before.
+#[tokio::test]
+async fn what_it_erased_is_on_the_disk_before_it_answers() {
+    tokio::join!(erased_for_good(Sample::Python), erased_for_good(Sample::C));
+}
+
+async fn erased_for_good(sample: Sample) {
+    let mut vendor = Vendor::new(sample).await;
+    vendor.film(2, unix_now() - 900, 3, 2000);
+    let clips = vendor.clips().display().to_string();
+    let log = vendor.world.agent.dir().join("uploader.strace");
+    let mut command = Command::new("strace");
+    command.args(["-D", "-f", "-qq", "-y", "-o"]).arg(&log).args(["-e", "trace=openat,ftruncate,fsync,unlink,unlinkat,send,sendto,write"]);
+    let sampled = sample.command();
+    command.arg(sampled.as_std().get_program()).args(sampled.as_std().get_args());
+    command.arg(vendor.world.agent.dir().join("uploader.sock")).arg(vendor.sink.addr.to_string()).arg(&clips);
+    vendor.uploader = Some(Process::spawn("uploader", command, Lines::default()));
+    vendor.world.start_premium().await;
+    vendor.status("the other owner's clip erased", |uploader| uploader["erased_clips"] == 1).await;
+
+    let said = std::fs::read_to_string(&log).unwrap();
+    let at = |what: &str, wanted: &dyn Fn(&str) -> bool| {
+        said.lines().position(wanted).unwrap_or_else(|| panic!("{sample:?}: no {what} in\n{said}"))
+    };
+    let content = at("sync of the content", &|line| line.contains("fsync(") && line.contains("/clips/2-"));
+    let name = at("unlink", &|line| line.contains("unlink") && line.contains("/clips/2-"));
+    let directory = at("sync of the directory", &|line| line.contains("fsync(") && line.contains(&format!("<{clips}>")));
+    let answer = at("answer", &|line| line.contains("closed"));
+    assert!(content < name && name < directory && directory < answer, "{sample:?}: {content} {name} {directory} {answer}\n{said}");
+    vendor.world.agent.stop().await;
+}
+
 #[tokio::test]
 async fn a_killed_agent_closes_it_and_a_hung_one_lets_its_permission_end() {
     tokio::join!(ungoverned(Sample::Python), ungoverned(Sample::C));

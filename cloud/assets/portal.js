@@ -77,7 +77,8 @@
     if (pending) { again = true; return; }
     pending = true;
     try {
-      const answer = await fetch(location.pathname + location.search, { cache: "no-store" });
+      // Marked, so that a page left open does not keep its person signed in.
+      const answer = await fetch(location.pathname + location.search, { cache: "no-store", headers: { "x-care-live": "1" } });
       // Signed out elsewhere: this page is no longer theirs to see.
       if (answer.redirected) { location.assign(answer.url); return; }
       if (answer.ok) {

@@ -103,13 +103,18 @@ pub fn ensure(tx: &Transaction<'_>, id: &str, now: u64) -> Result<(), DbError> {
     Ok(())
 }
 
-/// Gives an account its sign-in, or a new one; the account is made if it is not there.
+/// Gives an account its sign-in, or a new one; the account is made if it is not there. Whoever was signed in no longer is: the
+/// old password may have been somebody else's too.
 pub fn set_sign_in(tx: &Transaction<'_>, id: &str, login: &str, password: &PasswordHash, now: u64) -> Result<(), AccountError> {
     let login = normal(login).ok_or_else(|| AccountError::BadLogin(login.to_owned()))?;
     ensure(tx, id, now)?;
     match tx.execute("UPDATE accounts SET login = ?2, password = ?3 WHERE id = ?1", params![id, login, password.0]) {
         Err(e) if e.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => Err(AccountError::Taken(login)),
-        done => Ok(done.map(drop)?),
+        done => {
+            done?;
+            tx.execute("DELETE FROM sessions WHERE account = ?1", [id])?;
+            Ok(())
+        }
     }
 }
 

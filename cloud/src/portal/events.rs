@@ -1,7 +1,7 @@
 //! Server-sent events: every one says "look again" and nothing else, and only to those whom it concerns. An owner hears of
 //! the cameras of their own account; of one that leaves it, once more.
 
-use std::{collections::BTreeSet, convert::Infallible, sync::Arc};
+use std::{collections::BTreeSet, convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
     extract::State,
@@ -20,6 +20,9 @@ use super::{
     visitor::Visitor,
 };
 use crate::{bus::News, cloud::Cloud, db::DbError, issuer::devices};
+
+/// A session can end while nothing happens: it is looked at so often.
+const SIGNED_IN_EVERY: Duration = Duration::from_secs(5);
 
 struct Listener {
     cloud: Arc<Cloud>,
@@ -49,13 +52,16 @@ impl Listener {
     /// Waits for something that concerns this session; `false` once it is over.
     async fn wait(&mut self) -> bool {
         loop {
-            let device = match self.news.recv().await {
-                Ok(news) => Some(news.device().to_owned()),
+            let heard = tokio::time::timeout(SIGNED_IN_EVERY, self.news.recv()).await;
+            let quiet = heard.is_err();
+            let device = match heard {
+                Ok(Ok(news)) => Some(news.device().to_owned()),
                 // Whoever was too slow has missed something, and looks again all the same.
-                Err(RecvError::Lagged(_)) => None,
-                Err(RecvError::Closed) => return false,
+                Ok(Err(RecvError::Lagged(_))) | Err(_) => None,
+                Ok(Err(RecvError::Closed)) => return false,
             };
             match self.concerns(device.as_deref()).await {
+                Ok(Some(true)) if quiet => {}
                 Ok(Some(true)) => return true,
                 Ok(Some(false)) => {}
                 Ok(None) => return false,
@@ -71,7 +77,7 @@ impl Listener {
     async fn concerns(&mut self, device: Option<&str>) -> Result<Option<bool>, DbError> {
         let (secret, now, who) = (self.secret.clone(), self.cloud.clock.now_s(), self.who.clone());
         let looked = self.cloud.db.read_async(move |connection| {
-            if session::find(connection, &secret, now)?.is_none() {
+            if session::peek(connection, &secret, now)?.is_none() {
                 return Ok(None);
             }
             match who {

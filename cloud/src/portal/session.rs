@@ -84,8 +84,21 @@ pub fn open(tx: &Transaction<'_>, secret: &str, who: &Who, now: u64) -> Result<(
     Ok(())
 }
 
-/// Who has this secret, if its session holds.
+/// Who has this secret, if its session holds; that they did something now keeps it.
 pub fn find(connection: &Connection, secret: &str, now: u64) -> Result<Option<Who>, DbError> {
+    let Some((who, seen_at)) = look(connection, secret, now)? else { return Ok(None) };
+    if seen_at + NOTED_EVERY_S <= now {
+        connection.prepare_cached("UPDATE sessions SET seen_at = ?2 WHERE secret_hash = ?1")?.execute(params![hash(secret), now])?;
+    }
+    Ok(Some(who))
+}
+
+/// Who has this secret, if its session holds. What their page does by itself is no use of the session.
+pub fn peek(connection: &Connection, secret: &str, now: u64) -> Result<Option<Who>, DbError> {
+    Ok(look(connection, secret, now)?.map(|(who, _)| who))
+}
+
+fn look(connection: &Connection, secret: &str, now: u64) -> Result<Option<(Who, u64)>, DbError> {
     let hash = hash(secret);
     let mut statement = connection.prepare_cached(
         "SELECT account, login, seen_at FROM sessions WHERE secret_hash = ?1 AND opened_at > ?2 - ?3 AND seen_at > ?2 - ?4",
@@ -96,13 +109,11 @@ pub fn find(connection: &Connection, secret: &str, now: u64) -> Result<Option<Wh
         })
         .optional()?;
     let Some((account, login, seen_at)) = found else { return Ok(None) };
-    if seen_at + NOTED_EVERY_S <= now {
-        connection.prepare_cached("UPDATE sessions SET seen_at = ?2 WHERE secret_hash = ?1")?.execute(params![hash, now])?;
-    }
-    Ok(Some(match account {
+    let who = match account {
         Some(account) => Who::Owner { account, login },
         None => Who::Engineer,
-    }))
+    };
+    Ok(Some((who, seen_at)))
 }
 
 /// Ends a session.
@@ -141,6 +152,13 @@ mod tests {
             assert_eq!(at(start + hour * 3600), Some(owner()), "{hour}");
         }
         assert_eq!(at(start + LASTS_S), None);
+
+        // A page that is only open, and looks every few seconds, is nobody at work.
+        let secret = new_secret().unwrap();
+        db.transact(|tx| open(tx, &secret, &owner(), start)).unwrap();
+        let peeked = |now| db.read(|c| peek(c, &secret, now)).unwrap();
+        assert!((0..IDLE_S).step_by(60).all(|passed| peeked(start + passed) == Some(owner())));
+        assert_eq!(peeked(start + IDLE_S), None);
 
         let secret = new_secret().unwrap();
         db.transact(|tx| open(tx, &secret, &Who::Engineer, start + LASTS_S)).unwrap();

@@ -18,6 +18,8 @@ use super::{
 
 /// Set by the page's script: the browser's time zone, which no header tells.
 const ZONE_COOKIE: &str = "care_zone";
+/// Set by the page's script on what it asks for by itself.
+const LIVE_HEADER: &str = "x-care-live";
 
 /// Whoever asks.
 #[derive(Debug, Clone)]
@@ -46,7 +48,8 @@ pub async fn recognise(State(portal): State<Arc<Portal>>, mut request: Request, 
     let who = match &given {
         Some(secret) => {
             let (secret, now) = (secret.clone(), portal.cloud.clock.now_s());
-            match portal.cloud.db.read_async(move |connection| session::find(connection, &secret, now)).await {
+            let find = if by_itself(&request) { session::peek } else { session::find };
+            match portal.cloud.db.read_async(move |connection| find(connection, &secret, now)).await {
                 Ok(who) => who,
                 Err(e) => {
                     tracing::error!("{e}");
@@ -70,6 +73,13 @@ pub async fn recognise(State(portal): State<Arc<Portal>>, mut request: Request, 
         answer.headers_mut().append(header::SET_COOKIE, cookie);
     }
     answer
+}
+
+/// Whether a page asks for this and not the person: its live events, what it then looks at again, and its pictures.
+fn by_itself(request: &Request) -> bool {
+    let path = request.uri().path();
+    let picture = path.split('/').nth(3) == Some("clips") && path.starts_with("/cameras/");
+    path == "/events" || picture || request.headers().contains_key(LIVE_HEADER)
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Visitor {

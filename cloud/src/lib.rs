@@ -36,6 +36,7 @@ pub mod playback;
 pub mod portal;
 pub mod preview;
 pub mod provision;
+pub mod prune;
 pub mod reports;
 pub mod retention;
 pub mod run;

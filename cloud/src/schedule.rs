@@ -6,16 +6,29 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{actions::ActionError, billing::next_due, cloud::Cloud, outbox, retention::RetentionError, store};
+use crate::{
+    actions::ActionError,
+    billing::next_due,
+    cloud::Cloud,
+    db::{DbError, now_us},
+    outbox,
+    prune::prune,
+    retention::RetentionError,
+    store,
+};
 
 /// Leases and chases are looked at this often.
 const TICK: Duration = Duration::from_secs(1);
 /// A store that failed, or into which something came while it was looked at, is tried again after this long.
 const STORE_AGAIN: Duration = Duration::from_secs(10);
 
+/// What is too old to keep is looked for this often.
+const PRUNE_EVERY: Duration = Duration::from_secs(3600);
+
 /// Runs for ever; a failure is logged and tried again at the next tick.
 pub async fn run(cloud: Arc<Cloud>) {
     let mut store_at = Instant::now();
+    let mut prune_at = Instant::now();
     loop {
         if let Err(e) = look(&cloud).await {
             tracing::error!("the schedule: {e}");
@@ -25,6 +38,17 @@ pub async fn run(cloud: Arc<Cloud>) {
         {
             tracing::error!("the clip store: {e}");
             store_at = Instant::now() + STORE_AGAIN;
+        }
+        if prune_at <= Instant::now() {
+            match remove_old(&cloud).await {
+                // There may be more.
+                Ok(true) => {}
+                Ok(false) => prune_at = Instant::now() + PRUNE_EVERY,
+                Err(e) => {
+                    tracing::error!("removing what is old: {e}");
+                    prune_at = Instant::now() + PRUNE_EVERY;
+                }
+            }
         }
         let wait = match cloud.db.read_async(next_due).await {
             Ok(Some(at)) => cloud.clock.until(at).min(TICK),
@@ -45,6 +69,15 @@ pub async fn run(cloud: Arc<Cloud>) {
 async fn look_at_store(cloud: &Arc<Cloud>) -> Result<(), RetentionError> {
     store::arrivals::look(cloud).await?;
     cloud.sweep().await
+}
+
+/// Removes one batch of old rows; whether there was anything to remove.
+async fn remove_old(cloud: &Arc<Cloud>) -> Result<bool, DbError> {
+    let pruned = cloud.db.transact_async(|tx| prune(tx, now_us())).await?;
+    if pruned.rows() > 0 {
+        tracing::info!(reports = pruned.reports, grants = pruned.grants, clips = pruned.clips, "removed what was too old");
+    }
+    Ok(pruned.rows() > 0)
 }
 
 async fn look(cloud: &Arc<Cloud>) -> Result<(), ActionError> {

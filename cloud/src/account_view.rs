@@ -38,6 +38,8 @@ pub struct AccountView {
     pub seats: usize,
     /// Its cameras, in the order of their seats.
     pub cameras: Vec<CameraView>,
+    /// What it is subscribed to beside what its cameras show: a Premium whose last camera has left, a Plus under a trial.
+    pub apart: Vec<SubscriptionView>,
 }
 
 /// One camera of an account.
@@ -53,6 +55,8 @@ pub struct CameraView {
     pub history_h: u32,
     /// Premium has no seat for it.
     pub seatless: bool,
+    /// It was reset to factory settings, and takes nothing until it is added again.
+    pub reset: bool,
     /// What pays for the plan, or waits to be paid for it.
     pub subscription: Option<SubscriptionView>,
     /// What comes next by itself.
@@ -157,7 +161,7 @@ pub struct OrderView {
 /// One row of the ledger.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Entry {
-    /// `payment`, `credit_used`, `used`, `refund` or `credit`.
+    /// `payment`, `credit_used`, `used`, `refund`, `credit` or `payout`.
     pub kind: String,
     /// Minor units.
     pub amount_minor: u64,
@@ -168,17 +172,24 @@ pub struct Entry {
 /// Everything of an account; `None` if there is no such account.
 pub async fn read(cloud: &Arc<Cloud>, account: &str) -> Result<Option<AccountView>, DbError> {
     let (issuer, now, account) = (cloud.issuer.clone(), cloud.clock.now_s(), account.to_owned());
-    cloud.db.read_async(move |connection| read_from(connection, &issuer, &account, now)).await
+    cloud.db.read_async(move |connection| of(connection, &issuer, &account, now)).await
 }
 
-fn read_from(connection: &Connection, issuer: &Issuer, account: &str, now: u64) -> Result<Option<AccountView>, DbError> {
+/// As [`read`], from the database itself.
+pub fn of(connection: &Connection, issuer: &Issuer, account: &str, now: u64) -> Result<Option<AccountView>, DbError> {
     let Some(known) = accounts::find(connection, account)? else { return Ok(None) };
     let subscriptions = subscriptions(connection, account)?;
     let mut cameras = Vec::new();
     for device in devices(connection, Some(account))? {
         cameras.push(camera(connection, issuer, &subscriptions, &device, now)?);
     }
+    let shown = |order_id: &str| {
+        let mut of_cameras = cameras.iter().filter_map(|camera| camera.subscription.as_ref());
+        of_cameras.any(|subscription| subscription.order_id == order_id)
+    };
+    let apart = subscriptions.iter().filter(|running| !shown(&running.order_id)).map(SubscriptionView::from).collect();
     Ok(Some(AccountView {
+        apart,
         account: known,
         cycle: billing_cycle(connection, account)?,
         credit_minor: ledger::credit(connection, account, &issuer.catalogue.currency)?,
@@ -212,9 +223,10 @@ fn camera(
         plan: standing.tier,
         history_h: standing.policy.history_h,
         seatless: standing.seatless,
+        reset: camera.reset,
         subscription: subscription.map(SubscriptionView::from),
         next: standing.next.map(|next| NextView { plan: next.plan.to_string(), at: next.effective_at, reason: next.reason.to_string() }),
-        mode: heard.report.as_ref().map(|report| report.mode),
+        mode: if camera.reset { Some(Mode::Unbound) } else { heard.report.as_ref().map(|report| report.mode) },
         heard,
         clips: clips.len() as u64,
         clip_bytes: clips.iter().map(|clip| clip.bytes).sum(),
@@ -315,7 +327,11 @@ pub fn orders_of(connection: &Connection, account: &str) -> Result<Vec<OrderView
             entries: Vec::new(),
         })
     })?;
-    let mut entries = connection.prepare_cached("SELECT kind, amount_minor, at FROM ledger WHERE order_id = ?1 ORDER BY id")?;
+    let mut entries = connection.prepare_cached(
+        "SELECT kind, amount_minor, at FROM (
+             SELECT 0 AS part, id, kind, amount_minor, at FROM ledger WHERE order_id = ?1
+             UNION ALL SELECT 1, id, 'payout', amount_minor, at FROM payouts WHERE order_id = ?1) ORDER BY part, id",
+    )?;
     rows.map(|row| {
         let mut order = row?;
         order.balance = ledger::balance(connection, &order.order_id)?;

@@ -1,10 +1,17 @@
 //! Whether the plan in force allows a clip: asked before a grant is given, and again when a clip arrives under a grant that
 //! was revoked meanwhile. The camera judges by the same rules before it asks.
 
-use care_protocol::{ClipKind, DeviceId};
+use care_protocol::{ClipKind, DeviceId, Policy};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
-use crate::{db::DbError, issuer::newest_body};
+use crate::{
+    db::{DbError, now_us},
+    issuer::newest_body,
+    store::GRANT_LIFE,
+};
+
+/// A grant that was given so long ago and not used holds no other clip off any more, microseconds.
+const ON_ITS_WAY_US: i64 = GRANT_LIFE.as_micros() as i64;
 
 /// Whether the plan in force still allows a known clip.
 pub fn still_allowed(connection: &Connection, device: &DeviceId, clip: &str, now: u64) -> Result<bool, DbError> {
@@ -36,18 +43,39 @@ pub fn forbidden(connection: &Connection, device: &DeviceId, clip: &str, now: u6
     if duration_ms > i64::from(policy.clip_max_s) * 1000 {
         return Ok(Some("it is too long"));
     }
-    // The pause counts from the end of the owner's last clip that began earlier, as the camera counts it.
-    let last_end_ms: Option<i64> = connection
-        .prepare_cached(
-            "SELECT max(started_ms + duration_ms) FROM clips
-             WHERE device = ?1 AND epoch = (SELECT epoch FROM clips WHERE clip = ?2) AND clip != ?2 AND kind != 'snapshot' AND stored_at IS NOT NULL AND started_ms <= ?3",
-        )?
-        .query_row(params![device.as_str(), clip, started_ms], |row| row.get(0))?;
-    let pause_ms = i64::from(policy.cooldown_s) * 1000;
-    if pause_ms > 0 && last_end_ms.is_some_and(|end| started_ms < end + pause_ms) {
+    if too_close(connection, device, clip, &policy)? {
         return Ok(Some("the pause between clips is not over"));
     }
     Ok(None)
+}
+
+/// Whether a clip that has arrived lies too close to another that arrived first, under the policy in force at `now`.
+pub fn arrived_too_close(connection: &Connection, device: &DeviceId, clip: &str, now: u64) -> Result<bool, DbError> {
+    let Some(policy) = newest_body(connection, device)?.map(|body| body.policy_at(now)) else { return Ok(false) };
+    too_close(connection, device, clip, &policy)
+}
+
+/// The pause counts between the end of one clip and the beginning of the next, whichever was asked for or arrived first. A clip
+/// counts that is in the store or, while its grant may be used, on its way there: grants given side by side see each other.
+fn too_close(connection: &Connection, device: &DeviceId, clip: &str, policy: &Policy) -> Result<bool, DbError> {
+    if policy.cooldown_s == 0 {
+        return Ok(false);
+    }
+    let close = connection
+        .prepare_cached(
+            "SELECT EXISTS (
+                 SELECT 1 FROM clips this JOIN clips other ON other.device = this.device AND other.epoch = this.epoch
+                 WHERE this.clip = ?2 AND this.device = ?1 AND this.kind != 'snapshot' AND other.clip != this.clip AND other.kind != 'snapshot'
+                   AND other.started_ms < this.started_ms + this.duration_ms + ?3
+                   AND this.started_ms < other.started_ms + other.duration_ms + ?3
+                   AND (other.stored_at IS NOT NULL OR EXISTS
+                        (SELECT 1 FROM grants g WHERE g.clip = other.clip AND g.state = 'open' AND g.granted_at > ?4)))",
+        )?
+        .query_row(
+            params![device.as_str(), clip, i64::from(policy.cooldown_s) * 1000, now_us() - ON_ITS_WAY_US],
+            |row| row.get(0),
+        )?;
+    Ok(close)
 }
 
 /// A kind of clip as the database calls it.

@@ -19,11 +19,14 @@ use crate::{
     allowed::{forbidden, kind_name},
     cloud::Cloud,
     db::{DbError, now_us},
-    issuer::{find_camera, newest_body, newest_token},
+    issuer::{find_camera, newest_body, token_for},
     serve::Peer,
     store,
 };
 
+/// So far ahead of ours a camera's clock may be, milliseconds: what begins later is refused. A camera follows our clock to within
+/// ten minutes and corrects what is more.
+const AHEAD_MS: i64 = 10 * 60 * 1000;
 /// The largest clip, bytes.
 const MAX_CLIP: u64 = 256 * 1024 * 1024;
 
@@ -43,7 +46,7 @@ pub fn router(cloud: Arc<Cloud>) -> Router {
 enum Refusal {
     #[error("your certificate is another camera's")]
     NotYou,
-    #[error("this camera is not bound to an account")]
+    #[error("this camera is not bound to an account, or was reset and not added again")]
     NotBound,
     #[error("the clip belongs to another owner or camera")]
     NotYours,
@@ -51,6 +54,8 @@ enum Refusal {
     Plan(&'static str),
     #[error("malformed: {0}")]
     Malformed(String),
+    #[error("the clip begins at {started_at}, and it is {now}: a clip of the future is taken when its time has come, or never")]
+    Future { started_at: jiff::Timestamp, now: jiff::Timestamp },
     #[error("clips are at most {MAX_CLIP} bytes")]
     TooLarge,
     #[error("there is no such document")]
@@ -71,6 +76,8 @@ impl IntoResponse for Refusal {
             Self::NotYou | Self::NotBound | Self::NotYours => StatusCode::FORBIDDEN,
             Self::Plan(_) => StatusCode::PAYMENT_REQUIRED,
             Self::Malformed(_) => StatusCode::BAD_REQUEST,
+            // The clip's own fault: neither the plan's nor the network's.
+            Self::Future { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::None => StatusCode::NOT_FOUND,
             Self::Db(e) => {
@@ -88,7 +95,7 @@ async fn entitlement(
     Path(id): Path<String>,
 ) -> Result<Response, Refusal> {
     let device = own(&peer, &id)?;
-    let token = cloud.db.read_async(move |connection| newest_token(connection, &device)).await?.ok_or(Refusal::None)?;
+    let token = cloud.db.read_async(move |connection| token_for(connection, &device, None)).await?.ok_or(Refusal::None)?;
     Ok(([(header::CONTENT_TYPE, "text/plain")], token).into_response())
 }
 
@@ -146,11 +153,16 @@ enum Decision {
 
 /// Judges one request under the plan in force, whatever document the camera still thinks is in force.
 fn decide(tx: &Transaction<'_>, device: &DeviceId, request: &GrantRequest, now: u64) -> Result<Decision, Refusal> {
-    let camera = find_camera(tx, device)?.filter(|camera| camera.bound).ok_or(Refusal::NotBound)?;
+    let camera = find_camera(tx, device)?.filter(|camera| camera.bound && !camera.reset).ok_or(Refusal::NotBound)?;
     if request.epoch != camera.epoch {
         return Err(Refusal::NotYours);
     }
     let started_ms = request.started_at.as_millisecond();
+    let now_ms = i64::try_from(now).unwrap_or(i64::MAX).saturating_mul(1000);
+    if started_ms > now_ms.saturating_add(AHEAD_MS) {
+        let now = jiff::Timestamp::from_millisecond(now_ms).unwrap_or(jiff::Timestamp::MAX);
+        return Err(Refusal::Future { started_at: request.started_at, now });
+    }
     let known: Option<(String, u64, String, u64, bool)> = tx
         .prepare_cached("SELECT device, epoch, sha256, bytes, stored_at IS NOT NULL AND erased_at IS NULL FROM clips WHERE clip = ?1")?
         .query_row([&request.clip], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?)))

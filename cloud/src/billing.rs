@@ -26,6 +26,9 @@ impl Issuer {
                 }
             }
         }
+        for account in ledger::with_credit(tx, &self.catalogue.currency)? {
+            self.pay_out_what_nothing_takes(tx, &account, now)?;
+        }
         Ok(issued)
     }
 

@@ -46,7 +46,7 @@ pub struct Db {
 
 /// The steps from one version of the database to the next; `user_version` counts those that are done. A step that was
 /// released is never changed. The first one was made without counting: it may have been done at 0 too.
-const STEPS: [&str; 5] = [FIRST, MONEY_AND_RETENTION, PEOPLE_AND_PAYMENTS, SESSIONS, CLICKS];
+const STEPS: [&str; 6] = [FIRST, MONEY_AND_RETENTION, PEOPLE_AND_PAYMENTS, SESSIONS, CLICKS, RESETS_AND_PAYOUTS];
 
 const SESSIONS: &str = "
 CREATE TABLE sessions (
@@ -63,6 +63,39 @@ CREATE TABLE clicks (
     document    INTEGER PRIMARY KEY REFERENCES documents,
     at          INTEGER NOT NULL                -- microseconds; the request that caused it arrived
 ) STRICT;
+";
+
+/// A camera may say that it was reset; credit that nothing will take is paid out, from the orders that gave it; what grows old is
+/// found by its age.
+const RESETS_AND_PAYOUTS: &str = "
+ALTER TABLE cameras ADD COLUMN reset_at INTEGER;    -- microseconds; it reported a factory reset under its present epoch
+
+CREATE TABLE payouts (
+    id           INTEGER PRIMARY KEY,
+    order_id     TEXT NOT NULL REFERENCES orders,
+    amount_minor INTEGER NOT NULL CHECK (amount_minor > 0),
+    at           INTEGER NOT NULL
+) STRICT;
+CREATE INDEX payouts_order ON payouts (order_id);
+DROP VIEW credits;
+CREATE VIEW credits AS SELECT account, currency, sum(minor) AS minor FROM (
+    SELECT o.account, o.currency,
+           CASE l.kind WHEN 'credit' THEN l.amount_minor WHEN 'credit_used' THEN -l.amount_minor ELSE 0 END AS minor
+    FROM orders o JOIN ledger l ON l.order_id = o.order_id
+    UNION ALL
+    SELECT o.account, o.currency, -p.amount_minor FROM orders o JOIN payouts p ON p.order_id = o.order_id
+) GROUP BY account, currency;
+CREATE TRIGGER payouts_are_not_changed BEFORE UPDATE ON payouts BEGIN SELECT RAISE(ABORT, 'payouts are only added to'); END;
+CREATE TRIGGER payouts_are_not_erased BEFORE DELETE ON payouts BEGIN SELECT RAISE(ABORT, 'payouts are only added to'); END;
+CREATE TRIGGER payout_credit_is_there AFTER INSERT ON payouts
+    WHEN EXISTS (SELECT 1 FROM credits c JOIN orders o USING (account, currency) WHERE o.order_id = NEW.order_id AND c.minor < 0)
+      OR (SELECT sum(amount_minor) FROM payouts WHERE order_id = NEW.order_id)
+         > (SELECT coalesce(sum(amount_minor), 0) FROM ledger WHERE order_id = NEW.order_id AND kind = 'credit')
+    BEGIN SELECT RAISE(ABORT, 'the account has not so much credit'); END;
+
+CREATE INDEX reports_received ON reports (received_at);
+CREATE INDEX grants_granted ON grants (granted_at);
+CREATE INDEX grants_clip ON grants (clip);
 ";
 
 const FIRST: &str = "
@@ -353,9 +386,17 @@ mod tests {
             "INSERT INTO ledger (order_id, kind, amount_minor, at) VALUES ('O', 'refund', -1, 1)",
             "UPDATE ledger SET amount_minor = 1",
             "DELETE FROM ledger",
+            "INSERT INTO payouts (order_id, amount_minor, at) VALUES ('O', 901, 1)",
+            "INSERT INTO payouts (order_id, amount_minor, at) VALUES ('O', 0, 1)",
         ] {
             assert!(run(wrong).is_err(), "{wrong}");
         }
         run("INSERT INTO ledger (order_id, kind, amount_minor, at) VALUES ('O', 'refund', 99, 1)").unwrap();
+        run("INSERT INTO payouts (order_id, amount_minor, at) VALUES ('O', 900, 1)").unwrap();
+        for wrong in
+            ["INSERT INTO payouts (order_id, amount_minor, at) VALUES ('O', 1, 1)", "UPDATE payouts SET at = 2", "DELETE FROM payouts"]
+        {
+            assert!(run(wrong).is_err(), "{wrong}");
+        }
     }
 }

@@ -41,6 +41,8 @@ pub struct Camera {
     pub epoch: u64,
     /// The sequence of its newest document, 0 before the first.
     pub seq: u64,
+    /// It was reset to factory settings under this epoch: no document of it binds the camera any more.
+    pub reset: bool,
 }
 
 /// What a camera is entitled to at a moment.
@@ -131,7 +133,8 @@ impl Body {
 
 impl Issuer {
     /// Writes a new document for each of these cameras whose standing differs from its last one. `reason` says why, for
-    /// cameras that lose or change; one that only gains a seat by it is `upgraded`, one without a seat is `seat_limit`.
+    /// cameras that lose or change; one that only gains a seat by it is `upgraded`, one without a seat is `seat_limit`. A camera
+    /// that was reset gets none: it refuses everything of this binding.
     pub fn issue_changes(
         &self,
         tx: &Transaction<'_>,
@@ -143,6 +146,9 @@ impl Issuer {
         let mut issued = Vec::new();
         for device in devices {
             let camera = camera(tx, device)?;
+            if camera.reset {
+                continue;
+            }
             let standing = self.standing(tx, &camera, now)?;
             let last = newest_body(tx, device)?;
             let forced = lasting_reason(&camera, &standing);
@@ -180,7 +186,8 @@ impl Issuer {
     }
 
     fn renewal_due(&self, connection: &Connection, device: &DeviceId, now: u64) -> Result<bool, DbError> {
-        Ok(newest_body(connection, device)?.is_some_and(|body| body.iat + self.lease_s.div_ceil(2) <= now))
+        let half_over = newest_body(connection, device)?.is_some_and(|body| body.iat + self.lease_s.div_ceil(2) <= now);
+        Ok(half_over && !camera(connection, device)?.reset)
     }
 
     fn renew_one(&self, tx: &Transaction<'_>, device: &DeviceId, now: u64) -> Result<Issued, DbError> {
@@ -326,13 +333,15 @@ fn reason_for(camera: &Camera, standing: &Standing, last: Option<&Body>, asked: 
     if rises && !says_so { Reason::Upgraded } else { asked }
 }
 
+/// Revokes the open grants of a camera; their ids.
+pub(crate) fn revoke_grants(tx: &Transaction<'_>, device: &DeviceId) -> Result<Vec<String>, DbError> {
+    let mut statement = tx.prepare_cached("UPDATE grants SET state = 'revoked' WHERE device = ?1 AND state = 'open' RETURNING id")?;
+    Ok(statement.query_map([device.as_str()], |row| row.get(0))?.collect::<Result<_, _>>()?)
+}
+
 /// Revokes the open grants of a camera and erases its history outside the new window.
 fn take_back(tx: &Transaction<'_>, camera: &Camera, policy: &Policy, now: u64) -> Result<(Vec<String>, Vec<String>), DbError> {
-    let device = camera.device.as_str();
-    let revoked = tx
-        .prepare("UPDATE grants SET state = 'revoked' WHERE device = ?1 AND state = 'open' RETURNING id")?
-        .query_map([device], |row| row.get(0))?
-        .collect::<Result<_, _>>()?;
+    let revoked = revoke_grants(tx, &camera.device)?;
     // What was filmed for an account belongs to it: nothing of it stays when the camera leaves.
     let mut erased = mark_other_owners(tx, &camera.device, camera.bound.then_some(camera.epoch))?;
     erased.extend(mark_older(tx, &camera.device, policy.history_h, now)?);
@@ -425,6 +434,11 @@ impl Subscription {
         self.channel == Channel::Portal || self.anchor_at < APP_STORES_SINCE
     }
 
+    /// Whether a bill of it may still come that takes the account's credit.
+    pub fn has_bills_here(&self) -> bool {
+        self.channel == Channel::Portal && self.phase != Phase::Ending
+    }
+
     /// Whether it covers anything at this moment.
     pub fn runs_at(&self, at: u64) -> bool {
         match self.phase {
@@ -513,10 +527,19 @@ pub fn camera(connection: &Connection, device: &DeviceId) -> Result<Camera, DbEr
 
 /// One camera, if it is known.
 pub fn find_camera(connection: &Connection, device: &DeviceId) -> Result<Option<Camera>, DbError> {
-    let mut statement = connection.prepare_cached("SELECT model, account, bound, epoch, seq FROM cameras WHERE device = ?1")?;
+    let mut statement =
+        connection.prepare_cached("SELECT model, account, bound, epoch, seq, reset_at IS NOT NULL FROM cameras WHERE device = ?1")?;
     let found = statement.query_row([device.as_str()], |row| {
         let device = device.clone();
-        Ok(Camera { device, model: row.get(0)?, account: row.get(1)?, bound: row.get(2)?, epoch: row.get(3)?, seq: row.get(4)? })
+        Ok(Camera {
+            device,
+            model: row.get(0)?,
+            account: row.get(1)?,
+            bound: row.get(2)?,
+            epoch: row.get(3)?,
+            seq: row.get(4)?,
+            reset: row.get(5)?,
+        })
     });
     Ok(found.optional()?)
 }
@@ -546,4 +569,11 @@ pub fn read_body(body: &str) -> Result<Body, DbError> {
 pub fn newest_token(connection: &Connection, device: &DeviceId) -> Result<Option<String>, DbError> {
     let mut statement = connection.prepare_cached("SELECT token FROM documents WHERE device = ?1 ORDER BY epoch DESC, seq DESC LIMIT 1")?;
     Ok(statement.query_row([device.as_str()], |row| row.get(0)).optional()?)
+}
+
+/// The newest document of a camera as JWS, if it would take it. A camera that was reset takes nothing of the binding it had:
+/// unless it says that it never got so far (`ratchet`, from its `get`), there is nothing for it.
+pub fn token_for(connection: &Connection, device: &DeviceId, ratchet: Option<u64>) -> Result<Option<String>, DbError> {
+    let useless = find_camera(connection, device)?.is_some_and(|camera| camera.reset && ratchet.is_none_or(|epoch| epoch >= camera.epoch));
+    if useless { Ok(None) } else { newest_token(connection, device) }
 }

@@ -22,7 +22,7 @@ use crate::{
     cloud::Cloud,
     db::{DbError, now_us},
     fail_point,
-    issuer::newest_token,
+    issuer::token_for,
     mailbox::Post,
     outbox,
     pki::CLOUD_NAME,
@@ -298,8 +298,12 @@ async fn take_report(cloud: &Arc<Cloud>, device: &DeviceId, publish: &Publish, a
     fail_point::reach("reported", report.seq);
     let mode = report.mode.to_string();
     let line = (report.outcome, report.reason.clone(), report.cause, report.cut);
-    let new = cloud.db.transact_async(move |tx| reports::keep(tx, &report, at)).await?;
-    if new {
+    let kept = cloud.db.transact_async(move |tx| reports::keep(tx, &report, at)).await?;
+    cloud.transfers.revoke(&kept.revoked);
+    if kept.reset {
+        tracing::info!(%device, "was reset to factory settings: it gets nothing more until it is bound again");
+    }
+    if kept.new {
         let (outcome, reason, cause, cut) = line;
         tracing::info!(
             %device, %outcome, reason, %cause, mode, position = %in_force, transfers = cut.transfers, micros = cut.micros,
@@ -329,8 +333,8 @@ async fn answer(cloud: &Arc<Cloud>, device: &DeviceId, publish: &Publish) -> Res
     if !(22..=128).contains(&get.nonce.len()) {
         return Err(Dropped::Wrong("a nonce has 22 to 128 characters"));
     }
-    let asking = device.clone();
-    let Some(token) = cloud.db.read_async(move |connection| newest_token(connection, &asking)).await? else {
+    let (asking, ratchet) = (device.clone(), get.epoch);
+    let Some(token) = cloud.db.read_async(move |connection| token_for(connection, &asking, Some(ratchet))).await? else {
         return Ok(());
     };
     let payload = serde_json::to_vec(&Answer { nonce: get.nonce, token }).expect("plain data");

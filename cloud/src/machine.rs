@@ -77,7 +77,7 @@ fn answer<T: serde::Serialize>(found: Result<Option<T>, DbError>) -> Response {
 /// How an experiment's refusal is said in HTTP.
 pub fn status_of(e: &ExperimentError) -> StatusCode {
     match e {
-        ExperimentError::Action(ActionError::NoCamera(_)) => StatusCode::NOT_FOUND,
+        ExperimentError::Action(ActionError::NoCamera(_) | ActionError::NoOrder { .. }) => StatusCode::NOT_FOUND,
         ExperimentError::Action(ActionError::Db(_) | ActionError::Keys(_))
         | ExperimentError::Keys(_)
         | ExperimentError::Pki(_)

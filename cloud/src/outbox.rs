@@ -60,9 +60,16 @@ pub fn mark_acked(connection: &Connection, document: i64, at: i64) -> Result<(),
     Ok(())
 }
 
+/// A camera takes nothing of its present binding any more: none of it is sent.
+pub fn give_up(connection: &Connection, device: &DeviceId) -> Result<(), DbError> {
+    connection.execute("UPDATE outbox SET due = 0, chase_at = NULL WHERE device = ?1", [device.as_str()])?;
+    Ok(())
+}
+
 /// Makes the newest document of every camera due again: the broker has lost its retained messages.
 pub fn all_due_again(connection: &Connection) -> Result<usize, DbError> {
-    let sql = "UPDATE outbox SET due = 1 WHERE document IN (SELECT max(id) FROM documents GROUP BY device)";
+    let sql = "UPDATE outbox SET due = 1 WHERE document IN (SELECT max(id) FROM documents GROUP BY device)
+               AND device NOT IN (SELECT device FROM cameras WHERE reset_at IS NOT NULL)";
     Ok(connection.execute(sql, [])?)
 }
 
@@ -70,7 +77,7 @@ pub fn all_due_again(connection: &Connection) -> Result<usize, DbError> {
 pub fn chase(connection: &Connection) -> Result<usize, DbError> {
     let sql = "UPDATE outbox SET due = 1 WHERE due = 0 AND chase_at <= ?1
                AND document IN (SELECT max(d.id) FROM documents d JOIN cameras c ON c.device = d.device
-                                WHERE c.status != 'offline' GROUP BY d.device)
+                                WHERE c.status != 'offline' AND c.reset_at IS NULL GROUP BY d.device)
                AND document IN (SELECT id FROM documents WHERE reported_at IS NULL)";
     Ok(connection.execute(sql, [now_us()])?)
 }

@@ -33,6 +33,8 @@ pub struct Offer {
     pub kind: RefundKind,
     /// Minor units.
     pub amount_minor: u64,
+    /// Credit of the account that is paid out with it, because nothing stays that would take it; minor units.
+    pub credit_paid_out_minor: u64,
     /// ISO 4217.
     pub currency: String,
     /// When this was reckoned, Unix seconds.

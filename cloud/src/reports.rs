@@ -1,13 +1,14 @@
 //! What cameras say: reports (kept, and matched with the documents they answer), status, and `get`, which is answered from
 //! the database.
 
-use care_protocol::{DeviceId, Outcome, Position, Report};
+use care_protocol::{Cause, DeviceId, Outcome, Position, Report};
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 use serde::Serialize;
 
 use crate::{
     db::{DbError, now_us},
-    outbox::CHASE_AFTER_US,
+    issuer::{Camera, find_camera, revoke_grants},
+    outbox::{self, CHASE_AFTER_US},
 };
 
 /// What a camera has said of itself, as far as it has been heard.
@@ -23,14 +24,25 @@ pub struct Heard {
     pub reported_us: Option<i64>,
 }
 
-/// Keeps a report and marks the documents it answers. `false`: it is the one already kept (a retained copy).
-pub fn keep(tx: &Transaction<'_>, report: &Report, at: i64) -> Result<bool, DbError> {
+/// What a report changed.
+#[derive(Debug, Default)]
+pub struct Kept {
+    /// It says something new: it is no retained copy of the one already kept.
+    pub new: bool,
+    /// By it the camera is known to have been reset to factory settings.
+    pub reset: bool,
+    /// The grants that were taken back for it.
+    pub revoked: Vec<String>,
+}
+
+/// Keeps a report and marks the documents it answers.
+pub fn keep(tx: &Transaction<'_>, report: &Report, at: i64) -> Result<Kept, DbError> {
     let device = report.device.as_str();
     let body = serde_json::to_string(report).expect("plain data");
     let last: Option<String> =
         tx.query_row("SELECT body FROM reports WHERE device = ?1 ORDER BY id DESC LIMIT 1", [device], |row| row.get(0)).optional()?;
     if last.is_some_and(|last| last == body) {
-        return Ok(false);
+        return Ok(Kept::default());
     }
     tx.execute("INSERT INTO reports (device, received_at, body) VALUES (?1, ?2, ?3)", params![device, at, body])?;
     // What is in force answers everything before it; what was judged answers for itself, whatever the outcome.
@@ -50,7 +62,39 @@ pub fn keep(tx: &Transaction<'_>, report: &Report, at: i64) -> Result<bool, DbEr
             params![device, judged.epoch, judged.seq, body, at, applied],
         )?;
     }
-    Ok(true)
+    let Some(camera) = find_camera(tx, &report.device)? else { return Ok(Kept { new: true, ..Kept::default() }) };
+    if tells_of_reset(tx, &camera, report)? {
+        return note_reset(tx, &camera, at);
+    }
+    if camera.reset && report.epoch == camera.epoch {
+        // It was reset before this binding, and told us late.
+        tx.execute("UPDATE cameras SET reset_at = NULL WHERE device = ?1", [device])?;
+    }
+    Ok(Kept { new: true, ..Kept::default() })
+}
+
+/// Whether a report says that the camera was reset under its present binding. The report of the reset itself may be of an
+/// earlier one, if the camera was bound again before it could send it: then nothing of the new epoch has been answered yet.
+fn tells_of_reset(tx: &Transaction<'_>, camera: &Camera, report: &Report) -> Result<bool, DbError> {
+    if report.cause == Cause::FactoryReset && report.outcome == Outcome::Applied {
+        let answered = "SELECT EXISTS (SELECT 1 FROM documents WHERE device = ?1 AND epoch = ?2 AND reported_at IS NOT NULL)";
+        return Ok(tx.query_row(answered, params![camera.device.as_str(), camera.epoch], |row| row.get(0))?);
+    }
+    // A document of this binding came, it is not news, and nothing is in force.
+    let refused = match report.outcome {
+        Outcome::Duplicate => true,
+        Outcome::Rejected => report.reason == Cause::FactoryReset.as_str(),
+        Outcome::Applied | Outcome::Stale | Outcome::Conflict => false,
+    };
+    Ok(refused && report.epoch == 0 && report.judged.is_some_and(|judged| judged.epoch == camera.epoch))
+}
+
+/// Nothing more goes to a camera that was reset, and nothing more is taken from it, until it is bound again.
+fn note_reset(tx: &Transaction<'_>, camera: &Camera, at: i64) -> Result<Kept, DbError> {
+    let sql = "UPDATE cameras SET reset_at = ?2 WHERE device = ?1 AND reset_at IS NULL";
+    let first = tx.execute(sql, params![camera.device.as_str(), at])? > 0;
+    outbox::give_up(tx, &camera.device)?;
+    Ok(Kept { new: true, reset: first, revoked: revoke_grants(tx, &camera.device)? })
 }
 
 /// Keeps a status; `false` if it is the one already kept.
@@ -62,7 +106,9 @@ pub fn set_status(tx: &Transaction<'_>, device: &DeviceId, status: &str, at: i64
 /// What has been heard of a camera whose newest document is at this position.
 pub fn heard(connection: &Connection, device: &DeviceId, newest: Position) -> Result<Heard, DbError> {
     let silent = "SELECT EXISTS (SELECT 1 FROM documents d JOIN outbox o ON o.document = d.id
-                  WHERE d.device = ?1 AND d.epoch = ?2 AND d.seq = ?3 AND d.reported_at IS NULL AND o.issued_at < ?4)";
+                  JOIN cameras c ON c.device = d.device
+                  WHERE d.device = ?1 AND d.epoch = ?2 AND d.seq = ?3 AND d.reported_at IS NULL AND o.issued_at < ?4
+                    AND c.reset_at IS NULL)";
     let silent_since = params![device.as_str(), newest.epoch, newest.seq, now_us() - CHASE_AFTER_US];
     let last = "SELECT body, received_at FROM reports WHERE device = ?1 ORDER BY id DESC LIMIT 1";
     let last: Option<(String, i64)> =

@@ -4,7 +4,7 @@
 use care_protocol::{Channel, DeviceId, Order, Reason, Refund, RefundKind};
 use rusqlite::{Transaction, params};
 
-use super::{Action, ActionError, Done, PaidPlan, Quote};
+use super::{Action, ActionError, Done, PaidPlan, Quote, Which};
 use crate::{
     accounts,
     billing::{end_used, is_declined},
@@ -30,9 +30,17 @@ impl Issuer {
                 let terms = Wanted { cycle: *cycle, channel: channel.unwrap_or(Channel::Portal), zone };
                 self.subscribe(tx, camera, *plan, &terms, now)
             }
-            Action::Cancel { camera, quote } => self.cancel(tx, camera, quote.as_ref(), now),
+            Action::Cancel { camera, quote } => self.cancel(tx, &Which::OfCamera(camera.clone()), quote.as_ref(), now),
+            Action::CancelOrder { account, order_id, quote } => {
+                let which = Which::Order { account: account.clone(), order_id: order_id.clone() };
+                self.cancel(tx, &which, quote.as_ref(), now)
+            }
             Action::Downgrade { camera, quote } => self.downgrade(tx, camera, quote.as_ref(), now),
-            Action::StoreCancel { camera, ends_in_s } => self.store_cancel(tx, camera, *ends_in_s, now),
+            Action::StoreCancel { camera, ends_in_s } => self.store_cancel(tx, &Which::OfCamera(camera.clone()), *ends_in_s, now),
+            Action::StoreCancelOrder { account, order_id, ends_in_s } => {
+                let which = Which::Order { account: account.clone(), order_id: order_id.clone() };
+                self.store_cancel(tx, &which, *ends_in_s, now)
+            }
             Action::Withdraw { camera } => self.withdraw(tx, camera, now),
             Action::StartTrial { camera, plan, ends_in_s } => {
                 self.start_trial(tx, camera, plan.unwrap_or(PaidPlan::Premium), *ends_in_s, now)
@@ -48,7 +56,7 @@ impl Issuer {
     pub fn add_camera(&self, tx: &Transaction<'_>, device: &DeviceId, model: &str, account: &str, now: u64) -> Result<Done, ActionError> {
         if let Some(camera) = find_camera(tx, device)? {
             tx.execute("UPDATE cameras SET model = ?2 WHERE device = ?1", params![device.as_str(), model])?;
-            if camera.bound && camera.account == account {
+            if camera.bound && camera.account == account && !camera.reset {
                 return self.changed(tx, account, Reason::Bound, None, now);
             }
             return self.bind(tx, device, account, now);
@@ -63,13 +71,28 @@ impl Issuer {
 
     /// What cancelling or downgrading would give back and take away; refused exactly when the action would be.
     pub fn offer(&self, tx: &Transaction<'_>, device: &DeviceId, downgrade: bool, now: u64) -> Result<Offer, ActionError> {
-        let (subscription, Order { id: order_id, refund }) = self.reckon(tx, device, downgrade, now)?;
         let action = match downgrade {
             true => Action::Downgrade { camera: device.clone(), quote: None },
             false => Action::Cancel { camera: device.clone(), quote: None },
         };
-        let Preview { plans, losses, .. } = self.preview(tx, &action, now)?;
+        self.offer_of(tx, &Which::OfCamera(device.clone()), downgrade, &action, now)
+    }
+
+    /// The same for cancelling an account's subscription by its order.
+    pub fn offer_for_order(&self, tx: &Transaction<'_>, account: &str, order_id: &str, now: u64) -> Result<Offer, ActionError> {
+        let (account, order_id) = (account.to_owned(), order_id.to_owned());
+        let action = Action::CancelOrder { account: account.clone(), order_id: order_id.clone(), quote: None };
+        self.offer_of(tx, &Which::Order { account, order_id }, false, &action, now)
+    }
+
+    fn offer_of(&self, tx: &Transaction<'_>, which: &Which, downgrade: bool, action: &Action, now: u64) -> Result<Offer, ActionError> {
+        let Reckoned { subscription, back: Order { id: order_id, refund }, .. } = self.reckon(tx, which, downgrade, now)?;
+        let Preview { plans, losses, back } = self.preview(tx, action, now)?;
+        // The first is the order that ends; what else goes back is credit that no bill will take any more.
+        let credit_paid_out_minor = back.iter().skip(1).filter(|other| other.refund.kind == RefundKind::Refund);
+        let credit_paid_out_minor = credit_paid_out_minor.map(|other| other.refund.amount_minor).sum();
         Ok(Offer {
+            credit_paid_out_minor,
             kind: refund.kind,
             amount_minor: refund.amount_minor,
             currency: refund.currency,
@@ -82,39 +105,57 @@ impl Issuer {
     }
 
     /// The subscription that would end, and what would go back.
-    fn reckon(&self, tx: &Transaction<'_>, device: &DeviceId, downgrade: bool, now: u64) -> Result<(Subscription, Order), ActionError> {
-        let camera = bound_camera(tx, device)?;
-        let subscription = self.subscription_of(tx, &camera, now)?;
+    fn reckon(&self, tx: &Transaction<'_>, which: &Which, downgrade: bool, now: u64) -> Result<Reckoned, ActionError> {
+        let (account, subscription) = self.find(tx, which, now)?;
         if !subscription.changes_here() {
             return Err(ActionError::BoughtInApp(subscription.channel));
         }
         if downgrade && subscription.trial {
             return Err(ActionError::TrialIsNotDowngraded);
         }
-        if downgrade && (subscription.tier != Tier::Premium || !subscription.runs_at(now)) {
+        if let Which::OfCamera(device) = which
+            && downgrade
+            && (subscription.tier != Tier::Premium || !subscription.runs_at(now))
+        {
             return Err(ActionError::NotPremium(device.clone()));
         }
-        let kind = if downgrade { RefundKind::Credit } else { kind_of_return(tx, &camera.account, &subscription)? };
-        let order = subscription.settlement(kind, now);
-        Ok((subscription, order))
+        let kind = if downgrade { kind_of_exchange(&subscription) } else { kind_of_return(tx, &account, &subscription)? };
+        let back = subscription.settlement(kind, now);
+        Ok(Reckoned { account, subscription, back })
+    }
+
+    /// The subscription that is meant, and whose it is.
+    fn find(&self, tx: &Transaction<'_>, which: &Which, now: u64) -> Result<(String, Subscription), ActionError> {
+        match which {
+            Which::OfCamera(device) => {
+                let camera = bound_camera(tx, device)?;
+                let subscription = self.subscription_of(tx, &camera, now)?;
+                Ok((camera.account, subscription))
+            }
+            Which::Order { account, order_id } => {
+                let none = || ActionError::NoOrder { account: account.clone(), order_id: order_id.clone() };
+                let found = subscriptions(tx, account)?.into_iter().find(|running| running.order_id == *order_id);
+                Ok((account.clone(), found.ok_or_else(none)?))
+            }
+        }
     }
 
     /// What is to be booked: what was shown if that still holds, else what it is now.
     fn confirmed(
         &self,
         tx: &Transaction<'_>,
-        device: &DeviceId,
+        which: &Which,
         downgrade: bool,
         quote: Option<&Quote>,
         now: u64,
-    ) -> Result<Order, ActionError> {
+    ) -> Result<Reckoned, ActionError> {
         let at = quote.map(|quote| quote.at).filter(|at| (now.saturating_sub(QUOTE_HOLDS_S)..=now).contains(at)).unwrap_or(now);
-        let (_, order) = self.reckon(tx, device, downgrade, at)?;
-        let Refund { kind, amount_minor, .. } = order.refund;
-        if quote.is_some_and(|quote| (&quote.order_id, quote.kind, quote.amount_minor) != (&order.id, kind, amount_minor)) {
+        let reckoned = self.reckon(tx, which, downgrade, at)?;
+        let Order { id, refund: Refund { kind, amount_minor, .. } } = &reckoned.back;
+        if quote.is_some_and(|quote| (&quote.order_id, &quote.kind, &quote.amount_minor) != (id, kind, amount_minor)) {
             return Err(ActionError::NotAsShown);
         }
-        Ok(order)
+        Ok(reckoned)
     }
 
     fn subscribe(&self, tx: &Transaction<'_>, device: &DeviceId, plan: PaidPlan, terms: &Wanted, now: u64) -> Result<Done, ActionError> {
@@ -137,7 +178,7 @@ impl Issuer {
             let of_account = old.device.is_none() && (old.trial || tier == Tier::Premium);
             let replaced = of_camera || of_account;
             if replaced && old.changes_here() {
-                let credit = old.settlement(RefundKind::Credit, now);
+                let credit = old.settlement(kind_of_exchange(&old), now);
                 end(tx, &credit, now)?;
                 back.extend(Some(credit).filter(|credit| credit.refund.amount_minor > 0));
             } else if replaced {
@@ -183,17 +224,16 @@ impl Issuer {
         self.changed(tx, &camera.account, Reason::TrialStarted, None, now)
     }
 
-    fn cancel(&self, tx: &Transaction<'_>, device: &DeviceId, quote: Option<&Quote>, now: u64) -> Result<Done, ActionError> {
-        let order = self.confirmed(tx, device, false, quote, now)?;
-        let camera = bound_camera(tx, device)?;
-        end(tx, &order, now)?;
-        self.changed(tx, &camera.account, Reason::Cancelled, Some(order), now)
+    fn cancel(&self, tx: &Transaction<'_>, which: &Which, quote: Option<&Quote>, now: u64) -> Result<Done, ActionError> {
+        let Reckoned { account, back, .. } = self.confirmed(tx, which, false, quote, now)?;
+        end(tx, &back, now)?;
+        self.changed(tx, &account, Reason::Cancelled, Some(back), now)
     }
 
     fn downgrade(&self, tx: &Transaction<'_>, device: &DeviceId, quote: Option<&Quote>, now: u64) -> Result<Done, ActionError> {
-        let order = self.confirmed(tx, device, true, quote, now)?;
+        let Reckoned { subscription, back: order, .. } = self.confirmed(tx, &Which::OfCamera(device.clone()), true, quote, now)?;
         let camera = bound_camera(tx, device)?;
-        let Subscription { cycle, zone, .. } = self.subscription_of(tx, &camera, now)?;
+        let Subscription { cycle, zone, .. } = subscription;
         end(tx, &order, now)?;
         // The next bill is this one: Plus is paid from the credit that Premium left. A camera that kept a Plus of its own has it.
         if own_plus(tx, &camera)?.is_none() {
@@ -202,9 +242,8 @@ impl Issuer {
         self.changed(tx, &camera.account, Reason::Downgraded, Some(order), now)
     }
 
-    fn store_cancel(&self, tx: &Transaction<'_>, device: &DeviceId, ends_in_s: Option<u64>, now: u64) -> Result<Done, ActionError> {
-        let camera = bound_camera(tx, device)?;
-        let subscription = self.subscription_of(tx, &camera, now)?;
+    fn store_cancel(&self, tx: &Transaction<'_>, which: &Which, ends_in_s: Option<u64>, now: u64) -> Result<Done, ActionError> {
+        let (account, subscription) = self.find(tx, which, now)?;
         if subscription.channel == Channel::Portal {
             return Err(ActionError::BoughtOnPortal);
         }
@@ -213,7 +252,7 @@ impl Issuer {
             "UPDATE subscriptions SET state = 'ending', period_end = ?2, due_at = ?2 WHERE order_id = ?1",
             params![subscription.order_id, period_end],
         )?;
-        self.changed(tx, &camera.account, Reason::Cancelled, None, now)
+        self.changed(tx, &account, Reason::Cancelled, None, now)
     }
 
     fn withdraw(&self, tx: &Transaction<'_>, device: &DeviceId, now: u64) -> Result<Done, ActionError> {
@@ -233,14 +272,17 @@ impl Issuer {
 
     fn bind(&self, tx: &Transaction<'_>, device: &DeviceId, account: &str, now: u64) -> Result<Done, ActionError> {
         let camera = find_camera(tx, device)?.ok_or_else(|| ActionError::NoCamera(device.clone()))?;
-        let (from, back) = self.leave(tx, &camera, now)?;
+        // Added again by the account that has it, after a reset: it keeps its seat and its subscription.
+        let stays = camera.bound && camera.account == account;
+        let (from, back) = if stays { (None, vec![]) } else { self.leave(tx, &camera, now)? };
         accounts::ensure(tx, account, now)?;
         tx.execute(
-            "UPDATE cameras SET account = ?2, bound = 1, bound_at = ?3, epoch = epoch + 1 WHERE device = ?1",
-            params![device.as_str(), account, now],
+            "UPDATE cameras SET account = ?2, bound = 1, bound_at = CASE WHEN ?4 THEN bound_at ELSE ?3 END, epoch = epoch + 1, reset_at = NULL
+             WHERE device = ?1",
+            params![device.as_str(), account, now, stays],
         )?;
         let mut done = self.changed(tx, account, Reason::Bound, None, now)?;
-        if let Some(from) = from.filter(|from| from != account) {
+        if let Some(from) = from {
             let left = self.changed(tx, &from, Reason::Upgraded, None, now)?;
             done.issued.extend(left.issued);
             done.back.extend(left.back);
@@ -335,8 +377,17 @@ impl Issuer {
     ) -> Result<Done, ActionError> {
         let mut back: Vec<_> = order.iter().cloned().collect();
         back.extend(self.credit_what_premium_covers(tx, account, now)?);
+        back.extend(self.pay_out_what_nothing_takes(tx, account, now)?);
         let issued = self.issue_changes(tx, &devices(tx, Some(account))?, reason, order.as_ref(), now)?;
         Ok(Done { issued, back })
+    }
+
+    /// Credit waits for the next bill. Where none will come, because nothing that is billed here goes on, it is paid out.
+    pub(crate) fn pay_out_what_nothing_takes(&self, tx: &Transaction<'_>, account: &str, now: u64) -> Result<Vec<Order>, DbError> {
+        if subscriptions(tx, account)?.iter().any(Subscription::has_bills_here) {
+            return Ok(Vec::new());
+        }
+        ledger::pay_out(tx, account, &self.catalogue.currency, now)
     }
 
     /// A camera that got a seat in Premium while it had a Plus of its own does not go on paying for both.
@@ -348,7 +399,7 @@ impl Issuer {
             let covering = self.covering_subscription(tx, &camera, now)?;
             // What will end is no reason to give up what goes on.
             if covering.is_some_and(|covering| covering.order_id != own.order_id && covering.phase == Phase::Active) {
-                let credit = own.settlement(RefundKind::Credit, now);
+                let credit = own.settlement(kind_of_exchange(&own), now);
                 end(tx, &credit, now)?;
                 back.push(credit);
             }
@@ -377,6 +428,13 @@ impl PaidPlan {
     }
 }
 
+/// A subscription that may end, whose it is, and what would go back.
+struct Reckoned {
+    account: String,
+    subscription: Subscription,
+    back: Order,
+}
+
 /// How a subscription is to be bought; the account may have its cycle already.
 struct Wanted {
     cycle: Option<Cycle>,
@@ -391,9 +449,18 @@ struct Terms {
     zone: Zone,
 }
 
+/// What goes back of a subscription that another replaces: credit, which pays for it. What an app store was paid is no credit
+/// here: it goes back as money.
+fn kind_of_exchange(ending: &Subscription) -> RefundKind {
+    if ending.channel == Channel::Portal { RefundKind::Credit } else { RefundKind::Refund }
+}
+
 /// FAQ 2116: money goes back, unless something stays subscribed, on whose next bill it is credited. Only what is paid here
-/// has a bill here: a subscription of an app store takes no credit.
+/// has a bill here: a subscription of an app store takes no credit, and gives none.
 fn kind_of_return(tx: &Transaction<'_>, account: &str, ending: &Subscription) -> Result<RefundKind, DbError> {
+    if ending.channel != Channel::Portal {
+        return Ok(RefundKind::Refund);
+    }
     let stays = |other: &Subscription| {
         let billed = matches!(other.phase, Phase::Active | Phase::Grace);
         other.order_id != ending.order_id && other.channel == Channel::Portal && billed

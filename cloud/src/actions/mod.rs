@@ -24,6 +24,9 @@ pub enum ActionError {
     /// The camera is not bound to an account.
     #[error("camera {0} belongs to no account: bind it first")]
     NotBound(DeviceId),
+    /// It refuses everything of the binding it had.
+    #[error("camera {0} was reset to factory settings and takes nothing of its binding any more: bind it again")]
+    WasReset(DeviceId),
     /// Nothing to act on.
     #[error("camera {0} has no subscription")]
     NoSubscription(DeviceId),
@@ -33,6 +36,14 @@ pub enum ActionError {
     /// The other way round.
     #[error("this subscription was bought on the portal: cancel it there")]
     BoughtOnPortal,
+    /// Nothing of this account's runs under this order.
+    #[error("no subscription of account {account} runs under the order {order_id}: `care-cloud state` and the orders page list them")]
+    NoOrder {
+        /// The account.
+        account: String,
+        /// The order.
+        order_id: String,
+    },
     /// The plan is there already, or a higher one covers the camera.
     #[error("camera {device} has {plan} already{hint}")]
     HasPlan {
@@ -109,6 +120,16 @@ pub enum Action {
         #[serde(default)]
         quote: Option<Quote>,
     },
+    /// Ends a portal subscription by its order, now: also one that no camera of the account is left under.
+    CancelOrder {
+        /// The account.
+        account: String,
+        /// The order of its running period.
+        order_id: String,
+        /// As with `Cancel`.
+        #[serde(default)]
+        quote: Option<Quote>,
+    },
     /// From Premium to Plus for this camera, now; the account's others get Free.
     Downgrade {
         /// The camera.
@@ -122,6 +143,16 @@ pub enum Action {
         /// The camera.
         camera: DeviceId,
         /// Lets the period end so many seconds from now, so that one can watch it.
+        #[serde(default)]
+        ends_in_s: Option<u64>,
+    },
+    /// The same for a subscription that no camera of the account is left under, by its order.
+    StoreCancelOrder {
+        /// The account.
+        account: String,
+        /// The order of its running period.
+        order_id: String,
+        /// As with `StoreCancel`.
         #[serde(default)]
         ends_in_s: Option<u64>,
     },
@@ -176,6 +207,20 @@ pub enum PaidPlan {
     Plus,
     /// The account.
     Premium,
+}
+
+/// Which subscription is meant.
+#[derive(Debug, Clone)]
+pub enum Which {
+    /// The one that covers this camera, or else the one that waits to be paid and would.
+    OfCamera(DeviceId),
+    /// An account's, by the order of its running period.
+    Order {
+        /// The account.
+        account: String,
+        /// The order.
+        order_id: String,
+    },
 }
 
 /// What was shown to a person before confirming. It is booked exactly so, or not at all.

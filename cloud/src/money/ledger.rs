@@ -1,8 +1,9 @@
 //! The book: one order per bill, and beside it what was paid, used and given back, each a row that is never changed. The
 //! database itself refuses a row by which more would go out of an order, or out of an account's credit, than came in; and an
-//! order is closed by booking all that is left of it as used. So used + refunded + credited = paid, whoever calls.
+//! order is closed by booking all that is left of it as used. So used + refunded + credited = paid, whoever calls. Credit that
+//! no bill will take is paid out, again from an order, so that it says where the money came from.
 
-use care_protocol::{Channel, DeviceId, Order, RefundKind};
+use care_protocol::{Channel, DeviceId, Order, Refund, RefundKind};
 use jiff::{Timestamp, tz::TimeZone};
 use rusqlite::{Connection, Transaction, params};
 use serde::Serialize;
@@ -47,6 +48,8 @@ pub struct Balance {
     pub refunded: u64,
     /// Put to the account's credit.
     pub credited: u64,
+    /// Of that, paid out again, because nothing was left that would take it.
+    pub paid_out: u64,
 }
 
 impl Balance {
@@ -124,6 +127,8 @@ pub fn balance(connection: &Connection, order_id: &str) -> Result<Balance, DbErr
             _ => return Err(DbError::Damaged { what: "ledger.kind", why: kind }),
         }
     }
+    let paid_out = "SELECT coalesce(sum(amount_minor), 0) FROM payouts WHERE order_id = ?1";
+    balance.paid_out = connection.prepare_cached(paid_out)?.query_row([order_id], |row| row.get(0))?;
     Ok(balance)
 }
 
@@ -135,6 +140,37 @@ pub fn credit(connection: &Connection, account: &str, currency: &str) -> Result<
         Some(row) => row.get(0)?,
         None => 0,
     })
+}
+
+/// Pays out all the credit of an account, the newest order that gave some first; what each order gives. The caller knows that
+/// no bill will take it.
+pub fn pay_out(tx: &Transaction<'_>, account: &str, currency: &str, at: u64) -> Result<Vec<Order>, DbError> {
+    let mut left = credit(tx, account, currency)?;
+    let mut out = Vec::new();
+    let mut statement = tx.prepare_cached(
+        "SELECT o.order_id, (SELECT coalesce(sum(amount_minor), 0) FROM ledger l WHERE l.order_id = o.order_id AND l.kind = 'credit')
+                          - (SELECT coalesce(sum(amount_minor), 0) FROM payouts p WHERE p.order_id = o.order_id) AS given
+         FROM orders o WHERE o.account = ?1 AND o.currency = ?2 AND given > 0 ORDER BY o.period_start DESC, o.rowid DESC",
+    )?;
+    let given: Vec<(String, u64)> =
+        statement.query_map(params![account, currency], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
+    for (id, given) in given {
+        let amount_minor = given.min(left);
+        if amount_minor == 0 {
+            break;
+        }
+        let sql = "INSERT INTO payouts (order_id, amount_minor, at) VALUES (?1, ?2, ?3)";
+        tx.prepare_cached(sql)?.execute(params![id, amount_minor, at])?;
+        left -= amount_minor;
+        out.push(Order { id, refund: Refund { kind: RefundKind::Refund, amount_minor, currency: currency.to_owned() } });
+    }
+    Ok(out)
+}
+
+/// Accounts with credit in this currency.
+pub fn with_credit(connection: &Connection, currency: &str) -> Result<Vec<String>, DbError> {
+    let mut statement = connection.prepare_cached("SELECT account FROM credits WHERE currency = ?1 AND minor > 0")?;
+    Ok(statement.query_map([currency], |row| row.get(0))?.collect::<Result<_, _>>()?)
 }
 
 fn book(tx: &Transaction<'_>, order_id: &str, kind: &str, amount_minor: u64, at: u64) -> Result<(), DbError> {

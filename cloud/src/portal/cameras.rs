@@ -8,22 +8,23 @@ use axum::{
     http::{StatusCode, request::Parts},
     response::Response,
 };
+use jiff::tz::TimeZone;
 
 use super::{
     Portal,
     admitted::Owner,
-    card::{Card, Picture},
+    card::{Card, Picture, about},
     frame::Frame,
     language::Language,
     page::{Notice, failed, html, refusal},
     state,
     switches::{Row, row},
     visitor::Visitor,
-    words::{Words, fill},
+    words::{Words, fill, name_of},
 };
 use crate::{
-    account_view::{self, AccountView},
-    catalogue::Tier,
+    account_view::{self, AccountView, SubscriptionView},
+    catalogue::{Cycle, Tier},
     db::now_us,
 };
 
@@ -37,6 +38,7 @@ struct Page {
     broker_up: bool,
     notices: Vec<Notice>,
     cameras: Vec<Card>,
+    apart: Vec<Apart>,
     seats: Option<Seats>,
     switches: Vec<Row>,
 }
@@ -46,6 +48,14 @@ struct Seats {
     taken: Vec<String>,
     free: Vec<()>,
     without: Vec<String>,
+}
+
+/// A subscription that no camera's card shows.
+struct Apart {
+    order: String,
+    what: String,
+    notice: Option<Notice>,
+    cancellable: bool,
 }
 
 /// An owner who is signed in, with everything of the account as it is now.
@@ -85,9 +95,23 @@ pub async fn page(State(portal): State<Arc<Portal>>, Household { account, view, 
         broker_up: cloud.broker.as_ref().is_none_or(|broker| broker.pid().is_some()),
         notices: notices(language.words(), &view),
         cameras: view.cameras.iter().map(|camera| Card::new(language, zone, &view, camera, &transfers, now)).collect(),
+        apart: view.apart.iter().map(|subscription| apart(language, zone, subscription)).collect(),
         seats: seats(language, &view),
         switches: switches.iter().map(|switch| row(language, zone, switch)).collect(),
     })
+}
+
+fn apart(language: Language, zone: &TimeZone, subscription: &SubscriptionView) -> Apart {
+    let words = language.words();
+    let cycle = if subscription.cycle == Cycle::Annual { &words.annual } else { &words.monthly }.to_lowercase();
+    let until = language.day(subscription.period_end, zone);
+    let period = fill(&words.period, &[("from", &language.day(subscription.started_at, zone)), ("to", &until)]);
+    Apart {
+        order: subscription.order_id.clone(),
+        what: format!("{}, {cycle} · {period}", name_of(&words.plan, subscription.plan.as_str())),
+        notice: about(language, zone, subscription),
+        cancellable: subscription.changes_here,
+    }
 }
 
 /// What concerns the account and no camera alone.
@@ -95,7 +119,7 @@ fn notices(words: &Words, view: &AccountView) -> Vec<Notice> {
     let said = |notice: &Notice| notice.id == "grace" || notice.id == "hold";
     let on_a_card = |notices: Vec<Notice>| notices.iter().any(said);
     let troubled = view.cameras.iter().filter_map(|camera| camera.subscription.as_ref());
-    let phases: Vec<_> = troubled.filter_map(|s| super::card::about(Language::English, &jiff::tz::TimeZone::UTC, s)).collect();
+    let phases: Vec<_> = troubled.filter_map(|s| about(Language::English, &TimeZone::UTC, s)).collect();
     if view.card_declined && !on_a_card(phases) {
         return vec![Notice::warning("declined", words.card_declined.as_str()).leading_to("/orders", words.orders.as_str())];
     }

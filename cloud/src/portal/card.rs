@@ -150,6 +150,9 @@ fn report(language: Language, camera: &CameraView, now_us: i64) -> String {
 fn notices(language: Language, zone: &TimeZone, account: &AccountView, camera: &CameraView) -> Vec<Notice> {
     let words = language.words();
     let mut notices = Vec::new();
+    if camera.reset {
+        notices.push(Notice::warning("reset", words.was_reset.as_str()));
+    }
     if camera.heard.silent {
         notices.push(Notice::warning("silent", words.silent.as_str()));
     }

@@ -41,6 +41,7 @@ struct Confirm {
     changes: Vec<String>,
     erased: String,
     money: String,
+    credit: Option<String>,
     losses: Vec<Loss>,
     hidden: Vec<(&'static str, String)>,
     order: String,
@@ -82,7 +83,7 @@ pub async fn confirm(
     };
     let (issuer, asked, now) = (portal.cloud.issuer.clone(), device.clone(), portal.cloud.clock.now_s());
     match portal.cloud.db.transact_async(move |tx| issuer.offer(tx, &asked, what == What::Downgrade, now)).await {
-        Ok(offer) => html(&page(&visitor, &view, what, &device, &offer)),
+        Ok(offer) => html(&page(&visitor, &view, what, &format!("/cameras/{device}/{name}"), &offer)),
         Err(e) => failed(&visitor, &e),
     }
 }
@@ -94,7 +95,20 @@ fn find(view: &AccountView, words: &Words, id: &str, name: &str) -> Result<(What
     Ok((what, camera.device.clone()))
 }
 
-fn page(visitor: &Visitor, view: &AccountView, what: What, device: &DeviceId, offer: &Offer) -> Confirm {
+/// Asks first, for a subscription that is named by its order: no camera need be left under it.
+pub async fn confirm_order(
+    State(portal): State<Arc<Portal>>,
+    Household { account, view, visitor }: Household,
+    Path(order): Path<String>,
+) -> Response {
+    let (issuer, asked, now) = (portal.cloud.issuer.clone(), order.clone(), portal.cloud.clock.now_s());
+    match portal.cloud.db.transact_async(move |tx| issuer.offer_for_order(tx, &account, &asked, now)).await {
+        Ok(offer) => html(&page(&visitor, &view, What::Cancel, &format!("/orders/{order}/cancel"), &offer)),
+        Err(e) => failed(&visitor, &e),
+    }
+}
+
+fn page(visitor: &Visitor, view: &AccountView, what: What, action: &str, offer: &Offer) -> Confirm {
     let language = visitor.language;
     let words = language.words();
     let models: BTreeMap<_, _> = view.cameras.iter().map(|camera| (&camera.device, camera)).collect();
@@ -115,7 +129,7 @@ fn page(visitor: &Visitor, view: &AccountView, what: What, device: &DeviceId, of
     };
     Confirm {
         title: title.clone(),
-        action: format!("/cameras/{device}/{}", if what == What::Downgrade { "downgrade" } else { "cancel" }),
+        action: action.to_owned(),
         back: "/".into(),
         button: button.clone(),
         consequence: consequence.clone(),
@@ -132,6 +146,10 @@ fn page(visitor: &Visitor, view: &AccountView, what: What, device: &DeviceId, of
             (_, RefundKind::Refund) => fill(&words.gives_refund, &[("amount", &amount)]),
             (_, RefundKind::Credit) => fill(&words.gives_credit, &[("amount", &amount)]),
         },
+        credit: (offer.credit_paid_out_minor > 0).then(|| {
+            let amount = language.money(offer.credit_paid_out_minor, &offer.currency);
+            fill(&words.pays_out_credit, &[("amount", &amount)])
+        }),
         losses: losses(language, offer),
         hidden: vec![
             ("order_id", offer.order_id.clone()),
@@ -184,6 +202,21 @@ pub async fn act(
         What::Downgrade => Action::Downgrade { camera, quote },
     };
     match portal.act(action, posted.at).await {
+        Ok(_) => Redirect::to("/").into_response(),
+        Err(e) => failed(&visitor, &e),
+    }
+}
+
+/// Cancels what was asked for by its order.
+pub async fn act_on_order(
+    State(portal): State<Arc<Portal>>,
+    Household { account, visitor, .. }: Household,
+    Path(order): Path<String>,
+    posted: Posted<Confirmed>,
+) -> Response {
+    let Confirmed { order_id, kind, amount_minor, at } = posted.form;
+    let quote = Some(Quote { order_id, kind, amount_minor, at });
+    match portal.act(Action::CancelOrder { account, order_id: order, quote }, posted.at).await {
         Ok(_) => Redirect::to("/").into_response(),
         Err(e) => failed(&visitor, &e),
     }

@@ -88,6 +88,7 @@ impl Portal {
             .route("/cameras/{id}/{what}", get(change::confirm).post(change::act))
             .route("/orders", get(orders::page))
             .route("/orders/pay", post(orders::pay))
+            .route("/orders/{order}/cancel", get(change::confirm_order).post(change::act_on_order))
             .route("/support", get(support::page))
             .route("/engineers", get(engineers::page))
             .route("/engineers/play", post(engineers::play))

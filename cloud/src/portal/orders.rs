@@ -21,7 +21,7 @@ use super::{
     words::{fill, name_of},
 };
 use crate::{
-    account_view::{self, AccountView, OrderView},
+    account_view::{self, AccountView, OrderView, SubscriptionView},
     actions::Action,
     issuer::Phase,
 };
@@ -42,6 +42,7 @@ struct Order {
     channel: String,
     state: String,
     state_code: &'static str,
+    cancel: Option<String>,
     entries: Vec<Entry>,
 }
 
@@ -73,7 +74,7 @@ pub async fn page(State(portal): State<Arc<Portal>>, Household { account, view, 
 fn troubles(language: Language, zone: &TimeZone, view: &AccountView) -> Vec<Notice> {
     let mut seen = Vec::new();
     let mut notices = Vec::new();
-    for subscription in view.cameras.iter().filter_map(|camera| camera.subscription.as_ref()) {
+    for subscription in running(view) {
         if matches!(subscription.phase, Phase::Grace | Phase::Hold) && !seen.contains(&&subscription.order_id) {
             seen.push(&subscription.order_id);
             notices.extend(about(language, zone, subscription).map(|notice| Notice { link: None, ..notice }));
@@ -85,12 +86,16 @@ fn troubles(language: Language, zone: &TimeZone, view: &AccountView) -> Vec<Noti
     notices
 }
 
+/// Every subscription of the account; one that covers several cameras comes several times.
+fn running(view: &AccountView) -> impl Iterator<Item = &SubscriptionView> {
+    view.cameras.iter().filter_map(|camera| camera.subscription.as_ref()).chain(&view.apart)
+}
+
 fn order(language: Language, view: &AccountView, order: &OrderView) -> Order {
     let words = language.words();
     // A bill's days are those of its own time zone.
     let zone = TimeZone::get(&order.zone).unwrap_or(TimeZone::UTC);
-    let subscription =
-        view.cameras.iter().filter_map(|camera| camera.subscription.as_ref()).find(|subscription| subscription.order_id == order.order_id);
+    let subscription = running(view).find(|subscription| subscription.order_id == order.order_id);
     let state_code = match subscription {
         _ if !order.running => "ended",
         Some(subscription) if subscription.trial => "trial",
@@ -108,6 +113,9 @@ fn order(language: Language, view: &AccountView, order: &OrderView) -> Order {
         channel: name_of(&words.channel, &order.channel),
         state: name_of(&words.order_state, state_code),
         state_code,
+        cancel: subscription
+            .filter(|subscription| order.running && subscription.changes_here)
+            .map(|_| format!("/orders/{}/cancel", order.order_id)),
         entries: order
             .entries
             .iter()

@@ -95,7 +95,7 @@ pub fn status_of(e: &ActionError) -> StatusCode {
             tracing::error!("{e}");
             StatusCode::INTERNAL_SERVER_ERROR
         }
-        ActionError::NoCamera(_) | ActionError::NoAccount(_) => StatusCode::NOT_FOUND,
+        ActionError::NoCamera(_) | ActionError::NoAccount(_) | ActionError::NoOrder { .. } => StatusCode::NOT_FOUND,
         _ => StatusCode::CONFLICT,
     }
 }
@@ -108,6 +108,8 @@ fn why(language: Language, e: &ActionError) -> String {
         ActionError::Db(_) | ActionError::Keys(_) => of("database", &[]),
         ActionError::NoCamera(_) => of("no_camera", &[]),
         ActionError::NotBound(device) => of("not_bound", &[("camera", device.as_str())]),
+        ActionError::WasReset(device) => of("was_reset", &[("camera", device.as_str())]),
+        ActionError::NoOrder { order_id, .. } => of("no_order", &[("order", order_id)]),
         ActionError::NoSubscription(device) => of("no_subscription", &[("camera", device.as_str())]),
         ActionError::BoughtInApp(channel) => of("bought_in_app", &[("store", &name_of(&words.channel, channel.as_str()))]),
         ActionError::BoughtOnPortal => of("bought_on_portal", &[]),

@@ -53,6 +53,8 @@ pub struct CameraView {
     pub order_id: Option<String>,
     /// Premium has no seat for it.
     pub seatless: bool,
+    /// It was reset to factory settings, and takes nothing until it is bound again.
+    pub reset: bool,
     /// `next`: the plan then, and when (Unix seconds).
     pub next: Option<(String, u64)>,
     /// Hours of history.
@@ -163,6 +165,7 @@ fn camera(cloud: &Cloud, connection: &Connection, device: &DeviceId) -> Result<C
         channel: channel.to_string(),
         order_id: order_id.filter(|_| camera.bound),
         seatless,
+        reset: camera.reset,
         next: next.map(|next| (next.plan.to_string(), next.effective_at)),
         history_h: policy.history_h,
         heard: reports::heard(connection, device, Position { epoch: camera.epoch, seq: camera.seq })?,

@@ -43,9 +43,9 @@ table! {
     just_now seconds_ago minutes_ago hours_ago days_ago history_none hours_one hours_other days_one days_other clips_one clips_other
     uploads_one uploads_other times
     // Cameras.
-    cameras camera upload history clips clips_kept clips_and_size none no_camera no_picture picture_of clip_of broker_stopped silent
+    cameras camera upload history clips clips_kept clips_and_size none no_camera no_picture picture_of clip_of broker_stopped silent was_reset
     seatless changes_to uploading of_size last_report judgement no_report said choose_plan change_plan cancel_subscription order bought_in
-    trial_runs payment_grace payment_hold card_declined card_declined_here seats seats_taken seat_free seat_none_for
+    trial_runs payment_grace payment_hold card_declined card_declined_here apart apart_words seats seats_taken seat_free seat_none_for
     // One camera.
     playback no_clips clip_gone kept_words clip_words
     // Plans.
@@ -54,7 +54,7 @@ table! {
     included other_cycle credit_available
     // Confirming.
     cancel_title downgrade_title takes_effect immediately ends_premium ends_plus ends_downgrade plan_changes erases erases_nothing
-    cannot_be_recovered gives_refund gives_credit gives_nothing what_is_erased new_history erased stays keep_plan remove downgrade
+    cannot_be_recovered gives_refund gives_credit gives_nothing pays_out_credit what_is_erased new_history erased stays keep_plan remove downgrade
     // Orders.
     orders no_orders order_what whole_account only_camera period entries date entry_title amount
     // Support.

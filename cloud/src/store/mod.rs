@@ -20,7 +20,7 @@ use axum::{
 };
 use care_protocol::{DeviceId, Grant};
 use jiff::{SignedDuration, Timestamp};
-use rusqlite::{Connection, Transaction};
+use rusqlite::{Connection, OptionalExtension as _, Transaction};
 use rusty_s3::{Bucket, Credentials, S3Action as _, UrlStyle};
 use s3s::{
     S3 as _, S3ErrorCode, S3Request,
@@ -35,7 +35,7 @@ use url::Url;
 use self::elsewhere::Elsewhere;
 pub use self::transfers::{TransferView, Transfers};
 use crate::{
-    allowed::still_allowed,
+    allowed::{arrived_too_close, still_allowed},
     data_dir::{DataDir, DataError, make_private_dir, new_secret, read_if_there, write_private},
     db::{DbError, now_us},
     pki::trusting,
@@ -367,18 +367,24 @@ pub fn revoked(connection: &Connection, grants: &[String]) -> Result<Vec<String>
     let mut statement = connection.prepare_cached("SELECT state FROM grants WHERE id = ?1")?;
     let mut revoked = Vec::new();
     for grant in grants {
-        let state: String = statement.query_row([grant], |row| row.get(0))?;
-        if state == "revoked" {
+        let state: Option<String> = statement.query_row([grant], |row| row.get(0)).optional()?;
+        // One that is no longer kept is as good as revoked.
+        if state.is_none_or(|state| state == "revoked") {
             revoked.push(grant.clone());
         }
     }
     Ok(revoked)
 }
 
-/// Marks the clip as stored, unless its grant was revoked meanwhile and the plan in force does not allow it.
+/// Marks the clip as stored, unless its grant was revoked meanwhile and the plan in force does not allow it, or another clip
+/// that it must keep a pause from arrived first.
 fn book(tx: &Transaction<'_>, grant: &str, clip: &str, device: &DeviceId, now: u64) -> Result<bool, DbError> {
     let used = tx.execute("UPDATE grants SET state = 'used' WHERE id = ?1 AND state = 'open'", [grant])?;
     if used == 0 && !still_allowed(tx, device, clip, now)? {
+        return Ok(false);
+    }
+    // Two that were on their way at once: the first one stays.
+    if arrived_too_close(tx, device, clip, now)? {
         return Ok(false);
     }
     let stored = "UPDATE clips SET stored_at = ?2, erased_at = NULL, gone_at = NULL WHERE clip = ?1";

@@ -203,3 +203,54 @@ fn a_camera_that_leaves_gets_its_money_back_like_a_cancel() {
     let done = world.act(Action::Bind { camera: cam(1), account: "next".into() }, NOW + 10 * DAY).unwrap();
     assert_eq!((done.back[0].refund.kind, done.back[0].refund.amount_minor), (Refund, 257));
 }
+
+#[test]
+fn credit_that_no_bill_will_take_is_paid_out_from_the_order_that_gave_it() {
+    let world = World::new(2);
+    world.subscribe(0, PaidPlan::Premium, Annual, NOW);
+    let downgrade = Action::Downgrade { camera: cam(0), quote: None };
+    world.act(downgrade, NOW + 10 * DAY + 1).unwrap();
+    // 354 of 365 days of 99.99, less the 39.99 of Plus.
+    assert_eq!(world.credit(), 9697 - 3999);
+    let shown = world.offer(0, false, NOW + 10 * DAY + 1).unwrap();
+    assert_eq!((shown.kind, shown.credit_paid_out_minor), (Refund, 9697 - 3999));
+    let done = world.act(cancel(0), NOW + 10 * DAY + 1).unwrap();
+    let back: Vec<_> = done.back.iter().map(|order| (order.id.as_str(), order.refund.kind, order.refund.amount_minor)).collect();
+    assert_eq!(back, [("KC-2027-000002", Refund, 3999 * 364 / 365), ("KC-2027-000001", Refund, 9697 - 3999)]);
+    assert_eq!(world.credit(), 0);
+    let (.., premium) = &world.orders()[0];
+    assert_eq!((premium.credited, premium.paid_out), (9697, 9697 - 3999));
+}
+
+#[test]
+fn a_premium_whose_last_camera_left_goes_on_is_shown_and_is_cancelled_by_its_order() {
+    let world = World::new(1);
+    world.subscribe(0, PaidPlan::Premium, Monthly, NOW);
+    world.act(Action::Bind { camera: cam(0), account: "next".into() }, NOW + DAY).unwrap();
+    let view = || world.db.read(|c| care_cloud::account_view::of(c, &world.issuer, "acct", NOW + 10 * DAY + 1)).unwrap().unwrap();
+    assert_eq!(view().apart.iter().map(|s| (s.order_id.as_str(), s.changes_here)).collect::<Vec<_>>(), [("KC-2027-000001", true)]);
+    assert_eq!(world.newest(0).plan.as_str(), "free", "the next owner's camera has nothing of it");
+    let cancel = |account: &str| Action::CancelOrder { account: account.into(), order_id: "KC-2027-000001".into(), quote: None };
+    assert!(matches!(world.act(cancel("next"), NOW + 10 * DAY + 1), Err(ActionError::NoOrder { .. })), "only by its own account");
+    let done = world.act(cancel("acct"), NOW + 10 * DAY + 1).unwrap();
+    assert_eq!((done.back[0].refund.kind, done.back[0].refund.amount_minor), (Refund, 644));
+    assert!(view().apart.is_empty() && done.issued.is_empty());
+}
+
+#[test]
+fn what_an_app_store_sold_gives_no_credit_and_takes_none() {
+    // 15 November 2022: then it was still changed on the portal.
+    let then = 1_668_500_000;
+    let world = World::new(2);
+    world.act(subscribe(0, PaidPlan::Premium, Annual, Channel::AppStore), then).unwrap();
+    let done = world.act(Action::Downgrade { camera: cam(0), quote: None }, then + DAY).unwrap();
+    assert_eq!(done.back[0].refund.kind, Refund);
+    assert_eq!(world.credit(), 0);
+    // A Plus of the portal that a store's Premium replaces: its credit would wait for a bill that never comes.
+    let world = World::new(1);
+    world.subscribe(0, PaidPlan::Plus, Monthly, NOW);
+    let done = world.act(subscribe(0, PaidPlan::Premium, Monthly, Channel::PlayStore), NOW + 10 * DAY + 1).unwrap();
+    let back: Vec<_> = done.back.iter().map(|order| (order.refund.kind, order.refund.amount_minor)).collect();
+    assert_eq!(back, [(Credit, 257), (Refund, 257)]);
+    assert_eq!(world.credit(), 0);
+}

@@ -88,7 +88,10 @@ proptest! {
             }
             match (shown, done) {
                 (Some(Ok(shown)), Ok(done)) => {
-                    let [order] = &done.back[..] else { return Err(TestCaseError::fail("one order goes back")) };
+                    let [order, others @ ..] = &done.back[..] else { return Err(TestCaseError::fail("an order goes back")) };
+                    let paid_out: u64 = others.iter().map(|other| other.refund.amount_minor).sum();
+                    prop_assert!(others.iter().all(|other| other.refund.kind == RefundKind::Refund));
+                    prop_assert_eq!(paid_out, shown.credit_paid_out_minor);
                     prop_assert_eq!((&order.id, order.refund.kind, order.refund.amount_minor), (&shown.order_id, shown.kind, shown.amount_minor));
                     let (.., booked) = world.orders().into_iter().find(|(id, ..)| *id == order.id).unwrap();
                     let back = match shown.kind {
@@ -140,7 +143,7 @@ fn balances(world: &World) -> Result<(), TestCaseError> {
             prop_assert_eq!(balance.held(), if running { price } else { 0 }, "{}: held while it runs, accounted for after", id);
         }
         cash_in += balance.paid;
-        cash_out += balance.refunded;
+        cash_out += balance.refunded + balance.paid_out;
         used += balance.used;
         held += balance.held();
     }

@@ -3,6 +3,7 @@
 
 mod faq;
 mod histories;
+mod lives;
 mod payments;
 mod plans;
 mod world;

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use axum::http::{HeaderMap, Request, StatusCode, header};
 use bytes::Bytes;
-use care_cloud::run::{SIGN_IN_FILE, SignIn, add_account};
+use care_cloud::{
+    db::{Db, now_s},
+    run::{SIGN_IN_FILE, SignIn, add_account},
+};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
@@ -324,4 +327,81 @@ async fn a_subscription_from_the_app_cannot_be_cancelled_here() {
     assert!(home.contains("Bought in the app") && !home.contains("Cancel Subscription"), "{home}");
     let answer = owner.get("/cameras/CAM-A/cancel").await;
     assert!(answer.status == 409 && answer.text.contains("cancel it there"), "{}", answer.text);
+}
+
+#[tokio::test]
+async fn a_new_password_ends_every_session_of_its_account_and_of_no_other() {
+    let cloud = Cloud::start().await;
+    let mut anne = somebody(&cloud, "anne", "CAM-A").await;
+    let mut bob = somebody(&cloud, "bob", "CAM-B").await;
+    // Somebody who knows the old password, too.
+    let mut thief = Visitor::new(&cloud);
+    assert_eq!(thief.sign_in("anne@example.com", "a+long+password").await, 303);
+    let mut events = thief.send(Request::get("/events").body(Full::default()).unwrap()).await.into_body();
+
+    add_account(&cloud.data(), "anne", "anne@example.com", "another long password").unwrap();
+    for visitor in [&mut anne, &mut thief] {
+        assert_eq!(visitor.get("/").await.headers[header::LOCATION], "/sign-in");
+    }
+    // Its live page ends as well, though nothing happens that it would hear of.
+    let end = async { while events.frame().await.is_some_and(|frame| frame.is_ok()) {} };
+    tokio::time::timeout(PATIENCE, end).await.expect("the stream ends");
+    assert_eq!(thief.sign_in("anne@example.com", "a+long+password").await, 403);
+    assert_eq!(anne.sign_in("anne@example.com", "another+long+password").await, 303);
+    assert!(bob.page("/").await.contains("CAM-B"));
+}
+
+#[tokio::test]
+async fn a_page_that_is_only_open_keeps_nobody_signed_in() {
+    let cloud = Cloud::start().await;
+    let mut anne = somebody(&cloud, "anne", "CAM-A").await;
+    cloud.portal().post("/portal/experiment", &json!({ "experiment": "add_history", "camera": "CAM-A", "clips": 1 })).await.unwrap();
+    let clips = cloud.portal().get("/portal/accounts/anne/cameras/CAM-A/clips").await.unwrap();
+    let clip = format!("/cameras/CAM-A/clips/{}", clips[0]["clip"].as_str().unwrap());
+    let db = Db::open(&cloud.data().join("care.db")).unwrap();
+    let seen_at =
+        || -> u64 { db.read(|c| Ok(c.query_row("SELECT seen_at FROM sessions WHERE account = 'anne'", [], |row| row.get(0))?)).unwrap() };
+    let an_hour_ago = now_s() - 3600;
+    db.read(|c| Ok(c.execute("UPDATE sessions SET seen_at = ?1", [an_hour_ago])?)).unwrap();
+
+    // Its events, what it looks at again by itself, its pictures.
+    drop(anne.send(Request::get("/events").body(Full::default()).unwrap()).await);
+    let live = Request::get("/").header("x-care-live", "1").body(Full::default()).unwrap();
+    assert_eq!(anne.ask(live).await.status, 200);
+    assert_eq!(anne.get(&clip).await.status, 200);
+    assert_eq!(seen_at(), an_hour_ago);
+    // The person does something.
+    anne.page("/").await;
+    assert!(seen_at() > an_hour_ago);
+    // Nothing for two hours: over, whatever the page did.
+    db.read(|c| Ok(c.execute("UPDATE sessions SET seen_at = ?1", [now_s() - 2 * 3600])?)).unwrap();
+    let live = Request::get("/").header("x-care-live", "1").body(Full::default()).unwrap();
+    assert_eq!(anne.ask(live).await.status, 303);
+}
+
+#[tokio::test]
+async fn a_premium_without_a_camera_is_shown_and_cancelled_by_forms_alone() {
+    let cloud = Cloud::start().await;
+    let mut anne = somebody(&cloud, "anne", "CAM-A").await;
+    cloud.premium("CAM-A").await;
+    cloud.act(json!({ "action": "unbind", "camera": "CAM-A" })).await;
+    let home = anne.page("/").await;
+    assert!(home.contains("Subscriptions without a camera") && home.contains("Premium, monthly"), "{home}");
+    let (_, order) = home.split_once("/orders/").unwrap();
+    let path = format!("/orders/{}/cancel", order.split_once('/').unwrap().0);
+    assert!(anne.page("/orders").await.contains(&path));
+    // Nobody else's.
+    let mut bob = somebody(&cloud, "bob", "CAM-B").await;
+    assert_eq!(bob.get(&path).await.status, 404);
+
+    let confirm = anne.page(&path).await;
+    assert!(confirm.contains("REMOVE") && confirm.contains("is refunded"), "{confirm}");
+    let fields: Vec<_> =
+        ["order_id", "kind", "amount_minor", "at"].iter().map(|name| format!("{name}={}", field(&confirm, name))).collect();
+    let form = fields.join("&");
+    assert_eq!(bob.submit("/", &path, &form).await.status, 404);
+    assert_eq!(anne.submit(&path, &path, &form).await.status, 303);
+    assert!(!anne.page("/").await.contains("Subscriptions without a camera"));
+    let orders = cloud.portal().get("/portal/accounts/anne/orders").await.unwrap();
+    assert!(orders[0]["balance"]["refunded"].as_u64().unwrap() > 900 && orders[0]["running"] == false, "{orders:#}");
 }

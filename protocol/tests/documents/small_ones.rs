@@ -256,7 +256,7 @@ fn the_names_on_the_wire_are_those_of_the_specification() {
         Cause::StateLost,
         Cause::FactoryReset,
     ];
-    assert_eq!(names(json!(causes)), ["document", "next", "lease", "boot", "link", "confirmed", "refused", "state_lost"]);
+    assert_eq!(names(json!(causes)), ["document", "next", "lease", "boot", "link", "confirmed", "refused", "state_lost", "factory_reset"]);
     assert_eq!(names(json!(causes)), causes.map(|cause| cause.to_string()));
 }
 

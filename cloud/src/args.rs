@@ -18,8 +18,11 @@ care-cloud: a stand-in for the Care cloud, made of real parts
       --portal-origin URL
                         where browsers reach them, through a proxy that brings TLS: https://care.example
       --demo            lets visitors of the portal in by a click
-      --mqtt ADDR       where the embedded Mosquitto listens                 [127.0.0.1:8883]
-      --broker URL      an external broker instead: mqtts://host:port, or mqtt:// on loopback
+      --mqtt ADDR       where the embedded Mosquitto listens for cameras     [127.0.0.1:8883]
+      --broker URL      an external broker instead, as cameras reach it: mqtts://host:port, or mqtt:// on loopback;
+                        deploy/ has what it must be told
+      --broker-cloud URL
+                        its listener for the cloud                           [the cameras']
       --broker-ca, --broker-cert, --broker-key FILE
                         how to speak to it                                   [this cloud's own]
       --s3 URL          an external S3 instead: https://host/bucket[?region=name], with
@@ -41,6 +44,8 @@ care-cloud: a stand-in for the Care cloud, made of real parts
   care-cloud subscribe --camera ID --plan plus|premium [--cycle monthly|annual]
                        [--channel portal|app_store|play_store] [--zone Europe/Paris] [--data DIR]
   care-cloud cancel --camera ID                ends the plan at once
+  care-cloud cancel --account ACCOUNT --order ORDER
+                                               the same for a subscription that no camera is left under; store-cancel too
   care-cloud downgrade --camera ID             Premium to Plus at once
   care-cloud store-cancel --camera ID [--ends-in SECONDS]
                                                what an app store does: ends with its period
@@ -152,6 +157,8 @@ pub struct Run {
     pub mqtt: Option<SocketAddr>,
     /// An external broker.
     pub broker: Option<String>,
+    /// Its listener for the cloud, if not the cameras'.
+    pub broker_cloud: Option<String>,
     /// Its CA.
     pub broker_ca: Option<PathBuf>,
     /// Our certificate for it.
@@ -185,6 +192,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageE
         demo: false,
         mqtt: None,
         broker: None,
+        broker_cloud: None,
         broker_ca: None,
         broker_cert: None,
         broker_key: None,
@@ -197,7 +205,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageE
         data: default_data(),
     };
     let (mut id, mut model, mut account, mut out): (Option<DeviceId>, Option<String>, Option<String>, Option<PathBuf>) = Default::default();
-    let (mut login, mut password_file): (Option<String>, Option<PathBuf>) = Default::default();
+    let (mut login, mut password_file, mut order): (Option<String>, Option<PathBuf>, Option<String>) = Default::default();
     let mut fields = serde_json::Map::new();
     while let Some(argument) = parser.next()? {
         match argument {
@@ -209,6 +217,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageE
             Long("demo") => run.demo = true,
             Long("mqtt") => run.mqtt = Some(parser.value()?.parse()?),
             Long("broker") => run.broker = Some(parser.value()?.string()?),
+            Long("broker-cloud") => run.broker_cloud = Some(parser.value()?.string()?),
             Long("broker-ca") => run.broker_ca = Some(parser.value()?.into()),
             Long("broker-cert") => run.broker_cert = Some(parser.value()?.into()),
             Long("broker-key") => run.broker_key = Some(parser.value()?.into()),
@@ -227,6 +236,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageE
                 let name = name.to_owned();
                 fields.insert(name, parser.value()?.string()?.into());
             }
+            Long("order") => order = Some(parser.value()?.string()?),
             Long("login") => login = Some(parser.value()?.string()?),
             Long("password-file") => password_file = Some(parser.value()?.into()),
             Long("grace") => {
@@ -248,6 +258,9 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageE
     }
     if run.lease_s == 0 {
         return Err(UsageError::Wrong("--lease is at least 1 second"));
+    }
+    if run.broker_cloud.is_some() && run.broker.is_none() {
+        return Err(UsageError::Wrong("--broker-cloud belongs to --broker: the embedded broker has a listener of its own for the cloud"));
     }
     if run.portal.is_some_and(|address| !address.ip().is_loopback()) {
         return Err(UsageError::Wrong("--portal must be a loopback address: it speaks plain HTTP; put a proxy with TLS before it"));
@@ -290,6 +303,12 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageE
         [command @ ("payment-fails" | "payment-recovers")] => {
             fields.insert("action".into(), command.replace('-', "_").into());
             fields.insert("account".into(), account.ok_or(needs("payment-fails", "--account"))?.into());
+            Ok(Command::Act { data, action: fields.into() })
+        }
+        [command @ ("cancel" | "store-cancel")] if order.is_some() => {
+            fields.insert("action".into(), format!("{}_order", command.replace('-', "_")).into());
+            fields.insert("account".into(), account.ok_or(needs("cancel --order", "--account"))?.into());
+            fields.insert("order_id".into(), order.into());
             Ok(Command::Act { data, action: fields.into() })
         }
         [command] => {
@@ -340,6 +359,8 @@ mod tests {
         assert!(matches!(parsed(""), Ok(Command::Run(_))));
         let Ok(Command::Act { action, .. }) = parsed("store-cancel --camera CAM1 --ends-in 5") else { panic!("an action") };
         assert_eq!(action, json!({ "action": "store_cancel", "camera": "CAM1", "ends_in_s": 5 }));
+        let Ok(Command::Act { action, .. }) = parsed("cancel --account a --order KC-1") else { panic!("an action") };
+        assert_eq!(action, json!({ "action": "cancel_order", "account": "a", "order_id": "KC-1" }));
     }
 
     #[test]
@@ -347,6 +368,8 @@ mod tests {
         for line in [
             "frobnicate",
             "cancel",
+            "cancel --order KC-1",
+            "--broker-cloud mqtts://127.0.0.1:8884",
             "camera add --id A --model B",
             "--portal 0.0.0.0:80",
             "--portal-origin http://care.example",

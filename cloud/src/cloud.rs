@@ -153,6 +153,14 @@ impl Cloud {
         Ok(done)
     }
 
+    /// The broker as cameras on this machine reach it: under the cloud's own address, but at the listener for cameras.
+    pub fn cameras_broker(&self) -> BrokerAddress {
+        let separate = self.endpoints.broker_cloud.as_ref().and_then(|_| url::Url::parse(&self.endpoints.broker).ok());
+        let Some((broker, host)) = separate.as_ref().and_then(|url| Some((url, url.host_str()?))) else { return self.link.clone() };
+        let host = if self.broker.is_some() { self.link.host.clone() } else { host.trim_matches(['[', ']']).to_owned() };
+        BrokerAddress { host, port: broker.port().unwrap_or(8883), ..self.link.clone() }
+    }
+
     /// Erases what the plans' histories no longer hold.
     pub async fn sweep(&self) -> Result<(), RetentionError> {
         retention::sweep(&self.db, &self.issuer, &self.store, self.clock.now_s()).await

@@ -45,8 +45,11 @@ pub struct DataDir {
 pub struct Endpoints {
     /// `https://…`: the API of section 3.6, and the embedded store.
     pub api: String,
-    /// `mqtts://…`
+    /// `mqtts://…`, for cameras.
     pub broker: String,
+    /// The broker's listener for the cloud, if it has one of its own.
+    #[serde(default)]
+    pub broker_cloud: Option<String>,
     /// `http://…`, on loopback.
     pub portal: String,
     /// The topics' prefix.
@@ -95,6 +98,17 @@ impl DataDir {
             return String::from_utf8(secret).map_err(|e| DataError::Damaged { path, why: e.to_string() });
         }
         let secret = new_secret();
+        write_private(&path, secret.as_bytes())?;
+        Ok(secret)
+    }
+
+    /// What tells this cloud's client ids at the broker from any that somebody could guess. Made if it is not there.
+    pub fn client_secret(&self) -> Result<String, DataError> {
+        let path = self.path("keys/client.secret");
+        if let Some(secret) = read_if_there(&path)? {
+            return String::from_utf8(secret).map_err(|e| DataError::Damaged { path, why: e.to_string() });
+        }
+        let secret = new_secret()[..16].to_owned();
         write_private(&path, secret.as_bytes())?;
         Ok(secret)
     }

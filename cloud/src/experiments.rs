@@ -279,7 +279,10 @@ impl Cloud {
     async fn reissue(self: &Arc<Self>, camera: DeviceId, lease: Lease, now: u64) -> Result<Value, ExperimentError> {
         let issuer = self.issuer.clone();
         let work = move |tx: &Transaction<'_>| {
-            find_camera(tx, &camera)?.ok_or_else(|| ActionError::NoCamera(camera.clone()))?;
+            let known = find_camera(tx, &camera)?.ok_or_else(|| ActionError::NoCamera(camera.clone()))?;
+            if known.reset {
+                return Err(ActionError::WasReset(camera.clone()));
+            }
             Ok(vec![issuer.reissue(tx, &camera, lease, now)?])
         };
         Ok(issued(&self.change(work, Vec::as_slice).await?))
@@ -289,8 +292,13 @@ impl Cloud {
         let issuer = self.issuer.clone();
         let work = move |tx: &Transaction<'_>| {
             issuer.keys.rotate(now)?;
-            let devices = issuer::devices(tx, None)?;
-            devices.iter().map(|device| Ok(issuer.reissue(tx, device, issuer.lease(now), now)?)).collect::<Result<Vec<_>, ActionError>>()
+            let mut issued = Vec::new();
+            for device in issuer::devices(tx, None)? {
+                if !issuer::camera(tx, &device)?.reset {
+                    issued.push(issuer.reissue(tx, &device, issuer.lease(now), now)?);
+                }
+            }
+            Ok(issued)
         };
         let mut done = issued(&self.change(work, Vec::as_slice).await?);
         done["kid"] = self.issuer.keys.current().signer.kid().into();
@@ -325,7 +333,7 @@ impl Cloud {
             let (issuer, id, account, now) = (self.issuer.clone(), device.clone(), account.to_owned(), self.clock.now_s());
             self.change(move |tx| issuer.add_camera(tx, &id, SIMULATED_MODEL, &account, now), |done| &done.issued).await?;
             let tls = self.link.tls.as_ref().map(|_| client_config(self.link.ca.as_bytes(), Some(&identity))).transpose()?;
-            let broker = BrokerAddress { client_id: device.to_string(), tls, ..self.link.clone() };
+            let broker = BrokerAddress { client_id: device.to_string(), tls, ..self.cameras_broker() };
             let (name, key) = self.issuer.keys.root();
             fleet.connect(device.clone(), &self.endpoints.prefix, RootKeys::from([(name.to_owned(), key)]), broker);
             devices.push(device);

@@ -18,7 +18,8 @@ use time::{Duration, OffsetDateTime};
 
 use crate::data_dir::{DataDir, DataError, read_if_there, write_private, write_public};
 
-/// The CN of care-cloud's own client certificate: the broker's ACL gives it every topic, so no camera may have this name.
+/// The CN of care-cloud's own client certificate, by which a broker's ACL knows it. An authority of its own signs it: no
+/// camera's certificate is worth anything on the broker's listener for the cloud.
 pub const CLOUD_NAME: &str = "care-cloud";
 
 /// What can go wrong with certificates.
@@ -62,11 +63,20 @@ pub struct Authority {
 impl Authority {
     /// Opens the authority under the data directory, or makes it.
     pub fn open(data: &DataDir) -> Result<Self, PkiError> {
-        let (ca_path, key_path) = (data.path("pki/ca.pem"), data.path("pki/ca.key"));
+        Self::named(data, "ca", "Care stand-in CA")
+    }
+
+    /// The one that signs nothing but care-cloud's own client certificate.
+    fn of_cloud(data: &DataDir) -> Result<Self, PkiError> {
+        Self::named(data, "cloud-ca", "Care stand-in CA for the cloud itself")
+    }
+
+    fn named(data: &DataDir, file: &str, common_name: &str) -> Result<Self, PkiError> {
+        let (ca_path, key_path) = (data.path(&format!("pki/{file}.pem")), data.path(&format!("pki/{file}.key")));
         if read_if_there(&key_path)?.is_none() {
             let key = KeyPair::generate()?;
             let mut params = CertificateParams::default();
-            params.distinguished_name = name("Care stand-in CA");
+            params.distinguished_name = name(common_name);
             params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
             params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
             validity(&mut params, 20 * 365);
@@ -91,7 +101,7 @@ pub struct Pki {
     pub ca: String,
     /// The server's certificate for API, store and broker.
     pub server: Identity,
-    /// care-cloud's own client certificate for the broker.
+    /// care-cloud's own client certificate for the broker, signed by the authority in `pki/cloud-ca.pem`.
     pub cloud: Identity,
 }
 
@@ -102,7 +112,7 @@ impl Pki {
         let mut server = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
         server.extend(names.iter().filter(|name| !["localhost", "127.0.0.1", "::1"].contains(&name.as_str())).cloned());
         let server = sign(&issuer, "care-cloud server", server, ExtendedKeyUsagePurpose::ServerAuth)?;
-        let cloud = sign(&issuer, CLOUD_NAME, vec![], ExtendedKeyUsagePurpose::ClientAuth)?;
+        let cloud = sign(&Authority::of_cloud(data)?.issuer, CLOUD_NAME, vec![], ExtendedKeyUsagePurpose::ClientAuth)?;
         for (file, identity) in [("server", &server), ("cloud", &cloud)] {
             write_public(&data.path(&format!("pki/{file}.pem")), identity.certificate.as_bytes())?;
             write_private(&data.path(&format!("pki/{file}.key")), identity.key.as_bytes())?;

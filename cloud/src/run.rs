@@ -19,7 +19,7 @@ use crate::{
     actions::ActionError,
     api,
     args::Run,
-    broker::{Broker, BrokerAddress, BrokerError, free_address},
+    broker::{Broker, BrokerAddress, BrokerError, Listeners, free_address},
     catalogue::Catalogue,
     client::Portal,
     clock::Clock,
@@ -111,8 +111,12 @@ impl Running {
         let issuer = Arc::new(open_issuer(&data, options.lease_s)?);
         let db = Db::open(&data.path("care.db"))?;
 
+        let mut broker_cloud = options.broker_cloud.clone();
         let (broker, broker_url, broker_address) = match &options.broker {
-            Some(url) => (None, url.clone(), external_broker(options, url, &pki)?),
+            Some(url) => {
+                let own = options.broker_cloud.as_ref().unwrap_or(url);
+                (None, url.clone(), external_broker(&data, options, own, &pki)?)
+            }
             None => {
                 let wanted = wanted(options.mqtt, MQTT_PORT, last_port(|e| &e.broker));
                 let strict = options.mqtt.is_some_and(|address| address.port() != 0);
@@ -123,23 +127,22 @@ impl Running {
                 }
                 let address = free_address(wanted, strict).map_err(refused)?;
                 let (starting, prefix) = (data.clone(), options.prefix.clone());
-                let broker =
-                    tokio::task::spawn_blocking(move || Broker::start(&starting, address, &prefix)).await.map_err(|_| DbError::Gone)??;
+                let own = own_listener(address).map_err(refused)?;
+                let listeners = Listeners { cameras: address, cloud: own };
+                let broker = tokio::task::spawn_blocking(move || Broker::start(&starting, listeners, &prefix))
+                    .await
+                    .map_err(|_| DbError::Gone)??;
                 let tls = client_config(pki.ca.as_bytes(), Some(&pki.cloud))?;
-                let connect = if address.ip().is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { address.ip() };
-                let link = BrokerAddress {
-                    client_id: client_id(options),
-                    host: connect.to_string(),
-                    port: address.port(),
-                    tls: Some(tls),
-                    ca: pki.ca.clone(),
-                };
+                let client_id = client_id(&data, options)?;
+                let link = BrokerAddress { client_id, host: own.ip().to_string(), port: own.port(), tls: Some(tls), ca: pki.ca.clone() };
+                broker_cloud = Some(format!("mqtts://{own}"));
                 (Some(broker), format!("mqtts://{host}:{}", address.port()), link)
             }
         };
         let endpoints = Endpoints {
             api: format!("https://{host}:{}", api_address.port()),
             broker: broker_url,
+            broker_cloud,
             portal: format!("http://{portal_address}"),
             prefix: options.prefix.clone(),
             store: options.s3.as_deref().and_then(|url| store_endpoint(url, options.s3_ca.as_deref())),
@@ -195,6 +198,7 @@ pub fn add_camera(data: &Path, device: &DeviceId, model: &str, account: &str, ou
         api: format!("https://127.0.0.1:{API_PORT}"),
         broker: format!("mqtts://127.0.0.1:{MQTT_PORT}"),
         portal: format!("http://127.0.0.1:{PORTAL_PORT}"),
+        broker_cloud: None,
         prefix: "care/v1".into(),
         store: None,
     });
@@ -318,9 +322,21 @@ async fn listen(
         .map_err(|source| SetupError::Listen { what, flag, address: wanted, source })
 }
 
-/// Several processes on one database need a name each, or the broker would let only one of them in.
-fn client_id(options: &Run) -> String {
-    options.instance.as_ref().map_or_else(|| CLOUD_NAME.to_owned(), |instance| format!("{CLOUD_NAME}-{instance}"))
+/// The cloud's own listener at the embedded broker: on loopback, whatever the cameras' is.
+fn own_listener(cameras: SocketAddr) -> std::io::Result<SocketAddr> {
+    // Held meanwhile, so that the two do not get one port.
+    let _held = std::net::TcpListener::bind(cameras)?;
+    free_address(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0), true)
+}
+
+/// A client id that is nobody else's: a colon is in no device id, and where a broker lets any client choose its id, nobody can
+/// guess the secret part. Several processes on one database need a name each, or the broker would let only one of them in.
+fn client_id(data: &DataDir, options: &Run) -> Result<String, DataError> {
+    let secret = data.client_secret()?;
+    Ok(match &options.instance {
+        Some(instance) => format!("{CLOUD_NAME}:{instance}:{secret}"),
+        None => format!("{CLOUD_NAME}:{secret}"),
+    })
 }
 
 /// Where cameras put their clips. A URL that is none is refused by the store itself.
@@ -331,7 +347,7 @@ fn store_endpoint(url: &str, ca: Option<&Path>) -> Option<StoreEndpoint> {
     Some(StoreEndpoint { host, ca: ca.map(|ca| std::path::absolute(ca).unwrap_or_else(|_| ca.to_owned())) })
 }
 
-fn external_broker(options: &Run, url: &str, pki: &Pki) -> Result<BrokerAddress, SetupError> {
+fn external_broker(data: &DataDir, options: &Run, url: &str, pki: &Pki) -> Result<BrokerAddress, SetupError> {
     let bad = |why| SetupError::BrokerUrl { url: url.to_owned(), why };
     let parsed = url::Url::parse(url).map_err(|_| bad("expected mqtts://host:port"))?;
     let host = parsed.host_str().ok_or_else(|| bad("it names no host"))?.trim_matches(['[', ']']).to_owned();
@@ -351,10 +367,11 @@ fn external_broker(options: &Run, url: &str, pki: &Pki) -> Result<BrokerAddress,
                 _ => return Err(bad("--broker-cert and --broker-key go together")),
             };
             let tls = client_config(ca.as_bytes(), Some(&identity))?;
-            Ok(BrokerAddress { client_id: client_id(options), host, port: parsed.port().unwrap_or(8883), tls: Some(tls), ca })
+            Ok(BrokerAddress { client_id: client_id(data, options)?, host, port: parsed.port().unwrap_or(8883), tls: Some(tls), ca })
         }
         "mqtt" if loopback => {
-            Ok(BrokerAddress { client_id: client_id(options), host, port: parsed.port().unwrap_or(1883), tls: None, ca: pki.ca.clone() })
+            let client_id = client_id(data, options)?;
+            Ok(BrokerAddress { client_id, host, port: parsed.port().unwrap_or(1883), tls: None, ca: pki.ca.clone() })
         }
         "mqtt" => Err(bad("mqtt:// is plaintext, for a loopback address only: use mqtts://")),
         _ => Err(bad("expected mqtts://host:port")),

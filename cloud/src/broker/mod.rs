@@ -1,8 +1,10 @@
-//! The embedded broker: Mosquitto as a child, with mutual TLS and an ACL by certificate name. A thread of its own starts
-//! it, restarts it when it dies, and stops it; the thread outlives every child, since the child dies with it.
+//! The embedded broker: Mosquitto as a child, on the files of `deploy/mosquitto`: mutual TLS, a listener for cameras and one
+//! for the cloud, an ACL for each. A thread of its own starts it, restarts it when it dies, and stops it; the thread outlives
+//! every child, since the child dies with it.
 
 mod address;
 mod death;
+mod deployed;
 
 use std::{
     fs,
@@ -24,10 +26,7 @@ pub use address::BrokerAddress;
 pub(crate) use death::die_now;
 pub use death::die_with_parent;
 
-use crate::{
-    data_dir::{DataDir, DataError, write_private},
-    pki::CLOUD_NAME,
-};
+use crate::data_dir::{DataDir, DataError};
 
 /// How long Mosquitto may take to listen.
 const READY_WITHIN: Duration = Duration::from_secs(10);
@@ -61,9 +60,18 @@ pub enum BrokerError {
     },
 }
 
+/// Where it listens, and for whom.
+#[derive(Debug, Clone, Copy)]
+pub struct Listeners {
+    /// For cameras.
+    pub cameras: SocketAddr,
+    /// For the cloud.
+    pub cloud: SocketAddr,
+}
+
 /// The running broker; dropping it stops Mosquitto.
 pub struct Broker {
-    address: SocketAddr,
+    listeners: Listeners,
     shared: Arc<Shared>,
     keeper: Mutex<Option<JoinHandle<()>>>,
 }
@@ -77,13 +85,12 @@ struct Shared {
 }
 
 impl Broker {
-    /// Writes the configuration for `address` and starts Mosquitto; returns once it listens.
-    pub fn start(data: &DataDir, address: SocketAddr, prefix: &str) -> Result<Self, BrokerError> {
+    /// Writes the configuration for these listeners and starts Mosquitto; returns once it listens.
+    pub fn start(data: &DataDir, listeners: Listeners, prefix: &str) -> Result<Self, BrokerError> {
         let program = find_mosquitto().ok_or(BrokerError::NoMosquitto)?;
         let config = data.path("broker/mosquitto.conf");
         let log = data.path("broker/mosquitto.log");
-        write_private(&data.path("broker/acl"), acl(prefix).as_bytes())?;
-        write_private(&config, configuration(data, address).as_bytes())?;
+        deployed::write(data, listeners, prefix)?;
         let start = move || {
             let log_file = fs::File::create(&log).map_err(|source| BrokerError::Start { program: log.clone(), source })?;
             let mut command = Command::new(&program);
@@ -103,17 +110,17 @@ impl Broker {
                 move || keep(&shared, &start)
             })
             .map_err(|source| BrokerError::Start { program: "a thread".into(), source })?;
-        let broker = Self { address, shared, keeper: Mutex::new(Some(keeper)) };
+        let broker = Self { listeners, shared, keeper: Mutex::new(Some(keeper)) };
         if !broker.wait_until_listening() {
             let log = fs::read_to_string(data.path("broker/mosquitto.log")).unwrap_or_else(|e| format!("(its log cannot be read: {e})"));
-            return Err(BrokerError::NotReady { address, within: READY_WITHIN, log });
+            return Err(BrokerError::NotReady { address: listeners.cameras, within: READY_WITHIN, log });
         }
         Ok(broker)
     }
 
-    /// Where it listens.
+    /// Where it listens for cameras.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.listeners.cameras
     }
 
     /// Stops it or starts it again, as the demo's outage does; returns once it is so.
@@ -139,7 +146,9 @@ impl Broker {
         while Instant::now() < deadline {
             // Somebody else may hold the port: only our child's listening counts.
             let ours = self.shared.lock().as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)));
-            if ours && TcpStream::connect_timeout(&self.address, Duration::from_millis(200)).is_ok() {
+            let Listeners { cameras, cloud } = self.listeners;
+            let listens = |address| TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_ok();
+            if ours && listens(cameras) && listens(cloud) {
                 return true;
             }
             std::thread::sleep(Duration::from_millis(10));
@@ -237,49 +246,4 @@ pub fn free_address(wanted: SocketAddr, strict: bool) -> std::io::Result<SocketA
         Err(_) if !strict => TcpListener::bind(SocketAddr::new(wanted.ip(), 0))?.local_addr(),
         Err(e) => Err(e),
     }
-}
-
-fn configuration(data: &DataDir, address: SocketAddr) -> String {
-    let path = |below: &str| data.path(below).display().to_string();
-    // `user root` only counts when started by root: then Mosquitto stays able to read keys that only root may read.
-    format!(
-        "# Written by care-cloud at every start.\n\
-         user root\n\
-         persistence true\n\
-         persistence_location {}/\n\
-         autosave_interval 10\n\
-         log_dest stderr\n\
-         log_type error\nlog_type warning\nlog_type notice\n\
-         set_tcp_nodelay true\n\
-         message_size_limit 262144\n\
-         acl_file {}\n\
-         listener {} {}\n\
-         allow_anonymous false\n\
-         require_certificate true\n\
-         use_identity_as_username true\n\
-         tls_version tlsv1.2\n\
-         cafile {}\ncertfile {}\nkeyfile {}\n",
-        path("broker"),
-        path("broker/acl"),
-        address.port(),
-        address.ip(),
-        path("pki/ca.pem"),
-        path("pki/server.pem"),
-        path("pki/server.key"),
-    )
-}
-
-/// A device reads its own topics and the keyset, and writes only what comes from a device (section 3.4).
-fn acl(prefix: &str) -> String {
-    format!(
-        "# Written by care-cloud at every start.\n\
-         user {CLOUD_NAME}\n\
-         topic readwrite {prefix}/#\n\
-         \n\
-         pattern read {prefix}/keyset\n\
-         pattern read {prefix}/%u/#\n\
-         pattern write {prefix}/%u/get\n\
-         pattern write {prefix}/%u/report\n\
-         pattern write {prefix}/%u/status\n"
-    )
 }

@@ -40,8 +40,14 @@ impl World {
         let dir = tempfile::tempdir().unwrap();
         let data = DataDir::open(dir.path()).unwrap();
         let origin = "https://127.0.0.1:8443";
-        let endpoints =
-            Endpoints { api: origin.into(), broker: String::new(), portal: String::new(), prefix: "care/v1".into(), store: None };
+        let endpoints = Endpoints {
+            api: origin.into(),
+            broker: String::new(),
+            broker_cloud: None,
+            portal: String::new(),
+            prefix: "care/v1".into(),
+            store: None,
+        };
         let issuer = Arc::new(Issuer { keys: Keys::open(&data, NOW).unwrap(), catalogue: Catalogue::built_in(), lease_s: 172_800 });
         let (db, store) = (Db::open(&data.path("care.db")).unwrap(), Store::embedded(&data, origin).unwrap());
         let nowhere = BrokerAddress { client_id: String::new(), host: String::new(), port: 0, tls: None, ca: String::new() };

@@ -34,9 +34,9 @@ async fn a_camera_gets_its_own_documents_verifiable_and_dated_and_nobody_elses()
     other.epoch = 1;
     let forged = Camera { id: "CAM-B".into(), ..Camera::add(&cloud, "CAM-A") };
     assert_eq!(forged.ask(&other).await.status(), 403);
-    // care-cloud's own certificate is no camera: it has no document.
-    let watcher = Camera::cloud_itself(&cloud);
-    assert_eq!(watcher.get("/v1/devices/care-cloud/entitlement").await.status(), 404);
+    // care-cloud's own certificate is no camera's: it comes from another authority.
+    let request = axum::http::Request::get("/v1/devices/care-cloud/entitlement").body(http_body_util::Full::default()).unwrap();
+    assert!(Camera::cloud_itself(&cloud).try_send(request).await.is_err());
 }
 
 #[tokio::test]
@@ -109,6 +109,76 @@ async fn a_new_owner_does_not_wait_for_the_pause_after_the_old_owners_clip() {
     assert_eq!(camera.ask(&Clip { epoch: 2, ..Clip::new(10) }).await.status(), 201);
     // What the old owner's camera still has to send is nobody's.
     assert_eq!(camera.ask(&Clip::new(10)).await.status(), 403);
+}
+
+/// Two clips of Free must keep five minutes apart, however they are asked for and in whatever order they come.
+#[tokio::test]
+async fn grants_that_are_asked_for_side_by_side_keep_the_pause() {
+    let cloud = Cloud::start().await;
+    let camera = Camera::add(&cloud, "CAM-A");
+    let ago = |seconds| Clip::new(100).started_ago(Duration::from_secs(seconds));
+    // Ten minutes full of clips, all asked for at once: two fit, at most.
+    let clips: Vec<_> = (0..20).map(|n| ago(1000 + 30 * n)).collect();
+    let answers = futures::future::join_all(clips.iter().map(|clip| camera.ask(clip))).await;
+    let granted: Vec<_> = clips.iter().zip(&answers).filter(|(_, answer)| answer.status() == 201).map(|(clip, _)| clip).collect();
+    assert!(answers.iter().all(|answer| [201, 402].contains(&answer.status().as_u16())));
+    assert!((1..=2).contains(&granted.len()), "{} of 20 were granted", granted.len());
+    for (n, one) in granted.iter().enumerate() {
+        for other in &granted[n + 1..] {
+            let apart = one.started_at.duration_since(other.started_at).abs();
+            assert!(apart.as_secs() >= 300 + 8, "{apart}");
+        }
+    }
+
+    // The later one is in the store, the earlier one comes after it: the same pause.
+    let later = ago(200);
+    let grant = camera.granted(&later).await;
+    assert_eq!(camera.put(&grant, later.body.clone()).await.status(), 200);
+    assert_eq!(camera.ask(&ago(200 + 8 + 299)).await.status(), 402);
+    assert_eq!(camera.ask(&ago(200 + 8 + 301)).await.status(), 201);
+}
+
+/// A grant that is not used for a minute holds no other clip off; should both arrive after all, the first one stays.
+#[tokio::test]
+async fn of_two_clips_too_close_together_that_arrive_both_the_first_is_kept() {
+    let cloud = Cloud::start().await;
+    let camera = Camera::add(&cloud, "CAM-A");
+    let (slow, quick) = (Clip::new(100).started_ago(Duration::from_secs(60)), Clip::new(100));
+    let grant = camera.granted(&slow).await;
+    assert_eq!(camera.ask(&quick).await.status(), 402);
+    let mut stream = camera.begin_put(&grant, slow.body.len(), &slow.body[..50]).await;
+    cloud.until("the store has what was sent", |s| s["transfers"][0]["received"] == 50).await;
+    let db = care_cloud::db::Db::open(&cloud.data().join("care.db")).unwrap();
+    db.read(|c| Ok(c.execute("UPDATE grants SET granted_at = granted_at - 61000000", [])?)).unwrap();
+    let grant = camera.granted(&quick).await;
+    assert_eq!(camera.put(&grant, quick.body.clone()).await.status(), 200);
+    stream.write_all(&slow.body[50..]).await.unwrap();
+    let mut answer = Vec::new();
+    drop(stream.read_to_end(&mut answer).await);
+    assert!(String::from_utf8_lossy(&answer).starts_with("HTTP/1.1 403"), "{}", String::from_utf8_lossy(&answer));
+    assert_eq!((stored_file(&cloud, &camera, &slow), cloud.state().await["clips_stored"].as_u64()), (None, Some(1)));
+}
+
+#[tokio::test]
+async fn a_clip_of_the_future_is_refused_as_its_own_fault() {
+    let cloud = Cloud::start().await;
+    let camera = Camera::add(&cloud, "CAM-A");
+    cloud.premium("CAM-A").await;
+    let ahead = |seconds: i64| {
+        let mut clip = Clip::new(100);
+        clip.started_at += jiff::SignedDuration::from_secs(seconds);
+        clip
+    };
+    // A camera's clock may be minutes ahead; not a day, and not a thousand times too large.
+    assert_eq!(camera.ask(&ahead(9 * 60)).await.status(), 201);
+    for seconds in [11 * 60, 86_400, 50 * 365 * 86_400] {
+        let answer = camera.ask(&ahead(seconds)).await;
+        assert_eq!(answer.status(), 422, "{seconds} s ahead");
+        assert!(String::from_utf8_lossy(answer.body()).contains("the clip begins at"), "{:?}", answer.body());
+    }
+    // It left nothing behind that a later clip would have to keep a pause from.
+    cloud.act(json!({ "action": "cancel", "camera": "CAM-A" })).await;
+    assert_eq!(camera.ask(&Clip::new(100).started_ago(Duration::from_secs(900))).await.status(), 201);
 }
 
 #[tokio::test]

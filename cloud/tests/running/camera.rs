@@ -21,6 +21,7 @@ use url::Url;
 
 use super::cloud::{Cloud, PATIENCE};
 
+#[derive(Clone)]
 pub struct Camera {
     pub id: String,
     pub endpoints: Endpoints,
@@ -42,12 +43,22 @@ impl Camera {
         Self { id: id.into(), endpoints: cloud.endpoints.clone(), tls }
     }
 
+    /// Under another client id, or at another listener of the broker, with the certificate it has.
+    pub fn posing_as(&self, id: &str, broker: &str) -> Self {
+        let mut posing = self.clone();
+        posing.id = id.into();
+        posing.endpoints.broker = broker.into();
+        posing
+    }
+
     /// care-cloud's own identity, which may read everything.
     pub fn cloud_itself(cloud: &Cloud) -> Self {
         let text = |name| std::fs::read_to_string(cloud.data().join("pki").join(name)).unwrap();
         let identity = Identity { certificate: text("cloud.pem"), key: text("cloud.key") };
         let tls = client_config(text("ca.pem").as_bytes(), Some(&identity)).unwrap();
-        Self { id: "watcher".into(), endpoints: cloud.endpoints.clone(), tls }
+        let mut endpoints = cloud.endpoints.clone();
+        endpoints.broker = endpoints.broker_cloud.clone().unwrap_or(endpoints.broker);
+        Self { id: "watcher".into(), endpoints, tls }
     }
 
     /// Somebody with no certificate.
@@ -195,6 +206,20 @@ impl Session {
             }
         };
         tokio::time::timeout(PATIENCE, end).await.expect("an acknowledgement, or the end");
+    }
+
+    /// The next message on any topic, unless the connection ends first.
+    pub async fn message_or_end(&mut self) -> Option<Publish> {
+        let coming = async {
+            loop {
+                match self.events.poll().await {
+                    Ok(Event::Incoming(Packet::Publish(publish))) => return Some(publish),
+                    Ok(_) => {}
+                    Err(_) => return None,
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, coming).await.expect("a message, or the end")
     }
 
     /// The next message on any topic.

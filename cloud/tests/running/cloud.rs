@@ -45,7 +45,8 @@ impl Cloud {
     pub async fn beside(first: &Self, name: &str) -> Self {
         let log = tempfile::tempdir().unwrap();
         std::os::unix::fs::symlink(first.data(), log.path().join("data")).unwrap();
-        let child = spawn(log.path(), &["--instance", name, "--broker", &first.endpoints.broker], &[]);
+        let own = first.endpoints.broker_cloud.as_deref().expect("the embedded broker has a listener for the cloud");
+        let child = spawn(log.path(), &["--instance", name, "--broker", &first.endpoints.broker, "--broker-cloud", own], &[]);
         let path = first.data().join("endpoints.json");
         let endpoints = until("the second process to say where it is", || async {
             let found: Endpoints = serde_json::from_slice(&std::fs::read(&path).ok()?).ok()?;

@@ -97,7 +97,7 @@ async fn what_is_secret_is_for_its_owner_only() {
             }
         }
     }
-    // CA, server, care-cloud, root, two to sign with, store, operator, camera.
-    assert_eq!(keys, 9);
+    // Two CAs, server, care-cloud, its client id, root, two to sign with, store, operator, camera.
+    assert_eq!(keys, 11);
     assert_eq!(mode(&cloud.data().join("demo-sign-in.json")), 0o600);
 }

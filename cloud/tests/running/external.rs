@@ -27,10 +27,11 @@ use super::{
     cloud::{Cloud, until},
 };
 
-/// A broker of somebody else's, under certificates of the cloud's authority.
+/// A broker of somebody else's, on the files of `deploy/`, under certificates of the cloud's authorities.
 struct ExternalBroker {
     child: Child,
-    url: String,
+    /// What `--broker` and the rest say of it.
+    flags: Vec<String>,
 }
 
 impl Drop for ExternalBroker {
@@ -39,57 +40,80 @@ impl Drop for ExternalBroker {
     }
 }
 
+fn deployed(file: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy").join(file);
+    std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+fn free_address() -> SocketAddr {
+    care_cloud::broker::free_address("127.0.0.1:0".parse().unwrap(), true).unwrap()
+}
+
 impl ExternalBroker {
-    /// Starts `program` with a configuration that `configure` writes for this address; returns once it listens.
-    async fn start(dir: &Path, program: &str, configure: impl Fn(&Path, SocketAddr) -> String) -> Self {
-        // Makes the authority and the server's certificate, as the cloud itself will.
-        Pki::open(&DataDir::open(&dir.join("data")).unwrap(), &[]).unwrap();
-        let address = care_cloud::broker::free_address("127.0.0.1:0".parse().unwrap(), true).unwrap();
-        let home = dir.join(program);
-        std::fs::create_dir(&home).unwrap();
-        let config = home.join("conf");
-        std::fs::write(&config, configure(dir, address)).unwrap();
+    /// Starts `program` on a configuration below `home`; returns once it listens there.
+    async fn start(program: &str, home: &Path, config: &str, address: SocketAddr, flags: Vec<String>) -> Self {
+        let path = home.join("conf");
+        std::fs::write(&path, config).unwrap();
         let log = std::fs::File::create(home.join("log")).unwrap();
         let mut command = Command::new(format!("/usr/sbin/{program}"));
-        command.arg("-c").arg(&config).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        command.arg("-c").arg(&path).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         let child =
             die_with_parent(&mut command).spawn().unwrap_or_else(|e| panic!("starting {program} (scripts/deps.sh installs it): {e}"));
-        let broker = Self { child, url: format!("mqtts://{address}") };
-        until("the broker to listen", || async { TcpStream::connect(address).ok() }).await;
+        let broker = Self { child, flags };
+        let said = || std::fs::read_to_string(home.join("log")).unwrap_or_default();
+        until(&format!("{program} to listen; {}", said()), || async { TcpStream::connect(address).ok() }).await;
         broker
     }
 
-    async fn mosquitto(dir: &Path) -> Self {
-        let configure = |dir: &Path, address: SocketAddr| {
-            let pki = dir.join("data/pki").display().to_string();
-            format!(
-                "user root\nlistener {} {}\nallow_anonymous true\nrequire_certificate true\n\
-                 cafile {pki}/ca.pem\ncertfile {pki}/server.pem\nkeyfile {pki}/server.key\n",
-                address.port(),
-                address.ip()
-            )
-        };
-        Self::start(dir, "mosquitto", configure).await
+    /// Makes the authorities and the server's certificate, as the cloud itself will, and a home for the broker; `pki/` and it.
+    fn prepare(dir: &Path, program: &str) -> (PathBuf, PathBuf) {
+        Pki::open(&DataDir::open(&dir.join("data")).unwrap(), &[]).unwrap();
+        let home = dir.join(program);
+        std::fs::create_dir(&home).unwrap();
+        (dir.join("data/pki"), home)
     }
 
-    /// MQTT in NATS needs JetStream, and JetStream a name for the server.
-    async fn nats(dir: &Path) -> Self {
-        let configure = |dir: &Path, address: SocketAddr| {
-            let (pki, store) = (dir.join("data/pki").display().to_string(), dir.join("jetstream").display().to_string());
-            format!(
-                "server_name: care\nlisten: \"127.0.0.1:-1\"\njetstream {{ store_dir: \"{store}\" }}\n\
-                 mqtt {{\n  listen: \"{address}\"\n  tls {{\n    ca_file: \"{pki}/ca.pem\"\n    cert_file: \"{pki}/server.pem\"\n\
-                 \x20   key_file: \"{pki}/server.key\"\n    verify: true\n  }}\n}}\n"
-            )
-        };
-        Self::start(dir, "nats-server", configure).await
+    async fn mosquitto(dir: &Path) -> Self {
+        let (pki, home) = Self::prepare(dir, "mosquitto");
+        for file in ["cameras.acl", "cloud.acl"] {
+            std::fs::write(home.join(file), deployed(&format!("mosquitto/{file}"))).unwrap();
+        }
+        let (cameras, cloud) = (free_address(), free_address());
+        let config = deployed("mosquitto/mosquitto.conf")
+            .replace("acl_file /etc/mosquitto/care", &format!("acl_file {}", home.display()))
+            .replace("/etc/mosquitto/care", &pki.display().to_string())
+            .replace("/var/lib/mosquitto", &home.display().to_string())
+            .replace("listener 8883", &format!("listener {} 127.0.0.1", cameras.port()))
+            .replace("listener 8884", &format!("listener {}", cloud.port()));
+        let flags = ["--broker", &format!("mqtts://{cameras}"), "--broker-cloud", &format!("mqtts://{cloud}")].map(str::to_owned);
+        Self::start("mosquitto", &home, &format!("user root\n{config}"), cameras, flags.into()).await
+    }
+
+    /// MQTT in NATS needs JetStream, and JetStream a name for the server. Every camera is a user.
+    async fn nats(dir: &Path, cameras: &[&str]) -> Self {
+        let (pki, home) = Self::prepare(dir, "nats-server");
+        let text = |file: &str| std::fs::read_to_string(pki.join(file)).unwrap();
+        std::fs::write(pki.join("authorities.pem"), text("ca.pem") + &text("cloud-ca.pem")).unwrap();
+        let users = deployed("nats/users.conf");
+        let (begin, end) = (users.find("  { user: \"CN=8006E5A1F0C2\"").unwrap(), users.rfind(']').unwrap());
+        let of_cameras: String = cameras.iter().map(|camera| users[begin..end].replace("8006E5A1F0C2", camera)).collect();
+        std::fs::write(home.join("users.conf"), format!("{}{of_cameras}{}", &users[..begin], &users[end..])).unwrap();
+        let address = free_address();
+        let config = deployed("nats/nats.conf")
+            .replace("/etc/nats/care", &pki.display().to_string())
+            .replace("/var/lib/nats", &home.display().to_string())
+            .replace("0.0.0.0:8883", &address.to_string())
+            .replace("127.0.0.1:4222", "127.0.0.1:-1");
+        let flags = ["--broker", &format!("mqtts://{address}")].map(str::to_owned);
+        Self::start("nats-server", &home, &config, address, flags.into()).await
     }
 }
 
 /// What a camera needs of any broker: the retained document, a newer one while it is connected, an answer to its `get`, and
 /// that its report arrives; and all of it again after care-cloud was killed.
 async fn carries_documents_and_reports(dir: tempfile::TempDir, broker: &ExternalBroker) {
-    let cloud = Cloud::start_with(dir, &["--broker", &broker.url], &[]).await;
+    let flags: Vec<_> = broker.flags.iter().map(String::as_str).collect();
+    let cloud = Cloud::start_with(dir, &flags, &[]).await;
     assert!(cloud.mosquitto().is_none(), "none of its own");
     let camera = Camera::add(&cloud, "CAM-A");
     cloud.until("the first document is at the broker", |s| !s["switches"][0]["acked_us"].is_null()).await;
@@ -112,9 +136,85 @@ async fn carries_documents_and_reports(dir: tempfile::TempDir, broker: &External
     assert!(refused.contains("external"), "{refused}");
 
     let dir = cloud.kill();
-    let cloud = Cloud::start_with(dir, &["--broker", &broker.url], &[]).await;
+    let cloud = Cloud::start_with(dir, &flags, &[]).await;
     cloud.act(json!({ "action": "cancel", "camera": "CAM-A" })).await;
     assert_eq!(session.entitlement_of(3).await["plan"], "free");
+    keeps_a_camera_to_its_own_topics(&cloud, &camera).await;
+}
+
+/// The files of `deploy/` let a camera read its own documents and the keyset, and write as itself only.
+async fn keeps_a_camera_to_its_own_topics(cloud: &Cloud, camera: &Camera) {
+    let other = Camera::add(cloud, "CAM-B");
+    cloud
+        .until("the other's document is at the broker", |s| s["switches"].as_array().unwrap().iter().all(|s| !s["acked_us"].is_null()))
+        .await;
+    let mut watcher = Camera::cloud_itself(cloud).mqtt(&["care/v1/+/report", "care/v1/+/status"]).await;
+    for filter in ["care/v1/CAM-B/entitlement", "care/v1/+/entitlement", "#"] {
+        // NATS ends the connection, Mosquitto grants what it then never serves.
+        let mut nosy = camera.mqtt(&[filter, "care/v1/keyset"]).await;
+        while let Some(message) = nosy.message_or_end().await {
+            assert!(!message.topic.contains("CAM-B"), "{filter} gave {}", message.topic);
+            if message.topic.ends_with("keyset") {
+                break;
+            }
+        }
+    }
+    for topic in
+        [other.topic("report"), other.topic("status"), other.topic("entitlement"), camera.topic("entitlement"), "care/v1/keyset".into()]
+    {
+        camera.mqtt(&[]).await.publish_last(&topic, true, "forged").await;
+    }
+    camera.mqtt(&[]).await.publish(&camera.topic("status"), true, "online").await;
+    loop {
+        let message = watcher.message().await;
+        assert_ne!(&message.payload[..], b"forged", "{}", message.topic);
+        if message.topic == camera.topic("status") && &message.payload[..] == b"online" {
+            break;
+        }
+    }
+    let mut reader = other.mqtt(&["care/v1/keyset", "care/v1/CAM-B/entitlement"]).await;
+    for _ in 0..2 {
+        assert_ne!(&reader.message().await.payload[..], b"forged");
+    }
+}
+
+/// JSON has no room for a header, so AWS IoT's policies are read here: a camera's grants what the contract needs and no more.
+#[test]
+fn the_aws_policy_grants_a_camera_its_own_client_id_and_its_own_topics() {
+    let statements = |file: &str| -> Vec<(String, String)> {
+        let policy: serde_json::Value = serde_json::from_str(&deployed(file)).unwrap();
+        assert_eq!(policy["Version"], "2012-10-17");
+        let list = |value: &serde_json::Value| match value {
+            serde_json::Value::Array(values) => values.iter().map(|value| value.as_str().unwrap().to_owned()).collect(),
+            value => vec![value.as_str().unwrap().to_owned()],
+        };
+        let mut granted = Vec::new();
+        for statement in policy["Statement"].as_array().unwrap() {
+            assert_eq!(statement["Effect"], "Allow");
+            for action in list(&statement["Action"]) {
+                for resource in list(&statement["Resource"]) {
+                    let (_, path) = resource.split_once(":123456789012:").unwrap();
+                    granted.push((action.clone(), path.replace("${iot:Certificate.Subject.CommonName}", "ID")));
+                }
+            }
+        }
+        granted.sort();
+        granted
+    };
+    let mut wanted = vec![("iot:Connect".to_owned(), "client/ID".to_owned())];
+    for leaf in ["get", "report", "status"] {
+        wanted.push(("iot:Publish".into(), format!("topic/care/v1/ID/{leaf}")));
+        wanted.push(("iot:RetainPublish".into(), format!("topic/care/v1/ID/{leaf}")));
+    }
+    for topic in ["keyset", "ID/entitlement", "ID/entitlement/answer"] {
+        wanted.push(("iot:Subscribe".into(), format!("topicfilter/care/v1/{topic}")));
+        wanted.push(("iot:Receive".into(), format!("topic/care/v1/{topic}")));
+    }
+    wanted.sort();
+    assert_eq!(statements("aws-iot/policy.json"), wanted);
+    let cloud = statements("aws-iot/cloud-policy.json");
+    assert!(cloud.contains(&("iot:Connect".into(), "client/care-cloud:*".into())), "{cloud:#?}");
+    assert!(cloud.iter().all(|(_, resource)| !resource.contains("ID")), "{cloud:#?}");
 }
 
 #[tokio::test]
@@ -127,7 +227,7 @@ async fn a_mosquitto_elsewhere_carries_everything() {
 #[tokio::test]
 async fn nats_with_jetstream_carries_everything() {
     let dir = tempfile::tempdir().unwrap();
-    let broker = ExternalBroker::nats(dir.path()).await;
+    let broker = ExternalBroker::nats(dir.path(), &["CAM-A", "CAM-B"]).await;
     carries_documents_and_reports(dir, &broker).await;
 }
 

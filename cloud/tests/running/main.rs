@@ -13,3 +13,4 @@ mod external;
 mod faq;
 mod outbox;
 mod portal;
+mod reset;

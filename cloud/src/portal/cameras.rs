@@ -53,7 +53,8 @@ struct Seats {
 /// A subscription that no camera's card shows.
 struct Apart {
     order: String,
-    what: String,
+    plan: String,
+    period: String,
     notice: Option<Notice>,
     cancellable: bool,
 }
@@ -108,7 +109,8 @@ fn apart(language: Language, zone: &TimeZone, subscription: &SubscriptionView) -
     let period = fill(&words.period, &[("from", &language.day(subscription.started_at, zone)), ("to", &until)]);
     Apart {
         order: subscription.order_id.clone(),
-        what: format!("{}, {cycle} · {period}", name_of(&words.plan, subscription.plan.as_str())),
+        plan: name_of(&words.plan, subscription.plan.as_str()),
+        period: format!("{cycle} · {period}"),
         notice: about(language, zone, subscription),
         cancellable: subscription.changes_here,
     }

@@ -146,7 +146,7 @@ impl Agent {
         let certificates = tls::Watch::new(certificate_files(&config));
         let peers = peers(&config, &clock)?;
         let api = peers.api.clone();
-        let broker_tls = config.broker.tls.as_ref().map(|files| tls::device_client(files, &clock)).transpose()?;
+        let broker_tls = broker_tls(&config, &clock)?;
 
         let conditions = Conditions::default();
         let (inputs, arrivals) = mpsc::unbounded_channel();
@@ -299,19 +299,16 @@ impl Agent {
                 Event::Message(Message { connection, topic, payload, retain, dup, received, delivery })
             }
             link::Event::Published { ticket } => Event::Published { ticket },
-            link::Event::Lost { connection, fault } => {
-                tracing::warn!(%fault, "not connected");
+            link::Event::Lost { connection, .. } => {
                 if connection.is_some() {
                     self.unacknowledged.clear();
                 }
                 Event::Lost(connection)
             }
-            link::Event::CloneSuspected => {
-                tracing::error!("another client seems to use this device's id; backing off");
-                return;
-            }
+            // The link has raised a condition.
+            link::Event::CloneSuspected => return,
             link::Event::SubscribeDeferred { for_ } => {
-                tracing::warn!(seconds = for_.as_secs(), "a message too large for this device; asking over HTTPS meanwhile");
+                tracing::info!(seconds = for_.as_secs(), "not subscribing for a while; asking over HTTPS meanwhile");
                 return;
             }
         };
@@ -445,7 +442,7 @@ impl Agent {
             Resource::Entitlement => format!("/v1/devices/{}/entitlement", self.config.device.id),
             Resource::Keyset => "/v1/keyset".to_owned(),
         };
-        let (api, clock, inputs) = (self.api.clone(), self.clock.clone(), self.inputs.clone());
+        let (api, clock, inputs, conditions) = (self.api.clone(), self.clock.clone(), self.inputs.clone(), self.conditions.clone());
         tokio::spawn(async move {
             let sent = clock.now().boot;
             let fetched = match http::get(&api, &path, link::MAX_PACKET, FETCH_TIMEOUT).await {
@@ -455,19 +452,20 @@ impl Agent {
                         clock.observe_date(date, sent);
                     }
                     tracing::debug!(path, status = answer.status, "asked");
+                    hear_api(&conditions, &api, &path, &answer);
                     match answer.status {
                         200 => Fetched::Found(answer.body),
                         404 => Fetched::Missing,
                         _ => Fetched::Declined,
                     }
                 }
-                Err(fault @ http::Fault::TooLarge { .. }) => {
-                    tracing::warn!(path, %fault, "asked");
-                    Fetched::Declined
-                }
                 Err(fault) => {
-                    tracing::warn!(path, %fault, "no answer");
-                    Fetched::Failed
+                    let sentence = format!("GET {path}: {fault}");
+                    conditions.raise_advising(Kind::ApiUnreachable, sentence, fault.advice());
+                    match fault {
+                        http::Fault::TooLarge { .. } => Fetched::Declined,
+                        _ => Fetched::Failed,
+                    }
                 }
             };
             // The control thread may be on its way down.
@@ -547,6 +545,7 @@ impl Agent {
         // The topics stay those of the start.
         self.config.broker.endpoint = config.broker.endpoint;
         self.config.broker.tls = config.broker.tls;
+        self.config.broker.alpn = config.broker.alpn;
         self.config.cloud = config.cloud;
         self.config.store = config.store;
         self.config.free = config.free;
@@ -558,7 +557,7 @@ impl Agent {
     fn connect_anew(&mut self, config: &Config) -> anyhow::Result<()> {
         let certificates = tls::Watch::new(certificate_files(config));
         let peers = peers(config, &self.clock)?;
-        let broker_tls = config.broker.tls.as_ref().map(|files| tls::device_client(files, &self.clock)).transpose()?;
+        let broker_tls = broker_tls(config, &self.clock)?;
         self.api = peers.api.clone();
         self.uploads.set_peers(peers);
         self.link.reload(config.broker.endpoint.clone(), broker_tls);
@@ -640,6 +639,18 @@ fn log(report: &Report) {
     );
 }
 
+/// What the API's answer says of the API.
+fn hear_api(conditions: &Conditions, api: &Origin, path: &str, answer: &http::Answer) {
+    let advice = match answer.status {
+        200 | 404 => return conditions.clear(Kind::ApiUnreachable),
+        401 | 403 => "Register this device's certificate with the cloud.",
+        429 => "The cloud asks for patience; the agent asks again every minute.",
+        _ => "See the API's own log.",
+    };
+    let peer = http::peer_name(&api.endpoint, answer.peer);
+    conditions.raise_advising(Kind::ApiUnreachable, format!("GET {path}: {peer} answers {}", answer.status), advice);
+}
+
 fn read_state(restored: store::Restored) -> Restored {
     match restored {
         store::Restored::Empty => Restored::Empty,
@@ -691,6 +702,11 @@ fn check_device(config: &Config) -> anyhow::Result<()> {
 fn certificate_files(config: &Config) -> impl Iterator<Item = &Path> {
     let ours = config.broker.tls.iter().chain(&config.cloud.tls).flat_map(tls::TlsFiles::paths);
     ours.chain(config.store.iter().flat_map(ClipStore::paths))
+}
+
+fn broker_tls(config: &Config, clock: &Clock) -> anyhow::Result<Option<tls::Client>> {
+    let client = config.broker.tls.as_ref().map(|files| tls::device_client(files, clock)).transpose()?;
+    Ok(client.map(|client| client.offering(config.broker.alpn.as_deref())))
 }
 
 fn peers(config: &Config, clock: &Clock) -> anyhow::Result<upload::Peers> {

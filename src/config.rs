@@ -162,6 +162,8 @@ pub struct Broker {
     pub endpoint: Endpoint,
     /// Absent exactly when the endpoint is plaintext.
     pub tls: Option<TlsFiles>,
+    /// The application protocol to offer (ALPN): `mqtt` on a shared port 443, `x-amzn-mqtt-ca` with AWS IoT Core.
+    pub alpn: Option<String>,
     /// `care/v1` by default.
     pub topic_prefix: String,
 }

@@ -1,6 +1,9 @@
 //! One small HTTP/1.1 client over sockets of our own: the agent must hold the socket to be able to cut it, and wants to
 //! say in which stage a call failed. The engine's polls ([`get`]) go through a plain [`Street`]; transfers go through the
-//! gate's door, which knows every socket and opens none under an old generation. One connection carries one request.
+//! gate's door, which knows every socket and opens none under an old generation. One connection carries one request. The
+//! link to the broker connects through here too ([`connect`]).
+
+mod race;
 
 use std::{
     error::Error as StdError,
@@ -33,14 +36,18 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
-use crate::{config::Endpoint, tls};
+use crate::{
+    config::Endpoint,
+    tls::{self, TlsFault},
+};
+
+pub use race::{Tried, Unreachable, Why};
+pub(crate) use race::{peer_name, tls_advice};
 
 /// How much of a request hyper may hold back, and how large an answer's head may be.
 const HYPER_BUFFER: usize = 32 * 1024;
 /// How much TLS may hold back.
 const TLS_BUFFER: usize = 64 * 1024;
-/// How long one of several addresses is tried before the next.
-const NEXT_ADDRESS: Duration = Duration::from_secs(5);
 /// How long a connection whose answer was read is given to close in good order.
 const CLOSING: Duration = Duration::from_millis(500);
 
@@ -102,31 +109,18 @@ impl fmt::Display for Stage {
 #[derive(Debug, Error)]
 pub enum Fault {
     /// The name has no address.
-    #[error("dns: looking up {host} failed: {source}; check the name and the camera's resolver")]
+    #[error("looking up {host}: {source}")]
     Dns {
         /// The name.
         host: String,
         /// What the resolver said.
         source: io::Error,
     },
-    /// No connection.
-    #[error("tcp: connecting to {address} failed: {source}; check the network and that the server listens")]
-    Tcp {
-        /// The last address tried.
-        address: SocketAddr,
-        /// What the kernel said.
-        source: io::Error,
-    },
-    /// No trust, or no TLS.
-    #[error("tls: the handshake with {host} failed: {reason}")]
-    Tls {
-        /// The server's name.
-        host: String,
-        /// What rustls or the peer said.
-        reason: String,
-    },
+    /// No address let us in.
+    #[error("{0}")]
+    Unreachable(Unreachable),
     /// The exchange broke.
-    #[error("http: the exchange with {host} failed: {reason}")]
+    #[error("the exchange with {host} failed: {reason}")]
     Http {
         /// The server's name.
         host: String,
@@ -134,7 +128,7 @@ pub enum Fault {
         reason: String,
     },
     /// Nothing happened for too long.
-    #[error("{stage}: {host} did not answer in time")]
+    #[error("{host} did not answer in time ({stage})")]
     Timeout {
         /// The stage it was in.
         stage: Stage,
@@ -142,7 +136,7 @@ pub enum Fault {
         host: String,
     },
     /// More than the caller takes.
-    #[error("http: the answer of {host} is larger than {limit} bytes")]
+    #[error("the answer of {host} is larger than {limit} bytes")]
     TooLarge {
         /// The server's name.
         host: String,
@@ -159,11 +153,21 @@ impl Fault {
     pub fn stage(&self) -> Option<Stage> {
         match self {
             Self::Dns { .. } => Some(Stage::Dns),
-            Self::Tcp { .. } => Some(Stage::Tcp),
-            Self::Tls { .. } => Some(Stage::Tls),
+            Self::Unreachable(unreachable) => Some(unreachable.stage()),
             Self::Http { .. } | Self::TooLarge { .. } => Some(Stage::Http),
             Self::Timeout { stage, .. } => Some(*stage),
             Self::Stale(_) => None,
+        }
+    }
+
+    /// What to do about it.
+    pub fn advice(&self) -> &'static str {
+        match self {
+            Self::Dns { .. } | Self::Timeout { stage: Stage::Dns, .. } => "Check the name, and the camera's name server.",
+            Self::Unreachable(unreachable) => unreachable.advice(),
+            Self::Timeout { .. } | Self::Http { .. } => "Check the server, and what stands between it and the camera.",
+            Self::TooLarge { .. } => "Check what the server sends: the answer is larger than any that this agent asks for.",
+            Self::Stale(_) => "Nothing: the plan has changed meanwhile.",
         }
     }
 }
@@ -174,9 +178,9 @@ impl Fault {
 pub struct Stale;
 
 /// What a call goes through on its way out.
-pub trait Door {
+pub trait Door: Sync {
     /// What holds one connection open.
-    type Pass: Pass;
+    type Pass: Pass + Send;
 
     /// Opens a socket and begins to connect it, without blocking.
     fn open(&self, address: SocketAddr) -> io::Result<(TcpStream, Self::Pass)>;
@@ -236,11 +240,11 @@ pub(crate) fn begin_connect(socket: &Socket, address: SocketAddr) -> io::Result<
 /// Asks `origin` for `path`. The answer may have `limit` bytes, and all of it may take `timeout`. Redirects are not followed.
 pub async fn get(origin: &Origin, path: &str, limit: usize, timeout: Duration) -> Result<Answer, Fault> {
     let deadline = Instant::now() + timeout;
-    let host = &origin.endpoint.host;
     let request = request("GET", &origin.endpoint, path, HeaderMap::new(), Empty::<Bytes>::new())?;
     let addresses = resolve(&origin.endpoint, deadline).await?;
     let line = connect(&Street, origin, &addresses, deadline).await?;
-    within(Stage::Http, host, deadline, line.send(request, limit)).await?
+    let host = line.host.clone();
+    within(Stage::Http, &host, deadline, line.send(request, limit)).await?
 }
 
 /// A request for `path` at `endpoint`; `headers` go out verbatim, `Host` and `Connection` are ours.
@@ -275,58 +279,25 @@ pub(crate) async fn resolve(endpoint: &Endpoint, deadline: Instant) -> Result<Ve
     Ok(addresses)
 }
 
-/// Connects to the first of `addresses` that answers, and does the TLS handshake where the endpoint asks for one.
+/// Connects to the first of `addresses` that answers ([`race`]), and does the TLS handshake where the endpoint asks for one.
+///
+/// # Errors
+/// [`Fault::Unreachable`] with every address and why it failed.
 pub async fn connect<D: Door>(door: &D, origin: &Origin, addresses: &[SocketAddr], deadline: Instant) -> Result<Line<D::Pass>, Fault> {
-    let host = &origin.endpoint.host;
-    let mut last = None;
-    for (i, address) in addresses.iter().enumerate() {
-        door.check()?;
-        let until = if i + 1 < addresses.len() { deadline.min(Instant::now() + NEXT_ADDRESS) } else { deadline };
-        match within(Stage::Tcp, host, until, tcp(door, *address)).await.and_then(|done| done) {
-            Ok((stream, pass)) => {
-                door.check()?;
-                let stream = within(Stage::Tls, host, deadline, tls(origin, stream)).await??;
-                door.check()?;
-                return Ok(Line { stream, pass, host: host.clone(), peer: *address });
-            }
-            Err(Fault::Stale(stale)) => return Err(stale.into()),
-            Err(fault) => last = Some(fault),
-        }
-    }
-    let nowhere = || Fault::Dns { host: host.clone(), source: io::ErrorKind::NotFound.into() };
-    Err(last.unwrap_or_else(nowhere))
+    race::race(door, origin, addresses, deadline).await
 }
 
-async fn tcp<D: Door>(door: &D, address: SocketAddr) -> Result<(TcpStream, D::Pass), Fault> {
-    let attempt = async {
-        let (stream, pass) = door.open(address)?;
-        stream.writable().await?;
-        if let Some(error) = stream.take_error()? {
-            return Err(error);
-        }
-        // A socket that was cut while connecting has no error left to show, and no peer.
-        stream.peer_addr()?;
-        Ok((stream, pass))
-    };
-    attempt.await.map_err(|source| match door.check() {
-        Err(stale) => stale.into(),
-        Ok(()) => Fault::Tcp { address, source },
-    })
-}
-
-async fn tls(origin: &Origin, stream: TcpStream) -> Result<Box<dyn Stream>, Fault> {
+async fn tls(origin: &Origin, stream: TcpStream) -> Result<Box<dyn Stream>, TlsFault> {
     if !origin.endpoint.tls {
         return Ok(Box::new(stream));
     }
-    let host = &origin.endpoint.host;
-    let fault = |reason: String| Fault::Tls { host: host.clone(), reason };
-    let client = origin.tls.as_ref().ok_or_else(|| fault("no TLS settings for this server".into()))?;
-    let name = ServerName::try_from(host.clone()).map_err(|error| fault(error.to_string()))?;
+    let client = origin.tls.as_ref().ok_or_else(|| TlsFault::Other("no TLS settings for this server".into()))?;
+    let name = ServerName::try_from(origin.endpoint.host.clone()).map_err(|error| TlsFault::Other(error.to_string()))?;
     let connector = TlsConnector::from(Arc::new(client.connection()));
     let handshake = connector.connect_with(name, stream, |session| session.set_buffer_limit(Some(TLS_BUFFER)));
     match handshake.await {
         Ok(stream) => Ok(Box::new(stream)),
-        Err(error) => Err(fault(tls::handshake_fault(&error).map_or_else(|| error.to_string(), |fault| fault.to_string()))),
+        Err(error) => Err(tls::handshake_fault(&error).unwrap_or_else(|| TlsFault::Other(error.to_string()))),
     }
 }
 
@@ -338,6 +309,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 pub struct Line<P> {
     stream: Box<dyn Stream>,
     pass: P,
+    /// [`peer_name`] of the other end.
     host: String,
     peer: SocketAddr,
 }
@@ -351,6 +323,16 @@ impl<P: Pass> Line<P> {
     /// The connection itself, for a caller with an HTTP of its own.
     pub fn into_stream(self) -> (Box<dyn Stream>, P) {
         (self.stream, self.pass)
+    }
+
+    /// Who is at the other end, for people: `host:port`, and the address.
+    pub fn peer_name(&self) -> &str {
+        &self.host
+    }
+
+    /// Who is at the other end.
+    pub fn peer(&self) -> SocketAddr {
+        self.peer
     }
 
     /// Sends the request and reads the answer, of at most `limit` bytes. Dropping the future drops the connection with

@@ -1,6 +1,8 @@
 //! `check-config`: every fault of the configuration and of the files it names; with `--connect` also whether the cloud can
 //! be reached with it, step by step, so that the step that fails names the one to look after.
 
+mod round_trip;
+
 use std::{
     fmt::Display,
     io::{self, Write},
@@ -9,7 +11,6 @@ use std::{
 };
 
 use anyhow::Context;
-use care_protocol::Topics;
 use tokio::runtime;
 
 use super::{Exit, refuse};
@@ -18,7 +19,6 @@ use crate::{
     config::{Config, Endpoint, TlsFiles},
     engine::Record,
     http::{self, Fault, Origin, Stage, Street},
-    link,
     store::{Restored, Store},
     tls,
 };
@@ -72,14 +72,20 @@ async fn reach(config: &Config, report: &mut Report<'_>) -> anyhow::Result<()> {
         let tls = files.as_ref().map(|files| tls::device_client(files, &clock)).transpose()?;
         Ok(Origin { endpoint: endpoint.clone(), tls })
     };
-    let broker = origin(&config.broker.endpoint, &config.broker.tls)?;
-    if stages("broker", &broker, report).await? {
-        mqtt(config, broker.tls.clone(), report).await?;
-    }
+    let mut broker = origin(&config.broker.endpoint, &config.broker.tls)?;
+    broker.tls = broker.tls.map(|tls| tls.offering(config.broker.alpn.as_deref()));
+    let found = match stages("broker", &broker, report).await? {
+        true => round_trip::connect(config, &broker, report).await?,
+        false => None,
+    };
 
     let cloud = origin(&config.cloud.endpoint, &config.cloud.tls)?;
-    if stages("cloud", &cloud, report).await? {
-        api(config, &cloud, report).await?;
+    let knows_us = match stages("cloud", &cloud, report).await? {
+        true => api(config, &cloud, report).await?,
+        false => None,
+    };
+    if let Some(found) = found {
+        report.step("broker round trip", round_trip::judge(config, &found, knows_us))?;
     }
     if let Some(store) = &config.store {
         let tls = tls::store_client(&store.ca, store.crl.as_deref(), &clock)?;
@@ -130,29 +136,12 @@ async fn stages(name: &str, origin: &Origin, report: &mut Report<'_>) -> io::Res
     }
 }
 
-/// CONNECT and SUBSCRIBE. A running agent keeps its connection: then another client id is used, which not every broker takes.
-async fn mqtt(config: &Config, tls: Option<tls::Client>, report: &mut Report<'_>) -> io::Result<()> {
-    let device = &config.device.id;
-    let running = Store::is_locked(&config.device.state_dir);
-    let client_id = if running { format!("{device}-check") } else { device.to_string() };
-    let topics = Topics::new(&config.broker.topic_prefix, device);
-    let probed = link::probe(&config.broker, tls, &topics, &client_id, !running, WITHIN).await;
-    report.step(
-        "broker MQTT",
-        match probed {
-            Ok(()) => Ok(format!("connected as {client_id}, and {} is granted", topics.entitlement())),
-            Err(fault) if running => Err(format!("{fault}; tried as {client_id} since the agent is running: stop it to try as {device}")),
-            Err(fault) => Err(fault.to_string()),
-        },
-    )
-}
-
-/// Whether the API knows this device, and what its clock says.
-async fn api(config: &Config, cloud: &Origin, report: &mut Report<'_>) -> io::Result<()> {
+/// Whether the API has an entitlement for this device, if it says; and what its clock says.
+async fn api(config: &Config, cloud: &Origin, report: &mut Report<'_>) -> io::Result<Option<bool>> {
     let path = format!("/v1/devices/{}/entitlement", config.device.id);
     let answer = match http::get(cloud, &path, ANSWER_MOST, WITHIN).await {
         Ok(answer) => answer,
-        Err(fault) => return report.step("API", Err::<&str, _>(fault)),
+        Err(fault) => return report.step("API", Err::<&str, _>(fault)).map(|()| None),
     };
     report.step(
         "API",
@@ -164,7 +153,12 @@ async fn api(config: &Config, cloud: &Origin, report: &mut Report<'_>) -> io::Re
         },
     )?;
     let system = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    report.step("clock", skew(system, answer.date))
+    report.step("clock", skew(system, answer.date))?;
+    Ok(match answer.status {
+        200 => Some(true),
+        404 => Some(false),
+        _ => None,
+    })
 }
 
 fn skew(system: Duration, cloud: Option<Duration>) -> Result<String, String> {

@@ -178,6 +178,12 @@ fn broker(section: Section, given: &mut GivenFiles, named: &mut impl FnMut(&str,
         _ => Some(None),
     };
     given.reported = endpoint.as_ref().is_some_and(|endpoint| endpoint.tls);
+    let plaintext = endpoint.as_ref().is_some_and(|endpoint| !endpoint.tls);
+    let alpn = match section.optional("alpn", |value| alpn(value, plaintext)) {
+        Some(alpn) => Some(Some(alpn.value)),
+        None if section.has("alpn") => None,
+        None => Some(None),
+    };
     let topic_prefix = section.or("topic_prefix", "care/v1".to_owned(), |value| {
         let prefix = text(value)?;
         let level = |level: &str| !level.is_empty() && !level.contains(['+', '#', '\0']);
@@ -188,7 +194,17 @@ fn broker(section: Section, given: &mut GivenFiles, named: &mut impl FnMut(&str,
         }
     });
     section.finish();
-    Some(Broker { endpoint: endpoint?, tls: tls?, topic_prefix: topic_prefix? })
+    Some(Broker { endpoint: endpoint?, tls: tls?, alpn: alpn?, topic_prefix: topic_prefix? })
+}
+
+/// The name of an application protocol (RFC 7301, section 3.1: 1 to 255 bytes).
+fn alpn(value: &Value<'_>, plaintext: bool) -> Result<String, Wrong> {
+    let right = "write \"mqtt\", or \"x-amzn-mqtt-ca\" for port 443 of AWS IoT Core";
+    match text(value)? {
+        _ if plaintext => Err(Wrong::new("stands beside an mqtt:// broker, and only TLS has ALPN", "remove it, or write mqtts:// in url")),
+        name if (1..=255).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic()) => Ok(name.to_owned()),
+        name => Err(Wrong::new(format!("{name:?} is not the name of an application protocol"), right)),
+    }
 }
 
 fn cloud(section: Section, broker: &GivenFiles, named: &mut impl FnMut(&str, &str, FileKind, &Placed<PathBuf>)) -> Option<Cloud> {

@@ -125,6 +125,15 @@ fn a_vendor_s_uploader_is_in_the_place_of_a_picture_not_beside_it() {
     assert_eq!(faults(&with("[uploader]\nsocket = \"unix:/run/u.sock\"\n[media]\nsource = \"test\"")), ["23 uploader.socket"]);
 }
 
+#[test]
+fn the_broker_may_share_its_port_by_alpn_but_only_over_tls() {
+    let alpn = "client_key = \"/device.key\"\nalpn = \"x-amzn-mqtt-ca\"";
+    let text = LEAST.replacen("client_key = \"/device.key\"", alpn, 1);
+    let config = Config::parse(&text, Path::new("config.toml")).unwrap();
+    assert_eq!(config.broker.alpn.as_deref(), Some("x-amzn-mqtt-ca"));
+    assert_eq!(faults(&text.replacen("mqtts://care.example", "mqtt://127.0.0.1", 1)), ["10 broker.alpn"]);
+}
+
 /// One wrong line each; the fault must name that line and key.
 #[test]
 fn a_wrong_value_is_found_where_it_stands() {
@@ -170,6 +179,9 @@ fn a_wrong_value_is_found_where_it_stands() {
         ("snapshots = false", "snapshots = false\n[store]\nca = \"webpki\"\nhosts = []", "24 store.hosts"),
         ("client_key = \"/device.key\"", "client_key = \"/device.key\"\ntopic_prefix = \"care/+\"", "10 broker.topic_prefix"),
         ("client_key = \"/device.key\"", "client_key = \"/device.key\"\ntopic_prefix = \"/care\"", "10 broker.topic_prefix"),
+        ("client_key = \"/device.key\"", "client_key = \"/device.key\"\nalpn = \"\"", "10 broker.alpn"),
+        ("client_key = \"/device.key\"", "client_key = \"/device.key\"\nalpn = \"mqtt, http/1.1\"", "10 broker.alpn"),
+        ("client_key = \"/device.key\"", "client_key = \"/device.key\"\nalpn = [\"mqtt\"]", "10 broker.alpn"),
     ];
     for (good, bad, expected) in cases {
         let text = LEAST.replacen(good, bad, 1);

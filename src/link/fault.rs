@@ -1,11 +1,15 @@
-//! Why the link is down, by stage and in words: rumqttc hides the reason three enums deep.
+//! Why the link is down: by stage, in words that name the peer, and with advice that fits.
 
 use std::{fmt, io};
 
-use rumqttc::{ConnectReturnCode, ConnectionError, StateError, mqttbytes};
+use rumqttc::{ConnectReturnCode, StateError};
 use thiserror::Error;
 
-use crate::tls::{TlsFault, handshake_fault};
+use super::wire::WireError;
+use crate::{
+    http,
+    tls::{TlsFault, handshake_fault},
+};
 
 /// How far a connection had come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -39,86 +43,109 @@ impl fmt::Display for Stage {
 
 /// Why there is no connection, or none any more.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("{stage}: {reason}")]
+#[error("{reason}")]
 pub struct LinkFault {
     /// How far the connection had come.
     pub stage: Stage,
-    /// What went wrong, for an operator.
+    /// What went wrong, with the peer's name: one sentence for an operator.
     pub reason: String,
+    /// What to do about it.
+    pub advice: &'static str,
 }
+
+/// What the broker's log tells better than ours.
+pub(super) const ASK_THE_BROKER: &str = "Read the broker's log for this device, and check what stands between it and the camera.";
+/// After a SUBSCRIBE or PUBLISH that the broker does not like.
+pub(super) const GIVE_RIGHTS: &str = "Let the broker's ACL or policy give this device its topics: subscribe to entitlement, entitlement/answer and keyset, publish to get, report and status.";
+/// After a PUBLISH that looks so: a clone that takes over in that very moment looks the same.
+pub(super) const GIVE_RIGHTS_OR_FIND_A_CLONE: &str = "Let the broker's ACL or policy give this device the right to publish to its topics get, report and status; if it has it, another client may use this device's id.";
 
 impl LinkFault {
     pub(super) fn new(stage: Stage, reason: impl Into<String>) -> Self {
-        Self { stage, reason: reason.into() }
+        Self { stage, reason: reason.into(), advice: ASK_THE_BROKER }
     }
 
-    /// What rumqttc reports of a connection that had `reached` this stage.
-    pub(super) fn from_rumqttc(error: &ConnectionError, reached: Stage) -> Self {
+    pub(super) fn advising(self, advice: &'static str) -> Self {
+        Self { advice, ..self }
+    }
+
+    /// No connection to the broker.
+    pub(super) fn from_http(fault: &http::Fault) -> Self {
+        let stage = match fault.stage() {
+            Some(http::Stage::Dns) => Stage::Dns,
+            Some(http::Stage::Tls) => Stage::Tls,
+            _ => Stage::Tcp,
+        };
+        Self::new(stage, fault.to_string()).advising(fault.advice())
+    }
+
+    /// The connection to `peer` ended, which had come as far as `reached`.
+    pub(super) fn from_wire(error: &WireError, reached: Stage, peer: &str) -> Self {
+        let session = |stage, what: fmt::Arguments<'_>| Self::new(stage, format!("connection to {peer}: {what}"));
         match error {
-            ConnectionError::ConnectionRefused(code) => Self::new(Stage::Connack, refusal(*code)),
-            ConnectionError::NotConnAck(packet) => {
-                Self::new(Stage::Connack, format!("the broker answered CONNECT with something else: {packet:?}"))
+            WireError::Refused(code) => {
+                let (words, advice) = refusal(*code);
+                Self::new(Stage::Connack, format!("CONNECT to {peer} was refused with {words}")).advising(advice)
             }
-            ConnectionError::Tls(rumqttc::TlsError::TLS(error)) => Self::new(Stage::Tls, TlsFault::from(error).to_string()),
-            ConnectionError::Tls(rumqttc::TlsError::Io(error)) => Self::from_io(error, Stage::Tls),
-            ConnectionError::Tls(error) => Self::new(Stage::Tls, error.to_string()),
-            // All other I/O errors come wrapped.
-            ConnectionError::Io(error) => Self::from_io(error, Stage::Tcp),
-            ConnectionError::FlushTimeout => Self::new(reached, "the broker no longer reads what we send"),
-            ConnectionError::MqttState(StateError::AwaitPingResp) => Self::new(reached, "the broker did not answer a ping"),
-            ConnectionError::MqttState(StateError::ConnectionAborted) => Self::new(reached, CLOSED),
-            ConnectionError::MqttState(StateError::CollisionTimeout) => Self::new(reached, "the broker did not acknowledge a publication"),
-            ConnectionError::MqttState(StateError::Deserialization(mqttbytes::Error::PayloadSizeLimitExceeded(size))) => {
-                Self::new(reached, format!("the broker sent a packet of {size} bytes, more than {}", super::MAX_PACKET))
+            WireError::NotConnAck(packet) => {
+                session(Stage::Connack, format_args!("the broker answered CONNECT with something else: {packet:?}"))
             }
-            other => match io_error(other) {
-                Some(error) => Self::from_io(error, reached),
-                None => Self::new(reached, other.to_string()),
+            WireError::TooLarge { bytes, topic } => {
+                let on = topic.as_ref().map_or_else(String::new, |topic| format!(" on {topic}"));
+                session(reached, format_args!("the broker sent a packet of {bytes} bytes{on}, more than {}", super::MAX_PACKET))
+            }
+            WireError::Packet(error) => session(reached, format_args!("what the broker sent is no MQTT 3.1.1: {error}")),
+            WireError::State(StateError::AwaitPingResp) => session(reached, format_args!("the broker did not answer a ping")),
+            WireError::State(StateError::CollisionTimeout) => {
+                session(reached, format_args!("the broker did not acknowledge a publication"))
+            }
+            // With TLS 1.3 a server turns down our certificate only after the handshake, as far as we see it.
+            WireError::Io(error) => match handshake_fault(error) {
+                Some(TlsFault::Closed) => session(reached, format_args!("{CLOSED}")),
+                Some(fault) => {
+                    let reason = format!("connecting to {peer}: TLS: {fault}");
+                    Self::new(Stage::Tls, reason).advising(http::tls_advice(&fault))
+                }
+                None => session(reached, format_args!("{error}")),
             },
-        }
-    }
-
-    /// An I/O error that may have a TLS error inside: with TLS 1.3 a server turns down our certificate only after the
-    /// handshake, as far as we see it.
-    fn from_io(error: &io::Error, reached: Stage) -> Self {
-        match handshake_fault(error) {
-            Some(TlsFault::Closed) if reached != Stage::Tls => Self::new(reached, CLOSED),
-            Some(fault) => Self::new(Stage::Tls, fault.to_string()),
-            None => Self::new(reached, error.to_string()),
+            WireError::Closed | WireError::WriteTimeout | WireError::State(_) => session(reached, format_args!("{error}")),
         }
     }
 }
 
 const CLOSED: &str = "the broker closed the connection";
 
-fn refusal(code: ConnectReturnCode) -> &'static str {
+fn refusal(code: ConnectReturnCode) -> (&'static str, &'static str) {
     match code {
-        ConnectReturnCode::Success => "refused with code 0",
-        ConnectReturnCode::RefusedProtocolVersion => "code 1: the broker speaks no MQTT 3.1.1",
-        ConnectReturnCode::BadClientId => "code 2: the broker does not accept this device id as client id",
-        ConnectReturnCode::ServiceUnavailable => "code 3: the broker is unavailable",
-        ConnectReturnCode::BadUserNamePassword => "code 4: the broker wants a user name and password",
-        ConnectReturnCode::NotAuthorized => "code 5: the broker does not authorize this device",
+        ConnectReturnCode::Success => ("code 0", ASK_THE_BROKER),
+        ConnectReturnCode::RefusedProtocolVersion => ("code 1: the broker speaks no MQTT 3.1.1", "Let the broker accept MQTT 3.1.1."),
+        ConnectReturnCode::BadClientId => (
+            "code 2: the broker does not accept this device id as client id",
+            "Let the broker accept the device id, which is the certificate's CN, as client id.",
+        ),
+        ConnectReturnCode::ServiceUnavailable => ("code 3: the broker is unavailable", ASK_THE_BROKER),
+        ConnectReturnCode::BadUserNamePassword => (
+            "code 4: the broker wants a user name and password",
+            "Let the broker take the client certificate for the user name (Mosquitto: use_identity_as_username).",
+        ),
+        ConnectReturnCode::NotAuthorized => (
+            "code 5: the broker does not authorize this device",
+            "Register this device's certificate with the broker, or let its policy allow CONNECT with the device id.",
+        ),
     }
 }
 
-fn io_error(error: &ConnectionError) -> Option<&io::Error> {
-    match error {
-        ConnectionError::Io(error)
-        | ConnectionError::Tls(rumqttc::TlsError::Io(error))
-        | ConnectionError::MqttState(StateError::Io(error) | StateError::Deserialization(mqttbytes::Error::Io(error))) => Some(error),
-        _ => None,
-    }
-}
-
-/// Whether the packet was too large for us: the connection is gone with it, since rumqttc cannot skip it (R884).
-pub(super) fn is_oversize(error: &ConnectionError) -> bool {
-    matches!(error, ConnectionError::MqttState(StateError::Deserialization(mqttbytes::Error::PayloadSizeLimitExceeded(_))))
+/// Whether the packet was too large for us: the connection is gone with it, since it cannot be skipped.
+pub(super) fn is_oversize(error: &WireError) -> bool {
+    matches!(error, WireError::TooLarge { .. })
 }
 
 /// Whether it was the broker that ended the connection.
-pub(super) fn is_closed(error: &ConnectionError) -> bool {
+pub(super) fn is_closed(error: &WireError) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
-    matches!(error, ConnectionError::MqttState(StateError::ConnectionAborted))
-        || io_error(error).is_some_and(|error| matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof))
+    match error {
+        WireError::Closed => true,
+        WireError::Io(error) => matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof),
+        _ => false,
+    }
 }

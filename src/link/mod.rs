@@ -22,10 +22,11 @@ mod backoff;
 mod fault;
 mod outbox;
 mod probe;
-mod progress;
 mod session;
 #[cfg(test)]
 mod tests;
+mod upon;
+mod wire;
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -34,7 +35,7 @@ use std::{
 
 use bytes::Bytes;
 use care_protocol::{DeviceId, Topic, Topics};
-use rumqttc::{AsyncClient, QoS};
+use rumqttc::{Disconnect, PubAck, Publish, QoS, Request};
 use tokio::{
     sync::{Notify, mpsc},
     task::JoinHandle,
@@ -42,7 +43,7 @@ use tokio::{
 
 pub use acks::Ack;
 pub use fault::{LinkFault, Stage};
-pub use probe::probe;
+pub use probe::{Found, probe};
 
 pub use crate::engine::Connection;
 
@@ -85,7 +86,7 @@ pub struct Settings {
     pub clone_backoff: Duration,
     /// How long not to subscribe after two packets that were too large: ten minutes. Looked at once a keep-alive.
     pub defer_subscribe: Duration,
-    /// After this many failures in a row rumqttc's client is made anew: 8.
+    /// After this many failures in a row what is in flight is forgotten and the wire made anew: 8.
     pub rebuild_after: u32,
 }
 
@@ -161,7 +162,8 @@ pub enum Event {
         /// Where and why.
         fault: LinkFault,
     },
-    /// Three connections in a row were closed soon after CONNACK: another client uses our id (scenario 55).
+    /// Three connections in a row were closed soon after CONNACK, and not upon something we had sent: another client uses
+    /// our id (scenario 55).
     CloneSuspected,
     /// Two packets in a row were too large: there is no subscription for this long, so documents must be polled for.
     SubscribeDeferred {
@@ -205,7 +207,7 @@ pub struct LinkStatus {
     pub dropped: u64,
     /// PUBLISHes not acknowledged yet.
     pub unacknowledged: usize,
-    /// How often rumqttc's client was made anew.
+    /// How often the wire was made anew.
     pub rebuilds: u32,
 }
 
@@ -340,12 +342,12 @@ enum Intent {
 
 #[derive(Debug)]
 struct Inner {
-    /// The way to rumqttc's event loop, while there is a connection.
-    client: Option<AsyncClient>,
+    /// The way to the wire, while there is a connection.
+    client: Option<mpsc::Sender<Request>>,
     window: AckWindow,
     outbox: Outbox,
     intent: Intent,
-    /// DISCONNECT was given to rumqttc: nothing may follow it.
+    /// DISCONNECT was given to the wire: nothing may follow it.
     disconnecting: bool,
     endpoint: config::Endpoint,
     tls: Option<tls::Client>,
@@ -361,24 +363,27 @@ impl Inner {
         self.pump();
     }
 
-    /// Gives rumqttc what may go out now, as far as its channel has room: PUBACKs, publications, a farewell. The channel
+    /// Gives the wire what may go out now, as far as its channel has room: PUBACKs, publications, a farewell. The channel
     /// wakes the task that polls. The task pumps again after every event, so nothing stays behind.
     fn pump(&mut self) {
         let Some(client) = self.client.as_ref().filter(|_| !self.disconnecting) else { return };
         while let Some(packet) = self.window.ready() {
-            if client.try_ack(&acknowledgeable(packet)).is_err() {
+            if client.try_send(Request::PubAck(PubAck::new(packet))).is_err() {
                 return;
             }
             self.window.sent();
         }
         if self.intent != Intent::Renew {
             while let Some(letter) = self.outbox.next() {
-                let Letter { ticket, topic, payload, retain } = letter;
-                if client.try_publish(topic.clone(), QoS::AtLeastOnce, retain, payload.clone()).is_err() {
-                    self.outbox.push_first(Letter { ticket, topic, payload, retain });
+                let Ok(room) = client.try_reserve() else {
+                    self.outbox.push_first(letter);
                     return;
-                }
-                self.outbox.handed(ticket);
+                };
+                let Letter { ticket, topic, payload, retain } = letter;
+                let mut publish = Publish::new(topic.clone(), QoS::AtLeastOnce, payload);
+                publish.retain = retain;
+                room.send(Request::Publish(publish));
+                self.outbox.handed(ticket, topic);
             }
         }
         let farewell = match self.intent {
@@ -386,7 +391,7 @@ impl Inner {
             Intent::Renew => true,
             Intent::Stop => self.outbox.queued() + self.outbox.outstanding() == 0,
         };
-        self.disconnecting = farewell && client.try_disconnect().is_ok();
+        self.disconnecting = farewell && client.try_send(Request::Disconnect(Disconnect)).is_ok();
     }
 
     fn report(&self) -> LinkStatus {
@@ -397,11 +402,4 @@ impl Inner {
             ..self.status.clone()
         }
     }
-}
-
-/// rumqttc acknowledges a `Publish`, of which it reads only these two fields.
-fn acknowledgeable(packet: u16) -> rumqttc::Publish {
-    let mut publish = rumqttc::Publish::new("", QoS::AtLeastOnce, Vec::new());
-    publish.pkid = packet;
-    publish
 }

@@ -16,10 +16,17 @@ pub(super) struct Letter {
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
     queue: VecDeque<Letter>,
-    /// Given to rumqttc, without a packet identifier yet; in order.
-    handed: VecDeque<Option<u64>>,
+    /// Given to the wire, without a packet identifier yet; in order.
+    handed: VecDeque<Handed>,
     /// Sent under a packet identifier.
-    sent: BTreeMap<u16, Option<u64>>,
+    sent: BTreeMap<u16, Handed>,
+}
+
+/// A letter that is on its way, without its payload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Handed {
+    ticket: Option<u64>,
+    topic: String,
 }
 
 impl Outbox {
@@ -50,23 +57,28 @@ impl Outbox {
         if self.outstanding() < Self::OUTSTANDING { self.queue.pop_front() } else { None }
     }
 
-    /// A letter was given to rumqttc.
-    pub(super) fn handed(&mut self, ticket: Option<u64>) {
-        self.handed.push_back(ticket);
+    /// A letter was given to the wire.
+    pub(super) fn handed(&mut self, ticket: Option<u64>, topic: String) {
+        self.handed.push_back(Handed { ticket, topic });
     }
 
-    /// rumqttc sent a PUBLISH under this identifier: the first that was handed, or one that it repeats.
+    /// The wire sent a PUBLISH under this identifier: the first that was handed, or one that it repeats.
     pub(super) fn sent(&mut self, packet: u16) {
         if !self.sent.contains_key(&packet) {
-            if let Some(ticket) = self.handed.pop_front() {
-                self.sent.insert(packet, ticket);
+            if let Some(handed) = self.handed.pop_front() {
+                self.sent.insert(packet, handed);
             }
         }
     }
 
+    /// The topic of what was sent under this identifier and is not acknowledged.
+    pub(super) fn topic(&self, packet: u16) -> Option<&str> {
+        self.sent.get(&packet).map(|handed| handed.topic.as_str())
+    }
+
     /// The broker acknowledged this identifier; its ticket, if it was an owner's letter.
     pub(super) fn acknowledged(&mut self, packet: u16) -> Option<u64> {
-        self.sent.remove(&packet).flatten()
+        self.sent.remove(&packet)?.ticket
     }
 
     /// The session is lost, and with it what was with the broker. What is queued stays.
@@ -95,7 +107,7 @@ mod tests {
     fn hand_all(outbox: &mut Outbox) -> Vec<u64> {
         std::iter::from_fn(|| {
             let ticket = outbox.next()?.ticket;
-            outbox.handed(ticket);
+            outbox.handed(ticket, "t".into());
             ticket
         })
         .collect()

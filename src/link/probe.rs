@@ -1,58 +1,111 @@
-//! One attempt, for `check-config --connect`: CONNECT, SUBSCRIBE, DISCONNECT. It publishes nothing, acknowledges nothing and
-//! has no last will, so that it changes nothing of what the broker holds for this device.
+//! A round trip, for `check-config --connect`: CONNECT, SUBSCRIBE, `get`, and the entitlement that comes back. What an ACL
+//! swallows shows only here: a SUBACK proves nothing. Nothing is acknowledged and there is no last will, so that the broker
+//! keeps for the agent what it holds for this device.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use care_protocol::Topics;
-use rumqttc::{AsyncClient, Event, MqttOptions, NetworkOptions, Packet, QoS, SubscribeFilter, TlsConfiguration, Transport};
-use tokio::time::timeout;
+use bytes::Bytes;
+use care_protocol::{Answer, Get, Topic, Topics};
+use rumqttc::{Disconnect, Event, Outgoing, Packet, Publish, QoS, Request, Subscribe, SubscribeFilter};
+use tokio::time::{Instant, timeout_at};
 
-use super::{LinkFault, MAX_PACKET, Stage, session::granted};
-use crate::{config::Broker, tls};
+use super::{
+    LinkFault, MAX_PACKET, Stage,
+    session::{filters, granted},
+    wire::{Options, Wire},
+};
+use crate::http::{self, Origin, Street};
 
-/// Connects and subscribes as the agent does. `client_id` is the device id, unless an agent is connected under it: a broker
-/// ends the older of two connections of the same id. `session` keeps the broker's session, which is only right under the
-/// device's own id.
+/// What came back.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Found {
+    /// The broker: `host:port`, and the address.
+    pub peer: String,
+    /// The token of the answer to our `get`.
+    pub answer: Option<Bytes>,
+    /// The retained entitlement.
+    pub copy: Option<Bytes>,
+    /// The retained keyset.
+    pub keyset: Option<Bytes>,
+}
+
+/// Connects and subscribes as the agent does, sends `get`, and waits for its answer; what is retained comes along.
+///
+/// `client_id` is the device id, unless an agent is connected under it: a broker ends the older of two connections of the
+/// same id. `session` keeps the broker's session, which is only right under the device's own id.
 ///
 /// # Errors
-/// The stage that failed; each may take `within`.
+/// The stage that failed. Looking up and connecting may take `within`; then the round trip may.
 pub async fn probe(
-    broker: &Broker,
-    tls: Option<tls::Client>,
+    origin: &Origin,
     topics: &Topics,
     client_id: &str,
     session: bool,
+    get: &Get,
     within: Duration,
-) -> Result<(), LinkFault> {
-    let mut options = MqttOptions::new(client_id, &broker.endpoint.host, broker.endpoint.port);
-    options.set_manual_acks(true).set_clean_session(!session).set_max_packet_size(MAX_PACKET, MAX_PACKET);
-    if let Some(tls) = tls {
-        options.set_transport(Transport::Tls(TlsConfiguration::Rustls(Arc::new(tls.connection()))));
-    }
-    let (client, mut eventloop) = AsyncClient::new(options, 10);
-    let mut network = NetworkOptions::new();
-    network.set_connection_timeout(within.as_secs().max(1));
-    eventloop.set_network_options(network);
-
-    let mut reached = Stage::Connack;
-    let attempt = async {
-        loop {
-            match eventloop.poll().await.map_err(|error| LinkFault::from_rumqttc(&error, reached))? {
-                Event::Incoming(Packet::ConnAck(_)) => {
-                    reached = Stage::Suback;
-                    let filters = [topics.entitlement(), topics.answer(), topics.keyset()];
-                    let filters = filters.map(|topic| SubscribeFilter::new(topic, QoS::AtLeastOnce));
-                    client.try_subscribe_many(filters).map_err(|error| LinkFault::new(reached, error.to_string()))?;
-                }
-                Event::Incoming(Packet::SubAck(suback)) => {
-                    granted(&suback)?;
-                    client.try_disconnect().map_err(|error| LinkFault::new(Stage::Session, error.to_string()))?;
-                }
-                Event::Outgoing(rumqttc::Outgoing::Disconnect) => return Ok(()),
-                _ => {}
-            }
-        }
+) -> Result<Found, LinkFault> {
+    let deadline = Instant::now() + within;
+    let from_http = |fault: http::Fault| LinkFault::from_http(&fault);
+    let addresses = http::resolve(&origin.endpoint, deadline).await.map_err(from_http)?;
+    let line = http::connect(&Street, origin, &addresses, deadline).await.map_err(from_http)?;
+    let peer = line.peer_name().to_owned();
+    let options = Options {
+        client_id: client_id.to_owned(),
+        keep_alive: Duration::from_secs(30),
+        last_will: None,
+        max_packet: MAX_PACKET,
+        inflight: 10,
+        write_timeout: within,
     };
-    let ended = timeout(2 * within, attempt).await;
-    ended.unwrap_or_else(|_| Err(LinkFault::new(reached, "the broker did not answer in time")))
+    let (client, mut wire) = Wire::new(options, 10);
+    let deadline = Instant::now() + within;
+    let (stream, _) = line.into_stream();
+    let silence = |stage| LinkFault::new(stage, format!("connection to {peer}: no answer within {} s", within.as_secs_f64()));
+    let connected = timeout_at(deadline, wire.connect(stream, !session)).await.map_err(|_| silence(Stage::Connack))?;
+    connected.map_err(|error| LinkFault::from_wire(&error, Stage::Connack, &peer))?;
+    wire.pending
+        .push_back(Request::Subscribe(Subscribe::new_many(filters(topics).map(|topic| SubscribeFilter::new(topic, QoS::AtLeastOnce)))));
+
+    let mut reached = Stage::Suback;
+    let mut found = Found { peer: peer.clone(), ..Found::default() };
+    loop {
+        let event = match timeout_at(deadline, wire.poll()).await {
+            Ok(Ok(event)) => event,
+            Ok(Err(error)) => {
+                let fault = LinkFault::from_wire(&error, reached, &peer);
+                let upon = if reached == Stage::Suback { filters(topics).join(", ") } else { topics.get() };
+                let verb = if reached == Stage::Suback { "SUBSCRIBE" } else { "PUBLISH" };
+                return Err(LinkFault { reason: format!("{}, upon {verb} to {upon}", fault.reason), ..fault });
+            }
+            Err(_) if reached == Stage::Suback => return Err(silence(Stage::Suback)),
+            Err(_) => break,
+        };
+        match event {
+            Event::Incoming(Packet::SubAck(suback)) => {
+                granted(&suback, topics, &peer)?;
+                reached = Stage::Session;
+                let payload = serde_json::to_vec(get).expect("plain data");
+                wire.pending.push_back(Request::Publish(Publish::new(topics.get(), QoS::AtLeastOnce, payload)));
+            }
+            Event::Incoming(Packet::Publish(Publish { topic, payload, .. })) => match topics.classify(&topic) {
+                Some(Topic::Answer) => {
+                    // Another's answer is none of ours.
+                    let answer = Answer::read(&payload).ok().filter(|answer| answer.nonce == get.nonce);
+                    if let Some(answer) = answer {
+                        found.answer = Some(answer.token.into());
+                        break;
+                    }
+                }
+                Some(Topic::Entitlement) => found.copy = Some(payload).filter(|payload| !payload.is_empty()),
+                Some(Topic::Keyset) => found.keyset = Some(payload).filter(|payload| !payload.is_empty()),
+                None => {}
+            },
+            _ => {}
+        }
+    }
+    // A farewell, so that the broker does not wait for a keep-alive; what comes of it matters no more.
+    let _ = client.try_send(Request::Disconnect(Disconnect));
+    let farewell = async { while !matches!(wire.poll().await, Ok(Event::Outgoing(Outgoing::Disconnect)) | Err(_)) {} };
+    let _ = tokio::time::timeout(Duration::from_secs(1), farewell).await;
+    Ok(found)
 }

@@ -1,33 +1,37 @@
-//! The task that alone polls rumqttc: connect, subscribe, hand on what arrives, find out that a connection is dead, clear
+//! The task that alone polls the wire: connect, subscribe, hand on what arrives, find out that a connection is dead, clear
 //! up after it, wait, and begin anew. Each guard stands against a trap known of rumqttc 0.25.1 (R123 = its issue 123).
 
 use std::{
-    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use care_protocol::Topics;
-use rumqttc::{
-    AsyncClient, ConnectionError, EventLoop, LastWill, MqttOptions, NetworkOptions, Outgoing, Packet, Publish, QoS, Request, SubAck,
-    Subscribe, SubscribeFilter, SubscribeReasonCode, TlsConfiguration, Transport,
-};
+use rumqttc::{LastWill, Outgoing, Packet, Publish, QoS, Request, SubAck, Subscribe, SubscribeFilter, SubscribeReasonCode};
 use tokio::{
     sync::mpsc,
-    time::{sleep, timeout},
+    time::{self, sleep, timeout, timeout_at},
 };
 
 use super::{
     Connection, Event, Inner, Intent, LinkFault, LinkState, MAX_PACKET, Settings, Shared, Stage,
     acks::AckWindow,
     backoff::Backoff,
-    fault::{is_closed, is_oversize},
+    fault::{GIVE_RIGHTS, GIVE_RIGHTS_OR_FIND_A_CLONE, is_closed, is_oversize},
     outbox::{Letter, Outbox},
-    progress::Progress,
+    upon::{Answered, Unanswered, Upon},
+    wire::{Options, Wire, WireError},
+};
+use crate::{
+    conditions::Kind,
+    http::{self, Origin, Street},
 };
 
-/// Requests on their way to rumqttc: PUBACKs mostly. More wait in the `AckWindow`.
+/// Requests on their way to the wire: PUBACKs mostly. More wait in the `AckWindow`.
 const REQUESTS: usize = 64;
+/// So many connections in a row that end in the same way are no accident.
+const CLOSED_UPON: u32 = 2;
+const CLONE: u32 = 3;
 
 pub(super) struct Session {
     settings: Settings,
@@ -36,15 +40,18 @@ pub(super) struct Session {
     events: mpsc::Sender<Event>,
     backoff: Backoff,
     random: fastrand::Rng,
-    progress: Arc<Progress>,
-    client: AsyncClient,
-    eventloop: EventLoop,
+    client: mpsc::Sender<Request>,
+    wire: Wire,
+    /// Who is at the other end, or was last, for people.
+    peer: String,
     /// The number of the last connection.
     connection: Connection,
     /// How many connections in a row ended with a packet that was too large.
     oversized: u32,
-    /// How many connections in a row the broker closed soon after CONNACK.
+    /// How many connections in a row the broker closed soon after CONNACK, for no reason that we know.
     closed_soon: u32,
+    /// What the broker closed the last connection upon, and how many in a row.
+    closed_upon: Option<(Upon, u32)>,
     /// No SUBSCRIBE before.
     defer_until: Option<Instant>,
     /// The next connection drops the session, and with it the packet that we cannot take.
@@ -61,13 +68,15 @@ enum End {
     /// The owner is gone.
     Orphaned,
     Closed(LinkFault),
+    /// No subscription.
+    Refused(LinkFault),
     Oversized(LinkFault),
     Failed(LinkFault),
 }
 
 impl End {
-    fn from_rumqttc(error: &ConnectionError) -> Self {
-        let fault = LinkFault::from_rumqttc(error, Stage::Session);
+    fn from_wire(error: &WireError, peer: &str) -> Self {
+        let fault = LinkFault::from_wire(error, Stage::Session, peer);
         match error {
             error if is_oversize(error) => Self::Oversized(fault),
             error if is_closed(error) => Self::Closed(fault),
@@ -83,26 +92,31 @@ struct Serving {
     subscribe: Option<u16>,
     /// Until when SUBACK must be there.
     suback_until: Option<Instant>,
+    /// When the connection has lasted long enough to be a good one; `None` once it has.
+    stable_at: Option<Instant>,
+    /// What the broker has not answered.
+    answered: Answered,
 }
 
 impl Session {
     pub(super) fn new(settings: Settings, topics: Topics, shared: Arc<Shared>, events: mpsc::Sender<Event>) -> Self {
         let mut random = fastrand::Rng::new();
         let backoff = Backoff::new(settings.backoff_first, settings.backoff_most, random.fork());
-        let (client, eventloop) = client(&settings, &topics);
+        let (client, wire) = wire(&settings, &topics);
         Self {
+            peer: settings.broker.endpoint.authority(),
             settings,
             topics,
             shared,
             events,
             backoff,
             random,
-            progress: Arc::default(),
             client,
-            eventloop,
+            wire,
             connection: Connection(0),
             oversized: 0,
             closed_soon: 0,
+            closed_upon: None,
             defer_until: None,
             clean_next: false,
             farewell_owed: false,
@@ -119,9 +133,9 @@ impl Session {
                 None => self.farewell_owed = farewell_owed,
                 Some(Err(fault)) => self.fail(None, fault, None).await,
                 Some(Ok(session_present)) => {
-                    let since = Instant::now();
-                    let end = self.serve(session_present).await;
-                    if self.finish(end, since).await {
+                    let mut serving = self.begin(session_present);
+                    let end = self.serve(session_present, &mut serving).await;
+                    if self.finish(end, serving).await {
                         return;
                     }
                 }
@@ -145,7 +159,7 @@ impl Session {
     /// One attempt, with whether the broker kept the session. `None` if `Link` wants something else meanwhile.
     async fn connect(&mut self) -> Option<Result<bool, LinkFault>> {
         let shared = self.shared.clone();
-        // Dropping an attempt is safe: rumqttc has no connection until CONNACK, and polls anew.
+        // Dropping an attempt is safe: the wire has no connection until CONNACK.
         tokio::select! {
             biased;
             () = shared.changed.notified() => None,
@@ -154,62 +168,39 @@ impl Session {
     }
 
     async fn attempt(&mut self) -> Result<bool, LinkFault> {
-        {
+        let tls = {
             let mut inner = self.shared.lock();
             inner.status.state = LinkState::Connecting;
             inner.status.next_attempt_in = None;
             if inner.endpoint != self.settings.broker.endpoint {
-                // Another broker: rumqttc's client has its address for good, and what was with the old one stays there.
+                // Another broker: what was with the old one stays there.
                 self.settings.broker.endpoint = inner.endpoint.clone();
-                (self.client, self.eventloop) = client(&self.settings, &self.topics);
+                (self.client, self.wire) = wire(&self.settings, &self.topics);
                 inner.outbox.forget_outstanding();
             }
-            let transport = match &inner.tls {
-                Some(tls) => Transport::tls_with_config(TlsConfiguration::Rustls(self.progress.watch(tls.connection()))),
-                None => Transport::Tcp,
-            };
-            self.eventloop.mqtt_options.set_transport(transport);
-        }
-        self.eventloop.mqtt_options.set_clean_session(self.clean_next);
-        self.resolve().await?;
-        self.progress.restart();
+            inner.tls.clone()
+        };
+        let origin = Origin { endpoint: self.settings.broker.endpoint.clone(), tls };
+        self.peer = origin.endpoint.authority();
         let limit = self.settings.connect_timeout;
-        match timeout(limit, self.eventloop.poll()).await {
-            Ok(Ok(rumqttc::Event::Incoming(Packet::ConnAck(connack)))) => Ok(connack.session_present && !self.clean_next),
-            Ok(Ok(other)) => Err(LinkFault::new(Stage::Connack, format!("rumqttc yielded {other:?} before CONNACK"))),
-            Ok(Err(ConnectionError::NetworkTimeout)) | Err(_) => Err(self.silence(limit)),
-            Ok(Err(error)) => Err(LinkFault::from_rumqttc(&error, self.stage())),
+        let addresses =
+            http::resolve(&origin.endpoint, time::Instant::now() + limit).await.map_err(|fault| LinkFault::from_http(&fault))?;
+        let deadline = time::Instant::now() + limit;
+        let line = http::connect(&Street, &origin, &addresses, deadline).await.map_err(|fault| LinkFault::from_http(&fault))?;
+        self.peer = line.peer_name().to_owned();
+        let (stream, _) = line.into_stream();
+        match timeout_at(deadline, self.wire.connect(stream, self.clean_next)).await {
+            Ok(Ok(session_present)) => Ok(session_present && !self.clean_next),
+            Ok(Err(error)) => Err(LinkFault::from_wire(&error, Stage::Connack, &self.peer)),
+            Err(_) => {
+                let reason = format!("CONNECT to {}: no answer from the broker within {} s", self.peer, limit.as_secs_f64());
+                Err(LinkFault::new(Stage::Connack, reason))
+            }
         }
-    }
-
-    /// Looks the broker up, on tokio's threads for what blocks. rumqttc does so again, and cannot tell DNS from TCP.
-    async fn resolve(&mut self) -> Result<(), LinkFault> {
-        let endpoint = &self.settings.broker.endpoint;
-        if endpoint.host.parse::<IpAddr>().is_ok() {
-            return Ok(());
-        }
-        let fault = |reason| Err(LinkFault::new(Stage::Dns, format!("cannot find the broker {}: {reason}", endpoint.host)));
-        match timeout(self.settings.connect_timeout, tokio::net::lookup_host((endpoint.host.as_str(), endpoint.port))).await {
-            Ok(Ok(mut found)) => match found.next() {
-                Some(_) => Ok(()),
-                None => fault("it has no address".to_owned()),
-            },
-            Ok(Err(error)) => fault(error.to_string()),
-            Err(_) => fault("no answer in time".to_owned()),
-        }
-    }
-
-    fn stage(&self) -> Stage {
-        self.progress.stage(self.settings.broker.endpoint.tls)
-    }
-
-    fn silence(&self, limit: Duration) -> LinkFault {
-        LinkFault::new(self.stage(), format!("no answer from the broker within {} s", limit.as_secs_f64()))
     }
 
     /// Serves a connection until it ends.
-    async fn serve(&mut self, session_present: bool) -> End {
-        let mut serving = self.begin(session_present);
+    async fn serve(&mut self, session_present: bool, serving: &mut Serving) -> End {
         if !self.emit(Event::Connected { connection: serving.connection, session_present }).await {
             return End::Orphaned;
         }
@@ -218,22 +209,26 @@ impl Session {
                 Some(until) => until.saturating_duration_since(Instant::now()).min(self.settings.watchdog),
                 None => self.settings.watchdog,
             };
-            // Whoever drops a `poll` halfway may lose a packet (R601). Here the connection goes with it.
-            match timeout(limit, self.eventloop.poll()).await {
+            // Whoever drops a `poll` halfway may lose a packet. Here the connection goes with it.
+            match timeout(limit, self.wire.poll()).await {
                 Ok(Ok(event)) => {
-                    if let Some(end) = self.handle(event, &mut serving).await {
+                    if let Some(end) = self.handle(event, serving).await {
                         return end;
                     }
                 }
-                Ok(Err(error)) => return End::from_rumqttc(&error),
+                Ok(Err(error)) => return End::from_wire(&error, &self.peer),
                 Err(_) if serving.suback_until.is_some_and(|until| until <= Instant::now()) => {
-                    let reason = format!("no SUBACK within {} s", self.settings.suback_timeout.as_secs_f64());
+                    let reason = format!("connection to {}: no SUBACK within {} s", self.peer, self.settings.suback_timeout.as_secs_f64());
                     return End::Failed(LinkFault::new(Stage::Suback, reason));
                 }
                 Err(_) => {
-                    let reason = format!("nothing moved for {} s", self.settings.watchdog.as_secs_f64());
+                    let reason = format!("connection to {}: nothing moved for {} s", self.peer, self.settings.watchdog.as_secs_f64());
                     return End::Failed(LinkFault::new(Stage::Session, reason));
                 }
+            }
+            if serving.stable_at.is_some_and(|at| at <= Instant::now()) {
+                serving.stable_at = None;
+                self.is_good();
             }
             if self.defer_until.is_some_and(|until| until <= Instant::now()) {
                 // A new connection, with a session that lasts, subscribes.
@@ -253,10 +248,9 @@ impl Session {
         if !deferred {
             self.defer_until = None;
             // Even with a resumed session: only SUBSCRIBE makes the broker send the retained document again (R250).
-            let filters = [self.topics.entitlement(), self.topics.answer(), self.topics.keyset()];
-            let filters = filters.map(|path| SubscribeFilter::new(path, QoS::AtLeastOnce));
+            let filters = filters(&self.topics).map(|path| SubscribeFilter::new(path, QoS::AtLeastOnce));
             // Before what a resumed session repeats: a cancel must not wait for it.
-            self.eventloop.pending.push_front(Request::Subscribe(Subscribe::new_many(filters)));
+            self.wire.pending.push_front(Request::Subscribe(Subscribe::new_many(filters)));
         }
         let mut inner = self.shared.lock();
         if !session_present {
@@ -272,25 +266,52 @@ impl Session {
             inner.outbox.open_with(Letter { ticket: None, topic, payload: b"online".to_vec(), retain: true });
         }
         inner.pump();
-        let suback_until = (!deferred).then(|| Instant::now() + self.settings.suback_timeout);
-        Serving { connection, subscribe: None, suback_until }
+        let now = Instant::now();
+        let suback_until = (!deferred).then(|| now + self.settings.suback_timeout);
+        drop(inner);
+        if deferred {
+            self.settings.conditions.clear(Kind::BrokerUnreachable);
+        }
+        let stable_at = Some(now + self.settings.stable_after);
+        Serving { connection, subscribe: None, suback_until, stable_at, answered: Answered::default() }
+    }
+
+    /// The connection has lasted: it is no clone's, and nothing that the broker sends is too large.
+    fn is_good(&mut self) {
+        self.closed_soon = 0;
+        if self.closed_upon.take().is_some_and(|(_, in_a_row)| in_a_row >= CLOSED_UPON) {
+            self.settings.conditions.clear(Kind::BrokerRights);
+        }
+        for over in [Kind::BrokerClone, Kind::BrokerMessageTooLarge] {
+            self.settings.conditions.clear(over);
+        }
     }
 
     async fn handle(&mut self, event: rumqttc::Event, serving: &mut Serving) -> Option<End> {
         use rumqttc::Event::{Incoming, Outgoing as Out};
         let connection = serving.connection;
+        serving.answered.note(&event, Instant::now());
         match event {
             Incoming(Packet::Publish(publish)) => self.deliver(publish, connection, true).await,
             Incoming(Packet::PubAck(puback)) => self.published(puback.pkid).await,
             Incoming(Packet::SubAck(suback)) if serving.subscribe == Some(suback.pkid) => {
                 serving.suback_until = None;
-                match granted(&suback) {
-                    Ok(()) => {
-                        self.shared.lock().status.state = LinkState::Subscribed;
-                        (!self.emit(Event::Subscribed { connection }).await).then_some(End::Orphaned)
+                let refused = refused(&suback, &self.topics);
+                match refused.is_empty() {
+                    // Rights to publish are missing as long as nothing else is known.
+                    true if matches!(self.closed_upon, Some((Upon::Publish(_), _))) => {}
+                    true => self.settings.conditions.clear(Kind::BrokerRights),
+                    false => {
+                        let sentence = format!("{} refuses the subscription to {}", self.peer, refused.join(", "));
+                        self.settings.conditions.raise(Kind::BrokerRights, sentence);
                     }
-                    Err(fault) => Some(End::Failed(fault)),
                 }
+                if let Err(fault) = granted(&suback, &self.topics, &self.peer) {
+                    return Some(End::Refused(fault));
+                }
+                self.settings.conditions.clear(Kind::BrokerUnreachable);
+                self.shared.lock().status.state = LinkState::Subscribed;
+                (!self.emit(Event::Subscribed { connection }).await).then_some(End::Orphaned)
             }
             Out(Outgoing::Publish(packet)) => {
                 self.shared.lock().outbox.sent(packet);
@@ -337,9 +358,9 @@ impl Session {
     }
 
     /// After a connection; whether the task ends with it.
-    async fn finish(&mut self, end: End, since: Instant) -> bool {
-        self.clear_up().await;
-        let stable = since.elapsed() >= self.settings.stable_after;
+    async fn finish(&mut self, end: End, mut serving: Serving) -> bool {
+        self.clear_up(&mut serving).await;
+        let stable = serving.stable_at.is_none_or(|at| at <= Instant::now());
         if stable {
             self.backoff.reset();
             self.closed_soon = 0;
@@ -349,6 +370,7 @@ impl Session {
         }
         if !matches!(end, End::Closed(_)) {
             self.closed_soon = 0;
+            self.closed_upon = None;
         }
         let connection = Some(self.connection);
         match end {
@@ -359,60 +381,126 @@ impl Session {
                 self.shared.lock().lost(&fault, self.backoff.failures());
                 self.emit(Event::Lost { connection, fault }).await;
             }
-            End::Failed(fault) => self.fail(connection, fault, None).await,
-            End::Oversized(fault) => {
-                self.oversized += 1;
-                let defer = self.oversized >= 2;
-                if defer {
-                    self.oversized = 0;
-                    self.clean_next = true;
-                    self.defer_until = Some(Instant::now() + self.settings.defer_subscribe);
-                    self.emit(Event::SubscribeDeferred { for_: self.settings.defer_subscribe }).await;
-                }
+            End::Failed(fault) => {
+                self.unreachable(&fault);
                 self.fail(connection, fault, None).await;
             }
-            End::Closed(fault) => {
-                if !stable {
-                    self.closed_soon += 1;
-                }
-                if self.closed_soon == 3 {
-                    self.emit(Event::CloneSuspected).await;
-                }
-                let away = self.settings.clone_backoff.mul_f64(0.5 + 0.5 * self.random.f64());
-                let delay = (self.closed_soon >= 3).then_some(away);
-                self.fail(connection, fault, delay).await;
+            // The subscription was refused: the condition is raised with the topics.
+            End::Refused(fault) => {
+                self.settings.conditions.clear(Kind::BrokerUnreachable);
+                self.fail(connection, fault, None).await;
             }
+            End::Oversized(fault) => self.oversized(fault).await,
+            End::Closed(fault) => match self.upon(&serving) {
+                Some(upon) => self.closed_upon(upon).await,
+                None => self.closed(fault, stable).await,
+            },
         }
         false
     }
 
-    /// What rumqttc leaves of a connection would turn up in the next one: see the order of the steps.
-    async fn clear_up(&mut self) {
-        // From here on nothing is given to rumqttc.
+    /// A packet was too large. Only a clean session makes the broker forget it.
+    async fn oversized(&mut self, fault: LinkFault) {
+        self.oversized += 1;
+        self.settings.conditions.raise(Kind::BrokerMessageTooLarge, &fault.reason);
+        if self.oversized >= 2 {
+            self.oversized = 0;
+            self.clean_next = true;
+            self.defer_until = Some(Instant::now() + self.settings.defer_subscribe);
+            self.emit(Event::SubscribeDeferred { for_: self.settings.defer_subscribe }).await;
+        }
+        self.fail(Some(self.connection), fault, None).await;
+    }
+
+    /// The broker closed the connection instead of answering what we sent.
+    async fn closed_upon(&mut self, upon: Upon) {
+        let in_a_row = match self.closed_upon.take() {
+            Some((last, times)) if last == upon => times + 1,
+            _ => 1,
+        };
+        let (stage, advice) = match upon {
+            Upon::Subscribe(_) => (Stage::Suback, GIVE_RIGHTS),
+            Upon::Publish(_) => (Stage::Session, GIVE_RIGHTS_OR_FIND_A_CLONE),
+        };
+        let reason = format!("connection to {}: the broker closed it upon {upon}", self.peer);
+        let fault = LinkFault::new(stage, reason).advising(advice);
+        if in_a_row >= CLOSED_UPON {
+            self.closed_soon = 0;
+            let sentence = format!("{} closes the connection upon {upon}", self.peer);
+            self.settings.conditions.raise_advising(Kind::BrokerRights, sentence, advice);
+            self.settings.conditions.clear(Kind::BrokerUnreachable);
+        } else {
+            self.unreachable(&fault);
+        }
+        self.closed_upon = Some((upon, in_a_row));
+        self.fail(Some(self.connection), fault, None).await;
+    }
+
+    /// The broker closed the connection for no reason that we know.
+    async fn closed(&mut self, fault: LinkFault, stable: bool) {
+        self.closed_upon = None;
+        if !stable {
+            self.closed_soon += 1;
+        }
+        if self.closed_soon == CLONE {
+            self.emit(Event::CloneSuspected).await;
+        }
+        let mut delay = None;
+        if self.closed_soon >= CLONE {
+            delay = Some(self.settings.clone_backoff.mul_f64(0.5 + 0.5 * self.random.f64()));
+            let soon = self.settings.stable_after.as_secs_f64();
+            let sentence = format!(
+                "another client seems to use this device's id: {} closed {} connections in a row within {soon} s, though it had answered everything",
+                self.peer, self.closed_soon
+            );
+            self.settings.conditions.raise(Kind::BrokerClone, sentence);
+            self.settings.conditions.clear(Kind::BrokerUnreachable);
+        } else {
+            self.unreachable(&fault);
+        }
+        self.fail(Some(self.connection), fault, delay).await;
+    }
+
+    /// What the broker closed this connection upon, if it was upon something.
+    fn upon(&self, serving: &Serving) -> Option<Upon> {
+        match serving.answered.first(Instant::now())? {
+            Unanswered::Subscribe => Some(Upon::Subscribe(filters(&self.topics).join(", "))),
+            Unanswered::Publish(packet) => self.shared.lock().outbox.topic(packet).map(|topic| Upon::Publish(topic.to_owned())),
+        }
+    }
+
+    fn unreachable(&self, fault: &LinkFault) {
+        self.settings.conditions.raise_advising(Kind::BrokerUnreachable, &fault.reason, fault.advice);
+    }
+
+    /// What is left of a connection would turn up in the next one: see the order of the steps.
+    async fn clear_up(&mut self, serving: &mut Serving) {
+        // From here on nothing is given to the wire.
         self.shared.lock().client = None;
-        // Our own timeouts end a connection without rumqttc's knowledge; after its own errors this finds nothing to do.
-        self.eventloop.clean();
+        // Our own timeouts end a connection without the wire's knowledge; after its own errors this finds nothing to do.
+        self.wire.clean();
         // A publication that waits for its identifier would block all others for ever (R1056, R1014). It is sent again
         // under a new one, before those that were still in the channel.
-        if let Some(mut waiting) = self.eventloop.state.collision.take() {
+        if let Some(mut waiting) = self.wire.state.collision.take() {
             waiting.pkid = 0;
-            let pending = &mut self.eventloop.pending;
+            let pending = &mut self.wire.pending;
             let unsent = |request: &Request| !matches!(request, Request::Publish(publish) if publish.pkid != 0);
             let place = pending.iter().position(unsent).unwrap_or(pending.len());
             pending.insert(place, Request::Publish(waiting));
         }
         // SUBSCRIBE, DISCONNECT and PUBREL belong to the old connection (R664).
-        self.eventloop.pending.retain(|request| matches!(request, Request::Publish(_)));
+        self.wire.pending.retain(|request| matches!(request, Request::Publish(_)));
         // What has an identifier was sent before, which its next copy must say (MQTT-3.3.1-1); rumqttc does not.
-        for request in &mut self.eventloop.pending {
+        for request in &mut self.wire.pending {
             if let Request::Publish(publish) = request {
                 publish.dup = publish.pkid != 0;
             }
         }
-        // What was read before the end: rumqttc would yield it after the next CONNACK, where its acknowledgement would hit
-        // another message. A cancel may be among it.
+        // What was read before the end would be yielded after the next CONNACK, where its acknowledgement would hit another
+        // message. A cancel may be among it.
         let connection = self.connection;
-        while let Some(event) = self.eventloop.state.events.pop_front() {
+        while let Some(event) = self.wire.state.events.pop_front() {
+            serving.answered.note(&event, Instant::now());
             match event {
                 rumqttc::Event::Incoming(Packet::Publish(publish)) => drop(self.deliver(publish, connection, false).await),
                 rumqttc::Event::Incoming(Packet::PubAck(puback)) => drop(self.published(puback.pkid).await),
@@ -426,7 +514,7 @@ impl Session {
     async fn fail(&mut self, connection: Option<Connection>, fault: LinkFault, delay: Option<Duration>) {
         let delay = self.backoff.next().max(delay.unwrap_or_default());
         let failures = self.backoff.failures();
-        // The owner tells of the fault itself, at its own level.
+        // A condition tells of it; this is for whoever counts attempts.
         tracing::debug!(stage = %fault.stage, reason = fault.reason, failures, ?delay, "no connection to the broker");
         {
             let mut inner = self.shared.lock();
@@ -435,7 +523,7 @@ impl Session {
         }
         self.emit(Event::Lost { connection, fault }).await;
         if self.settings.rebuild_after != 0 && failures % self.settings.rebuild_after == 0 {
-            (self.client, self.eventloop) = client(&self.settings, &self.topics);
+            (self.client, self.wire) = wire(&self.settings, &self.topics);
             let mut inner = self.shared.lock();
             inner.outbox.forget_outstanding();
             inner.status.rebuilds += 1;
@@ -474,37 +562,40 @@ impl Inner {
     }
 }
 
+/// The topics of this device, in the order in which they are subscribed to.
+pub(super) fn filters(topics: &Topics) -> [String; 3] {
+    [topics.entitlement(), topics.answer(), topics.keyset()]
+}
+
 /// Whether SUBACK grants `entitlement`, the first filter; with QoS 0 too (scenario 57).
-pub(super) fn granted(suback: &SubAck) -> Result<(), LinkFault> {
-    for (name, code) in ["entitlement/answer", "keyset"].into_iter().zip(suback.return_codes.iter().skip(1)) {
-        if *code == SubscribeReasonCode::Failure {
-            tracing::warn!(topic = name, "the broker refuses a subscription");
-        }
-    }
+pub(super) fn granted(suback: &SubAck, topics: &Topics, peer: &str) -> Result<(), LinkFault> {
     match suback.return_codes.first() {
         Some(SubscribeReasonCode::Success(_)) => Ok(()),
-        _ => Err(LinkFault::new(Stage::Suback, "the broker refuses the subscription to entitlement; check its ACL")),
+        _ => {
+            let reason = format!("{peer} refuses the subscription to {}", topics.entitlement());
+            Err(LinkFault::new(Stage::Suback, reason).advising(GIVE_RIGHTS))
+        }
     }
 }
 
-/// rumqttc's client as this link uses it. The transport and the clean-session flag are set at each attempt.
-fn client(settings: &Settings, topics: &Topics) -> (AsyncClient, EventLoop) {
-    let endpoint = &settings.broker.endpoint;
-    let mut options = MqttOptions::new(settings.device.as_str(), &endpoint.host, endpoint.port);
-    let keep_alive = Duration::from_secs(settings.keep_alive.as_secs().max(1));
-    options
-        .set_keep_alive(keep_alive)
-        .set_manual_acks(true)
-        .set_max_packet_size(MAX_PACKET, MAX_PACKET)
-        .set_inflight(INFLIGHT)
-        .set_last_will(LastWill::new(topics.status(), "offline", QoS::AtLeastOnce, true));
-    let mut network = NetworkOptions::new();
-    // With Nagle a command and its answer take 40 ms instead of one.
-    network.set_tcp_nodelay(true);
-    network.set_connection_timeout(settings.connect_timeout.as_secs().max(1));
-    let (client, mut eventloop) = AsyncClient::new(options, REQUESTS);
-    eventloop.set_network_options(network);
-    (client, eventloop)
+/// The topics that SUBACK refuses.
+pub(super) fn refused(suback: &SubAck, topics: &Topics) -> Vec<String> {
+    let codes = suback.return_codes.iter();
+    let refused = filters(topics).into_iter().zip(codes).filter(|(_, code)| **code == SubscribeReasonCode::Failure);
+    refused.map(|(topic, _)| topic).collect()
+}
+
+/// The wire as this link uses it.
+fn wire(settings: &Settings, topics: &Topics) -> (mpsc::Sender<Request>, Wire) {
+    let options = Options {
+        client_id: settings.device.to_string(),
+        keep_alive: Duration::from_secs(settings.keep_alive.as_secs().max(1)),
+        last_will: Some(LastWill::new(topics.status(), "offline", QoS::AtLeastOnce, true)),
+        max_packet: MAX_PACKET,
+        inflight: INFLIGHT,
+        write_timeout: settings.connect_timeout,
+    };
+    Wire::new(options, REQUESTS)
 }
 
 /// Packet identifiers: far more than are ever outstanding, so that they hardly collide.

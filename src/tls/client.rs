@@ -41,6 +41,13 @@ impl Client {
         Self { config: unresumed(config), mutual: Some(verifier) }
     }
 
+    /// The same, offering this application protocol (ALPN, RFC 7301): some brokers share port 443 with others by it.
+    pub fn offering(self, alpn: Option<&str>) -> Self {
+        let mut config = (*self.config).clone();
+        config.alpn_protocols = alpn.map(|protocol| protocol.as_bytes().to_vec()).into_iter().collect();
+        Self { config: Arc::new(config), ..self }
+    }
+
     /// The configuration of one connection, and of no other: it remembers what the server has asked.
     pub fn connection(&self) -> ClientConfig {
         let mut config = (*self.config).clone();

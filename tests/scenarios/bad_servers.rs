@@ -331,8 +331,8 @@ async fn s63_no_bad_server_is_told_a_byte_as_broker_or_as_api() {
         let mut agent = Agent::new(&pki, DEVICE, addr, &format!("https://{addr}"));
         agent.config.crl = Some(crl.clone());
         agent.start();
-        let broker = |line: &str| line.contains("not connected") && line.contains("TLS: ") && has(line, words);
-        let api = |line: &str| line.contains("no answer") && line.contains("tls: ") && has(line, words);
+        let broker = |line: &str| line.contains("broker_unreachable") && line.contains("TLS: ") && has(line, words);
+        let api = |line: &str| line.contains("api_unreachable") && line.contains("TLS: ") && has(line, words);
         agent.logged(0, &format!("the broker with {name}"), broker).await;
         agent.logged(0, &format!("the API with {name}"), api).await;
         assert_eq!(running.told(), None, "{name}");
@@ -424,7 +424,7 @@ async fn s63_a_clip_waits_while_its_store_is_not_to_be_trusted() {
     until("the clock to be confirmed", PATIENCE, || (world.cloud.entitlement_gets() > 0).then_some(())).await;
     world.move_until("a grant request", |cloud| (!cloud.asked.is_empty()).then_some(())).await;
     for (_, words) in &cases {
-        world.agent.logged(0, words, |line| line.contains("clip not sent") && line.contains("tls: ") && line.contains(words)).await;
+        world.agent.logged(0, words, |line| line.contains("clip not sent") && line.contains("TLS: ") && line.contains(words)).await;
     }
     let stored = store.stored(1).await;
     assert!(!stored.body.is_empty());
@@ -449,7 +449,7 @@ async fn s63_an_api_not_yet_valid_is_refused_once_the_clock_is_confirmed() {
     let seen = world.agent.log().len();
     // A lost connection asks at once.
     world.wire.cut().await;
-    world.agent.logged(seen, "an API of the future", |line| line.contains("no answer") && line.contains("not valid before")).await;
+    world.agent.logged(seen, "an API of the future", |line| line.contains("api_unreachable") && line.contains("not valid before")).await;
     let seen = impostor.seen();
     assert!(seen.told.is_empty() && seen.handshakes == 0, "{seen:?}");
 }

@@ -11,6 +11,7 @@ use care_tests::{
     issuer::{Document, Draft, PREMIUM},
     pki::Pki,
     scripted::{Peer, Scripted},
+    status::Status,
     wait::{PATIENCE, until},
     world::DEVICE,
 };
@@ -115,7 +116,7 @@ async fn s53_a_half_open_connection_is_found_within_two_keep_alives() {
     silent.send(Packet::PubAck(PubAck::new(get.pkid))).await;
     let (fell_silent, seen) = (Instant::now(), agent.log().len());
     // Neither read nor answered from here on, and not closed.
-    until("it to be found", 2 * KEEP_ALIVE + PATIENCE, || agent.log().find(seen, |line| line.contains("not connected"))).await;
+    until("it to be found", 2 * KEEP_ALIVE + PATIENCE, || agent.log().find(seen, |line| line.contains("did not answer a ping"))).await;
     let found = fell_silent.elapsed();
     assert!(found > KEEP_ALIVE / 2, "given up after {found:?}, before anything could be missed");
     broker.subscribed(true).await;
@@ -129,16 +130,14 @@ async fn s54_a_broker_that_never_answers_connect_or_subscribe_is_left_and_tried_
     agent.start();
     let mut silent = broker.accept().await;
     assert!(matches!(silent.next().await, Packet::Connect(_)));
-    let logged = |stage: &'static str| {
-        let log = agent.log().clone();
-        until(format!("the log to name {stage}"), Duration::from_secs(60), move || {
-            log.find(0, |line| line.contains("not connected") && line.contains(&format!("{stage}: no ")))
-        })
+    let named = async |words: &str| {
+        let named = |status: &Status| super::condition(status, "broker_unreachable").is_some_and(|sentence| sentence.contains(words));
+        agent.status_within(words, Duration::from_secs(60), named).await;
     };
-    logged("CONNACK").await;
+    named("CONNECT to ").await;
     let mut silent = broker.connected(false).await;
     assert!(matches!(silent.next().await, Packet::Subscribe(_)));
-    logged("SUBACK").await;
+    named("no SUBACK within 20 s").await;
     broker.subscribed(false).await;
     agent.assert_running();
 }
@@ -149,11 +148,70 @@ async fn s55_another_client_with_this_id_is_suspected_after_three_closes_and_not
     let (_pki, broker, _cloud, mut agent) = stage().await;
     agent.start();
     for _ in 0..3 {
-        drop(broker.subscribed(false).await);
+        // Everything is answered when the other client takes over.
+        let mut peer = broker.subscribed(false).await;
+        let get = peer.publish_to("/get").await;
+        peer.send(Packet::PubAck(PubAck::new(get.pkid))).await;
     }
+    let status = agent.status("the clone", |status| super::condition(status, "broker_clone").is_some()).await;
+    assert_eq!(super::condition(&status, "broker_rights"), None);
     agent.logged(0, "the clone", |line| line.contains("another client seems to use this device's id")).await;
     assert!(broker.quiet_for(Duration::from_secs(15)).await, "it came back at once");
     agent.assert_running();
+}
+
+/// AWS IoT Core and NATS close instead of answering what a policy does not allow. What it was is named, and it is no clone.
+#[tokio::test]
+async fn a_broker_that_closes_upon_subscribe_is_named_as_that_with_the_topics() {
+    let (_pki, broker, _cloud, mut agent) = stage().await;
+    agent.start();
+    for _ in 0..4 {
+        let mut peer = broker.connected(false).await;
+        assert!(matches!(peer.next().await, Packet::Subscribe(_)));
+    }
+    let status = agent.status("the missing right", |status| super::condition(status, "broker_rights").is_some()).await;
+    let sentence = super::condition(&status, "broker_rights").unwrap();
+    assert!(sentence.contains("SUBSCRIBE") && sentence.contains(ENTITLEMENT) && sentence.contains(&broker.addr.to_string()), "{sentence}");
+    assert_eq!((super::condition(&status, "broker_clone"), super::condition(&status, "broker_unreachable")), (None, None));
+    assert_eq!(agent.log().count("another client"), 0);
+    assert!(agent.log().count("broker_rights") <= 2, "{:?}", agent.log().all());
+    // The right is given.
+    let _peer = broker.subscribed(false).await;
+    agent.status("it to be over", |status| super::condition(status, "broker_rights").is_none()).await;
+}
+
+/// The same for a PUBLISH: the subscription is granted, what the broker closes upon is `get`.
+#[tokio::test]
+async fn a_broker_that_closes_upon_publish_is_named_as_that_with_the_topic() {
+    let (_pki, broker, _cloud, mut agent) = stage().await;
+    agent.start();
+    for _ in 0..4 {
+        let mut peer = broker.subscribed(false).await;
+        peer.publish_to("/get").await;
+    }
+    let status = agent.status("the missing right", |status| super::condition(status, "broker_rights").is_some()).await;
+    let sentence = super::condition(&status, "broker_rights").unwrap();
+    assert!(sentence.contains("PUBLISH to care/v1/8006E5A1F0C2/get"), "{sentence}");
+    assert_eq!(super::condition(&status, "broker_clone"), None);
+}
+
+/// `x-amzn-mqtt-ca` is how AWS IoT Core tells MQTT from HTTPS on port 443.
+#[tokio::test]
+async fn the_protocol_of_a_shared_port_is_offered_by_agent_and_check() {
+    let pki = Pki::new();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let nobody = care_tests::broker::reserve_port();
+    let mut agent = Agent::new(&pki, DEVICE, listener.local_addr().unwrap(), &format!("https://{}", nobody.1));
+    agent.config.broker_alpn = Some("x-amzn-mqtt-ca".into());
+    let offered = async || -> Vec<Vec<u8>> {
+        let (socket, _) = tokio::time::timeout(PATIENCE, listener.accept()).await.unwrap().unwrap();
+        let hello = tokio_rustls::LazyConfigAcceptor::new(rustls::server::Acceptor::default(), socket).await.unwrap();
+        hello.client_hello().alpn().map(|names| names.map(<[u8]>::to_vec).collect()).unwrap_or_default()
+    };
+    agent.write_config();
+    let (_, checked) = tokio::join!(agent.command(&["check-config", "--connect"]), offered());
+    agent.start();
+    assert_eq!((checked, offered().await), (vec![b"x-amzn-mqtt-ca".to_vec()], vec![b"x-amzn-mqtt-ca".to_vec()]));
 }
 
 /// Quality of service 0 at most, nothing retained: `get` brings the document, and a cancel without asking.

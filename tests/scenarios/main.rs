@@ -1,6 +1,7 @@
 //! The scenarios: one test for each, named by its number.
 
 mod account;
+mod addresses;
 mod attack;
 mod bad_servers;
 mod brokers;
@@ -17,8 +18,16 @@ mod plan_changes;
 mod power;
 mod real_input;
 mod restart;
+mod round_trip;
 mod secrets;
 mod soak;
 mod spool;
 mod time;
 mod wires;
+
+/// What the status says of this condition, if it holds.
+fn condition(status: &care_tests::status::Status, name: &str) -> Option<String> {
+    let conditions = status.0["conditions"].as_array()?;
+    let found = conditions.iter().find(|condition| condition["name"] == name)?;
+    found["sentence"].as_str().map(ToOwned::to_owned)
+}

@@ -85,7 +85,7 @@ async fn on_the_way_in(phase: Phase, fault: Fault) {
         // Nobody on the other side sees who finds nobody.
         let alone = phase == Phase::Tcp
             && match fault {
-                Fault::Refused => log.find(seen, |line| line.contains("not connected") && line.contains("refused")).is_some(),
+                Fault::Refused => log.find(seen, |line| line.contains("broker_unreachable") && line.contains("refused")).is_some(),
                 Fault::Blackhole => unanswered_syn(port),
                 _ => false,
             };

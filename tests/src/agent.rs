@@ -49,6 +49,8 @@ pub struct ConfigFile {
     pub state_dir: PathBuf,
     /// Broker URL.
     pub broker: String,
+    /// `[broker] alpn`.
+    pub broker_alpn: Option<String>,
     /// Cloud URL.
     pub cloud: String,
     /// `ca` of the broker, and of the cloud with it.
@@ -88,9 +90,10 @@ impl ConfigFile {
     pub fn text(&self) -> String {
         let quoted = |path: &Path| toml_string(&path.display().to_string());
         let crl = self.crl.as_ref().map_or_else(String::new, |crl| format!("crl = {}\n", quoted(crl)));
+        let alpn = self.broker_alpn.as_ref().map_or_else(String::new, |alpn| format!("alpn = {}\n", toml_string(alpn)));
         let mut text = format!(
             "[device]\nid = {}\nmodel = \"KC420WS\"\nstate_dir = {}\n\n\
-             [broker]\nurl = {}\nca = {}\nclient_cert = {}\nclient_key = {}\n{crl}\n\
+             [broker]\nurl = {}\nca = {}\nclient_cert = {}\nclient_key = {}\n{crl}{alpn}\n\
              [cloud]\nurl = {}\n\n\
              [trust]\nissuer = \"{ISSUER}\"\nroot_keys = {{ \"{ROOT_KID}\" = {} }}\nmin_keyset_version = {}\n\n",
             toml_string(&self.device),
@@ -185,6 +188,7 @@ impl Agent {
             device: device.to_owned(),
             state_dir,
             broker: format!("mqtts://{broker}"),
+            broker_alpn: None,
             cloud: cloud.to_owned(),
             ca: path.join("ca.pem"),
             crl: None,

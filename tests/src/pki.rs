@@ -116,7 +116,7 @@ impl Authority {
 
     /// A server's identity for loopback, also as an emulated guest sees it.
     pub fn server(&self) -> Identity {
-        self.sign(server_params(&["localhost", "127.0.0.1", crate::guest::HOST]))
+        self.sign(server_params(&["localhost", "127.0.0.1", crate::guest::HOST, crate::resolver::NAME]))
     }
 
     /// An identity from any parameters.

@@ -31,6 +31,12 @@ pub struct Resolver {
 impl Resolver {
     /// Answers every question for an address with 127.0.0.1.
     pub async fn start() -> Self {
+        Self::naming(&[Ipv4Addr::LOCALHOST.into()]).await
+    }
+
+    /// Answers every question for an address with these.
+    pub async fn naming(addresses: &[IpAddr]) -> Self {
+        let addresses: Addresses = addresses.into();
         // Any address of 127/8 is ours; two tests hardly choose the same.
         let [_, a, b, c, ..] = *uuid::Uuid::new_v4().as_bytes();
         let ip = Ipv4Addr::new(127, a | 0x80, b, c.clamp(1, 254));
@@ -39,11 +45,11 @@ impl Resolver {
         let ip = IpAddr::from(ip);
         let (fault, state) = watch::channel((None, 0));
         let mut tasks = JoinSet::new();
-        tasks.spawn(serve_udp(udp, fault.clone()));
+        tasks.spawn(serve_udp(udp, fault.clone(), addresses.clone()));
         tasks.spawn(async move {
             let mut conversations = JoinSet::new();
             while let Ok((stream, _)) = tcp.accept().await {
-                conversations.spawn(serve_tcp(stream, state.clone()));
+                conversations.spawn(serve_tcp(stream, state.clone(), addresses.clone()));
             }
         });
         Self { ip, fault, _tasks: tasks }
@@ -66,7 +72,7 @@ impl Resolver {
     }
 }
 
-async fn serve_udp(socket: Arc<UdpSocket>, state: watch::Sender<(Option<Fault>, usize)>) {
+async fn serve_udp(socket: Arc<UdpSocket>, state: watch::Sender<(Option<Fault>, usize)>, addresses: Addresses) {
     let mut question = [0; 512];
     loop {
         // An answer to somebody who has gone comes back as an error here.
@@ -77,12 +83,12 @@ async fn serve_udp(socket: Arc<UdpSocket>, state: watch::Sender<(Option<Fault>, 
             state.send_modify(|(_, bitten)| *bitten += 1);
         }
         // What a fault delays must not delay the next question.
-        tokio::spawn(answer_udp(socket.clone(), from, question, fault));
+        tokio::spawn(answer_udp(socket.clone(), from, question, fault, addresses.clone()));
     }
 }
 
-async fn answer_udp(socket: Arc<UdpSocket>, to: SocketAddr, question: Vec<u8>, fault: Option<Fault>) {
-    let Some(good) = answer(&question) else { return };
+async fn answer_udp(socket: Arc<UdpSocket>, to: SocketAddr, question: Vec<u8>, fault: Option<Fault>, addresses: Addresses) {
+    let Some(good) = answer(&question, &addresses) else { return };
     let sent = match fault {
         None => good,
         Some(Fault::Latency) => {
@@ -104,7 +110,7 @@ async fn answer_udp(socket: Arc<UdpSocket>, to: SocketAddr, question: Vec<u8>, f
     let _ = socket.send_to(&sent, to).await;
 }
 
-async fn serve_tcp(mut stream: TcpStream, state: watch::Receiver<(Option<Fault>, usize)>) {
+async fn serve_tcp(mut stream: TcpStream, state: watch::Receiver<(Option<Fault>, usize)>, addresses: Addresses) {
     let fault = state.borrow().0;
     if fault == Some(Fault::Reset) {
         let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
@@ -117,7 +123,7 @@ async fn serve_tcp(mut stream: TcpStream, state: watch::Receiver<(Option<Fault>,
         if stream.read_exact(&mut question).await.is_err() {
             return;
         }
-        let Some(good) = answer(&question) else { return };
+        let Some(good) = answer(&question, &addresses) else { return };
         let framed = [&u16::try_from(good.len()).unwrap().to_be_bytes()[..], &good].concat();
         let (pieces, pause) = match fault {
             Some(Fault::Close) => return,
@@ -155,14 +161,24 @@ fn question_end(question: &[u8]) -> Option<usize> {
     (question.len() >= at + 5).then_some(at + 5)
 }
 
-/// The answer to a question: 127.0.0.1 for an A, nothing for anything else.
-fn answer(question: &[u8]) -> Option<Vec<u8>> {
+/// What every name is.
+type Addresses = Arc<[IpAddr]>;
+
+/// The answer to a question: the addresses for an A or AAAA, nothing for anything else.
+fn answer(question: &[u8], addresses: &[IpAddr]) -> Option<Vec<u8>> {
     let end = question_end(question)?;
-    let is_a = question[end - 4..end - 2] == [0, 1];
+    let kind = &question[end - 4..end - 2];
     let mut answer = with_flags(question, 0);
-    if is_a {
-        answer[7] = 1;
-        answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4, 127, 0, 0, 1]);
+    for address in addresses {
+        let (of, octets) = match address {
+            IpAddr::V4(address) => ([0, 1], address.octets().to_vec()),
+            IpAddr::V6(address) => ([0, 28], address.octets().to_vec()),
+        };
+        if kind == of {
+            answer[7] += 1;
+            answer.extend([0xc0, 12, of[0], of[1], 0, 1, 0, 0, 0, 0, 0, u8::try_from(octets.len()).unwrap()]);
+            answer.extend(octets);
+        }
     }
     Some(answer)
 }

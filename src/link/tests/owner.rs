@@ -30,7 +30,7 @@ pub(super) struct Document {
 /// Quick settings for a plaintext broker on this port.
 pub(super) fn settings(port: u16) -> Settings {
     let endpoint = config::Endpoint { host: "127.0.0.1".into(), port, tls: false };
-    let broker = config::Broker { endpoint, tls: None, topic_prefix: "care/v1".into() };
+    let broker = config::Broker { endpoint, tls: None, alpn: None, topic_prefix: "care/v1".into() };
     Settings {
         backoff_first: Duration::from_millis(10),
         backoff_most: Duration::from_millis(50),

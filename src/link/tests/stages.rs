@@ -51,7 +51,7 @@ async fn dns() {
     let mut owner = Owner::new(settings);
     let (connection, fault) = owner.lost().await;
     assert_eq!((connection, fault.stage), (None, Stage::Dns));
-    assert!(fault.to_string().starts_with("DNS: cannot find the broker broker.invalid: "), "{fault}");
+    assert!(fault.to_string().starts_with("looking up broker.invalid: "), "{fault}");
     assert_eq!(owner.link.status().last_fault, Some(fault));
 }
 
@@ -63,7 +63,7 @@ async fn tcp_refused() {
     let mut owner = Owner::new(settings(port));
     let (_, fault) = owner.lost().await;
     assert_eq!(fault.stage, Stage::Tcp);
-    assert!(fault.reason.contains("refused"), "{fault}");
+    assert_eq!(fault.reason, format!("connecting to 127.0.0.1:{port}: connection refused"));
 }
 
 #[tokio::test]
@@ -80,7 +80,8 @@ async fn connack_refuses() {
         peer.send(Packet::ConnAck(ConnAck { session_present: false, code })).await;
         let (_, fault) = owner.lost().await;
         assert_eq!(fault.stage, Stage::Connack);
-        assert!(fault.reason.starts_with(words), "{fault}");
+        let named = format!("CONNECT to 127.0.0.1:{} was refused with {words}", broker.port());
+        assert!(fault.reason.starts_with(&named), "{fault}");
     }
 }
 
@@ -97,13 +98,13 @@ async fn connack_is_something_else() {
 async fn tls_faults_of_the_servers_certificate() {
     let pki = Pki::new();
     let fault = handshake_fault(&pki, pki.server(T - 2 * DAY, T - DAY), "localhost").await;
-    assert_eq!(fault.to_string(), "TLS: the server's certificate expired on 2025-12-31T00:00:00Z");
+    assert!(fault.reason.contains("TLS: the server's certificate expired on 2025-12-31T00:00:00Z"), "{fault}");
     let fault = handshake_fault(&pki, pki.server(T + DAY, T + 2 * DAY), "localhost").await;
-    assert_eq!(fault.to_string(), "TLS: the server's certificate is not valid before 2026-01-02T00:00:00Z");
+    assert!(fault.reason.contains("TLS: the server's certificate is not valid before 2026-01-02T00:00:00Z"), "{fault}");
     let fault = handshake_fault(&pki, pki.server(T - DAY, T + DAY), "127.0.0.1").await;
-    assert!(fault.to_string().starts_with("TLS: the server's certificate is for other names"), "{fault}");
+    assert!(fault.reason.contains("TLS: the server's certificate is for other names"), "{fault}");
     let fault = handshake_fault(&pki, Pki::new().server(T - DAY, T + DAY), "localhost").await;
-    assert!(fault.to_string().starts_with("TLS: the server's certificate is of an unknown authority"), "{fault}");
+    assert!(fault.reason.contains("TLS: the server's certificate is of an unknown authority"), "{fault}");
 }
 
 #[tokio::test]
@@ -113,7 +114,7 @@ async fn tls_server_that_refuses_our_certificate() {
     let server = pki.server_for_clients_of(&Pki::new(), T - DAY, T + DAY);
     let fault = handshake_fault(&pki, server, "localhost").await;
     assert_eq!(fault.stage, Stage::Tls);
-    assert!(fault.reason.starts_with("the server refused this device's certificate"), "{fault}");
+    assert!(fault.reason.contains("TLS: the server refused this device's certificate"), "{fault}");
 }
 
 #[tokio::test]
@@ -122,7 +123,7 @@ async fn tls_server_that_asks_for_no_certificate() {
     for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
         let fault = handshake_fault(&pki, pki.server_asking_nobody(&[version]), "localhost").await;
         assert_eq!(fault.stage, Stage::Tls);
-        assert!(fault.reason.starts_with("the server asks for no client certificate"), "{fault}");
+        assert!(fault.reason.contains("TLS: the server asks for no client certificate"), "{fault}");
     }
 }
 
@@ -144,7 +145,7 @@ async fn tls_too_old_or_not_spoken() {
         // A clean end, not a reset over what was not read.
         peer.stream.shutdown().await.unwrap();
         let (_, fault) = owner.lost().await;
-        assert_eq!((fault.stage, fault.reason.as_str()), (Stage::Tls, words));
+        assert!(fault.stage == Stage::Tls && fault.reason.ends_with(words), "{fault}");
     }
 }
 
@@ -155,7 +156,7 @@ async fn silence_in_the_handshake_and_after_it_are_told_apart() {
     let mut owner = Owner::new(Settings { connect_timeout: Duration::from_millis(500), ..over_tls(&pki, broker.port()) });
     let _silent = broker.accept().await;
     let (_, fault) = owner.lost().await;
-    assert_eq!((fault.stage, fault.reason.as_str()), (Stage::Tls, "no answer from the broker within 0.5 s"));
+    assert!(fault.stage == Stage::Tls && fault.reason.ends_with("TLS: no answer to the handshake in time"), "{fault}");
     let versions: [&[_]; 2] = [&[&rustls::version::TLS12], &[&rustls::version::TLS13]];
     for versions in versions {
         let peer = broker.accept().await;

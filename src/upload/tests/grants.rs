@@ -243,7 +243,7 @@ fn a_listed_store_is_reached_with_its_own_trust() {
     let bench = Bench::with(Peers { api: sink.origin(), store: Some(Store { tls: sink.store().tls, ..store.store() }) }, 0);
     bench.open(PAID);
     bench.record(1000);
-    until("tls fault", || bench.status().last_fault.is_some_and(|fault| fault.starts_with("tls:")));
+    until("tls fault", || bench.status().last_fault.is_some_and(|fault| fault.contains("TLS: ")));
     assert_eq!(store.puts().len(), 1);
 }
 

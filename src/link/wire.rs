@@ -1,0 +1,240 @@
+//! One MQTT connection over a stream that is connected already. rumqttc does the protocol here, its packets and the state of
+//! what is in flight, but not the connecting: its own event loop resolves a name and tries its addresses one after the
+//! other under one timeout, hides TLS errors, and takes neither a connected socket nor an address beside the name that TLS
+//! must verify and send (SNI). So the link connects as everything else does ([`crate::http::connect`]) and this runs what
+//! rumqttc's event loop would: read, send what is asked for, ping.
+
+use std::{
+    collections::VecDeque,
+    io,
+    time::{Duration, Instant},
+};
+
+use bytes::BytesMut;
+use rumqttc::{
+    Connect, ConnectReturnCode, Event, LastWill, MqttState, Packet, PingReq, Request, StateError,
+    mqttbytes::{self, Error as PacketError},
+};
+use thiserror::Error;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    select,
+    sync::mpsc,
+    time::{sleep_until, timeout},
+};
+
+use crate::http::Stream;
+
+/// How many packets one read may bring before what they call for is sent.
+const PACKETS_AT_ONCE: usize = 10;
+/// How much room a read has at least.
+const READ: usize = 4096;
+
+/// What an MQTT connection is made with.
+#[derive(Debug, Clone)]
+pub(super) struct Options {
+    pub(super) client_id: String,
+    /// At least a second.
+    pub(super) keep_alive: Duration,
+    pub(super) last_will: Option<LastWill>,
+    /// The largest packet, either way, bytes.
+    pub(super) max_packet: usize,
+    /// Packet identifiers in use at most.
+    pub(super) inflight: u16,
+    /// How long one write may take.
+    pub(super) write_timeout: Duration,
+}
+
+/// Why a connection ended.
+#[derive(Debug, Error)]
+pub(super) enum WireError {
+    #[error("the broker closed the connection")]
+    Closed,
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("{0}")]
+    State(#[from] StateError),
+    #[error("the broker sent a packet of {bytes} bytes")]
+    TooLarge {
+        bytes: usize,
+        /// Where it was published, if it says so at its beginning.
+        topic: Option<String>,
+    },
+    /// What came is no MQTT.
+    #[error("{0}")]
+    Packet(PacketError),
+    #[error("CONNECT was refused: {0:?}")]
+    Refused(ConnectReturnCode),
+    #[error("expected CONNACK, received {0:?}")]
+    NotConnAck(Packet),
+    #[error("the broker no longer reads what we send")]
+    WriteTimeout,
+}
+
+/// The session's state, and its connection while there is one.
+pub(super) struct Wire {
+    options: Options,
+    /// What is in flight, and events that were read and not yet yielded.
+    pub(super) state: MqttState,
+    /// What the last connection left, to be sent before anything else.
+    pub(super) pending: VecDeque<Request>,
+    requests: mpsc::Receiver<Request>,
+    line: Option<Line>,
+}
+
+struct Line {
+    stream: Box<dyn Stream>,
+    incoming: BytesMut,
+    outgoing: BytesMut,
+    ping_at: Instant,
+}
+
+impl Wire {
+    /// No connection yet. Through the channel come publications, acknowledgements and the farewell: `room` of them wait.
+    pub(super) fn new(options: Options, room: usize) -> (mpsc::Sender<Request>, Self) {
+        let (sender, requests) = mpsc::channel(room);
+        // The state acknowledges nothing by itself.
+        let state = MqttState::new(options.inflight, true);
+        (sender, Self { options, state, pending: VecDeque::new(), requests, line: None })
+    }
+
+    /// CONNECT and CONNACK over this stream; whether the broker kept the session. If it did not, what was pending is gone.
+    pub(super) async fn connect(&mut self, stream: Box<dyn Stream>, clean_session: bool) -> Result<bool, WireError> {
+        let mut connect = Connect::new(&self.options.client_id);
+        connect.keep_alive = u16::try_from(self.options.keep_alive.as_secs()).unwrap_or(u16::MAX);
+        connect.clean_session = clean_session;
+        connect.last_will = self.options.last_will.clone();
+        let ping_at = Instant::now() + self.options.keep_alive;
+        let mut line = Line { stream, incoming: BytesMut::new(), outgoing: BytesMut::new(), ping_at };
+        line.put(&Packet::Connect(connect), self.options.max_packet)?;
+        line.flush(self.options.write_timeout).await?;
+        let answer = loop {
+            match line.take(self.options.max_packet)? {
+                Some(packet) => break packet,
+                None => line.read().await?,
+            }
+        };
+        let session_present = match answer {
+            Packet::ConnAck(connack) if connack.code == ConnectReturnCode::Success => connack.session_present,
+            Packet::ConnAck(connack) => return Err(WireError::Refused(connack.code)),
+            other => return Err(WireError::NotConnAck(other)),
+        };
+        if !session_present {
+            self.pending.clear();
+        }
+        self.line = Some(line);
+        Ok(session_present)
+    }
+
+    /// The next event of the connection. Dropping it halfway through a write leaves half a packet behind: the connection
+    /// must go with it ([`Self::clean`]).
+    pub(super) async fn poll(&mut self) -> Result<Event, WireError> {
+        loop {
+            if let Some(event) = self.state.events.pop_front() {
+                return Ok(event);
+            }
+            if let Err(error) = self.turn().await {
+                self.clean();
+                return Err(error);
+            }
+        }
+    }
+
+    /// Reads, sends or pings, once.
+    async fn turn(&mut self) -> Result<(), WireError> {
+        let Self { options, state, pending, requests, line } = self;
+        let Some(line) = line else { return Err(WireError::Closed) };
+        let max_packet = options.max_packet;
+        let mut came = 0;
+        while came < PACKETS_AT_ONCE {
+            let Some(packet) = line.take(max_packet)? else { break };
+            came += 1;
+            if let Some(answer) = state.handle_incoming_packet(packet)? {
+                line.put(&answer, max_packet)?;
+            }
+        }
+        if came == 0 {
+            // A publication whose identifier is in use waits, and all others behind it.
+            let may_send = !pending.is_empty() || (state.inflight() < options.inflight && state.collision.is_none());
+            let ping_at = line.ping_at;
+            let next = async {
+                match pending.pop_front() {
+                    Some(request) => Some(request),
+                    None => requests.recv().await,
+                }
+            };
+            let request = select! {
+                read = line.read() => return read,
+                request = next, if may_send => request.ok_or(WireError::Closed)?,
+                () = sleep_until(ping_at.into()) => {
+                    line.ping_at = Instant::now() + options.keep_alive;
+                    Request::PingReq(PingReq)
+                }
+            };
+            if let Some(packet) = state.handle_outgoing_packet(request)? {
+                line.put(&packet, max_packet)?;
+            }
+        }
+        line.flush(options.write_timeout).await
+    }
+
+    /// Ends the connection, if there is one, and puts what was in flight before what is pending. Acknowledgements that
+    /// were not sent are dropped: the broker sends those messages again.
+    pub(super) fn clean(&mut self) {
+        self.line = None;
+        self.pending.extend(self.state.clean());
+        while let Ok(request) = self.requests.try_recv() {
+            if !matches!(request, Request::PubAck(_)) {
+                self.pending.push_back(request);
+            }
+        }
+    }
+}
+
+impl Line {
+    /// The next packet that has come whole.
+    fn take(&mut self, max_packet: usize) -> Result<Option<Packet>, WireError> {
+        match Packet::read(&mut self.incoming, max_packet) {
+            Ok(packet) => Ok(Some(packet)),
+            Err(mqttbytes::Error::InsufficientBytes(_)) => Ok(None),
+            Err(mqttbytes::Error::PayloadSizeLimitExceeded(bytes)) => Err(WireError::TooLarge { bytes, topic: self.topic() }),
+            Err(error) => Err(WireError::Packet(error)),
+        }
+    }
+
+    /// The topic of the PUBLISH that is coming in, as far as it has come.
+    fn topic(&self) -> Option<String> {
+        const PUBLISH: u8 = 3;
+        if self.incoming.first()? >> 4 != PUBLISH {
+            return None;
+        }
+        // The remaining length ends with the first byte below 128; then come two bytes with the topic's length.
+        let header = 2 + self.incoming.iter().skip(1).take(3).take_while(|byte| **byte >= 128).count();
+        let length = usize::from(u16::from_be_bytes([*self.incoming.get(header)?, *self.incoming.get(header + 1)?]));
+        let topic = self.incoming.get(header + 2..header + 2 + length)?;
+        String::from_utf8(topic.to_vec()).ok()
+    }
+
+    async fn read(&mut self) -> Result<(), WireError> {
+        self.incoming.reserve(READ);
+        match self.stream.read_buf(&mut self.incoming).await? {
+            0 => Err(WireError::Closed),
+            _ => Ok(()),
+        }
+    }
+
+    fn put(&mut self, packet: &Packet, max_packet: usize) -> Result<(), WireError> {
+        packet.write(&mut self.outgoing, max_packet).map(drop).map_err(WireError::Packet)
+    }
+
+    async fn flush(&mut self, within: Duration) -> Result<(), WireError> {
+        let Self { stream, outgoing, .. } = self;
+        let write = async {
+            stream.write_all(outgoing).await?;
+            stream.flush().await
+        };
+        timeout(within, write).await.map_err(|_| WireError::WriteTimeout)??;
+        outgoing.clear();
+        Ok(())
+    }
+}

@@ -1,0 +1,72 @@
+//! `check-config --connect`: a SUBACK proves nothing, so it asks for the entitlement and judges the answer, under the client
+//! id that the certificate stands for; a running agent is asked instead of thrown off.
+
+use care_protocol::Mode;
+use care_tests::{
+    agent::Agent,
+    cloud::{Cloud, Document as Body},
+    issuer::{Draft, PREMIUM},
+    pki::Pki,
+    scripted::Scripted,
+    world::{DEVICE, World},
+};
+use rumqttc::{Packet, PubAck};
+
+/// What the check says, line by line, and whether all is well.
+async fn checked(agent: &Agent) -> (bool, String) {
+    let output = agent.command(&["check-config", "--connect"]).await;
+    (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[tokio::test]
+async fn the_check_asks_for_the_entitlement_and_judges_it_with_the_device_s_keys() {
+    let mut world = World::new().await;
+    let premium = world.premium();
+    let premium = world.issue(premium).await;
+    world.agent.write_config();
+    let (well, said) = checked(&world.agent).await;
+    let verdict = format!("ok      broker round trip: get was answered: premium {}", premium.position);
+    assert!(well && said.contains(&format!("connected as {DEVICE},")) && said.contains(&verdict), "{said}");
+
+    // One that the device would not believe.
+    let stranger = Pki::new();
+    let forged = Draft::new(&world.device, "premium", PREMIUM).at(3, 99).signed(&stranger.key);
+    world.issuer.heard().answer = Some(forged.token);
+    let (well, said) = checked(&world.agent).await;
+    assert!(!well && said.contains("failed  broker round trip: ") && said.contains("bad_signature"), "{said}");
+}
+
+#[tokio::test]
+async fn the_check_finds_a_broker_that_grants_the_subscription_and_delivers_nothing() {
+    let pki = Pki::new();
+    let broker = Scripted::new(&pki).await;
+    let cloud = Cloud::start(&pki).await;
+    cloud.lock().keyset = Body::Token(pki.keyset(7).sign(&pki.root));
+    let premium = Draft::new(&DEVICE.parse().unwrap(), "premium", PREMIUM).at(3, 41).signed(&pki.key);
+    cloud.lock().entitlement = Body::Token(premium.token);
+    let agent = Agent::new(&pki, DEVICE, broker.addr, &cloud.url());
+    agent.write_config();
+    let deaf = async {
+        // The first connection only tries TCP and TLS.
+        drop(broker.accept().await);
+        let mut peer = broker.subscribed(true).await;
+        let get = peer.publish_to("/get").await;
+        peer.send(Packet::PubAck(PubAck::new(get.pkid))).await;
+        while peer.try_next().await.is_some() {}
+    };
+    let ((well, said), ()) = tokio::join!(checked(&agent), deaf);
+    assert!(!well && said.contains("ok      broker MQTT: ") && said.contains("failed  broker round trip: "), "{said}");
+}
+
+#[tokio::test]
+async fn the_check_leaves_a_running_agent_its_connection_and_asks_it() {
+    let mut world = World::new().await;
+    world.start_premium().await;
+    world.agent.status("a confirmed connection", |status| status.0["link"]["confirmed"] == true).await;
+    let connects = world.broker.connects_of(DEVICE);
+    let (well, said) = checked(&world.agent).await;
+    assert!(well && said.contains("the running agent is connected") && said.contains("confirmed"), "{said}");
+    assert_eq!(world.broker.connects_of(DEVICE), connects, "the agent was thrown off");
+    assert_eq!(world.broker.connects_of(&format!("{DEVICE}-check")), 0);
+    world.agent.mode(Mode::Paid).await;
+}

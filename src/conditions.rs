@@ -3,12 +3,16 @@
 //! conditions and clears them; raising one that holds already is cheap, so a part may do it as often as it meets the fault.
 //!
 //! It decides nothing: no part of the agent may read a condition to choose what to do.
+//!
+//! In the log, a condition's beginning and its end are a line each, and while it lasts one line in ten minutes reminds of it.
+//! One that comes and goes writes no more than one that stays: after the first end each line says how often it came again.
 
 use std::{
+    cmp::Reverse,
     collections::BTreeMap,
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use jiff::Timestamp;
@@ -16,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Now;
 
-/// While a condition lasts, one line reminds of it this often at most.
+/// While a condition lasts, or comes and goes, one line reminds of it this often at most.
 const REMIND_EVERY: Duration = Duration::from_secs(600);
 
 /// How much a condition matters.
@@ -161,18 +165,44 @@ pub struct Condition {
 }
 
 /// The list. Clones are the same list.
-#[derive(Clone, Default)]
-pub struct Conditions(Arc<Mutex<BTreeMap<Kind, Holding>>>);
+#[derive(Clone)]
+pub struct Conditions(Arc<List>);
+
+struct List {
+    known: Mutex<BTreeMap<Kind, Known>>,
+    /// How late it is: a count that runs on through suspend.
+    clock: Box<dyn Fn() -> Duration + Send + Sync>,
+}
+
+/// A condition that holds, or did, and what the log has said of it.
+#[derive(Default)]
+struct Known {
+    holds: Option<Holding>,
+    /// When the last line about it was written.
+    told: Option<Duration>,
+    /// Whether that line says that it holds.
+    said: bool,
+    /// How often it came again since, without a line.
+    untold: u64,
+    /// It comes and goes: its end is told once it has stayed away for as long as a reminder takes.
+    flaps: bool,
+    /// When it was last over, and the sentence that held then.
+    left: Duration,
+    last: String,
+}
 
 struct Holding {
-    since: Instant,
+    since: Duration,
     sentence: String,
     advice: String,
-    /// When it was last written to the log.
-    told: Instant,
 }
 
 impl Conditions {
+    /// A list that reads how late it is from `clock`, for tests of what an hour brings.
+    pub fn with_clock(clock: impl Fn() -> Duration + Send + Sync + 'static) -> Self {
+        Self(Arc::new(List { known: Mutex::default(), clock: Box::new(clock) }))
+    }
+
     /// The condition holds: `sentence` says what is wrong, without secrets.
     pub fn raise(&self, kind: Kind, sentence: impl Into<String>) {
         self.raise_advising(kind, sentence, kind.advice());
@@ -180,31 +210,28 @@ impl Conditions {
 
     /// The same, where this fault needs other advice than most of its kind.
     pub fn raise_advising(&self, kind: Kind, sentence: impl Into<String>, advice: impl Into<String>) {
-        let (sentence, advice, now) = (sentence.into(), advice.into(), Instant::now());
-        let mut held = self.lock();
-        let known = held.get_mut(&kind);
-        let tell = known.as_ref().is_none_or(|holding| now.duration_since(holding.told) >= REMIND_EVERY);
-        if tell {
-            log(kind, &sentence, &advice);
-        }
-        match known {
-            Some(holding) => {
-                holding.sentence = sentence;
-                holding.advice = advice;
-                if tell {
-                    holding.told = now;
-                }
-            }
+        let (sentence, advice, now) = (sentence.into(), advice.into(), (self.0.clock)());
+        let mut known = self.lock();
+        let known = known.entry(kind).or_default();
+        match &mut known.holds {
+            Some(holding) => (holding.sentence, holding.advice) = (sentence, advice),
             None => {
-                held.insert(kind, Holding { since: now, sentence, advice, told: now });
+                known.holds = Some(Holding { since: now, sentence, advice });
+                known.untold += 1;
             }
         }
+        known.tell_what_is_due(kind, now);
     }
 
     /// The condition holds no longer, if it did.
     pub fn clear(&self, kind: Kind) {
-        if let Some(holding) = self.lock().remove(&kind) {
-            tracing::info!(condition = kind.name(), lasted_s = holding.since.elapsed().as_secs(), "condition over");
+        let now = (self.0.clock)();
+        let mut known = self.lock();
+        let Some(known) = known.get_mut(&kind) else { return };
+        let Some(holding) = known.holds.take() else { return };
+        (known.left, known.last) = (now, holding.sentence);
+        if known.said && !known.flaps {
+            known.tell_end(kind, now.saturating_sub(holding.since), now);
         }
     }
 
@@ -216,33 +243,76 @@ impl Conditions {
         }
     }
 
-    /// What holds now, the gravest first.
+    /// What holds now, the gravest first and among equals the newest. Call it often: it also writes the reminders that are due.
     pub fn list(&self, now: Now) -> Vec<Condition> {
-        let held = self.lock();
-        let mut list: Vec<_> = held
-            .iter()
-            .map(|(kind, holding)| Condition {
-                name: kind.name().to_owned(),
-                since: timestamp(now.trusted.saturating_sub(holding.since.elapsed())),
-                severity: kind.severity(),
-                sentence: holding.sentence.clone(),
-                advice: holding.advice.clone(),
-            })
-            .collect();
-        list.sort_by_key(|condition| std::cmp::Reverse(condition.severity));
-        list
+        let ticks = (self.0.clock)();
+        let mut known = self.lock();
+        let mut list = Vec::new();
+        for (kind, known) in &mut *known {
+            known.tell_what_is_due(*kind, ticks);
+            if let Some(holding) = &known.holds {
+                list.push((
+                    holding.since,
+                    Condition {
+                        name: kind.name().to_owned(),
+                        since: timestamp(now.trusted.saturating_sub(ticks.saturating_sub(holding.since))),
+                        severity: kind.severity(),
+                        sentence: holding.sentence.clone(),
+                        advice: holding.advice.clone(),
+                    },
+                ));
+            }
+        }
+        list.sort_by_key(|(since, condition)| Reverse((condition.severity, *since)));
+        list.into_iter().map(|(_, condition)| condition).collect()
     }
 
     /// Every change leaves a whole map behind, so a panic elsewhere does not spoil it.
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Kind, Holding>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Kind, Known>> {
+        self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn log(kind: Kind, sentence: &str, advice: &str) {
-    match kind.severity() {
-        Severity::Warning => tracing::warn!(condition = kind.name(), advice, "{sentence}"),
-        Severity::Error => tracing::error!(condition = kind.name(), advice, "{sentence}"),
+impl Default for Conditions {
+    fn default() -> Self {
+        Self::with_clock(|| {
+            let boot = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+            // BOOTTIME counts from zero.
+            Duration::new(boot.tv_sec.unsigned_abs(), boot.tv_nsec.unsigned_abs() as u32)
+        })
+    }
+}
+
+impl Known {
+    /// Writes the line that is due: that it holds, at once or as a reminder, or that it has stayed away.
+    fn tell_what_is_due(&mut self, kind: Kind, now: Duration) {
+        let due = self.told.is_none_or(|told| now.saturating_sub(told) >= REMIND_EVERY);
+        match &self.holds {
+            Some(holding) if due => {
+                // The first time is no recurrence.
+                let again = self.untold.saturating_sub(u64::from(self.told.is_none() || !self.said));
+                log(kind, holding, again);
+                self.flaps = again > 0;
+                (self.told, self.said, self.untold) = (Some(now), true, 0);
+            }
+            None if self.said && now.saturating_sub(self.left) >= REMIND_EVERY => self.tell_end(kind, Duration::ZERO, now),
+            _ => {}
+        }
+    }
+
+    fn tell_end(&mut self, kind: Kind, lasted: Duration, now: Duration) {
+        tracing::info!(condition = kind.name(), lasted_s = lasted.as_secs(), again = self.untold, "condition over: {}", self.last);
+        (self.told, self.said, self.untold, self.flaps) = (Some(now), false, 0, false);
+    }
+}
+
+fn log(kind: Kind, holding: &Holding, again: u64) {
+    let Holding { sentence, advice, .. } = holding;
+    match (kind.severity(), again) {
+        (Severity::Warning, 0) => tracing::warn!(condition = kind.name(), advice, "{sentence}"),
+        (Severity::Warning, _) => tracing::warn!(condition = kind.name(), again, advice, "{sentence}"),
+        (Severity::Error, 0) => tracing::error!(condition = kind.name(), advice, "{sentence}"),
+        (Severity::Error, _) => tracing::error!(condition = kind.name(), again, advice, "{sentence}"),
     }
 }
 
@@ -252,34 +322,10 @@ fn timestamp(since_1970: Duration) -> Timestamp {
 
 impl fmt::Debug for Conditions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.lock().keys().map(|kind| kind.name())).finish()
+        let known = self.lock();
+        f.debug_set().entries(known.iter().filter(|(_, known)| known.holds.is_some()).map(|(kind, _)| kind.name())).finish()
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const NOW: Now = Now { boot: Duration::from_secs(60), trusted: Duration::from_secs(1_767_225_600), confirmed: true };
-
-    #[test]
-    fn a_condition_holds_from_when_it_was_raised_until_it_is_cleared() {
-        let conditions = Conditions::default();
-        conditions.raise(Kind::BrokerUnreachable, "connecting to a.example:8883: connection refused");
-        conditions.raise(Kind::UploadsFailing, "the store answers 503");
-        conditions.raise(Kind::BrokerUnreachable, "connecting to a.example:8883: timed out");
-        let list = conditions.list(NOW);
-        let names: Vec<_> = list.iter().map(|condition| (condition.name.as_str(), condition.severity)).collect();
-        assert_eq!(names, [("uploads_failing", Severity::Error), ("broker_unreachable", Severity::Warning)]);
-        assert!(list[1].sentence.ends_with("timed out"), "the newest words: {list:?}");
-        conditions.clear(Kind::UploadsFailing);
-        conditions.set(Kind::BrokerUnreachable, None);
-        assert_eq!(conditions.list(NOW), []);
-    }
-
-    #[test]
-    fn no_two_have_one_name() {
-        let names: std::collections::BTreeSet<_> = Kind::ALL.iter().map(|kind| kind.name()).collect();
-        assert_eq!(names.len(), Kind::ALL.len());
-    }
-}
+mod tests;

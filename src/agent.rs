@@ -1,6 +1,8 @@
 //! The shell around the engine: it feeds events to it and carries its effects out, in order, on the control thread. It
 //! decides nothing; what it adds is the threads, the signals and the way down.
 
+mod notice;
+
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
@@ -34,6 +36,7 @@ use crate::{
     tls,
     upload::{self, Gate, Uploads},
 };
+use notice::Notice;
 
 /// How long a question over HTTPS may take: the engine waits as long before it holds paid media (section 4).
 const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
@@ -46,8 +49,6 @@ const STOP_STORE: Duration = Duration::from_millis(500);
 const ROUND: Duration = Duration::from_secs(10);
 /// How often the certificate files are looked at; what is found must be there at two looks in a row.
 const FILES_EVERY: Duration = Duration::from_secs(5);
-/// A device certificate that ends within this is warned of in the log, and how often.
-const EXPIRY_WARNED: (Duration, Duration) = (Duration::from_secs(14 * 86_400), Duration::from_secs(86_400));
 /// Media that cannot start is tried again after the first of these, which doubles up to the second.
 const MEDIA_PAUSE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
 /// How old the status may be at most.
@@ -118,6 +119,7 @@ struct Agent {
     inputs: mpsc::UnboundedSender<Input>,
     arrivals: mpsc::UnboundedReceiver<Input>,
     conditions: Conditions,
+    notice: Notice,
     board: Arc<Board>,
     page: Option<status::Server>,
     notifier: Notifier,
@@ -129,8 +131,6 @@ struct Agent {
     store_fault: Option<String>,
     /// When the device's certificate ends, since 1970; `None` without TLS.
     certificate_ends: Option<Duration>,
-    /// When its end was last warned of.
-    expiry_warned: Option<Instant>,
     certificates: tls::Watch,
     certificates_seen: Instant,
 }
@@ -198,6 +198,7 @@ impl Agent {
             record_waits: None,
             inputs,
             arrivals,
+            notice: Notice::new(conditions.clone(), &config),
             conditions,
             board,
             page,
@@ -207,7 +208,6 @@ impl Agent {
             untold: Vec::new(),
             store_fault: None,
             certificate_ends: certificate_ends(&config),
-            expiry_warned: None,
             certificates,
             certificates_seen: now,
             config,
@@ -322,15 +322,18 @@ impl Agent {
                 self.handle(Event::Written { ticket });
             }
             Input::Store(Written::Failed { ticket, why }) => {
-                tracing::error!(ticket, why, "the state could not be written; trying again");
+                tracing::debug!(ticket, why, "the state could not be written; trying again");
                 self.store_fault = Some(why);
                 self.handle(Event::WriteFailed { ticket });
             }
             Input::Upload(upload::Event::Refused { status, .. }) => {
-                tracing::warn!(status, "the cloud refused a grant");
+                self.refused(status);
                 self.handle(Event::Refused);
             }
-            Input::Upload(upload::Event::Stored { .. }) => self.handle(Event::Stored),
+            Input::Upload(upload::Event::Stored { .. }) => {
+                self.notice.stored();
+                self.handle(Event::Stored);
+            }
             Input::Upload(upload::Event::GrantFault { why }) => {
                 tracing::error!(why, "a grant leads where it must not; no byte was sent");
             }
@@ -358,13 +361,21 @@ impl Agent {
         self.show_soon();
         let tidings = self.gate.tidings();
         if tidings.stored {
+            self.notice.stored();
             self.handle(Event::Stored);
         }
         if let Some(status) = tidings.refused {
-            tracing::warn!(status, "the cloud refused a grant to the vendor's uploader");
+            self.refused(status);
             self.handle(Event::Refused);
         }
         self.end_cut();
+    }
+
+    /// The cloud answered a grant request with 402 or 403.
+    fn refused(&mut self, status: u16) {
+        let now = self.clock.now();
+        let in_force = self.engine.view(now).position;
+        self.notice.grant_refused(status, in_force, now);
     }
 
     fn handle(&mut self, event: Event) {
@@ -419,7 +430,8 @@ impl Agent {
                     self.link.publish(self.topics.get(), payload, false, 0);
                 }
                 Effect::Fetch(resource) => self.fetch(resource),
-                Effect::Alarm(position) => tracing::error!(%position, "ALARM: two different documents carry the same epoch and seq"),
+                // The engine's picture has it until a higher document comes: whoever looks next raises the condition.
+                Effect::Alarm(_) => self.show_soon(),
                 Effect::RaiseTime(to) => self.clock.raise(to),
             }
         }
@@ -482,6 +494,7 @@ impl Agent {
         let link = self.link.status();
         let confirmed = self.engine.is_confirmed();
         let writes = self.store.writes();
+        self.notice.see(&view, self.store_fault.as_deref(), now);
         self.board.update(|document| {
             document.see(view, now);
             document.see_uptime(self.started.elapsed());
@@ -492,6 +505,7 @@ impl Agent {
             if let Some(ends) = self.certificate_ends {
                 document.see_certificate(ends, now);
             }
+            self.conditions.set(Kind::PictureTooTall, document.too_tall());
             document.conditions = self.conditions.list(now);
             document.warn();
         });
@@ -512,8 +526,11 @@ impl Agent {
     fn reload(&mut self) {
         self.notifier.reloading();
         match self.reloaded() {
-            Ok(()) => tracing::info!("configuration read again"),
-            Err(why) => tracing::error!(why = format!("{why:#}"), "the new configuration is bad; keeping the old one"),
+            Ok(()) => {
+                self.conditions.clear(Kind::ConfigRejected);
+                tracing::info!("configuration read again");
+            }
+            Err(why) => self.conditions.raise(Kind::ConfigRejected, format!("the new configuration is bad, the old one is kept: {why:#}")),
         }
         self.notifier.ready();
     }
@@ -563,13 +580,14 @@ impl Agent {
         self.link.reload(config.broker.endpoint.clone(), broker_tls);
         self.certificate_ends = certificate_ends(config);
         self.certificates = certificates;
-        self.expiry_warned = None;
+        self.conditions.clear(Kind::CertificateRejected);
+        self.notice.read_certificates(config);
         self.board.update(|document| document.link.broker = config.broker.endpoint.authority());
         self.show_soon();
         Ok(())
     }
 
-    /// Takes over certificates, authorities and revocation lists that were exchanged on disk (scenario 79), and warns of what ends soon.
+    /// Takes over certificates, authorities and revocation lists that were exchanged on disk (scenario 79).
     fn look_at_certificates(&mut self) {
         if self.certificates_seen.elapsed() >= FILES_EVERY {
             self.certificates_seen = Instant::now();
@@ -578,20 +596,11 @@ impl Agent {
                 match check_device(&config).and_then(|()| self.connect_anew(&config)) {
                     Ok(()) => tracing::info!("certificates have changed on disk and were read again"),
                     Err(why) => {
-                        tracing::error!(why = format!("{why:#}"), "the certificates on disk have changed and are bad; keeping the old ones")
+                        let sentence = format!("the certificates on disk have changed and are bad, the old ones are kept: {why:#}");
+                        self.conditions.raise(Kind::CertificateRejected, sentence);
                     }
                 }
             }
-        }
-        let Some(ends) = self.certificate_ends else { return };
-        let left = ends.saturating_sub(self.clock.now().trusted);
-        let told = self.expiry_warned.is_some_and(|warned| warned.elapsed() < EXPIRY_WARNED.1);
-        if left < EXPIRY_WARNED.0 && !told {
-            self.expiry_warned = Some(Instant::now());
-            tracing::warn!(
-                days_left = left.as_secs() / 86_400,
-                "the device certificate ends soon: replace it, and it is taken over by itself"
-            );
         }
     }
 
@@ -655,13 +664,13 @@ fn read_state(restored: store::Restored) -> Restored {
     match restored {
         store::Restored::Empty => Restored::Empty,
         store::Restored::Unreadable => {
-            tracing::error!("the state is unreadable; closed until HTTPS gives it anew");
+            tracing::debug!("both slots of the state are unreadable");
             Restored::Unreadable
         }
         store::Restored::Record(bytes) => match Record::read(&bytes) {
             Ok(record) => Restored::Record(Box::new(record)),
             Err(error) => {
-                tracing::error!(%error, "the state is unreadable; closed until HTTPS gives it anew");
+                tracing::warn!(%error, "the state is not this agent's");
                 Restored::Unreadable
             }
         },

@@ -4,6 +4,7 @@
 //! anew. Files are judged here too, so that a missing key is named before anything connects.
 
 mod client;
+mod ends;
 mod watch;
 
 use std::{
@@ -39,6 +40,7 @@ use x509_cert::{
 };
 
 pub use client::Client;
+pub use ends::authorities_end;
 pub use watch::Watch;
 
 use crate::clock::{AGREE_WITHIN, Clock};

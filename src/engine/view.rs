@@ -5,7 +5,7 @@ use std::time::Duration;
 use care_protocol::{Digest, Mode, Plan, Policy, Position, Reason, Report};
 use serde::Serialize;
 
-use super::Engine;
+use super::{Engine, force::InForce};
 use crate::clock::Now;
 
 /// A picture of the engine at one moment.
@@ -43,6 +43,8 @@ pub struct View {
     pub state_lost: bool,
     /// A position under which two different documents were signed.
     pub conflict: Option<Position>,
+    /// Why paid media waits; `None` unless the mode is `held`.
+    pub held_because: Option<&'static str>,
     /// Documents that are rejected, and why, in a sentence.
     pub rejected: Option<String>,
     /// The last change.
@@ -77,8 +79,22 @@ impl Engine {
             persisted: self.unwritten.is_none() && self.staged.is_none(),
             state_lost: self.lost,
             conflict: self.conflict,
+            held_because: force.and_then(|force| self.held_because(force, now)),
             rejected: self.rejections.sentence(now.boot),
             last_switch: self.last_switch.clone(),
         }
+    }
+
+    fn held_because(&self, force: &InForce, now: Now) -> Option<&'static str> {
+        if self.mode(now) != Mode::Held {
+            return None;
+        }
+        Some(if !self.standing.is_open(now) {
+            "neither the broker nor the API has confirmed the plan"
+        } else if force.pending_next().is_some() && !now.confirmed {
+            "a change of plan is pending, and no answer of the API has confirmed the time"
+        } else {
+            "the API refuses grants for it"
+        })
     }
 }

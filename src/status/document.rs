@@ -197,9 +197,6 @@ pub struct CertificateStatus {
     pub days_left: u64,
 }
 
-/// Certificates that end within this are warned of.
-const EXPIRES_SOON: Duration = Duration::from_secs(14 * 86_400);
-
 impl StatusDocument {
     /// Before anything is known: unbound, nothing connected.
     pub fn new(config: &Config) -> Self {
@@ -273,30 +270,14 @@ impl StatusDocument {
     /// Writes down anew what somebody should look at. Call it after everything else has been updated.
     pub fn warn(&mut self) {
         let mut warnings: Vec<_> = self.conditions.iter().map(|condition| condition.sentence.clone()).collect();
-        if self.state_lost {
-            warnings.push("the state could not be read: nothing leaves until the cloud has answered over HTTPS".to_owned());
-        }
-        if !self.persisted {
-            warnings.push("what is in force is not on flash yet; writing is being retried".to_owned());
-        }
-        if let Some(fault) = &self.store.fault {
-            warnings.push(format!("the state cannot be written: {fault}"));
-        }
         if let Some(fault) = &self.spool.flash_fault {
             warnings.push(format!("clips cannot be put on flash and wait in memory: {fault}"));
         }
         warnings.extend(self.transfers.pace_fault.clone());
-        if let Some(certificate) = &self.certificate {
-            if Duration::from_secs(certificate.days_left * 86_400) < EXPIRES_SOON {
-                warnings
-                    .push(format!("the device certificate ends on {}: replace it, and it is taken over by itself", certificate.expires));
-            }
-        }
-        if self.lease_left_s == Some(0) {
-            warnings.push("the lease has ended without news from the cloud: only what Free allows leaves".to_owned());
-        }
         if let Some(why) = self.media.as_ref().and_then(|media| media.why_not.as_ref()) {
-            warnings.push(why.clone());
+            if !warnings.contains(why) {
+                warnings.push(why.clone());
+            }
         }
         if let Some(uploader) = self.uploader.as_ref().filter(|uploader| !uploader.connected) {
             let why = uploader.fault.as_ref().map_or_else(String::new, |fault| format!(": {fault}"));

@@ -53,20 +53,21 @@ impl StatusDocument {
 
     /// The camera's picture, or why there is none.
     pub fn see_media(&mut self, media: Option<MediaStatus>, fault: Option<&str>) {
-        let limits = self.may_leave;
         let Some(part) = &mut self.media else { return };
         if let Some(status) = media {
             *part = MediaPart { why_not: None, status };
         }
-        let low = part.status.low.as_ref().map(|low| low.height).filter(|height| *height > 0);
-        let height = low.unwrap_or(part.status.stream.height).min(part.status.stream.height);
-        part.why_not = if let Some(fault) = fault {
-            Some(fault.to_owned())
-        } else if limits.clips && height > limits.max_height {
-            Some(format!("the stream is {height} pixels tall, and at most {} may leave under this plan", limits.max_height))
-        } else {
-            None
-        };
+        let why_not = fault.map(str::to_owned).or_else(|| self.too_tall());
+        self.media.iter_mut().for_each(|part| part.why_not.clone_from(&why_not));
+    }
+
+    /// Why no clip may leave although the plan allows clips: the picture is larger than it allows, and there is no smaller one.
+    pub fn too_tall(&self) -> Option<String> {
+        let (limits, status) = (self.may_leave, &self.media.as_ref()?.status);
+        let low = status.low.as_ref().map(|low| low.height).filter(|height| *height > 0);
+        let height = low.unwrap_or(status.stream.height).min(status.stream.height);
+        (limits.clips && height > limits.max_height)
+            .then(|| format!("the stream is {height} pixels tall, and at most {} may leave under this plan", limits.max_height))
     }
 
     /// The state on flash.

@@ -55,7 +55,7 @@ async fn s79_a_renewed_certificate_is_taken_over_by_itself_or_by_sighup_without_
     exchange(&mut world, &short, false).await;
     let status = world.agent.status("the shorter certificate", |status| status.certificate_days_left() < 14).await;
     assert!(status.warnings().contains("certificate ends"), "{}", status.warnings());
-    world.agent.logged(0, "its end", |line| line.contains("WARN") && line.contains("certificate ends soon")).await;
+    world.agent.logged(0, "its end", |line| line.contains("WARN") && line.contains("certificate_ends")).await;
 
     let long = world.pki.ca.client(DEVICE);
     exchange(&mut world, &long, true).await;

@@ -79,7 +79,8 @@ async fn s22_the_same_position_with_other_content_is_a_conflict_and_an_alarm() {
     assert!(premium.in_force(&report) && report.mode == Mode::Paid);
     world.everything_acknowledged().await;
     // The report's own line says `conflict` too; the alarm is another.
-    world.agent.logged(seen, "the alarm", |line| line.contains("ALARM")).await;
+    world.agent.logged(seen, "the alarm", |line| line.contains("ERROR") && line.contains("document_conflict")).await;
+    world.agent.status("the conflict", |status| status.condition("document_conflict").is_some()).await;
 }
 
 #[tokio::test]

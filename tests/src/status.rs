@@ -82,6 +82,16 @@ impl Status {
         self.0["warnings"].to_string()
     }
 
+    /// The condition of this name, if it holds.
+    pub fn condition(&self, name: &str) -> Option<&Value> {
+        self.0["conditions"].as_array().into_iter().flatten().find(|condition| condition["name"] == name)
+    }
+
+    /// What the condition of this name says, empty if it does not hold.
+    pub fn sentence(&self, name: &str) -> &str {
+        self.condition(name).and_then(|condition| condition["sentence"].as_str()).unwrap_or_default()
+    }
+
     /// The order id that support asks for, empty if none.
     pub fn order(&self) -> &str {
         self.text("/order")

@@ -1,0 +1,151 @@
+//! What is wrong by the engine's own picture and by the files that the agent was configured with, as conditions. What belongs
+//! to the link, the uploads and the camera is raised where it happens.
+
+use std::time::Duration;
+
+use care_protocol::Position;
+
+use crate::{
+    clock::Now,
+    conditions::{Conditions, Kind},
+    config::Config,
+    engine::View,
+    tls,
+};
+
+/// Paid media that waits for less than this is a connection being made, no condition.
+const HELD_LASTS: Duration = Duration::from_secs(30);
+/// A write that takes longer than this is one: flash that answers no more does not even fail.
+const WRITE_LASTS: Duration = Duration::from_secs(10);
+/// Clips that were refused are tried again every fifteen minutes: without another refusal for longer the cloud has come round.
+const REFUSAL_LASTS: Duration = Duration::from_secs(20 * 60);
+/// Certificates that end within this are a condition.
+const ENDS_SOON: Duration = Duration::from_secs(14 * 86_400);
+
+/// What has to be remembered to tell what lasts from what passes. Times are BOOTTIME.
+pub(super) struct Notice {
+    conditions: Conditions,
+    held_since: Option<Duration>,
+    unwritten_since: Option<Duration>,
+    refused: Option<Refusal>,
+    /// What ends when, since 1970: certificates of this device and of the authorities that it trusts.
+    ends: Vec<(String, Duration)>,
+}
+
+/// The newest grant that was refused.
+struct Refusal {
+    at: Duration,
+    in_force: Position,
+    sentence: String,
+}
+
+impl Notice {
+    pub(super) fn new(conditions: Conditions, config: &Config) -> Self {
+        let mut notice = Self { conditions, held_since: None, unwritten_since: None, refused: None, ends: Vec::new() };
+        notice.read_certificates(config);
+        notice
+    }
+
+    /// The certificates that `config` names are in use from now on.
+    pub(super) fn read_certificates(&mut self, config: &Config) {
+        let files = || config.broker.tls.iter().chain(&config.cloud.tls);
+        // They were read a moment ago, or the agent would not be here.
+        let own = files().filter_map(|files| Some((&files.client_cert, tls::expires(&files.client_cert).ok()?, "the device certificate")));
+        let store = config.store.iter().filter_map(|store| match &store.ca {
+            tls::StoreCa::File(ca) => Some(ca),
+            tls::StoreCa::Webpki => None,
+        });
+        let trusted = files().map(|files| &files.ca).chain(store);
+        let trusted = trusted.filter_map(|ca| Some((ca, tls::authorities_end(ca).ok()??, "the last CA certificate")));
+        self.ends = own.chain(trusted).map(|(path, ends, what)| (format!("{what} ({})", path.display()), ends)).collect();
+        self.ends.sort();
+        self.ends.dedup();
+    }
+
+    /// Raises what holds in this picture and clears what does not.
+    pub(super) fn see(&mut self, view: &View, store_fault: Option<&str>, now: Now) {
+        let lost = view.state_lost.then(|| "the state could not be read: nothing leaves until the API has answered".to_owned());
+        self.conditions.set(Kind::StateLost, lost);
+        let unwritten = self.unwritten(view, store_fault, now);
+        self.conditions.set(Kind::StateNotWritten, unwritten);
+        let ended = (view.lease_left == Some(Duration::ZERO)).then(|| {
+            format!("the lease of document {} has ended without news from the cloud: only what Free allows leaves", view.position)
+        });
+        self.conditions.set(Kind::LeaseEnded, ended);
+        let held = self.held(view, now);
+        self.conditions.set(Kind::Held, held);
+        self.conditions.set(Kind::DocumentRejected, view.rejected.clone());
+        let conflict = view
+            .conflict
+            .map(|position| format!("two different documents carry the position {position}: the one on record stays in force"));
+        self.conditions.set(Kind::DocumentConflict, conflict);
+        self.refused.take_if(|refused| refused.in_force != view.position || now.boot.saturating_sub(refused.at) >= REFUSAL_LASTS);
+        self.conditions.set(Kind::GrantRefused, self.refused.as_ref().map(|refused| refused.sentence.clone()));
+        self.conditions.set(Kind::CertificateEnds, self.ending(now));
+    }
+
+    fn unwritten(&mut self, view: &View, fault: Option<&str>, now: Now) -> Option<String> {
+        if view.persisted && fault.is_none() {
+            self.unwritten_since = None;
+            return None;
+        }
+        let waited = now.boot.saturating_sub(*self.unwritten_since.get_or_insert(now.boot));
+        let waits = match view.persisted {
+            true => "",
+            false => "; what is in force is not on flash, and an upgrade waits",
+        };
+        match fault {
+            Some(fault) => Some(format!("the state cannot be written: {fault}{waits}")),
+            None if waited >= WRITE_LASTS => {
+                Some(format!("flash does not answer: the state has been waiting to be written for {} s{waits}", waited.as_secs()))
+            }
+            None => None,
+        }
+    }
+
+    fn held(&mut self, view: &View, now: Now) -> Option<String> {
+        let Some(why) = view.held_because else {
+            self.held_since = None;
+            return None;
+        };
+        let since = *self.held_since.get_or_insert(now.boot);
+        let plan = view.plan.as_ref().map_or("paid", |plan| plan.as_str());
+        (now.boot.saturating_sub(since) >= HELD_LASTS).then(|| format!("what only {plan} allows waits: {why}"))
+    }
+
+    /// A grant was refused with this status.
+    pub(super) fn grant_refused(&mut self, status: u16, in_force: Position, now: Now) {
+        let sentence = format!("the API answers {status} to a grant request, although document {in_force} allows the clip: it waits");
+        self.conditions.raise(Kind::GrantRefused, &sentence);
+        self.refused = Some(Refusal { at: now.boot, in_force, sentence });
+    }
+
+    /// A clip was stored: the cloud grants again.
+    pub(super) fn stored(&mut self) {
+        self.refused = None;
+        self.conditions.clear(Kind::GrantRefused);
+    }
+
+    fn ending(&self, now: Now) -> Option<String> {
+        let ending = self.ends.iter().filter(|(_, ends)| ends.saturating_sub(now.trusted) < ENDS_SOON);
+        let sentences: Vec<_> = ending
+            .map(|(what, ends)| {
+                let at =
+                    i64::try_from(ends.as_secs()).ok().and_then(|seconds| jiff::Timestamp::from_second(seconds).ok()).unwrap_or_default();
+                match ends.saturating_sub(now.trusted).as_secs() {
+                    0 => format!("{what} ended on {at}"),
+                    left => format!("{what} ends on {at}, in {}", days(left / 86_400)),
+                }
+            })
+            .collect();
+        (!sentences.is_empty()).then(|| sentences.join("; "))
+    }
+}
+
+fn days(days: u64) -> String {
+    match days {
+        0 => "less than a day".to_owned(),
+        1 => "one day".to_owned(),
+        days => format!("{days} days"),
+    }
+}

@@ -217,6 +217,7 @@ impl Agent {
     async fn serve(mut self, mut signals: Signals) -> anyhow::Result<()> {
         let effects = self.engine.boot(self.clock.now());
         self.carry_out(effects);
+        self.resume();
         self.remember();
         self.show();
         self.notifier.ready();
@@ -229,7 +230,7 @@ impl Agent {
                 _ = signals.terminate.recv() => break,
                 _ = signals.interrupt.recv() => break,
                 // While a cut is under way a burst waits in the link and at the broker, not in the engine.
-                event = self.link_events.recv(), if self.cut.is_none() => match event {
+                event = self.link_events.recv(), if self.engine.has_room() => match event {
                     Some(event) => self.take_link(event),
                     None => anyhow::bail!("the link's task has ended"),
                 },
@@ -384,7 +385,15 @@ impl Agent {
         }
         let effects = self.engine.handle(event, self.clock.now());
         self.carry_out(effects);
+        self.resume();
         self.remember();
+    }
+
+    /// Does what had to wait for a cut, once that has ended.
+    fn resume(&mut self) {
+        while let Some(effects) = self.engine.resume(self.clock.now()) {
+            self.carry_out(effects);
+        }
     }
 
     /// Keeps for support what has changed.
@@ -394,7 +403,7 @@ impl Agent {
         }
     }
 
-    /// Carries effects out, in order. What a cut brings comes before anything that was still to be done.
+    /// Carries effects out, in order. A cut, always the last of them, ends here unless a vendor's uploader has a part in it.
     fn carry_out(&mut self, effects: Vec<Effect>) {
         for effect in effects {
             match effect {

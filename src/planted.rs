@@ -99,6 +99,12 @@ mod switch {
         FailedDescriptorUsedAgain,
         /// the generation is not compared in the retry sleep
         GenerationNotCompared,
+        /// an event is judged before a cut has ended
+        JudgedDuringCut,
+        /// what follows a cut is carried out before it has ended
+        CarriedOutDuringCut,
+        /// whatever comes during a cut is kept, without a bound
+        InboxUnbounded,
     }
 
     thread_local! {

@@ -99,7 +99,7 @@ pub enum Event {
         /// As in [`Effect::Persist`].
         ticket: u64,
     },
-    /// The answer to [`Effect::Cut`]; comes before any other event.
+    /// The answer to [`Effect::Cut`]. What comes before it waits.
     CutDone(CutFigures),
     /// A grant was answered 402 or 403.
     Refused,
@@ -119,7 +119,8 @@ pub enum Event {
 /// What the engine asks for, in this order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
-    /// Close the gate, abort every transfer, then judge every clip by `keep`; with `None` nothing is erased.
+    /// Close the gate, abort every transfer, then judge every clip by `keep`; with `None` nothing is erased. Answered with
+    /// [`Event::CutDone`], at once or later; always the last effect of its batch.
     Cut {
         /// What may be kept, and whose document says so.
         keep: Option<(Policy, Position)>,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use care_protocol::{Answer, Cause, Digest, Entitlement, Outcome, Position, Reject, Report, Topic, VerifiedEntitlement, VerifiedKeyset};
 
 use super::{
-    Arrival, COPIES, Due, Effect, Engine, Fetched, HOLD, Message, REFUSED_RETRY, Staged, UnknownKey, force::InForce, rejections::Way,
+    Arrival, COPIES, Effect, Engine, Fetched, HOLD, Known, Message, REFUSED_RETRY, Staged, UnknownKey, force::InForce, rejections::Way,
     standing::Via, verifying,
 };
 use crate::clock::Now;
@@ -242,7 +242,7 @@ impl Engine {
         let known = |held: &mut UnknownKey| keyset.is_some_and(|keyset| !matches!(keyset.key(&held.kid), Err(Reject::UnknownKey(_))));
         if let Some(held) = self.unknown_key.take_if(known) {
             for (via, arrival) in held.copies {
-                self.inbox.push_back(Due::Held { token: held.token.clone(), via, arrival });
+                self.known.push_back(Known { token: held.token.clone(), via, arrival });
             }
         }
     }

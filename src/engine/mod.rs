@@ -10,6 +10,7 @@
 mod admission;
 mod event;
 mod force;
+mod inbox;
 mod judging;
 mod passing;
 mod record;
@@ -36,6 +37,7 @@ pub use record::{BadRecord, Record};
 pub use view::View;
 
 use force::InForce;
+use inbox::Inbox;
 use rejections::{Rejections, Way};
 use reports::Reports;
 use standing::{Standing, Via};
@@ -110,7 +112,10 @@ pub struct Engine {
     /// What the gate was told last.
     gate: Admission,
     cutting: Option<Cutting>,
-    inbox: VecDeque<Due>,
+    /// Told while a cut is under way.
+    inbox: Inbox,
+    /// Held documents whose key has become known. They came before whatever waits in the inbox.
+    known: VecDeque<Known>,
     tickets: u64,
     /// The last record that a PUBACK waits for, and the last one on flash.
     promised: u64,
@@ -128,6 +133,8 @@ pub struct Engine {
     issued: Duration,
     last_switch: Option<Report>,
     effects: Vec<Effect>,
+    /// What was to be done behind a cut that is under way.
+    after_cut: Vec<Effect>,
 }
 
 /// A document that gives, on its way to the disk.
@@ -167,15 +174,11 @@ struct UnknownKey {
     until: Duration,
 }
 
-/// What waits its turn while a cut is under way.
-enum Due {
-    Event(Event),
-    /// A held document whose key has become known.
-    Held {
-        token: Vec<u8>,
-        via: Via,
-        arrival: Arrival,
-    },
+/// A held document whose key has become known.
+struct Known {
+    token: Vec<u8>,
+    via: Via,
+    arrival: Arrival,
 }
 
 /// What has to be known of a message until it is done with.
@@ -228,7 +231,8 @@ impl Engine {
             fetching_keyset: false,
             gate: Admission::CLOSED,
             cutting: None,
-            inbox: VecDeque::new(),
+            inbox: Inbox::default(),
+            known: VecDeque::new(),
             tickets: 0,
             promised: 0,
             written: 0,
@@ -242,6 +246,7 @@ impl Engine {
             issued: Duration::ZERO,
             last_switch: None,
             effects: Vec::new(),
+            after_cut: Vec::new(),
         };
         match restored {
             Restored::Empty => {}
@@ -282,25 +287,71 @@ impl Engine {
         self.handle(Event::Tick, now)
     }
 
-    /// Takes in one event and says what to do, in order.
+    /// Takes in one event and says what to do, in order. A cut is the last thing to do: until [`Event::CutDone`] answers it the
+    /// engine asks for nothing, and what it is told meanwhile waits. Each call is followed by [`Engine::resume`], until that has
+    /// nothing more.
     pub fn handle(&mut self, event: Event, now: Now) -> Vec<Effect> {
-        if let Event::CutDone(figures) = event {
-            self.cut_done(figures, now);
-        } else {
-            self.inbox.push_back(Due::Event(event));
-        }
-        while self.cutting.is_none() {
-            let now = self.not_before_issued(now);
-            if self.pass_time(now) {
-                break;
+        match event {
+            Event::CutDone(figures) => {
+                self.cut_done(figures, now);
+                self.effects.append(&mut self.after_cut);
+                self.pass(now);
             }
-            match self.inbox.pop_front() {
-                Some(Due::Event(event)) => self.take(event, now),
-                Some(Due::Held { token, via, arrival }) => self.judge(&token, via, arrival, now),
-                None => break,
+            Event::Tick => self.pass(now),
+            event => {
+                self.inbox.push(event);
+                self.take_next(now);
             }
         }
-        std::mem::take(&mut self.effects)
+        self.batch()
+    }
+
+    /// The next thing to do, of what had to wait; `None` while a cut is under way, and once nothing waits.
+    pub fn resume(&mut self, now: Now) -> Option<Vec<Effect>> {
+        if self.cutting.is_some() || (self.known.is_empty() && self.inbox.len() == 0) {
+            return None;
+        }
+        self.take_next(now);
+        Some(self.batch())
+    }
+
+    /// Whether more may be read from the broker. While a cut is under way only little of it can be kept.
+    pub fn has_room(&self) -> bool {
+        self.inbox.has_room()
+    }
+
+    /// Does what time has brought, and what follows from it.
+    fn pass(&mut self, now: Now) {
+        for _ in 0..2 {
+            if self.cutting.is_some() || self.pass_time(self.not_before_issued(now)) {
+                return;
+            }
+        }
+    }
+
+    fn take_next(&mut self, now: Now) {
+        if (self.cutting.is_some() && !planted!(JudgedDuringCut)) || self.pass_time(self.not_before_issued(now)) {
+            return;
+        }
+        let due = self.not_before_issued(now);
+        if let Some(Known { token, via, arrival }) = self.known.pop_front() {
+            self.judge(&token, via, arrival, due);
+        } else if let Some(event) = self.inbox.pop() {
+            self.take(event, due);
+        }
+        if self.cutting.is_none() {
+            self.pass_time(self.not_before_issued(now));
+        }
+    }
+
+    /// What is to be done now. Whatever follows a cut is done once that has ended.
+    fn batch(&mut self) -> Vec<Effect> {
+        let mut effects = std::mem::take(&mut self.effects);
+        let cut = effects.iter().position(|effect| matches!(effect, Effect::Cut { .. }));
+        if let Some(cut) = cut.filter(|_| !planted!(CarriedOutDuringCut)) {
+            self.after_cut = effects.split_off(cut + 1);
+        }
+        effects
     }
 
     fn not_before_issued(&self, now: Now) -> Now {

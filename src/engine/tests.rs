@@ -160,6 +160,9 @@ impl Bench {
     fn event(&mut self, event: Event) {
         let effects = self.engine.handle(event, self.now);
         self.carry_out(effects);
+        while let Some(effects) = self.engine.resume(self.now) {
+            self.carry_out(effects);
+        }
     }
 
     fn carry_out(&mut self, effects: Vec<Effect>) {

@@ -1,6 +1,10 @@
 //! What sections 3 and 4 say of a history, reckoned without the engine: verdicts, and upper bounds for what may leave.
 
-use std::{collections::BTreeMap, rc::Rc, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    rc::Rc,
+    time::Duration,
+};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use care_protocol::{Cause, ClipKind, Digest, Keyset, Outcome, Policy, Position, Report};
@@ -32,7 +36,6 @@ pub(super) enum Voice {
     Copy { confirms: bool },
     Answer { confirms: bool },
     Https,
-    Keyset,
 }
 
 /// A document that was accepted.
@@ -65,9 +68,12 @@ struct Refusal {
 
 struct Waiting {
     doc: Rc<Doc>,
-    copies: Vec<(Voice, u64, Option<u64>)>,
+    copies: Vec<Copy>,
     until: Duration,
 }
+
+/// How a document came that waits for its key: the way, the connection, and what waits for its PUBACK.
+type Copy = (Voice, u64, Option<u64>);
 
 pub(super) struct Oracle {
     keyset: u64,
@@ -81,6 +87,8 @@ pub(super) struct Oracle {
     on_flash: Snapshot,
     verdicts: BTreeMap<u64, (Verdict, Position, u64)>,
     waiting: Option<Waiting>,
+    /// Their key has become known, and they are to be judged.
+    known: VecDeque<(Rc<Doc>, Copy)>,
     connection: u64,
     subscribe_sent: bool,
     confirmed: bool,
@@ -121,6 +129,7 @@ impl Oracle {
             on_flash: Snapshot::default(),
             verdicts: BTreeMap::new(),
             waiting: None,
+            known: VecDeque::new(),
             connection: 0,
             subscribe_sent: false,
             confirmed: false,
@@ -260,7 +269,6 @@ impl Oracle {
         let heard = match voice {
             Voice::Copy { confirms } | Voice::Answer { confirms } => confirms && this_connection,
             Voice::Https => true,
-            Voice::Keyset => false,
         };
         heard && matches!(verdict, Verdict::Applied | Verdict::Duplicate)
     }
@@ -343,9 +351,15 @@ impl Oracle {
             }
         }
         if let Some(waiting) = self.waiting.take_if(|waiting| waiting.doc.needs_version <= self.keyset) {
-            for (voice, connection, delivery) in waiting.copies {
-                self.judge(&waiting.doc, voice, connection, delivery, now);
-            }
+            self.known.extend(waiting.copies.into_iter().map(|copy| (waiting.doc.clone(), copy)));
+        }
+    }
+
+    /// The next document whose key has become known.
+    pub(super) fn judge_known(&mut self, now: Now) {
+        self.time(now);
+        if let Some((doc, (voice, connection, delivery))) = self.known.pop_front() {
+            self.judge(&doc, voice, connection, delivery, now);
         }
     }
 
@@ -366,13 +380,20 @@ impl Oracle {
         self.chain.iter_mut().filter(|accepted| !accepted.durable).for_each(|accepted| accepted.failed = true);
     }
 
-    pub(super) fn written(&mut self, ticket: u64, record: &[u8]) {
+    /// The flash has a record, whether or not the engine has been told.
+    pub(super) fn on_flash(&mut self, ticket: u64, record: &[u8]) {
         let after = Flash::read(record);
         if let Some(before) = &self.flash {
             assert!(after.ratchet >= before.ratchet || after.reset_id > before.reset_id, "the ratchet went back: {before:?} {after:?}");
         }
         self.on_flash = self.snapshots[&ticket];
-        let newest = self.chain.iter().rposition(|accepted| Some(accepted.doc.digest) == self.on_flash.digest);
+        self.flash = Some(after);
+    }
+
+    /// The engine is told of it.
+    pub(super) fn written(&mut self, ticket: u64, record: &[u8]) {
+        let (snapshot, after) = (self.snapshots[&ticket], Flash::read(record));
+        let newest = self.chain.iter().rposition(|accepted| Some(accepted.doc.digest) == snapshot.digest);
         if let Some(newest) = newest {
             if newest > 0 {
                 // What was refused may have been refused under the document before, or under this one.
@@ -387,7 +408,6 @@ impl Oracle {
             self.chain[0].durable = true;
             assert_eq!(after.entitlement.as_deref(), Some(self.chain[0].doc.token.as_str()), "another document is written");
         }
-        self.flash = Some(after);
         let applied = self.chain.iter().all(|accepted| accepted.durable);
         self.surely_confirmed |= applied && std::mem::take(&mut self.confirmation_waits);
     }

@@ -36,10 +36,17 @@ pub(super) struct Outcome {
     pub(super) failure: Option<Failure>,
 }
 
-/// The history of a seed.
-pub(super) fn history(seed: u64, steps: usize) -> Vec<Step> {
+/// The history of a seed, in which every cut is over at once.
+pub(super) fn undelayed(seed: u64, steps: usize) -> Vec<Step> {
     let mut random = Rng::with_seed(seed);
     (0..steps).map(|_| Step::random(&mut random)).collect()
+}
+
+/// The history of a seed, with cuts that take time.
+pub(super) fn history(seed: u64, steps: usize) -> Vec<Step> {
+    let mut random = Rng::with_seed(!seed);
+    let with_cuts = |step| [(random.u8(0..6) == 0).then(|| Step::random_cuts(&mut random)), Some(step)];
+    undelayed(seed, steps).into_iter().flat_map(with_cuts).flatten().collect()
 }
 
 /// Plays the histories of these numbers until one fails; `make` says what happens in each. The failure with the lowest number

@@ -50,6 +50,10 @@ pub(super) enum Step {
         height: u16,
     },
     Upload(Upload),
+    /// A cut takes so many further steps from here on, as one in which a vendor's uploader has a part may.
+    Cuts {
+        after: u8,
+    },
     PowerCut {
         off: u32,
         fate: Fate,
@@ -172,6 +176,11 @@ impl Step {
                 wall: Wall::random(random),
             },
         }
+    }
+
+    /// How long cuts take from here on.
+    pub(super) fn random_cuts(random: &mut Rng) -> Self {
+        Self::Cuts { after: [0, 0, 1, 2, 3, 5, 8, 40][random.usize(0..8)] }
     }
 
     /// One of the twelve kinds of event from which every short history is made.

@@ -1,7 +1,7 @@
 //! A camera, its broker, its cloud, its flash and its clock. Engine, store and trusted time are the product's own; the network,
 //! the disk under the store, the machine's clocks and the uploads are simulated. Every step is followed by the checks.
 
-use std::{rc::Rc, time::Duration};
+use std::{collections::VecDeque, rc::Rc, time::Duration};
 
 use bytes::Bytes;
 use care_protocol::{Answer, Digest, Erased, Keyset, Position, Reset, Topic};
@@ -22,6 +22,8 @@ use crate::{
 const SLOT: usize = 8 * 1024;
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
 const MINUTE: Duration = Duration::from_secs(60);
+/// A cut is waited for so long at most: then a vendor's uploader has been cut off.
+const LONGEST_CUT: Duration = Duration::from_secs(5);
 /// What no agent has written.
 const GARBAGE: &[u8] = b"worn out";
 
@@ -37,6 +39,13 @@ pub(super) struct World {
     /// What the gate was told last.
     open: Admission,
     uploader: Uploader,
+    /// How many steps a cut takes from here on.
+    cut_takes: u8,
+    cut: Option<Cut>,
+    /// What the oracle is to hear of what the engine was told during the cut, in order.
+    deferred: VecDeque<Hear>,
+    /// What the oracle has made of the document that the engine is taking in.
+    verdict: Option<Verdict>,
     flash: Flash,
     connection: u64,
     connected: bool,
@@ -58,6 +67,19 @@ pub(super) struct World {
     pub(super) events: u64,
     /// Whether the history is told, for whoever has to find out what went wrong.
     aloud: bool,
+}
+
+/// What the oracle hears when the engine takes in what it was told.
+type Hear = Box<dyn FnOnce(&mut World)>;
+
+type Before = Option<(Position, Admission)>;
+
+/// A cut that is not over yet.
+struct Cut {
+    steps: u8,
+    until: Duration,
+    /// What was read from the broker meanwhile.
+    read: usize,
 }
 
 /// The store, on a disk that loses what is not synced.
@@ -100,6 +122,10 @@ impl World {
             now,
             open: Admission::CLOSED,
             uploader: Uploader::default(),
+            cut_takes: 0,
+            cut: None,
+            deferred: VecDeque::new(),
+            verdict: None,
             flash: Flash::on(Disk::default()).0,
             connection: 0,
             connected: false,
@@ -120,6 +146,7 @@ impl World {
         };
         let effects = world.engine.boot(now);
         world.carry_out(effects);
+        world.go_on();
         world
     }
 
@@ -127,7 +154,13 @@ impl World {
         if self.aloud {
             eprintln!("{step:?}");
         }
+        match &mut self.cut {
+            Some(Cut { steps: 0, .. }) => self.end_cut(),
+            Some(cut) => cut.steps -= 1,
+            None => {}
+        }
         match step {
+            Step::Cuts { after } => self.cut_takes = after,
             Step::Connect { subscribe, granted } => self.connect(subscribe, granted),
             Step::Lose => self.lose(),
             Step::Deliver(draw, how) => self.deliver(draw, how),
@@ -144,12 +177,11 @@ impl World {
             Step::FlashWrites => self.sync(),
             Step::Refused => {
                 self.event(Event::Tick);
-                self.oracle.refused(self.in_force(), self.now);
-                self.event(Event::Refused);
+                self.tell(Event::Refused, |world| world.oracle.refused(world.in_force(), world.now));
             }
             Step::Published => {
                 for ticket in std::mem::take(&mut self.published) {
-                    self.event(Event::Published { ticket });
+                    self.from_broker(Event::Published { ticket }, |_| ());
                 }
             }
             Step::SystemClock(wall) => {
@@ -169,18 +201,100 @@ impl World {
     }
 
     fn event(&mut self, event: Event) {
+        self.tell(event, |_| ());
+    }
+
+    /// What comes from the broker is not read while there is no room for it.
+    fn from_broker(&mut self, event: Event, hear: impl FnOnce(&mut Self) + 'static) {
+        if !self.engine.has_room() {
+            self.end_cut();
+        }
+        if let Some(cut) = &mut self.cut {
+            cut.read += 1;
+            assert!(cut.read <= inbox::ROOM, "more is read from the broker during a cut than may pile up");
+        }
+        self.tell(event, hear);
+    }
+
+    /// Tells the engine, and the oracle as soon as the engine takes it in.
+    fn tell(&mut self, event: Event, hear: impl FnOnce(&mut Self) + 'static) {
         self.now = self.time.now(self.readings);
         self.oracle.time(self.now);
         if self.aloud && event != Event::Tick {
             eprintln!("  {:?} {event:?}", self.now);
         }
         self.events += 1;
+        let (waiting, before) = (self.engine.inbox.len(), self.before());
         let effects = self.engine.handle(event, self.now);
+        let waits = self.engine.inbox.len() > waiting;
+        if self.cut.is_some() {
+            assert_eq!(effects, [], "asked for before a cut has ended");
+        }
+        if waits {
+            // A cut is under way, or time has brought one first.
+            self.deferred.push_back(Box::new(hear));
+            self.carry_out(effects);
+        } else if self.cut.is_none() {
+            self.take_in(Box::new(hear), before, effects);
+        }
+        self.go_on();
+    }
+
+    fn take_in(&mut self, hear: Hear, before: Before, effects: Vec<Effect>) {
+        self.persists = 0;
+        hear(self);
+        let verdict = self.verdict.take();
+        // It may have brought time forward.
+        self.oracle.time(self.now);
+        self.carry_out(effects);
+        if self.cut.is_none() {
+            self.check_unmoved(verdict, before);
+        }
+    }
+
+    /// Has the engine do what had to wait for a cut, then the flash what it was asked for.
+    fn go_on(&mut self) {
+        while self.cut.is_none() && !(self.engine.known.is_empty() && self.engine.inbox.len() == 0) {
+            self.now = self.time.now(self.readings);
+            self.oracle.time(self.now);
+            let effects = self.engine.handle(Event::Tick, self.now);
+            self.carry_out(effects);
+            let (waiting, known, before) = (self.engine.inbox.len(), self.engine.known.len(), self.before());
+            let Some(effects) = self.engine.resume(self.now) else { continue };
+            if self.engine.known.len() < known {
+                self.take_in(Box::new(|world| world.oracle.judge_known(world.now)), before, effects);
+            } else if self.engine.inbox.len() < waiting {
+                let hear = self.deferred.pop_front().expect("the engine takes in what it was told");
+                self.take_in(hear, before, effects);
+            } else {
+                self.carry_out(effects);
+            }
+        }
+        if !self.flash.slow {
+            self.sync();
+        }
+    }
+
+    fn end_cut(&mut self) {
+        self.finish_cut();
+        self.go_on();
+    }
+
+    fn finish_cut(&mut self) {
+        if self.cut.take().is_none() {
+            return;
+        }
+        let figures = CutFigures { generation: Generation(0), transfers: 1, bytes_after: 0, doomed: Erased::default() };
+        self.now = self.time.now(self.readings);
+        self.oracle.time(self.now);
+        self.events += 1;
+        let effects = self.engine.handle(Event::CutDone(figures), self.now);
         self.carry_out(effects);
     }
 
     fn carry_out(&mut self, effects: Vec<Effect>) {
         for effect in effects {
+            assert!(self.cut.is_none(), "carried out before a cut has ended: {effect:?}");
             if self.aloud {
                 match &effect {
                     Effect::Persist { ticket, .. } => eprintln!("    Persist {ticket}"),
@@ -197,10 +311,7 @@ impl World {
                     }
                     self.open.leave = CLOSED;
                     self.uploader.cut(keep, self.now);
-                    let figures = CutFigures { generation: Generation(0), transfers: 1, bytes_after: 0, doomed: Erased::default() };
-                    self.events += 1;
-                    let effects = self.engine.handle(Event::CutDone(figures), self.now);
-                    self.carry_out(effects);
+                    self.cut = Some(Cut { steps: self.cut_takes, until: self.readings.boot + LONGEST_CUT, read: 0 });
                 }
                 Effect::Open(admission) => {
                     assert!(!takes(&admission.leave, &self.open.leave), "what takes away is a cut first: {admission:?} {:?}", self.open);
@@ -232,8 +343,9 @@ impl World {
                 Effect::RetryRefused | Effect::Forget | Effect::Alarm(_) => {}
             }
         }
-        if !self.flash.slow {
-            self.sync();
+        // Last, as a cut is in its batch: one that takes no step is over at once.
+        if self.cut.is_some() && self.cut_takes == 0 {
+            self.finish_cut();
         }
     }
 
@@ -247,13 +359,18 @@ impl World {
 
     fn check(&mut self) {
         self.oracle.check_clock(self.time.now(self.readings));
+        if self.cut.is_some() {
+            assert_eq!(self.open.leave, CLOSED, "something may leave before a cut has ended");
+            return;
+        }
         let in_force = self.in_force();
         assert_eq!(self.engine.ratchet, self.oracle.ratchet(), "the verdicts differ");
         let version = self.engine.keyset.as_ref().map_or(0, |verified| verified.keyset.version);
         assert_eq!(version, self.oracle.keyset_version(), "the keysets differ");
         self.oracle.check_gate(&self.open.leave, in_force, self.now);
         assert_eq!(self.engine.gate, self.open, "the gate is not as the engine thinks");
-        assert!(self.engine.cutting.is_none() && self.engine.inbox.is_empty());
+        assert!(self.engine.cutting.is_none() && self.engine.inbox.len() == 0 && self.engine.known.is_empty());
+        assert!(self.deferred.is_empty() && self.engine.after_cut.is_empty());
         if self.flash.waiting.is_none() {
             self.oracle.check_newest(in_force);
             self.oracle.check_given(&self.open.leave, self.now);
@@ -276,16 +393,15 @@ impl World {
         }
         if self.flash.slots.write(&record).is_err() {
             self.flash.waiting = Some((ticket, record, true));
-            self.oracle.write_failed();
             if !told {
-                self.event(Event::WriteFailed { ticket });
+                self.tell(Event::WriteFailed { ticket }, |world| world.oracle.write_failed());
             }
             return;
         }
         self.flash.attempted.clear();
-        self.oracle.written(ticket, &record);
-        self.flash.durable = Some(record);
-        self.event(Event::Written { ticket });
+        self.oracle.on_flash(ticket, &record);
+        self.flash.durable = Some(record.clone());
+        self.tell(Event::Written { ticket }, move |world| world.oracle.written(ticket, &record));
     }
 
     fn connect(&mut self, subscribe: bool, granted: bool) {
@@ -295,12 +411,12 @@ impl World {
         self.connection += 1;
         self.connected = true;
         self.window.clear();
-        self.event(Event::Connected(Connection(self.connection)));
+        let connection = Connection(self.connection);
+        self.from_broker(Event::Connected(connection), |_| ());
         if subscribe {
-            self.oracle.subscribe_sent();
-            self.event(Event::SubscribeSent(Connection(self.connection)));
+            self.from_broker(Event::SubscribeSent(connection), |world| world.oracle.subscribe_sent());
             if granted {
-                self.event(Event::Subscribed(Connection(self.connection)));
+                self.from_broker(Event::Subscribed(connection), |_| ());
             }
         }
     }
@@ -308,12 +424,14 @@ impl World {
     fn lose(&mut self) {
         if self.connected {
             self.connected = false;
-            self.nonce = None;
             self.published.clear();
-            self.oracle.lost_connection(self.now);
-            self.event(Event::Lost(Some(Connection(self.connection))));
+            self.from_broker(Event::Lost(Some(Connection(self.connection))), |world| {
+                world.nonce = None;
+                world.oracle.lost_connection(world.now);
+            });
             // A lost state asks at its own pace.
-            assert!(self.engine.lost || !self.fetches.is_empty(), "a loss asks over HTTPS at once");
+            let asks = self.cut.is_some() || self.engine.lost || !self.fetches.is_empty();
+            assert!(asks, "a loss asks over HTTPS at once");
         }
     }
 
@@ -347,26 +465,30 @@ impl World {
         let doc = self.draw(draw);
         match how {
             How::Answer { newest } => {
-                let newest = self.nonce.clone().filter(|_| newest);
-                let voice = Voice::Answer { confirms: newest.is_some() };
-                let answer = Answer { nonce: newest.unwrap_or_else(|| "another-nonce-0000000000".into()), token: doc.token.clone() };
-                self.bring(Topic::Answer, serde_json::to_vec(&answer).unwrap(), Some(&doc), voice, false, false);
+                let nonce = self.nonce.clone().filter(|_| newest);
+                let answer = Answer { nonce: nonce.clone().unwrap_or_else(|| "another-nonce-0000000000".into()), token: doc.token.clone() };
+                let delivery = self.deliveries + 1;
+                self.bring(Topic::Answer, serde_json::to_vec(&answer).unwrap(), false, false, move |world| {
+                    // A `get` may have been sent meanwhile.
+                    let voice = Voice::Answer { confirms: nonce.is_some() && nonce == world.nonce };
+                    world.verdict = Some(world.oracle.hear(&doc, voice, Some(delivery), world.now));
+                });
             }
-            How::Copy { retain, dup } => {
-                let voice = Voice::Copy { confirms: retain && !dup };
-                self.bring(Topic::Entitlement, doc.token.clone().into_bytes(), Some(&doc), voice, retain, dup);
-            }
+            How::Copy { retain, dup } => self.bring_copy(&doc, retain, dup),
         }
     }
 
-    fn bring(&mut self, topic: Topic, payload: Vec<u8>, doc: Option<&Rc<Doc>>, voice: Voice, retain: bool, dup: bool) {
+    fn bring_copy(&mut self, doc: &Rc<Doc>, retain: bool, dup: bool) {
+        let (doc, delivery) = (doc.clone(), self.deliveries + 1);
+        self.bring(Topic::Entitlement, doc.token.clone().into_bytes(), retain, dup, move |world| {
+            let voice = Voice::Copy { confirms: retain && !dup };
+            world.verdict = Some(world.oracle.hear(&doc, voice, Some(delivery), world.now));
+        });
+    }
+
+    fn bring(&mut self, topic: Topic, payload: Vec<u8>, retain: bool, dup: bool, hear: impl FnOnce(&mut Self) + 'static) {
         self.deliveries += 1;
         self.window.push((self.deliveries, false));
-        // What the flash was asked before may be done meanwhile, and is no fault of this message.
-        let quiet = self.flash.waiting.is_none();
-        let before = (self.position(), self.open);
-        self.persists = 0;
-        let verdict = doc.map(|doc| self.oracle.hear(doc, voice, Some(self.deliveries), self.now));
         let message = Message {
             connection: Connection(self.connection),
             topic,
@@ -376,12 +498,17 @@ impl World {
             received: self.now.boot,
             delivery: Some(Delivery(self.deliveries)),
         };
-        self.event(Event::Message(message));
-        self.check_unmoved(verdict, quiet.then_some(before));
+        self.from_broker(Event::Message(message), hear);
+    }
+
+    /// How things stand before the engine takes something in; `None` while the flash has something to do, which is no fault of
+    /// what is taken in.
+    fn before(&self) -> Before {
+        self.flash.waiting.is_none().then(|| (self.position(), self.open))
     }
 
     /// What is refused changes nothing, and neither it nor a duplicate writes anything (invariants 5 and 6).
-    fn check_unmoved(&self, verdict: Option<Verdict>, before: Option<(Position, Admission)>) {
+    fn check_unmoved(&self, verdict: Option<Verdict>, before: Before) {
         let Some(verdict) = verdict else { return };
         if self.oracle.time_has_moved() || verdict == Verdict::Applied {
             return;
@@ -400,9 +527,8 @@ impl World {
         }
         self.event(Event::Tick);
         let keyset = self.keyset(keys);
-        self.oracle.keyset(&keyset, self.now);
         let payload = self.office.sign_keyset(&keyset).into_bytes();
-        self.bring(Topic::Keyset, payload, None, Voice::Keyset, true, false);
+        self.bring(Topic::Keyset, payload, true, false, move |world| world.oracle.keyset(&keyset, world.now));
     }
 
     fn keyset(&mut self, keys: Keys) -> Keyset {
@@ -434,25 +560,22 @@ impl World {
         if answer != Https::Failed {
             self.learn_date();
         }
-        let fetched = match (resource, answer) {
-            (_, Https::Failed) => Fetched::Failed,
-            (Resource::Entitlement, Https::Missing) => {
-                self.oracle.missing(self.now);
-                Fetched::Missing
-            }
+        let (fetched, hear): (Fetched, Hear) = match (resource, answer) {
+            (_, Https::Failed) => (Fetched::Failed, Box::new(|_| ())),
+            (Resource::Entitlement, Https::Missing) => (Fetched::Missing, Box::new(|world| world.oracle.missing(world.now))),
             (Resource::Entitlement, Https::Found(draw, _)) => {
                 let doc = self.draw(draw);
-                self.oracle.hear(&doc, Voice::Https, None, self.now);
-                Fetched::Found(doc.token.clone().into())
+                let found = Fetched::Found(doc.token.clone().into());
+                (found, Box::new(move |world| _ = world.oracle.hear(&doc, Voice::Https, None, world.now)))
             }
-            (Resource::Keyset, Https::Missing) => Fetched::Missing,
+            (Resource::Keyset, Https::Missing) => (Fetched::Missing, Box::new(|_| ())),
             (Resource::Keyset, Https::Found(_, keys)) => {
                 let keyset = self.keyset(keys);
-                self.oracle.keyset(&keyset, self.now);
-                Fetched::Found(self.office.sign_keyset(&keyset).into())
+                let found = Fetched::Found(self.office.sign_keyset(&keyset).into());
+                (found, Box::new(move |world| world.oracle.keyset(&keyset, world.now)))
             }
         };
-        self.event(Event::Fetched(resource, fetched));
+        self.tell(Event::Fetched(resource, fetched), hear);
     }
 
     fn date(&mut self) {
@@ -478,12 +601,19 @@ impl World {
         let end = self.readings.boot + Duration::from_secs(seconds.into());
         for turn in 0.. {
             assert!(turn < 3000, "the engine wakes all the time");
-            let wake = self.engine.wake_at(self.now).max(self.readings.boot + Duration::from_millis(1));
-            let step = wake.min(end) - self.readings.boot;
+            let wake = match &self.cut {
+                // The engine does nothing, whatever is due.
+                Some(cut) => cut.until,
+                None => self.engine.wake_at(self.now),
+            };
+            let step = wake.max(self.readings.boot + Duration::from_millis(1)).min(end) - self.readings.boot;
             self.readings.boot += step;
             self.readings.system += step;
             self.truth += step;
             self.event(Event::Tick);
+            if self.cut.as_ref().is_some_and(|cut| self.readings.boot >= cut.until) {
+                self.end_cut();
+            }
             self.check();
             if self.readings.boot >= end {
                 return;
@@ -526,8 +656,11 @@ impl World {
         self.fetches.clear();
         self.published.clear();
         self.window.clear();
+        self.cut = None;
+        self.deferred.clear();
         let effects = self.engine.boot(self.now);
         self.carry_out(effects);
+        self.go_on();
     }
 
     /// What the store finds when power is back.
@@ -542,7 +675,7 @@ impl World {
             self.flash.disk.fail_at(during.into(), std::io::ErrorKind::Other);
             self.flash.attempted.push((ticket, record.clone()));
             if self.flash.slots.write(&record).is_ok() {
-                self.oracle.written(ticket, &record);
+                self.oracle.on_flash(ticket, &record);
                 self.flash.durable = Some(record);
                 self.flash.attempted.clear();
             }
@@ -563,7 +696,7 @@ impl World {
                 if durable.as_deref() != Some(&record) {
                     let found = attempted.iter().find(|(_, attempted)| *attempted == record);
                     let (ticket, _) = found.expect("the flash brings back neither the last record nor the one that was being written");
-                    self.oracle.written(*ticket, &record);
+                    self.oracle.on_flash(*ticket, &record);
                 }
                 Some(record)
             }
@@ -593,6 +726,8 @@ impl World {
         if self.aloud {
             eprintln!("all is well again");
         }
+        self.cut_takes = 0;
+        self.end_cut();
         self.flash.slow = false;
         self.flash.disk.set_failing(None);
         self.sync();
@@ -606,14 +741,15 @@ impl World {
         let doc = self.office.issue(self.epoch, 1, 0, None);
         self.history.push(doc.clone());
         let https = self.engine.lost;
-        self.oracle.keyset(&keyset, self.now);
-        self.event(Event::Fetched(Resource::Keyset, Fetched::Found(self.office.sign_keyset(&keyset).into())));
+        let found = Fetched::Found(self.office.sign_keyset(&keyset).into());
+        self.tell(Event::Fetched(Resource::Keyset, found), move |world| world.oracle.keyset(&keyset, world.now));
         if https {
-            self.oracle.hear(&doc, Voice::Https, None, self.now);
-            self.event(Event::Fetched(Resource::Entitlement, Fetched::Found(doc.token.clone().into())));
+            let (doc, found) = (doc.clone(), Fetched::Found(doc.token.clone().into()));
+            let hear = move |world: &mut Self| _ = world.oracle.hear(&doc, Voice::Https, None, world.now);
+            self.tell(Event::Fetched(Resource::Entitlement, found), hear);
         }
         self.connect(true, true);
-        self.bring(Topic::Entitlement, doc.token.clone().into_bytes(), Some(&doc), Voice::Copy { confirms: true }, true, false);
+        self.bring_copy(&doc, true, false);
         self.check();
         assert_eq!((self.position(), self.engine.mode(self.now), self.open.leave), (doc.position, Mode::Paid, doc.policy));
         assert!(self.window.iter().all(|(_, done)| *done), "{:?}", self.window);

@@ -1,0 +1,83 @@
+//! What the engine is told while a cut is under way. A cut may wait for a vendor's uploader for seconds, and nothing is judged
+//! before it has ended; so that nothing piles up meanwhile, what only repeats is not kept, and whoever drives the engine stops
+//! reading from the broker while there is no room ([`super::Engine::has_room`]). What is not read is not acknowledged, so the
+//! broker keeps it: nothing is lost.
+
+use std::collections::VecDeque;
+
+use super::Event;
+
+/// So many events may wait before nothing more is read from the broker. The answers to what was asked before the cut come on top,
+/// one each: nothing more is asked for while it lasts.
+pub(super) const ROOM: usize = 8;
+
+/// Events in order of arrival.
+#[derive(Debug, Default)]
+pub(super) struct Inbox(VecDeque<Event>);
+
+impl Inbox {
+    /// Keeps an event for later, unless it says nothing new.
+    pub(super) fn push(&mut self, event: Event) {
+        match &event {
+            // Time has passed anyway, by the end of the cut.
+            Event::Tick => return,
+            Event::Written { ticket } => {
+                if let Some(Event::Written { ticket: newest }) = self.0.back_mut() {
+                    *newest = (*newest).max(*ticket);
+                    return;
+                }
+            }
+            // Only the newest counts.
+            Event::Reconfigured { .. } => self.0.retain(|waiting| !matches!(waiting, Event::Reconfigured { .. })),
+            // Every transfer is dead: all that is refused now was asked for before the cut.
+            Event::Refused | Event::Stopping if self.0.contains(&event) => return,
+            _ => {}
+        }
+        self.0.push_back(event);
+    }
+
+    pub(super) fn pop(&mut self) -> Option<Event> {
+        self.0.pop_front()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(super) fn has_room(&self) -> bool {
+        self.len() < ROOM || planted!(InboxUnbounded)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_only_repeats_does_not_pile_up() {
+        let mut inbox = Inbox::default();
+        let free = super::super::tests::FREE;
+        for ticket in 1..100 {
+            inbox.push(Event::Written { ticket });
+        }
+        for _ in 0..100 {
+            for event in [Event::Tick, Event::Refused, Event::Reconfigured { free }, Event::Stopping] {
+                inbox.push(event);
+            }
+        }
+        assert!(inbox.len() <= ROOM, "{inbox:?}");
+        assert!(inbox.0.contains(&Event::Written { ticket: 99 }), "the newest ticket covers those before: {inbox:?}");
+    }
+
+    #[test]
+    fn order_is_kept_and_a_full_inbox_says_so() {
+        let mut inbox = Inbox::default();
+        for ticket in 0..ROOM as u64 {
+            assert!(inbox.has_room());
+            inbox.push(Event::Published { ticket });
+        }
+        assert!(!inbox.has_room());
+        assert_eq!(inbox.pop(), Some(Event::Published { ticket: 0 }));
+        assert!(inbox.has_room());
+    }
+}

@@ -18,7 +18,7 @@ use std::{
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::clock::Now;
+use crate::{clock::Now, redact};
 
 /// While a condition lasts, or comes and goes, one line reminds of it this often at most.
 const REMIND_EVERY: Duration = Duration::from_secs(600);
@@ -210,7 +210,8 @@ impl Conditions {
 
     /// The same, where this fault needs other advice than most of its kind.
     pub fn raise_advising(&self, kind: Kind, sentence: impl Into<String>, advice: impl Into<String>) {
-        let (sentence, advice, now) = (sentence.into(), advice.into(), (self.0.clock)());
+        // A fault may quote an address, in another program's words.
+        let (sentence, advice, now) = (redact::text(&sentence.into()), redact::text(&advice.into()), (self.0.clock)());
         let mut known = self.lock();
         let known = known.entry(kind).or_default();
         match &mut known.holds {

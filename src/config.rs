@@ -10,6 +10,7 @@ mod tests;
 
 use std::{
     collections::BTreeSet,
+    fmt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -19,6 +20,8 @@ use care_protocol::{DeviceId, Policy, RootKeys};
 pub use crate::tls::{StoreCa, TlsFiles};
 pub use fault::ConfigFault;
 use files::{FileKind, NamedFile};
+
+use crate::redact::Secret;
 
 /// Where the configuration is unless the command line says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/kasa-care-agent/config.toml";
@@ -232,11 +235,34 @@ pub enum Source {
     /// A V4L2 device.
     V4l2(PathBuf),
     /// An RTSP URL.
-    Rtsp(String),
+    Rtsp(Secret),
     /// A recorded file, looped in real time.
     File(PathBuf),
     /// A GStreamer description that ends in H.264.
-    Launch(String),
+    Launch(Secret),
+}
+
+impl fmt::Display for Source {
+    /// As people may see it: no password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Test => f.write_str("test"),
+            Self::V4l2(path) => write!(f, "v4l2:{}", path.display()),
+            Self::Rtsp(url) => write!(f, "{url}"),
+            Self::File(path) => write!(f, "file:{}", path.display()),
+            Self::Launch(_) => f.write_str("launch"),
+        }
+    }
+}
+
+impl Source {
+    /// GStreamer's words about this source, without any part of its secrets.
+    pub fn hide_in(&self, words: &str) -> String {
+        match self {
+            Self::Rtsp(secret) | Self::Launch(secret) => secret.hide_in(words),
+            Self::Test | Self::V4l2(_) | Self::File(_) => words.to_owned(),
+        }
+    }
 }
 
 /// Where motion events come from.

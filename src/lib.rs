@@ -29,6 +29,7 @@ pub mod link;
 pub mod logging;
 pub mod media;
 pub mod memory;
+pub mod redact;
 pub mod status;
 pub mod store;
 pub mod systemd;

@@ -11,7 +11,16 @@ use std::{
 pub use recent::{Trouble, recent};
 
 use tracing::level_filters::LevelFilter;
-use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{
+    field::MakeExt,
+    filter::Targets,
+    fmt,
+    fmt::format::{Writer, debug_fn},
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
+
+use crate::redact;
 
 /// The environment variable with the filter.
 pub const FILTER: &str = "CARE_LOG";
@@ -26,13 +35,25 @@ pub fn start() {
     let journal = if under_journal() { tracing_journald::layer().ok() } else { None };
     let started = match journal {
         Some(journal) => registry.with(journal.with_syslog_identifier("kasa-care-agent".to_owned())).try_init(),
-        None => registry.with(fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal())).try_init(),
+        None => {
+            let fields = debug_fn(|writer, field, value| field_without_secrets(writer, field.name(), value)).delimited(" ");
+            registry.with(fmt::layer().fmt_fields(fields).with_writer(io::stderr).with_ansi(io::stderr().is_terminal())).try_init()
+        }
     };
     if let Err(error) = started {
         eprintln!("kasa-care-agent: events are logged already: {error}");
     }
     if let Some(fault) = fault {
         tracing::warn!(fault, "{FILTER} cannot be read; logging at info");
+    }
+}
+
+/// One field of a line. Libraries may log addresses that the agent has never seen as a text.
+fn field_without_secrets(writer: &mut Writer<'_>, name: &str, value: &dyn std::fmt::Debug) -> std::fmt::Result {
+    let value = redact::text(&format!("{value:?}"));
+    match name {
+        "message" => write!(writer, "{value}"),
+        name => write!(writer, "{name}={value}"),
     }
 }
 

@@ -16,6 +16,7 @@ use super::Exit;
 use crate::{
     config::Config,
     engine::Record,
+    redact,
     status::ask,
     store::{Restored, Store},
 };
@@ -43,7 +44,7 @@ pub(super) fn run(config: &Config, output: Option<&Path>, out: &mut dyn Write) -
         "not_running": fault,
         "on_flash": on_flash(config),
     });
-    redact(&mut archive);
+    hide_secrets(&mut archive);
     let text = format!("{archive:#}\n");
     match output {
         None => out.write_all(text.as_bytes())?,
@@ -88,38 +89,13 @@ fn on_flash(config: &Config) -> Value {
 }
 
 /// Takes out of every text what may have got into it through an error: passwords and signatures in addresses, tokens.
-fn redact(value: &mut Value) {
+fn hide_secrets(value: &mut Value) {
     match value {
-        Value::String(text) => {
-            if text.contains("://") || text.contains("eyJ") {
-                *text = text
-                    .split_inclusive(BETWEEN)
-                    .map(|word| match word.strip_suffix(BETWEEN) {
-                        Some(bare) => redacted(bare) + &word[bare.len()..],
-                        None => redacted(word),
-                    })
-                    .collect();
-            }
-        }
-        Value::Array(values) => values.iter_mut().for_each(redact),
-        Value::Object(fields) => fields.values_mut().for_each(redact),
+        Value::String(text) => *text = redact::text(text),
+        Value::Array(values) => values.iter_mut().for_each(hide_secrets),
+        Value::Object(fields) => fields.values_mut().for_each(hide_secrets),
         Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
-}
-
-/// What stands between two words.
-const BETWEEN: [char; 7] = [' ', '"', '\'', ',', ';', '(', ')'];
-
-fn redacted(word: &str) -> String {
-    if let Some(at) = word.find("eyJ") {
-        return format!("{}…", &word[..at]);
-    }
-    let Some((scheme, rest)) = word.split_once("://") else { return word.to_owned() };
-    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    let (authority, path) = rest.split_at(end);
-    let host = authority.rsplit_once('@').map_or(authority.to_owned(), |(_, host)| format!("…@{host}"));
-    let path = path.split_once('?').map_or(path.to_owned(), |(path, _)| format!("{path}?…"));
-    format!("{scheme}://{host}{path}")
 }
 
 #[cfg(test)]
@@ -134,7 +110,7 @@ mod tests {
             "c": "token eyJcanary.canary.canary is bad; nothing else",
             "d": "rtsp://127.0.0.1/low, 640x360",
         });
-        redact(&mut value);
+        hide_secrets(&mut value);
         assert!(!value.to_string().contains("canary"), "{value}");
         assert_eq!(value["a"][0], "cannot open rtsp://…@10.0.0.7/stream: refused");
         assert_eq!(value["b"], "PUT https://clips.example/a/b?… failed (https://…@h/?…)");

@@ -318,7 +318,7 @@ fn source(value: &Value<'_>) -> Result<Source, Wrong> {
     match text {
         "test" => Ok(Source::Test),
         _ if rest("rtsp://").is_some() || rest("rtsps://").is_some() => match text.split_once("://") {
-            Some((_, address)) if !address.is_empty() && !address.starts_with('/') => Ok(Source::Rtsp(text.to_owned())),
+            Some((_, address)) if !address.is_empty() && !address.starts_with('/') => Ok(Source::Rtsp(text.into())),
             _ => names_nothing("rtsp://"),
         },
         _ => match (rest("v4l2:"), rest("file:"), rest("launch:")) {
@@ -327,7 +327,7 @@ fn source(value: &Value<'_>) -> Result<Source, Wrong> {
             (.., Some("")) => names_nothing("launch:"),
             (Some(device), ..) => Ok(Source::V4l2(device.into())),
             (_, Some(file), _) => Ok(Source::File(file.into())),
-            (.., Some(description)) => Ok(Source::Launch(description.to_owned())),
+            (.., Some(description)) => Ok(Source::Launch(description.into())),
             _ => Err(Wrong::new("is not a source", SOURCES)),
         },
     }

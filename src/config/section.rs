@@ -13,6 +13,7 @@ use toml::{
 };
 
 use super::fault::{ConfigFault, Wrong, nearest};
+use crate::redact;
 
 /// The file being read and the faults found so far.
 pub(super) struct Findings<'t> {
@@ -33,7 +34,9 @@ impl<'t> Findings<'t> {
 
     pub(super) fn add(&self, at: Option<usize>, key: impl Into<String>, wrong: Wrong) {
         let Wrong { wrong, right } = wrong;
-        self.faults.borrow_mut().push(ConfigFault { file: self.file.to_owned(), line: self.line(at), key: key.into(), wrong, right });
+        // A value that stands where it does not belong may be a URL with a password.
+        let (wrong, key) = (redact::text(&wrong), redact::text(&key.into()));
+        self.faults.borrow_mut().push(ConfigFault { file: self.file.to_owned(), line: self.line(at), key, wrong, right });
     }
 
     /// All faults, in the order of the file; those in no line last.

@@ -14,6 +14,8 @@ use tracing::{
 };
 use tracing_subscriber::{Layer, layer::Context};
 
+use crate::redact;
+
 /// How many are kept.
 const MOST: usize = 64;
 /// How long one may be, bytes.
@@ -66,9 +68,10 @@ impl Visit for Line {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         let space = if self.0.is_empty() { "" } else { " " };
         // Writing to a string does not fail.
+        let value = redact::text(&format!("{value:?}"));
         let _ = match field.name() {
-            "message" => write!(self.0, "{space}{value:?}"),
-            name => write!(self.0, "{space}{name}={value:?}"),
+            "message" => write!(self.0, "{space}{value}"),
+            name => write!(self.0, "{space}{name}={value}"),
         };
         if self.0.len() > LONGEST {
             let end = (0..=LONGEST).rev().find(|at| self.0.is_char_boundary(*at)).unwrap_or(0);

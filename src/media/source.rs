@@ -67,7 +67,7 @@ impl Description {
                 }
                 kind => ("filesrc name=source ! qtdemux ! h264parse name=looped ! clocksync".into(), kind),
             },
-            Source::Launch(description) => (description.clone(), Kind::Live),
+            Source::Launch(description) => (description.expose().to_owned(), Kind::Live),
         };
         Ok(Self { launch, kind })
     }
@@ -84,7 +84,7 @@ pub(super) fn aim(source: &Source, pipeline: &gst::Pipeline) {
     match source {
         Source::V4l2(path) => element.set_property("device", path.to_string_lossy().as_ref()),
         Source::Rtsp(url) => {
-            element.set_property("location", url);
+            element.set_property("location", url.expose());
             element.connect("select-stream", false, |values| {
                 let caps = values.get(2).and_then(|value| value.get::<gst::Caps>().ok());
                 let media = caps.and_then(|caps| caps.structure(0).and_then(|s| s.get::<String>("media").ok()));
@@ -95,25 +95,6 @@ pub(super) fn aim(source: &Source, pipeline: &gst::Pipeline) {
             element.set_property("location", path.to_string_lossy().as_ref());
         }
         Source::Test | Source::File(_) | Source::Launch(_) => {}
-    }
-}
-
-/// The source as people may see it: no password.
-pub(super) fn display(source: &Source) -> String {
-    match source {
-        Source::Test => "test".into(),
-        Source::V4l2(path) => format!("v4l2:{}", path.display()),
-        Source::Rtsp(url) => match url.split_once("://") {
-            Some((scheme, rest)) => {
-                let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-                let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-                let path = path.split_once('?').map_or(path, |(path, _)| path);
-                format!("{scheme}://{host}{path}")
-            }
-            None => "rtsp".into(),
-        },
-        Source::File(path) => format!("file:{}", path.display()),
-        Source::Launch(_) => "launch".into(),
     }
 }
 
@@ -145,18 +126,5 @@ fn container(path: &Path) -> Result<Kind, MediaError> {
         [_, _, _, _, b'f', b't', b'y', b'p'] => Ok(Kind::Mp4),
         [0, 0, 1, ..] | [0, 0, 0, 1, ..] => Ok(Kind::Elementary),
         _ => Err(fault(io::Error::new(io::ErrorKind::InvalidData, "neither MP4 nor an H.264 byte stream"))),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_password_is_not_shown() {
-        let shown = |url: &str| display(&Source::Rtsp(url.into()));
-        assert_eq!(shown("rtsp://me:se@cret@camera:554/live?token=x"), "rtsp://camera:554/live");
-        assert_eq!(shown("rtsp://127.0.0.1/stream"), "rtsp://127.0.0.1/stream");
-        assert_eq!(shown("rtsp://me:secret@camera"), "rtsp://camera");
     }
 }

@@ -400,7 +400,7 @@ fn motion_comes_with_a_snapshot_if_the_plan_has_them() {
 fn the_built_in_eye_sees_movement_and_nothing_in_a_still_picture() {
     let launch = |pattern: &str| {
         let raw = "video/x-raw,width=640,height=360,framerate=15/1";
-        Source::Launch(format!("videotestsrc is-live=true pattern={pattern} ! {raw} ! openh264enc gop-size=8 bitrate=1000000"))
+        Source::Launch(format!("videotestsrc is-live=true pattern={pattern} ! {raw} ! openh264enc gop-size=8 bitrate=1000000").into())
     };
     let start_eye = |source| start(&config::Media { motion: Motion::BuiltIn, ..camera(source, 1) }, &Shelf::new(1));
     assert_eq!(built_in_available(&launch("ball")), Ok(()));
@@ -452,7 +452,7 @@ fn s73_a_stream_resumes_when_its_rtsp_server_is_back() {
     let server = Camera::start(0);
     let (port, url) = (server.port(), server.url.clone());
     let shelf = Shelf::new(4);
-    let media = start(&camera(Source::Rtsp(url), 1), &shelf);
+    let media = start(&camera(Source::Rtsp(url.into()), 1), &shelf);
     wait_for_frames(&media, 40);
     media.record();
     shelf.wait_for(1);
@@ -477,7 +477,7 @@ fn s73_a_stream_resumes_when_its_rtsp_server_is_back() {
 #[test]
 fn s73_a_silent_source_is_found_and_resumes() {
     let server = Camera::start(0);
-    let media = start(&camera(Source::Rtsp(server.url.clone()), 1), &Shelf::new(4));
+    let media = start(&camera(Source::Rtsp(server.url.clone().into()), 1), &Shelf::new(4));
     wait_for_frames(&media, 10);
     let pid = rustix::process::Pid::from_child(&server.child);
     rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
@@ -502,7 +502,7 @@ fn a_camera_that_is_not_plugged_in_is_a_fault_and_is_tried_again() {
 fn stops_within_5_s_even_while_a_camera_does_not_answer() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("rtsp://127.0.0.1:{}/stream", silent.local_addr().unwrap().port());
-    let media = start(&camera(Source::Rtsp(url), 1), &Shelf::new(10));
+    let media = start(&camera(Source::Rtsp(url.into()), 1), &Shelf::new(10));
     let _asked = silent.accept().unwrap();
     assert!(media.stop(Duration::from_secs(5)));
 }

@@ -122,7 +122,7 @@ impl Trunk {
     /// Starts a stream. A source that is not there yet, or cannot be built, is no error: a condition says so, and it is tried
     /// again and again.
     pub fn start(which: Which, source: Source, taps: Taps, conditions: Conditions, losses: Losses) -> Result<Self, MediaError> {
-        let state = Arc::new(State { source: source::display(&source), ..State::default() });
+        let state = Arc::new(State { source: source.to_string(), ..State::default() });
         let (stop, stopped) = mpsc::sync_channel(1);
         let keeper = Keeper { which, source, taps, state: state.clone(), conditions, losses, stopped, epoch: Instant::now() };
         let thread = thread::Builder::new().name(which.thread().into()).spawn(move || keeper.run()).map_err(MediaError::Thread)?;
@@ -218,6 +218,7 @@ impl Keeper {
                     (error.to_string(), wait)
                 }
             };
+            let fault = self.source.hide_in(&fault);
             self.conditions.raise(self.which.condition(), format!("no picture from {}: {fault}", self.state.source));
             *locked(&self.state.fault) = Some(fault);
             self.state.restarts.fetch_add(1, Ordering::Relaxed);
@@ -431,7 +432,7 @@ fn build(description: &Description, source: &Source, grey: bool) -> Result<gst::
              ! appsink name=grey sync=false async=false enable-last-sample=false max-buffers=1 drop=true"
         ));
     }
-    let element = gst::parse::launch(&launch).map_err(|source| MediaError::Pipeline { reason: source.message().to_owned() })?;
+    let element = gst::parse::launch(&launch).map_err(|error| MediaError::Pipeline { reason: source.hide_in(error.message()) })?;
     let pipeline = element.downcast::<gst::Pipeline>().map_err(|_| MediaError::Pipeline { reason: "not a pipeline".into() })?;
     source::aim(source, &pipeline);
     Ok(pipeline)

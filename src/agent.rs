@@ -335,12 +335,8 @@ impl Agent {
                 self.notice.stored();
                 self.handle(Event::Stored);
             }
-            Input::Upload(upload::Event::GrantFault { why }) => {
-                tracing::error!(why, "a grant leads where it must not; no byte was sent");
-            }
-            Input::Upload(upload::Event::Dropped { bytes, .. }) => {
-                tracing::warn!(bytes, "a clip was dropped: the spool is full, or flash does not give it back")
-            }
+            // Named as conditions where they happen.
+            Input::Upload(upload::Event::GrantFault { .. } | upload::Event::Dropped { .. }) => self.show_soon(),
             Input::Upload(upload::Event::Date) => self.turn(),
             Input::Upload(upload::Event::ErasuresSettled) => {
                 if let Some((ticket, record)) = self.record_waits.take() {
@@ -360,6 +356,7 @@ impl Agent {
     /// A vendor's uploader has come, gone, or said something.
     fn hear_uploader(&mut self) {
         self.show_soon();
+        self.uploads.look();
         let tidings = self.gate.tidings();
         if tidings.stored {
             self.notice.stored();

@@ -270,18 +270,10 @@ impl StatusDocument {
     /// Writes down anew what somebody should look at. Call it after everything else has been updated.
     pub fn warn(&mut self) {
         let mut warnings: Vec<_> = self.conditions.iter().map(|condition| condition.sentence.clone()).collect();
-        if let Some(fault) = &self.spool.flash_fault {
-            warnings.push(format!("clips cannot be put on flash and wait in memory: {fault}"));
-        }
-        warnings.extend(self.transfers.pace_fault.clone());
         if let Some(why) = self.media.as_ref().and_then(|media| media.why_not.as_ref()) {
             if !warnings.contains(why) {
                 warnings.push(why.clone());
             }
-        }
-        if let Some(uploader) = self.uploader.as_ref().filter(|uploader| !uploader.connected) {
-            let why = uploader.fault.as_ref().map_or_else(String::new, |fault| format!(": {fault}"));
-            warnings.push(format!("the vendor's uploader is not connected, and nothing is uploaded{why}"));
         }
         self.warnings = warnings;
     }

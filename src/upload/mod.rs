@@ -8,6 +8,8 @@
 //! Where a vendor's own uploader does the uploading, the gate governs that too ([`vendor`]).
 
 mod content;
+mod failure;
+mod faults;
 mod flash;
 mod gate;
 mod grant;
@@ -36,7 +38,8 @@ use tokio::{runtime, select, sync::Notify, time::sleep};
 pub use self::gate::Gate;
 use self::{
     content::Open,
-    flash::{Files, Opener, Shelved},
+    faults::Faults,
+    flash::{Files, Opener, Shelved, flash_fault},
     pacing::Pacer,
     spool::{End, Job, Next},
     vendor::{Door, UploaderStatus},
@@ -185,7 +188,7 @@ pub struct Uploads {
 ///
 /// The kernel gave no thread, or no descriptors for a runtime, or the socket of a vendor's uploader cannot be made.
 pub fn start(settings: Settings, clock: Clock, events: impl Fn(Event) + Send + Sync + 'static) -> io::Result<Uploads> {
-    let Settings { device, spool, spool_dir, uplink_kbps, peers, uploader, conditions: _ } = settings;
+    let Settings { device, spool, spool_dir, uplink_kbps, peers, uploader, conditions } = settings;
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     let events: Arc<dyn Fn(Event) + Send + Sync> = Arc::new(events);
     let door = uploader.map(|path| {
@@ -211,6 +214,7 @@ pub fn start(settings: Settings, clock: Clock, events: impl Fn(Event) + Send + S
         peers: Mutex::new(Arc::new(peers)),
         pacer: Mutex::new(Pacer::new(uplink_kbps)),
         last_fault: Mutex::new(None),
+        faults: Faults::new(conditions),
         on_flash,
         events,
         stop: Notify::new(),
@@ -246,8 +250,7 @@ fn find_clips(files: &mut Files<Directory>, gate: &Gate) {
             }
         }
         Err(why) => {
-            tracing::error!(%why, "the spool on flash cannot be looked at; clips wait in memory");
-            gate.shelf.lock().not_restored(why.to_string(), now);
+            gate.shelf.lock().not_restored(flash_fault("the spool on flash cannot be looked at, and clips wait in memory", &why), now);
         }
     }
 }
@@ -268,7 +271,7 @@ impl Uploads {
             spool: spool.held(),
             memory_bytes: spool.memory(),
             flash: flash.held,
-            flash_fault: flash.fault,
+            flash_fault: flash.fault.map(|words| words.sentence),
             stored: tally.stored,
             erased: tally.erased,
             dropped: tally.dropped,
@@ -292,6 +295,11 @@ impl Uploads {
     /// Lets clips that wait go to flash from now on, each as soon as it is whole: the agent is about to stop.
     pub fn spill(&self) {
         self.shared.gate.shelf.lock().spill_all();
+        self.shared.gate.shelf.changed();
+    }
+
+    /// Looks at what is wrong, after a change outside the uploads' thread: a vendor's uploader has come or gone.
+    pub fn look(&self) {
         self.shared.gate.shelf.changed();
     }
 
@@ -320,6 +328,7 @@ struct Shared {
     peers: Mutex<Arc<Peers>>,
     pacer: Mutex<Pacer>,
     last_fault: Mutex<Option<String>>,
+    faults: Faults,
     /// How a clip's file is read.
     on_flash: Open,
     events: Arc<dyn Fn(Event) + Send + Sync>,
@@ -360,6 +369,7 @@ impl Shared {
                 Next::At(due) => due.saturating_sub(now.boot).min(ROUND),
                 Next::Idle => ROUND,
             };
+            let wait = self.faults.due().map_or(wait, |due| wait.min(due.saturating_sub(now.boot).max(Duration::from_secs(1))));
             select! {
                 () = self.gate.shelf.wake.notified() => {}
                 () = sleep(wait) => {}
@@ -387,8 +397,9 @@ impl Shared {
             // What did not come to an end of its own was aborted by a cut.
             Err(_) => End::Stale,
         };
-        self.gate.shelf.lock().settle(id, generation, end, self.gate.clock.now());
+        self.gate.shelf.lock().settle(id, generation, end.clone(), self.gate.clock.now());
         self.gate.shelf.grown();
+        self.faults.name(&self.gate);
         // Told only now: whoever cuts because of a refusal finds the clip waiting for its answer, not in flight.
         if let End::Refused { status, .. } = end {
             self.tell(Event::Refused { status, clip });
@@ -403,15 +414,20 @@ impl Shared {
     /// Erases what has grown too old, and lets go of what was erased.
     fn sweep(&self) {
         let mut spool = self.gate.shelf.lock();
-        spool.expire(self.gate.clock.now());
+        let expired = spool.expire(self.gate.clock.now());
         let (doomed, losses) = spool.sweep();
         let shed = spool.shed();
         drop(spool);
         drop((doomed, shed));
         // What has grown too old goes from flash as well.
         self.gate.shelf.grown();
+        if expired.clips > 0 {
+            tracing::info!(clips = expired.clips, bytes = expired.bytes, "clips are older than the plan keeps: given up and erased");
+        }
+        self.faults.lost(&losses, self.gate.clock.now());
+        self.faults.name(&self.gate);
         for loss in losses {
-            tracing::info!(bytes = loss.bytes, "clip dropped");
+            tracing::debug!(bytes = loss.bytes, "clip dropped");
             self.tell(Event::Dropped { clip: loss.clip, bytes: loss.bytes });
         }
     }

@@ -102,9 +102,7 @@ impl Sockets {
     fn pace(&self, socket: BorrowedFd<'_>, bytes_per_s: u64) -> io::Result<()> {
         match (self.kernel.set_max_pacing_rate)(socket, bytes_per_s) {
             Err(error) if error.kind() == io::ErrorKind::Unsupported => {
-                if !self.unpaced.swap(true, Ordering::Relaxed) {
-                    tracing::warn!(%error, "this kernel paces no socket; uploads are spaced by their pieces alone");
-                }
+                self.unpaced.store(true, Ordering::Relaxed);
                 Ok(())
             }
             other => other,

@@ -1,8 +1,9 @@
 //! The clips: being recorded, waiting, leaving. A plain value without clock, lock or I/O; the gate holds it under its
 //! lock and nothing slow is done there: what is erased is only moved aside, the uploads' thread lets go of its memory, the
-//! flash thread of its file. Clips live in memory within a quota, and on flash when they must ([`spilling`]). Time inside is
-//! BOOTTIME, so that a corrected clock ages no clip; only a clip of an earlier boot stands on trusted time.
+//! flash thread of its file. Clips live in memory within a quota, and on flash when they must ([`spilling`]); which of them
+//! leaves next, and what a failure means for it and for the others, is in [`leaving`]. Time inside is BOOTTIME, so that a corrected clock ages no clip; only a clip of an earlier boot stands on trusted time.
 
+mod leaving;
 mod spilling;
 mod start;
 #[cfg(test)]
@@ -19,16 +20,14 @@ use crate::{
     engine::{Admission, ClipFacts, Generation, Judge},
     media::{Beginning, Verdict},
 };
+use leaving::Leaving;
+pub(super) use leaving::{Blame, Content, End, Job, Next, Trouble, Words};
 pub(super) use spilling::{Chore, Spilled};
 use spilling::{Flash, OnFlash};
 use start::{Start, trusted_ms};
 
 /// How many clips that have left are remembered for the cooldown.
 const LEFT: usize = 64;
-/// How often a clip of an earlier boot asks whether the time is known by now.
-const CLOCK_ROUND: Duration = Duration::from_secs(2);
-/// How often a clip's file may fail to be read before it is given up.
-const READS: u32 = 3;
 
 #[derive(Debug)]
 pub(super) struct Spool {
@@ -47,9 +46,8 @@ pub(super) struct Spool {
     /// Tombstones: no way leads from here to the network; the uploads' thread drops them.
     doomed: Vec<Clip>,
     dropped: Vec<Loss>,
-    /// Nothing is tried before this, because the cloud could not be reached or asked for patience.
-    pause_until: Duration,
-    failures: u32,
+    /// What is known of the way out.
+    leaving: Leaving,
     tally: Tally,
 }
 
@@ -90,8 +88,15 @@ pub(super) struct Clip {
     full: bool,
     /// Not tried before this.
     not_before: Duration,
+    /// How often it has failed, itself or with others.
     failures: u32,
+    /// How often its file could not be read.
+    unreadable: u32,
     refused: bool,
+    /// Others have left since it failed, or the server has said that it is about this clip.
+    singled_out: bool,
+    /// Why it failed the last time.
+    trouble: Option<Trouble>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,67 +104,6 @@ enum State {
     Recording,
     Waiting,
     Leaving(Generation),
-}
-
-/// A clip on its way out.
-#[derive(Debug, Clone)]
-pub(super) struct Job {
-    pub(super) id: Uuid,
-    pub(super) generation: Generation,
-    pub(super) position: Position,
-    pub(super) facts: ClipFacts,
-    pub(super) bytes: u64,
-    pub(super) sha256: String,
-    pub(super) content: Content,
-}
-
-/// Where a transfer finds a clip's bytes.
-#[derive(Debug, Clone)]
-pub(super) enum Content {
-    Memory(Vec<Bytes>),
-    Flash,
-}
-
-/// What there is to do.
-#[derive(Debug)]
-pub(super) enum Next {
-    /// This clip may leave; it is marked as leaving.
-    Take(Job),
-    /// Nothing before this moment of BOOTTIME, unless something changes.
-    At(Duration),
-    /// Nothing, unless something changes.
-    Idle,
-}
-
-/// How a transfer ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum End {
-    /// The store has it.
-    Stored,
-    /// The cloud refused the grant: not before this.
-    Refused { until: Duration, status: u16 },
-    /// This clip failed: it waits for `pause`.
-    Later { pause: Pause },
-    /// The cloud could not be reached or asked for patience: all clips wait for `pause`.
-    AllLater { pause: Pause },
-    /// Its file could not be read, or does not hold what was recorded.
-    Unreadable { pause: Pause },
-    /// Cut.
-    Stale,
-}
-
-/// The shape of a wait: full jitter over a span that doubles with each failure.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Pause {
-    pub(super) first: Duration,
-    pub(super) longest: Duration,
-}
-
-impl Pause {
-    fn after(self, failures: u32) -> Duration {
-        let span = self.first.saturating_mul(1u32.checked_shl(failures).unwrap_or(u32::MAX)).min(self.longest);
-        span.mul_f64(fastrand::f64())
-    }
 }
 
 impl Clip {
@@ -214,8 +158,7 @@ impl Spool {
             left: VecDeque::new(),
             doomed: Vec::new(),
             dropped: Vec::new(),
-            pause_until: Duration::ZERO,
-            failures: 0,
+            leaving: Leaving::default(),
             tally: Tally::default(),
         }
     }
@@ -276,7 +219,7 @@ impl Spool {
                 clip.not_before = Duration::ZERO;
             }
         }
-        self.pause_until = Duration::ZERO;
+        self.leaving.hurry();
         transfers
     }
 
@@ -290,9 +233,15 @@ impl Spool {
     fn judge(&mut self, now: Now) -> Erased {
         self.judged = true;
         let Admission { keep, position, .. } = self.admission;
-        let newest_left = self.left.iter().map(|(start, duration)| start.end_ms(*duration, now)).max();
-        let mut judge = Judge::new(keep, position.epoch, trusted_ms(now.boot, now), newest_left);
-        self.doom(|clip| !judge.allows(&clip.facts(now)))
+        let now_ms = trusted_ms(now.boot, now);
+        let mut passed: Vec<_> = self.left.iter().copied().collect();
+        self.doom(|clip| {
+            let allowed = allows(keep, position.epoch, now_ms, &passed, clip, now);
+            if allowed && clip.kind != ClipKind::Snapshot {
+                passed.push((clip.started, clip.duration));
+            }
+            !allowed
+        })
     }
 
     /// Erases what is older than the plan keeps.
@@ -340,7 +289,10 @@ impl Spool {
             full: false,
             not_before: Duration::ZERO,
             failures: 0,
+            unreadable: 0,
             refused: false,
+            singled_out: false,
+            trouble: None,
         };
         let now_ms = trusted_ms(now.boot, now);
         let held = self.clips.iter().filter(|clip| clip.kind != ClipKind::Snapshot).map(|clip| match clip.state {
@@ -443,116 +395,6 @@ impl Spool {
         id
     }
 
-    // --- leaving ---
-
-    /// The next clip to send, oldest first, of those that may leave now; none while a cut is under way, which `generation`,
-    /// the gate's, then runs ahead of ours.
-    pub(super) fn next(&mut self, generation: Generation, now: Now) -> Next {
-        if generation != self.generation {
-            return Next::Idle;
-        }
-        let Admission { leave, position, .. } = self.admission;
-        let now_ms = trusted_ms(now.boot, now);
-        let mut passed: Vec<(Start, Duration)> = self.left.iter().copied().collect();
-        let mut soonest: Option<Duration> = None;
-        for clip in self.clips.iter_mut().filter(|clip| clip.state == State::Waiting) {
-            // The cooldown counts from what left, or is about to, before this clip: one that waits for a retry is not
-            // overtaken for good by the next.
-            let before = passed.iter().filter(|(start, _)| *start <= clip.started).map(|(start, long)| start.end_ms(*long, now));
-            let facts = clip.facts(now);
-            if !Judge::new(leave, position.epoch, now_ms, before.max()).allows(&facts) {
-                continue;
-            }
-            if clip.started.is_earlier() && !now.confirmed {
-                // How long the camera was off is not known: the clip may be older than the plan keeps.
-                let again = now.boot + CLOCK_ROUND;
-                soonest = Some(soonest.map_or(again, |other| other.min(again)));
-                continue;
-            }
-            let due = clip.not_before.max(self.pause_until);
-            if due <= now.boot {
-                clip.state = State::Leaving(self.generation);
-                return Next::Take(Job {
-                    id: clip.id,
-                    generation: self.generation,
-                    position,
-                    facts,
-                    bytes: clip.bytes,
-                    sha256: clip.sha256.clone(),
-                    content: if clip.flash == OnFlash::Yes && clip.fragments.is_empty() {
-                        Content::Flash
-                    } else {
-                        Content::Memory(clip.fragments.clone())
-                    },
-                });
-            }
-            if clip.kind != ClipKind::Snapshot {
-                passed.push((clip.started, clip.duration));
-            }
-            soonest = Some(soonest.map_or(due, |other| other.min(due)));
-        }
-        soonest.map_or(Next::Idle, Next::At)
-    }
-
-    /// A transfer that began under `generation` has ended.
-    pub(super) fn settle(&mut self, id: Uuid, generation: Generation, end: End, now: Now) {
-        let Some(index) = self.clips.iter().position(|clip| clip.id == id) else {
-            if end == End::Stored {
-                // The last byte was acknowledged before the cut that doomed it.
-                self.tally.stored.clips += 1;
-            }
-            return;
-        };
-        if end == End::Stored {
-            // Whatever generation it is now: it has left.
-            let clip = self.clips.remove(index);
-            self.tally.stored = add(self.tally.stored, Erased { clips: 1, bytes: clip.bytes });
-            if clip.kind != ClipKind::Snapshot {
-                self.left.push_back((clip.started, clip.duration));
-                if self.left.len() > LEFT {
-                    self.left.pop_front();
-                }
-            }
-            self.flash.condemn(&clip);
-            self.doomed.push(clip);
-            self.failures = 0;
-            return;
-        }
-        let clip = &mut self.clips[index];
-        if clip.state != State::Leaving(generation) || end == End::Stale {
-            // The cut that made it stale has counted it and made it wait, or is about to.
-            return;
-        }
-        clip.state = State::Waiting;
-        match end {
-            End::Refused { until, .. } => {
-                clip.refused = true;
-                clip.not_before = until;
-            }
-            End::Later { pause } => {
-                clip.not_before = now.boot + pause.after(clip.failures);
-                clip.failures += 1;
-            }
-            End::Unreadable { .. } if clip.failures + 1 >= READS => {
-                self.drop_clip(index, now);
-            }
-            End::Unreadable { pause } => {
-                clip.not_before = now.boot + pause.after(clip.failures);
-                clip.failures += 1;
-            }
-            End::AllLater { pause } => {
-                self.pause_until = now.boot + pause.after(self.failures);
-                self.failures += 1;
-            }
-            End::Stored | End::Stale => {}
-        }
-    }
-
-    /// Whether this clip is on its way under this generation: invariant 3, asked before each of its bytes in debug builds.
-    pub(super) fn may_send(&self, id: Uuid, generation: Generation) -> bool {
-        self.clips.iter().any(|clip| clip.id == id && clip.state == State::Leaving(generation))
-    }
-
     // --- the uploads' thread ---
 
     /// What is to be let go of, and what was lost for want of room.
@@ -565,6 +407,21 @@ impl Spool {
         let shelved = self.clips.iter_mut().filter(|clip| clip.flash == OnFlash::Yes && clip.state == State::Waiting);
         shelved.flat_map(|clip| mem::take(&mut clip.fragments)).collect()
     }
+}
+
+/// Whether the policy allows this clip among those that have left or are to leave before it. The oldest are asked about first,
+/// but a clip that waits for a retry may be overtaken: then the cooldown holds before the later one as it does after the
+/// earlier one.
+fn allows(policy: Policy, epoch: u64, now_ms: u64, passed: &[(Start, Duration)], clip: &Clip, now: Now) -> bool {
+    let earlier = passed.iter().filter(|(start, _)| *start <= clip.started).map(|(start, long)| start.end_ms(*long, now));
+    let facts = clip.facts(now);
+    if !Judge::new(policy, epoch, now_ms, earlier.max()).allows(&facts) {
+        return false;
+    }
+    let cooldown_ms = u64::from(policy.cooldown_s) * 1000;
+    let free_until = facts.ended_ms().saturating_add(cooldown_ms);
+    let mut later = passed.iter().filter(|(start, _)| *start > clip.started);
+    clip.kind == ClipKind::Snapshot || cooldown_ms == 0 || later.all(|(start, _)| start.trusted_ms(now) >= free_until)
 }
 
 fn split(clips: Vec<Clip>, condemned: impl FnMut(&mut Clip) -> bool) -> (Vec<Clip>, Vec<Clip>) {

@@ -19,7 +19,6 @@ use http::{HeaderMap, HeaderValue, header};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Full};
 use jiff::Timestamp;
-use thiserror::Error;
 use tokio::{
     pin, select,
     time::{Instant, MissedTickBehavior, Sleep, interval, sleep_until},
@@ -28,13 +27,14 @@ use tokio::{
 use super::{
     Event, Shared,
     content::{Open, Pieces},
+    failure::{Declined, Doing, Failure},
     gate::Shelf,
     grant::{Target, Violation, life},
     kernel::TcpInfo,
     socket::{Gauge, Ticket},
-    spool::{End, Job, Pause},
+    spool::{End, Job},
 };
-use crate::http::{Answer, Door, Fault, Origin, Stage, Stale, connect, request, resolve, within};
+use crate::http::{Answer, Door, Fault, Origin, Stage, connect, request, resolve, within};
 
 /// How much of a clip is handed over at a time, at most.
 const CHUNK: usize = 32 * 1024;
@@ -58,34 +58,8 @@ const LONGEST: Duration = Duration::from_secs(120);
 const SLOWEST: u64 = 4_000;
 /// How often a PUT's progress is looked at.
 const LOOK: Duration = Duration::from_millis(50);
-/// What fails is tried again with full jitter over one second, two, four, up to five minutes.
-const RETRY: Pause = Pause { first: Duration::from_secs(1), longest: Duration::from_secs(300) };
 /// A refused clip waits this long, unless the engine says otherwise (section 3.6).
 const REFUSED: Duration = Duration::from_secs(15 * 60);
-
-#[derive(Debug, Error)]
-enum Failure {
-    #[error(transparent)]
-    Fault(#[from] Fault),
-    #[error("the cloud refused the grant with {0}")]
-    Refused(u16),
-    #[error(transparent)]
-    Grant(#[from] Violation),
-    #[error("asking for a grant was answered {0}")]
-    Asking(u16),
-    #[error("the store answered {0} to the clip")]
-    Putting(u16),
-    #[error("the grant ended before the clip could be sent")]
-    Expired,
-    #[error("the clip cannot be read from flash: {0}")]
-    Unreadable(String),
-}
-
-impl From<Stale> for Failure {
-    fn from(stale: Stale) -> Self {
-        Self::Fault(stale.into())
-    }
-}
 
 /// Permission to send one clip to one place for a while.
 struct Permission {
@@ -101,25 +75,22 @@ impl Shared {
     pub(super) async fn transfer(&self, job: &Job) -> End {
         let failure = match self.send(job).await {
             Ok(()) => return End::Stored,
-            Err(Failure::Fault(Fault::Stale(_))) => return End::Stale,
+            Err(Failure::Stale) => return End::Stale,
             // A connection that a cut has killed fails with whatever the kernel says.
             Err(_) if self.gate.generation() != job.generation => return End::Stale,
             Err(failure) => failure,
         };
-        tracing::info!(clip = %job.id, generation = job.generation.0, why = %failure, "clip not sent");
+        // What is worth an operator's look is a condition, which the spool's state tells.
+        tracing::debug!(clip = %job.id, generation = job.generation.0, why = %failure, "clip not sent");
         self.note_fault(failure.to_string());
         match failure {
-            Failure::Unreadable(_) => End::Unreadable { pause: RETRY },
             Failure::Refused(status) => End::Refused { until: self.gate.clock.now().boot + REFUSED, status },
-            Failure::Grant(violation) => {
-                self.tell(Event::GrantFault { why: violation.to_string() });
-                End::Later { pause: RETRY }
+            failure => {
+                if let Failure::Grant(violation) = &failure {
+                    self.tell(Event::GrantFault { why: violation.to_string() });
+                }
+                End::Failed(failure.trouble())
             }
-            // The cloud as a whole: the next clip would fare no better.
-            Failure::Fault(_) | Failure::Asking(401 | 408 | 429 | 500..) | Failure::Putting(401 | 408 | 429 | 500..) => {
-                End::AllLater { pause: RETRY }
-            }
-            Failure::Asking(_) | Failure::Putting(_) | Failure::Expired => End::Later { pause: RETRY },
         }
     }
 
@@ -130,7 +101,11 @@ impl Shared {
             let Some(permission) = self.ask(&ticket, job).await? else { return Ok(()) };
             match self.put(&ticket, job, permission).await {
                 // The URL has ended, or so the store says: one fresh grant at once, more only after a pause.
-                Err(Failure::Putting(403) | Failure::Expired) if fresh_grants > 0 => fresh_grants -= 1,
+                Err(Failure::Answered { doing: Doing::Sending, answer: Declined { status: 403, .. } } | Failure::Expired)
+                    if fresh_grants > 0 =>
+                {
+                    fresh_grants -= 1
+                }
                 other => return other,
             }
         }
@@ -139,19 +114,21 @@ impl Shared {
     /// Asks for a grant; `None` if the clip is there already.
     async fn ask(&self, ticket: &Ticket, job: &Job) -> Result<Option<Permission>, Failure> {
         ticket.check()?;
+        let asking = |fault| Doing::Asking.fault(fault);
         let peers = self.peers();
         let api = &peers.api;
         let deadline = Instant::now() + PATIENCE;
-        let addresses = resolve(&api.endpoint, deadline).await?;
-        let line = connect(ticket, api, &addresses, deadline).await?;
+        let addresses = resolve(&api.endpoint, deadline).await.map_err(asking)?;
+        let line = connect(ticket, api, &addresses, deadline).await.map_err(asking)?;
         let path = format!("/v1/devices/{}/clips", self.device);
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         let body = Full::new(Bytes::from(self.grant_request(job)?)).map_err(|never: Infallible| match never {});
-        let request = request("POST", &api.endpoint, &path, headers, body)?;
+        let request = request("POST", &api.endpoint, &path, headers, body).map_err(asking)?;
         let sent = self.gate.clock.now().boot;
         let deadline = Instant::now() + PATIENCE;
-        let answer = within(Stage::Http, &api.endpoint.host, deadline, line.send(request, ANSWER)).await??;
+        let answer =
+            within(Stage::Http, &api.endpoint.host, deadline, line.send(request, ANSWER)).await.and_then(|sent| sent).map_err(asking)?;
         ticket.check()?;
         if let Some(date) = answer.date {
             if api.endpoint.tls {
@@ -173,14 +150,14 @@ impl Shared {
                 Ok(None)
             }
             status @ (402 | 403) => Err(Failure::Refused(status)),
-            300..=399 => Err(Violation::Redirect("the cloud".into()).into()),
-            status => Err(Failure::Asking(status)),
+            300..=399 => Err(Violation::Redirect(api.endpoint.authority()).into()),
+            _ => Err(Doing::Asking.declined(&api.endpoint, &answer)),
         }
     }
 
     fn grant_request(&self, job: &Job) -> Result<Vec<u8>, Failure> {
         let started_ms = i64::try_from(job.facts.started_ms).unwrap_or(i64::MAX);
-        let broken = |reason: String| Fault::Http { host: "the cloud".into(), reason };
+        let broken = |reason: String| Doing::Asking.fault(Fault::Http { host: "the cloud".into(), reason });
         let request = GrantRequest {
             clip: job.id.to_string(),
             kind: job.facts.kind,
@@ -196,20 +173,21 @@ impl Shared {
 
     async fn put(&self, ticket: &Ticket, job: &Job, permission: Permission) -> Result<(), Failure> {
         ticket.check()?;
+        let sending = |fault| Doing::Sending.fault(fault);
         let Permission { target, cloud, until } = permission;
         let peers = self.peers();
         let tls = if target.same_origin { peers.api.tls.clone() } else { peers.store.as_ref().map(|store| store.tls.clone()) };
         let origin = Origin { endpoint: target.endpoint.clone(), tls };
         let deadline = Instant::now() + PATIENCE;
-        let addresses = resolve(&origin.endpoint, deadline).await?;
+        let addresses = resolve(&origin.endpoint, deadline).await.map_err(sending)?;
         target.may_be_at(&addresses, cloud)?;
-        let line = connect(ticket, &origin, &addresses, deadline).await?;
+        let line = connect(ticket, &origin, &addresses, deadline).await.map_err(sending)?;
         if self.gate.clock.now().boot >= until {
             return Err(Failure::Expired);
         }
         let pace = Arc::new(Pace::new(self.pacer().rate()));
         let body = ClipBody::new(ticket.clone(), job, self.gate.shelf.clone(), pace.clone(), &self.on_flash);
-        let mut request = request("PUT", &origin.endpoint, &target.path, target.headers, body)?;
+        let mut request = request("PUT", &origin.endpoint, &target.path, target.headers, body).map_err(sending)?;
         request.headers_mut().insert(header::CONTENT_LENGTH, job.bytes.into());
         let gauge = line.pass().gauge();
         let exchange = line.send(request, ANSWER);
@@ -217,11 +195,11 @@ impl Shared {
         if let Some(why) = pace.unreadable.get() {
             return Err(Failure::Unreadable(why.clone()));
         }
-        let answer = answer?;
+        let answer = answer.map_err(sending)?;
         match answer.status {
             200..=299 => Ok(()),
-            300..=399 => Err(Violation::Redirect("the store".into()).into()),
-            status => Err(Failure::Putting(status)),
+            300..=399 => Err(Violation::Redirect(origin.endpoint.authority()).into()),
+            _ => Err(Doing::Sending.declined(&origin.endpoint, &answer)),
         }
     }
 

@@ -420,6 +420,8 @@ async fn s63_a_clip_waits_while_its_store_is_not_to_be_trusted() {
         cloud.next_grants.extend(cases.iter().map(|(store, _)| at(store.addr)));
         cloud.grants = at(store.addr);
     }
+    // Each failure of a clip, and not only the condition that it leads to.
+    world.agent.environment.push(("CARE_LOG".into(), "info,kasa_care_agent::upload=debug".into()));
     world.start_premium().await;
     until("the clock to be confirmed", PATIENCE, || (world.cloud.entitlement_gets() > 0).then_some(())).await;
     world.move_until("a grant request", |cloud| (!cloud.asked.is_empty()).then_some(())).await;

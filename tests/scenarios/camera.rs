@@ -150,6 +150,8 @@ async fn s82_a_grant_that_leads_astray_is_refused_and_no_byte_sent() {
     let count = cases.len();
     world.cloud.lock().next_grants.extend(cases.iter().map(|(_, body)| GrantAnswer::Body(body.clone())));
     world.cloud.lock().grants = GrantAnswer::Status(503);
+    // Each failure of a clip, and not only the condition that it leads to.
+    world.agent.environment.push(("CARE_LOG".into(), "info,kasa_care_agent::upload=debug".into()));
     let premium = world.premium().limited(Policy { clip_max_s: 1, ..PREMIUM });
     let premium = world.start_with(premium, Mode::Paid).await;
     let mut motion = world.agent.motion().await;
@@ -187,6 +189,7 @@ async fn s82_a_listed_store_at_a_private_address_is_refused_to_a_camera_whose_cl
         cloud.next_grants.push_back(GrantAnswer::Body(grant(&format!("https://{near_by_name}/x"))));
         cloud.grants = GrantAnswer::Body(grant(&format!("{}/x", far.url())));
     }
+    world.agent.environment.push(("CARE_LOG".into(), "info,kasa_care_agent::upload=debug".into()));
     world.start_premium().await;
     world.move_until("a grant request", |seen| (!seen.asked.is_empty()).then_some(())).await;
     world.agent.logged(0, "the refusal", |line| line.contains("clip not sent") && line.contains("private address")).await;

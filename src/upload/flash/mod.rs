@@ -15,7 +15,25 @@ mod stranger;
 mod tests;
 pub(super) mod thread;
 
+use std::io;
+
+use super::spool::Words;
+
 pub(super) use files::{Files, Opener, Put, Shelved};
 pub(super) use header::{Facts, HEADER_BYTES};
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use stranger::spool_from_a_stranger;
+
+/// What flash said when this was tried, and what to do about it.
+pub(super) fn flash_fault(what: &str, why: &io::Error) -> Words {
+    let advice = match why.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "Make room on the state directory's file system.",
+        io::ErrorKind::ReadOnlyFilesystem => "Mount the state directory's file system for writing.",
+        io::ErrorKind::PermissionDenied => "Give the agent's user the right to write to the state directory.",
+        io::ErrorKind::NotADirectory | io::ErrorKind::NotFound => {
+            "Make the state directory, and remove what stands in the place of its spool folder."
+        }
+        _ => "Check the state directory's file system, and the flash below it.",
+    };
+    Words { sentence: format!("{what}: {why}"), advice }
+}

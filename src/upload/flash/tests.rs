@@ -115,7 +115,7 @@ impl Camera {
                 gate.shelf.lock().lost_unreadable(scan.unreadable);
                 gate.shelf.lock().restore(scan.clips, gate.clock.now());
             }
-            Err(why) => gate.shelf.lock().not_restored(why.to_string(), gate.clock.now()),
+            Err(why) => gate.shelf.lock().not_restored(super::flash_fault("it cannot be looked at", &why), gate.clock.now()),
         }
         disk.attempt(record);
         disk.acknowledge(record);
@@ -411,7 +411,7 @@ fn what_could_not_be_looked_at_is_erased_before_the_next_record_that_erases() {
     let mut files = Files::new(disk.opener());
     assert!(files.scan().is_err(), "the sync of the directory fails");
     let gate = Gate::new(&LIMITS, None, Clock::at(Duration::from_secs(1_767_225_600), true));
-    gate.shelf.lock().not_restored("EIO".into(), gate.clock.now());
+    gate.shelf.lock().not_restored(super::flash_fault("it cannot be looked at", &io::Error::from_raw_os_error(5)), gate.clock.now());
     gate.open(admission(1));
     gate.cut(Some((FREE, position(2))));
     assert!(!gate.erasures_settled());

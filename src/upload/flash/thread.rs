@@ -1,7 +1,7 @@
 //! The flash thread: does what the spool says is to be done, one thing at a time, and tells it what came of it. What is to
 //! be erased comes before anything is written.
 
-use super::{Files, Put};
+use super::{Files, Put, flash_fault};
 use crate::{
     store::filesystem::Filesystem,
     upload::{
@@ -15,6 +15,8 @@ use crate::{
 pub(in crate::upload) fn run<F: Filesystem>(mut files: Files<F>, gate: &Gate, tell: impl Fn(Event)) {
     while let Some(chore) = gate.shelf.wait_for_chore(&gate.clock) {
         carry_out(chore, &mut files, gate, &tell);
+        // What is wrong is named there.
+        gate.shelf.wake.notify_one();
     }
 }
 
@@ -24,17 +26,12 @@ pub(in crate::upload) fn carry_out<F: Filesystem>(chore: Chore, files: &mut File
         Chore::Bury(ids) => {
             let count = ids.len();
             let buried = files.bury(ids);
-            if let Err(why) = &buried {
-                tracing::error!(%why, clips = count, "what was erased is not surely gone from flash");
-            }
-            gate.shelf.lock().buried(buried.as_ref().err().map(ToString::to_string), gate.clock.now());
+            let fault = buried.as_ref().err().map(|why| flash_fault(&format!("{count} erased clips are not surely gone from flash"), why));
+            gate.shelf.lock().buried(fault, gate.clock.now());
             tell(Event::ErasuresSettled);
             if buried.is_ok() {
-                let unlinked = files.unlink();
-                if let Err(why) = &unlinked {
-                    tracing::warn!(%why, "clips that are gone still take room on flash; trying again");
-                }
-                gate.shelf.lock().unlinked(unlinked.err().map(|why| why.to_string()), gate.clock.now());
+                let fault = files.unlink().err().map(|why| flash_fault("clips that are gone still take room on flash", &why));
+                gate.shelf.lock().unlinked(fault, gate.clock.now());
             }
         }
         Chore::Spill(spill) => {
@@ -42,12 +39,9 @@ pub(in crate::upload) fn carry_out<F: Filesystem>(chore: Chore, files: &mut File
             let (spilled, why) = match put {
                 Put::Durable => (Spilled::Durable, None),
                 Put::Unwanted => (Spilled::Interrupted, None),
-                Put::Failed(why) => (Spilled::Failed, Some(why.to_string())),
+                Put::Failed(why) => (Spilled::Failed, Some(flash_fault("clips cannot be put on flash, and wait in memory", &why))),
             };
-            match &why {
-                None => tracing::debug!(clip = %spill.id, bytes = spill.facts.bytes, outcome = ?spilled, "clip to flash"),
-                Some(why) => tracing::warn!(clip = %spill.id, why, "a clip cannot be put on flash; it waits in memory"),
-            }
+            tracing::debug!(clip = %spill.id, bytes = spill.facts.bytes, outcome = ?spilled, "clip to flash");
             let let_go = gate.shelf.lock().spilled(spill.id, spilled, why, gate.clock.now());
             // Outside the lock.
             drop(let_go);

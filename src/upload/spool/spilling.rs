@@ -15,7 +15,7 @@ use bytes::Bytes;
 use care_protocol::Erased;
 use uuid::Uuid;
 
-use super::{Clip, Spool, Start, State, add, class};
+use super::{Clip, Spool, Start, State, Words, add, class};
 use crate::{
     clock::Now,
     upload::flash::{Facts, HEADER_BYTES},
@@ -55,7 +55,7 @@ pub(super) struct Flash {
     again: bool,
     failures: u32,
     not_before: Duration,
-    fault: Option<String>,
+    fault: Option<Words>,
     /// Everything goes to flash now.
     stopping: bool,
 }
@@ -91,7 +91,7 @@ pub(in crate::upload) enum Spilled {
 pub(in crate::upload) struct FlashUse {
     /// Clips that survive a power cut, and the bytes of flash that the spool takes.
     pub(in crate::upload) held: Erased,
-    pub(in crate::upload) fault: Option<String>,
+    pub(in crate::upload) fault: Option<Words>,
 }
 
 impl Flash {
@@ -126,7 +126,7 @@ impl Flash {
         }
     }
 
-    fn failed(&mut self, why: String, now: Now) {
+    fn failed(&mut self, why: Words, now: Now) {
         let pause = FAULT_PAUSE.0.saturating_mul(1 << self.failures.min(8)).min(FAULT_PAUSE.1);
         self.failures += 1;
         self.not_before = if self.stopping { Duration::MAX } else { now.boot + pause };
@@ -172,7 +172,10 @@ impl Spool {
                 full: false,
                 not_before: Duration::ZERO,
                 failures: 0,
+                unreadable: 0,
                 refused: false,
+                singled_out: false,
+                trouble: None,
             })
         });
         self.clips.extend(clips);
@@ -185,7 +188,7 @@ impl Spool {
     }
 
     /// What lies on flash could not be looked at: it never leaves, and is erased at the first opportunity.
-    pub(in crate::upload) fn not_restored(&mut self, why: String, now: Now) {
+    pub(in crate::upload) fn not_restored(&mut self, why: Words, now: Now) {
         self.flash.unscanned = true;
         self.flash.failed(why, now);
     }
@@ -311,7 +314,7 @@ impl Spool {
     }
 
     /// A clip was written, or not. Returns what memory no longer needs, to be let go of outside the lock.
-    pub(in crate::upload) fn spilled(&mut self, id: Uuid, spilled: Spilled, why: Option<String>, now: Now) -> Vec<Bytes> {
+    pub(in crate::upload) fn spilled(&mut self, id: Uuid, spilled: Spilled, why: Option<Words>, now: Now) -> Vec<Bytes> {
         match why {
             Some(why) => self.flash.failed(why, now),
             None if spilled == Spilled::Durable => self.flash.went_well(),
@@ -327,7 +330,7 @@ impl Spool {
     }
 
     /// What was erased is durably gone, or, with a reason, not surely.
-    pub(in crate::upload) fn buried(&mut self, why: Option<String>, now: Now) {
+    pub(in crate::upload) fn buried(&mut self, why: Option<Words>, now: Now) {
         self.flash.burying = false;
         match why {
             None => self.flash.unscanned = false,
@@ -339,7 +342,7 @@ impl Spool {
     }
 
     /// The files of what is gone are unlinked, or, with a reason, still take room.
-    pub(in crate::upload) fn unlinked(&mut self, why: Option<String>, now: Now) {
+    pub(in crate::upload) fn unlinked(&mut self, why: Option<Words>, now: Now) {
         match why {
             None => {
                 // What was condemned meanwhile has its turn next.

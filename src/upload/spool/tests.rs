@@ -1,21 +1,28 @@
 use super::*;
 use crate::upload::flash::{Facts, HEADER_BYTES};
 
-const FREE: Policy = Policy { clips: true, history_h: 12, clip_max_s: 12, cooldown_s: 300, max_height: 720, snapshots: false };
-const PAID: Policy = Policy { clips: true, history_h: 720, clip_max_s: 60, cooldown_s: 0, max_height: 1080, snapshots: true };
-const AT: Position = Position { epoch: 3, seq: 41 };
-const PAUSE: Pause = Pause { first: Duration::from_secs(1), longest: Duration::from_secs(300) };
+pub(super) const FREE: Policy = Policy { clips: true, history_h: 12, clip_max_s: 12, cooldown_s: 300, max_height: 720, snapshots: false };
+pub(super) const PAID: Policy = Policy { clips: true, history_h: 720, clip_max_s: 60, cooldown_s: 0, max_height: 1080, snapshots: true };
+pub(super) const AT: Position = Position { epoch: 3, seq: 41 };
 
-fn now(boot_s: u64) -> Now {
+pub(super) fn trouble(blame: Blame) -> Trouble {
+    Trouble { blame, why: "clips.example:443 answered 500".into(), advice: "Mend it.", retry_after: None }
+}
+
+pub(super) fn failed(blame: Blame) -> End {
+    End::Failed(trouble(blame))
+}
+
+pub(super) fn now(boot_s: u64) -> Now {
     let boot = Duration::from_secs(boot_s);
     Now { boot, trusted: Duration::from_secs(1_767_225_600) + boot, confirmed: true }
 }
 
-fn admission(policy: Policy) -> Admission {
+pub(super) fn admission(policy: Policy) -> Admission {
     Admission { record: policy, keep: policy, leave: policy, position: AT }
 }
 
-fn spool(policy: Policy) -> Spool {
+pub(super) fn spool(policy: Policy) -> Spool {
     let mut spool = Spool::new(1000, 0);
     spool.admit(admission(policy), now(0));
     spool
@@ -28,7 +35,7 @@ fn begin(spool: &mut Spool, kind: ClipKind, at_s: u64) -> Option<Uuid> {
 }
 
 /// A clip of `bytes` that began at `at_s` and lasted `long_s`.
-fn record(spool: &mut Spool, kind: ClipKind, at_s: u64, long_s: u64, bytes: usize) -> Option<Uuid> {
+pub(super) fn record(spool: &mut Spool, kind: ClipKind, at_s: u64, long_s: u64, bytes: usize) -> Option<Uuid> {
     let id = begin(spool, kind, at_s)?;
     let duration = Duration::from_secs(long_s);
     let verdict = spool.append(id, Bytes::from(vec![0; bytes]), duration, now(at_s + long_s));
@@ -36,14 +43,14 @@ fn record(spool: &mut Spool, kind: ClipKind, at_s: u64, long_s: u64, bytes: usiz
     (verdict != Verdict::Erased).then_some(id)
 }
 
-fn take(spool: &mut Spool, at_s: u64) -> Option<Uuid> {
+pub(super) fn take(spool: &mut Spool, at_s: u64) -> Option<Uuid> {
     match spool.next(spool.generation, now(at_s)) {
         Next::Take(job) => Some(job.id),
         _ => None,
     }
 }
 
-fn store(spool: &mut Spool, id: Uuid, at_s: u64) {
+pub(super) fn store(spool: &mut Spool, id: Uuid, at_s: u64) {
     spool.settle(id, spool.generation, End::Stored, now(at_s));
 }
 
@@ -100,8 +107,8 @@ fn a_cut_erases_what_the_new_plan_forbids_wherever_it_is() {
     assert_eq!(take(&mut spool, 261), Some(kept));
     assert_eq!(spool.held(), Erased { clips: 1, bytes: 20 });
     // The task of the first transfer ends only now; it has nothing to say any more.
-    spool.settle(in_flight, Generation(0), End::AllLater { pause: PAUSE }, now(262));
-    assert_eq!(spool.pause_until, Duration::ZERO);
+    spool.settle(in_flight, Generation(0), failed(Blame::Away), now(262));
+    assert_eq!(spool.leaving.pause_until, Duration::ZERO);
 }
 
 #[test]
@@ -188,14 +195,14 @@ fn another_document_is_a_reason_to_ask_again() {
 fn failures_back_off_and_a_cut_cancels_the_wait() {
     let mut spool = spool(PAID);
     let clip = record(&mut spool, ClipKind::Motion, 100, 5, 10).unwrap();
-    for failures in 0..40 {
-        spool.pause_until = Duration::ZERO;
+    for failures in 0..40u32 {
+        spool.leaving.hurry();
         assert_eq!(take(&mut spool, 110), Some(clip));
-        spool.settle(clip, Generation(0), End::AllLater { pause: PAUSE }, now(110));
-        let wait = spool.pause_until - Duration::from_secs(110);
-        assert!(wait <= Duration::from_secs(1 << failures.min(9)).min(PAUSE.longest), "{wait:?} after {failures}");
+        spool.settle(clip, Generation(0), failed(Blame::Away), now(110));
+        let wait = spool.leaving.pause_until - Duration::from_secs(110);
+        assert!(wait <= Duration::from_secs(1 << failures.min(9)).min(Duration::from_secs(300)), "{wait:?} after {failures}");
     }
-    spool.pause_until = Duration::from_secs(1000);
+    (spool.leaving.pause_until, spool.leaving.fresh_from) = (Duration::from_secs(1000), Duration::from_secs(1000));
     assert_eq!(take(&mut spool, 999), None);
     spool.recall(Generation(1));
     spool.admit(admission(PAID), now(0));
@@ -341,7 +348,7 @@ fn a_clip_goes_to_flash_when_it_has_waited_or_memory_is_half_full_and_not_before
     assert!(spool.chore(now(112)).is_err(), "200 of 1000");
     assert!(matches!(spool.chore(now(130)), Ok(Chore::Spill(spill)) if spill.id == second), "it has waited");
     // It leaves while it is being written: what may be there of it must be said to be gone.
-    spool.spilled(second, Spilled::Failed, Some("EIO".into()), now(131));
+    spool.spilled(second, Spilled::Failed, Some(Words { sentence: "EIO".into(), advice: "Mend it." }), now(131));
     assert!(spool.chore(now(140)).is_err(), "a flash that failed is left alone for a while");
     assert!(spool.flash_use().fault.is_some());
     assert_eq!((take(&mut spool, 140), take(&mut spool, 140)), (Some(first), Some(second)));
@@ -376,9 +383,9 @@ fn a_file_that_cannot_be_read_is_given_up_in_the_end_and_counted() {
     let id = facts.id().unwrap();
     spool.restore(vec![facts], now(200));
     spool.admit(admission(PAID), now(200));
-    for _ in 0..READS {
+    for _ in 0..3 {
         assert_eq!(take(&mut spool, 2000), Some(id));
-        spool.settle(id, Generation(0), End::Unreadable { pause: PAUSE }, now(200));
+        spool.settle(id, Generation(0), failed(Blame::Flash), now(200));
     }
     assert_eq!((spool.held(), spool.tally().dropped), (Erased::default(), Erased { clips: 1, bytes: 10 }));
     assert!(matches!(spool.chore(now(200)), Ok(Chore::Bury(_))));

@@ -397,7 +397,7 @@ impl Orders {
     /// The connection is no more.
     fn unplug(&mut self, why: String) {
         let Some(line) = self.line.take() else { return };
-        tracing::warn!(pid = self.status.pid, why, "the vendor's uploader is not connected any more");
+        tracing::info!(pid = self.status.pid, why, "the vendor's uploader is not connected any more");
         // Gone already is as good.
         let _ = shutdown(&line.socket, Shutdown::Both);
         self.status.connected = false;

@@ -1,0 +1,107 @@
+//! What is wrong with uploads, named as conditions. It looks at the state of things after every change, so that a condition
+//! ends with the fault itself and not with somebody's remembering to say so.
+
+use std::{sync::Mutex, time::Duration};
+
+use care_protocol::Erased;
+
+use super::{
+    Gate, lock,
+    spool::{Loss, Words},
+};
+use crate::{
+    clock::Now,
+    conditions::{Conditions, Kind},
+};
+
+/// How long a vendor's uploader may be away before that is worth saying: at boot it comes a little after us.
+const AWAY: Duration = Duration::from_secs(10);
+/// How long after the last loss clips count as being dropped.
+const LOSING: Duration = Duration::from_secs(3600);
+
+/// The conditions of uploads.
+#[derive(Debug)]
+pub(super) struct Faults {
+    conditions: Conditions,
+    seen: Mutex<Seen>,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    /// What was lost of late, and the BOOTTIME of the last of it.
+    dropped: Option<(Erased, Duration)>,
+    /// BOOTTIME since which a vendor's uploader is away.
+    away: Option<Duration>,
+}
+
+impl Faults {
+    pub(super) fn new(conditions: Conditions) -> Self {
+        Self { conditions, seen: Mutex::default() }
+    }
+
+    /// Clips gave way to newer ones.
+    pub(super) fn lost(&self, losses: &[Loss], now: Now) {
+        if losses.is_empty() {
+            return;
+        }
+        let mut seen = lock(&self.seen);
+        let (before, _) = seen.dropped.unwrap_or_default();
+        let bytes: u64 = losses.iter().map(|loss| loss.bytes).sum();
+        let dropped = Erased { clips: before.clips + losses.len() as u32, bytes: before.bytes + bytes };
+        seen.dropped = Some((dropped, now.boot));
+        drop(seen);
+        let Erased { clips, bytes } = dropped;
+        let sentence = format!("{clips} clips of {bytes} bytes gave way to newer ones or could not be read");
+        self.conditions.raise(Kind::ClipsDropped, sentence);
+    }
+
+    /// Names what holds now, and clears what is over.
+    pub(super) fn name(&self, gate: &Gate) {
+        let now = gate.clock.now();
+        let (troubles, flash) = {
+            let mut spool = gate.shelf.lock();
+            (spool.troubles(now), spool.flash_use())
+        };
+        self.set(
+            Kind::UploadsFailing,
+            troubles.failing.map(|words| Words { sentence: format!("clips cannot be uploaded: {}", words.sentence), ..words }),
+        );
+        self.set(Kind::ClipFailing, troubles.clip_failing);
+        self.conditions.set(Kind::GrantMisleads, troubles.misled.map(|why| format!("{why}; no byte is sent there")));
+        self.set(Kind::SpoolFault, flash.fault);
+        self.conditions.set(Kind::Pacing, gate.sockets.pace_fault());
+        self.name_uploader(gate, now);
+        let mut seen = lock(&self.seen);
+        if seen.dropped.is_some_and(|(_, at)| now.boot.saturating_sub(at) > LOSING) {
+            seen.dropped = None;
+            drop(seen);
+            self.conditions.clear(Kind::ClipsDropped);
+        }
+    }
+
+    fn name_uploader(&self, gate: &Gate, now: Now) {
+        let Some(uploader) = gate.uploader() else { return };
+        if uploader.connected {
+            lock(&self.seen).away = None;
+            self.conditions.clear(Kind::UploaderAway);
+            return;
+        }
+        let since = *lock(&self.seen).away.get_or_insert(now.boot);
+        if now.boot.saturating_sub(since) >= AWAY {
+            let why = uploader.fault.map_or_else(String::new, |fault| format!(": {fault}"));
+            self.conditions.raise(Kind::UploaderAway, format!("the vendor's uploader is not connected, and nothing is uploaded{why}"));
+        }
+    }
+
+    /// When [`Faults::name`] has something to add though nothing changes, BOOTTIME.
+    pub(super) fn due(&self) -> Option<Duration> {
+        lock(&self.seen).away.map(|since| since + AWAY)
+    }
+
+    fn set(&self, kind: Kind, words: Option<Words>) {
+        match words {
+            Some(Words { sentence, advice }) => self.conditions.raise_advising(kind, sentence, advice),
+            None => self.conditions.clear(kind),
+        }
+    }
+}

@@ -123,7 +123,7 @@ fn position(round: u64) -> Position {
 
 fn agent(origin: Origin, uplink_kbps: u32) -> Result<Uploads> {
     let device = "8006E5A1F0C2".parse()?;
-    let spool = Spool { memory_bytes: 8_000_000, flash_bytes: 0 };
+    let spool = Spool { memory_bytes: 8_000_000, flash_bytes: 0, flash_bytes_per_day: 0 };
     // No flash: what is measured is the wire.
     let spool_dir = std::path::PathBuf::from("/nowhere");
     let settings = Settings {

@@ -299,6 +299,8 @@ pub struct Spool {
     pub memory_bytes: u64,
     /// On flash, bytes.
     pub flash_bytes: u64,
+    /// Bytes that may be written to flash a day.
+    pub flash_bytes_per_day: u64,
 }
 
 /// How uploads use the link.

@@ -21,6 +21,8 @@ use super::{
 const MAX_LIMIT: u64 = (1 << 31) - 1;
 /// More than any camera's flash or memory: keeps sums of sizes from overflowing.
 const MAX_BYTES: u64 = 1 << 50;
+/// How often the spool's part on flash may be written a day unless the file says otherwise.
+const FLASH_A_DAY: u64 = 10;
 /// The longest pre-roll: it is held in memory.
 const MAX_PRE_ROLL_S: u64 = 60;
 
@@ -382,9 +384,9 @@ fn uploader(section: Section, films: bool) -> Option<Uploader> {
 }
 
 impl Default for Spool {
-    /// 8 MB in memory, 64 MB on flash.
+    /// 8 MB in memory, 64 MB on flash, which may be written ten times a day.
     fn default() -> Self {
-        Self { memory_bytes: 8_000_000, flash_bytes: 64_000_000 }
+        Self { memory_bytes: 8_000_000, flash_bytes: 64_000_000, flash_bytes_per_day: FLASH_A_DAY * 64_000_000 }
     }
 }
 
@@ -392,8 +394,10 @@ fn spool(section: Section) -> Option<Spool> {
     let default = Spool::default();
     let memory_bytes = section.or("memory_bytes", default.memory_bytes, integer(1..=MAX_BYTES));
     let flash_bytes = section.or("flash_bytes", default.flash_bytes, integer(0..=MAX_BYTES));
+    let a_day = FLASH_A_DAY * flash_bytes.unwrap_or_default();
+    let flash_bytes_per_day = section.or("flash_bytes_per_day", a_day, integer(0..=FLASH_A_DAY * MAX_BYTES));
     section.finish();
-    Some(Spool { memory_bytes: memory_bytes?, flash_bytes: flash_bytes? })
+    Some(Spool { memory_bytes: memory_bytes?, flash_bytes: flash_bytes?, flash_bytes_per_day: flash_bytes_per_day? })
 }
 
 fn upload(section: Section) -> Option<Upload> {

@@ -64,7 +64,7 @@ fn what_is_left_out_has_its_default() {
     assert_eq!(config.cloud.endpoint.port, 443);
     assert_eq!(config.cloud.tls, config.broker.tls, "the cloud's files are the broker's unless given");
     assert_eq!(config.trust.min_keyset_version, 1);
-    assert_eq!(config.spool, Spool { memory_bytes: 8_000_000, flash_bytes: 64_000_000 });
+    assert_eq!(config.spool, Spool { memory_bytes: 8_000_000, flash_bytes: 64_000_000, flash_bytes_per_day: 640_000_000 });
     assert_eq!(config.upload.uplink_kbps, 0);
     assert_eq!((config.media, config.recording, config.store, config.status), (None, None, None, None));
     assert_eq!(config.uploader, None);

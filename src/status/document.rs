@@ -146,6 +146,12 @@ pub struct SpoolStatus {
     pub flash_quota_bytes: u64,
     /// Why clips cannot be put on flash; absent where nothing stands in the way.
     pub flash_fault: Option<String>,
+    /// Bytes that the spool has written to flash today, in whole pages.
+    #[serde(default)]
+    pub flash_written_today: u64,
+    /// How many it may write a day.
+    #[serde(default)]
+    pub flash_bytes_per_day: u64,
     /// Clips the store has taken.
     pub stored_clips: u32,
     /// Their bytes.
@@ -227,6 +233,7 @@ impl StatusDocument {
             spool: SpoolStatus {
                 quota_bytes: config.spool.memory_bytes,
                 flash_quota_bytes: config.spool.flash_bytes,
+                flash_bytes_per_day: config.spool.flash_bytes_per_day,
                 ..SpoolStatus::default()
             },
             media: config.media.as_ref().map(|_| MediaPart::default()),
@@ -341,6 +348,10 @@ impl StatusDocument {
         let (memory, flash) = (bytes(spool.memory_bytes), bytes(spool.flash_bytes));
         let quotas = (bytes(spool.quota_bytes), bytes(spool.flash_quota_bytes));
         rows.push(("spool", format!("{} clips; memory {memory} of {}, flash {flash} of {}", spool.clips, quotas.0, quotas.1)));
+        if spool.flash_quota_bytes > 0 {
+            let (today, per_day) = (bytes(spool.flash_written_today), bytes(spool.flash_bytes_per_day));
+            rows.push(("flash writes", format!("{today} today of {per_day} a day")));
+        }
         rows.push(("uploaded", format!("{} clips, {}", spool.stored_clips, bytes(spool.stored_bytes))));
         rows.push(("erased", format!("{} clips, {}", spool.erased_clips, bytes(spool.erased_bytes))));
         if spool.dropped_clips > 0 {

@@ -41,6 +41,8 @@ impl StatusDocument {
             flash_bytes: uploads.flash.bytes,
             flash_quota_bytes: self.spool.flash_quota_bytes,
             flash_fault: uploads.flash_fault.clone(),
+            flash_written_today: uploads.flash_written_today,
+            flash_bytes_per_day: self.spool.flash_bytes_per_day,
             stored_clips: uploads.stored.clips,
             stored_bytes: uploads.stored.bytes,
             erased_clips: uploads.erased.clips,

@@ -43,6 +43,11 @@ pub trait Filesystem: Send + 'static {
 
     /// Makes the names in the directory durable.
     fn sync(&self) -> io::Result<()>;
+
+    /// Bytes that are free on its file system for who is not root.
+    fn free(&self) -> io::Result<u64> {
+        Ok(u64::MAX)
+    }
 }
 
 /// An open file.
@@ -117,6 +122,11 @@ impl Filesystem for Directory {
 
     fn sync(&self) -> io::Result<()> {
         Ok(rustix::fs::fsync(&self.dir)?)
+    }
+
+    fn free(&self) -> io::Result<u64> {
+        let found = rustix::fs::fstatvfs(&self.dir)?;
+        Ok(found.f_bavail.saturating_mul(found.f_frsize))
     }
 }
 

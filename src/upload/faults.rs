@@ -69,6 +69,11 @@ impl Faults {
         self.set(Kind::ClipFailing, troubles.clip_failing);
         self.conditions.set(Kind::GrantMisleads, troubles.misled.map(|why| format!("{why}; no byte is sent there")));
         self.set(Kind::SpoolFault, flash.fault);
+        let budget = flash.over_budget.then(|| {
+            let written = flash.written_today;
+            format!("{written} bytes were written to flash today, all that [spool] flash_bytes_per_day allows; clips wait in memory")
+        });
+        self.conditions.set(Kind::FlashBudget, budget);
         self.conditions.set(Kind::Pacing, gate.sockets.pace_fault());
         self.name_uploader(gate, now);
         let mut seen = lock(&self.seen);

@@ -37,7 +37,7 @@ pub struct Gate {
 impl Gate {
     pub(super) fn new(limits: &SpoolLimits, vendor: Option<Arc<Vendor>>, clock: Clock) -> Self {
         let shelf = Shelf {
-            spool: Mutex::new(Spool::new(limits.memory_bytes, limits.flash_bytes)),
+            spool: Mutex::new(Spool::new(limits.memory_bytes, limits.flash_bytes, limits.flash_bytes_per_day)),
             wake: Notify::new(),
             chores: Condvar::new(),
             ending: false.into(),

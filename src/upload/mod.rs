@@ -157,6 +157,8 @@ pub struct UploadStatus {
     pub flash: Erased,
     /// Why clips cannot be put on flash; absent where nothing stands in the way.
     pub flash_fault: Option<String>,
+    /// Bytes that the spool has written to flash today, in whole pages.
+    pub flash_written_today: u64,
     /// Clips and bytes the store has taken since the start.
     pub stored: Erased,
     /// Clips and bytes erased because the plan does not allow them, since the start.
@@ -242,6 +244,7 @@ fn find_clips(files: &mut Files<Directory>, gate: &Gate) {
         Ok(scan) => {
             let mut spool = gate.shelf.lock();
             spool.lost_unreadable(scan.unreadable);
+            spool.remember_written(scan.written);
             spool.restore(scan.clips, now);
             let held = spool.held();
             drop(spool);
@@ -272,6 +275,7 @@ impl Uploads {
             memory_bytes: spool.memory(),
             flash: flash.held,
             flash_fault: flash.fault.map(|words| words.sentence),
+            flash_written_today: flash.written_today,
             stored: tally.stored,
             erased: tally.erased,
             dropped: tally.dropped,

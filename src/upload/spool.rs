@@ -146,11 +146,11 @@ fn class(kind: ClipKind) -> u8 {
 }
 
 impl Spool {
-    /// A spool with nothing in it, for so many bytes of memory and of flash.
-    pub(super) fn new(quota: u64, flash_quota: u64) -> Self {
+    /// A spool with nothing in it, for so many bytes of memory and of flash, of which so many may be written a day.
+    pub(super) fn new(quota: u64, flash_quota: u64, flash_per_day: u64) -> Self {
         Self {
             quota,
-            flash: Flash::new(flash_quota),
+            flash: Flash::new(flash_quota, flash_per_day),
             judged: false,
             clips: Vec::new(),
             admission: Admission::CLOSED,

@@ -22,6 +22,7 @@ mod round_trip;
 mod secrets;
 mod soak;
 mod spool;
+mod stubborn_clips;
 mod time;
 mod wires;
 

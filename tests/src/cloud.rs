@@ -3,7 +3,7 @@
 
 use std::{
     collections::VecDeque,
-    convert::Infallible,
+    io,
     net::{Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard},
     time::{Duration, Instant},
@@ -71,6 +71,25 @@ pub enum Sink {
     /// Answer 307 to another place, kept in [`CloudState::redirect`].
     Redirect,
 }
+
+/// What befalls one clip's `PUT` and no other's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PutFault {
+    /// This status, with a few words, once the body is there.
+    Status(u16),
+    /// This status before anything of the body was read, as proxies do; then the connection is closed.
+    Early(u16),
+    /// The connection ends in the middle of the body, without an answer.
+    Reset,
+    /// Nothing of the body is read.
+    Stall,
+}
+
+/// What decides by clip and announced length whether a `PUT` has a fault of its own.
+pub type OnPut = Box<dyn FnMut(&str, u64) -> Option<PutFault> + Send>;
+
+/// What such an answer says.
+pub const PUT_FAULT_WORDS: &str = "the store does not like this clip";
 
 /// The `Date` of every answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -145,6 +164,8 @@ pub struct CloudState {
     pub origin: String,
     /// Called with every grant request before it is answered.
     pub on_grant: Option<OnGrant>,
+    /// Asked about every `PUT` before its body is read.
+    pub on_put: Option<OnPut>,
 }
 
 /// What looks at a grant request before it is answered.
@@ -191,6 +212,7 @@ impl Cloud {
             connections: 0,
             origin: format!("{}://{addr}", if tls.is_some() { "https" } else { "http" }),
             on_grant: None,
+            on_put: None,
         }));
         let server = Server { state: state.clone() };
         let is_tls = tls.is_some();
@@ -308,7 +330,7 @@ impl Server {
     async fn serve(self, stream: impl AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static, shown: Option<Vec<u8>>) {
         let service = service_fn(move |request| {
             let (server, shown) = (self.clone(), shown.clone());
-            async move { Ok::<_, Infallible>(server.answer(request, shown).await) }
+            async move { server.answer(request, shown).await }
         });
         let _ = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
@@ -318,7 +340,8 @@ impl Server {
             .await;
     }
 
-    async fn answer(&self, request: Request<Incoming>, shown: Option<Vec<u8>>) -> Answer {
+    /// An error ends the connection without an answer.
+    async fn answer(&self, request: Request<Incoming>, shown: Option<Vec<u8>>) -> Result<Answer, io::Error> {
         let method = request.method().clone();
         let path = request.uri().path_and_query().map_or_else(String::new, ToString::to_string);
         self.lock().calls.push(Call {
@@ -339,14 +362,14 @@ impl Server {
                 hand_out(document).await
             }
             (Method::POST, p) if p.starts_with("/v1/devices/") && p.ends_with("/clips") => self.grant(request).await,
-            (Method::PUT, p) => self.put(p.to_owned(), request).await,
+            (Method::PUT, p) => self.put(p.to_owned(), request).await?,
             _ => status(404),
         };
         if let Clock::Offset(seconds) = self.lock().clock {
             let now = i64::try_from(crate::unix_now()).unwrap() + seconds;
             answer.headers_mut().insert(DATE, crate::http_date(now).parse().unwrap());
         }
-        answer
+        Ok(answer)
     }
 
     async fn grant(&self, request: Request<Incoming>) -> Answer {
@@ -371,7 +394,7 @@ impl Server {
         }
     }
 
-    async fn put(&self, path: String, request: Request<Incoming>) -> Answer {
+    async fn put(&self, path: String, request: Request<Incoming>) -> Result<Answer, io::Error> {
         let announced = request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
         let clip = path.split('/').nth(2).unwrap_or_default().to_owned();
         let index = {
@@ -382,6 +405,20 @@ impl Server {
         // If the connection dies, hyper drops this future: then the upload is incomplete.
         let mut record = Record { server: self.clone(), index, complete: false };
         let mut body = request.into_body();
+        let fault = {
+            let mut state = self.lock();
+            let clip = state.puts[index].clip.clone();
+            state.on_put.as_mut().and_then(|on_put| on_put(&clip, announced.unwrap_or_default()))
+        };
+        match fault {
+            Some(PutFault::Early(code)) => return Ok(status(code)),
+            Some(PutFault::Stall) => std::future::pending().await,
+            Some(PutFault::Reset) => {
+                drop(body.frame().await);
+                return Err(io::ErrorKind::ConnectionReset.into());
+            }
+            Some(PutFault::Status(_)) | None => {}
+        }
         loop {
             let stalled = |state: &CloudState| matches!(state.sink, Sink::StallAfter(n) if state.puts[index].body.len() as u64 >= n);
             while stalled(&self.lock()) {
@@ -395,16 +432,21 @@ impl Server {
                         self.lock().puts[index].body.extend_from_slice(&data);
                     }
                 }
-                Some(Err(_)) => return status(400),
+                Some(Err(_)) => return Ok(status(400)),
             }
+        }
+        if let Some(PutFault::Status(code)) = fault {
+            let mut answer = Response::new(Full::from(PUT_FAULT_WORDS));
+            *answer.status_mut() = StatusCode::from_u16(code).unwrap();
+            return Ok(answer);
         }
         record.complete = true;
         drop(record);
         let mut state = self.lock();
         if let Some(code) = state.next_puts.pop_front() {
-            return status(code);
+            return Ok(status(code));
         }
-        match state.sink {
+        Ok(match state.sink {
             Sink::Status(code) => status(code),
             Sink::Redirect => {
                 let mut answer = status(307);
@@ -412,7 +454,7 @@ impl Server {
                 answer
             }
             Sink::Swallow | Sink::StallAfter(_) => status(200),
-        }
+        })
     }
 }
 

@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::{
     header::{self, Facts, HEADER_BYTES, Unreadable},
     journal,
+    wear::Written,
 };
 use crate::store::filesystem::{Access, Filesystem, StateFile};
 
@@ -21,6 +22,9 @@ pub(super) const CLIP: &str = ".clip";
 const PART: &str = ".part";
 /// A journal longer than this is begun anew. Nothing of it is needed once the files it names are gone.
 const JOURNAL_LONG: u64 = 16 * 1024;
+/// What a clip leaves free on its file system: room for the state, which is written anew elsewhere where a file system does
+/// not overwrite (UBIFS, F2FS), and for the journal, which must take an erasure whatever else is full.
+pub(super) const RESERVE: u64 = 1024 * 1024;
 /// The longest that is read: far more than an agent writes.
 const JOURNAL_MOST: usize = 1 << 20;
 
@@ -34,6 +38,8 @@ pub(in crate::upload) struct Scan {
     pub(in crate::upload) clips: Vec<Facts>,
     /// Files that were erased because they cannot be judged: torn, or another firmware's.
     pub(in crate::upload) unreadable: u32,
+    /// What earlier runs have written to flash.
+    pub(in crate::upload) written: Written,
 }
 
 /// What became of a clip that was to be put on flash.
@@ -55,6 +61,8 @@ pub(in crate::upload) struct Files<F: Filesystem> {
     gone: BTreeSet<Uuid>,
     /// Whether everything in the directory is known.
     scanned: bool,
+    /// What was written to flash, with what is being written now.
+    written: Written,
 }
 
 struct Journal<T> {
@@ -64,7 +72,7 @@ struct Journal<T> {
 
 impl<F: Filesystem> Files<F> {
     pub(in crate::upload) fn new(open: Opener<F>) -> Self {
-        Self { open, dir: None, journal: None, gone: BTreeSet::new(), scanned: false }
+        Self { open, dir: None, journal: None, gone: BTreeSet::new(), scanned: false, written: Written::default() }
     }
 
     /// Looks at what the last run left: what was on its way in or out is erased, the rest is told. If that fails, nothing that
@@ -72,6 +80,11 @@ impl<F: Filesystem> Files<F> {
     pub(in crate::upload) fn scan(&mut self) -> io::Result<Scan> {
         let scan = self.try_scan(true);
         self.mind(scan)
+    }
+
+    /// What was written to flash, with what comes next: every header and every line of the journal says so from here on.
+    pub(in crate::upload) fn count(&mut self, written: Written) {
+        self.written = written;
     }
 
     fn purge_unscanned(&mut self) -> io::Result<()> {
@@ -147,8 +160,14 @@ impl<F: Filesystem> Files<F> {
     }
 
     fn write(&mut self, part: &str, facts: &Facts, fragments: &[Bytes], wanted: impl Fn() -> bool) -> io::Result<bool> {
-        let header = header::encode(facts).ok_or(io::ErrorKind::InvalidInput)?;
+        let header = header::with_written(header::encode(facts).ok_or(io::ErrorKind::InvalidInput)?, self.written);
         let dir = self.dir()?;
+        let (free, wanted_bytes) = (dir.free()?, HEADER_BYTES + facts.bytes);
+        if free < RESERVE.saturating_add(wanted_bytes) {
+            let why =
+                format!("{free} bytes are free, a clip of {wanted_bytes} bytes would leave less than the {RESERVE} kept for the state");
+            return Err(io::Error::new(io::ErrorKind::StorageFull, why));
+        }
         let file = dir.open(part, Access::Create)?;
         file.write_at(&header, 0)?;
         let mut end = HEADER_BYTES;
@@ -172,7 +191,7 @@ impl<F: Filesystem> Files<F> {
         if self.gone.is_empty() {
             return Ok(());
         }
-        let line = journal::line(&self.gone);
+        let line = journal::line(&self.gone, self.written);
         match self.journal.take() {
             Some(mut journal) if journal.end < JOURNAL_LONG => {
                 journal.file.write_at(&line, journal.end)?;
@@ -217,7 +236,9 @@ impl<F: Filesystem> Files<F> {
         let dir = self.dir()?;
         let names = dir.list()?;
         let mut scan = Scan::default();
-        let gone = if names.iter().any(|name| name == JOURNAL) { read_journal(dir)? } else { Some(BTreeSet::new()) };
+        let gone = if names.iter().any(|name| name == JOURNAL) { read_journal(dir)? } else { Some(journal::Gone::default()) };
+        let (gone, in_journal) = (gone.as_ref().map(|gone| &gone.ids), gone.as_ref().map(|gone| gone.written));
+        scan.written = in_journal.unwrap_or_default();
         if gone.is_none() {
             tracing::error!("the spool's journal cannot be read: what it said to be gone is not known, so every clip on flash is erased");
         }
@@ -227,12 +248,17 @@ impl<F: Filesystem> Files<F> {
                 continue;
             }
             let Some(id) = name.strip_suffix(CLIP) else { continue };
-            let said_gone = Uuid::try_parse(id).is_ok_and(|id| gone.as_ref().is_some_and(|gone| gone.contains(&id)));
+            let said_gone = Uuid::try_parse(id).is_ok_and(|id| gone.is_some_and(|gone| gone.contains(&id)));
+            // Whatever becomes of the clip, what it says of writes holds.
+            let header = read_header(dir, name);
+            if let Some(written) = header.as_ref().ok().and_then(|header| header::written(header)) {
+                scan.written = scan.written.newer(written);
+            }
             if said_gone {
                 remove(dir, name)?;
                 continue;
             }
-            match read_facts(dir, name) {
+            match header.map_err(Misfit::Io).and_then(|header| read_facts(dir, name, &header)) {
                 Ok(facts) if keep && gone.is_some() && facts.clip == id => scan.clips.push(facts),
                 found => {
                     let why = found.map_or_else(|why| why.to_string(), |_| "it belongs to what is not known".to_owned());
@@ -246,9 +272,9 @@ impl<F: Filesystem> Files<F> {
         dir.sync()?;
         match gone {
             // It would be obeyed again at the next start.
-            None => drop(self.begin_journal(&[])?),
+            None => drop(self.begin_journal(&journal::line(&BTreeSet::new(), scan.written))?),
             Some(gone) if !gone.is_empty() => {
-                if let Err(why) = self.begin_journal(&[]) {
+                if let Err(why) = self.begin_journal(&journal::line(&BTreeSet::new(), scan.written)) {
                     // It names what is gone already, and the next line begins it anew.
                     tracing::warn!(%why, "the spool's journal cannot be shortened");
                 }
@@ -291,22 +317,26 @@ fn remove(dir: &impl Filesystem, name: &str) -> io::Result<()> {
     }
 }
 
-fn read_journal(dir: &impl Filesystem) -> io::Result<Option<BTreeSet<Uuid>>> {
+fn read_journal(dir: &impl Filesystem) -> io::Result<Option<journal::Gone>> {
     let file = dir.open(JOURNAL, Access::Read)?;
     let mut text = vec![0; JOURNAL_MOST];
     let length = file.read_at(&mut text, 0)?;
     Ok(if length < JOURNAL_MOST { journal::read(&text[..length]) } else { None })
 }
 
-/// The header, if the file is as long as it says: a clip is never named before all of it is synced.
-fn read_facts(dir: &impl Filesystem, name: &str) -> Result<Facts, Misfit> {
-    let file = dir.open(name, Access::Read)?;
+fn read_header(dir: &impl Filesystem, name: &str) -> io::Result<Vec<u8>> {
     let mut start = vec![0; HEADER_BYTES as usize];
-    let length = file.read_at(&mut start, 0)?;
-    let facts = header::decode(&start[..length])?;
+    let length = dir.open(name, Access::Read)?.read_at(&mut start, 0)?;
+    start.truncate(length);
+    Ok(start)
+}
+
+/// What the header says, if the file is as long as it says: a clip is never named before all of it is synced.
+fn read_facts(dir: &impl Filesystem, name: &str, header: &[u8]) -> Result<Facts, Misfit> {
+    let facts = header::decode(header)?;
     let end = HEADER_BYTES.checked_add(facts.bytes).ok_or(Unreadable::Facts)?;
     let mut last = [0; 2];
-    if file.read_at(&mut last, end - 1)? != 1 {
+    if dir.open(name, Access::Read)?.read_at(&mut last, end - 1)? != 1 {
         return Err(Unreadable::Torn.into());
     }
     Ok(facts)

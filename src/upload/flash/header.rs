@@ -6,7 +6,9 @@
 //!  8  format     u32 LE   1; another number is another firmware's, and is never interpreted
 //! 12  length     u32 LE   bytes of the facts
 //! 16  checksum   u32 LE   CRC-32 (IEEE) of bytes 0 to 16 and of the facts
-//! 20  facts      JSON, then zeros up to 512
+//! 20  facts      JSON, then zeros
+//! 492 written    16 bytes  what the spool has written to flash, this clip included ([`Written`]), as an id
+//! 508 checksum   u32 LE   CRC-32 of the 16 bytes before it; earlier firmware writes zeros here, and reads nothing
 //! ```
 
 use care_protocol::{ClipKind, is_sha256_hex};
@@ -15,12 +17,15 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use uuid::Uuid;
 
+use super::wear::Written;
+
 /// Bytes of the header, whatever it says.
 pub(in crate::upload) const HEADER_BYTES: u64 = 512;
 
 const MAGIC: &[u8; 8] = b"KCASPOOL";
 const FORMAT: u32 = 1;
 const FACTS_AT: usize = 20;
+const WRITTEN_AT: usize = 492;
 
 /// What must be known of a clip on flash.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,6 +72,24 @@ pub(super) fn encode(facts: &Facts) -> Option<Vec<u8>> {
     frame(&serde_json::to_vec(facts).ok()?)
 }
 
+/// The same header with this count in it.
+pub(super) fn with_written(mut header: Vec<u8>, written: Written) -> Vec<u8> {
+    let id = written.to_id().into_bytes();
+    if let Some(place) = header.get_mut(WRITTEN_AT..HEADER_BYTES as usize) {
+        place[..16].copy_from_slice(&id);
+        place[16..].copy_from_slice(&crc32fast::hash(&id).to_le_bytes());
+    }
+    header
+}
+
+/// The count in a header, if there is one that is whole.
+pub(super) fn written(header: &[u8]) -> Option<Written> {
+    let (id, stored) = header.get(WRITTEN_AT..HEADER_BYTES as usize)?.split_at(16);
+    let id: [u8; 16] = id.try_into().ok()?;
+    let whole = crc32fast::hash(&id).to_le_bytes() == stored;
+    Written::from_id(Uuid::from_bytes(id)).filter(|_| whole)
+}
+
 /// The header around facts in this JSON.
 pub(super) fn frame(json: &[u8]) -> Option<Vec<u8>> {
     let mut header = Vec::with_capacity(HEADER_BYTES as usize);
@@ -76,7 +99,7 @@ pub(super) fn frame(json: &[u8]) -> Option<Vec<u8>> {
     let checksum = checksum(&header, json);
     header.extend_from_slice(&checksum.to_le_bytes());
     header.extend_from_slice(json);
-    let fits = header.len() <= HEADER_BYTES as usize;
+    let fits = header.len() <= WRITTEN_AT;
     header.resize(HEADER_BYTES as usize, 0);
     fits.then_some(header)
 }
@@ -124,6 +147,20 @@ mod tests {
     fn the_longest_facts_fit_and_are_read_back() {
         let header = encode(&facts()).unwrap();
         assert_eq!((header.len() as u64, decode(&header)), (HEADER_BYTES, Ok(facts())));
+    }
+
+    #[test]
+    fn the_count_is_read_back_and_earlier_firmware_reads_the_clip_all_the_same() {
+        let count = Written { ever: 77, today: 5, day: 20_454 };
+        let header = with_written(encode(&facts()).unwrap(), count);
+        assert_eq!((written(&header), decode(&header)), (Some(count), Ok(facts())));
+        assert_eq!(written(&encode(&facts()).unwrap()), None);
+        for bit in WRITTEN_AT * 8..512 * 8 {
+            let mut flipped = header.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!((written(&flipped), decode(&flipped)), (None, Ok(facts())), "bit {bit}");
+        }
+        assert_eq!(written(&header[..500]), None);
     }
 
     /// Found by the fuzz target `spool`: the file of a clip spelt otherwise outlived every erasure.

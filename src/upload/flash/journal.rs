@@ -6,11 +6,14 @@
 //! 8f1c22d0 gone 0b9e…,57aa…
 //! ```
 //!
-//! One line is one batch: its CRC-32 makes it whole or nothing.
+//! One line is one batch: its CRC-32 makes it whole or nothing. Among its ids may be one of version 8, which is no clip's
+//! but says how much was written to flash ([`Written`]).
 
 use std::collections::BTreeSet;
 
 use uuid::Uuid;
+
+use super::wear::Written;
 
 const TITLE: &[u8] = b"kasa-care-agent spool 1\n";
 
@@ -19,22 +22,37 @@ pub(super) fn title() -> Vec<u8> {
     TITLE.to_vec()
 }
 
-/// The line that says these are gone.
-pub(super) fn line(gone: &BTreeSet<Uuid>) -> Vec<u8> {
-    let names: Vec<String> = gone.iter().map(Uuid::to_string).collect();
+/// What a journal says.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Gone {
+    pub(super) ids: BTreeSet<Uuid>,
+    /// The newest count.
+    pub(super) written: Written,
+}
+
+/// The line that says these are gone, and that so much was written with it.
+pub(super) fn line(gone: &BTreeSet<Uuid>, written: Written) -> Vec<u8> {
+    let names: Vec<String> = gone.iter().chain([&written.to_id()]).map(Uuid::to_string).collect();
     let body = format!("gone {}", names.join(","));
     format!("{:08x} {body}\n", crc32fast::hash(body.as_bytes())).into_bytes()
 }
 
 /// Which clips are gone. `None` if this is no journal of this firmware, or one that has rotted: a line that is not whole is
 /// torn if it is the last one, and was never relied upon; anywhere else something that was durable cannot be read any more.
-pub(super) fn read(text: &[u8]) -> Option<BTreeSet<Uuid>> {
+pub(super) fn read(text: &[u8]) -> Option<Gone> {
     let lines = text.strip_prefix(TITLE)?;
-    let mut gone = BTreeSet::new();
+    let mut gone = Gone::default();
     let mut lines = lines.split_inclusive(|byte| *byte == b'\n').peekable();
     while let Some(line) = lines.next() {
         match (whole(line), lines.peek()) {
-            (Some(body), _) => gone.extend(ids(body)?),
+            (Some(body), _) => {
+                for id in ids(body)? {
+                    match Written::from_id(id) {
+                        Some(written) => gone.written = gone.written.newer(written),
+                        None => drop(gone.ids.insert(id)),
+                    }
+                }
+            }
             (None, None) => break,
             (None, Some(_)) => return None,
         }
@@ -55,32 +73,47 @@ fn ids(body: &str) -> Option<Vec<Uuid>> {
 mod tests {
     use super::*;
 
+    const COUNT: Written = Written { ever: 9, today: 4, day: 20_454 };
+
     fn set(numbers: impl IntoIterator<Item = u128>) -> BTreeSet<Uuid> {
         numbers.into_iter().map(Uuid::from_u128).collect()
+    }
+
+    fn gone(numbers: impl IntoIterator<Item = u128>, written: Written) -> Option<Gone> {
+        Some(Gone { ids: set(numbers), written })
     }
 
     #[test]
     fn what_is_written_is_read_back_and_a_torn_last_line_says_nothing() {
         let mut text = title();
-        assert_eq!(read(&text), Some(set([])));
-        text.extend(line(&set([1, 2])));
+        assert_eq!(read(&text), gone([], Written::default()));
+        let earlier = Written { ever: 8, ..COUNT };
+        text.extend(line(&set([1, 2]), earlier));
         let whole = text.len();
-        text.extend(line(&set([3])));
-        assert_eq!(read(&text), Some(set([1, 2, 3])));
+        text.extend(line(&set([3]), COUNT));
+        assert_eq!(read(&text), gone([1, 2, 3], COUNT));
         for cut in whole..text.len() {
-            assert_eq!(read(&text[..cut]), Some(set([1, 2])), "{cut} bytes");
+            assert_eq!(read(&text[..cut]), gone([1, 2], earlier), "{cut} bytes");
         }
         let mut holed = text.clone();
         holed[whole + 3..whole + 20].fill(0);
-        assert_eq!(read(&holed), Some(set([1, 2])));
+        assert_eq!(read(&holed), gone([1, 2], earlier));
+    }
+
+    /// A journal of firmware that counted nothing.
+    #[test]
+    fn a_line_without_a_count_is_read() {
+        let body = format!("gone {}", Uuid::from_u128(1));
+        let line = format!("{:08x} {body}\n", crc32fast::hash(body.as_bytes()));
+        assert_eq!(read(&[title(), line.into_bytes()].concat()), gone([1], Written::default()));
     }
 
     #[test]
     fn s70_what_is_not_understood_is_not_taken_for_an_empty_journal() {
         let mut text = title();
-        text.extend(line(&set([1])));
+        text.extend(line(&set([1]), COUNT));
         let first = text.len();
-        text.extend(line(&set([2])));
+        text.extend(line(&set([2]), COUNT));
         for at in title().len()..first - 1 {
             let mut rotten = text.clone();
             rotten[at] ^= 1;

@@ -14,6 +14,7 @@ mod stranger;
 #[cfg(test)]
 mod tests;
 pub(super) mod thread;
+mod wear;
 
 use std::io;
 
@@ -23,6 +24,7 @@ pub(super) use files::{Files, Opener, Put, Shelved};
 pub(super) use header::{Facts, HEADER_BYTES};
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use stranger::spool_from_a_stranger;
+pub(super) use wear::{Wear, Written};
 
 /// What flash said when this was tried, and what to do about it.
 pub(super) fn flash_fault(what: &str, why: &io::Error) -> Words {

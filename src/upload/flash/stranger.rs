@@ -94,7 +94,7 @@ fn start(disk: &Disk) -> (Scan, Files<Disk>) {
 
 /// What was found is uploaded as far as it may be; then the camera has another owner, for whom nothing of it is left.
 fn live(found: Vec<Facts>, mut files: Files<Disk>, disk: &Disk) {
-    let mut spool = Spool::new(MOST_BYTES, 2 * (MOST_BYTES + HEADER_BYTES));
+    let mut spool = Spool::new(MOST_BYTES, 2 * (MOST_BYTES + HEADER_BYTES), 1 << 30);
     spool.restore(found, NOW);
     spool.admit(Admission { record: PAID, keep: PAID, leave: PAID, position: OWNER }, NOW);
     while let Next::Take(job) = spool.next(Generation(0), NOW) {

@@ -36,7 +36,7 @@ use crate::{
 
 const PAID: Policy = Policy { clips: true, history_h: 720, clip_max_s: 60, cooldown_s: 0, max_height: 1080, snapshots: true };
 const FREE: Policy = Policy { clips: true, history_h: 12, clip_max_s: 12, cooldown_s: 0, max_height: 720, snapshots: false };
-const LIMITS: Limits = Limits { memory_bytes: 100_000, flash_bytes: 10 * (HEADER_BYTES + 120) };
+const LIMITS: Limits = Limits { memory_bytes: 100_000, flash_bytes: 10 * (HEADER_BYTES + 120), flash_bytes_per_day: 1 << 30 };
 const LONG: Duration = Duration::from_secs(30);
 const SHORT: Duration = Duration::from_secs(5);
 

@@ -22,6 +22,7 @@ pub(in crate::upload) fn run<F: Filesystem>(mut files: Files<F>, gate: &Gate, te
 
 /// Does one thing.
 pub(in crate::upload) fn carry_out<F: Filesystem>(chore: Chore, files: &mut Files<F>, gate: &Gate, tell: &impl Fn(Event)) {
+    files.count(gate.shelf.lock().written());
     match chore {
         Chore::Bury(ids) => {
             let count = ids.len();

@@ -18,12 +18,14 @@ use uuid::Uuid;
 use super::{Clip, Spool, Start, State, Words, add, class};
 use crate::{
     clock::Now,
-    upload::flash::{Facts, HEADER_BYTES},
+    upload::flash::{Facts, HEADER_BYTES, Wear, Written},
 };
 
 /// How long a clip waits in memory before a power cut may not take it any more. Far longer than an upload that goes well
 /// takes to begin.
 const SPILL_AFTER: Duration = Duration::from_secs(15);
+/// What one id takes in the journal, with its share of the rest.
+const LINE_BYTES: u64 = 50;
 /// After a fault the flash is left alone this long, doubling up to the second.
 const FAULT_PAUSE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(15 * 60));
 
@@ -58,6 +60,10 @@ pub(super) struct Flash {
     fault: Option<Words>,
     /// Everything goes to flash now.
     stopping: bool,
+    /// What was written, and how much may be.
+    wear: Wear,
+    /// Clips wait in memory because no more may be written today.
+    over_budget: bool,
 }
 
 /// Something for the flash thread to do.
@@ -92,10 +98,14 @@ pub(in crate::upload) struct FlashUse {
     /// Clips that survive a power cut, and the bytes of flash that the spool takes.
     pub(in crate::upload) held: Erased,
     pub(in crate::upload) fault: Option<Words>,
+    /// Bytes written today.
+    pub(in crate::upload) written_today: u64,
+    /// Clips wait in memory because no more may be written today.
+    pub(in crate::upload) over_budget: bool,
 }
 
 impl Flash {
-    pub(super) fn new(quota: u64) -> Self {
+    pub(super) fn new(quota: u64, bytes_per_day: u64) -> Self {
         Self {
             quota,
             condemned: Vec::new(),
@@ -107,6 +117,8 @@ impl Flash {
             not_before: Duration::ZERO,
             fault: None,
             stopping: false,
+            wear: Wear::new(bytes_per_day),
+            over_budget: false,
         }
     }
 
@@ -187,6 +199,16 @@ impl Spool {
         }
     }
 
+    /// What earlier runs have written to flash.
+    pub(in crate::upload) fn remember_written(&mut self, written: Written) {
+        self.flash.wear.remember(written);
+    }
+
+    /// What was written to flash, with what the last chore writes.
+    pub(in crate::upload) fn written(&self) -> Written {
+        self.flash.wear.written()
+    }
+
     /// What lies on flash could not be looked at: it never leaves, and is erased at the first opportunity.
     pub(in crate::upload) fn not_restored(&mut self, why: Words, now: Now) {
         self.flash.unscanned = true;
@@ -196,7 +218,12 @@ impl Spool {
     /// How much of flash is used.
     pub(in crate::upload) fn flash_use(&self) -> FlashUse {
         let clips = self.clips.iter().filter(|clip| clip.flash == OnFlash::Yes).count() as u32;
-        FlashUse { held: Erased { clips, bytes: self.on_flash() + self.flash.gone_bytes }, fault: self.flash.fault.clone() }
+        FlashUse {
+            held: Erased { clips, bytes: self.on_flash() + self.flash.gone_bytes },
+            fault: self.flash.fault.clone(),
+            written_today: self.flash.wear.today(),
+            over_budget: self.flash.over_budget,
+        }
     }
 
     fn on_flash(&self) -> u64 {
@@ -219,10 +246,14 @@ impl Spool {
 
     /// What there is to do; otherwise when to look again.
     pub(in crate::upload) fn chore(&mut self, now: Now) -> Result<Chore, Duration> {
+        self.flash.wear.turn(now);
         if !self.flash.condemned.is_empty() || (self.flash.again && self.flash.not_before <= now.boot) {
             self.flash.burying = true;
             self.flash.again = false;
-            return Ok(Chore::Bury(mem::take(&mut self.flash.condemned).into_iter().map(|(id, _)| id).collect()));
+            let gone: BTreeSet<Uuid> = mem::take(&mut self.flash.condemned).into_iter().map(|(id, _)| id).collect();
+            // Counted, and never refused: what is erased must be gone.
+            self.flash.wear.charge(LINE_BYTES * (1 + gone.len() as u64));
+            return Ok(Chore::Bury(gone));
         }
         if self.flash.quota == 0 {
             return Err(Duration::MAX);
@@ -232,6 +263,7 @@ impl Spool {
         }
         let crowded = self.memory() > self.quota / 2;
         let mut soonest = Duration::MAX;
+        self.flash.over_budget = false;
         // What is worth most first: it must not take the room of what would have to make way for it again.
         let mut order: Vec<usize> = (0..self.clips.len()).collect();
         order.sort_by_key(|index| (Reverse(class(self.clips[*index].kind)), *index));
@@ -245,6 +277,11 @@ impl Spool {
             let pressed = self.flash.stopping || (crowded && clip.state == State::Waiting);
             if !pressed && due > now.boot {
                 soonest = soonest.min(due);
+                continue;
+            }
+            if !self.flash.wear.has_room_for(clip.bytes + HEADER_BYTES) {
+                // Before anything gives way to it.
+                self.flash.over_budget = true;
                 continue;
             }
             if let Some(id) = self.make_room_on_flash(index, now) {
@@ -294,6 +331,7 @@ impl Spool {
     fn begin_spill(&mut self, id: Uuid, now: Now) -> Option<Spill> {
         let clip = self.clips.iter_mut().find(|clip| clip.id == id)?;
         clip.flash = OnFlash::Writing;
+        self.flash.wear.charge(clip.bytes + HEADER_BYTES);
         let facts = Facts {
             clip: id.to_string(),
             kind: clip.kind,

@@ -23,7 +23,7 @@ pub(super) fn admission(policy: Policy) -> Admission {
 }
 
 pub(super) fn spool(policy: Policy) -> Spool {
-    let mut spool = Spool::new(1000, 0);
+    let mut spool = Spool::new(1000, 0, 1 << 30);
     spool.admit(admission(policy), now(0));
     spool
 }
@@ -70,7 +70,7 @@ fn the_oldest_leaves_first_and_only_once() {
 
 #[test]
 fn nothing_is_recorded_without_a_document_or_within_the_cooldown() {
-    let mut unbound = Spool::new(1000, 0);
+    let mut unbound = Spool::new(1000, 0, 1 << 30);
     assert_eq!(begin(&mut unbound, ClipKind::Motion, 100), None);
     unbound.admit(Admission { position: Position::NONE, ..admission(PAID) }, now(0));
     assert_eq!(begin(&mut unbound, ClipKind::Motion, 100), None);
@@ -292,7 +292,7 @@ fn found(kind: ClipKind, epoch: u64, started_s: u64, bytes: u64) -> Facts {
 
 #[test]
 fn what_is_found_on_flash_leaves_only_once_judged_and_once_the_time_is_known() {
-    let mut spool = Spool::new(1000, 100_000);
+    let mut spool = Spool::new(1000, 100_000, 1 << 30);
     let facts = found(ClipKind::Motion, 3, 100, 10);
     let id = facts.id();
     spool.restore(vec![facts], now(200));
@@ -308,7 +308,7 @@ fn what_is_found_on_flash_leaves_only_once_judged_and_once_the_time_is_known() {
 /// Scenarios 45, 68 and 32: before anything leaves, what the document on record does not allow is gone.
 #[test]
 fn s68_what_is_found_is_judged_by_the_document_on_record() {
-    let mut spool = Spool::new(1000, 100_000);
+    let mut spool = Spool::new(1000, 100_000, 1 << 30);
     let kept = found(ClipKind::Motion, 3, 1000, 1);
     let id = kept.id();
     let snapshot = found(ClipKind::Snapshot, 3, 1100, 2);
@@ -327,7 +327,7 @@ fn s68_what_is_found_is_judged_by_the_document_on_record() {
 /// An age that is not known is taken to be the most it can be: the clip began no earlier than it says.
 #[test]
 fn a_clip_of_an_earlier_boot_is_aged_by_a_clock_that_turns_out_to_be_later() {
-    let mut spool = Spool::new(1000, 100_000);
+    let mut spool = Spool::new(1000, 100_000, 1 << 30);
     spool.restore(vec![found(ClipKind::Motion, 3, 100, 10)], now(200));
     spool.admit(admission(FREE), now(200));
     let day_later = Now { trusted: now(200).trusted + Duration::from_secs(86_400), ..now(200) };
@@ -337,7 +337,7 @@ fn a_clip_of_an_earlier_boot_is_aged_by_a_clock_that_turns_out_to_be_later() {
 
 #[test]
 fn a_clip_goes_to_flash_when_it_has_waited_or_memory_is_half_full_and_not_before() {
-    let mut spool = Spool::new(1000, 100_000);
+    let mut spool = Spool::new(1000, 100_000, 1 << 30);
     spool.admit(admission(PAID), now(0));
     let first = record(&mut spool, ClipKind::Motion, 100, 1, 400).unwrap();
     assert!(matches!(spool.chore(now(110)), Err(due) if due == Duration::from_secs(101) + Duration::from_secs(15)));
@@ -359,7 +359,7 @@ fn a_clip_goes_to_flash_when_it_has_waited_or_memory_is_half_full_and_not_before
 /// Scenario 75.
 #[test]
 fn s75_what_makes_room_on_flash_is_the_oldest_of_the_lowest_class_and_never_worth_more() {
-    let mut spool = Spool::new(10_000, 2 * (HEADER_BYTES + 300));
+    let mut spool = Spool::new(10_000, 2 * (HEADER_BYTES + 300), 1 << 30);
     spool.admit(admission(PAID), now(0));
     let manual = found(ClipKind::Manual, 3, 100, 300);
     let motion = found(ClipKind::Motion, 3, 110, 300);
@@ -378,7 +378,7 @@ fn s75_what_makes_room_on_flash_is_the_oldest_of_the_lowest_class_and_never_wort
 
 #[test]
 fn a_file_that_cannot_be_read_is_given_up_in_the_end_and_counted() {
-    let mut spool = Spool::new(1000, 100_000);
+    let mut spool = Spool::new(1000, 100_000, 1 << 30);
     let facts = found(ClipKind::Motion, 3, 100, 10);
     let id = facts.id().unwrap();
     spool.restore(vec![facts], now(200));

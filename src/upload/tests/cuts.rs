@@ -289,7 +289,7 @@ fn a_stale_body_ends_in_an_error_and_never_early() {
     use std::pin::pin;
 
     use http_body_util::BodyExt;
-    let gate = Gate::new(&SpoolLimits { memory_bytes: 1_000_000, flash_bytes: 0 }, None, Clock::start(None));
+    let gate = Gate::new(&SpoolLimits { memory_bytes: 1_000_000, flash_bytes: 0, flash_bytes_per_day: 0 }, None, Clock::start(None));
     gate.open(Admission { record: PAID, keep: PAID, leave: PAID, position: AT });
     let beginning = Beginning { kind: ClipKind::Motion, ago: Duration::ZERO, height: 360 };
     let (mut writer, _) = gate.begin(beginning).unwrap();

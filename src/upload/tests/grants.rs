@@ -92,7 +92,7 @@ fn a_refused_clip_waits_though_its_refusal_cuts_at_once() {
     let gate: Arc<OnceLock<Arc<Gate>>> = Arc::default();
     let (engine, refusals) = (gate.clone(), Arc::new(AtomicU32::new(0)));
     let told = refusals.clone();
-    let spool = SpoolLimits { memory_bytes: 8_000_000, flash_bytes: 0 };
+    let spool = SpoolLimits { memory_bytes: 8_000_000, flash_bytes: 0, flash_bytes_per_day: 0 };
     let peers = Peers { api: sink.origin(), store: None };
     let spool_dir = PathBuf::from("/nowhere");
     let settings = Settings {

@@ -44,7 +44,7 @@ impl Bench {
     fn on(peers: Peers, uplink_kbps: u32, flash_bytes: u64, spool_dir: PathBuf) -> Self {
         let events = Arc::new(Mutex::new(Vec::new()));
         let told = events.clone();
-        let spool = SpoolLimits { memory_bytes: 8_000_000, flash_bytes };
+        let spool = SpoolLimits { memory_bytes: 8_000_000, flash_bytes, flash_bytes_per_day: 10 * flash_bytes };
         let settings = Settings {
             device: "8006E5A1F0C2".parse().unwrap(),
             spool,

@@ -38,7 +38,7 @@ impl Agent {
         let settings = Settings {
             device: "8006E5A1F0C2".parse().unwrap(),
             spool_dir: std::path::PathBuf::from("/nowhere"),
-            spool: crate::config::Spool { memory_bytes: 1000, flash_bytes: 0 },
+            spool: crate::config::Spool { memory_bytes: 1000, flash_bytes: 0, flash_bytes_per_day: 0 },
             uplink_kbps: 0,
             peers: Peers { api: Origin { endpoint, tls: None }, store: None },
             uploader: Some(dir.path().join("uploader.sock")),
@@ -339,6 +339,6 @@ fn the_socket_is_for_this_user_and_group() {
 
 #[test]
 fn without_an_uploader_a_cut_is_over_at_once() {
-    let gate = Gate::new(&crate::config::Spool { memory_bytes: 1000, flash_bytes: 0 }, None, Clock::start(None));
+    let gate = Gate::new(&crate::config::Spool { memory_bytes: 1000, flash_bytes: 0, flash_bytes_per_day: 0 }, None, Clock::start(None));
     assert_eq!((gate.cut_figures(OWN), gate.due(), gate.tidings()), (Some(OWN), None, Tidings::default()));
 }

@@ -1,0 +1,200 @@
+//! How much the spool has written to flash today, for flash lasts for so many writes only. The count costs no write of its
+//! own: every clip's header and every line of the journal carries it as it stands after them, so the newest of those is the
+//! count, whenever the power goes.
+//!
+//! A day is one of trusted time, and lasts for at least [`SHORTEST_DAY`]: no correction of the clock begins a new one early
+//! except the first after a boot, which may tell of a day that has passed. Pure.
+
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use crate::clock::Now;
+
+/// What is counted: the least that flash writes at once.
+pub(in crate::upload) const PAGE: u64 = 4096;
+/// How long a day lasts at least, BOOTTIME.
+const SHORTEST_DAY: Duration = Duration::from_secs(20 * 3600);
+const DAY_S: u64 = 86_400;
+
+/// What was written, in pages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(in crate::upload) struct Written {
+    /// Ever. What grows with every write tells the newer of two counts from the older, whatever the clock did.
+    pub(in crate::upload) ever: u64,
+    /// On this day.
+    pub(in crate::upload) today: u64,
+    /// Days of trusted time since 1970.
+    pub(in crate::upload) day: u32,
+}
+
+impl Written {
+    /// The count as an id (RFC 9562, version 8) that no clip has: a journal takes it among the ids of clips that are gone,
+    /// and firmware that knows nothing of it looks for that clip's file and finds none.
+    pub(super) fn to_id(self) -> Uuid {
+        let (ever, today, day) = (self.ever.to_be_bytes(), self.today.to_be_bytes(), self.day.to_be_bytes());
+        let mut id = [0; 16];
+        id[0..3].copy_from_slice(&day[1..]);
+        id[3..6].copy_from_slice(&today[3..6]);
+        id[6] = 0x8d;
+        id[7] = today[6];
+        id[8] = 0xa7;
+        id[9] = today[7];
+        id[10] = 0x5e;
+        id[11..16].copy_from_slice(&ever[3..]);
+        Uuid::from_bytes(id)
+    }
+
+    /// The count, if this is one.
+    pub(super) fn from_id(id: Uuid) -> Option<Self> {
+        let id = id.into_bytes();
+        if (id[6], id[8], id[10]) != (0x8d, 0xa7, 0x5e) {
+            return None;
+        }
+        let ever = u64::from_be_bytes([0, 0, 0, id[11], id[12], id[13], id[14], id[15]]);
+        let today = u64::from_be_bytes([0, 0, 0, id[3], id[4], id[5], id[7], id[9]]);
+        Some(Self { ever, today, day: u32::from_be_bytes([0, id[0], id[1], id[2]]) })
+    }
+
+    /// The newer of two counts.
+    pub(super) fn newer(self, other: Self) -> Self {
+        if other.ever > self.ever { other } else { self }
+    }
+}
+
+/// The count of this run, and how far it may go.
+#[derive(Debug)]
+pub(in crate::upload) struct Wear {
+    /// Pages a day.
+    budget: u64,
+    written: Written,
+    /// BOOTTIME at which the day began, if it did in this boot.
+    turned: Option<Duration>,
+}
+
+impl Wear {
+    /// Nothing was written yet, and so many bytes may be a day.
+    pub(in crate::upload) fn new(bytes_per_day: u64) -> Self {
+        Self { budget: bytes_per_day / PAGE, written: Written::default(), turned: None }
+    }
+
+    /// What an earlier run had written.
+    pub(in crate::upload) fn remember(&mut self, written: Written) {
+        self.written = written;
+    }
+
+    pub(in crate::upload) fn written(&self) -> Written {
+        self.written
+    }
+
+    /// Bytes written today.
+    pub(in crate::upload) fn today(&self) -> u64 {
+        self.written.today * PAGE
+    }
+
+    /// Begins a new day if there is one.
+    pub(in crate::upload) fn turn(&mut self, now: Now) {
+        let day = u32::try_from(now.trusted.as_secs() / DAY_S).unwrap_or(u32::MAX);
+        let long_enough = self.turned.is_none_or(|at| now.boot.saturating_sub(at) >= SHORTEST_DAY);
+        if day < self.written.day {
+            // Trusted time was too high and has been corrected: the day goes on under its right name.
+            self.written.day = day;
+        } else if day > self.written.day && long_enough {
+            (self.written.day, self.written.today, self.turned) = (day, 0, Some(now.boot));
+        }
+    }
+
+    /// Whether so many bytes may be written today.
+    pub(in crate::upload) fn has_room_for(&self, bytes: u64) -> bool {
+        self.written.today.saturating_add(pages(bytes)) <= self.budget
+    }
+
+    /// So many bytes are about to be written.
+    pub(in crate::upload) fn charge(&mut self, bytes: u64) {
+        self.written.today += pages(bytes);
+        self.written.ever += pages(bytes);
+    }
+}
+
+/// What a write of so many bytes costs: its pages, and one for the names and sizes that change with it.
+fn pages(bytes: u64) -> u64 {
+    bytes.div_ceil(PAGE) + 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START: u64 = 20_000 * DAY_S;
+
+    fn at(boot_s: u64, trusted_s: u64) -> Now {
+        Now { boot: Duration::from_secs(boot_s), trusted: Duration::from_secs(trusted_s), confirmed: true }
+    }
+
+    #[test]
+    fn a_count_survives_as_an_id_that_is_no_clips() {
+        for written in [
+            Written::default(),
+            Written { ever: 1, today: 1, day: 20_454 },
+            Written { ever: (1 << 40) - 1, today: (1 << 40) - 1, day: (1 << 24) - 1 },
+            Written { ever: 0x01_0203_0405, today: 0x06_0708_090a, day: 0x0b_0c0d },
+        ] {
+            let id = written.to_id();
+            assert_eq!(Written::from_id(id), Some(written));
+            assert_eq!(Uuid::try_parse(&id.to_string()), Ok(id));
+            assert_eq!((id.get_version_num(), id.get_variant()), (8, uuid::Variant::RFC4122));
+        }
+        for _ in 0..1000 {
+            let clip = uuid::Builder::from_random_bytes(fastrand::u128(..).to_be_bytes()).into_uuid();
+            assert_eq!(Written::from_id(clip), None);
+        }
+    }
+
+    #[test]
+    fn a_day_has_its_budget_and_the_next_one_has_it_again() {
+        let mut wear = Wear::new(10 * PAGE);
+        wear.turn(at(0, START));
+        assert!(wear.has_room_for(9 * PAGE) && !wear.has_room_for(9 * PAGE + 1));
+        wear.charge(5 * PAGE);
+        assert!(wear.has_room_for(3 * PAGE) && !wear.has_room_for(4 * PAGE));
+        wear.turn(at(DAY_S - 1, START + DAY_S - 1));
+        assert_eq!(wear.today(), 6 * PAGE);
+        wear.turn(at(DAY_S, START + DAY_S));
+        assert_eq!((wear.today(), wear.written().ever), (0, 6));
+    }
+
+    #[test]
+    fn no_step_of_the_clock_gives_a_second_budget() {
+        let mut wear = Wear::new(10 * PAGE);
+        wear.turn(at(0, START));
+        wear.charge(8 * PAGE);
+        for (boot, days) in [(10, 1), (20, 400), (30, 0), (40, 1), (50, 2)] {
+            wear.turn(at(boot, START + days * DAY_S));
+            assert_eq!(wear.today(), 9 * PAGE, "{days} days from the start");
+        }
+        // Nor does a clock that was far ahead take tomorrow's away.
+        wear.turn(at(60, START));
+        wear.turn(at(DAY_S, START + DAY_S));
+        assert_eq!(wear.today(), 0);
+        wear.charge(PAGE);
+        wear.turn(at(DAY_S + 1, START + 400 * DAY_S));
+        wear.turn(at(DAY_S + 2, START + DAY_S));
+        wear.turn(at(2 * DAY_S, START + 2 * DAY_S));
+        assert_eq!(wear.today(), 0);
+    }
+
+    #[test]
+    fn the_count_goes_on_after_a_restart_and_a_day_that_passed_meanwhile_is_seen() {
+        let mut wear = Wear::new(10 * PAGE);
+        wear.turn(at(0, START));
+        wear.charge(PAGE);
+        let found = wear.written();
+        let mut wear = Wear::new(10 * PAGE);
+        wear.remember(found);
+        wear.turn(at(5, START));
+        assert_eq!(wear.today(), 2 * PAGE);
+        // The first answer over HTTPS tells that the camera was off for three days.
+        wear.turn(at(10, START + 3 * DAY_S));
+        assert_eq!(wear.today(), 0);
+    }
+}

@@ -105,12 +105,7 @@ impl Failure {
 
     fn advice(&self) -> &'static str {
         match self {
-            Self::Fault { fault, .. } => match fault.stage() {
-                Some(Stage::Dns) => "Check the name and the camera's name server.",
-                Some(Stage::Tcp) => "Check the network, and that the server listens.",
-                Some(Stage::Tls) => "Check the server's certificate and the authorities that the configuration names.",
-                Some(Stage::Http) | None => "Check the server, and what stands between it and the camera.",
-            },
+            Self::Fault { fault, .. } => fault.advice(),
             Self::Answered { doing, answer } => match (answer.status, doing) {
                 (401, Doing::Asking) => "The API does not accept this device's certificate: check that the cloud knows the device.",
                 (401 | 403, Doing::Sending) => {

@@ -125,8 +125,11 @@ async fn agent() -> Contender {
     Contender { name: "kasa-care-agent", world, film: Film::Motion(motion), samples: Vec::new() }
 }
 
+/// The shell reports on a second connection, which needs a client id of its own.
+const ANY_CLIENT_ID: &str = "use_username_as_clientid false";
+
 async fn rival(name: &'static str, command: fn(&World) -> std::process::Command) -> Contender {
-    let mut world = World::new().await;
+    let mut world = World::with_broker(ANY_CLIENT_ID).await;
     world.cloud.lock().sink = Sink::StallAfter(STALL);
     let mut command = command(&world);
     command.process_group(0);

@@ -33,7 +33,7 @@ async fn a_cluster_that_loses_a_node_during_a_cancel_loses_nothing() {
     cloud.lock().entitlement = Body::Silence;
     let wire = Proxy::to(nodes[0].addr).await;
     // The issuer's own node is never the one to die.
-    let issuer = Issuer::connect(&pki, nodes[1].addr, &device).await;
+    let issuer = Issuer::connect(&pki, &nodes[1], &device).await;
     issuer.publish_keyset(&pki.keyset(7).sign(&pki.root)).await;
     let mut agent = Agent::new(&pki, DEVICE, wire.addr, &cloud.url());
     agent.start();

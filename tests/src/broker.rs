@@ -17,8 +17,8 @@ use crate::{
     wait::until,
 };
 
-/// The client certificate's CN under which a test publishes.
-pub const ISSUER_CN: &str = "issuer";
+/// The client certificate's CN under which a test publishes: the cloud's, as the brokers' files know it.
+pub const ISSUER_CN: &str = "care-cloud";
 
 /// How long a broker may take to listen, on a machine with other things to do: Erlang's takes many seconds.
 const LISTENS_WITHIN: Duration = Duration::from_secs(120);
@@ -27,10 +27,12 @@ const STOPS_WITHIN: Duration = Duration::from_secs(60);
 /// One broker; killed when dropped.
 pub struct Broker {
     dir: TempDir,
-    /// Where it listens.
+    /// Where it listens for cameras.
     pub addr: SocketAddr,
-    // Bound but not listening: keeps the port ours while the broker is down.
-    _port: Socket,
+    /// Where it listens for the cloud: elsewhere, if it is a Mosquitto on the files of `deploy/`.
+    pub issuer_addr: SocketAddr,
+    // Bound but not listening: keeps the ports ours while the broker is down.
+    _ports: [Socket; 2],
     kind: Kind,
     // The broker itself is the last.
     processes: Vec<Process>,
@@ -53,9 +55,12 @@ impl Broker {
     pub async fn start_kind(kind: Kind, pki: &Pki, server: &Identity, extra: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("ca.pem"), pki.ca.pem()).unwrap();
+        std::fs::write(dir.path().join("cloud-ca.pem"), pki.cloud_ca.pem()).unwrap();
         server.write(dir.path(), "server");
-        let (port, addr) = reserve_port();
-        let mut broker = Self { dir, addr, _port: port, kind, processes: Vec::new(), extra: extra.to_owned(), log: Lines::default() };
+        let ((port, addr), (own_port, own_addr)) = (reserve_port(), reserve_port());
+        let issuer_addr = if kind == Kind::Mosquitto { own_addr } else { addr };
+        let (processes, log) = (Vec::new(), Lines::default());
+        let mut broker = Self { dir, addr, issuer_addr, _ports: [port, own_port], kind, processes, extra: extra.to_owned(), log };
         broker.resume().await;
         broker
     }
@@ -81,7 +86,7 @@ impl Broker {
     /// Starts it again with what it had on disk.
     pub async fn resume(&mut self) {
         assert!(self.processes.is_empty(), "the broker is running");
-        let commands = self.kind.commands(self.dir.path(), self.addr.port(), &self.extra);
+        let commands = self.kind.commands(self.dir.path(), self.addr.port(), self.issuer_addr.port(), &self.extra);
         let seen = self.log.len();
         let name = format!("{:?}", self.kind);
         self.processes = commands.into_iter().map(|command| Process::spawn(&name, command, self.log.clone())).collect();
@@ -158,15 +163,6 @@ impl Broker {
     pub fn connects_of(&self, client: &str) -> usize {
         self.log.count(&format!(" as {client} ("))
     }
-}
-
-/// A device writes and reads only its own topics, and reads the keyset (section 3.4).
-fn acl() -> String {
-    format!(
-        "pattern read care/v1/%u/entitlement\npattern read care/v1/%u/entitlement/answer\npattern read care/v1/keyset\n\
-         pattern write care/v1/%u/get\npattern write care/v1/%u/report\npattern write care/v1/%u/status\n\n\
-         user {ISSUER_CN}\ntopic readwrite #\n"
-    )
 }
 
 /// A free loopback port that stays ours: bound with SO_REUSEADDR and not listening, so that only a server that also reuses may take it.

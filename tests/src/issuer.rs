@@ -2,7 +2,6 @@
 
 use std::{
     fmt,
-    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard},
     time::{Duration, Instant},
 };
@@ -14,7 +13,7 @@ use care_protocol::{
 use rumqttc::{AsyncClient, Event, MqttOptions, Packet, Publish, QoS, TlsConfiguration, Transport};
 
 use crate::{
-    broker::ISSUER_CN,
+    broker::{Broker, ISSUER_CN, Kind},
     pki::{ISSUER, Pki},
     unix_now,
     wait::{PATIENCE, until},
@@ -172,11 +171,15 @@ pub struct Issuer {
 
 impl Issuer {
     /// Connects, and listens to one device.
-    pub async fn connect(pki: &Pki, broker: SocketAddr, device: &DeviceId) -> Self {
+    pub async fn connect(pki: &Pki, broker: &Broker, device: &DeviceId) -> Self {
+        // Brokers with one listener know one authority.
+        let authority = if broker.kind() == Kind::Mosquitto { &pki.cloud_ca } else { &pki.ca };
+        let identity = authority.client(ISSUER_CN);
+        let broker = broker.issuer_addr;
         let topics = Topics::new("care/v1", device);
         let mut options = MqttOptions::new(format!("issuer-for-{device}"), broker.ip().to_string(), broker.port());
         options.set_clean_session(false).set_keep_alive(Duration::from_secs(30)).set_max_packet_size(4 << 20, 4 << 20).set_inflight(1000);
-        options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(Arc::new(pki.client_tls(&pki.ca.client(ISSUER_CN))))));
+        options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(Arc::new(pki.client_tls(&identity)))));
         let (client, mut events) = AsyncClient::new(options, 4096);
         let mut network = rumqttc::NetworkOptions::new();
         network.set_tcp_nodelay(true);

@@ -178,6 +178,8 @@ pub fn authority_params(name: &str) -> CertificateParams {
 pub struct Pki {
     /// Signs the servers and the devices.
     pub ca: Authority,
+    /// Signs nothing but the cloud's own client certificate.
+    pub cloud_ca: Authority,
     /// Signs keysets.
     pub root: Signer,
     /// Signs entitlements, under [`KID`].
@@ -187,7 +189,8 @@ pub struct Pki {
 impl Pki {
     /// Fresh keys.
     pub fn new() -> Self {
-        Self { ca: Authority::root("Care test CA"), root: signer(ROOT_KID), key: signer(KID) }
+        let (ca, cloud_ca) = (Authority::root("Care test CA"), Authority::root("Care test CA for the cloud"));
+        Self { ca, cloud_ca, root: signer(ROOT_KID), key: signer(KID) }
     }
 
     /// A keyset of this version with the first signing key only.

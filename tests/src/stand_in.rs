@@ -20,7 +20,7 @@ use crate::{
 /// A running care-cloud with everything embedded; gone when dropped.
 pub struct StandIn {
     // First, so that the cameras go before what they talk to.
-    cameras: Vec<Process>,
+    cameras: Vec<(String, Process)>,
     _process: Process,
     log: Lines,
     dir: TempDir,
@@ -73,9 +73,34 @@ impl StandIn {
         let out = self.provision(id, account).await;
         let config = out.join("config.toml");
         std::fs::write(&config, without_picture(&std::fs::read_to_string(&config).unwrap(), &out)).unwrap();
+        self.switch_on(id);
+    }
+
+    /// Starts the agent of a camera that [`StandIn::camera`] has made.
+    pub fn switch_on(&mut self, id: &str) {
         let mut command = Command::new(program("kasa-care-agent", "CARE_AGENT"));
-        command.arg("run").arg("--config").arg(&config).env_remove("NOTIFY_SOCKET");
-        self.cameras.push(Process::spawn(&format!("kasa-care-agent {id}"), command, Lines::default()));
+        command.arg("run").arg("--config").arg(self.config_of(id)).env_remove("NOTIFY_SOCKET");
+        self.cameras.push((id.to_owned(), Process::spawn(&format!("kasa-care-agent {id}"), command, Lines::default())));
+    }
+
+    /// Stops a camera's agent; returns once it has ended.
+    pub async fn switch_off(&mut self, id: &str) {
+        let at = self.cameras.iter().position(|(name, _)| name == id).expect("the camera is on");
+        let (_, mut agent) = self.cameras.remove(at);
+        agent.terminate();
+        agent.exited(PATIENCE).await;
+    }
+
+    /// Resets a camera that is off to factory settings.
+    pub async fn factory_reset(&self, id: &str) {
+        let mut command = Command::new(program("kasa-care-agent", "CARE_AGENT"));
+        command.args(["factory-reset", "--config"]).arg(self.config_of(id)).kill_on_drop(true);
+        let output = tokio::time::timeout(PATIENCE, command.output()).await.expect("the command ends").unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    fn config_of(&self, id: &str) -> PathBuf {
+        self.dir.path().join(id).join("config.toml")
     }
 
     /// What the portal knows.

@@ -62,7 +62,7 @@ impl World {
         let device: DeviceId = DEVICE.parse().unwrap();
         let wire = Proxy::to(broker.addr).await;
         let cloud = Cloud::start(&pki).await;
-        let issuer = Issuer::connect(&pki, broker.addr, &device).await;
+        let issuer = Issuer::connect(&pki, &broker, &device).await;
         let agent = Agent::new(&pki, DEVICE, wire.addr, &cloud.url());
         let world = Self { agent, issuer, wire, broker, cloud, pki, device, position: Position { epoch: 3, seq: 40 } };
         world.hand_out_first_keyset().await;

@@ -1,5 +1,5 @@
 //! The brokers that a camera may meet: how each is configured to speak MQTT with mutual TLS on one loopback port, started,
-//! and made to forget. Only Mosquitto has the ACL of section 3.4 and a log that tells which PUBACK came.
+//! and made to forget. Only Mosquitto runs on the files of `deploy/`, and has a log that tells which PUBACK came.
 
 use std::path::{Path, PathBuf};
 
@@ -28,9 +28,9 @@ impl Kind {
 
     /// Writes its configuration into `dir`, where `server.pem`, `server.key` and `ca.pem` are, and gives what must run, the
     /// broker last.
-    pub(super) fn commands(self, dir: &Path, port: u16, extra: &str) -> Vec<Command> {
+    pub(super) fn commands(self, dir: &Path, port: u16, issuer_port: u16, extra: &str) -> Vec<Command> {
         match self {
-            Self::Mosquitto => vec![mosquitto(dir, port, extra)],
+            Self::Mosquitto => vec![mosquitto(dir, port, issuer_port, extra)],
             Self::Nats => vec![nats(dir, port, extra)],
             Self::RabbitMq => rabbitmq(dir, port),
             Self::Aedes => vec![aedes(dir, port)],
@@ -59,20 +59,25 @@ fn write(path: &Path, text: &str) {
     std::fs::write(path, text).unwrap();
 }
 
-fn mosquitto(dir: &Path, port: u16, extra: &str) -> Command {
-    write(&dir.join("acl"), &super::acl());
+/// On the files that operators copy. `extra` counts for the cameras' listener, in place of what the file says of the same; a test
+/// may send more than a broker should take.
+fn mosquitto(dir: &Path, port: u16, issuer_port: u16, extra: &str) -> Command {
+    write(&dir.join("cameras.acl"), include_str!("../../../deploy/mosquitto/cameras.acl"));
+    write(&dir.join("cloud.acl"), include_str!("../../../deploy/mosquitto/cloud.acl"));
     let config = dir.join("mosquitto.conf");
-    let at = dir.display();
-    write(
-        &config,
-        &format!(
-            "listener {port} 127.0.0.1\n\
-             cafile {at}/ca.pem\ncertfile {at}/server.pem\nkeyfile {at}/server.key\n\
-             require_certificate true\nuse_identity_as_username true\nacl_file {at}/acl\nallow_anonymous false\n\
-             persistence true\npersistence_location {at}/\nautosave_interval 0\nset_tcp_nodelay true\nmax_queued_messages 0\nuser root\n\
-             log_type all\nlog_dest stderr\n{extra}\n"
-        ),
-    );
+    let at = dir.display().to_string();
+    let deployed = include_str!("../../../deploy/mosquitto/mosquitto.conf")
+        .replace("/etc/mosquitto/care", &at)
+        .replace("/var/lib/mosquitto", &at)
+        .replace("listener 8883\n", &format!("listener {port} 127.0.0.1\n{extra}\n"))
+        .replace("listener 8884 ", &format!("listener {issuer_port} "))
+        .replace("autosave_interval 10", "autosave_interval 0")
+        .replace("message_size_limit 262144", "message_size_limit 0")
+        .replace("log_type notice", "log_type all");
+    let name = |line: &str| line.split(' ').next().unwrap_or_default().to_owned();
+    let replaced = |line: &&str| !extra.contains(line) && extra.lines().any(|extra| name(extra) == name(line));
+    let kept: Vec<_> = deployed.lines().filter(|line| line.is_empty() || !replaced(line)).collect();
+    write(&config, &format!("user root\nmax_queued_messages 0\n{}\n", kept.join("\n")));
     let known = Path::new("/usr/sbin/mosquitto");
     let mut command = Command::new(if known.exists() { known } else { Path::new("mosquitto") });
     command.arg("-c").arg(&config).arg("-v");

@@ -80,12 +80,8 @@ fn tells_of_reset(tx: &Transaction<'_>, camera: &Camera, report: &Report) -> Res
         let answered = "SELECT EXISTS (SELECT 1 FROM documents WHERE device = ?1 AND epoch = ?2 AND reported_at IS NOT NULL)";
         return Ok(tx.query_row(answered, params![camera.device.as_str(), camera.epoch], |row| row.get(0))?);
     }
-    // A document of this binding came, it is not news, and nothing is in force.
-    let refused = match report.outcome {
-        Outcome::Duplicate => true,
-        Outcome::Rejected => report.reason == Cause::FactoryReset.as_str(),
-        Outcome::Applied | Outcome::Stale | Outcome::Conflict => false,
-    };
+    // A document of this binding came and was refused for that reason.
+    let refused = report.outcome == Outcome::Rejected && report.reason == Cause::FactoryReset.as_str();
     Ok(refused && report.epoch == 0 && report.judged.is_some_and(|judged| judged.epoch == camera.epoch))
 }
 

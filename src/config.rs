@@ -69,7 +69,7 @@ impl Reading {
         let media = self.config.as_ref().and_then(|config| config.media.as_ref());
         let Some(media) = media.filter(|media| media.motion == Motion::BuiltIn) else { return };
         if let Err(wrong) = crate::media::built_in_available(&media.source) {
-            let right = "install it, or write motion = \"socket:/run/camera/motion.sock\" or \"every:30s\"".to_owned();
+            let right = "install it, or write motion = \"socket:/run/kasa-care-agent/motion.sock\" or \"every:30s\"".to_owned();
             self.faults.push(ConfigFault { file: path.to_owned(), line: self.motion_line, key: "media.motion".to_owned(), wrong, right });
         }
     }
@@ -283,6 +283,9 @@ pub struct Recording {
     pub dir: PathBuf,
     /// How much, in bytes.
     pub max_bytes: u64,
+    /// The camera's own directories, whose file systems recordings never go to: without its card the directory is on one of
+    /// them. Empty with `allow_internal_storage`.
+    pub kept_off: Vec<PathBuf>,
 }
 
 /// A vendor's own uploader, which films and uploads in the agent's place.

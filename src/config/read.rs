@@ -64,7 +64,7 @@ fn config(root: Section, files: &mut Vec<NamedFile>, motion_line: &mut usize, fi
         *motion_line = findings.line(section.place("motion"));
         media(section)
     });
-    let recording = absent_or(&root, "recording", recording);
+    let recording = absent_or(&root, "recording", |section| recording(section, device.as_ref()));
     let films = root.has("media");
     let uploader = absent_or(&root, "uploader", |section| uploader(section, films));
     let spool = root.section("spool").map_or(Some(Spool::default()), spool);
@@ -337,7 +337,7 @@ fn source(value: &Value<'_>) -> Result<Source, Wrong> {
 
 fn motion(value: &Value<'_>) -> Result<Motion, Wrong> {
     let text = text(value)?;
-    let right = "write built-in, socket:/run/camera/motion.sock or every:30s";
+    let right = "write built-in, socket:/run/kasa-care-agent/motion.sock or every:30s";
     let wrong = || Wrong::new(format!("{text:?} is not a source of motion"), right);
     match text.split_once(':') {
         None if text == "built-in" => Ok(Motion::BuiltIn),
@@ -363,11 +363,14 @@ fn pause_of(text: &str) -> Option<Duration> {
     (1..=86_400_000).contains(&pause).then(|| Duration::from_millis(pause))
 }
 
-fn recording(section: Section) -> Option<Recording> {
+fn recording(section: Section, device: Option<&Device>) -> Option<Recording> {
     let dir = section.required("dir", "write where recordings go, as in \"/mnt/sd/recordings\"", path);
     let max_bytes = section.required("max_bytes", "write how many bytes recordings may take", integer(1..=MAX_BYTES));
+    let allow_internal_storage = section.or("allow_internal_storage", false, boolean);
     section.finish();
-    Some(Recording { dir: dir?.value, max_bytes: max_bytes?.value })
+    let own = [Some(PathBuf::from("/")), device.map(|device| device.state_dir.clone())];
+    let kept_off = if allow_internal_storage? { Vec::new() } else { own.into_iter().flatten().collect() };
+    Some(Recording { dir: dir?.value, max_bytes: max_bytes?.value, kept_off })
 }
 
 /// With a picture of our own there would be two who upload, and a cooldown that neither keeps.

@@ -92,7 +92,14 @@ impl Media {
         let mut rings = vec![self.rings[0].clone()];
         if let (Some(config), Some(counts)) = (recording, &self.recording) {
             let ring = Arc::new(Ring::new(recording::WAITING, recording::WAITING_BYTES));
-            running.threads.push(recording::start(config, ring.clone(), counts.clone(), self.stop.clone())?);
+            running.threads.push(recording::start(
+                config,
+                ring.clone(),
+                counts.clone(),
+                conditions.clone(),
+                losses.clone(),
+                self.stop.clone(),
+            )?);
             rings.push(ring);
         }
         let main = stream(Which::Main, &config.source, Taps { rings, grey: eye.clone() })?;

@@ -4,6 +4,8 @@
 #[cfg(feature = "gstreamer")]
 mod camera;
 #[cfg(feature = "gstreamer")]
+mod card;
+#[cfg(feature = "gstreamer")]
 mod clip;
 #[cfg(feature = "gstreamer")]
 mod frame;
@@ -43,10 +45,12 @@ use care_protocol::ClipKind;
 
 #[cfg(feature = "gstreamer")]
 pub use camera::{Media, built_in_available};
+#[cfg(feature = "gstreamer")]
+pub use card::try_recording;
 #[cfg(all(feature = "gstreamer", any(test, feature = "fuzzing")))]
 pub(crate) use motion::socket::motion_from_a_stranger;
 #[cfg(not(feature = "gstreamer"))]
-pub use no_camera::{FirstPicture, Media, built_in_available, try_source};
+pub use no_camera::{FirstPicture, Media, built_in_available, try_recording, try_source};
 pub use status::{MediaStatus, RecordingStatus, StreamStatus};
 #[cfg(feature = "gstreamer")]
 pub use trial::{FirstPicture, try_source};

@@ -62,3 +62,8 @@ impl fmt::Display for FirstPicture {
 pub fn try_source(_: &config::Source, _: Duration) -> Result<FirstPicture, String> {
     Err(MediaError::NotBuilt.to_string())
 }
+
+/// Nothing is recorded in here.
+pub fn try_recording(_: &config::Recording) -> Result<(), (String, String)> {
+    Err((MediaError::NotBuilt.to_string(), "remove [recording]".to_owned()))
+}

@@ -1,14 +1,9 @@
 //! Records to the SD card in segments that play even if the card is pulled in the middle. It has a ring and a thread of its
-//! own, so that a card that is missing, full or slow costs recorded frames and nothing else. The directory is never made
-//! here: without the card it would fill the flash it is mounted on.
+//! own, so that a card that is missing, full or slow costs recorded frames and nothing else.
 
 use std::{
-    collections::VecDeque,
-    fs::{self, File, OpenOptions},
-    io::{self, ErrorKind, Write},
-    path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     thread::{self, JoinHandle},
@@ -17,13 +12,18 @@ use std::{
 
 use super::{
     MediaError,
+    card::{Card, CardFault, Open},
     frame::Frame,
-    mp4::Mp4,
+    losses::Losses,
+    mp4::{Fragment, Mp4},
     ring::{Next, Ring},
     status::RecordingStatus,
     stop::Stop,
 };
-use crate::config;
+use crate::{
+    conditions::{Conditions, Kind},
+    config,
+};
 
 /// A segment ends at the first keyframe after this long.
 const SEGMENT: Duration = Duration::from_secs(60);
@@ -52,19 +52,25 @@ impl Counts {
             frames: self.frames.load(Ordering::Relaxed),
             dropped: self.dropped.load(Ordering::Relaxed),
             bytes: self.bytes.load(Ordering::Relaxed),
-            fault: self.fault.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            fault: self.fault().clone(),
         }
+    }
+
+    fn fault(&self) -> MutexGuard<'_, Option<String>> {
+        self.fault.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Starts the thread that records what comes into `ring`.
-pub(super) fn start(config: &config::Recording, ring: Arc<Ring>, counts: Arc<Counts>, stop: Stop) -> Result<JoinHandle<()>, MediaError> {
-    let mut recorder = Recorder {
-        card: Card { dir: config.dir.clone(), max_bytes: config.max_bytes, segments: VecDeque::new(), bytes: 0, next: 0 },
-        segment: None,
-        length: SEGMENT,
-        counts,
-    };
+pub(super) fn start(
+    config: &config::Recording,
+    ring: Arc<Ring>,
+    counts: Arc<Counts>,
+    conditions: Conditions,
+    losses: Losses,
+    stop: Stop,
+) -> Result<JoinHandle<()>, MediaError> {
+    let mut recorder = Recorder { card: Card::new(config), segment: None, length: SEGMENT, counts, conditions, losses };
     let run = move || recorder.run(&ring, &stop);
     thread::Builder::new().name("media-sd".into()).spawn(run).map_err(MediaError::Thread)
 }
@@ -74,193 +80,149 @@ struct Recorder {
     segment: Option<Segment>,
     length: Duration,
     counts: Arc<Counts>,
+    conditions: Conditions,
+    losses: Losses,
 }
 
 struct Segment {
-    file: File,
+    file: Open,
     mp4: Mp4,
     begun: Duration,
     /// Frames not yet in the file.
     pending: u64,
 }
 
+/// When the card is tried again after a fault.
+struct Pause {
+    next: Duration,
+    until: Instant,
+}
+
 impl Recorder {
     fn run(&mut self, ring: &Ring, stop: &Stop) {
         let mut position = 0;
-        let mut pause = FIRST_PAUSE;
-        let mut again = Instant::now();
-        let mut mounted = false;
+        let mut pause = Pause { next: FIRST_PAUSE, until: Instant::now() };
         while !stop.is_now() {
-            let Next::Frame { frame, lost } = ring.next(&mut position, TICK) else { continue };
-            self.lost(lost);
-            if Instant::now() < again {
-                self.lost(1);
-                continue;
-            }
-            let written = if mounted { Ok(()) } else { self.card.scan() }.and_then(|()| {
-                mounted = true;
-                self.record(frame)
-            });
-            match written {
-                Ok(()) => {
-                    if self.segment.is_some() && self.counts.fault().take().is_some() {
-                        tracing::info!(dir = %self.card.dir.display(), "SD recording resumed");
+            let next = ring.next(&mut position, TICK);
+            let resting = Instant::now() < pause.until;
+            let done = match next {
+                Next::Frame { frame, lost } => {
+                    self.lost(lost);
+                    self.losses.add("on their way to the card, which was too slow", lost);
+                    if resting {
+                        self.lost(1);
+                        continue;
                     }
+                    self.record(frame)
+                }
+                Next::Quiet if resting || self.segment.is_some() => continue,
+                // Without a picture the card is looked after all the same.
+                Next::Quiet => {
+                    pause.until = Instant::now() + FIRST_PAUSE;
+                    self.card.look()
+                }
+            };
+            match done {
+                Ok(()) => {
                     if self.segment.as_ref().is_some_and(|segment| segment.mp4.duration() > LONGEST_PAUSE) {
-                        pause = FIRST_PAUSE;
+                        pause.next = FIRST_PAUSE;
                     }
                 }
-                Err(error) => {
-                    let pending = self.segment.take().map_or(0, |segment| segment.pending);
-                    self.lost(1 + pending);
-                    tracing::warn!(dir = %self.card.dir.display(), %error, retry_s = pause.as_secs(), "SD recording failed");
-                    *self.counts.fault() = Some(format!("cannot record to {}: {error}", self.card.dir.display()));
-                    mounted = false;
-                    again = Instant::now() + pause;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
+                Err(fault) => {
+                    let absent = self.fail(&fault);
+                    if let Some(absent) = absent {
+                        pause.until = Instant::now() + if absent { FIRST_PAUSE } else { pause.next };
+                        if !absent {
+                            pause.next = (pause.next * 2).min(LONGEST_PAUSE);
+                        }
+                    }
                 }
             }
             self.counts.bytes.store(self.card.bytes, Ordering::Relaxed);
         }
-        if let Err(error) = self.close() {
-            tracing::warn!(dir = %self.card.dir.display(), %error, "the last SD segment may lack its end");
+        if let Err(fault) = self.close() {
+            tracing::warn!(%fault, "the last SD segment may lack its end");
         }
+    }
+
+    /// The segment is over. Whether it was for lack of a card, unless it was no fault.
+    fn fail(&mut self, fault: &CardFault) -> Option<bool> {
+        let pending = self.segment.take().map_or(0, |segment| segment.pending);
+        self.lost(pending);
+        if let CardFault::Exchanged = fault {
+            tracing::info!("another card is mounted: recording goes on there");
+            return None;
+        }
+        self.card.forget();
+        self.conditions.raise_advising(Kind::Recording, format!("cannot record: {fault}"), fault.advice());
+        *self.counts.fault() = Some(fault.to_string());
+        Some(fault.is_absence())
     }
 
     fn lost(&self, frames: u64) {
         self.counts.dropped.fetch_add(frames, Ordering::Relaxed);
     }
 
-    fn record(&mut self, frame: Frame) -> io::Result<()> {
+    fn record(&mut self, frame: Frame) -> Result<(), CardFault> {
         let due = self.segment.as_ref().is_some_and(|segment| {
             frame.format != *segment.mp4.format() || (frame.key && frame.pts.saturating_sub(segment.begun) >= self.length)
         });
         if due {
-            self.close()?;
+            if let Err(fault) = self.close() {
+                self.lost(1);
+                return Err(fault);
+            }
         }
         let Some(segment) = &mut self.segment else {
-            if frame.key {
-                let file = self.card.create()?;
-                self.segment = Some(Segment { file, begun: frame.pts, mp4: Mp4::begin(frame), pending: 1 });
-            } else {
+            if !frame.key {
                 self.lost(1);
+                return Ok(());
             }
+            if let Err(fault) = self.card.look() {
+                self.lost(1);
+                return Err(fault);
+            }
+            self.segment = Some(Segment { file: Open::default(), begun: frame.pts, mp4: Mp4::begin(frame), pending: 1 });
             return Ok(());
         };
-        if let Some(fragment) = segment.mp4.push(frame) {
-            self.card.write(&mut segment.file, &fragment.bytes)?;
-            self.counts.frames.fetch_add(segment.pending, Ordering::Relaxed);
-            segment.pending = 0;
-        }
+        // Counted before it is tried: what fails is lost with all that is pending.
+        let whole = segment.mp4.push(frame);
         segment.pending += 1;
+        if let Some(fragment) = whole {
+            self.write(&fragment, 1)?;
+        }
         Ok(())
     }
 
-    fn close(&mut self) -> io::Result<()> {
-        let Some(mut segment) = self.segment.take() else { return Ok(()) };
+    /// Puts a fragment into the segment's file; `left` frames then still are pending.
+    fn write(&mut self, fragment: &Fragment, left: u64) -> Result<(), CardFault> {
+        let Some(segment) = &mut self.segment else { return Ok(()) };
+        self.card.append(&mut segment.file, &fragment.bytes)?;
+        self.counts.frames.fetch_add(segment.pending - left, Ordering::Relaxed);
+        segment.pending = left;
+        self.conditions.clear(Kind::Recording);
+        *self.counts.fault() = None;
+        Ok(())
+    }
+
+    fn close(&mut self) -> Result<(), CardFault> {
+        let Some(segment) = &mut self.segment else { return Ok(()) };
         if let Some(fragment) = segment.mp4.finish(Duration::MAX) {
-            self.card.write(&mut segment.file, &fragment.bytes)?;
-            self.counts.frames.fetch_add(segment.pending, Ordering::Relaxed);
+            self.write(&fragment, 0)?;
         }
-        segment.file.sync_data()
+        let Some(mut segment) = self.segment.take() else { return Ok(()) };
+        self.card.sync(&mut segment.file)
     }
-}
-
-impl Counts {
-    fn fault(&self) -> std::sync::MutexGuard<'_, Option<String>> {
-        self.fault.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The recordings on the card, within their share of it.
-struct Card {
-    dir: PathBuf,
-    max_bytes: u64,
-    /// Oldest first; the last may be the one being written.
-    segments: VecDeque<(PathBuf, u64)>,
-    bytes: u64,
-    next: u64,
-}
-
-impl Card {
-    /// Finds what is there already, after a start or a fault.
-    fn scan(&mut self) -> io::Result<()> {
-        let mut found = Vec::new();
-        for entry in fs::read_dir(&self.dir)? {
-            let entry = entry?;
-            if let Some(number) = number(&entry.path()) {
-                found.push((number, entry.path(), entry.metadata()?.len()));
-            }
-        }
-        found.sort_unstable();
-        self.next = found.last().map_or(0, |(number, ..)| number + 1);
-        self.bytes = found.iter().map(|(_, _, bytes)| bytes).sum();
-        self.segments = found.into_iter().map(|(_, path, bytes)| (path, bytes)).collect();
-        Ok(())
-    }
-
-    fn create(&mut self) -> io::Result<File> {
-        let time = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ");
-        let path = self.dir.join(format!("{time}-{:08}.mp4", self.next));
-        let file = OpenOptions::new().write(true).create_new(true).open(&path)?;
-        self.next += 1;
-        self.segments.push_back((path, 0));
-        Ok(file)
-    }
-
-    /// Appends to the newest segment; the oldest make room for it.
-    fn write(&mut self, file: &mut File, bytes: &[u8]) -> io::Result<()> {
-        if let Some((path, _)) = self.segments.back() {
-            // A file whose card is gone may still take bytes, for nobody.
-            fs::metadata(path)?;
-        }
-        let more = bytes.len() as u64;
-        while self.bytes + more > self.max_bytes && self.segments.len() > 1 {
-            self.delete_oldest()?;
-        }
-        if self.bytes + more > self.max_bytes {
-            return Err(io::Error::new(ErrorKind::StorageFull, "max_bytes is too small for one segment"));
-        }
-        let mut written = file.write_all(bytes);
-        // The card is smaller than max_bytes says, or others use it too. The rest of a failed write is cut off before trying again.
-        while written.as_ref().is_err_and(|error| error.kind() == ErrorKind::StorageFull) && self.segments.len() > 1 {
-            self.delete_oldest()?;
-            let whole = self.segments.back().map_or(0, |(_, bytes)| *bytes);
-            file.set_len(whole)?;
-            written = io::Seek::seek(file, io::SeekFrom::Start(whole)).and_then(|_| file.write_all(bytes));
-        }
-        written?;
-        if let Some((_, bytes)) = self.segments.back_mut() {
-            *bytes += more;
-        }
-        self.bytes += more;
-        Ok(())
-    }
-
-    fn delete_oldest(&mut self) -> io::Result<()> {
-        let Some((path, bytes)) = self.segments.pop_front() else { return Ok(()) };
-        self.bytes -= bytes;
-        match fs::remove_file(path) {
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
-    }
-}
-
-/// The number of a segment of ours: the clock may step, numbers never do.
-fn number(path: &Path) -> Option<u64> {
-    let name = path.file_name()?.to_str()?.strip_suffix(".mp4")?;
-    let (time, number) = name.split_once('-')?;
-    (time.len() == 16 && time.ends_with('Z') && number.len() >= 8).then_some(())?;
-    number.parse().ok()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::{fs, path::Path};
+
     use bytes::Bytes;
 
     use super::*;
-    use crate::media::frame::Format;
+    use crate::media::{card::number, frame::Format};
 
     /// A second of 15 frames of 1,000 bytes, a keyframe first.
     fn second(n: u64) -> impl Iterator<Item = Frame> {
@@ -275,12 +237,15 @@ mod tests {
     }
 
     fn recorder(dir: &Path, max_bytes: u64) -> Recorder {
-        let card = Card { dir: dir.into(), max_bytes, segments: VecDeque::new(), bytes: 0, next: 0 };
-        Recorder { card, segment: None, length: Duration::from_secs(2), counts: Arc::default() }
+        let config = config::Recording { dir: dir.into(), max_bytes, kept_off: Vec::new() };
+        let conditions = Conditions::default();
+        let losses = Losses::new(conditions.clone());
+        Recorder { card: Card::new(&config), segment: None, length: Duration::from_secs(2), counts: Arc::default(), conditions, losses }
     }
 
     fn numbers(dir: &Path) -> Vec<u64> {
-        let mut found: Vec<u64> = fs::read_dir(dir).unwrap().filter_map(|entry| number(&entry.unwrap().path())).collect();
+        let names = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut found: Vec<u64> = names.filter_map(|name| number(&name)).collect();
         found.sort_unstable();
         found
     }
@@ -289,7 +254,6 @@ mod tests {
     fn the_oldest_segments_make_room_and_every_frame_is_counted() {
         let dir = tempfile::tempdir().unwrap();
         let mut recorder = recorder(dir.path(), 100_000);
-        recorder.card.scan().unwrap();
         for frame in (0..20).flat_map(second) {
             recorder.record(frame).unwrap();
         }
@@ -309,7 +273,6 @@ mod tests {
         fs::write(dir.path().join("holiday.mp4"), vec![0; 500_000]).unwrap();
         fs::write(dir.path().join("19700101T000000Z-00000041.mp4"), vec![0; 90_000]).unwrap();
         let mut recorder = recorder(dir.path(), 100_000);
-        recorder.card.scan().unwrap();
         for frame in (0..3).flat_map(second) {
             recorder.record(frame).unwrap();
         }
@@ -322,7 +285,6 @@ mod tests {
     fn a_share_too_small_for_one_segment_is_a_fault() {
         let dir = tempfile::tempdir().unwrap();
         let mut recorder = recorder(dir.path(), 10_000);
-        recorder.card.scan().unwrap();
         assert!((0..2).flat_map(second).any(|frame| recorder.record(frame).is_err()));
     }
 }

@@ -77,6 +77,8 @@ pub struct ConfigFile {
     pub motion: String,
     /// `[recording] dir`.
     pub recording: Option<PathBuf>,
+    /// `[recording] allow_internal_storage`: a test's directory is on no card.
+    pub allow_internal_storage: bool,
     /// `[upload] uplink_kbps`.
     pub uplink_kbps: u32,
     /// `[status] listen`, without `unix:`.
@@ -124,6 +126,9 @@ impl ConfigFile {
         }
         if let Some(dir) = &self.recording {
             let _ = write!(text, "\n[recording]\ndir = {}\nmax_bytes = 100_000_000\n", quoted(dir));
+            if self.allow_internal_storage {
+                text.push_str("allow_internal_storage = true\n");
+            }
         }
         let _ = write!(text, "\n[upload]\nuplink_kbps = {}\n", self.uplink_kbps);
         let _ = write!(text, "\n[status]\nlisten = \"unix:{}\"\n{}", self.status.display(), self.extra);
@@ -202,6 +207,7 @@ impl Agent {
             low_source: None,
             motion: format!("socket:{}", path.join("motion.sock").display()),
             recording: None,
+            allow_internal_storage: true,
             uplink_kbps: 0,
             status: path.join("status.sock"),
             extra: String::new(),

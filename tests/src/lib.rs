@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod broker;
+pub mod card_slot;
 pub mod cloud;
 pub mod footprint;
 pub mod guest;

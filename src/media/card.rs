@@ -1,0 +1,390 @@
+//! The SD card's directory of recordings. No file of it stays open between two writes: a card can be unmounted while the agent
+//! runs, and what is mounted there next is found at the next write. Each operation opens the directory, sees whether that is a
+//! card at all and the same one as before, and works relative to it, so that nothing can fall beneath the mount point.
+
+use std::{
+    collections::VecDeque,
+    fs::{self, File},
+    io::{self, ErrorKind, Write},
+    os::{fd::OwnedFd, unix::fs::MetadataExt},
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
+
+use crate::{conditions::Kind, config};
+
+/// Why nothing can be recorded.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CardFault {
+    /// The directory is on a file system of the camera's own.
+    #[error("no card is mounted: {dir} is on the same file system as {own}")]
+    NoCard {
+        /// Where recordings should go.
+        dir: String,
+        /// What else is on that file system.
+        own: String,
+    },
+    /// Its device has gone; the mount is still there.
+    #[error("the card was removed without being unmounted from {dir}")]
+    Removed {
+        /// Where it is mounted.
+        dir: String,
+    },
+    /// `max_bytes` is not enough for one segment.
+    #[error("[recording] max_bytes ({max_bytes}) is too small for one segment")]
+    TooSmall {
+        /// What it is.
+        max_bytes: u64,
+    },
+    /// The system refuses.
+    #[error("{doing} {path}: {source}")]
+    System {
+        /// What was attempted.
+        doing: &'static str,
+        /// On what.
+        path: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Another card, or the same one again, is mounted since the segment was begun. No fault: a new segment begins.
+    #[error("another card is mounted")]
+    Exchanged,
+}
+
+impl CardFault {
+    /// What to do about it.
+    pub fn advice(&self) -> String {
+        let kind = match self {
+            Self::NoCard { .. } => {
+                return "Mount the card; recording then starts by itself. If recordings may go to the camera's own storage, set [recording] allow_internal_storage = true.".into();
+            }
+            Self::Removed { .. } => return "Unmount it (umount -l), and mount the next one.".into(),
+            Self::TooSmall { .. } => return "Raise [recording] max_bytes.".into(),
+            Self::Exchanged => return Kind::Recording.advice().into(),
+            Self::System { source, .. } => source.kind(),
+        };
+        match kind {
+            ErrorKind::NotFound | ErrorKind::NotADirectory => {
+                "Mount the card, or make the directory on it, writable for the user kasa-care-agent.".into()
+            }
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+                "Delete other files from the card, or use a larger one: no recording is left on it to give way.".into()
+            }
+            ErrorKind::ReadOnlyFilesystem => {
+                "The card is write-protected, or its file system is damaged: check it, or replace it. Under systemd the directory must also be within the unit's ReadWritePaths=.".into()
+            }
+            ErrorKind::PermissionDenied => {
+                "Let the user kasa-care-agent write there: change the directory's owner, or mount a FAT card with uid=kasa-care-agent,gid=kasa-care-agent.".into()
+            }
+            _ => "Check the card, or replace it.".into(),
+        }
+    }
+
+    /// Whether there is just no card, which costs nothing to look at again soon.
+    pub fn is_absence(&self) -> bool {
+        match self {
+            Self::NoCard { .. } | Self::Removed { .. } => true,
+            Self::System { source, .. } => source.kind() == ErrorKind::NotFound,
+            Self::TooSmall { .. } | Self::Exchanged => false,
+        }
+    }
+}
+
+/// The recordings on the card, within their share of it.
+pub(super) struct Card {
+    config: config::Recording,
+    /// The card that the segments below are on.
+    mounted: Option<Mounted>,
+    /// Oldest first; the last may be the one being written.
+    segments: VecDeque<(String, u64)>,
+    /// Of all segments.
+    pub bytes: u64,
+    next: u64,
+}
+
+/// Which file system, and which mounting of it (0 where the kernel does not say, before Linux 5.8).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Mounted {
+    device: u64,
+    mount: u64,
+}
+
+/// A segment that is being written. Its file appears with its first bytes.
+#[derive(Debug, Default)]
+pub(super) struct Open {
+    name: Option<String>,
+    bytes: u64,
+}
+
+impl Card {
+    pub fn new(config: &config::Recording) -> Self {
+        Self { config: config.clone(), mounted: None, segments: VecDeque::new(), bytes: 0, next: 0 }
+    }
+
+    /// Looks whether a segment may begin, and what is on the card if it was mounted since.
+    pub fn look(&mut self) -> Result<(), CardFault> {
+        self.enter().map(drop)
+    }
+
+    /// What is known of the card no longer holds.
+    pub fn forget(&mut self) {
+        self.mounted = None;
+    }
+
+    /// Appends to a segment; the oldest make room for it.
+    pub fn append(&mut self, segment: &mut Open, bytes: &[u8]) -> Result<(), CardFault> {
+        let dir = self.enter_the_same(segment)?;
+        let more = bytes.len() as u64;
+        while self.bytes + more > self.config.max_bytes && self.may_give_way(segment) {
+            self.delete_oldest(&dir)?;
+        }
+        if self.bytes + more > self.config.max_bytes {
+            return Err(CardFault::TooSmall { max_bytes: self.config.max_bytes });
+        }
+        let mut file = self.open(&dir, segment)?;
+        let mut written = file.write_all(bytes);
+        // The card is smaller than max_bytes says, or others use it too. The rest of a failed write is cut off before trying again.
+        while written.as_ref().is_err_and(|error| error.kind() == ErrorKind::StorageFull) && self.may_give_way(segment) {
+            self.delete_oldest(&dir)?;
+            written = file.set_len(segment.bytes).and_then(|()| file.write_all(bytes));
+        }
+        written.map_err(|source| self.fault("writing to", source))?;
+        segment.bytes += more;
+        if let Some((_, bytes)) = self.segments.back_mut() {
+            *bytes += more;
+        }
+        self.bytes += more;
+        Ok(())
+    }
+
+    /// Waits until a whole segment is on the card.
+    pub fn sync(&mut self, segment: &mut Open) -> Result<(), CardFault> {
+        if segment.name.is_none() {
+            return Ok(());
+        }
+        let dir = self.enter_the_same(segment)?;
+        let file = self.open(&dir, segment)?;
+        file.sync_data().map_err(|source| self.fault("writing to", source))
+    }
+
+    /// Whether a segment older than this one is left.
+    fn may_give_way(&self, segment: &Open) -> bool {
+        self.segments.len() > usize::from(segment.name.is_some())
+    }
+
+    /// The directory, unless it is on another card than the segment.
+    fn enter_the_same(&mut self, segment: &Open) -> Result<OwnedFd, CardFault> {
+        let before = self.mounted;
+        let dir = self.enter()?;
+        if segment.name.is_some() && self.mounted != before { Err(CardFault::Exchanged) } else { Ok(dir) }
+    }
+
+    /// The directory as it is mounted now. Held for the length of one operation, for nothing can be unmounted meanwhile.
+    fn enter(&mut self) -> Result<OwnedFd, CardFault> {
+        let dir = self.open_dir()?;
+        let device = rustix::fs::fstat(&dir).map_err(|error| self.fault("opening", error.into()))?.st_dev;
+        for own in &self.config.kept_off {
+            if fs::metadata(own).is_ok_and(|own| own.dev() == device) {
+                return Err(CardFault::NoCard { dir: self.place(), own: own.display().to_string() });
+            }
+        }
+        if is_gone(device) {
+            return Err(CardFault::Removed { dir: self.place() });
+        }
+        let mounted = Mounted { device, mount: mount_id(&dir) };
+        if self.mounted != Some(mounted) {
+            self.scan()?;
+            self.mounted = Some(mounted);
+        }
+        Ok(dir)
+    }
+
+    /// On a new card the directory is made, if the place where it belongs is a card's.
+    fn open_dir(&self) -> Result<OwnedFd, CardFault> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let open = |path: &Path| rustix::fs::open(path, flags, Mode::empty());
+        match open(&self.config.dir) {
+            Err(rustix::io::Errno::NOENT) => {
+                let parent = self.config.dir.parent().filter(|parent| fs::metadata(parent).is_ok_and(|found| self.is_a_card(found.dev())));
+                let made = parent.and_then(|parent| {
+                    let (place, name) = (open(parent).ok()?, self.config.dir.file_name()?);
+                    // Whether the place still is a card's is seen on what is open.
+                    let device = rustix::fs::fstat(&place).ok()?.st_dev;
+                    self.is_a_card(device).then(|| rustix::fs::mkdirat(&place, name, Mode::from_raw_mode(0o755)))
+                });
+                match made {
+                    Some(Ok(())) => open(&self.config.dir),
+                    Some(Err(error)) => return Err(self.fault("making", error.into())),
+                    None => Err(rustix::io::Errno::NOENT),
+                }
+            }
+            opened => opened,
+        }
+        .map_err(|error| self.fault("opening", error.into()))
+    }
+
+    /// Whether a file system is known not to be the camera's own. Where recordings may go anywhere, none is.
+    fn is_a_card(&self, device: u64) -> bool {
+        let own = |own: &PathBuf| fs::metadata(own).is_ok_and(|own| own.dev() == device);
+        !self.config.kept_off.is_empty() && !self.config.kept_off.iter().any(own)
+    }
+
+    /// Finds what is there already.
+    fn scan(&mut self) -> Result<(), CardFault> {
+        let found = list(&self.config.dir).map_err(|source| self.fault("reading", source))?;
+        self.next = found.last().map_or(0, |(number, ..)| number + 1);
+        self.bytes = found.iter().map(|(_, _, bytes)| bytes).sum();
+        self.segments = found.into_iter().map(|(_, name, bytes)| (name, bytes)).collect();
+        Ok(())
+    }
+
+    /// The segment's file, which is made at the first time.
+    fn open(&mut self, dir: &OwnedFd, segment: &mut Open) -> Result<File, CardFault> {
+        let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let Some(name) = &segment.name else { return self.create(dir, segment, flags) };
+        match rustix::fs::openat(dir, name, flags, Mode::empty()).map(File::from) {
+            // Where the kernel does not tell one mounting from the next, the file does.
+            Ok(file) if file.metadata().is_ok_and(|found| found.len() == segment.bytes) => Ok(file),
+            Ok(_) | Err(rustix::io::Errno::NOENT) => {
+                self.mounted = None;
+                Err(CardFault::Exchanged)
+            }
+            Err(error) => Err(self.fault("opening a segment in", error.into())),
+        }
+    }
+
+    fn create(&mut self, dir: &OwnedFd, segment: &mut Open, flags: OFlags) -> Result<File, CardFault> {
+        let time = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ");
+        let name = format!("{time}-{:08}.mp4", self.next);
+        loop {
+            match rustix::fs::openat(dir, &name, flags | OFlags::CREATE | OFlags::EXCL, Mode::from_raw_mode(0o644)) {
+                Ok(file) => {
+                    self.next += 1;
+                    self.segments.push_back((name.clone(), 0));
+                    segment.name = Some(name);
+                    return Ok(file.into());
+                }
+                // A card may have no room for one more file, even where it has room for bytes.
+                Err(rustix::io::Errno::NOSPC) if self.may_give_way(segment) => self.delete_oldest(dir)?,
+                Err(rustix::io::Errno::EXIST) => {
+                    self.mounted = None;
+                    return Err(CardFault::Exchanged);
+                }
+                Err(error) => return Err(self.fault("making a segment in", error.into())),
+            }
+        }
+    }
+
+    fn delete_oldest(&mut self, dir: &OwnedFd) -> Result<(), CardFault> {
+        let Some((name, bytes)) = self.segments.pop_front() else { return Ok(()) };
+        self.bytes -= bytes;
+        match rustix::fs::unlinkat(dir, &name, AtFlags::empty()) {
+            Err(error) if error != rustix::io::Errno::NOENT => Err(self.fault("deleting the oldest segment in", error.into())),
+            _ => Ok(()),
+        }
+    }
+
+    fn place(&self) -> String {
+        self.config.dir.display().to_string()
+    }
+
+    fn fault(&self, doing: &'static str, source: io::Error) -> CardFault {
+        CardFault::System { doing, path: self.place(), source }
+    }
+}
+
+/// Whether recordings can be made in this directory now; what stands in the way, and what to do about it, if not.
+pub fn try_recording(config: &config::Recording) -> Result<(), (String, String)> {
+    let mut card = Card::new(config);
+    let probe = format!(".check-config.{}", std::process::id());
+    let tried = card.enter().and_then(|dir| {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&dir, &probe, flags, Mode::from_raw_mode(0o600));
+        let written = file.map_err(io::Error::from).and_then(|file| File::from(file).write_all(b"check"));
+        // It may not be there at all.
+        let _ = rustix::fs::unlinkat(&dir, &probe, AtFlags::empty());
+        written.map_err(|source| card.fault("writing to", source))
+    });
+    tried.map_err(|fault| (fault.to_string(), fault.advice()))
+}
+
+/// Our segments in a directory, the oldest first: number, name and bytes.
+fn list(dir: &Path) -> io::Result<Vec<(u64, String, u64)>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let name = entry.file_name().into_string().ok();
+        if let Some((name, number)) = name.and_then(|name| number(&name).map(|number| (name, number))) {
+            found.push((number, name, entry.metadata()?.len()));
+        }
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+/// The number of a segment of ours: the clock may step, numbers never do.
+pub(super) fn number(name: &str) -> Option<u64> {
+    let (time, number) = name.strip_suffix(".mp4")?.split_once('-')?;
+    (time.len() == 16 && time.ends_with('Z') && number.len() >= 8).then_some(())?;
+    number.parse().ok()
+}
+
+fn mount_id(dir: &OwnedFd) -> u64 {
+    let flags = StatxFlags::MNT_ID;
+    let told = rustix::fs::statx(dir, "", AtFlags::EMPTY_PATH, flags);
+    told.ok().filter(|told| told.stx_mask & flags.bits() != 0).map_or(0, |told| told.stx_mnt_id)
+}
+
+/// Whether a block device is no longer there, though its file system is still mounted: what is written then goes nowhere.
+fn is_gone(device: u64) -> bool {
+    let devices = Path::new("/sys/dev/block");
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    // File systems without a device have the major number 0.
+    major != 0
+        && devices.exists()
+        && fs::symlink_metadata(devices.join(format!("{major}:{minor}"))).is_err_and(|error| error.kind() == ErrorKind::NotFound)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_that_has_gone_is_told_from_one_that_is_there_and_from_none() {
+        assert!(is_gone(rustix::fs::makedev(4093, 7)));
+        assert!(!is_gone(rustix::fs::makedev(0, 7)));
+        assert!(!is_gone(fs::metadata("/").unwrap().dev()));
+    }
+
+    #[test]
+    fn the_camera_s_own_storage_is_no_card_unless_it_is_allowed() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = config::Recording { dir: dir.path().join("recordings"), max_bytes: 1000, kept_off: vec![dir.path().into()] };
+        let (wrong, right) = try_recording(&config).unwrap_err();
+        assert!(wrong.contains("No such file") && right.starts_with("Mount the card"), "{wrong}; {right}");
+        fs::create_dir(&config.dir).unwrap();
+        let (wrong, right) = try_recording(&config).unwrap_err();
+        assert!(wrong.contains("no card is mounted") && right.contains("allow_internal_storage"), "{wrong}; {right}");
+        assert_eq!(fs::read_dir(&config.dir).unwrap().count(), 0);
+        config.kept_off.clear();
+        assert_eq!(try_recording(&config), Ok(()));
+        assert_eq!(fs::read_dir(&config.dir).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_segment_that_is_not_there_any_more_is_another_card() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = config::Recording { dir: dir.path().into(), max_bytes: 1000, kept_off: Vec::new() };
+        let (mut card, mut segment) = (Card::new(&config), Open::default());
+        card.append(&mut segment, b"one").unwrap();
+        card.append(&mut segment, b"two").unwrap();
+        let file = dir.path().join(segment.name.as_ref().unwrap());
+        assert_eq!(fs::read(&file).unwrap(), b"onetwo");
+        fs::remove_file(&file).unwrap();
+        assert!(matches!(card.append(&mut segment, b"three"), Err(CardFault::Exchanged)));
+        let mut segment = Open::default();
+        card.append(&mut segment, b"three").unwrap();
+        assert_eq!(card.bytes, 5, "what was on the other card does not count");
+    }
+}

@@ -1,0 +1,63 @@
+//! Scenario 94, and what else becomes of an SD card while the agent runs.
+
+use std::path::Path;
+
+use care_protocol::Mode;
+use care_tests::{
+    agent::Agent,
+    card_slot::Slot,
+    media::{every_frame_in, recordings},
+    wait::{PATIENCE, until},
+    world::World,
+};
+
+use crate::optional_parts::{free_of, named};
+
+/// Frames that went to a card and can be played.
+async fn recorded_on(agent: &Agent, card: &Path) {
+    let before = agent.status("recording again", |status| status.0["media"]["recording"]["fault"].is_null()).await.recorded_and_lost().0;
+    agent.status("more frames on the card", |status| status.recorded_and_lost().0 > before + 20).await;
+    until("a segment", PATIENCE, || (!recordings(card).is_empty()).then_some(())).await;
+}
+
+#[tokio::test]
+async fn s94_a_card_is_exchanged_three_times_under_the_unit_and_each_gets_its_recordings() {
+    let mut world = World::with_camera().await;
+    let slot = Slot::new(world.agent.dir());
+    world.agent.config.recording = Some(slot.recordings());
+    world.agent.config.allow_internal_storage = false;
+    world.agent.under = slot.unit(&world.agent.config.state_dir);
+
+    // Booted without a card: nothing beneath the mount point, and everything else runs.
+    world.start_premium().await;
+    let sentence = named(&world.agent, "recording").await;
+    assert!(sentence.contains("no card is mounted"), "{sentence}");
+    world.upload_in_flight(1).await;
+
+    let mut tried = Vec::new();
+    for name in ["first", "second", "third"] {
+        let card = slot.insert(name);
+        recorded_on(&world.agent, &card).await;
+        free_of(&world.agent, "recording").await;
+        tried.push(slot.eject().await);
+        named(&world.agent, "recording").await;
+        assert_eq!(slot.beneath(), Vec::<String>::new(), "recorded beneath the mount point");
+        assert!(every_frame_in(&recordings(&card)) > 10, "{:?}", recordings(&card));
+    }
+    eprintln!("umount was tried {tried:?} times");
+
+    // The first one again, torn out of the agent's hands and replaced at once.
+    let first = slot.insert("first");
+    let before = recordings(&first).len();
+    until("a further segment on the first card", PATIENCE, || (recordings(&first).len() > before).then_some(())).await;
+    slot.tear_out();
+    let fourth = slot.insert("fourth");
+    recorded_on(&world.agent, &fourth).await;
+    assert_eq!(slot.beneath(), Vec::<String>::new(), "recorded beneath the mount point");
+
+    // The plan is followed throughout.
+    let cancel = world.free();
+    world.switch(cancel, Mode::Free).await;
+    world.agent.stop().await;
+    every_frame_in(&recordings(&fourth));
+}

@@ -1,0 +1,65 @@
+//! Motion that cannot see: the picture of some cameras is one that the camera's decoder cannot read.
+
+use std::path::PathBuf;
+
+use care_protocol::Mode;
+use care_tests::{
+    media::{ffmpeg, recorded},
+    world::World,
+};
+
+use crate::optional_parts::{add_plugin, free_of, named, plugins};
+
+/// What the package brings.
+const PACKAGED: [&str; 8] =
+    ["coreelements", "app", "typefindfunctions", "isomp4", "videoparsersbad", "openh264", "videoconvertscale", "videorate"];
+
+/// The recorded picture, made by x264 with these options.
+fn remade(world: &World, options: &[&str]) -> PathBuf {
+    let file = world.agent.dir().join("camera.mp4");
+    let picture = ["-i", recorded().to_str().unwrap(), "-c:v", "libx264", "-preset", "veryfast", "-g", "15", "-bf", "0"];
+    ffmpeg(&[&picture[..], options, &[file.to_str().unwrap()]].concat());
+    file
+}
+
+/// It is said once, in words that name the stream, and everything else goes on; with a decoder that can read it, motion is seen.
+async fn blind(options: &[&str], profile: &str) {
+    let mut world = World::with_camera().await;
+    world.agent.config.source = Some(format!("file:{}", remade(&world, options).display()));
+    world.agent.config.motion = "built-in".into();
+    plugins(&mut world.agent, &PACKAGED);
+    world.start_premium().await;
+    let said = named(&world.agent, "motion_blind").await;
+    assert!(said.contains(profile) && said.contains("openh264dec"), "{said}");
+    let frames = |n: u64| move |status: &care_tests::status::Status| status.0["media"]["frames"].as_u64() > Some(n);
+    let status = world.agent.status("ten keyframes more", frames(200)).await;
+    assert_eq!(status.0["media"]["motion_events"], 0);
+    let told: Vec<String> = world.agent.log().all().into_iter().filter(|line| line.contains("WARN") || line.contains("ERROR")).collect();
+    let blind = told.iter().filter(|line| line.contains("decoder") || line.contains("motion")).count();
+    assert_eq!(blind, 1, "{told:#?}");
+    let cancel = world.free();
+    world.switch(cancel, Mode::Free).await;
+}
+
+#[tokio::test]
+async fn motion_that_no_decoder_sees_is_said_once_of_an_interlaced_stream() {
+    blind(&["-pix_fmt", "yuv420p", "-flags", "+ildct+ilme"], "interlaced").await;
+}
+
+#[tokio::test]
+async fn motion_that_no_decoder_sees_is_said_once_of_a_stream_in_high_4_2_2() {
+    blind(&["-pix_fmt", "yuv422p", "-profile:v", "high422"], "High 4:2:2").await;
+}
+
+#[tokio::test]
+async fn motion_is_seen_in_such_a_stream_by_a_decoder_that_can_read_it() {
+    let mut world = World::with_camera().await;
+    let file = remade(&world, &["-pix_fmt", "yuv422p", "-profile:v", "high422", "-flags", "+ildct+ilme"]);
+    world.agent.config.source = Some(format!("file:{}", file.display()));
+    world.agent.config.motion = "built-in".into();
+    let folder = plugins(&mut world.agent, &PACKAGED);
+    add_plugin(&folder, "libav");
+    world.start_premium().await;
+    world.cloud.stored(1).await;
+    free_of(&world.agent, "motion_blind").await;
+}

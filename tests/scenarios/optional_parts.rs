@@ -1,0 +1,123 @@
+//! Scenario 93: what is missing at the start costs nothing but itself, a condition names it, and it is used when it comes.
+
+use std::{
+    os::unix::{fs::symlink, net::UnixListener},
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use care_protocol::Mode;
+use care_tests::{
+    agent::Agent,
+    media::{MotionSocket, recorded},
+    status::Status,
+    world::World,
+};
+
+/// What the status says under the name of a condition, empty if it does not hold.
+fn sentence<'a>(status: &'a Status, name: &str) -> &'a str {
+    let conditions = status.0["conditions"].as_array().into_iter().flatten();
+    conditions.filter(|condition| condition["name"] == name).find_map(|condition| condition["sentence"].as_str()).unwrap_or_default()
+}
+
+/// Waits until a condition holds, and gives its sentence.
+pub async fn named(agent: &Agent, name: &str) -> String {
+    let status = agent.status(&format!("the condition {name}"), |status| !sentence(status, name).is_empty()).await;
+    sentence(&status, name).to_owned()
+}
+
+/// Waits until a condition does not hold any more.
+pub async fn free_of(agent: &Agent, name: &str) {
+    agent.status(&format!("no condition {name}"), |status| sentence(status, name).is_empty()).await;
+}
+
+/// Only these of GStreamer's plugins, as the package has them, in a folder of their own.
+pub fn plugins(agent: &mut Agent, names: &[&str]) -> PathBuf {
+    let folder = agent.dir().join("plugins");
+    std::fs::create_dir(&folder).unwrap();
+    for name in names {
+        add_plugin(&folder, name);
+    }
+    let registry = agent.dir().join("registry").display().to_string();
+    agent.environment.push(("GST_PLUGIN_SYSTEM_PATH_1_0".into(), folder.display().to_string()));
+    agent.environment.push(("GST_REGISTRY".into(), registry));
+    folder
+}
+
+/// Installs one more.
+pub fn add_plugin(folder: &Path, name: &str) {
+    let found = Command::new("pkg-config").args(["--variable=pluginsdir", "gstreamer-1.0"]).output().expect("pkg-config is installed");
+    let file = format!("libgst{name}.so");
+    let plugin = Path::new(String::from_utf8(found.stdout).unwrap().trim()).join(&file);
+    assert!(plugin.exists(), "{} is missing", plugin.display());
+    symlink(plugin, folder.join(file)).unwrap();
+}
+
+#[tokio::test]
+async fn s93_a_status_page_that_cannot_be_served_is_no_reason_to_stop() {
+    let mut world = World::new().await;
+    let taken = UnixListener::bind(&world.agent.config.status).unwrap();
+    world.start_premium().await;
+    let line = world.agent.logged(0, "the status page", |line| line.contains("status_page")).await;
+    assert!(line.contains("cannot listen on") && line.contains("in use"), "{line}");
+    let cancel = world.free();
+    world.switch(cancel, Mode::Free).await;
+    drop(taken);
+    std::fs::remove_file(&world.agent.config.status).unwrap();
+    let status = world.agent.status("anything", |_| true).await;
+    assert_eq!((status.mode(), sentence(&status, "status_page")), ("free", ""));
+}
+
+#[tokio::test]
+async fn s93_without_motion_socket_and_card_the_rest_runs_and_both_are_used_when_they_come() {
+    let mut world = World::with_camera().await;
+    let later = world.agent.dir().join("later");
+    let (motion, card) = (later.join("motion.sock"), later.join("recordings"));
+    world.agent.config.motion = format!("socket:{}", motion.display());
+    world.agent.config.recording = Some(card.clone());
+    world.start_premium().await;
+    let said = named(&world.agent, "motion_socket").await;
+    assert!(said.contains(&motion.display().to_string()) && said.contains("No such file"), "{said}");
+    let said = named(&world.agent, "recording").await;
+    assert!(said.contains(&card.display().to_string()) && said.contains("No such file"), "{said}");
+    world.agent.status("a picture", |status| status.0["media"]["frames"].as_u64() > Some(30)).await;
+    assert!(world.agent.log().count("motion_socket") <= 2, "{:#?}", world.agent.log().all());
+
+    // The card alone: it records while the motion socket still is missing.
+    std::fs::create_dir_all(&card).unwrap();
+    world.agent.status("frames on the card", |status| status.recorded_and_lost().0 > 20).await;
+    let mut socket = MotionSocket::open(&motion).await;
+    free_of(&world.agent, "motion_socket").await;
+    free_of(&world.agent, "recording").await;
+    socket.moved().await;
+    world.cloud.stored(1).await;
+}
+
+#[tokio::test]
+async fn s93_the_card_records_while_the_motion_socket_is_missing() {
+    let mut world = World::with_camera().await;
+    let card = world.agent.dir().join("recordings");
+    std::fs::create_dir(&card).unwrap();
+    world.agent.config.motion = format!("socket:{}", world.agent.dir().join("later/motion.sock").display());
+    world.agent.config.recording = Some(card);
+    world.start_premium().await;
+    named(&world.agent, "motion_socket").await;
+    world.agent.status("frames on the card", |status| status.recorded_and_lost().0 > 20).await;
+    named(&world.agent, "motion_socket").await;
+}
+
+#[tokio::test]
+async fn s93_a_media_element_that_is_missing_is_named_and_used_when_it_comes() {
+    let mut world = World::with_camera().await;
+    world.agent.config.source = Some(format!("file:{}", recorded().display()));
+    let without_demuxer = ["coreelements", "app", "typefindfunctions", "videoparsersbad"];
+    let folder = plugins(&mut world.agent, &without_demuxer);
+    world.start_premium().await;
+    let said = named(&world.agent, "stream").await;
+    assert!(said.contains("qtdemux"), "{said}");
+    let cancel = world.free();
+    world.switch(cancel, Mode::Free).await;
+    add_plugin(&folder, "isomp4");
+    world.agent.status("a picture", |status| status.0["media"]["frames"].as_u64() > Some(30)).await;
+    free_of(&world.agent, "stream").await;
+}

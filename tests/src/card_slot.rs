@@ -1,0 +1,122 @@
+//! A camera's slot for SD cards: a mount point in a mount namespace that stands for the camera's, and the namespace that the
+//! systemd unit makes out of it for the agent. Needs root; all of it is gone with the slot.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    time::Duration,
+};
+
+use crate::wait::until;
+
+/// The unit, whose `ReadWritePaths=` decides what the agent sees of the slot.
+const UNIT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../systemd/kasa-care-agent.service");
+
+/// The slot. The directory above it stands for `/mnt`.
+pub struct Slot {
+    above: PathBuf,
+    camera: Child,
+}
+
+impl Slot {
+    /// An empty slot below `dir`, whose mount point has a directory `recordings` of its own: what a firmware makes for its
+    /// card, and what nothing may be written to while there is none.
+    pub fn new(dir: &Path) -> Self {
+        let above = dir.join("mnt");
+        std::fs::create_dir_all(above.join("sd/recordings")).unwrap();
+        std::fs::create_dir(dir.join("cards")).unwrap();
+        // The camera's namespace: of its own, and shared with what is made out of it, as systemd makes its own.
+        let camera = Command::new("unshare")
+            .args(["-m", "--propagation", "private", "sh", "-c", "mount --make-rshared / && exec sleep 600"])
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("unshare is installed");
+        let slot = Self { above, camera };
+        let own = std::fs::read_link("/proc/self/ns/mnt").unwrap();
+        let theirs = format!("/proc/{}/ns/mnt", slot.camera.id());
+        let entered = || std::fs::read_link(&theirs).is_ok_and(|theirs| theirs != own) && slot.run("grep -q shared: /proc/self/mountinfo");
+        let began = std::time::Instant::now();
+        while !entered() {
+            assert!(began.elapsed() < Duration::from_secs(20), "no mount namespace: is this root?");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        slot
+    }
+
+    /// Where recordings go.
+    pub fn recordings(&self) -> PathBuf {
+        self.above.join("sd/recordings")
+    }
+
+    /// What the agent is to be started under: the namespace that systemd makes of the camera's for this unit.
+    pub fn unit(&self, state_dir: &Path) -> Vec<String> {
+        let unit = std::fs::read_to_string(UNIT).unwrap();
+        let paths = unit.lines().filter_map(|line| line.strip_prefix("ReadWritePaths=")).flat_map(str::split_whitespace);
+        let above = self.above.display().to_string();
+        let mut script = String::from("set -e; ");
+        let own = state_dir.parent().unwrap().display().to_string();
+        for path in paths.map(|path| path.trim_start_matches('-').replacen("/mnt", &above, 1)).chain([own]) {
+            script.push_str(&format!("mount --rbind '{path}' '{path}'; "));
+        }
+        // As ProtectSystem=strict does; what is mounted below, and what is mounted there later, stays as it is.
+        script.push_str("mount -o remount,bind,ro /; mount --make-rshared /; exec \"$@\"");
+        let pid = self.camera.id().to_string();
+        let words = ["nsenter", "-m", "-t", &pid, "unshare", "-m", "--propagation", "slave", "sh", "-c", &script, "unit"];
+        words.map(str::to_owned).to_vec()
+    }
+
+    /// Puts a card in: a file system of its own, new at its first time, with an empty directory `recordings`. Where it can be
+    /// read whether it is in the slot or not.
+    pub fn insert(&self, name: &str) -> PathBuf {
+        let card = self.above.parent().unwrap().join("cards").join(name);
+        if std::fs::create_dir(&card).is_ok() {
+            self.must(&format!("mount -t tmpfs -o size=50m {name} '{0}' && mkdir '{0}/recordings'", card.display()));
+        }
+        self.must(&format!("mount --bind '{}' '{}'", card.display(), self.above.join("sd").display()));
+        PathBuf::from(format!("/proc/{}/root", self.camera.id())).join(card.strip_prefix("/").unwrap()).join("recordings")
+    }
+
+    /// Takes the card out as a firmware does, by an ordinary umount; how often that was tried.
+    pub async fn eject(&self) -> u32 {
+        let mut tried = 0;
+        let umount = format!("umount '{}'", self.above.join("sd").display());
+        until("umount", Duration::from_secs(10), || {
+            tried += 1;
+            self.run(&umount).then_some(tried)
+        })
+        .await
+    }
+
+    /// Takes it out of an agent's hands.
+    pub fn tear_out(&self) {
+        self.must(&format!("umount -l '{}'", self.above.join("sd").display()));
+    }
+
+    /// What lies below the mount point while no card is in.
+    pub fn beneath(&self) -> Vec<String> {
+        let names = std::fs::read_dir(self.recordings()).unwrap();
+        names.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect()
+    }
+
+    fn run(&self, script: &str) -> bool {
+        self.sh(script).status.success()
+    }
+
+    fn must(&self, script: &str) {
+        let output = self.sh(script);
+        assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    fn sh(&self, script: &str) -> Output {
+        let pid = self.camera.id().to_string();
+        Command::new("nsenter").args(["-m", "-t", &pid, "sh", "-c", script]).output().expect("nsenter is installed")
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        // The namespace goes with the last process in it.
+        let _ = self.camera.kill();
+        let _ = self.camera.wait();
+    }
+}

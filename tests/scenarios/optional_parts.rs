@@ -64,8 +64,8 @@ async fn s93_a_status_page_that_cannot_be_served_is_no_reason_to_stop() {
     world.switch(cancel, Mode::Free).await;
     drop(taken);
     std::fs::remove_file(&world.agent.config.status).unwrap();
-    let status = world.agent.status("anything", |_| true).await;
-    assert_eq!((status.mode(), sentence(&status, "status_page")), ("free", ""));
+    free_of(&world.agent, "status_page").await;
+    world.agent.mode(Mode::Free).await;
 }
 
 #[tokio::test]

@@ -29,12 +29,14 @@ pub mod link;
 pub mod logging;
 pub mod media;
 pub mod memory;
+pub mod ownership;
 pub mod redact;
 pub mod status;
 pub mod store;
 pub mod systemd;
 #[cfg(test)]
 mod test_pki;
+pub mod text_file;
 pub mod tls;
 pub mod unix_socket;
 pub mod upload;

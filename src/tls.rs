@@ -3,8 +3,11 @@
 //! Only ring, TLS 1.2 and 1.3, no system roots, no session resumption: every connection checks the server's certificate
 //! anew. Files are judged here too, so that a missing key is named before anything connects.
 
+mod authorities;
 mod client;
+mod dates;
 mod ends;
+mod pem;
 mod watch;
 
 use std::{
@@ -26,7 +29,7 @@ use rustls::{
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
     crypto::CryptoProvider,
-    pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName, UnixTime, pem, pem::PemObject},
+    pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName, UnixTime},
 };
 use thiserror::Error as ThisError;
 use x509_cert::{
@@ -39,11 +42,16 @@ use x509_cert::{
     },
 };
 
+pub use authorities::{Skipped, skipped};
 pub use client::Client;
+pub use dates::{Validity, authority_validity, device_validity};
 pub use ends::authorities_end;
 pub use watch::Watch;
 
-use crate::clock::{AGREE_WITHIN, Clock};
+use crate::{
+    clock::{AGREE_WITHIN, Clock},
+    ownership,
+};
 
 /// Why a TLS client cannot be configured from its files.
 #[derive(Debug, ThisError)]
@@ -69,6 +77,16 @@ pub enum TlsError {
         mode: u32,
         /// What they may be.
         right: u32,
+    },
+    /// Others may change whom this device trusts.
+    #[error("the {what} is not safe: {wrong}; {right}")]
+    Unsafe {
+        /// What the file is for.
+        what: &'static str,
+        /// What lets others change it.
+        wrong: String,
+        /// The remedy.
+        right: String,
     },
     /// The file is not PEM, or what stands in it cannot be used.
     #[error("the {what} {} cannot be used: {reason}; put {expected} there", path.display())]
@@ -312,39 +330,46 @@ fn builder(
 }
 
 fn roots(path: &Path) -> Result<RootCertStore, TlsError> {
-    let mut roots = RootCertStore::empty();
-    for cert in certificates(CA, path, CA_EXPECTED)? {
-        let reason = |error: Error| format!("a certificate in it is no authority: {error}");
-        roots.add(cert).map_err(|error| TlsError::Unusable {
-            what: CA,
-            path: path.to_owned(),
-            reason: reason(error),
-            expected: CA_EXPECTED,
-        })?;
-    }
-    Ok(roots)
+    authorities::bundle(path).map(|bundle| bundle.roots)
 }
 
+/// A chain with a gap is no chain: everything in its file must be readable. A key may stand beside it.
 fn certificates(what: &'static str, path: &Path, expected: &'static str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let bytes = read(what, path, OTHERS_MAY_WRITE)?;
     let unusable = |reason| TlsError::Unusable { what, path: path.to_owned(), reason, expected };
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
-    let found = found.map_err(|error| unusable(format!("it is not PEM ({error})")))?;
+    let mut found = Vec::new();
+    for section in pem::sections(&bytes).map_err(unusable)? {
+        let der = section.content.map_err(|reason| unusable(format!("line {}: {reason}", section.line)))?;
+        match section.label.as_str() {
+            "CERTIFICATE" | "X509 CERTIFICATE" => found.push(CertificateDer::from(der)),
+            label if is_key(label) || label.ends_with("PARAMETERS") => {}
+            label => return Err(unusable(format!("line {}: it holds a {label}", section.line))),
+        }
+    }
     if found.is_empty() {
         return Err(unusable("it holds no certificate".into()));
     }
     Ok(found)
 }
 
+fn is_key(label: &str) -> bool {
+    label.ends_with("PRIVATE KEY")
+}
+
 fn crls(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsError> {
     let bytes = read(CRL, path, OTHERS_MAY_WRITE)?;
-    let found: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(&bytes).collect();
-    let found = found.map_err(|error| unusable_crl(path, format!("it is not PEM ({error})")))?;
+    let mut found = Vec::new();
+    for section in pem::sections(&bytes).map_err(|reason| unusable_crl(path, reason))? {
+        let at = |reason: String| unusable_crl(path, format!("line {}: {reason}", section.line));
+        let der = section.content.as_ref().map_err(|reason| at(reason.clone()))?;
+        if section.label != "X509 CRL" {
+            return Err(at(format!("it holds a {}", section.label)));
+        }
+        CertificateList::from_der(der).map_err(|error| at(format!("it does not parse: {error}")))?;
+        found.push(CertificateRevocationListDer::from(der.clone()));
+    }
     if found.is_empty() {
         return Err(unusable_crl(path, "it holds no revocation list".into()));
-    }
-    for crl in &found {
-        CertificateList::from_der(crl).map_err(|error| unusable_crl(path, format!("it does not parse: {error}")))?;
     }
     Ok(found)
 }
@@ -356,10 +381,24 @@ fn unusable_crl(path: &Path, reason: String) -> TlsError {
 fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
     let bytes = read(KEY, path, OTHERS_MAY_ANYTHING)?;
     let unusable = |reason| TlsError::Unusable { what: KEY, path: path.to_owned(), reason, expected: KEY_EXPECTED };
-    PrivateKeyDer::from_pem_slice(&bytes).map_err(|error| match error {
-        pem::Error::NoItemsFound => unusable("it holds no private key (an encrypted one does not count)".into()),
-        error => unusable(format!("it is not PEM ({error})")),
-    })
+    let mut keys = Vec::new();
+    for section in pem::sections(&bytes).map_err(unusable)? {
+        let at = |reason: String| unusable(format!("line {}: {reason}", section.line));
+        let der = section.content.map_err(at)?;
+        match section.label.as_str() {
+            "PRIVATE KEY" => keys.push(PrivateKeyDer::Pkcs8(der.into())),
+            "RSA PRIVATE KEY" => keys.push(PrivateKeyDer::Pkcs1(der.into())),
+            "EC PRIVATE KEY" => keys.push(PrivateKeyDer::Sec1(der.into())),
+            // Tools put the curve before the key, and the chain behind it.
+            label if label.ends_with("PARAMETERS") || label == "CERTIFICATE" => {}
+            label => return Err(at(format!("it holds a {label}, which cannot be used"))),
+        }
+    }
+    match (keys.pop(), keys.is_empty()) {
+        (Some(key), true) => Ok(key),
+        (Some(_), false) => Err(unusable("it holds more than one private key".into())),
+        (None, _) => Err(unusable("it holds no private key (an encrypted one does not count)".into())),
+    }
 }
 
 /// What group and others may not do with a key, and with what says whom to trust.
@@ -377,6 +416,10 @@ fn read(what: &'static str, path: &Path, forbidden: u32) -> Result<Vec<u8>, TlsE
         return Err(unreadable(io::ErrorKind::IsADirectory.into()));
     }
     let mode = metadata.permissions().mode() & 0o7777;
+    // The device's own certificate says nothing about whom to trust.
+    if let Some((wrong, right)) = ownership::fault(path, &metadata).filter(|_| forbidden == OTHERS_MAY_WRITE && what != CERT) {
+        return Err(TlsError::Unsafe { what, wrong, right });
+    }
     if mode & forbidden != 0 {
         return Err(TlsError::Loose { what, path: path.to_owned(), mode, right: mode & !forbidden & 0o666 });
     }
@@ -889,6 +932,7 @@ pub(crate) mod tests {
         pki.write("ca.pem", &pki.authority.pem(), 0o664);
         let message = refused(&files);
         assert!(message.contains("ca.pem has mode 0664") && message.contains("chmod 644"), "{message}");
+        assert!(message.contains("the CA file"), "{message}");
         pki.write("ca.pem", &pki.authority.pem(), 0o644);
 
         let missing = |name: &str| pki.dir.path().join(name);

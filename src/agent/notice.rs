@@ -1,7 +1,7 @@
 //! What is wrong by the engine's own picture and by the files that the agent was configured with, as conditions. What belongs
 //! to the link, the uploads and the camera is raised where it happens.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use care_protocol::Position;
 
@@ -55,8 +55,9 @@ impl Notice {
             tls::StoreCa::File(ca) => Some(ca),
             tls::StoreCa::Webpki => None,
         });
-        let trusted = files().map(|files| &files.ca).chain(store);
-        let trusted = trusted.filter_map(|ca| Some((ca, tls::authorities_end(ca).ok()??, "the last CA certificate")));
+        let trusted: Vec<_> = files().map(|files| &files.ca).chain(store).collect();
+        self.conditions.set(Kind::CaSkipped, skipped(&trusted));
+        let trusted = trusted.into_iter().filter_map(|ca| Some((ca, tls::authorities_end(ca).ok()??, "the last CA certificate")));
         self.ends = own.chain(trusted).map(|(path, ends, what)| (format!("{what} ({})", path.display()), ends)).collect();
         self.ends.sort();
         self.ends.dedup();
@@ -148,4 +149,16 @@ fn days(days: u64) -> String {
         1 => "one day".to_owned(),
         days => format!("{days} days"),
     }
+}
+
+/// What cannot be read in these CA files.
+fn skipped(files: &[&PathBuf]) -> Option<String> {
+    let files: BTreeSet<_> = files.iter().collect();
+    let told = files.into_iter().filter_map(|ca| {
+        // They were read a moment ago, or the agent would not be here.
+        let skipped: Vec<_> = tls::skipped(ca).ok()?.iter().map(ToString::to_string).collect();
+        (!skipped.is_empty()).then(|| format!("the CA file {} is read without its {}", ca.display(), skipped.join(", its ")))
+    });
+    let told: Vec<_> = told.collect();
+    (!told.is_empty()).then(|| told.join("; "))
 }

@@ -1,7 +1,9 @@
 //! `check-config`: every fault of the configuration and of the files it names; with `--connect` also whether the cloud can
 //! be reached with it, step by step, so that the step that fails names the one to look after.
 
+mod dates;
 mod round_trip;
+mod trials;
 
 use std::{
     fmt::Display,
@@ -13,10 +15,10 @@ use std::{
 use anyhow::Context;
 use tokio::runtime;
 
-use super::{Exit, refuse};
+use super::Exit;
 use crate::{
     clock::Clock,
-    config::{Config, Endpoint, TlsFiles},
+    config::{Config, Endpoint, FileKind, TlsFiles},
     engine::Record,
     http::{self, Fault, Origin, Stage, Street},
     store::{Restored, Store},
@@ -31,21 +33,30 @@ const ANSWER_MOST: usize = 64 * 1024;
 const CLOCK_WITHIN_S: u64 = 600;
 
 pub(super) fn run(path: &Path, connect: bool, out: &mut dyn Write, err: &mut dyn Write) -> anyhow::Result<Exit> {
-    let config = match Config::check(path) {
-        Ok(config) => config,
-        Err(faults) => return refuse(&faults, err),
-    };
-    writeln!(out, "{}: ok", path.display())?;
-    if !connect {
-        return Ok(Exit::Done);
+    let mut checked = Config::check(path);
+    let reachable = checked.config.clone().filter(|_| checked.faults.is_empty());
+    let state_dir = checked.files.iter().find(|file| file.kind == FileKind::WritableDir).map(|file| file.path.clone());
+    let trusted = state_dir.as_deref().and_then(trusted_on_record);
+    dates::all(&mut checked, Clock::start(trusted).now().trusted);
+    let well = trials::all(&mut checked, state_dir.as_deref().is_some_and(Store::is_locked));
+    for finding in checked.faults.iter().chain(&checked.warnings) {
+        writeln!(err, "{finding}")?;
     }
+    if checked.faults.is_empty() {
+        writeln!(out, "{}: ok", path.display())?;
+    }
+    for line in &well {
+        writeln!(out, "ok      {line}")?;
+    }
+    let ended = if checked.faults.is_empty() { Exit::Done } else { Exit::Config };
+    let Some(config) = reachable.filter(|_| connect) else { return Ok(ended) };
     let runtime = runtime::Builder::new_current_thread().enable_all().build().context("cannot start the checks")?;
     let mut report = Report { out, failed: false };
     runtime.block_on(reach(&config, &mut report))?;
     // A resolver that hangs must not hold the command up.
     let failed = report.failed;
     runtime.shutdown_background();
-    Ok(if failed { Exit::Internal } else { Exit::Done })
+    Ok(if failed && ended == Exit::Done { Exit::Internal } else { ended })
 }
 
 /// One line a step.

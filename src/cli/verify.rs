@@ -15,6 +15,7 @@ use crate::{
     config::Config,
     engine::Record,
     store::{Restored, Store},
+    text_file,
 };
 
 pub(super) fn run(config: &Config, token: &Path, keyset: Option<&Path>, out: &mut dyn Write) -> anyhow::Result<Exit> {
@@ -60,6 +61,13 @@ fn contents(path: &Path, limit: usize) -> anyhow::Result<Vec<u8>> {
     let most = limit as u64 + 1024;
     let read = File::open(path).and_then(|file| file.take(most).read_to_end(&mut bytes));
     read.with_context(|| format!("cannot read {}", path.display()))?;
+    // A token is read as it is, but for what programs put before it.
+    if let Some(what) = text_file::not_text(&bytes) {
+        bail!("cannot read {}: {what}", path.display());
+    }
+    if bytes.starts_with(b"\xef\xbb\xbf") {
+        bytes.drain(..3);
+    }
     Ok(bytes)
 }
 

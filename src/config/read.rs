@@ -14,7 +14,7 @@ use super::{
     StoreCa, TlsFiles, Trust, Upload, Uploader,
     address::{self, Schemes},
     fault::Wrong,
-    section::{Findings, Placed, Section, Value, boolean, integer, path, some_text, text},
+    section::{Findings, Lines, Placed, Section, Value, boolean, integer, path, some_text, text},
 };
 
 /// The largest policy limit (section 3.1).
@@ -32,8 +32,9 @@ pub(super) fn read(text: &str, file: &Path) -> Reading {
     let findings = Findings::new(file, text);
     let mut files = Vec::new();
     let root = Section::root(&findings, document.get_ref(), !errors.is_empty());
-    let mut motion_line = 0;
-    let config = config(root, &mut files, &mut motion_line, &findings);
+    let mut camera = (None, None);
+    let config = config(root, &mut files, &mut camera, &findings);
+    let lines = Lines::read(document.get_ref(), &findings);
 
     let syntax = Findings::new(file, text);
     for error in &errors {
@@ -43,11 +44,17 @@ pub(super) fn read(text: &str, file: &Path) -> Reading {
     let broken: BTreeSet<usize> = faults.iter().map(|fault| fault.line).collect();
     faults.extend(findings.into_faults().into_iter().filter(|fault| !broken.contains(&fault.line)));
     faults.sort_by_key(|fault| if fault.line == 0 { usize::MAX } else { fault.line });
-    Reading { config: config.filter(|_| faults.is_empty()), faults, files, motion_line }
+    let (media, recording) = camera;
+    Reading { config: config.filter(|_| faults.is_empty()), faults, files, media, recording, lines }
 }
 
 /// Every section is read, whatever faults the others have.
-fn config(root: Section, files: &mut Vec<NamedFile>, motion_line: &mut usize, findings: &Findings) -> Option<Config> {
+fn config(
+    root: Section,
+    files: &mut Vec<NamedFile>,
+    camera: &mut (Option<Media>, Option<Recording>),
+    findings: &Findings,
+) -> Option<Config> {
     let mut named = |section: &str, key: &str, kind: FileKind, path: &Placed<PathBuf>| {
         files.push(NamedFile { key: format!("{section}.{key}"), line: findings.line(Some(path.at)), kind, path: path.value.clone() });
     };
@@ -60,11 +67,9 @@ fn config(root: Section, files: &mut Vec<NamedFile>, motion_line: &mut usize, fi
     let trust = root.required_section("trust", "issuer and root_keys").and_then(trust);
     let store = absent_or(&root, "store", |section| clip_store(section, &mut named));
     let free = root.required_section("free", "the model's Free policy: it is the floor when a lease ends").and_then(free);
-    let media = absent_or(&root, "media", |section| {
-        *motion_line = findings.line(section.place("motion"));
-        media(section)
-    });
+    let media = absent_or(&root, "media", media);
     let recording = absent_or(&root, "recording", |section| recording(section, device.as_ref()));
+    *camera = (media.clone().flatten(), recording.clone().flatten());
     let films = root.has("media");
     let uploader = absent_or(&root, "uploader", |section| uploader(section, films));
     let spool = root.section("spool").map_or(Some(Spool::default()), spool);

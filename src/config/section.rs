@@ -3,6 +3,7 @@
 
 use std::{
     cell::RefCell,
+    collections::HashMap,
     ops::RangeInclusive,
     path::{Path, PathBuf},
 };
@@ -44,6 +45,29 @@ impl<'t> Findings<'t> {
         let mut faults = self.faults.into_inner();
         faults.sort_by_key(|fault| if fault.line == 0 { usize::MAX } else { fault.line });
         faults
+    }
+}
+
+/// Where each key of a file stands.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Lines(HashMap<String, usize>);
+
+impl Lines {
+    pub(super) fn read(document: &DeTable<'_>, findings: &Findings<'_>) -> Self {
+        let mut lines = HashMap::new();
+        for (section, value) in document {
+            lines.insert(section.get_ref().to_string(), findings.line(Some(section.span().start)));
+            for (key, value) in value.get_ref().as_table().into_iter().flatten() {
+                lines.insert(format!("{}.{}", section.get_ref(), key.get_ref()), findings.line(Some(value.span().start)));
+            }
+        }
+        Self(lines)
+    }
+
+    /// The line of a key; that of its section where its default holds, and 0 without one.
+    pub(super) fn of(&self, key: &str) -> usize {
+        let section = key.split('.').next().unwrap_or_default();
+        self.0.get(key).or_else(|| self.0.get(section)).copied().unwrap_or(0)
     }
 }
 
@@ -140,11 +164,6 @@ impl<'a, 't, 'i> Section<'a, 't, 'i> {
 
     pub(super) fn has(&self, key: &str) -> bool {
         self.table.contains_key(key)
-    }
-
-    /// Where a key stands; where the section begins if its default holds.
-    pub(super) fn place(&self, key: &str) -> Option<usize> {
-        self.table.get(key).map(|value| value.span().start).or(self.at)
     }
 
     /// A fault of this section's key that stands at `at`.

@@ -252,6 +252,27 @@ fn a_secret_in_a_url_is_not_repeated() {
     for fault in parse(&text).expect_err("has faults") {
         assert!(!fault.to_string().contains("canary"), "{fault}");
     }
+    // Whichever key it was meant for, and whatever is missing.
+    let secret = "rtsp://admin:can/ary@camera/live?token=canary";
+    for value in [secret, "admin:canary@camera/live", "https://u:canary@h"] {
+        for line in [
+            format!("[media]\nsource = \"test\"\nmotion = \"{value}\""),
+            format!("[media]\nsource = \"x{value}\""),
+            format!("[media]\nsource = {value}"),
+            format!("[media]\nsource = \"{value}"),
+            format!("[status]\nlisten = \"{value}\""),
+            format!("[store]\nca = \"webpki\"\nhosts = [\"{value}\"]"),
+            format!("[uploader]\nsocket = \"{value}\""),
+            format!("[\"{value}\"]"),
+        ] {
+            for fault in parse(&format!("{LEAST}{line}\n")).expect_err("has faults") {
+                let fault = fault.to_string();
+                assert!(!fault.contains("canary") && !fault.contains("ary@"), "{line}: {fault}");
+            }
+        }
+    }
+    let media = parse(&format!("{LEAST}[media]\nsource = \"{secret}\"\n")).unwrap().media;
+    assert!(!format!("{media:?}").contains("ary"), "{media:?}");
 }
 
 proptest! {
@@ -378,7 +399,7 @@ mod files {
         let camera = Camera::new();
         fs::remove_dir(camera.0.path().join("state")).unwrap();
         assert_eq!(camera.faults(), [""; 0]);
-        let faults = Config::check(&camera.config()).expect_err("not there");
+        let faults = Config::check(&camera.config()).faults;
         assert_eq!(faults.len(), 1);
         assert_eq!((faults[0].line, faults[0].key.as_str()), (4, "device.state_dir"));
     }
@@ -389,16 +410,60 @@ mod files {
         let camera = Camera::new();
         let text = fs::read_to_string(camera.config()).unwrap();
         camera.write("config.toml", &(text + "[media]\nsource = \"test\"\nmotion = \"built-in\"\n"), 0o644);
-        let faults = Config::check(&camera.config()).expect_err("no GStreamer");
+        let faults = Config::check(&camera.config()).faults;
         assert_eq!((faults.len(), faults[0].line, faults[0].key.as_str()), (1, 24, "media.motion"));
         assert_eq!(camera.faults(), [""; 0], "the agent starts all the same");
     }
 
     #[test]
     fn the_motion_key_is_found_for_its_fault() {
-        let line = |text: &str| read::read(text, Path::new("config.toml")).motion_line;
+        let line = |text: &str| read::read(text, Path::new("config.toml")).lines.of("media.motion");
         assert_eq!(line(&format!("{LEAST}[media]\nsource = \"test\"\nmotion = \"built-in\"\n")), 24);
         assert_eq!(line(&format!("{LEAST}[media]\nsource = \"test\"\n")), 22, "its default stands with the section");
+    }
+
+    #[test]
+    fn a_configuration_that_others_may_change_is_refused_with_the_remedy() {
+        let camera = Camera::new();
+        let text = fs::read_to_string(camera.config()).unwrap();
+        for (mode, remedy) in [(0o666, "chmod 644"), (0o660, "chmod 640")] {
+            camera.write("config.toml", &text, mode);
+            let faults = Config::load_with_files(&camera.config()).expect_err("loose");
+            assert_eq!(faults.len(), 1);
+            assert!(faults[0].right.starts_with(remedy) && faults[0].wrong.contains("change"), "{}", faults[0]);
+            assert_eq!(Config::check(&camera.config()).faults, faults);
+        }
+        camera.write("config.toml", &text, 0o640);
+        assert_eq!(camera.faults(), [""; 0]);
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_read_over_and_another_encoding_is_named() {
+        let camera = Camera::new();
+        let text = fs::read_to_string(camera.config()).unwrap();
+        camera.write("config.toml", &format!("\u{feff}{text}"), 0o644);
+        assert_eq!(camera.faults(), [""; 0]);
+        let wide: Vec<u8> = text.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        fs::write(camera.config(), wide).unwrap();
+        let faults = Config::load(&camera.config()).expect_err("not UTF-8");
+        assert!(faults.len() == 1 && faults[0].to_string().contains("UTF-16"), "{faults:?}");
+    }
+
+    #[test]
+    fn a_root_that_cannot_be_read_is_a_warning_and_none_at_all_a_fault() {
+        let camera = Camera::new();
+        let root = fs::read_to_string(camera.0.path().join("ca.pem")).unwrap();
+        let odd = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        for bundle in [format!("{odd}{root}"), format!("{root}{odd}"), format!("\u{feff}{root}{odd}")] {
+            camera.write("ca.pem", &bundle, 0o644);
+            assert_eq!(camera.faults(), [""; 0]);
+            let checked = Config::check(&camera.config());
+            assert_eq!((checked.faults.len(), checked.warnings.len()), (0, 1), "{:?}", checked.faults);
+            let warning = &checked.warnings[0];
+            assert!(warning.line == 7 && warning.key == "broker.ca" && warning.wrong.contains("certificate"), "{warning}");
+        }
+        camera.write("ca.pem", odd, 0o644);
+        assert_eq!(camera.faults(), ["7 broker.ca"]);
     }
 
     #[test]

@@ -1,0 +1,66 @@
+//! Certificates by their dates, against the later of the two clocks: the system's, and what the agent knows the time to be at
+//! least. A camera whose clock is behind must not call a good certificate bad.
+
+use std::time::{Duration, SystemTime};
+
+use jiff::Timestamp;
+
+use crate::{
+    config::{Checked, FileKind},
+    tls::{self, Validity},
+};
+
+/// A certificate that ends within this is warned of, as the running agent does.
+const SOON: Duration = Duration::from_secs(14 * 86_400);
+
+/// Looks at the dates of every certificate that the configuration names; `trusted`: the agent's time, since 1970.
+pub(super) fn all(checked: &mut Checked, trusted: Duration) {
+    let clocks = Clocks { system: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default(), trusted };
+    for file in checked.files.clone() {
+        let (found, what) = match file.kind {
+            FileKind::Certificate => (tls::device_validity(&file.path), "the device certificate"),
+            FileKind::Authorities => (tls::authority_validity(&file.path), "the CA certificate"),
+            FileKind::PrivateKey | FileKind::Revocations | FileKind::WritableDir => continue,
+        };
+        // A file that cannot be read is a fault, and was found already.
+        let found = found.unwrap_or_default();
+        let ended = |validity: &Validity| validity.not_after < clocks.latest();
+        // One root of many may have ended; of a chain, every certificate must be good.
+        let fatal = file.kind == FileKind::Certificate || found.iter().all(ended);
+        for validity in &found {
+            let Validity { number, subject, not_before, not_after } = validity;
+            let name = format!("{what} {} (number {number}, {subject})", file.path.display());
+            if ended(validity) {
+                let wrong = format!("{name} ended on {} ({clocks})", at(*not_after));
+                let right = "replace it, or correct the clock";
+                if fatal { checked.fault(&file.key, wrong, right) } else { checked.warn(&file.key, wrong, right) }
+            } else if *not_before > clocks.latest() {
+                let wrong = format!("{name} is not valid before {} ({clocks})", at(*not_before));
+                checked.warn(&file.key, wrong, "correct the clock, or replace it");
+            } else if not_after.saturating_sub(clocks.latest()) < SOON {
+                checked.warn(&file.key, format!("{name} ends on {}", at(*not_after)), "replace it; a running agent takes the new one over");
+            }
+        }
+    }
+}
+
+struct Clocks {
+    system: Duration,
+    trusted: Duration,
+}
+
+impl Clocks {
+    fn latest(&self) -> Duration {
+        self.system.max(self.trusted)
+    }
+}
+
+impl std::fmt::Display for Clocks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "the system clock says {}, the agent knows that it is at least {}", at(self.system), at(self.trusted))
+    }
+}
+
+fn at(since_1970: Duration) -> Timestamp {
+    i64::try_from(since_1970.as_secs()).ok().and_then(|seconds| Timestamp::from_second(seconds).ok()).unwrap_or(Timestamp::MAX)
+}

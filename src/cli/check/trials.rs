@@ -1,0 +1,171 @@
+//! What a configuration describes, tried: the picture, the decoder, sockets, the recording folder. Everything has its bound,
+//! and a running agent is left alone.
+
+use std::{
+    fs,
+    io::{self, ErrorKind},
+    net::TcpListener,
+    os::unix::{fs::FileTypeExt, net::UnixListener},
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    config::{Checked, Config, Listen, Media, Motion, Recording, Source},
+    media::{self, FirstPicture},
+};
+
+/// How long a camera may take for its first picture: some need twenty seconds after they have been asked.
+const FIRST_PICTURE: Duration = Duration::from_secs(25);
+/// Less than this free on the card is next to nothing, bytes.
+const LITTLE: u64 = 16_000_000;
+
+/// Tries everything; gives back what went well, one line each.
+pub(super) fn all(checked: &mut Checked, running: bool) -> Vec<String> {
+    let mut well = Vec::new();
+    if let Some(media) = checked.media.clone() {
+        pictures(checked, &media, running, &mut well);
+        if let Motion::Socket(path) = &media.motion {
+            match socket(path, running) {
+                Ok(found) => well.push(format!("motion socket: {found}")),
+                Err((wrong, right)) => checked.fault("media.motion", wrong, right),
+            }
+        }
+    }
+    if let Some(recording) = checked.recording.clone() {
+        folder(checked, &recording, &mut well);
+    }
+    if let Some(config) = checked.config.clone() {
+        sockets(checked, &config, running);
+    }
+    well
+}
+
+/// The first picture of each source, all at the same time.
+fn pictures(checked: &mut Checked, media: &Media, running: bool, well: &mut Vec<String>) {
+    let sources = [("media.source", Some(&media.source)), ("media.low_source", media.low_source.as_ref())];
+    let mut tried = Vec::new();
+    for (key, source) in sources.into_iter().filter_map(|(key, source)| Some((key, source?.clone()))) {
+        if running && matches!(source, Source::V4l2(_) | Source::Launch(_)) {
+            well.push(format!("{key}: not tried, since the running agent has it; its status says what comes of it"));
+            continue;
+        }
+        let began = Instant::now();
+        let shown = source.to_string();
+        let attempt = thread::spawn(move || {
+            let picture = media::try_source(&source, FIRST_PICTURE).map_err(|why| source.hide_in(&why));
+            (source, picture, began.elapsed())
+        });
+        tried.push((key, shown, attempt));
+    }
+    let mut seen: Option<(Source, FirstPicture)> = None;
+    for (key, shown, attempt) in tried {
+        match attempt.join() {
+            Ok((source, Ok(picture), took)) => {
+                well.push(format!("{key}: {shown} gives {picture}, the first picture after {:.1} s", took.as_secs_f32()));
+                // Motion looks at the smaller one, which is tried last.
+                seen = Some((source, picture));
+            }
+            Ok((_, Err(why), _)) => checked.fault(key, format!("{shown} gives no picture: {why}"), "check the camera and its address"),
+            Err(_) => checked.fault(key, format!("{shown} could not be tried"), "try it with gst-launch-1.0"),
+        }
+    }
+    let Some((source, picture)) = seen.filter(|_| media.motion == Motion::BuiltIn) else { return };
+    // The agent looks at the raw pictures of these.
+    if !matches!(source, Source::Test | Source::V4l2(_)) {
+        match picture.try_motion() {
+            Ok(decoder) => well.push(format!("media.motion: {decoder} decodes the picture")),
+            Err(why) => {
+                let right = "set low_source to a stream that a decoder here can read, or motion to a socket";
+                checked.fault("media.motion", format!("motion cannot be seen in the picture: {why}"), right);
+            }
+        }
+    }
+}
+
+/// Whether a socket can be made at this path.
+fn socket(path: &Path, running: bool) -> Result<String, (String, String)> {
+    let shown = path.display();
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !folder.is_dir() {
+        let right = format!("run: install -d -o kasa-care-agent -g kasa-care-agent {}; the agent tries again", folder.display());
+        return Err((format!("the folder of the socket {shown} does not exist"), right));
+    }
+    match fs::symlink_metadata(path) {
+        Ok(found) if !found.file_type().is_socket() => return Err((format!("{shown} is there, and is no socket"), "remove it".into())),
+        Ok(_) if running => return Ok(format!("{shown} is open")),
+        Err(_) if running => return Err((format!("the agent runs, and {shown} is not there"), "look at its status".into())),
+        _ => {}
+    }
+    // Beside it, under a name of the same length at most: somebody may be waiting for it to appear.
+    let name = path.file_name().map_or(1, |name| name.len());
+    let probe: String = format!("{:x}~~~~~~~~", std::process::id()).chars().take(name.min(8)).collect();
+    let probe = folder.join(probe);
+    if fs::symlink_metadata(&probe).is_ok() {
+        return Ok(format!("the folder of {shown} is there"));
+    }
+    let bound = UnixListener::bind(&probe).and_then(|_| fs::remove_file(&probe));
+    bound.map(|()| format!("{shown} can be made")).map_err(|error| {
+        let right = match error.kind() {
+            ErrorKind::InvalidInput => "name a shorter path".to_owned(),
+            _ => format!("give the user kasa-care-agent the right to write to {}", folder.display()),
+        };
+        (format!("the socket {shown} cannot be made: {error}"), right)
+    })
+}
+
+/// Where the agent listens, unless it does already.
+fn sockets(checked: &mut Checked, config: &Config, running: bool) {
+    let in_use = |error: &io::Error| error.kind() == ErrorKind::AddrInUse;
+    match &config.status {
+        Some(Listen::Tcp(address)) if !running => {
+            if let Err(error) = TcpListener::bind(address) {
+                let right = if in_use(&error) { "stop what uses it, or choose another port" } else { "choose another address" };
+                checked.fault("status.listen", format!("nothing can listen on {address}: {error}"), right);
+            }
+        }
+        Some(Listen::Unix(path)) => {
+            // Under systemd its folder is made with the service.
+            if let Some((wrong, right)) = socket(path, running).err() {
+                checked.warn("status.listen", wrong, right);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Whether recordings can go where they are to go.
+fn folder(checked: &mut Checked, recording: &Recording, well: &mut Vec<String>) {
+    let (dir, shown) = (&recording.dir, recording.dir.display());
+    let probe = dir.join(format!(".check-config.{}", std::process::id()));
+    let tried = match fs::metadata(dir) {
+        Ok(found) if !found.is_dir() => Err((format!("{shown} is no directory"), "name a directory".to_owned())),
+        Ok(_) => fs::write(&probe, b"check").and_then(|()| fs::remove_file(&probe)).map_err(|error| {
+            let right = match error.kind() {
+                ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "free some space there, or use a larger card".to_owned(),
+                ErrorKind::ReadOnlyFilesystem => "check the card: it is mounted read-only".to_owned(),
+                _ => format!("run: chown kasa-care-agent {shown}"),
+            };
+            (format!("{shown} cannot be written to: {error}"), right)
+        }),
+        Err(error) => {
+            let right = format!("mount the card, and run: install -d -o kasa-care-agent -g kasa-care-agent {shown}; the agent tries again");
+            Err((format!("{shown} cannot be used: {error}"), right))
+        }
+    };
+    if let Err((wrong, right)) = tried {
+        checked.fault("recording.dir", wrong, right);
+        return;
+    }
+    let Ok(space) = rustix::fs::statvfs(dir.as_path()) else { return };
+    let (whole, free) = (space.f_blocks.saturating_mul(space.f_frsize), space.f_bavail.saturating_mul(space.f_frsize));
+    if whole < recording.max_bytes {
+        let wrong = format!("is {}, and the file system of {shown} holds {} MB", recording.max_bytes, whole / 1_000_000);
+        checked.warn("recording.max_bytes", wrong, "lower it: otherwise the oldest recording gives way only when the card is full");
+    }
+    if free < LITTLE {
+        checked.warn("recording.dir", format!("the file system of {shown} has {} MB left", free / 1_000_000), "free some space there");
+    }
+    well.push(format!("recording.dir: {shown} can be written to, {} MB are free", free / 1_000_000));
+}

@@ -282,10 +282,10 @@ fn secrets_of(text: &str) -> Vec<String> {
                 let value = rest[at + 1..].trim_start();
                 let end = end_of_value(value);
                 let bare = value[..end].trim_matches(['"', '\'']);
-                if bare.contains("://") {
-                    secrets.extend(secrets_of(bare));
-                } else if NAMES.iter().any(|secret| name.ends_with(secret)) {
+                if NAMES.iter().any(|secret| name.ends_with(secret)) {
                     secrets.push(bare.to_owned());
+                } else if bare.contains("://") {
+                    secrets.extend(secrets_of(bare));
                 }
                 rest = &value[end..];
             }

@@ -125,7 +125,7 @@ fn sockets(checked: &mut Checked, config: &Config, running: bool) {
                 checked.fault("status.listen", format!("nothing can listen on {address}: {error}"), right);
             }
         }
-        Some(Listen::Unix(path)) => {
+        Some(Listen::Unix(path)) if !running => {
             // Under systemd its folder is made with the service.
             if let Some((wrong, right)) = socket(path, running).err() {
                 checked.warn("status.listen", wrong, right);

@@ -131,7 +131,10 @@ impl Session {
             }
             match self.connect().await {
                 None => self.farewell_owed = farewell_owed,
-                Some(Err(fault)) => self.fail(None, fault, None).await,
+                Some(Err(fault)) => {
+                    self.unreachable(&fault);
+                    self.fail(None, fault, None).await;
+                }
                 Some(Ok(session_present)) => {
                     let mut serving = self.begin(session_present);
                     let end = self.serve(session_present, &mut serving).await;

@@ -60,10 +60,16 @@ async fn tcp_refused() {
     let broker = Broker::new().await;
     let port = broker.port();
     drop(broker);
-    let mut owner = Owner::new(settings(port));
+    let settings = settings(port);
+    let conditions = settings.conditions.clone();
+    let mut owner = Owner::new(settings);
     let (_, fault) = owner.lost().await;
     assert_eq!(fault.stage, Stage::Tcp);
     assert_eq!(fault.reason, format!("connecting to 127.0.0.1:{port}: connection refused"));
+    let now = crate::clock::Now { boot: Duration::ZERO, trusted: Duration::ZERO, confirmed: false };
+    let [unreachable] = &conditions.list(now)[..] else { panic!("{conditions:?}") };
+    assert_eq!((unreachable.name.as_str(), &unreachable.sentence), ("broker_unreachable", &fault.reason));
+    assert!(unreachable.advice.contains("listens"), "{}", unreachable.advice);
 }
 
 #[tokio::test]

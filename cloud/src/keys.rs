@@ -106,7 +106,7 @@ impl Keys {
         // A camera that was away applies what it missed in turn; what is older than these, no camera waits for.
         let too_many = (keyset.resets.len() + 1).saturating_sub(RESETS_KEPT);
         keyset.resets.drain(..too_many);
-        keyset.resets.push(Reset { id, aud: device.to_string(), epoch: position.epoch, seq: position.seq });
+        keyset.resets.push(Reset { id, aud: device.to_string(), epoch: position.epoch, seq: position.seq, time: None });
         self.publish(keyset, now)
     }
 

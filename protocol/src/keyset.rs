@@ -26,7 +26,7 @@ pub struct Key {
     pub not_before: u64,
 }
 
-/// Lowers one device's ratchet, once.
+/// Lowers one device's ratchet, once, and may set its trusted time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Reset {
     /// Rises with every reset; the device persists the highest it has applied.
@@ -37,6 +37,9 @@ pub struct Reset {
     pub epoch: u64,
     /// The sequence to go back to.
     pub seq: u64,
+    /// What the device's trusted time is set to, Unix seconds, where an earlier mistake has spoilt it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub time: Option<u64>,
 }
 
 impl Reset {
@@ -132,6 +135,10 @@ impl Keyset {
                 aud: reset.string("aud")?.to_owned(),
                 epoch: reset.integer("epoch", 0..=MAX_INTEGER)?,
                 seq: reset.integer("seq", 0..=MAX_INTEGER)?,
+                time: match reset.optional("time") {
+                    Some(_) => Some(reset.integer("time", 0..=MAX_INTEGER)?),
+                    None => None,
+                },
             })
         });
         Ok(Self {

@@ -43,6 +43,8 @@ pub enum Cause {
     StateLost,
     /// The camera was reset to factory settings: nothing is in force, and only a higher epoch binds it again.
     FactoryReset,
+    /// Trusted time was corrected by more than ten minutes.
+    Time,
 }
 
 /// What the agent is doing.
@@ -80,7 +82,8 @@ wire_name!(Outcome { Applied = "applied", Duplicate = "duplicate", Stale = "stal
 wire_name!(Mode { Unbound = "unbound", Free = "free", Paid = "paid", Held = "held" });
 wire_name!(Cause {
     Document = "document", Next = "next", Lease = "lease", Boot = "boot", Link = "link",
-    Confirmed = "confirmed", Refused = "refused", StateLost = "state_lost", FactoryReset = "factory_reset"
+    Confirmed = "confirmed", Refused = "refused", StateLost = "state_lost",
+    FactoryReset = "factory_reset", Time = "time"
 });
 
 /// What the cut did. All zero if nothing was in flight.

@@ -636,7 +636,7 @@ fn a_lower_keyset_is_refused() {
 
 #[test]
 fn a_root_signed_reset_lowers_the_ratchet_once_and_never_raises_it() {
-    let reset = |id, seq| Reset { id, aud: "CAM1".into(), epoch: 3, seq };
+    let reset = |id, seq| Reset { id, aud: "CAM1".into(), epoch: 3, seq, time: None };
     let max = premium(care_protocol::MAX_INTEGER);
     let mut bench = Bench::confirmed(&max);
     bench.live(&free(42));
@@ -659,7 +659,7 @@ fn an_unreadable_state_obeys_only_https_and_reports_state_lost() {
     let mut bench = Bench::with(Keys::new(), Restored::Unreadable);
     bench.connect(1);
     assert_eq!((bench.last().cause, bench.last().mode), (Cause::StateLost, Mode::Unbound));
-    let keyset = Keyset { resets: vec![Reset { id: 9, aud: "CAM1".into(), epoch: 1, seq: 1 }], ..bench.keys.keyset(8) };
+    let keyset = Keyset { resets: vec![Reset { id: 9, aud: "CAM1".into(), epoch: 1, seq: 1, time: None }], ..bench.keys.keyset(8) };
     let keyset = keyset.sign(&bench.keys.root);
     // Even with a keyset in hand HTTPS is asked for its own first: the ratchet that comes must not be lowered by an old reset.
     bench.deliver(1, Topic::Keyset, bench.keys.keyset(7).sign(&bench.keys.root), true);
@@ -1189,7 +1189,7 @@ fn a_confirmation_ends_with_its_connection_also_while_its_document_is_being_writ
 
 #[test]
 fn resets_that_were_missed_are_applied_in_their_order() {
-    let reset = |id, seq| Reset { id, aud: "CAM1".into(), epoch: 3, seq };
+    let reset = |id, seq| Reset { id, aud: "CAM1".into(), epoch: 3, seq, time: None };
     let mut bench = Bench::confirmed(&premium(50));
     let keyset = Keyset { resets: vec![reset(5, 30), reset(4, 10)], ..bench.keys.keyset(8) }.sign(&bench.keys.root);
     bench.deliver(1, Topic::Keyset, keyset, true);
@@ -1307,7 +1307,7 @@ fn the_keyset_that_verified_a_document_is_kept_once_the_newest_no_longer_does() 
 #[test]
 fn a_reset_to_where_the_ratchet_stands_changes_nothing() {
     let mut bench = Bench::confirmed(&premium(41));
-    let reset = Reset { id: 4, aud: "CAM1".into(), epoch: 3, seq: 41 };
+    let reset = Reset { id: 4, aud: "CAM1".into(), epoch: 3, seq: 41, time: None };
     let keyset = Keyset { resets: vec![reset], ..bench.keys.keyset(8) }.sign(&bench.keys.root);
     bench.deliver(1, Topic::Keyset, keyset, true);
     bench.live(&free(41));

@@ -272,7 +272,7 @@ impl KeysetDraft {
 
     /// Lowers a device's ratchet.
     pub fn resetting(mut self, id: u64, device: &str, epoch: u64, seq: u64) -> Self {
-        self.0.resets.push(Reset { id, aud: device.to_owned(), epoch, seq });
+        self.0.resets.push(Reset { id, aud: device.to_owned(), epoch, seq, time: None });
         self
     }
 

@@ -29,7 +29,7 @@ fn the_example_of_the_specification_is_read_to_the_letter_and_signs_back() {
     let read = judge(payload().to_string().as_bytes()).unwrap();
     assert_eq!((read.version, read.iat, read.revoked.as_slice()), (7, 1_767_225_600, &["2025-11".to_owned()][..]));
     assert_eq!((read.keys[KID].public, read.keys[KID].not_before), (key().public_key(), 1_767_000_000));
-    assert_eq!(read.resets, [Reset { id: 4, aud: DEVICE.into(), epoch: 3, seq: 40 }]);
+    assert_eq!(read.resets, [Reset { id: 4, aud: DEVICE.into(), epoch: 3, seq: 40, time: None }]);
     let again = Keyset::verify(read.sign(&root()).as_bytes(), &roots(), ISSUER).unwrap();
     assert_eq!(again.keyset, read);
 }
@@ -69,8 +69,24 @@ fn a_keyset_is_as_strict_as_an_entitlement() {
     assert_eq!(changed(&|p| p["keys"][0]["x"] = json!(key().public_key().to_base64url() + "=")), "bad_form");
     assert_eq!(changed(&|p| p["keys"] = json!([p["keys"][0], p["keys"][0]])), "bad_form", "a kid twice");
     assert_eq!(changed(&|p| p["revoked"] = json!([7])), "bad_form");
+    assert_eq!(changed(&|p| p["resets"][0]["time"] = json!(1.5)), "bad_form");
+    assert_eq!(changed(&|p| p["resets"][0]["time"] = Value::Null), "bad_form");
+    assert_eq!(changed(&|p| p["resets"][0]["time"] = json!(-1)), "out_of_range");
     assert_eq!(changed(&|p| p["to_come"] = json!(1)), "accepted");
     assert_eq!(changed(&|p| p["resets"] = json!([])), "accepted");
+}
+
+#[test]
+fn a_reset_may_set_trusted_time() {
+    let mut payload = payload();
+    payload["resets"][0]["time"] = json!(1_767_225_601);
+    let read = judge(payload.to_string().as_bytes()).unwrap();
+    assert_eq!(read.resets[0].time, Some(1_767_225_601));
+    assert_eq!(judge_token(&read.sign(&root())), read);
+}
+
+fn judge_token(token: &str) -> Keyset {
+    Keyset::verify(token.as_bytes(), &roots(), ISSUER).unwrap().keyset
 }
 
 #[test]
@@ -78,7 +94,7 @@ fn a_device_takes_the_resets_of_its_own_in_their_order() {
     let mut keyset = keyset();
     assert!(keyset.resets_for(&device()).is_empty());
     for (id, aud, seq) in [(4, DEVICE, 40), (6, "8006E5A1F0C3", 1), (5, DEVICE, 10), (3, DEVICE, 99)] {
-        keyset.resets.push(Reset { id, aud: aud.into(), epoch: 3, seq });
+        keyset.resets.push(Reset { id, aud: aud.into(), epoch: 3, seq, time: None });
     }
     let resets: Vec<_> = keyset.resets_for(&device()).iter().map(|reset| (reset.id, reset.seq)).collect();
     assert_eq!(resets, [(3, 99), (4, 40), (5, 10)]);

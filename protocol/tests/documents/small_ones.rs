@@ -174,7 +174,7 @@ fn a_generated_key_is_a_fresh_one_that_signs() {
 fn what_people_read_is_what_travels() {
     assert_eq!(device().to_string(), DEVICE);
     assert_eq!(Position { epoch: 3, seq: 41 }.to_string(), "(3, 41)");
-    let reset = Reset { id: 1, aud: DEVICE.into(), epoch: 3, seq: 41 };
+    let reset = Reset { id: 1, aud: DEVICE.into(), epoch: 3, seq: 41, time: None };
     assert_eq!(reset.position(), Position { epoch: 3, seq: 41 });
     assert_eq!((Seq::try_from(41).unwrap().to_string(), Epoch::try_from(3).unwrap().to_string()), ("41".to_owned(), "3".to_owned()));
     let plan: Plan = "plus".parse().unwrap();
@@ -240,24 +240,44 @@ fn a_report_is_written_as_the_specification_says() {
 }
 
 #[test]
+fn the_detail_of_a_report_is_short_and_travels_only_where_there_is_one() {
+    let text = r#"{ "device": "8006E5A1F0C2", "outcome": "rejected", "reason": "wrong_issuer", "cause": "document", "judged": null,
+        "epoch": 0, "seq": 0, "digest": null, "plan": null, "mode": "unbound", "persisted": true, "keyset": 0,
+        "cut": { "transfers": 0, "micros": 0, "bytes_after": 0 }, "erased": { "clips": 0, "bytes": 0 },
+        "at": "2026-01-01T00:00:00Z", "agent": "0.1.0" }"#;
+    let report: Report = serde_json::from_str(text).unwrap();
+    assert!(serde_json::to_value(&report).unwrap().get("detail").is_none());
+    let detail = |text: &str| Report::detail_of(text);
+    assert_eq!(detail("issuer is \"prod\""), "issuer is \"prod\"");
+    assert_eq!(detail(&"é".repeat(200)), "é".repeat(200));
+    assert_eq!(detail(&"é".repeat(201)), "é".repeat(199) + "…");
+    let written = serde_json::to_value(Report { detail: Some("why".into()), ..report }).unwrap();
+    assert_eq!(written["detail"], json!("why"));
+    assert_eq!(serde_json::from_value::<Report>(written).unwrap().detail.as_deref(), Some("why"));
+}
+
+#[test]
 fn the_names_on_the_wire_are_those_of_the_specification() {
     let names = |values: serde_json::Value| values.as_array().unwrap().iter().map(|v| v.as_str().unwrap().to_owned()).collect::<Vec<_>>();
     let outcomes = [Outcome::Applied, Outcome::Duplicate, Outcome::Stale, Outcome::Conflict, Outcome::Rejected];
     assert_eq!(names(json!(outcomes)), ["applied", "duplicate", "stale", "conflict", "rejected"]);
     assert_eq!(names(json!(outcomes)), outcomes.map(|outcome| outcome.to_string()));
     let causes = [
-        Cause::Document,
-        Cause::Next,
-        Cause::Lease,
-        Cause::Boot,
-        Cause::Link,
-        Cause::Confirmed,
-        Cause::Refused,
-        Cause::StateLost,
-        Cause::FactoryReset,
+        (Cause::Document, "document"),
+        (Cause::Next, "next"),
+        (Cause::Lease, "lease"),
+        (Cause::Boot, "boot"),
+        (Cause::Link, "link"),
+        (Cause::Confirmed, "confirmed"),
+        (Cause::Refused, "refused"),
+        (Cause::StateLost, "state_lost"),
+        (Cause::FactoryReset, "factory_reset"),
+        (Cause::Time, "time"),
     ];
-    assert_eq!(names(json!(causes)), ["document", "next", "lease", "boot", "link", "confirmed", "refused", "state_lost", "factory_reset"]);
-    assert_eq!(names(json!(causes)), causes.map(|cause| cause.to_string()));
+    let (causes, spelt): (Vec<_>, Vec<_>) = causes.into_iter().unzip();
+    assert_eq!(names(json!(causes)), spelt);
+    let causes: Vec<_> = causes.into_iter().map(|cause| cause.to_string()).collect();
+    assert_eq!(causes, spelt);
 }
 
 proptest! {

@@ -540,7 +540,7 @@ impl World {
                     self.reset_id += 1;
                 }
                 let seq = self.seq * u64::from(part) / 256;
-                self.resets = vec![Reset { id: self.reset_id, aud: "CAM1".into(), epoch: self.epoch, seq }];
+                self.resets = vec![Reset { id: self.reset_id, aud: "CAM1".into(), epoch: self.epoch, seq, time: None }];
                 // The cloud issues again from there.
                 self.seq = seq;
             }

@@ -23,10 +23,10 @@ use tokio::{
 };
 
 use crate::{
-    clock::Clock,
+    clock::{self, Clock},
     conditions::{Conditions, Kind},
     config::{ClipStore, Config},
-    engine::{CutFigures, Delivery, Effect, Engine, Event, Fetched, Message, Record, Resource, Restored, Settings},
+    engine::{Body, CutFigures, Delivery, Effect, Engine, Event, Fetched, Message, Record, Resource, Restored, Settings},
     http::{self, Origin},
     link::{self, Link},
     media::{Media, MediaError},
@@ -101,11 +101,16 @@ struct Agent {
     path: PathBuf,
     config: Config,
     clock: Clock,
+    clock_watch: clock::Watch,
+    /// The clock was told something: trusted time may be another, confirmed or not.
+    time_told: bool,
     engine: Engine,
     topics: Topics,
     link: Link,
     link_events: mpsc::Receiver<link::Event>,
     unacknowledged: HashMap<Delivery, link::Ack>,
+    /// The earliest end of the certificates of the connection in use, or of the last one.
+    broker_valid_until: Duration,
     deliveries: u64,
     api: Origin,
     uploads: Uploads,
@@ -182,12 +187,15 @@ impl Agent {
         let now = Instant::now();
         Ok(Self {
             path: path.to_owned(),
+            clock_watch: clock::Watch::new(clock.clone(), conditions.clone()),
+            time_told: false,
             clock,
             engine,
             topics,
             link,
             link_events,
             unacknowledged: HashMap::new(),
+            broker_valid_until: Duration::ZERO,
             deliveries: 0,
             api,
             gate,
@@ -283,7 +291,8 @@ impl Agent {
 
     fn take_link(&mut self, event: link::Event) {
         let event = match event {
-            link::Event::Connected { connection, session_present } => {
+            link::Event::Connected { connection, session_present, valid_until } => {
+                self.broker_valid_until = valid_until;
                 tracing::info!(connection = connection.0, session_present, "connected");
                 Event::Connected(connection)
             }
@@ -297,7 +306,16 @@ impl Agent {
                     delivery
                 });
                 let received = self.clock.now().boot.saturating_sub(at.elapsed());
-                Event::Message(Message { connection, topic, payload, retain, dup, received, delivery })
+                Event::Message(Message {
+                    connection,
+                    topic,
+                    payload,
+                    retain,
+                    dup,
+                    received,
+                    delivery,
+                    valid_until: self.broker_valid_until,
+                })
             }
             link::Event::Published { ticket } => Event::Published { ticket },
             link::Event::Lost { connection, .. } => {
@@ -383,6 +401,12 @@ impl Agent {
         let effects = self.engine.handle(event, self.clock.now());
         self.carry_out(effects);
         self.resume();
+        while std::mem::take(&mut self.time_told) {
+            // What another time means for the plan is not put off until something else happens.
+            let effects = self.engine.handle(Event::Tick, self.clock.now());
+            self.carry_out(effects);
+            self.resume();
+        }
         self.remember();
     }
 
@@ -438,7 +462,14 @@ impl Agent {
                 Effect::Fetch(resource) => self.fetch(resource),
                 // The engine's picture has it until a higher document comes: whoever looks next raises the condition.
                 Effect::Alarm(_) => self.show_soon(),
-                Effect::RaiseTime(to) => self.clock.raise(to),
+                Effect::RaiseTime(to) => {
+                    self.clock.raise(to);
+                    self.time_told = true;
+                }
+                Effect::SetTime(to) => {
+                    self.clock.set(to);
+                    self.time_told = true;
+                }
             }
         }
     }
@@ -466,13 +497,13 @@ impl Agent {
             let fetched = match http::get(&api, &path, link::MAX_PACKET, FETCH_TIMEOUT).await {
                 Ok(answer) => {
                     // A clock may learn from any answer, a plan only from a good one.
-                    if let Some(date) = answer.date.filter(|_| api.tls.is_some() || answer.peer.ip().is_loopback()) {
-                        clock.observe_date(date, sent);
+                    if let Some(heard) = answer.heard_date(sent).filter(|_| api.tls.is_some() || answer.peer.ip().is_loopback()) {
+                        clock.observe_date(heard);
                     }
                     tracing::debug!(path, status = answer.status, "asked");
                     hear_api(&conditions, &api, &path, &answer);
                     match answer.status {
-                        200 => Fetched::Found(answer.body),
+                        200 => Fetched::Found(Body { bytes: answer.body, valid_until: answer.valid_until }),
                         404 => Fetched::Missing,
                         _ => Fetched::Declined,
                     }
@@ -499,6 +530,7 @@ impl Agent {
         let media = self.media.as_ref().map(Media::status);
         let link = self.link.status();
         let confirmed = self.engine.is_confirmed();
+        self.clock_watch.look();
         let writes = self.store.writes();
         self.notice.see(&view, self.store_fault.as_deref(), now);
         self.board.update(|document| {

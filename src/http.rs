@@ -37,8 +37,9 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 
 use crate::{
+    clock::{HeardDate, LATEST},
     config::Endpoint,
-    tls::{self, TlsFault},
+    tls::{self, TlsFault, ValidUntil},
 };
 
 pub use race::{Tried, Unreachable, Why};
@@ -79,6 +80,15 @@ pub struct Answer {
     pub body: Bytes,
     /// Who answered.
     pub peer: SocketAddr,
+    /// The earliest end of the server's certificates, since 1970; [`LATEST`] without TLS.
+    pub valid_until: Duration,
+}
+
+impl Answer {
+    /// Its `Date`, for the clock; `sent` is when the request was sent, on BOOTTIME.
+    pub fn heard_date(&self, sent: Duration) -> Option<HeardDate> {
+        self.date.map(|date| HeardDate { date, sent, valid_until: self.valid_until })
+    }
 }
 
 /// The stage a call was in.
@@ -287,19 +297,25 @@ pub async fn connect<D: Door>(door: &D, origin: &Origin, addresses: &[SocketAddr
     race::race(door, origin, addresses, deadline).await
 }
 
-async fn tls(origin: &Origin, stream: TcpStream) -> Result<Box<dyn Stream>, TlsFault> {
+/// The TLS handshake, with the earliest end of the server's certificates.
+async fn tls(origin: &Origin, stream: TcpStream) -> Result<Secured, TlsFault> {
     if !origin.endpoint.tls {
-        return Ok(Box::new(stream));
+        return Ok((Box::new(stream), LATEST));
     }
     let client = origin.tls.as_ref().ok_or_else(|| TlsFault::Other("no TLS settings for this server".into()))?;
     let name = ServerName::try_from(origin.endpoint.host.clone()).map_err(|error| TlsFault::Other(error.to_string()))?;
-    let connector = TlsConnector::from(Arc::new(client.connection()));
+    let valid_until = ValidUntil::default();
+    let connector = TlsConnector::from(Arc::new(client.connection_noting(&valid_until)));
     let handshake = connector.connect_with(name, stream, |session| session.set_buffer_limit(Some(TLS_BUFFER)));
     match handshake.await {
-        Ok(stream) => Ok(Box::new(stream)),
+        // A store, whose end nobody notes, says nothing of the time.
+        Ok(stream) => Ok((Box::new(stream), valid_until.get().unwrap_or_default())),
         Err(error) => Err(tls::handshake_fault(&error).unwrap_or_else(|| TlsFault::Other(error.to_string()))),
     }
 }
+
+/// A connection, and the earliest end of the certificates of the server, since 1970.
+type Secured = (Box<dyn Stream>, Duration);
 
 /// Bytes both ways.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -312,6 +328,7 @@ pub struct Line<P> {
     /// [`peer_name`] of the other end.
     host: String,
     peer: SocketAddr,
+    valid_until: Duration,
 }
 
 impl<P: Pass> Line<P> {
@@ -330,6 +347,11 @@ impl<P: Pass> Line<P> {
         &self.host
     }
 
+    /// The earliest end of the server's certificates, since 1970; [`LATEST`] without TLS.
+    pub fn valid_until(&self) -> Duration {
+        self.valid_until
+    }
+
     /// Who is at the other end.
     pub fn peer(&self) -> SocketAddr {
         self.peer
@@ -345,7 +367,7 @@ impl<P: Pass> Line<P> {
         B: Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<Box<dyn StdError + Send + Sync>>,
     {
-        let Self { stream, pass, host, peer } = self;
+        let Self { stream, pass, host, peer, valid_until } = self;
         let said_all = Arc::new(AtomicBool::new(request.body().is_end_stream()));
         let request = request.map(|body| Watched { body, said_all: said_all.clone() });
         let mut builder = hyper::client::conn::http1::Builder::new();
@@ -387,7 +409,7 @@ impl<P: Pass> Line<P> {
             return Err(Fault::Http { host: host.clone(), reason });
         }
         let date = head.headers.get(header::DATE).and_then(|value| date(value.to_str().ok()?));
-        Ok(Answer { status: head.status.as_u16(), date, headers: head.headers, body, peer })
+        Ok(Answer { status: head.status.as_u16(), date, headers: head.headers, body, peer, valid_until })
     }
 }
 
@@ -492,6 +514,7 @@ mod tests {
             pass: Walk,
             host: "care.example".into(),
             peer,
+            valid_until: LATEST,
         };
         let endpoint = Endpoint { host: "care.example".into(), port: 443, tls: true };
         let request = request("GET", &endpoint, "/", HeaderMap::new(), Empty::<Bytes>::new())?;

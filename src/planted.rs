@@ -89,6 +89,22 @@ mod switch {
         SystemClockTrusted,
         /// trusted time goes back with the system clock
         TimeGoesBack,
+        /// a single `Date` far away is followed
+        OneDateSuffices,
+        /// the second answer counts at once
+        SecondAnswerCountsAtOnce,
+        /// a `Date` raises trusted time beyond the end of the server's certificate
+        DateRaisesBeyondBound,
+        /// a `Date` lowers trusted time below the build time
+        LoweredBelowBuildTime,
+        /// a `Date` confirms only where the system clock agrees
+        SystemClockMustAgree,
+        /// a document issued after the end of the server's certificate is taken
+        OutOfRangeTaken,
+        /// a document that is rejected as out of range still moves trusted time
+        OutOfRangeMovesTime,
+        /// trusted time that was lowered is not what is written
+        LoweredTimeNotPersisted,
         /// the record is not synced
         RecordNotSynced,
         /// the directory is not synced

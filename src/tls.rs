@@ -43,13 +43,13 @@ use x509_cert::{
 };
 
 pub use authorities::{Skipped, skipped};
-pub use client::Client;
+pub use client::{Client, ValidUntil};
 pub use dates::{Validity, authority_validity, device_validity};
 pub use ends::authorities_end;
 pub use watch::Watch;
 
 use crate::{
-    clock::{AGREE_WITHIN, Clock},
+    clock::{AGREE_WITHIN, Clock, LATEST, system_time},
     ownership,
 };
 
@@ -443,6 +443,25 @@ struct LowerBoundVerifier {
     clock: Clock,
 }
 
+impl LowerBoundVerifier {
+    /// The earliest end of the certificates by which this server, which was verified just now, is known: the last second at
+    /// which it could be. Each turn goes back to an earlier `notAfter`, of which a chain has a handful.
+    fn valid_until(&self, end_entity: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>], server_name: &ServerName<'_>) -> Duration {
+        let mut end = LATEST;
+        loop {
+            let at = UnixTime::since_unix_epoch(end);
+            match self.webpki.verify_server_cert(end_entity, intermediates, server_name, &[], at) {
+                Err(Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. }))
+                    if not_after.as_secs() < end.as_secs() =>
+                {
+                    end = Duration::from_secs(not_after.as_secs());
+                }
+                _ => return end,
+            }
+        }
+    }
+}
+
 impl ServerCertVerifier for LowerBoundVerifier {
     fn verify_server_cert(
         &self,
@@ -465,6 +484,10 @@ impl ServerCertVerifier for LowerBoundVerifier {
                     if not_before.as_secs() > at.as_secs() && not_before.as_secs() <= latest =>
                 {
                     at = not_before;
+                }
+                // What the error tells is trusted time, wherever the search has come to.
+                Err(Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. })) => {
+                    return Err(CertificateError::ExpiredContext { time: now, not_after }.into());
                 }
                 judged => return judged,
             }
@@ -498,16 +521,24 @@ impl ServerCertVerifier for LowerBoundVerifier {
 #[derive(Debug, Clone, PartialEq, Eq, ThisError)]
 pub enum TlsFault {
     /// The server's certificate, or one above it, has expired at T.
-    #[error("the server's certificate expired on {not_after}")]
+    #[error("the server's certificate expired on {not_after}: trusted time is {trusted}, the system clock says {system}")]
     Expired {
         /// When.
         not_after: Timestamp,
+        /// T.
+        trusted: Timestamp,
+        /// What the system clock says.
+        system: Timestamp,
     },
     /// It is not valid yet, and the clock is confirmed (or the chain is valid at no time).
-    #[error("the server's certificate is not valid before {not_before}")]
+    #[error("the server's certificate is not valid before {not_before}: trusted time is {trusted}, the system clock says {system}")]
     NotYetValid {
         /// From when.
         not_before: Timestamp,
+        /// T.
+        trusted: Timestamp,
+        /// What the system clock says.
+        system: Timestamp,
     },
     /// It is for other names.
     #[error("the server's certificate is for other names: {presented}, not {expected}")]
@@ -571,8 +602,16 @@ impl From<&Error> for TlsFault {
 impl From<&CertificateError> for TlsFault {
     fn from(fault: &CertificateError) -> Self {
         match fault {
-            CertificateError::ExpiredContext { not_after, .. } => Self::Expired { not_after: timestamp(*not_after) },
-            CertificateError::NotValidYetContext { not_before, .. } => Self::NotYetValid { not_before: timestamp(*not_before) },
+            CertificateError::ExpiredContext { time, not_after } => Self::Expired {
+                not_after: timestamp(*not_after),
+                trusted: timestamp(*time),
+                system: crate::clock::timestamp(system_time()),
+            },
+            CertificateError::NotValidYetContext { time, not_before } => Self::NotYetValid {
+                not_before: timestamp(*not_before),
+                trusted: timestamp(*time),
+                system: crate::clock::timestamp(system_time()),
+            },
             CertificateError::NotValidForNameContext { expected, presented } => {
                 let presented = if presented.is_empty() { "none".to_owned() } else { presented.join(", ") };
                 Self::OtherNames { expected: expected.to_str().into_owned(), presented }
@@ -752,7 +791,11 @@ pub(crate) mod tests {
 
     /// A whole handshake in memory, both sides until neither has anything to say.
     fn handshake(client: Client, server: ServerConfig, name: &'static str) -> Result<(), TlsFault> {
-        let config = Arc::new(client.connection());
+        handshake_noting(client, server, name, &ValidUntil::default())
+    }
+
+    fn handshake_noting(client: Client, server: ServerConfig, name: &'static str, until: &ValidUntil) -> Result<(), TlsFault> {
+        let config = Arc::new(client.connection_noting(until));
         let shows = config.client_auth_cert_resolver.has_certs();
         let mut client = ClientConnection::new(config, ServerName::try_from(name).unwrap()).unwrap();
         let mut server = ServerConnection::new(Arc::new(server)).unwrap();
@@ -795,8 +838,10 @@ pub(crate) mod tests {
         let pki = Pki::new();
         let issued = T + 400 * DAY;
         assert_eq!(pki.connect(pki.server(issued, issued + DAY), "localhost", false), Ok(()));
-        let not_before = Timestamp::from_second(issued).unwrap();
-        assert_eq!(pki.connect(pki.server(issued, issued + DAY), "localhost", true), Err(TlsFault::NotYetValid { not_before }));
+        let fault = pki.connect(pki.server(issued, issued + DAY), "localhost", true).unwrap_err();
+        assert!(
+            matches!(&fault, TlsFault::NotYetValid { not_before, trusted, .. } if (not_before.as_second(), trusted.as_second()) == (issued, T))
+        );
     }
 
     #[test]
@@ -811,18 +856,44 @@ pub(crate) mod tests {
         assert_eq!(pki.connect(chain(middle_from + DAY), "localhost", false), Ok(()));
         assert!(matches!(pki.connect(chain(middle_from + DAY), "localhost", true), Err(TlsFault::NotYetValid { .. })));
         // The leaf ends before the intermediate begins: at no time is this chain valid.
-        let not_after = Timestamp::from_second(middle_from - DAY).unwrap();
-        assert_eq!(pki.connect(chain(middle_from - DAY), "localhost", false), Err(TlsFault::Expired { not_after }));
+        let fault = pki.connect(chain(middle_from - DAY), "localhost", false).unwrap_err();
+        let ended = middle_from - DAY;
+        assert!(
+            matches!(&fault, TlsFault::Expired { not_after, trusted, .. } if (not_after.as_second(), trusted.as_second()) == (ended, T))
+        );
+    }
+
+    #[test]
+    fn a_handshake_notes_the_earliest_end_in_the_chain_that_was_verified() {
+        let pki = Pki::new();
+        let until = |server| {
+            let valid_until = ValidUntil::default();
+            assert_eq!(valid_until.get(), None);
+            let client = device_client(&pki.files(), &Clock::at(Duration::from_secs(T as u64), false)).unwrap();
+            handshake_noting(client, server, "localhost", &valid_until).unwrap();
+            valid_until.get().unwrap().as_secs() as i64
+        };
+        assert_eq!(until(pki.server(T - DAY, T + 40 * DAY)), T + 40 * DAY);
+        assert_eq!(until(pki.server(T + DAY, T + 40 * DAY)), T + 40 * DAY, "not valid yet at T");
+        let middle = pki.authority.below("middle", T - DAY..T + 20 * DAY);
+        let expired = pki.authority.below("older", T - 20 * DAY..T - DAY);
+        for leaf_ends in [T + 10 * DAY, T + 30 * DAY] {
+            // What the server sends besides plays no part.
+            let above = vec![middle.der(), expired.der()];
+            let server = pki.server_below(&middle, above, T - DAY, leaf_ends, rustls::DEFAULT_VERSIONS);
+            assert_eq!(until(server), leaf_ends.min(T + 20 * DAY));
+        }
     }
 
     #[test]
     fn an_expired_certificate_is_refused_confirmed_or_not() {
         let pki = Pki::new();
-        let not_after = Timestamp::from_second(T - 1).unwrap();
         for confirmed in [false, true] {
             let fault = pki.connect(pki.server(T - DAY, T - 1), "localhost", confirmed).unwrap_err();
-            assert_eq!(fault, TlsFault::Expired { not_after });
-            assert_eq!(fault.to_string(), "the server's certificate expired on 2025-12-31T23:59:59Z");
+            assert!(matches!(&fault, TlsFault::Expired { not_after, .. } if not_after.as_second() == T - 1));
+            let words =
+                "the server's certificate expired on 2025-12-31T23:59:59Z: trusted time is 2026-01-01T00:00:00Z, the system clock says 20";
+            assert!(fault.to_string().starts_with(words), "{fault}");
         }
     }
 

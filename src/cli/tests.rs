@@ -146,6 +146,7 @@ impl Camera {
             keyset: Some(keyset.token),
             verified_by: None,
             lease_used_s: 60,
+            lease_late_s: 0,
             next_performed: false,
             trusted_s: 1_767_225_700,
             reset_id: 4,

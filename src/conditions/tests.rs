@@ -7,7 +7,8 @@ use tracing_subscriber::{Layer, layer::Context, layer::SubscriberExt};
 
 use super::*;
 
-const NOW: Now = Now { boot: Duration::from_secs(60), trusted: Duration::from_secs(1_767_225_600), confirmed: true };
+const NOW: Now =
+    Now { boot: Duration::from_secs(60), trusted: Duration::from_secs(1_767_225_600), confirmed: true, disputed: None, corrected: None };
 const KIND: Kind = Kind::BrokerUnreachable;
 
 #[test]

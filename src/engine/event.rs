@@ -6,6 +6,7 @@ use bytes::Bytes;
 use care_protocol::{Erased, Get, Policy, Position, Report, Topic};
 
 use super::{Admission, Generation};
+use crate::clock::LATEST;
 
 /// The number of an MQTT connection, so that what belongs to an old one is not taken for the new: each CONNACK begins a new one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -32,6 +33,8 @@ pub struct Message {
     pub received: Duration,
     /// What to acknowledge; `None` where the connection is gone already.
     pub delivery: Option<Delivery>,
+    /// The earliest end of the certificates of the connection, since 1970; [`LATEST`] without TLS.
+    pub valid_until: Duration,
 }
 
 /// What is fetched over HTTPS.
@@ -43,11 +46,27 @@ pub enum Resource {
     Keyset,
 }
 
+/// What a fetch found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Body {
+    /// The answer's body.
+    pub bytes: Bytes,
+    /// The earliest end of the certificates of the connection, since 1970; [`LATEST`] without TLS.
+    pub valid_until: Duration,
+}
+
+impl<B: Into<Bytes>> From<B> for Body {
+    /// As it comes without TLS.
+    fn from(bytes: B) -> Self {
+        Self { bytes: bytes.into(), valid_until: LATEST }
+    }
+}
+
 /// How a fetch ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fetched {
     /// 200, with this body.
-    Found(Bytes),
+    Found(Body),
     /// 404.
     Missing,
     /// Any other answer: 429, 5xx, or more than is read.
@@ -155,4 +174,6 @@ pub enum Effect {
     Alarm(Position),
     /// A verified document was issued at this time (since 1970): trusted time is not before it.
     RaiseTime(Duration),
+    /// A root-signed reset says that trusted time is this (since 1970).
+    SetTime(Duration),
 }

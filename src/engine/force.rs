@@ -21,13 +21,16 @@ pub(super) struct InForce {
 struct LeaseUse {
     used: Duration,
     marked: Duration,
+    /// The part of `used` that is the document's age at receipt, as trusted time stood then.
+    late: Duration,
 }
 
 impl InForce {
     /// A document that has just been received: its age so far counts as used.
     pub(super) fn received(document: VerifiedEntitlement, now: Now) -> Self {
         let iat = Duration::from_secs(document.entitlement.iat);
-        let lease = LeaseUse { used: now.trusted.saturating_sub(iat), marked: now.boot };
+        let late = now.trusted.saturating_sub(iat);
+        let lease = LeaseUse { used: late, marked: now.boot, late };
         let mut received = Self { document, verified_by: None, next_performed: false, lease };
         received.next_performed = received.next_is_due(now);
         received
@@ -37,11 +40,23 @@ impl InForce {
     pub(super) fn restored(
         document: VerifiedEntitlement,
         verified_by: Option<String>,
-        used: Duration,
+        (used, late): (Duration, Duration),
         next_performed: bool,
         now: Now,
     ) -> Self {
-        Self { document, verified_by, next_performed, lease: LeaseUse { used, marked: now.boot } }
+        Self { document, verified_by, next_performed, lease: LeaseUse { used, marked: now.boot, late } }
+    }
+
+    /// Trusted time has been set back: the document was not as old at receipt as it seemed.
+    pub(super) fn is_younger_by(&mut self, back: Duration) {
+        let less = back.min(self.lease.late);
+        self.lease.late -= less;
+        self.lease.used = self.lease.used.saturating_sub(less);
+    }
+
+    /// How old the document was at receipt.
+    pub(super) fn lease_late(&self) -> Duration {
+        self.lease.late
     }
 
     pub(super) fn lease_used(&self, now: Now) -> Duration {

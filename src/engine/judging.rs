@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
-use care_protocol::{Answer, Cause, Digest, Entitlement, Outcome, Position, Reject, Report, Topic, VerifiedEntitlement, VerifiedKeyset};
+use care_protocol::{
+    Answer, Cause, Digest, Entitlement, Outcome, Position, Reject, Report, Reset, Topic, VerifiedEntitlement, VerifiedKeyset,
+};
 
 use super::{
     Arrival, COPIES, Effect, Engine, Fetched, HOLD, Known, Message, REFUSED_RETRY, Staged, UnknownKey, force::InForce, rejections::Way,
@@ -18,7 +20,7 @@ impl Engine {
             Topic::Entitlement => Way::Topic,
             Topic::Answer => Way::Answer,
         };
-        let arrival = Arrival { received: message.received, delivery: message.delivery, way: Some(way) };
+        let arrival = Arrival { received: message.received, delivery: message.delivery, way: Some(way), valid_until: message.valid_until };
         match message.topic {
             Topic::Keyset if message.payload.is_empty() => self.acknowledge(arrival),
             Topic::Keyset => self.read_keyset(&message.payload, arrival, now),
@@ -49,8 +51,8 @@ impl Engine {
         match fetched {
             Fetched::Found(body) => {
                 self.standing.heard();
-                let token = body.trim_ascii();
-                self.judge(token, Via::Https, Arrival::unasked(Some(Way::Https), now), now);
+                let token = body.bytes.trim_ascii();
+                self.judge(token, Via::Https, Arrival::fetched(Way::Https, &body, now), now);
             }
             Fetched::Missing => {
                 self.standing.missing(now);
@@ -70,13 +72,20 @@ impl Engine {
             Err(Reject::UnknownKey(kid)) => return self.hold(token, kid, via, arrival, now),
             Err(reject) => return self.reject(&reject, Entitlement::claimed_position(token), arrival, now),
         };
-        let issued = Duration::from_secs(document.entitlement.iat);
-        let now = self.learn_time(issued, now);
-
         let position = document.entitlement.position();
+        let issued = Duration::from_secs(document.entitlement.iat);
+        if let Err(reject) = self.check_range(document.entitlement.iat, arrival) {
+            if planted!(OutOfRangeMovesTime) {
+                self.learn_time(issued, now);
+            }
+            return self.reject(&reject, Some(position), arrival, now);
+        }
         if self.is_known(position, document.digest) {
-            self.duplicate(position, &via, arrival, now);
-        } else if self.lost || position > self.ratchet || planted!(EqualIsHigher) && position == self.ratchet {
+            // It has raised trusted time when it came first, which may have been set back since.
+            return self.duplicate(position, &via, arrival, now);
+        }
+        let now = self.learn_time(issued, now);
+        if self.lost || position > self.ratchet || planted!(EqualIsHigher) && position == self.ratchet {
             if let Err(reject) = self.check_account(&document.entitlement) {
                 return self.reject(&reject, Some(position), arrival, now);
             }
@@ -88,13 +97,6 @@ impl Engine {
         } else {
             self.refuse(Outcome::Stale, Outcome::Stale.as_str(), Some(position), arrival, now);
         }
-    }
-
-    /// Something verified was issued at this time: it is not earlier now.
-    fn learn_time(&mut self, issued: Duration, now: Now) -> Now {
-        self.effects.push(Effect::RaiseTime(issued));
-        self.issued = self.issued.max(issued);
-        self.not_before_issued(now)
     }
 
     /// Whether this is the document that stands at the ratchet, or is in force although a reset has lowered the ratchet.
@@ -225,17 +227,20 @@ impl Engine {
             Ok(verified) => verified,
             Err(reject) => return self.reject(&reject, None, arrival, now),
         };
+        if let Err(reject) = self.check_times(&verified.keyset, arrival) {
+            return self.reject(&reject, None, arrival, now);
+        }
         let current = self.keyset.as_ref().map_or(0, |current| current.keyset.version);
         let least = current.max(self.settings.min_keyset_version);
         let got = verified.keyset.version;
         if got < least && !planted!(OlderKeysetTaken) {
             return self.reject(&Reject::OldKeyset { got, least }, None, arrival, now);
         }
-        let now = self.learn_time(Duration::from_secs(verified.keyset.iat), now);
         arrival.way.into_iter().for_each(|way| self.rejections.over(way));
         if got == current {
             self.acknowledge_once_written(arrival);
         } else {
+            let now = self.learn_time(Duration::from_secs(verified.keyset.iat), now);
             self.replace_keyset(verified, arrival, now);
         }
         let keyset = self.keyset.as_ref().map(|verified| &verified.keyset);
@@ -258,16 +263,9 @@ impl Engine {
                 document.verified_by = older.as_ref().map(|older| older.token.clone());
             }
         }
-        for reset in keyset.resets_for(&self.settings.device) {
-            if reset.id <= self.reset_id && !planted!(ResetAppliesAgain) {
-                continue;
-            }
-            self.reset_id = reset.id;
-            if !self.lost && reset.position() < self.ratchet {
-                self.ratchet = reset.position();
-                self.ratchet_digest = None;
-            }
-        }
+        let new = |reset: &&Reset| reset.id > self.reset_id || planted!(ResetAppliesAgain);
+        let resets: Vec<Reset> = keyset.resets_for(&self.settings.device).into_iter().filter(new).cloned().collect();
+        let now = resets.iter().fold(now, |now, reset| self.apply_reset(reset, now));
         if self.lost {
             // A record now would make an unreadable state look like a good one.
             self.acknowledge(arrival);
@@ -275,6 +273,19 @@ impl Engine {
             self.promise(None, now);
             self.acknowledge_once_written(arrival);
         }
+    }
+
+    fn apply_reset(&mut self, reset: &Reset, now: Now) -> Now {
+        self.reset_id = reset.id;
+        if self.lost {
+            // It counts as applied: nobody knows what it found, and its time may be long past.
+            return now;
+        }
+        if reset.position() < self.ratchet {
+            self.ratchet = reset.position();
+            self.ratchet_digest = None;
+        }
+        reset.time.map_or(now, |time| self.set_time(Duration::from_secs(time), now))
     }
 
     pub(super) fn reject(&mut self, reject: &Reject, judged: Option<Position>, arrival: Arrival, now: Now) {

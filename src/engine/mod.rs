@@ -18,6 +18,7 @@ mod rejections;
 mod reports;
 mod standing;
 mod switch;
+mod time;
 mod verifying;
 mod view;
 mod writing;
@@ -32,7 +33,7 @@ use std::{collections::VecDeque, time::Duration};
 use care_protocol::{Cause, DeviceId, Digest, Mode, Policy, Position, Report, RootKeys, VerifiedKeyset};
 
 pub use admission::{Admission, ClipFacts, Generation, Judge};
-pub use event::{Connection, CutFigures, Delivery, Effect, Event, Fetched, Message, Resource};
+pub use event::{Body, Connection, CutFigures, Delivery, Effect, Event, Fetched, Message, Resource};
 pub use record::{BadRecord, Record};
 pub use view::View;
 
@@ -41,8 +42,9 @@ use inbox::Inbox;
 use rejections::{Rejections, Way};
 use reports::Reports;
 use standing::{Standing, Via};
+use time::Learnt;
 
-use crate::clock::Now;
+use crate::clock::{Correction, LATEST, Now};
 
 /// How long a document under an unknown key waits for its keyset.
 const HOLD: Duration = Duration::from_secs(30);
@@ -129,8 +131,10 @@ pub struct Engine {
     conflict: Option<Position>,
     /// Whether the last record holds a report that was not delivered when it was made.
     owes: bool,
-    /// The highest `iat` of anything verified: trusted time is not before it, whatever `now` an event comes with.
-    issued: Duration,
+    /// What was learnt of trusted time since the `now` that an event came with.
+    learnt: Learnt,
+    /// The last correction of trusted time that was reported.
+    corrected: Option<Correction>,
     last_switch: Option<Report>,
     effects: Vec<Effect>,
     /// What was to be done behind a cut that is under way.
@@ -188,12 +192,19 @@ struct Arrival {
     delivery: Option<Delivery>,
     /// How it came; `None` where nothing came.
     way: Option<Way>,
+    /// The bound of its `iat`.
+    valid_until: Duration,
 }
 
 impl Arrival {
     /// What time has brought, or a fetch: nobody waits for a PUBACK.
     fn unasked(way: Option<Way>, now: Now) -> Self {
-        Self { received: now.boot, delivery: None, way }
+        Self { received: now.boot, delivery: None, way, valid_until: LATEST }
+    }
+
+    /// What HTTPS has brought.
+    fn fetched(way: Way, body: &Body, now: Now) -> Self {
+        Self { valid_until: body.valid_until, ..Self::unasked(Some(way), now) }
     }
 }
 
@@ -243,7 +254,8 @@ impl Engine {
             announced: None,
             conflict: None,
             owes: false,
-            issued: Duration::ZERO,
+            learnt: Learnt::default(),
+            corrected: now.corrected,
             last_switch: None,
             effects: Vec::new(),
             after_cut: Vec::new(),
@@ -273,7 +285,9 @@ impl Engine {
         self.owes = record.report.is_some();
         self.reports = Reports::restored(record.report);
         let used = if planted!(LeaseBeginsAnewAtBoot) { Duration::ZERO } else { Duration::from_secs(record.lease_used_s) };
-        self.force = verified.entitlement.map(|document| InForce::restored(document, verified_by, used, record.next_performed, now));
+        let late = Duration::from_secs(record.lease_late_s);
+        self.force =
+            verified.entitlement.map(|document| InForce::restored(document, verified_by, (used, late), record.next_performed, now));
         self.lease_over = self.force.as_ref().is_some_and(|force| force.lease_ended(now));
     }
 
@@ -291,6 +305,8 @@ impl Engine {
     /// engine asks for nothing, and what it is told meanwhile waits. Each call is followed by [`Engine::resume`], until that has
     /// nothing more.
     pub fn handle(&mut self, event: Event, now: Now) -> Vec<Effect> {
+        // What an earlier event taught has reached the clock since.
+        self.learnt = Learnt::default();
         match event {
             Event::CutDone(figures) => {
                 self.cut_done(figures, now);
@@ -311,6 +327,7 @@ impl Engine {
         if self.cutting.is_some() || (self.known.is_empty() && self.inbox.len() == 0) {
             return None;
         }
+        self.learnt = Learnt::default();
         self.take_next(now);
         Some(self.batch())
     }
@@ -323,24 +340,31 @@ impl Engine {
     /// Does what time has brought, and what follows from it.
     fn pass(&mut self, now: Now) {
         for _ in 0..2 {
-            if self.cutting.is_some() || self.pass_time(self.not_before_issued(now)) {
+            if self.cutting.is_some() || self.pass_once(now) {
                 return;
             }
         }
     }
 
+    /// Does what is due; true if a cut is under way.
+    fn pass_once(&mut self, now: Now) -> bool {
+        let now = self.learnt.apply(now);
+        self.notice_correction(now);
+        self.pass_time(now)
+    }
+
     fn take_next(&mut self, now: Now) {
-        if (self.cutting.is_some() && !planted!(JudgedDuringCut)) || self.pass_time(self.not_before_issued(now)) {
+        if (self.cutting.is_some() && !planted!(JudgedDuringCut)) || self.pass_once(now) {
             return;
         }
-        let due = self.not_before_issued(now);
+        let due = self.learnt.apply(now);
         if let Some(Known { token, via, arrival }) = self.known.pop_front() {
             self.judge(&token, via, arrival, due);
         } else if let Some(event) = self.inbox.pop() {
             self.take(event, due);
         }
         if self.cutting.is_none() {
-            self.pass_time(self.not_before_issued(now));
+            self.pass_once(now);
         }
     }
 
@@ -352,10 +376,6 @@ impl Engine {
             self.after_cut = effects.split_off(cut + 1);
         }
         effects
-    }
-
-    fn not_before_issued(&self, now: Now) -> Now {
-        Now { trusted: now.trusted.max(self.issued), ..now }
     }
 
     /// When [`Event::Tick`] is due, in BOOTTIME.
@@ -435,7 +455,7 @@ impl Engine {
             Event::Fetched(Resource::Keyset, fetched) => {
                 self.fetching_keyset = false;
                 if let Fetched::Found(body) = &fetched {
-                    self.read_keyset(body, Arrival::unasked(Some(Way::KeysetHttps), now), now);
+                    self.read_keyset(&body.bytes, Arrival::fetched(Way::KeysetHttps, body, now), now);
                 }
                 if self.lost {
                     self.ask_on(&fetched, now);

@@ -22,6 +22,13 @@ impl Engine {
             return self.perform_next(now);
         }
         let lease_ended = self.force.as_ref().is_some_and(|force| force.lease_ended(now));
+        if self.lease_over && !lease_ended {
+            // Trusted time was set back, and with it the end by date.
+            self.lease_over = false;
+            if !self.gives_soon() && self.settle(Cause::Time, now) {
+                return true;
+            }
+        }
         if lease_ended && !self.lease_over {
             self.lease_over = true;
             let cutting = self.settle(Cause::Lease, now);

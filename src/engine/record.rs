@@ -24,6 +24,9 @@ pub struct Record {
     pub verified_by: Option<String>,
     /// How much of the lease is used, seconds.
     pub lease_used_s: u64,
+    /// The part of it that is the document's age at receipt, seconds.
+    #[serde(default)]
+    pub lease_late_s: u64,
     /// Whether the document's `next` has taken effect.
     pub next_performed: bool,
     /// Trusted time, seconds since 1970.
@@ -80,6 +83,7 @@ impl Record {
             ("epoch", record.ratchet.epoch),
             ("seq", record.ratchet.seq),
             ("used lease", record.lease_used_s),
+            ("age at receipt", record.lease_late_s),
             ("trusted time", record.trusted_s),
             ("reset id", record.reset_id),
         ];
@@ -96,7 +100,7 @@ impl Record {
 
     /// What `factory-reset` leaves: ratchet with digest, keyset, reset id and trusted time (section 3.7).
     pub fn factory_reset(self) -> Self {
-        Self { entitlement: None, verified_by: None, lease_used_s: 0, next_performed: false, report: None, ..self }
+        Self { entitlement: None, verified_by: None, lease_used_s: 0, lease_late_s: 0, next_performed: false, report: None, ..self }
     }
 
     pub(super) fn verify(&self, roots: &RootKeys, issuer: &str, device: &DeviceId) -> Result<Verified, BadRecord> {

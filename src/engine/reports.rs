@@ -55,10 +55,12 @@ impl Reports {
         if self.connected {
             effects.push(sent.effect());
         }
+        let about_time = sent.report.cause == Cause::Time;
         let older = self.applied.replace(sent);
-        // That the state was lost is told even if HTTPS has given a new one before there was a connection to tell it on.
-        if let Some(lost) = older.filter(|older| older.report.cause == Cause::StateLost) {
-            self.owed.get_or_insert(lost);
+        // That the state was lost, or the time corrected, is told even if there was no connection to tell it on before the next;
+        // and a correction keeps nothing from being told.
+        if let Some(older) = older.filter(|older| about_time || matches!(older.report.cause, Cause::StateLost | Cause::Time)) {
+            self.owed.get_or_insert(older);
         }
     }
 

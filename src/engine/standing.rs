@@ -21,6 +21,9 @@ const HASTE: Duration = Duration::from_secs(2);
 /// How long a `get` waits for its answer before HTTPS is asked.
 const ANSWER: Duration = Duration::from_secs(2);
 
+/// How long an answer over HTTPS may take.
+const ANSWERED: Duration = Duration::from_secs(10);
+
 /// Who vouches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Voucher {
@@ -196,7 +199,7 @@ impl Standing {
     /// Whether a question over HTTPS is due; if so it counts as asked.
     pub(super) fn poll_is_due(&mut self, now: Now, needed: bool) -> bool {
         let unanswered = self.asked.is_some_and(|asked| (needed || !self.is_confirmed()) && now.boot >= asked + ANSWER);
-        let due = unanswered || ((needed || self.wants_polls(now)) && now.boot >= self.poll_at);
+        let due = unanswered || self.poll_due_at(now, needed).is_some_and(|at| now.boot >= at);
         if !due || self.polling {
             return false;
         }
@@ -204,6 +207,14 @@ impl Standing {
         self.polling = true;
         self.poll_at = now.boot + POLL;
         true
+    }
+
+    /// When HTTPS is asked next, if it is to be asked. A `Date` that contradicts trusted time is asked for again as soon as the
+    /// second answer counts.
+    fn poll_due_at(&self, now: Now, needed: bool) -> Option<Duration> {
+        let settles = now.disputed.map(|dispute| dispute.settles_at());
+        let soon = settles.filter(|settles| (self.poll_at..self.poll_at + ANSWERED).contains(settles));
+        if needed || self.wants_polls(now) { Some(soon.unwrap_or(self.poll_at)) } else { settles.map(|settles| settles.max(self.poll_at)) }
     }
 
     fn wants_polls(&self, now: Now) -> bool {
@@ -252,8 +263,8 @@ impl Standing {
             wake = wake.min(silence.since + SILENCE);
         }
         if !self.polling {
-            if needed || self.wants_polls(now) {
-                wake = wake.min(self.poll_at);
+            if let Some(at) = self.poll_due_at(now, needed) {
+                wake = wake.min(at);
             }
             if let Some(asked) = self.asked.filter(|_| needed || !self.is_confirmed()) {
                 wake = wake.min(asked + ANSWER);

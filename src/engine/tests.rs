@@ -10,6 +10,9 @@ use care_protocol::{
 };
 
 use super::*;
+use crate::clock::{Corrector, Dispute};
+
+mod corrections;
 
 const T0: u64 = 1_767_225_600;
 pub(super) const FREE: Policy = Policy { clips: true, history_h: 12, clip_max_s: 12, cooldown_s: 300, max_height: 720, snapshots: false };
@@ -20,6 +23,8 @@ struct Bench {
     engine: Engine,
     keys: Keys,
     now: Now,
+    /// The end of every server's certificates.
+    valid_until: Duration,
     /// What the gate was told last, and how often it was cut.
     open: Admission,
     cuts: Vec<Option<(Policy, Position)>>,
@@ -113,12 +118,13 @@ impl Bench {
     }
 
     fn with(keys: Keys, restored: Restored) -> Self {
-        let now = Now { boot: Duration::from_secs(100), trusted: Duration::from_secs(T0), confirmed: true };
+        let now = Now { boot: Duration::from_secs(100), trusted: Duration::from_secs(T0), confirmed: true, ..Now::default() };
         let engine = Engine::new(keys.settings(), restored, now);
         let mut bench = Self {
             engine,
             keys,
             now,
+            valid_until: LATEST,
             open: Admission::CLOSED,
             cuts: vec![],
             transfers: 0,
@@ -200,6 +206,7 @@ impl Bench {
                 Effect::Get(get) => self.gets.push(get),
                 Effect::Fetch(resource) => self.fetches.push(resource),
                 Effect::RaiseTime(time) => self.now.trusted = self.now.trusted.max(time),
+                Effect::SetTime(time) => self.correct(time),
                 Effect::RetryRefused => self.log.push("retry"),
                 Effect::Forget => self.log.push("forget"),
                 Effect::Alarm(_) => self.log.push("alarm"),
@@ -208,6 +215,15 @@ impl Bench {
         if !self.disk.slow {
             self.sync();
         }
+    }
+
+    /// Trusted time is corrected.
+    fn correct(&mut self, to: Duration) {
+        let from = self.now.trusted;
+        let moved = i64::try_from(to.as_millis()).unwrap() - i64::try_from(from.as_millis()).unwrap();
+        let total_ms = self.now.corrected.map_or(0, |before| before.total_ms) + moved;
+        self.now.trusted = to;
+        self.now.corrected = Some(Correction { from, to, at: self.now.boot, by: Corrector::Date, total_ms });
     }
 
     /// Lets the disk do what waits for it: only the newest record is written.
@@ -238,6 +254,7 @@ impl Bench {
             dup: false,
             received: self.now.boot,
             delivery: Some(Delivery(self.delivery)),
+            valid_until: self.valid_until,
         };
         self.event(Event::Message(message));
         self.delivery
@@ -832,10 +849,10 @@ fn numbers_that_no_document_and_no_clock_can_bring_make_a_record_unreadable() {
 #[test]
 fn a_document_from_the_end_of_time_leaves_a_record_that_is_read_again() {
     let lease = Lease { max_age_s: MAX_INTEGER, not_after: MAX_INTEGER };
-    let mut bench = Bench::confirmed(&Entitlement { iat: MAX_INTEGER, lease, ..premium(41) });
+    let mut bench = Bench::confirmed(&Entitlement { iat: LATEST.as_secs(), lease, ..premium(41) });
     bench.pass(Duration::from_secs(7200));
     let record = Record::read(bench.disk.record.as_ref().unwrap()).unwrap();
-    assert_eq!(record.trusted_s, MAX_INTEGER);
+    assert_eq!(record.trusted_s, LATEST.as_secs() + 7200);
     let bench = bench.reboot();
     assert!(!bench.engine.view(bench.now).state_lost);
 }

@@ -29,6 +29,10 @@ impl Engine {
     pub(super) fn record(&self, report: Option<&Report>, now: Now) -> Record {
         let newest = self.newest();
         let unwritten = self.unwritten.as_ref().map(|unwritten| &unwritten.report);
+        let trusted = match now.corrected {
+            Some(correction) if planted!(LoweredTimeNotPersisted) => now.trusted.max(correction.from),
+            _ => now.trusted,
+        };
         Record {
             format: Record::FORMAT,
             ratchet: self.ratchet,
@@ -38,8 +42,9 @@ impl Engine {
             verified_by: newest.and_then(|newest| newest.verified_by.clone()),
             // Both run on from numbers that may be the largest there are; a record that says more could not be read again.
             lease_used_s: newest.map_or(0, |newest| newest.lease_used(now).as_secs()).min(MAX_INTEGER),
+            lease_late_s: newest.map_or(0, |newest| newest.lease_late().as_secs()).min(MAX_INTEGER),
             next_performed: newest.is_some_and(|newest| newest.next_performed),
-            trusted_s: now.trusted.as_secs().min(MAX_INTEGER),
+            trusted_s: trusted.as_secs().min(MAX_INTEGER),
             reset_id: self.reset_id,
             // Whoever reads it there, it was written.
             report: report.or(unwritten).or(self.reports.undelivered()).map(|report| Report { persisted: true, ..report.clone() }),

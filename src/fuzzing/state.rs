@@ -12,7 +12,7 @@ use super::{
     documents::{ISSUER, TRUSTED},
 };
 use crate::{
-    clock::{Clock, Dial, Readings},
+    clock::{Clock, Dial, LATEST, Readings},
     config::Config,
     engine::{
         BadRecord, Connection, CutFigures, Delivery, Effect, Engine, Event, Fetched, Generation, Message, Record, Resource, Restored,
@@ -130,7 +130,16 @@ impl Camera {
             (Topic::Entitlement, String::new(), false),
         ] {
             let received = self.clock.now().boot;
-            let message = Message { connection, topic, payload: payload.into(), retain, dup: false, received, delivery: Some(Delivery(1)) };
+            let message = Message {
+                connection,
+                topic,
+                payload: payload.into(),
+                retain,
+                dup: false,
+                received,
+                delivery: Some(Delivery(1)),
+                valid_until: LATEST,
+            };
             self.event(Event::Message(message));
         }
         self.pass(HOUR);
@@ -219,13 +228,14 @@ impl Camera {
                     self.event(Event::Published { ticket });
                 }
                 Effect::RaiseTime(time) => self.clock.raise(time),
+                Effect::SetTime(time) => self.clock.set(time),
                 // The cloud answers as soon as a signer has spoken; before that it is away.
                 Effect::Fetch(resource) if self.owner => {
                     let body = match resource {
                         Resource::Entitlement => ENTITLEMENT.as_bytes(),
                         Resource::Keyset => KEYSET.as_bytes(),
                     };
-                    self.event(Event::Fetched(resource, Fetched::Found(Bytes::from_static(body))));
+                    self.event(Event::Fetched(resource, Fetched::Found(Bytes::from_static(body).into())));
                 }
                 Effect::Fetch(resource) => self.event(Event::Fetched(resource, Fetched::Failed)),
                 Effect::Alarm(_) | Effect::Open(_) | Effect::RetryRefused | Effect::Forget | Effect::Acknowledge(_) | Effect::Get(_) => {}

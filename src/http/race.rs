@@ -27,7 +27,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{Door, Fault, Line, Origin, Stage, Stale, Stream, tls};
+use super::{Door, Fault, Line, Origin, Secured, Stage, Stale, tls};
 use crate::{config::Endpoint, tls::TlsFault};
 
 /// How long an address may leave a SYN unanswered before the next one is tried beside it (RFC 8305, section 8).
@@ -174,7 +174,7 @@ impl From<Stale> for Failure {
     }
 }
 
-type Run<'a, P> = Pin<Box<dyn Future<Output = Result<(Box<dyn Stream>, P), Failure>> + Send + 'a>>;
+type Run<'a, P> = Pin<Box<dyn Future<Output = Result<(Secured, P), Failure>> + Send + 'a>>;
 
 /// One address while it is tried.
 struct Attempt<'a, P> {
@@ -214,11 +214,11 @@ pub(super) async fn race<D: Door>(door: &D, origin: &Origin, addresses: &[Socket
         select! {
             biased;
             (address, ended) = first_done(&mut running) => match ended {
-                Ok((stream, pass)) => {
+                Ok(((stream, valid_until), pass)) => {
                     // The losers are gone before the winner is used.
                     running.clear();
                     door.check()?;
-                    return Ok(Line { stream, pass, host: peer_name(&origin.endpoint, address), peer: address });
+                    return Ok(Line { stream, pass, host: peer_name(&origin.endpoint, address), peer: address, valid_until });
                 }
                 Err(Failure::Stale(stale)) => return Err(stale.into()),
                 Err(Failure::Why(why)) => {
@@ -297,7 +297,7 @@ async fn tcp<D: Door>(door: &D, address: SocketAddr) -> Result<(TcpStream, D::Pa
 }
 
 /// The first attempt to end, taken out of `running`.
-async fn first_done<P>(running: &mut Vec<Attempt<'_, P>>) -> (SocketAddr, Result<(Box<dyn Stream>, P), Failure>) {
+async fn first_done<P>(running: &mut Vec<Attempt<'_, P>>) -> (SocketAddr, Result<(Secured, P), Failure>) {
     poll_fn(|context| {
         for (i, attempt) in running.iter_mut().enumerate() {
             if let Poll::Ready(ended) = attempt.run.as_mut().poll(context) {

@@ -122,6 +122,8 @@ pub enum Event {
         connection: Connection,
         /// Whether the broker kept our session. If not, publications that were with it are forgotten.
         session_present: bool,
+        /// The earliest end of the broker's certificates, since 1970; [`crate::clock::LATEST`] without TLS.
+        valid_until: Duration,
     },
     /// SUBSCRIBE was sent: what comes from here on may confirm (section 3.4).
     SubscribeSent {

@@ -44,6 +44,8 @@ pub(super) struct Session {
     wire: Wire,
     /// Who is at the other end, or was last, for people.
     peer: String,
+    /// The earliest end of the broker's certificates.
+    valid_until: Duration,
     /// The number of the last connection.
     connection: Connection,
     /// How many connections in a row ended with a packet that was too large.
@@ -111,6 +113,7 @@ impl Session {
             events,
             backoff,
             random,
+            valid_until: Duration::ZERO,
             client,
             wire,
             connection: Connection(0),
@@ -191,6 +194,7 @@ impl Session {
         let deadline = time::Instant::now() + limit;
         let line = http::connect(&Street, &origin, &addresses, deadline).await.map_err(|fault| LinkFault::from_http(&fault))?;
         self.peer = line.peer_name().to_owned();
+        self.valid_until = line.valid_until();
         let (stream, _) = line.into_stream();
         match timeout_at(deadline, self.wire.connect(stream, self.clean_next)).await {
             Ok(Ok(session_present)) => Ok(session_present && !self.clean_next),
@@ -204,7 +208,8 @@ impl Session {
 
     /// Serves a connection until it ends.
     async fn serve(&mut self, session_present: bool, serving: &mut Serving) -> End {
-        if !self.emit(Event::Connected { connection: serving.connection, session_present }).await {
+        let (connection, valid_until) = (serving.connection, self.valid_until);
+        if !self.emit(Event::Connected { connection, session_present, valid_until }).await {
             return End::Orphaned;
         }
         loop {

@@ -62,7 +62,13 @@ mod tests {
     use super::*;
     use crate::clock::Now;
 
-    const NOW: Now = Now { boot: Duration::from_secs(60), trusted: Duration::from_secs(1_767_225_600), confirmed: true };
+    const NOW: Now = Now {
+        boot: Duration::from_secs(60),
+        trusted: Duration::from_secs(1_767_225_600),
+        confirmed: true,
+        disputed: None,
+        corrected: None,
+    };
 
     #[test]
     fn one_condition_names_every_place_and_ends_with_the_last() {

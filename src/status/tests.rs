@@ -279,7 +279,7 @@ fn people_are_warned_of_what_they_can_mend() {
     document.warn();
     assert_eq!(document.warnings, [""; 0]);
 
-    let now = Now { boot: Duration::ZERO, trusted: Duration::from_secs(1_767_225_600), confirmed: true };
+    let now = Now { boot: Duration::ZERO, trusted: Duration::from_secs(1_767_225_600), confirmed: true, ..Now::default() };
     let day = Duration::from_secs(86_400);
     document.see_certificate(now.trusted + 15 * day, now);
     document.warn();

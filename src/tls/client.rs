@@ -5,9 +5,12 @@
 //! server's signature, so that a server that sent none is refused there, within the handshake. It is judged after its
 //! certificate: of two faults the certificate's is the one to name. A resumed session would skip both; none is resumed.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use rustls::{
@@ -20,14 +23,30 @@ use rustls::{
     sign::CertifiedKey,
 };
 
-use super::TlsFault;
+use super::{LowerBoundVerifier, TlsFault};
+
+/// The earliest end of a server's certificates, once its handshake has verified them. Clones are the same.
+#[derive(Debug, Clone, Default)]
+pub struct ValidUntil(Arc<AtomicU64>);
+
+impl ValidUntil {
+    /// Since 1970; `None` while no certificate was verified.
+    pub fn get(&self) -> Option<Duration> {
+        let seconds = self.0.load(Ordering::Relaxed);
+        (seconds > 0).then(|| Duration::from_secs(seconds))
+    }
+
+    fn set(&self, end: Duration) {
+        self.0.store(end.as_secs(), Ordering::Relaxed);
+    }
+}
 
 /// TLS towards one peer, shared by all connections to it.
 #[derive(Debug, Clone)]
 pub struct Client {
     config: Arc<ClientConfig>,
     /// What judges the server, where it must also ask for the device's certificate.
-    mutual: Option<Arc<dyn ServerCertVerifier>>,
+    mutual: Option<Arc<LowerBoundVerifier>>,
 }
 
 impl Client {
@@ -37,7 +56,7 @@ impl Client {
     }
 
     /// Shows the certificate of `config`, whose verifier is `verifier`, to servers that ask for it, and refuses all others.
-    pub(super) fn mutual(config: ClientConfig, verifier: Arc<dyn ServerCertVerifier>) -> Self {
+    pub(super) fn mutual(config: ClientConfig, verifier: Arc<LowerBoundVerifier>) -> Self {
         Self { config: unresumed(config), mutual: Some(verifier) }
     }
 
@@ -50,10 +69,16 @@ impl Client {
 
     /// The configuration of one connection, and of no other: it remembers what the server has asked.
     pub fn connection(&self) -> ClientConfig {
+        self.connection_noting(&ValidUntil::default())
+    }
+
+    /// The same; `valid_until` learns how long the server's certificates last, if it is a server that must know this device.
+    pub fn connection_noting(&self, valid_until: &ValidUntil) -> ClientConfig {
         let mut config = (*self.config).clone();
         if let Some(verifier) = &self.mutual {
             let identity = config.client_auth_cert_resolver.clone();
-            let asks = Arc::new(MustAsk { verifier: verifier.clone(), identity, asked: AtomicBool::new(false) });
+            let asks =
+                Arc::new(MustAsk { verifier: verifier.clone(), identity, asked: AtomicBool::new(false), valid_until: valid_until.clone() });
             config.client_auth_cert_resolver = asks.clone();
             config.dangerous().set_certificate_verifier(asks);
         }
@@ -70,9 +95,10 @@ fn unresumed(mut config: ClientConfig) -> Arc<ClientConfig> {
 /// Verifies one server as `verifier` does, and that it has asked for `identity`.
 #[derive(Debug)]
 struct MustAsk {
-    verifier: Arc<dyn ServerCertVerifier>,
+    verifier: Arc<LowerBoundVerifier>,
     identity: Arc<dyn ResolvesClientCert>,
     asked: AtomicBool,
+    valid_until: ValidUntil,
 }
 
 impl MustAsk {
@@ -104,7 +130,9 @@ impl ServerCertVerifier for MustAsk {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        self.verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+        let verified = self.verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)?;
+        self.valid_until.set(self.verifier.valid_until(end_entity, intermediates, server_name));
+        Ok(verified)
     }
 
     fn verify_tls12_signature(

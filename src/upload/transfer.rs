@@ -130,11 +130,9 @@ impl Shared {
         let answer =
             within(Stage::Http, &api.endpoint.host, deadline, line.send(request, ANSWER)).await.and_then(|sent| sent).map_err(asking)?;
         ticket.check()?;
-        if let Some(date) = answer.date {
-            if api.endpoint.tls {
-                self.gate.clock.observe_date(date, sent);
-                self.tell(Event::Date);
-            }
+        if let Some(heard) = answer.heard_date(sent).filter(|_| api.endpoint.tls) {
+            self.gate.clock.observe_date(heard);
+            self.tell(Event::Date);
         }
         let unreadable = |reject: Reject| Violation::Unreadable(reject.to_string());
         match answer.status {

@@ -12,13 +12,14 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
-    paper::{CLOSED, Doc, FREE, both, takes},
+    paper::{CERTIFICATES_END, CLOSED, Doc, FREE, T0, both, takes},
     uploader::Clip,
 };
 use crate::clock::{Now, Readings};
 
 const SECOND: Duration = Duration::from_secs(1);
 const TEN_MINUTES: Duration = Duration::from_secs(600);
+const DAY: Duration = Duration::from_secs(86_400);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
@@ -47,6 +48,8 @@ struct Accepted {
     /// How much of `max_age_s` was used at this BOOTTIME.
     used: Duration,
     marked: Duration,
+    /// How much of that is its age at receipt.
+    late: Duration,
     next_done: bool,
     /// What it allowed when a higher one came.
     superseded: Option<Policy>,
@@ -55,6 +58,7 @@ struct Accepted {
 /// What a record was made from.
 #[derive(Clone, Copy, Default)]
 struct Snapshot {
+    trusted: Duration,
     position: Position,
     digest: Option<Digest>,
     used: Duration,
@@ -112,6 +116,10 @@ pub(super) struct Oracle {
     /// The time as verified sources alone give it, and when that was.
     verified: Duration,
     verified_at: Duration,
+    /// What the last `Date` that agreed said.
+    dated: Option<Duration>,
+    /// A `Date` that waits for a second one, and when it came.
+    doubted: Option<(Duration, Duration)>,
     clock_confirmed: bool,
     last: Now,
 }
@@ -145,6 +153,8 @@ impl Oracle {
             flash: None,
             verified: now.trusted,
             verified_at: now.boot,
+            dated: None,
+            doubted: None,
             clock_confirmed: false,
             last: now,
         }
@@ -166,8 +176,11 @@ impl Oracle {
     // --- what happens ---
 
     pub(super) fn time(&mut self, now: Now) {
-        self.verified += now.boot - self.verified_at;
+        let since = now.boot - self.verified_at;
         self.verified_at = now.boot;
+        self.verified += since;
+        self.dated = self.dated.map(|dated| dated + since);
+        self.doubted = self.doubted.map(|(date, at)| (date + since, at));
         let trusted = self.trusted(now);
         for accepted in &mut self.chain {
             accepted.next_done |= accepted.doc.next.is_some_and(|(at, _)| trusted.as_secs() >= at);
@@ -277,14 +290,14 @@ impl Oracle {
         if (self.lost && voice != Voice::Https) || !doc.good {
             return Verdict::Refused;
         }
-        let issued = Duration::from_secs(doc.iat);
-        self.moved |= issued > now.trusted;
-        self.verified = self.verified.max(issued);
         let newest = self.chain.last().map(|accepted| &accepted.doc);
         let same = |position, digest| position == doc.position && digest == Some(doc.digest);
         if same(self.ratchet, self.digest) || newest.is_some_and(|newest| same(newest.position, Some(newest.digest))) {
             return Verdict::Duplicate;
         }
+        let issued = Duration::from_secs(doc.iat);
+        self.moved |= issued > now.trusted;
+        self.verified = self.verified.max(issued);
         let other_owner = newest.is_some_and(|newest| newest.position.epoch == doc.position.epoch && newest.account != doc.account);
         if (self.lost || doc.position > self.ratchet) && !other_owner { Verdict::Applied } else { Verdict::Refused }
     }
@@ -294,12 +307,14 @@ impl Oracle {
             newest.superseded = Some(policy(newest));
         }
         let trusted = self.trusted(now);
+        let late = trusted.saturating_sub(Duration::from_secs(doc.iat));
         self.chain.push(Accepted {
             doc: doc.clone(),
             durable: false,
             failed: false,
-            used: trusted.saturating_sub(Duration::from_secs(doc.iat)),
+            used: late,
             marked: now.boot,
+            late,
             next_done: doc.next.is_some_and(|(at, _)| trusted.as_secs() >= at),
             superseded: None,
         });
@@ -338,12 +353,22 @@ impl Oracle {
 
     pub(super) fn keyset(&mut self, keyset: &Keyset, now: Now) {
         self.time(now);
+        let mut now = now;
+        if Duration::from_secs(keyset.iat) > CERTIFICATES_END {
+            return;
+        }
         if keyset.version > self.keyset {
             self.keyset = keyset.version;
+            self.verified = self.verified.max(Duration::from_secs(keyset.iat));
             let known = self.reset_id;
             for reset in keyset.resets.iter().filter(|reset| reset.id > known) {
                 self.reset_id = reset.id;
                 let to = Position { epoch: reset.epoch, seq: reset.seq };
+                if let Some(time) = reset.time.filter(|_| !self.lost) {
+                    self.lower(self.trusted(now), Duration::from_secs(time.max(T0)));
+                    self.doubted = None;
+                    now.trusted = self.verified;
+                }
                 if !self.lost && to < self.ratchet {
                     self.ratchet = to;
                     self.digest = None;
@@ -366,7 +391,9 @@ impl Oracle {
     // --- flash ---
 
     pub(super) fn persisting(&mut self, ticket: u64, now: Now) {
-        let snapshot = self.chain.last().map_or(Snapshot::default(), |newest| Snapshot {
+        let trusted = now.trusted;
+        let snapshot = self.chain.last().map_or(Snapshot { trusted, ..Snapshot::default() }, |newest| Snapshot {
+            trusted,
             position: newest.doc.position,
             digest: Some(newest.doc.digest),
             used: newest.used + now.boot.saturating_sub(newest.marked),
@@ -387,6 +414,8 @@ impl Oracle {
             assert!(after.ratchet >= before.ratchet || after.reset_id > before.reset_id, "the ratchet went back: {before:?} {after:?}");
         }
         self.on_flash = self.snapshots[&ticket];
+        let (written, was) = (after.trusted_s, self.on_flash.trusted.as_secs());
+        assert!(written <= was && was <= written + 600, "at {was} the time that is written is {written}");
         self.flash = Some(after);
     }
 
@@ -415,7 +444,10 @@ impl Oracle {
     pub(super) fn boot(&mut self, record: Option<&[u8]>, docs: &[Rc<Doc>], unreadable: bool, now: Now) {
         let on_flash = self.on_flash;
         *self = Self { lost: unreadable, on_flash, ..Self::new(now) };
-        let Some(flash) = record.map(Flash::read) else { return };
+        let flash = record.map(Flash::read);
+        let built = T0.max(flash.as_ref().map_or(0, |flash| flash.trusted_s));
+        assert_eq!(now.trusted, Duration::from_secs(built), "time begins at the later of build time and record");
+        let Some(flash) = flash else { return };
         self.flash = Some(flash.clone());
         self.keyset = flash.keyset.as_deref().map_or(0, version);
         self.reset_id = flash.reset_id;
@@ -429,6 +461,7 @@ impl Oracle {
                 failed: false,
                 used: Duration::from_secs(flash.lease_used_s),
                 marked: now.boot,
+                late: Duration::from_secs(flash.lease_late_s),
                 next_done: on_flash.next_done,
                 superseded: None,
             });
@@ -507,23 +540,76 @@ impl Oracle {
 
     // --- the clock ---
 
-    /// An HTTPS answer made at this moment says `date`.
-    pub(super) fn date(&mut self, date: Duration, readings: Readings, after: Now) {
-        let near = |time: Duration| time.abs_diff(date) <= TEN_MINUTES;
-        if near(readings.system) {
-            self.verified = self.verified.max(readings.system);
-        } else if readings.system < date {
-            self.verified = self.verified.max(date);
+    /// An HTTPS answer made at this moment says `date`; T was `before` and is `after`.
+    pub(super) fn date(&mut self, date: Duration, readings: Readings, before: Now, after: Now) {
+        let (was, is) = (before.trusted, after.trusted);
+        let near = |a: Duration, b: Duration| a.abs_diff(b) <= TEN_MINUTES;
+        // The answer is made within a second of the date.
+        let (lowered, raised) = (date < was && !near(date + SECOND, was), date > was);
+        let far_ahead = date > was + DAY && date > readings.system + DAY;
+        if lowered || far_ahead {
+            let second = self.doubted.filter(|(first, _)| near(*first, date));
+            match second {
+                Some((_, at)) if after.boot >= at + 60 * SECOND => self.doubted = None,
+                Some(_) => {
+                    assert_eq!(was, is, "a second answer counts a minute after the first");
+                    return;
+                }
+                None => {
+                    assert_eq!(was, is, "one answer moves the time far");
+                    self.doubted = Some((date, after.boot));
+                    return;
+                }
+            }
         }
-        self.clock_confirmed |= near(after.trusted);
+        self.doubted = None;
+        let to = if raised { date.min(CERTIFICATES_END).max(was) } else { date.max(Duration::from_secs(T0)) };
+        // A system clock within ten minutes may raise it, and a date is a second long.
+        let most = to.max(readings.system.min(to + TEN_MINUTES)) + SECOND;
+        assert!((to..=most).contains(&is), "{date:?} set {was:?} to {is:?}, and not to {to:?}");
+        if is < was {
+            self.lower(was, is);
+        }
+        self.verified = if raised { self.verified.max(to) } else { self.verified.min(is).max(to) };
+        if near(is, date) {
+            self.dated = Some(date);
+        }
+        self.clock_confirmed = after.confirmed;
+        self.check_confirmed(after);
+        self.last = after;
     }
 
-    /// T never goes back, is never behind what is verified, and no system clock takes it ten minutes beyond that.
+    /// T is set back, or set: it may be less than it was, and of a lease only the time since receipt stays used.
+    fn lower(&mut self, from: Duration, to: Duration) {
+        self.verified = to;
+        self.last.trusted = Duration::ZERO;
+        let back = from.saturating_sub(to);
+        if back > TEN_MINUTES {
+            for accepted in &mut self.chain {
+                let less = back.min(accepted.late);
+                accepted.late -= less;
+                accepted.used -= less;
+            }
+        }
+    }
+
+    fn check_confirmed(&self, now: Now) {
+        let apart = self.dated.map(|dated| dated.abs_diff(now.trusted));
+        let sure = apart.is_some_and(|apart| apart + 2 * SECOND < TEN_MINUTES);
+        let possible = apart.is_some_and(|apart| apart <= TEN_MINUTES + 2 * SECOND);
+        assert!(now.confirmed || !sure, "a Date agrees and does not confirm {now:?}");
+        assert!(!now.confirmed || possible, "nobody has confirmed {now:?}");
+    }
+
+    /// T never goes back by itself, is never behind what is verified, and no system clock takes it ten minutes beyond that.
     pub(super) fn check_clock(&mut self, now: Now) {
-        assert!(now.trusted >= self.last.trusted + (now.boot - self.last.boot), "time went back: {:?} {now:?}", self.last);
+        let ran = now.boot.saturating_sub(self.last.boot);
+        assert!(now.trusted >= self.last.trusted + ran || self.last.trusted.is_zero(), "time went back: {:?} {now:?}", self.last);
         assert!(now.trusted >= self.verified, "{now:?} is behind {:?}", self.verified);
         assert!(now.trusted <= self.verified + TEN_MINUTES, "{now:?} is beyond {:?}", self.verified);
-        assert!(!now.confirmed || self.clock_confirmed, "nobody has confirmed {now:?}");
+        assert!(now.trusted >= Duration::from_secs(T0), "{now:?} is before the build time");
+        self.check_confirmed(now);
+        self.clock_confirmed = now.confirmed;
         self.last = now;
     }
 
@@ -597,6 +683,8 @@ struct Flash {
     keyset: Option<String>,
     reset_id: u64,
     lease_used_s: u64,
+    lease_late_s: u64,
+    trusted_s: u64,
 }
 
 impl Flash {

@@ -1,7 +1,7 @@
 //! The cloud's side of a simulation: documents and keysets, good ones and bad ones. A document is what its position, variant
 //! and defect say, so that each is signed and verified once.
 
-use std::{cell::RefCell, collections::HashMap, rc::Rc};
+use std::{cell::RefCell, collections::HashMap, rc::Rc, time::Duration};
 
 use care_protocol::{Channel, Digest, Entitlement, Key, Keyset, Lease, Next, Policy, Position, Reason, Reset, Signer};
 use fastrand::Rng;
@@ -10,10 +10,12 @@ pub(super) use super::super::tests::FREE;
 use super::super::{Settings, tests::settings};
 
 pub(super) const T0: u64 = 1_767_225_600;
+/// When the certificates of broker and API end.
+pub(super) const CERTIFICATES_END: Duration = Duration::from_secs(T0 + 300 * 86_400);
 /// Kinds of documents, of which 0 is Premium and 1 is Free.
 pub(super) const VARIANTS: u8 = 96;
 /// Ways to be wrong.
-pub(super) const DEFECTS: u8 = 5;
+pub(super) const DEFECTS: u8 = 7;
 pub(super) const CLOSED: Policy =
     Policy { clips: false, history_h: 0, clip_max_s: 0, cooldown_s: i32::MAX as u32, max_height: 0, snapshots: false };
 const PREMIUM: Policy = Policy { clips: true, history_h: 720, clip_max_s: 120, cooldown_s: 0, max_height: 2160, snapshots: true };
@@ -67,8 +69,8 @@ pub(super) struct Doc {
 
 /// Epoch and seq, what it says, and what is wrong with it.
 type Contents = (u64, u64, u8, Option<u8>);
-/// Version, and the resets as id, epoch and seq: all in which keysets differ.
-type Edition = (u64, Vec<(u64, u64, u64)>);
+/// Version, iat, and the resets as id, epoch, seq and time: all in which keysets differ.
+type Edition = (u64, u64, Vec<(u64, u64, u64, Option<u64>)>);
 
 /// Whoever signs.
 pub(super) struct Office {
@@ -106,8 +108,8 @@ impl Office {
     }
 
     pub(super) fn sign_keyset(&self, keyset: &Keyset) -> String {
-        let resets = keyset.resets.iter().map(|reset| (reset.id, reset.epoch, reset.seq)).collect();
-        self.keysets.borrow_mut().entry((keyset.version, resets)).or_insert_with(|| keyset.sign(&self.root)).clone()
+        let resets = keyset.resets.iter().map(|reset| (reset.id, reset.epoch, reset.seq, reset.time)).collect();
+        self.keysets.borrow_mut().entry((keyset.version, keyset.iat, resets)).or_insert_with(|| keyset.sign(&self.root)).clone()
     }
 
     /// A document; `defect` says what is wrong with it.
@@ -126,7 +128,7 @@ impl Office {
         let random = &mut Rng::with_seed(variant.into());
         let pick = |random: &mut Rng| POLICIES[random.usize(0..POLICIES.len())];
         let (plan, policy) = pick(random);
-        let iat = T0 + [0, 0, 0, 60, 4000][random.usize(0..5)];
+        let iat = T0 + [0, 0, 0, 60, 4000, 0, 0, 100 * 86_400][random.usize(0..8)];
         let lease = match random.u32(0..5) {
             0 => Lease { max_age_s: [20, 600][random.usize(0..2)], ..long },
             1 => Lease { not_after: T0 + [30, 5000][random.usize(0..2)], ..long },
@@ -156,6 +158,8 @@ impl Office {
             Some(0) => document.aud = "OTHER".parse().unwrap(),
             Some(1) => document.iss = "someone".into(),
             Some(2) => document.crit = vec!["warp".into()],
+            Some(5) => document.iat *= 1000,
+            Some(6) => document.iat = CERTIFICATES_END.as_secs() + 1,
             _ => {}
         }
         let signer = match defect {

@@ -43,6 +43,10 @@ pub(super) enum Step {
     Published,
     /// Somebody sets the system clock.
     SystemClock(Wall),
+    /// The cloud's own clock is right, or off by so many seconds.
+    CloudClock {
+        off: i64,
+    },
     /// Something moves: a clip or a snapshot is recorded.
     Motion {
         snapshot: bool,
@@ -87,10 +91,13 @@ pub(super) enum Keys {
     Same,
     Higher,
     Lower,
-    /// A higher one that resets this camera to a part of its seq, or repeats an old reset.
+    /// A higher one that was issued in milliseconds.
+    Milliseconds,
+    /// A higher one that resets this camera to a part of its seq, maybe with the time, or repeats an old reset.
     Reset {
         again: bool,
         part: u8,
+        time: bool,
     },
 }
 
@@ -111,6 +118,7 @@ pub(super) enum Wall {
     YearAhead,
     MinutesBack,
     MinutesAhead,
+    HoursAhead,
 }
 
 /// What the uploads do.
@@ -159,7 +167,11 @@ impl Step {
             69..72 => Self::FlashWrites,
             72..74 => Self::Refused,
             74..75 => Self::Published,
-            75..77 => Self::SystemClock(Wall::random(random)),
+            75..76 => Self::SystemClock(Wall::random(random)),
+            76..77 => {
+                let offs = [0, 0, 0, 540, -540, 80_000, -1200, -100 * 86_400, 100 * 86_400, 400 * 86_400];
+                Self::CloudClock { off: offs[random.usize(0..offs.len())] }
+            }
             77..83 => Self::Motion {
                 snapshot: random.u32(0..3) == 0,
                 seconds: [5, 11, 40, 100][random.usize(0..4)],
@@ -224,10 +236,11 @@ impl How {
 
 impl Keys {
     fn random(random: &mut Rng) -> Self {
-        match random.u32(0..6) {
+        match random.u32(0..7) {
             0 | 1 => Self::Higher,
-            2 => Self::Reset { again: random.u32(0..4) == 0, part: random.u8(..) },
+            2 => Self::Reset { again: random.u32(0..4) == 0, part: random.u8(..), time: random.u32(0..3) == 0 },
             3 => Self::Lower,
+            4 => Self::Milliseconds,
             _ => Self::Same,
         }
     }
@@ -235,7 +248,8 @@ impl Keys {
 
 impl Wall {
     fn random(random: &mut Rng) -> Self {
-        match random.u32(0..9) {
+        match random.u32(0..10) {
+            9 => Self::HoursAhead,
             0 | 1 => Self::Epoch,
             2 => Self::YearBack,
             3 => Self::YearAhead,

@@ -9,12 +9,12 @@ use care_protocol::{Answer, Digest, Erased, Keyset, Position, Reset, Topic};
 use super::{
     super::*,
     oracle::{Oracle, Verdict, Voice},
-    paper::{CLOSED, Doc, Office, T0, takes},
+    paper::{CERTIFICATES_END, CLOSED, Doc, Office, T0, takes},
     step::{Draw, Fate, How, Https, Keys, Step, Wall},
     uploader::Uploader,
 };
 use crate::{
-    clock::{Readings, TrustedTime},
+    clock::{HeardDate, Readings, TrustedTime},
     store::{self, disk::Disk, slots::Slots},
 };
 
@@ -33,9 +33,13 @@ pub(super) struct World {
     oracle: Oracle,
     /// The true time, which nobody here may ask.
     truth: Duration,
+    /// By how many seconds the cloud's clock is off.
+    cloud_off: i64,
     readings: Readings,
     time: TrustedTime,
     now: Now,
+    /// The clock was told something, and the engine not yet what it says now.
+    time_told: bool,
     /// What the gate was told last.
     open: Admission,
     uploader: Uploader,
@@ -107,6 +111,11 @@ fn in_force(engine: &Engine) -> Option<Digest> {
     engine.force.as_ref().map(|force| force.document.digest)
 }
 
+/// What HTTPS has found.
+fn body(bytes: String) -> Body {
+    Body { bytes: bytes.into(), valid_until: CERTIFICATES_END }
+}
+
 impl World {
     pub(super) fn new(office: Rc<Office>, aloud: bool) -> Self {
         let readings = Readings { boot: Duration::from_secs(10), system: Duration::ZERO };
@@ -117,9 +126,11 @@ impl World {
             office,
             oracle: Oracle::new(now),
             truth: Duration::from_secs(T0 + 5),
+            cloud_off: 0,
             readings,
             time,
             now,
+            time_told: false,
             open: Admission::CLOSED,
             uploader: Uploader::default(),
             cut_takes: 0,
@@ -188,6 +199,7 @@ impl World {
                 self.readings.system = self.wall(wall);
                 self.event(Event::Tick);
             }
+            Step::CloudClock { off } => self.cloud_off = off,
             Step::Motion { snapshot, seconds, height } => self.uploader.record(snapshot, seconds, height, &self.open, self.now),
             Step::Upload(upload) => {
                 self.event(Event::Tick);
@@ -254,7 +266,7 @@ impl World {
 
     /// Has the engine do what had to wait for a cut, then the flash what it was asked for.
     fn go_on(&mut self) {
-        while self.cut.is_none() && !(self.engine.known.is_empty() && self.engine.inbox.len() == 0) {
+        while self.cut.is_none() && (std::mem::take(&mut self.time_told) || !self.engine.known.is_empty() || self.engine.inbox.len() > 0) {
             self.now = self.time.now(self.readings);
             self.oracle.time(self.now);
             let effects = self.engine.handle(Event::Tick, self.now);
@@ -336,7 +348,13 @@ impl World {
                 }
                 Effect::Get(get) => self.nonce = Some(get.nonce),
                 Effect::Fetch(resource) => self.fetches.push(resource),
+                Effect::SetTime(time) => {
+                    self.time_told = true;
+                    self.time.set(time, self.readings);
+                    self.now = self.time.now(self.readings);
+                }
                 Effect::RaiseTime(time) => {
+                    self.time_told = true;
                     self.time.raise(time, self.readings);
                     self.now = self.time.now(self.readings);
                 }
@@ -497,6 +515,7 @@ impl World {
             dup,
             received: self.now.boot,
             delivery: Some(Delivery(self.deliveries)),
+            valid_until: CERTIFICATES_END,
         };
         self.from_broker(Event::Message(message), hear);
     }
@@ -534,13 +553,23 @@ impl World {
     fn keyset(&mut self, keys: Keys) -> Keyset {
         match keys {
             Keys::Higher => self.version += 1,
-            Keys::Reset { again, part } if self.seq > 2 => {
+            Keys::Milliseconds => {
+                let keyset = self.office.keyset(self.version + 1, self.resets.clone());
+                return Keyset { iat: T0 * 1000, ..keyset };
+            }
+            Keys::Reset { again, part, time } if self.seq > 2 => {
                 self.version += 1;
                 if !again || self.reset_id == 0 {
                     self.reset_id += 1;
                 }
                 let seq = self.seq * u64::from(part) / 256;
-                self.resets = vec![Reset { id: self.reset_id, aud: "CAM1".into(), epoch: self.epoch, seq, time: None }];
+                self.resets = vec![Reset {
+                    id: self.reset_id,
+                    aud: "CAM1".into(),
+                    epoch: self.epoch,
+                    seq,
+                    time: time.then_some(self.truth.as_secs()),
+                }];
                 // The cloud issues again from there.
                 self.seq = seq;
             }
@@ -565,13 +594,13 @@ impl World {
             (Resource::Entitlement, Https::Missing) => (Fetched::Missing, Box::new(|world| world.oracle.missing(world.now))),
             (Resource::Entitlement, Https::Found(draw, _)) => {
                 let doc = self.draw(draw);
-                let found = Fetched::Found(doc.token.clone().into());
+                let found = Fetched::Found(body(doc.token.clone()));
                 (found, Box::new(move |world| _ = world.oracle.hear(&doc, Voice::Https, None, world.now)))
             }
             (Resource::Keyset, Https::Missing) => (Fetched::Missing, Box::new(|_| ())),
             (Resource::Keyset, Https::Found(_, keys)) => {
                 let keyset = self.keyset(keys);
-                let found = Fetched::Found(self.office.sign_keyset(&keyset).into());
+                let found = Fetched::Found(body(self.office.sign_keyset(&keyset)));
                 (found, Box::new(move |world| world.oracle.keyset(&keyset, world.now)))
             }
         };
@@ -579,17 +608,19 @@ impl World {
     }
 
     fn date(&mut self) {
+        self.event(Event::Tick);
         self.learn_date();
         self.event(Event::Tick);
     }
 
     fn learn_date(&mut self) {
-        let date = Duration::from_secs(self.truth.as_secs());
-        self.time.observe_date(date, self.readings.boot, self.readings);
-        let before = self.now;
+        let date = Duration::from_secs(self.truth.as_secs().saturating_add_signed(self.cloud_off));
+        let before = self.time.now(self.readings);
+        self.oracle.time(before);
+        let heard = HeardDate { date, sent: self.readings.boot, valid_until: CERTIFICATES_END };
+        self.time.observe_date(heard, self.readings);
         self.now = self.time.now(self.readings);
-        self.oracle.time(self.now);
-        self.oracle.date(date, self.readings, self.now);
+        self.oracle.date(date, self.readings, before, self.now);
         if self.aloud {
             eprintln!("  Date {date:?}: {before:?} -> {:?}", self.now);
         }
@@ -629,6 +660,7 @@ impl World {
             Wall::YearAhead => self.truth + YEAR,
             Wall::MinutesBack => self.truth - 20 * MINUTE,
             Wall::MinutesAhead => self.truth + 9 * MINUTE,
+            Wall::HoursAhead => self.truth + 480 * MINUTE,
         }
     }
 
@@ -734,7 +766,13 @@ impl World {
         self.lose();
         self.window.clear();
         self.readings.system = self.truth;
+        self.cloud_off = 0;
+        // Whatever was said of the time before, two answers a minute apart set it right.
         self.date();
+        self.wait(61);
+        self.date();
+        let now = self.time.now(self.readings);
+        assert!(now.confirmed && now.trusted.abs_diff(self.truth) < 10 * MINUTE, "{now:?} at {:?}", self.truth);
         self.version += 1;
         let keyset = self.office.keyset(self.version, self.resets.clone());
         self.epoch += 1;

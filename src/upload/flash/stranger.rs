@@ -27,7 +27,8 @@ use crate::{
 const PAID: Policy = Policy { clips: true, history_h: 720, clip_max_s: 60, cooldown_s: 0, max_height: 1080, snapshots: true };
 const OWNER: Position = Position { epoch: 3, seq: 41 };
 const NEXT_OWNER: Position = Position { epoch: 4, seq: 42 };
-const NOW: Now = Now { boot: Duration::from_secs(100), trusted: Duration::from_secs(1_767_225_600), confirmed: true };
+const NOW: Now =
+    Now { boot: Duration::from_secs(100), trusted: Duration::from_secs(1_767_225_600), confirmed: true, disputed: None, corrected: None };
 /// Whatever the facts say, no file here is longer.
 const MOST_BYTES: u64 = 4096;
 

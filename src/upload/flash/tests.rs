@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use super::{Files, HEADER_BYTES, Shelved, thread::carry_out};
 use crate::{
-    clock::{Clock, Dial, Readings},
+    clock::{Clock, Dial, HeardDate, LATEST, Readings},
     config::Spool as Limits,
     engine::Admission,
     media::{Beginning, Outlet, Verdict},
@@ -103,7 +103,7 @@ impl Camera {
         let disk = Disk::from(found).with(plant);
         let started = Readings { boot: Duration::from_secs(1000), system: Duration::ZERO };
         let (clock, dial) = Clock::dialled(Duration::from_secs(1_767_225_600), started);
-        clock.observe_date(Duration::from_secs(1_767_225_600), started.boot);
+        clock.observe_date(HeardDate { date: Duration::from_secs(1_767_225_600), sent: started.boot, valid_until: LATEST });
         let mut files = Files::new(disk.opener());
         if fault == Some(Fault::NoJournal) {
             // It may not be there.

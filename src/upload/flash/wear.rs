@@ -128,7 +128,7 @@ mod tests {
     const START: u64 = 20_000 * DAY_S;
 
     fn at(boot_s: u64, trusted_s: u64) -> Now {
-        Now { boot: Duration::from_secs(boot_s), trusted: Duration::from_secs(trusted_s), confirmed: true }
+        Now { boot: Duration::from_secs(boot_s), trusted: Duration::from_secs(trusted_s), confirmed: true, ..Now::default() }
     }
 
     #[test]

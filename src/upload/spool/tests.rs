@@ -15,7 +15,7 @@ pub(super) fn failed(blame: Blame) -> End {
 
 pub(super) fn now(boot_s: u64) -> Now {
     let boot = Duration::from_secs(boot_s);
-    Now { boot, trusted: Duration::from_secs(1_767_225_600) + boot, confirmed: true }
+    Now { boot, trusted: Duration::from_secs(1_767_225_600) + boot, confirmed: true, ..Now::default() }
 }
 
 pub(super) fn admission(policy: Policy) -> Admission {

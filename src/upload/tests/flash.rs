@@ -6,6 +6,7 @@ use std::{
 };
 
 use super::*;
+use crate::clock::{HeardDate, LATEST};
 
 const SIZE: usize = 300_000;
 
@@ -13,7 +14,8 @@ fn bench(sink: &Sink, dir: &Path) -> Bench {
     let bench = Bench::on(Peers { api: sink.origin(), store: None }, 100_000, 10_000_000, dir.join("spool"));
     // As an answer over HTTPS would.
     let clock = &bench.gate.clock;
-    clock.observe_date(SystemTime::now().duration_since(UNIX_EPOCH).unwrap(), clock.now().boot);
+    let date = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    clock.observe_date(HeardDate { date, sent: clock.now().boot, valid_until: LATEST });
     bench
 }
 

@@ -1,0 +1,103 @@
+//! What people are told of trusted time: a correction, a `Date` that contradicts it, and that nothing confirms it.
+
+use std::time::Duration;
+
+use super::{Clock, Correction, Now, Readings, timestamp};
+use crate::conditions::{Conditions, Kind};
+
+/// How long T may stay unconfirmed before that is a condition: the API is asked at once and every minute.
+const UNCONFIRMED_FOR: Duration = Duration::from_secs(300);
+/// How long a correction is shown.
+const SHOWN_FOR: Duration = Duration::from_secs(86_400);
+
+/// Raises and clears the conditions of the clock.
+#[derive(Debug)]
+pub struct Watch {
+    clock: Clock,
+    conditions: Conditions,
+    /// BOOTTIME since when T is unconfirmed.
+    unconfirmed_since: Option<Duration>,
+    told: Option<Correction>,
+}
+
+impl Watch {
+    /// Watches this clock; call [`Watch::look`] every second or so.
+    pub fn new(clock: Clock, conditions: Conditions) -> Self {
+        Self { clock, conditions, unconfirmed_since: None, told: None }
+    }
+
+    /// Brings the conditions up to date.
+    pub fn look(&mut self) {
+        let readings = self.clock.source.read();
+        let now = self.clock.lock().now(readings);
+        self.conditions.set(Kind::ClockDisputed, disputed(now));
+        let unconfirmed = self.unconfirmed(now, readings);
+        self.conditions.set(Kind::ClockUnconfirmed, unconfirmed);
+        if now.corrected != self.told {
+            self.told = now.corrected;
+            if let Some(correction) = now.corrected {
+                // Each correction is a line of its own.
+                self.conditions.clear(Kind::ClockCorrected);
+                self.conditions.raise(Kind::ClockCorrected, correction.to_string());
+            }
+        }
+        if self.told.is_none_or(|told| now.boot >= told.at + SHOWN_FOR) {
+            self.conditions.clear(Kind::ClockCorrected);
+        }
+    }
+
+    fn unconfirmed(&mut self, now: Now, readings: Readings) -> Option<String> {
+        if now.confirmed {
+            self.unconfirmed_since = None;
+            return None;
+        }
+        let since = *self.unconfirmed_since.get_or_insert(now.boot);
+        if now.boot < since + UNCONFIRMED_FOR {
+            return None;
+        }
+        Some(format!(
+            "no HTTPS Date has confirmed trusted time for {} minutes: it says {}, the system clock says {}",
+            UNCONFIRMED_FOR.as_secs() / 60,
+            timestamp(now.trusted),
+            timestamp(readings.system)
+        ))
+    }
+}
+
+fn disputed(now: Now) -> Option<String> {
+    let dispute = now.disputed?;
+    let (date, trusted) = (timestamp(dispute.date), timestamp(now.trusted));
+    Some(format!("the API's Date says {date}, trusted time is {trusted}; a second answer that agrees will be followed"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::{HeardDate, LATEST};
+
+    const START: Duration = Duration::from_secs(1_767_225_600);
+
+    #[test]
+    fn each_condition_of_the_clock_comes_and_goes() {
+        let (clock, dial) = Clock::dialled(START, Readings { boot: Duration::from_secs(5), system: Duration::ZERO });
+        let conditions = Conditions::default();
+        let mut watch = Watch::new(clock.clone(), conditions.clone());
+        let mut names = |after: u64, date: Option<Duration>| {
+            dial.advance(Duration::from_secs(after));
+            if let Some(date) = date {
+                clock.observe_date(HeardDate { date, sent: clock.now().boot, valid_until: LATEST });
+            }
+            watch.look();
+            conditions.list(clock.now()).into_iter().map(|condition| condition.name).collect::<Vec<_>>()
+        };
+        assert_eq!(names(0, None), Vec::<String>::new());
+        assert_eq!(names(299, None), Vec::<String>::new());
+        assert_eq!(names(1, None), ["clock_unconfirmed"]);
+        assert_eq!(names(0, Some(START + Duration::from_secs(300))), Vec::<String>::new());
+        let ahead = START + Duration::from_secs(400 * 86_400);
+        assert_eq!(names(0, Some(ahead)), ["clock_disputed"]);
+        assert_eq!(names(60, Some(ahead + Duration::from_secs(60))), ["clock_corrected"]);
+        assert_eq!(names(86_399, None), ["clock_corrected"]);
+        assert_eq!(names(1, None), Vec::<String>::new());
+    }
+}

@@ -1,0 +1,90 @@
+//! What documents teach of trusted time, and what a correction of it means for what is in force.
+
+use std::time::Duration;
+
+use care_protocol::{Cause, Keyset, Reject, Report};
+
+use super::{Arrival, Effect, Engine};
+use crate::clock::{Now, timestamp};
+
+/// What the documents of one event have taught of trusted time: it holds at once, and the clock is told of it by an effect.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Learnt {
+    /// A reset signed by a root key said so.
+    set: Option<Duration>,
+    /// It is not before this.
+    issued: Duration,
+}
+
+impl Learnt {
+    /// `now` with what was learnt since it was read.
+    pub(super) fn apply(self, now: Now) -> Now {
+        Now { trusted: self.set.unwrap_or(now.trusted).max(self.issued), ..now }
+    }
+}
+
+impl Engine {
+    /// Refuses what says that it was issued after the end of the certificates of its connection: believed, it would make every
+    /// server look expired. Milliseconds for seconds end here.
+    pub(super) fn check_range(&self, iat: u64, arrival: Arrival) -> Result<(), Reject> {
+        let valid_until = arrival.valid_until;
+        if Duration::from_secs(iat) <= valid_until || planted!(OutOfRangeTaken) {
+            return Ok(());
+        }
+        let ends = timestamp(valid_until);
+        Err(Reject::OutOfRange(format!(
+            "iat is {iat}, the certificates of the connection it came by end at {} ({ends})",
+            valid_until.as_secs()
+        )))
+    }
+
+    /// The same for a keyset, and for the time in a reset that it brings this device: a T beyond every certificate could not
+    /// be corrected over any connection.
+    pub(super) fn check_times(&self, keyset: &Keyset, arrival: Arrival) -> Result<(), Reject> {
+        self.check_range(keyset.iat, arrival)?;
+        let resets = keyset.resets_for(&self.settings.device).into_iter().filter(|reset| reset.id > self.reset_id);
+        match resets.filter_map(|reset| reset.time).find(|time| Duration::from_secs(*time) > arrival.valid_until) {
+            Some(time) => Err(Reject::OutOfRange(format!(
+                "a reset sets the time to {time}, the certificates of the connection it came by end at {}",
+                arrival.valid_until.as_secs()
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    /// Something new that was verified was issued at this time: it is not earlier now.
+    pub(super) fn learn_time(&mut self, issued: Duration, now: Now) -> Now {
+        self.effects.push(Effect::RaiseTime(issued));
+        self.learnt.issued = self.learnt.issued.max(issued);
+        self.learnt.apply(now)
+    }
+
+    /// A reset signed by a root key says what time it is.
+    pub(super) fn set_time(&mut self, time: Duration, now: Now) -> Now {
+        self.effects.push(Effect::SetTime(time));
+        self.learnt = Learnt { set: Some(time), issued: Duration::ZERO };
+        self.learnt.apply(now)
+    }
+
+    /// A correction by more than ten minutes is reported once. What counted as used of a lease because trusted time was too
+    /// high when the document came counts no more once it is set back.
+    pub(super) fn notice_correction(&mut self, now: Now) {
+        if now.corrected == self.corrected {
+            return;
+        }
+        let before = self.corrected.map_or(0, |before| before.total_ms);
+        self.corrected = now.corrected;
+        let Some(correction) = now.corrected else { return };
+        let moved_ms = correction.total_ms.saturating_sub(before);
+        if moved_ms < 0 {
+            let back = Duration::from_millis(moved_ms.unsigned_abs());
+            let staged = self.staged.iter_mut().map(|staged| &mut staged.document);
+            self.force.iter_mut().chain(staged).for_each(|document| document.is_younger_by(back));
+        }
+        let detail = Report::detail_of(&correction.to_string());
+        let report = Report { detail: Some(detail), ..self.applied_report(Cause::Time, None, now) };
+        // It is no switch: what changes with the time, if anything does, is reported for its own cause.
+        self.reports.applied(report, &mut self.effects);
+        self.persist(None, now);
+    }
+}

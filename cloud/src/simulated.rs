@@ -404,7 +404,7 @@ mod tests {
         let (first, second, third) = (world.document(1, "plus"), world.document(2, "plus"), world.document(3, "premium"));
         world.judge(&third);
         assert_eq!(world.judge(&second).outcome, Outcome::Stale);
-        let reset = |id, seq| Reset { id, aud: "SIM".into(), epoch: 1, seq };
+        let reset = |id, seq| Reset { id, aud: "SIM".into(), epoch: 1, seq, time: None };
         world.keyset(2, vec![reset(1, 1)]);
         let again = world.judge(&third);
         assert_eq!((again.outcome, again.mode, again.keyset), (Outcome::Duplicate, Mode::Paid, 2));

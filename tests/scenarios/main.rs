@@ -27,6 +27,7 @@ mod soak;
 mod spool;
 mod stubborn_clips;
 mod time;
+mod trusted_time;
 mod wires;
 
 /// What the status says of this condition, if it holds.

@@ -18,13 +18,13 @@ use care_tests::{
 const YEAR_S: i64 = 365 * 86_400;
 
 /// The camera's wall clock, to be set at any time.
-struct Wall {
+pub(super) struct Wall {
     file: PathBuf,
 }
 
 impl Wall {
     /// From its next start on, the camera reads this clock, which says `time` in libfaketime's words: `-365d`, `@1970-01-01 00:00:05`.
-    fn under(world: &mut World, time: &str) -> Self {
+    pub(super) fn under(world: &mut World, time: &str) -> Self {
         let wall = Self { file: world.agent.dir().join("wall-clock") };
         wall.set(time);
         let library = ["x86_64-linux-gnu", "aarch64-linux-gnu", "arm-linux-gnueabihf"]

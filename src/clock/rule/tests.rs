@@ -174,18 +174,21 @@ fn nothing_is_lowered_below_the_build_time() {
 }
 
 #[test]
-fn a_date_raises_to_the_end_of_the_servers_certificate_at_most() {
+fn a_date_raises_to_the_end_of_the_servers_certificate_at_most_and_a_far_one_stops_a_day_short() {
     let mut time = confirmed();
     let ahead = ENDS + 100 * DAY;
     date(&mut time, ahead, 5, Duration::ZERO);
     let now = date(&mut time, ahead + MINUTE, 65, Duration::ZERO);
-    assert_eq!((now.trusted, now.confirmed), (ENDS, false));
+    assert_eq!((now.trusted, now.confirmed), (ENDS - DAY, false));
     // It goes on saying so: T runs, and is not raised again.
     for minute in 2..10 {
         let boot = 5 + 60 * minute;
         let now = date(&mut time, ahead + MINUTE * u32::try_from(minute).unwrap(), boot, Duration::ZERO);
-        assert_eq!(now.trusted, ENDS + Duration::from_secs(boot - 65));
+        assert_eq!(now.trusted, ENDS - DAY + Duration::from_secs(boot - 65));
     }
+    let mut near = TrustedTime::new(ENDS - DAY, None, Duration::ZERO);
+    assert_eq!(date(&mut near, ENDS - MINUTE, 0, Duration::ZERO).trusted, ENDS - MINUTE);
+    assert_eq!(date(&mut near, ENDS + MINUTE, 0, Duration::ZERO).trusted, ENDS);
     // Right again: two answers bring it back.
     date(&mut time, SAVED + 20 * MINUTE, 1205, Duration::ZERO);
     let now = date(&mut time, SAVED + 21 * MINUTE, 1265, Duration::ZERO);

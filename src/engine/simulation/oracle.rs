@@ -563,7 +563,11 @@ impl Oracle {
             }
         }
         self.doubted = None;
-        let to = if raised { date.min(CERTIFICATES_END).max(was) } else { date.max(Duration::from_secs(T0)) };
+        let to = if raised {
+            date.min(if far_ahead { CERTIFICATES_END - DAY } else { CERTIFICATES_END }).max(was)
+        } else {
+            date.max(Duration::from_secs(T0))
+        };
         // A system clock within ten minutes may raise it, and a date is a second long.
         let most = to.max(readings.system.min(to + TEN_MINUTES)) + SECOND;
         assert!((to..=most).contains(&is), "{date:?} set {was:?} to {is:?}, and not to {to:?}");

@@ -4,6 +4,10 @@ use std::{
     fs::File,
     io::{self, Read},
     path::Path,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use gstreamer::{self as gst, prelude::*};
@@ -65,7 +69,7 @@ impl Description {
                 Kind::Elementary => {
                     ("appsrc name=source format=time max-bytes=65536 ! h264parse name=timed ! clocksync".into(), Kind::Elementary)
                 }
-                kind => ("filesrc name=source ! qtdemux ! h264parse name=looped ! clocksync".into(), kind),
+                kind => ("filesrc name=source ! qtdemux name=tracks ! h264parse name=looped ! clocksync".into(), kind),
             },
             Source::Launch(description) => (description.expose().to_owned(), Kind::Live),
         };
@@ -85,16 +89,77 @@ pub(super) fn aim(source: &Source, pipeline: &gst::Pipeline) {
         Source::V4l2(path) => element.set_property("device", path.to_string_lossy().as_ref()),
         Source::Rtsp(url) => {
             element.set_property("location", url.expose());
-            element.connect("select-stream", false, |values| {
+            let offered = Arc::new(Offered::default());
+            let seen = offered.clone();
+            element.connect("select-stream", false, move |values| {
                 let caps = values.get(2).and_then(|value| value.get::<gst::Caps>().ok());
-                let media = caps.and_then(|caps| caps.structure(0).and_then(|s| s.get::<String>("media").ok()));
-                Some((media.as_deref() == Some("video")).to_value())
+                let of = |name| caps.as_ref().and_then(|caps| caps.structure(0)?.get::<String>(name).ok());
+                let video = of("media").as_deref() == Some("video");
+                if video {
+                    seen.note(of("encoding-name").as_deref());
+                }
+                Some(video.to_value())
+            });
+            // Before the first packet of a stream that nothing here can take, whose fault would be an "internal" one.
+            element.connect("no-more-pads", false, move |values| {
+                let element = values.first()?.get::<gst::Element>().ok()?;
+                offered.tell(&element);
+                None
             });
         }
         Source::File(path) if element.has_property("location") => {
             element.set_property("location", path.to_string_lossy().as_ref());
+            if let Some(tracks) = pipeline.by_name("tracks") {
+                let offered = Arc::new(Offered::default());
+                let seen = offered.clone();
+                tracks.connect_pad_added(move |_, pad| {
+                    let caps = pad.current_caps();
+                    let kind = caps.as_ref().and_then(|caps| Some(caps.structure(0)?.name().to_string()));
+                    if let Some(kind) = kind.filter(|kind| kind.starts_with("video/")) {
+                        seen.note(Some(&kind));
+                    }
+                });
+                tracks.connect_no_more_pads(move |tracks| offered.tell(tracks));
+            }
         }
         Source::Test | Source::File(_) | Source::Launch(_) => {}
+    }
+}
+
+/// The video streams that a source has.
+#[derive(Default)]
+struct Offered {
+    h264: AtomicBool,
+    /// Another codec, by the name people know.
+    other: Mutex<Option<String>>,
+}
+
+impl Offered {
+    /// A stream of this RTP encoding, or of this media type.
+    fn note(&self, encoding: Option<&str>) {
+        let other = match encoding {
+            None | Some("H264" | "video/x-h264") => {
+                self.h264.store(true, Ordering::Relaxed);
+                return;
+            }
+            Some("H265" | "video/x-h265") => "H.265 (HEVC)",
+            Some("JPEG" | "image/jpeg") => "MJPEG",
+            Some("MP4V-ES" | "video/mpeg") => "MPEG-4 Part 2",
+            Some(other) => other,
+        };
+        *self.other.lock().unwrap_or_else(PoisonError::into_inner) = Some(other.to_owned());
+    }
+
+    /// Says so on the pipeline's bus if none of them is of use.
+    fn tell(&self, element: &gst::Element) {
+        let other = self.other.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(other) = other.filter(|_| !self.h264.load(Ordering::Relaxed)) {
+            gst::element_error!(
+                element,
+                gst::StreamError::WrongType,
+                ["the camera sends {other}, and the agent needs H.264: set the camera to H.264"]
+            );
+        }
     }
 }
 

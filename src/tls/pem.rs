@@ -44,7 +44,7 @@ pub(super) fn sections(bytes: &[u8]) -> Result<Vec<Section>, String> {
     }
     // Comments may be in any encoding.
     let text = String::from_utf8_lossy(bytes).replace("\r\n", "\n").replace('\r', "\n");
-    let mut reader = Reader { text: &text, at: 0, found: Vec::new() };
+    let mut reader = Reader { text: &text, at: 0, found: Vec::new(), counted: (0, 1) };
     reader.read();
     Ok(reader.found)
 }
@@ -53,6 +53,8 @@ struct Reader<'t> {
     text: &'t str,
     at: usize,
     found: Vec<Section>,
+    /// Up to which offset lines were counted, and which line that is.
+    counted: (usize, usize),
 }
 
 impl<'t> Reader<'t> {
@@ -89,9 +91,10 @@ impl<'t> Reader<'t> {
         let body = begin + BEGIN.len() + label + DASHES.len();
         let label = first_line[..label].trim().to_owned();
         let rest = &self.text[body..];
-        let (end, next) = (rest.find(END), rest.find(BEGIN));
+        let next = rest.find(BEGIN);
+        let end = rest[..next.unwrap_or(rest.len())].find(END);
         let fault = |reason: &str| Err(reason.to_owned());
-        let Some(end) = end.filter(|end| next.is_none_or(|next| *end < next)) else {
+        let Some(end) = end else {
             self.at = next.map_or(self.text.len(), |next| body + next);
             let content = match self.text[body..self.at].contains('-') {
                 true => fault("its END line is damaged"),
@@ -123,13 +126,11 @@ impl<'t> Reader<'t> {
         let rest = &self.text[from..];
         // Its own marker does not count.
         let body = rest.find('\n').map_or(rest.len(), |end| end + 1);
-        let end = rest[body..].find(END).map(|end| body + end);
-        let next = rest[body..].find(BEGIN).map(|next| body + next);
-        let stop = match (end, next) {
-            (Some(end), next) if next.is_none_or(|next| end < next) => rest[end..].find('\n').map_or(rest.len(), |line| end + line + 1),
-            (_, next) => next.unwrap_or(rest.len()),
-        };
-        self.found.push(Section { line: self.line(from), label: String::new(), content: Err(reason.to_owned()) });
+        let next = rest[body..].find(BEGIN).map_or(rest.len(), |next| body + next);
+        let end = rest[body..next].find(END).map(|end| body + end);
+        let stop = end.map_or(next, |end| rest[end..].find('\n').map_or(rest.len(), |line| end + line + 1));
+        let line = self.line(from);
+        self.found.push(Section { line, label: String::new(), content: Err(reason.to_owned()) });
         self.at = from + stop;
     }
 
@@ -149,7 +150,8 @@ impl<'t> Reader<'t> {
             if let Some(reason) = reason.filter(|_| !told) {
                 // The rest of what is damaged here is the same fault.
                 told = true;
-                self.found.push(Section { line: self.line(at), label: String::new(), content: Err(reason.to_owned()) });
+                let line = self.line(at);
+                self.found.push(Section { line, label: String::new(), content: Err(reason.to_owned()) });
             }
             if is_marker(bare, "END") {
                 told = false;
@@ -158,8 +160,12 @@ impl<'t> Reader<'t> {
         }
     }
 
-    fn line(&self, at: usize) -> usize {
-        1 + self.text[..at].matches('\n').count()
+    /// The line of an offset, from 1. They are asked for in order, more or less.
+    fn line(&mut self, at: usize) -> usize {
+        let (from, lines) = self.counted;
+        let (from, lines) = if at < from { (0, 1) } else { (from, lines) };
+        self.counted = (at, lines + self.text[from..at].matches('\n').count());
+        self.counted.1
     }
 }
 

@@ -138,23 +138,7 @@ fn sockets(checked: &mut Checked, config: &Config, running: bool) {
 /// Whether recordings can go where they are to go.
 fn folder(checked: &mut Checked, recording: &Recording, well: &mut Vec<String>) {
     let (dir, shown) = (&recording.dir, recording.dir.display());
-    let probe = dir.join(format!(".check-config.{}", std::process::id()));
-    let tried = match fs::metadata(dir) {
-        Ok(found) if !found.is_dir() => Err((format!("{shown} is no directory"), "name a directory".to_owned())),
-        Ok(_) => fs::write(&probe, b"check").and_then(|()| fs::remove_file(&probe)).map_err(|error| {
-            let right = match error.kind() {
-                ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "free some space there, or use a larger card".to_owned(),
-                ErrorKind::ReadOnlyFilesystem => "check the card: it is mounted read-only".to_owned(),
-                _ => format!("run: chown kasa-care-agent {shown}"),
-            };
-            (format!("{shown} cannot be written to: {error}"), right)
-        }),
-        Err(error) => {
-            let right = format!("mount the card, and run: install -d -o kasa-care-agent -g kasa-care-agent {shown}; the agent tries again");
-            Err((format!("{shown} cannot be used: {error}"), right))
-        }
-    };
-    if let Err((wrong, right)) = tried {
+    if let Err((wrong, right)) = media::try_recording(recording) {
         checked.fault("recording.dir", wrong, right);
         return;
     }

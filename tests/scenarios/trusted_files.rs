@@ -1,0 +1,138 @@
+//! Files that say whom the camera believes: read as programs write them, or named; and nobody else may change them.
+
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt, chown},
+    path::Path,
+};
+
+use care_protocol::Mode;
+use care_tests::{agent::Agent, pki::Authority, wait::PATIENCE, world::World};
+
+const MARK: &str = "\u{feff}";
+const ODD: &str = "-----BEGIN CERTIFICATE-----\nMIIBszCCAVmg\n-----END CERTIFICATE-----\n";
+
+fn chmod(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+/// The exit code of `check-config` and everything it says.
+async fn checked(agent: &Agent) -> (Option<i32>, String) {
+    let output = agent.command(&["check-config"]).await;
+    (output.status.code(), format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)))
+}
+
+#[tokio::test]
+async fn a_byte_order_mark_hides_no_certificate_key_or_configuration() {
+    let mut world = World::new().await;
+    let another = Authority::root("another authority").pem();
+    let config = world.agent.config.clone();
+    // The first one of the bundle is the one that the servers need; the first one of the chain is the device's own.
+    fs::write(&config.ca, format!("{MARK}{}{MARK}{another}", world.pki.ca.pem())).unwrap();
+    for file in [&config.cert, &config.key] {
+        let text = fs::read_to_string(file).unwrap();
+        fs::write(file, format!("{MARK}{text}")).unwrap();
+    }
+    let draft = world.premium();
+    let document = world.issue(draft).await;
+    fs::write(world.agent.config_path(), format!("{MARK}{}", world.agent.config.text())).unwrap();
+    world.agent.start_as_configured();
+    world.issuer.in_force(&document, Mode::Paid).await;
+    let (code, said) = checked(&world.agent).await;
+    assert_eq!(code, Some(0), "{said}");
+}
+
+#[tokio::test]
+async fn one_root_that_cannot_be_read_is_named_and_the_others_count() {
+    let mut world = World::new().await;
+    let lines = world.pki.ca.pem().lines().count();
+    fs::write(&world.agent.config.ca, format!("{}{ODD}{}", world.pki.ca.pem(), Authority::root("another authority").pem())).unwrap();
+    world.start_premium().await;
+    let place = format!("line {}", lines + 1);
+    let said = |status: &care_tests::status::Status| crate::condition(status, "ca_skipped");
+    let status = world.agent.status("the root that is skipped", |status| said(status).is_some()).await;
+    assert!(said(&status).unwrap().contains(&place), "{:?}", said(&status));
+    let (code, told) = checked(&world.agent).await;
+    assert_eq!(code, Some(0), "a warning is no fault: {told}");
+    assert!(told.lines().any(|line| line.contains("broker.ca: warning") && line.contains(&place)), "{told}");
+
+    // It is over with the next bundle, and none at all is a fault.
+    fs::write(&world.agent.config.ca, world.pki.ca.pem()).unwrap();
+    world.agent.status("a whole bundle", |status| said(status).is_none()).await;
+    fs::write(&world.agent.config.ca, ODD).unwrap();
+    let (code, told) = checked(&world.agent).await;
+    assert!(code == Some(78) && told.contains("broker.ca") && told.contains("line 1"), "{told}");
+    world.agent.status("the bundle that is refused", |status| status.condition("certificate_rejected").is_some()).await;
+    world.agent.assert_running();
+}
+
+#[tokio::test]
+async fn what_looks_like_a_certificate_is_read_or_named() {
+    let world = World::new().await;
+    world.agent.write_config();
+    let ca = world.pki.ca.pem();
+    let other = Authority::root("another authority").pem();
+    let label = |name: &str| other.replace("CERTIFICATE", name);
+    let named = [
+        ("a dash too few", other.replace("-----BEGIN", "----BEGIN")),
+        ("dashes of a word processor", other.replace("-----", "\u{2014}\u{2014}")),
+        ("no BEGIN line", other.lines().skip(1).map(|line| format!("{line}\n")).collect()),
+        ("cut short", other[..other.len() / 2].to_owned()),
+        ("no END line", other.replace("-----END CERTIFICATE-----\n", "")),
+        ("OpenSSL's own form", label("TRUSTED CERTIFICATE")),
+        ("a request", label("CERTIFICATE REQUEST")),
+    ];
+    for (what, text) in named {
+        for bundle in [format!("{ca}{text}"), format!("{text}\n{ca}")] {
+            fs::write(&world.agent.config.ca, bundle).unwrap();
+            let (code, said) = checked(&world.agent).await;
+            assert!(code == Some(0) && said.contains("broker.ca: warning") && said.contains("line "), "{what}: {said}");
+        }
+    }
+    for (what, text) in [("an older label", label("X509 CERTIFICATE")), ("text before it", format!("root:{other}"))] {
+        fs::write(&world.agent.config.ca, format!("{ca}{text}")).unwrap();
+        let (code, said) = checked(&world.agent).await;
+        assert!(code == Some(0) && !said.contains("warning"), "{what}: {said}");
+    }
+    let wide: Vec<u8> = format!("{MARK}{ca}").encode_utf16().flat_map(u16::to_le_bytes).collect();
+    for (what, bytes) in [("UTF-16", wide), ("DER", vec![0x30, 0x82, 1, 0, 2, 1, 0])] {
+        fs::write(&world.agent.config.ca, bytes).unwrap();
+        let (code, said) = checked(&world.agent).await;
+        assert!(code == Some(78) && said.contains(what), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn a_configuration_or_authority_that_others_may_change_is_refused_with_the_remedy() {
+    let mut world = World::new().await;
+    world.agent.write_config();
+    let files = [(world.agent.config_path(), "config.toml"), (world.agent.config.ca.clone(), "broker.ca")];
+    for (file, named) in &files {
+        for mode in [0o666, 0o664, 0o646] {
+            chmod(file, mode);
+            for command in ["check-config", "run"] {
+                let output = world.agent.command(&[command]).await;
+                let said = String::from_utf8_lossy(&output.stderr);
+                assert_eq!(output.status.code(), Some(78), "{command} with {named} {mode:o}: {said}");
+                assert!(said.contains(named) && said.contains("chmod 644"), "{command}: {said}");
+            }
+        }
+        chmod(file, 0o640);
+        assert_eq!(checked(&world.agent).await.0, Some(0), "{named}");
+        // Only root can give a file away.
+        if chown(file, Some(65_534), None).is_ok() {
+            let (code, said) = checked(&world.agent).await;
+            assert!(code == Some(78) && said.contains("chown root"), "{said}");
+            chown(file, Some(0), None).unwrap();
+        }
+    }
+    // A running agent keeps what it has.
+    world.start_premium().await;
+    chmod(&world.agent.config_path(), 0o666);
+    world.agent.signal(libc::SIGHUP);
+    let status = world.agent.status_within("the loose file", PATIENCE, |status| status.condition("config_rejected").is_some()).await;
+    assert!(crate::condition(&status, "config_rejected").unwrap().contains("chmod 644"));
+    chmod(&world.agent.config_path(), 0o640);
+    world.agent.signal(libc::SIGHUP);
+    world.agent.status("the tight file", |status| status.condition("config_rejected").is_none()).await;
+}

@@ -14,8 +14,9 @@ kasa-care-agent: switches a camera's cloud upload with its Care plan, at once
 
   kasa-care-agent run [--config FILE]                     the service
   kasa-care-agent check-config [--connect] [--config FILE]
-                                                          every fault of the configuration; --connect also tries
-                                                          DNS, TLS, MQTT, the API and the clock
+                                                          every fault of the configuration, its files, and the sources
+                                                          and folders it names; --connect also tries DNS, TLS, MQTT,
+                                                          the API and the clock
   kasa-care-agent status [--json] [--config FILE]         plan, mode, lease, link, transfers, spool, last switch
   kasa-care-agent verify TOKEN-FILE [--keyset FILE] [--config FILE]
                                                           checks and prints an entitlement with the device's keys

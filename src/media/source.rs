@@ -157,7 +157,7 @@ impl Offered {
             gst::element_error!(
                 element,
                 gst::StreamError::WrongType,
-                ["the camera sends {other}, and the agent needs H.264: set the camera to H.264"]
+                ("the camera sends {other}, and the agent needs H.264: set the camera to H.264")
             );
         }
     }

@@ -6,7 +6,10 @@ mod notice;
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -40,6 +43,8 @@ use notice::Notice;
 
 /// How long a question over HTTPS may take: the engine waits as long before it holds paid media (section 4).
 const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often an API that has failed is asked whether it is well again.
+const API_AGAIN: Duration = Duration::from_secs(60);
 /// How long a stop may take in all, so that it is over within five seconds, and what each part of it may.
 const STOP: Duration = Duration::from_millis(4500);
 const STOP_LINK: Duration = Duration::from_secs(2);
@@ -113,6 +118,8 @@ struct Agent {
     broker_valid_until: Duration,
     deliveries: u64,
     api: Origin,
+    /// How often the API was asked, or exchanged for another.
+    questions: Arc<AtomicU64>,
     uploads: Uploads,
     gate: Arc<Gate>,
     /// A cut that waits for a vendor's uploader. What the engine is told meanwhile waits in the engine.
@@ -198,6 +205,7 @@ impl Agent {
             broker_valid_until: Duration::ZERO,
             deliveries: 0,
             api,
+            questions: Arc::default(),
             gate,
             cut: None,
             uploads,
@@ -492,6 +500,8 @@ impl Agent {
             Resource::Keyset => "/v1/keyset".to_owned(),
         };
         let (api, clock, inputs, conditions) = (self.api.clone(), self.clock.clone(), self.inputs.clone(), self.conditions.clone());
+        let questions = self.questions.clone();
+        let question = questions.fetch_add(1, Ordering::Relaxed) + 1;
         tokio::spawn(async move {
             let sent = clock.now().boot;
             let fetched = match http::get(&api, &path, link::MAX_PACKET, FETCH_TIMEOUT).await {
@@ -501,7 +511,7 @@ impl Agent {
                         clock.observe_date(heard);
                     }
                     tracing::debug!(path, status = answer.status, "asked");
-                    hear_api(&conditions, &api, &path, &answer);
+                    hear_api(&conditions, &api, &path, &Ok(&answer));
                     match answer.status {
                         200 => Fetched::Found(Body { bytes: answer.body, valid_until: answer.valid_until }),
                         404 => Fetched::Missing,
@@ -509,16 +519,19 @@ impl Agent {
                     }
                 }
                 Err(fault) => {
-                    let sentence = format!("GET {path}: {fault}");
-                    conditions.raise_advising(Kind::ApiUnreachable, sentence, fault.advice());
+                    hear_api(&conditions, &api, &path, &Err(&fault));
                     match fault {
                         http::Fault::TooLarge { .. } => Fetched::Declined,
                         _ => Fetched::Failed,
                     }
                 }
             };
+            let failed = matches!(fetched, Fetched::Declined | Fetched::Failed);
             // The control thread may be on its way down.
             let _ = inputs.send(Input::Fetched(resource, fetched));
+            if failed {
+                watch_api(api, path, conditions, questions, question).await;
+            }
         });
     }
 
@@ -614,6 +627,9 @@ impl Agent {
         let peers = peers(config, &self.clock)?;
         let broker_tls = broker_tls(config, &self.clock)?;
         self.api = peers.api.clone();
+        // What the one before has failed in says nothing of this one.
+        self.questions.fetch_add(1, Ordering::Relaxed);
+        self.conditions.clear(Kind::ApiUnreachable);
         self.uploads.set_peers(peers);
         self.link.reload(config.broker.endpoint.clone(), broker_tls);
         self.certificate_ends = certificate_ends(config);
@@ -686,16 +702,40 @@ fn log(report: &Report) {
     );
 }
 
-/// What the API's answer says of the API.
-fn hear_api(conditions: &Conditions, api: &Origin, path: &str, answer: &http::Answer) {
-    let advice = match answer.status {
-        200 | 404 => return conditions.clear(Kind::ApiUnreachable),
-        401 | 403 => "Register this device's certificate with the cloud.",
-        429 => "The cloud asks for patience; the agent asks again every minute.",
-        _ => "See the API's own log.",
+/// What came of a question says whether the API is well; whether it is.
+fn hear_api(conditions: &Conditions, api: &Origin, path: &str, came: &Result<&http::Answer, &http::Fault>) -> bool {
+    let (why, advice) = match came {
+        Ok(http::Answer { status: 200 | 404, .. }) => {
+            conditions.clear(Kind::ApiUnreachable);
+            return true;
+        }
+        Ok(answer) => {
+            let advice = match answer.status {
+                401 | 403 => "Register this device's certificate with the cloud.",
+                429 => "The cloud asks for patience; the agent asks again every minute.",
+                _ => "See the API's own log.",
+            };
+            (format!("{} answers {}", http::peer_name(&api.endpoint, answer.peer), answer.status), advice)
+        }
+        Err(fault) => (fault.to_string(), fault.advice()),
     };
-    let peer = http::peer_name(&api.endpoint, answer.peer);
-    conditions.raise_advising(Kind::ApiUnreachable, format!("GET {path}: {peer} answers {}", answer.status), advice);
+    conditions.raise_advising(Kind::ApiUnreachable, format!("GET {path}: {why}"), advice);
+    false
+}
+
+/// Asks an API that has failed again every minute, until it is well or a newer question than `question` is asked. Only to
+/// know: with MQTT up nothing else may need it for days, and the status would speak of an outage for as long.
+async fn watch_api(api: Origin, path: String, conditions: Conditions, questions: Arc<AtomicU64>, question: u64) {
+    loop {
+        time::sleep(API_AGAIN).await;
+        if questions.load(Ordering::Relaxed) != question {
+            return;
+        }
+        let came = http::get(&api, &path, link::MAX_PACKET, FETCH_TIMEOUT).await;
+        if questions.load(Ordering::Relaxed) != question || hear_api(&conditions, &api, &path, &came.as_ref()) {
+            return;
+        }
+    }
 }
 
 fn read_state(restored: store::Restored) -> Restored {

@@ -227,6 +227,7 @@ pub(super) async fn race<D: Door>(door: &D, origin: &Origin, addresses: &[Socket
                 }
             },
             () = sleep_until(deadline) => {
+                door.check()?;
                 let silent = |attempt: Attempt<'_, D::Pass>| Tried { address: attempt.address, why: Why::Silent(attempt.stage()) };
                 tried.extend(running.drain(..).map(silent));
                 return Err(unreachable(origin, tried));

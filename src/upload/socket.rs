@@ -111,7 +111,12 @@ impl Sockets {
 
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
-        self.lock().duplicates.is_empty()
+        self.open_count() == 0
+    }
+
+    #[cfg(test)]
+    pub(super) fn open_count(&self) -> usize {
+        self.lock().duplicates.len()
     }
 
     fn lock(&self) -> MutexGuard<'_, Open> {

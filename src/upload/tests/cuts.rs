@@ -309,3 +309,52 @@ fn a_stale_body_ends_in_an_error_and_never_early() {
         assert!(body.frame().await.is_some_and(|frame| frame.is_err()));
     });
 }
+
+/// A name with several addresses opens several sockets at once: the cut owns each of them.
+#[test]
+fn a_cut_kills_every_socket_that_races_for_a_name() {
+    use crate::{
+        config::Endpoint,
+        http::{Fault, Origin, connect},
+    };
+    // Their queues are full, so that no SYN is answered.
+    let deaf: Vec<_> = (0..3).map(|_| deaf_listener()).collect();
+    let addresses: Vec<_> = deaf.iter().map(|(_, _, address)| *address).collect();
+    let sockets = Arc::new(socket::Sockets::default());
+    let ticket = socket::Ticket::new(sockets.clone(), Generation(0), 100_000);
+    let origin = Origin { endpoint: Endpoint { host: "clips.example".into(), port: 1, tls: false }, tls: None };
+    let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let raced = runtime.block_on(async {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+        let racing = connect(&ticket, &origin, &addresses, deadline);
+        tokio::pin!(racing);
+        loop {
+            tokio::select! {
+                raced = &mut racing => break raced.map(drop),
+                () = tokio::time::sleep(Duration::from_millis(5)) => if sockets.open_count() == addresses.len() {
+                    sockets.advance();
+                    sockets.abort();
+                    assert!(sockets.is_empty());
+                },
+            }
+        }
+    });
+    assert!(matches!(raced, Err(Fault::Stale(_))), "{raced:?}");
+}
+
+type Deaf = (socket2::Socket, Vec<socket2::Socket>, std::net::SocketAddr);
+
+fn deaf_listener() -> Deaf {
+    let new = || socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM.nonblocking(), None).unwrap();
+    let listener = new();
+    listener.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    listener.listen(0).unwrap();
+    let address = listener.local_addr().unwrap();
+    let fill = (0..4).map(|_| {
+        let socket = new();
+        let _ = socket.connect(&address);
+        socket
+    });
+    let fill = fill.collect();
+    (listener, fill, address.as_socket().unwrap())
+}

@@ -31,6 +31,7 @@ mod stubborn_clips;
 mod time;
 mod trusted_files;
 mod trusted_time;
+mod unit;
 mod wires;
 
 /// What the status says of this condition, if it holds.

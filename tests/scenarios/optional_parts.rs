@@ -9,26 +9,20 @@ use std::{
 use care_protocol::Mode;
 use care_tests::{
     agent::Agent,
+    card_slot::Slot,
     media::{MotionSocket, recorded},
-    status::Status,
     world::World,
 };
 
-/// What the status says under the name of a condition, empty if it does not hold.
-fn sentence<'a>(status: &'a Status, name: &str) -> &'a str {
-    let conditions = status.0["conditions"].as_array().into_iter().flatten();
-    conditions.filter(|condition| condition["name"] == name).find_map(|condition| condition["sentence"].as_str()).unwrap_or_default()
-}
-
 /// Waits until a condition holds, and gives its sentence.
 pub async fn named(agent: &Agent, name: &str) -> String {
-    let status = agent.status(&format!("the condition {name}"), |status| !sentence(status, name).is_empty()).await;
-    sentence(&status, name).to_owned()
+    let status = agent.status(&format!("the condition {name}"), |status| !status.sentence(name).is_empty()).await;
+    status.sentence(name).to_owned()
 }
 
 /// Waits until a condition does not hold any more.
 pub async fn free_of(agent: &Agent, name: &str) {
-    agent.status(&format!("no condition {name}"), |status| sentence(status, name).is_empty()).await;
+    agent.status(&format!("no condition {name}"), |status| status.sentence(name).is_empty()).await;
 }
 
 /// Only these of GStreamer's plugins, as the package has them, in a folder of their own.
@@ -69,39 +63,48 @@ async fn s93_a_status_page_that_cannot_be_served_is_no_reason_to_stop() {
 }
 
 #[tokio::test]
-async fn s93_without_motion_socket_and_card_the_rest_runs_and_both_are_used_when_they_come() {
+async fn s93_without_its_motion_socket_the_camera_films_and_the_socket_is_used_when_it_comes() {
     let mut world = World::with_camera().await;
     let later = world.agent.dir().join("later");
-    let (motion, card) = (later.join("motion.sock"), later.join("recordings"));
+    let motion = later.join("motion.sock");
     world.agent.config.motion = format!("socket:{}", motion.display());
-    world.agent.config.recording = Some(card.clone());
     world.start_premium().await;
+    world.agent.status("a picture", |status| status.0["media"]["frames"].as_u64() > Some(30)).await;
     let said = named(&world.agent, "motion_socket").await;
     assert!(said.contains(&motion.display().to_string()) && said.contains("No such file"), "{said}");
-    let said = named(&world.agent, "recording").await;
-    assert!(said.contains(&card.display().to_string()) && said.contains("No such file"), "{said}");
-    world.agent.status("a picture", |status| status.0["media"]["frames"].as_u64() > Some(30)).await;
-    assert!(world.agent.log().count("motion_socket") <= 2, "{:#?}", world.agent.log().all());
-
-    // The card alone: it records while the motion socket still is missing.
-    std::fs::create_dir_all(&card).unwrap();
-    world.agent.status("frames on the card", |status| status.recorded_and_lost().0 > 20).await;
+    let told = world.agent.log().count("motion_socket");
+    assert_eq!(told, 1, "{:#?}", world.agent.log().all());
+    std::fs::create_dir(&later).unwrap();
     let mut socket = MotionSocket::open(&motion).await;
     free_of(&world.agent, "motion_socket").await;
-    free_of(&world.agent, "recording").await;
     socket.moved().await;
     world.cloud.stored(1).await;
 }
 
 #[tokio::test]
+async fn s93_without_its_recording_directory_the_camera_films_and_the_directory_is_used_when_it_comes() {
+    let mut world = World::with_camera().await;
+    let card = world.agent.dir().join("later/recordings");
+    world.agent.config.recording = Some(card.clone());
+    world.start_premium().await;
+    let said = named(&world.agent, "recording").await;
+    assert!(said.contains(&card.display().to_string()) && said.contains("No such file"), "{said}");
+    world.upload_in_flight(1).await;
+    std::fs::create_dir_all(&card).unwrap();
+    world.agent.status("frames on the card", |status| status.recorded_and_lost().0 > 20).await;
+    free_of(&world.agent, "recording").await;
+}
+
+#[tokio::test]
 async fn s93_the_card_records_while_the_motion_socket_is_missing() {
     let mut world = World::with_camera().await;
-    let card = world.agent.dir().join("recordings");
-    std::fs::create_dir(&card).unwrap();
+    let slot = Slot::new(world.agent.dir());
     world.agent.config.motion = format!("socket:{}", world.agent.dir().join("later/motion.sock").display());
-    world.agent.config.recording = Some(card);
+    world.agent.config.recording = Some(slot.recordings());
+    world.agent.config.allow_internal_storage = false;
+    world.agent.under = slot.unit(&world.agent.config.state_dir);
+    slot.insert("card");
     world.start_premium().await;
-    named(&world.agent, "motion_socket").await;
     world.agent.status("frames on the card", |status| status.recorded_and_lost().0 > 20).await;
     named(&world.agent, "motion_socket").await;
 }

@@ -16,6 +16,7 @@ pub mod own_network;
 pub mod pki;
 pub mod process;
 pub mod proxy;
+pub mod real_unit;
 pub mod resolver;
 pub mod scripted;
 pub mod stand_in;

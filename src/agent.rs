@@ -545,13 +545,14 @@ impl Agent {
         let confirmed = self.engine.is_confirmed();
         self.clock_watch.look();
         let writes = self.store.writes();
+        self.board.know(view.history.clone());
         self.notice.see(&view, self.store_fault.as_deref(), now);
         self.board.update(|document| {
             document.see(view, now);
             document.see_uptime(self.started.elapsed());
             document.see_link(&link, confirmed);
             document.see_uploads(&uploads);
-            document.see_media(media, None);
+            document.see_media(media);
             document.see_store(writes, self.store_fault.as_deref());
             if let Some(ends) = self.certificate_ends {
                 document.see_certificate(ends, now);

@@ -18,7 +18,7 @@ use std::{
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::{clock::Now, redact};
+use crate::{clock::Now, redact, status::timestamp};
 
 /// While a condition lasts, or comes and goes, one line reminds of it this often at most.
 const REMIND_EVERY: Duration = Duration::from_secs(600);
@@ -31,6 +31,15 @@ pub enum Severity {
     Warning,
     /// Something the owner pays for, or relies on, does not work.
     Error,
+}
+
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Warning => "warning",
+            Self::Error => "error",
+        })
+    }
 }
 
 macro_rules! conditions {
@@ -315,10 +324,6 @@ fn log(kind: Kind, holding: &Holding, again: u64) {
         (Severity::Error, 0) => tracing::error!(condition = kind.name(), advice, "{sentence}"),
         (Severity::Error, _) => tracing::error!(condition = kind.name(), again, advice, "{sentence}"),
     }
-}
-
-fn timestamp(since_1970: Duration) -> Timestamp {
-    i64::try_from(since_1970.as_secs()).ok().and_then(|seconds| Timestamp::from_second(seconds).ok()).unwrap_or(Timestamp::MAX)
 }
 
 impl fmt::Debug for Conditions {

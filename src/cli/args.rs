@@ -25,7 +25,8 @@ kasa-care-agent: switches a camera's cloud upload with its Care plan, at once
   kasa-care-agent factory-reset [--config FILE]           erases clips, entitlement and account traces
   kasa-care-agent --help | --version
 
---config is /etc/kasa-care-agent/config.toml unless given. CARE_LOG=debug makes the service say more.
+--config is /etc/kasa-care-agent/config.toml unless given. CARE_LOG=debug makes the service say
+more; its levels are off, error, warn, info, debug and trace.
 
 Exit codes: 0 done, 64 wrong usage, 78 wrong configuration, 70 it could not be done.
 ";

@@ -68,15 +68,22 @@ pub fn run(args: impl IntoIterator<Item = OsString>, out: &mut dyn Write, err: &
 
 fn carry_out(command: Command, out: &mut dyn Write, err: &mut dyn Write) -> anyhow::Result<Exit> {
     match command {
-        Command::Run { config } => match Config::load_with_files(&config) {
-            Ok(loaded) => {
-                logging::start();
-                memory::give_back_large_blocks();
-                agent::run(&config, loaded).context("the agent stopped")?;
-                Ok(Exit::Done)
+        Command::Run { config } => {
+            let filter = logging::from_env();
+            if let Err(fault) = &filter {
+                writeln!(err, "kasa-care-agent: {fault}")?;
             }
-            Err(faults) => refuse(&faults, err),
-        },
+            match (Config::load_with_files(&config), filter) {
+                (Ok(loaded), Ok(filter)) => {
+                    logging::start(filter);
+                    memory::give_back_large_blocks();
+                    agent::run(&config, loaded).context("the agent stopped")?;
+                    Ok(Exit::Done)
+                }
+                (Ok(_), Err(_)) => Ok(Exit::Config),
+                (Err(faults), _) => refuse(&faults, err),
+            }
+        }
         Command::CheckConfig { config, connect } => check::run(&config, connect, out, err),
         Command::Status { config, json } => with(&config, err, |config| status::run(config, json, out)),
         Command::Verify { config, token, keyset } => with(&config, err, |config| verify::run(config, &token, keyset.as_deref(), out)),

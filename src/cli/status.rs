@@ -1,4 +1,5 @@
-//! `status`: what the running agent says of itself, for people; with `--json` its own document, byte for byte.
+//! `status`: what the running agent says of itself, for people, with what is wrong at the top; with `--json` its own document,
+//! byte for byte. It ends with 0 whenever the agent answers, whatever is wrong: a script looks at `conditions` in the document.
 
 use std::io::Write;
 
@@ -6,6 +7,7 @@ use anyhow::{Context, bail};
 
 use super::Exit;
 use crate::{
+    conditions::Condition,
     config::Config,
     status::{StatusDocument, ask},
 };
@@ -21,6 +23,10 @@ pub(super) fn run(config: &Config, json: bool, out: &mut dyn Write) -> anyhow::R
     }
     let document: StatusDocument =
         serde_json::from_slice(&document).context("the agent is of another version than this command; use status --json")?;
+    for condition in &document.conditions {
+        let Condition { name, since, severity, sentence, advice } = condition;
+        writeln!(out, "{:<12} {name} since {since}: {sentence}\n{:<12} {advice}", severity.to_string(), "")?;
+    }
     for (name, value) in document.rows() {
         writeln!(out, "{name:<12} {value}")?;
     }

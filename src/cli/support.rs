@@ -1,11 +1,12 @@
-//! `support`: one archive for whoever helps the owner: status, what has changed with order ids, the last errors, what is on
-//! flash, versions. It is a JSON file, readable as it is, and holds no key, token, account or address with a password.
+//! `support`: one archive for whoever helps the owner: status with what is wrong, the documents and changes with order ids, the
+//! last lines of the log, what is on flash, versions. Every time in it is RFC 3339, UTC. It is a JSON file, readable as it is, and holds no key, token, account or address with a password.
 
 use std::{
     fs,
     io::Write,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::Context;
@@ -17,7 +18,7 @@ use crate::{
     config::Config,
     engine::Record,
     redact,
-    status::ask,
+    status::{PastDocument, ask, timestamp},
     store::{Restored, Store},
 };
 
@@ -32,6 +33,7 @@ pub(super) fn run(config: &Config, output: Option<&Path>, out: &mut dyn Write) -
         Err(error) => (None, Some(format!("{error:#}"))),
     };
     let mut archive = json!({
+        "at": jiff::Timestamp::now(),
         "device": config.device.id,
         "model": config.device.model,
         "versions": {
@@ -80,7 +82,8 @@ fn on_flash(config: &Config) -> Value {
             "document": record.entitlement.as_ref().and_then(|token| Entitlement::claimed_position(token.as_bytes())),
             "next_performed": record.next_performed,
             "lease_used_s": record.lease_used_s,
-            "trusted_s": record.trusted_s,
+            "trusted": timestamp(Duration::from_secs(record.trusted_s)),
+            "documents": record.history.iter().map(PastDocument::from).collect::<Vec<_>>(),
             "reset_id": record.reset_id,
             "undelivered_report": record.report,
         }),

@@ -151,6 +151,7 @@ impl Camera {
             trusted_s: 1_767_225_700,
             reset_id: 4,
             report: None,
+            history: Vec::new(),
         };
         let (mut store, _) = Store::open(&self.path("state")).unwrap();
         store.write_now(&record.to_bytes()).unwrap();

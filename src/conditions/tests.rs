@@ -169,3 +169,23 @@ fn one_that_comes_back_within_ten_minutes_and_stays_is_told_of() {
     assert_eq!(lines.len(), 3, "{lines:#?}");
     assert!(lines[2].starts_with("WARN"), "{lines:#?}");
 }
+
+/// Name and severity of every condition that the page lists.
+fn listed() -> Vec<(String, String)> {
+    let page = include_str!("../../docs/conditions.md");
+    let rows = page.lines().filter(|line| line.starts_with("| `") && line.matches(" | ").count() == 3);
+    let cells = |row: &str| row.split(" | ").map(|cell| cell.trim_matches(['|', ' ', '`']).to_owned()).collect::<Vec<_>>();
+    rows.map(|row| (cells(row)[0].clone(), cells(row)[1].clone())).collect()
+}
+
+#[test]
+fn the_page_of_conditions_lists_each_with_its_severity_and_no_other() {
+    let mut known: Vec<_> = Kind::ALL.iter().map(|kind| (kind.name().to_owned(), kind.severity().to_string())).collect();
+    let mut listed = listed();
+    known.sort();
+    listed.sort();
+    let missing: Vec<_> = known.iter().filter(|kind| !listed.contains(kind)).collect();
+    let unknown: Vec<_> = listed.iter().filter(|kind| !known.contains(kind)).collect();
+    assert!(missing.is_empty() && unknown.is_empty(), "docs/conditions.md lacks {missing:?} and lists {unknown:?}");
+    assert_eq!(known.len(), listed.len(), "one stands twice: {listed:?}");
+}

@@ -13,6 +13,7 @@ mod force;
 mod inbox;
 mod judging;
 mod passing;
+mod past;
 mod record;
 mod rejections;
 mod reports;
@@ -34,6 +35,7 @@ use care_protocol::{Cause, DeviceId, Digest, Mode, Policy, Position, Report, Roo
 
 pub use admission::{Admission, ClipFacts, Generation, Judge};
 pub use event::{Body, Connection, CutFigures, Delivery, Effect, Event, Fetched, Message, Resource};
+pub use past::Past;
 pub use record::{BadRecord, Record};
 pub use view::View;
 
@@ -136,6 +138,8 @@ pub struct Engine {
     /// The last correction of trusted time that was reported.
     corrected: Option<Correction>,
     last_switch: Option<Report>,
+    /// The documents accepted under this owner, oldest first.
+    history: Vec<Past>,
     effects: Vec<Effect>,
     /// What was to be done behind a cut that is under way.
     after_cut: Vec<Effect>,
@@ -257,6 +261,7 @@ impl Engine {
             learnt: Learnt::default(),
             corrected: now.corrected,
             last_switch: None,
+            history: Vec::new(),
             effects: Vec::new(),
             after_cut: Vec::new(),
         };
@@ -283,6 +288,7 @@ impl Engine {
         self.ratchet_digest = record.ratchet_digest;
         self.reset_id = record.reset_id;
         self.owes = record.report.is_some();
+        self.history = record.history;
         self.reports = Reports::restored(record.report);
         let used = if planted!(LeaseBeginsAnewAtBoot) { Duration::ZERO } else { Duration::from_secs(record.lease_used_s) };
         let late = Duration::from_secs(record.lease_late_s);

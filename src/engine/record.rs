@@ -4,7 +4,7 @@ use care_protocol::{DeviceId, Digest, MAX_INTEGER, Position, Report, RootKeys, V
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::verifying;
+use super::{past::Past, verifying};
 
 /// The record, as it stands in a slot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +35,9 @@ pub struct Record {
     pub reset_id: u64,
     /// The newest `applied` report, unless it is known to be delivered.
     pub report: Option<Report>,
+    /// The documents accepted under this owner, oldest first, for support. Absent in the records of older agents.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub history: Vec<Past>,
 }
 
 /// Why a record is as good as unreadable: whoever wrote it, it was not this agent in this camera.
@@ -100,7 +103,16 @@ impl Record {
 
     /// What `factory-reset` leaves: ratchet with digest, keyset, reset id and trusted time (section 3.7).
     pub fn factory_reset(self) -> Self {
-        Self { entitlement: None, verified_by: None, lease_used_s: 0, lease_late_s: 0, next_performed: false, report: None, ..self }
+        Self {
+            entitlement: None,
+            verified_by: None,
+            lease_used_s: 0,
+            lease_late_s: 0,
+            next_performed: false,
+            report: None,
+            history: Vec::new(),
+            ..self
+        }
     }
 
     pub(super) fn verify(&self, roots: &RootKeys, issuer: &str, device: &DeviceId) -> Result<Verified, BadRecord> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use care_protocol::{Digest, Mode, Plan, Policy, Position, Reason, Report};
 use serde::Serialize;
 
-use super::{Engine, force::InForce};
+use super::{Engine, Past, force::InForce};
 use crate::clock::Now;
 
 /// A picture of the engine at one moment.
@@ -47,6 +47,8 @@ pub struct View {
     pub held_because: Option<&'static str>,
     /// Documents that are rejected, and why, in a sentence.
     pub rejected: Option<String>,
+    /// The documents accepted under this owner, oldest first.
+    pub history: Vec<Past>,
     /// The last change.
     pub last_switch: Option<Report>,
 }
@@ -81,6 +83,7 @@ impl Engine {
             conflict: self.conflict,
             held_because: force.and_then(|force| self.held_because(force, now)),
             rejected: self.rejections.sentence(now.boot),
+            history: self.history.clone(),
             last_switch: self.last_switch.clone(),
         }
     }

@@ -3,7 +3,7 @@
 
 use care_protocol::{Cause, MAX_INTEGER, Reject, Report};
 
-use super::{Arrival, Effect, Engine, Record, force::InForce};
+use super::{Arrival, Effect, Engine, Record, force::InForce, past};
 use crate::clock::Now;
 
 impl Engine {
@@ -22,6 +22,7 @@ impl Engine {
         self.tickets += 1;
         let record = self.record(report, now);
         self.owes = record.report.is_some();
+        self.history.clone_from(&record.history);
         self.effects.push(Effect::Persist { ticket: self.tickets, record: record.to_bytes() });
         self.tickets
     }
@@ -47,6 +48,7 @@ impl Engine {
             trusted_s: trusted.as_secs().min(MAX_INTEGER),
             reset_id: self.reset_id,
             // Whoever reads it there, it was written.
+            history: past::and_newest(self.history.clone(), newest, now),
             report: report.or(unwritten).or(self.reports.undelivered()).map(|report| Report { persisted: true, ..report.clone() }),
         }
     }

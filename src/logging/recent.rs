@@ -1,15 +1,15 @@
-//! The newest warnings and errors, kept in memory for the support archive: a camera's journal is seldom where support is.
+//! The newest lines of the log, kept in memory for the support archive: a camera's journal is seldom where support is.
 
 use std::{
     collections::VecDeque,
     fmt::{self, Write},
     sync::{Mutex, PoisonError},
-    time::{SystemTime, UNIX_EPOCH},
 };
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tracing::{
-    Event, Level, Subscriber,
+    Event, Subscriber,
     field::{Field, Visit},
 };
 use tracing_subscriber::{Layer, layer::Context};
@@ -17,27 +17,27 @@ use tracing_subscriber::{Layer, layer::Context};
 use crate::redact;
 
 /// How many are kept.
-const MOST: usize = 64;
+const MOST: usize = 200;
 /// How long one may be, bytes.
 const LONGEST: usize = 400;
 
-static RECENT: Mutex<VecDeque<Trouble>> = Mutex::new(VecDeque::new());
+static RECENT: Mutex<VecDeque<Line>> = Mutex::new(VecDeque::new());
 
-/// A warning or an error that was logged.
+/// A line that was logged.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Trouble {
-    /// When, by the system clock, Unix seconds.
-    pub at: u64,
-    /// `WARN` or `ERROR`.
+pub struct Line {
+    /// When, by the system clock.
+    pub at: Timestamp,
+    /// `ERROR`, `WARN`, `INFO`, `DEBUG` or `TRACE`.
     pub level: String,
     /// Which part of the program.
     pub target: String,
-    /// The message and its fields.
+    /// The message and its fields, without secrets.
     pub what: String,
 }
 
-/// The newest warnings and errors, oldest first.
-pub fn recent() -> Vec<Trouble> {
+/// The newest lines of whatever level is logged, oldest first.
+pub fn recent() -> Vec<Line> {
     RECENT.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
 }
 
@@ -47,24 +47,21 @@ pub(super) struct Keeper;
 impl<S: Subscriber> Layer<S> for Keeper {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let metadata = event.metadata();
-        if *metadata.level() > Level::WARN {
-            return;
-        }
-        let mut line = Line(String::new());
-        event.record(&mut line);
-        let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let mut text = Text(String::new());
+        event.record(&mut text);
         let (level, target) = (metadata.level().to_string(), metadata.target().to_owned());
+        let line = Line { at: Timestamp::now(), level, target, what: text.0 };
         let mut recent = RECENT.lock().unwrap_or_else(PoisonError::into_inner);
         if recent.len() == MOST {
             recent.pop_front();
         }
-        recent.push_back(Trouble { at, level, target, what: line.0 });
+        recent.push_back(line);
     }
 }
 
-struct Line(String);
+struct Text(String);
 
-impl Visit for Line {
+impl Visit for Text {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         let space = if self.0.is_empty() { "" } else { " " };
         // Writing to a string does not fail.
@@ -87,15 +84,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn warnings_are_kept_with_their_fields_and_no_longer_than_fits() {
+    fn the_newest_lines_are_kept_with_their_fields_and_no_longer_than_fits() {
         tracing::subscriber::with_default(tracing_subscriber::registry().with(Keeper), || {
-            tracing::info!("not a trouble");
+            for number in 0..300 {
+                tracing::info!(number, "an event");
+            }
             tracing::warn!(seconds = 7, "a message too large");
             tracing::error!(why = "é".repeat(1000), "a fault");
         });
         let recent = recent();
-        assert!(recent.iter().any(|trouble| trouble.level == "WARN" && trouble.what == "a message too large seconds=7"), "{recent:?}");
-        assert!(recent.iter().any(|trouble| trouble.level == "ERROR" && trouble.what.starts_with("a fault why=")), "{recent:?}");
-        assert!(recent.iter().all(|trouble| trouble.what.len() <= LONGEST && !trouble.what.contains("not a trouble")));
+        assert_eq!(recent.len(), MOST);
+        assert!(recent.iter().any(|line| line.level == "INFO" && line.what == "an event number=299"), "{recent:?}");
+        assert!(!recent.iter().any(|line| line.what == "an event number=90"), "the oldest give way");
+        assert!(recent.iter().any(|line| line.level == "WARN" && line.what == "a message too large seconds=7"), "{recent:?}");
+        assert!(recent.iter().any(|line| line.level == "ERROR" && line.what.starts_with("a fault why=")), "{recent:?}");
+        assert!(recent.iter().all(|line| line.what.len() <= LONGEST));
     }
 }

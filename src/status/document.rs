@@ -16,7 +16,7 @@ use crate::{
     clock::Now,
     conditions::Condition,
     config::Config,
-    engine::View,
+    engine::{Past, View},
     media::{MediaStatus, RecordingStatus, StreamStatus},
     upload::vendor::UploaderStatus,
 };
@@ -203,6 +203,9 @@ pub struct CertificateStatus {
     pub days_left: u64,
 }
 
+/// How much of a condition's sentence fits the line for `systemctl status`, characters.
+const SUMMARY_MOST: usize = 160;
+
 impl StatusDocument {
     /// Before anything is known: unbound, nothing connected.
     pub fn new(config: &Config) -> Self {
@@ -274,19 +277,23 @@ impl StatusDocument {
         self.certificate = Some(CertificateStatus { expires: timestamp(expires), days_left });
     }
 
-    /// Writes down anew what somebody should look at. Call it after everything else has been updated.
+    /// Writes down anew what somebody should look at. Call it after the conditions have been updated.
     pub fn warn(&mut self) {
-        let mut warnings: Vec<_> = self.conditions.iter().map(|condition| condition.sentence.clone()).collect();
-        if let Some(why) = self.media.as_ref().and_then(|media| media.why_not.as_ref()) {
-            if !warnings.contains(why) {
-                warnings.push(why.clone());
-            }
-        }
-        self.warnings = warnings;
+        self.warnings = self.conditions.iter().map(|condition| condition.sentence.clone()).collect();
     }
 
-    /// One line for `systemctl status`.
+    /// One line for `systemctl status`: what the agent does, and the gravest of what is wrong.
     pub fn summary(&self) -> String {
+        let others = self.conditions.len().saturating_sub(1);
+        let wrong = self.conditions.first().map_or_else(String::new, |gravest| {
+            let sentence: String = gravest.sentence.chars().take(SUMMARY_MOST).collect();
+            let more = if others > 0 { format!(" (and {others} more)") } else { String::new() };
+            format!("; {}: {sentence}{more}", gravest.name)
+        });
+        self.doing() + &wrong
+    }
+
+    fn doing(&self) -> String {
         let plan = self.plan.as_ref().map_or("no plan", Plan::as_str);
         let link = if self.link.up { "connected" } else { "not connected" };
         format!(
@@ -303,7 +310,7 @@ impl StatusDocument {
         Position { epoch: self.epoch, seq: self.seq }
     }
 
-    /// The document in rows of a name and a value, for people: the page and the `status` command show the same.
+    /// The document in rows of a name and a value, for people: the page and the `status` command show the same, under the conditions.
     pub fn rows(&self) -> Vec<(&'static str, String)> {
         let mut rows = vec![("device", format!("{}, {}", self.device, self.model))];
         let plan = self.plan.as_ref().map_or_else(|| "none on record".to_owned(), Plan::to_string);
@@ -375,7 +382,6 @@ impl StatusDocument {
             rows.push(("certificate", format!("{} days left, until {}", certificate.days_left, certificate.expires)));
         }
         rows.push(("agent", format!("{}, up {}", self.agent, span(self.up_s))));
-        rows.extend(self.warnings.iter().map(|warning| ("warning", warning.clone())));
         rows
     }
 }
@@ -450,7 +456,7 @@ fn bytes(bytes: u64) -> String {
 }
 
 /// A time since 1970; one beyond the calendar is its end.
-fn timestamp(since_1970: Duration) -> Timestamp {
+pub(crate) fn timestamp(since_1970: Duration) -> Timestamp {
     i64::try_from(since_1970.as_secs()).ok().and_then(|seconds| Timestamp::from_second(seconds).ok()).unwrap_or(Timestamp::MAX)
 }
 
@@ -468,6 +474,7 @@ pub struct Board {
 struct Hung {
     document: StatusDocument,
     history: History,
+    documents: Vec<Past>,
     since: Instant,
     /// Something has happened that the document does not show yet.
     outdated: bool,
@@ -476,7 +483,7 @@ struct Hung {
 impl Board {
     /// A board with a first document.
     pub fn new(document: StatusDocument) -> Self {
-        let hung = Hung { document, history: History::default(), since: Instant::now(), outdated: false };
+        let hung = Hung { document, history: History::default(), documents: Vec::new(), since: Instant::now(), outdated: false };
         Self { hung: Mutex::new(hung), changed: Notify::new() }
     }
 
@@ -514,8 +521,19 @@ impl Board {
     pub fn forget(&self) {
         let mut hung = self.lock();
         hung.history.forget();
+        hung.documents.clear();
         hung.document.order = None;
         hung.document.last_switch = None;
+    }
+
+    /// Takes over the documents accepted under this owner.
+    pub fn know(&self, documents: Vec<Past>) {
+        self.lock().documents = documents;
+    }
+
+    /// The documents accepted under this owner, oldest first, also before the start.
+    pub fn documents(&self) -> Vec<Past> {
+        self.lock().documents.clone()
     }
 
     /// What has changed since the start.

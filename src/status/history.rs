@@ -1,13 +1,42 @@
 //! What has changed since the start, for support: the newest reports of what was applied, each with the order id that support
-//! asks for. In memory only; another owner's camera knows nothing of it.
+//! asks for, in memory only; and the documents before, which the record keeps over a restart. Another owner's camera knows
+//! nothing of either.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Duration};
 
-use care_protocol::Report;
+use care_protocol::{Plan, Reason, Report};
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+
+use super::document::timestamp;
+use crate::engine::Past;
 
 /// How many changes are kept.
 const MOST: usize = 64;
+
+/// A document that was accepted under this owner, as support reads of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PastDocument {
+    /// When, trusted time.
+    pub at: Timestamp,
+    /// Its epoch.
+    pub epoch: u64,
+    /// Its sequence.
+    pub seq: u64,
+    /// Its plan.
+    pub plan: Plan,
+    /// Why it was issued.
+    pub reason: Reason,
+    /// The order id that support asks for.
+    pub order: Option<String>,
+}
+
+impl From<&Past> for PastDocument {
+    fn from(past: &Past) -> Self {
+        let Past { at, position, plan, reason, order } = past.clone();
+        Self { at: timestamp(Duration::from_secs(at)), epoch: position.epoch, seq: position.seq, plan, reason, order }
+    }
+}
 
 /// One change.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

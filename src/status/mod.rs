@@ -12,10 +12,11 @@ mod sight;
 mod tests;
 
 pub use client::{AskError, ask};
+pub(crate) use document::timestamp;
 pub use document::{
     Board, CertificateStatus, ClockStatus, LinkStatus, MediaPart, NextChange, SpoolStatus, StatusDocument, StoreStatus, TransferStatus,
 };
-pub use history::{Change, History};
+pub use history::{Change, History, PastDocument};
 pub use server::Server;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use server::request_from_a_stranger;

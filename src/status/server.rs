@@ -28,7 +28,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{Board, page};
+use super::{Board, PastDocument, page};
 use crate::{
     conditions::{Conditions, Kind},
     config::Listen,
@@ -291,7 +291,12 @@ fn answer(request: &Request<Incoming>, over_tcp: bool, board: &Board) -> Answer 
             Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &format!("the document cannot be written: {error}\n")),
         },
         "/support.json" => {
-            let support = json!({ "status": board.read(), "history": board.history(), "errors": logging::recent() });
+            let support = json!({
+                "status": board.read(),
+                "documents": board.documents().iter().map(PastDocument::from).collect::<Vec<_>>(),
+                "history": board.history(),
+                "log": logging::recent(),
+            });
             with_type(StatusCode::OK, "application/json", format!("{support:#}\n"))
         }
         "/healthz" if board.age() < STUCK_AFTER => text(StatusCode::OK, "ok\n"),

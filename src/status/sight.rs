@@ -54,12 +54,12 @@ impl StatusDocument {
     }
 
     /// The camera's picture, or why there is none.
-    pub fn see_media(&mut self, media: Option<MediaStatus>, fault: Option<&str>) {
+    pub fn see_media(&mut self, media: Option<MediaStatus>) {
         let Some(part) = &mut self.media else { return };
         if let Some(status) = media {
             *part = MediaPart { why_not: None, status };
         }
-        let why_not = fault.map(str::to_owned).or_else(|| self.too_tall());
+        let why_not = self.too_tall();
         self.media.iter_mut().for_each(|part| part.why_not.clone_from(&why_not));
     }
 

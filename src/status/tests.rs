@@ -287,8 +287,8 @@ fn people_are_warned_of_what_they_can_mend() {
     document.see_certificate(now.trusted + 13 * day, now);
     let conditions = Conditions::default();
     conditions.raise(Kind::LeaseEnded, "the lease has ended");
+    conditions.raise(Kind::PictureTooTall, "the stream is taller than the plan allows");
     document.conditions = conditions.list(now);
-    document.media = Some(MediaPart { why_not: Some("the stream is taller than the plan allows".into()), status: Default::default() });
     document.warn();
     for word in ["lease has ended", "taller"] {
         assert!(document.warnings.iter().any(|warning| warning.contains(word)), "{word}: {:?}", document.warnings);
@@ -301,4 +301,36 @@ fn the_summary_is_one_line() {
     let mut document = StatusDocument::new(&config());
     document.may_leave = Policy::CLOSED;
     assert_eq!(document.summary(), "unbound, no plan (0, 0), not connected, 0 transfers, 0 clips waiting");
+}
+
+#[test]
+fn the_summary_names_the_gravest_condition_and_how_many_more() {
+    let mut document = StatusDocument::new(&config());
+    let conditions = Conditions::default();
+    conditions.raise(Kind::BrokerUnreachable, "connecting to a.example:8883: connection refused");
+    conditions.raise(Kind::UploadsFailing, "the store answers 503");
+    let now = Now { boot: Duration::ZERO, trusted: Duration::from_secs(1_767_225_600), confirmed: true };
+    document.conditions = conditions.list(now);
+    assert!(document.summary().ends_with("; uploads_failing: the store answers 503 (and 1 more)"), "{}", document.summary());
+    conditions.clear(Kind::BrokerUnreachable);
+    document.conditions = conditions.list(now);
+    assert!(document.summary().ends_with("; uploads_failing: the store answers 503"), "{}", document.summary());
+}
+
+#[test]
+fn the_page_shows_conditions_gravest_first_and_as_text() {
+    let mut document = StatusDocument::new(&config());
+    assert!(page::render(&document).contains("Nothing is wrong"));
+    let conditions = Conditions::default();
+    conditions.raise(Kind::BrokerUnreachable, "connecting to <b>a.example</b>: connection refused");
+    conditions.raise_advising(Kind::UploadsFailing, "the store answers 503", "Ask & wait.");
+    let now = Now { boot: Duration::ZERO, trusted: Duration::from_secs(1_767_225_600), confirmed: true };
+    document.conditions = conditions.list(now);
+    document.warn();
+    let page = page::render(&document);
+    let at = |text: &str| page.find(text).unwrap_or_else(|| panic!("{text} is missing in {page}"));
+    assert!(at("the store answers 503") < at("&lt;b&gt;a.example"), "{page}");
+    assert!(at("Ask &amp; wait.") < at("broker_unreachable"), "{page}");
+    assert!(page.contains("2026-01-01T00:00:00Z") && page.contains("2 conditions"), "{page}");
+    assert_eq!(page.matches("the store answers 503").count(), 1, "a warning row does not repeat it: {page}");
 }

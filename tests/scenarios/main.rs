@@ -10,6 +10,7 @@ mod card;
 mod certificates;
 mod check_config;
 mod cluster;
+mod conditions;
 mod device_advisor;
 mod flash_faults;
 mod harness;

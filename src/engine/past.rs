@@ -1,0 +1,55 @@
+//! The documents that came before, for support: which plan, since when, and under which order. It travels in the record, which is
+//! written with every document anyway, so it costs no write of its own; another owner's camera knows nothing of it.
+
+use care_protocol::{Plan, Position, Reason};
+use serde::{Deserialize, Serialize};
+
+use super::force::InForce;
+use crate::clock::Now;
+
+/// How many are kept.
+const MOST: usize = 16;
+/// The longest order id that is kept, characters. A document may hold a longer one; sixteen of those would fill the record.
+const ORDER_MOST: usize = 64;
+
+/// A document that was accepted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Past {
+    /// When, trusted time in Unix seconds.
+    pub at: u64,
+    /// Its position.
+    #[serde(flatten)]
+    pub position: Position,
+    /// Its plan, or that of its `next` once this had taken effect.
+    pub plan: Plan,
+    /// Why it was issued.
+    pub reason: Reason,
+    /// The order id that support asks for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<String>,
+}
+
+/// `history` with the newest document at its end, oldest first. Renewals of one document are one entry.
+pub(super) fn and_newest(mut history: Vec<Past>, newest: Option<&InForce>, now: Now) -> Vec<Past> {
+    let Some(newest) = newest else { return Vec::new() };
+    let entitlement = &newest.document.entitlement;
+    let order = entitlement.order.as_ref().map(|order| order.id.chars().take(ORDER_MOST).collect());
+    let (position, plan, reason) = (entitlement.position(), newest.plan().clone(), newest.reason());
+    let newest = Past { at: now.trusted.as_secs(), position, plan, reason, order };
+    history.retain(|past| past.position.epoch == newest.position.epoch);
+    match history.last_mut() {
+        Some(last) if (last.position, &last.plan, last.reason) == (newest.position, &newest.plan, newest.reason) => {}
+        Some(last) if last.renews(&newest) => *last = newest,
+        _ => history.push(newest),
+    }
+    let surplus = history.len().saturating_sub(MOST);
+    history.drain(..surplus);
+    history
+}
+
+impl Past {
+    /// Whether both are renewals of the same plan under the same order.
+    fn renews(&self, newer: &Self) -> bool {
+        (self.reason, newer.reason) == (Reason::Renewed, Reason::Renewed) && self.plan == newer.plan && self.order == newer.order
+    }
+}

@@ -43,8 +43,8 @@ pub(super) struct Rejections(BTreeMap<Way, (Duration, String)>);
 impl Rejections {
     /// A document that came this way was rejected now (BOOTTIME).
     pub(super) fn note(&mut self, way: Way, reject: &Reject, now: Duration) {
-        // Neither is the publisher's fault, and each is told of otherwise.
-        if !matches!(reject, Reject::StateLost | Reject::NotPersisted) {
+        // None of these is the publisher's fault, and each is told of otherwise.
+        if !matches!(reject.code(), "state_lost" | "not_persisted" | "factory_reset") {
             self.0.insert(way, (now, reject.detail()));
         }
     }

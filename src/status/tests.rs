@@ -309,7 +309,7 @@ fn the_summary_names_the_gravest_condition_and_how_many_more() {
     let conditions = Conditions::default();
     conditions.raise(Kind::BrokerUnreachable, "connecting to a.example:8883: connection refused");
     conditions.raise(Kind::UploadsFailing, "the store answers 503");
-    let now = Now { boot: Duration::ZERO, trusted: Duration::from_secs(1_767_225_600), confirmed: true };
+    let now = Now { trusted: Duration::from_secs(1_767_225_600), confirmed: true, ..Now::default() };
     document.conditions = conditions.list(now);
     assert!(document.summary().ends_with("; uploads_failing: the store answers 503 (and 1 more)"), "{}", document.summary());
     conditions.clear(Kind::BrokerUnreachable);
@@ -324,7 +324,7 @@ fn the_page_shows_conditions_gravest_first_and_as_text() {
     let conditions = Conditions::default();
     conditions.raise(Kind::BrokerUnreachable, "connecting to <b>a.example</b>: connection refused");
     conditions.raise_advising(Kind::UploadsFailing, "the store answers 503", "Ask & wait.");
-    let now = Now { boot: Duration::ZERO, trusted: Duration::from_secs(1_767_225_600), confirmed: true };
+    let now = Now { trusted: Duration::from_secs(1_767_225_600), confirmed: true, ..Now::default() };
     document.conditions = conditions.list(now);
     document.warn();
     let page = page::render(&document);

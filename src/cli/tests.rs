@@ -233,6 +233,22 @@ fn the_service_refuses_a_loose_or_missing_key_and_names_it() {
 }
 
 #[test]
+fn a_token_file_may_begin_with_a_byte_order_mark_and_utf_16_is_named() {
+    let camera = Camera::new();
+    camera.bind();
+    let token = camera.entitlement().sign(&camera.key);
+    let line = format!("verify {}", camera.path("token").display());
+    camera.write("token", token.as_bytes());
+    let plain = camera.run(&line);
+    camera.write("token", format!("\u{feff}{token}").as_bytes());
+    assert_eq!(camera.run(&line), plain, "judged alike");
+    let wide: Vec<u8> = token.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    camera.write("token", &wide);
+    let (exit, _, err) = camera.run(&line);
+    assert!(exit == Exit::Internal && err.contains("UTF-16"), "{err}");
+}
+
+#[test]
 fn a_good_token_is_printed_whole() {
     let camera = Camera::new();
     camera.bind();

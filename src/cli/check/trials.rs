@@ -21,6 +21,9 @@ const FIRST_PICTURE: Duration = Duration::from_secs(25);
 /// Less than this free on the card is next to nothing, bytes.
 const LITTLE: u64 = 16_000_000;
 
+/// The unit's RuntimeDirectory=, which is there while the service runs.
+const MADE_WITH_THE_SERVICE: &str = "/run/kasa-care-agent";
+
 /// Tries everything; gives back what went well, one line each.
 pub(super) fn all(checked: &mut Checked, running: bool) -> Vec<String> {
     let mut well = Vec::new();
@@ -88,6 +91,9 @@ fn pictures(checked: &mut Checked, media: &Media, running: bool, well: &mut Vec<
 fn socket(path: &Path, running: bool) -> Result<String, (String, String)> {
     let shown = path.display();
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if folder == Path::new(MADE_WITH_THE_SERVICE) && !folder.exists() {
+        return Ok(format!("the folder of {shown} is made with the service"));
+    }
     if !folder.is_dir() {
         let right = format!("run: install -d -o kasa-care-agent -g kasa-care-agent {}; the agent tries again", folder.display());
         return Err((format!("the folder of the socket {shown} does not exist"), right));
@@ -126,12 +132,16 @@ fn sockets(checked: &mut Checked, config: &Config, running: bool) {
             }
         }
         Some(Listen::Unix(path)) if !running => {
-            // Under systemd its folder is made with the service.
             if let Some((wrong, right)) = socket(path, running).err() {
-                checked.warn("status.listen", wrong, right);
+                checked.fault("status.listen", wrong, right);
             }
         }
         _ => {}
+    }
+    if let Some(uploader) = &config.uploader {
+        if let Some((wrong, right)) = socket(&uploader.socket, running).err() {
+            checked.fault("uploader.socket", wrong, right);
+        }
     }
 }
 
@@ -152,4 +162,27 @@ fn folder(checked: &mut Checked, recording: &Recording, well: &mut Vec<String>) 
         checked.warn("recording.dir", format!("the file system of {shown} has {} MB left", free / 1_000_000), "free some space there");
     }
     well.push(format!("recording.dir: {shown} can be written to, {} MB are free", free / 1_000_000));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_is_tried_and_nothing_of_that_is_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("motion.sock");
+        assert!(socket(&path, false).is_ok_and(|found| found.ends_with("can be made")));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        assert!(socket(&path, true).is_err_and(|(wrong, _)| wrong.contains("not there")), "a running agent has it open");
+        let _listener = UnixListener::bind(&path).unwrap();
+        assert!(socket(&path, true).is_ok_and(|found| found.ends_with("is open")));
+        assert!(socket(&path, false).is_ok(), "one that an agent has left behind is replaced");
+        assert!(socket(&dir.path().join("nowhere/motion.sock"), false).is_err_and(|(_, right)| right.contains("install -d")));
+        fs::write(dir.path().join("file"), "").unwrap();
+        assert!(socket(&dir.path().join("file"), false).is_err_and(|(wrong, _)| wrong.contains("no socket")));
+        let long = dir.path().join("x".repeat(100));
+        fs::create_dir(&long).unwrap();
+        assert!(socket(&long.join("motion.sock"), false).is_err_and(|(_, right)| right.contains("shorter")));
+    }
 }

@@ -2,6 +2,7 @@
 //! up after it, wait, and begin anew. Each guard stands against a trap known of rumqttc 0.25.1 (R123 = its issue 123).
 
 use std::{
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -44,6 +45,8 @@ pub(super) struct Session {
     wire: Wire,
     /// Who is at the other end, or was last, for people.
     peer: String,
+    /// Addresses that let us in and then granted nothing, the oldest first: they come last, for another may be well.
+    avoided: Vec<SocketAddr>,
     /// The earliest end of the broker's certificates.
     valid_until: Duration,
     /// The number of the last connection.
@@ -107,6 +110,7 @@ impl Session {
         let (client, wire) = wire(&settings, &topics);
         Self {
             peer: settings.broker.endpoint.authority(),
+            avoided: Vec::new(),
             settings,
             topics,
             shared,
@@ -189,12 +193,17 @@ impl Session {
         let origin = Origin { endpoint: self.settings.broker.endpoint.clone(), tls };
         self.peer = origin.endpoint.authority();
         let limit = self.settings.connect_timeout;
-        let addresses =
+        let mut addresses =
             http::resolve(&origin.endpoint, time::Instant::now() + limit).await.map_err(|fault| LinkFault::from_http(&fault))?;
+        self.avoided.retain(|avoided| addresses.contains(avoided));
+        addresses.sort_by_key(|address| self.avoided.iter().position(|avoided| avoided == address).map_or(0, |place| place + 1));
         let deadline = time::Instant::now() + limit;
         let line = http::connect(&Street, &origin, &addresses, deadline).await.map_err(|fault| LinkFault::from_http(&fault))?;
         self.peer = line.peer_name().to_owned();
         self.valid_until = line.valid_until();
+        // Until it grants the subscription.
+        self.avoided.retain(|avoided| *avoided != line.peer());
+        self.avoided.push(line.peer());
         let (stream, _) = line.into_stream();
         match timeout_at(deadline, self.wire.connect(stream, self.clean_next)).await {
             Ok(Ok(session_present)) => Ok(session_present && !self.clean_next),
@@ -278,6 +287,7 @@ impl Session {
         let suback_until = (!deferred).then(|| now + self.settings.suback_timeout);
         drop(inner);
         if deferred {
+            self.avoided.clear();
             self.settings.conditions.clear(Kind::BrokerUnreachable);
         }
         let stable_at = Some(now + self.settings.stable_after);
@@ -317,6 +327,7 @@ impl Session {
                 if let Err(fault) = granted(&suback, &self.topics, &self.peer) {
                     return Some(End::Refused(fault));
                 }
+                self.avoided.clear();
                 self.settings.conditions.clear(Kind::BrokerUnreachable);
                 self.shared.lock().status.state = LinkState::Subscribed;
                 (!self.emit(Event::Subscribed { connection }).await).then_some(End::Orphaned)

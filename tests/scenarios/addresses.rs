@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use care_protocol::Mode;
 use care_tests::{
     cloud::{Cloud, GrantAnswer, grant},
+    impostor::Impostor,
     pki::plain_tls,
     resolver::{NAME, Resolver},
     wait::PATIENCE,
@@ -99,6 +100,27 @@ async fn s90_three_dead_ipv4_addresses_before_a_live_one_keep_nobody_away() {
     // The resolver library puts those first that have more bits in common with our own address, 127.0.0.1.
     let dead = [2, 3, 4].map(|last| IpAddr::from(Ipv4Addr::new(127, 0, 0, last)));
     lives(&dead, Ipv4Addr::new(127, 0, 1, 5)).await;
+}
+
+/// An address may let us in and be no broker all the same: a load balancer whose backend is gone.
+#[tokio::test]
+async fn s90_an_address_that_closes_upon_connect_does_not_keep_the_camera_from_the_next() {
+    let mut world = World::new().await;
+    let port = world.wire.addr.port();
+    let gone = [2, 3].map(|last| SocketAddr::from((Ipv4Addr::new(127, 0, 0, last), port)));
+    let mut impostors = Vec::new();
+    for address in gone {
+        impostors.push(Impostor::listen(address, world.pki.mutual_tls(&world.pki.ca.server())).await);
+    }
+    let live = SocketAddr::from((Ipv4Addr::new(127, 0, 1, 5), port));
+    let relay = tokio::spawn(relay(live, world.wire.addr));
+    let resolver = Resolver::naming(&[gone[0].ip(), gone[1].ip(), live.ip()]).await;
+    world.agent.resolver = Some(resolver.ip);
+    world.agent.config.broker = format!("mqtts://{NAME}:{port}");
+    world.start_premium().await;
+    world.agent.status("a link that is up", |status| status.0["link"]["up"] == true).await;
+    assert!(impostors.iter().all(|impostor| impostor.seen().handshakes > 0), "they come before the live one");
+    relay.abort();
 }
 
 /// When none answers, each is named with its reason: in the status, and once in the log.

@@ -66,7 +66,7 @@ pub(super) enum WireError {
     #[error("CONNECT was refused: {0:?}")]
     Refused(ConnectReturnCode),
     #[error("expected CONNACK, received {0:?}")]
-    NotConnAck(Packet),
+    NotConnAck(Box<Packet>),
     #[error("the broker no longer reads what we send")]
     WriteTimeout,
 }
@@ -117,7 +117,7 @@ impl Wire {
         let session_present = match answer {
             Packet::ConnAck(connack) if connack.code == ConnectReturnCode::Success => connack.session_present,
             Packet::ConnAck(connack) => return Err(WireError::Refused(connack.code)),
-            other => return Err(WireError::NotConnAck(other)),
+            other => return Err(WireError::NotConnAck(Box::new(other))),
         };
         if !session_present {
             self.pending.clear();

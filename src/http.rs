@@ -39,6 +39,7 @@ use tokio_rustls::TlsConnector;
 use crate::{
     clock::{HeardDate, LATEST},
     config::Endpoint,
+    path_mtu::{PATHS, Watch},
     tls::{self, TlsFault, ValidUntil},
 };
 
@@ -215,8 +216,10 @@ impl Door for Street {
 
     fn open(&self, address: SocketAddr) -> io::Result<(TcpStream, Walk)> {
         let socket = new_socket(address)?;
+        PATHS.limit(&socket, address)?;
+        let walk = Walk(Watch::of(&socket, address));
         begin_connect(&socket, address)?;
-        Ok((TcpStream::from_std(socket.into())?, Walk))
+        Ok((TcpStream::from_std(socket.into())?, walk))
     }
 
     fn check(&self) -> Result<(), Stale> {
@@ -226,7 +229,8 @@ impl Door for Street {
 
 /// The [`Pass`] of the [`Street`].
 #[derive(Debug)]
-pub struct Walk;
+#[expect(dead_code, reason = "it looks at the connection when it is dropped")]
+pub struct Walk(Option<Watch>);
 
 impl Pass for Walk {
     fn finished(&self) {}
@@ -511,7 +515,7 @@ mod tests {
         let peer = SocketAddr::from(([127, 0, 0, 1], 1));
         let line = Line {
             stream: Box::new(Gone { answer: what_comes, asked: false, reader: None }),
-            pass: Walk,
+            pass: Walk(None),
             host: "care.example".into(),
             peer,
             valid_until: LATEST,

@@ -30,6 +30,7 @@ pub mod logging;
 pub mod media;
 pub mod memory;
 pub mod ownership;
+mod path_mtu;
 pub mod redact;
 pub mod status;
 pub mod store;

@@ -204,7 +204,8 @@ impl Session {
         // Until it grants the subscription.
         self.avoided.retain(|avoided| *avoided != line.peer());
         self.avoided.push(line.peer());
-        let (stream, _) = line.into_stream();
+        // Looked at when this has come to something or not: its TLS handshake may have vanished on the way.
+        let (stream, _walk) = line.into_stream();
         match timeout_at(deadline, self.wire.connect(stream, self.clean_next)).await {
             Ok(Ok(session_present)) => Ok(session_present && !self.clean_next),
             Ok(Err(error)) => Err(LinkFault::from_wire(&error, Stage::Connack, &self.peer)),

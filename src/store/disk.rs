@@ -76,6 +76,7 @@ struct Inner {
     operations: usize,
     fail_at: Option<(usize, io::ErrorKind)>,
     failing: Option<io::ErrorKind>,
+    free: Option<u64>,
     read_only: bool,
     no_history: bool,
     blocked: bool,
@@ -145,6 +146,11 @@ impl Disk {
         let mut inner = self.lock();
         inner.operations = 0;
         inner.fail_at = Some((operation, kind));
+    }
+
+    /// So many bytes are free from now on, whatever is written.
+    pub fn set_free(&self, bytes: u64) {
+        self.lock().free = Some(bytes);
     }
 
     /// Makes every operation fail until told otherwise.
@@ -295,6 +301,10 @@ impl Inode {
 
 impl Filesystem for Disk {
     type File = DiskFile;
+
+    fn free(&self) -> io::Result<u64> {
+        Ok(self.lock().free.unwrap_or(u64::MAX))
+    }
 
     fn open(&self, name: &str, access: Access) -> io::Result<DiskFile> {
         let mut inner = self.lock();

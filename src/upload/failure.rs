@@ -10,6 +10,7 @@ use super::{
     spool::{Blame, Trouble},
 };
 use crate::{
+    conditions::Kind,
     config::Endpoint,
     http::{Answer, Fault, Stage, Stale},
 };
@@ -38,6 +39,8 @@ pub(super) enum Failure {
     Grant(#[from] Violation),
     #[error("{}: {answer}", .doing.words())]
     Answered { doing: Doing, answer: Declined },
+    #[error("sending the clip: {0} acknowledges nothing of full segments")]
+    Swallowed(String),
     #[error("the grant ended before the clip could be sent")]
     Expired,
     #[error("the clip cannot be read from flash: {0}")]
@@ -99,7 +102,9 @@ impl Failure {
             Self::Answered { answer, .. } if answer.is_about_the_clip() => Blame::Clip,
             Self::Grant(_) => Blame::Grant,
             Self::Unreadable(_) => Blame::Flash,
-            Self::Fault { .. } | Self::Answered { .. } | Self::Refused(_) | Self::Expired | Self::Stale => Blame::Server,
+            Self::Fault { .. } | Self::Answered { .. } | Self::Refused(_) | Self::Swallowed(_) | Self::Expired | Self::Stale => {
+                Blame::Server
+            }
         }
     }
 
@@ -117,6 +122,7 @@ impl Failure {
                 _ => "Ask the server's operator why it declines the request.",
             },
             Self::Grant(_) => "Add the host to [store] hosts if it is right, or correct the cloud's grants.",
+            Self::Swallowed(_) => Kind::PathMtu.advice(),
             Self::Expired => "Check the API's clock, or give the camera a faster uplink: a grant lives a minute at most.",
             Self::Unreadable(_) => "Check the state directory's file system.",
             Self::Refused(_) => "Check the account's subscription.",

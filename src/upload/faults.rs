@@ -12,6 +12,7 @@ use super::{
 use crate::{
     clock::Now,
     conditions::{Conditions, Kind},
+    path_mtu::PATHS,
 };
 
 /// How long a vendor's uploader may be away before that is worth saying: at boot it comes a little after us.
@@ -74,6 +75,12 @@ impl Faults {
             format!("{written} bytes were written to flash today, all that [spool] flash_bytes_per_day allows; clips wait in memory")
         });
         self.conditions.set(Kind::FlashBudget, budget);
+        let narrow: Vec<_> = PATHS.narrow().iter().map(|(peer, segment)| format!("{peer} ({segment} bytes)")).collect();
+        let narrow = (!narrow.is_empty()).then(|| {
+            let peers = narrow.join(", ");
+            format!("full segments vanish on the way to {peers} without a word; smaller ones get through, and are sent for an hour")
+        });
+        self.conditions.set(Kind::PathMtu, narrow);
         self.conditions.set(Kind::Pacing, gate.sockets.pace_fault());
         self.name_uploader(gate, now);
         let mut seen = lock(&self.seen);

@@ -11,24 +11,32 @@ use std::{
 
 /// What the kernel knows of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct TcpInfo {
+pub(crate) struct TcpInfo {
     /// Payload bytes handed to the network device, with retransmissions; 0 on kernels before 4.19.
-    pub(super) bytes_sent: u64,
+    pub(crate) bytes_sent: u64,
     /// Payload bytes the peer has acknowledged.
-    pub(super) bytes_acked: u64,
+    pub(crate) bytes_acked: u64,
     /// Payload bytes it has been given and has not sent yet.
-    pub(super) notsent_bytes: u32,
+    pub(crate) notsent_bytes: u32,
     /// The smoothed round-trip time.
-    pub(super) rtt: Duration,
+    pub(crate) rtt: Duration,
     /// The smallest round-trip time of late.
-    pub(super) min_rtt: Duration,
+    pub(crate) min_rtt: Duration,
+    /// Whether the connection stands.
+    pub(crate) established: bool,
+    /// Segments sent and not acknowledged.
+    pub(crate) unacked: u32,
+    /// How often in a row the same bytes were sent again for want of an answer.
+    pub(crate) retransmits: u8,
+    /// The largest segment that is sent, bytes of payload.
+    pub(crate) segment: u32,
 }
 
 /// What is asked of the kernel about a socket. An old one, or an emulated one, knows less.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Kernel {
-    pub(super) set_max_pacing_rate: fn(BorrowedFd<'_>, u64) -> io::Result<()>,
-    pub(super) tcp_info: fn(BorrowedFd<'_>) -> io::Result<TcpInfo>,
+pub(crate) struct Kernel {
+    pub(crate) set_max_pacing_rate: fn(BorrowedFd<'_>, u64) -> io::Result<()>,
+    pub(crate) tcp_info: fn(BorrowedFd<'_>) -> io::Result<TcpInfo>,
 }
 
 impl Default for Kernel {
@@ -65,11 +73,14 @@ fn set_max_pacing_rate(socket: BorrowedFd<'_>, bytes_per_s: u64) -> io::Result<(
     }
 }
 
+/// `TCP_ESTABLISHED` of the kernel's `tcp_states.h`.
+const ESTABLISHED: u8 = 1;
+
 /// Reads TCP_INFO.
 ///
 /// # Errors
 /// What the kernel said; `Unsupported` if it says less than is asked of it.
-fn tcp_info(socket: BorrowedFd<'_>) -> io::Result<TcpInfo> {
+pub(crate) fn tcp_info(socket: BorrowedFd<'_>) -> io::Result<TcpInfo> {
     // SAFETY: `tcp_info` is plain integers, for which all zeroes is a value.
     let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
     let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
@@ -90,5 +101,9 @@ fn tcp_info(socket: BorrowedFd<'_>) -> io::Result<TcpInfo> {
         notsent_bytes: info.tcpi_notsent_bytes,
         rtt: Duration::from_micros(info.tcpi_rtt.into()),
         min_rtt: Duration::from_micros(info.tcpi_min_rtt.into()),
+        established: info.tcpi_state == ESTABLISHED,
+        unacked: info.tcpi_unacked,
+        retransmits: info.tcpi_retransmits,
+        segment: info.tcpi_snd_mss,
     })
 }

@@ -13,7 +13,7 @@ mod faults;
 mod flash;
 mod gate;
 mod grant;
-mod kernel;
+pub(crate) mod kernel;
 mod pacing;
 mod recording;
 mod socket;

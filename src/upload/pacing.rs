@@ -129,7 +129,10 @@ mod tests {
                 self.acked += leaving;
                 let base = Duration::from_millis(20);
                 let rtt = base + self.jitter + Duration::from_secs_f64(self.queue / self.capacity);
-                pacer.observe(&TcpInfo { bytes_sent: 0, bytes_acked: self.acked as u64, notsent_bytes: 1, rtt, min_rtt: base }, self.now);
+                pacer.observe(
+                    &TcpInfo { bytes_sent: 0, bytes_acked: self.acked as u64, notsent_bytes: 1, rtt, min_rtt: base, ..TcpInfo::default() },
+                    self.now,
+                );
             }
         }
     }

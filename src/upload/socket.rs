@@ -21,6 +21,7 @@ use super::kernel::{Kernel, TcpInfo};
 use crate::{
     engine::Generation,
     http::{self, Door, Stale},
+    path_mtu::PATHS,
 };
 
 /// How much unsent payload a socket may hold before it takes more: what is still in our hands cannot leave.
@@ -169,7 +170,7 @@ impl Door for Ticket {
         // It also covers being killed: what is queued then is discarded.
         socket.set_linger(Some(Duration::ZERO))?;
         socket.set_tcp_notsent_lowat(NOT_SENT_LOWAT)?;
-        socket.set_tcp_mss(LARGEST_SEGMENT)?;
+        socket.set_tcp_mss(PATHS.segment(address).unwrap_or(LARGEST_SEGMENT))?;
         self.sockets.pace(socket.as_fd(), self.bytes_per_s)?;
         let duplicate = OwnedFd::from(socket.try_clone()?);
 
@@ -181,7 +182,7 @@ impl Door for Ticket {
         open.duplicates.push((id, duplicate));
         drop(open);
 
-        let pass = Pass { sockets: self.sockets.clone(), id };
+        let pass = Pass { sockets: self.sockets.clone(), id, peer: address };
         Ok((TcpStream::from_std(socket.into())?, pass))
     }
 
@@ -195,6 +196,7 @@ impl Door for Ticket {
 pub(super) struct Pass {
     sockets: Arc<Sockets>,
     id: u64,
+    peer: SocketAddr,
 }
 
 impl Pass {
@@ -218,6 +220,10 @@ impl http::Pass for Pass {
 
 impl Drop for Pass {
     fn drop(&mut self) {
+        // Not of one that was cut: the kernel has forgotten what it knew.
+        if let Some(info) = self.gauge().read() {
+            PATHS.learn(self.peer, &info);
+        }
         self.sockets.remove(self.id);
     }
 }

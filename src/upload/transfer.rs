@@ -34,7 +34,8 @@ use super::{
     socket::{Gauge, Ticket},
     spool::{End, Job},
 };
-use crate::http::{Answer, Door, Fault, Origin, Stage, connect, request, resolve, within};
+use crate::http::{Answer, Door, Fault, Origin, Stage, connect, peer_name, request, resolve, within};
+use crate::path_mtu::{PATHS, is_swallowed};
 
 /// How much of a clip is handed over at a time, at most.
 const CHUNK: usize = 32 * 1024;
@@ -100,6 +101,8 @@ impl Shared {
         loop {
             let Some(permission) = self.ask(&ticket, job).await? else { return Ok(()) };
             match self.put(&ticket, job, permission).await {
+                // The next connection has smaller segments, until there are none.
+                Err(Failure::Swallowed(_)) => {}
                 // The URL has ended, or so the store says: one fresh grant at once, more only after a pause.
                 Err(Failure::Answered { doing: Doing::Sending, answer: Declined { status: 403, .. } } | Failure::Expired)
                     if fresh_grants > 0 =>
@@ -187,9 +190,13 @@ impl Shared {
         let body = ClipBody::new(ticket.clone(), job, self.gate.shelf.clone(), pace.clone(), &self.on_flash);
         let mut request = request("PUT", &origin.endpoint, &target.path, target.headers, body).map_err(sending)?;
         request.headers_mut().insert(header::CONTENT_LENGTH, job.bytes.into());
-        let gauge = line.pass().gauge();
+        let (gauge, peer) = (line.pass().gauge(), line.peer());
         let exchange = line.send(request, ANSWER);
         let answer = self.minded(exchange, &gauge, &pace, &origin.endpoint.host, job.bytes).await;
+        // The connection is gone by now, and what was seen of it is known.
+        if pace.swallowed.load(Ordering::Relaxed) && PATHS.segment(peer).is_some() {
+            return Err(Failure::Swallowed(peer_name(&origin.endpoint, peer)));
+        }
         if let Some(why) = pace.unreadable.get() {
             return Err(Failure::Unreadable(why.clone()));
         }
@@ -233,6 +240,10 @@ impl Shared {
                             pace.bytes_per_s.store(rate, Ordering::Relaxed);
                         }
                     }
+                    if info.as_ref().is_some_and(is_swallowed) {
+                        pace.swallowed.store(true, Ordering::Relaxed);
+                        return Err(Fault::Timeout { stage: Stage::Http, host: host.to_owned() });
+                    }
                     if now - moved >= STALL || now - begun >= longest {
                         return Err(Fault::Timeout { stage: Stage::Http, host: host.to_owned() });
                     }
@@ -251,11 +262,19 @@ pub(super) struct Pace {
     given: AtomicU64,
     /// Why the body could not go on, if flash is to blame.
     unreadable: OnceLock<String>,
+    /// The path swallows segments as large as these.
+    swallowed: AtomicBool,
 }
 
 impl Pace {
     pub(super) fn new(bytes_per_s: u64) -> Self {
-        Self { bytes_per_s: bytes_per_s.into(), learning: false.into(), given: 0.into(), unreadable: OnceLock::new() }
+        Self {
+            bytes_per_s: bytes_per_s.into(),
+            learning: false.into(),
+            given: 0.into(),
+            unreadable: OnceLock::new(),
+            swallowed: false.into(),
+        }
     }
 
     /// How many bytes have arrived; where the kernel does not say, how many it has taken, which is little more.

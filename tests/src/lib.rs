@@ -12,6 +12,7 @@ pub mod guest;
 pub mod impostor;
 pub mod issuer;
 pub mod media;
+pub mod narrow_path;
 pub mod own_network;
 pub mod pki;
 pub mod process;

@@ -437,6 +437,23 @@ fn s75_on_a_full_flash_the_oldest_of_the_lowest_class_gives_way_and_the_quota_al
     assert_eq!(camera.crash_everywhere(&[4], &mut 0), Ok(()));
 }
 
+#[test]
+fn no_clip_takes_the_room_that_is_kept_for_the_state() {
+    let mut camera = Camera::new(None);
+    let needed = super::files::RESERVE + HEADER_BYTES + 120;
+    camera.disk.set_free(needed - 1);
+    camera.record(SHORT);
+    camera.wait();
+    let usage = camera.gate.shelf.lock().flash_use();
+    let fault = usage.fault.expect("it is said");
+    assert!(fault.sentence.contains(&format!("{} bytes are free", needed - 1)) && fault.advice.contains("room"), "{fault:?}");
+    assert_eq!(camera.on_flash(), BTreeSet::new());
+    camera.disk.set_free(needed);
+    camera.dial.advance(Duration::from_secs(31));
+    camera.work();
+    assert_eq!(camera.on_flash(), camera.ids());
+}
+
 /// Scenario 70: after a rollback a newer firmware's files are erased, never misread.
 #[test]
 fn s70_what_another_firmware_wrote_is_erased_and_counted() {

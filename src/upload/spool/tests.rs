@@ -390,3 +390,37 @@ fn a_file_that_cannot_be_read_is_given_up_in_the_end_and_counted() {
     assert_eq!((spool.held(), spool.tally().dropped), (Erased::default(), Erased { clips: 1, bytes: 10 }));
     assert!(matches!(spool.chore(now(200)), Ok(Chore::Bury(_))));
 }
+
+/// Scenario 95.
+#[test]
+fn s95_beyond_a_days_writes_clips_wait_in_memory_and_nothing_gives_way_on_flash() {
+    // Two clips of a page each, with their names.
+    let mut spool = Spool::new(10_000, 2 * (HEADER_BYTES + 1000), 4 * 4096);
+    spool.admit(admission(PAID), now(0));
+    let ids = [100, 110, 120].map(|at| record(&mut spool, ClipKind::Motion, at, 1, 1000).unwrap());
+    for id in &ids[..2] {
+        assert!(!spool.flash_use().over_budget);
+        // The newest are worth most.
+        assert!(matches!(spool.chore(now(200)), Ok(Chore::Spill(_))), "{id}");
+        let writing = spool.clips.iter().find(|clip| clip.flash == OnFlash::Writing).unwrap().id;
+        spool.spilled(writing, Spilled::Durable, None, now(200));
+    }
+    assert_eq!((spool.flash_use().written_today, spool.flash_use().held.clips), (4 * 4096, 2));
+    let fourth = record(&mut spool, ClipKind::Motion, 210, 1, 1000).unwrap();
+    assert!(spool.chore(now(300)).is_err());
+    assert!(spool.flash_use().over_budget && spool.tally().dropped.clips == 0, "{:?}", spool.flash_use());
+    spool.spill_all();
+    assert!(spool.chore(now(300)).is_err(), "not even when the agent stops");
+    // What is erased is said to be gone all the same.
+    spool.keep(Policy { history_h: 0, ..PAID }, AT, now(300));
+    assert!(matches!(spool.chore(now(300)), Ok(Chore::Bury(gone)) if gone.len() == 2));
+    assert!(spool.flash_use().written_today > 4 * 4096);
+    spool.buried(None, now(300));
+    spool.unlinked(None, now(300));
+    // The next day it goes on.
+    spool.admit(admission(PAID), now(300));
+    let tomorrow = 86_400;
+    let next = record(&mut spool, ClipKind::Motion, tomorrow, 1, 1000).unwrap();
+    assert!(matches!(spool.chore(now(tomorrow + 60)), Ok(Chore::Spill(spill)) if spill.id == next && spill.id != fourth));
+    assert!(!spool.flash_use().over_budget);
+}

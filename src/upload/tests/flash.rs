@@ -94,3 +94,21 @@ fn a_spool_directory_that_cannot_be_used_is_visible_and_uploads_go_on() {
     bench.record(1000);
     until("stored", || bench.stored() == 1);
 }
+
+#[test]
+fn what_was_written_today_is_known_after_a_restart_also_once_the_clips_are_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let sink = Sink::generous(true);
+    left_behind(&sink, dir.path());
+    let bench_of = |dir: &Path| bench(&sink, dir);
+    let bench = bench_of(dir.path());
+    let written = bench.status().flash_written_today;
+    assert!(written >= SIZE as u64, "{written}");
+    bench.open(PAID);
+    until("stored", || bench.stored() == 1);
+    until("its room is free", || bench.status().flash == Erased::default());
+    let after = bench.status().flash_written_today;
+    assert!(after > written, "what says that it is gone is counted too");
+    drop(bench);
+    assert_eq!(bench_of(dir.path()).status().flash_written_today, after, "from the journal alone");
+}

@@ -1,0 +1,196 @@
+//! Paths that swallow large packets without a word: a link with a smaller MTU (PPPoE, LTE, a tunnel) behind a router whose
+//! ICMP is filtered. TCP's handshake and small messages pass, and the first full segment is lost as often as it is sent
+//! again. A connection that ends like that is noticed here, and the next one to that address is given smaller segments:
+//! 1220 bytes, which fit every IPv6 path, then 536, which fit every IPv4 path. What helped is remembered for an hour.
+//!
+//! There is one memory for the whole process, as the kernel has one of the routes: broker, API and store are reached over
+//! the same paths, by connections that know nothing of each other.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    os::fd::{AsFd, OwnedFd},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use socket2::Socket;
+
+use crate::upload::kernel::{TcpInfo, tcp_info};
+
+/// The largest segments that a connection is given once full ones got no answer, one after the other.
+const SMALLER: [u32; 2] = [1220, 536];
+/// How long a path is taken to be as it was found.
+const REMEMBERED: Duration = Duration::from_secs(3600);
+/// So many times in a row must the kernel have sent the same bytes again: three seconds or more.
+const RETRANSMITS: u8 = 4;
+/// More than this acknowledged means that full segments get through, and something else has happened.
+const FEW_SEGMENTS: u64 = 3;
+
+/// What is known of the paths to peers.
+#[derive(Debug)]
+pub(crate) struct Paths(Mutex<BTreeMap<SocketAddr, Path>>);
+
+/// The process's memory.
+pub(crate) static PATHS: Paths = Paths(Mutex::new(BTreeMap::new()));
+
+#[derive(Debug, Clone, Copy)]
+struct Path {
+    segment: u32,
+    /// Whether data has got through in such segments.
+    helped: bool,
+    until: Instant,
+}
+
+impl Paths {
+    /// The largest segment that a connection to `peer` may send; `None`: whatever TCP finds.
+    pub(crate) fn segment(&self, peer: SocketAddr) -> Option<u32> {
+        self.segment_at(peer, Instant::now())
+    }
+
+    fn segment_at(&self, peer: SocketAddr, now: Instant) -> Option<u32> {
+        let mut paths = self.lock();
+        paths.retain(|_, path| path.until > now);
+        paths.get(&peer).map(|path| path.segment)
+    }
+
+    /// Limits a socket's segments before it connects to `peer`.
+    pub(crate) fn limit(&self, socket: &Socket, peer: SocketAddr) -> std::io::Result<()> {
+        self.segment(peer).map_or(Ok(()), |segment| socket.set_tcp_mss(segment))
+    }
+
+    /// A connection to `peer` has ended, or is given up, and this is what the kernel says of it. Whether the next one will
+    /// have smaller segments.
+    pub(crate) fn learn(&self, peer: SocketAddr, info: &TcpInfo) -> bool {
+        self.learn_at(peer, info, Instant::now())
+    }
+
+    fn learn_at(&self, peer: SocketAddr, info: &TcpInfo, now: Instant) -> bool {
+        let mut paths = self.lock();
+        if is_swallowed(info) {
+            let smaller = SMALLER.into_iter().find(|smaller| *smaller < info.segment);
+            match smaller {
+                Some(segment) => drop(paths.insert(peer, Path { segment, helped: false, until: now + REMEMBERED })),
+                // The smallest fare no better: the path is broken otherwise.
+                None => drop(paths.remove(&peer)),
+            }
+            return smaller.is_some();
+        }
+        if let Some(path) = paths.get_mut(&peer).filter(|path| !path.helped) {
+            let full_segments = u64::from(path.segment) * FEW_SEGMENTS;
+            if info.segment <= path.segment && info.bytes_acked > full_segments {
+                path.helped = true;
+                path.until = now + REMEMBERED;
+            }
+        }
+        false
+    }
+
+    /// The peers that need smaller segments, and how small.
+    pub(crate) fn narrow(&self) -> Vec<(SocketAddr, u32)> {
+        let now = Instant::now();
+        let paths = self.lock();
+        paths.iter().filter(|(_, path)| path.helped && path.until > now).map(|(peer, path)| (*peer, path.segment)).collect()
+    }
+
+    /// Every change leaves a whole map behind, so a panic elsewhere does not spoil it.
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<SocketAddr, Path>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether a connection stands, has had hardly anything acknowledged, and sends the same again and again.
+pub(crate) fn is_swallowed(info: &TcpInfo) -> bool {
+    let hardly_any = info.bytes_acked <= u64::from(info.segment) * FEW_SEGMENTS;
+    info.established && info.unacked > 0 && info.retransmits >= RETRANSMITS && hardly_any
+}
+
+/// Looks at a connection of the agent's own when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    socket: OwnedFd,
+    peer: SocketAddr,
+}
+
+impl Watch {
+    /// `None` where the kernel gives no second descriptor: then nothing is learned from it.
+    pub(crate) fn of(socket: &Socket, peer: SocketAddr) -> Option<Self> {
+        let socket = OwnedFd::from(socket.try_clone().ok()?);
+        Some(Self { socket, peer })
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if let Ok(info) = tcp_info(self.socket.as_fd()) {
+            PATHS.learn(self.peer, &info);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn paths() -> Paths {
+        Paths(Mutex::default())
+    }
+
+    fn peer() -> SocketAddr {
+        SocketAddr::from(([203, 0, 113, 7], 443))
+    }
+
+    /// A connection whose segments vanish.
+    fn swallowed(segment: u32) -> TcpInfo {
+        TcpInfo { established: true, unacked: 3, retransmits: RETRANSMITS, segment, bytes_acked: 900, ..TcpInfo::default() }
+    }
+
+    #[test]
+    fn segments_become_smaller_twice_and_what_helped_is_remembered_for_an_hour() {
+        let (paths, now) = (paths(), Instant::now());
+        assert_eq!(paths.segment_at(peer(), now), None);
+        assert!(paths.learn_at(peer(), &swallowed(1448), now));
+        assert_eq!(paths.segment_at(peer(), now), Some(1220));
+        assert_eq!(paths.narrow(), [], "nothing is known yet but that full segments vanish");
+        assert!(paths.learn_at(peer(), &swallowed(1208), now));
+        assert_eq!(paths.segment_at(peer(), now), Some(536));
+        let well = TcpInfo { established: true, segment: 524, bytes_acked: 100_000, ..TcpInfo::default() };
+        assert!(!paths.learn_at(peer(), &well, now));
+        assert_eq!(paths.narrow(), [(peer(), 536)]);
+        assert_eq!(paths.segment_at(peer(), now + REMEMBERED - Duration::from_secs(1)), Some(536));
+        assert_eq!(paths.segment_at(peer(), now + REMEMBERED), None);
+        let other = SocketAddr::from(([203, 0, 113, 8], 443));
+        assert!(paths.learn_at(peer(), &swallowed(1448), now));
+        assert_eq!(paths.segment_at(other, now), None);
+    }
+
+    #[test]
+    fn a_path_that_swallows_the_smallest_too_is_broken_otherwise() {
+        let (paths, now) = (paths(), Instant::now());
+        for segment in [1448, 1208] {
+            assert!(paths.learn_at(peer(), &swallowed(segment), now));
+        }
+        assert!(!paths.learn_at(peer(), &swallowed(524), now));
+        assert_eq!(paths.segment_at(peer(), now), None);
+    }
+
+    #[test]
+    fn what_stalls_for_another_reason_keeps_its_segments() {
+        let well = swallowed(1448);
+        let others = [
+            // The link was lost in the middle of a transfer.
+            TcpInfo { bytes_acked: 200_000, ..well },
+            // The peer reads nothing: all that was sent is acknowledged.
+            TcpInfo { unacked: 0, ..well },
+            // A hiccup.
+            TcpInfo { retransmits: 1, ..well },
+            // Reset, or cut: nothing is known of it any more.
+            TcpInfo { established: false, ..well },
+        ];
+        for info in others {
+            let paths = paths();
+            assert!(!paths.learn_at(peer(), &info, Instant::now()));
+            assert_eq!(paths.segment(peer()), None, "{info:?}");
+        }
+    }
+}

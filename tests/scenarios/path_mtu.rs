@@ -1,0 +1,95 @@
+//! Scenario 92: the path's MTU is smaller than the camera's link, and nobody says so.
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use care_protocol::Mode;
+use care_tests::{
+    cloud::Cloud,
+    narrow_path::{CLOUD, NarrowPath},
+    world::World,
+};
+use tokio::net::{TcpListener, TcpStream};
+
+/// A camera on such a path, with broker and cloud beyond it. The path first: it must outlive what is on it.
+async fn behind(mtu: u32) -> (World, NarrowPath) {
+    let path = NarrowPath::of(mtu);
+    path.enter_cloud();
+    let mut world = World::with_camera().await;
+    let api = Cloud::start_at(CLOUD, Some(world.pki.mutual_tls(&world.pki.ca.server()))).await;
+    world.move_to(api).await;
+    let broker = lead_to(world.wire.addr).await;
+    world.agent.config.broker = format!("mqtts://{broker}");
+    world.agent.under = path.camera();
+    (world, path)
+}
+
+/// The same broker at the cloud's address.
+async fn lead_to(broker: SocketAddr) -> SocketAddr {
+    let listener = TcpListener::bind((CLOUD, 0)).await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut near, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let Ok(mut far) = TcpStream::connect(broker).await else { return };
+                // However it ends, both have ended.
+                let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+            });
+        }
+    });
+    addr
+}
+
+/// Films until the store has so many clips.
+async fn stored(world: &World, clips: usize, patience: Duration) {
+    let started = Instant::now();
+    let whole = || world.cloud.lock().puts.iter().filter(|put| put.complete == Some(true)).count();
+    let mut motion = world.agent.motion().await;
+    while whole() < clips {
+        assert!(started.elapsed() < patience, "{} of {clips} clips are in the store after {patience:?}", whole());
+        motion.moved().await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
+#[tokio::test]
+async fn s92_where_large_packets_vanish_clips_leave_after_the_first_stall() {
+    let (mut world, _path) = behind(1400).await;
+    world.start_premium().await;
+    stored(&world, 1, Duration::from_secs(60)).await;
+    let status = world.agent.status("a narrow path", |status| status.condition("path_mtu").is_some()).await;
+    assert!(status.sentence("path_mtu").contains(&world.cloud.addr.to_string()), "{}", status.sentence("path_mtu"));
+    // The next one does not have to find that out again.
+    stored(&world, 2, Duration::from_secs(60)).await;
+    let cut_short = world.cloud.lock().puts.iter().filter(|put| put.complete == Some(false)).count();
+    assert!(cut_short <= 1, "{cut_short} transfers stalled");
+}
+
+/// The control: on the same way without the fault nothing is made smaller.
+#[tokio::test]
+async fn s92_on_a_path_as_wide_as_the_link_nothing_is_said_of_it() {
+    let (mut world, _path) = behind(1500).await;
+    world.start_premium().await;
+    stored(&world, 1, Duration::from_secs(60)).await;
+    assert_eq!(world.agent.status("its conditions", |_| true).await.condition("path_mtu"), None);
+}
+
+/// A camera's certificate with its chain takes more than one segment: then not even the handshake passes.
+#[tokio::test]
+async fn s92_a_handshake_too_large_for_the_path_gets_through_in_smaller_segments() {
+    let (mut world, _path) = behind(1400).await;
+    // As long as the intermediates of some authorities are.
+    let chain = (0..6).fold(world.pki.ca.intermediate("1"), |above, n| above.intermediate(&format!("{n} {}", "long ".repeat(60))));
+    let (cert, key) = chain.client(care_tests::world::DEVICE).write(world.agent.dir(), "long");
+    (world.agent.config.cert, world.agent.config.key) = (cert, key);
+    let premium = world.premium();
+    world.issue(premium).await;
+    world.agent.start();
+    // The broker's handshake first, then the API's, then the store's.
+    world.agent.mode(Mode::Paid).await;
+    stored(&world, 1, Duration::from_secs(120)).await;
+    let status = world.agent.status("a narrow path", |status| status.condition("path_mtu").is_some()).await;
+    assert!(status.sentence("path_mtu").contains(&world.cloud.addr.to_string()), "{}", status.sentence("path_mtu"));
+}

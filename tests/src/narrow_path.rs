@@ -1,0 +1,89 @@
+//! A camera behind a router whose way out takes smaller packets than the camera's, and which does not say so: three network
+//! namespaces, gone when dropped. Needs root and iproute2.
+//!
+//! ```text
+//! camera ──1500── router ──1400── cloud
+//! ```
+//!
+//! The cloud says that it takes full segments, as servers do that stand on Ethernet; what it sends itself is small enough.
+
+use std::{
+    fs::File,
+    net::Ipv4Addr,
+    os::fd::AsRawFd,
+    process::{self, Command},
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use crate::own_network::run;
+
+/// The cloud's address. The tests' servers have certificates for it.
+pub const CLOUD: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
+const CAMERA: Ipv4Addr = Ipv4Addr::new(10, 0, 3, 1);
+
+/// The three namespaces.
+pub struct NarrowPath {
+    camera: String,
+    router: String,
+    cloud: String,
+}
+
+impl NarrowPath {
+    /// A path that carries packets of `mtu` bytes; one that is smaller than the camera's own swallows what is larger.
+    pub fn of(mtu: u32) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("care-path-{}-{}", process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let path = Self { camera: format!("{name}-camera"), router: format!("{name}-router"), cloud: format!("{name}-cloud") };
+        let (camera, router, cloud) = (&path.camera, &path.router, &path.cloud);
+        for command in [
+            format!("ip netns add {camera}"),
+            format!("ip netns add {router}"),
+            format!("ip netns add {cloud}"),
+            format!("ip -n {camera} link add up0 type veth peer name down0 netns {router}"),
+            format!("ip -n {router} link add up1 type veth peer name down1 netns {cloud}"),
+            format!("ip -n {camera} address add {CAMERA}/24 dev up0"),
+            format!("ip -n {router} address add 10.0.3.2/24 dev down0"),
+            format!("ip -n {router} address add 10.0.2.1/24 dev up1"),
+            format!("ip -n {cloud} address add {CLOUD}/24 dev down1"),
+            format!("ip -n {router} link set up1 mtu {mtu}"),
+            format!("ip -n {cloud} link set down1 mtu {mtu}"),
+            format!("ip -n {camera} link set up0 up"),
+            format!("ip -n {router} link set down0 up"),
+            format!("ip -n {router} link set up1 up"),
+            format!("ip -n {cloud} link set down1 up"),
+            format!("ip -n {camera} link set lo up"),
+            format!("ip -n {cloud} link set lo up"),
+            format!("ip -n {camera} route add default via 10.0.3.2"),
+            format!("ip -n {cloud} route add 10.0.3.0/24 via 10.0.2.1 advmss 1460"),
+            format!("ip netns exec {router} sysctl -q -w net.ipv4.ip_forward=1"),
+            // What the router itself has to say never leaves it: its ICMP is filtered.
+            format!("ip -n {router} rule add iif lo lookup 100"),
+            format!("ip -n {router} route add blackhole default table 100"),
+        ] {
+            run(&command);
+        }
+        path
+    }
+
+    /// What a program is started under to be in the camera's place.
+    pub fn camera(&self) -> Vec<String> {
+        ["ip", "netns", "exec", &self.camera].map(str::to_owned).to_vec()
+    }
+
+    /// Moves the calling thread, and all that it starts from here on, into the cloud's place.
+    pub fn enter_cloud(&self) {
+        let file = File::open(format!("/var/run/netns/{}", self.cloud)).unwrap();
+        // SAFETY: the descriptor is open; setns changes the network namespace of the calling thread and nothing else.
+        let result = unsafe { libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET) };
+        assert_eq!(result, 0, "setns: {}", std::io::Error::last_os_error());
+    }
+}
+
+impl Drop for NarrowPath {
+    fn drop(&mut self) {
+        for name in [&self.camera, &self.router, &self.cloud] {
+            // One that was never made cannot be deleted, and need not be.
+            let _ = Command::new("ip").args(["netns", "delete", name]).output();
+        }
+    }
+}

@@ -5,7 +5,7 @@ use care_cloud::{
     catalogue::{Catalogue, Cycle},
     data_dir::DataDir,
     db::Db,
-    issuer::{Issuer, newest_token},
+    issuer::{Issuer, Subscription, newest_token, subscriptions},
     keys::{ISSUER, Keys},
     money::ledger::{Balance, balance, credit},
     preview::Offer,
@@ -60,6 +60,23 @@ impl World {
             rows.into_iter().map(|(id, price)| balance(c, &id).map(|balance| (id, price, balance))).collect()
         };
         self.db.read(read).unwrap()
+    }
+
+    /// What runs in an account.
+    pub fn running(&self, account: &str) -> Vec<Subscription> {
+        self.db.read(|c| subscriptions(c, account)).unwrap()
+    }
+
+    /// Ends a subscription by its order, where it was bought.
+    pub fn end(&self, account: &str, subscription: &Subscription, now: u64) -> Result<(), ActionError> {
+        let (account, order_id) = (account.to_owned(), subscription.order_id.clone());
+        let action = match subscription.changes_here() {
+            true => Action::CancelOrder { account, order_id, quote: None },
+            false => Action::StoreCancelOrder { account, order_id, ends_in_s: Some(0) },
+        };
+        self.act(action, now)?;
+        self.end_periods(now);
+        Ok(())
     }
 
     pub fn credit(&self) -> u64 {

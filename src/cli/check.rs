@@ -9,7 +9,7 @@ use std::{
     fmt::Display,
     io::{self, Write},
     path::Path,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use anyhow::Context;
@@ -17,7 +17,7 @@ use tokio::runtime;
 
 use super::Exit;
 use crate::{
-    clock::Clock,
+    clock::{Clock, system_time, timestamp},
     config::{Config, Endpoint, FileKind, TlsFiles},
     engine::Record,
     http::{self, Fault, Origin, Stage, Street},
@@ -43,6 +43,7 @@ pub(super) fn run(path: &Path, connect: bool, out: &mut dyn Write, err: &mut dyn
         writeln!(err, "{finding}")?;
     }
     if checked.faults.is_empty() {
+        writeln!(out, "clock: {}", clocks(trusted))?;
         writeln!(out, "{}: ok", path.display())?;
     }
     for line in &well {
@@ -163,13 +164,22 @@ async fn api(config: &Config, cloud: &Origin, report: &mut Report<'_>) -> io::Re
             status => Err(format!("GET {path} was answered {status}")),
         },
     )?;
-    let system = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    report.step("clock", skew(system, answer.date))?;
+    let system = system_time();
+    let both = clocks(trusted_on_record(&config.device.state_dir));
+    let said = |found: String| format!("{found}; {both}");
+    report.step("clock", skew(system, answer.date).map(said).map_err(said))?;
     Ok(match answer.status {
         200 => Some(true),
         404 => Some(false),
         _ => None,
     })
+}
+
+/// What the two clocks say: certificates are judged by trusted time, everything else on the camera goes by the system clock.
+fn clocks(on_record: Option<Duration>) -> String {
+    let trusted = Clock::start(on_record).now().trusted;
+    let whence = if on_record.is_some() { "on record" } else { "from the build time, nothing is on record" };
+    format!("trusted time is {} ({whence}), the system clock says {}", timestamp(trusted), timestamp(system_time()))
 }
 
 fn skew(system: Duration, cloud: Option<Duration>) -> Result<String, String> {

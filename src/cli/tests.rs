@@ -252,7 +252,7 @@ fn a_token_file_may_begin_with_a_byte_order_mark_and_utf_16_is_named() {
 fn a_good_token_is_printed_whole() {
     let camera = Camera::new();
     camera.bind();
-    camera.write("token", (camera.entitlement().sign(&camera.key) + "\n").as_bytes());
+    camera.write("token", camera.entitlement().sign(&camera.key).as_bytes());
     let (exit, out, err) = camera.run(&format!("verify {}", camera.path("token").display()));
     assert_eq!((exit, err.as_str()), (Exit::Done, ""));
     for word in [
@@ -274,6 +274,63 @@ fn a_good_token_is_printed_whole() {
     ] {
         assert!(out.contains(word), "{word} is missing in\n{out}");
     }
+}
+
+#[test]
+fn a_token_is_judged_as_the_device_would_judge_it_at_this_moment() {
+    let camera = Camera::new();
+    let judged = |token: String| {
+        camera.write("token", token.as_bytes());
+        let (exit, out, err) = camera.run(&format!("verify {}", camera.path("token").display()));
+        (exit, out + &err)
+    };
+    let changed = |change: &dyn Fn(&mut Entitlement)| {
+        let mut document = camera.entitlement();
+        change(&mut document);
+        document.sign(&camera.key)
+    };
+    camera.bind();
+    let at = |seq: u64| move |document: &mut Entitlement| document.seq = seq.try_into().unwrap();
+    let now = i64::try_from(crate::clock::system_time().as_secs()).unwrap() as u64;
+    let lasts = move |document: &mut Entitlement| {
+        document.seq = 42.try_into().unwrap();
+        document.iat = now;
+        document.lease = Lease { max_age_s: 172_800, not_after: now + 172_800 };
+    };
+    let good = changed(&lasts);
+    for (token, exit, words) in [
+        (changed(&|_| ()), Exit::Done, &["duplicate", "lease        172800 s", ": over", "system clock says"][..]),
+        (good.clone(), Exit::Done, &["verdict      applied", "higher than the device's (3, 41)", "s left"]),
+        (changed(&at(40)), Exit::Internal, &["refused, stale", "not higher than the device's (3, 41)"]),
+        (changed(&|document| document.account = "thief".into()), Exit::Internal, &["refused, conflict"]),
+        (
+            changed(&|document| (at(42)(document), document.account = "thief".into()).1),
+            Exit::Internal,
+            &["account_changed", "another account"],
+        ),
+        (changed(&|document| (at(42)(document), document.iat *= 1000).1), Exit::Internal, &["refused, out_of_range", "milliseconds"]),
+        (good.clone() + "\n", Exit::Internal, &["refused, bad_form", "form         blanks or a line break", "over MQTT"]),
+        (format!(" {good}"), Exit::Internal, &["refused, bad_form"]),
+    ] {
+        let (ended, said) = judged(token);
+        assert_eq!(ended, exit, "{said}");
+        for words in words {
+            assert!(said.contains(words), "{words} is missing in\n{said}");
+        }
+    }
+}
+
+#[test]
+fn check_config_names_both_clocks() {
+    let camera = Camera::new();
+    let (_, out, _) = camera.run("check-config");
+    assert!(
+        out.contains("clock: trusted time is 20") && out.contains("nothing is on record") && out.contains("the system clock says 20"),
+        "{out}"
+    );
+    camera.bind();
+    let (_, out, _) = camera.run("check-config");
+    assert!(out.contains("(on record)"), "{out}");
 }
 
 #[test]

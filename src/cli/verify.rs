@@ -1,6 +1,10 @@
-//! `verify`: checks one entitlement with the keys that this device has, and says in plain words what it contains.
+//! `verify`: judges one entitlement as the device would at this moment, with the keys, the record and the time that it has,
+//! and says in plain words what it contains.
+
+mod judgement;
 
 use std::{
+    fmt::Display,
     fs::File,
     io::{Read, Write},
     path::Path,
@@ -10,6 +14,7 @@ use anyhow::{Context, bail};
 use care_protocol::{Entitlement, Keyset, MAX_KEYSET_BYTES, MAX_TOKEN_BYTES, Policy, Reject, VerifiedEntitlement};
 use jiff::Timestamp;
 
+use self::judgement::Judgement;
 use super::Exit;
 use crate::{
     config::Config,
@@ -20,9 +25,10 @@ use crate::{
 
 pub(super) fn run(config: &Config, token: &Path, keyset: Option<&Path>, out: &mut dyn Write) -> anyhow::Result<Exit> {
     let token_bytes = contents(token, MAX_TOKEN_BYTES)?;
+    let record = record(&config.device.state_dir);
     let keyset = match keyset {
         Some(file) => contents(file, MAX_KEYSET_BYTES)?,
-        None => keyset_on_record(&config.device.state_dir)?,
+        None => keyset_on_record(&config.device.state_dir, &record)?,
     };
     let keyset = Keyset::verify(keyset.trim_ascii(), &config.trust.root_keys, &config.trust.issuer)
         .map_err(|reject| anyhow::anyhow!("the keyset is refused, {}: {reject}", reject.code()))?
@@ -32,26 +38,41 @@ pub(super) fn run(config: &Config, token: &Path, keyset: Option<&Path>, out: &mu
         let reject = Reject::OldKeyset { got: keyset.version, least };
         bail!("the keyset is refused, {}: {reject}, trust.min_keyset_version", reject.code());
     }
-    let judged = Entitlement::verify(token_bytes.trim_ascii(), Some(&keyset), &config.trust.issuer, &config.device.id);
-    match judged {
-        Ok(verified) => {
-            print(&verified, &keyset, out)?;
-            Ok(Exit::Done)
-        }
-        Err(reject) => bail!("{} is refused, {}: {reject}", token.display(), reject.code()),
+    let verify = |token: &[u8]| Entitlement::verify(token, Some(&keyset), &config.trust.issuer, &config.device.id);
+    let refused = |code: &str, why: &dyn Display| anyhow::anyhow!("{} is refused, {code}: {why}", token.display());
+    let verified = verify(token_bytes.trim_ascii()).map_err(|reject| refused(reject.code(), &reject))?;
+    // Over HTTPS blanks around the token do not count, in an MQTT message they are part of it.
+    let form = verify(&token_bytes).err();
+    let judged = judgement::judge(&verified, form, record.ok().flatten().as_ref(), config);
+    print(&verified, &keyset, &judged, out)?;
+    match judged.verdict {
+        Ok(_) => Ok(Exit::Done),
+        Err((code, why)) => Err(refused(code, &why)),
     }
 }
 
-/// The keyset that the agent has stored. The agent may be running meanwhile: nothing is locked or changed.
-fn keyset_on_record(state_dir: &Path) -> anyhow::Result<Vec<u8>> {
-    let none = "it has no keyset yet; name one with --keyset FILE";
+/// The device's state, if it has one. The agent may be running meanwhile: nothing is locked or changed.
+fn record(state_dir: &Path) -> anyhow::Result<Option<Record>> {
     match Store::peek(state_dir)? {
         Restored::Record(bytes) => {
             let record = Record::read(&bytes).context("the device's state cannot be understood; name a keyset with --keyset FILE")?;
-            Ok(record.keyset.context(format!("the device's state in {} is read, but {none}", state_dir.display()))?.into_bytes())
+            Ok(Some(record))
         }
-        Restored::Empty => bail!("the device has no state in {}: {none}", state_dir.display()),
+        Restored::Empty => Ok(None),
         Restored::Unreadable => bail!("the device's state in {} cannot be read; name a keyset with --keyset FILE", state_dir.display()),
+    }
+}
+
+/// The keyset that the agent has stored.
+fn keyset_on_record(state_dir: &Path, record: &anyhow::Result<Option<Record>>) -> anyhow::Result<Vec<u8>> {
+    let none = "it has no keyset yet; name one with --keyset FILE";
+    match record {
+        Ok(Some(record)) => {
+            let keyset = record.keyset.clone();
+            Ok(keyset.context(format!("the device's state in {} is read, but {none}", state_dir.display()))?.into_bytes())
+        }
+        Ok(None) => bail!("the device has no state in {}: {none}", state_dir.display()),
+        Err(why) => bail!("{why:#}"),
     }
 }
 
@@ -71,19 +92,23 @@ fn contents(path: &Path, limit: usize) -> anyhow::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn print(verified: &VerifiedEntitlement, keyset: &Keyset, out: &mut dyn Write) -> anyhow::Result<()> {
+fn print(verified: &VerifiedEntitlement, keyset: &Keyset, judged: &Judgement, out: &mut dyn Write) -> anyhow::Result<()> {
     let VerifiedEntitlement { entitlement, digest, kid, .. } = verified;
     let mut line = |name: &str, value: String| writeln!(out, "{name:<12} {value}");
-    line("verdict", format!("good: signed by {kid:?} of keyset {}", keyset.version))?;
+    line("verdict", judged.words())?;
+    line("clocks", judged.clocks.clone())?;
+    line("form", judged.form.clone())?;
+    line("signature", format!("good: by {kid:?} of keyset {}", keyset.version))?;
     line("digest", digest.to_string())?;
     line("issuer", entitlement.iss.clone())?;
     line("device", entitlement.aud.to_string())?;
-    line("account", entitlement.account.clone())?;
-    line("epoch, seq", entitlement.position().to_string())?;
+    line("account", format!("{}{}", entitlement.account, judged.account))?;
+    line("epoch, seq", format!("{}: {}", entitlement.position(), judged.order))?;
     line("plan", entitlement.plan.to_string())?;
     line("reason", format!("{}, through {}", entitlement.reason, entitlement.channel))?;
-    line("issued", at(entitlement.iat))?;
-    line("lease", format!("{} s after receipt, at most until {}", entitlement.lease.max_age_s, at(entitlement.lease.not_after)))?;
+    line("issued", format!("{}{}", at(entitlement.iat), judged.issued))?;
+    let lease = &entitlement.lease;
+    line("lease", format!("{} s after receipt, at most until {}: {}", lease.max_age_s, at(lease.not_after), judged.lease))?;
     line("policy", policy(&entitlement.policy))?;
     match &entitlement.next {
         Some(next) => {

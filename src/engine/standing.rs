@@ -21,9 +21,6 @@ const HASTE: Duration = Duration::from_secs(2);
 /// How long a `get` waits for its answer before HTTPS is asked.
 const ANSWER: Duration = Duration::from_secs(2);
 
-/// How long an answer over HTTPS may take.
-const ANSWERED: Duration = Duration::from_secs(10);
-
 /// Who vouches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Voucher {
@@ -209,12 +206,15 @@ impl Standing {
         true
     }
 
-    /// When HTTPS is asked next, if it is to be asked. A `Date` that contradicts trusted time is asked for again as soon as the
-    /// second answer counts.
+    /// When HTTPS is asked next, if it is to be asked. A `Date` that contradicts trusted time is asked for again as soon as a
+    /// second answer counts, unless that was done already.
     fn poll_due_at(&self, now: Now, needed: bool) -> Option<Duration> {
-        let settles = now.disputed.map(|dispute| dispute.settles_at());
-        let soon = settles.filter(|settles| (self.poll_at..self.poll_at + ANSWERED).contains(settles));
-        if needed || self.wants_polls(now) { Some(soon.unwrap_or(self.poll_at)) } else { settles.map(|settles| settles.max(self.poll_at)) }
+        let usual = (needed || self.wants_polls(now)).then_some(self.poll_at);
+        let second = now.disputed.map(|dispute| {
+            let counts_from = dispute.settles_at();
+            if self.poll_at < counts_from + POLL { counts_from } else { self.poll_at }
+        });
+        usual.into_iter().chain(second).min()
     }
 
     fn wants_polls(&self, now: Now) -> bool {

@@ -1,0 +1,141 @@
+//! What the device would say of a verified entitlement, field by field: its form, its place in the order of documents, its
+//! age, its lease. The connection by which it will come is not known here, so the end of the server's certificate is not.
+
+use std::{cmp::Ordering, time::Duration};
+
+use care_protocol::{Digest, Entitlement, Reject, VerifiedEntitlement};
+
+use crate::{
+    clock::{AGREE_WITHIN, Clock, LATEST, system_time, timestamp},
+    config::Config,
+    engine::Record,
+};
+
+/// The verdict, and what is said of each field.
+pub(super) struct Judgement {
+    /// What the device would do, or why it would not, with the code.
+    pub(super) verdict: Result<&'static str, (&'static str, String)>,
+    pub(super) clocks: String,
+    pub(super) form: String,
+    pub(super) account: String,
+    pub(super) order: String,
+    pub(super) issued: String,
+    pub(super) lease: String,
+}
+
+impl Judgement {
+    pub(super) fn words(&self) -> String {
+        match &self.verdict {
+            Ok(words) => (*words).to_owned(),
+            Err((code, why)) => format!("refused, {code}: {why}"),
+        }
+    }
+}
+
+/// Judges what is verified; `form` is what a message that holds the file's bytes would be rejected for.
+pub(super) fn judge(verified: &VerifiedEntitlement, form: Option<Reject>, record: Option<&Record>, config: &Config) -> Judgement {
+    let document = &verified.entitlement;
+    let trusted = Clock::start(record.map(|record| Duration::from_secs(record.trusted_s))).now().trusted;
+    let system = system_time();
+    let out_of_range = Duration::from_secs(document.iat) > LATEST;
+    let in_force = record.and_then(|record| in_force(record, config));
+    let other_account = in_force.as_ref().is_some_and(|(held, _)| held.epoch == document.epoch && held.account != document.account);
+    let (order, ordered) = order(verified, record, in_force.as_ref());
+    let verdict = if let Some(reject) = &form {
+        Err((
+            reject.code(),
+            "something stands before or after the token, and an MQTT message is judged whole; HTTPS ignores blanks".to_owned(),
+        ))
+    } else if out_of_range {
+        Err(("out_of_range", format!("iat is {}, beyond the end of any certificate; are these milliseconds?", document.iat)))
+    } else if other_account && matches!(ordered, Ok("applied")) {
+        Err((Reject::AccountChanged.code(), Reject::AccountChanged.to_string()))
+    } else {
+        ordered
+    };
+    Judgement {
+        verdict,
+        clocks: format!("trusted time is {} ({}), the system clock says {}", timestamp(trusted), whence(record), timestamp(system)),
+        form: match form {
+            Some(reject) => format!("blanks or a line break beside the token: over MQTT the device rejects that ({})", reject.code()),
+            None => "good".to_owned(),
+        },
+        account: if other_account { ": another account under the same epoch" } else { "" }.to_owned(),
+        order,
+        issued: issued(document, trusted, out_of_range),
+        lease: lease(verified, record, in_force.as_ref(), trusted, system),
+    }
+}
+
+fn whence(record: Option<&Record>) -> &'static str {
+    if record.is_some() { "on record, or the build time if that is later" } else { "the build time; there is no record" }
+}
+
+/// The document on record, and its digest.
+fn in_force(record: &Record, config: &Config) -> Option<(Entitlement, Digest)> {
+    let token = record.entitlement.as_ref()?;
+    let by = record.verified_by.as_ref().or(record.keyset.as_ref())?;
+    let keyset = care_protocol::Keyset::verify(by.as_bytes(), &config.trust.root_keys, &config.trust.issuer).ok()?;
+    let held = Entitlement::verify(token.as_bytes(), Some(&keyset.keyset), &config.trust.issuer, &config.device.id).ok()?;
+    Some((held.entitlement, held.digest))
+}
+
+/// Its place among the documents that the device has seen, in words and as a verdict.
+fn order(
+    verified: &VerifiedEntitlement,
+    record: Option<&Record>,
+    in_force: Option<&(Entitlement, Digest)>,
+) -> (String, Result<&'static str, (&'static str, String)>) {
+    let Some(record) = record else { return ("the device has no record, so any is the first".to_owned(), Ok("applied")) };
+    let (position, ratchet) = (verified.entitlement.position(), record.ratchet);
+    let known = record.ratchet_digest == Some(verified.digest) && position == ratchet;
+    if known || in_force.is_some_and(|(held, digest)| *digest == verified.digest && held.position() == position) {
+        return (format!("the document that the device has, {ratchet}"), Ok("duplicate"));
+    }
+    match position.cmp(&ratchet) {
+        Ordering::Greater => (format!("higher than the device's {ratchet}"), Ok("applied")),
+        Ordering::Equal if record.ratchet_digest.is_some() => {
+            let why = format!("the device has another document at {ratchet}");
+            (why.clone(), Err(("conflict", why)))
+        }
+        _ => {
+            let why = format!("the device has seen {ratchet}");
+            (format!("not higher than the device's {ratchet}"), Err(("stale", why)))
+        }
+    }
+}
+
+fn issued(document: &Entitlement, trusted: Duration, out_of_range: bool) -> String {
+    let iat = Duration::from_secs(document.iat);
+    if out_of_range {
+        ", out of range: beyond the end of any certificate".to_owned()
+    } else if iat > trusted + AGREE_WITHIN {
+        format!(", {} s ahead of trusted time: refused (out_of_range) if the server's certificate ends before", (iat - trusted).as_secs())
+    } else {
+        String::new()
+    }
+}
+
+/// Whether its lease would run, and how long.
+fn lease(
+    verified: &VerifiedEntitlement,
+    record: Option<&Record>,
+    in_force: Option<&(Entitlement, Digest)>,
+    trusted: Duration,
+    system: Duration,
+) -> String {
+    let document = &verified.entitlement;
+    let held = record.filter(|_| in_force.is_some_and(|(_, digest)| *digest == verified.digest));
+    let used = match held {
+        Some(record) => Duration::from_secs(record.lease_used_s),
+        None => trusted.saturating_sub(Duration::from_secs(document.iat)),
+    };
+    let by_age = Duration::from_secs(document.lease.max_age_s).saturating_sub(used);
+    let by_date = |now: Duration| Duration::from_secs(document.lease.not_after).saturating_sub(now);
+    let left = by_age.min(by_date(trusted));
+    if left.is_zero() {
+        return "over: no more leaves than [free] and this policy both allow".to_owned();
+    }
+    let differs = if by_date(system).is_zero() { "; by the system clock it is over" } else { "" };
+    format!("{} s left{differs}", left.as_secs())
+}

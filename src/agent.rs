@@ -301,6 +301,7 @@ impl Agent {
         let event = match event {
             link::Event::Connected { connection, session_present, valid_until } => {
                 self.broker_valid_until = valid_until;
+                self.notice.server("the broker's", self.config.broker.endpoint.authority(), valid_until);
                 tracing::info!(connection = connection.0, session_present, "connected");
                 Event::Connected(connection)
             }
@@ -370,7 +371,12 @@ impl Agent {
                 }
             }
             Input::Upload(upload::Event::Uploader) => self.hear_uploader(),
-            Input::Fetched(resource, fetched) => self.handle(Event::Fetched(resource, fetched)),
+            Input::Fetched(resource, fetched) => {
+                if let Fetched::Found(body) = &fetched {
+                    self.notice.server("the API's", self.config.cloud.endpoint.authority(), body.valid_until);
+                }
+                self.handle(Event::Fetched(resource, fetched));
+            }
             Input::Media(media) => {
                 // The camera may have changed hands while the pipeline was starting.
                 media.forget();

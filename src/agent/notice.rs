@@ -1,7 +1,12 @@
 //! What is wrong by the engine's own picture and by the files that the agent was configured with, as conditions. What belongs
 //! to the link, the uploads and the camera is raised where it happens.
 
-use std::{collections::BTreeSet, path::PathBuf, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    path::PathBuf,
+    time::Duration,
+};
 
 use care_protocol::Position;
 
@@ -10,6 +15,7 @@ use crate::{
     conditions::{Conditions, Kind},
     config::Config,
     engine::View,
+    status::timestamp,
     tls,
 };
 
@@ -21,6 +27,8 @@ const WRITE_LASTS: Duration = Duration::from_secs(10);
 const REFUSAL_LASTS: Duration = Duration::from_secs(20 * 60);
 /// Certificates that end within this are a condition.
 const ENDS_SOON: Duration = Duration::from_secs(14 * 86_400);
+/// A server's certificate may live for days and be renewed by itself; within this of its end it has not been.
+const SERVER_ENDS_SOON: Duration = Duration::from_secs(2 * 86_400);
 
 /// What has to be remembered to tell what lasts from what passes. Times are BOOTTIME.
 pub(super) struct Notice {
@@ -29,7 +37,9 @@ pub(super) struct Notice {
     unwritten_since: Option<Duration>,
     refused: Option<Refusal>,
     /// What ends when, since 1970: certificates of this device and of the authorities that it trusts.
-    ends: Vec<(String, Duration)>,
+    ends: Vec<(PathBuf, &'static str, Duration)>,
+    /// The same for the certificates that servers have shown, by whose they are.
+    servers: BTreeMap<&'static str, (String, Duration)>,
 }
 
 /// The newest grant that was refused.
@@ -41,7 +51,8 @@ struct Refusal {
 
 impl Notice {
     pub(super) fn new(conditions: Conditions, config: &Config) -> Self {
-        let mut notice = Self { conditions, held_since: None, unwritten_since: None, refused: None, ends: Vec::new() };
+        let mut notice =
+            Self { conditions, held_since: None, unwritten_since: None, refused: None, ends: Vec::new(), servers: BTreeMap::new() };
         notice.read_certificates(config);
         notice
     }
@@ -58,7 +69,7 @@ impl Notice {
         let trusted: Vec<_> = files().map(|files| &files.ca).chain(store).collect();
         self.conditions.set(Kind::CaSkipped, skipped(&trusted));
         let trusted = trusted.into_iter().filter_map(|ca| Some((ca, tls::authorities_end(ca).ok()??, "the last CA certificate")));
-        self.ends = own.chain(trusted).map(|(path, ends, what)| (format!("{what} ({})", path.display()), ends)).collect();
+        self.ends = own.chain(trusted).map(|(path, ends, what)| (path.clone(), what, ends)).collect();
         self.ends.sort();
         self.ends.dedup();
     }
@@ -82,7 +93,7 @@ impl Notice {
         self.conditions.set(Kind::DocumentConflict, conflict);
         self.refused.take_if(|refused| refused.in_force != view.position || now.boot.saturating_sub(refused.at) >= REFUSAL_LASTS);
         self.conditions.set(Kind::GrantRefused, self.refused.as_ref().map(|refused| refused.sentence.clone()));
-        self.conditions.set(Kind::CertificateEnds, self.ending(now));
+        self.see_certificates(now);
     }
 
     fn unwritten(&mut self, view: &View, fault: Option<&str>, now: Now) -> Option<String> {
@@ -127,19 +138,34 @@ impl Notice {
         self.conditions.clear(Kind::GrantRefused);
     }
 
-    fn ending(&self, now: Now) -> Option<String> {
-        let ending = self.ends.iter().filter(|(_, ends)| ends.saturating_sub(now.trusted) < ENDS_SOON);
-        let sentences: Vec<_> = ending
-            .map(|(what, ends)| {
-                let at =
-                    i64::try_from(ends.as_secs()).ok().and_then(|seconds| jiff::Timestamp::from_second(seconds).ok()).unwrap_or_default();
-                match ends.saturating_sub(now.trusted).as_secs() {
-                    0 => format!("{what} ended on {at}"),
-                    left => format!("{what} ends on {at}, in {}", days(left / 86_400)),
-                }
-            })
-            .collect();
-        (!sentences.is_empty()).then(|| sentences.join("; "))
+    /// `whose` server at `peer` has shown a chain of certificates of which the first ends at `ends` (since 1970; zero where
+    /// that is not known).
+    pub(super) fn server(&mut self, whose: &'static str, peer: String, ends: Duration) {
+        if !ends.is_zero() {
+            self.servers.insert(whose, (peer, ends));
+        }
+    }
+
+    fn see_certificates(&self, now: Now) {
+        let soon = |ends: Duration, within: Duration| ends.saturating_sub(now.trusted) < within;
+        let ours = self.ends.iter().filter(|(_, _, ends)| soon(*ends, ENDS_SOON));
+        let ours: Vec<_> = ours.map(|(path, what, ends)| ending(what, &path.display(), *ends, now)).collect();
+        let theirs = self.servers.iter().filter(|(_, (_, ends))| soon(*ends, SERVER_ENDS_SOON));
+        let theirs: Vec<_> = theirs.map(|(whose, (peer, ends))| ending(&format!("{whose} certificate"), peer, *ends, now)).collect();
+        let advice = match (ours.is_empty(), theirs.is_empty()) {
+            (true, true) => return self.conditions.clear(Kind::CertificateEnds),
+            (true, false) => "The server's operator must renew it.",
+            (false, _) => Kind::CertificateEnds.advice(),
+        };
+        self.conditions.raise_advising(Kind::CertificateEnds, [ours, theirs].concat().join("; "), advice);
+    }
+}
+
+fn ending(what: &str, place: &dyn fmt::Display, ends: Duration, now: Now) -> String {
+    let at = timestamp(ends);
+    match ends.saturating_sub(now.trusted).as_secs() {
+        0 => format!("{what} ended on {at} ({place})"),
+        left => format!("{what} ends on {at}, in {} ({place})", days(left / 86_400)),
     }
 }
 
@@ -162,3 +188,6 @@ fn skipped(files: &[&PathBuf]) -> Option<String> {
     let told: Vec<_> = told.collect();
     (!told.is_empty()).then(|| told.join("; "))
 }
+
+#[cfg(test)]
+mod tests;

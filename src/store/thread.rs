@@ -234,7 +234,7 @@ where
                 let hopeless = matches!(fault, WriteFault::Size);
                 let why = (self.explain)(&self.slots, &order.record, fault).to_string();
                 if !again {
-                    tracing::error!(ticket, why, "the record is not durable");
+                    tracing::debug!(ticket, why, "the record is not durable");
                 }
                 if !hopeless {
                     self.failed = Some(Failure { order, retry_at: Instant::now() + self.retry_in });

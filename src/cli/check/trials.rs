@@ -70,7 +70,14 @@ fn pictures(checked: &mut Checked, media: &Media, running: bool, well: &mut Vec<
                 // Motion looks at the smaller one, which is tried last.
                 seen = Some((source, picture));
             }
-            Ok((_, Err(why), _)) => checked.fault(key, format!("{shown} gives no picture: {why}"), "check the camera and its address"),
+            Ok((source, Err(why), _)) => {
+                let right = if is_unencoded(&source) {
+                    "write /, ?, # and @ in the user and password as %2F, %3F, %23 and %40, or GStreamer looks for another host"
+                } else {
+                    "check the camera and its address"
+                };
+                checked.fault(key, format!("{shown} gives no picture: {why}"), right);
+            }
             Err(_) => checked.fault(key, format!("{shown} could not be tried"), "try it with gst-launch-1.0"),
         }
     }
@@ -85,6 +92,13 @@ fn pictures(checked: &mut Checked, media: &Media, running: bool, well: &mut Vec<
             }
         }
     }
+}
+
+/// Whether the user or password of a source has characters that end a URL's host, or seem to.
+fn is_unencoded(source: &Source) -> bool {
+    let Source::Rtsp(url) = source else { return false };
+    let credentials = url.expose().rsplit_once('@').and_then(|(before, _)| before.split_once("://"));
+    credentials.is_some_and(|(_, credentials)| credentials.contains(['/', '?', '#', '@']))
 }
 
 /// Whether a socket can be made at this path.
@@ -167,6 +181,14 @@ fn folder(checked: &mut Checked, recording: &Recording, well: &mut Vec<String>) 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_password_that_gstreamer_would_misread_is_known() {
+        let of = |url: &str| is_unencoded(&Source::Rtsp(url.into()));
+        assert!(of("rtsp://admin:hunter2/secret@camera/live") && of("rtsp://a:b@c@camera"));
+        assert!(!of("rtsp://admin:hunter2%2Fsecret@camera/live") && !of("rtsp://camera/live"));
+        assert!(!is_unencoded(&Source::Test));
+    }
 
     #[test]
     fn a_socket_is_tried_and_nothing_of_that_is_left() {

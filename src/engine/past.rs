@@ -30,12 +30,16 @@ pub struct Past {
 }
 
 /// `history` with the newest document at its end, oldest first. Renewals of one document are one entry.
-pub(super) fn and_newest(mut history: Vec<Past>, newest: Option<&InForce>, now: Now) -> Vec<Past> {
+pub(super) fn and_newest(history: Vec<Past>, newest: Option<&InForce>, now: Now) -> Vec<Past> {
     let Some(newest) = newest else { return Vec::new() };
     let entitlement = &newest.document.entitlement;
     let order = entitlement.order.as_ref().map(|order| order.id.chars().take(ORDER_MOST).collect());
     let (position, plan, reason) = (entitlement.position(), newest.plan().clone(), newest.reason());
     let newest = Past { at: now.trusted.as_secs(), position, plan, reason, order };
+    and(history, newest)
+}
+
+fn and(mut history: Vec<Past>, newest: Past) -> Vec<Past> {
     history.retain(|past| past.position.epoch == newest.position.epoch);
     match history.last_mut() {
         Some(last) if (last.position, &last.plan, last.reason) == (newest.position, &newest.plan, newest.reason) => {}
@@ -51,5 +55,41 @@ impl Past {
     /// Whether both are renewals of the same plan under the same order.
     fn renews(&self, newer: &Self) -> bool {
         (self.reason, newer.reason) == (Reason::Renewed, Reason::Renewed) && self.plan == newer.plan && self.order == newer.order
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn past(epoch: u64, seq: u64, reason: Reason, order: Option<&str>) -> Past {
+        let position = Position { epoch, seq };
+        Past { at: 1_767_225_600 + seq, position, plan: Plan::free(), reason, order: order.map(str::to_owned) }
+    }
+
+    #[test]
+    fn the_newest_are_kept_once_each() {
+        let history = (1..=100).fold(Vec::new(), |history, seq| {
+            let history = and(history, past(3, seq, Reason::Cancelled, Some("KC-1")));
+            and(history, past(3, seq, Reason::Cancelled, Some("KC-1")))
+        });
+        let kept: Vec<_> = history.iter().map(|past| past.position.seq).collect();
+        assert_eq!(kept, (85..=100).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn renewals_push_no_order_id_out() {
+        let history = and(Vec::new(), past(3, 1, Reason::Subscribed, Some("KC-1")));
+        let history = (2..=50).fold(history, |history, seq| and(history, past(3, seq, Reason::Renewed, None)));
+        let kept: Vec<_> = history.iter().map(|past| (past.position.seq, past.order.as_deref())).collect();
+        assert_eq!(kept, [(1, Some("KC-1")), (50, None)]);
+    }
+
+    #[test]
+    fn another_owner_s_camera_knows_nothing_of_the_last() {
+        let history = and(Vec::new(), past(3, 1, Reason::Subscribed, Some("KC-1")));
+        let history = and(history, past(4, 1, Reason::Bound, None));
+        assert_eq!(history.len(), 1);
+        assert_eq!(history[0].position.epoch, 4);
     }
 }

@@ -169,7 +169,7 @@ impl Shared {
             epoch: job.position.epoch,
             seq: job.position.seq,
         };
-        Ok(serde_json::to_vec(&request).map_err(|error| broken(error.to_string()))?)
+        serde_json::to_vec(&request).map_err(|error| broken(error.to_string()))
     }
 
     async fn put(&self, ticket: &Ticket, job: &Job, permission: Permission) -> Result<(), Failure> {

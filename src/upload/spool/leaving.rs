@@ -152,7 +152,7 @@ impl Leaving {
 
     fn stop_all(&mut self, trouble: &Trouble, now: Now) {
         let span = span(ALL_PAUSE, self.stops);
-        let asked = trouble.retry_after.map_or(Duration::ZERO, |asked| obeyed(asked));
+        let asked = trouble.retry_after.map_or(Duration::ZERO, obeyed);
         self.stops += 1;
         self.pause_until = now.boot + span.mul_f64(fastrand::f64()).max(asked);
         let only_suspected = trouble.blame == Blame::Server && trouble.retry_after.is_none();
@@ -367,7 +367,7 @@ impl Spool {
             let sentence = format!("clip {} fails: {}; tried {tried} times, again at {again}{others}", clip.id, trouble.why);
             Words { sentence, advice: trouble.advice }
         });
-        let misled = troubled(true).last().map(|(clip, trouble)| format!("{}; clip {} waits", trouble.why, clip.id));
+        let misled = troubled(true).next_back().map(|(clip, trouble)| format!("{}; clip {} waits", trouble.why, clip.id));
         Troubles { failing, clip_failing, misled }
     }
 }

@@ -376,14 +376,14 @@ impl<P: Pass> Line<P> {
         let request = request.map(|body| Watched { body, said_all: said_all.clone() });
         let mut builder = hyper::client::conn::http1::Builder::new();
         builder.max_buf_size(HYPER_BUFFER);
-        let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(|error| broken(&host, &error))?;
+        let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(|error| broken(&host, peer, &error))?;
         pin!(connection);
         let exchange = async {
-            let answer = sender.send_request(request).await.map_err(|error| broken(&host, &error))?;
+            let answer = sender.send_request(request).await.map_err(|error| broken(&host, peer, &error))?;
             let (head, body) = answer.into_parts();
             let body = Limited::new(body, limit).collect().await.map_err(|error| match error.downcast_ref() {
                 Some(LengthLimitError { .. }) => Fault::TooLarge { host: host.clone(), limit },
-                None => broken(&host, &*error),
+                None => broken(&host, peer, &*error),
             })?;
             Ok::<_, Fault>((head, body.to_bytes()))
         };
@@ -399,7 +399,7 @@ impl<P: Pass> Line<P> {
         };
         let (head, body) = match (answer, &end) {
             (Ok(answer), _) => answer,
-            (Err(_), Some(Err(error))) => return Err(broken(&host, error)),
+            (Err(_), Some(Err(error))) => return Err(broken(&host, peer, error)),
             (Err(fault), _) => return Err(fault),
         };
         if said_all.load(Ordering::Relaxed) {
@@ -444,13 +444,18 @@ impl<B: Body + Unpin> Body for Watched<B> {
     }
 }
 
-/// What hyper's error says, down to its cause.
-fn broken(host: &str, error: &(dyn StdError + 'static)) -> Fault {
+/// What hyper's error says, down to its cause. A server may refuse our certificate once we have begun to write: that is no
+/// fault of what is written.
+fn broken(host: &str, peer: SocketAddr, error: &(dyn StdError + 'static)) -> Fault {
     let mut reason = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {
         if let Some(stale) = inner.downcast_ref::<Stale>() {
             return (*stale).into();
+        }
+        let tls = inner.downcast_ref::<io::Error>().and_then(tls::handshake_fault);
+        if let Some(fault @ TlsFault::DeviceRefused(_)) = tls {
+            return Fault::Unreachable(Unreachable { server: host.to_owned(), tried: vec![Tried { address: peer, why: Why::Tls(fault) }] });
         }
         reason = format!("{reason}: {inner}");
         cause = inner.source();

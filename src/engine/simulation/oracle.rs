@@ -181,6 +181,8 @@ impl Oracle {
         self.verified += since;
         self.dated = self.dated.map(|dated| dated + since);
         self.doubted = self.doubted.map(|(date, at)| (date + since, at));
+        self.check_confirmed(now);
+        self.clock_confirmed = now.confirmed;
         let trusted = self.trusted(now);
         for accepted in &mut self.chain {
             accepted.next_done |= accepted.doc.next.is_some_and(|(at, _)| trusted.as_secs() >= at);

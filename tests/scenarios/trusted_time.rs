@@ -24,10 +24,11 @@ fn is_right(status: &Status) -> bool {
 
 /// Has the camera ask over HTTPS: a lost connection does.
 async fn ask_over_https(world: &World) {
-    let asked = world.cloud.entitlement_gets();
+    let (asked, gets) = (world.cloud.entitlement_gets(), world.issuer.gets());
     world.wire.cut().await;
     until("a GET", Duration::from_secs(20), || (world.cloud.entitlement_gets() > asked).then_some(())).await;
     world.wire.mend();
+    until("a connection again", RECONNECT, || (world.issuer.gets() > gets).then_some(())).await;
 }
 
 #[tokio::test]

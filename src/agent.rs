@@ -360,7 +360,7 @@ impl Agent {
             }
             Input::Upload(upload::Event::Stored { .. }) => {
                 self.notice.stored();
-                self.handle(Event::Stored);
+                self.show_soon();
             }
             // Named as conditions where they happen.
             Input::Upload(upload::Event::GrantFault { .. } | upload::Event::Dropped { .. }) => self.show_soon(),
@@ -392,7 +392,6 @@ impl Agent {
         let tidings = self.gate.tidings();
         if tidings.stored {
             self.notice.stored();
-            self.handle(Event::Stored);
         }
         if let Some(status) = tidings.refused {
             self.refused(status);

@@ -121,6 +121,18 @@ mod switch {
         CarriedOutDuringCut,
         /// whatever comes during a cut is kept, without a bound
         InboxUnbounded,
+        /// a document that waited for its key confirms a connection that was made after it came
+        HeldConfirmsLaterConnection,
+        /// a `next` that gives opens before it is on flash
+        NextOpensBeforeFlash,
+        /// a flash whose sync never returns holds up for ever what both plans allow
+        HungFlashHoldsForEver,
+        /// a connection on which nothing comes is trusted
+        DeafConnectionTrusted,
+        /// a question over HTTPS that failed is not asked again soon
+        LostPollNotRepeated,
+        /// a camera that was reset takes a renewal of the old binding
+        ResetCameraTakesRenewal,
     }
 
     thread_local! {

@@ -5,11 +5,13 @@ use std::fmt;
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use ring::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
+use serde::{Deserialize, Serialize};
 
 use crate::{BadIdent, Reject, json};
 
-/// An Ed25519 public key.
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// An Ed25519 public key. As JSON it is its base64url.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct PublicKey([u8; 32]);
 
 impl PublicKey {
@@ -29,6 +31,20 @@ impl std::str::FromStr for PublicKey {
     fn from_str(text: &str) -> Result<Self, Reject> {
         let bytes = URL_SAFE_NO_PAD.decode(text).ok().and_then(|bytes| bytes.try_into().ok());
         bytes.map(Self).ok_or_else(|| Reject::BadForm("a public key is the base64url of 32 bytes".into()))
+    }
+}
+
+impl TryFrom<String> for PublicKey {
+    type Error = Reject;
+
+    fn try_from(text: String) -> Result<Self, Reject> {
+        text.parse()
+    }
+}
+
+impl From<PublicKey> for String {
+    fn from(key: PublicKey) -> Self {
+        key.to_base64url()
     }
 }
 

@@ -78,6 +78,12 @@ pub enum Reject {
     /// The device's state is unreadable: only HTTPS may set it anew (section 3.3).
     #[error("the device has lost its state and waits for HTTPS")]
     StateLost,
+    /// The camera was reset to factory settings: a document of the epoch that it was bound in then does not bind it again.
+    #[error("this device was reset: only a binding with an epoch above {epoch} is accepted")]
+    FactoryReset {
+        /// The epoch it was bound in.
+        epoch: u64,
+    },
     /// An upgrade could not be written to flash and is not in force.
     #[error("could not be written to flash")]
     NotPersisted,
@@ -106,6 +112,7 @@ impl Reject {
             Self::AccountChanged => "account_changed",
             Self::OldKeyset { .. } => "old_keyset",
             Self::StateLost => "state_lost",
+            Self::FactoryReset { .. } => "factory_reset",
             Self::NotPersisted => "not_persisted",
         }
     }

@@ -33,6 +33,7 @@ const SERVER_ENDS_SOON: Duration = Duration::from_secs(2 * 86_400);
 /// What has to be remembered to tell what lasts from what passes. Times are BOOTTIME.
 pub(super) struct Notice {
     conditions: Conditions,
+    broker: String,
     held_since: Option<Duration>,
     unwritten_since: Option<Duration>,
     refused: Option<Refusal>,
@@ -51,14 +52,16 @@ struct Refusal {
 
 impl Notice {
     pub(super) fn new(conditions: Conditions, config: &Config) -> Self {
+        let broker = config.broker.endpoint.authority();
         let mut notice =
-            Self { conditions, held_since: None, unwritten_since: None, refused: None, ends: Vec::new(), servers: BTreeMap::new() };
+            Self { conditions, broker, held_since: None, unwritten_since: None, refused: None, ends: Vec::new(), servers: BTreeMap::new() };
         notice.read_certificates(config);
         notice
     }
 
     /// The certificates that `config` names are in use from now on.
     pub(super) fn read_certificates(&mut self, config: &Config) {
+        self.broker = config.broker.endpoint.authority();
         let files = || config.broker.tls.iter().chain(&config.cloud.tls);
         // They were read a moment ago, or the agent would not be here.
         let own = files().filter_map(|files| Some((&files.client_cert, tls::expires(&files.client_cert).ok()?, "the device certificate")));
@@ -86,6 +89,18 @@ impl Notice {
         self.conditions.set(Kind::LeaseEnded, ended);
         let held = self.held(view, now);
         self.conditions.set(Kind::Held, held);
+        let reset = view.factory_reset.then(|| {
+            format!("the camera was reset and uploads nothing: it waits for a binding with an epoch above {}", view.ratchet.epoch)
+        });
+        self.conditions.set(Kind::FactoryReset, reset);
+        let deaf = view.broker_deaf.then(|| {
+            format!(
+                "{} granted the subscription, but neither a copy of the entitlement nor an answer to a get came within 10 s: the API is \
+                 asked every 60 s",
+                self.broker
+            )
+        });
+        self.conditions.set(Kind::BrokerDeaf, deaf);
         self.conditions.set(Kind::DocumentRejected, view.rejected.clone());
         let conflict = view
             .conflict

@@ -122,8 +122,6 @@ pub enum Event {
     CutDone(CutFigures),
     /// A grant was answered 402 or 403.
     Refused,
-    /// A clip is stored.
-    Stored,
     /// The configuration was read again.
     Reconfigured {
         /// The new `[free]`.

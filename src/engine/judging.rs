@@ -8,8 +8,8 @@ use care_protocol::{
 };
 
 use super::{
-    Arrival, COPIES, Effect, Engine, Fetched, HOLD, Known, Message, REFUSED_RETRY, Staged, UnknownKey, force::InForce, rejections::Way,
-    standing::Via, verifying,
+    Arrival, COPIES, Connection, Effect, Engine, Fetched, HOLD, Known, Message, REFUSED_RETRY, Staged, UnknownKey, force::InForce,
+    rejections::Way, standing::Via, verifying,
 };
 use crate::clock::Now;
 
@@ -29,12 +29,12 @@ impl Engine {
                 self.send_get(now);
             }
             Topic::Entitlement => {
-                self.standing.heard();
+                self.hear(message.connection);
                 let via = Via::Copy { connection: message.connection, retain: message.retain, dup: message.dup };
                 self.judge(&message.payload, via, arrival, now);
             }
             Topic::Answer => {
-                self.standing.heard();
+                self.hear(message.connection);
                 match Answer::read(&message.payload) {
                     Ok(answer) => {
                         let via = Via::Answer { connection: message.connection, nonce: answer.nonce };
@@ -43,6 +43,13 @@ impl Engine {
                     Err(reject) => self.reject(&reject, None, arrival, now),
                 }
             }
+        }
+    }
+
+    fn hear(&mut self, connection: Connection) {
+        if self.standing.heard_on(connection) {
+            // What HTTPS has said meanwhile vouches for its time, and not for a connection.
+            self.overtake();
         }
     }
 
@@ -63,7 +70,7 @@ impl Engine {
     }
 
     pub(super) fn judge(&mut self, token: &[u8], via: Via, arrival: Arrival, now: Now) {
-        if self.lost && via != Via::Https && !planted!(LostStateBelievesBroker) {
+        if self.lost && !via.is_https() && !planted!(LostStateBelievesBroker) {
             return self.reject(&Reject::StateLost, Entitlement::claimed_position(token), arrival, now);
         }
         let keyset = self.keyset.as_ref().map(|verified| &verified.keyset);
@@ -79,6 +86,10 @@ impl Engine {
                 self.learn_time(issued, now);
             }
             return self.reject(&reject, Some(position), arrival, now);
+        }
+        if self.factory_reset.is_some() && position.epoch == self.ratchet.epoch && !planted!(ResetCameraTakesRenewal) {
+            // Whoever has it now need not be who had it then: the retained copy and a renewal on its way are the old owner's.
+            return self.reject(&Reject::FactoryReset { epoch: position.epoch }, Some(position), arrival, now);
         }
         if self.is_known(position, document.digest) {
             // It has raised trusted time when it came first, which may have been set back since.
@@ -125,7 +136,8 @@ impl Engine {
             self.force.iter_mut().for_each(|force| force.next_performed = false);
         }
         let confirms = self.standing.confirms(via);
-        if let Some(staged) = self.staged.as_mut().filter(|staged| staged.document.document.entitlement.position() == position) {
+        let given = |staged: &&mut Staged| staged.cause == Cause::Document && staged.document.document.entitlement.position() == position;
+        if let Some(staged) = self.staged.as_mut().filter(given) {
             // Not applied yet, and it may never be: what the cloud vouches for here is this document, not the one in force.
             staged.confirmed_at = staged.confirmed_at.or(confirms.then_some(now.boot));
             return self.refuse_quietly(Outcome::Duplicate, Outcome::Duplicate.as_str(), Some(position), now);
@@ -161,6 +173,7 @@ impl Engine {
         let position = document.entitlement.position();
         self.ratchet = position;
         self.ratchet_digest = Some(document.digest);
+        self.factory_reset = None;
         self.lost = false;
         self.conflict = None;
         self.rejections.superseded();
@@ -179,17 +192,22 @@ impl Engine {
             self.lease_over = document.lease_ended(now);
             self.force = Some(document);
             self.staged = None;
-            return self.switch(Cause::Document, position, arrival, now);
+            return self.switch(Cause::Document, position, self.gate.leave, arrival, now);
         }
         if planted!(OpenedBeforeFlash) {
             self.force = Some(document.clone());
             self.settle(Cause::Document, now);
         }
-        self.staged = Some(Staged { ticket: self.tickets + 1, document, confirmed_at, failed: false });
+        self.stage(document, Cause::Document, confirmed_at, now);
         let report = self.report_of(self.newest(), Cause::Document, position, now);
         self.promise(Some(&report), now);
         self.acknowledge_once_written(arrival);
         false
+    }
+
+    /// It is in force once it is on flash.
+    pub(super) fn stage(&mut self, document: InForce, cause: Cause, confirmed_at: Option<Duration>, now: Now) {
+        self.staged = Some(Staged { ticket: self.tickets + 1, since: now.boot, cause, document, confirmed_at, failed: false });
     }
 
     pub(super) fn hold(&mut self, token: &[u8], kid: String, via: Via, arrival: Arrival, now: Now) {
@@ -231,7 +249,7 @@ impl Engine {
             return self.reject(&reject, None, arrival, now);
         }
         let current = self.keyset.as_ref().map_or(0, |current| current.keyset.version);
-        let least = current.max(self.settings.min_keyset_version);
+        let least = current.max(self.settings.min_keyset_version).max(self.retired_version);
         let got = verified.keyset.version;
         if got < least && !planted!(OlderKeysetTaken) {
             return self.reject(&Reject::OldKeyset { got, least }, None, arrival, now);

@@ -36,7 +36,7 @@ use care_protocol::{Cause, DeviceId, Digest, Mode, Policy, Position, Report, Roo
 pub use admission::{Admission, ClipFacts, Generation, Judge};
 pub use event::{Body, Connection, CutFigures, Delivery, Effect, Event, Fetched, Message, Resource};
 pub use past::Past;
-pub use record::{BadRecord, Record};
+pub use record::{BadRecord, FactoryReset, Record};
 pub use view::View;
 
 use force::InForce;
@@ -60,6 +60,8 @@ const KEYSET_PAUSE: Duration = Duration::from_secs(60);
 const REFUSED_PAUSE: Duration = Duration::from_secs(15 * 60);
 /// When they are tried again after a confirmation, doubling from the first to the last.
 const REFUSED_RETRY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
+/// How long the flash may take for a record before that counts as one that cannot be written: a sync may never return.
+const FLASH_WAIT: Duration = Duration::from_secs(10);
 /// How often trusted time and the lease's use are written without another reason.
 const PERSIST_EVERY: Duration = Duration::from_secs(3600);
 
@@ -105,6 +107,12 @@ pub struct Engine {
     ratchet: Position,
     ratchet_digest: Option<Digest>,
     reset_id: u64,
+    /// The camera was reset: only a higher epoch binds it again.
+    factory_reset: Option<FactoryReset>,
+    /// Root keys that the configuration no longer has, under which what is in force was once verified.
+    retired: RootKeys,
+    /// The version of the highest keyset, where the configuration no longer trusts that.
+    retired_version: u64,
     /// The state was unreadable, and only HTTPS may set it anew.
     lost: bool,
     lease_over: bool,
@@ -129,6 +137,8 @@ pub struct Engine {
     reports: Reports,
     rejections: Rejections,
     announced: Option<Mode>,
+    /// Whether the last report said that the broker delivers nothing.
+    told_deaf: bool,
     /// Another document with the position of the newest one was seen.
     conflict: Option<Position>,
     /// Whether the last record holds a report that was not delivered when it was made.
@@ -145,9 +155,12 @@ pub struct Engine {
     after_cut: Vec<Effect>,
 }
 
-/// A document that gives, on its way to the disk.
+/// A document that gives, or one in force whose `next` gives, on its way to the disk.
 struct Staged {
     ticket: u64,
+    /// When it was handed to the flash, in BOOTTIME.
+    since: Duration,
+    cause: Cause,
     document: InForce,
     /// When what confirms it came, in BOOTTIME; it counts once the document is applied (section 3.4).
     confirmed_at: Option<Duration>,
@@ -157,6 +170,8 @@ struct Staged {
 /// A document that takes, in force in memory, on its way to the disk.
 struct Unwritten {
     ticket: u64,
+    /// When it was handed to the flash, in BOOTTIME.
+    since: Duration,
     report: Report,
     /// What might leave before: until the record is on flash nothing more than this may leave again.
     before: Policy,
@@ -237,6 +252,9 @@ impl Engine {
             ratchet: Position::NONE,
             ratchet_digest: None,
             reset_id: 0,
+            factory_reset: None,
+            retired: RootKeys::new(),
+            retired_version: 0,
             lost: false,
             lease_over: false,
             standing: Standing::at_boot(now),
@@ -256,6 +274,7 @@ impl Engine {
             reports: Reports::default(),
             rejections: Rejections::default(),
             announced: None,
+            told_deaf: false,
             conflict: None,
             owes: false,
             learnt: Learnt::default(),
@@ -279,17 +298,24 @@ impl Engine {
             self.lost = true;
             return;
         };
-        let trusted = |highest: &VerifiedKeyset| highest.keyset.version >= self.settings.min_keyset_version;
+        let retired = verified.retired;
+        let trusted = |highest: &VerifiedKeyset| !retired && highest.keyset.version >= self.settings.min_keyset_version;
         // A keyset that the configuration no longer trusts verifies nothing new; what it has verified stays in force.
         let outdated = verified.keyset.as_ref().filter(|highest| !trusted(highest)).map(|highest| highest.token.clone());
         let verified_by = record.verified_by.or(outdated);
+        self.retired_version = verified.version;
         self.keyset = verified.keyset.filter(trusted);
+        self.retired = record.roots.clone();
+        self.retired.retain(|kid, key| self.settings.roots.get(kid) != Some(key));
+        self.factory_reset = record.factory_reset;
         self.ratchet = record.ratchet;
         self.ratchet_digest = record.ratchet_digest;
         self.reset_id = record.reset_id;
-        self.owes = record.report.is_some();
+        // That it was reset is said anew at every boot until it is delivered.
+        let owed = record.report.filter(|_| self.factory_reset != Some(FactoryReset::Untold));
+        self.owes = owed.is_some();
         self.history = record.history;
-        self.reports = Reports::restored(record.report);
+        self.reports = Reports::restored(owed);
         let used = if planted!(LeaseBeginsAnewAtBoot) { Duration::ZERO } else { Duration::from_secs(record.lease_used_s) };
         let late = Duration::from_secs(record.lease_late_s);
         self.force =
@@ -302,7 +328,11 @@ impl Engine {
         if self.force.as_ref().is_some_and(|force| force.next_is_due(now)) {
             self.perform_next(now);
         }
-        let cause = if self.lost { Cause::StateLost } else { Cause::Boot };
+        let cause = match self.factory_reset {
+            _ if self.lost => Cause::StateLost,
+            Some(FactoryReset::Untold) => Cause::FactoryReset,
+            Some(FactoryReset::Told) | None => Cause::Boot,
+        };
         self.settle(cause, now);
         self.handle(Event::Tick, now)
     }
@@ -396,6 +426,9 @@ impl Engine {
                 wake = wake.min(now.boot + force.lease_left(now));
             }
         }
+        if let Some((_, since)) = self.being_written() {
+            wake = wake.min(since + FLASH_WAIT);
+        }
         if let Some(staged) = self.staged.as_ref().filter(|staged| !staged.document.lease_ended(now)) {
             wake = wake.min(now.boot + staged.document.lease_left(now));
         }
@@ -420,18 +453,26 @@ impl Engine {
         self.standing.is_confirmed()
     }
 
+    /// What waits for the flash, or for its key, came before this SUBSCRIBE or on a connection that is gone or deaf, and confirms
+    /// nothing any more.
+    fn overtake(&mut self) {
+        if let Some(staged) = &mut self.staged {
+            staged.confirmed_at = None;
+        }
+        if let Some(held) = &mut self.unknown_key {
+            held.copies.iter_mut().for_each(|(via, _)| via.overtake());
+        }
+    }
+
     fn take(&mut self, event: Event, now: Now) {
         match event {
             Event::Connected(connection) => {
-                self.standing.connected(connection);
+                self.standing.connected(connection, now);
                 self.reports.connected(now.boot, &mut self.effects);
             }
             Event::SubscribeSent(connection) => {
                 self.standing.subscribe_sent(connection);
-                if let Some(staged) = &mut self.staged {
-                    // What confirmed it was said before this SUBSCRIBE, and confirms nothing on this connection (section 3.4).
-                    staged.confirmed_at = None;
-                }
+                self.overtake();
             }
             Event::Subscribed(connection) => {
                 self.standing.subscribed(connection);
@@ -440,10 +481,7 @@ impl Engine {
             Event::Lost(connection) => {
                 if let Some(connection) = connection {
                     self.standing.lost(connection, now);
-                    if let Some(staged) = &mut self.staged {
-                        // It came on a connection that is gone, or was asked for before the next one.
-                        staged.confirmed_at = None;
-                    }
+                    self.overtake();
                     self.reports.disconnected();
                     // The broker sends again what waited for its PUBACK.
                     self.unacknowledged.clear();
@@ -452,7 +490,9 @@ impl Engine {
             }
             Event::Message(message) => self.read(message, now),
             Event::Published { ticket } => {
-                if self.reports.published(ticket) && self.owes {
+                let untold = self.factory_reset == Some(FactoryReset::Untold);
+                if self.reports.published(ticket) && (self.owes || untold) {
+                    self.factory_reset = self.factory_reset.map(|_| FactoryReset::Told);
                     // Delivered: a restart must not say it again.
                     self.persist(None, now);
                 }
@@ -470,7 +510,6 @@ impl Engine {
             Event::Written { ticket } => self.written(ticket, now),
             Event::WriteFailed { ticket } => self.write_failed(ticket, now),
             Event::Refused => self.refused(now),
-            Event::Stored => self.refused = self.refused.take().filter(|refused| refused.waiting),
             Event::Reconfigured { free } => {
                 self.settings.free = free;
                 self.settle(Cause::Boot, now);

@@ -2,17 +2,27 @@
 
 use std::time::Duration;
 
-use care_protocol::{Cause, Get, Mode, Next};
+use care_protocol::{Cause, Get, Mode, Next, Report};
 
 use super::{
-    Arrival, Effect, Engine, FIRST_KEYSET, Fetched, HOLD, KEYSET_PAUSE, PERSIST_EVERY, REFUSED_PAUSE, REFUSED_RETRY, Refused, Resource,
-    UnknownKey,
+    Arrival, Effect, Engine, FIRST_KEYSET, FLASH_WAIT, Fetched, HOLD, KEYSET_PAUSE, PERSIST_EVERY, REFUSED_PAUSE, REFUSED_RETRY, Refused,
+    Resource, UnknownKey,
 };
 use crate::clock::Now;
+
+/// What the report says of a deaf connection.
+const NOTHING_DELIVERED: &str = "the broker granted the subscription, but neither a copy of the entitlement nor an answer to a get \
+                                 came within 10 s; asking over HTTPS every 60 s";
 
 impl Engine {
     /// Does what is due; true if a cut is under way, which must be answered first.
     pub(super) fn pass_time(&mut self, now: Now) -> bool {
+        if let Some((ticket, _)) = self.being_written().filter(|(_, since)| now.boot >= *since + FLASH_WAIT) {
+            self.write_failed(ticket, now);
+            if self.cutting.is_some() {
+                return true;
+            }
+        }
         if let Some(mut staged) = self.staged.take_if(|staged| staged.document.next_is_due(now)) {
             // It is judged as if it had come now: what it gave until now is never opened.
             staged.document.next_performed = true;
@@ -38,6 +48,13 @@ impl Engine {
             }
             return cutting;
         }
+        if self.standing.deafen(now) {
+            self.overtake();
+            if self.settle(Cause::Link, now) {
+                return true;
+            }
+        }
+        self.tell_deaf(now);
         if self.standing.expire(now) && self.settle(Cause::Link, now) {
             return true;
         }
@@ -75,10 +92,34 @@ impl Engine {
     }
 
     pub(super) fn perform_next(&mut self, now: Now) -> bool {
-        let Some(force) = &mut self.force else { return false };
-        force.next_performed = true;
-        let arrival = Arrival::unasked(None, now);
-        self.switch(Cause::Next, None, arrival, now)
+        let Some(force) = &self.force else { return false };
+        let before = force.policy();
+        let mut after = force.clone();
+        after.next_performed = true;
+        let takes = after.policy().is_less_than(&before);
+        if takes || self.admission_of(Some(&after), now).is_less_than(&self.gate) {
+            self.force = Some(after);
+            return self.switch(Cause::Next, None, before, Arrival::unasked(None, now), now);
+        }
+        if planted!(NextOpensBeforeFlash) {
+            self.force = Some(after.clone());
+            self.settle(Cause::Next, now);
+        }
+        self.stage(after, Cause::Next, None, now);
+        let report = self.report_of(self.newest(), Cause::Next, None, now);
+        self.promise(Some(&report), now);
+        false
+    }
+
+    /// Says once that the broker delivers nothing, and once that it does again.
+    fn tell_deaf(&mut self, now: Now) {
+        let deaf = self.standing.misses_something();
+        if std::mem::replace(&mut self.told_deaf, deaf) != deaf {
+            let undelivered = self.reports.undelivered().cloned();
+            let report = undelivered.unwrap_or_else(|| self.applied_report(Cause::Link, None, now));
+            let detail = deaf.then(|| Report::detail_of(NOTHING_DELIVERED));
+            self.reports.applied(Report { detail, ..report }, &mut self.effects);
+        }
     }
 
     /// Asks over HTTPS for whatever is missing.
@@ -92,6 +133,10 @@ impl Engine {
             return;
         }
         if self.standing.poll_is_due(now, self.needs_news()) {
+            if self.standing.is_deaf() {
+                // It may hear again, and nobody would know.
+                self.send_get(now);
+            }
             if !self.lost {
                 self.effects.push(Effect::Fetch(Resource::Entitlement));
             } else if !self.fetching_keyset {
@@ -139,7 +184,9 @@ impl Engine {
         }
         // Free has nothing that could be held; there the clip alone waits.
         if matches!(self.mode(now), Mode::Paid | Mode::Held) {
-            let pause = self.refused.as_ref().map_or(REFUSED_RETRY.0, |refused| refused.pause);
+            // Whatever was stored meanwhile, another clip may be the one that is refused each time.
+            let lately = self.refused.as_ref().filter(|refused| now.boot < refused.retry_at + REFUSED_PAUSE);
+            let pause = lately.map_or(REFUSED_RETRY.0, |refused| refused.pause);
             self.refused = Some(Refused { waiting: true, retry_at: now.boot + REFUSED_PAUSE, confirmed: false, pause });
             self.settle(Cause::Refused, now);
         }
@@ -154,7 +201,7 @@ impl Engine {
         }
         let get = Get { nonce: (self.settings.nonce)(), epoch: self.ratchet.epoch, seq: self.ratchet.seq };
         // A lost state asks HTTPS at its own pace, whatever comes of this.
-        self.standing.asked(&get, (!self.lost).then_some(now.boot));
+        self.standing.asked(&get, self.lost, now);
         self.effects.push(Effect::Get(get));
         true
     }

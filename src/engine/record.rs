@@ -33,11 +33,28 @@ pub struct Record {
     pub trusted_s: u64,
     /// The highest reset id applied.
     pub reset_id: u64,
+    /// The camera was reset, and no higher epoch has bound it since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub factory_reset: Option<FactoryReset>,
+    /// The root keys that the agent believed when it wrote this. One that the configuration has lost since verifies nothing new,
+    /// but what it has verified stays in force.
+    #[serde(default, skip_serializing_if = "RootKeys::is_empty")]
+    pub roots: RootKeys,
     /// The newest `applied` report, unless it is known to be delivered.
     pub report: Option<Report>,
     /// The documents accepted under this owner, oldest first, for support. Absent in the records of older agents.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<Past>,
+}
+
+/// How far a reset to factory settings has been told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FactoryReset {
+    /// The cloud does not know of it for sure.
+    Untold,
+    /// The broker has acknowledged the report.
+    Told,
 }
 
 /// Why a record is as good as unreadable: whoever wrote it, it was not this agent in this camera.
@@ -69,6 +86,10 @@ pub enum BadRecord {
 pub(super) struct Verified {
     pub(super) entitlement: Option<VerifiedEntitlement>,
     pub(super) keyset: Option<VerifiedKeyset>,
+    /// Whether the root key that signed it is no longer among the configured ones.
+    pub(super) retired: bool,
+    /// The version of the highest keyset that the record has.
+    pub(super) version: u64,
 }
 
 impl Record {
@@ -101,7 +122,8 @@ impl Record {
         serde_json::to_vec(self).expect("plain data")
     }
 
-    /// What `factory-reset` leaves: ratchet with digest, keyset, reset id and trusted time (section 3.7).
+    /// What `factory-reset` leaves: ratchet with digest, keyset, reset id and trusted time, and that it happened: no document of
+    /// this epoch binds the camera again.
     pub fn factory_reset(self) -> Self {
         Self {
             entitlement: None,
@@ -110,21 +132,30 @@ impl Record {
             lease_late_s: 0,
             next_performed: false,
             report: None,
+            factory_reset: Some(FactoryReset::Untold),
             history: Vec::new(),
             ..self
         }
     }
 
     pub(super) fn verify(&self, roots: &RootKeys, issuer: &str, device: &DeviceId) -> Result<Verified, BadRecord> {
-        let keyset = |token: &Option<String>| {
-            let verified = token.as_ref().map(|token| verifying::keyset(token.as_bytes(), roots, issuer)).transpose();
-            verified.map_err(|why| BadRecord::Signature { what: "keyset", why })
+        let mut retired = false;
+        let mut keyset = |token: &Option<String>| {
+            let Some(token) = token else { return Ok(None) };
+            retired = false;
+            let verified = verifying::keyset(token.as_bytes(), roots, issuer).or_else(|why| {
+                // Under a root key that the configuration has lost since, or that is another one under the same name now.
+                retired = true;
+                verifying::keyset(token.as_bytes(), &self.roots, issuer).map_err(|_| why)
+            });
+            verified.map(Some).map_err(|why| BadRecord::Signature { what: "keyset", why })
         };
-        let highest = keyset(&self.keyset)?;
         let older = keyset(&self.verified_by)?;
+        let highest = keyset(&self.keyset)?;
+        let version = highest.as_ref().or(older.as_ref()).map_or(0, |verified| verified.keyset.version);
         let by = older.as_ref().or(highest.as_ref()).map(|verified| &verified.keyset);
         let entitlement = self.entitlement.as_ref().map(|token| verifying::entitlement(token.as_bytes(), by, issuer, device)).transpose();
         let entitlement = entitlement.map_err(|why| BadRecord::Signature { what: "entitlement", why })?;
-        Ok(Verified { entitlement, keyset: highest })
+        Ok(Verified { entitlement, keyset: highest, retired, version })
     }
 }

@@ -20,6 +20,12 @@ const POLL: Duration = Duration::from_secs(60);
 const HASTE: Duration = Duration::from_secs(2);
 /// How long a `get` waits for its answer before HTTPS is asked.
 const ANSWER: Duration = Duration::from_secs(2);
+/// How long a `get` waits for anything at all before its connection counts as deaf: a broker may grant the subscription and
+/// deliver nothing.
+const DEAF: Duration = Duration::from_secs(10);
+/// How soon a question over HTTPS that failed is asked again, so that one lost answer is made good before the voucher of the last
+/// one runs out.
+const AGAIN: [Duration; 3] = [Duration::from_secs(5), Duration::from_secs(10), Duration::from_secs(20)];
 
 /// Who vouches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,9 +40,30 @@ enum Voucher {
 /// How a document came.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Via {
-    Copy { connection: Connection, retain: bool, dup: bool },
-    Answer { connection: Connection, nonce: String },
+    Copy {
+        connection: Connection,
+        retain: bool,
+        dup: bool,
+    },
+    Answer {
+        connection: Connection,
+        nonce: String,
+    },
     Https,
+    /// It waited for its key, and meanwhile its connection was lost or another SUBSCRIBE was sent: it confirms nothing.
+    Overtaken {
+        https: bool,
+    },
+}
+
+impl Via {
+    pub(super) fn is_https(&self) -> bool {
+        matches!(self, Self::Https | Self::Overtaken { https: true })
+    }
+
+    pub(super) fn overtake(&mut self) {
+        *self = Self::Overtaken { https: self.is_https() };
+    }
 }
 
 /// Since a 404.
@@ -59,8 +86,18 @@ pub(super) struct Standing {
     asked: Option<Duration>,
     /// HTTPS said that there is no document, and nobody has spoken since.
     silence: Option<Silence>,
+    /// When the first `get` was sent since anything came on this connection.
+    unheard: Option<Duration>,
+    /// Nothing has come for too long: this connection counts as none.
+    deaf: bool,
+    /// HTTPS says that there is no document, so that none can come.
+    nothing_to_hear: bool,
     poll_at: Duration,
     polling: bool,
+    /// When HTTPS is asked next if nothing fails.
+    regular_at: Duration,
+    /// How many questions have failed and been asked again soon since the last regular one.
+    failed: usize,
 }
 
 impl Standing {
@@ -73,8 +110,13 @@ impl Standing {
             nonce: None,
             asked: None,
             silence: None,
+            unheard: None,
+            deaf: false,
+            nothing_to_hear: false,
             poll_at: now.boot,
             polling: false,
+            regular_at: now.boot,
+            failed: 0,
         }
     }
 
@@ -95,7 +137,10 @@ impl Standing {
         }
     }
 
-    pub(super) fn connected(&mut self, connection: Connection) {
+    pub(super) fn connected(&mut self, connection: Connection, now: Now) {
+        if let Some(older) = self.connection {
+            self.lost(older, now);
+        }
         self.connection = Some(connection);
         self.subscribe_sent = false;
         self.subscribed = false;
@@ -120,6 +165,9 @@ impl Standing {
         self.subscribed = false;
         self.nonce = None;
         self.asked = None;
+        self.unheard = None;
+        self.deaf = false;
+        self.failed = 0;
         if self.voucher == Voucher::Connection && !planted!(LossKeepsOpen) {
             self.voucher = Voucher::Until(now.boot + GRACE);
         }
@@ -130,15 +178,53 @@ impl Standing {
         self.poll_at = now.boot;
     }
 
-    /// A `get` was sent with this nonce; if nothing confirms soon after `at`, HTTPS is asked.
-    pub(super) fn asked(&mut self, get: &Get, at: Option<Duration>) {
+    /// A `get` was sent now with this nonce. If nothing confirms soon, HTTPS is asked; not where `patient`, and not on a deaf
+    /// connection, both of which ask HTTPS at their own pace.
+    pub(super) fn asked(&mut self, get: &Get, patient: bool, now: Now) {
         self.nonce = Some(get.nonce.clone());
-        self.asked = at;
+        self.asked = (!patient && !self.deaf).then_some(now.boot);
+        self.unheard.get_or_insert(now.boot);
     }
 
-    /// A copy or an answer came, whatever its verdict will be.
+    /// A document came over HTTPS, whatever its verdict will be.
     pub(super) fn heard(&mut self) {
         self.silence = None;
+        self.nothing_to_hear = false;
+    }
+
+    /// A copy or an answer came on this connection, whatever its verdict will be; true if it was deaf until now.
+    pub(super) fn heard_on(&mut self, connection: Connection) -> bool {
+        self.heard();
+        if self.connection != Some(connection) {
+            return false;
+        }
+        self.unheard = None;
+        std::mem::take(&mut self.deaf)
+    }
+
+    /// Whether the connection has become deaf just now. It then counts as lost, but that it may be heard on again.
+    pub(super) fn deafen(&mut self, now: Now) -> bool {
+        let Some(since) = self.unheard.filter(|since| !self.deaf && now.boot >= *since + DEAF && !planted!(DeafConnectionTrusted)) else {
+            return false;
+        };
+        self.deaf = true;
+        self.asked = None;
+        if self.voucher == Voucher::Connection {
+            self.voucher = Voucher::Until(since + DEAF + GRACE);
+        }
+        if !self.polling {
+            self.poll_at = now.boot;
+        }
+        true
+    }
+
+    pub(super) fn is_deaf(&self) -> bool {
+        self.deaf
+    }
+
+    /// Whether the broker delivers nothing although there is something to deliver.
+    pub(super) fn misses_something(&self) -> bool {
+        self.deaf && !self.nothing_to_hear
     }
 
     /// Whether a document that came this way, and was judged applied or duplicate, confirms (section 3.4).
@@ -151,6 +237,7 @@ impl Standing {
                 self.connection == Some(*connection) && (self.nonce.as_ref() == Some(nonce) || planted!(AnyNonceConfirms))
             }
             Via::Https => true,
+            Via::Overtaken { https } => *https && planted!(HeldConfirmsLaterConnection),
         }
     }
 
@@ -158,7 +245,7 @@ impl Standing {
     pub(super) fn confirmed(&mut self, at: Duration) {
         self.asked = None;
         self.voucher = match self.voucher {
-            _ if self.subscribe_sent => Voucher::Connection,
+            _ if self.subscribe_sent && !self.deaf => Voucher::Connection,
             Voucher::Until(end) => Voucher::Until(end.max(at + VOUCHED)),
             Voucher::Connection | Voucher::Nobody => Voucher::Until(at + VOUCHED),
         };
@@ -166,6 +253,7 @@ impl Standing {
 
     /// HTTPS has no document for this device.
     pub(super) fn missing(&mut self, now: Now) {
+        self.nothing_to_hear = true;
         if self.voucher == Voucher::Connection {
             return;
         }
@@ -176,21 +264,27 @@ impl Standing {
         }
     }
 
-    /// A question over HTTPS ended. Only where nobody was there to answer it is asked again soon: a cloud that declines needs
-    /// patience.
+    /// A question over HTTPS ended. One that failed is asked again before the next one is due; while the grace runs and nobody was
+    /// there to answer, very soon.
     pub(super) fn polled(&mut self, fetched: &Fetched, now: Now) {
         self.polling = false;
         if matches!(fetched, Fetched::Found(_) | Fetched::Missing) {
+            self.failed = 0;
             return;
         }
         self.silence = None;
         if *fetched == Fetched::Failed && self.in_grace(now) {
             self.poll_at = self.poll_at.min(now.boot + HASTE);
+        } else if let Some(pause) = AGAIN.get(self.failed).filter(|_| !planted!(LostPollNotRepeated)) {
+            self.failed += 1;
+            self.poll_at = self.poll_at.min(now.boot + *pause);
+        } else {
+            self.failed = 0;
         }
     }
 
     fn in_grace(&self, now: Now) -> bool {
-        self.connection.is_none() && matches!(self.voucher, Voucher::Until(end) if now.boot < end && end <= now.boot + GRACE)
+        (self.connection.is_none() || self.deaf) && matches!(self.voucher, Voucher::Until(end) if now.boot < end && end <= now.boot + GRACE)
     }
 
     /// Whether a question over HTTPS is due; if so it counts as asked.
@@ -202,7 +296,11 @@ impl Standing {
         }
         self.asked = None;
         self.polling = true;
-        self.poll_at = now.boot + POLL;
+        if now.boot >= self.regular_at {
+            self.failed = 0;
+        }
+        self.regular_at = now.boot + POLL;
+        self.poll_at = self.regular_at;
         true
     }
 
@@ -261,6 +359,9 @@ impl Standing {
         }
         if let Some(silence) = self.silence.filter(|silence| !silence.over) {
             wake = wake.min(silence.since + SILENCE);
+        }
+        if let Some(since) = self.unheard.filter(|_| !self.deaf) {
+            wake = wake.min(since + DEAF);
         }
         if !self.polling {
             if let Some(at) = self.poll_due_at(now, needed) {

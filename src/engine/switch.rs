@@ -1,6 +1,8 @@
 //! The switch: what the gate should be told, and the order in which it is told (section 4). What takes closes the gate,
 //! then is written, then opens what is left; what gives is written first.
 
+use std::time::Duration;
+
 use care_protocol::{Cause, Cut, Erased, Mode, Policy, Position};
 
 use super::{Admission, Arrival, CutFigures, Cutting, Effect, Engine, Unwritten, force::InForce};
@@ -22,6 +24,13 @@ impl Engine {
             admission.leave = admission.leave.floor(&self.admission_of(Some(&staged.document), now).leave);
         }
         admission
+    }
+
+    /// The oldest record that something waits for and that has not failed so far, and since when (BOOTTIME).
+    pub(super) fn being_written(&self) -> Option<(u64, Duration)> {
+        let staged = self.staged.as_ref().filter(|staged| !staged.failed).map(|staged| (staged.ticket, staged.since));
+        let unwritten = self.unwritten.as_ref().filter(|unwritten| !unwritten.failed).map(|unwritten| (unwritten.ticket, unwritten.since));
+        staged.into_iter().chain(unwritten).min().filter(|_| !planted!(HungFlashHoldsForEver))
     }
 
     /// Whether a document is on its way to the disk, to be in force once it is there.
@@ -61,19 +70,20 @@ impl Engine {
     }
 
     /// Puts what is in force to effect, writing it before anything opens; true if a cut is under way.
-    pub(super) fn switch(&mut self, cause: Cause, judged: Option<Position>, arrival: Arrival, now: Now) -> bool {
+    /// `before` is what the document on flash allows.
+    pub(super) fn switch(&mut self, cause: Cause, judged: Option<Position>, before: Policy, arrival: Arrival, now: Now) -> bool {
         let wanted = self.admission_of(self.force.as_ref(), now);
         if wanted.is_less_than(&self.gate) {
             self.cut(wanted, cause, judged, arrival, true);
             return true;
         }
+        // The gate lets nothing out yet that this takes away, as after a boot.
         let report = self.applied_report(cause, judged, now);
-        self.promise(Some(&report), now);
+        let ticket = self.promise(Some(&report), now);
         self.acknowledge_once_written(arrival);
-        self.announced = Some(report.mode);
-        let cutting = self.settle(cause, now);
-        self.announce(report);
-        cutting
+        let before = self.unwritten.take().map_or(before, |older| older.before.floor(&before));
+        self.unwritten = Some(Unwritten { ticket, since: now.boot, report, before, failed: false });
+        self.settle(cause, now)
     }
 
     /// Brings the gate in line with what is in force; true if a cut is under way.
@@ -98,7 +108,12 @@ impl Engine {
     pub(super) fn cut(&mut self, wanted: Admission, cause: Cause, judged: Option<Position>, arrival: Arrival, durable: bool) {
         let keep = wanted.erases_of(&self.gate).then_some((wanted.keep, wanted.position));
         let forget = wanted.changes_owner_of(&self.gate);
-        self.cutting = Some(Cutting { cause, judged, arrival, durable, keep, forget, before: self.gate.leave });
+        let before = match &self.unwritten {
+            // Closed while that one is being written, and what it allows is what it keeps.
+            Some(unwritten) if !unwritten.failed => unwritten.before.floor(&self.gate.keep),
+            _ => self.gate.leave,
+        };
+        self.cutting = Some(Cutting { cause, judged, arrival, durable, keep, forget, before });
         self.effects.push(Effect::Cut { keep: keep.filter(|_| !planted!(NothingErased)) });
     }
 
@@ -129,7 +144,7 @@ impl Engine {
             let before = older.map_or(cutting.before, |older| older.before.floor(&cutting.before));
             let ticket = self.promise(Some(&report), now);
             self.acknowledge_once_written(cutting.arrival);
-            self.unwritten = Some(Unwritten { ticket, report, before, failed: false });
+            self.unwritten = Some(Unwritten { ticket, since: now.boot, report, before, failed: false });
         } else {
             self.announced = Some(report.mode);
             self.settle(cutting.cause, now);

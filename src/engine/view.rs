@@ -39,6 +39,10 @@ pub struct View {
     pub order: Option<String>,
     /// Whether what is in force is on flash.
     pub persisted: bool,
+    /// Whether the camera was reset and waits for a binding with a higher epoch.
+    pub factory_reset: bool,
+    /// Whether the broker granted the subscription and delivers nothing.
+    pub broker_deaf: bool,
     /// Whether the state was unreadable and nothing has replaced it yet.
     pub state_lost: bool,
     /// A position under which two different documents were signed.
@@ -79,6 +83,8 @@ impl Engine {
             next_plan: force.and_then(|force| force.pending_next()).map(|next| next.plan.clone()),
             order: entitlement.and_then(|entitlement| entitlement.order.as_ref()).map(|order| order.id.clone()),
             persisted: self.unwritten.is_none() && self.staged.is_none(),
+            factory_reset: self.factory_reset.is_some(),
+            broker_deaf: self.standing.misses_something(),
             state_lost: self.lost,
             conflict: self.conflict,
             held_because: force.and_then(|force| self.held_because(force, now)),

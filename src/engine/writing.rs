@@ -1,7 +1,7 @@
 //! What goes to flash, and what may be said once it is there. PUBACK means: this document or a higher one survives a
 //! power cut, or it was refused (invariant 1).
 
-use care_protocol::{Cause, MAX_INTEGER, Reject, Report};
+use care_protocol::{Cause, MAX_INTEGER, Reject, Report, RootKeys};
 
 use super::{Arrival, Effect, Engine, Record, force::InForce, past};
 use crate::clock::Now;
@@ -47,10 +47,22 @@ impl Engine {
             next_performed: newest.is_some_and(|newest| newest.next_performed),
             trusted_s: trusted.as_secs().min(MAX_INTEGER),
             reset_id: self.reset_id,
+            factory_reset: self.factory_reset,
+            roots: self.record_roots(newest),
             // Whoever reads it there, it was written.
             history: past::and_newest(self.history.clone(), newest, now),
             report: report.or(unwritten).or(self.reports.undelivered()).map(|report| Report { persisted: true, ..report.clone() }),
         }
+    }
+
+    /// The root keys without which the record could not be verified again. Where two have one name, the retired one is the one
+    /// that the configuration does not have.
+    fn record_roots(&self, newest: Option<&InForce>) -> RootKeys {
+        let mut roots = self.settings.roots.clone();
+        if newest.is_some_and(|newest| newest.verified_by.is_some()) {
+            roots.extend(self.retired.clone());
+        }
+        roots
     }
 
     pub(super) fn written(&mut self, ticket: u64, now: Now) {
@@ -59,15 +71,17 @@ impl Engine {
         let downgrade = self.unwritten.take_if(|unwritten| unwritten.ticket <= ticket);
         let given = staged.map(|staged| {
             let position = staged.document.document.entitlement.position();
-            self.vouched_for(staged.confirmed_at, now);
+            if staged.cause == Cause::Document {
+                self.vouched_for(staged.confirmed_at, now);
+            }
             self.lease_over = staged.document.lease_ended(now);
             self.force = Some(staged.document);
-            position
+            (staged.cause, (staged.cause == Cause::Document).then_some(position))
         });
         match given {
             // What gives opens before it is acknowledged, what takes is acknowledged before it opens (section 4).
-            Some(position) => {
-                let mut report = self.applied_report(Cause::Document, Some(position), now);
+            Some((cause, judged)) => {
+                let mut report = self.applied_report(cause, judged, now);
                 if let Some(downgrade) = downgrade {
                     report.cut = downgrade.report.cut;
                     report.erased = downgrade.report.erased;
@@ -80,8 +94,10 @@ impl Engine {
                     self.settle(Cause::Lease, now);
                     return;
                 }
-                self.settle(Cause::Document, now);
-                self.effects.push(Effect::RetryRefused);
+                self.settle(cause, now);
+                if cause == Cause::Document {
+                    self.effects.push(Effect::RetryRefused);
+                }
                 self.acknowledge_written(ticket);
                 self.announce(report);
             }

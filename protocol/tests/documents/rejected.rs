@@ -291,6 +291,7 @@ fn codes_are_a_closed_list_without_doubles() {
         Reject::AccountChanged,
         Reject::OldKeyset { got: 1, least: 2 },
         Reject::StateLost,
+        Reject::FactoryReset { epoch: 3 },
         Reject::NotPersisted,
     ];
     let codes: std::collections::BTreeSet<_> = all.iter().map(Reject::code).collect();

@@ -43,8 +43,12 @@ pub(super) enum Voice {
 struct Accepted {
     doc: Rc<Doc>,
     durable: bool,
-    /// It could not be written so far.
+    /// Whether it is on flash that its `next` has taken effect.
+    next_durable: bool,
+    /// It could not be written so far, or the flash has said nothing for ten seconds.
     failed: bool,
+    /// When it was handed to the flash.
+    handed: Option<Duration>,
     /// How much of `max_age_s` was used at this BOOTTIME.
     used: Duration,
     marked: Duration,
@@ -76,13 +80,22 @@ struct Waiting {
     until: Duration,
 }
 
-/// How a document came that waits for its key: the way, the connection, and what waits for its PUBACK.
-type Copy = (Voice, u64, Option<u64>);
+/// How a document came that waits for its key.
+struct Copy {
+    voice: Voice,
+    connection: u64,
+    /// What waits for its PUBACK.
+    delivery: Option<u64>,
+    /// No connection was lost and no SUBSCRIBE sent since.
+    fresh: bool,
+}
 
 pub(super) struct Oracle {
     keyset: u64,
     reset_id: u64,
     lost: bool,
+    /// The camera was reset, and nothing has bound it since.
+    reset: bool,
     ratchet: Position,
     digest: Option<Digest>,
     /// The newest document on flash, then those that are accepted and not on flash yet.
@@ -95,6 +108,16 @@ pub(super) struct Oracle {
     known: VecDeque<(Rc<Doc>, Copy)>,
     connection: u64,
     subscribe_sent: bool,
+    /// When the first `get` was sent since anything came on this connection.
+    unheard: Option<Duration>,
+    deaf: bool,
+    /// When HTTPS has to be asked again, at the latest, after a question that failed, and how many have in a row.
+    ask_by: Option<Duration>,
+    failed: usize,
+    /// When a record was last handed to the flash.
+    persisted: Duration,
+    /// The least that was allowed since all was on flash.
+    least: Policy,
     confirmed: bool,
     /// Confirmed beyond doubt; an answer that had to wait for its key may have been overtaken by another `get`.
     surely_confirmed: bool,
@@ -130,6 +153,7 @@ impl Oracle {
             keyset: 0,
             reset_id: 0,
             lost: false,
+            reset: false,
             ratchet: Position::NONE,
             digest: None,
             chain: vec![],
@@ -140,6 +164,12 @@ impl Oracle {
             known: VecDeque::new(),
             connection: 0,
             subscribe_sent: false,
+            unheard: None,
+            deaf: false,
+            ask_by: None,
+            failed: 0,
+            persisted: now.boot,
+            least: FREE,
             confirmed: false,
             surely_confirmed: false,
             confirmation_waits: false,
@@ -186,6 +216,18 @@ impl Oracle {
         let trusted = self.trusted(now);
         for accepted in &mut self.chain {
             accepted.next_done |= accepted.doc.next.is_some_and(|(at, _)| trusted.as_secs() >= at);
+            accepted.failed |= !accepted.durable && accepted.handed.is_some_and(|handed| now.boot >= handed + 10 * SECOND);
+        }
+        if let Some(since) = self.unheard.filter(|since| !self.deaf && now.boot >= *since + 10 * SECOND) {
+            // It counts as lost.
+            self.deaf = true;
+            self.overtake();
+            if self.confirmed {
+                self.vouched_until = self.vouched_until.max(since + 20 * SECOND);
+            }
+            self.confirmed = false;
+            self.surely_confirmed = false;
+            self.confirmation_waits = false;
         }
         if let Some((_, last)) = self.silence.filter(|(first, _)| now.boot >= *first + 15 * SECOND) {
             self.vouched_until = self.vouched_until.max(last + (15 + 90) * SECOND);
@@ -204,6 +246,34 @@ impl Oracle {
 
     pub(super) fn subscribe_sent(&mut self) {
         self.subscribe_sent = true;
+        self.confirmation_waits = false;
+        self.overtake();
+    }
+
+    /// Whatever waits came before what begins now.
+    fn overtake(&mut self) {
+        let waiting = self.waiting.iter_mut().flat_map(|waiting| &mut waiting.copies);
+        waiting.chain(self.known.iter_mut().map(|(_, copy)| copy)).for_each(|copy| copy.fresh = false);
+    }
+
+    pub(super) fn get_sent(&mut self, now: Now) {
+        self.unheard.get_or_insert(now.boot);
+    }
+
+    /// HTTPS is asked for the entitlement.
+    pub(super) fn asked(&mut self) {
+        self.ask_by = None;
+    }
+
+    /// HTTPS has answered with or without a document, or not.
+    pub(super) fn answered(&mut self, answered: bool, now: Now) {
+        if answered {
+            self.failed = 0;
+            self.ask_by = None;
+        } else if let Some(pause) = [5, 10, 20].get(self.failed) {
+            self.failed += 1;
+            self.ask_by = Some(now.boot + *pause * SECOND);
+        }
     }
 
     pub(super) fn lost_connection(&mut self, now: Now) {
@@ -214,10 +284,19 @@ impl Oracle {
         self.surely_confirmed = false;
         self.confirmation_waits = false;
         self.subscribe_sent = false;
+        self.unheard = None;
+        self.deaf = false;
+        self.overtake();
         self.connection += 1;
     }
 
+    /// The record of a camera that was reset says so.
+    pub(super) fn check_reset(&self) {
+        assert!(self.reset && self.chain.is_empty(), "a reset camera does not know that it was reset");
+    }
+
     pub(super) fn missing(&mut self, now: Now) {
+        self.answered(true, now);
         let first = self.silence.map_or(now.boot, |(first, _)| first);
         self.silence = Some((first, now.boot));
     }
@@ -246,8 +325,16 @@ impl Oracle {
         self.time(now);
         self.silence = None;
         self.moved = false;
+        if voice == Voice::Https {
+            self.answered(true, now);
+        } else {
+            self.unheard = None;
+            if std::mem::take(&mut self.deaf) {
+                self.overtake();
+            }
+        }
         if !(self.lost && voice != Voice::Https) && doc.needs_version > self.keyset {
-            let copy = (voice, self.connection, delivery);
+            let copy = Copy { voice, connection: self.connection, delivery, fresh: true };
             match self.waiting.as_mut().filter(|waiting| waiting.doc.token == doc.token) {
                 Some(waiting) => waiting.copies.push(copy),
                 None => {
@@ -258,8 +345,8 @@ impl Oracle {
             self.note(delivery, Verdict::Waiting, doc.position);
             return Verdict::Waiting;
         }
-        let verdict = self.judge(doc, voice, self.connection, delivery, now);
-        if self.subscribe_sent && self.confirms(voice, self.connection, verdict) {
+        let verdict = self.judge(doc, voice, self.connection, true, delivery, now);
+        if self.subscribe_sent && !self.deaf && self.confirms(voice, self.connection, verdict) {
             let applied = self.chain.iter().all(|accepted| accepted.durable);
             self.surely_confirmed |= applied;
             self.confirmation_waits = !applied;
@@ -267,13 +354,13 @@ impl Oracle {
         verdict
     }
 
-    fn judge(&mut self, doc: &Rc<Doc>, voice: Voice, connection: u64, delivery: Option<u64>, now: Now) -> Verdict {
+    fn judge(&mut self, doc: &Rc<Doc>, voice: Voice, connection: u64, fresh: bool, delivery: Option<u64>, now: Now) -> Verdict {
         let verdict = self.verdict(doc, voice, now);
         self.note(delivery, verdict, doc.position);
         if verdict == Verdict::Applied {
             self.accept(doc, now);
         }
-        if self.confirms(voice, connection, verdict) {
+        if fresh && self.confirms(voice, connection, verdict) {
             self.confirm(now);
         }
         verdict
@@ -292,6 +379,10 @@ impl Oracle {
         if (self.lost && voice != Voice::Https) || !doc.good {
             return Verdict::Refused;
         }
+        if self.reset && doc.position.epoch == self.ratchet.epoch {
+            // Whatever its seq: the camera may have been sold.
+            return Verdict::Refused;
+        }
         let newest = self.chain.last().map(|accepted| &accepted.doc);
         let same = |position, digest| position == doc.position && digest == Some(doc.digest);
         if same(self.ratchet, self.digest) || newest.is_some_and(|newest| same(newest.position, Some(newest.digest))) {
@@ -307,17 +398,22 @@ impl Oracle {
     fn accept(&mut self, doc: &Rc<Doc>, now: Now) {
         if let Some(newest) = self.chain.last_mut() {
             newest.superseded = Some(policy(newest));
+            self.least = both(self.least, both(newest.doc.policy, policy(newest)));
         }
         let trusted = self.trusted(now);
         let late = trusted.saturating_sub(Duration::from_secs(doc.iat));
+        self.reset = false;
+        let next_done = doc.next.is_some_and(|(at, _)| trusted.as_secs() >= at);
         self.chain.push(Accepted {
             doc: doc.clone(),
             durable: false,
+            next_durable: next_done,
             failed: false,
+            handed: None,
             used: late,
             marked: now.boot,
             late,
-            next_done: doc.next.is_some_and(|(at, _)| trusted.as_secs() >= at),
+            next_done,
             superseded: None,
         });
         self.ratchet = doc.position;
@@ -330,7 +426,7 @@ impl Oracle {
     }
 
     fn confirm(&mut self, now: Now) {
-        if self.subscribe_sent {
+        if self.subscribe_sent && !self.deaf {
             self.confirmed = true;
         } else {
             self.vouched_until = self.vouched_until.max(now.boot + 90 * SECOND);
@@ -348,8 +444,8 @@ impl Oracle {
 
     fn give_up_waiting(&mut self) {
         let Some(waiting) = self.waiting.take() else { return };
-        for (_, _, delivery) in waiting.copies {
-            self.note(delivery, Verdict::Refused, waiting.doc.position);
+        for copy in waiting.copies {
+            self.note(copy.delivery, Verdict::Refused, waiting.doc.position);
         }
     }
 
@@ -385,14 +481,18 @@ impl Oracle {
     /// The next document whose key has become known.
     pub(super) fn judge_known(&mut self, now: Now) {
         self.time(now);
-        if let Some((doc, (voice, connection, delivery))) = self.known.pop_front() {
-            self.judge(&doc, voice, connection, delivery, now);
+        if let Some((doc, Copy { voice, connection, delivery, fresh })) = self.known.pop_front() {
+            self.judge(&doc, voice, connection, fresh, delivery, now);
         }
     }
 
     // --- flash ---
 
     pub(super) fn persisting(&mut self, ticket: u64, now: Now) {
+        self.persisted = now.boot;
+        if let Some(newest) = self.chain.last_mut() {
+            newest.handed.get_or_insert(now.boot);
+        }
         let trusted = now.trusted;
         let snapshot = self.chain.last().map_or(Snapshot { trusted, ..Snapshot::default() }, |newest| Snapshot {
             trusted,
@@ -437,9 +537,13 @@ impl Oracle {
             }
             self.chain.drain(..newest);
             self.chain[0].durable = true;
+            self.chain[0].next_durable |= snapshot.next_done;
             assert_eq!(after.entitlement.as_deref(), Some(self.chain[0].doc.token.as_str()), "another document is written");
         }
         let applied = self.chain.iter().all(|accepted| accepted.durable);
+        if applied {
+            self.least = FREE;
+        }
         self.surely_confirmed |= applied && std::mem::take(&mut self.confirmation_waits);
     }
 
@@ -453,6 +557,7 @@ impl Oracle {
         self.flash = Some(flash.clone());
         self.keyset = flash.keyset.as_deref().map_or(0, version);
         self.reset_id = flash.reset_id;
+        self.reset = flash.factory_reset.is_some();
         self.ratchet = flash.ratchet;
         self.digest = flash.ratchet_digest.map(|digest| Digest::try_from(digest).unwrap());
         if let Some(token) = flash.entitlement {
@@ -460,7 +565,9 @@ impl Oracle {
             self.chain.push(Accepted {
                 doc: docs.iter().find(|doc| doc.token == token).expect("a document nobody issued is on flash").clone(),
                 durable: true,
+                next_durable: on_flash.next_done,
                 failed: false,
+                handed: Some(now.boot),
                 used: Duration::from_secs(flash.lease_used_s),
                 marked: now.boot,
                 late: Duration::from_secs(flash.lease_late_s),
@@ -479,10 +586,10 @@ impl Oracle {
             assert_eq!(in_force, None, "in force was never accepted");
             return CLOSED;
         };
-        let mut most = policy(ruling);
+        let mut most = open_policy(ruling);
         for accepted in &self.chain {
             // What is not on flash yet opens nothing, and what it forbids is closed.
-            most = both(most, accepted.superseded.unwrap_or_else(|| policy(accepted)));
+            most = both(most, accepted.superseded.unwrap_or_else(|| open_policy(accepted)));
             let newest = accepted.superseded.is_none();
             let rules = accepted.doc.digest == ruling.doc.digest || newest && !accepted.durable && !accepted.failed;
             if rules && (self.is_held(accepted, now) || self.lease_ended(accepted, now)) {
@@ -507,9 +614,29 @@ impl Oracle {
         let [only] = &self.chain[..] else { return };
         let good =
             only.durable && self.surely_confirmed && self.refusal.is_none() && now.boot >= self.doubt_until && !self.lease_ended(only, now);
+        let good = good && only.next_done == only.next_durable;
         if good && (only.doc.next.is_none() || only.next_done || self.clock_confirmed) {
             assert_eq!(*leave, policy(only), "what {} gives is not given", only.doc.position);
         }
+    }
+
+    /// Whether what Free and both plans allow may leave although the flash has not answered for ten seconds.
+    pub(super) fn check_hung(&self, leave: &Policy, now: Now) {
+        let waits = self.chain.iter().any(|accepted| !accepted.durable || accepted.next_done != accepted.next_durable);
+        if !waits || !self.chain.first().is_some_and(|oldest| oldest.durable) || now.boot < self.persisted + 10 * SECOND {
+            return;
+        }
+        let plans = self.chain.iter().flat_map(|accepted| [accepted.doc.policy].into_iter().chain(accepted.doc.next.map(|next| next.1)));
+        let least = plans.fold(self.least, both);
+        assert!(!takes(leave, &least), "{leave:?} is less than {least:?}, and the flash does not answer");
+    }
+
+    /// A question that failed is asked again soon; only where there is a connection that is heard on it need not be.
+    pub(super) fn check_asked(&self, connected: bool, now: Now) {
+        if self.lost || (connected && !self.deaf) {
+            return;
+        }
+        assert!(self.ask_by.is_none_or(|by| now.boot <= by), "HTTPS was to be asked by {:?}, at {now:?}", self.ask_by);
     }
 
     /// A byte of `clip` leaves, maybe its first (invariant 3).
@@ -671,6 +798,12 @@ fn policy(accepted: &Accepted) -> Policy {
     accepted.doc.next.filter(|_| accepted.next_done).map_or(accepted.doc.policy, |(_, policy)| policy)
 }
 
+/// What of it may have been opened: what a `next` gives opens once it is on flash, what it takes is closed at once.
+fn open_policy(accepted: &Accepted) -> Policy {
+    let next = policy(accepted);
+    if accepted.next_done && !accepted.next_durable { both(accepted.doc.policy, next) } else { next }
+}
+
 /// Whether a policy allows a clip, its age and the pause before it aside.
 fn fits(clip: &Clip, policy: &Policy) -> bool {
     let kind = match clip.kind {
@@ -688,6 +821,7 @@ struct Flash {
     entitlement: Option<String>,
     keyset: Option<String>,
     reset_id: u64,
+    factory_reset: Option<String>,
     lease_used_s: u64,
     lease_late_s: u64,
     trusted_s: u64,

@@ -346,8 +346,16 @@ impl World {
                     self.oracle.check_report(&report);
                     self.published.push(ticket);
                 }
-                Effect::Get(get) => self.nonce = Some(get.nonce),
-                Effect::Fetch(resource) => self.fetches.push(resource),
+                Effect::Get(get) => {
+                    self.oracle.get_sent(self.now);
+                    self.nonce = Some(get.nonce);
+                }
+                Effect::Fetch(resource) => {
+                    if resource == Resource::Entitlement {
+                        self.oracle.asked();
+                    }
+                    self.fetches.push(resource);
+                }
                 Effect::SetTime(time) => {
                     self.time_told = true;
                     self.time.set(time, self.readings);
@@ -386,6 +394,8 @@ impl World {
         let version = self.engine.keyset.as_ref().map_or(0, |verified| verified.keyset.version);
         assert_eq!(version, self.oracle.keyset_version(), "the keysets differ");
         self.oracle.check_gate(&self.open.leave, in_force, self.now);
+        self.oracle.check_hung(&self.open.leave, self.now);
+        self.oracle.check_asked(self.connected, self.now);
         assert_eq!(self.engine.gate, self.open, "the gate is not as the engine thinks");
         assert!(self.engine.cutting.is_none() && self.engine.inbox.len() == 0 && self.engine.known.is_empty());
         assert!(self.deferred.is_empty() && self.engine.after_cut.is_empty());
@@ -590,7 +600,8 @@ impl World {
             self.learn_date();
         }
         let (fetched, hear): (Fetched, Hear) = match (resource, answer) {
-            (_, Https::Failed) => (Fetched::Failed, Box::new(|_| ())),
+            (Resource::Entitlement, Https::Failed) => (Fetched::Failed, Box::new(|world| world.oracle.answered(false, world.now))),
+            (Resource::Keyset, Https::Failed) => (Fetched::Failed, Box::new(|_| ())),
             (Resource::Entitlement, Https::Missing) => (Fetched::Missing, Box::new(|world| world.oracle.missing(world.now))),
             (Resource::Entitlement, Https::Found(draw, _)) => {
                 let doc = self.draw(draw);
@@ -678,6 +689,9 @@ impl World {
         let unreadable = matches!(restored, Restored::Unreadable);
         let durable = self.flash.durable.as_deref().filter(|_| !unreadable);
         self.oracle.boot(durable, &self.history, unreadable, floor);
+        if let (Fate::FactoryReset, Some(_)) = (fate, durable) {
+            self.oracle.check_reset();
+        }
         self.oracle.time(self.now);
         self.engine = Engine::new(self.office.settings(), restored, self.now);
         self.open = Admission::CLOSED;

@@ -150,6 +150,8 @@ impl Camera {
             next_performed: false,
             trusted_s: 1_767_225_700,
             reset_id: 4,
+            factory_reset: None,
+            roots: std::collections::BTreeMap::new(),
             report: None,
             history: Vec::new(),
         };
@@ -413,6 +415,7 @@ fn a_factory_reset_forgets_the_owner_and_keeps_the_ratchet() {
     camera.write("state/spool/0b9e57aa-0000-4000-8000-000000000000.clip", &[7; 5000]);
     camera.write("state/spool/0b9e57aa-0000-4000-8000-000000000001.part", &[7; 100]);
     camera.write("state/spool/journal", b"kasa-care-agent spool 1\n");
+    camera.write("state/spool/holiday.clip", b"somebody else's");
     let account = before.entitlement.clone().unwrap();
     assert!(holds(&camera.path("state"), &account));
 
@@ -420,7 +423,8 @@ fn a_factory_reset_forgets_the_owner_and_keeps_the_ratchet() {
     assert_eq!((exit, err.as_str()), (Exit::Done, ""));
     assert!(out.contains("erased 1 clips, 5000 bytes") && out.contains("(3, 41)"), "{out}");
     assert!(!holds(&camera.path("state"), &account), "no slot holds the old document");
-    assert!(fs::read_dir(camera.path("state/spool")).unwrap().next().is_none());
+    let left: Vec<_> = fs::read_dir(camera.path("state/spool")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["holiday.clip"], "what is not the agent's stays");
 
     let Restored::Record(bytes) = Store::peek(&camera.path("state")).unwrap() else { panic!("a record is left") };
     let after = Record::read(&bytes).unwrap();
@@ -428,6 +432,28 @@ fn a_factory_reset_forgets_the_owner_and_keeps_the_ratchet() {
     assert_eq!((after.ratchet, after.ratchet_digest), (before.ratchet, before.ratchet_digest));
     assert_eq!((after.keyset, after.reset_id, after.trusted_s), (before.keyset, before.reset_id, before.trusted_s));
     assert_eq!(camera.run("factory-reset").0, Exit::Done, "again is no harm");
+}
+
+/// A command that root runs before the agent's first start must not take the state away from the agent's user.
+#[test]
+fn what_root_makes_belongs_to_the_owner_of_the_directory() {
+    use std::os::unix::fs::{MetadataExt, chown};
+    let camera = Camera::new();
+    fs::create_dir_all(camera.path("state")).unwrap();
+    if chown(camera.path("state"), Some(12_345), Some(12_346)).is_err() {
+        return eprintln!("not root: there is nothing to take over");
+    }
+    assert_eq!(camera.run("factory-reset").0, Exit::Done);
+    drop(Store::open(&camera.path("state")).unwrap());
+    let entries: Vec<_> = fs::read_dir(camera.path("state")).unwrap().map(|entry| entry.unwrap()).collect();
+    assert!(!entries.is_empty());
+    for entry in entries {
+        let made = entry.metadata().unwrap();
+        assert_eq!((made.uid(), made.gid()), (12_345, 12_346), "{:?}", entry.path());
+    }
+    fs::remove_dir_all(camera.path("state")).unwrap();
+    assert_eq!(camera.run("factory-reset").0, Exit::Done);
+    assert!(!camera.path("state").exists(), "root makes no directory for the agent");
 }
 
 #[test]

@@ -4,11 +4,11 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Advice, AtFlags, CWD, Dir, FlockOperation, Mode, OFlags};
+use rustix::fs::{Advice, AtFlags, CWD, Dir, FlockOperation, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 
 use super::StoreError;
@@ -81,10 +81,15 @@ impl Directory {
     /// What the system said.
     pub fn open(path: &Path) -> io::Result<Self> {
         // Whatever else stands in the way shows when it is opened.
-        if rustix::fs::mkdir(path, Mode::RWXU).is_ok() {
+        let made = rustix::fs::mkdir(path, Mode::RWXU).is_ok();
+        if made {
             sync_parent(path)?;
         }
-        Ok(Self { dir: open_dir(path)?, path: path.to_owned() })
+        let dir = open_dir(path)?;
+        if made {
+            give_to_owner_of(open_dir(parent_of(path))?, &dir)?;
+        }
+        Ok(Self { dir, path: path.to_owned() })
     }
 }
 
@@ -98,7 +103,11 @@ impl Filesystem for Directory {
             Access::Create => OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC,
         };
         let mode = Mode::RUSR | Mode::WUSR;
-        Ok(rustix::fs::openat(&self.dir, name, flags | OFlags::CLOEXEC | OFlags::NOFOLLOW, mode)?.into())
+        let file: File = rustix::fs::openat(&self.dir, name, flags | OFlags::CLOEXEC | OFlags::NOFOLLOW, mode)?.into();
+        if access == Access::Create {
+            give_to_owner_of(&self.dir, &file)?;
+        }
+        Ok(file)
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -215,9 +224,21 @@ fn open_dir(path: &Path) -> Result<OwnedFd, Errno> {
 }
 
 fn sync_parent(path: &Path) -> Result<(), Errno> {
-    let parent = match path.parent() {
+    rustix::fs::fsync(open_dir(parent_of(path))?)
+}
+
+fn parent_of(path: &Path) -> &Path {
+    match path.parent() {
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),
-    };
-    rustix::fs::fsync(open_dir(parent)?)
+    }
+}
+
+/// What a command run by root makes here must be usable by the agent, which runs as the directory's owner.
+fn give_to_owner_of(dir: impl AsFd, made: impl AsFd) -> Result<(), Errno> {
+    let (owner, ours) = (rustix::fs::fstat(dir)?, rustix::fs::fstat(&made)?);
+    if (owner.st_uid, owner.st_gid) == (ours.st_uid, ours.st_gid) || !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    rustix::fs::fchown(made, Some(Uid::from_raw(owner.st_uid)), Some(Gid::from_raw(owner.st_gid)))
 }

@@ -35,7 +35,6 @@ use std::{
 use care_protocol::{DeviceId, Erased};
 use tokio::{runtime, select, sync::Notify, time::sleep};
 
-pub use self::gate::Gate;
 use self::{
     content::Open,
     faults::Faults,
@@ -44,6 +43,7 @@ use self::{
     spool::{End, Job, Next},
     vendor::{Door, UploaderStatus},
 };
+pub use self::{flash::erase_spool, gate::Gate};
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use self::{flash::spool_from_a_stranger, grant::grant_from_a_stranger};
 use crate::{

@@ -17,9 +17,9 @@ use super::{
 use crate::store::filesystem::{Access, Filesystem, StateFile};
 
 pub(super) const JOURNAL: &str = "journal";
-const NEW_JOURNAL: &str = "journal.part";
+pub(super) const NEW_JOURNAL: &str = "journal.part";
 pub(super) const CLIP: &str = ".clip";
-const PART: &str = ".part";
+pub(super) const PART: &str = ".part";
 /// A journal longer than this is begun anew. Nothing of it is needed once the files it names are gone.
 const JOURNAL_LONG: u64 = 16 * 1024;
 /// What a clip leaves free on its file system: room for the state, which is written anew elsewhere where a file system does

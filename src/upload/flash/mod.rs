@@ -6,6 +6,7 @@
 //! ([`super::Gate::erasures_settled`]), so that whatever record a restart finds, nothing is there that an earlier record had
 //! erased.
 
+mod erasing;
 mod files;
 mod header;
 mod journal;
@@ -20,6 +21,7 @@ use std::io;
 
 use super::spool::Words;
 
+pub use erasing::erase_spool;
 pub(super) use files::{Files, Opener, Put, Shelved};
 pub(super) use header::{Facts, HEADER_BYTES};
 #[cfg(any(test, feature = "fuzzing"))]

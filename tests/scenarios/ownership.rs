@@ -25,8 +25,9 @@ async fn s67_a_factory_reset_unbinds_and_keeps_ratchet_keyset_and_time() {
     world.agent.start();
     let get = world.issuer.get_since(gets).await;
     assert_eq!((get.epoch, get.seq), (premium.position.epoch, premium.position.seq), "get carries the ratchet");
-    let report = world.issuer.report_since(mark, "the equal document", |report| premium.judged(report, Outcome::Duplicate)).await;
+    let report = world.issuer.report_since(mark, "the equal document", |report| premium.judged(report, Outcome::Rejected)).await;
     assert_eq!((report.mode, report.plan, report.keyset), (Mode::Unbound, None, 7), "an equal document does not bind");
+    assert_eq!(report.reason, "factory_reset");
     world.agent.motion().await.moved().await;
     let asked = world.cloud.grants_asked();
     holds("nothing is uploaded", Duration::from_secs(4), || {
@@ -35,6 +36,7 @@ async fn s67_a_factory_reset_unbinds_and_keeps_ratchet_keyset_and_time() {
     .await;
     assert_eq!(world.agent.mode(Mode::Unbound).await.plan(), "");
 
+    world.position = Position { epoch: world.position.epoch + 1, seq: 0 };
     let again = world.premium().because(Reason::Bound);
     world.switch(again, Mode::Paid).await;
 }

@@ -1,0 +1,77 @@
+//! Scenarios 88 and 89: nobody says anything, and nothing says that it is so. A broker that grants the subscription and delivers
+//! nothing, and a poll whose answer is lost.
+
+use std::time::Duration;
+
+use care_protocol::{Mode, Outcome};
+use care_tests::{
+    cloud::Document as Body,
+    wait::{RECONNECT, holds, until},
+    world::World,
+};
+
+/// The ACL to copy, without the right to read.
+fn deaf_acl() -> String {
+    let lines: Vec<_> = include_str!("../../deploy/mosquitto/cameras.acl").lines().filter(|line| !line.contains(" read ")).collect();
+    lines.join("\n") + "\n"
+}
+
+#[tokio::test]
+async fn s88_a_broker_that_grants_and_delivers_nothing_hides_no_cancel() {
+    let dir = tempfile::tempdir().unwrap();
+    let acl = dir.path().join("deaf.acl");
+    std::fs::write(&acl, deaf_acl()).unwrap();
+    let mut world = World::with_broker(&format!("acl_file {}", acl.display())).await;
+    let premium = world.premium();
+    let premium = world.issue(premium).await;
+    world.agent.start();
+    // The broker lets it write, and HTTPS gives what the broker keeps back.
+    world.issuer.in_force(&premium, Mode::Paid).await;
+    let status = world.agent.status_within("a deaf broker", RECONNECT, |status| status.condition("broker_deaf").is_some()).await;
+    assert!(status.sentence("broker_deaf").contains(&world.wire.addr.to_string()), "{:#}", status.0["conditions"]);
+    assert_eq!(status.mode(), "paid");
+    let deaf = |report: &care_protocol::Report| report.detail.as_ref().is_some_and(|detail| detail.contains("granted the subscription"));
+    world.issuer.report("that it hears nothing", deaf).await;
+    let lines = world.agent.log().since(0);
+    assert_eq!(lines.iter().filter(|line| line.contains("broker_deaf")).count(), 1, "said once: {lines:#?}");
+
+    let cancel = world.free();
+    let cancel = world.issue(cancel).await;
+    let report = world.issuer.report_within(0, RECONNECT, "the cancel", |report| cancel.judged(report, Outcome::Applied)).await;
+    assert_eq!(report.mode, Mode::Free);
+
+    // Somebody mends the ACL: the camera hears again, and says so.
+    std::fs::write(&acl, include_str!("../../deploy/mosquitto/cameras.acl")).unwrap();
+    world.broker.restart().await;
+    let hears = |status: &care_tests::status::Status| status.condition("broker_deaf").is_none();
+    world.agent.status_within("a broker that delivers", RECONNECT, hears).await;
+    let resubscribed = world.issuer.mark();
+    let plus = world.plus();
+    let plus = world.issue(plus).await;
+    world.issuer.report_within(resubscribed, RECONNECT, "the new plan", |report| plus.judged(report, Outcome::Applied)).await;
+}
+
+#[tokio::test]
+async fn s89_a_camera_without_a_broker_loses_no_paid_minute_to_one_lost_poll() {
+    let mut world = World::new().await;
+    let premium = world.premium();
+    let premium = world.issue(premium).await;
+    // HTTPS only: the broker cannot be reached at all.
+    world.wire.cut().await;
+    world.agent.start();
+    world.agent.mode(Mode::Paid).await;
+    let asked = world.cloud.entitlement_gets();
+    world.cloud.lock().entitlement = Body::Silence;
+    until("the poll that is lost", RECONNECT, || (world.cloud.entitlement_gets() > asked).then_some(())).await;
+    // Its answer alone is lost.
+    world.cloud.lock().entitlement = Body::Token(premium.token.clone());
+    let lost = world.cloud.entitlement_gets();
+    until("the question again", RECONNECT, || (world.cloud.entitlement_gets() > lost).then_some(())).await;
+    // The voucher of the answer before the lost one runs out meanwhile.
+    holds("paid media stays open", Duration::from_secs(30), || {
+        let lines = world.agent.log().since(0);
+        lines.into_iter().find(|line| line.contains("mode=held") && line.contains("cause=link"))
+    })
+    .await;
+    world.agent.mode(Mode::Paid).await;
+}

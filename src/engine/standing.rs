@@ -310,7 +310,7 @@ impl Standing {
         let usual = (needed || self.wants_polls(now)).then_some(self.poll_at);
         let second = now.disputed.map(|dispute| {
             let counts_from = dispute.settles_at();
-            if self.poll_at < counts_from + POLL { counts_from } else { self.poll_at }
+            if self.regular_at < counts_from + POLL { counts_from } else { self.poll_at }
         });
         usual.into_iter().chain(second).min()
     }

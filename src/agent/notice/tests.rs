@@ -28,6 +28,8 @@ fn view() -> View {
         next_plan: None,
         order: None,
         persisted: true,
+        factory_reset: false,
+        broker_deaf: false,
         state_lost: false,
         conflict: None,
         held_because: None,

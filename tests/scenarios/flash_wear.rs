@@ -22,10 +22,10 @@ fn look(world: &World, seen: &mut Seen) {
     for entry in entries.filter_map(Result::ok) {
         let name = entry.file_name().to_string_lossy().into_owned();
         // It may go between the listing and the look.
-        if let Ok(metadata) = entry.metadata() {
-            if name.ends_with(".clip") {
-                seen.insert(name, metadata.len());
-            }
+        if let Ok(metadata) = entry.metadata()
+            && name.ends_with(".clip")
+        {
+            seen.insert(name, metadata.len());
         }
     }
 }

@@ -48,7 +48,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// At most one event in this time.
 const PAUSE: Duration = Duration::from_secs(1);
 /// In order of memory.
-pub(in crate::media) const DECODERS: [&str; 3] = ["openh264dec", "v4l2h264dec", "avdec_h264"];
+pub(in crate::media) const DECODERS: [&str; 3] = ["openh264dec", "v4l2h264dec", LIBAV];
+const LIBAV: &str = "avdec_h264";
 
 /// Compares pictures.
 #[derive(Debug, Default)]
@@ -226,7 +227,7 @@ struct Decoder {
 
 impl Decoder {
     fn new(name: &'static str) -> Result<Self, MediaError> {
-        let threads = if name == "avdec_h264" { " max-threads=1" } else { "" };
+        let threads = if name == LIBAV { " max-threads=1" } else { "" };
         let launch = format!(
             "appsrc name=feed format=time ! h264parse ! {name}{threads} ! videoscale add-borders=false \
              ! videoconvert ! video/x-raw,format=GRAY8,width={GREY_WIDTH},height={GREY_HEIGHT} \
@@ -246,13 +247,14 @@ impl Decoder {
         bus.set_flushing(true);
         bus.set_flushing(false);
         self.pipeline.set_state(gst::State::Playing).map_err(|_| "the decoder does not start")?;
-        // Twice, and the end: openh264dec gives a picture out only when the next one comes in, and a decoder that puts pictures
-        // into the order in which they are shown only when it knows that no earlier one can come.
+        // Twice: openh264dec gives a picture out only when the next one comes in.
         let again = Frame { pts: frame.pts + Duration::from_millis(1), ..frame.clone() };
         let taken = self.feed.push_sample(&sample(frame)).and_then(|_| self.feed.push_sample(&sample(&again)));
-        taken.and_then(|_| self.feed.end_of_stream()).map_err(|_| "the decoder takes no frame")?;
+        // And the end, for libav: it gives a picture out only when it knows that none is shown before it.
+        let ended = taken.and_then(|taken| if self.name == LIBAV { self.feed.end_of_stream() } else { Ok(taken) });
+        ended.map_err(|_| "the decoder takes no frame")?;
         let began = Instant::now();
-        while began.elapsed() < PATIENCE && !stop.is_now() && !self.grey.is_eos() {
+        while began.elapsed() < PATIENCE && !stop.is_now() {
             if let Some(sample) = self.grey.try_pull_sample(gst::ClockTime::from_mseconds(50)) {
                 let picture = sample.buffer().and_then(|buffer| Some(buffer.map_readable().ok()?.to_vec()));
                 return picture.ok_or_else(|| "the decoder gives an empty picture".into());

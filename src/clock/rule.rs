@@ -211,7 +211,7 @@ impl TrustedTime {
             self.trusted = latest.max(lowest);
             self.verified = self.verified.min(self.trusted);
         }
-        if agree(self.trusted, earliest, latest) && !(planted!(SystemClockMustAgree) && !agree(readings.system, earliest, latest)) {
+        if agree(self.trusted, earliest, latest) && (!planted!(SystemClockMustAgree) || agree(readings.system, earliest, latest)) {
             self.dated = Some(self.trusted.clamp(earliest, latest));
         }
         if confirmed || second || self.trusted < before {

@@ -192,7 +192,7 @@ impl World {
             }
             Step::Published => {
                 for ticket in std::mem::take(&mut self.published) {
-                    self.from_broker(Event::Published { ticket }, |_| ());
+                    self.broker_says(Event::Published { ticket }, |_| ());
                 }
             }
             Step::SystemClock(wall) => {
@@ -217,7 +217,7 @@ impl World {
     }
 
     /// What comes from the broker is not read while there is no room for it.
-    fn from_broker(&mut self, event: Event, hear: impl FnOnce(&mut Self) + 'static) {
+    fn broker_says(&mut self, event: Event, hear: impl FnOnce(&mut Self) + 'static) {
         if !self.engine.has_room() {
             self.end_cut();
         }
@@ -440,11 +440,11 @@ impl World {
         self.connected = true;
         self.window.clear();
         let connection = Connection(self.connection);
-        self.from_broker(Event::Connected(connection), |_| ());
+        self.broker_says(Event::Connected(connection), |_| ());
         if subscribe {
-            self.from_broker(Event::SubscribeSent(connection), |world| world.oracle.subscribe_sent());
+            self.broker_says(Event::SubscribeSent(connection), |world| world.oracle.subscribe_sent());
             if granted {
-                self.from_broker(Event::Subscribed(connection), |_| ());
+                self.broker_says(Event::Subscribed(connection), |_| ());
             }
         }
     }
@@ -453,7 +453,7 @@ impl World {
         if self.connected {
             self.connected = false;
             self.published.clear();
-            self.from_broker(Event::Lost(Some(Connection(self.connection))), |world| {
+            self.broker_says(Event::Lost(Some(Connection(self.connection))), |world| {
                 world.nonce = None;
                 world.oracle.lost_connection(world.now);
             });
@@ -527,7 +527,7 @@ impl World {
             delivery: Some(Delivery(self.deliveries)),
             valid_until: CERTIFICATES_END,
         };
-        self.from_broker(Event::Message(message), hear);
+        self.broker_says(Event::Message(message), hear);
     }
 
     /// How things stand before the engine takes something in; `None` while the flash has something to do, which is no fault of

@@ -261,7 +261,7 @@ async fn killed(sample: Sample) {
     vendor.status("it is open", |uploader| uploader["open"] == true && uploader["pid"].is_u64()).await;
     vendor.signal(libc::SIGKILL);
     vendor.uploader.take().unwrap().exited(PATIENCE).await;
-    let gone = |status: &Status| status["uploader"]["connected"] == false && status.condition("uploader_away").is_some();
+    let gone = |status: &Status| status.0["uploader"]["connected"] == false && status.condition("uploader_away").is_some();
     vendor.world.agent.status("it is gone, and the condition that says so", gone).await;
     let page = vendor.world.agent.command(&["status"]).await;
     assert!(String::from_utf8_lossy(&page.stdout).contains("uploader     not connected"), "{page:?}");

@@ -36,8 +36,7 @@ pub(in crate::upload) struct Facts {
     /// The epoch it was recorded in: a clip of another one never leaves.
     pub(in crate::upload) epoch: u64,
     pub(in crate::upload) height: u32,
-    /// Trusted time of its first frame as it was known when this was written, milliseconds since 1970: never later than
-    /// the true time.
+    /// Trusted time of its first frame as it was known when this was written, milliseconds since 1970.
     pub(in crate::upload) started_ms: u64,
     pub(in crate::upload) duration_ms: u64,
     pub(in crate::upload) bytes: u64,

@@ -168,13 +168,14 @@ impl Spool {
     /// quota, which may have been made smaller, is dropped.
     pub(in crate::upload) fn restore(&mut self, found: Vec<Facts>, now: Now) {
         let clips = found.into_iter().filter_map(|facts| {
+            let duration = Duration::from_millis(facts.duration_ms);
             Some(Clip {
                 id: facts.id()?,
                 kind: facts.kind,
                 epoch: facts.epoch,
                 height: facts.height,
-                started: Start::Earlier(facts.started_ms),
-                duration: Duration::from_millis(facts.duration_ms),
+                started: Start::Earlier { stamped_ms: facts.started_ms, found: now.boot, lasted: duration },
+                duration,
                 fragments: Vec::new(),
                 flash: OnFlash::Yes,
                 since: Duration::ZERO,

@@ -8,17 +8,30 @@ use crate::clock::Now;
 /// A clip's first frame. Those of an earlier boot come first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Start {
-    /// Trusted time as it was known then, milliseconds since 1970: never later than the true time.
-    Earlier(u64),
+    /// Before this agent started, which found it on flash.
+    Earlier {
+        /// Trusted time as it was known then, milliseconds since 1970. It may have been wrong.
+        stamped_ms: u64,
+        /// BOOTTIME at which the clip was found: it had ended by then.
+        found: Duration,
+        /// How long the clip is.
+        lasted: Duration,
+    },
     /// BOOTTIME.
     ThisBoot(Duration),
 }
 
 impl Start {
-    /// On trusted time, milliseconds since 1970: counted back from now in the boot that recorded it, whatever T was then.
+    /// On trusted time, milliseconds since 1970: counted back from now in the boot that recorded it, whatever T was then. One
+    /// that was found had ended when it was found. Where its stamp says otherwise, T was too high when it was stamped, and has
+    /// been corrected since: it is stamped anew, once the cloud has said what time it is.
     pub(super) fn trusted_ms(self, now: Now) -> u64 {
         match self {
-            Self::Earlier(ms) => ms,
+            Self::Earlier { stamped_ms, found, lasted } if now.confirmed => {
+                let lasted_ms = u64::try_from(lasted.as_millis()).unwrap_or(u64::MAX);
+                stamped_ms.min(trusted_ms(found, now).saturating_sub(lasted_ms))
+            }
+            Self::Earlier { stamped_ms, .. } => stamped_ms,
             Self::ThisBoot(boot) => trusted_ms(boot, now),
         }
     }
@@ -28,7 +41,7 @@ impl Start {
     }
 
     pub(super) fn is_earlier(self) -> bool {
-        matches!(self, Self::Earlier(_))
+        matches!(self, Self::Earlier { .. })
     }
 }
 

@@ -424,3 +424,19 @@ fn s95_beyond_a_days_writes_clips_wait_in_memory_and_nothing_gives_way_on_flash(
     assert!(matches!(spool.chore(now(tomorrow + 60)), Ok(Chore::Spill(spill)) if spill.id == next && spill.id != fourth));
     assert!(!spool.flash_use().over_budget);
 }
+
+#[test]
+fn a_clip_of_an_earlier_run_that_was_stamped_in_the_future_is_stamped_anew_once_the_time_is_known() {
+    let mut spool = spool(PAID);
+    // Trusted time ran a day ahead when it was recorded; the agent found it at 200 s.
+    let ahead = Facts { duration_ms: 5000, ..found(ClipKind::Motion, 3, 86_400, 10) };
+    let stamped_ms = ahead.started_ms;
+    spool.restore(vec![ahead, found(ClipKind::Motion, 3, 100, 10)], now(200));
+    let starts = |spool: &Spool, now: Now| -> Vec<u64> { spool.clips.iter().map(|clip| clip.facts(now).started_ms).collect() };
+    let unconfirmed = Now { confirmed: false, ..now(200) };
+    assert!(starts(&spool, unconfirmed).contains(&stamped_ms), "until the cloud says what time it is, the stamp is all there is");
+    let (ended, untouched) = ((1_767_225_600 + 195) * 1000, (1_767_225_600 + 100) * 1000);
+    let mut anew = starts(&spool, now(3000));
+    anew.sort_unstable();
+    assert_eq!(anew, [untouched, ended], "it had ended when it was found");
+}

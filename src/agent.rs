@@ -32,6 +32,7 @@ use crate::{
     engine::{Body, CutFigures, Delivery, Effect, Engine, Event, Fetched, Message, Record, Resource, Restored, Settings},
     http::{self, Origin},
     link::{self, Link},
+    logging,
     media::{Media, MediaError},
     status::{self, Board, StatusDocument},
     store::{self, Store, StoreThread, Written},
@@ -452,6 +453,7 @@ impl Agent {
                 Effect::RetryRefused => self.gate.retry_refused(),
                 Effect::Forget => {
                     self.board.forget();
+                    logging::forget();
                     if let Some(media) = &self.media {
                         media.forget();
                     }

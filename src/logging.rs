@@ -10,7 +10,7 @@ use std::{
 };
 
 pub use filter::{BadFilter, FILTER, from_env};
-pub use recent::{Line, recent};
+pub use recent::{Line, forget, recent};
 
 use tracing_subscriber::{
     field::MakeExt,

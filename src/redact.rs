@@ -66,13 +66,16 @@ pub fn text(text: &str) -> String {
 }
 
 fn line(line: &str) -> String {
+    // First, because a password may look like a URL, or hold one.
+    let line = without_assignments(line);
     let mut safe = String::with_capacity(line.len());
-    let mut rest = line;
+    let mut rest = line.as_str();
     while let Some((start, body)) = next_url(rest) {
         safe.push_str(&words(&rest[..start]));
         let url = &rest[body..];
-        // Another URL behind a delimiter begins anew.
-        let end = next_url(url).filter(|(start, _)| url[..*start].ends_with(BEFORE_A_URL)).map_or(url.len(), |(start, _)| start);
+        // Another URL begins anew behind a space and a delimiter. Without a space it may be part of this one's password or query.
+        let another = |before: &str| before.ends_with(BEFORE_A_URL) && before.contains(char::is_whitespace);
+        let end = next_url(url).filter(|(start, _)| another(&url[..*start])).map_or(url.len(), |(start, _)| start);
         let at = url[..end].rfind('@').map_or(0, |at| at + 1);
         let stop = url[at..end].find(char::is_whitespace).map_or(end, |space| at + space);
         let bare = stop - trailing_marks(&url[at..stop]);
@@ -180,7 +183,7 @@ const NAMES: [&str; 13] = [
 
 /// Words between URLs.
 fn words(text: &str) -> String {
-    without_assignments(&without_userinfo(&without_tokens(text)))
+    without_userinfo(&without_tokens(text))
 }
 
 /// Signed tokens: `eyJ` is how the Base64 of a JSON object begins.
@@ -423,10 +426,11 @@ mod tests {
     /// Letters that stand nowhere else in a URL of these tests, and everything that a URL gives a meaning to.
     const PASSWORD: &str = "[A-Z78é/:@?#%&=.\\[\\]!$+_~-]{1,16}";
 
-    /// The password's parts of four characters and more that stand in `shown`.
+    /// The password's parts of four characters and more that stand in `shown`, and not in every such address (`://[`).
     fn leak(password: &str, shown: &str) -> Option<String> {
         let chars: Vec<char> = password.chars().collect();
-        chars.windows(SHORTEST).map(|part| part.iter().collect::<String>()).find(|part| shown.contains(part))
+        let leaked = |part: &String| shown.contains(part) && !forms("").iter().any(|form| form.contains(part));
+        chars.windows(SHORTEST).map(|part| part.iter().collect::<String>()).find(leaked)
     }
 
     /// The ways a secret gets into an address.

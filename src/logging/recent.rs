@@ -41,6 +41,11 @@ pub fn recent() -> Vec<Line> {
     RECENT.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
 }
 
+/// Forgets them: the camera has another owner, and they tell of the one before.
+pub fn forget() {
+    RECENT.lock().unwrap_or_else(PoisonError::into_inner).clear();
+}
+
 /// Keeps what passes.
 pub(super) struct Keeper;
 

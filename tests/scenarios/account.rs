@@ -1,8 +1,11 @@
-//! Scenarios 2, 4, 15 and 16: what one account's change means for each of its cameras, by care-cloud's own rules.
+//! Scenarios 2, 4, 15, 16 and 87: what one account's change means for each of its cameras, by care-cloud's own rules.
 
 use std::collections::BTreeSet;
 
-use care_tests::stand_in::{StandIn, camera_of, switch_of};
+use care_tests::{
+    stand_in::{StandIn, camera_of, switch_of},
+    wait::PATIENCE,
+};
 
 #[tokio::test]
 async fn s02_premium_to_free_reaches_every_camera_of_the_account_by_its_own_document() {
@@ -73,4 +76,31 @@ async fn s16_a_freed_seat_upgrades_by_a_new_document() {
     assert_eq!(switch_of(&state, "CAM-11")["reason"], "upgraded");
     assert!(camera_of(&state, "CAM-11")["seq"].as_u64().unwrap() > before);
     assert_eq!(camera_of(&state, "CAM-04")["bound"], false);
+}
+
+#[tokio::test]
+async fn s87_a_camera_that_was_reset_takes_nothing_of_its_old_binding_and_is_told_so_until_it_is_added_again() {
+    let mut cloud = StandIn::start().await;
+    cloud.camera("CAM-A", "acct-1").await;
+    cloud.command(&["subscribe", "--camera", "CAM-A", "--plan", "plus"]).await;
+    cloud.reported(&[("CAM-A", "plus", "paid")]).await;
+    cloud.switch_off("CAM-A").await;
+    // On its way when the camera is reset: a newer document of the old binding.
+    cloud.command(&["subscribe", "--camera", "CAM-A", "--plan", "premium"]).await;
+    cloud.factory_reset("CAM-A").await;
+    cloud.switch_on("CAM-A");
+    let state = cloud.until("the cloud knows of the reset", PATIENCE, |state| camera_of(state, "CAM-A")["reset"] == true).await;
+    let seq = camera_of(&state, "CAM-A")["seq"].clone();
+    assert_eq!(camera_of(&state, "CAM-A")["report"]["mode"], "unbound");
+    // Asked by an engineer, or by a change of plan: nothing more of that binding.
+    cloud.command(&["experiment", "rotate-key"]).await;
+    cloud.command(&["cancel", "--camera", "CAM-A"]).await;
+    cloud.command(&["subscribe", "--camera", "CAM-A", "--plan", "plus"]).await;
+    let state = cloud.state().await;
+    assert_eq!((&camera_of(&state, "CAM-A")["seq"], &camera_of(&state, "CAM-A")["report"]["mode"]), (&seq, &"unbound".into()));
+
+    // The same account adds it again: a higher epoch, its own subscription.
+    cloud.command(&["bind", "--camera", "CAM-A", "--account", "acct-1"]).await;
+    let state = cloud.reported(&[("CAM-A", "plus", "paid")]).await;
+    assert_eq!((&camera_of(&state, "CAM-A")["epoch"], &camera_of(&state, "CAM-A")["reset"]), (&2.into(), &false.into()));
 }

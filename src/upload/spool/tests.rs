@@ -427,7 +427,7 @@ fn s95_beyond_a_days_writes_clips_wait_in_memory_and_nothing_gives_way_on_flash(
 
 #[test]
 fn a_clip_of_an_earlier_run_that_was_stamped_in_the_future_is_stamped_anew_once_the_time_is_known() {
-    let mut spool = spool(PAID);
+    let mut spool = Spool::new(1000, 100_000, 1 << 30);
     // Trusted time ran a day ahead when it was recorded; the agent found it at 200 s.
     let ahead = Facts { duration_ms: 5000, ..found(ClipKind::Motion, 3, 86_400, 10) };
     let stamped_ms = ahead.started_ms;

@@ -60,6 +60,39 @@ async fn a_full_disk_keeps_a_downgrade_and_is_said() {
     in_force(&world.issuer, mark, &free, Mode::Free).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the image of an emulated camera: scripts/arm/whole-camera.sh"]
+async fn three_cards_are_exchanged() {
+    let mut world = World::new().await;
+    world.agent.config.recording = Some("/mnt/sd/recordings".into());
+    world.agent.config.allow_internal_storage = false;
+    let premium = world.premium();
+    let premium = world.issue(premium).await;
+    let mut camera = Guest::new(&mut world, Model::default());
+    camera.start();
+    in_force(&world.issuer, 0, &premium, Mode::Paid).await;
+    for card in ["first", "second", "third"] {
+        camera.run("mkdir -p /mnt/sd && mount -t tmpfs -o size=16m card /mnt/sd").await;
+        prints_in_the_end(&camera, &format!("recordings on the {card} card"), "test -s /mnt/sd/recordings/*.mp4 && echo yes", "yes").await;
+        prints_in_the_end(&camera, &format!("the {card} card unmounted"), "umount /mnt/sd && echo yes", "yes").await;
+        let beneath = camera.run("ls -A /mnt/sd").await;
+        assert_eq!(beneath, "", "recorded beneath the mount point after the {card} card");
+    }
+    // Nothing else has minded.
+    let free = world.free();
+    let free = world.issue(free).await;
+    in_force(&world.issuer, 0, &free, Mode::Free).await;
+}
+
+/// Runs a script until it prints this.
+async fn prints_in_the_end(camera: &Guest, what: &str, script: &str, wanted: &str) {
+    let began = std::time::Instant::now();
+    while camera.run(&format!("({script}) 2>/dev/null")).await.trim() != wanted {
+        assert!(began.elapsed() < PATIENCE, "still waiting for {what}");
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    }
+}
+
 /// First boot to paid, a clip, and a cancel; the camera, still on.
 async fn lives_on(model: Model) -> Guest {
     let mut world = World::new().await;

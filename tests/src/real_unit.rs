@@ -20,9 +20,9 @@ const UNIT: &str = include_str!("../../systemd/kasa-care-agent.service");
 const BOOT: &str = r#"set -e
 mount --make-rprivate /
 mount -t tmpfs tmpfs "$1/root"
-mkdir "$1/root/written" "$1/root/work" "$1/root/all"
-root="$1/root/all"
-mount -t overlay overlay -o lowerdir=/,upperdir="$1/root/written",workdir="$1/root/work" "$root"
+mkdir "$1/tree/written" "$1/tree/work" "$1/tree/all"
+root="$1/tree/all"
+mount -t overlay overlay -o lowerdir=/,upperdir="$1/tree/written",workdir="$1/tree/work" "$root"
 mount --rbind /dev "$root/dev"
 mount -t proc proc "$root/proc"
 # Nothing of this machine's kernel is to be set from here.

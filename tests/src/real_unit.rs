@@ -19,7 +19,7 @@ const UNIT: &str = include_str!("../../systemd/kasa-care-agent.service");
 /// Runs in the new namespaces with the folder of files as its argument, and becomes systemd.
 const BOOT: &str = r#"set -e
 mount --make-rprivate /
-mount -t tmpfs tmpfs "$1/root"
+mount -t tmpfs tmpfs "$1/tree"
 mkdir "$1/tree/written" "$1/tree/work" "$1/tree/all"
 root="$1/tree/all"
 mount -t overlay overlay -o lowerdir=/,upperdir="$1/tree/written",workdir="$1/tree/work" "$root"
@@ -63,7 +63,7 @@ impl RealUnit {
     pub async fn boot(config: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path();
-        std::fs::create_dir(path.join("root")).unwrap();
+        std::fs::create_dir(path.join("tree")).unwrap();
         let write = |name: &str, text: &str| std::fs::write(path.join(name), text).unwrap();
         write("boot.sh", BOOT);
         write("kasa-care-agent.service", UNIT);

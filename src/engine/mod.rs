@@ -355,7 +355,7 @@ impl Engine {
                 self.take_next(now);
             }
         }
-        self.batch()
+        self.batch(now)
     }
 
     /// The next thing to do, of what had to wait; `None` while a cut is under way, and once nothing waits.
@@ -365,7 +365,7 @@ impl Engine {
         }
         self.learnt = Learnt::default();
         self.take_next(now);
-        Some(self.batch())
+        Some(self.batch(now))
     }
 
     /// Whether more may be read from the broker. While a cut is under way only little of it can be kept.
@@ -405,11 +405,14 @@ impl Engine {
     }
 
     /// What is to be done now. Whatever follows a cut is done once that has ended.
-    fn batch(&mut self) -> Vec<Effect> {
+    fn batch(&mut self, now: Now) -> Vec<Effect> {
         let mut effects = std::mem::take(&mut self.effects);
         let cut = effects.iter().position(|effect| matches!(effect, Effect::Cut { .. }));
         if let Some(cut) = cut.filter(|_| !planted!(CarriedOutDuringCut)) {
             self.after_cut = effects.split_off(cut + 1);
+        }
+        if effects.iter().any(|effect| matches!(effect, Effect::Get(_))) {
+            self.standing.get_leaves(now);
         }
         effects
     }

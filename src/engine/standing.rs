@@ -183,6 +183,10 @@ impl Standing {
     pub(super) fn asked(&mut self, get: &Get, patient: bool, now: Now) {
         self.nonce = Some(get.nonce.clone());
         self.asked = (!patient && !self.deaf).then_some(now.boot);
+    }
+
+    /// A `get` goes out now: at once, or when the cut has ended that it had to wait for.
+    pub(super) fn get_leaves(&mut self, now: Now) {
         self.unheard.get_or_insert(now.boot);
     }
 

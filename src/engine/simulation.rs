@@ -66,6 +66,15 @@ fn what_once_failed_holds() {
     assert!(events.is_ok(), "{events:?}");
 }
 
+/// A get that waited for a cut counted as sent before it was; a voucher that was noticed late lasted as much longer.
+#[test]
+fn what_cuts_that_take_time_once_broke_holds() {
+    for seed in [36_920, 42_699] {
+        let events = play(&Rc::new(Office::open()), &history(seed, STEPS), false);
+        assert!(events.is_ok(), "{seed}: {events:?}");
+    }
+}
+
 /// Every sequence of the twelve kinds of events, to this depth.
 fn exhaust(depth: u32) {
     let started = Instant::now();

@@ -70,6 +70,8 @@ impl Via {
 #[derive(Debug, Clone, Copy)]
 struct Silence {
     since: Duration,
+    /// The newest 404.
+    last: Duration,
     /// It has lasted long enough, and the running lease was let vouch.
     over: bool,
 }
@@ -263,8 +265,11 @@ impl Standing {
         }
         match &mut self.silence {
             // Still nobody: the lease vouches on.
-            Some(silence) => silence.over = false,
-            None => self.silence = Some(Silence { since: now.boot, over: false }),
+            Some(silence) => {
+                silence.over = false;
+                silence.last = now.boot;
+            }
+            None => self.silence = Some(Silence { since: now.boot, last: now.boot, over: false }),
         }
     }
 
@@ -336,10 +341,12 @@ impl Standing {
             return false;
         };
         silence.over = true;
+        // Counted from when it was over, however late that is noticed.
+        let until = silence.last.max(silence.since + SILENCE).min(now.boot) + VOUCHED;
         self.voucher = match self.voucher {
             Voucher::Connection => Voucher::Connection,
-            Voucher::Until(end) => Voucher::Until(end.max(now.boot + VOUCHED)),
-            Voucher::Nobody => Voucher::Until(now.boot + VOUCHED),
+            Voucher::Until(end) => Voucher::Until(end.max(until)),
+            Voucher::Nobody => Voucher::Until(until),
         };
         true
     }

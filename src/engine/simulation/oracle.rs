@@ -526,7 +526,9 @@ impl Oracle {
         let (snapshot, after) = (self.snapshots[&ticket], Flash::read(record));
         let newest = self.chain.iter().rposition(|accepted| Some(accepted.doc.digest) == snapshot.digest);
         if let Some(newest) = newest {
-            if newest > 0 {
+            // A higher one was accepted before the engine heard of this: what was in force stays so until that is written.
+            let is_passed_over = newest + 1 < self.chain.len();
+            if newest > 0 && !is_passed_over {
                 // What was refused may have been refused under the document before, or under this one.
                 if let Some(refusal) = self.refusal.take() {
                     self.doubt_until = refusal.at + 1000 * SECOND;
@@ -534,11 +536,12 @@ impl Oracle {
                 if let Some(at) = self.refused_in_writing.take() {
                     self.doubt_until = self.doubt_until.max(at + 1000 * SECOND);
                 }
+                self.chain.drain(..newest);
             }
-            self.chain.drain(..newest);
-            self.chain[0].durable = true;
-            self.chain[0].next_durable |= snapshot.next_done;
-            assert_eq!(after.entitlement.as_deref(), Some(self.chain[0].doc.token.as_str()), "another document is written");
+            let written = self.chain.iter_mut().find(|accepted| Some(accepted.doc.digest) == snapshot.digest).expect("it was just found");
+            written.durable = true;
+            written.next_durable |= snapshot.next_done;
+            assert_eq!(after.entitlement.as_deref(), Some(written.doc.token.as_str()), "another document is written");
         }
         let applied = self.chain.iter().all(|accepted| accepted.durable);
         if applied {

@@ -399,7 +399,8 @@ impl Engine {
         } else if let Some(event) = self.inbox.pop() {
             self.take(event, due);
         }
-        if self.cutting.is_none() {
+        // What a time that a reset has set brings is looked at once the clock has it: the system clock may be ahead of it.
+        if self.cutting.is_none() && !self.learnt.is_set() {
             self.pass_once(now);
         }
     }

@@ -17,6 +17,11 @@ pub(super) struct Learnt {
 }
 
 impl Learnt {
+    /// Whether a reset has set the time.
+    pub(super) fn is_set(self) -> bool {
+        self.set.is_some()
+    }
+
     /// `now` with what was learnt since it was read.
     pub(super) fn apply(self, now: Now) -> Now {
         Now { trusted: self.set.unwrap_or(now.trusted).max(self.issued), ..now }

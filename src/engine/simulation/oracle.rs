@@ -438,6 +438,9 @@ impl Oracle {
 
     fn note(&mut self, delivery: Option<u64>, verdict: Verdict, position: Position) {
         if let Some(delivery) = delivery {
+            // A reset has taken the ratchet back below it: what comes next may stand lower, and no PUBACK promises more than that.
+            let is_above = verdict == Verdict::Duplicate && position > self.ratchet;
+            let verdict = if is_above { Verdict::Refused } else { verdict };
             self.verdicts.insert(delivery, (verdict, position, self.reset_id));
         }
     }

@@ -335,7 +335,7 @@ pub(super) fn body_of(gate: &super::Gate, job: &Job, pace: &Arc<Pace>, on_flash:
     ClipBody::new(ticket, job, gate.shelf.clone(), pace.clone(), on_flash)
 }
 
-/// What a body ends with when it cannot go on: [`Stale`], or what flash said.
+/// What a body ends with when it cannot go on: [`Stale`](crate::http::Stale), or what flash said.
 pub(super) type Broken = Box<dyn StdError + Send + Sync>;
 
 impl Body for ClipBody {

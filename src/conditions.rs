@@ -18,7 +18,10 @@ use std::{
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::{clock::Now, redact, status::timestamp};
+use crate::{
+    clock::{Now, timestamp},
+    redact,
+};
 
 /// While a condition lasts, or comes and goes, one line reminds of it this often at most.
 const REMIND_EVERY: Duration = Duration::from_secs(600);

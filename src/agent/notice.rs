@@ -12,10 +12,10 @@ use care_protocol::Position;
 
 use crate::{
     clock::Now,
+    clock::timestamp,
     conditions::{Conditions, Kind},
     config::Config,
     engine::View,
-    status::timestamp,
     tls,
 };
 

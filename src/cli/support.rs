@@ -15,10 +15,11 @@ use serde_json::{Value, json};
 
 use super::Exit;
 use crate::{
+    clock::timestamp,
     config::Config,
     engine::Record,
     redact,
-    status::{PastDocument, ask, timestamp},
+    status::{PastDocument, ask},
     store::{Restored, Store},
 };
 

@@ -90,7 +90,7 @@ impl fmt::Display for Correction {
     }
 }
 
-/// A time since 1970 as people read it, in whole seconds.
+/// A time since 1970 as people read it, in whole seconds; one beyond the calendar is its end.
 pub fn timestamp(since_1970: Duration) -> Timestamp {
     i64::try_from(since_1970.as_secs()).ok().and_then(|seconds| Timestamp::from_second(seconds).ok()).unwrap_or(Timestamp::MAX)
 }

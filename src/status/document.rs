@@ -13,7 +13,7 @@ use tokio::{sync::Notify, time::timeout};
 
 use super::History;
 use crate::{
-    clock::Now,
+    clock::{Now, timestamp},
     conditions::Condition,
     config::Config,
     engine::{Past, View},
@@ -453,11 +453,6 @@ fn bytes(bytes: u64) -> String {
         10_000..10_000_000 => format!("{} kB", bytes / 1_000),
         _ => format!("{} MB", bytes / 1_000_000),
     }
-}
-
-/// A time since 1970; one beyond the calendar is its end.
-pub(crate) fn timestamp(since_1970: Duration) -> Timestamp {
-    i64::try_from(since_1970.as_secs()).ok().and_then(|seconds| Timestamp::from_second(seconds).ok()).unwrap_or(Timestamp::MAX)
 }
 
 /// How long somebody who asks waits for what has just changed.

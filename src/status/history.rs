@@ -8,7 +8,7 @@ use care_protocol::{Plan, Reason, Report};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::document::timestamp;
+use crate::clock::timestamp;
 use crate::engine::Past;
 
 /// How many changes are kept.

@@ -12,7 +12,6 @@ mod sight;
 mod tests;
 
 pub use client::{AskError, ask};
-pub(crate) use document::timestamp;
 pub use document::{
     Board, CertificateStatus, ClockStatus, LinkStatus, MediaPart, NextChange, SpoolStatus, StatusDocument, StoreStatus, TransferStatus,
 };

@@ -58,6 +58,8 @@ state() {
 for needed in libgstreamer1.0-0 gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad; do
     dpkg-deb --field "$first" Depends | grep -q "$needed (>= 1.22)" || fail "the package does not depend on $needed 1.22"
 done
+dpkg-deb --fsys-tarfile "$first" | tar -xO ./usr/share/doc/kasa-care-agent/copyright | grep -q '^License: Apache-2.0 or Expat$' ||
+    fail "the package does not carry its licence"
 [ "$(dpkg-deb --info "$first" conffiles)" = /etc/kasa-care-agent/config.toml ] || fail "the configuration is no conffile"
 
 package "$first"

@@ -1,4 +1,5 @@
-# The commands people type. Each is a script or a cargo command; `make` alone lists them.
+# The commands people type. Each installs the Debian packages that it needs (scripts/deps.sh), then runs a script or cargo.
+# `make` alone lists them.
 
 CARGO ?= cargo
 export CARGO
@@ -9,40 +10,50 @@ export CARGO
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' Makefile | expand -t 14
 
-demo: deps ## a Premium camera uploads; you cancel in the browser and see it switch (ONCE=1: without a person)
+demo: ## a Premium camera uploads; cancel in the browser and watch it switch (ONCE=1: plays by itself)
+	@scripts/deps.sh demo
 	@scripts/demo.sh
 
-test: ## everything CI checks, with the seconds of each part
+test: ## everything that CI checks, with the seconds each part takes
 	@scripts/test.sh
 
-check: deps ## format and lint, before every commit
+check: ## format and lint; run it before every commit
+	@scripts/deps.sh check
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 
-sim: deps ## random histories against the oracle (SEED=… plays one aloud; HISTORIES=… so many, FROM=… on)
+sim: ## random histories against the oracle (SEED=n prints one; HISTORIES=n runs n of them, from seed FROM)
+	@scripts/deps.sh sim
 	@SEED='$(SEED)' FROM='$(FROM)' HISTORIES='$(HISTORIES)' scripts/sim.sh
 
-bench: deps ## measures the cut beside two rivals, the footprint, and the cut on an emulated camera; writes target/bench/*.json
+bench: ## measures switch time and footprint, here and on an emulated camera; writes docs/benchmarks.md
+	@scripts/deps.sh bench
 	@scripts/bench.sh
 	@scripts/bench-camera.sh
 
-arm: deps ## the firmware for armv7 and aarch64, with its debug information beside it, within its budgets of flash
+arm: ## builds the firmware for armv7 and aarch64, with debug files, and checks its size
+	@scripts/deps.sh arm
 	@scripts/arm.sh
 
-test-arm: deps ## the firmware's own tests for armv7 and aarch64, under emulation
+test-arm: ## runs the firmware's unit tests for armv7 and aarch64 under emulation
+	@scripts/deps.sh test-arm
 	@scripts/test-arm.sh
 
-deb: deps ## packages for amd64, armhf and arm64, in target/deb
+deb: ## builds Debian packages for amd64, armhf and arm64 in target/deb
+	@scripts/deps.sh deb
 	@scripts/deb.sh
 
-proof: deps ## the long runs
+proof: ## the long runs: ten million histories, mutants, fuzzing, every fault, ARM
+	@scripts/deps.sh proof
 	@scripts/proof.sh
 
-fuzz: deps ## fuzzes what strangers can send, ten minutes a target (SECONDS=600 TARGETS="state grant")
+fuzz: ## fuzzes every parser of foreign input, ten minutes each (SECONDS=600 TARGETS="state grant")
+	@scripts/deps.sh fuzz
 	@scripts/fuzz.sh $(or $(SECONDS),600) $(TARGETS)
 
-sbom: ## writes the firmware's bill of materials (CycloneDX) to target/sbom
+sbom: ## writes the firmware's software bill of materials (CycloneDX) to target/sbom
+	@scripts/deps.sh sbom
 	@scripts/sbom.sh
 
-deps: ## installs the Debian packages that are missing
-	@scripts/deps.sh
+deps: ## installs the Debian packages that `make test` needs
+	@scripts/deps.sh test

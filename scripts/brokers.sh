@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/kasa-care-agent/brokers
 
 if ! command -v npm >/dev/null; then
-    scripts/deps.sh nodejs npm
+    scripts/deps.sh npm
 fi
 
 # Whether the cache holds what this lockfile names.

@@ -1,27 +1,69 @@
 #!/bin/sh
-# Installs what building and testing needs from Debian 12, and the packages named as arguments, as far as it is missing. Quiet
-# when nothing is.
+# Installs the Debian 12 packages that a command needs and this machine lacks. Prints nothing when none is missing.
 #
-# Needs root or sudo only when something is missing. Rust itself (with rustfmt and clippy) is yours to install: see README.
+#     deps.sh [--list] [GROUP…]        what `make test` needs by default; --list prints the packages and installs nothing
+#
+# A GROUP is the name of a `make` target, or npm. Root or sudo is needed only when something is missing. Install Rust yourself
+# (https://rustup.rs), with rustfmt and clippy for `make check` and `make test`.
 set -eu
 
-# To build the agent and care-cloud.
-build="gcc libc6-dev make pkg-config git ca-certificates libgstreamer1.0-dev libgstreamer-plugins-base1.0-dev"
-# To run them: GStreamer's elements, the broker, the time zones of bills.
-run="gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly mosquitto tzdata"
-# To test them: cameras and judges nobody here wrote, namespaces and captures, a browser, the rival agents.
-test="gstreamer1.0-tools gstreamer1.0-libav gstreamer1.0-rtsp gir1.2-gst-rtsp-server-1.0 python3-gi ffmpeg mosquitto-clients
-    iproute2 tcpdump tshark chromium chromium-driver curl jq openssl sqlite3 python3 python3-paho-mqtt strace procps faketime"
-# To test against other brokers. Their services are not wanted, here or after the next boot.
-brokers="nats-server rabbitmq-server"
-# To check with Rust 1.85 and against the advisories: the libraries of Debian's compiler, the archive's format.
-check="libedit2 libxml2 libz3-4 zstd"
-# To build for ARM, to pack, and to run it all on an emulated camera; systemd for what an image and the unit are checked with.
-arm="gcc-arm-linux-gnueabihf gcc-aarch64-linux-gnu libc6-dev-armhf-cross libc6-dev-arm64-cross mmdebstrap qemu-user-static
-    qemu-system-arm cpio e2fsprogs systemd"
+# Building anything: rustc links with gcc; ring and SQLite contain C.
+tools="gcc libc6-dev make pkg-config ca-certificates"
+# Building the agent and care-cloud for this machine.
+build="$tools libgstreamer1.0-dev libgstreamer-plugins-base1.0-dev"
+# Running them: GStreamer's elements, the embedded broker, the time zones of bills.
+run="gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad mosquitto tzdata"
+# Testing them: cameras, decoders and browsers written by others, namespaces, captures, other brokers. Their services are not
+# wanted, now or after the next boot.
+judges="git gstreamer1.0-tools gstreamer1.0-libav gstreamer1.0-plugins-ugly gstreamer1.0-rtsp gir1.2-gst-rtsp-server-1.0
+    python3-gi ffmpeg mosquitto-clients iproute2 tcpdump tshark chromium chromium-driver curl jq openssl sqlite3 python3
+    python3-paho-mqtt strace procps faketime nats-server rabbitmq-server zstd"
+# Measuring: the two other agents of the benchmark, and the recordings that the camera films.
+rivals="ffmpeg mosquitto-clients curl python3 python3-paho-mqtt git"
+# Cross-building: compilers and their C libraries, the libraries of Debian's own Rust, and a way to unpack foreign packages.
+cross="$tools git gcc-arm-linux-gnueabihf gcc-aarch64-linux-gnu libc6-dev-armhf-cross libc6-dev-arm64-cross mmdebstrap qemu-user-static
+    libedit2 libxml2 libz3-4"
+# Booting an emulated camera; systemd also checks the unit file.
+camera="qemu-system-arm cpio e2fsprogs systemd"
+
+list=
+if [ "${1:-}" = --list ]; then
+    list=yes
+    shift
+fi
+[ $# -gt 0 ] || set -- test
+
+wanted=
+lints=
+for group in "$@"; do
+    case $group in
+    demo) wanted="$wanted $build $run" ;;
+    check) wanted="$wanted $build git python3" lints=yes ;;
+    sim) wanted="$wanted $build" ;;
+    fuzz) wanted="$wanted $build g++" ;;
+    bench) wanted="$wanted $build $run $rivals $cross $camera" ;;
+    arm | test-arm) wanted="$wanted $cross" ;;
+    deb) wanted="$wanted $build $cross" ;;
+    sbom) wanted="$wanted git jq" ;;
+    test) wanted="$wanted $build $run $judges $cross $camera" lints=yes ;;
+    proof) wanted="$wanted $build $run $judges $cross $camera g++" lints=yes ;;
+    npm) wanted="$wanted nodejs npm" ;;
+    *)
+        echo "deps.sh: '$group' is no group; the groups are demo, check, sim, fuzz, bench, arm, test-arm, deb, sbom, test, proof, npm" >&2
+        exit 64
+        ;;
+    esac
+done
+# shellcheck disable=SC2086 # one word per package
+wanted=$(printf '%s\n' $wanted | sort -u)
+
+if [ -n "$list" ]; then
+    echo "$wanted"
+    exit
+fi
 
 missing=
-for package in $build $run $test $brokers $check $arm "$@"; do
+for package in $wanted; do
     if [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" != installed ]; then
         missing="$missing $package"
     fi
@@ -32,30 +74,30 @@ if [ -n "$missing" ]; then
     if [ "$(id -u)" != 0 ]; then
         sudo="sudo"
     fi
-    echo "deps.sh: installing$missing" >&2
+    # shellcheck disable=SC2086 # one word per package
+    set -- $missing
+    echo "deps.sh: installing $# Debian packages:$missing" >&2
     log=$(mktemp)
-    # Asked before any service is started (see invoke-rc.d). One that is there already has its reasons, and stays.
+    # Debian asks this program before it starts a service (invoke-rc.d(8)). One that exists already stays.
     policy=/usr/sbin/policy-rc.d
     if [ ! -e "$policy" ]; then
         printf '#!/bin/sh\nexit 101\n' | $sudo tee "$policy" >/dev/null
         $sudo chmod 755 "$policy"
         trap '$sudo rm -f "$policy"' EXIT
     fi
-    # A package's own questions and its service are not wanted here.
-    # shellcheck disable=SC2086 # one word per package
     if ! {
         $sudo apt-get -q update &&
-            $sudo env DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends install $missing
+            $sudo env DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends install "$@"
     } >"$log" 2>&1; then
         cat "$log" >&2
         echo "deps.sh: could not install$missing; install them by hand and run again" >&2
         exit 1
     fi
     rm -f "$log"
-    for package in $missing; do
+    for package in "$@"; do
         case $package in
         nats-server | rabbitmq-server | mosquitto)
-            # Without systemd nothing starts it at boot either.
+            # Without systemd nothing starts them at boot either.
             if command -v systemctl >/dev/null; then
                 $sudo systemctl --quiet disable "$package" 2>/dev/null || echo "deps.sh: could not disable the service $package" >&2
             fi
@@ -64,9 +106,15 @@ if [ -n "$missing" ]; then
     done
 fi
 
-for part in fmt clippy; do
-    if ! "${CARGO:-cargo}" "$part" --version >/dev/null 2>&1; then
-        echo "deps.sh: 'cargo $part' is missing: rustup component add rustfmt clippy" >&2
-        exit 1
-    fi
-done
+if ! "${CARGO:-cargo}" --version >/dev/null 2>&1; then
+    echo "deps.sh: there is no cargo: install Rust from https://rustup.rs and run again" >&2
+    exit 1
+fi
+if [ -n "$lints" ]; then
+    for part in fmt clippy; do
+        if ! "${CARGO:-cargo}" "$part" --version >/dev/null 2>&1; then
+            echo "deps.sh: 'cargo $part' is missing: rustup component add rustfmt clippy" >&2
+            exit 1
+        fi
+    done
+fi

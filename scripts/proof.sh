@@ -22,6 +22,9 @@ scripts/fuzz.sh 120
 "$cargo" test --locked --workspace --test scenarios -- --ignored --nocapture ten_minutes_on_duty
 "$cargo" test --locked --workspace --test scenarios -- --ignored --nocapture an_hour_on_duty
 
+# The demo on a clean Debian 12.
+scripts/test-demo.sh
+
 # ARM.
 scripts/deb.sh
 for target in x86_64-unknown-linux-gnu armv7-unknown-linux-gnueabihf aarch64-unknown-linux-gnu; do

@@ -83,7 +83,7 @@ closing() {
         END { if (failed < at_least) failed = at_least; printf "%d passed, %d failed\n", passed, failed }'
 }
 
-part deps scripts/deps.sh
+part deps scripts/deps.sh test
 part format "$cargo" fmt --all --check
 part clippy "$cargo" clippy --locked --workspace --all-targets -- -D warnings
 # The agent without GStreamer, linted and built; before the build with it, which takes the program's name back.

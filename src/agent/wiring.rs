@@ -1,0 +1,188 @@
+//! Puts the agent together: state, clock, TLS, uploads, link, status page and media, each started and connected to the
+//! control thread. It runs once per process; what changes afterwards is the business of `reload`.
+
+use std::{
+    collections::HashMap,
+    path::Path,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context;
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use care_protocol::Topics;
+use ring::rand::{SecureRandom, SystemRandom};
+use tokio::sync::mpsc;
+
+use super::{
+    Agent,
+    certificates::{broker_tls, certificate_ends, certificate_files, peers},
+    conditions::Notice,
+    events::Input,
+};
+use crate::{
+    clock::{self, Clock},
+    conditions::{Conditions, Kind},
+    config::Config,
+    engine::{Engine, Record, Restored, Settings},
+    link,
+    media::{Media, MediaError},
+    status::{self, Board, StatusDocument},
+    store::{self, Store},
+    systemd::Notifier,
+    tls,
+    upload::{self, Gate},
+};
+
+/// Media that cannot start is tried again after the first of these, which doubles up to the second.
+const MEDIA_PAUSE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
+
+impl Agent {
+    pub(super) fn start(path: &Path, config: Config) -> anyhow::Result<Self> {
+        let (store, restored) = Store::open(&config.device.state_dir).context("opening the state")?;
+        let restored = read_state(restored);
+        let clock = Clock::start(match &restored {
+            Restored::Record(record) => Some(Duration::from_secs(record.trusted_s)),
+            Restored::Empty | Restored::Unreadable => None,
+        });
+        let certificates = tls::Watch::new(certificate_files(&config));
+        let peers = peers(&config, &clock)?;
+        let api = peers.api.clone();
+        let broker_tls = broker_tls(&config, &clock)?;
+
+        let conditions = Conditions::default();
+        let (inputs, arrivals) = mpsc::unbounded_channel();
+        let tell = inputs.clone();
+        let uploads = upload::start(
+            upload::Settings {
+                device: config.device.id.clone(),
+                spool: config.spool.clone(),
+                spool_dir: config.device.state_dir.join("spool"),
+                uplink_kbps: config.upload.uplink_kbps,
+                peers,
+                uploader: config.uploader.as_ref().map(|uploader| uploader.socket.clone()),
+                conditions: conditions.clone(),
+            },
+            clock.clone(),
+            // The control thread is gone only after the uploads' thread.
+            move |event| drop(tell.send(Input::Upload(event))),
+        )
+        .context("starting the uploads")?;
+        let tell = inputs.clone();
+        let store = store.start(move |written| drop(tell.send(Input::Store(written))));
+
+        let board = Arc::new(Board::new(StatusDocument::new(&config)));
+        board.outdate();
+        let page = config.status.as_ref().map(|listen| status::Server::start(listen, board.clone(), conditions.clone()));
+        let (link, link_events) =
+            link::start(link::Settings::new(config.broker.clone(), broker_tls, config.device.id.clone(), conditions.clone()));
+        let gate = uploads.gate();
+        start_media(&config, gate.clone(), conditions.clone(), inputs.clone());
+
+        let topics = Topics::new(&config.broker.topic_prefix, &config.device.id);
+        let engine = Engine::new(settings(&config), restored, clock.now());
+        let now = Instant::now();
+        Ok(Self {
+            path: path.to_owned(),
+            clock_watch: clock::Watch::new(clock.clone(), conditions.clone()),
+            time_told: false,
+            clock,
+            engine,
+            topics,
+            link,
+            link_events,
+            unacknowledged: HashMap::new(),
+            broker_valid_until: Duration::ZERO,
+            deliveries: 0,
+            api,
+            questions: Arc::default(),
+            gate,
+            cut: None,
+            uploads,
+            media: None,
+            store,
+            record_waits: None,
+            inputs,
+            arrivals,
+            notice: Notice::new(conditions.clone(), &config),
+            conditions,
+            board,
+            page,
+            notifier: Notifier::from_env(),
+            started: now,
+            show_at: now,
+            untold: Vec::new(),
+            store_fault: None,
+            certificate_ends: certificate_ends(&config),
+            certificates,
+            certificates_seen: now,
+            config,
+        })
+    }
+}
+
+fn read_state(restored: store::Restored) -> Restored {
+    match restored {
+        store::Restored::Empty => Restored::Empty,
+        store::Restored::Unreadable => {
+            tracing::debug!("both slots of the state are unreadable");
+            Restored::Unreadable
+        }
+        store::Restored::Record(bytes) => match Record::read(&bytes) {
+            Ok(record) => Restored::Record(Box::new(record)),
+            Err(error) => {
+                tracing::warn!(%error, "the state is not this agent's");
+                Restored::Unreadable
+            }
+        },
+    }
+}
+
+fn settings(config: &Config) -> Settings {
+    let random = SystemRandom::new();
+    Settings {
+        device: config.device.id.clone(),
+        issuer: config.trust.issuer.clone(),
+        roots: config.trust.root_keys.clone(),
+        min_keyset_version: config.trust.min_keyset_version,
+        free: config.free,
+        agent: env!("CARGO_PKG_VERSION").to_owned(),
+        nonce: Box::new(move || {
+            let mut nonce = [0; 18];
+            random.fill(&mut nonce).expect("the kernel gives random bytes");
+            URL_SAFE_NO_PAD.encode(nonce)
+        }),
+    }
+}
+
+/// Starts the camera's picture on a thread of its own: the first look for plugins can take seconds. Without it the plan is
+/// followed all the same, and it is tried again.
+fn start_media(config: &Config, gate: Arc<Gate>, conditions: Conditions, inputs: mpsc::UnboundedSender<Input>) {
+    let Some(media) = config.media.clone() else { return };
+    let recording = config.recording.clone();
+    let told = conditions.clone();
+    let start = move || {
+        let mut pause = MEDIA_PAUSE.0;
+        while !inputs.is_closed() {
+            match Media::start(&media, recording.as_ref(), gate.clone(), conditions.clone()) {
+                Ok(media) => {
+                    conditions.clear(Kind::MediaNotStarted);
+                    // An agent that has stopped meanwhile drops the pipeline with the message.
+                    let _ = inputs.send(Input::Media(Box::new(media)));
+                    return;
+                }
+                Err(error @ MediaError::NotBuilt) => {
+                    let advice = "Remove [media], or install a build of the agent with GStreamer.";
+                    return conditions.raise_advising(Kind::MediaNotStarted, error.to_string(), advice);
+                }
+                Err(error) => conditions.raise(Kind::MediaNotStarted, error.to_string()),
+            }
+            thread::sleep(pause);
+            pause = (pause * 2).min(MEDIA_PAUSE.1);
+        }
+    };
+    if let Err(error) = thread::Builder::new().name("media-start".into()).spawn(start) {
+        told.raise(Kind::MediaNotStarted, MediaError::Thread(error).to_string());
+    }
+}

@@ -5,7 +5,11 @@ use std::{fmt, path::Path};
 
 use rustls::{RootCertStore, pki_types::CertificateDer};
 
-use super::{CA, CA_EXPECTED, OTHERS_MAY_WRITE, TlsError, pem, read};
+use super::{
+    TlsError,
+    files::{CA, CA_EXPECTED, OTHERS_MAY_WRITE, read},
+    pem,
+};
 
 /// What a CA file holds.
 pub(super) struct Bundle {

@@ -23,7 +23,7 @@ use rustls::{
     sign::CertifiedKey,
 };
 
-use super::{LowerBoundVerifier, TlsFault};
+use super::{TlsFault, verifier::LowerBoundVerifier};
 
 /// The earliest end of a server's certificates, once its handshake has verified them. Clones are the same.
 #[derive(Debug, Clone, Default)]

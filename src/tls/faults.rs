@@ -1,0 +1,167 @@
+//! What went wrong in a TLS handshake, in words for an operator.
+
+use std::io;
+
+use jiff::Timestamp;
+use rustls::{AlertDescription, CertificateError, Error, InvalidMessage, PeerIncompatible, pki_types::UnixTime};
+use thiserror::Error as ThisError;
+
+use crate::clock::system_time;
+
+/// What was wrong in a TLS handshake, in words for an operator (scenario 63).
+#[derive(Debug, Clone, PartialEq, Eq, ThisError)]
+pub enum TlsFault {
+    /// The server's certificate, or one above it, has expired at T.
+    #[error("the server's certificate expired on {not_after}: trusted time is {trusted}, the system clock says {system}")]
+    Expired {
+        /// When.
+        not_after: Timestamp,
+        /// T.
+        trusted: Timestamp,
+        /// What the system clock says.
+        system: Timestamp,
+    },
+    /// It is not valid yet, and the clock is confirmed (or the chain is valid at no time).
+    #[error("the server's certificate is not valid before {not_before}: trusted time is {trusted}, the system clock says {system}")]
+    NotYetValid {
+        /// From when.
+        not_before: Timestamp,
+        /// T.
+        trusted: Timestamp,
+        /// What the system clock says.
+        system: Timestamp,
+    },
+    /// It is for other names.
+    #[error("the server's certificate is for other names: {presented}, not {expected}")]
+    OtherNames {
+        /// Where we meant to connect.
+        expected: String,
+        /// What the certificate says.
+        presented: String,
+    },
+    /// Its authority has revoked it.
+    #[error("the server's certificate, or one above it, is revoked")]
+    Revoked,
+    /// No configured authority vouches for it.
+    #[error("the server's certificate is of an unknown authority, or the server did not send its intermediates")]
+    UnknownAuthority,
+    /// An authority of that name is configured, but it did not sign this certificate: it was made anew, or is a forgery.
+    #[error("the server's certificate is not signed by the authority it names: the CA file may hold an older one of the same name")]
+    OtherAuthority,
+    /// Something else is wrong with it.
+    #[error("the server's certificate is not acceptable: {0}")]
+    BadCertificate(String),
+    /// Nothing newer than TLS 1.1.
+    #[error("the server speaks no TLS 1.2 or 1.3")]
+    OldTls,
+    /// More than a certificate chain ever has.
+    #[error("the server's certificates are too large to be read")]
+    TooLarge,
+    /// The answer is not TLS.
+    #[error("what answers there does not speak TLS")]
+    NotTls,
+    /// The server is the one it says, and serves whoever comes.
+    #[error("the server asks for no client certificate, so it cannot know whom it serves: require one there (mutual TLS)")]
+    AsksNobody,
+    /// The server does not like our certificate.
+    #[error("the server refused this device's certificate ({0})")]
+    DeviceRefused(String),
+    /// The server went away during the handshake.
+    #[error("the server closed the connection during the handshake")]
+    Closed,
+    /// Anything else, in rustls's words.
+    #[error("{0}")]
+    Other(String),
+}
+
+impl From<&Error> for TlsFault {
+    fn from(error: &Error) -> Self {
+        match error {
+            Error::InvalidCertificate(fault) => Self::from(fault),
+            Error::PeerIncompatible(PeerIncompatible::ServerDoesNotSupportTls12Or13)
+            | Error::AlertReceived(AlertDescription::ProtocolVersion) => Self::OldTls,
+            Error::InvalidMessage(InvalidMessage::HandshakePayloadTooLarge | InvalidMessage::CertificatePayloadTooLarge) => Self::TooLarge,
+            Error::InvalidMessage(_) => Self::NotTls,
+            Error::AlertReceived(alert) if about_our_certificate(*alert) => Self::DeviceRefused(format!("{alert:?}")),
+            Error::NoCertificatesPresented => Self::BadCertificate("it sent none".into()),
+            Error::Other(own) => own.0.downcast_ref().cloned().unwrap_or_else(|| Self::Other(own.to_string())),
+            other => Self::Other(other.to_string()),
+        }
+    }
+}
+
+impl From<&CertificateError> for TlsFault {
+    fn from(fault: &CertificateError) -> Self {
+        match fault {
+            CertificateError::ExpiredContext { time, not_after } => Self::Expired {
+                not_after: timestamp(*not_after),
+                trusted: timestamp(*time),
+                system: crate::clock::timestamp(system_time()),
+            },
+            CertificateError::NotValidYetContext { time, not_before } => Self::NotYetValid {
+                not_before: timestamp(*not_before),
+                trusted: timestamp(*time),
+                system: crate::clock::timestamp(system_time()),
+            },
+            CertificateError::NotValidForNameContext { expected, presented } => {
+                let presented = if presented.is_empty() { "none".to_owned() } else { presented.join(", ") };
+                Self::OtherNames { expected: expected.to_str().into_owned(), presented }
+            }
+            CertificateError::UnknownIssuer => Self::UnknownAuthority,
+            CertificateError::BadSignature => Self::OtherAuthority,
+            CertificateError::Revoked => Self::Revoked,
+            other => Self::BadCertificate(other.to_string()),
+        }
+    }
+}
+
+/// What a failed handshake says, if it is TLS that failed: rustls hides its errors inside `io::Error`s.
+pub fn handshake_fault(error: &io::Error) -> Option<TlsFault> {
+    let mut inner: Option<&(dyn std::error::Error + 'static)> = error.get_ref().map(|inner| inner as _);
+    while let Some(error) = inner {
+        if let Some(rustls) = error.downcast_ref::<Error>() {
+            return Some(rustls.into());
+        }
+        inner = match error.downcast_ref::<io::Error>() {
+            Some(io) => io.get_ref().map(|inner| inner as _),
+            None => error.source(),
+        };
+    }
+    (error.kind() == io::ErrorKind::UnexpectedEof).then_some(TlsFault::Closed)
+}
+
+/// Alerts by which a server turns down a client certificate (RFC 8446, 6.2). In TLS 1.3 they arrive after the handshake.
+fn about_our_certificate(alert: AlertDescription) -> bool {
+    matches!(
+        alert,
+        AlertDescription::BadCertificate
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::UnknownCA
+            | AlertDescription::AccessDenied
+            | AlertDescription::CertificateRequired
+            | AlertDescription::NoCertificate
+    )
+}
+
+fn timestamp(time: UnixTime) -> Timestamp {
+    // Certificates cannot name a time outside jiff's range (year 9999), so MAX stands only for nonsense.
+    i64::try_from(time.as_secs()).ok().and_then(|seconds| Timestamp::from_second(seconds).ok()).unwrap_or(Timestamp::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn faults_are_found_inside_io_errors() {
+        let buried = io::Error::other(io::Error::other(Error::AlertReceived(AlertDescription::UnknownCA)));
+        assert_eq!(handshake_fault(&buried), Some(TlsFault::DeviceRefused("UnknownCA".into())));
+        let old = io::Error::other(Error::AlertReceived(AlertDescription::ProtocolVersion));
+        assert_eq!(handshake_fault(&old).unwrap().to_string(), "the server speaks no TLS 1.2 or 1.3");
+        assert_eq!(handshake_fault(&io::ErrorKind::UnexpectedEof.into()), Some(TlsFault::Closed));
+        assert_eq!(handshake_fault(&io::ErrorKind::ConnectionReset.into()), None);
+    }
+}

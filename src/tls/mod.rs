@@ -1,0 +1,102 @@
+//! One rustls configuration per peer, on trusted time; for link, the cloud API and uploads.
+//!
+//! Only ring, TLS 1.2 and 1.3, no system roots, no session resumption: every connection checks the server's certificate
+//! anew. Files are judged here too, so that a missing key is named before anything connects.
+
+mod authorities;
+mod client;
+mod error;
+mod faults;
+mod files;
+mod inspect;
+mod pem;
+#[cfg(test)]
+pub(crate) mod tests;
+mod verifier;
+mod watch;
+
+use std::{path::Path, sync::Arc};
+
+use rustls::{
+    ClientConfig, ConfigBuilder, Error, RootCertStore,
+    client::{VerifierBuilderError, WantsClientCert, WebPkiServerVerifier},
+    crypto::CryptoProvider,
+};
+
+pub use authorities::{Skipped, skipped};
+pub use client::{Client, ValidUntil};
+pub use error::TlsError;
+pub use faults::{TlsFault, handshake_fault};
+pub use files::{StoreCa, TlsFiles};
+pub use inspect::{
+    Validity, authorities_end, authority_validity, check_ca, check_certificate, check_crl, check_device, check_files, check_key,
+    common_name, device_validity, expires,
+};
+pub use watch::Watch;
+
+use crate::clock::Clock;
+use files::{CERT, CERT_EXPECTED, certificates, crls, private_key, roots, unusable_crl};
+use verifier::LowerBoundVerifier;
+
+/// TLS towards the broker and the cloud API: servers must chain to `files.ca` and ask for the device's certificate, which we
+/// show.
+///
+/// # Errors
+/// The first file that is missing, unreadable, loose or unusable.
+pub fn device_client(files: &TlsFiles, clock: &Clock) -> Result<Client, TlsError> {
+    let authorities = Authorities { roots: roots(&files.ca)?, crl: files.crl.as_deref(), path: &files.ca };
+    let chain = certificates(CERT, &files.client_cert, CERT_EXPECTED)?;
+    let key = private_key(&files.client_key)?;
+    let (builder, verifier) = builder(authorities, clock)?;
+    let config = builder.with_client_auth_cert(chain, key).map_err(|source| match source {
+        Error::InconsistentKeys(_) => TlsError::Mismatch { cert: files.client_cert.clone(), key: files.client_key.clone() },
+        source => TlsError::Refused { path: files.client_cert.clone(), source },
+    })?;
+    Ok(Client::mutual(config, verifier))
+}
+
+/// TLS towards store hosts other than the cloud's own: no client certificate is ever shown.
+///
+/// # Errors
+/// A CA file or revocation list that is missing, unreadable or unusable.
+pub fn store_client(ca: &StoreCa, crl: Option<&Path>, clock: &Clock) -> Result<Client, TlsError> {
+    let (roots, path) = match ca {
+        StoreCa::Webpki => (webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect(), Path::new("webpki")),
+        StoreCa::File(path) => (roots(path)?, path.as_path()),
+    };
+    let (builder, _) = builder(Authorities { roots, crl, path }, clock)?;
+    Ok(Client::anonymous(builder.with_no_client_auth()))
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+/// Whom to trust, and which of their certificates no longer.
+struct Authorities<'f> {
+    roots: RootCertStore,
+    crl: Option<&'f Path>,
+    /// Where the roots are from.
+    path: &'f Path,
+}
+
+/// A revocation list says what is revoked and nothing else: an authority without one is trusted as before, and an old list
+/// still counts. A camera that cannot fetch a new one must not lose its cloud for it.
+fn builder(
+    Authorities { roots, crl, path }: Authorities<'_>,
+    clock: &Clock,
+) -> Result<(ConfigBuilder<ClientConfig, WantsClientCert>, Arc<LowerBoundVerifier>), TlsError> {
+    let refused = |source| TlsError::Refused { path: path.to_owned(), source };
+    let crls = crl.map(crls).transpose()?.unwrap_or_default();
+    let webpki = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider())
+        .with_crls(crls)
+        .allow_unknown_revocation_status()
+        .build()
+        .map_err(|error| match (error, crl) {
+            (VerifierBuilderError::InvalidCrl(error), Some(path)) => unusable_crl(path, format!("{error:?}")),
+            (error, _) => refused(Error::General(error.to_string())),
+        })?;
+    let builder = ClientConfig::builder_with_details(provider(), Arc::new(clock.clone())).with_safe_default_protocol_versions();
+    let verifier = Arc::new(LowerBoundVerifier { webpki, clock: clock.clone() });
+    Ok((builder.map_err(refused)?.dangerous().with_custom_certificate_verifier(verifier.clone()), verifier))
+}

@@ -1,0 +1,241 @@
+//! Certificates and servers for the tests here and of the link, and whole handshakes in memory.
+
+use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, sync::Arc, time::Duration};
+
+use rustls::{
+    ClientConnection, ServerConfig, ServerConnection, SupportedProtocolVersion,
+    pki_types::{CertificateDer, ServerName},
+};
+use tempfile::TempDir;
+
+use super::*;
+use crate::test_pki::Authority;
+
+pub(crate) const DAY: i64 = 86_400;
+/// What the agent believes: its last saved T.
+pub(crate) const T: i64 = 1_767_225_600;
+
+/// How long a device's certificate is valid: brokers judge it by the machine's clock.
+pub(super) const DEVICE_DAYS: i64 = 5000;
+
+/// An authority and a device's files, for tests here and of the link.
+pub(crate) struct Pki {
+    pub(super) dir: TempDir,
+    pub(super) authority: Authority,
+}
+
+impl Pki {
+    pub(crate) fn new() -> Self {
+        let dir = TempDir::new().unwrap();
+        let name = dir.path().display().to_string();
+        Self::named(&name, dir)
+    }
+
+    pub(super) fn named(name: &str, dir: TempDir) -> Self {
+        let authority = Authority::root(name, T - 1000 * DAY..T + 5000 * DAY);
+        let pki = Self { dir, authority };
+        pki.write("ca.pem", &pki.authority.pem(), 0o644);
+        let (cert, key) = pki.leaf("8006E5A1F0C2");
+        pki.write("device.pem", &cert, 0o644);
+        pki.write("device.key", &key, 0o600);
+        pki
+    }
+
+    pub(super) fn leaf(&self, name: &str) -> (String, String) {
+        let leaf = self.authority.leaf(name, T - DAY..T + DEVICE_DAYS * DAY);
+        (leaf.pem(), leaf.key_pem())
+    }
+
+    pub(super) fn write(&self, name: &str, content: &str, mode: u32) -> PathBuf {
+        let path = self.dir.path().join(name);
+        fs::write(&path, content).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        path
+    }
+
+    pub(crate) fn files(&self) -> TlsFiles {
+        let at = |name| self.dir.path().join(name);
+        TlsFiles { ca: at("ca.pem"), client_cert: at("device.pem"), client_key: at("device.key"), crl: None }
+    }
+
+    /// A server for `localhost` whose certificate is valid in this span.
+    pub(crate) fn server(&self, from: i64, until: i64) -> ServerConfig {
+        self.server_speaking(rustls::DEFAULT_VERSIONS, from, until)
+    }
+
+    /// The same, with these versions of TLS only.
+    pub(crate) fn server_speaking(&self, versions: &[&'static SupportedProtocolVersion], from: i64, until: i64) -> ServerConfig {
+        self.server_below(&self.authority, vec![], from, until, versions)
+    }
+
+    /// The same, but with clients of another authority.
+    pub(crate) fn server_for_clients_of(&self, other: &Pki, from: i64, until: i64) -> ServerConfig {
+        self.server_with(&self.authority, vec![], from, until, rustls::DEFAULT_VERSIONS, &other.authority)
+    }
+
+    /// One that asks for no client certificate.
+    pub(crate) fn server_asking_nobody(&self, versions: &[&'static SupportedProtocolVersion]) -> ServerConfig {
+        let leaf = self.authority.leaf("localhost", T - DAY..T + DAY);
+        let builder = ServerConfig::builder_with_provider(provider()).with_protocol_versions(versions).unwrap();
+        builder.with_no_client_auth().with_single_cert(vec![leaf.der()], leaf.key_der()).unwrap()
+    }
+
+    /// Files for a broker on `localhost` whose certificate is valid now, whatever the machine believes that to be.
+    pub(crate) fn broker_files(&self) -> TlsFiles {
+        let leaf = self.authority.leaf("localhost", T - 1000 * DAY..T + DEVICE_DAYS * DAY);
+        let client_cert = self.write("broker.pem", &leaf.pem(), 0o644);
+        TlsFiles { ca: self.files().ca, client_cert, client_key: self.write("broker.key", &leaf.key_pem(), 0o600), crl: None }
+    }
+
+    pub(super) fn server_below(
+        &self,
+        issuer: &Authority,
+        above: Vec<CertificateDer<'static>>,
+        from: i64,
+        until: i64,
+        versions: &[&'static SupportedProtocolVersion],
+    ) -> ServerConfig {
+        self.server_with(issuer, above, from, until, versions, &self.authority)
+    }
+
+    fn server_with(
+        &self,
+        issuer: &Authority,
+        above: Vec<CertificateDer<'static>>,
+        from: i64,
+        until: i64,
+        versions: &[&'static SupportedProtocolVersion],
+        clients: &Authority,
+    ) -> ServerConfig {
+        let leaf = issuer.leaf("localhost", from..until);
+        let chain = std::iter::once(leaf.der()).chain(above).collect();
+        let mut roots = RootCertStore::empty();
+        roots.add(clients.der()).unwrap();
+        // The server asks for our certificate and does not mind its own clock.
+        let clock = Arc::new(Clock::at(Duration::from_secs(T as u64), true));
+        let clients = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider()).build().unwrap();
+        ServerConfig::builder_with_details(provider(), clock)
+            .with_protocol_versions(versions)
+            .unwrap()
+            .with_client_cert_verifier(clients)
+            .with_single_cert(chain, leaf.key_der())
+            .unwrap()
+    }
+
+    pub(super) fn connect(&self, server: ServerConfig, name: &'static str, confirmed: bool) -> Result<(), TlsFault> {
+        let clock = Clock::at(Duration::from_secs(T as u64), confirmed);
+        assert_eq!(clock.now().confirmed, confirmed);
+        let client = device_client(&self.files(), &clock).unwrap();
+        handshake(client, server, name)
+    }
+}
+
+/// A whole handshake in memory, both sides until neither has anything to say.
+pub(super) fn handshake(client: Client, server: ServerConfig, name: &'static str) -> Result<(), TlsFault> {
+    handshake_noting(client, server, name, &ValidUntil::default())
+}
+
+pub(super) fn handshake_noting(client: Client, server: ServerConfig, name: &'static str, until: &ValidUntil) -> Result<(), TlsFault> {
+    let config = Arc::new(client.connection_noting(until));
+    let shows = config.client_auth_cert_resolver.has_certs();
+    let mut client = ClientConnection::new(config, ServerName::try_from(name).unwrap()).unwrap();
+    let mut server = ServerConnection::new(Arc::new(server)).unwrap();
+    let mut wire = Vec::new();
+    while client.is_handshaking() || server.is_handshaking() {
+        while client.wants_write() {
+            client.write_tls(&mut wire).unwrap();
+        }
+        let mut sent = wire.as_slice();
+        while !sent.is_empty() {
+            server.read_tls(&mut sent).unwrap();
+            server.process_new_packets().map_err(|error| TlsFault::Other(format!("server: {error}")))?;
+        }
+        wire.clear();
+        while server.wants_write() {
+            server.write_tls(&mut wire).unwrap();
+        }
+        let mut sent = wire.as_slice();
+        while !sent.is_empty() {
+            client.read_tls(&mut sent).unwrap();
+            client.process_new_packets().map_err(|error| TlsFault::from(&error))?;
+        }
+        wire.clear();
+    }
+    assert_eq!(server.peer_certificates().is_some(), shows, "the device showed its certificate, if it has one for this server");
+    Ok(())
+}
+
+#[test]
+fn connects_over_both_versions_with_the_device_certificate() {
+    let pki = Pki::new();
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        let server = pki.server_below(&pki.authority, vec![], T - DAY, T + DAY, &[version]);
+        assert_eq!(pki.connect(server, "localhost", true), Ok(()));
+    }
+}
+
+#[test]
+fn wrong_names_and_unknown_authorities_are_told_apart() {
+    let pki = Pki::new();
+    let fault = pki.connect(pki.server(T - DAY, T + DAY), "other.example", true).unwrap_err();
+    let TlsFault::OtherNames { expected, presented } = &fault else { panic!("{fault}") };
+    assert_eq!(expected, "other.example");
+    assert!(presented.contains("localhost"));
+    let stranger = Pki::new();
+    assert_eq!(pki.connect(stranger.server(T - DAY, T + DAY), "localhost", true), Err(TlsFault::UnknownAuthority));
+    let twin = Pki::named(&pki.dir.path().display().to_string(), TempDir::new().unwrap());
+    assert_eq!(pki.connect(twin.server(T - DAY, T + DAY), "localhost", true), Err(TlsFault::OtherAuthority));
+    // Its intermediate is not sent.
+    let middle = pki.authority.below("middle", T - DAY..T + DAY);
+    let server = pki.server_below(&middle, vec![], T - DAY, T + DAY, rustls::DEFAULT_VERSIONS);
+    assert_eq!(pki.connect(server, "localhost", true), Err(TlsFault::UnknownAuthority));
+}
+
+#[test]
+fn a_removed_authority_no_longer_counts_once_the_files_are_read_again() {
+    let (old, new) = (Pki::new(), Pki::new());
+    let both = format!("{}{}", old.authority.pem(), new.authority.pem());
+    let connect = |pki: &Pki| {
+        // Trust comes from the CA file of `old`; the device's certificate stays that of the server's own authority.
+        let files = TlsFiles { ca: old.files().ca, ..pki.files() };
+        let client = device_client(&files, &Clock::at(Duration::from_secs(T as u64), true)).unwrap();
+        handshake(client, pki.server(T - DAY, T + DAY), "localhost")
+    };
+    old.write("ca.pem", &both, 0o644);
+    assert_eq!((connect(&old), connect(&new)), (Ok(()), Ok(())));
+    old.write("ca.pem", &new.authority.pem(), 0o644);
+    assert_eq!((connect(&old), connect(&new)), (Err(TlsFault::UnknownAuthority), Ok(())));
+}
+
+#[test]
+fn store_hosts_never_see_the_device_certificate() {
+    let pki = Pki::new();
+    let clock = Clock::at(Duration::from_secs(T as u64), true);
+    let client = store_client(&StoreCa::File(pki.files().ca), None, &clock).unwrap();
+    // This server insists on a client certificate, and gets none.
+    let fault = handshake(client, pki.server(T - DAY, T + DAY), "localhost").unwrap_err();
+    assert!(fault.to_string().contains("server: peer sent no certificates"), "{fault}");
+    assert!(store_client(&StoreCa::Webpki, None, &clock).is_ok());
+}
+
+#[test]
+fn a_server_that_asks_for_no_certificate_is_refused_but_as_a_store() {
+    let pki = Pki::new();
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        assert_eq!(pki.connect(pki.server_asking_nobody(&[version]), "localhost", true), Err(TlsFault::AsksNobody));
+        // What is wrong with its certificate is named first.
+        let fault = pki.connect(pki.server_asking_nobody(&[version]), "other.example", true).unwrap_err();
+        assert!(matches!(fault, TlsFault::OtherNames { .. }), "{fault}");
+        let clock = Clock::at(Duration::from_secs(T as u64), true);
+        let store = store_client(&StoreCa::File(pki.files().ca), None, &clock).unwrap();
+        assert_eq!(handshake(store, pki.server_asking_nobody(&[version]), "localhost"), Ok(()));
+    }
+}
+
+#[test]
+fn what_one_server_asked_does_not_count_for_another() {
+    let pki = Pki::new();
+    let client = device_client(&pki.files(), &Clock::at(Duration::from_secs(T as u64), true)).unwrap();
+    assert_eq!(handshake(client.clone(), pki.server(T - DAY, T + DAY), "localhost"), Ok(()));
+    assert_eq!(handshake(client, pki.server_asking_nobody(rustls::DEFAULT_VERSIONS), "localhost"), Err(TlsFault::AsksNobody));
+}

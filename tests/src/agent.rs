@@ -357,6 +357,17 @@ impl Agent {
         status::read(&self.config.status).await
     }
 
+    /// Waits until the condition of this name holds, and gives its sentence.
+    pub async fn condition(&self, name: &str) -> String {
+        let status = self.status(&format!("the condition {name}"), |status| status.condition(name).is_some()).await;
+        status.sentence(name).to_owned()
+    }
+
+    /// Waits until the condition of this name does not hold.
+    pub async fn condition_gone(&self, name: &str) {
+        self.status(&format!("no condition {name}"), |status| status.condition(name).is_none()).await;
+    }
+
     /// Waits until its status document satisfies `wanted`.
     pub async fn status(&self, what: &str, wanted: impl Fn(&Status) -> bool) -> Status {
         self.status_within(what, PATIENCE, wanted).await

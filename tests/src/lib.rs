@@ -8,6 +8,7 @@ pub mod broker;
 pub mod card_slot;
 pub mod cloud;
 pub mod footprint;
+pub mod gstreamer_plugins;
 pub mod guest;
 pub mod impostor;
 pub mod issuer;

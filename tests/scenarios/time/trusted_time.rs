@@ -12,7 +12,7 @@ use care_tests::{
     world::World,
 };
 
-use super::time::Wall;
+use super::clock::Wall;
 
 const DAY_S: u64 = 86_400;
 /// A second answer counts after a minute, and polls come once a minute.

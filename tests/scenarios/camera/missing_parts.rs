@@ -1,51 +1,14 @@
 //! Scenario 93: what is missing at the start costs nothing but itself, a condition names it, and it is used when it comes.
 
-use std::{
-    os::unix::{fs::symlink, net::UnixListener},
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::os::unix::net::UnixListener;
 
 use care_protocol::Mode;
 use care_tests::{
-    agent::Agent,
     card_slot::Slot,
+    gstreamer_plugins::{add_plugin, only_plugins},
     media::{MotionSocket, recorded},
     world::World,
 };
-
-/// Waits until a condition holds, and gives its sentence.
-pub async fn named(agent: &Agent, name: &str) -> String {
-    let status = agent.status(&format!("the condition {name}"), |status| !status.sentence(name).is_empty()).await;
-    status.sentence(name).to_owned()
-}
-
-/// Waits until a condition does not hold any more.
-pub async fn free_of(agent: &Agent, name: &str) {
-    agent.status(&format!("no condition {name}"), |status| status.sentence(name).is_empty()).await;
-}
-
-/// Only these of GStreamer's plugins, as the package has them, in a folder of their own.
-pub fn plugins(agent: &mut Agent, names: &[&str]) -> PathBuf {
-    let folder = agent.dir().join("plugins");
-    std::fs::create_dir(&folder).unwrap();
-    for name in names {
-        add_plugin(&folder, name);
-    }
-    let registry = agent.dir().join("registry").display().to_string();
-    agent.environment.push(("GST_PLUGIN_SYSTEM_PATH_1_0".into(), folder.display().to_string()));
-    agent.environment.push(("GST_REGISTRY".into(), registry));
-    folder
-}
-
-/// Installs one more.
-pub fn add_plugin(folder: &Path, name: &str) {
-    let found = Command::new("pkg-config").args(["--variable=pluginsdir", "gstreamer-1.0"]).output().expect("pkg-config is installed");
-    let file = format!("libgst{name}.so");
-    let plugin = Path::new(String::from_utf8(found.stdout).unwrap().trim()).join(&file);
-    assert!(plugin.exists(), "{} is missing", plugin.display());
-    symlink(plugin, folder.join(file)).unwrap();
-}
 
 #[tokio::test]
 async fn s93_a_status_page_that_cannot_be_served_is_no_reason_to_stop() {
@@ -58,7 +21,7 @@ async fn s93_a_status_page_that_cannot_be_served_is_no_reason_to_stop() {
     world.switch(cancel, Mode::Free).await;
     drop(taken);
     std::fs::remove_file(&world.agent.config.status).unwrap();
-    free_of(&world.agent, "status_page").await;
+    world.agent.condition_gone("status_page").await;
     world.agent.mode(Mode::Free).await;
 }
 
@@ -70,13 +33,13 @@ async fn s93_without_its_motion_socket_the_camera_films_and_the_socket_is_used_w
     world.agent.config.motion = format!("socket:{}", motion.display());
     world.start_premium().await;
     world.agent.status("a picture", |status| status.0["media"]["frames"].as_u64() > Some(30)).await;
-    let said = named(&world.agent, "motion_socket").await;
+    let said = world.agent.condition("motion_socket").await;
     assert!(said.contains(&motion.display().to_string()) && said.contains("No such file"), "{said}");
     let told = world.agent.log().count("motion_socket");
     assert_eq!(told, 1, "{:#?}", world.agent.log().all());
     std::fs::create_dir(&later).unwrap();
     let mut socket = MotionSocket::open(&motion).await;
-    free_of(&world.agent, "motion_socket").await;
+    world.agent.condition_gone("motion_socket").await;
     socket.moved().await;
     world.cloud.stored(1).await;
 }
@@ -87,12 +50,12 @@ async fn s93_without_its_recording_directory_the_camera_films_and_the_directory_
     let card = world.agent.dir().join("later/recordings");
     world.agent.config.recording = Some(card.clone());
     world.start_premium().await;
-    let said = named(&world.agent, "recording").await;
+    let said = world.agent.condition("recording").await;
     assert!(said.contains(&card.display().to_string()) && said.contains("No such file"), "{said}");
     world.upload_in_flight(1).await;
     std::fs::create_dir_all(&card).unwrap();
     world.agent.status("frames on the card", |status| status.recorded_and_lost().0 > 20).await;
-    free_of(&world.agent, "recording").await;
+    world.agent.condition_gone("recording").await;
 }
 
 #[tokio::test]
@@ -106,7 +69,7 @@ async fn s93_the_card_records_while_the_motion_socket_is_missing() {
     slot.insert("card");
     world.start_premium().await;
     world.agent.status("frames on the card", |status| status.recorded_and_lost().0 > 20).await;
-    named(&world.agent, "motion_socket").await;
+    world.agent.condition("motion_socket").await;
 }
 
 #[tokio::test]
@@ -114,13 +77,13 @@ async fn s93_a_media_element_that_is_missing_is_named_and_used_when_it_comes() {
     let mut world = World::with_camera().await;
     world.agent.config.source = Some(format!("file:{}", recorded().display()));
     let without_demuxer = ["coreelements", "app", "typefindfunctions", "videoparsersbad"];
-    let folder = plugins(&mut world.agent, &without_demuxer);
+    let folder = only_plugins(&mut world.agent, &without_demuxer);
     world.start_premium().await;
-    let said = named(&world.agent, "stream").await;
+    let said = world.agent.condition("stream").await;
     assert!(said.contains("qtdemux"), "{said}");
     let cancel = world.free();
     world.switch(cancel, Mode::Free).await;
     add_plugin(&folder, "isomp4");
     world.agent.status("a picture", |status| status.0["media"]["frames"].as_u64() > Some(30)).await;
-    free_of(&world.agent, "stream").await;
+    world.agent.condition_gone("stream").await;
 }

@@ -12,7 +12,7 @@ use care_tests::{
 
 /// The ACL to copy, without the right to read.
 fn deaf_acl() -> String {
-    let lines: Vec<_> = include_str!("../../deploy/mosquitto/cameras.acl").lines().filter(|line| !line.contains(" read ")).collect();
+    let lines: Vec<_> = include_str!("../../../deploy/mosquitto/cameras.acl").lines().filter(|line| !line.contains(" read ")).collect();
     lines.join("\n") + "\n"
 }
 
@@ -41,7 +41,7 @@ async fn s88_a_broker_that_grants_and_delivers_nothing_hides_no_cancel() {
     assert_eq!(report.mode, Mode::Free);
 
     // Somebody mends the ACL: the camera hears again, and says so.
-    std::fs::write(&acl, include_str!("../../deploy/mosquitto/cameras.acl")).unwrap();
+    std::fs::write(&acl, include_str!("../../../deploy/mosquitto/cameras.acl")).unwrap();
     world.broker.restart().await;
     let hears = |status: &care_tests::status::Status| status.condition("broker_deaf").is_none();
     world.agent.status_within("a broker that delivers", RECONNECT, hears).await;

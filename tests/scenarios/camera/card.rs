@@ -11,8 +11,6 @@ use care_tests::{
     world::World,
 };
 
-use crate::optional_parts::{free_of, named};
-
 /// Frames that went to a card and can be played.
 async fn recorded_on(agent: &Agent, card: &Path) {
     let before = agent.status("recording again", |status| status.0["media"]["recording"]["fault"].is_null()).await.recorded_and_lost().0;
@@ -34,9 +32,9 @@ async fn s94_a_card_is_exchanged_three_times_under_the_unit_and_each_gets_its_re
     let mut tried = Vec::new();
     for next in [Some("second"), Some("third"), None] {
         recorded_on(&world.agent, &card).await;
-        free_of(&world.agent, "recording").await;
+        world.agent.condition_gone("recording").await;
         tried.push(slot.eject().await);
-        let sentence = named(&world.agent, "recording").await;
+        let sentence = world.agent.condition("recording").await;
         assert!(sentence.contains("no card is mounted"), "{sentence}");
         assert_eq!(slot.beneath(), Vec::<String>::new(), "recorded beneath the mount point");
         assert!(every_frame_in(&recordings(&card)) > 10, "{:?}", recordings(&card));

@@ -123,7 +123,7 @@ async fn a_camera_that_sends_h265_is_told_so() {
     world.agent.config.source = Some(url);
     let free = world.free();
     world.start_with(free, Mode::Free).await;
-    let said = |status: &care_tests::status::Status| crate::condition(status, "stream").is_some_and(|said| said.contains("H.265"));
+    let said = |status: &care_tests::status::Status| status.sentence("stream").contains("H.265");
     world.agent.status("H.265 in the stream's condition", said).await;
     let (code, _, found) = checked(&world).await;
     assert!(code == Some(78) && found.lines().any(|line| line.contains("media.source") && line.contains("H.265")), "{found}");

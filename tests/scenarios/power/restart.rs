@@ -15,7 +15,7 @@ use care_tests::{
     world::World,
 };
 
-const UNIT: &str = include_str!("../../systemd/kasa-care-agent.service");
+const UNIT: &str = include_str!("../../../systemd/kasa-care-agent.service");
 
 /// CRC-32 (IEEE), bit by bit: another pen than the agent's.
 fn crc32(bytes: &[u8]) -> u32 {

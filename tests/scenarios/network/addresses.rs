@@ -72,7 +72,7 @@ async fn lives(dead: &[IpAddr], live: Ipv4Addr) {
     world.move_until("a grant request", |cloud| (!cloud.asked.is_empty()).then_some(())).await;
     store.stored(1).await;
     let status = world.agent.mode(Mode::Paid).await;
-    let unreachable = ["broker_unreachable", "api_unreachable"].map(|name| super::condition(&status, name));
+    let unreachable = ["broker_unreachable", "api_unreachable"].map(|name| status.condition(name));
     assert_eq!(unreachable, [None, None]);
     // A cancel still arrives, over the connection that found its way.
     let cancel = world.free();
@@ -142,12 +142,7 @@ async fn s90_when_no_address_answers_each_is_named_with_its_reason() {
             && sentence.contains("(::1) no answer in time")
     };
     let said = ["broker_unreachable", "api_unreachable"];
-    world
-        .agent
-        .status("why both are unreachable", |status| {
-            said.iter().all(|name| super::condition(status, name).is_some_and(|sentence| both(&sentence)))
-        })
-        .await;
+    world.agent.status("why both are unreachable", |status| said.iter().all(|name| both(status.sentence(name)))).await;
     for name in said {
         assert_eq!(world.agent.log().count(&format!("condition=\"{name}\"")), 1, "{:?}", world.agent.log().all());
     }

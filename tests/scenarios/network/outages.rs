@@ -7,7 +7,6 @@ use care_tests::{
     cloud::{Document as Body, GrantAnswer},
     issuer::Document,
     proxy::{Fault, Proxy},
-    status::Status,
     unix_now,
     wait::{PATIENCE, RECONNECT, holds, until},
     world::{DEVICE, World},
@@ -284,17 +283,16 @@ async fn an_api_that_is_well_again_is_not_called_unreachable_any_more() {
     world.agent.config.cloud = format!("https://{}", api.addr);
     world.start_premium().await;
     until("the API to be asked", PATIENCE, || (world.cloud.entitlement_gets() > 0).then_some(())).await;
-    let unreachable = |status: &Status| super::condition(status, "api_unreachable");
-    world.agent.status("an API that is well", |status| unreachable(status).is_none()).await;
+    world.agent.status("an API that is well", |status| status.condition("api_unreachable").is_none()).await;
     api.control.inflict(Fault::Refused);
     // A lost connection asks at once.
     world.wire.cut().await;
-    let status = world.agent.status("the API being away", |status| unreachable(status).is_some()).await;
-    let sentence = unreachable(&status).unwrap();
+    let status = world.agent.status("the API being away", |status| status.condition("api_unreachable").is_some()).await;
+    let sentence = status.sentence("api_unreachable");
     assert!(sentence.contains(&format!("connecting to {}: connection refused", api.addr)), "{sentence}");
     world.wire.mend();
     world.agent.status_within("a confirmed connection", RECONNECT, |status| status.0["link"]["confirmed"] == true).await;
     api.control.lift();
-    world.agent.status_within("the API being back", RECONNECT, |status| unreachable(status).is_none()).await;
+    world.agent.status_within("the API being back", RECONNECT, |status| status.condition("api_unreachable").is_none()).await;
     assert!(world.agent.log().count("condition=\"api_unreachable\"") <= 2, "{:?}", world.agent.log().all());
 }

@@ -131,7 +131,7 @@ async fn s54_a_broker_that_never_answers_connect_or_subscribe_is_left_and_tried_
     let mut silent = broker.accept().await;
     assert!(matches!(silent.next().await, Packet::Connect(_)));
     let named = async |words: &str| {
-        let named = |status: &Status| super::condition(status, "broker_unreachable").is_some_and(|sentence| sentence.contains(words));
+        let named = |status: &Status| status.sentence("broker_unreachable").contains(words);
         agent.status_within(words, Duration::from_secs(60), named).await;
     };
     named("CONNECT to ").await;
@@ -153,8 +153,8 @@ async fn s55_another_client_with_this_id_is_suspected_after_three_closes_and_not
         let get = peer.publish_to("/get").await;
         peer.send(Packet::PubAck(PubAck::new(get.pkid))).await;
     }
-    let status = agent.status("the clone", |status| super::condition(status, "broker_clone").is_some()).await;
-    assert_eq!(super::condition(&status, "broker_rights"), None);
+    let status = agent.status("the clone", |status| status.condition("broker_clone").is_some()).await;
+    assert_eq!(status.condition("broker_rights"), None);
     agent.logged(0, "the clone", |line| line.contains("another client seems to use this device's id")).await;
     assert!(broker.quiet_for(Duration::from_secs(15)).await, "it came back at once");
     agent.assert_running();
@@ -169,15 +169,15 @@ async fn a_broker_that_closes_upon_subscribe_is_named_as_that_with_the_topics() 
         let mut peer = broker.connected(false).await;
         assert!(matches!(peer.next().await, Packet::Subscribe(_)));
     }
-    let status = agent.status("the missing right", |status| super::condition(status, "broker_rights").is_some()).await;
-    let sentence = super::condition(&status, "broker_rights").unwrap();
+    let status = agent.status("the missing right", |status| status.condition("broker_rights").is_some()).await;
+    let sentence = status.sentence("broker_rights");
     assert!(sentence.contains("SUBSCRIBE") && sentence.contains(ENTITLEMENT) && sentence.contains(&broker.addr.to_string()), "{sentence}");
-    assert_eq!((super::condition(&status, "broker_clone"), super::condition(&status, "broker_unreachable")), (None, None));
+    assert_eq!((status.condition("broker_clone"), status.condition("broker_unreachable")), (None, None));
     assert_eq!(agent.log().count("another client"), 0);
     assert!(agent.log().count("broker_rights") <= 2, "{:?}", agent.log().all());
     // The right is given.
     let _peer = broker.subscribed(false).await;
-    agent.status("it to be over", |status| super::condition(status, "broker_rights").is_none()).await;
+    agent.status("it to be over", |status| status.condition("broker_rights").is_none()).await;
 }
 
 /// The same for a PUBLISH: the subscription is granted, what the broker closes upon is `get`.
@@ -189,10 +189,10 @@ async fn a_broker_that_closes_upon_publish_is_named_as_that_with_the_topic() {
         let mut peer = broker.subscribed(false).await;
         peer.publish_to("/get").await;
     }
-    let status = agent.status("the missing right", |status| super::condition(status, "broker_rights").is_some()).await;
-    let sentence = super::condition(&status, "broker_rights").unwrap();
+    let status = agent.status("the missing right", |status| status.condition("broker_rights").is_some()).await;
+    let sentence = status.sentence("broker_rights");
     assert!(sentence.contains("PUBLISH to care/v1/8006E5A1F0C2/get"), "{sentence}");
-    assert_eq!(super::condition(&status, "broker_clone"), None);
+    assert_eq!(status.condition("broker_clone"), None);
 }
 
 /// `x-amzn-mqtt-ca` is how AWS IoT Core tells MQTT from HTTPS on port 443.

@@ -317,9 +317,7 @@ async fn s63_a_certificate_not_yet_valid_is_refused_once_the_clock_is_confirmed(
     validity(&mut future, 2, 30);
     let impostor = Impostor::listen(addr, plain_tls(&pki.ca.sign(future))).await;
     // The log says once that the broker is away, the status why it is now.
-    let named = |status: &Status| {
-        super::condition(status, "broker_unreachable").is_some_and(|why| why.contains("TLS: ") && why.contains("not valid before"))
-    };
+    let named = |status: &Status| ["TLS: ", "not valid before"].iter().all(|words| status.sentence("broker_unreachable").contains(words));
     agent.status("a certificate of the future", named).await;
     let seen = impostor.seen();
     assert!(seen.told.is_empty() && seen.handshakes == 0, "{seen:?}");

@@ -49,16 +49,15 @@ async fn one_root_that_cannot_be_read_is_named_and_the_others_count() {
     fs::write(&world.agent.config.ca, format!("{}{ODD}{}", world.pki.ca.pem(), Authority::root("another authority").pem())).unwrap();
     world.start_premium().await;
     let place = format!("line {}", lines + 1);
-    let said = |status: &care_tests::status::Status| crate::condition(status, "ca_skipped");
-    let status = world.agent.status("the root that is skipped", |status| said(status).is_some()).await;
-    assert!(said(&status).unwrap().contains(&place), "{:?}", said(&status));
+    let status = world.agent.status("the root that is skipped", |status| status.condition("ca_skipped").is_some()).await;
+    assert!(status.sentence("ca_skipped").contains(&place), "{:#}", status.0["conditions"]);
     let (code, told) = checked(&world.agent).await;
     assert_eq!(code, Some(0), "a warning is no fault: {told}");
     assert!(told.lines().any(|line| line.contains("broker.ca: warning") && line.contains(&place)), "{told}");
 
     // It is over with the next bundle, and none at all is a fault.
     fs::write(&world.agent.config.ca, world.pki.ca.pem()).unwrap();
-    world.agent.status("a whole bundle", |status| said(status).is_none()).await;
+    world.agent.status("a whole bundle", |status| status.condition("ca_skipped").is_none()).await;
     fs::write(&world.agent.config.ca, ODD).unwrap();
     let (code, told) = checked(&world.agent).await;
     assert!(code == Some(78) && told.contains("broker.ca") && told.contains("line 1"), "{told}");
@@ -131,7 +130,7 @@ async fn a_configuration_or_authority_that_others_may_change_is_refused_with_the
     chmod(&world.agent.config_path(), 0o666);
     world.agent.signal(libc::SIGHUP);
     let status = world.agent.status_within("the loose file", PATIENCE, |status| status.condition("config_rejected").is_some()).await;
-    assert!(crate::condition(&status, "config_rejected").unwrap().contains("chmod 644"));
+    assert!(status.sentence("config_rejected").contains("chmod 644"));
     chmod(&world.agent.config_path(), 0o640);
     world.agent.signal(libc::SIGHUP);
     world.agent.status("the tight file", |status| status.condition("config_rejected").is_none()).await;

@@ -8,7 +8,7 @@ use care_tests::{
     world::World,
 };
 
-use crate::optional_parts::{add_plugin, free_of, named, plugins};
+use care_tests::gstreamer_plugins::{add_plugin, only_plugins};
 
 /// What the package brings.
 const PACKAGED: [&str; 8] =
@@ -27,9 +27,9 @@ async fn blind(options: &[&str], profile: &str) {
     let mut world = World::with_camera().await;
     world.agent.config.source = Some(format!("file:{}", remade(&world, options).display()));
     world.agent.config.motion = "built-in".into();
-    plugins(&mut world.agent, &PACKAGED);
+    only_plugins(&mut world.agent, &PACKAGED);
     world.start_premium().await;
-    let said = named(&world.agent, "motion_blind").await;
+    let said = world.agent.condition("motion_blind").await;
     assert!(said.contains(profile) && said.contains("openh264dec"), "{said}");
     let frames = |n: u64| move |status: &care_tests::status::Status| status.0["media"]["frames"].as_u64() > Some(n);
     let status = world.agent.status("ten keyframes more", frames(200)).await;
@@ -57,9 +57,9 @@ async fn motion_is_seen_in_such_a_stream_by_a_decoder_that_can_read_it() {
     let file = remade(&world, &["-pix_fmt", "yuv422p", "-profile:v", "high422", "-flags", "+ildct+ilme"]);
     world.agent.config.source = Some(format!("file:{}", file.display()));
     world.agent.config.motion = "built-in".into();
-    let folder = plugins(&mut world.agent, &PACKAGED);
+    let folder = only_plugins(&mut world.agent, &PACKAGED);
     add_plugin(&folder, "libav");
     world.start_premium().await;
     world.cloud.stored(1).await;
-    free_of(&world.agent, "motion_blind").await;
+    world.agent.condition_gone("motion_blind").await;
 }

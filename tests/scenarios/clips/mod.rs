@@ -1,0 +1,4 @@
+//! Clips that wait: on flash, behind a slow uplink, or because the store refuses them.
+
+mod refused_by_the_store;
+mod spool;

@@ -6,10 +6,8 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
-
-use crate::db::{now_s, now_us};
 
 /// Tells the time.
 #[derive(Debug, Clone)]
@@ -51,4 +49,15 @@ impl Clock {
             Self::Set(_) => Duration::from_secs(at.saturating_sub(self.now_s())),
         }
     }
+}
+
+/// The system clock in microseconds since 1970. The cloud's clock is right: cameras confirm theirs against it.
+pub fn now_us() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+}
+
+/// The system clock in seconds since 1970.
+pub fn now_s() -> u64 {
+    u64::try_from(now_us() / 1_000_000).unwrap_or(0)
 }

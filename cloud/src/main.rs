@@ -4,8 +4,8 @@ use std::{path::Path, process::ExitCode};
 
 use care_cloud::{
     args::{self, Command, USAGE},
-    data_dir::{DataError, new_secret},
     run,
+    storage::data_dir::{DataError, new_secret},
 };
 
 const WRONG_USAGE: u8 = 64;

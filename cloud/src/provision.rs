@@ -6,11 +6,12 @@ use care_protocol::{DeviceId, Policy};
 use thiserror::Error;
 
 use crate::{
-    catalogue::Tier,
-    data_dir::{DataError, Endpoints, StoreEndpoint, make_private_dir, read_if_there, write_private, write_public},
-    issuer::Issuer,
-    keys::ISSUER,
-    pki::{Authority, CLOUD_NAME, PkiError},
+    domain::{catalogue::Tier, issuer::Issuer},
+    storage::{
+        data_dir::{DataError, Endpoints, StoreEndpoint, make_private_dir, read_if_there, write_private, write_public},
+        keys::ISSUER,
+        pki::{Authority, CLOUD_NAME, PkiError},
+    },
 };
 
 /// Why a camera cannot be provisioned.

@@ -15,25 +15,33 @@ use thiserror::Error;
 use tokio::{net::TcpListener, task::JoinSet};
 
 use crate::{
-    accounts::{self, AccountError, PasswordHash},
-    actions::ActionError,
-    api,
     args::Run,
-    broker::{Broker, BrokerAddress, BrokerError, Listeners, free_address},
-    catalogue::Catalogue,
-    client::Portal,
     clock::Clock,
-    cloud::Cloud,
-    data_dir::{DataDir, DataError, Endpoints, StoreEndpoint, new_secret, read_if_there, write_private},
-    db::{Db, DbError, now_s},
-    issuer::Issuer,
-    keys::{Keys, KeysError},
-    link,
-    pki::{Authority, CLOUD_NAME, Identity, Pki, PkiError, client_config},
+    clock::now_s,
+    domain::{
+        accounts::{self, AccountError, PasswordHash},
+        actions::ActionError,
+        catalogue::Catalogue,
+        issuer::Issuer,
+    },
     portal::{self, DemoPerson, session::ENGINEER},
     provision::{ProvisionError, provision},
-    schedule, serve,
-    store::{Store, StoreError},
+    schedule,
+    storage::{
+        data_dir::{DataDir, DataError, Endpoints, StoreEndpoint, new_secret, read_if_there, write_private},
+        db::{Db, DbError},
+        keys::{Keys, KeysError},
+        pki::{Authority, CLOUD_NAME, Identity, Pki, PkiError, client_config},
+    },
+    transport::{
+        api,
+        broker::{Broker, BrokerAddress, BrokerError, Listeners, free_address},
+        client::Portal,
+        cloud::Cloud,
+        link,
+        listener::accept_tls,
+        store::{Store, StoreError},
+    },
 };
 
 const API_PORT: u16 = 8443;
@@ -156,7 +164,7 @@ impl Running {
         let cloud = Arc::new(Cloud::new(data, Clock::System, db, issuer, store, endpoints, broker_address, broker)?);
 
         let mut tasks = JoinSet::new();
-        tasks.spawn(serve::accept_tls(api_listener, pki.server_config()?, api::router(cloud.clone())));
+        tasks.spawn(accept_tls(api_listener, pki.server_config()?, api::router(cloud.clone())));
         let demo = if options.demo { demo_people(&cloud)? } else { vec![] };
         let pages = portal::Portal::new(cloud.clone(), options.portal_origin.clone(), demo).router();
         tasks.spawn(async move {

@@ -7,14 +7,10 @@ use std::{
 };
 
 use crate::{
-    actions::ActionError,
-    billing::next_due,
-    cloud::Cloud,
-    db::{DbError, now_us},
-    outbox,
-    prune::prune,
-    retention::RetentionError,
-    store,
+    clock::now_us,
+    domain::{actions::ActionError, billing::next_due},
+    storage::{db::DbError, outbox, prune::prune},
+    transport::{cloud::Cloud, retention::RetentionError, store},
 };
 
 /// Leases and chases are looked at this often.

@@ -3,13 +3,17 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use care_cloud::{
-    actions::{Action, ActionError, Done, PaidPlan},
-    catalogue::{Catalogue, Cycle},
-    data_dir::DataDir,
-    db::Db,
-    issuer::{Body, Issued, Issuer, newest_token, read_body},
-    keys::{ISSUER, Keys},
-    outbox,
+    domain::{
+        actions::{Action, ActionError, Done, PaidPlan},
+        catalogue::{Catalogue, Cycle},
+        issuer::{Body, Issued, Issuer, newest_token, read_body},
+    },
+    storage::{
+        data_dir::DataDir,
+        db::Db,
+        keys::{ISSUER, Keys},
+        outbox,
+    },
 };
 use care_protocol::{Channel, DeviceId, Entitlement, Keyset, Reason, RefundKind, RootKeys};
 

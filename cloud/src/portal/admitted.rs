@@ -83,7 +83,7 @@ impl<T: DeserializeOwned> FromRequest<Arc<Portal>> for Posted<T> {
     async fn from_request(request: Request, portal: &Arc<Portal>) -> Result<Self, Response> {
         let (parts, body) = request.into_parts();
         let visitor = parts.extensions.get::<Visitor>().cloned().expect("every page lies behind `recognise`");
-        let at = parts.extensions.get::<Arrived>().map_or_else(crate::db::now_us, |at| at.0);
+        let at = parts.extensions.get::<Arrived>().map_or_else(crate::clock::now_us, |at| at.0);
         let words = visitor.language.words();
         let body: Bytes = axum::body::to_bytes(body, LARGEST_FORM).await.map_err(|_| StatusCode::PAYLOAD_TOO_LARGE.into_response())?;
         let token = serde_urlencoded::from_bytes::<Token>(&body).ok().and_then(|form| form.csrf).unwrap_or_default();

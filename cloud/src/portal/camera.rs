@@ -24,9 +24,11 @@ use super::{
     words::{fill, name_of},
 };
 use crate::{
-    account_view::{self, AccountView, CameraView, ClipView},
-    db::now_us,
-    playback,
+    clock::now_us,
+    portal::{
+        account_view::{self, AccountView, CameraView, ClipView},
+        playback,
+    },
 };
 
 #[derive(Template)]

@@ -23,9 +23,9 @@ use super::{
     words::{Words, fill, name_of},
 };
 use crate::{
-    account_view::{self, AccountView, SubscriptionView},
-    catalogue::{Cycle, Tier},
-    db::now_us,
+    clock::now_us,
+    domain::catalogue::{Cycle, Tier},
+    portal::account_view::{self, AccountView, SubscriptionView},
 };
 
 /// How many switches an owner sees.

@@ -8,10 +8,9 @@ use super::{
     words::{fill, judgement, name_of},
 };
 use crate::{
-    account_view::{AccountView, CameraView, ClipView, SubscriptionView},
-    catalogue::Tier,
-    issuer::Phase,
-    store::TransferView,
+    domain::{catalogue::Tier, issuer::Phase},
+    portal::account_view::{AccountView, CameraView, ClipView, SubscriptionView},
+    transport::store::TransferView,
 };
 
 /// The camera.

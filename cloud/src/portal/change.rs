@@ -24,9 +24,11 @@ use super::{
     words::{Words, fill, name_of},
 };
 use crate::{
-    account_view::AccountView,
-    actions::{Action, Quote},
-    preview::Offer,
+    domain::{
+        actions::{Action, Quote},
+        preview::Offer,
+    },
+    portal::account_view::AccountView,
 };
 
 #[derive(Template)]
@@ -166,7 +168,7 @@ fn losses(language: Language, offer: &Offer) -> Vec<Loss> {
     let words = language.words();
     let count = |n| language.count(n, &words.clips_one, &words.clips_other);
     let history = |device: &DeviceId| offer.plans.iter().find(|change| change.device == *device).map_or(0, |change| change.history_h);
-    let row = |loss: &crate::preview::Loss| Loss {
+    let row = |loss: &crate::domain::preview::Loss| Loss {
         device: loss.device.to_string(),
         history: language.history(history(&loss.device)),
         erased: fill(&words.clips_and_size, &[("clips", &count(loss.clips)), ("size", &language.size(loss.bytes))]),

@@ -3,7 +3,7 @@
 
 use rusqlite::{Connection, Transaction, params};
 
-use crate::{db::DbError, issuer::Issued};
+use crate::{domain::issuer::Issued, storage::db::DbError};
 
 /// Remembers which documents a click at `at` caused.
 pub fn record(tx: &Transaction<'_>, issued: &[Issued], at: i64) -> Result<(), DbError> {

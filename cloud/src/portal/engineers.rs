@@ -24,8 +24,9 @@ use super::{
     words::{fill, name_of},
 };
 use crate::{
-    db::{DbError, now_us},
-    experiments::{Overview, ReportView},
+    clock::now_us,
+    lab::experiments::{Overview, ReportView},
+    storage::db::DbError,
 };
 
 const SWITCHES: usize = 12;
@@ -95,7 +96,7 @@ pub async fn page(State(portal): State<Arc<Portal>>, Engineer(visitor): Engineer
 async fn look(portal: &Arc<Portal>, visitor: &Visitor) -> Result<Page, DbError> {
     let cloud = &portal.cloud;
     let known = state::read(cloud).await?;
-    let overview = cloud.overview().await?;
+    let overview = portal.lab.overview().await?;
     let waits = cloud.db.read_async(|connection| Waits::read(connection, CLICKS)).await?;
     let language = visitor.language;
     let words = language.words();

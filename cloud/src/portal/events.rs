@@ -19,14 +19,18 @@ use super::{
     session::{self, Who},
     visitor::Visitor,
 };
-use crate::{bus::News, cloud::Cloud, db::DbError, issuer::devices};
+use crate::{
+    domain::issuer::devices,
+    storage::db::DbError,
+    transport::{cloud::Cloud, events::CloudEvent},
+};
 
 /// A session can end while nothing happens: it is looked at so often.
 const SIGNED_IN_EVERY: Duration = Duration::from_secs(5);
 
 struct Listener {
     cloud: Arc<Cloud>,
-    news: Receiver<News>,
+    events: Receiver<CloudEvent>,
     secret: String,
     who: Who,
     // The cameras of the account when it was last looked at.
@@ -37,7 +41,7 @@ struct Listener {
 pub async fn stream(State(portal): State<Arc<Portal>>, visitor: Visitor) -> Response {
     let Some(who) = visitor.who else { return StatusCode::FORBIDDEN.into_response() };
     let cloud = portal.cloud.clone();
-    let mut listener = Listener { news: cloud.bus.listen(), cloud, secret: visitor.secret, who, cameras: BTreeSet::new() };
+    let mut listener = Listener { events: cloud.events.subscribe(), cloud, secret: visitor.secret, who, cameras: BTreeSet::new() };
     if let Err(e) = listener.concerns(None).await {
         tracing::error!("{e}");
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
@@ -52,10 +56,10 @@ impl Listener {
     /// Waits for something that concerns this session; `false` once it is over.
     async fn wait(&mut self) -> bool {
         loop {
-            let heard = tokio::time::timeout(SIGNED_IN_EVERY, self.news.recv()).await;
+            let heard = tokio::time::timeout(SIGNED_IN_EVERY, self.events.recv()).await;
             let quiet = heard.is_err();
             let device = match heard {
-                Ok(Ok(news)) => Some(news.device().to_owned()),
+                Ok(Ok(event)) => Some(event.device().to_owned()),
                 // Whoever was too slow has missed something, and looks again all the same.
                 Ok(Err(RecvError::Lagged(_))) | Err(_) => None,
                 Ok(Err(RecvError::Closed)) => return false,
@@ -73,7 +77,7 @@ impl Listener {
         }
     }
 
-    /// Whether news of this camera, or of any, is theirs; `None` once they are signed out.
+    /// Whether an event of this camera, or of any, is theirs; `None` once they are signed out.
     async fn concerns(&mut self, device: Option<&str>) -> Result<Option<bool>, DbError> {
         let (secret, now, who) = (self.secret.clone(), self.cloud.clock.now_s(), self.who.clone());
         let looked = self.cloud.db.read_async(move |connection| {

@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use super::Portal;
 use crate::{
-    actions::{Action, PaidPlan},
-    experiments::Experiment,
-    issuer::{Issued, find_camera},
+    domain::{
+        actions::{Action, PaidPlan},
+        issuer::{Issued, find_camera},
+    },
+    lab::experiments::Experiment,
 };
 use care_protocol::{Channel, DeviceId};
 
@@ -65,7 +67,7 @@ enum Does {
 /// Plays one; what was done, or why not, in words for engineers.
 pub async fn play(portal: &Arc<Portal>, code: &str, camera: Option<&str>, at: i64) -> Result<String, String> {
     match what(portal, code, camera).await? {
-        Does::Play(experiment) => portal.cloud.experiment(experiment).await.map(|done| done.to_string()).map_err(|e| e.to_string()),
+        Does::Play(experiment) => portal.lab.experiment(experiment).await.map(|done| done.to_string()).map_err(|e| e.to_string()),
         Does::Act(action) => {
             let done = portal.act(action, at).await.map_err(|e| e.to_string())?;
             let said = |issued: &Issued| format!("{} {} {} {}", issued.device, issued.position, issued.plan, issued.reason);

@@ -11,7 +11,7 @@ use axum::{
 };
 
 use super::Portal;
-use crate::db::now_us;
+use crate::clock::now_us;
 
 /// When a request reached the portal, microseconds since 1970: from here a switch is timed.
 #[derive(Debug, Clone, Copy)]

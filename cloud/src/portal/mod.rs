@@ -4,6 +4,7 @@
 //!
 //! A request passes `guard` (our name, our pages, the headers), then `visitor` (who, in which language), then its page.
 
+pub mod account_view;
 mod admitted;
 mod camera;
 mod cameras;
@@ -22,6 +23,7 @@ mod operator;
 mod orders;
 mod page;
 mod plan;
+pub mod playback;
 pub mod session;
 mod sign_in;
 pub mod state;
@@ -43,14 +45,16 @@ use axum::{
 pub use sign_in::DemoPerson;
 
 use crate::{
-    actions::{Action, ActionError, Done},
-    cloud::Cloud,
+    domain::actions::{Action, ActionError, Done},
+    lab::experiments::Lab,
+    transport::cloud::Cloud,
 };
 use limits::Limit;
 
 /// What every page needs.
 pub struct Portal {
     cloud: Arc<Cloud>,
+    lab: Lab,
     origin: Option<String>,
     demo: Vec<DemoPerson>,
     content_policy: HeaderValue,
@@ -66,6 +70,7 @@ impl Portal {
     pub fn new(cloud: Arc<Cloud>, origin: Option<String>, demo: Vec<DemoPerson>) -> Arc<Self> {
         Arc::new(Self {
             content_policy: guard::content_policy(cloud.store.elsewhere().as_deref()),
+            lab: Lab::new(cloud.clone()),
             cloud,
             origin,
             demo,

@@ -5,19 +5,21 @@ use std::sync::Arc;
 
 use axum::{
     Json, Router,
-    extract::{Request, State},
+    extract::{Path, Request, State},
     http::{HeaderMap, StatusCode, header},
     middleware::{self, Next},
-    response::{IntoResponse as _, Response},
+    response::{IntoResponse, Response},
     routing::{get, post},
 };
+use care_protocol::DeviceId;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Portal, guard::Arrived, page::status_of, session::same, state};
+use super::{Portal, account_view, guard::Arrived, page::status_of, session::same, state};
 use crate::{
-    actions::{Action, ActionError, Done},
-    machine,
+    domain::actions::{Action, ActionError, Done},
+    lab::experiments::{Experiment, ExperimentError},
+    storage::db::DbError,
 };
 
 /// Its routes.
@@ -26,7 +28,12 @@ pub fn router(portal: &Arc<Portal>) -> Router<Arc<Portal>> {
         .route("/portal/state", get(read_state))
         .route("/portal/act", post(act))
         .route("/portal/broker", post(broker))
-        .merge(machine::routes().with_state(portal.cloud.clone()))
+        .route("/portal/experiment", post(experiment))
+        .route("/portal/overview", get(overview))
+        .route("/portal/preview", post(preview))
+        .route("/portal/accounts/{id}", get(account))
+        .route("/portal/accounts/{id}/orders", get(orders))
+        .route("/portal/accounts/{id}/cameras/{device}/clips", get(clips))
         .layer(middleware::from_fn_with_state(portal.clone(), authorised))
 }
 
@@ -90,4 +97,67 @@ fn done_json(done: &Done) -> serde_json::Value {
 
 fn failed(e: &ActionError) -> Response {
     (status_of(e), Json(json!({ "error": e.to_string() }))).into_response()
+}
+
+async fn experiment(State(portal): State<Arc<Portal>>, Json(experiment): Json<Experiment>) -> Response {
+    match portal.lab.experiment(experiment).await {
+        Ok(done) => Json(done).into_response(),
+        Err(e) => refused(experiment_status(&e), &e),
+    }
+}
+
+async fn overview(State(portal): State<Arc<Portal>>) -> Response {
+    answer(portal.lab.overview().await.map(Some))
+}
+
+async fn preview(State(portal): State<Arc<Portal>>, Json(action): Json<Action>) -> Response {
+    let cloud = &portal.cloud;
+    let (issuer, now) = (cloud.issuer.clone(), cloud.clock.now_s());
+    match cloud.db.transact_async(move |tx| issuer.preview(tx, &action, now)).await {
+        Ok(preview) => Json(preview).into_response(),
+        Err(e) => {
+            let e = ExperimentError::from(e);
+            refused(experiment_status(&e), &e)
+        }
+    }
+}
+
+async fn account(State(portal): State<Arc<Portal>>, Path(id): Path<String>) -> Response {
+    answer(account_view::read(&portal.cloud, &id).await)
+}
+
+async fn orders(State(portal): State<Arc<Portal>>, Path(id): Path<String>) -> Response {
+    answer(account_view::orders(&portal.cloud, &id).await.map(Some))
+}
+
+async fn clips(State(portal): State<Arc<Portal>>, Path((id, device)): Path<(String, DeviceId)>) -> Response {
+    answer(account_view::clips(&portal.cloud, &id, &device).await.map(Some))
+}
+
+fn answer<T: serde::Serialize>(found: Result<Option<T>, DbError>) -> Response {
+    match found {
+        Ok(Some(found)) => Json(found).into_response(),
+        Ok(None) => refused(StatusCode::NOT_FOUND, &"there is no such account"),
+        Err(e) => refused(StatusCode::INTERNAL_SERVER_ERROR, &e),
+    }
+}
+
+/// How an experiment's refusal is said in HTTP.
+fn experiment_status(e: &ExperimentError) -> StatusCode {
+    match e {
+        ExperimentError::Action(ActionError::NoCamera(_) | ActionError::NoOrder { .. }) => StatusCode::NOT_FOUND,
+        ExperimentError::Action(ActionError::Db(_) | ActionError::Keys(_))
+        | ExperimentError::Keys(_)
+        | ExperimentError::Pki(_)
+        | ExperimentError::Store(_)
+        | ExperimentError::BrokerDown => StatusCode::INTERNAL_SERVER_ERROR,
+        _ => StatusCode::CONFLICT,
+    }
+}
+
+fn refused(status: StatusCode, e: &dyn std::fmt::Display) -> Response {
+    if status.is_server_error() {
+        tracing::error!("{e}");
+    }
+    (status, Json(json!({ "error": e.to_string() }))).into_response()
 }

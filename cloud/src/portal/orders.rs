@@ -21,9 +21,8 @@ use super::{
     words::{fill, name_of},
 };
 use crate::{
-    account_view::{self, AccountView, OrderView, SubscriptionView},
-    actions::Action,
-    issuer::Phase,
+    domain::{actions::Action, issuer::Phase},
+    portal::account_view::{self, AccountView, OrderView, SubscriptionView},
 };
 
 #[derive(Template)]

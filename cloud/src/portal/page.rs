@@ -12,7 +12,7 @@ use super::{
     visitor::Visitor,
     words::{fill, name_of},
 };
-use crate::{actions::ActionError, catalogue::Cycle};
+use crate::domain::{actions::ActionError, catalogue::Cycle};
 
 /// Something the person should know, on a page or a card.
 #[derive(Debug)]

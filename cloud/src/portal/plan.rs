@@ -23,11 +23,13 @@ use super::{
     words::{fill, name_of},
 };
 use crate::{
-    account_view::{AccountView, CameraView},
-    actions::{Action, PaidPlan},
-    catalogue::{Catalogue, Cycle, Tier},
-    issuer::Phase,
-    money::Zone,
+    domain::{
+        actions::{Action, PaidPlan},
+        catalogue::{Catalogue, Cycle, Tier},
+        issuer::Phase,
+        money::Zone,
+    },
+    portal::account_view::{AccountView, CameraView},
 };
 
 const DAY_S: u64 = 86_400;

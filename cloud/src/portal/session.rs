@@ -9,7 +9,7 @@ use ring::{
 };
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 
-use crate::db::DbError;
+use crate::storage::db::DbError;
 
 /// A session ends after so long, seconds.
 pub const LASTS_S: u64 = 12 * 3600;
@@ -126,7 +126,7 @@ pub fn close(connection: &Connection, secret: &str) -> Result<(), DbError> {
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
-    use crate::db::Db;
+    use crate::storage::db::Db;
 
     fn database() -> (tempfile::TempDir, Db) {
         let dir = tempfile::tempdir().unwrap();

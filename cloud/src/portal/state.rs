@@ -7,11 +7,13 @@ use rusqlite::{Connection, params};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    cloud::Cloud,
-    db::{DbError, now_us},
-    issuer::{self, Body, Standing, devices, read_body},
-    reports::{self, Heard},
-    store::TransferView,
+    clock::now_us,
+    domain::{
+        issuer::{self, Body, Standing, devices, read_body},
+        reports::{self, Heard},
+    },
+    storage::db::DbError,
+    transport::{cloud::Cloud, store::TransferView},
 };
 
 /// How many switches are shown.

@@ -15,7 +15,7 @@ use super::{
     page::{failed, html},
     words::{fill, judgement, name_of},
 };
-use crate::{account_view, db::DbError};
+use crate::{portal::account_view, storage::db::DbError};
 
 #[derive(Template)]
 #[template(path = "support.html")]

@@ -9,13 +9,14 @@ use std::{
 
 use axum::http::Method;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use care_cloud::broker::{die_with_parent, stop};
+
 use fantoccini::{Client, ClientBuilder, Locator, wd::WebDriverCompatibleCommand};
 use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::{Value, json};
 use url::{ParseError, Url};
 
 use super::cloud::children;
+use care_cloud::child::{die_with_parent, stop};
 
 /// On a machine that does much else a page may take its time.
 pub const PATIENCE: Duration = Duration::from_secs(60);

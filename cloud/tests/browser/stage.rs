@@ -7,7 +7,7 @@ use std::{
 };
 
 use care_cloud::{
-    broker::{die_with_parent, stop},
+    child::{die_with_parent, stop},
     run::{SIGN_IN_FILE, SignIn},
 };
 use serde_json::{Value, json};

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use axum::http::StatusCode;
-use care_cloud::{
+use care_cloud::domain::{
     actions::{Action, PaidPlan, Quote},
     catalogue::Cycle::{Annual, Monthly},
 };

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use axum::http::StatusCode;
-use care_cloud::actions::{Action, PaidPlan};
+use care_cloud::domain::actions::{Action, PaidPlan};
 
 use super::world::{HOUR, World};
 
@@ -26,9 +26,9 @@ async fn a_camera_that_moves_takes_nothing_of_its_old_owner_along() {
         assert_eq!(world.watch(account, "CAM", "young").await.0, StatusCode::NOT_FOUND, "{account}");
     }
     assert_eq!(world.listed("CAM").await, BTreeSet::new(), "the store has nothing of it either");
-    let view = care_cloud::account_view::read(&world.cloud, "bob").await.unwrap().unwrap();
+    let view = care_cloud::portal::account_view::read(&world.cloud, "bob").await.unwrap().unwrap();
     assert_eq!((view.cameras[0].clips, view.cameras[0].latest.is_none()), (0, true));
-    assert!(care_cloud::account_view::read(&world.cloud, "ann").await.unwrap().unwrap().cameras.is_empty());
+    assert!(care_cloud::portal::account_view::read(&world.cloud, "ann").await.unwrap().unwrap().cameras.is_empty());
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! Playback as a video element asks for it.
 
 use axum::http::{StatusCode, header};
-use care_cloud::actions::PaidPlan;
+use care_cloud::domain::actions::PaidPlan;
 
 use super::world::{DAY, HOUR, World};
 

@@ -1,6 +1,6 @@
 //! Whose account a TP-Link ID and a password open.
 
-use care_cloud::accounts::{PasswordHash, set_sign_in};
+use care_cloud::domain::accounts::{PasswordHash, set_sign_in};
 
 use super::world::World;
 
@@ -20,7 +20,7 @@ async fn only_both_together_open_an_account_and_only_their_own() {
     for (login, password) in [("ann@example.com", "battery staple"), ("carl", ""), ("", ""), ("nobody@example.com", "correct horse")] {
         assert_eq!(opened(login, password).await, None, "{login}");
     }
-    let view = care_cloud::account_view::read(&world.cloud, "ann").await.unwrap().unwrap();
+    let view = care_cloud::portal::account_view::read(&world.cloud, "ann").await.unwrap().unwrap();
     assert_eq!(view.cameras.iter().map(|camera| camera.device.as_str()).collect::<Vec<_>>(), ["CAM-ann"]);
     assert!(!serde_json::to_string(&view).unwrap().contains("pbkdf2"), "no hash in what a page shows");
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use care_cloud::{
-    actions::{Action, PaidPlan},
+    domain::actions::{Action, PaidPlan},
     schedule,
 };
 
@@ -69,7 +69,7 @@ async fn a_clip_marked_before_a_crash_still_goes_and_one_being_sent_again_stays(
         .read(|c| {
             c.execute_batch("UPDATE clips SET erased_at = 1")?;
             let grant = "INSERT INTO grants VALUES ('g', 'again', 'CAM', 1, 1, ?1, 'open')";
-            Ok(c.execute(grant, [care_cloud::db::now_us()])?)
+            Ok(c.execute(grant, [care_cloud::clock::now_us()])?)
         })
         .unwrap();
     world.cloud.sweep().await.unwrap();

@@ -9,18 +9,20 @@ use std::{
 
 use axum::http::{HeaderMap, StatusCode, header};
 use care_cloud::{
-    actions::{Action, PaidPlan},
-    broker::BrokerAddress,
-    catalogue::{Catalogue, Cycle},
     clock::Clock,
-    cloud::Cloud,
-    data_dir::{DataDir, Endpoints},
-    db::Db,
-    issuer::Issuer,
-    keys::Keys,
-    playback,
-    preview::Offer,
-    store::Store,
+    domain::{
+        actions::{Action, PaidPlan},
+        catalogue::{Catalogue, Cycle},
+        issuer::Issuer,
+        preview::Offer,
+    },
+    portal::playback,
+    storage::{
+        data_dir::{DataDir, Endpoints},
+        db::Db,
+        keys::Keys,
+    },
+    transport::{broker::BrokerAddress, cloud::Cloud, store::Store},
 };
 use care_protocol::DeviceId;
 use http_body_util::BodyExt as _;
@@ -131,7 +133,7 @@ impl World {
     /// What the owner's page lists, newest first.
     pub async fn shown(&self, account: &str, camera: &str) -> Vec<String> {
         let device = camera.parse().unwrap();
-        let clips = care_cloud::account_view::clips(&self.cloud, account, &device).await.unwrap();
+        let clips = care_cloud::portal::account_view::clips(&self.cloud, account, &device).await.unwrap();
         clips.into_iter().map(|clip| clip.clip).collect()
     }
 

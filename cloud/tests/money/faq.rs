@@ -1,6 +1,6 @@
 //! The FAQ's table, row by row, with the figures worked out by hand, and how credits are used.
 
-use care_cloud::{
+use care_cloud::domain::{
     actions::{Action, ActionError, PaidPlan, Quote},
     catalogue::Cycle::{self, Annual, Monthly},
     money::{Zone, ledger::Balance},
@@ -227,7 +227,7 @@ fn a_premium_whose_last_camera_left_goes_on_is_shown_and_is_cancelled_by_its_ord
     let world = World::new(1);
     world.subscribe(0, PaidPlan::Premium, Monthly, NOW);
     world.act(Action::Bind { camera: cam(0), account: "next".into() }, NOW + DAY).unwrap();
-    let view = || world.db.read(|c| care_cloud::account_view::of(c, &world.issuer, "acct", NOW + 10 * DAY + 1)).unwrap().unwrap();
+    let view = || world.db.read(|c| care_cloud::portal::account_view::of(c, &world.issuer, "acct", NOW + 10 * DAY + 1)).unwrap().unwrap();
     assert_eq!(view().apart.iter().map(|s| (s.order_id.as_str(), s.changes_here)).collect::<Vec<_>>(), [("KC-2027-000001", true)]);
     assert_eq!(world.newest(0).plan.as_str(), "free", "the next owner's camera has nothing of it");
     let cancel = |account: &str| Action::CancelOrder { account: account.into(), order_id: "KC-2027-000001".into(), quote: None };

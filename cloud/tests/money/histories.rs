@@ -1,6 +1,6 @@
 //! Random histories of everything that moves money; after each step the ledger must balance.
 
-use care_cloud::{
+use care_cloud::domain::{
     actions::{Action, ActionError, PaidPlan},
     catalogue::Cycle,
     preview::Offer,

@@ -5,11 +5,13 @@
 use std::collections::BTreeSet;
 
 use care_cloud::{
-    account_view,
-    actions::{Action, ActionError, PaidPlan},
-    catalogue::{Cycle, Tier},
-    issuer::{Phase, newest_body},
-    money::ledger::{balance, credit},
+    domain::{
+        actions::{Action, ActionError, PaidPlan},
+        catalogue::{Cycle, Tier},
+        issuer::{Phase, newest_body},
+        money::ledger::{balance, credit},
+    },
+    portal::account_view,
 };
 use care_protocol::Channel;
 use proptest::prelude::*;

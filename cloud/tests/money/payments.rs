@@ -1,6 +1,6 @@
 //! When a bill is not paid: grace keeps the plan and says when it will end, hold is Free, and paying restores it.
 
-use care_cloud::{
+use care_cloud::domain::{
     actions::{Action, ActionError, PaidPlan},
     catalogue::Cycle::Monthly,
     issuer::{Issued, Phase, subscriptions},

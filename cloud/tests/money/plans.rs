@@ -1,6 +1,6 @@
 //! Rules of an account: one trial, one billing cycle, ten seats, and what was bought in an app when that was still changed here.
 
-use care_cloud::{
+use care_cloud::domain::{
     actions::{Action, ActionError, PaidPlan},
     catalogue::Cycle::{Annual, Monthly},
 };

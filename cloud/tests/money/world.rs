@@ -1,14 +1,18 @@
 //! Accounts with cameras, a catalogue and a book; no broker, no clock of its own.
 
 use care_cloud::{
-    actions::{Action, ActionError, Done, PaidPlan},
-    catalogue::{Catalogue, Cycle},
-    data_dir::DataDir,
-    db::Db,
-    issuer::{Issuer, Subscription, newest_token, subscriptions},
-    keys::{ISSUER, Keys},
-    money::ledger::{Balance, balance, credit},
-    preview::Offer,
+    domain::{
+        actions::{Action, ActionError, Done, PaidPlan},
+        catalogue::{Catalogue, Cycle},
+        issuer::{Issuer, Subscription, newest_token, subscriptions},
+        money::ledger::{Balance, balance, credit},
+        preview::Offer,
+    },
+    storage::{
+        data_dir::DataDir,
+        db::Db,
+        keys::{ISSUER, Keys},
+    },
 };
 use care_protocol::{Channel, DeviceId, Entitlement, Keyset, RootKeys};
 

@@ -148,7 +148,7 @@ async fn of_two_clips_too_close_together_that_arrive_both_the_first_is_kept() {
     assert_eq!(camera.ask(&quick).await.status(), 402);
     let mut stream = camera.begin_put(&grant, slow.body.len(), &slow.body[..50]).await;
     cloud.until("the store has what was sent", |s| s["transfers"][0]["received"] == 50).await;
-    let db = care_cloud::db::Db::open(&cloud.data().join("care.db")).unwrap();
+    let db = care_cloud::storage::db::Db::open(&cloud.data().join("care.db")).unwrap();
     db.read(|c| Ok(c.execute("UPDATE grants SET granted_at = granted_at - 61000000", [])?)).unwrap();
     let grant = camera.granted(&quick).await;
     assert_eq!(camera.put(&grant, quick.body.clone()).await.status(), 200);

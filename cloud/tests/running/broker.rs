@@ -57,11 +57,12 @@ async fn s96_a_certificate_with_the_clouds_name_has_no_more_rights_than_a_camera
     Camera::add(&cloud, "CAM-VICTIM");
     cloud.until("the document is at the broker", |s| !s["switches"][0]["acked_us"].is_null()).await;
     // Provisioning refuses the name; a factory that signed it all the same gives nothing away.
-    let authority = care_cloud::pki::Authority::open(&care_cloud::data_dir::DataDir::open(&cloud.data()).unwrap()).unwrap();
+    let authority =
+        care_cloud::storage::pki::Authority::open(&care_cloud::storage::data_dir::DataDir::open(&cloud.data()).unwrap()).unwrap();
     let identity = authority.camera(&"care-cloud".parse().unwrap()).unwrap();
     let mut evil = Camera::stranger(&cloud);
     evil.id = "care-cloud".into();
-    evil.tls = care_cloud::pki::client_config(authority.ca.as_bytes(), Some(&identity)).unwrap();
+    evil.tls = care_cloud::storage::pki::client_config(authority.ca.as_bytes(), Some(&identity)).unwrap();
     let mut session = evil.mqtt(&["care/v1/CAM-VICTIM/entitlement", "care/v1/+/report", "care/v1/keyset"]).await;
     assert_eq!(session.message().await.topic, "care/v1/keyset", "nothing of a camera's comes first");
     evil.mqtt(&[]).await.publish_last("care/v1/CAM-VICTIM/entitlement", true, "forged").await;

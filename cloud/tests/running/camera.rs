@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use axum::http::{Request, Response, header};
 use bytes::Bytes;
-use care_cloud::{
+use care_cloud::storage::{
     data_dir::Endpoints,
     pki::{Identity, client_config, trusting},
 };

@@ -9,10 +9,10 @@ use std::{
 };
 
 use care_cloud::{
-    broker::{die_with_parent, stop},
-    client::Portal,
-    data_dir::Endpoints,
+    child::{die_with_parent, stop},
     run,
+    storage::data_dir::Endpoints,
+    transport::client::Portal,
 };
 use serde_json::{Value, json};
 

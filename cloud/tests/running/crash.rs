@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use care_cloud::{
-    client::{ClientError, Portal},
     fail_point::{POINTS, VARIABLE},
+    transport::client::{ClientError, Portal},
 };
 use futures::{StreamExt as _, stream};
 use serde_json::{Value, json};

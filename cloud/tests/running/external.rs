@@ -10,9 +10,11 @@ use std::{
 };
 
 use care_cloud::{
-    broker::{die_with_parent, stop},
-    data_dir::DataDir,
-    pki::{Identity, Pki},
+    child::{die_with_parent, stop},
+    storage::{
+        data_dir::DataDir,
+        pki::{Identity, Pki},
+    },
 };
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use rustls::{ServerConfig, pki_types::pem::PemObject as _};
@@ -46,7 +48,7 @@ fn deployed(file: &str) -> String {
 }
 
 fn free_address() -> SocketAddr {
-    care_cloud::broker::free_address("127.0.0.1:0".parse().unwrap(), true).unwrap()
+    care_cloud::transport::broker::free_address("127.0.0.1:0".parse().unwrap(), true).unwrap()
 }
 
 impl ExternalBroker {

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use axum::http::{HeaderMap, Request, StatusCode, header};
 use bytes::Bytes;
 use care_cloud::{
-    db::{Db, now_s},
+    clock::now_s,
     run::{SIGN_IN_FILE, SignIn, add_account},
+    storage::db::Db,
 };
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;

@@ -12,9 +12,9 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use care_cloud::{
-    broker::die_with_parent,
-    client::{self, Portal},
+    child::die_with_parent,
     run::{SIGN_IN_FILE, SignIn, portal_of},
+    transport::client::{self, Portal},
 };
 use serde_json::Value;
 
@@ -152,7 +152,7 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         let child = self.child.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Err(e) = care_cloud::broker::stop(child, Duration::from_secs(8)) {
+        if let Err(e) = care_cloud::child::stop(child, Duration::from_secs(8)) {
             eprintln!("care-demo: stopping {}: {e}", self.name);
         }
     }

@@ -1,0 +1,123 @@
+//! What cameras say: reports (kept, and matched with the documents they answer), status, and `get`, which is answered from
+//! the database.
+
+use care_protocol::{Cause, DeviceId, Outcome, Position, Report};
+use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
+use serde::Serialize;
+
+use crate::{
+    clock::now_us,
+    domain::issuer::{Camera, find_camera, revoke_grants},
+    storage::{
+        db::DbError,
+        outbox::{self, CHASE_AFTER_US},
+    },
+};
+
+/// What a camera has said of itself, as far as it has been heard.
+#[derive(Debug, Serialize)]
+pub struct Heard {
+    /// `online`, `offline` or `unknown`.
+    pub status: String,
+    /// It has not reported on its newest document in time.
+    pub silent: bool,
+    /// Its last report.
+    pub report: Option<Report>,
+    /// When that arrived, microseconds since 1970.
+    pub reported_us: Option<i64>,
+}
+
+/// What a report changed.
+#[derive(Debug, Default)]
+pub struct Kept {
+    /// It says something new: it is no retained copy of the one already kept.
+    pub new: bool,
+    /// By it the camera is known to have been reset to factory settings.
+    pub reset: bool,
+    /// The grants that were taken back for it.
+    pub revoked: Vec<String>,
+}
+
+/// Keeps a report and marks the documents it answers.
+pub fn keep(tx: &Transaction<'_>, report: &Report, at: i64) -> Result<Kept, DbError> {
+    let device = report.device.as_str();
+    let body = serde_json::to_string(report).expect("plain data");
+    let last: Option<String> =
+        tx.query_row("SELECT body FROM reports WHERE device = ?1 ORDER BY id DESC LIMIT 1", [device], |row| row.get(0)).optional()?;
+    if last.is_some_and(|last| last == body) {
+        return Ok(Kept::default());
+    }
+    tx.execute("INSERT INTO reports (device, received_at, body) VALUES (?1, ?2, ?3)", params![device, at, body])?;
+    // What is in force answers everything before it; what was judged answers for itself, whatever the outcome.
+    let judged = report.judged.unwrap_or(Position::NONE);
+    tx.execute(
+        "UPDATE documents SET reported_at = ?6
+         WHERE device = ?1 AND ((epoch, seq) <= (?2, ?3) OR (epoch, seq) = (?4, ?5)) AND reported_at IS NULL",
+        params![device, report.epoch, report.seq, judged.epoch, judged.seq, at],
+    )?;
+    // The figures belong to the document that was judged. The first answer tells its story, unless it was refused first
+    // (its key was not known yet) and applied later.
+    if let Some(judged) = report.judged {
+        let applied = report.outcome == Outcome::Applied;
+        tx.execute(
+            "UPDATE documents SET report = ?4, reported_at = ?5 WHERE device = ?1 AND epoch = ?2 AND seq = ?3
+             AND (report IS NULL OR (?6 AND report ->> 'outcome' != 'applied'))",
+            params![device, judged.epoch, judged.seq, body, at, applied],
+        )?;
+    }
+    let Some(camera) = find_camera(tx, &report.device)? else { return Ok(Kept { new: true, ..Kept::default() }) };
+    if tells_of_reset(tx, &camera, report)? {
+        return note_reset(tx, &camera, at);
+    }
+    if camera.reset && report.epoch == camera.epoch {
+        // It was reset before this binding, and told us late.
+        tx.execute("UPDATE cameras SET reset_at = NULL WHERE device = ?1", [device])?;
+    }
+    Ok(Kept { new: true, ..Kept::default() })
+}
+
+/// Whether a report says that the camera was reset under its present binding. The report of the reset itself may be of an
+/// earlier one, if the camera was bound again before it could send it: then nothing of the new epoch has been answered yet.
+fn tells_of_reset(tx: &Transaction<'_>, camera: &Camera, report: &Report) -> Result<bool, DbError> {
+    if report.cause == Cause::FactoryReset && report.outcome == Outcome::Applied {
+        let answered = "SELECT EXISTS (SELECT 1 FROM documents WHERE device = ?1 AND epoch = ?2 AND reported_at IS NOT NULL)";
+        return Ok(tx.query_row(answered, params![camera.device.as_str(), camera.epoch], |row| row.get(0))?);
+    }
+    // A document of this binding came and was refused for that reason.
+    let refused = report.outcome == Outcome::Rejected && report.reason == Cause::FactoryReset.as_str();
+    Ok(refused && report.epoch == 0 && report.judged.is_some_and(|judged| judged.epoch == camera.epoch))
+}
+
+/// Nothing more goes to a camera that was reset, and nothing more is taken from it, until it is bound again.
+fn note_reset(tx: &Transaction<'_>, camera: &Camera, at: i64) -> Result<Kept, DbError> {
+    let sql = "UPDATE cameras SET reset_at = ?2 WHERE device = ?1 AND reset_at IS NULL";
+    let first = tx.execute(sql, params![camera.device.as_str(), at])? > 0;
+    outbox::give_up(tx, &camera.device)?;
+    Ok(Kept { new: true, reset: first, revoked: revoke_grants(tx, &camera.device)? })
+}
+
+/// Keeps a status; `false` if it is the one already kept.
+pub fn set_status(tx: &Transaction<'_>, device: &DeviceId, status: &str, at: i64) -> Result<bool, DbError> {
+    let sql = "UPDATE cameras SET status = ?2, status_at = ?3 WHERE device = ?1 AND status != ?2";
+    Ok(tx.execute(sql, params![device.as_str(), status, at])? > 0)
+}
+
+/// What has been heard of a camera whose newest document is at this position.
+pub fn heard(connection: &Connection, device: &DeviceId, newest: Position) -> Result<Heard, DbError> {
+    let silent = "SELECT EXISTS (SELECT 1 FROM documents d JOIN outbox o ON o.document = d.id
+                  JOIN cameras c ON c.device = d.device
+                  WHERE d.device = ?1 AND d.epoch = ?2 AND d.seq = ?3 AND d.reported_at IS NULL AND o.issued_at < ?4
+                    AND c.reset_at IS NULL)";
+    let silent_since = params![device.as_str(), newest.epoch, newest.seq, now_us() - CHASE_AFTER_US];
+    let last = "SELECT body, received_at FROM reports WHERE device = ?1 ORDER BY id DESC LIMIT 1";
+    let last: Option<(String, i64)> =
+        connection.prepare_cached(last)?.query_row([device.as_str()], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+    let (body, reported_us) = last.unzip();
+    let read = |body: String| serde_json::from_str(&body).map_err(|e| DbError::Damaged { what: "reports.body", why: e.to_string() });
+    Ok(Heard {
+        status: connection.query_row("SELECT status FROM cameras WHERE device = ?1", [device.as_str()], |row| row.get(0))?,
+        silent: connection.query_row(silent, silent_since, |row| row.get(0))?,
+        report: body.map(read).transpose()?,
+        reported_us,
+    })
+}

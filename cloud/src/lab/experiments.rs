@@ -1,0 +1,420 @@
+//! The engineers' page: what can go wrong between a cloud and a camera, by a click. Each experiment does the real thing to
+//! the real parts (a signature, a topic, a keyset, a grant) and nothing else; what the camera makes of it is in its report.
+
+use std::sync::Arc;
+
+use care_protocol::{DeviceId, Lease, Report, RootKeys, Signer, Topics};
+use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use thiserror::Error;
+
+use crate::{
+    clock::now_us,
+    domain::{
+        accounts,
+        actions::ActionError,
+        issuer::{self, Issued, find_camera, newest_body, newest_token},
+    },
+    lab::simulated::Fleet,
+    storage::{
+        db::DbError,
+        keys::KeysError,
+        pki::{Authority, PkiError, client_config},
+    },
+    transport::{broker::BrokerAddress, cloud::Cloud, publications::Publication, store::StoreError},
+};
+
+/// How many reports the page shows.
+const REPORTS: usize = 50;
+/// At most so many simulated cameras at a time, so that nobody fills the machine by a slip of the hand.
+const MOST_SIMULATED: usize = 100;
+/// What a simulated camera says that it is.
+const SIMULATED_MODEL: &str = "KC420WS";
+/// The clip that stands for history: three seconds of a test picture.
+const SAMPLE: &[u8] = include_bytes!("../../assets/sample.mp4");
+const SAMPLE_MS: u64 = 3000;
+
+/// Why an experiment could not be made.
+#[derive(Debug, Error)]
+#[allow(missing_docs, reason = "each wraps the error of one part, which says it all")]
+pub enum ExperimentError {
+    #[error(transparent)]
+    Action(#[from] ActionError),
+    #[error(transparent)]
+    Keys(#[from] KeysError),
+    #[error(transparent)]
+    Pki(#[from] PkiError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("camera {0} has only one document so far: change its plan first")]
+    NothingOlder(DeviceId),
+    #[error("no key has been retired yet: rotate the keys first")]
+    NoOldKey,
+    #[error("camera {0} belongs to no account: its history would be nobody's")]
+    NotBound(DeviceId),
+    #[error("the broker is external: stop it where it runs")]
+    ExternalBroker,
+    #[error("the broker does not listen again")]
+    BrokerDown,
+    #[error("at most {MOST_SIMULATED} cameras are simulated at a time")]
+    TooMany,
+}
+
+impl From<DbError> for ExperimentError {
+    fn from(e: DbError) -> Self {
+        Self::Action(e.into())
+    }
+}
+
+/// What an engineer wants to see.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(tag = "experiment", rename_all = "snake_case")]
+pub enum Experiment {
+    /// The camera's newest document once more: `duplicate`.
+    SendDuplicate {
+        /// The camera.
+        camera: DeviceId,
+    },
+    /// A recorded document from before the last change of plan: `stale`.
+    Replay {
+        /// The camera.
+        camera: DeviceId,
+    },
+    /// What would be the next document, under a revoked key: `revoked_key`.
+    OldKey {
+        /// The camera.
+        camera: DeviceId,
+    },
+    /// The same under a key that nobody knows: `unknown_key`.
+    UnknownKey {
+        /// The camera.
+        camera: DeviceId,
+    },
+    /// A document whose lease is over when it arrives: the camera falls back to its Free policy until the next one.
+    ExpiredLease {
+        /// The camera.
+        camera: DeviceId,
+    },
+    /// The camera's document anew: the next sequence, a whole lease.
+    Reissue {
+        /// The camera.
+        camera: DeviceId,
+    },
+    /// A new signing key, the old one revoked, every document anew.
+    RotateKey,
+    /// A root-signed reset below the camera's newest document, which is then sent again: `duplicate`, because what is in
+    /// force stays in force, and under the next keyset.
+    Reset {
+        /// The camera.
+        camera: DeviceId,
+    },
+    /// Grants are answered with 402 for a while.
+    RefuseGrants {
+        /// The camera; all if it is not said.
+        #[serde(default)]
+        camera: Option<DeviceId>,
+        /// For how long; 0 ends it.
+        seconds: u64,
+    },
+    /// Stops or starts the embedded broker.
+    Broker {
+        /// Whether it should run.
+        run: bool,
+    },
+    /// An account with cameras that are none: they connect, judge, and report.
+    Simulate {
+        /// The account; a new one if it is not said.
+        #[serde(default)]
+        account: Option<String>,
+        /// How many; 10 if it is not said.
+        #[serde(default)]
+        cameras: Option<usize>,
+    },
+    /// They all disconnect; the account stays.
+    StopSimulated,
+    /// Puts clips into the store that began at even distances through the camera's history.
+    AddHistory {
+        /// The camera.
+        camera: DeviceId,
+        /// How many.
+        clips: u32,
+    },
+}
+
+/// What the page shows beside the documents.
+#[derive(Debug, Serialize)]
+pub struct Overview {
+    /// The last reports, newest first.
+    pub reports: Vec<ReportView>,
+    /// The keyset's version.
+    pub keyset: u64,
+    /// The key that signs.
+    pub kid: String,
+    /// The keys that are revoked.
+    pub revoked: Vec<String>,
+    /// Whose grants are refused, until when (Unix seconds); `null`: all cameras'.
+    pub refusing: Vec<(Option<DeviceId>, u64)>,
+    /// How many cameras are simulated.
+    pub simulated: usize,
+}
+
+/// One report as it was received.
+#[derive(Debug, Serialize)]
+pub struct ReportView {
+    /// Microseconds since 1970.
+    pub received_us: i64,
+    /// What it says.
+    pub report: Report,
+}
+
+/// Makes experiments with a running cloud, and keeps its simulated cameras: they end with it.
+pub struct Lab {
+    cloud: Arc<Cloud>,
+    fleet: Fleet,
+}
+
+impl Lab {
+    /// The laboratory of this cloud.
+    pub fn new(cloud: Arc<Cloud>) -> Self {
+        Self { cloud, fleet: Fleet::default() }
+    }
+
+    /// Makes an experiment; what was done, for the page and the command line.
+    pub async fn experiment(&self, experiment: Experiment) -> Result<Value, ExperimentError> {
+        let now = self.cloud.clock.now_s();
+        tracing::info!(?experiment, "experiment");
+        match experiment {
+            Experiment::SendDuplicate { camera } => {
+                let token = self.token_of(&camera, newest_token).await?;
+                Ok(self.publish(&camera, token))
+            }
+            Experiment::Replay { camera } => {
+                let token = self.token_of(&camera, older_token).await?;
+                Ok(self.publish(&camera, token))
+            }
+            Experiment::OldKey { camera } => {
+                let signer = self.cloud.issuer.keys.retired()?.ok_or(ExperimentError::NoOldKey)?;
+                self.forge(&camera, signer, now).await
+            }
+            Experiment::UnknownKey { camera } => {
+                let signer = Signer::from_pkcs8("care-nobody", &Signer::generate()).expect("it was made a moment ago");
+                self.forge(&camera, signer, now).await
+            }
+            Experiment::ExpiredLease { camera } => self.reissue(camera, Lease { max_age_s: 1, not_after: now }, now).await,
+            Experiment::Reissue { camera } => {
+                let lease = self.cloud.issuer.lease(now);
+                self.reissue(camera, lease, now).await
+            }
+            Experiment::RotateKey => self.rotate_key(now).await,
+            Experiment::Reset { camera } => self.reset(camera, now).await,
+            Experiment::RefuseGrants { camera, seconds } => {
+                self.cloud.refused_grants.refuse(camera.clone(), now.saturating_add(seconds));
+                Ok(json!({ "refusing": camera, "seconds": seconds }))
+            }
+            Experiment::Broker { run } => {
+                let cloud = self.cloud.clone();
+                let switched = tokio::task::spawn_blocking(move || cloud.broker.as_ref().map(|broker| broker.set_running(run))).await;
+                match switched.map_err(|_| DbError::Gone)? {
+                    Some(true) => Ok(json!({ "running": run })),
+                    Some(false) => Err(ExperimentError::BrokerDown),
+                    None => Err(ExperimentError::ExternalBroker),
+                }
+            }
+            Experiment::Simulate { account, cameras } => {
+                let wanted = cameras.unwrap_or(10);
+                if self.fleet.len() + wanted > MOST_SIMULATED {
+                    return Err(ExperimentError::TooMany);
+                }
+                let account = match account {
+                    Some(account) => account,
+                    None => self.cloud.db.read_async(|connection| Ok(format!("acct-sim-{}", accounts::all(connection)?.len() + 1))).await?,
+                };
+                let devices = self.simulate(&account, wanted).await?;
+                Ok(json!({ "account": account, "cameras": devices }))
+            }
+            Experiment::StopSimulated => Ok(json!({ "stopped": self.fleet.stop().await })),
+            Experiment::AddHistory { camera, clips } => self.add_history(camera, clips, now).await,
+        }
+    }
+
+    /// What the page shows.
+    pub async fn overview(&self) -> Result<Overview, DbError> {
+        let reports = self.cloud.db.read_async(|connection| recent_reports(connection, REPORTS)).await?;
+        let keys = self.cloud.issuer.keys.current();
+        let now = self.cloud.clock.now_s();
+        let refusing = self.cloud.refused_grants.at(now);
+        Ok(Overview {
+            reports,
+            keyset: keys.keyset.version,
+            kid: keys.signer.kid().to_owned(),
+            revoked: keys.keyset.revoked.clone(),
+            refusing,
+            simulated: self.fleet.len(),
+        })
+    }
+
+    /// Publishes a document beside the retained one, which stays what it is.
+    fn publish(&self, camera: &DeviceId, token: String) -> Value {
+        let position = care_protocol::Entitlement::claimed_position(token.as_bytes());
+        self.cloud
+            .publications
+            .push(Publication { topic: Topics::new(&self.cloud.endpoints.prefix, camera).entitlement(), payload: token.into_bytes() });
+        json!({ "camera": camera, "published": position })
+    }
+
+    async fn token_of(
+        &self,
+        camera: &DeviceId,
+        which: fn(&Connection, &DeviceId) -> Result<Option<String>, DbError>,
+    ) -> Result<String, ExperimentError> {
+        let device = camera.clone();
+        let token =
+            self.cloud.db.read_async(move |connection| Ok((find_camera(connection, &device)?.is_some(), which(connection, &device)?)));
+        match token.await? {
+            (true, Some(token)) => Ok(token),
+            (true, None) => Err(ExperimentError::NothingOlder(camera.clone())),
+            (false, _) => Err(ActionError::NoCamera(camera.clone()).into()),
+        }
+    }
+
+    /// Publishes what would be the camera's next document under a key of one's own. It is written nowhere: the real next one
+    /// will have the same place.
+    async fn forge(&self, camera: &DeviceId, signer: Signer, now: u64) -> Result<Value, ExperimentError> {
+        let (issuer, device) = (self.cloud.issuer.clone(), camera.clone());
+        let draft = self.cloud.db.read_async(move |connection| match find_camera(connection, &device)? {
+            Some(_) => Ok(Some(issuer.draft(connection, &device, issuer.lease(now), now)?.0)),
+            None => Ok(None),
+        });
+        let draft = draft.await?.ok_or_else(|| ActionError::NoCamera(camera.clone()))?;
+        let mut done = self.publish(camera, draft.sign(&signer));
+        done["kid"] = signer.kid().into();
+        Ok(done)
+    }
+
+    async fn reissue(&self, camera: DeviceId, lease: Lease, now: u64) -> Result<Value, ExperimentError> {
+        let issuer = self.cloud.issuer.clone();
+        let work = move |tx: &Transaction<'_>| {
+            let known = find_camera(tx, &camera)?.ok_or_else(|| ActionError::NoCamera(camera.clone()))?;
+            if known.reset {
+                return Err(ActionError::WasReset(camera.clone()));
+            }
+            Ok(vec![issuer.reissue(tx, &camera, lease, now)?])
+        };
+        Ok(issued(&self.cloud.change(work, Vec::as_slice).await?))
+    }
+
+    async fn rotate_key(&self, now: u64) -> Result<Value, ExperimentError> {
+        let issuer = self.cloud.issuer.clone();
+        let work = move |tx: &Transaction<'_>| {
+            issuer.keys.rotate(now)?;
+            let mut issued = Vec::new();
+            for device in issuer::devices(tx, None)? {
+                if !issuer::camera(tx, &device)?.reset {
+                    issued.push(issuer.reissue(tx, &device, issuer.lease(now), now)?);
+                }
+            }
+            Ok(issued)
+        };
+        let mut done = issued(&self.cloud.change(work, Vec::as_slice).await?);
+        done["kid"] = self.cloud.issuer.keys.current().signer.kid().into();
+        Ok(done)
+    }
+
+    async fn reset(&self, camera: DeviceId, now: u64) -> Result<Value, ExperimentError> {
+        let issuer = self.cloud.issuer.clone();
+        let device = camera.clone();
+        let work = move |tx: &Transaction<'_>| -> Result<_, ActionError> {
+            let newest = newest_body(tx, &device)?.ok_or_else(|| ActionError::NoCamera(device.clone()))?;
+            let position = care_protocol::Position { epoch: newest.epoch, seq: newest.seq - 1 };
+            let current = issuer.keys.reset(&device, position, now)?;
+            // It says what the camera makes of the reset.
+            let again = "UPDATE outbox SET due = 1 WHERE document = (SELECT max(id) FROM documents WHERE device = ?1)";
+            tx.execute(again, [device.as_str()])?;
+            Ok((position, current.keyset.version))
+        };
+        let (position, version) = self.cloud.db.transact_async(work).await?;
+        self.cloud.outbox.notify_one();
+        Ok(json!({ "camera": camera, "to": position, "keyset": version }))
+    }
+
+    /// Binds so many simulated cameras to an account and lets them connect; their ids.
+    async fn simulate(&self, account: &str, cameras: usize) -> Result<Vec<DeviceId>, ExperimentError> {
+        let authority = Authority::open(&self.cloud.data)?;
+        let fleet = &self.fleet;
+        let mut devices = Vec::new();
+        for _ in 0..cameras {
+            let device = fleet.name();
+            let identity = authority.camera(&device)?;
+            let (issuer, id, account, now) = (self.cloud.issuer.clone(), device.clone(), account.to_owned(), self.cloud.clock.now_s());
+            self.cloud.change(move |tx| issuer.add_camera(tx, &id, SIMULATED_MODEL, &account, now), |done| &done.issued).await?;
+            let tls = self.cloud.link.tls.as_ref().map(|_| client_config(self.cloud.link.ca.as_bytes(), Some(&identity))).transpose()?;
+            let broker = BrokerAddress { client_id: device.to_string(), tls, ..self.cloud.cameras_broker() };
+            let (name, key) = self.cloud.issuer.keys.root();
+            fleet.connect(device.clone(), &self.cloud.endpoints.prefix, RootKeys::from([(name.to_owned(), key)]), broker);
+            devices.push(device);
+        }
+        Ok(devices)
+    }
+
+    async fn add_history(&self, camera: DeviceId, clips: u32, now: u64) -> Result<Value, ExperimentError> {
+        let (issuer, device) = (self.cloud.issuer.clone(), camera.clone());
+        let known = self.cloud.db.read_async(move |connection| {
+            let Some(camera) = find_camera(connection, &device)? else { return Ok(None) };
+            let history_h = issuer.standing(connection, &camera, now)?.policy.history_h;
+            Ok(Some((camera, history_h)))
+        });
+        let (known, history_h) = known.await?.ok_or_else(|| ActionError::NoCamera(camera.clone()))?;
+        if !known.bound {
+            return Err(ExperimentError::NotBound(camera));
+        }
+        let apart_ms = u64::from(history_h) * 3_600_000 / u64::from(clips.max(1));
+        let mut rows = Vec::new();
+        for n in 0..u64::from(clips) {
+            let clip = uuid::Uuid::new_v4().to_string();
+            self.cloud.store.put(&camera, &clip, SAMPLE).await?;
+            rows.push((clip, now * 1000 - n * apart_ms - SAMPLE_MS));
+        }
+        let hash: String = ring::digest::digest(&ring::digest::SHA256, SAMPLE).as_ref().iter().map(|b| format!("{b:02x}")).collect();
+        let device = camera.clone();
+        let booked = self.cloud.db.transact_async(move |tx| -> Result<(), DbError> {
+            let mut statement = tx.prepare_cached(
+                "INSERT INTO clips (clip, device, epoch, kind, started_ms, duration_ms, bytes, sha256, stored_at)
+                 VALUES (?1, ?2, ?3, 'motion', ?4, ?5, ?6, ?7, ?8)",
+            )?;
+            for (clip, started_ms) in rows {
+                statement.execute(params![clip, device.as_str(), known.epoch, started_ms, SAMPLE_MS, SAMPLE.len(), hash, now_us()])?;
+            }
+            Ok(())
+        });
+        booked.await?;
+        Ok(json!({ "camera": camera, "clips": clips, "hours_apart": apart_ms / 3_600_000 }))
+    }
+}
+
+fn issued(documents: &[Issued]) -> Value {
+    let documents: Vec<_> =
+        documents.iter().map(|d| json!({ "camera": d.device, "epoch": d.position.epoch, "seq": d.position.seq })).collect();
+    json!({ "documents": documents })
+}
+
+/// The newest document of another plan than today's, which a thief would have recorded; or else just the one before.
+fn older_token(connection: &Connection, device: &DeviceId) -> Result<Option<String>, DbError> {
+    let mut statement = connection.prepare_cached(
+        "SELECT d.token FROM documents d, (SELECT epoch, seq, body FROM documents WHERE device = ?1 ORDER BY epoch DESC, seq DESC LIMIT 1) n
+         WHERE d.device = ?1 AND (d.epoch, d.seq) < (n.epoch, n.seq)
+         ORDER BY d.body ->> 'plan' != n.body ->> 'plan' DESC, d.epoch DESC, d.seq DESC LIMIT 1",
+    )?;
+    Ok(statement.query_row([device.as_str()], |row| row.get(0)).optional()?)
+}
+
+fn recent_reports(connection: &Connection, limit: usize) -> Result<Vec<ReportView>, DbError> {
+    let mut statement = connection.prepare_cached("SELECT received_at, body FROM reports ORDER BY id DESC LIMIT ?1")?;
+    let rows = statement.query_map([limit], |row| Ok((row.get(0)?, row.get::<_, String>(1)?)))?;
+    rows.map(|row| {
+        let (received_us, body) = row?;
+        let report = serde_json::from_str(&body).map_err(|e| DbError::Damaged { what: "reports.body", why: e.to_string() })?;
+        Ok(ReportView { received_us, report })
+    })
+    .collect()
+}

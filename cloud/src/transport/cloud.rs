@@ -1,0 +1,184 @@
+//! The cloud as one value: the database, the issuer, the events and the store's open transfers, shared by everything that
+//! serves. [`Cloud::act`] is the only way a plan changes while the program runs.
+
+use std::sync::Arc;
+
+use care_protocol::{DeviceId, Position};
+use rusqlite::Transaction;
+use tokio::sync::Notify;
+
+use crate::{
+    clock::Clock,
+    domain::{
+        accounts::{self, Account},
+        actions::{Action, ActionError, Done},
+        issuer::{Issued, Issuer},
+    },
+    fail_point,
+    storage::{
+        data_dir::{DataDir, DataError, Endpoints},
+        db::{Db, DbError},
+    },
+    transport::{
+        broker::{Broker, BrokerAddress},
+        events::{CloudEvent, Events},
+        publications::Publications,
+        refused_grants::RefusedGrants,
+        retention::{self, RetentionError},
+        store::{Store, Transfers},
+    },
+};
+
+/// Everything that serves shares this.
+pub struct Cloud {
+    /// What time it is.
+    pub clock: Clock,
+    /// The database.
+    pub db: Db,
+    /// Signs documents.
+    pub issuer: Arc<Issuer>,
+    /// Where clips go.
+    pub store: Arc<Store>,
+    /// The uploads that are under way, and what the store counted.
+    pub transfers: Transfers,
+    /// Events for the portal's pages.
+    pub events: Events,
+    /// Wakes the publisher.
+    pub outbox: Notify,
+    /// Wakes the schedule: a period's end may have moved.
+    pub schedule: Notify,
+    /// Where this cloud can be reached.
+    pub endpoints: Endpoints,
+    /// The broker, as this cloud reaches it.
+    pub link: BrokerAddress,
+    /// What is to be published beside the documents.
+    pub publications: Publications,
+    /// Cameras that get no grant for a while, by an engineer's experiment.
+    pub refused_grants: RefusedGrants,
+    /// The embedded broker, unless an external one is used.
+    pub broker: Option<Broker>,
+    /// Where everything is kept.
+    pub data: DataDir,
+    /// Who shows this (`authorization: Bearer …`) is the command line of whoever owns the data directory.
+    pub operator: String,
+}
+
+impl Cloud {
+    /// Puts the parts together.
+    #[allow(clippy::too_many_arguments, reason = "the parts, each once")]
+    pub fn new(
+        data: DataDir,
+        clock: Clock,
+        db: Db,
+        issuer: Arc<Issuer>,
+        store: Store,
+        endpoints: Endpoints,
+        link: BrokerAddress,
+        broker: Option<Broker>,
+    ) -> Result<Self, DataError> {
+        Ok(Self {
+            operator: data.operator()?,
+            data,
+            clock,
+            db,
+            issuer,
+            store: Arc::new(store),
+            transfers: Transfers::default(),
+            events: Events::new(),
+            outbox: Notify::new(),
+            schedule: Notify::new(),
+            endpoints,
+            link,
+            publications: Publications::new(),
+            refused_grants: RefusedGrants::default(),
+            broker,
+        })
+    }
+
+    /// Whose account this TP-Link ID and password open; `None`: they do not belong together. Takes as long either way.
+    pub async fn sign_in(&self, login: &str, password: &str) -> Result<Option<Account>, DbError> {
+        let login = login.to_owned();
+        let (account, hash) = self.db.read_async(move |connection| accounts::credentials(connection, &login)).await?;
+        let password = password.to_owned();
+        let matches = tokio::task::spawn_blocking(move || hash.matches(&password)).await.map_err(|_| DbError::Gone)?;
+        Ok(account.filter(|_| matches))
+    }
+
+    /// Does what a person or an app store asked for, and lets everyone concerned know.
+    pub async fn act(self: &Arc<Self>, action: Action) -> Result<Done, ActionError> {
+        self.act_and(action, |_, _| Ok(())).await
+    }
+
+    /// The same, with something that belongs to it and is written with it.
+    pub async fn act_and(
+        self: &Arc<Self>,
+        action: Action,
+        also: impl FnOnce(&Transaction<'_>, &Done) -> Result<(), DbError> + Send + 'static,
+    ) -> Result<Done, ActionError> {
+        let issuer = self.issuer.clone();
+        let now = self.clock.now_s();
+        let work = move |tx: &Transaction<'_>| {
+            let done = issuer.act(tx, &action, now)?;
+            also(tx, &done)?;
+            Ok(done)
+        };
+        let done = self.change(work, |done| &done.issued).await?;
+        for order in &done.back {
+            tracing::info!(order = order.id, amount_minor = order.refund.amount_minor, kind = %order.refund.kind, "money back");
+        }
+        Ok(done)
+    }
+
+    /// Runs a transaction that may issue documents; once it holds, revoked transfers are cut and the publisher wakes.
+    pub async fn change<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Transaction<'_>) -> Result<T, ActionError> + Send + 'static,
+        issued: impl FnOnce(&T) -> &[Issued],
+    ) -> Result<T, ActionError> {
+        let done = self.db.transact_async(work).await?;
+        let issued = issued(&done);
+        for document in issued {
+            fail_point::reach("committed", document.position.seq);
+            self.transfers.revoke(&document.revoked);
+        }
+        self.outbox.notify_one();
+        self.schedule.notify_one();
+        for document in issued {
+            tracing::info!(
+                device = %document.device, position = %document.position, plan = document.plan, reason = %document.reason,
+                revoked = document.revoked.len(), erased = document.erased.len(), "issued"
+            );
+            self.events.send(CloudEvent::Issued {
+                device: document.device.to_string(),
+                plan: document.plan.clone(),
+                seq: document.position.seq,
+            });
+        }
+        // The schedule tries again what does not go now.
+        if issued.iter().any(|document| !document.erased.is_empty())
+            && let Err(e) = self.sweep().await
+        {
+            tracing::error!("erasing clips: {e}");
+        }
+        Ok(done)
+    }
+
+    /// The broker as cameras on this machine reach it: under the cloud's own address, but at the listener for cameras.
+    pub fn cameras_broker(&self) -> BrokerAddress {
+        let separate = self.endpoints.broker_cloud.as_ref().and_then(|_| url::Url::parse(&self.endpoints.broker).ok());
+        let Some((broker, host)) = separate.as_ref().and_then(|url| Some((url, url.host_str()?))) else { return self.link.clone() };
+        let host = if self.broker.is_some() { self.link.host.clone() } else { host.trim_matches(['[', ']']).to_owned() };
+        BrokerAddress { host, port: broker.port().unwrap_or(8883), ..self.link.clone() }
+    }
+
+    /// Erases what the plans' histories no longer hold.
+    pub async fn sweep(&self) -> Result<(), RetentionError> {
+        retention::sweep(&self.db, &self.issuer, &self.store, self.clock.now_s()).await
+    }
+
+    /// The document was handed to the broker's connection: what the store receives from now on is counted apart.
+    pub fn published(&self, device: &DeviceId, position: Position) {
+        self.transfers.mark_published(device, position);
+        self.events.send(CloudEvent::Published { device: device.to_string() });
+    }
+}

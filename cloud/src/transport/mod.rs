@@ -1,0 +1,14 @@
+//! Everything between the cloud and the cameras: the MQTT broker and the link to it, the HTTPS API, and the clip store. What
+//! a plan allows is decided in [`crate::domain`].
+
+pub mod api;
+pub mod broker;
+pub mod client;
+pub mod cloud;
+pub mod events;
+pub mod link;
+pub mod listener;
+pub mod publications;
+pub mod refused_grants;
+pub mod retention;
+pub mod store;

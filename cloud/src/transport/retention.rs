@@ -1,0 +1,124 @@
+//! Retention: the cloud's clips go when they are older than the plan's history, by a change of plan or by mere time. A clip
+//! is first marked in the database, then its object is deleted, and only when a listing of the store no longer shows the
+//! object is it booked as gone; until then it is tried again, so neither a crash nor a full disk leaves a clip behind.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use rusqlite::{Connection, Transaction};
+use thiserror::Error;
+
+use crate::{
+    domain::{
+        clips::{book_gone, mark_older, oldest_ms, to_go},
+        issuer::{Issuer, camera, devices},
+    },
+    storage::{
+        db::{Db, DbError},
+        outbox,
+    },
+    transport::store::{Store, StoreError},
+};
+
+/// So many objects at a time, so that nobody waits long for the database.
+const BATCH: usize = 200;
+/// A broker that takes no document does not keep clips from being erased for longer.
+const GIVE_WAY: Duration = Duration::from_millis(250);
+
+/// Why clips could not be erased; the next look tries again.
+#[derive(Debug, Error)]
+pub enum RetentionError {
+    /// The database.
+    #[error(transparent)]
+    Db(#[from] DbError),
+    /// The store could not be listed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The store still shows them.
+    #[error("{left} clips are still in the store after their deletion: see that its directory can be written")]
+    Left {
+        /// How many.
+        left: usize,
+    },
+}
+
+/// Marks every camera's clips that have grown older than its plan's history.
+fn mark_outdated(tx: &Transaction<'_>, issuer: &Issuer, now: u64) -> Result<(), DbError> {
+    for device in devices(tx, None)? {
+        let history_h = issuer.standing(tx, &camera(tx, &device)?, now)?.policy.history_h;
+        let clips = mark_older(tx, &device, history_h, now)?;
+        if !clips.is_empty() {
+            tracing::info!(%device, clips = clips.len(), history_h, "older than the plan's history");
+        }
+    }
+    Ok(())
+}
+
+/// Whether there is anything to mark or to delete.
+fn work_to_do(connection: &Connection, issuer: &Issuer, now: u64) -> Result<bool, DbError> {
+    if !to_go(connection, 1)?.is_empty() {
+        return Ok(true);
+    }
+    let mut oldest =
+        connection.prepare_cached("SELECT min(started_ms) FROM clips WHERE device = ?1 AND stored_at IS NOT NULL AND erased_at IS NULL")?;
+    for device in devices(connection, None)? {
+        let started_ms: Option<u64> = oldest.query_row([device.as_str()], |row| row.get(0))?;
+        let Some(started_ms) = started_ms else { continue };
+        let standing = issuer.standing(connection, &camera(connection, &device)?, now)?;
+        if started_ms < oldest_ms(standing.policy.history_h, now) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Erasing holds the database, and a camera that is to stop waits for its document: that goes first, as long as the broker
+/// takes it.
+async fn let_documents_go_first(db: &Db) -> Result<(), DbError> {
+    let deadline = Instant::now() + GIVE_WAY;
+    while Instant::now() < deadline && db.read_async(|connection| Ok(!outbox::due(connection, 1)?.is_empty())).await? {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    Ok(())
+}
+
+/// Marks what has become too old by `now` (Unix seconds), deletes all that is marked, and looks in the store whether it is
+/// gone.
+pub async fn sweep(db: &Db, issuer: &Arc<Issuer>, store: &Arc<Store>, now: u64) -> Result<(), RetentionError> {
+    let_documents_go_first(db).await?;
+    loop {
+        let looking = issuer.clone();
+        if !db.read_async(move |connection| work_to_do(connection, &looking, now)).await? {
+            return Ok(());
+        }
+        // Here it is deleted under the database's lock: no grant can be given meanwhile by which a clip would come back.
+        let (marking, deleting) = (issuer.clone(), store.clone());
+        let tried = db.transact_async(move |tx| -> Result<_, DbError> {
+            mark_outdated(tx, &marking, now)?;
+            let mut clips = to_go(tx, BATCH)?;
+            let mut failed = 0;
+            for (device, clips) in &mut clips {
+                let before = clips.len();
+                clips.retain(|clip| !deleting.is_embedded() || deleting.delete(device, clip));
+                failed += before - clips.len();
+            }
+            Ok((clips, failed))
+        });
+        let (tried, mut left) = tried.await?;
+        for (device, mut clips) in tried {
+            for clip in &clips {
+                store.erase(&device, clip).await?;
+            }
+            let present = store.list(&device).await?;
+            let before = clips.len();
+            clips.retain(|clip| !present.contains(clip));
+            left += before - clips.len();
+            db.transact_async(move |tx| book_gone(tx, &clips)).await?;
+        }
+        if left > 0 {
+            return Err(RetentionError::Left { left });
+        }
+    }
+}

@@ -17,7 +17,6 @@
 mod planted;
 
 pub mod agent;
-pub mod backoff;
 pub mod cli;
 pub mod clock;
 pub mod conditions;
@@ -40,6 +39,5 @@ pub mod systemd;
 mod test_pki;
 pub mod text_file;
 pub mod tls;
-pub mod token_bucket;
 pub mod unix_socket;
 pub mod upload;

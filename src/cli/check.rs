@@ -20,7 +20,7 @@ use crate::{
     clock::{Clock, system_time, timestamp},
     config::{Config, Endpoint, FileKind, TlsFiles},
     engine::Record,
-    http::{self, Direct, Fault, Origin, Stage},
+    http::{self, Fault, Origin, Stage, Street},
     store::{Restored, Store},
     tls,
 };
@@ -130,7 +130,7 @@ async fn stages(name: &str, origin: &Origin, report: &mut Report<'_>) -> io::Res
     let list = addresses.iter().map(|address| address.ip().to_string()).collect::<Vec<_>>().join(", ");
     report.step(&format!("{name} DNS"), Ok::<_, Fault>(format!("{} is {list}", origin.endpoint.host)))?;
 
-    let connected = http::connect(&Direct, origin, &addresses, deadline()).await.map(drop);
+    let connected = http::connect(&Street, origin, &addresses, deadline()).await.map(drop);
     let reached = match &connected {
         Ok(()) => true,
         Err(fault) => fault.stage() == Some(Stage::Tls),

@@ -61,6 +61,9 @@ done
 dpkg-deb --fsys-tarfile "$first" | tar -xO ./usr/share/doc/kasa-care-agent/copyright | grep -q '^License: Apache-2.0 or Expat$' ||
     fail "the package does not carry its licence"
 [ "$(dpkg-deb --info "$first" conffiles)" = /etc/kasa-care-agent/config.toml ] || fail "the configuration is no conffile"
+for page in protocol.md design/time.md; do
+    [ "$(dpkg-deb --contents "$first" | grep -c "/usr/share/doc/kasa-care-agent/$page$")" = 1 ] || fail "the package lacks docs/$page"
+done
 
 package "$first"
 [ "$(state)" = "installed 0.1.0-1" ] || fail "after installing: $(state)"

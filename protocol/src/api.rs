@@ -1,4 +1,6 @@
-//! The small documents beside the signed ones: `get` and its answer (3.4), clips and grants (3.6), motion events (3.7).
+//! The unsigned documents: `get` and its answer (`docs/protocol.md#get-and-answer`), grant requests and grants
+//! (`docs/protocol.md#grants`), and motion events. Both sides read and write them here. What a grant may name is not judged
+//! here but by the agent's uploads.
 
 use std::collections::BTreeMap;
 
@@ -7,14 +9,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Reject, json};
 
-/// Sent after every SUBACK: asks for the newest entitlement.
+/// Asks for the newest entitlement. A camera sends one after every SUBACK.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Get {
     /// 22 or more base64url characters, fresh every time.
     pub nonce: String,
-    /// The epoch in force, 0 with no state.
+    /// The epoch of the ratchet, 0 with no state.
     pub epoch: u64,
-    /// The sequence in force, 0 with no state.
+    /// The sequence of the ratchet, 0 with no state.
     pub seq: u64,
 }
 
@@ -28,15 +30,18 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// The largest answer: a token, a nonce and the JSON around them.
+    /// The largest answer, bytes: a token, a nonce and the JSON around them.
     pub const MAX_BYTES: usize = crate::MAX_TOKEN_BYTES + 1024;
 
     /// Reads an answer strictly.
+    ///
+    /// # Errors
+    /// [`Reject::TooLarge`], or [`Reject::BadForm`]: not strict JSON, or a field missing or of the wrong type.
     pub fn read(bytes: &[u8]) -> Result<Self, Reject> {
         if bytes.len() > Self::MAX_BYTES {
             return Err(Reject::TooLarge { got: bytes.len(), limit: Self::MAX_BYTES });
         }
-        // Larger than any document and no answer either: it is its size that is wrong with it (section 3.4).
+        // It is no answer, and larger than any document: report its size, as for a document (`docs/protocol.md#acknowledgement`).
         let too_large = |reject| match bytes.len() > crate::MAX_TOKEN_BYTES {
             true => Reject::TooLarge { got: bytes.len(), limit: crate::MAX_TOKEN_BYTES },
             false => reject,
@@ -46,59 +51,64 @@ impl Answer {
     }
 }
 
-/// What a clip is.
+/// Why a clip was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ClipKind {
-    /// Around a motion event.
+    /// It surrounds a motion event.
     Motion,
-    /// One picture.
+    /// It is a single picture.
     Snapshot,
-    /// Asked for by a person.
+    /// A person asked for it.
     Manual,
 }
 
-/// Asks for the permission to upload one clip.
+impl ClipKind {
+    /// Every value, in the order of `docs/protocol.md`.
+    pub const ALL: &'static [Self] = &[Self::Motion, Self::Snapshot, Self::Manual];
+}
+
+/// Asks for permission to upload one clip.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GrantRequest {
-    /// The clip's UUID, the same on every retry.
+    /// The clip's UUID, made by the device; the same on every retry.
     pub clip: String,
-    /// What it is.
+    /// Why it was made.
     pub kind: ClipKind,
-    /// When its first frame was taken, trusted time.
+    /// Trusted time of its first frame.
     pub started_at: Timestamp,
-    /// How long it is, milliseconds.
+    /// Its length in milliseconds.
     pub duration_ms: u64,
-    /// Its size.
+    /// Its size in bytes.
     pub bytes: u64,
-    /// Lowercase hex SHA-256 of its bytes ([`is_sha256_hex`]).
+    /// SHA-256 of its bytes, lowercase hex ([`is_sha256_hex`]).
     pub sha256: String,
-    /// Epoch in force.
+    /// The epoch in force.
     pub epoch: u64,
-    /// Sequence in force.
+    /// The sequence in force.
     pub seq: u64,
 }
 
-/// Whether a text has the form of [`GrantRequest::sha256`]: 64 lowercase hex digits.
+/// Whether `text` has the form of [`GrantRequest::sha256`]: 64 lowercase hex digits.
 pub fn is_sha256_hex(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// The permission: where to put the clip.
+/// Permission to upload one clip, and where to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Grant {
     /// Always `PUT`.
     pub method: String,
-    /// A presigned URL.
+    /// Where to put the clip, usually a presigned URL.
     pub url: String,
     /// Headers to send verbatim.
     pub headers: BTreeMap<String, String>,
-    /// When the URL ends.
+    /// When the grant ends.
     pub expires_at: Timestamp,
 }
 
 impl Grant {
-    /// Reads a grant strictly; one without `headers` has none.
+    /// Reads a grant strictly. `headers` may be absent.
     ///
     /// # Errors
     /// [`Reject::BadForm`]: not strict JSON, or a field missing or of the wrong type.
@@ -116,13 +126,13 @@ impl Grant {
             method: object.string("method")?.to_owned(),
             url: object.string("url")?.to_owned(),
             headers,
-            // The parser's own words repeat what stands there, and this goes into a log.
-            expires_at: expires_at.parse().map_err(|_| Reject::BadForm("expires_at is not a time of RFC 3339".into()))?,
+            // The parser's own message would repeat the text, and this message goes into a log.
+            expires_at: expires_at.parse().map_err(|_| Reject::BadForm("expires_at is not an RFC 3339 time".into()))?,
         })
     }
 }
 
-/// The other answer: the clip is there already.
+/// The other answer to a grant request: the store has the clip already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Stored {
     /// Always true.
@@ -142,12 +152,12 @@ impl Stored {
     }
 }
 
-/// One line from a motion detector.
+/// One line from a motion detector, over the socket of `media.motion`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MotionEvent {
     /// Always `motion`.
     pub event: String,
-    /// How sure the detector is, 0 to 1.
+    /// The detector's confidence, 0 to 1.
     #[serde(default)]
     pub score: f64,
 }

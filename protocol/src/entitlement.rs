@@ -1,4 +1,6 @@
-//! Entitlements: the signed document that says what plan a camera has now, and what comes next (section 3.1).
+//! Entitlements: the signed documents that say what a camera may do now and what comes next (`docs/protocol.md#entitlement`).
+//! The cloud signs them with [`Entitlement::sign`], the camera checks them with [`Entitlement::verify`]. Their place in the
+//! order of documents is the engine's to judge, not this module's.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,11 +10,11 @@ use crate::{
     jws::Unverified,
 };
 
-/// The largest entitlement JWS: 8 KiB.
+/// The largest entitlement JWS, bytes: 8 KiB.
 pub const MAX_TOKEN_BYTES: usize = 8 * 1024;
 const TYP: &str = "care-entitlement+jws";
 
-/// What a `crit` may name: everything this crate reads.
+/// What `crit` may name: every top-level field that this crate reads.
 const KNOWN_FIELDS: [&str; 14] =
     ["iss", "aud", "account", "epoch", "seq", "plan", "reason", "channel", "iat", "lease", "policy", "next", "order", "crit"];
 
@@ -24,7 +26,7 @@ macro_rules! names {
         pub enum $type { $($(#[$vdoc])* $variant),+ }
 
         impl $type {
-            /// Every value, in the order of the specification.
+            /// Every value, in the order of `docs/protocol.md`.
             pub const ALL: &'static [Self] = &[$(Self::$variant),+];
 
             /// The name on the wire.
@@ -51,21 +53,21 @@ names! {
     Reason {
         /// A paid plan began.
         Subscribed = "subscribed",
-        /// To a higher plan.
+        /// The plan is a higher one.
         Upgraded = "upgraded",
-        /// To a lower plan.
+        /// The plan is a lower one.
         Downgraded = "downgraded",
-        /// The plan was cancelled.
+        /// The owner cancelled.
         Cancelled = "cancelled",
-        /// The same plan, a new lease.
+        /// The same plan has a new lease.
         Renewed = "renewed",
         /// A trial began.
         TrialStarted = "trial_started",
         /// A trial ended.
         TrialEnded = "trial_ended",
-        /// A payment failed for good.
+        /// A payment failed.
         PaymentFailed = "payment_failed",
-        /// A payment came in after all.
+        /// A failed payment came in after all.
         PaymentRecovered = "payment_recovered",
         /// The owner was given the money back.
         Refunded = "refunded",
@@ -81,17 +83,17 @@ names! {
 names! {
     /// Where the subscription was bought.
     Channel {
-        /// The web portal.
+        /// On the web portal.
         Portal = "portal",
-        /// Apple's store.
+        /// In Apple's store.
         AppStore = "app_store",
-        /// Google's store.
+        /// In Google's store.
         PlayStore = "play_store",
     }
 }
 
 names! {
-    /// How money goes back.
+    /// How money went back.
     RefundKind {
         /// To the payer.
         Refund = "refund",
@@ -100,29 +102,29 @@ names! {
     }
 }
 
-/// How long a document may be trusted without news from the cloud (section 3.3).
+/// How long a document may be trusted without news from the cloud (`docs/protocol.md#lease`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Lease {
     /// Seconds after receipt, at least 1.
     pub max_age_s: u64,
-    /// Unix seconds.
+    /// When it ends at the latest, Unix seconds.
     pub not_after: u64,
 }
 
-/// A change that takes effect later.
+/// A change that takes effect later (`docs/protocol.md#next`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Next {
     /// The plan then.
     pub plan: Plan,
-    /// When, Unix seconds of trusted time.
+    /// When it takes effect, Unix seconds of trusted time.
     pub effective_at: u64,
-    /// Why.
+    /// Why it was announced.
     pub reason: Reason,
     /// The policy then.
     pub policy: Policy,
 }
 
-/// Money that went back with this change: shown to people, never a reason to delay.
+/// The order behind a change and the money that went back: for people, never a reason to delay.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Order {
     /// The order id that support asks for.
@@ -136,13 +138,13 @@ pub struct Order {
 pub struct Refund {
     /// To the payer or on the next bill.
     pub kind: RefundKind,
-    /// In the currency's minor unit (cents).
+    /// The amount in the currency's minor unit (cents).
     pub amount_minor: u64,
-    /// ISO 4217 code.
+    /// The currency's ISO 4217 code.
     pub currency: String,
 }
 
-/// The whole state of a camera's plan, never a patch.
+/// The whole state of a camera's plan, never a patch. Integers are at most [`MAX_INTEGER`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Entitlement {
     /// The issuer.
@@ -173,25 +175,28 @@ pub struct Entitlement {
     /// Money that went back.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub order: Option<Order>,
-    /// Names of fields that a device must know to accept the document.
+    /// Names of top-level fields that a device must know to accept the document.
     pub crit: Vec<String>,
 }
 
-/// An entitlement that is signed by a good key for this device and issuer.
+/// An entitlement whose signature, issuer, device and fields have been checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VerifiedEntitlement {
     /// What it says.
     pub entitlement: Entitlement,
-    /// Which document it is, whatever key signed it.
+    /// Its digest: which document it is, whatever key signed it.
     pub digest: Digest,
     /// The key that verified it.
     pub kid: String,
-    /// The JWS, as it came.
+    /// The JWS as it arrived.
     pub token: String,
 }
 
 impl Entitlement {
-    /// Judges a token in the order of section 3.1, up to but without its place in the order of documents.
+    /// Checks a token in the order of `docs/protocol.md#judgement`: size, form, header, key, signature, claims and `crit`.
+    ///
+    /// # Errors
+    /// The first check that fails.
     pub fn verify(token: &[u8], keyset: Option<&Keyset>, issuer: &str, device: &DeviceId) -> Result<VerifiedEntitlement, Reject> {
         let jws = Unverified::parse(token, TYP, MAX_TOKEN_BYTES)?;
         let kid = jws.kid.clone();
@@ -208,7 +213,7 @@ impl Entitlement {
         Ok(VerifiedEntitlement { entitlement, digest: Digest::of(&payload), kid, token })
     }
 
-    /// The position a token claims, unverified and only for reports; `None` if it cannot be read.
+    /// The position that a token claims, **unverified** and for reports only; `None` if it cannot be read.
     pub fn claimed_position(token: &[u8]) -> Option<Position> {
         let payload = Unverified::claims(token, MAX_TOKEN_BYTES)?;
         let object = json::object(&payload).ok()?;

@@ -1,14 +1,15 @@
-//! Names and numbers that cannot be wrong: device ids, plans, the order of documents, digests.
+//! Names and numbers whose types admit only valid values: device ids, plans, positions, digests. Everything else in this
+//! crate is made of them; `docs/protocol.md#encoding` has their ranges.
 
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// The largest integer the documents carry: 2^53 − 1 (section 3).
+/// The largest integer in a document: 2^53 − 1 (`docs/protocol.md#encoding`).
 pub const MAX_INTEGER: u64 = (1 << 53) - 1;
 
-/// A string or number that is not what its type asks for.
+/// A string or number that its type does not admit.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{value:?} is not a {what}")]
 pub struct BadIdent {
@@ -16,7 +17,8 @@ pub struct BadIdent {
     value: String,
 }
 
-/// A camera's id: 1 to 64 of `A–Z a–z 0–9 . _ -`. It is a topic level, a certificate's CN and a path segment at once.
+/// A camera's id: 1 to 64 characters out of `A–Z a–z 0–9 . _ -`, not dots alone. It is a topic level, a path segment, the
+/// MQTT client id and the certificate's CN.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct DeviceId(String);
@@ -62,7 +64,8 @@ impl fmt::Display for DeviceId {
     }
 }
 
-/// A plan's name: `free`, `plus`, `premium` or one to come; 1 to 64 characters. It decides nothing on the device.
+/// A plan's name: `free`, `plus`, `premium` or one to come; 1 to 64 characters, no control characters. The camera shows it and
+/// enforces the policy.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Plan(String);
@@ -78,7 +81,7 @@ impl Plan {
         &self.0
     }
 
-    /// Whether the name is `free`; only the `mode` label is made from it.
+    /// Whether the name is `free`. Only the `mode` label depends on it.
     pub fn is_free(&self) -> bool {
         self.0 == "free"
     }
@@ -129,7 +132,7 @@ macro_rules! counter {
                 self.0
             }
 
-            /// The next number, or `None` at the maximum: it never wraps.
+            /// The next number; `None` at the maximum.
             pub fn next(self) -> Option<Self> {
                 Self::try_from(self.0 + 1).ok()
             }
@@ -162,27 +165,27 @@ macro_rules! counter {
 }
 
 counter!(
-    /// The binding epoch: rises when a camera changes account.
+    /// The binding epoch. It rises whenever the camera is bound to an account.
     Epoch,
     "epoch (1 to 2^53-1)"
 );
 counter!(
-    /// The sequence number: rises with every document.
+    /// The sequence number. It rises with every document of an epoch.
     Seq,
     "seq (1 to 2^53-1)"
 );
 
-/// `(epoch, seq)`: the order of entitlements. `(0, 0)` stands before every document.
+/// `(epoch, seq)`: the order of entitlements (`docs/protocol.md#order`). `(0, 0)` is below every document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Position {
-    /// Binding epoch, 0 where there is none.
+    /// The binding epoch, 0 if there is none.
     pub epoch: u64,
-    /// Sequence, 0 where there is none.
+    /// The sequence, 0 if there is none.
     pub seq: u64,
 }
 
 impl Position {
-    /// Before every document.
+    /// Below every document.
     pub const NONE: Self = Self { epoch: 0, seq: 0 };
 
     /// The position of a document.
@@ -197,7 +200,7 @@ impl fmt::Display for Position {
     }
 }
 
-/// SHA-256 of a document's decoded payload, written `sha256:` and lowercase hex (section 3.1).
+/// SHA-256 of a document's decoded payload, written as `sha256:` and lowercase hex (`docs/protocol.md#digest`).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Digest([u8; 32]);

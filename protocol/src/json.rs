@@ -1,8 +1,8 @@
-//! Strict JSON (section 3): no duplicate keys, depth at most 8, integers without fraction or exponent. Other numbers may only
-//! stand in fields that nobody reads.
+//! Strict JSON (`docs/protocol.md#encoding`): no duplicate keys, depth at most 8, integers without fraction or exponent. Other
+//! numbers are allowed only in fields that this crate does not read.
 //!
-//! serde_json does the reading; this module only refuses what serde_json would let pass, and hands out
-//! fields by name with the reject code that a missing, mistyped or out-of-range one deserves.
+//! serde_json parses; this module rejects what serde_json would accept, and returns fields by name, or the reject for a
+//! field that is missing, of the wrong type or out of range. Every reader of this crate uses it.
 
 use std::{collections::BTreeMap, fmt, ops::RangeInclusive};
 
@@ -12,13 +12,13 @@ use crate::Reject;
 
 const MAX_DEPTH: u8 = 8;
 
-/// A strictly read JSON value.
+/// A JSON value that was read strictly.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Value {
     Null,
     Bool(bool),
     Integer(i128),
-    /// With fraction, exponent or more than 64 bits: no field of ours is one, an unknown field may be.
+    /// A number with a fraction, an exponent or more than 64 bits. Only an unknown field may hold one.
     OtherNumber,
     String(String),
     Array(Vec<Value>),
@@ -29,7 +29,7 @@ pub(crate) enum Value {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Object(BTreeMap<String, Value>);
 
-/// Reads one JSON object and nothing after it.
+/// Reads one JSON object. Anything after it is an error.
 pub(crate) fn object(bytes: &[u8]) -> Result<Object, Reject> {
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let value = Strict { depth: 0 }

@@ -1,5 +1,6 @@
-//! Compact JWS with Ed25519 (RFC 7515, RFC 8037, RFC 9864), strictly: three canonical base64url parts without
-//! padding, a header of exactly `alg`, `kid` and `typ`, nothing negotiable.
+//! Compact JWS with Ed25519 (RFC 7515, RFC 8037, RFC 9864), read strictly: three canonical base64url parts without
+//! padding, and a header of exactly `alg`, `kid` and `typ` (`docs/protocol.md#header`). Entitlements and keysets use it; it knows
+//! nothing of their fields. `docs/design/trust.md` says why it is our own.
 
 use std::fmt;
 
@@ -9,13 +10,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::{BadIdent, Reject, json};
 
-/// An Ed25519 public key. As JSON it is its base64url.
+/// An Ed25519 public key. In JSON it is a base64url string.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct PublicKey([u8; 32]);
 
 impl PublicKey {
-    /// The key as base64url without padding, as keysets and configurations carry it.
+    /// The key as base64url without padding, as in keysets and configurations.
     pub fn to_base64url(&self) -> String {
         URL_SAFE_NO_PAD.encode(self.0)
     }
@@ -54,7 +55,7 @@ impl fmt::Debug for PublicKey {
     }
 }
 
-/// A JWS whose form and header are good and whose signature is still to be checked.
+/// A JWS whose form and header have been checked and whose signature has not.
 pub(crate) struct Unverified<'a> {
     pub(crate) kid: String,
     signed: &'a str,
@@ -63,7 +64,7 @@ pub(crate) struct Unverified<'a> {
 }
 
 impl<'a> Unverified<'a> {
-    /// Judges size, form and header, in this order.
+    /// Checks size, form and header, in this order.
     pub(crate) fn parse(token: &'a [u8], typ: &str, limit: usize) -> Result<Self, Reject> {
         if token.len() > limit {
             return Err(Reject::TooLarge { got: token.len(), limit });
@@ -93,27 +94,27 @@ impl<'a> Unverified<'a> {
         Ok(Self { kid: field("kid")?.to_owned(), signed, payload, signature })
     }
 
-    /// The payload of anything that has three parts, believed by nobody.
+    /// The payload of anything with dots in it, **unverified**.
     pub(crate) fn claims(token: &[u8], limit: usize) -> Option<Vec<u8>> {
         let token = std::str::from_utf8(token).ok().filter(|token| token.len() <= limit)?;
         URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()
     }
 
-    /// The payload, once the signature holds under `key`.
+    /// Checks the signature under `key` and returns the payload.
     pub(crate) fn verify(self, key: &PublicKey) -> Result<Vec<u8>, Reject> {
         key.verify(self.signed.as_bytes(), &self.signature)?;
         Ok(self.payload)
     }
 }
 
-/// Signs documents with one key: the cloud's side.
+/// Signs documents with one key. For the cloud and for tests.
 pub struct Signer {
     kid: String,
     key: Ed25519KeyPair,
 }
 
 impl Signer {
-    /// A signer for a key in PKCS#8 form (as [`Signer::generate`] makes).
+    /// A signer for a private key in PKCS#8 form ([`Signer::generate`]).
     pub fn from_pkcs8(kid: &str, pkcs8: &[u8]) -> Result<Self, BadKey> {
         let key = Ed25519KeyPair::from_pkcs8_maybe_unchecked(pkcs8).map_err(|_| BadKey)?;
         Ok(Self { kid: kid.to_owned(), key })
@@ -126,23 +127,23 @@ impl Signer {
         document.as_ref().to_vec()
     }
 
-    /// The key's name, as headers and keysets carry it.
+    /// The key's name, as in headers and keysets.
     pub fn kid(&self) -> &str {
         &self.kid
     }
 
-    /// The key that verifies.
+    /// The public key that verifies its signatures.
     pub fn public_key(&self) -> PublicKey {
         PublicKey(self.key.public_key().as_ref().try_into().expect("an Ed25519 key has 32 bytes"))
     }
 
-    /// Signs any payload under any `typ`; [`crate::Entitlement::sign`] and [`crate::Keyset::sign`] are what people want.
+    /// Signs any payload under any `typ`. Prefer [`crate::Entitlement::sign`] and [`crate::Keyset::sign`].
     pub fn sign(&self, typ: &str, payload: &[u8]) -> String {
         let header = serde_json::json!({ "alg": "EdDSA", "kid": self.kid, "typ": typ });
         self.sign_with_header(&header, payload)
     }
 
-    /// Signs under a header of one's own: for tests of what a device refuses.
+    /// Signs under any header, for tests of what a device rejects.
     pub fn sign_with_header(&self, header: &serde_json::Value, payload: &[u8]) -> String {
         let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(header.to_string()), URL_SAFE_NO_PAD.encode(payload));
         let signature = URL_SAFE_NO_PAD.encode(self.key.sign(signed.as_bytes()));
@@ -226,7 +227,7 @@ mod tests {
                 match test.result {
                     TestResult::Valid => valid += 1,
                     TestResult::Invalid => invalid += 1,
-                    // There is none of these among the Ed25519 vectors, and none may come unnoticed.
+                    // The Ed25519 vectors have none of these; fail if a new version brings one.
                     TestResult::Acceptable => panic!("{test:?}"),
                 }
                 assert_eq!(held, test.result == TestResult::Valid, "{test:?}");

@@ -1,4 +1,5 @@
-//! Keysets: which keys may sign entitlements, said by an offline root key (section 3.2).
+//! Keysets: the keys that may sign entitlements, signed by an offline root key (`docs/protocol.md#keyset`). The cloud signs them
+//! with [`Keyset::sign`], the camera checks them with [`Keyset::verify`]. Which version is in force is the engine's to judge.
 
 use std::collections::BTreeMap;
 
@@ -10,11 +11,11 @@ use crate::{
     jws::Unverified,
 };
 
-/// The largest keyset JWS: 64 KiB.
+/// The largest keyset JWS, bytes: 64 KiB.
 pub const MAX_KEYSET_BYTES: usize = 64 * 1024;
 const TYP: &str = "care-keyset+jws";
 
-/// The root public keys by name, from the device's configuration.
+/// The root public keys by name, as configured on the device.
 pub type RootKeys = BTreeMap<String, PublicKey>;
 
 /// One key that may sign entitlements.
@@ -22,11 +23,11 @@ pub type RootKeys = BTreeMap<String, PublicKey>;
 pub struct Key {
     /// The key itself.
     pub public: PublicKey,
-    /// Documents with an `iat` before this (Unix seconds) are not good under this key.
+    /// Documents with an `iat` before this (Unix seconds) do not verify under this key.
     pub not_before: u64,
 }
 
-/// Lowers one device's ratchet, once, and may set its trusted time.
+/// Lowers one device's ratchet once, and may set its trusted time (`docs/protocol.md#resets`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Reset {
     /// Rises with every reset; the device persists the highest it has applied.
@@ -37,46 +38,49 @@ pub struct Reset {
     pub epoch: u64,
     /// The sequence to go back to.
     pub seq: u64,
-    /// What the device's trusted time is set to, Unix seconds, where an earlier mistake has spoilt it.
+    /// What to set the device's trusted time to, Unix seconds, if an earlier mistake has spoilt it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub time: Option<u64>,
 }
 
 impl Reset {
-    /// Where the ratchet goes back to.
+    /// The position that the ratchet goes back to.
     pub fn position(&self) -> Position {
         Position { epoch: self.epoch, seq: self.seq }
     }
 }
 
-/// The keys in force. [`Keyset::verify`] is the only way to read one.
+/// A list of signing keys. [`Keyset::verify`] is the only way to read one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Keyset {
     /// The issuer.
     pub iss: String,
-    /// Rises with every keyset, from 1.
+    /// Its version, 1 or more. It rises with every keyset.
     pub version: u64,
     /// When it was issued, Unix seconds.
     pub iat: u64,
     /// The keys by `kid`.
     pub keys: BTreeMap<String, Key>,
-    /// Names of keys that are no longer good; beats `keys`.
+    /// Names of keys that no longer verify anything new. It overrides `keys`.
     pub revoked: Vec<String>,
     /// Resets of single devices.
     pub resets: Vec<Reset>,
 }
 
-/// A keyset whose root signature holds.
+/// A keyset whose root signature has been checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VerifiedKeyset {
     /// What it says.
     pub keyset: Keyset,
-    /// The JWS, as it came.
+    /// The JWS as it arrived.
     pub token: String,
 }
 
 impl Keyset {
     /// Reads and verifies a keyset JWS under one of the root keys.
+    ///
+    /// # Errors
+    /// The first check that fails, in the order of `docs/protocol.md#keyset`.
     pub fn verify(token: &[u8], roots: &RootKeys, issuer: &str) -> Result<VerifiedKeyset, Reject> {
         let jws = Unverified::parse(token, TYP, MAX_KEYSET_BYTES)?;
         let root = roots.get(&jws.kid).ok_or_else(|| Reject::UnknownKey(jws.kid.clone()))?;
@@ -89,7 +93,10 @@ impl Keyset {
         Ok(VerifiedKeyset { keyset, token })
     }
 
-    /// The key of this name, unless it is unknown or revoked.
+    /// The key of this name.
+    ///
+    /// # Errors
+    /// [`Reject::RevokedKey`] or [`Reject::UnknownKey`].
     pub fn key(&self, kid: &str) -> Result<&Key, Reject> {
         if self.revoked.iter().any(|revoked| revoked == kid) {
             return Err(Reject::RevokedKey(kid.to_owned()));
@@ -97,7 +104,7 @@ impl Keyset {
         self.keys.get(kid).ok_or_else(|| Reject::UnknownKey(kid.to_owned()))
     }
 
-    /// The resets for this device, in order of their ids: whoever has missed some applies them as they were given.
+    /// The resets for this device in the order of their ids, so that a device that has missed some applies them as issued.
     pub fn resets_for(&self, device: &DeviceId) -> Vec<&Reset> {
         let mut resets: Vec<_> = self.resets.iter().filter(|reset| reset.aud == device.as_str()).collect();
         resets.sort_by_key(|reset| reset.id);
@@ -124,7 +131,7 @@ impl Keyset {
             let entry = entry.as_object("keys")?;
             let key = Key { public: entry.string("x")?.parse()?, not_before: entry.integer("not_before", 0..=MAX_INTEGER)? };
             if keys.insert(entry.string("kid")?.to_owned(), key).is_some() {
-                return Err(Reject::BadForm("a kid stands twice".into()));
+                return Err(Reject::BadForm("two keys have the same kid".into()));
             }
         }
         let revoked = object.array("revoked")?.iter().map(|name| name.as_string("revoked").map(str::to_owned));

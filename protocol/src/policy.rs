@@ -1,4 +1,5 @@
-//! The limits in an entitlement: what may be uploaded and how long it is kept (section 3.1).
+//! The limits in an entitlement: what may be uploaded and how long it is kept (`docs/protocol.md#policy`). The engine compares
+//! policies here; whether one clip is allowed is judged elsewhere, at the gate.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,12 +8,12 @@ use crate::{Reject, json::Object};
 /// The largest policy limit: 2^31 − 1.
 const MAX_LIMIT: u64 = (1 << 31) - 1;
 
-/// What may leave the camera. Plan names decide nothing; this does.
+/// What may leave the camera. The camera enforces this and ignores plan names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
     /// Whether clips may be uploaded at all.
     pub clips: bool,
-    /// How old a clip may be, in hours.
+    /// How old a clip may be, in hours; 0 allows none.
     pub history_h: u32,
     /// How long a clip may be, in seconds.
     pub clip_max_s: u32,
@@ -29,7 +30,8 @@ impl Policy {
     pub const CLOSED: Self =
         Self { clips: false, history_h: 0, clip_max_s: 0, cooldown_s: MAX_LIMIT as u32, max_height: 0, snapshots: false };
 
-    /// Whether going from `before` to `self` takes something away: any limit stricter, even if another is looser (section 4, *Less*).
+    /// Whether going from `before` to `self` takes something away: any limit is stricter, even if another is looser
+    /// (`docs/protocol.md#policy`).
     pub fn is_less_than(&self, before: &Self) -> bool {
         (before.clips && !self.clips)
             || (before.snapshots && !self.snapshots)
@@ -39,7 +41,7 @@ impl Policy {
             || self.cooldown_s > before.cooldown_s
     }
 
-    /// The field-by-field minimum of two policies; for `cooldown_s` the maximum (section 3.3, *Lease*).
+    /// The stricter value of each field: the minimum, for `cooldown_s` the maximum (`docs/protocol.md#policy`).
     pub fn floor(&self, other: &Self) -> Self {
         Self {
             clips: self.clips && other.clips,

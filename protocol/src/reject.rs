@@ -1,5 +1,6 @@
-//! Why a document was refused. One variant, one code: the codes travel in reports and are a closed list. The words say what
-//! was expected and what came; what came is quoted, escaped and cut short, for its sender may be anybody.
+//! Why a document was rejected. Each variant has one code; reports carry the codes, and the list is closed
+//! (`docs/protocol.md#reason-codes`). The message says what was expected and what arrived. What arrived is quoted, escaped and
+//! shortened, because anybody may have sent it.
 
 use std::fmt;
 
@@ -7,7 +8,7 @@ use thiserror::Error;
 
 use crate::Report;
 
-/// The reason a document was rejected; [`Reject::code`] is what the report carries.
+/// The reason a document was rejected. [`Reject::code`] goes into the report.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum Reject {
@@ -31,7 +32,7 @@ pub enum Reject {
     /// No keyset known to the device holds this `kid`.
     #[error("signed with key {}, which this device does not know", Quoted(.0))]
     UnknownKey(String),
-    /// The keyset lists this `kid` as revoked.
+    /// The keyset revokes this `kid`.
     #[error("signed with key {}, which is revoked", Quoted(.0))]
     RevokedKey(String),
     /// The document was issued before its key's `not_before`.
@@ -39,10 +40,10 @@ pub enum Reject {
     KeyNotYetValid {
         /// When the document was issued, Unix seconds.
         iat: u64,
-        /// From when its key is good, Unix seconds.
+        /// When its key becomes valid, Unix seconds.
         not_before: u64,
     },
-    /// `aud` is another device.
+    /// `aud` names another device.
     #[error("it is for device {}, this is {}", Quoted(.got), Quoted(.expected))]
     WrongAudience {
         /// The device it names.
@@ -58,16 +59,16 @@ pub enum Reject {
         /// The issuer that this device trusts.
         expected: String,
     },
-    /// `crit` names something this device does not know.
+    /// `crit` names a field that this device does not know.
     #[error("requires {}, which this agent does not know", Quoted(.0))]
     Unsupported(String),
-    /// A value outside its range.
+    /// A value is outside its range or list.
     #[error("out of range: {0}")]
     OutOfRange(String),
-    /// `account` changed while `epoch` did not (section 3.3).
+    /// `account` changed and `epoch` did not (`docs/protocol.md#order`).
     #[error("the account changed without a new epoch")]
     AccountChanged,
-    /// A keyset below the highest one seen, or below `trust.min_keyset_version`.
+    /// The keyset is below the highest one seen, or below `trust.min_keyset_version`.
     #[error("keyset version is {got}, this device accepts {least} and above")]
     OldKeyset {
         /// The version that arrived.
@@ -75,50 +76,63 @@ pub enum Reject {
         /// The lowest acceptable version.
         least: u64,
     },
-    /// The device's state is unreadable: only HTTPS may set it anew (section 3.3).
+    /// The device's state is unreadable, and only HTTPS may restore it (`docs/protocol.md#state-loss`).
     #[error("the device has lost its state and waits for HTTPS")]
     StateLost,
-    /// The camera was reset to factory settings: a document of the epoch that it was bound in then does not bind it again.
+    /// The camera was reset to factory settings, and the document is of the epoch that it was bound in then
+    /// (`docs/protocol.md#factory-reset`).
     #[error("this device was reset: only a binding with an epoch above {epoch} is accepted")]
     FactoryReset {
         /// The epoch it was bound in.
         epoch: u64,
     },
-    /// An upgrade could not be written to flash and is not in force.
+    /// A document that grants more could not be written to flash and is not in force.
     #[error("could not be written to flash")]
     NotPersisted,
 }
 
 impl Reject {
-    /// What was expected and what came, in one sentence that fits a report ([`Report::detail`]).
+    /// What was expected and what arrived, in one sentence that fits a report ([`Report::detail`]).
     pub fn detail(&self) -> String {
         Report::detail_of(&self.to_string())
     }
-
-    /// The reason code, as reports carry it (section 3.5).
-    pub fn code(&self) -> &'static str {
-        match self {
-            Self::TooLarge { .. } => "too_large",
-            Self::BadForm(_) => "bad_form",
-            Self::BadHeader(_) => "bad_header",
-            Self::BadSignature => "bad_signature",
-            Self::UnknownKey(_) => "unknown_key",
-            Self::RevokedKey(_) => "revoked_key",
-            Self::KeyNotYetValid { .. } => "key_not_yet_valid",
-            Self::WrongAudience { .. } => "wrong_audience",
-            Self::WrongIssuer { .. } => "wrong_issuer",
-            Self::Unsupported(_) => "unsupported",
-            Self::OutOfRange(_) => "out_of_range",
-            Self::AccountChanged => "account_changed",
-            Self::OldKeyset { .. } => "old_keyset",
-            Self::StateLost => "state_lost",
-            Self::FactoryReset { .. } => "factory_reset",
-            Self::NotPersisted => "not_persisted",
-        }
-    }
 }
 
-/// Somebody else's text: in quotes, without control characters, and no longer than a name is.
+/// Writes the code of each variant down once, for [`Reject::code`] and [`Reject::CODES`].
+macro_rules! codes {
+    ($($variant:pat => $code:literal),+ $(,)?) => {
+        impl Reject {
+            /// Every reason code, in the order of `docs/protocol.md#reason-codes`.
+            pub const CODES: &'static [&'static str] = &[$($code),+];
+
+            /// The reason code, as in reports (`docs/protocol.md#reason-codes`).
+            pub fn code(&self) -> &'static str {
+                match self { $($variant => $code),+ }
+            }
+        }
+    };
+}
+
+codes! {
+    Self::TooLarge { .. } => "too_large",
+    Self::BadForm(_) => "bad_form",
+    Self::BadHeader(_) => "bad_header",
+    Self::BadSignature => "bad_signature",
+    Self::UnknownKey(_) => "unknown_key",
+    Self::RevokedKey(_) => "revoked_key",
+    Self::KeyNotYetValid { .. } => "key_not_yet_valid",
+    Self::WrongAudience { .. } => "wrong_audience",
+    Self::WrongIssuer { .. } => "wrong_issuer",
+    Self::Unsupported(_) => "unsupported",
+    Self::OutOfRange(_) => "out_of_range",
+    Self::AccountChanged => "account_changed",
+    Self::OldKeyset { .. } => "old_keyset",
+    Self::StateLost => "state_lost",
+    Self::FactoryReset { .. } => "factory_reset",
+    Self::NotPersisted => "not_persisted",
+}
+
+/// Foreign text: quoted, escaped, and at most as long as a name.
 struct Quoted<'a>(&'a str);
 
 impl fmt::Display for Quoted<'_> {
@@ -131,7 +145,7 @@ impl fmt::Display for Quoted<'_> {
     }
 }
 
-/// Unix seconds as people read them; a number where the calendar ends.
+/// Unix seconds as an RFC 3339 time, or as a number beyond the calendar.
 struct Time(u64);
 
 impl fmt::Display for Time {
@@ -148,7 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_words_say_what_was_expected_and_what_came() {
+    fn the_message_says_what_was_expected_and_what_arrived() {
         let (got, expected) = ("prod".to_owned(), "care".to_owned());
         let issuer = Reject::WrongIssuer { got, expected };
         assert_eq!(issuer.detail(), r#"issuer is "prod", this device trusts "care""#);
@@ -158,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stranger_s_text_is_escaped_and_cut_short() {
+    fn foreign_text_is_escaped_and_shortened() {
         let long = Reject::UnknownKey("é\n".repeat(500));
         assert!(long.detail().chars().count() <= Report::DETAIL_MOST, "{long}");
         assert!(!long.detail().contains('\n') && long.detail().contains('…'), "{long}");

@@ -1,39 +1,40 @@
-//! The report: the retained message by which the agent says what it applied (section 3.5).
+//! The report: the retained message in which the agent says what it applied (`docs/protocol.md#report`). The engine makes reports
+//! and decides which go out; the cloud reads them.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{DeviceId, Digest, Plan, Position};
 
-/// What became of a document.
+/// What became of a document, or of a change without one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// It, or a change without a document, is in force.
+    /// A document, or a change without one, is in force.
     Applied,
-    /// The same document again.
+    /// The same document came again.
     Duplicate,
-    /// An older one.
+    /// An older document came.
     Stale,
-    /// The same position, another content: an alarm.
+    /// Another document with the same position came: an alarm.
     Conflict,
-    /// Refused, see `reason`.
+    /// The document was rejected; `reason` is the code.
     Rejected,
 }
 
-/// What made the agent report.
+/// Why the agent reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Cause {
-    /// A document was judged.
+    /// It judged a document.
     Document,
     /// A `next` took effect.
     Next,
     /// The lease ended.
     Lease,
-    /// The agent started.
+    /// The agent started, or its Free policy changed.
     Boot,
-    /// The MQTT connection was lost.
+    /// The MQTT connection was lost, or the broker delivers nothing on it.
     Link,
     /// The cloud confirmed what is on record.
     Confirmed,
@@ -41,29 +42,32 @@ pub enum Cause {
     Refused,
     /// The state was unreadable.
     StateLost,
-    /// The camera was reset to factory settings: nothing is in force, and only a higher epoch binds it again.
+    /// The camera was reset to factory settings (`docs/protocol.md#factory-reset`).
     FactoryReset,
     /// Trusted time was corrected by more than ten minutes.
     Time,
 }
 
-/// What the agent is doing.
+/// A label for what the agent does (`docs/protocol.md#modes`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
-    /// Nothing in force, or reason `unbound`.
+    /// Nothing is in force, or the reason is `unbound`.
     Unbound,
     /// The plan is free, or the lease has ended.
     Free,
     /// Any other plan.
     Paid,
-    /// Paid on record, not confirmed or refused.
+    /// Any other plan, not confirmed or refused: what exceeds Free waits.
     Held,
 }
 
 macro_rules! wire_name {
     ($type:ident { $($variant:ident = $name:literal),+ }) => {
         impl $type {
+            /// Every value, in the order of `docs/protocol.md`.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
             /// The name on the wire.
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $name),+ }
@@ -86,23 +90,23 @@ wire_name!(Cause {
     FactoryReset = "factory_reset", Time = "time"
 });
 
-/// What the cut did. All zero if nothing was in flight.
+/// What a cut did. All zero if nothing was in flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Cut {
     /// Transfers aborted.
     pub transfers: u32,
-    /// From the PUBLISH in the program's hands to the last socket dead, microseconds.
+    /// From the arrival of the PUBLISH to the end of the last socket, microseconds.
     pub micros: u64,
-    /// Payload handed to the network device between the closing of the gate and the abort.
+    /// Payload that the network device was given between the closing of the gate and the abort, bytes.
     pub bytes_after: u64,
 }
 
-/// What the new policy did not allow to be kept.
+/// What was erased because the new policy forbids it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Erased {
-    /// Clips.
+    /// How many clips.
     pub clips: u32,
-    /// Their bytes.
+    /// Their size in bytes.
     pub bytes: u64,
 }
 
@@ -113,28 +117,28 @@ pub struct Report {
     pub device: DeviceId,
     /// What became of what was judged.
     pub outcome: Outcome,
-    /// The document's reason when applied, otherwise a reject code; `stale`, `duplicate` and `conflict` say themselves.
+    /// With `applied` the reason in force, with `rejected` a reason code, otherwise the outcome's name again.
     pub reason: String,
-    /// What was expected and what came, in one sentence for people: at most [`Report::DETAIL_MOST`] characters, no secrets.
+    /// One sentence for people: what was expected and what arrived. At most [`Report::DETAIL_MOST`] characters, no secrets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
-    /// What made the agent report.
+    /// Why the agent reports.
     pub cause: Cause,
-    /// What arrived; `None` if unreadable, or if nothing arrived.
+    /// The position that arrived; `None` if it could not be read or nothing arrived.
     pub judged: Option<Position>,
-    /// Epoch in force, 0 if none.
+    /// The epoch in force, 0 if none.
     pub epoch: u64,
-    /// Sequence in force, 0 if none.
+    /// The sequence in force, 0 if none.
     pub seq: u64,
-    /// Digest in force.
+    /// The digest of the document in force.
     pub digest: Option<Digest>,
-    /// Plan in force.
+    /// The plan in force.
     pub plan: Option<Plan>,
-    /// Mode after judgement.
+    /// The mode after the judgement.
     pub mode: Mode,
     /// Whether what is in force is on flash.
     pub persisted: bool,
-    /// Version of the keyset in force, 0 if none.
+    /// The version of the keyset, 0 if none.
     pub keyset: u64,
     /// What was cut.
     pub cut: Cut,
@@ -147,10 +151,10 @@ pub struct Report {
 }
 
 impl Report {
-    /// How long [`Report::detail`] may be, characters.
+    /// The longest [`Report::detail`], characters.
     pub const DETAIL_MOST: usize = 200;
 
-    /// `sentence` as [`Report::detail`] may carry it: on one line, cut short where it is too long.
+    /// `sentence` as it fits [`Report::detail`]: on one line, shortened if it is too long.
     pub fn detail_of(sentence: &str) -> String {
         let line = sentence.chars().map(|c| if c.is_control() { ' ' } else { c });
         match sentence.char_indices().nth(Self::DETAIL_MOST) {

@@ -1,4 +1,4 @@
-//! The MQTT topics (section 3.4).
+//! The MQTT topics (`docs/protocol.md#topics`). Both sides build them here; the link classifies what arrives.
 
 use crate::DeviceId;
 
@@ -9,14 +9,14 @@ pub struct Topics {
     device: DeviceId,
 }
 
-/// A topic that a device reads.
+/// A topic that a device subscribes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Topic {
     /// The retained entitlement.
     Entitlement,
     /// The answer to a `get`.
     Answer,
-    /// The retained keyset, the same for all.
+    /// The retained keyset, the same for all devices.
     Keyset,
 }
 
@@ -56,7 +56,7 @@ impl Topics {
         self.own("status")
     }
 
-    /// Which of the topics a device reads this is.
+    /// Which of the device's subscriptions `topic` is; `None` if it is none.
     pub fn classify(&self, topic: &str) -> Option<Topic> {
         let rest = topic.strip_prefix(&self.prefix)?.strip_prefix('/')?;
         if rest == "keyset" {

@@ -1,4 +1,4 @@
-//! The documents as the other side sends them: what is accepted, and each way of being refused.
+//! The documents as the other side sends them: what is accepted, each way of being rejected, and that `docs/protocol.md` says so.
 #![allow(clippy::unwrap_used, reason = "a test's helpers may fail the test")]
 
 mod accepted;
@@ -6,6 +6,7 @@ mod any_bytes;
 mod keysets;
 mod rejected;
 mod small_ones;
+mod specification;
 
 use std::collections::BTreeMap;
 

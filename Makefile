@@ -19,6 +19,7 @@ test: ## everything that CI checks, with the seconds each part takes
 
 check: ## format and lint; run it before every commit
 	@scripts/deps.sh check
+	@scripts/citations.py
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 

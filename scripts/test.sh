@@ -84,6 +84,7 @@ closing() {
 }
 
 part deps scripts/deps.sh test
+part citations sh -c "scripts/citations.py --self-test && scripts/citations.py"
 part format "$cargo" fmt --all --check
 part clippy "$cargo" clippy --locked --workspace --all-targets -- -D warnings
 # The agent without GStreamer, linted and built; before the build with it, which takes the program's name back.

@@ -19,6 +19,7 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use bytes::Bytes;
+use care_engine::Admission;
 use care_protocol::{ClipKind, Policy, Position};
 use http_body::{Body, Frame, SizeHint};
 use hyper_util::rt::TokioIo;
@@ -26,7 +27,6 @@ use kasa_care_agent::{
     clock::Clock,
     conditions::Conditions,
     config::{Endpoint, Spool},
-    engine::Admission,
     http::{self, Origin, Street},
     media::{Beginning, Outlet},
     tls::Client,

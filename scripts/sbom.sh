@@ -19,7 +19,7 @@ fi
 
 # It writes beside every manifest of the workspace; only the agent's is kept.
 name=sbom-$$
-trap 'rm -f "$name.json" protocol/"$name.json" cloud/"$name.json" tests/"$name.json"' EXIT
+trap 'rm -f "$name.json" engine/"$name.json" protocol/"$name.json" cloud/"$name.json" tests/"$name.json"' EXIT
 # The time of the commit, so that the same commit gives the same file.
 SOURCE_DATE_EPOCH=$(git log -1 --format=%ct) \
     "$tool" cyclonedx --quiet --format json --spec-version 1.5 --no-build-deps --target armv7-unknown-linux-gnueabihf --override-filename "$name"

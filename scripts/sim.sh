@@ -5,5 +5,5 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 export SIMULATION_SEED="${SEED:-}" SIMULATION_FROM="${FROM:-}" SIMULATION_HISTORIES="${HISTORIES:-}"
-"${CARGO:-cargo}" test --locked --workspace --lib "$@" -- --nocapture --exact engine::simulation::no_history_breaks_an_invariant |
+"${CARGO:-cargo}" test --locked --workspace --lib "$@" -- --nocapture --exact simulation::no_history_breaks_an_invariant |
     sed -u 's/^\([0-9]* histories,\)/sim.sh: \1/'

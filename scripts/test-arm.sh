@@ -34,6 +34,6 @@ if [ $# = 0 ]; then
     targets=(armv7-unknown-linux-gnueabihf aarch64-unknown-linux-gnu)
 fi
 for target in "${targets[@]}"; do
-    scripts/arm/cargo.sh "$target" test --locked -p kasa-care-agent -p care-protocol --lib --test '*' --profile arm-test \
+    scripts/arm/cargo.sh "$target" test --locked -p kasa-care-agent -p care-engine -p care-protocol --lib --test '*' --profile arm-test \
         -- "${skipped[@]/#/--skip=}"
 done

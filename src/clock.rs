@@ -3,7 +3,6 @@
 //! [`TrustedTime`] is the rule as a value, without any clock; [`Clock`] reads CLOCK_BOOTTIME and the system clock for it
 //! and is shared by whoever asks what time it is: the engine's shell, TLS, uploads. Nobody else reads the system clock.
 
-mod rule;
 mod watch;
 
 use std::{
@@ -12,9 +11,9 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use care_engine::trusted_time::{HeardDate, LATEST, Now, Readings, TrustedTime};
 use rustls::{pki_types::UnixTime, time_provider::TimeProvider};
 
-pub use rule::{AGREE_WITHIN, Correction, Corrector, Dispute, HeardDate, LATEST, Now, Readings, TrustedTime, timestamp};
 pub use watch::Watch;
 
 /// When this program was built, since 1970: no true time is before it.

@@ -15,13 +15,11 @@ use std::{
     time::Duration,
 };
 
+use care_engine::trusted_time::{Now, timestamp};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    clock::{Now, timestamp},
-    redact,
-};
+use crate::redact;
 
 /// While a condition lasts, or comes and goes, one line reminds of it this often at most.
 const REMIND_EVERY: Duration = Duration::from_secs(600);

@@ -21,6 +21,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use care_engine::trusted_time::{HeardDate, LATEST};
 use http::{HeaderMap, HeaderValue, Request, header};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
@@ -37,7 +38,6 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 
 use crate::{
-    clock::{HeardDate, LATEST},
     config::Endpoint,
     path_mtu::{PATHS, Watch},
     tls::{self, TlsFault, ValidUntil},

@@ -1,6 +1,6 @@
 //! The Care agent: switches a camera's cloud upload with its plan, at once.
 //!
-//! A pure [`engine`] in the middle, thin shells around it. A document comes in through [`link`], is judged by the
+//! A pure [engine](care_engine) in the middle, thin shells around it. A document comes in through [`link`], is judged by the
 //! engine, and opens or closes the gate of [`upload`]; frames come out of [`media`] and meet the plan only at that
 //! gate. [`agent`] feeds events to the engine and carries out its effects, in order.
 //!
@@ -13,15 +13,11 @@
 //! | GStreamer's | capture, motion, clips |
 #![deny(unsafe_code)]
 
-#[macro_use]
-mod planted;
-
 pub mod agent;
 pub mod cli;
 pub mod clock;
 pub mod conditions;
 pub mod config;
-pub mod engine;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 pub mod http;

@@ -8,12 +8,12 @@ use std::{
     time::Duration,
 };
 
+use care_engine::{Body, Fetched, Resource};
 use tokio::time;
 
 use super::{Agent, events::Input};
 use crate::{
     conditions::{Conditions, Kind},
-    engine::{Body, Fetched, Resource},
     http::{self, Origin},
     link,
 };

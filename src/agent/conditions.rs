@@ -8,14 +8,15 @@ use std::{
     time::Duration,
 };
 
+use care_engine::{
+    View,
+    trusted_time::{Now, timestamp},
+};
 use care_protocol::Position;
 
 use crate::{
-    clock::Now,
-    clock::timestamp,
     conditions::{Conditions, Kind},
     config::Config,
-    engine::View,
     tls,
 };
 

@@ -1,12 +1,10 @@
 //! Carries the engine's effects out, in order, on the control thread.
 
+use care_engine::{Effect, Event};
 use care_protocol::Report;
 
 use super::Agent;
-use crate::{
-    engine::{Effect, Event},
-    logging,
-};
+use crate::logging;
 
 impl Agent {
     /// Carries effects out, in order. A cut, always the last of them, ends here unless a vendor's uploader has a part in it.

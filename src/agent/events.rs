@@ -1,13 +1,9 @@
 //! What the other threads tell the control thread, translated into events of the engine.
 
+use care_engine::{Delivery, Event, Fetched, Message, Resource};
+
 use super::Agent;
-use crate::{
-    engine::{Delivery, Event, Fetched, Message, Resource},
-    link,
-    media::Media,
-    store::Written,
-    upload,
-};
+use crate::{link, media::Media, store::Written, upload};
 
 /// What reaches the control thread from the other threads.
 pub(super) enum Input {

@@ -19,6 +19,7 @@ use std::{
 };
 
 use anyhow::Context;
+use care_engine::{CutFigures, Delivery, Engine, Event};
 use care_protocol::Topics;
 use tokio::{
     select,
@@ -31,7 +32,6 @@ use crate::{
     clock::{self, Clock},
     conditions::Conditions,
     config::Config,
-    engine::{CutFigures, Delivery, Engine, Event},
     http::Origin,
     link::{self, Link},
     media::Media,

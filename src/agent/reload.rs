@@ -6,7 +6,9 @@ use super::{
     Agent,
     certificates::{broker_tls, certificate_ends, certificate_files, peers},
 };
-use crate::{conditions::Kind, config::Config, engine::Event, tls};
+use care_engine::Event;
+
+use crate::{conditions::Kind, config::Config, tls};
 
 impl Agent {
     /// SIGHUP: reads configuration, certificates and authorities again, and keeps the last good ones if they are bad.

@@ -5,8 +5,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use care_engine::Event;
+
 use super::Agent;
-use crate::engine::Event;
 
 /// How long a stop may take in all, so that it is over within five seconds, and what each part of it may.
 const STOP: Duration = Duration::from_millis(4500);

@@ -11,6 +11,7 @@ use std::{
 
 use anyhow::Context;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use care_engine::{Engine, Record, Restored, Settings};
 use care_protocol::Topics;
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::mpsc;
@@ -25,7 +26,6 @@ use crate::{
     clock::{self, Clock},
     conditions::{Conditions, Kind},
     config::Config,
-    engine::{Engine, Record, Restored, Settings},
     link,
     media::{Media, MediaError},
     status::{self, Board, StatusDocument},

@@ -13,13 +13,13 @@ use std::{
 };
 
 use anyhow::Context;
+use care_engine::{Record, trusted_time::timestamp};
 use tokio::runtime;
 
 use super::Exit;
 use crate::{
-    clock::{Clock, system_time, timestamp},
+    clock::{Clock, system_time},
     config::{Config, Endpoint, FileKind, TlsFiles},
-    engine::Record,
     http::{self, Fault, Origin, Stage, Street},
     store::{Restored, Store},
     tls,

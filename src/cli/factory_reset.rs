@@ -4,11 +4,11 @@
 use std::io::Write;
 
 use anyhow::{Context, bail};
+use care_engine::Record;
 
 use super::Exit;
 use crate::{
     config::Config,
-    engine::Record,
     store::{Restored, Store, StoreError},
     upload,
 };

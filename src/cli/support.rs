@@ -10,14 +10,13 @@ use std::{
 };
 
 use anyhow::Context;
+use care_engine::{Record, trusted_time::timestamp};
 use care_protocol::Entitlement;
 use serde_json::{Value, json};
 
 use super::Exit;
 use crate::{
-    clock::timestamp,
     config::Config,
-    engine::Record,
     redact,
     status::{PastDocument, ask},
     store::{Restored, Store},

@@ -14,13 +14,13 @@ use std::{
     thread,
 };
 
+use care_engine::Record;
 use care_protocol::{Channel, Entitlement, Key, Keyset, Lease, Mode, Next, Order, Policy, Position, Reason, Refund, RefundKind, Signer};
 
 use super::*;
 use crate::{
     conditions::Conditions,
     config::Listen,
-    engine::Record,
     status::{Board, Server, StatusDocument},
     store::{Restored, Store},
     test_pki::Authority,

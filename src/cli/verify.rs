@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use care_engine::Record;
 use care_protocol::{Entitlement, Keyset, MAX_KEYSET_BYTES, MAX_TOKEN_BYTES, Policy, Reject, VerifiedEntitlement};
 use jiff::Timestamp;
 
@@ -18,7 +19,6 @@ use self::judgement::Judgement;
 use super::Exit;
 use crate::{
     config::Config,
-    engine::Record,
     store::{Restored, Store},
     text_file,
 };

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::{Clock, Correction, Now, Readings, timestamp};
+use care_engine::trusted_time::{Correction, Now, Readings, timestamp};
+
+use super::Clock;
 use crate::conditions::{Conditions, Kind};
 
 /// How long T may stay unconfirmed before that is a condition: the API is asked at once and every minute.
@@ -73,7 +75,7 @@ fn disputed(now: Now) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::{HeardDate, LATEST};
+    use care_engine::trusted_time::{HeardDate, LATEST};
 
     const START: Duration = Duration::from_secs(1_767_225_600);
 

@@ -5,6 +5,11 @@
 use std::{sync::LazyLock, time::Duration};
 
 use bytes::Bytes;
+use care_engine::{
+    BadRecord, Connection, CutFigures, Delivery, Effect, Engine, Event, Fetched, Generation, Message, Record, Resource, Restored, Settings,
+    durable::slot::{self, FORMAT, Slot},
+    trusted_time::{LATEST, Readings},
+};
 use care_protocol::{Channel, Entitlement, Erased, Lease, MAX_INTEGER, Next, Order, Plan, Policy, Reason, Refund, RefundKind, Topic};
 
 use super::{
@@ -12,14 +17,9 @@ use super::{
     documents::{ISSUER, TRUSTED},
 };
 use crate::{
-    clock::{Clock, Dial, LATEST, Readings},
+    clock::{Clock, Dial},
     config::Config,
-    engine::{
-        BadRecord, Connection, CutFigures, Delivery, Effect, Engine, Event, Fetched, Generation, Message, Record, Resource, Restored,
-        Settings,
-    },
     status::StatusDocument,
-    store::slot_from_a_stranger,
 };
 
 const T0: u64 = 1_767_225_600;
@@ -52,9 +52,21 @@ fn entitlement(seq: u64) -> Entitlement {
     }
 }
 
+/// The record in a slot that another program may have written.
+fn foreign_slot(bytes: &[u8]) -> Option<&[u8]> {
+    match slot::decode(bytes) {
+        Slot::Whole { format: FORMAT, sequence, record } => {
+            // The next record can be written after it, and what is written is read back.
+            assert!(slot::encode(sequence + 1, record).is_some_and(|next| slot::decode(&next) != Slot::Torn));
+            Some(record)
+        }
+        Slot::Whole { .. } | Slot::Blank | Slot::Torn => None,
+    }
+}
+
 pub(super) fn state(input: &[u8]) -> Verdict {
     match input.split_first() {
-        Some((b'S', slot)) => match slot_from_a_stranger(slot) {
+        Some((b'S', slot)) => match foreign_slot(slot) {
             Some(record) => started_from(record),
             None => Verdict::Refused,
         },

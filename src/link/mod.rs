@@ -45,7 +45,7 @@ pub use acks::Ack;
 pub use fault::{LinkFault, Stage};
 pub use probe::{Found, probe};
 
-pub use crate::engine::Connection;
+pub use care_engine::Connection;
 
 use crate::{conditions::Conditions, config, tls};
 use acks::AckWindow;
@@ -122,7 +122,7 @@ pub enum Event {
         connection: Connection,
         /// Whether the broker kept our session. If not, publications that were with it are forgotten.
         session_present: bool,
-        /// The earliest end of the broker's certificates, since 1970; [`crate::clock::LATEST`] without TLS.
+        /// The earliest end of the broker's certificates, since 1970; [`care_engine::trusted_time::LATEST`] without TLS.
         valid_until: Duration,
     },
     /// SUBSCRIBE was sent: what comes from here on may confirm (section 3.4).

@@ -60,7 +60,7 @@ fn sentence(held: &BTreeMap<&'static str, Lost>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::Now;
+    use care_engine::trusted_time::Now;
 
     const NOW: Now = Now {
         boot: Duration::from_secs(60),

@@ -520,7 +520,7 @@ fn a_description_that_cannot_work_is_named_and_everything_else_runs() {
 
 /// The sentence of a condition that holds.
 fn named(conditions: &Conditions, name: &str) -> Option<String> {
-    let now = crate::clock::Now::default();
+    let now = care_engine::trusted_time::Now::default();
     conditions.list(now).into_iter().find(|condition| condition.name == name).map(|condition| condition.sentence)
 }
 

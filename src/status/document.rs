@@ -6,6 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use care_engine::{
+    Past, View,
+    trusted_time::{Now, timestamp},
+};
 use care_protocol::{DeviceId, Digest, Mode, Plan, Policy, Position, Reason, Report};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -13,10 +17,8 @@ use tokio::{sync::Notify, time::timeout};
 
 use super::History;
 use crate::{
-    clock::{Now, timestamp},
     conditions::Condition,
     config::Config,
-    engine::{Past, View},
     media::{MediaStatus, RecordingStatus, StreamStatus},
     upload::vendor::UploaderStatus,
 };

@@ -4,12 +4,11 @@
 
 use std::{collections::VecDeque, time::Duration};
 
+use care_engine::Past;
+use care_engine::trusted_time::timestamp;
 use care_protocol::{Plan, Reason, Report};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-
-use crate::clock::timestamp;
-use crate::engine::Past;
 
 /// How many changes are kept.
 const MOST: usize = 64;

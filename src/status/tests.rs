@@ -16,12 +16,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use care_engine::trusted_time::Now;
 use care_protocol::{Mode, Policy};
 use tokio::select;
 
 use super::*;
 use crate::{
-    clock::Now,
     conditions::{Conditions, Kind},
     config::{Config, Listen},
 };

@@ -1,6 +1,5 @@
-//! The few file operations the store and the flash spool need, as a trait, so that the tests can put an in-memory disk in
-//! place of the real one and lose, tear and reorder what was not synced. [`Directory`] is the real one; [`StateDir`] is one
-//! that holds the lock.
+//! Directories on the real file system, behind the trait that the store and the flash spool work on. [`Directory`] is a plain
+//! one; [`StateDir`] is one that holds the agent's lock.
 
 use std::fs::File;
 use std::io;
@@ -8,64 +7,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use care_engine::durable::filesystem::{Access, Filesystem, StateFile};
 use rustix::fs::{Advice, AtFlags, CWD, Dir, FlockOperation, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 
 use super::StoreError;
-
-/// How a file is opened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
-    /// For reading an existing file.
-    Read,
-    /// For reading and writing an existing file.
-    Write,
-    /// For writing a new file, emptied if it is there.
-    Create,
-}
-
-/// One directory, and what the store does in it.
-pub trait Filesystem: Send + 'static {
-    /// A file of this directory.
-    type File: StateFile;
-
-    /// Opens a file on a fresh descriptor.
-    fn open(&self, name: &str, access: Access) -> io::Result<Self::File>;
-
-    /// Gives a file another name, replacing what had it.
-    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
-
-    /// Takes a file's name away.
-    fn remove(&self, name: &str) -> io::Result<()>;
-
-    /// The names in the directory, in no order.
-    fn list(&self) -> io::Result<Vec<String>>;
-
-    /// Makes the names in the directory durable.
-    fn sync(&self) -> io::Result<()>;
-
-    /// Bytes that are free on its file system for who is not root.
-    fn free(&self) -> io::Result<u64> {
-        Ok(u64::MAX)
-    }
-}
-
-/// An open file.
-pub trait StateFile: Send + Sync + 'static {
-    /// Fills `buf` from `offset` on; returns fewer bytes only at the end of the file.
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
-
-    /// Writes all of `bytes` at `offset`.
-    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
-
-    /// Makes what was written durable. After an error nothing is known, and a second try on the same descriptor would
-    /// succeed without having written anything: the caller drops the file instead.
-    fn sync(&self) -> io::Result<()>;
-
-    /// Drops what the kernel holds of the file in memory, as far as it is clean, so that the next read shows what is on
-    /// the disk. A hint: where it does nothing, the read is as good as it ever was.
-    fn forget(&self);
-}
 
 /// A directory on the real file system.
 #[derive(Debug)]
@@ -94,9 +40,9 @@ impl Directory {
 }
 
 impl Filesystem for Directory {
-    type File = File;
+    type File = FlashFile;
 
-    fn open(&self, name: &str, access: Access) -> io::Result<File> {
+    fn open(&self, name: &str, access: Access) -> io::Result<FlashFile> {
         let flags = match access {
             Access::Read => OFlags::RDONLY,
             Access::Write => OFlags::RDWR,
@@ -107,7 +53,7 @@ impl Filesystem for Directory {
         if access == Access::Create {
             give_to_owner_of(&self.dir, &file)?;
         }
-        Ok(file)
+        Ok(FlashFile(file))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -168,9 +114,9 @@ impl StateDir {
 }
 
 impl Filesystem for StateDir {
-    type File = File;
+    type File = FlashFile;
 
-    fn open(&self, name: &str, access: Access) -> io::Result<File> {
+    fn open(&self, name: &str, access: Access) -> io::Result<FlashFile> {
         self.0.open(name, access)
     }
 
@@ -191,11 +137,15 @@ impl Filesystem for StateDir {
     }
 }
 
-impl StateFile for File {
+/// A file on the real file system.
+#[derive(Debug)]
+pub struct FlashFile(File);
+
+impl StateFile for FlashFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut filled = 0;
         while filled < buf.len() {
-            match FileExt::read_at(self, &mut buf[filled..], offset + filled as u64) {
+            match self.0.read_at(&mut buf[filled..], offset + filled as u64) {
                 Ok(0) => break,
                 Ok(bytes) => filled += bytes,
                 Err(why) if why.kind() == io::ErrorKind::Interrupted => {}
@@ -206,16 +156,16 @@ impl StateFile for File {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.write_all_at(bytes, offset)
+        self.0.write_all_at(bytes, offset)
     }
 
     fn sync(&self) -> io::Result<()> {
-        Ok(rustix::fs::fdatasync(self)?)
+        Ok(rustix::fs::fdatasync(&self.0)?)
     }
 
     fn forget(&self) {
         // Advice, not an order: there is nothing to do if the file system does not take it.
-        let _ = rustix::fs::fadvise(self, 0, None, Advice::DontNeed);
+        let _ = rustix::fs::fadvise(&self.0, 0, None, Advice::DontNeed);
     }
 }
 

@@ -5,14 +5,8 @@
 //!
 //! At start [`Store::open`] takes the lock and reads; [`Store::start`] moves the writing to a thread of its own.
 
-#[cfg(any(test, feature = "fuzzing"))]
-#[allow(clippy::unwrap_used, reason = "no part of the firmware")]
-#[cfg_attr(not(test), allow(dead_code, reason = "fuzzing only needs a place for files"))]
-pub(crate) mod disk;
 pub(crate) mod filesystem;
 mod peek;
-mod slot;
-pub(crate) mod slots;
 #[cfg(test)]
 mod tests;
 mod thread;
@@ -20,8 +14,11 @@ mod thread;
 use std::io;
 use std::path::{Path, PathBuf};
 
+pub use care_engine::durable::Restored;
+use care_engine::durable::slot::HEADER_BYTES;
+use care_engine::durable::slots::{STATE_FILE, Slots, WriteFault};
+
 use self::filesystem::StateDir;
-use self::slots::{STATE_FILE, Slots, WriteFault};
 pub use self::thread::{StoreThread, Written};
 
 /// Bytes of a slot. The largest record has two keysets (64 KiB), a token (8 KiB) and a report; a multiple of common
@@ -29,19 +26,7 @@ pub use self::thread::{StoreThread, Written};
 const SLOT_BYTES: usize = 192 * 1024;
 
 /// The largest record, in bytes.
-pub const RECORD_MOST: usize = SLOT_BYTES - slot::HEADER_BYTES;
-
-/// What was found at start.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Restored {
-    /// Nothing was ever written: a camera that was never bound.
-    Empty,
-    /// The newest durable record.
-    Record(Vec<u8>),
-    /// Something was written and none of it can be read, or a newer firmware wrote it (design 3.3: closed, and only a
-    /// `GET` sets the ratchet anew).
-    Unreadable,
-}
+pub const RECORD_MOST: usize = SLOT_BYTES - HEADER_BYTES;
 
 /// Why the state cannot be opened or written.
 #[derive(Debug, thiserror::Error)]
@@ -130,19 +115,6 @@ impl Store {
     /// failure of a ticket; it must not block.
     pub fn start(self, done: impl Fn(Written) + Send + 'static) -> StoreThread {
         StoreThread::start(self.slots, explain, done)
-    }
-}
-
-/// The record in a slot that somebody else may have written, for `fuzzing`.
-#[cfg(any(test, feature = "fuzzing"))]
-pub(crate) fn slot_from_a_stranger(bytes: &[u8]) -> Option<&[u8]> {
-    match slot::decode(bytes) {
-        slot::Slot::Whole { format: slot::FORMAT, sequence, record } => {
-            // The next record can be written after it, and what is written is read back.
-            assert!(slot::encode(sequence + 1, record).is_some_and(|next| slot::decode(&next) != slot::Slot::Torn));
-            Some(record)
-        }
-        slot::Slot::Whole { .. } | slot::Slot::Blank | slot::Slot::Torn => None,
     }
 }
 

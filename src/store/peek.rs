@@ -3,13 +3,13 @@
 
 use std::{fs::File, io, os::unix::fs::FileExt, path::Path};
 
-use rustix::{fs::FlockOperation, io::Errno};
-
-use super::{
-    Restored, SLOT_BYTES, StoreError,
+use care_engine::durable::{
     slot::{self, FORMAT, Slot},
     slots::STATE_FILE,
 };
+use rustix::{fs::FlockOperation, io::Errno};
+
+use super::{Restored, SLOT_BYTES, StoreError};
 
 pub(super) fn peek(dir: &Path) -> Result<Restored, StoreError> {
     let path = dir.join(STATE_FILE);

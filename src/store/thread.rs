@@ -8,9 +8,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use care_engine::durable::filesystem::Filesystem;
+use care_engine::durable::slots::{Slots, WriteFault};
+
 use super::StoreError;
-use super::filesystem::Filesystem;
-use super::slots::{Slots, WriteFault};
 
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 const LAST_RETRY: Duration = Duration::from_secs(30);

@@ -96,12 +96,12 @@ impl From<&CertificateError> for TlsFault {
             CertificateError::ExpiredContext { time, not_after } => Self::Expired {
                 not_after: timestamp(*not_after),
                 trusted: timestamp(*time),
-                system: crate::clock::timestamp(system_time()),
+                system: care_engine::trusted_time::timestamp(system_time()),
             },
             CertificateError::NotValidYetContext { time, not_before } => Self::NotYetValid {
                 not_before: timestamp(*not_before),
                 trusted: timestamp(*time),
-                system: crate::clock::timestamp(system_time()),
+                system: care_engine::trusted_time::timestamp(system_time()),
             },
             CertificateError::NotValidForNameContext { expected, presented } => {
                 let presented = if presented.is_empty() { "none".to_owned() } else { presented.join(", ") };

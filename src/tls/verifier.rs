@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use care_engine::trusted_time::{AGREE_WITHIN, LATEST};
 use rustls::{
     CertificateError, DigitallySignedStruct, Error, SignatureScheme,
     client::{
@@ -11,7 +12,7 @@ use rustls::{
     pki_types::{CertificateDer, ServerName, UnixTime},
 };
 
-use crate::clock::{AGREE_WITHIN, Clock, LATEST};
+use crate::clock::Clock;
 
 /// Verifies servers on a time that is only a lower bound of the true one (section 3.3).
 ///

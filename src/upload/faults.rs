@@ -3,6 +3,7 @@
 
 use std::{sync::Mutex, time::Duration};
 
+use care_engine::trusted_time::Now;
 use care_protocol::Erased;
 
 use super::{
@@ -10,7 +11,6 @@ use super::{
     spool::{Loss, Words},
 };
 use crate::{
-    clock::Now,
     conditions::{Conditions, Kind},
     path_mtu::PATHS,
 };

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use care_engine::{Admission, CutFigures, Generation};
 use care_protocol::{Erased, Mode, Policy, Position};
 use tokio::sync::Notify;
 
@@ -18,11 +19,7 @@ use super::{
     spool::{Chore, Spool},
     vendor::{Tidings, UploaderStatus, Vendor},
 };
-use crate::{
-    clock::Clock,
-    config::Spool as SpoolLimits,
-    engine::{Admission, CutFigures, Generation},
-};
+use crate::{clock::Clock, config::Spool as SpoolLimits};
 
 /// What may leave, and what has been recorded for it.
 #[derive(Debug)]

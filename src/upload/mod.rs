@@ -32,6 +32,7 @@ use std::{
     time::Duration,
 };
 
+use care_engine::{ClipFacts, Generation};
 use care_protocol::{DeviceId, Erased};
 use tokio::{runtime, select, sync::Notify, time::sleep};
 
@@ -46,15 +47,7 @@ use self::{
 pub use self::{flash::erase_spool, gate::Gate};
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use self::{flash::spool_from_a_stranger, grant::grant_from_a_stranger};
-use crate::{
-    clock::Clock,
-    conditions::Conditions,
-    config::Spool as SpoolLimits,
-    engine::{ClipFacts, Generation},
-    http::Origin,
-    store::filesystem::Directory,
-    tls,
-};
+use crate::{clock::Clock, conditions::Conditions, config::Spool as SpoolLimits, http::Origin, store::filesystem::Directory, tls};
 
 /// How often clips are looked at for their age, and how long a wait may be before the time is read anew: the runtime's
 /// clock stands still in suspend, BOOTTIME does not.

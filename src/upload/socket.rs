@@ -13,13 +13,13 @@ use std::{
     time::Duration,
 };
 
+use care_engine::Generation;
 use rustix::net::{Shutdown, connect_unspec, shutdown};
 use socket2::SockRef;
 use tokio::{net::TcpStream, task::AbortHandle};
 
 use super::kernel::{Kernel, TcpInfo};
 use crate::{
-    engine::Generation,
     http::{self, Door, Stale},
     path_mtu::PATHS,
 };

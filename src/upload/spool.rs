@@ -12,14 +12,11 @@ mod tests;
 use std::{collections::VecDeque, mem, time::Duration};
 
 use bytes::Bytes;
+use care_engine::{Admission, ClipFacts, Generation, Judge, trusted_time::Now};
 use care_protocol::{ClipKind, Erased, Policy, Position};
 use uuid::Uuid;
 
-use crate::{
-    clock::Now,
-    engine::{Admission, ClipFacts, Generation, Judge},
-    media::{Beginning, Verdict},
-};
+use crate::media::{Beginning, Verdict};
 use leaving::Leaving;
 pub(super) use leaving::{Blame, Content, End, Job, Next, Trouble, Words};
 pub(super) use spilling::{Chore, Spilled};

@@ -4,6 +4,7 @@
 use std::io;
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use care_engine::Record;
 use care_protocol::{Entitlement, Get, Keyset, Position, Topics};
 use ring::rand::{SecureRandom, SystemRandom};
 use serde::Deserialize;
@@ -11,7 +12,6 @@ use serde::Deserialize;
 use super::{Report, WITHIN};
 use crate::{
     config::Config,
-    engine::Record,
     http::Origin,
     link::{self, Found},
     status,

@@ -3,12 +3,15 @@
 
 use std::{cmp::Ordering, time::Duration};
 
+use care_engine::{
+    Record,
+    trusted_time::{AGREE_WITHIN, LATEST, timestamp},
+};
 use care_protocol::{Digest, Entitlement, Reject, VerifiedEntitlement};
 
 use crate::{
-    clock::{AGREE_WITHIN, Clock, LATEST, system_time, timestamp},
+    clock::{Clock, system_time},
     config::Config,
-    engine::Record,
 };
 
 /// The verdict, and what is said of each field.

@@ -23,7 +23,7 @@ async fn a_connection_begins_with_subscribe_and_online() {
     assert_eq!((online.topic.as_str(), &online.payload[..], online.retain), (STATUS, &b"online"[..], true));
 
     let connection = Connection(1);
-    assert_eq!(owner.next().await, Event::Connected { connection, session_present: false, valid_until: crate::clock::LATEST });
+    assert_eq!(owner.next().await, Event::Connected { connection, session_present: false, valid_until: care_engine::trusted_time::LATEST });
     assert_eq!(owner.next().await, Event::SubscribeSent { connection });
     assert_eq!(owner.next().await, Event::Subscribed { connection });
     assert_eq!(owner.link.status().state, LinkState::Subscribed);

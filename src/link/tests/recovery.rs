@@ -193,7 +193,7 @@ async fn three_closes_soon_after_connack_are_a_clone_and_end_the_fight() {
 }
 
 fn named(conditions: &Conditions) -> Vec<String> {
-    let now = crate::clock::Now::default();
+    let now = care_engine::trusted_time::Now::default();
     conditions.list(now).into_iter().map(|condition| condition.name).collect()
 }
 

@@ -66,7 +66,7 @@ async fn tcp_refused() {
     let (_, fault) = owner.lost().await;
     assert_eq!(fault.stage, Stage::Tcp);
     assert_eq!(fault.reason, format!("connecting to 127.0.0.1:{port}: connection refused"));
-    let now = crate::clock::Now::default();
+    let now = care_engine::trusted_time::Now::default();
     let [unreachable] = &conditions.list(now)[..] else { panic!("{conditions:?}") };
     assert_eq!((unreachable.name.as_str(), &unreachable.sentence), ("broker_unreachable", &fault.reason));
     assert!(unreachable.advice.contains("listens"), "{}", unreachable.advice);

@@ -2,11 +2,12 @@
 
 use std::{io, path::Path};
 
+use care_engine::durable::filesystem::Filesystem;
 use care_protocol::Erased;
 use uuid::Uuid;
 
 use super::files::{CLIP, JOURNAL, NEW_JOURNAL, PART};
-use crate::store::filesystem::{Directory, Filesystem};
+use crate::store::filesystem::Directory;
 
 /// Unlinks every clip in the spool's directory and makes that durable, then the agent's other files; whatever else lies there is
 /// not the agent's and stays. The journal goes last: what it says to be gone must not come back because the power fails here.

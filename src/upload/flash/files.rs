@@ -6,6 +6,7 @@
 use std::{collections::BTreeSet, io, sync::Arc};
 
 use bytes::Bytes;
+use care_engine::durable::filesystem::{Access, Filesystem, StateFile};
 use thiserror::Error;
 use uuid::Uuid;
 
@@ -14,7 +15,6 @@ use super::{
     journal,
     wear::Written,
 };
-use crate::store::filesystem::{Access, Filesystem, StateFile};
 
 pub(super) const JOURNAL: &str = "journal";
 pub(super) const NEW_JOURNAL: &str = "journal.part";

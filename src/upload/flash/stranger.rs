@@ -5,6 +5,14 @@
 
 use std::time::Duration;
 
+use care_engine::{
+    Admission, Generation,
+    durable::{
+        disk::Disk,
+        filesystem::{Access, Filesystem as _, StateFile as _},
+    },
+    trusted_time::Now,
+};
 use care_protocol::{ClipKind, Policy, Position};
 use uuid::Uuid;
 
@@ -14,13 +22,7 @@ use super::{
     header::{self, Facts, HEADER_BYTES},
 };
 use crate::{
-    clock::Now,
-    engine::{Admission, Generation},
     fuzzing::Verdict,
-    store::{
-        disk::Disk,
-        filesystem::{Access, Filesystem as _, StateFile as _},
-    },
     upload::spool::{Chore, End, Next, Spool},
 };
 

@@ -14,19 +14,22 @@ use std::{
 };
 
 use bytes::Bytes;
+use care_engine::{
+    Admission,
+    durable::{
+        disk::{Disk, Plant, Snapshot},
+        filesystem::Filesystem,
+    },
+    trusted_time::{HeardDate, LATEST, Readings},
+};
 use care_protocol::{ClipKind, Policy, Position};
 use uuid::Uuid;
 
 use super::{Files, HEADER_BYTES, Shelved, thread::carry_out};
 use crate::{
-    clock::{Clock, Dial, HeardDate, LATEST, Readings},
+    clock::{Clock, Dial},
     config::Spool as Limits,
-    engine::Admission,
     media::{Beginning, Outlet, Verdict},
-    store::{
-        disk::{Disk, Plant, Snapshot},
-        filesystem::Filesystem,
-    },
     upload::{
         Event,
         gate::Gate,
@@ -457,7 +460,7 @@ fn no_clip_takes_the_room_that_is_kept_for_the_state() {
 /// Scenario 70: after a rollback a newer firmware's files are erased, never misread.
 #[test]
 fn s70_what_another_firmware_wrote_is_erased_and_counted() {
-    use crate::store::filesystem::{Access, StateFile};
+    use care_engine::durable::filesystem::{Access, StateFile};
     let mut camera = Camera::new(None);
     let kept = camera.record(SHORT);
     let newer = camera.record(SHORT);

@@ -1,14 +1,13 @@
 //! The flash thread: does what the spool says is to be done, one thing at a time, and tells it what came of it. What is to
 //! be erased comes before anything is written.
 
+use care_engine::durable::filesystem::Filesystem;
+
 use super::{Files, Put, flash_fault};
-use crate::{
-    store::filesystem::Filesystem,
-    upload::{
-        Event,
-        gate::Gate,
-        spool::{Chore, Spilled},
-    },
+use crate::upload::{
+    Event,
+    gate::Gate,
+    spool::{Chore, Spilled},
 };
 
 /// Works until the spool is stopped and nothing is left to do.

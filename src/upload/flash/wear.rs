@@ -7,9 +7,8 @@
 
 use std::time::Duration;
 
+use care_engine::trusted_time::Now;
 use uuid::Uuid;
-
-use crate::clock::Now;
 
 /// What is counted: the least that flash writes at once.
 pub(in crate::upload) const PAGE: u64 = 4096;

@@ -10,15 +10,12 @@ mod tests;
 use std::time::Duration;
 
 use bytes::Bytes;
+use care_engine::{Admission, ClipFacts, Generation, trusted_time::Now};
 use care_protocol::{ClipKind, Erased, Position};
 use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::{Clip, LEFT, OnFlash, Spool, State, add, allows, trusted_ms};
-use crate::{
-    clock::Now,
-    engine::{Admission, ClipFacts, Generation},
-};
 
 /// How often a clip of an earlier boot asks whether the time is known by now.
 const CLOCK_ROUND: Duration = Duration::from_secs(2);

@@ -12,14 +12,12 @@
 use std::{cmp::Reverse, collections::BTreeSet, mem, time::Duration};
 
 use bytes::Bytes;
+use care_engine::trusted_time::Now;
 use care_protocol::Erased;
 use uuid::Uuid;
 
 use super::{Clip, Spool, Start, State, Words, add, class};
-use crate::{
-    clock::Now,
-    upload::flash::{Facts, HEADER_BYTES, Wear, Written},
-};
+use crate::upload::flash::{Facts, HEADER_BYTES, Wear, Written};
 
 /// How long a clip waits in memory before a power cut may not take it any more. Far longer than an upload that goes well
 /// takes to begin.

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::clock::Now;
+use care_engine::trusted_time::Now;
 
 /// A clip's first frame. Those of an earlier boot come first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -5,8 +5,9 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use care_engine::trusted_time::{HeardDate, LATEST};
+
 use super::*;
-use crate::clock::{HeardDate, LATEST};
 
 const SIZE: usize = 300_000;
 

@@ -13,14 +13,12 @@ use std::{
 };
 
 use bytes::Bytes;
+use care_engine::Admission;
 use care_protocol::{ClipKind, Policy, Position};
 
 use self::sink::Sink;
 use super::*;
-use crate::{
-    engine::Admission,
-    media::{Beginning, Outlet},
-};
+use crate::media::{Beginning, Outlet};
 
 const PAID: Policy = Policy { clips: true, history_h: 720, clip_max_s: 60, cooldown_s: 0, max_height: 1080, snapshots: true };
 const NONE: Policy = Policy { clips: false, snapshots: false, ..PAID };

@@ -19,6 +19,7 @@ use std::{
     time::Duration,
 };
 
+use care_engine::{Admission, CutFigures, Generation, trusted_time::Now};
 use care_protocol::{Erased, Mode, Policy, Position};
 use rustix::net::{SendFlags, Shutdown, send, shutdown};
 use serde::{Deserialize, Serialize};
@@ -30,10 +31,7 @@ pub(super) use session::Door;
 pub(crate) use stranger::uploader_from_a_stranger;
 
 use super::Event;
-use crate::{
-    clock::{Clock, Now},
-    engine::{Admission, CutFigures, Generation},
-};
+use crate::clock::Clock;
 
 /// How long an uploader may go on after the last line that lets it. So long, too, does a cut wait for its answer: by then
 /// one that has not answered has stopped by itself.

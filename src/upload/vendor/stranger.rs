@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use care_engine::{Admission, CutFigures, Generation, trusted_time::Readings};
 use care_protocol::{Erased, Mode, Policy, Position};
 
 use super::{
@@ -19,11 +20,7 @@ use super::{
     lines::{Cutter, LONGEST_LINE, MOST_BYTES, MOST_CLIPS},
     session::PIECE,
 };
-use crate::{
-    clock::{Clock, Readings},
-    engine::{Admission, CutFigures, Generation},
-    fuzzing::Verdict,
-};
+use crate::{clock::Clock, fuzzing::Verdict};
 
 const KEEP: Policy = Policy { clips: true, history_h: 12, clip_max_s: 12, cooldown_s: 300, max_height: 720, snapshots: false };
 const AT: Position = Position { epoch: 3, seq: 41 };

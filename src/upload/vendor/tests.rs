@@ -7,11 +7,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use care_engine::trusted_time::Readings;
 use serde_json::Value;
 
 use super::*;
 use crate::{
-    clock::{Dial, Readings},
+    clock::Dial,
     config::Endpoint,
     http::Origin,
     upload::{Gate, Peers, Settings, Uploads, start},

@@ -14,8 +14,8 @@ use super::{
     uploader::Uploader,
 };
 use crate::{
-    clock::{HeardDate, Readings, TrustedTime},
-    store::{self, disk::Disk, slots::Slots},
+    durable::{self, disk::Disk, slots::Slots},
+    trusted_time::{HeardDate, Readings, TrustedTime},
 };
 
 /// Enough for a record with two keysets and a report.
@@ -99,7 +99,7 @@ struct Flash {
 }
 
 impl Flash {
-    fn on(disk: Disk) -> (Self, store::Restored) {
+    fn on(disk: Disk) -> (Self, durable::Restored) {
         let disk = disk.without_history();
         let (slots, restored) = Slots::open(disk.clone(), SLOT).expect("a disk that works");
         (Self { disk, slots, slow: false, waiting: None, attempted: vec![], durable: None }, restored)
@@ -733,12 +733,12 @@ impl World {
         let (flash, restored) = Flash::on(Disk::from(remains));
         self.flash = flash;
         let record = match restored {
-            store::Restored::Empty => {
+            durable::Restored::Empty => {
                 assert_eq!(durable, None, "the flash has forgotten what it was given");
                 None
             }
-            store::Restored::Unreadable => panic!("a power cut made the state unreadable"),
-            store::Restored::Record(record) => {
+            durable::Restored::Unreadable => panic!("a power cut made the state unreadable"),
+            durable::Restored::Record(record) => {
                 if durable.as_deref() != Some(&record) {
                     let found = attempted.iter().find(|(_, attempted)| *attempted == record);
                     let (ticket, _) = found.expect("the flash brings back neither the last record nor the one that was being written");

@@ -10,7 +10,7 @@ use care_protocol::{
 };
 
 use super::*;
-use crate::clock::{Corrector, Dispute};
+use crate::trusted_time::{Corrector, Dispute};
 
 mod corrections;
 

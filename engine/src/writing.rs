@@ -4,7 +4,7 @@
 use care_protocol::{Cause, MAX_INTEGER, Reject, Report, RootKeys};
 
 use super::{Arrival, Effect, Engine, Record, force::InForce, past};
-use crate::clock::Now;
+use crate::trusted_time::Now;
 
 impl Engine {
     /// Writes a record that a PUBACK waits for.

@@ -5,7 +5,7 @@ use care_protocol::{Plan, Position, Reason};
 use serde::{Deserialize, Serialize};
 
 use super::force::InForce;
-use crate::clock::Now;
+use crate::trusted_time::Now;
 
 /// How many are kept.
 const MOST: usize = 16;

@@ -15,7 +15,7 @@ use super::{
     paper::{CERTIFICATES_END, CLOSED, Doc, FREE, T0, both, takes},
     uploader::Clip,
 };
-use crate::clock::{Now, Readings};
+use crate::trusted_time::{Now, Readings};
 
 const SECOND: Duration = Duration::from_secs(1);
 const TEN_MINUTES: Duration = Duration::from_secs(600);

@@ -6,7 +6,7 @@ use care_protocol::{Digest, Mode, Plan, Policy, Position, Reason, Report};
 use serde::Serialize;
 
 use super::{Engine, Past, force::InForce};
-use crate::clock::Now;
+use crate::trusted_time::Now;
 
 /// A picture of the engine at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize)]

@@ -1,5 +1,5 @@
 //! The engine: what the camera's upload may do, decided from documents and time alone. `handle(event, now)` in, effects
-//! out, in order. It knows no socket, file, clock or pipeline: [`crate::agent`] carries its effects out, tests and
+//! out, in order. It knows no socket, file, clock or pipeline: the agent carries its effects out, tests and
 //! simulation drive it a million times in memory.
 //!
 //! One document's way: `judge` → `duplicate`, `stale`, `conflict`, `rejected`, or `accept`. A
@@ -7,7 +7,11 @@
 //! and opens the gate afterwards (section 4).
 #![forbid(unsafe_code)]
 
+#[macro_use]
+mod planted;
+
 mod admission;
+pub mod durable;
 mod event;
 mod force;
 mod inbox;
@@ -20,6 +24,7 @@ mod reports;
 mod standing;
 mod switch;
 mod time;
+pub mod trusted_time;
 mod verifying;
 mod view;
 mod writing;
@@ -46,7 +51,7 @@ use reports::Reports;
 use standing::{Standing, Via};
 use time::Learnt;
 
-use crate::clock::{Correction, LATEST, Now};
+use crate::trusted_time::{Correction, LATEST, Now};
 
 /// How long a document under an unknown key waits for its keyset.
 const HOLD: Duration = Duration::from_secs(30);

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use care_protocol::{Erased, Get, Policy, Position, Report, Topic};
 
 use super::{Admission, Generation};
-use crate::clock::LATEST;
+use crate::trusted_time::LATEST;
 
 /// The number of an MQTT connection, so that what belongs to an old one is not taken for the new: each CONNACK begins a new one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

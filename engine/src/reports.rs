@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use care_protocol::{Cause, Cut, Entitlement, Erased, Outcome, Position, Reason, Reject, Report};
 
 use super::{Effect, Engine, force::InForce};
-use crate::clock::Now;
+use crate::trusted_time::Now;
 
 /// How many reports of one other outcome may go out at once.
 const BURST: u32 = 5;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use care_protocol::Get;
 
 use super::{Connection, Fetched};
-use crate::clock::Now;
+use crate::trusted_time::Now;
 
 /// How long paid media stays open after the connection is lost, for a `GET` to be answered.
 const GRACE: Duration = Duration::from_secs(10);

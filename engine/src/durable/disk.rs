@@ -2,6 +2,9 @@
 //!
 //! It also plays the faults of a real one: a full file system, a read-only one, an fsync that fails and drops the pages it
 //! could not write. And it can be told to lie, for the tests of the tests.
+//!
+//! It is public because the agent's own tests use it too. Nothing in the firmware refers to it, so the linker leaves it out.
+#![allow(clippy::unwrap_used, reason = "no part of the firmware")]
 
 use std::collections::BTreeMap;
 use std::io;
@@ -95,16 +98,19 @@ pub struct DiskFile {
 }
 
 impl Disk {
+    /// A disk in this state.
     pub fn from(snapshot: Snapshot) -> Self {
         let disk = Self::default();
         disk.lock().now = snapshot;
         disk
     }
 
+    /// An empty disk with this fault.
     pub fn planted(plant: Option<Plant>) -> Self {
         Self::default().with(plant)
     }
 
+    /// The same disk with this fault.
     pub fn with(self, plant: Option<Plant>) -> Self {
         self.lock().plant = plant;
         self
@@ -127,16 +133,19 @@ impl Disk {
         std::mem::take(&mut self.lock().history)
     }
 
+    /// Notes that this record is about to be written.
     pub fn attempt(&self, record: u64) {
         self.lock().now.attempted = record;
     }
 
+    /// Notes that this record was said to be durable.
     pub fn acknowledge(&self, record: u64) {
         let mut inner = self.lock();
         inner.now.acknowledged = record;
         inner.record();
     }
 
+    /// The disk as it is now.
     pub fn now(&self) -> Snapshot {
         self.lock().now.clone()
     }
@@ -158,6 +167,7 @@ impl Disk {
         self.lock().failing = kind;
     }
 
+    /// Whether everything but reading fails from now on.
     pub fn set_read_only(&self, read_only: bool) {
         self.lock().read_only = read_only;
     }

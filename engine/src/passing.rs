@@ -8,7 +8,7 @@ use super::{
     Arrival, Effect, Engine, FIRST_KEYSET, FLASH_WAIT, Fetched, HOLD, KEYSET_PAUSE, PERSIST_EVERY, REFUSED_PAUSE, REFUSED_RETRY, Refused,
     Resource, UnknownKey,
 };
-use crate::clock::Now;
+use crate::trusted_time::Now;
 
 /// What the report says of a deaf connection.
 const NOTHING_DELIVERED: &str = "the broker granted the subscription, but neither a copy of the entitlement nor an answer to a get \

@@ -25,7 +25,7 @@ pub(super) fn turn_on() {
     MEMORY.set(Some(Memory::default()));
 }
 
-pub(in super::super) fn entitlement(
+pub(crate) fn entitlement(
     token: &[u8],
     keyset: Option<&Keyset>,
     verify: impl FnOnce() -> Result<VerifiedEntitlement, Reject>,
@@ -40,7 +40,7 @@ pub(in super::super) fn entitlement(
     })
 }
 
-pub(in super::super) fn keyset(token: &[u8], verify: impl FnOnce() -> Result<VerifiedKeyset, Reject>) -> Result<VerifiedKeyset, Reject> {
+pub(crate) fn keyset(token: &[u8], verify: impl FnOnce() -> Result<VerifiedKeyset, Reject>) -> Result<VerifiedKeyset, Reject> {
     MEMORY.with_borrow_mut(|memory| {
         let Some(memory) = memory else { return verify() };
         if memory.keysets.len() > MOST {

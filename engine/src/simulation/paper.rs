@@ -6,8 +6,8 @@ use std::{cell::RefCell, collections::HashMap, rc::Rc, time::Duration};
 use care_protocol::{Channel, Digest, Entitlement, Key, Keyset, Lease, Next, Policy, Position, Reason, Reset, Signer};
 use fastrand::Rng;
 
-pub(super) use super::super::tests::FREE;
-use super::super::{Settings, tests::settings};
+pub(super) use crate::tests::FREE;
+use crate::{Settings, tests::settings};
 
 pub(super) const T0: u64 = 1_767_225_600;
 /// When the certificates of broker and API end.

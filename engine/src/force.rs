@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use care_protocol::{Mode, Next, Plan, Policy, Reason, VerifiedEntitlement};
 
-use crate::clock::Now;
+use crate::trusted_time::Now;
 
 /// A document in force, or about to be.
 #[derive(Debug, Clone)]

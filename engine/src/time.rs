@@ -5,7 +5,7 @@ use std::time::Duration;
 use care_protocol::{Cause, Keyset, Reject, Report};
 
 use super::{Arrival, Effect, Engine};
-use crate::clock::{Now, timestamp};
+use crate::trusted_time::{Now, timestamp};
 
 /// What the documents of one event have taught of trusted time: it holds at once, and the clock is told of it by an effect.
 #[derive(Debug, Clone, Copy, Default)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use care_protocol::{Cause, Cut, Erased, Mode, Policy, Position};
 
 use super::{Admission, Arrival, CutFigures, Cutting, Effect, Engine, Unwritten, force::InForce};
-use crate::clock::Now;
+use crate::trusted_time::Now;
 
 impl Engine {
     /// What the gate should be told now.

@@ -9,7 +9,7 @@ use super::{
     super::{Admission, ClipFacts, Judge},
     step::Upload,
 };
-use crate::clock::Now;
+use crate::trusted_time::Now;
 
 /// More clips than this are not kept.
 const MOST: usize = 6;

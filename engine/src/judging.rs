@@ -11,7 +11,7 @@ use super::{
     Arrival, COPIES, Connection, Effect, Engine, Fetched, HOLD, Known, Message, REFUSED_RETRY, Staged, UnknownKey, force::InForce,
     rejections::Way, standing::Via, verifying,
 };
-use crate::clock::Now;
+use crate::trusted_time::Now;
 
 impl Engine {
     pub(super) fn read(&mut self, message: Message, now: Now) {

@@ -56,7 +56,7 @@ mod tests {
     #[test]
     fn what_only_repeats_does_not_pile_up() {
         let mut inbox = Inbox::default();
-        let free = super::super::tests::FREE;
+        let free = crate::tests::FREE;
         for ticket in 1..100 {
             inbox.push(Event::Written { ticket });
         }

@@ -1,8 +1,10 @@
-//! The configuration file (section 3.7): TOML in, checked values out. Every fault is found at once and names its line and key.
+//! The configuration file: TOML in, typed values out (`docs/protocol.md#configuration-rules`). Every fault is reported at once,
+//! with its line and key. Nothing here starts a pipeline, opens a socket or writes a file.
 
 mod address;
 mod fault;
 mod files;
+mod parsed;
 mod read;
 mod section;
 #[cfg(test)]
@@ -11,9 +13,6 @@ mod tests;
 use std::{
     collections::BTreeSet,
     fmt,
-    fs::{File, Metadata},
-    io::{self, Read},
-    iter,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -23,152 +22,12 @@ use care_protocol::{DeviceId, Policy, RootKeys};
 pub use crate::tls::{StoreCa, TlsFiles};
 pub use fault::ConfigFault;
 pub use files::{FileKind, NamedFile};
+pub use parsed::Parsed;
 
-use crate::{
-    ownership,
-    redact::{self, Secret},
-    text_file, tls,
-};
-use section::Lines;
+use crate::redact::Secret;
 
 /// Where the configuration is unless the command line says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/kasa-care-agent/config.toml";
-
-/// What a configuration file says, with everything that is wrong with it.
-struct Reading {
-    /// The configuration, if it has no fault.
-    config: Option<Config>,
-    /// Every fault, in the order of the file.
-    faults: Vec<ConfigFault>,
-    /// Every file it names, also where the rest has faults.
-    files: Vec<NamedFile>,
-    /// What it says of the camera, also where the rest has faults.
-    media: Option<Media>,
-    recording: Option<Recording>,
-    lines: Lines,
-}
-
-impl Reading {
-    /// Reads a file; if that fails, this is its only fault.
-    fn of(path: &Path) -> Self {
-        Self::of_checked(path, |_| None)
-    }
-
-    /// The same, with what `look` finds wrong with the open file.
-    fn of_checked(path: &Path, look: impl Fn(&Metadata) -> Option<(String, String)>) -> Self {
-        let fault = |(wrong, right)| ConfigFault { file: path.to_owned(), line: 0, key: String::new(), wrong, right };
-        let unreadable =
-            |error: io::Error| (format!("cannot be read: {error}"), "create it, or name another one with --config FILE".to_owned());
-        let read = || {
-            let mut file = File::open(path).map_err(unreadable)?;
-            let mut bytes = Vec::new();
-            file.read_to_end(&mut bytes).map_err(unreadable)?;
-            let text = text_file::read(&bytes).map_err(|what| ("is no text".to_owned(), what))?;
-            let mut reading = read::read(text, path);
-            reading.faults.extend(file.metadata().ok().and_then(|metadata| look(&metadata)).map(fault));
-            Ok(reading)
-        };
-        read().unwrap_or_else(|wrong| Self {
-            config: None,
-            faults: vec![fault(wrong)],
-            files: Vec::new(),
-            media: None,
-            recording: None,
-            lines: Lines::default(),
-        })
-    }
-
-    /// Reads a file that says whom the device believes: nobody else may change it.
-    fn of_owned(path: &Path) -> Self {
-        Self::of_checked(path, |metadata| ownership::fault(path, metadata))
-    }
-
-    /// Looks at the named files too, whatever faults the text has.
-    fn look_at_files(&mut self, path: &Path, which: impl Fn(FileKind) -> bool) {
-        let alone = self.files.iter().filter(|file| which(file.kind)).filter_map(|file| file.fault(path));
-        self.faults.extend(alone.collect::<Vec<_>>());
-        if let Some(config) = &self.config {
-            if self.faults.iter().all(|fault| fault.key == "device.state_dir") {
-                self.faults.extend(files::pair_faults(config, &self.files, path));
-            }
-        }
-    }
-
-    fn ended(self) -> Result<Config, Vec<ConfigFault>> {
-        self.config.filter(|_| self.faults.is_empty()).ok_or(self.faults)
-    }
-}
-
-/// Everything that can be said of a configuration file without trying what it describes. Whoever tries adds what he finds.
-pub struct Checked {
-    /// The file.
-    pub path: PathBuf,
-    /// The configuration, if its text has no fault.
-    pub config: Option<Config>,
-    /// `[media]`, if that has no fault.
-    pub media: Option<Media>,
-    /// `[recording]`, if that has no fault.
-    pub recording: Option<Recording>,
-    /// The files it names.
-    pub files: Vec<NamedFile>,
-    /// What does not work.
-    pub faults: Vec<ConfigFault>,
-    /// What works, and somebody should look at.
-    pub warnings: Vec<ConfigFault>,
-    lines: Lines,
-}
-
-impl Checked {
-    /// Something does not work that this key describes.
-    pub fn fault(&mut self, key: &str, wrong: impl Into<String>, right: impl Into<String>) {
-        self.faults.push(self.at(key, wrong.into(), right.into()));
-    }
-
-    /// Something works that this key describes, and somebody should look at it.
-    pub fn warn(&mut self, key: &str, wrong: impl Into<String>, right: impl Into<String>) {
-        self.warnings.push(self.at(key, format!("warning: {}", wrong.into()), right.into()));
-    }
-
-    fn at(&self, key: &str, wrong: String, right: String) -> ConfigFault {
-        ConfigFault {
-            file: self.path.clone(),
-            line: self.lines.of(key),
-            key: key.to_owned(),
-            wrong: redact::text(&wrong),
-            right: redact::text(&right),
-        }
-    }
-
-    /// The directories of the files that say whom the device believes, and what of those files is skipped.
-    fn look_at_trust(&mut self) {
-        let authorities: Vec<_> = self.files.iter().filter(|file| file.kind == FileKind::Authorities).cloned().collect();
-        let mut directories = BTreeSet::new();
-        for (key, file) in iter::once(("", self.path.clone())).chain(authorities.iter().map(|file| (file.key.as_str(), file.path.clone())))
-        {
-            if directories.insert(file.parent().map(Path::to_owned)) {
-                if let Some((wrong, right)) = ownership::directory_fault(&file) {
-                    self.warn(key, wrong, right);
-                }
-            }
-        }
-        for file in authorities {
-            // A file that cannot be read at all is a fault, and was found already.
-            for skipped in tls::skipped(&file.path).unwrap_or_default() {
-                let wrong = format!("{} is read without its {skipped}", file.path.display());
-                self.warn(&file.key, wrong, "remove that part from the file, or replace it");
-            }
-        }
-    }
-
-    /// Looks whether this camera's GStreamer has what the built-in motion needs. The agent starts without it too: it follows
-    /// the plan, and its status says what is missing.
-    fn look_at_motion(&mut self) {
-        let Some(media) = self.media.as_ref().filter(|media| media.motion == Motion::BuiltIn) else { return };
-        if let Err(wrong) = crate::media::built_in_available(&media.source) {
-            self.fault("media.motion", wrong, "install it, or write motion = \"socket:/run/kasa-care-agent/motion.sock\" or \"every:30s\"");
-        }
-    }
-}
 
 /// A configuration without faults.
 #[derive(Debug, Clone, PartialEq)]
@@ -200,34 +59,31 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads a configuration's text; `path` is only named in faults. Every fault is found at once.
+    /// Reads a configuration's text; `path` is only named in faults.
+    ///
+    /// # Errors
+    /// Every fault of the text.
     pub fn parse(text: &str, path: &Path) -> Result<Self, Vec<ConfigFault>> {
-        read::read(text, path).ended()
+        read::read(text, path).into_result()
     }
 
-    /// Reads a configuration file. The files it names are not looked at; see [`Config::load_with_files`].
+    /// Reads a configuration file, but none of the files it names; see [`Config::load_with_files`].
+    ///
+    /// # Errors
+    /// Every fault of the text, or why the file cannot be read.
     pub fn load(path: &Path) -> Result<Self, Vec<ConfigFault>> {
-        Reading::of(path).ended()
+        Parsed::read(path).into_result()
     }
 
-    /// Reads a configuration file and looks at who may change it and at the keys and certificates it names: what the agent
-    /// starts with, and what it takes over on SIGHUP. A state directory that cannot be written is no fault here: the agent
-    /// obeys what it can read.
+    /// Reads a configuration file and checks who may change it and the keys and certificates it names. The agent does this
+    /// when it starts and on SIGHUP.
+    ///
+    /// A state directory that cannot be written is no fault here: the agent obeys the state it can read.
+    ///
+    /// # Errors
+    /// Every fault of the text and of the named files.
     pub fn load_with_files(path: &Path) -> Result<Self, Vec<ConfigFault>> {
-        let mut reading = Reading::of_owned(path);
-        reading.look_at_files(path, |kind| kind != FileKind::WritableDir);
-        reading.ended()
-    }
-
-    /// Reads a configuration file and looks at everything it names or needs, by writing to the state directory too.
-    pub fn check(path: &Path) -> Checked {
-        let mut reading = Reading::of_owned(path);
-        reading.look_at_files(path, |_| true);
-        let Reading { config, faults, files, media, recording, lines } = reading;
-        let mut checked = Checked { path: path.to_owned(), config, media, recording, files, faults, warnings: Vec::new(), lines };
-        checked.look_at_trust();
-        checked.look_at_motion();
-        checked
+        Parsed::read_with_files(path).into_result()
     }
 }
 

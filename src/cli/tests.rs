@@ -207,6 +207,47 @@ fn a_good_configuration_is_ok() {
 }
 
 #[test]
+fn check_config_finds_a_state_directory_that_cannot_be_written() {
+    let camera = Camera::new();
+    fs::remove_dir(camera.path("state")).unwrap();
+    let (exit, _, err) = camera.run("check-config");
+    assert_eq!((exit, err.lines().count()), (Exit::Config, 1), "{err}");
+    assert!(err.contains("config.toml:4: device.state_dir: ") && err.contains("install -d"), "{err}");
+}
+
+#[test]
+#[cfg(not(feature = "gstreamer"))]
+fn check_config_finds_that_this_build_has_no_built_in_motion() {
+    let camera = Camera::new();
+    camera.configure(|text| text + "[media]\nsource = \"test\"\nmotion = \"built-in\"\n");
+    let (exit, _, err) = camera.run("check-config");
+    assert_eq!(exit, Exit::Config, "{err}");
+    assert!(err.lines().any(|line| line.contains(": media.motion: ")), "{err}");
+}
+
+#[test]
+fn check_config_refuses_a_configuration_that_others_may_change() {
+    let camera = Camera::new();
+    camera.chmod("config.toml", 0o666);
+    let (exit, _, err) = camera.run("check-config");
+    assert_eq!((exit, err.lines().count()), (Exit::Config, 1), "{err}");
+    assert!(err.contains("; chmod 644"), "{err}");
+}
+
+#[test]
+fn check_config_warns_of_an_authority_that_cannot_be_read() {
+    let camera = Camera::new();
+    let root = fs::read_to_string(camera.path("ca.pem")).unwrap();
+    let odd = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    for bundle in [format!("{odd}{root}"), format!("{root}{odd}"), format!("\u{feff}{root}{odd}")] {
+        camera.write("ca.pem", bundle.as_bytes());
+        let (exit, _, err) = camera.run("check-config");
+        assert_eq!((exit, err.lines().count()), (Exit::Done, 1), "{err}");
+        assert!(err.contains("config.toml:7: broker.ca: warning: ") && err.contains("certificate"), "{err}");
+    }
+}
+
+#[test]
 fn every_command_refuses_a_wrong_configuration_with_78() {
     let camera = Camera::new();
     camera.configure(|text| text.replace("clips = true", "clips = 1").replace("mqtts://127.0.0.1", "mqtt://care.example"));

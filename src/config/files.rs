@@ -1,10 +1,7 @@
 //! The files that a configuration names: there, readable, of the right form, private keys private, certificates this
 //! device's. Each fault is laid at the key that names the file.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use super::{Config, ConfigFault, TlsFiles};
 use crate::tls::{self, TlsError};
@@ -38,16 +35,17 @@ pub struct NamedFile {
 }
 
 impl NamedFile {
-    /// What is wrong with it by itself, if anything; `config` is the file that names it.
+    /// What is wrong with the file by itself; `config` is the file that names it. Nothing is written: whether a directory can
+    /// be written to is for `check-config` to try.
     pub(super) fn fault(&self, config: &Path) -> Option<ConfigFault> {
         let checked = match self.kind {
-            FileKind::Authorities => tls::check_ca(&self.path).map_err(|error| in_two(&error)),
-            FileKind::Certificate => tls::check_certificate(&self.path).map_err(|error| in_two(&error)),
-            FileKind::PrivateKey => tls::check_key(&self.path).map_err(|error| in_two(&error)),
-            FileKind::Revocations => tls::check_crl(&self.path).map_err(|error| in_two(&error)),
-            FileKind::WritableDir => writable_dir(&self.path),
+            FileKind::Authorities => tls::check_ca(&self.path),
+            FileKind::Certificate => tls::check_certificate(&self.path),
+            FileKind::PrivateKey => tls::check_key(&self.path),
+            FileKind::Revocations => tls::check_crl(&self.path),
+            FileKind::WritableDir => Ok(()),
         };
-        checked.err().map(|wrong| self.at(config, wrong))
+        checked.err().map(|error| self.at(config, in_two(&error)))
     }
 
     fn at(&self, config: &Path, (wrong, right): (String, String)) -> ConfigFault {
@@ -79,12 +77,4 @@ fn in_two(error: &TlsError) -> (String, String) {
         Some((wrong, right)) => (wrong.to_owned(), right.to_owned()),
         None => (message, "replace it".to_owned()),
     }
-}
-
-/// Writes a file and removes it: permissions alone do not tell of a read-only mount or a full disk.
-fn writable_dir(path: &Path) -> Result<(), (String, String)> {
-    let wrong = |error| format!("{} cannot be written to: {error}", path.display());
-    let right = || format!("run: install -d -o kasa-care-agent -g kasa-care-agent -m 0700 {}", path.display());
-    let probe = path.join(format!(".check-config.{}", std::process::id()));
-    fs::write(&probe, b"check").and_then(|()| fs::remove_file(&probe)).map_err(|error| (wrong(error), right()))
 }

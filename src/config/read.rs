@@ -10,7 +10,7 @@ use care_protocol::{DeviceId, MAX_INTEGER, Policy, PublicKey, RootKeys};
 use toml::{Spanned, de::DeTable};
 
 use super::{
-    Broker, ClipStore, Cloud, Config, ConfigFault, Device, Endpoint, FileKind, Media, Motion, NamedFile, Reading, Recording, Source, Spool,
+    Broker, ClipStore, Cloud, Config, ConfigFault, Device, Endpoint, FileKind, Media, Motion, NamedFile, Parsed, Recording, Source, Spool,
     StoreCa, TlsFiles, Trust, Upload, Uploader,
     address::{self, Schemes},
     fault::Wrong,
@@ -27,7 +27,7 @@ const FLASH_A_DAY: u64 = 10;
 const MAX_PRE_ROLL_S: u64 = 60;
 
 /// Reads a file's text. What cannot be parsed is reported beside what can.
-pub(super) fn read(text: &str, file: &Path) -> Reading {
+pub(super) fn read(text: &str, file: &Path) -> Parsed {
     let (document, errors) = DeTable::parse_recoverable(text);
     let findings = Findings::new(file, text);
     let mut files = Vec::new();
@@ -45,7 +45,8 @@ pub(super) fn read(text: &str, file: &Path) -> Reading {
     faults.extend(findings.into_faults().into_iter().filter(|fault| !broken.contains(&fault.line)));
     faults.sort_by_key(|fault| if fault.line == 0 { usize::MAX } else { fault.line });
     let (media, recording) = camera;
-    Reading { config: config.filter(|_| faults.is_empty()), faults, files, media, recording, lines }
+    let config = config.filter(|_| faults.is_empty());
+    Parsed { path: file.to_owned(), config, media, recording, files, faults, lines }
 }
 
 /// Every section is read, whatever faults the others have.

@@ -395,24 +395,18 @@ mod files {
     }
 
     #[test]
-    fn a_directory_that_cannot_be_written_is_found_but_does_not_stop_the_agent() {
+    fn a_state_directory_that_is_missing_does_not_stop_the_agent() {
         let camera = Camera::new();
         fs::remove_dir(camera.0.path().join("state")).unwrap();
         assert_eq!(camera.faults(), [""; 0]);
-        let faults = Config::check(&camera.config()).faults;
-        assert_eq!(faults.len(), 1);
-        assert_eq!((faults[0].line, faults[0].key.as_str()), (4, "device.state_dir"));
     }
 
     #[test]
-    #[cfg(not(feature = "gstreamer"))]
-    fn motion_that_nothing_here_can_see_is_found() {
+    fn a_build_without_built_in_motion_starts_all_the_same() {
         let camera = Camera::new();
         let text = fs::read_to_string(camera.config()).unwrap();
         camera.write("config.toml", &(text + "[media]\nsource = \"test\"\nmotion = \"built-in\"\n"), 0o644);
-        let faults = Config::check(&camera.config()).faults;
-        assert_eq!((faults.len(), faults[0].line, faults[0].key.as_str()), (1, 24, "media.motion"));
-        assert_eq!(camera.faults(), [""; 0], "the agent starts all the same");
+        assert_eq!(camera.faults(), [""; 0]);
     }
 
     #[test]
@@ -431,7 +425,6 @@ mod files {
             let faults = Config::load_with_files(&camera.config()).expect_err("loose");
             assert_eq!(faults.len(), 1);
             assert!(faults[0].right.starts_with(remedy) && faults[0].wrong.contains("change"), "{}", faults[0]);
-            assert_eq!(Config::check(&camera.config()).faults, faults);
         }
         camera.write("config.toml", &text, 0o640);
         assert_eq!(camera.faults(), [""; 0]);
@@ -450,17 +443,13 @@ mod files {
     }
 
     #[test]
-    fn a_root_that_cannot_be_read_is_a_warning_and_none_at_all_a_fault() {
+    fn a_ca_file_needs_one_certificate_that_can_be_read() {
         let camera = Camera::new();
         let root = fs::read_to_string(camera.0.path().join("ca.pem")).unwrap();
         let odd = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
         for bundle in [format!("{odd}{root}"), format!("{root}{odd}"), format!("\u{feff}{root}{odd}")] {
             camera.write("ca.pem", &bundle, 0o644);
             assert_eq!(camera.faults(), [""; 0]);
-            let checked = Config::check(&camera.config());
-            assert_eq!((checked.faults.len(), checked.warnings.len()), (0, 1), "{:?}", checked.faults);
-            let warning = &checked.warnings[0];
-            assert!(warning.line == 7 && warning.key == "broker.ca" && warning.wrong.contains("certificate"), "{warning}");
         }
         camera.write("ca.pem", odd, 0o644);
         assert_eq!(camera.faults(), ["7 broker.ca"]);

@@ -1,28 +1,29 @@
-//! Certificates by their dates, against the later of the two clocks: the system's, and what the agent knows the time to be at
-//! least. A camera whose clock is behind must not call a good certificate bad.
+//! Checks certificate dates against the later of two clocks: the system clock and trusted time, which is a lower bound of the
+//! true time. A camera whose clock is behind must not call a good certificate bad.
 
 use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
 
+use super::findings::Findings;
 use crate::{
-    config::{Checked, FileKind},
+    config::FileKind,
     tls::{self, Validity},
 };
 
-/// A certificate that ends within this is warned of, as the running agent does.
+/// Warns of a certificate that ends within this, as the running agent does.
 const SOON: Duration = Duration::from_secs(14 * 86_400);
 
-/// Looks at the dates of every certificate that the configuration names; `trusted`: the agent's time, since 1970.
-pub(super) fn all(checked: &mut Checked, trusted: Duration) {
+/// Checks the dates of every certificate that the configuration names; `trusted` is the agent's time, since 1970.
+pub(super) fn check(findings: &mut Findings, trusted: Duration) {
     let clocks = Clocks { system: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default(), trusted };
-    for file in checked.files.clone() {
+    for file in findings.parsed.files.clone() {
         let (found, what) = match file.kind {
             FileKind::Certificate => (tls::device_validity(&file.path), "the device certificate"),
             FileKind::Authorities => (tls::authority_validity(&file.path), "the CA certificate"),
             FileKind::PrivateKey | FileKind::Revocations | FileKind::WritableDir => continue,
         };
-        // A file that cannot be read is a fault, and was found already.
+        // A file that cannot be read is already a fault.
         let found = found.unwrap_or_default();
         let ended = |validity: &Validity| validity.not_after < clocks.latest();
         // One root of many may have ended; of a chain, every certificate must be good.
@@ -33,12 +34,16 @@ pub(super) fn all(checked: &mut Checked, trusted: Duration) {
             if ended(validity) {
                 let wrong = format!("{name} ended on {} ({clocks})", at(*not_after));
                 let right = "replace it, or correct the clock";
-                if fatal { checked.fault(&file.key, wrong, right) } else { checked.warn(&file.key, wrong, right) }
+                if fatal { findings.fault(&file.key, wrong, right) } else { findings.warn(&file.key, wrong, right) }
             } else if *not_before > clocks.latest() {
                 let wrong = format!("{name} is not valid before {} ({clocks})", at(*not_before));
-                checked.warn(&file.key, wrong, "correct the clock, or replace it");
+                findings.warn(&file.key, wrong, "correct the clock, or replace it");
             } else if not_after.saturating_sub(clocks.latest()) < SOON {
-                checked.warn(&file.key, format!("{name} ends on {}", at(*not_after)), "replace it; a running agent takes the new one over");
+                findings.warn(
+                    &file.key,
+                    format!("{name} ends on {}", at(*not_after)),
+                    "replace it; a running agent takes the new one over",
+                );
             }
         }
     }

@@ -1,5 +1,5 @@
-//! What a configuration describes, tried: the picture, the decoder, sockets, the recording folder. Everything has its bound,
-//! and a running agent is left alone.
+//! Tries what the configuration describes: the picture, the decoder, sockets, the recording folder. Each probe has a time
+//! limit, and none disturbs a running agent.
 
 use std::{
     fs,
@@ -11,8 +11,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::findings::Findings;
 use crate::{
-    config::{Checked, Config, Listen, Media, Motion, Recording, Source},
+    config::{Config, Listen, Media, Motion, Recording, Source},
     media::{self, FirstPicture},
 };
 
@@ -24,34 +25,43 @@ const LITTLE: u64 = 16_000_000;
 /// The unit's RuntimeDirectory=, which is there while the service runs.
 const MADE_WITH_THE_SERVICE: &str = "/run/kasa-care-agent";
 
-/// Tries everything; gives back what went well, one line each.
-pub(super) fn all(checked: &mut Checked, running: bool) -> Vec<String> {
-    let mut well = Vec::new();
-    if let Some(media) = checked.media.clone() {
-        pictures(checked, &media, running, &mut well);
+/// Checks that this build and this camera's GStreamer have what built-in motion needs. The agent starts without it too: it
+/// follows the plan, and its status says what is missing.
+pub(super) fn motion_elements(findings: &mut Findings) {
+    let Some(media) = findings.parsed.media.as_ref().filter(|media| media.motion == Motion::BuiltIn) else { return };
+    if let Err(wrong) = media::built_in_available(&media.source) {
+        findings.fault("media.motion", wrong, "install it, or write motion = \"socket:/run/kasa-care-agent/motion.sock\" or \"every:30s\"");
+    }
+}
+
+/// Runs all probes; returns one line for each that passed.
+pub(super) fn run(findings: &mut Findings, running: bool) -> Vec<String> {
+    let mut passed = Vec::new();
+    if let Some(media) = findings.parsed.media.clone() {
+        pictures(findings, &media, running, &mut passed);
         if let Motion::Socket(path) = &media.motion {
             match socket(path, running) {
-                Ok(found) => well.push(format!("motion socket: {found}")),
-                Err((wrong, right)) => checked.fault("media.motion", wrong, right),
+                Ok(found) => passed.push(format!("motion socket: {found}")),
+                Err((wrong, right)) => findings.fault("media.motion", wrong, right),
             }
         }
     }
-    if let Some(recording) = checked.recording.clone() {
-        folder(checked, &recording, &mut well);
+    if let Some(recording) = findings.parsed.recording.clone() {
+        folder(findings, &recording, &mut passed);
     }
-    if let Some(config) = checked.config.clone() {
-        sockets(checked, &config, running);
+    if let Some(config) = findings.parsed.config.clone() {
+        sockets(findings, &config, running);
     }
-    well
+    passed
 }
 
 /// The first picture of each source, all at the same time.
-fn pictures(checked: &mut Checked, media: &Media, running: bool, well: &mut Vec<String>) {
+fn pictures(findings: &mut Findings, media: &Media, running: bool, passed: &mut Vec<String>) {
     let sources = [("media.source", Some(&media.source)), ("media.low_source", media.low_source.as_ref())];
     let mut tried = Vec::new();
     for (key, source) in sources.into_iter().filter_map(|(key, source)| Some((key, source?.clone()))) {
         if running && matches!(source, Source::V4l2(_) | Source::Launch(_)) {
-            well.push(format!("{key}: not tried, since the running agent has it; its status says what comes of it"));
+            passed.push(format!("{key}: not tried, since the running agent has it; its status says what comes of it"));
             continue;
         }
         let began = Instant::now();
@@ -66,7 +76,7 @@ fn pictures(checked: &mut Checked, media: &Media, running: bool, well: &mut Vec<
     for (key, shown, attempt) in tried {
         match attempt.join() {
             Ok((source, Ok(picture), took)) => {
-                well.push(format!("{key}: {shown} gives {picture}, the first picture after {:.1} s", took.as_secs_f32()));
+                passed.push(format!("{key}: {shown} gives {picture}, the first picture after {:.1} s", took.as_secs_f32()));
                 // Motion looks at the smaller one, which is tried last.
                 seen = Some((source, picture));
             }
@@ -76,19 +86,19 @@ fn pictures(checked: &mut Checked, media: &Media, running: bool, well: &mut Vec<
                 } else {
                     "check the camera and its address"
                 };
-                checked.fault(key, format!("{shown} gives no picture: {why}"), right);
+                findings.fault(key, format!("{shown} gives no picture: {why}"), right);
             }
-            Err(_) => checked.fault(key, format!("{shown} could not be tried"), "try it with gst-launch-1.0"),
+            Err(_) => findings.fault(key, format!("{shown} could not be tried"), "try it with gst-launch-1.0"),
         }
     }
     let Some((source, picture)) = seen.filter(|_| media.motion == Motion::BuiltIn) else { return };
     // The agent looks at the raw pictures of these.
     if !matches!(source, Source::Test | Source::V4l2(_)) {
         match picture.try_motion() {
-            Ok(decoder) => well.push(format!("media.motion: {decoder} decodes the picture")),
+            Ok(decoder) => passed.push(format!("media.motion: {decoder} decodes the picture")),
             Err(why) => {
                 let right = "set low_source to a stream that a decoder here can read, or motion to a socket";
-                checked.fault("media.motion", format!("motion cannot be seen in the picture: {why}"), right);
+                findings.fault("media.motion", format!("motion cannot be seen in the picture: {why}"), right);
             }
         }
     }
@@ -136,46 +146,46 @@ fn socket(path: &Path, running: bool) -> Result<String, (String, String)> {
 }
 
 /// Where the agent listens, unless it does already.
-fn sockets(checked: &mut Checked, config: &Config, running: bool) {
+fn sockets(findings: &mut Findings, config: &Config, running: bool) {
     let in_use = |error: &io::Error| error.kind() == ErrorKind::AddrInUse;
     match &config.status {
         Some(Listen::Tcp(address)) if !running => {
             if let Err(error) = TcpListener::bind(address) {
                 let right = if in_use(&error) { "stop what uses it, or choose another port" } else { "choose another address" };
-                checked.fault("status.listen", format!("nothing can listen on {address}: {error}"), right);
+                findings.fault("status.listen", format!("nothing can listen on {address}: {error}"), right);
             }
         }
         Some(Listen::Unix(path)) if !running => {
             if let Some((wrong, right)) = socket(path, running).err() {
-                checked.fault("status.listen", wrong, right);
+                findings.fault("status.listen", wrong, right);
             }
         }
         _ => {}
     }
     if let Some(uploader) = &config.uploader {
         if let Some((wrong, right)) = socket(&uploader.socket, running).err() {
-            checked.fault("uploader.socket", wrong, right);
+            findings.fault("uploader.socket", wrong, right);
         }
     }
 }
 
 /// Whether recordings can go where they are to go.
-fn folder(checked: &mut Checked, recording: &Recording, well: &mut Vec<String>) {
+fn folder(findings: &mut Findings, recording: &Recording, passed: &mut Vec<String>) {
     let (dir, shown) = (&recording.dir, recording.dir.display());
     if let Err((wrong, right)) = media::try_recording(recording) {
-        checked.fault("recording.dir", wrong, right);
+        findings.fault("recording.dir", wrong, right);
         return;
     }
     let Ok(space) = rustix::fs::statvfs(dir.as_path()) else { return };
     let (whole, free) = (space.f_blocks.saturating_mul(space.f_frsize), space.f_bavail.saturating_mul(space.f_frsize));
     if whole < recording.max_bytes {
         let wrong = format!("is {}, and the file system of {shown} holds {} MB", recording.max_bytes, whole / 1_000_000);
-        checked.warn("recording.max_bytes", wrong, "lower it: otherwise the oldest recording gives way only when the card is full");
+        findings.warn("recording.max_bytes", wrong, "lower it: otherwise the oldest recording gives way only when the card is full");
     }
     if free < LITTLE {
-        checked.warn("recording.dir", format!("the file system of {shown} has {} MB left", free / 1_000_000), "free some space there");
+        findings.warn("recording.dir", format!("the file system of {shown} has {} MB left", free / 1_000_000), "free some space there");
     }
-    well.push(format!("recording.dir: {shown} can be written to, {} MB are free", free / 1_000_000));
+    passed.push(format!("recording.dir: {shown} can be written to, {} MB are free", free / 1_000_000));
 }
 
 #[cfg(test)]

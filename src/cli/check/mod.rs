@@ -1,9 +1,12 @@
-//! `check-config`: every fault of the configuration and of the files it names; with `--connect` also whether the cloud can
-//! be reached with it, step by step, so that the step that fails names the one to look after.
+//! `check-config`: reports every fault of the configuration and of the files it names, and tries the sources, sockets and
+//! folders that it describes. With `--connect` it also connects to the cloud, step by step, so that the step that fails
+//! shows where to look.
 
 mod dates;
+mod files;
+mod findings;
+mod probes;
 mod round_trip;
-mod trials;
 
 use std::{
     fmt::Display,
@@ -16,6 +19,7 @@ use anyhow::Context;
 use care_engine::{Record, trusted_time::timestamp};
 use tokio::runtime;
 
+use self::findings::Findings;
 use super::Exit;
 use crate::{
     clock::{Clock, system_time},
@@ -29,35 +33,40 @@ use crate::{
 const WITHIN: Duration = Duration::from_secs(10);
 /// The largest answer of the API that is read.
 const ANSWER_MOST: usize = 64 * 1024;
-/// How far the system clock may be from the cloud's: as far as trusted time follows it (section 3.3).
+/// How far the system clock may be from the cloud's, seconds: a `Date` within this confirms trusted time
+/// (`docs/protocol.md#trusted-time`).
 const CLOCK_WITHIN_S: u64 = 600;
 
 pub(super) fn run(path: &Path, connect: bool, out: &mut dyn Write, err: &mut dyn Write) -> anyhow::Result<Exit> {
-    let mut checked = Config::check(path);
-    let reachable = checked.config.clone().filter(|_| checked.faults.is_empty());
-    let state_dir = checked.files.iter().find(|file| file.kind == FileKind::WritableDir).map(|file| file.path.clone());
+    let mut findings = Findings::read(path);
+    files::check(&mut findings);
+    let state_dir = findings.parsed.files.iter().find(|file| file.kind == FileKind::WritableDir).map(|file| file.path.clone());
     let trusted = state_dir.as_deref().and_then(trusted_on_record);
-    dates::all(&mut checked, Clock::start(trusted).now().trusted);
-    let well = trials::all(&mut checked, state_dir.as_deref().is_some_and(Store::is_locked));
-    for finding in checked.faults.iter().chain(&checked.warnings) {
+    let running = state_dir.as_deref().is_some_and(Store::is_locked);
+    probes::motion_elements(&mut findings);
+    // What the dates and the probes find does not keep `--connect` from being tried.
+    let reachable = findings.parsed.config.clone().filter(|_| findings.faults.is_empty());
+    dates::check(&mut findings, Clock::start(trusted).now().trusted);
+    let passed = probes::run(&mut findings, running);
+    for finding in findings.faults.iter().chain(&findings.warnings) {
         writeln!(err, "{finding}")?;
     }
-    if checked.faults.is_empty() {
+    if findings.faults.is_empty() {
         writeln!(out, "clock: {}", clocks(trusted))?;
         writeln!(out, "{}: ok", path.display())?;
     }
-    for line in &well {
+    for line in &passed {
         writeln!(out, "ok      {line}")?;
     }
-    let ended = if checked.faults.is_empty() { Exit::Done } else { Exit::Config };
-    let Some(config) = reachable.filter(|_| connect) else { return Ok(ended) };
+    let exit = if findings.faults.is_empty() { Exit::Done } else { Exit::Config };
+    let Some(config) = reachable.filter(|_| connect) else { return Ok(exit) };
     let runtime = runtime::Builder::new_current_thread().enable_all().build().context("cannot start the checks")?;
     let mut report = Report { out, failed: false };
     runtime.block_on(reach(&config, &mut report))?;
-    // A resolver that hangs must not hold the command up.
+    // A resolver that hangs must not keep the command from ending.
     let failed = report.failed;
     runtime.shutdown_background();
-    Ok(if failed && ended == Exit::Done { Exit::Internal } else { ended })
+    Ok(if failed && exit == Exit::Done { Exit::Internal } else { exit })
 }
 
 /// One line a step.

@@ -29,7 +29,7 @@ use crate::redact::Secret;
 /// Where the configuration is unless the command line says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/kasa-care-agent/config.toml";
 
-/// A configuration without faults.
+/// A valid configuration.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// `[device]`
@@ -42,7 +42,7 @@ pub struct Config {
     pub trust: Trust,
     /// `[store]`: where grants may send clips besides the cloud's own origin.
     pub store: Option<ClipStore>,
-    /// `[free]`: the model's Free policy, and the floor when a lease ends.
+    /// `[free]`: the model's Free policy. It also applies once a lease has ended.
     pub free: Policy,
     /// `[media]`; absent: no camera, the agent only follows the plan.
     pub media: Option<Media>,
@@ -87,7 +87,7 @@ impl Config {
     }
 }
 
-/// Which camera this is.
+/// The camera's identity.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Device {
     /// The device id, which is also the client certificate's CN.
@@ -98,14 +98,14 @@ pub struct Device {
     pub state_dir: PathBuf,
 }
 
-/// A host and port to connect to, and whether over TLS.
+/// A host and port to connect to, with or without TLS.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
     /// A DNS name or an address (IPv6 without brackets).
     pub host: String,
     /// The port.
     pub port: u16,
-    /// False for plaintext, which only a loopback host may have.
+    /// False for plaintext, which is allowed for loopback hosts only.
     pub tls: bool,
 }
 
@@ -131,30 +131,30 @@ pub struct Cloud {
     pub tls: Option<TlsFiles>,
 }
 
-/// Whom the device believes.
+/// The keys and issuer that the device trusts.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Trust {
     /// The `iss` of every document.
     pub issuer: String,
-    /// The offline root keys by name.
+    /// The offline root keys, by name.
     pub root_keys: RootKeys,
     /// Keysets below this version are refused.
     pub min_keyset_version: u64,
 }
 
-/// Other hosts that a grant may name.
+/// The hosts besides the cloud's own that a grant may name.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ClipStore {
     /// Host (lowercase) and port; 443 unless given.
     pub hosts: BTreeSet<(String, u16)>,
-    /// Whom these hosts' certificates must chain to.
+    /// The authorities that these hosts' certificates must chain to.
     pub ca: StoreCa,
     /// Revocation lists of those authorities, PEM.
     pub crl: Option<PathBuf>,
 }
 
 impl ClipStore {
-    /// The files it names.
+    /// The certificate files that it names.
     pub fn paths(&self) -> impl Iterator<Item = &Path> {
         let Self { hosts: _, ca, crl } = self;
         let ca = match ca {
@@ -165,14 +165,14 @@ impl ClipStore {
     }
 }
 
-/// Where frames come from.
+/// Where frames and motion events come from.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Media {
     /// The stream.
     pub source: Source,
     /// A smaller stream, for policies with a lower `max_height`.
     pub low_source: Option<Source>,
-    /// How much of the past a clip begins with; 5 s unless given.
+    /// How long before its event a clip begins; 5 s unless given.
     pub pre_roll: Duration,
     /// What starts a clip.
     pub motion: Motion,
@@ -194,7 +194,7 @@ pub enum Source {
 }
 
 impl fmt::Display for Source {
-    /// As people may see it: no password.
+    /// Shows no password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Test => f.write_str("test"),
@@ -207,7 +207,7 @@ impl fmt::Display for Source {
 }
 
 impl Source {
-    /// GStreamer's words about this source, without any part of its secrets.
+    /// Removes this source's secrets from a message about it.
     pub fn hide_in(&self, words: &str) -> String {
         match self {
             Self::Rtsp(secret) | Self::Launch(secret) => secret.hide_in(words),
@@ -223,7 +223,7 @@ pub enum Motion {
     BuiltIn,
     /// One JSON object a line on a unix socket.
     Socket(PathBuf),
-    /// One event every so often.
+    /// One event per interval.
     Every(Duration),
 }
 
@@ -234,19 +234,19 @@ pub struct Recording {
     pub dir: PathBuf,
     /// How much, in bytes.
     pub max_bytes: u64,
-    /// The camera's own directories, whose file systems recordings never go to: without its card the directory is on one of
-    /// them. Empty with `allow_internal_storage`.
+    /// Directories on the camera's internal file systems. Recordings never go to those file systems: when the card is missing,
+    /// `dir` is on one of them. Empty with `allow_internal_storage`.
     pub kept_off: Vec<PathBuf>,
 }
 
-/// A vendor's own uploader, which films and uploads in the agent's place.
+/// A vendor's own uploader, which records and uploads instead of the agent.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Uploader {
     /// The unix socket it connects to.
     pub socket: PathBuf,
 }
 
-/// How much may wait for upload.
+/// How much may wait for upload, and how much flash may be worn for it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Spool {
     /// In memory, bytes.

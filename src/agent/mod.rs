@@ -121,7 +121,7 @@ struct Agent {
     store_fault: Option<String>,
     /// When the device's certificate ends, since 1970; `None` without TLS.
     certificate_ends: Option<Duration>,
-    certificates: tls::Watch,
+    certificates: tls::FileWatch,
     certificates_seen: Instant,
 }
 

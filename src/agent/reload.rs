@@ -61,7 +61,7 @@ impl Agent {
 
     /// Reads the certificates and authorities that `config` names and connects with them, or changes nothing.
     pub(super) fn connect_anew(&mut self, config: &Config) -> anyhow::Result<()> {
-        let certificates = tls::Watch::new(certificate_files(config));
+        let certificates = tls::FileWatch::new(certificate_files(config));
         let peers = peers(config, &self.clock)?;
         let broker_tls = broker_tls(config, &self.clock)?;
         self.api = peers.api.clone();

@@ -46,7 +46,7 @@ impl Agent {
             Restored::Record(record) => Some(Duration::from_secs(record.trusted_s)),
             Restored::Empty | Restored::Unreadable => None,
         });
-        let certificates = tls::Watch::new(certificate_files(&config));
+        let certificates = tls::FileWatch::new(certificate_files(&config));
         let peers = peers(&config, &clock)?;
         let api = peers.api.clone();
         let broker_tls = broker_tls(&config, &clock)?;

@@ -1,4 +1,4 @@
-//! What was typed, understood or refused.
+//! Parses the command line into a request, or refuses it. It runs nothing.
 
 use std::{ffi::OsString, path::PathBuf};
 
@@ -22,16 +22,16 @@ kasa-care-agent: switches a camera's cloud upload with its Care plan, at once
                                                           checks and prints an entitlement with the device's keys
   kasa-care-agent support [--output FILE] [--config FILE] one archive for support: status, history with order ids, the
                                                           last errors, versions; no secrets
-  kasa-care-agent factory-reset [--config FILE]           erases clips, entitlement and account traces
+  kasa-care-agent factory-reset [--config FILE]           erases clips, entitlement and account data
   kasa-care-agent --help | --version
 
---config is /etc/kasa-care-agent/config.toml unless given. CARE_LOG=debug makes the service say
+The default of --config is /etc/kasa-care-agent/config.toml. CARE_LOG=debug makes the service log
 more; its levels are off, error, warn, info, debug and trace.
 
-Exit codes: 0 done, 64 wrong usage, 78 wrong configuration, 70 it could not be done.
+Exit codes: 0 done, 64 wrong usage, 78 wrong configuration, 70 the command failed.
 ";
 
-/// What is wanted.
+/// A parsed command line.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Request {
     Help(&'static str),
@@ -39,7 +39,7 @@ pub(super) enum Request {
     Run(Command),
 }
 
-/// One command with everything it needs.
+/// One command with its arguments.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Command {
     Run { config: PathBuf },
@@ -52,7 +52,7 @@ pub(super) enum Command {
 
 const COMMANDS: [&str; 6] = ["run", "check-config", "status", "verify", "support", "factory-reset"];
 
-/// Reads a command line, without the program's name.
+/// Parses a command line, given without the program's name.
 pub(super) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Request, lexopt::Error> {
     let mut parser = Parser::from_args(args);
     let (mut command, mut token, mut config, mut keyset, mut output) = (None, None, None, None, None);
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn every_command_is_understood() {
+    fn every_command_is_parsed() {
         let default = || PathBuf::from(DEFAULT_PATH);
         let cases = [
             ("run", Command::Run { config: default() }),

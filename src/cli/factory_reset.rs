@@ -1,5 +1,5 @@
-//! `factory-reset`: the camera forgets its owner, but not what it has seen. Ratchet, keyset, reset id and trusted time stay,
-//! so that no document of the binding that it forgets can bind it again.
+//! `factory-reset`: erases everything that belongs to the owner (`docs/protocol.md#factory-reset`). Ratchet, keyset, reset id
+//! and trusted time stay, so that no document of the erased binding can bind the camera again.
 
 use std::io::Write;
 
@@ -16,18 +16,18 @@ use crate::{
 pub(super) fn run(config: &Config, out: &mut dyn Write) -> anyhow::Result<Exit> {
     let state_dir = &config.device.state_dir;
     if !state_dir.try_exists().with_context(|| format!("looking for the state directory {}", state_dir.display()))? {
-        // Made here it would be root's, and the agent could not write in it.
+        // If root created the directory here, the agent could not write to it.
         writeln!(out, "the device was never bound; there is nothing to erase")?;
         return Ok(Exit::Done);
     }
-    // The lock is held to the end: no agent starts on what is half reset.
+    // Hold the lock to the end, so that no agent starts on a state that is only half reset.
     let (mut store, restored) = match Store::open(state_dir) {
         Err(StoreError::Locked { path }) => {
             bail!("the agent is running on {}; stop it first (systemctl stop kasa-care-agent), then repeat this command", path.display())
         }
         opened => opened?,
     };
-    // The record goes first: should the power fail in between, the camera is unbound, so that nothing leaves.
+    // Erase the record first: if the power fails after it, the camera is unbound and uploads nothing.
     match restored {
         Restored::Empty => writeln!(out, "the device was never bound")?,
         Restored::Record(bytes) => {
@@ -44,6 +44,6 @@ pub(super) fn run(config: &Config, out: &mut dyn Write) -> anyhow::Result<Exit> 
     Ok(Exit::Done)
 }
 
-/// Such a device is closed already; to call it never bound would let an old document in.
-const LOST: &str = "the device's state cannot be read, so its ratchet cannot be kept: start the agent, which uploads nothing and sets \
-                    its state anew from the cloud, then repeat this command";
+/// A device whose state is unreadable uploads nothing already. Treating it as never bound would let it accept an old document.
+const LOST: &str = "the device's state cannot be read, so its ratchet cannot be kept: start the agent, which uploads nothing and \
+                    restores its state from the cloud, then repeat this command";

@@ -1,5 +1,5 @@
-//! The command line (section 3.7): what was asked, done with the configuration it names, and the exit code that says how it
-//! ended. Each command is a module; none of them knows how it was typed.
+//! The command line: parses it, runs the command with the configuration that it names, and maps the outcome to an exit code.
+//! Each command is a module of its own; none of them parses arguments.
 
 mod args;
 mod check;
@@ -35,10 +35,10 @@ pub enum Exit {
     Done = 0,
     /// The command line is wrong: 64, EX_USAGE of sysexits.h.
     Usage = 64,
-    /// It could not be done: 70, EX_SOFTWARE. A refused token, an agent that does not answer, a check of `--connect` that
-    /// failed; the text says which.
+    /// The command failed: 70, EX_SOFTWARE. The token was refused, the agent does not answer, or a step of `--connect` failed;
+    /// the output says which.
     Internal = 70,
-    /// The configuration, or a file it names, is wrong: 78, EX_CONFIG.
+    /// The configuration or a file that it names is wrong: 78, EX_CONFIG.
     Config = 78,
 }
 
@@ -48,25 +48,25 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Carries out a command line, which begins after the program's name. Results go to `out`, everything else to `err`.
+/// Runs a command line, given without the program's name. Writes results to `out` and everything else to `err`.
 pub fn run(args: impl IntoIterator<Item = OsString>, out: &mut dyn Write, err: &mut dyn Write) -> Exit {
-    let ended = match args::parse(args) {
+    let outcome = match args::parse(args) {
         Ok(Request::Help(text)) => out.write_all(text.as_bytes()).map(|()| Exit::Done).map_err(anyhow::Error::from),
         Ok(Request::Version) => writeln!(out, "kasa-care-agent {}", env!("CARGO_PKG_VERSION")).map(|()| Exit::Done).map_err(Into::into),
-        Ok(Request::Run(command)) => carry_out(command, out, err),
+        Ok(Request::Run(command)) => execute(command, out, err),
         Err(wrong) => {
-            return said(writeln!(err, "kasa-care-agent: {wrong}\nTry: kasa-care-agent --help"), Exit::Usage);
+            return exit_after(writeln!(err, "kasa-care-agent: {wrong}\nTry: kasa-care-agent --help"), Exit::Usage);
         }
     };
-    match ended {
-        Ok(exit) => said(out.flush(), exit),
+    match outcome {
+        Ok(exit) => exit_after(out.flush(), exit),
         Err(error) if is_broken_pipe(&error) => Exit::Done,
-        Err(error) if names_no_directory(&error) => said(writeln!(err, "kasa-care-agent: {error:#}"), Exit::Config),
-        Err(error) => said(writeln!(err, "kasa-care-agent: {error:#}"), Exit::Internal),
+        Err(error) if is_bad_state_directory(&error) => exit_after(writeln!(err, "kasa-care-agent: {error:#}"), Exit::Config),
+        Err(error) => exit_after(writeln!(err, "kasa-care-agent: {error:#}"), Exit::Internal),
     }
 }
 
-fn carry_out(command: Command, out: &mut dyn Write, err: &mut dyn Write) -> anyhow::Result<Exit> {
+fn execute(command: Command, out: &mut dyn Write, err: &mut dyn Write) -> anyhow::Result<Exit> {
     match command {
         Command::Run { config } => {
             let filter = logging::from_env();
@@ -92,7 +92,7 @@ fn carry_out(command: Command, out: &mut dyn Write, err: &mut dyn Write) -> anyh
     }
 }
 
-/// Reads the configuration for a command that needs no keys.
+/// Runs a command that needs the configuration but not the files that it names.
 fn with(path: &Path, err: &mut dyn Write, command: impl FnOnce(&Config) -> anyhow::Result<Exit>) -> anyhow::Result<Exit> {
     match Config::load(path) {
         Ok(config) => command(&config),
@@ -107,20 +107,20 @@ fn refuse(faults: &[ConfigFault], err: &mut dyn Write) -> anyhow::Result<Exit> {
     Ok(Exit::Config)
 }
 
-/// `exit`, unless its words could not be said: then nobody is there to hear about that either.
-fn said(written: io::Result<()>, exit: Exit) -> Exit {
+/// `exit`, unless its output could not be written. A closed pipe is no failure.
+fn exit_after(written: io::Result<()>, exit: Exit) -> Exit {
     match written {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe && exit == Exit::Done => Exit::Internal,
         _ => exit,
     }
 }
 
-/// The configuration names a state directory that cannot be one.
-fn names_no_directory(error: &anyhow::Error) -> bool {
+/// Whether the configuration names a state directory that cannot be used as one.
+fn is_bad_state_directory(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(StoreError::Directory { .. }))
 }
 
-/// Whoever read our output has seen enough (`status | head`).
+/// Whether the reader of our output has closed the pipe (`status | head`).
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }

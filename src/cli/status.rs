@@ -1,5 +1,6 @@
-//! `status`: what the running agent says of itself, for people, with what is wrong at the top; with `--json` its own document,
-//! byte for byte. It ends with 0 whenever the agent answers, whatever is wrong: a script looks at `conditions` in the document.
+//! `status`: shows the status of the running agent, with its conditions at the top. With `--json` it prints the agent's
+//! document unchanged. It exits with 0 whenever the agent answers, even if something is wrong; scripts should read
+//! `conditions` in the document.
 
 use std::io::Write;
 

@@ -1,5 +1,6 @@
-//! `support`: one archive for whoever helps the owner: status with what is wrong, the documents and changes with order ids, the
-//! last lines of the log, what is on flash, versions. Every time in it is RFC 3339, UTC. It is a JSON file, readable as it is, and holds no key, token, account or address with a password.
+//! `support`: writes one JSON file for support: status and conditions, the history of documents and changes with order ids,
+//! the last log lines, the state on flash, and versions. All times are RFC 3339 in UTC. It holds no key, token, account or
+//! password.
 
 use std::{
     fs,
@@ -27,7 +28,7 @@ pub(super) fn run(config: &Config, output: Option<&Path>, out: &mut dyn Write) -
         Some(listen) => ask(listen, "/support.json").map_err(anyhow::Error::from).and_then(|body| Ok(serde_json::from_slice(&body)?)),
         None => Err(anyhow::anyhow!("the configuration has no [status]")),
     };
-    // An agent that does not answer is what support wants to hear of first.
+    // An agent that does not answer is a finding, not an error.
     let (running, fault): (Option<Value>, _) = match asked {
         Ok(running) => (Some(running), None),
         Err(error) => (None, Some(format!("{error:#}"))),
@@ -58,7 +59,7 @@ pub(super) fn run(config: &Config, output: Option<&Path>, out: &mut dyn Write) -
     Ok(Exit::Done)
 }
 
-/// For its owner's eyes: the order id is nobody else's business.
+/// Writes the file for its owner only, because it holds order ids.
 fn write(path: &Path, text: &str) -> std::io::Result<()> {
     fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?.write_all(text.as_bytes())
 }
@@ -68,7 +69,7 @@ fn system() -> Option<String> {
     release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME=")).map(|name| name.trim_matches('"').to_owned())
 }
 
-/// What the record says, without looking at signatures: the agent does that.
+/// The record on flash. Its signatures are not verified; the agent does that when it starts.
 fn on_flash(config: &Config) -> Value {
     let record = match Store::peek(&config.device.state_dir) {
         Ok(Restored::Record(bytes)) => Record::read(&bytes).map_err(|error| error.to_string()),
@@ -91,7 +92,7 @@ fn on_flash(config: &Config) -> Value {
     }
 }
 
-/// Takes out of every text what may have got into it through an error: passwords and signatures in addresses, tokens.
+/// Removes passwords, signatures in URLs, and tokens from every text: an error message may quote them.
 fn hide_secrets(value: &mut Value) {
     match value {
         Value::String(text) => *text = redact::text(text),
@@ -106,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn passwords_signatures_and_tokens_are_taken_out() {
+    fn passwords_signatures_and_tokens_are_removed() {
         let mut value = json!({
             "a": ["cannot open rtsp://admin:canary@10.0.0.7/stream: refused"],
             "b": "PUT https://clips.example/a/b?X-Amz-Signature=canary failed (https://u:canary@h/?canary#canary)",

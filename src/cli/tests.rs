@@ -1,4 +1,4 @@
-//! Command lines as they are typed, and what comes of them.
+//! Runs whole command lines against a camera's directory, and checks exit code and output.
 
 use std::{
     fs,
@@ -27,11 +27,11 @@ use crate::{
 };
 
 const DEVICE: &str = "8006E5A1F0C2";
-/// Unix seconds: around everything that happens here, and within what a UTCTime can say.
+/// A validity around every time used here, Unix seconds; within the range of a UTCTime.
 const VALID: Range<i64> = 1_700_000_000..2_500_000_000;
 const POLICY: Policy = Policy { clips: true, history_h: 12, clip_max_s: 12, cooldown_s: 300, max_height: 720, snapshots: false };
 
-/// A camera's directory: configuration, key, certificates, state; and the keys of the cloud's side.
+/// A camera's directory with configuration, key, certificates and state, and the cloud's signing keys.
 struct Camera {
     dir: tempfile::TempDir,
     root: Signer,
@@ -55,7 +55,7 @@ impl Camera {
         camera
     }
 
-    /// Writes the configuration anew, changed.
+    /// Writes the configuration with a change.
     fn configure(&self, change: impl FnOnce(String) -> String) {
         let at = |name: &str| self.path(name).display().to_string();
         let text = format!(
@@ -132,7 +132,7 @@ impl Camera {
         }
     }
 
-    /// A state that the agent could have left: bound, with a document in force.
+    /// Writes a state as the agent could have left it: bound, with a document in force.
     fn bind(&self) -> Record {
         let token = self.entitlement().sign(&self.key);
         let config = self.config();
@@ -167,7 +167,7 @@ fn typed<'a>(args: impl IntoIterator<Item = &'a str>) -> (Exit, String, String) 
     (exit, String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
 }
 
-/// Everything in a file or directory, to look for words in.
+/// All bytes of a file, or of the files below a directory.
 fn bytes_below(path: &Path) -> Vec<u8> {
     if path.is_dir() {
         fs::read_dir(path).unwrap().flat_map(|entry| bytes_below(&entry.unwrap().path())).collect()
@@ -475,7 +475,7 @@ fn a_factory_reset_forgets_the_owner_and_keeps_the_ratchet() {
     assert_eq!(camera.run("factory-reset").0, Exit::Done, "again is no harm");
 }
 
-/// A command that root runs before the agent's first start must not take the state away from the agent's user.
+/// A command that root runs before the agent's first start must leave the state to the agent's user.
 #[test]
 fn what_root_makes_belongs_to_the_owner_of_the_directory() {
     use std::os::unix::fs::{MetadataExt, chown};
@@ -550,7 +550,7 @@ fn status_is_the_agent_s_own_document() {
 #[test]
 fn connect_says_which_step_failed() {
     let camera = Camera::new();
-    // A port that was ours and is closed again: nobody else's server answers there.
+    // A port that was just closed, so that no other server answers there.
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     camera.configure(|text| text.replace("127.0.0.1:1\"", &format!("127.0.0.1:{port}\"")));
     let (exit, out, _) = camera.run("check-config --connect");
@@ -560,13 +560,13 @@ fn connect_says_which_step_failed() {
     assert!(!out.contains("API"), "what depends on a failed step is not tried: {out}");
 }
 
-/// A broker that answers CONNECT, and SUBSCRIBE with this code for its first filter; gives back the client ids it saw.
+/// A broker that answers CONNECT, and SUBSCRIBE with this code for the first filter. Also returns the client ids that connect.
 fn broker(first: u8) -> (u16, Receiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let (tell, seen) = channel();
     thread::spawn(move || {
-        // It ends with the test: then nobody hears of clients any more.
+        // The receiver is gone when the test has ended.
         for mut stream in listener.incoming().map_while(Result::ok) {
             let mut packet = [0; 512];
             let Ok(length @ 12..) = stream.read(&mut packet) else { continue };
@@ -576,7 +576,7 @@ fn broker(first: u8) -> (u16, Receiver<String>) {
             let body = usize::from(packet[1]);
             stream.read_exact(&mut packet[..body]).unwrap();
             stream.write_all(&[0x90, 5, packet[0], packet[1], first, 1, 1]).unwrap();
-            // It answers nothing that is published, and stays until the client leaves.
+            // Answer no publish, and stay connected until the client leaves.
             while matches!(stream.read(&mut packet), Ok(1..)) {}
             if tell.send(id).is_err() {
                 break;
@@ -586,7 +586,7 @@ fn broker(first: u8) -> (u16, Receiver<String>) {
     (port, seen)
 }
 
-/// An API that answers every request with this status line, now.
+/// An API that answers every request with this status line and the current date.
 fn cloud(status: &'static str) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -632,7 +632,7 @@ fn connect_leaves_the_connection_of_a_running_agent_alone() {
     let agent = Store::open(&camera.path("state")).unwrap();
     let (exit, out) = connected(&camera, broker, cloud("200 OK"));
     assert_eq!(clients.recv().unwrap(), format!("{DEVICE}-check"));
-    // A SUBACK proves nothing: the cloud has an entitlement, and this broker brings none of it.
+    // A granted subscription is not enough: the cloud has an entitlement, and this broker delivers nothing.
     assert_eq!(exit, Exit::Internal);
     assert!(out.contains("ok      broker MQTT: ") && out.contains("failed  broker round trip: ") && out.contains("/get"), "{out}");
     drop(agent);

@@ -1,5 +1,5 @@
-//! `verify`: judges one entitlement as the device would at this moment, with the keys, the record and the time that it has,
-//! and says in plain words what it contains.
+//! `verify`: judges one entitlement as the device would now, with its keys, its record and its trusted time, and prints the
+//! contents in plain words.
 
 mod judgement;
 
@@ -41,7 +41,7 @@ pub(super) fn run(config: &Config, token: &Path, keyset: Option<&Path>, out: &mu
     let verify = |token: &[u8]| Entitlement::verify(token, Some(&keyset), &config.trust.issuer, &config.device.id);
     let refused = |code: &str, why: &dyn Display| anyhow::anyhow!("{} is refused, {code}: {why}", token.display());
     let verified = verify(token_bytes.trim_ascii()).map_err(|reject| refused(reject.code(), &reject))?;
-    // Over HTTPS blanks around the token do not count, in an MQTT message they are part of it.
+    // HTTPS ignores whitespace around the token; in an MQTT message it is part of the token.
     let form = verify(&token_bytes).err();
     let judged = judgement::judge(&verified, form, record.ok().flatten().as_ref(), config);
     print(&verified, &keyset, &judged, out)?;
@@ -51,7 +51,7 @@ pub(super) fn run(config: &Config, token: &Path, keyset: Option<&Path>, out: &mu
     }
 }
 
-/// The device's state, if it has one. The agent may be running meanwhile: nothing is locked or changed.
+/// The device's state, if it has one. Locks and changes nothing, since the agent may be running.
 fn record(state_dir: &Path) -> anyhow::Result<Option<Record>> {
     match Store::peek(state_dir)? {
         Restored::Record(bytes) => {
@@ -76,13 +76,13 @@ fn keyset_on_record(state_dir: &Path, record: &anyhow::Result<Option<Record>>) -
     }
 }
 
-/// A file, at most a little longer than `limit`: the judge says what is too long.
+/// Reads a file up to a little over `limit`; verification then reports that it is too long.
 fn contents(path: &Path, limit: usize) -> anyhow::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let most = limit as u64 + 1024;
     let read = File::open(path).and_then(|file| file.take(most).read_to_end(&mut bytes));
     read.with_context(|| format!("cannot read {}", path.display()))?;
-    // A token is read as it is, but for what programs put before it.
+    // Skip a byte order mark; anything else is part of the token.
     if let Some(what) = text_file::not_text(&bytes) {
         bail!("cannot read {}: {what}", path.display());
     }
@@ -95,7 +95,7 @@ fn contents(path: &Path, limit: usize) -> anyhow::Result<Vec<u8>> {
 fn print(verified: &VerifiedEntitlement, keyset: &Keyset, judged: &Judgement, out: &mut dyn Write) -> anyhow::Result<()> {
     let VerifiedEntitlement { entitlement, digest, kid, .. } = verified;
     let mut line = |name: &str, value: String| writeln!(out, "{name:<12} {value}");
-    line("verdict", judged.words())?;
+    line("verdict", judged.to_text())?;
     line("clocks", judged.clocks.clone())?;
     line("form", judged.form.clone())?;
     line("signature", format!("good: by {kid:?} of keyset {}", keyset.version))?;
@@ -135,7 +135,7 @@ fn policy(policy: &Policy) -> String {
     )
 }
 
-/// The time in words beside the number that stands in the document.
+/// A Unix time as RFC 3339, with the number from the document.
 fn at(seconds: u64) -> String {
     let time = i64::try_from(seconds).ok().and_then(|seconds| Timestamp::from_second(seconds).ok());
     time.map_or_else(|| seconds.to_string(), |time| format!("{time} ({seconds})"))

@@ -1,4 +1,4 @@
-//! Where the configuration lets the agent connect and listen. Plaintext, and the status page, never leave this device.
+//! Reads the addresses that the agent connects to and listens on. Plaintext and the status page are limited to loopback.
 
 use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr},
@@ -23,7 +23,7 @@ pub(super) const MQTT: Schemes = Schemes { plain: "mqtt", plain_port: 1883, tls:
 pub(super) const HTTP: Schemes = Schemes { plain: "http", plain_port: 80, tls: "https", tls_port: 443 };
 
 impl Endpoint {
-    /// Whether the host is this device: `localhost`, 127.0.0.0/8 or `::1`. Only such a host may be spoken to in plaintext.
+    /// Whether the host is this device: `localhost`, 127.0.0.0/8 or `::1`. Only such a host may be reached in plaintext.
     pub fn is_loopback(&self) -> bool {
         is_loopback(&self.host)
     }
@@ -107,7 +107,7 @@ pub(super) fn unix(text: &str) -> Result<PathBuf, Wrong> {
     }
 }
 
-/// A lowercase host without brackets, and a port if there is one; the error completes the sentence "… has no host".
+/// A lowercase host without brackets, and a port if there is one. The error completes a sentence: "… has no host".
 fn host_and_port(text: &str) -> Result<(String, Option<u16>), &'static str> {
     let (host, port) = if let Some(rest) = text.strip_prefix('[') {
         let (host, rest) = rest.split_once(']').ok_or("has a bracket that does not close")?;

@@ -1,4 +1,4 @@
-//! What a person who edits the configuration is told: where, which key, what is wrong, what would be right.
+//! A fault of a configuration: its place, what is wrong, and how to correct it.
 
 use std::{fmt, path::PathBuf};
 
@@ -7,13 +7,13 @@ use std::{fmt, path::PathBuf};
 pub struct ConfigFault {
     /// The configuration file.
     pub file: PathBuf,
-    /// The line, from 1; 0 where the fault is in no line (a missing section, an unreadable file).
+    /// The line, from 1; 0 for a fault without a line (a missing section, an unreadable file).
     pub line: usize,
-    /// The key with its section, `broker.url`; empty where the fault is in no key.
+    /// The key with its section, `broker.url`; empty for a fault without a key.
     pub key: String,
-    /// What is wrong, with the value that was found.
+    /// What is wrong, with the value.
     pub wrong: String,
-    /// What would be right.
+    /// How to correct it.
     pub right: String,
 }
 
@@ -32,7 +32,7 @@ impl fmt::Display for ConfigFault {
 
 impl std::error::Error for ConfigFault {}
 
-/// A value that is not what its key asks for.
+/// Why a value is not valid for its key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Wrong {
     pub wrong: String,
@@ -45,13 +45,13 @@ impl Wrong {
     }
 }
 
-/// The name among `known` that was probably meant, if one is near enough.
+/// The name among `known` that was probably meant, if one is close enough.
 pub(super) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let within = (name.chars().count() / 3).max(1);
     known.into_iter().map(|known| (distance(name, known), known)).filter(|(distance, _)| *distance <= within).min().map(|(_, known)| known)
 }
 
-/// Edits (insert, delete, replace, swap of neighbours) between two names.
+/// The edit distance between two names: insertions, deletions, replacements and swaps of neighbours.
 fn distance(a: &str, b: &str) -> usize {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
     let mut rows: Vec<Vec<usize>> = vec![(0..=b.len()).collect()];

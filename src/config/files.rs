@@ -1,12 +1,12 @@
-//! The files that a configuration names: there, readable, of the right form, private keys private, certificates this
-//! device's. Each fault is laid at the key that names the file.
+//! Checks the certificate files that a configuration names: present, readable, well formed, private keys private, and the
+//! certificate this device's. A fault is reported at the key that names the file.
 
 use std::path::{Path, PathBuf};
 
 use super::{Config, ConfigFault, TlsFiles};
 use crate::tls::{self, TlsError};
 
-/// What a file is for.
+/// The purpose of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileKind {
     /// PEM certificates that servers must chain to.
@@ -21,14 +21,14 @@ pub enum FileKind {
     WritableDir,
 }
 
-/// A file that a configuration names, and where.
+/// A file that a configuration names, and the key that names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamedFile {
     /// The key that names it, with its section.
     pub key: String,
     /// The line of its value, from 1.
     pub line: usize,
-    /// What it is for.
+    /// Its purpose.
     pub kind: FileKind,
     /// The file.
     pub path: PathBuf,
@@ -45,7 +45,7 @@ impl NamedFile {
             FileKind::Revocations => tls::check_crl(&self.path),
             FileKind::WritableDir => Ok(()),
         };
-        checked.err().map(|error| self.at(config, in_two(&error)))
+        checked.err().map(|error| self.at(config, split(&error)))
     }
 
     fn at(&self, config: &Path, (wrong, right): (String, String)) -> ConfigFault {
@@ -53,7 +53,7 @@ impl NamedFile {
     }
 }
 
-/// What is wrong with files that are good by themselves: certificate and key of two pairs, or of another device.
+/// What is wrong with files that are each good by themselves: a key that does not match, or another device's certificate.
 pub(super) fn pair_faults(config: &Config, named: &[NamedFile], file: &Path) -> Vec<ConfigFault> {
     let mut seen: Vec<&TlsFiles> = Vec::new();
     let mut faults = Vec::new();
@@ -64,13 +64,13 @@ pub(super) fn pair_faults(config: &Config, named: &[NamedFile], file: &Path) -> 
         seen.push(files);
         let certificate = named.iter().find(|named| named.kind == FileKind::Certificate && named.path == files.client_cert);
         let errors = tls::check_files(files).into_iter().chain(tls::check_device(files, &config.device.id).err());
-        faults.extend(errors.filter_map(|error| Some(certificate?.at(file, in_two(&error)))));
+        faults.extend(errors.filter_map(|error| Some(certificate?.at(file, split(&error)))));
     }
     faults
 }
 
-/// These errors say what is wrong and, after the last semicolon or colon, what to do about it.
-fn in_two(error: &TlsError) -> (String, String) {
+/// Splits a message into what is wrong and, after its last semicolon or colon, how to correct it.
+fn split(error: &TlsError) -> (String, String) {
     let message = error.to_string();
     let parts = message.rsplit_once("; ").or_else(|| message.rsplit_once(": "));
     match parts {

@@ -1,4 +1,5 @@
-//! Reads the sections of section 3.7: which keys there are, which must be there, their defaults and their rules.
+//! Reads each section: its keys, which are required, their defaults and their rules
+//! (`docs/protocol.md#configuration-rules`).
 
 use std::{
     collections::BTreeSet,
@@ -17,16 +18,16 @@ use super::{
     section::{Findings, Lines, Placed, Section, Value, boolean, integer, path, some_text, text},
 };
 
-/// The largest policy limit (section 3.1).
+/// The largest policy limit (`docs/protocol.md#policy`).
 const MAX_LIMIT: u64 = (1 << 31) - 1;
-/// More than any camera's flash or memory: keeps sums of sizes from overflowing.
+/// More than any camera's flash or memory, and small enough that sums of sizes do not overflow.
 const MAX_BYTES: u64 = 1 << 50;
-/// How often the spool's part on flash may be written a day unless the file says otherwise.
+/// How often per day `flash_bytes` may be written unless the file says otherwise.
 const FLASH_A_DAY: u64 = 10;
 /// The longest pre-roll: it is held in memory.
 const MAX_PRE_ROLL_S: u64 = 60;
 
-/// Reads a file's text. What cannot be parsed is reported beside what can.
+/// Reads a file's text. Syntax errors are reported beside the faults of whatever could be parsed.
 pub(super) fn read(text: &str, file: &Path) -> Parsed {
     let (document, errors) = DeTable::parse_recoverable(text);
     let findings = Findings::new(file, text);
@@ -49,7 +50,7 @@ pub(super) fn read(text: &str, file: &Path) -> Parsed {
     Parsed { path: file.to_owned(), config, media, recording, files, faults, lines }
 }
 
-/// Every section is read, whatever faults the others have.
+/// Reads every section, even if others have faults.
 fn config(
     root: Section,
     files: &mut Vec<NamedFile>,
@@ -134,7 +135,7 @@ struct GivenFiles {
     client_cert: Option<PathBuf>,
     client_key: Option<PathBuf>,
     crl: Option<PathBuf>,
-    /// Whether what is absent here has been reported already.
+    /// Whether the missing files have been reported already.
     reported: bool,
 }
 
@@ -154,7 +155,7 @@ impl GivenFiles {
         }
     }
 
-    /// The files of a TLS endpoint; those absent here come from `other`, and what neither has is a fault.
+    /// The files of a TLS endpoint. Those not given here come from `other`; a file that neither has is a fault.
     fn complete(&self, section: &Section, other: &Self, right: &str) -> Option<TlsFiles> {
         let reported = other.reported;
         let pick = |key: &str, own: &Option<PathBuf>, other: &Option<PathBuf>| {
@@ -237,7 +238,7 @@ fn trust(section: Section) -> Option<Trust> {
         None => Err(Wrong::new(format!("is a {}", value.type_str()), example)),
     });
     let root_keys = table.and_then(|table| {
-        // Every key is looked at before the first bad one counts.
+        // Check every key before failing on the first bad one.
         let keys: Vec<_> = table.value.iter().map(|(name, key)| root_key(&section, name.get_ref(), key)).collect();
         keys.into_iter().collect::<Option<RootKeys>>()
     });
@@ -318,7 +319,7 @@ fn media(section: Section) -> Option<Media> {
 const SOURCES: &str =
     "write test, v4l2:/dev/video0, rtsp://127.0.0.1/stream, file:/clip.mp4 or launch:<gst-launch description ending in H.264>";
 
-/// The value is not repeated in a fault: an RTSP URL may carry a password.
+/// A fault does not quote the value, because an RTSP URL may carry a password.
 fn source(value: &Value<'_>) -> Result<Source, Wrong> {
     let text = text(value)?;
     let rest = |prefix: &str| text.strip_prefix(prefix).map(str::trim);
@@ -353,7 +354,7 @@ fn motion(value: &Value<'_>) -> Result<Motion, Wrong> {
     }
 }
 
-/// `250ms`, `30s`, `5m`, `1h`: more than nothing, at most a day.
+/// `250ms`, `30s`, `5m`, `1h`: greater than zero, at most a day.
 fn pause_of(text: &str) -> Option<Duration> {
     let digits = text.find(|c: char| !c.is_ascii_digit())?;
     let (number, unit) = text.split_at(digits);
@@ -379,7 +380,7 @@ fn recording(section: Section, device: Option<&Device>) -> Option<Recording> {
     Some(Recording { dir: dir?.value, max_bytes: max_bytes?.value, kept_off })
 }
 
-/// With a picture of our own there would be two who upload, and a cooldown that neither keeps.
+/// Not together with `[media]`: two uploaders could not keep one cooldown between them.
 fn uploader(section: Section, films: bool) -> Option<Uploader> {
     let socket = section.required("socket", "write \"unix:/run/kasa-care-agent/uploader.sock\"", |value| {
         if films {
@@ -393,7 +394,7 @@ fn uploader(section: Section, films: bool) -> Option<Uploader> {
 }
 
 impl Default for Spool {
-    /// 8 MB in memory, 64 MB on flash, which may be written ten times a day.
+    /// 8 MB in memory and 64 MB on flash, which may be written ten times a day.
     fn default() -> Self {
         Self { memory_bytes: 8_000_000, flash_bytes: 64_000_000, flash_bytes_per_day: FLASH_A_DAY * 64_000_000 }
     }

@@ -1,5 +1,5 @@
-//! Walks a TOML document with its spans and collects every fault. The keys that a section is asked for are the keys it
-//! may have: whatever else stands in it is a fault.
+//! Walks a TOML document with its spans and collects every fault. A section may have exactly the keys that `read` asks for;
+//! any other key is a fault.
 
 use std::{
     cell::RefCell,
@@ -35,12 +35,12 @@ impl<'t> Findings<'t> {
 
     pub(super) fn add(&self, at: Option<usize>, key: impl Into<String>, wrong: Wrong) {
         let Wrong { wrong, right } = wrong;
-        // A value that stands where it does not belong may be a URL with a password.
+        // A misplaced value may be a URL with a password.
         let (wrong, key) = (redact::text(&wrong), redact::text(&key.into()));
         self.faults.borrow_mut().push(ConfigFault { file: self.file.to_owned(), line: self.line(at), key, wrong, right });
     }
 
-    /// All faults, in the order of the file; those in no line last.
+    /// All faults, in the order of the file; those without a line last.
     pub(super) fn into_faults(self) -> Vec<ConfigFault> {
         let mut faults = self.faults.into_inner();
         faults.sort_by_key(|fault| if fault.line == 0 { usize::MAX } else { fault.line });
@@ -48,7 +48,7 @@ impl<'t> Findings<'t> {
     }
 }
 
-/// Where each key of a file stands.
+/// The line of each key of a file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Lines(HashMap<String, usize>);
 
@@ -64,14 +64,14 @@ impl Lines {
         Self(lines)
     }
 
-    /// The line of a key; that of its section where its default holds, and 0 without one.
+    /// The line of a key, or of its section where the key is absent, or 0 where both are.
     pub(super) fn of(&self, key: &str) -> usize {
         let section = key.split('.').next().unwrap_or_default();
         self.0.get(key).or_else(|| self.0.get(section)).copied().unwrap_or(0)
     }
 }
 
-/// A value and where it stands.
+/// A value and its byte offset.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Placed<T> {
     pub value: T,
@@ -83,10 +83,10 @@ pub(super) struct Section<'a, 't, 'i> {
     findings: &'a Findings<'t>,
     name: &'a str,
     table: &'a DeTable<'i>,
-    /// Where the section begins; the whole file begins nowhere.
+    /// Where the section begins; `None` for the root.
     at: Option<usize>,
     asked: RefCell<Vec<&'static str>>,
-    /// What parsing could not read may well be what is missing.
+    /// The document has syntax errors, so a missing key may be in a part that could not be parsed.
     broken: bool,
 }
 
@@ -98,7 +98,7 @@ impl<'a, 't, 'i> Section<'a, 't, 'i> {
         Self { findings, name: "", table, at: None, asked: RefCell::default(), broken }
     }
 
-    /// A section that may be absent.
+    /// An optional section.
     pub(super) fn section(&self, name: &'static str) -> Option<Section<'a, 't, 'i>> {
         self.asked.borrow_mut().push(name);
         let (key, value) = self.table.get_key_value(name)?;
@@ -119,7 +119,7 @@ impl<'a, 't, 'i> Section<'a, 't, 'i> {
         }
     }
 
-    /// A section that must be there; `holds` says what belongs in it.
+    /// A required section; `holds` says what belongs in it.
     pub(super) fn required_section(&self, name: &'static str, holds: &str) -> Option<Section<'a, 't, 'i>> {
         let section = self.section(name);
         if section.is_none() && !self.table.contains_key(name) {
@@ -128,7 +128,7 @@ impl<'a, 't, 'i> Section<'a, 't, 'i> {
         section
     }
 
-    /// A key that may be absent. `None` also where it has a fault, which is recorded.
+    /// An optional key. `None` also where it has a fault, which is recorded.
     pub(super) fn optional<T>(&self, key: &'static str, read: impl FnOnce(&'a Value<'i>) -> Result<T, Wrong>) -> Option<Placed<T>> {
         self.asked.borrow_mut().push(key);
         let value: &'a Spanned<DeValue<'i>> = self.table.get(key)?;
@@ -142,7 +142,7 @@ impl<'a, 't, 'i> Section<'a, 't, 'i> {
         }
     }
 
-    /// A key that must be there; `right` says what to write if it is not.
+    /// A required key; `right` says what to write where it is missing.
     pub(super) fn required<T>(
         &self,
         key: &'static str,
@@ -166,19 +166,19 @@ impl<'a, 't, 'i> Section<'a, 't, 'i> {
         self.table.contains_key(key)
     }
 
-    /// A fault of this section's key that stands at `at`.
+    /// Records a fault of this section's key at `at`.
     pub(super) fn wrong(&self, key: &str, at: usize, wrong: Wrong) {
         self.findings.add(Some(at), self.key(key), wrong);
     }
 
-    /// A key that another one makes necessary.
+    /// Records that a key which another one requires is missing.
     pub(super) fn missing(&self, key: &str, right: String) {
         if !self.broken {
             self.findings.add(self.at, self.key(key), Wrong::new("is missing", right));
         }
     }
 
-    /// Every key that nobody asked for is a fault.
+    /// Records every key that `read` did not ask for.
     pub(super) fn finish(self) {
         let asked = self.asked.borrow();
         for (key, _) in self.table {
@@ -204,7 +204,7 @@ pub(super) fn text<'v>(value: &'v Value<'_>) -> Result<&'v str, Wrong> {
     value.as_str().ok_or_else(|| Wrong::new(format!("is a {}", value.type_str()), "write a string in quotes"))
 }
 
-/// A string that says something.
+/// A string that is not empty.
 pub(super) fn some_text(value: &Value<'_>) -> Result<String, Wrong> {
     match text(value)?.trim() {
         "" => Err(Wrong::new("is empty", "write a name")),
@@ -212,7 +212,7 @@ pub(super) fn some_text(value: &Value<'_>) -> Result<String, Wrong> {
     }
 }
 
-/// A path; relative ones count from where the agent is started.
+/// A path. Relative paths are resolved against the working directory of the agent.
 pub(super) fn path(value: &Value<'_>) -> Result<PathBuf, Wrong> {
     match text(value)? {
         "" => Err(Wrong::new("is empty", "write a path")),

@@ -2,10 +2,10 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// The file of section 3.7, which is also the example that is installed.
-const WHOLE: &str = include_str!("../../systemd/config.toml");
+/// The example configuration that the packages install.
+const EXAMPLE: &str = include_str!("../../systemd/config.toml");
 
-const LEAST: &str = r#"[device]
+const MINIMAL: &str = r#"[device]
 id = "8006E5A1F0C2"
 model = "KC420WS"
 state_dir = "/var/lib/kasa-care-agent"
@@ -32,8 +32,8 @@ fn parse(text: &str) -> Result<Config, Vec<ConfigFault>> {
     Config::parse(text, Path::new("config.toml"))
 }
 
-fn least() -> Config {
-    parse(LEAST).expect("the least configuration is whole")
+fn minimal() -> Config {
+    parse(MINIMAL).expect("the minimal configuration is valid")
 }
 
 /// The faults as `line key`, in the order of the file.
@@ -46,8 +46,8 @@ fn faults(text: &str) -> Vec<String> {
 }
 
 #[test]
-fn the_installed_example_is_the_design_s() {
-    let config = parse(WHOLE).unwrap();
+fn the_installed_example_has_the_documented_values() {
+    let config = parse(EXAMPLE).unwrap();
     assert_eq!(config.device.id.as_str(), "8006E5A1F0C2");
     assert_eq!(config.broker.endpoint, Endpoint { host: "care.example".into(), port: 8883, tls: true });
     assert_eq!(config.store.unwrap().hosts, BTreeSet::from([("clips.example".to_owned(), 443)]));
@@ -57,8 +57,8 @@ fn the_installed_example_is_the_design_s() {
 }
 
 #[test]
-fn what_is_left_out_has_its_default() {
-    let config = least();
+fn missing_keys_have_their_defaults() {
+    let config = minimal();
     assert_eq!(config.broker.topic_prefix, "care/v1");
     assert_eq!(config.broker.endpoint.port, 8883);
     assert_eq!(config.cloud.endpoint.port, 443);
@@ -69,24 +69,24 @@ fn what_is_left_out_has_its_default() {
     assert_eq!((config.media, config.recording, config.store, config.status), (None, None, None, None));
     assert_eq!(config.uploader, None);
 
-    let media = parse(&format!("{LEAST}[media]\nsource = \"test\"\n")).unwrap().media.unwrap();
+    let media = parse(&format!("{MINIMAL}[media]\nsource = \"test\"\n")).unwrap().media.unwrap();
     assert_eq!(media, Media { source: Source::Test, low_source: None, pre_roll: Duration::from_secs(5), motion: Motion::BuiltIn });
 }
 
 #[test]
-fn one_file_may_differ_from_the_broker_s() {
-    let config = parse(&LEAST.replace("[trust]", "ca = \"/other.pem\"\n[trust]")).unwrap();
+fn the_api_may_use_other_files_than_the_broker() {
+    let config = parse(&MINIMAL.replace("[trust]", "ca = \"/other.pem\"\n[trust]")).unwrap();
     let (broker, cloud) = (config.broker.tls.unwrap(), config.cloud.tls.unwrap());
     assert_eq!(cloud.ca, PathBuf::from("/other.pem"));
     assert_eq!(cloud.client_key, broker.client_key);
 }
 
 #[test]
-fn revocation_lists_are_named_like_authorities() {
-    let config = parse(&LEAST.replace("client_key = \"/device.key\"", "client_key = \"/device.key\"\ncrl = \"/ca.crl\"")).unwrap();
+fn revocation_lists_are_configured_like_authorities() {
+    let config = parse(&MINIMAL.replace("client_key = \"/device.key\"", "client_key = \"/device.key\"\ncrl = \"/ca.crl\"")).unwrap();
     assert_eq!(config.broker.tls.unwrap().crl, Some(PathBuf::from("/ca.crl")));
     assert_eq!(config.cloud.tls.unwrap().crl, Some(PathBuf::from("/ca.crl")));
-    let store = parse(&format!("{LEAST}[store]\nhosts = [\"clips.example\"]\nca = \"webpki\"\ncrl = \"/clips.crl\"\n")).unwrap().store;
+    let store = parse(&format!("{MINIMAL}[store]\nhosts = [\"clips.example\"]\nca = \"webpki\"\ncrl = \"/clips.crl\"\n")).unwrap().store;
     assert_eq!(store.unwrap().crl, Some(PathBuf::from("/clips.crl")));
 }
 
@@ -94,15 +94,15 @@ fn revocation_lists_are_named_like_authorities() {
 fn plaintext_to_loopback_needs_no_files() {
     let files = "ca = \"/ca.pem\"\nclient_cert = \"/device.pem\"\nclient_key = \"/device.key\"\n";
     let text =
-        LEAST.replace(files, "").replace("mqtts://care.example", "mqtt://127.0.0.1").replace("https://care.example", "http://[::1]:80");
+        MINIMAL.replace(files, "").replace("mqtts://care.example", "mqtt://127.0.0.1").replace("https://care.example", "http://[::1]:80");
     let config = parse(&text).unwrap();
     assert_eq!((config.broker.tls, config.cloud.tls), (None, None));
     assert_eq!(config.cloud.endpoint, Endpoint { host: "::1".into(), port: 80, tls: false });
 }
 
 #[test]
-fn every_value_of_media_is_understood() {
-    let media = |lines: &str| parse(&format!("{LEAST}[media]\n{lines}\n")).unwrap().media.unwrap();
+fn every_kind_of_source_and_motion_is_read() {
+    let media = |lines: &str| parse(&format!("{MINIMAL}[media]\n{lines}\n")).unwrap().media.unwrap();
     assert_eq!(media("source = \"v4l2:/dev/video0\"").source, Source::V4l2("/dev/video0".into()));
     assert_eq!(media("source = \"file:/clip.mp4\"").source, Source::File("/clip.mp4".into()));
     assert_eq!(media("source = \"launch:videotestsrc ! x264enc\"").source, Source::Launch("videotestsrc ! x264enc".into()));
@@ -113,8 +113,8 @@ fn every_value_of_media_is_understood() {
 }
 
 #[test]
-fn a_vendor_s_uploader_is_in_the_place_of_a_picture_not_beside_it() {
-    let with = |lines: &str| format!("{LEAST}{lines}\n");
+fn a_vendors_uploader_excludes_media() {
+    let with = |lines: &str| format!("{MINIMAL}{lines}\n");
     let uploader = parse(&with("[uploader]\nsocket = \"unix:/run/kasa-care-agent/uploader.sock\"")).unwrap().uploader;
     assert_eq!(uploader, Some(Uploader { socket: "/run/kasa-care-agent/uploader.sock".into() }));
     assert_eq!(faults(&with("[uploader]")), ["22 uploader.socket"]);
@@ -126,9 +126,9 @@ fn a_vendor_s_uploader_is_in_the_place_of_a_picture_not_beside_it() {
 }
 
 #[test]
-fn the_broker_may_share_its_port_by_alpn_but_only_over_tls() {
+fn alpn_is_allowed_over_tls_only() {
     let alpn = "client_key = \"/device.key\"\nalpn = \"x-amzn-mqtt-ca\"";
-    let text = LEAST.replacen("client_key = \"/device.key\"", alpn, 1);
+    let text = MINIMAL.replacen("client_key = \"/device.key\"", alpn, 1);
     let config = Config::parse(&text, Path::new("config.toml")).unwrap();
     assert_eq!(config.broker.alpn.as_deref(), Some("x-amzn-mqtt-ca"));
     assert_eq!(faults(&text.replacen("mqtts://care.example", "mqtt://127.0.0.1", 1)), ["10 broker.alpn"]);
@@ -136,7 +136,7 @@ fn the_broker_may_share_its_port_by_alpn_but_only_over_tls() {
 
 /// One wrong line each; the fault must name that line and key.
 #[test]
-fn a_wrong_value_is_found_where_it_stands() {
+fn a_wrong_value_is_reported_with_its_line_and_key() {
     let cases = [
         ("id = \"8006E5A1F0C2\"", "id = \"a/b\"", "2 device.id"),
         ("id = \"8006E5A1F0C2\"", "id = 8006", "2 device.id"),
@@ -184,42 +184,42 @@ fn a_wrong_value_is_found_where_it_stands() {
         ("client_key = \"/device.key\"", "client_key = \"/device.key\"\nalpn = [\"mqtt\"]", "10 broker.alpn"),
     ];
     for (good, bad, expected) in cases {
-        let text = LEAST.replacen(good, bad, 1);
-        assert_ne!(text, LEAST, "{good} stands in the file");
+        let text = MINIMAL.replacen(good, bad, 1);
+        assert_ne!(text, MINIMAL, "{good} stands in the file");
         assert_eq!(faults(&text), [expected], "{bad}");
     }
 }
 
 #[test]
-fn what_is_missing_is_named_with_its_section() {
-    let without = |line: &str| faults(&LEAST.replacen(line, "", 1));
+fn a_missing_key_is_reported_with_its_section() {
+    let without = |line: &str| faults(&MINIMAL.replacen(line, "", 1));
     assert_eq!(without("model = \"KC420WS\"\n"), ["1 device.model"]);
     assert_eq!(without("client_key = \"/device.key\"\n"), ["5 broker.client_key"]);
     assert_eq!(without("url = \"https://care.example\"\n"), ["10 cloud.url"]);
     assert_eq!(without("cooldown_s = 300\n"), ["15 free.cooldown_s"]);
     assert_eq!(
-        faults(&format!("{LEAST}[media]\n[store]\n[recording]\n[status]\n")),
+        faults(&format!("{MINIMAL}[media]\n[store]\n[recording]\n[status]\n")),
         ["22 media.source", "23 store.hosts", "23 store.ca", "24 recording.dir", "24 recording.max_bytes", "25 status.listen"]
     );
     assert_eq!(faults(""), ["0 device", "0 broker", "0 cloud", "0 trust", "0 free"]);
 }
 
 #[test]
-fn an_unknown_key_is_a_fault_and_the_meant_one_is_offered() {
+fn an_unknown_key_is_a_fault_that_suggests_the_closest_key() {
     let fault = |text: String| parse(&text).expect_err("has faults").remove(0).to_string();
-    let slip = fault(LEAST.replace("state_dir", "satte_dir"));
+    let slip = fault(MINIMAL.replace("state_dir", "satte_dir"));
     assert!(slip.contains("is missing") || slip.contains("did you mean state_dir?"), "{slip}");
-    assert_eq!(faults(&LEAST.replace("state_dir", "satte_dir")), ["1 device.state_dir", "4 device.satte_dir"]);
-    let section = fault(format!("{LEAST}[stauts]\nlisten = \"127.0.0.1:1\"\n"));
+    assert_eq!(faults(&MINIMAL.replace("state_dir", "satte_dir")), ["1 device.state_dir", "4 device.satte_dir"]);
+    let section = fault(format!("{MINIMAL}[stauts]\nlisten = \"127.0.0.1:1\"\n"));
     assert_eq!(section, "config.toml:22: stauts: is not a known section; did you mean status?");
-    let stray = fault(format!("{LEAST}colour = \"blue\"\n"));
+    let stray = fault(format!("{MINIMAL}colour = \"blue\"\n"));
     assert!(stray.starts_with("config.toml:22: free.colour: is not a known key; remove it; known here: clips, "), "{stray}");
-    assert_eq!(faults(&format!("upload = 3\n{LEAST}")), ["1 upload"]);
+    assert_eq!(faults(&format!("upload = 3\n{MINIMAL}")), ["1 upload"]);
 }
 
 #[test]
-fn all_faults_come_at_once() {
-    let text = LEAST
+fn all_faults_are_reported_at_once() {
+    let text = MINIMAL
         .replace("8006E5A1F0C2", "a b")
         .replace("mqtts://", "mqtt://")
         .replace("clips = true", "clips = 1")
@@ -240,19 +240,19 @@ fn all_faults_come_at_once() {
 }
 
 #[test]
-fn broken_toml_is_reported_beside_what_can_be_read() {
-    let text = LEAST.replace("model = \"KC420WS\"", "model = \"KC420WS").replace("clips = true", "clips = 1");
+fn syntax_errors_are_reported_beside_other_faults() {
+    let text = MINIMAL.replace("model = \"KC420WS\"", "model = \"KC420WS").replace("clips = true", "clips = 1");
     assert_eq!(faults(&text), ["3 ", "16 free.clips"]);
-    assert_eq!(faults(&format!("{LEAST}snapshots = true\n")), ["22 "], "a key twice");
+    assert_eq!(faults(&format!("{MINIMAL}snapshots = true\n")), ["22 "], "a key twice");
 }
 
 #[test]
-fn a_secret_in_a_url_is_not_repeated() {
-    let text = LEAST.replace("mqtts://", "mqtts://user:canary@") + "[media]\nsource = \"rtsp:/user:canary@camera\"\n";
+fn faults_do_not_quote_secrets() {
+    let text = MINIMAL.replace("mqtts://", "mqtts://user:canary@") + "[media]\nsource = \"rtsp:/user:canary@camera\"\n";
     for fault in parse(&text).expect_err("has faults") {
         assert!(!fault.to_string().contains("canary"), "{fault}");
     }
-    // Whichever key it was meant for, and whatever is missing.
+    // In any key, with or without other faults.
     let secret = "rtsp://admin:can/ary@camera/live?token=canary";
     for value in [secret, "admin:canary@camera/live", "https://u:canary@h"] {
         for line in [
@@ -265,21 +265,20 @@ fn a_secret_in_a_url_is_not_repeated() {
             format!("[uploader]\nsocket = \"{value}\""),
             format!("[\"{value}\"]"),
         ] {
-            for fault in parse(&format!("{LEAST}{line}\n")).expect_err("has faults") {
+            for fault in parse(&format!("{MINIMAL}{line}\n")).expect_err("has faults") {
                 let fault = fault.to_string();
                 assert!(!fault.contains("canary") && !fault.contains("ary@"), "{line}: {fault}");
             }
         }
     }
-    let media = parse(&format!("{LEAST}[media]\nsource = \"{secret}\"\n")).unwrap().media;
+    let media = parse(&format!("{MINIMAL}[media]\nsource = \"{secret}\"\n")).unwrap().media;
     assert!(!format!("{media:?}").contains("ary"), "{media:?}");
 }
 
 proptest! {
-    /// Whatever stands in the file: an answer, and faults within it.
     #[test]
-    fn no_text_is_too_strange(at in 0..2000usize, cut in 0..200usize, put in "[ -~\\n\\[\\]{}='\"#é\\x00]{0,20}") {
-        let mut text = WHOLE.to_owned();
+    fn any_text_is_parsed_or_refused_with_faults_inside_it(at in 0..2000usize, cut in 0..200usize, put in "[ -~\\n\\[\\]{}='\"#é\\x00]{0,20}") {
+        let mut text = EXAMPLE.to_owned();
         let boundary = |text: &str, at: usize| (0..=at.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap();
         let (from, to) = (boundary(&text, at), boundary(&text, at + cut));
         text.replace_range(from..to, &put);
@@ -318,7 +317,7 @@ mod files {
             camera.write("device.key", &key, 0o600);
             fs::create_dir(camera.0.path().join("state")).unwrap();
             let at = |name: &str| camera.0.path().join(name).display().to_string();
-            let text = LEAST
+            let text = MINIMAL
                 .replace("/ca.pem", &at("ca.pem"))
                 .replace("/device.pem", &at("device.pem"))
                 .replace("/device.key", &at("device.key"))
@@ -351,7 +350,7 @@ mod files {
     }
 
     #[test]
-    fn a_loose_key_is_refused_and_named() {
+    fn a_key_that_others_may_read_is_refused() {
         for mode in [0o640, 0o604, 0o620, 0o666] {
             let camera = Camera::new();
             camera.write("device.key", &pair(DEVICE).1, mode);
@@ -363,7 +362,7 @@ mod files {
     }
 
     #[test]
-    fn missing_and_swapped_files_are_found_at_once() {
+    fn missing_and_swapped_files_are_reported_at_once() {
         let camera = Camera::new();
         fs::remove_file(camera.0.path().join("ca.pem")).unwrap();
         let (cert, key) = pair(DEVICE);
@@ -373,7 +372,7 @@ mod files {
     }
 
     #[test]
-    fn a_certificate_of_another_key_or_another_device_is_found() {
+    fn a_certificate_of_another_key_or_device_is_reported() {
         let camera = Camera::new();
         camera.write("device.pem", &pair(DEVICE).0, 0o644);
         assert_eq!(camera.faults(), ["8 broker.client_cert"]);
@@ -386,7 +385,7 @@ mod files {
     }
 
     #[test]
-    fn files_are_looked_at_even_when_the_rest_has_faults() {
+    fn files_are_checked_even_if_the_text_has_faults() {
         let camera = Camera::new();
         camera.write("device.key", &pair(DEVICE).1, 0o644);
         let text = fs::read_to_string(camera.config()).unwrap().replace("clips = true", "clips = 1");
@@ -410,10 +409,10 @@ mod files {
     }
 
     #[test]
-    fn the_motion_key_is_found_for_its_fault() {
+    fn a_default_is_reported_at_its_section() {
         let line = |text: &str| read::read(text, Path::new("config.toml")).lines.of("media.motion");
-        assert_eq!(line(&format!("{LEAST}[media]\nsource = \"test\"\nmotion = \"built-in\"\n")), 24);
-        assert_eq!(line(&format!("{LEAST}[media]\nsource = \"test\"\n")), 22, "its default stands with the section");
+        assert_eq!(line(&format!("{MINIMAL}[media]\nsource = \"test\"\nmotion = \"built-in\"\n")), 24);
+        assert_eq!(line(&format!("{MINIMAL}[media]\nsource = \"test\"\n")), 22, "its default stands with the section");
     }
 
     #[test]
@@ -431,7 +430,7 @@ mod files {
     }
 
     #[test]
-    fn a_byte_order_mark_is_read_over_and_another_encoding_is_named() {
+    fn a_byte_order_mark_is_ignored_and_another_encoding_is_named() {
         let camera = Camera::new();
         let text = fs::read_to_string(camera.config()).unwrap();
         camera.write("config.toml", &format!("\u{feff}{text}"), 0o644);
@@ -456,7 +455,7 @@ mod files {
     }
 
     #[test]
-    fn a_file_that_is_not_there_is_the_only_fault() {
+    fn a_missing_configuration_file_is_the_only_fault() {
         let faults = Config::load(Path::new("/nonexistent/config.toml")).expect_err("not there");
         assert_eq!(faults.len(), 1);
         assert!(faults[0].to_string().contains("--config FILE"));

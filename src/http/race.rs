@@ -147,7 +147,7 @@ pub fn tls_advice(fault: &TlsFault) -> &'static str {
         TlsFault::UnknownAuthority | TlsFault::OtherAuthority => {
             "Add the authority that signed the server's certificate to ca, or let the server send its intermediates."
         }
-        TlsFault::AsksNobody => "Let the server require client certificates (mutual TLS).",
+        TlsFault::NoClientAuth => "Let the server require client certificates (mutual TLS).",
         TlsFault::DeviceRefused(_) => "Register this device's certificate with the server, or install one that it accepts.",
         TlsFault::NotTls => "Check the port: what listens there does not speak TLS.",
         TlsFault::OldTls => "Let the server offer TLS 1.2 or 1.3.",

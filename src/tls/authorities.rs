@@ -1,5 +1,5 @@
-//! The certificates of a CA file. One that cannot be used is named and skipped, and the others count: a system's bundle has a
-//! hundred of them, and a camera must not lose its cloud for one that it does not need.
+//! Reads CA files. A certificate that cannot be used is reported and skipped, and the others still count: a system bundle has
+//! more than a hundred, and a camera must not lose its cloud over one that it does not need.
 
 use std::{fmt, path::Path};
 
@@ -11,9 +11,9 @@ use super::{
     pem,
 };
 
-/// What a CA file holds.
+/// The contents of a CA file.
 pub(super) struct Bundle {
-    /// Those that count.
+    /// The certificates that can be used.
     pub certificates: Vec<CertificateDer<'static>>,
     pub roots: RootCertStore,
     pub skipped: Vec<Skipped>,
@@ -36,7 +36,7 @@ impl fmt::Display for Skipped {
     }
 }
 
-/// What a CA file holds that cannot be used, for `check-config` and conditions.
+/// The parts of a CA file that cannot be used, for `check-config` and conditions.
 ///
 /// # Errors
 /// It is missing, unreadable, or holds nothing that can be used.
@@ -60,7 +60,7 @@ pub(super) fn bundle(path: &Path) -> Result<Bundle, TlsError> {
         });
         let added = root.and_then(|root| match bundle.roots.add(root.clone()) {
             Ok(()) => Ok(root),
-            Err(error) => Err(format!("it is no authority that can be used ({error})")),
+            Err(error) => Err(format!("it cannot be used as an authority ({error})")),
         });
         match added {
             Ok(root) => bundle.certificates.push(root),

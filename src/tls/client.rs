@@ -1,9 +1,10 @@
-//! TLS towards one peer, and the demand that a broker or API asks who this device is (sections 3.4 and 3.6): a server that
-//! asks nobody serves whoever comes, and is told nothing.
+//! TLS towards one peer. A broker or API must ask for this device's certificate (`docs/protocol.md#mqtt`,
+//! `docs/protocol.md#https`): one that does not would serve any client, and the handshake with it fails.
 //!
-//! In TLS 1.2 and 1.3 alike rustls has resolved the client certificate for a CertificateRequest before it verifies the
-//! server's signature, so that a server that sent none is refused there, within the handshake. It is judged after its
-//! certificate: of two faults the certificate's is the one to name. A resumed session would skip both; none is resumed.
+//! In TLS 1.2 and 1.3 alike, rustls resolves the client certificate for a CertificateRequest before it verifies the server's
+//! signature. A server that sent no CertificateRequest is therefore refused at that point, within the handshake. Its
+//! certificate is verified first, so that of two faults the certificate's is reported. A resumed session would skip both
+//! checks, so sessions are never resumed.
 
 use std::{
     sync::{
@@ -25,12 +26,12 @@ use rustls::{
 
 use super::{TlsFault, verifier::LowerBoundVerifier};
 
-/// The earliest end of a server's certificates, once its handshake has verified them. Clones are the same.
+/// When the first of a server's certificates expires, once a handshake has verified them. Clones share the value.
 #[derive(Debug, Clone, Default)]
 pub struct ValidUntil(Arc<AtomicU64>);
 
 impl ValidUntil {
-    /// Since 1970; `None` while no certificate was verified.
+    /// Since 1970; `None` until a certificate is verified.
     pub fn get(&self) -> Option<Duration> {
         let seconds = self.0.load(Ordering::Relaxed);
         (seconds > 0).then(|| Duration::from_secs(seconds))
@@ -45,72 +46,77 @@ impl ValidUntil {
 #[derive(Debug, Clone)]
 pub struct Client {
     config: Arc<ClientConfig>,
-    /// What judges the server, where it must also ask for the device's certificate.
+    /// The server's verifier, where the server must ask for the device's certificate.
     mutual: Option<Arc<LowerBoundVerifier>>,
 }
 
 impl Client {
-    /// Shows no certificate, whether asked for one or not.
+    /// A client that shows no certificate, asked or not.
     pub fn anonymous(config: ClientConfig) -> Self {
         Self { config: unresumed(config), mutual: None }
     }
 
-    /// Shows the certificate of `config`, whose verifier is `verifier`, to servers that ask for it, and refuses all others.
+    /// A client that shows the certificate of `config`, and refuses servers that do not ask for it. `verifier` is the verifier
+    /// of `config`.
     pub(super) fn mutual(config: ClientConfig, verifier: Arc<LowerBoundVerifier>) -> Self {
         Self { config: unresumed(config), mutual: Some(verifier) }
     }
 
-    /// The same, offering this application protocol (ALPN, RFC 7301): some brokers share port 443 with others by it.
+    /// The same client, offering this application protocol (ALPN, RFC 7301). Some brokers share port 443 by it.
     pub fn offering(self, alpn: Option<&str>) -> Self {
         let mut config = (*self.config).clone();
         config.alpn_protocols = alpn.map(|protocol| protocol.as_bytes().to_vec()).into_iter().collect();
         Self { config: Arc::new(config), ..self }
     }
 
-    /// The configuration of one connection, and of no other: it remembers what the server has asked.
+    /// The configuration of one connection. Do not reuse it: it records whether the server asked for a certificate.
     pub fn connection(&self) -> ClientConfig {
         self.connection_noting(&ValidUntil::default())
     }
 
-    /// The same; `valid_until` learns how long the server's certificates last, if it is a server that must know this device.
+    /// The same. `valid_until` is set when the handshake has verified a server that must ask for the device's certificate.
     pub fn connection_noting(&self, valid_until: &ValidUntil) -> ClientConfig {
         let mut config = (*self.config).clone();
         if let Some(verifier) = &self.mutual {
             let identity = config.client_auth_cert_resolver.clone();
-            let asks =
-                Arc::new(MustAsk { verifier: verifier.clone(), identity, asked: AtomicBool::new(false), valid_until: valid_until.clone() });
-            config.client_auth_cert_resolver = asks.clone();
-            config.dangerous().set_certificate_verifier(asks);
+            let verifier = Arc::new(MutualVerifier {
+                verifier: verifier.clone(),
+                identity,
+                asked: AtomicBool::new(false),
+                valid_until: valid_until.clone(),
+            });
+            config.client_auth_cert_resolver = verifier.clone();
+            config.dangerous().set_certificate_verifier(verifier);
         }
         config
     }
 }
 
-/// A resumed session would not look at the server's certificate again, which may have expired or lost its authority since.
+/// A resumed session would not verify the server's certificate again, which may have expired or been revoked since.
 fn unresumed(mut config: ClientConfig) -> Arc<ClientConfig> {
     config.resumption = Resumption::disabled();
     Arc::new(config)
 }
 
-/// Verifies one server as `verifier` does, and that it has asked for `identity`.
+/// Verifies one server with `verifier`, and that it asked for `identity`.
 #[derive(Debug)]
-struct MustAsk {
+struct MutualVerifier {
     verifier: Arc<LowerBoundVerifier>,
     identity: Arc<dyn ResolvesClientCert>,
     asked: AtomicBool,
     valid_until: ValidUntil,
 }
 
-impl MustAsk {
-    fn unless_it_asked_nobody(&self, signature: HandshakeSignatureValid) -> Result<HandshakeSignatureValid, Error> {
+impl MutualVerifier {
+    fn require_certificate_request(&self, signature: HandshakeSignatureValid) -> Result<HandshakeSignatureValid, Error> {
         match self.asked.load(Ordering::Relaxed) {
             true => Ok(signature),
-            false => Err(OtherError(Arc::new(TlsFault::AsksNobody)).into()),
+            false => Err(OtherError(Arc::new(TlsFault::NoClientAuth)).into()),
         }
     }
 }
 
-impl ResolvesClientCert for MustAsk {
+impl ResolvesClientCert for MutualVerifier {
     fn resolve(&self, root_hint_subjects: &[&[u8]], sigschemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
         self.asked.store(true, Ordering::Relaxed);
         self.identity.resolve(root_hint_subjects, sigschemes)
@@ -121,7 +127,7 @@ impl ResolvesClientCert for MustAsk {
     }
 }
 
-impl ServerCertVerifier for MustAsk {
+impl ServerCertVerifier for MutualVerifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -141,7 +147,7 @@ impl ServerCertVerifier for MustAsk {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.unless_it_asked_nobody(self.verifier.verify_tls12_signature(message, cert, dss)?)
+        self.require_certificate_request(self.verifier.verify_tls12_signature(message, cert, dss)?)
     }
 
     fn verify_tls13_signature(
@@ -150,7 +156,7 @@ impl ServerCertVerifier for MustAsk {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.unless_it_asked_nobody(self.verifier.verify_tls13_signature(message, cert, dss)?)
+        self.require_certificate_request(self.verifier.verify_tls13_signature(message, cert, dss)?)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

@@ -1,4 +1,4 @@
-//! Why TLS cannot be set up from the files that the configuration names. What goes wrong on a connection is in `faults`.
+//! Why TLS cannot be set up from the files that the configuration names. Faults of a handshake are in `faults`.
 
 use std::{io, path::PathBuf};
 
@@ -19,7 +19,7 @@ pub enum TlsError {
         /// Why.
         source: io::Error,
     },
-    /// Others may read the private key, or change whom this device trusts.
+    /// The file's mode lets others read the private key, or change what this device trusts.
     #[error("the {what} {} has mode {mode:04o}, so others on this machine may use or change it: chmod {right:o} {}", path.display(), path.display())]
     Loose {
         /// What the file is for.
@@ -31,17 +31,17 @@ pub enum TlsError {
         /// What they may be.
         right: u32,
     },
-    /// Others may change whom this device trusts.
+    /// The file's owner could change what this device trusts.
     #[error("the {what} is not safe: {wrong}; {right}")]
     Unsafe {
         /// What the file is for.
         what: &'static str,
-        /// What lets others change it.
+        /// How others could change it.
         wrong: String,
         /// The remedy.
         right: String,
     },
-    /// The file is not PEM, or what stands in it cannot be used.
+    /// The file is not PEM, or its contents cannot be used.
     #[error("the {what} {} cannot be used: {reason}; put {expected} there", path.display())]
     Unusable {
         /// What the file is for.

@@ -1,4 +1,4 @@
-//! What went wrong in a TLS handshake, in words for an operator.
+//! Why a TLS handshake failed, in words for an operator. The link and the HTTP client report these faults.
 
 use std::io;
 
@@ -8,65 +8,66 @@ use thiserror::Error as ThisError;
 
 use crate::clock::system_time;
 
-/// What was wrong in a TLS handshake, in words for an operator (scenario 63).
+/// Why a TLS handshake failed.
 #[derive(Debug, Clone, PartialEq, Eq, ThisError)]
 pub enum TlsFault {
-    /// The server's certificate, or one above it, has expired at T.
+    /// The server's certificate, or one above it, has expired by trusted time.
     #[error("the server's certificate expired on {not_after}: trusted time is {trusted}, the system clock says {system}")]
     Expired {
-        /// When.
+        /// When it expired.
         not_after: Timestamp,
         /// T.
         trusted: Timestamp,
         /// What the system clock says.
         system: Timestamp,
     },
-    /// It is not valid yet, and the clock is confirmed (or the chain is valid at no time).
+    /// The certificate is not valid yet although trusted time is confirmed, or the chain is valid at no time.
     #[error("the server's certificate is not valid before {not_before}: trusted time is {trusted}, the system clock says {system}")]
     NotYetValid {
-        /// From when.
+        /// When it becomes valid.
         not_before: Timestamp,
         /// T.
         trusted: Timestamp,
         /// What the system clock says.
         system: Timestamp,
     },
-    /// It is for other names.
+    /// The certificate is for other names.
     #[error("the server's certificate is for other names: {presented}, not {expected}")]
     OtherNames {
-        /// Where we meant to connect.
+        /// The host that we connected to.
         expected: String,
-        /// What the certificate says.
+        /// The names in the certificate.
         presented: String,
     },
-    /// Its authority has revoked it.
+    /// The certificate's authority has revoked it.
     #[error("the server's certificate, or one above it, is revoked")]
     Revoked,
-    /// No configured authority vouches for it.
+    /// No configured authority has signed the chain.
     #[error("the server's certificate is of an unknown authority, or the server did not send its intermediates")]
     UnknownAuthority,
-    /// An authority of that name is configured, but it did not sign this certificate: it was made anew, or is a forgery.
+    /// A configured authority has the issuer's name but did not sign the certificate: the authority was renewed, or the
+    /// certificate is forged.
     #[error("the server's certificate is not signed by the authority it names: the CA file may hold an older one of the same name")]
     OtherAuthority,
-    /// Something else is wrong with it.
+    /// Something else is wrong with the certificate.
     #[error("the server's certificate is not acceptable: {0}")]
     BadCertificate(String),
-    /// Nothing newer than TLS 1.1.
+    /// The server speaks nothing newer than TLS 1.1.
     #[error("the server speaks no TLS 1.2 or 1.3")]
     OldTls,
-    /// More than a certificate chain ever has.
+    /// A handshake message is larger than any certificate chain.
     #[error("the server's certificates are too large to be read")]
     TooLarge,
-    /// The answer is not TLS.
+    /// The peer does not speak TLS.
     #[error("what answers there does not speak TLS")]
     NotTls,
-    /// The server is the one it says, and serves whoever comes.
+    /// The server does not ask for a client certificate, so it would serve any client.
     #[error("the server asks for no client certificate, so it cannot know whom it serves: require one there (mutual TLS)")]
-    AsksNobody,
-    /// The server does not like our certificate.
+    NoClientAuth,
+    /// The server refused our certificate.
     #[error("the server refused this device's certificate ({0})")]
     DeviceRefused(String),
-    /// The server went away during the handshake.
+    /// The server closed the connection during the handshake.
     #[error("the server closed the connection during the handshake")]
     Closed,
     /// Anything else, in rustls's words.
@@ -115,7 +116,7 @@ impl From<&CertificateError> for TlsFault {
     }
 }
 
-/// What a failed handshake says, if it is TLS that failed: rustls hides its errors inside `io::Error`s.
+/// The TLS fault inside an I/O error of a handshake, if it is one: rustls wraps its errors in `io::Error`.
 pub fn handshake_fault(error: &io::Error) -> Option<TlsFault> {
     let mut inner: Option<&(dyn std::error::Error + 'static)> = error.get_ref().map(|inner| inner as _);
     while let Some(error) = inner {
@@ -130,7 +131,7 @@ pub fn handshake_fault(error: &io::Error) -> Option<TlsFault> {
     (error.kind() == io::ErrorKind::UnexpectedEof).then_some(TlsFault::Closed)
 }
 
-/// Alerts by which a server turns down a client certificate (RFC 8446, 6.2). In TLS 1.3 they arrive after the handshake.
+/// Whether a server refuses a client certificate with this alert (RFC 8446, 6.2). In TLS 1.3 it arrives after the handshake.
 fn about_our_certificate(alert: AlertDescription) -> bool {
     matches!(
         alert,
@@ -147,7 +148,7 @@ fn about_our_certificate(alert: AlertDescription) -> bool {
 }
 
 fn timestamp(time: UnixTime) -> Timestamp {
-    // Certificates cannot name a time outside jiff's range (year 9999), so MAX stands only for nonsense.
+    // No certificate can name a time outside jiff's range (up to the year 9999).
     i64::try_from(time.as_secs()).ok().and_then(|seconds| Timestamp::from_second(seconds).ok()).unwrap_or(Timestamp::MAX)
 }
 

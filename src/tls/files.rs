@@ -25,21 +25,21 @@ pub(super) const CERT_EXPECTED: &str = "the device's PEM certificate, followed b
 pub(super) const KEY_EXPECTED: &str = "one PEM private key (ECDSA P-256 or P-384, Ed25519 or RSA)";
 pub(super) const CRL_EXPECTED: &str = "the PEM revocation lists (X509 CRL) of the authorities";
 
-/// The files of one TLS client.
+/// The files that configure one TLS client.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TlsFiles {
-    /// The authorities the server's certificate must chain to, PEM.
+    /// The authorities that the server's certificate must chain to, PEM.
     pub ca: PathBuf,
     /// The device's certificate chain, PEM.
     pub client_cert: PathBuf,
-    /// The device's private key, PEM, not readable by group or others.
+    /// The device's private key, PEM. Group and others may not read it.
     pub client_key: PathBuf,
     /// The authorities' revocation lists, PEM.
     pub crl: Option<PathBuf>,
 }
 
 impl TlsFiles {
-    /// All of them.
+    /// All paths.
     pub fn paths(&self) -> impl Iterator<Item = &Path> {
         let Self { ca, client_cert, client_key, crl } = self;
         [ca, client_cert, client_key].into_iter().chain(crl).map(PathBuf::as_path)
@@ -59,7 +59,8 @@ pub(super) fn roots(path: &Path) -> Result<RootCertStore, TlsError> {
     authorities::bundle(path).map(|bundle| bundle.roots)
 }
 
-/// A chain with a gap is no chain: everything in its file must be readable. A key may stand beside it.
+/// Reads a certificate chain. Every section of the file must be readable, since a chain with a gap does not verify. A private
+/// key may stand beside it.
 pub(super) fn certificates(what: &'static str, path: &Path, expected: &'static str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let bytes = read(what, path, OTHERS_MAY_WRITE)?;
     let unusable = |reason| TlsError::Unusable { what, path: path.to_owned(), reason, expected };
@@ -115,7 +116,7 @@ pub(super) fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsErro
             "PRIVATE KEY" => keys.push(PrivateKeyDer::Pkcs8(der.into())),
             "RSA PRIVATE KEY" => keys.push(PrivateKeyDer::Pkcs1(der.into())),
             "EC PRIVATE KEY" => keys.push(PrivateKeyDer::Sec1(der.into())),
-            // Tools put the curve before the key, and the chain behind it.
+            // Some tools write the curve before the key, and the certificate chain after it.
             label if label.ends_with("PARAMETERS") || label == "CERTIFICATE" => {}
             label => return Err(at(format!("it holds a {label}, which cannot be used"))),
         }
@@ -127,12 +128,12 @@ pub(super) fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsErro
     }
 }
 
-/// What group and others may not do with a key, and with what says whom to trust.
+/// Mode bits that a private key must not have, and those that other files must not have.
 pub(super) const OTHERS_MAY_ANYTHING: u32 = 0o077;
 pub(super) const OTHERS_MAY_WRITE: u32 = 0o022;
 
-/// Reads a file of at most 1 MiB whose mode has none of the `forbidden` bits. The open file is judged, not the path, so that
-/// it cannot be exchanged in between.
+/// Reads a file of at most 1 MiB whose mode has none of the `forbidden` bits. The mode is that of the open file, so that the
+/// file cannot be replaced between check and use.
 pub(super) fn read(what: &'static str, path: &Path, forbidden: u32) -> Result<Vec<u8>, TlsError> {
     const MOST: u64 = 1 << 20;
     let unreadable = |source| TlsError::Unreadable { what, path: path.to_owned(), source };
@@ -142,7 +143,7 @@ pub(super) fn read(what: &'static str, path: &Path, forbidden: u32) -> Result<Ve
         return Err(unreadable(io::ErrorKind::IsADirectory.into()));
     }
     let mode = metadata.permissions().mode() & 0o7777;
-    // The device's own certificate says nothing about whom to trust.
+    // The device's own certificate does not decide what the device trusts.
     if let Some((wrong, right)) = ownership::fault(path, &metadata).filter(|_| forbidden == OTHERS_MAY_WRITE && what != CERT) {
         return Err(TlsError::Unsafe { what, wrong, right });
     }

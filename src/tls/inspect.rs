@@ -1,5 +1,5 @@
-//! What the files say by themselves, before anything connects: whose certificate it is, when it ends, and every fault of a
-//! set of files at once. For `check-config`, the status and conditions.
+//! Reads facts from certificate files without connecting: the device a certificate names, when it expires, and every fault of
+//! a set of files. Called by the configuration, `check-config`, the status and the conditions.
 
 use std::{path::Path, time::Duration};
 
@@ -19,7 +19,7 @@ use super::{
 };
 use crate::clock::Clock;
 
-/// Every fault of these files at once, for `check-config`.
+/// Every fault of these files.
 pub fn check_files(files: &TlsFiles) -> Vec<TlsError> {
     let ca = roots(&files.ca).err();
     let chain = certificates(CERT, &files.client_cert, CERT_EXPECTED);
@@ -64,7 +64,7 @@ pub fn check_key(path: &Path) -> Result<(), TlsError> {
     private_key(path).map(drop)
 }
 
-/// The common name of the certificate in this PEM file, which must be the device id (section 3.4).
+/// The common name of the certificate in this PEM file. It must be the device id (`docs/protocol.md#mqtt`).
 ///
 /// # Errors
 /// The file is unreadable, or its first certificate has no common name.
@@ -76,13 +76,13 @@ pub fn common_name(cert: &Path) -> Result<String, TlsError> {
     })
 }
 
-/// The text of a name's attribute, in the string types RFC 5280 (4.1.2.4) has for new certificates.
+/// The text of a name's attribute, in the two string types that RFC 5280 (4.1.2.4) allows in new certificates.
 fn text(value: &Any) -> Option<String> {
     let printable = || value.decode_as::<PrintableStringRef<'_>>().map(|text| text.as_str().to_owned());
     value.decode_as::<Utf8StringRef<'_>>().map(|text| text.as_str().to_owned()).or_else(|_| printable()).ok()
 }
 
-/// Checks that the device certificate is `device`'s.
+/// Checks that the device certificate names `device`.
 ///
 /// # Errors
 /// [`TlsError::OtherDevice`], or what [`common_name`] finds.
@@ -102,8 +102,8 @@ pub fn expires(cert: &Path) -> Result<Duration, TlsError> {
     with_certificate(cert, |x509| Ok(x509.validity.not_after.to_unix_duration()))
 }
 
-/// When the last of the authorities in this PEM file ends, since 1970; `None` where none of them says so. A bundle is as good
-/// as its longest-lived authority: the old ones beside it may end.
+/// When the last authority in this PEM file expires, since 1970; `None` if none of them could be parsed. Older authorities
+/// beside it may expire earlier without harm.
 ///
 /// # Errors
 /// The file is unreadable or holds no certificate.
@@ -116,13 +116,13 @@ pub fn authorities_end(ca: &Path) -> Result<Option<Duration>, TlsError> {
 /// One certificate of a file, and when it is valid.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Validity {
-    /// Which of the certificates that can be used, from 1.
+    /// Its number among the usable certificates of the file, from 1.
     pub number: usize,
-    /// Whose it is, as the certificate says.
+    /// The certificate's subject.
     pub subject: String,
-    /// Since 1970.
+    /// Start, since 1970.
     pub not_before: Duration,
-    /// Since 1970.
+    /// End, since 1970.
     pub not_after: Duration,
 }
 
@@ -142,7 +142,7 @@ pub fn authority_validity(ca: &Path) -> Result<Vec<Validity>, TlsError> {
     Ok(validity(&authorities::bundle(ca)?.certificates))
 }
 
-/// A certificate whose dates this reader cannot make out is judged in the handshake only.
+/// A certificate that does not parse here is left out; the handshake verifies it.
 fn validity(certificates: &[impl AsRef<[u8]>]) -> Vec<Validity> {
     let parsed = certificates.iter().enumerate().filter_map(|(index, der)| Some((index + 1, Certificate::from_der(der.as_ref()).ok()?)));
     parsed

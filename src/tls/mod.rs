@@ -1,7 +1,8 @@
-//! One rustls configuration per peer, on trusted time; for link, the cloud API and uploads.
+//! TLS on trusted time: one rustls configuration per peer, for the link, the cloud API and uploads.
 //!
-//! Only ring, TLS 1.2 and 1.3, no system roots, no session resumption: every connection checks the server's certificate
-//! anew. Files are judged here too, so that a missing key is named before anything connects.
+//! Only ring, TLS 1.2 and 1.3; no system roots and no session resumption, so every connection verifies the server's
+//! certificate again. Certificate files are read and checked here too, so that a fault in them is reported before anything
+//! connects.
 
 mod authorities;
 mod client;
@@ -32,14 +33,13 @@ pub use inspect::{
     Validity, authorities_end, authority_validity, check_ca, check_certificate, check_crl, check_device, check_files, check_key,
     common_name, device_validity, expires,
 };
-pub use watch::Watch;
+pub use watch::FileWatch;
 
 use crate::clock::Clock;
 use files::{CERT, CERT_EXPECTED, certificates, crls, private_key, roots, unusable_crl};
 use verifier::LowerBoundVerifier;
 
-/// TLS towards the broker and the cloud API: servers must chain to `files.ca` and ask for the device's certificate, which we
-/// show.
+/// TLS towards the broker and the cloud API: the server must chain to `files.ca` and must ask for the device's certificate.
 ///
 /// # Errors
 /// The first file that is missing, unreadable, loose or unusable.
@@ -55,7 +55,7 @@ pub fn device_client(files: &TlsFiles, clock: &Clock) -> Result<Client, TlsError
     Ok(Client::mutual(config, verifier))
 }
 
-/// TLS towards store hosts other than the cloud's own: no client certificate is ever shown.
+/// TLS towards store hosts other than the cloud's own. It never shows a client certificate.
 ///
 /// # Errors
 /// A CA file or revocation list that is missing, unreadable or unusable.
@@ -72,16 +72,16 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-/// Whom to trust, and which of their certificates no longer.
+/// The authorities to trust, and what they have revoked.
 struct Authorities<'f> {
     roots: RootCertStore,
     crl: Option<&'f Path>,
-    /// Where the roots are from.
+    /// The file that the roots come from.
     path: &'f Path,
 }
 
-/// A revocation list says what is revoked and nothing else: an authority without one is trusted as before, and an old list
-/// still counts. A camera that cannot fetch a new one must not lose its cloud for it.
+/// Builds a configuration with these authorities. An authority without a revocation list is still trusted, and an expired list
+/// still counts: a camera that cannot fetch a new list must not lose its cloud.
 fn builder(
     Authorities { roots, crl, path }: Authorities<'_>,
     clock: &Clock,

@@ -1,7 +1,8 @@
-//! Reads PEM (RFC 7468) without passing anything over in silence: a parser that skips what it does not know skips the root
-//! that somebody has installed. What stands in a file is read, or named with its line and the reason.
+//! Reads PEM (RFC 7468). It skips nothing silently: a parser that ignores what it does not understand may ignore the root that
+//! somebody installed. Every section is read, or reported with its line and the reason.
 //!
-//! Read besides the standard's form: a byte order mark before any line, text glued to a marker, CRLF and CR, indentation.
+//! Beyond the standard it accepts a byte order mark before any line, text directly before a marker, CRLF and CR, and
+//! indentation.
 
 use base64::{
     Engine as _, alphabet,
@@ -10,7 +11,7 @@ use base64::{
 
 use crate::text_file::{BYTE_ORDER_MARK, not_text};
 
-/// Padding may be missing and the last bits may be anything: other programs read that too.
+/// Padding may be missing and trailing bits may have any value; other programs accept that too.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent).with_decode_allow_trailing_bits(true),
@@ -19,23 +20,24 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 const BEGIN: &str = "-----BEGIN ";
 const END: &str = "-----END ";
 const DASHES: &str = "-----";
-/// One thing that a file holds, or that cannot be read in it.
+
+/// One section of a file, readable or not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Section {
-    /// The line that it begins on, from 1.
+    /// The line of its start, from 1.
     pub line: usize,
-    /// What it says it is, `CERTIFICATE`; empty where no marker could be read.
+    /// Its label, such as `CERTIFICATE`; empty if no marker could be read.
     pub label: String,
-    /// What it holds, or why that cannot be read.
+    /// Its decoded contents, or why they cannot be read.
     pub content: Result<Vec<u8>, String>,
 }
 
-/// Everything in a file that is a section or looks as if it was to be one, in its order.
+/// Every section of a file, and everything that looks like a damaged one, in order.
 ///
 /// # Errors
 /// The file as a whole is not text: what it is instead.
 pub(super) fn sections(bytes: &[u8]) -> Result<Vec<Section>, String> {
-    // A SEQUENCE whose length takes one to four bytes.
+    // A DER SEQUENCE whose length takes one to four bytes.
     if matches!(bytes, [0x30, 0x81..=0x84, ..]) {
         return Err("it is DER (binary), not PEM: convert it with openssl".to_owned());
     }
@@ -53,7 +55,7 @@ struct Reader<'t> {
     text: &'t str,
     at: usize,
     found: Vec<Section>,
-    /// Up to which offset lines were counted, and which line that is.
+    /// The offset up to which lines were counted, and its line.
     counted: (usize, usize),
 }
 
@@ -62,24 +64,24 @@ impl<'t> Reader<'t> {
         loop {
             let rest = &self.text[self.at..];
             let Some(begin) = rest.find(BEGIN) else {
-                self.look_between(self.at, self.text.len());
+                self.check_between(self.at, self.text.len());
                 return;
             };
             let begin = self.at + begin;
             let line_start = self.text[..begin].rfind('\n').map_or(0, |at| at + 1).max(self.at);
             if self.text[line_start..begin].trim_start_matches([' ', '\t', BYTE_ORDER_MARK]).starts_with('#') {
-                // Commented out, on purpose. Its body, if that is not, will be found.
+                // Commented out. If its body is not, the body is reported.
                 let next = self.text[begin..].find('\n').map_or(self.text.len(), |end| begin + end + 1);
-                self.look_between(self.at, line_start);
+                self.check_between(self.at, line_start);
                 self.at = next;
                 continue;
             }
-            self.look_between(self.at, begin);
+            self.check_between(self.at, begin);
             self.section(begin);
         }
     }
 
-    /// A section that begins at `begin`.
+    /// Reads the section that begins at `begin`.
     fn section(&mut self, begin: usize) {
         let line = self.line(begin);
         let after = &self.text[begin + BEGIN.len()..];
@@ -121,10 +123,10 @@ impl<'t> Reader<'t> {
         self.found.push(Section { line, label, content });
     }
 
-    /// Something that was to be a section and has no BEGIN line: everything up to its end belongs to it.
+    /// Reports a section without a readable BEGIN line; everything up to its END line belongs to it.
     fn damaged(&mut self, from: usize, reason: &str) {
         let rest = &self.text[from..];
-        // Its own marker does not count.
+        // Skip its own marker.
         let body = rest.find('\n').map_or(rest.len(), |end| end + 1);
         let next = rest[body..].find(BEGIN).map_or(rest.len(), |next| body + next);
         let end = rest[body..next].find(END).map(|end| body + end);
@@ -134,10 +136,10 @@ impl<'t> Reader<'t> {
         self.at = from + stop;
     }
 
-    /// Text between sections is a comment, unless it looks like a part of one.
-    fn look_between(&mut self, from: usize, to: usize) {
+    /// Text between sections is a comment, unless it looks like part of a section.
+    fn check_between(&mut self, from: usize, to: usize) {
         let mut at = from;
-        let mut told = false;
+        let mut reported = false;
         for line in self.text[from..to].split_inclusive('\n') {
             let bare = line.trim_matches(|c: char| c.is_whitespace() || c == BYTE_ORDER_MARK);
             let reason = match bare {
@@ -147,20 +149,20 @@ impl<'t> Reader<'t> {
                 _ if is_base64(bare) => Some("Base64 without a BEGIN line before it"),
                 _ => None,
             };
-            if let Some(reason) = reason.filter(|_| !told) {
-                // The rest of what is damaged here is the same fault.
-                told = true;
+            if let Some(reason) = reason.filter(|_| !reported) {
+                // What follows is part of the same damage.
+                reported = true;
                 let line = self.line(at);
                 self.found.push(Section { line, label: String::new(), content: Err(reason.to_owned()) });
             }
             if is_marker(bare, "END") {
-                told = false;
+                reported = false;
             }
             at += line.len();
         }
     }
 
-    /// The line of an offset, from 1. They are asked for in order, more or less.
+    /// The line of an offset, from 1. Cheap when offsets mostly rise.
     fn line(&mut self, at: usize) -> usize {
         let (from, lines) = self.counted;
         let (from, lines) = if at < from { (0, 1) } else { (from, lines) };
@@ -169,7 +171,7 @@ impl<'t> Reader<'t> {
     }
 }
 
-/// Whether a line was to be a marker: dashes of any kind around the word, or the word before what PEM files hold.
+/// Whether a line looks like a marker: dashes of any kind before or after the word, or the word before a known label.
 fn is_marker(line: &str, word: &str) -> bool {
     let upper = line.to_ascii_uppercase();
     let Some(at) = upper.find(word) else { return false };
@@ -178,7 +180,7 @@ fn is_marker(line: &str, word: &str) -> bool {
     upper.chars().any(dash) && (upper.starts_with(dash) || upper.ends_with(dash)) || upper[..at].is_empty() && held
 }
 
-/// Nobody writes so many letters without a space.
+/// Whether a line looks like Base64: no prose has so many letters without a space.
 fn is_base64(line: &str) -> bool {
     line.len() >= 40 && line.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+/=".contains(&byte))
 }
@@ -192,7 +194,7 @@ fn decode(body: &str) -> Result<Vec<u8>, String> {
     if let Some(odd) = base64.chars().find(|c| !(c.is_ascii_alphanumeric() || ['+', '/', '='].contains(c))) {
         return Err(match odd {
             '-' => "its END line is damaged".into(),
-            odd => format!("{odd:?} is no character of Base64"),
+            odd => format!("{odd:?} is not a Base64 character"),
         });
     }
     match BASE64.decode(&base64) {
@@ -217,8 +219,8 @@ mod tests {
 
     /// Each section as its line, its label, and what is wrong with it.
     fn read(text: &str) -> Vec<(usize, String, String)> {
-        let told = |section: Section| (section.line, section.label, section.content.err().unwrap_or_default());
-        sections(text.as_bytes()).unwrap().into_iter().map(told).collect()
+        let reported = |section: Section| (section.line, section.label, section.content.err().unwrap_or_default());
+        sections(text.as_bytes()).unwrap().into_iter().map(reported).collect()
     }
 
     fn good(line: usize) -> (usize, String, String) {
@@ -279,7 +281,7 @@ mod tests {
             (one.replace("-----END CERTIFICATE-----", "----END CERTIFICATE-----"), "its END line is damaged"),
             (one.replace("END CERTIFICATE-----", "END CERTIFICATE"), "its END line is damaged"),
             (one.replace("END CERTIFICATE", "END X509 CRL"), "it begins as CERTIFICATE and ends as X509 CRL"),
-            (one.replace("hvcNAQEL", "hvcN_QEL"), "'_' is no character of Base64"),
+            (one.replace("hvcNAQEL", "hvcN_QEL"), "'_' is not a Base64 character"),
             (one.replace("hvcNAQEL", "hvcNA"), "its Base64 is cut short or damaged"),
             (one.replace(BODY, ""), "it is empty"),
             (
@@ -291,7 +293,7 @@ mod tests {
             let found = read(&format!("{text}{one}"));
             assert_eq!((found[0].0, found[0].2.as_str()), (1, expected), "{text}");
             assert_eq!(found.last().map(|(_, _, fault)| fault.as_str()), Some(""), "what follows is read: {found:?}");
-            assert_eq!(found.len(), 2, "one fault, told once: {found:?}");
+            assert_eq!(found.len(), 2, "one fault, reported once: {found:?}");
         }
     }
 

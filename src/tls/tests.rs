@@ -1,4 +1,5 @@
-//! Certificates and servers for the tests here and of the link, and whole handshakes in memory.
+//! Tests of TLS clients in whole handshakes in memory, and the fixtures for them. The tests of link and http use the fixtures
+//! too.
 
 use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, sync::Arc, time::Duration};
 
@@ -12,13 +13,13 @@ use super::*;
 use crate::test_pki::Authority;
 
 pub(crate) const DAY: i64 = 86_400;
-/// What the agent believes: its last saved T.
+/// Trusted time as the agent last saved it.
 pub(crate) const T: i64 = 1_767_225_600;
 
-/// How long a device's certificate is valid: brokers judge it by the machine's clock.
+/// How long a device certificate is valid. Brokers check it against the system clock.
 pub(super) const DEVICE_DAYS: i64 = 5000;
 
-/// An authority and a device's files, for tests here and of the link.
+/// An authority and the files of a device.
 pub(crate) struct Pki {
     pub(super) dir: TempDir,
     pub(super) authority: Authority,
@@ -58,29 +59,29 @@ impl Pki {
         TlsFiles { ca: at("ca.pem"), client_cert: at("device.pem"), client_key: at("device.key"), crl: None }
     }
 
-    /// A server for `localhost` whose certificate is valid in this span.
+    /// A server for `localhost` with a certificate that is valid in this span.
     pub(crate) fn server(&self, from: i64, until: i64) -> ServerConfig {
         self.server_speaking(rustls::DEFAULT_VERSIONS, from, until)
     }
 
-    /// The same, with these versions of TLS only.
+    /// The same, with these TLS versions only.
     pub(crate) fn server_speaking(&self, versions: &[&'static SupportedProtocolVersion], from: i64, until: i64) -> ServerConfig {
         self.server_below(&self.authority, vec![], from, until, versions)
     }
 
-    /// The same, but with clients of another authority.
+    /// The same, for clients of another authority.
     pub(crate) fn server_for_clients_of(&self, other: &Pki, from: i64, until: i64) -> ServerConfig {
         self.server_with(&self.authority, vec![], from, until, rustls::DEFAULT_VERSIONS, &other.authority)
     }
 
-    /// One that asks for no client certificate.
-    pub(crate) fn server_asking_nobody(&self, versions: &[&'static SupportedProtocolVersion]) -> ServerConfig {
+    /// A server that does not ask for a client certificate.
+    pub(crate) fn server_without_client_auth(&self, versions: &[&'static SupportedProtocolVersion]) -> ServerConfig {
         let leaf = self.authority.leaf("localhost", T - DAY..T + DAY);
         let builder = ServerConfig::builder_with_provider(provider()).with_protocol_versions(versions).unwrap();
         builder.with_no_client_auth().with_single_cert(vec![leaf.der()], leaf.key_der()).unwrap()
     }
 
-    /// Files for a broker on `localhost` whose certificate is valid now, whatever the machine believes that to be.
+    /// Files for a broker on `localhost` whose certificate is valid for years around now.
     pub(crate) fn broker_files(&self) -> TlsFiles {
         let leaf = self.authority.leaf("localhost", T - 1000 * DAY..T + DEVICE_DAYS * DAY);
         let client_cert = self.write("broker.pem", &leaf.pem(), 0o644);
@@ -111,7 +112,7 @@ impl Pki {
         let chain = std::iter::once(leaf.der()).chain(above).collect();
         let mut roots = RootCertStore::empty();
         roots.add(clients.der()).unwrap();
-        // The server asks for our certificate and does not mind its own clock.
+        // The server asks for a client certificate and verifies it at T.
         let clock = Arc::new(Clock::at(Duration::from_secs(T as u64), true));
         let clients = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider()).build().unwrap();
         ServerConfig::builder_with_details(provider(), clock)
@@ -130,7 +131,7 @@ impl Pki {
     }
 }
 
-/// A whole handshake in memory, both sides until neither has anything to say.
+/// Performs a whole handshake in memory.
 pub(super) fn handshake(client: Client, server: ServerConfig, name: &'static str) -> Result<(), TlsFault> {
     handshake_noting(client, server, name, &ValidUntil::default())
 }
@@ -181,11 +182,11 @@ fn wrong_names_and_unknown_authorities_are_told_apart() {
     let TlsFault::OtherNames { expected, presented } = &fault else { panic!("{fault}") };
     assert_eq!(expected, "other.example");
     assert!(presented.contains("localhost"));
-    let stranger = Pki::new();
-    assert_eq!(pki.connect(stranger.server(T - DAY, T + DAY), "localhost", true), Err(TlsFault::UnknownAuthority));
+    let other = Pki::new();
+    assert_eq!(pki.connect(other.server(T - DAY, T + DAY), "localhost", true), Err(TlsFault::UnknownAuthority));
     let twin = Pki::named(&pki.dir.path().display().to_string(), TempDir::new().unwrap());
     assert_eq!(pki.connect(twin.server(T - DAY, T + DAY), "localhost", true), Err(TlsFault::OtherAuthority));
-    // Its intermediate is not sent.
+    // The server does not send its intermediate.
     let middle = pki.authority.below("middle", T - DAY..T + DAY);
     let server = pki.server_below(&middle, vec![], T - DAY, T + DAY, rustls::DEFAULT_VERSIONS);
     assert_eq!(pki.connect(server, "localhost", true), Err(TlsFault::UnknownAuthority));
@@ -196,7 +197,7 @@ fn a_removed_authority_no_longer_counts_once_the_files_are_read_again() {
     let (old, new) = (Pki::new(), Pki::new());
     let both = format!("{}{}", old.authority.pem(), new.authority.pem());
     let connect = |pki: &Pki| {
-        // Trust comes from the CA file of `old`; the device's certificate stays that of the server's own authority.
+        // The client trusts the CA file of `old`; its own certificate is from the server's authority.
         let files = TlsFiles { ca: old.files().ca, ..pki.files() };
         let client = device_client(&files, &Clock::at(Duration::from_secs(T as u64), true)).unwrap();
         handshake(client, pki.server(T - DAY, T + DAY), "localhost")
@@ -212,30 +213,30 @@ fn store_hosts_never_see_the_device_certificate() {
     let pki = Pki::new();
     let clock = Clock::at(Duration::from_secs(T as u64), true);
     let client = store_client(&StoreCa::File(pki.files().ca), None, &clock).unwrap();
-    // This server insists on a client certificate, and gets none.
+    // This server requires a client certificate and gets none.
     let fault = handshake(client, pki.server(T - DAY, T + DAY), "localhost").unwrap_err();
     assert!(fault.to_string().contains("server: peer sent no certificates"), "{fault}");
     assert!(store_client(&StoreCa::Webpki, None, &clock).is_ok());
 }
 
 #[test]
-fn a_server_that_asks_for_no_certificate_is_refused_but_as_a_store() {
+fn only_store_hosts_may_not_ask_for_a_certificate() {
     let pki = Pki::new();
     for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
-        assert_eq!(pki.connect(pki.server_asking_nobody(&[version]), "localhost", true), Err(TlsFault::AsksNobody));
-        // What is wrong with its certificate is named first.
-        let fault = pki.connect(pki.server_asking_nobody(&[version]), "other.example", true).unwrap_err();
+        assert_eq!(pki.connect(pki.server_without_client_auth(&[version]), "localhost", true), Err(TlsFault::NoClientAuth));
+        // A fault of its certificate takes precedence.
+        let fault = pki.connect(pki.server_without_client_auth(&[version]), "other.example", true).unwrap_err();
         assert!(matches!(fault, TlsFault::OtherNames { .. }), "{fault}");
         let clock = Clock::at(Duration::from_secs(T as u64), true);
         let store = store_client(&StoreCa::File(pki.files().ca), None, &clock).unwrap();
-        assert_eq!(handshake(store, pki.server_asking_nobody(&[version]), "localhost"), Ok(()));
+        assert_eq!(handshake(store, pki.server_without_client_auth(&[version]), "localhost"), Ok(()));
     }
 }
 
 #[test]
-fn what_one_server_asked_does_not_count_for_another() {
+fn a_request_by_one_server_does_not_count_for_the_next() {
     let pki = Pki::new();
     let client = device_client(&pki.files(), &Clock::at(Duration::from_secs(T as u64), true)).unwrap();
     assert_eq!(handshake(client.clone(), pki.server(T - DAY, T + DAY), "localhost"), Ok(()));
-    assert_eq!(handshake(client, pki.server_asking_nobody(rustls::DEFAULT_VERSIONS), "localhost"), Err(TlsFault::AsksNobody));
+    assert_eq!(handshake(client, pki.server_without_client_auth(rustls::DEFAULT_VERSIONS), "localhost"), Err(TlsFault::NoClientAuth));
 }

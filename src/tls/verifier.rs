@@ -1,4 +1,4 @@
-//! Verifies servers on trusted time, which is a lower bound of the true one.
+//! Verifies server certificates by trusted time, which is a lower bound of the true time (`docs/protocol.md#trusted-time`).
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,12 +14,13 @@ use rustls::{
 
 use crate::clock::Clock;
 
-/// Verifies servers on a time that is only a lower bound of the true one (section 3.3).
+/// Verifies servers at T, a lower bound of the true time.
 ///
-/// Expiry is judged against T. Until T is confirmed, a certificate that is not valid yet at T may be valid at the true
-/// time: the chain is accepted if it is valid as a whole at *some* time from T on. Trying again at the latest `notBefore`
-/// finds that time if there is one. It can let nothing pass that has expired at T, since whatever is valid at a later time
-/// has a `notAfter` later still. A confirmed T is known to 10 minutes, so `notBefore` is then allowed those.
+/// A certificate that has expired at T is refused. One that is not valid yet at T may be valid at the true time. Until T is
+/// confirmed, a chain is therefore accepted if all of it is valid at *some* time from T on; trying again at the latest
+/// `notBefore` finds that time if there is one. This accepts nothing that has expired at T, since a certificate valid at a
+/// later time has a `notAfter` later still. Once T is confirmed it is known to 10 minutes, so `notBefore` may be that much
+/// ahead.
 #[derive(Debug)]
 pub(super) struct LowerBoundVerifier {
     pub webpki: Arc<WebPkiServerVerifier>,
@@ -27,8 +28,8 @@ pub(super) struct LowerBoundVerifier {
 }
 
 impl LowerBoundVerifier {
-    /// The earliest end of the certificates by which this server, which was verified just now, is known: the last second at
-    /// which it could be. Each turn goes back to an earlier `notAfter`, of which a chain has a handful.
+    /// When the first certificate of a verified chain expires: the last second at which the chain still verifies. Each round
+    /// goes back to an earlier `notAfter`, of which a chain has a handful.
     pub fn valid_until(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -67,13 +68,13 @@ impl ServerCertVerifier for LowerBoundVerifier {
         loop {
             let judged = self.webpki.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, at);
             match judged {
-                // Each turn moves `at` to a later notBefore, of which a chain has a handful.
+                // Each round moves `at` to a later notBefore, of which a chain has a handful.
                 Err(Error::InvalidCertificate(CertificateError::NotValidYetContext { not_before, .. }))
                     if not_before.as_secs() > at.as_secs() && not_before.as_secs() <= latest =>
                 {
                     at = not_before;
                 }
-                // What the error tells is trusted time, wherever the search has come to.
+                // The error names trusted time, not the time that the search has reached.
                 Err(Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. })) => {
                     return Err(CertificateError::ExpiredContext { time: now, not_after }.into());
                 }
@@ -135,7 +136,7 @@ mod tests {
         };
         assert_eq!(pki.connect(chain(middle_from + DAY), "localhost", false), Ok(()));
         assert!(matches!(pki.connect(chain(middle_from + DAY), "localhost", true), Err(TlsFault::NotYetValid { .. })));
-        // The leaf ends before the intermediate begins: at no time is this chain valid.
+        // The leaf expires before the intermediate becomes valid: no time fits this chain.
         let fault = pki.connect(chain(middle_from - DAY), "localhost", false).unwrap_err();
         let ended = middle_from - DAY;
         assert!(
@@ -158,7 +159,7 @@ mod tests {
         let middle = pki.authority.below("middle", T - DAY..T + 20 * DAY);
         let expired = pki.authority.below("older", T - 20 * DAY..T - DAY);
         for leaf_ends in [T + 10 * DAY, T + 30 * DAY] {
-            // What the server sends besides plays no part.
+            // Unrelated certificates that the server sends do not count.
             let above = vec![middle.der(), expired.der()];
             let server = pki.server_below(&middle, above, T - DAY, leaf_ends, rustls::DEFAULT_VERSIONS);
             assert_eq!(until(server), leaf_ends.min(T + 20 * DAY));
@@ -198,7 +199,7 @@ mod tests {
         let pki = Pki::new();
         let fault = pki.connect(pki.server(T + DAY, T + 2 * DAY), "other.example", false).unwrap_err();
         assert!(matches!(fault, TlsFault::OtherNames { .. }), "{fault}");
-        let stranger = Pki::new();
-        assert_eq!(pki.connect(stranger.server(T + DAY, T + 2 * DAY), "localhost", false), Err(TlsFault::UnknownAuthority));
+        let other = Pki::new();
+        assert_eq!(pki.connect(other.server(T + DAY, T + 2 * DAY), "localhost", false), Err(TlsFault::UnknownAuthority));
     }
 }

@@ -1,5 +1,5 @@
-//! Notices that certificate files have been exchanged on disk (scenario 79). Looking at them now and then costs nothing and
-//! works on every file system, over symlinks and when a whole directory is exchanged; whoever is in a hurry sends SIGHUP.
+//! Detects that certificate files were replaced on disk. It polls: that is cheap and works on every file system, through
+//! symlinks, and when a whole directory is replaced. SIGHUP reloads at once.
 
 use std::{
     fs,
@@ -7,37 +7,36 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// What tells one version of a file from another without reading it; `None` for a file that cannot be looked at.
+/// Metadata that differs between two versions of a file; `None` for a file without metadata.
 type Version = Option<(u64, u64, u64, i64, i64, i64, i64)>;
 
-/// Some files, as they were when they were read.
+/// A set of files and the versions that were loaded.
 #[derive(Debug)]
-pub struct Watch {
+pub struct FileWatch {
     files: Vec<PathBuf>,
-    /// What was read.
-    taken: Vec<Version>,
-    /// What was there at the last look.
-    seen: Vec<Version>,
+    loaded: Vec<Version>,
+    /// The versions at the last poll.
+    last: Vec<Version>,
 }
 
-impl Watch {
-    /// Watches these files from now on. Call it before they are read: what changes in between is then noticed.
+impl FileWatch {
+    /// Watches these files from now on. Call it before reading them, so that a change in between is detected.
     pub fn new<'a>(files: impl IntoIterator<Item = &'a Path>) -> Self {
         let files: Vec<_> = files.into_iter().map(Path::to_owned).collect();
-        let taken = versions(&files);
-        Self { files, seen: taken.clone(), taken }
+        let loaded = versions(&files);
+        Self { files, last: loaded.clone(), loaded }
     }
 
-    /// Looks at them; whether they are others than those taken. Says so once for each version, and only when they have held
-    /// still since the look before: a certificate and its key are seldom exchanged in one instant.
+    /// Polls the files: whether they differ from those loaded. Returns true once for each version, and only when nothing has
+    /// changed since the previous poll, because a certificate and its key are seldom replaced in the same instant.
     pub fn has_changed(&mut self) -> bool {
         let found = versions(&self.files);
-        let still = found == self.seen;
-        let changed = still && found != self.taken;
+        let still = found == self.last;
+        let changed = still && found != self.loaded;
         if changed {
-            self.taken.clone_from(&found);
+            self.loaded.clone_from(&found);
         }
-        self.seen = found;
+        self.last = found;
         changed
     }
 }
@@ -56,12 +55,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_exchanged_is_noticed_once_it_holds_still() {
+    fn replaced_files_are_reported_once_they_stop_changing() {
         let dir = tempfile::tempdir().unwrap();
         let [cert, key] = ["cert", "key"].map(|name| dir.path().join(name));
         fs::write(&cert, "1").unwrap();
         fs::write(&key, "1").unwrap();
-        let mut watch = Watch::new([&*cert, &*key]);
+        let mut watch = FileWatch::new([&*cert, &*key]);
         assert!(!watch.has_changed() && !watch.has_changed());
 
         fs::write(&cert, "22").unwrap();

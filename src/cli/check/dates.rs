@@ -26,7 +26,7 @@ pub(super) fn check(findings: &mut Findings, trusted: Duration) {
         // A file that cannot be read is already a fault.
         let found = found.unwrap_or_default();
         let ended = |validity: &Validity| validity.not_after < clocks.latest();
-        // One root of many may have ended; of a chain, every certificate must be good.
+        // One of several authorities may have expired, but every certificate of a chain must be valid.
         let fatal = file.kind == FileKind::Certificate || found.iter().all(ended);
         for validity in &found {
             let Validity { number, subject, not_before, not_after } = validity;

@@ -1,5 +1,5 @@
-//! The state directory and the files that say whom the device trusts: whether the one can be written to, and whether others
-//! can change the rest. The contents of these files are checked when the configuration is read.
+//! Checks the directories of a configuration: that the state directory can be written to, and that others cannot replace the
+//! configuration or a CA file. The contents of the files are checked when the configuration is read.
 
 use std::{collections::BTreeSet, fs, iter, path::Path};
 
@@ -9,7 +9,7 @@ use crate::{
     ownership, tls,
 };
 
-/// Checks all of them.
+/// Runs all checks of this module.
 pub(super) fn check(findings: &mut Findings) {
     state_directory(findings);
     trust_directories(findings);

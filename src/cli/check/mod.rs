@@ -29,9 +29,9 @@ use crate::{
     tls,
 };
 
-/// How long one step may take.
+/// The time limit of one step.
 const WITHIN: Duration = Duration::from_secs(10);
-/// The largest answer of the API that is read.
+/// The largest answer that is accepted from the API, bytes.
 const ANSWER_MOST: usize = 64 * 1024;
 /// How far the system clock may be from the cloud's, seconds: a `Date` within this confirms trusted time
 /// (`docs/protocol.md#trusted-time`).
@@ -44,7 +44,7 @@ pub(super) fn run(path: &Path, connect: bool, out: &mut dyn Write, err: &mut dyn
     let trusted = state_dir.as_deref().and_then(trusted_on_record);
     let running = state_dir.as_deref().is_some_and(Store::is_locked);
     probes::motion_elements(&mut findings);
-    // What the dates and the probes find does not keep `--connect` from being tried.
+    // Findings of the dates and the probes do not prevent `--connect`.
     let reachable = findings.parsed.config.clone().filter(|_| findings.faults.is_empty());
     dates::check(&mut findings, Clock::start(trusted).now().trusted);
     let passed = probes::run(&mut findings, running);
@@ -63,13 +63,13 @@ pub(super) fn run(path: &Path, connect: bool, out: &mut dyn Write, err: &mut dyn
     let runtime = runtime::Builder::new_current_thread().enable_all().build().context("cannot start the checks")?;
     let mut report = Report { out, failed: false };
     runtime.block_on(reach(&config, &mut report))?;
-    // A resolver that hangs must not keep the command from ending.
+    // A resolver that hangs must not delay the end of the command.
     let failed = report.failed;
     runtime.shutdown_background();
     Ok(if failed && exit == Exit::Done { Exit::Internal } else { exit })
 }
 
-/// One line a step.
+/// Prints one line per step.
 struct Report<'a> {
     out: &'a mut dyn Write,
     failed: bool,
@@ -101,12 +101,12 @@ async fn reach(config: &Config, report: &mut Report<'_>) -> anyhow::Result<()> {
     };
 
     let cloud = origin(&config.cloud.endpoint, &config.cloud.tls)?;
-    let knows_us = match stages("cloud", &cloud, report).await? {
+    let has_entitlement = match stages("cloud", &cloud, report).await? {
         true => api(config, &cloud, report).await?,
         false => None,
     };
     if let Some(found) = found {
-        report.step("broker round trip", round_trip::judge(config, &found, knows_us))?;
+        report.step("broker round trip", round_trip::judge(config, &found, has_entitlement))?;
     }
     if let Some(store) = &config.store {
         let tls = tls::store_client(&store.ca, store.crl.as_deref(), &clock)?;
@@ -118,7 +118,7 @@ async fn reach(config: &Config, report: &mut Report<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What the device believes the time is at least, so that certificates are judged as the agent judges them.
+/// The trusted time on record, so that certificates are judged as the agent judges them.
 fn trusted_on_record(state_dir: &Path) -> Option<Duration> {
     match Store::peek(state_dir) {
         Ok(Restored::Record(bytes)) => Record::read(&bytes).ok().map(|record| Duration::from_secs(record.trusted_s)),
@@ -126,7 +126,7 @@ fn trusted_on_record(state_dir: &Path) -> Option<Duration> {
     }
 }
 
-/// DNS, TCP and TLS to one host; whether all went well.
+/// Tries DNS, TCP and TLS to one host; true if all succeeded.
 async fn stages(name: &str, origin: &Origin, report: &mut Report<'_>) -> io::Result<bool> {
     let at = origin.endpoint.authority();
     let addresses = match http::resolve(&origin.endpoint, deadline()).await {
@@ -157,7 +157,8 @@ async fn stages(name: &str, origin: &Origin, report: &mut Report<'_>) -> io::Res
     }
 }
 
-/// Whether the API has an entitlement for this device, if it says; and what its clock says.
+/// Asks the API for the entitlement and compares clocks. Returns whether the API has an entitlement for this device, if it
+/// told.
 async fn api(config: &Config, cloud: &Origin, report: &mut Report<'_>) -> io::Result<Option<bool>> {
     let path = format!("/v1/devices/{}/entitlement", config.device.id);
     let answer = match http::get(cloud, &path, ANSWER_MOST, WITHIN).await {
@@ -175,8 +176,8 @@ async fn api(config: &Config, cloud: &Origin, report: &mut Report<'_>) -> io::Re
     )?;
     let system = system_time();
     let both = clocks(trusted_on_record(&config.device.state_dir));
-    let said = |found: String| format!("{found}; {both}");
-    report.step("clock", skew(system, answer.date).map(said).map_err(said))?;
+    let with_clocks = |found: String| format!("{found}; {both}");
+    report.step("clock", skew(system, answer.date).map(with_clocks).map_err(with_clocks))?;
     Ok(match answer.status {
         200 => Some(true),
         404 => Some(false),
@@ -184,11 +185,11 @@ async fn api(config: &Config, cloud: &Origin, report: &mut Report<'_>) -> io::Re
     })
 }
 
-/// What the two clocks say: certificates are judged by trusted time, everything else on the camera goes by the system clock.
+/// Both clocks: the agent judges certificates by trusted time, the rest of the camera uses the system clock.
 fn clocks(on_record: Option<Duration>) -> String {
     let trusted = Clock::start(on_record).now().trusted;
-    let whence = if on_record.is_some() { "on record" } else { "from the build time, nothing is on record" };
-    format!("trusted time is {} ({whence}), the system clock says {}", timestamp(trusted), timestamp(system_time()))
+    let source = if on_record.is_some() { "on record" } else { "from the build time, nothing is on record" };
+    format!("trusted time is {} ({source}), the system clock says {}", timestamp(trusted), timestamp(system_time()))
 }
 
 fn skew(system: Duration, cloud: Option<Duration>) -> Result<String, String> {

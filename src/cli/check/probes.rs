@@ -17,12 +17,12 @@ use crate::{
     media::{self, FirstPicture},
 };
 
-/// How long a camera may take for its first picture: some need twenty seconds after they have been asked.
+/// How long a camera may take for its first picture; some need twenty seconds.
 const FIRST_PICTURE: Duration = Duration::from_secs(25);
-/// Less than this free on the card is next to nothing, bytes.
+/// Warns if less than this is free on the card, bytes.
 const LITTLE: u64 = 16_000_000;
 
-/// The unit's RuntimeDirectory=, which is there while the service runs.
+/// The unit's RuntimeDirectory=, which exists only while the service runs.
 const MADE_WITH_THE_SERVICE: &str = "/run/kasa-care-agent";
 
 /// Checks that this build and this camera's GStreamer have what built-in motion needs. The agent starts without it too: it
@@ -55,7 +55,7 @@ pub(super) fn run(findings: &mut Findings, running: bool) -> Vec<String> {
     passed
 }
 
-/// The first picture of each source, all at the same time.
+/// Waits for the first picture of each source, all sources in parallel.
 fn pictures(findings: &mut Findings, media: &Media, running: bool, passed: &mut Vec<String>) {
     let sources = [("media.source", Some(&media.source)), ("media.low_source", media.low_source.as_ref())];
     let mut tried = Vec::new();
@@ -72,13 +72,13 @@ fn pictures(findings: &mut Findings, media: &Media, running: bool, passed: &mut 
         });
         tried.push((key, shown, attempt));
     }
-    let mut seen: Option<(Source, FirstPicture)> = None;
+    let mut last: Option<(Source, FirstPicture)> = None;
     for (key, shown, attempt) in tried {
         match attempt.join() {
             Ok((source, Ok(picture), took)) => {
                 passed.push(format!("{key}: {shown} gives {picture}, the first picture after {:.1} s", took.as_secs_f32()));
-                // Motion looks at the smaller one, which is tried last.
-                seen = Some((source, picture));
+                // Motion detection uses the low source, which comes last.
+                last = Some((source, picture));
             }
             Ok((source, Err(why), _)) => {
                 let right = if is_unencoded(&source) {
@@ -91,8 +91,8 @@ fn pictures(findings: &mut Findings, media: &Media, running: bool, passed: &mut 
             Err(_) => findings.fault(key, format!("{shown} could not be tried"), "try it with gst-launch-1.0"),
         }
     }
-    let Some((source, picture)) = seen.filter(|_| media.motion == Motion::BuiltIn) else { return };
-    // The agent looks at the raw pictures of these.
+    let Some((source, picture)) = last.filter(|_| media.motion == Motion::BuiltIn) else { return };
+    // For these two sources the agent detects motion in raw pictures, without a decoder.
     if !matches!(source, Source::Test | Source::V4l2(_)) {
         match picture.try_motion() {
             Ok(decoder) => passed.push(format!("media.motion: {decoder} decodes the picture")),
@@ -104,14 +104,14 @@ fn pictures(findings: &mut Findings, media: &Media, running: bool, passed: &mut 
     }
 }
 
-/// Whether the user or password of a source has characters that end a URL's host, or seem to.
+/// Whether the user name or password of a source has characters that GStreamer takes for the end of the host.
 fn is_unencoded(source: &Source) -> bool {
     let Source::Rtsp(url) = source else { return false };
     let credentials = url.expose().rsplit_once('@').and_then(|(before, _)| before.split_once("://"));
     credentials.is_some_and(|(_, credentials)| credentials.contains(['/', '?', '#', '@']))
 }
 
-/// Whether a socket can be made at this path.
+/// Tries whether a socket can be made at this path.
 fn socket(path: &Path, running: bool) -> Result<String, (String, String)> {
     let shown = path.display();
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -128,7 +128,8 @@ fn socket(path: &Path, running: bool) -> Result<String, (String, String)> {
         Err(_) if running => return Err((format!("the agent runs, and {shown} is not there"), "look at its status".into())),
         _ => {}
     }
-    // Beside it, under a name of the same length at most: somebody may be waiting for it to appear.
+    // Bind beside it, because a client may be waiting for the real name to appear. The probe's name must not be longer, since
+    // socket paths have a length limit.
     let name = path.file_name().map_or(1, |name| name.len());
     let probe: String = format!("{:x}~~~~~~~~", std::process::id()).chars().take(name.min(8)).collect();
     let probe = folder.join(probe);
@@ -145,7 +146,7 @@ fn socket(path: &Path, running: bool) -> Result<String, (String, String)> {
     })
 }
 
-/// Where the agent listens, unless it does already.
+/// Tries the addresses that the agent listens on, unless it is running.
 fn sockets(findings: &mut Findings, config: &Config, running: bool) {
     let in_use = |error: &io::Error| error.kind() == ErrorKind::AddrInUse;
     match &config.status {
@@ -169,7 +170,7 @@ fn sockets(findings: &mut Findings, config: &Config, running: bool) {
     }
 }
 
-/// Whether recordings can go where they are to go.
+/// Tries the recording folder.
 fn folder(findings: &mut Findings, recording: &Recording, passed: &mut Vec<String>) {
     let (dir, shown) = (&recording.dir, recording.dir.display());
     if let Err((wrong, right)) = media::try_recording(recording) {
@@ -193,7 +194,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_password_that_gstreamer_would_misread_is_known() {
+    fn a_password_that_gstreamer_would_misread_is_detected() {
         let of = |url: &str| is_unencoded(&Source::Rtsp(url.into()));
         assert!(of("rtsp://admin:hunter2/secret@camera/live") && of("rtsp://a:b@c@camera"));
         assert!(!of("rtsp://admin:hunter2%2Fsecret@camera/live") && !of("rtsp://camera/live"));
@@ -201,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_is_tried_and_nothing_of_that_is_left() {
+    fn probing_a_socket_leaves_nothing_behind() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("motion.sock");
         assert!(socket(&path, false).is_ok_and(|found| found.ends_with("can be made")));

@@ -1,5 +1,5 @@
-//! MQTT in `check-config --connect`: connect as the agent does, ask for the entitlement, and judge what comes back with the
-//! device's keys.
+//! The MQTT steps of `check-config --connect`: connects as the agent does, asks for the entitlement with `get`, and verifies
+//! the answer with the device's keys.
 
 use std::io;
 
@@ -18,11 +18,11 @@ use crate::{
     store::{Restored, Store},
 };
 
-/// CONNECT, SUBSCRIBE and `get`; `None` where there was nothing to try, or it failed: then that was reported.
+/// Sends CONNECT, SUBSCRIBE and `get`. Returns `None` after a failure, which it has reported, or if there is nothing to try.
 ///
-/// Under the device id, which is the only client id that a broker may allow this certificate. Only a running agent that is
-/// connected to this broker keeps us from that, since one of the two would be thrown off. It has made the round trip
-/// itself, so it is asked.
+/// It uses the device id as client id, since a broker may allow no other with this certificate. But if a running agent is
+/// connected to this broker, the broker would disconnect one of the two; that agent has made the round trip itself, so its
+/// status is reported instead.
 pub(super) async fn connect(config: &Config, broker: &Origin, report: &mut Report<'_>) -> io::Result<Option<Found>> {
     let device = &config.device.id;
     let at = config.broker.endpoint.authority();
@@ -32,7 +32,7 @@ pub(super) async fn connect(config: &Config, broker: &Origin, report: &mut Repor
         report.step("broker MQTT", link.verdict(&at))?;
         return Ok(None);
     }
-    // An agent that does not say where it is connected may be connected there.
+    // A running agent without a status page may be connected to this broker.
     let other_id = running && agent.is_none();
     let client_id = if other_id { format!("{device}-check") } else { device.to_string() };
     let topics = Topics::new(&config.broker.topic_prefix, device);
@@ -48,12 +48,12 @@ pub(super) async fn connect(config: &Config, broker: &Origin, report: &mut Repor
     }
 }
 
-/// Whether what came is an entitlement that this device would believe. `knows_us`: whether the API has one, if it said.
-pub(super) fn judge(config: &Config, found: &Found, knows_us: Option<bool>) -> Result<String, String> {
+/// Verifies the entitlement that came, if any. `has_entitlement` is whether the API has one for this device, if it told.
+pub(super) fn judge(config: &Config, found: &Found, has_entitlement: Option<bool>) -> Result<String, String> {
     let (token, how) = match (&found.answer, &found.copy) {
         (Some(token), _) => (token, "get was answered"),
         (None, Some(token)) => (token, "get was not answered, but the retained entitlement came"),
-        (None, None) if knows_us == Some(false) => {
+        (None, None) if has_entitlement == Some(false) => {
             return Ok("nothing came back, and the cloud has no entitlement that could".to_owned());
         }
         (None, None) => {
@@ -78,7 +78,7 @@ pub(super) fn judge(config: &Config, found: &Found, knows_us: Option<bool>) -> R
     }
 }
 
-/// The keys that this device has; before its first start those that the broker retains.
+/// The keyset on record, or before the agent's first start the one that the broker retains.
 fn keyset(config: &Config, found: &Found) -> Result<Keyset, String> {
     let on_record = record(config).and_then(|record| record.keyset).map(String::into_bytes);
     let Some(token) = on_record.or_else(|| found.keyset.as_ref().map(|token| token.to_vec())) else {
@@ -102,7 +102,7 @@ fn get(config: &Config) -> Get {
     Get { nonce: URL_SAFE_NO_PAD.encode(nonce), epoch, seq }
 }
 
-/// What a running agent says of its link.
+/// The link status of a running agent.
 #[derive(Debug, Deserialize)]
 struct Agent {
     up: bool,
@@ -118,7 +118,7 @@ impl Agent {
             link: Agent,
         }
         let listen = config.status.clone()?;
-        // The question has a runtime of its own.
+        // `ask` starts a runtime of its own.
         let asked = tokio::task::spawn_blocking(move || status::ask(&listen, "/status.json")).await;
         let document: Document = serde_json::from_slice(&asked.ok()?.ok()?).ok()?;
         Some(document.link)

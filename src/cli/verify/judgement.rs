@@ -1,5 +1,5 @@
-//! What the device would say of a verified entitlement, field by field: its form, its place in the order of documents, its
-//! age, its lease. The connection by which it will come is not known here, so the end of the server's certificate is not.
+//! Judges a verified entitlement as the device would, field by field: form, order, age and lease. It cannot know the
+//! connection over which the document will arrive, and so not when the server's certificate expires.
 
 use std::{cmp::Ordering, time::Duration};
 
@@ -14,9 +14,9 @@ use crate::{
     config::Config,
 };
 
-/// The verdict, and what is said of each field.
+/// The verdict, and a remark for each field.
 pub(super) struct Judgement {
-    /// What the device would do, or why it would not, with the code.
+    /// What the device would do, or the reason code and explanation of its refusal.
     pub(super) verdict: Result<&'static str, (&'static str, String)>,
     pub(super) clocks: String,
     pub(super) form: String,
@@ -27,15 +27,15 @@ pub(super) struct Judgement {
 }
 
 impl Judgement {
-    pub(super) fn words(&self) -> String {
+    pub(super) fn to_text(&self) -> String {
         match &self.verdict {
-            Ok(words) => (*words).to_owned(),
+            Ok(outcome) => (*outcome).to_owned(),
             Err((code, why)) => format!("refused, {code}: {why}"),
         }
     }
 }
 
-/// Judges what is verified; `form` is what a message that holds the file's bytes would be rejected for.
+/// Judges a verified entitlement. `form` is why an MQTT message with the file's exact bytes would be rejected.
 pub(super) fn judge(verified: &VerifiedEntitlement, form: Option<Reject>, record: Option<&Record>, config: &Config) -> Judgement {
     let document = &verified.entitlement;
     let trusted = Clock::start(record.map(|record| Duration::from_secs(record.trusted_s))).now().trusted;
@@ -58,7 +58,7 @@ pub(super) fn judge(verified: &VerifiedEntitlement, form: Option<Reject>, record
     };
     Judgement {
         verdict,
-        clocks: format!("trusted time is {} ({}), the system clock says {}", timestamp(trusted), whence(record), timestamp(system)),
+        clocks: format!("trusted time is {} ({}), the system clock says {}", timestamp(trusted), time_source(record), timestamp(system)),
         form: match form {
             Some(reject) => format!("blanks or a line break beside the token: over MQTT the device rejects that ({})", reject.code()),
             None => "good".to_owned(),
@@ -70,11 +70,11 @@ pub(super) fn judge(verified: &VerifiedEntitlement, form: Option<Reject>, record
     }
 }
 
-fn whence(record: Option<&Record>) -> &'static str {
+fn time_source(record: Option<&Record>) -> &'static str {
     if record.is_some() { "on record, or the build time if that is later" } else { "the build time; there is no record" }
 }
 
-/// The document on record, and its digest.
+/// The document in force, and its digest.
 fn in_force(record: &Record, config: &Config) -> Option<(Entitlement, Digest)> {
     let token = record.entitlement.as_ref()?;
     let by = record.verified_by.as_ref().or(record.keyset.as_ref())?;
@@ -83,7 +83,7 @@ fn in_force(record: &Record, config: &Config) -> Option<(Entitlement, Digest)> {
     Some((held.entitlement, held.digest))
 }
 
-/// Its place among the documents that the device has seen, in words and as a verdict.
+/// How the document is ordered against those that the device has accepted, in words and as a verdict.
 fn order(
     verified: &VerifiedEntitlement,
     record: Option<&Record>,
@@ -119,7 +119,7 @@ fn issued(document: &Entitlement, trusted: Duration, out_of_range: bool) -> Stri
     }
 }
 
-/// Whether its lease would run, and how long.
+/// How long its lease would run.
 fn lease(
     verified: &VerifiedEntitlement,
     record: Option<&Record>,

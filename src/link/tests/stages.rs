@@ -130,7 +130,7 @@ async fn tls_server_that_refuses_our_certificate() {
 async fn tls_server_that_asks_for_no_certificate() {
     let pki = Pki::new();
     for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
-        let fault = handshake_fault(&pki, pki.server_asking_nobody(&[version]), "localhost").await;
+        let fault = handshake_fault(&pki, pki.server_without_client_auth(&[version]), "localhost").await;
         assert_eq!(fault.stage, Stage::Tls);
         assert!(fault.reason.contains("TLS: the server asks for no client certificate"), "{fault}");
     }

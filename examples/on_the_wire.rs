@@ -27,7 +27,7 @@ use kasa_care_agent::{
     clock::Clock,
     conditions::Conditions,
     config::{Endpoint, Spool},
-    http::{self, Origin, Street},
+    http::{self, Direct, Origin},
     media::{Beginning, Outlet},
     tls::Client,
     upload::{Peers, Settings, Uploads, start},
@@ -151,7 +151,7 @@ fn put(origin: &Origin, address: SocketAddr, path: &str, bytes: usize, dropped: 
     let outcome = runtime::Builder::new_current_thread().enable_all().build().map_err(anyhow::Error::from).and_then(|runtime| {
         runtime.block_on(async {
             let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
-            let (stream, _) = http::connect(&Street, origin, &[address], deadline).await?.into_stream();
+            let (stream, _) = http::connect(&Direct, origin, &[address], deadline).await?.into_stream();
             let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
             let connection = tokio::spawn(connection);
             let body = Clip { left: VecDeque::from(vec![Bytes::from(vec![7; 32 * 1024]); bytes / (32 * 1024)]) };

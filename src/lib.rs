@@ -14,6 +14,7 @@
 #![deny(unsafe_code)]
 
 pub mod agent;
+pub mod backoff;
 pub mod cli;
 pub mod clock;
 pub mod conditions;
@@ -35,5 +36,6 @@ pub mod systemd;
 mod test_pki;
 pub mod text_file;
 pub mod tls;
+pub mod token_bucket;
 pub mod unix_socket;
 pub mod upload;

@@ -3,7 +3,7 @@
 //! fails, or after 250 ms without an answer; the first whose TLS handshake is complete wins. Broker, API and store are all
 //! reached this way.
 //!
-//! Every socket is opened through the caller's [`Door`], so a cut kills those that still race as well. The losers are
+//! Every socket is opened through the caller's [`Dialer`], so a cut kills those that still race as well. The losers are
 //! closed before anything is sent on the winner.
 
 use std::{
@@ -27,7 +27,10 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{Door, Fault, Line, Origin, Secured, Stage, Stale, tls};
+use super::{
+    Connection, Dialer, Fault, Origin, Stage, Stale,
+    connect::{Secured, tls},
+};
 use crate::{config::Endpoint, tls::TlsFault};
 
 /// How long an address may leave a SYN unanswered before the next one is tried beside it (RFC 8305, section 8).
@@ -174,17 +177,17 @@ impl From<Stale> for Failure {
     }
 }
 
-type Run<'a, P> = Pin<Box<dyn Future<Output = Result<(Secured, P), Failure>> + Send + 'a>>;
+type Run<'a, G> = Pin<Box<dyn Future<Output = Result<(Secured, G), Failure>> + Send + 'a>>;
 
 /// One address while it is tried.
-struct Attempt<'a, P> {
+struct Attempt<'a, G> {
     address: SocketAddr,
-    run: Run<'a, P>,
+    run: Run<'a, G>,
     /// Whether TCP stands.
     answered: Arc<AtomicBool>,
 }
 
-impl<P> Attempt<'_, P> {
+impl<G> Attempt<'_, G> {
     fn stage(&self) -> Stage {
         if self.answered.load(Ordering::Relaxed) { Stage::Tls } else { Stage::Tcp }
     }
@@ -194,16 +197,21 @@ impl<P> Attempt<'_, P> {
 ///
 /// # Errors
 /// [`Fault::Unreachable`] with all of them, once every address has failed or `deadline` is over.
-pub(super) async fn race<D: Door>(door: &D, origin: &Origin, addresses: &[SocketAddr], deadline: Instant) -> Result<Line<D::Pass>, Fault> {
+pub(super) async fn race<D: Dialer>(
+    dialer: &D,
+    origin: &Origin,
+    addresses: &[SocketAddr],
+    deadline: Instant,
+) -> Result<Connection<D::Guard>, Fault> {
     let mut waiting = in_turn(addresses);
-    let mut running: Vec<Attempt<'_, D::Pass>> = Vec::new();
+    let mut running: Vec<Attempt<'_, D::Guard>> = Vec::new();
     let mut tried = Vec::new();
     let mut next_at = Instant::now();
     let mut handshake_waited_for = true;
     loop {
         if running.is_empty() || next_at <= Instant::now() {
             if let Some(address) = waiting.pop_front() {
-                running.push(begin(door, origin, address));
+                running.push(begin(dialer, origin, address));
                 next_at = Instant::now() + NEXT_AFTER;
                 handshake_waited_for = false;
             }
@@ -214,11 +222,11 @@ pub(super) async fn race<D: Door>(door: &D, origin: &Origin, addresses: &[Socket
         select! {
             biased;
             (address, ended) = first_done(&mut running) => match ended {
-                Ok(((stream, valid_until), pass)) => {
+                Ok(((stream, valid_until), guard)) => {
                     // The losers are gone before the winner is used.
                     running.clear();
-                    door.check()?;
-                    return Ok(Line { stream, pass, host: peer_name(&origin.endpoint, address), peer: address, valid_until });
+                    dialer.check()?;
+                    return Ok(Connection { stream, guard, host: peer_name(&origin.endpoint, address), peer: address, valid_until });
                 }
                 Err(Failure::Stale(stale)) => return Err(stale.into()),
                 Err(Failure::Why(why)) => {
@@ -227,8 +235,8 @@ pub(super) async fn race<D: Door>(door: &D, origin: &Origin, addresses: &[Socket
                 }
             },
             () = sleep_until(deadline) => {
-                door.check()?;
-                let silent = |attempt: Attempt<'_, D::Pass>| Tried { address: attempt.address, why: Why::Silent(attempt.stage()) };
+                dialer.check()?;
+                let silent = |attempt: Attempt<'_, D::Guard>| Tried { address: attempt.address, why: Why::Silent(attempt.stage()) };
                 tried.extend(running.drain(..).map(silent));
                 return Err(unreachable(origin, tried));
             }
@@ -265,40 +273,40 @@ fn in_turn(addresses: &[SocketAddr]) -> VecDeque<SocketAddr> {
     order
 }
 
-fn begin<'a, D: Door>(door: &'a D, origin: &'a Origin, address: SocketAddr) -> Attempt<'a, D::Pass> {
+fn begin<'a, D: Dialer>(dialer: &'a D, origin: &'a Origin, address: SocketAddr) -> Attempt<'a, D::Guard> {
     let answered = Arc::new(AtomicBool::new(false));
     let tell = answered.clone();
     let run = async move {
-        door.check()?;
-        let (stream, pass) = tcp(door, address).await?;
+        dialer.check()?;
+        let (stream, guard) = tcp(dialer, address).await?;
         tell.store(true, Ordering::Relaxed);
-        door.check()?;
+        dialer.check()?;
         let stream = tls(origin, stream).await.map_err(|fault| Failure::Why(Why::Tls(fault)))?;
-        door.check()?;
-        Ok((stream, pass))
+        dialer.check()?;
+        Ok((stream, guard))
     };
     Attempt { address, run: Box::pin(run), answered }
 }
 
-async fn tcp<D: Door>(door: &D, address: SocketAddr) -> Result<(TcpStream, D::Pass), Failure> {
+async fn tcp<D: Dialer>(dialer: &D, address: SocketAddr) -> Result<(TcpStream, D::Guard), Failure> {
     let attempt = async {
-        let (stream, pass) = door.open(address)?;
+        let (stream, guard) = dialer.dial(address)?;
         stream.writable().await?;
         if let Some(error) = stream.take_error()? {
             return Err(error);
         }
         // A socket that was cut while connecting has no error left to show, and no peer.
         stream.peer_addr()?;
-        Ok((stream, pass))
+        Ok((stream, guard))
     };
-    attempt.await.map_err(|error| match door.check() {
+    attempt.await.map_err(|error| match dialer.check() {
         Err(stale) => Failure::Stale(stale),
         Ok(()) => Failure::Why(Why::tcp(&error)),
     })
 }
 
 /// The first attempt to end, taken out of `running`.
-async fn first_done<P>(running: &mut Vec<Attempt<'_, P>>) -> (SocketAddr, Result<(Secured, P), Failure>) {
+async fn first_done<G>(running: &mut Vec<Attempt<'_, G>>) -> (SocketAddr, Result<(Secured, G), Failure>) {
     poll_fn(|context| {
         for (i, attempt) in running.iter_mut().enumerate() {
             if let Poll::Ready(ended) = attempt.run.as_mut().poll(context) {

@@ -18,7 +18,6 @@
 //! - `online` and `offline` on the status topic are the link's own.
 
 mod acks;
-mod backoff;
 mod fault;
 mod outbox;
 mod probe;

@@ -14,7 +14,7 @@ use super::{
     session::{filters, granted},
     wire::{Options, Wire},
 };
-use crate::http::{self, Origin, Street};
+use crate::http::{self, Direct, Origin};
 
 /// What came back.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -46,9 +46,8 @@ pub async fn probe(
 ) -> Result<Found, LinkFault> {
     let deadline = Instant::now() + within;
     let from_http = |fault: http::Fault| LinkFault::from_http(&fault);
-    let addresses = http::resolve(&origin.endpoint, deadline).await.map_err(from_http)?;
-    let line = http::connect(&Street, origin, &addresses, deadline).await.map_err(from_http)?;
-    let peer = line.peer_name().to_owned();
+    let connection = http::open(&Direct, origin, deadline).await.map_err(from_http)?;
+    let peer = connection.peer_name().to_owned();
     let options = Options {
         client_id: client_id.to_owned(),
         keep_alive: Duration::from_secs(30),
@@ -59,7 +58,7 @@ pub async fn probe(
     };
     let (client, mut wire) = Wire::new(options, 10);
     let deadline = Instant::now() + within;
-    let (stream, _) = line.into_stream();
+    let (stream, _) = connection.into_stream();
     let silence = |stage| LinkFault::new(stage, format!("connection to {peer}: no answer within {} s", within.as_secs_f64()));
     let connected = timeout_at(deadline, wire.connect(stream, !session)).await.map_err(|_| silence(Stage::Connack))?;
     connected.map_err(|error| LinkFault::from_wire(&error, Stage::Connack, &peer))?;

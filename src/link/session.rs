@@ -17,15 +17,15 @@ use tokio::{
 use super::{
     Connection, Event, Inner, Intent, LinkFault, LinkState, MAX_PACKET, Settings, Shared, Stage,
     acks::AckWindow,
-    backoff::Backoff,
     fault::{GIVE_RIGHTS, GIVE_RIGHTS_OR_FIND_A_CLONE, is_closed, is_oversize},
     outbox::{Letter, Outbox},
     upon::{Answered, Unanswered, Upon},
     wire::{Options, Wire, WireError},
 };
 use crate::{
+    backoff::{Backoff, Delays, Jitter},
     conditions::Kind,
-    http::{self, Origin, Street},
+    http::{self, Direct, Origin},
 };
 
 /// Requests on their way to the wire: PUBACKs mostly. More wait in the `AckWindow`.
@@ -40,7 +40,6 @@ pub(super) struct Session {
     shared: Arc<Shared>,
     events: mpsc::Sender<Event>,
     backoff: Backoff,
-    random: fastrand::Rng,
     client: mpsc::Sender<Request>,
     wire: Wire,
     /// Who is at the other end, or was last, for people.
@@ -105,8 +104,7 @@ struct Serving {
 
 impl Session {
     pub(super) fn new(settings: Settings, topics: Topics, shared: Arc<Shared>, events: mpsc::Sender<Event>) -> Self {
-        let mut random = fastrand::Rng::new();
-        let backoff = Backoff::new(settings.backoff_first, settings.backoff_most, random.fork());
+        let backoff = Backoff::new(Delays::new(settings.backoff_first, settings.backoff_most, Jitter::Full));
         let (client, wire) = wire(&settings, &topics);
         Self {
             peer: settings.broker.endpoint.authority(),
@@ -116,7 +114,6 @@ impl Session {
             shared,
             events,
             backoff,
-            random,
             valid_until: Duration::ZERO,
             client,
             wire,
@@ -198,14 +195,14 @@ impl Session {
         self.avoided.retain(|avoided| addresses.contains(avoided));
         addresses.sort_by_key(|address| self.avoided.iter().position(|avoided| avoided == address).map_or(0, |place| place + 1));
         let deadline = time::Instant::now() + limit;
-        let line = http::connect(&Street, &origin, &addresses, deadline).await.map_err(|fault| LinkFault::from_http(&fault))?;
-        self.peer = line.peer_name().to_owned();
-        self.valid_until = line.valid_until();
+        let connection = http::connect(&Direct, &origin, &addresses, deadline).await.map_err(|fault| LinkFault::from_http(&fault))?;
+        self.peer = connection.peer_name().to_owned();
+        self.valid_until = connection.valid_until();
         // Until it grants the subscription.
-        self.avoided.retain(|avoided| *avoided != line.peer());
-        self.avoided.push(line.peer());
-        // Looked at when this has come to something or not: its TLS handshake may have vanished on the way.
-        let (stream, _walk) = line.into_stream();
+        self.avoided.retain(|avoided| *avoided != connection.peer());
+        self.avoided.push(connection.peer());
+        // The guard lives until CONNACK or a failure: then it looks whether the path swallowed the TLS handshake.
+        let (stream, _guard) = connection.into_stream();
         match timeout_at(deadline, self.wire.connect(stream, self.clean_next)).await {
             Ok(Ok(session_present)) => Ok(session_present && !self.clean_next),
             Ok(Err(error)) => Err(LinkFault::from_wire(&error, Stage::Connack, &self.peer)),
@@ -467,7 +464,8 @@ impl Session {
         }
         let mut delay = None;
         if self.closed_soon >= CLONE {
-            delay = Some(self.settings.clone_backoff.mul_f64(0.5 + 0.5 * self.random.f64()));
+            let clone_backoff = self.settings.clone_backoff;
+            delay = Some(Delays::new(clone_backoff, clone_backoff, Jitter::Equal).after(0));
             let soon = self.settings.stable_after.as_secs_f64();
             let sentence = format!(
                 "another client seems to use this device's id: {} closed {} connections in a row within {soon} s, though it had answered everything",
@@ -532,7 +530,7 @@ impl Session {
 
     /// Tells of a failure and waits before the next attempt; `delay` if it must be longer than usual.
     async fn fail(&mut self, connection: Option<Connection>, fault: LinkFault, delay: Option<Duration>) {
-        let delay = self.backoff.next().max(delay.unwrap_or_default());
+        let delay = self.backoff.next_delay().max(delay.unwrap_or_default());
         let failures = self.backoff.failures();
         // A condition tells of it; this is for whoever counts attempts.
         tracing::debug!(stage = %fault.stage, reason = fault.reason, failures, ?delay, "no connection to the broker");

@@ -12,12 +12,14 @@ use care_engine::durable::filesystem::Filesystem;
 use care_engine::durable::slots::{Slots, WriteFault};
 
 use super::StoreError;
+use crate::backoff::{Backoff, Delays, Jitter};
+use crate::token_bucket::TokenBucket;
 
-const FIRST_RETRY: Duration = Duration::from_millis(200);
-const LAST_RETRY: Duration = Duration::from_secs(30);
+/// How long the store waits before it tries a failed write again.
+const RETRY: Delays = Delays::new(Duration::from_millis(200), Duration::from_secs(30), Jitter::None);
 
 /// Writes that may follow each other at once, before [`WRITE_EVERY`] spaces them.
-const FREE_WRITES: u32 = 10;
+const WRITE_BURST: u32 = 10;
 /// How far apart writes are under a flood. A flash that syncs in a tenth of a millisecond would otherwise take a write
 /// for nearly every document of a burst.
 const WRITE_EVERY: Duration = Duration::from_millis(25);
@@ -163,9 +165,11 @@ struct Worker<'a, F: Filesystem, E, D> {
     slots: Slots<F>,
     explain: E,
     done: D,
-    pace: Pace,
+    /// Limits the writes; its time is counted from `started`.
+    pace: TokenBucket,
+    started: Instant,
     failed: Option<Failure>,
-    retry_in: Duration,
+    retry: Backoff,
     /// Whether the stop has been noticed.
     hurried: bool,
 }
@@ -183,7 +187,17 @@ where
     D: Fn(Written),
 {
     fn new(shared: &'a Shared, slots: Slots<F>, explain: E, done: D) -> Self {
-        Self { shared, slots, explain, done, pace: Pace::new(Instant::now()), failed: None, retry_in: FIRST_RETRY, hurried: false }
+        Self {
+            shared,
+            slots,
+            explain,
+            done,
+            pace: TokenBucket::full(WRITE_BURST, WRITE_EVERY),
+            started: Instant::now(),
+            failed: None,
+            retry: Backoff::new(RETRY),
+            hurried: false,
+        }
     }
 
     /// Runs until stopped; whether nothing was left unwritten.
@@ -204,7 +218,7 @@ where
                 self.failed.iter_mut().for_each(|failure| failure.retry_at = now);
             }
             let due = match (&desk.waiting, &self.failed) {
-                (Some(_), _) => Some(if desk.stop_by.is_some() { now } else { self.pace.ready_at() }),
+                (Some(_), _) => Some(if desk.stop_by.is_some() { now } else { self.started + self.pace.ready_at() }),
                 (None, Some(failure)) => Some(failure.retry_at),
                 (None, None) => None,
             };
@@ -223,12 +237,12 @@ where
     }
 
     fn write(&mut self, order: Order, again: bool) {
-        self.pace.spend(Instant::now());
+        self.pace.spend(WRITE_EVERY, self.started.elapsed());
         let ticket = order.ticket;
         match self.slots.write(&order.record) {
             Ok(()) => {
                 self.failed = None;
-                self.retry_in = FIRST_RETRY;
+                self.retry.reset();
                 (self.done)(Written::Done { ticket });
             }
             Err(fault) => {
@@ -238,58 +252,12 @@ where
                     tracing::debug!(ticket, why, "the record is not durable");
                 }
                 if !hopeless {
-                    self.failed = Some(Failure { order, retry_at: Instant::now() + self.retry_in });
-                    self.retry_in = (self.retry_in * 2).min(LAST_RETRY);
+                    self.failed = Some(Failure { order, retry_at: Instant::now() + self.retry.next_delay() });
                 }
                 if !again {
                     (self.done)(Written::Failed { ticket, why });
                 }
             }
         }
-    }
-}
-
-/// A bucket of [`FREE_WRITES`], filled by one every [`WRITE_EVERY`]. Kept as the moment at which it would be full.
-struct Pace {
-    full_at: Instant,
-}
-
-impl Pace {
-    fn new(now: Instant) -> Self {
-        Self { full_at: now }
-    }
-
-    /// When the next write may begin.
-    fn ready_at(&self) -> Instant {
-        let depth = WRITE_EVERY * (FREE_WRITES - 1);
-        self.full_at.checked_sub(depth).unwrap_or(self.full_at)
-    }
-
-    fn spend(&mut self, now: Instant) {
-        self.full_at = self.full_at.max(now) + WRITE_EVERY;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_few_writes_are_free_and_a_flood_is_spaced() {
-        let start = Instant::now();
-        let mut pace = Pace::new(start);
-        for _ in 0..FREE_WRITES {
-            assert!(pace.ready_at() <= start);
-            pace.spend(start);
-        }
-        assert_eq!(pace.ready_at(), start + WRITE_EVERY);
-        pace.spend(start + WRITE_EVERY);
-        assert_eq!(pace.ready_at(), start + 2 * WRITE_EVERY);
-        let rested = start + 100 * WRITE_EVERY;
-        for _ in 0..FREE_WRITES {
-            assert!(pace.ready_at() <= rested);
-            pace.spend(rested);
-        }
-        assert!(pace.ready_at() > rested);
     }
 }

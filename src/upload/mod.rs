@@ -7,6 +7,7 @@
 //!
 //! Where a vendor's own uploader does the uploading, the gate governs that too ([`vendor`]).
 
+mod body;
 mod content;
 mod failure;
 mod faults;

@@ -20,7 +20,7 @@ use tokio::{net::TcpStream, task::AbortHandle};
 
 use super::kernel::{Kernel, TcpInfo};
 use crate::{
-    http::{self, Door, Stale},
+    http::{self, Dialer, Stale},
     path_mtu::PATHS,
 };
 
@@ -143,16 +143,16 @@ fn kill(socket: &OwnedFd) {
     }
 }
 
-/// The gate's door for one transfer: lets through what belongs to its generation.
+/// One transfer's right to open sockets: it holds for the generation under which the transfer began.
 #[derive(Debug, Clone)]
-pub(super) struct Ticket {
+pub(super) struct Permit {
     sockets: Arc<Sockets>,
     generation: Generation,
     bytes_per_s: u64,
 }
 
-impl Ticket {
-    /// A ticket for `generation`, whose sockets are paced to `bytes_per_s`.
+impl Permit {
+    /// A permit for `generation`, whose sockets are paced to `bytes_per_s`.
     pub(super) fn new(sockets: Arc<Sockets>, generation: Generation, bytes_per_s: u64) -> Self {
         Self { sockets, generation, bytes_per_s }
     }
@@ -162,10 +162,10 @@ impl Ticket {
     }
 }
 
-impl Door for Ticket {
-    type Pass = Pass;
+impl Dialer for Permit {
+    type Guard = SocketGuard;
 
-    fn open(&self, address: SocketAddr) -> io::Result<(TcpStream, Pass)> {
+    fn dial(&self, address: SocketAddr) -> io::Result<(TcpStream, SocketGuard)> {
         let socket = http::new_socket(address)?;
         // It also covers being killed: what is queued then is discarded.
         socket.set_linger(Some(Duration::ZERO))?;
@@ -182,8 +182,8 @@ impl Door for Ticket {
         open.duplicates.push((id, duplicate));
         drop(open);
 
-        let pass = Pass { sockets: self.sockets.clone(), id, peer: address };
-        Ok((TcpStream::from_std(socket.into())?, pass))
+        let guard = SocketGuard { sockets: self.sockets.clone(), id, peer: address };
+        Ok((TcpStream::from_std(socket.into())?, guard))
     }
 
     fn check(&self) -> Result<(), Stale> {
@@ -193,20 +193,20 @@ impl Door for Ticket {
 
 /// A connection's place among the gate's sockets. Dropped, its socket closes with a RST and without its queue.
 #[derive(Debug)]
-pub(super) struct Pass {
+pub(super) struct SocketGuard {
     sockets: Arc<Sockets>,
     id: u64,
     peer: SocketAddr,
 }
 
-impl Pass {
+impl SocketGuard {
     /// Where the connection can be looked at while it is in use.
     pub(super) fn gauge(&self) -> Gauge {
         Gauge { sockets: self.sockets.clone(), id: self.id }
     }
 }
 
-impl http::Pass for Pass {
+impl http::Guard for SocketGuard {
     fn finished(&self) {
         let open = self.sockets.lock();
         if let Some((_, socket)) = open.duplicates.iter().find(|(id, _)| *id == self.id) {
@@ -218,7 +218,7 @@ impl http::Pass for Pass {
     }
 }
 
-impl Drop for Pass {
+impl Drop for SocketGuard {
     fn drop(&mut self) {
         // Not of one that was cut: the kernel has forgotten what it knew.
         if let Some(info) = self.gauge().read() {

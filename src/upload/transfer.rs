@@ -1,53 +1,36 @@
 //! One clip's way out: ask for a grant, judge where it leads, PUT. It runs as one task that a cut aborts; its every step
-//! asks the [`Ticket`] first, and its body ends in an error rather than early when the ticket is no longer good.
+//! asks the [`Permit`] first, and its body ends in an error rather than early when the permit is no longer good.
 
 use std::{
     convert::Infallible,
-    error::Error as StdError,
-    pin::Pin,
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
-    task::{Context, Poll, ready},
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use bytes::Bytes;
 use care_protocol::{Grant, GrantRequest, Reject, Stored};
 use http::{HeaderMap, HeaderValue, header};
-use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Full};
 use jiff::Timestamp;
 use tokio::{
     pin, select,
-    time::{Instant, MissedTickBehavior, Sleep, interval, sleep_until},
+    time::{Instant, MissedTickBehavior, interval},
 };
 
 use super::{
     Event, Shared,
-    content::{Open, Pieces},
+    body::{ClipBody, Pace},
     failure::{Declined, Doing, Failure},
-    gate::Shelf,
     grant::{Target, Violation, life},
-    kernel::TcpInfo,
-    socket::{Gauge, Ticket},
+    socket::{Gauge, Permit},
     spool::{End, Job},
 };
-use crate::http::{Answer, Door, Fault, Origin, Stage, connect, peer_name, request, resolve, within};
-use crate::path_mtu::{PATHS, is_swallowed};
+use crate::{
+    http::{Answer, Dialer, Fault, Origin, Stage, connect, open, peer_name, request, resolve},
+    path_mtu::{PATHS, is_swallowed},
+};
 
-/// How much of a clip is handed over at a time, at most.
-const CHUNK: usize = 32 * 1024;
-/// The least: what fits one segment, with the header of a TLS record.
-const SEGMENT: usize = 1400;
-/// How long a piece should take at the pace; the timer tells one millisecond.
-const PIECE: Duration = Duration::from_millis(4);
-/// How much lateness of the timer is made up for.
-const LATENESS: Duration = Duration::from_millis(10);
-/// The body's share of the pace: TLS adds 22 bytes to a segment's 1400, and a little must be left so that it is the body
-/// that is waited for.
-const BODY_SHARE: f64 = 0.965;
 /// The largest answer that is read.
 const ANSWER: usize = 64 * 1024;
 /// How long looking up, connecting and the TLS handshake may take together; and then a grant's answer.
@@ -62,11 +45,11 @@ const LOOK: Duration = Duration::from_millis(50);
 /// A refused clip waits this long, unless the engine says otherwise (section 3.6).
 const REFUSED: Duration = Duration::from_secs(15 * 60);
 
-/// Permission to send one clip to one place for a while.
-struct Permission {
+/// Granted to send one clip to one place for a while.
+struct Granted {
     target: Target,
     /// Who gave it.
-    cloud: std::net::SocketAddr,
+    cloud: SocketAddr,
     /// BOOTTIME at which it ends.
     until: Duration,
 }
@@ -96,11 +79,11 @@ impl Shared {
     }
 
     async fn send(&self, job: &Job) -> Result<(), Failure> {
-        let ticket = Ticket::new(self.gate.sockets.clone(), job.generation, self.pacer().rate());
+        let permit = Permit::new(self.gate.sockets.clone(), job.generation, self.pacer().rate());
         let mut fresh_grants = 1;
         loop {
-            let Some(permission) = self.ask(&ticket, job).await? else { return Ok(()) };
-            match self.put(&ticket, job, permission).await {
+            let Some(granted) = self.ask(&permit, job).await? else { return Ok(()) };
+            match self.put(&permit, job, granted).await {
                 // The next connection has smaller segments, until there are none.
                 Err(Failure::Swallowed(_)) => {}
                 // The URL has ended, or so the store says: one fresh grant at once, more only after a pause.
@@ -115,14 +98,13 @@ impl Shared {
     }
 
     /// Asks for a grant; `None` if the clip is there already.
-    async fn ask(&self, ticket: &Ticket, job: &Job) -> Result<Option<Permission>, Failure> {
-        ticket.check()?;
+    async fn ask(&self, permit: &Permit, job: &Job) -> Result<Option<Granted>, Failure> {
+        permit.check()?;
         let asking = |fault| Doing::Asking.fault(fault);
         let peers = self.peers();
         let api = &peers.api;
         let deadline = Instant::now() + PATIENCE;
-        let addresses = resolve(&api.endpoint, deadline).await.map_err(asking)?;
-        let line = connect(ticket, api, &addresses, deadline).await.map_err(asking)?;
+        let connection = open(permit, api, deadline).await.map_err(asking)?;
         let path = format!("/v1/devices/{}/clips", self.device);
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -130,9 +112,8 @@ impl Shared {
         let request = request("POST", &api.endpoint, &path, headers, body).map_err(asking)?;
         let sent = self.gate.clock.now().boot;
         let deadline = Instant::now() + PATIENCE;
-        let answer =
-            within(Stage::Http, &api.endpoint.host, deadline, line.send(request, ANSWER)).await.and_then(|sent| sent).map_err(asking)?;
-        ticket.check()?;
+        let answer = connection.send_by(request, ANSWER, deadline).await.map_err(asking)?;
+        permit.check()?;
         if let Some(heard) = answer.heard_date(sent).filter(|_| api.endpoint.tls) {
             self.gate.clock.observe_date(heard);
             self.tell(Event::Date);
@@ -144,7 +125,7 @@ impl Shared {
                 let hosts = peers.store.as_ref().map(|store| &store.hosts);
                 let target = Target::of(&grant, &api.endpoint, hosts)?;
                 let until = sent + life(&grant, answer.date)?;
-                Ok(Some(Permission { target, cloud: answer.peer, until }))
+                Ok(Some(Granted { target, cloud: answer.peer, until }))
             }
             200 => {
                 Stored::read(&answer.body).map_err(unreadable)?;
@@ -172,26 +153,26 @@ impl Shared {
         serde_json::to_vec(&request).map_err(|error| broken(error.to_string()))
     }
 
-    async fn put(&self, ticket: &Ticket, job: &Job, permission: Permission) -> Result<(), Failure> {
-        ticket.check()?;
+    async fn put(&self, permit: &Permit, job: &Job, granted: Granted) -> Result<(), Failure> {
+        permit.check()?;
         let sending = |fault| Doing::Sending.fault(fault);
-        let Permission { target, cloud, until } = permission;
+        let Granted { target, cloud, until } = granted;
         let peers = self.peers();
         let tls = if target.same_origin { peers.api.tls.clone() } else { peers.store.as_ref().map(|store| store.tls.clone()) };
         let origin = Origin { endpoint: target.endpoint.clone(), tls };
         let deadline = Instant::now() + PATIENCE;
         let addresses = resolve(&origin.endpoint, deadline).await.map_err(sending)?;
         target.may_be_at(&addresses, cloud)?;
-        let line = connect(ticket, &origin, &addresses, deadline).await.map_err(sending)?;
+        let connection = connect(permit, &origin, &addresses, deadline).await.map_err(sending)?;
         if self.gate.clock.now().boot >= until {
             return Err(Failure::Expired);
         }
         let pace = Arc::new(Pace::new(self.pacer().rate()));
-        let body = ClipBody::new(ticket.clone(), job, self.gate.shelf.clone(), pace.clone(), &self.on_flash);
+        let body = ClipBody::new(permit.clone(), job, self.gate.shelf.clone(), pace.clone(), &self.on_flash);
         let mut request = request("PUT", &origin.endpoint, &target.path, target.headers, body).map_err(sending)?;
         request.headers_mut().insert(header::CONTENT_LENGTH, job.bytes.into());
-        let (gauge, peer) = (line.pass().gauge(), line.peer());
-        let exchange = line.send(request, ANSWER);
+        let (gauge, peer) = (connection.guard().gauge(), connection.peer());
+        let exchange = connection.send(request, ANSWER);
         let answer = self.minded(exchange, &gauge, &pace, &origin.endpoint.host, job.bytes).await;
         // The connection is gone by now, and what was seen of it is known.
         if pace.swallowed.load(Ordering::Relaxed) && PATHS.segment(peer).is_some() {
@@ -250,132 +231,5 @@ impl Shared {
                 }
             }
         }
-    }
-}
-
-/// What a body and whoever minds it tell each other.
-pub(super) struct Pace {
-    bytes_per_s: AtomicU64,
-    /// Whether the body has begun and has more: only then does the rate of arrival say something of the link.
-    learning: AtomicBool,
-    /// What the body has handed over, bytes.
-    given: AtomicU64,
-    /// Why the body could not go on, if flash is to blame.
-    unreadable: OnceLock<String>,
-    /// The path swallows segments as large as these.
-    swallowed: AtomicBool,
-}
-
-impl Pace {
-    pub(super) fn new(bytes_per_s: u64) -> Self {
-        Self {
-            bytes_per_s: bytes_per_s.into(),
-            learning: false.into(),
-            given: 0.into(),
-            unreadable: OnceLock::new(),
-            swallowed: false.into(),
-        }
-    }
-
-    /// How many bytes have arrived; where the kernel does not say, how many it has taken, which is little more.
-    pub(super) fn arrived(&self, info: Option<&TcpInfo>) -> u64 {
-        info.map_or_else(|| self.given.load(Ordering::Relaxed), |info| info.bytes_acked)
-    }
-}
-
-/// A clip's bytes, a piece at a time, for as long as the ticket is good.
-///
-/// The kernel paces the socket too, but neither its first ten segments (`tcp_update_skb_after_send`) nor, where the round
-/// trip is short, within a burst of up to 64 KiB (`tcp_tso_autosize`), and a burst stands in the device's queue. So the
-/// pieces are spaced here; the kernel's pace is the bound where they are too small for the timer.
-struct ClipBody {
-    ticket: Ticket,
-    shelf: Arc<Shelf>,
-    id: uuid::Uuid,
-    pieces: Pieces,
-    /// Of the last that was taken, what is not sent yet.
-    rest: Bytes,
-    left: u64,
-    pace: Arc<Pace>,
-    /// When the next piece is due.
-    due: Option<Instant>,
-    wait: Option<Pin<Box<Sleep>>>,
-}
-
-impl ClipBody {
-    fn new(ticket: Ticket, job: &Job, shelf: Arc<Shelf>, pace: Arc<Pace>, on_flash: &Open) -> Self {
-        let pieces = Pieces::of(job, on_flash);
-        Self { ticket, shelf, id: job.id, pieces, rest: Bytes::new(), left: job.bytes, pace, due: None, wait: None }
-    }
-
-    /// Invariant 3: as long as the generation stands, the clip is one that was let out under it. Both are read under the
-    /// spool's lock, which a cut takes after it has advanced the generation and before it erases anything.
-    fn may_send(&self) -> bool {
-        let spool = self.shelf.lock();
-        self.ticket.check().is_err() || spool.may_send(self.id, self.ticket.generation())
-    }
-
-    /// How large the next piece is; sets when the one after it is due.
-    fn piece(&mut self) -> usize {
-        let rate = self.pace.bytes_per_s.load(Ordering::Relaxed).max(1) as f64 * BODY_SHARE;
-        let piece = ((rate * PIECE.as_secs_f64()) as usize).clamp(SEGMENT, CHUNK);
-        let now = Instant::now();
-        let late = now.checked_sub(LATENESS).unwrap_or(now);
-        let due = self.due.unwrap_or(now).max(late) + Duration::from_secs_f64(piece as f64 / rate);
-        self.due = Some(due);
-        self.wait = (due > now).then(|| Box::pin(sleep_until(due)));
-        piece
-    }
-}
-
-/// A body as a transfer sends it, for the tests.
-#[cfg(test)]
-pub(super) fn body_of(gate: &super::Gate, job: &Job, pace: &Arc<Pace>, on_flash: &Open) -> impl Body<Data = Bytes, Error = Broken> + use<> {
-    let ticket = Ticket::new(gate.sockets.clone(), job.generation, pace.bytes_per_s.load(Ordering::Relaxed));
-    ClipBody::new(ticket, job, gate.shelf.clone(), pace.clone(), on_flash)
-}
-
-/// What a body ends with when it cannot go on: [`Stale`](crate::http::Stale), or what flash said.
-pub(super) type Broken = Box<dyn StdError + Send + Sync>;
-
-impl Body for ClipBody {
-    type Data = Bytes;
-    type Error = Broken;
-
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        if let Err(stale) = self.ticket.check() {
-            // An error, not an end: an end could make a part look whole.
-            return Poll::Ready(Some(Err(stale.into())));
-        }
-        if let Some(wait) = &mut self.wait {
-            ready!(wait.as_mut().poll(context));
-            self.wait = None;
-        }
-        debug_assert!(self.may_send(), "invariant 3: clip {} is sent though it was not let out", self.id);
-        if self.rest.is_empty() {
-            match ready!(self.pieces.poll_next(context)) {
-                Some(Ok(bytes)) => self.rest = bytes,
-                Some(Err(why)) => {
-                    // Told once: a body that has failed is not asked again.
-                    self.pace.unreadable.get_or_init(|| why.to_string());
-                    return Poll::Ready(Some(Err(why.into())));
-                }
-                None => return Poll::Ready(None),
-            }
-        }
-        let most = self.piece().min(self.rest.len());
-        let piece = self.rest.split_to(most);
-        self.left = self.left.saturating_sub(piece.len() as u64);
-        self.pace.given.fetch_add(piece.len() as u64, Ordering::Relaxed);
-        self.pace.learning.store(self.left > 0, Ordering::Relaxed);
-        Poll::Ready(Some(Ok(Frame::data(piece))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.left == 0
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.left)
     }
 }

@@ -24,7 +24,7 @@ use super::Exit;
 use crate::{
     clock::{Clock, system_time},
     config::{Config, Endpoint, FileKind, TlsFiles},
-    http::{self, Fault, Origin, Stage, Street},
+    http::{self, Direct, Fault, Origin, Stage},
     store::{Restored, Store},
     tls,
 };
@@ -139,7 +139,7 @@ async fn stages(name: &str, origin: &Origin, report: &mut Report<'_>) -> io::Res
     let list = addresses.iter().map(|address| address.ip().to_string()).collect::<Vec<_>>().join(", ");
     report.step(&format!("{name} DNS"), Ok::<_, Fault>(format!("{} is {list}", origin.endpoint.host)))?;
 
-    let connected = http::connect(&Street, origin, &addresses, deadline()).await.map(drop);
+    let connected = http::connect(&Direct, origin, &addresses, deadline()).await.map(drop);
     let reached = match &connected {
         Ok(()) => true,
         Err(fault) => fault.stage() == Some(Stage::Tls),

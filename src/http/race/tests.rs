@@ -11,7 +11,7 @@ use tokio_rustls::TlsAcceptor;
 use super::*;
 use crate::{
     clock::Clock,
-    http::{Street, Walk},
+    http::{Direct, DirectGuard},
     tls::{
         device_client,
         tests::{DAY, Pki, T},
@@ -21,37 +21,37 @@ use crate::{
 /// Longer than any race should take, shorter than a test that hangs.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A door that writes down what it opened, and whose silent addresses never answer a SYN.
+/// A dialer that records what it opened, and whose silent addresses never answer a SYN.
 #[derive(Default)]
 struct Record {
     opened: Mutex<Vec<SocketAddr>>,
     silent: Vec<SocketAddr>,
-    shut: AtomicBool,
+    stale: AtomicBool,
     open: Arc<()>,
 }
 
 struct Held {
-    _walk: Walk,
+    _guard: DirectGuard,
     _open: Arc<()>,
 }
 
-impl super::super::Pass for Held {
+impl super::super::Guard for Held {
     fn finished(&self) {}
 }
 
-impl Door for Record {
-    type Pass = Held;
+impl Dialer for Record {
+    type Guard = Held;
 
-    fn open(&self, address: SocketAddr) -> io::Result<(TcpStream, Held)> {
+    fn dial(&self, address: SocketAddr) -> io::Result<(TcpStream, Held)> {
         self.opened.lock().unwrap().push(address);
         // Its queue is full, so the kernel drops the SYN.
         let to = if self.silent.contains(&address) { black_hole() } else { address };
-        let (stream, walk) = Street.open(to)?;
-        Ok((stream, Held { _walk: walk, _open: self.open.clone() }))
+        let (stream, guard) = Direct.dial(to)?;
+        Ok((stream, Held { _guard: guard, _open: self.open.clone() }))
     }
 
     fn check(&self) -> Result<(), Stale> {
-        if self.shut.load(Ordering::Relaxed) { Err(Stale) } else { Ok(()) }
+        if self.stale.load(Ordering::Relaxed) { Err(Stale) } else { Ok(()) }
     }
 }
 
@@ -82,8 +82,8 @@ fn at(last: u8, port: u16) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::new(127, 0, 0, last), port))
 }
 
-async fn raced(door: &Record, origin: &Origin, addresses: &[SocketAddr], within: Duration) -> Result<Line<Held>, Fault> {
-    tokio::time::timeout(PATIENCE, race(door, origin, addresses, Instant::now() + within)).await.expect("the race ends")
+async fn raced(dialer: &Record, origin: &Origin, addresses: &[SocketAddr], within: Duration) -> Result<Connection<Held>, Fault> {
+    tokio::time::timeout(PATIENCE, race(dialer, origin, addresses, Instant::now() + within)).await.expect("the race ends")
 }
 
 #[tokio::test]
@@ -91,38 +91,38 @@ async fn silent_and_refusing_addresses_do_not_keep_it_from_one_that_answers() {
     let listener = TcpListener::bind(at(3, 0)).await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let silent = at(1, port);
-    let door = Record { silent: vec![silent], ..Record::default() };
+    let dialer = Record { silent: vec![silent], ..Record::default() };
     let begun = Instant::now();
     // The second refuses.
-    let line = raced(&door, &origin(port), &[silent, at(2, port), at(3, port)], PATIENCE).await.unwrap();
-    assert_eq!((line.peer(), line.peer_name()), (at(3, port), format!("care.example:{port} (127.0.0.3)").as_str()));
-    assert_eq!(*door.opened.lock().unwrap(), [silent, at(2, port), at(3, port)]);
+    let connection = raced(&dialer, &origin(port), &[silent, at(2, port), at(3, port)], PATIENCE).await.unwrap();
+    assert_eq!((connection.peer(), connection.peer_name()), (at(3, port), format!("care.example:{port} (127.0.0.3)").as_str()));
+    assert_eq!(*dialer.opened.lock().unwrap(), [silent, at(2, port), at(3, port)]);
     assert!(begun.elapsed() >= NEXT_AFTER, "the first had its time");
-    assert_eq!(Arc::strong_count(&door.open), 2, "the losers are closed");
+    assert_eq!(Arc::strong_count(&dialer.open), 2, "the losers are closed");
 }
 
 #[tokio::test]
 async fn one_that_answers_at_once_is_the_only_one_tried() {
     let listener = TcpListener::bind(at(1, 0)).await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    let door = Record::default();
-    raced(&door, &origin(port), &[at(1, port), at(2, port)], PATIENCE).await.unwrap();
-    assert_eq!(door.opened.lock().unwrap().len(), 1);
+    let dialer = Record::default();
+    raced(&dialer, &origin(port), &[at(1, port), at(2, port)], PATIENCE).await.unwrap();
+    assert_eq!(dialer.opened.lock().unwrap().len(), 1);
 }
 
 #[tokio::test]
 async fn when_all_fail_each_is_named_with_its_reason() {
     let port = StdListener::bind(at(2, 0)).unwrap().local_addr().unwrap().port();
-    let door = Record { silent: vec![at(1, port)], ..Record::default() };
-    let fault = raced(&door, &origin(port), &[at(1, port), at(2, port)], Duration::from_millis(600)).await.err().unwrap();
+    let dialer = Record { silent: vec![at(1, port)], ..Record::default() };
+    let fault = raced(&dialer, &origin(port), &[at(1, port), at(2, port)], Duration::from_millis(600)).await.err().unwrap();
     assert_eq!(
         fault.to_string(),
         format!("connecting to care.example:{port}: (127.0.0.2) connection refused; (127.0.0.1) no answer in time")
     );
     assert_eq!(fault.stage(), Some(Stage::Tcp));
-    let fault = raced(&door, &origin(port), &[at(2, port)], PATIENCE).await.err().unwrap();
+    let fault = raced(&dialer, &origin(port), &[at(2, port)], PATIENCE).await.err().unwrap();
     assert_eq!(fault.to_string(), format!("connecting to care.example:{port} (127.0.0.2): connection refused"));
-    assert_eq!(Arc::strong_count(&door.open), 1);
+    assert_eq!(Arc::strong_count(&dialer.open), 1);
 }
 
 /// A path that swallows large packets connects and shakes no hands.
@@ -141,26 +141,26 @@ async fn an_address_that_shakes_no_hands_does_not_keep_it_from_one_that_does() {
     origin.endpoint.host = "localhost".into();
     origin.endpoint.tls = true;
     origin.tls = Some(device_client(&pki.files(), &Clock::at(Duration::from_secs(T as u64), true)).unwrap());
-    let line = raced(&Record::default(), &origin, &[at(1, port), at(2, port)], PATIENCE).await.unwrap();
-    assert_eq!(line.peer(), at(2, port));
+    let connection = raced(&Record::default(), &origin, &[at(1, port), at(2, port)], PATIENCE).await.unwrap();
+    assert_eq!(connection.peer(), at(2, port));
     server.await.unwrap();
 }
 
 #[tokio::test]
-async fn a_door_that_shuts_ends_the_race() {
-    let door = Record { silent: vec![at(1, 1), at(2, 1)], ..Record::default() };
+async fn a_dialer_that_becomes_stale_ends_the_race() {
+    let dialer = Record { silent: vec![at(1, 1), at(2, 1)], ..Record::default() };
     let origin = origin(1);
     let addresses = [at(1, 1), at(2, 1)];
-    let racing = raced(&door, &origin, &addresses, PATIENCE);
+    let racing = raced(&dialer, &origin, &addresses, PATIENCE);
     let shutting = async {
-        while door.opened.lock().unwrap().is_empty() {
+        while dialer.opened.lock().unwrap().is_empty() {
             tokio::task::yield_now().await;
         }
-        door.shut.store(true, Ordering::Relaxed);
+        dialer.stale.store(true, Ordering::Relaxed);
     };
     let (raced, ()) = tokio::join!(racing, shutting);
     assert!(matches!(raced, Err(Fault::Stale(_))));
-    assert_eq!(door.opened.lock().unwrap().len(), 1);
+    assert_eq!(dialer.opened.lock().unwrap().len(), 1);
 }
 
 #[test]

@@ -16,6 +16,7 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::{Clip, LEFT, OnFlash, Spool, State, add, allows, trusted_ms};
+use crate::backoff::{Delays, Jitter};
 
 /// How often a clip of an earlier boot asks whether the time is known by now.
 const CLOCK_ROUND: Duration = Duration::from_secs(2);
@@ -23,9 +24,9 @@ const CLOCK_ROUND: Duration = Duration::from_secs(2);
 const READS: u32 = 3;
 /// A clip that fails waits half to all of one second, two, four, up to a quarter of an hour: each pause is longer than the
 /// one before.
-const CLIP_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15 * 60));
+const CLIP_PAUSE: Delays = Delays::new(Duration::from_secs(1), Duration::from_secs(15 * 60), Jitter::Equal);
 /// When all wait: full jitter over one second, two, four, up to five minutes, so that a fleet does not come back at once.
-const ALL_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
+const ALL_PAUSE: Delays = Delays::new(Duration::from_secs(1), Duration::from_secs(300), Jitter::Full);
 /// So many different clips that fail in a row, with none stored in between, are the server's fault and stop all of them.
 const SEVERAL: usize = 3;
 /// The same where the server itself asks for patience.
@@ -148,10 +149,9 @@ impl Leaving {
     }
 
     fn stop_all(&mut self, trouble: &Trouble, now: Now) {
-        let span = span(ALL_PAUSE, self.stops);
         let asked = trouble.retry_after.map_or(Duration::ZERO, obeyed);
+        self.pause_until = now.boot + ALL_PAUSE.after(self.stops).max(asked);
         self.stops += 1;
-        self.pause_until = now.boot + span.mul_f64(fastrand::f64()).max(asked);
         let only_suspected = trouble.blame == Blame::Server && trouble.retry_after.is_none();
         self.fresh_from = if only_suspected { self.pause_until.min(now.boot + FRESH) } else { self.pause_until };
     }
@@ -159,11 +159,6 @@ impl Leaving {
     fn note(&mut self, trouble: Trouble, now: Now) {
         self.outage = Some((trouble, now.boot));
     }
-}
-
-/// What a pause grows to after so many failures.
-fn span((first, longest): (Duration, Duration), failures: u32) -> Duration {
-    first.saturating_mul(1u32.checked_shl(failures).unwrap_or(u32::MAX)).min(longest)
 }
 
 /// How long we wait when asked to, a little more than that: whoever else was asked comes back then, too.
@@ -174,7 +169,7 @@ fn obeyed(asked: Duration) -> Duration {
 impl Clip {
     /// One more failure: when it is tried again.
     fn fail(&mut self, trouble: Trouble, now: Now) {
-        let own = span(CLIP_PAUSE, self.failures).mul_f64(0.5 + 0.5 * fastrand::f64());
+        let own = CLIP_PAUSE.after(self.failures);
         let asked = trouble.retry_after.map_or(Duration::ZERO, obeyed);
         self.failures += 1;
         self.not_before = now.boot + own.max(asked);

@@ -17,7 +17,10 @@ use care_protocol::Erased;
 use uuid::Uuid;
 
 use super::{Clip, Spool, Start, State, Words, add, class};
-use crate::upload::flash::{Facts, HEADER_BYTES, Wear, Written};
+use crate::{
+    backoff::{Delays, Jitter},
+    upload::flash::{Facts, HEADER_BYTES, Wear, Written},
+};
 
 /// How long a clip waits in memory before a power cut may not take it any more. Far longer than an upload that goes well
 /// takes to begin.
@@ -25,7 +28,7 @@ const SPILL_AFTER: Duration = Duration::from_secs(15);
 /// What one id takes in the journal, with its share of the rest.
 const LINE_BYTES: u64 = 50;
 /// After a fault the flash is left alone this long, doubling up to the second.
-const FAULT_PAUSE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(15 * 60));
+const FAULT_PAUSE: Delays = Delays::new(Duration::from_secs(30), Duration::from_secs(15 * 60), Jitter::None);
 
 /// Whether a clip is on flash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,7 +140,7 @@ impl Flash {
     }
 
     fn failed(&mut self, why: Words, now: Now) {
-        let pause = FAULT_PAUSE.0.saturating_mul(1 << self.failures.min(8)).min(FAULT_PAUSE.1);
+        let pause = FAULT_PAUSE.after(self.failures);
         self.failures += 1;
         self.not_before = if self.stopping { Duration::MAX } else { now.boot + pause };
         self.fault = Some(why);

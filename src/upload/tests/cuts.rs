@@ -189,54 +189,54 @@ fn two_hundred_cuts_in_every_phase_let_nothing_through() {
 
 #[test]
 fn a_socket_is_not_opened_under_an_old_generation() {
-    use crate::http::Door;
+    use crate::http::Dialer;
     let sink = Sink::generous(false);
     let bench = Bench::new(&sink);
     let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let _guard = runtime.enter();
-    let ticket = socket::Ticket::new(bench.gate.sockets.clone(), bench.gate.generation(), 1_000_000);
-    assert!(ticket.check().is_ok() && ticket.open(sink.address).is_ok());
+    let permit = socket::Permit::new(bench.gate.sockets.clone(), bench.gate.generation(), 1_000_000);
+    assert!(permit.check().is_ok() && permit.dial(sink.address).is_ok());
     until("connected", || sink.connections() == 1);
     bench.gate.cut(None);
-    assert!(ticket.check().is_err() && ticket.open(sink.address).is_err());
-    let fresh = socket::Ticket::new(bench.gate.sockets.clone(), bench.gate.generation(), 1_000_000);
-    assert!(fresh.open(sink.address).is_ok());
+    assert!(permit.check().is_err() && permit.dial(sink.address).is_err());
+    let fresh = socket::Permit::new(bench.gate.sockets.clone(), bench.gate.generation(), 1_000_000);
+    assert!(fresh.dial(sink.address).is_ok());
     until("connected again", || sink.connections() == 2);
 }
 
 #[test]
 fn a_kernel_that_knows_no_pace_is_no_reason_not_to_upload() {
-    use crate::http::Door;
+    use crate::http::Dialer;
     let sink = Sink::generous(false);
     let paceless = Kernel { set_max_pacing_rate: |_, _| Err(io::ErrorKind::Unsupported.into()), ..Kernel::default() };
     let sockets = Arc::new(socket::Sockets::under(paceless));
     assert_eq!(sockets.pace_fault(), None);
-    let ticket = socket::Ticket::new(sockets.clone(), Generation(0), 1_000_000);
+    let permit = socket::Permit::new(sockets.clone(), Generation(0), 1_000_000);
     let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let _guard = runtime.enter();
-    let (_stream, pass) = ticket.open(sink.address).unwrap();
+    let (_stream, guard) = permit.dial(sink.address).unwrap();
     until("connected", || sink.connections() == 1);
-    pass.gauge().pace(2_000_000);
+    guard.gauge().pace(2_000_000);
     assert!(sockets.pace_fault().is_some(), "what is lacking must be seen");
     // What the kernel refuses for another reason is not passed over.
     let refusing = Kernel { set_max_pacing_rate: |_, _| Err(io::ErrorKind::PermissionDenied.into()), ..Kernel::default() };
     let refusing = Arc::new(socket::Sockets::under(refusing));
-    assert!(socket::Ticket::new(refusing, Generation(0), 1_000_000).open(sink.address).is_err());
+    assert!(socket::Permit::new(refusing, Generation(0), 1_000_000).dial(sink.address).is_err());
 }
 
 #[test]
 fn what_leaves_between_the_closing_and_the_kill_is_counted_for_every_connection() {
-    use crate::http::Door;
+    use crate::http::Dialer;
     static SENT: AtomicU64 = AtomicU64::new(10_000);
     // Each time it is asked, another segment has left.
     let sending: fn(BorrowedFd<'_>) -> io::Result<TcpInfo> =
         |_| Ok(TcpInfo { bytes_sent: SENT.fetch_add(1448, Ordering::Relaxed), ..TcpInfo::default() });
     let sink = Sink::generous(false);
     let sockets = Arc::new(socket::Sockets::under(Kernel { tcp_info: sending, ..Kernel::default() }));
-    let ticket = socket::Ticket::new(sockets.clone(), Generation(0), 1_000_000);
+    let permit = socket::Permit::new(sockets.clone(), Generation(0), 1_000_000);
     let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let _guard = runtime.enter();
-    let _open = [ticket.open(sink.address).unwrap(), ticket.open(sink.address).unwrap()];
+    let _open = [permit.dial(sink.address).unwrap(), permit.dial(sink.address).unwrap()];
     sockets.advance();
     // Asked in the order 1, 2, 1, 2: two segments each.
     assert_eq!(sockets.abort(), 2 * 2 * 1448);
@@ -248,13 +248,13 @@ fn what_leaves_between_the_closing_and_the_kill_is_counted_for_every_connection(
 fn a_cut_kills_a_connection_while_its_task_still_holds_it() {
     use std::io::{ErrorKind, Read};
 
-    use crate::http::Door;
+    use crate::http::Dialer;
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let sockets = Arc::new(socket::Sockets::default());
-    let ticket = socket::Ticket::new(sockets.clone(), Generation(0), 100_000);
+    let permit = socket::Permit::new(sockets.clone(), Generation(0), 100_000);
     let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let _guard = runtime.enter();
-    let (stream, _pass) = ticket.open(listener.local_addr().unwrap()).unwrap();
+    let (stream, _guard) = permit.dial(listener.local_addr().unwrap()).unwrap();
     let (mut peer, _) = listener.accept().unwrap();
     runtime.block_on(stream.writable()).unwrap();
     // More than the pace lets out in the time this takes: the rest waits in the kernel.
@@ -298,9 +298,9 @@ fn a_stale_body_ends_in_an_error_and_never_early() {
     let next = gate.shelf.lock().next(gate.generation(), gate.clock.now());
     let Next::Take(job) = next else { panic!("{next:?}") };
     let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let pace = Arc::new(transfer::Pace::new(1_000_000));
+    let pace = Arc::new(body::Pace::new(1_000_000));
     runtime.block_on(async {
-        let mut body = pin!(transfer::body_of(&gate, &job, &pace, &(Arc::new(|_| Err(io::ErrorKind::NotFound.into())) as Open)));
+        let mut body = pin!(body::body_of(&gate, &job, &pace, &(Arc::new(|_| Err(io::ErrorKind::NotFound.into())) as Open)));
         assert_eq!(pace.arrived(None), 0);
         let frame = body.frame().await.unwrap().unwrap();
         // A kernel that does not say what has arrived must not make a transfer look as if it stood still.
@@ -321,12 +321,12 @@ fn a_cut_kills_every_socket_that_races_for_a_name() {
     let deaf: Vec<_> = (0..3).map(|_| deaf_listener()).collect();
     let addresses: Vec<_> = deaf.iter().map(|(_, _, address)| *address).collect();
     let sockets = Arc::new(socket::Sockets::default());
-    let ticket = socket::Ticket::new(sockets.clone(), Generation(0), 100_000);
+    let permit = socket::Permit::new(sockets.clone(), Generation(0), 100_000);
     let origin = Origin { endpoint: Endpoint { host: "clips.example".into(), port: 1, tls: false }, tls: None };
     let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let raced = runtime.block_on(async {
         let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
-        let racing = connect(&ticket, &origin, &addresses, deadline);
+        let racing = connect(&permit, &origin, &addresses, deadline);
         tokio::pin!(racing);
         loop {
             tokio::select! {

@@ -1,0 +1,266 @@
+//! One request and its answer over a [`Connection`]. The caller's future drives the connection itself, so dropping it stops
+//! every byte: nothing goes on writing in the background, which is what makes an upload cuttable.
+
+use std::{
+    error::Error as StdError,
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+use http::{Request, header};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    pin, select,
+    time::{Instant, timeout},
+};
+
+use super::{
+    Answer, Fault, Guard, Stage, Stale,
+    connect::{Stream, within},
+    race::{Tried, Unreachable, Why},
+};
+use crate::tls::{self, TlsFault};
+
+/// How much of a request hyper may hold back, and how large an answer's head may be.
+const HYPER_BUFFER: usize = 32 * 1024;
+/// How long a connection whose answer was read is given to close in good order.
+const CLOSING: Duration = Duration::from_millis(500);
+
+/// A connection, ready for its one request.
+pub struct Connection<G> {
+    pub(super) stream: Box<dyn Stream>,
+    pub(super) guard: G,
+    /// [`peer_name`] of the other end.
+    pub(super) host: String,
+    pub(super) peer: SocketAddr,
+    pub(super) valid_until: Duration,
+}
+
+impl<G: Guard> Connection<G> {
+    /// What holds the connection open.
+    pub(crate) fn guard(&self) -> &G {
+        &self.guard
+    }
+
+    /// The connection itself, for a caller with an HTTP of its own.
+    pub fn into_stream(self) -> (Box<dyn Stream>, G) {
+        (self.stream, self.guard)
+    }
+
+    /// Who is at the other end, for people: `host:port`, and the address.
+    pub fn peer_name(&self) -> &str {
+        &self.host
+    }
+
+    /// The earliest end of the server's certificates, since 1970; [`LATEST`] without TLS.
+    pub fn valid_until(&self) -> Duration {
+        self.valid_until
+    }
+
+    /// Who is at the other end.
+    pub fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    /// [`Self::send`] until `deadline`.
+    pub(crate) async fn send_by<B>(self, request: Request<B>, limit: usize, deadline: Instant) -> Result<Answer, Fault>
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<Box<dyn StdError + Send + Sync>>,
+    {
+        let host = self.host.clone();
+        within(Stage::Http, &host, deadline, self.send(request, limit)).await?
+    }
+
+    /// Sends the request and reads the answer, of at most `limit` bytes. Dropping the future drops the connection with
+    /// it: nothing goes on writing in the background. It has no time limit of its own.
+    ///
+    /// An answer that comes before the body has been given out ends the connection at once: hyper would go on writing. Such
+    /// an answer may refuse, but not accept.
+    pub async fn send<B>(self, request: Request<B>, limit: usize) -> Result<Answer, Fault>
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<Box<dyn StdError + Send + Sync>>,
+    {
+        let Self { stream, guard, host, peer, valid_until } = self;
+        let said_all = Arc::new(AtomicBool::new(request.body().is_end_stream()));
+        let request = request.map(|body| Watched { body, said_all: said_all.clone() });
+        let mut builder = hyper::client::conn::http1::Builder::new();
+        builder.max_buf_size(HYPER_BUFFER);
+        let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(|error| broken(&host, peer, &error))?;
+        pin!(connection);
+        let exchange = async {
+            let answer = sender.send_request(request).await.map_err(|error| broken(&host, peer, &error))?;
+            let (head, body) = answer.into_parts();
+            let body = Limited::new(body, limit).collect().await.map_err(|error| match error.downcast_ref() {
+                Some(LengthLimitError { .. }) => Fault::TooLarge { host: host.clone(), limit },
+                None => broken(&host, peer, &*error),
+            })?;
+            Ok::<_, Fault>((head, body.to_bytes()))
+        };
+        pin!(exchange);
+        let mut end = None;
+        let answer = loop {
+            select! {
+                biased;
+                answer = &mut exchange => break answer,
+                // The answer may be in our hands already though the connection ended badly behind it.
+                ended = &mut connection, if end.is_none() => end = Some(ended),
+            }
+        };
+        let (head, body) = match (answer, &end) {
+            (Ok(answer), _) => answer,
+            (Err(_), Some(Err(error))) => return Err(broken(&host, peer, error)),
+            (Err(fault), _) => return Err(fault),
+        };
+        if said_all.load(Ordering::Relaxed) {
+            guard.finished();
+            if end.is_none() {
+                // The answer is ours whether the peer closes well or not.
+                let _ = timeout(CLOSING, connection).await;
+            }
+        } else if head.status.is_success() {
+            let reason = format!("it answered {} before it had the whole body", head.status.as_u16());
+            return Err(Fault::Http { host: host.clone(), reason });
+        }
+        let date = head.headers.get(header::DATE).and_then(|value| date(value.to_str().ok()?));
+        Ok(Answer { status: head.status.as_u16(), date, headers: head.headers, body, peer, valid_until })
+    }
+}
+
+/// A body that says when all of it has been given out.
+struct Watched<B> {
+    body: B,
+    said_all: Arc<AtomicBool>,
+}
+
+impl<B: Body + Unpin> Body for Watched<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        let frame = Pin::new(&mut self.body).poll_frame(context);
+        if matches!(frame, Poll::Ready(None)) || self.body.is_end_stream() {
+            self.said_all.store(true, Ordering::Relaxed);
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// What hyper's error says, down to its cause. A server may refuse our certificate once we have begun to write: that is no
+/// fault of what is written.
+fn broken(host: &str, peer: SocketAddr, error: &(dyn StdError + 'static)) -> Fault {
+    let mut reason = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        if let Some(stale) = inner.downcast_ref::<Stale>() {
+            return (*stale).into();
+        }
+        let tls = inner.downcast_ref::<io::Error>().and_then(tls::handshake_fault);
+        if let Some(fault @ TlsFault::DeviceRefused(_)) = tls {
+            return Fault::Unreachable(Unreachable { server: host.to_owned(), tried: vec![Tried { address: peer, why: Why::Tls(fault) }] });
+        }
+        reason = format!("{reason}: {inner}");
+        cause = inner.source();
+    }
+    Fault::Http { host: host.to_owned(), reason }
+}
+
+fn date(text: &str) -> Option<Duration> {
+    httpdate::parse_http_date(text).ok()?.duration_since(SystemTime::UNIX_EPOCH).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+    use care_engine::trusted_time::LATEST;
+    use http::HeaderMap;
+    use http_body_util::Empty;
+
+    use super::*;
+    use crate::{
+        config::Endpoint,
+        http::{DirectGuard, request},
+    };
+
+    /// A connection whose peer has answered and gone: it cannot be closed in good order.
+    struct Gone {
+        answer: &'static [u8],
+        asked: bool,
+        reader: Option<Waker>,
+    }
+
+    impl AsyncRead for Gone {
+        fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            if !self.asked {
+                self.reader = Some(context.waker().clone());
+                return Poll::Pending;
+            }
+            into.put_slice(std::mem::take(&mut self.answer));
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncWrite for Gone {
+        fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, from: &[u8]) -> Poll<io::Result<usize>> {
+            self.asked = true;
+            if let Some(reader) = self.reader.take() {
+                reader.wake();
+            }
+            Poll::Ready(Ok(from.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
+        }
+    }
+
+    fn answer(what_comes: &'static [u8]) -> Result<Answer, Fault> {
+        let peer = SocketAddr::from(([127, 0, 0, 1], 1));
+        let connection = Connection {
+            stream: Box::new(Gone { answer: what_comes, asked: false, reader: None }),
+            guard: DirectGuard::unwatched(),
+            host: "care.example".into(),
+            peer,
+            valid_until: LATEST,
+        };
+        let endpoint = Endpoint { host: "care.example".into(), port: 443, tls: true };
+        let request = request("GET", &endpoint, "/", HeaderMap::new(), Empty::<Bytes>::new())?;
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(connection.send(request, 100))
+    }
+
+    #[test]
+    fn an_answer_counts_even_if_the_connection_ends_badly_behind_it() {
+        for whole in [&b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"[..], b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"] {
+            assert_eq!(answer(whole).unwrap().status, 200);
+        }
+        for part in [&b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nok"[..], b"HTTP/1.1 200 OK\r\n", b""] {
+            assert_eq!(answer(part).unwrap_err().stage(), Some(Stage::Http));
+        }
+    }
+}

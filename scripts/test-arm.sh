@@ -18,8 +18,6 @@ skipped=(
     a_clip_of_the_test_source_has_its_pre_roll_and_ends_5_s_after_the_event
     # It learns the uplink's rate from TCP_INFO.
     a_fast_link_is_felt_for_within_one_clip
-    # One of its bugs takes 23,000 histories to find: half a minute here, many under emulation, and no other answer.
-    every_planted_bug_is_found_and_its_history_is_short
     # Their RTSP server is a program of this machine's, which would need this machine's GStreamer elements; the environment
     # names the target's.
     s73_a_silent_source_is_found_and_resumes

@@ -93,6 +93,8 @@ part no-gst scripts/no-gstreamer.sh
 part build "$cargo" build --locked --workspace --all-targets
 armv7=armv7-unknown-linux-gnueabihf
 begin deny scripts/deny.sh
+# All of them are found in `make proof`.
+begin planted scripts/planted-bugs.sh acknowledged-before-flash judged-during-cut written-before-cut
 begin arm scripts/arm.sh "$armv7"
 part unit "$cargo" test --locked --workspace --lib --bins
 part simulation env HISTORIES=1000000 scripts/sim.sh
@@ -106,6 +108,7 @@ part docs env RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" \
 part tree scripts/firmware-tree.sh
 part exposure scripts/security.sh
 finish deny
+finish planted
 finish arm
 # Built, as `arm` is, with Rust 1.85: it says too that the firmware and its tests need nothing newer.
 part arm-tests scripts/test-arm.sh "$armv7"

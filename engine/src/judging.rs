@@ -70,7 +70,7 @@ impl Engine {
     }
 
     pub(super) fn judge(&mut self, token: &[u8], via: Via, arrival: Arrival, now: Now) {
-        if self.lost && !via.is_https() && !planted!(LostStateBelievesBroker) {
+        if self.lost && !via.is_https() {
             return self.reject(&Reject::StateLost, Entitlement::claimed_position(token), arrival, now);
         }
         let keyset = self.keyset.as_ref().map(|verified| &verified.keyset);
@@ -82,12 +82,9 @@ impl Engine {
         let position = document.entitlement.position();
         let issued = Duration::from_secs(document.entitlement.iat);
         if let Err(reject) = self.check_range(document.entitlement.iat, arrival) {
-            if planted!(OutOfRangeMovesTime) {
-                self.learn_time(issued, now);
-            }
             return self.reject(&reject, Some(position), arrival, now);
         }
-        if self.factory_reset.is_some() && position.epoch == self.ratchet.epoch && !planted!(ResetCameraTakesRenewal) {
+        if self.factory_reset.is_some() && position.epoch == self.ratchet.epoch {
             // Whoever has it now need not be who had it then: the retained copy and a renewal on its way are the old owner's.
             return self.reject(&Reject::FactoryReset { epoch: position.epoch }, Some(position), arrival, now);
         }
@@ -96,7 +93,7 @@ impl Engine {
             return self.duplicate(position, &via, arrival, now);
         }
         let now = self.learn_time(issued, now);
-        if self.lost || position > self.ratchet || planted!(EqualIsHigher) && position == self.ratchet {
+        if self.lost || position > self.ratchet {
             if let Err(reject) = self.check_account(&document.entitlement) {
                 return self.reject(&reject, Some(position), arrival, now);
             }
@@ -119,9 +116,7 @@ impl Engine {
 
     pub(super) fn check_account(&self, entitlement: &Entitlement) -> Result<(), Reject> {
         match self.newest().map(|newest| &newest.document.entitlement) {
-            Some(newest) if newest.epoch == entitlement.epoch && newest.account != entitlement.account && !planted!(AccountMayChange) => {
-                Err(Reject::AccountChanged)
-            }
+            Some(newest) if newest.epoch == entitlement.epoch && newest.account != entitlement.account => Err(Reject::AccountChanged),
             _ => Ok(()),
         }
     }
@@ -129,12 +124,6 @@ impl Engine {
     pub(super) fn duplicate(&mut self, position: Position, via: &Via, arrival: Arrival, now: Now) {
         self.acknowledge_once_written(arrival);
         arrival.way.into_iter().for_each(|way| self.rejections.over(way));
-        if planted!(DuplicateIsWritten) {
-            self.persist(None, now);
-        }
-        if planted!(DuplicateUndoesNext) {
-            self.force.iter_mut().for_each(|force| force.next_performed = false);
-        }
         let confirms = self.standing.confirms(via);
         let given = |staged: &&mut Staged| staged.cause == Cause::Document && staged.document.document.entitlement.position() == position;
         if let Some(staged) = self.staged.as_mut().filter(given) {
@@ -187,16 +176,12 @@ impl Engine {
     /// What takes is in force at once, what gives waits for the disk; true if a cut is under way.
     pub(super) fn take_up(&mut self, document: InForce, confirmed_at: Option<Duration>, arrival: Arrival, now: Now) -> bool {
         let position = Some(document.document.entitlement.position());
-        if self.admission_of(Some(&document), now).is_less_than(&self.gate) && !planted!(WrittenBeforeCut) {
+        if self.admission_of(Some(&document), now).is_less_than(&self.gate) {
             self.vouched_for(confirmed_at, now);
             self.lease_over = document.lease_ended(now);
             self.force = Some(document);
             self.staged = None;
             return self.switch(Cause::Document, position, self.gate.leave, arrival, now);
-        }
-        if planted!(OpenedBeforeFlash) {
-            self.force = Some(document.clone());
-            self.settle(Cause::Document, now);
         }
         self.stage(document, Cause::Document, confirmed_at, now);
         let report = self.report_of(self.newest(), Cause::Document, position, now);
@@ -251,7 +236,7 @@ impl Engine {
         let current = self.keyset.as_ref().map_or(0, |current| current.keyset.version);
         let least = current.max(self.settings.min_keyset_version).max(self.retired_version);
         let got = verified.keyset.version;
-        if got < least && !planted!(OlderKeysetTaken) {
+        if got < least {
             return self.reject(&Reject::OldKeyset { got, least }, None, arrival, now);
         }
         arrival.way.into_iter().for_each(|way| self.rejections.over(way));
@@ -281,7 +266,7 @@ impl Engine {
                 document.verified_by = older.as_ref().map(|older| older.token.clone());
             }
         }
-        let new = |reset: &&Reset| reset.id > self.reset_id || planted!(ResetAppliesAgain);
+        let new = |reset: &&Reset| reset.id > self.reset_id;
         let resets: Vec<Reset> = keyset.resets_for(&self.settings.device).into_iter().filter(new).cloned().collect();
         let now = resets.iter().fold(now, |now, reset| self.apply_reset(reset, now));
         if self.lost {

@@ -7,9 +7,6 @@
 //! and opens the gate afterwards (section 4).
 #![forbid(unsafe_code)]
 
-#[macro_use]
-mod planted;
-
 mod admission;
 pub mod durable;
 mod event;
@@ -321,7 +318,7 @@ impl Engine {
         self.owes = owed.is_some();
         self.history = record.history;
         self.reports = Reports::restored(owed);
-        let used = if planted!(LeaseBeginsAnewAtBoot) { Duration::ZERO } else { Duration::from_secs(record.lease_used_s) };
+        let used = Duration::from_secs(record.lease_used_s);
         let late = Duration::from_secs(record.lease_late_s);
         self.force =
             verified.entitlement.map(|document| InForce::restored(document, verified_by, (used, late), record.next_performed, now));
@@ -395,7 +392,7 @@ impl Engine {
     }
 
     fn take_next(&mut self, now: Now) {
-        if (self.cutting.is_some() && !planted!(JudgedDuringCut)) || self.pass_once(now) {
+        if self.cutting.is_some() || self.pass_once(now) {
             return;
         }
         let due = self.learnt.apply(now);
@@ -414,7 +411,7 @@ impl Engine {
     fn batch(&mut self, now: Now) -> Vec<Effect> {
         let mut effects = std::mem::take(&mut self.effects);
         let cut = effects.iter().position(|effect| matches!(effect, Effect::Cut { .. }));
-        if let Some(cut) = cut.filter(|_| !planted!(CarriedOutDuringCut)) {
+        if let Some(cut) = cut {
             self.after_cut = effects.split_off(cut + 1);
         }
         if effects.iter().any(|effect| matches!(effect, Effect::Get(_))) {

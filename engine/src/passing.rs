@@ -101,10 +101,6 @@ impl Engine {
             self.force = Some(after);
             return self.switch(Cause::Next, None, before, Arrival::unasked(None, now), now);
         }
-        if planted!(NextOpensBeforeFlash) {
-            self.force = Some(after.clone());
-            self.settle(Cause::Next, now);
-        }
         self.stage(after, Cause::Next, None, now);
         let report = self.report_of(self.newest(), Cause::Next, None, now);
         self.promise(Some(&report), now);

@@ -21,13 +21,12 @@ use self::{
     run::{Outcome, history, play, play_all, shrink, undelayed},
     step::Step,
 };
-use crate::planted::Bug;
 
 /// With the ticks in between, about a hundred events.
 const STEPS: usize = 64;
 /// Histories where nobody says how many: some seconds.
 const HISTORIES: u64 = 5_000;
-/// Within so many histories every planted bug must be found.
+/// A planted bug must be found within so many histories.
 const FOUND_WITHIN: u64 = 100_000;
 
 fn number(name: &str) -> Option<u64> {
@@ -36,7 +35,7 @@ fn number(name: &str) -> Option<u64> {
 
 fn assert_sound(what: &str, started: Instant, outcome: Outcome) {
     if let Some(failure) = outcome.failure {
-        let shortest = shrink(&failure.steps, None);
+        let shortest = shrink(&failure.steps);
         let why = play(&Rc::new(Office::open()), &shortest, true).expect_err("it has failed before");
         panic!("{what} {}: {}\nThe shortest that fails has {} steps: {shortest:#?}\n{why}", failure.number, failure.why, shortest.len());
     }
@@ -55,7 +54,7 @@ fn no_history_breaks_an_invariant() {
     }
     let from = number("SIMULATION_FROM").unwrap_or(0);
     let histories = number("SIMULATION_HISTORIES").unwrap_or(HISTORIES);
-    assert_sound("SEED", started, play_all(from..from + histories, None, |seed| history(seed, STEPS)));
+    assert_sound("SEED", started, play_all(from..from + histories, |seed| history(seed, STEPS)));
 }
 
 /// A grant refused while a document was being written, behind a refusal that a duplicate had confirmed: the oracle wanted the
@@ -81,7 +80,7 @@ fn exhaust(depth: u32) {
     let started = Instant::now();
     let kinds = Step::KINDS.len() as u64;
     let sequence = move |number: u64| (0..depth).map(|place| Step::KINDS[(number / kinds.pow(place) % kinds) as usize]).collect();
-    assert_sound("sequence", started, play_all(0..kinds.pow(depth), None, sequence));
+    assert_sound("sequence", started, play_all(0..kinds.pow(depth), sequence));
 }
 
 #[test]
@@ -95,27 +94,14 @@ fn no_sequence_of_six_events_breaks_an_invariant() {
     exhaust(6);
 }
 
+/// Fails on the sources as they are. `scripts/planted-bugs.sh` applies the patches of `engine/planted/` to a scratch copy, one at a
+/// time, and runs this there.
 #[test]
-fn every_planted_bug_is_found_and_its_history_is_short() {
-    let mut missed = vec![];
-    for bug in Bug::ALL {
-        let started = Instant::now();
-        let outcome = play_all(0..FOUND_WITHIN, Some(*bug), |seed| history(seed, STEPS));
-        let Some(failure) = outcome.failure else {
-            println!("{bug:?} | {} | NOT FOUND in {} histories", bug.what(), outcome.histories);
-            missed.push(*bug);
-            continue;
-        };
-        let shortest = shrink(&failure.steps, Some(*bug));
-        let seconds = started.elapsed().as_secs_f64();
-        println!(
-            "{bug:?} | {} | {} | {} | {seconds:.1} s | {}",
-            bug.what(),
-            failure.number + 1,
-            shortest.len(),
-            failure.why.lines().next().unwrap_or_default()
-        );
-        assert!(shortest.len() <= 16, "{bug:?}: {shortest:#?}");
-    }
-    assert!(missed.is_empty(), "not found: {missed:?}");
+#[ignore = "scripts/planted-bugs.sh runs it where a bug is planted"]
+fn the_planted_bug_is_found_and_its_history_is_short() {
+    let outcome = play_all(0..FOUND_WITHIN, |seed| history(seed, STEPS));
+    let failure = outcome.failure.unwrap_or_else(|| panic!("not found in {} histories", outcome.histories));
+    let shortest = shrink(&failure.steps);
+    println!("found: history {}, {} steps: {}", failure.number + 1, shortest.len(), failure.why.lines().next().unwrap_or_default());
+    assert!(shortest.len() <= 16, "{shortest:#?}");
 }

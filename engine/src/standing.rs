@@ -170,7 +170,7 @@ impl Standing {
         self.unheard = None;
         self.deaf = false;
         self.failed = 0;
-        if self.voucher == Voucher::Connection && !planted!(LossKeepsOpen) {
+        if self.voucher == Voucher::Connection {
             self.voucher = Voucher::Until(now.boot + GRACE);
         }
         // What was said before the loss is no answer to the question that follows it.
@@ -210,7 +210,7 @@ impl Standing {
 
     /// Whether the connection has become deaf just now. It then counts as lost, but that it may be heard on again.
     pub(super) fn deafen(&mut self, now: Now) -> bool {
-        let Some(since) = self.unheard.filter(|since| !self.deaf && now.boot >= *since + DEAF && !planted!(DeafConnectionTrusted)) else {
+        let Some(since) = self.unheard.filter(|since| !self.deaf && now.boot >= *since + DEAF) else {
             return false;
         };
         self.deaf = true;
@@ -236,14 +236,10 @@ impl Standing {
     /// Whether a document that came this way, and was judged applied or duplicate, confirms (section 3.4).
     pub(super) fn confirms(&self, via: &Via) -> bool {
         match via {
-            Via::Copy { connection, retain, dup } => {
-                *retain && (!*dup || planted!(RedeliveryConfirms)) && self.subscribe_sent && self.connection == Some(*connection)
-            }
-            Via::Answer { connection, nonce } => {
-                self.connection == Some(*connection) && (self.nonce.as_ref() == Some(nonce) || planted!(AnyNonceConfirms))
-            }
+            Via::Copy { connection, retain, dup } => *retain && !*dup && self.subscribe_sent && self.connection == Some(*connection),
+            Via::Answer { connection, nonce } => self.connection == Some(*connection) && self.nonce.as_ref() == Some(nonce),
             Via::Https => true,
-            Via::Overtaken { https } => *https && planted!(HeldConfirmsLaterConnection),
+            Via::Overtaken { .. } => false,
         }
     }
 
@@ -284,7 +280,7 @@ impl Standing {
         self.silence = None;
         if *fetched == Fetched::Failed && self.in_grace(now) {
             self.poll_at = self.poll_at.min(now.boot + HASTE);
-        } else if let Some(pause) = AGAIN.get(self.failed).filter(|_| !planted!(LostPollNotRepeated)) {
+        } else if let Some(pause) = AGAIN.get(self.failed) {
             self.failed += 1;
             self.poll_at = self.poll_at.min(now.boot + *pause);
         } else {
@@ -335,9 +331,7 @@ impl Standing {
 
     /// Whether the silence after a 404 is over; the running lease then vouches until the next question.
     pub(super) fn end_silence(&mut self, now: Now) -> bool {
-        let Some(silence) =
-            self.silence.as_mut().filter(|silence| !silence.over && (now.boot >= silence.since + SILENCE || planted!(MissingOpensAtOnce)))
-        else {
+        let Some(silence) = self.silence.as_mut().filter(|silence| !silence.over && now.boot >= silence.since + SILENCE) else {
             return false;
         };
         silence.over = true;

@@ -13,7 +13,6 @@ impl Engine {
     pub(super) fn admission(&self, now: Now) -> Admission {
         let mut admission = self.admission_of(self.force.as_ref(), now);
         match &self.unwritten {
-            Some(unwritten) if unwritten.failed && planted!(FailedDowngradeGives) => {}
             Some(unwritten) if unwritten.failed => admission.leave = admission.leave.floor(&unwritten.before),
             Some(_) => admission.leave = Policy::CLOSED,
             None => {}
@@ -30,7 +29,7 @@ impl Engine {
     pub(super) fn being_written(&self) -> Option<(u64, Duration)> {
         let staged = self.staged.as_ref().filter(|staged| !staged.failed).map(|staged| (staged.ticket, staged.since));
         let unwritten = self.unwritten.as_ref().filter(|unwritten| !unwritten.failed).map(|unwritten| (unwritten.ticket, unwritten.since));
-        staged.into_iter().chain(unwritten).min().filter(|_| !planted!(HungFlashHoldsForEver))
+        staged.into_iter().chain(unwritten).min()
     }
 
     /// Whether a document is on its way to the disk, to be in force once it is there.
@@ -46,7 +45,7 @@ impl Engine {
         let lease_over = document.lease_ended(now);
         Admission {
             record: if lease_over { floor } else { keep },
-            keep: if lease_over && planted!(LeaseErases) { floor } else { keep },
+            keep,
             leave: if lease_over || self.is_held(document, now) { floor } else { keep },
             position: document.document.entitlement.position(),
         }
@@ -56,8 +55,8 @@ impl Engine {
     /// while nobody has confirmed what time it is.
     pub(super) fn is_held(&self, document: &InForce, now: Now) -> bool {
         !self.standing.is_open(now)
-            || self.refused.as_ref().is_some_and(|refused| refused.waiting && !planted!(RefusalIgnored))
-            || (document.pending_next().is_some() && !now.confirmed && !planted!(PendingNextTrustsAnyClock))
+            || self.refused.as_ref().is_some_and(|refused| refused.waiting)
+            || (document.pending_next().is_some() && !now.confirmed)
     }
 
     /// The label of what may leave now (section 3.5).
@@ -114,7 +113,7 @@ impl Engine {
             _ => self.gate.leave,
         };
         self.cutting = Some(Cutting { cause, judged, arrival, durable, keep, forget, before });
-        self.effects.push(Effect::Cut { keep: keep.filter(|_| !planted!(NothingErased)) });
+        self.effects.push(Effect::Cut { keep });
     }
 
     /// The gate is closed and every transfer dead: write, then open under the new policy.

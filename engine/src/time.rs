@@ -33,7 +33,7 @@ impl Engine {
     /// server look expired. Milliseconds for seconds end here.
     pub(super) fn check_range(&self, iat: u64, arrival: Arrival) -> Result<(), Reject> {
         let valid_until = arrival.valid_until;
-        if Duration::from_secs(iat) <= valid_until || planted!(OutOfRangeTaken) {
+        if Duration::from_secs(iat) <= valid_until {
             return Ok(());
         }
         let ends = timestamp(valid_until);

@@ -149,8 +149,8 @@ impl TrustedTime {
     pub fn now(&mut self, readings: Readings) -> Now {
         self.run_to(readings.boot);
         let near = readings.system <= self.verified.saturating_add(AGREE_WITHIN) && !self.system_is_ahead;
-        if near || planted!(SystemClockTrusted) {
-            self.trusted = if planted!(TimeGoesBack) { readings.system } else { self.trusted.max(readings.system) };
+        if near {
+            self.trusted = self.trusted.max(readings.system);
         }
         Now { boot: self.at, trusted: self.trusted, confirmed: self.is_confirmed(), disputed: self.disputed, corrected: self.corrected }
     }
@@ -188,12 +188,12 @@ impl TrustedTime {
         let far = (day_ahead(self.trusted) && day_ahead(readings.system)) || self.trusted > latest.saturating_add(AGREE_WITHIN);
         let second = match self.disputed {
             Some(first) if far && agree(first.date, earliest, latest) => {
-                if self.at < first.settles_at() && !planted!(SecondAnswerCountsAtOnce) {
+                if self.at < first.settles_at() {
                     return;
                 }
                 true
             }
-            _ if far && !planted!(OneDateSuffices) => {
+            _ if far => {
                 self.disputed = Some(Dispute { date: earliest, since: self.at });
                 return;
             }
@@ -205,13 +205,12 @@ impl TrustedTime {
         // What is far away stops a day short of the bound: at the bound itself the server's certificate would end a second later,
         // and with it every way to say that this was a mistake. What is right comes nearer in steps of a day.
         let bound = if far { heard.valid_until.saturating_sub(DAY) } else { heard.valid_until };
-        self.verify(if planted!(DateRaisesBeyondBound) { earliest } else { earliest.min(bound) });
+        self.verify(earliest.min(bound));
         if self.trusted > latest {
-            let lowest = if planted!(LoweredBelowBuildTime) { Duration::ZERO } else { self.build };
-            self.trusted = latest.max(lowest);
+            self.trusted = latest.max(self.build);
             self.verified = self.verified.min(self.trusted);
         }
-        if agree(self.trusted, earliest, latest) && (!planted!(SystemClockMustAgree) || agree(readings.system, earliest, latest)) {
+        if agree(self.trusted, earliest, latest) {
             self.dated = Some(self.trusted.clamp(earliest, latest));
         }
         if confirmed || second || self.trusted < before {

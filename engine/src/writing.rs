@@ -30,10 +30,6 @@ impl Engine {
     pub(super) fn record(&self, report: Option<&Report>, now: Now) -> Record {
         let newest = self.newest();
         let unwritten = self.unwritten.as_ref().map(|unwritten| &unwritten.report);
-        let trusted = match now.corrected {
-            Some(correction) if planted!(LoweredTimeNotPersisted) => now.trusted.max(correction.from),
-            _ => now.trusted,
-        };
         Record {
             format: Record::FORMAT,
             ratchet: self.ratchet,
@@ -45,7 +41,7 @@ impl Engine {
             lease_used_s: newest.map_or(0, |newest| newest.lease_used(now).as_secs()).min(MAX_INTEGER),
             lease_late_s: newest.map_or(0, |newest| newest.lease_late().as_secs()).min(MAX_INTEGER),
             next_performed: newest.is_some_and(|newest| newest.next_performed),
-            trusted_s: trusted.as_secs().min(MAX_INTEGER),
+            trusted_s: now.trusted.as_secs().min(MAX_INTEGER),
             reset_id: self.reset_id,
             factory_reset: self.factory_reset,
             roots: self.record_roots(newest),
@@ -119,9 +115,6 @@ impl Engine {
             staged.failed = true;
             let position = staged.document.document.entitlement.position();
             self.reject_quietly(&Reject::NotPersisted, Some(position), now);
-            if planted!(OpenedAfterFailedWrite) {
-                return self.written(ticket, now);
-            }
         }
         if let Some(unwritten) = self.unwritten.as_mut().filter(|unwritten| unwritten.ticket <= ticket && !unwritten.failed) {
             unwritten.failed = true;
@@ -134,9 +127,7 @@ impl Engine {
     /// PUBACK means: this document or a higher one is on flash, or it was refused. In order of arrival.
     pub(super) fn acknowledge_once_written(&mut self, arrival: Arrival) {
         match arrival.delivery {
-            Some(delivery) if self.written < self.promised && !planted!(AcknowledgedBeforeFlash) => {
-                self.unacknowledged.push((self.promised, delivery))
-            }
+            Some(delivery) if self.written < self.promised => self.unacknowledged.push((self.promised, delivery)),
             _ => self.acknowledge(arrival),
         }
     }

@@ -127,16 +127,9 @@ impl<F: Filesystem> Slots<F> {
         };
         self.writes.fetch_add(1, Ordering::Relaxed);
         file.write_at(&bytes, (self.target * self.slot_bytes) as u64)?;
-        match file.sync() {
-            _ if planted!(RecordNotSynced) => {}
-            Err(why) if planted!(FailedDescriptorUsedAgain) => {
-                self.file = Some(file);
-                return Err(why.into());
-            }
-            synced => synced?,
-        }
+        file.sync()?;
         self.file = Some(file);
-        self.target ^= usize::from(!planted!(NewestOverwritten));
+        self.target ^= 1;
         self.sequence += 1;
         Ok(())
     }
@@ -146,7 +139,7 @@ impl<F: Filesystem> Slots<F> {
             Err(why) if why.kind() == io::ErrorKind::NotFound => self.create()?,
             file => file?,
         };
-        if !self.named && !planted!(DirectoryNotSynced) {
+        if !self.named {
             self.dir.sync()?;
             self.named = true;
         }

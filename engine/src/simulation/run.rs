@@ -15,7 +15,6 @@ use std::{
 use fastrand::Rng;
 
 use super::{memory, paper::Office, step::Step, world::World};
-use crate::planted::{Bug, plant};
 
 /// How many histories a thread takes at a time.
 const BATCH: u64 = 50;
@@ -51,13 +50,12 @@ pub(super) fn history(seed: u64, steps: usize) -> Vec<Step> {
 
 /// Plays the histories of these numbers until one fails; `make` says what happens in each. The failure with the lowest number
 /// counts, so that a run ends the same way on any number of cores.
-pub(super) fn play_all(numbers: std::ops::Range<u64>, bug: Option<Bug>, make: impl Fn(u64) -> Vec<Step> + Sync) -> Outcome {
+pub(super) fn play_all(numbers: std::ops::Range<u64>, make: impl Fn(u64) -> Vec<Step> + Sync) -> Outcome {
     let next = AtomicU64::new(numbers.start);
     let failed = AtomicBool::new(false);
     let work = || {
         let office = Rc::new(Office::open());
         memory::turn_on();
-        plant(bug);
         let mut outcome = Outcome::default();
         while !failed.load(Ordering::Relaxed) {
             let from = next.fetch_add(BATCH, Ordering::Relaxed);
@@ -104,10 +102,9 @@ pub(super) fn play(office: &Rc<Office>, steps: &[Step], aloud: bool) -> Result<u
 }
 
 /// Leaves out whatever can be left out with the history still failing.
-pub(super) fn shrink(steps: &[Step], bug: Option<Bug>) -> Vec<Step> {
+pub(super) fn shrink(steps: &[Step]) -> Vec<Step> {
     let office = Rc::new(Office::open());
     let mut steps = steps.to_vec();
-    plant(bug);
     let mut size = steps.len().div_ceil(2);
     while size > 0 {
         let mut at = 0;
@@ -130,7 +127,6 @@ pub(super) fn shrink(steps: &[Step], bug: Option<Bug>) -> Vec<Step> {
     while let Some(shorter) = without_two(&office, &steps) {
         steps = shorter;
     }
-    plant(None);
     steps
 }
 

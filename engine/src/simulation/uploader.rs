@@ -84,7 +84,7 @@ impl Uploader {
             Upload::Send => {
                 for clip in &mut self.clips {
                     match clip.state {
-                        State::Sleeping(of, until) if now.boot >= until && (of == generation || planted!(GenerationNotCompared)) => {
+                        State::Sleeping(of, until) if now.boot >= until && of == generation => {
                             clip.state = State::Leaving(generation);
                             sent(clip, false);
                         }
@@ -106,9 +106,7 @@ impl Uploader {
     pub(super) fn cut(&mut self, keep: Option<(Policy, Position)>, now: Now) {
         self.generation += 1;
         for clip in &mut self.clips {
-            if !(planted!(GenerationNotCompared) && matches!(clip.state, State::Sleeping(..))) {
-                clip.state = State::Waiting;
-            }
+            clip.state = State::Waiting;
         }
         if let Some((policy, position)) = keep {
             let admission = Admission { position, ..Admission::CLOSED };

@@ -58,8 +58,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "grant", body: crate::upload::grant_from_a_stranger },
     Target { name: "spool", body: crate::upload::spool_from_a_stranger },
     Target { name: "uploader", body: crate::upload::vendor::uploader_from_a_stranger },
-    #[cfg(feature = "gstreamer")]
-    Target { name: "motion", body: crate::media::motion_from_a_stranger },
+    Target { name: "motion", body: crate::media::motion_socket_input },
 ];
 
 /// The longest that one input may take, in processor time: how busy the machine is does not count.

@@ -1,23 +1,23 @@
-//! What the allocator gives back. glibc raises the size from which it maps memory anew each time such a block is freed, what it
-//! no longer maps it keeps, and it keeps it apart for up to eight threads a core: after the first large clip or decoder the
-//! agent would hold on to that much for ever.
+//! Makes glibc return large blocks to the system. Each time a mapped block is freed, glibc raises the size from which on it maps
+//! blocks; smaller ones it keeps, in up to eight arenas a core. After the first large clip or decoder the agent would hold that
+//! much for ever. Called once by `cli`, before the service starts.
 #![allow(unsafe_code)]
 
-/// Blocks from this size on are mapped, and go back to the system when they are freed: glibc's own first guess.
+/// Blocks from this size on are mapped, and return to the system when they are freed. glibc's own initial value.
 #[cfg(target_env = "gnu")]
 const MAPPED_FROM: libc::c_int = 128 * 1024;
-/// The heaps that the threads share: frames come on one thread and go on another.
+/// Arenas that the threads share: frames are allocated on one thread and freed on another.
 #[cfg(target_env = "gnu")]
-const HEAPS: libc::c_int = 2;
+const ARENAS: libc::c_int = 2;
 
-/// Makes large blocks go back to the system when they are freed. To be called once, before any thread is started.
-pub fn give_back_large_blocks() {
+/// Makes large blocks return to the system when they are freed. Call it once, before any thread starts.
+pub fn return_large_blocks() {
     #[cfg(target_env = "gnu")]
     {
         // SAFETY: mallopt takes two integers and changes only the allocator's own parameters; no other thread runs yet.
-        let set = unsafe { [libc::mallopt(libc::M_MMAP_THRESHOLD, MAPPED_FROM), libc::mallopt(libc::M_ARENA_MAX, HEAPS)] };
+        let set = unsafe { [libc::mallopt(libc::M_MMAP_THRESHOLD, MAPPED_FROM), libc::mallopt(libc::M_ARENA_MAX, ARENAS)] };
         if set != [1, 1] {
-            tracing::warn!("the allocator keeps its own ways; the agent may hold more memory than it needs");
+            tracing::warn!("the allocator refuses its settings; the agent may hold more memory than it needs");
         }
     }
 }

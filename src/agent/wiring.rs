@@ -5,7 +5,6 @@ use std::{
     collections::HashMap,
     path::Path,
     sync::Arc,
-    thread,
     time::{Duration, Instant},
 };
 
@@ -24,19 +23,15 @@ use super::{
 };
 use crate::{
     clock::{self, Clock},
-    conditions::{Conditions, Kind},
+    conditions::Conditions,
     config::Config,
-    link,
-    media::{Media, MediaError},
+    link, media,
     status::{self, Board, StatusDocument},
     store::{self, Store},
     systemd::Notifier,
     tls,
     upload::{self, Gate},
 };
-
-/// Media that cannot start is tried again after the first of these, which doubles up to the second.
-const MEDIA_PAUSE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
 
 impl Agent {
     pub(super) fn start(path: &Path, config: Config) -> anyhow::Result<Self> {
@@ -156,33 +151,17 @@ fn settings(config: &Config) -> Settings {
     }
 }
 
-/// Starts the camera's picture on a thread of its own: the first look for plugins can take seconds. Without it the plan is
-/// followed all the same, and it is tried again.
+/// Starts media, which hands itself to the control thread once it runs.
 fn start_media(config: &Config, gate: Arc<Gate>, conditions: Conditions, inputs: mpsc::UnboundedSender<Input>) {
     let Some(media) = config.media.clone() else { return };
-    let recording = config.recording.clone();
-    let told = conditions.clone();
-    let start = move || {
-        let mut pause = MEDIA_PAUSE.0;
-        while !inputs.is_closed() {
-            match Media::start(&media, recording.as_ref(), gate.clone(), conditions.clone()) {
-                Ok(media) => {
-                    conditions.clear(Kind::MediaNotStarted);
-                    // An agent that has stopped meanwhile drops the pipeline with the message.
-                    let _ = inputs.send(Input::Media(Box::new(media)));
-                    return;
-                }
-                Err(error @ MediaError::NotBuilt) => {
-                    let advice = "Remove [media], or install a build of the agent with GStreamer.";
-                    return conditions.raise_advising(Kind::MediaNotStarted, error.to_string(), advice);
-                }
-                Err(error) => conditions.raise(Kind::MediaNotStarted, error.to_string()),
-            }
-            thread::sleep(pause);
-            pause = (pause * 2).min(MEDIA_PAUSE.1);
-        }
-    };
-    if let Err(error) = thread::Builder::new().name("media-start".into()).spawn(start) {
-        told.raise(Kind::MediaNotStarted, MediaError::Thread(error).to_string());
-    }
+    let wanted = inputs.clone();
+    media::start_in_background(
+        media,
+        config.recording.clone(),
+        gate,
+        conditions,
+        move || !wanted.is_closed(),
+        // An agent that has stopped meanwhile drops media with the message.
+        move |media| drop(inputs.send(Input::Media(Box::new(media)))),
+    );
 }

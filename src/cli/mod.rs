@@ -76,7 +76,7 @@ fn execute(command: Command, out: &mut dyn Write, err: &mut dyn Write) -> anyhow
             match (Config::load_with_files(&config), filter) {
                 (Ok(loaded), Ok(filter)) => {
                     logging::start(filter);
-                    memory::give_back_large_blocks();
+                    memory::return_large_blocks();
                     agent::run(&config, loaded).context("the agent stopped")?;
                     Ok(Exit::Done)
                 }

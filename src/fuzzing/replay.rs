@@ -114,7 +114,6 @@ fn a_slow_input_is_found() {
 
 /// Each target has its binary and its place in the scripts, and there is none besides.
 #[test]
-#[cfg(feature = "gstreamer")]
 fn fuzz_has_a_binary_for_each_target() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/fuzz_targets");
     let mut found: Vec<_> =

@@ -1,31 +1,34 @@
-//! Puts the parts together: streams, motion, clips, recording; and takes them down again.
+//! Puts the parts together (streams, motion, clips, recording) and takes them down again. It is the same in every build:
+//! frames come from any [`FrameSource`].
 
 use std::{
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering, mpsc},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
 use care_protocol::ClipKind;
-use gstreamer as gst;
 
 use super::{
-    MediaError, MediaStatus, Outlet,
-    clip::{self, Recorder, Stream},
-    losses::Losses,
-    motion::{self, Events, built_in},
+    MediaError, MediaStatus, Outlet, backend,
+    clip::{self, Recorder},
+    drops::DropCounters,
+    motion::{
+        self, Events,
+        built_in::{self, KeyframeWatch},
+    },
     recording,
     ring::Ring,
-    source::Description,
-    stop::Stop,
-    trunk::{Taps, Trunk, Which},
+    source::{FrameSource, GreySink, Stream},
+    stop_signal::StopSignal,
+    supervisor::{Machine, Role, Supervised, Supervisor},
 };
 use crate::{
     conditions::Conditions,
-    config::{self, Motion, Source},
+    config::{self, Motion},
 };
 
-/// The pre-roll of one stream never takes more than this, bytes; about 5 s of 8 Mbit/s.
+/// The pre-roll of one stream takes at most this, bytes; about 5 s of 8 Mbit/s.
 const PRE_ROLL_BYTES: usize = 6_000_000;
 
 /// A running camera. Dropping it stops it.
@@ -36,59 +39,80 @@ pub struct Media {
     rings: Vec<Arc<Ring>>,
     clips: Arc<clip::Counts>,
     recording: Option<Arc<recording::Counts>>,
-    stop: Stop,
+    stop: StopSignal,
     running: Mutex<Running>,
 }
 
 #[derive(Default)]
 struct Running {
-    main: Option<Trunk>,
-    low: Option<Trunk>,
+    main: Option<Supervised>,
+    low: Option<Supervised>,
     threads: Vec<JoinHandle<()>>,
     /// As it was when the camera was stopped.
     last: MediaStatus,
 }
 
+/// Where the frames of a camera come from.
+pub struct Sources {
+    /// The stream.
+    pub main: Arc<dyn FrameSource>,
+    /// A smaller stream, for policies with a lower `max_height`.
+    pub low: Option<Arc<dyn FrameSource>>,
+}
+
+impl Sources {
+    /// Those that the configuration names.
+    ///
+    /// # Errors
+    /// This build has no way to get frames from one of them, or GStreamer does not start.
+    pub fn open(config: &config::Media) -> Result<Self, MediaError> {
+        backend::built()?;
+        Ok(Self { main: backend::open(&config.source)?, low: config.low_source.as_ref().map(backend::open).transpose()? })
+    }
+}
+
 impl Media {
     /// Starts the camera. A source, a card or a motion socket that is not there yet is no error: a condition names it, it is
-    /// tried again, and everything else goes on.
-    /// Threads of its own call `outlet`.
+    /// tried again, and everything else goes on. `outlet` is called from threads of media.
+    ///
+    /// # Errors
+    /// A thread does not start.
     pub fn start(
+        sources: Sources,
         config: &config::Media,
         recording: Option<&config::Recording>,
         outlet: Arc<dyn Outlet>,
         conditions: Conditions,
     ) -> Result<Self, MediaError> {
-        gst::init().map_err(|error| MediaError::Gstreamer { reason: error.to_string() })?;
         let (events, queue) = Events::new();
         let media = Self {
-            outlet: outlet.clone(),
-            events: events.clone(),
-            rings: [Some(&config.source), config.low_source.as_ref()]
+            outlet,
+            events,
+            rings: [Some(&sources.main), sources.low.as_ref()]
                 .into_iter()
                 .flatten()
                 .map(|_| Arc::new(Ring::new(config.pre_roll, PRE_ROLL_BYTES)))
                 .collect(),
             clips: Arc::default(),
             recording: recording.map(|_| Arc::default()),
-            stop: Stop::default(),
+            stop: StopSignal::default(),
             running: Mutex::default(),
         };
-        media.run(config, recording, queue, &conditions)?;
+        media.run(sources, config, recording, queue, &conditions)?;
         Ok(media)
     }
 
     fn run(
         &self,
+        sources: Sources,
         config: &config::Media,
         recording: Option<&config::Recording>,
-        queue: std::sync::mpsc::Receiver<motion::Event>,
+        queue: mpsc::Receiver<motion::Event>,
         conditions: &Conditions,
     ) -> Result<(), MediaError> {
-        let losses = Losses::new(conditions.clone());
-        let stream = |which, source: &Source, taps| Trunk::start(which, source.clone(), taps, conditions.clone(), losses.clone());
+        let drops = DropCounters::new(conditions.clone());
         let mut running = self.running();
-        let eye = (config.motion == Motion::BuiltIn).then(|| built_in::eye(self.events.clone()));
+        let grey = (config.motion == Motion::BuiltIn).then(|| built_in::detector(self.events.clone()));
         let mut rings = vec![self.rings[0].clone()];
         if let (Some(config), Some(counts)) = (recording, &self.recording) {
             let ring = Arc::new(Ring::new(recording::WAITING, recording::WAITING_BYTES));
@@ -97,24 +121,45 @@ impl Media {
                 ring.clone(),
                 counts.clone(),
                 conditions.clone(),
-                losses.clone(),
+                drops.clone(),
                 self.stop.clone(),
             )?);
             rings.push(ring);
         }
-        let main = stream(Which::Main, &config.source, Taps { rings, grey: eye.clone() })?;
-        let sees_raw = main.sees_raw();
-        let mut streams = vec![Stream::new(self.rings[0].clone(), main.keyframes())];
-        running.main = Some(main);
-        if let (Some(source), Some(ring)) = (&config.low_source, self.rings.get(1)) {
-            let low = stream(Which::Low, source, Taps { rings: vec![ring.clone()], grey: None })?;
-            streams.push(Stream::new(ring.clone(), low.keyframes()));
-            running.low = Some(low);
+        let mut start = |role, described: &config::Source, source: &Arc<dyn FrameSource>, rings, grey: Option<GreySink>| {
+            let stream = Arc::new(Stream::new(rings, grey, drops.clone()));
+            let supervisor = Supervisor {
+                role,
+                described: described.clone(),
+                source: source.clone(),
+                stream: stream.clone(),
+                conditions: conditions.clone(),
+                stop: self.stop.clone(),
+                time: Machine,
+            };
+            let (supervised, thread) = supervisor.start()?;
+            running.threads.push(thread);
+            Ok((supervised, stream))
+        };
+        let (main, stream) = start(Role::Main, &config.source, &sources.main, rings, grey.clone())?;
+        let mut streams = vec![clip::Stream::new(self.rings[0].clone(), sources.main)];
+        let mut low = None;
+        if let (Some(source), Some(described), Some(ring)) = (sources.low, &config.low_source, self.rings.get(1)) {
+            low = Some(start(Role::Low, described, &source, vec![ring.clone()], None)?.0);
+            streams.push(clip::Stream::new(ring.clone(), source));
         }
-        if let Some(eye) = eye {
-            // The smaller picture costs less to decode.
-            let ring = self.rings[self.rings.len() - 1].clone();
-            running.threads.push(built_in::start(ring, eye, sees_raw, conditions.clone(), self.stop.clone())?);
+        (running.main, running.low) = (Some(main), low);
+        if let Some(grey) = grey {
+            let watch = KeyframeWatch {
+                // The smaller picture costs less to decode.
+                ring: self.rings[self.rings.len() - 1].clone(),
+                main: stream,
+                grey,
+                decoder: backend::decoder(self.stop.clone()),
+                conditions: conditions.clone(),
+                stop: self.stop.clone(),
+            };
+            running.threads.push(watch.start()?);
         }
         running.threads.extend(motion::start(&config.motion, self.events.clone(), conditions.clone(), self.stop.clone())?);
         let recorder = Recorder {
@@ -123,18 +168,18 @@ impl Media {
             pre_roll: config.pre_roll,
             events: queue,
             counts: self.clips.clone(),
-            losses,
+            drops,
             stop: self.stop.clone(),
         };
         running.threads.push(recorder.start()?);
         Ok(())
     }
 
-    fn running(&self) -> std::sync::MutexGuard<'_, Running> {
+    fn running(&self) -> MutexGuard<'_, Running> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How it is doing; cheap at any time.
+    /// How it is doing. Cheap at any time.
     pub fn status(&self) -> MediaStatus {
         self.status_of(&self.running())
     }
@@ -143,7 +188,7 @@ impl Media {
         let Some(main) = &running.main else { return running.last.clone() };
         MediaStatus {
             stream: main.status(),
-            low: running.low.as_ref().map(Trunk::status),
+            low: running.low.as_ref().map(Supervised::status),
             motion_events: self.events.counts.events.load(Ordering::Relaxed),
             motion_ignored: self.events.counts.ignored.load(Ordering::Relaxed),
             clip_running: self.clips.running.load(Ordering::Relaxed),
@@ -154,15 +199,15 @@ impl Media {
         }
     }
 
-    /// Erases the pre-roll, and any clip being recorded: they belong to the account before (section 4). What goes to the SD
-    /// card stays. To be called after the gate has closed and before it opens for the next account.
+    /// Erases the pre-roll and any clip being recorded: they belong to the account before (`docs/protocol.md#the-switch`). What
+    /// goes to the SD card stays. Call it after the gate has closed and before it opens for the next account.
     pub fn forget(&self) {
         for ring in &self.rings {
-            ring.forget();
+            ring.erase();
         }
     }
 
-    /// A person asks for a clip.
+    /// Starts a clip that a person asks for.
     pub fn record(&self) {
         self.events.raise(ClipKind::Manual);
     }
@@ -171,10 +216,9 @@ impl Media {
     pub fn stop(&self, deadline: Duration) -> bool {
         let mut running = self.running();
         running.last = self.status_of(&running);
-        self.stop.now();
-        let trunks = [running.main.take(), running.low.take()];
-        let mut threads = std::mem::take(&mut running.threads);
-        threads.extend(trunks.into_iter().flatten().map(Trunk::stop));
+        self.stop.raise();
+        (running.main, running.low) = (None, None);
+        let threads = std::mem::take(&mut running.threads);
         drop(running);
         let began = Instant::now();
         while threads.iter().any(|thread| !thread.is_finished()) {
@@ -194,18 +238,4 @@ impl Drop for Media {
     fn drop(&mut self) {
         self.stop(Duration::from_secs(5));
     }
-}
-
-/// Whether `motion = "built-in"` can see this source: raw pictures, or a decoder for its keyframes. The reason if not.
-pub fn built_in_available(source: &Source) -> Result<(), String> {
-    gst::init().map_err(|error| MediaError::Gstreamer { reason: error.to_string() }.to_string())?;
-    let missing = |names: &[&str]| names.iter().all(|name| gst::ElementFactory::find(name).is_none());
-    if missing(&["videoscale"]) || missing(&["videoconvert"]) {
-        return Err("built-in motion needs GStreamer's videoscale and videoconvert (plugins-base)".into());
-    }
-    let raw = matches!(source, Source::Test) || matches!(source, Source::V4l2(_)) && Description::of(source).is_ok_and(|d| d.has_raw());
-    if !raw && missing(&built_in::DECODERS) {
-        return Err(format!("built-in motion needs an H.264 decoder for this source: one of {}", built_in::DECODERS.join(", ")));
-    }
-    Ok(())
 }

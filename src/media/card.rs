@@ -1,6 +1,6 @@
-//! The SD card's directory of recordings. No file of it stays open between two writes: a card can be unmounted while the agent
-//! runs, and what is mounted there next is found at the next write. Each operation opens the directory, sees whether that is a
-//! card at all and the same one as before, and works relative to it, so that nothing can fall beneath the mount point.
+//! The directory of recordings on the SD card. No file stays open between two writes: a card can be unmounted while the agent runs,
+//! and the next write finds the next card. Each operation opens the directory, checks that it is on a card and on the same one as
+//! before, and works relative to it, so that nothing is written beneath the mount point.
 
 use std::{
     collections::VecDeque,
@@ -14,18 +14,18 @@ use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
 
 use crate::{conditions::Kind, config};
 
-/// Why nothing can be recorded.
+/// Why the agent cannot record.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CardFault {
     /// The directory is on a file system of the camera's own.
     #[error("no card is mounted: {dir} is on the same file system as {own}")]
     NoCard {
-        /// Where recordings should go.
+        /// Where recordings belong.
         dir: String,
-        /// What else is on that file system.
+        /// A directory of the camera on that file system.
         own: String,
     },
-    /// Its device has gone; the mount is still there.
+    /// The device has gone; the mount is still there.
     #[error("the card was removed without being unmounted from {dir}")]
     Removed {
         /// Where it is mounted.
@@ -34,20 +34,20 @@ pub(super) enum CardFault {
     /// `max_bytes` is not enough for one segment.
     #[error("[recording] max_bytes ({max_bytes}) is too small for one segment")]
     TooSmall {
-        /// What it is.
+        /// As configured.
         max_bytes: u64,
     },
-    /// The system refuses.
+    /// The system refused.
     #[error("{doing} {path}: {source}")]
     System {
         /// What was attempted.
         doing: &'static str,
         /// On what.
         path: String,
-        /// What the system said.
+        /// What the system says.
         source: io::Error,
     },
-    /// Another card, or the same one again, is mounted since the segment was begun. No fault: a new segment begins.
+    /// Another card, or the same one again, has been mounted since the segment began. No fault: a new segment begins.
     #[error("another card is mounted")]
     Exchanged,
 }
@@ -81,7 +81,7 @@ impl CardFault {
         }
     }
 
-    /// Whether there is just no card, which costs nothing to look at again soon.
+    /// Whether there is just no card: checking again soon costs nothing.
     pub fn is_absence(&self) -> bool {
         match self {
             Self::NoCard { .. } | Self::Removed { .. } => true,
@@ -91,7 +91,7 @@ impl CardFault {
     }
 }
 
-/// The recordings on the card, within their share of it.
+/// The recordings on the card, bounded by `max_bytes`.
 pub(super) struct Card {
     config: config::Recording,
     /// The card that the segments below are on.
@@ -110,7 +110,7 @@ struct Mounted {
     mount: u64,
 }
 
-/// A segment that is being written. Its file appears with its first bytes.
+/// A segment that is being written. Its first bytes create its file.
 #[derive(Debug, Default)]
 pub(super) struct Open {
     name: Option<String>,
@@ -122,17 +122,17 @@ impl Card {
         Self { config: config.clone(), mounted: None, segments: VecDeque::new(), bytes: 0, next: 0 }
     }
 
-    /// Looks whether a segment may begin, and what is on the card if it was mounted since.
+    /// Checks whether a segment may begin, and lists what is on the card if it has been mounted since.
     pub fn look(&mut self) -> Result<(), CardFault> {
         self.enter().map(drop)
     }
 
-    /// What is known of the card no longer holds.
+    /// Discards what is known of the card.
     pub fn forget(&mut self) {
         self.mounted = None;
     }
 
-    /// Appends to a segment; the oldest make room for it.
+    /// Appends to a segment, and deletes the oldest segments to make room.
     pub fn append(&mut self, segment: &mut Open, bytes: &[u8]) -> Result<(), CardFault> {
         let dir = self.enter_the_same(segment)?;
         let more = bytes.len() as u64;
@@ -144,7 +144,7 @@ impl Card {
         }
         let mut file = self.open(&dir, segment)?;
         let mut written = file.write_all(bytes);
-        // The card is smaller than max_bytes says, or others use it too. The rest of a failed write is cut off before trying again.
+        // The card is smaller than max_bytes, or others use it too. Each try begins by truncating what a failed write left.
         while written.as_ref().is_err_and(|error| error.kind() == ErrorKind::StorageFull) && self.may_give_way(segment) {
             self.delete_oldest(&dir)?;
             written = file.set_len(segment.bytes).and_then(|()| file.write_all(bytes));
@@ -180,7 +180,7 @@ impl Card {
         if segment.name.is_some() && self.mounted != before { Err(CardFault::Exchanged) } else { Ok(dir) }
     }
 
-    /// The directory as it is mounted now. Held for the length of one operation, for nothing can be unmounted meanwhile.
+    /// The directory as it is mounted now. Held for one operation only, because it cannot be unmounted meanwhile.
     fn enter(&mut self) -> Result<OwnedFd, CardFault> {
         let dir = self.open_dir()?;
         let device = rustix::fs::fstat(&dir).map_err(|error| self.fault("opening", error.into()))?.st_dev;
@@ -200,7 +200,7 @@ impl Card {
         Ok(dir)
     }
 
-    /// On a new card the directory is made, if the place where it belongs is a card's.
+    /// Opens the directory. Makes it on a new card, if its parent is on a card.
     fn open_dir(&self) -> Result<OwnedFd, CardFault> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let open = |path: &Path| rustix::fs::open(path, flags, Mode::empty());
@@ -209,7 +209,7 @@ impl Card {
                 let parent = self.config.dir.parent().filter(|parent| fs::metadata(parent).is_ok_and(|found| self.is_a_card(found.dev())));
                 let made = parent.and_then(|parent| {
                     let (place, name) = (open(parent).ok()?, self.config.dir.file_name()?);
-                    // Whether the place still is a card's is seen on what is open.
+                    // Checked on the open directory: the card may have been unmounted since.
                     let device = rustix::fs::fstat(&place).ok()?.st_dev;
                     self.is_a_card(device).then(|| rustix::fs::mkdirat(&place, name, Mode::from_raw_mode(0o755)))
                 });
@@ -224,13 +224,13 @@ impl Card {
         .map_err(|error| self.fault("opening", error.into()))
     }
 
-    /// Whether a file system is known not to be the camera's own. Where recordings may go anywhere, none is.
+    /// Whether a file system is known to be a card. Where recordings may go to the camera's own storage, none is.
     fn is_a_card(&self, device: u64) -> bool {
         let own = |own: &PathBuf| fs::metadata(own).is_ok_and(|own| own.dev() == device);
         !self.config.kept_off.is_empty() && !self.config.kept_off.iter().any(own)
     }
 
-    /// Finds what is there already.
+    /// Lists the segments that are there already.
     fn scan(&mut self) -> Result<(), CardFault> {
         let found = list(&self.config.dir).map_err(|source| self.fault("reading", source))?;
         self.next = found.last().map_or(0, |(number, ..)| number + 1);
@@ -239,12 +239,12 @@ impl Card {
         Ok(())
     }
 
-    /// The segment's file, which is made at the first time.
+    /// Opens the file of the segment, or creates it the first time.
     fn open(&mut self, dir: &OwnedFd, segment: &mut Open) -> Result<File, CardFault> {
         let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let Some(name) = &segment.name else { return self.create(dir, segment, flags) };
         match rustix::fs::openat(dir, name, flags, Mode::empty()).map(File::from) {
-            // Where the kernel does not tell one mounting from the next, the file does.
+            // Where the kernel does not tell one mount from the next, the length of the file does.
             Ok(file) if file.metadata().is_ok_and(|found| found.len() == segment.bytes) => Ok(file),
             Ok(_) | Err(rustix::io::Errno::NOENT) => {
                 self.mounted = None;
@@ -294,22 +294,21 @@ impl Card {
     }
 }
 
-/// Whether recordings can be made in this directory now; what stands in the way, and what to do about it, if not.
-pub fn try_recording(config: &config::Recording) -> Result<(), (String, String)> {
+/// Whether recordings can be made in this directory now; what stands in the way if not.
+pub(super) fn try_recording(config: &config::Recording) -> Result<(), CardFault> {
     let mut card = Card::new(config);
     let probe = format!(".check-config.{}", std::process::id());
-    let tried = card.enter().and_then(|dir| {
+    card.enter().and_then(|dir| {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let file = rustix::fs::openat(&dir, &probe, flags, Mode::from_raw_mode(0o600));
         let written = file.map_err(io::Error::from).and_then(|file| File::from(file).write_all(b"check"));
         // It may not be there at all.
         let _ = rustix::fs::unlinkat(&dir, &probe, AtFlags::empty());
         written.map_err(|source| card.fault("writing to", source))
-    });
-    tried.map_err(|fault| (fault.to_string(), fault.advice()))
+    })
 }
 
-/// Our segments in a directory, the oldest first: number, name and bytes.
+/// The segments in a directory, the oldest first: number, name and bytes.
 fn list(dir: &Path) -> io::Result<Vec<(u64, String, u64)>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir)? {
@@ -323,7 +322,7 @@ fn list(dir: &Path) -> io::Result<Vec<(u64, String, u64)>> {
     Ok(found)
 }
 
-/// The number of a segment of ours: the clock may step, numbers never do.
+/// The number in the name of a segment. Segments are ordered by it, because the clock may step.
 pub(super) fn number(name: &str) -> Option<u64> {
     let (time, number) = name.strip_suffix(".mp4")?.split_once('-')?;
     (time.len() == 16 && time.ends_with('Z') && number.len() >= 8).then_some(())?;
@@ -336,7 +335,7 @@ fn mount_id(dir: &OwnedFd) -> u64 {
     told.ok().filter(|told| told.stx_mask & flags.bits() != 0).map_or(0, |told| told.stx_mnt_id)
 }
 
-/// Whether a block device is no longer there, though its file system is still mounted: what is written then goes nowhere.
+/// Whether a block device has gone although its file system is still mounted: writes would be lost.
 fn is_gone(device: u64) -> bool {
     let devices = Path::new("/sys/dev/block");
     let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
@@ -351,29 +350,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_device_that_has_gone_is_told_from_one_that_is_there_and_from_none() {
+    fn a_device_that_has_gone_is_recognized() {
         assert!(is_gone(rustix::fs::makedev(4093, 7)));
         assert!(!is_gone(rustix::fs::makedev(0, 7)));
         assert!(!is_gone(fs::metadata("/").unwrap().dev()));
     }
 
     #[test]
-    fn the_camera_s_own_storage_is_no_card_unless_it_is_allowed() {
+    fn recordings_stay_off_the_cameras_own_storage_unless_allowed() {
         let dir = tempfile::tempdir().unwrap();
         let mut config = config::Recording { dir: dir.path().join("recordings"), max_bytes: 1000, kept_off: vec![dir.path().into()] };
-        let (wrong, right) = try_recording(&config).unwrap_err();
+        let fault = try_recording(&config).unwrap_err();
+        let (wrong, right) = (fault.to_string(), fault.advice());
         assert!(wrong.contains("No such file") && right.starts_with("Mount the card"), "{wrong}; {right}");
         fs::create_dir(&config.dir).unwrap();
-        let (wrong, right) = try_recording(&config).unwrap_err();
+        let fault = try_recording(&config).unwrap_err();
+        let (wrong, right) = (fault.to_string(), fault.advice());
         assert!(wrong.contains("no card is mounted") && right.contains("allow_internal_storage"), "{wrong}; {right}");
         assert_eq!(fs::read_dir(&config.dir).unwrap().count(), 0);
         config.kept_off.clear();
-        assert_eq!(try_recording(&config), Ok(()));
+        try_recording(&config).unwrap();
         assert_eq!(fs::read_dir(&config.dir).unwrap().count(), 0);
     }
 
     #[test]
-    fn a_segment_that_is_not_there_any_more_is_another_card() {
+    fn a_segment_that_has_vanished_means_another_card() {
         let dir = tempfile::tempdir().unwrap();
         let config = config::Recording { dir: dir.path().into(), max_bytes: 1000, kept_off: Vec::new() };
         let (mut card, mut segment) = (Card::new(&config), Open::default());

@@ -1,5 +1,5 @@
-//! Records clips, on a thread of its own: it follows a stream's pre-roll ring and hands fragments to the outlet. An outlet
-//! that takes its time costs this clip frames, never the camera.
+//! Records clips on a thread of its own: follows the pre-roll ring of a stream and hands fragments to the outlet. A slow outlet
+//! costs this clip frames, never the camera.
 
 use std::{
     sync::{
@@ -15,25 +15,25 @@ use care_protocol::ClipKind;
 
 use super::{
     Beginning, ClipWriter, MediaError, Outlet, Verdict,
+    drops::DropCounters,
     frame::Frame,
-    losses::Losses,
     motion::Event,
     mp4::{Fragment, Mp4},
     ring::{Next, Ring},
-    stop::Stop,
-    trunk::Keyframes,
+    source::FrameSource,
+    stop_signal::StopSignal,
 };
 
-/// A clip ends this long after its last event (section 3.7).
+/// A clip ends this long after its last event (docs/configuration.md).
 const AFTER: Duration = Duration::from_secs(5);
-/// How long a stream that holds no keyframe is waited for.
+/// How long a clip waits for its first keyframe.
 const FIRST_KEYFRAME: Duration = Duration::from_secs(5);
-/// A stream that is silent this long while a clip runs has died; the clip ends with what it has.
+/// A clip whose stream is silent this long ends with what it has.
 const SILENCE: Duration = Duration::from_secs(5);
-/// How often a quiet stream is left to look around.
+/// How often a quiet stream is left to check events and the stop signal.
 const TICK: Duration = Duration::from_millis(200);
 
-/// What has become of the events.
+/// What became of the events.
 #[derive(Debug, Default)]
 pub(super) struct Counts {
     pub running: AtomicBool,
@@ -45,27 +45,27 @@ pub(super) struct Counts {
 /// One stream to record from.
 pub(super) struct Stream {
     pub ring: Arc<Ring>,
-    pub keyframes: Keyframes,
-    /// The GOP in which the last clip ended: the next one begins no earlier.
+    pub source: Arc<dyn FrameSource>,
+    /// The GOP in which the last clip ended: the next clip begins no earlier.
     taken_until: u64,
 }
 
 impl Stream {
-    pub fn new(ring: Arc<Ring>, keyframes: Keyframes) -> Self {
-        Self { ring, keyframes, taken_until: 0 }
+    pub fn new(ring: Arc<Ring>, source: Arc<dyn FrameSource>) -> Self {
+        Self { ring, source, taken_until: 0 }
     }
 }
 
-/// The thread's own.
+/// The state of the thread.
 pub(super) struct Recorder {
     pub outlet: Arc<dyn Outlet>,
-    /// The best first; the next is tried when the outlet refuses.
+    /// The best first. The recorder tries the next one when the outlet refuses.
     pub streams: Vec<Stream>,
     pub pre_roll: Duration,
     pub events: mpsc::Receiver<Event>,
     pub counts: Arc<Counts>,
-    pub losses: Losses,
-    pub stop: Stop,
+    pub drops: DropCounters,
+    pub stop: StopSignal,
 }
 
 /// A clip being recorded.
@@ -73,30 +73,30 @@ struct Clip {
     file: Mp4,
     writer: Box<dyn ClipWriter>,
     max: Duration,
-    /// When it ends, unless something happens.
+    /// When it ends, unless there is another event.
     ends: Instant,
-    source: Arc<Ring>,
-    /// Of the ring, before its first frame was read.
-    forgotten: u64,
+    ring: Arc<Ring>,
+    /// How often the ring had been erased before the clip began.
+    erasures: u64,
 }
 
-/// Erased: nothing more may be done with the clip.
-struct Gone;
+/// The clip was erased: nothing more may be done with it.
+struct Erased;
 
 impl Recorder {
     pub fn start(mut self) -> Result<JoinHandle<()>, MediaError> {
         let run = move || {
-            while !self.stop.is_now() {
+            while !self.stop.is_raised() {
                 if let Ok(event) = self.events.recv_timeout(TICK) {
-                    self.happened(event);
+                    self.handle(event);
                 }
-                self.losses.look();
+                self.drops.expire();
             }
         };
         thread::Builder::new().name("media-clip".into()).spawn(run).map_err(MediaError::Thread)
     }
 
-    fn happened(&mut self, event: Event) {
+    fn handle(&mut self, event: Event) {
         if event.kind == ClipKind::Motion {
             self.snapshot();
         }
@@ -109,7 +109,7 @@ impl Recorder {
         self.counts.running.store(false, Ordering::Relaxed);
         match end.and_then(|()| clip.finish()) {
             Ok(()) => self.counts.recorded.fetch_add(1, Ordering::Relaxed),
-            Err(Gone) => self.counts.erased.fetch_add(1, Ordering::Relaxed),
+            Err(Erased) => self.counts.erased.fetch_add(1, Ordering::Relaxed),
         };
     }
 
@@ -117,27 +117,27 @@ impl Recorder {
     fn begin(&mut self, event: Event) -> Option<(usize, Clip, u64)> {
         for (index, stream) in self.streams.iter().enumerate() {
             let allowed = self.outlet.clip_max()?;
-            let (source, forgotten) = (stream.ring.clone(), stream.ring.forgotten());
+            let (ring, erasures) = (stream.ring.clone(), stream.ring.erasures());
             let Some((mut position, first)) = self.first_frame(stream, allowed) else { continue };
             let beginning = Beginning { kind: event.kind, ago: first.taken.elapsed(), height: first.format.height.into() };
             let Some((writer, max)) = self.outlet.begin(beginning) else { continue };
             position += 1;
-            let clip = Clip { file: Mp4::begin(first), writer, max, ends: event.at + AFTER, source, forgotten };
+            let clip = Clip { file: Mp4::begin(first), writer, max, ends: event.at + AFTER, ring, erasures };
             return Some((index, clip, position));
         }
         None
     }
 
-    /// The pre-roll's first frame: at most so old that the event, and if possible what follows it, still fits.
+    /// The first frame of the pre-roll: young enough that the event, and if possible what follows it, fits into the clip.
     fn first_frame(&self, stream: &Stream, allowed: Duration) -> Option<(u64, Frame)> {
         let budget = allowed.saturating_sub(AFTER.min(allowed / 2));
         if let Some(at) = stream.ring.start(self.pre_roll, budget, stream.taken_until) {
             return stream.ring.at(at).map(|frame| (at, frame));
         }
         // No pre-roll: begin with the next keyframe.
-        stream.keyframes.ask();
+        stream.source.request_keyframe();
         let (began, mut position) = (Instant::now(), stream.ring.end());
-        while began.elapsed() < FIRST_KEYFRAME && !self.stop.is_now() {
+        while began.elapsed() < FIRST_KEYFRAME && !self.stop.is_raised() {
             if let Next::Frame { frame, .. } = stream.ring.next(&mut position, TICK) {
                 if frame.key {
                     return Some((position - 1, frame));
@@ -147,17 +147,17 @@ impl Recorder {
         None
     }
 
-    fn record(&mut self, stream: usize, clip: &mut Clip, mut position: u64) -> Result<(), Gone> {
+    fn record(&mut self, stream: usize, clip: &mut Clip, mut position: u64) -> Result<(), Erased> {
         let Some(stream) = self.streams.get_mut(stream) else { return Ok(()) };
         stream.taken_until = position - 1;
         let mut last_frame = Instant::now();
-        while !self.stop.is_now() {
+        while !self.stop.is_raised() {
             for event in self.events.try_iter() {
                 clip.ends = clip.ends.max(event.at + AFTER);
             }
             match stream.ring.next(&mut position, TICK) {
                 Next::Frame { frame, lost } => {
-                    self.losses.add("into a clip", lost);
+                    self.drops.add("into a clip", lost);
                     last_frame = Instant::now();
                     let verdict = clip.writer.limit();
                     clip.obey(verdict)?;
@@ -179,16 +179,16 @@ impl Recorder {
         Ok(())
     }
 
-    /// One picture at the start of an event: the newest keyframe, as a file of one frame.
+    /// Records one picture at the start of an event: the newest keyframe, as a file of one frame.
     fn snapshot(&self) {
         for stream in &self.streams {
-            let (source, forgotten) = (stream.ring.clone(), stream.ring.forgotten());
+            let (ring, erasures) = (stream.ring.clone(), stream.ring.erasures());
             let newest = stream.ring.newest_key().and_then(|at| stream.ring.at(at));
             let Some(frame) = newest else { continue };
             let beginning = Beginning { kind: ClipKind::Snapshot, ago: frame.taken.elapsed(), height: frame.format.height.into() };
             let Some((writer, max)) = self.outlet.begin(beginning) else { continue };
-            let picture = Clip { file: Mp4::begin(frame), writer, max: max.max(AFTER), ends: Instant::now(), source, forgotten };
-            // Erased already is as good as never taken.
+            let picture = Clip { file: Mp4::begin(frame), writer, max: max.max(AFTER), ends: Instant::now(), ring, erasures };
+            // A snapshot that is erased already needs nothing more.
             let _ = picture.finish();
             return;
         }
@@ -196,32 +196,32 @@ impl Recorder {
 }
 
 impl Clip {
-    fn append(&mut self, fragment: Fragment) -> Result<(), Gone> {
-        self.is_of_this_account()?;
+    fn append(&mut self, fragment: Fragment) -> Result<(), Erased> {
+        self.check_account()?;
         let verdict = self.writer.append(fragment.bytes, fragment.duration);
         self.obey(verdict)
     }
 
-    fn obey(&mut self, verdict: Verdict) -> Result<(), Gone> {
+    fn obey(&mut self, verdict: Verdict) -> Result<(), Erased> {
         match verdict {
             Verdict::Continue { max } => {
                 self.max = max;
                 Ok(())
             }
-            Verdict::Erased => Err(Gone),
+            Verdict::Erased => Err(Erased),
         }
     }
 
-    /// Whatever the outlet has been told meanwhile.
-    fn is_of_this_account(&self) -> Result<(), Gone> {
-        if self.source.forgotten() == self.forgotten { Ok(()) } else { Err(Gone) }
+    /// Fails once the ring was erased for another account, even if the outlet does not know yet.
+    fn check_account(&self) -> Result<(), Erased> {
+        if self.ring.erasures() == self.erasures { Ok(()) } else { Err(Erased) }
     }
 
-    fn finish(mut self) -> Result<(), Gone> {
+    fn finish(mut self) -> Result<(), Erased> {
         if let Some(fragment) = self.file.finish(self.max) {
             self.append(fragment)?;
         }
-        self.is_of_this_account()?;
+        self.check_account()?;
         let duration = self.file.duration();
         self.writer.finish(duration);
         tracing::debug!(duration_ms = duration.as_millis() as u64, "clip recorded");

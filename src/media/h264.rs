@@ -1,7 +1,7 @@
-//! Reads from an H.264 stream's parameter sets what a decoder must be able to do, so that a decoder that fails can be named
-//! together with what it was asked to decode.
+//! Reads from the parameter sets of an H.264 stream what a decoder must support, so that a message about a decoder that fails can
+//! say what it was asked to decode.
 
-/// How a stream is coded, in the standard's own words: `H.264 High 4:2:2, interlaced`. `avcc` is an
+/// How a stream is coded, in the terms of the standard: `H.264 High 4:2:2, interlaced`. `avcc` is an
 /// AVCDecoderConfigurationRecord (ISO/IEC 14496-15, 5.3.3.1).
 pub(super) fn describe(avcc: &[u8]) -> String {
     let Some(&profile) = avcc.get(1) else { return "H.264".into() };
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn profile_and_interlacing_are_named() {
+    fn profile_and_interlacing_are_described() {
         for (options, said) in [
             (&["-pix_fmt", "yuv420p", "-profile:v", "baseline"][..], "H.264 Baseline"),
             (&["-pix_fmt", "yuv420p", "-profile:v", "main"], "H.264 Main"),

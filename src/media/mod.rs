@@ -1,42 +1,36 @@
-//! The camera's picture: one GStreamer trunk that never leaves PLAYING, a tap beside it, a pre-roll of whole GOPs,
-//! motion, and clips as fragmented MP4. It knows nothing of plans: it asks its [`Outlet`] before it records a clip.
+//! The camera's picture: streams that a supervisor keeps running, a pre-roll of whole GOPs, motion, clips as fragmented MP4, and
+//! recording to the SD card. It knows nothing of plans: it asks its [`Outlet`] before it records a clip. Called by the agent,
+//! and by `cli` to try a configuration.
+//!
+//! ```text
+//! FrameSource ─ Session ─┬─ Ring ─ clip ─ Mp4 ─ Outlet        source: where frames come from (GStreamer)
+//!      ▲                 ├─ Ring ─ recording ─ Mp4 ─ card     supervisor: retry, counters, conditions
+//!  Supervisor            └─ grey pictures ─ motion            everything else knows frames alone
+//! ```
 
-#[cfg(feature = "gstreamer")]
 mod camera;
-#[cfg(feature = "gstreamer")]
 mod card;
-#[cfg(feature = "gstreamer")]
 mod clip;
-#[cfg(feature = "gstreamer")]
+mod drops;
 mod frame;
 #[cfg(feature = "gstreamer")]
+mod gstreamer;
 mod h264;
-#[cfg(feature = "gstreamer")]
-mod losses;
-#[cfg(feature = "gstreamer")]
 mod motion;
-#[cfg(feature = "gstreamer")]
 mod mp4;
-#[cfg(not(feature = "gstreamer"))]
-mod no_camera;
-#[cfg(feature = "gstreamer")]
-mod picture;
-#[cfg(feature = "gstreamer")]
 mod recording;
-#[cfg(feature = "gstreamer")]
+mod retry;
 mod ring;
-#[cfg(feature = "gstreamer")]
 mod source;
+mod starting;
 mod status;
-#[cfg(feature = "gstreamer")]
-mod stop;
+mod stop_signal;
+mod supervisor;
 #[cfg(test)]
-#[cfg(feature = "gstreamer")]
 mod tests;
-#[cfg(feature = "gstreamer")]
 mod trial;
-#[cfg(feature = "gstreamer")]
-mod trunk;
+#[cfg(not(feature = "gstreamer"))]
+mod without_gstreamer;
 
 use std::{io, path::PathBuf, time::Duration};
 
@@ -44,18 +38,20 @@ use bytes::Bytes;
 use care_protocol::ClipKind;
 
 #[cfg(feature = "gstreamer")]
-pub use camera::{Media, built_in_available};
-#[cfg(feature = "gstreamer")]
-pub use card::try_recording;
-#[cfg(all(feature = "gstreamer", any(test, feature = "fuzzing")))]
-pub(crate) use motion::socket::motion_from_a_stranger;
+use self::gstreamer as backend;
 #[cfg(not(feature = "gstreamer"))]
-pub use no_camera::{FirstPicture, Media, built_in_available, try_recording, try_source};
-pub use status::{MediaStatus, RecordingStatus, StreamStatus};
-#[cfg(feature = "gstreamer")]
-pub use trial::{FirstPicture, try_source};
+use self::without_gstreamer as backend;
 
-/// Why there is no picture. Only what no waiting can heal; a camera that is away is a fault in the [`MediaStatus`].
+pub use camera::{Media, Sources};
+pub use frame::{Format, Frame};
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use motion::socket::motion_socket_input;
+pub use source::{FrameSource, GREY_HEIGHT, GREY_WIDTH, GreySink, Session, SourceError};
+pub use starting::start_in_background;
+pub use status::{MediaStatus, RecordingStatus, StreamStatus};
+pub use trial::{FirstPicture, built_in_available, try_recording, try_source};
+
+/// Why media does not start. A camera that is away is no such error: it is a fault in the [`MediaStatus`].
 #[derive(Debug, thiserror::Error)]
 pub enum MediaError {
     /// The program was built without the feature `gstreamer`.
@@ -64,13 +60,13 @@ pub enum MediaError {
     /// GStreamer itself does not start.
     #[error("GStreamer does not start: {reason}; is it installed?")]
     Gstreamer {
-        /// GStreamer's own words.
+        /// What GStreamer says.
         reason: String,
     },
     /// No pipeline can be made of the source.
     #[error("no pipeline can be made of [media] source: {reason}")]
     Pipeline {
-        /// GStreamer's own words.
+        /// What GStreamer says.
         reason: String,
     },
     /// No H.264 encoder for a source of raw pictures.
@@ -79,12 +75,12 @@ pub enum MediaError {
     /// A recorded file cannot be used.
     #[error("cannot read the media file {path}: {source}")]
     File {
-        /// Which.
+        /// Its path.
         path: PathBuf,
-        /// Why.
+        /// What the system says.
         source: io::Error,
     },
-    /// No thread.
+    /// A thread does not start.
     #[error("cannot start a thread for media: {0}")]
     Thread(io::Error),
 }
@@ -92,7 +88,7 @@ pub enum MediaError {
 /// What media knows of a clip when it begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Beginning {
-    /// What it is.
+    /// What started it.
     pub kind: ClipKind,
     /// How long ago its first frame was taken (the pre-roll).
     pub ago: Duration,
@@ -108,11 +104,11 @@ pub enum Verdict {
         /// The plan's longest clip.
         max: Duration,
     },
-    /// The plan no longer allows it: what was written is gone; stop.
+    /// The plan no longer allows it, and what was written is erased: stop.
     Erased,
 }
 
-/// Where clips go. The upload gate implements it; it judges, media obeys.
+/// Where clips go. The upload gate implements it: the gate decides, media obeys.
 pub trait Outlet: Send + Sync + 'static {
     /// Whether a clip may begin now, and if so where its bytes go.
     fn begin(&self, clip: Beginning) -> Option<(Box<dyn ClipWriter>, Duration)>;
@@ -123,12 +119,12 @@ pub trait Outlet: Send + Sync + 'static {
 
 /// One clip being recorded. Dropping it without [`ClipWriter::finish`] erases the clip.
 pub trait ClipWriter: Send {
-    /// What holds at this moment: the plan may change between two fragments.
+    /// The verdict at this moment: the plan may change between two fragments.
     fn limit(&self) -> Verdict;
 
     /// More of the file, which now lasts `duration` from its first frame.
     fn append(&mut self, fragment: Bytes, duration: Duration) -> Verdict;
 
-    /// The file is whole.
+    /// The file is complete.
     fn finish(self: Box<Self>, duration: Duration);
 }

@@ -1,6 +1,6 @@
-//! Fragmented MP4 (ISO/IEC 14496-12), one H.264 track, frames in and fragments out: no pipeline, no thread, nothing to leak per
-//! clip, and whatever was written so far plays. Our own, because no kept crate that builds on Rust 1.85 writes one without an
-//! unmaintained dependency, and GStreamer 1.22's `mp4mux` needs a pipeline with a state of its own for each clip.
+//! Writes fragmented MP4 (ISO/IEC 14496-12) with one H.264 track: frames in, fragments out, without pipeline or thread. A file
+//! that is cut anywhere plays up to there. Our own, because no maintained crate that builds on Rust 1.85 writes one without an
+//! unmaintained dependency, and GStreamer 1.22's `mp4mux` needs a pipeline for each clip.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,7 +12,7 @@ use super::frame::{Format, Frame};
 const TIMESCALE: u64 = 90_000;
 /// A fragment ends at the next keyframe, or once it is this long.
 const FRAGMENT: Duration = Duration::from_secs(1);
-/// Until two frames have told it: 15 frames a second.
+/// The length of a frame until two frames have shown it: 15 frames a second.
 const FIRST_FRAME_TICKS: u64 = TIMESCALE / 15;
 
 /// A file being written.
@@ -42,8 +42,8 @@ impl Mp4 {
         Self { format, origin, pending: vec![first], sequence: 0, end: 0, frame_ticks: FIRST_FRAME_TICKS }
     }
 
-    /// Takes the next frame; gives the fragment before it if that is whole. Pictures shown before the first keyframe
-    /// refer to a GOP that is not in the file and are left out.
+    /// Adds the next frame, and returns the fragment before it if that is complete. Leaves out pictures shown before the first
+    /// keyframe: they refer to a GOP that is not in the file.
     pub fn push(&mut self, frame: Frame) -> Option<Fragment> {
         if frame.pts < self.origin {
             return None;
@@ -54,7 +54,7 @@ impl Mp4 {
         fragment
     }
 
-    /// What its frames have in common; a frame of another format needs another file.
+    /// The format of its frames. A frame of another format needs another file.
     pub fn format(&self) -> &Arc<Format> {
         &self.format
     }
@@ -81,8 +81,8 @@ impl Mp4 {
         u64::try_from(ticks).unwrap_or(u64::MAX)
     }
 
-    /// Decoding times are the presentation times in ascending order: right for every closed GOP, and every stream without
-    /// B-frames; where an open GOP disagrees, decoding waits a few ticks and presentation stays exact.
+    /// Decoding times are the presentation times in ascending order. That is exact for closed GOPs and for streams without
+    /// B-frames. In an open GOP decoding waits a few ticks, and presentation stays exact.
     fn cut(&mut self, next: Option<&Frame>) -> Option<Fragment> {
         let frames = std::mem::take(&mut self.pending);
         let shown: Vec<u64> = frames.iter().map(|frame| self.ticks(frame.pts)).collect();
@@ -133,7 +133,7 @@ struct Sample<'a> {
     ticks: u64,
 }
 
-/// A file or a frame this large does not come from a camera; saturating keeps the arithmetic total.
+/// Saturates: no camera makes a file or a frame that large.
 fn to_u32(n: u64) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
 }

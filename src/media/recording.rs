@@ -1,5 +1,5 @@
-//! Records to the SD card in segments that play even if the card is pulled in the middle. It has a ring and a thread of its
-//! own, so that a card that is missing, full or slow costs recorded frames and nothing else.
+//! Records to the SD card, in segments that play even if the card is pulled out while one is written. It has its own ring and
+//! thread: a card that is missing, full or slow costs recorded frames and nothing else.
 
 use std::{
     sync::{
@@ -13,26 +13,30 @@ use std::{
 use super::{
     MediaError,
     card::{Card, CardFault, Open},
+    drops::DropCounters,
     frame::Frame,
-    losses::Losses,
     mp4::{Fragment, Mp4},
     ring::{Next, Ring},
     status::RecordingStatus,
-    stop::Stop,
+    stop_signal::StopSignal,
 };
 use crate::{
+    backoff::{Backoff, Delays, Jitter},
     conditions::{Conditions, Kind},
     config,
 };
 
 /// A segment ends at the first keyframe after this long.
 const SEGMENT: Duration = Duration::from_secs(60);
-/// Pauses after a fault, doubling.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// How often a quiet stream is left to look around.
+/// The pause before the card is checked again, if there is just none.
+const NO_CARD: Duration = Duration::from_secs(1);
+/// Pauses after any other fault.
+const FAULT: Delays = Delays::new(NO_CARD, Duration::from_secs(30), Jitter::None);
+/// A segment of this length ends the growth of the pauses.
+const STABLE: Duration = Duration::from_secs(30);
+/// How often a quiet stream is left to check the card and the stop signal.
 const TICK: Duration = Duration::from_millis(200);
-/// What may wait for a slow card.
+/// How much may wait for a slow card.
 pub(super) const WAITING: Duration = Duration::from_secs(4);
 /// The same in bytes.
 pub(super) const WAITING_BYTES: usize = 4_000_000;
@@ -61,16 +65,16 @@ impl Counts {
     }
 }
 
-/// Starts the thread that records what comes into `ring`.
+/// Starts the thread that records the frames of `ring`.
 pub(super) fn start(
     config: &config::Recording,
     ring: Arc<Ring>,
     counts: Arc<Counts>,
     conditions: Conditions,
-    losses: Losses,
-    stop: Stop,
+    drops: DropCounters,
+    stop: StopSignal,
 ) -> Result<JoinHandle<()>, MediaError> {
-    let mut recorder = Recorder { card: Card::new(config), segment: None, length: SEGMENT, counts, conditions, losses };
+    let mut recorder = Recorder { card: Card::new(config), segment: None, length: SEGMENT, counts, conditions, drops };
     let run = move || recorder.run(&ring, &stop);
     thread::Builder::new().name("media-sd".into()).spawn(run).map_err(MediaError::Thread)
 }
@@ -81,7 +85,7 @@ struct Recorder {
     length: Duration,
     counts: Arc<Counts>,
     conditions: Conditions,
-    losses: Losses,
+    drops: DropCounters,
 }
 
 struct Segment {
@@ -92,23 +96,17 @@ struct Segment {
     pending: u64,
 }
 
-/// When the card is tried again after a fault.
-struct Pause {
-    next: Duration,
-    until: Instant,
-}
-
 impl Recorder {
-    fn run(&mut self, ring: &Ring, stop: &Stop) {
+    fn run(&mut self, ring: &Ring, stop: &StopSignal) {
         let mut position = 0;
-        let mut pause = Pause { next: FIRST_PAUSE, until: Instant::now() };
-        while !stop.is_now() {
+        let (mut backoff, mut resting_until) = (Backoff::new(FAULT), Instant::now());
+        while !stop.is_raised() {
             let next = ring.next(&mut position, TICK);
-            let resting = Instant::now() < pause.until;
+            let resting = Instant::now() < resting_until;
             let done = match next {
                 Next::Frame { frame, lost } => {
                     self.lost(lost);
-                    self.losses.add("on their way to the card, which was too slow", lost);
+                    self.drops.add("on their way to the card, which was too slow", lost);
                     if resting {
                         self.lost(1);
                         continue;
@@ -116,25 +114,21 @@ impl Recorder {
                     self.record(frame)
                 }
                 Next::Quiet if resting || self.segment.is_some() => continue,
-                // Without a picture the card is looked after all the same.
+                // Without a picture the card is checked all the same.
                 Next::Quiet => {
-                    pause.until = Instant::now() + FIRST_PAUSE;
+                    resting_until = Instant::now() + NO_CARD;
                     self.card.look()
                 }
             };
             match done {
                 Ok(()) => {
-                    if self.segment.as_ref().is_some_and(|segment| segment.mp4.duration() > LONGEST_PAUSE) {
-                        pause.next = FIRST_PAUSE;
+                    if self.segment.as_ref().is_some_and(|segment| segment.mp4.duration() > STABLE) {
+                        backoff.reset();
                     }
                 }
                 Err(fault) => {
-                    let absent = self.fail(&fault);
-                    if let Some(absent) = absent {
-                        pause.until = Instant::now() + if absent { FIRST_PAUSE } else { pause.next };
-                        if !absent {
-                            pause.next = (pause.next * 2).min(LONGEST_PAUSE);
-                        }
+                    if let Some(absent) = self.fail(&fault) {
+                        resting_until = Instant::now() + if absent { NO_CARD } else { backoff.next_delay() };
                     }
                 }
             }
@@ -145,7 +139,7 @@ impl Recorder {
         }
     }
 
-    /// The segment is over. Whether it was for lack of a card, unless it was no fault.
+    /// Ends the segment. Returns whether there is just no card, or `None` if there is no fault at all.
     fn fail(&mut self, fault: &CardFault) -> Option<bool> {
         let pending = self.segment.take().map_or(0, |segment| segment.pending);
         self.lost(pending);
@@ -194,7 +188,7 @@ impl Recorder {
         Ok(())
     }
 
-    /// Puts a fragment into the segment's file; `left` frames then still are pending.
+    /// Writes a fragment to the file of the segment; `left` frames are still pending after it.
     fn write(&mut self, fragment: &Fragment, left: u64) -> Result<(), CardFault> {
         let Some(segment) = &mut self.segment else { return Ok(()) };
         self.card.append(&mut segment.file, &fragment.bytes)?;
@@ -239,8 +233,8 @@ mod tests {
     fn recorder(dir: &Path, max_bytes: u64) -> Recorder {
         let config = config::Recording { dir: dir.into(), max_bytes, kept_off: Vec::new() };
         let conditions = Conditions::default();
-        let losses = Losses::new(conditions.clone());
-        Recorder { card: Card::new(&config), segment: None, length: Duration::from_secs(2), counts: Arc::default(), conditions, losses }
+        let drops = DropCounters::new(conditions.clone());
+        Recorder { card: Card::new(&config), segment: None, length: Duration::from_secs(2), counts: Arc::default(), conditions, drops }
     }
 
     fn numbers(dir: &Path) -> Vec<u64> {
@@ -282,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn a_share_too_small_for_one_segment_is_a_fault() {
+    fn too_few_bytes_for_one_segment_is_a_fault() {
         let dir = tempfile::tempdir().unwrap();
         let mut recorder = recorder(dir.path(), 10_000);
         assert!((0..2).flat_map(second).any(|frame| recorder.record(frame).is_err()));

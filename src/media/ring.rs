@@ -1,5 +1,5 @@
-//! The newest whole GOPs of a stream, bounded by time and by bytes. The tap writes it and never waits; readers follow
-//! with a position of their own, and one that is too slow loses whole GOPs instead of slowing the camera.
+//! The newest whole GOPs of a stream, bounded by time and by bytes. The session writes and never waits. Readers follow with a
+//! position of their own; a slow reader loses whole GOPs instead of slowing the camera.
 
 use std::{
     collections::VecDeque,
@@ -15,7 +15,7 @@ pub(super) struct Ring {
     span: Duration,
     max_bytes: usize,
     held: Mutex<Held>,
-    fresh: Condvar,
+    pushed: Condvar,
 }
 
 #[derive(Debug, Default)]
@@ -26,7 +26,7 @@ struct Held {
     /// The position of the first frame held, counted from the first frame ever.
     first: u64,
     bytes: usize,
-    forgotten: u64,
+    erasures: u64,
 }
 
 /// What a reader gets.
@@ -41,14 +41,14 @@ pub(super) enum Next {
 impl Ring {
     /// Holds at least `span`, beginning with a keyframe, unless that takes more than `max_bytes`.
     pub fn new(span: Duration, max_bytes: usize) -> Self {
-        Self { span, max_bytes, held: Mutex::default(), fresh: Condvar::new() }
+        Self { span, max_bytes, held: Mutex::default(), pushed: Condvar::new() }
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes one more frame and lets go of GOPs no longer needed. False: it belongs to no GOP held and was dropped.
+    /// Adds a frame and drops GOPs that are no longer needed. False: the frame belongs to no GOP held and was dropped.
     pub fn push(&self, frame: Frame) -> bool {
         let mut held = self.held();
         let at = held.end();
@@ -66,23 +66,23 @@ impl Ring {
         }
         let kept = !held.frames.is_empty();
         drop(held);
-        self.fresh.notify_all();
+        self.pushed.notify_all();
         kept
     }
 
-    /// Erases everything held; readers go on at the next keyframe.
-    pub fn forget(&self) {
+    /// Erases everything held. Readers go on at the next keyframe.
+    pub fn erase(&self) {
         let mut held = self.held();
         held.first = held.end();
         held.frames.clear();
         held.keys.clear();
         held.bytes = 0;
-        held.forgotten += 1;
+        held.erasures += 1;
     }
 
-    /// How often it was erased: what was read before belongs to somebody else once this has changed.
-    pub fn forgotten(&self) -> u64 {
-        self.held().forgotten
+    /// How often it was erased. Frames read before this number changed belong to another account.
+    pub fn erasures(&self) -> u64 {
+        self.held().erasures
     }
 
     /// Where a clip should begin: the newest keyframe at least `pre_roll` old, else the oldest; never one older than
@@ -115,11 +115,11 @@ impl Ring {
         self.held().keys.back().copied()
     }
 
-    /// The frame at `position`, which moves on; waits at most `patience` for it.
+    /// The frame at `position`, which then moves to the next one. Waits at most `patience` for it.
     pub fn next(&self, position: &mut u64, patience: Duration) -> Next {
         let held = self.held();
         let (held, _) = self
-            .fresh
+            .pushed
             .wait_timeout_while(held, patience, |held| held.frames.is_empty() || held.end() <= *position)
             .unwrap_or_else(PoisonError::into_inner);
         let reachable = (*position).max(held.first);
@@ -213,9 +213,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_forgotten_cannot_be_read_and_it_begins_again_with_a_keyframe() {
+    fn what_is_erased_cannot_be_read_and_the_ring_begins_again_with_a_keyframe() {
         let ring = filled(5, 1 << 20, 25);
-        ring.forget();
+        ring.erase();
         assert_eq!(ring.start(Duration::from_secs(5), Duration::from_secs(60), 0), None);
         let mut position = 0;
         assert!(read(&ring, &mut position).is_none());
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn start_keeps_to_the_budget_and_to_what_a_former_clip_took() {
+    fn a_clip_starts_within_its_budget_and_after_the_clip_before() {
         let ring = Ring::new(Duration::from_secs(10), 1 << 20);
         let now = Instant::now();
         for n in 0..10_u64 {

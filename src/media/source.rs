@@ -1,195 +1,217 @@
-//! Each kind of source as a GStreamer description that ends in H.264, and the pixels for motion where they are at hand.
+//! The seam between media and whatever delivers frames. A [`FrameSource`] knows one way to get them (GStreamer is one); it knows
+//! nothing of rings, clips, retries or conditions. The supervisor calls it and hands it a [`Session`], to which it delivers.
 
 use std::{
-    fs::File,
-    io::{self, Read},
-    path::Path,
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
+    time::{Duration, Instant},
 };
 
-use gstreamer::{self as gst, prelude::*};
+use super::{drops::DropCounters, frame::Frame, ring::Ring, stop_signal::StopSignal};
 
-use super::MediaError;
-use crate::config::Source;
+/// Delivers the frames of one camera stream.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use kasa_care_agent::media::{FrameSource, Session, SourceError};
+///
+/// /// A camera that is never there.
+/// struct Absent;
+///
+/// impl FrameSource for Absent {
+///     fn run(&self, session: &Session) -> Result<(), SourceError> {
+///         // A real one connects and calls `session.frame` until `session.is_over`.
+///         session.wait(Duration::from_millis(10));
+///         Err(SourceError::Failed("nobody answers".into()))
+///     }
+/// }
+/// ```
+pub trait FrameSource: Send + Sync + 'static {
+    /// Opens the source and delivers frames to `session` until [`Session::is_over`], on the calling thread, which it may block.
+    /// The supervisor calls it again, with a new session and after a pause, for as long as the agent runs. It gives a source
+    /// that falls silent, or is told to end, five seconds to return; after that it ignores the session and its thread.
+    ///
+    /// # Errors
+    /// Why there are no more frames. `Ok` before the session is over means that the source has ended.
+    fn run(&self, session: &Session) -> Result<(), SourceError>;
 
-/// What the trunk is built of.
-#[derive(Debug)]
-pub(super) struct Description {
-    /// Elements up to and including the encoder, if there is one. Raw video passes a tee named `raw`.
-    pub launch: String,
-    pub kind: Kind,
+    /// Asks the encoder for a keyframe as soon as possible. Called from any thread. A source that cannot ask ignores it.
+    fn request_keyframe(&self) {}
 }
 
-/// What the trunk has to do for its source beyond letting it run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// A capture device, or whatever was described.
-    Live,
-    /// Draws the time into the picture.
-    Test,
-    /// Goes back to the beginning at the end.
-    Mp4,
-    /// The same, fed and timed by the agent: an elementary stream has no timestamps.
-    Elementary,
-    /// Video only, of all the streams the server offers.
-    Rtsp,
+/// Why a source delivers no frames. The text may quote the source's URL: the supervisor removes the secrets.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SourceError {
+    /// The camera is away or has failed: trying again soon may help.
+    #[error("{0}")]
+    Failed(String),
+    /// Something must be installed, or the configuration corrected: it is tried again, less often.
+    #[error("{0}")]
+    Unusable(String),
 }
 
-/// In order of preference: name, and how it is asked for about 1 Mbit/s and a keyframe every second or two.
-const ENCODERS: [(&str, &str); 3] = [
-    ("v4l2h264enc", "v4l2h264enc extra-controls=controls,video_bitrate=1000000,h264_i_frame_period=15"),
-    ("openh264enc", "openh264enc bitrate=1000000 gop-size=15 complexity=low"),
-    ("x264enc", "x264enc bitrate=1000 key-int-max=15 speed-preset=ultrafast tune=zerolatency"),
-];
+/// Receives small grey pictures: [`GREY_WIDTH`]×[`GREY_HEIGHT`], one byte a pixel, row by row.
+pub type GreySink = Arc<dyn Fn(&[u8]) + Send + Sync>;
 
-impl Description {
-    pub fn of(source: &Source) -> Result<Self, MediaError> {
-        let (launch, kind) = match source {
-            Source::Test => {
-                let raw = "videotestsrc name=source is-live=true pattern=smpte horizontal-speed=3 \
-                           ! video/x-raw,format=I420,width=640,height=360,framerate=15/1 ! identity name=picture";
-                (encoded(raw, &ENCODERS[1..])?, Kind::Test)
-            }
-            Source::V4l2(_) => {
-                if offers_h264(source) {
-                    ("v4l2src name=source ! video/x-h264".into(), Kind::Live)
-                } else {
-                    let raw = "v4l2src name=source ! video/x-raw,width=[1,1280],height=[1,720],framerate=[1/1,30/1] ! videoconvert";
-                    (encoded(raw, &ENCODERS)?, Kind::Live)
-                }
-            }
-            Source::Rtsp(_) => {
-                let rtsp = "rtspsrc name=source protocols=tcp latency=100 tcp-timeout=5000000 ! rtph264depay";
-                (rtsp.into(), Kind::Rtsp)
-            }
-            Source::File(path) => match container(path)? {
-                Kind::Elementary => {
-                    ("appsrc name=source format=time max-bytes=65536 ! h264parse name=timed ! clocksync".into(), Kind::Elementary)
-                }
-                kind => ("filesrc name=source ! qtdemux name=tracks ! h264parse name=looped ! clocksync".into(), kind),
-            },
-            Source::Launch(description) => (description.expose().to_owned(), Kind::Live),
-        };
-        Ok(Self { launch, kind })
+/// Width of a small grey picture, pixels.
+pub const GREY_WIDTH: usize = 64;
+/// Height of a small grey picture, pixels.
+pub const GREY_HEIGHT: usize = 36;
+
+/// The first frame of a session is shown at least this long after the last frame of the session before.
+const SHORTEST_STEP: Duration = Duration::from_millis(1);
+
+/// One run of a source. Clones are the same session. Once it is over it takes nothing more, whoever still delivers.
+#[derive(Clone)]
+pub struct Session {
+    stream: Arc<Stream>,
+    /// Raised when this session ends, and when the agent stops.
+    over: StopSignal,
+    /// Where this session begins on the stream's timeline.
+    offset: Duration,
+    /// Whether the source delivers grey pictures in this session.
+    gives_grey: Arc<AtomicBool>,
+}
+
+/// What the sessions of one stream share: where frames go, and the counters.
+pub(super) struct Stream {
+    rings: Vec<Arc<Ring>>,
+    grey: Option<GreySink>,
+    drops: DropCounters,
+    pub counters: Counters,
+}
+
+/// Read by the status at any time.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub width: AtomicU32,
+    pub height: AtomicU32,
+    pub frames: AtomicU64,
+    pub dropped: AtomicU64,
+    /// Whether the newest session delivers grey pictures.
+    pub gives_grey: AtomicBool,
+    progress: Mutex<Progress>,
+}
+
+#[derive(Debug, Default)]
+struct Progress {
+    last_frame: Option<Instant>,
+    /// The latest presentation time so far, on the stream's timeline.
+    latest: Option<Duration>,
+    /// A frame is missing: what comes before the next keyframe cannot be decoded.
+    incomplete: bool,
+}
+
+impl Counters {
+    fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether motion can look at pixels before they are encoded.
-    pub fn has_raw(&self) -> bool {
-        self.launch.contains("tee name=raw")
+    pub fn last_frame(&self) -> Option<Instant> {
+        self.progress().last_frame
     }
 }
 
-/// Tells the source element where to look: as a property, so that nothing in it is read as part of a description.
-pub(super) fn aim(source: &Source, pipeline: &gst::Pipeline) {
-    let Some(element) = pipeline.by_name("source") else { return };
-    match source {
-        Source::V4l2(path) => element.set_property("device", path.to_string_lossy().as_ref()),
-        Source::Rtsp(url) => {
-            element.set_property("location", url.expose());
-            let offered = Arc::new(Offered::default());
-            let seen = offered.clone();
-            element.connect("select-stream", false, move |values| {
-                let caps = values.get(2).and_then(|value| value.get::<gst::Caps>().ok());
-                let of = |name| caps.as_ref().and_then(|caps| caps.structure(0)?.get::<String>(name).ok());
-                let video = of("media").as_deref() == Some("video");
-                if video {
-                    seen.note(of("encoding-name").as_deref());
-                }
-                Some(video.to_value())
-            });
-            // Before the first packet of a stream that nothing here can take, whose fault would be an "internal" one.
-            element.connect("no-more-pads", false, move |values| {
-                let element = values.first()?.get::<gst::Element>().ok()?;
-                offered.tell(&element);
-                None
-            });
+impl Stream {
+    pub fn new(rings: Vec<Arc<Ring>>, grey: Option<GreySink>, drops: DropCounters) -> Self {
+        Self { rings, grey, drops, counters: Counters::default() }
+    }
+
+    /// A new session, which begins `at` on the stream's timeline, or later: presentation times never go back.
+    pub fn session(self: &Arc<Self>, at: Duration) -> Session {
+        let mut progress = self.counters.progress();
+        progress.incomplete = true;
+        let offset = progress.latest.map_or(at, |latest| at.max(latest + SHORTEST_STEP));
+        drop(progress);
+        Session { stream: self.clone(), over: StopSignal::default(), offset, gives_grey: Arc::default() }
+    }
+}
+
+impl Session {
+    /// Delivers the next frame. Never waits. After a gap frames are dropped until the next keyframe: a decoder would show grey
+    /// blocks for what refers to a missing frame.
+    pub fn frame(&self, frame: Frame) {
+        let counters = &self.stream.counters;
+        let frame = Frame { pts: self.offset + frame.pts, ..frame };
+        // Held to the end: a session that ends waits for the frame under way, so that none comes after it.
+        let mut progress = counters.progress();
+        if self.is_over() {
+            return;
         }
-        Source::File(path) if element.has_property("location") => {
-            element.set_property("location", path.to_string_lossy().as_ref());
-            if let Some(tracks) = pipeline.by_name("tracks") {
-                let offered = Arc::new(Offered::default());
-                let seen = offered.clone();
-                tracks.connect_pad_added(move |_, pad| {
-                    let caps = pad.current_caps();
-                    let kind = caps.as_ref().and_then(|caps| Some(caps.structure(0)?.name().to_string()));
-                    if let Some(kind) = kind.filter(|kind| kind.starts_with("video/")) {
-                        seen.note(Some(&kind));
-                    }
-                });
-                tracks.connect_no_more_pads(move |tracks| offered.tell(tracks));
-            }
+        progress.last_frame = Some(Instant::now());
+        counters.frames.fetch_add(1, Ordering::Relaxed);
+        counters.gives_grey.store(self.gives_grey.load(Ordering::Relaxed), Ordering::Relaxed);
+        progress.incomplete &= !frame.key;
+        if progress.incomplete {
+            counters.dropped.fetch_add(1, Ordering::Relaxed);
+            return;
         }
-        Source::Test | Source::File(_) | Source::Launch(_) => {}
-    }
-}
-
-/// The video streams that a source has.
-#[derive(Default)]
-struct Offered {
-    h264: AtomicBool,
-    /// Another codec, by the name people know.
-    other: Mutex<Option<String>>,
-}
-
-impl Offered {
-    /// A stream of this RTP encoding, or of this media type.
-    fn note(&self, encoding: Option<&str>) {
-        let other = match encoding {
-            None | Some("H264" | "video/x-h264") => {
-                self.h264.store(true, Ordering::Relaxed);
-                return;
-            }
-            Some("H265" | "video/x-h265") => "H.265 (HEVC)",
-            Some("JPEG" | "image/jpeg") => "MJPEG",
-            Some("MP4V-ES" | "video/mpeg") => "MPEG-4 Part 2",
-            Some(other) => other,
-        };
-        *self.other.lock().unwrap_or_else(PoisonError::into_inner) = Some(other.to_owned());
-    }
-
-    /// Says so on the pipeline's bus if none of them is of use.
-    fn tell(&self, element: &gst::Element) {
-        let other = self.other.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(other) = other.filter(|_| !self.h264.load(Ordering::Relaxed)) {
-            gst::element_error!(
-                element,
-                gst::StreamError::WrongType,
-                ("the camera sends {other}, and the agent needs H.264: set the camera to H.264")
-            );
+        progress.latest = progress.latest.max(Some(frame.pts));
+        counters.width.store(frame.format.width.into(), Ordering::Relaxed);
+        counters.height.store(frame.format.height.into(), Ordering::Relaxed);
+        for ring in &self.stream.rings {
+            ring.push(frame.clone());
         }
     }
-}
 
-fn encoded(raw: &str, encoders: &[(&str, &str)]) -> Result<String, MediaError> {
-    let found = encoders.iter().find(|(name, _)| gst::ElementFactory::find(name).is_some());
-    let (_, encoder) = found.ok_or(MediaError::NoEncoder)?;
-    Ok(format!("{raw} ! tee name=raw ! queue max-size-buffers=2 max-size-bytes=0 max-size-time=0 ! {encoder}"))
-}
+    /// Frames are missing before the next one, and have been counted or cannot be.
+    pub fn gap(&self) {
+        if !self.is_over() {
+            self.stream.counters.progress().incomplete = true;
+        }
+    }
 
-/// A camera that encodes for itself says so once its device is open.
-fn offers_h264(source: &Source) -> bool {
-    let Source::V4l2(path) = source else { return false };
-    let Ok(camera) = gst::ElementFactory::make("v4l2src").property("device", path.to_string_lossy().as_ref()).build() else {
-        return false;
-    };
-    let opened = camera.set_state(gst::State::Ready).is_ok();
-    let h264 = gst::Caps::builder("video/x-h264").build();
-    let offered = opened && camera.static_pad("src").is_some_and(|pad| pad.query_caps(None).can_intersect(&h264));
-    // A device that does not close is the next open's fault to report.
-    let _ = camera.set_state(gst::State::Null);
-    offered
-}
+    /// `frames` came and could not be delivered; `reason` completes the sentence "frames were lost: 3 …".
+    pub fn lost(&self, frames: u64, reason: &'static str) {
+        if self.is_over() {
+            return;
+        }
+        let counters = &self.stream.counters;
+        let mut progress = counters.progress();
+        progress.last_frame = Some(Instant::now());
+        progress.incomplete = true;
+        drop(progress);
+        counters.frames.fetch_add(frames, Ordering::Relaxed);
+        counters.dropped.fetch_add(frames, Ordering::Relaxed);
+        self.stream.drops.add(reason, frames);
+    }
 
-fn container(path: &Path) -> Result<Kind, MediaError> {
-    let fault = |source| MediaError::File { path: path.into(), source };
-    let mut start = [0; 8];
-    File::open(path).and_then(|mut file| file.read_exact(&mut start)).map_err(fault)?;
-    match start {
-        [_, _, _, _, b'f', b't', b'y', b'p'] => Ok(Kind::Mp4),
-        [0, 0, 1, ..] | [0, 0, 0, 1, ..] => Ok(Kind::Elementary),
-        _ => Err(fault(io::Error::new(io::ErrorKind::InvalidData, "neither MP4 nor an H.264 byte stream"))),
+    /// Where grey pictures go, about four a second, if anyone wants them. Optional: a source without raw pictures does not
+    /// call it, and built-in motion decodes keyframes instead. Whoever calls it delivers grey pictures in this session.
+    pub fn grey(&self) -> Option<GreySink> {
+        let grey = self.stream.grey.clone()?;
+        for gives_grey in [&self.gives_grey, &self.stream.counters.gives_grey] {
+            gives_grey.store(true, Ordering::Relaxed);
+        }
+        let over = self.over.clone();
+        Some(Arc::new(move |picture| {
+            if !over.is_raised() {
+                grey(picture);
+            }
+        }))
+    }
+
+    /// Whether anyone wants grey pictures.
+    pub fn wants_grey(&self) -> bool {
+        self.stream.grey.is_some()
+    }
+
+    /// Whether the source must return now.
+    pub fn is_over(&self) -> bool {
+        self.over.is_raised()
+    }
+
+    /// Waits, for `patience` at most. True: the session is over.
+    pub fn wait(&self, patience: Duration) -> bool {
+        self.over.wait(patience)
+    }
+
+    /// Ends it. Nothing it delivers has any effect after this.
+    pub(super) fn end(&self) {
+        let _under_way = self.stream.counters.progress();
+        self.over.raise();
     }
 }

@@ -1,8 +1,8 @@
-//! What media tells of itself: counters that the streaming threads raise without waiting, read at any time.
+//! The part of the status document that media fills in. The threads of media raise the counters behind it without waiting.
 
 use serde::{Deserialize, Serialize};
 
-/// How the camera's picture is doing.
+/// How media is doing.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MediaStatus {
     /// The stream.
@@ -12,11 +12,11 @@ pub struct MediaStatus {
     pub low: Option<StreamStatus>,
     /// Motion events since the start.
     pub motion_events: u64,
-    /// Lines of the motion socket that were no motion event, and events that came too fast to be taken.
+    /// Lines of the motion socket that were no motion event, and events that came while too many waited.
     pub motion_ignored: u64,
     /// Whether a clip is being recorded now.
     pub clip_running: bool,
-    /// Clips handed over whole.
+    /// Whole clips.
     pub clips_recorded: u64,
     /// Clips that a change of plan erased while they were being recorded.
     pub clips_erased: u64,
@@ -35,13 +35,13 @@ pub struct StreamStatus {
     pub width: u32,
     /// Pixels; 0 until the first frame.
     pub height: u32,
-    /// Frames the trunk has carried.
+    /// Frames that the source has delivered.
     pub frames: u64,
-    /// Frames that the tap lost: pushed out of its queue, or useless without one that was.
+    /// Those of them that were lost, or are useless because one before them was.
     pub dropped: u64,
     /// Milliseconds since the last frame; absent before the first.
     pub last_frame_age_ms: Option<u64>,
-    /// How often the trunk had to be built anew.
+    /// How often the source had to be started again.
     pub restarts: u64,
     /// What keeps the stream from running; absent while it runs.
     pub fault: Option<String>,

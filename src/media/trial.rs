@@ -1,4 +1,4 @@
-//! Tries a source before the service depends on it: waits for its first picture, and looks whether motion can be seen in it.
+//! Tries a source or the recording directory for `check-config`, before the service depends on them. Called by `cli`.
 
 use std::{
     fmt,
@@ -6,21 +6,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-use gstreamer as gst;
-
 use super::{
-    MediaError,
+    MediaError, backend, card,
+    drops::DropCounters,
     frame::Frame,
     h264,
-    losses::Losses,
-    motion::built_in::Sight,
     ring::{Next, Ring},
-    stop::Stop,
-    trunk::{Taps, Trunk, Which},
+    source::Stream,
+    stop_signal::StopSignal,
+    supervisor::{Machine, Role, Supervisor},
 };
-use crate::{conditions::Conditions, config::Source};
+use crate::{
+    conditions::Conditions,
+    config::{self, Source},
+};
 
-/// What may wait until it is looked at, bytes.
+/// How many bytes of frames may wait to be looked at.
 const WAITING_BYTES: usize = 6_000_000;
 
 /// The first picture of a source. Its [`fmt::Display`] says what it is: `1920x1080, H.264 High`.
@@ -43,37 +44,65 @@ impl FirstPicture {
     /// Whether `motion = "built-in"` can see this picture: the decoder that can.
     ///
     /// # Errors
-    /// None can; what each of them says.
+    /// No decoder can: what each of them says.
     pub fn try_motion(&self) -> Result<&'static str, String> {
-        let mut sight = Sight::new(Stop::default());
-        let looked = sight.look(&self.0).map(|(decoder, _)| decoder);
-        sight.put_away();
-        looked
+        let mut decoder = backend::decoder(StopSignal::default());
+        let decoded = decoder.decode(&self.0).map(|(name, _)| name);
+        decoder.release();
+        decoded
     }
 }
 
 /// Waits for the first picture of a source, for `within` at most.
 ///
 /// # Errors
-/// No picture came; what the source said.
+/// No picture came: what the source says.
 pub fn try_source(source: &Source, within: Duration) -> Result<FirstPicture, String> {
-    gst::init().map_err(|error| MediaError::Gstreamer { reason: error.to_string() }.to_string())?;
+    first_picture(source, within).unwrap_or_else(|error| Err(error.to_string()))
+}
+
+fn first_picture(source: &Source, within: Duration) -> Result<Result<FirstPicture, String>, MediaError> {
+    backend::built()?;
     let ring = Arc::new(Ring::new(Duration::ZERO, WAITING_BYTES));
-    let conditions = Conditions::default();
-    let taps = Taps { rings: vec![ring.clone()], grey: None };
-    let trunk = Trunk::start(Which::Main, source.clone(), taps, conditions.clone(), Losses::new(conditions));
-    let trunk = trunk.map_err(|error| error.to_string())?;
+    let (conditions, stop) = (Conditions::default(), StopSignal::default());
+    let supervisor = Supervisor {
+        role: Role::Main,
+        described: source.clone(),
+        source: backend::open(source)?,
+        stream: Arc::new(Stream::new(vec![ring.clone()], None, DropCounters::new(conditions.clone()))),
+        conditions,
+        stop: stop.clone(),
+        time: Machine,
+    };
+    let (supervised, _) = supervisor.start()?;
     let (began, mut position) = (Instant::now(), 0);
     let picture = loop {
         if let Next::Frame { frame, .. } = ring.next(&mut position, Duration::from_millis(50)) {
             break Ok(FirstPicture(frame));
         }
-        let fault = trunk.status().fault;
         // It is tried again meanwhile: a source that comes a moment later is as good.
         if began.elapsed() >= within {
+            let fault = supervised.status().fault;
             break Err(fault.unwrap_or_else(|| format!("no picture within {} s", within.as_secs())));
         }
     };
-    drop(trunk.stop());
-    picture
+    stop.raise();
+    Ok(picture)
+}
+
+/// Whether `motion = "built-in"` can see this source: raw pictures, or a decoder for its keyframes.
+///
+/// # Errors
+/// What is missing.
+pub fn built_in_available(source: &Source) -> Result<(), String> {
+    backend::built_in_available(source)
+}
+
+/// Whether recordings can be made in this directory now.
+///
+/// # Errors
+/// What stands in the way, and what to do about it.
+pub fn try_recording(config: &config::Recording) -> Result<(), (String, String)> {
+    backend::built().map_err(|error| (error.to_string(), "remove [recording]".to_owned()))?;
+    card::try_recording(config).map_err(|fault| (fault.to_string(), fault.advice()))
 }

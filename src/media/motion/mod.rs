@@ -1,8 +1,9 @@
-//! What starts a clip: a timer, another program's word, or the agent's own look at the picture.
+//! What starts a clip: a timer, a motion event from another program, or built-in motion detection. Detectors put events into a
+//! bounded queue, which the clip recorder empties.
 
 pub(super) mod built_in;
-mod every;
 pub(super) mod socket;
+mod timer;
 
 use std::{
     sync::{
@@ -16,7 +17,7 @@ use std::{
 
 use care_protocol::ClipKind;
 
-use super::{MediaError, stop::Stop};
+use super::{MediaError, stop_signal::StopSignal};
 use crate::{conditions::Conditions, config};
 
 /// Something happened in front of the camera, or a person asks for a clip.
@@ -26,7 +27,7 @@ pub(super) struct Event {
     pub at: Instant,
 }
 
-/// How many events may wait; while a clip is recorded they only make it longer.
+/// How many events may wait. While a clip is recorded they only make it longer.
 const WAITING: usize = 16;
 
 /// Where detectors put events. Never waits.
@@ -60,15 +61,15 @@ impl Events {
     }
 }
 
-/// Starts the detector that is no part of the pipeline, if it is one of those.
+/// Starts the detector if it is a thread of its own: built-in motion watches the pictures instead.
 pub(super) fn start(
     motion: &config::Motion,
     events: Events,
     conditions: Conditions,
-    stop: Stop,
+    stop: StopSignal,
 ) -> Result<Option<JoinHandle<()>>, MediaError> {
     match motion {
-        config::Motion::Every(period) => every::start(*period, events, stop).map(Some),
+        config::Motion::Every(period) => timer::start(*period, events, stop).map(Some),
         config::Motion::Socket(path) => socket::start(path, events, conditions, stop).map(Some),
         config::Motion::BuiltIn => Ok(None),
     }

@@ -1,6 +1,6 @@
-//! Motion as another program sees it: one JSON object a line on a unix socket that the agent's user and group may open.
-//! Whatever else comes in is counted and ignored; a line, and the number of writers, is bounded. A socket that cannot be made,
-//! or whose name has gone, is made later: at boot its directory may come after the agent.
+//! Motion events from another program: one JSON object a line, on a unix socket that the agent's user and group may open. The
+//! socket counts and ignores everything else, and bounds the length of a line and the number of writers. A socket that cannot be
+//! made, or whose name has been removed, is made later: at boot its directory may appear after the agent.
 
 use std::{
     io::{self, ErrorKind, Read},
@@ -15,31 +15,31 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::Events;
 use crate::{
+    backoff::{Backoff, Delays, Jitter},
     conditions::{Conditions, Kind},
-    media::{MediaError, stop::Stop},
+    media::{MediaError, stop_signal::StopSignal},
     unix_socket,
 };
 
 /// A line longer than this is no motion event.
 const LONGEST_LINE: usize = 1024;
 const MOST_WRITERS: usize = 8;
-/// How often the sockets are left to look whether to stop.
+/// How often the sockets are left to check the stop signal.
 const TICK: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
-/// Pauses between attempts to listen, doubling.
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// How often it is looked whether the name still is ours.
+/// Pauses between attempts to listen.
+const PAUSES: Delays = Delays::new(Duration::from_millis(500), Duration::from_secs(5), Jitter::None);
+/// How often the agent checks that the path still leads to its socket.
 const NAME_EVERY: Duration = Duration::from_secs(2);
 
-pub(super) fn start(path: &Path, events: Events, conditions: Conditions, stop: Stop) -> Result<JoinHandle<()>, MediaError> {
+pub(super) fn start(path: &Path, events: Events, conditions: Conditions, stop: StopSignal) -> Result<JoinHandle<()>, MediaError> {
     let mut server = Server { path: path.into(), writers: Vec::new(), events };
     let run = move || {
-        let mut pause = FIRST_PAUSE;
+        let mut backoff = Backoff::new(PAUSES);
         loop {
             match unix_socket::listen(&server.path, 0o660) {
                 Ok(listener) => {
                     conditions.clear(Kind::MotionSocket);
-                    pause = FIRST_PAUSE;
+                    backoff.reset();
                     server.run(&listener, &stop);
                 }
                 Err(error) => {
@@ -47,10 +47,9 @@ pub(super) fn start(path: &Path, events: Events, conditions: Conditions, stop: S
                     conditions.raise_advising(Kind::MotionSocket, sentence, advice(&error));
                 }
             }
-            if stop.within(pause) {
+            if stop.wait(backoff.next_delay()) {
                 return;
             }
-            pause = (pause * 2).min(LONGEST_PAUSE);
         }
     };
     thread::Builder::new().name("media-motion".into()).spawn(run).map_err(MediaError::Thread)
@@ -76,33 +75,33 @@ struct Server {
 struct Writer {
     stream: UnixStream,
     line: Vec<u8>,
-    /// In the middle of a line that is too long.
+    /// In the middle of a line that is too long: ignored up to its end.
     skipping: bool,
 }
 
 impl Server {
-    /// Until it is time to stop, or nobody could connect any more because the name has gone.
-    fn run(&mut self, listener: &UnixListener, stop: &Stop) {
-        let name = unix_socket::identity(&self.path);
-        let mut looked = Instant::now();
-        while !stop.is_now() {
+    /// Serves until it is told to stop, or the path no longer leads to the socket.
+    fn run(&mut self, listener: &UnixListener, stop: &StopSignal) {
+        let ours = unix_socket::identity(&self.path);
+        let mut checked = Instant::now();
+        while !stop.is_raised() {
             let mut ready: Vec<PollFd<'_>> = vec![PollFd::new(listener, PollFlags::IN)];
             ready.extend(self.writers.iter().map(|writer| PollFd::new(&writer.stream, PollFlags::IN)));
-            if poll(&mut ready, Some(&TICK)).is_err() && stop.within(Duration::from_millis(200)) {
+            if poll(&mut ready, Some(&TICK)).is_err() && stop.wait(Duration::from_millis(200)) {
                 break;
             }
             self.accept(listener);
             let events = &self.events;
             self.writers.retain_mut(|writer| writer.read(events));
-            if looked.elapsed() >= NAME_EVERY {
-                looked = Instant::now();
-                if unix_socket::identity(&self.path) != name {
+            if checked.elapsed() >= NAME_EVERY {
+                checked = Instant::now();
+                if unix_socket::identity(&self.path) != ours {
                     return;
                 }
             }
         }
-        if unix_socket::identity(&self.path) == name {
-            // Gone already is as good.
+        if unix_socket::identity(&self.path) == ours {
+            // Removed already is as good.
             let _ = std::fs::remove_file(&self.path);
         }
     }
@@ -119,7 +118,7 @@ impl Server {
 }
 
 impl Writer {
-    /// Takes what is there, at most one buffer, so that no writer keeps the others waiting. False: it has gone.
+    /// Reads what is there, at most one buffer, so that no writer keeps the others waiting. False: the writer has gone.
     fn read(&mut self, events: &Events) -> bool {
         let mut piece = [0; 4096];
         let length = match self.stream.read(&mut piece) {
@@ -131,7 +130,7 @@ impl Writer {
             match byte {
                 b'\n' => {
                     if !std::mem::take(&mut self.skipping) {
-                        judge(&self.line, events);
+                        handle(&self.line, events);
                     }
                     self.line.clear();
                 }
@@ -147,28 +146,28 @@ impl Writer {
     }
 }
 
-fn judge(line: &[u8], events: &Events) {
+fn handle(line: &[u8], events: &Events) {
     match serde_json::from_slice::<MotionEvent>(line) {
         Ok(told) if told.event == "motion" && (0.0..=1.0).contains(&told.score) => events.raise(ClipKind::Motion),
         _ => events.ignore(),
     }
 }
 
-/// A writer that sends these bytes and goes, for `fuzzing`.
+/// Feeds these bytes to a writer's connection, for `fuzzing`.
 #[cfg(any(test, feature = "fuzzing"))]
-pub(crate) fn motion_from_a_stranger(input: &[u8]) -> crate::fuzzing::Verdict {
+pub(crate) fn motion_socket_input(input: &[u8]) -> crate::fuzzing::Verdict {
     use std::{io::Write, sync::atomic::Ordering};
 
-    let (mut stranger, ours) = UnixStream::pair().expect("a pair of sockets");
+    let (mut foreign, ours) = UnixStream::pair().expect("a pair of sockets");
     ours.set_nonblocking(true).expect("a socket that does not block");
     let (events, queue) = Events::new();
     let mut writer = Writer { stream: ours, line: Vec::new(), skipping: false };
     for piece in input.chunks(1500) {
-        stranger.write_all(piece).expect("room for a piece");
+        foreign.write_all(piece).expect("room for a piece");
         assert!(writer.read(&events), "the writer is still there");
         assert!(writer.line.len() <= LONGEST_LINE);
     }
-    drop(stranger);
+    drop(foreign);
     assert!(!writer.read(&events), "the writer has gone");
     let (raised, ignored) = (events.counts.events.load(Ordering::Relaxed), events.counts.ignored.load(Ordering::Relaxed));
     let lines = input.iter().filter(|byte| **byte == b'\n').count() as u64;
@@ -195,7 +194,7 @@ mod tests {
         false
     }
 
-    /// A writer, as soon as somebody listens.
+    /// A writer, as soon as the agent listens.
     fn connected(path: &Path) -> UnixStream {
         let began = Instant::now();
         loop {
@@ -208,11 +207,11 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_that_comes_later_and_a_name_that_is_taken_away_are_listened_at_all_the_same() {
+    fn the_socket_is_made_when_its_directory_appears_and_made_again_when_its_path_is_gone() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("later/motion.sock");
         let (events, _queue) = Events::new();
-        let (counts, conditions, stop) = (events.counts.clone(), Conditions::default(), Stop::default());
+        let (counts, conditions, stop) = (events.counts.clone(), Conditions::default(), StopSignal::default());
         let thread = start(&path, events, conditions.clone(), stop.clone()).unwrap();
         let said = || format!("{conditions:?}").contains("motion_socket");
         assert!(eventually(said));
@@ -227,17 +226,17 @@ mod tests {
         for writer in [&mut early, &mut late] {
             writer.write_all(b"{\"event\":\"motion\",\"score\":0.8}\n").unwrap();
         }
-        assert!(eventually(|| counts.events.load(Ordering::Relaxed) == 2), "who has connected stays connected: {counts:?}");
-        stop.now();
+        assert!(eventually(|| counts.events.load(Ordering::Relaxed) == 2), "a connection outlives the path: {counts:?}");
+        stop.raise();
         thread.join().unwrap();
     }
 
     #[test]
-    fn takes_motion_and_counts_everything_else() {
+    fn motion_events_are_raised_and_everything_else_is_counted() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("motion.sock");
         let (events, queue) = Events::new();
-        let (counts, stop) = (events.counts.clone(), Stop::default());
+        let (counts, stop) = (events.counts.clone(), StopSignal::default());
         let thread = start(&path, events, Conditions::default(), stop.clone()).unwrap();
         let mut writer = connected(&path);
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
@@ -250,21 +249,21 @@ mod tests {
         assert_eq!(counts.ignored.load(Ordering::Relaxed), 5);
         assert_eq!(queue.try_iter().count(), 3);
 
-        stop.now();
+        stop.raise();
         thread.join().unwrap();
         assert!(!path.exists());
     }
 
     #[test]
-    fn too_many_writers_are_turned_away() {
+    fn writers_beyond_the_limit_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("motion.sock");
         let (events, _queue) = Events::new();
-        let (counts, stop) = (events.counts.clone(), Stop::default());
+        let (counts, stop) = (events.counts.clone(), StopSignal::default());
         let thread = start(&path, events, Conditions::default(), stop.clone()).unwrap();
         let _writers: Vec<UnixStream> = (0..MOST_WRITERS + 2).map(|_| connected(&path)).collect();
         assert!(eventually(|| counts.ignored.load(Ordering::Relaxed) == 2), "{counts:?}");
-        stop.now();
+        stop.raise();
         thread.join().unwrap();
     }
 }

@@ -1,5 +1,5 @@
-//! Burns the time into the test source's picture, so that a person, or a test, sees when each frame was taken. Drawn by hand:
-//! GStreamer's overlays need Pango, which is larger than the agent and on no camera.
+//! Draws the time into the picture of the test source, so that a person or a test sees when each frame was taken. GStreamer's
+//! own overlays need Pango, which is larger than the agent and on no camera.
 
 use gstreamer::{self as gst, prelude::*};
 
@@ -11,7 +11,7 @@ const LEFT: usize = 16;
 const TOP: usize = 16;
 
 /// Draws the wall clock, UTC, into every buffer that leaves the element named `picture` (I420, 640 wide).
-pub(super) fn burn_in_the_time(pipeline: &gst::Pipeline) {
+pub(super) fn add(pipeline: &gst::Pipeline) {
     let Some(pad) = pipeline.by_name("picture").and_then(|element| element.static_pad("src")) else { return };
     pad.add_probe(gst::PadProbeType::BUFFER, |_, info| {
         if let Some(buffer) = info.buffer_mut() {

@@ -1,0 +1,157 @@
+//! Decodes single keyframes into small grey pictures, for built-in motion, with whichever decoder GStreamer has. Between two
+//! keyframes the pipeline rests in READY.
+
+use std::time::{Duration, Instant};
+
+use gst::prelude::*;
+use gstreamer as gst;
+use gstreamer_app as gst_app;
+
+use super::{pipeline, shut_down};
+use crate::media::{
+    MediaError,
+    frame::{Format, Frame},
+    h264,
+    motion::built_in::GreyDecoder,
+    source::{GREY_HEIGHT, GREY_WIDTH},
+    stop_signal::StopSignal,
+};
+
+/// How long a decoder may take for one keyframe.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// The one that uses the least memory first.
+pub(super) const DECODERS: [&str; 3] = ["openh264dec", "v4l2h264dec", LIBAV];
+const LIBAV: &str = "avdec_h264";
+
+/// The elements that are missing to make pictures small and grey, if any.
+pub(super) fn cannot_shrink() -> Option<String> {
+    let missing: Vec<&str> =
+        ["videoscale", "videoconvert", "videorate"].into_iter().filter(|name| gst::ElementFactory::find(name).is_none()).collect();
+    (!missing.is_empty()).then(|| format!("GStreamer's {} is not installed", missing.join(" and ")))
+}
+
+/// Tries the decoders in turn and stays with the one that works.
+pub(super) struct Decoders {
+    current: Option<Decoder>,
+    stop: StopSignal,
+}
+
+impl Decoders {
+    pub fn new(stop: StopSignal) -> Self {
+        Self { current: None, stop }
+    }
+
+    fn decode_with(&mut self, name: &'static str, frame: &Frame) -> Result<Vec<u8>, String> {
+        let decoder = match self.current.take() {
+            Some(decoder) if decoder.name == name => decoder,
+            _ => Decoder::new(name).map_err(|error| error.to_string())?,
+        };
+        let decoder = self.current.insert(decoder);
+        let decoded = decoder.decode(frame, &self.stop);
+        decoder.pipeline.set_state(gst::State::Ready).map_err(|_| "the decoder cannot be put away")?;
+        decoded
+    }
+}
+
+impl GreyDecoder for Decoders {
+    fn decode(&mut self, keyframe: &Frame) -> Result<(&'static str, Vec<u8>), String> {
+        let before = self.current.as_ref().map(|decoder| decoder.name);
+        let mut faults = Vec::new();
+        let found = DECODERS.iter().copied().filter(|name| gst::ElementFactory::find(name).is_some() && Some(*name) != before);
+        for name in before.into_iter().chain(found) {
+            if self.stop.is_raised() {
+                break;
+            }
+            match self.decode_with(name, keyframe) {
+                Ok(picture) => return Ok((name, picture)),
+                Err(fault) => {
+                    self.release();
+                    faults.push(format!("{name}: {fault}"));
+                }
+            }
+        }
+        if let Some(missing) = cannot_shrink() {
+            return Err(format!("motion cannot be seen: {missing}"));
+        }
+        let Format { width, height, avcc } = &*keyframe.format;
+        let stream = format!("{width}x{height} {}", h264::describe(avcc));
+        Err(match faults[..] {
+            [] => format!("motion cannot be seen in this stream ({stream}): no decoder is installed, neither {}", DECODERS.join(" nor ")),
+            _ => format!("motion cannot be seen in this stream ({stream}), which no decoder here can read: {}", faults.join("; ")),
+        })
+    }
+
+    fn refresh(&mut self) {
+        // A registry that cannot be updated has the decoders it had.
+        let _ = gst::Registry::update();
+    }
+
+    fn release(&mut self) {
+        let Some(decoder) = self.current.take() else { return };
+        if !shut_down(decoder.pipeline, Duration::from_secs(2)) {
+            tracing::error!(decoder = decoder.name, "decoder did not stop in time and was left behind");
+        }
+    }
+}
+
+struct Decoder {
+    name: &'static str,
+    pipeline: gst::Pipeline,
+    feed: gst_app::AppSrc,
+    grey: gst_app::AppSink,
+}
+
+impl Decoder {
+    fn new(name: &'static str) -> Result<Self, MediaError> {
+        let threads = if name == LIBAV { " max-threads=1" } else { "" };
+        let launch = format!(
+            "appsrc name=feed format=time ! h264parse ! {name}{threads} ! videoscale add-borders=false \
+             ! videoconvert ! video/x-raw,format=GRAY8,width={GREY_WIDTH},height={GREY_HEIGHT} \
+             ! appsink name=grey sync=false async=false enable-last-sample=false"
+        );
+        let failed = |reason: &str| MediaError::Pipeline { reason: reason.to_owned() };
+        let pipeline = gst::parse::launch(&launch).map_err(|error| failed(error.message()))?;
+        let pipeline = pipeline.downcast::<gst::Pipeline>().map_err(|_| failed("not a pipeline"))?;
+        let feed = pipeline.by_name("feed").and_then(|e| e.downcast::<gst_app::AppSrc>().ok()).ok_or_else(|| failed("no appsrc"))?;
+        let grey = pipeline.by_name("grey").and_then(|e| e.downcast::<gst_app::AppSink>().ok()).ok_or_else(|| failed("no appsink"))?;
+        Ok(Self { name, pipeline, feed, grey })
+    }
+
+    /// The frame as a small grey picture.
+    fn decode(&self, frame: &Frame, stop: &StopSignal) -> Result<Vec<u8>, String> {
+        let bus = self.pipeline.bus().ok_or("the decoder has no bus")?;
+        bus.set_flushing(true);
+        bus.set_flushing(false);
+        self.pipeline.set_state(gst::State::Playing).map_err(|_| "the decoder does not start")?;
+        // Twice: openh264dec gives a picture out only when the next one comes in.
+        let again = Frame { pts: frame.pts + Duration::from_millis(1), ..frame.clone() };
+        let taken = self.feed.push_sample(&sample(frame)).and_then(|_| self.feed.push_sample(&sample(&again)));
+        // And the end, for libav: it gives a picture out only when it knows that none is shown before it.
+        let ended = taken.and_then(|taken| if self.name == LIBAV { self.feed.end_of_stream() } else { Ok(taken) });
+        ended.map_err(|_| "the decoder takes no frame")?;
+        let began = Instant::now();
+        while began.elapsed() < PATIENCE && !stop.is_raised() {
+            if let Some(sample) = self.grey.try_pull_sample(gst::ClockTime::from_mseconds(50)) {
+                let picture = sample.buffer().and_then(|buffer| Some(buffer.map_readable().ok()?.to_vec()));
+                return picture.ok_or_else(|| "the decoder gives an empty picture".into());
+            }
+            if let Some(message) = bus.pop_filtered(&[gst::MessageType::Error]) {
+                return Err(pipeline::reason(&message));
+            }
+        }
+        Err("it gives no picture".into())
+    }
+}
+
+fn sample(frame: &Frame) -> gst::Sample {
+    let caps = gst::Caps::builder("video/x-h264")
+        .field("stream-format", "avc")
+        .field("alignment", "au")
+        .field("codec_data", gst::Buffer::from_slice(frame.format.avcc.clone()))
+        .field("width", i32::from(frame.format.width))
+        .field("height", i32::from(frame.format.height))
+        .build();
+    let mut buffer = gst::Buffer::from_slice(frame.data.clone());
+    buffer.make_mut().set_pts(gst::ClockTime::try_from(frame.pts).ok());
+    gst::Sample::builder().buffer(&buffer).caps(&caps).build()
+}

@@ -1,0 +1,194 @@
+//! Each kind of source as a GStreamer description that ends in H.264, with raw pictures for motion where the source has them.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::Path,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use gstreamer::{self as gst, prelude::*};
+
+use crate::{config::Source, media::MediaError};
+
+/// What a pipeline is built of.
+#[derive(Debug)]
+pub(super) struct Description {
+    /// Elements up to and including the encoder, if there is one. Raw video passes a tee named `raw`.
+    pub launch: String,
+    pub kind: Kind,
+}
+
+/// What a pipeline has to do for its source beyond playing it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A capture device, or whatever was described.
+    Live,
+    /// Draws the time into the picture.
+    Test,
+    /// Goes back to the beginning at the end.
+    Mp4,
+    /// The same, fed and timed by the agent: an elementary stream has no timestamps.
+    Elementary,
+    /// Video only, of all the streams the server offers.
+    Rtsp,
+}
+
+/// In order of preference: name, and description for about 1 Mbit/s and a keyframe every second or two.
+const ENCODERS: [(&str, &str); 3] = [
+    ("v4l2h264enc", "v4l2h264enc extra-controls=controls,video_bitrate=1000000,h264_i_frame_period=15"),
+    ("openh264enc", "openh264enc bitrate=1000000 gop-size=15 complexity=low"),
+    ("x264enc", "x264enc bitrate=1000 key-int-max=15 speed-preset=ultrafast tune=zerolatency"),
+];
+
+impl Description {
+    pub fn of(source: &Source) -> Result<Self, MediaError> {
+        let (launch, kind) = match source {
+            Source::Test => {
+                let raw = "videotestsrc name=source is-live=true pattern=smpte horizontal-speed=3 \
+                           ! video/x-raw,format=I420,width=640,height=360,framerate=15/1 ! identity name=picture";
+                (encoded(raw, &ENCODERS[1..])?, Kind::Test)
+            }
+            Source::V4l2(_) => {
+                if offers_h264(source) {
+                    ("v4l2src name=source ! video/x-h264".into(), Kind::Live)
+                } else {
+                    let raw = "v4l2src name=source ! video/x-raw,width=[1,1280],height=[1,720],framerate=[1/1,30/1] ! videoconvert";
+                    (encoded(raw, &ENCODERS)?, Kind::Live)
+                }
+            }
+            Source::Rtsp(_) => {
+                let rtsp = "rtspsrc name=source protocols=tcp latency=100 tcp-timeout=5000000 ! rtph264depay";
+                (rtsp.into(), Kind::Rtsp)
+            }
+            Source::File(path) => match container(path)? {
+                Kind::Elementary => {
+                    ("appsrc name=source format=time max-bytes=65536 ! h264parse name=timed ! clocksync".into(), Kind::Elementary)
+                }
+                kind => ("filesrc name=source ! qtdemux name=tracks ! h264parse name=looped ! clocksync".into(), kind),
+            },
+            Source::Launch(description) => (description.expose().to_owned(), Kind::Live),
+        };
+        Ok(Self { launch, kind })
+    }
+
+    /// Whether raw pictures pass through the pipeline.
+    pub fn has_raw(&self) -> bool {
+        self.launch.contains("tee name=raw")
+    }
+}
+
+/// Sets the address of the source element: as a property, so that nothing in it is parsed as part of a description.
+pub(super) fn set_address(source: &Source, pipeline: &gst::Pipeline) {
+    let Some(element) = pipeline.by_name("source") else { return };
+    match source {
+        Source::V4l2(path) => element.set_property("device", path.to_string_lossy().as_ref()),
+        Source::Rtsp(url) => {
+            element.set_property("location", url.expose());
+            let offered = Arc::new(Offered::default());
+            let seen = offered.clone();
+            element.connect("select-stream", false, move |values| {
+                let caps = values.get(2).and_then(|value| value.get::<gst::Caps>().ok());
+                let of = |name| caps.as_ref().and_then(|caps| caps.structure(0)?.get::<String>(name).ok());
+                let video = of("media").as_deref() == Some("video");
+                if video {
+                    seen.note(of("encoding-name").as_deref());
+                }
+                Some(video.to_value())
+            });
+            // Before the first packet: the element's own error about a stream that it cannot decode would be "internal".
+            element.connect("no-more-pads", false, move |values| {
+                let element = values.first()?.get::<gst::Element>().ok()?;
+                offered.check(&element);
+                None
+            });
+        }
+        Source::File(path) if element.has_property("location") => {
+            element.set_property("location", path.to_string_lossy().as_ref());
+            if let Some(tracks) = pipeline.by_name("tracks") {
+                let offered = Arc::new(Offered::default());
+                let seen = offered.clone();
+                tracks.connect_pad_added(move |_, pad| {
+                    let caps = pad.current_caps();
+                    let kind = caps.as_ref().and_then(|caps| Some(caps.structure(0)?.name().to_string()));
+                    if let Some(kind) = kind.filter(|kind| kind.starts_with("video/")) {
+                        seen.note(Some(&kind));
+                    }
+                });
+                tracks.connect_no_more_pads(move |tracks| offered.check(tracks));
+            }
+        }
+        Source::Test | Source::File(_) | Source::Launch(_) => {}
+    }
+}
+
+/// The video streams that a source offers.
+#[derive(Default)]
+struct Offered {
+    h264: AtomicBool,
+    /// Another codec, by its common name.
+    other: Mutex<Option<String>>,
+}
+
+impl Offered {
+    /// Notes a stream of this RTP encoding or media type.
+    fn note(&self, encoding: Option<&str>) {
+        let other = match encoding {
+            None | Some("H264" | "video/x-h264") => {
+                self.h264.store(true, Ordering::Relaxed);
+                return;
+            }
+            Some("H265" | "video/x-h265") => "H.265 (HEVC)",
+            Some("JPEG" | "image/jpeg") => "MJPEG",
+            Some("MP4V-ES" | "video/mpeg") => "MPEG-4 Part 2",
+            Some(other) => other,
+        };
+        *self.other.lock().unwrap_or_else(PoisonError::into_inner) = Some(other.to_owned());
+    }
+
+    /// Posts an error on the bus of the pipeline if none of them is H.264.
+    fn check(&self, element: &gst::Element) {
+        let other = self.other.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(other) = other.filter(|_| !self.h264.load(Ordering::Relaxed)) {
+            gst::element_error!(
+                element,
+                gst::StreamError::WrongType,
+                ("the camera sends {other}, and the agent needs H.264: set the camera to H.264")
+            );
+        }
+    }
+}
+
+fn encoded(raw: &str, encoders: &[(&str, &str)]) -> Result<String, MediaError> {
+    let found = encoders.iter().find(|(name, _)| gst::ElementFactory::find(name).is_some());
+    let (_, encoder) = found.ok_or(MediaError::NoEncoder)?;
+    Ok(format!("{raw} ! tee name=raw ! queue max-size-buffers=2 max-size-bytes=0 max-size-time=0 ! {encoder}"))
+}
+
+/// Whether a camera encodes H.264 itself, which it says once its device is open.
+fn offers_h264(source: &Source) -> bool {
+    let Source::V4l2(path) = source else { return false };
+    let Ok(camera) = gst::ElementFactory::make("v4l2src").property("device", path.to_string_lossy().as_ref()).build() else {
+        return false;
+    };
+    let opened = camera.set_state(gst::State::Ready).is_ok();
+    let h264 = gst::Caps::builder("video/x-h264").build();
+    let offered = opened && camera.static_pad("src").is_some_and(|pad| pad.query_caps(None).can_intersect(&h264));
+    // If the device does not close, the next open fails and reports it.
+    let _ = camera.set_state(gst::State::Null);
+    offered
+}
+
+fn container(path: &Path) -> Result<Kind, MediaError> {
+    let fault = |source| MediaError::File { path: path.into(), source };
+    let mut start = [0; 8];
+    File::open(path).and_then(|mut file| file.read_exact(&mut start)).map_err(fault)?;
+    match start {
+        [_, _, _, _, b'f', b't', b'y', b'p'] => Ok(Kind::Mp4),
+        [0, 0, 1, ..] | [0, 0, 0, 1, ..] => Ok(Kind::Elementary),
+        _ => Err(fault(io::Error::new(io::ErrorKind::InvalidData, "neither MP4 nor an H.264 byte stream"))),
+    }
+}

@@ -1,0 +1,76 @@
+//! GStreamer as a source of frames: every kind of `[media] source`, as a pipeline. It is the only part of media that knows
+//! GStreamer, and is compiled with the feature `gstreamer` alone; `without_gstreamer` stands in its place otherwise.
+
+mod decoder;
+mod description;
+mod looping;
+mod pipeline;
+mod source;
+#[cfg(test)]
+mod tests;
+mod time_overlay;
+
+use std::{
+    sync::{Arc, mpsc},
+    thread,
+    time::Duration,
+};
+
+use gst::prelude::*;
+use gstreamer as gst;
+
+use super::{MediaError, motion::built_in::GreyDecoder, source::FrameSource, stop_signal::StopSignal};
+use crate::config::Source;
+use decoder::{DECODERS, Decoders};
+use description::Description;
+
+/// Whether this build has sources of frames: yes.
+pub(super) fn built() -> Result<(), MediaError> {
+    Ok(())
+}
+
+/// Starts GStreamer. The first time it looks for plugins, which can take seconds.
+fn init() -> Result<(), MediaError> {
+    gst::init().map_err(|error| MediaError::Gstreamer { reason: error.to_string() })
+}
+
+/// The source of frames for a source in the configuration. It need not be there yet.
+///
+/// # Errors
+/// GStreamer does not start.
+pub(super) fn open(source: &Source) -> Result<Arc<dyn FrameSource>, MediaError> {
+    init()?;
+    Ok(Arc::new(source::GstreamerSource::new(source.clone())))
+}
+
+/// Decodes keyframes for built-in motion.
+pub(super) fn decoder(stop: StopSignal) -> Box<dyn GreyDecoder> {
+    Box::new(Decoders::new(stop))
+}
+
+/// Whether `motion = "built-in"` can see this source: raw pictures, or a decoder for its keyframes.
+///
+/// # Errors
+/// What is missing.
+pub(super) fn built_in_available(source: &Source) -> Result<(), String> {
+    init().map_err(|error| error.to_string())?;
+    let missing = |names: &[&str]| names.iter().all(|name| gst::ElementFactory::find(name).is_none());
+    if missing(&["videoscale"]) || missing(&["videoconvert"]) {
+        return Err("built-in motion needs GStreamer's videoscale and videoconvert (plugins-base)".into());
+    }
+    let raw = matches!(source, Source::Test) || matches!(source, Source::V4l2(_)) && Description::of(source).is_ok_and(|d| d.has_raw());
+    if !raw && missing(&DECODERS) {
+        return Err(format!("built-in motion needs an H.264 decoder for this source: one of {}", DECODERS.join(", ")));
+    }
+    Ok(())
+}
+
+/// Takes a pipeline to NULL on a thread of its own, because an element may hang in there. False: it hangs and is left behind.
+fn shut_down(pipeline: gst::Pipeline, deadline: Duration) -> bool {
+    let (done, finished) = mpsc::sync_channel(1);
+    let spawned = thread::Builder::new().name("media-down".into()).spawn(move || {
+        let _ = pipeline.set_state(gst::State::Null);
+        let _ = done.send(());
+    });
+    spawned.is_ok() && finished.recv_timeout(deadline).is_ok()
+}

@@ -1,0 +1,195 @@
+//! A source of frames whose every session a test scripts. Its pictures are real H.264, so that ffmpeg can judge what becomes of
+//! them.
+
+use std::{collections::VecDeque, sync::LazyLock};
+
+use super::*;
+
+/// Frames a second.
+pub(super) const FPS: u32 = 15;
+
+/// What a session does.
+#[derive(Debug, Clone)]
+pub(super) enum Script {
+    /// Delivers frames in real time, this many, a keyframe each second; then ends. `u32::MAX`: does not end.
+    Live(u32),
+    /// The same as fast as it can: a source whose clock runs ahead.
+    Burst(u32),
+    /// Delivers its first keyframe when it is asked for one, and goes on in real time.
+    OnRequest,
+    /// Fails at once.
+    Fail(SourceError),
+    /// Delivers this many frames and then no more, and returns when its session is over.
+    Freeze(u32),
+    /// Delivers nothing, and returns when its session is over.
+    Silent,
+    /// Delivers nothing and does not return.
+    Hang,
+    /// Delivers frames; between the first and the second of these numbers they are lost.
+    Gap(u32, u32),
+    /// Delivers frames and grey pictures with a thing that moves.
+    Grey,
+}
+
+/// Plays its sessions in order; then the last one again and again.
+pub(super) struct Scripted {
+    size: &'static str,
+    script: Mutex<VecDeque<Script>>,
+    pub sessions: AtomicUsize,
+    pub keyframe_requests: AtomicUsize,
+}
+
+impl Scripted {
+    pub fn new(script: impl IntoIterator<Item = Script>) -> Self {
+        Self {
+            size: "640x360",
+            script: Mutex::new(script.into_iter().collect()),
+            sessions: AtomicUsize::new(0),
+            keyframe_requests: AtomicUsize::new(0),
+        }
+    }
+
+    /// One that films for as long as it is asked to.
+    pub fn live() -> Self {
+        Self::new([Script::Live(u32::MAX)])
+    }
+
+    pub fn sized(self, size: &'static str) -> Self {
+        Self { size, ..self }
+    }
+
+    fn next_session(&self) -> Script {
+        self.sessions.fetch_add(1, Ordering::Relaxed);
+        let mut script = self.script.lock().unwrap();
+        if script.len() > 1 { script.pop_front().unwrap() } else { script[0].clone() }
+    }
+
+    fn film(&self, session: &Session, frames: u32, step: impl Fn(u32) -> Duration, lost: std::ops::Range<u32>) {
+        let film = film(self.size);
+        let began = Instant::now();
+        for (n, taken) in (0..frames).zip(film.iter().cycle()) {
+            let due = began + step(n);
+            if session.wait(due.saturating_duration_since(Instant::now())) {
+                return;
+            }
+            if lost.contains(&n) {
+                session.lost(1, "in the script");
+            } else {
+                session.frame(Frame { pts: Duration::from_secs(1) * n / FPS, taken: Instant::now(), ..taken.clone() });
+            }
+        }
+    }
+}
+
+impl FrameSource for Scripted {
+    fn run(&self, session: &Session) -> Result<(), SourceError> {
+        let real_time = |n| Duration::from_secs(1) * n / FPS;
+        match self.next_session() {
+            Script::Live(frames) => self.film(session, frames, real_time, 0..0),
+            Script::Burst(frames) => self.film(session, frames, |_| Duration::ZERO, 0..0),
+            Script::Gap(from, to) => self.film(session, u32::MAX, real_time, from..to),
+            Script::OnRequest => {
+                while self.keyframe_requests.load(Ordering::Relaxed) == 0 {
+                    if session.wait(Duration::from_millis(5)) {
+                        return Ok(());
+                    }
+                }
+                self.film(session, u32::MAX, real_time, 0..0);
+            }
+            Script::Fail(error) => return Err(error),
+            Script::Freeze(frames) => {
+                self.film(session, frames, |_| Duration::ZERO, 0..0);
+                while !session.wait(PATIENCE) {}
+            }
+            Script::Silent => while !session.wait(PATIENCE) {},
+            Script::Hang => loop {
+                thread::park();
+            },
+            Script::Grey => {
+                let grey = session.grey().expect("grey pictures are wanted");
+                let film = film(self.size);
+                for n in 0.. {
+                    let mut picture = vec![90; GREY_WIDTH * GREY_HEIGHT];
+                    let block = n as usize * 2 % (GREY_WIDTH - 8);
+                    (10..18).for_each(|row| picture[row * GREY_WIDTH + block..][..8].fill(220));
+                    grey(&picture);
+                    session.frame(Frame { pts: real_time(n), taken: Instant::now(), ..film[n as usize % film.len()].clone() });
+                    if session.wait(Duration::from_secs(1) / FPS) {
+                        break;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn request_keyframe(&self) {
+        self.keyframe_requests.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Two seconds of a moving picture, a keyframe each second.
+pub(super) fn film(size: &str) -> &'static [Frame] {
+    static LARGE: LazyLock<Vec<Frame>> = LazyLock::new(|| encode("640x360"));
+    static SMALL: LazyLock<Vec<Frame>> = LazyLock::new(|| encode("320x180"));
+    match size {
+        "640x360" => &LARGE,
+        "320x180" => &SMALL,
+        _ => panic!("no film of {size}"),
+    }
+}
+
+/// Encodes a film with ffmpeg: H.264 with access unit delimiters, cut at these.
+fn encode(size: &str) -> Vec<Frame> {
+    let picture = format!("testsrc=size={size}:rate={FPS}:duration=2");
+    let encoder = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-g", "15", "-bf", "0", "-b:v", "1M", "-aud", "1", "-f", "h264", "-"];
+    let made = Command::new("ffmpeg").args(["-v", "error", "-f", "lavfi", "-i", &picture]).args(encoder).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let (width, height) = size.split_once('x').unwrap();
+    let (width, height) = (width.parse().unwrap(), height.parse().unwrap());
+
+    let mut units: Vec<Vec<&[u8]>> = Vec::new();
+    for nal in nal_units(&made.stdout) {
+        if nal[0] & 31 == 9 {
+            units.push(Vec::new());
+        }
+        units.last_mut().unwrap().push(nal);
+    }
+    let parameter_set = |kind: u8| units[0].iter().find(|nal| nal[0] & 31 == kind).unwrap();
+    let (sps, pps) = (parameter_set(7), parameter_set(8));
+    let mut avcc = vec![1, sps[1], sps[2], sps[3], 0xFF, 0xE1];
+    avcc.extend_from_slice(&u16::try_from(sps.len()).unwrap().to_be_bytes());
+    avcc.extend_from_slice(sps);
+    avcc.push(1);
+    avcc.extend_from_slice(&u16::try_from(pps.len()).unwrap().to_be_bytes());
+    avcc.extend_from_slice(pps);
+    let format = Arc::new(Format { width, height, avcc: avcc.into() });
+
+    let frame = |unit: &Vec<&[u8]>| {
+        let mut data = Vec::new();
+        for nal in unit.iter().filter(|nal| matches!(nal[0] & 31, 1 | 5)) {
+            data.extend_from_slice(&u32::try_from(nal.len()).unwrap().to_be_bytes());
+            data.extend_from_slice(nal);
+        }
+        let key = unit.iter().any(|nal| nal[0] & 31 == 5);
+        Frame { pts: Duration::ZERO, key, taken: Instant::now(), data: data.into(), format: format.clone() }
+    };
+    let frames: Vec<Frame> = units.iter().map(frame).collect();
+    assert_eq!(frames.len(), 30);
+    frames
+}
+
+/// The NAL units between start codes (ITU-T H.264, annex B).
+fn nal_units(stream: &[u8]) -> Vec<&[u8]> {
+    let starts: Vec<usize> = (3..stream.len()).filter(|&at| stream[at - 3..at] == [0, 0, 1]).collect();
+    let ends = starts.iter().skip(1).map(|start| start - 3).chain([stream.len()]);
+    starts
+        .iter()
+        .zip(ends)
+        .map(|(&start, end)| {
+            let nal = &stream[start..end];
+            // The zero byte of a start code of four.
+            nal.strip_suffix(&[0]).unwrap_or(nal)
+        })
+        .collect()
+}

@@ -1,0 +1,38 @@
+//! A build without GStreamer: the functions of `gstreamer`, each of which refuses.
+
+use std::sync::Arc;
+
+use super::{MediaError, frame::Frame, motion::built_in::GreyDecoder, source::FrameSource, stop_signal::StopSignal};
+use crate::config::Source;
+
+/// Always [`MediaError::NotBuilt`].
+pub(super) fn built() -> Result<(), MediaError> {
+    Err(MediaError::NotBuilt)
+}
+
+/// Always [`MediaError::NotBuilt`].
+pub(super) fn open(_: &Source) -> Result<Arc<dyn FrameSource>, MediaError> {
+    Err(MediaError::NotBuilt)
+}
+
+/// One that decodes nothing.
+pub(super) fn decoder(_: StopSignal) -> Box<dyn GreyDecoder> {
+    Box::new(NoDecoder)
+}
+
+/// Always [`MediaError::NotBuilt`], as a sentence.
+pub(super) fn built_in_available(_: &Source) -> Result<(), String> {
+    Err(MediaError::NotBuilt.to_string())
+}
+
+struct NoDecoder;
+
+impl GreyDecoder for NoDecoder {
+    fn decode(&mut self, _: &Frame) -> Result<(&'static str, Vec<u8>), String> {
+        Err("motion cannot be seen in this stream: this build has no decoder".into())
+    }
+
+    fn refresh(&mut self) {}
+
+    fn release(&mut self) {}
+}

@@ -118,6 +118,18 @@ impl Bench {
         self.time.pauses()[number - 1]
     }
 
+    /// Moves the time until the supervisor pauses for the `number`th time. Gives how long that took.
+    fn pass_until_pause(&self, number: usize) -> Duration {
+        let began = self.time.now();
+        eventually("the supervisor pauses", || {
+            if self.time.pauses().len() < number {
+                self.pass(Duration::from_millis(100));
+            }
+            self.time.pauses().len() >= number
+        });
+        self.time.now() - began
+    }
+
     /// Moves the time in steps of a tick, so that a source that runs is seen running.
     fn pass(&self, span: Duration) {
         let mut left = span;
@@ -200,10 +212,9 @@ fn a_source_that_falls_silent_is_ended_and_begun_again() {
     eventually("the source runs", || bench.sessions() == 1);
     bench.pass(Duration::from_secs(14));
     assert_eq!(bench.supervised.status().fault, None, "a first frame may take 15 s");
-    bench.pass(Duration::from_secs(2));
-    let pause = bench.wait_for_pause(1);
+    bench.pass_until_pause(1);
     assert_eq!(bench.supervised.status().fault.as_deref(), Some("no frame for 15 s"));
-    bench.time.advance(pause);
+    bench.time.advance(bench.wait_for_pause(1));
     eventually("frames have come", || bench.supervised.status().frames > 5);
     assert!(named(&bench.conditions, "stream").is_some(), "a stream that has only just come is still named");
 }
@@ -212,8 +223,8 @@ fn a_source_that_falls_silent_is_ended_and_begun_again() {
 fn a_stream_that_dies_between_two_frames_is_found_sooner() {
     let bench = Bench::new([Script::Freeze(FPS), Script::Silent]);
     eventually("frames have come", || bench.supervised.status().frames == u64::from(FPS));
-    bench.pass(Duration::from_secs(6));
-    bench.wait_for_pause(1);
+    let took = bench.pass_until_pause(1);
+    assert!(took > Duration::from_secs(5) && took < Duration::from_secs(8), "{took:?}");
     assert_eq!(bench.supervised.status().fault.as_deref(), Some("no frame for 5 s"));
 }
 
@@ -221,11 +232,9 @@ fn a_stream_that_dies_between_two_frames_is_found_sooner() {
 fn a_source_that_hangs_is_left_behind_and_another_session_begins() {
     let bench = Bench::new([Script::Hang, Script::Live(u32::MAX)]);
     eventually("the source runs", || bench.sessions() == 1);
-    bench.pass(Duration::from_secs(16));
-    assert_eq!(bench.time.pauses(), [], "it has five seconds to return");
-    bench.pass(Duration::from_secs(6));
-    let pause = bench.wait_for_pause(1);
-    bench.time.advance(pause);
+    let took = bench.pass_until_pause(1);
+    assert!(took > Duration::from_secs(20), "15 s without a frame, and 5 s to return: {took:?}");
+    bench.time.advance(bench.wait_for_pause(1));
     eventually("frames have come", || bench.supervised.status().frames > 5);
 }
 

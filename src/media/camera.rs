@@ -199,7 +199,7 @@ impl Media {
         }
     }
 
-    /// Erases the pre-roll and any clip being recorded: they belong to the account before (`docs/protocol.md#the-switch`). What
+    /// Erases the pre-roll and any clip being recorded: they belong to the account before (docs/protocol.md#the-switch). What
     /// goes to the SD card stays. Call it after the gate has closed and before it opens for the next account.
     pub fn forget(&self) {
         for ring in &self.rings {

@@ -24,7 +24,7 @@ use super::{
     stop_signal::StopSignal,
 };
 
-/// A clip ends this long after its last event (docs/configuration.md).
+/// A clip ends this long after its last event.
 const AFTER: Duration = Duration::from_secs(5);
 /// How long a clip waits for its first keyframe.
 const FIRST_KEYFRAME: Duration = Duration::from_secs(5);

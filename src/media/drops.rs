@@ -60,7 +60,7 @@ fn sentence(places: &BTreeMap<&'static str, Dropped>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::Now;
+    use care_engine::trusted_time::Now;
 
     const NOW: Now = Now {
         boot: Duration::from_secs(60),

@@ -46,7 +46,7 @@ pub(super) fn wait_for_frames(media: &Media, frames: u64) {
 
 /// The sentence of a condition that holds.
 pub(super) fn named(conditions: &Conditions, name: &str) -> Option<String> {
-    let now = crate::clock::Now::default();
+    let now = care_engine::trusted_time::Now::default();
     conditions.list(now).into_iter().find(|condition| condition.name == name).map(|condition| condition.sentence)
 }
 

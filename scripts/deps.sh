@@ -17,7 +17,7 @@ run="gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-ba
 # wanted, now or after the next boot.
 judges="git gstreamer1.0-tools gstreamer1.0-libav gstreamer1.0-plugins-ugly gstreamer1.0-rtsp gir1.2-gst-rtsp-server-1.0
     python3-gi ffmpeg mosquitto-clients iproute2 tcpdump tshark chromium chromium-driver curl jq openssl sqlite3 python3
-    python3-cryptography python3-paho-mqtt strace procps faketime nats-server rabbitmq-server zstd"
+    python3-cryptography python3-jsonschema python3-paho-mqtt python3-yaml strace procps faketime nats-server rabbitmq-server zstd"
 # Measuring: the two other agents of the benchmark, and the recordings that the camera films.
 rivals="ffmpeg mosquitto-clients curl python3 python3-paho-mqtt git"
 # Cross-building: compilers and their C libraries, the libraries of Debian's own Rust, and a way to unpack foreign packages.

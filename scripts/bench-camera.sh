@@ -1,10 +1,11 @@
 #!/bin/bash
-# A whole emulated armv7 camera: what the agent costs it (target/bench/footprint.json), and how long it takes from the publication of a
-# cancel to its report (target/bench/camera.json). FOOTPRINT_SECONDS=10 CANCELS=20 for a quick look; with arguments only those parts:
+# The benchmarks on an emulated armv7 camera: footprint and program size (target/bench/footprint.json, size.json), and
+# the time from the publication of a cancel to its report (camera.json). FOOTPRINT_SECONDS=10 CANCELS=20 gives a quick
+# look. Arguments select parts:
 #
 #     bench-camera.sh [footprint] [camera]
 #
-# To be run after bench.sh, which builds what measures.
+# Run bench.sh first: it builds the programs that measure.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 target=armv7-unknown-linux-gnueabihf
@@ -18,7 +19,7 @@ export CARE_AGENT=$built/kasa-care-agent CARE_CAMERA CARE_CAMERA_NO_GSTREAMER=$P
 [ $# -gt 0 ] || set -- footprint camera
 missed=0
 for part in "$@"; do
-    # One that misses what is promised does not keep the other from being measured.
+    # If one misses its limit, the other is measured all the same.
     "$built/bench-$part" || missed=1
 done
 exit "$missed"

@@ -1,6 +1,6 @@
 #!/bin/sh
-# What the broker matrix of `make proof` needs beyond Debian: aedes from npm and rumqttd from crates.io, each by a lockfile of
-# its own in tests/brokers, kept in the cache.
+# Builds the two brokers of `make proof` that Debian does not have: aedes from npm and rumqttd from crates.io, each
+# from a lockfile of its own in tests/brokers. They are kept in the cache.
 set -eu
 cd "$(dirname "$0")/.."
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/kasa-care-agent/brokers
@@ -9,7 +9,7 @@ if ! command -v npm >/dev/null; then
     scripts/deps.sh npm
 fi
 
-# Whether the cache holds what this lockfile names.
+# Whether the cache has the broker of this lockfile.
 current() {
     [ "$(cat "$cache/$1/lock" 2>/dev/null)" = "$(sha256sum <"$2")" ]
 }

@@ -1,10 +1,10 @@
 #!/bin/bash
-# Packs the agent for Debian 12 and what is made of it:
+# Builds packages for Debian 12 and systems derived from it:
 #
-#     deb.sh                           amd64, armhf and arm64, built for release first
-#     deb.sh TARGET [PROGRAM]          one of them; PROGRAM is packed as it is, and nothing is built
+#     deb.sh                           for amd64, armhf and arm64
+#     deb.sh TARGET [PROGRAM]          for one of them; with PROGRAM it packs that program and builds nothing
 #
-# The packages lie in target/deb. VERSION overrides the version, for tests of an upgrade.
+# The packages are in target/deb. VERSION overrides the version, for tests of an upgrade.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 cargo=${CARGO:-cargo}
@@ -14,15 +14,15 @@ cache=${XDG_CACHE_HOME:-$HOME/.cache}/kasa-care-agent
 deb=$cache/cargo-deb-$version/bin/cargo-deb
 if [ ! -x "$deb" ]; then
     echo "deb.sh: building cargo-deb $version once, into $cache" >&2
-    # A tool that runs for a second need not be built for speed.
+    # The tool runs for a second: build it fast, not for speed.
     CARGO_TARGET_DIR=$cache/cargo-deb-build CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_OPT_LEVEL=1 \
         CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
         "$cargo" install --quiet --locked --version "$version" --root "$cache/cargo-deb-$version" cargo-deb
     rm -rf "$cache/cargo-deb-build"
 fi
 
-# The elements of every source and of built-in motion, and no others: GStreamer scans what it finds, and on a camera with 64 MB
-# a scan of all that Debian has is killed for lack of memory.
+# The elements of every source and of built-in motion, and no others. GStreamer scans every element that it finds, and
+# on a camera with 64 MB a scan of all of Debian's is killed for lack of memory.
 plugins="coreelements app typefindfunctions isomp4 videoparsersbad video4linux2 rtsp rtp rtpmanager tcp udp
     openh264 videoconvertscale videorate videotestsrc"
 
@@ -32,7 +32,7 @@ pack() {
     rm -rf "$stage"
     mkdir -p "$stage/gstreamer-1.0"
     cp "$program" "$stage/kasa-care-agent"
-    # Links: the elements are Debian's packages', and so are their updates.
+    # Links, because Debian's packages own the elements and update them.
     for plugin in $plugins; do
         ln -s "/usr/lib/$gnu/gstreamer-1.0/libgst$plugin.so" "$stage/gstreamer-1.0/libgst$plugin.so"
     done

@@ -1,6 +1,6 @@
 #!/bin/bash
-# The demo: a Premium camera uploads clips; you cancel in the browser and watch it switch. ONCE=1 plays the story without a person
-# and ends with one JSON line of its figures.
+# The demo: a Premium camera uploads clips; you cancel in the browser and watch it switch. ONCE=1 plays the story
+# without a person and ends with one JSON line of its figures.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -1,8 +1,9 @@
 #!/bin/sh
-# cargo-deny over the whole workspace: licences, bans, sources, and advisories from a dated copy of the RustSec database.
+# cargo-deny over the whole workspace: licences, bans, sources, and advisories from a dated copy of the RustSec
+# database.
 #
-# The copy is named by RUSTSEC_DB, or is the newest ../shared/rustsec-advisory-db-<date>.tar.zst. Without one, advisories
-# are skipped and that is said.
+# RUSTSEC_DB names the copy. The default is the newest rustsec-advisory-db-<date>.tar.zst in the cache or in a
+# directory beside the work tree. Without one the script skips advisories and says so.
 set -eu
 cd "$(dirname "$0")/.."
 cargo=${CARGO:-cargo}
@@ -15,7 +16,7 @@ if [ -z "$deny" ] || [ "$("$deny" --version)" != "cargo-deny $version" ]; then
 fi
 if [ ! -x "$deny" ]; then
     echo "deny.sh: building cargo-deny $version once, into $cache" >&2
-    # A tool that runs for a second need not be built for speed.
+    # The tool runs for a second: build it fast, not for speed.
     CARGO_TARGET_DIR=$cache/cargo-deny-build CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_OPT_LEVEL=1 \
         CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
         "$cargo" install --quiet --locked --version "$version" --root "$cache/cargo-deny-$version" cargo-deny
@@ -27,7 +28,13 @@ mkdir -p target
     --filter-platform armv7-unknown-linux-gnueabihf --filter-platform aarch64-unknown-linux-gnu >target/metadata.json
 
 checks="bans licenses sources"
-archive=${RUSTSEC_DB:-$(ls ../shared/rustsec-advisory-db-*.tar.zst 2>/dev/null | sort | tail -n 1)}
+# By date, wherever it is.
+newest() {
+    for archive in "$cache"/rustsec-advisory-db-*.tar.zst ../*/rustsec-advisory-db-*.tar.zst; do
+        [ ! -e "$archive" ] || echo "$(basename "$archive") $archive"
+    done | sort | tail -n 1 | cut -d' ' -f2-
+}
+archive=${RUSTSEC_DB:-$(newest)}
 if [ -n "$archive" ] && [ -r "$archive" ]; then
     checks="advisories $checks"
     date=$(basename "$archive" .tar.zst | sed 's/^rustsec-advisory-db-//')
@@ -35,7 +42,7 @@ if [ -n "$archive" ] && [ -r "$archive" ]; then
     echo "deny.sh: advisories of $date, $age days old" >&2
     if [ "$age" -gt 180 ]; then
         echo "deny.sh: #########################################################################" >&2
-        echo "deny.sh: # THE ADVISORY DATABASE IS $age DAYS OLD: what was found since is missed." >&2
+        echo "deny.sh: # THE ADVISORY DATABASE IS $age DAYS OLD and lacks newer advisories." >&2
         echo "deny.sh: # Put a newer rustsec-advisory-db-<date>.tar.zst in its place." >&2
         echo "deny.sh: #########################################################################" >&2
     fi
@@ -53,7 +60,7 @@ if [ -n "$archive" ] && [ -r "$archive" ]; then
         echo "$date" >target/advisory-db/date
     fi
 else
-    echo "deny.sh: SKIPPED: advisories. There is no ../shared/rustsec-advisory-db-<date>.tar.zst and RUSTSEC_DB is not set." >&2
+    echo "deny.sh: SKIPPED: advisories. RUSTSEC_DB is not set, and there is no rustsec-advisory-db-<date>.tar.zst in $cache or beside the work tree." >&2
 fi
 
 # shellcheck disable=SC2086 # one word per check

@@ -3,8 +3,8 @@
 #
 #     deps.sh [--list] [GROUP…]        what `make test` needs by default; --list prints the packages and installs nothing
 #
-# A GROUP is the name of a `make` target, or npm. Root or sudo is needed only when something is missing. Install Rust yourself
-# (https://rustup.rs), with rustfmt and clippy for `make check` and `make test`.
+# A GROUP is the name of a `make` target, or npm. Root or sudo is needed only when something is missing. Install Rust
+# yourself (https://rustup.rs), with rustfmt and clippy for `make check` and `make test`.
 set -eu
 
 # Building anything: rustc links with gcc; ring and SQLite contain C.
@@ -13,14 +13,15 @@ tools="gcc libc6-dev make pkg-config ca-certificates"
 build="$tools libgstreamer1.0-dev libgstreamer-plugins-base1.0-dev"
 # Running them: GStreamer's elements, the embedded broker, the time zones of bills.
 run="gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad mosquitto tzdata"
-# Testing them: cameras, decoders and browsers written by others, namespaces, captures, other brokers. Their services are not
-# wanted, now or after the next boot.
+# Testing them: cameras, decoders and browsers written by others, namespaces, captures, other brokers. Their services
+# are not wanted, now or after the next boot.
 judges="git gstreamer1.0-tools gstreamer1.0-libav gstreamer1.0-plugins-ugly gstreamer1.0-rtsp gir1.2-gst-rtsp-server-1.0
     python3-gi ffmpeg mosquitto-clients iproute2 tcpdump tshark chromium chromium-driver curl jq openssl sqlite3 python3
     python3-cryptography python3-jsonschema python3-paho-mqtt python3-yaml strace procps faketime nats-server rabbitmq-server zstd"
 # Measuring: the two other agents of the benchmark, and the recordings that the camera films.
 rivals="ffmpeg mosquitto-clients curl python3 python3-paho-mqtt git"
-# Cross-building: compilers and their C libraries, the libraries of Debian's own Rust, and a way to unpack foreign packages.
+# Cross-building: compilers and their C libraries, the libraries of Debian's own Rust, and a way to unpack foreign
+# packages.
 cross="$tools git gcc-arm-linux-gnueabihf gcc-aarch64-linux-gnu libc6-dev-armhf-cross libc6-dev-arm64-cross mmdebstrap qemu-user-static
     libedit2 libxml2 libz3-4"
 # Booting an emulated camera; systemd also checks the unit file.

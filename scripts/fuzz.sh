@@ -1,8 +1,8 @@
 #!/bin/sh
-# Fuzzes what strangers can send: scripts/fuzz.sh [SECONDS [TARGET...]]; two minutes and every target by default.
+# Fuzzes every parser of foreign input: scripts/fuzz.sh [SECONDS [TARGET...]]; two minutes and every target by default.
 #
-# The targets are the functions of src/fuzzing.rs. fuzz/corpus holds what was worth keeping and is only read here; what is
-# found goes to target/fuzz/corpus, and an input that fails to target/fuzz/artifacts, with its name in the last lines.
+# The targets are the functions of src/fuzzing.rs. fuzz/corpus has the inputs worth keeping and is only read here. New
+# inputs go to target/fuzz/corpus, and one that fails to target/fuzz/artifacts; the last lines name it.
 set -eu
 cd "$(dirname "$0")/.."
 cargo=${CARGO:-cargo}
@@ -22,7 +22,7 @@ seconds=${1:-120}
 [ $# -eq 0 ] || shift
 targets=${*:-$(cd fuzz/fuzz_targets && ls | sed 's/\.rs$//')}
 
-# The sanitizers are there in a stable compiler too, behind this switch; nothing that is shipped is built with it.
+# This makes a stable compiler accept the sanitizers. Nothing that is shipped is built with it.
 export RUSTC_BOOTSTRAP=1
 triple=$(rustc -vV | sed -n 's/^host: //p')
 "$tool" build --fuzz-dir fuzz --target "$triple"
@@ -31,8 +31,8 @@ for target in $targets; do
     found=target/fuzz/corpus/$target
     mkdir -p "$found" "target/fuzz/artifacts/$target"
     echo "fuzz.sh: $target for $seconds s" >&2
-    # A second of processor time for one input is judged by the target itself, whatever else the machine does; the clock's
-    # limit here is for what hangs. No allocation above 64 MiB; the rest of the memory is the sanitizer's and the corpus's.
+    # The target itself limits an input to a second of processor time; the limit here is for hangs. No allocation
+    # above 64 MiB; sanitizer and corpus take the rest of the memory.
     "fuzz/target/$triple/release/$target" -max_total_time="$seconds" -timeout=30 -malloc_limit_mb=64 -rss_limit_mb=2048 \
         -max_len=70000 -print_final_stats=1 -verbosity=0 -artifact_prefix="target/fuzz/artifacts/$target/" "$found" "fuzz/corpus/$target"
 done

@@ -1,6 +1,6 @@
 #!/bin/sh
-# cargo-mutants on `protocol` and `engine`: at least 95 % of the mutants must be killed. The survivors and why they may live
-# are in docs/assurance.md.
+# Runs cargo-mutants on `protocol` and the engine: tests must kill at least 95 % of the mutants. docs/assurance.md
+# lists the survivors and why they are acceptable.
 #
 #     scripts/mutants.sh [protocol|engine [FILE...]]
 #
@@ -22,15 +22,15 @@ fi
 
 mkdir -p target
 
-# Why a mutant dies is nobody's question, and hundreds of backtraces take their time.
+# Nobody reads the backtraces of hundreds of killed mutants, and they take time.
 export RUST_BACKTRACE=0
 
 killed=0
 survived=0
 
-# One run: its name, the files, then arguments for cargo-mutants. Kills and survivors are added up; the tool's own verdict, which
-# wants all of them dead, is not ours. It works in a copy, so that nobody meets a mutant. A hung mutant counts as killed, so the
-# time a test may take is far above what it needs; building has no limit. 2: some survived; 3: some hung; else the run is none.
+# run NAME FILES [ARGUMENT…] runs cargo-mutants once and adds up kills and survivors. The tool works in a copy of the
+# sources. A hung mutant counts as killed, so tests get far more time than they need, and building has no limit. Exit
+# codes: 2, some survived; 3, some hung; anything else is a failed run.
 run() {
     name=$1 files=$2
     shift 2

@@ -1,11 +1,12 @@
 #!/bin/sh
-# Builds the agent without GStreamer beside the one with it, as kasa-care-agent-no-gstreamer. PROFILE=bench-build for speed.
+# Builds the agent without GStreamer, as kasa-care-agent-no-gstreamer, beside the one with it. PROFILE selects the
+# cargo profile.
 #
 #   scripts/no-gstreamer.sh [CARGO'S SELECTION OF PACKAGES AND TARGETS]
 #
-# Name what the build with GStreamer names, so that every dependency has the same features and is compiled once; only the
-# agent itself is built again. Cargo gives both the same name: call this before the build with GStreamer. As `make test`
-# calls it, all packages are named, and a test of one that the agent is not part of.
+# Select the packages that the build with GStreamer selects: then every dependency has the same features and is
+# compiled once. Cargo gives both programs the same name, so call this before the build with GStreamer. The default
+# selects all packages.
 set -eu
 cd "$(dirname "$0")/.."
 [ $# -gt 0 ] || set -- --workspace --test wire
@@ -15,6 +16,6 @@ if [ "$profile" = dev ]; then
     built=${CARGO_TARGET_DIR:-target}/debug
 fi
 "${CARGO:-cargo}" build --locked --no-default-features --profile "$profile" --bin kasa-care-agent "$@"
-# A new file, also where the old one is running.
+# A new file, because the old program may be running.
 cp "$built/kasa-care-agent" "$built/kasa-care-agent-no-gstreamer.new"
 mv "$built/kasa-care-agent-no-gstreamer.new" "$built/kasa-care-agent-no-gstreamer"

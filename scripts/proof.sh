@@ -1,8 +1,8 @@
 #!/bin/bash
-# The long runs, beyond what fits into `make test`: what is marked `ignore` in the tests (every sequence of six events, five million
-# crash states, every fault at every call on the state, the network), ten million histories, the mutants, the fuzz targets for two
-# minutes each, time on duty for ten minutes and for an hour, and everything that can be run for ARM. Nothing is counted that did
-# not run.
+# The long runs that do not fit into `make test`: the tests marked `ignore` (every sequence of six events, five
+# million crash states, every fault at every call on the state, the network), ten million histories, mutants, every
+# fuzz target for two minutes, soak tests of ten minutes and an hour, the demo on a clean Debian, and every test for
+# ARM.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 cargo=${CARGO:-cargo}
@@ -15,11 +15,11 @@ scripts/mutants.sh
 # The unit tests of the agent without GStreamer.
 "$cargo" test --locked --workspace --no-default-features --lib
 
-# Flash and power; the network: every fault in every phase, five brokers, a cluster.
+# Flash and power; the network with every fault in every phase, five brokers, a cluster.
 scripts/brokers.sh
 "$cargo" build --locked --workspace --all-targets
 "$cargo" test --locked --workspace --test scenarios -- --ignored --nocapture --test-threads 2 --skip on_duty
-# Input, and time on duty.
+# Foreign input, and soak tests.
 scripts/fuzz.sh 120
 "$cargo" test --locked --workspace --test scenarios -- --ignored --nocapture ten_minutes_on_duty
 "$cargo" test --locked --workspace --test scenarios -- --ignored --nocapture an_hour_on_duty

@@ -1,9 +1,9 @@
 #!/bin/sh
 # Prints the path of a Rust 1.85 compiler, fetching it first if it is not in the cache.
 #
-# The firmware must build with the newest Rust that Debian 12 has for ARM too. Its packages are unpacked into a cache
-# folder and not installed: they would conflict with what a developer has. The version is pinned, because the security
-# suite carries newer ones for some architectures only, and a compiler finds no standard library but its own.
+# This is the newest Rust that Debian 12 has for ARM as well. Its packages are unpacked into a cache folder and not
+# installed, because they would conflict with a developer's own. The version is pinned: the security suite has newer
+# ones for some architectures only, and a compiler accepts no standard library but its own.
 set -eu
 
 version=1.85.0+dfsg3-1~deb12u3

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Writes the software bill of materials (CycloneDX, JSON) of the firmware: the agent and everything that is linked into it,
-# for ARM. `make sbom` writes target/sbom/kasa-care-agent.cdx.json; a release carries it.
+# Writes the software bill of materials (CycloneDX, JSON) of the ARM firmware, the agent and every crate that is
+# linked into it, to target/sbom/kasa-care-agent.cdx.json. Each release includes it.
 set -eu
 cd "$(dirname "$0")/.."
 cargo=${CARGO:-cargo}
@@ -20,16 +20,16 @@ fi
 # It writes beside every manifest of the workspace; only the agent's is kept.
 name=sbom-$$
 trap 'rm -f "$name.json" engine/"$name.json" protocol/"$name.json" cloud/"$name.json" tests/"$name.json"' EXIT
-# The time of the commit, so that the same commit gives the same file.
+# The commit's time, so that the same commit gives the same file.
 SOURCE_DATE_EPOCH=$(git log -1 --format=%ct) \
     "$tool" cyclonedx --quiet --format json --spec-version 1.5 --no-build-deps --target armv7-unknown-linux-gnueabihf --override-filename "$name"
 mkdir -p target/sbom
 bill=target/sbom/kasa-care-agent.cdx.json
-# What the firmware links. The tool takes the features of the whole workspace together, so that it lists some crates which only
-# care-cloud and the tests have: these are left out.
+# The crates that the firmware links. The tool unifies the features of the whole workspace and so lists some crates of
+# care-cloud and the tests, which are removed below.
 "$cargo" tree --locked -p kasa-care-agent --edges normal --target armv7-unknown-linux-gnueabihf --prefix none --format '{p}' |
     sed 's/ (.*//; s/ v/ /' | grep -v '^kasa-care-agent ' | sort -u >target/sbom/tree
-# Where it was made is nobody's business, and would make the file another one on each machine.
+# Remove paths of this machine, which would also make the file differ between machines.
 jq --rawfile tree target/sbom/tree --arg here "path+file://$PWD" '
     ($tree | split("\n")) as $linked
     | .components |= map(select("\(.name) \(.version)" | IN($linked[])))
@@ -37,7 +37,7 @@ jq --rawfile tree target/sbom/tree --arg here "path+file://$PWD" '
     | .dependencies |= map(select(.ref | IN($refs[])) | if .dependsOn then .dependsOn |= map(select(IN($refs[]))) else . end)
     | walk(if type == "string" then split($here) | join("workspace") else . end)' "$name.json" >"$bill"
 
-# Each crate of the firmware's tree with a licence; and no path of this machine. Reads a bill, says what is wrong.
+# Prints the faults of a bill: a crate of the firmware that is missing or has no licence, or a path of this machine.
 faults() {
     jq -r '.components[] | "\(.name) \(.version)"' "$1" | sort -u | comm -23 target/sbom/tree - | sed 's/^/not in the bill: /'
     jq -r '.metadata.component, .components[] | select(.licenses | length == 0) | "without a licence: \(.name) \(.version)"' "$1"
@@ -45,10 +45,10 @@ faults() {
         '.. | strings | select(contains($here) or contains($home) or contains("file:///")) | "a path of this machine: " + .' "$1"
 }
 
-# The check of the check: a bill with one of each fault must be noticed.
+# Test the check itself on a bill with one of each fault.
 jq --arg here "$PWD" '.components |= (.[1:] | .[0].licenses = []) | .metadata.component.description = $here' "$bill" >target/sbom/bad.json
 if [ "$(faults target/sbom/bad.json | cut -d: -f1 | sort -u | wc -l)" != 3 ]; then
-    echo "sbom.sh: the check finds nothing even where there is something" >&2
+    echo "sbom.sh: the check misses a planted fault" >&2
     exit 1
 fi
 rm target/sbom/bad.json

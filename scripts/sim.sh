@@ -1,6 +1,6 @@
 #!/bin/bash
-# Random histories of engine, protocol, store and clock against the oracle: SEED=… plays one aloud; HISTORIES=… so many,
-# from the seed FROM=… on. Arguments go to cargo: `--profile bench-build` for a long run.
+# Plays random histories of engine, protocol, store and clock against the oracle. SEED=n prints one; HISTORIES=n plays
+# n of them, from the seed FROM on. Arguments go to cargo: use `--profile bench-build` for a long run.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -3,9 +3,9 @@
 #
 #     test-arm.sh [TARGET…]            both by default
 #
-# qemu-user brings no kernel: what a test sees of sockets and files is this machine's. It passes neither a pace (SO_MAX_PACING_RATE) nor
-# TCP_INFO on, as an old kernel would not: uploads are spaced by their pieces alone, and a cut reports no bytes after it. That it cuts is seen
-# by the store. What qemu-user does not bring at all is named below, test by test.
+# qemu-user has no kernel of its own: sockets and files are this machine's. Like an old kernel, it passes on neither a
+# pace (SO_MAX_PACING_RATE) nor TCP_INFO, so uploads are spaced by their pieces alone and a cut reports no bytes after
+# it; the store still sees that it cuts. The list below names the tests that qemu-user cannot run, and why.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -13,12 +13,12 @@ scripts/arm/in-step.sh
 
 # Not under qemu-user, and why:
 skipped=(
-    # They film live: videotestsrc and a software encoder, both emulated, do not keep up with the clock that the clips are
-    # measured by. Clips from a recorded H.264 stream are tested.
+    # They film live: videotestsrc and a software encoder, both emulated, do not keep up with the clock that the clips
+    # are measured by. Clips from a recorded H.264 stream are tested.
     a_clip_of_the_test_source_has_its_pre_roll_and_ends_5_s_after_the_event
     # It learns the uplink's rate from TCP_INFO.
     a_fast_link_is_felt_for_within_one_clip
-    # Their RTSP server is a program of this machine's, which would need this machine's GStreamer elements; the environment
+    # Their RTSP server is a program of this machine and needs this machine's GStreamer elements; the environment
     # names the target's.
     s73_a_silent_source_is_found_and_resumes
     s73_a_stream_resumes_when_its_rtsp_server_is_back

@@ -1,10 +1,10 @@
 #!/bin/bash
-# The package, in a throw-away system: installed, upgraded, removed, purged. What it brings is there, what the camera wrote stays
-# through an upgrade and goes with a purge, and what a person changed stays theirs.
+# Installs, upgrades, removes and purges the package in a throw-away system. Its files must be there, an upgrade must
+# keep the camera's state, a purge must remove it, and a person's changes must survive.
 #
 #     test-deb.sh TARGET PROGRAM
 #
-# A system of another architecture is worked on from outside, as the builder of a firmware image does; amd64's from inside.
+# A system of another architecture is changed from outside, as a firmware image is built; amd64's from inside.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 target=$1
@@ -28,7 +28,7 @@ VERSION=0.1.1-1 scripts/deb.sh "$target" "$program"
 first=target/deb/kasa-care-agent_0.1.0-1_$debian.deb
 second=target/deb/kasa-care-agent_0.1.1-1_$debian.deb
 
-# Works on the package in the system.
+# Runs dpkg on the system.
 package() {
     if [ "$debian" = amd64 ]; then
         case $1 in
@@ -38,7 +38,7 @@ package() {
             set -- --install /package.deb
             ;;
         esac
-        # The system is a small one: dpkg would miss diff and ldconfig, which it does not need here.
+        # dpkg asks for diff and ldconfig, which this small system lacks and dpkg does not need here.
         mkdir -p "$root/proc"
         unshare --fork --pid --mount-proc="$root/proc" chroot "$root" env DEBIAN_FRONTEND=noninteractive PATH=/usr/sbin:/usr/bin dpkg --force-confold --force-bad-path "$@"
     else
@@ -53,7 +53,7 @@ state() {
     dpkg-query --admindir="$root/var/lib/dpkg" --show --showformat='${db:Status-Status} ${Version}' "kasa-care-agent" 2>/dev/null || echo absent
 }
 
-# What the contents promise: the one program, the links to elements that are there, the configuration as a conffile.
+# The package's metadata: architecture, dependencies, licence, and the configuration as a conffile.
 [ "$(dpkg-deb --field "$first" Architecture)" = "$debian" ] || fail "the package is for another architecture"
 for needed in libgstreamer1.0-0 gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad; do
     dpkg-deb --field "$first" Depends | grep -q "$needed (>= 1.22)" || fail "the package does not depend on $needed 1.22"
@@ -75,7 +75,7 @@ for link in "$root"/usr/lib/kasa-care-agent/gstreamer-1.0/*.so; do
     [ -e "$link" ] || fail "$(basename "$link") leads nowhere"
 done
 
-# A camera's life: a state, an identity, a configuration of its own, a unit that somebody has disabled.
+# Make it a used camera: a state, an identity, a configuration of its own, a unit that somebody has disabled.
 echo slots >"$root/var/lib/kasa-care-agent/state"
 echo key >"$root/etc/kasa-care-agent/device.key"
 echo '# mine' >>"$root/etc/kasa-care-agent/config.toml"

@@ -1,8 +1,8 @@
 #!/bin/bash
-# Everything that must hold before a change lands, part by part; stops at the first part that fails and prints its log.
+# Everything that CI checks, part by part. Stops at the first part that fails, and prints its log.
 #
-# All parts build the same packages with the same features and profile, so that nothing is compiled twice. The logs stay
-# in target/test-logs. Fails past 50 minutes, so that the budget is noticed here and not where it hurts.
+# All parts build the same packages with the same features and profile, so that nothing is compiled twice. The logs
+# stay in target/test-logs. Fails if it takes longer than 50 minutes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -14,7 +14,7 @@ mkdir -p "$logs"
 
 export CARGO_TERM_COLOR=never
 if [ -n "${CI:-}" ]; then
-    # What incremental compilation saves, only a second build would use.
+    # Incremental compilation helps only a second build.
     export CARGO_INCREMENTAL=0
 fi
 
@@ -27,7 +27,7 @@ part() {
     shift
     printf '%-12s' "$name"
     from=$(date +%s)
-    # What hangs is ended when the budget is; a second is left for a part that begins after it.
+    # A part that hangs ends with the budget; one that begins after it still gets a second.
     left=$((started + budget - from))
     if ! timeout --kill-after=10 "$((left > 0 ? left : 1))" "$@" >"$log" 2>&1 </dev/null; then
         echo "FAILED, after $(($(date +%s) - from)) s:"
@@ -39,11 +39,11 @@ part() {
     seconds=$(($(date +%s) - from))
     printf '%5d s\n' "$seconds"
     table+=$(printf '%-12s %5d s' "$name" "$seconds")$'\n'
-    # What a part says about itself without failing.
+    # Notes that a part prints without failing.
     grep -E '^[a-z0-9.-]+\.sh: ' "$log" | sed 's/^/    /' || true
 }
 
-# Begins a part that computes and minds no clock, behind those that mostly wait; `finish` waits for it.
+# Starts a part in the background that only computes, while other parts mostly wait; `finish` waits for it.
 begin() {
     local name=$1
     shift
@@ -76,7 +76,7 @@ finish() {
 declare -A behind=()
 trap 'for job in "${behind[@]}"; do pkill -P "$job" 2>/dev/null || true; done' EXIT
 
-# The plain line that counts: what the test runners said, summed.
+# Adds up what the test runners reported.
 closing() {
     cat "$logs"/*.log 2>/dev/null | awk -v at_least="$1" '
         /^test result: / { for (i = 2; i <= NF; i++) { if ($i ~ /^passed/) passed += $(i - 1); if ($i ~ /^failed/) failed += $(i - 1) } }
@@ -87,7 +87,7 @@ part deps scripts/deps.sh test
 part citations sh -c "scripts/citations.py --self-test && scripts/citations.py"
 part format "$cargo" fmt --all --check
 part clippy "$cargo" clippy --locked --workspace --all-targets -- -D warnings
-# The agent without GStreamer, linted and built; before the build with it, which takes the program's name back.
+# The agent without GStreamer; before the build with it, because both write a program of the same name.
 part no-gst-lint "$cargo" clippy --locked --workspace --no-default-features --lib --bins --test wire -- -D warnings
 part no-gst scripts/no-gstreamer.sh
 part build "$cargo" build --locked --workspace --all-targets
@@ -99,10 +99,10 @@ begin arm scripts/arm.sh "$armv7"
 part unit "$cargo" test --locked --workspace --lib --bins
 part simulation env HISTORIES=1000000 scripts/sim.sh
 part examples "$cargo" test --locked --workspace --doc
-# They wait far more than they compute.
+# These tests wait far more than they compute.
 part black-box env RUST_TEST_THREADS=6 "$cargo" test --locked --workspace --test '*'
 part demo env ONCE=1 DEMO_TARGETS=--all-targets scripts/demo.sh
-# For who works on it: with the private items, so that links to them lead somewhere.
+# With private items, so that links to them resolve.
 part docs env RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" \
     "$cargo" doc --locked --workspace --no-deps --document-private-items
 part tree scripts/firmware-tree.sh
@@ -110,7 +110,7 @@ part exposure scripts/security.sh
 finish deny
 finish planted
 finish arm
-# Built, as `arm` is, with Rust 1.85: it says too that the firmware and its tests need nothing newer.
+# Built with Rust 1.85, as `arm` is, which also proves that the firmware and its tests need nothing newer.
 part arm-tests scripts/test-arm.sh "$armv7"
 part deb scripts/test-deb.sh "$armv7" "target/arm/$armv7/firmware/kasa-care-agent"
 part camera scripts/arm/whole-camera.sh "$armv7" daily

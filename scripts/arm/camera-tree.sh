@@ -1,6 +1,6 @@
 #!/bin/sh
-# Prints the path of an unpacked Debian system that has what the agent's package depends on, and what an emulated camera needs to
-# boot. Shared by the whole camera and by the test of the package, so that it is fetched once.
+# Prints the path of an unpacked Debian system with the dependencies of the agent's package, and whatever an emulated
+# camera needs to boot. camera.sh and test-deb.sh share it, so it is fetched once.
 #
 #     camera-tree.sh TARGET
 set -eu

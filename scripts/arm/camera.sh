@@ -1,10 +1,10 @@
 #!/bin/bash
-# Makes a whole camera for QEMU out of a package, and prints the folder it is in: kernel, initrd, root.ext4.
+# Builds an emulated camera for QEMU from a package, and prints its folder, which has kernel, initrd and root.ext4.
 #
 #     camera.sh TARGET PACKAGE.deb
 #
-# Debian's packages are unpacked and not configured, which would take ten minutes under emulation; what configuring them
-# would do and the camera needs is done here by hand. Then the package is installed, from outside, by dpkg itself.
+# Debian's packages are unpacked but not configured, because that takes ten minutes under emulation. finish.sh does
+# the part of it that the camera needs. Then dpkg installs the agent's package from outside.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 target=$1
@@ -22,7 +22,7 @@ mkdir -p "$dir"
 root=$dir/root
 "$here/copy.sh" "$tree" "$root"
 
-# The kernel, and of its modules what disks and network want.
+# The kernel, and the modules for disks and network.
 release=$(basename "$tree"/lib/modules/*)
 cp "$tree/boot/vmlinuz-$release" "$dir/kernel"
 wanted="virtio_mmio virtio_blk crc16 mbcache jbd2 crc32c_generic libcrc32c ext4 failover net_failover virtio_net virtio-rng rng-core"
@@ -31,7 +31,7 @@ for module in $wanted; do
     find "$tree/lib/modules/$release" -name "$module.ko" -exec cp {} "$dir/modules/" \;
 done
 
-# The initrd loads them and goes over to the disk.
+# The initrd loads the modules and switches to the disk.
 initrd=$dir/initrd.d
 mkdir -p "$initrd"/{bin,proc,sys,dev,root}
 cp "$root/bin/busybox" "$initrd/bin/"
@@ -47,12 +47,12 @@ if ! "$here/install.sh" "$root" "$package" >"$dir/install.log" 2>&1; then
     exit 1
 fi
 
-# What makes a camera of it: disks, network, and a door for the test.
+# Disks, network, and a shell for the test.
 install -m 644 "$here/guest/fstab" "$root/etc/fstab"
 install -D -m 644 "$here/guest/wire.network" "$root/etc/systemd/network/wire.network"
 install -m 644 "$here/guest/door.socket" "$here/guest/door@.service" "$root/etc/systemd/system/"
 systemctl --root="$root" --quiet enable systemd-networkd.service systemd-networkd-wait-online.service door.socket
-# Waited for by nobody here, but its time is measured.
+# Nothing here waits for it, but the tests measure when it is reached.
 ln -s /usr/lib/systemd/system/network-online.target "$root/etc/systemd/system/multi-user.target.wants/"
 systemctl --root="$root" --quiet mask getty.target systemd-timesyncd.service apt-daily.timer fstrim.timer e2scrub_all.timer \
     systemd-networkd-persistent-storage.service systemd-logind.service systemd-update-utmp.service

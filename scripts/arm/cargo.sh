@@ -3,8 +3,8 @@
 #
 #     cargo.sh TARGET build --release …
 #
-# The first use fetches and unpacks all of it into the cache; nothing is installed that a developer's own tools would meet.
-# What is built lies in target/arm/TARGET.
+# The first use fetches and unpacks all of these into the cache and installs nothing. Programs are built in
+# target/arm/TARGET.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 target=$1
@@ -28,11 +28,12 @@ export RUSTC="$rustc"
 export "CARGO_TARGET_${upper}_LINKER=$gnu-gcc"
 flags=
 if [ "$debian" = armhf ]; then
-    # Thumb-2 instructions: every ARMv7 has them, and the code is a quarter smaller. Rust has the flag for long and calls it unstable.
+    # Thumb-2 instructions: every ARMv7 has them, and the code is a quarter smaller. Rust still calls the flag
+    # unstable.
     flags=-Ctarget-feature=+thumb-mode
 fi
 export "CARGO_TARGET_${upper}_RUSTFLAGS=$flags -Clink-arg=--sysroot=$sysroot -Clink-arg=-Wl,--build-id=sha1 ${ARM_RUSTFLAGS:-}"
-# Where qemu-user reads registry and plugins: from the target's system, not from this machine's.
+# qemu-user must read GStreamer's registry and plugins of the target, not of this machine.
 export "CARGO_TARGET_${upper}_RUNNER=$here/run.sh $target"
 export "CC_$lower=$gnu-gcc" "AR_$lower=$gnu-ar" "CFLAGS_$lower=--sysroot=$sysroot"
 export PKG_CONFIG_ALLOW_CROSS=1 PKG_CONFIG_SYSROOT_DIR="$sysroot"

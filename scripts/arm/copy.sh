@@ -1,5 +1,5 @@
 #!/bin/sh
-# Copies an unpacked Debian system without what no camera has on its flash: kernels, modules, a desktop's data.
+# Copies an unpacked Debian system without the parts that no camera has on flash: kernels, modules, desktop data.
 #
 #     copy.sh TREE ROOT
 set -eu

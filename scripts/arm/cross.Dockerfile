@@ -1,4 +1,5 @@
-# What `cross` builds in: Debian 12 with the target's libraries beside its own. cross brings the Rust toolchain.
+# The container in which `cross` builds: Debian 12 with the target's libraries beside its own. cross adds the Rust
+# toolchain.
 FROM debian:12
 ARG DEBIAN
 ARG GNU

@@ -1,6 +1,6 @@
 #!/bin/bash
-# Does by hand, in an unpacked Debian system, what the maintainer scripts of its packages would have done and a camera needs: under
-# emulation they would take ten minutes.
+# Does in an unpacked Debian system the part of the packages' maintainer scripts that a camera needs. The scripts
+# themselves would take ten minutes under emulation.
 #
 #     finish.sh ROOT
 set -euo pipefail
@@ -21,7 +21,7 @@ cp "$root/usr/share/base-passwd/group.master" "$root/etc/group"
 echo camera >"$root/etc/hostname"
 systemd-sysusers --root="$root" 2>/dev/null
 ldconfig -r "$root"
-# Without these dpkg says of each package that it knows none of its files.
+# Without these lists dpkg warns about each package.
 while read -r name; do
     : >"$root/var/lib/dpkg/info/$name.list"
 done < <(awk '/^Package:/ { name = $2 } /^Architecture:/ { arch = $2 } /^Multi-Arch:/ { same = $2 == "same" }

@@ -1,5 +1,6 @@
 #!/bin/bash
-# Prints the folder of an emulated camera's image with the agent of this work tree, built and packed first where it is not yet:
+# Prints the folder of an emulated camera's image with the agent of this work tree; builds and packs it first if
+# needed:
 #
 #     image.sh TARGET
 set -euo pipefail

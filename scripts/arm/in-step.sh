@@ -1,6 +1,6 @@
 #!/bin/sh
-# Docker's way to an ARM build (cross.toml) and ours (cargo.sh) use the same libraries and the same flags. What needs Docker cannot
-# be run here; that it says the same can be checked.
+# Checks that the ARM build with Docker (cross.toml) and the one without (cargo.sh) use the same libraries and flags.
+# CI has no Docker and cannot run the former.
 set -eu
 cd "$(dirname "$0")/../.."
 for flag in -Ctarget-feature=+thumb-mode -Clink-arg=-Wl,--build-id=sha1; do

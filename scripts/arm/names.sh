@@ -1,5 +1,4 @@
-# Sourced, with a Rust target in $target: what Debian, GCC and QEMU call the same machine. Kept in one place, because every
-# tool has its own name for it.
+# To be sourced with a Rust target in $target: sets the names that Debian, GCC and QEMU use for the same machine.
 
 case $target in
 armv7-unknown-linux-gnueabihf)
@@ -13,7 +12,7 @@ aarch64-unknown-linux-gnu)
     qemu=qemu-aarch64-static
     ;;
 x86_64-unknown-linux-gnu)
-    # The same way, so that the package for amd64 is built with the same compiler and libraries.
+    # amd64 is built the same way, so that its package has the same compiler and libraries.
     debian=amd64
     gnu=x86_64-linux-gnu
     qemu=

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Prints the path of a target's system: what the agent is linked with, Rust 1.85's standard library for it, and the GStreamer
-# elements that its tests run.
+# Prints the path of a target's system: the libraries that the agent is linked with, Rust 1.85's standard library, and
+# the GStreamer elements that its tests use.
 #
 #     sysroot.sh TARGET
 set -eu

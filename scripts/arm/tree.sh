@@ -1,10 +1,11 @@
 #!/bin/sh
-# Prints the path of a folder with Debian packages of another architecture, unpacked but not configured, made once:
+# Prints the path of a folder with Debian packages of another architecture, unpacked but not configured; makes it once:
 #
 #     tree.sh ARCHITECTURE PACKAGE…
 #
-# For dpkg they count as installed, so that it takes a package that depends on them. Nothing is installed into this system, and no foreign architecture is added to it. The folder is cached under the packages'
-# names and the point release of Debian that they came from. DEBIAN_MIRROR names another mirror.
+# dpkg sees them as installed there, so that it accepts a package that depends on them. This system itself gets no
+# package and no foreign architecture. The cache key is the list of packages and the Debian release. DEBIAN_MIRROR
+# names another mirror.
 set -eu
 architecture=$1
 shift
@@ -23,7 +24,8 @@ if [ ! -e "$dir/.complete" ]; then
         dpkg-deb --field "$package" | sed "/^Package:/a Status: install ok installed"
         echo
     done >"$1/var/lib/dpkg/status"'
-    # Only the release itself: what it holds does not change until the next point release, so that every machine unpacks the same.
+    # Only the release itself, without updates: it changes only with a point release, so every machine unpacks the
+    # same.
     if ! mmdebstrap --quiet --architectures="$architecture" --variant=extract --include="$packages" \
         --extract-hook="$installed" bookworm "$dir" \
         "deb $mirror bookworm main" >"$log" 2>&1; then

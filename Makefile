@@ -1,5 +1,5 @@
-# The commands people type. Each installs the Debian packages that it needs (scripts/deps.sh), then runs a script or cargo.
-# `make` alone lists them.
+# The commands people type. Each installs the Debian packages that it needs (scripts/deps.sh), then runs a script or
+# cargo. `make` alone lists them.
 
 CARGO ?= cargo
 export CARGO
@@ -31,6 +31,7 @@ bench: ## measures switch time and footprint, here and on an emulated camera; wr
 	@scripts/deps.sh bench
 	@scripts/bench.sh
 	@scripts/bench-camera.sh
+	@target/$(patsubst dev,debug,$(or $(PROFILE),bench-build))/bench-report
 
 arm: ## builds the firmware for armv7 and aarch64, with debug files, and checks its size
 	@scripts/deps.sh arm

@@ -1,6 +1,8 @@
 //! From the publication of a cancel to its report, on a whole emulated camera with an upload in flight. `CARE_CAMERA` names its
 //! image; writes `target/bench/camera.json`; fails if what is promised is missed.
 
+mod stamp;
+
 use std::{
     path::Path,
     time::{Duration, Instant},
@@ -67,7 +69,7 @@ async fn main() -> anyhow::Result<()> {
     let document = json!({
         "what": "publication of a cancel to its report, milliseconds, on an emulated camera, an upload in flight",
         "cancels": cancels,
-        "cores": std::thread::available_parallelism().map_or(0, usize::from),
+        "measured": stamp::stamp("scripts/bench-camera.sh camera", &["CANCELS"]),
         "p50_ms": p50, "p99_ms": p99, "max_ms": max,
         "cut_micros": { "p50": quantile(&micros, 50), "p99": quantile(&micros, 99), "max": quantile(&micros, 100) },
     });

@@ -4,6 +4,8 @@
 //! machine does hits all three. The store stops reading after the first bytes: an upload in flight stays in flight until it
 //! is cut. Writes `target/bench/cut.json`; fails if the agent misses what is promised of it.
 
+mod stamp;
+
 use std::{
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
@@ -89,8 +91,7 @@ async fn main() -> anyhow::Result<()> {
     let document = json!({
         "what": "publication of a cancel to its report, milliseconds, on loopback, an upload in flight",
         "cancels": cancels,
-        "cores": std::thread::available_parallelism().map_or(0, usize::from),
-        "debug": cfg!(debug_assertions),
+        "measured": stamp::stamp("scripts/bench.sh", &["CANCELS"]),
         "kasa-care-agent": agent.figures(),
         "paho": paho.figures(),
         "shell": shell.figures(),

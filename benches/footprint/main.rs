@@ -5,6 +5,8 @@
 
 mod guest;
 mod here;
+#[path = "../stamp.rs"]
+mod stamp;
 
 use std::{path::Path, time::Duration};
 
@@ -38,9 +40,18 @@ async fn main() -> anyhow::Result<()> {
     let mut document: Value = std::fs::read(path).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_else(|| json!({}));
     document["what"] =
         "a live 640x360 H.264 file at 15 fps and 1 Mbit/s; wakeups are context switches; start in milliseconds from exec".into();
-    document[name] = json!({ "seconds": seconds, "gstreamer": with, "no_gstreamer": without });
-    std::fs::create_dir_all("target/bench")?;
-    std::fs::write(path, format!("{document:#}\n"))?;
+    let command = if emulated { "scripts/bench-camera.sh footprint" } else { "scripts/bench.sh" };
+    let measured = stamp::stamp(command, &["FOOTPRINT_SECONDS"]);
+    if emulated {
+        // The programs that the camera ran are those of its firmware.
+        let size = json!({
+            "what": "bytes of the stripped program on flash, armv7",
+            "measured": measured, "gstreamer": with["program_bytes"], "no_gstreamer": without["program_bytes"],
+        });
+        write("size", &size)?;
+    }
+    document[name] = json!({ "measured": measured, "seconds": seconds, "gstreamer": with, "no_gstreamer": without });
+    write("footprint", &document)?;
 
     println!("{name:<14} {:<16} {:>8} {:>8} {:>8} {:>10} {:>12}", "", "RSS kB", "PSS kB", "threads", "wakeups/s", "CPU s/min");
     let mut over = Vec::new();
@@ -61,6 +72,12 @@ async fn main() -> anyhow::Result<()> {
     println!("{}", path.display());
     ensure!(over.is_empty(), "{}", over.join("; "));
     Ok(())
+}
+
+fn write(name: &str, document: &Value) -> anyhow::Result<()> {
+    std::fs::create_dir_all("target/bench")?;
+    let path = format!("target/bench/{name}.json");
+    std::fs::write(&path, format!("{document:#}\n")).with_context(|| format!("writing {path}"))
 }
 
 /// An uploader that obeys, and says every second that a clip is stored.

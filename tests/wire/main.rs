@@ -6,6 +6,8 @@
 mod capture;
 mod namespaces;
 mod sink;
+#[path = "../../benches/stamp.rs"]
+mod stamp;
 
 use std::{
     fmt,
@@ -63,6 +65,19 @@ impl Round {
 struct Rounds {
     name: &'static str,
     rounds: Vec<Round>,
+}
+
+impl Rounds {
+    /// For the published figures: what was seen on the wire after the cut.
+    fn figures(&self) -> serde_json::Value {
+        let mut bytes: Vec<u64> = self.rounds.iter().map(|round| round.bytes).collect();
+        bytes.sort_unstable();
+        serde_json::json!({
+            "cuts": bytes.len(),
+            "bytes": { "p50": bytes[bytes.len() / 2], "max": bytes[bytes.len() - 1] },
+            "complete": self.rounds.iter().filter(|round| round.became_whole).count(),
+        })
+    }
 }
 
 impl fmt::Display for Rounds {
@@ -185,6 +200,14 @@ fn after_a_cut_nothing_beyond_one_record_leaves_and_the_control_fails_the_same_c
     });
     println!("p50 / max over an uplink of {UPLINK_KBPS} kbit/s, {:.0} s in all", begun.elapsed().as_secs_f64());
     println!("{agent}\n{estimating}\n{control}");
+    let figures = serde_json::json!({
+        "what": "payload on the wire after the gate has closed, bytes, over an uplink of 2 Mbit/s",
+        "measured": stamp::stamp("cargo test --workspace --test wire", &[]),
+        "configured": agent.figures(), "estimated": estimating.figures(), "control": control.figures(),
+    });
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bench");
+    std::fs::create_dir_all(&dir).unwrap();
+    std::fs::write(dir.join("wire.json"), format!("{figures:#}\n")).unwrap();
 
     for round in &agent.rounds {
         assert!(round.holds(), "{round:?}");

@@ -1,0 +1,264 @@
+//! Publishes what the benchmarks measured: takes new results from `target/bench` into `benches/results`, and writes the figures of
+//! docs/benchmarks.md and README.md from them. The last step of `make bench`; nobody types a figure into either file.
+//!
+//! A test renders both files from `benches/results` and fails if they differ from what is committed.
+
+use std::{fmt::Write as _, fs, path::Path};
+
+use anyhow::{Context as _, ensure};
+use serde_json::{Value, json};
+
+/// The result files, by name.
+const RESULTS: [&str; 5] = ["cut", "camera", "footprint", "size", "wire"];
+/// What is between these lines of a document is written here.
+const BEGIN: &str = "<!-- figures: written by `make bench`; do not edit -->";
+const END: &str = "<!-- end of figures -->";
+
+fn main() -> anyhow::Result<()> {
+    let root = Path::new(".");
+    for name in RESULTS {
+        let (fresh, kept) = (root.join(format!("target/bench/{name}.json")), result(root, name));
+        let Ok(text) = fs::read(&fresh) else { continue };
+        let fresh: Value = serde_json::from_slice(&text).with_context(|| format!("reading {}", fresh.display()))?;
+        let mut known = read(root, name).unwrap_or_else(|_| json!({}));
+        take(&mut known, fresh);
+        fs::write(&kept, format!("{known:#}\n")).with_context(|| format!("writing {}", kept.display()))?;
+    }
+    let results = Results::read(root)?;
+    for (file, figures) in [("docs/benchmarks.md", results.in_full()?), ("README.md", results.in_short()?)] {
+        let text = fs::read_to_string(root.join(file)).with_context(|| format!("reading {file}"))?;
+        fs::write(root.join(file), replaced(&text, &figures).with_context(|| format!("in {file}"))?)?;
+        println!("{file}");
+    }
+    Ok(())
+}
+
+/// Takes over what was measured later than what is known. A file holds one measurement, or several under names of their own.
+fn take(known: &mut Value, fresh: Value) {
+    let at = |value: &Value| value["measured"]["at"].as_str().map(str::to_owned);
+    if let Some(time) = at(&fresh) {
+        if at(known).is_none_or(|before| before <= time) {
+            *known = fresh;
+        }
+        return;
+    }
+    let parts = fresh.as_object().into_iter().flatten();
+    if !parts.clone().any(|(_, part)| at(part).is_some()) {
+        return;
+    }
+    for (name, part) in parts {
+        if part.is_object() {
+            if at(part).is_some() {
+                take(&mut known[name.as_str()], part.clone());
+            }
+        } else {
+            known[name.as_str()] = part.clone();
+        }
+    }
+}
+
+/// The text with the figures between its two marks.
+fn replaced(text: &str, figures: &str) -> anyhow::Result<String> {
+    let (before, rest) = text.split_once(BEGIN).with_context(|| format!("there is no line {BEGIN}"))?;
+    let (_, after) = rest.split_once(END).with_context(|| format!("there is no line {END}"))?;
+    ensure!(!after.contains(BEGIN), "there are two places for figures");
+    Ok(format!("{before}{BEGIN}\n{figures}{END}{after}"))
+}
+
+fn result(root: &Path, name: &str) -> std::path::PathBuf {
+    root.join(format!("benches/results/{name}.json"))
+}
+
+fn read(root: &Path, name: &str) -> anyhow::Result<Value> {
+    let path = result(root, name);
+    let text = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+    serde_json::from_slice(&text).with_context(|| format!("reading {}", path.display()))
+}
+
+/// What is known of each benchmark.
+struct Results {
+    cut: Value,
+    camera: Value,
+    footprint: Value,
+    size: Value,
+    wire: Value,
+}
+
+impl Results {
+    fn read(root: &Path) -> anyhow::Result<Self> {
+        let [cut, camera, footprint, size, wire] = RESULTS.map(|name| read(root, name));
+        Ok(Self { cut: cut?, camera: camera?, footprint: footprint?, size: size?, wire: wire? })
+    }
+
+    /// The one table of README.md.
+    fn in_short(&self) -> anyhow::Result<String> {
+        let (cut, camera, guest) = (&self.cut["kasa-care-agent"], &self.camera, &self.footprint["emulated camera"]);
+        let (with, without) = (&guest["gstreamer"], &guest["no_gstreamer"]);
+        let mut text = String::from("| figure | | measured |\n|---|---|---|\n");
+        let mut row = |what: &str, figure: String, at: &Value| writeln!(text, "| {what} | {figure} | {} |", day(at));
+        row(
+            "a cancel is published → the camera reports it, an upload in flight (p50 / p99)",
+            format!("{} / {} ms", fixed(&cut["p50_ms"], 1), fixed(&cut["p99_ms"], 1)),
+            &self.cut,
+        )?;
+        row(
+            "the same on an emulated armv7 camera",
+            format!("{} / {} ms", fixed(&camera["p50_ms"], 1), fixed(&camera["p99_ms"], 1)),
+            camera,
+        )?;
+        row(
+            "bytes on a 2 Mbit/s uplink after the gate has closed (p50 / max)",
+            format!("{} / {}", self.wire["configured"]["bytes"]["p50"], self.wire["configured"]["bytes"]["max"]),
+            &self.wire,
+        )?;
+        let pss = |build: &Value| mebibytes(&build["states"]["paid_uploading"]["pss_kb"]);
+        row("memory (PSS) while uploading, with / without GStreamer", format!("{} / {} MiB", pss(with), pss(without)), guest)?;
+        let megabytes = |bytes: &Value| bytes.as_f64().map_or_else(|| "–".into(), |bytes| format!("{:.2}", bytes / 1e6));
+        row(
+            "program on flash, armv7, with / without GStreamer",
+            format!("{} / {} MB", megabytes(&self.size["gstreamer"]), megabytes(&self.size["no_gstreamer"])),
+            &self.size,
+        )?;
+        Ok(text)
+    }
+
+    /// Everything, for docs/benchmarks.md.
+    fn in_full(&self) -> anyhow::Result<String> {
+        let mut text = String::from("\n## From a cancel to its report\n\n");
+        writeln!(text, "On loopback, with an upload in flight, {} cancels of each.\n", self.cut["cancels"])?;
+        text += "| | p50 | p99 | max |\n|---|---|---|---|\n";
+        for (name, key) in [("kasa-care-agent", "kasa-care-agent"), ("paho + http.client", "paho"), ("`mosquitto_sub` + `curl`", "shell")] {
+            latency(&mut text, name, &self.cut[key])?;
+        }
+        writeln!(text, "\n{}\n{}", the_cut_alone(&self.cut["kasa-care-agent"]), source(&self.cut))?;
+
+        writeln!(text, "\n## On an emulated armv7 camera\n\nThe same from the cloud's side, {} cancels.\n", self.camera["cancels"])?;
+        text += "| | p50 | p99 | max |\n|---|---|---|---|\n";
+        latency(&mut text, "kasa-care-agent", &self.camera)?;
+        writeln!(text, "\n{}", source(&self.camera))?;
+
+        text += "\n## Bytes on the wire after the gate has closed\n\n";
+        text += "| | cuts | p50 | max | objects that became complete |\n|---|---|---|---|---|\n";
+        let rounds =
+            [("uplink configured", "configured"), ("uplink estimated", "estimated"), ("control: only the request is dropped", "control")];
+        for (name, key) in rounds {
+            let round = &self.wire[key];
+            let (p50, max) = (&round["bytes"]["p50"], &round["bytes"]["max"]);
+            writeln!(text, "| {name} | {} | {} | {} | {} |", plain(&round["cuts"]), plain(p50), plain(max), plain(&round["complete"]))?;
+        }
+        writeln!(text, "\n{}", source(&self.wire))?;
+
+        text += "\n## Footprint\n";
+        for (title, key) in [("On an emulated armv7 camera", "emulated camera"), ("On amd64", "x86_64")] {
+            let measured = &self.footprint[key];
+            ensure!(measured.is_object(), "benches/results/footprint.json has no {key:?}");
+            writeln!(text, "\n### {title}\n\nEach state was watched for {} s.\n", measured["seconds"])?;
+            text += "| | PSS MiB | RSS MiB | threads | wakeups/s | CPU s/min |\n|---|---|---|---|---|---|\n";
+            for (build, key) in [("with GStreamer", "gstreamer"), ("without", "no_gstreamer")] {
+                for (state, key_of_state) in
+                    [("Free, idle", "free_idle"), ("paid, idle", "paid_idle"), ("paid, uploading", "paid_uploading")]
+                {
+                    let cost = &measured[key]["states"][key_of_state];
+                    let (pss, rss) = (mebibytes(&cost["pss_kb"]), mebibytes(&cost["rss_kb"]));
+                    let (threads, wakeups, cpu) = (&cost["threads"], &cost["wakeups_per_s"], &cost["cpu_s_per_min"]);
+                    writeln!(text, "| {build}: {state} | {pss} | {rss} | {threads} | {wakeups} | {cpu} |")?;
+                }
+            }
+            text += "\n| from exec, median | ready | connected | plan confirmed |\n|---|---|---|---|\n";
+            for (build, key) in [("with GStreamer", "gstreamer"), ("without", "no_gstreamer")] {
+                let start = |step: &str| plain(&measured[key]["start_ms"][step]["p50"]);
+                writeln!(text, "| {build} | {} ms | {} ms | {} ms |", start("ready"), start("connected"), start("confirmed"))?;
+            }
+            writeln!(text, "\n{}", source(measured))?;
+        }
+
+        text += "\n## Program size\n\n| armv7, stripped | bytes |\n|---|---|\n";
+        writeln!(text, "| with GStreamer | {} |\n| without | {} |", plain(&self.size["gstreamer"]), plain(&self.size["no_gstreamer"]))?;
+        writeln!(text, "\n{}\n", source(&self.size))?;
+        Ok(text)
+    }
+}
+
+fn latency(text: &mut String, name: &str, figures: &Value) -> std::fmt::Result {
+    let [p50, p99, max] = ["p50_ms", "p99_ms", "max_ms"].map(|key| fixed(&figures[key], 1));
+    writeln!(text, "| {name} | {p50} ms | {p99} ms | {max} ms |")
+}
+
+fn the_cut_alone(figures: &Value) -> String {
+    let millis = |key: &str| figures["cut_micros"][key].as_f64().map_or_else(|| "–".into(), |micros| format!("{:.2}", micros / 1000.0));
+    format!("Of the agent's time the cut itself took {} ms at p50 and {} ms at most.", millis("p50"), millis("max"))
+}
+
+/// Where a result comes from.
+fn source(result: &Value) -> String {
+    let measured = &result["measured"];
+    let word = |key: &str| measured[key].as_str().unwrap_or("unknown").to_owned();
+    let load = measured["load"].as_f64().map_or_else(String::new, |load| format!(", load {load:.1}"));
+    let debug = if measured["debug"] == true { " A debug build." } else { "" };
+    format!("`{}`, {}, commit {}: {}{load}.{debug}", word("command"), day(result), word("commit"), word("machine"))
+}
+
+fn day(result: &Value) -> String {
+    result["measured"]["at"].as_str().and_then(|at| at.get(..10)).unwrap_or("unknown").to_owned()
+}
+
+fn fixed(figure: &Value, digits: usize) -> String {
+    figure.as_f64().map_or_else(|| "–".into(), |figure| format!("{figure:.digits$}"))
+}
+
+/// kB as `/proc` has them, which are KiB.
+fn mebibytes(kilobytes: &Value) -> String {
+    kilobytes.as_f64().map_or_else(|| "–".into(), |kilobytes| format!("{:.1}", kilobytes / 1024.0))
+}
+
+fn plain(figure: &Value) -> String {
+    if figure.is_null() { "–".into() } else { figure.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn root() -> &'static Path {
+        Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+    }
+
+    #[test]
+    fn the_published_figures_are_those_of_the_results() {
+        let results = Results::read(root()).unwrap();
+        for (file, figures) in [("docs/benchmarks.md", results.in_full().unwrap()), ("README.md", results.in_short().unwrap())] {
+            let text = fs::read_to_string(root().join(file)).unwrap();
+            assert!(text == replaced(&text, &figures).unwrap(), "{file} differs from benches/results: run target/debug/bench-report");
+        }
+    }
+
+    #[test]
+    fn a_figure_that_changes_is_published() {
+        let mut results = Results::read(root()).unwrap();
+        let before = (results.in_full().unwrap(), results.in_short().unwrap());
+        results.cut["kasa-care-agent"]["p50_ms"] = json!(98.7);
+        let after = (results.in_full().unwrap(), results.in_short().unwrap());
+        assert!(before.0 != after.0 && after.0.contains("98.7 ms"));
+        assert!(before.1 != after.1 && after.1.contains("98.7 / "));
+    }
+
+    #[test]
+    fn a_result_gives_way_to_a_later_one_only() {
+        let of = |at: &str, figure: u64| json!({ "measured": { "at": at }, "figure": figure });
+        let mut known = of("2026-11-26T10:00:00Z", 1);
+        take(&mut known, of("2026-11-25T10:00:00Z", 2));
+        assert_eq!(known["figure"], 1);
+        take(&mut known, json!({ "figure": 3 }));
+        assert_eq!(known["figure"], 1, "a result without its time is not published");
+        take(&mut known, of("2026-11-27T10:00:00Z", 4));
+        assert_eq!(known["figure"], 4);
+    }
+
+    #[test]
+    fn of_several_measurements_in_a_file_each_is_judged_by_itself() {
+        let of = |at: &str, figure: u64| json!({ "measured": { "at": at }, "figure": figure });
+        let mut known = json!({ "here": of("2026-11-26", 1), "camera": of("2026-11-26", 1) });
+        take(&mut known, json!({ "what": "words", "here": of("2026-11-27", 2), "camera": { "figure": 3 } }));
+        assert_eq!(known, json!({ "what": "words", "here": of("2026-11-27", 2), "camera": of("2026-11-26", 1) }));
+    }
+}

@@ -1,8 +1,9 @@
 #!/bin/bash
-# `make demo` on a Debian 12 that has nothing but make: proves that its group in deps.sh is enough, and how much that is.
+# `make demo` on a Debian 12 that has nothing but make: proves that its group in deps.sh is enough, and how much that
+# is.
 #
-# Needs root and mmdebstrap (`scripts/deps.sh proof`). Rust comes from this machine; the rest is installed inside a directory that
-# is removed at the end. Nothing that is built here is shared with the work tree's own build.
+# Needs root and mmdebstrap (`scripts/deps.sh proof`). Rust comes from this machine; the rest is installed inside a
+# directory that is removed at the end. Nothing that is built here is shared with the work tree's own build.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

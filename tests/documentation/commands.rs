@@ -1,0 +1,47 @@
+//! The `make` commands that documents name, and the width of their prose. scripts/citations.py follows their links.
+
+use crate::{documents, prose, quoted, text};
+
+/// Lines of these are long by their nature: a list of changes, tables of evidence, a list of links.
+const LONG: [&str; 5] = ["CHANGELOG.md", "docs/assurance.md", "docs/scenarios.md", "deploy/README.md", "deploy/aws-iot/README.md"];
+
+#[test]
+fn every_make_command_of_a_document_exists() {
+    let makefile = text("Makefile");
+    let exists = |target: &str| makefile.lines().any(|line| line.split_once(':').is_some_and(|(name, _)| name == target));
+    let mut missing = Vec::new();
+    let mut seen = 0;
+    for document in documents() {
+        for (number, line) in text(&document.to_string_lossy()).lines().enumerate() {
+            // In a console block the line is the command; in prose it stands in backticks.
+            let console = line.strip_prefix("$ ").into_iter();
+            for command in quoted(line).chain(console) {
+                let mut words = command.split_whitespace().skip_while(|word| word.contains('='));
+                if words.next() != Some("make") {
+                    continue;
+                }
+                let target = words.find(|word| !word.contains('='));
+                seen += 1;
+                if let Some(target) = target.filter(|target| !exists(target) && *target != "TARGET") {
+                    missing.push(format!("{}:{}: make {target}", document.display(), number + 1));
+                }
+            }
+        }
+    }
+    assert!(seen > 20, "only {seen} commands were found: the test reads the documents wrongly");
+    assert!(missing.is_empty(), "{}", missing.join("\n"));
+}
+
+#[test]
+fn prose_stays_within_120_columns() {
+    let mut long = Vec::new();
+    for document in documents().into_iter().filter(|path| !LONG.iter().any(|long| path.as_os_str() == *long)) {
+        for (number, line) in prose(&text(&document.to_string_lossy())) {
+            // A table's row cannot be broken, and neither can a link.
+            if line.chars().count() > 120 && !line.trim_start().starts_with('|') && line.trim().contains(' ') {
+                long.push(format!("{}:{number}", document.display()));
+            }
+        }
+    }
+    assert!(long.is_empty(), "longer than 120 characters:\n{}", long.join("\n"));
+}

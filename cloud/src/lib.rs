@@ -24,9 +24,9 @@ pub mod portal;
 pub mod storage;
 pub mod transport;
 
-pub mod args;
 pub mod child;
 pub mod clock;
+pub mod command_line;
 pub mod fail_point;
 pub mod provision;
 pub mod run;

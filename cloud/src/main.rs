@@ -3,69 +3,67 @@
 use std::{path::Path, process::ExitCode};
 
 use care_cloud::{
-    args::{self, Command, USAGE},
+    command_line::{AccountCommand, Arguments, CameraCommand, Command, Options},
+    domain::actions::Action,
+    lab::experiments::Experiment,
     run,
     storage::data_dir::{DataError, new_secret},
 };
+use clap::Parser as _;
+use serde::Serialize;
 
 const WRONG_USAGE: u8 = 64;
 const INTERNAL: u8 = 70;
 const WRONG_CONFIGURATION: u8 = 78;
 
 fn main() -> ExitCode {
-    let command = match args::parse(std::env::args_os().skip(1)) {
-        Ok(command) => command,
-        Err(e) => return fail(WRONG_USAGE, &e),
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(e) => {
+            // Where it cannot be printed, the exit code says it.
+            drop(e.print());
+            return if e.use_stderr() { ExitCode::from(WRONG_USAGE) } else { ExitCode::SUCCESS };
+        }
     };
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(e) => return fail(INTERNAL, &e),
     };
-    let code = runtime.block_on(carry_out(command));
-    // A blocked file or DNS call must not hold up the exit.
+    let code = runtime.block_on(carry_out(arguments));
+    // A blocked file or DNS call must not delay the exit.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     code
 }
 
-async fn carry_out(command: Command) -> ExitCode {
-    match command {
-        Command::Help => {
-            print!("{USAGE}");
-            ExitCode::SUCCESS
-        }
-        Command::Version => {
-            println!("care-cloud {}", env!("CARGO_PKG_VERSION"));
-            ExitCode::SUCCESS
-        }
-        Command::Run(options) => {
-            run::log_to_stderr();
-            match run::Running::start(&options).await {
-                Ok(running) => {
-                    announce(&running);
-                    run::until_told_to_stop().await;
-                    tracing::info!("stopping");
-                    drop(running);
-                    ExitCode::SUCCESS
-                }
-                Err(e) => fail(if e.is_configuration() { WRONG_CONFIGURATION } else { INTERNAL }, &e),
-            }
-        }
-        Command::CameraAdd { data, id, model, account, out } => match run::add_camera(&data, &id, &model, &account, &out) {
-            Ok(()) => {
+async fn carry_out(Arguments { options, command }: Arguments) -> ExitCode {
+    let data = &options.data;
+    let done = match command {
+        None => run_until_stopped(&options).await,
+        Some(Command::Camera(CameraCommand::Add { id, model, account, out })) => {
+            run::add_camera(data, &id, &model, &account, &out).map(|()| {
                 println!("camera {id} is ready: kasa-care-agent run --config {}", out.join("config.toml").display());
-                ExitCode::SUCCESS
-            }
-            Err(e) => fail(if e.is_configuration() { WRONG_CONFIGURATION } else { INTERNAL }, &e),
-        },
-        Command::AccountAdd { data, account, login, password_file } => match add_account(&data, &account, &login, password_file.as_deref())
-        {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(e) => fail(if e.is_configuration() { WRONG_CONFIGURATION } else { INTERNAL }, &e),
-        },
-        Command::Act { data, action } => talk(&data, "/portal/act", Some(&action)).await,
-        Command::Experiment { data, experiment } => talk(&data, "/portal/experiment", Some(&experiment)).await,
-        Command::State { data } => talk(&data, "/portal/state", None).await,
+            })
+        }
+        Some(Command::Account(AccountCommand::Add { account, login, password_file })) => {
+            add_account(data, &account, &login, password_file.as_deref())
+        }
+        Some(Command::Plan(command)) => return talk(data, "/portal/act", Some(Action::from(command))).await,
+        Some(Command::Experiment(command)) => return talk(data, "/portal/experiment", Some(Experiment::from(command))).await,
+        Some(Command::State) => return talk(data, "/portal/state", None::<()>).await,
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => fail(if e.is_configuration() { WRONG_CONFIGURATION } else { INTERNAL }, &e),
     }
+}
+
+async fn run_until_stopped(options: &Options) -> Result<(), run::SetupError> {
+    run::log_to_stderr();
+    let running = run::Running::start(options).await?;
+    announce(&running);
+    run::until_told_to_stop().await;
+    tracing::info!("stopping");
+    Ok(())
 }
 
 fn add_account(data: &Path, account: &str, login: &str, password_file: Option<&Path>) -> Result<(), run::SetupError> {
@@ -84,13 +82,14 @@ fn add_account(data: &Path, account: &str, login: &str, password_file: Option<&P
     Ok(())
 }
 
-async fn talk(data: &Path, path: &str, body: Option<&serde_json::Value>) -> ExitCode {
+/// Sends `body` to the portal of the care-cloud that runs on this directory, or reads from it, and prints the answer.
+async fn talk(data: &Path, path: &str, body: Option<impl Serialize>) -> ExitCode {
     let portal = match run::portal_of(data) {
         Ok(portal) => portal,
         Err(e) => return fail(WRONG_CONFIGURATION, &e),
     };
     let answer = match body {
-        Some(body) => portal.post(path, body).await,
+        Some(body) => portal.post(path, &body).await,
         None => portal.get(path).await,
     };
     match answer {

@@ -15,9 +15,9 @@ use thiserror::Error;
 use tokio::{net::TcpListener, task::JoinSet};
 
 use crate::{
-    args::Run,
     clock::Clock,
     clock::now_s,
+    command_line::Options,
     domain::{
         accounts::{self, AccountError, PasswordHash},
         actions::ActionError,
@@ -36,7 +36,7 @@ use crate::{
     transport::{
         api,
         broker::{Broker, BrokerAddress, BrokerError, Listeners, free_address},
-        client::Portal,
+        client::{ClientError, Portal},
         cloud::Cloud,
         link,
         listener::accept_tls,
@@ -75,6 +75,8 @@ pub enum SetupError {
     Action(#[from] ActionError),
     #[error(transparent)]
     Account(#[from] AccountError),
+    #[error(transparent)]
+    Client(#[from] ClientError),
     #[error("listening on {address} for {what}: {source}; choose another address with {flag}")]
     Listen { what: &'static str, flag: &'static str, address: SocketAddr, source: std::io::Error },
     #[error("--broker {url}: {why}")]
@@ -102,7 +104,7 @@ pub struct Running {
 
 impl Running {
     /// Starts everything and returns once it all listens.
-    pub async fn start(options: &Run) -> Result<Self, SetupError> {
+    pub async fn start(options: &Options) -> Result<Self, SetupError> {
         let data = DataDir::open(&options.data)?;
         let last = data.endpoints()?;
         let last_port = |url: fn(&Endpoints) -> &str| last.as_ref().and_then(|last| url::Url::parse(url(last)).ok()?.port());
@@ -263,7 +265,7 @@ pub fn portal_of(data: &Path) -> Result<Portal, SetupError> {
     let not_running = || SetupError::NotRunning { path: path.display().to_string() };
     let text = read_if_there(&path)?.ok_or_else(not_running)?;
     let endpoints: Endpoints = serde_json::from_slice(&text).map_err(|_| not_running())?;
-    Ok(Portal { origin: endpoints.portal, operator: DataDir::open(data)?.operator()? })
+    Ok(Portal::new(endpoints.portal, DataDir::open(data)?.operator()?)?)
 }
 
 /// Logs to standard error; `RUST_LOG` chooses what.
@@ -339,7 +341,7 @@ fn own_listener(cameras: SocketAddr) -> std::io::Result<SocketAddr> {
 
 /// A client id that is nobody else's: a colon is in no device id, and where a broker lets any client choose its id, nobody can
 /// guess the secret part. Several processes on one database need a name each, or the broker would let only one of them in.
-fn client_id(data: &DataDir, options: &Run) -> Result<String, DataError> {
+fn client_id(data: &DataDir, options: &Options) -> Result<String, DataError> {
     let secret = data.client_secret()?;
     Ok(match &options.instance {
         Some(instance) => format!("{CLOUD_NAME}:{instance}:{secret}"),
@@ -355,7 +357,7 @@ fn store_endpoint(url: &str, ca: Option<&Path>) -> Option<StoreEndpoint> {
     Some(StoreEndpoint { host, ca: ca.map(|ca| std::path::absolute(ca).unwrap_or_else(|_| ca.to_owned())) })
 }
 
-fn external_broker(data: &DataDir, options: &Run, url: &str, pki: &Pki) -> Result<BrokerAddress, SetupError> {
+fn external_broker(data: &DataDir, options: &Options, url: &str, pki: &Pki) -> Result<BrokerAddress, SetupError> {
     let bad = |why| SetupError::BrokerUrl { url: url.to_owned(), why };
     let parsed = url::Url::parse(url).map_err(|_| bad("expected mqtts://host:port"))?;
     let host = parsed.host_str().ok_or_else(|| bad("it names no host"))?.trim_matches(['[', ']']).to_owned();

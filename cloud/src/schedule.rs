@@ -63,7 +63,7 @@ pub async fn run(cloud: Arc<Cloud>) {
 
 /// Takes in what has arrived elsewhere, and erases what has to go.
 async fn look_at_store(cloud: &Arc<Cloud>) -> Result<(), RetentionError> {
-    store::arrivals::look(cloud).await?;
+    store::poll::poll(cloud).await?;
     cloud.sweep().await
 }
 

@@ -68,7 +68,7 @@ impl From<DbError> for ExperimentError {
 }
 
 /// What an engineer wants to see.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "experiment", rename_all = "snake_case")]
 pub enum Experiment {
     /// The camera's newest document once more: `duplicate`.

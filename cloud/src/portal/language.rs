@@ -3,13 +3,11 @@
 //! asks for, else English.
 
 use axum::http::{HeaderMap, header};
+use axum_extra::extract::CookieJar;
 use jiff::{Timestamp, ZonedDateTime, tz::TimeZone};
 use serde::Deserialize;
 
-use super::{
-    cookie,
-    words::{ENGLISH, FRENCH, Words, fill},
-};
+use super::words::{ENGLISH, FRENCH, Words, fill};
 
 /// The cookie that remembers a choice.
 pub const COOKIE: &str = "care_language";
@@ -54,8 +52,8 @@ impl Language {
     }
 
     /// The one to answer this request in.
-    pub fn of(headers: &HeaderMap) -> Self {
-        let chosen = cookie::value(headers, COOKIE).and_then(Self::tagged);
+    pub fn of(headers: &HeaderMap, jar: &CookieJar) -> Self {
+        let chosen = jar.get(COOKIE).and_then(|cookie| Self::tagged(cookie.value()));
         let accepted = headers.get(header::ACCEPT_LANGUAGE).and_then(|value| value.to_str().ok());
         chosen.or_else(|| accepted.and_then(Self::accepted)).unwrap_or(Self::English)
     }
@@ -220,7 +218,7 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(header::ACCEPT_LANGUAGE, accept.parse().unwrap());
         headers.insert(header::COOKIE, cookie.parse().unwrap());
-        Language::of(&headers)
+        Language::of(&headers, &CookieJar::from_headers(&headers))
     }
 
     #[test]
@@ -231,7 +229,7 @@ mod tests {
         assert_eq!(asked("de, fr;q=0", ""), Language::English);
         assert_eq!(asked("fr", "care_language=en"), Language::English);
         assert_eq!(asked("fr", "care_language=<script>"), Language::French);
-        assert_eq!(Language::of(&HeaderMap::new()), Language::English);
+        assert_eq!(Language::of(&HeaderMap::new(), &CookieJar::new()), Language::English);
     }
 
     #[test]

@@ -11,7 +11,7 @@ mod cameras;
 mod card;
 mod change;
 pub mod clicks;
-mod cookie;
+mod cookies;
 mod engineers;
 mod events;
 mod fault;
@@ -69,7 +69,7 @@ impl Portal {
     /// `demo`: who is let in by a click.
     pub fn new(cloud: Arc<Cloud>, origin: Option<String>, demo: Vec<DemoPerson>) -> Arc<Self> {
         Arc::new(Self {
-            content_policy: guard::content_policy(cloud.store.elsewhere().as_deref()),
+            content_policy: guard::content_policy(cloud.store.external_origin().as_deref()),
             lab: Lab::new(cloud.clone()),
             cloud,
             origin,

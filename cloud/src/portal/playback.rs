@@ -29,8 +29,8 @@ pub async fn serve(cloud: &Arc<Cloud>, account: &str, device: &DeviceId, clip: &
     }
     let range = headers.get(header::RANGE).and_then(|range| range.to_str().ok());
     match cloud.store.open_clip(device, clip, range).await {
-        Ok(Some(Object::Here { body, length, content_range })) => found(body, length, content_range),
-        Ok(Some(Object::Elsewhere(url))) => {
+        Ok(Some(Object::Content { body, length, content_range })) => found(body, length, content_range),
+        Ok(Some(Object::Redirect(url))) => {
             let mut answer = plain(StatusCode::SEE_OTHER, "");
             match HeaderValue::try_from(url.as_str()) {
                 Ok(location) => answer.headers_mut().insert(header::LOCATION, location),

@@ -5,15 +5,16 @@ use std::{sync::Arc, time::Instant};
 use askama::Template;
 use axum::{
     extract::State,
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    http::{HeaderValue, StatusCode, header},
     response::{IntoResponse as _, Redirect, Response},
 };
+use axum_extra::extract::CookieJar;
 use serde::Deserialize;
 
 use super::{
     Portal,
     admitted::Posted,
-    cookie,
+    cookies::cookie,
     frame::Frame,
     language::{self, Language},
     page::{failed, html, html_with},
@@ -103,9 +104,9 @@ pub async fn enter(State(portal): State<Arc<Portal>>, visitor: Visitor, posted: 
         return failed(&visitor, &e.into());
     }
     tracing::info!(id, "signed in");
-    let mut answer = Redirect::to(home).into_response();
-    give(&portal, answer.headers_mut(), [(portal.session_cookie(), secret.as_str(), session::LASTS_S), (portal.visit_cookie(), "", 0)]);
-    answer
+    let secure = portal.is_secure();
+    let cookies = CookieJar::new().add(cookie(portal.session_cookie(), secret, session::LASTS_S, secure));
+    (cookies.add(cookie(portal.visit_cookie(), "", 0, secure)), Redirect::to(home)).into_response()
 }
 
 /// Signs out: the session ends here, not only in the browser.
@@ -114,9 +115,8 @@ pub async fn leave(State(portal): State<Arc<Portal>>, visitor: Visitor, _: Poste
     if let Err(e) = portal.cloud.db.read_async(move |connection| session::close(connection, &secret)).await {
         return failed(&visitor, &e.into());
     }
-    let mut answer = Redirect::to("/sign-in").into_response();
-    give(&portal, answer.headers_mut(), [(portal.session_cookie(), "", 0)]);
-    answer
+    let cookies = CookieJar::new().add(cookie(portal.session_cookie(), "", 0, portal.is_secure()));
+    (cookies, Redirect::to("/sign-in")).into_response()
 }
 
 /// A form with nothing but its token.
@@ -135,15 +135,6 @@ pub async fn choose_language(State(portal): State<Arc<Portal>>, posted: Posted<C
     let Choice { language, back } = posted.form;
     // A path of ours: `//host` and `/\host` would lead elsewhere.
     let ours = back.starts_with('/') && !back[1..].starts_with(['/', '\\']) && HeaderValue::from_str(&back).is_ok();
-    let mut answer = Redirect::to(if ours { &back } else { "/" }).into_response();
-    give(&portal, answer.headers_mut(), [(language::COOKIE, language.tag(), 365 * 86_400)]);
-    answer
-}
-
-fn give<'a>(portal: &Portal, headers: &mut HeaderMap, cookies: impl IntoIterator<Item = (&'a str, &'a str, u64)>) {
-    for (name, value, max_age_s) in cookies {
-        if let Some(cookie) = cookie::set(name, value, max_age_s, portal.is_secure()) {
-            headers.append(header::SET_COOKIE, cookie);
-        }
-    }
+    let cookies = CookieJar::new().add(cookie(language::COOKIE, language.tag(), 365 * 86_400, portal.is_secure()));
+    (cookies, Redirect::to(if ours { &back } else { "/" })).into_response()
 }

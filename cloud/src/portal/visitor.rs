@@ -4,14 +4,16 @@ use std::{convert::Infallible, sync::Arc};
 
 use axum::{
     extract::{FromRequestParts, Request, State},
-    http::{Method, StatusCode, header, request::Parts},
+    http::{Method, StatusCode, request::Parts},
     middleware::Next,
     response::{IntoResponse as _, Response},
 };
+use axum_extra::extract::CookieJar;
 use jiff::tz::TimeZone;
 
 use super::{
-    Portal, cookie,
+    Portal,
+    cookies::cookie,
     language::Language,
     session::{self, Who},
 };
@@ -39,10 +41,12 @@ pub struct Visitor {
 /// Finds out who asks. Who has no cookie yet gets one, so that even the sign-in form is theirs alone.
 pub async fn recognise(State(portal): State<Arc<Portal>>, mut request: Request, next: Next) -> Response {
     let headers = request.headers();
-    let language = Language::of(headers);
-    let given = cookie::value(headers, portal.session_cookie()).map(str::to_owned);
-    let visiting = cookie::value(headers, portal.visit_cookie()).map(str::to_owned);
-    let zone = cookie::value(headers, ZONE_COOKIE).and_then(|name| TimeZone::get(name).ok()).unwrap_or(TimeZone::UTC);
+    let jar = CookieJar::from_headers(headers);
+    let sent = |name| jar.get(name).map(|cookie| cookie.value().to_owned());
+    let language = Language::of(headers, &jar);
+    let given = sent(portal.session_cookie());
+    let visiting = sent(portal.visit_cookie());
+    let zone = sent(ZONE_COOKIE).and_then(|name| TimeZone::get(&name).ok()).unwrap_or(TimeZone::UTC);
     // Where something was posted to there may be no page to come back to.
     let path = if request.method() == Method::GET { request.uri().path().to_owned() } else { "/".to_owned() };
     let who = match &given {
@@ -68,11 +72,9 @@ pub async fn recognise(State(portal): State<Arc<Portal>>, mut request: Request, 
         },
     };
     request.extensions_mut().insert(Visitor { language, who, secret, path, zone });
-    let mut answer = next.run(request).await;
-    if let Some(cookie) = new.and_then(|secret| cookie::set(portal.visit_cookie(), &secret, session::LASTS_S, portal.is_secure())) {
-        answer.headers_mut().append(header::SET_COOKIE, cookie);
-    }
-    answer
+    let answer = next.run(request).await;
+    let new = new.map(|secret| cookie(portal.visit_cookie(), secret, session::LASTS_S, portal.is_secure()));
+    (new.into_iter().fold(CookieJar::new(), CookieJar::add), answer).into_response()
 }
 
 /// Whether a page asks for this and not the person: its live events, what it then looks at again, and its pictures.

@@ -1,87 +1,98 @@
-//! A small HTTP client for the portal of a running care-cloud: what the command line and the demo use. Plain HTTP on
-//! loopback only.
+//! The portal of a running care-cloud, as the command line and the demo use it: JSON over plain HTTP on loopback.
 
-use axum::http::{Request, header, request::Builder};
-use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full};
-use hyper_util::rt::TokioIo;
+use std::time::Duration;
+
+use reqwest::{Client, RequestBuilder};
+use serde::Serialize;
 use serde_json::Value;
 use thiserror::Error;
-use tokio::net::TcpStream;
 
-/// What can go wrong on the way.
+use super::http;
+use crate::storage::pki::{PkiError, client_config};
+
+/// One request. The portal answers in milliseconds, except where it waits for the broker to start.
+const WITHIN: Duration = Duration::from_secs(60);
+
+/// Why the portal could not be asked.
 #[derive(Debug, Error)]
 pub enum ClientError {
-    /// Nobody listens.
-    #[error("connecting to {url}: {source}; is care-cloud running on this --data?")]
+    /// The client could not be set up.
+    #[error(transparent)]
+    Tls(#[from] PkiError),
+    /// Nothing listens there.
+    #[error("connecting to {url}: {why}; is care-cloud running on this --data?")]
     Connect {
-        /// Where.
+        /// The URL.
         url: String,
-        /// Why.
-        source: std::io::Error,
+        /// The cause.
+        why: String,
     },
     /// The exchange broke.
     #[error("talking to {url}: {why}")]
     Exchange {
-        /// With whom.
+        /// The URL.
         url: String,
-        /// Why.
+        /// The cause.
         why: String,
     },
-    /// The portal said no; its words are for the person who asked.
+    /// The portal refused; the message is the portal's.
     #[error("{0}")]
     Refused(String),
 }
 
-/// The portal of a running care-cloud, and what it knows us by.
+/// The portal of a running care-cloud, with the credentials of its operator.
 #[derive(Debug, Clone)]
 pub struct Portal {
     /// `http://…`, on loopback.
     pub origin: String,
     /// The operator's secret from the data directory.
-    pub operator: String,
+    operator: String,
+    http: Client,
 }
 
 impl Portal {
+    /// The portal at this origin.
+    pub fn new(origin: String, operator: String) -> Result<Self, ClientError> {
+        Ok(Self { http: plain_client(&origin)?, origin, operator })
+    }
+
     /// GETs a JSON document.
     pub async fn get(&self, path: &str) -> Result<Value, ClientError> {
-        exchange(&self.origin, path, self.authorised(Request::get(path)).body(Full::default())).await
+        let url = format!("{}{path}", self.origin);
+        exchange(self.http.get(&url).bearer_auth(&self.operator), &url).await
     }
 
-    /// POSTs a JSON document and reads the answer.
-    pub async fn post(&self, path: &str, body: &Value) -> Result<Value, ClientError> {
-        let request = self.authorised(Request::post(path)).header(header::CONTENT_TYPE, "application/json");
-        exchange(&self.origin, path, request.body(Full::from(body.to_string()))).await
-    }
-
-    fn authorised(&self, request: Builder) -> Builder {
-        request.header(header::AUTHORIZATION, format!("Bearer {}", self.operator))
+    /// POSTs a JSON document and returns the answer.
+    pub async fn post(&self, path: &str, body: &impl Serialize) -> Result<Value, ClientError> {
+        let url = format!("{}{path}", self.origin);
+        exchange(self.http.post(&url).bearer_auth(&self.operator).json(body), &url).await
     }
 }
 
-/// GETs a JSON document that is there for everyone.
+/// GETs a JSON document that needs no credentials.
 pub async fn get(origin: &str, path: &str) -> Result<Value, ClientError> {
-    exchange(origin, path, Request::get(path).body(Full::default())).await
+    let url = format!("{origin}{path}");
+    exchange(plain_client(origin)?.get(&url), &url).await
 }
 
-async fn exchange(origin: &str, path: &str, request: Result<Request<Full<Bytes>>, axum::http::Error>) -> Result<Value, ClientError> {
-    let url = format!("{origin}{path}");
-    let broken = |why: &dyn std::fmt::Display| ClientError::Exchange { url: url.clone(), why: why.to_string() };
-    let mut request = request.map_err(|e| broken(&e))?;
-    let host = origin.strip_prefix("http://").ok_or_else(|| broken(&"only http:// is spoken here"))?;
-    request.headers_mut().insert(header::HOST, host.parse().map_err(|e| broken(&e))?);
-    let stream = TcpStream::connect(host).await.map_err(|source| ClientError::Connect { url: url.clone(), source })?;
-    // Without it the request would only be a little later.
-    drop(stream.set_nodelay(true));
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| broken(&e))?;
-    tokio::spawn(connection);
-    let answer = sender.send_request(request).await.map_err(|e| broken(&e))?;
+fn plain_client(origin: &str) -> Result<Client, ClientError> {
+    // No authority is trusted, so that https:// fails instead of passing unchecked.
+    let tls = client_config(b"", None)?;
+    http::client(&tls, WITHIN).map_err(|e| ClientError::Exchange { url: origin.to_owned(), why: http::reason(e) })
+}
+
+async fn exchange(request: RequestBuilder, url: &str) -> Result<Value, ClientError> {
+    let broken = |e: reqwest::Error| ClientError::Exchange { url: url.to_owned(), why: http::reason(e) };
+    let answer = request.send().await.map_err(|e| match e.is_connect() {
+        true => ClientError::Connect { url: url.to_owned(), why: http::reason(e) },
+        false => broken(e),
+    })?;
     let status = answer.status();
-    let body = answer.into_body().collect().await.map_err(|e| broken(&e))?.to_bytes();
+    let body = answer.bytes().await.map_err(broken)?;
     if !status.is_success() {
         let said: Option<Value> = serde_json::from_slice(&body).ok();
         let said = said.as_ref().and_then(|said| said["error"].as_str()).map(str::to_owned);
         return Err(ClientError::Refused(said.unwrap_or_else(|| format!("{url} answered {status}"))));
     }
-    serde_json::from_slice(&body).map_err(|e| broken(&e))
+    serde_json::from_slice(&body).map_err(|e| ClientError::Exchange { url: url.to_owned(), why: e.to_string() })
 }

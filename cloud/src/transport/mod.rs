@@ -6,6 +6,7 @@ pub mod broker;
 pub mod client;
 pub mod cloud;
 pub mod events;
+mod http;
 pub mod link;
 pub mod listener;
 pub mod publications;

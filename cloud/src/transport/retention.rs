@@ -101,7 +101,7 @@ pub async fn sweep(db: &Db, issuer: &Arc<Issuer>, store: &Arc<Store>, now: u64) 
             let mut failed = 0;
             for (device, clips) in &mut clips {
                 let before = clips.len();
-                clips.retain(|clip| !deleting.is_embedded() || deleting.delete(device, clip));
+                clips.retain(|clip| !deleting.is_embedded() || deleting.delete_embedded(device, clip));
                 failed += before - clips.len();
             }
             Ok((clips, failed))
@@ -109,7 +109,7 @@ pub async fn sweep(db: &Db, issuer: &Arc<Issuer>, store: &Arc<Store>, now: u64) 
         let (tried, mut left) = tried.await?;
         for (device, mut clips) in tried {
             for clip in &clips {
-                store.erase(&device, clip).await?;
+                store.delete_external(&device, clip).await?;
             }
             let present = store.list(&device).await?;
             let before = clips.len();

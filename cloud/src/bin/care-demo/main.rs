@@ -10,11 +10,24 @@ mod story;
 
 use std::process::ExitCode;
 
+use clap::Parser;
 use play::{Pace, Play};
 use serde_json::{Value, json};
 
+/// The demo: care-cloud and kasa-care-agent, with a portal to cancel a plan in.
+///
+/// With ONCE=1 in the environment the story plays once without a person and ends with one line of JSON.
+#[derive(Debug, Parser)]
+#[command(name = "care-demo", version, after_help = "Exit codes: 0 done, 1 a step failed, 64 wrong usage, 70 internal error.")]
+struct Arguments {}
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
+    if let Err(e) = Arguments::try_parse() {
+        // Where it cannot be printed, the exit code says it.
+        drop(e.print());
+        return if e.use_stderr() { ExitCode::from(64) } else { ExitCode::SUCCESS };
+    }
     let once = std::env::var_os("ONCE").is_some_and(|value| !value.is_empty() && value != "0");
     let ended = if once { play_once().await } else { wait_for_a_person().await };
     match ended {

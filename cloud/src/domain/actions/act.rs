@@ -421,6 +421,15 @@ impl Issuer {
 }
 
 impl PaidPlan {
+    /// The plan of this name.
+    pub fn read(name: &str) -> Option<Self> {
+        match name {
+            "plus" => Some(Self::Plus),
+            "premium" => Some(Self::Premium),
+            _ => None,
+        }
+    }
+
     /// The plan in the catalogue.
     pub fn tier(self) -> Tier {
         match self {

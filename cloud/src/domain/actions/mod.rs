@@ -4,7 +4,7 @@
 mod act;
 
 use care_protocol::{Channel, DeviceId, Order, RefundKind};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::{
@@ -96,7 +96,7 @@ impl From<rusqlite::Error> for ActionError {
 }
 
 /// One action, as the portal and the command line ask for it.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "action", rename_all = "snake_case")]
 pub enum Action {
     /// A new plan for a camera (Plus) or for its account (Premium).
@@ -203,7 +203,7 @@ pub enum Action {
 }
 
 /// A plan that costs money.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PaidPlan {
     /// One camera.
@@ -227,7 +227,7 @@ pub enum Which {
 }
 
 /// What was shown to a person before confirming. It is booked exactly so, or not at all.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quote {
     /// The subscription's order.
     pub order_id: String,

@@ -2,12 +2,12 @@
 //! Auckland.
 
 use jiff::tz::TimeZone;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// A time zone by its IANA name.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Zone(TimeZone);
 
 /// No such time zone.
@@ -36,6 +36,12 @@ impl Zone {
 
     pub(super) fn time_zone(&self) -> TimeZone {
         self.0.clone()
+    }
+}
+
+impl From<Zone> for String {
+    fn from(zone: Zone) -> Self {
+        zone.name().to_owned()
     }
 }
 

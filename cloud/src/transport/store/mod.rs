@@ -1,164 +1,81 @@
-//! Where clips go. Embedded: an S3 service on the API's own origin, reached by presigned PUTs, that follows each upload
-//! while it runs ([`put`]). External (`--s3`): any S3, where what arrives is looked for ([`arrivals`]).
+//! The clip store. Embedded, it is an S3 service on the API's own origin ([`embedded`]), and each upload is followed while it
+//! runs ([`put`]). With `--s3` it is an external S3 ([`external`]), which is polled for uploads that have arrived ([`poll`]).
 
-pub mod arrivals;
-mod elsewhere;
+mod embedded;
+mod error;
+mod external;
+pub mod poll;
 pub mod put;
 mod transfers;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    convert::Infallible,
-    io,
-    path::{Path, PathBuf},
-    time::Duration,
+    path::Path,
 };
 
-use axum::{
-    body::{Body, Bytes},
-    http::{Extensions, HeaderMap, Method, Uri},
-};
+use axum::body::{Body, Bytes};
 use care_protocol::{DeviceId, Grant};
 use jiff::{SignedDuration, Timestamp};
 use rusqlite::{Connection, OptionalExtension as _, Transaction};
 use rusty_s3::{Bucket, Credentials, S3Action as _, UrlStyle};
-use s3s::{
-    S3 as _, S3ErrorCode, S3Request,
-    auth::SimpleAuth,
-    dto::{GetObjectInput, ListObjectsV2Input, PutObjectInput},
-    service::{S3Service, S3ServiceBuilder},
-};
-use s3s_fs::FileSystem;
-use thiserror::Error;
 use url::Url;
 
-use self::elsewhere::Elsewhere;
-pub use self::transfers::{TransferView, Transfers};
+use self::{
+    embedded::{BUCKET, Embedded},
+    external::External,
+};
+pub use self::{
+    error::StoreError,
+    transfers::{TransferView, Transfers},
+};
 use crate::{
     clock::now_us,
     domain::clip_rules::{GRANT_LIFE, arrived_too_close, still_allowed},
     storage::{
-        data_dir::{DataDir, DataError, make_private_dir, new_secret, read_if_there, write_private},
+        data_dir::{DataDir, new_secret, read_if_there, write_private},
         db::DbError,
-        pki::trusting,
+        pki::{client_config, trusting},
     },
 };
 
-/// What every clip is, a snapshot too: an MP4, that of one frame.
+/// The media type of every clip, and of a snapshot: an MP4 of one frame.
 pub const MEDIA_TYPE: &str = "video/mp4";
-/// The bucket of the embedded store.
-pub const BUCKET: &str = "clips";
-/// The query parameter that names the grant; it is part of what is signed.
+/// The query parameter that names the grant; the signature covers it.
 const GRANT_PARAMETER: &str = "x-care-grant";
-/// Where Debian keeps the public authorities.
+/// Debian's bundle of public certificate authorities.
 const SYSTEM_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
-/// So often a listing is begun again because the store changed under it.
-const LISTINGS_DISTURBED: u32 = 20;
-
-/// What can go wrong with the store.
-#[derive(Debug, Error)]
-pub enum StoreError {
-    /// Reading or writing its secret.
-    #[error(transparent)]
-    Data(#[from] DataError),
-    /// s3s.
-    #[error("opening the embedded store in {path}: {why}")]
-    Open {
-        /// Its directory.
-        path: PathBuf,
-        /// Why.
-        why: String,
-    },
-    /// Deleting one elsewhere.
-    #[error("deleting clip {clip} of {device} from the store: {why}")]
-    Erase {
-        /// Whose.
-        device: DeviceId,
-        /// Which.
-        clip: String,
-        /// Why.
-        why: String,
-    },
-    /// Looking what is there.
-    #[error("listing the clips of {device} in the store: {why}")]
-    List {
-        /// Whose.
-        device: DeviceId,
-        /// Why.
-        why: String,
-    },
-    /// A range that the clip does not have.
-    #[error("the range lies outside the clip")]
-    Range,
-    /// Reading one.
-    #[error("reading clip {clip} of {device} from the store: {why}")]
-    Read {
-        /// Whose.
-        device: DeviceId,
-        /// Which.
-        clip: String,
-        /// Why.
-        why: String,
-    },
-    /// Writing one.
-    #[error("writing clip {clip} of {device} to the store: {why}")]
-    Write {
-        /// Whose.
-        device: DeviceId,
-        /// Which.
-        clip: String,
-        /// Why.
-        why: String,
-    },
-    /// `--s3`.
-    #[error("--s3 {url}: {why}")]
-    Url {
-        /// As given.
-        url: String,
-        /// What would be right.
-        why: String,
-    },
-}
 
 /// The clip store.
 pub struct Store {
     bucket: Bucket,
     credentials: Credentials,
-    place: Place,
+    backend: Backend,
 }
 
-enum Place {
+enum Backend {
     Embedded(Box<Embedded>),
-    Elsewhere(Elsewhere),
+    External(External),
 }
 
-/// A clip to be watched.
+/// A clip for playback.
 pub enum Object {
-    /// Its bytes, or a range of them.
-    Here {
-        /// As they come from the disk.
+    /// Its content, or a range of it.
+    Content {
+        /// As it comes from the disk.
         body: Body,
-        /// How many.
+        /// Its length, bytes.
         length: u64,
         /// `Content-Range`, if a range was asked for.
         content_range: Option<String>,
     },
-    /// Where to get it for the next minute.
-    Elsewhere(Url),
-}
-
-struct Embedded {
-    service: S3Service,
-    /// What the service serves, for listing it without asking by HTTP.
-    files: FileSystem,
-    root: PathBuf,
+    /// A URL that serves it for the next minute.
+    Redirect(Url),
 }
 
 impl Store {
-    /// The embedded store under the data directory, to be served on `origin`.
+    /// The embedded store below the data directory, to be served on `origin`.
     pub fn embedded(data: &DataDir, origin: &str) -> Result<Self, StoreError> {
         let root = data.path("store");
-        make_private_dir(&root.join(BUCKET))?;
         let secret_path = data.path("keys/store.secret");
         let secret = match read_if_there(&secret_path)? {
             Some(secret) => String::from_utf8_lossy(&secret).into_owned(),
@@ -168,17 +85,13 @@ impl Store {
                 secret
             }
         };
-        let open = |why: String| StoreError::Open { path: root.clone(), why };
-        let files = || FileSystem::new(&root).map_err(|e| open(format!("{e:?}")));
-        let mut builder = S3ServiceBuilder::new(files()?);
-        builder.set_auth(SimpleAuth::from_single("care-cloud", secret.as_str()));
-        let bucket = bucket(origin, BUCKET, "us-east-1").map_err(open)?;
-        let embedded = Embedded { service: builder.build(), files: files()?, root: root.clone() };
-        Ok(Self { bucket, credentials: Credentials::new("care-cloud", secret), place: Place::Embedded(Box::new(embedded)) })
+        let bucket = bucket(origin, BUCKET, "us-east-1").map_err(|why| StoreError::Open { path: root.clone(), why })?;
+        let backend = Backend::Embedded(Box::new(Embedded::open(&root, &secret)?));
+        Ok(Self { bucket, credentials: Credentials::new(embedded::USER, secret), backend })
     }
 
-    /// An S3 elsewhere: `https://host[:port]/bucket[?region=…]` (plain HTTP on loopback), with the credentials of the
-    /// environment. `ca` (PEM) signs its certificate; without it the system's authorities.
+    /// An external S3: `https://host[:port]/bucket[?region=…]`, or plain HTTP on loopback, with the credentials of the
+    /// environment. `ca` (PEM) signs its certificate; without it, the system's authorities.
     pub fn external(url: &str, ca: Option<&Path>) -> Result<Self, StoreError> {
         let bad = |why: &str| StoreError::Url { url: url.to_owned(), why: why.to_owned() };
         let parsed = Url::parse(url).map_err(|e| bad(&e.to_string()))?;
@@ -188,9 +101,9 @@ impl Store {
                 let path = ca.unwrap_or(Path::new(SYSTEM_AUTHORITIES));
                 let pem =
                     read_if_there(path)?.ok_or_else(|| bad(&format!("there is no {}: name its authority with --s3-ca", path.display())))?;
-                Some(trusting(&pem).map_err(|e| bad(&e.to_string()))?)
+                trusting(&pem).map_err(|e| bad(&e.to_string()))?
             }
-            "http" if elsewhere::is_loopback(&parsed) => None,
+            "http" if external::is_loopback(&parsed) => client_config(b"", None).map_err(|e| bad(&e.to_string()))?,
             _ => return Err(bad("expected https://host[:port]/bucket[?region=name]; http:// is for a loopback address only")),
         };
         if name.is_empty() || name.contains('/') {
@@ -199,16 +112,17 @@ impl Store {
         let region = parsed.query_pairs().find(|(key, _)| key == "region").map_or("us-east-1".into(), |(_, value)| value.into_owned());
         let origin = parsed.origin().ascii_serialization();
         let credentials = Credentials::from_env().ok_or_else(|| bad("set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"))?;
-        Ok(Self { bucket: bucket(&origin, &name, &region).map_err(|e| bad(&e))?, credentials, place: Place::Elsewhere(Elsewhere { tls }) })
+        let backend = Backend::External(External::new(&tls).map_err(|e| bad(&e))?);
+        Ok(Self { bucket: bucket(&origin, &name, &region).map_err(|e| bad(&e))?, credentials, backend })
     }
 
-    /// Permission to put one clip: a presigned URL that names the grant.
+    /// Permission to upload one clip: a presigned URL that names the grant.
     pub fn grant(&self, device: &DeviceId, clip: &str, id: &str) -> Grant {
         let key = key(device, clip);
         let mut put = self.bucket.put_object(Some(&self.credentials), &key);
         put.headers_mut().insert("content-type", MEDIA_TYPE);
         put.query_mut().insert(GRANT_PARAMETER, id);
-        // Before signing, in whole seconds as the signature has them: never later than what the store will accept.
+        // Read before signing, in whole seconds as the signature has them: the grant never claims more than the store accepts.
         let now = Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default();
         let url = put.sign(GRANT_LIFE);
         let life = SignedDuration::try_from(GRANT_LIFE).expect("a minute");
@@ -220,137 +134,72 @@ impl Store {
         }
     }
 
-    fn here(&self) -> Option<&Embedded> {
-        match &self.place {
-            Place::Embedded(embedded) => Some(embedded),
-            Place::Elsewhere(_) => None,
+    /// The embedded store, if it is used.
+    fn as_embedded(&self) -> Option<&Embedded> {
+        match &self.backend {
+            Backend::Embedded(embedded) => Some(embedded),
+            Backend::External(_) => None,
         }
     }
 
-    /// Whether the objects are here.
+    /// Whether the embedded store is used.
     pub fn is_embedded(&self) -> bool {
-        self.here().is_some()
+        self.as_embedded().is_some()
     }
 
-    /// Puts a clip that no camera sent: an engineer's sample.
-    pub async fn put(&self, device: &DeviceId, clip: &str, content: &'static [u8]) -> Result<(), StoreError> {
-        let failed = |why: String| StoreError::Write { device: device.clone(), clip: clip.to_owned(), why };
-        let embedded = match &self.place {
-            Place::Embedded(embedded) => embedded,
-            Place::Elsewhere(elsewhere) => {
-                let content = Bytes::from_static(content);
-                return elsewhere.put(&self.bucket, &self.credentials, &key(device, clip), content).await.map_err(failed);
-            }
-        };
-        let body = s3s::dto::StreamingBlob::wrap(futures::stream::once(async move { Ok::<_, Infallible>(Bytes::from_static(content)) }));
-        let input = PutObjectInput { bucket: BUCKET.into(), key: key(device, clip), body: Some(body), ..PutObjectInput::default() };
-        embedded.files.put_object(request(input)).await.map_err(|e| failed(format!("{e:?}")))?;
-        Ok(())
-    }
-
-    /// The origin of an external store: browsers fetch clips there.
-    pub fn elsewhere(&self) -> Option<String> {
+    /// The origin of an external store, from which browsers fetch clips.
+    pub fn external_origin(&self) -> Option<String> {
         (!self.is_embedded()).then(|| self.bucket.base_url().origin().ascii_serialization())
     }
 
-    /// Deletes a clip of the embedded store; a failure is logged. Whether nothing of it is in the way any more.
-    pub fn delete(&self, device: &DeviceId, clip: &str) -> bool {
-        let Some(embedded) = self.here() else { return false };
-        let path = embedded.root.join(BUCKET).join(key(device, clip));
-        match std::fs::remove_file(&path) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                tracing::error!("erasing {}: {e}", path.display());
-                false
-            }
-            _ => true,
-        }
-    }
-
-    /// Opens a clip for watching; `None` if the store has it not. A `range` that is no range is as good as none (RFC 9110).
-    pub async fn open_clip(&self, device: &DeviceId, clip: &str, range: Option<&str>) -> Result<Option<Object>, StoreError> {
+    /// Writes a clip that no camera uploaded: a sample of the lab.
+    pub async fn put(&self, device: &DeviceId, clip: &str, content: &'static [u8]) -> Result<(), StoreError> {
         let key = key(device, clip);
-        let Some(embedded) = self.here() else {
-            return Ok(Some(Object::Elsewhere(self.bucket.get_object(Some(&self.credentials), &key).sign(GRANT_LIFE))));
+        let written = match &self.backend {
+            Backend::Embedded(embedded) => embedded.put(key, content).await,
+            Backend::External(external) => external.put(&self.bucket, &self.credentials, &key, Bytes::from_static(content)).await,
         };
-        let range = range.and_then(|range| s3s::dto::Range::parse(range).ok());
-        let input = GetObjectInput { bucket: BUCKET.into(), key, range, ..GetObjectInput::default() };
-        let output = match embedded.files.get_object(request(input)).await {
-            Ok(answer) => answer.output,
-            Err(e) if *e.code() == S3ErrorCode::NoSuchKey => return Ok(None),
-            Err(e) if *e.code() == S3ErrorCode::InvalidRange => return Err(StoreError::Range),
-            Err(e) => return Err(StoreError::Read { device: device.clone(), clip: clip.to_owned(), why: format!("{e:?}") }),
-        };
-        let length = output.content_length.and_then(|length| u64::try_from(length).ok());
-        let (Some(blob), Some(length)) = (output.body, length) else { return Ok(None) };
-        Ok(Some(Object::Here { body: Body::from_stream(blob), length, content_range: output.content_range }))
+        written.map_err(|why| StoreError::Write { device: device.clone(), clip: clip.to_owned(), why })
     }
 
-    /// Deletes a clip of a store elsewhere.
-    pub async fn erase(&self, device: &DeviceId, clip: &str) -> Result<(), StoreError> {
-        let Place::Elsewhere(elsewhere) = &self.place else { return Ok(()) };
-        let erased = elsewhere.delete(&self.bucket, &self.credentials, &key(device, clip)).await;
-        erased.map_err(|why| StoreError::Erase { device: device.clone(), clip: clip.to_owned(), why })
+    /// Deletes a clip of the embedded store and logs a failure. Returns whether it is gone.
+    pub fn delete_embedded(&self, device: &DeviceId, clip: &str) -> bool {
+        self.as_embedded().is_some_and(|embedded| embedded.delete(device, clip))
+    }
+
+    /// Deletes a clip of an external store.
+    pub async fn delete_external(&self, device: &DeviceId, clip: &str) -> Result<(), StoreError> {
+        let Backend::External(external) = &self.backend else { return Ok(()) };
+        let deleted = external.delete(&self.bucket, &self.credentials, &key(device, clip)).await;
+        deleted.map_err(|why| StoreError::Erase { device: device.clone(), clip: clip.to_owned(), why })
+    }
+
+    /// Opens a clip for playback; `None` if the embedded store does not have it. A malformed `range` is ignored (RFC 9110).
+    pub async fn open_clip(&self, device: &DeviceId, clip: &str, range: Option<&str>) -> Result<Option<Object>, StoreError> {
+        match &self.backend {
+            Backend::Embedded(embedded) => embedded.read(device, clip, range).await,
+            Backend::External(_) => {
+                let url = self.bucket.get_object(Some(&self.credentials), &key(device, clip)).sign(GRANT_LIFE);
+                Ok(Some(Object::Redirect(url)))
+            }
+        }
     }
 
     /// The ids of a camera's clips, as S3 itself lists them.
     pub async fn list(&self, device: &DeviceId) -> Result<BTreeSet<String>, StoreError> {
-        Ok(self.objects(device).await?.into_keys().collect())
+        Ok(self.list_with_sizes(device).await?.into_keys().collect())
     }
 
-    /// The same with their sizes.
-    pub async fn objects(&self, device: &DeviceId) -> Result<BTreeMap<String, u64>, StoreError> {
-        let failed = |why: String| StoreError::List { device: device.clone(), why };
+    /// The same with their sizes, bytes.
+    pub async fn list_with_sizes(&self, device: &DeviceId) -> Result<BTreeMap<String, u64>, StoreError> {
         let prefix = format!("{device}/");
-        let id = |key: &str| Some(key.strip_prefix(&prefix)?.strip_suffix(".mp4")?.to_owned());
-        let embedded = match &self.place {
-            Place::Embedded(embedded) => embedded,
-            Place::Elsewhere(elsewhere) => {
-                let objects = elsewhere.list(&self.bucket, &self.credentials, &prefix).await.map_err(failed)?;
-                return Ok(objects.into_iter().filter_map(|(key, size)| Some((id(&key)?, size))).collect());
-            }
+        let objects = match &self.backend {
+            Backend::Embedded(embedded) => embedded.list(&prefix).await,
+            Backend::External(external) => external.list(&self.bucket, &self.credentials, &prefix).await,
         };
-        let mut clips = BTreeMap::new();
-        let mut page: Option<String> = None;
-        let mut disturbed = 0;
-        loop {
-            let input = ListObjectsV2Input {
-                bucket: BUCKET.into(),
-                prefix: Some(prefix.clone()),
-                continuation_token: page.clone(),
-                ..ListObjectsV2Input::default()
-            };
-            let listed = match embedded.files.list_objects_v2(request(input)).await {
-                Ok(answer) => answer.output,
-                // It looks at one file after the other, and fails if one goes meanwhile: an upload that was cut, another clip.
-                Err(e) if disturbed < LISTINGS_DISTURBED && *e.code() == S3ErrorCode::InternalError => {
-                    disturbed += 1;
-                    tokio::time::sleep(Duration::from_millis(5)).await;
-                    continue;
-                }
-                Err(e) => return Err(failed(format!("{e:?}"))),
-            };
-            let size = |size: Option<i64>| size.and_then(|size| u64::try_from(size).ok()).unwrap_or(0);
-            clips.extend(listed.contents.iter().flatten().filter_map(|object| Some((id(object.key.as_deref()?)?, size(object.size)))));
-            page = listed.next_continuation_token;
-            if page.is_none() {
-                return Ok(clips);
-            }
-        }
-    }
-}
-
-/// A request of our own to the embedded service, past its HTTP and its signatures.
-fn request<T>(input: T) -> S3Request<T> {
-    S3Request {
-        input,
-        method: Method::GET,
-        uri: Uri::default(),
-        headers: HeaderMap::new(),
-        extensions: Extensions::new(),
-        credentials: None,
-        region: None,
-        service: None,
-        trailing_headers: None,
+        let objects = objects.map_err(|why| StoreError::List { device: device.clone(), why })?;
+        let clip = |key: &str| Some(key.strip_prefix(&prefix)?.strip_suffix(".mp4")?.to_owned());
+        Ok(objects.into_iter().filter_map(|(key, size)| Some((clip(&key)?, size))).collect())
     }
 }
 
@@ -363,13 +212,13 @@ fn key(device: &DeviceId, clip: &str) -> String {
     format!("{device}/{clip}.mp4")
 }
 
-/// Which of these grants are revoked, by whichever process on this database.
+/// Which of these grants are revoked, by any process on this database.
 pub fn revoked(connection: &Connection, grants: &[String]) -> Result<Vec<String>, DbError> {
     let mut statement = connection.prepare_cached("SELECT state FROM grants WHERE id = ?1")?;
     let mut revoked = Vec::new();
     for grant in grants {
         let state: Option<String> = statement.query_row([grant], |row| row.get(0)).optional()?;
-        // One that is no longer kept is as good as revoked.
+        // A pruned grant counts as revoked.
         if state.is_none_or(|state| state == "revoked") {
             revoked.push(grant.clone());
         }
@@ -377,14 +226,14 @@ pub fn revoked(connection: &Connection, grants: &[String]) -> Result<Vec<String>
     Ok(revoked)
 }
 
-/// Marks the clip as stored, unless its grant was revoked meanwhile and the plan in force does not allow it, or another clip
-/// that it must keep a pause from arrived first.
-fn book(tx: &Transaction<'_>, grant: &str, clip: &str, device: &DeviceId, now: u64) -> Result<bool, DbError> {
+/// Marks the clip as stored. Refuses it if its grant was revoked meanwhile and the plan in force does not allow the clip, or if
+/// another clip within the plan's cooldown arrived first.
+fn mark_stored(tx: &Transaction<'_>, grant: &str, clip: &str, device: &DeviceId, now: u64) -> Result<bool, DbError> {
     let used = tx.execute("UPDATE grants SET state = 'used' WHERE id = ?1 AND state = 'open'", [grant])?;
     if used == 0 && !still_allowed(tx, device, clip, now)? {
         return Ok(false);
     }
-    // Two that were on their way at once: the first one stays.
+    // Of two that were uploaded at once, the first one stays.
     if arrived_too_close(tx, device, clip, now)? {
         return Ok(false);
     }

@@ -21,7 +21,9 @@ use thiserror::Error;
 use tokio::sync::watch;
 
 use super::{
-    BUCKET, Embedded, GRANT_PARAMETER, book, key,
+    GRANT_PARAMETER,
+    embedded::{BUCKET, Embedded},
+    key, mark_stored,
     transfers::{OpenTransfer, Transfer},
 };
 use crate::{
@@ -42,8 +44,8 @@ enum Refusal {
     /// Refused at its beginning; what comes of it all the same is counted as after the change.
     #[error("the plan changed: the grant was revoked")]
     Revoked(OpenTransfer),
-    #[error("this store is elsewhere")]
-    Elsewhere,
+    #[error("clips go to an external store")]
+    External,
     #[error(transparent)]
     Db(#[from] DbError),
 }
@@ -55,7 +57,7 @@ impl Refusal {
         let status = match &self {
             Self::Forbidden(_) | Self::Revoked(_) => StatusCode::FORBIDDEN,
             Self::Bad(_) => StatusCode::BAD_REQUEST,
-            Self::Elsewhere => StatusCode::NOT_FOUND,
+            Self::External => StatusCode::NOT_FOUND,
             Self::Db(e) => {
                 tracing::error!("{e}");
                 StatusCode::INTERNAL_SERVER_ERROR
@@ -107,7 +109,7 @@ pub async fn serve(cloud: Arc<Cloud>, peer: &DeviceId, request: Request<Body>) -
 
 /// Takes the body out of its place once it is wanted.
 async fn put(cloud: &Arc<Cloud>, peer: &DeviceId, request: Parts, body: &mut Option<Body>) -> Result<Response<Body>, Refusal> {
-    let embedded = cloud.store.here().ok_or(Refusal::Elsewhere)?;
+    let embedded = cloud.store.as_embedded().ok_or(Refusal::External)?;
     if request.method != Method::PUT {
         return Err(Refusal::Forbidden("cameras only put"));
     }
@@ -203,7 +205,7 @@ async fn receive(
         }
     };
     if answer.status().is_success() && (deadline.is_some() || !complete || !genuine) {
-        cloud.store.delete(&granted.device, &granted.clip);
+        cloud.store.delete_embedded(&granted.device, &granted.clip);
     }
     if deadline.is_some() {
         return Err(Refusal::Forbidden("the plan changed: the grant was revoked"));
@@ -215,8 +217,8 @@ async fn receive(
         return Ok(answer.map(Body::new));
     }
     let (grant, clip, device, now) = (transfer.grant.clone(), transfer.clip.clone(), transfer.device.clone(), cloud.clock.now_s());
-    if !cloud.db.transact_async(move |tx| book(tx, &grant, &clip, &device, now)).await? {
-        cloud.store.delete(&granted.device, &granted.clip);
+    if !cloud.db.transact_async(move |tx| mark_stored(tx, &grant, &clip, &device, now)).await? {
+        cloud.store.delete_embedded(&granted.device, &granted.clip);
         return Err(Refusal::Forbidden("the plan changed: the clip was not kept"));
     }
     transfer.stored.store(true, Ordering::SeqCst);

@@ -1,13 +1,13 @@
-//! Clips that arrive at a store elsewhere: it tells nobody, so whoever has a grant is looked for. What arrived under a grant
-//! that still holds is entered in the index; what arrived although its grant was revoked, because a presigned URL cannot be
-//! taken back, is deleted unless the plan in force allows it.
+//! Polling an external store: it does not tell when a clip arrives, so the clips of known grants are looked for. A clip under a
+//! valid grant is marked as stored. A presigned URL cannot be revoked, so a clip whose grant was revoked meanwhile may arrive:
+//! it is deleted unless the plan in force allows it.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use care_protocol::DeviceId;
 use rusqlite::{Connection, params};
 
-use super::book;
+use super::mark_stored;
 use crate::{
     clock::now_us,
     domain::clips::GRANT_IN_USE_US,
@@ -21,30 +21,30 @@ struct Expected {
     bytes: u64,
 }
 
-/// Looks once for all that may have arrived.
-pub async fn look(cloud: &Arc<Cloud>) -> Result<(), RetentionError> {
+/// Looks once for every clip that may have arrived.
+pub async fn poll(cloud: &Arc<Cloud>) -> Result<(), RetentionError> {
     if cloud.store.is_embedded() {
         return Ok(());
     }
     let now = cloud.clock.now_s();
     for (device, clips) in cloud.db.read_async(expected).await? {
-        let objects = cloud.store.objects(&device).await?;
+        let objects = cloud.store.list_with_sizes(&device).await?;
         for Expected { grant, clip, bytes } in clips {
             let Some(size) = objects.get(&clip) else { continue };
             let (id, asked) = (clip.clone(), device.clone());
-            let kept = *size == bytes && cloud.db.transact_async(move |tx| book(tx, &grant, &id, &asked, now)).await?;
+            let kept = *size == bytes && cloud.db.transact_async(move |tx| mark_stored(tx, &grant, &id, &asked, now)).await?;
             if kept {
-                tracing::info!(%device, clip, bytes, "stored elsewhere");
+                tracing::info!(%device, clip, bytes, "stored in the external store");
             } else {
                 tracing::info!(%device, clip, "arrived after its grant was revoked, or is not the clip: deleted");
-                cloud.store.erase(&device, &clip).await?;
+                cloud.store.delete_external(&device, &clip).await?;
             }
         }
     }
     Ok(())
 }
 
-/// The grants that somebody may be using or have used, of clips that are not in the index; by camera.
+/// The grants that may have been used, of clips that are not marked as stored; by camera.
 fn expected(connection: &Connection) -> Result<BTreeMap<DeviceId, Vec<Expected>>, DbError> {
     let mut statement = connection.prepare_cached(
         "SELECT g.device, g.id, g.clip, c.bytes FROM grants g JOIN clips c ON c.clip = g.clip

@@ -1,4 +1,4 @@
-//! What a good document says, and which document it is.
+//! Entitlements that are accepted: every field as read, its limits, and the digest.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use care_protocol::{Channel, Digest, Entitlement, MAX_INTEGER, Policy, Position, Reason, RefundKind};
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{ISSUER, KID, TYP, device, example, judge, judge_changed, judge_payload, key, keyset, signer};
 
 #[test]
-fn the_example_of_the_specification_is_read_to_the_letter() {
+fn every_field_of_an_entitlement_is_read() {
     let verified = judge_payload(example().to_string().as_bytes()).unwrap();
     let said = verified.entitlement;
     let free = Policy { clips: true, history_h: 12, clip_max_s: 12, cooldown_s: 300, max_height: 720, snapshots: false };
@@ -25,7 +25,7 @@ fn the_example_of_the_specification_is_read_to_the_letter() {
 }
 
 #[test]
-fn next_and_order_may_be_absent_and_unknown_fields_are_ignored() {
+fn next_and_order_are_optional_and_unknown_fields_are_ignored() {
     let verified = judge_changed(|document| {
         let document = document.as_object_mut().unwrap();
         document.remove("next");
@@ -39,7 +39,7 @@ fn next_and_order_may_be_absent_and_unknown_fields_are_ignored() {
 }
 
 #[test]
-fn a_plan_to_come_is_as_good_as_any_and_crit_may_name_what_is_known() {
+fn an_unknown_plan_name_is_accepted_and_crit_may_name_known_fields() {
     let verified = judge_changed(|document| {
         document["plan"] = json!("family");
         document["crit"] = json!(["policy", "next", "plan"]);
@@ -49,7 +49,7 @@ fn a_plan_to_come_is_as_good_as_any_and_crit_may_name_what_is_known() {
 }
 
 #[test]
-fn the_limits_themselves_are_within_the_limits() {
+fn values_at_their_limits_are_accepted() {
     judge_changed(|document| {
         document["epoch"] = json!(MAX_INTEGER);
         document["seq"] = json!(MAX_INTEGER);
@@ -62,7 +62,7 @@ fn the_limits_themselves_are_within_the_limits() {
 }
 
 #[test]
-fn both_names_of_the_algorithm_are_good() {
+fn both_names_of_the_algorithm_are_accepted() {
     for alg in ["EdDSA", "Ed25519"] {
         let header = json!({ "alg": alg, "kid": KID, "typ": TYP });
         judge(key().sign_with_header(&header, example().to_string().as_bytes()).as_bytes()).unwrap();
@@ -70,7 +70,7 @@ fn both_names_of_the_algorithm_are_good() {
 }
 
 #[test]
-fn the_digest_is_of_the_decoded_payload_whatever_key_signed_it() {
+fn the_digest_covers_the_decoded_payload_and_not_the_key() {
     let payload = example().to_string();
     let verified = judge_payload(payload.as_bytes()).unwrap();
     assert_eq!(verified.digest, Digest::of(payload.as_bytes()));
@@ -81,14 +81,14 @@ fn the_digest_is_of_the_decoded_payload_whatever_key_signed_it() {
     let again = Entitlement::verify(other.sign(TYP, payload.as_bytes()).as_bytes(), Some(&both), ISSUER, &device()).unwrap();
     assert_eq!((again.digest, again.kid.as_str()), (verified.digest, "2027-01"));
 
-    // A space makes it another document.
+    // The same payload with a space in it is another document.
     let spaced = judge_payload(payload.replacen(':', ": ", 1).as_bytes()).unwrap();
     assert_ne!(spaced.digest, verified.digest);
     assert_eq!(spaced.entitlement, verified.entitlement);
 }
 
 #[test]
-fn digests_are_written_as_the_specification_says_and_never_change() {
+fn digests_are_written_as_sha256_and_lowercase_hex() {
     // NIST FIPS 180-2, appendix B.1.
     let digest = Digest::of(b"abc");
     assert_eq!(digest.to_string(), "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
@@ -117,7 +117,7 @@ fn any_reason() -> impl Strategy<Value = Reason> {
 
 proptest! {
     #[test]
-    fn what_is_signed_is_what_is_read(
+    fn a_signed_document_reads_back_unchanged(
         epoch in 1..=MAX_INTEGER, seq in 1..=MAX_INTEGER, iat in 1_767_000_000..=MAX_INTEGER, account in ".{0,40}", plan in "[^\\p{Cc}]{1,64}",
         reason in any_reason(), limit in 0..=2_147_483_647_u32, clips: bool, with_next: bool
     ) {

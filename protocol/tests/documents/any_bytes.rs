@@ -1,4 +1,4 @@
-//! Whatever arrives: a verdict, never a panic; and nothing is accepted but what was signed.
+//! Property tests: no input panics, and nothing is accepted but what was signed.
 
 use care_protocol::{Answer, Digest, Entitlement, Get, Grant, GrantRequest, Keyset, MotionEvent, Report, Stored};
 use proptest::{prelude::*, sample::Index};
@@ -22,7 +22,7 @@ fn read_as_everything(bytes: &[u8]) {
     }
 }
 
-/// JSON as somebody might send it, right and wrong.
+/// Arbitrary JSON with names and values that the readers know.
 fn any_json() -> impl Strategy<Value = String> {
     let leaf = prop_oneof![
         Just("null".to_owned()),
@@ -44,7 +44,7 @@ fn any_json() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    // Under emulation a case takes twenty times as long, and what it shows there is a word's width.
+    // Under emulation a case takes twenty times as long, and only the word size differs there.
     #![proptest_config(ProptestConfig::with_cases(if cfg!(target_arch = "x86_64") { 2_000 } else { 200 }))]
 
     #[test]
@@ -53,7 +53,7 @@ proptest! {
     }
 
     #[test]
-    fn no_text_of_the_alphabet_panics(text in "[A-Za-z0-9_.=-]{0,300}") {
+    fn no_text_in_the_token_alphabet_panics(text in "[A-Za-z0-9_.=-]{0,300}") {
         read_as_everything(text.as_bytes());
     }
 
@@ -67,7 +67,7 @@ proptest! {
     fn no_well_signed_json_panics(json in any_json(), field in any::<Index>()) {
         let _ = judge_payload(json.as_bytes());
         let _ = Keyset::verify(root().sign("care-keyset+jws", json.as_bytes()).as_bytes(), &roots(), ISSUER);
-        // The same in the place of one field of a good document.
+        // The same JSON in place of one field of a good document.
         let mut document = example();
         let fields = document.as_object_mut().unwrap();
         let name = field.get(&fields.keys().cloned().collect::<Vec<_>>()).clone();
@@ -76,7 +76,7 @@ proptest! {
     }
 
     #[test]
-    fn every_change_to_a_token_is_refused(at in any::<Index>(), to: u8) {
+    fn every_change_to_a_token_is_rejected(at in any::<Index>(), to: u8) {
         let token = key().sign(TYP, example().to_string().as_bytes()).into_bytes();
         let mut changed = token.clone();
         let at = at.index(token.len());
@@ -85,7 +85,7 @@ proptest! {
     }
 
     #[test]
-    fn every_cut_and_every_addition_is_refused(at in any::<Index>(), more in proptest::collection::vec(any::<u8>(), 1..20)) {
+    fn a_shortened_or_extended_token_is_rejected(at in any::<Index>(), more in proptest::collection::vec(any::<u8>(), 1..20)) {
         let token = key().sign(TYP, example().to_string().as_bytes()).into_bytes();
         prop_assert!(judge(&token[..at.index(token.len())]).is_err());
         prop_assert!(judge(&[&token[..], &more].concat()).is_err());
@@ -93,7 +93,7 @@ proptest! {
     }
 
     #[test]
-    fn every_change_to_a_keyset_is_refused(at in any::<Index>(), to: u8) {
+    fn every_change_to_a_keyset_is_rejected(at in any::<Index>(), to: u8) {
         let token = keyset().sign(&root()).into_bytes();
         let mut changed = token.clone();
         let at = at.index(token.len());

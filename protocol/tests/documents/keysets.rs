@@ -1,4 +1,4 @@
-//! Keysets: root-signed, whole, and strict.
+//! Keysets: only a root key signs them, and they are read as strictly as entitlements.
 
 use care_protocol::{Keyset, MAX_KEYSET_BYTES, Reject, Reset};
 use serde_json::{Value, json};
@@ -25,7 +25,7 @@ fn code(judged: Result<Keyset, Reject>) -> &'static str {
 }
 
 #[test]
-fn the_example_of_the_specification_is_read_to_the_letter_and_signs_back() {
+fn a_keyset_is_read_field_by_field_and_survives_a_round_trip() {
     let read = judge(payload().to_string().as_bytes()).unwrap();
     assert_eq!((read.version, read.iat, read.revoked.as_slice()), (7, 1_767_225_600, &["2025-11".to_owned()][..]));
     assert_eq!((read.keys[KID].public, read.keys[KID].not_before), (key().public_key(), 1_767_000_000));
@@ -90,7 +90,7 @@ fn judge_token(token: &str) -> Keyset {
 }
 
 #[test]
-fn a_device_takes_the_resets_of_its_own_in_their_order() {
+fn a_device_applies_its_own_resets_in_order_of_their_ids() {
     let mut keyset = keyset();
     assert!(keyset.resets_for(&device()).is_empty());
     for (id, aud, seq) in [(4, DEVICE, 40), (6, "8006E5A1F0C3", 1), (5, DEVICE, 10), (3, DEVICE, 99)] {

@@ -5,8 +5,8 @@ mod accepted;
 mod any_bytes;
 mod keysets;
 mod rejected;
-mod small_ones;
 mod specification;
+mod unsigned;
 
 use std::collections::BTreeMap;
 
@@ -54,7 +54,7 @@ fn device() -> DeviceId {
     DEVICE.parse().unwrap()
 }
 
-/// The example of the specification.
+/// An entitlement with every field.
 fn example() -> Value {
     let free = json!({ "clips": true, "history_h": 12, "clip_max_s": 12, "cooldown_s": 300, "max_height": 720, "snapshots": false });
     json!({
@@ -72,19 +72,19 @@ fn judge(token: &[u8]) -> Result<VerifiedEntitlement, Reject> {
     Entitlement::verify(token, Some(&keyset()), ISSUER, &device())
 }
 
-/// Judges a payload that is well signed.
+/// Signs a payload correctly and judges it.
 fn judge_payload(payload: &[u8]) -> Result<VerifiedEntitlement, Reject> {
     judge(key().sign(TYP, payload).as_bytes())
 }
 
-/// Judges the example after a change.
+/// Judges [`example`] after a change.
 fn judge_changed(change: impl FnOnce(&mut Value)) -> Result<VerifiedEntitlement, Reject> {
     let mut document = example();
     change(&mut document);
     judge_payload(document.to_string().as_bytes())
 }
 
-/// A token of any three parts, unsigned.
+/// A token made of any three parts, unsigned.
 fn token_of(header: &str, payload: &str, signature: &str) -> String {
     format!("{}.{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(payload), URL_SAFE_NO_PAD.encode(signature))
 }

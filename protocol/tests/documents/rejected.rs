@@ -1,4 +1,4 @@
-//! Every reason to refuse an entitlement has a code of its own, and the order of judgement decides which one it is.
+//! Entitlements that are rejected: each reason has its own code, and the first check that fails gives the code.
 
 use care_protocol::{Entitlement, MAX_INTEGER, MAX_TOKEN_BYTES, Reject};
 use serde_json::{Value, json};
@@ -10,15 +10,15 @@ fn code(judged: Result<care_protocol::VerifiedEntitlement, Reject>) -> &'static 
 }
 
 #[track_caller]
-fn refused_as(expected: &str, change: impl FnOnce(&mut Value)) {
+fn rejected_as(expected: &str, change: impl FnOnce(&mut Value)) {
     assert_eq!(code(judge_changed(change)), expected);
 }
 
 #[test]
-fn too_large_comes_before_everything() {
+fn size_is_judged_first() {
     assert_eq!(code(judge(&vec![0xff; MAX_TOKEN_BYTES + 1])), "too_large");
     assert_eq!(code(judge(&vec![0xff; MAX_TOKEN_BYTES])), "bad_form");
-    // The largest good one, and one character more.
+    // The largest accepted size, and one byte more.
     let filled = |filler: usize| {
         let mut document = example();
         document["filler"] = json!("x".repeat(filler));
@@ -30,7 +30,7 @@ fn too_large_comes_before_everything() {
 }
 
 #[test]
-fn bad_form_is_what_is_no_compact_jws() {
+fn anything_but_a_compact_jws_is_bad_form() {
     let good = key().sign(TYP, example().to_string().as_bytes());
     let (header, rest) = good.split_once('.').unwrap();
     let (payload, signature) = rest.split_once('.').unwrap();
@@ -54,7 +54,7 @@ fn bad_form_is_what_is_no_compact_jws() {
 }
 
 #[test]
-fn bad_form_is_what_is_no_strict_json() {
+fn anything_but_strict_json_is_bad_form() {
     let good = example().to_string();
     for payload in [
         String::new(),
@@ -81,7 +81,7 @@ fn bad_form_is_what_is_no_strict_json() {
 }
 
 #[test]
-fn bad_form_is_a_field_that_is_missing_null_or_of_another_type() {
+fn a_field_that_is_missing_null_or_mistyped_is_bad_form() {
     let required = "/iss /aud /account /epoch /seq /plan /reason /channel /iat /lease /policy /crit /lease/max_age_s /lease/not_after \
                     /policy/clips /policy/history_h /policy/clip_max_s /policy/cooldown_s /policy/max_height /policy/snapshots \
                     /next/plan /next/effective_at /next/reason /next/policy /next/policy/clips \
@@ -91,21 +91,21 @@ fn bad_form_is_a_field_that_is_missing_null_or_of_another_type() {
         let removed = judge_changed(|d| drop(d.pointer_mut(parent).unwrap().as_object_mut().unwrap().remove(name)));
         assert_eq!(code(removed), "bad_form", "without {pointer}");
         for wrong in [Value::Null, json!([1]), json!({ "x": 1 })] {
-            // Where an array or an object belongs, these are wrong by what is in them.
+            // Where an array or an object belongs, the content of these is wrong.
             let judged = judge_changed(|document| *document.pointer_mut(pointer).unwrap() = wrong.clone());
             assert_eq!(code(judged), "bad_form", "{pointer} = {wrong}");
         }
     }
     for optional in ["next", "order"] {
-        refused_as("bad_form", |document| document[optional] = Value::Null);
-        refused_as("bad_form", |document| document[optional] = json!("x"));
+        rejected_as("bad_form", |document| document[optional] = Value::Null);
+        rejected_as("bad_form", |document| document[optional] = json!("x"));
     }
-    refused_as("bad_form", |document| document["clips"] = document["policy"]["clips"].take());
-    refused_as("bad_form", |document| document["crit"] = json!([null]));
+    rejected_as("bad_form", |document| document["clips"] = document["policy"]["clips"].take());
+    rejected_as("bad_form", |document| document["crit"] = json!([null]));
 }
 
 #[test]
-fn bad_header_is_anything_but_alg_kid_and_typ() {
+fn a_header_with_anything_but_alg_kid_and_typ_is_bad_header() {
     let payload = example().to_string();
     for header in [
         json!({}),
@@ -133,7 +133,7 @@ fn bad_header_is_anything_but_alg_kid_and_typ() {
 }
 
 #[test]
-fn bad_signature_is_any_but_the_keys_own() {
+fn a_signature_by_another_key_is_bad_signature() {
     let good = key().sign(TYP, example().to_string().as_bytes());
     let other_payload = key().sign(TYP, b"{}");
     let (signed, signature) = good.rsplit_once('.').unwrap();
@@ -149,9 +149,9 @@ fn bad_signature_is_any_but_the_keys_own() {
 }
 
 #[test]
-fn a_signature_with_the_group_order_added_is_refused() {
+fn a_malleable_signature_is_rejected() {
     use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-    // RFC 8032 section 5.1.7: S must be below L, or every signature would have a twin.
+    // RFC 8032 section 5.1.7: S must be below L, or every signature would have a second form.
     const L: [u8; 32] = [
         0xed, 0xd3, 0xf5, 0x5c, 0x1a, 0x63, 0x12, 0x58, 0xd6, 0x9c, 0xf7, 0xa2, 0xde, 0xf9, 0xde, 0x14, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
         0, 0, 0, 0x10,
@@ -169,7 +169,7 @@ fn a_signature_with_the_group_order_added_is_refused() {
 }
 
 #[test]
-fn keys_may_be_unknown_revoked_or_too_young() {
+fn a_key_may_be_unknown_revoked_or_not_yet_valid() {
     let token = key().sign(TYP, example().to_string().as_bytes());
     let judge = |keyset: Option<&care_protocol::Keyset>| code(Entitlement::verify(token.as_bytes(), keyset, ISSUER, &device()));
     assert_eq!(judge(None), "unknown_key");
@@ -190,43 +190,43 @@ fn keys_may_be_unknown_revoked_or_too_young() {
 #[test]
 fn audience_and_issuer_are_compared_exactly() {
     for aud in ["8006E5A1F0C3", "8006e5a1f0c2", " 8006E5A1F0C2", "", "8006E5A1F0C22"] {
-        refused_as("wrong_audience", |document| document["aud"] = json!(aud));
+        rejected_as("wrong_audience", |document| document["aud"] = json!(aud));
     }
     for iss in ["Care", "care ", "", "care.example"] {
-        refused_as("wrong_issuer", |document| document["iss"] = json!(iss));
+        rejected_as("wrong_issuer", |document| document["iss"] = json!(iss));
     }
 }
 
 #[test]
-fn unsupported_is_an_unknown_name_in_crit_and_only_after_the_claims_are_good() {
-    refused_as("unsupported", |document| document["crit"] = json!(["policy", "lens_cover"]));
-    refused_as("unsupported", |document| {
+fn an_unknown_name_in_crit_is_unsupported_once_the_claims_are_good() {
+    rejected_as("unsupported", |document| document["crit"] = json!(["policy", "lens_cover"]));
+    rejected_as("unsupported", |document| {
         document["lens_cover"] = json!(true);
         document["crit"] = json!(["lens_cover"]);
     });
-    refused_as("out_of_range", |document| {
+    rejected_as("out_of_range", |document| {
         document["seq"] = json!(0);
         document["crit"] = json!(["lens_cover"]);
     });
 }
 
 #[test]
-fn out_of_range_is_a_value_outside_its_range() {
+fn a_value_outside_its_range_is_out_of_range() {
     for field in ["epoch", "seq"] {
         for value in [json!(0), json!(-1), json!(MAX_INTEGER + 1), json!(u64::MAX), json!(i64::MIN)] {
-            refused_as("out_of_range", |document| document[field] = value.clone());
+            rejected_as("out_of_range", |document| document[field] = value.clone());
         }
     }
     for pointer in ["/iat", "/lease/not_after", "/next/effective_at", "/order/refund/amount_minor"] {
         for value in [json!(-1), json!(MAX_INTEGER + 1)] {
-            refused_as("out_of_range", |document| *document.pointer_mut(pointer).unwrap() = value.clone());
+            rejected_as("out_of_range", |document| *document.pointer_mut(pointer).unwrap() = value.clone());
         }
     }
-    refused_as("out_of_range", |document| document["lease"]["max_age_s"] = json!(0));
+    rejected_as("out_of_range", |document| document["lease"]["max_age_s"] = json!(0));
     for policy in ["/policy", "/next/policy"] {
         for limit in ["history_h", "clip_max_s", "cooldown_s", "max_height"] {
             for value in [json!(-1), json!(2_147_483_648_u64)] {
-                refused_as("out_of_range", |document| document.pointer_mut(policy).unwrap()[limit] = value.clone());
+                rejected_as("out_of_range", |document| document.pointer_mut(policy).unwrap()[limit] = value.clone());
             }
         }
     }
@@ -239,7 +239,7 @@ fn out_of_range_is_a_value_outside_its_range() {
         ("/plan", json!("a\u{7}")),
         ("/plan", json!("p".repeat(65))),
     ] {
-        refused_as("out_of_range", |document| *document.pointer_mut(pointer).unwrap() = value.clone());
+        rejected_as("out_of_range", |document| *document.pointer_mut(pointer).unwrap() = value.clone());
     }
 }
 
@@ -261,21 +261,21 @@ fn an_unbound_camera_has_neither_clips_nor_snapshots() {
 }
 
 #[test]
-fn the_first_fault_in_the_order_of_the_specification_gives_the_code() {
+fn the_first_check_that_fails_gives_the_code() {
     // Form before header before key before signature before claims.
     let bad_header = json!({ "alg": "none", "kid": "nobody", "typ": TYP });
     assert_eq!(code(judge(key().sign_with_header(&bad_header, b"not json").as_bytes())), "bad_header");
     let unknown = json!({ "alg": "EdDSA", "kid": "nobody", "typ": TYP });
     assert_eq!(code(judge(key().sign_with_header(&unknown, b"not json").as_bytes())), "unknown_key");
     assert_eq!(code(judge(signer(KID, [1; 32]).sign(TYP, b"not json").as_bytes())), "bad_signature");
-    refused_as("wrong_issuer", |document| {
+    rejected_as("wrong_issuer", |document| {
         document["iss"] = json!("x");
         document["aud"] = json!("x");
     });
 }
 
 #[test]
-fn codes_are_a_closed_list_without_doubles() {
+fn every_variant_has_a_code_of_its_own() {
     let all = [
         Reject::TooLarge { got: 2, limit: 1 },
         Reject::BadForm(String::new()),

@@ -1,4 +1,4 @@
-//! `get`, answers, grants, reports, names and topics: exactly as on the wire.
+//! The unsigned documents, names and topics, exactly as on the wire: `get`, answers, grants, reports.
 
 use care_protocol::{
     Answer, Cause, ClipKind, DeviceId, Digest, Entitlement, Epoch, Get, Grant, GrantRequest, Keyset, MAX_INTEGER, MAX_KEYSET_BYTES,
@@ -88,12 +88,12 @@ fn an_answer_is_read_strictly() {
 }
 
 #[test]
-fn the_largest_of_everything_is_as_the_specification_says() {
+fn size_limits_are_those_of_the_specification() {
     assert_eq!((MAX_TOKEN_BYTES, MAX_KEYSET_BYTES, MAX_INTEGER), (8192, 65_536, 9_007_199_254_740_991));
 }
 
 #[test]
-fn an_answer_has_room_for_the_largest_token_and_what_is_around_it() {
+fn an_answer_has_room_for_the_largest_token() {
     let around = r#"{"nonce":"n","token":""}"#;
     let of = |bytes: usize| around.replace(r#""""#, &format!("\"{}\"", "a".repeat(bytes - around.len())));
     assert_eq!(Answer::MAX_BYTES, 9 * 1024);
@@ -103,7 +103,7 @@ fn an_answer_has_room_for_the_largest_token_and_what_is_around_it() {
         Err(Reject::TooLarge { got: Answer::MAX_BYTES + 1, limit: Answer::MAX_BYTES })
     );
 
-    // What is no answer and larger than any document is refused for its size.
+    // Something that is no answer and larger than any document is rejected for its size.
     assert_eq!(Answer::read(&[b'x'; MAX_TOKEN_BYTES]).unwrap_err().code(), "bad_form");
     assert_eq!(Answer::read(&[b'x'; MAX_TOKEN_BYTES + 1]), Err(Reject::TooLarge { got: MAX_TOKEN_BYTES + 1, limit: MAX_TOKEN_BYTES }));
 }
@@ -132,7 +132,7 @@ fn a_grant_is_read_strictly() {
 }
 
 #[test]
-fn stored_is_said_with_true_and_with_nothing_else() {
+fn only_stored_true_means_stored() {
     assert!(Stored::read(br#"{"stored":true,"more":1}"#).unwrap().stored);
     for bad in [r#"{"stored":false}"#, r#"{"stored":1}"#, r#"{"stored":null}"#, "{}", "true", ""] {
         assert_eq!(Stored::read(bad.as_bytes()).unwrap_err().code(), "bad_form", "{bad}");
@@ -140,7 +140,7 @@ fn stored_is_said_with_true_and_with_nothing_else() {
 }
 
 #[test]
-fn what_a_token_claims_is_read_without_belief_and_only_where_it_can_be() {
+fn the_claimed_position_of_an_unverified_token_is_read_if_possible() {
     let claimed =
         |payload: serde_json::Value| Entitlement::claimed_position(super::root().sign("any", payload.to_string().as_bytes()).as_bytes());
     assert_eq!(claimed(json!({ "epoch": 3, "seq": 41, "aud": "other" })), Some(Position { epoch: 3, seq: 41 }));
@@ -160,7 +160,7 @@ fn what_a_token_claims_is_read_without_belief_and_only_where_it_can_be() {
 }
 
 #[test]
-fn a_generated_key_is_a_fresh_one_that_signs() {
+fn generated_keys_differ_and_sign() {
     let [a, b] = [Signer::generate(), Signer::generate()].map(|key| Signer::from_pkcs8("fresh", &key).unwrap());
     assert_eq!(a.kid(), "fresh");
     assert_ne!(a.public_key(), b.public_key());
@@ -171,7 +171,7 @@ fn a_generated_key_is_a_fresh_one_that_signs() {
 }
 
 #[test]
-fn what_people_read_is_what_travels() {
+fn display_and_wire_formats_agree() {
     assert_eq!(device().to_string(), DEVICE);
     assert_eq!(Position { epoch: 3, seq: 41 }.to_string(), "(3, 41)");
     let reset = Reset { id: 1, aud: DEVICE.into(), epoch: 3, seq: 41, time: None };
@@ -189,7 +189,7 @@ fn what_people_read_is_what_travels() {
 }
 
 #[test]
-fn a_clip_s_digest_is_64_lowercase_hex_digits() {
+fn a_clip_digest_is_64_lowercase_hex_digits() {
     let digits = "0123456789abcdef".repeat(4);
     assert!(is_sha256_hex(&digits));
     for bad in ["", &digits[1..], &format!("{digits}0"), &digits.to_uppercase(), &digits.replace('0', "g"), &digits.replace("01", "é")] {
@@ -240,7 +240,7 @@ fn a_report_is_written_as_the_specification_says() {
 }
 
 #[test]
-fn the_detail_of_a_report_is_short_and_travels_only_where_there_is_one() {
+fn the_detail_of_a_report_is_optional_and_at_most_200_characters() {
     let text = r#"{ "device": "8006E5A1F0C2", "outcome": "rejected", "reason": "wrong_issuer", "cause": "document", "judged": null,
         "epoch": 0, "seq": 0, "digest": null, "plan": null, "mode": "unbound", "persisted": true, "keyset": 0,
         "cut": { "transfers": 0, "micros": 0, "bytes_after": 0 }, "erased": { "clips": 0, "bytes": 0 },
@@ -292,7 +292,7 @@ proptest! {
     }
 
     #[test]
-    fn a_plan_name_is_kept_as_it_came(name in "\\PC{1,64}") {
+    fn a_plan_name_is_kept_unchanged(name in "\\PC{1,64}") {
         if let Ok(plan) = name.parse::<Plan>() {
             prop_assert_eq!(plan.as_str(), &name);
             prop_assert_eq!(plan.is_free(), name == "free");

@@ -103,22 +103,22 @@ pub enum Event {
     Message(Message),
     /// The broker acknowledged a report.
     Published {
-        /// As in [`Effect::Publish`].
+        /// As in [`Ports::publish`](super::Ports::publish).
         ticket: u64,
     },
     /// A fetch ended.
     Fetched(Resource, Fetched),
     /// The record of this ticket, and of all before, is on flash.
     Written {
-        /// As in [`Effect::Persist`].
+        /// As in [`Ports::persist`](super::Ports::persist).
         ticket: u64,
     },
     /// It could not be written; the store goes on trying.
     WriteFailed {
-        /// As in [`Effect::Persist`].
+        /// As in [`Ports::persist`](super::Ports::persist).
         ticket: u64,
     },
-    /// The answer to [`Effect::Cut`]. What comes before it waits.
+    /// A cut that was under way is done. What came after the cut began has waited for this.
     CutDone(CutFigures),
     /// A grant was answered 402 or 403.
     Refused,
@@ -133,9 +133,9 @@ pub enum Event {
     Tick,
 }
 
-/// What the engine asks for, in this order.
+/// What the engine asks for, in this order: one method of [`Ports`](super::Ports) each.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Effect {
+pub(super) enum Effect {
     /// Close the gate, abort every transfer, then judge every clip by `keep`; with `None` nothing is erased. Answered with
     /// [`Event::CutDone`], at once or later; always the last effect of its batch.
     Cut {

@@ -1,6 +1,6 @@
 //! What the engine is told while a cut is under way. A cut may wait for a vendor's uploader for seconds, and nothing is judged
 //! before it has ended; so that nothing piles up meanwhile, what only repeats is not kept, and whoever drives the engine stops
-//! reading from the broker while there is no room ([`super::Engine::has_room`]). What is not read is not acknowledged, so the
+//! reading from the broker while there is no room ([`super::Engine::intake`]). What is not read is not acknowledged, so the
 //! broker keeps it: nothing is lost.
 
 use std::collections::VecDeque;
@@ -10,6 +10,16 @@ use super::Event;
 /// So many events may wait before nothing more is read from the broker. The answers to what was asked before the cut come on top,
 /// one each: nothing more is asked for while it lasts.
 pub(super) const ROOM: usize = 8;
+
+/// Whether the engine takes more from the broker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use = "what is read while the engine is full piles up"]
+pub enum Intake {
+    /// Go on reading.
+    Ready,
+    /// A cut is under way, and enough waits for its end: leave the rest at the broker, which keeps what is not acknowledged.
+    Full,
+}
 
 /// Events in order of arrival.
 #[derive(Debug, Default)]

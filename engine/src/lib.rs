@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod admission;
+mod driver;
 pub mod durable;
 mod event;
 mod force;
@@ -36,11 +37,14 @@ use std::{collections::VecDeque, time::Duration};
 use care_protocol::{Cause, DeviceId, Digest, Mode, Policy, Position, Report, RootKeys, VerifiedKeyset};
 
 pub use admission::{Admission, ClipFacts, Generation, Judge};
-pub use event::{Body, Connection, CutFigures, Delivery, Effect, Event, Fetched, Message, Resource};
+pub use driver::{CutProgress, Ports};
+pub use event::{Body, Connection, CutFigures, Delivery, Event, Fetched, Message, Resource};
+pub use inbox::Intake;
 pub use past::Past;
 pub use record::{BadRecord, FactoryReset, Record};
 pub use view::View;
 
+use event::Effect;
 use force::InForce;
 use inbox::Inbox;
 use rejections::{Rejections, Way};
@@ -243,7 +247,7 @@ struct Cutting {
 }
 
 impl Engine {
-    /// An engine at boot. Its first effects are those of [`Engine::boot`].
+    /// An engine at boot. [`Engine::start`] has its first effects carried out.
     pub fn new(settings: Settings, restored: Restored, now: Now) -> Self {
         let mut engine = Self {
             settings,
@@ -326,7 +330,7 @@ impl Engine {
     }
 
     /// What has to be done at boot.
-    pub fn boot(&mut self, now: Now) -> Vec<Effect> {
+    fn boot(&mut self, now: Now) -> Vec<Effect> {
         if self.force.as_ref().is_some_and(|force| force.next_is_due(now)) {
             self.perform_next(now);
         }
@@ -336,13 +340,12 @@ impl Engine {
             Some(FactoryReset::Told) | None => Cause::Boot,
         };
         self.settle(cause, now);
-        self.handle(Event::Tick, now)
+        self.decide(Event::Tick, now)
     }
 
-    /// Takes in one event and says what to do, in order. A cut is the last thing to do: until [`Event::CutDone`] answers it the
-    /// engine asks for nothing, and what it is told meanwhile waits. Each call is followed by [`Engine::resume`], until that has
-    /// nothing more.
-    pub fn handle(&mut self, event: Event, now: Now) -> Vec<Effect> {
+    /// Takes in one event and says what to do, in order. A cut is the last thing to do: until [`Event::CutDone`] answers it
+    /// the engine asks for nothing, and what it is told meanwhile waits. [`Engine::resume`] has the rest.
+    fn decide(&mut self, event: Event, now: Now) -> Vec<Effect> {
         // What an earlier event taught has reached the clock since.
         self.learnt = Learnt::default();
         match event {
@@ -360,19 +363,33 @@ impl Engine {
         self.batch(now)
     }
 
-    /// The next thing to do, of what had to wait; `None` while a cut is under way, and once nothing waits.
-    pub fn resume(&mut self, now: Now) -> Option<Vec<Effect>> {
-        if self.cutting.is_some() || (self.known.is_empty() && self.inbox.len() == 0) {
+    /// The next thing to do; `None` while a cut is under way, and once nothing waits. What another trusted time means for the
+    /// plan, and what time alone has brought, comes before the next input and apart from it.
+    fn resume(&mut self, now: Now) -> Option<Vec<Effect>> {
+        if self.cutting.is_some() {
             return None;
         }
-        self.learnt = Learnt::default();
-        self.take_next(now);
+        let time_told = !std::mem::take(&mut self.learnt).is_nothing();
+        if !(time_told || self.input_waits()) {
+            return None;
+        }
+        self.pass(now);
+        if self.effects.is_empty() && self.cutting.is_none() {
+            if !self.input_waits() {
+                return None;
+            }
+            self.take_next(now);
+        }
         Some(self.batch(now))
     }
 
-    /// Whether more may be read from the broker. While a cut is under way only little of it can be kept.
-    pub fn has_room(&self) -> bool {
-        self.inbox.has_room()
+    fn input_waits(&self) -> bool {
+        !self.known.is_empty() || self.inbox.len() > 0
+    }
+
+    /// Whether more may be read from the broker. While a cut is under way only a few inputs can wait.
+    pub fn intake(&self) -> Intake {
+        if self.inbox.has_room() { Intake::Ready } else { Intake::Full }
     }
 
     /// Does what time has brought, and what follows from it.
@@ -420,8 +437,11 @@ impl Engine {
         effects
     }
 
-    /// When [`Event::Tick`] is due, in BOOTTIME.
-    pub fn wake_at(&self, now: Now) -> Duration {
+    /// When [`Event::Tick`] is due, in BOOTTIME. Never while a cut is under way: only [`Event::CutDone`] ends that.
+    pub fn wake_at(&self, now: Now) -> Option<Duration> {
+        if self.cutting.is_some() {
+            return None;
+        }
         let mut wake = self.standing.wake_at(now, self.needs_news());
         if self.lost {
             wake = self.keyset_pause_ends().map_or(wake, |end| wake.max(end));
@@ -451,7 +471,7 @@ impl Engine {
                 wake = wake.min(self.keyset_due(unknown));
             }
         }
-        wake
+        Some(wake)
     }
 
     /// Whether the connection in use has confirmed what is on record.

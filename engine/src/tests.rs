@@ -1,6 +1,10 @@
 //! The engine in memory: a bench with a clock that only moves when told, a gate that counts, and a disk that can fail.
 
-use std::{cell::Cell, time::Duration};
+use std::{
+    cell::Cell,
+    ops::{Deref, DerefMut},
+    time::Duration,
+};
 
 use base64::Engine as _;
 use bytes::Bytes;
@@ -9,7 +13,7 @@ use care_protocol::{
     Refund, RefundKind, Report, Reset, Signer, Topic,
 };
 
-use super::*;
+use super::{event::Effect, *};
 use crate::trusted_time::{Corrector, Dispute};
 
 mod corrections;
@@ -19,9 +23,15 @@ pub(super) const FREE: Policy = Policy { clips: true, history_h: 12, clip_max_s:
 const PLUS: Policy = Policy { clips: true, history_h: 336, clip_max_s: 60, cooldown_s: 30, max_height: 1080, snapshots: true };
 const PREMIUM: Policy = Policy { clips: true, history_h: 720, clip_max_s: 120, cooldown_s: 0, max_height: 2160, snapshots: true };
 
+/// A camera in a test: the engine, and what it acts on.
 struct Bench {
     engine: Engine,
     keys: Keys,
+    camera: Camera,
+}
+
+/// What the engine acts on, and what it has done there.
+struct Camera {
     now: Now,
     /// The end of every server's certificates.
     valid_until: Duration,
@@ -120,9 +130,7 @@ impl Bench {
     fn with(keys: Keys, restored: Restored) -> Self {
         let now = Now { boot: Duration::from_secs(100), trusted: Duration::from_secs(T0), confirmed: true, ..Now::default() };
         let engine = Engine::new(keys.settings(), restored, now);
-        let mut bench = Self {
-            engine,
-            keys,
+        let camera = Camera {
             now,
             valid_until: LATEST,
             open: Admission::CLOSED,
@@ -136,8 +144,9 @@ impl Bench {
             log: vec![],
             delivery: 0,
         };
-        let effects = bench.engine.boot(now);
-        bench.carry_out(effects);
+        let mut bench = Self { engine, keys, camera };
+        bench.engine.start(&mut bench.camera);
+        bench.flash_writes();
         bench
     }
 
@@ -164,66 +173,15 @@ impl Bench {
     }
 
     fn event(&mut self, event: Event) {
-        let effects = self.engine.handle(event, self.now);
-        self.carry_out(effects);
-        while let Some(effects) = self.engine.resume(self.now) {
-            self.carry_out(effects);
-        }
+        self.engine.handle(event, &mut self.camera);
+        self.flash_writes();
     }
 
-    fn carry_out(&mut self, effects: Vec<Effect>) {
-        for effect in effects {
-            match effect {
-                Effect::Cut { keep } => {
-                    self.log.push("cut");
-                    self.cuts.push(keep);
-                    self.open.leave = Policy::CLOSED;
-                    let transfers = std::mem::take(&mut self.transfers);
-                    self.now.boot += Duration::from_micros(7);
-                    self.event(Event::CutDone(CutFigures {
-                        generation: Generation(self.cuts.len() as u64),
-                        transfers,
-                        bytes_after: u64::from(transfers) * 1448,
-                        doomed: Erased { clips: u32::from(keep.is_some()), bytes: 5 },
-                    }));
-                }
-                Effect::Open(admission) => {
-                    self.log.push("open");
-                    self.open = admission;
-                }
-                Effect::Persist { ticket, record } => {
-                    self.log.push("persist");
-                    self.disk.pending.push((ticket, record));
-                }
-                Effect::Acknowledge(Delivery(delivery)) => {
-                    self.log.push("ack");
-                    self.acked.push(delivery);
-                }
-                Effect::Publish { ticket, report } => {
-                    self.log.push("report");
-                    self.reports.push((ticket, *report));
-                }
-                Effect::Get(get) => self.gets.push(get),
-                Effect::Fetch(resource) => self.fetches.push(resource),
-                Effect::RaiseTime(time) => self.now.trusted = self.now.trusted.max(time),
-                Effect::SetTime(time) => self.correct(time),
-                Effect::RetryRefused => self.log.push("retry"),
-                Effect::Forget => self.log.push("forget"),
-                Effect::Alarm(_) => self.log.push("alarm"),
-            }
-        }
+    /// Unless the flash is slow.
+    fn flash_writes(&mut self) {
         if !self.disk.slow {
             self.sync();
         }
-    }
-
-    /// Trusted time is corrected.
-    fn correct(&mut self, to: Duration) {
-        let from = self.now.trusted;
-        let moved = i64::try_from(to.as_millis()).unwrap() - i64::try_from(from.as_millis()).unwrap();
-        let total_ms = self.now.corrected.map_or(0, |before| before.total_ms) + moved;
-        self.now.trusted = to;
-        self.now.corrected = Some(Correction { from, to, at: self.now.boot, by: Corrector::Date, total_ms });
     }
 
     /// Lets the disk do what waits for it: only the newest record is written.
@@ -273,7 +231,7 @@ impl Bench {
     fn pass(&mut self, time: Duration) {
         let end = self.now.boot + time;
         loop {
-            let wake = self.engine.wake_at(self.now).max(self.now.boot + Duration::from_millis(1));
+            let wake = self.engine.wake_at(self.now).expect("no cut is under way").max(self.now.boot + Duration::from_millis(1));
             let step = wake.min(end).saturating_sub(self.now.boot);
             self.now.boot += step;
             self.now.trusted += step;
@@ -302,10 +260,103 @@ impl Bench {
             None => Restored::Empty,
             Some(record) => Record::read(record).map_or(Restored::Unreadable, |record| Restored::Record(Box::new(record))),
         };
-        let Self { keys, disk, .. } = self;
+        let Self { keys, camera, .. } = self;
         let mut bench = Self::with(keys, restored);
-        bench.disk.record = disk.record;
+        bench.disk.record = camera.disk.record;
         bench
+    }
+}
+
+impl Deref for Bench {
+    type Target = Camera;
+
+    fn deref(&self) -> &Camera {
+        &self.camera
+    }
+}
+
+impl DerefMut for Bench {
+    fn deref_mut(&mut self) -> &mut Camera {
+        &mut self.camera
+    }
+}
+
+impl Camera {
+    /// Trusted time is corrected.
+    fn correct(&mut self, to: Duration) {
+        let from = self.now.trusted;
+        let moved = i64::try_from(to.as_millis()).unwrap() - i64::try_from(from.as_millis()).unwrap();
+        let total_ms = self.now.corrected.map_or(0, |before| before.total_ms) + moved;
+        self.now.trusted = to;
+        self.now.corrected = Some(Correction { from, to, at: self.now.boot, by: Corrector::Date, total_ms });
+    }
+}
+
+impl Ports for Camera {
+    fn now(&mut self) -> Now {
+        self.now
+    }
+
+    fn cut(&mut self, keep: Option<(Policy, Position)>) -> CutProgress {
+        self.log.push("cut");
+        self.cuts.push(keep);
+        self.open.leave = Policy::CLOSED;
+        let transfers = std::mem::take(&mut self.transfers);
+        self.now.boot += Duration::from_micros(7);
+        CutProgress::Done(CutFigures {
+            generation: Generation(self.cuts.len() as u64),
+            transfers,
+            bytes_after: u64::from(transfers) * 1448,
+            doomed: Erased { clips: u32::from(keep.is_some()), bytes: 5 },
+        })
+    }
+
+    fn open(&mut self, admission: Admission) {
+        self.log.push("open");
+        self.open = admission;
+    }
+
+    fn retry_refused(&mut self) {
+        self.log.push("retry");
+    }
+
+    fn forget(&mut self) {
+        self.log.push("forget");
+    }
+
+    fn persist(&mut self, ticket: u64, record: Vec<u8>) {
+        self.log.push("persist");
+        self.disk.pending.push((ticket, record));
+    }
+
+    fn acknowledge(&mut self, Delivery(delivery): Delivery) {
+        self.log.push("ack");
+        self.acked.push(delivery);
+    }
+
+    fn publish(&mut self, ticket: u64, report: Report) {
+        self.log.push("report");
+        self.reports.push((ticket, report));
+    }
+
+    fn get(&mut self, get: Get) {
+        self.gets.push(get);
+    }
+
+    fn fetch(&mut self, resource: Resource) {
+        self.fetches.push(resource);
+    }
+
+    fn alarm(&mut self, _position: Position) {
+        self.log.push("alarm");
+    }
+
+    fn raise_time(&mut self, issued: Duration) {
+        self.now.trusted = self.now.trusted.max(issued);
+    }
+
+    fn set_time(&mut self, time: Duration) {
+        self.correct(time);
     }
 }
 
@@ -871,7 +922,7 @@ fn a_flash_that_never_answers_holds_up_what_both_plans_allow_for_ten_seconds() {
 #[test]
 fn a_root_key_that_the_configuration_has_lost_verifies_nothing_new_and_takes_nothing_away() {
     let bench = Bench::confirmed(&premium(41));
-    let Bench { keys, disk, now, .. } = bench;
+    let Bench { keys, camera: Camera { disk, now, .. }, .. } = bench;
     let mut bytes = disk.record.unwrap();
     let new_root = Signer::from_pkcs8("root-2", &Signer::generate()).unwrap();
     for restart in 0..3 {
@@ -881,11 +932,11 @@ fn a_root_key_that_the_configuration_has_lost_verifies_nothing_new_and_takes_not
         let view = engine.view(now);
         assert_eq!((view.state_lost, view.mode, view.position.seq), (false, Mode::Held, 41), "restart {restart}");
         let by_the_old = keys.keyset(9).sign(&keys.root);
-        effects.extend(engine.handle(Event::Fetched(Resource::Keyset, Fetched::Found(by_the_old.into())), now));
+        effects.extend(engine.decide(Event::Fetched(Resource::Keyset, Fetched::Found(by_the_old.into())), now));
         let lower = keys.keyset(6).sign(&new_root);
-        effects.extend(engine.handle(Event::Fetched(Resource::Keyset, Fetched::Found(lower.into())), now));
+        effects.extend(engine.decide(Event::Fetched(Resource::Keyset, Fetched::Found(lower.into())), now));
         assert_eq!(engine.view(now).keyset, 0, "neither is believed");
-        effects.extend(engine.handle(Event::Stopping, now));
+        effects.extend(engine.decide(Event::Stopping, now));
         bytes = effects
             .into_iter()
             .rev()
@@ -1099,12 +1150,12 @@ fn a_rejection_that_waited_for_its_turn_never_comes_after_a_newer_state() {
 #[test]
 fn a_keyset_that_the_configuration_no_longer_trusts_leaves_the_document_in_force() {
     let bench = Bench::confirmed(&premium(41));
-    let Bench { keys, disk, now, .. } = bench;
+    let Bench { keys, camera: Camera { disk, now, .. }, .. } = bench;
     let record = Record::read(disk.record.as_ref().unwrap()).unwrap();
     let settings = Settings { min_keyset_version: 8, ..keys.settings() };
     let mut engine = Engine::new(settings, Restored::Record(Box::new(record)), now);
     let mut effects = engine.boot(now);
-    effects.extend(engine.handle(Event::Stopping, now));
+    effects.extend(engine.decide(Event::Stopping, now));
     let written = |effect| if let Effect::Persist { record, .. } = effect { Some(record) } else { None };
     let record = effects.into_iter().rev().find_map(written);
     let settings = Settings { min_keyset_version: 8, ..keys.settings() };
@@ -1150,12 +1201,12 @@ fn a_next_that_fell_due_while_the_power_was_off_is_in_force_before_anything_open
     let next = Next { plan: Plan::free(), effective_at: T0 + 60, reason: Reason::TrialEnded, policy: closed };
     let mut bench = Bench::confirmed(&Entitlement { next: Some(next), ..premium(41) });
     bench.pass(Duration::from_secs(10));
-    let Bench { keys, disk, mut now, .. } = bench;
+    let Bench { keys, camera: Camera { disk, mut now, .. }, .. } = bench;
     now.trusted += Duration::from_secs(120);
     let record = Record::read(disk.record.as_ref().unwrap()).unwrap();
     let mut engine = Engine::new(keys.settings(), Restored::Record(Box::new(record)), now);
     let mut effects = engine.boot(now);
-    effects.extend(engine.handle(Event::Written { ticket: 1 }, now));
+    effects.extend(engine.decide(Event::Written { ticket: 1 }, now));
     let opened: Vec<Policy> =
         effects.iter().filter_map(|effect| if let Effect::Open(admission) = effect { Some(admission.leave) } else { None }).collect();
     assert_eq!(opened, [Policy::CLOSED, closed]);
@@ -1537,7 +1588,7 @@ fn https_is_asked_while_a_refusal_is_unexplained_and_otherwise_not() {
     bench.pass(Duration::from_secs(2));
     assert_eq!(bench.fetches, [Resource::Entitlement]);
     bench.event(Event::Fetched(Resource::Entitlement, Fetched::Declined));
-    assert_eq!(bench.engine.wake_at(bench.now), bench.now.boot + Duration::from_secs(5));
+    assert_eq!(bench.engine.wake_at(bench.now), Some(bench.now.boot + Duration::from_secs(5)));
     bench.pass(Duration::from_secs(60));
     assert_eq!(bench.fetches, [Resource::Entitlement; 2]);
     let token = premium(41).sign(&bench.keys.signer);
@@ -1583,7 +1634,7 @@ fn a_get_that_is_not_answered_is_followed_by_https() {
     bench.connect(2);
     bench.fetches.clear();
     bench.event(Event::Subscribed(Connection(2)));
-    assert_eq!(bench.engine.wake_at(bench.now), bench.now.boot + Duration::from_secs(2));
+    assert_eq!(bench.engine.wake_at(bench.now), Some(bench.now.boot + Duration::from_secs(2)));
     bench.pass(Duration::from_millis(1_999));
     assert_eq!((bench.fetches.as_slice(), bench.gets.len()), (&[][..], 1));
     bench.pass(Duration::from_millis(1));

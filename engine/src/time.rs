@@ -17,6 +17,11 @@ pub(super) struct Learnt {
 }
 
 impl Learnt {
+    /// Whether the clock was told nothing.
+    pub(super) fn is_nothing(self) -> bool {
+        self.set.is_none() && self.issued.is_zero()
+    }
+
     /// Whether a reset has set the time.
     pub(super) fn is_set(self) -> bool {
         self.set.is_some()

@@ -11,7 +11,7 @@ use std::{
 use care_engine::{Body, Fetched, Resource};
 use tokio::time;
 
-use super::{Agent, events::Input};
+use super::{effects::AgentPorts, events::Input};
 use crate::{
     conditions::{Conditions, Kind},
     http::{self, Origin},
@@ -23,11 +23,11 @@ const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often an API that has failed is asked whether it is well again.
 const API_AGAIN: Duration = Duration::from_secs(60);
 
-impl Agent {
-    /// Asks over HTTPS; whatever comes of it is told to the engine.
-    pub(super) fn fetch(&self, resource: Resource) {
+impl AgentPorts<'_> {
+    /// Asks over HTTPS; the engine hears of the answer.
+    pub(super) fn ask_api(&self, resource: Resource) {
         let path = match resource {
-            Resource::Entitlement => format!("/v1/devices/{}/entitlement", self.config.device.id),
+            Resource::Entitlement => format!("/v1/devices/{}/entitlement", self.device),
             Resource::Keyset => "/v1/keyset".to_owned(),
         };
         let (api, clock, inputs, conditions) = (self.api.clone(), self.clock.clone(), self.inputs.clone(), self.conditions.clone());

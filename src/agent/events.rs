@@ -1,6 +1,6 @@
 //! What the other threads tell the control thread, translated into events of the engine.
 
-use care_engine::{Delivery, Event, Fetched, Message, Resource};
+use care_engine::{Delivery, Event, Fetched, Message, Ports, Resource};
 
 use super::Agent;
 use crate::{link, media::Media, store::Written, upload};
@@ -84,7 +84,7 @@ impl Agent {
             Input::Upload(upload::Event::Date) => self.turn(),
             Input::Upload(upload::Event::ErasuresSettled) => {
                 if let Some((ticket, record)) = self.record_waits.take() {
-                    self.persist(ticket, record);
+                    self.split().1.persist(ticket, record);
                 }
             }
             Input::Upload(upload::Event::Uploader) => self.hear_uploader(),

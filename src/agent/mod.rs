@@ -19,7 +19,7 @@ use std::{
 };
 
 use anyhow::Context;
-use care_engine::{CutFigures, Delivery, Engine, Event};
+use care_engine::{CutFigures, Delivery, Engine, Event, Intake};
 use care_protocol::Topics;
 use tokio::{
     select,
@@ -85,8 +85,6 @@ struct Agent {
     config: Config,
     clock: Clock,
     clock_watch: clock::Watch,
-    /// The clock was told something: trusted time may be another, confirmed or not.
-    time_told: bool,
     engine: Engine,
     topics: Topics,
     link: Link,
@@ -127,9 +125,8 @@ struct Agent {
 
 impl Agent {
     async fn serve(mut self, mut signals: Signals) -> anyhow::Result<()> {
-        let effects = self.engine.boot(self.clock.now());
-        self.carry_out(effects);
-        self.resume();
+        let (engine, mut ports) = self.split();
+        engine.start(&mut ports);
         self.remember();
         self.show();
         self.notifier.ready();
@@ -142,7 +139,7 @@ impl Agent {
                 _ = signals.terminate.recv() => break,
                 _ = signals.interrupt.recv() => break,
                 // While a cut is under way a burst waits in the link and at the broker, not in the engine.
-                event = self.link_events.recv(), if self.engine.has_room() => match event {
+                event = self.link_events.recv(), if self.engine.intake() == Intake::Ready => match event {
                     Some(event) => self.take_link(event),
                     None => anyhow::bail!("the link's task has ended"),
                 },
@@ -163,8 +160,7 @@ impl Agent {
     /// How long the control thread may sleep.
     fn until_due(&self) -> Duration {
         let now = self.clock.now();
-        // The engine does nothing while a cut is under way, whatever is due.
-        let engine = if self.cut.is_some() { ROUND } else { self.engine.wake_at(now).saturating_sub(now.boot) };
+        let engine = self.engine.wake_at(now).map_or(ROUND, |wake| wake.saturating_sub(now.boot));
         let uploader = self.gate.due().map_or(ROUND, |due| due.saturating_sub(now.boot));
         let status = self.show_at.saturating_duration_since(Instant::now());
         let watchdog = self.notifier.turn_every().unwrap_or(ROUND);
@@ -177,21 +173,5 @@ impl Agent {
             Some(_) => self.end_cut(),
             None => self.handle(Event::Tick),
         }
-    }
-
-    fn handle(&mut self, event: Event) {
-        if event != Event::Tick {
-            self.show_soon();
-        }
-        let effects = self.engine.handle(event, self.clock.now());
-        self.carry_out(effects);
-        self.resume();
-        while std::mem::take(&mut self.time_told) {
-            // What another time means for the plan is not put off until something else happens.
-            let effects = self.engine.handle(Event::Tick, self.clock.now());
-            self.carry_out(effects);
-            self.resume();
-        }
-        self.remember();
     }
 }

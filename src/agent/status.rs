@@ -8,7 +8,7 @@ use crate::{conditions::Kind, media::Media};
 /// How old the status may be at most.
 const STATUS_EVERY: Duration = Duration::from_secs(1);
 /// How soon it shows what has changed: behind the switch that changed it, for it wakes systemd too.
-const STATUS_SOON: Duration = Duration::from_millis(50);
+pub(super) const STATUS_SOON: Duration = Duration::from_millis(50);
 
 impl Agent {
     /// Brings the status up to date.

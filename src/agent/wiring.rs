@@ -81,7 +81,6 @@ impl Agent {
         Ok(Self {
             path: path.to_owned(),
             clock_watch: clock::Watch::new(clock.clone(), conditions.clone()),
-            time_told: false,
             clock,
             engine,
             topics,

@@ -2,15 +2,18 @@
 //! slot, `R` the record in a slot whose checksum is right, and then the engine starts from it and lives for a while. In a
 //! record `ENTITLEMENT` and `KEYSET` stand for genuine tokens, which nobody without the keys could put there.
 
-use std::{sync::LazyLock, time::Duration};
+use std::{collections::VecDeque, sync::LazyLock, time::Duration};
 
 use bytes::Bytes;
 use care_engine::{
-    BadRecord, Connection, CutFigures, Delivery, Effect, Engine, Event, Fetched, Generation, Message, Record, Resource, Restored, Settings,
+    Admission, BadRecord, Connection, CutFigures, CutProgress, Delivery, Engine, Event, Fetched, Generation, Message, Ports, Record,
+    Resource, Restored, Settings,
     durable::slot::{self, FORMAT, Slot},
-    trusted_time::{LATEST, Readings},
+    trusted_time::{LATEST, Now, Readings},
 };
-use care_protocol::{Channel, Entitlement, Erased, Lease, MAX_INTEGER, Next, Order, Plan, Policy, Reason, Refund, RefundKind, Topic};
+use care_protocol::{
+    Channel, Entitlement, Erased, Get, Lease, MAX_INTEGER, Next, Order, Plan, Policy, Position, Reason, Refund, RefundKind, Report, Topic,
+};
 
 use super::{
     Verdict,
@@ -25,6 +28,8 @@ use crate::{
 const T0: u64 = 1_767_225_600;
 const FREE: Policy = Policy { clips: true, history_h: 12, clip_max_s: 12, cooldown_s: 300, max_height: 720, snapshots: false };
 const PREMIUM: Policy = Policy { clips: true, history_h: 720, clip_max_s: 120, cooldown_s: 0, max_height: 2160, snapshots: true };
+/// What a cut comes to.
+const FIGURES: CutFigures = CutFigures { generation: Generation(1), transfers: 1, bytes_after: 0, doomed: Erased { clips: 1, bytes: 5 } };
 const HOUR: Duration = Duration::from_secs(3600);
 
 static ENTITLEMENT: LazyLock<String> = LazyLock::new(|| entitlement(41).sign(&TRUSTED.key));
@@ -92,8 +97,9 @@ fn started_from(bytes: &[u8]) -> Verdict {
     let readings = Readings { boot: Duration::from_secs(20), system: Duration::from_secs(T0) };
     let (clock, dial) = Clock::dialled(trusted, readings);
     let engine = Engine::new(settings(), restored, clock.now());
-    let mut camera = Camera { engine, clock, dial, owner: false, cuts: 0, cut: None };
-    let believed = !camera.engine.view(camera.clock.now()).state_lost;
+    let outside = Outside { clock, owner: false, cuts: 0, cut: None, answers: VecDeque::new() };
+    let mut camera = Camera { engine, dial, outside };
+    let believed = !camera.engine.view(camera.outside.clock.now()).state_lost;
     camera.live();
     Verdict::of(believed)
 }
@@ -112,22 +118,28 @@ fn settings() -> Settings {
 
 struct Camera {
     engine: Engine,
-    clock: Clock,
     dial: Dial,
+    outside: Outside,
+}
+
+/// What the engine acts on: a flash, a broker and an API that answer as soon as they are asked.
+struct Outside {
+    clock: Clock,
     /// Whether a document has come that a signer vouches for.
     owner: bool,
     cuts: u8,
     /// After how many further events the cut under way is over.
     cut: Option<u8>,
+    /// What the engine hears next.
+    answers: VecDeque<Event>,
 }
 
 impl Camera {
     fn live(&mut self) {
-        let effects = self.engine.boot(self.clock.now());
-        self.carry_out(effects);
-        self.resume();
+        self.engine.start(&mut self.outside);
+        self.answer();
         assert!(
-            self.engine.view(self.clock.now()).may_leave == Policy::CLOSED || self.is_within_free(),
+            self.engine.view(self.outside.clock.now()).may_leave == Policy::CLOSED || self.is_within_free(),
             "paid media before anybody vouched"
         );
         self.pass(Duration::from_secs(5));
@@ -135,13 +147,13 @@ impl Camera {
         for event in [Event::Connected(connection), Event::SubscribeSent(connection), Event::Subscribed(connection)] {
             self.event(event);
         }
-        self.owner = true;
+        self.outside.owner = true;
         for (topic, payload, retain) in [
             (Topic::Keyset, KEYSET.clone(), true),
             (Topic::Entitlement, ENTITLEMENT.clone(), true),
             (Topic::Entitlement, String::new(), false),
         ] {
-            let received = self.clock.now().boot;
+            let received = self.outside.clock.now().boot;
             let message = Message {
                 connection,
                 topic,
@@ -161,16 +173,17 @@ impl Camera {
         self.pass(72 * HOUR);
         self.event(Event::Stopping);
         self.end_cut();
+        self.answer();
     }
 
     fn is_within_free(&self) -> bool {
-        let leave = self.engine.view(self.clock.now()).may_leave;
+        let leave = self.engine.view(self.outside.clock.now()).may_leave;
         leave.floor(&FREE) == leave
     }
 
     fn pass(&mut self, by: Duration) {
-        let now = self.clock.now();
-        assert!(self.engine.wake_at(now) > Duration::ZERO);
+        let now = self.outside.clock.now();
+        assert!(self.engine.wake_at(now).is_none_or(|wake| wake > Duration::ZERO));
         self.dial.advance(by);
         self.event(Event::Tick);
         self.show();
@@ -182,7 +195,7 @@ impl Camera {
             let text = include_str!("../../systemd/config.toml");
             Config::parse(text, "config.toml".as_ref()).expect("the installed example is good")
         });
-        let now = self.clock.now();
+        let now = self.outside.clock.now();
         let mut document = StatusDocument::new(&CONFIG);
         document.see(self.engine.view(now), now);
         document.warn();
@@ -191,67 +204,105 @@ impl Camera {
     }
 
     fn event(&mut self, event: Event) {
-        match &mut self.cut {
-            Some(0) => self.end_cut(),
-            Some(left) => *left -= 1,
-            None => {}
-        }
-        let under_way = self.cut.is_some();
-        let effects = self.engine.handle(event, self.clock.now());
-        assert!(effects.is_empty() || !under_way, "{effects:?} before a cut has ended");
-        self.carry_out(effects);
-        self.resume();
+        self.outside.answers.push_back(event);
+        self.answer();
     }
 
-    fn resume(&mut self) {
-        while let Some(effects) = self.engine.resume(self.clock.now()) {
-            self.carry_out(effects);
+    /// Tells the engine what waits, and what comes of it.
+    fn answer(&mut self) {
+        while let Some(event) = self.outside.answers.pop_front() {
+            match &mut self.outside.cut {
+                Some(0) => self.end_cut(),
+                Some(left) => *left -= 1,
+                None => {}
+            }
+            self.engine.handle(event, &mut self.outside);
         }
     }
 
     fn end_cut(&mut self) {
-        if self.cut.take().is_some() {
-            let doomed = Erased { clips: 1, bytes: 5 };
-            let figures = CutFigures { generation: Generation(1), transfers: 1, bytes_after: 0, doomed };
-            let effects = self.engine.handle(Event::CutDone(figures), self.clock.now());
-            self.carry_out(effects);
-            self.resume();
+        if self.outside.cut.take().is_some() {
+            self.engine.handle(Event::CutDone(FIGURES), &mut self.outside);
         }
     }
+}
 
-    fn carry_out(&mut self, effects: Vec<Effect>) {
-        for effect in effects {
-            match effect {
-                Effect::Cut { .. } => {
-                    // One cut is over at once, the next one after an event, and so on.
-                    self.cut = Some(self.cuts % 3);
-                    self.cuts = self.cuts.wrapping_add(1);
-                    if self.cut == Some(0) {
-                        self.end_cut();
-                    }
-                }
-                Effect::Persist { ticket, record } => {
-                    let written = Record::read(&record).expect("the agent reads what it writes");
-                    assert!(written.ratchet.seq <= MAX_INTEGER);
-                    self.event(Event::Written { ticket });
-                }
-                Effect::Publish { ticket, report } => {
-                    assert!(serde_json::to_vec(&report).is_ok());
-                    self.event(Event::Published { ticket });
-                }
-                Effect::RaiseTime(time) => self.clock.raise(time),
-                Effect::SetTime(time) => self.clock.set(time),
-                // The cloud answers as soon as a signer has spoken; before that it is away.
-                Effect::Fetch(resource) if self.owner => {
-                    let body = match resource {
-                        Resource::Entitlement => ENTITLEMENT.as_bytes(),
-                        Resource::Keyset => KEYSET.as_bytes(),
-                    };
-                    self.event(Event::Fetched(resource, Fetched::Found(Bytes::from_static(body).into())));
-                }
-                Effect::Fetch(resource) => self.event(Event::Fetched(resource, Fetched::Failed)),
-                Effect::Alarm(_) | Effect::Open(_) | Effect::RetryRefused | Effect::Forget | Effect::Acknowledge(_) | Effect::Get(_) => {}
-            }
+impl Outside {
+    fn carries_out(&self, what: &str) {
+        assert!(self.cut.is_none(), "{what} before a cut has ended");
+    }
+}
+
+impl Ports for Outside {
+    fn now(&mut self) -> Now {
+        self.clock.now()
+    }
+
+    fn cut(&mut self, _keep: Option<(Policy, Position)>) -> CutProgress {
+        self.carries_out("a cut");
+        // One cut is over at once, the next one after an event, and so on.
+        let after = self.cuts % 3;
+        self.cuts = self.cuts.wrapping_add(1);
+        if after == 0 {
+            return CutProgress::Done(FIGURES);
         }
+        self.cut = Some(after);
+        CutProgress::UnderWay
+    }
+
+    fn open(&mut self, _admission: Admission) {
+        self.carries_out("opened");
+    }
+
+    fn retry_refused(&mut self) {
+        self.carries_out("a retry");
+    }
+
+    fn forget(&mut self) {
+        self.carries_out("forgotten");
+    }
+
+    fn persist(&mut self, ticket: u64, record: Vec<u8>) {
+        self.carries_out("a record");
+        let written = Record::read(&record).expect("the agent reads what it writes");
+        assert!(written.ratchet.seq <= MAX_INTEGER);
+        self.answers.push_back(Event::Written { ticket });
+    }
+
+    fn acknowledge(&mut self, _delivery: Delivery) {
+        self.carries_out("a PUBACK");
+    }
+
+    fn publish(&mut self, ticket: u64, report: Report) {
+        self.carries_out("a report");
+        assert!(serde_json::to_vec(&report).is_ok());
+        self.answers.push_back(Event::Published { ticket });
+    }
+
+    fn get(&mut self, _get: Get) {
+        self.carries_out("a get");
+    }
+
+    /// The cloud answers once a signer has spoken; before that it is away.
+    fn fetch(&mut self, resource: Resource) {
+        self.carries_out("a question");
+        let body = match resource {
+            Resource::Entitlement => ENTITLEMENT.as_bytes(),
+            Resource::Keyset => KEYSET.as_bytes(),
+        };
+        let fetched = if self.owner { Fetched::Found(Bytes::from_static(body).into()) } else { Fetched::Failed };
+        self.answers.push_back(Event::Fetched(resource, fetched));
+    }
+
+    fn alarm(&mut self, _position: Position) {
+        self.carries_out("an alarm");
+    }
+
+    fn raise_time(&mut self, issued: Duration) {
+        self.clock.raise(issued);
+    }
+
+    fn set_time(&mut self, time: Duration) {
+        self.clock.set(time);
     }
 }

@@ -97,7 +97,7 @@ pub(super) fn play(office: &Rc<Office>, steps: &[Step], aloud: bool) -> Result<u
             world.step(*step);
         }
         world.end_well();
-        world.events
+        world.events()
     })
 }
 

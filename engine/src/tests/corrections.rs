@@ -103,7 +103,8 @@ fn a_correction_displaces_no_report_that_was_not_delivered() {
     bench.reports.clear();
     bench.pass(Duration::from_secs(20));
     assert_eq!(bench.mode(), Mode::Held);
-    bench.correct(bench.now.trusted + Duration::from_secs(DAY));
+    let to = bench.now.trusted + Duration::from_secs(DAY);
+    bench.correct(to);
     bench.event(Event::Tick);
     assert!(bench.reports.is_empty(), "there is no connection to tell it on");
     bench.connect(2);

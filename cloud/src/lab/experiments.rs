@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use care_protocol::{DeviceId, Lease, Report, RootKeys, Signer, Topics};
+use care_protocol::{DeviceId, Lease, Report, Signer, Topics};
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -14,6 +14,7 @@ use crate::{
     domain::{
         accounts,
         actions::ActionError,
+        catalogue::Tier,
         issuer::{self, Issued, find_camera, newest_body, newest_token},
     },
     lab::simulated::Fleet,
@@ -350,8 +351,8 @@ impl Lab {
             self.cloud.change(move |tx| issuer.add_camera(tx, &id, SIMULATED_MODEL, &account, now), |done| &done.issued).await?;
             let tls = self.cloud.link.tls.as_ref().map(|_| client_config(self.cloud.link.ca.as_bytes(), Some(&identity))).transpose()?;
             let broker = BrokerAddress { client_id: device.to_string(), tls, ..self.cloud.cameras_broker() };
-            let (name, key) = self.cloud.issuer.keys.root();
-            fleet.connect(device.clone(), &self.cloud.endpoints.prefix, RootKeys::from([(name.to_owned(), key)]), broker);
+            let free = self.cloud.issuer.catalogue.policy(Tier::Free, SIMULATED_MODEL);
+            fleet.connect(device.clone(), free, self.cloud.clone(), broker);
             devices.push(device);
         }
         Ok(devices)

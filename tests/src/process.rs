@@ -7,7 +7,7 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncBufReadExt, AsyncRead, BufReader},
+    io::{AsyncBufReadExt, AsyncRead, AsyncWriteExt, BufReader},
     process::{Child, Command},
 };
 
@@ -92,6 +92,13 @@ impl Process {
     /// Its process id.
     pub fn pid(&self) -> i32 {
         self.child.id().unwrap_or_else(|| panic!("{} has ended", self.name)).try_into().unwrap()
+    }
+
+    /// Writes a line to its standard input.
+    pub async fn say(&mut self, line: &str) {
+        let stdin = self.child.stdin.as_mut().expect("spawned with a pipe");
+        stdin.write_all(format!("{line}\n").as_bytes()).await.unwrap();
+        stdin.flush().await.unwrap();
     }
 
     /// Sends a signal.

@@ -11,7 +11,7 @@ fn vectors() -> PathBuf {
 }
 
 fn run(files: &Path) -> (Output, String) {
-    let output = Command::new("python3").arg("-B").arg(vectors().join("run.py")).arg(files).output();
+    let output = Command::new("/usr/bin/python3").arg("-B").arg(vectors().join("run.py")).arg(files).output();
     let output = output.expect("python3 is installed (scripts/deps.sh)");
     let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     (output, said)

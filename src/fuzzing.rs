@@ -55,9 +55,9 @@ pub const TARGETS: &[Target] = &[
     Target { name: "state", body: state::state },
     Target { name: "config", body: text::config },
     Target { name: "status_request", body: crate::status::request_from_a_stranger },
-    Target { name: "grant", body: crate::upload::grant_from_a_stranger },
-    Target { name: "spool", body: crate::upload::spool_from_a_stranger },
-    Target { name: "uploader", body: crate::upload::vendor::uploader_from_a_stranger },
+    Target { name: "grant", body: crate::upload::hostile_grant },
+    Target { name: "spool", body: crate::upload::hostile_spool },
+    Target { name: "uploader", body: crate::upload::vendor::hostile_uploader },
     Target { name: "motion", body: crate::media::motion_socket_input },
 ];
 

@@ -106,11 +106,11 @@ impl Agent {
     pub(super) fn hear_uploader(&mut self) {
         self.show_soon();
         self.uploads.look();
-        let tidings = self.gate.tidings();
-        if tidings.stored {
+        let uploader = self.gate.uploader_events();
+        if uploader.stored {
             self.notice.stored();
         }
-        if let Some(status) = tidings.refused {
+        if let Some(status) = uploader.refused {
             self.refused(status);
             self.handle(Event::Refused);
         }

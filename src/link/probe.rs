@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{
     LinkFault, MAX_PACKET, Stage,
-    session::{filters, granted},
+    subscription::{filters, granted},
     wire::{Options, Wire},
 };
 use crate::http::{self, Direct, Origin};

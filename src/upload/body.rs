@@ -18,7 +18,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{
     content::{Open, Pieces},
-    gate::Shelf,
+    gate::SharedSpool,
     kernel::TcpInfo,
     socket::Permit,
     spool::Job,
@@ -73,7 +73,7 @@ impl Pace {
 /// pieces are spaced here; the kernel's pace is the bound where they are too small for the timer.
 pub(super) struct ClipBody {
     permit: Permit,
-    shelf: Arc<Shelf>,
+    spool: Arc<SharedSpool>,
     id: uuid::Uuid,
     pieces: Pieces,
     /// Of the last that was taken, what is not sent yet.
@@ -86,15 +86,15 @@ pub(super) struct ClipBody {
 }
 
 impl ClipBody {
-    pub(super) fn new(permit: Permit, job: &Job, shelf: Arc<Shelf>, pace: Arc<Pace>, on_flash: &Open) -> Self {
+    pub(super) fn new(permit: Permit, job: &Job, spool: Arc<SharedSpool>, pace: Arc<Pace>, on_flash: &Open) -> Self {
         let pieces = Pieces::of(job, on_flash);
-        Self { permit, shelf, id: job.id, pieces, rest: Bytes::new(), left: job.bytes, pace, spacing: None, wait: None }
+        Self { permit, spool, id: job.id, pieces, rest: Bytes::new(), left: job.bytes, pace, spacing: None, wait: None }
     }
 
     /// Invariant 3: as long as the generation stands, the clip is one that was let out under it. Both are read under the
     /// spool's lock, which a cut takes after it has advanced the generation and before it erases anything.
     fn may_send(&self) -> bool {
-        let spool = self.shelf.lock();
+        let spool = self.spool.lock();
         self.permit.check().is_err() || spool.may_send(self.id, self.permit.generation())
     }
 
@@ -115,7 +115,7 @@ impl ClipBody {
 #[cfg(test)]
 pub(super) fn body_of(gate: &super::Gate, job: &Job, pace: &Arc<Pace>, on_flash: &Open) -> impl Body<Data = Bytes, Error = Broken> + use<> {
     let permit = Permit::new(gate.sockets.clone(), job.generation, pace.bytes_per_s.load(Ordering::Relaxed));
-    ClipBody::new(permit, job, gate.shelf.clone(), pace.clone(), on_flash)
+    ClipBody::new(permit, job, gate.spool.clone(), pace.clone(), on_flash)
 }
 
 /// What a body ends with when it cannot go on: [`Stale`](crate::http::Stale), or what flash said.

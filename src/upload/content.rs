@@ -15,7 +15,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use uuid::Uuid;
 
 use super::{
-    flash::Shelved,
+    flash::ClipFile,
     recording::hex,
     spool::{Content, Job},
 };
@@ -24,7 +24,7 @@ use super::{
 const PIECE: usize = 64 * 1024;
 
 /// How a clip's file is opened.
-pub(super) type Open = Arc<dyn Fn(Uuid) -> io::Result<Shelved> + Send + Sync>;
+pub(super) type Open = Arc<dyn Fn(Uuid) -> io::Result<ClipFile> + Send + Sync>;
 
 /// The pieces of one clip, in order.
 pub(super) enum Pieces {
@@ -38,7 +38,7 @@ pub(super) enum Pieces {
 pub(super) struct Reader {
     open: Open,
     id: Uuid,
-    file: Option<Shelved>,
+    file: Option<ClipFile>,
     offset: u64,
     bytes: u64,
     digest: digest::Context,

@@ -8,7 +8,7 @@ use care_protocol::Erased;
 
 use super::{
     Gate, lock,
-    spool::{Loss, Words},
+    spool::{Diagnosis, Dropped},
 };
 use crate::{
     conditions::{Conditions, Kind},
@@ -41,7 +41,7 @@ impl Faults {
     }
 
     /// Clips gave way to newer ones.
-    pub(super) fn lost(&self, losses: &[Loss], now: Now) {
+    pub(super) fn lost(&self, losses: &[Dropped], now: Now) {
         if losses.is_empty() {
             return;
         }
@@ -60,15 +60,15 @@ impl Faults {
     pub(super) fn name(&self, gate: &Gate) {
         let now = gate.clock.now();
         let (troubles, flash) = {
-            let mut spool = gate.shelf.lock();
+            let mut spool = gate.spool.lock();
             (spool.troubles(now), spool.flash_use())
         };
         self.set(
             Kind::UploadsFailing,
-            troubles.failing.map(|words| Words { sentence: format!("clips cannot be uploaded: {}", words.sentence), ..words }),
+            troubles.failing.map(|words| Diagnosis { sentence: format!("clips cannot be uploaded: {}", words.sentence), ..words }),
         );
         self.set(Kind::ClipFailing, troubles.clip_failing);
-        self.conditions.set(Kind::GrantMisleads, troubles.misled.map(|why| format!("{why}; no byte is sent there")));
+        self.conditions.set(Kind::GrantMisleads, troubles.bad_grant.map(|why| format!("{why}; no byte is sent there")));
         self.set(Kind::SpoolFault, flash.fault);
         let budget = flash.over_budget.then(|| {
             let written = flash.written_today;
@@ -110,9 +110,9 @@ impl Faults {
         lock(&self.seen).away.map(|since| since + AWAY)
     }
 
-    fn set(&self, kind: Kind, words: Option<Words>) {
+    fn set(&self, kind: Kind, words: Option<Diagnosis>) {
         match words {
-            Some(Words { sentence, advice }) => self.conditions.raise_advising(kind, sentence, advice),
+            Some(Diagnosis { sentence, advice }) => self.conditions.raise_advising(kind, sentence, advice),
             None => self.conditions.clear(kind),
         }
     }

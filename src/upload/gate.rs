@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 use super::{
     socket::Sockets,
     spool::{Chore, Spool},
-    vendor::{Tidings, UploaderStatus, Vendor},
+    vendor::{UploaderEvents, UploaderStatus, Vendor},
 };
 use crate::{clock::Clock, config::Spool as SpoolLimits};
 
@@ -25,7 +25,7 @@ use crate::{clock::Clock, config::Spool as SpoolLimits};
 #[derive(Debug)]
 pub struct Gate {
     pub(super) sockets: Arc<Sockets>,
-    pub(super) shelf: Arc<Shelf>,
+    pub(super) spool: Arc<SharedSpool>,
     /// A vendor's uploader, where there is one: the one thing behind this gate that is not ours to kill.
     pub(super) vendor: Option<Arc<Vendor>>,
     pub(super) clock: Clock,
@@ -33,13 +33,13 @@ pub struct Gate {
 
 impl Gate {
     pub(super) fn new(limits: &SpoolLimits, vendor: Option<Arc<Vendor>>, clock: Clock) -> Self {
-        let shelf = Shelf {
+        let spool = SharedSpool {
             spool: Mutex::new(Spool::new(limits.memory_bytes, limits.flash_bytes, limits.flash_bytes_per_day)),
             wake: Notify::new(),
             chores: Condvar::new(),
             ending: false.into(),
         };
-        Self { sockets: Arc::default(), shelf: Arc::new(shelf), vendor, clock }
+        Self { sockets: Arc::default(), spool: Arc::new(spool), vendor, clock }
     }
 
     /// The generation that stands.
@@ -61,11 +61,11 @@ impl Gate {
         }
         let bytes_after = self.sockets.abort();
         // Nothing more leaves from here on: the kernel has forgotten every connection.
-        let mut spool = self.shelf.lock();
+        let mut spool = self.spool.lock();
         let transfers = spool.recall(self.sockets.generation());
         let doomed = keep.map(|(policy, position)| spool.keep(policy, position, self.clock.now())).unwrap_or_default();
         drop(spool);
-        self.shelf.changed();
+        self.spool.changed();
         CutFigures { generation, transfers, bytes_after, doomed }
     }
 
@@ -92,8 +92,8 @@ impl Gate {
     }
 
     /// What a vendor's uploader has said since the last time.
-    pub fn tidings(&self) -> Tidings {
-        self.vendor.as_ref().map(|vendor| vendor.tidings()).unwrap_or_default()
+    pub fn uploader_events(&self) -> UploaderEvents {
+        self.vendor.as_ref().map(|vendor| vendor.uploader_events()).unwrap_or_default()
     }
 
     pub(super) fn uploader(&self) -> Option<UploaderStatus> {
@@ -106,24 +106,24 @@ impl Gate {
         if let Some(vendor) = &self.vendor {
             vendor.open(admission);
         }
-        let erased = self.shelf.lock().admit(admission, self.clock.now());
+        let erased = self.spool.lock().admit(admission, self.clock.now());
         if erased.clips > 0 {
             tracing::info!(clips = erased.clips, bytes = erased.bytes, "clips found on flash are not allowed: erased");
         }
-        self.shelf.changed();
+        self.spool.changed();
     }
 
     /// Lets clips whose grant was refused (402, 403) be tried again now.
     pub fn retry_refused(&self) {
-        self.shelf.lock().retry_refused();
-        self.shelf.changed();
+        self.spool.lock().retry_refused();
+        self.spool.changed();
     }
 
     /// Whether flash says durably of all that was erased that it is gone (or has failed to, which the status shows). Until
     /// then the record of a document that erases must not be written: a restart that finds it must not find the clips. It
     /// changes from false to true with [`super::Event::ErasuresSettled`].
     pub fn erasures_settled(&self) -> bool {
-        self.shelf.lock().erasures_settled()
+        self.spool.lock().erasures_settled()
     }
 
     /// Cuts and erases everything, whatever a policy says: for a factory reset or a change of account.
@@ -137,14 +137,14 @@ const ROUND: Duration = Duration::from_secs(30);
 
 /// The spool under its lock, and how the uploads' thread and the flash thread hear of a change.
 #[derive(Debug)]
-pub(super) struct Shelf {
+pub(super) struct SharedSpool {
     spool: Mutex<Spool>,
     pub(super) wake: Notify,
     chores: Condvar,
     ending: AtomicBool,
 }
 
-impl Shelf {
+impl SharedSpool {
     pub(super) fn lock(&self) -> MutexGuard<'_, Spool> {
         // Every change leaves a whole spool behind, so a panic elsewhere does not spoil it.
         self.spool.lock().unwrap_or_else(PoisonError::into_inner)

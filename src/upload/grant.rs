@@ -159,7 +159,7 @@ fn is_local_v6(address: Ipv6Addr) -> bool {
 
 /// A grant as the API may answer it, for `fuzzing`.
 #[cfg(any(test, feature = "fuzzing"))]
-pub(crate) fn grant_from_a_stranger(input: &[u8]) -> crate::fuzzing::Verdict {
+pub(crate) fn hostile_grant(input: &[u8]) -> crate::fuzzing::Verdict {
     use crate::fuzzing::Verdict;
 
     if care_protocol::Stored::read(input).is_ok() {

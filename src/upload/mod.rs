@@ -9,6 +9,7 @@
 
 mod body;
 mod content;
+mod event;
 mod failure;
 mod faults;
 mod flash;
@@ -17,124 +18,43 @@ mod grant;
 pub(crate) mod kernel;
 mod pacing;
 mod recording;
+mod settings;
 mod socket;
 mod spool;
 #[cfg(test)]
 mod tests;
 mod transfer;
 pub mod vendor;
+mod worker;
 
 use std::{
-    collections::BTreeSet,
-    fmt, io,
-    path::PathBuf,
+    io,
     sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
     thread,
     time::Duration,
 };
 
-use care_engine::{ClipFacts, Generation};
-use care_protocol::{DeviceId, Erased};
-use tokio::{runtime, select, sync::Notify, time::sleep};
+use care_engine::Generation;
+use care_protocol::Erased;
+use tokio::{runtime, sync::Notify};
 
 use self::{
     content::Open,
     faults::Faults,
-    flash::{Files, Opener, Shelved, flash_fault},
+    flash::{ClipFile, Files, Opener, flash_fault},
     pacing::Pacer,
-    spool::{End, Job, Next},
-    vendor::{Door, UploaderStatus},
+    vendor::{Listener, UploaderStatus},
+    worker::Shared,
 };
-pub use self::{flash::erase_spool, gate::Gate};
+pub use self::{
+    event::Event,
+    flash::erase_spool,
+    gate::Gate,
+    settings::{Peers, Settings, Store},
+};
 #[cfg(any(test, feature = "fuzzing"))]
-pub(crate) use self::{flash::spool_from_a_stranger, grant::grant_from_a_stranger};
-use crate::{clock::Clock, conditions::Conditions, config::Spool as SpoolLimits, http::Origin, store::filesystem::Directory, tls};
-
-/// How often clips are looked at for their age, and how long a wait may be before the time is read anew: the runtime's
-/// clock stands still in suspend, BOOTTIME does not.
-const ROUND: Duration = Duration::from_secs(30);
-
-/// What uploading needs to know.
-#[derive(Debug)]
-pub struct Settings {
-    /// Which camera this is.
-    pub device: DeviceId,
-    /// `[spool]`
-    pub spool: SpoolLimits,
-    /// Where clips are put that must not wait in memory.
-    pub spool_dir: PathBuf,
-    /// `[upload] uplink_kbps`; 0: estimated.
-    pub uplink_kbps: u32,
-    /// Whom clips are sent to.
-    pub peers: Peers,
-    /// Where a vendor's own uploader connects.
-    pub uploader: Option<PathBuf>,
-    /// Where faults are named.
-    pub conditions: Conditions,
-}
-
-/// The servers that uploads may talk to.
-#[derive(Clone)]
-pub struct Peers {
-    /// `cloud.url`, with its TLS settings and our client certificate.
-    pub api: Origin,
-    /// `[store]`: the other hosts that a grant may name.
-    pub store: Option<Store>,
-}
-
-/// Hosts besides the cloud's own.
-#[derive(Clone)]
-pub struct Store {
-    /// Names (lowercase) and ports.
-    pub hosts: BTreeSet<(String, u16)>,
-    /// The TLS settings for them, without our client certificate.
-    pub tls: tls::Client,
-}
-
-impl fmt::Debug for Peers {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let hosts = self.store.as_ref().map(|store| &store.hosts);
-        f.debug_struct("Peers").field("api", &self.api).field("store", &hosts).finish()
-    }
-}
-
-/// What happened. Told on the uploads' thread; whoever listens must not block.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
-    /// The cloud refused a grant with 402 or 403. The clip waits 15 minutes, or until [`Gate::retry_refused`].
-    Refused {
-        /// 402 or 403.
-        status: u16,
-        /// The clip.
-        clip: ClipFacts,
-    },
-    /// The store has the clip.
-    Stored {
-        /// The clip.
-        clip: ClipFacts,
-        /// Its size.
-        bytes: u64,
-    },
-    /// A grant breaks a rule of section 3.6; no byte was sent where it leads.
-    GrantFault {
-        /// Which rule, and by what.
-        why: String,
-    },
-    /// A clip gave way to a newer one: the spool is full.
-    Dropped {
-        /// The clip.
-        clip: ClipFacts,
-        /// Its size.
-        bytes: u64,
-    },
-    /// The `Date` of an HTTPS answer was given to the clock.
-    Date,
-    /// A vendor's uploader has come, gone, or said something ([`Gate::tidings`]).
-    Uploader,
-    /// Flash says of what was erased that it is gone, or has failed to: [`Gate::erasures_settled`] may have become true. Told
-    /// on the flash thread.
-    ErasuresSettled,
-}
+pub(crate) use self::{flash::hostile_spool, grant::hostile_grant};
+use crate::{clock::Clock, store::filesystem::Directory};
 
 /// What people see of uploads.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -187,13 +107,13 @@ pub fn start(settings: Settings, clock: Clock, events: impl Fn(Event) + Send + S
     let Settings { device, spool, spool_dir, uplink_kbps, peers, uploader, conditions } = settings;
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     let events: Arc<dyn Fn(Event) + Send + Sync> = Arc::new(events);
-    let door = uploader.map(|path| {
+    let listener = uploader.map(|path| {
         let _inside = runtime.enter();
         let events = events.clone();
-        Door::open(&path, clock.clone(), move |event| events(event))
+        Listener::open(&path, clock.clone(), move |event| events(event))
     });
-    let door = door.transpose()?;
-    let gate = Arc::new(Gate::new(&spool, door.as_ref().map(Door::vendor), clock));
+    let listener = listener.transpose()?;
+    let gate = Arc::new(Gate::new(&spool, listener.as_ref().map(Listener::vendor), clock));
     let open_dir: Opener<Directory> = {
         let dir = spool_dir.clone();
         Arc::new(move || Directory::open(&dir))
@@ -203,7 +123,7 @@ pub fn start(settings: Settings, clock: Clock, events: impl Fn(Event) + Send + S
     if spool.flash_bytes > 0 || spool_dir.exists() {
         find_clips(&mut files, &gate);
     }
-    let on_flash: Open = Arc::new(move |id| Shelved::open(&open_dir()?, id));
+    let on_flash: Open = Arc::new(move |id| ClipFile::open(&open_dir()?, id));
     let shared = Arc::new(Shared {
         gate,
         device,
@@ -215,10 +135,11 @@ pub fn start(settings: Settings, clock: Clock, events: impl Fn(Event) + Send + S
         events,
         stop: Notify::new(),
     });
+    // Carries nothing: both ends drop when their threads have ended.
     let (end, ended) = mpsc::channel();
     let (on_thread, on_end) = (shared.clone(), end.clone());
     thread::Builder::new().name("uploads".into()).spawn(move || {
-        runtime.block_on(on_thread.run(door));
+        runtime.block_on(on_thread.run(listener));
         // A resolver that hangs must not hold us up.
         runtime.shutdown_background();
         drop(on_end);
@@ -236,7 +157,7 @@ fn find_clips(files: &mut Files<Directory>, gate: &Gate) {
     let now = gate.clock.now();
     match files.scan() {
         Ok(scan) => {
-            let mut spool = gate.shelf.lock();
+            let mut spool = gate.spool.lock();
             spool.lost_unreadable(scan.unreadable);
             spool.remember_written(scan.written);
             spool.restore(scan.clips, now);
@@ -247,7 +168,7 @@ fn find_clips(files: &mut Files<Directory>, gate: &Gate) {
             }
         }
         Err(why) => {
-            gate.shelf.lock().not_restored(flash_fault("the spool on flash cannot be looked at, and clips wait in memory", &why), now);
+            gate.spool.lock().not_restored(flash_fault("the spool on flash cannot be looked at, and clips wait in memory", &why), now);
         }
     }
 }
@@ -260,15 +181,15 @@ impl Uploads {
 
     /// How uploads stand.
     pub fn status(&self) -> UploadStatus {
-        let spool = self.shared.gate.shelf.lock();
+        let spool = self.shared.gate.spool.lock();
         let (tally, flash) = (spool.tally(), spool.flash_use());
         UploadStatus {
             generation: self.shared.gate.generation(),
-            transfers: spool.leaving(),
+            transfers: spool.in_flight(),
             spool: spool.held(),
             memory_bytes: spool.memory(),
             flash: flash.held,
-            flash_fault: flash.fault.map(|words| words.sentence),
+            flash_fault: flash.fault.map(|fault| fault.sentence),
             flash_written_today: flash.written_today,
             stored: tally.stored,
             erased: tally.erased,
@@ -292,13 +213,13 @@ impl Uploads {
 
     /// Lets clips that wait go to flash from now on, each as soon as it is whole: the agent is about to stop.
     pub fn spill(&self) {
-        self.shared.gate.shelf.lock().spill_all();
-        self.shared.gate.shelf.changed();
+        self.shared.gate.spool.lock().spill_all();
+        self.shared.gate.spool.changed();
     }
 
     /// Looks at what is wrong, after a change outside the uploads' thread: a vendor's uploader has come or gone.
     pub fn look(&self) {
-        self.shared.gate.shelf.changed();
+        self.shared.gate.spool.changed();
     }
 
     /// Closes the gate, aborts what is in flight, puts what waits on flash and ends the threads; waits for them at most
@@ -307,143 +228,15 @@ impl Uploads {
         self.shared.gate.cut(None);
         self.shared.stop.notify_one();
         self.spill();
-        self.shared.gate.shelf.end();
+        self.shared.gate.spool.end();
         if self.ended.recv_timeout(deadline) == Err(mpsc::RecvTimeoutError::Timeout) {
             tracing::warn!("uploads and flash did not come to an end in time");
         }
-        let spool = self.shared.gate.shelf.lock();
+        let spool = self.shared.gate.spool.lock();
         let lost = spool.held().clips - spool.flash_use().held.clips;
         if lost > 0 {
             tracing::warn!(clips = lost, "clips that waited in memory are lost");
         }
-    }
-}
-
-/// What the uploads' thread and its transfers share.
-struct Shared {
-    gate: Arc<Gate>,
-    device: DeviceId,
-    peers: Mutex<Arc<Peers>>,
-    pacer: Mutex<Pacer>,
-    last_fault: Mutex<Option<String>>,
-    faults: Faults,
-    /// How a clip's file is read.
-    on_flash: Open,
-    events: Arc<dyn Fn(Event) + Send + Sync>,
-    stop: Notify,
-}
-
-impl fmt::Debug for Shared {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shared").field("device", &self.device).field("gate", &self.gate).finish_non_exhaustive()
-    }
-}
-
-impl Shared {
-    async fn run(self: Arc<Self>, door: Option<Door>) {
-        let uploader = async {
-            match door {
-                Some(door) => door.serve().await,
-                None => std::future::pending().await,
-            }
-        };
-        select! {
-            () = self.clone().work() => {}
-            () = uploader => {}
-            () = self.stop.notified() => {}
-        }
-    }
-
-    async fn work(self: Arc<Self>) {
-        loop {
-            self.sweep();
-            let now = self.gate.clock.now();
-            let next = self.gate.shelf.lock().next(self.gate.generation(), now);
-            let wait = match next {
-                Next::Take(job) => {
-                    self.carry(job).await;
-                    continue;
-                }
-                Next::At(due) => due.saturating_sub(now.boot).min(ROUND),
-                Next::Idle => ROUND,
-            };
-            let wait = self.faults.due().map_or(wait, |due| wait.min(due.saturating_sub(now.boot).max(Duration::from_secs(1))));
-            select! {
-                () = self.gate.shelf.wake.notified() => {}
-                () = sleep(wait) => {}
-            }
-        }
-    }
-
-    /// Sends one clip, in a task of its own that a cut can abort from another thread.
-    async fn carry(self: &Arc<Self>, job: Job) {
-        let (id, generation, clip, bytes) = (job.id, job.generation, job.facts, job.bytes);
-        let shared = self.clone();
-        let mut task = tokio::spawn(async move { shared.transfer(&job).await });
-        self.gate.sockets.adopt(generation, task.abort_handle());
-        let end = loop {
-            select! {
-                end = &mut task => break end,
-                () = self.gate.shelf.wake.notified() => self.sweep(),
-                () = sleep(ROUND) => self.sweep(),
-            }
-        };
-        let end = match end {
-            Ok(end) => end,
-            // Invariant 3 is broken, or something like it: not to be slept over.
-            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-            // What did not come to an end of its own was aborted by a cut.
-            Err(_) => End::Stale,
-        };
-        self.gate.shelf.lock().settle(id, generation, end.clone(), self.gate.clock.now());
-        self.gate.shelf.grown();
-        self.faults.name(&self.gate);
-        // Told only now: whoever cuts because of a refusal finds the clip waiting for its answer, not in flight.
-        if let End::Refused { status, .. } = end {
-            self.tell(Event::Refused { status, clip });
-        }
-        if end == End::Stored {
-            tracing::info!(clip = %id, bytes, generation = generation.0, "clip stored");
-            *lock(&self.last_fault) = None;
-            self.tell(Event::Stored { clip, bytes });
-        }
-    }
-
-    /// Erases what has grown too old, and lets go of what was erased.
-    fn sweep(&self) {
-        let mut spool = self.gate.shelf.lock();
-        let expired = spool.expire(self.gate.clock.now());
-        let (doomed, losses) = spool.sweep();
-        let shed = spool.shed();
-        drop(spool);
-        drop((doomed, shed));
-        // What has grown too old goes from flash as well.
-        self.gate.shelf.grown();
-        if expired.clips > 0 {
-            tracing::info!(clips = expired.clips, bytes = expired.bytes, "clips are older than the plan keeps: given up and erased");
-        }
-        self.faults.lost(&losses, self.gate.clock.now());
-        self.faults.name(&self.gate);
-        for loss in losses {
-            tracing::debug!(bytes = loss.bytes, "clip dropped");
-            self.tell(Event::Dropped { clip: loss.clip, bytes: loss.bytes });
-        }
-    }
-
-    fn tell(&self, event: Event) {
-        (self.events)(event);
-    }
-
-    fn note_fault(&self, fault: String) {
-        *lock(&self.last_fault) = Some(fault);
-    }
-
-    fn peers(&self) -> Arc<Peers> {
-        lock(&self.peers).clone()
-    }
-
-    fn pacer(&self) -> MutexGuard<'_, Pacer> {
-        lock(&self.pacer)
     }
 }
 

@@ -10,7 +10,7 @@ use ring::{
 };
 use uuid::Uuid;
 
-use super::gate::{Gate, Shelf};
+use super::gate::{Gate, SharedSpool};
 use crate::{
     clock::Clock,
     media::{Beginning, ClipWriter, Outlet, Verdict},
@@ -19,10 +19,10 @@ use crate::{
 impl Outlet for Gate {
     fn begin(&self, clip: Beginning) -> Option<(Box<dyn ClipWriter>, Duration)> {
         let id = new_id()?;
-        let max = self.shelf.lock().begin(id, clip, self.clock.now())?;
+        let max = self.spool.lock().begin(id, clip, self.clock.now())?;
         let recording = Recording {
             id,
-            shelf: self.shelf.clone(),
+            spool: self.spool.clone(),
             clock: self.clock.clone(),
             digest: digest::Context::new(&digest::SHA256),
             finished: false,
@@ -31,7 +31,7 @@ impl Outlet for Gate {
     }
 
     fn clip_max(&self) -> Option<Duration> {
-        let admission = self.shelf.lock().admission();
+        let admission = self.spool.lock().admission();
         let record = admission.record;
         let any = record.clips && record.history_h > 0 && record.clip_max_s > 0 && admission.position != Position::NONE;
         any.then(|| Duration::from_secs(record.clip_max_s.into()))
@@ -41,7 +41,7 @@ impl Outlet for Gate {
 /// A clip being written. Its bytes are the spool's from the first one on, so that a cut can take them away.
 struct Recording {
     id: Uuid,
-    shelf: Arc<Shelf>,
+    spool: Arc<SharedSpool>,
     clock: Clock,
     digest: digest::Context,
     finished: bool,
@@ -49,29 +49,29 @@ struct Recording {
 
 impl ClipWriter for Recording {
     fn limit(&self) -> Verdict {
-        self.shelf.lock().limit(self.id)
+        self.spool.lock().limit(self.id)
     }
 
     fn append(&mut self, fragment: Bytes, duration: Duration) -> Verdict {
         self.digest.update(&fragment);
-        let verdict = self.shelf.lock().append(self.id, fragment, duration, self.clock.now());
-        self.shelf.grown();
+        let verdict = self.spool.lock().append(self.id, fragment, duration, self.clock.now());
+        self.spool.grown();
         verdict
     }
 
     fn finish(mut self: Box<Self>, duration: Duration) {
         let sha256 = hex(&self.digest.clone().finish());
-        self.shelf.lock().finish(self.id, duration, sha256, self.clock.now());
+        self.spool.lock().finish(self.id, duration, sha256, self.clock.now());
         self.finished = true;
-        self.shelf.changed();
+        self.spool.changed();
     }
 }
 
 impl Drop for Recording {
     fn drop(&mut self) {
         if !self.finished {
-            self.shelf.lock().abandon(self.id);
-            self.shelf.changed();
+            self.spool.lock().abandon(self.id);
+            self.spool.changed();
         }
     }
 }

@@ -24,7 +24,7 @@ use super::{
     failure::{Declined, Doing, Failure},
     grant::{Target, Violation, life},
     socket::{Gauge, Permit},
-    spool::{End, Job},
+    spool::{Job, Outcome},
 };
 use crate::{
     http::{Answer, Dialer, Fault, Origin, Stage, connect, open, peer_name, request, resolve},
@@ -56,24 +56,24 @@ struct Granted {
 
 impl Shared {
     /// Sends one clip and says how that ended.
-    pub(super) async fn transfer(&self, job: &Job) -> End {
+    pub(super) async fn transfer(&self, job: &Job) -> Outcome {
         let failure = match self.send(job).await {
-            Ok(()) => return End::Stored,
-            Err(Failure::Stale) => return End::Stale,
+            Ok(()) => return Outcome::Stored,
+            Err(Failure::Stale) => return Outcome::Stale,
             // A connection that a cut has killed fails with whatever the kernel says.
-            Err(_) if self.gate.generation() != job.generation => return End::Stale,
+            Err(_) if self.gate.generation() != job.generation => return Outcome::Stale,
             Err(failure) => failure,
         };
         // What is worth an operator's look is a condition, which the spool's state tells.
         tracing::debug!(clip = %job.id, generation = job.generation.0, why = %failure, "clip not sent");
         self.note_fault(failure.to_string());
         match failure {
-            Failure::Refused(status) => End::Refused { until: self.gate.clock.now().boot + REFUSED, status },
+            Failure::Refused(status) => Outcome::Refused { until: self.gate.clock.now().boot + REFUSED, status },
             failure => {
                 if let Failure::Grant(violation) = &failure {
                     self.tell(Event::GrantFault { why: violation.to_string() });
                 }
-                End::Failed(failure.trouble())
+                Outcome::Failed(failure.trouble())
             }
         }
     }
@@ -168,7 +168,7 @@ impl Shared {
             return Err(Failure::Expired);
         }
         let pace = Arc::new(Pace::new(self.pacer().rate()));
-        let body = ClipBody::new(permit.clone(), job, self.gate.shelf.clone(), pace.clone(), &self.on_flash);
+        let body = ClipBody::new(permit.clone(), job, self.gate.spool.clone(), pace.clone(), &self.on_flash);
         let mut request = request("PUT", &origin.endpoint, &target.path, target.headers, body).map_err(sending)?;
         request.headers_mut().insert(header::CONTENT_LENGTH, job.bytes.into());
         let (gauge, peer) = (connection.guard().gauge(), connection.peer());

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::{
     header::{self, Facts, HEADER_BYTES, Unreadable},
     journal,
-    wear::Written,
+    write_budget::WriteCount,
 };
 
 pub(super) const JOURNAL: &str = "journal";
@@ -39,7 +39,7 @@ pub(in crate::upload) struct Scan {
     /// Files that were erased because they cannot be judged: torn, or another firmware's.
     pub(in crate::upload) unreadable: u32,
     /// What earlier runs have written to flash.
-    pub(in crate::upload) written: Written,
+    pub(in crate::upload) written: WriteCount,
 }
 
 /// What became of a clip that was to be put on flash.
@@ -62,7 +62,7 @@ pub(in crate::upload) struct Files<F: Filesystem> {
     /// Whether everything in the directory is known.
     scanned: bool,
     /// What was written to flash, with what is being written now.
-    written: Written,
+    written: WriteCount,
 }
 
 struct Journal<T> {
@@ -72,7 +72,7 @@ struct Journal<T> {
 
 impl<F: Filesystem> Files<F> {
     pub(in crate::upload) fn new(open: Opener<F>) -> Self {
-        Self { open, dir: None, journal: None, gone: BTreeSet::new(), scanned: false, written: Written::default() }
+        Self { open, dir: None, journal: None, gone: BTreeSet::new(), scanned: false, written: WriteCount::default() }
     }
 
     /// Looks at what the last run left: what was on its way in or out is erased, the rest is told. If that fails, nothing that
@@ -83,7 +83,7 @@ impl<F: Filesystem> Files<F> {
     }
 
     /// What was written to flash, with what comes next: every header and every line of the journal says so from here on.
-    pub(in crate::upload) fn count(&mut self, written: Written) {
+    pub(in crate::upload) fn count(&mut self, written: WriteCount) {
         self.written = written;
     }
 
@@ -121,10 +121,10 @@ impl<F: Filesystem> Files<F> {
 
     /// Makes it durable that these are gone, whether or not their files still are there: by one line in the journal or, if
     /// that cannot be written, by unlinking them at once. Nothing of them is found by a scan from here on.
-    pub(in crate::upload) fn bury(&mut self, ids: impl IntoIterator<Item = Uuid>) -> io::Result<()> {
+    pub(in crate::upload) fn record_erased(&mut self, ids: impl IntoIterator<Item = Uuid>) -> io::Result<()> {
         self.gone.extend(ids);
         self.purge_unscanned()?;
-        let said = self.say_gone();
+        let said = self.write_erased();
         match self.mind(said) {
             Ok(()) => Ok(()),
             Err(why) => {
@@ -187,7 +187,7 @@ impl<F: Filesystem> Files<F> {
         Ok(true)
     }
 
-    fn say_gone(&mut self) -> io::Result<()> {
+    fn write_erased(&mut self) -> io::Result<()> {
         if self.gone.is_empty() {
             return Ok(());
         }
@@ -288,11 +288,11 @@ impl<F: Filesystem> Files<F> {
 }
 
 /// A clip's bytes, read where they lie.
-pub(in crate::upload) struct Shelved {
+pub(in crate::upload) struct ClipFile {
     file: Box<dyn StateFile>,
 }
 
-impl Shelved {
+impl ClipFile {
     pub(in crate::upload) fn open<F: Filesystem>(dir: &F, id: Uuid) -> io::Result<Self> {
         Ok(Self { file: Box::new(dir.open(&name(id, CLIP), Access::Read)?) })
     }

@@ -7,7 +7,7 @@
 //! 12  length     u32 LE   bytes of the facts
 //! 16  checksum   u32 LE   CRC-32 (IEEE) of bytes 0 to 16 and of the facts
 //! 20  facts      JSON, then zeros
-//! 492 written    16 bytes  what the spool has written to flash, this clip included ([`Written`]), as an id
+//! 492 written    16 bytes  what the spool has written to flash, this clip included ([`WriteCount`]), as an id
 //! 508 checksum   u32 LE   CRC-32 of the 16 bytes before it; earlier firmware writes zeros here, and reads nothing
 //! ```
 
@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use uuid::Uuid;
 
-use super::wear::Written;
+use super::write_budget::WriteCount;
 
 /// Bytes of the header, whatever it says.
 pub(in crate::upload) const HEADER_BYTES: u64 = 512;
@@ -72,7 +72,7 @@ pub(super) fn encode(facts: &Facts) -> Option<Vec<u8>> {
 }
 
 /// The same header with this count in it.
-pub(super) fn with_written(mut header: Vec<u8>, written: Written) -> Vec<u8> {
+pub(super) fn with_written(mut header: Vec<u8>, written: WriteCount) -> Vec<u8> {
     let id = written.to_id().into_bytes();
     if let Some(place) = header.get_mut(WRITTEN_AT..HEADER_BYTES as usize) {
         place[..16].copy_from_slice(&id);
@@ -82,11 +82,11 @@ pub(super) fn with_written(mut header: Vec<u8>, written: Written) -> Vec<u8> {
 }
 
 /// The count in a header, if there is one that is whole.
-pub(super) fn written(header: &[u8]) -> Option<Written> {
+pub(super) fn written(header: &[u8]) -> Option<WriteCount> {
     let (id, stored) = header.get(WRITTEN_AT..HEADER_BYTES as usize)?.split_at(16);
     let id: [u8; 16] = id.try_into().ok()?;
     let whole = crc32fast::hash(&id).to_le_bytes() == stored;
-    Written::from_id(Uuid::from_bytes(id)).filter(|_| whole)
+    WriteCount::from_id(Uuid::from_bytes(id)).filter(|_| whole)
 }
 
 /// The header around facts in this JSON.
@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     fn the_count_is_read_back_and_earlier_firmware_reads_the_clip_all_the_same() {
-        let count = Written { ever: 77, today: 5, day: 20_454 };
+        let count = WriteCount { ever: 77, today: 5, day: 20_454 };
         let header = with_written(encode(&facts()).unwrap(), count);
         assert_eq!((written(&header), decode(&header)), (Some(count), Ok(facts())));
         assert_eq!(written(&encode(&facts()).unwrap()), None);

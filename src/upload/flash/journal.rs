@@ -7,13 +7,13 @@
 //! ```
 //!
 //! One line is one batch: its CRC-32 makes it whole or nothing. Among its ids may be one of version 8, which is no clip's
-//! but says how much was written to flash ([`Written`]).
+//! but says how much was written to flash ([`WriteCount`]).
 
 use std::collections::BTreeSet;
 
 use uuid::Uuid;
 
-use super::wear::Written;
+use super::write_budget::WriteCount;
 
 const TITLE: &[u8] = b"kasa-care-agent spool 1\n";
 
@@ -27,11 +27,11 @@ pub(super) fn title() -> Vec<u8> {
 pub(super) struct Gone {
     pub(super) ids: BTreeSet<Uuid>,
     /// The newest count.
-    pub(super) written: Written,
+    pub(super) written: WriteCount,
 }
 
 /// The line that says these are gone, and that so much was written with it.
-pub(super) fn line(gone: &BTreeSet<Uuid>, written: Written) -> Vec<u8> {
+pub(super) fn line(gone: &BTreeSet<Uuid>, written: WriteCount) -> Vec<u8> {
     let names: Vec<String> = gone.iter().chain([&written.to_id()]).map(Uuid::to_string).collect();
     let body = format!("gone {}", names.join(","));
     format!("{:08x} {body}\n", crc32fast::hash(body.as_bytes())).into_bytes()
@@ -47,7 +47,7 @@ pub(super) fn read(text: &[u8]) -> Option<Gone> {
         match (whole(line), lines.peek()) {
             (Some(body), _) => {
                 for id in ids(body)? {
-                    match Written::from_id(id) {
+                    match WriteCount::from_id(id) {
                         Some(written) => gone.written = gone.written.newer(written),
                         None => drop(gone.ids.insert(id)),
                     }
@@ -73,21 +73,21 @@ fn ids(body: &str) -> Option<Vec<Uuid>> {
 mod tests {
     use super::*;
 
-    const COUNT: Written = Written { ever: 9, today: 4, day: 20_454 };
+    const COUNT: WriteCount = WriteCount { ever: 9, today: 4, day: 20_454 };
 
     fn set(numbers: impl IntoIterator<Item = u128>) -> BTreeSet<Uuid> {
         numbers.into_iter().map(Uuid::from_u128).collect()
     }
 
-    fn gone(numbers: impl IntoIterator<Item = u128>, written: Written) -> Option<Gone> {
+    fn gone(numbers: impl IntoIterator<Item = u128>, written: WriteCount) -> Option<Gone> {
         Some(Gone { ids: set(numbers), written })
     }
 
     #[test]
     fn what_is_written_is_read_back_and_a_torn_last_line_says_nothing() {
         let mut text = title();
-        assert_eq!(read(&text), gone([], Written::default()));
-        let earlier = Written { ever: 8, ..COUNT };
+        assert_eq!(read(&text), gone([], WriteCount::default()));
+        let earlier = WriteCount { ever: 8, ..COUNT };
         text.extend(line(&set([1, 2]), earlier));
         let whole = text.len();
         text.extend(line(&set([3]), COUNT));
@@ -105,7 +105,7 @@ mod tests {
     fn a_line_without_a_count_is_read() {
         let body = format!("gone {}", Uuid::from_u128(1));
         let line = format!("{:08x} {body}\n", crc32fast::hash(body.as_bytes()));
-        assert_eq!(read(&[title(), line.into_bytes()].concat()), gone([1], Written::default()));
+        assert_eq!(read(&[title(), line.into_bytes()].concat()), gone([1], WriteCount::default()));
     }
 
     #[test]

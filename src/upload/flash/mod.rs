@@ -9,27 +9,27 @@
 mod erasing;
 mod files;
 mod header;
-mod journal;
 #[cfg(any(test, feature = "fuzzing"))]
-mod stranger;
+mod hostile;
+mod journal;
 #[cfg(test)]
 mod tests;
 pub(super) mod thread;
-mod wear;
+mod write_budget;
 
 use std::io;
 
-use super::spool::Words;
+use super::spool::Diagnosis;
 
 pub use erasing::erase_spool;
-pub(super) use files::{Files, Opener, Put, Shelved};
+pub(super) use files::{ClipFile, Files, Opener, Put};
 pub(super) use header::{Facts, HEADER_BYTES};
 #[cfg(any(test, feature = "fuzzing"))]
-pub(crate) use stranger::spool_from_a_stranger;
-pub(super) use wear::{Wear, Written};
+pub(crate) use hostile::hostile_spool;
+pub(super) use write_budget::{WriteBudget, WriteCount};
 
 /// What flash said when this was tried, and what to do about it.
-pub(super) fn flash_fault(what: &str, why: &io::Error) -> Words {
+pub(super) fn flash_fault(what: &str, why: &io::Error) -> Diagnosis {
     let advice = match why.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "Make room on the state directory's file system.",
         io::ErrorKind::ReadOnlyFilesystem => "Mount the state directory's file system for writing.",
@@ -39,5 +39,5 @@ pub(super) fn flash_fault(what: &str, why: &io::Error) -> Words {
         }
         _ => "Check the state directory's file system, and the flash below it.",
     };
-    Words { sentence: format!("{what}: {why}"), advice }
+    Diagnosis { sentence: format!("{what}: {why}"), advice }
 }

@@ -25,7 +25,7 @@ use care_engine::{
 use care_protocol::{ClipKind, Policy, Position};
 use uuid::Uuid;
 
-use super::{Files, HEADER_BYTES, Shelved, thread::carry_out};
+use super::{ClipFile, Files, HEADER_BYTES, thread::carry_out};
 use crate::{
     clock::{Clock, Dial},
     config::Spool as Limits,
@@ -33,7 +33,7 @@ use crate::{
     upload::{
         Event,
         gate::Gate,
-        spool::{End, Next},
+        spool::{Next, Outcome},
     },
 };
 
@@ -115,10 +115,10 @@ impl Camera {
         let gate = Gate::new(&LIMITS, None, clock);
         match files.scan() {
             Ok(scan) => {
-                gate.shelf.lock().lost_unreadable(scan.unreadable);
-                gate.shelf.lock().restore(scan.clips, gate.clock.now());
+                gate.spool.lock().lost_unreadable(scan.unreadable);
+                gate.spool.lock().restore(scan.clips, gate.clock.now());
             }
-            Err(why) => gate.shelf.lock().not_restored(super::flash_fault("it cannot be looked at", &why), gate.clock.now()),
+            Err(why) => gate.spool.lock().not_restored(super::flash_fault("it cannot be looked at", &why), gate.clock.now()),
         }
         disk.attempt(record);
         disk.acknowledge(record);
@@ -134,11 +134,11 @@ impl Camera {
     }
 
     fn ids(&self) -> BTreeSet<Uuid> {
-        self.gate.shelf.lock().ids().collect()
+        self.gate.spool.lock().ids().collect()
     }
 
     fn on_flash(&self) -> BTreeSet<Uuid> {
-        self.gate.shelf.lock().ids_on_flash().collect()
+        self.gate.spool.lock().ids_on_flash().collect()
     }
 
     /// Does one thing, and keeps every state that the disk went through meanwhile.
@@ -156,7 +156,7 @@ impl Camera {
     /// Lets the flash thread do all there is to do.
     fn work(&mut self) {
         loop {
-            let chore = self.gate.shelf.lock().chore(self.gate.clock.now());
+            let chore = self.gate.spool.lock().chore(self.gate.clock.now());
             let Ok(chore) = chore else { break };
             self.step(|camera| {
                 let Self { files, gate, disk, waits, .. } = camera;
@@ -223,9 +223,9 @@ impl Camera {
     }
 
     fn store_one(&mut self) {
-        let next = self.gate.shelf.lock().next(self.gate.generation(), self.gate.clock.now());
+        let next = self.gate.spool.lock().next(self.gate.generation(), self.gate.clock.now());
         let Next::Take(job) = next else { panic!("{next:?}") };
-        self.step(|camera| camera.gate.shelf.lock().settle(job.id, job.generation, End::Stored, camera.gate.clock.now()));
+        self.step(|camera| camera.gate.spool.lock().settle(job.id, job.generation, Outcome::Stored, camera.gate.clock.now()));
         self.work();
     }
 
@@ -264,7 +264,7 @@ impl Camera {
         let found = self.ids();
         for id in &found {
             let content = self.ledger.contents.get(id).ok_or("a clip that nobody recorded")?;
-            let read = Shelved::open(&self.disk, *id).and_then(|file| file.read(0, 1000)).map_err(|why| format!("{id}: {why}"))?;
+            let read = ClipFile::open(&self.disk, *id).and_then(|file| file.read(0, 1000)).map_err(|why| format!("{id}: {why}"))?;
             if read != content {
                 return Err(format!("{id} does not hold what was recorded"));
             }
@@ -385,19 +385,19 @@ fn a_flash_that_takes_nothing_leaves_clips_in_memory_and_holds_up_no_record() {
         camera.disk.set_failing(Some(kind));
         let waiting = camera.record(SHORT);
         camera.wait();
-        let usage = camera.gate.shelf.lock().flash_use();
+        let usage = camera.gate.spool.lock().flash_use();
         assert_eq!(usage.held.clips, 1);
         assert!(usage.fault.is_some(), "it is visible");
         assert!(camera.ids().contains(&waiting), "it waits in memory");
         camera.receive();
         camera.work();
         assert_eq!(camera.disk.now().acknowledged, 2, "a flash that fails holds no record up");
-        assert_eq!(camera.gate.shelf.lock().flash_use().held.bytes, HEADER_BYTES + 120, "what cannot be unlinked takes room");
+        assert_eq!(camera.gate.spool.lock().flash_use().held.bytes, HEADER_BYTES + 120, "what cannot be unlinked takes room");
 
         camera.disk.set_failing(None);
         camera.dial.advance(Duration::from_secs(3600));
         camera.work();
-        let usage = camera.gate.shelf.lock().flash_use();
+        let usage = camera.gate.spool.lock().flash_use();
         assert_eq!((usage.held.clips, usage.held.bytes, usage.fault), (1, HEADER_BYTES + 120, None), "tried again, and well");
     }
 }
@@ -414,11 +414,11 @@ fn what_could_not_be_looked_at_is_erased_before_the_next_record_that_erases() {
     let mut files = Files::new(disk.opener());
     assert!(files.scan().is_err(), "the sync of the directory fails");
     let gate = Gate::new(&LIMITS, None, Clock::at(Duration::from_secs(1_767_225_600), true));
-    gate.shelf.lock().not_restored(super::flash_fault("it cannot be looked at", &io::Error::from_raw_os_error(5)), gate.clock.now());
+    gate.spool.lock().not_restored(super::flash_fault("it cannot be looked at", &io::Error::from_raw_os_error(5)), gate.clock.now());
     gate.open(admission(1));
     gate.cut(Some((FREE, position(2))));
     assert!(!gate.erasures_settled());
-    let chore = gate.shelf.lock().chore(gate.clock.now()).unwrap();
+    let chore = gate.spool.lock().chore(gate.clock.now()).unwrap();
     carry_out(chore, &mut files, &gate, &|_| {});
     assert!(gate.erasures_settled());
     assert!(disk.list().unwrap().iter().all(|name| !name.ends_with(".clip")), "{:?}", disk.list());
@@ -429,10 +429,10 @@ fn s75_on_a_full_flash_the_oldest_of_the_lowest_class_gives_way_and_the_quota_al
     let mut camera = Camera::new(None);
     let clips: Vec<Uuid> = (0..14).map(|_| camera.record(SHORT)).collect();
     camera.wait();
-    let usage = camera.gate.shelf.lock().flash_use();
+    let usage = camera.gate.spool.lock().flash_use();
     assert_eq!((usage.held.clips, usage.held.bytes), (10, LIMITS.flash_bytes));
     assert_eq!(camera.on_flash(), clips[4..].iter().copied().collect(), "the newest are on flash");
-    assert_eq!(camera.gate.shelf.lock().tally().dropped.clips, 4);
+    assert_eq!(camera.gate.spool.lock().tally().dropped.clips, 4);
     for moment in &camera.moments {
         let names = Disk::from(moment.disk.clone()).list().unwrap();
         assert!(names.iter().filter(|name| name.ends_with(".clip") || name.ends_with(".part")).count() <= 10 + 1, "{names:?}");
@@ -447,7 +447,7 @@ fn no_clip_takes_the_room_that_is_kept_for_the_state() {
     camera.disk.set_free(needed - 1);
     camera.record(SHORT);
     camera.wait();
-    let usage = camera.gate.shelf.lock().flash_use();
+    let usage = camera.gate.spool.lock().flash_use();
     let fault = usage.fault.expect("it is said");
     assert!(fault.sentence.contains(&format!("{} bytes are free", needed - 1)) && fault.advice.contains("room"), "{fault:?}");
     assert_eq!(camera.on_flash(), BTreeSet::new());
@@ -468,7 +468,7 @@ fn s70_what_another_firmware_wrote_is_erased_and_counted() {
     let file = camera.disk.open(&format!("{newer}.clip"), Access::Write).unwrap();
     file.write_at(b"KCASPOOL\x02\0\0\0", 0).unwrap();
     let again = Camera::boot(camera.disk.now(), &BTreeSet::new(), 1, None, camera.ledger.clone());
-    assert_eq!((again.ids(), again.gate.shelf.lock().tally().dropped.clips), (BTreeSet::from([kept]), 1));
+    assert_eq!((again.ids(), again.gate.spool.lock().tally().dropped.clips), (BTreeSet::from([kept]), 1));
     let file = camera.disk.open("journal", Access::Create).unwrap();
     file.write_at(b"kasa-care-agent spool 2\n", 0).unwrap();
     let again = Camera::boot(camera.disk.now(), &BTreeSet::new(), 1, None, camera.ledger.clone());

@@ -12,37 +12,40 @@ use crate::upload::{
 
 /// Works until the spool is stopped and nothing is left to do.
 pub(in crate::upload) fn run<F: Filesystem>(mut files: Files<F>, gate: &Gate, tell: impl Fn(Event)) {
-    while let Some(chore) = gate.shelf.wait_for_chore(&gate.clock) {
+    while let Some(chore) = gate.spool.wait_for_chore(&gate.clock) {
         carry_out(chore, &mut files, gate, &tell);
         // What is wrong is named there.
-        gate.shelf.wake.notify_one();
+        gate.spool.wake.notify_one();
     }
 }
 
 /// Does one thing.
 pub(in crate::upload) fn carry_out<F: Filesystem>(chore: Chore, files: &mut Files<F>, gate: &Gate, tell: &impl Fn(Event)) {
-    files.count(gate.shelf.lock().written());
+    files.count(gate.spool.lock().written());
     match chore {
-        Chore::Bury(ids) => {
+        Chore::Erase(ids) => {
             let count = ids.len();
-            let buried = files.bury(ids);
-            let fault = buried.as_ref().err().map(|why| flash_fault(&format!("{count} erased clips are not surely gone from flash"), why));
-            gate.shelf.lock().buried(fault, gate.clock.now());
+            let erasure_recorded = files.record_erased(ids);
+            let fault = erasure_recorded
+                .as_ref()
+                .err()
+                .map(|why| flash_fault(&format!("{count} erased clips are not surely gone from flash"), why));
+            gate.spool.lock().erasure_recorded(fault, gate.clock.now());
             tell(Event::ErasuresSettled);
-            if buried.is_ok() {
+            if erasure_recorded.is_ok() {
                 let fault = files.unlink().err().map(|why| flash_fault("clips that are gone still take room on flash", &why));
-                gate.shelf.lock().unlinked(fault, gate.clock.now());
+                gate.spool.lock().unlinked(fault, gate.clock.now());
             }
         }
         Chore::Spill(spill) => {
-            let put = files.put(spill.id, &spill.facts, &spill.fragments, || gate.shelf.lock().is_wanted(spill.id));
+            let put = files.put(spill.id, &spill.facts, &spill.fragments, || gate.spool.lock().is_wanted(spill.id));
             let (spilled, why) = match put {
                 Put::Durable => (Spilled::Durable, None),
                 Put::Unwanted => (Spilled::Interrupted, None),
                 Put::Failed(why) => (Spilled::Failed, Some(flash_fault("clips cannot be put on flash, and wait in memory", &why))),
             };
             tracing::debug!(clip = %spill.id, bytes = spill.facts.bytes, outcome = ?spilled, "clip to flash");
-            let let_go = gate.shelf.lock().spilled(spill.id, spilled, why, gate.clock.now());
+            let let_go = gate.spool.lock().spilled(spill.id, spilled, why, gate.clock.now());
             // Outside the lock.
             drop(let_go);
         }

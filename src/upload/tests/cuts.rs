@@ -295,7 +295,7 @@ fn a_stale_body_ends_in_an_error_and_never_early() {
     let (mut writer, _) = gate.begin(beginning).unwrap();
     writer.append(Bytes::from(vec![7; 100_000]), Duration::from_secs(1));
     writer.finish(Duration::from_secs(1));
-    let next = gate.shelf.lock().next(gate.generation(), gate.clock.now());
+    let next = gate.spool.lock().next(gate.generation(), gate.clock.now());
     let Next::Take(job) = next else { panic!("{next:?}") };
     let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let pace = Arc::new(body::Pace::new(1_000_000));

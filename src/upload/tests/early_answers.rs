@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::*;
-use crate::{config::Endpoint, http::Origin};
+use crate::config::Endpoint;
 
 /// Paced so that it takes five seconds: it cannot be whole when the store has answered its first bytes.
 const SLOW_KBPS: u32 = 8_000;

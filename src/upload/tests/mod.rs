@@ -7,6 +7,8 @@ mod grants;
 mod sink;
 
 use std::{
+    collections::BTreeSet,
+    path::PathBuf,
     sync::{Arc, Mutex},
     thread,
     time::{Duration, Instant},
@@ -17,8 +19,12 @@ use care_engine::Admission;
 use care_protocol::{ClipKind, Policy, Position};
 
 use self::sink::Sink;
-use super::*;
-use crate::media::{Beginning, Outlet};
+use super::{spool::Next, *};
+use crate::{
+    config::Spool as SpoolLimits,
+    http::Origin,
+    media::{Beginning, Outlet},
+};
 
 const PAID: Policy = Policy { clips: true, history_h: 720, clip_max_s: 60, cooldown_s: 0, max_height: 1080, snapshots: true };
 const NONE: Policy = Policy { clips: false, snapshots: false, ..PAID };

@@ -5,10 +5,10 @@
 //! The control thread gives orders, which are written without waiting; the uploads' thread ([`session`]) reads what the
 //! uploader says. Both meet in [`Orders`], under a lock that is held over nothing slow.
 
+#[cfg(any(test, feature = "fuzzing"))]
+mod hostile;
 mod lines;
 mod session;
-#[cfg(any(test, feature = "fuzzing"))]
-mod stranger;
 #[cfg(test)]
 mod tests;
 
@@ -24,11 +24,11 @@ use care_protocol::{Erased, Mode, Policy, Position};
 use rustix::net::{SendFlags, Shutdown, send, shutdown};
 use serde::{Deserialize, Serialize};
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use hostile::hostile_uploader;
 pub use lines::Said;
 use lines::{Judge, Order};
-pub(super) use session::Door;
-#[cfg(any(test, feature = "fuzzing"))]
-pub(crate) use stranger::uploader_from_a_stranger;
+pub(super) use session::Listener;
 
 use super::Event;
 use crate::clock::Clock;
@@ -66,7 +66,7 @@ pub struct UploaderStatus {
 
 /// What the control thread has to hear of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Tidings {
+pub struct UploaderEvents {
     /// The cloud refused it a grant.
     pub refused: Option<u16>,
     /// It has stored a clip.
@@ -95,7 +95,7 @@ struct Orders {
     orphaned_until: Duration,
     cut: Option<Cut>,
     status: UploaderStatus,
-    tidings: Tidings,
+    uploader_events: UploaderEvents,
     /// The control thread has been called and has not come yet.
     called: bool,
 }
@@ -213,10 +213,10 @@ impl Vendor {
     }
 
     /// What it has said since the last time.
-    pub(super) fn tidings(&self) -> Tidings {
+    pub(super) fn uploader_events(&self) -> UploaderEvents {
         let mut orders = self.lock();
         orders.called = false;
-        std::mem::take(&mut orders.tidings)
+        std::mem::take(&mut orders.uploader_events)
     }
 
     pub(super) fn status(&self) -> UploaderStatus {
@@ -379,9 +379,9 @@ impl Orders {
             Said::Stored { bytes } => {
                 self.status.stored_clips += 1;
                 self.status.stored_bytes = self.status.stored_bytes.saturating_add(bytes);
-                self.tidings.stored = true;
+                self.uploader_events.stored = true;
             }
-            Said::Refused { status } => self.tidings.refused = Some(status),
+            Said::Refused { status } => self.uploader_events.refused = Some(status),
         }
         Ok(())
     }

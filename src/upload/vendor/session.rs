@@ -21,27 +21,27 @@ use crate::{clock::Clock, unix_socket, upload::Event};
 pub(super) const PIECE: usize = 1024;
 
 /// The listening socket; its name goes with it.
-pub(in crate::upload) struct Door {
+pub(in crate::upload) struct Listener {
     vendor: Arc<Vendor>,
-    listener: UnixListener,
+    socket: UnixListener,
 }
 
-impl Drop for Door {
+impl Drop for Listener {
     fn drop(&mut self) {
         // Another agent may have taken the name over; then it is gone or not ours to complain about.
         let _ = std::fs::remove_file(&self.vendor.path);
     }
 }
 
-impl Door {
+impl Listener {
     /// Listens at `path`. To be called inside a runtime.
     pub(in crate::upload) fn open(path: &Path, clock: Clock, events: impl Fn(Event) + Send + Sync + 'static) -> io::Result<Self> {
         let listen = || UnixListener::from_std(unix_socket::listen(path, 0o660)?);
-        let listener = listen().map_err(|error| {
+        let socket = listen().map_err(|error| {
             let why = format!("cannot listen on {} for the vendor's uploader: {error}; free it, or change uploader.socket", path.display());
             io::Error::new(error.kind(), why)
         })?;
-        Ok(Self { vendor: Arc::new(Vendor::new(path.to_owned(), clock, Box::new(events))), listener })
+        Ok(Self { vendor: Arc::new(Vendor::new(path.to_owned(), clock, Box::new(events))), socket })
     }
 
     pub(in crate::upload) fn vendor(&self) -> Arc<Vendor> {
@@ -60,10 +60,10 @@ impl Door {
 
     /// The next connection of somebody who may speak.
     async fn accept(&self) -> Option<UnixStream> {
-        match self.listener.accept().await.and_then(|(stream, _)| Ok((stream.peer_cred()?, stream))) {
+        match self.socket.accept().await.and_then(|(stream, _)| Ok((stream.peer_cred()?, stream))) {
             Ok((peer, stream)) if may_speak((peer.uid(), peer.gid()), (geteuid().as_raw(), getegid().as_raw())) => Some(stream),
             Ok((peer, _)) => {
-                tracing::warn!(uid = peer.uid(), gid = peer.gid(), pid = peer.pid(), "turned away from the uploader's socket");
+                tracing::warn!(uid = peer.uid(), gid = peer.gid(), pid = peer.pid(), "day_began away from the uploader's socket");
                 None
             }
             Err(error) => {
@@ -75,7 +75,7 @@ impl Door {
         }
     }
 
-    /// One uploader, until it goes. Others are turned away meanwhile.
+    /// One uploader, until it goes. Others are day_began away meanwhile.
     async fn converse(&self, mut stream: UnixStream) -> io::Result<()> {
         let pid = stream.peer_cred()?.pid();
         if !self.vendor.connect(stream.as_fd().try_clone_to_owned()?, pid) {

@@ -320,15 +320,15 @@ fn what_it_tells_is_kept_until_the_control_thread_asks() {
     agent.open(PAID, AT, Mode::Paid);
     let mut uploader = agent.uploader(Mode::Paid);
     uploader.say("{\"type\":\"stored\",\"bytes\":7}\n{\"type\":\"stored\",\"bytes\":8}\n{\"type\":\"refused\",\"status\":402}\n");
-    let mut heard = Tidings::default();
+    let mut heard = UploaderEvents::default();
     let deadline = Instant::now() + Duration::from_secs(30);
-    while heard != (Tidings { refused: Some(402), stored: true }) {
+    while heard != (UploaderEvents { refused: Some(402), stored: true }) {
         assert!(Instant::now() < deadline, "{heard:?}");
-        let Tidings { refused, stored } = agent.gate.tidings();
-        heard = Tidings { refused: heard.refused.or(refused), stored: heard.stored || stored };
+        let UploaderEvents { refused, stored } = agent.gate.uploader_events();
+        heard = UploaderEvents { refused: heard.refused.or(refused), stored: heard.stored || stored };
     }
     assert_eq!((agent.status().stored_clips, agent.status().stored_bytes), (2, 15));
-    assert_eq!(agent.gate.tidings(), Tidings::default(), "told once");
+    assert_eq!(agent.gate.uploader_events(), UploaderEvents::default(), "told once");
 }
 
 #[test]
@@ -341,5 +341,5 @@ fn the_socket_is_for_this_user_and_group() {
 #[test]
 fn without_an_uploader_a_cut_is_over_at_once() {
     let gate = Gate::new(&crate::config::Spool { memory_bytes: 1000, flash_bytes: 0, flash_bytes_per_day: 0 }, None, Clock::start(None));
-    assert_eq!((gate.cut_figures(OWN), gate.due(), gate.tidings()), (Some(OWN), None, Tidings::default()));
+    assert_eq!((gate.cut_figures(OWN), gate.due(), gate.uploader_events()), (Some(OWN), None, UploaderEvents::default()));
 }

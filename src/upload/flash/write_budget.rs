@@ -18,7 +18,7 @@ const DAY_S: u64 = 86_400;
 
 /// What was written, in pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(in crate::upload) struct Written {
+pub(in crate::upload) struct WriteCount {
     /// Ever. What grows with every write tells the newer of two counts from the older, whatever the clock did.
     pub(in crate::upload) ever: u64,
     /// On this day.
@@ -27,7 +27,7 @@ pub(in crate::upload) struct Written {
     pub(in crate::upload) day: u32,
 }
 
-impl Written {
+impl WriteCount {
     /// The count as an id (RFC 9562, version 8) that no clip has: a journal takes it among the ids of clips that are gone,
     /// and firmware that knows nothing of it looks for that clip's file and finds none.
     pub(super) fn to_id(self) -> Uuid {
@@ -63,26 +63,26 @@ impl Written {
 
 /// The count of this run, and how far it may go.
 #[derive(Debug)]
-pub(in crate::upload) struct Wear {
+pub(in crate::upload) struct WriteBudget {
     /// Pages a day.
     budget: u64,
-    written: Written,
+    written: WriteCount,
     /// BOOTTIME at which the day began, if it did in this boot.
-    turned: Option<Duration>,
+    day_began: Option<Duration>,
 }
 
-impl Wear {
+impl WriteBudget {
     /// Nothing was written yet, and so many bytes may be a day.
     pub(in crate::upload) fn new(bytes_per_day: u64) -> Self {
-        Self { budget: bytes_per_day / PAGE, written: Written::default(), turned: None }
+        Self { budget: bytes_per_day / PAGE, written: WriteCount::default(), day_began: None }
     }
 
     /// What an earlier run had written.
-    pub(in crate::upload) fn remember(&mut self, written: Written) {
+    pub(in crate::upload) fn remember(&mut self, written: WriteCount) {
         self.written = written;
     }
 
-    pub(in crate::upload) fn written(&self) -> Written {
+    pub(in crate::upload) fn written(&self) -> WriteCount {
         self.written
     }
 
@@ -92,14 +92,14 @@ impl Wear {
     }
 
     /// Begins a new day if there is one.
-    pub(in crate::upload) fn turn(&mut self, now: Now) {
+    pub(in crate::upload) fn roll_day(&mut self, now: Now) {
         let day = u32::try_from(now.trusted.as_secs() / DAY_S).unwrap_or(u32::MAX);
-        let long_enough = self.turned.is_none_or(|at| now.boot.saturating_sub(at) >= SHORTEST_DAY);
+        let long_enough = self.day_began.is_none_or(|at| now.boot.saturating_sub(at) >= SHORTEST_DAY);
         if day < self.written.day {
             // Trusted time was too high and has been corrected: the day goes on under its right name.
             self.written.day = day;
         } else if day > self.written.day && long_enough {
-            (self.written.day, self.written.today, self.turned) = (day, 0, Some(now.boot));
+            (self.written.day, self.written.today, self.day_began) = (day, 0, Some(now.boot));
         }
     }
 
@@ -133,67 +133,67 @@ mod tests {
     #[test]
     fn a_count_survives_as_an_id_that_is_no_clips() {
         for written in [
-            Written::default(),
-            Written { ever: 1, today: 1, day: 20_454 },
-            Written { ever: (1 << 40) - 1, today: (1 << 40) - 1, day: (1 << 24) - 1 },
-            Written { ever: 0x01_0203_0405, today: 0x06_0708_090a, day: 0x0b_0c0d },
+            WriteCount::default(),
+            WriteCount { ever: 1, today: 1, day: 20_454 },
+            WriteCount { ever: (1 << 40) - 1, today: (1 << 40) - 1, day: (1 << 24) - 1 },
+            WriteCount { ever: 0x01_0203_0405, today: 0x06_0708_090a, day: 0x0b_0c0d },
         ] {
             let id = written.to_id();
-            assert_eq!(Written::from_id(id), Some(written));
+            assert_eq!(WriteCount::from_id(id), Some(written));
             assert_eq!(Uuid::try_parse(&id.to_string()), Ok(id));
             assert_eq!((id.get_version_num(), id.get_variant()), (8, uuid::Variant::RFC4122));
         }
         for _ in 0..1000 {
             let clip = uuid::Builder::from_random_bytes(fastrand::u128(..).to_be_bytes()).into_uuid();
-            assert_eq!(Written::from_id(clip), None);
+            assert_eq!(WriteCount::from_id(clip), None);
         }
     }
 
     #[test]
     fn a_day_has_its_budget_and_the_next_one_has_it_again() {
-        let mut wear = Wear::new(10 * PAGE);
-        wear.turn(at(0, START));
-        assert!(wear.has_room_for(9 * PAGE) && !wear.has_room_for(9 * PAGE + 1));
-        wear.charge(5 * PAGE);
-        assert!(wear.has_room_for(3 * PAGE) && !wear.has_room_for(4 * PAGE));
-        wear.turn(at(DAY_S - 1, START + DAY_S - 1));
-        assert_eq!(wear.today(), 6 * PAGE);
-        wear.turn(at(DAY_S, START + DAY_S));
-        assert_eq!((wear.today(), wear.written().ever), (0, 6));
+        let mut budget = WriteBudget::new(10 * PAGE);
+        budget.roll_day(at(0, START));
+        assert!(budget.has_room_for(9 * PAGE) && !budget.has_room_for(9 * PAGE + 1));
+        budget.charge(5 * PAGE);
+        assert!(budget.has_room_for(3 * PAGE) && !budget.has_room_for(4 * PAGE));
+        budget.roll_day(at(DAY_S - 1, START + DAY_S - 1));
+        assert_eq!(budget.today(), 6 * PAGE);
+        budget.roll_day(at(DAY_S, START + DAY_S));
+        assert_eq!((budget.today(), budget.written().ever), (0, 6));
     }
 
     #[test]
     fn no_step_of_the_clock_gives_a_second_budget() {
-        let mut wear = Wear::new(10 * PAGE);
-        wear.turn(at(0, START));
-        wear.charge(8 * PAGE);
+        let mut budget = WriteBudget::new(10 * PAGE);
+        budget.roll_day(at(0, START));
+        budget.charge(8 * PAGE);
         for (boot, days) in [(10, 1), (20, 400), (30, 0), (40, 1), (50, 2)] {
-            wear.turn(at(boot, START + days * DAY_S));
-            assert_eq!(wear.today(), 9 * PAGE, "{days} days from the start");
+            budget.roll_day(at(boot, START + days * DAY_S));
+            assert_eq!(budget.today(), 9 * PAGE, "{days} days from the start");
         }
         // Nor does a clock that was far ahead take tomorrow's away.
-        wear.turn(at(60, START));
-        wear.turn(at(DAY_S, START + DAY_S));
-        assert_eq!(wear.today(), 0);
-        wear.charge(PAGE);
-        wear.turn(at(DAY_S + 1, START + 400 * DAY_S));
-        wear.turn(at(DAY_S + 2, START + DAY_S));
-        wear.turn(at(2 * DAY_S, START + 2 * DAY_S));
-        assert_eq!(wear.today(), 0);
+        budget.roll_day(at(60, START));
+        budget.roll_day(at(DAY_S, START + DAY_S));
+        assert_eq!(budget.today(), 0);
+        budget.charge(PAGE);
+        budget.roll_day(at(DAY_S + 1, START + 400 * DAY_S));
+        budget.roll_day(at(DAY_S + 2, START + DAY_S));
+        budget.roll_day(at(2 * DAY_S, START + 2 * DAY_S));
+        assert_eq!(budget.today(), 0);
     }
 
     #[test]
     fn the_count_goes_on_after_a_restart_and_a_day_that_passed_meanwhile_is_seen() {
-        let mut wear = Wear::new(10 * PAGE);
-        wear.turn(at(0, START));
-        wear.charge(PAGE);
-        let found = wear.written();
-        let mut wear = Wear::new(10 * PAGE);
-        wear.remember(found);
-        wear.turn(at(5, START));
-        assert_eq!(wear.today(), 2 * PAGE);
+        let mut budget = WriteBudget::new(10 * PAGE);
+        budget.roll_day(at(0, START));
+        budget.charge(PAGE);
+        let found = budget.written();
+        let mut budget = WriteBudget::new(10 * PAGE);
+        budget.remember(found);
+        budget.roll_day(at(5, START));
+        assert_eq!(budget.today(), 2 * PAGE);
         // The first answer over HTTPS tells that the camera was off for three days.
-        wear.turn(at(10, START + 3 * DAY_S));
-        assert_eq!(wear.today(), 0);
+        budget.roll_day(at(10, START + 3 * DAY_S));
+        assert_eq!(budget.today(), 0);
     }
 }

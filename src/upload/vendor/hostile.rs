@@ -16,7 +16,7 @@ use care_engine::{Admission, CutFigures, Generation, trusted_time::Readings};
 use care_protocol::{Erased, Mode, Policy, Position};
 
 use super::{
-    Figures, PERMISSION, Said, Tidings, Vendor,
+    Figures, PERMISSION, Said, UploaderEvents, Vendor,
     lines::{Cutter, LONGEST_LINE, MOST_BYTES, MOST_CLIPS},
     session::PIECE,
 };
@@ -30,7 +30,7 @@ const CLOSE: Generation = Generation(2);
 const OWN: CutFigures = CutFigures { generation: CLOSE, transfers: 1, bytes_after: 1448, doomed: Erased { clips: 2, bytes: 4096 } };
 
 /// An uploader with permission, which is told to close, says these bytes and goes.
-pub(crate) fn uploader_from_a_stranger(input: &[u8]) -> Verdict {
+pub(crate) fn hostile_uploader(input: &[u8]) -> Verdict {
     let account = Account::of(input);
     // The kernel hands them over in whatever pieces it likes.
     for piece in [PIECE, 7] {
@@ -114,7 +114,7 @@ fn converse(input: &[u8], piece: usize, account: &Account) {
     vendor.renew(Mode::Paid);
     assert!(vendor.status().open);
     vendor.close(CLOSE, Some((KEEP, AT)));
-    assert_eq!((vendor.tidings(), vendor.cut_figures(OWN)), (Tidings::default(), None));
+    assert_eq!((vendor.uploader_events(), vendor.cut_figures(OWN)), (UploaderEvents::default(), None));
     calls.store(0, Ordering::Relaxed);
 
     let mut lines = Cutter::default();
@@ -127,7 +127,7 @@ fn converse(input: &[u8], piece: usize, account: &Account) {
     assert!(heard.as_ref().err().is_none_or(|why| !why.is_empty()));
 
     assert_eq!(calls.load(Ordering::Relaxed), usize::from(account.lines > 0), "the control thread is called once until it comes");
-    assert_eq!(vendor.tidings(), Tidings { refused: account.refused, stored: account.stored.0 > 0 });
+    assert_eq!(vendor.uploader_events(), UploaderEvents { refused: account.refused, stored: account.stored.0 > 0 });
     let status = vendor.status();
     assert_eq!(((status.stored_clips, status.stored_bytes), (status.erased_clips, status.erased_bytes)), (account.stored, account.erased));
     assert_eq!(status.closed_generation, Some(if account.answer.is_some() { CLOSE.0 } else { 0 }));

@@ -1,23 +1,24 @@
-use care_protocol::Policy;
+use care_protocol::{ClipKind, Policy};
+use uuid::Uuid;
 
-use super::super::tests::{AT, FREE, PAID, admission, failed, now, record, spool, store, take, trouble};
-use super::*;
+use super::{AT, FREE, PAID, admission, failed, now, record, spool, store, take, trouble};
+use crate::upload::spool::{failures::*, troubles::Troubles, *};
 
 /// Three clips of ten bytes, at 100, 110 and 120 s.
 fn three(spool: &mut Spool) -> [Uuid; 3] {
     [100, 110, 120].map(|at| record(spool, ClipKind::Motion, at, 5, 10).unwrap())
 }
 
-fn fail(spool: &mut Spool, id: Uuid, end: End, at_s: u64) {
+fn fail(spool: &mut Spool, id: Uuid, end: Outcome, at_s: u64) {
     spool.settle(id, spool.generation, end, now(at_s));
 }
 
 /// What was taken at this moment, one after the other, each stored at once unless `poison` says otherwise.
-fn drain(spool: &mut Spool, at_s: u64, poison: &[Uuid], end: &End) -> Vec<Uuid> {
+fn drain(spool: &mut Spool, at_s: u64, poison: &[Uuid], end: &Outcome) -> Vec<Uuid> {
     let mut taken = Vec::new();
     while let Some(id) = take(spool, at_s) {
         taken.push(id);
-        let end = if poison.contains(&id) { end.clone() } else { End::Stored };
+        let end = if poison.contains(&id) { end.clone() } else { Outcome::Stored };
         fail(spool, id, end, at_s);
     }
     taken
@@ -48,7 +49,7 @@ fn s91_a_clip_that_fails_for_ever_waits_longer_each_time_and_the_others_go_oldes
         assert!(drain(&mut spool, at + 7, &[poison], &failed(blame)).contains(&fresh));
         let troubles = spool.troubles(now(at + 7));
         match blame {
-            Blame::Grant => assert!(troubles.misled.is_some()),
+            Blame::Grant => assert!(troubles.bad_grant.is_some()),
             _ => assert!(troubles.clip_failing.is_some_and(|words| words.sentence.contains(&poison.to_string()))),
         }
         // Given up with its age.
@@ -72,11 +73,11 @@ fn when_several_clips_fare_the_same_all_wait_and_one_success_ends_it() {
     let mut spool = spool(PAID);
     let ids: Vec<Uuid> = (0..30).map(|at| record(&mut spool, ClipKind::Motion, 100 + 10 * at, 5, 10).unwrap()).collect();
     for id in &ids[..3] {
-        assert_eq!(spool.leaving.pause_until, Duration::ZERO);
+        assert_eq!(spool.schedule.pause_until, Duration::ZERO);
         assert_eq!(take(&mut spool, 500), Some(*id));
         fail(&mut spool, *id, failed(Blame::Server), 500);
     }
-    assert!(spool.leaving.pause_until > Duration::from_secs(500), "three in a row are the server's");
+    assert!(spool.schedule.pause_until > Duration::from_secs(500), "three in a row are the server's");
     assert!(spool.troubles(now(500)).failing.is_some_and(|words| words.sentence.contains("clips.example:443 answered 500")));
     assert_eq!(spool.troubles(now(500)).clip_failing, None, "no clip is singled out while none passes");
     // The pauses grow, so that a store that is down is asked less and less.
@@ -102,8 +103,8 @@ fn an_api_that_is_away_stops_all_at_once_and_blames_no_clip() {
     assert_eq!(take(&mut spool, 200), Some(first));
     fail(&mut spool, first, failed(Blame::Away), 200);
     assert!(spool.troubles(now(200)).failing.is_some());
-    spool.leaving.pause_until = Duration::from_secs(210);
-    spool.leaving.fresh_from = Duration::from_secs(210);
+    spool.schedule.pause_until = Duration::from_secs(210);
+    spool.schedule.fresh_from = Duration::from_secs(210);
     assert_eq!(take(&mut spool, 209), None);
     assert_eq!(drain(&mut spool, 211, &[], &failed(Blame::Away)), [first, second, third]);
     assert_eq!(spool.troubles(now(211)), Troubles::default());
@@ -111,7 +112,7 @@ fn an_api_that_is_away_stops_all_at_once_and_blames_no_clip() {
 
 #[test]
 fn a_server_that_asks_for_patience_is_given_it() {
-    let patient = |seconds| End::Failed(Trouble { retry_after: Some(Duration::from_secs(seconds)), ..trouble(Blame::Server) });
+    let patient = |seconds| Outcome::Failed(Trouble { retry_after: Some(Duration::from_secs(seconds)), ..trouble(Blame::Server) });
     let mut spool = spool(PAID);
     let [first, second, third] = three(&mut spool);
     assert_eq!(take(&mut spool, 200), Some(first));

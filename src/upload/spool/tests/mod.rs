@@ -1,5 +1,13 @@
-use super::*;
-use crate::upload::flash::{Facts, HEADER_BYTES};
+mod failures;
+
+use care_protocol::ClipKind;
+use uuid::Uuid;
+
+use super::{clip::OnFlash, *};
+use crate::{
+    media::{Beginning, Verdict},
+    upload::flash::{Facts, HEADER_BYTES},
+};
 
 pub(super) const FREE: Policy = Policy { clips: true, history_h: 12, clip_max_s: 12, cooldown_s: 300, max_height: 720, snapshots: false };
 pub(super) const PAID: Policy = Policy { clips: true, history_h: 720, clip_max_s: 60, cooldown_s: 0, max_height: 1080, snapshots: true };
@@ -9,8 +17,8 @@ pub(super) fn trouble(blame: Blame) -> Trouble {
     Trouble { blame, why: "clips.example:443 answered 500".into(), advice: "Mend it.", retry_after: None }
 }
 
-pub(super) fn failed(blame: Blame) -> End {
-    End::Failed(trouble(blame))
+pub(super) fn failed(blame: Blame) -> Outcome {
+    Outcome::Failed(trouble(blame))
 }
 
 pub(super) fn now(boot_s: u64) -> Now {
@@ -51,7 +59,7 @@ pub(super) fn take(spool: &mut Spool, at_s: u64) -> Option<Uuid> {
 }
 
 pub(super) fn store(spool: &mut Spool, id: Uuid, at_s: u64) {
-    spool.settle(id, spool.generation, End::Stored, now(at_s));
+    spool.settle(id, spool.generation, Outcome::Stored, now(at_s));
 }
 
 #[test]
@@ -108,7 +116,7 @@ fn a_cut_erases_what_the_new_plan_forbids_wherever_it_is() {
     assert_eq!(spool.held(), Erased { clips: 1, bytes: 20 });
     // The task of the first transfer ends only now; it has nothing to say any more.
     spool.settle(in_flight, Generation(0), failed(Blame::Away), now(262));
-    assert_eq!(spool.leaving.pause_until, Duration::ZERO);
+    assert_eq!(spool.schedule.pause_until, Duration::ZERO);
 }
 
 #[test]
@@ -119,7 +127,7 @@ fn while_a_cut_is_under_way_nothing_is_given_out_and_what_dies_of_it_is_counted(
     assert_eq!(take(&mut spool, 120), Some(dying));
     // The gate's generation has advanced, ours has not yet; the aborted transfer is the first to say something.
     assert!(matches!(spool.next(Generation(1), now(120)), Next::Idle));
-    spool.settle(dying, Generation(0), End::Stale, now(120));
+    spool.settle(dying, Generation(0), Outcome::Stale, now(120));
     assert_eq!(spool.recall(Generation(1)), 1);
     assert_eq!(take(&mut spool, 120), None, "closed until opened, even if nothing was erased");
     spool.admit(admission(PAID), now(0));
@@ -155,7 +163,7 @@ fn a_clip_that_was_stored_just_before_the_cut_does_not_come_back() {
     take(&mut spool, 110).unwrap();
     spool.recall(Generation(1));
     spool.admit(admission(PAID), now(0));
-    spool.settle(clip, Generation(0), End::Stored, now(111));
+    spool.settle(clip, Generation(0), Outcome::Stored, now(111));
     assert_eq!(take(&mut spool, 112), None);
     assert_eq!(spool.tally().stored, Erased { clips: 1, bytes: 10 });
 }
@@ -166,7 +174,7 @@ fn a_refused_clip_waits_and_lets_others_pass_until_it_may_ask_again() {
     let refused = record(&mut spool, ClipKind::Motion, 100, 5, 10).unwrap();
     take(&mut spool, 110).unwrap();
     let until = Duration::from_secs(110 + 900);
-    spool.settle(refused, Generation(0), End::Refused { until, status: 402 }, now(110));
+    spool.settle(refused, Generation(0), Outcome::Refused { until, status: 402 }, now(110));
     assert_eq!(take(&mut spool, 1009), None);
     assert!(matches!(spool.next(spool.generation, now(120)), Next::At(due) if due == until));
     let later = record(&mut spool, ClipKind::Motion, 500, 5, 10).unwrap();
@@ -184,7 +192,7 @@ fn another_document_is_a_reason_to_ask_again() {
     let mut spool = spool(FREE);
     let refused = record(&mut spool, ClipKind::Motion, 100, 5, 10).unwrap();
     take(&mut spool, 110).unwrap();
-    spool.settle(refused, Generation(0), End::Refused { until: Duration::from_secs(1010), status: 402 }, now(110));
+    spool.settle(refused, Generation(0), Outcome::Refused { until: Duration::from_secs(1010), status: 402 }, now(110));
     spool.admit(admission(FREE), now(0));
     assert_eq!(take(&mut spool, 120), None);
     spool.admit(Admission { position: Position { seq: 42, ..AT }, ..admission(FREE) }, now(0));
@@ -196,13 +204,13 @@ fn failures_back_off_and_a_cut_cancels_the_wait() {
     let mut spool = spool(PAID);
     let clip = record(&mut spool, ClipKind::Motion, 100, 5, 10).unwrap();
     for failures in 0..40u32 {
-        spool.leaving.hurry();
+        spool.schedule.clear_pauses();
         assert_eq!(take(&mut spool, 110), Some(clip));
         spool.settle(clip, Generation(0), failed(Blame::Away), now(110));
-        let wait = spool.leaving.pause_until - Duration::from_secs(110);
+        let wait = spool.schedule.pause_until - Duration::from_secs(110);
         assert!(wait <= Duration::from_secs(1 << failures.min(9)).min(Duration::from_secs(300)), "{wait:?} after {failures}");
     }
-    (spool.leaving.pause_until, spool.leaving.fresh_from) = (Duration::from_secs(1000), Duration::from_secs(1000));
+    (spool.schedule.pause_until, spool.schedule.fresh_from) = (Duration::from_secs(1000), Duration::from_secs(1000));
     assert_eq!(take(&mut spool, 999), None);
     spool.recall(Generation(1));
     spool.admit(admission(PAID), now(0));
@@ -216,7 +224,7 @@ fn a_full_spool_drops_the_oldest_of_the_lowest_class_and_counts() {
     let motion = record(&mut spool, ClipKind::Motion, 110, 1, 300).unwrap();
     let snapshot = record(&mut spool, ClipKind::Snapshot, 120, 0, 300).unwrap();
     let newest = record(&mut spool, ClipKind::Motion, 130, 1, 300).unwrap();
-    let gone = |spool: &Spool| [manual, motion, snapshot, newest].map(|id| !spool.clips.iter().any(|clip| clip.id == id));
+    let gone = |spool: &Spool| [manual, motion, snapshot, newest].map(|id| !spool.ledger.clips.iter().any(|clip| clip.id == id));
     assert_eq!(gone(&spool), [false, false, true, false]);
     record(&mut spool, ClipKind::Motion, 140, 1, 300).unwrap();
     assert_eq!(gone(&spool), [false, true, true, false]);
@@ -319,7 +327,7 @@ fn s68_what_is_found_is_judged_by_the_document_on_record() {
     spool.restore(vec![kept, snapshot, of_another_owner, too_long, too_tall, too_old], now(3000));
     assert_eq!(spool.admit(admission(FREE), now(3000)), Erased { clips: 5, bytes: 62 });
     assert!(!spool.erasures_settled(), "and flash has to be told");
-    assert!(matches!(spool.chore(now(3000)), Ok(Chore::Bury(ids)) if ids.len() == 5));
+    assert!(matches!(spool.chore(now(3000)), Ok(Chore::Erase(ids)) if ids.len() == 5));
     assert_eq!(spool.admit(admission(PAID), now(3000)), Erased::default(), "once");
     assert_eq!(take(&mut spool, 3000), id);
 }
@@ -348,12 +356,12 @@ fn a_clip_goes_to_flash_when_it_has_waited_or_memory_is_half_full_and_not_before
     assert!(spool.chore(now(112)).is_err(), "200 of 1000");
     assert!(matches!(spool.chore(now(130)), Ok(Chore::Spill(spill)) if spill.id == second), "it has waited");
     // It leaves while it is being written: what may be there of it must be said to be gone.
-    spool.spilled(second, Spilled::Failed, Some(Words { sentence: "EIO".into(), advice: "Mend it." }), now(131));
+    spool.spilled(second, Spilled::Failed, Some(Diagnosis { sentence: "EIO".into(), advice: "Mend it." }), now(131));
     assert!(spool.chore(now(140)).is_err(), "a flash that failed is left alone for a while");
     assert!(spool.flash_use().fault.is_some());
     assert_eq!((take(&mut spool, 140), take(&mut spool, 140)), (Some(first), Some(second)));
     store(&mut spool, second, 141);
-    assert!(matches!(spool.chore(now(141)), Ok(Chore::Bury(ids)) if ids.contains(&second)));
+    assert!(matches!(spool.chore(now(141)), Ok(Chore::Erase(ids)) if ids.contains(&second)));
 }
 
 /// Scenario 75.
@@ -368,8 +376,8 @@ fn s75_what_makes_room_on_flash_is_the_oldest_of_the_lowest_class_and_never_wort
     let snapshot = record(&mut spool, ClipKind::Snapshot, 210, 0, 300).unwrap();
     assert!(spool.chore(now(300)).is_err(), "a snapshot displaces no clip");
     let newer = record(&mut spool, ClipKind::Motion, 310, 1, 300).unwrap();
-    assert!(matches!(spool.chore(now(400)), Ok(Chore::Bury(ids)) if ids.contains(&motion_id)), "what makes room goes first");
-    spool.buried(None, now(400));
+    assert!(matches!(spool.chore(now(400)), Ok(Chore::Erase(ids)) if ids.contains(&motion_id)), "what makes room goes first");
+    spool.erasure_recorded(None, now(400));
     spool.unlinked(None, now(400));
     assert!(matches!(spool.chore(now(400)), Ok(Chore::Spill(spill)) if spill.id == newer));
     assert!([manual_id, snapshot, newer].iter().all(|id| spool.is_wanted(*id)));
@@ -388,7 +396,7 @@ fn a_file_that_cannot_be_read_is_given_up_in_the_end_and_counted() {
         spool.settle(id, Generation(0), failed(Blame::Flash), now(200));
     }
     assert_eq!((spool.held(), spool.tally().dropped), (Erased::default(), Erased { clips: 1, bytes: 10 }));
-    assert!(matches!(spool.chore(now(200)), Ok(Chore::Bury(_))));
+    assert!(matches!(spool.chore(now(200)), Ok(Chore::Erase(_))));
 }
 
 /// Scenario 95.
@@ -402,7 +410,7 @@ fn s95_beyond_a_days_writes_clips_wait_in_memory_and_nothing_gives_way_on_flash(
         assert!(!spool.flash_use().over_budget);
         // The newest are worth most.
         assert!(matches!(spool.chore(now(200)), Ok(Chore::Spill(_))), "{id}");
-        let writing = spool.clips.iter().find(|clip| clip.flash == OnFlash::Writing).unwrap().id;
+        let writing = spool.ledger.clips.iter().find(|clip| clip.flash == OnFlash::Writing).unwrap().id;
         spool.spilled(writing, Spilled::Durable, None, now(200));
     }
     assert_eq!((spool.flash_use().written_today, spool.flash_use().held.clips), (4 * 4096, 2));
@@ -413,9 +421,9 @@ fn s95_beyond_a_days_writes_clips_wait_in_memory_and_nothing_gives_way_on_flash(
     assert!(spool.chore(now(300)).is_err(), "not even when the agent stops");
     // What is erased is said to be gone all the same.
     spool.keep(Policy { history_h: 0, ..PAID }, AT, now(300));
-    assert!(matches!(spool.chore(now(300)), Ok(Chore::Bury(gone)) if gone.len() == 2));
+    assert!(matches!(spool.chore(now(300)), Ok(Chore::Erase(gone)) if gone.len() == 2));
     assert!(spool.flash_use().written_today > 4 * 4096);
-    spool.buried(None, now(300));
+    spool.erasure_recorded(None, now(300));
     spool.unlinked(None, now(300));
     // The next day it goes on.
     spool.admit(admission(PAID), now(300));
@@ -432,7 +440,7 @@ fn a_clip_of_an_earlier_run_that_was_stamped_in_the_future_is_stamped_anew_once_
     let ahead = Facts { duration_ms: 5000, ..found(ClipKind::Motion, 3, 86_400, 10) };
     let stamped_ms = ahead.started_ms;
     spool.restore(vec![ahead, found(ClipKind::Motion, 3, 100, 10)], now(200));
-    let starts = |spool: &Spool, now: Now| -> Vec<u64> { spool.clips.iter().map(|clip| clip.facts(now).started_ms).collect() };
+    let starts = |spool: &Spool, now: Now| -> Vec<u64> { spool.ledger.clips.iter().map(|clip| clip.facts(now).started_ms).collect() };
     let unconfirmed = Now { confirmed: false, ..now(200) };
     assert!(starts(&spool, unconfirmed).contains(&stamped_ms), "until the cloud says what time it is, the stamp is all there is");
     let (ended, untouched) = ((1_767_225_600 + 195) * 1000, (1_767_225_600 + 100) * 1000);

@@ -6,12 +6,8 @@
 use std::time::Duration;
 
 use care_engine::{
-    Admission, Generation,
-    durable::{
-        disk::Disk,
-        filesystem::{Access, Filesystem as _, StateFile as _},
-    },
-    trusted_time::Now,
+    Admission, Generation, durable::disk::Disk, durable::filesystem::Access, durable::filesystem::Filesystem as _,
+    durable::filesystem::StateFile as _, trusted_time::Now,
 };
 use care_protocol::{ClipKind, Policy, Position};
 use uuid::Uuid;
@@ -23,7 +19,7 @@ use super::{
 };
 use crate::{
     fuzzing::Verdict,
-    upload::spool::{Chore, End, Next, Spool},
+    upload::spool::{Chore, Next, Outcome, Spool},
 };
 
 const PAID: Policy = Policy { clips: true, history_h: 720, clip_max_s: 60, cooldown_s: 0, max_height: 1080, snapshots: true };
@@ -35,7 +31,7 @@ const NOW: Now =
 const MOST_BYTES: u64 = 4096;
 
 /// A start that finds this.
-pub(crate) fn spool_from_a_stranger(input: &[u8]) -> Verdict {
+pub(crate) fn hostile_spool(input: &[u8]) -> Verdict {
     let Some((kind, rest)) = input.split_first() else { return Verdict::Refused };
     let disk = Disk::default().without_history();
     match kind {
@@ -109,13 +105,13 @@ fn live(found: Vec<Facts>, mut files: Files<Disk>, disk: &Disk) {
             && (facts.kind == ClipKind::Snapshot || facts.duration <= Duration::from_secs(PAID.clip_max_s.into()))
             && facts.height <= PAID.max_height;
         assert!(allowed, "{facts:?} leaves");
-        spool.settle(job.id, Generation(0), End::Stored, NOW);
+        spool.settle(job.id, Generation(0), Outcome::Stored, NOW);
     }
     spool.keep(Policy::CLOSED, NEXT_OWNER, NOW);
     while let Ok(chore) = spool.chore(NOW) {
-        let Chore::Bury(ids) = chore else { panic!("nothing is in memory that could go to flash: {chore:?}") };
-        files.bury(ids).expect("a disk without faults");
-        spool.buried(None, NOW);
+        let Chore::Erase(ids) = chore else { panic!("nothing is in memory that could go to flash: {chore:?}") };
+        files.record_erased(ids).expect("a disk without faults");
+        spool.erasure_recorded(None, NOW);
         files.unlink().expect("a disk without faults");
         spool.unlinked(None, NOW);
     }

@@ -14,14 +14,14 @@ const WITHIN: Duration = Duration::from_secs(5);
 
 /// What a connection was closed upon.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Upon {
+pub(super) enum RejectedPacket {
     /// SUBSCRIBE, to these topics.
     Subscribe(String),
     /// PUBLISH, to this topic.
     Publish(String),
 }
 
-impl fmt::Display for Upon {
+impl fmt::Display for RejectedPacket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Subscribe(topics) => write!(f, "SUBSCRIBE to {topics}"),
@@ -40,11 +40,11 @@ pub(super) enum Unanswered {
 
 /// Which packets of one connection the broker has answered.
 #[derive(Debug, Default)]
-pub(super) struct Answered {
+pub(super) struct PendingReplies {
     waiting: Vec<(Unanswered, u16, Instant)>,
 }
 
-impl Answered {
+impl PendingReplies {
     /// Something was sent or has arrived.
     pub(super) fn note(&mut self, event: &Event, now: Instant) {
         match event {
@@ -76,7 +76,7 @@ mod tests {
     #[test]
     fn the_first_that_is_not_answered_is_the_one() {
         let start = Instant::now();
-        let mut answered = Answered::default();
+        let mut answered = PendingReplies::default();
         assert_eq!(answered.first(start), None);
         answered.note(&Event::Outgoing(Outgoing::Subscribe(1)), start);
         answered.note(&Event::Outgoing(Outgoing::Publish(2)), start);

@@ -1,0 +1,242 @@
+//! How a connection ends and what follows from it: why it ended, what of it must not leak into the next one, and how long to wait
+//! before that. Each guard stands against a trap known of rumqttc 0.25.1 (R123 = its issue 123).
+
+use std::time::{Duration, Instant};
+
+use rumqttc::{Outgoing, Packet, Request};
+use tokio::time::sleep;
+
+use super::{
+    Connection, Event, Intent, LinkFault, LinkState, Stage,
+    fault::{GIVE_RIGHTS, GIVE_RIGHTS_OR_FIND_A_CLONE, is_closed, is_oversize},
+    session::{Serving, Session, wire},
+    shared::Inner,
+    subscription::filters,
+    unanswered::{RejectedPacket, Unanswered},
+    wire::WireError,
+};
+use crate::{
+    backoff::{Delays, Jitter},
+    conditions::Kind,
+};
+
+/// So many connections in a row that end in the same way are no accident.
+pub(super) const REJECTED_IN_A_ROW: u32 = 2;
+const CLONE: u32 = 3;
+
+/// How a connection ended.
+#[derive(Debug)]
+pub(super) enum End {
+    Stopped,
+    Renewed,
+    /// The owner is gone.
+    Orphaned,
+    Closed(LinkFault),
+    /// No subscription.
+    Refused(LinkFault),
+    Oversized(LinkFault),
+    Failed(LinkFault),
+}
+
+impl End {
+    pub(super) fn from_wire(error: &WireError, peer: &str) -> Self {
+        let fault = LinkFault::from_wire(error, Stage::Session, peer);
+        match error {
+            error if is_oversize(error) => Self::Oversized(fault),
+            error if is_closed(error) => Self::Closed(fault),
+            _ => Self::Failed(fault),
+        }
+    }
+}
+
+impl Session {
+    /// After a connection; whether the task ends with it.
+    pub(super) async fn finish(&mut self, end: End, mut serving: Serving) -> bool {
+        self.clear_up(&mut serving).await;
+        let stable = serving.stable_at.is_none_or(|at| at <= Instant::now());
+        if stable {
+            self.backoff.reset();
+            self.closed_soon = 0;
+        }
+        if stable || !matches!(end, End::Oversized(_)) {
+            self.oversized = 0;
+        }
+        if !matches!(end, End::Closed(_)) {
+            self.closed_soon = 0;
+            self.closed_after = None;
+        }
+        let connection = Some(self.connection);
+        match end {
+            End::Stopped | End::Orphaned => return true,
+            End::Renewed => {
+                self.farewell_owed = true;
+                let fault = LinkFault::new(Stage::Session, "connecting anew, as asked");
+                self.shared.lock().lost(&fault, self.backoff.failures());
+                self.emit(Event::Lost { connection, fault }).await;
+            }
+            End::Failed(fault) => {
+                self.unreachable(&fault);
+                self.fail(connection, fault, None).await;
+            }
+            // The subscription was refused: the condition is raised with the topics.
+            End::Refused(fault) => {
+                self.settings.conditions.clear(Kind::BrokerUnreachable);
+                self.fail(connection, fault, None).await;
+            }
+            End::Oversized(fault) => self.oversized(fault).await,
+            End::Closed(fault) => match self.upon(&serving) {
+                Some(upon) => self.closed_after(upon).await,
+                None => self.closed(fault, stable).await,
+            },
+        }
+        false
+    }
+
+    /// A packet was too large. Only a clean session makes the broker forget it.
+    async fn oversized(&mut self, fault: LinkFault) {
+        self.oversized += 1;
+        self.settings.conditions.raise(Kind::BrokerMessageTooLarge, &fault.reason);
+        if self.oversized >= 2 {
+            self.oversized = 0;
+            self.clean_next = true;
+            self.defer_until = Some(Instant::now() + self.settings.defer_subscribe);
+            self.emit(Event::SubscribeDeferred { for_: self.settings.defer_subscribe }).await;
+        }
+        self.fail(Some(self.connection), fault, None).await;
+    }
+
+    /// The broker closed the connection instead of answering what we sent.
+    async fn closed_after(&mut self, upon: RejectedPacket) {
+        let in_a_row = match self.closed_after.take() {
+            Some((last, times)) if last == upon => times + 1,
+            _ => 1,
+        };
+        let (stage, advice) = match upon {
+            RejectedPacket::Subscribe(_) => (Stage::Suback, GIVE_RIGHTS),
+            RejectedPacket::Publish(_) => (Stage::Session, GIVE_RIGHTS_OR_FIND_A_CLONE),
+        };
+        let reason = format!("connection to {}: the broker closed it upon {upon}", self.peer);
+        let fault = LinkFault::new(stage, reason).advising(advice);
+        if in_a_row >= REJECTED_IN_A_ROW {
+            self.closed_soon = 0;
+            let sentence = format!("{} closes the connection upon {upon}", self.peer);
+            self.settings.conditions.raise_advising(Kind::BrokerRights, sentence, advice);
+            self.settings.conditions.clear(Kind::BrokerUnreachable);
+        } else {
+            self.unreachable(&fault);
+        }
+        self.closed_after = Some((upon, in_a_row));
+        self.fail(Some(self.connection), fault, None).await;
+    }
+
+    /// The broker closed the connection for no reason that we know.
+    async fn closed(&mut self, fault: LinkFault, stable: bool) {
+        self.closed_after = None;
+        if !stable {
+            self.closed_soon += 1;
+        }
+        if self.closed_soon == CLONE {
+            self.emit(Event::CloneSuspected).await;
+        }
+        let mut delay = None;
+        if self.closed_soon >= CLONE {
+            let clone_backoff = self.settings.clone_backoff;
+            delay = Some(Delays::new(clone_backoff, clone_backoff, Jitter::Equal).after(0));
+            let soon = self.settings.stable_after.as_secs_f64();
+            let sentence = format!(
+                "another client seems to use this device's id: {} closed {} connections in a row within {soon} s, though it had answered everything",
+                self.peer, self.closed_soon
+            );
+            self.settings.conditions.raise(Kind::BrokerClone, sentence);
+            self.settings.conditions.clear(Kind::BrokerUnreachable);
+        } else {
+            self.unreachable(&fault);
+        }
+        self.fail(Some(self.connection), fault, delay).await;
+    }
+
+    /// What the broker closed this connection upon, if it was upon something.
+    fn upon(&self, serving: &Serving) -> Option<RejectedPacket> {
+        match serving.pending.first(Instant::now())? {
+            Unanswered::Subscribe => Some(RejectedPacket::Subscribe(filters(&self.topics).join(", "))),
+            Unanswered::Publish(packet) => self.shared.lock().outbox.topic(packet).map(|topic| RejectedPacket::Publish(topic.to_owned())),
+        }
+    }
+
+    pub(super) fn unreachable(&self, fault: &LinkFault) {
+        self.settings.conditions.raise_advising(Kind::BrokerUnreachable, &fault.reason, fault.advice);
+    }
+
+    /// What is left of a connection would turn up in the next one: see the order of the steps.
+    async fn clear_up(&mut self, serving: &mut Serving) {
+        // From here on nothing is given to the wire.
+        self.shared.lock().client = None;
+        // Our own timeouts end a connection without the wire's knowledge; after its own errors this finds nothing to do.
+        self.wire.clean();
+        // A publication that waits for its identifier would block all others for ever (R1056, R1014). It is sent again
+        // under a new one, before those that were still in the channel.
+        if let Some(mut waiting) = self.wire.state.collision.take() {
+            waiting.pkid = 0;
+            let pending = &mut self.wire.pending;
+            let unsent = |request: &Request| !matches!(request, Request::Publish(publish) if publish.pkid != 0);
+            let place = pending.iter().position(unsent).unwrap_or(pending.len());
+            pending.insert(place, Request::Publish(waiting));
+        }
+        // SUBSCRIBE, DISCONNECT and PUBREL belong to the old connection (R664).
+        self.wire.pending.retain(|request| matches!(request, Request::Publish(_)));
+        // What has an identifier was sent before, which its next copy must say (MQTT-3.3.1-1); rumqttc does not.
+        for request in &mut self.wire.pending {
+            if let Request::Publish(publish) = request {
+                publish.dup = publish.pkid != 0;
+            }
+        }
+        // What was read before the end would be yielded after the next CONNACK, where its acknowledgement would hit another
+        // message. A cancel may be among it.
+        let connection = self.connection;
+        while let Some(event) = self.wire.state.events.pop_front() {
+            serving.pending.note(&event, Instant::now());
+            match event {
+                rumqttc::Event::Incoming(Packet::Publish(publish)) => drop(self.deliver(publish, connection, false).await),
+                rumqttc::Event::Incoming(Packet::PubAck(puback)) => drop(self.published(puback.pkid).await),
+                rumqttc::Event::Outgoing(Outgoing::Publish(packet)) => self.shared.lock().outbox.sent(packet),
+                _ => {}
+            }
+        }
+    }
+
+    /// Tells of a failure and waits before the next attempt; `delay` if it must be longer than usual.
+    pub(super) async fn fail(&mut self, connection: Option<Connection>, fault: LinkFault, delay: Option<Duration>) {
+        let delay = self.backoff.next_delay().max(delay.unwrap_or_default());
+        let failures = self.backoff.failures();
+        // A condition tells of it; this is for whoever counts attempts.
+        tracing::debug!(stage = %fault.stage, reason = fault.reason, failures, ?delay, "no connection to the broker");
+        {
+            let mut inner = self.shared.lock();
+            inner.lost(&fault, failures);
+            inner.status.next_attempt_in = Some(delay);
+        }
+        self.emit(Event::Lost { connection, fault }).await;
+        if self.settings.rebuild_after != 0 && failures % self.settings.rebuild_after == 0 {
+            (self.client, self.wire) = wire(&self.settings, &self.topics);
+            let mut inner = self.shared.lock();
+            inner.outbox.forget_outstanding();
+            inner.status.rebuilds += 1;
+        }
+        let wanted = || self.shared.lock().intent != Intent::Run;
+        tokio::select! {
+            biased;
+            () = self.events.closed() => {}
+            () = async { while !wanted() { self.shared.changed.notified().await } } => {}
+            () = sleep(delay) => {}
+        }
+    }
+}
+
+impl Inner {
+    fn lost(&mut self, fault: &LinkFault, failures: u32) {
+        self.status.state = LinkState::Down;
+        self.status.connection = None;
+        self.status.last_fault = Some(fault.clone());
+        self.status.failures = failures;
+    }
+}

@@ -1,0 +1,101 @@
+//! What [`super::Link`] and the session's task share under one lock: what waits to go out, and what the owner wants. No call
+//! here waits for anything.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use rumqttc::{Disconnect, PubAck, Publish, QoS, Request};
+use tokio::sync::{Notify, mpsc};
+
+use super::{
+    LinkStatus,
+    acks::AckWindow,
+    outbox::{Outbox, Publication},
+};
+use crate::{config, tls};
+
+/// What `Link` and the task share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) inner: Mutex<Inner>,
+    /// Wakes the task where it does not poll: in backoff, while connecting, while the owner's channel is full.
+    pub(super) changed: Notify,
+}
+
+impl Shared {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Every update leaves a whole value behind, so a panic elsewhere does not spoil it.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Intent {
+    Run,
+    /// Disconnect, and connect again at once.
+    Renew,
+    Stop,
+}
+
+#[derive(Debug)]
+pub(super) struct Inner {
+    /// The way to the wire, while there is a connection.
+    pub(super) client: Option<mpsc::Sender<Request>>,
+    pub(super) window: AckWindow,
+    pub(super) outbox: Outbox,
+    pub(super) intent: Intent,
+    /// DISCONNECT was given to the wire: nothing may follow it.
+    pub(super) disconnecting: bool,
+    pub(super) endpoint: config::Endpoint,
+    pub(super) tls: Option<tls::Client>,
+    pub(super) status: LinkStatus,
+}
+
+impl Inner {
+    pub(super) fn post(&mut self, publication: Publication) {
+        if let Some(dropped) = self.outbox.push(publication) {
+            self.status.dropped += 1;
+            tracing::warn!(topic = dropped.topic, ticket = dropped.ticket, "publication dropped: too many wait for the broker");
+        }
+        self.pump();
+    }
+
+    /// Gives the wire what may go out now, as far as its channel has room: PUBACKs, publications, a farewell. The channel
+    /// wakes the task that polls. The task pumps again after every event, so nothing stays behind.
+    pub(super) fn pump(&mut self) {
+        let Some(client) = self.client.as_ref().filter(|_| !self.disconnecting) else { return };
+        while let Some(packet) = self.window.ready() {
+            if client.try_send(Request::PubAck(PubAck::new(packet))).is_err() {
+                return;
+            }
+            self.window.sent();
+        }
+        if self.intent != Intent::Renew {
+            while let Some(publication) = self.outbox.next() {
+                let Ok(room) = client.try_reserve() else {
+                    self.outbox.put_back(publication);
+                    return;
+                };
+                let Publication { ticket, topic, payload, retain } = publication;
+                let mut publish = Publish::new(topic.clone(), QoS::AtLeastOnce, payload);
+                publish.retain = retain;
+                room.send(Request::Publish(publish));
+                self.outbox.submitted(ticket, topic);
+            }
+        }
+        let farewell = match self.intent {
+            Intent::Run => false,
+            Intent::Renew => true,
+            Intent::Stop => self.outbox.queued() + self.outbox.outstanding() == 0,
+        };
+        self.disconnecting = farewell && client.try_send(Request::Disconnect(Disconnect)).is_ok();
+    }
+
+    pub(super) fn report(&self) -> LinkStatus {
+        LinkStatus {
+            queued: self.outbox.queued(),
+            outstanding: self.outbox.outstanding(),
+            unacknowledged: self.window.held(),
+            ..self.status.clone()
+        }
+    }
+}

@@ -1,0 +1,41 @@
+//! What uploads report to the control thread.
+
+use care_engine::ClipFacts;
+
+/// What happened. Told on the uploads' thread; whoever listens must not block.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// The cloud refused a grant with 402 or 403. The clip waits 15 minutes, or until [`super::Gate::retry_refused`].
+    Refused {
+        /// 402 or 403.
+        status: u16,
+        /// The clip.
+        clip: ClipFacts,
+    },
+    /// The store has the clip.
+    Stored {
+        /// The clip.
+        clip: ClipFacts,
+        /// Its size.
+        bytes: u64,
+    },
+    /// A grant breaks a rule (`docs/protocol.md#grants`); no byte was sent where it leads.
+    GrantFault {
+        /// Which rule, and by what.
+        why: String,
+    },
+    /// A clip gave way to a newer one: the spool is full.
+    Dropped {
+        /// The clip.
+        clip: ClipFacts,
+        /// Its size.
+        bytes: u64,
+    },
+    /// The `Date` of an HTTPS answer was given to the clock.
+    Date,
+    /// A vendor's uploader has come, gone, or said something ([`super::Gate::uploader_events`]).
+    Uploader,
+    /// Flash says of what was erased that it is gone, or has failed to: [`super::Gate::erasures_settled`] may have become true. Told
+    /// on the flash thread.
+    ErasuresSettled,
+}

@@ -1,0 +1,51 @@
+//! What uploading is configured with, and which servers it may talk to.
+
+use std::{collections::BTreeSet, fmt, path::PathBuf};
+
+use care_protocol::DeviceId;
+
+use crate::{conditions::Conditions, config::Spool as SpoolLimits, http::Origin, tls};
+
+/// What uploading needs to know.
+#[derive(Debug)]
+pub struct Settings {
+    /// Which camera this is.
+    pub device: DeviceId,
+    /// `[spool]`
+    pub spool: SpoolLimits,
+    /// Where clips are put that must not wait in memory.
+    pub spool_dir: PathBuf,
+    /// `[upload] uplink_kbps`; 0: estimated.
+    pub uplink_kbps: u32,
+    /// Whom clips are sent to.
+    pub peers: Peers,
+    /// Where a vendor's own uploader connects.
+    pub uploader: Option<PathBuf>,
+    /// Where faults are named.
+    pub conditions: Conditions,
+}
+
+/// The servers that uploads may talk to.
+#[derive(Clone)]
+pub struct Peers {
+    /// `cloud.url`, with its TLS settings and our client certificate.
+    pub api: Origin,
+    /// `[store]`: the other hosts that a grant may name.
+    pub store: Option<Store>,
+}
+
+/// Hosts besides the cloud's own.
+#[derive(Clone)]
+pub struct Store {
+    /// Names (lowercase) and ports.
+    pub hosts: BTreeSet<(String, u16)>,
+    /// The TLS settings for them, without our client certificate.
+    pub tls: tls::Client,
+}
+
+impl fmt::Debug for Peers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let hosts = self.store.as_ref().map(|store| &store.hosts);
+        f.debug_struct("Peers").field("api", &self.api).field("store", &hosts).finish()
+    }
+}

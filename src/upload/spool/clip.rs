@@ -1,0 +1,193 @@
+//! One clip in the spool: its state, its place in memory and on flash, and how its upload has fared. What happens to it next is
+//! for [`super::schedule`] and [`super::quota`] to say.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use care_engine::{ClipFacts, Generation, Judge, trusted_time::Now};
+use care_protocol::{ClipKind, Policy};
+use uuid::Uuid;
+
+use super::{
+    failures::Trouble,
+    start::{Start, trusted_ms},
+};
+use crate::{
+    media::Beginning,
+    upload::flash::{Facts, HEADER_BYTES},
+};
+
+/// One clip. Outside the spool it is only memory to be freed.
+#[derive(Debug)]
+pub(in crate::upload) struct Clip {
+    pub(super) id: Uuid,
+    pub(super) kind: ClipKind,
+    pub(super) epoch: u64,
+    pub(super) height: u32,
+    pub(super) started: Start,
+    pub(super) duration: Duration,
+    /// Empty where its bytes are on flash alone.
+    pub(super) fragments: Vec<Bytes>,
+    pub(super) flash: OnFlash,
+    /// BOOTTIME at which it was whole.
+    pub(super) since: Duration,
+    pub(super) bytes: u64,
+    /// Lowercase hex, once it is whole.
+    pub(super) sha256: String,
+    pub(super) state: State,
+    /// Being recorded, and the spool has no room for more of it.
+    pub(super) full: bool,
+    /// Not tried before this.
+    pub(super) not_before: Duration,
+    /// How often it has failed, itself or with others.
+    pub(super) failures: u32,
+    /// How often its file could not be read.
+    pub(super) unreadable: u32,
+    pub(super) refused: bool,
+    /// Others have left since it failed, or the server has said that it is about this clip.
+    pub(super) singled_out: bool,
+    /// Why it failed the last time.
+    pub(super) trouble: Option<Trouble>,
+}
+
+/// How far a clip is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    Recording,
+    Waiting,
+    /// A transfer sends it, under this generation.
+    InFlight(Generation),
+}
+
+/// Whether a clip is on flash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum OnFlash {
+    No,
+    /// The flash thread is at it.
+    Writing,
+    Yes,
+    /// It was begun and not finished: it is kept in memory, tried again, and said to be gone when it goes.
+    Doubtful,
+}
+
+/// A clip that gave way to newer ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::upload) struct Dropped {
+    pub(in crate::upload) clip: ClipFacts,
+    pub(in crate::upload) bytes: u64,
+}
+
+impl Clip {
+    /// A clip that begins now.
+    pub(super) fn beginning(id: Uuid, beginning: &Beginning, epoch: u64, now: Now) -> Self {
+        Self {
+            id,
+            kind: beginning.kind,
+            epoch,
+            height: beginning.height,
+            started: Start::ThisBoot(now.boot.saturating_sub(beginning.ago)),
+            duration: Duration::ZERO,
+            fragments: Vec::new(),
+            flash: OnFlash::No,
+            since: now.boot,
+            bytes: 0,
+            sha256: String::new(),
+            state: State::Recording,
+            full: false,
+            not_before: Duration::ZERO,
+            failures: 0,
+            unreadable: 0,
+            refused: false,
+            singled_out: false,
+            trouble: None,
+        }
+    }
+
+    /// A clip that an earlier run left on flash; `None` if its id is not one of ours.
+    pub(super) fn found(facts: Facts, now: Now) -> Option<Self> {
+        let duration = Duration::from_millis(facts.duration_ms);
+        Some(Self {
+            id: facts.id()?,
+            kind: facts.kind,
+            epoch: facts.epoch,
+            height: facts.height,
+            started: Start::Earlier { stamped_ms: facts.started_ms, found: now.boot, lasted: duration },
+            duration,
+            fragments: Vec::new(),
+            flash: OnFlash::Yes,
+            since: Duration::ZERO,
+            bytes: facts.bytes,
+            sha256: facts.sha256,
+            state: State::Waiting,
+            full: false,
+            not_before: Duration::ZERO,
+            failures: 0,
+            unreadable: 0,
+            refused: false,
+            singled_out: false,
+            trouble: None,
+        })
+    }
+
+    /// What a policy judges it by.
+    pub(super) fn facts(&self, now: Now) -> ClipFacts {
+        ClipFacts {
+            kind: self.kind,
+            epoch: self.epoch,
+            started_ms: self.started.trusted_ms(now),
+            duration: self.duration,
+            height: self.height,
+        }
+    }
+
+    pub(super) fn ended_ms(&self, now: Now) -> u64 {
+        self.started.end_ms(self.duration, now)
+    }
+
+    pub(super) fn age(&self, now: Now) -> Duration {
+        Duration::from_millis(trusted_ms(now.boot, now).saturating_sub(self.started.trusted_ms(now)))
+    }
+
+    /// Bytes of memory that it takes.
+    pub(super) fn in_memory(&self) -> u64 {
+        if self.fragments.is_empty() { 0 } else { self.bytes }
+    }
+
+    pub(super) fn as_dropped(&self, now: Now) -> Dropped {
+        Dropped { clip: self.facts(now), bytes: self.bytes }
+    }
+
+    /// Bytes of flash that it takes, or is about to.
+    pub(super) fn on_flash(&self) -> u64 {
+        if matches!(self.flash, OnFlash::Writing | OnFlash::Yes) { self.bytes + HEADER_BYTES } else { 0 }
+    }
+
+    /// Whether dropping it gives memory back at once.
+    pub(super) fn may_be_dropped(&self) -> bool {
+        self.state == State::Waiting && !self.fragments.is_empty() && matches!(self.flash, OnFlash::No | OnFlash::Doubtful)
+    }
+}
+
+/// Lower classes give way first.
+pub(super) fn class(kind: ClipKind) -> u8 {
+    match kind {
+        ClipKind::Snapshot => 0,
+        ClipKind::Motion => 1,
+        ClipKind::Manual => 2,
+    }
+}
+
+/// Whether the policy allows this clip among those that have left or are to leave before it. The oldest are asked about first,
+/// but a clip that waits for a retry may be overtaken: then the cooldown holds before the later one as it does after the
+/// earlier one.
+pub(super) fn allows(policy: Policy, epoch: u64, now_ms: u64, passed: &[(Start, Duration)], clip: &Clip, now: Now) -> bool {
+    let earlier = passed.iter().filter(|(start, _)| *start <= clip.started).map(|(start, long)| start.end_ms(*long, now));
+    let facts = clip.facts(now);
+    if !Judge::new(policy, epoch, now_ms, earlier.max()).allows(&facts) {
+        return false;
+    }
+    let cooldown_ms = u64::from(policy.cooldown_s) * 1000;
+    let free_until = facts.ended_ms().saturating_add(cooldown_ms);
+    let mut later = passed.iter().filter(|(start, _)| *start > clip.started);
+    clip.kind == ClipKind::Snapshot || cooldown_ms == 0 || later.all(|(start, _)| start.trusted_ms(now) >= free_until)
+}

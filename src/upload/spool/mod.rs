@@ -1,0 +1,179 @@
+//! The clips that wait for upload: being recorded, waiting, in flight. A plain value without clock, lock or I/O; the gate holds
+//! it under its lock, and nothing slow is done there: a removed clip is only moved aside, the uploads' thread frees its memory
+//! and the flash thread erases its file.
+//!
+//! - [`ledger`]: which clips there are, and what became of the others
+//! - [`recording`]: a clip while it is being recorded
+//! - [`schedule`]: which clip is uploaded next; [`failures`]: what a failure means; [`troubles`]: how people hear of it
+//! - [`quota`]: the limits of memory and flash; [`spill`]: what the flash thread is to do
+//!
+//! Time inside is BOOTTIME, so that a corrected clock ages no clip; only a clip of an earlier boot stands on trusted time.
+
+mod clip;
+mod failures;
+mod ledger;
+mod quota;
+mod recording;
+mod schedule;
+mod spill;
+mod start;
+#[cfg(test)]
+mod tests;
+mod troubles;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use care_engine::{Admission, Generation, trusted_time::Now};
+use care_protocol::{ClipKind, Erased, Policy, Position};
+
+pub(super) use self::{
+    clip::Dropped,
+    failures::{Blame, Trouble},
+    schedule::{Content, Job, Next, Outcome},
+    spill::{Chore, Spilled},
+    troubles::Diagnosis,
+};
+use self::{
+    clip::{Clip, State, allows},
+    failures::Schedule,
+    ledger::{Ledger, Tally},
+    quota::Flash,
+    start::trusted_ms,
+};
+
+/// The spool.
+#[derive(Debug)]
+pub(super) struct Spool {
+    ledger: Ledger,
+    schedule: Schedule,
+    /// Bytes of memory.
+    memory_quota: u64,
+    flash: Flash,
+    /// Whether a document has judged what was found on flash.
+    judged: bool,
+    admission: Admission,
+    /// The generation under which clips may be uploaded; set together with `admission`.
+    generation: Generation,
+}
+
+impl Spool {
+    /// A spool with nothing in it, for so many bytes of memory and of flash, of which so many may be written a day.
+    pub(super) fn new(memory_quota: u64, flash_quota: u64, flash_per_day: u64) -> Self {
+        Self {
+            ledger: Ledger::default(),
+            schedule: Schedule::default(),
+            memory_quota,
+            flash: Flash::new(flash_quota, flash_per_day),
+            judged: false,
+            admission: Admission::CLOSED,
+            generation: Generation::default(),
+        }
+    }
+
+    pub(super) fn admission(&self) -> Admission {
+        self.admission
+    }
+
+    /// Clips and bytes held, in memory and on flash.
+    pub(super) fn held(&self) -> Erased {
+        self.ledger.held()
+    }
+
+    /// Bytes of memory that clips take.
+    pub(super) fn memory(&self) -> u64 {
+        self.ledger.memory()
+    }
+
+    pub(super) fn in_flight(&self) -> u32 {
+        self.ledger.in_flight()
+    }
+
+    pub(super) fn tally(&self) -> Tally {
+        self.ledger.tally
+    }
+
+    /// What is recorded and what may leave from now on, under the generation that stands. The first document of this run also
+    /// judges what was found on flash; returns what of it is erased.
+    pub(in crate::upload) fn admit(&mut self, admission: Admission, now: Now) -> Erased {
+        self.obey(admission);
+        if self.judged || admission.position == Position::NONE {
+            return Erased::default();
+        }
+        self.judge(now)
+    }
+
+    fn obey(&mut self, admission: Admission) {
+        if admission.position != self.admission.position {
+            // Another document: what was refused under the last one may be asked again.
+            self.retry_refused();
+        }
+        self.admission = admission;
+    }
+
+    /// After a cut: nothing leaves, every transfer is a waiting clip again, and no retry is pending. Returns how many were
+    /// leaving.
+    pub(in crate::upload) fn recall(&mut self, generation: Generation) -> u32 {
+        let transfers = self.ledger.in_flight();
+        self.generation = generation;
+        self.admission.leave = Policy::CLOSED;
+        for clip in &mut self.ledger.clips {
+            if clip.state != State::Recording {
+                clip.state = State::Waiting;
+            }
+            if !clip.refused {
+                clip.not_before = Duration::ZERO;
+            }
+        }
+        self.schedule.clear_pauses();
+        transfers
+    }
+
+    /// Judges every clip, oldest first, under what may be kept from now on; the others get their tombstone.
+    pub(in crate::upload) fn keep(&mut self, policy: Policy, position: Position, now: Now) -> Erased {
+        self.obey(Admission::after_cut(policy, position, &self.admission));
+        self.flash.erase_what_is_not_known();
+        self.judge(now)
+    }
+
+    fn judge(&mut self, now: Now) -> Erased {
+        self.judged = true;
+        let Admission { keep, position, .. } = self.admission;
+        let now_ms = trusted_ms(now.boot, now);
+        let mut passed: Vec<_> = self.ledger.uploaded.iter().copied().collect();
+        self.ledger.erase(|clip| {
+            let allowed = allows(keep, position.epoch, now_ms, &passed, clip, now);
+            if allowed && clip.kind != ClipKind::Snapshot {
+                passed.push((clip.started, clip.duration));
+            }
+            !allowed
+        })
+    }
+
+    /// Erases what is older than the plan keeps.
+    pub(in crate::upload) fn expire(&mut self, now: Now) -> Erased {
+        let history = Duration::from_secs(u64::from(self.admission.keep.history_h) * 3600);
+        let known = self.admission.position != Position::NONE;
+        self.ledger.erase(|clip| known && clip.state == State::Waiting && clip.age(now) > history)
+    }
+
+    /// What the uploads' thread is to free, and what was lost for want of room.
+    pub(super) fn sweep(&mut self) -> (Vec<Clip>, Vec<Dropped>) {
+        self.ledger.sweep()
+    }
+
+    /// Memory of clips that are on flash and not in flight: to be freed outside the lock.
+    pub(super) fn take_spilled(&mut self) -> Vec<Bytes> {
+        self.ledger.take_spilled()
+    }
+
+    #[cfg(test)]
+    pub(in crate::upload) fn ids(&self) -> impl Iterator<Item = uuid::Uuid> + '_ {
+        self.ledger.clips.iter().map(|clip| clip.id)
+    }
+
+    #[cfg(test)]
+    pub(in crate::upload) fn ids_on_flash(&self) -> impl Iterator<Item = uuid::Uuid> + '_ {
+        self.ledger.clips.iter().filter(|clip| clip.flash == clip::OnFlash::Yes).map(|clip| clip.id)
+    }
+}

@@ -1,0 +1,167 @@
+//! Which clip is uploaded next, and what the end of a transfer means for it: of those that the plan lets out, the oldest that
+//! has not failed; then the oldest that has. How long a failure makes it wait is in [`super::failures`].
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use care_engine::{Admission, ClipFacts, Generation, trusted_time::Now};
+use care_protocol::{ClipKind, Position};
+use uuid::Uuid;
+
+use super::{
+    Spool,
+    clip::{OnFlash, State, allows},
+    failures::Trouble,
+    start::trusted_ms,
+};
+
+/// How often a clip of an earlier boot asks whether the time is known by now.
+const CLOCK_ROUND: Duration = Duration::from_secs(2);
+
+/// A clip on its way out.
+#[derive(Debug, Clone)]
+pub(in crate::upload) struct Job {
+    pub(in crate::upload) id: Uuid,
+    pub(in crate::upload) generation: Generation,
+    pub(in crate::upload) position: Position,
+    pub(in crate::upload) facts: ClipFacts,
+    pub(in crate::upload) bytes: u64,
+    pub(in crate::upload) sha256: String,
+    pub(in crate::upload) content: Content,
+}
+
+/// Where a transfer finds a clip's bytes.
+#[derive(Debug, Clone)]
+pub(in crate::upload) enum Content {
+    Memory(Vec<Bytes>),
+    Flash,
+}
+
+/// What there is to do.
+#[derive(Debug)]
+pub(in crate::upload) enum Next {
+    /// This clip may leave; it is marked as leaving.
+    Take(Job),
+    /// Nothing before this moment of BOOTTIME, unless something changes.
+    At(Duration),
+    /// Nothing, unless something changes.
+    Idle,
+}
+
+/// How a transfer ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::upload) enum Outcome {
+    /// The store has it.
+    Stored,
+    /// The cloud refused the grant: not before this.
+    Refused { until: Duration, status: u16 },
+    /// This clip was not stored.
+    Failed(Trouble),
+    /// Cut.
+    Stale,
+}
+
+impl Spool {
+    /// The next clip to send, of those that may leave now; none while a cut is under way, which `generation`, the gate's,
+    /// then runs ahead of ours.
+    pub(in crate::upload) fn next(&mut self, generation: Generation, now: Now) -> Next {
+        if generation != self.generation {
+            return Next::Idle;
+        }
+        let Admission { leave, position, .. } = self.admission;
+        let now_ms = trusted_ms(now.boot, now);
+        // The cooldown counts from what left, or is about to, before a clip: one that waits for a retry is not overtaken for
+        // good by the next.
+        let mut passed: Vec<_> = self.ledger.uploaded.iter().copied().collect();
+        let mut soonest: Option<Duration> = None;
+        let mut due_now: Option<usize> = None;
+        for (index, clip) in self.ledger.clips.iter().enumerate().filter(|(_, clip)| clip.state == State::Waiting) {
+            if !allows(leave, position.epoch, now_ms, &passed, clip, now) {
+                continue;
+            }
+            if clip.started.is_earlier() && !now.confirmed {
+                // How long the camera was off is not known: the clip may be older than the plan keeps.
+                let again = now.boot + CLOCK_ROUND;
+                soonest = Some(soonest.map_or(again, |other| other.min(again)));
+                continue;
+            }
+            if clip.kind != ClipKind::Snapshot {
+                passed.push((clip.started, clip.duration));
+            }
+            let fresh = clip.failures == 0;
+            let due = clip.not_before.max(if fresh { self.schedule.fresh_from } else { self.schedule.pause_until });
+            if due > now.boot {
+                soonest = Some(soonest.map_or(due, |other| other.min(due)));
+            } else if fresh {
+                due_now = Some(index);
+                break;
+            } else if due_now.is_none() {
+                due_now = Some(index);
+            }
+        }
+        let Some(index) = due_now else { return soonest.map_or(Next::Idle, Next::At) };
+        let clip = &mut self.ledger.clips[index];
+        clip.state = State::InFlight(self.generation);
+        Next::Take(Job {
+            id: clip.id,
+            generation: self.generation,
+            position,
+            facts: clip.facts(now),
+            bytes: clip.bytes,
+            sha256: clip.sha256.clone(),
+            content: if clip.flash == OnFlash::Yes && clip.fragments.is_empty() {
+                Content::Flash
+            } else {
+                Content::Memory(clip.fragments.clone())
+            },
+        })
+    }
+
+    /// A transfer that began under `generation` has ended.
+    pub(in crate::upload) fn settle(&mut self, id: Uuid, generation: Generation, end: Outcome, now: Now) {
+        let Some(index) = self.ledger.clips.iter().position(|clip| clip.id == id) else {
+            if end == Outcome::Stored {
+                // The last byte was acknowledged before the cut that doomed it.
+                self.ledger.tally.stored.clips += 1;
+            }
+            return;
+        };
+        if end == Outcome::Stored {
+            // Whatever generation it is now: the store has it.
+            self.ledger.stored(index);
+            self.upload_succeeded(now);
+            return;
+        }
+        let clip = &mut self.ledger.clips[index];
+        if clip.state != State::InFlight(generation) {
+            // The cut that made it stale has counted it and made it wait, or is about to.
+            return;
+        }
+        match end {
+            // As above.
+            Outcome::Stale | Outcome::Stored => {}
+            Outcome::Refused { until, .. } => {
+                clip.state = State::Waiting;
+                clip.refused = true;
+                clip.not_before = until;
+            }
+            Outcome::Failed(trouble) => {
+                clip.state = State::Waiting;
+                self.failed(index, trouble, now);
+            }
+        }
+    }
+
+    /// Whether this clip is on its way under this generation: invariant 3, asked before each of its bytes in debug builds.
+    pub(in crate::upload) fn may_send(&self, id: Uuid, generation: Generation) -> bool {
+        self.ledger.clips.iter().any(|clip| clip.id == id && clip.state == State::InFlight(generation))
+    }
+
+    /// Lets clips whose grant was refused (402, 403) be tried again now.
+    pub(in crate::upload) fn retry_refused(&mut self) {
+        for clip in self.ledger.clips.iter_mut().filter(|clip| clip.refused) {
+            clip.refused = false;
+            clip.not_before = Duration::ZERO;
+        }
+    }
+}

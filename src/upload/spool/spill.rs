@@ -1,0 +1,188 @@
+//! What the flash thread is to do: which clips it writes, and of which it erases what flash has. The spool only says so; the
+//! flash thread does it and comes back.
+//!
+//! A clip goes to flash
+//! - when memory is more than half full and it waits: the other half is for the clip that is being recorded meanwhile;
+//! - when it has been whole for [`SPILL_AFTER`] and is still here: the cloud is away, or refuses, or the link is slow, and a power
+//!   cut would lose it;
+//! - when the agent stops.
+//!
+//! A clip that is uploaded at once is never written, which spares the flash.
+
+use std::{cmp::Reverse, collections::BTreeSet, mem, time::Duration};
+
+use bytes::Bytes;
+use care_engine::trusted_time::Now;
+use uuid::Uuid;
+
+use super::{
+    Spool,
+    clip::{OnFlash, State, class},
+    troubles::Diagnosis,
+};
+use crate::upload::flash::{Facts, HEADER_BYTES};
+
+/// How long a clip waits in memory before a power cut may not take it any more. Far longer than an upload that goes well
+/// takes to begin.
+const SPILL_AFTER: Duration = Duration::from_secs(15);
+/// What one id takes in the journal, with its share of the rest.
+const LINE_BYTES: u64 = 50;
+
+/// Something for the flash thread to do.
+#[derive(Debug)]
+pub(in crate::upload) enum Chore {
+    /// Say durably that these are gone, then unlink them.
+    Erase(BTreeSet<Uuid>),
+    /// Write this clip.
+    Spill(Spill),
+}
+
+/// A clip to be written.
+#[derive(Debug)]
+pub(in crate::upload) struct Spill {
+    pub(in crate::upload) id: Uuid,
+    pub(in crate::upload) facts: Facts,
+    pub(in crate::upload) fragments: Vec<Bytes>,
+}
+
+/// What became of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::upload) enum Spilled {
+    Durable,
+    /// It was erased, or had to make way for an erasure.
+    Interrupted,
+    Failed,
+}
+
+impl Spool {
+    /// What there is to do; otherwise when to look again.
+    pub(in crate::upload) fn chore(&mut self, now: Now) -> Result<Chore, Duration> {
+        self.flash.budget.roll_day(now);
+        if !self.ledger.unerased.is_empty() || (self.flash.again && self.flash.not_before <= now.boot) {
+            self.flash.erasing = true;
+            self.flash.again = false;
+            self.flash.unlinking_bytes += self.ledger.unerased_bytes();
+            let gone: BTreeSet<Uuid> = mem::take(&mut self.ledger.unerased).into_iter().map(|(id, _)| id).collect();
+            // Counted, and never refused: what is erased must be gone.
+            self.flash.budget.charge(LINE_BYTES * (1 + gone.len() as u64));
+            return Ok(Chore::Erase(gone));
+        }
+        if self.flash.quota == 0 {
+            return Err(Duration::MAX);
+        }
+        if self.flash.not_before > now.boot {
+            return Err(self.flash.not_before);
+        }
+        let crowded = self.ledger.memory() > self.memory_quota / 2;
+        let mut soonest = Duration::MAX;
+        self.flash.over_budget = false;
+        // What is worth most first: it must not take the room of what would have to make way for it again.
+        let mut order: Vec<usize> = (0..self.ledger.clips.len()).collect();
+        order.sort_by_key(|index| (Reverse(class(self.ledger.clips[*index].kind)), *index));
+        for index in order {
+            let clip = &self.ledger.clips[index];
+            let here = matches!(clip.flash, OnFlash::Writing | OnFlash::Yes);
+            if clip.state == State::Recording || here || clip.fragments.is_empty() {
+                continue;
+            }
+            let due = clip.since.saturating_add(SPILL_AFTER);
+            let pressed = self.flash.stopping || (crowded && clip.state == State::Waiting);
+            if !pressed && due > now.boot {
+                soonest = soonest.min(due);
+                continue;
+            }
+            if !self.flash.budget.has_room_for(clip.bytes + HEADER_BYTES) {
+                // Before anything gives way to it.
+                self.flash.over_budget = true;
+                continue;
+            }
+            if let Some(id) = self.make_room_on_flash(index, now) {
+                if !self.ledger.unerased.is_empty() {
+                    // What makes room goes first, so that the quota holds at every moment.
+                    return self.chore(now);
+                }
+                if let Some(spill) = self.begin_spill(id, now) {
+                    return Ok(Chore::Spill(spill));
+                }
+            }
+        }
+        Err(soonest)
+    }
+
+    pub(super) fn begin_spill(&mut self, id: Uuid, now: Now) -> Option<Spill> {
+        let clip = self.ledger.clips.iter_mut().find(|clip| clip.id == id)?;
+        clip.flash = OnFlash::Writing;
+        self.flash.budget.charge(clip.bytes + HEADER_BYTES);
+        let facts = Facts {
+            clip: id.to_string(),
+            kind: clip.kind,
+            epoch: clip.epoch,
+            height: clip.height,
+            started_ms: clip.started.trusted_ms(now),
+            duration_ms: u64::try_from(clip.duration.as_millis()).unwrap_or(u64::MAX),
+            bytes: clip.bytes,
+            sha256: clip.sha256.clone(),
+        };
+        Some(Spill { id, facts, fragments: clip.fragments.clone() })
+    }
+
+    /// Whether a clip that is being written is to be written on: not if it is erased meanwhile, and not while something else
+    /// is, whose record waits.
+    pub(in crate::upload) fn is_wanted(&self, id: Uuid) -> bool {
+        self.ledger.unerased.is_empty() && self.ledger.clips.iter().any(|clip| clip.id == id)
+    }
+
+    /// A clip was written, or not. Returns what memory no longer needs, to be let go of outside the lock.
+    pub(in crate::upload) fn spilled(&mut self, id: Uuid, spilled: Spilled, why: Option<Diagnosis>, now: Now) -> Vec<Bytes> {
+        match why {
+            Some(why) => self.flash.failed(why, now),
+            None if spilled == Spilled::Durable => self.flash.succeeded(),
+            None => {}
+        }
+        if let Some(clip) = self.ledger.clips.iter_mut().find(|clip| clip.id == id) {
+            clip.flash = match spilled {
+                Spilled::Durable => OnFlash::Yes,
+                Spilled::Interrupted | Spilled::Failed => OnFlash::Doubtful,
+            };
+        }
+        self.ledger.take_spilled()
+    }
+
+    /// What was erased is durably gone, or, with a reason, not surely.
+    pub(in crate::upload) fn erasure_recorded(&mut self, why: Option<Diagnosis>, now: Now) {
+        self.flash.erasing = false;
+        match why {
+            None => self.flash.unscanned = false,
+            Some(why) => {
+                self.flash.again = true;
+                self.flash.failed(why, now);
+            }
+        }
+    }
+
+    /// The files of what is gone are unlinked, or, with a reason, still take room.
+    pub(in crate::upload) fn unlinked(&mut self, why: Option<Diagnosis>, now: Now) {
+        match why {
+            None => {
+                self.flash.unlinking_bytes = 0;
+                self.flash.succeeded();
+            }
+            Some(why) => {
+                self.flash.again = true;
+                self.flash.failed(why, now);
+            }
+        }
+    }
+
+    /// Whether flash says of everything that is erased that it is gone, or cannot: until then no record may say that it was.
+    pub(in crate::upload) fn erasures_settled(&self) -> bool {
+        let not_known = self.flash.unscanned && self.flash.again && self.flash.not_before.is_zero();
+        self.ledger.unerased.is_empty() && !self.flash.erasing && !not_known
+    }
+
+    /// Everything that waits goes to flash from now on: the agent stops.
+    pub(in crate::upload) fn spill_all(&mut self) {
+        self.flash.stopping = true;
+        self.flash.not_before = Duration::ZERO;
+    }
+}

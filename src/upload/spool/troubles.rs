@@ -1,0 +1,72 @@
+//! What is wrong with uploads at this moment, in sentences for people: the conditions say it ([`crate::upload::faults`]).
+
+use std::time::Duration;
+
+use care_engine::trusted_time::Now;
+use jiff::Timestamp;
+
+use super::{Spool, clip::State, failures::Blame, start::trusted_ms};
+
+/// What is wrong with uploads at this moment, in words.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(in crate::upload) struct Troubles {
+    /// Nothing can be uploaded.
+    pub(in crate::upload) failing: Option<Diagnosis>,
+    /// Some clips cannot, and others can.
+    pub(in crate::upload) clip_failing: Option<Diagnosis>,
+    /// Grants lead where they must not.
+    pub(in crate::upload) bad_grant: Option<String>,
+}
+
+/// A sentence and what to do about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::upload) struct Diagnosis {
+    pub(in crate::upload) sentence: String,
+    pub(in crate::upload) advice: &'static str,
+}
+
+impl Spool {
+    /// What is wrong with uploads.
+    pub(in crate::upload) fn troubles(&mut self, now: Now) -> Troubles {
+        let waiting = self.ledger.clips.iter().filter(|clip| clip.state != State::Recording).count();
+        if waiting == 0 {
+            // Nothing is known of a way that nobody takes.
+            self.schedule.outage = None;
+        }
+        let failing = self.schedule.outage.as_ref().map(|(trouble, at)| Diagnosis {
+            sentence: format!("{}, at {}; {} wait", trouble.why, moment(*at, now), clips(waiting)),
+            advice: trouble.advice,
+        });
+        let troubled = |grant: bool| {
+            let troubled = self.ledger.clips.iter().filter_map(move |clip| Some((clip, clip.trouble.as_ref()?)));
+            troubled.filter(move |(clip, trouble)| match trouble.blame {
+                Blame::Grant => grant,
+                Blame::Server => !grant && clip.singled_out,
+                Blame::Clip | Blame::Flash => !grant,
+                Blame::Away => false,
+            })
+        };
+        let clip_failing = troubled(false).next().map(|(clip, trouble)| {
+            let others = match troubled(false).count() - 1 {
+                0 => String::new(),
+                others => format!("; so do {} more", clips(others)),
+            };
+            let (tried, again) = (clip.failures, moment(clip.not_before, now));
+            let sentence = format!("clip {} fails: {}; tried {tried} times, again at {again}{others}", clip.id, trouble.why);
+            Diagnosis { sentence, advice: trouble.advice }
+        });
+        let bad_grant = troubled(true).next_back().map(|(clip, trouble)| format!("{}; clip {} waits", trouble.why, clip.id));
+        Troubles { failing, clip_failing, bad_grant }
+    }
+}
+
+/// A moment of BOOTTIME for people, on trusted time.
+fn moment(boot: Duration, now: Now) -> Timestamp {
+    let ms = i64::try_from(trusted_ms(boot, now) + u64::try_from(boot.saturating_sub(now.boot).as_millis()).unwrap_or(0));
+    let seconds = ms.map_or(i64::MAX, |ms| ms / 1000);
+    Timestamp::from_second(seconds).unwrap_or(Timestamp::MAX)
+}
+
+fn clips(count: usize) -> String {
+    if count == 1 { "1 clip".to_owned() } else { format!("{count} clips") }
+}

@@ -1,0 +1,153 @@
+//! The uploads' thread: takes one clip after the other from the spool and sends it, names faults, reports what happened. It runs
+//! on a runtime of its own, so nothing that it waits for holds up the control thread.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+
+use care_protocol::DeviceId;
+use tokio::{select, sync::Notify, time::sleep};
+
+use super::{
+    Event, Gate, Peers,
+    content::Open,
+    faults::Faults,
+    lock,
+    pacing::Pacer,
+    spool::{Job, Next, Outcome},
+    vendor::Listener,
+};
+
+/// How often clips are looked at for their age, and how long a wait may be before the time is read anew: the runtime's
+/// clock stands still in suspend, BOOTTIME does not.
+const ROUND: Duration = Duration::from_secs(30);
+
+/// What the uploads' thread and its transfers share.
+pub(super) struct Shared {
+    pub(super) gate: Arc<Gate>,
+    pub(super) device: DeviceId,
+    pub(super) peers: Mutex<Arc<Peers>>,
+    pub(super) pacer: Mutex<Pacer>,
+    pub(super) last_fault: Mutex<Option<String>>,
+    pub(super) faults: Faults,
+    /// How a clip's file is read.
+    pub(super) on_flash: Open,
+    pub(super) events: Arc<dyn Fn(Event) + Send + Sync>,
+    pub(super) stop: Notify,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("device", &self.device).field("gate", &self.gate).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    pub(super) async fn run(self: Arc<Self>, listener: Option<Listener>) {
+        let uploader = async {
+            match listener {
+                Some(listener) => listener.serve().await,
+                None => std::future::pending().await,
+            }
+        };
+        select! {
+            () = self.clone().work() => {}
+            () = uploader => {}
+            () = self.stop.notified() => {}
+        }
+    }
+
+    async fn work(self: Arc<Self>) {
+        loop {
+            self.sweep();
+            let now = self.gate.clock.now();
+            let next = self.gate.spool.lock().next(self.gate.generation(), now);
+            let wait = match next {
+                Next::Take(job) => {
+                    self.carry(job).await;
+                    continue;
+                }
+                Next::At(due) => due.saturating_sub(now.boot).min(ROUND),
+                Next::Idle => ROUND,
+            };
+            let wait = self.faults.due().map_or(wait, |due| wait.min(due.saturating_sub(now.boot).max(Duration::from_secs(1))));
+            select! {
+                () = self.gate.spool.wake.notified() => {}
+                () = sleep(wait) => {}
+            }
+        }
+    }
+
+    /// Sends one clip, in a task of its own that a cut can abort from another thread.
+    async fn carry(self: &Arc<Self>, job: Job) {
+        let (id, generation, clip, bytes) = (job.id, job.generation, job.facts, job.bytes);
+        let shared = self.clone();
+        let mut task = tokio::spawn(async move { shared.transfer(&job).await });
+        self.gate.sockets.adopt(generation, task.abort_handle());
+        let end = loop {
+            select! {
+                end = &mut task => break end,
+                () = self.gate.spool.wake.notified() => self.sweep(),
+                () = sleep(ROUND) => self.sweep(),
+            }
+        };
+        let end = match end {
+            Ok(end) => end,
+            // Invariant 3 is broken, or something like it: not to be slept over.
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            // What did not come to an end of its own was aborted by a cut.
+            Err(_) => Outcome::Stale,
+        };
+        self.gate.spool.lock().settle(id, generation, end.clone(), self.gate.clock.now());
+        self.gate.spool.grown();
+        self.faults.name(&self.gate);
+        // Told only now: whoever cuts because of a refusal finds the clip waiting for its answer, not in flight.
+        if let Outcome::Refused { status, .. } = end {
+            self.tell(Event::Refused { status, clip });
+        }
+        if end == Outcome::Stored {
+            tracing::info!(clip = %id, bytes, generation = generation.0, "clip stored");
+            *lock(&self.last_fault) = None;
+            self.tell(Event::Stored { clip, bytes });
+        }
+    }
+
+    /// Erases what has grown too old, and lets go of what was erased.
+    fn sweep(&self) {
+        let mut spool = self.gate.spool.lock();
+        let expired = spool.expire(self.gate.clock.now());
+        let (removed, losses) = spool.sweep();
+        let spilled = spool.take_spilled();
+        drop(spool);
+        drop((removed, spilled));
+        // What has grown too old goes from flash as well.
+        self.gate.spool.grown();
+        if expired.clips > 0 {
+            tracing::info!(clips = expired.clips, bytes = expired.bytes, "clips are older than the plan keeps: given up and erased");
+        }
+        self.faults.lost(&losses, self.gate.clock.now());
+        self.faults.name(&self.gate);
+        for loss in losses {
+            tracing::debug!(bytes = loss.bytes, "clip dropped");
+            self.tell(Event::Dropped { clip: loss.clip, bytes: loss.bytes });
+        }
+    }
+
+    pub(super) fn tell(&self, event: Event) {
+        (self.events)(event);
+    }
+
+    pub(super) fn note_fault(&self, fault: String) {
+        *lock(&self.last_fault) = Some(fault);
+    }
+
+    pub(super) fn peers(&self) -> Arc<Peers> {
+        lock(&self.peers).clone()
+    }
+
+    pub(super) fn pacer(&self) -> MutexGuard<'_, Pacer> {
+        lock(&self.pacer)
+    }
+}

@@ -28,3 +28,15 @@ fn the_faults_of_readme_are_conditions_that_exist() {
         }
     }
 }
+
+/// The first block of Python in a document.
+fn python(text: &str) -> &str {
+    let (_, rest) = text.split_once("```python\n").expect("there is a block of Python");
+    rest.split_once("\n```").unwrap().0
+}
+
+#[test]
+fn the_publisher_of_readme_is_the_one_that_is_tested() {
+    let (readme, tested) = (text("README.md"), text("examples/publisher/README.md"));
+    assert_eq!(python(&readme), python(&tested), "tests/publisher runs the program of examples/publisher/README.md");
+}

@@ -1,5 +1,5 @@
-//! From the publication of a cancel to its report, on a whole emulated camera with an upload in flight. `CARE_CAMERA` names its
-//! image; writes `target/bench/camera.json`; fails if what is promised is missed.
+//! From the publication of a cancel to its report, on an emulated camera with an upload in flight. `CARE_CAMERA` names its
+//! image. Writes `target/bench/camera.json`; fails if the agent exceeds its limits.
 
 mod stamp;
 
@@ -21,12 +21,12 @@ use serde_json::json;
 
 /// Cancels, unless `CANCELS` says otherwise.
 const CANCELS: usize = 100;
-/// What is promised, in milliseconds.
+/// The limits, in milliseconds.
 const P50_MOST: f64 = 25.0;
 const P99_MOST: f64 = 100.0;
-/// An upload that has brought so many bytes is on its way, and most of it still in the camera.
+/// An upload is in flight once this many bytes have arrived; most of it is then still in the camera.
 const BEGUN: usize = 8_000;
-/// Paid clips are short here, so that many of them are soon filmed.
+/// Paid clips are short, so that filming many of them is quick.
 const PAID: Policy = Policy { clip_max_s: 2, ..PREMIUM };
 
 #[tokio::main]
@@ -97,7 +97,7 @@ async fn measure(world: &World, document: &Document) -> (Duration, Report) {
     (heard - published, report)
 }
 
-/// The smallest value that so many percent of the sorted, non-empty values do not exceed.
+/// The smallest value that `percent` percent of the sorted, non-empty values do not exceed.
 fn quantile<T: Copy>(sorted: &[T], percent: usize) -> T {
     sorted[(sorted.len() * percent).div_ceil(100).clamp(1, sorted.len()) - 1]
 }

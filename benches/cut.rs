@@ -1,8 +1,8 @@
 //! From the publication of a cancel to its report, on loopback, with an upload in flight: the agent beside two rivals.
 //!
-//! Each contender has its own Mosquitto, its own cloud and its own camera id; they take turns, so that whatever else the
-//! machine does hits all three. The store stops reading after the first bytes: an upload in flight stays in flight until it
-//! is cut. Writes `target/bench/cut.json`; fails if the agent misses what is promised of it.
+//! Each contender has its own Mosquitto, cloud and camera id. They take turns, so that other load on the machine hits all
+//! three. The store stops reading after the first bytes, so that an upload stays in flight until it is cut. Writes
+//! `target/bench/cut.json`; fails if the agent exceeds its limits.
 
 mod stamp;
 
@@ -27,16 +27,16 @@ use tokio::process::Command;
 
 /// Cancels of each contender, unless `CANCELS` says otherwise.
 const CANCELS: usize = 200;
-/// What is promised, in milliseconds.
+/// The limits, in milliseconds.
 const P50_MOST: f64 = 5.0;
 const P99_MOST: f64 = 25.0;
 /// Bytes after which the store stops reading.
 const STALL: u64 = 16_000;
-/// Paid clips are short here, so that two hundred of them are soon filmed; Free's are shorter still, so that a cancel
-/// erases them.
+/// Paid clips are short, so that filming two hundred of them is quick. Free's are shorter still, so that a cancel erases
+/// them.
 const PAID: Policy = Policy { clip_max_s: 2, ..PREMIUM };
 
-/// Who is measured.
+/// An agent that is measured.
 struct Contender {
     name: &'static str,
     world: World,
@@ -46,7 +46,7 @@ struct Contender {
 
 /// What makes a contender upload once it is paid.
 enum Film {
-    /// The agent: motion before its camera.
+    /// The agent: motion in front of its camera.
     Motion(MotionSocket),
     /// A rival: it uploads by itself as long as it runs.
     Rival(#[expect(dead_code, reason = "held, to be ended on drop")] Group),
@@ -59,7 +59,7 @@ struct Sample {
     micros: u64,
 }
 
-/// A process with children of its own; all of them end with it.
+/// A process with children of its own, which all end with it.
 struct Group(Process);
 
 impl Drop for Group {
@@ -112,9 +112,9 @@ async fn main() -> anyhow::Result<()> {
 
 async fn agent() -> Contender {
     let mut world = World::new().await;
-    // Without the harness's proxy, which the rivals do not have either.
+    // Past the harness's proxy, because the rivals have none.
     world.agent.config.broker = format!("mqtts://{}", world.broker.addr);
-    // Large enough that a clip does not fit into the sockets' buffers.
+    // Large enough that a clip does not fit into socket buffers.
     let picture = world.agent.dir().join("picture.mp4");
     let make = "-f lavfi -i testsrc2=size=640x360:rate=15,noise=alls=40:allf=t -t 10 -c:v libx264 -preset ultrafast -bf 0 -g 7 -b:v 4M";
     media::ffmpeg(&[&make.split(' ').collect::<Vec<_>>()[..], &["-pix_fmt", "yuv420p", &picture.display().to_string()]].concat());
@@ -143,7 +143,7 @@ async fn rival(name: &'static str, command: fn(&World) -> std::process::Command)
 
 fn paho(world: &World) -> std::process::Command {
     let config = &world.agent.config;
-    // Debian's own, for which Debian's paho is.
+    // Debian's own Python, because Debian's paho belongs to it.
     let mut command = std::process::Command::new("/usr/bin/python3");
     command.arg(rivals().join("paho_agent.py")).args(["--device", DEVICE, "--prefix", "care/v1"]);
     command.args(["--broker", &world.broker.addr.to_string(), "--store", &world.cloud.addr.to_string()]);
@@ -167,7 +167,7 @@ fn rivals() -> PathBuf {
 }
 
 impl Contender {
-    /// One turn: paid, an upload on its way, the cancel, its report; then everything as before.
+    /// One turn: paid, an upload in flight, the cancel, its report; then paid again.
     async fn cancel(&mut self) {
         self.until_uploading().await;
         let draft = self.world.free();
@@ -175,7 +175,7 @@ impl Contender {
         assert_eq!((report.mode, report.cut.transfers), (Mode::Free, 1), "{}: {report:?}", self.name);
         self.samples.push(sample);
 
-        // The store reads again, and sees that nothing more comes.
+        // Let the store read again, and see that nothing more comes.
         self.world.cloud.lock().sink = Sink::Swallow;
         self.world.cloud.wait("the end of the upload", |seen| seen.puts.iter().all(|put| put.complete.is_some()).then_some(())).await;
         let puts = {
@@ -217,7 +217,7 @@ impl Contender {
         while !self.world.cloud.lock().puts.iter().any(|put| on_its_way(&put)) {
             assert!(started.elapsed() < PATIENCE, "{}: no upload begins", self.name);
             if let Film::Motion(motion) = &mut self.film {
-                // Again and again: motion right after the switch may still fall to the policy before.
+                // Repeat: motion right after the switch may still count under the previous policy.
                 if moved.is_none_or(|at| at.elapsed() > Duration::from_millis(500)) {
                     motion.moved().await;
                     moved = Some(Instant::now());
@@ -244,7 +244,7 @@ impl Contender {
     }
 }
 
-/// The smallest value that so many percent of the sorted, non-empty values do not exceed.
+/// The smallest value that `percent` percent of the sorted, non-empty values do not exceed.
 fn quantile<T: Copy>(sorted: &[T], percent: usize) -> T {
     sorted[(sorted.len() * percent).div_ceil(100).clamp(1, sorted.len()) - 1]
 }

@@ -19,7 +19,7 @@ judges="git gstreamer1.0-tools gstreamer1.0-libav gstreamer1.0-plugins-ugly gstr
     python3-gi ffmpeg mosquitto-clients iproute2 tcpdump tshark chromium chromium-driver curl jq openssl sqlite3 python3
     python3-cryptography python3-jsonschema python3-paho-mqtt python3-yaml strace procps faketime nats-server rabbitmq-server zstd"
 # Measuring: the two other agents of the benchmark, and the recordings that the camera films.
-rivals="ffmpeg mosquitto-clients curl python3 python3-paho-mqtt git"
+rivals="ffmpeg mosquitto-clients curl jq python3 python3-paho-mqtt git"
 # Cross-building: compilers and their C libraries, the libraries of Debian's own Rust, and a way to unpack foreign
 # packages.
 cross="$tools git gcc-arm-linux-gnueabihf gcc-aarch64-linux-gnu libc6-dev-armhf-cross libc6-dev-arm64-cross mmdebstrap qemu-user-static

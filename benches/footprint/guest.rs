@@ -37,11 +37,11 @@ pub(crate) async fn with_gstreamer(span: Duration) -> anyhow::Result<Value> {
 
     config.motion = "built-in".into();
     camera.configure(&config.text()).await;
-    // The picture moves: the one clip that Free allows in five minutes is soon filmed and gone.
+    // The picture moves: wait for the one clip that Free allows in five minutes.
     world.cloud.wait_for("a clip", PATIENCE, |seen| seen.puts.iter().any(|put| put.complete == Some(true)).then_some(())).await;
     states.insert("free_idle".into(), cost(&camera, span).await);
 
-    // Paid and nothing moving: a socket that nobody writes to.
+    // Paid and nothing moves: a motion socket that nobody writes to.
     config.motion = format!("socket:{RUNTIME}/motion.sock");
     let premium = world.premium();
     let premium = world.issue(premium).await;
@@ -60,7 +60,7 @@ pub(crate) async fn with_gstreamer(span: Duration) -> anyhow::Result<Value> {
     Ok(figures(states, start, program.trim().parse().context("the size of the program")?))
 }
 
-/// The other build, in place of the packaged one; a vendor's uploader on this machine is passed on to it.
+/// The other build, in place of the packaged one, with a relay to a vendor's uploader on this machine.
 pub(crate) async fn without_gstreamer(span: Duration) -> anyhow::Result<Value> {
     let program = PathBuf::from(std::env::var_os("CARE_CAMERA_NO_GSTREAMER").context("CARE_CAMERA_NO_GSTREAMER names the other build")?);
     let mut world = World::new().await;

@@ -31,11 +31,11 @@ pub(crate) async fn with_gstreamer(span: Duration) -> anyhow::Result<Value> {
 
     let free = world.free();
     world.start_with(free, Mode::Free).await;
-    // The picture moves: the one clip that Free allows in five minutes is soon filmed and gone.
+    // The picture moves: wait for the one clip that Free allows in five minutes.
     world.cloud.wait("a clip", |seen| seen.puts.iter().any(|put| put.complete == Some(true)).then_some(())).await;
     states.insert("free_idle".into(), cost(&world.agent, span).await?);
 
-    // Paid and nothing moving: a socket that nobody writes to.
+    // Paid and nothing moves: a motion socket that nobody writes to.
     world.agent.stop().await;
     world.agent.config.motion = format!("socket:{}", world.agent.dir().join("motion.sock").display());
     world.start_premium().await;
@@ -57,7 +57,7 @@ pub(crate) async fn with_gstreamer(span: Duration) -> anyhow::Result<Value> {
     Ok(figures(states, start, std::fs::metadata(&world.agent.program)?.len()))
 }
 
-/// A vendor's uploader beside it: the agent carries no clip, it governs.
+/// With a vendor's uploader: the agent uploads nothing itself.
 pub(crate) async fn without_gstreamer(span: Duration) -> anyhow::Result<Value> {
     let mut world = World::new().await;
     world.agent.without_gstreamer();
@@ -90,7 +90,7 @@ async fn cost(agent: &Agent, span: Duration) -> anyhow::Result<Value> {
 /// From exec to ready, connected and confirmed, on a Premium plan that is on record: the median and the longest of
 /// [`STARTS`].
 async fn starts(world: &mut World) -> anyhow::Result<Value> {
-    // On flash first: what is timed is a start that finds its plan and has it confirmed.
+    // Put the plan on flash first: the timed start finds it there and has it confirmed.
     let draft = world.premium().limited(PREMIUM);
     world.start_with(draft, Mode::Paid).await;
     world.agent.stop().await;

@@ -1,7 +1,7 @@
-//! What the agent costs a camera: memory, threads, wakeups and processor time in Free idle, Paid idle and Paid uploading,
-//! and how long it takes from its start to being confirmed; with GStreamer on a live 640×360 H.264 source, and without, with
-//! a vendor's uploader. On this machine, or with `CARE_CAMERA` (`scripts/bench-camera.sh`) on an emulated camera. Writes
-//! `target/bench/footprint.json`, each under its own name. `FOOTPRINT_SECONDS=10` for a quick look.
+//! The agent's footprint: memory, threads, wakeups and processor time in Free idle, Paid idle and Paid uploading, and the
+//! time from its start to a confirmed plan. With GStreamer it films a live 640×360 H.264 source; without, it governs a vendor's
+//! uploader. Runs on this machine, or with `CARE_CAMERA` (`scripts/bench-camera.sh`) on an emulated camera. Writes
+//! `target/bench/footprint.json`, each machine under its own name. `FOOTPRINT_SECONDS=10` gives a quick look.
 
 mod guest;
 mod here;
@@ -14,12 +14,12 @@ use anyhow::{Context as _, ensure};
 use serde_json::{Map, Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 
-/// How long each state is watched, unless `FOOTPRINT_SECONDS` says otherwise.
+/// How long each state is measured, unless `FOOTPRINT_SECONDS` says otherwise.
 const SECONDS: u64 = 30;
-/// What is passed before, so that the start's own work is over.
+/// The pause before each measurement, so that the work of starting is over.
 const SETTLE: Duration = Duration::from_secs(5);
-/// What is promised of each build in every state, PSS. A desktop's libraries are larger, and so is the code that is not Thumb's:
-/// without GStreamer it is promised for armv7.
+/// The limit of PSS for each build in every state. A desktop's libraries are larger than a camera's, and so is code that is not
+/// Thumb-2: without GStreamer the limit holds on armv7 only.
 const PSS_MOST_KB: u64 = 24 * 1024;
 const PSS_MOST_KB_WITHOUT: u64 = 8 * 1024;
 
@@ -80,7 +80,7 @@ fn write(name: &str, document: &Value) -> anyhow::Result<()> {
     std::fs::write(&path, format!("{document:#}\n")).with_context(|| format!("writing {path}"))
 }
 
-/// An uploader that obeys, and says every second that a clip is stored.
+/// An uploader that obeys, and reports a stored clip every second.
 async fn upload(agent: impl AsyncRead + AsyncWrite) -> std::io::Result<()> {
     let (read, mut write) = tokio::io::split(Box::pin(agent));
     let mut lines = BufReader::new(read).lines();

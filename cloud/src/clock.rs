@@ -1,5 +1,5 @@
-//! The cloud's clock: the system's, or in tests one that is set. What happens by itself (periods, retention, renewals) and
-//! what is offered or booked asks this one.
+//! The cloud's clock: the system's, or in tests one that is set by hand. Periods, retention, renewals and bills go by it;
+//! measured durations do not.
 
 use std::{
     sync::{

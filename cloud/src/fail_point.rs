@@ -1,5 +1,5 @@
-//! Where a test can make the program die: on the way of a document from the transaction to the camera and of its report
-//! back. Only in debug builds, and only if the environment names the point and the document's sequence.
+//! Fail points: places where a test can kill the program, along the path of a document from the transaction to the camera and of
+//! its report back. They exist only in debug builds, and only if the environment names the point and the document's sequence.
 
 /// The variable that names them, as `point:seq`.
 pub const VARIABLE: &str = "CARE_CLOUD_DIES_AT";

@@ -1,4 +1,4 @@
-//! care-cloud: reads the command line and runs the stand-in cloud, or talks to the one that runs.
+//! care-cloud: reads the command line, then runs the stand-in cloud or talks to the one that runs.
 
 use std::{path::Path, process::ExitCode};
 

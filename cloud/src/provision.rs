@@ -1,4 +1,4 @@
-//! Provisioning: what a factory would put on a camera. Certificates, key and a configuration that is ready to run.
+//! Provisioning: what the factory would put on a camera, that is certificates, key and a configuration that is ready to run.
 
 use std::path::Path;
 
@@ -23,10 +23,10 @@ pub enum ProvisionError {
     /// Certificates.
     #[error(transparent)]
     Pki(#[from] PkiError),
-    /// The broker's ACL gives this name everything.
+    /// The broker's ACL gives this name access to everything.
     #[error("no camera may be called {CLOUD_NAME}: choose another --id")]
     Reserved,
-    /// A path that cannot stand in the configuration.
+    /// A path that TOML cannot express.
     #[error("the path {0:?} is not UTF-8: choose another --out")]
     Path(std::path::PathBuf),
 }
@@ -59,7 +59,7 @@ pub fn provision(
     Ok(())
 }
 
-/// Where grants may lead, other than to the API's own origin.
+/// The `[store]` table: the host that grants may name besides the API's own origin.
 fn store_table(store: &StoreEndpoint, out: &Path) -> Result<String, ProvisionError> {
     let text = |value: &str| serde_json::Value::from(value).to_string();
     let ca = match &store.ca {

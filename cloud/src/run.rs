@@ -1,5 +1,4 @@
-//! Putting the parts together: settings → certificates and keys → database → broker → listeners. Everything that was
-//! started stops when [`Running`] is dropped.
+//! Startup: settings, then certificates and keys, database, broker and listeners. Dropping [`Running`] stops all of it.
 
 use std::{
     io::IsTerminal as _,
@@ -53,7 +52,7 @@ const DEMO_LOGIN: &str = "demo@kasa.example";
 /// Where the demo account's [`SignIn`] lies, below the data directory.
 pub const SIGN_IN_FILE: &str = "demo-sign-in.json";
 
-/// Why the cloud could not start.
+/// Why the cloud could not start, or a command failed.
 #[derive(Debug, Error)]
 #[allow(missing_docs, reason = "each wraps the error of one part, which says it all")]
 pub enum SetupError {
@@ -86,7 +85,7 @@ pub enum SetupError {
 }
 
 impl SetupError {
-    /// Whether the person who started it can put it right (exit code 78), or it is our fault (70).
+    /// Whether the configuration is wrong (exit code 78), or the program failed (70).
     pub fn is_configuration(&self) -> bool {
         match self {
             Self::Db(e) | Self::Action(ActionError::Db(e)) | Self::Account(AccountError::Db(e)) => matches!(e, DbError::Newer { .. }),
@@ -95,15 +94,15 @@ impl SetupError {
     }
 }
 
-/// A cloud that runs.
+/// A running cloud.
 pub struct Running {
-    // Dropped in this order: nobody is served any more, then the broker goes with the last hold on the cloud.
+    // Dropped in this order: first the listeners, then the cloud with its broker.
     tasks: JoinSet<()>,
     cloud: Arc<Cloud>,
 }
 
 impl Running {
-    /// Starts everything and returns once it all listens.
+    /// Starts everything and returns once all of it listens.
     pub async fn start(options: &Options) -> Result<Self, SetupError> {
         let data = DataDir::open(&options.data)?;
         let last = data.endpoints()?;
@@ -185,7 +184,7 @@ impl Running {
         &self.cloud
     }
 
-    /// How many parts run: all of them do until this is dropped.
+    /// The number of running tasks.
     pub fn parts(&self) -> usize {
         self.tasks.len()
     }
@@ -194,14 +193,14 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         self.tasks.abort_all();
-        // Connections may hold the cloud a little longer; the broker does not wait for them.
+        // Open connections keep the cloud a little longer; the broker stops at once.
         if let Some(broker) = &self.cloud.broker {
             broker.shut_down();
         }
     }
 }
 
-/// Makes a camera known and writes its files; the running cloud publishes its first document.
+/// Registers a camera and writes its files. The running cloud publishes its first document.
 pub fn add_camera(data: &Path, device: &DeviceId, model: &str, account: &str, out: &Path) -> Result<(), SetupError> {
     let data = DataDir::open(data)?;
     let endpoints = data.endpoints()?.unwrap_or_else(|| Endpoints {
@@ -219,15 +218,14 @@ pub fn add_camera(data: &Path, device: &DeviceId, model: &str, account: &str, ou
     Ok(())
 }
 
-/// Gives an account its sign-in; the running cloud knows it at once.
+/// Sets the sign-in of an account. It works at the running cloud at once.
 pub fn add_account(data: &Path, account: &str, login: &str, password: &str) -> Result<(), SetupError> {
     let db = Db::open(&DataDir::open(data)?.path("care.db"))?;
     let hash = PasswordHash::new(password)?;
     Ok(db.transact(|tx| accounts::set_sign_in(tx, account, login, &hash, now_s()))?)
 }
 
-/// A cloud that nobody can sign in to gets an account to look around with, under a password that only the owner of the
-/// directory can read.
+/// Creates a demo account if no account can sign in. Only the owner of the directory can read its password.
 fn ensure_demo_account(data: &DataDir, db: &Db) -> Result<(), SetupError> {
     if db.read(accounts::all)?.iter().any(|account| account.login.is_some()) {
         return Ok(());
@@ -238,7 +236,7 @@ fn ensure_demo_account(data: &DataDir, db: &Db) -> Result<(), SetupError> {
     Ok(db.transact(|tx| accounts::set_sign_in(tx, &sign_in.account, &sign_in.login, &hash, now_s()))?)
 }
 
-/// Whom the sign-in page of the demo lets in by a click.
+/// The users that the demo's sign-in page offers.
 fn demo_people(cloud: &Cloud) -> Result<Vec<DemoPerson>, SetupError> {
     let path = cloud.data.path(SIGN_IN_FILE);
     let damaged = |why: String| DataError::Damaged { path: path.clone(), why };
@@ -272,8 +270,8 @@ pub fn portal_of(data: &Path) -> Result<Portal, SetupError> {
 pub fn log_to_stderr() {
     use tracing_subscriber::{EnvFilter, fmt};
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,s3s=off"));
-    // s3s calls every upload that is cut an error; what matters of it is logged by the store.
-    // Fails if a logger is there already: then that one is used.
+    // s3s logs every interrupted upload as an error; the store logs what matters.
+    // Fails if there is a logger already, which is then used.
     drop(fmt().with_env_filter(filter).with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr).try_init());
 }
 
@@ -295,8 +293,7 @@ fn open_issuer(data: &DataDir, lease_s: u64) -> Result<Issuer, SetupError> {
     Ok(Issuer { keys: Keys::open(data, now_s())?, catalogue: Catalogue::built_in(), lease_s })
 }
 
-/// A Mosquitto whose care-cloud was killed holds its port a moment longer, and cameras have that port in their
-/// configuration. If somebody else holds it, it will not be free.
+/// Waits a moment for a port that the Mosquitto of a killed care-cloud may still hold; cameras have it in their configuration.
 async fn wait_until_free(address: SocketAddr) {
     let began = Instant::now();
     while free_address(address, true).is_err() && began.elapsed() < PORT_FREE_WITHIN {
@@ -304,7 +301,7 @@ async fn wait_until_free(address: SocketAddr) {
     }
 }
 
-/// The address given, with the last port again where none is chosen: cameras have it in their configuration.
+/// The address to listen on. Without a given port it is the last one, because cameras have it in their configuration.
 fn wanted(given: Option<SocketAddr>, default_port: u16, last_port: Option<u16>) -> SocketAddr {
     let mut address = given.unwrap_or_else(|| SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0));
     if address.port() == 0 {
@@ -332,15 +329,15 @@ async fn listen(
         .map_err(|source| SetupError::Listen { what, flag, address: wanted, source })
 }
 
-/// The cloud's own listener at the embedded broker: on loopback, whatever the cameras' is.
+/// The embedded broker's listener for the cloud: always on loopback.
 fn own_listener(cameras: SocketAddr) -> std::io::Result<SocketAddr> {
-    // Held meanwhile, so that the two do not get one port.
+    // Bound meanwhile, so that the two get different ports.
     let _held = std::net::TcpListener::bind(cameras)?;
     free_address(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0), true)
 }
 
-/// A client id that is nobody else's: a colon is in no device id, and where a broker lets any client choose its id, nobody can
-/// guess the secret part. Several processes on one database need a name each, or the broker would let only one of them in.
+/// A unique MQTT client id: no device id contains a colon, and the secret part keeps others from guessing it where a broker lets
+/// clients choose. Several processes on one database need different names, because a broker admits a client id only once.
 fn client_id(data: &DataDir, options: &Options) -> Result<String, DataError> {
     let secret = data.client_secret()?;
     Ok(match &options.instance {
@@ -349,7 +346,7 @@ fn client_id(data: &DataDir, options: &Options) -> Result<String, DataError> {
     })
 }
 
-/// Where cameras put their clips. A URL that is none is refused by the store itself.
+/// The host to which cameras upload clips. An invalid URL is reported by the store itself.
 fn store_endpoint(url: &str, ca: Option<&Path>) -> Option<StoreEndpoint> {
     let url = url::Url::parse(url).ok()?;
     let host = url.host_str()?;

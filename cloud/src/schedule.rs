@@ -1,5 +1,5 @@
-//! What happens by itself: periods end, leases are renewed at their half, clips grow too old, cameras that have not reported are chased. It
-//! sleeps until the earliest of these and is woken when a plan changes.
+//! Everything that time causes: periods end, leases are renewed at half their length, old clips are erased, and documents that
+//! no camera has reported on are sent again. The task sleeps until the earliest of these, and wakes when a plan changes.
 
 use std::{
     sync::Arc,
@@ -13,12 +13,12 @@ use crate::{
     transport::{cloud::Cloud, retention::RetentionError, store},
 };
 
-/// Leases and chases are looked at this often.
+/// How often leases and overdue reports are checked.
 const TICK: Duration = Duration::from_secs(1);
-/// A store that failed, or into which something came while it was looked at, is tried again after this long.
+/// How long after a failure the store is tried again.
 const STORE_AGAIN: Duration = Duration::from_secs(10);
 
-/// What is too old to keep is looked for this often.
+/// How often old rows are looked for.
 const PRUNE_EVERY: Duration = Duration::from_secs(3600);
 
 /// Runs for ever; a failure is logged and tried again at the next tick.
@@ -61,13 +61,13 @@ pub async fn run(cloud: Arc<Cloud>) {
     }
 }
 
-/// Takes in what has arrived elsewhere, and erases what has to go.
+/// Polls an external store, then erases old clips.
 async fn look_at_store(cloud: &Arc<Cloud>) -> Result<(), RetentionError> {
     store::poll::poll(cloud).await?;
     cloud.sweep().await
 }
 
-/// Removes one batch of old rows; whether there was anything to remove.
+/// Removes one batch of old rows. Returns whether there were any.
 async fn remove_old(cloud: &Arc<Cloud>) -> Result<bool, DbError> {
     let pruned = cloud.db.transact_async(|tx| prune(tx, now_us())).await?;
     if pruned.rows() > 0 {
@@ -92,7 +92,7 @@ async fn look(cloud: &Arc<Cloud>) -> Result<(), ActionError> {
     }
     let open = cloud.transfers.open_grants();
     if !open.is_empty() {
-        // What this process revokes is cut at once; what another one on the database did is cut here.
+        // This process cuts what it revokes at once; revocations by another process on the database take effect here.
         let revoked = cloud.db.read_async(move |connection| store::revoked(connection, &open)).await?;
         cloud.transfers.revoke(&revoked);
     }

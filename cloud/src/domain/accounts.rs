@@ -1,5 +1,4 @@
-//! Accounts and who may open them: the TP-Link ID a person signs in with, and the hash of their password. Sessions, rate
-//! limits and pages are the portal's; here is only whether a name and a password belong together.
+//! Accounts and their sign-in: the TP-Link ID and the hash of the password. Sessions and rate limits belong to the portal.
 
 use std::num::NonZeroU32;
 
@@ -14,13 +13,13 @@ use thiserror::Error;
 
 use crate::storage::db::DbError;
 
-/// OWASP's figure for PBKDF2-HMAC-SHA512; it stands in every hash, so that it can rise.
+/// OWASP's figure for PBKDF2-HMAC-SHA512. Every hash carries it, so that it can be raised.
 const ITERATIONS: NonZeroU32 = NonZeroU32::new(210_000).expect("not 0");
 const ALGORITHM: pbkdf2::Algorithm = pbkdf2::PBKDF2_HMAC_SHA512;
 const SCHEME: &str = "pbkdf2-sha512";
 const SALT_BYTES: usize = 16;
 const HASH_BYTES: usize = 32;
-/// The longest TP-Link ID and password, bytes: hashing must not be a way to keep the cloud busy.
+/// The longest TP-Link ID and password, bytes: a limit on the work a sign-in can cause.
 const LONGEST: usize = 256;
 
 /// Why an account could not be given its sign-in.
@@ -77,7 +76,7 @@ impl PasswordHash {
         Ok(Self(format!("{SCHEME}${ITERATIONS}${}${}", STANDARD_NO_PAD.encode(salt), STANDARD_NO_PAD.encode(hash))))
     }
 
-    /// One that no password matches, and that takes as long to find out.
+    /// A hash that no password matches and that takes as long to check as any.
     fn of_nobody() -> Self {
         Self(format!("{SCHEME}${ITERATIONS}${}${}", STANDARD_NO_PAD.encode([0; SALT_BYTES]), STANDARD_NO_PAD.encode([0; HASH_BYTES])))
     }
@@ -97,14 +96,14 @@ impl PasswordHash {
     }
 }
 
-/// Makes the account if it is not there; it then has no sign-in.
+/// Creates the account, without a sign-in, if it does not exist.
 pub fn ensure(tx: &Transaction<'_>, id: &str, now: u64) -> Result<(), DbError> {
     tx.execute("INSERT OR IGNORE INTO accounts (id, created_at) VALUES (?1, ?2)", params![id, now])?;
     Ok(())
 }
 
-/// Gives an account its sign-in, or a new one; the account is made if it is not there. Whoever was signed in no longer is: the
-/// old password may have been somebody else's too.
+/// Sets the sign-in of an account, which is created if it does not exist. Its sessions end, because somebody else may have
+/// known the old password.
 pub fn set_sign_in(tx: &Transaction<'_>, id: &str, login: &str, password: &PasswordHash, now: u64) -> Result<(), AccountError> {
     let login = normal(login).ok_or_else(|| AccountError::BadLogin(login.to_owned()))?;
     ensure(tx, id, now)?;
@@ -132,8 +131,8 @@ pub fn all(connection: &Connection) -> Result<Vec<Account>, DbError> {
     Ok(accounts.collect::<Result<_, _>>()?)
 }
 
-/// Whom a TP-Link ID belongs to, with the hash to compare. A name that nobody has comes with one that nothing matches, so
-/// that the answer takes as long: who signs in learns only whether both were right.
+/// The account of a TP-Link ID, with the hash to compare. An unknown name gets a hash that nothing matches, so that the answer
+/// takes as long and does not tell which of the two was wrong.
 pub fn credentials(connection: &Connection, login: &str) -> Result<(Option<Account>, PasswordHash), DbError> {
     let nobody = || (None, PasswordHash::of_nobody());
     let Some(login) = normal(login) else { return Ok(nobody()) };

@@ -1,5 +1,5 @@
-//! What time does to a subscription: bills come due and are paid or declined, grace and hold run out, a trial or a plan that
-//! was cancelled in its store ends. Each step is its own, so that after a long pause every bill is written for itself.
+//! What time does to a subscription: bills fall due and are paid or declined, grace and hold run out, a trial or a plan cancelled
+//! in its store ends. Each step is taken on its own, so that every bill is written even after a long pause.
 
 use care_protocol::{Channel, Reason};
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
@@ -17,7 +17,7 @@ use crate::{
 };
 
 impl Issuer {
-    /// Does all that is due at `now` and issues what follows: the cloud's own performing of `next`.
+    /// Takes every step that is due at `now` and issues the documents that follow. This is how the cloud performs `next`.
     pub fn end_periods(&self, tx: &Transaction<'_>, now: u64) -> Result<Vec<Issued>, ActionError> {
         let mut issued = Vec::new();
         for account in accounts_due(tx, now)? {
@@ -34,7 +34,7 @@ impl Issuer {
         Ok(issued)
     }
 
-    /// One subscription's next step; why the plan changes by it, if it does.
+    /// Takes the next step of one subscription. Returns the reason if the plan changes.
     fn pass(&self, tx: &Transaction<'_>, account: &str, due: &Subscription) -> Result<Option<Reason>, ActionError> {
         match due.phase {
             Phase::Active if self.is_declined(tx, account, due)? => {
@@ -54,7 +54,7 @@ impl Issuer {
                 enter(tx, due, Phase::Hold, due.due_at.saturating_add(self.catalogue.hold_s()))?;
                 Ok(Some(Reason::PaymentFailed))
             }
-            // It was Free already.
+            // The plan was Free already.
             Phase::Hold => {
                 end_used(tx, &due.order_id, due.due_at)?;
                 Ok(None)
@@ -62,8 +62,8 @@ impl Issuer {
         }
     }
 
-    /// The account's card is declined from now on. With `grace_s` its running subscriptions are taken as unpaid at once, and
-    /// have so many seconds left: an outage of money that one can watch.
+    /// Declines the account's card from now on. With `grace_s` its running subscriptions count as unpaid at once and have that
+    /// many seconds left, so that an engineer can watch the end.
     pub(crate) fn payment_fails(&self, tx: &Transaction<'_>, account: &str, grace_s: Option<u64>, now: u64) -> Result<Done, ActionError> {
         set_declines(tx, account, true)?;
         if let Some(grace_s) = grace_s {
@@ -75,8 +75,8 @@ impl Issuer {
         self.changed(tx, account, Reason::PaymentFailed, None, now)
     }
 
-    /// The card is good again: what waits to be paid is paid now. A plan in grace goes on as if nothing had been; one on hold
-    /// begins anew today, because nobody pays for days on Free.
+    /// Accepts the card again and pays the open bills. A plan in grace continues unchanged; a plan on hold starts a new period
+    /// today, because days on Free are not billed.
     pub(crate) fn payment_recovers(&self, tx: &Transaction<'_>, account: &str, now: u64) -> Result<Done, ActionError> {
         set_declines(tx, account, false)?;
         for unpaid in subscriptions(tx, account)?.into_iter().filter(|s| matches!(s.phase, Phase::Grace | Phase::Hold)) {
@@ -93,7 +93,7 @@ impl Issuer {
         self.changed(tx, account, Reason::PaymentRecovered, None, now)
     }
 
-    /// Closes the order of the period that is over and bills the next one, from the account's credit first.
+    /// Closes the order of the past period and bills the next one, from the account's credit first.
     fn bill_next(&self, tx: &Transaction<'_>, account: &str, old: &Subscription) -> Result<(), ActionError> {
         if ledger::balance(tx, &old.order_id)?.held() > 0 {
             ledger::close_used(tx, &old.order_id, old.period_end)?;
@@ -120,14 +120,14 @@ impl Issuer {
         Ok(())
     }
 
-    /// Whether the next bill of a subscription would not be paid: the card is declined and the credit does not reach.
+    /// Whether the next bill of a subscription would be declined: the card is, and the credit is too small.
     fn is_declined(&self, tx: &Transaction<'_>, account: &str, subscription: &Subscription) -> Result<bool, DbError> {
         let price_minor = self.catalogue.price_minor(subscription.tier, subscription.cycle);
         is_declined(tx, account, subscription.channel, price_minor, &self.catalogue.currency)
     }
 }
 
-/// Whether a bill would not be paid. What an app store takes is the store's to worry about.
+/// Whether a bill would be declined. Bills of an app store are always paid here.
 pub(crate) fn is_declined(
     tx: &Transaction<'_>,
     account: &str,
@@ -157,7 +157,7 @@ fn enter(tx: &Transaction<'_>, subscription: &Subscription, phase: Phase, due_at
     Ok(())
 }
 
-/// Ends the subscription of this order; nothing goes back.
+/// Ends the subscription of this order without a refund.
 pub(crate) fn end_used(tx: &Transaction<'_>, order_id: &str, now: u64) -> Result<(), ActionError> {
     tx.execute("UPDATE subscriptions SET state = 'ended' WHERE order_id = ?1", [order_id])?;
     Ok(ledger::close_used(tx, order_id, now)?)
@@ -169,7 +169,7 @@ fn accounts_due(tx: &Transaction<'_>, now: u64) -> Result<Vec<String>, DbError> 
     Ok(accounts)
 }
 
-/// When something is due next, Unix seconds: a bill, or an end.
+/// The next time a bill or an end is due, Unix seconds.
 pub fn next_due(connection: &Connection) -> Result<Option<u64>, DbError> {
     let next = "SELECT due_at FROM subscriptions WHERE state != 'ended' ORDER BY due_at LIMIT 1";
     Ok(connection.query_row(next, [], |row| row.get(0)).optional()?)

@@ -1,9 +1,9 @@
-//! The plan catalogue: what each plan allows and costs, as data. Nothing else in care-cloud knows a number about plans.
+//! The plan catalogue: limits and prices of each plan, read from `catalogue.toml`. No other code holds a figure of a plan.
 
 use care_protocol::{Plan, Policy};
 use serde::{Deserialize, Serialize};
 
-/// No plan keeps clips longer, whatever the catalogue says: 30 days (FAQ 2116).
+/// The longest history a plan may have, 30 days (FAQ 2116). The catalogue cannot exceed it.
 pub const LONGEST_HISTORY_H: u32 = 30 * 24;
 const DAY_S: u64 = 86_400;
 
@@ -62,7 +62,7 @@ struct Premium {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Tier {
-    /// What every bound camera has.
+    /// The plan of every bound camera without a subscription.
     Free,
     /// One camera.
     Plus,
@@ -130,7 +130,7 @@ impl Catalogue {
         toml::from_str(include_str!("../../catalogue.toml")).expect("the catalogue is part of the program and has its test")
     }
 
-    /// What `tier` allows a camera of this model.
+    /// The policy of `tier` for a camera of this model.
     pub fn policy(&self, tier: Tier, model: &str) -> Policy {
         let policy = match tier {
             Tier::Free if self.free.short_history_models.iter().any(|short| model.starts_with(short.as_str())) => {
@@ -143,7 +143,7 @@ impl Catalogue {
         Policy { history_h: policy.history_h.min(LONGEST_HISTORY_H), ..policy }
     }
 
-    /// What `tier` costs per cycle, in minor units.
+    /// The price of `tier` per cycle, minor units.
     pub fn price_minor(&self, tier: Tier, cycle: Cycle) -> u64 {
         match (tier, cycle) {
             (Tier::Free, _) => 0,
@@ -159,12 +159,12 @@ impl Catalogue {
         self.trial.days * DAY_S
     }
 
-    /// How long a plan goes on whose bill has failed, seconds.
+    /// How long a plan continues after a failed bill, seconds.
     pub fn grace_s(&self) -> u64 {
         self.payment.grace_days * DAY_S
     }
 
-    /// How long it then waits to be paid after all, seconds.
+    /// How long it then stays on hold, seconds.
     pub fn hold_s(&self) -> u64 {
         self.payment.hold_days * DAY_S
     }

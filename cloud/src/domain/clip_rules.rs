@@ -1,5 +1,5 @@
-//! Whether the plan in force allows a clip: asked before a grant is given, and again when a clip arrives under a grant that
-//! was revoked meanwhile. The camera judges by the same rules before it asks.
+//! Whether the plan in force allows a clip. The API asks before it gives a grant, the store asks again when a clip arrives under a
+//! grant that was revoked meanwhile. The camera applies the same rules before it asks.
 
 use std::time::Duration;
 

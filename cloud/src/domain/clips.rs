@@ -8,15 +8,15 @@ use rusqlite::{Connection, Transaction, params};
 use crate::clock::now_us;
 use crate::storage::db::DbError;
 
-/// A grant may still be in use this long after it was given, microseconds: the largest clip over the slowest line.
+/// The longest time an upload can take after its grant, microseconds: the largest clip over the slowest line.
 pub const GRANT_IN_USE_US: i64 = 3_600_000_000;
 
-/// The beginning of the history at `now` (Unix seconds), in milliseconds: what began before it goes.
+/// The start of the history at `now` (Unix seconds), milliseconds. Clips that began earlier are erased.
 pub fn oldest_ms(history_h: u32, now: u64) -> u64 {
     now.saturating_sub(u64::from(history_h) * 3600).saturating_mul(1000)
 }
 
-/// Marks what a camera has in the store from before a history of so many hours; the clips' ids.
+/// Marks a camera's clips that are older than `history_h` as erased. Returns their ids.
 pub fn mark_older(tx: &Transaction<'_>, device: &DeviceId, history_h: u32, now: u64) -> Result<Vec<String>, DbError> {
     let clips = tx
         .prepare_cached(
@@ -28,7 +28,7 @@ pub fn mark_older(tx: &Transaction<'_>, device: &DeviceId, history_h: u32, now: 
     Ok(clips)
 }
 
-/// Marks what a camera has in the store that is not of its present binding, which is `epoch` if it is bound; the clips' ids.
+/// Marks a camera's clips of earlier bindings as erased; `epoch` is the present binding, if any. Returns their ids.
 pub fn mark_other_owners(tx: &Transaction<'_>, device: &DeviceId, epoch: Option<u64>) -> Result<Vec<String>, DbError> {
     let clips = tx
         .prepare_cached(
@@ -40,14 +40,14 @@ pub fn mark_other_owners(tx: &Transaction<'_>, device: &DeviceId, epoch: Option<
     Ok(clips)
 }
 
-/// At most so many of the clips that are marked and whose objects are not known to be gone, by camera.
+/// Clips that are marked as erased while their objects may still exist, by camera; at most `at_most`.
 pub fn to_go(connection: &Connection, at_most: usize) -> Result<BTreeMap<DeviceId, Vec<String>>, DbError> {
     let mut statement = connection.prepare_cached(
         "SELECT device, clip FROM clips WHERE erased_at IS NOT NULL AND gone_at IS NULL AND NOT EXISTS
              (SELECT 1 FROM grants g WHERE g.clip = clips.clip AND g.state = 'open' AND g.granted_at > ?1)
          LIMIT ?2",
     )?;
-    // A clip that is being sent again is left alone.
+    // Not a clip that is being uploaded again.
     let rows = statement.query_map(params![now_us() - GRANT_IN_USE_US, at_most], |row| Ok((row.get::<_, String>(0)?, row.get(1)?)))?;
     let mut clips: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for row in rows {
@@ -58,7 +58,7 @@ pub fn to_go(connection: &Connection, at_most: usize) -> Result<BTreeMap<DeviceI
     Ok(clips)
 }
 
-/// Books clips as gone. A clip that came back meanwhile is not gone.
+/// Marks clips as gone, except those that were uploaded again meanwhile.
 pub fn book_gone(tx: &Transaction<'_>, clips: &[String]) -> Result<(), DbError> {
     let mut statement = tx.prepare_cached("UPDATE clips SET gone_at = ?2 WHERE clip = ?1 AND erased_at IS NOT NULL")?;
     for clip in clips {

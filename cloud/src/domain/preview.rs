@@ -1,5 +1,5 @@
-//! What a change would do, before it is done: which plans change, what goes back, and which clips are erased. The change
-//! itself is made inside a savepoint and rolled back, so what is shown is what will happen and not a second opinion of it.
+//! The effect of a change before it is made: which plans change, what is refunded, which clips are erased. The change is made
+//! inside a savepoint and rolled back, so that the preview cannot differ from the change itself.
 
 use care_protocol::{DeviceId, Order, RefundKind};
 use rusqlite::{OptionalExtension as _, Transaction, params};
@@ -13,18 +13,18 @@ use crate::{
     storage::db::DbError,
 };
 
-/// What a change would do.
+/// The effect of a change.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Preview {
-    /// The cameras that get a new document, in the order they are told.
+    /// The cameras that get a new document, in the order of issue.
     pub plans: Vec<PlanChange>,
-    /// Money that goes back.
+    /// Refunds and credits.
     pub back: Vec<Order>,
-    /// What is erased of the cloud's history; a camera that loses nothing is not listed.
+    /// The clips that are erased from the cloud, for each camera that loses any.
     pub losses: Vec<Loss>,
 }
 
-/// What cancelling or downgrading would give back, to be shown before confirming.
+/// What cancelling or downgrading would refund and erase, for the confirmation page.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Offer {
     /// The subscription's order.
@@ -35,11 +35,11 @@ pub struct Offer {
     pub kind: RefundKind,
     /// Minor units.
     pub amount_minor: u64,
-    /// Credit of the account that is paid out with it, because nothing stays that would take it; minor units.
+    /// Credit of the account that is paid out with it, because no further bill would use it; minor units.
     pub credit_paid_out_minor: u64,
     /// ISO 4217.
     pub currency: String,
-    /// When this was reckoned, Unix seconds.
+    /// When this was computed, Unix seconds.
     pub at: u64,
     /// Every camera whose plan changes by it.
     pub plans: Vec<PlanChange>,
@@ -78,7 +78,7 @@ pub struct Loss {
 }
 
 impl Issuer {
-    /// What `action` would do at `now`; refused exactly when the action would be.
+    /// The effect of `action` at `now`. Fails exactly when the action would.
     pub fn preview(&self, tx: &Transaction<'_>, action: &Action, now: u64) -> Result<Preview, ActionError> {
         tx.execute_batch("SAVEPOINT preview")?;
         let seen = self.act(tx, action, now).and_then(|done| Ok(describe(tx, done)?));

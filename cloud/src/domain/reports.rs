@@ -1,5 +1,4 @@
-//! What cameras say: reports (kept, and matched with the documents they answer), status, and `get`, which is answered from
-//! the database.
+//! What cameras send: reports, which are kept and matched with the documents they answer, and their status.
 
 use care_protocol::{Cause, DeviceId, Outcome, Position, Report};
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
@@ -14,27 +13,27 @@ use crate::{
     },
 };
 
-/// What a camera has said of itself, as far as it has been heard.
+/// The last status and report of a camera.
 #[derive(Debug, Serialize)]
-pub struct Heard {
+pub struct Reported {
     /// `online`, `offline` or `unknown`.
     pub status: String,
-    /// It has not reported on its newest document in time.
+    /// Its report on the newest document is overdue.
     pub silent: bool,
     /// Its last report.
     pub report: Option<Report>,
-    /// When that arrived, microseconds since 1970.
+    /// When the report arrived, microseconds since 1970.
     pub reported_us: Option<i64>,
 }
 
 /// What a report changed.
 #[derive(Debug, Default)]
 pub struct Kept {
-    /// It says something new: it is no retained copy of the one already kept.
+    /// The report is new, and not a retained copy of the last one.
     pub new: bool,
-    /// By it the camera is known to have been reset to factory settings.
+    /// The report shows that the camera was reset to factory settings.
     pub reset: bool,
-    /// The grants that were taken back for it.
+    /// The grants that were revoked because of it.
     pub revoked: Vec<String>,
 }
 
@@ -48,15 +47,15 @@ pub fn keep(tx: &Transaction<'_>, report: &Report, at: i64) -> Result<Kept, DbEr
         return Ok(Kept::default());
     }
     tx.execute("INSERT INTO reports (device, received_at, body) VALUES (?1, ?2, ?3)", params![device, at, body])?;
-    // What is in force answers everything before it; what was judged answers for itself, whatever the outcome.
+    // The document in force answers every earlier one; the judged document is answered whatever the outcome.
     let judged = report.judged.unwrap_or(Position::NONE);
     tx.execute(
         "UPDATE documents SET reported_at = ?6
          WHERE device = ?1 AND ((epoch, seq) <= (?2, ?3) OR (epoch, seq) = (?4, ?5)) AND reported_at IS NULL",
         params![device, report.epoch, report.seq, judged.epoch, judged.seq, at],
     )?;
-    // The figures belong to the document that was judged. The first answer tells its story, unless it was refused first
-    // (its key was not known yet) and applied later.
+    // The figures belong to the judged document. The first answer counts, unless the document was rejected first (its key was
+    // not known yet) and applied later.
     if let Some(judged) = report.judged {
         let applied = report.outcome == Outcome::Applied;
         tx.execute(
@@ -70,7 +69,7 @@ pub fn keep(tx: &Transaction<'_>, report: &Report, at: i64) -> Result<Kept, DbEr
         return note_reset(tx, &camera, at);
     }
     if camera.reset && report.epoch == camera.epoch {
-        // It was reset before this binding, and told us late.
+        // The reset was before this binding, and its report arrived late.
         tx.execute("UPDATE cameras SET reset_at = NULL WHERE device = ?1", [device])?;
     }
     Ok(Kept { new: true, ..Kept::default() })
@@ -83,12 +82,12 @@ fn tells_of_reset(tx: &Transaction<'_>, camera: &Camera, report: &Report) -> Res
         let answered = "SELECT EXISTS (SELECT 1 FROM documents WHERE device = ?1 AND epoch = ?2 AND reported_at IS NOT NULL)";
         return Ok(tx.query_row(answered, params![camera.device.as_str(), camera.epoch], |row| row.get(0))?);
     }
-    // A document of this binding came and was refused for that reason.
+    // A document of this binding was rejected for that reason.
     let refused = report.outcome == Outcome::Rejected && report.reason == Cause::FactoryReset.as_str();
     Ok(refused && report.epoch == 0 && report.judged.is_some_and(|judged| judged.epoch == camera.epoch))
 }
 
-/// Nothing more goes to a camera that was reset, and nothing more is taken from it, until it is bound again.
+/// Stops sending documents to a camera that was reset, and revokes its grants, until it is bound again.
 fn note_reset(tx: &Transaction<'_>, camera: &Camera, at: i64) -> Result<Kept, DbError> {
     let sql = "UPDATE cameras SET reset_at = ?2 WHERE device = ?1 AND reset_at IS NULL";
     let first = tx.execute(sql, params![camera.device.as_str(), at])? > 0;
@@ -96,14 +95,14 @@ fn note_reset(tx: &Transaction<'_>, camera: &Camera, at: i64) -> Result<Kept, Db
     Ok(Kept { new: true, reset: first, revoked: revoke_grants(tx, &camera.device)? })
 }
 
-/// Keeps a status; `false` if it is the one already kept.
+/// Keeps a status. Returns `false` if it has not changed.
 pub fn set_status(tx: &Transaction<'_>, device: &DeviceId, status: &str, at: i64) -> Result<bool, DbError> {
     let sql = "UPDATE cameras SET status = ?2, status_at = ?3 WHERE device = ?1 AND status != ?2";
     Ok(tx.execute(sql, params![device.as_str(), status, at])? > 0)
 }
 
-/// What has been heard of a camera whose newest document is at this position.
-pub fn heard(connection: &Connection, device: &DeviceId, newest: Position) -> Result<Heard, DbError> {
+/// The last status and report of a camera whose newest document has this position.
+pub fn reported(connection: &Connection, device: &DeviceId, newest: Position) -> Result<Reported, DbError> {
     let silent = "SELECT EXISTS (SELECT 1 FROM documents d JOIN outbox o ON o.document = d.id
                   JOIN cameras c ON c.device = d.device
                   WHERE d.device = ?1 AND d.epoch = ?2 AND d.seq = ?3 AND d.reported_at IS NULL AND o.issued_at < ?4
@@ -114,7 +113,7 @@ pub fn heard(connection: &Connection, device: &DeviceId, newest: Position) -> Re
         connection.prepare_cached(last)?.query_row([device.as_str()], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
     let (body, reported_us) = last.unzip();
     let read = |body: String| serde_json::from_str(&body).map_err(|e| DbError::Damaged { what: "reports.body", why: e.to_string() });
-    Ok(Heard {
+    Ok(Reported {
         status: connection.query_row("SELECT status FROM cameras WHERE device = ?1", [device.as_str()], |row| row.get(0))?,
         silent: connection.query_row(silent, silent_since, |row| row.get(0))?,
         report: body.map(read).transpose()?,

@@ -1,5 +1,5 @@
-//! The engineers' page: what can go wrong between a cloud and a camera, by a click. Each experiment does the real thing to
-//! the real parts (a signature, a topic, a keyset, a grant) and nothing else; what the camera makes of it is in its report.
+//! The engineers' experiments: what can go wrong between a cloud and a camera, one click each. An experiment acts on the real
+//! parts (a signature, a topic, a keyset, a grant); the camera's report shows how it reacted.
 
 use std::sync::Arc;
 
@@ -28,11 +28,11 @@ use crate::{
 
 /// How many reports the page shows.
 const REPORTS: usize = 50;
-/// At most so many simulated cameras at a time, so that nobody fills the machine by a slip of the hand.
+/// The most simulated cameras at a time.
 const MOST_SIMULATED: usize = 100;
-/// What a simulated camera says that it is.
+/// The model of simulated cameras.
 const SIMULATED_MODEL: &str = "KC420WS";
-/// The clip that stands for history: three seconds of a test picture.
+/// The sample clip: three seconds of a test picture.
 const SAMPLE: &[u8] = include_bytes!("../../assets/sample.mp4");
 const SAMPLE_MS: u64 = 3000;
 
@@ -68,7 +68,7 @@ impl From<DbError> for ExperimentError {
     }
 }
 
-/// What an engineer wants to see.
+/// An experiment.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "experiment", rename_all = "snake_case")]
 pub enum Experiment {
@@ -82,12 +82,12 @@ pub enum Experiment {
         /// The camera.
         camera: DeviceId,
     },
-    /// What would be the next document, under a revoked key: `revoked_key`.
+    /// The next document under a revoked key: `revoked_key`.
     OldKey {
         /// The camera.
         camera: DeviceId,
     },
-    /// The same under a key that nobody knows: `unknown_key`.
+    /// The next document under a key that is in no keyset: `unknown_key`.
     UnknownKey {
         /// The camera.
         camera: DeviceId,
@@ -123,7 +123,7 @@ pub enum Experiment {
         /// Whether it should run.
         run: bool,
     },
-    /// An account with cameras that are none: they connect, judge, and report.
+    /// An account with simulated cameras: they connect, judge documents, and report.
     Simulate {
         /// The account; a new one if it is not said.
         #[serde(default)]
@@ -132,9 +132,9 @@ pub enum Experiment {
         #[serde(default)]
         cameras: Option<usize>,
     },
-    /// They all disconnect; the account stays.
+    /// Disconnects the simulated cameras; their account stays.
     StopSimulated,
-    /// Puts clips into the store that began at even distances through the camera's history.
+    /// Fills the camera's history with sample clips at equal distances.
     AddHistory {
         /// The camera.
         camera: DeviceId,
@@ -181,7 +181,7 @@ impl Lab {
         Self { cloud, fleet: Fleet::default() }
     }
 
-    /// Makes an experiment; what was done, for the page and the command line.
+    /// Performs an experiment. Returns what was done, for the page and the command line.
     pub async fn experiment(&self, experiment: Experiment) -> Result<Value, ExperimentError> {
         let now = self.cloud.clock.now_s();
         tracing::info!(?experiment, "experiment");
@@ -279,8 +279,8 @@ impl Lab {
         }
     }
 
-    /// Publishes what would be the camera's next document under a key of one's own. It is written nowhere: the real next one
-    /// will have the same place.
+    /// Publishes the camera's next document under the given key. It is not written to the database: the real next one will have
+    /// the same sequence.
     async fn forge(&self, camera: &DeviceId, signer: Signer, now: u64) -> Result<Value, ExperimentError> {
         let (issuer, device) = (self.cloud.issuer.clone(), camera.clone());
         let draft = self.cloud.db.read_async(move |connection| match find_camera(connection, &device)? {
@@ -329,7 +329,7 @@ impl Lab {
             let newest = newest_body(tx, &device)?.ok_or_else(|| ActionError::NoCamera(device.clone()))?;
             let position = care_protocol::Position { epoch: newest.epoch, seq: newest.seq - 1 };
             let current = issuer.keys.reset(&device, position, now)?;
-            // It says what the camera makes of the reset.
+            // Sent again, so that the camera reports on the reset.
             let again = "UPDATE outbox SET due = 1 WHERE document = (SELECT max(id) FROM documents WHERE device = ?1)";
             tx.execute(again, [device.as_str()])?;
             Ok((position, current.keyset.version))
@@ -362,7 +362,7 @@ impl Lab {
         let (issuer, device) = (self.cloud.issuer.clone(), camera.clone());
         let known = self.cloud.db.read_async(move |connection| {
             let Some(camera) = find_camera(connection, &device)? else { return Ok(None) };
-            let history_h = issuer.standing(connection, &camera, now)?.policy.history_h;
+            let history_h = issuer.current_plan(connection, &camera, now)?.policy.history_h;
             Ok(Some((camera, history_h)))
         });
         let (known, history_h) = known.await?.ok_or_else(|| ActionError::NoCamera(camera.clone()))?;
@@ -399,7 +399,7 @@ fn issued(documents: &[Issued]) -> Value {
     json!({ "documents": documents })
 }
 
-/// The newest document of another plan than today's, which a thief would have recorded; or else just the one before.
+/// The newest document with another plan, as an attacker would have recorded it; or else the one before the newest.
 fn older_token(connection: &Connection, device: &DeviceId) -> Result<Option<String>, DbError> {
     let mut statement = connection.prepare_cached(
         "SELECT d.token FROM documents d, (SELECT epoch, seq, body FROM documents WHERE device = ?1 ORDER BY epoch DESC, seq DESC LIMIT 1) n

@@ -1,5 +1,5 @@
-//! What an account's own pages show, read in one go and as plain values: cameras with their plans, clips, orders with their
-//! ledger. Everything here is asked for one account, and says nothing about any other.
+//! What the pages of one account show, read at once and as plain values: cameras with their plans, clips, orders with their
+//! ledger. Nothing in it concerns another account.
 
 use std::sync::Arc;
 
@@ -15,24 +15,24 @@ use crate::{
         clips::oldest_ms,
         issuer::{self, Camera, Issuer, Phase, Subscription, billing_cycle, devices, subscriptions},
         money::ledger::{self, Balance},
-        reports::{self, Heard},
+        reports::{self, Reported},
     },
     storage::db::DbError,
     transport::cloud::Cloud,
 };
 
-/// An account and all it has.
+/// An account with everything that belongs to it.
 #[derive(Debug, Serialize)]
 pub struct AccountView {
-    /// Who it is.
+    /// The account.
     pub account: Account,
     /// How all its subscriptions are billed; `None`: it has none, and may choose.
     pub cycle: Option<Cycle>,
-    /// What its next bill takes first, minor units.
+    /// Its credit, which the next bill uses first, minor units.
     pub credit_minor: u64,
     /// ISO 4217.
     pub currency: String,
-    /// Whether the one trial is still to be had.
+    /// Whether the free trial is still available.
     pub trial_available: bool,
     /// Its card is declined.
     pub card_declined: bool,
@@ -40,7 +40,7 @@ pub struct AccountView {
     pub seats: usize,
     /// Its cameras, in the order of their seats.
     pub cameras: Vec<CameraView>,
-    /// What it is subscribed to beside what its cameras show: a Premium whose last camera has left, a Plus under a trial.
+    /// Subscriptions that cover no camera now: a Premium whose last camera was removed, a Plus under a trial.
     pub apart: Vec<SubscriptionView>,
 }
 
@@ -57,16 +57,16 @@ pub struct CameraView {
     pub history_h: u32,
     /// Premium has no seat for it.
     pub seatless: bool,
-    /// It was reset to factory settings, and takes nothing until it is added again.
+    /// It was reset to factory settings, and accepts no document until it is added again.
     pub reset: bool,
-    /// What pays for the plan, or waits to be paid for it.
+    /// The subscription that covers the camera, or would once it is paid.
     pub subscription: Option<SubscriptionView>,
-    /// What comes next by itself.
+    /// The announced change.
     pub next: Option<NextView>,
-    /// What the camera itself has said, under this binding.
+    /// The camera's last status and report under this binding.
     #[serde(flatten)]
-    pub heard: Heard,
-    /// What the camera itself says that it does.
+    pub reported: Reported,
+    /// The mode the camera reports.
     pub mode: Option<Mode>,
     /// Clips that can be watched.
     pub clips: u64,
@@ -91,7 +91,7 @@ pub struct SubscriptionView {
     pub changes_here: bool,
     /// It is the free trial.
     pub trial: bool,
-    /// Whether it goes on.
+    /// Its phase.
     pub phase: Phase,
     /// When the running period began, Unix seconds.
     pub started_at: u64,
@@ -101,7 +101,7 @@ pub struct SubscriptionView {
     pub due_at: u64,
 }
 
-/// A change that comes by itself.
+/// An announced change.
 #[derive(Debug, Clone, Serialize)]
 pub struct NextView {
     /// The plan then.
@@ -129,7 +129,7 @@ pub struct ClipView {
     pub bytes: u64,
 }
 
-/// One bill and where its money went.
+/// One bill with its ledger.
 #[derive(Debug, Clone, Serialize)]
 pub struct OrderView {
     /// `KC-YYYY-NNNNNN`
@@ -211,25 +211,29 @@ fn camera(
     now: u64,
 ) -> Result<CameraView, DbError> {
     let camera = issuer::camera(connection, device)?;
-    let standing = issuer.standing(connection, &camera, now)?;
+    let current_plan = issuer.current_plan(connection, &camera, now)?;
     let on_hold = |s: &&Subscription| s.phase == Phase::Hold && s.device.as_ref().is_none_or(|d| d == device);
     let covering = issuer.covering_subscription(connection, &camera, now)?;
     let subscription = covering.as_ref().or_else(|| subscriptions.iter().find(on_hold));
-    let mut heard = reports::heard(connection, device, Position { epoch: camera.epoch, seq: camera.seq })?;
+    let mut reported = reports::reported(connection, device, Position { epoch: camera.epoch, seq: camera.seq })?;
     // A report of before this binding is another owner's business.
-    if heard.report.as_ref().is_some_and(|report| report.epoch != camera.epoch) {
-        (heard.report, heard.reported_us) = (None, None);
+    if reported.report.as_ref().is_some_and(|report| report.epoch != camera.epoch) {
+        (reported.report, reported.reported_us) = (None, None);
     }
     let clips = clips_of(connection, issuer, &camera, now)?;
     Ok(CameraView {
-        plan: standing.tier,
-        history_h: standing.policy.history_h,
-        seatless: standing.seatless,
+        plan: current_plan.tier,
+        history_h: current_plan.policy.history_h,
+        seatless: current_plan.seatless,
         reset: camera.reset,
         subscription: subscription.map(SubscriptionView::from),
-        next: standing.next.map(|next| NextView { plan: next.plan.to_string(), at: next.effective_at, reason: next.reason.to_string() }),
-        mode: if camera.reset { Some(Mode::Unbound) } else { heard.report.as_ref().map(|report| report.mode) },
-        heard,
+        next: current_plan.next.map(|next| NextView {
+            plan: next.plan.to_string(),
+            at: next.effective_at,
+            reason: next.reason.to_string(),
+        }),
+        mode: if camera.reset { Some(Mode::Unbound) } else { reported.report.as_ref().map(|report| report.mode) },
+        reported,
         clips: clips.len() as u64,
         clip_bytes: clips.iter().map(|clip| clip.bytes).sum(),
         latest: clips.into_iter().next(),
@@ -280,7 +284,7 @@ fn own(connection: &Connection, account: &str, device: &DeviceId) -> Result<Opti
 /// What is in the store, was filmed under this binding, and lies inside the plan's history, whether the rest has been
 /// erased already or not.
 fn clips_of(connection: &Connection, issuer: &Issuer, camera: &Camera, now: u64) -> Result<Vec<ClipView>, DbError> {
-    let history_h = issuer.standing(connection, camera, now)?.policy.history_h;
+    let history_h = issuer.current_plan(connection, camera, now)?.policy.history_h;
     let mut statement = connection.prepare_cached(
         "SELECT clip, kind, started_ms, duration_ms, bytes FROM clips
          WHERE device = ?1 AND epoch = ?2 AND started_ms >= ?3 AND stored_at IS NOT NULL AND erased_at IS NULL

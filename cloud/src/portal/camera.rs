@@ -1,4 +1,4 @@
-//! One camera's page: its clips, and one of them to watch. And the clips themselves.
+//! The page of one camera: its clips, and a player for one of them. Also serves the clips.
 
 use std::sync::Arc;
 
@@ -14,14 +14,14 @@ use serde::Deserialize;
 
 use super::{
     Portal,
-    admitted::Owner,
+    auth::Owner,
     cameras::Household,
     card::Card,
+    context::RequestContext,
     frame::Frame,
     language::{Language, machine_time},
     page::{failed, html, refusal},
-    visitor::Visitor,
-    words::{fill, name_of},
+    translations::{fill, name_of},
 };
 use crate::{
     clock::now_us,
@@ -45,7 +45,7 @@ struct Page {
 struct Clip {
     id: String,
     url: String,
-    words: String,
+    text: String,
     kind: String,
     at: String,
     machine_time: String,
@@ -66,49 +66,49 @@ pub fn camera_of<'v>(view: &'v AccountView, id: &str) -> Option<&'v CameraView> 
 }
 
 /// The answer that there is none.
-pub fn no_camera(visitor: &Visitor) -> Response {
-    refusal(visitor, StatusCode::NOT_FOUND, name_of(&visitor.language.words().refusal, "no_camera"))
+pub fn no_camera(context: &RequestContext) -> Response {
+    refusal(context, StatusCode::NOT_FOUND, name_of(&context.language.translations().refusal, "no_camera"))
 }
 
 /// The page.
 pub async fn page(
     State(portal): State<Arc<Portal>>,
-    Household { account, view, visitor }: Household,
+    Household { account, view, context }: Household,
     Path(id): Path<String>,
     Query(asked): Query<Asked>,
 ) -> Response {
-    let Some(camera) = camera_of(&view, &id) else { return no_camera(&visitor) };
+    let Some(camera) = camera_of(&view, &id) else { return no_camera(&context) };
     let clips = match account_view::clips(&portal.cloud, &account, &camera.device).await {
         Ok(clips) => clips,
-        Err(e) => return failed(&visitor, &e.into()),
+        Err(e) => return failed(&context, &e.into()),
     };
-    let (language, zone) = (visitor.language, &visitor.zone);
-    let words = language.words();
+    let (language, zone) = (context.language, &context.zone);
+    let t = language.translations();
     let shown = match &asked.clip {
         Some(asked) => clips.iter().find(|clip| clip.clip == *asked),
         None => clips.first(),
     };
     let shown_id = shown.map(|clip| clip.clip.clone());
-    let count = language.count(camera.clips, &words.clips_one, &words.clips_other);
+    let count = language.count(camera.clips, &t.clips_one, &t.clips_other);
     let values = [("clips", count), ("size", language.size(camera.clip_bytes)), ("history", language.history(camera.history_h))];
     html(&Page {
         camera: Card::new(language, zone, &view, camera, &portal.cloud.transfers.view(), now_us()),
-        kept: fill(&words.kept_words, &values.each_ref().map(|(name, value)| (*name, value.as_str()))),
+        kept: fill(&t.kept_text, &values.each_ref().map(|(name, value)| (*name, value.as_str()))),
         gone: asked.clip.is_some(),
         shown: shown.map(|clip| Clip::new(language, zone, clip, shown_id.as_deref())),
         clips: clips.iter().map(|clip| Clip::new(language, zone, clip, shown_id.as_deref())).collect(),
-        frame: visitor.frame(),
+        frame: context.frame(),
     })
 }
 
 impl Clip {
     fn new(language: Language, zone: &TimeZone, clip: &ClipView, shown: Option<&str>) -> Self {
-        let words = language.words();
-        let (kind, at) = (name_of(&words.clip_kind, &clip.kind), language.moment(clip.started_ms / 1000, zone));
+        let t = language.translations();
+        let (kind, at) = (name_of(&t.clip_kind, &clip.kind), language.moment(clip.started_ms / 1000, zone));
         Self {
             id: clip.clip.clone(),
             url: format!("/cameras/{}/clips/{}", clip.device, clip.clip),
-            words: fill(&words.clip_words, &[("kind", &kind), ("at", &at)]),
+            text: fill(&t.clip_text, &[("kind", &kind), ("at", &at)]),
             machine_time: machine_time(clip.started_ms / 1000),
             length: language.span(i64::try_from(clip.duration_ms).unwrap_or(i64::MAX).saturating_mul(1000)),
             size: language.size(clip.bytes),

@@ -1,4 +1,4 @@
-//! The page an owner comes to: cameras, seats, and the switches as they happen.
+//! The owner's home page: cameras, seats, and the latest plan changes.
 
 use std::sync::Arc;
 
@@ -12,15 +12,15 @@ use jiff::tz::TimeZone;
 
 use super::{
     Portal,
-    admitted::Owner,
+    auth::Owner,
     card::{Card, Picture, about},
+    context::RequestContext,
     frame::Frame,
     language::Language,
     page::{Notice, failed, html, refusal},
+    plan_changes::{PlanChange, plan_change},
     state,
-    switches::{Row, row},
-    visitor::Visitor,
-    words::{Words, fill, name_of},
+    translations::{Translations, fill, name_of},
 };
 use crate::{
     clock::now_us,
@@ -40,11 +40,11 @@ struct Page {
     cameras: Vec<Card>,
     apart: Vec<Apart>,
     seats: Option<Seats>,
-    switches: Vec<Row>,
+    switches: Vec<PlanChange>,
 }
 
 struct Seats {
-    words: String,
+    text: String,
     taken: Vec<String>,
     free: Vec<()>,
     without: Vec<String>,
@@ -65,51 +65,51 @@ pub struct Household {
     pub account: String,
     /// What is in it.
     pub view: AccountView,
-    /// How they are shown.
-    pub visitor: Visitor,
+    /// The context of the request.
+    pub context: RequestContext,
 }
 
 impl FromRequestParts<Arc<Portal>> for Household {
     type Rejection = Response;
 
     async fn from_request_parts(parts: &mut Parts, portal: &Arc<Portal>) -> Result<Self, Response> {
-        let Owner { account, visitor } = Owner::from_request_parts(parts, portal).await?;
+        let Owner { account, context } = Owner::from_request_parts(parts, portal).await?;
         match account_view::read(&portal.cloud, &account).await {
-            Ok(Some(view)) => Ok(Self { account, view, visitor }),
-            Ok(None) => Err(refusal(&visitor, StatusCode::NOT_FOUND, visitor.language.words().no_such_page.clone())),
-            Err(e) => Err(failed(&visitor, &e.into())),
+            Ok(Some(view)) => Ok(Self { account, view, context }),
+            Ok(None) => Err(refusal(&context, StatusCode::NOT_FOUND, context.language.translations().no_such_page.clone())),
+            Err(e) => Err(failed(&context, &e.into())),
         }
     }
 }
 
 /// The page.
-pub async fn page(State(portal): State<Arc<Portal>>, Household { account, view, visitor }: Household) -> Response {
+pub async fn page(State(portal): State<Arc<Portal>>, Household { account, view, context }: Household) -> Response {
     let cloud = &portal.cloud;
     let switches = match state::switches_of(cloud, Some(account), SWITCHES).await {
         Ok(switches) => switches,
-        Err(e) => return failed(&visitor, &e.into()),
+        Err(e) => return failed(&context, &e.into()),
     };
-    let (language, zone) = (visitor.language, &visitor.zone);
+    let (language, zone) = (context.language, &context.zone);
     let (transfers, now) = (cloud.transfers.view(), now_us());
     html(&Page {
-        frame: visitor.frame(),
+        frame: context.frame(),
         broker_up: cloud.broker.as_ref().is_none_or(|broker| broker.pid().is_some()),
-        notices: notices(language.words(), &view),
+        notices: notices(language.translations(), &view),
         cameras: view.cameras.iter().map(|camera| Card::new(language, zone, &view, camera, &transfers, now)).collect(),
         apart: view.apart.iter().map(|subscription| apart(language, zone, subscription)).collect(),
         seats: seats(language, &view),
-        switches: switches.iter().map(|switch| row(language, zone, switch)).collect(),
+        switches: switches.iter().map(|switch| plan_change(language, zone, switch)).collect(),
     })
 }
 
 fn apart(language: Language, zone: &TimeZone, subscription: &SubscriptionView) -> Apart {
-    let words = language.words();
-    let cycle = if subscription.cycle == Cycle::Annual { &words.annual } else { &words.monthly }.to_lowercase();
+    let t = language.translations();
+    let cycle = if subscription.cycle == Cycle::Annual { &t.annual } else { &t.monthly }.to_lowercase();
     let until = language.day(subscription.period_end, zone);
-    let period = fill(&words.period, &[("from", &language.day(subscription.started_at, zone)), ("to", &until)]);
+    let period = fill(&t.period, &[("from", &language.day(subscription.started_at, zone)), ("to", &until)]);
     Apart {
         order: subscription.order_id.clone(),
-        plan: name_of(&words.plan, subscription.plan.as_str()),
+        plan: name_of(&t.plan, subscription.plan.as_str()),
         period: format!("{cycle} · {period}"),
         notice: about(language, zone, subscription),
         cancellable: subscription.changes_here,
@@ -117,20 +117,20 @@ fn apart(language: Language, zone: &TimeZone, subscription: &SubscriptionView) -
 }
 
 /// What concerns the account and no camera alone.
-fn notices(words: &Words, view: &AccountView) -> Vec<Notice> {
+fn notices(t: &Translations, view: &AccountView) -> Vec<Notice> {
     let said = |notice: &Notice| notice.id == "grace" || notice.id == "hold";
     let on_a_card = |notices: Vec<Notice>| notices.iter().any(said);
     let troubled = view.cameras.iter().filter_map(|camera| camera.subscription.as_ref());
     let phases: Vec<_> = troubled.filter_map(|s| about(Language::English, &TimeZone::UTC, s)).collect();
     if view.card_declined && !on_a_card(phases) {
-        return vec![Notice::warning("declined", words.card_declined.as_str()).leading_to("/orders", words.orders.as_str())];
+        return vec![Notice::warning("declined", t.card_declined.as_str()).leading_to("/orders", t.orders.as_str())];
     }
     vec![]
 }
 
 /// Who sits where, if the account has Premium.
 fn seats(language: Language, view: &AccountView) -> Option<Seats> {
-    let words = language.words();
+    let t = language.translations();
     let seated: Vec<_> = view.cameras.iter().filter(|camera| camera.plan == Tier::Premium).collect();
     if seated.is_empty() {
         return None;
@@ -140,9 +140,9 @@ fn seats(language: Language, view: &AccountView) -> Option<Seats> {
         .cameras
         .iter()
         .filter(|camera| camera.seatless)
-        .map(|camera| fill(&words.seat_none_for, &[("model", &camera.model), ("camera", camera.device.as_str()), ("seats", &seats)]));
+        .map(|camera| fill(&t.seat_none_for, &[("model", &camera.model), ("camera", camera.device.as_str()), ("seats", &seats)]));
     Some(Seats {
-        words: fill(&words.seats_taken, &[("taken", &language.number(seated.len() as u64)), ("seats", &seats)]),
+        text: fill(&t.seats_taken, &[("taken", &language.number(seated.len() as u64)), ("seats", &seats)]),
         free: vec![(); view.seats.saturating_sub(seated.len())],
         without: without.collect(),
         taken: seated.iter().map(|camera| format!("{} {}", camera.model, camera.device)).collect(),

@@ -5,7 +5,7 @@ use jiff::tz::TimeZone;
 use super::{
     language::Language,
     page::Notice,
-    words::{fill, judgement, name_of},
+    translations::{fill, judgement, name_of},
 };
 use crate::{
     domain::{catalogue::Tier, issuer::Phase},
@@ -56,7 +56,7 @@ pub struct Card {
 #[derive(Debug)]
 pub struct Upload {
     /// What.
-    pub words: String,
+    pub text: String,
     /// How much of it.
     pub amount: String,
     /// And in percent.
@@ -82,35 +82,35 @@ impl Card {
         transfers: &[TransferView],
         now_us: i64,
     ) -> Self {
-        let words = language.words();
+        let t = language.translations();
         let plan_code = camera.plan.as_str();
-        let plan = name_of(&words.plan, plan_code);
-        let status = name_of(&words.status, &camera.heard.status);
+        let plan = name_of(&t.plan, plan_code);
+        let status = name_of(&t.status, &camera.reported.status);
         let running =
             transfers.iter().rev().find(|transfer| transfer.device == camera.device && transfer.ended_us.is_none() && !transfer.revoked);
         let subscription = camera.subscription.as_ref();
         Self {
             device: camera.device.to_string(),
             model: camera.model.clone(),
-            said: fill(&words.said, &[("model", &camera.model), ("plan", &plan), ("status", &status)]),
+            said: fill(&t.said, &[("model", &camera.model), ("plan", &plan), ("status", &status)]),
             plan,
             plan_code,
             status,
-            status_code: camera.heard.status.clone(),
-            mode: name_of(&words.mode, camera.mode.map_or("unknown", |mode| mode.as_str())),
+            status_code: camera.reported.status.clone(),
+            mode: name_of(&t.mode, camera.mode.map_or("unknown", |mode| mode.as_str())),
             history: language.history(camera.history_h),
             clips: match camera.clips {
-                0 => words.none.clone(),
+                0 => t.none.clone(),
                 n => {
-                    let clips = language.count(n, &words.clips_one, &words.clips_other);
-                    fill(&words.clips_and_size, &[("clips", &clips), ("size", &language.size(camera.clip_bytes))])
+                    let clips = language.count(n, &t.clips_one, &t.clips_other);
+                    fill(&t.clips_and_size, &[("clips", &clips), ("size", &language.size(camera.clip_bytes))])
                 }
             },
             notices: notices(language, zone, account, camera),
             upload: running.map(|transfer| Upload {
-                words: words.uploading.clone(),
+                text: t.uploading.clone(),
                 amount: fill(
-                    &words.of_size,
+                    &t.of_size,
                     &[("received", &language.size(transfer.received)), ("expected", &language.size(transfer.expected))],
                 ),
                 percent: (transfer.received * 100).checked_div(transfer.expected).unwrap_or(0),
@@ -125,20 +125,20 @@ impl Card {
 }
 
 fn picture(language: Language, zone: &TimeZone, clip: &ClipView) -> Picture {
-    let words = language.words();
+    let t = language.translations();
     let at = language.moment(clip.started_ms / 1000, zone);
-    let what = if clip.kind == "snapshot" { &words.picture_of } else { &words.clip_of };
+    let what = if clip.kind == "snapshot" { &t.picture_of } else { &t.clip_of };
     Picture { clip: clip.clip.clone(), alt: fill(what, &[("at", &at)]) }
 }
 
 fn report(language: Language, camera: &CameraView, now_us: i64) -> String {
-    let words = language.words();
-    let Some((report, at)) = camera.heard.report.as_ref().zip(camera.heard.reported_us) else { return words.no_report.clone() };
+    let t = language.translations();
+    let Some((report, at)) = camera.reported.report.as_ref().zip(camera.reported.reported_us) else { return t.no_report.clone() };
     fill(
-        &words.last_report,
+        &t.last_report,
         &[
             ("ago", &language.ago((now_us - at).max(0))),
-            ("judgement", &judgement(words, report)),
+            ("judgement", &judgement(t, report)),
             ("position", &format!("{}.{}", report.epoch, report.seq)),
             ("agent", &report.agent),
         ],
@@ -147,42 +147,42 @@ fn report(language: Language, camera: &CameraView, now_us: i64) -> String {
 
 /// What the owner of a camera should know about it.
 fn notices(language: Language, zone: &TimeZone, account: &AccountView, camera: &CameraView) -> Vec<Notice> {
-    let words = language.words();
+    let t = language.translations();
     let mut notices = Vec::new();
     if camera.reset {
-        notices.push(Notice::warning("reset", words.was_reset.as_str()));
+        notices.push(Notice::warning("reset", t.was_reset.as_str()));
     }
-    if camera.heard.silent {
-        notices.push(Notice::warning("silent", words.silent.as_str()));
+    if camera.reported.silent {
+        notices.push(Notice::warning("silent", t.silent.as_str()));
     }
     if camera.seatless {
-        notices.push(Notice::new("seatless", fill(&words.seatless, &[("seats", &language.number(account.seats as u64))])));
+        notices.push(Notice::new("seatless", fill(&t.seatless, &[("seats", &language.number(account.seats as u64))])));
     }
     if let Some(subscription) = &camera.subscription {
         notices.extend(about(language, zone, subscription));
     }
     let said_already = camera.subscription.as_ref().is_some_and(|subscription| subscription.trial || subscription.phase == Phase::Grace);
     if let Some(next) = camera.next.as_ref().filter(|_| !said_already) {
-        let values = [("plan", name_of(&words.plan, &next.plan)), ("at", language.moment(next.at, zone))];
-        notices.push(Notice::new("next", fill(&words.changes_to, &values.each_ref().map(|(name, value)| (*name, value.as_str())))));
+        let values = [("plan", name_of(&t.plan, &next.plan)), ("at", language.moment(next.at, zone))];
+        notices.push(Notice::new("next", fill(&t.changes_to, &values.each_ref().map(|(name, value)| (*name, value.as_str())))));
     }
     notices
 }
 
 /// What the owner of a subscription should know about it.
 pub fn about(language: Language, zone: &TimeZone, subscription: &SubscriptionView) -> Option<Notice> {
-    let words = language.words();
+    let t = language.translations();
     let due = language.moment(subscription.due_at, zone);
-    let plan = name_of(&words.plan, subscription.plan.as_str());
+    let plan = name_of(&t.plan, subscription.plan.as_str());
     let values = [("plan", plan.as_str()), ("at", due.as_str())];
     match subscription.phase {
-        _ if subscription.trial => Some(Notice::new("trial", fill(&words.trial_runs, &values))),
-        Phase::Grace => Some(Notice::warning("grace", fill(&words.payment_grace, &values)).leading_to("/orders", words.orders.as_str())),
-        Phase::Hold => Some(Notice::warning("hold", fill(&words.payment_hold, &values)).leading_to("/orders", words.orders.as_str())),
+        _ if subscription.trial => Some(Notice::new("trial", fill(&t.trial_runs, &values))),
+        Phase::Grace => Some(Notice::warning("grace", fill(&t.payment_grace, &values)).leading_to("/orders", t.orders.as_str())),
+        Phase::Hold => Some(Notice::warning("hold", fill(&t.payment_hold, &values)).leading_to("/orders", t.orders.as_str())),
         _ if !subscription.changes_here && subscription.plan != Tier::Free => {
-            let store = name_of(&words.channel, subscription.channel.as_str());
+            let store = name_of(&t.channel, subscription.channel.as_str());
             let until = language.moment(subscription.period_end, zone);
-            Some(Notice::new("in-app", fill(&words.bought_in, &[("store", store.as_str()), ("at", until.as_str())])))
+            Some(Notice::new("in-app", fill(&t.bought_in, &[("store", store.as_str()), ("at", until.as_str())])))
         }
         _ => None,
     }

@@ -1,5 +1,5 @@
-//! The engineers' page: what was sent, what came back with its figures, who has not answered; and the faults, each by a
-//! click. How long a switch takes from click to report is measured here, over what really happened.
+//! The engineers' page: documents sent, reports received with their figures, cameras that have not answered, and faults to
+//! inject. It shows how long real plan changes took from click to report.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -12,16 +12,16 @@ use serde::Deserialize;
 
 use super::{
     Portal,
-    admitted::{Engineer, Posted},
-    clicks::Waits,
-    fault::{self, FAULTS, Fault},
+    auth::{CsrfForm, Engineer},
+    context::RequestContext,
+    faults::{self, FAULTS, Fault},
     frame::Frame,
     language::Language,
+    latency::Latencies,
     page::{failed, html},
+    plan_changes::{PlanChange, plan_change},
     state::{self, CameraView, State as Known},
-    switches::{Row, row},
-    visitor::Visitor,
-    words::{fill, name_of},
+    translations::{fill, name_of},
 };
 use crate::{
     clock::now_us,
@@ -41,12 +41,12 @@ pub type Played = Mutex<Option<(&'static str, Result<String, String>)>>;
 struct Page {
     frame: Frame,
     figures: Vec<(&'static str, String, String)>,
-    clicks_words: String,
+    clicks_text: String,
     played: Option<(String, String, bool)>,
     silent: Vec<Camera>,
     cameras: Vec<Camera>,
     faults: Vec<Button>,
-    switches: Vec<Row>,
+    switches: Vec<PlanChange>,
     reports: Vec<Line>,
 }
 
@@ -86,99 +86,99 @@ struct Line {
 }
 
 /// The page.
-pub async fn page(State(portal): State<Arc<Portal>>, Engineer(visitor): Engineer) -> Response {
-    match look(&portal, &visitor).await {
+pub async fn page(State(portal): State<Arc<Portal>>, Engineer(context): Engineer) -> Response {
+    match look(&portal, &context).await {
         Ok(page) => html(&page),
-        Err(e) => failed(&visitor, &e.into()),
+        Err(e) => failed(&context, &e.into()),
     }
 }
 
-async fn look(portal: &Arc<Portal>, visitor: &Visitor) -> Result<Page, DbError> {
+async fn look(portal: &Arc<Portal>, context: &RequestContext) -> Result<Page, DbError> {
     let cloud = &portal.cloud;
     let known = state::read(cloud).await?;
     let overview = portal.lab.overview().await?;
-    let waits = cloud.db.read_async(|connection| Waits::read(connection, CLICKS)).await?;
-    let language = visitor.language;
-    let words = language.words();
+    let latencies = cloud.db.read_async(|connection| Latencies::read(connection, CLICKS)).await?;
+    let language = context.language;
+    let t = language.translations();
     let played = portal.played.lock().unwrap_or_else(PoisonError::into_inner).clone();
     Ok(Page {
-        frame: visitor.frame(),
-        figures: figures(language, &known, &waits, &overview),
-        clicks_words: match waits.count() {
-            0 => words.no_clicks.clone(),
-            n => fill(&words.click_words, &[("n", &language.number(n as u64))]),
+        frame: context.frame(),
+        figures: figures(language, &known, &latencies, &overview),
+        clicks_text: match latencies.count() {
+            0 => t.no_clicks.clone(),
+            n => fill(&t.click_text, &[("n", &language.number(n as u64))]),
         },
         played: played.map(|(code, done)| {
             let wrong = done.is_err();
-            (name_of(&words.fault, code), done.unwrap_or_else(|why| why), wrong)
+            (name_of(&t.fault, code), done.unwrap_or_else(|why| why), wrong)
         }),
-        silent: known.cameras.iter().filter(|camera| camera.heard.silent).map(|camera| self::camera(language, camera)).collect(),
+        silent: known.cameras.iter().filter(|camera| camera.reported.silent).map(|camera| self::camera(language, camera)).collect(),
         cameras: known.cameras.iter().map(|camera| self::camera(language, camera)).collect(),
         faults: FAULTS
             .iter()
             .map(|fault| Button {
                 code: fault.code,
-                name: name_of(&words.fault, fault.code),
-                says: name_of(&words.fault_says, fault.code),
+                name: name_of(&t.fault, fault.code),
+                says: name_of(&t.fault_says, fault.code),
                 on_camera: fault.on_camera,
             })
             .collect(),
-        switches: known.switches.iter().take(SWITCHES).map(|switch| row(language, &visitor.zone, switch)).collect(),
-        reports: overview.reports.iter().take(REPORTS).map(|report| line(language, visitor, report)).collect(),
+        switches: known.switches.iter().take(SWITCHES).map(|switch| plan_change(language, &context.zone, switch)).collect(),
+        reports: overview.reports.iter().take(REPORTS).map(|report| line(language, context, report)).collect(),
     })
 }
 
 /// Id, name and value of each figure.
-fn figures(language: Language, known: &Known, waits: &Waits, overview: &Overview) -> Vec<(&'static str, String, String)> {
-    let words = language.words();
-    let span = |percent| waits.percentile(percent).map_or_else(|| "–".into(), |micros| language.span(micros));
+fn figures(language: Language, known: &Known, latencies: &Latencies, overview: &Overview) -> Vec<(&'static str, String, String)> {
+    let t = language.translations();
+    let span = |percent| latencies.percentile(percent).map_or_else(|| "–".into(), |micros| language.span(micros));
     let broker = match known.broker_running {
-        Some(true) => &words.broker_runs,
-        Some(false) => &words.broker_stands,
-        None => &words.broker_external,
+        Some(true) => &t.broker_runs,
+        Some(false) => &t.broker_stands,
+        None => &t.broker_external,
     };
-    let online = known.cameras.iter().filter(|camera| camera.heard.status == "online").count();
+    let online = known.cameras.iter().filter(|camera| camera.reported.status == "online").count();
     let online = format!("{} / {}", language.number(online as u64), language.number(known.cameras.len() as u64));
     vec![
-        ("p50", words.click_p50.clone(), span(50)),
-        ("p90", words.click_p90.clone(), span(90)),
-        ("clicks", words.click_count.clone(), language.number(waits.count() as u64)),
-        ("online", words.cameras_online.clone(), online),
-        ("broker", words.broker.clone(), broker.clone()),
-        ("keyset", words.keyset.clone(), format!("{} · {}", overview.keyset, overview.kid)),
-        ("simulated", words.simulated.clone(), language.number(overview.simulated as u64)),
-        ("stored", words.clips_stored.clone(), language.number(known.clips_stored)),
+        ("p50", t.click_p50.clone(), span(50)),
+        ("p90", t.click_p90.clone(), span(90)),
+        ("clicks", t.click_count.clone(), language.number(latencies.count() as u64)),
+        ("online", t.cameras_online.clone(), online),
+        ("broker", t.broker.clone(), broker.clone()),
+        ("keyset", t.keyset.clone(), format!("{} · {}", overview.keyset, overview.kid)),
+        ("simulated", t.simulated.clone(), language.number(overview.simulated as u64)),
+        ("stored", t.clips_stored.clone(), language.number(known.clips_stored)),
     ]
 }
 
 fn camera(language: Language, camera: &CameraView) -> Camera {
-    let words = language.words();
-    let mode = camera.heard.report.as_ref().map_or("unknown", |report| report.mode.as_str());
+    let t = language.translations();
+    let mode = camera.reported.report.as_ref().map_or("unknown", |report| report.mode.as_str());
     Camera {
         device: camera.device.to_string(),
         model: camera.model.clone(),
         account: if camera.bound { camera.account.clone() } else { "–".into() },
-        plan: name_of(&words.plan, &camera.plan),
+        plan: name_of(&t.plan, &camera.plan),
         plan_code: camera.plan.clone(),
-        status: name_of(&words.status, &camera.heard.status),
-        status_code: camera.heard.status.clone(),
+        status: name_of(&t.status, &camera.reported.status),
+        status_code: camera.reported.status.clone(),
         mode: mode.to_owned(),
         position: format!("{}.{}", camera.epoch, camera.seq),
         since: camera
-            .heard
+            .reported
             .reported_us
-            .map_or_else(|| words.no_report.clone(), |at| fill(&words.last_heard, &[("ago", &language.ago((now_us() - at).max(0)))])),
+            .map_or_else(|| t.no_report.clone(), |at| fill(&t.last_heard, &[("ago", &language.ago((now_us() - at).max(0)))])),
     }
 }
 
 /// A report with its figures. Codes are not translated here: engineers look for them in logs.
-fn line(language: Language, visitor: &Visitor, ReportView { received_us, report }: &ReportView) -> Line {
+fn line(language: Language, context: &RequestContext, ReportView { received_us, report }: &ReportView) -> Line {
     let judged = report.judged.map(|judged| format!("{}.{}", judged.epoch, judged.seq));
     let some = |there: bool, text: String| if there { text } else { "–".into() };
     let cut = report.cut.transfers > 0;
     Line {
         device: report.device.to_string(),
-        at: language.clock(u64::try_from(received_us / 1_000_000).unwrap_or(0), &visitor.zone),
+        at: language.clock(u64::try_from(received_us / 1_000_000).unwrap_or(0), &context.zone),
         position: judged.unwrap_or_else(|| format!("{}.{}", report.epoch, report.seq)),
         outcome: report.outcome.to_string(),
         outcome_code: report.outcome.as_str(),
@@ -200,10 +200,10 @@ pub struct Wanted {
 }
 
 /// Plays a fault; the page then says what came of it.
-pub async fn play(State(portal): State<Arc<Portal>>, Engineer(_): Engineer, posted: Posted<Wanted>) -> Response {
-    let Wanted { fault, camera } = posted.form;
+pub async fn play(State(portal): State<Arc<Portal>>, Engineer(_): Engineer, submitted: CsrfForm<Wanted>) -> Response {
+    let Wanted { fault, camera } = submitted.form;
     if let Some(Fault { code, .. }) = FAULTS.iter().find(|known| known.code == fault) {
-        let done = fault::play(&portal, code, camera.as_deref(), posted.at).await;
+        let done = faults::play(&portal, code, camera.as_deref(), submitted.at).await;
         if let Err(why) = &done {
             tracing::info!(fault = code, "not played: {why}");
         }

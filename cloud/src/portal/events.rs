@@ -1,5 +1,5 @@
-//! Server-sent events: every one says "look again" and nothing else, and only to those whom it concerns. An owner hears of
-//! the cameras of their own account; of one that leaves it, once more.
+//! Server-sent events. An event only says that the page is worth fetching again, and goes only to the users it concerns: an
+//! owner gets those of the account's cameras, including the one by which a camera leaves the account.
 
 use std::{collections::BTreeSet, convert::Infallible, sync::Arc, time::Duration};
 
@@ -16,8 +16,8 @@ use tokio::sync::broadcast::{Receiver, error::RecvError};
 
 use super::{
     Portal,
-    session::{self, Who},
-    visitor::Visitor,
+    context::RequestContext,
+    session::{self, User},
 };
 use crate::{
     domain::issuer::devices,
@@ -25,23 +25,23 @@ use crate::{
     transport::{cloud::Cloud, events::CloudEvent},
 };
 
-/// A session can end while nothing happens: it is looked at so often.
+/// How often an idle stream checks that its session still exists.
 const SIGNED_IN_EVERY: Duration = Duration::from_secs(5);
 
 struct Listener {
     cloud: Arc<Cloud>,
     events: Receiver<CloudEvent>,
     secret: String,
-    who: Who,
+    user: User,
     // The cameras of the account when it was last looked at.
     cameras: BTreeSet<String>,
 }
 
 /// The stream; it ends when the session does.
-pub async fn stream(State(portal): State<Arc<Portal>>, visitor: Visitor) -> Response {
-    let Some(who) = visitor.who else { return StatusCode::FORBIDDEN.into_response() };
+pub async fn stream(State(portal): State<Arc<Portal>>, context: RequestContext) -> Response {
+    let Some(user) = context.user else { return StatusCode::FORBIDDEN.into_response() };
     let cloud = portal.cloud.clone();
-    let mut listener = Listener { events: cloud.events.subscribe(), cloud, secret: visitor.secret, who, cameras: BTreeSet::new() };
+    let mut listener = Listener { events: cloud.events.subscribe(), cloud, secret: context.secret, user, cameras: BTreeSet::new() };
     if let Err(e) = listener.concerns(None).await {
         tracing::error!("{e}");
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
@@ -56,11 +56,11 @@ impl Listener {
     /// Waits for something that concerns this session; `false` once it is over.
     async fn wait(&mut self) -> bool {
         loop {
-            let heard = tokio::time::timeout(SIGNED_IN_EVERY, self.events.recv()).await;
-            let quiet = heard.is_err();
-            let device = match heard {
+            let received = tokio::time::timeout(SIGNED_IN_EVERY, self.events.recv()).await;
+            let quiet = received.is_err();
+            let device = match received {
                 Ok(Ok(event)) => Some(event.device().to_owned()),
-                // Whoever was too slow has missed something, and looks again all the same.
+                // A slow subscriber has missed events, so the page is fetched again.
                 Ok(Err(RecvError::Lagged(_))) | Err(_) => None,
                 Ok(Err(RecvError::Closed)) => return false,
             };
@@ -77,23 +77,23 @@ impl Listener {
         }
     }
 
-    /// Whether an event of this camera, or of any, is theirs; `None` once they are signed out.
+    /// Whether an event of this camera, or of any, concerns the user; `None` once the session has ended.
     async fn concerns(&mut self, device: Option<&str>) -> Result<Option<bool>, DbError> {
-        let (secret, now, who) = (self.secret.clone(), self.cloud.clock.now_s(), self.who.clone());
+        let (secret, now, user) = (self.secret.clone(), self.cloud.clock.now_s(), self.user.clone());
         let looked = self.cloud.db.read_async(move |connection| {
             if session::peek(connection, &secret, now)?.is_none() {
                 return Ok(None);
             }
-            match who {
-                Who::Owner { account, .. } => Ok(Some(devices(connection, Some(&account))?.iter().map(ToString::to_string).collect())),
-                Who::Engineer => Ok(Some(BTreeSet::new())),
+            match user {
+                User::Owner { account, .. } => Ok(Some(devices(connection, Some(&account))?.iter().map(ToString::to_string).collect())),
+                User::Engineer => Ok(Some(BTreeSet::new())),
             }
         });
         let Some(now) = looked.await? else { return Ok(None) };
         let before = std::mem::replace(&mut self.cameras, now);
-        Ok(Some(match (&self.who, device) {
-            (Who::Engineer, _) | (_, None) => true,
-            (Who::Owner { .. }, Some(device)) => before.contains(device) || self.cameras.contains(device),
+        Ok(Some(match (&self.user, device) {
+            (User::Engineer, _) | (_, None) => true,
+            (User::Owner { .. }, Some(device)) => before.contains(device) || self.cameras.contains(device),
         }))
     }
 }

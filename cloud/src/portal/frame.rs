@@ -1,10 +1,10 @@
-//! What is around every page: language, navigation, who is signed in, the token of its forms.
+//! The frame of every page: language, navigation, the signed-in user, the CSRF token of its forms.
 
 use super::{
+    context::RequestContext,
     language::Language,
-    session::{Who, form_token},
-    visitor::Visitor,
-    words::Words,
+    session::{User, form_token},
+    translations::Translations,
 };
 
 /// A page's frame.
@@ -13,12 +13,12 @@ pub struct Frame {
     /// The page's language.
     pub language: Language,
     /// Its strings.
-    pub t: &'static Words,
+    pub t: &'static Translations,
     /// What every form of it carries.
     pub csrf: String,
     /// Where it is.
     pub path: String,
-    /// Who is signed in.
+    /// A signed-in user.
     pub person: Option<Person>,
     /// Whether it follows what happens.
     pub live: bool,
@@ -32,12 +32,12 @@ pub struct Person {
     engineer: bool,
 }
 
-impl Visitor {
+impl RequestContext {
     /// The frame of a page for them.
     pub fn frame(&self) -> Frame {
-        let person = self.who.as_ref().map(|who| Person { id: who.login().to_owned(), engineer: *who == Who::Engineer });
+        let person = self.user.as_ref().map(|user| Person { id: user.login().to_owned(), engineer: *user == User::Engineer });
         let (language, csrf) = (self.language, form_token(&self.secret));
-        Frame { language, t: language.words(), csrf, path: self.path.clone(), live: person.is_some(), person }
+        Frame { language, t: language.translations(), csrf, path: self.path.clone(), live: person.is_some(), person }
     }
 }
 

@@ -1,5 +1,5 @@
-//! What stands before every page: the portal answers only under its own name, only its own pages may post to it, and every
-//! answer carries the headers that keep a browser from doing more with it than showing it.
+//! The outermost check: the portal answers only under its own host name, accepts forms only from its own pages, and adds the
+//! security headers to every answer.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -15,7 +15,7 @@ use crate::clock::now_us;
 
 /// When a request reached the portal, microseconds since 1970: from here a switch is timed.
 #[derive(Debug, Clone, Copy)]
-pub struct Arrived(pub i64);
+pub struct ReceivedAt(pub i64);
 
 const HEADERS: [(HeaderName, HeaderValue); 7] = [
     (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
@@ -30,7 +30,7 @@ const HEADERS: [(HeaderName, HeaderValue); 7] = [
 
 /// The layer.
 pub async fn guard(State(portal): State<Arc<Portal>>, mut request: Request, next: Next) -> Response {
-    request.extensions_mut().insert(Arrived(now_us()));
+    request.extensions_mut().insert(ReceivedAt(now_us()));
     if !is_ours(request.headers(), portal.origin.as_deref()) {
         return (StatusCode::FORBIDDEN, "open the portal by its own address\n").into_response();
     }
@@ -44,7 +44,7 @@ pub async fn guard(State(portal): State<Arc<Portal>>, mut request: Request, next
     answer
 }
 
-/// What a page may load and do: nothing that is not from here, and no script or style in the page itself.
+/// The content security policy: only what this portal serves, and no inline script or style.
 pub fn content_policy(media_elsewhere: Option<&str>) -> HeaderValue {
     let media = media_elsewhere.map(|origin| format!(" {origin}")).unwrap_or_default();
     let policy = format!(
@@ -54,13 +54,13 @@ pub fn content_policy(media_elsewhere: Option<&str>) -> HeaderValue {
     HeaderValue::from_str(&policy).expect("an origin is printable ASCII")
 }
 
-/// Whether this request names us and, if a page sent it, one of our pages did: under the origin that was given, or by a
-/// loopback address. A name that somebody lets resolve to us is not ours.
+/// Whether the request names this portal's host and, if a page sent it, comes from one of its pages: under the given origin, or
+/// a loopback address. Any other name that resolves to this host is refused (DNS rebinding).
 fn is_ours(headers: &HeaderMap, origin: Option<&str>) -> bool {
     let text = |name| headers.get(name).map(|value: &HeaderValue| value.to_str().unwrap_or("?"));
     let Some(host) = text(header::HOST) else { return false };
     let sent_by = text(header::ORIGIN);
-    // A proxy before us passes on its own name; programs on this machine come directly.
+    // A proxy passes on its own host name; programs on this machine connect directly.
     if let Some((_, name)) = origin.and_then(|origin| origin.split_once("://"))
         && name == host
     {

@@ -1,13 +1,12 @@
-//! The languages of the pages: all strings of one language are one table (`text/*.toml`), and money, dates, sizes and
-//! numbers are written the way its readers write them. Which one: what the visitor chose (a cookie), else what the browser
-//! asks for, else English.
+//! The languages of the pages, and how each writes money, dates, sizes and numbers. A cookie remembers the user's choice;
+//! without one, `Accept-Language` decides.
 
 use axum::http::{HeaderMap, header};
 use axum_extra::extract::CookieJar;
 use jiff::{Timestamp, ZonedDateTime, tz::TimeZone};
 use serde::Deserialize;
 
-use super::words::{ENGLISH, FRENCH, Words, fill};
+use super::translations::{ENGLISH, FRENCH, Translations, fill};
 
 /// The cookie that remembers a choice.
 pub const COOKIE: &str = "care_language";
@@ -35,7 +34,7 @@ impl Language {
         }
     }
 
-    /// What it calls itself.
+    /// Its own name.
     pub fn name(self) -> &'static str {
         match self {
             Self::English => "English",
@@ -44,14 +43,14 @@ impl Language {
     }
 
     /// Its strings.
-    pub fn words(self) -> &'static Words {
+    pub fn translations(self) -> &'static Translations {
         match self {
             Self::English => &ENGLISH,
             Self::French => &FRENCH,
         }
     }
 
-    /// The one to answer this request in.
+    /// The language for a request.
     pub fn of(headers: &HeaderMap, jar: &CookieJar) -> Self {
         let chosen = jar.get(COOKIE).and_then(|cookie| Self::tagged(cookie.value()));
         let accepted = headers.get(header::ACCEPT_LANGUAGE).and_then(|value| value.to_str().ok());
@@ -143,7 +142,7 @@ impl Language {
     /// A day: `Nov 25, 2026`, `25 nov. 2026`.
     pub fn day(self, at: u64, zone: &TimeZone) -> String {
         let at = zoned(at, zone);
-        let month = &self.words().months[usize::try_from(at.month() - 1).unwrap_or(0)];
+        let month = &self.translations().months[usize::try_from(at.month() - 1).unwrap_or(0)];
         match (self, at.day()) {
             (Self::English, day) => format!("{month} {day}, {}", at.year()),
             (Self::French, 1) => format!("1er {month} {}", at.year()),
@@ -166,7 +165,7 @@ impl Language {
         zoned(at, zone).strftime("%H:%M:%S %Z").to_string()
     }
 
-    /// How many there are of something: `{n}` in the right one of two patterns. French has its singular for none, too.
+    /// A count: `{n}` in the singular or plural pattern. French uses the singular for 0 as well.
     pub fn count(self, n: u64, one: &str, other: &str) -> String {
         let singular = match self {
             Self::English => n == 1,
@@ -177,24 +176,24 @@ impl Language {
 
     /// A history of so many hours: `12 hours`, `30 days`.
     pub fn history(self, hours: u32) -> String {
-        let words = self.words();
+        let t = self.translations();
         match u64::from(hours) {
-            0 => words.history_none.clone(),
-            hours if hours > 48 => self.count(hours / 24, &words.days_one, &words.days_other),
-            hours => self.count(hours, &words.hours_one, &words.hours_other),
+            0 => t.history_none.clone(),
+            hours if hours > 48 => self.count(hours / 24, &t.days_one, &t.days_other),
+            hours => self.count(hours, &t.hours_one, &t.hours_other),
         }
     }
 
     /// How long ago something was, from microseconds.
     pub fn ago(self, micros: i64) -> String {
-        let words = self.words();
+        let t = self.translations();
         let seconds = u64::try_from(micros / 1_000_000).unwrap_or(0);
         match seconds {
-            0..2 => words.just_now.clone(),
-            2..120 => fill(&words.seconds_ago, &[("n", &seconds.to_string())]),
-            120..7_200 => fill(&words.minutes_ago, &[("n", &(seconds / 60).to_string())]),
-            7_200..172_800 => fill(&words.hours_ago, &[("n", &(seconds / 3_600).to_string())]),
-            _ => fill(&words.days_ago, &[("n", &self.number(seconds / 86_400))]),
+            0..2 => t.just_now.clone(),
+            2..120 => fill(&t.seconds_ago, &[("n", &seconds.to_string())]),
+            120..7_200 => fill(&t.minutes_ago, &[("n", &(seconds / 60).to_string())]),
+            7_200..172_800 => fill(&t.hours_ago, &[("n", &(seconds / 3_600).to_string())]),
+            _ => fill(&t.days_ago, &[("n", &self.number(seconds / 86_400))]),
         }
     }
 }

@@ -1,36 +1,36 @@
-//! The portal: where an owner sees cameras, plans, orders and clips and changes them, and where engineers watch documents
-//! and reports and play faults. Server-rendered; forms work without a script, a small script follows what happens live.
-//! Plain HTTP on loopback; a proxy before it brings TLS, and then it is told its public origin.
+//! The portal: owners see and change cameras, plans, orders and clips; engineers watch documents and reports and inject faults.
+//! Server-rendered: forms work without a script, a small script keeps pages live. It speaks plain HTTP on loopback; a proxy
+//! in front of it adds TLS, and the portal is then told its public origin.
 //!
-//! A request passes `guard` (our name, our pages, the headers), then `visitor` (who, in which language), then its page.
+//! A request passes [`guard`] (host name, origin, security headers), then [`context`] (user and language), then its page.
 
 pub mod account_view;
-mod admitted;
+mod auth;
 mod camera;
 mod cameras;
 mod card;
 mod change;
-pub mod clicks;
+mod context;
 mod cookies;
 mod engineers;
 mod events;
-mod fault;
+mod faults;
 mod frame;
 mod guard;
 mod language;
-mod limits;
+pub mod latency;
 mod operator;
 mod orders;
 mod page;
 mod plan;
+mod plan_changes;
 pub mod playback;
+mod rate_limit;
 pub mod session;
 mod sign_in;
 pub mod state;
 mod support;
-mod switches;
-mod visitor;
-mod words;
+mod translations;
 
 use std::{sync::Arc, time::Duration};
 
@@ -49,24 +49,24 @@ use crate::{
     lab::experiments::Lab,
     transport::cloud::Cloud,
 };
-use limits::Limit;
+use rate_limit::RateLimit;
 
-/// What every page needs.
+/// The portal, shared by all its pages.
 pub struct Portal {
     cloud: Arc<Cloud>,
     lab: Lab,
     origin: Option<String>,
     demo: Vec<DemoPerson>,
     content_policy: HeaderValue,
-    sign_ins: Limit,
-    all_sign_ins: Limit,
-    acts: Limit,
+    sign_ins: RateLimit,
+    all_sign_ins: RateLimit,
+    acts: RateLimit,
     played: engineers::Played,
 }
 
 impl Portal {
     /// The portal of this cloud. `origin`: where browsers reach it, if not here but through a proxy (`https://care.example`).
-    /// `demo`: who is let in by a click.
+    /// `demo`: the users that the sign-in page offers.
     pub fn new(cloud: Arc<Cloud>, origin: Option<String>, demo: Vec<DemoPerson>) -> Arc<Self> {
         Arc::new(Self {
             content_policy: guard::content_policy(cloud.store.external_origin().as_deref()),
@@ -74,10 +74,10 @@ impl Portal {
             cloud,
             origin,
             demo,
-            // A person mistypes a few times; who guesses has two tries a minute.
-            sign_ins: Limit::new(5, Duration::from_secs(30)),
-            all_sign_ins: Limit::new(50, Duration::from_millis(500)),
-            acts: Limit::new(40, Duration::from_secs(1)),
+            // Five attempts for typing errors, then two a minute.
+            sign_ins: RateLimit::new(5, Duration::from_secs(30)),
+            all_sign_ins: RateLimit::new(50, Duration::from_millis(500)),
+            acts: RateLimit::new(40, Duration::from_secs(1)),
             played: engineers::Played::default(),
         })
     }
@@ -101,8 +101,8 @@ impl Portal {
             .route("/sign-in", get(sign_in::page).post(sign_in::enter))
             .route("/sign-out", post(sign_in::leave))
             .route("/language", post(sign_in::choose_language))
-            .fallback(nowhere)
-            .layer(middleware::from_fn_with_state(self.clone(), visitor::recognise));
+            .fallback(not_found)
+            .layer(middleware::from_fn_with_state(self.clone(), context::identify));
         Router::new()
             .route("/style.css", get(|| asset("text/css; charset=utf-8", include_str!("../../assets/style.css"))))
             .route("/portal.js", get(|| asset("text/javascript; charset=utf-8", include_str!("../../assets/portal.js"))))
@@ -113,9 +113,9 @@ impl Portal {
             .with_state(self.clone())
     }
 
-    /// Does what somebody clicked at `at` (microseconds), and remembers when that was.
+    /// Carries out an action that was clicked at `at` (microseconds), and records that time.
     async fn act(&self, action: Action, at: i64) -> Result<Done, ActionError> {
-        self.cloud.act_and(action, move |tx, done| clicks::record(tx, &done.issued, at)).await
+        self.cloud.act_and(action, move |tx, done| latency::record(tx, &done.issued, at)).await
     }
 
     /// Whether browsers reach it by https.
@@ -123,13 +123,13 @@ impl Portal {
         self.origin.as_deref().is_some_and(|origin| origin.starts_with("https://"))
     }
 
-    /// The cookie of a session. Its prefix binds it to this host, where that can be.
+    /// The name of the session cookie. Over https its prefix binds it to this host.
     fn session_cookie(&self) -> &'static str {
         if self.is_secure() { "__Host-care_session" } else { "care_session" }
     }
 
-    /// The cookie of who has not signed in.
-    fn visit_cookie(&self) -> &'static str {
+    /// The name of the cookie before sign-in.
+    fn anonymous_cookie(&self) -> &'static str {
         if self.is_secure() { "__Host-care_visit" } else { "care_visit" }
     }
 }
@@ -138,6 +138,6 @@ async fn asset(kind: &'static str, content: &'static str) -> Response {
     ([(header::CONTENT_TYPE, kind)], content).into_response()
 }
 
-async fn nowhere(visitor: visitor::Visitor) -> Response {
-    page::refusal(&visitor, StatusCode::NOT_FOUND, visitor.language.words().no_such_page.clone())
+async fn not_found(context: context::RequestContext) -> Response {
+    page::refusal(&context, StatusCode::NOT_FOUND, context.language.translations().no_such_page.clone())
 }

@@ -1,5 +1,5 @@
-//! The way in for programs of whoever owns the data directory: the command line, the demo, the tests. JSON, and no session:
-//! they show the operator's secret, which lies in the data directory and which only its owner can read.
+//! The JSON API for the command line, the demo and the tests. It has no session: a request carries the operator's secret, which
+//! only the owner of the data directory can read.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use care_protocol::DeviceId;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Portal, account_view, guard::Arrived, page::status_of, session::same, state};
+use super::{Portal, account_view, guard::ReceivedAt, page::status_of, session::same, state};
 use crate::{
     domain::actions::{Action, ActionError, Done},
     lab::experiments::{Experiment, ExperimentError},
@@ -58,7 +58,7 @@ async fn read_state(State(portal): State<Arc<Portal>>) -> Response {
 
 async fn act(
     State(portal): State<Arc<Portal>>,
-    axum::Extension(Arrived(at)): axum::Extension<Arrived>,
+    axum::Extension(ReceivedAt(at)): axum::Extension<ReceivedAt>,
     Json(action): Json<Action>,
 ) -> Response {
     match portal.act(action, at).await {

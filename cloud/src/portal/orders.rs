@@ -11,14 +11,14 @@ use jiff::tz::TimeZone;
 
 use super::{
     Portal,
-    admitted::{Owner, Posted},
+    auth::{CsrfForm, Owner},
     cameras::Household,
     card::about,
     frame::Frame,
     language::Language,
     page::{Notice, failed, html},
     sign_in::Nothing,
-    words::{fill, name_of},
+    translations::{fill, name_of},
 };
 use crate::{
     domain::{actions::Action, issuer::Phase},
@@ -53,19 +53,19 @@ struct Entry {
 }
 
 /// The page.
-pub async fn page(State(portal): State<Arc<Portal>>, Household { account, view, visitor }: Household) -> Response {
+pub async fn page(State(portal): State<Arc<Portal>>, Household { account, view, context }: Household) -> Response {
     let orders = match account_view::orders(&portal.cloud, &account).await {
         Ok(orders) => orders,
-        Err(e) => return failed(&visitor, &e.into()),
+        Err(e) => return failed(&context, &e.into()),
     };
-    let language = visitor.language;
-    let words = language.words();
+    let language = context.language;
+    let t = language.translations();
     let amount = language.money(view.credit_minor, &view.currency);
     html(&Page {
-        credit: (view.credit_minor > 0).then(|| fill(&words.credit_available, &[("amount", &amount)])),
-        troubles: troubles(language, &visitor.zone, &view),
+        credit: (view.credit_minor > 0).then(|| fill(&t.credit_available, &[("amount", &amount)])),
+        troubles: troubles(language, &context.zone, &view),
         orders: orders.iter().map(|order| self::order(language, &view, order)).collect(),
-        frame: visitor.frame(),
+        frame: context.frame(),
     })
 }
 
@@ -80,7 +80,7 @@ fn troubles(language: Language, zone: &TimeZone, view: &AccountView) -> Vec<Noti
         }
     }
     if notices.is_empty() && view.card_declined {
-        notices.push(Notice::warning("declined", language.words().card_declined_here.as_str()));
+        notices.push(Notice::warning("declined", language.translations().card_declined_here.as_str()));
     }
     notices
 }
@@ -91,7 +91,7 @@ fn running(view: &AccountView) -> impl Iterator<Item = &SubscriptionView> {
 }
 
 fn order(language: Language, view: &AccountView, order: &OrderView) -> Order {
-    let words = language.words();
+    let t = language.translations();
     // A bill's days are those of its own time zone.
     let zone = TimeZone::get(&order.zone).unwrap_or(TimeZone::UTC);
     let subscription = running(view).find(|subscription| subscription.order_id == order.order_id);
@@ -102,15 +102,15 @@ fn order(language: Language, view: &AccountView, order: &OrderView) -> Order {
         None => "active",
     };
     let scope = match &order.device {
-        Some(device) => fill(&words.only_camera, &[("camera", device)]),
-        None => words.whole_account.clone(),
+        Some(device) => fill(&t.only_camera, &[("camera", device)]),
+        None => t.whole_account.clone(),
     };
-    let cycle = if order.cycle == "annual" { &words.annual } else { &words.monthly }.to_lowercase();
+    let cycle = if order.cycle == "annual" { &t.annual } else { &t.monthly }.to_lowercase();
     Order {
-        what: fill(&words.order_what, &[("plan", &name_of(&words.plan, &order.plan)), ("cycle", &cycle), ("scope", &scope)]),
-        period: fill(&words.period, &[("from", &language.day(order.period_start, &zone)), ("to", &language.day(order.period_end, &zone))]),
-        channel: name_of(&words.channel, &order.channel),
-        state: name_of(&words.order_state, state_code),
+        what: fill(&t.order_what, &[("plan", &name_of(&t.plan, &order.plan)), ("cycle", &cycle), ("scope", &scope)]),
+        period: fill(&t.period, &[("from", &language.day(order.period_start, &zone)), ("to", &language.day(order.period_end, &zone))]),
+        channel: name_of(&t.channel, &order.channel),
+        state: name_of(&t.order_state, state_code),
         state_code,
         cancel: subscription
             .filter(|subscription| order.running && subscription.changes_here)
@@ -121,7 +121,7 @@ fn order(language: Language, view: &AccountView, order: &OrderView) -> Order {
             // A trial's bookings are all nothing.
             .filter(|entry| entry.amount_minor > 0)
             .map(|entry| Entry {
-                name: name_of(&words.entry, &entry.kind),
+                name: name_of(&t.entry, &entry.kind),
                 code: entry.kind.clone(),
                 at: language.day(entry.at, &zone),
                 amount: language.money(entry.amount_minor, &order.currency),
@@ -132,9 +132,9 @@ fn order(language: Language, view: &AccountView, order: &OrderView) -> Order {
 }
 
 /// The owner has put their card right: what waits is paid.
-pub async fn pay(State(portal): State<Arc<Portal>>, Owner { account, visitor }: Owner, posted: Posted<Nothing>) -> Response {
-    match portal.act(Action::PaymentRecovers { account }, posted.at).await {
+pub async fn pay(State(portal): State<Arc<Portal>>, Owner { account, context }: Owner, submitted: CsrfForm<Nothing>) -> Response {
+    match portal.act(Action::PaymentRecovers { account }, submitted.at).await {
         Ok(_) => Redirect::to("/orders").into_response(),
-        Err(e) => failed(&visitor, &e),
+        Err(e) => failed(&context, &e),
     }
 }

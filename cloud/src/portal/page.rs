@@ -1,4 +1,4 @@
-//! Pages as answers: rendered, or the page that says why something was not done, in the words of the one who asked.
+//! Rendered pages as answers, and the page that explains in the user's language why a request was refused.
 
 use askama::Template;
 use axum::{
@@ -7,14 +7,14 @@ use axum::{
 };
 
 use super::{
+    context::RequestContext,
     frame::Frame,
     language::Language,
-    visitor::Visitor,
-    words::{fill, name_of},
+    translations::{fill, name_of},
 };
 use crate::domain::{actions::ActionError, catalogue::Cycle};
 
-/// Something the person should know, on a page or a card.
+/// A message on a page or a card.
 #[derive(Debug)]
 pub struct Notice {
     /// Which it is; an element's id.
@@ -72,16 +72,16 @@ pub fn html_with(status: StatusCode, page: &impl Template) -> Response {
     }
 }
 
-/// The page that says why not.
-pub fn refusal(visitor: &Visitor, status: StatusCode, why: String) -> Response {
-    let frame = Frame { live: false, ..visitor.frame() };
+/// The page that gives the reason of a refusal.
+pub fn refusal(context: &RequestContext, status: StatusCode, why: String) -> Response {
+    let frame = Frame { live: false, ..context.frame() };
     let title = if status == StatusCode::NOT_FOUND { &frame.t.not_found } else { &frame.t.not_done }.clone();
     html_with(status, &Refused { frame, title, why, hint: None, back: "/".into() })
 }
 
 /// The page that says why an action was refused.
-pub fn failed(visitor: &Visitor, e: &ActionError) -> Response {
-    refusal(visitor, status_of(e), why(visitor.language, e))
+pub fn failed(context: &RequestContext, e: &ActionError) -> Response {
+    refusal(context, status_of(e), why(context.language, e))
 }
 
 /// The status of a refused action.
@@ -102,8 +102,8 @@ pub fn status_of(e: &ActionError) -> StatusCode {
 
 /// A refusal in a person's language. Details of the database are for the log.
 fn why(language: Language, e: &ActionError) -> String {
-    let words = language.words();
-    let of = |code: &str, values: &[(&str, &str)]| fill(&name_of(&words.refusal, code), values);
+    let t = language.translations();
+    let of = |code: &str, values: &[(&str, &str)]| fill(&name_of(&t.refusal, code), values);
     match e {
         ActionError::Db(_) | ActionError::Keys(_) => of("database", &[]),
         ActionError::NoCamera(_) => of("no_camera", &[]),
@@ -111,13 +111,13 @@ fn why(language: Language, e: &ActionError) -> String {
         ActionError::WasReset(device) => of("was_reset", &[("camera", device.as_str())]),
         ActionError::NoOrder { order_id, .. } => of("no_order", &[("order", order_id)]),
         ActionError::NoSubscription(device) => of("no_subscription", &[("camera", device.as_str())]),
-        ActionError::BoughtInApp(channel) => of("bought_in_app", &[("store", &name_of(&words.channel, channel.as_str()))]),
+        ActionError::BoughtInApp(channel) => of("bought_in_app", &[("store", &name_of(&t.channel, channel.as_str()))]),
         ActionError::BoughtOnPortal => of("bought_on_portal", &[]),
-        ActionError::HasPlan { device, plan, .. } => of("has_plan", &[("camera", device.as_str()), ("plan", &name_of(&words.plan, plan))]),
+        ActionError::HasPlan { device, plan, .. } => of("has_plan", &[("camera", device.as_str()), ("plan", &name_of(&t.plan, plan))]),
         // Nobody signs in to an account that is not there.
-        ActionError::NoAccount(_) => words.no_such_page.clone(),
+        ActionError::NoAccount(_) => t.no_such_page.clone(),
         ActionError::OneCycle { have } => {
-            let have = if *have == Cycle::Annual.as_str() { &words.annual } else { &words.monthly };
+            let have = if *have == Cycle::Annual.as_str() { &t.annual } else { &t.monthly };
             of("one_cycle", &[("have", &have.to_lowercase())])
         }
         ActionError::TrialIsNotDowngraded => of("trial_is_not_downgraded", &[]),

@@ -1,5 +1,5 @@
-//! Playback: a clip from the store for its owner, whole or in ranges, as a video element asks for it. Who asks is settled
-//! before (the portal's session); here it is only whether that account may watch this clip now.
+//! Playback: streams a clip to its owner, whole or in ranges, as a video element asks for it. The caller has checked the session;
+//! this module checks that the account may watch the clip.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::{
     },
 };
 
-/// Answers a GET of one clip. Another account's clip, one that was erased and one that never was are all alike: 404.
+/// Answers a GET of one clip. Another account's clip, an erased clip and an unknown clip are all 404.
 pub async fn serve(cloud: &Arc<Cloud>, account: &str, device: &DeviceId, clip: &str, headers: &HeaderMap) -> Response<Body> {
     match account_view::clip(cloud, account, device, clip).await {
         Ok(Some(_)) => {}
@@ -53,7 +53,7 @@ fn found(body: Body, length: u64, content_range: Option<String>) -> Response<Bod
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
     headers.insert(header::CONTENT_LENGTH, length.into());
     headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-    // What is erased must not be watched from a cache.
+    // An erased clip must not be playable from a cache.
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
     if let Some(range) = content_range.and_then(|range| HeaderValue::try_from(range).ok()) {
         headers.insert(header::CONTENT_RANGE, range);
@@ -62,8 +62,8 @@ fn found(body: Body, length: u64, content_range: Option<String>) -> Response<Bod
     answer
 }
 
-fn plain(status: StatusCode, words: &'static str) -> Response<Body> {
-    let mut answer = Response::new(Body::from(words));
+fn plain(status: StatusCode, text: &'static str) -> Response<Body> {
+    let mut answer = Response::new(Body::from(text));
     *answer.status_mut() = status;
     answer
 }

@@ -1,6 +1,6 @@
-//! Sessions: who is signed in, by a random secret in a cookie. The database holds only the secret's hash, so that whoever
-//! reads it cannot be anybody; a session ends by signing out, when it has not been used for a while, and after a day's work
-//! in any case. Forms carry a token that is made from the secret: who cannot read the page cannot know it.
+//! Sessions: a random secret in a cookie identifies the user. The database holds only its hash, so that a copy of the database
+//! opens no session. A session ends on sign-out, when it is idle, and after twelve hours. Forms carry a CSRF token made from
+//! the secret.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use ring::{
@@ -15,12 +15,12 @@ use crate::storage::db::DbError;
 pub const LASTS_S: u64 = 12 * 3600;
 /// And when nothing was asked for so long, seconds.
 pub const IDLE_S: u64 = 2 * 3600;
-/// That it is in use is written down so often, seconds: not with every request.
+/// How often the use of a session is recorded, seconds.
 const NOTED_EVERY_S: u64 = 300;
 
-/// Who is signed in.
+/// A signed-in user.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Who {
+pub enum User {
     /// The owner of an account.
     Owner {
         /// The account.
@@ -28,15 +28,15 @@ pub enum Who {
         /// Its TP-Link ID.
         login: String,
     },
-    /// Somebody of the house: sees every account, and plays faults.
+    /// An engineer: sees every account, and injects faults.
     Engineer,
 }
 
 /// The login of engineers; their password is the operator's secret.
 pub const ENGINEER: &str = "engineer";
 
-impl Who {
-    /// What they signed in as.
+impl User {
+    /// The login name.
     pub fn login(&self) -> &str {
         match self {
             Self::Owner { login, .. } => login,
@@ -45,21 +45,21 @@ impl Who {
     }
 }
 
-/// A new secret: 256 random bits, as text.
+/// A new secret: 256 random bits, base64url.
 pub fn new_secret() -> Result<String, ring::error::Unspecified> {
     let mut bytes = [0; 32];
     SystemRandom::new().fill(&mut bytes)?;
     Ok(URL_SAFE_NO_PAD.encode(bytes))
 }
 
-/// The token that a page's forms carry, made from the visitor's secret.
+/// The CSRF token of a page's forms, derived from the secret in the cookie.
 pub fn form_token(secret: &str) -> String {
     URL_SAFE_NO_PAD.encode(digest(&SHA256, format!("form\n{secret}").as_bytes()))
 }
 
-/// Whether two secrets are the same, in the same time whatever they are.
+/// Whether two secrets are equal, in constant time.
 pub fn same(one: &str, other: &str) -> bool {
-    // Hashed first: equal lengths, and nothing to be learnt from how far a comparison got.
+    // Hashed first, so that lengths are equal and the comparison's duration tells nothing.
     digest(&SHA256, one.as_bytes()).as_ref() == digest(&SHA256, other.as_bytes()).as_ref()
 }
 
@@ -67,11 +67,11 @@ fn hash(secret: &str) -> String {
     URL_SAFE_NO_PAD.encode(digest(&SHA256, format!("session\n{secret}").as_bytes()))
 }
 
-/// Opens a session. Those that have ended go.
-pub fn open(tx: &Transaction<'_>, secret: &str, who: &Who, now: u64) -> Result<(), DbError> {
-    let account = match who {
-        Who::Owner { account, .. } => Some(account),
-        Who::Engineer => None,
+/// Opens a session, and removes ended ones.
+pub fn open(tx: &Transaction<'_>, secret: &str, user: &User, now: u64) -> Result<(), DbError> {
+    let account = match user {
+        User::Owner { account, .. } => Some(account),
+        User::Engineer => None,
     };
     tx.execute(
         "DELETE FROM sessions WHERE opened_at <= ?1 OR seen_at <= ?2",
@@ -79,26 +79,26 @@ pub fn open(tx: &Transaction<'_>, secret: &str, who: &Who, now: u64) -> Result<(
     )?;
     tx.execute(
         "INSERT INTO sessions (secret_hash, account, login, opened_at, seen_at) VALUES (?1, ?2, ?3, ?4, ?4)",
-        params![hash(secret), account, who.login(), now],
+        params![hash(secret), account, user.login(), now],
     )?;
     Ok(())
 }
 
-/// Who has this secret, if its session holds; that they did something now keeps it.
-pub fn find(connection: &Connection, secret: &str, now: u64) -> Result<Option<Who>, DbError> {
-    let Some((who, seen_at)) = look(connection, secret, now)? else { return Ok(None) };
+/// The user of the session with this secret. This counts as use of the session.
+pub fn find(connection: &Connection, secret: &str, now: u64) -> Result<Option<User>, DbError> {
+    let Some((user, seen_at)) = look(connection, secret, now)? else { return Ok(None) };
     if seen_at + NOTED_EVERY_S <= now {
         connection.prepare_cached("UPDATE sessions SET seen_at = ?2 WHERE secret_hash = ?1")?.execute(params![hash(secret), now])?;
     }
-    Ok(Some(who))
+    Ok(Some(user))
 }
 
-/// Who has this secret, if its session holds. What their page does by itself is no use of the session.
-pub fn peek(connection: &Connection, secret: &str, now: u64) -> Result<Option<Who>, DbError> {
-    Ok(look(connection, secret, now)?.map(|(who, _)| who))
+/// The user of the session with this secret. This does not count as use: the page's script asked, not the user.
+pub fn peek(connection: &Connection, secret: &str, now: u64) -> Result<Option<User>, DbError> {
+    Ok(look(connection, secret, now)?.map(|(user, _)| user))
 }
 
-fn look(connection: &Connection, secret: &str, now: u64) -> Result<Option<(Who, u64)>, DbError> {
+fn look(connection: &Connection, secret: &str, now: u64) -> Result<Option<(User, u64)>, DbError> {
     let hash = hash(secret);
     let mut statement = connection.prepare_cached(
         "SELECT account, login, seen_at FROM sessions WHERE secret_hash = ?1 AND opened_at > ?2 - ?3 AND seen_at > ?2 - ?4",
@@ -109,11 +109,11 @@ fn look(connection: &Connection, secret: &str, now: u64) -> Result<Option<(Who, 
         })
         .optional()?;
     let Some((account, login, seen_at)) = found else { return Ok(None) };
-    let who = match account {
-        Some(account) => Who::Owner { account, login },
-        None => Who::Engineer,
+    let user = match account {
+        Some(account) => User::Owner { account, login },
+        None => User::Engineer,
     };
-    Ok(Some((who, seen_at)))
+    Ok(Some((user, seen_at)))
 }
 
 /// Ends a session.
@@ -135,8 +135,8 @@ mod tests {
         (dir, db)
     }
 
-    fn owner() -> Who {
-        Who::Owner { account: "a".into(), login: "a@example.com".into() }
+    fn owner() -> User {
+        User::Owner { account: "a".into(), login: "a@example.com".into() }
     }
 
     #[test]
@@ -161,8 +161,8 @@ mod tests {
         assert_eq!(peeked(start + IDLE_S), None);
 
         let secret = new_secret().unwrap();
-        db.transact(|tx| open(tx, &secret, &Who::Engineer, start + LASTS_S)).unwrap();
-        assert_eq!(db.read(|c| find(c, &secret, start + LASTS_S)).unwrap(), Some(Who::Engineer));
+        db.transact(|tx| open(tx, &secret, &User::Engineer, start + LASTS_S)).unwrap();
+        assert_eq!(db.read(|c| find(c, &secret, start + LASTS_S)).unwrap(), Some(User::Engineer));
         db.read(|c| close(c, &secret)).unwrap();
         assert_eq!(db.read(|c| find(c, &secret, start + LASTS_S)).unwrap(), None);
         let left: u64 = db.read(|c| Ok(c.query_row("SELECT count(*) FROM sessions", [], |row| row.get(0))?)).unwrap();

@@ -1,4 +1,4 @@
-//! Signing in and out, and the choice of a language.
+//! Sign-in, sign-out, and the choice of a language.
 
 use std::{sync::Arc, time::Instant};
 
@@ -13,17 +13,17 @@ use serde::Deserialize;
 
 use super::{
     Portal,
-    admitted::Posted,
+    auth::CsrfForm,
+    context::RequestContext,
     cookies::cookie,
     frame::Frame,
     language::{self, Language},
     page::{failed, html, html_with},
-    session::{self, ENGINEER, Who},
-    visitor::Visitor,
-    words::fill,
+    session::{self, ENGINEER, User},
+    translations::fill,
 };
 
-/// The rate limit of everybody's attempts together goes by this name.
+/// The key of the rate limit for all sign-ins together.
 const EVERYBODY: &str = "";
 
 #[derive(Template)]
@@ -35,7 +35,7 @@ struct SignIn<'a> {
     demo: &'a [DemoPerson],
 }
 
-/// Somebody the demo lets in: shown on the sign-in page of the demo, and nowhere else.
+/// A user that the sign-in page of the demo offers.
 #[derive(Debug, Clone)]
 pub struct DemoPerson {
     /// `owner` or `engineer`.
@@ -47,17 +47,17 @@ pub struct DemoPerson {
 }
 
 /// The form.
-pub async fn page(State(portal): State<Arc<Portal>>, visitor: Visitor) -> Response {
-    match &visitor.who {
-        Some(who) => Redirect::to(home_of(who)).into_response(),
-        None => html(&SignIn { frame: visitor.frame(), id: "", wrong: None, demo: &portal.demo }),
+pub async fn page(State(portal): State<Arc<Portal>>, context: RequestContext) -> Response {
+    match &context.user {
+        Some(user) => Redirect::to(home_of(user)).into_response(),
+        None => html(&SignIn { frame: context.frame(), id: "", wrong: None, demo: &portal.demo }),
     }
 }
 
-fn home_of(who: &Who) -> &'static str {
-    match who {
-        Who::Owner { .. } => "/",
-        Who::Engineer => "/engineers",
+fn home_of(user: &User) -> &'static str {
+    match user {
+        User::Owner { .. } => "/",
+        User::Engineer => "/engineers",
     }
 }
 
@@ -68,52 +68,54 @@ pub struct Credentials {
     password: String,
 }
 
-/// Signs in. Whether the name or the password was wrong is not said.
-pub async fn enter(State(portal): State<Arc<Portal>>, visitor: Visitor, posted: Posted<Credentials>) -> Response {
-    let Credentials { id, password } = posted.form;
+/// Signs in. The answer does not tell whether the name or the password was wrong.
+pub async fn enter(State(portal): State<Arc<Portal>>, context: RequestContext, submitted: CsrfForm<Credentials>) -> Response {
+    let Credentials { id, password } = submitted.form;
     let id = id.trim();
-    let words = visitor.language.words();
-    let again = |status, why: String| html_with(status, &SignIn { frame: visitor.frame(), id, wrong: Some(why), demo: &portal.demo });
+    let t = context.language.translations();
+    let again = |status, why: String| html_with(status, &SignIn { frame: context.frame(), id, wrong: Some(why), demo: &portal.demo });
     let name = id.to_lowercase();
     let now = Instant::now();
-    // A guesser with many names spends everybody's; it fills up fast, so that this is a nuisance and not a lock.
+    // An attacker with many names exhausts the common limit. It refills fast, so that others are delayed but not locked out.
     if let Err(wait) = portal.sign_ins.take(&name, now).and_then(|()| portal.all_sign_ins.take(EVERYBODY, now)) {
         let seconds = wait.as_secs() + 1;
         tracing::warn!(id, "signing in too often");
-        let mut answer = again(StatusCode::TOO_MANY_REQUESTS, fill(&words.too_often, &[("n", &visitor.language.number(seconds))]));
+        let mut answer = again(StatusCode::TOO_MANY_REQUESTS, fill(&t.too_often, &[("n", &context.language.number(seconds))]));
         answer.headers_mut().insert(header::RETRY_AFTER, seconds.into());
         return answer;
     }
-    let who = if name == ENGINEER {
-        session::same(&password, &portal.cloud.operator).then_some(Who::Engineer)
+    let user = if name == ENGINEER {
+        session::same(&password, &portal.cloud.operator).then_some(User::Engineer)
     } else {
         match portal.cloud.sign_in(id, &password).await {
-            Ok(account) => account.map(|account| Who::Owner { login: account.login.unwrap_or_else(|| id.to_owned()), account: account.id }),
-            Err(e) => return failed(&visitor, &e.into()),
+            Ok(account) => {
+                account.map(|account| User::Owner { login: account.login.unwrap_or_else(|| id.to_owned()), account: account.id })
+            }
+            Err(e) => return failed(&context, &e.into()),
         }
     };
-    let Some(who) = who else {
+    let Some(user) = user else {
         tracing::warn!(id, "a wrong password or an unknown name");
-        return again(StatusCode::FORBIDDEN, words.wrong_credentials.clone());
+        return again(StatusCode::FORBIDDEN, t.wrong_credentials.clone());
     };
-    portal.sign_ins.forgive(&name);
+    portal.sign_ins.reset(&name);
     let Ok(secret) = session::new_secret() else { return StatusCode::INTERNAL_SERVER_ERROR.into_response() };
-    let home = home_of(&who);
+    let home = home_of(&user);
     let (kept, now) = (secret.clone(), portal.cloud.clock.now_s());
-    if let Err(e) = portal.cloud.db.transact_async(move |tx| session::open(tx, &kept, &who, now)).await {
-        return failed(&visitor, &e.into());
+    if let Err(e) = portal.cloud.db.transact_async(move |tx| session::open(tx, &kept, &user, now)).await {
+        return failed(&context, &e.into());
     }
     tracing::info!(id, "signed in");
     let secure = portal.is_secure();
     let cookies = CookieJar::new().add(cookie(portal.session_cookie(), secret, session::LASTS_S, secure));
-    (cookies.add(cookie(portal.visit_cookie(), "", 0, secure)), Redirect::to(home)).into_response()
+    (cookies.add(cookie(portal.anonymous_cookie(), "", 0, secure)), Redirect::to(home)).into_response()
 }
 
 /// Signs out: the session ends here, not only in the browser.
-pub async fn leave(State(portal): State<Arc<Portal>>, visitor: Visitor, _: Posted<Nothing>) -> Response {
-    let secret = visitor.secret.clone();
+pub async fn leave(State(portal): State<Arc<Portal>>, context: RequestContext, _: CsrfForm<Nothing>) -> Response {
+    let secret = context.secret.clone();
     if let Err(e) = portal.cloud.db.read_async(move |connection| session::close(connection, &secret)).await {
-        return failed(&visitor, &e.into());
+        return failed(&context, &e.into());
     }
     let cookies = CookieJar::new().add(cookie(portal.session_cookie(), "", 0, portal.is_secure()));
     (cookies, Redirect::to("/sign-in")).into_response()
@@ -131,9 +133,9 @@ pub struct Choice {
 }
 
 /// Remembers the language that was chosen.
-pub async fn choose_language(State(portal): State<Arc<Portal>>, posted: Posted<Choice>) -> Response {
-    let Choice { language, back } = posted.form;
-    // A path of ours: `//host` and `/\host` would lead elsewhere.
+pub async fn choose_language(State(portal): State<Arc<Portal>>, submitted: CsrfForm<Choice>) -> Response {
+    let Choice { language, back } = submitted.form;
+    // Only a path on this host: `//host` and `/\host` would lead to another one.
     let ours = back.starts_with('/') && !back[1..].starts_with(['/', '\\']) && HeaderValue::from_str(&back).is_ok();
     let cookies = CookieJar::new().add(cookie(language::COOKIE, language.tag(), 365 * 86_400, portal.is_secure()));
     (cookies, Redirect::to(if ours { &back } else { "/" })).into_response()

@@ -1,4 +1,4 @@
-//! Everything the portal shows, read from the database in one go: the page, the JSON and the demo all look at this.
+//! Everything the portal knows, read from the database at once: for the engineers' page, the JSON API and the demo.
 
 use std::sync::Arc;
 
@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     clock::now_us,
     domain::{
-        issuer::{self, Body, Standing, devices, read_body},
-        reports::{self, Heard},
+        issuer::{self, Body, CurrentPlan, devices, read_body},
+        reports::{self, Reported},
     },
     storage::db::DbError,
     transport::{cloud::Cloud, store::TransferView},
@@ -19,7 +19,7 @@ use crate::{
 /// How many switches are shown.
 const SWITCHES: usize = 20;
 
-/// What the portal knows.
+/// Everything the portal knows.
 #[derive(Debug, Serialize)]
 pub struct State {
     /// Microseconds since 1970.
@@ -55,15 +55,15 @@ pub struct CameraView {
     pub order_id: Option<String>,
     /// Premium has no seat for it.
     pub seatless: bool,
-    /// It was reset to factory settings, and takes nothing until it is bound again.
+    /// It was reset to factory settings, and accepts no document until it is bound again.
     pub reset: bool,
     /// `next`: the plan then, and when (Unix seconds).
     pub next: Option<(String, u64)>,
     /// Hours of history.
     pub history_h: u32,
-    /// What it has said.
+    /// Its last status and report.
     #[serde(flatten)]
-    pub heard: Heard,
+    pub reported: Reported,
     /// Its newest document.
     pub seq: u64,
     /// Its newest document.
@@ -91,7 +91,7 @@ pub struct SwitchView {
     pub reason: String,
     /// `next`, if it carries one.
     pub next: Option<(String, u64)>,
-    /// Money that went back.
+    /// The refund or credit.
     pub order: Option<OrderView>,
     /// Microseconds since 1970, as the following: the click that caused it reached the portal.
     pub clicked_us: Option<i64>,
@@ -111,7 +111,7 @@ pub struct SwitchView {
     pub store_bytes_after: Option<u64>,
 }
 
-/// Money that went back.
+/// The refund or credit.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct OrderView {
     /// The order id.
@@ -155,7 +155,7 @@ fn read_from(cloud: &Cloud, connection: &Connection) -> Result<State, DbError> {
 
 fn camera(cloud: &Cloud, connection: &Connection, device: &DeviceId) -> Result<CameraView, DbError> {
     let camera = issuer::camera(connection, device)?;
-    let Standing { tier, policy, channel, next, seatless } = cloud.issuer.standing(connection, &camera, cloud.clock.now_s())?;
+    let CurrentPlan { tier, policy, channel, next, seatless } = cloud.issuer.current_plan(connection, &camera, cloud.clock.now_s())?;
     let order_id = cloud.issuer.covering_subscription(connection, &camera, cloud.clock.now_s())?.map(|subscription| subscription.order_id);
     let (clips, clip_bytes) = connection.query_row(
         "SELECT count(*), coalesce(sum(bytes), 0) FROM clips WHERE device = ?1 AND stored_at IS NOT NULL AND erased_at IS NULL",
@@ -170,7 +170,7 @@ fn camera(cloud: &Cloud, connection: &Connection, device: &DeviceId) -> Result<C
         reset: camera.reset,
         next: next.map(|next| (next.plan.to_string(), next.effective_at)),
         history_h: policy.history_h,
-        heard: reports::heard(connection, device, Position { epoch: camera.epoch, seq: camera.seq })?,
+        reported: reports::reported(connection, device, Position { epoch: camera.epoch, seq: camera.seq })?,
         clips,
         clip_bytes,
         device: camera.device,

@@ -13,7 +13,7 @@ use super::{
     frame::Frame,
     language::machine_time,
     page::{failed, html},
-    words::{fill, judgement, name_of},
+    translations::{fill, judgement, name_of},
 };
 use crate::{portal::account_view, storage::db::DbError};
 
@@ -27,40 +27,40 @@ struct Page {
 }
 
 /// The page.
-pub async fn page(State(portal): State<Arc<Portal>>, Household { account, view, visitor }: Household) -> Response {
+pub async fn page(State(portal): State<Arc<Portal>>, Household { account, view, context }: Household) -> Response {
     let cloud = &portal.cloud;
     let orders = match account_view::orders(cloud, &account).await {
         Ok(orders) => orders,
-        Err(e) => return failed(&visitor, &e.into()),
+        Err(e) => return failed(&context, &e.into()),
     };
     let asked = account.clone();
     let error = match cloud.db.read_async(move |connection| last_error(connection, &asked)).await {
         Ok(error) => error,
-        Err(e) => return failed(&visitor, &e.into()),
+        Err(e) => return failed(&context, &e.into()),
     };
-    let words = visitor.language.words();
+    let t = context.language.translations();
     let all = orders.iter().map(|order| order.order_id.as_str()).collect::<Vec<_>>();
     let error = error.map(|(report, at)| {
         let at = machine_time(u64::try_from(at / 1_000_000).unwrap_or(0));
-        fill(&words.error_line, &[("camera", report.device.as_str()), ("at", &at), ("judgement", &judgement(words, &report))])
+        fill(&t.error_line, &[("camera", report.device.as_str()), ("at", &at), ("judgement", &judgement(t, &report))])
     });
     let mut facts = vec![
-        (words.tp_link_id.clone(), visitor.who.as_ref().map_or_else(String::new, |who| who.login().to_owned())),
-        (words.account.clone(), account),
-        (words.last_order.clone(), all.first().map_or_else(|| words.none.clone(), |id| (*id).to_owned())),
-        (words.last_error.clone(), error.unwrap_or_else(|| words.no_error.clone())),
+        (t.tp_link_id.clone(), context.user.as_ref().map_or_else(String::new, |user| user.login().to_owned())),
+        (t.account.clone(), account),
+        (t.last_order.clone(), all.first().map_or_else(|| t.none.clone(), |id| (*id).to_owned())),
+        (t.last_error.clone(), error.unwrap_or_else(|| t.no_error.clone())),
     ];
     if all.len() > 1 {
-        facts.insert(3, (words.all_orders.clone(), all.join(", ")));
+        facts.insert(3, (t.all_orders.clone(), all.join(", ")));
     }
     for camera in &view.cameras {
-        let agent = camera.heard.report.as_ref().map_or("?", |report| &report.agent);
-        let plan = name_of(&words.plan, camera.plan.as_str());
+        let agent = camera.reported.report.as_ref().map_or("?", |report| &report.agent);
+        let plan = name_of(&t.plan, camera.plan.as_str());
         let values = [("camera", camera.device.as_str()), ("model", &camera.model), ("plan", &plan), ("agent", agent)];
-        facts.push((words.camera.clone(), fill(&words.camera_line, &values)));
+        facts.push((t.camera.clone(), fill(&t.camera_line, &values)));
     }
     let text = facts.iter().map(|(name, value)| format!("{name}: {value}")).collect::<Vec<_>>();
-    html(&Page { frame: visitor.frame(), rows: text.len() + 1, text: text.join("\n"), facts })
+    html(&Page { frame: context.frame(), rows: text.len() + 1, text: text.join("\n"), facts })
 }
 
 /// The last report of this account's cameras, since they are its, that says no.

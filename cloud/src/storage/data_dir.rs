@@ -1,5 +1,5 @@
-//! Where care-cloud keeps what it makes: certificates, keys, the database, the broker's files, the clips. Everything is
-//! private to its owner (0700, keys 0600), because whoever reads the CA's key can be any camera.
+//! The data directory: certificates, keys, the database, the broker's files, the clips. Only its owner can read it (0700, keys
+//! 0600), because the CA's key can impersonate any camera.
 
 use std::{
     fs,
@@ -11,7 +11,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// What can go wrong with files under the data directory.
+/// Why a file in the data directory could not be used.
 #[derive(Debug, Error)]
 pub enum DataError {
     /// A file or directory could not be made, read or written.
@@ -24,7 +24,7 @@ pub enum DataError {
         /// What the system said.
         source: io::Error,
     },
-    /// A file holds something else than expected.
+    /// A file's content is not as expected.
     #[error("{path} is not what care-cloud wrote ({why}): restore it, or start with another --data directory")]
     Damaged {
         /// The file.
@@ -34,16 +34,16 @@ pub enum DataError {
     },
 }
 
-/// The data directory, made if it was not there.
+/// The data directory. It is created if it does not exist.
 #[derive(Debug, Clone)]
 pub struct DataDir {
     root: PathBuf,
 }
 
-/// Where the running (or last) care-cloud can be reached.
+/// The addresses of the running, or last, care-cloud.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoints {
-    /// `https://…`: the API of section 3.6, and the embedded store.
+    /// `https://…`: the API (`docs/protocol.md#https`) and the embedded store.
     pub api: String,
     /// `mqtts://…`, for cameras.
     pub broker: String,
@@ -59,7 +59,7 @@ pub struct Endpoints {
     pub store: Option<StoreEndpoint>,
 }
 
-/// A clip store elsewhere, as cameras have to know it.
+/// An external clip store, as cameras are configured for it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoreEndpoint {
     /// `host` or `host:port`.
@@ -91,7 +91,7 @@ impl DataDir {
         serde_json::from_slice(&text).map(Some).map_err(|e| DataError::Damaged { path, why: e.to_string() })
     }
 
-    /// What the command line and the demo show the portal: they act for whoever owns this directory. Made if it is not there.
+    /// The secret by which the command line and the demo authenticate at the portal. Created if it does not exist.
     pub fn operator(&self) -> Result<String, DataError> {
         let path = self.path("keys/operator.secret");
         if let Some(secret) = read_if_there(&path)? {
@@ -102,7 +102,7 @@ impl DataDir {
         Ok(secret)
     }
 
-    /// What tells this cloud's client ids at the broker from any that somebody could guess. Made if it is not there.
+    /// The secret part of this cloud's MQTT client ids. Created if it does not exist.
     pub fn client_secret(&self) -> Result<String, DataError> {
         let path = self.path("keys/client.secret");
         if let Some(secret) = read_if_there(&path)? {
@@ -151,7 +151,7 @@ fn write_with_mode(path: &Path, content: &[u8], mode: u32) -> Result<(), DataErr
     fs::rename(&partial, path).map_err(failed)
 }
 
-/// A file's content, or `None` if there is no such file.
+/// A file's content; `None` if it does not exist.
 pub fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, DataError> {
     match fs::read(path) {
         Ok(content) => Ok(Some(content)),

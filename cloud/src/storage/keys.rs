@@ -1,6 +1,6 @@
-//! The keys that sign: the root key, which signs keysets and would lie in a safe, and the signing keys, which sign
-//! entitlements (section 3.2). The first start makes one of each, and keyset 1. What is in force is what the keyset file says:
-//! another care-cloud on the same directory may rotate, and is followed at the next signature.
+//! The signing keys (`docs/protocol.md#keyset`): the root key signs keysets and would be kept offline; the signing keys sign
+//! entitlements. The first start creates one of each, and keyset 1. The keyset file decides which key signs: if another
+//! care-cloud on the same directory rotates, this one follows at its next signature.
 
 use std::{
     collections::BTreeMap,
@@ -19,11 +19,11 @@ use crate::storage::data_dir::{DataDir, DataError, read_if_there, write_private}
 /// The `iss` of every document.
 pub const ISSUER: &str = "care";
 const ROOT_KID: &str = "root-1";
-/// A keyset has 64 KiB at most: so many resets find their place in it.
+/// The most resets in a keyset, which has at most 64 KiB.
 const RESETS_KEPT: usize = 100;
 const SIGNING_KID: &str = "care-";
 
-/// What can go wrong with the keys.
+/// Why the keys could not be used.
 #[derive(Debug, Error)]
 pub enum KeysError {
     /// Reading or writing.
@@ -86,8 +86,8 @@ impl Keys {
         }
     }
 
-    /// A new signing key takes over and the old ones are revoked. Call it inside a transaction: two processes must not
-    /// rotate at once, and every document has to be written anew under the new key.
+    /// Replaces the signing key and revokes the old ones. Call it inside a transaction: two processes must not rotate at once,
+    /// and every document has to be issued again under the new key.
     pub fn rotate(&self, now: u64) -> Result<Arc<Current>, KeysError> {
         let before = self.current();
         let number = before.keyset.keys.keys().chain(&before.keyset.revoked).filter_map(|kid| number(kid)).max().unwrap_or(0) + 1;
@@ -103,14 +103,14 @@ impl Keys {
     pub fn reset(&self, device: &DeviceId, position: Position, now: u64) -> Result<Arc<Current>, KeysError> {
         let mut keyset = self.current().keyset.clone();
         let id = keyset.resets.iter().map(|reset| reset.id).max().unwrap_or(0) + 1;
-        // A camera that was away applies what it missed in turn; what is older than these, no camera waits for.
+        // A camera that was offline applies the resets it missed; older ones are no longer needed.
         let too_many = (keyset.resets.len() + 1).saturating_sub(RESETS_KEPT);
         keyset.resets.drain(..too_many);
         keyset.resets.push(Reset { id, aud: device.to_string(), epoch: position.epoch, seq: position.seq, time: None });
         self.publish(keyset, now)
     }
 
-    /// The last key that was revoked, to see what a camera says of it.
+    /// The last revoked key, for the experiment with it.
     pub fn retired(&self) -> Result<Option<Signer>, KeysError> {
         let current = self.current();
         let Some(newest) = current.keyset.revoked.iter().filter_map(|kid| number(kid)).max() else { return Ok(None) };
@@ -132,7 +132,7 @@ impl Keys {
 
 fn read(data: &DataDir, root: &Signer) -> Result<Current, KeysError> {
     let path = keyset_path(data);
-    // Before reading: if it is replaced meanwhile, the next look sees another one.
+    // Taken before reading, so that a replacement in between is noticed next time.
     let file = mark(&path);
     let damaged = |why: String| DataError::Damaged { path: path.clone(), why };
     let token = read_if_there(&path)?.ok_or_else(|| damaged("it is missing".into()))?;

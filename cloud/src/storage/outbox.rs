@@ -1,6 +1,6 @@
-//! The outbox: what is to be published, in the order it was issued. A row is due until the broker has acknowledged it, so
-//! a crash between the commit and the publish costs a restart, not a document; and it is due again when the camera has not
-//! reported on it (chasing), or when the broker has lost its memory.
+//! The outbox: documents to publish, in the order of issue. A row is due until the broker acknowledges it, so that a crash between
+//! commit and publish loses nothing. It is due again when the camera has not reported on it, or when the broker has lost its
+//! memory.
 
 use care_protocol::DeviceId;
 use rusqlite::{Connection, params};
@@ -8,7 +8,7 @@ use rusqlite::{Connection, params};
 use crate::clock::now_us;
 use crate::storage::db::DbError;
 
-/// A camera has this long to report before its document is sent again; it doubles with every try.
+/// How long a camera has to report before its document is sent again. It doubles with every try.
 pub const CHASE_AFTER_US: i64 = 5_000_000;
 const CHASE_AT_MOST_US: i64 = 600_000_000;
 
@@ -27,8 +27,8 @@ pub struct Due {
     pub token: String,
 }
 
-/// What is due, oldest first, at most `limit` rows. A document behind which a newer one of its camera is at the broker already
-/// is no longer sent: it would stay there as the retained one.
+/// What is due, oldest first, at most `limit` rows. A document is skipped once a newer one of its camera is at the broker, where
+/// the older one would replace it as the retained message.
 pub fn due(connection: &Connection, limit: usize) -> Result<Vec<Due>, DbError> {
     let mut statement = connection.prepare_cached(
         "SELECT d.id, d.device, d.epoch, d.seq, d.token FROM outbox o JOIN documents d ON d.id = o.document
@@ -46,14 +46,14 @@ pub fn due(connection: &Connection, limit: usize) -> Result<Vec<Due>, DbError> {
     .collect()
 }
 
-/// It was handed to the broker's connection at `at` (microseconds); the first time counts.
+/// Notes that a document was handed to the broker's connection at `at` (microseconds). The first time counts.
 pub fn mark_published(connection: &Connection, document: i64, at: i64) -> Result<(), DbError> {
     let sql = "UPDATE outbox SET published_at = coalesce(published_at, ?2), tries = tries + 1 WHERE document = ?1";
     connection.prepare_cached(sql)?.execute(params![document, at])?;
     Ok(())
 }
 
-/// The broker acknowledged it: no longer due. The camera's time to report begins.
+/// Notes that the broker acknowledged a document: it is no longer due, and the camera's time to report begins.
 pub fn mark_acked(connection: &Connection, document: i64, at: i64) -> Result<(), DbError> {
     let sql = "UPDATE outbox SET due = 0, acked_at = coalesce(acked_at, ?2),
                       chase_at = ?2 + min(?3 << min(max(tries, 1) - 1, 20), ?4) WHERE document = ?1";
@@ -61,7 +61,7 @@ pub fn mark_acked(connection: &Connection, document: i64, at: i64) -> Result<(),
     Ok(())
 }
 
-/// A camera takes nothing of its present binding any more: none of it is sent.
+/// Stops sending the documents of a camera, because it accepts none of its present binding.
 pub fn give_up(connection: &Connection, device: &DeviceId) -> Result<(), DbError> {
     connection.execute("UPDATE outbox SET due = 0, chase_at = NULL WHERE device = ?1", [device.as_str()])?;
     Ok(())
@@ -74,7 +74,7 @@ pub fn all_due_again(connection: &Connection) -> Result<usize, DbError> {
     Ok(connection.execute(sql, [])?)
 }
 
-/// Makes documents due again whose cameras are there and have not reported in time; older ones are not worth a chase.
+/// Makes the newest documents due again whose cameras are online and have not reported in time.
 pub fn chase(connection: &Connection) -> Result<usize, DbError> {
     let sql = "UPDATE outbox SET due = 1 WHERE due = 0 AND chase_at <= ?1
                AND document IN (SELECT max(d.id) FROM documents d JOIN cameras c ON c.device = d.device

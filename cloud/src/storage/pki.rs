@@ -1,5 +1,5 @@
-//! A small certificate authority: the server's certificate, care-cloud's own client certificate for the broker, and one
-//! client certificate per camera whose CN is the device id. Mutual TLS everywhere hangs on it.
+//! A small certificate authority for mutual TLS: it signs the server's certificate, care-cloud's own client certificate for the
+//! broker, and one client certificate per camera, whose CN is the device id.
 
 use std::sync::Arc;
 
@@ -18,11 +18,11 @@ use time::{Duration, OffsetDateTime};
 
 use crate::storage::data_dir::{DataDir, DataError, read_if_there, write_private, write_public};
 
-/// The CN of care-cloud's own client certificate, by which a broker's ACL knows it. An authority of its own signs it: no
-/// camera's certificate is worth anything on the broker's listener for the cloud.
+/// The CN of care-cloud's own client certificate, which the broker's ACL names. A separate authority signs it, so that the
+/// broker's listener for the cloud accepts no camera's certificate.
 pub const CLOUD_NAME: &str = "care-cloud";
 
-/// What can go wrong with certificates.
+/// Why a certificate could not be made or used.
 #[derive(Debug, Error)]
 pub enum PkiError {
     /// Reading or writing.
@@ -66,7 +66,7 @@ impl Authority {
         Self::named(data, "ca", "Care stand-in CA")
     }
 
-    /// The one that signs nothing but care-cloud's own client certificate.
+    /// The authority that signs only care-cloud's own client certificate.
     fn of_cloud(data: &DataDir) -> Result<Self, PkiError> {
         Self::named(data, "cloud-ca", "Care stand-in CA for the cloud itself")
     }
@@ -81,7 +81,7 @@ impl Authority {
             params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
             validity(&mut params, 20 * 365);
             write_public(&ca_path, params.self_signed(&key)?.pem().as_bytes())?;
-            // The key last: it is what says that the authority is complete.
+            // The key last: its presence says that the authority is complete.
             write_private(&key_path, key.serialize_pem().as_bytes())?;
         }
         let ca = text(&ca_path)?;
@@ -106,7 +106,8 @@ pub struct Pki {
 }
 
 impl Pki {
-    /// Opens the authority and signs care-cloud's own certificates, anew at every start, for `localhost`, both loopback addresses and `names`: so they never expire under way.
+    /// Opens the authority and signs care-cloud's own certificates for `localhost`, both loopback addresses and `names`. Every
+    /// start signs new ones, so that they do not expire.
     pub fn open(data: &DataDir, names: &[String]) -> Result<Self, PkiError> {
         let Authority { issuer, ca } = Authority::open(data)?;
         let mut server = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
@@ -154,8 +155,7 @@ pub fn client_config(ca: &[u8], identity: Option<&Identity>) -> Result<Arc<Clien
     Ok(Arc::new(config))
 }
 
-/// A client's side of TLS towards a server that wants no certificate of ours. A bundle may hold authorities that rustls
-/// cannot read: they are left out.
+/// Client-side TLS without a client certificate. Authorities in the bundle that rustls cannot read are skipped.
 pub fn trusting(authorities: &[u8]) -> Result<Arc<ClientConfig>, PkiError> {
     let mut roots = RootCertStore::empty();
     let (added, _) = roots.add_parsable_certificates(CertificateDer::pem_slice_iter(authorities).filter_map(Result::ok));
@@ -211,7 +211,7 @@ fn name(common_name: &str) -> DistinguishedName {
 }
 
 fn validity(params: &mut CertificateParams, days: i64) {
-    // A day of slack: a camera's clock may be behind.
+    // One day earlier, because a camera's clock may be behind.
     let now = OffsetDateTime::now_utc();
     params.not_before = now - Duration::days(1);
     params.not_after = now + Duration::days(days);

@@ -1,6 +1,5 @@
-//! What grows with every clip and every report goes when it is old, so that the database of a camera that runs for years stays
-//! as small as that of one that runs for months. Nothing goes that money, the portal or a decision still needs: orders, ledger,
-//! subscriptions, documents and the clips that can be watched stay, and every camera keeps its last report.
+//! Pruning: removes old reports, grants and clip rows, so that the database of a camera that runs for years stays small. Orders,
+//! ledger, subscriptions, documents, watchable clips and every camera's last report stay.
 
 use std::time::Duration;
 
@@ -8,17 +7,17 @@ use rusqlite::{Transaction, params};
 
 use crate::storage::db::DbError;
 
-/// Reports are kept so long: for the engineers' page and for whoever asks what a camera said last month.
+/// How long reports are kept.
 pub const REPORTS_FOR: Duration = Duration::from_secs(90 * 24 * 3600);
-/// Grants are kept so long. One is good for a minute, and may be in use for an hour.
+/// How long grants are kept. A grant is valid for a minute, and its upload may take an hour.
 pub const GRANTS_FOR: Duration = Duration::from_secs(7 * 24 * 3600);
-/// The row of a clip that never came, or whose object is gone, is kept so long: longer than any plan's history, so that no pause
-/// between clips and no repeated request is judged without it.
+/// How long the row of a clip is kept that never arrived or is gone: longer than any plan's history, so that cooldowns and
+/// repeated requests are still judged with it.
 pub const CLIPS_FOR: Duration = Duration::from_secs(40 * 24 * 3600);
-/// So many rows of each kind at a time: whoever waits for the database waits a moment.
+/// Rows of each kind per batch, so that nothing waits long for the database.
 const BATCH: usize = 2000;
 
-/// What went.
+/// What was removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Pruned {
     /// Reports.

@@ -1,5 +1,5 @@
-//! The API of section 3.6: grants for clips, the entitlement and the keyset over HTTPS. A camera is whoever its client
-//! certificate says, and may speak only about itself.
+//! The HTTPS API for cameras (`docs/protocol.md#https`): grants for clips, the entitlement, the keyset. The client certificate
+//! identifies the camera, which has access to nothing but its own resources.
 
 use std::sync::Arc;
 

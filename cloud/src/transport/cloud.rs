@@ -1,5 +1,5 @@
-//! The cloud as one value: the database, the issuer, the events and the store's open transfers, shared by everything that
-//! serves. [`Cloud::act`] is the only way a plan changes while the program runs.
+//! The running cloud as one value: database, issuer, events and the store's open transfers. [`Cloud::act`] is the only way to
+//! change a plan while the program runs.
 
 use std::sync::Arc;
 
@@ -29,42 +29,42 @@ use crate::{
     },
 };
 
-/// Everything that serves shares this.
+/// What all tasks of the program share.
 pub struct Cloud {
-    /// What time it is.
+    /// The clock.
     pub clock: Clock,
     /// The database.
     pub db: Db,
     /// Signs documents.
     pub issuer: Arc<Issuer>,
-    /// Where clips go.
+    /// The clip store.
     pub store: Arc<Store>,
-    /// The uploads that are under way, and what the store counted.
+    /// The uploads in progress, with what the store counted.
     pub transfers: Transfers,
     /// Events for the portal's pages.
     pub events: Events,
     /// Wakes the publisher.
     pub outbox: Notify,
-    /// Wakes the schedule: a period's end may have moved.
+    /// Wakes the schedule, because the end of a period may have moved.
     pub schedule: Notify,
     /// Where this cloud can be reached.
     pub endpoints: Endpoints,
     /// The broker, as this cloud reaches it.
     pub link: BrokerAddress,
-    /// What is to be published beside the documents.
+    /// MQTT messages that are not in the outbox.
     pub publications: Publications,
     /// Cameras that get no grant for a while, by an engineer's experiment.
     pub refused_grants: RefusedGrants,
     /// The embedded broker, unless an external one is used.
     pub broker: Option<Broker>,
-    /// Where everything is kept.
+    /// The data directory.
     pub data: DataDir,
-    /// Who shows this (`authorization: Bearer …`) is the command line of whoever owns the data directory.
+    /// The operator's secret. A request that carries it (`authorization: Bearer …`) comes from the owner of the data directory.
     pub operator: String,
 }
 
 impl Cloud {
-    /// Puts the parts together.
+    /// Assembles the parts.
     #[allow(clippy::too_many_arguments, reason = "the parts, each once")]
     pub fn new(
         data: DataDir,
@@ -95,7 +95,7 @@ impl Cloud {
         })
     }
 
-    /// Whose account this TP-Link ID and password open; `None`: they do not belong together. Takes as long either way.
+    /// The account of this TP-Link ID; `None` if the password is wrong. Takes equally long in both cases.
     pub async fn sign_in(&self, login: &str, password: &str) -> Result<Option<Account>, DbError> {
         let login = login.to_owned();
         let (account, hash) = self.db.read_async(move |connection| accounts::credentials(connection, &login)).await?;
@@ -104,12 +104,12 @@ impl Cloud {
         Ok(account.filter(|_| matches))
     }
 
-    /// Does what a person or an app store asked for, and lets everyone concerned know.
+    /// Carries out an action of an owner or an app store, and announces the result.
     pub async fn act(self: &Arc<Self>, action: Action) -> Result<Done, ActionError> {
         self.act_and(action, |_, _| Ok(())).await
     }
 
-    /// The same, with something that belongs to it and is written with it.
+    /// The same; `also` writes more in the same transaction.
     pub async fn act_and(
         self: &Arc<Self>,
         action: Action,
@@ -129,7 +129,7 @@ impl Cloud {
         Ok(done)
     }
 
-    /// Runs a transaction that may issue documents; once it holds, revoked transfers are cut and the publisher wakes.
+    /// Runs a transaction that may issue documents. After the commit it cuts revoked transfers and wakes the publisher.
     pub async fn change<T: Send + 'static>(
         self: &Arc<Self>,
         work: impl FnOnce(&Transaction<'_>) -> Result<T, ActionError> + Send + 'static,
@@ -154,7 +154,7 @@ impl Cloud {
                 seq: document.position.seq,
             });
         }
-        // The schedule tries again what does not go now.
+        // If this fails, the schedule tries again.
         if issued.iter().any(|document| !document.erased.is_empty())
             && let Err(e) = self.sweep().await
         {
@@ -171,12 +171,12 @@ impl Cloud {
         BrokerAddress { host, port: broker.port().unwrap_or(8883), ..self.link.clone() }
     }
 
-    /// Erases what the plans' histories no longer hold.
+    /// Erases clips that are older than their plan's history.
     pub async fn sweep(&self) -> Result<(), RetentionError> {
         retention::sweep(&self.db, &self.issuer, &self.store, self.clock.now_s()).await
     }
 
-    /// The document was handed to the broker's connection: what the store receives from now on is counted apart.
+    /// The document was handed to the broker's connection: from here on the store counts older uploads separately.
     pub fn published(&self, device: &DeviceId, position: Position) {
         self.transfers.mark_published(device, position);
         self.events.send(CloudEvent::Published { device: device.to_string() });

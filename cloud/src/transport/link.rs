@@ -1,6 +1,6 @@
-//! care-cloud's own MQTT connection: publishes what the outbox holds, answers every `get`, takes in reports and status.
-//! One task owns the client library's event loop; a lost connection is rebuilt from nothing, because the outbox in the
-//! database, not the library's queue, says what is still to be sent.
+//! care-cloud's MQTT connection: publishes the outbox, answers every `get`, takes in reports and status. One task owns the client
+//! library's event loop. A lost connection is built anew, because the outbox in the database, and not the library's queue, says
+//! what is still to be sent.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -45,7 +45,7 @@ enum LinkError {
 const MAX_PAYLOAD: usize = 256 * 1024;
 const QUEUE: usize = 64;
 
-/// Runs for ever: connects, serves, and connects again.
+/// Runs for ever: connects, serves the connection until it is lost, and connects again.
 pub async fn run(cloud: Arc<Cloud>) {
     let address = cloud.link.clone();
     let Some(mut publications) = cloud.publications.take() else { return tracing::error!("the link runs already") };
@@ -64,7 +64,7 @@ pub async fn run(cloud: Arc<Cloud>) {
     }
 }
 
-/// What a publish was, by its packet id once it has one: the library numbers publishes in the order they were given.
+/// Publishes that are not acknowledged, by packet id once they have one. The library numbers them in the order of submission.
 #[derive(Default)]
 struct Outstanding {
     given: VecDeque<Option<Sent>>,
@@ -158,7 +158,7 @@ async fn poll(
                 if let Some(sent) = what {
                     let at = now_us();
                     fail_point::reach("acknowledged", sent.seq);
-                    // Not awaited: marking must not hold up reading.
+                    // Not awaited, so that reading goes on meanwhile.
                     tokio::spawn(mark_acked(cloud.clone(), outstanding.clone(), sent, at));
                 }
             }
@@ -178,7 +178,7 @@ async fn mark_acked(cloud: Arc<Cloud>, outstanding: Arc<Mutex<Outstanding>>, Sen
         Err(e) => tracing::error!("marking a document as published: {e}"),
     }
     fail_point::reach("marked_acknowledged", seq);
-    // Only now: while the row still says that it is due, it must not go out again.
+    // Not earlier: while the row is still due, it must not be published again.
     outstanding.lock().unwrap_or_else(PoisonError::into_inner).in_flight.remove(&document);
 }
 
@@ -205,14 +205,14 @@ async fn publish_all(
     let session_present = ready.await.map_err(|_| LinkError::Ended)?;
     let give = |what| outstanding.lock().unwrap_or_else(PoisonError::into_inner).given.push_back(what);
     if !session_present {
-        // A broker that does not know us may have lost the retained documents as well.
+        // A broker that lost our session may have lost its retained documents too.
         cloud.db.read_async(outbox::all_due_again).await?;
     }
     let mut published_keyset = 0;
 
     let mut tick = tokio::time::interval(Duration::from_millis(250));
     loop {
-        // Before any document that its key signed.
+        // The keyset goes before any document that its key signed.
         let keys = cloud.issuer.keys.current();
         if keys.keyset.version != published_keyset {
             give(None);
@@ -246,7 +246,7 @@ async fn publish_all(
     }
 }
 
-/// Takes in what cameras say, in order. Nothing they send can stop it: what is malformed is logged and dropped.
+/// Processes the cameras' messages in order. A malformed message is logged and dropped.
 async fn read_inbox(cloud: Arc<Cloud>, mut inbox: mpsc::UnboundedReceiver<Publish>) {
     while let Some(publish) = inbox.recv().await {
         let at = now_us();
@@ -281,7 +281,7 @@ enum Dropped {
 }
 
 async fn take_report(cloud: &Arc<Cloud>, device: &DeviceId, publish: &Publish, at: i64) -> Result<(), Dropped> {
-    // A report that arrives while we listen; a retained copy tells nothing about when.
+    // A retained copy says nothing about when the report was made.
     let report: Report = serde_json::from_slice(&publish.payload)?;
     if report.device != *device {
         return Err(Dropped::Wrong("the report names another device"));

@@ -1,4 +1,4 @@
-//! The API's listener: mutual TLS, one HTTP/1.1 connection per task, and who is at the other end.
+//! The listener of the API: mutual TLS, one HTTP/1.1 connection per task, and the device id from the client certificate.
 
 use std::{sync::Arc, time::Duration};
 
@@ -36,7 +36,7 @@ pub async fn accept_tls(listener: TcpListener, config: Arc<ServerConfig>, router
 }
 
 async fn serve(stream: TcpStream, acceptor: TlsAcceptor, router: Router) {
-    // Answers are short and someone waits for each; without this the connection works all the same.
+    // Answers are short. If this fails, the connection only has more latency.
     drop(stream.set_nodelay(true));
     let stream = match tokio::time::timeout(HANDSHAKE_WITHIN, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => stream,
@@ -53,7 +53,7 @@ async fn serve(stream: TcpStream, acceptor: TlsAcceptor, router: Router) {
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
         .await;
     if let Err(e) = served {
-        // A camera that cuts an upload ends here: that is its right.
+        // This is also how an upload ends that the camera cuts.
         tracing::debug!("a connection ended early: {e}");
     }
 }

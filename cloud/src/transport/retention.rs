@@ -1,6 +1,6 @@
-//! Retention: the cloud's clips go when they are older than the plan's history, by a change of plan or by mere time. A clip
-//! is first marked in the database, then its object is deleted, and only when a listing of the store no longer shows the
-//! object is it booked as gone; until then it is tried again, so neither a crash nor a full disk leaves a clip behind.
+//! Retention: erases clips that are older than the plan's history, after a change of plan or with time. A clip is marked in the
+//! database, then its object is deleted, and it counts as gone only once a listing no longer shows the object. Until then
+//! the deletion is repeated, so that neither a crash nor a full disk leaves a clip behind.
 
 use std::{
     sync::Arc,
@@ -47,7 +47,7 @@ pub enum RetentionError {
 /// Marks every camera's clips that have grown older than its plan's history.
 fn mark_outdated(tx: &Transaction<'_>, issuer: &Issuer, now: u64) -> Result<(), DbError> {
     for device in devices(tx, None)? {
-        let history_h = issuer.standing(tx, &camera(tx, &device)?, now)?.policy.history_h;
+        let history_h = issuer.current_plan(tx, &camera(tx, &device)?, now)?.policy.history_h;
         let clips = mark_older(tx, &device, history_h, now)?;
         if !clips.is_empty() {
             tracing::info!(%device, clips = clips.len(), history_h, "older than the plan's history");
@@ -66,8 +66,8 @@ fn work_to_do(connection: &Connection, issuer: &Issuer, now: u64) -> Result<bool
     for device in devices(connection, None)? {
         let started_ms: Option<u64> = oldest.query_row([device.as_str()], |row| row.get(0))?;
         let Some(started_ms) = started_ms else { continue };
-        let standing = issuer.standing(connection, &camera(connection, &device)?, now)?;
-        if started_ms < oldest_ms(standing.policy.history_h, now) {
+        let current_plan = issuer.current_plan(connection, &camera(connection, &device)?, now)?;
+        if started_ms < oldest_ms(current_plan.policy.history_h, now) {
             return Ok(true);
         }
     }

@@ -22,7 +22,7 @@ async fn engineers_play_every_fault_and_see_what_the_camera_makes_of_it() {
     let play = async |fault: &str| {
         browser.click(&format!("#fault-{fault}")).await;
         browser
-            .until(&format!("{fault} was played"), || async { browser.path().await == "/engineers" && browser.has("#played-words").await })
+            .until(&format!("{fault} was played"), || async { browser.path().await == "/engineers" && browser.has("#played-text").await })
             .await;
     };
     let reported = async |what: &str| browser.wait_text("#reports tbody", what).await;
@@ -54,7 +54,7 @@ async fn engineers_play_every_fault_and_see_what_the_camera_makes_of_it() {
     play("broker_stop").await;
     browser.wait_text("#figure-broker", "stopped").await;
     play("broker_start").await;
-    browser.wait_text("#figure-broker", "runs").await;
+    browser.wait_text("#figure-broker", "running").await;
     browser.close().await;
 }
 

@@ -242,7 +242,7 @@ async fn an_owner_hears_of_their_own_cameras_only() {
     let mut bob = somebody(&cloud, "bob", "CAM-B").await;
     let listen = || Request::get("/events").body(Full::default()).unwrap();
     let (mut to_anne, mut to_bob) = (anne.send(listen()).await.into_body(), bob.send(listen()).await.into_body());
-    async fn heard(stream: &mut Incoming) -> String {
+    async fn reported(stream: &mut Incoming) -> String {
         loop {
             let frame = tokio::time::timeout(PATIENCE, stream.frame()).await.expect("an event").expect("the stream goes on").unwrap();
             let text = String::from_utf8_lossy(&frame.into_data().unwrap()).into_owned();
@@ -253,13 +253,13 @@ async fn an_owner_hears_of_their_own_cameras_only() {
         }
     }
     cloud.premium("CAM-B").await;
-    assert_eq!(heard(&mut to_bob).await, "data: look\n\n", "and nothing else");
+    assert_eq!(reported(&mut to_bob).await, "data: look\n\n", "and nothing else");
     // Everything that follows from Bob's is published before Anne's begins: her first event is her own.
     cloud.until("Bob's document is at the broker", |state| state["switches"][0]["acked_us"].is_i64()).await;
-    let quiet = tokio::time::timeout(std::time::Duration::from_millis(200), heard(&mut to_anne)).await;
+    let quiet = tokio::time::timeout(std::time::Duration::from_millis(200), reported(&mut to_anne)).await;
     assert!(quiet.is_err(), "Anne heard of Bob's camera: {quiet:?}");
     cloud.premium("CAM-A").await;
-    assert_eq!(heard(&mut to_anne).await, "data: look\n\n");
+    assert_eq!(reported(&mut to_anne).await, "data: look\n\n");
 
     // Signed out, she hears no more: the stream ends at the next news.
     assert_eq!(anne.submit("/", "/sign-out", "").await.status, 303);

@@ -1,9 +1,9 @@
-//! The demo: care-cloud and a camera as they are, in a directory of their own. A person cancels in the browser and sees
-//! the upload switch; with `ONCE=1` the story plays by itself, every step has its deadline, and the last line is one JSON
-//! object of figures. Exit code 0 only if every step held.
+//! The demo: the real care-cloud and the real agent, in a temporary directory. You cancel in the browser and see the upload
+//! stop. With `ONCE=1` the demo plays its story without you: each step has a deadline, and the last line is one JSON object
+//! of figures. It exits with 0 only if every step held.
 //!
-//! `bytes_after` is the store's count: body bytes that it read, of uploads which the cancel revoked, after the camera's
-//! report of the cancel had arrived. The agent's own figure is not used.
+//! `bytes_after` is counted by the store: body bytes that it read, after the camera's report of the cancel had arrived, from
+//! uploads that the cancel revoked. The agent's own figure is not used.
 
 mod play;
 mod story;
@@ -73,7 +73,7 @@ async fn wait_for_a_person() -> anyhow::Result<ExitCode> {
         let state = play.state().await?;
         let report = &state["cameras"][0]["report"];
         if !report.is_null() && *report != shown {
-            println!("  {}", in_words(report));
+            println!("  {}", describe(report));
             shown = report.clone();
         }
     }
@@ -81,7 +81,7 @@ async fn wait_for_a_person() -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn in_words(report: &Value) -> String {
+fn describe(report: &Value) -> String {
     format!(
         "{} {}: plan {}, mode {}; {} transfers cut in {} µs, {} clips erased",
         report["outcome"].as_str().unwrap_or("?"),

@@ -1,4 +1,4 @@
-//! The stage: a temporary directory, care-cloud and kasa-care-agent as child processes, and the ways to look at them.
+//! The setup of the demo: a temporary directory, care-cloud and kasa-care-agent as child processes, and their HTTP interfaces.
 
 use std::{
     fs,

@@ -1,5 +1,5 @@
-//! The story: Premium, a clip in flight, cancel, Free, subscribe again, downgrade to Plus, and an app-store cancel that
-//! takes effect while the broker is away. Each step waits for what must happen, and fails when its deadline passes.
+//! The story of the demo: Premium, a clip in flight, cancel, Free, subscribe again, downgrade to Plus, and an app-store cancel
+//! that takes effect while the broker is down. Each step waits for its effect and fails when its deadline passes.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::{
-    in_words,
+    describe,
     play::{CAMERA, Play},
 };
 
@@ -173,7 +173,7 @@ impl<'a> Story<'a> {
         ensure!(agent["link"]["up"] == false, "the camera is connected to a broker that does not run");
         let late_ms = state["now_us"].as_i64().unwrap_or(0) / 1000 - i64::try_from(at).unwrap_or(0) * 1000;
         ensure!((0..2000).contains(&late_ms), "it switched {late_ms} ms after the period's end");
-        println!("    {}, {late_ms} ms after the period's end", in_words(&agent["last_switch"]));
+        println!("    {}, {late_ms} ms after the period's end", describe(&agent["last_switch"]));
         Ok(json!({ "late_ms": late_ms }))
     }
 
@@ -186,7 +186,7 @@ impl<'a> Story<'a> {
                 camera["status"] == "online" && camera["report"]["mode"] == "free" && camera["report"]["seq"] == camera["seq"]
             })
             .await?;
-        println!("    {}", in_words(&state["cameras"][0]["report"]));
+        println!("    {}", describe(&state["cameras"][0]["report"]));
         Ok(json!({}))
     }
 
@@ -202,7 +202,7 @@ impl<'a> Story<'a> {
                 revoked.peek().is_some() && revoked.all(|transfer| !transfer["ended_us"].is_null())
             })
             .await?;
-        println!("    {}; reported after {:.1} ms", in_words(report), report_ms(&switch)?);
+        println!("    {}; reported after {:.1} ms", describe(report), report_ms(&switch)?);
         let cut = revoked(&state, seq).cloned().collect();
         Ok((switch, cut))
     }

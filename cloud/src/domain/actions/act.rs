@@ -1,10 +1,13 @@
-//! What people can do to a plan: subscribe, cancel, downgrade, and what an app store does. Each is one transaction that
-//! changes the subscriptions and lets the issuer write whatever documents follow. No clock in here: `now` is given.
+//! Carries out actions: subscribe, cancel, downgrade, bind, and what an app store does. Each is one transaction that changes the
+//! subscriptions and lets the issuer write the documents that follow. The caller gives the time.
 
-use care_protocol::{Channel, DeviceId, Order, Reason, Refund, RefundKind};
+use care_protocol::{Channel, DeviceId, Order, Reason};
 use rusqlite::{Transaction, params};
 
-use super::{Action, ActionError, Done, PaidPlan, Quote, Which};
+use super::{
+    Action, ActionError, Done, PaidPlan, Quote, Which,
+    ending::{Ending, end, kind_of_exchange, kind_of_return},
+};
 use crate::{
     domain::{
         accounts,
@@ -15,16 +18,12 @@ use crate::{
             Period, Zone,
             ledger::{self, NewOrder},
         },
-        preview::{Offer, Preview},
     },
     storage::db::DbError,
 };
 
-/// So long an amount that was shown is booked as shown, even if a day begins meanwhile.
-const QUOTE_HOLDS_S: u64 = 900;
-
 impl Issuer {
-    /// Does it, within the caller's transaction.
+    /// Carries an action out, within the caller's transaction.
     pub fn act(&self, tx: &Transaction<'_>, action: &Action, now: u64) -> Result<Done, ActionError> {
         match action {
             Action::Subscribe { camera, plan, cycle, channel, zone } => {
@@ -54,7 +53,7 @@ impl Issuer {
         }
     }
 
-    /// Makes a camera known and binds it to an account, or does nothing if both is so already.
+    /// Registers a camera and binds it to an account, unless both was done before.
     pub fn add_camera(&self, tx: &Transaction<'_>, device: &DeviceId, model: &str, account: &str, now: u64) -> Result<Done, ActionError> {
         if let Some(camera) = find_camera(tx, device)? {
             tx.execute("UPDATE cameras SET model = ?2 WHERE device = ?1", params![device.as_str(), model])?;
@@ -71,108 +70,19 @@ impl Issuer {
         self.changed(tx, account, Reason::Bound, None, now)
     }
 
-    /// What cancelling or downgrading would give back and take away; refused exactly when the action would be.
-    pub fn offer(&self, tx: &Transaction<'_>, device: &DeviceId, downgrade: bool, now: u64) -> Result<Offer, ActionError> {
-        let action = match downgrade {
-            true => Action::Downgrade { camera: device.clone(), quote: None },
-            false => Action::Cancel { camera: device.clone(), quote: None },
-        };
-        self.offer_of(tx, &Which::OfCamera(device.clone()), downgrade, &action, now)
-    }
-
-    /// The same for cancelling an account's subscription by its order.
-    pub fn offer_for_order(&self, tx: &Transaction<'_>, account: &str, order_id: &str, now: u64) -> Result<Offer, ActionError> {
-        let (account, order_id) = (account.to_owned(), order_id.to_owned());
-        let action = Action::CancelOrder { account: account.clone(), order_id: order_id.clone(), quote: None };
-        self.offer_of(tx, &Which::Order { account, order_id }, false, &action, now)
-    }
-
-    fn offer_of(&self, tx: &Transaction<'_>, which: &Which, downgrade: bool, action: &Action, now: u64) -> Result<Offer, ActionError> {
-        let Reckoned { subscription, back: Order { id: order_id, refund }, .. } = self.reckon(tx, which, downgrade, now)?;
-        let Preview { plans, losses, back } = self.preview(tx, action, now)?;
-        // The first is the order that ends; what else goes back is credit that no bill will take any more.
-        let credit_paid_out_minor = back.iter().skip(1).filter(|other| other.refund.kind == RefundKind::Refund);
-        let credit_paid_out_minor = credit_paid_out_minor.map(|other| other.refund.amount_minor).sum();
-        Ok(Offer {
-            credit_paid_out_minor,
-            kind: refund.kind,
-            amount_minor: refund.amount_minor,
-            currency: refund.currency,
-            at: now,
-            plan: subscription.tier.as_str(),
-            order_id,
-            plans,
-            losses,
-        })
-    }
-
-    /// The subscription that would end, and what would go back.
-    fn reckon(&self, tx: &Transaction<'_>, which: &Which, downgrade: bool, now: u64) -> Result<Reckoned, ActionError> {
-        let (account, subscription) = self.find(tx, which, now)?;
-        if !subscription.changes_here() {
-            return Err(ActionError::BoughtInApp(subscription.channel));
-        }
-        if downgrade && subscription.trial {
-            return Err(ActionError::TrialIsNotDowngraded);
-        }
-        if let Which::OfCamera(device) = which
-            && downgrade
-            && (subscription.tier != Tier::Premium || !subscription.runs_at(now))
-        {
-            return Err(ActionError::NotPremium(device.clone()));
-        }
-        let kind = if downgrade { kind_of_exchange(&subscription) } else { kind_of_return(tx, &account, &subscription)? };
-        let back = subscription.settlement(kind, now);
-        Ok(Reckoned { account, subscription, back })
-    }
-
-    /// The subscription that is meant, and whose it is.
-    fn find(&self, tx: &Transaction<'_>, which: &Which, now: u64) -> Result<(String, Subscription), ActionError> {
-        match which {
-            Which::OfCamera(device) => {
-                let camera = bound_camera(tx, device)?;
-                let subscription = self.subscription_of(tx, &camera, now)?;
-                Ok((camera.account, subscription))
-            }
-            Which::Order { account, order_id } => {
-                let none = || ActionError::NoOrder { account: account.clone(), order_id: order_id.clone() };
-                let found = subscriptions(tx, account)?.into_iter().find(|running| running.order_id == *order_id);
-                Ok((account.clone(), found.ok_or_else(none)?))
-            }
-        }
-    }
-
-    /// What is to be booked: what was shown if that still holds, else what it is now.
-    fn confirmed(
-        &self,
-        tx: &Transaction<'_>,
-        which: &Which,
-        downgrade: bool,
-        quote: Option<&Quote>,
-        now: u64,
-    ) -> Result<Reckoned, ActionError> {
-        let at = quote.map(|quote| quote.at).filter(|at| (now.saturating_sub(QUOTE_HOLDS_S)..=now).contains(at)).unwrap_or(now);
-        let reckoned = self.reckon(tx, which, downgrade, at)?;
-        let Order { id, refund: Refund { kind, amount_minor, .. } } = &reckoned.back;
-        if quote.is_some_and(|quote| (&quote.order_id, &quote.kind, &quote.amount_minor) != (id, kind, amount_minor)) {
-            return Err(ActionError::NotAsShown);
-        }
-        Ok(reckoned)
-    }
-
     fn subscribe(&self, tx: &Transaction<'_>, device: &DeviceId, plan: PaidPlan, terms: &Wanted, now: u64) -> Result<Done, ActionError> {
         let camera = bound_camera(tx, device)?;
         let covering = self.covering_subscription(tx, &camera, now)?;
         let tier = plan.tier();
-        // A trial is no reason not to buy what it tries.
+        // A plan on trial can be bought.
         let running = covering.filter(|covering| !covering.trial).or(own_plus(tx, &camera)?).map_or(Tier::Free, |running| running.tier);
         if running >= tier {
             let hint = if running > tier { ": downgrade instead" } else { "" };
             return Err(ActionError::HasPlan { device: device.clone(), plan: running.as_str(), hint });
         }
         let cycle = self.cycle_for(tx, &camera.account, terms.cycle)?;
-        // What the new plan replaces: this camera's own, its trial, what waits to be paid in its place, and with Premium
-        // every Plus of a camera that gets a seat.
+        // The new plan replaces this camera's subscription, its trial, an unpaid one, and with Premium every Plus of a camera that
+        // gets a seat.
         let seated: Vec<_> = devices(tx, Some(&camera.account))?.into_iter().take(self.catalogue.seats()).collect();
         let mut back = Vec::new();
         for old in subscriptions(tx, &camera.account)? {
@@ -194,7 +104,7 @@ impl Issuer {
         Ok(Done { back, issued: done.issued })
     }
 
-    /// The cycle a new subscription of this account has: the one it has already, or the one that is asked for.
+    /// The cycle of a new subscription: the account's present one, or else the one asked for.
     fn cycle_for(&self, tx: &Transaction<'_>, account: &str, wanted: Option<Cycle>) -> Result<Cycle, ActionError> {
         let Some(have) = billing_cycle(tx, account)? else { return Ok(wanted.unwrap_or(Cycle::Monthly)) };
         if wanted.is_some_and(|wanted| wanted != have) {
@@ -212,7 +122,7 @@ impl Issuer {
         now: u64,
     ) -> Result<Done, ActionError> {
         let camera = bound_camera(tx, device)?;
-        let running = self.standing(tx, &camera, now)?.tier;
+        let running = self.current_plan(tx, &camera, now)?.tier;
         if running != Tier::Free {
             return Err(ActionError::HasPlan { device: device.clone(), plan: running.as_str(), hint: ": a trial is for who has none" });
         }
@@ -227,17 +137,17 @@ impl Issuer {
     }
 
     fn cancel(&self, tx: &Transaction<'_>, which: &Which, quote: Option<&Quote>, now: u64) -> Result<Done, ActionError> {
-        let Reckoned { account, back, .. } = self.confirmed(tx, which, false, quote, now)?;
+        let Ending { account, back, .. } = self.confirmed(tx, which, false, quote, now)?;
         end(tx, &back, now)?;
         self.changed(tx, &account, Reason::Cancelled, Some(back), now)
     }
 
     fn downgrade(&self, tx: &Transaction<'_>, device: &DeviceId, quote: Option<&Quote>, now: u64) -> Result<Done, ActionError> {
-        let Reckoned { subscription, back: order, .. } = self.confirmed(tx, &Which::OfCamera(device.clone()), true, quote, now)?;
+        let Ending { subscription, back: order, .. } = self.confirmed(tx, &Which::OfCamera(device.clone()), true, quote, now)?;
         let camera = bound_camera(tx, device)?;
         let Subscription { cycle, zone, .. } = subscription;
         end(tx, &order, now)?;
-        // The next bill is this one: Plus is paid from the credit that Premium left. A camera that kept a Plus of its own has it.
+        // Plus is paid from the credit that Premium leaves. A camera that kept its own Plus continues with that.
         if own_plus(tx, &camera)?.is_none() {
             self.start(tx, &camera, Tier::Plus, &Terms { cycle, zone, channel: Channel::Portal }, now)?;
         }
@@ -263,7 +173,7 @@ impl Issuer {
         if subscription.phase != Phase::Ending || subscription.channel == Channel::Portal {
             return Err(ActionError::NothingToWithdraw(device.clone()));
         }
-        // The period ends when it was to end, however the page had shortened it.
+        // Restores the original end of the period, which the engineers' page may have shortened.
         tx.execute(
             "UPDATE subscriptions SET state = 'active', period_end = o.period_end, due_at = o.period_end
              FROM (SELECT period_end FROM orders WHERE order_id = ?1) o WHERE order_id = ?1",
@@ -274,7 +184,7 @@ impl Issuer {
 
     fn bind(&self, tx: &Transaction<'_>, device: &DeviceId, account: &str, now: u64) -> Result<Done, ActionError> {
         let camera = find_camera(tx, device)?.ok_or_else(|| ActionError::NoCamera(device.clone()))?;
-        // Added again by the account that has it, after a reset: it keeps its seat and its subscription.
+        // Added again by the same account after a reset: it keeps its seat and its subscription.
         let stays = camera.bound && camera.account == account;
         let (from, back) = if stays { (None, vec![]) } else { self.leave(tx, &camera, now)? };
         accounts::ensure(tx, account, now)?;
@@ -304,7 +214,7 @@ impl Issuer {
         Ok(done)
     }
 
-    /// Ends what belonged to this camera alone, as a cancel does; the account it was bound to, if any, and what went back.
+    /// Ends the camera's own subscriptions as a cancel does. Returns the account it was bound to, if any, and the refunds.
     fn leave(&self, tx: &Transaction<'_>, camera: &Camera, now: u64) -> Result<(Option<String>, Vec<Order>), ActionError> {
         let mut back = Vec::new();
         for own in subscriptions(tx, &camera.account)?.into_iter().filter(|own| own.device.as_ref() == Some(&camera.device)) {
@@ -313,7 +223,7 @@ impl Issuer {
                 end(tx, &order, now)?;
                 back.push(order);
             } else {
-                // The store has the money, and gives back what it gives back.
+                // A refund is up to the app store.
                 end_used(tx, &own.order_id, now)?;
             }
         }
@@ -368,7 +278,7 @@ impl Issuer {
         Ok(())
     }
 
-    /// Issues what follows for every camera of an account.
+    /// Issues the documents that follow for every camera of an account, and books the credits.
     pub(crate) fn changed(
         &self,
         tx: &Transaction<'_>,
@@ -384,32 +294,7 @@ impl Issuer {
         Ok(Done { issued, back })
     }
 
-    /// Credit waits for the next bill. Where none will come, because nothing that is billed here goes on, it is paid out.
-    pub(crate) fn pay_out_what_nothing_takes(&self, tx: &Transaction<'_>, account: &str, now: u64) -> Result<Vec<Order>, DbError> {
-        if subscriptions(tx, account)?.iter().any(Subscription::has_bills_here) {
-            return Ok(Vec::new());
-        }
-        ledger::pay_out(tx, account, &self.catalogue.currency, now)
-    }
-
-    /// A camera that got a seat in Premium while it had a Plus of its own does not go on paying for both.
-    fn credit_what_premium_covers(&self, tx: &Transaction<'_>, account: &str, now: u64) -> Result<Vec<Order>, ActionError> {
-        let mut back = Vec::new();
-        for own in subscriptions(tx, account)? {
-            let Some(device) = own.device.as_ref().filter(|_| own.phase == Phase::Active && own.changes_here()) else { continue };
-            let Some(camera) = find_camera(tx, device)?.filter(|camera| camera.bound && camera.account == account) else { continue };
-            let covering = self.covering_subscription(tx, &camera, now)?;
-            // What will end is no reason to give up what goes on.
-            if covering.is_some_and(|covering| covering.order_id != own.order_id && covering.phase == Phase::Active) {
-                let credit = own.settlement(kind_of_exchange(&own), now);
-                end(tx, &credit, now)?;
-                back.push(credit);
-            }
-        }
-        Ok(back)
-    }
-
-    /// The subscription that covers the camera, or else the one that waits to be paid and would.
+    /// The subscription that covers the camera, or else the unpaid one that would.
     pub fn subscription_of(&self, tx: &Transaction<'_>, camera: &Camera, now: u64) -> Result<Subscription, ActionError> {
         if let Some(covering) = self.covering_subscription(tx, camera, now)? {
             return Ok(covering);
@@ -439,59 +324,27 @@ impl PaidPlan {
     }
 }
 
-/// A subscription that may end, whose it is, and what would go back.
-struct Reckoned {
-    account: String,
-    subscription: Subscription,
-    back: Order,
-}
-
-/// How a subscription is to be bought; the account may have its cycle already.
+/// The requested terms of a subscription. The account may already have a cycle.
 struct Wanted {
     cycle: Option<Cycle>,
     channel: Channel,
     zone: Zone,
 }
 
-/// How a subscription is bought.
+/// The terms of a subscription.
 struct Terms {
     cycle: Cycle,
     channel: Channel,
     zone: Zone,
 }
 
-/// What goes back of a subscription that another replaces: credit, which pays for it. What an app store was paid is no credit
-/// here: it goes back as money.
-fn kind_of_exchange(ending: &Subscription) -> RefundKind {
-    if ending.channel == Channel::Portal { RefundKind::Credit } else { RefundKind::Refund }
-}
-
-/// FAQ 2116: money goes back, unless something stays subscribed, on whose next bill it is credited. Only what is paid here
-/// has a bill here: a subscription of an app store takes no credit, and gives none.
-fn kind_of_return(tx: &Transaction<'_>, account: &str, ending: &Subscription) -> Result<RefundKind, DbError> {
-    if ending.channel != Channel::Portal {
-        return Ok(RefundKind::Refund);
-    }
-    let stays = |other: &Subscription| {
-        let billed = matches!(other.phase, Phase::Active | Phase::Grace);
-        other.order_id != ending.order_id && other.channel == Channel::Portal && billed
-    };
-    Ok(if subscriptions(tx, account)?.iter().any(stays) { RefundKind::Credit } else { RefundKind::Refund })
-}
-
-/// The Plus that a camera has of its own, whatever else covers it.
+/// The camera's own Plus, even if another subscription covers it.
 fn own_plus(tx: &Transaction<'_>, camera: &Camera) -> Result<Option<Subscription>, DbError> {
     let own = |s: &Subscription| s.device.as_ref() == Some(&camera.device) && s.phase == Phase::Active;
     Ok(subscriptions(tx, &camera.account)?.into_iter().find(own))
 }
 
-fn bound_camera(tx: &Transaction<'_>, device: &DeviceId) -> Result<Camera, ActionError> {
+pub(super) fn bound_camera(tx: &Transaction<'_>, device: &DeviceId) -> Result<Camera, ActionError> {
     let camera = find_camera(tx, device)?.ok_or_else(|| ActionError::NoCamera(device.clone()))?;
     if camera.bound { Ok(camera) } else { Err(ActionError::NotBound(device.clone())) }
-}
-
-/// Ends the subscription of this order and books what goes back.
-fn end(tx: &Transaction<'_>, back: &Order, now: u64) -> Result<(), ActionError> {
-    tx.execute("UPDATE subscriptions SET state = 'ended' WHERE order_id = ?1", [&back.id])?;
-    Ok(ledger::close(tx, back, now)?)
 }

@@ -1,7 +1,8 @@
-//! What people and app stores can ask of a plan, and what comes of it. How it is done stands in `act.rs`; what time does by
-//! itself, in [`crate::domain::billing`].
+//! What an owner or an app store can do to a plan, and the result. `act.rs` carries the actions out, `ending.rs` computes what
+//! goes back; what time does is in [`crate::domain::billing`].
 
 mod act;
+mod ending;
 
 use care_protocol::{Channel, DeviceId, Order, RefundKind};
 use serde::{Deserialize, Serialize};
@@ -119,7 +120,7 @@ pub enum Action {
     Cancel {
         /// The camera.
         camera: DeviceId,
-        /// What the person saw and confirmed; without it, whatever it is now.
+        /// The amounts that were shown and confirmed; without it, the present ones.
         #[serde(default)]
         quote: Option<Quote>,
     },
@@ -226,7 +227,7 @@ pub enum Which {
     },
 }
 
-/// What was shown to a person before confirming. It is booked exactly so, or not at all.
+/// The amounts shown before confirming. They are booked exactly so, or not at all.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quote {
     /// The subscription's order.
@@ -239,11 +240,11 @@ pub struct Quote {
     pub at: u64,
 }
 
-/// What an action did.
+/// The result of an action.
 #[derive(Debug, Clone)]
 pub struct Done {
     /// The documents it caused.
     pub issued: Vec<Issued>,
-    /// Money that went back, by the orders it was paid with.
+    /// Refunds and credits, by order.
     pub back: Vec<Order>,
 }

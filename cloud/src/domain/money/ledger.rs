@@ -17,13 +17,13 @@ use crate::{
 /// One bill, before it has its number.
 #[derive(Debug)]
 pub struct NewOrder<'a> {
-    /// Who pays.
+    /// The account that pays.
     pub account: &'a str,
     /// For what.
     pub tier: Tier,
     /// For which camera; `None`: the account.
     pub device: Option<&'a DeviceId>,
-    /// Where it is paid. What an app store takes is no business of the account's credit.
+    /// Where it is paid. A payment to an app store uses no credit.
     pub channel: Channel,
     /// How often.
     pub cycle: Cycle,
@@ -48,7 +48,7 @@ pub struct Balance {
     pub refunded: u64,
     /// Put to the account's credit.
     pub credited: u64,
-    /// Of that, paid out again, because nothing was left that would take it.
+    /// Of that, paid out, because no further bill would use it.
     pub paid_out: u64,
 }
 
@@ -97,7 +97,7 @@ pub fn open(tx: &Transaction<'_>, order: &NewOrder<'_>) -> Result<String, DbErro
     Ok(id)
 }
 
-/// Closes an order at `at`: books what goes back, and the rest as used.
+/// Closes an order at `at`: books the refund or credit, and the rest as used.
 pub fn close(tx: &Transaction<'_>, back: &Order, at: u64) -> Result<(), DbError> {
     let kind = match back.refund.kind {
         RefundKind::Refund => "refund",
@@ -107,12 +107,12 @@ pub fn close(tx: &Transaction<'_>, back: &Order, at: u64) -> Result<(), DbError>
     close_used(tx, &back.id, at)
 }
 
-/// Closes an order whose period is over, or of which nothing goes back: all that is left of it is used.
+/// Closes an order without a refund: the rest is booked as used.
 pub fn close_used(tx: &Transaction<'_>, order_id: &str, at: u64) -> Result<(), DbError> {
     book(tx, order_id, "used", balance(tx, order_id)?.held(), at)
 }
 
-/// Where the money of an order is.
+/// The balance of an order.
 pub fn balance(connection: &Connection, order_id: &str) -> Result<Balance, DbError> {
     let mut statement = connection.prepare_cached("SELECT kind, sum(amount_minor) FROM ledger WHERE order_id = ?1 GROUP BY kind")?;
     let mut balance = Balance::default();
@@ -132,7 +132,7 @@ pub fn balance(connection: &Connection, order_id: &str) -> Result<Balance, DbErr
     Ok(balance)
 }
 
-/// What an account has to its credit, minor units of `currency`: its next order takes from it.
+/// The credit of an account, minor units of `currency`. Its next order uses it first.
 pub fn credit(connection: &Connection, account: &str, currency: &str) -> Result<u64, DbError> {
     let mut statement = connection.prepare_cached("SELECT minor FROM credits WHERE account = ?1 AND currency = ?2")?;
     let mut rows = statement.query(params![account, currency])?;
@@ -142,8 +142,8 @@ pub fn credit(connection: &Connection, account: &str, currency: &str) -> Result<
     })
 }
 
-/// Pays out all the credit of an account, the newest order that gave some first; what each order gives. The caller knows that
-/// no bill will take it.
+/// Pays out the whole credit of an account, newest order first, and returns the amount per order. The caller knows that no
+/// further bill would use it.
 pub fn pay_out(tx: &Transaction<'_>, account: &str, currency: &str, at: u64) -> Result<Vec<Order>, DbError> {
     let mut left = credit(tx, account, currency)?;
     let mut out = Vec::new();

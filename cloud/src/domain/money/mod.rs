@@ -1,6 +1,6 @@
-//! What is paid and what goes back. There is one way to compute an amount ([`Period::prorated`], day-exact in the payer's
-//! time zone) and one book ([`ledger`]) that takes it; the confirm page, the document's `order` and the ledger all show the same
-//! figure because they all got it here. Amounts are integers in the currency's minor unit. No clock in here: times are given.
+//! Payments and refunds. One function computes an amount ([`Period::prorated`], to the day in the payer's time zone) and one
+//! ledger ([`ledger`]) records it, so that the confirmation page, the document's `order` and the ledger show the same figure.
+//! Amounts are integers in the currency's minor unit; the caller gives the time.
 
 pub mod ledger;
 mod period;

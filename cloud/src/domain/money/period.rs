@@ -18,24 +18,24 @@ pub struct Period {
 }
 
 impl Period {
-    /// The `n`th period of a subscription that began at `anchor` (Unix seconds), counted from 0. Each is reckoned from the
-    /// anchor, not from the one before: who begins on 31 January pays on 28 February and again on 31 March.
+    /// The `n`th period, from 0, of a subscription that began at `anchor` (Unix seconds). Each period is computed from the
+    /// anchor, not from the one before: a subscription of 31 January is billed on 28 February and on 31 March.
     pub fn nth(anchor: u64, n: u32, cycle: Cycle, zone: &Zone) -> Self {
         let boundary = |n| boundary(anchor, n, cycle, zone);
         Self { start: boundary(n), end: boundary(n.saturating_add(1)), zone: zone.clone() }
     }
 
-    /// Its days: the one it begins on counts, the one it ends on belongs to the next.
+    /// The number of its days: the first day counts, the last belongs to the next period.
     pub fn days(&self) -> u64 {
         days_between(self.date(self.start), self.date(self.end))
     }
 
-    /// Its days after the one of `now`: a day that has begun, the first one too, is used.
+    /// The number of its days after that of `now`. A day that has begun is used, the first one too.
     pub fn days_left(&self, now: u64) -> u64 {
         days_between(self.date(now.max(self.start)), self.date(self.end)).saturating_sub(1)
     }
 
-    /// What of `paid_minor` was for the days left at `now`, rounded down to the minor unit; never more than was paid.
+    /// The part of `paid_minor` for the days left at `now`, rounded down to the minor unit.
     pub fn prorated(&self, paid_minor: u64, now: u64) -> u64 {
         let amount = (u128::from(paid_minor) * u128::from(self.days_left(now))).checked_div(u128::from(self.days())).unwrap_or(0);
         u64::try_from(amount).unwrap_or(paid_minor).min(paid_minor)

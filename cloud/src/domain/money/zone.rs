@@ -16,7 +16,7 @@ pub struct Zone(TimeZone);
 pub struct UnknownZone(String);
 
 impl Zone {
-    /// UTC, for whoever does not say.
+    /// UTC, the default.
     pub fn utc() -> Self {
         Self(TimeZone::UTC)
     }

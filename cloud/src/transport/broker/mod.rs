@@ -1,6 +1,6 @@
-//! The embedded broker: Mosquitto as a child, on the files of `deploy/mosquitto`: mutual TLS, a listener for cameras and one
-//! for the cloud, an ACL for each. A thread of its own starts it, restarts it when it dies, and stops it; the thread outlives
-//! every child, since the child dies with it.
+//! The embedded broker: Mosquitto as a child process, configured from `deploy/mosquitto`, with mutual TLS, one listener for cameras
+//! and one for the cloud, and an ACL for each. A thread starts it, restarts it when it dies, and stops it; the thread outlives
+//! every child, because a child ends with the thread that started it.
 
 mod address;
 mod deployed;
@@ -77,7 +77,7 @@ pub struct Broker {
 
 struct Shared {
     child: Mutex<Option<Child>>,
-    /// Whether it should run: the portal can stop it, to show what a camera does then.
+    /// Whether it should run; the portal can stop it as an experiment.
     wanted: AtomicBool,
     closing: AtomicBool,
     changed: Condvar,
@@ -143,7 +143,7 @@ impl Broker {
     fn wait_until_listening(&self) -> bool {
         let deadline = Instant::now() + READY_WITHIN;
         while Instant::now() < deadline {
-            // Somebody else may hold the port: only our child's listening counts.
+            // Another process may hold the port, so our child must be alive as well.
             let ours = self.shared.lock().as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)));
             let Listeners { cameras, cloud } = self.listeners;
             let listens = |address| TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_ok();
@@ -192,7 +192,7 @@ fn keep(shared: &Shared, start: &dyn Fn() -> Result<Child, BrokerError>) {
             tracing::warn!(%status, "mosquitto ended; it is started again");
             *child = None;
         }
-        // Not more than one start a second, should it refuse to run.
+        // At most one start a second, in case it exits at once.
         let rested = last_start.is_none_or(|at| at.elapsed() > Duration::from_secs(1));
         if child.is_none() && shared.wanted.load(Ordering::SeqCst) && rested {
             last_start = Some(Instant::now());

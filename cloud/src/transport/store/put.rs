@@ -1,6 +1,6 @@
-//! A PUT to the embedded store, from its head to the index: a cancel revokes its grant, and from that moment nothing of it
-//! is stored. So that what the store counts shows what the *camera* does, a revoked PUT is not cut in the same instant: its
-//! bytes are thrown away and counted for [`LINGER`], then the connection is closed.
+//! An upload to the embedded store, from its first byte to the index. A cancel revokes its grant, and from then on nothing of it is
+//! stored. To let the store's count show what the *camera* does, the connection of a revoked upload stays open: its bytes are
+//! discarded and counted for [`LINGER`], then it is closed.
 
 use std::{
     convert::Infallible,

@@ -1,4 +1,5 @@
-//! Who asks, in which language, and by which cookie. What they may see is asked in [`super::admitted`].
+//! The context of a request: user, language, time zone, and the secret in the browser's cookie. [`super::auth`] decides what the
+//! user may see.
 
 use std::{convert::Infallible, sync::Arc};
 
@@ -15,46 +16,46 @@ use super::{
     Portal,
     cookies::cookie,
     language::Language,
-    session::{self, Who},
+    session::{self, User},
 };
 
-/// Set by the page's script: the browser's time zone, which no header tells.
+/// Set by the page's script: the browser's time zone, which no header carries.
 const ZONE_COOKIE: &str = "care_zone";
-/// Set by the page's script on what it asks for by itself.
+/// Set by the page's script on its own requests.
 const LIVE_HEADER: &str = "x-care-live";
 
-/// Whoever asks.
+/// The context of one request.
 #[derive(Debug, Clone)]
-pub struct Visitor {
+pub struct RequestContext {
     /// The language to answer in.
     pub language: Language,
-    /// Who they are, if they have signed in.
-    pub who: Option<Who>,
-    /// The secret in their cookie: their session's, or one that only ties forms to this browser.
+    /// The signed-in user.
+    pub user: Option<User>,
+    /// The secret in the cookie: the session's, or before sign-in one that only ties forms to this browser.
     pub secret: String,
-    /// What they asked for.
+    /// The path of the request.
     pub path: String,
-    /// Whose hours the page shows.
+    /// The user's time zone.
     pub zone: TimeZone,
 }
 
-/// Finds out who asks. Who has no cookie yet gets one, so that even the sign-in form is theirs alone.
-pub async fn recognise(State(portal): State<Arc<Portal>>, mut request: Request, next: Next) -> Response {
+/// Identifies the user. A browser without a cookie gets one, so that the sign-in form has a CSRF token too.
+pub async fn identify(State(portal): State<Arc<Portal>>, mut request: Request, next: Next) -> Response {
     let headers = request.headers();
     let jar = CookieJar::from_headers(headers);
     let sent = |name| jar.get(name).map(|cookie| cookie.value().to_owned());
     let language = Language::of(headers, &jar);
     let given = sent(portal.session_cookie());
-    let visiting = sent(portal.visit_cookie());
+    let anonymous = sent(portal.anonymous_cookie());
     let zone = sent(ZONE_COOKIE).and_then(|name| TimeZone::get(&name).ok()).unwrap_or(TimeZone::UTC);
-    // Where something was posted to there may be no page to come back to.
+    // The target of a POST may have no page to return to.
     let path = if request.method() == Method::GET { request.uri().path().to_owned() } else { "/".to_owned() };
-    let who = match &given {
+    let user = match &given {
         Some(secret) => {
             let (secret, now) = (secret.clone(), portal.cloud.clock.now_s());
             let find = if by_itself(&request) { session::peek } else { session::find };
             match portal.cloud.db.read_async(move |connection| find(connection, &secret, now)).await {
-                Ok(who) => who,
+                Ok(user) => user,
                 Err(e) => {
                     tracing::error!("{e}");
                     return StatusCode::INTERNAL_SERVER_ERROR.into_response();
@@ -64,27 +65,27 @@ pub async fn recognise(State(portal): State<Arc<Portal>>, mut request: Request, 
         None => None,
     };
     let mut new = None;
-    let secret = match given.filter(|_| who.is_some()).or(visiting) {
+    let secret = match given.filter(|_| user.is_some()).or(anonymous) {
         Some(secret) => secret,
         None => match session::new_secret() {
             Ok(secret) => new.insert(secret).clone(),
             Err(_) => return StatusCode::INTERNAL_SERVER_ERROR.into_response(),
         },
     };
-    request.extensions_mut().insert(Visitor { language, who, secret, path, zone });
+    request.extensions_mut().insert(RequestContext { language, user, secret, path, zone });
     let answer = next.run(request).await;
-    let new = new.map(|secret| cookie(portal.visit_cookie(), secret, session::LASTS_S, portal.is_secure()));
+    let new = new.map(|secret| cookie(portal.anonymous_cookie(), secret, session::LASTS_S, portal.is_secure()));
     (new.into_iter().fold(CookieJar::new(), CookieJar::add), answer).into_response()
 }
 
-/// Whether a page asks for this and not the person: its live events, what it then looks at again, and its pictures.
+/// Whether the page's script sends this request and not the user: live events, updates and pictures.
 fn by_itself(request: &Request) -> bool {
     let path = request.uri().path();
     let picture = path.split('/').nth(3) == Some("clips") && path.starts_with("/cameras/");
     path == "/events" || picture || request.headers().contains_key(LIVE_HEADER)
 }
 
-impl<S: Send + Sync> FromRequestParts<S> for Visitor {
+impl<S: Send + Sync> FromRequestParts<S> for RequestContext {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {

@@ -1,12 +1,12 @@
-//! All strings of the pages, by key: one table for each language, and none has a key that another lacks, because reading it
-//! would fail. What documents and reports carry as codes has its names here, too.
+//! The strings of the pages: one table per language. All tables have the same keys, because reading one with a missing key fails.
+//! The codes of documents and reports have their names here, too.
 
 use std::{collections::BTreeMap, sync::LazyLock};
 
 use care_protocol::Report;
 use serde::{Deserialize, Serialize};
 
-/// Names for the codes that documents and reports carry.
+/// Names for the codes in documents and reports.
 pub type Names = BTreeMap<String, String>;
 
 macro_rules! table {
@@ -15,7 +15,7 @@ macro_rules! table {
         #[derive(Debug, Serialize, Deserialize)]
         #[serde(deny_unknown_fields)]
         #[allow(missing_docs, reason = "the English table says what each is")]
-        pub struct Words {
+        pub struct Translations {
             $(pub $key: String,)*
             pub months: [String; 12],
             pub plan: Names,
@@ -38,16 +38,16 @@ table! {
     // Around every page.
     skip pages language live not_live sign_out footer you_are_here back not_done not_found no_such_page form_too_old too_often
     // Signing in.
-    sign_in tp_link_id password wrong_credentials demo_title demo_words demo_owner demo_engineer
+    sign_in tp_link_id password wrong_credentials demo_title demo_text demo_owner demo_engineer
     // Times and sizes.
     just_now seconds_ago minutes_ago hours_ago days_ago history_none hours_one hours_other days_one days_other clips_one clips_other
     uploads_one uploads_other times
     // Cameras.
     cameras camera upload history clips clips_kept clips_and_size none no_camera no_picture picture_of clip_of broker_stopped silent was_reset
     seatless changes_to uploading of_size last_report judgement no_report said choose_plan change_plan cancel_subscription order bought_in
-    trial_runs payment_grace payment_hold card_declined card_declined_here apart apart_words seats seats_taken seat_free seat_none_for
+    trial_runs payment_grace payment_hold card_declined card_declined_here apart apart_text seats seats_taken seat_free seat_none_for
     // One camera.
-    playback no_clips clip_gone kept_words clip_words
+    playback no_clips clip_gone kept_text clip_text
     // Plans.
     plans plans_for cycle monthly annual per_month per_year current_plan feature_history feature_clips feature_cooldown
     feature_height feature_snapshots feature_one feature_seats subscribe_to upgrade_to downgrade_to start_trial pay_now from_the_store
@@ -58,22 +58,22 @@ table! {
     // Orders.
     orders no_orders order_what whole_account only_camera period entries date entry_title amount
     // Support.
-    support support_words support_copy_words last_order all_orders last_error no_error error_line camera_line copy copied
+    support support_text support_copy_text last_order all_orders last_error no_error error_line camera_line copy copied
     // Switches.
     switches to document timeline clicked signed published at_the_broker camera_applied camera_refused camera_is_further waiting cut
     cut_in store_after erased_on_camera camera_said click_to_report next plan_at refund credit
     // Engineers.
-    engineers click_p50 click_p90 click_count click_words no_clicks broker broker_runs broker_stands broker_external cameras_online
-    last_heard plan_title status_title keyset simulated clips_stored not_reported all_reported faults faults_words on_camera documents reports account position reason_title
+    engineers click_p50 click_p90 click_count click_text no_clicks broker broker_runs broker_stands broker_external cameras_online
+    last_heard plan_title status_title keyset simulated clips_stored not_reported all_reported faults faults_text on_camera documents reports account position reason_title
     outcome_title mode_title cause when transfers_cut cut_time bytes_after clips_erased all_cameras
 }
 
 /// In English.
-pub static ENGLISH: LazyLock<Words> = LazyLock::new(|| read(include_str!("../../text/en.toml")));
+pub static ENGLISH: LazyLock<Translations> = LazyLock::new(|| read(include_str!("../../text/en.toml")));
 /// In French.
-pub static FRENCH: LazyLock<Words> = LazyLock::new(|| read(include_str!("../../text/fr.toml")));
+pub static FRENCH: LazyLock<Translations> = LazyLock::new(|| read(include_str!("../../text/fr.toml")));
 
-fn read(table: &str) -> Words {
+fn read(table: &str) -> Translations {
     toml::from_str(table).expect("the tables are part of the program and have their test")
 }
 
@@ -93,16 +93,16 @@ pub fn fill(pattern: &str, values: &[(&str, &str)]) -> String {
     text + rest
 }
 
-/// What a camera made of a document: its outcome, and why, unless that says the same again.
-pub fn judgement(words: &Words, report: &Report) -> String {
-    let outcome = name_of(&words.outcome, report.outcome.as_str());
+/// How a camera judged a document: the outcome, and the reason unless it repeats the outcome.
+pub fn judgement(t: &Translations, report: &Report) -> String {
+    let outcome = name_of(&t.outcome, report.outcome.as_str());
     if report.reason == report.outcome.as_str() {
         return outcome;
     }
-    fill(&words.judgement, &[("outcome", &outcome), ("reason", &name_of(&words.reason, &report.reason))])
+    fill(&t.judgement, &[("outcome", &outcome), ("reason", &name_of(&t.reason, &report.reason))])
 }
 
-/// The name of a code; one that has none yet is shown as it is.
+/// The name of a code; a code without a name is shown itself.
 pub fn name_of(names: &Names, code: &str) -> String {
     names.get(code).cloned().unwrap_or_else(|| code.replace('_', " "))
 }
@@ -129,7 +129,7 @@ mod tests {
             }
         }
         let mut found = BTreeMap::new();
-        walk("", &serde_json::to_value(language.words()).unwrap(), &mut found);
+        walk("", &serde_json::to_value(language.translations()).unwrap(), &mut found);
         found
     }
 
@@ -180,16 +180,27 @@ mod tests {
     }
 
     #[test]
+    fn french_punctuation_does_not_break_from_its_word() {
+        let table = strings(Language::French);
+        assert!(table.values().any(|text| text.contains("\u{a0}:")));
+        for (key, text) in table {
+            for wrong in [" :", " ;", " !", " ?", " %", "« ", " »", "'"] {
+                assert!(!text.contains(wrong), "{key} has {wrong:?}: {text}");
+            }
+        }
+    }
+
+    #[test]
     fn every_code_has_its_name() {
         for language in Language::ALL {
             use Outcome::{Applied, Conflict, Duplicate, Rejected, Stale};
-            let words = language.words();
+            let t = language.translations();
             let named =
                 |names: &Names, codes: &[&str]| codes.iter().for_each(|code| assert!(names.contains_key(*code), "{code} in {language:?}"));
-            named(&words.reason, &Reason::ALL.iter().map(|code| code.as_str()).collect::<Vec<_>>());
-            named(&words.outcome, &[Applied, Duplicate, Stale, Conflict, Rejected].map(Outcome::as_str));
-            named(&words.mode, &[Mode::Unbound, Mode::Free, Mode::Paid, Mode::Held].map(Mode::as_str));
-            named(&words.channel, &Channel::ALL.iter().map(|code| code.as_str()).collect::<Vec<_>>());
+            named(&t.reason, &Reason::ALL.iter().map(|code| code.as_str()).collect::<Vec<_>>());
+            named(&t.outcome, &[Applied, Duplicate, Stale, Conflict, Rejected].map(Outcome::as_str));
+            named(&t.mode, &[Mode::Unbound, Mode::Free, Mode::Paid, Mode::Held].map(Mode::as_str));
+            named(&t.channel, &Channel::ALL.iter().map(|code| code.as_str()).collect::<Vec<_>>());
         }
     }
 

@@ -1,5 +1,5 @@
-//! Rate limits: how often somebody may try to sign in, or act. Token buckets in memory; a bucket that is full again is
-//! forgotten, so that a stream of invented names does not fill the memory.
+//! Rate limits for signing in and for actions: token buckets in memory. A full bucket is forgotten, so that invented names do not
+//! fill the memory.
 
 use std::{
     collections::HashMap,
@@ -12,14 +12,14 @@ const BUCKETS: usize = 10_000;
 
 /// A bucket for each name.
 #[derive(Debug)]
-pub struct Limit {
+pub struct RateLimit {
     burst: u32,
     every: Duration,
     // When each name's bucket is full again.
     full_at: Mutex<HashMap<String, Instant>>,
 }
 
-impl Limit {
+impl RateLimit {
     /// So many at once, then one every so often.
     pub fn new(burst: u32, every: Duration) -> Self {
         Self { burst, every, full_at: Mutex::new(HashMap::new()) }
@@ -44,7 +44,7 @@ impl Limit {
     }
 
     /// Forgets what this name has taken.
-    pub fn forgive(&self, name: &str) {
+    pub fn reset(&self, name: &str) {
         self.full_at.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
     }
 }
@@ -55,7 +55,7 @@ mod tests {
 
     #[test]
     fn a_burst_then_one_at_a_time_and_nobody_pays_for_another() {
-        let limit = Limit::new(3, Duration::from_secs(10));
+        let limit = RateLimit::new(3, Duration::from_secs(10));
         let start = Instant::now();
         for _ in 0..3 {
             assert_eq!(limit.take("a", start), Ok(()));
@@ -65,13 +65,13 @@ mod tests {
         let later = start + Duration::from_secs(10);
         assert_eq!(limit.take("a", later), Ok(()));
         assert!(limit.take("a", later).is_err());
-        limit.forgive("a");
+        limit.reset("a");
         assert_eq!(limit.take("a", later), Ok(()));
     }
 
     #[test]
     fn invented_names_do_not_fill_the_memory() {
-        let limit = Limit::new(1, Duration::from_secs(10));
+        let limit = RateLimit::new(1, Duration::from_secs(10));
         let start = Instant::now();
         for i in 0..2 * BUCKETS {
             // Some of these are refused: that is the point.

@@ -1,4 +1,4 @@
-//! The faults that engineers play by a click, each by the name of its button.
+//! The faults that engineers inject, each under the name of its button.
 
 use std::sync::Arc;
 

@@ -1,11 +1,10 @@
-//! When somebody clicked: from the arrival of a request at the portal to the arrival of the camera's report is what a person
-//! waits, and what the engineers' page shows.
+//! How long plan changes take: from the arrival of a request at the portal to the arrival of the camera's report.
 
 use rusqlite::{Connection, Transaction, params};
 
 use crate::{domain::issuer::Issued, storage::db::DbError};
 
-/// Remembers which documents a click at `at` caused.
+/// Records which documents a click at `at` caused.
 pub fn record(tx: &Transaction<'_>, issued: &[Issued], at: i64) -> Result<(), DbError> {
     let sql = "INSERT OR IGNORE INTO clicks (document, at) SELECT id, ?4 FROM documents WHERE device = ?1 AND epoch = ?2 AND seq = ?3";
     let mut statement = tx.prepare_cached(sql)?;
@@ -15,13 +14,13 @@ pub fn record(tx: &Transaction<'_>, issued: &[Issued], at: i64) -> Result<(), Db
     Ok(())
 }
 
-/// How long the last switches took from click to report, microseconds.
+/// How long the last plan changes took from click to report, microseconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Waits {
+pub struct Latencies {
     sorted: Vec<i64>,
 }
 
-impl Waits {
+impl Latencies {
     /// Of the newest `most` clicks whose document the camera has applied.
     pub fn read(connection: &Connection, most: usize) -> Result<Self, DbError> {
         let mut statement = connection.prepare_cached(
@@ -38,7 +37,7 @@ impl Waits {
         self.sorted.len()
     }
 
-    /// The wait that so many percent did not exceed (nearest rank).
+    /// The given percentile (nearest rank).
     pub fn percentile(&self, percent: usize) -> Option<i64> {
         let rank = (self.sorted.len() * percent).div_ceil(100).max(1);
         self.sorted.get(rank - 1).copied()
@@ -51,9 +50,9 @@ mod tests {
 
     #[test]
     fn percentiles_are_waits_that_were_there() {
-        let waits = Waits { sorted: vec![1, 2, 3, 40] };
-        assert_eq!((waits.percentile(50), waits.percentile(75), waits.percentile(90)), (Some(2), Some(3), Some(40)));
-        assert_eq!(Waits { sorted: vec![7] }.percentile(50), Some(7));
-        assert_eq!(Waits { sorted: vec![] }.percentile(50), None);
+        let latencies = Latencies { sorted: vec![1, 2, 3, 40] };
+        assert_eq!((latencies.percentile(50), latencies.percentile(75), latencies.percentile(90)), (Some(2), Some(3), Some(40)));
+        assert_eq!(Latencies { sorted: vec![7] }.percentile(50), Some(7));
+        assert_eq!(Latencies { sorted: vec![] }.percentile(50), None);
     }
 }

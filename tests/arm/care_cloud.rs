@@ -1,17 +1,17 @@
-//! A camera's plain day with care-cloud itself on this machine: bought, filmed, cancelled.
+//! An ordinary day of an emulated camera with the real care-cloud on this machine: subscribe, film a clip, cancel.
 
 use std::{fs, path::PathBuf, time::Instant};
 
 use care_tests::{
+    care_cloud::{CareCloud, reports, switch_of, transfers},
     guest::{Guest, HOST, IDENTITY, PATIENCE, RUNTIME, STATE},
-    stand_in::{StandIn, reports, switch_of, transfers},
     world::DEVICE,
 };
 use serde_json::Value;
 
 /// A care-cloud with a Premium camera that will be a guest; the folder with the camera's files.
-pub(crate) async fn with_a_camera() -> (StandIn, PathBuf) {
-    let cloud = StandIn::reached_at(HOST).await;
+pub(crate) async fn with_a_camera() -> (CareCloud, PathBuf) {
+    let cloud = CareCloud::reached_at(HOST).await;
     let files = cloud.provision(DEVICE, "acct-5b1f").await;
     cloud.command(&["subscribe", "--camera", DEVICE, "--plan", "premium"]).await;
     let config = files.join("config.toml");
@@ -38,7 +38,7 @@ fn in_the_guest(mut config: String) -> String {
 }
 
 /// The plan is in force, a clip is stored, and a cancel cuts the next one in the middle.
-pub(crate) async fn a_plain_day(cloud: &StandIn, camera: &Guest) {
+pub(crate) async fn a_plain_day(cloud: &CareCloud, camera: &Guest) {
     cloud.until("Premium in force", PATIENCE, |state| reports(state, DEVICE, "premium", "paid")).await;
     let stored = |transfer: &&Value| transfer["stored"] == true && transfer["kind"] == "motion";
     cloud.until("a clip", PATIENCE, |state| transfers(state).iter().any(|transfer| stored(&transfer))).await;

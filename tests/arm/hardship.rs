@@ -1,4 +1,4 @@
-//! Cameras that lack something: room, memory, a clock, a root that can be written to. Part of `make proof`.
+//! Emulated cameras that lack something: flash space, memory, a clock, a writable root. Part of `make proof`.
 
 use care_protocol::Mode;
 use care_tests::{

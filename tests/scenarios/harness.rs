@@ -1,4 +1,4 @@
-//! The harness itself: what the scenarios build on must be able to tell right from wrong.
+//! Tests of the test harness: it must be able to tell right from wrong.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,4 +1,4 @@
-//! The built agent as a child: its configuration, its log, its status page, its signals.
+//! The built agent as a child process: its configuration, log, status page and signals.
 
 use std::{
     ffi::{CStr, CString},

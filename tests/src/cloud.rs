@@ -1,5 +1,5 @@
-//! A scriptable stand-in for the HTTPS API and the clip store (section 3.6), in the test's own process: mutual TLS, every
-//! answer settable, every request and every body byte on record.
+//! A scriptable HTTPS API and clip store (docs/protocol.md#https) in the test's own process, with mutual TLS. Tests set every answer and
+//! read every request and body byte.
 
 use std::{
     collections::VecDeque,

@@ -1,5 +1,5 @@
-//! A whole emulated camera: QEMU with the image that `scripts/arm/camera.sh` makes, its own state on a disk, its identity on
-//! another. Its journal comes out of its console and is shown when a test fails, so that a guest that died tells why too.
+//! A whole emulated camera: QEMU with the image of `scripts/arm/camera.sh`, a disk for its state and a disk for its identity. A failing
+//! test prints the journal from the guest's console.
 
 use std::{
     fs,

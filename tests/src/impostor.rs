@@ -1,4 +1,4 @@
-//! Servers that should not be trusted: they shake hands with whatever certificate they were given, and count what they are told.
+//! Servers that must not be trusted: they complete a TLS handshake with any given certificate and count the bytes that they receive.
 
 use std::{
     net::SocketAddr,

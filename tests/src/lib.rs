@@ -1,30 +1,30 @@
-//! Black-box tests of the built programs: the agent and care-cloud as children, against a real Mosquitto, on loopback.
+//! Black-box tests of the built programs: the agent and care-cloud as child processes, against a real Mosquitto, on loopback.
 //!
-//! Here is the harness; the scenarios, one test each by number, are in `scenarios/`. Each test has a [`world::World`] of
-//! its own (PKI, broker, cloud, camera), so that all may run at once, and waits for conditions with a deadline.
+//! This library is the harness; `scenarios/` has the numbered scenarios. Each test has a [`world::World`] of its own (PKI, broker,
+//! cloud, camera), so all may run at once, and waits for conditions with a deadline.
 
 pub mod agent;
 pub mod broker;
 pub mod card_slot;
+pub mod care_cloud;
 pub mod cloud;
 pub mod footprint;
 pub mod gstreamer_plugins;
 pub mod guest;
 pub mod impostor;
+pub mod isolated_network;
 pub mod issuer;
 pub mod media;
 pub mod narrow_path;
-pub mod own_network;
+pub mod packet_proxy;
 pub mod pki;
 pub mod process;
 pub mod proxy;
-pub mod real_unit;
 pub mod resolver;
-pub mod scripted;
-pub mod stand_in;
+pub mod scripted_broker;
 pub mod status;
 pub mod strace;
-pub mod tap;
+pub mod systemd_camera;
 pub mod wait;
 pub mod world;
 pub mod write_log;

@@ -1,4 +1,4 @@
-//! Pictures for the agent, and judges of what comes out: ffmpeg makes, ffprobe measures.
+//! Streams for the agent, made by ffmpeg, and measurements of the clips that come out, by ffprobe.
 
 use std::{
     path::{Path, PathBuf},

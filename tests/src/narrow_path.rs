@@ -1,11 +1,11 @@
-//! A camera behind a router whose way out takes smaller packets than the camera's, and which does not say so: three network
-//! namespaces, gone when dropped. Needs root and iproute2.
+//! A camera behind a router with a smaller MTU that sends no ICMP: three network namespaces, removed when dropped. Needs root and
+//! iproute2.
 //!
 //! ```text
 //! camera ──1500── router ──1400── cloud
 //! ```
 //!
-//! The cloud says that it takes full segments, as servers do that stand on Ethernet; what it sends itself is small enough.
+//! The cloud announces the MSS of an Ethernet, as servers do; its own packets are small enough.
 
 use std::{
     fs::File,
@@ -15,7 +15,7 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use crate::own_network::run;
+use crate::isolated_network::run;
 
 /// The cloud's address. The tests' servers have certificates for it.
 pub const CLOUD: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);

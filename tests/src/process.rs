@@ -1,4 +1,4 @@
-//! Children of a test: their output is kept, and they die with the test whatever happens to it.
+//! Child processes of a test: their output is kept, and they end with the test, however it ends.
 
 use std::{
     process::{ExitStatus, Stdio},

@@ -1,7 +1,7 @@
-//! A wire between the agent and a server that a test can cut, mend, lead elsewhere, and make ill in twelve ways.
+//! A TCP proxy between the agent and a server. A test can cut it, restore it, redirect it, and inject twelve faults.
 //!
-//! It carries bytes and understands none: who wants a fault at a certain packet tells it when ([`crate::tap`]). What it has
-//! done to the bytes is counted, so that a case in which the fault never struck is not taken for one that was survived.
+//! It forwards bytes without parsing them: a test that wants a fault at a certain packet uses [`crate::packet_proxy`]. It counts what it
+//! did to the bytes, so that a fault that never took effect does not pass for one that was survived.
 
 use std::{
     net::SocketAddr,

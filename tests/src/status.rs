@@ -1,4 +1,4 @@
-//! Reading the agent's status document. The only place in the tests that knows its paths and field names.
+//! The agent's status document. Only this file knows its paths and field names.
 
 use std::path::Path;
 

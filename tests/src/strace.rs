@@ -1,5 +1,5 @@
-//! strace between the agent and its flash: a call on the state that kills the agent, fails, or lies, and a record of all of
-//! them. Killing a process proves the order of what it does, not that it lasts: the simulated disk is for that.
+//! strace around the agent's system calls on its state: it kills the agent at a call, makes the call fail, or fakes its success, and
+//! records all of them. Killing a process proves the order of its calls, not that they are durable: the simulated disk proves that.
 
 use std::{
     collections::BTreeMap,

@@ -1,4 +1,4 @@
-//! One test's world: a PKI, a broker, a cloud, an issuer and one camera, all its own.
+//! The world of one test: a PKI, a broker, a cloud, an issuer and one camera, shared with no other test.
 
 use std::time::{Duration, Instant};
 

@@ -1,7 +1,7 @@
-//! What a disk was told, write by write, as QEMU's `blklogwrites` logs it (the on-disk format of Linux's dm-log-writes,
-//! version 1), and the disk as a power cut would have left it at any point of the log.
+//! A log of every write to a disk, as QEMU's `blklogwrites` writes it (the on-disk format of Linux's dm-log-writes, version 1), and the
+//! disk as a power cut would have left it at any point of the log.
 //!
-//! A device has a volatile cache: what was written since the last flush may be there or not, each write by itself.
+//! The disk has a volatile cache: each write since the last flush may be there or not, independently.
 
 use std::{
     fs::File,

@@ -1,5 +1,5 @@
-//! The agent without GStreamer and a vendor's uploader: the samples of `examples/uploader`, run as they are, against the
-//! real agent, a real Mosquitto and a store that counts.
+//! The agent without GStreamer beside a vendor's uploader: the samples of `examples/uploader`, unchanged, with the real agent, a real
+//! Mosquitto and a store that counts bytes.
 
 mod sink;
 

@@ -1,4 +1,4 @@
-//! A vendor's clip store as its uploader sees it: takes PUTs over plain HTTP, counts what arrives, and can stop reading.
+//! A vendor's clip store: accepts PUTs over plain HTTP, counts the bytes, and can stop reading.
 
 use std::{
     net::SocketAddr,

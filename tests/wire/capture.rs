@@ -1,5 +1,4 @@
-//! What arrives at the far end of the uplink: a packet socket that notes when each packet came and how much TCP payload
-//! it carried.
+//! A packet socket at the far end of the uplink: notes when each packet came and how much TCP payload it carried.
 
 use std::{
     ffi::CString,

@@ -1,4 +1,4 @@
-//! Two network namespaces with a shaped pair of interfaces between them, gone when dropped.
+//! Two network namespaces joined by a shaped pair of interfaces, removed when dropped.
 
 use std::{
     fs::File,
@@ -8,7 +8,7 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use care_tests::own_network::run;
+use care_tests::isolated_network::run;
 
 /// The camera's namespace, the cloud's, and the uplink between.
 pub struct Link {

@@ -1,4 +1,4 @@
-//! The cloud and its store in the far namespace: grants every clip a place, takes it over TLS, and counts what became whole.
+//! The cloud and its store in the far namespace: grants every clip, accepts it over TLS, and counts complete objects.
 
 use std::{
     net::{SocketAddr, TcpListener},

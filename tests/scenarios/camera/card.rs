@@ -1,4 +1,4 @@
-//! Scenario 94, and what else becomes of an SD card while the agent runs.
+//! Scenario 94: the SD card is exchanged, removed or torn out while the agent runs.
 
 use std::path::Path;
 

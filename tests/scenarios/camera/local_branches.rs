@@ -1,4 +1,4 @@
-//! Scenarios 71, 78, 81 and 82: the rest of the camera.
+//! Scenarios 71, 78, 81 and 82: local recording during a switch, a wrong configuration, a new camera, misleading grants.
 
 use std::{
     path::PathBuf,
@@ -9,9 +9,9 @@ use care_protocol::{Mode, Outcome, Policy};
 use care_tests::{
     cloud::{Cloud, GrantAnswer, Sink, grant},
     footprint::rss_without_program_kb,
+    isolated_network,
     issuer::PREMIUM,
     media::{FPS, every_frame_in, recorded_360, recordings},
-    own_network,
     pki::server_params,
     wait::{PATIENCE, holds, until},
     world::World,
@@ -172,8 +172,8 @@ async fn s82_a_grant_that_leads_astray_is_refused_and_no_byte_sent() {
 
 #[tokio::test]
 async fn s82_a_listed_store_at_a_private_address_is_refused_to_a_camera_whose_cloud_is_not() {
-    own_network::enter();
-    let public = own_network::PUBLIC;
+    isolated_network::enter();
+    let public = isolated_network::PUBLIC;
     let mut world = World::with_camera().await;
     let identity = world.pki.ca.sign(server_params(&[&public.to_string()]));
     let api = Cloud::start_at(public, Some(world.pki.mutual_tls(&identity))).await;

@@ -1,4 +1,4 @@
-//! Scenario 93: what is missing at the start costs nothing but itself, a condition names it, and it is used when it comes.
+//! Scenario 93: a part that is missing at start disables only itself. A condition names it, and the agent uses it once it appears.
 
 use std::os::unix::net::UnixListener;
 

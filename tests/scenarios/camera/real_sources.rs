@@ -1,4 +1,4 @@
-//! Pictures that nobody here made: a recorded file, and GStreamer's RTSP server. ffprobe judges the clips that arrive.
+//! Streams from other programs: a recorded file and GStreamer's RTSP server. ffprobe judges the clips that arrive.
 
 use care_protocol::{ClipKind, Policy};
 use care_tests::{

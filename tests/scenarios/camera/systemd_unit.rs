@@ -1,4 +1,4 @@
-//! The unit itself, under a real systemd: what its sandbox must let through.
+//! The service unit under a real systemd: what its sandbox must allow.
 
 use std::{
     io::Write,
@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use care_tests::{real_unit::RealUnit, status::Status};
+use care_tests::{status::Status, systemd_camera::SystemdCamera};
 
 /// The installed example's places, and a cloud that nobody is.
 const CONFIG: &str = r#"
@@ -49,7 +49,7 @@ fn says_no_card(status: &Status) -> bool {
 /// Also with a card that is in the slot when the service starts: that is the one that a sandbox may hold on to.
 #[tokio::test]
 async fn s94_three_cards_are_exchanged_under_systemd_and_the_motion_socket_is_where_the_example_says() {
-    let camera = RealUnit::boot(CONFIG).await;
+    let camera = SystemdCamera::boot(CONFIG).await;
     camera.status("no card", says_no_card).await;
     for card in ["first", "second", "third"] {
         let image = format!("/cards/{card}");

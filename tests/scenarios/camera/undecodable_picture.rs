@@ -1,4 +1,4 @@
-//! Motion that cannot see: the picture of some cameras is one that the camera's decoder cannot read.
+//! Motion detection on a stream that the camera's decoder cannot decode.
 
 use std::path::PathBuf;
 

@@ -1,5 +1,5 @@
-//! Scenario 91: one clip that the store never takes, whatever way it does not take it. All others leave; it is tried again
-//! with growing pauses. And what is said of stores and grants that are wrong for all.
+//! Scenario 91: the store never accepts one clip, in each way that a store can refuse. All other clips leave; the agent retries this
+//! one with growing pauses. Also what the agent says of a store or grant that is wrong for every clip.
 
 use std::{
     sync::{Arc, Mutex},

@@ -1,4 +1,4 @@
-//! Scenarios 45, 74 and 75, and what else is asked of clips that wait: they survive the power, and what was erased does not.
+//! Scenarios 45, 74 and 75: clips that wait survive a power cut, and erased clips stay erased.
 
 use std::{path::PathBuf, time::Duration};
 

@@ -1,7 +1,7 @@
-//! The broker matrix: fifteen scenarios that touch a broker, on five brokers. What a broker cannot do stands in
-//! [`CANNOT`] with its reason, and is tried all the same, so that the table stays true.
+//! The broker matrix: fifteen scenarios on five brokers. [`CANNOT`] lists what a broker cannot do, with the reason. The matrix tries
+//! those too, so that the list stays true.
 //!
-//! Nothing here looks at a broker's log: what counts is what the camera reports and uploads.
+//! The tests read no broker's log: they judge by what the camera reports and uploads.
 
 use std::{future::Future, pin::Pin};
 

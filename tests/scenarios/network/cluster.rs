@@ -1,5 +1,5 @@
-//! Three NATS nodes with JetStream; the one that the camera is connected to is killed in the moment of a cancel, and nothing
-//! is lost.
+//! Three NATS nodes with JetStream. The test kills the node that the camera is connected to at the moment of a cancel; no document
+//! may be lost.
 
 use care_protocol::Mode;
 use care_tests::{

@@ -1,5 +1,4 @@
-//! Scenarios 88 and 89: nobody says anything, and nothing says that it is so. A broker that grants the subscription and delivers
-//! nothing, and a poll whose answer is lost.
+//! Scenarios 88 and 89: failures without an error. A broker grants the subscription and delivers nothing; the answer to a poll is lost.
 
 use std::time::{Duration, Instant};
 

@@ -1,6 +1,5 @@
-//! The test cases of AWS IoT Device Advisor that apply to this device and are not already in another file, against a scripted
-//! broker; and scenarios 53 to 55 and 57, which need the same. The whole list, with what does not apply and why, stands in
-//! `docs/assurance.md`.
+//! The test cases of AWS IoT Device Advisor that apply to this device and that no other file has, against a scripted broker. Also
+//! scenarios 53 to 55 and 57, which need the same broker. `docs/assurance.md` has the whole list, with what does not apply and why.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +9,7 @@ use care_tests::{
     cloud::{Cloud, Document as Body},
     issuer::{Document, Draft, PREMIUM},
     pki::Pki,
-    scripted::{Peer, Scripted},
+    scripted_broker::{Peer, ScriptedBroker},
     status::Status,
     wait::{PATIENCE, until},
     world::DEVICE,
@@ -20,9 +19,9 @@ use rumqttc::{Packet, PubAck, QoS};
 const ENTITLEMENT: &str = "care/v1/8006E5A1F0C2/entitlement";
 
 /// A camera that is off, its cloud, and a broker that waits for it. The keyset comes over HTTPS.
-async fn stage() -> (Pki, Scripted, Cloud, Agent) {
+async fn stage() -> (Pki, ScriptedBroker, Cloud, Agent) {
     let pki = Pki::new();
-    let broker = Scripted::new(&pki).await;
+    let broker = ScriptedBroker::new(&pki).await;
     let cloud = Cloud::start(&pki).await;
     cloud.lock().keyset = Body::Token(pki.keyset(7).sign(&pki.root));
     let agent = Agent::new(&pki, DEVICE, broker.addr, &cloud.url());

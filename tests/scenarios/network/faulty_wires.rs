@@ -1,9 +1,9 @@
-//! Twelve faults of a wire in seven phases of a connection: the camera ends in the right mode once the wire is well again,
-//! and meanwhile uploads nothing that Free forbids.
+//! Twelve network faults in seven phases of a connection. Once the fault is over the camera must reach the right mode; until then it
+//! must upload nothing that Free forbids.
 //!
-//! In the phases up to SUBSCRIBE the cancel came while the camera was off, and the fault meets its first connection: what it
-//! has on record is Premium. Later the fault meets the cancel itself on its way, or an upload that the cancel cuts. A case
-//! counts only if the fault was felt.
+//! In the phases up to SUBSCRIBE the cancel came while the camera was off: the fault meets the first connection of a camera that has
+//! Premium on record. Later the fault meets the cancel on its way, or an upload that the cancel cuts. A case counts only if the fault
+//! took effect.
 
 use std::time::Duration;
 
@@ -11,9 +11,9 @@ use care_protocol::Mode;
 use care_tests::{
     cloud::Sink,
     issuer::{Document, FREE},
+    packet_proxy::{Moment, PacketProxy},
     proxy::{Fault, Proxy},
     resolver::{NAME, Resolver},
-    tap::{Moment, Tap},
     wait::{PATIENCE, RECONNECT, holds, until},
     world::{DEVICE, World},
 };
@@ -56,8 +56,8 @@ async fn ends_free(world: &World, cancel: &Document) {
 /// A camera that was switched off as Premium, and cancelled meanwhile, meets the fault as it comes back.
 async fn on_the_way_in(phase: Phase, fault: Fault) {
     let mut world = World::with_camera().await;
-    let tap = Tap::before(&world.pki, world.broker.addr, &["127.0.0.1", NAME], DEVICE).await;
-    world.wire.lead_to(tap.addr);
+    let proxy = PacketProxy::before(&world.pki, world.broker.addr, &["127.0.0.1", NAME], DEVICE).await;
+    world.wire.lead_to(proxy.addr);
     let resolver = Resolver::start().await;
     if phase == Phase::Dns {
         world.agent.resolver = Some(resolver.ip);
@@ -73,8 +73,8 @@ async fn on_the_way_in(phase: Phase, fault: Fault) {
         Phase::Dns => resolver.inflict(fault),
         Phase::Tcp => control.inflict(fault),
         Phase::Tls => control.inflict_after_hello(fault),
-        Phase::Connect => tap.arm(Moment::Connect, fault, &control),
-        Phase::Subscribe => tap.arm(Moment::Subscribe, fault, &control),
+        Phase::Connect => proxy.arm(Moment::Connect, fault, &control),
+        Phase::Subscribe => proxy.arm(Moment::Subscribe, fault, &control),
         Phase::MidPublish | Phase::MidPut | Phase::MidPutKept => unreachable!("these come later"),
     }
     world.agent.start();
@@ -115,11 +115,11 @@ fn unanswered_syn(port: u16) -> bool {
 /// The fault strikes in the middle of the cancel.
 async fn in_the_cancel(fault: Fault) {
     let mut world = World::with_camera().await;
-    let tap = Tap::before(&world.pki, world.broker.addr, &["127.0.0.1"], DEVICE).await;
-    world.wire.lead_to(tap.addr);
+    let proxy = PacketProxy::before(&world.pki, world.broker.addr, &["127.0.0.1"], DEVICE).await;
+    world.wire.lead_to(proxy.addr);
     let control = world.wire.control.clone();
     world.start_premium().await;
-    tap.arm(Moment::MidPublish, fault, &control);
+    proxy.arm(Moment::MidPublish, fault, &control);
     let cancel = world.cancel_over_mqtt().await;
     until(format!("{fault:?} to be felt"), PATIENCE, || (control.bitten() > 0).then_some(())).await;
     tokio::time::sleep(LASTS).await;

@@ -1,4 +1,4 @@
-//! Scenarios 46 to 52 and 57: the network and the cloud misbehave.
+//! Scenarios 46 to 52 and 57: outages of network and cloud, refused grants, brokers without retained messages.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! Scenario 92: the path's MTU is smaller than the camera's link, and nobody says so.
+//! Scenario 92: the path MTU is smaller than the link's, and no router says so.
 
 use std::{
     net::SocketAddr,

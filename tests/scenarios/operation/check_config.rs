@@ -1,4 +1,4 @@
-//! `check-config` tries what the configuration describes, finds everything at once, and leaves a running agent alone.
+//! `check-config` reports every fault at once, tries what the configuration describes, and does not disturb a running agent.
 
 use std::{fs, net::TcpListener, path::Path};
 

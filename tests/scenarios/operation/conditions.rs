@@ -1,5 +1,5 @@
-//! What is wrong is said: by name, with what was expected and what came, in log, status, report, support archive and to systemd,
-//! once and not for every second that it lasts.
+//! Conditions: the agent names each fault once, with what it expected and what it got, in log, status, report, support archive and
+//! systemd's status line.
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,5 @@
-//! `check-config --connect`: a SUBACK proves nothing, so it asks for the entitlement and judges the answer, under the client
-//! id that the certificate stands for; a running agent is asked instead of thrown off.
+//! `check-config --connect` makes a full round trip: a SUBACK alone proves nothing, so it asks for the entitlement and judges the
+//! answer. It connects under the client id of the certificate, and asks a running agent instead of disconnecting it.
 
 use care_protocol::Mode;
 use care_tests::{
@@ -7,7 +7,7 @@ use care_tests::{
     cloud::{Cloud, Document as Body},
     issuer::{Draft, PREMIUM},
     pki::Pki,
-    scripted::Scripted,
+    scripted_broker::ScriptedBroker,
     world::{DEVICE, World},
 };
 use rumqttc::{Packet, PubAck};
@@ -39,7 +39,7 @@ async fn the_check_asks_for_the_entitlement_and_judges_it_with_the_device_s_keys
 #[tokio::test]
 async fn the_check_finds_a_broker_that_grants_the_subscription_and_delivers_nothing() {
     let pki = Pki::new();
-    let broker = Scripted::new(&pki).await;
+    let broker = ScriptedBroker::new(&pki).await;
     let cloud = Cloud::start(&pki).await;
     cloud.lock().keyset = Body::Token(pki.keyset(7).sign(&pki.root));
     let premium = Draft::new(&DEVICE.parse().unwrap(), "premium", PREMIUM).at(3, 41).signed(&pki.key);

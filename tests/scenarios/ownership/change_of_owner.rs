@@ -1,4 +1,4 @@
-//! Scenarios 67 to 69: who owns the camera.
+//! Scenarios 67 to 69: the camera changes its owner, or has none.
 
 use std::{collections::BTreeSet, time::Duration};
 

@@ -1,4 +1,4 @@
-//! Scenario 87: a camera that was reset may have been sold. What was on its way for the one who had it binds nobody.
+//! Scenario 87: a camera that was reset may have been sold. A document on its way to the previous owner's camera must not bind it.
 
 use std::time::Duration;
 

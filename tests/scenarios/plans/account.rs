@@ -1,15 +1,15 @@
-//! Scenarios 2, 4, 15, 16 and 87: what one account's change means for each of its cameras, by care-cloud's own rules.
+//! Scenarios 2, 4, 15, 16 and 87: what a change of an account means for each of its cameras, by care-cloud's own rules.
 
 use std::collections::BTreeSet;
 
 use care_tests::{
-    stand_in::{StandIn, camera_of, switch_of},
+    care_cloud::{CareCloud, camera_of, switch_of},
     wait::PATIENCE,
 };
 
 #[tokio::test]
 async fn s02_premium_to_free_reaches_every_camera_of_the_account_by_its_own_document() {
-    let mut cloud = StandIn::start().await;
+    let mut cloud = CareCloud::start().await;
     let cameras = ["CAM-A", "CAM-B", "CAM-C"];
     for id in cameras {
         cloud.camera(id, "acct-1").await;
@@ -34,7 +34,7 @@ async fn s02_premium_to_free_reaches_every_camera_of_the_account_by_its_own_docu
 
 #[tokio::test]
 async fn s04_premium_to_plus_for_one_camera_gives_the_others_free() {
-    let mut cloud = StandIn::start().await;
+    let mut cloud = CareCloud::start().await;
     for id in ["CAM-A", "CAM-B"] {
         cloud.camera(id, "acct-1").await;
     }
@@ -46,8 +46,8 @@ async fn s04_premium_to_plus_for_one_camera_gives_the_others_free() {
 }
 
 /// An account with eleven cameras on Premium: ten seats are taken.
-async fn eleven_cameras() -> (StandIn, serde_json::Value) {
-    let mut cloud = StandIn::start().await;
+async fn eleven_cameras() -> (CareCloud, serde_json::Value) {
+    let mut cloud = CareCloud::start().await;
     let ids: Vec<_> = (1..=11).map(|n| format!("CAM-{n:02}")).collect();
     for id in &ids {
         cloud.camera(id, "acct-1").await;
@@ -80,7 +80,7 @@ async fn s16_a_freed_seat_upgrades_by_a_new_document() {
 
 #[tokio::test]
 async fn s87_a_camera_that_was_reset_takes_nothing_of_its_old_binding_and_is_told_so_until_it_is_added_again() {
-    let mut cloud = StandIn::start().await;
+    let mut cloud = CareCloud::start().await;
     cloud.camera("CAM-A", "acct-1").await;
     cloud.command(&["subscribe", "--camera", "CAM-A", "--plan", "plus"]).await;
     cloud.reported(&[("CAM-A", "plus", "paid")]).await;

@@ -1,4 +1,4 @@
-//! Scenarios 1 to 18: plan changes. Those about several cameras of one account are in `account`.
+//! Scenarios 1 to 18: plan changes of one camera. `account` has those that concern several cameras.
 
 use std::{
     sync::{Arc, Mutex, OnceLock},

@@ -1,5 +1,5 @@
-//! The real binary with a fault at the first, second, third call of a kind on its state: killed there, EIO, ENOSPC. Whatever the call, what was acknowledged
-//! is on flash, the next start ends with the newest document in force, and the ratchet never goes back.
+//! The real binary with a fault at the first, second or third system call of a kind on its state: a kill, EIO, ENOSPC. Whatever the
+//! call, an acknowledged document is on flash, the next start ends with the newest document in force, and the ratchet never goes back.
 
 use std::{
     collections::BTreeMap,

@@ -1,5 +1,5 @@
-//! Scenario 95: the uplink carries less than the camera films, for as long as it likes. What that writes to flash stays within
-//! a day's limit, also over restarts, and is said.
+//! Scenario 95: the uplink carries less than the camera films, for days. Flash writes stay within the daily limit, across restarts
+//! too, and a condition says so.
 
 use std::{
     collections::BTreeMap,

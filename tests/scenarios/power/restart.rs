@@ -1,4 +1,4 @@
-//! Scenarios 70, 76 and 77: what an agent finds and does when it starts again: after another firmware, a kill, a hang.
+//! Scenarios 70, 76 and 77: an agent starts again after another firmware, a kill, a hang.
 
 use std::{
     io::ErrorKind,

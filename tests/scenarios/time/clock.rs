@@ -1,5 +1,5 @@
-//! Scenarios 27 to 35: what time it is, and what takes effect at a time. The wall clock is moved under the running agent with
-//! libfaketime, which stands between it and libc; BOOTTIME with a time namespace. Neither touches the machine.
+//! Scenarios 27 to 35: wrong clocks, and changes that take effect at a time. libfaketime moves the agent's wall clock while it runs; a
+//! time namespace moves BOOTTIME. Neither touches the machine's clocks.
 
 use std::{
     path::PathBuf,

@@ -1,4 +1,4 @@
-//! Passwords of cameras, as people write them into a URL: unencoded. Nothing of them is shown, logged or archived.
+//! Passwords in a camera's URL, unencoded as people write them. The agent never shows, logs or archives any part of them.
 
 use std::{fs, net::TcpListener};
 

@@ -1,4 +1,4 @@
-//! Scenarios 79 and 80: certificates and authorities that are exchanged while the agent runs.
+//! Scenarios 79 and 80: certificates, authorities and revocation lists are replaced while the agent runs.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Scenarios 58 to 66: attack and nonsense.
+//! Scenarios 58 to 66: forged and malformed documents, untrusted files and servers.
 
 use std::{os::unix::fs::PermissionsExt, time::Duration};
 

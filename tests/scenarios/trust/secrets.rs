@@ -1,4 +1,5 @@
-//! What must stay where it is: keys, tokens and presigned URLs in memory, programs unexecuted, ports unopened.
+//! Secrets: keys, tokens and presigned URLs appear nowhere outside memory, the agent executes no program, and no port is open that the
+//! configuration does not name.
 
 use std::{
     collections::BTreeSet,

@@ -1,4 +1,5 @@
-//! Files that say whom the camera believes: read as programs write them, or named; and nobody else may change them.
+//! The files that say whom the camera trusts. The agent reads them as common tools write them, names each fault, and refuses files that
+//! others may change.
 
 use std::{
     fs,

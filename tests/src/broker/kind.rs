@@ -1,5 +1,5 @@
-//! The brokers that a camera may meet: how each is configured to speak MQTT with mutual TLS on one loopback port, started,
-//! and made to forget. Only Mosquitto runs on the files of `deploy/`, and has a log that tells which PUBACK came.
+//! The brokers that a camera may meet: how to configure each for mutual TLS on one loopback port, start it, and delete its data. Only
+//! Mosquitto runs on the files of `deploy/`, and only its log shows each PUBACK.
 
 use std::path::{Path, PathBuf};
 

@@ -1,5 +1,5 @@
-//! An MQTT broker's door at which a test listens: it ends the camera's TLS, reads packet after packet, passes each on to the
-//! real broker, and lets a fault of the wire in front of it ([`crate::proxy`]) strike at a packet of the test's choice.
+//! An MQTT proxy in front of the real broker: it terminates the camera's TLS, parses and forwards each packet, and triggers a fault of
+//! the TCP proxy ([`crate::proxy`]) at a packet of the test's choice.
 
 use std::{
     io,
@@ -33,14 +33,14 @@ pub enum Moment {
 type Armed = Arc<Mutex<Option<(Moment, Fault, Control)>>>;
 
 /// The door; gone when dropped.
-pub struct Tap {
+pub struct PacketProxy {
     /// Where it listens.
     pub addr: SocketAddr,
     armed: Armed,
     task: tokio::task::JoinHandle<()>,
 }
 
-impl Tap {
+impl PacketProxy {
     /// A door to the broker at `broker`, whose own name is one of `names`; only `device` goes through.
     pub async fn before(pki: &Pki, broker: SocketAddr, names: &[&str], device: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -68,7 +68,7 @@ impl Tap {
     }
 }
 
-impl Drop for Tap {
+impl Drop for PacketProxy {
     fn drop(&mut self) {
         self.task.abort();
     }

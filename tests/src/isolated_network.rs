@@ -1,5 +1,4 @@
-//! A network of a test's own, where an address of the internet may be a neighbour: loopback and nothing else, with such
-//! addresses on it.
+//! A network namespace with nothing but loopback, which also carries public addresses: a test can serve at an address of the internet.
 
 use std::{net::Ipv4Addr, process::Command};
 

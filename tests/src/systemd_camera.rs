@@ -1,5 +1,5 @@
-//! The unit under a real systemd: this machine's own, as the init of a camera that is this machine with everything that is
-//! written kept apart (an overlay in memory), in namespaces of its own. Needs root, overlayfs and cgroup2; gone when dropped.
+//! The service unit under a real systemd: this machine's own systemd as the init of namespaces whose files are this machine's under an
+//! overlay in memory. Needs root, overlayfs and cgroup2; removed when dropped.
 
 use std::{
     path::{Path, PathBuf},
@@ -52,13 +52,13 @@ exec /lib/systemd/systemd --system --unit=only-it.target --log-target=console --
 "#;
 
 /// A booted camera with the agent as its only service.
-pub struct RealUnit {
+pub struct SystemdCamera {
     _dir: TempDir,
     unshare: Child,
     init: u32,
 }
 
-impl RealUnit {
+impl SystemdCamera {
     /// Boots it with this configuration of the agent.
     pub async fn boot(config: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
@@ -137,7 +137,7 @@ impl RealUnit {
     }
 }
 
-impl Drop for RealUnit {
+impl Drop for SystemdCamera {
     fn drop(&mut self) {
         // Init goes with it, and everything else with init.
         let _ = self.unshare.kill();

@@ -1,4 +1,4 @@
-//! A broker over mutual TLS that does what the test says, packet by packet: for what no real broker does on demand.
+//! A broker over mutual TLS that follows a script packet by packet, for behaviour that no real broker shows on demand.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -14,14 +14,14 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use crate::{pki::Pki, wait::RECONNECT};
 
 /// The broker, before anybody has connected.
-pub struct Scripted {
+pub struct ScriptedBroker {
     /// Where it listens.
     pub addr: SocketAddr,
     listener: TcpListener,
     acceptor: TlsAcceptor,
 }
 
-impl Scripted {
+impl ScriptedBroker {
     /// Listens.
     pub async fn new(pki: &Pki) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

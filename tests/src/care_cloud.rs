@@ -1,4 +1,4 @@
-//! The built care-cloud as a child, and cameras that it provisioned: for what needs the cloud's own rules.
+//! The built care-cloud as a child process, and the cameras that it provisioned: for tests that need the cloud's own rules.
 
 use std::{
     fmt::Display,
@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// A running care-cloud with everything embedded; gone when dropped.
-pub struct StandIn {
+pub struct CareCloud {
     // First, so that the cameras go before what they talk to.
     cameras: Vec<(String, Process)>,
     _process: Process,
@@ -26,7 +26,7 @@ pub struct StandIn {
     dir: TempDir,
 }
 
-impl StandIn {
+impl CareCloud {
     /// Starts one on ports of its own.
     pub async fn start() -> Self {
         Self::start_with(&[]).await
@@ -76,7 +76,7 @@ impl StandIn {
         self.switch_on(id);
     }
 
-    /// Starts the agent of a camera that [`StandIn::camera`] has made.
+    /// Starts the agent of a camera that [`CareCloud::camera`] has made.
     pub fn switch_on(&mut self, id: &str) {
         let mut command = Command::new(program("kasa-care-agent", "CARE_AGENT"));
         command.arg("run").arg("--config").arg(self.config_of(id)).env_remove("NOTIFY_SOCKET");

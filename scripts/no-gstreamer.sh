@@ -5,11 +5,16 @@
 #   scripts/no-gstreamer.sh [CARGO'S SELECTION OF PACKAGES AND TARGETS]
 #
 # Select the packages that the build with GStreamer selects: then every dependency has the same features and is
-# compiled once. Cargo gives both programs the same name, so call this before the build with GStreamer. The default
-# selects all packages.
+# compiled once. Cargo gives both programs the same name, so call this before the build with GStreamer.
+#
+# Without arguments, as `make test` calls it, it selects all packages and first runs the media tests that need no
+# GStreamer.
 set -eu
 cd "$(dirname "$0")/.."
-[ $# -gt 0 ] || set -- --workspace --test wire
+if [ $# = 0 ]; then
+    "${CARGO:-cargo}" test --locked --no-default-features --workspace --lib -- media::
+    set -- --workspace --test wire
+fi
 profile=${PROFILE:-dev}
 built=${CARGO_TARGET_DIR:-target}/$profile
 if [ "$profile" = dev ]; then

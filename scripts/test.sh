@@ -87,7 +87,8 @@ part deps scripts/deps.sh test
 part citations sh -c "scripts/citations.py --self-test && scripts/citations.py"
 part format "$cargo" fmt --all --check
 part clippy "$cargo" clippy --locked --workspace --all-targets -- -D warnings
-# The agent without GStreamer; before the build with it, because both write a program of the same name.
+# The agent without GStreamer: linted, its media tested, and built. Before the build with it, because both write a
+# program of the same name.
 part no-gst-lint "$cargo" clippy --locked --workspace --no-default-features --lib --bins --test wire -- -D warnings
 part no-gst scripts/no-gstreamer.sh
 part build "$cargo" build --locked --workspace --all-targets

@@ -164,6 +164,8 @@ impl<T: Time> Supervisor<T> {
     /// One session, from its start to its end.
     fn session(&self, at: Duration, supervised: &Supervised) -> SourceError {
         let session = self.stream.session(at);
+        // Read before the source runs: its first frame may come at once.
+        let before = self.stream.counters.frames.load(Ordering::Relaxed);
         let (done, ended) = mpsc::sync_channel(1);
         let (source, its_session) = (self.source.clone(), session.clone());
         let run = move || {
@@ -173,7 +175,7 @@ impl<T: Time> Supervisor<T> {
         if let Err(error) = thread::Builder::new().name("media-source".into()).spawn(run) {
             return SourceError::Failed(MediaError::Thread(error).to_string());
         }
-        let end = self.watch(&ended, supervised);
+        let end = self.watch(&ended, before, supervised);
         session.end();
         match end {
             End::Returned(Ok(())) => SourceError::Failed("the source has ended".into()),
@@ -195,11 +197,10 @@ impl<T: Time> Supervisor<T> {
         }
     }
 
-    /// Watches a session while it runs. States alone lie: only frames prove that a source is alive.
-    fn watch(&self, ended: &mpsc::Receiver<Result<(), SourceError>>, supervised: &Supervised) -> End {
+    /// Watches a session while it runs: only frames beyond those of `before` prove that a source is alive, whatever its state.
+    fn watch(&self, ended: &mpsc::Receiver<Result<(), SourceError>>, before: u64, supervised: &Supervised) -> End {
         let counters = &self.stream.counters;
-        let (began, before) = (self.time.now(), counters.frames.load(Ordering::Relaxed));
-        let (mut seen, mut last_frame) = (before, began);
+        let (mut seen, mut last_frame) = (before, self.time.now());
         let mut flowing_since = None;
         loop {
             if self.stop.is_raised() {

@@ -3,7 +3,7 @@
 
 mod clips;
 mod recording;
-mod scripted;
+pub(super) mod scripted;
 mod streams;
 
 use std::{

@@ -129,7 +129,7 @@ impl FrameSource for Scripted {
 }
 
 /// Two seconds of a moving picture, a keyframe each second.
-pub(super) fn film(size: &str) -> &'static [Frame] {
+pub(in crate::media) fn film(size: &str) -> &'static [Frame] {
     static LARGE: LazyLock<Vec<Frame>> = LazyLock::new(|| encode("640x360"));
     static SMALL: LazyLock<Vec<Frame>> = LazyLock::new(|| encode("320x180"));
     match size {

@@ -3,6 +3,7 @@
 mod card;
 mod clips;
 mod motion;
+mod pipeline;
 mod sources;
 
 use std::{
@@ -10,7 +11,7 @@ use std::{
     net::TcpListener,
     path::PathBuf,
     process::{Child, Command, Stdio},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 

@@ -100,8 +100,14 @@ class Tree:
                         yield from ((number, why) for why in [self.link(file, link)] if why)
             if (markdown and file not in HISTORY) or (rust and line.lstrip().startswith("//")):
                 for match in PATH.finditer(line):
-                    if not match[1].startswith("docs/") and (why := self.fault(match[1], "")):
+                    if not match[1].startswith("docs/") and (why := self.path(file, match[1])):
                         yield number, why
+
+    def path(self, file, path):
+        """Paths count from the root, or from a folder above the file: a crate's own, say."""
+        above = [parent / path for parent in pathlib.PurePosixPath(file).parents]
+        found = any(self.fault(place.as_posix(), "") is None for place in above)
+        return None if found else self.fault(path, "")
 
     def link(self, file, link):
         path, _, anchor = link.partition("#")
@@ -128,6 +134,8 @@ def self_test():
     good = {
         "docs/a.md": "# A page\n\n## Get & answer\n## Twice\n## Twice\n\n[b](b.md#b) [here](#twice-1) [up](../src)\n",
         "docs/b.md": "# B\n",
+        "cloud/tests/y.rs": "",
+        "cloud/src/y.rs": "//! See `tests/y.rs`.\n",
         "src/lib.rs": "// `docs/a.md#get--answer`, `src/lib.rs`, RFC 9110 section 10.2.3, section 33.\n",
     }
     # Each is put into the tree by itself, and must be the one fault.

@@ -206,7 +206,7 @@ fn broker(section: Section, given: &mut GivenFiles, named: &mut impl FnMut(&str,
     Some(Broker { endpoint: endpoint?, tls: tls?, alpn: alpn?, topic_prefix: topic_prefix? })
 }
 
-/// The name of an application protocol (RFC 7301, section 3.1: 1 to 255 bytes).
+/// The name of an application protocol (RFC 7301: 1 to 255 bytes).
 fn alpn(value: &Value<'_>, plaintext: bool) -> Result<String, Wrong> {
     let right = "write \"mqtt\", or \"x-amzn-mqtt-ca\" for port 443 of AWS IoT Core";
     match text(value)? {

@@ -1,4 +1,4 @@
-//! Which PUBACKs may go out: in order of arrival (section 3.4, MQTT-4.6.0-2), whatever the order in which documents are
+//! Which PUBACKs may go out: in order of arrival (`docs/protocol.md#acknowledgement`, MQTT-4.6.0-2), whatever the order in which documents are
 //! done, and only on the connection that brought them.
 
 use std::collections::VecDeque;

@@ -19,7 +19,7 @@ pub enum Event {
         /// The earliest end of the broker's certificates, since 1970; [`care_engine::trusted_time::LATEST`] without TLS.
         valid_until: Duration,
     },
-    /// SUBSCRIBE was sent: what comes from here on may confirm (section 3.4).
+    /// SUBSCRIBE was sent: what comes from here on may confirm (`docs/protocol.md#confirmation`).
     SubscribeSent {
         /// On this connection.
         connection: Connection,
@@ -76,7 +76,7 @@ pub enum LinkState {
     Down,
     /// Under way.
     Connecting,
-    /// Connected, without a granted subscription: counts as down (section 3.4).
+    /// Connected, without a granted subscription: counts as down (`docs/protocol.md#mqtt`).
     Connected,
     /// Up.
     Subscribed,

@@ -1,4 +1,4 @@
-//! MQTT: the session with the broker, its topics, and when to come back (section 3.4).
+//! MQTT: the session with the broker, its topics, and when to come back (`docs/protocol.md#mqtt`).
 //!
 //! The link brings every PUBLISH to its owner, in order, with the right to acknowledge it, and carries the owner's
 //! publications out. It judges no document, keeps nothing on disk and never gives up. One task alone polls rumqttc; the

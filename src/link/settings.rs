@@ -6,7 +6,7 @@ use care_protocol::DeviceId;
 
 use crate::{conditions::Conditions, config, tls};
 
-/// What a link needs to know. The timings are those of section 3.4 and `verification.md`; tests shorten them.
+/// What a link needs to know. The timings are those of `docs/protocol.md#mqtt`; tests shorten them.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Where the broker is, and the topics' prefix.

@@ -1,4 +1,4 @@
-//! Where a grant may send us (section 3.6). The cloud's answer is only an offer: each rule here is checked before a
+//! Where a grant may send us (`docs/protocol.md#grants`). The cloud's answer is only an offer: each rule here is checked before a
 //! socket is opened to the place it names, and what breaks one is reported and gets no byte. Pure.
 
 use std::{

@@ -68,7 +68,7 @@ impl Sockets {
     /// Returns the payload that the kernel handed to the network device since the call.
     pub(super) fn abort(&self) -> u64 {
         let mut open = self.lock();
-        // Connecting to no address zeroes the counters, so they are read first (pitfalls, *Cutting a socket*).
+        // Connecting to no address zeroes the counters, so they are read first (`docs/design/cut.md`).
         let at_close: Vec<u64> = open.duplicates.iter().map(|(_, socket)| self.bytes_sent(socket)).collect();
         let mut bytes_after = 0;
         for ((_, socket), at_close) in open.duplicates.iter().zip(at_close) {

@@ -42,7 +42,7 @@ const LONGEST: Duration = Duration::from_secs(120);
 const SLOWEST: u64 = 4_000;
 /// How often a PUT's progress is looked at.
 const LOOK: Duration = Duration::from_millis(50);
-/// A refused clip waits this long, unless the engine says otherwise (section 3.6).
+/// A refused clip waits this long, unless the engine says otherwise (`docs/protocol.md#refusals`).
 const REFUSED: Duration = Duration::from_secs(15 * 60);
 
 /// Granted to send one clip to one place for a while.

@@ -3,7 +3,7 @@
 //! [`TrustedTime`] is the rule as a value, without any clock; [`Clock`] reads CLOCK_BOOTTIME and the system clock for it
 //! and is shared by whoever asks what time it is: the engine's shell, TLS, uploads. Nobody else reads the system clock.
 
-mod watch;
+mod monitor;
 
 use std::{
     fmt,
@@ -14,7 +14,7 @@ use std::{
 use care_engine::trusted_time::{HeardDate, LATEST, Now, Readings, TrustedTime};
 use rustls::{pki_types::UnixTime, time_provider::TimeProvider};
 
-pub use watch::Watch;
+pub use monitor::ConditionMonitor;
 
 /// When this program was built, since 1970: no true time is before it.
 pub fn build_time() -> Duration {

@@ -45,7 +45,7 @@ impl Notifier {
     }
 
     /// How often the control loop must turn at least, so that [`Notifier::alive`] is in time; `None` without a watchdog.
-    pub fn turn_every(&self) -> Option<Duration> {
+    pub fn tick_interval(&self) -> Option<Duration> {
         self.watchdog.map(|timeout| timeout / 4)
     }
 
@@ -56,7 +56,7 @@ impl Notifier {
 
     /// The control loop has made a turn. Call it from there and from nowhere else, as often as you like.
     pub fn alive(&mut self) {
-        let Some(every) = self.turn_every() else { return };
+        let Some(every) = self.tick_interval() else { return };
         if self.last_alive.is_none_or(|last| last.elapsed() >= every / 2) {
             self.last_alive = Some(Instant::now());
             self.send(&[NotifyState::Watchdog]);
@@ -146,7 +146,7 @@ mod tests {
         notifier.alive();
         assert_eq!(heard(&systemd).as_deref(), Some("WATCHDOG=1\n"));
         assert_eq!(heard(&systemd), None);
-        assert_eq!(notifier.turn_every(), Some(Duration::from_millis(7500)));
+        assert_eq!(notifier.tick_interval(), Some(Duration::from_millis(7500)));
     }
 
     #[test]

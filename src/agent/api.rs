@@ -1,4 +1,5 @@
-//! Asks the cloud's API over HTTPS for what the engine wants to know, and watches an API that has failed.
+//! Fetches entitlement and keyset over HTTPS when the engine asks for them, and watches an API that has failed until it
+//! answers again.
 
 use std::{
     sync::{
@@ -11,38 +12,38 @@ use std::{
 use care_engine::{Body, Fetched, Resource};
 use tokio::time;
 
-use super::{effects::AgentPorts, events::Input};
+use super::{effects::AgentPorts, mailbox::WorkerEvent};
 use crate::{
     conditions::{Conditions, Kind},
     http::{self, Origin},
     link,
 };
 
-/// How long a question over HTTPS may take: the engine waits as long before it holds paid media (section 4).
+/// How long a fetch may take. The engine waits as long before it holds paid media (`docs/protocol.md#held`).
 const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often an API that has failed is asked whether it is well again.
-const API_AGAIN: Duration = Duration::from_secs(60);
+/// How often a failed API is tried again.
+const RETRY_EVERY: Duration = Duration::from_secs(60);
 
 impl AgentPorts<'_> {
-    /// Asks over HTTPS; the engine hears of the answer.
+    /// Starts a fetch. Its outcome, good or bad, is posted to the control thread.
     pub(super) fn ask_api(&self, resource: Resource) {
         let path = match resource {
             Resource::Entitlement => format!("/v1/devices/{}/entitlement", self.device),
             Resource::Keyset => "/v1/keyset".to_owned(),
         };
-        let (api, clock, inputs, conditions) = (self.api.clone(), self.clock.clone(), self.inputs.clone(), self.conditions.clone());
-        let questions = self.questions.clone();
-        let question = questions.fetch_add(1, Ordering::Relaxed) + 1;
+        let (api, clock, sender, conditions) = (self.api.clone(), self.clock.clone(), self.sender.clone(), self.conditions.clone());
+        let api_requests = self.api_requests.clone();
+        let request = api_requests.fetch_add(1, Ordering::Relaxed) + 1;
         tokio::spawn(async move {
             let sent = clock.now().boot;
             let fetched = match http::get(&api, &path, link::MAX_PACKET, FETCH_TIMEOUT).await {
                 Ok(answer) => {
-                    // A clock may learn from any answer, a plan only from a good one.
+                    // Any answer may set the clock, whatever its status.
                     if let Some(heard) = answer.heard_date(sent).filter(|_| api.tls.is_some() || answer.peer.ip().is_loopback()) {
                         clock.observe_date(heard);
                     }
-                    tracing::debug!(path, status = answer.status, "asked");
-                    hear_api(&conditions, &api, &path, &Ok(&answer));
+                    tracing::debug!(path, status = answer.status, "fetched");
+                    report_api(&conditions, &api, &path, &Ok(&answer));
                     match answer.status {
                         200 => Fetched::Found(Body { bytes: answer.body, valid_until: answer.valid_until }),
                         404 => Fetched::Missing,
@@ -50,7 +51,7 @@ impl AgentPorts<'_> {
                     }
                 }
                 Err(fault) => {
-                    hear_api(&conditions, &api, &path, &Err(&fault));
+                    report_api(&conditions, &api, &path, &Err(&fault));
                     match fault {
                         http::Fault::TooLarge { .. } => Fetched::Declined,
                         _ => Fetched::Failed,
@@ -58,18 +59,17 @@ impl AgentPorts<'_> {
                 }
             };
             let failed = matches!(fetched, Fetched::Declined | Fetched::Failed);
-            // The control thread may be on its way down.
-            let _ = inputs.send(Input::Fetched(resource, fetched));
+            sender.post(WorkerEvent::Fetched(resource, fetched));
             if failed {
-                watch_api(api, path, conditions, questions, question).await;
+                watch_failed_api(api, path, conditions, api_requests, request).await;
             }
         });
     }
 }
 
-/// What came of a question says whether the API is well; whether it is.
-fn hear_api(conditions: &Conditions, api: &Origin, path: &str, came: &Result<&http::Answer, &http::Fault>) -> bool {
-    let (why, advice) = match came {
+/// Raises or clears the API's condition according to a response. Returns whether the API works.
+fn report_api(conditions: &Conditions, api: &Origin, path: &str, response: &Result<&http::Answer, &http::Fault>) -> bool {
+    let (why, advice) = match response {
         Ok(http::Answer { status: 200 | 404, .. }) => {
             conditions.clear(Kind::ApiUnreachable);
             return true;
@@ -77,7 +77,7 @@ fn hear_api(conditions: &Conditions, api: &Origin, path: &str, came: &Result<&ht
         Ok(answer) => {
             let advice = match answer.status {
                 401 | 403 => "Register this device's certificate with the cloud.",
-                429 => "The cloud asks for patience; the agent asks again every minute.",
+                429 => "The cloud limits requests; the agent tries again every minute.",
                 _ => "See the API's own log.",
             };
             (format!("{} answers {}", http::peer_name(&api.endpoint, answer.peer), answer.status), advice)
@@ -88,16 +88,16 @@ fn hear_api(conditions: &Conditions, api: &Origin, path: &str, came: &Result<&ht
     false
 }
 
-/// Asks an API that has failed again every minute, until it is well or a newer question than `question` is asked. Only to
-/// know: with MQTT up nothing else may need it for days, and the status would speak of an outage for as long.
-async fn watch_api(api: Origin, path: String, conditions: Conditions, questions: Arc<AtomicU64>, question: u64) {
+/// Tries a failed API again every minute, until it works or a request newer than `request` is made. This only keeps the
+/// condition current: while MQTT works, nothing else may use the API for days.
+async fn watch_failed_api(api: Origin, path: String, conditions: Conditions, api_requests: Arc<AtomicU64>, request: u64) {
     loop {
-        time::sleep(API_AGAIN).await;
-        if questions.load(Ordering::Relaxed) != question {
+        time::sleep(RETRY_EVERY).await;
+        if api_requests.load(Ordering::Relaxed) != request {
             return;
         }
-        let came = http::get(&api, &path, link::MAX_PACKET, FETCH_TIMEOUT).await;
-        if questions.load(Ordering::Relaxed) != question || hear_api(&conditions, &api, &path, &came.as_ref()) {
+        let response = http::get(&api, &path, link::MAX_PACKET, FETCH_TIMEOUT).await;
+        if api_requests.load(Ordering::Relaxed) != request || report_api(&conditions, &api, &path, &response.as_ref()) {
             return;
         }
     }

@@ -32,7 +32,7 @@ const ENDS_SOON: Duration = Duration::from_secs(14 * 86_400);
 const SERVER_ENDS_SOON: Duration = Duration::from_secs(2 * 86_400);
 
 /// What has to be remembered to tell what lasts from what passes. Times are BOOTTIME.
-pub(super) struct Notice {
+pub(super) struct ConditionMonitor {
     conditions: Conditions,
     broker: String,
     held_since: Option<Duration>,
@@ -51,13 +51,13 @@ struct Refusal {
     sentence: String,
 }
 
-impl Notice {
+impl ConditionMonitor {
     pub(super) fn new(conditions: Conditions, config: &Config) -> Self {
         let broker = config.broker.endpoint.authority();
-        let mut notice =
+        let mut monitor =
             Self { conditions, broker, held_since: None, unwritten_since: None, refused: None, ends: Vec::new(), servers: BTreeMap::new() };
-        notice.read_certificates(config);
-        notice
+        monitor.read_certificates(config);
+        monitor
     }
 
     /// The certificates that `config` names are in use from now on.
@@ -79,7 +79,7 @@ impl Notice {
     }
 
     /// Raises what holds in this picture and clears what does not.
-    pub(super) fn see(&mut self, view: &View, store_fault: Option<&str>, now: Now) {
+    pub(super) fn update(&mut self, view: &View, store_fault: Option<&str>, now: Now) {
         let lost = view.state_lost.then(|| "the state could not be read: nothing leaves until the API has answered".to_owned());
         self.conditions.set(Kind::StateLost, lost);
         let unwritten = self.unwritten(view, store_fault, now);
@@ -109,7 +109,7 @@ impl Notice {
         self.conditions.set(Kind::DocumentConflict, conflict);
         self.refused.take_if(|refused| refused.in_force != view.position || now.boot.saturating_sub(refused.at) >= REFUSAL_LASTS);
         self.conditions.set(Kind::GrantRefused, self.refused.as_ref().map(|refused| refused.sentence.clone()));
-        self.see_certificates(now);
+        self.update_certificates(now);
     }
 
     fn unwritten(&mut self, view: &View, fault: Option<&str>, now: Now) -> Option<String> {
@@ -149,20 +149,20 @@ impl Notice {
     }
 
     /// A clip was stored: the cloud grants again.
-    pub(super) fn stored(&mut self) {
+    pub(super) fn clip_stored(&mut self) {
         self.refused = None;
         self.conditions.clear(Kind::GrantRefused);
     }
 
     /// `whose` server at `peer` has shown a chain of certificates of which the first ends at `ends` (since 1970; zero where
     /// that is not known).
-    pub(super) fn server(&mut self, whose: &'static str, peer: String, ends: Duration) {
+    pub(super) fn server_certificate(&mut self, whose: &'static str, peer: String, ends: Duration) {
         if !ends.is_zero() {
             self.servers.insert(whose, (peer, ends));
         }
     }
 
-    fn see_certificates(&self, now: Now) {
+    fn update_certificates(&self, now: Now) {
         let soon = |ends: Duration, within: Duration| ends.saturating_sub(now.trusted) < within;
         let ours = self.ends.iter().filter(|(_, _, ends)| soon(*ends, ENDS_SOON));
         let ours: Vec<_> = ours.map(|(path, what, ends)| ending(what, &path.display(), *ends, now)).collect();

@@ -8,9 +8,8 @@ use std::{
 
 use care_engine::{Admission, CutFigures, CutProgress, Delivery, Engine, Event, Ports, Resource, trusted_time::Now};
 use care_protocol::{DeviceId, Get, Policy, Position, Report, Topics};
-use tokio::sync::mpsc;
 
-use super::{Agent, events::Input, status::STATUS_SOON};
+use super::{Agent, mailbox::Sender, status::STATUS_SOON};
 use crate::{
     clock::Clock,
     conditions::Conditions,
@@ -18,7 +17,7 @@ use crate::{
     link::{self, Link},
     logging,
     media::Media,
-    status::Board,
+    status::SharedStatus,
     store::StoreThread,
     upload::Gate,
 };
@@ -32,16 +31,16 @@ pub(super) struct AgentPorts<'a> {
     pub(super) link: &'a Link,
     pub(super) topics: &'a Topics,
     pub(super) api: &'a Origin,
-    pub(super) questions: &'a Arc<AtomicU64>,
-    pub(super) inputs: &'a mpsc::UnboundedSender<Input>,
+    pub(super) api_requests: &'a Arc<AtomicU64>,
+    pub(super) sender: &'a Sender,
     pub(super) conditions: &'a Conditions,
-    pub(super) board: &'a Board,
+    pub(super) status: &'a SharedStatus,
     pub(super) media: Option<&'a Media>,
     pub(super) unacknowledged: &'a mut HashMap<Delivery, link::Ack>,
-    pub(super) record_waits: &'a mut Option<(u64, Vec<u8>)>,
+    pub(super) deferred_record: &'a mut Option<(u64, Vec<u8>)>,
     pub(super) cut: &'a mut Option<CutFigures>,
-    pub(super) untold: &'a mut Vec<CutFigures>,
-    pub(super) show_at: &'a mut Instant,
+    pub(super) unlogged_cuts: &'a mut Vec<CutFigures>,
+    pub(super) next_status_at: &'a mut Instant,
 }
 
 impl Ports for AgentPorts<'_> {
@@ -53,7 +52,7 @@ impl Ports for AgentPorts<'_> {
         let own = self.gate.cut(keep);
         match self.gate.cut_figures(own) {
             Some(figures) => {
-                self.untold.push(figures);
+                self.unlogged_cuts.push(figures);
                 CutProgress::Done(figures)
             }
             None => {
@@ -73,21 +72,21 @@ impl Ports for AgentPorts<'_> {
     }
 
     fn forget(&mut self) {
-        self.board.forget();
+        self.status.forget();
         logging::forget();
         if let Some(media) = self.media {
             media.forget();
         }
     }
 
-    /// Hands a record to the store, unless what a cut has erased may still be found on flash: a restart must never find a
-    /// record and, beside it, a clip that a document before it has erased. Like the store it keeps the newest one only.
+    /// Hands a record to the store, or defers it while clips erased by a cut may still be on flash: a restart must never find
+    /// a record together with a clip that an earlier document has erased. Only the newest record is deferred, as in the store.
     fn persist(&mut self, ticket: u64, record: Vec<u8>) {
         if self.gate.erasures_settled() {
-            *self.record_waits = None;
+            *self.deferred_record = None;
             self.store.write(ticket, record);
         } else {
-            *self.record_waits = Some((ticket, record));
+            *self.deferred_record = Some((ticket, record));
         }
     }
 
@@ -115,8 +114,8 @@ impl Ports for AgentPorts<'_> {
 
     /// The engine's view keeps the conflict until a higher document comes; the next status raises the condition.
     fn alarm(&mut self, _position: Position) {
-        self.board.outdate();
-        *self.show_at = (*self.show_at).min(Instant::now() + STATUS_SOON);
+        self.status.mark_stale();
+        *self.next_status_at = (*self.next_status_at).min(Instant::now() + STATUS_SOON);
     }
 
     fn raise_time(&mut self, issued: Duration) {
@@ -139,35 +138,35 @@ impl Agent {
             link: &self.link,
             topics: &self.topics,
             api: &self.api,
-            questions: &self.questions,
-            inputs: &self.inputs,
+            api_requests: &self.api_requests,
+            sender: &self.sender,
             conditions: &self.conditions,
-            board: &self.board,
+            status: &self.status,
             media: self.media.as_ref(),
             unacknowledged: &mut self.unacknowledged,
-            record_waits: &mut self.record_waits,
+            deferred_record: &mut self.deferred_record,
             cut: &mut self.cut,
-            untold: &mut self.untold,
-            show_at: &mut self.show_at,
+            unlogged_cuts: &mut self.unlogged_cuts,
+            next_status_at: &mut self.next_status_at,
         };
         (&mut self.engine, ports)
     }
 
-    /// Tells the engine what has happened and carries out what follows.
+    /// Feeds an event to the engine, which acts through the ports.
     pub(super) fn handle(&mut self, event: Event) {
         if event != Event::Tick {
-            self.show_soon();
+            self.request_status_update();
         }
         let (engine, mut ports) = self.split();
         engine.handle(event, &mut ports);
-        self.remember();
+        self.record_switch();
     }
 
-    /// Tells the engine the figures of a cut that was under way, once nothing can leave any more.
+    /// Reports the figures of a cut to the engine once nothing can leave any more.
     pub(super) fn end_cut(&mut self) {
         let Some(figures) = self.cut.and_then(|own| self.gate.cut_figures(own)) else { return };
         self.cut = None;
-        self.untold.push(figures);
+        self.unlogged_cuts.push(figures);
         self.handle(Event::CutDone(figures));
     }
 }

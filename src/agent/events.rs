@@ -1,24 +1,17 @@
-//! What the other threads tell the control thread, translated into events of the engine.
+//! Turns what the link and the other threads report into engine events. What the engine does not need is handled here.
 
-use care_engine::{Delivery, Event, Fetched, Message, Ports, Resource};
+use care_engine::{Delivery, Event, Fetched, Message, Ports};
 
-use super::Agent;
-use crate::{link, media::Media, store::Written, upload};
-
-/// What reaches the control thread from the other threads.
-pub(super) enum Input {
-    Store(Written),
-    Upload(upload::Event),
-    Fetched(Resource, Fetched),
-    Media(Box<Media>),
-}
+use super::{Agent, mailbox::WorkerEvent};
+use crate::{link, store::Written, upload};
 
 impl Agent {
-    pub(super) fn take_link(&mut self, event: link::Event) {
+    /// Handles an event of the MQTT link.
+    pub(super) fn handle_link_event(&mut self, event: link::Event) {
         let event = match event {
             link::Event::Connected { connection, session_present, valid_until } => {
                 self.broker_valid_until = valid_until;
-                self.notice.server("the broker's", self.config.broker.endpoint.authority(), valid_until);
+                self.monitor.server_certificate("the broker's", self.config.broker.endpoint.authority(), valid_until);
                 tracing::info!(connection = connection.0, session_present, "connected");
                 Event::Connected(connection)
             }
@@ -50,7 +43,7 @@ impl Agent {
                 }
                 Event::Lost(connection)
             }
-            // The link has raised a condition.
+            // The link has already raised a condition.
             link::Event::CloneSuspected => return,
             link::Event::SubscribeDeferred { for_ } => {
                 tracing::info!(seconds = for_.as_secs(), "not subscribing for a while; asking over HTTPS meanwhile");
@@ -60,67 +53,68 @@ impl Agent {
         self.handle(event);
     }
 
-    pub(super) fn take(&mut self, input: Input) {
-        match input {
-            Input::Store(Written::Done { ticket }) => {
+    /// Handles an event of another thread or task.
+    pub(super) fn handle_worker_event(&mut self, event: WorkerEvent) {
+        match event {
+            WorkerEvent::Store(Written::Done { ticket }) => {
                 self.store_fault = None;
                 self.handle(Event::Written { ticket });
             }
-            Input::Store(Written::Failed { ticket, why }) => {
+            WorkerEvent::Store(Written::Failed { ticket, why }) => {
                 tracing::debug!(ticket, why, "the state could not be written; trying again");
                 self.store_fault = Some(why);
                 self.handle(Event::WriteFailed { ticket });
             }
-            Input::Upload(upload::Event::Refused { status, .. }) => {
-                self.refused(status);
+            WorkerEvent::Upload(upload::Event::Refused { status, .. }) => {
+                self.note_refused_grant(status);
                 self.handle(Event::Refused);
             }
-            Input::Upload(upload::Event::Stored { .. }) => {
-                self.notice.stored();
-                self.show_soon();
+            WorkerEvent::Upload(upload::Event::Stored { .. }) => {
+                self.monitor.clip_stored();
+                self.request_status_update();
             }
-            // Named as conditions where they happen.
-            Input::Upload(upload::Event::GrantFault { .. } | upload::Event::Dropped { .. }) => self.show_soon(),
-            Input::Upload(upload::Event::Date) => self.turn(),
-            Input::Upload(upload::Event::ErasuresSettled) => {
-                if let Some((ticket, record)) = self.record_waits.take() {
+            // The uploads have already raised a condition.
+            WorkerEvent::Upload(upload::Event::GrantFault { .. } | upload::Event::Dropped { .. }) => self.request_status_update(),
+            WorkerEvent::Upload(upload::Event::Date) => self.tick(),
+            WorkerEvent::Upload(upload::Event::ErasuresSettled) => {
+                if let Some((ticket, record)) = self.deferred_record.take() {
                     self.split().1.persist(ticket, record);
                 }
             }
-            Input::Upload(upload::Event::Uploader) => self.hear_uploader(),
-            Input::Fetched(resource, fetched) => {
+            WorkerEvent::Upload(upload::Event::Uploader) => self.handle_uploader_event(),
+            WorkerEvent::Fetched(resource, fetched) => {
                 if let Fetched::Found(body) = &fetched {
-                    self.notice.server("the API's", self.config.cloud.endpoint.authority(), body.valid_until);
+                    self.monitor.server_certificate("the API's", self.config.cloud.endpoint.authority(), body.valid_until);
                 }
                 self.handle(Event::Fetched(resource, fetched));
             }
-            Input::Media(media) => {
-                // The camera may have changed hands while the pipeline was starting.
+            WorkerEvent::Media(media) => {
+                // The camera's owner may have changed while the pipeline was starting.
                 media.forget();
                 self.media = Some(*media);
             }
         }
     }
 
-    /// A vendor's uploader has come, gone, or said something.
-    pub(super) fn hear_uploader(&mut self) {
-        self.show_soon();
+    /// A vendor's uploader has connected, disconnected or sent a line.
+    fn handle_uploader_event(&mut self) {
+        self.request_status_update();
         self.uploads.look();
         let uploader = self.gate.uploader_events();
         if uploader.stored {
-            self.notice.stored();
+            self.monitor.clip_stored();
         }
         if let Some(status) = uploader.refused {
-            self.refused(status);
+            self.note_refused_grant(status);
             self.handle(Event::Refused);
         }
         self.end_cut();
     }
 
     /// The cloud answered a grant request with 402 or 403.
-    pub(super) fn refused(&mut self, status: u16) {
+    fn note_refused_grant(&mut self, status: u16) {
         let now = self.clock.now();
         let in_force = self.engine.view(now).position;
-        self.notice.grant_refused(status, in_force, now);
+        self.monitor.grant_refused(status, in_force, now);
     }
 }

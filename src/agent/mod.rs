@@ -1,11 +1,23 @@
-//! The shell around the engine: it feeds events to it and carries its effects out, in order, on the control thread. It
-//! decides nothing; what it adds is the threads, the signals and the way down.
+//! The shell around the engine: feeds it events and carries out its effects, in order, on the control thread. It decides
+//! nothing about plans; it adds the threads, the signals and the shutdown. [`crate::cli`] runs it.
+//!
+//! | file | task |
+//! |---|---|
+//! | `wiring` | starts every part and connects it to the control thread |
+//! | `mailbox` | the queue from the other threads to the control thread |
+//! | `events` | turns what the link and the other threads report into engine events |
+//! | `effects` | carries out the engine's effects |
+//! | `api` | fetches entitlement and keyset over HTTPS |
+//! | `reload`, `certificates` | SIGHUP, and certificates replaced on disk |
+//! | `conditions`, `status` | what is wrong, and the status document |
+//! | `shutdown` | stops everything within five seconds |
 
 mod api;
 mod certificates;
 mod conditions;
 mod effects;
 mod events;
+mod mailbox;
 mod reload;
 mod shutdown;
 mod status;
@@ -35,35 +47,35 @@ use crate::{
     http::Origin,
     link::{self, Link},
     media::Media,
-    status::{Board, Server},
+    status::{Server, SharedStatus},
     store::StoreThread,
     systemd::Notifier,
     tls,
     upload::{Gate, Uploads},
 };
-use conditions::Notice;
-use events::Input;
+use conditions::ConditionMonitor;
+use mailbox::Mailbox;
 
-/// The longest sleep: the runtime's clock stands still in suspend, BOOTTIME does not.
-const ROUND: Duration = Duration::from_secs(10);
+/// The longest sleep. The runtime's clock stops during suspend; BOOTTIME does not, so it is read again at least this often.
+const MAX_SLEEP: Duration = Duration::from_secs(10);
 
 /// Runs the service until SIGTERM.
 ///
 /// # Errors
-/// What kept it from starting.
+/// Why the agent could not start.
 pub fn run(path: &Path, config: Config) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the control thread's runtime")?;
-    let ended = runtime.block_on(async {
-        // First of all: a signal that nobody has asked for kills the process.
+    let result = runtime.block_on(async {
+        // Before anything else: a signal without a handler kills the process.
         let signals = Signals::new()?;
         Agent::start(path, config)?.serve(signals).await
     });
-    // A resolver that hangs must not hold us up.
+    // A resolver that hangs must not delay the exit.
     runtime.shutdown_background();
-    ended
+    result
 }
 
-/// The signals that the agent obeys.
+/// The signals that the agent handles.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -80,95 +92,100 @@ impl Signals {
     }
 }
 
+/// The agent, on the control thread.
 struct Agent {
     path: PathBuf,
     config: Config,
     clock: Clock,
-    clock_watch: clock::Watch,
+    clock_monitor: clock::ConditionMonitor,
     engine: Engine,
     topics: Topics,
     link: Link,
     link_events: mpsc::Receiver<link::Event>,
+    /// Publishes that still need a PUBACK. The broker limits how many are in flight.
     unacknowledged: HashMap<Delivery, link::Ack>,
-    /// The earliest end of the certificates of the connection in use, or of the last one.
+    /// When the first certificate of the current or last broker connection expires, since 1970.
     broker_valid_until: Duration,
+    /// The number of the newest delivery.
     deliveries: u64,
     api: Origin,
-    /// How often the API was asked, or exchanged for another.
-    questions: Arc<AtomicU64>,
+    /// Counts requests to the API and changes of its address, so that an outdated watch ends.
+    api_requests: Arc<AtomicU64>,
     uploads: Uploads,
     gate: Arc<Gate>,
-    /// A cut that waits for a vendor's uploader. What the engine is told meanwhile waits in the engine.
+    /// A cut that waits for a vendor's uploader. Events that arrive meanwhile wait in the engine.
     cut: Option<CutFigures>,
     media: Option<Media>,
     store: StoreThread,
-    /// The newest record, while what was erased before it is not surely gone from flash.
-    record_waits: Option<(u64, Vec<u8>)>,
-    inputs: mpsc::UnboundedSender<Input>,
-    arrivals: mpsc::UnboundedReceiver<Input>,
+    /// The newest record, while clips that were erased before it may still be on flash.
+    deferred_record: Option<(u64, Vec<u8>)>,
+    mailbox: Mailbox,
+    /// Posts to `mailbox`.
+    sender: mailbox::Sender,
     conditions: Conditions,
-    notice: Notice,
-    board: Arc<Board>,
-    page: Option<Server>,
+    monitor: ConditionMonitor,
+    status: Arc<SharedStatus>,
+    status_server: Option<Server>,
     notifier: Notifier,
     started: Instant,
-    /// When the status is shown next.
-    show_at: Instant,
-    /// Cuts that are to be logged with it: a line wakes the journal, and a switch must be written and reported first.
-    untold: Vec<CutFigures>,
+    /// When the status is updated next.
+    next_status_at: Instant,
+    /// Cuts to log with the next status update. A log line wakes the journal, and persisting and reporting a switch come first.
+    unlogged_cuts: Vec<CutFigures>,
     store_fault: Option<String>,
-    /// When the device's certificate ends, since 1970; `None` without TLS.
+    /// When the device's certificate expires, since 1970; `None` without TLS.
     certificate_ends: Option<Duration>,
     certificates: tls::FileWatch,
-    certificates_seen: Instant,
+    certificates_checked_at: Instant,
 }
 
 impl Agent {
     async fn serve(mut self, mut signals: Signals) -> anyhow::Result<()> {
         let (engine, mut ports) = self.split();
         engine.start(&mut ports);
-        self.remember();
-        self.show();
+        self.record_switch();
+        self.update_status();
         self.notifier.ready();
         let view = self.engine.view(self.clock.now());
         tracing::info!(device = %self.config.device.id, mode = %view.mode, position = %view.position, keyset = view.keyset, "ready");
         loop {
-            let sleep = self.until_due();
+            let sleep = self.sleep_time();
             select! {
                 biased;
                 _ = signals.terminate.recv() => break,
                 _ = signals.interrupt.recv() => break,
-                // While a cut is under way a burst waits in the link and at the broker, not in the engine.
+                // Before the mailbox, so that no flood from another thread delays a document. While a cut is under way,
+                // messages wait in the link and at the broker, not in the engine.
                 event = self.link_events.recv(), if self.engine.intake() == Intake::Ready => match event {
-                    Some(event) => self.take_link(event),
+                    Some(event) => self.handle_link_event(event),
                     None => anyhow::bail!("the link's task has ended"),
                 },
-                Some(input) = self.arrivals.recv() => self.take(input),
+                event = self.mailbox.next() => self.handle_worker_event(event),
                 _ = signals.hangup.recv() => self.reload(),
-                () = time::sleep(sleep) => self.turn(),
+                () = time::sleep(sleep) => self.tick(),
             }
             self.gate.renew(self.engine.mode(self.clock.now()));
             self.notifier.alive();
-            if self.show_at <= Instant::now() {
-                self.show();
+            if self.next_status_at <= Instant::now() {
+                self.update_status();
             }
-            self.look_at_certificates();
+            self.reload_changed_certificates();
         }
         self.stop().await
     }
 
     /// How long the control thread may sleep.
-    fn until_due(&self) -> Duration {
+    fn sleep_time(&self) -> Duration {
         let now = self.clock.now();
-        let engine = self.engine.wake_at(now).map_or(ROUND, |wake| wake.saturating_sub(now.boot));
-        let uploader = self.gate.due().map_or(ROUND, |due| due.saturating_sub(now.boot));
-        let status = self.show_at.saturating_duration_since(Instant::now());
-        let watchdog = self.notifier.turn_every().unwrap_or(ROUND);
-        engine.min(uploader).min(status).min(watchdog).min(ROUND)
+        let engine = self.engine.wake_at(now).map_or(MAX_SLEEP, |wake| wake.saturating_sub(now.boot));
+        let uploader = self.gate.due().map_or(MAX_SLEEP, |due| due.saturating_sub(now.boot));
+        let status = self.next_status_at.saturating_duration_since(Instant::now());
+        let watchdog = self.notifier.tick_interval().unwrap_or(MAX_SLEEP);
+        engine.min(uploader).min(status).min(watchdog).min(MAX_SLEEP)
     }
 
-    /// Time has passed.
-    fn turn(&mut self) {
+    /// Handles what has become due.
+    fn tick(&mut self) {
         match self.cut {
             Some(_) => self.end_cut(),
             None => self.handle(Event::Tick),

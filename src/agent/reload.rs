@@ -1,20 +1,20 @@
-//! Reads the configuration again, and connects anew with what it names.
+//! Reloads the configuration on SIGHUP, and reconnects with the certificates and authorities that it names.
 
 use std::sync::atomic::Ordering;
+
+use care_engine::Event;
 
 use super::{
     Agent,
     certificates::{broker_tls, certificate_ends, certificate_files, peers},
 };
-use care_engine::Event;
-
 use crate::{conditions::Kind, config::Config, tls};
 
 impl Agent {
-    /// SIGHUP: reads configuration, certificates and authorities again, and keeps the last good ones if they are bad.
+    /// Reloads configuration, certificates and authorities. If anything is wrong with them, the old ones stay in force.
     pub(super) fn reload(&mut self) {
         self.notifier.reloading();
-        match self.reloaded() {
+        match self.try_reload() {
             Ok(()) => {
                 self.conditions.clear(Kind::ConfigRejected);
                 tracing::info!("configuration read again");
@@ -24,12 +24,12 @@ impl Agent {
         self.notifier.ready();
     }
 
-    pub(super) fn reloaded(&mut self) -> anyhow::Result<()> {
+    fn try_reload(&mut self) -> anyhow::Result<()> {
         let config = Config::load_with_files(&self.path).map_err(|faults| {
             let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
             anyhow::anyhow!(faults.join("; "))
         })?;
-        for (name, fixed) in [
+        for (name, unchanged) in [
             ("[device]", config.device == self.config.device),
             ("[broker] topic_prefix", config.broker.topic_prefix == self.config.broker.topic_prefix),
             ("[trust]", config.trust == self.config.trust),
@@ -39,16 +39,16 @@ impl Agent {
             ("[spool]", config.spool == self.config.spool),
             ("[status]", config.status == self.config.status),
         ] {
-            if !fixed {
+            if !unchanged {
                 tracing::warn!("{name} has changed, which takes effect at the next start");
             }
         }
-        self.connect_anew(&config)?;
+        self.reconnect(&config)?;
         if config.upload != self.config.upload {
             self.uploads.set_uplink(config.upload.uplink_kbps);
             self.config.upload = config.upload.clone();
         }
-        // The topics stay those of the start.
+        // The topic prefix stays as it was at the start.
         self.config.broker.endpoint = config.broker.endpoint;
         self.config.broker.tls = config.broker.tls;
         self.config.broker.alpn = config.broker.alpn;
@@ -59,23 +59,23 @@ impl Agent {
         Ok(())
     }
 
-    /// Reads the certificates and authorities that `config` names and connects with them, or changes nothing.
-    pub(super) fn connect_anew(&mut self, config: &Config) -> anyhow::Result<()> {
+    /// Reads the certificates and authorities that `config` names and reconnects with them. Changes nothing if any is bad.
+    pub(super) fn reconnect(&mut self, config: &Config) -> anyhow::Result<()> {
         let certificates = tls::FileWatch::new(certificate_files(config));
         let peers = peers(config, &self.clock)?;
         let broker_tls = broker_tls(config, &self.clock)?;
         self.api = peers.api.clone();
-        // What the one before has failed in says nothing of this one.
-        self.questions.fetch_add(1, Ordering::Relaxed);
+        // Failures of the previous API address say nothing about this one.
+        self.api_requests.fetch_add(1, Ordering::Relaxed);
         self.conditions.clear(Kind::ApiUnreachable);
         self.uploads.set_peers(peers);
         self.link.reload(config.broker.endpoint.clone(), broker_tls);
         self.certificate_ends = certificate_ends(config);
         self.certificates = certificates;
         self.conditions.clear(Kind::CertificateRejected);
-        self.notice.read_certificates(config);
-        self.board.update(|document| document.link.broker = config.broker.endpoint.authority());
-        self.show_soon();
+        self.monitor.read_certificates(config);
+        self.status.update(|document| document.link.broker = config.broker.endpoint.authority());
+        self.request_status_update();
         Ok(())
     }
 }

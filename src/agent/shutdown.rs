@@ -1,4 +1,4 @@
-//! Stops the agent within five seconds.
+//! Stops the agent on SIGTERM or SIGINT, within five seconds.
 
 use std::{
     thread,
@@ -9,21 +9,21 @@ use care_engine::Event;
 
 use super::Agent;
 
-/// How long a stop may take in all, so that it is over within five seconds, and what each part of it may.
+/// The time limit of the whole stop, and of its parts.
 const STOP: Duration = Duration::from_millis(4500);
 const STOP_LINK: Duration = Duration::from_secs(2);
 const STOP_MEDIA: Duration = Duration::from_secs(3);
 const STOP_STORE: Duration = Duration::from_millis(500);
 
 impl Agent {
-    /// The way down: transfers stopped, what is owed delivered or kept, the pipeline down, within five seconds.
+    /// Stops transfers, sends or persists what is pending, stops the pipeline, and writes the last record.
     pub(super) async fn stop(mut self) -> anyhow::Result<()> {
         tracing::info!("stopping");
         self.notifier.stopping();
         let deadline = Instant::now() + STOP;
         let left = || deadline.saturating_duration_since(Instant::now());
         if let Some(own) = self.cut.take() {
-            // The end of its socket closes a vendor's uploader, whether it has answered or not.
+            // A vendor's uploader stops when its socket closes, even if it has not answered.
             self.handle(Event::CutDone(self.gate.give_up_cut(own)));
         }
         self.gate.cut(None);
@@ -33,21 +33,21 @@ impl Agent {
         if !self.link.stop(STOP_LINK).await {
             tracing::warn!("the broker was not told that this device is offline; the last will says so");
         }
-        // First the pipeline: the clip that it was recording is worth keeping too.
+        // The pipeline first, so that the clip being recorded is still kept.
         if let Some(media) = media {
             let down = media.join().map_err(|_| anyhow::anyhow!("the camera's picture could not be stopped"))?;
             if !down {
-                tracing::error!("the camera's pipeline did not come down in time");
+                tracing::error!("the camera's pipeline did not stop in time");
             }
         }
         self.uploads.stop(left().saturating_sub(STOP_STORE));
-        if let Some((ticket, record)) = self.record_waits.take() {
+        if let Some((ticket, record)) = self.deferred_record.take() {
             self.store.write(ticket, record);
         }
         if !self.store.stop(left()) {
             tracing::error!("the last record is not on flash");
         }
-        drop(self.page);
+        drop(self.status_server);
         Ok(())
     }
 }

@@ -1,44 +1,44 @@
-//! Shows the status: once a second, and soon after a change.
+//! Updates the status document, the conditions and systemd's status line: once a second, and soon after a change.
 
 use std::time::{Duration, Instant};
 
 use super::Agent;
 use crate::{conditions::Kind, media::Media};
 
-/// How old the status may be at most.
+/// The status is updated at least this often.
 const STATUS_EVERY: Duration = Duration::from_secs(1);
-/// How soon it shows what has changed: behind the switch that changed it, for it wakes systemd too.
+/// How soon after a change. Not at once, because the update wakes systemd and the switch itself comes first.
 pub(super) const STATUS_SOON: Duration = Duration::from_millis(50);
 
 impl Agent {
-    /// Brings the status up to date.
-    pub(super) fn show(&mut self) {
+    /// Updates the status document from every part of the agent.
+    pub(super) fn update_status(&mut self) {
         let now = self.clock.now();
         let view = self.engine.view(now);
         let uploads = self.uploads.status();
         let media = self.media.as_ref().map(Media::status);
         let link = self.link.status();
         let confirmed = self.engine.is_confirmed();
-        self.clock_watch.look();
+        self.clock_monitor.update();
         let writes = self.store.writes();
-        self.board.know(view.history.clone());
-        self.notice.see(&view, self.store_fault.as_deref(), now);
-        self.board.update(|document| {
-            document.see(view, now);
-            document.see_uptime(self.started.elapsed());
-            document.see_link(&link, confirmed);
-            document.see_uploads(&uploads);
-            document.see_media(media);
-            document.see_store(writes, self.store_fault.as_deref());
+        self.status.set_documents(view.history.clone());
+        self.monitor.update(&view, self.store_fault.as_deref(), now);
+        self.status.update(|document| {
+            document.set_engine_view(view, now);
+            document.set_uptime(self.started.elapsed());
+            document.set_link(&link, confirmed);
+            document.set_uploads(&uploads);
+            document.set_media(media);
+            document.set_store(writes, self.store_fault.as_deref());
             if let Some(ends) = self.certificate_ends {
-                document.see_certificate(ends, now);
+                document.set_certificate(ends, now);
             }
-            self.conditions.set(Kind::PictureTooTall, document.too_tall());
+            self.conditions.set(Kind::PictureTooTall, document.height_fault());
             document.conditions = self.conditions.list(now);
-            document.warn();
+            document.update_warnings();
         });
-        self.notifier.status(&self.board.read().summary());
-        for figures in self.untold.drain(..) {
+        self.notifier.status(&self.status.read().summary());
+        for figures in self.unlogged_cuts.drain(..) {
             tracing::info!(
                 generation = figures.generation.0,
                 transfers = figures.transfers,
@@ -47,19 +47,19 @@ impl Agent {
                 "cut"
             );
         }
-        self.show_at = Instant::now() + STATUS_EVERY;
+        self.next_status_at = Instant::now() + STATUS_EVERY;
     }
 
-    /// What has just changed is shown soon; a burst does not show every step, and does not put it off.
-    pub(super) fn show_soon(&mut self) {
-        self.board.outdate();
-        self.show_at = self.show_at.min(Instant::now() + STATUS_SOON);
+    /// Schedules a status update after a change. Further changes before it neither add updates nor delay it.
+    pub(super) fn request_status_update(&mut self) {
+        self.status.mark_stale();
+        self.next_status_at = self.next_status_at.min(Instant::now() + STATUS_SOON);
     }
 
-    /// Keeps for support what has changed.
-    pub(super) fn remember(&self) {
+    /// Adds the newest switch to the history for support.
+    pub(super) fn record_switch(&self) {
         if let Some((report, order)) = self.engine.last_switch() {
-            self.board.remember(report, order);
+            self.status.record_switch(report, order);
         }
     }
 }

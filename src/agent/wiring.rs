@@ -1,5 +1,5 @@
-//! Puts the agent together: state, clock, TLS, uploads, link, status page and media, each started and connected to the
-//! control thread. It runs once per process; what changes afterwards is the business of `reload`.
+//! Starts every part of the agent (state, clock, TLS, uploads, link, status server, media) and connects it to the control
+//! thread. It runs once per process; `reload` applies later changes.
 
 use std::{
     collections::HashMap,
@@ -13,20 +13,19 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use care_engine::{Engine, Record, Restored, Settings};
 use care_protocol::Topics;
 use ring::rand::{SecureRandom, SystemRandom};
-use tokio::sync::mpsc;
 
 use super::{
     Agent,
     certificates::{broker_tls, certificate_ends, certificate_files, peers},
-    conditions::Notice,
-    events::Input,
+    conditions::ConditionMonitor,
+    mailbox::{self, WorkerEvent, mailbox},
 };
 use crate::{
     clock::{self, Clock},
     conditions::Conditions,
     config::Config,
     link, media,
-    status::{self, Board, StatusDocument},
+    status::{self, SharedStatus, StatusDocument},
     store::{self, Store},
     systemd::Notifier,
     tls,
@@ -34,6 +33,7 @@ use crate::{
 };
 
 impl Agent {
+    /// Opens the state and starts everything. The gate stays closed until the engine opens it.
     pub(super) fn start(path: &Path, config: Config) -> anyhow::Result<Self> {
         let (store, restored) = Store::open(&config.device.state_dir).context("opening the state")?;
         let restored = read_state(restored);
@@ -47,8 +47,8 @@ impl Agent {
         let broker_tls = broker_tls(&config, &clock)?;
 
         let conditions = Conditions::default();
-        let (inputs, arrivals) = mpsc::unbounded_channel();
-        let tell = inputs.clone();
+        let (sender, mailbox) = mailbox();
+        let upload_sender = sender.clone();
         let uploads = upload::start(
             upload::Settings {
                 device: config.device.id.clone(),
@@ -60,27 +60,26 @@ impl Agent {
                 conditions: conditions.clone(),
             },
             clock.clone(),
-            // The control thread is gone only after the uploads' thread.
-            move |event| drop(tell.send(Input::Upload(event))),
+            move |event| upload_sender.post(WorkerEvent::Upload(event)),
         )
         .context("starting the uploads")?;
-        let tell = inputs.clone();
-        let store = store.start(move |written| drop(tell.send(Input::Store(written))));
+        let store_sender = sender.clone();
+        let store = store.start(move |written| store_sender.post(WorkerEvent::Store(written)));
 
-        let board = Arc::new(Board::new(StatusDocument::new(&config)));
-        board.outdate();
-        let page = config.status.as_ref().map(|listen| status::Server::start(listen, board.clone(), conditions.clone()));
+        let status = Arc::new(SharedStatus::new(StatusDocument::new(&config)));
+        status.mark_stale();
+        let status_server = config.status.as_ref().map(|listen| status::Server::start(listen, status.clone(), conditions.clone()));
         let (link, link_events) =
             link::start(link::Settings::new(config.broker.clone(), broker_tls, config.device.id.clone(), conditions.clone()));
         let gate = uploads.gate();
-        start_media(&config, gate.clone(), conditions.clone(), inputs.clone());
+        start_media(&config, gate.clone(), conditions.clone(), sender.clone());
 
         let topics = Topics::new(&config.broker.topic_prefix, &config.device.id);
         let engine = Engine::new(settings(&config), restored, clock.now());
         let now = Instant::now();
         Ok(Self {
             path: path.to_owned(),
-            clock_watch: clock::Watch::new(clock.clone(), conditions.clone()),
+            clock_monitor: clock::ConditionMonitor::new(clock.clone(), conditions.clone()),
             clock,
             engine,
             topics,
@@ -90,32 +89,33 @@ impl Agent {
             broker_valid_until: Duration::ZERO,
             deliveries: 0,
             api,
-            questions: Arc::default(),
+            api_requests: Arc::default(),
             gate,
             cut: None,
             uploads,
             media: None,
             store,
-            record_waits: None,
-            inputs,
-            arrivals,
-            notice: Notice::new(conditions.clone(), &config),
+            deferred_record: None,
+            mailbox,
+            sender,
+            monitor: ConditionMonitor::new(conditions.clone(), &config),
             conditions,
-            board,
-            page,
+            status,
+            status_server,
             notifier: Notifier::from_env(),
             started: now,
-            show_at: now,
-            untold: Vec::new(),
+            next_status_at: now,
+            unlogged_cuts: Vec::new(),
             store_fault: None,
             certificate_ends: certificate_ends(&config),
             certificates,
-            certificates_seen: now,
+            certificates_checked_at: now,
             config,
         })
     }
 }
 
+/// Decodes the record that the store has read.
 fn read_state(restored: store::Restored) -> Restored {
     match restored {
         store::Restored::Empty => Restored::Empty,
@@ -126,13 +126,14 @@ fn read_state(restored: store::Restored) -> Restored {
         store::Restored::Record(bytes) => match Record::read(&bytes) {
             Ok(record) => Restored::Record(Box::new(record)),
             Err(error) => {
-                tracing::warn!(%error, "the state is not this agent's");
+                tracing::warn!(%error, "the state is not a record of this agent");
                 Restored::Unreadable
             }
         },
     }
 }
 
+/// The engine's settings.
 fn settings(config: &Config) -> Settings {
     let random = SystemRandom::new();
     Settings {
@@ -150,17 +151,16 @@ fn settings(config: &Config) -> Settings {
     }
 }
 
-/// Starts media, which hands itself to the control thread once it runs.
-fn start_media(config: &Config, gate: Arc<Gate>, conditions: Conditions, inputs: mpsc::UnboundedSender<Input>) {
+/// Starts media, which is posted to the control thread once it runs.
+fn start_media(config: &Config, gate: Arc<Gate>, conditions: Conditions, sender: mailbox::Sender) {
     let Some(media) = config.media.clone() else { return };
-    let wanted = inputs.clone();
+    let agent = sender.clone();
     media::start_in_background(
         media,
         config.recording.clone(),
         gate,
         conditions,
-        move || !wanted.is_closed(),
-        // An agent that has stopped meanwhile drops media with the message.
-        move |media| drop(inputs.send(Input::Media(Box::new(media)))),
+        move || !agent.is_closed(),
+        move |media| sender.post(WorkerEvent::Media(Box::new(media))),
     );
 }

@@ -21,7 +21,7 @@ use super::*;
 use crate::{
     conditions::Conditions,
     config::Listen,
-    status::{Board, Server, StatusDocument},
+    status::{Server, SharedStatus, StatusDocument},
     store::{Restored, Store},
     test_pki::Authority,
 };
@@ -534,11 +534,11 @@ fn status_is_the_agent_s_own_document() {
     let mut document = StatusDocument::new(&camera.config());
     (document.mode, document.plan) = (Mode::Paid, Some("premium".parse().unwrap()));
     document.lease_left_s = Some(7200);
-    let board = Arc::new(Board::new(document));
-    let _server = Server::start(&Listen::Unix(camera.path("status.sock")), board.clone(), Conditions::default());
+    let status = Arc::new(SharedStatus::new(document));
+    let _server = Server::start(&Listen::Unix(camera.path("status.sock")), status.clone(), Conditions::default());
     let (exit, out, _) = camera.run("status --json");
     assert_eq!(exit, Exit::Done);
-    assert_eq!(out, serde_json::to_string_pretty(&board.read()).unwrap() + "\n");
+    assert_eq!(out, serde_json::to_string_pretty(&status.read()).unwrap() + "\n");
 
     let (exit, out, _) = camera.run("status");
     assert_eq!(exit, Exit::Done);

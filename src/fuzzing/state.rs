@@ -197,8 +197,8 @@ impl Camera {
         });
         let now = self.outside.clock.now();
         let mut document = StatusDocument::new(&CONFIG);
-        document.see(self.engine.view(now), now);
-        document.warn();
+        document.set_engine_view(self.engine.view(now), now);
+        document.update_warnings();
         assert!(!document.rows().is_empty() && !document.summary().is_empty());
         assert!(serde_json::to_string(&document).is_ok());
     }

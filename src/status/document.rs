@@ -1,4 +1,4 @@
-//! The status document, and the board on which its newest version hangs. It holds no secret: no key, no token, no URL with a
+//! The status document, and the status on which its newest version hangs. It holds no secret: no key, no token, no URL with a
 //! grant in it, no account.
 
 use std::{
@@ -252,7 +252,7 @@ impl StatusDocument {
     }
 
     /// Takes over what the engine says.
-    pub fn see(&mut self, view: View, now: Now) {
+    pub fn set_engine_view(&mut self, view: View, now: Now) {
         self.at = timestamp(now.trusted);
         self.clock = ClockStatus { trusted: self.at, confirmed: now.confirmed };
         self.mode = view.mode;
@@ -274,13 +274,13 @@ impl StatusDocument {
     }
 
     /// Says when the device's certificate ends (since 1970), by trusted time.
-    pub fn see_certificate(&mut self, expires: Duration, now: Now) {
+    pub fn set_certificate(&mut self, expires: Duration, now: Now) {
         let days_left = expires.saturating_sub(now.trusted).as_secs() / 86_400;
         self.certificate = Some(CertificateStatus { expires: timestamp(expires), days_left });
     }
 
     /// Writes down anew what somebody should look at. Call it after the conditions have been updated.
-    pub fn warn(&mut self) {
+    pub fn update_warnings(&mut self) {
         self.warnings = self.conditions.iter().map(|condition| condition.sentence.clone()).collect();
     }
 
@@ -462,69 +462,69 @@ const FRESH_WITHIN: Duration = Duration::from_millis(500);
 
 /// Where the newest document hangs. The control thread writes, the listener reads; neither holds it for longer than a copy.
 #[derive(Debug)]
-pub struct Board {
-    hung: Mutex<Hung>,
+pub struct SharedStatus {
+    state: Mutex<State>,
     changed: Notify,
 }
 
 #[derive(Debug)]
-struct Hung {
+struct State {
     document: StatusDocument,
     history: History,
     documents: Vec<Past>,
     since: Instant,
     /// Something has happened that the document does not show yet.
-    outdated: bool,
+    stale: bool,
 }
 
-impl Board {
-    /// A board with a first document.
+impl SharedStatus {
+    /// A status with a first document.
     pub fn new(document: StatusDocument) -> Self {
-        let hung = Hung { document, history: History::default(), documents: Vec::new(), since: Instant::now(), outdated: false };
-        Self { hung: Mutex::new(hung), changed: Notify::new() }
+        let state = State { document, history: History::default(), documents: Vec::new(), since: Instant::now(), stale: false };
+        Self { state: Mutex::new(state), changed: Notify::new() }
     }
 
     /// Changes the document. Call it from the control loop at least once a second: `/healthz` tells from it that the loop turns.
     pub fn update(&self, change: impl FnOnce(&mut StatusDocument)) {
-        let mut hung = self.lock();
-        change(&mut hung.document);
-        hung.since = Instant::now();
-        hung.outdated = false;
-        drop(hung);
+        let mut state = self.lock();
+        change(&mut state.document);
+        state.since = Instant::now();
+        state.stale = false;
+        drop(state);
         self.changed.notify_waiters();
     }
 
-    /// Something has happened that the next [`Board::update`] will show.
-    pub fn outdate(&self) {
-        self.lock().outdated = true;
+    /// Something has happened that the next [`SharedStatus::update`] will show.
+    pub fn mark_stale(&self) {
+        self.lock().stale = true;
     }
 
     /// Waits until what had happened before is in the document, half a second at most: who has seen a report must not read here
     /// of the time before it, and who asks why the agent hangs must be answered.
-    pub async fn fresh(&self) {
+    pub async fn wait_until_fresh(&self) {
         let changed = self.changed.notified();
-        if self.lock().outdated {
+        if self.lock().stale {
             // Too late is answered with what there is.
             let _ = timeout(FRESH_WITHIN, changed).await;
         }
     }
 
     /// Remembers a change, and the order id of the document in force.
-    pub fn remember(&self, report: &Report, order: Option<&str>) {
-        self.lock().history.remember(report, order);
+    pub fn record_switch(&self, report: &Report, order: Option<&str>) {
+        self.lock().history.record(report, order);
     }
 
     /// Forgets what has changed, and the order: the camera has another owner.
     pub fn forget(&self) {
-        let mut hung = self.lock();
-        hung.history.forget();
-        hung.documents.clear();
-        hung.document.order = None;
-        hung.document.last_switch = None;
+        let mut state = self.lock();
+        state.history.forget();
+        state.documents.clear();
+        state.document.order = None;
+        state.document.last_switch = None;
     }
 
     /// Takes over the documents accepted under this owner.
-    pub fn know(&self, documents: Vec<Past>) {
+    pub fn set_documents(&self, documents: Vec<Past>) {
         self.lock().documents = documents;
     }
 
@@ -551,12 +551,12 @@ impl Board {
     /// As if the document had not been changed for this long.
     #[cfg(test)]
     pub(super) fn grow_old(&self, by: Duration) {
-        let mut hung = self.lock();
-        hung.since = hung.since.checked_sub(by).expect("the machine is up for longer");
+        let mut state = self.lock();
+        state.since = state.since.checked_sub(by).expect("the machine is up for longer");
     }
 
     /// A document is plain data: whoever panicked while changing it left nothing worse than an old value behind.
-    fn lock(&self) -> MutexGuard<'_, Hung> {
-        self.hung.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

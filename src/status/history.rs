@@ -52,7 +52,7 @@ pub struct History(VecDeque<Change>);
 
 impl History {
     /// Remembers a change; the same one again is none.
-    pub fn remember(&mut self, report: &Report, order: Option<&str>) {
+    pub fn record(&mut self, report: &Report, order: Option<&str>) {
         if self.0.back().is_some_and(|last| last.report == *report) {
             return;
         }
@@ -105,8 +105,8 @@ mod tests {
     fn the_newest_changes_are_kept_once_each_and_forgotten_together() {
         let mut history = History::default();
         for seq in 1..=100 {
-            history.remember(&report(seq), Some("KC-1"));
-            history.remember(&report(seq), Some("KC-1"));
+            history.record(&report(seq), Some("KC-1"));
+            history.record(&report(seq), Some("KC-1"));
         }
         let kept: Vec<u64> = history.changes().map(|change| change.report.seq).collect();
         assert_eq!(kept, (37..=100).collect::<Vec<_>>());

@@ -28,7 +28,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{Board, PastDocument, page};
+use super::{PastDocument, SharedStatus, page};
 use crate::{
     conditions::{Conditions, Kind},
     config::Listen,
@@ -45,7 +45,7 @@ const REQUEST_WITHIN: Duration = Duration::from_secs(5);
 const REQUEST_MOST: usize = 8 * 1024;
 /// The most headers.
 const HEADERS_MOST: usize = 32;
-/// A control loop that has not touched the board for this long is stuck.
+/// A control loop that has not touched the status for this long is stuck.
 const STUCK_AFTER: Duration = Duration::from_secs(10);
 
 /// Pauses between attempts to listen, doubling.
@@ -63,9 +63,9 @@ pub struct Server {
 }
 
 impl Server {
-    /// Serves what hangs on `board`, on a thread of its own. Nothing else depends on the page: an address that cannot be had is
+    /// Serves what hangs on `status`, on a thread of its own. Nothing else depends on the page: an address that cannot be had is
     /// a condition, and is tried again.
-    pub fn start(listen: &Listen, board: Arc<Board>, conditions: Conditions) -> Self {
+    pub fn start(listen: &Listen, status: Arc<SharedStatus>, conditions: Conditions) -> Self {
         let first = bind(listen);
         let address = first.as_ref().ok().and_then(|bound| match bound {
             Bound::Tcp(listener) => listener.local_addr().ok(),
@@ -76,7 +76,7 @@ impl Server {
         let serve = move || match runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime.block_on(async {
                 select! {
-                    () = keep_serving(&listen, first, board, &conditions) => {}
+                    () = keep_serving(&listen, first, status, &conditions) => {}
                     _ = stopped => {}
                 }
             }),
@@ -137,7 +137,7 @@ impl Drop for Name {
 }
 
 /// Never ends.
-async fn keep_serving(listen: &Listen, first: io::Result<Bound>, board: Arc<Board>, conditions: &Conditions) {
+async fn keep_serving(listen: &Listen, first: io::Result<Bound>, status: Arc<SharedStatus>, conditions: &Conditions) {
     let (mut bound, mut pause) = (first, FIRST_PAUSE);
     loop {
         match bound.and_then(Door::open) {
@@ -145,7 +145,7 @@ async fn keep_serving(listen: &Listen, first: io::Result<Bound>, board: Arc<Boar
                 conditions.clear(Kind::StatusPage);
                 tracing::info!(listen = %describe(listen), "status page");
                 pause = FIRST_PAUSE;
-                accept(door, board.clone()).await;
+                accept(door, status.clone()).await;
             }
             Err(why) => {
                 let sentence = format!("cannot listen on {} for the status page: {why}", describe(listen));
@@ -221,7 +221,7 @@ impl Door {
 }
 
 /// Until nobody can connect any more.
-async fn accept(door: Door, board: Arc<Board>) {
+async fn accept(door: Door, status: Arc<SharedStatus>) {
     let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
     loop {
         let accepted = select! {
@@ -239,21 +239,21 @@ async fn accept(door: Door, board: Arc<Board>) {
         };
         let Ok(place) = places.clone().try_acquire_owned() else { continue };
         let over_tcp = matches!(door, Door::Tcp(_));
-        let board = board.clone();
+        let status = status.clone();
         tokio::spawn(async move {
-            converse(stream, over_tcp, board).await;
+            converse(stream, over_tcp, status).await;
             drop(place);
         });
     }
 }
 
 /// One connection's whole life.
-async fn converse(stream: impl Stream + 'static, over_tcp: bool, board: Arc<Board>) {
+async fn converse(stream: impl Stream + 'static, over_tcp: bool, status: Arc<SharedStatus>) {
     let service = service_fn(move |request| {
-        let board = board.clone();
+        let status = status.clone();
         async move {
-            board.fresh().await;
-            Ok::<_, Infallible>(answer(&request, over_tcp, &board))
+            status.wait_until_fresh().await;
+            Ok::<_, Infallible>(answer(&request, over_tcp, &status))
         }
     });
     let connection = http1::Builder::new()
@@ -275,7 +275,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 type Answer = Response<Full<Bytes>>;
 
-fn answer(request: &Request<Incoming>, over_tcp: bool, board: &Board) -> Answer {
+fn answer(request: &Request<Incoming>, over_tcp: bool, status: &SharedStatus) -> Answer {
     if over_tcp && !names_this_device(request.headers()) {
         return text(StatusCode::MISDIRECTED_REQUEST, "this page answers only to localhost\n");
     }
@@ -285,21 +285,21 @@ fn answer(request: &Request<Incoming>, over_tcp: bool, board: &Board) -> Answer 
         return refused;
     }
     match request.uri().path() {
-        "/" => with_type(StatusCode::OK, "text/html; charset=utf-8", page::render(&board.read())),
-        "/status.json" => match serde_json::to_string_pretty(&board.read()) {
+        "/" => with_type(StatusCode::OK, "text/html; charset=utf-8", page::render(&status.read())),
+        "/status.json" => match serde_json::to_string_pretty(&status.read()) {
             Ok(json) => with_type(StatusCode::OK, "application/json", json + "\n"),
             Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &format!("the document cannot be written: {error}\n")),
         },
         "/support.json" => {
             let support = json!({
-                "status": board.read(),
-                "documents": board.documents().iter().map(PastDocument::from).collect::<Vec<_>>(),
-                "history": board.history(),
+                "status": status.read(),
+                "documents": status.documents().iter().map(PastDocument::from).collect::<Vec<_>>(),
+                "history": status.history(),
                 "log": logging::recent(),
             });
             with_type(StatusCode::OK, "application/json", format!("{support:#}\n"))
         }
-        "/healthz" if board.age() < STUCK_AFTER => text(StatusCode::OK, "ok\n"),
+        "/healthz" if status.age() < STUCK_AFTER => text(StatusCode::OK, "ok\n"),
         "/healthz" => text(StatusCode::SERVICE_UNAVAILABLE, "the control loop does not turn\n"),
         _ => text(StatusCode::NOT_FOUND, "there are /, /status.json, /support.json and /healthz\n"),
     }
@@ -339,15 +339,15 @@ pub(crate) fn request_from_a_stranger(input: &[u8]) -> crate::fuzzing::Verdict {
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-    static BOARD: LazyLock<Arc<Board>> = LazyLock::new(|| {
+    static BOARD: LazyLock<Arc<SharedStatus>> = LazyLock::new(|| {
         let config = crate::config::Config::parse(include_str!("../../systemd/config.toml"), Path::new("config.toml"));
-        Arc::new(Board::new(super::StatusDocument::new(&config.expect("the installed example is good"))))
+        Arc::new(SharedStatus::new(super::StatusDocument::new(&config.expect("the installed example is good"))))
     });
     let runtime = runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
     let answer = runtime.block_on(async {
         let (mut stranger, ours) = tokio::io::duplex(1 << 20);
         let talk = async {
-            // It may have hung up long before the last byte.
+            // It may have state up long before the last byte.
             let _ = stranger.write_all(&input[..input.len().min(1 << 19)]).await;
             let _ = stranger.shutdown().await;
             let mut answer = Vec::new();

@@ -30,15 +30,15 @@ fn config() -> Config {
     Config::parse(include_str!("../../systemd/config.toml"), Path::new("config.toml")).unwrap()
 }
 
-fn board() -> Arc<Board> {
-    Arc::new(Board::new(StatusDocument::new(&config())))
+fn status() -> Arc<SharedStatus> {
+    Arc::new(SharedStatus::new(StatusDocument::new(&config())))
 }
 
-fn over_tcp() -> (Server, SocketAddr, Arc<Board>) {
-    let board = board();
-    let server = Server::start(&Listen::Tcp("127.0.0.1:0".parse().unwrap()), board.clone(), Conditions::default());
+fn over_tcp() -> (Server, SocketAddr, Arc<SharedStatus>) {
+    let status = status();
+    let server = Server::start(&Listen::Tcp("127.0.0.1:0".parse().unwrap()), status.clone(), Conditions::default());
     let address = server.address().unwrap();
-    (server, address, board)
+    (server, address, status)
 }
 
 /// Sends these bytes and reads until the server closes.
@@ -62,8 +62,8 @@ fn code(answer: &str) -> &str {
 
 #[test]
 fn the_page_the_document_and_the_pulse_are_served() {
-    let (_server, address, board) = over_tcp();
-    board.update(|document| document.mode = Mode::Held);
+    let (_server, address, status) = over_tcp();
+    status.update(|document| document.mode = Mode::Held);
     let page = get(address, "/");
     assert!(page.starts_with("HTTP/1.1 200 OK\r\n") && page.contains("text/html") && page.contains("8006E5A1F0C2"), "{page}");
     assert!(page.contains("<span class=\"held\">held</span>"), "{page}");
@@ -71,22 +71,22 @@ fn the_page_the_document_and_the_pulse_are_served() {
     let json = get(address, "/status.json");
     let body = json.split_once("\r\n\r\n").unwrap().1;
     let document: StatusDocument = serde_json::from_str(body).unwrap();
-    assert_eq!(document, board.read());
+    assert_eq!(document, status.read());
     assert_eq!(code(&get(address, "/healthz")), "200");
     assert_eq!(code(&get(address, "/etc/passwd")), "404");
 }
 
 #[tokio::test]
 async fn who_asks_is_told_what_has_happened_before() {
-    let board = board();
-    board.outdate();
-    let mut asked = pin!(board.fresh());
+    let status = status();
+    status.mark_stale();
+    let mut asked = pin!(status.wait_until_fresh());
     select! {
         biased;
         () = &mut asked => panic!("answered with what was before"),
         () = ready(()) => {}
     }
-    board.update(|document| document.mode = Mode::Held);
+    status.update(|document| document.mode = Mode::Held);
     select! {
         biased;
         () = asked => {}
@@ -96,8 +96,8 @@ async fn who_asks_is_told_what_has_happened_before() {
 
 #[test]
 fn a_loop_that_hangs_is_no_reason_to_say_nothing() {
-    let (_server, address, board) = over_tcp();
-    board.outdate();
+    let (_server, address, status) = over_tcp();
+    status.mark_stale();
     assert_eq!(code(&get(address, "/status.json")), "200");
 }
 
@@ -110,10 +110,10 @@ fn head_has_no_body() {
 
 #[test]
 fn a_control_loop_that_stands_still_shows_in_the_pulse() {
-    let (_server, address, board) = over_tcp();
-    board.grow_old(Duration::from_secs(11));
+    let (_server, address, status) = over_tcp();
+    status.grow_old(Duration::from_secs(11));
     assert_eq!(code(&get(address, "/healthz")), "503");
-    board.update(|_| {});
+    status.update(|_| {});
     assert_eq!(code(&get(address, "/healthz")), "200");
 }
 
@@ -198,11 +198,11 @@ fn a_socket_is_for_its_user_and_group_and_is_taken_away_at_the_end() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("status.sock");
     let listen = Listen::Unix(path.clone());
-    let server = Server::start(&listen, board(), Conditions::default());
+    let server = Server::start(&listen, status(), Conditions::default());
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
     assert!(ask(&listen, "/status.json").is_ok());
     let conditions = Conditions::default();
-    let second = Server::start(&listen, board(), conditions.clone());
+    let second = Server::start(&listen, status(), conditions.clone());
     eventually(|| format!("{conditions:?}").contains("status_page"));
     drop(second);
     assert!(ask(&listen, "/status.json").is_ok(), "the second leaves the first alone");
@@ -218,8 +218,8 @@ fn a_port_that_is_taken_and_a_directory_that_is_missing_are_conditions_until_the
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("later/status.sock");
     let (over_tcp, over_unix) = (Conditions::default(), Conditions::default());
-    let _tcp = Server::start(&Listen::Tcp(address), board(), over_tcp.clone());
-    let _unix = Server::start(&Listen::Unix(socket.clone()), board(), over_unix.clone());
+    let _tcp = Server::start(&Listen::Tcp(address), status(), over_tcp.clone());
+    let _unix = Server::start(&Listen::Unix(socket.clone()), status(), over_unix.clone());
     let said = |conditions: &Conditions| format!("{conditions:?}").contains("status_page");
     eventually(|| said(&over_tcp) && said(&over_unix));
     drop(taken);
@@ -247,13 +247,13 @@ fn what_a_killed_agent_left_is_replaced_and_other_files_are_not() {
     let path = dir.path().join("status.sock");
     drop(UnixListener::bind(&path).unwrap());
     assert!(UnixStream::connect(&path).is_err());
-    let server = Server::start(&Listen::Unix(path.clone()), board(), Conditions::default());
+    let server = Server::start(&Listen::Unix(path.clone()), status(), Conditions::default());
     assert!(UnixStream::connect(&path).is_ok());
     drop(server);
 
     fs::write(&path, "precious").unwrap();
     let conditions = Conditions::default();
-    let _server = Server::start(&Listen::Unix(path.clone()), board(), conditions.clone());
+    let _server = Server::start(&Listen::Unix(path.clone()), status(), conditions.clone());
     eventually(|| format!("{conditions:?}").contains("status_page"));
     assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
 }
@@ -267,29 +267,29 @@ fn an_answer_that_is_not_the_agent_s_is_told_apart() {
 
 #[test]
 fn the_page_shows_text_as_text() {
-    let board = board();
-    board.update(|document| document.model = "<script>alert('x')</script>".to_owned());
-    let page = page::render(&board.read());
+    let status = status();
+    status.update(|document| document.model = "<script>alert('x')</script>".to_owned());
+    let page = page::render(&status.read());
     assert!(page.contains("&lt;script&gt;") && !page.contains("<script"), "{page}");
 }
 
 #[test]
 fn people_are_warned_of_what_they_can_mend() {
     let mut document = StatusDocument::new(&config());
-    document.warn();
+    document.update_warnings();
     assert_eq!(document.warnings, [""; 0]);
 
     let now = Now { boot: Duration::ZERO, trusted: Duration::from_secs(1_767_225_600), confirmed: true, ..Now::default() };
     let day = Duration::from_secs(86_400);
-    document.see_certificate(now.trusted + 15 * day, now);
-    document.warn();
+    document.set_certificate(now.trusted + 15 * day, now);
+    document.update_warnings();
     assert_eq!(document.warnings, [""; 0]);
-    document.see_certificate(now.trusted + 13 * day, now);
+    document.set_certificate(now.trusted + 13 * day, now);
     let conditions = Conditions::default();
     conditions.raise(Kind::LeaseEnded, "the lease has ended");
     conditions.raise(Kind::PictureTooTall, "the stream is taller than the plan allows");
     document.conditions = conditions.list(now);
-    document.warn();
+    document.update_warnings();
     for word in ["lease has ended", "taller"] {
         assert!(document.warnings.iter().any(|warning| warning.contains(word)), "{word}: {:?}", document.warnings);
     }
@@ -326,7 +326,7 @@ fn the_page_shows_conditions_gravest_first_and_as_text() {
     conditions.raise_advising(Kind::UploadsFailing, "the store answers 503", "Ask & wait.");
     let now = Now { trusted: Duration::from_secs(1_767_225_600), confirmed: true, ..Now::default() };
     document.conditions = conditions.list(now);
-    document.warn();
+    document.update_warnings();
     let page = page::render(&document);
     let at = |text: &str| page.find(text).unwrap_or_else(|| panic!("{text} is missing in {page}"));
     assert!(at("the store answers 503") < at("&lt;b&gt;a.example"), "{page}");

@@ -39,10 +39,10 @@ fn view() -> View {
     }
 }
 
-fn notice() -> (Notice, Conditions) {
+fn monitor() -> (ConditionMonitor, Conditions) {
     let config = Config::parse(include_str!("../../../systemd/config.toml"), Path::new("config.toml")).unwrap();
     let conditions = Conditions::default();
-    (Notice::new(conditions.clone(), &config), conditions)
+    (ConditionMonitor::new(conditions.clone(), &config), conditions)
 }
 
 fn said(conditions: &Conditions, name: &str) -> Option<String> {
@@ -51,24 +51,24 @@ fn said(conditions: &Conditions, name: &str) -> Option<String> {
 
 #[test]
 fn a_good_picture_is_no_condition_and_what_passes_soon_neither() {
-    let (mut notice, conditions) = notice();
-    notice.see(&view(), None, now(10));
+    let (mut monitor, conditions) = monitor();
+    monitor.update(&view(), None, now(10));
     let passing = View { persisted: false, held_because: Some("nobody has confirmed it"), ..view() };
-    notice.see(&passing, None, now(11));
+    monitor.update(&passing, None, now(11));
     assert_eq!(conditions.list(now(11)), []);
-    notice.see(&view(), None, now(12));
-    notice.see(&passing, None, now(19));
+    monitor.update(&view(), None, now(12));
+    monitor.update(&passing, None, now(19));
     assert_eq!(conditions.list(now(19)), [], "the times before do not add up");
-    notice.see(&passing, None, now(50));
+    monitor.update(&passing, None, now(50));
     assert!(said(&conditions, "held").unwrap().contains("nobody has confirmed it"));
     assert!(said(&conditions, "state_not_written").unwrap().contains("flash does not answer"));
-    notice.see(&view(), None, now(51));
+    monitor.update(&view(), None, now(51));
     assert_eq!(conditions.list(now(51)), []);
 }
 
 #[test]
 fn what_the_picture_says_is_raised_and_cleared() {
-    let (mut notice, conditions) = notice();
+    let (mut monitor, conditions) = monitor();
     let bad = View {
         state_lost: true,
         lease_left: Some(Duration::ZERO),
@@ -76,7 +76,7 @@ fn what_the_picture_says_is_raised_and_cleared() {
         rejected: Some("issuer is \"prod\"".into()),
         ..view()
     };
-    notice.see(&bad, Some("no space left"), now(10));
+    monitor.update(&bad, Some("no space left"), now(10));
     let wanted = [
         ("state_lost", "could not be read"),
         ("lease_ended", "(3, 41)"),
@@ -87,47 +87,49 @@ fn what_the_picture_says_is_raised_and_cleared() {
     for (name, word) in wanted {
         assert!(said(&conditions, name).is_some_and(|said| said.contains(word)), "{name}: {:?}", said(&conditions, name));
     }
-    notice.see(&view(), None, now(11));
+    monitor.update(&view(), None, now(11));
     assert_eq!(conditions.list(now(11)), []);
 }
 
 #[test]
 fn a_refusal_ends_with_a_stored_clip_another_document_or_time() {
-    let (mut notice, conditions) = notice();
-    let refuse = |notice: &mut Notice| {
-        notice.grant_refused(403, view().position, now(10));
-        notice.see(&view(), None, now(20));
+    let (mut monitor, conditions) = monitor();
+    let refuse = |monitor: &mut ConditionMonitor| {
+        monitor.grant_refused(403, view().position, now(10));
+        monitor.update(&view(), None, now(20));
         assert!(said(&conditions, "grant_refused").unwrap().contains("403"));
     };
-    refuse(&mut notice);
-    notice.stored();
+    refuse(&mut monitor);
+    monitor.clip_stored();
     assert_eq!(said(&conditions, "grant_refused"), None);
-    refuse(&mut notice);
-    notice.see(&View { position: Position { epoch: 3, seq: 42 }, ..view() }, None, now(21));
+    refuse(&mut monitor);
+    monitor.update(&View { position: Position { epoch: 3, seq: 42 }, ..view() }, None, now(21));
     assert_eq!(said(&conditions, "grant_refused"), None);
-    refuse(&mut notice);
-    notice.see(&view(), None, now(10 + 20 * 60));
+    refuse(&mut monitor);
+    monitor.update(&view(), None, now(10 + 20 * 60));
     assert_eq!(said(&conditions, "grant_refused"), None);
 }
 
 #[test]
 fn a_server_s_certificate_is_told_of_two_days_before_its_end_and_ours_fourteen() {
-    let (mut notice, conditions) = notice();
-    let broker = |notice: &mut Notice, left: Duration| notice.server("the broker's", "care.example:8883".into(), now(0).trusted + left);
-    broker(&mut notice, 3 * DAY);
-    notice.ends = vec![("device.pem".into(), "the device certificate", now(0).trusted + 15 * DAY)];
-    notice.see(&view(), None, now(0));
+    let (mut monitor, conditions) = monitor();
+    let broker = |monitor: &mut ConditionMonitor, left: Duration| {
+        monitor.server_certificate("the broker's", "care.example:8883".into(), now(0).trusted + left)
+    };
+    broker(&mut monitor, 3 * DAY);
+    monitor.ends = vec![("device.pem".into(), "the device certificate", now(0).trusted + 15 * DAY)];
+    monitor.update(&view(), None, now(0));
     assert_eq!(said(&conditions, "certificate_ends"), None);
-    broker(&mut notice, DAY);
-    notice.see(&view(), None, now(1));
+    broker(&mut monitor, DAY);
+    monitor.update(&view(), None, now(1));
     let told = conditions.list(now(1)).remove(0);
     assert_eq!(told.sentence, "the broker's certificate ends on 2026-01-02T00:00:00Z, in less than a day (care.example:8883)");
     assert!(told.advice.contains("operator"), "{told:?}");
-    notice.see(&view(), None, now(2 * 86_400));
+    monitor.update(&view(), None, now(2 * 86_400));
     let both = said(&conditions, "certificate_ends").unwrap();
     assert!(both.contains("device certificate ends on 2026-01-16") && both.contains("ended on 2026-01-02"), "{both}");
-    broker(&mut notice, 30 * DAY);
-    notice.ends.clear();
-    notice.see(&view(), None, now(2 * 86_400));
+    broker(&mut monitor, 30 * DAY);
+    monitor.ends.clear();
+    monitor.update(&view(), None, now(2 * 86_400));
     assert_eq!(said(&conditions, "certificate_ends"), None);
 }

@@ -14,7 +14,7 @@ const SHOWN_FOR: Duration = Duration::from_secs(86_400);
 
 /// Raises and clears the conditions of the clock.
 #[derive(Debug)]
-pub struct Watch {
+pub struct ConditionMonitor {
     clock: Clock,
     conditions: Conditions,
     /// BOOTTIME since when T is unconfirmed.
@@ -22,14 +22,14 @@ pub struct Watch {
     told: Option<Correction>,
 }
 
-impl Watch {
-    /// Watches this clock; call [`Watch::look`] every second or so.
+impl ConditionMonitor {
+    /// Watches this clock; call [`ConditionMonitor::look`] every second or so.
     pub fn new(clock: Clock, conditions: Conditions) -> Self {
         Self { clock, conditions, unconfirmed_since: None, told: None }
     }
 
     /// Brings the conditions up to date.
-    pub fn look(&mut self) {
+    pub fn update(&mut self) {
         let readings = self.clock.source.read();
         let now = self.clock.lock().now(readings);
         self.conditions.set(Kind::ClockDisputed, disputed(now));
@@ -83,13 +83,13 @@ mod tests {
     fn each_condition_of_the_clock_comes_and_goes() {
         let (clock, dial) = Clock::dialled(START, Readings { boot: Duration::from_secs(5), system: Duration::ZERO });
         let conditions = Conditions::default();
-        let mut watch = Watch::new(clock.clone(), conditions.clone());
+        let mut monitor = ConditionMonitor::new(clock.clone(), conditions.clone());
         let mut names = |after: u64, date: Option<Duration>| {
             dial.advance(Duration::from_secs(after));
             if let Some(date) = date {
                 clock.observe_date(HeardDate { date, sent: clock.now().boot, valid_until: LATEST });
             }
-            watch.look();
+            monitor.update();
             conditions.list(clock.now()).into_iter().map(|condition| condition.name).collect::<Vec<_>>()
         };
         assert_eq!(names(0, None), Vec::<String>::new());

@@ -7,12 +7,12 @@ use crate::{link, media::MediaStatus, upload::UploadStatus};
 
 impl StatusDocument {
     /// How long the agent has been up.
-    pub fn see_uptime(&mut self, up: Duration) {
+    pub fn set_uptime(&mut self, up: Duration) {
         self.up_s = up.as_secs();
     }
 
     /// The connection to the broker.
-    pub fn see_link(&mut self, link: &link::LinkStatus, confirmed: bool) {
+    pub fn set_link(&mut self, link: &link::LinkStatus, confirmed: bool) {
         let up = link.state == link::LinkState::Subscribed;
         self.link = LinkStatus {
             up,
@@ -24,7 +24,7 @@ impl StatusDocument {
     }
 
     /// What is being uploaded, what waits, and what became of the rest.
-    pub fn see_uploads(&mut self, uploads: &UploadStatus) {
+    pub fn set_uploads(&mut self, uploads: &UploadStatus) {
         self.transfers = TransferStatus {
             in_flight: uploads.transfers,
             generation: uploads.generation.0,
@@ -54,17 +54,17 @@ impl StatusDocument {
     }
 
     /// The camera's picture, or why there is none.
-    pub fn see_media(&mut self, media: Option<MediaStatus>) {
+    pub fn set_media(&mut self, media: Option<MediaStatus>) {
         let Some(part) = &mut self.media else { return };
         if let Some(status) = media {
             *part = MediaPart { why_not: None, status };
         }
-        let why_not = self.too_tall();
+        let why_not = self.height_fault();
         self.media.iter_mut().for_each(|part| part.why_not.clone_from(&why_not));
     }
 
     /// Why no clip may leave although the plan allows clips: the picture is larger than it allows, and there is no smaller one.
-    pub fn too_tall(&self) -> Option<String> {
+    pub fn height_fault(&self) -> Option<String> {
         let (limits, status) = (self.may_leave, &self.media.as_ref()?.status);
         let low = status.low.as_ref().map(|low| low.height).filter(|height| *height > 0);
         let height = low.unwrap_or(status.stream.height).min(status.stream.height);
@@ -73,7 +73,7 @@ impl StatusDocument {
     }
 
     /// The state on flash.
-    pub fn see_store(&mut self, writes: u64, fault: Option<&str>) {
+    pub fn set_store(&mut self, writes: u64, fault: Option<&str>) {
         self.store = StoreStatus { writes, fault: fault.map(str::to_owned) };
     }
 }

@@ -1,5 +1,5 @@
-//! What follows from an action, by the documents it issues: fan-out, seats, `next`, leases, revoked grants. No
-//! broker, no network, no clock: the database and the rules.
+//! The documents that follow from an action: fan-out, seats, `next`, leases, revoked grants. Only the database and the rules: no
+//! broker, no network, no clock.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use care_cloud::{

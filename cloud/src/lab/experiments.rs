@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use care_protocol::{DeviceId, Lease, Report, Signer, Topics};
+use care_protocol::{DeviceId, Lease, Signer, Topics};
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -26,8 +26,6 @@ use crate::{
     transport::{broker::BrokerAddress, cloud::Cloud, publications::Publication, store::StoreError},
 };
 
-/// How many reports the page shows.
-const REPORTS: usize = 50;
 /// The most simulated cameras at a time.
 const MOST_SIMULATED: usize = 100;
 /// The model of simulated cameras.
@@ -143,36 +141,10 @@ pub enum Experiment {
     },
 }
 
-/// What the page shows beside the documents.
-#[derive(Debug, Serialize)]
-pub struct Overview {
-    /// The last reports, newest first.
-    pub reports: Vec<ReportView>,
-    /// The keyset's version.
-    pub keyset: u64,
-    /// The key that signs.
-    pub kid: String,
-    /// The keys that are revoked.
-    pub revoked: Vec<String>,
-    /// Whose grants are refused, until when (Unix seconds); `null`: all cameras'.
-    pub refusing: Vec<(Option<DeviceId>, u64)>,
-    /// How many cameras are simulated.
-    pub simulated: usize,
-}
-
-/// One report as it was received.
-#[derive(Debug, Serialize)]
-pub struct ReportView {
-    /// Microseconds since 1970.
-    pub received_us: i64,
-    /// What it says.
-    pub report: Report,
-}
-
 /// Makes experiments with a running cloud, and keeps its simulated cameras: they end with it.
 pub struct Lab {
-    cloud: Arc<Cloud>,
-    fleet: Fleet,
+    pub(super) cloud: Arc<Cloud>,
+    pub(super) fleet: Fleet,
 }
 
 impl Lab {
@@ -237,22 +209,6 @@ impl Lab {
             Experiment::StopSimulated => Ok(json!({ "stopped": self.fleet.stop().await })),
             Experiment::AddHistory { camera, clips } => self.add_history(camera, clips, now).await,
         }
-    }
-
-    /// What the page shows.
-    pub async fn overview(&self) -> Result<Overview, DbError> {
-        let reports = self.cloud.db.read_async(|connection| recent_reports(connection, REPORTS)).await?;
-        let keys = self.cloud.issuer.keys.current();
-        let now = self.cloud.clock.now_s();
-        let refusing = self.cloud.refused_grants.at(now);
-        Ok(Overview {
-            reports,
-            keyset: keys.keyset.version,
-            kid: keys.signer.kid().to_owned(),
-            revoked: keys.keyset.revoked.clone(),
-            refusing,
-            simulated: self.fleet.len(),
-        })
     }
 
     /// Publishes a document beside the retained one, which stays what it is.
@@ -407,15 +363,4 @@ fn older_token(connection: &Connection, device: &DeviceId) -> Result<Option<Stri
          ORDER BY d.body ->> 'plan' != n.body ->> 'plan' DESC, d.epoch DESC, d.seq DESC LIMIT 1",
     )?;
     Ok(statement.query_row([device.as_str()], |row| row.get(0)).optional()?)
-}
-
-fn recent_reports(connection: &Connection, limit: usize) -> Result<Vec<ReportView>, DbError> {
-    let mut statement = connection.prepare_cached("SELECT received_at, body FROM reports ORDER BY id DESC LIMIT ?1")?;
-    let rows = statement.query_map([limit], |row| Ok((row.get(0)?, row.get::<_, String>(1)?)))?;
-    rows.map(|row| {
-        let (received_us, body) = row?;
-        let report = serde_json::from_str(&body).map_err(|e| DbError::Damaged { what: "reports.body", why: e.to_string() })?;
-        Ok(ReportView { received_us, report })
-    })
-    .collect()
 }

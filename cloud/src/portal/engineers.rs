@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     clock::now_us,
-    lab::experiments::{Overview, ReportView},
+    lab::overview::{Overview, ReportView},
     storage::db::DbError,
 };
 

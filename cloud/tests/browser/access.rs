@@ -1,5 +1,4 @@
-//! What people need who do not see, do not use a mouse, or see little: landmarks, names, an order of focus, contrast. Judged
-//! in the page itself, by script, on every page and in both colour schemes.
+//! Accessibility: landmarks, names, focus order and contrast, checked by script in every page and in both colour schemes.
 
 use serde_json::Value;
 

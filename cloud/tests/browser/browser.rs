@@ -1,4 +1,4 @@
-//! Chromium behind chromedriver, and what a test says to it. Every wait has a deadline, and says on which page it passed.
+//! Chromium behind chromedriver. Every wait has a deadline, and a failure names the page.
 
 use std::{
     io::{BufRead as _, BufReader},

@@ -1,4 +1,4 @@
-//! What engineers do: watch documents and reports, and play faults by a click.
+//! What engineers do in the portal: watch documents and reports, and inject faults.
 
 use super::{browser::Browser, stage::Stage};
 
@@ -11,7 +11,7 @@ async fn enter(stage: &Stage, browser: &Browser) {
 }
 
 #[tokio::test]
-async fn engineers_play_every_fault_and_see_what_the_camera_makes_of_it() {
+async fn engineers_inject_every_fault_and_see_how_the_camera_reacts() {
     let mut stage = Stage::set().await;
     stage.agent(CAMERA).await;
     stage.cloud.premium(CAMERA).await;

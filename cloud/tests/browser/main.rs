@@ -1,5 +1,5 @@
-//! The portal as people meet it: Chromium, driven through every flow, in both languages, against a running care-cloud and,
-//! where a camera has to answer, the real agent. Pictures of the pages stay in `target/portal-pictures/`.
+//! The portal in Chromium: every flow, in both languages, against a running care-cloud and, where a camera has to answer, the real
+//! agent. Screenshots stay in `target/portal-pictures/`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 

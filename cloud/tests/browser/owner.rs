@@ -1,4 +1,4 @@
-//! What an owner does: signs in, subscribes, watches clips, downgrades, cancels, reads orders, asks support.
+//! What an owner does in the portal: signs in, subscribes, watches clips, downgrades, cancels, reads orders, copies support data.
 
 use serde_json::json;
 
@@ -170,7 +170,7 @@ async fn the_faq(language: &'static str, said: &Said) {
 }
 
 #[tokio::test]
-async fn what_an_owner_should_know_is_on_the_pages_in_both_languages() {
+async fn owners_see_every_notice_in_both_languages() {
     for (language, said) in [("en", &ENGLISH), ("fr", &FRENCH)] {
         let stage = Stage::set().await;
         let browser = stage.browser(language).await;

@@ -1,4 +1,4 @@
-//! What a flow needs: a care-cloud that lets visitors in, cameras, the real agent.
+//! The setup of a browser test: a care-cloud in demo mode, cameras, the real agent.
 
 use std::{
     path::{Path, PathBuf},

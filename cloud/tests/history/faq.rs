@@ -1,5 +1,5 @@
-//! The FAQ's table as the owner meets it: what the page says will be erased, exactly that is gone from the store, and the
-//! rest still plays.
+//! The FAQ's table as the owner sees it: exactly the clips that the page announces are erased from the store, and the others still
+//! play.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,4 @@
-//! The cloud's history: which clips the store has, who may watch them, and what a change of plan or of owner takes away.
+//! The cloud's history: which clips the store keeps, which account may watch them, and what a change of plan or owner erases.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod faq;

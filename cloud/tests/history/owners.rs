@@ -1,4 +1,4 @@
-//! What was filmed for one account never reaches another.
+//! Clips recorded for one account never reach another.
 
 use std::collections::BTreeSet;
 
@@ -32,7 +32,7 @@ async fn a_camera_that_moves_takes_nothing_of_its_old_owner_along() {
 }
 
 #[tokio::test]
-async fn even_before_the_store_has_deleted_them_they_are_nobodys_to_watch() {
+async fn erased_clips_cannot_be_watched_even_before_the_store_has_deleted_them() {
     let world = World::new();
     world.add_to("ann", "CAM", "KC420WS");
     world.stored("CAM", "stuck", HOUR);

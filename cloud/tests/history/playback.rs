@@ -31,7 +31,7 @@ async fn a_clip_is_served_whole_or_in_the_range_that_is_asked_for() {
 }
 
 #[tokio::test]
-async fn nobody_elses_clip_nor_one_that_never_was_is_served() {
+async fn another_accounts_clip_and_an_unknown_clip_are_not_served() {
     let world = World::new();
     world.add_to("ann", "CAM-A", "KC420WS");
     world.add_to("bob", "CAM-B", "KC420WS");

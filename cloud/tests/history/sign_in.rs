@@ -1,11 +1,11 @@
-//! Whose account a TP-Link ID and a password open.
+//! Signing in: which account a TP-Link ID and a password open.
 
 use care_cloud::domain::accounts::{PasswordHash, set_sign_in};
 
 use super::world::World;
 
 #[tokio::test]
-async fn only_both_together_open_an_account_and_only_their_own() {
+async fn only_login_and_password_together_open_their_account() {
     let world = World::new();
     for (account, login, password) in [("ann", "ann@example.com", "correct horse"), ("bob", "bob@example.com", "battery staple")] {
         world.add_to(account, &format!("CAM-{account}"), "KC420WS");

@@ -1,4 +1,4 @@
-//! Retention by time, and what a crash or a full disk leaves behind.
+//! Retention by time, after a crash, and with a store that cannot delete.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,4 @@
-//! A cloud in the test's own process under a clock that the test moves; its store is the real one, and is asked what it has.
+//! A cloud inside the test process, with a clock that the test sets and the real embedded store.
 
 use std::{
     collections::BTreeSet,

@@ -1,4 +1,4 @@
-//! The FAQ's table, row by row, with the figures worked out by hand, and how credits are used.
+//! The FAQ's table, row by row, with figures computed by hand, and the use of credit.
 
 use care_cloud::domain::{
     actions::{Action, ActionError, PaidPlan, Quote},

@@ -1,6 +1,6 @@
-//! Whole lives of accounts: cameras that come, move and leave, plans that are bought, changed and cancelled here and in the app
-//! stores, trials, cards that fail, and time. After every step all the money is somewhere, nothing that runs is out of its
-//! owner's reach, and every camera has exactly the plan that is paid for.
+//! Random lives of accounts: cameras are added, moved and removed, plans are bought, changed and cancelled on the portal and in app
+//! stores, cards fail, time passes. After every step the money balances, the owner can end every subscription, and every
+//! camera has exactly the plan that is paid for.
 
 use std::collections::BTreeSet;
 
@@ -90,7 +90,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn all_the_money_is_somewhere_nothing_is_stranded_and_plans_are_what_is_paid_for(
+    fn money_balances_every_subscription_can_be_ended_and_plans_match_payments(
         early in any::<bool>(),
         steps in prop::collection::vec(step(), 1..40),
     ) {

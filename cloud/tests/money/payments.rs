@@ -1,4 +1,4 @@
-//! When a bill is not paid: grace keeps the plan and says when it will end, hold is Free, and paying restores it.
+//! Failed bills: grace keeps the plan and announces its end, hold is Free, and a payment restores the plan.
 
 use care_cloud::domain::{
     actions::{Action, ActionError, PaidPlan},

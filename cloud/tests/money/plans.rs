@@ -1,4 +1,4 @@
-//! Rules of an account: one trial, one billing cycle, ten seats, and what was bought in an app when that was still changed here.
+//! The rules of an account: one trial, one billing cycle, ten seats, and app purchases from before December 2022.
 
 use care_cloud::domain::{
     actions::{Action, ActionError, PaidPlan},

@@ -1,4 +1,4 @@
-//! Accounts with cameras, a catalogue and a book; no broker, no clock of its own.
+//! Accounts with cameras, a catalogue and a ledger, without broker or clock.
 
 use care_cloud::{
     domain::{

@@ -1,5 +1,5 @@
-//! The API and the store: who gets which documents, which clips are granted, and that a cancel takes a grant back at the
-//! beginning of a PUT, in its middle, and at its end.
+//! The API and the store: which documents a camera gets, which clips are granted, and that a cancel revokes a grant at the
+//! beginning, in the middle and at the end of an upload.
 
 use std::time::Duration;
 

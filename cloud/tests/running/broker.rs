@@ -1,4 +1,4 @@
-//! What the broker's ACL allows, what it needs to let one in, and who looks after it.
+//! The broker: what its ACL allows, which certificates it accepts, and that it is restarted.
 
 use serde_json::json;
 

@@ -1,4 +1,4 @@
-//! A camera of the test's own: it speaks MQTT and HTTPS with the files that `camera add` wrote, and does as it is told.
+//! A camera under the test's control: it speaks MQTT and HTTPS with the files that `camera add` wrote.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -96,7 +96,7 @@ impl Camera {
     }
 
     /// A PUT to another store than the cloud's own, which gets no certificate of the camera's; the answer's status.
-    pub async fn put_elsewhere(&self, ca: &Path, grant: &Value, body: Vec<u8>) -> u16 {
+    pub async fn put_to_external_store(&self, ca: &Path, grant: &Value, body: Vec<u8>) -> u16 {
         let url = Url::parse(grant["url"].as_str().unwrap()).unwrap();
         let stream = connect_to(&url, trusting(&std::fs::read(ca).unwrap()).unwrap()).await.unwrap();
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();

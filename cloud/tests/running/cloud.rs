@@ -1,4 +1,4 @@
-//! A care-cloud of the test's own.
+//! A care-cloud of the test's own, as a child process.
 
 use std::{
     future::Future,

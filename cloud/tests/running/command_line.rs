@@ -1,4 +1,4 @@
-//! The command line: exit codes, and what is written for whom.
+//! The command line: exit codes, output, and the permissions of files.
 
 use std::{os::unix::fs::PermissionsExt as _, path::Path, process::Command};
 
@@ -81,7 +81,7 @@ async fn accounts_and_experiments_are_made_on_the_command_line_too() {
 }
 
 #[tokio::test]
-async fn what_is_secret_is_for_its_owner_only() {
+async fn secret_files_are_readable_by_their_owner_only() {
     let cloud = Cloud::start().await;
     Camera::add(&cloud, "CAM-A");
     cloud.experiment(serde_json::json!({ "experiment": "rotate_key" })).await;

@@ -1,4 +1,4 @@
-//! Kill -9 on every step from a person's click to the camera's report, and two processes on one database.
+//! SIGKILL at every step from the click to the camera's report, and two processes on one database.
 
 use std::collections::BTreeMap;
 
@@ -56,7 +56,7 @@ async fn survives(point: &'static str) {
 }
 
 #[tokio::test]
-async fn a_kill_at_any_step_costs_no_document_and_doubles_none() {
+async fn a_kill_at_any_step_loses_and_repeats_no_document() {
     stream::iter(POINTS).for_each_concurrent(3, survives).await;
 }
 

@@ -1,4 +1,4 @@
-//! The engineers' page: each experiment is made with the real parts, and cameras say of it what the contract says they must.
+//! The engineers' experiments: each acts on the real parts, and the camera reports what the contract says.
 
 use serde_json::{Value, json};
 
@@ -149,7 +149,7 @@ async fn history_can_be_made_and_is_the_owners_to_watch() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_done_is_said() {
+async fn impossible_actions_are_refused_with_a_reason() {
     let cloud = Cloud::start().await;
     Camera::add(&cloud, "CAM-A");
     for (experiment, word) in [

@@ -1,5 +1,4 @@
-//! With a broker and a store that care-cloud does not run itself: Mosquitto, NATS with JetStream, and an S3 with a
-//! certificate of its own.
+//! External brokers and stores: Mosquitto, NATS with JetStream, and an S3 with its own certificate authority.
 
 use std::{
     net::{SocketAddr, TcpStream},
@@ -220,7 +219,7 @@ fn the_aws_policy_grants_a_camera_its_own_client_id_and_its_own_topics() {
 }
 
 #[tokio::test]
-async fn a_mosquitto_elsewhere_carries_everything() {
+async fn an_external_mosquitto_carries_everything() {
     let dir = tempfile::tempdir().unwrap();
     let broker = ExternalBroker::mosquitto(dir.path()).await;
     carries_documents_and_reports(dir, &broker).await;
@@ -293,7 +292,7 @@ fn tls(identity: &Identity) -> Arc<ServerConfig> {
 }
 
 #[tokio::test]
-async fn an_s3_elsewhere_takes_clips_is_watched_and_loses_what_a_plan_does_not_keep() {
+async fn an_external_s3_takes_clips_is_polled_and_loses_what_a_plan_does_not_keep() {
     let dir = tempfile::tempdir().unwrap();
     let s3 = ExternalS3::start(dir.path()).await;
     let cloud = s3.cloud().await;
@@ -308,7 +307,7 @@ async fn an_s3_elsewhere_takes_clips_is_watched_and_loses_what_a_plan_does_not_k
     for clip in [&old, &young] {
         let grant = camera.granted(clip).await;
         assert!(grant["url"].as_str().unwrap().starts_with(&format!("https://{}/clips/CAM-A/", s3.address)));
-        assert_eq!(camera.put_elsewhere(&s3.ca, &grant, clip.body.clone()).await, 200);
+        assert_eq!(camera.put_to_external_store(&s3.ca, &grant, clip.body.clone()).await, 200);
         assert!(s3.has(&camera, clip));
     }
     cloud.until("both are in the index", |s| s["cameras"][0]["clips"] == 2).await;
@@ -320,7 +319,7 @@ async fn an_s3_elsewhere_takes_clips_is_watched_and_loses_what_a_plan_does_not_k
     cloud.act(json!({ "action": "cancel", "camera": "CAM-A" })).await;
     until("the old clip is gone from the store", || async { (!s3.has(&camera, &old)).then_some(()) }).await;
     assert!(s3.has(&camera, &young), "what Free keeps stays");
-    assert_eq!(camera.put_elsewhere(&s3.ca, &grant, late.body.clone()).await, 200);
+    assert_eq!(camera.put_to_external_store(&s3.ca, &grant, late.body.clone()).await, 200);
     until("the late clip is gone from the store", || async { (!s3.has(&camera, &late)).then_some(()) }).await;
     let clips = cloud.portal().get("/portal/accounts/acct-1/cameras/CAM-A/clips").await.unwrap();
     assert_eq!((clips.as_array().unwrap().len(), &clips[0]["clip"]), (1, &json!(young.id)));

@@ -1,5 +1,5 @@
-//! The FAQ's table with cameras: whatever is cancelled or downgraded, every camera of the account is in its new mode at
-//! once, and the document it reports on carries the money that was shown.
+//! The FAQ's table with cameras: after a cancel or downgrade every camera of the account changes its mode at once, and the document
+//! it reports on carries the refund that was shown.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The built care-cloud as a child, with its real Mosquitto, spoken to as a camera speaks: MQTT and HTTPS with client
+//! The built care-cloud as a child process with its real Mosquitto, addressed like a camera does: MQTT and HTTPS with client
 //! certificates. Everything a test starts ends with it.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 

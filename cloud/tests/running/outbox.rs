@@ -1,4 +1,4 @@
-//! From the commit to the camera and back: publishing survives a crash, every `get` is answered, silence is chased.
+//! From the commit to the camera and back: publishing survives a crash, every `get` is answered, an overdue report is noticed.
 
 use serde_json::json;
 

@@ -1,4 +1,4 @@
-//! The portal without a script: who is let in, what they see, and who may post what.
+//! The portal without a script: sign-in, access, and forms.
 
 use std::collections::BTreeMap;
 
@@ -236,7 +236,7 @@ async fn an_owner_sees_and_changes_their_own_cameras_only() {
 }
 
 #[tokio::test]
-async fn an_owner_hears_of_their_own_cameras_only() {
+async fn an_owner_gets_events_of_their_own_cameras_only() {
     let cloud = Cloud::start().await;
     let mut anne = somebody(&cloud, "anne", "CAM-A").await;
     let mut bob = somebody(&cloud, "bob", "CAM-B").await;
@@ -284,7 +284,7 @@ async fn guessing_passwords_takes_long_and_does_not_lock_others_out() {
 }
 
 #[tokio::test]
-async fn every_answer_keeps_the_browser_on_a_short_lead() {
+async fn every_answer_has_its_security_headers() {
     let cloud = Cloud::start().await;
     let mut owner = Visitor::owner(&cloud).await;
     for path in ["/", "/sign-in", "/nowhere", "/portal.js", "/portal/state"] {
@@ -304,7 +304,7 @@ async fn every_answer_keeps_the_browser_on_a_short_lead() {
 }
 
 #[tokio::test]
-async fn programs_show_the_operators_secret() {
+async fn programs_authenticate_with_the_operators_secret() {
     let cloud = Cloud::start().await;
     let mut owner = Visitor::owner(&cloud).await;
     for path in ["/portal/state", "/portal/overview", "/portal/accounts/acct-1"] {

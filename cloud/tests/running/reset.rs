@@ -1,5 +1,5 @@
-//! A camera that was reset to factory settings: it may have been sold, so the binding that it had gets nothing more, and only
-//! binding it again, under a higher epoch, lets it upload.
+//! A camera that was reset to factory settings may have been sold: its last binding gets nothing more, and it uploads again only
+//! once it is bound under a higher epoch.
 
 use std::time::Duration;
 

@@ -1,20 +1,16 @@
-//! The command line of care-cloud, as types that clap parses. The commands that talk to a running care-cloud are turned into
-//! the [`Action`] or [`Experiment`] that its portal takes, so that both sides agree on the format.
+//! The command line of care-cloud, as types that clap parses. A command for a running care-cloud becomes the
+//! [`Action`](crate::domain::actions::Action) or [`Experiment`](crate::lab::experiments::Experiment) that its portal accepts,
+//! so that both sides agree on the format.
+
+mod experiment;
+mod plan;
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use care_protocol::{Channel, DeviceId};
-use clap::{ArgAction, Args, Parser, Subcommand};
+use care_protocol::DeviceId;
+use clap::{Args, Parser, Subcommand};
 
-use crate::{
-    domain::{
-        actions::{Action, PaidPlan, Which as Subscription},
-        catalogue::Cycle,
-        issuer::read_channel,
-        money::Zone,
-    },
-    lab::experiments::Experiment,
-};
+pub use self::{experiment::ExperimentCommand, plan::PlanCommand};
 
 /// A stand-in for the Care cloud, made of real parts.
 ///
@@ -165,203 +161,6 @@ pub struct Account {
     account: String,
 }
 
-/// A subscription: the one that covers a camera, or an account's by its order.
-#[derive(Debug, Args)]
-pub struct Which {
-    /// The camera it covers
-    #[arg(long, alias = "id", value_name = "ID", required_unless_present = "order")]
-    camera: Option<DeviceId>,
-    /// Its order, for a subscription that covers no camera any more
-    #[arg(long, requires = "account")]
-    order: Option<String>,
-    /// The account of --order
-    #[arg(long)]
-    account: Option<String>,
-}
-
-/// What owners and app stores do to a plan.
-#[derive(Debug, Subcommand)]
-pub enum PlanCommand {
-    /// Subscribe: Plus for one camera, Premium for its account
-    Subscribe {
-        /// The camera.
-        #[command(flatten)]
-        camera: Camera,
-        /// plus or premium
-        #[arg(long, value_parser = plan)]
-        plan: PaidPlan,
-        /// monthly or annual [default: as the account has it, or monthly]
-        #[arg(long, value_parser = cycle)]
-        cycle: Option<Cycle>,
-        /// portal, app_store or play_store [default: portal]
-        #[arg(long, value_parser = channel)]
-        channel: Option<Channel>,
-        /// The time zone of the bills, such as Europe/Paris [default: UTC]
-        #[arg(long, value_parser = Zone::read)]
-        zone: Option<Zone>,
-    },
-    /// End a plan at once
-    Cancel(Which),
-    /// Change from Premium to Plus at once
-    Downgrade(Camera),
-    /// Cancel as an app store does: the plan ends with its period
-    StoreCancel {
-        /// The subscription.
-        #[command(flatten)]
-        which: Which,
-        /// End the period so many seconds from now
-        #[arg(long, value_name = "SECONDS")]
-        ends_in: Option<u64>,
-    },
-    /// Take a store-cancel back
-    Withdraw(Camera),
-    /// Start the account's one free trial
-    Trial {
-        /// The camera.
-        #[command(flatten)]
-        camera: Camera,
-        /// plus or premium [default: premium]
-        #[arg(long, value_parser = plan)]
-        plan: Option<PaidPlan>,
-        /// End it so many seconds from now
-        #[arg(long, value_name = "SECONDS")]
-        ends_in: Option<u64>,
-    },
-    /// Decline the account's card from now on
-    PaymentFails {
-        /// The account.
-        #[command(flatten)]
-        account: Account,
-        /// Fail the running bills at once, with so much grace
-        #[arg(long, value_name = "SECONDS")]
-        grace: Option<u64>,
-    },
-    /// Accept the account's card again
-    PaymentRecovers(Account),
-    /// Bind a camera to an account
-    Bind {
-        /// The camera.
-        #[command(flatten)]
-        camera: Camera,
-        /// The account.
-        #[command(flatten)]
-        account: Account,
-    },
-    /// Remove a camera from its account
-    Unbind(Camera),
-}
-
-impl From<PlanCommand> for Action {
-    fn from(command: PlanCommand) -> Self {
-        match command {
-            PlanCommand::Subscribe { camera: Camera { camera }, plan, cycle, channel, zone } => {
-                Self::Subscribe { camera, plan, cycle, channel, zone }
-            }
-            PlanCommand::Cancel(which) => match which.subscription() {
-                Subscription::Order { account, order_id } => Self::CancelOrder { account, order_id, quote: None },
-                Subscription::OfCamera(camera) => Self::Cancel { camera, quote: None },
-            },
-            PlanCommand::Downgrade(Camera { camera }) => Self::Downgrade { camera, quote: None },
-            PlanCommand::StoreCancel { which, ends_in: ends_in_s } => match which.subscription() {
-                Subscription::Order { account, order_id } => Self::StoreCancelOrder { account, order_id, ends_in_s },
-                Subscription::OfCamera(camera) => Self::StoreCancel { camera, ends_in_s },
-            },
-            PlanCommand::Withdraw(Camera { camera }) => Self::Withdraw { camera },
-            PlanCommand::Trial { camera: Camera { camera }, plan, ends_in: ends_in_s } => Self::StartTrial { camera, plan, ends_in_s },
-            PlanCommand::PaymentFails { account: Account { account }, grace: grace_s } => Self::PaymentFails { account, grace_s },
-            PlanCommand::PaymentRecovers(Account { account }) => Self::PaymentRecovers { account },
-            PlanCommand::Bind { camera: Camera { camera }, account: Account { account } } => Self::Bind { camera, account },
-            PlanCommand::Unbind(Camera { camera }) => Self::Unbind { camera },
-        }
-    }
-}
-
-impl Which {
-    fn subscription(self) -> Subscription {
-        match (self.order.zip(self.account), self.camera) {
-            (Some((order_id, account)), _) => Subscription::Order { account, order_id },
-            (None, Some(camera)) => Subscription::OfCamera(camera),
-            (None, None) => unreachable!("clap wants --camera unless there is an --order, and --account with it"),
-        }
-    }
-}
-
-/// The experiments of the engineers' page.
-#[derive(Debug, Subcommand)]
-pub enum ExperimentCommand {
-    /// Publish a camera's newest document once more
-    SendDuplicate(Camera),
-    /// Publish an older document
-    Replay(Camera),
-    /// Publish a document signed with a revoked key
-    OldKey(Camera),
-    /// Publish a document signed with a key that no keyset names
-    UnknownKey(Camera),
-    /// Issue a document whose lease has ended
-    ExpiredLease(Camera),
-    /// Issue the document again, with a whole lease
-    Reissue(Camera),
-    /// Rotate the signing key and issue every document again
-    RotateKey,
-    /// Publish a root-signed reset of a camera's ratchet
-    Reset(Camera),
-    /// Answer requests for a grant with 402
-    RefuseGrants {
-        /// The camera [default: all]
-        #[arg(long, alias = "id", value_name = "ID")]
-        camera: Option<DeviceId>,
-        /// For how long; 0 ends it
-        #[arg(long)]
-        seconds: u64,
-    },
-    /// Stop or start the embedded broker
-    Broker {
-        /// Whether it runs
-        #[arg(long, action = ArgAction::Set)]
-        run: bool,
-    },
-    /// Connect simulated cameras
-    Simulate {
-        /// Their account [default: a new one]
-        #[arg(long)]
-        account: Option<String>,
-        /// How many [default: 10]
-        #[arg(long, value_name = "N")]
-        cameras: Option<usize>,
-    },
-    /// Disconnect the simulated cameras
-    StopSimulated,
-    /// Fill a camera's history with sample clips
-    AddHistory {
-        /// The camera.
-        #[command(flatten)]
-        camera: Camera,
-        /// How many
-        #[arg(long, value_name = "N")]
-        clips: u32,
-    },
-}
-
-impl From<ExperimentCommand> for Experiment {
-    fn from(command: ExperimentCommand) -> Self {
-        match command {
-            ExperimentCommand::SendDuplicate(Camera { camera }) => Self::SendDuplicate { camera },
-            ExperimentCommand::Replay(Camera { camera }) => Self::Replay { camera },
-            ExperimentCommand::OldKey(Camera { camera }) => Self::OldKey { camera },
-            ExperimentCommand::UnknownKey(Camera { camera }) => Self::UnknownKey { camera },
-            ExperimentCommand::ExpiredLease(Camera { camera }) => Self::ExpiredLease { camera },
-            ExperimentCommand::Reissue(Camera { camera }) => Self::Reissue { camera },
-            ExperimentCommand::RotateKey => Self::RotateKey,
-            ExperimentCommand::Reset(Camera { camera }) => Self::Reset { camera },
-            ExperimentCommand::RefuseGrants { camera, seconds } => Self::RefuseGrants { camera, seconds },
-            ExperimentCommand::Broker { run } => Self::Broker { run },
-            ExperimentCommand::Simulate { account, cameras } => Self::Simulate { account, cameras },
-            ExperimentCommand::StopSimulated => Self::StopSimulated,
-            ExperimentCommand::AddHistory { camera: Camera { camera }, clips } => Self::AddHistory { camera, clips },
-        }
-    }
-}
-
 fn loopback(text: &str) -> Result<SocketAddr, String> {
     let address: SocketAddr = text.parse().map_err(|e: std::net::AddrParseError| e.to_string())?;
     let wrong = || "it must be a loopback address, because it speaks plain HTTP: put a proxy with TLS in front of it".to_owned();
@@ -371,18 +170,6 @@ fn loopback(text: &str) -> Result<SocketAddr, String> {
 fn https_origin(text: &str) -> Result<String, &'static str> {
     let is_origin = url::Url::parse(text).is_ok_and(|url| url.scheme() == "https" && url.origin().ascii_serialization() == text);
     is_origin.then(|| text.to_owned()).ok_or("expected https://host or https://host:port, with nothing after it")
-}
-
-fn plan(text: &str) -> Result<PaidPlan, &'static str> {
-    PaidPlan::read(text).ok_or("expected plus or premium")
-}
-
-fn cycle(text: &str) -> Result<Cycle, &'static str> {
-    Cycle::read(text).ok_or("expected monthly or annual")
-}
-
-fn channel(text: &str) -> Result<Channel, &'static str> {
-    read_channel(text).ok_or("expected portal, app_store or play_store")
 }
 
 fn default_data() -> PathBuf {
@@ -398,6 +185,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::{domain::actions::Action, lab::experiments::Experiment};
 
     fn parsed(line: &str) -> Result<Arguments, clap::Error> {
         Arguments::try_parse_from(["care-cloud"].into_iter().chain(line.split_whitespace()))

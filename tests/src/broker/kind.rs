@@ -1,5 +1,5 @@
-//! The brokers that a camera may meet: how to configure each for mutual TLS on one loopback port, start it, and delete its data. Only
-//! Mosquitto runs on the files of `deploy/`, and only its log shows each PUBACK.
+//! The brokers that a camera may meet: how to configure each for mutual TLS on one loopback port, start it, and delete its
+//! data. Mosquitto and RabbitMQ run on the files of `deploy/`; only Mosquitto's log shows each PUBACK.
 
 use std::path::{Path, PathBuf};
 
@@ -100,21 +100,14 @@ fn nats(dir: &Path, port: u16, extra: &str) -> Command {
     command
 }
 
-/// A node of its own with an `epmd` of its own: the machine's, if it has one, stays out of it.
+/// On the files of `deploy/rabbitmq`, as a node of its own with an `epmd` of its own: the machine's, if it has one, stays
+/// out of it.
 fn rabbitmq(dir: &Path, port: u16) -> Vec<Command> {
-    let at = dir.display();
-    write(
-        &dir.join("rabbitmq.conf"),
-        &format!(
-            "listeners.tcp = none\nmqtt.listeners.tcp = none\nmqtt.listeners.ssl.1 = 127.0.0.1:{port}\n\
-             ssl_options.cacertfile = {at}/ca.pem\nssl_options.certfile = {at}/server.pem\nssl_options.keyfile = {at}/server.key\n\
-             ssl_options.verify = verify_peer\nssl_options.fail_if_no_peer_cert = true\n\
-             mqtt.allow_anonymous = true\nmqtt.prefetch = 1000\n\
-             mqtt.retained_message_store = rabbit_mqtt_retained_msg_store_dets\nmqtt.retained_message_store_dets_sync_interval = 100\n\
-             log.console = true\nlog.file = false\n"
-        ),
-    );
-    write(&dir.join("enabled_plugins"), "[rabbitmq_mqtt].\n");
+    let deployed = include_str!("../../../deploy/rabbitmq/rabbitmq.conf")
+        .replace("/etc/rabbitmq/care", &dir.display().to_string())
+        .replace("0.0.0.0:8883", &format!("127.0.0.1:{port}"));
+    write(&dir.join("rabbitmq.conf"), &deployed);
+    write(&dir.join("enabled_plugins"), include_str!("../../../deploy/rabbitmq/enabled_plugins"));
     let epmd_port = free_port().to_string();
     let mut epmd = Command::new("epmd");
     epmd.args(["-port", &epmd_port, "-address", "127.0.0.1"]);

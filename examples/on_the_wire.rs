@@ -1,6 +1,6 @@
-//! What the wire test drives inside its network namespace: the agent's own uploads, to be cut on command, or the control,
-//! which sends a clip the ordinary way and on the same command only drops the request. One command a line on stdin (`go`,
-//! `cut`), one JSON object a line on stdout.
+//! The program that the wire test (`tests/wire`) runs inside its network namespace. With `cut` it uploads as the agent does
+//! and cuts on command; with `drop`, the control, it uploads as an ordinary program does and on the same command only drops
+//! the request. It reads one command a line on stdin (`go`, `cut`) and writes one JSON object a line on stdout.
 //!
 //! `on_the_wire cut|drop ADDRESS CA-PEM UPLINK-KBPS CLIP-BYTES`
 
@@ -101,7 +101,7 @@ impl Camera {
         Ok(())
     }
 
-    /// Cuts, or drops the request; what is known of it as JSON members.
+    /// Cuts, or drops the request. Returns the figures as JSON members.
     fn cut(&mut self, round: u64) -> String {
         match self {
             Self::Agent(uploads) => {
@@ -124,7 +124,7 @@ fn position(round: u64) -> Position {
 fn agent(origin: Origin, uplink_kbps: u32) -> Result<Uploads> {
     let device = "8006E5A1F0C2".parse()?;
     let spool = Spool { memory_bytes: 8_000_000, flash_bytes: 0, flash_bytes_per_day: 0 };
-    // No flash: what is measured is the wire.
+    // No flash: this measures the wire.
     let spool_dir = std::path::PathBuf::from("/nowhere");
     let settings = Settings {
         device,
@@ -145,8 +145,8 @@ fn trust(ca: &Path) -> Result<Client> {
     Ok(Client::anonymous(config.with_root_certificates(roots).with_no_client_auth()))
 }
 
-/// One PUT as a program does it that does not own its socket: hyper as it comes, its connection in a task of its own. When
-/// `dropped` fires, the request is dropped, and the connection is left to itself.
+/// One PUT by a program that does not own its socket: plain hyper, with the connection in its own task. When `dropped` fires,
+/// it drops the request and leaves the connection alone.
 fn put(origin: &Origin, address: SocketAddr, path: &str, bytes: usize, dropped: oneshot::Receiver<()>) {
     let outcome = runtime::Builder::new_current_thread().enable_all().build().map_err(anyhow::Error::from).and_then(|runtime| {
         runtime.block_on(async {

@@ -1,7 +1,7 @@
-/* A sample of a vendor's uploader that the agent governs (docs/vendor-uploader.md): one loop in which nothing blocks, no
- * library, no heap. It does what uploader.py does, and is as small as a camera needs.
+/* A sample uploader for vendors that keep their own (docs/vendor-uploader.md): the agent tells it what it may send. One loop in
+ * which nothing blocks, no library, no heap. It does the same as uploader.py, and is small enough for a camera.
  *
- * Clips are files EPOCH-START-SECONDS-HEIGHT.mp4 (START in Unix seconds); each is sent with one PUT, oldest first.
+ * Clips are files EPOCH-START-SECONDS-HEIGHT.mp4 (START in Unix seconds). It sends each with one PUT, oldest first.
  *
  *     cc -O2 -o uploader uploader.c && ./uploader AGENT-SOCKET STORE-HOST:PORT CLIP-DIRECTORY
  */
@@ -29,7 +29,7 @@ struct clip { long long epoch, start, seconds, height; };
 
 static const char *agent_path, *store_address, *directory;
 static int agent = -1, store = -1, file = -1;
-/* The newest `open`; closed without one. */
+/* The newest `open`. Without one nothing may leave. */
 static bool open_now;
 static struct policy leave;
 static long long epoch, until_boot_ms, refused_until;
@@ -47,7 +47,7 @@ static long long boot_ms(void) {
     return now.tv_sec * 1000LL + now.tv_nsec / 1000000;
 }
 
-/* The agent writes each object without spaces, so that a key and its colon are found where they stand. */
+/* The agent writes JSON without spaces, so a key and its colon can be found by a plain search. */
 static const char *value(const char *line, const char *key) {
     const char *at = line ? strstr(line, key) : NULL;
     return at ? at + strlen(key) : NULL;
@@ -84,7 +84,7 @@ static size_t held(struct clip *clips) {
     qsort(clips, count, sizeof *clips, older);
     return count;
 }
-/* Whether a policy allows a clip; to be asked oldest first. `end` is when the last one that it allowed ended. */
+/* Whether the policy allows a clip. Call it for the oldest clip first: `end` is when the last allowed clip ended. */
 static bool allows(const struct policy *policy, long long of, const struct clip *clip, long long *end) {
     long long now = told_time + (boot_ms() - told_at) / 1000;
     bool good = clip->epoch == of && policy->clips && policy->history_h > 0 && now - clip->start <= policy->history_h * 3600
@@ -95,8 +95,8 @@ static bool allows(const struct policy *policy, long long of, const struct clip 
     return good;
 }
 
-/* Erases a clip for good: its content first, so that a power cut that brings its name back brings no clip back. The directory
- * is synced once for all of them. */
+/* Erases a clip for good: its content first, so that a power cut that restores its name does not restore the clip. The caller
+ * syncs the directory once for all of them. */
 static bool erase(const struct clip *clip) {
     int erased = open(path_of(clip), O_WRONLY | O_TRUNC | O_CLOEXEC);
     bool good = erased >= 0 && fsync(erased) == 0;
@@ -114,7 +114,7 @@ static bool sync_directory(void) {
 
 static bool permitted(void) { return open_now && boot_ms() < until_boot_ms; }
 
-/* Ends the transfer so that the kernel sends nothing more of it; how many that were. */
+/* Ends the transfer so that the kernel sends nothing more of it. Returns how many transfers it ended. */
 static int end_transfer(void) {
     if (store < 0)
         return 0;
@@ -130,10 +130,10 @@ static int end_transfer(void) {
 
 static void say(const char *line) {
     if (agent >= 0 && send(agent, line, strlen(line), MSG_NOSIGNAL) < 0)
-        perror("the agent does not listen");
+        perror("cannot write to the agent");
 }
 
-/* Nobody governs: closed. */
+/* Without the agent nothing may leave. */
 static void hang_up(void) {
     close(agent);
     agent = -1;
@@ -153,7 +153,7 @@ static void obey(const char *line) {
         open_now = true;
         return;
     }
-    /* First of all: nothing leaves any more. Erasing takes its time, and nobody waits for it without need. */
+    /* Stop sending first: erasing can take a while. */
     open_now = false;
     refused_until = 0;
     int transfers = end_transfer();
@@ -175,8 +175,8 @@ static void obey(const char *line) {
         good &= erased == 0 || sync_directory();
     }
     if (!good) {
-        /* It may come back with the power: no answer, and on the next connection the order comes again. */
-        perror("erasing what is forbidden");
+        /* A clip may reappear after a power cut, so do not answer: the agent repeats its order on the next connection. */
+        perror("cannot erase a forbidden clip");
         hang_up();
         return;
     }
@@ -264,7 +264,7 @@ static void go_on(void) {
     char said[96] = "";
     struct stat facts;
     if (answered > 0 && status == 200 && fstat(file, &facts) == 0) {
-        /* Gone for good before it is said: a power cut must not let it be sent, and counted, twice. */
+        /* Erase it before telling the agent: after a power cut it must not be sent and counted again. */
         unlink(path_of(&sending));
         sync_directory();
         last_end = sending.start + sending.seconds;
@@ -297,7 +297,7 @@ int main(int count, char **arguments) {
         bool sent = store >= 0 && head_left == 0 && fstat(file, &facts) == 0 && lseek(file, 0, SEEK_CUR) == facts.st_size;
         struct pollfd ready[2] = { { agent, POLLIN, 0 }, { store, sent ? POLLIN : POLLOUT, 0 } };
         poll(ready, 2, 200);
-        /* The agent first: what it says now may end what could be sent now. */
+        /* Read the agent first: it may forbid what would be sent next. */
         if (agent >= 0 && ready[0].revents)
             hear();
         if (store >= 0 && ready[1].revents && permitted())

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""A sample of a vendor's uploader that the agent governs (docs/vendor-uploader.md): one loop in which nothing blocks.
+"""A sample uploader for vendors that keep their own (docs/vendor-uploader.md): the agent tells it what it may send. It is
+one loop in which nothing blocks.
 
-Clips are files EPOCH-START-SECONDS-HEIGHT.mp4 (START in Unix seconds); each is sent with one PUT, oldest first.
+Clips are files EPOCH-START-SECONDS-HEIGHT.mp4 (START in Unix seconds). It sends each with one PUT, oldest first.
 
     uploader.py AGENT-SOCKET STORE-HOST:PORT CLIP-DIRECTORY
 """
@@ -32,7 +33,7 @@ class Uploader:
         self.refused_until = 0
 
     def allowed(self, policy, epoch):
-        """The clips that a policy allows, oldest first, and those that it does not."""
+        """The clips that the policy allows, oldest first, and those that it forbids."""
         now = self.clock[0] + (boot_ms() - self.clock[1]) // 1000
         good, bad, last_end = [], [], self.last_end
         names = (os.path.basename(path)[:-4].split("-") for path in glob.glob(self.directory + "/*.mp4"))
@@ -52,7 +53,7 @@ class Uploader:
         return self.order is not None and boot_ms() < self.order["until_boot_ms"]
 
     def abort(self):
-        """Ends the transfer so that the kernel sends nothing more of it; how many that were."""
+        """Ends the transfer so that the kernel sends nothing more of it. Returns how many transfers it ended."""
         if self.transfer is None:
             return 0
         self.transfer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -68,7 +69,7 @@ class Uploader:
         if order["type"] == "open":
             self.order = order
             return
-        # First of all: nothing leaves any more. Erasing takes its time, and nobody waits for it without need.
+        # Stop sending first: erasing can take a while.
         self.order, self.refused_until = None, 0
         transfers, clips, size = self.abort(), 0, 0
         if "keep" in order:
@@ -79,16 +80,16 @@ class Uploader:
                 if clips:
                     self.sync_directory()
             except OSError as error:
-                # It may come back with the power: no answer, and on the next connection the order comes again.
-                print(f"erasing what is forbidden: {error}", file=sys.stderr)
+                # A clip may reappear after a power cut, so do not answer: the agent repeats its order on the next connection.
+                print(f"cannot erase a forbidden clip: {error}", file=sys.stderr)
                 self.hang_up()
                 return
         erased = {"clips": clips, "bytes": size}
         self.say({"type": "closed", "generation": order["generation"], "transfers": transfers, "erased": erased})
 
     def erase(self, path):
-        """Erases a clip for good: its content first, so that a power cut that brings its name back brings no clip back. The
-        directory is synced once for all of them."""
+        """Erases a clip for good: its content first, so that a power cut that restores its name does not restore the clip. The
+        caller syncs the directory once for all of them."""
         with open(path, "wb") as file:
             os.fsync(file.fileno())
         os.unlink(path)
@@ -101,7 +102,7 @@ class Uploader:
             os.close(directory)
 
     def hang_up(self):
-        """Nobody governs: closed."""
+        """Without the agent nothing may leave."""
         self.agent.close()
         self.agent, self.heard, self.order = None, b"", None
 
@@ -109,7 +110,7 @@ class Uploader:
         try:
             self.agent.sendall(json.dumps(what).encode() + b"\n")
         except OSError:
-            pass  # The agent is gone; reading says so too.
+            pass  # The agent is gone; the next read reports that too.
 
     def listen(self):
         try:
@@ -153,7 +154,7 @@ class Uploader:
         status = int(self.answer.split(b" ")[1]) if b"\r\n" in self.answer else 0
         if status == 200:
             size = os.path.getsize(self.clip[1])
-            # Gone for good before it is said: a power cut must not let it be sent, and counted, twice.
+            # Erase it before telling the agent: after a power cut it must not be sent and counted again.
             os.unlink(self.clip[1])
             self.sync_directory()
             self.last_end = self.clip[0]
@@ -177,7 +178,7 @@ class Uploader:
             reads = [s for s in (self.agent, self.transfer if not self.body else None) if s is not None]
             writes = [self.transfer] if self.transfer is not None and self.body else []
             readable, writable, _ = select.select(reads, writes, [], 0.2)
-            # The agent first: what it says now may end what could be sent now.
+            # Read the agent first: it may forbid what would be sent next.
             if self.agent in readable:
                 self.listen()
             if self.transfer is not None and self.permitted() and (self.transfer in writable or self.transfer in readable):

@@ -1,7 +1,7 @@
 //! Trusted time: what time it is, on CLOCK_BOOTTIME, as far as the cloud has said so.
 //!
-//! [`TrustedTime`] is the rule as a value, without any clock; [`Clock`] reads CLOCK_BOOTTIME and the system clock for it
-//! and is shared by whoever asks what time it is: the engine's shell, TLS, uploads. Nobody else reads the system clock.
+//! [`TrustedTime`] is the rule as a value, without any clock. [`Clock`] reads CLOCK_BOOTTIME and the system clock for it; the
+//! control thread, TLS and uploads share it. Nothing else reads the system clock.
 
 mod monitor;
 
@@ -16,18 +16,18 @@ use rustls::{pki_types::UnixTime, time_provider::TimeProvider};
 
 pub use monitor::ConditionMonitor;
 
-/// When this program was built, since 1970: no true time is before it.
+/// When this program was built, since 1970. The true time is never before that.
 pub fn build_time() -> Duration {
-    // The build script writes a plain number; a build time that cannot be read is no floor.
+    // The build script writes a plain number.
     Duration::from_secs(env!("CARE_BUILD_TIME").parse().unwrap_or(0))
 }
 
-/// The system clock, since 1970; zero if it stands before that. For people to compare: it may say anything.
+/// The system clock, since 1970; zero if it is before that. Only for people to compare, since it may be wrong.
 pub fn system_time() -> Duration {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
 }
 
-/// The shared clock of the agent; clones are the same clock.
+/// The agent's clock. Clones share it.
 #[derive(Clone)]
 pub struct Clock {
     time: Arc<Mutex<TrustedTime>>,
@@ -41,7 +41,7 @@ enum Source {
 }
 
 impl Clock {
-    /// Starts from the build time and the T that was `persisted` (since 1970).
+    /// Starts from the build time and the trusted time that was `persisted` (since 1970).
     pub fn start(persisted: Option<Duration>) -> Self {
         Self::from_source(persisted, Source::Machine)
     }
@@ -53,7 +53,7 @@ impl Clock {
         (Self { time: Arc::new(Mutex::new(time)), source: Source::Dial(dial.clone()) }, dial)
     }
 
-    /// A clock for tests that stands at `trusted`, `confirmed` or not, with the system clock at 1970.
+    /// A clock for tests that is stopped at `trusted`, with the system clock at 1970.
     pub fn at(trusted: Duration, confirmed: bool) -> Self {
         let (clock, _) = Self::dialled(trusted, Readings { boot: Duration::ZERO, system: Duration::ZERO });
         if confirmed {
@@ -72,17 +72,17 @@ impl Clock {
         self.lock().now(self.source.read())
     }
 
-    /// A document that was verified was issued at `iat` (since 1970), within the bound of its connection: T is not before it.
+    /// Raises trusted time to the `iat` (since 1970) of a verified document.
     pub fn raise(&self, iat: Duration) {
         self.lock().raise(iat, self.source.read());
     }
 
-    /// A reset signed by a root key says that T is `time` (since 1970).
+    /// Sets trusted time to `time` (since 1970), as a reset signed by a root key orders.
     pub fn set(&self, time: Duration) {
         self.lock().set(time, self.source.read());
     }
 
-    /// An answer over HTTPS carries this `Date`.
+    /// Observes the `Date` of an HTTPS answer.
     pub fn observe_date(&self, heard: HeardDate) {
         self.lock().observe_date(heard, self.source.read());
     }
@@ -105,12 +105,12 @@ impl TimeProvider for Clock {
     }
 }
 
-/// What a [`Clock::dialled`] reads, to be turned by hand.
+/// The clocks that a [`Clock::dialled`] reads, set by a test.
 #[derive(Debug, Clone)]
 pub struct Dial(Arc<Mutex<Readings>>);
 
 impl Dial {
-    /// Lets both clocks run on by `by`.
+    /// Advances both clocks by `by`.
     pub fn advance(&self, by: Duration) {
         let mut readings = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         readings.boot += by;

@@ -1,11 +1,12 @@
-//! What is wrong at this moment: one list that feeds the log, the status page, `status`, the support archive and systemd's
-//! status line, so that a fault is named once and in the same words everywhere. Each part of the agent raises its own
-//! conditions and clears them; raising one that holds already is cheap, so a part may do it as often as it meets the fault.
+//! The list of what is wrong now. It feeds the log, the status page, `status`, the support archive and systemd's status line,
+//! so that a fault has the same name and words everywhere. Each part of the agent raises and clears its own conditions.
+//! Raising an active condition again is cheap, so a part may do that whenever it meets the fault.
 //!
-//! It decides nothing: no part of the agent may read a condition to choose what to do.
+//! Conditions only inform: no part of the agent may read one to decide what to do.
 //!
-//! In the log, a condition's beginning and its end are a line each, and while it lasts one line in ten minutes reminds of it.
-//! One that comes and goes writes no more than one that stays: after the first end each line says how often it came again.
+//! A condition writes one log line when it begins, one when it ends, and a reminder every ten minutes in between. One that
+//! flaps writes no more lines than one that lasts; each line then says how often it came back. `docs/conditions.md` lists
+//! them all.
 
 use std::{
     cmp::Reverse,
@@ -21,16 +22,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::redact;
 
-/// While a condition lasts, or comes and goes, one line reminds of it this often at most.
+/// The interval of reminders in the log while a condition lasts or flaps.
 const REMIND_EVERY: Duration = Duration::from_secs(600);
 
-/// How much a condition matters.
+/// How serious a condition is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
-    /// The camera does its work, with less than it should have.
+    /// The camera works, but not as well as it should.
     Warning,
-    /// Something the owner pays for, or relies on, does not work.
+    /// Something that the owner pays for or relies on does not work.
     Error,
 }
 
@@ -55,17 +56,17 @@ macro_rules! conditions {
             /// All of them.
             pub const ALL: &[Self] = &[$(Self::$variant),*];
 
-            /// Its name, as machines see it: never changed once released.
+            /// Its name for machines. It never changes once released.
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$variant => $name,)* }
             }
 
-            /// How much it matters.
+            /// How serious it is.
             pub const fn severity(self) -> Severity {
                 match self { $(Self::$variant => Severity::$severity,)* }
             }
 
-            /// What to do about it, where the fault itself does not say more.
+            /// What to do about it, unless the fault gives its own advice.
             pub const fn advice(self) -> &'static str {
                 match self { $(Self::$variant => $advice,)* }
             }
@@ -74,7 +75,7 @@ macro_rules! conditions {
 }
 
 conditions! {
-    /// The state could not be read; only HTTPS sets it anew.
+    /// The state could not be read; only an answer over HTTPS replaces it.
     StateLost = "state_lost", Error, "Nothing to do on the camera: it asks the cloud over HTTPS every minute.";
     /// The state cannot be written.
     StateNotWritten = "state_not_written", Error, "Check that the state directory's file system has room and is writable.";
@@ -100,9 +101,9 @@ conditions! {
 
     /// There is no connection to the broker.
     BrokerUnreachable = "broker_unreachable", Warning, "Check the network, the name and the certificates that the sentence names.";
-    /// The broker grants the subscription and delivers nothing.
+    /// The broker grants the subscription but delivers nothing.
     BrokerDeaf = "broker_deaf", Warning, "Check that the broker's ACL lets this device read its topics.";
-    /// The broker refuses the subscription, or closes on it.
+    /// The broker refuses the subscription, or closes the connection over it.
     BrokerRights = "broker_rights", Error, "Give this device the right to subscribe to the topics named.";
     /// Another client seems to use this device's id.
     BrokerClone = "broker_clone", Error, "Find the other client, or give this device a certificate of its own.";
@@ -112,20 +113,20 @@ conditions! {
     ApiUnreachable = "api_unreachable", Warning, "Check the network, the name and the certificates that the sentence names.";
 
     /// Clips cannot be uploaded.
-    UploadsFailing = "uploads_failing", Error, "The sentence has the server's own words; clips wait until it is mended.";
+    UploadsFailing = "uploads_failing", Error, "The sentence quotes the server; clips wait until the fault is corrected.";
     /// One clip, or several, cannot be uploaded while others can.
     ClipFailing = "clip_failing", Warning, "Ask the store's operator why it refuses this clip.";
-    /// A grant leads where it must not.
+    /// A grant names a host or path that is not allowed.
     GrantMisleads = "grant_misleads", Error, "Add the host to [store] hosts if it is right, or correct the cloud's grants.";
     /// Large segments do not get through to a peer.
     PathMtu = "path_mtu", Warning, "Let ICMP (fragmentation needed, packet too big) pass, or lower the link's MTU.";
     /// The kernel cannot pace an upload.
     Pacing = "pacing", Warning, "Use a kernel with SO_MAX_PACING_RATE, or set [upload] uplink_kbps.";
-    /// Clips gave way to newer ones.
-    ClipsDropped = "clips_dropped", Error, "Enlarge [spool], or find out why clips do not leave.";
+    /// Clips were dropped for newer ones because the spool was full.
+    ClipsDropped = "clips_dropped", Error, "Enlarge [spool], or find out why clips are not uploaded.";
     /// Clips cannot be put on flash.
     SpoolFault = "spool_fault", Warning, "Check the state directory's file system.";
-    /// Today's share of flash writes is used up.
+    /// Today's budget of flash writes is used up.
     FlashBudget = "flash_budget", Warning, "Clips wait in memory until tomorrow; raise [spool] flash_bytes_per_day if the flash can bear it.";
     /// The vendor's uploader is not connected.
     UploaderAway = "uploader_away", Error, "Start the vendor's uploader, or remove [uploader].";
@@ -136,9 +137,9 @@ conditions! {
     LowStream = "low_stream", Warning, "Check [media] low_source.";
     /// Media cannot start.
     MediaNotStarted = "media_not_started", Error, "The agent tries again; check what the sentence names.";
-    /// The stream's picture is larger than the plan allows, and there is no smaller one.
+    /// The picture is larger than the plan allows, and there is no smaller stream.
     PictureTooTall = "picture_too_tall", Warning, "Set [media] low_source to a stream within the plan's max_height.";
-    /// Motion cannot be seen in this stream.
+    /// Motion cannot be detected in this stream.
     MotionBlind = "motion_blind", Error, "Set [media] motion to a socket, or low_source to a stream that the decoder can read.";
     /// The motion socket cannot be opened.
     MotionSocket = "motion_socket", Error, "Make the socket's directory; the agent tries again.";
@@ -147,26 +148,26 @@ conditions! {
     /// Frames were lost on the way to the card or into a clip.
     FramesLost = "frames_lost", Warning, "The card or the processor does not keep up with the stream.";
 
-    /// A certificate ends soon, or has ended.
+    /// A certificate expires soon, or has expired.
     CertificateEnds = "certificate_ends", Warning, "Replace the certificate on disk; the agent reloads it within ten seconds.";
-    /// Certificates on disk have changed and cannot be used; the old ones are kept.
+    /// Certificates on disk have changed and cannot be used; the agent keeps the old ones.
     CertificateRejected = "certificate_rejected", Error, "Correct the file that the sentence names; the agent keeps the old certificates until then.";
     /// A certificate authority in a bundle cannot be used.
     CaSkipped = "ca_skipped", Warning, "Remove the certificate from the bundle, or replace it.";
-    /// The configuration on disk is bad; the old one is kept.
+    /// The configuration on disk is bad; the agent keeps the old one.
     ConfigRejected = "config_rejected", Error, "Correct the configuration (`check-config` lists every fault) and reload.";
     /// The status page cannot be served.
     StatusPage = "status_page", Warning, "Stop what uses the port, or change [status] listen; the agent tries again.";
 }
 
-/// One condition that holds, as machines and people see it.
+/// An active condition, as machines and people see it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Condition {
     /// Its name ([`Kind::name`]).
     pub name: String,
-    /// Since when, trusted time as it stands now.
+    /// Since when, by trusted time as it is now.
     pub since: Timestamp,
-    /// How much it matters.
+    /// How serious it is.
     pub severity: Severity,
     /// What is wrong: one sentence, no secrets.
     pub sentence: String,
@@ -174,79 +175,79 @@ pub struct Condition {
     pub advice: String,
 }
 
-/// The list. Clones are the same list.
+/// The list of conditions. Clones share it.
 #[derive(Clone)]
 pub struct Conditions(Arc<List>);
 
 struct List {
-    known: Mutex<BTreeMap<Kind, Known>>,
-    /// How late it is: a count that runs on through suspend.
+    entries: Mutex<BTreeMap<Kind, Entry>>,
+    /// A clock that continues during suspend.
     clock: Box<dyn Fn() -> Duration + Send + Sync>,
 }
 
-/// A condition that holds, or did, and what the log has said of it.
+/// A condition that is or was active, and what the log says about it.
 #[derive(Default)]
-struct Known {
-    holds: Option<Holding>,
-    /// When the last line about it was written.
-    told: Option<Duration>,
-    /// Whether that line says that it holds.
-    said: bool,
-    /// How often it came again since, without a line.
-    untold: u64,
-    /// It comes and goes: its end is told once it has stayed away for as long as a reminder takes.
-    flaps: bool,
-    /// When it was last over, and the sentence that held then.
-    left: Duration,
-    last: String,
+struct Entry {
+    active: Option<Active>,
+    /// When the last log line about it was written.
+    logged_at: Option<Duration>,
+    /// Whether that line says that the condition is active.
+    logged_active: bool,
+    /// How often it was raised again without a log line since then.
+    unlogged: u64,
+    /// It comes and goes. Its end is then logged only once it has stayed away for a whole reminder interval.
+    flapping: bool,
+    /// When it last ended, and its sentence at that time.
+    ended_at: Duration,
+    last_sentence: String,
 }
 
-struct Holding {
+struct Active {
     since: Duration,
     sentence: String,
     advice: String,
 }
 
 impl Conditions {
-    /// A list that reads how late it is from `clock`, for tests of what an hour brings.
+    /// A list with its own clock, for tests.
     pub fn with_clock(clock: impl Fn() -> Duration + Send + Sync + 'static) -> Self {
-        Self(Arc::new(List { known: Mutex::default(), clock: Box::new(clock) }))
+        Self(Arc::new(List { entries: Mutex::default(), clock: Box::new(clock) }))
     }
 
-    /// The condition holds: `sentence` says what is wrong, without secrets.
+    /// Raises a condition, or updates its sentence. `sentence` says what is wrong, without secrets.
     pub fn raise(&self, kind: Kind, sentence: impl Into<String>) {
         self.raise_advising(kind, sentence, kind.advice());
     }
 
-    /// The same, where this fault needs other advice than most of its kind.
+    /// The same, with advice for this particular fault.
     pub fn raise_advising(&self, kind: Kind, sentence: impl Into<String>, advice: impl Into<String>) {
-        // A fault may quote an address, in another program's words.
+        // A fault may quote another program's message with an address in it.
         let (sentence, advice, now) = (redact::text(&sentence.into()), redact::text(&advice.into()), (self.0.clock)());
-        let mut known = self.lock();
-        let known = known.entry(kind).or_default();
-        match &mut known.holds {
-            Some(holding) => (holding.sentence, holding.advice) = (sentence, advice),
+        let mut entries = self.lock();
+        let entry = entries.entry(kind).or_default();
+        match &mut entry.active {
+            Some(active) => (active.sentence, active.advice) = (sentence, advice),
             None => {
-                known.holds = Some(Holding { since: now, sentence, advice });
-                known.untold += 1;
+                entry.active = Some(Active { since: now, sentence, advice });
+                entry.unlogged += 1;
             }
         }
-        known.tell_what_is_due(kind, now);
+        entry.log_if_due(kind, now);
     }
 
-    /// The condition holds no longer, if it did.
+    /// Clears a condition, if it is active.
     pub fn clear(&self, kind: Kind) {
         let now = (self.0.clock)();
-        let mut known = self.lock();
-        let Some(known) = known.get_mut(&kind) else { return };
-        let Some(holding) = known.holds.take() else { return };
-        (known.left, known.last) = (now, holding.sentence);
-        if known.said && !known.flaps {
-            known.tell_end(kind, now.saturating_sub(holding.since), now);
+        let mut entries = self.lock();
+        let Some(entry) = entries.get_mut(&kind) else { return };
+        let Some(active) = entry.active.take() else { return };
+        (entry.ended_at, entry.last_sentence) = (now, active.sentence);
+        if entry.logged_active && !entry.flapping {
+            entry.log_end(kind, now.saturating_sub(active.since), now);
         }
     }
 
-    /// Raises it with this sentence, or clears it.
+    /// Raises the condition with this sentence, or clears it.
     pub fn set(&self, kind: Kind, sentence: Option<String>) {
         match sentence {
             Some(sentence) => self.raise(kind, sentence),
@@ -254,22 +255,23 @@ impl Conditions {
         }
     }
 
-    /// What holds now, the gravest first and among equals the newest. Call it often: it also writes the reminders that are due.
+    /// The active conditions, the most severe first, and the newest first among equals. Call it often, because it also writes
+    /// the reminders that are due.
     pub fn list(&self, now: Now) -> Vec<Condition> {
         let ticks = (self.0.clock)();
-        let mut known = self.lock();
+        let mut entries = self.lock();
         let mut list = Vec::new();
-        for (kind, known) in &mut *known {
-            known.tell_what_is_due(*kind, ticks);
-            if let Some(holding) = &known.holds {
+        for (kind, entry) in &mut *entries {
+            entry.log_if_due(*kind, ticks);
+            if let Some(active) = &entry.active {
                 list.push((
-                    holding.since,
+                    active.since,
                     Condition {
                         name: kind.name().to_owned(),
-                        since: timestamp(now.trusted.saturating_sub(ticks.saturating_sub(holding.since))),
+                        since: timestamp(now.trusted.saturating_sub(ticks.saturating_sub(active.since))),
                         severity: kind.severity(),
-                        sentence: holding.sentence.clone(),
-                        advice: holding.advice.clone(),
+                        sentence: active.sentence.clone(),
+                        advice: active.advice.clone(),
                     },
                 ));
             }
@@ -279,8 +281,8 @@ impl Conditions {
     }
 
     /// Every change leaves a whole map behind, so a panic elsewhere does not spoil it.
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Kind, Known>> {
-        self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Kind, Entry>> {
+        self.0.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -294,31 +296,37 @@ impl Default for Conditions {
     }
 }
 
-impl Known {
-    /// Writes the line that is due: that it holds, at once or as a reminder, or that it has stayed away.
-    fn tell_what_is_due(&mut self, kind: Kind, now: Duration) {
-        let due = self.told.is_none_or(|told| now.saturating_sub(told) >= REMIND_EVERY);
-        match &self.holds {
-            Some(holding) if due => {
-                // The first time is no recurrence.
-                let again = self.untold.saturating_sub(u64::from(self.told.is_none() || !self.said));
-                log(kind, holding, again);
-                self.flaps = again > 0;
-                (self.told, self.said, self.untold) = (Some(now), true, 0);
+impl Entry {
+    /// Writes the log line that is due: that the condition is active, or that it has ended for good.
+    fn log_if_due(&mut self, kind: Kind, now: Duration) {
+        let due = self.logged_at.is_none_or(|at| now.saturating_sub(at) >= REMIND_EVERY);
+        match &self.active {
+            Some(active) if due => {
+                // The first time is not a recurrence.
+                let again = self.unlogged.saturating_sub(u64::from(self.logged_at.is_none() || !self.logged_active));
+                log(kind, active, again);
+                self.flapping = again > 0;
+                (self.logged_at, self.logged_active, self.unlogged) = (Some(now), true, 0);
             }
-            None if self.said && now.saturating_sub(self.left) >= REMIND_EVERY => self.tell_end(kind, Duration::ZERO, now),
+            None if self.logged_active && now.saturating_sub(self.ended_at) >= REMIND_EVERY => self.log_end(kind, Duration::ZERO, now),
             _ => {}
         }
     }
 
-    fn tell_end(&mut self, kind: Kind, lasted: Duration, now: Duration) {
-        tracing::info!(condition = kind.name(), lasted_s = lasted.as_secs(), again = self.untold, "condition over: {}", self.last);
-        (self.told, self.said, self.untold, self.flaps) = (Some(now), false, 0, false);
+    fn log_end(&mut self, kind: Kind, lasted: Duration, now: Duration) {
+        tracing::info!(
+            condition = kind.name(),
+            lasted_s = lasted.as_secs(),
+            again = self.unlogged,
+            "condition over: {}",
+            self.last_sentence
+        );
+        (self.logged_at, self.logged_active, self.unlogged, self.flapping) = (Some(now), false, 0, false);
     }
 }
 
-fn log(kind: Kind, holding: &Holding, again: u64) {
-    let Holding { sentence, advice, .. } = holding;
+fn log(kind: Kind, active: &Active, again: u64) {
+    let Active { sentence, advice, .. } = active;
     match (kind.severity(), again) {
         (Severity::Warning, 0) => tracing::warn!(condition = kind.name(), advice, "{sentence}"),
         (Severity::Warning, _) => tracing::warn!(condition = kind.name(), again, advice, "{sentence}"),
@@ -329,8 +337,8 @@ fn log(kind: Kind, holding: &Holding, again: u64) {
 
 impl fmt::Debug for Conditions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let known = self.lock();
-        f.debug_set().entries(known.iter().filter(|(_, known)| known.holds.is_some()).map(|(kind, _)| kind.name())).finish()
+        let entries = self.lock();
+        f.debug_set().entries(entries.iter().filter(|(_, entry)| entry.active.is_some()).map(|(kind, _)| kind.name())).finish()
     }
 }
 

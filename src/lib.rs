@@ -1,15 +1,31 @@
 //! The Care agent: switches a camera's cloud upload with its plan, at once.
 //!
-//! A pure [engine](care_engine) in the middle, thin shells around it. A document comes in through [`link`], is judged by the
-//! engine, and opens or closes the gate of [`upload`]; frames come out of [`media`] and meet the plan only at that
-//! gate. [`agent`] feeds events to the engine and carries out its effects, in order.
+//! A pure engine in the middle, thin shells around it. The engine is the crate [`care_engine`], which knows no socket, file
+//! or clock; the formats that it shares with the cloud are the crate [`care_protocol`].
+//!
+//! A signed document comes in through [`link`]. The engine judges it, and opens or closes the gate of [`upload`]. Frames come
+//! out of [`media`] and meet the plan only at that gate. [`agent`] feeds events to the engine and carries out its effects, in
+//! order.
+//!
+//! | module | task |
+//! |---|---|
+//! | [`cli`], [`config`] | the commands; the configuration file, parsed and checked |
+//! | [`agent`] | the control thread: wiring, events, effects, reload, shutdown |
+//! | [`link`] | MQTT: session, acknowledgements, outbox |
+//! | [`upload`] | the gate, transfers, grants, the spool in memory and on flash |
+//! | [`media`] | the camera: source, clips, motion, recording to the card |
+//! | [`store`] | the record in two checksummed slots |
+//! | [`tls`], [`http`], [`clock`] | TLS and HTTPS on trusted time |
+//! | [`status`], [`conditions`], [`logging`], [`redact`] | what people see, without secrets |
+//! | [`systemd`] | readiness and watchdog |
 //!
 //! | thread | what runs on it |
 //! |---|---|
-//! | control | link, engine, the cut: nothing slow |
+//! | control | link, engine, cuts: nothing slow |
 //! | store | `fdatasync`, which can take seconds on worn flash |
-//! | uploads | grants and PUTs, on a runtime of its own; or the socket of a vendor's uploader |
-//! | flash | clips put on flash, unlinked from it |
+//! | uploads | grants and PUTs on a runtime of its own, or the socket of a vendor's uploader |
+//! | flash | writes clips to flash and unlinks them |
+//! | status | the status page |
 //! | GStreamer's | capture, motion, clips |
 #![deny(unsafe_code)]
 

@@ -1,5 +1,5 @@
-//! Where log events go: to the journal under systemd, with their fields; to standard error otherwise, coloured on a terminal.
-//! `CARE_LOG` says how much: `debug`, or by module, `info,kasa_care_agent::link=trace`.
+//! Sends log events to the journal under systemd, with their fields, and to standard error otherwise, coloured on a terminal.
+//! `CARE_LOG` sets the level: `debug`, or by module, `info,kasa_care_agent::link=trace`.
 
 mod filter;
 mod recent;
@@ -23,7 +23,7 @@ use tracing_subscriber::{
 
 use crate::redact;
 
-/// Sends log events that pass `filter` on their way, once per process.
+/// Starts logging events that pass `filter`. Call it once per process.
 pub fn start(filter: Targets) {
     let registry = tracing_subscriber::registry().with(filter).with(recent::Keeper);
     let journal = if under_journal() { tracing_journald::layer().ok() } else { None };
@@ -39,7 +39,7 @@ pub fn start(filter: Targets) {
     }
 }
 
-/// One field of a line. Libraries may log addresses that the agent has never seen as a text.
+/// Formats one field, redacted: a library may log an address that the agent has not redacted itself.
 fn field_without_secrets(writer: &mut Writer<'_>, name: &str, value: &dyn std::fmt::Debug) -> std::fmt::Result {
     let value = redact::text(&format!("{value:?}"));
     match name {
@@ -48,8 +48,8 @@ fn field_without_secrets(writer: &mut Writer<'_>, name: &str, value: &dyn std::f
     }
 }
 
-/// systemd names the device and inode of the journal's stream. Only if standard error is still that stream does the journal
-/// hear us anyway, and better directly.
+/// Whether standard error is the journal's stream. systemd names the device and inode of that stream; if it is, log to the
+/// journal directly, which keeps the fields.
 fn under_journal() -> bool {
     let Some(stream) = env::var_os("JOURNAL_STREAM") else { return false };
     let Ok(stat) = rustix::fs::fstat(io::stderr()) else { return false };

@@ -1,5 +1,5 @@
-//! Who may change a file that says whom this device believes: root and the agent's user, and nobody else. Whoever can write
-//! the configuration with its root keys, or a CA file, can give himself any plan.
+//! Checks that only root and the agent's user can change the files that decide what this device trusts. Anyone who can write
+//! the configuration, with its root keys, or a CA file could grant themselves any plan.
 
 use std::{
     fs::{self, Metadata},
@@ -7,13 +7,13 @@ use std::{
     path::Path,
 };
 
-/// The user that the packages make for the agent. `check-config` is run by root, who must judge as the agent does.
+/// The user that the packages create for the agent. Root runs `check-config` and must judge as the agent does.
 const AGENT: &str = "kasa-care-agent";
 const OTHERS_MAY_WRITE: u32 = 0o022;
 const STICKY: u32 = 0o1000;
 
-/// What lets others change this file, and the remedy, if anything does. `metadata` is the open file's, so that it cannot be
-/// exchanged in between.
+/// How others could change this file, and the remedy, if they could. `metadata` is that of the open file, so that the file
+/// cannot be replaced between check and use.
 pub fn fault(path: &Path, metadata: &Metadata) -> Option<(String, String)> {
     let (mode, owner) = (metadata.mode() & 0o7777, metadata.uid());
     let path = path.display();
@@ -28,8 +28,8 @@ pub fn fault(path: &Path, metadata: &Metadata) -> Option<(String, String)> {
     None
 }
 
-/// What lets others exchange the files in the directory of `path`, and the remedy, if anything does. A file that they put
-/// there is theirs and so refused: this is worth a warning, and no more.
+/// How others could replace files in the directory of `path`, and the remedy, if they could. This is only a warning: a file
+/// that they put there belongs to them and is refused.
 pub fn directory_fault(path: &Path) -> Option<(String, String)> {
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let metadata = fs::metadata(dir).ok()?;

@@ -1,13 +1,13 @@
-//! What may be shown of an address or of somebody else's words: the one place that takes passwords, tokens and signatures
-//! out, for the status, the log, conditions, the support archive and the faults of a configuration.
+//! Removes passwords, tokens and signatures from addresses and from other programs' messages. The status, the log, conditions,
+//! the support archive and configuration faults all use it.
 //!
-//! Passwords reach a URL unencoded: `rtsp://admin:hunter2/secret@camera/live` has a `/` where RFC 3986 ends the host. What
-//! can be read in two ways is hidden in both, so that a URL may lose more than its secret, and never less.
+//! People write passwords unencoded: `rtsp://admin:hunter2/secret@camera/live` has a `/` where RFC 3986 ends the host. A URL
+//! that can be read in two ways is redacted for both, so that it may lose more than its secret but never less.
 
 use std::fmt;
 
-/// What stands where something was taken out.
-const GONE: &str = "…";
+/// The placeholder for what was removed.
+const REDACTED: &str = "…";
 
 /// A text that may hold a password, such as a stream's URL or a GStreamer description. It cannot be formatted by accident:
 /// `Display` and `Debug` show what [`value`] leaves of it.
@@ -15,12 +15,12 @@ const GONE: &str = "…";
 pub struct Secret(String);
 
 impl Secret {
-    /// The text itself, for whoever has to use it.
+    /// The secret itself. Never log or show it.
     pub fn expose(&self) -> &str {
         &self.0
     }
 
-    /// Another program's words about this text, without any part of its secrets of four characters or more.
+    /// Removes from a message about this text every part of its secrets of four characters or more.
     pub fn hide_in(&self, words: &str) -> String {
         let mut secrets = secrets_of(&self.0);
         secrets.extend(secrets.iter().map(|secret| decoded(secret)).collect::<Vec<_>>());
@@ -46,18 +46,18 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// One value that is a URL and nothing else: scheme, host, port and path. Of anything else nothing is shown.
+/// Redacts a value that should be a URL and nothing else: keeps scheme, host, port and path. Anything else is hidden.
 pub fn value(value: &str) -> String {
     match value.split_once("://") {
         Some((scheme, rest)) if is_scheme(scheme) => format!("{scheme}://{}", shown(scheme, rest)),
-        _ => GONE.to_owned(),
+        _ => REDACTED.to_owned(),
     }
 }
 
-/// Any text, with the secrets of the URLs in it hidden, those of `password=…` and its kind, and signed tokens.
+/// Redacts any text: secrets in URLs, values of `password=…` and similar names, and signed tokens.
 ///
-/// Where a URL ends is not always to be known: a password may hold spaces. Up to the line's last `@` everything is taken to
-/// belong to it.
+/// The end of a URL is not always clear, since a password may contain spaces. Everything up to the last `@` of the line counts
+/// as part of it.
 pub fn text(text: &str) -> String {
     if !["://", "@", "=", "eyJ", ": "].iter().any(|mark| text.contains(mark)) {
         return text.to_owned();
@@ -66,14 +66,14 @@ pub fn text(text: &str) -> String {
 }
 
 fn line(line: &str) -> String {
-    // First, because a password may look like a URL, or hold one.
+    // First, because a password may look like a URL or contain one.
     let line = without_assignments(line);
     let mut safe = String::with_capacity(line.len());
     let mut rest = line.as_str();
     while let Some((start, body)) = next_url(rest) {
         safe.push_str(&words(&rest[..start]));
         let url = &rest[body..];
-        // Another URL begins anew behind a space and a delimiter. Without a space it may be part of this one's password or query.
+        // Another URL begins after a space and a delimiter. Without a space it may be part of this URL's password or query.
         let another = |before: &str| before.ends_with(BEFORE_A_URL) && before.contains(char::is_whitespace);
         let end = next_url(url).filter(|(start, _)| another(&url[..*start])).map_or(url.len(), |(start, _)| start);
         let at = url[..end].rfind('@').map_or(0, |at| at + 1);
@@ -87,16 +87,16 @@ fn line(line: &str) -> String {
     safe
 }
 
-/// What stands before a URL within a sentence, and what after it that is no part of it.
+/// Delimiters before a URL in a sentence, and punctuation after it that is not part of it.
 const BEFORE_A_URL: [char; 7] = [' ', '\t', '"', '\'', '(', ',', '='];
 const AFTER_A_URL: [char; 9] = ['"', '\'', ')', ',', ';', ':', '.', '>', '\\'];
 
-/// How many bytes of punctuation stand behind a URL. More than a sentence needs may be a password's end.
+/// How many bytes of punctuation follow a URL. More than a sentence needs may be the end of a password.
 fn trailing_marks(url: &str) -> usize {
     (url.len() - url.trim_end_matches(AFTER_A_URL).len()).min(SHORTEST - 1)
 }
 
-/// Where the next URL begins, and where what follows its `://` does.
+/// Where the next URL begins, and where the part after its `://` begins.
 fn next_url(text: &str) -> Option<(usize, usize)> {
     let mut from = 0;
     while let Some(found) = text[from..].find("://") {
@@ -110,7 +110,7 @@ fn next_url(text: &str) -> Option<(usize, usize)> {
     None
 }
 
-/// The characters of one kind that a text ends with.
+/// The longest suffix of characters of one kind.
 fn last_run(text: &str, kind: impl Fn(char) -> bool) -> &str {
     &text[text.trim_end_matches(kind).len()..]
 }
@@ -119,33 +119,33 @@ fn is_scheme(text: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_alphabetic()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b))
 }
 
-/// What may be shown of a URL behind its `://`.
+/// Redacts a URL, given without its scheme and `://`.
 fn shown(scheme: &str, url: &str) -> String {
     let (credentials, rest) = match url.rsplit_once('@') {
         None => ("", url),
         Some((before, after)) if may_be_credentials(before) => ("…@", after),
-        // The last @ may stand in a query, behind a secret or within one.
-        Some(_) => return GONE.to_owned(),
+        // The last @ may be in a query, after a secret or within one.
+        Some(_) => return REDACTED.to_owned(),
     };
     let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
     if !(is_authority(authority) || authority.is_empty() && credentials.is_empty() && scheme == "file") {
-        return GONE.to_owned();
+        return REDACTED.to_owned();
     }
     let (path, query) = path.split_at(path.find(['?', '#']).unwrap_or(path.len()));
     // Some cameras take the password as /user=admin&password=…
     let path = if path.contains(['=', '&', ':', ';']) || path.contains("%3") { "/…" } else { path };
-    let query = query.chars().next().map_or_else(String::new, |mark| format!("{mark}{GONE}"));
+    let query = query.chars().next().map_or_else(String::new, |mark| format!("{mark}{REDACTED}"));
     format!("{credentials}{authority}{path}{query}")
 }
 
-/// Whether what stands before the last `@` is surely a user and a password, or holds no secret if it is not.
+/// Whether the part before the last `@` is certainly a user and password, or else holds no secret.
 fn may_be_credentials(before: &str) -> bool {
     let Some(end) = before.find(['/', '?', '#']) else { return true };
     let (authority, rest) = before.split_at(end);
     if rest.contains('=') {
         return false;
     }
-    // What has a ? or # may be a host with a query, unless it cannot be a host.
+    // With a ? or # it may be a host with a query, unless it cannot be a host.
     !rest.contains(['?', '#']) || !authority.contains('@') && !is_authority(authority)
 }
 
@@ -164,7 +164,7 @@ fn is_authority(text: &str) -> bool {
     !host.is_empty() && host.chars().all(host_char) && port_is_one
 }
 
-/// How names of secrets end, in lower case.
+/// Suffixes of names that denote secrets, in lower case.
 const NAMES: [&str; 13] = [
     "password",
     "passwd",
@@ -181,7 +181,7 @@ const NAMES: [&str; 13] = [
     "api_key",
 ];
 
-/// Words between URLs.
+/// Redacts text between URLs.
 fn words(text: &str) -> String {
     without_userinfo(&without_tokens(text))
 }
@@ -192,22 +192,22 @@ fn without_tokens(text: &str) -> String {
     let mut rest = text;
     while let Some(at) = rest.find("eyJ") {
         safe.push_str(&rest[..at]);
-        safe.push_str(GONE);
+        safe.push_str(REDACTED);
         let token = &rest[at..];
         rest = &token[token.find(|c: char| !(c.is_ascii_alphanumeric() || "-_.=+/".contains(c))).unwrap_or(token.len())..];
     }
     safe + rest
 }
 
-/// `admin:hunter2@camera` where no scheme stands before it.
+/// Redacts `admin:hunter2@camera` without a scheme before it.
 fn without_userinfo(text: &str) -> String {
     let word = |word: &str| match word.rfind('@') {
         Some(at) if word[..at].contains(':') => {
             let opening = word.len() - word.trim_start_matches(BEFORE_A_URL).len();
             let tail = &word[at + 1..];
-            // As in a URL: behind a query everything may be its secret.
+            // As in a URL: everything after a query may be secret.
             let tail = tail.split_at(tail.find(['?', '#']).unwrap_or(tail.len())).0;
-            format!("{}{GONE}@{tail}", &word[..opening])
+            format!("{}{REDACTED}@{tail}", &word[..opening])
         }
         _ => word.to_owned(),
     };
@@ -239,14 +239,14 @@ fn without_assignments(text: &str) -> String {
         let end = if is_colon && name.ends_with("authorization") { value.len() } else { end_of_value(value) };
         if end > 0 {
             safe.push_str(&after[..space]);
-            safe.push_str(GONE);
+            safe.push_str(REDACTED);
             rest = &value[end..];
         }
     }
     safe + rest
 }
 
-/// Where a value ends: behind its closing quote, or before the next space.
+/// Where a value ends: after its closing quote, or before the next space.
 fn end_of_value(value: &str) -> usize {
     let Some(quote) = value.chars().next().filter(|c| ['"', '\''].contains(c)) else {
         return value.find(char::is_whitespace).unwrap_or(value.len());
@@ -263,7 +263,7 @@ fn end_of_value(value: &str) -> usize {
     value.len()
 }
 
-/// Every part of a URL, or of a GStreamer description with URLs and properties, that must not be shown.
+/// Every secret part of a URL, or of a GStreamer description with URLs and properties.
 fn secrets_of(text: &str) -> Vec<String> {
     let mut secrets = Vec::new();
     match text.split_once("://") {
@@ -298,7 +298,7 @@ fn secrets_of(text: &str) -> Vec<String> {
     secrets
 }
 
-/// Shorter parts of a secret say nothing.
+/// Shorter parts of a secret reveal nothing.
 const SHORTEST: usize = 4;
 
 /// Percent-encoded bytes as the characters they stand for.
@@ -321,7 +321,7 @@ fn decoded(text: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// Replaces everything that a secret has in common with the words, from four characters on.
+/// Replaces every common substring of a secret and the message that has four or more characters.
 fn without_parts_of(words: &str, secrets: &[String]) -> String {
     let chars: Vec<char> = words.chars().collect();
     let mut hidden = vec![false; chars.len()];
@@ -337,7 +337,7 @@ fn without_parts_of(words: &str, secrets: &[String]) -> String {
     for (at, c) in chars.iter().enumerate() {
         match hidden[at] {
             false => safe.push(*c),
-            true if at == 0 || !hidden[at - 1] => safe.push_str(GONE),
+            true if at == 0 || !hidden[at - 1] => safe.push_str(REDACTED),
             true => {}
         }
     }

@@ -1,6 +1,6 @@
-//! Readiness and the watchdog, as systemd's notify protocol has them (sd_notify(3)). The control loop calls this after each
-//! turn: a loop that stalls stops saying it is alive, a camera that is merely offline does not. Nothing here ever blocks,
-//! and without systemd nothing happens.
+//! Readiness and watchdog over systemd's notify protocol (sd_notify(3)). The control loop calls this on each iteration, so a
+//! loop that stalls misses the watchdog, and a camera that is only offline does not. Nothing here blocks, and without systemd
+//! nothing happens.
 
 use std::{
     env,
@@ -18,7 +18,7 @@ use std::{
 
 use sd_notify::NotifyState;
 
-/// The line to systemd.
+/// The connection to systemd.
 #[derive(Debug)]
 pub struct Notifier {
     socket: Option<UnixDatagram>,
@@ -28,12 +28,12 @@ pub struct Notifier {
 }
 
 impl Notifier {
-    /// The line that the service's environment names, if it names one.
+    /// Connects to the socket in the environment, if there is one.
     pub fn from_env() -> Self {
         let socket = env::var_os("NOTIFY_SOCKET").and_then(|name| match connect(&name) {
             Ok(socket) => Some(socket),
             Err(error) => {
-                tracing::warn!(socket = %name.to_string_lossy(), %error, "systemd cannot be told anything");
+                tracing::warn!(socket = %name.to_string_lossy(), %error, "cannot connect to systemd's notify socket");
                 None
             }
         });
@@ -44,17 +44,17 @@ impl Notifier {
         Self { socket, watchdog, last_alive: None, last_status: String::new() }
     }
 
-    /// How often the control loop must turn at least, so that [`Notifier::alive`] is in time; `None` without a watchdog.
+    /// How often the control loop must call [`Notifier::alive`]; `None` without a watchdog.
     pub fn tick_interval(&self) -> Option<Duration> {
         self.watchdog.map(|timeout| timeout / 4)
     }
 
-    /// The agent is up: the gate is closed or under its record, and the control loop turns.
+    /// Reports that the agent is up: the gate follows the record, and the control loop runs.
     pub fn ready(&mut self) {
         self.send(&[NotifyState::Ready]);
     }
 
-    /// The control loop has made a turn. Call it from there and from nowhere else, as often as you like.
+    /// Reports that the control loop is running. Call it from there only, as often as you like.
     pub fn alive(&mut self) {
         let Some(every) = self.tick_interval() else { return };
         if self.last_alive.is_none_or(|last| last.elapsed() >= every / 2) {
@@ -63,7 +63,7 @@ impl Notifier {
         }
     }
 
-    /// One line for `systemctl status`; sent only when it changes.
+    /// Sets the line of `systemctl status`. It is sent only when it changes.
     pub fn status(&mut self, line: &str) {
         if line != self.last_status {
             line.clone_into(&mut self.last_status);
@@ -72,30 +72,30 @@ impl Notifier {
         }
     }
 
-    /// SIGHUP is being carried out; call [`Notifier::ready`] when it is done.
+    /// Reports that a reload has begun. Call [`Notifier::ready`] when it is done.
     pub fn reloading(&mut self) {
-        // Not sd-notify's own: where time_t has 32 bits it multiplies in them, and overflows after 36 minutes of uptime.
+        // sd-notify's own function multiplies in time_t, which overflows after 36 minutes of uptime where that has 32 bits.
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
         let microseconds = i128::from(now.tv_sec) * 1_000_000 + i128::from(now.tv_nsec) / 1_000;
         self.send(&[NotifyState::Reloading, NotifyState::MonotonicUsec(microseconds)]);
     }
 
-    /// SIGTERM is being carried out.
+    /// Reports that the agent is stopping.
     pub fn stopping(&mut self) {
         self.send(&[NotifyState::Stopping]);
     }
 
-    /// A full socket means that systemd is not reading: to wait for it would be to stall with it.
+    /// Sends without waiting: a full socket means that systemd is not reading, and the agent must not stall with it.
     fn send(&self, states: &[NotifyState]) {
         let Some(socket) = &self.socket else { return };
         let message: String = states.iter().map(|state| format!("{state}\n")).collect();
         if let Err(error) = socket.send(message.as_bytes()) {
-            tracing::debug!(%error, message = message.trim_end(), "systemd did not take a message");
+            tracing::debug!(%error, message = message.trim_end(), "systemd did not accept a message");
         }
     }
 }
 
-/// A path, or with `@` a name in the abstract namespace.
+/// Connects to a path, or with `@` to a name in the abstract namespace.
 fn connect(name: &OsStr) -> io::Result<UnixDatagram> {
     let address = match name.as_bytes() {
         [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn systemd_hears_what_is_said() {
+    fn states_are_sent_to_systemd() {
         let (mut notifier, systemd) = pair(None);
         notifier.ready();
         assert_eq!(heard(&systemd).as_deref(), Some("READY=1\n"));
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn the_watchdog_hears_only_turns_and_not_every_one() {
+    fn the_watchdog_message_is_sent_for_alive_only_and_not_each_time() {
         let (mut notifier, systemd) = pair(Some(Duration::from_secs(30)));
         assert_eq!(heard(&systemd), None);
         notifier.alive();
@@ -150,14 +150,14 @@ mod tests {
     }
 
     #[test]
-    fn without_a_watchdog_nothing_is_said() {
+    fn without_a_watchdog_no_watchdog_message_is_sent() {
         let (mut notifier, systemd) = pair(None);
         notifier.alive();
         assert_eq!(heard(&systemd), None);
     }
 
     #[test]
-    fn a_systemd_that_does_not_read_stops_nobody() {
+    fn a_systemd_that_does_not_read_does_not_block_the_agent() {
         let (mut notifier, _systemd) = pair(None);
         for turn in 0..10_000 {
             notifier.status(&turn.to_string());
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn both_kinds_of_address_are_reached() {
+    fn path_and_abstract_addresses_both_work() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("notify");
         let systemd = UnixDatagram::bind(&path).unwrap();

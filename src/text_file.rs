@@ -1,15 +1,15 @@
-//! Text files that people and other systems have written: configuration, PEM, tokens. A byte order mark is read over, and
-//! what is no UTF-8 text is named as what it is, so that nobody has to find out why an intact file "holds nothing".
+//! Reads text files that people and other systems write: configuration, PEM, tokens. It skips a byte order mark, and reports
+//! UTF-16 and binary files as such instead of as empty.
 
 use std::str;
 
-/// As programs write it that think a text file needs one.
+/// The byte order mark that some programs put before UTF-8 text.
 pub const BYTE_ORDER_MARK: char = '\u{feff}';
 
-/// What these bytes are, if they are surely no UTF-8 or ASCII text.
+/// What these bytes are, if they are certainly not UTF-8 or ASCII text.
 pub fn not_text(bytes: &[u8]) -> Option<&'static str> {
     match bytes {
-        // With a mark; or ASCII without one.
+        // With a byte order mark, or ASCII without one.
         [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, 1..=0x7f, 0, 1..=0x7f, ..] | [1..=0x7f, 0, 1..=0x7f, 0, ..] => {
             Some("it is UTF-16: save it as UTF-8")
         }
@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mark_is_read_over_and_other_encodings_are_named() {
+    fn a_byte_order_mark_is_skipped_and_other_encodings_are_named() {
         assert_eq!(read("\u{feff}[device]".as_bytes()), Ok("[device]"));
         assert_eq!(read(b""), Ok(""));
         let wide: Vec<u8> = "[device]".encode_utf16().flat_map(u16::to_le_bytes).collect();

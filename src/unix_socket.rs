@@ -1,5 +1,5 @@
-//! A unix socket with a name: made so that nobody who may not can ever connect, and in place of what an agent that was
-//! killed has left behind. What somebody listens on, or a file of another kind, is not replaced.
+//! Listens on a unix socket path. The socket has its mode before it appears, so that nobody without permission can ever
+//! connect. It replaces a socket that a killed agent left behind, but not one in use, nor another kind of file.
 
 use std::{
     fs,
@@ -14,10 +14,10 @@ use std::{
 use rustix::fs::Mode;
 use socket2::{Domain, SockAddr, Socket, Type};
 
-/// Listens at `path`, which has this mode (connecting needs the right to write). The listener does not block.
+/// Listens at `path` with this mode (connecting needs write permission). The listener is nonblocking.
 ///
 /// # Errors
-/// What is there is in use or no socket, or the system refuses.
+/// The path is in use, is not a socket, or cannot be created.
 pub fn listen(path: &Path, mode: u32) -> io::Result<UnixListener> {
     match fs::symlink_metadata(path) {
         Ok(found) if !found.file_type().is_socket() => {
@@ -28,7 +28,7 @@ pub fn listen(path: &Path, mode: u32) -> io::Result<UnixListener> {
         Err(_) => {}
     }
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    // Set before the name appears; the umask may still take away from it, so it is set again afterwards.
+    // Set the mode before the path appears; the umask may still remove bits, so set it again afterwards.
     rustix::fs::fchmod(&socket, Mode::from_raw_mode(mode))?;
     socket.bind(&SockAddr::unix(path)?)?;
     fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
@@ -37,7 +37,7 @@ pub fn listen(path: &Path, mode: u32) -> io::Result<UnixListener> {
     Ok(socket.into())
 }
 
-/// Which file has this name, if any: whoever listens sees by it whether the name still leads to them.
+/// Device and inode of the file at `path`. A listener compares them to check that the path still leads to it.
 pub fn identity(path: &Path) -> Option<(u64, u64)> {
     fs::symlink_metadata(path).ok().map(|found| (found.dev(), found.ino()))
 }

@@ -1,5 +1,5 @@
-//! What is wrong by the engine's own picture and by the files that the agent was configured with, as conditions. What belongs
-//! to the link, the uploads and the camera is raised where it happens.
+//! Raises and clears the conditions that follow from the engine's view and from the certificate files. The link, the uploads
+//! and the camera raise their own.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,31 +20,32 @@ use crate::{
     tls,
 };
 
-/// Paid media that waits for less than this is a connection being made, no condition.
+/// Paid media that waits for less than this is not a condition: a connection is being made.
 const HELD_LASTS: Duration = Duration::from_secs(30);
-/// A write that takes longer than this is one: flash that answers no more does not even fail.
+/// A write that takes longer than this is a condition. Flash that has stopped responding does not even fail.
 const WRITE_LASTS: Duration = Duration::from_secs(10);
-/// Clips that were refused are tried again every fifteen minutes: without another refusal for longer the cloud has come round.
+/// Refused clips are tried again every fifteen minutes, so a longer time without a refusal means that the cloud grants again.
 const REFUSAL_LASTS: Duration = Duration::from_secs(20 * 60);
-/// Certificates that end within this are a condition.
+/// Our certificates and authorities are a condition once they expire within this.
 const ENDS_SOON: Duration = Duration::from_secs(14 * 86_400);
-/// A server's certificate may live for days and be renewed by itself; within this of its end it has not been.
+/// The same for a server's certificate. It may be valid for days only and be renewed automatically, but not this late.
 const SERVER_ENDS_SOON: Duration = Duration::from_secs(2 * 86_400);
 
-/// What has to be remembered to tell what lasts from what passes. Times are BOOTTIME.
+/// Derives conditions from the engine's view. It keeps what is needed to tell a lasting fault from a passing one. Times are
+/// BOOTTIME.
 pub(super) struct ConditionMonitor {
     conditions: Conditions,
     broker: String,
     held_since: Option<Duration>,
     unwritten_since: Option<Duration>,
     refused: Option<Refusal>,
-    /// What ends when, since 1970: certificates of this device and of the authorities that it trusts.
+    /// When this device's certificates and its authorities expire, since 1970: file, description, end.
     ends: Vec<(PathBuf, &'static str, Duration)>,
-    /// The same for the certificates that servers have shown, by whose they are.
+    /// When the certificates that servers have shown expire: whose, with peer and end.
     servers: BTreeMap<&'static str, (String, Duration)>,
 }
 
-/// The newest grant that was refused.
+/// The newest refusal of a grant.
 struct Refusal {
     at: Duration,
     in_force: Position,
@@ -60,11 +61,11 @@ impl ConditionMonitor {
         monitor
     }
 
-    /// The certificates that `config` names are in use from now on.
+    /// Reads the certificates that `config` names, which are in use from now on.
     pub(super) fn read_certificates(&mut self, config: &Config) {
         self.broker = config.broker.endpoint.authority();
         let files = || config.broker.tls.iter().chain(&config.cloud.tls);
-        // They were read a moment ago, or the agent would not be here.
+        // TLS was just set up from these files, so they can be read.
         let own = files().filter_map(|files| Some((&files.client_cert, tls::expires(&files.client_cert).ok()?, "the device certificate")));
         let store = config.store.iter().filter_map(|store| match &store.ca {
             tls::StoreCa::File(ca) => Some(ca),
@@ -78,14 +79,14 @@ impl ConditionMonitor {
         self.ends.dedup();
     }
 
-    /// Raises what holds in this picture and clears what does not.
+    /// Updates all conditions that follow from `view`.
     pub(super) fn update(&mut self, view: &View, store_fault: Option<&str>, now: Now) {
-        let lost = view.state_lost.then(|| "the state could not be read: nothing leaves until the API has answered".to_owned());
+        let lost = view.state_lost.then(|| "the state could not be read: nothing is uploaded until the API has answered".to_owned());
         self.conditions.set(Kind::StateLost, lost);
         let unwritten = self.unwritten(view, store_fault, now);
         self.conditions.set(Kind::StateNotWritten, unwritten);
         let ended = (view.lease_left == Some(Duration::ZERO)).then(|| {
-            format!("the lease of document {} has ended without news from the cloud: only what Free allows leaves", view.position)
+            format!("the lease of document {} has ended without news from the cloud: only what Free allows is uploaded", view.position)
         });
         self.conditions.set(Kind::LeaseEnded, ended);
         let held = self.held(view, now);
@@ -141,21 +142,20 @@ impl ConditionMonitor {
         (now.boot.saturating_sub(since) >= HELD_LASTS).then(|| format!("what only {plan} allows waits: {why}"))
     }
 
-    /// A grant was refused with this status.
+    /// Notes that a grant was refused with this status.
     pub(super) fn grant_refused(&mut self, status: u16, in_force: Position, now: Now) {
         let sentence = format!("the API answers {status} to a grant request, although document {in_force} allows the clip: it waits");
         self.conditions.raise(Kind::GrantRefused, &sentence);
         self.refused = Some(Refusal { at: now.boot, in_force, sentence });
     }
 
-    /// A clip was stored: the cloud grants again.
+    /// Notes that a clip was stored, so the cloud grants again.
     pub(super) fn clip_stored(&mut self) {
         self.refused = None;
         self.conditions.clear(Kind::GrantRefused);
     }
 
-    /// `whose` server at `peer` has shown a chain of certificates of which the first ends at `ends` (since 1970; zero where
-    /// that is not known).
+    /// Notes when the first certificate of a server's chain expires (since 1970; zero if unknown). `whose` is the server's role.
     pub(super) fn server_certificate(&mut self, whose: &'static str, peer: String, ends: Duration) {
         if !ends.is_zero() {
             self.servers.insert(whose, (peer, ends));
@@ -193,16 +193,16 @@ fn days(days: u64) -> String {
     }
 }
 
-/// What cannot be read in these CA files.
+/// The certificates in these CA files that cannot be read.
 fn skipped(files: &[&PathBuf]) -> Option<String> {
     let files: BTreeSet<_> = files.iter().collect();
-    let told = files.into_iter().filter_map(|ca| {
-        // They were read a moment ago, or the agent would not be here.
+    let sentences = files.into_iter().filter_map(|ca| {
+        // TLS was just set up from these files, so they can be read.
         let skipped: Vec<_> = tls::skipped(ca).ok()?.iter().map(ToString::to_string).collect();
         (!skipped.is_empty()).then(|| format!("the CA file {} is read without its {}", ca.display(), skipped.join(", its ")))
     });
-    let told: Vec<_> = told.collect();
-    (!told.is_empty()).then(|| told.join("; "))
+    let sentences: Vec<_> = sentences.collect();
+    (!sentences.is_empty()).then(|| sentences.join("; "))
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! What people are told of trusted time: a correction, a `Date` that contradicts it, and that nothing confirms it.
+//! Raises and clears the conditions of the clock: a correction, a `Date` that contradicts trusted time, and trusted time that
+//! nothing confirms.
 
 use std::time::Duration;
 
@@ -7,43 +8,44 @@ use care_engine::trusted_time::{Correction, Now, Readings, timestamp};
 use super::Clock;
 use crate::conditions::{Conditions, Kind};
 
-/// How long T may stay unconfirmed before that is a condition: the API is asked at once and every minute.
+/// How long trusted time may stay unconfirmed before that is a condition. The API is asked at once and every minute.
 const UNCONFIRMED_FOR: Duration = Duration::from_secs(300);
-/// How long a correction is shown.
+/// How long the condition of a correction lasts.
 const SHOWN_FOR: Duration = Duration::from_secs(86_400);
 
-/// Raises and clears the conditions of the clock.
+/// Keeps the clock's conditions up to date.
 #[derive(Debug)]
 pub struct ConditionMonitor {
     clock: Clock,
     conditions: Conditions,
-    /// BOOTTIME since when T is unconfirmed.
+    /// Since when trusted time is unconfirmed, BOOTTIME.
     unconfirmed_since: Option<Duration>,
-    told: Option<Correction>,
+    /// The correction that was reported last.
+    reported: Option<Correction>,
 }
 
 impl ConditionMonitor {
-    /// Watches this clock; call [`ConditionMonitor::look`] every second or so.
+    /// Monitors this clock. Call [`ConditionMonitor::update`] about once a second.
     pub fn new(clock: Clock, conditions: Conditions) -> Self {
-        Self { clock, conditions, unconfirmed_since: None, told: None }
+        Self { clock, conditions, unconfirmed_since: None, reported: None }
     }
 
-    /// Brings the conditions up to date.
+    /// Updates the conditions.
     pub fn update(&mut self) {
         let readings = self.clock.source.read();
         let now = self.clock.lock().now(readings);
         self.conditions.set(Kind::ClockDisputed, disputed(now));
         let unconfirmed = self.unconfirmed(now, readings);
         self.conditions.set(Kind::ClockUnconfirmed, unconfirmed);
-        if now.corrected != self.told {
-            self.told = now.corrected;
+        if now.corrected != self.reported {
+            self.reported = now.corrected;
             if let Some(correction) = now.corrected {
-                // Each correction is a line of its own.
+                // Each correction gets a log line of its own.
                 self.conditions.clear(Kind::ClockCorrected);
                 self.conditions.raise(Kind::ClockCorrected, correction.to_string());
             }
         }
-        if self.told.is_none_or(|told| now.boot >= told.at + SHOWN_FOR) {
+        if self.reported.is_none_or(|reported| now.boot >= reported.at + SHOWN_FOR) {
             self.conditions.clear(Kind::ClockCorrected);
         }
     }
@@ -80,7 +82,7 @@ mod tests {
     const START: Duration = Duration::from_secs(1_767_225_600);
 
     #[test]
-    fn each_condition_of_the_clock_comes_and_goes() {
+    fn each_condition_of_the_clock_is_raised_and_cleared() {
         let (clock, dial) = Clock::dialled(START, Readings { boot: Duration::from_secs(5), system: Duration::ZERO });
         let conditions = Conditions::default();
         let mut monitor = ConditionMonitor::new(clock.clone(), conditions.clone());

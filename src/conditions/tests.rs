@@ -1,4 +1,4 @@
-//! What a person reads: the list at any moment, and the lines that an hour of faults writes.
+//! The list of active conditions, and the log lines that an hour of faults writes.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -12,7 +12,7 @@ const NOW: Now =
 const KIND: Kind = Kind::BrokerUnreachable;
 
 #[test]
-fn a_condition_holds_from_when_it_was_raised_until_it_is_cleared() {
+fn a_condition_is_active_from_raise_to_clear() {
     let conditions = Conditions::default();
     conditions.raise(Kind::BrokerUnreachable, "connecting to a.example:8883: connection refused");
     conditions.raise(Kind::UploadsFailing, "the store answers 503");
@@ -27,7 +27,7 @@ fn a_condition_holds_from_when_it_was_raised_until_it_is_cleared() {
 }
 
 #[test]
-fn no_two_have_one_name() {
+fn names_are_unique() {
     let names: std::collections::BTreeSet<_> = Kind::ALL.iter().map(|kind| kind.name()).collect();
     assert_eq!(names.len(), Kind::ALL.len());
 }
@@ -42,7 +42,7 @@ fn since_follows_trusted_time_as_it_is_corrected() {
     assert_eq!(since(Now { trusted: NOW.trusted + Duration::from_secs(86_400), ..NOW }), 1_767_225_540 + 86_400);
 }
 
-/// A list whose seconds pass when a test says so, and the lines it has written.
+/// A list on a clock that the test moves, and the log lines it has written.
 struct Hour {
     seconds: Arc<AtomicU64>,
     conditions: Conditions,
@@ -61,7 +61,7 @@ impl Hour {
         self.seconds.fetch_add(seconds, Ordering::Relaxed);
     }
 
-    /// Plays `each` once a second for so many seconds, as the control loop looks on; the lines that this has written.
+    /// Calls `each` once a second, then lists the conditions as the control loop does. Returns the log lines of that time.
     fn play(&self, seconds: u64, each: impl Fn(&Conditions, u64)) -> Vec<String> {
         let subscriber = tracing_subscriber::registry().with(Recorder(self.lines.clone()));
         tracing::subscriber::with_default(subscriber, || {
@@ -92,7 +92,7 @@ impl<S: Subscriber> Layer<S> for Recorder {
 }
 
 #[test]
-fn beginning_and_end_are_a_line_each() {
+fn a_condition_logs_its_beginning_and_its_end() {
     let hour = Hour::new();
     let lines = hour.play(60, |conditions, second| match second {
         10 => conditions.raise(KIND, "connection refused"),
@@ -112,7 +112,7 @@ fn a_fault_that_recurs_every_second_for_an_hour_writes_a_line_in_ten_minutes() {
 }
 
 #[test]
-fn one_that_is_raised_once_is_reminded_of_too() {
+fn a_condition_raised_once_is_reminded_of_too() {
     let lines = Hour::new().play(3600, |conditions, second| {
         if second == 0 {
             conditions.raise(KIND, "refused");
@@ -122,7 +122,7 @@ fn one_that_is_raised_once_is_reminded_of_too() {
 }
 
 #[test]
-fn one_that_comes_and_goes_every_second_writes_no_more_and_says_how_often() {
+fn a_flapping_condition_writes_no_more_lines_and_counts_recurrences() {
     let hour = Hour::new();
     let flap = |conditions: &Conditions, second: u64| match second % 2 {
         0 => conditions.raise(KIND, "refused"),
@@ -143,7 +143,7 @@ fn one_that_comes_and_goes_every_second_writes_no_more_and_says_how_often() {
 }
 
 #[test]
-fn the_log_ends_with_the_truth_however_a_condition_flapped() {
+fn the_last_log_line_is_right_however_a_condition_flapped() {
     for holds_at_last in [true, false] {
         let hour = Hour::new();
         hour.play(1501, |conditions, second| conditions.set(KIND, (second % 2 == 0).then(|| "refused".to_owned())));
@@ -159,7 +159,7 @@ fn the_log_ends_with_the_truth_however_a_condition_flapped() {
 }
 
 #[test]
-fn one_that_comes_back_within_ten_minutes_and_stays_is_told_of() {
+fn a_condition_that_comes_back_and_stays_is_logged() {
     let hour = Hour::new();
     let lines = hour.play(700, |conditions, second| match second {
         0 | 60 => conditions.raise(KIND, "refused"),
@@ -170,7 +170,7 @@ fn one_that_comes_back_within_ten_minutes_and_stays_is_told_of() {
     assert!(lines[2].starts_with("WARN"), "{lines:#?}");
 }
 
-/// Name and severity of every condition that the page lists.
+/// Name and severity of every condition in docs/conditions.md.
 fn listed() -> Vec<(String, String)> {
     let page = include_str!("../../docs/conditions.md");
     let rows = page.lines().filter(|line| line.starts_with("| `") && line.matches(" | ").count() == 3);
@@ -179,7 +179,7 @@ fn listed() -> Vec<(String, String)> {
 }
 
 #[test]
-fn the_page_of_conditions_lists_each_with_its_severity_and_no_other() {
+fn docs_conditions_md_lists_every_condition_with_its_severity() {
     let mut known: Vec<_> = Kind::ALL.iter().map(|kind| (kind.name().to_owned(), kind.severity().to_string())).collect();
     let mut listed = listed();
     known.sort();

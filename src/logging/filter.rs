@@ -1,4 +1,4 @@
-//! What `CARE_LOG` asks for. A word that is no level is refused: a camera that is silent by a typo tells nobody of anything.
+//! Parses `CARE_LOG`. An unknown level is refused, because a typo must not silence a camera's log.
 
 use std::{env, ffi::OsString};
 
@@ -9,7 +9,7 @@ use tracing_subscriber::filter::Targets;
 /// The environment variable with the filter.
 pub const FILTER: &str = "CARE_LOG";
 
-/// The levels, from silence to everything.
+/// The levels, from none to all.
 const LEVELS: [(&str, LevelFilter); 6] = [
     ("off", LevelFilter::OFF),
     ("error", LevelFilter::ERROR),
@@ -18,16 +18,16 @@ const LEVELS: [(&str, LevelFilter); 6] = [
     ("debug", LevelFilter::DEBUG),
     ("trace", LevelFilter::TRACE),
 ];
-/// The agent itself; its parts are the modules of its root.
+/// The agent's own target; its parts are the modules at the root of the crate.
 const AGENT: &str = "kasa_care_agent";
 const ROOT: &str = include_str!("../lib.rs");
-/// Libraries that log. They speak at `warn` unless asked.
+/// Libraries that log. Their level is `warn` unless the filter names them.
 const LIBRARIES: [&str; 8] = ["rumqttc", "rustls", "hyper", "hyper_util", "tokio_rustls", "tokio", "mio", "retina"];
 
 /// Why `CARE_LOG` is refused.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum BadFilter {
-    /// No level of that name.
+    /// There is no level of that name.
     #[error("{FILTER}: {0:?} is no level; the levels are off, error, warn, info, debug and trace, alone or as in info,{AGENT}::link=debug")]
     Level(String),
     /// No part of the agent, and no library of it, has that name.
@@ -38,7 +38,7 @@ pub enum BadFilter {
     Text,
 }
 
-/// What the environment asks for.
+/// Reads the filter from the environment.
 ///
 /// # Errors
 /// A word in it is neither a level nor a part with a level.
@@ -57,7 +57,7 @@ fn read(text: Option<OsString>) -> Result<Targets, BadFilter> {
             None => general = Some(level(word)?),
         }
     }
-    // Who asks for one part alone still hears of the rest.
+    // A filter for one part leaves the others at their default.
     let targets = match general {
         Some(level) => Targets::new().with_default(level),
         None => Targets::new().with_default(LevelFilter::INFO).with_targets(LIBRARIES.map(|library| (library, LevelFilter::WARN))),
@@ -70,7 +70,7 @@ fn level(word: &str) -> Result<LevelFilter, BadFilter> {
     found.map(|(_, level)| *level).ok_or_else(|| BadFilter::Level(word.to_owned()))
 }
 
-/// A part deeper than a module of the agent's root is not looked at more closely.
+/// Whether the target exists. Below a module of the crate's root, any name is accepted.
 fn known(part: &str) -> Result<String, BadFilter> {
     let mut path = part.split("::");
     let good = match (path.next(), path.next()) {

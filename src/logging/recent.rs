@@ -1,4 +1,4 @@
-//! The newest lines of the log, kept in memory for the support archive: a camera's journal is seldom where support is.
+//! Keeps the newest log lines in memory for the support archive, since support can seldom read a camera's journal.
 
 use std::{
     collections::VecDeque,
@@ -16,37 +16,37 @@ use tracing_subscriber::{Layer, layer::Context};
 
 use crate::redact;
 
-/// How many are kept.
+/// How many lines are kept.
 const MOST: usize = 200;
-/// How long one may be, bytes.
+/// The longest line that is kept, bytes.
 const LONGEST: usize = 400;
 
 static RECENT: Mutex<VecDeque<Line>> = Mutex::new(VecDeque::new());
 
-/// A line that was logged.
+/// A log line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Line {
-    /// When, by the system clock.
+    /// The time, by the system clock.
     pub at: Timestamp,
     /// `ERROR`, `WARN`, `INFO`, `DEBUG` or `TRACE`.
     pub level: String,
-    /// Which part of the program.
+    /// The part of the program that logged it.
     pub target: String,
     /// The message and its fields, without secrets.
     pub what: String,
 }
 
-/// The newest lines of whatever level is logged, oldest first.
+/// The newest lines of every enabled level, oldest first.
 pub fn recent() -> Vec<Line> {
     RECENT.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
 }
 
-/// Forgets them: the camera has another owner, and they tell of the one before.
+/// Erases all lines, because the camera has another owner.
 pub fn forget() {
     RECENT.lock().unwrap_or_else(PoisonError::into_inner).clear();
 }
 
-/// Keeps what passes.
+/// A layer that keeps each event as a line.
 pub(super) struct Keeper;
 
 impl<S: Subscriber> Layer<S> for Keeper {

@@ -1,4 +1,5 @@
-//! Asks a running agent for its document, over the port or socket that the configuration names.
+//! Asks a running agent for its status, over the port or socket in the configuration. The commands `status`, `support` and
+//! `check-config` use it.
 
 use std::{io, time::Duration};
 
@@ -16,45 +17,45 @@ use tokio::{
 
 use crate::config::Listen;
 
-/// How long an answer may take.
+/// The time limit for an answer.
 const WITHIN: Duration = Duration::from_secs(5);
-/// The largest answer, in bytes.
+/// The largest answer that is read, bytes.
 const ANSWER_MOST: usize = 1 << 20;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
-    /// Nobody listens.
+    /// No agent listens.
     #[error("no agent answers at {at}: {why}; is it running? (systemctl status kasa-care-agent)")]
-    Nobody {
+    Unreachable {
         /// Where.
         at: String,
-        /// What the system said.
+        /// The system's error.
         why: io::Error,
     },
-    /// It listens and says nothing.
+    /// It listens but does not answer.
     #[error("the agent at {at} did not answer within {} s; see its log", WITHIN.as_secs())]
     Slow {
         /// Where.
         at: String,
     },
-    /// It says something else.
+    /// Something else answers.
     #[error("what answers at {at} is not the agent's status page: {what}")]
-    Stranger {
+    NotTheAgent {
         /// Where.
         at: String,
-        /// What it said.
+        /// The answer.
         what: String,
     },
-    /// No runtime.
+    /// The runtime cannot be started.
     #[error("cannot ask: {0}")]
     Start(io::Error),
 }
 
-/// The body of `path` (`/status.json`), byte for byte.
+/// The body of `path` (such as `/status.json`), unchanged.
 ///
 /// # Errors
-/// Nobody answers, too late, or something else than 200.
+/// No answer in time, or a status other than 200.
 pub fn ask(listen: &Listen, path: &str) -> Result<Bytes, AskError> {
     let runtime = runtime::Builder::new_current_thread().enable_all().build().map_err(AskError::Start)?;
     let (at, host) = match listen {
@@ -62,25 +63,25 @@ pub fn ask(listen: &Listen, path: &str) -> Result<Bytes, AskError> {
         Listen::Unix(path) => (format!("unix:{}", path.display()), "localhost".to_owned()),
     };
     let asked = async {
-        let nobody = |why| AskError::Nobody { at: at.clone(), why };
+        let unreachable = |why| AskError::Unreachable { at: at.clone(), why };
         match listen {
-            Listen::Tcp(address) => fetch(TcpStream::connect(address).await.map_err(nobody)?, &host, path, &at).await,
-            Listen::Unix(socket) => fetch(UnixStream::connect(socket).await.map_err(nobody)?, &host, path, &at).await,
+            Listen::Tcp(address) => fetch(TcpStream::connect(address).await.map_err(unreachable)?, &host, path, &at).await,
+            Listen::Unix(socket) => fetch(UnixStream::connect(socket).await.map_err(unreachable)?, &host, path, &at).await,
         }
     };
-    // A timeout can only be made inside the runtime.
+    // A timeout must be created inside the runtime.
     let answered = runtime.block_on(async { timeout(WITHIN, asked).await });
     answered.unwrap_or_else(|_| Err(AskError::Slow { at: at.clone() }))
 }
 
 async fn fetch(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, host: &str, path: &str, at: &str) -> Result<Bytes, AskError> {
-    let stranger = |what: String| AskError::Stranger { at: at.to_owned(), what };
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| stranger(error.to_string()))?;
+    let not_the_agent = |what: String| AskError::NotTheAgent { at: at.to_owned(), what };
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| not_the_agent(error.to_string()))?;
     let connection = tokio::spawn(connection);
-    let request = Request::get(path).header(HOST, host).body(Empty::<Bytes>::new()).map_err(|error| stranger(error.to_string()))?;
-    let answer = sender.send_request(request).await.map_err(|error| stranger(error.to_string()))?;
+    let request = Request::get(path).header(HOST, host).body(Empty::<Bytes>::new()).map_err(|error| not_the_agent(error.to_string()))?;
+    let answer = sender.send_request(request).await.map_err(|error| not_the_agent(error.to_string()))?;
     let status = answer.status();
-    let body = Limited::new(answer.into_body(), ANSWER_MOST).collect().await.map_err(|error| stranger(error.to_string()))?.to_bytes();
+    let body = Limited::new(answer.into_body(), ANSWER_MOST).collect().await.map_err(|error| not_the_agent(error.to_string()))?.to_bytes();
     connection.abort();
-    if status == StatusCode::OK { Ok(body) } else { Err(stranger(format!("it answers {status}"))) }
+    if status == StatusCode::OK { Ok(body) } else { Err(not_the_agent(format!("it answers {status}"))) }
 }

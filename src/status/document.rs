@@ -1,5 +1,4 @@
-//! The status document, and the status on which its newest version hangs. It holds no secret: no key, no token, no URL with a
-//! grant in it, no account.
+//! The status document, and its newest version shared between threads. It holds no secret: no key, token, grant URL or account.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -23,7 +22,7 @@ use crate::{
     upload::vendor::UploaderStatus,
 };
 
-/// The whole picture, as `/status.json` gives it.
+/// The whole status, as `/status.json` shows it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StatusDocument {
     /// The device id.
@@ -32,11 +31,11 @@ pub struct StatusDocument {
     pub model: String,
     /// The agent's version.
     pub agent: String,
-    /// Trusted time when this was written down.
+    /// Trusted time of this document.
     pub at: Timestamp,
     /// Seconds since the agent started.
     pub up_s: u64,
-    /// What the agent is doing.
+    /// The mode.
     pub mode: Mode,
     /// The plan on record.
     pub plan: Option<Plan>,
@@ -58,11 +57,11 @@ pub struct StatusDocument {
     pub state_lost: bool,
     /// The limits on record.
     pub policy: Option<Policy>,
-    /// What may leave at this moment: less than the policy while held or after the lease.
+    /// The limits in force now: less than the policy while held or after the lease has ended.
     pub may_leave: Policy,
     /// Seconds until the lease ends; 0 once it has.
     pub lease_left_s: Option<u64>,
-    /// The change that is known to come.
+    /// The next change that the document announces.
     pub next: Option<NextChange>,
     /// The order id that support asks for.
     pub order: Option<String>,
@@ -72,9 +71,9 @@ pub struct StatusDocument {
     pub link: LinkStatus,
     /// What is being uploaded.
     pub transfers: TransferStatus,
-    /// What waits for upload, and what became of the rest.
+    /// What waits for upload, and counts of what was stored, erased and dropped.
     pub spool: SpoolStatus,
-    /// The camera's picture; absent without `[media]`.
+    /// The camera; absent without `[media]`.
     pub media: Option<MediaPart>,
     /// A vendor's own uploader; absent without `[uploader]`.
     pub uploader: Option<UploaderStatus>,
@@ -84,16 +83,16 @@ pub struct StatusDocument {
     pub clock: ClockStatus,
     /// The device's certificate; absent without TLS.
     pub certificate: Option<CertificateStatus>,
-    /// What is wrong at this moment, the gravest first.
+    /// What is wrong now, the most severe first.
     pub conditions: Vec<Condition>,
-    /// What somebody should look at, in words.
+    /// The sentences of the conditions.
     pub warnings: Vec<String>,
 }
 
-/// A change that the document in force announces.
+/// The next change that the document in force announces.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct NextChange {
-    /// The plan then.
+    /// The plan from then on.
     pub plan: Plan,
     /// When, trusted time.
     pub at: Timestamp,
@@ -102,15 +101,15 @@ pub struct NextChange {
 /// The connection to the broker.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LinkStatus {
-    /// Whether it stands and the subscription is granted.
+    /// Whether it is connected and the subscription is granted.
     pub up: bool,
-    /// Where to, `host:port`.
+    /// The broker, `host:port`.
     pub broker: String,
-    /// Whether the cloud has confirmed what is on record since it stands.
+    /// Whether the cloud has confirmed the plan on record over this connection.
     pub confirmed: bool,
     /// Connections made since the start.
     pub connections: u64,
-    /// Why it is down, with the stage that failed; absent while it is up.
+    /// Why it is down, with the stage that failed; null while it is up.
     pub fault: Option<String>,
 }
 
@@ -119,24 +118,24 @@ pub struct LinkStatus {
 pub struct TransferStatus {
     /// Transfers in flight.
     pub in_flight: u32,
-    /// The gate's generation: how often it was cut.
+    /// The gate's generation: the number of cuts.
     pub generation: u64,
-    /// What transfers are paced to, bytes of payload a second.
+    /// The pace of transfers, bytes of payload per second.
     pub pace: u64,
-    /// What the kernel lacks to keep that pace; absent where nothing stands in the way.
+    /// What the kernel lacks to keep that pace, if anything.
     pub pace_fault: Option<String>,
-    /// The last thing that kept a clip from being stored.
+    /// Why a clip was last not stored.
     pub last_fault: Option<String>,
 }
 
-/// What waits for upload, and what became of the rest since the start.
+/// What waits for upload, and counts since the start.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SpoolStatus {
     /// Clips held: being recorded, waiting and in flight.
     pub clips: u32,
     /// Their bytes.
     pub bytes: u64,
-    /// How many bytes may be held in memory.
+    /// The limit of bytes in memory.
     pub quota_bytes: u64,
     /// Bytes of memory that clips take.
     pub memory_bytes: u64,
@@ -144,17 +143,17 @@ pub struct SpoolStatus {
     pub flash_clips: u32,
     /// Bytes of flash that the spool takes.
     pub flash_bytes: u64,
-    /// How many bytes of flash it may take.
+    /// The limit of bytes on flash.
     pub flash_quota_bytes: u64,
-    /// Why clips cannot be put on flash; absent where nothing stands in the way.
+    /// Why clips cannot be put on flash, if they cannot.
     pub flash_fault: Option<String>,
-    /// Bytes that the spool has written to flash today, in whole pages.
+    /// Bytes that the spool has written to flash today, counted in whole pages.
     #[serde(default)]
     pub flash_written_today: u64,
-    /// How many it may write a day.
+    /// The limit of bytes written to flash per day.
     #[serde(default)]
     pub flash_bytes_per_day: u64,
-    /// Clips the store has taken.
+    /// Clips stored in the cloud.
     pub stored_clips: u32,
     /// Their bytes.
     pub stored_bytes: u64,
@@ -162,16 +161,16 @@ pub struct SpoolStatus {
     pub erased_clips: u32,
     /// Their bytes.
     pub erased_bytes: u64,
-    /// Clips that gave way to newer ones.
+    /// Clips dropped for newer ones because the spool was full.
     pub dropped_clips: u32,
     /// Their bytes.
     pub dropped_bytes: u64,
 }
 
-/// The camera's picture.
+/// The camera.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct MediaPart {
-    /// Why no clip of this stream can be uploaded now, in words; absent where nothing stands in the way.
+    /// Why no clip of this stream can be uploaded now, if none can.
     pub why_not: Option<String>,
     /// The stream, its clips and the SD recording.
     #[serde(flatten)]
@@ -183,7 +182,7 @@ pub struct MediaPart {
 pub struct StoreStatus {
     /// Writes since the start.
     pub writes: u64,
-    /// Why the newest record is not on flash; absent when it is.
+    /// Why the newest record is not on flash, if it is not.
     pub fault: Option<String>,
 }
 
@@ -199,17 +198,17 @@ pub struct ClockStatus {
 /// The device's certificate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CertificateStatus {
-    /// When it ends.
+    /// When it expires.
     pub expires: Timestamp,
-    /// Whole days until then on trusted time; 0 once it has.
+    /// Whole days left by trusted time; 0 once it has expired.
     pub days_left: u64,
 }
 
-/// How much of a condition's sentence fits the line for `systemctl status`, characters.
+/// How many characters of a condition's sentence the line for `systemctl status` shows.
 const SUMMARY_MOST: usize = 160;
 
 impl StatusDocument {
-    /// Before anything is known: unbound, nothing connected.
+    /// The document before the engine has started: unbound, not connected.
     pub fn new(config: &Config) -> Self {
         Self {
             device: config.device.id.clone(),
@@ -251,7 +250,7 @@ impl StatusDocument {
         }
     }
 
-    /// Takes over what the engine says.
+    /// Sets everything that the engine knows.
     pub fn set_engine_view(&mut self, view: View, now: Now) {
         self.at = timestamp(now.trusted);
         self.clock = ClockStatus { trusted: self.at, confirmed: now.confirmed };
@@ -273,29 +272,29 @@ impl StatusDocument {
         self.last_switch = view.last_switch;
     }
 
-    /// Says when the device's certificate ends (since 1970), by trusted time.
+    /// Sets when the device's certificate expires (since 1970).
     pub fn set_certificate(&mut self, expires: Duration, now: Now) {
         let days_left = expires.saturating_sub(now.trusted).as_secs() / 86_400;
         self.certificate = Some(CertificateStatus { expires: timestamp(expires), days_left });
     }
 
-    /// Writes down anew what somebody should look at. Call it after the conditions have been updated.
+    /// Updates `warnings` from `conditions`. Call it after these have been set.
     pub fn update_warnings(&mut self) {
         self.warnings = self.conditions.iter().map(|condition| condition.sentence.clone()).collect();
     }
 
-    /// One line for `systemctl status`: what the agent does, and the gravest of what is wrong.
+    /// One line for `systemctl status`: what the agent does, and the most severe condition.
     pub fn summary(&self) -> String {
         let others = self.conditions.len().saturating_sub(1);
-        let wrong = self.conditions.first().map_or_else(String::new, |gravest| {
-            let sentence: String = gravest.sentence.chars().take(SUMMARY_MOST).collect();
+        let wrong = self.conditions.first().map_or_else(String::new, |worst| {
+            let sentence: String = worst.sentence.chars().take(SUMMARY_MOST).collect();
             let more = if others > 0 { format!(" (and {others} more)") } else { String::new() };
-            format!("; {}: {sentence}{more}", gravest.name)
+            format!("; {}: {sentence}{more}", worst.name)
         });
-        self.doing() + &wrong
+        self.activity() + &wrong
     }
 
-    fn doing(&self) -> String {
+    fn activity(&self) -> String {
         let plan = self.plan.as_ref().map_or("no plan", Plan::as_str);
         let link = if self.link.up { "connected" } else { "not connected" };
         format!(
@@ -312,7 +311,7 @@ impl StatusDocument {
         Position { epoch: self.epoch, seq: self.seq }
     }
 
-    /// The document in rows of a name and a value, for people: the page and the `status` command show the same, under the conditions.
+    /// The document as rows of a name and a value. The page and the `status` command show them below the conditions.
     pub fn rows(&self) -> Vec<(&'static str, String)> {
         let mut rows = vec![("device", format!("{}, {}", self.device, self.model))];
         let plan = self.plan.as_ref().map_or_else(|| "none on record".to_owned(), Plan::to_string);
@@ -457,10 +456,11 @@ fn bytes(bytes: u64) -> String {
     }
 }
 
-/// How long somebody who asks waits for what has just changed.
+/// How long a reader waits for a change that is not in the document yet.
 const FRESH_WITHIN: Duration = Duration::from_millis(500);
 
-/// Where the newest document hangs. The control thread writes, the listener reads; neither holds it for longer than a copy.
+/// The newest document, shared between threads. The control thread writes it and the server reads it; neither locks it for
+/// longer than a copy takes.
 #[derive(Debug)]
 pub struct SharedStatus {
     state: Mutex<State>,
@@ -473,18 +473,18 @@ struct State {
     history: History,
     documents: Vec<Past>,
     since: Instant,
-    /// Something has happened that the document does not show yet.
+    /// Whether something has happened that the document does not show yet.
     stale: bool,
 }
 
 impl SharedStatus {
-    /// A status with a first document.
+    /// Shares a first document.
     pub fn new(document: StatusDocument) -> Self {
         let state = State { document, history: History::default(), documents: Vec::new(), since: Instant::now(), stale: false };
         Self { state: Mutex::new(state), changed: Notify::new() }
     }
 
-    /// Changes the document. Call it from the control loop at least once a second: `/healthz` tells from it that the loop turns.
+    /// Changes the document. The control loop must call it at least every few seconds: `/healthz` fails if it does not.
     pub fn update(&self, change: impl FnOnce(&mut StatusDocument)) {
         let mut state = self.lock();
         change(&mut state.document);
@@ -494,27 +494,27 @@ impl SharedStatus {
         self.changed.notify_waiters();
     }
 
-    /// Something has happened that the next [`SharedStatus::update`] will show.
+    /// Notes that something has happened which the next [`SharedStatus::update`] will show.
     pub fn mark_stale(&self) {
         self.lock().stale = true;
     }
 
-    /// Waits until what had happened before is in the document, half a second at most: who has seen a report must not read here
-    /// of the time before it, and who asks why the agent hangs must be answered.
+    /// Waits until the document shows what has already happened, half a second at most. A reader who has seen a report must not
+    /// find an older status here, but must get an answer even if the agent hangs.
     pub async fn wait_until_fresh(&self) {
         let changed = self.changed.notified();
         if self.lock().stale {
-            // Too late is answered with what there is.
+            // On timeout the reader gets the document as it is.
             let _ = timeout(FRESH_WITHIN, changed).await;
         }
     }
 
-    /// Remembers a change, and the order id of the document in force.
+    /// Adds a change to the history, with the order id of the document in force.
     pub fn record_switch(&self, report: &Report, order: Option<&str>) {
         self.lock().history.record(report, order);
     }
 
-    /// Forgets what has changed, and the order: the camera has another owner.
+    /// Erases the history and the order, because the camera has another owner.
     pub fn forget(&self) {
         let mut state = self.lock();
         state.history.forget();
@@ -523,17 +523,17 @@ impl SharedStatus {
         state.document.last_switch = None;
     }
 
-    /// Takes over the documents accepted under this owner.
+    /// Sets the documents accepted under this owner.
     pub fn set_documents(&self, documents: Vec<Past>) {
         self.lock().documents = documents;
     }
 
-    /// The documents accepted under this owner, oldest first, also before the start.
+    /// The documents accepted under this owner, oldest first, including those from before the start.
     pub fn documents(&self) -> Vec<Past> {
         self.lock().documents.clone()
     }
 
-    /// What has changed since the start.
+    /// The changes since the start.
     pub fn history(&self) -> History {
         self.lock().history.clone()
     }
@@ -543,19 +543,19 @@ impl SharedStatus {
         self.lock().document.clone()
     }
 
-    /// How long ago the document was last changed.
+    /// The time since the last [`SharedStatus::update`].
     pub fn age(&self) -> Duration {
         self.lock().since.elapsed()
     }
 
-    /// As if the document had not been changed for this long.
+    /// Makes the document look this much older.
     #[cfg(test)]
     pub(super) fn grow_old(&self, by: Duration) {
         let mut state = self.lock();
         state.since = state.since.checked_sub(by).expect("the machine is up for longer");
     }
 
-    /// A document is plain data: whoever panicked while changing it left nothing worse than an old value behind.
+    /// A document is plain data, so a panic during a change leaves at worst an old value.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

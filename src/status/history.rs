@@ -1,6 +1,5 @@
-//! What has changed since the start, for support: the newest reports of what was applied, each with the order id that support
-//! asks for, in memory only; and the documents before, which the record keeps over a restart. Another owner's camera knows
-//! nothing of either.
+//! The history for support: the newest reports since the start, each with its order id, in memory only; and the documents
+//! accepted before, which the record keeps across restarts. Both are erased when the camera's owner changes.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -13,10 +12,10 @@ use serde::{Deserialize, Serialize};
 /// How many changes are kept.
 const MOST: usize = 64;
 
-/// A document that was accepted under this owner, as support reads of it.
+/// A document that was accepted under this owner, in the form that support reads.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PastDocument {
-    /// When, trusted time.
+    /// When it was accepted, trusted time.
     pub at: Timestamp,
     /// Its epoch.
     pub epoch: u64,
@@ -37,10 +36,10 @@ impl From<&Past> for PastDocument {
     }
 }
 
-/// One change.
+/// One change of mode or document.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Change {
-    /// What was reported.
+    /// The report about it.
     pub report: Report,
     /// The order id of the document in force then.
     pub order: Option<String>,
@@ -51,7 +50,7 @@ pub struct Change {
 pub struct History(VecDeque<Change>);
 
 impl History {
-    /// Remembers a change; the same one again is none.
+    /// Adds a change, unless its report equals the newest one.
     pub fn record(&mut self, report: &Report, order: Option<&str>) {
         if self.0.back().is_some_and(|last| last.report == *report) {
             return;
@@ -62,7 +61,7 @@ impl History {
         self.0.push_back(Change { report: report.clone(), order: order.map(str::to_owned) });
     }
 
-    /// Forgets everything: the camera has another owner.
+    /// Erases the history, because the camera has another owner.
     pub fn forget(&mut self) {
         self.0.clear();
     }

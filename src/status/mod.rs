@@ -1,6 +1,6 @@
-//! What people and machines see of the agent: one document, a page that shows it, and the listener that serves both. The
-//! control thread keeps the [`SharedStatus`] up to date; the listener only reads it, on a thread of its own, so that nobody who
-//! looks can delay a switch. It reaches no further than this device.
+//! The agent's status: one document, a page that shows it, and a server for both. The control thread keeps [`SharedStatus`] up
+//! to date. The server only reads it, on a thread of its own, so that a reader cannot delay a switch. It listens on loopback or
+//! a unix socket only.
 
 mod client;
 mod document;

@@ -1,4 +1,5 @@
-//! The document as a page: what is wrong, the gravest first, then one table. No script; read again every two seconds.
+//! Renders the status document as a page: the conditions, most severe first, then one table. It has no script and reloads every
+//! two seconds.
 
 use super::StatusDocument;
 use crate::conditions::Condition;
@@ -20,7 +21,7 @@ pub(super) fn render(document: &StatusDocument) -> String {
     )
 }
 
-/// What is wrong, each with what to do about it. Severity is a word, not only a colour.
+/// Renders the conditions, each with its advice. Severity is shown as a word, not only as a colour.
 fn conditions(conditions: &[Condition]) -> String {
     let heading = match conditions.len() {
         0 => return "<p class=\"fine\">Nothing is wrong.</p>\n".to_owned(),

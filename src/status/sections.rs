@@ -1,4 +1,4 @@
-//! What each part of the agent contributes to the status document.
+//! The sections of the status document that the parts of the agent fill in. The control thread calls these setters.
 
 use std::time::Duration;
 
@@ -6,12 +6,12 @@ use super::{LinkStatus, MediaPart, SpoolStatus, StatusDocument, StoreStatus, Tra
 use crate::{link, media::MediaStatus, upload::UploadStatus};
 
 impl StatusDocument {
-    /// How long the agent has been up.
+    /// Sets how long the agent has been running.
     pub fn set_uptime(&mut self, up: Duration) {
         self.up_s = up.as_secs();
     }
 
-    /// The connection to the broker.
+    /// Sets the state of the broker connection.
     pub fn set_link(&mut self, link: &link::LinkStatus, confirmed: bool) {
         let up = link.state == link::LinkState::Subscribed;
         self.link = LinkStatus {
@@ -23,7 +23,7 @@ impl StatusDocument {
         };
     }
 
-    /// What is being uploaded, what waits, and what became of the rest.
+    /// Sets the transfers, the spool and the vendor's uploader.
     pub fn set_uploads(&mut self, uploads: &UploadStatus) {
         self.transfers = TransferStatus {
             in_flight: uploads.transfers,
@@ -53,7 +53,7 @@ impl StatusDocument {
         self.uploader = uploads.uploader.clone();
     }
 
-    /// The camera's picture, or why there is none.
+    /// Sets the camera's state, if media has started.
     pub fn set_media(&mut self, media: Option<MediaStatus>) {
         let Some(part) = &mut self.media else { return };
         if let Some(status) = media {
@@ -63,7 +63,7 @@ impl StatusDocument {
         self.media.iter_mut().for_each(|part| part.why_not.clone_from(&why_not));
     }
 
-    /// Why no clip may leave although the plan allows clips: the picture is larger than it allows, and there is no smaller one.
+    /// Why no clip may leave although the plan allows clips: no stream is small enough for the plan.
     pub fn height_fault(&self) -> Option<String> {
         let (limits, status) = (self.may_leave, &self.media.as_ref()?.status);
         let low = status.low.as_ref().map(|low| low.height).filter(|height| *height > 0);
@@ -72,7 +72,7 @@ impl StatusDocument {
             .then(|| format!("the stream is {height} pixels tall, and at most {} may leave under this plan", limits.max_height))
     }
 
-    /// The state on flash.
+    /// Sets the state of the store.
     pub fn set_store(&mut self, writes: u64, fault: Option<&str>) {
         self.store = StoreStatus { writes, fault: fault.map(str::to_owned) };
     }

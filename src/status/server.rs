@@ -1,5 +1,5 @@
-//! Serves the document on a loopback port or a unix socket. Whoever may connect is not trusted with anything: requests are
-//! small, short and read-only, few at a time, and a page of another origin cannot ask through the owner's browser.
+//! Serves the status on a loopback port or a unix socket. Clients are not trusted: requests are read-only and limited in size,
+//! time and number, and a page of another origin cannot read the status through the owner's browser.
 
 use std::{
     convert::Infallible,
@@ -35,26 +35,26 @@ use crate::{
     logging, unix_socket,
 };
 
-/// Connections served at a time; one more is closed at once.
+/// How many connections are served at a time. Further ones are closed at once.
 const MOST_CONNECTIONS: usize = 16;
-/// A connection's whole life.
+/// The time limit of a connection.
 const LIFETIME: Duration = Duration::from_secs(10);
-/// How long its request may take to arrive.
+/// The time limit for a request to arrive.
 const REQUEST_WITHIN: Duration = Duration::from_secs(5);
-/// The largest request, in bytes (hyper's least).
+/// The largest request, bytes. hyper allows no smaller limit.
 const REQUEST_MOST: usize = 8 * 1024;
-/// The most headers.
+/// The largest number of headers.
 const HEADERS_MOST: usize = 32;
-/// A control loop that has not touched the status for this long is stuck.
+/// A control loop that has not updated the status for this long is stuck.
 const STUCK_AFTER: Duration = Duration::from_secs(10);
 
 /// Pauses between attempts to listen, doubling.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// How often it is looked whether a unix socket's name still is ours.
+/// How often to check that the unix socket's path still leads to our socket.
 const NAME_EVERY: Duration = Duration::from_secs(2);
 
-/// The listener, running or trying to. It ends when this is dropped.
+/// The running server. Dropping it stops it.
 #[derive(Debug)]
 pub struct Server {
     address: Option<SocketAddr>,
@@ -63,8 +63,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// Serves what hangs on `status`, on a thread of its own. Nothing else depends on the page: an address that cannot be had is
-    /// a condition, and is tried again.
+    /// Serves `status` on a thread of its own. The rest of the agent does not depend on it: an address that cannot be bound
+    /// raises a condition and is tried again.
     pub fn start(listen: &Listen, status: Arc<SharedStatus>, conditions: Conditions) -> Self {
         let first = bind(listen);
         let address = first.as_ref().ok().and_then(|bound| match bound {
@@ -72,7 +72,7 @@ impl Server {
             Bound::Unix(..) => None,
         });
         let (stop, stopped) = oneshot::channel();
-        let (listen, told) = (listen.clone(), conditions.clone());
+        let (listen, thread_conditions) = (listen.clone(), conditions.clone());
         let serve = move || match runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime.block_on(async {
                 select! {
@@ -83,11 +83,12 @@ impl Server {
             Err(error) => conditions.raise(Kind::StatusPage, format!("the status page cannot be served: {error}")),
         };
         let thread = thread::Builder::new().name("status".into()).spawn(serve);
-        let thread = thread.map_err(|error| told.raise(Kind::StatusPage, format!("the status page cannot be served: {error}"))).ok();
+        let thread =
+            thread.map_err(|error| thread_conditions.raise(Kind::StatusPage, format!("the status page cannot be served: {error}"))).ok();
         Self { address, stop: Some(stop), thread }
     }
 
-    /// Where it listened from the start, if that is a port.
+    /// The address of the first listener, if that is a port.
     pub fn address(&self) -> Option<SocketAddr> {
         self.address
     }
@@ -104,48 +105,48 @@ impl Drop for Server {
     }
 }
 
-/// What listens, before a runtime has it.
+/// A bound listener that is not registered with a runtime yet.
 enum Bound {
     Tcp(std::net::TcpListener),
-    Unix(std::os::unix::net::UnixListener, Name),
+    Unix(std::os::unix::net::UnixListener, SocketPath),
 }
 
-enum Door {
+enum Listener {
     Tcp(TcpListener),
-    Unix(UnixListener, Name),
+    Unix(UnixListener, SocketPath),
 }
 
-/// A unix socket's name, taken away with this as long as it is ours.
-struct Name {
+/// The path of our unix socket. Dropping it removes the path if it still leads to our socket.
+struct SocketPath {
     path: PathBuf,
     identity: Option<(u64, u64)>,
 }
 
-impl Name {
+impl SocketPath {
     fn is_ours(&self) -> bool {
         self.identity.is_some() && unix_socket::identity(&self.path) == self.identity
     }
 }
 
-impl Drop for Name {
+impl Drop for SocketPath {
     fn drop(&mut self) {
         if self.is_ours() {
-            // Gone already is as good.
+            // It may be gone already.
             let _ = fs::remove_file(&self.path);
         }
     }
 }
 
-/// Never ends.
+/// Serves for ever, and listens again whenever the listener is lost.
 async fn keep_serving(listen: &Listen, first: io::Result<Bound>, status: Arc<SharedStatus>, conditions: &Conditions) {
     let (mut bound, mut pause) = (first, FIRST_PAUSE);
     loop {
-        match bound.and_then(Door::open) {
-            Ok(door) => {
+        match bound.and_then(Listener::open) {
+            Ok(listener) => {
                 conditions.clear(Kind::StatusPage);
                 tracing::info!(listen = %describe(listen), "status page");
                 pause = FIRST_PAUSE;
-                accept(door, status.clone()).await;
+                accept(listener, status.clone()).await;
             }
             Err(why) => {
                 let sentence = format!("cannot listen on {} for the status page: {why}", describe(listen));
@@ -183,16 +184,16 @@ fn bind(listen: &Listen) -> io::Result<Bound> {
             Ok(Bound::Tcp(listener))
         }
         Listen::Unix(path) => {
-            // For this user and group.
+            // Only this user and group may connect.
             let listener = unix_socket::listen(path, 0o660)?;
-            let name = Name { path: path.clone(), identity: unix_socket::identity(path) };
+            let name = SocketPath { path: path.clone(), identity: unix_socket::identity(path) };
             Ok(Bound::Unix(listener, name))
         }
     }
 }
 
-impl Door {
-    /// To be called in the runtime.
+impl Listener {
+    /// Registers a listener. Must be called inside the runtime.
     fn open(bound: Bound) -> io::Result<Self> {
         match bound {
             Bound::Tcp(listener) => TcpListener::from_std(listener).map(Self::Tcp),
@@ -207,7 +208,7 @@ impl Door {
         }
     }
 
-    /// Ends when nobody could connect any more because the name has gone.
+    /// Returns when clients can no longer connect because the path is gone.
     async fn lost(&self) {
         loop {
             sleep(NAME_EVERY).await;
@@ -220,35 +221,35 @@ impl Door {
     }
 }
 
-/// Until nobody can connect any more.
-async fn accept(door: Door, status: Arc<SharedStatus>) {
+/// Accepts connections until the listener is lost.
+async fn accept(listener: Listener, status: Arc<SharedStatus>) {
     let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
     loop {
         let accepted = select! {
-            accepted = door.accept() => accepted,
-            () = door.lost() => return,
+            accepted = listener.accept() => accepted,
+            () = listener.lost() => return,
         };
         let stream = match accepted {
             Ok(stream) => stream,
             Err(error) => {
-                // Out of descriptors, most likely: trying again at once would only burn the processor.
+                // Probably out of descriptors; an immediate retry would only burn processor time.
                 tracing::warn!(%error, "the status page cannot take a connection");
                 sleep(Duration::from_millis(200)).await;
                 continue;
             }
         };
         let Ok(place) = places.clone().try_acquire_owned() else { continue };
-        let over_tcp = matches!(door, Door::Tcp(_));
+        let over_tcp = matches!(listener, Listener::Tcp(_));
         let status = status.clone();
         tokio::spawn(async move {
-            converse(stream, over_tcp, status).await;
+            serve_connection(stream, over_tcp, status).await;
             drop(place);
         });
     }
 }
 
-/// One connection's whole life.
-async fn converse(stream: impl Stream + 'static, over_tcp: bool, status: Arc<SharedStatus>) {
+/// Serves one connection.
+async fn serve_connection(stream: impl Stream + 'static, over_tcp: bool, status: Arc<SharedStatus>) {
     let service = service_fn(move |request| {
         let status = status.clone();
         async move {
@@ -300,12 +301,12 @@ fn answer(request: &Request<Incoming>, over_tcp: bool, status: &SharedStatus) ->
             with_type(StatusCode::OK, "application/json", format!("{support:#}\n"))
         }
         "/healthz" if status.age() < STUCK_AFTER => text(StatusCode::OK, "ok\n"),
-        "/healthz" => text(StatusCode::SERVICE_UNAVAILABLE, "the control loop does not turn\n"),
+        "/healthz" => text(StatusCode::SERVICE_UNAVAILABLE, "the control loop is stuck\n"),
         _ => text(StatusCode::NOT_FOUND, "there are /, /status.json, /support.json and /healthz\n"),
     }
 }
 
-/// A browser that was lured to another name which resolves to this address says that name here (DNS rebinding).
+/// Whether the Host header names this device. With DNS rebinding it names the attacker's site.
 fn names_this_device(headers: &HeaderMap) -> bool {
     let mut hosts = headers.get_all(HOST).iter();
     let (Some(host), None) = (hosts.next(), hosts.next()) else { return false };
@@ -332,29 +333,29 @@ fn with_type(status: StatusCode, content_type: &'static str, body: String) -> An
     answer
 }
 
-/// A connection on which these bytes arrive and then nothing more, for `fuzzing`.
+/// Serves a connection that sends these bytes and then closes, for `fuzzing`.
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn request_from_a_stranger(input: &[u8]) -> crate::fuzzing::Verdict {
     use std::{path::Path, sync::LazyLock};
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-    static BOARD: LazyLock<Arc<SharedStatus>> = LazyLock::new(|| {
+    static STATUS: LazyLock<Arc<SharedStatus>> = LazyLock::new(|| {
         let config = crate::config::Config::parse(include_str!("../../systemd/config.toml"), Path::new("config.toml"));
         Arc::new(SharedStatus::new(super::StatusDocument::new(&config.expect("the installed example is good"))))
     });
     let runtime = runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
     let answer = runtime.block_on(async {
-        let (mut stranger, ours) = tokio::io::duplex(1 << 20);
+        let (mut client, ours) = tokio::io::duplex(1 << 20);
         let talk = async {
-            // It may have state up long before the last byte.
-            let _ = stranger.write_all(&input[..input.len().min(1 << 19)]).await;
-            let _ = stranger.shutdown().await;
+            // The server may close long before the last byte.
+            let _ = client.write_all(&input[..input.len().min(1 << 19)]).await;
+            let _ = client.shutdown().await;
             let mut answer = Vec::new();
-            let _ = stranger.read_to_end(&mut answer).await;
+            let _ = client.read_to_end(&mut answer).await;
             answer
         };
-        tokio::join!(converse(ours, true, BOARD.clone()), talk).1
+        tokio::join!(serve_connection(ours, true, STATUS.clone()), talk).1
     });
     let status = answer.strip_prefix(b"HTTP/1.").and_then(|rest| rest.get(2..5));
     assert!(answer.is_empty() || status.is_some(), "{:?}", String::from_utf8_lossy(&answer));

@@ -1,4 +1,4 @@
-//! The listener as strangers meet it, and the document as people do.
+//! The server as untrusted clients meet it, and the document as people read it.
 
 use std::{
     fs,
@@ -47,7 +47,7 @@ fn exchange(address: SocketAddr, request: &[u8]) -> String {
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     stream.write_all(request).unwrap();
     let mut answer = Vec::new();
-    // A server that closes on unread bytes resets the connection; what it said before still counts.
+    // A server that closes with unread bytes resets the connection; what it has sent still counts.
     let _ = stream.read_to_end(&mut answer);
     String::from_utf8(answer).unwrap()
 }
@@ -172,7 +172,7 @@ fn idlers_hold_a_few_places_for_a_short_time() {
     let (_server, address, _board) = over_tcp();
     let began = Instant::now();
     let idlers: Vec<_> = (0..16).map(|_| TcpStream::connect(address).unwrap()).collect();
-    // Every place is taken as soon as the sixteen are accepted; then one more is closed without a word.
+    // All places are taken once sixteen are accepted; one more is closed at once.
     while !get_quietly(address).is_empty() {
         assert!(began.elapsed() < Duration::from_secs(4), "the idlers should hold every place");
     }
@@ -208,7 +208,7 @@ fn a_socket_is_for_its_user_and_group_and_is_taken_away_at_the_end() {
     assert!(ask(&listen, "/status.json").is_ok(), "the second leaves the first alone");
     drop(server);
     assert!(!path.exists());
-    assert!(matches!(ask(&listen, "/status.json"), Err(AskError::Nobody { .. })));
+    assert!(matches!(ask(&listen, "/status.json"), Err(AskError::Unreachable { .. })));
 }
 
 #[test]
@@ -227,7 +227,7 @@ fn a_port_that_is_taken_and_a_directory_that_is_missing_are_conditions_until_the
     eventually(|| !said(&over_tcp) && !said(&over_unix));
     assert_eq!(code(&get(address, "/")), "200");
     assert!(ask(&Listen::Unix(socket.clone()), "/status.json").is_ok());
-    // As when a file system is mounted over the directory.
+    // As if a file system were mounted over the directory.
     fs::remove_dir_all(dir.path().join("later")).unwrap();
     fs::create_dir(dir.path().join("later")).unwrap();
     eventually(|| ask(&Listen::Unix(socket.clone()), "/status.json").is_ok());
@@ -304,7 +304,7 @@ fn the_summary_is_one_line() {
 }
 
 #[test]
-fn the_summary_names_the_gravest_condition_and_how_many_more() {
+fn the_summary_names_the_worst_condition_and_how_many_more() {
     let mut document = StatusDocument::new(&config());
     let conditions = Conditions::default();
     conditions.raise(Kind::BrokerUnreachable, "connecting to a.example:8883: connection refused");
@@ -318,7 +318,7 @@ fn the_summary_names_the_gravest_condition_and_how_many_more() {
 }
 
 #[test]
-fn the_page_shows_conditions_gravest_first_and_as_text() {
+fn the_page_shows_conditions_worst_first_and_as_text() {
     let mut document = StatusDocument::new(&config());
     assert!(page::render(&document).contains("Nothing is wrong"));
     let conditions = Conditions::default();

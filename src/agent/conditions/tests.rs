@@ -1,4 +1,4 @@
-//! What lasts is told from what passes, and each end from its cause.
+//! Lasting faults become conditions and passing ones do not; each condition ends for its own reason.
 
 use std::path::Path;
 
@@ -50,7 +50,7 @@ fn said(conditions: &Conditions, name: &str) -> Option<String> {
 }
 
 #[test]
-fn a_good_picture_is_no_condition_and_what_passes_soon_neither() {
+fn neither_a_good_view_nor_a_short_wait_is_a_condition() {
     let (mut monitor, conditions) = monitor();
     monitor.update(&view(), None, now(10));
     let passing = View { persisted: false, held_because: Some("nobody has confirmed it"), ..view() };
@@ -67,7 +67,7 @@ fn a_good_picture_is_no_condition_and_what_passes_soon_neither() {
 }
 
 #[test]
-fn what_the_picture_says_is_raised_and_cleared() {
+fn conditions_follow_the_view() {
     let (mut monitor, conditions) = monitor();
     let bad = View {
         state_lost: true,
@@ -111,7 +111,7 @@ fn a_refusal_ends_with_a_stored_clip_another_document_or_time() {
 }
 
 #[test]
-fn a_server_s_certificate_is_told_of_two_days_before_its_end_and_ours_fourteen() {
+fn server_certificates_are_warned_of_two_days_before_their_end_and_ours_fourteen() {
     let (mut monitor, conditions) = monitor();
     let broker = |monitor: &mut ConditionMonitor, left: Duration| {
         monitor.server_certificate("the broker's", "care.example:8883".into(), now(0).trusted + left)

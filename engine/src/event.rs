@@ -84,8 +84,8 @@ pub struct CutFigures {
     pub transfers: u32,
     /// Payload handed to the network device after the gate closed.
     pub bytes_after: u64,
-    /// Clips that the new policy does not allow to be kept.
-    pub doomed: Erased,
+    /// Clips that the new policy does not allow to be kept, erased.
+    pub erased: Erased,
 }
 
 /// What the engine is told.

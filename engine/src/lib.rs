@@ -1,10 +1,100 @@
-//! The engine: what the camera's upload may do, decided from documents and time alone. `handle(event, now)` in, effects
-//! out, in order. It knows no socket, file, clock or pipeline: the agent carries its effects out, tests and
-//! simulation drive it a million times in memory.
+//! Decides what a Kasa camera may upload, from signed documents and time alone.
 //!
-//! One document's way: `judge` → `duplicate`, `stale`, `conflict`, `rejected`, or `accept`. A
-//! document that takes something away closes the gate first and is written afterwards; one that gives is written first
-//! and opens the gate afterwards (section 4).
+//! The engine is a value: events go in, effects come out. It has no socket, file, clock or thread, and depends on nothing
+//! that has. The agent drives it on a camera; the simulation in this crate drives it through millions of histories.
+//!
+//! A document is judged `applied`, `duplicate`, `stale`, `conflict` or `rejected` (docs/protocol.md#judgement). A document
+//! that takes something away closes the gate, is written, and then opens what is left. A document that gives something is
+//! written first and opens the gate afterwards (docs/protocol.md#the-switch).
+//!
+//! # Driving contract
+//!
+//! - Call [`Engine::start`] once, then [`Engine::handle`] for each [`Event`], in the order in which they happened.
+//! - Both carry out every effect that follows, in order, through your [`Ports`]. They return when nothing waits, or when a
+//!   cut is under way.
+//! - A cut is under way from the moment [`Ports::cut`] returns [`CutProgress::UnderWay`] until you pass
+//!   [`Event::CutDone`]. Meanwhile the engine asks for nothing, and what you tell it waits inside.
+//! - Read from the broker only while [`Engine::intake`] says [`Intake::Ready`].
+//! - Pass [`Event::Tick`] when [`Engine::wake_at`] is reached, and whenever trusted time may have changed. An early or
+//!   repeated tick does no harm.
+//!
+//! The loop, with a camera that has never been bound:
+//!
+//! ```
+//! use std::{collections::VecDeque, time::Duration};
+//!
+//! use care_engine::{
+//!     Admission, CutFigures, CutProgress, Delivery, Engine, Event, Fetched, Generation, Ports, Resource, Restored, Settings,
+//!     trusted_time::Now,
+//! };
+//! use care_protocol::{Erased, Get, Mode, Policy, Position, Report, RootKeys};
+//!
+//! /// What the engine acts on. A real one has a gate, a flash, a broker and an API behind it.
+//! struct Camera {
+//!     now: Now,
+//!     /// What has happened and the engine has not heard yet.
+//!     events: VecDeque<Event>,
+//! }
+//!
+//! impl Ports for Camera {
+//!     fn now(&mut self) -> Now {
+//!         self.now
+//!     }
+//!     fn cut(&mut self, _keep: Option<(Policy, Position)>) -> CutProgress {
+//!         let erased = Erased { clips: 0, bytes: 0 };
+//!         CutProgress::Done(CutFigures { generation: Generation(1), transfers: 0, bytes_after: 0, erased })
+//!     }
+//!     fn persist(&mut self, ticket: u64, _record: Vec<u8>) {
+//!         self.events.push_back(Event::Written { ticket });
+//!     }
+//!     fn publish(&mut self, ticket: u64, _report: Report) {
+//!         self.events.push_back(Event::Published { ticket });
+//!     }
+//!     fn fetch(&mut self, resource: Resource) {
+//!         self.events.push_back(Event::Fetched(resource, Fetched::Missing));
+//!     }
+//!     fn raise_time(&mut self, issued: Duration) {
+//!         self.now.trusted = self.now.trusted.max(issued);
+//!     }
+//!     fn set_time(&mut self, time: Duration) {
+//!         self.now.trusted = time;
+//!     }
+//!     fn open(&mut self, _admission: Admission) {}
+//!     fn retry_refused(&mut self) {}
+//!     fn forget(&mut self) {}
+//!     fn acknowledge(&mut self, _delivery: Delivery) {}
+//!     fn get(&mut self, _get: Get) {}
+//!     fn alarm(&mut self, _position: Position) {}
+//! }
+//!
+//! let settings = Settings {
+//!     device: "8006E5A1F0C2".parse()?,
+//!     issuer: "care".into(),
+//!     roots: RootKeys::new(),
+//!     min_keyset_version: 1,
+//!     free: Policy { clips: true, history_h: 12, clip_max_s: 12, cooldown_s: 300, max_height: 720, snapshots: false },
+//!     agent: "0.1.0".into(),
+//!     nonce: Box::new(|| "AAAAAAAAAAAAAAAAAAAAAA".into()),
+//! };
+//! let now = Now { boot: Duration::from_secs(10), trusted: Duration::from_secs(1_767_225_600), ..Now::default() };
+//! let mut camera = Camera { now, events: VecDeque::new() };
+//! let mut engine = Engine::new(settings, Restored::Empty, now);
+//!
+//! engine.start(&mut camera);
+//! for _ in 0..100 {
+//!     if let Some(event) = camera.events.pop_front() {
+//!         engine.handle(event, &mut camera);
+//!     } else if let Some(wake) = engine.wake_at(camera.now) {
+//!         // A real driver sleeps here, until `wake` or the next event.
+//!         let slept = wake.saturating_sub(camera.now.boot);
+//!         camera.now.boot += slept;
+//!         camera.now.trusted += slept;
+//!         engine.handle(Event::Tick, &mut camera);
+//!     }
+//! }
+//! assert_eq!(engine.mode(camera.now), Mode::Unbound);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 #![forbid(unsafe_code)]
 
 mod admission;

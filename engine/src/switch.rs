@@ -133,7 +133,7 @@ impl Engine {
             report.cut =
                 Cut { transfers: figures.transfers, micros: u64::try_from(micros).unwrap_or(u64::MAX), bytes_after: figures.bytes_after };
         }
-        report.erased = figures.doomed;
+        report.erased = figures.erased;
         if cutting.durable {
             let older = self.unwritten.take();
             if let Some(older) = &older {

@@ -307,7 +307,7 @@ impl Ports for Camera {
             generation: Generation(self.cuts.len() as u64),
             transfers,
             bytes_after: u64::from(transfers) * 1448,
-            doomed: Erased { clips: u32::from(keep.is_some()), bytes: 5 },
+            erased: Erased { clips: u32::from(keep.is_some()), bytes: 5 },
         })
     }
 

@@ -43,7 +43,7 @@ impl Agent {
                 generation = figures.generation.0,
                 transfers = figures.transfers,
                 bytes_after = figures.bytes_after,
-                doomed_clips = figures.doomed.clips,
+                doomed_clips = figures.erased.clips,
                 "cut"
             );
         }

@@ -63,10 +63,10 @@ impl Gate {
         // Nothing more leaves from here on: the kernel has forgotten every connection.
         let mut spool = self.spool.lock();
         let transfers = spool.recall(self.sockets.generation());
-        let doomed = keep.map(|(policy, position)| spool.keep(policy, position, self.clock.now())).unwrap_or_default();
+        let erased = keep.map(|(policy, position)| spool.keep(policy, position, self.clock.now())).unwrap_or_default();
         drop(spool);
         self.spool.changed();
-        CutFigures { generation, transfers, bytes_after, doomed }
+        CutFigures { generation, transfers, bytes_after, erased }
     }
 
     /// What a cut came to in all, `own` included; `None` while a vendor's uploader has not answered and may still send.
@@ -128,7 +128,7 @@ impl Gate {
 
     /// Cuts and erases everything, whatever a policy says: for a factory reset or a change of account.
     pub fn erase_all(&self) -> Erased {
-        self.cut(Some((Policy::CLOSED, Position::NONE))).doomed
+        self.cut(Some((Policy::CLOSED, Position::NONE))).erased
     }
 }
 

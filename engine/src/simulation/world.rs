@@ -25,7 +25,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 /// A cut is waited for so long at most: then a vendor's uploader has been cut off.
 const LONGEST_CUT: Duration = Duration::from_secs(5);
 /// What a cut comes to.
-const FIGURES: CutFigures = CutFigures { generation: Generation(0), transfers: 1, bytes_after: 0, doomed: Erased { clips: 0, bytes: 0 } };
+const FIGURES: CutFigures = CutFigures { generation: Generation(0), transfers: 1, bytes_after: 0, erased: Erased { clips: 0, bytes: 0 } };
 /// What no agent has written.
 const GARBAGE: &[u8] = b"worn out";
 

@@ -30,7 +30,7 @@ fn a_cut_in_mid_body_stops_it_and_a_forbidden_clip_never_comes_again() {
     assert_eq!(bench.status().transfers, 1);
     let figures = bench.gate.cut(Some((NONE, AT)));
     assert_eq!((figures.generation, figures.transfers), (Generation(1), 1));
-    assert_eq!(figures.doomed, Erased { clips: 1, bytes: BIG as u64 });
+    assert_eq!(figures.erased, Erased { clips: 1, bytes: BIG as u64 });
     assert!(figures.bytes_after < 16_384 + 1000, "{}", figures.bytes_after);
 
     // Another clip under another document passes; the forbidden one is not heard of again.
@@ -53,7 +53,7 @@ fn a_cut_that_erases_nothing_sends_the_clip_again_once_opened() {
     let content = bench.record(BIG / 2);
     until("some body has arrived", || sink.puts().first().is_some_and(|put| put.body.len() > 20_000));
     let figures = bench.gate.cut(None);
-    assert_eq!((figures.transfers, figures.doomed), (1, Erased::default()));
+    assert_eq!((figures.transfers, figures.erased), (1, Erased::default()));
     bench.open(PAID);
     until("stored", || bench.stored() == 1);
     let (asked, puts) = (sink.asked(), sink.puts());
@@ -95,7 +95,7 @@ fn a_clip_being_recorded_is_taken_away_by_a_cut() {
     assert_eq!((max, bench.gate.clip_max()), (Duration::from_secs(60), Some(Duration::from_secs(60))));
     let fragment = Bytes::from_static(&[7; 100]);
     assert_eq!(writer.append(fragment.clone(), Duration::from_secs(6)), Verdict::Continue { max });
-    assert_eq!(bench.gate.cut(Some((NONE, AT))).doomed, Erased { clips: 1, bytes: 100 });
+    assert_eq!(bench.gate.cut(Some((NONE, AT))).erased, Erased { clips: 1, bytes: 100 });
     assert_eq!(writer.append(fragment, Duration::from_secs(7)), Verdict::Erased);
     writer.finish(Duration::from_secs(7));
     assert_eq!((bench.status().spool, bench.gate.clip_max()), (Erased::default(), None));
@@ -167,7 +167,7 @@ fn two_hundred_cuts_in_every_phase_let_nothing_through() {
         }
         let figures = bench.gate.cut(Some((NONE, AT)));
         assert_eq!(figures.generation, Generation(round as u64 + 1));
-        assert_eq!(figures.doomed, Erased { clips: 1, bytes: BIG as u64 }, "phase {phase}");
+        assert_eq!(figures.erased, Erased { clips: 1, bytes: BIG as u64 }, "phase {phase}");
         assert!(figures.bytes_after < 16_384 + 1000, "phase {phase}: {} bytes after", figures.bytes_after);
         assert!(bench.gate.sockets.is_empty(), "phase {phase}: a socket survived the cut");
         assert_eq!(bench.status().spool, Erased::default());

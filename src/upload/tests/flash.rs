@@ -62,7 +62,7 @@ fn a_cut_while_a_clip_is_read_from_flash_erases_its_file() {
     bench.open(PAID);
     until("some body has arrived", || sink.puts().first().is_some_and(|put| put.body.len() > 10_000));
     let figures = bench.gate.cut(Some((NONE, AT)));
-    assert_eq!((figures.transfers, figures.doomed), (1, Erased { clips: 1, bytes: SIZE as u64 }));
+    assert_eq!((figures.transfers, figures.erased), (1, Erased { clips: 1, bytes: SIZE as u64 }));
     until("it is durably gone", || bench.gate.erasures_settled());
     assert!(bench.events().contains(&Event::ErasuresSettled));
     until("its file is gone", || files(dir.path()).is_empty());

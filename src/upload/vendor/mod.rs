@@ -417,7 +417,7 @@ impl Figures {
         CutFigures {
             transfers: own.transfers + self.transfers,
             bytes_after: own.bytes_after + self.bytes_after,
-            doomed: Erased { clips: own.doomed.clips + self.erased.clips, bytes: own.doomed.bytes + self.erased.bytes },
+            erased: Erased { clips: own.erased.clips + self.erased.clips, bytes: own.erased.bytes + self.erased.bytes },
             ..own
         }
     }

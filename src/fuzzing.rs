@@ -1,8 +1,8 @@
-//! The doors through which strangers' bytes come in, each as a function of bytes: what cargo-fuzz calls with whatever it makes
-//! up (`fuzz/`), and what the tests call with what it has found worth keeping (`fuzz/corpus/`).
+//! Fuzz targets: each parser of untrusted bytes, as a function of bytes. cargo-fuzz calls them with generated inputs (`fuzz/`),
+//! the tests with the inputs it kept (`fuzz/corpus/`).
 //!
-//! A body may refuse an input or accept it; it must not panic, and one input must not keep the processor for a second. What a
-//! target promises beyond that, it asserts. The feature `fuzzing` is for `fuzz/` alone and no part of the firmware.
+//! A target may accept or refuse an input. It must not panic, and must not use a second of processor time for one input. What
+//! it promises beyond that, it asserts. The feature `fuzzing` is for `fuzz/` alone and no part of the firmware.
 
 mod documents;
 #[cfg(test)]
@@ -14,12 +14,12 @@ use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// What became of an input: a corpus of which nothing is accepted reaches no further than the door.
+/// What became of an input. A corpus of which nothing is accepted tests only the first check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// Refused somewhere on its way.
+    /// Refused by one of the checks.
     Refused,
-    /// Taken for what it says.
+    /// Accepted.
     Accepted,
 }
 

@@ -32,7 +32,7 @@ impl Admission {
         if cut.changes_owner_of(before) { Self { record: Policy::CLOSED, ..cut } } else { cut }
     }
 
-    /// Whether going from `before` to `self` takes something away, so that it needs a cut (section 4, *Less*).
+    /// Whether going from `before` to `self` takes something away, so that it needs a cut: docs/protocol.md#the-switch.
     pub fn is_less_than(&self, before: &Self) -> bool {
         self.leave.is_less_than(&before.leave) || self.erases_of(before)
     }

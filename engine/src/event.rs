@@ -1,4 +1,4 @@
-//! What the engine is told and what it asks for. Nothing here is a socket, a file or a clock: `now` comes with each event.
+//! Events that the engine takes in, and effects that it asks for. Plain values: the time comes with each event.
 
 use std::time::Duration;
 
@@ -168,7 +168,7 @@ pub(super) enum Effect {
     Get(Get),
     /// Fetch over HTTPS, and answer `Fetched`.
     Fetch(Resource),
-    /// Two different documents carry this position: whoever signs has signed two, and nobody may overlook it (section 3.3).
+    /// Two different documents carry this position: the signer has signed two, and somebody must look: docs/protocol.md#order.
     Alarm(Position),
     /// A verified document was issued at this time (since 1970): trusted time is not before it.
     RaiseTime(Duration),

@@ -1,4 +1,5 @@
-//! The document in force: its lease as it runs out, and its `next` once it has taken effect (section 3.3).
+//! The document in force: its lease as it runs out (docs/protocol.md#lease), and its `next` once that has taken effect
+//! (docs/protocol.md#next). It knows nothing of the gate.
 
 use std::time::Duration;
 
@@ -100,7 +101,7 @@ impl InForce {
         self.performed_next().map_or(self.document.entitlement.reason, |next| next.reason)
     }
 
-    /// The label of what this document lets the agent do (section 3.5).
+    /// The label of what this document lets the agent do: docs/protocol.md#modes.
     pub(super) fn mode(&self, held: bool, now: Now) -> Mode {
         if self.reason() == Reason::Unbound {
             Mode::Unbound

@@ -1,7 +1,6 @@
-//! What the engine is told while a cut is under way. A cut may wait for a vendor's uploader for seconds, and nothing is judged
-//! before it has ended; so that nothing piles up meanwhile, what only repeats is not kept, and whoever drives the engine stops
-//! reading from the broker while there is no room ([`super::Engine::intake`]). What is not read is not acknowledged, so the
-//! broker keeps it: nothing is lost.
+//! Events that wait for the end of a cut. A cut may wait for a vendor's uploader for seconds, and the engine judges nothing
+//! before it has ended. Repeated events are dropped, and the driver stops reading from the broker while the inbox is full
+//! ([`super::Engine::intake`]). The broker keeps what is not acknowledged, so nothing is lost.
 
 use std::collections::VecDeque;
 

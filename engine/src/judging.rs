@@ -1,5 +1,5 @@
-//! A document's way from its bytes to a verdict: `applied`, `duplicate`, `stale`, `conflict` or `rejected` (sections 3.1
-//! to 3.3). Nothing here touches the gate; what is accepted goes to the switch.
+//! A document's way from its bytes to a verdict: `applied`, `duplicate`, `stale`, `conflict` or `rejected`
+//! (docs/protocol.md#judgement). Nothing here touches the gate: the switch does, for a document that is accepted.
 
 use std::time::Duration;
 

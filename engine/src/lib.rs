@@ -104,7 +104,6 @@ mod event;
 mod force;
 mod inbox;
 mod judging;
-mod passing;
 mod past;
 mod record;
 mod rejections;
@@ -112,6 +111,7 @@ mod reports;
 mod standing;
 mod switch;
 mod time;
+mod timers;
 pub mod trusted_time;
 mod verifying;
 mod view;
@@ -161,13 +161,13 @@ const FLASH_WAIT: Duration = Duration::from_secs(10);
 /// How often trusted time and the lease's use are written without another reason.
 const PERSIST_EVERY: Duration = Duration::from_secs(3600);
 
-/// What the engine must know of its device.
+/// The engine's settings: its device, and whom it trusts.
 pub struct Settings {
     /// The device.
     pub device: DeviceId,
-    /// The issuer it believes.
+    /// The issuer it trusts.
     pub issuer: String,
-    /// The root keys it believes.
+    /// The root keys it trusts.
     pub roots: RootKeys,
     /// Keysets below this version are refused.
     pub min_keyset_version: u64,
@@ -179,7 +179,7 @@ pub struct Settings {
     pub nonce: Box<dyn FnMut() -> String + Send>,
 }
 
-/// What the store gave back at start.
+/// What the store has found at start.
 #[derive(Debug)]
 pub enum Restored {
     /// The slots were never written.
@@ -194,7 +194,7 @@ pub enum Restored {
 pub struct Engine {
     settings: Settings,
     keyset: Option<VerifiedKeyset>,
-    /// What the gate obeys.
+    /// The document that the gate obeys.
     force: Option<InForce>,
     /// Accepted, and waiting for the disk before it may open anything.
     staged: Option<Staged>,
@@ -203,7 +203,7 @@ pub struct Engine {
     ratchet: Position,
     ratchet_digest: Option<Digest>,
     reset_id: u64,
-    /// The camera was reset: only a higher epoch binds it again.
+    /// The camera was reset to factory settings: only a higher epoch binds it again.
     factory_reset: Option<FactoryReset>,
     /// Root keys that the configuration no longer has, under which what is in force was once verified.
     retired: RootKeys,
@@ -217,10 +217,10 @@ pub struct Engine {
     unknown_key: Option<UnknownKey>,
     keyset_fetched: Option<Duration>,
     fetching_keyset: bool,
-    /// What the gate was told last.
+    /// The admission that the gate has.
     gate: Admission,
     cutting: Option<Cutting>,
-    /// Told while a cut is under way.
+    /// Events that came while a cut is under way.
     inbox: Inbox,
     /// Held documents whose key has become known. They came before whatever waits in the inbox.
     known: VecDeque<Known>,
@@ -247,7 +247,7 @@ pub struct Engine {
     /// The documents accepted under this owner, oldest first.
     history: Vec<Past>,
     effects: Vec<Effect>,
-    /// What was to be done behind a cut that is under way.
+    /// Effects that follow the cut under way, once it is done.
     after_cut: Vec<Effect>,
 }
 
@@ -258,7 +258,7 @@ struct Staged {
     since: Duration,
     cause: Cause,
     document: InForce,
-    /// When what confirms it came, in BOOTTIME; it counts once the document is applied (section 3.4).
+    /// When the copy or answer that confirms it came, in BOOTTIME; it counts once the document is applied.
     confirmed_at: Option<Duration>,
     failed: bool,
 }
@@ -300,7 +300,7 @@ struct Known {
     arrival: Arrival,
 }
 
-/// What has to be known of a message until it is done with.
+/// What the engine keeps of a message until it is acknowledged.
 #[derive(Debug, Clone, Copy)]
 struct Arrival {
     received: Duration,
@@ -312,12 +312,12 @@ struct Arrival {
 }
 
 impl Arrival {
-    /// What time has brought, or a fetch: nobody waits for a PUBACK.
+    /// A timer, or a fetch: there is no PUBACK to send.
     fn unasked(way: Option<Way>, now: Now) -> Self {
         Self { received: now.boot, delivery: None, way, valid_until: LATEST }
     }
 
-    /// What HTTPS has brought.
+    /// A document or keyset that came over HTTPS.
     fn fetched(way: Way, body: &Body, now: Now) -> Self {
         Self { valid_until: body.valid_until, ..Self::unasked(Some(way), now) }
     }
@@ -495,7 +495,7 @@ impl Engine {
     fn pass_once(&mut self, now: Now) -> bool {
         let now = self.learnt.apply(now);
         self.notice_correction(now);
-        self.pass_time(now)
+        self.run_timers(now)
     }
 
     fn take_next(&mut self, now: Now) {

@@ -1,5 +1,5 @@
-//! The documents that came before, for support: which plan, since when, and under which order. It travels in the record, which is
-//! written with every document anyway, so it costs no write of its own; another owner's camera knows nothing of it.
+//! The history of documents, for support: which plan, since when, under which order id. It is part of the record, which is
+//! written with every document anyway, and is erased when the camera changes owner.
 
 use care_protocol::{Plan, Position, Reason};
 use serde::{Deserialize, Serialize};

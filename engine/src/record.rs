@@ -1,4 +1,5 @@
-//! What survives a power cut: one record, written whole with every change, and read back without trust in the flash it stood on.
+//! The record that survives a power cut. The engine writes it whole with every change, and trusts nothing in it after a
+//! restart before signatures and ranges are checked again. [`crate::durable`] puts its bytes on flash.
 
 use care_protocol::{DeviceId, Digest, MAX_INTEGER, Position, Report, RootKeys, VerifiedEntitlement, VerifiedKeyset};
 use serde::{Deserialize, Serialize};

@@ -1,4 +1,5 @@
-//! Which reports go out, and when: the newest `applied` one until it is acknowledged, the others within their rate (section 3.5).
+//! Which reports go out, and when: the newest `applied` one until the broker acknowledges it, the others within their rate
+//! (docs/protocol.md#report). The engine decides what a report says; [`super::Ports::publish`] sends it.
 
 use std::{collections::BTreeMap, time::Duration};
 

@@ -1,4 +1,4 @@
-//! Who vouches for what is on record. Until somebody does, what exceeds `[free]` waits (section 4, *held*): a cancel
+//! Who vouches for what is on record. Until somebody does, what exceeds `[free]` waits (docs/protocol.md#held): a cancel
 //! that raced a power cut or an outage must cost no byte.
 
 use std::time::Duration;
@@ -233,7 +233,7 @@ impl Standing {
         self.deaf && !self.nothing_to_hear
     }
 
-    /// Whether a document that came this way, and was judged applied or duplicate, confirms (section 3.4).
+    /// Whether a document that came this way, and was judged applied or duplicate, confirms: docs/protocol.md#confirmation.
     pub(super) fn confirms(&self, via: &Via) -> bool {
         match via {
             Via::Copy { connection, retain, dup } => *retain && !*dup && self.subscribe_sent && self.connection == Some(*connection),

@@ -1,5 +1,5 @@
-//! The switch: what the gate should be told, and the order in which it is told (section 4). What takes closes the gate,
-//! then is written, then opens what is left; what gives is written first.
+//! The switch: what the gate should be told, and in which order (docs/protocol.md#the-switch). A document that takes
+//! something away closes the gate, is written, then opens what is left. A document that gives is written first.
 
 use std::time::Duration;
 
@@ -59,7 +59,7 @@ impl Engine {
             || (document.pending_next().is_some() && !now.confirmed)
     }
 
-    /// The label of what may leave now (section 3.5).
+    /// The label of what may leave now: docs/protocol.md#modes.
     pub fn mode(&self, now: Now) -> Mode {
         self.mode_of(self.force.as_ref(), now)
     }

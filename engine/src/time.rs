@@ -1,4 +1,5 @@
-//! What documents teach of trusted time, and what a correction of it means for what is in force.
+//! What the engine does with trusted time: it raises it by verified documents, refuses documents from beyond the end of
+//! certificates, and adjusts the lease after a correction. The arithmetic itself is in [`crate::trusted_time`].
 
 use std::time::Duration;
 

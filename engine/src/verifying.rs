@@ -1,5 +1,5 @@
-//! Where the engine has signatures checked. The simulation, which brings the same few thousand documents a billion times,
-//! remembers a verdict by the token and the keys it was judged by; a product build has no such memory.
+//! Checks signatures for the engine. The simulation delivers the same few thousand documents millions of times, so under
+//! test a verdict is remembered by the token and the keys it was judged by. A product build remembers nothing.
 
 use care_protocol::{DeviceId, Entitlement, Keyset, Reject, RootKeys, VerifiedEntitlement, VerifiedKeyset};
 

@@ -1,5 +1,5 @@
-//! What goes to flash, and what may be said once it is there. PUBACK means: this document or a higher one survives a
-//! power cut, or it was refused (invariant 1).
+//! What goes to flash, and what follows once it is there. PUBACK means: this document or a higher one survives a power
+//! cut, or it was refused (docs/protocol.md#acknowledgement).
 
 use care_protocol::{Cause, MAX_INTEGER, Reject, Report, RootKeys};
 
@@ -75,7 +75,7 @@ impl Engine {
             (staged.cause, (staged.cause == Cause::Document).then_some(position))
         });
         match given {
-            // What gives opens before it is acknowledged, what takes is acknowledged before it opens (section 4).
+            // A document that gives opens, then is acknowledged. One that takes is acknowledged, then opens what is left.
             Some((cause, judged)) => {
                 let mut report = self.applied_report(cause, judged, now);
                 if let Some(downgrade) = downgrade {

@@ -1,5 +1,5 @@
-//! Signed documents as anybody may send them, and as a signer with the right key and bad intentions could. An input's first
-//! byte says which: `T` is a token as it stands, `P` a payload that is signed here, `A` an answer to a `get`.
+//! Targets for signed documents: unsigned ones that anybody can send, and signed ones from a hostile signer. The first byte of an
+//! input selects: `T` a token as it stands, `P` a payload that is signed here, `A` an answer to a `get`.
 
 use std::{collections::BTreeMap, sync::LazyLock};
 
@@ -9,7 +9,7 @@ use super::Verdict;
 
 pub(super) const ISSUER: &str = "care";
 
-/// What the fuzzing camera believes.
+/// What the fuzzed camera trusts.
 pub(super) struct Trusted {
     pub(super) key: Signer,
     pub(super) root: Signer,

@@ -1,5 +1,5 @@
-//! Every input that was worth keeping, through its target once more, and changed in many small ways, without cargo-fuzz.
-//! The changes know nothing of what they reach; `make fuzz` does, and finds what they do not.
+//! Replays every kept input through its target, as it is and with many small changes, without cargo-fuzz. The changes are
+//! blind; `make fuzz` is guided by coverage and finds more.
 
 use std::{fs, path::Path};
 

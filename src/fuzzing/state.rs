@@ -1,6 +1,6 @@
-//! The state on flash, as somebody with the flash in his hands may leave it. An input's first byte says what the rest is: `S` a
-//! slot, `R` the record in a slot whose checksum is right, and then the engine starts from it and lives for a while. In a
-//! record `ENTITLEMENT` and `KEYSET` stand for genuine tokens, which nobody without the keys could put there.
+//! Target for the state on flash, as an attacker with access to the flash may leave it. The first byte of an input selects: `S` a
+//! whole slot, `R` the record in a slot with a valid checksum. The engine starts from it and runs for three days. In a record
+//! `ENTITLEMENT` and `KEYSET` stand for genuine tokens, which an attacker without the keys can copy but not make.
 
 use std::{collections::VecDeque, sync::LazyLock, time::Duration};
 
@@ -83,7 +83,7 @@ pub(super) fn state(input: &[u8]) -> Verdict {
     }
 }
 
-/// Starts an engine from this record and lets it live: connected, confirmed, asked, with time passing.
+/// Starts an engine from this record and lets it live: connected, confirmed, questioned, with time passing.
 fn started_from(bytes: &[u8]) -> Verdict {
     let (restored, trusted) = match Record::read(bytes) {
         Ok(record) => {

@@ -1,4 +1,4 @@
-//! The configuration, as people write it.
+//! Target for the configuration file.
 
 use std::path::Path;
 

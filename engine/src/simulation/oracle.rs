@@ -1,4 +1,4 @@
-//! What sections 3 and 4 say of a history, reckoned without the engine: verdicts, and upper bounds for what may leave.
+//! What docs/protocol.md says of a history, reckoned without the engine: verdicts, and upper bounds for what may leave.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -31,7 +31,7 @@ pub(super) enum Verdict {
     Waiting,
 }
 
-/// How a document came, and whether that way confirms (section 3.4), SUBSCRIBE aside.
+/// How a document came, and whether that way confirms (docs/protocol.md#confirmation), SUBSCRIBE aside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Voice {
     Copy { confirms: bool },

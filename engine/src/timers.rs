@@ -1,4 +1,5 @@
-//! What time alone brings: a `next` that is due, a lease that ends, a voucher that runs out, a question that is owed.
+//! Timers: a `next` that is due, a lease that ends, a confirmation that expires, a question to ask again. Called with every
+//! event and on each tick; [`Engine::wake_at`] says when the next one is due.
 
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ const NOTHING_DELIVERED: &str = "the broker granted the subscription, but neithe
 
 impl Engine {
     /// Does what is due; true if a cut is under way, which must be answered first.
-    pub(super) fn pass_time(&mut self, now: Now) -> bool {
+    pub(super) fn run_timers(&mut self, now: Now) -> bool {
         if let Some((ticket, _)) = self.being_written().filter(|(_, since)| now.boot >= *since + FLASH_WAIT) {
             self.write_failed(ticket, now);
             if self.cutting.is_some() {
@@ -147,7 +148,7 @@ impl Engine {
     }
 
     /// A lost state is set anew from the keyset first, whose resets then count as applied, and from the entitlement only
-    /// once that is answered (section 3.3).
+    /// once that is answered: docs/protocol.md#state-loss.
     pub(super) fn ask_on(&mut self, keyset: &Fetched, now: Now) {
         match keyset {
             Fetched::Found(_) | Fetched::Missing => self.effects.push(Effect::Fetch(Resource::Entitlement)),
@@ -173,7 +174,7 @@ impl Engine {
         self.lost || self.refused.as_ref().is_some_and(|refused| refused.waiting && !refused.confirmed)
     }
 
-    /// 402 or 403 on a grant, of whatever clip: the cloud says that the plan is not what we think (section 3.6).
+    /// 402 or 403 on a grant, of whatever clip: the plan is not what we think: docs/protocol.md#refusals.
     pub(super) fn refused(&mut self, now: Now) {
         if self.refused.as_ref().is_some_and(|refused| refused.waiting) {
             return;

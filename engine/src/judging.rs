@@ -173,8 +173,8 @@ impl Engine {
         }
     }
 
-    /// What takes is in force at once, what gives waits for the disk; true if a cut is under way.
-    pub(super) fn take_up(&mut self, document: InForce, confirmed_at: Option<Duration>, arrival: Arrival, now: Now) -> bool {
+    /// A document that takes is in force at once, which may begin a cut. One that gives waits for the flash.
+    pub(super) fn take_up(&mut self, document: InForce, confirmed_at: Option<Duration>, arrival: Arrival, now: Now) {
         let position = Some(document.document.entitlement.position());
         if self.admission_of(Some(&document), now).is_less_than(&self.gate) {
             self.vouched_for(confirmed_at, now);
@@ -187,7 +187,6 @@ impl Engine {
         let report = self.report_of(self.newest(), Cause::Document, position, now);
         self.promise(Some(&report), now);
         self.acknowledge_once_written(arrival);
-        false
     }
 
     /// It is in force once it is on flash.

@@ -21,7 +21,7 @@
 //! The loop, with a camera that has never been bound:
 //!
 //! ```
-//! use std::{collections::VecDeque, time::Duration};
+//! use std::{collections::VecDeque, ops::ControlFlow, time::Duration};
 //!
 //! use care_engine::{
 //!     Admission, CutFigures, CutProgress, Delivery, Engine, Event, Fetched, Generation, Ports, Resource, Restored, Settings,
@@ -122,7 +122,7 @@ mod simulation;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, ops::ControlFlow, time::Duration};
 
 use care_protocol::{Cause, DeviceId, Digest, Mode, Policy, Position, Report, RootKeys, VerifiedKeyset};
 
@@ -323,13 +323,25 @@ impl Arrival {
     }
 }
 
-/// A cut whose figures are not in yet.
+/// A cut is under way: nothing is decided before it is done.
+struct CutUnderWay;
+
+/// What has to be on flash when a cut is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Durability {
+    /// The document that caused the cut, before the gate opens again.
+    BeforeOpening,
+    /// Nothing: the document in force was there before.
+    NotNeeded,
+}
+
+/// A cut whose figures are not in yet. Whatever is staged or unwritten meanwhile stays so: a cut may begin in each of these
+/// states, and the simulation reaches all of them.
 struct Cutting {
     cause: Cause,
     judged: Option<Position>,
     arrival: Arrival,
-    /// Whether the record must be on flash before the gate opens again.
-    durable: bool,
+    record: Durability,
     keep: Option<(Policy, Position)>,
     /// Whether the camera has another owner now.
     forget: bool,
@@ -485,21 +497,21 @@ impl Engine {
     /// Does what time has brought, and what follows from it.
     fn pass(&mut self, now: Now) {
         for _ in 0..2 {
-            if self.cutting.is_some() || self.pass_once(now) {
+            if self.cutting.is_some() || self.pass_once(now).is_break() {
                 return;
             }
         }
     }
 
-    /// Does what is due; true if a cut is under way.
-    fn pass_once(&mut self, now: Now) -> bool {
+    /// Does what is due, up to a cut that this begins.
+    fn pass_once(&mut self, now: Now) -> ControlFlow<CutUnderWay> {
         let now = self.learnt.apply(now);
         self.notice_correction(now);
         self.run_timers(now)
     }
 
     fn take_next(&mut self, now: Now) {
-        if self.cutting.is_some() || self.pass_once(now) {
+        if self.cutting.is_some() || self.pass_once(now).is_break() {
             return;
         }
         let due = self.learnt.apply(now);
@@ -510,7 +522,8 @@ impl Engine {
         }
         // What a time that a reset has set brings is looked at once the clock has it: the system clock may be ahead of it.
         if self.cutting.is_none() && !self.learnt.is_set() {
-            self.pass_once(now);
+            // The last thing this decides, whether it begins a cut or not.
+            let _ = self.pass_once(now);
         }
     }
 

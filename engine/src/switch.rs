@@ -1,11 +1,11 @@
 //! The switch: what the gate should be told, and in which order (docs/protocol.md#the-switch). A document that takes
 //! something away closes the gate, is written, then opens what is left. A document that gives is written first.
 
-use std::time::Duration;
+use std::{ops::ControlFlow, time::Duration};
 
 use care_protocol::{Cause, Cut, Erased, Mode, Policy, Position};
 
-use super::{Admission, Arrival, CutFigures, Cutting, Effect, Engine, Unwritten, force::InForce};
+use super::{Admission, Arrival, CutFigures, CutUnderWay, Cutting, Durability, Effect, Engine, Unwritten, force::InForce};
 use crate::trusted_time::Now;
 
 impl Engine {
@@ -68,13 +68,12 @@ impl Engine {
         document.map_or(Mode::Unbound, |document| document.mode(self.is_held(document, now), now))
     }
 
-    /// Puts what is in force to effect, writing it before anything opens; true if a cut is under way.
+    /// Puts what is in force to effect, writing it before anything opens. This may begin a cut.
     /// `before` is what the document on flash allows.
-    pub(super) fn switch(&mut self, cause: Cause, judged: Option<Position>, before: Policy, arrival: Arrival, now: Now) -> bool {
+    pub(super) fn switch(&mut self, cause: Cause, judged: Option<Position>, before: Policy, arrival: Arrival, now: Now) {
         let wanted = self.admission_of(self.force.as_ref(), now);
         if wanted.is_less_than(&self.gate) {
-            self.cut(wanted, cause, judged, arrival, true);
-            return true;
+            return self.cut(wanted, cause, judged, arrival, Durability::BeforeOpening);
         }
         // The gate lets nothing out yet that this takes away, as after a boot.
         let report = self.applied_report(cause, judged, now);
@@ -82,15 +81,14 @@ impl Engine {
         self.acknowledge_once_written(arrival);
         let before = self.unwritten.take().map_or(before, |older| older.before.floor(&before));
         self.unwritten = Some(Unwritten { ticket, since: now.boot, report, before, failed: false });
-        self.settle(cause, now)
+        self.settle(cause, now);
     }
 
-    /// Brings the gate in line with what is in force; true if a cut is under way.
-    pub(super) fn settle(&mut self, cause: Cause, now: Now) -> bool {
+    /// Brings the gate in line with what is in force. This may begin a cut.
+    pub(super) fn settle(&mut self, cause: Cause, now: Now) {
         let wanted = self.admission(now);
         if wanted.is_less_than(&self.gate) {
-            self.cut(wanted, cause, None, Arrival::unasked(None, now), false);
-            return true;
+            return self.cut(wanted, cause, None, Arrival::unasked(None, now), Durability::NotNeeded);
         }
         if wanted != self.gate {
             self.gate = wanted;
@@ -101,10 +99,14 @@ impl Engine {
             let report = self.applied_report(cause, None, now);
             self.announce(report);
         }
-        false
     }
 
-    pub(super) fn cut(&mut self, wanted: Admission, cause: Cause, judged: Option<Position>, arrival: Arrival, durable: bool) {
+    /// Goes on, unless a cut is under way: then nothing is decided before it is done.
+    pub(super) fn unless_cutting(&self) -> ControlFlow<CutUnderWay> {
+        if self.cutting.is_some() { ControlFlow::Break(CutUnderWay) } else { ControlFlow::Continue(()) }
+    }
+
+    pub(super) fn cut(&mut self, wanted: Admission, cause: Cause, judged: Option<Position>, arrival: Arrival, record: Durability) {
         let keep = wanted.erases_of(&self.gate).then_some((wanted.keep, wanted.position));
         let forget = wanted.changes_owner_of(&self.gate);
         let before = match &self.unwritten {
@@ -112,7 +114,7 @@ impl Engine {
             Some(unwritten) if !unwritten.failed => unwritten.before.floor(&self.gate.keep),
             _ => self.gate.leave,
         };
-        self.cutting = Some(Cutting { cause, judged, arrival, durable, keep, forget, before });
+        self.cutting = Some(Cutting { cause, judged, arrival, record, keep, forget, before });
         self.effects.push(Effect::Cut { keep });
     }
 
@@ -134,7 +136,7 @@ impl Engine {
                 Cut { transfers: figures.transfers, micros: u64::try_from(micros).unwrap_or(u64::MAX), bytes_after: figures.bytes_after };
         }
         report.erased = figures.erased;
-        if cutting.durable {
+        if cutting.record == Durability::BeforeOpening {
             let older = self.unwritten.take();
             if let Some(older) = &older {
                 report.cut = sum_cut(report.cut, older.report.cut);

@@ -1,13 +1,13 @@
 //! Timers: a `next` that is due, a lease that ends, a confirmation that expires, a question to ask again. Called with every
 //! event and on each tick; [`Engine::wake_at`] says when the next one is due.
 
-use std::time::Duration;
+use std::{ops::ControlFlow, time::Duration};
 
 use care_protocol::{Cause, Get, Mode, Next, Report};
 
 use super::{
-    Arrival, Effect, Engine, FIRST_KEYSET, FLASH_WAIT, Fetched, HOLD, KEYSET_PAUSE, PERSIST_EVERY, REFUSED_PAUSE, REFUSED_RETRY, Refused,
-    Resource, UnknownKey,
+    Arrival, CutUnderWay, Effect, Engine, FIRST_KEYSET, FLASH_WAIT, Fetched, HOLD, KEYSET_PAUSE, PERSIST_EVERY, REFUSED_PAUSE,
+    REFUSED_RETRY, Refused, Resource, UnknownKey,
 };
 use crate::trusted_time::Now;
 
@@ -16,65 +16,69 @@ const NOTHING_DELIVERED: &str = "the broker granted the subscription, but neithe
                                  came within 10 s; asking over HTTPS every 60 s";
 
 impl Engine {
-    /// Does what is due; true if a cut is under way, which must be answered first.
-    pub(super) fn run_timers(&mut self, now: Now) -> bool {
+    /// Does what is due, up to a cut that this begins.
+    pub(super) fn run_timers(&mut self, now: Now) -> ControlFlow<CutUnderWay> {
         if let Some((ticket, _)) = self.being_written().filter(|(_, since)| now.boot >= *since + FLASH_WAIT) {
             self.write_failed(ticket, now);
-            if self.cutting.is_some() {
-                return true;
-            }
+            self.unless_cutting()?;
         }
         if let Some(mut staged) = self.staged.take_if(|staged| staged.document.next_is_due(now)) {
             // It is judged as if it had come now: what it gave until now is never opened.
             staged.document.next_performed = true;
-            return self.take_up(staged.document, staged.confirmed_at, Arrival::unasked(None, now), now);
+            self.take_up(staged.document, staged.confirmed_at, Arrival::unasked(None, now), now);
+            return self.unless_cutting();
         }
         if self.expected_next().is_some_and(|next| now.trusted.as_secs() >= next.effective_at) {
-            return self.perform_next(now);
+            self.perform_next(now);
+            return self.unless_cutting();
         }
         let lease_ended = self.force.as_ref().is_some_and(|force| force.lease_ended(now));
         if self.lease_over && !lease_ended {
             // Trusted time was set back, and with it the end by date.
             self.lease_over = false;
-            if !self.gives_soon() && self.settle(Cause::Time, now) {
-                return true;
+            if !self.gives_soon() {
+                self.settle(Cause::Time, now);
+                self.unless_cutting()?;
             }
         }
         if lease_ended && !self.lease_over {
             self.lease_over = true;
-            let cutting = self.settle(Cause::Lease, now);
-            if !cutting {
-                // With its report, which a power cut must not lose.
-                self.persist(None, now);
-            }
-            return cutting;
+            self.settle(Cause::Lease, now);
+            self.unless_cutting()?;
+            // With its report, which a power cut must not lose.
+            self.persist(None, now);
+            return ControlFlow::Continue(());
         }
         if self.standing.deafen(now) {
             self.overtake();
-            if self.settle(Cause::Link, now) {
-                return true;
-            }
+            self.settle(Cause::Link, now);
+            self.unless_cutting()?;
         }
         self.tell_deaf(now);
-        if self.standing.expire(now) && self.settle(Cause::Link, now) {
-            return true;
+        if self.standing.expire(now) {
+            self.settle(Cause::Link, now);
+            self.unless_cutting()?;
         }
-        if self.standing.end_silence(now) && self.settle(Cause::Link, now) {
-            return true;
+        if self.standing.end_silence(now) {
+            self.settle(Cause::Link, now);
+            self.unless_cutting()?;
         }
         if let Some(refused) = self.refused.as_mut().filter(|refused| refused.waiting && now.boot >= refused.retry_at) {
             refused.waiting = false;
             let cause = if refused.confirmed { Cause::Confirmed } else { Cause::Refused };
             self.effects.push(Effect::RetryRefused);
-            return self.settle(cause, now);
+            self.settle(cause, now);
+            return self.unless_cutting();
         }
         // A trusted time that has become known may end what only its doubt held up. What a document that is on its way to the
         // disk confirms, it opens itself; what it no longer allows is closed at once.
         if self.gives_soon() && self.admission(now).is_less_than(&self.gate) {
-            return self.settle(Cause::Lease, now);
+            self.settle(Cause::Lease, now);
+            return self.unless_cutting();
         }
-        if !self.gives_soon() && self.settle(Cause::Confirmed, now) {
-            return true;
+        if !self.gives_soon() {
+            self.settle(Cause::Confirmed, now);
+            self.unless_cutting()?;
         }
         self.give_up_unknown_key(now);
         self.ask(now);
@@ -82,7 +86,7 @@ impl Engine {
         if now.boot >= self.persisted_at + PERSIST_EVERY {
             self.persist(None, now);
         }
-        false
+        ControlFlow::Continue(())
     }
 
     /// The `next` that time will perform. One that gives waits while a higher document is on its way to the disk: that one may
@@ -92,8 +96,9 @@ impl Engine {
         force.pending_next().filter(|next| self.staged.is_none() || next.policy.is_less_than(&force.policy()))
     }
 
-    pub(super) fn perform_next(&mut self, now: Now) -> bool {
-        let Some(force) = &self.force else { return false };
+    /// Puts `next` in force. This may begin a cut.
+    pub(super) fn perform_next(&mut self, now: Now) {
+        let Some(force) = &self.force else { return };
         let before = force.policy();
         let mut after = force.clone();
         after.next_performed = true;
@@ -105,7 +110,6 @@ impl Engine {
         self.stage(after, Cause::Next, None, now);
         let report = self.report_of(self.newest(), Cause::Next, None, now);
         self.promise(Some(&report), now);
-        false
     }
 
     /// Says once that the broker delivers nothing, and once that it does again.

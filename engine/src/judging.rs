@@ -126,7 +126,7 @@ impl Engine {
         arrival.way.into_iter().for_each(|way| self.rejections.over(way));
         let confirms = self.standing.confirms(via);
         let given = |staged: &&mut Staged| staged.cause == Cause::Document && staged.document.document.entitlement.position() == position;
-        if let Some(staged) = self.staged.as_mut().filter(given) {
+        if let Some(staged) = self.phase.staged_mut().filter(given) {
             // Not applied yet, and it may never be: what the cloud vouches for here is this document, not the one in force.
             staged.confirmed_at = staged.confirmed_at.or(confirms.then_some(now.boot));
             return self.refuse_quietly(Outcome::Duplicate, Outcome::Duplicate.as_str(), Some(position), now);
@@ -180,7 +180,7 @@ impl Engine {
             self.vouched_for(confirmed_at, now);
             self.lease_over = document.lease_ended(now);
             self.force = Some(document);
-            self.staged = None;
+            self.phase.take_staged_if(|_| true);
             return self.switch(Cause::Document, position, self.gate.leave, arrival, now);
         }
         self.stage(document, Cause::Document, confirmed_at, now);
@@ -191,7 +191,7 @@ impl Engine {
 
     /// It is in force once it is on flash.
     pub(super) fn stage(&mut self, document: InForce, cause: Cause, confirmed_at: Option<Duration>, now: Now) {
-        self.staged = Some(Staged { ticket: self.tickets + 1, since: now.boot, cause, document, confirmed_at, failed: false });
+        self.phase.stage(Staged { ticket: self.tickets + 1, since: now.boot, cause, document, confirmed_at, failed: false });
     }
 
     pub(super) fn hold(&mut self, token: &[u8], kid: String, via: Via, arrival: Arrival, now: Now) {
@@ -258,7 +258,7 @@ impl Engine {
         let older = self.keyset.replace(verified);
         let Some(keyset) = self.keyset.as_ref().map(|verified| &verified.keyset) else { return };
         // The document in force stays in force on the key that verified it. A key of the same name may be another one now.
-        for document in self.force.iter_mut().chain(self.staged.iter_mut().map(|staged| &mut staged.document)) {
+        for document in self.force.iter_mut().chain(self.phase.staged_mut().map(|staged| &mut staged.document)) {
             let token = document.document.token.as_bytes();
             let verifies = verifying::entitlement(token, Some(keyset), &self.settings.issuer, &self.settings.device).is_ok();
             if document.verified_by.is_none() && !verifies {

@@ -105,6 +105,7 @@ mod force;
 mod inbox;
 mod judging;
 mod past;
+mod phase;
 mod record;
 mod rejections;
 mod reports;
@@ -137,6 +138,7 @@ pub use view::View;
 use event::Effect;
 use force::InForce;
 use inbox::Inbox;
+use phase::{Phase, Writing};
 use rejections::{Rejections, Way};
 use reports::Reports;
 use standing::{Standing, Via};
@@ -196,10 +198,8 @@ pub struct Engine {
     keyset: Option<VerifiedKeyset>,
     /// The document that the gate obeys.
     force: Option<InForce>,
-    /// Accepted, and waiting for the disk before it may open anything.
-    staged: Option<Staged>,
-    /// In force, and not on the disk yet.
-    unwritten: Option<Unwritten>,
+    /// What the engine waits for.
+    phase: Phase,
     ratchet: Position,
     ratchet_digest: Option<Digest>,
     reset_id: u64,
@@ -219,7 +219,6 @@ pub struct Engine {
     fetching_keyset: bool,
     /// The admission that the gate has.
     gate: Admission,
-    cutting: Option<Cutting>,
     /// Events that came while a cut is under way.
     inbox: Inbox,
     /// Held documents whose key has become known. They came before whatever waits in the inbox.
@@ -355,8 +354,7 @@ impl Engine {
             settings,
             keyset: None,
             force: None,
-            staged: None,
-            unwritten: None,
+            phase: Phase::Deciding(Writing::Settled),
             ratchet: Position::NONE,
             ratchet_digest: None,
             reset_id: 0,
@@ -371,7 +369,6 @@ impl Engine {
             keyset_fetched: None,
             fetching_keyset: false,
             gate: Admission::CLOSED,
-            cutting: None,
             inbox: Inbox::default(),
             known: VecDeque::new(),
             tickets: 0,
@@ -468,7 +465,7 @@ impl Engine {
     /// The next thing to do; `None` while a cut is under way, and once nothing waits. What another trusted time means for the
     /// plan, and what time alone has brought, comes before the next input and apart from it.
     fn resume(&mut self, now: Now) -> Option<Vec<Effect>> {
-        if self.cutting.is_some() {
+        if self.phase.is_cutting() {
             return None;
         }
         let time_told = !std::mem::take(&mut self.learnt).is_nothing();
@@ -476,7 +473,7 @@ impl Engine {
             return None;
         }
         self.pass(now);
-        if self.effects.is_empty() && self.cutting.is_none() {
+        if self.effects.is_empty() && !self.phase.is_cutting() {
             if !self.input_waits() {
                 return None;
             }
@@ -497,7 +494,7 @@ impl Engine {
     /// Does what time has brought, and what follows from it.
     fn pass(&mut self, now: Now) {
         for _ in 0..2 {
-            if self.cutting.is_some() || self.pass_once(now).is_break() {
+            if self.phase.is_cutting() || self.pass_once(now).is_break() {
                 return;
             }
         }
@@ -511,7 +508,7 @@ impl Engine {
     }
 
     fn take_next(&mut self, now: Now) {
-        if self.cutting.is_some() || self.pass_once(now).is_break() {
+        if self.phase.is_cutting() || self.pass_once(now).is_break() {
             return;
         }
         let due = self.learnt.apply(now);
@@ -521,7 +518,7 @@ impl Engine {
             self.take(event, due);
         }
         // What a time that a reset has set brings is looked at once the clock has it: the system clock may be ahead of it.
-        if self.cutting.is_none() && !self.learnt.is_set() {
+        if !self.phase.is_cutting() && !self.learnt.is_set() {
             // The last thing this decides, whether it begins a cut or not.
             let _ = self.pass_once(now);
         }
@@ -542,7 +539,7 @@ impl Engine {
 
     /// When [`Event::Tick`] is due, in BOOTTIME. Never while a cut is under way: only [`Event::CutDone`] ends that.
     pub fn wake_at(&self, now: Now) -> Option<Duration> {
-        if self.cutting.is_some() {
+        if self.phase.is_cutting() {
             return None;
         }
         let mut wake = self.standing.wake_at(now, self.needs_news());
@@ -558,10 +555,10 @@ impl Engine {
         if let Some((_, since)) = self.being_written() {
             wake = wake.min(since + FLASH_WAIT);
         }
-        if let Some(staged) = self.staged.as_ref().filter(|staged| !staged.document.lease_ended(now)) {
+        if let Some(staged) = self.phase.staged().filter(|staged| !staged.document.lease_ended(now)) {
             wake = wake.min(now.boot + staged.document.lease_left(now));
         }
-        let staged_next = self.staged.as_ref().and_then(|staged| staged.document.pending_next());
+        let staged_next = self.phase.staged().and_then(|staged| staged.document.pending_next());
         for next in self.expected_next().into_iter().chain(staged_next) {
             wake = wake.min(now.boot + Duration::from_secs(next.effective_at).saturating_sub(now.trusted));
         }
@@ -585,7 +582,7 @@ impl Engine {
     /// What waits for the flash, or for its key, came before this SUBSCRIBE or on a connection that is gone or deaf, and confirms
     /// nothing any more.
     fn overtake(&mut self) {
-        if let Some(staged) = &mut self.staged {
+        if let Some(staged) = self.phase.staged_mut() {
             staged.confirmed_at = None;
         }
         if let Some(held) = &mut self.unknown_key {

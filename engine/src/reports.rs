@@ -171,7 +171,7 @@ impl Engine {
             digest: document.map(|document| document.document.digest),
             plan: document.map(|document| document.plan().clone()),
             mode: self.mode_of(document, now),
-            persisted: self.unwritten.is_none(),
+            persisted: self.phase.unwritten().is_none(),
             keyset: self.keyset.as_ref().map_or(0, |keyset| keyset.keyset.version),
             cut: Cut::default(),
             erased: Erased::default(),

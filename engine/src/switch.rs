@@ -12,12 +12,12 @@ impl Engine {
     /// What the gate should be told now.
     pub(super) fn admission(&self, now: Now) -> Admission {
         let mut admission = self.admission_of(self.force.as_ref(), now);
-        match &self.unwritten {
+        match self.phase.unwritten() {
             Some(unwritten) if unwritten.failed => admission.leave = admission.leave.floor(&unwritten.before),
             Some(_) => admission.leave = Policy::CLOSED,
             None => {}
         }
-        if let Some(staged) = self.staged.as_ref().filter(|_| self.gives_soon()) {
+        if let Some(staged) = self.phase.staged().filter(|_| self.gives_soon()) {
             // A higher document is on its way to the disk. It opens nothing yet, and what it would not let out, because its lease
             // has ended or nobody vouches for it, is not opened in the name of the one before.
             admission.leave = admission.leave.floor(&self.admission_of(Some(&staged.document), now).leave);
@@ -27,14 +27,14 @@ impl Engine {
 
     /// The oldest record that something waits for and that has not failed so far, and since when (BOOTTIME).
     pub(super) fn being_written(&self) -> Option<(u64, Duration)> {
-        let staged = self.staged.as_ref().filter(|staged| !staged.failed).map(|staged| (staged.ticket, staged.since));
-        let unwritten = self.unwritten.as_ref().filter(|unwritten| !unwritten.failed).map(|unwritten| (unwritten.ticket, unwritten.since));
+        let staged = self.phase.staged().filter(|staged| !staged.failed).map(|staged| (staged.ticket, staged.since));
+        let unwritten = self.phase.unwritten().filter(|unwritten| !unwritten.failed).map(|unwritten| (unwritten.ticket, unwritten.since));
         staged.into_iter().chain(unwritten).min()
     }
 
     /// Whether a document is on its way to the disk, to be in force once it is there.
     pub(super) fn gives_soon(&self) -> bool {
-        self.staged.as_ref().is_some_and(|staged| !staged.failed)
+        self.phase.staged().is_some_and(|staged| !staged.failed)
     }
 
     /// What `document` lets the gate do, whether it is on flash or not.
@@ -79,8 +79,8 @@ impl Engine {
         let report = self.applied_report(cause, judged, now);
         let ticket = self.promise(Some(&report), now);
         self.acknowledge_once_written(arrival);
-        let before = self.unwritten.take().map_or(before, |older| older.before.floor(&before));
-        self.unwritten = Some(Unwritten { ticket, since: now.boot, report, before, failed: false });
+        let before = self.phase.take_unwritten_if(|_| true).map_or(before, |older| older.before.floor(&before));
+        self.phase.write(Unwritten { ticket, since: now.boot, report, before, failed: false });
         self.settle(cause, now);
     }
 
@@ -94,7 +94,7 @@ impl Engine {
             self.gate = wanted;
             self.effects.push(Effect::Open(wanted));
         }
-        let being_written = self.unwritten.as_ref().is_some_and(|unwritten| !unwritten.failed) || self.gives_soon();
+        let being_written = self.phase.unwritten().is_some_and(|unwritten| !unwritten.failed) || self.gives_soon();
         if self.announced != Some(self.mode(now)) && !being_written {
             let report = self.applied_report(cause, None, now);
             self.announce(report);
@@ -103,24 +103,24 @@ impl Engine {
 
     /// Goes on, unless a cut is under way: then nothing is decided before it is done.
     pub(super) fn unless_cutting(&self) -> ControlFlow<CutUnderWay> {
-        if self.cutting.is_some() { ControlFlow::Break(CutUnderWay) } else { ControlFlow::Continue(()) }
+        if self.phase.is_cutting() { ControlFlow::Break(CutUnderWay) } else { ControlFlow::Continue(()) }
     }
 
     pub(super) fn cut(&mut self, wanted: Admission, cause: Cause, judged: Option<Position>, arrival: Arrival, record: Durability) {
         let keep = wanted.erases_of(&self.gate).then_some((wanted.keep, wanted.position));
         let forget = wanted.changes_owner_of(&self.gate);
-        let before = match &self.unwritten {
+        let before = match self.phase.unwritten() {
             // Closed while that one is being written, and what it allows is what it keeps.
             Some(unwritten) if !unwritten.failed => unwritten.before.floor(&self.gate.keep),
             _ => self.gate.leave,
         };
-        self.cutting = Some(Cutting { cause, judged, arrival, record, keep, forget, before });
+        self.phase.begin_cut(Cutting { cause, judged, arrival, record, keep, forget, before });
         self.effects.push(Effect::Cut { keep });
     }
 
     /// The gate is closed and every transfer dead: write, then open under the new policy.
     pub(super) fn cut_done(&mut self, figures: CutFigures, now: Now) {
-        let Some(cutting) = self.cutting.take() else { return };
+        let Some(cutting) = self.phase.end_cut() else { return };
         if cutting.forget {
             self.effects.push(Effect::Forget);
             self.last_switch = None;
@@ -137,7 +137,7 @@ impl Engine {
         }
         report.erased = figures.erased;
         if cutting.record == Durability::BeforeOpening {
-            let older = self.unwritten.take();
+            let older = self.phase.take_unwritten_if(|_| true);
             if let Some(older) = &older {
                 report.cut = sum_cut(report.cut, older.report.cut);
                 report.erased = sum_erased(report.erased, older.report.erased);
@@ -145,7 +145,7 @@ impl Engine {
             let before = older.map_or(cutting.before, |older| older.before.floor(&cutting.before));
             let ticket = self.promise(Some(&report), now);
             self.acknowledge_once_written(cutting.arrival);
-            self.unwritten = Some(Unwritten { ticket, since: now.boot, report, before, failed: false });
+            self.phase.write(Unwritten { ticket, since: now.boot, report, before, failed: false });
         } else {
             self.announced = Some(report.mode);
             self.settle(cutting.cause, now);

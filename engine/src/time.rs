@@ -89,7 +89,7 @@ impl Engine {
         let moved_ms = correction.total_ms.saturating_sub(before);
         if moved_ms < 0 {
             let back = Duration::from_millis(moved_ms.unsigned_abs());
-            let staged = self.staged.iter_mut().map(|staged| &mut staged.document);
+            let staged = self.phase.staged_mut().into_iter().map(|staged| &mut staged.document);
             self.force.iter_mut().chain(staged).for_each(|document| document.is_younger_by(back));
         }
         let detail = Report::detail_of(&correction.to_string());

@@ -22,7 +22,7 @@ impl Engine {
             self.write_failed(ticket, now);
             self.unless_cutting()?;
         }
-        if let Some(mut staged) = self.staged.take_if(|staged| staged.document.next_is_due(now)) {
+        if let Some(mut staged) = self.phase.take_staged_if(|staged| staged.document.next_is_due(now)) {
             // It is judged as if it had come now: what it gave until now is never opened.
             staged.document.next_performed = true;
             self.take_up(staged.document, staged.confirmed_at, Arrival::unasked(None, now), now);
@@ -93,7 +93,7 @@ impl Engine {
     /// no longer know of it.
     pub(super) fn expected_next(&self) -> Option<&Next> {
         let force = self.force.as_ref()?;
-        force.pending_next().filter(|next| self.staged.is_none() || next.policy.is_less_than(&force.policy()))
+        force.pending_next().filter(|next| self.phase.staged().is_none() || next.policy.is_less_than(&force.policy()))
     }
 
     /// Puts `next` in force. This may begin a cut.

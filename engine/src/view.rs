@@ -82,7 +82,7 @@ impl Engine {
             next_at: force.and_then(|force| force.pending_next()).map(|next| next.effective_at),
             next_plan: force.and_then(|force| force.pending_next()).map(|next| next.plan.clone()),
             order: entitlement.and_then(|entitlement| entitlement.order.as_ref()).map(|order| order.id.clone()),
-            persisted: self.unwritten.is_none() && self.staged.is_none(),
+            persisted: self.phase.unwritten().is_none() && self.phase.staged().is_none(),
             factory_reset: self.factory_reset.is_some(),
             broker_deaf: self.standing.misses_something(),
             state_lost: self.lost,

@@ -29,7 +29,7 @@ impl Engine {
 
     pub(super) fn record(&self, report: Option<&Report>, now: Now) -> Record {
         let newest = self.newest();
-        let unwritten = self.unwritten.as_ref().map(|unwritten| &unwritten.report);
+        let unwritten = self.phase.unwritten().map(|unwritten| &unwritten.report);
         Record {
             format: Record::FORMAT,
             ratchet: self.ratchet,
@@ -63,8 +63,8 @@ impl Engine {
 
     pub(super) fn written(&mut self, ticket: u64, now: Now) {
         self.written = self.written.max(ticket);
-        let staged = self.staged.take_if(|staged| staged.ticket <= ticket);
-        let downgrade = self.unwritten.take_if(|unwritten| unwritten.ticket <= ticket);
+        let staged = self.phase.take_staged_if(|staged| staged.ticket <= ticket);
+        let downgrade = self.phase.take_unwritten_if(|unwritten| unwritten.ticket <= ticket);
         let given = staged.map(|staged| {
             let position = staged.document.document.entitlement.position();
             if staged.cause == Cause::Document {
@@ -111,12 +111,12 @@ impl Engine {
     }
 
     pub(super) fn write_failed(&mut self, ticket: u64, now: Now) {
-        if let Some(staged) = self.staged.as_mut().filter(|staged| staged.ticket <= ticket && !staged.failed) {
+        if let Some(staged) = self.phase.staged_mut().filter(|staged| staged.ticket <= ticket && !staged.failed) {
             staged.failed = true;
             let position = staged.document.document.entitlement.position();
             self.reject_quietly(&Reject::NotPersisted, Some(position), now);
         }
-        if let Some(unwritten) = self.unwritten.as_mut().filter(|unwritten| unwritten.ticket <= ticket && !unwritten.failed) {
+        if let Some(unwritten) = self.phase.unwritten_mut().filter(|unwritten| unwritten.ticket <= ticket && !unwritten.failed) {
             unwritten.failed = true;
             let report = Report { persisted: false, ..unwritten.report.clone() };
             self.announce(report);
@@ -142,6 +142,6 @@ impl Engine {
     }
 
     pub(super) fn newest(&self) -> Option<&InForce> {
-        self.staged.as_ref().map(|staged| &staged.document).or(self.force.as_ref())
+        self.phase.staged().map(|staged| &staged.document).or(self.force.as_ref())
     }
 }

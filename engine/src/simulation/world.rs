@@ -315,7 +315,7 @@ impl World {
         self.around.oracle.check_hung(&self.around.open.leave, self.around.now);
         self.around.oracle.check_asked(self.around.connected, self.around.now);
         assert_eq!(self.engine.gate, self.around.open, "the gate is not as the engine thinks");
-        assert!(self.engine.cutting.is_none() && self.engine.inbox.len() == 0 && self.engine.known.is_empty());
+        assert!(!self.engine.phase.is_cutting() && self.engine.inbox.len() == 0 && self.engine.known.is_empty());
         assert!(self.around.deferred.is_empty() && self.engine.after_cut.is_empty());
         if self.around.flash.waiting.is_none() {
             self.around.oracle.check_newest(in_force);
@@ -703,7 +703,7 @@ impl World {
             (doc.position, Mode::Paid, doc.policy)
         );
         assert!(self.around.window.iter().all(|(_, done)| *done), "{:?}", self.around.window);
-        assert!(self.engine.staged.is_none() && self.engine.unwritten.is_none());
+        assert!(self.engine.phase.staged().is_none() && self.engine.phase.unwritten().is_none());
     }
 }
 

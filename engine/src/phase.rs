@@ -1,0 +1,140 @@
+//! What the engine waits for: the flash, a cut, or nothing. One type lists the combinations; the simulation reaches each.
+//! Documents that wait for a key or a confirmation are not here, for they change nothing yet.
+
+use super::{Cutting, Staged, Unwritten};
+
+/// Whether a cut is under way, and what is on its way to flash.
+pub(super) enum Phase {
+    /// The engine decides about each event as it comes.
+    Deciding(Writing),
+    /// A cut is under way: events wait. What was on its way to flash when the cut began still is.
+    Cutting(Cutting, Writing),
+}
+
+/// What is on its way to flash.
+#[derive(Default)]
+pub(super) enum Writing {
+    /// Nothing: the document in force is there.
+    #[default]
+    Settled,
+    /// A document that gives. It opens nothing before it is there.
+    Staged(Staged),
+    /// A document that takes, in force already.
+    Unwritten(Unwritten),
+    /// One of each: a document that gives came before the one that takes was there, or the `next` of the document in force
+    /// took something while a higher document was on its way.
+    StagedAndUnwritten(Staged, Unwritten),
+}
+
+impl Phase {
+    pub(super) fn is_cutting(&self) -> bool {
+        matches!(self, Self::Cutting(..))
+    }
+
+    pub(super) fn begin_cut(&mut self, cutting: Cutting) {
+        let writing = std::mem::take(self.writing_mut());
+        *self = Self::Cutting(cutting, writing);
+    }
+
+    /// The cut under way is done.
+    pub(super) fn end_cut(&mut self) -> Option<Cutting> {
+        match std::mem::replace(self, Self::Deciding(Writing::Settled)) {
+            Self::Cutting(cutting, writing) => {
+                *self = Self::Deciding(writing);
+                Some(cutting)
+            }
+            deciding => {
+                *self = deciding;
+                None
+            }
+        }
+    }
+
+    pub(super) fn staged(&self) -> Option<&Staged> {
+        match self.writing() {
+            Writing::Staged(staged) | Writing::StagedAndUnwritten(staged, _) => Some(staged),
+            Writing::Settled | Writing::Unwritten(_) => None,
+        }
+    }
+
+    pub(super) fn staged_mut(&mut self) -> Option<&mut Staged> {
+        match self.writing_mut() {
+            Writing::Staged(staged) | Writing::StagedAndUnwritten(staged, _) => Some(staged),
+            Writing::Settled | Writing::Unwritten(_) => None,
+        }
+    }
+
+    pub(super) fn unwritten(&self) -> Option<&Unwritten> {
+        match self.writing() {
+            Writing::Unwritten(unwritten) | Writing::StagedAndUnwritten(_, unwritten) => Some(unwritten),
+            Writing::Settled | Writing::Staged(_) => None,
+        }
+    }
+
+    pub(super) fn unwritten_mut(&mut self) -> Option<&mut Unwritten> {
+        match self.writing_mut() {
+            Writing::Unwritten(unwritten) | Writing::StagedAndUnwritten(_, unwritten) => Some(unwritten),
+            Writing::Settled | Writing::Staged(_) => None,
+        }
+    }
+
+    /// A document that gives is on its way to flash, in place of the one that was.
+    pub(super) fn stage(&mut self, staged: Staged) {
+        let (_, unwritten) = self.take();
+        self.put(Some(staged), unwritten);
+    }
+
+    /// A document that takes is on its way to flash, in place of the one that was.
+    pub(super) fn write(&mut self, unwritten: Unwritten) {
+        let (staged, _) = self.take();
+        self.put(staged, Some(unwritten));
+    }
+
+    pub(super) fn take_staged_if(&mut self, wanted: impl FnOnce(&Staged) -> bool) -> Option<Staged> {
+        if !self.staged().is_some_and(wanted) {
+            return None;
+        }
+        let (staged, unwritten) = self.take();
+        self.put(None, unwritten);
+        staged
+    }
+
+    pub(super) fn take_unwritten_if(&mut self, wanted: impl FnOnce(&Unwritten) -> bool) -> Option<Unwritten> {
+        if !self.unwritten().is_some_and(wanted) {
+            return None;
+        }
+        let (staged, unwritten) = self.take();
+        self.put(staged, None);
+        unwritten
+    }
+
+    fn writing(&self) -> &Writing {
+        match self {
+            Self::Deciding(writing) | Self::Cutting(_, writing) => writing,
+        }
+    }
+
+    fn writing_mut(&mut self) -> &mut Writing {
+        match self {
+            Self::Deciding(writing) | Self::Cutting(_, writing) => writing,
+        }
+    }
+
+    fn take(&mut self) -> (Option<Staged>, Option<Unwritten>) {
+        match std::mem::take(self.writing_mut()) {
+            Writing::Settled => (None, None),
+            Writing::Staged(staged) => (Some(staged), None),
+            Writing::Unwritten(unwritten) => (None, Some(unwritten)),
+            Writing::StagedAndUnwritten(staged, unwritten) => (Some(staged), Some(unwritten)),
+        }
+    }
+
+    fn put(&mut self, staged: Option<Staged>, unwritten: Option<Unwritten>) {
+        *self.writing_mut() = match (staged, unwritten) {
+            (None, None) => Writing::Settled,
+            (Some(staged), None) => Writing::Staged(staged),
+            (None, Some(unwritten)) => Writing::Unwritten(unwritten),
+            (Some(staged), Some(unwritten)) => Writing::StagedAndUnwritten(staged, unwritten),
+        };
+    }
+}

@@ -52,6 +52,5 @@ pub mod systemd;
 mod test_pki;
 pub mod text_file;
 pub mod tls;
-pub mod token_bucket;
 pub mod unix_socket;
 pub mod upload;

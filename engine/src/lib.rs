@@ -113,6 +113,7 @@ mod standing;
 mod switch;
 mod time;
 mod timers;
+pub mod token_bucket;
 pub mod trusted_time;
 mod verifying;
 mod view;

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, time::Duration};
 use care_protocol::{Cause, Cut, Entitlement, Erased, Outcome, Position, Reason, Reject, Report};
 
 use super::{Effect, Engine, force::InForce};
-use crate::trusted_time::Now;
+use crate::{token_bucket::TokenBucket, trusted_time::Now};
 
 /// How many reports of one other outcome may go out at once.
 const BURST: u32 = 5;
@@ -33,8 +33,7 @@ struct Sent {
 
 #[derive(Debug)]
 struct Bucket {
-    tokens: u32,
-    refilled: Duration,
+    rate: TokenBucket,
     waiting: Option<Report>,
 }
 
@@ -68,7 +67,7 @@ impl Reports {
     /// Takes over a report of another outcome. It goes out within its rate, once there is a connection; a newer one of the
     /// same outcome takes its place.
     pub(super) fn other(&mut self, report: Report, now: Duration, effects: &mut Vec<Effect>) {
-        let bucket = self.others.entry(report.outcome.as_str()).or_insert(Bucket { tokens: BURST, refilled: now, waiting: None });
+        let bucket = self.others.entry(report.outcome.as_str()).or_insert(Bucket { rate: TokenBucket::full(BURST, REFILL), waiting: None });
         bucket.waiting = Some(report);
         self.flush(now, effects);
     }
@@ -79,19 +78,11 @@ impl Reports {
             return;
         }
         for bucket in self.others.values_mut() {
-            let refills = now.saturating_sub(bucket.refilled).as_secs() / REFILL.as_secs();
-            if refills > 0 {
-                bucket.tokens = BURST.min(bucket.tokens.saturating_add(u32::try_from(refills).unwrap_or(u32::MAX)));
-                bucket.refilled += REFILL * u32::try_from(refills).unwrap_or(u32::MAX);
-            }
-            if bucket.tokens == BURST {
-                bucket.refilled = now;
-            }
-            if bucket.tokens == 0 {
+            if bucket.rate.ready_at() > now {
                 continue;
             }
             if let Some(report) = bucket.waiting.take() {
-                bucket.tokens -= 1;
+                bucket.rate.spend(REFILL, now);
                 self.tickets += 1;
                 effects.push(Sent { ticket: self.tickets, report }.effect());
             }
@@ -130,7 +121,7 @@ impl Reports {
             return Duration::MAX;
         }
         let waiting = self.others.values().filter(|bucket| bucket.waiting.is_some());
-        waiting.map(|bucket| bucket.refilled + REFILL).min().unwrap_or(Duration::MAX)
+        waiting.map(|bucket| bucket.rate.ready_at()).min().unwrap_or(Duration::MAX)
     }
 
     fn ticket(&mut self) -> u64 {

@@ -30,6 +30,7 @@ use tokio::{
 
 use super::{PastDocument, SharedStatus, page};
 use crate::{
+    backoff::{Backoff, Delays, Jitter},
     conditions::{Conditions, Kind},
     config::Listen,
     logging, unix_socket,
@@ -48,9 +49,8 @@ const HEADERS_MOST: usize = 32;
 /// A control loop that has not updated the status for this long is stuck.
 const STUCK_AFTER: Duration = Duration::from_secs(10);
 
-/// Pauses between attempts to listen, doubling.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// Pauses between attempts to listen.
+const PAUSES: Delays = Delays::new(Duration::from_secs(1), Duration::from_secs(30), Jitter::None);
 /// How often to check that the unix socket's path still leads to our socket.
 const NAME_EVERY: Duration = Duration::from_secs(2);
 
@@ -139,20 +139,19 @@ impl Drop for SocketPath {
 
 /// Serves for ever, and listens again whenever the listener is lost.
 async fn keep_serving(listen: &Listen, first: io::Result<Bound>, status: Arc<SharedStatus>, conditions: &Conditions) {
-    let (mut bound, mut pause) = (first, FIRST_PAUSE);
+    let (mut bound, mut backoff) = (first, Backoff::new(PAUSES));
     loop {
         match bound.and_then(Listener::open) {
             Ok(listener) => {
                 conditions.clear(Kind::StatusPage);
                 tracing::info!(listen = %describe(listen), "status page");
-                pause = FIRST_PAUSE;
+                backoff.reset();
                 accept(listener, status.clone()).await;
             }
             Err(why) => {
                 let sentence = format!("cannot listen on {} for the status page: {why}", describe(listen));
                 conditions.raise_advising(Kind::StatusPage, sentence, advice(&why));
-                sleep(pause).await;
-                pause = (pause * 2).min(LONGEST_PAUSE);
+                sleep(backoff.next_delay()).await;
             }
         }
         bound = bind(listen);

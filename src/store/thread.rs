@@ -1,4 +1,5 @@
-//! The store's own thread: a sync can take seconds on worn flash, and a cut never waits for it.
+//! The store's thread: a sync can take seconds on worn flash, and a cut never waits for it. At most two records are held: one
+//! that waits and one that failed.
 //!
 //! Records that arrive while one is being written replace each other, so documents that come together cost one write. A
 //! write that fails is reported at once and then tried again until it succeeds or a newer record takes its place.
@@ -10,10 +11,10 @@ use std::time::{Duration, Instant};
 
 use care_engine::durable::filesystem::Filesystem;
 use care_engine::durable::slots::{Slots, WriteFault};
+use care_engine::token_bucket::TokenBucket;
 
 use super::StoreError;
 use crate::backoff::{Backoff, Delays, Jitter};
-use crate::token_bucket::TokenBucket;
 
 /// How long the store waits before it tries a failed write again.
 const RETRY: Delays = Delays::new(Duration::from_millis(200), Duration::from_secs(30), Jitter::None);
@@ -55,7 +56,7 @@ struct Shared {
     writes: Arc<AtomicU64>,
 }
 
-/// What lies between the caller and the thread.
+/// What the caller has handed to the thread: one record at most.
 #[derive(Debug, Default)]
 struct Desk {
     waiting: Option<Order>,

@@ -13,6 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use care_engine::token_bucket::TokenBucket;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -23,7 +24,7 @@ use super::{
     socket::Permit,
     spool::Job,
 };
-use crate::{http::Dialer, token_bucket::TokenBucket};
+use crate::http::Dialer;
 
 /// How much of a clip is handed over at a time, at most.
 const CHUNK: usize = 32 * 1024;
@@ -33,19 +34,19 @@ const SEGMENT: usize = 1400;
 const PIECE: Duration = Duration::from_millis(4);
 /// How much lateness of the timer is made up for.
 const LATENESS: Duration = Duration::from_millis(10);
-/// The body's share of the pace: TLS adds 22 bytes to a segment's 1400, and a little must be left so that it is the body
-/// that is waited for.
+/// The body's share of the pace: TLS adds 22 bytes to a segment's 1400, and a little must be left so that the body is
+/// the slower of the two.
 const BODY_SHARE: f64 = 0.965;
-/// What a body and whoever minds it tell each other.
+/// Shared by a body and the task that watches its transfer.
 pub(super) struct Pace {
     pub(super) bytes_per_s: AtomicU64,
-    /// Whether the body has begun and has more: only then does the rate of arrival say something of the link.
+    /// Whether the body has begun and has more to send: only then does the rate of arrival measure the link.
     pub(super) learning: AtomicBool,
-    /// What the body has handed over, bytes.
+    /// Bytes that the body has handed to hyper.
     given: AtomicU64,
-    /// Why the body could not go on, if flash is to blame.
+    /// Why the body failed, if the clip could not be read from flash.
     pub(super) unreadable: OnceLock<String>,
-    /// The path swallows segments as large as these.
+    /// The path drops segments of this size.
     pub(super) swallowed: AtomicBool,
 }
 
@@ -60,13 +61,13 @@ impl Pace {
         }
     }
 
-    /// How many bytes have arrived; where the kernel does not say, how many it has taken, which is little more.
+    /// Bytes that have arrived; where the kernel does not say, bytes that it has taken, which is little more.
     pub(super) fn arrived(&self, info: Option<&TcpInfo>) -> u64 {
         info.map_or_else(|| self.given.load(Ordering::Relaxed), |info| info.bytes_acked)
     }
 }
 
-/// A clip's bytes, a piece at a time, for as long as the permit is good.
+/// A clip's bytes, a piece at a time, for as long as the permit holds.
 ///
 /// The kernel paces the socket too, but neither its first ten segments (`tcp_update_skb_after_send`) nor, where the round
 /// trip is short, within a burst of up to 64 KiB (`tcp_tso_autosize`), and a burst stands in the device's queue. So the
@@ -76,7 +77,7 @@ pub(super) struct ClipBody {
     spool: Arc<SharedSpool>,
     id: uuid::Uuid,
     pieces: Pieces,
-    /// Of the last that was taken, what is not sent yet.
+    /// The part of the last piece that is not sent yet.
     rest: Bytes,
     left: u64,
     pace: Arc<Pace>,
@@ -91,7 +92,7 @@ impl ClipBody {
         Self { permit, spool, id: job.id, pieces, rest: Bytes::new(), left: job.bytes, pace, spacing: None, wait: None }
     }
 
-    /// Invariant 3: as long as the generation stands, the clip is one that was let out under it. Both are read under the
+    /// Invariant 3 (`docs/protocol.md#invariants`): as long as the generation is current, the clip was released under it. Both are read under the
     /// spool's lock, which a cut takes after it has advanced the generation and before it erases anything.
     fn may_send(&self) -> bool {
         let spool = self.spool.lock();
@@ -118,7 +119,7 @@ pub(super) fn body_of(gate: &super::Gate, job: &Job, pace: &Arc<Pace>, on_flash:
     ClipBody::new(permit, job, gate.spool.clone(), pace.clone(), on_flash)
 }
 
-/// What a body ends with when it cannot go on: [`Stale`](crate::http::Stale), or what flash said.
+/// Why a body ends early: [`Stale`](crate::http::Stale), or what flash said.
 pub(super) type Broken = Box<dyn StdError + Send + Sync>;
 
 impl Body for ClipBody {
@@ -134,12 +135,12 @@ impl Body for ClipBody {
             ready!(wait.as_mut().poll(context));
             self.wait = None;
         }
-        debug_assert!(self.may_send(), "invariant 3: clip {} is sent though it was not let out", self.id);
+        debug_assert!(self.may_send(), "invariant 3: clip {} is sent though it was not released", self.id);
         if self.rest.is_empty() {
             match ready!(self.pieces.poll_next(context)) {
                 Some(Ok(bytes)) => self.rest = bytes,
                 Some(Err(why)) => {
-                    // Told once: a body that has failed is not asked again.
+                    // Set once: a failed body is not polled again.
                     self.pace.unreadable.get_or_init(|| why.to_string());
                     return Poll::Ready(Some(Err(why.into())));
                 }

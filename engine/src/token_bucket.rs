@@ -1,5 +1,5 @@
-//! A token bucket: a few may go at once, then one every so often. The firmware's only rate limiter; the store's writes and
-//! the pieces of an upload's body go through it. It does not sleep; whoever spends asks when it may spend again.
+//! A token bucket: a few may go at once, then one every so often. The only rate limiter; reports, the store's
+//! writes and the pieces of an upload's body go through it. It does not sleep: the caller asks when it may spend again.
 //!
 //! Kept as the moment at which the bucket will be full again (GCRA, ITU-T I.371), so it is two numbers and needs no timer.
 //! Time is what the caller counts: any clock that starts at zero and never goes back. (`governor` does the same with atomics,

@@ -1,7 +1,7 @@
-//! Paths that swallow large packets without a word: a link with a smaller MTU (PPPoE, LTE, a tunnel) behind a router whose
-//! ICMP is filtered. TCP's handshake and small messages pass, and the first full segment is lost as often as it is sent
-//! again. A connection that ends like that is noticed here, and the next one to that address is given smaller segments:
-//! 1220 bytes, which fit every IPv6 path, then 536, which fit every IPv4 path. What helped is remembered for an hour.
+//! Path MTU black holes: a link with a smaller MTU (PPPoE, LTE, a tunnel) behind a router that filters ICMP. TCP's handshake and
+//! small messages pass, and every retransmission of the first full segment is lost. This module notices a connection that ends
+//! like that and gives the next one to the same address smaller segments: 1220 bytes, which fit every IPv6 path, then 536,
+//! which fit every IPv4 path. What helped is remembered for an hour.
 //!
 //! There is one memory for the whole process, as the kernel has one of the routes: broker, API and store are reached over
 //! the same paths, by connections that know nothing of each other.
@@ -27,7 +27,7 @@ const RETRANSMITS: u8 = 4;
 /// More than this acknowledged means that full segments get through, and something else has happened.
 const FEW_SEGMENTS: u64 = 3;
 
-/// What is known of the paths to peers.
+/// What is known of the paths to peers. Bounded: an entry is made only for a peer of the agent's and lives for an hour.
 #[derive(Debug)]
 pub(crate) struct Paths(Mutex<BTreeMap<SocketAddr, Path>>);
 

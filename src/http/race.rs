@@ -1,5 +1,5 @@
-//! Which of a server's addresses answers (RFC 8305, "Happy Eyeballs"): a name may have several, and one that is dead must
-//! not keep the camera from the others. They are tried in turn, IPv6 and IPv4 alternating. The next one begins when one
+//! Happy Eyeballs (RFC 8305): which of a server's addresses answers. A name may have several, and a dead one must not keep the
+//! camera from the others. They are tried in turn, IPv6 and IPv4 alternating. The next one begins when one
 //! fails, or after 250 ms without an answer; the first whose TLS handshake is complete wins. Broker, API and store are all
 //! reached this way.
 //!
@@ -35,10 +35,10 @@ use crate::{config::Endpoint, tls::TlsFault};
 
 /// How long an address may leave a SYN unanswered before the next one is tried beside it (RFC 8305, section 8).
 const NEXT_AFTER: Duration = Duration::from_millis(250);
-/// How much longer it may take for its TLS handshake: a path may carry a SYN and swallow a certificate.
+/// How much longer it may take for its TLS handshake: a path may carry a SYN and drop a certificate.
 const HANDSHAKE: Duration = Duration::from_secs(1);
 
-/// No address of a server let us in.
+/// No address of a server could be reached.
 #[derive(Debug, Clone)]
 pub struct Unreachable {
     /// `host:port`, as configured.
@@ -47,7 +47,7 @@ pub struct Unreachable {
     pub tried: Vec<Tried>,
 }
 
-/// An address that did not let us in.
+/// An address that could not be reached.
 #[derive(Debug, Clone)]
 pub struct Tried {
     /// Which.
@@ -56,7 +56,7 @@ pub struct Tried {
     pub why: Why,
 }
 
-/// Why an address did not let us in.
+/// Why an address could not be reached.
 #[derive(Debug, Clone)]
 pub enum Why {
     /// No connection, in the kernel's words.

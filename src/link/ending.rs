@@ -1,5 +1,4 @@
-//! How a connection ends and what follows from it: why it ended, what of it must not leak into the next one, and how long to wait
-//! before that. Each guard stands against a trap known of rumqttc 0.25.1 (R123 = its issue 123).
+//! How a connection ends: why, what of it must not leak into the next one, and how long to wait before the next attempt. Each guard stands against a trap known of rumqttc 0.25.1 (R123 = its issue 123).
 
 use std::time::{Duration, Instant};
 
@@ -129,7 +128,7 @@ impl Session {
         self.fail(Some(self.connection), fault, None).await;
     }
 
-    /// The broker closed the connection for no reason that we know.
+    /// The broker closed the connection for an unknown reason.
     async fn closed(&mut self, fault: LinkFault, stable: bool) {
         self.closed_after = None;
         if !stable {
@@ -155,7 +154,7 @@ impl Session {
         self.fail(Some(self.connection), fault, delay).await;
     }
 
-    /// What the broker closed this connection upon, if it was upon something.
+    /// The packet that the broker rejected by closing this connection, if there is one.
     fn upon(&self, serving: &Serving) -> Option<RejectedPacket> {
         match serving.pending.first(Instant::now())? {
             Unanswered::Subscribe => Some(RejectedPacket::Subscribe(filters(&self.topics).join(", "))),
@@ -167,7 +166,7 @@ impl Session {
         self.settings.conditions.raise_advising(Kind::BrokerUnreachable, &fault.reason, fault.advice);
     }
 
-    /// What is left of a connection would turn up in the next one: see the order of the steps.
+    /// Removes what would otherwise turn up in the next connection. The order of the steps matters.
     async fn clear_up(&mut self, serving: &mut Serving) {
         // From here on nothing is given to the wire.
         self.shared.lock().client = None;
@@ -204,11 +203,11 @@ impl Session {
         }
     }
 
-    /// Tells of a failure and waits before the next attempt; `delay` if it must be longer than usual.
+    /// Reports a failure and waits before the next attempt, at least `delay`.
     pub(super) async fn fail(&mut self, connection: Option<Connection>, fault: LinkFault, delay: Option<Duration>) {
         let delay = self.backoff.next_delay().max(delay.unwrap_or_default());
         let failures = self.backoff.failures();
-        // A condition tells of it; this is for whoever counts attempts.
+        // Operators see the condition; this line is for counting attempts.
         tracing::debug!(stage = %fault.stage, reason = fault.reason, failures, ?delay, "no connection to the broker");
         {
             let mut inner = self.shared.lock();

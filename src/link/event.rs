@@ -58,8 +58,8 @@ pub enum Event {
         /// Where and why.
         fault: LinkFault,
     },
-    /// Three connections in a row were closed soon after CONNACK, and not upon something we had sent: another client uses
-    /// our id (scenario 55).
+    /// Three connections in a row were closed soon after CONNACK, and not in answer to a packet of the agent's: another
+    /// client uses this device's id (scenario 55).
     CloneSuspected,
     /// Two packets in a row were too large: there is no subscription for this long, so documents must be polled for.
     SubscribeDeferred {

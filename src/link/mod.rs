@@ -1,9 +1,9 @@
-//! MQTT: the session with the broker, its topics, and when to come back (`docs/protocol.md#mqtt`).
+//! MQTT: the session with the broker, its topics, and when to reconnect (`docs/protocol.md#mqtt`).
 //!
-//! The link brings every PUBLISH to its owner, in order, with the right to acknowledge it, and carries the owner's
-//! publications out. It judges no document, keeps nothing on disk and never gives up. One task alone polls rumqttc; the
-//! owner, on the same thread, speaks to it through [`Link`], whose calls never wait, and hears of it through the channel
-//! that [`start`] returns. rumqttc stays behind this module, so that it can be replaced.
+//! The link delivers every PUBLISH to its owner, in order, with an [`Ack`] to acknowledge it, and sends the owner's
+//! publications. It judges no document, keeps nothing on disk and never gives up. One task alone polls rumqttc; the owner, on
+//! the same thread, calls it through [`Link`], whose calls never wait, and receives events from the channel that [`start`]
+//! returns. rumqttc stays behind this module, so that it can be replaced.
 //!
 //! What the owner can rely on:
 //! - An [`Ack`] works only on the connection that brought it; PUBACKs leave in order of arrival, so one that is held back
@@ -87,7 +87,7 @@ pub fn start(settings: Settings) -> (Link, mpsc::Receiver<Event>) {
     (Link { shared, task: Some(task), offline }, receiver)
 }
 
-/// The owner's end of the link. Dropping it ends the link without a farewell, so that the broker publishes the last will.
+/// The owner's end of the link. Dropping it ends the link without DISCONNECT, so the broker publishes the last will.
 #[derive(Debug)]
 pub struct Link {
     shared: Arc<Shared>,

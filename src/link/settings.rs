@@ -6,7 +6,7 @@ use care_protocol::DeviceId;
 
 use crate::{conditions::Conditions, config, tls};
 
-/// What a link needs to know. The timings are those of `docs/protocol.md#mqtt`; tests shorten them.
+/// What a link is configured with. The timings follow `docs/protocol.md#mqtt`; tests shorten them.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Where the broker is, and the topics' prefix.
@@ -15,7 +15,7 @@ pub struct Settings {
     pub tls: Option<tls::Client>,
     /// The device id, which is the client id.
     pub device: DeviceId,
-    /// Where faults are named.
+    /// Where faults are raised.
     pub conditions: Conditions,
     /// Keep-alive, whole seconds, at least one: 30 s.
     pub keep_alive: Duration,

@@ -1,6 +1,6 @@
-//! What a broker closes a connection upon. A broker that does not like a SUBSCRIBE or PUBLISH may close instead of
-//! answering (AWS IoT Core, NATS): MQTT 3.1.1 has no words for it. It reads in order, so the first packet that it has not
-//! answered is the one.
+//! Which packet made the broker close the connection. A broker that forbids a SUBSCRIBE or PUBLISH may close instead of
+//! answering (AWS IoT Core, NATS): MQTT 3.1.1 has no reason codes for it. It reads in order, so the first packet that it has
+//! not answered is to blame.
 
 use std::{
     fmt,
@@ -9,10 +9,10 @@ use std::{
 
 use rumqttc::{Event, Outgoing, Packet};
 
-/// A close that comes later than this after a packet did not come upon it.
+/// A close that comes later than this after a packet has another cause.
 const WITHIN: Duration = Duration::from_secs(5);
 
-/// What a connection was closed upon.
+/// The packet that a broker rejected by closing the connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum RejectedPacket {
     /// SUBSCRIBE, to these topics.
@@ -38,7 +38,7 @@ pub(super) enum Unanswered {
     Publish(u16),
 }
 
-/// Which packets of one connection the broker has answered.
+/// The packets of one connection that the broker has not answered: SUBSCRIBE and at most eight PUBLISHes.
 #[derive(Debug, Default)]
 pub(super) struct PendingReplies {
     waiting: Vec<(Unanswered, u16, Instant)>,
@@ -60,7 +60,7 @@ impl PendingReplies {
         self.waiting.retain(|(waiting, identifier, _)| (*waiting, *identifier) != (what, packet));
     }
 
-    /// What the connection was closed upon, if it is now.
+    /// The packet to blame if the connection closes now.
     pub(super) fn first(&self, now: Instant) -> Option<Unanswered> {
         let (what, _, sent) = self.waiting.first()?;
         (now.saturating_duration_since(*sent) <= WITHIN).then_some(*what)

@@ -76,7 +76,7 @@ pub(super) struct Wire {
     options: Options,
     /// What is in flight, and events that were read and not yet yielded.
     pub(super) state: MqttState,
-    /// What the last connection left, to be sent before anything else.
+    /// What the last connection left, to be sent before anything else: at most what was in flight and in the channel.
     pub(super) pending: VecDeque<Request>,
     requests: mpsc::Receiver<Request>,
     line: Option<Line>,
@@ -90,7 +90,7 @@ struct Line {
 }
 
 impl Wire {
-    /// No connection yet. Through the channel come publications, acknowledgements and the farewell: `room` of them wait.
+    /// No connection yet. The channel carries publications, acknowledgements and DISCONNECT; it holds `room` of them.
     pub(super) fn new(options: Options, room: usize) -> (mpsc::Sender<Request>, Self) {
         let (sender, requests) = mpsc::channel(room);
         // The state acknowledges nothing by itself.

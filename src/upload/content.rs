@@ -1,6 +1,6 @@
-//! A clip's bytes as a transfer takes them: from memory as they were recorded, or from flash a piece at a time, read on a
-//! thread that may block, so that the uploads' runtime does not and a clip of any size costs one piece of memory. What is
-//! read is checked: bytes that are not those that were recorded never become a whole object.
+//! A clip's bytes as a transfer reads them: from memory, or from flash one piece at a time on a thread that may block. So the
+//! uploads' runtime never blocks, and a clip of any size costs one piece of memory. The digest is checked before the last
+//! piece is given out: a damaged file never becomes a whole object.
 
 use std::{
     io,
@@ -99,7 +99,7 @@ impl Reader {
         self.file = Some(file);
         self.offset += most as u64;
         self.digest.update(&piece);
-        // Before the last piece is given out: without it the object is never whole.
+        // Before the last piece is given out.
         if self.offset == self.bytes && hex(&self.digest.clone().finish()) != self.sha256 {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "its file does not hold what was recorded"));
         }

@@ -2,7 +2,7 @@
 
 use care_engine::ClipFacts;
 
-/// What happened. Told on the uploads' thread; whoever listens must not block.
+/// What happened. The callback runs on the uploads' thread and must not block.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// The cloud refused a grant with 402 or 403. The clip waits 15 minutes, or until [`super::Gate::retry_refused`].
@@ -19,7 +19,7 @@ pub enum Event {
         /// Its size.
         bytes: u64,
     },
-    /// A grant breaks a rule (`docs/protocol.md#grants`); no byte was sent where it leads.
+    /// A grant breaks a rule (`docs/protocol.md#grants`); no byte was sent there.
     GrantFault {
         /// Which rule, and by what.
         why: String,
@@ -35,7 +35,7 @@ pub enum Event {
     Date,
     /// A vendor's uploader has come, gone, or said something ([`super::Gate::uploader_events`]).
     Uploader,
-    /// Flash says of what was erased that it is gone, or has failed to: [`super::Gate::erasures_settled`] may have become true. Told
+    /// The erasure of clips is durable on flash, or has failed: [`super::Gate::erasures_settled`] may have become true. Called
     /// on the flash thread.
     ErasuresSettled,
 }

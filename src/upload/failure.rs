@@ -1,4 +1,4 @@
-//! Why a clip was not stored, in words that name the peer and repeat what it said, and what that is put down to.
+//! Why a clip was not stored: a sentence that names the peer and repeats what it said, advice, and what is to blame.
 
 use std::time::{Duration, SystemTime};
 
@@ -15,7 +15,7 @@ use crate::{
     http::{Answer, Fault, Stage, Stale},
 };
 
-/// How much of a server's own words is repeated.
+/// Characters of a server's own message that are repeated.
 const WORDS: usize = 120;
 
 /// What a transfer was doing.

@@ -1,5 +1,5 @@
-//! What is wrong with uploads, named as conditions. It looks at the state of things after every change, so that a condition
-//! ends with the fault itself and not with somebody's remembering to say so.
+//! The conditions of uploads. After every change they are derived from the state anew, so a condition ends with the fault
+//! itself.
 
 use std::{sync::Mutex, time::Duration};
 
@@ -15,7 +15,7 @@ use crate::{
     path_mtu::PATHS,
 };
 
-/// How long a vendor's uploader may be away before that is worth saying: at boot it comes a little after us.
+/// How long a vendor's uploader may be away before a condition says so: at boot it starts a little after the agent.
 const AWAY: Duration = Duration::from_secs(10);
 /// How long after the last loss clips count as being dropped.
 const LOSING: Duration = Duration::from_secs(3600);
@@ -56,7 +56,7 @@ impl Faults {
         self.conditions.raise(Kind::ClipsDropped, sentence);
     }
 
-    /// Names what holds now, and clears what is over.
+    /// Raises the conditions that hold now, and clears the others.
     pub(super) fn name(&self, gate: &Gate) {
         let now = gate.clock.now();
         let (troubles, flash) = {

@@ -1,6 +1,6 @@
-//! The one place that says whether media bytes may leave. The engine opens it and cuts; media asks it before a clip is
-//! recorded; transfers hold its generation and stop when it differs. It waits for nobody: no lock here is ever held over
-//! anything slow, so a cut takes microseconds whatever the uploads' thread is doing.
+//! The gate: the one place that decides whether media bytes may leave. The engine opens it and cuts; media asks it before a clip
+//! is recorded; transfers hold its generation and stop when it changes. No lock here is held over anything slow, so a cut
+//! takes microseconds whatever the uploads' thread is doing.
 
 use std::{
     sync::{
@@ -21,12 +21,12 @@ use super::{
 };
 use crate::{clock::Clock, config::Spool as SpoolLimits};
 
-/// What may leave, and what has been recorded for it.
+/// What may leave, and the clips that wait for it.
 #[derive(Debug)]
 pub struct Gate {
     pub(super) sockets: Arc<Sockets>,
     pub(super) spool: Arc<SharedSpool>,
-    /// A vendor's uploader, where there is one: the one thing behind this gate that is not ours to kill.
+    /// A vendor's uploader, where there is one: another process, which the agent cannot kill.
     pub(super) vendor: Option<Arc<Vendor>>,
     pub(super) clock: Clock,
 }
@@ -42,7 +42,7 @@ impl Gate {
         Self { sockets: Arc::default(), spool: Arc::new(spool), vendor, clock }
     }
 
-    /// The generation that stands.
+    /// The current generation.
     pub fn generation(&self) -> Generation {
         self.sockets.generation()
     }
@@ -55,12 +55,12 @@ impl Gate {
     /// [`Gate::cut_figures`] has the whole ones.
     pub fn cut(&self, keep: Option<(Policy, Position)>) -> CutFigures {
         let generation = self.sockets.advance();
-        // No socket opens from here on, and the spool gives out clips only under the generation before.
+        // From here on no socket opens, and the spool releases no clip: it still has the generation before.
         if let Some(vendor) = &self.vendor {
             vendor.close(generation, keep);
         }
         let bytes_after = self.sockets.abort();
-        // Nothing more leaves from here on: the kernel has forgotten every connection.
+        // From here on nothing leaves: the kernel has discarded every connection.
         let mut spool = self.spool.lock();
         let transfers = spool.recall(self.sockets.generation());
         let erased = keep.map(|(policy, position)| spool.keep(policy, position, self.clock.now())).unwrap_or_default();
@@ -74,7 +74,7 @@ impl Gate {
         self.vendor.as_ref().map_or(Some(own), |vendor| vendor.cut_figures(own))
     }
 
-    /// The same without waiting for a vendor's uploader: on the way down, which closes it too.
+    /// The same without waiting for a vendor's uploader: for shutdown, which closes its socket too.
     pub fn give_up_cut(&self, own: CutFigures) -> CutFigures {
         self.vendor.as_ref().map_or(own, |vendor| vendor.give_up(own))
     }
@@ -100,8 +100,8 @@ impl Gate {
         self.vendor.as_ref().map(|vendor| vendor.status())
     }
 
-    /// Lets out what `admission` allows, under the generation that stands; no transfer is disturbed. What takes something
-    /// away is a [`Gate::cut`] first.
+    /// Releases what `admission` allows, under the current generation, and disturbs no transfer. A restriction needs a
+    /// [`Gate::cut`] first.
     pub fn open(&self, admission: Admission) {
         if let Some(vendor) = &self.vendor {
             vendor.open(admission);
@@ -119,9 +119,9 @@ impl Gate {
         self.spool.changed();
     }
 
-    /// Whether flash says durably of all that was erased that it is gone (or has failed to, which the status shows). Until
-    /// then the record of a document that erases must not be written: a restart that finds it must not find the clips. It
-    /// changes from false to true with [`super::Event::ErasuresSettled`].
+    /// Whether the erasure of every erased clip is durable on flash (or has failed, which the status shows). Until then the
+    /// record of a document that erases must not be written: a restart that finds it must not find the clips.
+    /// [`super::Event::ErasuresSettled`] tells of the change to true.
     pub fn erasures_settled(&self) -> bool {
         self.spool.lock().erasures_settled()
     }
@@ -135,7 +135,7 @@ impl Gate {
 /// How long the flash thread sleeps at most: a condition variable's clock stands still in suspend, BOOTTIME does not.
 const ROUND: Duration = Duration::from_secs(30);
 
-/// The spool under its lock, and how the uploads' thread and the flash thread hear of a change.
+/// The spool under its lock, with what wakes the uploads' thread and the flash thread.
 #[derive(Debug)]
 pub(super) struct SharedSpool {
     spool: Mutex<Spool>,
@@ -150,13 +150,13 @@ impl SharedSpool {
         self.spool.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets both threads look again.
+    /// Wakes both threads.
     pub(super) fn changed(&self) {
         self.wake.notify_one();
         self.chores.notify_one();
     }
 
-    /// Lets the flash thread alone look again.
+    /// Wakes the flash thread alone.
     pub(super) fn grown(&self) {
         self.chores.notify_one();
     }

@@ -1,5 +1,5 @@
-//! Where a grant may send us (`docs/protocol.md#grants`). The cloud's answer is only an offer: each rule here is checked before a
-//! socket is opened to the place it names, and what breaks one is reported and gets no byte. Pure.
+//! Where a grant may send a clip (`docs/protocol.md#grants`). Each rule here is checked before a socket is opened to the place
+//! that the grant names. A grant that breaks one is reported, and no byte is sent. Pure.
 
 use std::{
     collections::BTreeSet,
@@ -16,7 +16,7 @@ use crate::config::Endpoint;
 /// The longest life of a grant, whatever it says.
 const LONGEST_LIFE: Duration = Duration::from_secs(60);
 
-/// What is wrong with a grant.
+/// The rule that a grant breaks.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub(super) enum Violation {
     #[error("the grant cannot be read: {0}")]
@@ -41,7 +41,7 @@ pub(super) enum Violation {
     NoDate,
 }
 
-/// A place to put a clip that every rule but the one on addresses allows.
+/// Where a clip may be put, by every rule but the one on addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Target {
     pub(super) endpoint: Endpoint,
@@ -53,7 +53,7 @@ pub(super) struct Target {
 }
 
 impl Target {
-    /// Judges a grant.
+    /// Checks a grant.
     pub(super) fn of(grant: &Grant, cloud: &Endpoint, hosts: Option<&BTreeSet<(String, u16)>>) -> Result<Self, Violation> {
         if grant.method != "PUT" {
             return Err(Violation::Method(grant.method.clone()));
@@ -86,7 +86,7 @@ impl Target {
         Ok(Self { endpoint: Endpoint { host, port, tls }, same_origin, path, headers: headers(grant)? })
     }
 
-    /// Judges where its name led, given where `cloud.url`'s did.
+    /// Checks the addresses that its name resolved to against that of `cloud.url`.
     pub(super) fn may_be_at(&self, addresses: &[SocketAddr], cloud: SocketAddr) -> Result<(), Violation> {
         if self.same_origin || is_local(cloud.ip()) {
             return Ok(());
@@ -114,7 +114,7 @@ fn headers(grant: &Grant) -> Result<HeaderMap, Violation> {
     Ok(headers)
 }
 
-/// How long a grant that was answered at `date` may be used.
+/// How long a grant may be used, counted from the `Date` of the answer that carried it.
 pub(super) fn life(grant: &Grant, date: Option<Duration>) -> Result<Duration, Violation> {
     let date = date.ok_or(Violation::NoDate)?;
     let expires = Duration::try_from(grant.expires_at.as_duration()).unwrap_or_default();

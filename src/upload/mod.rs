@@ -1,9 +1,9 @@
-//! Clips on their way to the cloud. Media records into the [`Gate`], the engine opens and cuts it, and a thread of its
-//! own sends what may leave: one clip at a time, oldest first, which keeps the pace exact and the memory small. It
-//! decides nothing about plans; it tells what happened as [`Event`]s.
+//! Uploads clips to the cloud. Media records into the [`Gate`], the engine opens and cuts it, and the uploads' thread sends what
+//! may leave: one clip at a time, oldest first, which keeps the pace exact and the memory small. Nothing here decides about
+//! plans; what happened is reported as [`Event`]s.
 //!
-//! Clips wait in memory (`[spool] memory_bytes`) and, when they must, on flash (`flash_bytes`, [`flash`]), where another
-//! thread puts them.
+//! Clips wait in memory (`[spool] memory_bytes`) and, when they must, on flash (`flash_bytes`, [`flash`]), which has a thread of
+//! its own.
 //!
 //! Where a vendor's own uploader does the uploading, the gate governs that too ([`vendor`]).
 
@@ -97,7 +97,7 @@ pub struct Uploads {
     ended: mpsc::Receiver<()>,
 }
 
-/// Looks at what waits on flash, then starts the uploads' thread and the flash thread, with the gate closed. `events` is
+/// Scans what waits on flash, then starts the uploads' thread and the flash thread, with the gate closed. `events` is
 /// called on them.
 ///
 /// # Errors
@@ -119,7 +119,7 @@ pub fn start(settings: Settings, clock: Clock, events: impl Fn(Event) + Send + S
         Arc::new(move || Directory::open(&dir))
     };
     let mut files = Files::new(open_dir.clone());
-    // A camera that never used flash is not given a directory for it.
+    // A camera that never used flash gets no directory for it.
     if spool.flash_bytes > 0 || spool_dir.exists() {
         find_clips(&mut files, &gate);
     }
@@ -152,7 +152,7 @@ pub fn start(settings: Settings, clock: Clock, events: impl Fn(Event) + Send + S
     Ok(Uploads { shared, ended })
 }
 
-/// Takes in what the last run left on flash. Nothing serves yet, so this may take the time it takes, as reading the state does.
+/// Loads what the last run left on flash. Nothing runs yet, so this may block, as reading the state does.
 fn find_clips(files: &mut Files<Directory>, gate: &Gate) {
     let now = gate.clock.now();
     match files.scan() {
@@ -217,7 +217,7 @@ impl Uploads {
         self.shared.gate.spool.changed();
     }
 
-    /// Looks at what is wrong, after a change outside the uploads' thread: a vendor's uploader has come or gone.
+    /// Updates the conditions after a change outside the uploads' thread: a vendor's uploader has come or gone.
     pub fn look(&self) {
         self.shared.gate.spool.changed();
     }

@@ -1,6 +1,6 @@
-//! How fast a transfer may hand payload to the network device. Below the uplink's rate the device's queue stays empty,
-//! and after a cut nothing is left in it to leave. The rate is the configured one, or is felt for: faster while all that
-//! is sent arrives and the round trip does not grow, back to 80 % of what arrived once it does not.
+//! How fast a transfer may hand payload to the network device. Below the uplink's rate the device's queue stays empty, so
+//! after a cut nothing is left in it. The rate is the configured one, or estimated: it grows while all that is sent arrives
+//! and the round trip does not grow, and falls to 80 % of what arrived once either fails.
 
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ const LEAST: f64 = 8_000.0;
 const MOST: f64 = 2e9;
 /// A window of observation is at least this long, and long enough for [`WINDOW_BYTES`].
 const WINDOW: Duration = Duration::from_millis(100);
-/// Thirty-two full packets: fewer are all granularity.
+/// Thirty-two full packets: with fewer the measurement is too coarse.
 const WINDOW_BYTES: f64 = 32.0 * 1448.0;
 /// Less than this part of the pace arriving means that the link is the limit.
 const ARRIVES: f64 = 0.85;
@@ -80,7 +80,7 @@ impl Pacer {
         let queued = info.rtt > info.min_rtt + tolerated;
         let short = arrived < self.rate * ARRIVES;
         if short && info.notsent_bytes == 0 {
-            // We were slow to send, not the link: nothing can be learned.
+            // The agent was slow to send, not the link: nothing can be learned.
             return None;
         }
         if short || (queued && self.uplink.is_none()) {

@@ -38,7 +38,7 @@ impl Outlet for Gate {
     }
 }
 
-/// A clip being written. Its bytes are the spool's from the first one on, so that a cut can take them away.
+/// A clip being recorded. Its bytes belong to the spool from the first one on, so that a cut can erase them.
 struct Recording {
     id: Uuid,
     spool: Arc<SharedSpool>,

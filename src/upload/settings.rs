@@ -13,15 +13,15 @@ pub struct Settings {
     pub device: DeviceId,
     /// `[spool]`
     pub spool: SpoolLimits,
-    /// Where clips are put that must not wait in memory.
+    /// The directory for clips that cannot wait in memory.
     pub spool_dir: PathBuf,
     /// `[upload] uplink_kbps`; 0: estimated.
     pub uplink_kbps: u32,
-    /// Whom clips are sent to.
+    /// The servers that clips are sent to.
     pub peers: Peers,
     /// Where a vendor's own uploader connects.
     pub uploader: Option<PathBuf>,
-    /// Where faults are named.
+    /// Where faults are raised.
     pub conditions: Conditions,
 }
 

@@ -1,6 +1,6 @@
-//! Every socket that carries media, and the generation they were opened under. A duplicate of each descriptor is kept
-//! here, so that a cut can kill the connection from the control thread without asking the uploads' thread for anything.
-//! The generation is compared under the same lock under which sockets are opened: none can slip in behind a cut.
+//! Every socket that carries media, with the generation under which it was opened. A duplicate of each descriptor is kept here,
+//! so that a cut can kill the connection from the control thread without the help of the uploads' thread. The generation is
+//! compared under the lock that also guards opening, so no socket can open after a cut under the old generation.
 
 use std::{
     io,
@@ -24,20 +24,21 @@ use crate::{
     path_mtu::PATHS,
 };
 
-/// How much unsent payload a socket may hold before it takes more: what is still in our hands cannot leave.
+/// How much unsent payload a socket may hold before it takes more: what the agent still holds cannot leave.
 const NOT_SENT_LOWAT: u32 = 16 * 1024;
 
 /// What Ethernet carries, also where the path would take more: loopback's 64 KiB segments come so rarely at a camera's pace
 /// that whole windows of the pacer's observation pass without one, and it slows down for nothing.
 const LARGEST_SEGMENT: u32 = 1460;
 
-/// The gate's generation and what was opened under it.
+/// The gate's generation and the sockets that were opened under it. One transfer runs at a time and races at most the
+/// addresses of one name, which bounds their number.
 #[derive(Debug, Default)]
 pub(super) struct Sockets {
     generation: AtomicU64,
     open: Mutex<Open>,
     kernel: Kernel,
-    /// Whether the kernel has said that it knows no pace.
+    /// Whether the kernel lacks `SO_MAX_PACING_RATE`.
     unpaced: AtomicBool,
 }
 
@@ -92,14 +93,14 @@ impl Sockets {
         }
     }
 
-    /// What is lacking where the kernel knows no pace.
+    /// What people should know where the kernel does not pace sockets.
     pub(super) fn pace_fault(&self) -> Option<String> {
         let lacking = "this kernel paces no socket: more may be in the network device's queue when an upload is cut";
         self.unpaced.load(Ordering::Relaxed).then(|| lacking.to_owned())
     }
 
-    /// Paces a socket. Where the kernel knows no pace, the spaces between a body's pieces are all there is: a cut may then
-    /// find a burst in the device's queue, which is no reason never to upload.
+    /// Paces a socket. Where the kernel cannot, only the spacing of a body's pieces is left: a cut may then find a burst in the
+    /// device's queue, which is no reason never to upload.
     fn pace(&self, socket: BorrowedFd<'_>, bytes_per_s: u64) -> io::Result<()> {
         match (self.kernel.set_max_pacing_rate)(socket, bytes_per_s) {
             Err(error) if error.kind() == io::ErrorKind::Unsupported => {
@@ -191,7 +192,7 @@ impl Dialer for Permit {
     }
 }
 
-/// A connection's place among the gate's sockets. Dropped, its socket closes with a RST and without its queue.
+/// Registers a connection with the gate. When it is dropped the socket closes with a RST and its queue is discarded.
 #[derive(Debug)]
 pub(super) struct SocketGuard {
     sockets: Arc<Sockets>,
@@ -200,7 +201,7 @@ pub(super) struct SocketGuard {
 }
 
 impl SocketGuard {
-    /// Where the connection can be looked at while it is in use.
+    /// A handle that reads and sets the pace of the connection while it is in use.
     pub(super) fn gauge(&self) -> Gauge {
         Gauge { sockets: self.sockets.clone(), id: self.id }
     }
@@ -210,7 +211,7 @@ impl http::Guard for SocketGuard {
     fn finished(&self) {
         let open = self.sockets.lock();
         if let Some((_, socket)) = open.duplicates.iter().find(|(id, _)| *id == self.id) {
-            // Everything was sent and answered; let it end with a FIN.
+            // The exchange is complete: close with a FIN.
             if let Err(error) = SockRef::from(socket).set_linger(None) {
                 tracing::debug!(%error, "a finished connection ends with a reset");
             }
@@ -220,7 +221,7 @@ impl http::Guard for SocketGuard {
 
 impl Drop for SocketGuard {
     fn drop(&mut self) {
-        // Not of one that was cut: the kernel has forgotten what it knew.
+        // After a cut the kernel has discarded its counters, and nothing is learned.
         if let Some(info) = self.gauge().read() {
             PATHS.learn(self.peer, &info);
         }
@@ -236,7 +237,7 @@ pub(super) struct Gauge {
 }
 
 impl Gauge {
-    /// What the kernel knows of it, or `None` once it is gone or where the kernel does not say.
+    /// Its TCP_INFO; `None` once it is closed or where the kernel does not say.
     pub(super) fn read(&self) -> Option<TcpInfo> {
         let open = self.sockets.lock();
         let (_, socket) = open.duplicates.iter().find(|(id, _)| *id == self.id)?;

@@ -1,5 +1,5 @@
-//! One clip's way out: ask for a grant, judge where it leads, PUT. It runs as one task that a cut aborts; its every step
-//! asks the [`Permit`] first, and its body ends in an error rather than early when the permit is no longer good.
+//! The upload of one clip: ask for a grant, check where it leads, PUT. It runs as one task that a cut aborts. Every step asks
+//! the [`Permit`] first.
 
 use std::{
     convert::Infallible,
@@ -45,17 +45,17 @@ const LOOK: Duration = Duration::from_millis(50);
 /// A refused clip waits this long, unless the engine says otherwise (`docs/protocol.md#refusals`).
 const REFUSED: Duration = Duration::from_secs(15 * 60);
 
-/// Granted to send one clip to one place for a while.
+/// A grant that was checked: one clip may go to one place for a while.
 struct Granted {
     target: Target,
-    /// Who gave it.
+    /// The API's address.
     cloud: SocketAddr,
-    /// BOOTTIME at which it ends.
+    /// BOOTTIME at which the grant ends.
     until: Duration,
 }
 
 impl Shared {
-    /// Sends one clip and says how that ended.
+    /// Sends one clip and returns how that ended.
     pub(super) async fn transfer(&self, job: &Job) -> Outcome {
         let failure = match self.send(job).await {
             Ok(()) => return Outcome::Stored,
@@ -64,7 +64,7 @@ impl Shared {
             Err(_) if self.gate.generation() != job.generation => return Outcome::Stale,
             Err(failure) => failure,
         };
-        // What is worth an operator's look is a condition, which the spool's state tells.
+        // Operators see a condition, which is made from the spool's state.
         tracing::debug!(clip = %job.id, generation = job.generation.0, why = %failure, "clip not sent");
         self.note_fault(failure.to_string());
         match failure {
@@ -84,9 +84,9 @@ impl Shared {
         loop {
             let Some(granted) = self.ask(&permit, job).await? else { return Ok(()) };
             match self.put(&permit, job, granted).await {
-                // The next connection has smaller segments, until there are none.
+                // The next connection uses smaller segments, until there are none smaller.
                 Err(Failure::Swallowed(_)) => {}
-                // The URL has ended, or so the store says: one fresh grant at once, more only after a pause.
+                // The URL has expired, or the store says so: one fresh grant at once, more only after a pause.
                 Err(Failure::Answered { doing: Doing::Sending, answer: Declined { status: 403, .. } } | Failure::Expired)
                     if fresh_grants > 0 =>
                 {
@@ -174,7 +174,7 @@ impl Shared {
         let (gauge, peer) = (connection.guard().gauge(), connection.peer());
         let exchange = connection.send(request, ANSWER);
         let answer = self.minded(exchange, &gauge, &pace, &origin.endpoint.host, job.bytes).await;
-        // The connection is gone by now, and what was seen of it is known.
+        // The connection is closed by now, and its TCP_INFO has been read.
         if pace.swallowed.load(Ordering::Relaxed) && PATHS.segment(peer).is_some() {
             return Err(Failure::Swallowed(peer_name(&origin.endpoint, peer)));
         }
@@ -189,7 +189,7 @@ impl Shared {
         }
     }
 
-    /// Runs a PUT: paces it, and gives it up when it stands still.
+    /// Runs a PUT: adapts its pace, and gives it up when it stalls.
     async fn minded(
         &self,
         exchange: impl Future<Output = Result<Answer, Fault>>,

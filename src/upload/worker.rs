@@ -80,7 +80,7 @@ impl Shared {
         }
     }
 
-    /// Sends one clip, in a task of its own that a cut can abort from another thread.
+    /// Sends one clip, in a task that a cut can abort from another thread.
     async fn carry(self: &Arc<Self>, job: Job) {
         let (id, generation, clip, bytes) = (job.id, job.generation, job.facts, job.bytes);
         let shared = self.clone();
@@ -95,15 +95,15 @@ impl Shared {
         };
         let end = match end {
             Ok(end) => end,
-            // Invariant 3 is broken, or something like it: not to be slept over.
+            // A panic (invariant 3 is broken, say) must not be swallowed.
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-            // What did not come to an end of its own was aborted by a cut.
+            // A cut aborted it.
             Err(_) => Outcome::Stale,
         };
         self.gate.spool.lock().settle(id, generation, end.clone(), self.gate.clock.now());
         self.gate.spool.grown();
         self.faults.name(&self.gate);
-        // Told only now: whoever cuts because of a refusal finds the clip waiting for its answer, not in flight.
+        // Only now: a cut that follows from the refusal must find the clip waiting, not in flight.
         if let Outcome::Refused { status, .. } = end {
             self.tell(Event::Refused { status, clip });
         }
@@ -114,7 +114,7 @@ impl Shared {
         }
     }
 
-    /// Erases what has grown too old, and lets go of what was erased.
+    /// Erases clips that have grown too old, and frees what was removed.
     fn sweep(&self) {
         let mut spool = self.gate.spool.lock();
         let expired = spool.expire(self.gate.clock.now());
@@ -122,7 +122,7 @@ impl Shared {
         let spilled = spool.take_spilled();
         drop(spool);
         drop((removed, spilled));
-        // What has grown too old goes from flash as well.
+        // Expired clips must go from flash as well.
         self.gate.spool.grown();
         if expired.clips > 0 {
             tracing::info!(clips = expired.clips, bytes = expired.bytes, "clips are older than the plan keeps: given up and erased");

@@ -1,5 +1,5 @@
-//! The spool's directory: clips put into it, taken out of it, found in it at start. Each operation leaves a state from
-//! which a restart goes on, whatever of it reached the flash. It knows files, not plans: what may be kept is the spool's to say.
+//! The spool's directory: writes clips into it, erases them, finds them at start. A restart can go on from any operation,
+//! however much of it reached the flash. It knows files, not plans: the spool decides what is kept.
 //!
 //! After any fault the descriptors are dropped, so that nothing is tried again on one whose sync has failed.
 
@@ -42,7 +42,7 @@ pub(in crate::upload) struct Scan {
     pub(in crate::upload) written: WriteCount,
 }
 
-/// What became of a clip that was to be put on flash.
+/// The result of writing a clip to flash.
 #[derive(Debug)]
 pub(in crate::upload) enum Put {
     /// It survives a power cut from now on.
@@ -57,7 +57,7 @@ pub(in crate::upload) struct Files<F: Filesystem> {
     open: Opener<F>,
     dir: Option<F>,
     journal: Option<Journal<F::File>>,
-    /// Said to be gone, and their files are not surely so.
+    /// Recorded as erased; their files may still be there.
     gone: BTreeSet<Uuid>,
     /// Whether everything in the directory is known.
     scanned: bool,
@@ -75,8 +75,8 @@ impl<F: Filesystem> Files<F> {
         Self { open, dir: None, journal: None, gone: BTreeSet::new(), scanned: false, written: WriteCount::default() }
     }
 
-    /// Looks at what the last run left: what was on its way in or out is erased, the rest is told. If that fails, nothing that
-    /// lies here will ever be judged: it is erased before anything else is put here.
+    /// Scans what the last run left. Half-written and erased clips are removed, the rest is returned. If the scan fails, no
+    /// clip here will ever be judged: all are erased before anything else is written.
     pub(in crate::upload) fn scan(&mut self) -> io::Result<Scan> {
         let scan = self.try_scan(true);
         self.mind(scan)
@@ -119,8 +119,8 @@ impl<F: Filesystem> Files<F> {
         }
     }
 
-    /// Makes it durable that these are gone, whether or not their files still are there: by one line in the journal or, if
-    /// that cannot be written, by unlinking them at once. Nothing of them is found by a scan from here on.
+    /// Records durably that these are erased: by one line in the journal or, if that cannot be written, by unlinking them at
+    /// once. From here on no scan finds them, even if their files are still there.
     pub(in crate::upload) fn record_erased(&mut self, ids: impl IntoIterator<Item = Uuid>) -> io::Result<()> {
         self.gone.extend(ids);
         self.purge_unscanned()?;
@@ -134,7 +134,7 @@ impl<F: Filesystem> Files<F> {
         }
     }
 
-    /// Unlinks what is said to be gone, and makes that durable.
+    /// Unlinks what is recorded as erased, and makes that durable.
     pub(in crate::upload) fn unlink(&mut self) -> io::Result<()> {
         let unlinked = self.try_unlink();
         self.mind(unlinked)
@@ -230,8 +230,8 @@ impl<F: Filesystem> Files<F> {
         Ok(())
     }
 
-    /// Erases what no restart may find: parts, what the journal says is gone, and what cannot be judged; with `keep` false
-    /// every clip.
+    /// Erases what no restart may find: parts, what the journal records as erased, and what cannot be judged; with `keep`
+    /// false every clip.
     fn try_scan(&mut self, keep: bool) -> io::Result<Scan> {
         let dir = self.dir()?;
         let names = dir.list()?;
@@ -342,7 +342,7 @@ fn read_facts(dir: &impl Filesystem, name: &str, header: &[u8]) -> Result<Facts,
     Ok(facts)
 }
 
-/// Why a file cannot be taken for a clip.
+/// Why a file is not a clip.
 #[derive(Debug, Error)]
 enum Misfit {
     #[error(transparent)]

@@ -1,5 +1,5 @@
-//! What a clip's file says of itself: a checksummed header of fixed size, the clip's bytes behind it. It is all that a
-//! restart needs to judge the clip, so the spool can be rebuilt by looking at its files. Pure.
+//! The header of a clip's file: checksummed and of fixed size, with the clip's bytes behind it. It holds all that a restart
+//! needs to judge the clip, so a scan can rebuild the spool from its files. Pure.
 //!
 //! ```text
 //!  0  magic      8 bytes  "KCASPOOL"
@@ -44,7 +44,7 @@ pub(in crate::upload) struct Facts {
     pub(in crate::upload) sha256: String,
 }
 
-/// Why a file is none of ours, or no longer.
+/// Why a header cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub(in crate::upload) enum Unreadable {
     #[error("it is torn, or no clip")]

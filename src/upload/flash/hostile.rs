@@ -1,7 +1,7 @@
-//! The spool's directory as somebody with the flash in his hands may leave it, for `fuzzing`. An input's first byte says what the
-//! rest is: `C` a clip's file; `F` the facts in a header whose checksum is right, and behind it as many bytes as they say; `J`
-//! the journal, beside two genuine clips. What a start finds there is judged by a document, leaves or is erased, and then
-//! belongs to somebody else.
+//! A spool directory with hostile content, for `fuzzing`: anyone who holds the flash may write it. The first byte of an input
+//! says what the rest is: `C` a clip's file; `F` the facts in a header with a correct checksum, and behind it as many bytes as
+//! they announce; `J` the journal, beside two genuine clips. A start scans it, a document judges what it found, clips are
+//! uploaded or erased, and then the camera changes its owner.
 
 use std::time::Duration;
 

@@ -1,13 +1,13 @@
-//! The journal's text: which clips are erased or have left although their files may still be there. A file says itself what
-//! it is, so nothing is written here when one is added: that would be a second sync for what a scan finds anyway. Pure.
+//! The journal's text: which clips are erased or uploaded although their files may still be there. A file describes itself, so
+//! nothing is written here when one is added: that would be a second sync for what a scan finds anyway. Pure.
 //!
 //! ```text
 //! kasa-care-agent spool 1
 //! 8f1c22d0 gone 0b9e…,57aa…
 //! ```
 //!
-//! One line is one batch: its CRC-32 makes it whole or nothing. Among its ids may be one of version 8, which is no clip's
-//! but says how much was written to flash ([`WriteCount`]).
+//! One line is one batch; its CRC-32 makes it all or nothing. One of its ids may have version 8: it is no clip's, but counts
+//! how much was written to flash ([`WriteCount`]).
 
 use std::collections::BTreeSet;
 

@@ -1,10 +1,9 @@
-//! The spool's other half: clips that wait on flash, because memory is short, the cloud is away, or the agent stops.
-//! Plain files that say themselves what they are, and a small journal of what is gone; the spool can be rebuilt by a scan.
+//! Clips that wait on flash, because memory is short, the cloud is away, or the agent stops: plain files that describe
+//! themselves, and a small journal of erased clips. A scan rebuilds the spool from them.
 //!
-//! All of it runs on a thread of its own ([`thread`]), never under the spool's lock: a cut only marks clips, and nobody
-//! waits for flash but the record that a cut leads to. That one waits for the journal's line about what the cut has erased
-//! ([`super::Gate::erasures_settled`]), so that whatever record a restart finds, nothing is there that an earlier record had
-//! erased.
+//! All of it runs on the flash thread ([`thread`]), never under the spool's lock: a cut only marks clips. Only the record that
+//! follows a cut waits for flash, namely for the journal's line about the clips that the cut erased
+//! ([`super::Gate::erasures_settled`]). So a restart never finds a clip that the record it finds had erased.
 
 mod erasing;
 mod files;
@@ -28,7 +27,7 @@ pub(super) use header::{Facts, HEADER_BYTES};
 pub(crate) use hostile::hostile_spool;
 pub(super) use write_budget::{WriteBudget, WriteCount};
 
-/// What flash said when this was tried, and what to do about it.
+/// What was attempted on flash, what the system said, and what to do about it.
 pub(super) fn flash_fault(what: &str, why: &io::Error) -> Diagnosis {
     let advice = match why.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "Make room on the state directory's file system.",

@@ -1,5 +1,4 @@
-//! The flash thread: does what the spool says is to be done, one thing at a time, and tells it what came of it. What is to
-//! be erased comes before anything is written.
+//! The flash thread: carries out the spool's chores one at a time and reports the result to it. Erasures come before writes.
 
 use care_engine::durable::filesystem::Filesystem;
 
@@ -14,7 +13,7 @@ use crate::upload::{
 pub(in crate::upload) fn run<F: Filesystem>(mut files: Files<F>, gate: &Gate, tell: impl Fn(Event)) {
     while let Some(chore) = gate.spool.wait_for_chore(&gate.clock) {
         carry_out(chore, &mut files, gate, &tell);
-        // What is wrong is named there.
+        // The uploads' thread raises the conditions.
         gate.spool.wake.notify_one();
     }
 }

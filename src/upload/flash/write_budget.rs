@@ -1,9 +1,10 @@
-//! How much the spool has written to flash today, for flash lasts for so many writes only. The count costs no write of its
-//! own: every clip's header and every line of the journal carries it as it stands after them, so the newest of those is the
-//! count, whenever the power goes.
+//! How much the spool may write to flash in a day, because flash wears out with every write. The count costs no write of its
+//! own: every clip's header and every line of the journal carries the count after that write, so after a power cut the newest
+//! of them is the count. It is a quota by calendar day that survives restarts, which is why it is no
+//! [`TokenBucket`](care_engine::token_bucket::TokenBucket).
 //!
-//! A day is one of trusted time, and lasts for at least [`SHORTEST_DAY`]: no correction of the clock begins a new one early
-//! except the first after a boot, which may tell of a day that has passed. Pure.
+//! A day is one of trusted time and lasts at least [`SHORTEST_DAY`]: a correction of the clock begins a new one early only if
+//! it is the first after a boot, for a day may have passed while the camera was off. Pure.
 
 use std::time::Duration;
 

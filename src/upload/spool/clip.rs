@@ -44,7 +44,7 @@ pub(in crate::upload) struct Clip {
     /// How often its file could not be read.
     pub(super) unreadable: u32,
     pub(super) refused: bool,
-    /// Others have left since it failed, or the server has said that it is about this clip.
+    /// Others were stored since it failed, or the server has said that the fault lies in this clip.
     pub(super) singled_out: bool,
     /// Why it failed the last time.
     pub(super) trouble: Option<Trouble>,
@@ -66,7 +66,7 @@ pub(super) enum OnFlash {
     /// The flash thread is at it.
     Writing,
     Yes,
-    /// It was begun and not finished: it is kept in memory, tried again, and said to be gone when it goes.
+    /// Writing began and did not finish: the clip stays in memory, is written again, and its erasure is recorded.
     Doubtful,
 }
 

@@ -19,23 +19,23 @@ const READS: u32 = 3;
 const CLIP_PAUSE: Delays = Delays::new(Duration::from_secs(1), Duration::from_secs(15 * 60), Jitter::Equal);
 /// When all wait: full jitter over one second, two, four, up to five minutes, so that a fleet does not come back at once.
 const ALL_PAUSE: Delays = Delays::new(Duration::from_secs(1), Duration::from_secs(300), Jitter::Full);
-/// So many different clips that fail in a row, with none stored in between, are the server's fault and stop all of them.
+/// If so many different clips fail in a row, with none stored in between, the server is to blame, and all of them pause.
 const SEVERAL: usize = 3;
 /// The same where the server itself asks for patience.
 const SEVERAL_ASKED: usize = 2;
-/// While only suspicion stops all, a clip that was never tried waits no longer than this: it may be the one that passes.
+/// While all pause on suspicion alone, a clip that was never tried waits no longer than this: it may be stored.
 const FRESH: Duration = Duration::from_secs(30);
-/// When others pass again, clips that have failed with them are tried again within this.
+/// When uploads succeed again, clips that had failed are tried again within this.
 const SOON: Duration = Duration::from_secs(2);
-/// The most that a server's `Retry-After` is obeyed.
+/// The longest `Retry-After` that is obeyed.
 const LONGEST_ASKED: Duration = Duration::from_secs(3600);
 
-/// What a failure is put down to.
+/// What is to blame for a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::upload) enum Blame {
     /// The API or the network is away: no clip would fare better.
     Away,
-    /// The server, or the clip: that shows when others are tried.
+    /// The server, or the clip: the next uploads will show which.
     Server,
     /// The clip: the server has said so.
     Clip,
@@ -92,7 +92,7 @@ impl Schedule {
     }
 }
 
-/// How long we wait when asked to, a little more than that: whoever else was asked comes back then, too.
+/// How long the agent waits when asked to, with a tenth of jitter: other cameras were asked the same.
 fn obeyed(asked: Duration) -> Duration {
     asked.min(LONGEST_ASKED).mul_f64(1.0 + 0.1 * fastrand::f64())
 }
@@ -143,8 +143,8 @@ impl Spool {
         clip.fail(trouble, now);
     }
 
-    /// A clip was stored: whoever failed and waits still is either to blame itself, or fared badly with all the others. Which
-    /// it is shows when it is tried again, soon.
+    /// A clip was stored. A clip that has failed and still waits is either to blame itself, or failed with all the others: trying
+    /// it again soon shows which.
     pub(super) fn upload_succeeded(&mut self, now: Now) {
         self.schedule = Schedule::default();
         for clip in self.ledger.clips.iter_mut().filter(|clip| clip.failures > 0 && !clip.singled_out && !clip.refused) {

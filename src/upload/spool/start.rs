@@ -1,5 +1,5 @@
-//! When a clip began. In the boot that recorded it that is a moment of BOOTTIME, which no correction of the clock moves; a
-//! later boot knows it only as the trusted time that was written beside it.
+//! When a clip began. In the boot that recorded it this is a moment of BOOTTIME, which no correction of the clock moves; a later
+//! boot has only the trusted time in the clip's header.
 
 use std::time::Duration;
 

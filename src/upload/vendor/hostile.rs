@@ -1,5 +1,5 @@
-//! An uploader that says whatever it is given, for `fuzzing`: in the middle of a cut, when most hangs on what it says. What the
-//! agent makes of it is held against an account of the same lines that knows nothing of sockets, orders and permissions.
+//! A hostile uploader, for `fuzzing`: it sends the input in the middle of a cut, when most depends on its answer. The result is
+//! compared with a simple model of the same lines that knows nothing of sockets, orders and permissions.
 
 use std::{
     io::Read,

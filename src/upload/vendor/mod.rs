@@ -1,6 +1,6 @@
-//! A vendor's own uploader, governed through a unix socket (docs/vendor-uploader.md): the gate closes it as it closes its
-//! own sockets, and what it answers is part of the cut. It is another process, so that the agent cannot stop it by force;
-//! what it may do is therefore a permission that ends by itself ([`PERMISSION`]) unless the control loop renews it.
+//! Governs a vendor's own uploader through a unix socket (docs/vendor-uploader.md). The gate closes it as it closes its own
+//! sockets, and its answer is part of the cut. It is another process, so the agent cannot stop it by force: it holds a
+//! permission that expires ([`PERMISSION`]) unless the control loop renews it.
 //!
 //! The control thread gives orders, which are written without waiting; the uploads' thread ([`session`]) reads what the
 //! uploader says. Both meet in [`Orders`], under a lock that is held over nothing slow.
@@ -33,8 +33,8 @@ pub(super) use session::Listener;
 use super::Event;
 use crate::clock::Clock;
 
-/// How long an uploader may go on after the last line that lets it. So long, too, does a cut wait for its answer: by then
-/// one that has not answered has stopped by itself.
+/// How long an uploader may go on after the last `open`. A cut waits as long for its answer: by then an uploader that has not
+/// answered has stopped by itself.
 pub(super) const PERMISSION: Duration = Duration::from_secs(5);
 /// How often permission is renewed.
 const RENEW: Duration = Duration::from_secs(2);
@@ -64,7 +64,7 @@ pub struct UploaderStatus {
     pub fault: Option<String>,
 }
 
-/// What the control thread has to hear of.
+/// What the control thread has to react to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct UploaderEvents {
     /// The cloud refused it a grant.
@@ -91,12 +91,12 @@ struct Orders {
     line: Option<Line>,
     /// BOOTTIME at which the last permission of this connection ends.
     permitted_until: Duration,
-    /// The same of connections that we have ended: who was on them may still send until then.
+    /// The same for connections that the agent has ended: the uploader at their other end may still send until then.
     orphaned_until: Duration,
     cut: Option<Cut>,
     status: UploaderStatus,
     uploader_events: UploaderEvents,
-    /// The control thread has been called and has not come yet.
+    /// The control thread has been woken and has not run yet.
     called: bool,
 }
 

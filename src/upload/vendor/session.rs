@@ -1,5 +1,5 @@
-//! The socket of a vendor's uploader: one connection at a time, from this user or group, a line at a time. Whoever says
-//! what is not understood, or too much of it, is not trusted with permission any longer.
+//! The socket of a vendor's uploader: one connection at a time, from this user or group, a line at a time. An uploader that
+//! sends a line which is malformed or too long loses its connection and its permission.
 
 use std::{io, os::fd::AsFd, path::Path, sync::Arc, time::Duration};
 
@@ -109,7 +109,7 @@ impl Listener {
     }
 }
 
-/// The second line behind the socket's mode: root, or who shares our user or group.
+/// The second check behind the socket's mode: root, or a process of the agent's own user or group.
 fn may_speak((peer_uid, peer_gid): (u32, u32), (uid, gid): (u32, u32)) -> bool {
     peer_uid == 0 || peer_uid == uid || peer_gid == gid
 }

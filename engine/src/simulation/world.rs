@@ -737,7 +737,7 @@ impl Around {
     /// How things stand before the engine takes something in; `None` while the flash has something to do, which is no fault of
     /// what is taken in.
     fn before(&self) -> Before {
-        self.flash.waiting.is_none().then(|| (self.seen.position, self.open))
+        self.flash.waiting.is_none().then_some((self.seen.position, self.open))
     }
 
     /// What is refused changes nothing, and neither it nor a duplicate writes anything (invariants 5 and 6).

@@ -13,6 +13,7 @@ pub(super) enum Phase {
 
 /// What is on its way to flash.
 #[derive(Default)]
+#[allow(clippy::large_enum_variant, reason = "an engine has one, and it never moves")]
 pub(super) enum Writing {
     /// Nothing: the document in force is there.
     #[default]

@@ -3,13 +3,13 @@
 //! from docs/protocol.md alone and shares no code with the engine: it says what the verdict must be, how much may leave at most
 //! and at least, what a PUBACK presupposes, what time it may be. Invariant 8 is not visible here; the media tests have it.
 //!
-//! A failure names its seed and is shown as the shortest history that still fails. `make sim SEED=…` plays one history aloud,
+//! A failure names its seed and is shown as the shortest history that still fails. `make sim SEED=…` plays one history verbose,
 //! `make sim HISTORIES=…` so many, from the seed `FROM=…` on: a long run may be done in pieces.
 
-pub(super) mod memory;
+mod issuer;
 mod oracle;
-mod paper;
 mod run;
+pub(super) mod signature_cache;
 mod step;
 mod uploader;
 mod world;
@@ -17,7 +17,7 @@ mod world;
 use std::{rc::Rc, time::Instant};
 
 use self::{
-    paper::Office,
+    issuer::Issuer,
     run::{Outcome, history, play, play_all, shrink, undelayed},
     step::Step,
 };
@@ -36,7 +36,7 @@ fn number(name: &str) -> Option<u64> {
 fn assert_sound(what: &str, started: Instant, outcome: Outcome) {
     if let Some(failure) = outcome.failure {
         let shortest = shrink(&failure.steps);
-        let why = play(&Rc::new(Office::open()), &shortest, true).expect_err("it has failed before");
+        let why = play(&Rc::new(Issuer::new()), &shortest, true).expect_err("it has failed before");
         panic!("{what} {}: {}\nThe shortest that fails has {} steps: {shortest:#?}\n{why}", failure.number, failure.why, shortest.len());
     }
     let seconds = started.elapsed().as_secs_f64();
@@ -47,7 +47,7 @@ fn assert_sound(what: &str, started: Instant, outcome: Outcome) {
 fn no_history_breaks_an_invariant() {
     let started = Instant::now();
     if let Some(seed) = number("SIMULATION_SEED") {
-        let events = play(&Rc::new(Office::open()), &history(seed, STEPS), true);
+        let events = play(&Rc::new(Issuer::new()), &history(seed, STEPS), true);
         println!("SEED={seed}: {events:?}");
         assert!(events.is_ok());
         return;
@@ -61,7 +61,7 @@ fn no_history_breaks_an_invariant() {
 /// gate open five seconds early. It took 8,567,794 histories to say so.
 #[test]
 fn what_once_failed_holds() {
-    let events = play(&Rc::new(Office::open()), &undelayed(8_567_793, STEPS), false);
+    let events = play(&Rc::new(Issuer::new()), &undelayed(8_567_793, STEPS), false);
     assert!(events.is_ok(), "{events:?}");
 }
 
@@ -70,7 +70,7 @@ fn what_once_failed_holds() {
 #[test]
 fn what_cuts_and_corrections_once_broke_holds() {
     for seed in [36_920, 42_699, 258_839] {
-        let events = play(&Rc::new(Office::open()), &history(seed, STEPS), false);
+        let events = play(&Rc::new(Issuer::new()), &history(seed, STEPS), false);
         assert!(events.is_ok(), "{seed}: {events:?}");
     }
 }

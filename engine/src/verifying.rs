@@ -4,13 +4,13 @@
 use care_protocol::{DeviceId, Entitlement, Keyset, Reject, RootKeys, VerifiedEntitlement, VerifiedKeyset};
 
 #[cfg(test)]
-use super::simulation::memory;
+use super::simulation::signature_cache;
 
 /// As [`Entitlement::verify`].
 pub(super) fn entitlement(token: &[u8], keyset: Option<&Keyset>, issuer: &str, device: &DeviceId) -> Result<VerifiedEntitlement, Reject> {
     let verify = || Entitlement::verify(token, keyset, issuer, device);
     #[cfg(test)]
-    let verify = || memory::entitlement(token, keyset, verify);
+    let verify = || signature_cache::entitlement(token, keyset, verify);
     verify()
 }
 
@@ -18,6 +18,6 @@ pub(super) fn entitlement(token: &[u8], keyset: Option<&Keyset>, issuer: &str, d
 pub(super) fn keyset(token: &[u8], roots: &RootKeys, issuer: &str) -> Result<VerifiedKeyset, Reject> {
     let verify = || Keyset::verify(token, roots, issuer);
     #[cfg(test)]
-    let verify = || memory::keyset(token, verify);
+    let verify = || signature_cache::keyset(token, verify);
     verify()
 }

@@ -1,4 +1,4 @@
-//! What docs/protocol.md says of a history, reckoned without the engine: verdicts, and upper bounds for what may leave.
+//! What docs/protocol.md says of a history, computed without the engine: verdicts, and bounds for what may leave.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
-    paper::{CERTIFICATES_END, CLOSED, Doc, FREE, T0, both, takes},
+    issuer::{CERTIFICATES_END, CLOSED, Doc, FREE, T0, both, takes},
     uploader::Clip,
 };
 use crate::trusted_time::{Now, Readings};

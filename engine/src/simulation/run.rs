@@ -1,4 +1,4 @@
-//! Histories from seeds, on all cores; what fails is shortened until nothing can be left out.
+//! Plays histories from seeds on all cores, and shrinks one that fails until no step can be left out.
 
 use std::{
     any::Any,
@@ -14,7 +14,7 @@ use std::{
 
 use fastrand::Rng;
 
-use super::{memory, paper::Office, step::Step, world::World};
+use super::{issuer::Issuer, signature_cache, step::Step, world::World};
 
 /// How many histories a thread takes at a time.
 const BATCH: u64 = 50;
@@ -27,7 +27,7 @@ pub(super) struct Failure {
     pub(super) steps: Vec<Step>,
 }
 
-/// What a run has seen.
+/// The figures of a run, and its first failure.
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
     pub(super) histories: u64,
@@ -35,7 +35,7 @@ pub(super) struct Outcome {
     pub(super) failure: Option<Failure>,
 }
 
-/// The history of a seed, in which every cut is over at once.
+/// The history of a seed, with cuts that are done at once.
 pub(super) fn undelayed(seed: u64, steps: usize) -> Vec<Step> {
     let mut random = Rng::with_seed(seed);
     (0..steps).map(|_| Step::random(&mut random)).collect()
@@ -54,15 +54,15 @@ pub(super) fn play_all(numbers: std::ops::Range<u64>, make: impl Fn(u64) -> Vec<
     let next = AtomicU64::new(numbers.start);
     let failed = AtomicBool::new(false);
     let work = || {
-        let office = Rc::new(Office::open());
-        memory::turn_on();
+        let issuer = Rc::new(Issuer::new());
+        signature_cache::turn_on();
         let mut outcome = Outcome::default();
         while !failed.load(Ordering::Relaxed) {
             let from = next.fetch_add(BATCH, Ordering::Relaxed);
             for number in from..numbers.end.min(from + BATCH) {
                 let steps = make(number);
                 outcome.histories += 1;
-                match play(&office, &steps, false) {
+                match play(&issuer, &steps, false) {
                     Ok(events) => outcome.events += events,
                     Err(why) => {
                         failed.store(true, Ordering::Relaxed);
@@ -89,10 +89,10 @@ pub(super) fn play_all(numbers: std::ops::Range<u64>, make: impl Fn(u64) -> Vec<
     })
 }
 
-/// Plays one history; how many events it had, or what it broke.
-pub(super) fn play(office: &Rc<Office>, steps: &[Step], aloud: bool) -> Result<u64, String> {
+/// Plays one history. Returns its number of events, or the invariant that it broke.
+pub(super) fn play(issuer: &Rc<Issuer>, steps: &[Step], verbose: bool) -> Result<u64, String> {
     quietly(|| {
-        let mut world = World::new(office.clone(), aloud);
+        let mut world = World::new(issuer.clone(), verbose);
         for step in steps {
             world.step(*step);
         }
@@ -101,9 +101,9 @@ pub(super) fn play(office: &Rc<Office>, steps: &[Step], aloud: bool) -> Result<u
     })
 }
 
-/// Leaves out whatever can be left out with the history still failing.
+/// Leaves out every step without which the history still fails.
 pub(super) fn shrink(steps: &[Step]) -> Vec<Step> {
-    let office = Rc::new(Office::open());
+    let issuer = Rc::new(Issuer::new());
     let mut steps = steps.to_vec();
     let mut size = steps.len().div_ceil(2);
     while size > 0 {
@@ -112,7 +112,7 @@ pub(super) fn shrink(steps: &[Step]) -> Vec<Step> {
         while at < steps.len() {
             let mut without = steps.clone();
             without.drain(at..(at + size).min(steps.len()));
-            if play(&office, &without, false).is_err() {
+            if play(&issuer, &without, false).is_err() {
                 steps = without;
                 shorter = true;
             } else {
@@ -124,19 +124,19 @@ pub(super) fn shrink(steps: &[Step]) -> Vec<Step> {
         }
     }
     // A step and what undoes it can only go together.
-    while let Some(shorter) = without_two(&office, &steps) {
+    while let Some(shorter) = without_two(&issuer, &steps) {
         steps = shorter;
     }
     steps
 }
 
-fn without_two(office: &Rc<Office>, steps: &[Step]) -> Option<Vec<Step>> {
+fn without_two(issuer: &Rc<Issuer>, steps: &[Step]) -> Option<Vec<Step>> {
     let pairs = (0..steps.len()).flat_map(|second| (0..second).map(move |first| [first, second]));
     let without = pairs.map(|pair| {
         let kept = steps.iter().enumerate().filter(|(place, _)| !pair.contains(place));
         kept.map(|(_, step)| *step).collect::<Vec<_>>()
     });
-    without.into_iter().find(|shorter| play(office, shorter, false).is_err())
+    without.into_iter().find(|shorter| play(issuer, shorter, false).is_err())
 }
 
 thread_local! {

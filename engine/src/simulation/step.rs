@@ -1,9 +1,9 @@
-//! One step of a history, as a value: a history can be written down, replayed, and shortened. Whatever a step names is
-//! relative, so that it still means something when steps before it are left out.
+//! One step of a history, as a value: a history can be recorded, replayed and shrunk. A step names things relatively, so that it keeps
+//! its meaning when earlier steps are left out.
 
 use fastrand::Rng;
 
-use super::paper::{DEFECTS, VARIANTS};
+use super::issuer::{DEFECTS, VARIANTS};
 
 /// What happens next.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -1,5 +1,5 @@
-//! A camera, its broker, its cloud, its flash and its clock. Engine, store and trusted time are the product's own; the network,
-//! the disk under the store, the machine's clocks and the uploads are simulated. Every step is followed by the checks.
+//! A camera, its broker, its cloud, its flash and its clock. Engine, slots and trusted time are the product's own; the network, the disk
+//! under the slots, the machine's clocks and the uploads are simulated. The oracle checks every step.
 
 use std::{collections::VecDeque, fmt, rc::Rc, time::Duration};
 
@@ -8,8 +8,8 @@ use care_protocol::{Answer, Digest, Erased, Get, Keyset, Policy, Position, Repor
 
 use super::{
     super::*,
+    issuer::{CERTIFICATES_END, CLOSED, Doc, Issuer, T0, takes},
     oracle::{Oracle, Verdict, Voice},
-    paper::{CERTIFICATES_END, CLOSED, Doc, Office, T0, takes},
     step::{Draw, Fate, How, Https, Keys, Step, Wall},
     uploader::Uploader,
 };
@@ -36,7 +36,7 @@ pub(super) struct World {
 
 /// All that the engine acts on.
 struct Around {
-    office: Rc<Office>,
+    issuer: Rc<Issuer>,
     /// The engine as its last decision left it.
     seen: Seen,
     oracle: Oracle,
@@ -81,7 +81,7 @@ struct Around {
     /// What the engine was told.
     events: u64,
     /// Whether the history is told, for whoever has to find out what went wrong.
-    aloud: bool,
+    verbose: bool,
 }
 
 /// What the oracle hears when the engine takes in what it was told.
@@ -147,13 +147,13 @@ fn body(bytes: String) -> Body {
 }
 
 impl World {
-    pub(super) fn new(office: Rc<Office>, aloud: bool) -> Self {
+    pub(super) fn new(issuer: Rc<Issuer>, verbose: bool) -> Self {
         let readings = Readings { boot: Duration::from_secs(10), system: Duration::ZERO };
         let mut time = TrustedTime::new(Duration::from_secs(T0), None, readings.boot);
         let now = time.now(readings);
-        let engine = Engine::new(office.settings(), Restored::Empty, now);
+        let engine = Engine::new(issuer.settings(), Restored::Empty, now);
         let around = Around {
-            office,
+            issuer,
             seen: Seen::default(),
             oracle: Oracle::new(now),
             truth: Duration::from_secs(T0 + 5),
@@ -185,7 +185,7 @@ impl World {
             resets: vec![],
             persists: 0,
             events: 0,
-            aloud,
+            verbose,
         };
         let mut world = Self { engine, around };
         world.start();
@@ -210,7 +210,7 @@ impl World {
     }
 
     pub(super) fn step(&mut self, step: Step) {
-        if self.around.aloud {
+        if self.around.verbose {
             eprintln!("{step:?}");
         }
         match &mut self.around.cut {
@@ -280,7 +280,7 @@ impl World {
 
     /// Tells the engine, and the oracle as soon as the engine takes it in.
     fn tell(&mut self, event: Event, hear: impl FnOnce(&mut Around) + 'static) {
-        if self.around.aloud && event != Event::Tick {
+        if self.around.verbose && event != Event::Tick {
             eprintln!("  {:?} {event:?}", self.around.time.clone().now(self.around.readings));
         }
         self.around.hear = Some(Box::new(hear));
@@ -393,11 +393,11 @@ impl World {
                     self.around.seq = 0;
                 }
                 self.around.seq += 1 + u64::from(skips);
-                self.around.office.issue(self.around.epoch, self.around.seq, variant, None)
+                self.around.issuer.issue(self.around.epoch, self.around.seq, variant, None)
             }
-            Draw::Again { .. } => self.around.office.issue(self.around.epoch, self.around.seq.max(1), 0, None),
-            Draw::Rival { variant } => self.around.office.issue(self.around.epoch, self.around.seq.max(1), variant, None),
-            Draw::Bad { defect, variant } => self.around.office.issue(self.around.epoch, self.around.seq + 1, variant, Some(defect)),
+            Draw::Again { .. } => self.around.issuer.issue(self.around.epoch, self.around.seq.max(1), 0, None),
+            Draw::Rival { variant } => self.around.issuer.issue(self.around.epoch, self.around.seq.max(1), variant, None),
+            Draw::Bad { defect, variant } => self.around.issuer.issue(self.around.epoch, self.around.seq + 1, variant, Some(defect)),
         };
         self.around.history.push(drawn.clone());
         drawn
@@ -454,7 +454,7 @@ impl World {
         }
         self.event(Event::Tick);
         let keyset = self.keyset(keys);
-        let payload = self.around.office.sign_keyset(&keyset).into_bytes();
+        let payload = self.around.issuer.sign_keyset(&keyset).into_bytes();
         self.bring(Topic::Keyset, payload, true, false, move |world| world.oracle.keyset(&keyset, world.now));
     }
 
@@ -462,7 +462,7 @@ impl World {
         match keys {
             Keys::Higher => self.around.version += 1,
             Keys::Milliseconds => {
-                let keyset = self.around.office.keyset(self.around.version + 1, self.around.resets.clone());
+                let keyset = self.around.issuer.keyset(self.around.version + 1, self.around.resets.clone());
                 return Keyset { iat: T0 * 1000, ..keyset };
             }
             Keys::Reset { again, part, time } if self.around.seq > 2 => {
@@ -481,10 +481,10 @@ impl World {
                 // The cloud issues again from there.
                 self.around.seq = seq;
             }
-            Keys::Lower => return self.around.office.keyset(self.around.version.saturating_sub(1).max(1), vec![]),
+            Keys::Lower => return self.around.issuer.keyset(self.around.version.saturating_sub(1).max(1), vec![]),
             Keys::Same | Keys::Reset { .. } => {}
         }
-        self.around.office.keyset(self.around.version, self.around.resets.clone())
+        self.around.issuer.keyset(self.around.version, self.around.resets.clone())
     }
 
     /// HTTPS answers one of the questions; whatever it is, it has a date.
@@ -509,7 +509,7 @@ impl World {
             (Resource::Keyset, Https::Missing) => (Fetched::Missing, Box::new(|_| ())),
             (Resource::Keyset, Https::Found(_, keys)) => {
                 let keyset = self.keyset(keys);
-                let found = Fetched::Found(body(self.around.office.sign_keyset(&keyset)));
+                let found = Fetched::Found(body(self.around.issuer.sign_keyset(&keyset)));
                 (found, Box::new(move |world| world.oracle.keyset(&keyset, world.now)))
             }
         };
@@ -530,7 +530,7 @@ impl World {
         self.around.time.observe_date(heard, self.around.readings);
         self.around.now = self.around.time.now(self.around.readings);
         self.around.oracle.date(date, self.around.readings, before, self.around.now);
-        if self.around.aloud {
+        if self.around.verbose {
             eprintln!("  Date {date:?}: {before:?} -> {:?}", self.around.now);
         }
         // What it brings is seen by itself, before the answer it came with.
@@ -588,7 +588,7 @@ impl World {
             self.around.oracle.check_reset();
         }
         self.around.oracle.time(self.around.now);
-        self.engine = Engine::new(self.around.office.settings(), restored, self.around.now);
+        self.engine = Engine::new(self.around.issuer.settings(), restored, self.around.now);
         self.around.open = Admission::CLOSED;
         // Clips wait in memory only.
         self.around.uploader = Uploader::default();
@@ -664,7 +664,7 @@ impl World {
 
     /// Once all is well the newest document rules, everything is acknowledged, and exactly what it allows may leave (invariant 4).
     pub(super) fn end_well(&mut self) {
-        if self.around.aloud {
+        if self.around.verbose {
             eprintln!("all is well again");
         }
         self.around.cut_takes = 0;
@@ -683,12 +683,12 @@ impl World {
         let now = self.around.time.now(self.around.readings);
         assert!(now.confirmed && now.trusted.abs_diff(self.around.truth) < 10 * MINUTE, "{now:?} at {:?}", self.around.truth);
         self.around.version += 1;
-        let keyset = self.around.office.keyset(self.around.version, self.around.resets.clone());
+        let keyset = self.around.issuer.keyset(self.around.version, self.around.resets.clone());
         self.around.epoch += 1;
-        let doc = self.around.office.issue(self.around.epoch, 1, 0, None);
+        let doc = self.around.issuer.issue(self.around.epoch, 1, 0, None);
         self.around.history.push(doc.clone());
         let https = self.engine.lost;
-        let found = Fetched::Found(self.around.office.sign_keyset(&keyset).into());
+        let found = Fetched::Found(self.around.issuer.sign_keyset(&keyset).into());
         self.tell(Event::Fetched(Resource::Keyset, found), move |world| world.oracle.keyset(&keyset, world.now));
         if https {
             let (doc, found) = (doc.clone(), Fetched::Found(doc.token.clone().into()));
@@ -755,7 +755,7 @@ impl Around {
 
     fn carries_out(&self, what: &dyn fmt::Debug) {
         assert!(self.cut.is_none(), "carried out before a cut has ended: {what:?}");
-        if self.aloud {
+        if self.verbose {
             eprintln!("    {what:?}");
         }
     }

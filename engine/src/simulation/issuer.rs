@@ -1,5 +1,5 @@
-//! The cloud's side of a simulation: documents and keysets, good ones and bad ones. A document is what its position, variant
-//! and defect say, so that each is signed and verified once.
+//! The cloud's side of a simulation: good and bad documents and keysets. Position, variant and defect define a document, so each is
+//! signed and verified once.
 
 use std::{cell::RefCell, collections::HashMap, rc::Rc, time::Duration};
 
@@ -14,7 +14,7 @@ pub(super) const T0: u64 = 1_767_225_600;
 pub(super) const CERTIFICATES_END: Duration = Duration::from_secs(T0 + 300 * 86_400);
 /// Kinds of documents, of which 0 is Premium and 1 is Free.
 pub(super) const VARIANTS: u8 = 96;
-/// Ways to be wrong.
+/// Kinds of defects.
 pub(super) const DEFECTS: u8 = 7;
 pub(super) const CLOSED: Policy =
     Policy { clips: false, history_h: 0, clip_max_s: 0, cooldown_s: i32::MAX as u32, max_height: 0, snapshots: false };
@@ -28,14 +28,14 @@ const POLICIES: [(&str, Policy); 6] = [
     ("premium", PREMIUM),
 ];
 
-/// Whether going from `before` to `after` takes something away.
+/// Whether `after` allows less than `before` in any limit.
 pub(super) fn takes(after: &Policy, before: &Policy) -> bool {
     let flags = before.clips && !after.clips || before.snapshots && !after.snapshots;
     let limits = [(after.history_h, before.history_h), (after.clip_max_s, before.clip_max_s), (after.max_height, before.max_height)];
     flags || limits.iter().any(|(after, before)| after < before) || after.cooldown_s > before.cooldown_s
 }
 
-/// What both allow.
+/// The limits that both policies allow.
 pub(super) fn both(a: Policy, b: Policy) -> Policy {
     Policy {
         clips: a.clips & b.clips,
@@ -47,7 +47,7 @@ pub(super) fn both(a: Policy, b: Policy) -> Policy {
     }
 }
 
-/// A document and what is true of it.
+/// A document and the facts that the oracle judges it by.
 #[derive(Debug)]
 pub(super) struct Doc {
     pub(super) token: String,
@@ -72,8 +72,8 @@ type Contents = (u64, u64, u8, Option<u8>);
 /// Version, iat, and the resets as id, epoch, seq and time: all in which keysets differ.
 type Edition = (u64, u64, Vec<(u64, u64, u64, Option<u64>)>);
 
-/// Whoever signs.
-pub(super) struct Office {
+/// The cloud's keys, and everything signed so far.
+pub(super) struct Issuer {
     root: Signer,
     first: Signer,
     /// Known from version 2 on.
@@ -83,8 +83,8 @@ pub(super) struct Office {
     keysets: RefCell<HashMap<Edition, String>>,
 }
 
-impl Office {
-    pub(super) fn open() -> Self {
+impl Issuer {
+    pub(super) fn new() -> Self {
         // RFC 8410: the same keys in every run.
         let signer = |kid, seed| {
             let head = [0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];

@@ -1,15 +1,15 @@
-//! What was verified before on this thread: a signature costs more than all the rest of a history. Off unless a simulation
-//! turns it on, so that no other test meets it.
+//! Remembers what this thread has verified: a signature costs more than the rest of a history. Off unless a simulation turns it on, so
+//! that no other test uses it.
 
 use std::{cell::RefCell, collections::HashMap};
 
 use care_protocol::{Keyset, Reject, VerifiedEntitlement, VerifiedKeyset};
 
-/// More than a run needs; what is beyond is begun anew.
+/// More than a run needs. Beyond it the cache starts empty again.
 const MOST: usize = 100_000;
 
 #[derive(Default)]
-struct Memory {
+struct Cache {
     /// Every set of keys seen, without version and resets, on which no signature depends.
     keys: Vec<Keyset>,
     entitlements: HashMap<(Option<usize>, Vec<u8>), Result<VerifiedEntitlement, Reject>>,
@@ -17,12 +17,12 @@ struct Memory {
 }
 
 thread_local! {
-    static MEMORY: RefCell<Option<Memory>> = const { RefCell::new(None) };
+    static CACHE: RefCell<Option<Cache>> = const { RefCell::new(None) };
 }
 
-/// Begins to remember. All that is verified on this thread from here on must be for one device, under one root.
+/// Turns the cache on for this thread. From here on all documents must be for one device, under one root.
 pub(super) fn turn_on() {
-    MEMORY.set(Some(Memory::default()));
+    CACHE.set(Some(Cache::default()));
 }
 
 pub(crate) fn entitlement(
@@ -30,27 +30,27 @@ pub(crate) fn entitlement(
     keyset: Option<&Keyset>,
     verify: impl FnOnce() -> Result<VerifiedEntitlement, Reject>,
 ) -> Result<VerifiedEntitlement, Reject> {
-    MEMORY.with_borrow_mut(|memory| {
-        let Some(memory) = memory else { return verify() };
-        let keys = keyset.map(|keyset| memory.keys(keyset));
-        if memory.entitlements.len() > MOST {
-            memory.entitlements.clear();
+    CACHE.with_borrow_mut(|cache| {
+        let Some(cache) = cache else { return verify() };
+        let keys = keyset.map(|keyset| cache.keys(keyset));
+        if cache.entitlements.len() > MOST {
+            cache.entitlements.clear();
         }
-        memory.entitlements.entry((keys, token.to_vec())).or_insert_with(verify).clone()
+        cache.entitlements.entry((keys, token.to_vec())).or_insert_with(verify).clone()
     })
 }
 
 pub(crate) fn keyset(token: &[u8], verify: impl FnOnce() -> Result<VerifiedKeyset, Reject>) -> Result<VerifiedKeyset, Reject> {
-    MEMORY.with_borrow_mut(|memory| {
-        let Some(memory) = memory else { return verify() };
-        if memory.keysets.len() > MOST {
-            memory.keysets.clear();
+    CACHE.with_borrow_mut(|cache| {
+        let Some(cache) = cache else { return verify() };
+        if cache.keysets.len() > MOST {
+            cache.keysets.clear();
         }
-        memory.keysets.entry(token.to_vec()).or_insert_with(verify).clone()
+        cache.keysets.entry(token.to_vec()).or_insert_with(verify).clone()
     })
 }
 
-impl Memory {
+impl Cache {
     fn keys(&mut self, keyset: &Keyset) -> usize {
         let same = |known: &Keyset| known.keys == keyset.keys && known.revoked == keyset.revoked;
         self.keys.iter().position(same).unwrap_or_else(|| {

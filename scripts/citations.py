@@ -136,7 +136,7 @@ def self_test():
         "docs/b.md": "# B\n",
         "cloud/tests/y.rs": "",
         "cloud/src/y.rs": "//! See `tests/y.rs`.\n",
-        "src/lib.rs": "// `docs/a.md#get--answer`, `src/lib.rs`, RFC 9110 section 10.2.3, section 33.\n",
+        "src/lib.rs": "// `docs/a.md#get--answer`, `src/lib.rs`, RFC 9110 section 10.2.3, section " "33.\n",
     }
     # Each is put into the tree by itself, and must be the one fault.
     planted = {

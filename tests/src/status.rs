@@ -97,9 +97,9 @@ impl Status {
         self.text("/order")
     }
 
-    /// Frames that went to the SD card, and frames that did not.
+    /// Frames that went to the SD card, and frames that did not. Zero until the camera's stream has started.
     pub fn recorded_and_lost(&self) -> (u64, u64) {
-        (self.number("/media/recording/frames"), self.number("/media/recording/dropped"))
+        ["frames", "dropped"].map(|field| self.0["media"]["recording"][field].as_u64().unwrap_or(0)).into()
     }
 
     /// Everything as text, to look for a word.

@@ -44,12 +44,14 @@ enum LinkError {
 /// The largest payload taken from a camera, bytes.
 const MAX_PAYLOAD: usize = 256 * 1024;
 const QUEUE: usize = 64;
+/// Messages of cameras that may wait to be processed. Beyond them the link stops reading, and the rest waits at the broker.
+const INBOX: usize = 1024;
 
 /// Runs for ever: connects, serves the connection until it is lost, and connects again.
 pub async fn run(cloud: Arc<Cloud>) {
     let address = cloud.link.clone();
     let Some(mut publications) = cloud.publications.take() else { return tracing::error!("the link runs already") };
-    let (inbox_tx, inbox_rx) = mpsc::unbounded_channel();
+    let (inbox_tx, inbox_rx) = mpsc::channel(INBOX);
     tokio::spawn(read_inbox(cloud.clone(), inbox_rx));
     let mut pause = Duration::ZERO;
     loop {
@@ -83,7 +85,7 @@ struct Sent {
 async fn session(
     cloud: &Arc<Cloud>,
     address: &BrokerAddress,
-    inbox: &mpsc::UnboundedSender<Publish>,
+    inbox: &mpsc::Sender<Publish>,
     publications: &mut mpsc::UnboundedReceiver<Publication>,
 ) -> LinkError {
     let mut options = MqttOptions::new(&address.client_id, &address.host, address.port);
@@ -109,7 +111,7 @@ async fn poll(
     cloud: &Arc<Cloud>,
     client: &AsyncClient,
     mut eventloop: EventLoop,
-    inbox: &mpsc::UnboundedSender<Publish>,
+    inbox: &mpsc::Sender<Publish>,
     outstanding: &Arc<Mutex<Outstanding>>,
     ready: oneshot::Sender<bool>,
 ) -> LinkError {
@@ -141,7 +143,7 @@ async fn poll(
                 ready.take().map(|ready| ready.send(session_present));
             }
             Event::Incoming(Packet::Publish(publish)) => {
-                let taken = inbox.send(publish);
+                let taken = inbox.send(publish).await;
                 if taken.is_err() {
                     return LinkError::Ended;
                 }
@@ -247,7 +249,7 @@ async fn publish_all(
 }
 
 /// Processes the cameras' messages in order. A malformed message is logged and dropped.
-async fn read_inbox(cloud: Arc<Cloud>, mut inbox: mpsc::UnboundedReceiver<Publish>) {
+async fn read_inbox(cloud: Arc<Cloud>, mut inbox: mpsc::Receiver<Publish>) {
     while let Some(publish) = inbox.recv().await {
         let at = now_us();
         let prefix = &cloud.endpoints.prefix;

@@ -24,6 +24,7 @@ pub struct Publications {
 impl Publications {
     /// An empty queue.
     pub fn new() -> Self {
+        // Bounded by its sources: one message for each `get` in the link's inbox, and one for each experiment of an engineer.
         let (queue, receiver) = mpsc::unbounded_channel();
         Self { queue, receiver: Mutex::new(Some(receiver)) }
     }

@@ -7,13 +7,15 @@ use care_tests::{
     agent::Agent,
     card_slot::Slot,
     media::{every_frame_in, recordings},
+    status::Status,
     wait::{PATIENCE, until},
     world::World,
 };
 
 /// Frames that went to a card and can be played.
 async fn recorded_on(agent: &Agent, card: &Path) {
-    let before = agent.status("recording again", |status| status.0["media"]["recording"]["fault"].is_null()).await.recorded_and_lost().0;
+    let records = |status: &Status| status.0["media"]["recording"].get("fault").is_some_and(|fault| fault.is_null());
+    let before = agent.status("recording again", records).await.recorded_and_lost().0;
     agent.status("more frames on the card", |status| status.recorded_and_lost().0 > before + 20).await;
     until("a segment", PATIENCE, || (!recordings(card).is_empty()).then_some(())).await;
 }

@@ -9,7 +9,7 @@ use care_tests::{
 };
 use serde_json::Value;
 
-/// A care-cloud with a Premium camera that will be a guest; the folder with the camera's files.
+/// Starts a care-cloud with a Premium camera that will run as a guest. Returns the directory of the camera's files.
 pub(crate) async fn with_a_camera() -> (CareCloud, PathBuf) {
     let cloud = CareCloud::reached_at(HOST).await;
     let files = cloud.provision(DEVICE, "acct-5b1f").await;
@@ -20,7 +20,8 @@ pub(crate) async fn with_a_camera() -> (CareCloud, PathBuf) {
     (cloud, files)
 }
 
-/// As provisioned, but with the recorded picture and the guest's folders; a clip every eight seconds takes nearly as long to upload.
+/// As provisioned, but with the recorded video and the guest's directories. Clips start every eight seconds and take
+/// nearly as long to upload.
 fn in_the_guest(mut config: String) -> String {
     for (from, to) in [
         (format!("\"{IDENTITY}/state\""), format!("\"{STATE}\"")),
@@ -37,7 +38,7 @@ fn in_the_guest(mut config: String) -> String {
     config
 }
 
-/// The plan is in force, a clip is stored, and a cancel cuts the next one in the middle.
+/// Checks that the plan is in force, a clip is stored, and a cancel cuts the next clip in mid-upload.
 pub(crate) async fn a_plain_day(cloud: &CareCloud, camera: &Guest) {
     cloud.until("Premium in force", PATIENCE, |state| reports(state, DEVICE, "premium", "paid")).await;
     let stored = |transfer: &&Value| transfer["stored"] == true && transfer["kind"] == "motion";
@@ -59,7 +60,7 @@ pub(crate) async fn a_plain_day(cloud: &CareCloud, camera: &Guest) {
     assert!(status.contains("mode         free"), "{status}");
 }
 
-/// Neither just begun nor nearly through.
+/// Neither just begun nor nearly complete.
 fn is_on_its_way(transfer: &Value) -> bool {
     let (received, expected) = (transfer["received"].as_u64().unwrap_or(0), transfer["expected"].as_u64().unwrap_or(0));
     transfer["kind"] == "motion" && transfer["ended_us"].is_null() && received > expected / 20 && received < expected / 2

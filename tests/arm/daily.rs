@@ -14,13 +14,13 @@ use care_tests::{
 
 use crate::care_cloud;
 
-/// An upload that has brought so many bytes is on its way, and most of it still in the camera.
+/// After so many bytes an upload is in progress and most of it is still in the camera.
 const BEGUN: usize = 16_000;
-/// The longest clip of Free, milliseconds.
+/// Maximum clip length of Free, in milliseconds.
 const FREE_MS: u64 = FREE.clip_max_s as u64 * 1000;
-/// From network-online to the broker, seconds of a camera that boots as fast as a quiet machine emulates it.
+/// Seconds from network-online to the broker on a camera that boots as fast as an idle machine emulates it.
 const CONNECTED_WITHIN: f64 = 10.0;
-/// How long that one takes from power-on to network-online, seconds.
+/// Seconds that such a camera takes from power-on to network-online.
 const BOOT: f64 = 20.0;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -35,7 +35,7 @@ async fn a_camera_from_its_first_boot_to_a_power_cut() {
     let connected = camera.logged(0, "its connection", |line| agent_says(line, "connected")).await;
     let took = seconds(&connected) - seconds(&online);
     eprintln!("connected {took:.1} s after network-online, {:.1} s after power-on", seconds(&connected));
-    // On a machine with other work everything in the guest is slower alike.
+    // On a loaded machine, everything in the guest slows down equally.
     let slower = (seconds(&online) / BOOT).max(1.0);
     assert!(took <= CONNECTED_WITHIN * slower, "{slower:.1} times slower: {online}\n{connected}");
 
@@ -50,7 +50,7 @@ async fn a_camera_from_its_first_boot_to_a_power_cut() {
     the_power_goes_in_the_middle_of_a_switch(&mut world, &mut camera).await;
 }
 
-/// As new, with another identity.
+/// A new image with another identity.
 async fn it_goes_to_another_cloud(world: &mut World, camera: &Guest) {
     let premium = world.premium();
     let premium = world.issue(premium).await;
@@ -80,7 +80,7 @@ async fn killed_it_is_restarted_and_closed(world: &mut World, camera: &Guest) {
     let premium = world.issue(premium).await;
     in_force(&world.issuer, 0, &premium, Mode::Paid).await;
     in_flight(world).await;
-    // The cloud says nothing from here on: what the agent does is its own decision.
+    // The cloud is silent from here on, so the agent decides alone.
     silence(world).await;
     let (before, mark) = (camera.service().await, world.issuer.mark());
     camera.run("systemctl kill -s KILL kasa-care-agent").await;
@@ -105,7 +105,7 @@ async fn the_power_goes_in_the_middle_of_a_switch(world: &mut World, camera: &mu
     let put = in_flight(world).await;
     until("everything acknowledged", PATIENCE, || (world.broker.acknowledged_by(DEVICE) >= world.broker.sent_to(DEVICE)).then_some(()))
         .await;
-    // The disk takes nothing: the switch gets as far as the cut, and no further.
+    // With the disk full, the switch reaches the cut and stops there.
     camera.run("fsfreeze --freeze /var/lib/kasa-care-agent").await;
     let free = world.free();
     let free = world.sign(&free);
@@ -126,13 +126,14 @@ async fn the_power_goes_in_the_middle_of_a_switch(world: &mut World, camera: &mu
     assert!(world.issuer.reports(mark).iter().all(|report| report.mode != Mode::Paid), "it was paid in between");
 }
 
-/// Waits until the newest report says this document in this mode.
+/// Waits until the newest report names this document and this mode.
 pub(crate) async fn in_force(issuer: &Issuer, mark: usize, document: &Document, mode: Mode) -> Report {
     let what = format!("{} in force as {mode}", document.position);
     issuer.report_within(mark, PATIENCE, what, |report| document.in_force(report) && report.mode == mode).await
 }
 
-/// Waits for the report of a boot that holds what is paid; the place after it. What comes before it may be of the life before.
+/// Waits for the report of a boot that holds paid media; returns the index after it. Earlier reports may date from
+/// before the boot.
 async fn held(issuer: &Issuer, mark: usize) -> usize {
     let is_held = |report: &Report| (report.mode, report.cause) == (Mode::Held, Cause::Boot);
     issuer.report_within(mark, PATIENCE, "a boot that holds", is_held).await;
@@ -153,7 +154,7 @@ async fn in_flight(world: &World) -> Put {
         .await
 }
 
-/// The store sees that nothing more comes of an upload.
+/// Waits until the store sees that an upload has stopped.
 async fn ends_incomplete(world: &World, put: &Put) {
     let what = format!("the end of {}", put.path);
     let complete =
@@ -161,7 +162,7 @@ async fn ends_incomplete(world: &World, put: &Put) {
     assert!(!complete, "an upload that was cut came through");
 }
 
-/// The cloud answers nothing that would confirm a plan, and the broker holds nothing.
+/// Checks that the cloud answers nothing that would confirm a plan and that the broker retains nothing.
 async fn silence(world: &World) {
     world.cloud.lock().entitlement = Body::Silence;
     world.issuer.heard().answer = None;
@@ -172,7 +173,8 @@ async fn speak(world: &World, document: &Document) {
     world.hand_out(document).await;
 }
 
-/// While a plan waits to be confirmed no clip of it leaves, though something moves every two seconds. One that Free allows may.
+/// Checks that no Premium clip leaves while the plan is unconfirmed, with motion every two seconds. A clip that Free
+/// allows may leave.
 async fn closed(world: &World) {
     let before = world.cloud.lock().puts.len();
     holds("nothing of a paid plan leaves while held", Duration::from_secs(6), || {
@@ -195,12 +197,12 @@ async fn restarted(camera: &Guest, before: Service) -> Service {
     }
 }
 
-/// Whether this line of the console is the agent's, and says this.
+/// Whether this console line comes from the agent and contains this text.
 pub(crate) fn agent_says(line: &str, what: &str) -> bool {
     line.split_once("kasa-care-agent[").is_some_and(|(_, said)| said.contains(what))
 }
 
-/// The seconds since power-on that stand before each line of the journal.
+/// The seconds since power-on at the start of each journal line.
 fn seconds(line: &str) -> f64 {
     let inside = line.trim_start().strip_prefix('[').and_then(|rest| rest.split_once(']'));
     inside.and_then(|(time, _)| time.trim().parse().ok()).unwrap_or_else(|| panic!("no time before: {line}"))

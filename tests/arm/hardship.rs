@@ -45,7 +45,7 @@ async fn a_full_disk_keeps_a_downgrade_and_is_said() {
     let mut camera = Guest::new(&mut world, Model::default());
     camera.start();
     in_force(&world.issuer, 0, &premium, Mode::Paid).await;
-    // Everything but what the agent has preallocated.
+    // Fills everything except what the agent has preallocated.
     camera.run("dd if=/dev/zero of=/var/lib/kasa-care-agent/filler bs=4k 2>&1; sync").await;
     let left = camera.run("df --output=avail /var/lib/kasa-care-agent | tail -n 1").await;
     assert_eq!(left.trim(), "0");
@@ -78,13 +78,13 @@ async fn three_cards_are_exchanged() {
         let beneath = camera.run("ls -A /mnt/sd").await;
         assert_eq!(beneath, "", "recorded beneath the mount point after the {card} card");
     }
-    // Nothing else has minded.
+    // Nothing else was affected.
     let free = world.free();
     let free = world.issue(free).await;
     in_force(&world.issuer, 0, &free, Mode::Free).await;
 }
 
-/// Runs a script until it prints this.
+/// Runs a script until it prints this text.
 async fn prints_in_the_end(camera: &Guest, what: &str, script: &str, wanted: &str) {
     let began = std::time::Instant::now();
     while camera.run(&format!("({script}) 2>/dev/null")).await.trim() != wanted {
@@ -93,7 +93,7 @@ async fn prints_in_the_end(camera: &Guest, what: &str, script: &str, wanted: &st
     }
 }
 
-/// First boot to paid, a clip, and a cancel; the camera, still on.
+/// Goes from first boot to paid, a clip and a cancel. Returns the running camera.
 async fn lives_on(model: Model) -> Guest {
     let mut world = World::new().await;
     let premium = world.premium();

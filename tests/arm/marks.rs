@@ -17,19 +17,19 @@ use care_tests::{
 use crate::daily::in_force;
 
 const MARKS: usize = 300;
-/// Changes of plan: each is at least a write and a flush of the agent's, so that no two marks are the same.
+/// Plan changes: each causes at least one write and one flush by the agent, so that no two marks are the same.
 const CHANGES: u64 = 170;
 
-/// Another program on the same file system: its files come and go, so that the journal has work.
+/// Another program that creates and deletes files on the same file system, so that the journal is busy.
 const NEIGHBOUR: &str = "systemd-run --quiet sh -c 'cd /var/lib/kasa-care-agent && while :; do
     for i in 1 2 3; do dd if=/dev/urandom of=neighbour.$i bs=4k count=4 conv=fsync; done; rm neighbour.*; sleep 0.5; done 2>/dev/null'";
 
-/// A document, and the log's length around its way to the disk.
+/// A document, and the log's length before and after it was persisted.
 struct Change {
     seq: u64,
-    /// Before it was published: nothing of it is in these entries.
+    /// Entries before it was published; none of them contains the document.
     published: usize,
-    /// When its PUBACK had come: it is in these entries.
+    /// Entries when its PUBACK had arrived; they contain the document.
     acknowledged: usize,
 }
 
@@ -65,7 +65,7 @@ async fn what_was_acknowledged_is_on_the_disk_at_300_marks_of_its_log() {
     let mut random = Coin(20_261_126);
     let mut newest = 0;
     for number in 0..MARKS {
-        // Of what was written since the last flush some is there and some is not.
+        // Of the writes since the last flush, some survive and some do not.
         let mark = number * log.len() / (MARKS - 1);
         let found = reader.seq_on(&log.power_cut(blank.clone(), mark, 0, || random.toss())).await;
         judge(&changes, mark, found).unwrap_or_else(|why| panic!("after {mark} entries: {why}"));
@@ -73,23 +73,23 @@ async fn what_was_acknowledged_is_on_the_disk_at_300_marks_of_its_log() {
     }
     assert_eq!(newest, last, "the last mark is the end");
 
-    // The same check finds a disk that loses what its last flush had promised.
+    // The same check detects a disk that loses the writes of its last flush.
     let mut lost = 0;
     for change in changes.iter().step_by(10) {
         let flush = flushes.iter().copied().rfind(|flush| *flush <= change.acknowledged).expect("its own flush");
         let found = reader.seq_on(&log.power_cut(blank.clone(), flush, 1, || true)).await;
-        // Not always: another program's flush may have followed the agent's before its PUBACK was seen.
+        // Not always: another program's flush may have followed the agent's before the PUBACK was seen.
         lost += usize::from(judge(&changes, change.acknowledged, found).is_err());
     }
     println!("{lost} of {} documents missed on a disk that loses its last flush", changes.len().div_ceil(10));
     assert!(lost > 0, "a disk that loses its last flush was not noticed");
 
-    // The camera's own kernel and agent come to the same, with a disk of the middle of it all.
+    // The camera's own kernel and agent reach the same result with a disk from the middle of the log.
     let mark = changes[changes.len() / 2].acknowledged;
     let disk = log.power_cut(blank, mark, 0, || random.toss());
     let found = reader.seq_on(&disk).await;
     fs::write(camera.state_disk(), disk).unwrap();
-    // Nobody tells it anything newer.
+    // The cloud publishes nothing newer.
     world.cloud.lock().entitlement = Body::Silence;
     world.issuer.heard().answer = None;
     world.issuer.publish_entitlement("").await;
@@ -99,7 +99,7 @@ async fn what_was_acknowledged_is_on_the_disk_at_300_marks_of_its_log() {
     assert_eq!(get.seq, found);
 }
 
-/// One change of plan, up to its PUBACK.
+/// Makes one plan change and waits for its PUBACK.
 async fn change(world: &World, camera: &Guest, draft: care_tests::issuer::Draft) -> Change {
     let (line, published) = (world.broker.log().len(), WriteLog::entries_in(&camera.write_log()));
     let mode = if draft.0.plan.is_free() { Mode::Free } else { Mode::Paid };
@@ -113,18 +113,18 @@ async fn change(world: &World, camera: &Guest, draft: care_tests::issuer::Draft)
     Change { seq: document.position.seq, published, acknowledged }
 }
 
-/// What a disk with so many entries may say.
+/// The sequence numbers that a disk with so many entries may hold.
 fn judge(changes: &[Change], mark: usize, found: u64) -> Result<(), String> {
     let newest = |reached: fn(&Change) -> usize| changes.iter().filter(|change| reached(change) <= mark).map(|change| change.seq).max();
     let (least, most) = (newest(|change| change.acknowledged).unwrap_or(0), newest(|change| change.published).unwrap_or(0));
     if (least..=most).contains(&found) { Ok(()) } else { Err(format!("{found} is on record, not {least} to {most}")) }
 }
 
-/// An agent of this machine, which reads what is on a disk.
+/// A local agent that reads the state on a disk.
 struct Reader {
     agent: Agent,
     dir: tempfile::TempDir,
-    /// The state that it last read, and what it said.
+    /// The state that it last read, and the result.
     last: Option<(Option<Vec<u8>>, u64)>,
 }
 
@@ -135,7 +135,7 @@ impl Reader {
         Self { agent, dir: tempfile::tempdir().unwrap(), last: None }
     }
 
-    /// The seq on record on this disk, 0 if there is none.
+    /// The seq recorded on this disk, 0 if there is none.
     async fn seq_on(&mut self, disk: &[u8]) -> u64 {
         let state = state_on(disk, self.dir.path());
         if let Some((_, seq)) = self.last.as_ref().filter(|(read, _)| *read == state) {
@@ -155,25 +155,25 @@ impl Reader {
     }
 }
 
-/// The state file on this disk after its journal has been played, as a mount would, if there is one yet.
+/// The state file on this disk after journal replay, as a mount would show it, if it exists.
 fn state_on(disk: &[u8], dir: &Path) -> Option<Vec<u8>> {
     let (image, state) = (dir.join("image"), dir.join("state"));
     fs::write(&image, disk).unwrap();
     let run = |command: &mut Command| command.output().unwrap_or_else(|why| panic!("e2fsprogs is not installed: {why}"));
     let checked = run(Command::new("/sbin/e2fsck").args(["-f", "-y"]).arg(&image));
-    // 1: what was open when the power went was put in order.
+    // Exit code 1: errors were corrected, which is normal after a power cut.
     assert!(matches!(checked.status.code(), Some(0 | 1)), "e2fsck: {}", String::from_utf8_lossy(&checked.stdout));
     let _ = fs::remove_file(&state);
     run(Command::new("/sbin/debugfs").args(["-R", &format!("dump /state {}", state.display())]).arg(&image));
     fs::read(&state).ok()
 }
 
-/// The same tosses every time.
+/// The same random sequence in each run.
 struct Coin(u64);
 
 impl Coin {
     fn toss(&mut self) -> bool {
-        // Of a multiplicative generator the high bits are good.
+        // The high bits of a multiplicative generator are the good ones.
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         self.0 >> 63 == 0
     }

@@ -8,14 +8,14 @@ use std::{
 };
 
 const CATALOGUE: &str = "docs/scenarios.md";
-/// Where numbered tests may live.
+/// Directories with numbered tests.
 const SOURCES: [&str; 5] = ["cloud", "engine", "protocol", "src", "tests"];
-/// The heading under which scenarios stand that have no test.
+/// The heading above scenarios without a test.
 const NOT_BUILT: &str = "## Not built yet";
-/// The first words of a line that links a test.
+/// The prefix of a line that links to a test.
 const LINK: &str = "- [`s";
 
-/// Number of a scenario → its tests, as file and function.
+/// Scenario number → its tests, as file and function.
 type Tests = BTreeMap<u32, BTreeSet<(String, String)>>;
 
 fn root() -> PathBuf {
@@ -46,7 +46,8 @@ fn scenario(name: &str) -> Option<u32> {
     (number.len() >= 2).then(|| number.parse().ok())?
 }
 
-/// The catalogue with the links of `tests`, whatever links it had, and the numbers it lists: built, not built.
+/// The catalogue with its links replaced by those of `tests`, and the numbers that it lists as built and as not
+/// built.
 fn linked(text: &str, tests: &Tests) -> (String, BTreeSet<u32>, BTreeSet<u32>) {
     let (mut built, mut planned) = (BTreeSet::new(), BTreeSet::new());
     let (mut lines, mut pending, mut is_built) = (Vec::new(), Vec::new(), true);

@@ -41,7 +41,7 @@ async fn the_broker_keeps_what_is_retained_and_lets_a_device_read_only_its_own()
                 Ok(Event::Incoming(Packet::Publish(publish))) => read.push(publish),
                 Ok(Event::Incoming(Packet::PubAck(_))) => break,
                 Ok(_) => {}
-                // Mosquitto 2.0.11 closes the connection of who publishes what the ACL denies.
+                // Mosquitto 2.0.11 closes the connection of a client that publishes what the ACL denies.
                 Err(e) if !allowed => break drop(e),
                 Err(e) => panic!("{cn}: {e}"),
             }
@@ -111,8 +111,7 @@ fn the_recorded_picture_is_what_it_says() {
     assert!(found.longest_step() < 1.5);
 }
 
-/// Every fault of the wire does what it says, to a peer that sends back what it gets: a fault that does nothing would be
-/// survived by anybody.
+/// Checks with an echo server that every fault has its effect: a fault without effect would prove nothing.
 #[tokio::test]
 async fn each_fault_of_the_wire_is_what_it_is_called() {
     let mut faults = tokio::task::JoinSet::new();
@@ -186,12 +185,12 @@ async fn strikes(fault: Fault) {
     assert_eq!(patience(PATIENCE, &mut anew.unwrap()).await.unwrap().unwrap(), vec![7; 1000], "{fault:?}: lifted");
 }
 
-/// [`exchange`] of a thousand bytes, within this time.
+/// Runs [`exchange`] with a thousand bytes and this timeout.
 async fn patience(time: Duration, stream: &mut TcpStream) -> Result<std::io::Result<Vec<u8>>, tokio::time::error::Elapsed> {
     tokio::time::timeout(time, exchange(stream, 1000)).await
 }
 
-/// Sends so many bytes and gives what comes back, up to as many or the end.
+/// Sends so many bytes and returns what comes back, up to the same number or the end.
 async fn exchange(stream: &mut TcpStream, bytes: usize) -> std::io::Result<Vec<u8>> {
     tokio::io::AsyncWriteExt::write_all(stream, &vec![7; bytes]).await?;
     let mut came = Vec::new();

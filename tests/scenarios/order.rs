@@ -45,7 +45,7 @@ async fn s21_a_recorded_premium_document_replayed_after_the_cancel_is_stale() {
     let recorded = world.start_premium().await;
     let cancel = world.free();
     let cancel = world.switch(cancel, Mode::Free).await;
-    // By every way a document can come: retained, as an answer, and at the next start.
+    // By every path: retained, as an answer, and at the next start.
     world.hand_out(&recorded).await;
     let report = world.issuer.judged(&recorded, Outcome::Stale).await;
     assert!(cancel.in_force(&report) && report.mode == Mode::Free);
@@ -78,7 +78,7 @@ async fn s22_the_same_position_with_other_content_is_a_conflict_and_an_alarm() {
     let report = world.issuer.judged(&forged, Outcome::Conflict).await;
     assert!(premium.in_force(&report) && report.mode == Mode::Paid);
     world.everything_acknowledged().await;
-    // The report's own line says `conflict` too; the alarm is another.
+    // The report's line also says `conflict`; the alarm is a separate line.
     world.agent.logged(seen, "the alarm", |line| line.contains("ERROR") && line.contains("document_conflict")).await;
     world.agent.status("the conflict", |status| status.condition("document_conflict").is_some()).await;
 }

@@ -23,10 +23,11 @@ use crate::{
     wait::{PATIENCE, until},
 };
 
-/// The agent that was built without GStreamer.
+/// The agent built without GStreamer.
 const WITHOUT_GSTREAMER: &str = "kasa-care-agent-no-gstreamer";
 
-/// The built program of this name beside the test: `CARE_AGENT` and `CARE_CLOUD` override it.
+/// Path of a built program beside the test binary; the environment variable (`CARE_AGENT`, `CARE_CLOUD`) overrides
+/// it.
 pub fn program(name: &str, variable: &str) -> PathBuf {
     let path = std::env::var_os(variable).map_or_else(
         || {
@@ -40,7 +41,7 @@ pub fn program(name: &str, variable: &str) -> PathBuf {
     path
 }
 
-/// The agent's configuration file in the making: every field is a TOML value as it stands in the file.
+/// The agent's configuration before it is written to disk. Each field holds a TOML value exactly as the file will.
 #[derive(Debug, Clone)]
 pub struct ConfigFile {
     /// Device id.
@@ -53,7 +54,7 @@ pub struct ConfigFile {
     pub broker_alpn: Option<String>,
     /// Cloud URL.
     pub cloud: String,
-    /// `ca` of the broker, and of the cloud with it.
+    /// `ca` of the broker and the cloud.
     pub ca: PathBuf,
     /// `crl` of the broker, the cloud and the store.
     pub crl: Option<PathBuf>,
@@ -77,18 +78,18 @@ pub struct ConfigFile {
     pub motion: String,
     /// `[recording] dir`.
     pub recording: Option<PathBuf>,
-    /// `[recording] allow_internal_storage`: a test's directory is on no card.
+    /// `[recording] allow_internal_storage`: tests record to a directory, not to an SD card.
     pub allow_internal_storage: bool,
     /// `[upload] uplink_kbps`.
     pub uplink_kbps: u32,
     /// `[status] listen`, without `unix:`.
     pub status: PathBuf,
-    /// Lines at the end.
+    /// Lines appended to the file.
     pub extra: String,
 }
 
 impl ConfigFile {
-    /// The file's text.
+    /// The text of the file.
     pub fn text(&self) -> String {
         let quoted = |path: &Path| toml_string(&path.display().to_string());
         let crl = self.crl.as_ref().map_or_else(String::new, |crl| format!("crl = {}\n", quoted(crl)));
@@ -137,21 +138,22 @@ impl ConfigFile {
 }
 
 fn toml_string(value: &str) -> String {
-    // JSON's strings are TOML's basic strings for everything a test writes.
+    // For every string that the tests write, JSON and TOML basic strings are the same.
     serde_json::Value::from(value).to_string()
 }
 
-/// Gives the child a mount namespace in which `file` lies over `/etc/resolv.conf`; it is gone with the child. Needs root.
-fn ask_there(command: &mut Command, file: &Path) {
+/// Runs the child in its own mount namespace with `file` bind-mounted over `/etc/resolv.conf`. Needs root.
+fn bind_resolv_conf(command: &mut Command, file: &Path) {
     let file = CString::new(file.as_os_str().as_bytes()).expect("a path without NUL");
     let mount = move |from: &CStr, to: &CStr, flags| {
-        // SAFETY: all pointers are to strings that live, and mount keeps none of them.
+        // SAFETY: all pointers are to strings that outlive the call; mount keeps none of them.
         match unsafe { libc::mount(from.as_ptr(), to.as_ptr(), std::ptr::null(), flags, std::ptr::null()) } {
             0 => Ok(()),
             _ => Err(std::io::Error::last_os_error()),
         }
     };
-    // SAFETY: unshare and mount are system calls that touch nothing of this process, and nothing here allocates.
+    // SAFETY: unshare and mount are system calls that access no memory of this process; the closure does not
+    // allocate.
     unsafe {
         command.pre_exec(move || {
             if libc::unshare(libc::CLONE_NEWNS) != 0 {
@@ -163,25 +165,26 @@ fn ask_there(command: &mut Command, file: &Path) {
     }
 }
 
-/// A camera: its files, and its agent while it runs. Gone when dropped.
+/// A camera: its files and its agent process. Both are removed on drop.
 pub struct Agent {
     dir: TempDir,
-    /// The program.
+    /// The agent binary.
     pub program: PathBuf,
-    /// What the file says at the next start or reload.
+    /// The configuration to write at the next start or reload.
     pub config: ConfigFile,
-    /// The name server it asks instead of the machine's.
+    /// A name server to use instead of the machine's.
     pub resolver: Option<IpAddr>,
-    /// What its environment says besides, from the next start on.
+    /// Additional environment variables, applied at the next start.
     pub environment: Vec<(String, String)>,
-    /// What it is started under, with arguments: strace, unshare, env. Empty: nothing.
+    /// A command to run the agent under, with arguments (strace, unshare, env). Empty for none.
     pub under: Vec<String>,
     process: Option<Process>,
     log: Lines,
 }
 
 impl Agent {
-    /// A camera that is off, with certificates of this PKI and its servers at these addresses.
+    /// Creates a camera with certificates from this PKI, configured for this broker and cloud. Does not start the
+    /// agent.
     pub fn new(pki: &Pki, device: &str, broker: SocketAddr, cloud: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path();
@@ -216,17 +219,17 @@ impl Agent {
         Self { dir, program, config, environment: Vec::new(), resolver: None, under: Vec::new(), process: None, log: Lines::default() }
     }
 
-    /// The same camera with the agent that was built without GStreamer.
+    /// Selects the agent built without GStreamer.
     pub fn without_gstreamer(&mut self) {
         self.program = program(WITHOUT_GSTREAMER, "CARE_AGENT_NO_GSTREAMER");
     }
 
-    /// Where its files are.
+    /// The directory of the camera's files.
     pub fn dir(&self) -> &Path {
         self.dir.path()
     }
 
-    /// The configuration file.
+    /// Path of the configuration file.
     pub fn config_path(&self) -> PathBuf {
         self.dir.path().join("config.toml")
     }
@@ -236,13 +239,13 @@ impl Agent {
         std::fs::write(self.config_path(), self.config.text()).unwrap();
     }
 
-    /// Switches it on.
+    /// Writes the configuration and starts the agent.
     pub fn start(&mut self) {
         self.write_config();
         self.start_as_configured();
     }
 
-    /// Switches it on with the configuration file as it is.
+    /// Starts the agent with the configuration file that is on disk.
     pub fn start_as_configured(&mut self) {
         assert!(self.process.is_none(), "the agent is running");
         let mut command = self.command_line();
@@ -250,7 +253,7 @@ impl Agent {
         if let Some(ip) = self.resolver {
             let file = self.dir.path().join("resolv.conf");
             std::fs::write(&file, format!("nameserver {ip}\noptions timeout:2 attempts:2\n")).unwrap();
-            ask_there(&mut command, &file);
+            bind_resolv_conf(&mut command, &file);
         }
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         self.process = Some(Process::spawn("kasa-care-agent", command, self.log.clone()));
@@ -263,7 +266,7 @@ impl Agent {
         command
     }
 
-    /// Stops it with SIGTERM; it must end well within 5 s and say 0.
+    /// Stops the agent with SIGTERM. Panics unless it exits with 0 well within 5 s.
     pub async fn stop(&mut self) {
         let mut process = self.process.take().expect("the agent is running");
         process.terminate();
@@ -271,57 +274,57 @@ impl Agent {
         assert!(status.success(), "the agent ended with {status}");
     }
 
-    /// Kills it as a power cut would.
+    /// Kills the agent with SIGKILL, as a power cut would.
     pub async fn kill(&mut self) {
         let mut process = self.process.take().expect("the agent is running");
         process.signal(libc::SIGKILL);
         process.exited(PATIENCE).await;
     }
 
-    /// Waits for it to end by itself.
+    /// Waits until the agent exits.
     pub async fn ended(&mut self) -> std::process::ExitStatus {
         let mut process = self.process.take().expect("the agent was started");
         process.exited(PATIENCE).await
     }
 
-    /// How it has ended, if it has.
+    /// The agent's exit status, if it has exited.
     pub fn has_ended(&mut self) -> Option<std::process::ExitStatus> {
         self.process.as_mut().and_then(Process::ended)
     }
 
-    /// Whether this token stands in its state file, in whichever slot.
+    /// Whether either slot of the state file contains this token.
     pub fn has_on_flash(&self, token: &str) -> bool {
         let state = std::fs::read(self.state_file()).unwrap_or_default();
         state.windows(token.len()).any(|window| window == token.as_bytes())
     }
 
-    /// Its state file.
+    /// Path of the state file.
     pub fn state_file(&self) -> PathBuf {
         self.config.state_dir.join("state")
     }
 
-    /// Sends it a signal.
+    /// Sends a signal to the agent.
     pub fn signal(&self, signal: i32) {
         self.process.as_ref().expect("the agent is running").signal(signal);
     }
 
-    /// Fails if it has ended.
+    /// Panics if the agent has exited.
     pub fn assert_running(&mut self) {
         let ended = self.process.as_mut().expect("the agent is running").ended();
         assert!(ended.is_none(), "the agent ended with {ended:?}");
     }
 
-    /// Its log, over all its starts.
+    /// The agent's log over all its starts.
     pub fn log(&self) -> &Lines {
         &self.log
     }
 
-    /// Waits for a line of its log from `from` on.
+    /// Waits for a matching log line at or after `from`.
     pub async fn logged(&self, from: usize, what: &str, wanted: impl Fn(&str) -> bool) -> String {
         until(format!("a log line about {what}"), PATIENCE, || self.log.find(from, &wanted)).await
     }
 
-    /// The ratchet that was on record at a start, which its log tells of from this line on; zeros if there was none.
+    /// The persisted ratchet position that the agent logged at a start after `from`; zeros if it had none.
     pub async fn ratchet_at_start(&self, from: usize) -> Position {
         let ready = self.logged(from, "being ready", |line| line.contains("agent: ready ")).await;
         let position = ready.split("position=(").nth(1).and_then(|rest| rest.split(')').next()).expect("the position on record");
@@ -329,12 +332,12 @@ impl Agent {
         Position { epoch: epoch.parse().expect("a number"), seq: seq.parse().expect("a number") }
     }
 
-    /// Its process id.
+    /// The agent's process id.
     pub fn pid(&self) -> i32 {
         self.process.as_ref().expect("the agent is running").pid()
     }
 
-    /// Resident memory in bytes: now, and the highest so far.
+    /// Resident memory in bytes: current and peak.
     pub fn memory(&self) -> (u64, u64) {
         let pid = self.pid();
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
@@ -345,35 +348,35 @@ impl Agent {
         (field("VmRSS:"), field("VmHWM:"))
     }
 
-    /// Runs one of its commands to its end.
+    /// Runs one of the agent's commands and waits until it exits.
     pub async fn command(&self, arguments: &[&str]) -> Output {
         let mut command = self.command_line();
         command.args(arguments).arg("--config").arg(self.config_path()).kill_on_drop(true);
         tokio::time::timeout(PATIENCE, command.output()).await.expect("the command ends").unwrap()
     }
 
-    /// Its status document, if it answers.
+    /// The status document, or `None` if the agent does not answer.
     pub async fn try_status(&self) -> Option<Status> {
         status::read(&self.config.status).await
     }
 
-    /// Waits until the condition of this name holds, and gives its sentence.
+    /// Waits until the named condition holds and returns its message.
     pub async fn condition(&self, name: &str) -> String {
         let status = self.status(&format!("the condition {name}"), |status| status.condition(name).is_some()).await;
         status.sentence(name).to_owned()
     }
 
-    /// Waits until the condition of this name does not hold.
+    /// Waits until the named condition no longer holds.
     pub async fn condition_gone(&self, name: &str) {
         self.status(&format!("no condition {name}"), |status| status.condition(name).is_none()).await;
     }
 
-    /// Waits until its status document satisfies `wanted`.
+    /// Waits until the status document satisfies `wanted`.
     pub async fn status(&self, what: &str, wanted: impl Fn(&Status) -> bool) -> Status {
         self.status_within(what, PATIENCE, wanted).await
     }
 
-    /// The same with a patience of one's own.
+    /// Like [`Agent::status`], with an explicit timeout.
     pub async fn status_within(&self, what: &str, patience: Duration, wanted: impl Fn(&Status) -> bool) -> Status {
         let deadline = tokio::time::Instant::now() + patience;
         let mut last = None;
@@ -389,12 +392,12 @@ impl Agent {
         panic!("after {patience:?} the status does not say {what}; it says {last:#?}");
     }
 
-    /// Waits until its status says this mode.
+    /// Waits until the status document reports this mode.
     pub async fn mode(&self, mode: Mode) -> Status {
         self.status(&format!("mode {mode}"), |status| status.mode() == mode.as_str()).await
     }
 
-    /// Its motion socket, once media runs.
+    /// Connects to the motion socket once media runs.
     pub async fn motion(&self) -> MotionSocket {
         let path = self.config.motion.strip_prefix("socket:").expect("the test's own motion socket");
         MotionSocket::open(Path::new(path)).await

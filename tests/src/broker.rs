@@ -17,24 +17,25 @@ use crate::{
     wait::until,
 };
 
-/// The client certificate's CN under which a test publishes: the cloud's, as the brokers' files know it.
+/// The CN of the client certificate under which a test publishes. The brokers' configurations grant it the cloud's
+/// rights.
 pub const ISSUER_CN: &str = "care-cloud";
 
-/// How long a broker may take to listen, on a machine with other things to do: Erlang's takes many seconds.
+/// How long a broker may take to start listening on a loaded machine. RabbitMQ takes many seconds.
 const LISTENS_WITHIN: Duration = Duration::from_secs(120);
 const STOPS_WITHIN: Duration = Duration::from_secs(60);
 
-/// One broker; killed when dropped.
+/// A running broker; killed on drop.
 pub struct Broker {
     dir: TempDir,
-    /// Where it listens for cameras.
+    /// Address of the cameras' listener.
     pub addr: SocketAddr,
-    /// Where it listens for the cloud: elsewhere, if it is a Mosquitto on the files of `deploy/`.
+    /// Address of the cloud's listener. It differs from the cameras' for a Mosquitto configured from `deploy/`.
     pub issuer_addr: SocketAddr,
-    // Bound but not listening: keeps the ports ours while the broker is down.
+    // Bound but not listening: reserves the ports while the broker is down.
     _ports: [Socket; 2],
     kind: Kind,
-    // The broker itself is the last.
+    // The broker itself is the last entry.
     processes: Vec<Process>,
     extra: String,
     log: Lines,
@@ -46,12 +47,12 @@ impl Broker {
         Self::start_with(pki, &pki.ca.server(), "").await
     }
 
-    /// Starts a Mosquitto with this certificate and further lines of configuration.
+    /// Starts a Mosquitto with this certificate and additional lines of configuration.
     pub async fn start_with(pki: &Pki, server: &Identity, extra: &str) -> Self {
         Self::start_kind(Kind::Mosquitto, pki, server, extra).await
     }
 
-    /// Starts one of this kind.
+    /// Starts a broker of this kind.
     pub async fn start_kind(kind: Kind, pki: &Pki, server: &Identity, extra: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("ca.pem"), pki.ca.pem()).unwrap();
@@ -65,7 +66,7 @@ impl Broker {
         broker
     }
 
-    /// Stops it cleanly: sessions and retained messages are written to disk.
+    /// Stops the broker cleanly; sessions and retained messages are saved to disk.
     pub async fn stop(&mut self) {
         if let Some(mut broker) = self.processes.pop() {
             broker.terminate();
@@ -74,7 +75,7 @@ impl Broker {
         self.processes.clear();
     }
 
-    /// Kills it.
+    /// Kills the broker.
     pub async fn kill(&mut self) {
         if let Some(mut broker) = self.processes.pop() {
             broker.signal(libc::SIGKILL);
@@ -83,7 +84,7 @@ impl Broker {
         self.processes.clear();
     }
 
-    /// Starts it again with what it had on disk.
+    /// Starts the broker again with its data on disk.
     pub async fn resume(&mut self) {
         assert!(self.processes.is_empty(), "the broker is running");
         let commands = self.kind.commands(self.dir.path(), self.addr.port(), self.issuer_addr.port(), &self.extra);
@@ -104,40 +105,40 @@ impl Broker {
         }
     }
 
-    /// Stops it and starts it again, sessions kept.
+    /// Restarts the broker and keeps its sessions.
     pub async fn restart(&mut self) {
         self.stop().await;
         self.resume().await;
     }
 
-    /// Stops it and starts it again without anything it knew: no session, nothing retained.
+    /// Restarts the broker without its data: no sessions, no retained messages.
     pub async fn restart_empty(&mut self) {
         self.stop().await;
         self.kind.forget(self.dir.path());
         self.resume().await;
     }
 
-    /// Its log so far.
+    /// The broker's log so far.
     pub fn log(&self) -> &Lines {
         &self.log
     }
 
-    /// Whose it is.
+    /// Which broker this is.
     pub fn kind(&self) -> Kind {
         self.kind
     }
 
-    /// How many PUBLISHes it has sent to this client. Only Mosquitto tells, here and below.
+    /// Number of PUBLISH packets sent to this client. Mosquitto only, like the methods below.
     pub fn sent_to(&self, client: &str) -> usize {
         self.log.count(&format!("Sending PUBLISH to {client} "))
     }
 
-    /// How many PUBACKs it has had from this client.
+    /// Number of PUBACK packets received from this client.
     pub fn acknowledged_by(&self, client: &str) -> usize {
         self.log.count(&format!("Received PUBACK from {client} "))
     }
 
-    /// Whether, from this line of the log on, a PUBLISH to this client on a topic that `on` accepts was answered with a PUBACK.
+    /// Whether, from line `from` of the log on, this client acknowledged a PUBLISH on a topic that `on` accepts.
     pub fn has_puback_of(&self, client: &str, from: usize, on: impl Fn(&str) -> bool) -> bool {
         let mut open = Vec::new();
         for line in self.log.since(from) {
@@ -159,13 +160,15 @@ impl Broker {
         false
     }
 
-    /// How often this client has connected.
+    /// Number of connections that this client has made.
     pub fn connects_of(&self, client: &str) -> usize {
         self.log.count(&format!(" as {client} ("))
     }
 }
 
-/// A free loopback port that stays ours: bound with SO_REUSEADDR and not listening, so that only a server that also reuses may take it.
+/// A reserved loopback port. Its socket is bound with SO_REUSEADDR and does not listen, so that only a server that
+/// also
+/// sets SO_REUSEADDR can take the port.
 pub fn reserve_port() -> (Socket, SocketAddr) {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();

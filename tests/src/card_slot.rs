@@ -9,23 +9,24 @@ use std::{
 
 use crate::wait::until;
 
-/// The unit, whose `ReadWritePaths=` decides what the agent sees of the slot.
+/// The unit file. Its `ReadWritePaths=` determines how the agent sees the slot.
 const UNIT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../systemd/kasa-care-agent.service");
 
-/// The slot. The directory above it stands for `/mnt`.
+/// The card slot. Its parent directory stands for `/mnt`.
 pub struct Slot {
     above: PathBuf,
     camera: Child,
 }
 
 impl Slot {
-    /// An empty slot below `dir`, whose mount point has a directory `recordings` of its own: what a firmware makes for its
-    /// card, and what nothing may be written to while there is none.
+    /// Creates an empty slot below `dir`. Its mount point contains a `recordings` directory, as firmware creates for
+    /// the card; nothing may be written there while no card is mounted.
     pub fn new(dir: &Path) -> Self {
         let above = dir.join("mnt");
         std::fs::create_dir_all(above.join("sd/recordings")).unwrap();
         std::fs::create_dir(dir.join("cards")).unwrap();
-        // The camera's namespace: of its own, and shared with what is made out of it, as systemd makes its own.
+        // The camera's mount namespace: private, with shared propagation to namespaces cloned from it, as under
+        // systemd.
         let camera = Command::new("unshare")
             .args(["-m", "--propagation", "private", "sh", "-c", "mount --make-rshared / && exec sleep 600"])
             .stdin(Stdio::null())
@@ -43,12 +44,12 @@ impl Slot {
         slot
     }
 
-    /// Where recordings go.
+    /// The recording directory.
     pub fn recordings(&self) -> PathBuf {
         self.above.join("sd/recordings")
     }
 
-    /// What the agent is to be started under: the namespace that systemd makes of the camera's for this unit.
+    /// The command to run the agent under: it enters the namespace that systemd would create for this unit.
     pub fn unit(&self, state_dir: &Path) -> Vec<String> {
         let unit = std::fs::read_to_string(UNIT).unwrap();
         let paths = unit.lines().filter_map(|line| line.strip_prefix("ReadWritePaths=")).flat_map(str::split_whitespace);
@@ -58,15 +59,15 @@ impl Slot {
         for path in paths.map(|path| path.trim_start_matches('-').replacen("/mnt", &above, 1)).chain([own]) {
             script.push_str(&format!("mount --rbind '{path}' '{path}'; "));
         }
-        // As ProtectSystem=strict does; what is mounted below, and what is mounted there later, stays as it is.
+        // Like ProtectSystem=strict: mounts below it, now or later, keep their own flags.
         script.push_str("mount -o remount,bind,ro /; mount --make-rshared /; exec \"$@\"");
         let pid = self.camera.id().to_string();
         let words = ["nsenter", "-m", "-t", &pid, "unshare", "-m", "--propagation", "slave", "sh", "-c", &script, "unit"];
         words.map(str::to_owned).to_vec()
     }
 
-    /// Puts a card in: a file system of its own, new at its first time, with an empty directory `recordings`. Where it can be
-    /// read whether it is in the slot or not.
+    /// Mounts a card, formatted on first use, with an empty `recordings` directory. Returns a path at which the card
+    /// is readable whether or not it is in the slot.
     pub fn insert(&self, name: &str) -> PathBuf {
         let card = self.above.parent().unwrap().join("cards").join(name);
         if std::fs::create_dir(&card).is_ok() {
@@ -76,7 +77,7 @@ impl Slot {
         PathBuf::from(format!("/proc/{}/root", self.camera.id())).join(card.strip_prefix("/").unwrap()).join("recordings")
     }
 
-    /// Takes the card out as a firmware does, by an ordinary umount; how often that was tried.
+    /// Unmounts the card with a plain umount, as firmware does. Returns the number of attempts.
     pub async fn eject(&self) -> u32 {
         let mut tried = 0;
         let umount = format!("umount '{}'", self.above.join("sd").display());
@@ -87,12 +88,12 @@ impl Slot {
         .await
     }
 
-    /// Takes it out of an agent's hands.
+    /// Removes the card while the agent uses it.
     pub fn tear_out(&self) {
         self.must(&format!("umount -l '{}'", self.above.join("sd").display()));
     }
 
-    /// What lies below the mount point while no card is in.
+    /// The files below the mount point while no card is mounted.
     pub fn beneath(&self) -> Vec<String> {
         let names = std::fs::read_dir(self.recordings()).unwrap();
         names.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect()
@@ -115,7 +116,7 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        // The namespace goes with the last process in it.
+        // The namespace ends with its last process.
         let _ = self.camera.kill();
         let _ = self.camera.wait();
     }

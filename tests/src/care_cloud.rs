@@ -17,9 +17,9 @@ use crate::{
     wait::{PATIENCE, until},
 };
 
-/// A running care-cloud with everything embedded; gone when dropped.
+/// A running care-cloud with everything embedded; stopped on drop.
 pub struct CareCloud {
-    // First, so that the cameras go before what they talk to.
+    // Declared first, so that the cameras are dropped before the servers they use.
     cameras: Vec<(String, Process)>,
     _process: Process,
     log: Lines,
@@ -27,12 +27,12 @@ pub struct CareCloud {
 }
 
 impl CareCloud {
-    /// Starts one on ports of its own.
+    /// Starts a care-cloud on its own ports.
     pub async fn start() -> Self {
         Self::start_with(&[]).await
     }
 
-    /// Starts one that its cameras reach under this address.
+    /// Starts a care-cloud that cameras reach at this host.
     pub async fn reached_at(host: &str) -> Self {
         Self::start_with(&["--host", host]).await
     }
@@ -51,7 +51,7 @@ impl CareCloud {
         cloud
     }
 
-    /// Runs one of its commands; gives its output if it said 0.
+    /// Runs a care-cloud command; returns its output if it exits with 0.
     pub async fn command(&self, arguments: &[&str]) -> String {
         let mut command = Command::new(program("care-cloud", "CARE_CLOUD"));
         command.args(arguments).arg("--data").arg(data(&self.dir)).kill_on_drop(true);
@@ -61,14 +61,14 @@ impl CareCloud {
         said
     }
 
-    /// Makes a camera of this account known; the folder with its files.
+    /// Provisions a camera for this account. Returns the directory of its files.
     pub async fn provision(&self, id: &str, account: &str) -> PathBuf {
         let out = self.dir.path().join(id);
         self.command(&["camera", "add", "--id", id, "--model", "KC420WS", "--account", account, "--out", text(&out)]).await;
         out
     }
 
-    /// Provisions a camera of this account and switches it on, without a picture.
+    /// Provisions a camera for this account and starts its agent without media.
     pub async fn camera(&mut self, id: &str, account: &str) {
         let out = self.provision(id, account).await;
         let config = out.join("config.toml");
@@ -76,14 +76,14 @@ impl CareCloud {
         self.switch_on(id);
     }
 
-    /// Starts the agent of a camera that [`CareCloud::camera`] has made.
+    /// Starts the agent of a camera created by [`CareCloud::camera`].
     pub fn switch_on(&mut self, id: &str) {
         let mut command = Command::new(program("kasa-care-agent", "CARE_AGENT"));
         command.arg("run").arg("--config").arg(self.config_of(id)).env_remove("NOTIFY_SOCKET");
         self.cameras.push((id.to_owned(), Process::spawn(&format!("kasa-care-agent {id}"), command, Lines::default())));
     }
 
-    /// Stops a camera's agent; returns once it has ended.
+    /// Stops a camera's agent and waits until it has exited.
     pub async fn switch_off(&mut self, id: &str) {
         let at = self.cameras.iter().position(|(name, _)| name == id).expect("the camera is on");
         let (_, mut agent) = self.cameras.remove(at);
@@ -91,7 +91,7 @@ impl CareCloud {
         agent.exited(PATIENCE).await;
     }
 
-    /// Resets a camera that is off to factory settings.
+    /// Factory-resets a camera whose agent is stopped.
     pub async fn factory_reset(&self, id: &str) {
         let mut command = Command::new(program("kasa-care-agent", "CARE_AGENT"));
         command.args(["factory-reset", "--config"]).arg(self.config_of(id)).kill_on_drop(true);
@@ -103,18 +103,18 @@ impl CareCloud {
         self.dir.path().join(id).join("config.toml")
     }
 
-    /// What the portal knows.
+    /// The portal's state.
     pub async fn state(&self) -> Value {
         serde_json::from_str(&self.command(&["state"]).await).expect("the state is JSON")
     }
 
-    /// Waits until these cameras have reported so: `(id, plan, mode)`. Gives the state.
+    /// Waits until these cameras have reported `(id, plan, mode)`. Returns the portal's state.
     pub async fn reported(&self, wanted: &[(&str, &str, &str)]) -> Value {
         let what = format!("reports of {wanted:?}");
         self.until(what, PATIENCE, |state| wanted.iter().all(|(id, plan, mode)| reports(state, id, plan, mode))).await
     }
 
-    /// Waits until what the portal knows is as wanted; gives it.
+    /// Waits until the portal's state satisfies `wanted`. Returns it.
     pub async fn until(&self, what: impl Display, patience: Duration, wanted: impl Fn(&Value) -> bool) -> Value {
         let deadline = tokio::time::Instant::now() + patience;
         loop {
@@ -128,7 +128,7 @@ impl CareCloud {
     }
 }
 
-/// Whether a camera's report says that its newest document is in force, with this plan in this mode.
+/// Whether a camera has reported its newest document as in force, with this plan and mode.
 pub fn reports(state: &Value, id: &str, plan: &str, mode: &str) -> bool {
     let camera = camera_of(state, id);
     let report: Option<Report> = serde_json::from_value(camera["report"].clone()).ok();
@@ -138,12 +138,12 @@ pub fn reports(state: &Value, id: &str, plan: &str, mode: &str) -> bool {
     })
 }
 
-/// The store's uploads, oldest first.
+/// Uploads in the store, oldest first.
 pub fn transfers(state: &Value) -> &[Value] {
     state["transfers"].as_array().expect("the state lists transfers")
 }
 
-/// The portal's view of one camera.
+/// One camera in the portal's state.
 pub fn camera_of<'a>(state: &'a Value, id: &str) -> &'a Value {
     let cameras = state["cameras"].as_array().expect("the state lists cameras");
     cameras.iter().find(|camera| camera["device"] == id).unwrap_or_else(|| panic!("no camera {id} in {state:#}"))
@@ -163,7 +163,7 @@ fn text(path: &Path) -> &str {
     path.to_str().expect("a temporary path is UTF-8")
 }
 
-/// The same configuration without `[media]`, and with a status page of its own.
+/// The same configuration without `[media]`, with a status socket of its own.
 fn without_picture(config: &str, dir: &Path) -> String {
     let mut section = "";
     let mut kept = String::new();

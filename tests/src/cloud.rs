@@ -33,147 +33,147 @@ use crate::{
     wait::{PATIENCE, until},
 };
 
-/// What a `GET` is answered with.
+/// How the stand-in answers a `GET`.
 #[derive(Debug, Clone)]
 pub enum Document {
-    /// 200 and this token.
+    /// 200 with this token.
     Token(String),
     /// Another status without a body.
     Status(u16),
-    /// Nothing, until the client gives up.
+    /// No answer until the client gives up.
     Silence,
 }
 
-/// What a grant request is answered with.
+/// How it answers a grant request.
 #[derive(Debug, Clone)]
 pub enum GrantAnswer {
     /// 201 with a URL at this server.
     Here,
-    /// 200: the clip is there already.
+    /// 200: the clip is already stored.
     Stored,
     /// Another status without a body.
     Status(u16),
     /// 201 with this body.
     Body(Value),
-    /// Nothing, until the client gives up.
+    /// No answer until the client gives up.
     Silence,
 }
 
-/// What happens to a `PUT`.
+/// How it handles a `PUT`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sink {
-    /// Read it all and answer 200.
+    /// Read the whole body and answer 200.
     Swallow,
-    /// Stop reading after so many bytes, until [`Sink`] is set to something else.
+    /// Stop reading after so many bytes, until [`CloudState::sink`] is set to something else.
     StallAfter(u64),
-    /// Answer this status once the body is there.
+    /// Answer with this status after the whole body.
     Status(u16),
-    /// Answer 307 to another place, kept in [`CloudState::redirect`].
+    /// Answer 307 with the location in [`CloudState::redirect`].
     Redirect,
 }
 
-/// What befalls one clip's `PUT` and no other's.
+/// A fault that affects the `PUT`s of one clip only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PutFault {
-    /// This status, with a few words, once the body is there.
+    /// This status with a short body, after the whole request body.
     Status(u16),
-    /// This status before anything of the body was read, as proxies do; then the connection is closed.
+    /// This status before any of the body is read, as proxies do; then close the connection.
     Early(u16),
-    /// The connection ends in the middle of the body, without an answer.
+    /// Close the connection in the middle of the body, without an answer.
     Reset,
-    /// Nothing of the body is read.
+    /// Read nothing of the body.
     Stall,
 }
 
-/// What decides by clip and announced length whether a `PUT` has a fault of its own.
+/// Decides by clip id and announced length whether a `PUT` gets a fault of its own.
 pub type OnPut = Box<dyn FnMut(&str, u64) -> Option<PutFault> + Send>;
 
-/// What such an answer says.
+/// The body of such an answer.
 pub const PUT_FAULT_WORDS: &str = "the store does not like this clip";
 
-/// The `Date` of every answer.
+/// The `Date` header of all answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Clock {
-    /// The machine's, moved by so many seconds.
+    /// The machine's time plus so many seconds.
     Offset(i64),
-    /// None.
+    /// No `Date` header.
     Absent,
 }
 
-/// One request as it came.
+/// A received request.
 #[derive(Debug, Clone)]
 pub struct Call {
-    /// When.
+    /// Time of receipt.
     pub at: Instant,
     /// `GET`, `POST`, `PUT`.
     pub method: Method,
-    /// The path with its query.
+    /// Path and query.
     pub path: String,
-    /// Its headers.
+    /// Headers.
     pub headers: HeaderMap,
-    /// Whether the client showed a certificate.
+    /// Whether the client presented a certificate.
     pub client_certificate: bool,
-    /// That certificate, DER.
+    /// The client's certificate, DER.
     pub certificate: Option<Vec<u8>>,
 }
 
-/// One `PUT`, as far as it has come.
+/// A `PUT` and its progress.
 #[derive(Debug, Clone)]
 pub struct Put {
-    /// The path, which ends in the clip's id and how many grants it had before.
+    /// The path; it ends in the clip's id and its number of earlier grants.
     pub path: String,
     /// The clip's id.
     pub clip: String,
-    /// When it began.
+    /// Start time.
     pub at: Instant,
     /// The announced length.
     pub announced: Option<u64>,
-    /// The bytes so far.
+    /// Bytes received so far.
     pub body: Vec<u8>,
-    /// How it ended: `None` while it runs, then whether the body was complete.
+    /// `None` while it runs, then whether the body was complete.
     pub complete: Option<bool>,
 }
 
-/// What the cloud answers, and what it has seen.
+/// The configured answers and the recorded requests.
 pub struct CloudState {
     /// `GET /v1/devices/{id}/entitlement`
     pub entitlement: Document,
     /// `GET /v1/keyset`
     pub keyset: Document,
-    /// Answers to the next grant requests, one each.
+    /// Answers to the next grant requests, in order.
     pub next_grants: VecDeque<GrantAnswer>,
-    /// The answer to the rest.
+    /// The answer to all further grant requests.
     pub grants: GrantAnswer,
-    /// Statuses for the next `PUT`s, one each.
+    /// Statuses for the next `PUT`s, in order.
     pub next_puts: VecDeque<u16>,
-    /// What happens to the rest.
+    /// How all further `PUT`s are handled.
     pub sink: Sink,
-    /// Where [`Sink::Redirect`] points.
+    /// The target of [`Sink::Redirect`].
     pub redirect: String,
     /// The `Date` header.
     pub clock: Clock,
-    /// Every request.
+    /// All requests.
     pub calls: Vec<Call>,
-    /// Every grant request, with when it came.
+    /// All grant requests with their time of receipt.
     pub asked: Vec<(Instant, GrantRequest)>,
-    /// Every upload.
+    /// All uploads.
     pub puts: Vec<Put>,
-    /// TCP connections so far.
+    /// Number of TCP connections so far.
     pub connections: usize,
-    /// What grants name as this cloud's origin: its own address, unless the camera comes by another way.
+    /// The origin that grants name: this server's address, unless the camera must reach it another way.
     pub origin: String,
-    /// Called with every grant request before it is answered.
+    /// Called with each grant request before it is answered.
     pub on_grant: Option<OnGrant>,
-    /// Asked about every `PUT` before its body is read.
+    /// Called for each `PUT` before its body is read.
     pub on_put: Option<OnPut>,
 }
 
-/// What looks at a grant request before it is answered.
+/// A callback that sees each grant request before it is answered.
 pub type OnGrant = Box<dyn FnMut(&GrantRequest) + Send>;
 
-/// The stand-in cloud; gone when dropped.
+/// The stand-in cloud; stopped on drop.
 pub struct Cloud {
-    /// Where it listens.
+    /// The listening address.
     pub addr: SocketAddr,
     tls: bool,
     state: Arc<Mutex<CloudState>>,
@@ -181,20 +181,20 @@ pub struct Cloud {
 }
 
 impl Cloud {
-    /// The API with a fresh server certificate, asking for the client's.
+    /// Starts the API with a fresh server certificate; it requires a client certificate.
     pub async fn start(pki: &Pki) -> Self {
         Self::start_with(Some(pki.mutual_tls(&pki.ca.server()))).await
     }
 
-    /// With this TLS, or plaintext.
+    /// Starts the API with this TLS configuration, or in plaintext.
     pub async fn start_with(tls: Option<ServerConfig>) -> Self {
         Self::start_at(Ipv4Addr::LOCALHOST, tls).await
     }
 
-    /// The same at another address of this machine, or of the test's own network.
+    /// The same on another address of this machine or of the test's network.
     pub async fn start_at(address: Ipv4Addr, tls: Option<ServerConfig>) -> Self {
         let listener = TcpListener::bind((address, 0)).await.unwrap();
-        // So that a sink that stops reading stops the sender soon.
+        // A small receive buffer, so that the sender stops soon after the sink stops reading.
         SockRef::from(&listener).set_recv_buffer_size(16 * 1024).unwrap();
         let addr = listener.local_addr().unwrap();
         let state = Arc::new(Mutex::new(CloudState {
@@ -228,52 +228,52 @@ impl Cloud {
         Self { addr, tls: is_tls, state, task }
     }
 
-    /// Its origin, for a configuration or a grant.
+    /// The origin, for configurations and grants.
     pub fn url(&self) -> String {
         format!("{}://{}", if self.tls { "https" } else { "http" }, self.addr)
     }
 
-    /// Its answers and records, to read and to set. Never hold it across a wait.
+    /// The answers and records. Do not hold the guard across an await.
     pub fn lock(&self) -> MutexGuard<'_, CloudState> {
         self.state.lock().unwrap()
     }
 
-    /// Stops answering: no connection is taken any more, those that stand are closed.
+    /// Stops the server: it accepts no more connections and closes the open ones.
     pub fn stop(&self) {
         self.task.abort();
     }
 
-    /// How many requests of this method have a path that ends in `end`.
+    /// Number of requests with this method whose path ends in `end`.
     pub fn count(&self, method: Method, end: &str) -> usize {
         self.lock().calls.iter().filter(|call| call.method == method && call.path.ends_with(end)).count()
     }
 
-    /// How many times the entitlement was asked for.
+    /// Number of requests for the entitlement.
     pub fn entitlement_gets(&self) -> usize {
         self.count(Method::GET, "/entitlement")
     }
 
-    /// How many grants were asked for.
+    /// Number of grant requests.
     pub fn grants_asked(&self) -> usize {
         self.lock().asked.len()
     }
 
-    /// Waits until the records give a value.
+    /// Waits until `wanted` returns a value.
     pub async fn wait<T>(&self, what: &str, wanted: impl FnMut(&CloudState) -> Option<T>) -> T {
         self.wait_for(what, PATIENCE, wanted).await
     }
 
-    /// The same with a patience of one's own.
+    /// The same with an explicit timeout.
     pub async fn wait_for<T>(&self, what: &str, patience: Duration, mut wanted: impl FnMut(&CloudState) -> Option<T>) -> T {
         until(format!("the cloud to see {what}"), patience, || wanted(&self.lock())).await
     }
 
-    /// Waits for the `n`th upload to be complete, counted from 1.
+    /// Waits until `n` uploads are complete. Returns the `n`th.
     pub async fn stored(&self, n: usize) -> Put {
         self.wait(&format!("upload {n}"), |seen| seen.puts.iter().filter(|put| put.complete == Some(true)).nth(n - 1).cloned()).await
     }
 
-    /// Waits until an upload is on its way and has brought `bytes`.
+    /// Waits until an upload is in progress and has sent `bytes`.
     pub async fn in_flight(&self, bytes: usize) -> Put {
         self.wait("an upload on its way", |seen| seen.puts.iter().find(|put| put.complete.is_none() && put.body.len() >= bytes).cloned())
             .await
@@ -294,7 +294,7 @@ impl Drop for Cloud {
     }
 }
 
-/// A grant as this cloud makes it, to change a field of.
+/// A grant as this server makes it, for tests that change one field.
 pub fn grant(url: &str) -> Value {
     json!({ "method": "PUT", "url": url, "headers": { "x-care-test": "verbatim" }, "expires_at": expires() })
 }
@@ -340,7 +340,7 @@ impl Server {
             .await;
     }
 
-    /// An error ends the connection without an answer.
+    /// An error closes the connection without an answer.
     async fn answer(&self, request: Request<Incoming>, shown: Option<Vec<u8>>) -> Result<Answer, io::Error> {
         let method = request.method().clone();
         let path = request.uri().path_and_query().map_or_else(String::new, ToString::to_string);
@@ -402,7 +402,7 @@ impl Server {
             state.puts.push(Put { path, clip, at: Instant::now(), announced, body: Vec::new(), complete: None });
             state.puts.len() - 1
         };
-        // If the connection dies, hyper drops this future: then the upload is incomplete.
+        // If the connection ends, hyper drops this future; the upload is then recorded as incomplete.
         let mut record = Record { server: self.clone(), index, complete: false };
         let mut body = request.into_body();
         let fault = {
@@ -422,7 +422,7 @@ impl Server {
         loop {
             let stalled = |state: &CloudState| matches!(state.sink, Sink::StallAfter(n) if state.puts[index].body.len() as u64 >= n);
             while stalled(&self.lock()) {
-                // Not reading is the point; hyper notices a dead peer only when it reads again.
+                // Deliberately reads nothing; hyper notices a closed connection only at the next read.
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
             match body.frame().await {
@@ -458,7 +458,7 @@ impl Server {
     }
 }
 
-/// Sets how an upload ended, whichever way it ends.
+/// Records how an upload ended, on every path.
 struct Record {
     server: Server,
     index: usize,

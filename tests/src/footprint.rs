@@ -9,40 +9,40 @@ use std::{
 
 use serde_json::{Value, json};
 
-/// The counters of a process at one moment.
+/// Counters of a process at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Usage {
     /// Resident memory, kB.
     pub rss_kb: u64,
-    /// Resident memory with what is shared divided among those who share it, kB.
+    /// Proportional set size, kB: shared pages are divided among the processes that share them.
     pub pss_kb: u64,
     /// Threads.
     pub threads: u64,
-    /// Context switches of all its threads since they began: each is a wakeup, or the end of a time slice.
+    /// Context switches of all threads since they started: each is a wakeup or the end of a time slice.
     pub switches: u64,
     /// User and system time, in ticks of [`TICKS`] a second.
     pub ticks: u64,
 }
 
-/// Ticks a second in `/proc/PID/stat`: what Linux shows to programs on every architecture that cameras have.
+/// Ticks per second in `/proc/PID/stat`, fixed at 100 on every architecture that cameras use.
 pub const TICKS: u64 = 100;
 
 impl Usage {
     /// Reads `/proc/PID`.
     ///
     /// # Errors
-    /// It cannot be read, or says something else than Linux does.
+    /// `/proc/PID` cannot be read or has an unknown format.
     pub fn read(process: &Path) -> io::Result<Self> {
         let status = fs::read_to_string(process.join("status"))?;
         let memory = fs::read_to_string(process.join("smaps_rollup"))?;
         let stat = fs::read_to_string(process.join("stat"))?;
         let mut switches = 0;
         for thread in fs::read_dir(process.join("task"))? {
-            // One that has just ended has no wakeups to come.
+            // A thread that has just ended has no further wakeups.
             let Ok(status) = fs::read_to_string(thread?.path().join("status")) else { continue };
             switches += number(&status, "voluntary_ctxt_switches:")? + number(&status, "nonvoluntary_ctxt_switches:")?;
         }
-        // The name stands in brackets and may hold anything; the fields after it are numbered from 3.
+        // The name is in parentheses and may contain anything; fields after it are numbered from 3.
         let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
         let ticks = |field: usize| fields.get(field - 3).and_then(|text| text.parse::<u64>().ok()).ok_or_else(|| strange("stat"));
         Ok(Self {
@@ -55,15 +55,15 @@ impl Usage {
     }
 }
 
-/// Resident memory of a process without the code of its own program, kB: a debug build's is many times a release's.
+/// Resident memory of a process without its program text, kB. A debug build's text is many times a release's.
 ///
 /// # Errors
-/// It cannot be read.
+/// `/proc/PID` cannot be read.
 pub fn rss_without_program_kb(process: &Path) -> io::Result<u64> {
     let program = fs::read_link(process.join("exe"))?;
     let (mut own, mut sum) = (false, 0);
     for line in fs::read_to_string(process.join("smaps"))?.lines() {
-        // A mapping begins with its addresses; its file, if it has one, stands in the sixth column.
+        // A mapping begins with its addresses; the file name, if any, is the sixth column.
         if line.split_whitespace().next().is_some_and(|first| first.contains('-')) {
             own = line.splitn(6, ' ').nth(5).is_some_and(|file| Path::new(file.trim()) == program);
         } else if line.starts_with("Rss:") && !own {
@@ -82,22 +82,22 @@ fn strange(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("/proc does not say {what}"))
 }
 
-/// What a process cost over a while.
+/// Resources that a process used over a time span.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Cost {
-    /// At the end.
+    /// Counters at the end.
     pub usage: Usage,
-    /// Context switches a second.
+    /// Context switches per second.
     pub wakeups_per_s: f64,
-    /// Seconds of processor time a minute.
+    /// CPU seconds per minute.
     pub cpu_s_per_min: f64,
 }
 
 impl Cost {
-    /// Measures a process of this machine for `span`.
+    /// Measures a local process for `span`.
     ///
     /// # Errors
-    /// It ends meanwhile.
+    /// The process exits during the measurement.
     pub async fn of(pid: i32, span: Duration) -> io::Result<Self> {
         let process = PathBuf::from(format!("/proc/{pid}"));
         let (before, started) = (Usage::read(&process)?, Instant::now());
@@ -105,7 +105,7 @@ impl Cost {
         Ok(Self::between(before, Usage::read(&process)?, started.elapsed()))
     }
 
-    /// From two readings.
+    /// Computes the usage from two readings.
     pub fn between(before: Usage, after: Usage, span: Duration) -> Self {
         let per_s = |before: u64, after: u64| after.saturating_sub(before) as f64 / span.as_secs_f64();
         Self {
@@ -151,7 +151,7 @@ mod tests {
     fn a_program_s_own_code_can_be_left_out() {
         let own = Path::new("/proc/self");
         let memory = vec![1_u8; 8 << 20];
-        // Other tests of this process take memory and give it back meanwhile.
+        // Other tests in this process allocate and free memory concurrently.
         let all = || Usage::read(own).unwrap().rss_kb;
         let left_out = || {
             let (before, rest, after) = (all(), rss_without_program_kb(own).unwrap(), all());

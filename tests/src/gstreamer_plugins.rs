@@ -9,7 +9,7 @@ use std::{
 
 use crate::agent::Agent;
 
-/// Only these of GStreamer's plugins, as the package has them, in a folder of their own.
+/// A plugin directory with only these of the installed GStreamer plugins.
 pub fn only_plugins(agent: &mut Agent, names: &[&str]) -> PathBuf {
     let folder = agent.dir().join("plugins");
     std::fs::create_dir(&folder).unwrap();
@@ -22,7 +22,7 @@ pub fn only_plugins(agent: &mut Agent, names: &[&str]) -> PathBuf {
     folder
 }
 
-/// Installs one more.
+/// Adds one more plugin.
 pub fn add_plugin(folder: &Path, name: &str) {
     let found = Command::new("pkg-config").args(["--variable=pluginsdir", "gstreamer-1.0"]).output().expect("pkg-config is installed");
     let file = format!("libgst{name}.so");

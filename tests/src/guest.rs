@@ -24,36 +24,36 @@ use crate::{
     world::World,
 };
 
-/// Under which address a guest of QEMU's user network reaches this machine's loopback.
+/// The address at which a guest on QEMU's user network reaches this machine's loopback.
 pub const HOST: &str = "10.0.2.2";
-/// How long a guest may take for anything: emulation on a loaded machine is slow.
+/// Timeout for anything in a guest: emulation on a loaded machine is slow.
 pub const PATIENCE: Duration = Duration::from_secs(180);
 
-/// Where the agent's files are in the guest, as its package and its unit have them.
+/// Directory of the agent's files in the guest, as in its package and unit.
 pub const IDENTITY: &str = "/etc/kasa-care-agent";
-/// Its state.
+/// The state directory.
 pub const STATE: &str = "/var/lib/kasa-care-agent";
-/// Its sockets.
+/// The socket directory.
 pub const RUNTIME: &str = "/run/kasa-care-agent";
 
-/// What stands before the name of a file in a copy of several.
+/// Separates the files when one command prints several.
 const FILE: &str = "=== ";
 
-/// The port at which the guest passes on to a socket of its own.
+/// The guest port that forwards to a unix socket in the guest.
 const RELAY: u16 = 2324;
 
-/// What kind of camera is switched on.
+/// A camera model.
 #[derive(Debug, Clone)]
 pub struct Model {
     /// Memory, MB.
     pub memory: u32,
-    /// Whether the root is read-only.
+    /// Whether the root file system is read-only.
     pub read_only: bool,
-    /// Whether its clock begins in 1970.
+    /// Whether the clock starts in 1970.
     pub without_clock: bool,
-    /// Size of the disk for the state, KiB.
+    /// Size of the state disk, KiB.
     pub state_disk: u32,
-    /// Whether every write to that disk is logged.
+    /// Whether every write to the state disk is logged.
     pub writes_logged: bool,
 }
 
@@ -63,7 +63,7 @@ impl Default for Model {
     }
 }
 
-/// An emulated camera; killed when dropped.
+/// An emulated camera; killed on drop.
 pub struct Guest {
     dir: TempDir,
     model: Model,
@@ -75,13 +75,13 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// A camera of this world that is off. The world's agent is described, not started: its configuration goes onto the guest's
-    /// disk, with addresses as the guest sees them.
+    /// Creates a camera for this world and does not boot it. The configuration of the world's agent is copied to the
+    /// guest's disk, with addresses translated for the guest; the agent itself must not be started.
     pub fn new(world: &mut World, model: Model) -> Self {
         Self::with(world, model, &[])
     }
 
-    /// The same with more in [`IDENTITY`]: files and folders, each under a name, in place of what is there.
+    /// The same with additional files or directories in [`IDENTITY`], each under a name, replacing what is there.
     pub fn with(world: &mut World, model: Model, more: &[(&str, &Path)]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let [door, relay] = std::array::from_fn(|_| reserve_port());
@@ -92,7 +92,7 @@ impl Guest {
         guest
     }
 
-    /// Switches it on.
+    /// Boots the camera.
     pub fn start(&mut self) {
         assert!(self.qemu.is_none(), "the guest is running");
         let mut command = Command::new(emulator());
@@ -103,7 +103,7 @@ impl Guest {
         command.arg("-append").arg(self.command_line());
         command.args(["-nodefaults", "-no-reboot", "-display", "none", "-monitor", "none", "-serial", "stdio"]);
         command.args(["-netdev", &network, "-device", "virtio-net-device,netdev=n0", "-device", "virtio-rng-device"]);
-        // What is written to the root is gone with the power; what is written to the others is theirs.
+        // Writes to the root are discarded at power-off; writes to the other disks persist.
         let mut disks = vec![("root", image().join("root.ext4"), false), ("identity", self.dir.path().join("identity.ext4"), true)];
         if self.model.writes_logged {
             command.args(self.state_with_log());
@@ -114,33 +114,34 @@ impl Guest {
             let snapshot = if lasting { "off" } else { "on" };
             command.arg("-drive").arg(format!("if=none,format=raw,id={id},file={},snapshot={snapshot}", file.display()));
         }
-        // Of virtio's slots QEMU gives out the last one first.
+        // QEMU assigns virtio slots from the last to the first.
         for id in ["identity", "state", "root"] {
-            // Writes of zeros and discards are logged wrongly by QEMU before 9.0 if others come in between.
+            // QEMU before 9.0 logs zero writes and discards wrongly when other writes come in between.
             let only_writes = if id == "state" { ",discard=off,write-zeroes=off" } else { "" };
             command.args(["-device", &format!("virtio-blk-device,drive={id}{only_writes}")]);
         }
         self.qemu = Some(Process::spawn("qemu", command, self.console.clone()));
     }
 
-    /// Cuts its power.
+    /// Cuts the power.
     pub async fn cut_power(&mut self) {
         let mut qemu = self.qemu.take().expect("the guest is running");
         qemu.signal(libc::SIGKILL);
         qemu.exited(PATIENCE).await;
     }
 
-    /// The disk with its state.
+    /// The state disk.
     pub fn state_disk(&self) -> PathBuf {
         self.dir.path().join("state.ext4")
     }
 
-    /// The log of what was written there since it was switched on, where the model has one (see [`crate::write_log`]).
+    /// The write log of the state disk since boot, if the model logs writes (see [`crate::write_log`]).
     pub fn write_log(&self) -> PathBuf {
         self.dir.path().join("state.log")
     }
 
-    /// The disk for the state, with a new log beside it. The machine under QEMU keeps its power: there the flushes are spared.
+    /// Creates the state disk with an empty log. The host does not lose power, so flushes to its own disk are
+    /// skipped.
     fn state_with_log(&self) -> [String; 6] {
         fs::File::create(self.write_log()).unwrap();
         let file = |name, path: PathBuf| format!("driver=file,node-name={name},filename={},cache.no-flush=on", path.display());
@@ -155,17 +156,17 @@ impl Guest {
         ]
     }
 
-    /// Its console, which carries its journal, over all its boots.
+    /// The console, which includes the journal, over all boots.
     pub fn console(&self) -> &Lines {
         &self.console
     }
 
-    /// Waits for a line of its console from `from` on.
+    /// Waits for a matching console line at or after `from`.
     pub async fn logged(&self, from: usize, what: &str, wanted: impl Fn(&str) -> bool) -> String {
         until(format!("the guest to log {what}"), PATIENCE, || self.console.find(from, &wanted)).await
     }
 
-    /// Runs a script in the guest as root; what it prints.
+    /// Runs a script in the guest as root; returns its output.
     pub async fn run(&self, script: &str) -> String {
         let (door, script) = (self.door, script.to_owned());
         tokio::task::spawn_blocking(move || through(door, &script, PATIENCE))
@@ -174,7 +175,7 @@ impl Guest {
             .unwrap_or_else(|e| panic!("no answer from the guest: {e}"))
     }
 
-    /// Restarts the agent with this configuration, which stays.
+    /// Writes this configuration and restarts the agent with it.
     pub async fn configure(&self, config: &str) {
         let said = self
             .run(&format!("cat >{IDENTITY}/config.toml <<'END' && sync && systemctl restart kasa-care-agent 2>&1\n{config}\nEND"))
@@ -182,7 +183,7 @@ impl Guest {
         assert_eq!(said, "", "the agent does not start with\n{config}");
     }
 
-    /// Passes connections on to a unix socket in the guest; where they are taken here.
+    /// Forwards connections to a unix socket in the guest; returns the local address.
     pub async fn relay(&self, socket: &Path) -> SocketAddr {
         let listen = format!("--socket-property=ListenStream={RELAY} /usr/lib/systemd/systemd-socket-proxyd");
         let said = self.run(&format!("systemd-run --quiet {listen} {} 2>&1", socket.display())).await;
@@ -190,14 +191,14 @@ impl Guest {
         self.relay
     }
 
-    /// What the agent costs over `span`.
+    /// Measures the agent's resource use over `span`.
     pub async fn cost(&self, span: Duration) -> Cost {
         let (before, started) = (self.usage().await, Instant::now());
         tokio::time::sleep(span).await;
         Cost::between(before, self.usage().await, started.elapsed())
     }
 
-    /// The agent's `/proc`, copied and read here.
+    /// Copies the agent's `/proc` entries and parses them here.
     async fn usage(&self) -> Usage {
         let files = "status smaps_rollup stat task/*/status";
         let pid = self.service().await.pid;
@@ -212,7 +213,7 @@ impl Guest {
         Usage::read(process.path()).unwrap_or_else(|e| panic!("{e}:\n{copy}"))
     }
 
-    /// The process that is the agent, and how often systemd has restarted it.
+    /// The agent's process id and the number of restarts by systemd.
     pub async fn service(&self) -> Service {
         let shown = self.run("systemctl show -p MainPID -p NRestarts -p Result kasa-care-agent").await;
         let field = |name: &str| shown.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('=')).unwrap_or_default().to_owned();
@@ -225,7 +226,7 @@ impl Guest {
             line += " camera.root=ro";
         }
         if self.model.without_clock {
-            // Ten seconds into 1970, as where nothing keeps the time: arm64's kernel would find a clock later on.
+            // Sets the clock to ten seconds after the epoch, as without a battery; arm64's kernel would read an RTC.
             line += " systemd.clock_usec=10000000 module_blacklist=rtc_pl031";
         }
         line
@@ -241,7 +242,7 @@ impl Guest {
         for (name, path) in more {
             run_here("cp", |cp| cp.args(["-r", "--no-target-directory"]).arg(path).arg(identity.join(name)));
         }
-        // All of it is root's; the agent is somebody else.
+        // The files belong to root; the agent runs as another user.
         run_here("chmod", |chmod| chmod.args(["-R", "a+rX"]).arg(&identity));
         make_disk(&identity, &self.dir.path().join("identity.ext4"), 16 * 1024);
         let state = self.dir.path().join("state");
@@ -261,7 +262,7 @@ impl Drop for Guest {
             lines[lines.len().saturating_sub(150)..].iter().for_each(|line| eprintln!("    {line}"));
             return;
         }
-        // The console has the messages alone; the fields of the agent's tell more.
+        // The console shows only the messages; the agent's fields are needed too.
         let journal = "journalctl -b -u kasa-care-agent -o verbose --no-pager -n 60 | grep -E '^ +([A-Z]|F_)|^[A-Z]'";
         match through(self.door, journal, Duration::from_secs(20)) {
             Ok(lines) => eprintln!("--- the agent's journal in the guest:\n{lines}"),
@@ -270,20 +271,20 @@ impl Drop for Guest {
     }
 }
 
-/// The agent as systemd sees it.
+/// The agent as systemd reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Service {
-    /// Process id, 0 while there is none.
+    /// Process id, 0 if it is not running.
     pub pid: u32,
-    /// Restarts that systemd made by itself.
+    /// Automatic restarts by systemd.
     pub restarts: u32,
 }
 
-/// The world's configuration as it stands in the guest.
+/// The world's configuration as the guest sees it.
 fn configuration(world: &World) -> ConfigFile {
     let mut config = world.agent.config.clone();
     config.state_dir = STATE.into();
-    // Straight to the broker: a camera that is switched off takes its connections with it.
+    // Connects straight to the broker, without the proxy: when the guest is killed, its connections close too.
     config.broker = format!("mqtts://{HOST}:{}", world.broker.addr.port());
     config.cloud = format!("https://{HOST}:{}", world.cloud.addr.port());
     config.ca = Path::new(IDENTITY).join("ca.pem");
@@ -292,13 +293,14 @@ fn configuration(world: &World) -> ConfigFile {
     config.source = Some(format!("file:{IDENTITY}/picture.mp4"));
     config.motion = "every:2s".into();
     config.status = Path::new(RUNTIME).join("status.sock");
-    // Slow, for QEMU's network takes hundreds of kilobytes at once: what is in flight must still be in the guest to be cut.
+    // Slow, because QEMU's network buffers hundreds of kilobytes: data in flight must still be in the guest when it
+    // is cut.
     config.uplink_kbps = 200;
     world.cloud.lock().origin = config.cloud.clone();
     config
 }
 
-/// The image: `CARE_CAMERA` names its folder.
+/// The image directory, from `CARE_CAMERA`.
 fn image() -> PathBuf {
     let dir = std::env::var_os("CARE_CAMERA").expect("CARE_CAMERA names the folder that scripts/arm/camera.sh has made");
     fs::canonicalize(&dir).unwrap_or_else(|e| panic!("CARE_CAMERA={}: {e}", dir.display()))

@@ -9,29 +9,29 @@ use rustls::ServerConfig;
 use tokio::{io::AsyncReadExt, net::TcpListener};
 use tokio_rustls::TlsAcceptor;
 
-/// A TLS server on loopback that only listens; gone when dropped.
+/// A TLS server on loopback that only accepts handshakes; stopped on drop.
 pub struct Impostor {
-    /// Where it listens.
+    /// The listening address.
     pub addr: SocketAddr,
     seen: Arc<Mutex<Seen>>,
     task: tokio::task::JoinHandle<()>,
 }
 
-/// What an [`Impostor`] has seen.
+/// What an [`Impostor`] has recorded.
 #[derive(Debug, Clone, Default)]
 pub struct Seen {
     /// TCP connections.
     pub connections: usize,
-    /// Handshakes that the client let succeed.
+    /// Handshakes that completed.
     pub handshakes: usize,
-    /// Plaintext bytes.
+    /// Plaintext bytes received.
     pub told: Vec<u8>,
-    /// How handshakes failed.
+    /// Errors of failed handshakes.
     pub failures: Vec<String>,
 }
 
 impl Impostor {
-    /// Listens at `addr` (port 0: any).
+    /// Listens at `addr` (port 0: any free port).
     pub async fn listen(addr: SocketAddr, tls: ServerConfig) -> Self {
         let listener = TcpListener::bind(addr).await.unwrap();
         let addr = listener.local_addr().unwrap();
@@ -48,7 +48,8 @@ impl Impostor {
                         let end = stream.read_buf(&mut bytes).await;
                         let mut record = record.lock().unwrap();
                         match end {
-                            // In TLS 1.3 the server is done before the client has judged its certificate: the alert comes as an error here.
+                            // In TLS 1.3 the server finishes before the client verifies its certificate; the
+                            // client's alert arrives here as an error.
                             Err(e) => record.failures.push(e.to_string()),
                             Ok(_) => {
                                 record.handshakes += 1;
@@ -62,7 +63,7 @@ impl Impostor {
         Self { addr, seen, task }
     }
 
-    /// What it has seen so far.
+    /// What it has recorded so far.
     pub fn seen(&self) -> Seen {
         self.seen.lock().unwrap().clone()
     }

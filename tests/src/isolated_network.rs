@@ -2,23 +2,23 @@
 
 use std::{net::Ipv4Addr, process::Command};
 
-/// An address of the internet that nobody has (RFC 5737).
+/// A documentation address (RFC 5737) that no host on the internet has.
 pub const PUBLIC: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 7);
 
-/// Moves the calling thread, and all that it starts from here on, into a network with loopback and [`PUBLIC`]. It is gone with
-/// the last of them. Needs root.
+/// Moves the calling thread and everything it starts afterwards into a new network namespace with loopback and
+/// [`PUBLIC`]. The namespace ends with its last process. Needs root.
 pub fn enter() {
-    // SAFETY: it takes no pointer, and changes the network namespace of the calling thread and nothing else.
+    // SAFETY: unshare takes no pointer and changes only the network namespace of the calling thread.
     let result = unsafe { libc::unshare(libc::CLONE_NEWNET) };
     assert_eq!(result, 0, "a network namespace: {}", std::io::Error::last_os_error());
     run("ip link set lo up");
     run(&format!("ip address add {PUBLIC}/32 dev lo"));
 }
 
-/// Runs one of iproute2's commands, whose words have spaces between them.
+/// Runs an iproute2 command, given as words separated by spaces.
 ///
 /// # Panics
-/// With what it says, if it fails.
+/// With the command's output if it fails.
 pub fn run(command: &str) {
     let mut words = command.split(' ');
     let output = Command::new(words.next().unwrap()).args(words).output().unwrap_or_else(|error| panic!("{command}: {error}"));

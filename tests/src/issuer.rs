@@ -19,22 +19,22 @@ use crate::{
     wait::{PATIENCE, until},
 };
 
-/// The Premium policy of the tests: three-second clips, so that a clip is soon whole, for thirty days. No snapshots, so that
-/// what is uploaded is the clip.
+/// The Premium policy of the tests: clips of three seconds, so that a clip is soon complete, kept for thirty days.
+/// No snapshots, so that every upload is a clip.
 pub const PREMIUM: Policy = Policy { clips: true, history_h: 720, clip_max_s: 3, cooldown_s: 0, max_height: 1080, snapshots: false };
-/// Plus: the same clips for fourteen days.
+/// Plus: the same clips, kept for fourteen days.
 pub const PLUS: Policy = Policy { history_h: 336, ..PREMIUM };
-/// Free: one-second clips, rarely. A clip of Premium is not one of Free.
+/// Free: clips of one second with a long cooldown. Free does not allow a Premium clip.
 pub const FREE: Policy = Policy { clips: true, history_h: 12, clip_max_s: 1, cooldown_s: 300, max_height: 720, snapshots: false };
-/// Nothing at all.
+/// No uploads at all.
 pub const NOTHING: Policy = Policy::CLOSED;
 
-/// A document in the making.
+/// An unsigned document.
 #[derive(Debug, Clone)]
 pub struct Draft(pub Entitlement);
 
 impl Draft {
-    /// A document for `device` with this plan and policy; position (1, 1) until the [`Issuer`] gives it another.
+    /// A document for `device` with this plan and policy, at position (1, 1) until the [`Issuer`] assigns another.
     pub fn new(device: &DeviceId, plan: &str, policy: Policy) -> Self {
         let now = unix_now();
         Self(Entitlement {
@@ -55,50 +55,50 @@ impl Draft {
         })
     }
 
-    /// With this position.
+    /// Sets the position.
     pub fn at(mut self, epoch: u64, seq: u64) -> Self {
         self.0.epoch = Epoch::try_from(epoch).unwrap();
         self.0.seq = Seq::try_from(seq).unwrap();
         self
     }
 
-    /// With this reason.
+    /// Sets the reason.
     pub fn because(mut self, reason: Reason) -> Self {
         self.0.reason = reason;
         self
     }
 
-    /// With this policy.
+    /// Sets the policy.
     pub fn limited(mut self, policy: Policy) -> Self {
         self.0.policy = policy;
         self
     }
 
-    /// Free follows at this Unix second.
+    /// Sets `next`: Free from this Unix second on.
     pub fn then_free(mut self, effective_at: u64) -> Self {
         self.0.next = Some(Next { plan: Plan::free(), effective_at, reason: Reason::Cancelled, policy: FREE });
         self
     }
 
-    /// Trusted for so many seconds.
+    /// Sets the lease in seconds.
     pub fn leased(mut self, seconds: u64) -> Self {
         self.0.lease = Lease { max_age_s: seconds, not_after: self.0.iat + seconds };
         self
     }
 
-    /// Of another account.
+    /// Sets the account.
     pub fn of(mut self, account: &str) -> Self {
         self.0.account = account.into();
         self
     }
 
-    /// Bought elsewhere.
+    /// Sets the source of the purchase.
     pub fn through(mut self, channel: Channel) -> Self {
         self.0.channel = channel;
         self
     }
 
-    /// Signed with this key.
+    /// Sets the signing key.
     pub fn signed(&self, key: &Signer) -> Document {
         let token = self.0.sign(key);
         Document { position: self.0.position(), digest: digest_of(&token), plan: self.0.plan.clone(), token }
@@ -108,7 +108,7 @@ impl Draft {
 /// A signed document.
 #[derive(Debug, Clone)]
 pub struct Document {
-    /// Its place in the order.
+    /// Its position.
     pub position: Position,
     /// Its digest.
     pub digest: Digest,
@@ -124,7 +124,7 @@ impl Document {
         (report.epoch, report.seq, report.digest) == (self.position.epoch, self.position.seq, Some(self.digest))
     }
 
-    /// Whether this report judges this document so.
+    /// Whether this report gives this outcome for this document.
     pub fn judged(&self, report: &Report, outcome: Outcome) -> bool {
         report.judged == Some(self.position) && report.outcome == outcome
     }
@@ -136,7 +136,7 @@ pub fn digest_of(token: &str) -> Digest {
     Digest::of(&URL_SAFE_NO_PAD.decode(token.split('.').nth(1).unwrap()).unwrap())
 }
 
-/// What a device has said, in order.
+/// Messages from a device, in order.
 #[derive(Debug, Default)]
 pub struct Heard {
     /// Reports.
@@ -145,9 +145,9 @@ pub struct Heard {
     pub status: Vec<String>,
     /// `get`s.
     pub gets: Vec<(Instant, Get)>,
-    /// Reports that could not be read, with the reason.
+    /// Reports that could not be parsed, with the error.
     pub unreadable: Vec<String>,
-    /// What `get`s are answered with.
+    /// The answer to each `get`.
     pub answer: Option<String>,
     subacks: usize,
     sent: usize,
@@ -155,13 +155,13 @@ pub struct Heard {
 }
 
 impl Heard {
-    /// How many of the issuer's messages the broker has taken.
+    /// Number of the issuer's messages that the broker has acknowledged.
     pub fn acknowledged(&self) -> usize {
         self.acknowledged
     }
 }
 
-/// The cloud's MQTT client; gone when dropped.
+/// The cloud's MQTT client; disconnected on drop.
 pub struct Issuer {
     client: AsyncClient,
     topics: Topics,
@@ -170,9 +170,9 @@ pub struct Issuer {
 }
 
 impl Issuer {
-    /// Connects, and listens to one device.
+    /// Connects and subscribes to one device's topics.
     pub async fn connect(pki: &Pki, broker: &Broker, device: &DeviceId) -> Self {
-        // Brokers with one listener know one authority.
+        // Brokers with a single listener trust a single authority.
         let authority = if broker.kind() == Kind::Mosquitto { &pki.cloud_ca } else { &pki.ca };
         let identity = authority.client(ISSUER_CN);
         let broker = broker.issuer_addr;
@@ -199,7 +199,7 @@ impl Issuer {
                         Ok(Event::Incoming(Packet::PubAck(_))) => heard.lock().unwrap().acknowledged += 1,
                         Ok(Event::Incoming(Packet::Publish(publish))) => hear(&heard, &client, &topics, &publish),
                         Ok(_) => {}
-                        // The broker is down for a while in some tests.
+                        // Some tests stop the broker for a while.
                         Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
                     }
                 }
@@ -210,30 +210,30 @@ impl Issuer {
         issuer
     }
 
-    /// Waits until so many SUBACKs have come since the start, three for each connection.
+    /// Waits for so many SUBACKs since the start; each connection brings three.
     pub async fn connected(&self, subacks: usize) {
         until("the issuer to be subscribed", PATIENCE, || (self.heard().subacks >= subacks).then_some(())).await;
     }
 
-    /// Publishes any bytes, and waits until the broker has them.
+    /// Publishes a payload and waits until the broker has acknowledged it.
     pub async fn publish(&self, topic: &str, retain: bool, payload: impl Into<Vec<u8>>) {
         self.post(topic, retain, payload);
         let sent = self.heard().sent;
         until("the broker to take a PUBLISH", PATIENCE, || (self.heard().acknowledged >= sent).then_some(())).await;
     }
 
-    /// Publishes any bytes as soon as the broker takes them.
+    /// Queues a payload for publishing.
     pub fn post(&self, topic: &str, retain: bool, payload: impl Into<Vec<u8>>) {
         self.heard().sent += 1;
         self.client.try_publish(topic, QoS::AtLeastOnce, retain, payload).unwrap();
     }
 
-    /// Publishes a document, retained.
+    /// Publishes a retained document.
     pub async fn publish_entitlement(&self, token: &str) {
         self.publish(&self.topics.entitlement(), true, token).await;
     }
 
-    /// Publishes a keyset, retained.
+    /// Publishes a retained keyset.
     pub async fn publish_keyset(&self, token: &str) {
         self.publish(&self.topics.keyset(), true, token).await;
     }
@@ -249,32 +249,32 @@ impl Issuer {
         &self.topics
     }
 
-    /// What was heard so far, and what `get`s are answered with. Never hold it across a wait.
+    /// The received messages and the answer to each `get`. Do not hold the guard across an await.
     pub fn heard(&self) -> MutexGuard<'_, Heard> {
         self.heard.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// How many reports have come.
+    /// Number of reports received.
     pub fn mark(&self) -> usize {
         self.heard().reports.len()
     }
 
-    /// The reports from `mark` on.
+    /// The reports from index `mark` on.
     pub fn reports(&self, mark: usize) -> Vec<Report> {
         self.heard().reports.iter().skip(mark).map(|(_, report)| report.clone()).collect()
     }
 
-    /// Waits for a report, from the first one on.
+    /// Waits for a matching report among all reports.
     pub async fn report(&self, what: impl fmt::Display, wanted: impl Fn(&Report) -> bool) -> Report {
         self.report_since(0, what, wanted).await
     }
 
-    /// Waits for a report, from `mark` on.
+    /// Waits for a matching report from index `mark` on.
     pub async fn report_since(&self, mark: usize, what: impl fmt::Display, wanted: impl Fn(&Report) -> bool) -> Report {
         self.report_within(mark, PATIENCE, what, wanted).await
     }
 
-    /// Waits for a report with a patience of one's own.
+    /// The same with an explicit timeout.
     pub async fn report_within(
         &self,
         mark: usize,
@@ -288,12 +288,12 @@ impl Issuer {
         .await
     }
 
-    /// Waits until this document is reported as judged so.
+    /// Waits for a report with this outcome for this document.
     pub async fn judged(&self, document: &Document, outcome: Outcome) -> Report {
         self.report(format!("{} {outcome}", document.position), |report| document.judged(report, outcome)).await
     }
 
-    /// Waits until the newest report of what is in force says this document and this mode.
+    /// Waits until the newest report about the state in force names this document and this mode.
     pub async fn in_force(&self, document: &Document, mode: Mode) -> Report {
         let what = format!("{} in force as {mode}", document.position);
         until(what, PATIENCE, || {
@@ -302,17 +302,17 @@ impl Issuer {
         .await
     }
 
-    /// Waits for a `get` from `mark` on.
+    /// Waits for a `get` from index `mark` on.
     pub async fn get_since(&self, mark: usize) -> Get {
         until("a get", PATIENCE, || self.heard().gets.get(mark).map(|(_, get)| get.clone())).await
     }
 
-    /// How many `get`s have come.
+    /// Number of `get`s received.
     pub fn gets(&self) -> usize {
         self.heard().gets.len()
     }
 
-    /// Waits until the newest `status` is this.
+    /// Waits until the newest `status` payload is this.
     pub async fn status(&self, wanted: &str) {
         until(format!("status {wanted}"), PATIENCE, || self.heard().status.last().filter(|s| *s == wanted).map(drop)).await;
     }

@@ -31,7 +31,7 @@ pub mod write_log;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Unix seconds of this machine.
+/// This machine's time in Unix seconds.
 pub fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).expect("this machine's clock is past 1970").as_secs()
 }

@@ -11,17 +11,17 @@ use tokio::{io::AsyncWriteExt, net::UnixStream};
 
 use crate::wait::{PATIENCE, until};
 
-/// Frames a second of every test picture.
+/// Frame rate of all test videos.
 pub const FPS: u32 = 15;
 
-/// A recorded H.264 file of 320×180 at 15 fps and about 500 kbit/s, a keyframe about twice a second, ten seconds long, no two
-/// frames alike; made once.
+/// A recorded H.264 file: 320×180, 15 fps, about 500 kbit/s, about two keyframes per second, ten seconds, no two
+/// frames alike. Encoded once and cached.
 pub fn recorded() -> &'static Path {
     static FILE: OnceLock<PathBuf> = OnceLock::new();
     FILE.get_or_init(|| record("recorded-2.mp4", "320x180", "500k"))
 }
 
-/// The same at 640×360 and about 1 Mbit/s, as a camera's second stream has it.
+/// The same at 640×360 and about 1 Mbit/s, as a camera's second stream has.
 pub fn recorded_360() -> &'static Path {
     static FILE: OnceLock<PathBuf> = OnceLock::new();
     FILE.get_or_init(|| record("recorded-360.mp4", "640x360", "1M"))
@@ -47,31 +47,31 @@ fn scratch() -> PathBuf {
     dir
 }
 
-/// Runs ffmpeg, quietly, to its end.
+/// Runs ffmpeg quietly and waits until it exits.
 pub fn ffmpeg(arguments: &[&str]) {
     let output = Command::new("ffmpeg").args(["-nostdin", "-v", "error", "-y"]).args(arguments).output().expect("ffmpeg is installed");
     assert!(output.status.success(), "ffmpeg {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// What ffprobe finds in a file.
+/// Results of ffprobe for a file.
 #[derive(Debug)]
 pub struct Probe {
     /// Codec name.
     pub codec: String,
     /// Picture height.
     pub height: u64,
-    /// Presentation times of the packets, in seconds, in order.
+    /// Presentation times of the packets in seconds, in order.
     pub pts: Vec<f64>,
-    /// Each picture as a decoder shows it, as a hash: whatever stands between the pictures is not seen.
+    /// A hash of each decoded picture, independent of data between the pictures.
     pub pictures: Vec<String>,
     /// Whether the first packet is a keyframe.
     pub starts_with_keyframe: bool,
-    /// What a decoder complained about.
+    /// The decoder's error messages.
     pub complaints: String,
 }
 
 impl Probe {
-    /// From the first to past the last frame, in seconds.
+    /// Duration from the first frame to the end of the last, in seconds.
     pub fn duration(&self) -> f64 {
         match (self.pts.first(), self.pts.last()) {
             (Some(first), Some(last)) => last - first + 1.0 / f64::from(FPS),
@@ -79,13 +79,13 @@ impl Probe {
         }
     }
 
-    /// The longest step from one frame to the next, in frames.
+    /// The longest gap between two frames, in frames.
     pub fn longest_step(&self) -> f64 {
         self.pts.windows(2).map(|pair| (pair[1] - pair[0]) * f64::from(FPS)).fold(0.0, f64::max)
     }
 }
 
-/// Measures a file, and decodes it.
+/// Probes and decodes a file.
 pub fn probe(file: &Path) -> Probe {
     let output = Command::new("ffprobe")
         .args(["-v", "error", "-select_streams", "v:0", "-show_entries", "stream=codec_name,height:packet=pts_time,flags"])
@@ -112,9 +112,10 @@ pub fn probe(file: &Path) -> Probe {
     }
 }
 
-/// Checks that these files, one after the other, hold every frame that the [`recorded`] source plays in a loop, in order and
-/// with even timestamps, from the first that they have (on a full card the oldest have gone), and says how many. Parameter sets before a keyframe are no frames: a parser may repeat them, at each
-/// turn of the loop or because a clip without pre-roll asked for a keyframe.
+/// Checks that these consecutive files contain every frame of the looped [`recorded`] source, in order and with even
+/// timestamps, starting at the first frame they have (on a full card the oldest are deleted). Returns the number of
+/// frames. Parameter sets before a keyframe are not frames: a parser may repeat them at each loop or when a clip
+/// without pre-roll requests a keyframe.
 pub fn every_frame_in(files: &[PathBuf]) -> usize {
     let source = probe(recorded()).pictures;
     let (mut frames, mut first) = (0, None);
@@ -140,27 +141,27 @@ pub fn recordings(dir: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// Measures bytes that arrived.
+/// Probes a received clip.
 pub fn probe_bytes(bytes: &[u8]) -> Probe {
     let file = tempfile::Builder::new().suffix(".mp4").tempfile().unwrap();
     std::fs::write(file.path(), bytes).unwrap();
     probe(file.path())
 }
 
-/// The test's side of `motion = "socket:…"`.
+/// The test's end of `motion = "socket:…"`.
 pub struct MotionSocket(UnixStream);
 
 impl MotionSocket {
-    /// Connects, as soon as the agent listens.
+    /// Connects as soon as the agent listens.
     pub async fn open(path: &Path) -> Self {
-        // After a kill the old socket file may still be there, with nobody behind it.
+        // After a kill, the old socket file may still exist without a listener.
         let connected =
             until(format!("{} to listen", path.display()), PATIENCE, || std::os::unix::net::UnixStream::connect(path).ok()).await;
         connected.set_nonblocking(true).unwrap();
         Self(UnixStream::from_std(connected).unwrap())
     }
 
-    /// Something moved.
+    /// Reports motion.
     pub async fn moved(&mut self) {
         self.0.write_all(b"{\"event\":\"motion\",\"score\":0.8}\n").await.unwrap();
     }
@@ -170,7 +171,7 @@ impl MotionSocket {
 mod tests {
     use super::*;
 
-    /// The source's packets again, through ffmpeg's filters for bit streams.
+    /// Passes the source's packets through ffmpeg's bitstream filters.
     fn filtered(filter: &str) -> tempfile::TempPath {
         let file = tempfile::Builder::new().suffix(".mp4").tempfile().unwrap().into_temp_path();
         ffmpeg(&["-i", recorded().to_str().unwrap(), "-c", "copy", "-bsf:v", filter, file.to_str().unwrap()]);

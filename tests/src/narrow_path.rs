@@ -17,11 +17,11 @@ use std::{
 
 use crate::isolated_network::run;
 
-/// The cloud's address. The tests' servers have certificates for it.
+/// The cloud's address, which the tests' server certificates include.
 pub const CLOUD: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
 const CAMERA: Ipv4Addr = Ipv4Addr::new(10, 0, 3, 1);
 
-/// The three namespaces.
+/// The three network namespaces.
 pub struct NarrowPath {
     camera: String,
     router: String,
@@ -29,7 +29,7 @@ pub struct NarrowPath {
 }
 
 impl NarrowPath {
-    /// A path that carries packets of `mtu` bytes; one that is smaller than the camera's own swallows what is larger.
+    /// A path with this MTU. If it is below the camera's own, larger packets are dropped silently.
     pub fn of(mtu: u32) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("care-path-{}-{}", process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
@@ -56,7 +56,7 @@ impl NarrowPath {
             format!("ip -n {camera} route add default via 10.0.3.2"),
             format!("ip -n {cloud} route add 10.0.3.0/24 via 10.0.2.1 advmss 1460"),
             format!("ip netns exec {router} sysctl -q -w net.ipv4.ip_forward=1"),
-            // What the router itself has to say never leaves it: its ICMP is filtered.
+            // Drops the router's own ICMP, so that the sender never learns of the drop.
             format!("ip -n {router} rule add iif lo lookup 100"),
             format!("ip -n {router} route add blackhole default table 100"),
         ] {
@@ -65,15 +65,15 @@ impl NarrowPath {
         path
     }
 
-    /// What a program is started under to be in the camera's place.
+    /// The command to run a program under in the camera's namespace.
     pub fn camera(&self) -> Vec<String> {
         ["ip", "netns", "exec", &self.camera].map(str::to_owned).to_vec()
     }
 
-    /// Moves the calling thread, and all that it starts from here on, into the cloud's place.
+    /// Moves the calling thread and everything it starts afterwards into the cloud's namespace.
     pub fn enter_cloud(&self) {
         let file = File::open(format!("/var/run/netns/{}", self.cloud)).unwrap();
-        // SAFETY: the descriptor is open; setns changes the network namespace of the calling thread and nothing else.
+        // SAFETY: the descriptor is open; setns changes only the network namespace of the calling thread.
         let result = unsafe { libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET) };
         assert_eq!(result, 0, "setns: {}", std::io::Error::last_os_error());
     }
@@ -82,7 +82,7 @@ impl NarrowPath {
 impl Drop for NarrowPath {
     fn drop(&mut self) {
         for name in [&self.camera, &self.router, &self.cloud] {
-            // One that was never made cannot be deleted, and need not be.
+            // A namespace that was never created cannot be deleted, and need not be.
             let _ = Command::new("ip").args(["netns", "delete", name]).output();
         }
     }

@@ -19,29 +19,29 @@ use crate::{
     proxy::{Control, Fault},
 };
 
-/// At which packet a fault strikes.
+/// The packet at which a fault begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Moment {
-    /// CONNECT has come; its CONNACK has not.
+    /// CONNECT has been forwarded; its CONNACK has not.
     Connect,
-    /// SUBSCRIBE has come; its SUBACK has not.
+    /// SUBSCRIBE has been forwarded; its SUBACK has not.
     Subscribe,
-    /// Half of a document has gone out.
+    /// Half of a document has been sent.
     MidPublish,
 }
 
 type Armed = Arc<Mutex<Option<(Moment, Fault, Control)>>>;
 
-/// The door; gone when dropped.
+/// The proxy; stopped on drop.
 pub struct PacketProxy {
-    /// Where it listens.
+    /// The listening address.
     pub addr: SocketAddr,
     armed: Armed,
     task: tokio::task::JoinHandle<()>,
 }
 
 impl PacketProxy {
-    /// A door to the broker at `broker`, whose own name is one of `names`; only `device` goes through.
+    /// A proxy to `broker`, whose certificate covers one of `names`. Only `device` may connect.
     pub async fn before(pki: &Pki, broker: SocketAddr, names: &[&str], device: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
@@ -54,7 +54,7 @@ impl PacketProxy {
             while let Ok((socket, _)) = listener.accept().await {
                 let (acceptor, connector, strike) = (acceptor.clone(), connector.clone(), strike.clone());
                 doors.spawn(async move {
-                    // Whoever is cut off in between is no fault of the door.
+                    // A connection that is cut in between is not an error of the proxy.
                     let _ = pass(socket, broker, &acceptor, &connector, &strike).await;
                 });
             }
@@ -62,7 +62,7 @@ impl PacketProxy {
         Self { addr, armed, task }
     }
 
-    /// Once, at the next such packet, the wire of `control` gets this fault.
+    /// Triggers this fault of `control` once, at the next such packet.
     pub fn arm(&self, moment: Moment, fault: Fault, control: &Control) {
         *self.armed.lock().unwrap() = Some((moment, fault, control.clone()));
     }
@@ -122,7 +122,7 @@ async fn down(from: &mut (impl AsyncRead + Unpin), to: &mut (impl AsyncWrite + U
     }
 }
 
-/// A topic is followed by the packet identifier, whose upper byte is small here.
+/// The packet identifier follows the topic; the tests' identifiers are small, so its upper byte is zero.
 fn ends_topic(part: &[u8]) -> bool {
     part.starts_with(b"/entitlement") && part[12] < 0x20
 }
@@ -145,7 +145,7 @@ fn strike(armed: &Armed, moment: Moment) -> bool {
     }
 }
 
-/// One whole control packet (MQTT 3.1.1, section 2.2).
+/// One complete control packet (MQTT 3.1.1, section 2.2).
 async fn read_packet(from: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<u8>> {
     let mut packet = vec![from.read_u8().await?];
     let (mut length, mut shift) = (0, 0);

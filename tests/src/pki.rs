@@ -20,11 +20,11 @@ use rustls::{
 };
 use time::OffsetDateTime;
 
-/// The issuer every document names.
+/// The issuer of all documents.
 pub const ISSUER: &str = "care";
-/// The name of the root key.
+/// Id of the root key.
 pub const ROOT_KID: &str = "root-2026";
-/// The name of the first signing key.
+/// Id of the first signing key.
 pub const KID: &str = "2026-11";
 
 /// A certificate chain and its key, in PEM.
@@ -37,12 +37,12 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// The chain as rustls takes it.
+    /// The chain in rustls's types.
     pub fn certificates(&self) -> Vec<CertificateDer<'static>> {
         CertificateDer::pem_slice_iter(self.chain.as_bytes()).collect::<Result<_, _>>().unwrap()
     }
 
-    /// The key as rustls takes it.
+    /// The key in rustls's types.
     pub fn private_key(&self) -> PrivateKeyDer<'static> {
         PrivateKeyDer::from_pem_slice(self.key.as_bytes()).unwrap()
     }
@@ -65,18 +65,19 @@ pub struct Authority {
 }
 
 impl Authority {
-    /// A self-signed one.
+    /// A self-signed authority.
     pub fn root(name: &str) -> Self {
         let issuer = CertifiedIssuer::self_signed(authority_params(name), KeyPair::generate().unwrap()).unwrap();
         Self { issuer, above: Vec::new() }
     }
 
-    /// One below this one; the leaves it signs carry it in their chain.
+    /// An intermediate authority; leaves that it signs carry it in their chain.
     pub fn intermediate(&self, name: &str) -> Self {
         self.below(authority_params(name))
     }
 
-    /// One below it from any parameters, whether they make an authority or not.
+    /// A certificate from any parameters, signed by this authority and able to sign, whether or not it is marked as
+    /// a CA.
     pub fn below(&self, params: CertificateParams) -> Self {
         let issuer = CertifiedIssuer::signed_by(params, KeyPair::generate().unwrap(), &self.issuer).unwrap();
         let mut above = vec![issuer.pem()];
@@ -84,7 +85,7 @@ impl Authority {
         Self { issuer, above }
     }
 
-    /// Its list of the serial numbers it has revoked, PEM.
+    /// The revocation list, PEM.
     pub fn crl(&self, revoked: &[u64]) -> String {
         let now = OffsetDateTime::now_utc();
         let entry = |serial: &u64| RevokedCertParams {
@@ -104,17 +105,17 @@ impl Authority {
         list.signed_by(&self.issuer).unwrap().pem().unwrap()
     }
 
-    /// Its private key, PEM, for tools that sign what rcgen cannot.
+    /// The private key, PEM, for tools that create certificates rcgen cannot.
     pub fn key_pem(&self) -> String {
         self.issuer.key().serialize_pem()
     }
 
-    /// Its certificate, PEM.
+    /// The certificate, PEM.
     pub fn pem(&self) -> String {
         self.issuer.pem()
     }
 
-    /// A server's identity for loopback, also as an emulated guest sees it.
+    /// A server identity for loopback and for the address that emulated guests use.
     pub fn server(&self) -> Identity {
         self.sign(server_params(&["localhost", "127.0.0.1", crate::guest::HOST, crate::resolver::NAME]))
     }
@@ -127,12 +128,12 @@ impl Authority {
         Identity { chain: leaf.pem() + &self.above.concat(), key: key.serialize_pem() }
     }
 
-    /// A client's identity with this CN, for a year.
+    /// A client identity with this CN, valid for a year.
     pub fn client(&self, cn: &str) -> Identity {
         self.client_for(cn, 365)
     }
 
-    /// A client's identity with this CN, for so many days from now.
+    /// A client identity with this CN, valid for so many days from now.
     pub fn client_for(&self, cn: &str, days: i64) -> Identity {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.distinguished_name.push(DnType::CommonName, cn);
@@ -141,7 +142,7 @@ impl Authority {
         self.sign(params)
     }
 
-    /// A root store with this authority only.
+    /// A root store with only this authority.
     pub fn roots(&self) -> RootCertStore {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(self.pem().as_bytes()).unwrap()).unwrap();
@@ -149,7 +150,7 @@ impl Authority {
     }
 }
 
-/// Parameters of a server's certificate: these names, valid from yesterday for a year.
+/// Parameters of a server certificate for these names, valid for a year from yesterday.
 pub fn server_params(names: &[&str]) -> CertificateParams {
     let mut params = CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).unwrap();
     params.distinguished_name.push(DnType::CommonName, names[0]);
@@ -158,13 +159,13 @@ pub fn server_params(names: &[&str]) -> CertificateParams {
     params
 }
 
-/// Sets the validity in days from now.
+/// Sets the validity in days relative to now.
 pub fn validity(params: &mut CertificateParams, from_days: i64, to_days: i64) {
     params.not_before = OffsetDateTime::now_utc() + time::Duration::days(from_days);
     params.not_after = OffsetDateTime::now_utc() + time::Duration::days(to_days);
 }
 
-/// Parameters of an authority of this name, valid for years.
+/// Parameters of an authority with this name, valid for years.
 pub fn authority_params(name: &str) -> CertificateParams {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.distinguished_name.push(DnType::CommonName, name);
@@ -174,11 +175,11 @@ pub fn authority_params(name: &str) -> CertificateParams {
     params
 }
 
-/// Everything one test trusts.
+/// All keys and authorities of one test.
 pub struct Pki {
     /// Signs the servers and the devices.
     pub ca: Authority,
-    /// Signs nothing but the cloud's own client certificate.
+    /// Signs only the cloud's client certificate.
     pub cloud_ca: Authority,
     /// Signs keysets.
     pub root: Signer,
@@ -187,7 +188,7 @@ pub struct Pki {
 }
 
 impl Pki {
-    /// Fresh keys.
+    /// Generates fresh keys.
     pub fn new() -> Self {
         let (ca, cloud_ca) = (Authority::root("Care test CA"), Authority::root("Care test CA for the cloud"));
         Self { ca, cloud_ca, root: signer(ROOT_KID), key: signer(KID) }
@@ -206,14 +207,14 @@ impl Pki {
         .with(&self.key)
     }
 
-    /// TLS for servers that ask for the client's certificate.
+    /// TLS for servers that require a client certificate.
     pub fn mutual_tls(&self, server: &Identity) -> ServerConfig {
         let verifier =
             WebPkiClientVerifier::builder_with_provider(Arc::new(self.ca.roots()), Arc::new(ring::default_provider())).build().unwrap();
         server_builder().with_client_cert_verifier(verifier).with_single_cert(server.certificates(), server.private_key()).unwrap()
     }
 
-    /// TLS for servers that take, but do not ask for, a client's certificate.
+    /// TLS for servers that accept a client certificate but do not require one.
     pub fn optional_client_tls(&self, server: &Identity) -> ServerConfig {
         let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(self.ca.roots()), Arc::new(ring::default_provider()))
             .allow_unauthenticated()
@@ -239,7 +240,7 @@ impl Default for Pki {
     }
 }
 
-/// TLS for servers that want no client certificate.
+/// TLS for servers that do not ask for a client certificate.
 pub fn plain_tls(server: &Identity) -> ServerConfig {
     server_builder().with_no_client_auth().with_single_cert(server.certificates(), server.private_key()).unwrap()
 }
@@ -248,29 +249,29 @@ fn server_builder() -> rustls::ConfigBuilder<ServerConfig, rustls::WantsVerifier
     ServerConfig::builder_with_provider(Arc::new(ring::default_provider())).with_safe_default_protocol_versions().unwrap()
 }
 
-/// A fresh signing key of this name.
+/// A fresh signing key with this id.
 pub fn signer(kid: &str) -> Signer {
     Signer::from_pkcs8(kid, &Signer::generate()).unwrap()
 }
 
-/// A keyset in the making.
+/// An unsigned keyset.
 #[derive(Debug, Clone)]
 pub struct KeysetDraft(pub Keyset);
 
 impl KeysetDraft {
-    /// Adds a key, good for documents from 2020 on.
+    /// Adds a key, valid for documents from 2020 on.
     pub fn with(mut self, key: &Signer) -> Self {
         self.0.keys.insert(key.kid().to_owned(), Key { public: key.public_key(), not_before: 1_577_836_800 });
         self
     }
 
-    /// Revokes a key by name.
+    /// Revokes a key.
     pub fn revoking(mut self, kid: &str) -> Self {
         self.0.revoked.push(kid.to_owned());
         self
     }
 
-    /// Lowers a device's ratchet.
+    /// Adds a reset that lowers a device's ratchet.
     pub fn resetting(mut self, id: u64, device: &str, epoch: u64, seq: u64) -> Self {
         self.0.resets.push(Reset { id, aud: device.to_owned(), epoch, seq, time: None });
         self

@@ -11,17 +11,17 @@ use tokio::{
     process::{Child, Command},
 };
 
-/// What a child has printed, line by line.
+/// The lines that a child has printed.
 #[derive(Debug, Clone, Default)]
 pub struct Lines(Arc<Mutex<Vec<String>>>);
 
 impl Lines {
-    /// How many lines there are.
+    /// Number of lines.
     pub fn len(&self) -> usize {
         self.0.lock().unwrap().len()
     }
 
-    /// Whether there is none.
+    /// Whether there are no lines.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -41,7 +41,7 @@ impl Lines {
         self.0.lock().unwrap().iter().filter(|line| line.contains(part)).count()
     }
 
-    /// The first line from `from` on for which `wanted` holds.
+    /// The first line from `from` on that satisfies `wanted`.
     pub fn find(&self, from: usize, wanted: impl Fn(&str) -> bool) -> Option<String> {
         self.0.lock().unwrap().iter().skip(from).find(|line| wanted(line)).cloned()
     }
@@ -69,14 +69,14 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `command`; both its outputs go to `log`.
+    /// Starts `command`; both output streams go to `log`.
     pub fn spawn(name: &str, mut command: Command, log: Lines) -> Self {
-        // Kept open while it lives: some end when their input does.
+        // Kept open while the child runs: some programs exit at end of input.
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-        // SAFETY: prctl is async-signal-safe and touches nothing of this process.
+        // SAFETY: prctl is async-signal-safe and accesses no memory of this process.
         unsafe {
             command.pre_exec(|| {
-                // A test that is killed takes its children along.
+                // If the test is killed, its children are killed too.
                 if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
                     return Err(std::io::Error::last_os_error());
                 }
@@ -89,7 +89,7 @@ impl Process {
         Self { name: name.to_owned(), child, log }
     }
 
-    /// Its process id.
+    /// The process id.
     pub fn pid(&self) -> i32 {
         self.child.id().unwrap_or_else(|| panic!("{} has ended", self.name)).try_into().unwrap()
     }
@@ -103,22 +103,22 @@ impl Process {
 
     /// Sends a signal.
     pub fn signal(&self, signal: i32) {
-        // SAFETY: the child has not been waited for, so its id is still its own.
+        // SAFETY: the child has not been waited for, so its process id is not reused.
         let sent = unsafe { libc::kill(self.pid(), signal) };
         assert_eq!(sent, 0, "cannot signal {}", self.name);
     }
 
-    /// Asks it to stop.
+    /// Sends SIGTERM.
     pub fn terminate(&self) {
         self.signal(libc::SIGTERM);
     }
 
-    /// Whether it has ended.
+    /// The exit status, if the child has exited.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().unwrap()
     }
 
-    /// Waits for its end.
+    /// Waits until the child exits.
     pub async fn exited(&mut self, patience: Duration) -> ExitStatus {
         match tokio::time::timeout(patience, self.child.wait()).await {
             Ok(status) => status.unwrap(),

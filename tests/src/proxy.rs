@@ -28,37 +28,37 @@ use crate::{
     wait::{PATIENCE, until},
 };
 
-/// What can be wrong with a wire.
+/// The network faults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// Everything arrives a second and a half late.
+    /// All data is delayed by a second and a half.
     Latency,
-    /// About a kilobyte a second.
+    /// About one kilobyte per second.
     Bandwidth,
-    /// Nothing more comes; the end of it is told two seconds late, and the connection stays half closed.
+    /// No more data arrives; FIN follows two seconds later and the connection stays half closed.
     SlowClose,
-    /// The connection ends in good order, and so does each new one.
+    /// The connection closes with FIN, and so does each new one.
     Close,
-    /// RST, and for each new connection too.
+    /// RST, also for each new connection.
     Reset,
-    /// The peer has forgotten the connection and nobody tells: it stays open, what is sent is lost. New ones are well.
+    /// The peer loses the connection without notice: it stays open and sent data is lost. New connections work.
     HalfOpen,
-    /// Packets vanish: standing connections fall silent, new ones are never answered.
+    /// Packets are dropped: open connections go silent, new ones are never accepted.
     Blackhole,
-    /// Every byte comes in a segment of its own.
+    /// Each byte is sent in its own segment.
     Slicing,
-    /// A bit of each piece is turned over.
+    /// One bit of each chunk is flipped.
     Corruption,
-    /// Nothing moves until the fault is lifted; then everything that was held back arrives.
+    /// Data stops until the fault is lifted; then everything held back is delivered.
     Stall,
-    /// Half of the next piece, then the end.
+    /// Half of the next chunk, then the connection closes.
     Truncation,
-    /// Nobody listens any more; standing connections are reset.
+    /// Nothing listens; open connections are reset.
     Refused,
 }
 
 impl Fault {
-    /// All of them.
+    /// All faults.
     pub const ALL: [Self; 12] = [
         Self::Latency,
         Self::Bandwidth,
@@ -75,28 +75,28 @@ impl Fault {
     ];
 }
 
-/// What [`Fault::Latency`] adds.
+/// Delay of [`Fault::Latency`].
 const LATE: Duration = Duration::from_millis(1500);
-/// [`Fault::Bandwidth`]: so many bytes, then this pause.
+/// [`Fault::Bandwidth`]: chunk size and the pause after it.
 const SIP: (usize, Duration) = (64, Duration::from_millis(60));
-/// How late [`Fault::SlowClose`] tells of the end.
+/// Delay of the FIN in [`Fault::SlowClose`].
 const SLOW: Duration = Duration::from_secs(2);
-/// What the wire holds in its own hands: little, so that a sender notices early that nobody reads.
+/// The proxy's own buffer: small, so that a sender notices early when nothing is read.
 const BUFFER: usize = 16 * 1024;
 
-/// What a connection has to go by.
+/// Fault state as one connection sees it.
 #[derive(Debug, Clone, Copy)]
 struct State {
     up: bool,
     target: SocketAddr,
     fault: Option<Fault>,
-    /// Whether what the client says is spoilt, instead of what the server says.
+    /// Whether data from the client is corrupted instead of data from the server.
     upward: bool,
-    /// Comes into force with the first bytes that a client sends on a new connection.
+    /// The fault starts with the first bytes that a client sends on a new connection.
     after_hello: Option<Fault>,
 }
 
-/// Inflicts and lifts a wire's faults; may be given away.
+/// Injects and lifts a proxy's faults; can be cloned.
 #[derive(Debug, Clone)]
 pub struct Control {
     state: watch::Sender<State>,
@@ -104,27 +104,27 @@ pub struct Control {
 }
 
 impl Control {
-    /// From now on the wire has this fault.
+    /// Applies this fault from now on.
     pub fn inflict(&self, fault: Fault) {
         self.state.send_modify(|state| (state.fault, state.upward) = (Some(fault), false));
     }
 
-    /// The same, but where a fault spoils what is said, it spoils what the client says: an upload.
+    /// The same, but corrupting faults affect data from the client: an upload.
     pub fn inflict_upward(&self, fault: Fault) {
         self.state.send_modify(|state| (state.fault, state.upward) = (Some(fault), true));
     }
 
-    /// The wire has it from the moment at which the next client has said something: in the middle of the TLS handshake.
+    /// Applies the fault when the next client has sent its first bytes: in the middle of the TLS handshake.
     pub fn inflict_after_hello(&self, fault: Fault) {
         self.state.send_modify(|state| state.after_hello = Some(fault));
     }
 
-    /// The wire is well again. Connections that were broken stay so.
+    /// Lifts the fault. Connections that it broke stay broken.
     pub fn lift(&self) {
         self.state.send_modify(|state| (state.fault, state.after_hello) = (None, None));
     }
 
-    /// How often a fault has struck a connection or a piece of what it carries.
+    /// How often a fault has affected a connection or a chunk of data.
     pub fn bitten(&self) -> usize {
         self.bitten.load(Ordering::SeqCst)
     }
@@ -136,19 +136,19 @@ impl Control {
 
 /// A TCP proxy to one address.
 pub struct Proxy {
-    /// Where it listens.
+    /// The listening address.
     pub addr: SocketAddr,
-    /// Its faults.
+    /// The fault controls.
     pub control: Control,
     accepted: Arc<AtomicUsize>,
     standing: Arc<AtomicUsize>,
     task: tokio::task::JoinHandle<()>,
-    // Keeps the port ours while nobody listens.
+    // Reserves the port while nothing listens.
     _port: Socket,
 }
 
 impl Proxy {
-    /// A wire to `target`, up and well.
+    /// A proxy to `target`, up and without faults.
     pub async fn to(target: SocketAddr) -> Self {
         let (port, addr) = reserve_port();
         let (state, _) = watch::channel(State { up: true, target, fault: None, upward: false, after_hello: None });
@@ -159,23 +159,23 @@ impl Proxy {
         Self { addr, control, accepted, standing, task, _port: port }
     }
 
-    /// Closes every connection, and every new one at once; returns when none stands.
+    /// Closes all connections, and each new one immediately; returns when none is open.
     pub async fn cut(&self) {
         self.control.state.send_modify(|state| state.up = false);
         until("the wire to be cut", PATIENCE, || (self.standing.load(Ordering::SeqCst) == 0).then_some(())).await;
     }
 
-    /// Lets new connections through.
+    /// Accepts new connections again.
     pub fn mend(&self) {
         self.control.state.send_modify(|state| state.up = true);
     }
 
-    /// New connections lead there.
+    /// Directs new connections to this address.
     pub fn lead_to(&self, target: SocketAddr) {
         self.control.state.send_modify(|state| state.target = target);
     }
 
-    /// How many connections were tried.
+    /// Number of connection attempts.
     pub fn accepted(&self) -> usize {
         self.accepted.load(Ordering::SeqCst)
     }
@@ -212,7 +212,7 @@ async fn serve(mut listener: TcpListener, addr: SocketAddr, control: Control, ac
             Some(Fault::Blackhole) => {
                 drop(listener);
                 let full = listen(addr, 0);
-                // Linux drops the SYN of whoever comes to a full queue.
+                // Linux drops the SYN of a client when the accept queue is full.
                 let mut fillers = Vec::new();
                 while let Ok(filler) = tokio::time::timeout(Duration::from_millis(200), TcpStream::connect(addr)).await {
                     fillers.push(filler);
@@ -241,17 +241,17 @@ async fn serve(mut listener: TcpListener, addr: SocketAddr, control: Control, ac
     }
 }
 
-/// How a connection goes on after a piece.
+/// How a connection continues after a chunk.
 enum Next {
-    /// As before.
+    /// Unchanged.
     Piece,
-    /// It is over, both ways.
+    /// Closed in both directions.
     End,
-    /// With a RST.
+    /// Closed with RST.
     Reset,
-    /// What comes is thrown away from now on.
+    /// Further data is discarded.
     Dead,
-    /// Told to the client late.
+    /// The client sees the end with a delay.
     SlowEnd,
 }
 
@@ -285,7 +285,7 @@ async fn carry(near: TcpStream, control: Control) {
         Next::Piece | Next::End => {}
         Next::Reset => {
             let _ = to_reset.set_linger(Some(Duration::ZERO));
-            // Dropped, it would say FIN before the RST.
+            // Dropping it here would send FIN before the RST.
             near_write.forget();
         }
         Next::Dead => {
@@ -310,7 +310,7 @@ async fn carry(near: TcpStream, control: Control) {
     }
 }
 
-/// Waits for a fault that ends connections whether they carry anything or not.
+/// Waits for a fault that ends idle connections too.
 async fn struck(state: &mut watch::Receiver<State>) -> Next {
     let ending = |fault| matches!(fault, Some(Fault::Close | Fault::Reset | Fault::Refused));
     match state.wait_for(|state| ending(state.fault)).await.map(|state| state.fault) {
@@ -320,7 +320,7 @@ async fn struck(state: &mut watch::Receiver<State>) -> Next {
 }
 
 async fn cut(mut state: watch::Receiver<State>) {
-    // No sender left: the wire is gone too.
+    // All senders are gone, and the proxy with them.
     let _ = state.wait_for(|state| !state.up).await;
 }
 
@@ -344,7 +344,7 @@ async fn pump(from: &mut OwnedReadHalf, to: &mut OwnedWriteHalf, direction: Dire
     loop {
         let read = match from.read(&mut piece).await {
             Ok(0) => {
-                // One side may end before the other: the second to end takes the connection with it.
+                // The directions may end separately; the second one to end closes the connection.
                 if to.shutdown().await.is_err() || ended.fetch_add(1, Ordering::SeqCst) == 1 {
                     return Next::End;
                 }
@@ -375,12 +375,12 @@ async fn deliver(piece: &mut [u8], to: &mut OwnedWriteHalf, direction: Direction
         return Ok(Next::Piece);
     };
     match fault {
-        // Only one side's words are spoilt.
+        // Only one direction is corrupted.
         Fault::Corruption | Fault::Truncation if (direction == Direction::Up) != upward => {
             to.write_all(piece).await?;
             return Ok(Next::Piece);
         }
-        // Judged where connections are: see `struck`.
+        // Handled where connections are accepted: see `struck`.
         Fault::Close | Fault::Reset | Fault::Refused => std::future::pending::<()>().await,
         _ => control.bite(),
     }
@@ -418,7 +418,7 @@ async fn deliver(piece: &mut [u8], to: &mut OwnedWriteHalf, direction: Direction
         }
         Fault::SlowClose => return Ok(Next::SlowEnd),
         Fault::HalfOpen => {
-            // Whoever connects anew finds a peer that is well.
+            // New connections have a working peer.
             control.lift();
             return Ok(Next::Dead);
         }

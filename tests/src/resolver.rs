@@ -17,27 +17,27 @@ use tokio::{
 
 use crate::proxy::Fault;
 
-/// The name under which every server of a test is found.
+/// The host name of all servers in a test.
 pub const NAME: &str = "broker.care.test";
 
-/// The name server; gone when dropped.
+/// The name server; stopped on drop.
 pub struct Resolver {
-    /// Its address, for `resolv.conf`.
+    /// Its address for `resolv.conf`.
     pub ip: IpAddr,
     fault: watch::Sender<(Option<Fault>, usize)>,
     _tasks: JoinSet<()>,
 }
 
 impl Resolver {
-    /// Answers every question for an address with 127.0.0.1.
+    /// Answers all address queries with 127.0.0.1.
     pub async fn start() -> Self {
         Self::naming(&[Ipv4Addr::LOCALHOST.into()]).await
     }
 
-    /// Answers every question for an address with these.
+    /// Answers all address queries with these addresses.
     pub async fn naming(addresses: &[IpAddr]) -> Self {
         let addresses: Addresses = addresses.into();
-        // Any address of 127/8 is ours; two tests hardly choose the same.
+        // Port 53 is free on most of 127/8; two tests are unlikely to choose the same address.
         let [_, a, b, c, ..] = *uuid::Uuid::new_v4().as_bytes();
         let ip = Ipv4Addr::new(127, a | 0x80, b, c.clamp(1, 254));
         let udp = Arc::new(UdpSocket::bind((ip, 53)).await.expect("port 53 needs root"));
@@ -55,18 +55,18 @@ impl Resolver {
         Self { ip, fault, _tasks: tasks }
     }
 
-    /// From now on answers suffer from this. What only a stream can suffer from happens over TCP: the answer over UDP asks for
-    /// that (RFC 1035, 4.2.2; the TC bit).
+    /// Applies this fault to answers from now on. Stream-only faults occur over TCP: the UDP answer has the TC bit
+    /// set (RFC 1035, 4.2.2).
     pub fn inflict(&self, fault: Fault) {
         self.fault.send_modify(|(is, _)| *is = Some(fault));
     }
 
-    /// It is well again.
+    /// Lifts the fault.
     pub fn lift(&self) {
         self.fault.send_modify(|(is, _)| *is = None);
     }
 
-    /// How many questions met a fault.
+    /// Number of queries that met a fault.
     pub fn bitten(&self) -> usize {
         self.fault.borrow().1
     }
@@ -75,14 +75,14 @@ impl Resolver {
 async fn serve_udp(socket: Arc<UdpSocket>, state: watch::Sender<(Option<Fault>, usize)>, addresses: Addresses) {
     let mut question = [0; 512];
     loop {
-        // An answer to somebody who has gone comes back as an error here.
+        // An answer to a client that has closed its socket comes back as an error here.
         let Ok((length, from)) = socket.recv_from(&mut question).await else { continue };
         let question = question[..length].to_vec();
         let fault = state.borrow().0;
         if fault.is_some() {
             state.send_modify(|(_, bitten)| *bitten += 1);
         }
-        // What a fault delays must not delay the next question.
+        // A delayed answer must not hold up the next query.
         tokio::spawn(answer_udp(socket.clone(), from, question, fault, addresses.clone()));
     }
 }
@@ -103,10 +103,10 @@ async fn answer_udp(socket: Arc<UdpSocket>, to: SocketAddr, question: Vec<u8>, f
         }
         Some(Fault::Truncation) => good[..good.len() / 2].to_vec(),
         Some(Fault::Refused) => with_flags(&question, 5), // RCODE REFUSED
-        // The rest needs a stream: truncated, ask over TCP.
+        // The other faults need a stream: set TC so that the client retries over TCP.
         Some(_) => with_flags(&question, 0x0200),
     };
-    // The asker may have gone.
+    // The client may have closed its socket.
     let _ = socket.send_to(&sent, to).await;
 }
 
@@ -117,7 +117,7 @@ async fn serve_tcp(mut stream: TcpStream, state: watch::Receiver<(Option<Fault>,
         return;
     }
     let _ = stream.set_nodelay(true);
-    // One connection may carry several questions.
+    // One connection may carry several queries.
     while let Ok(length) = stream.read_u16().await {
         let mut question = vec![0; usize::from(length)];
         if stream.read_exact(&mut question).await.is_err() {
@@ -149,7 +149,7 @@ async fn serve_tcp(mut stream: TcpStream, state: watch::Receiver<(Option<Fault>,
     }
 }
 
-/// The end of the first question's section, where its name and type are whole.
+/// The end of the question section, with its name and type complete.
 fn question_end(question: &[u8]) -> Option<usize> {
     let mut at = 12;
     loop {
@@ -161,10 +161,10 @@ fn question_end(question: &[u8]) -> Option<usize> {
     (question.len() >= at + 5).then_some(at + 5)
 }
 
-/// What every name is.
+/// The addresses of all names.
 type Addresses = Arc<[IpAddr]>;
 
-/// The answer to a question: the addresses for an A or AAAA, nothing for anything else.
+/// The answer to a query: the addresses for A or AAAA, no records otherwise.
 fn answer(question: &[u8], addresses: &[IpAddr]) -> Option<Vec<u8>> {
     let end = question_end(question)?;
     let kind = &question[end - 4..end - 2];
@@ -183,12 +183,12 @@ fn answer(question: &[u8], addresses: &[IpAddr]) -> Option<Vec<u8>> {
     Some(answer)
 }
 
-/// The question as its own answer, with these further flags and no record.
+/// The query as its own answer, with these additional flags and no records.
 fn with_flags(question: &[u8], flags: u16) -> Vec<u8> {
     let Some(end) = question_end(question) else { return question.to_vec() };
     let mut answer = question[..end].to_vec();
     answer[2..4].copy_from_slice(&(0x8180 | flags).to_be_bytes());
-    // One question, and nothing else.
+    // Exactly one question.
     answer[4..12].copy_from_slice(&[0, 1, 0, 0, 0, 0, 0, 0]);
     answer
 }

@@ -13,35 +13,35 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use crate::{pki::Pki, wait::RECONNECT};
 
-/// The broker, before anybody has connected.
+/// The broker before any client has connected.
 pub struct ScriptedBroker {
-    /// Where it listens.
+    /// The listening address.
     pub addr: SocketAddr,
     listener: TcpListener,
     acceptor: TlsAcceptor,
 }
 
 impl ScriptedBroker {
-    /// Listens.
+    /// Starts listening.
     pub async fn new(pki: &Pki) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         Self { addr, listener, acceptor: TlsAcceptor::from(Arc::new(pki.mutual_tls(&pki.ca.server()))) }
     }
 
-    /// The next connection, its handshake done.
+    /// Accepts the next connection and completes its handshake.
     pub async fn accept(&self) -> Peer {
         let (socket, _) = timeout(RECONNECT, self.listener.accept()).await.expect("the camera connects").unwrap();
         socket.set_nodelay(true).unwrap();
         Peer { stream: self.acceptor.accept(socket).await.expect("the camera trusts us"), buffer: BytesMut::new() }
     }
 
-    /// Whether nobody connects for this long.
+    /// Whether no client connects for this long.
     pub async fn quiet_for(&self, time: Duration) -> bool {
         timeout(time, self.listener.accept()).await.is_err()
     }
 
-    /// The next connection, up to CONNACK.
+    /// Accepts the next connection and completes CONNECT and CONNACK.
     pub async fn connected(&self, session_present: bool) -> Peer {
         let mut peer = self.accept().await;
         let Packet::Connect(_) = peer.next().await else { panic!("the first packet is CONNECT") };
@@ -49,7 +49,7 @@ impl ScriptedBroker {
         peer
     }
 
-    /// The next connection, up to a granted SUBSCRIBE.
+    /// Accepts the next connection and grants its SUBSCRIBE.
     pub async fn subscribed(&self, session_present: bool) -> Peer {
         let mut peer = self.connected(session_present).await;
         peer.grant(QoS::AtLeastOnce).await;
@@ -57,14 +57,14 @@ impl ScriptedBroker {
     }
 }
 
-/// The camera as this broker sees it.
+/// The connection to the camera.
 pub struct Peer {
     stream: TlsStream<TcpStream>,
     buffer: BytesMut,
 }
 
 impl Peer {
-    /// The next packet, or `None` at the end of the connection.
+    /// The next packet, or `None` when the connection has closed.
     pub async fn try_next(&mut self) -> Option<Packet> {
         loop {
             match Packet::read(&mut self.buffer, usize::MAX) {
@@ -84,7 +84,7 @@ impl Peer {
         self.try_next().await.expect("the camera stays connected")
     }
 
-    /// The next PUBLISH to a topic that ends so; those before it are acknowledged.
+    /// The next PUBLISH to a topic with this ending; acknowledges earlier ones.
     pub async fn publish_to(&mut self, end: &str) -> Publish {
         loop {
             if let Packet::Publish(publish) = self.next().await {
@@ -96,7 +96,7 @@ impl Peer {
         }
     }
 
-    /// Sends a packet. A peer that has left is found when it is read from.
+    /// Sends a packet. A closed connection shows up at the next read.
     pub async fn send(&mut self, packet: Packet) {
         let mut bytes = BytesMut::new();
         packet.write(&mut bytes, usize::MAX).unwrap();
@@ -104,12 +104,12 @@ impl Peer {
         let _ = self.stream.flush().await;
     }
 
-    /// Accepts the connection.
+    /// Sends a CONNACK that accepts the connection.
     pub async fn connack(&mut self, session_present: bool) {
         self.send(Packet::ConnAck(ConnAck { session_present, code: ConnectReturnCode::Success })).await;
     }
 
-    /// Takes SUBSCRIBE, gives its filters, and grants all of them with this quality of service.
+    /// Receives SUBSCRIBE, grants all filters with this QoS and returns them.
     pub async fn grant(&mut self, qos: QoS) -> Vec<String> {
         let Packet::Subscribe(subscribe) = self.next().await else { panic!("expected SUBSCRIBE") };
         let codes = subscribe.filters.iter().map(|_| SubscribeReasonCode::Success(qos)).collect();
@@ -117,7 +117,7 @@ impl Peer {
         subscribe.filters.into_iter().map(|filter| filter.path).collect()
     }
 
-    /// Sends a message.
+    /// Publishes a message.
     pub async fn publish(&mut self, topic: &str, qos: QoS, packet: u16, payload: impl Into<Vec<u8>>) {
         let mut publish = Publish::new(topic, qos, payload);
         publish.pkid = packet;

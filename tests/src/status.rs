@@ -31,37 +31,37 @@ impl Status {
         self.text("/mode")
     }
 
-    /// The plan on record, empty if none.
+    /// The current plan, empty if there is none.
     pub fn plan(&self) -> &str {
         self.text("/plan")
     }
 
-    /// The seq in force, 0 if none.
+    /// The seq in force, 0 if there is none.
     pub fn seq(&self) -> u64 {
         self.number("/seq")
     }
 
-    /// The keyset's version, 0 if none.
+    /// The keyset's version, 0 if there is none.
     pub fn keyset(&self) -> u64 {
         self.number("/keyset")
     }
 
-    /// How often the state was written since the start.
+    /// Number of state writes since the start.
     pub fn store_writes(&self) -> u64 {
         self.number("/store/writes")
     }
 
-    /// A figure of the spool.
+    /// A counter of the spool.
     pub fn spool(&self, field: &str) -> u64 {
         self.number(&format!("/spool/{field}"))
     }
 
-    /// What last kept a clip from being stored, empty if nothing did.
+    /// The last upload error, empty if there is none.
     pub fn last_upload_fault(&self) -> &str {
         self.text("/transfers/last_fault")
     }
 
-    /// Clips that are whole and have not left; 0 while one is being recorded.
+    /// Complete clips that wait for upload; 0 while one is being recorded.
     pub fn whole_clips(&self) -> u64 {
         let recording = self.0.pointer("/media/clip_running").and_then(Value::as_bool).unwrap_or_default();
         if recording { 0 } else { self.number("/spool/clips") }
@@ -72,43 +72,43 @@ impl Status {
         self.number("/spool/clips")
     }
 
-    /// Whole days until the device's certificate ends.
+    /// Days until the device certificate expires.
     pub fn certificate_days_left(&self) -> u64 {
         self.number("/certificate/days_left")
     }
 
-    /// What somebody should look at, in words.
+    /// The warnings as text.
     pub fn warnings(&self) -> String {
         self.0["warnings"].to_string()
     }
 
-    /// The condition of this name, if it holds.
+    /// The named condition, if it holds.
     pub fn condition(&self, name: &str) -> Option<&Value> {
         self.0["conditions"].as_array().into_iter().flatten().find(|condition| condition["name"] == name)
     }
 
-    /// What the condition of this name says, empty if it does not hold.
+    /// The message of the named condition, empty if it does not hold.
     pub fn sentence(&self, name: &str) -> &str {
         self.condition(name).and_then(|condition| condition["sentence"].as_str()).unwrap_or_default()
     }
 
-    /// The order id that support asks for, empty if none.
+    /// The order id for support, empty if there is none.
     pub fn order(&self) -> &str {
         self.text("/order")
     }
 
-    /// Frames that went to the SD card, and frames that did not. Zero until the camera's stream has started.
+    /// Frames written to the SD card, and frames lost. Zero until the camera's stream has started.
     pub fn recorded_and_lost(&self) -> (u64, u64) {
         ["frames", "dropped"].map(|field| self.0["media"]["recording"][field].as_u64().unwrap_or(0)).into()
     }
 
-    /// Everything as text, to look for a word.
+    /// The whole document as text.
     pub fn text_of_all(&self) -> String {
         self.0.to_string()
     }
 }
 
-/// Asks the page of a running agent; `None` while it does not listen.
+/// Fetches the status document; `None` if no agent listens.
 pub async fn read(socket: &Path) -> Option<Status> {
     tokio::time::timeout(PATIENCE, ask(socket)).await.expect("an agent that listens answers")
 }

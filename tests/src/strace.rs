@@ -6,10 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The calls by which a state reaches the flash.
+/// The system calls that write the state to flash.
 pub const CALLS: [&str; 5] = ["openat", "pwrite64", "fdatasync", "fsync", "renameat"];
 
-/// How the agent is started, and where its calls are written down.
+/// The strace arguments and the trace file.
 #[derive(Debug)]
 pub struct Strace {
     log: PathBuf,
@@ -17,10 +17,11 @@ pub struct Strace {
 }
 
 impl Strace {
-    /// Watches the calls on `state_dir` and the state file in it; `inject` as in strace(1), such as `fdatasync:error=EIO:when=2`.
+    /// Traces the calls on `state_dir` and its state file; `inject` as in strace(1), such as
+    /// `fdatasync:error=EIO:when=2`.
     pub fn on(state_dir: &Path, inject: Option<&str>) -> Self {
         let log = state_dir.with_extension("strace");
-        // The agent stays the child, and strace ends with it.
+        // Keeps the agent as the child process; strace ends with it.
         let mut command = ["strace", "-D", "-f", "-qq", "-y", "-o"].map(str::to_owned).to_vec();
         command.push(log.display().to_string());
         for path in ["", "state", "state.new"] {
@@ -32,19 +33,19 @@ impl Strace {
         Self { log, command }
     }
 
-    /// What stands before the program.
+    /// The command to run the agent under.
     pub fn command(&self) -> Vec<String> {
         self.command.clone()
     }
 
-    /// Every call so far, one a line, without those that were resumed.
+    /// All completed calls so far, one per line.
     pub fn calls(&self) -> Vec<String> {
         let log = std::fs::read_to_string(&self.log).unwrap_or_default();
         let call = |line: &str| line.split_once(' ').map(|(_, call)| call.trim_start().to_owned());
         log.lines().filter(|line| !line.contains(" resumed>")).filter_map(call).collect()
     }
 
-    /// How often this call was made by the thread that made it most: strace counts `when=` for each thread.
+    /// The most times that a single thread made this call: strace counts `when=` per thread.
     pub fn most(&self, call: &str) -> usize {
         let log = std::fs::read_to_string(&self.log).unwrap_or_default();
         let made =
@@ -60,7 +61,7 @@ impl Strace {
         log.lines().filter(|line| line.contains(call) && line.contains(" = ")).count()
     }
 
-    /// Whether a call was made to fail.
+    /// Whether strace made a call fail.
     pub fn has_injected(&self) -> bool {
         self.calls().iter().any(|call| call.contains("(INJECTED)"))
     }

@@ -14,9 +14,9 @@ use crate::{
     wait::{PATIENCE, until},
 };
 
-/// What the package installs.
+/// The unit file that the package installs.
 const UNIT: &str = include_str!("../../systemd/kasa-care-agent.service");
-/// Runs in the new namespaces with the folder of files as its argument, and becomes systemd.
+/// Runs in the new namespaces with the directory of files as its argument, then execs systemd.
 const BOOT: &str = r#"set -e
 mount --make-rprivate /
 mount -t tmpfs tmpfs "$1/tree"
@@ -51,7 +51,7 @@ export container=other
 exec /lib/systemd/systemd --system --unit=only-it.target --log-target=console --log-level=warning --show-status=no
 "#;
 
-/// A booted camera with the agent as its only service.
+/// A booted system with the agent as its only service.
 pub struct SystemdCamera {
     _dir: TempDir,
     unshare: Child,
@@ -68,7 +68,7 @@ impl SystemdCamera {
         write("boot.sh", BOOT);
         write("kasa-care-agent.service", UNIT);
         write("only-it.target", "[Unit]\nWants=kasa-care-agent.service\nDefaultDependencies=no\nAllowIsolate=yes\n");
-        // The elements as this machine has them; and no other unit comes with it.
+        // Uses this machine's GStreamer elements and no other unit.
         let plugins = Command::new("pkg-config").args(["--variable=pluginsdir", "gstreamer-1.0"]).output().unwrap();
         let plugins = String::from_utf8(plugins.stdout).unwrap();
         let here = format!("[Unit]\nDefaultDependencies=no\n[Service]\nEnvironment=GST_PLUGIN_SYSTEM_PATH_1_0={}\n", plugins.trim());
@@ -93,15 +93,15 @@ impl SystemdCamera {
         camera
     }
 
-    /// A path of the camera's as this machine sees it.
+    /// The path on this machine of a path in the camera.
     pub fn path(&self, path: &str) -> PathBuf {
         Path::new(&format!("/proc/{}/root", self.init)).join(path.trim_start_matches('/'))
     }
 
-    /// Runs a script as root of the camera, and gives what it prints.
+    /// Runs a script as root in the camera; returns its output.
     ///
     /// # Panics
-    /// It fails.
+    /// If the script fails.
     pub fn run(&self, script: &str) -> String {
         let output = self.sh(script);
         assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
@@ -119,7 +119,8 @@ impl SystemdCamera {
         Command::new("nsenter").args(namespaces).output().expect("nsenter is installed")
     }
 
-    /// Waits until the agent's status document satisfies `wanted`; it must listen at the place that the unit documents.
+    /// Waits until the status document satisfies `wanted`. The agent must listen at the path that the unit
+    /// documents.
     pub async fn status(&self, what: &str, wanted: impl Fn(&Status) -> bool) -> Status {
         let socket = self.path("/run/kasa-care-agent/status.sock");
         let deadline = tokio::time::Instant::now() + PATIENCE;
@@ -139,7 +140,7 @@ impl SystemdCamera {
 
 impl Drop for SystemdCamera {
     fn drop(&mut self) {
-        // Init goes with it, and everything else with init.
+        // Killing init kills all other processes of the namespace.
         let _ = self.unshare.kill();
         let _ = self.unshare.wait();
     }

@@ -5,13 +5,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long a condition may take unless a test says otherwise. Generous: it is only spent when a test fails.
+/// Default timeout. Generous: only failing tests wait that long.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How long the camera may take to come back after an outage: its delays are drawn from up to two minutes.
+/// How long the camera may take to reconnect after an outage: its random delays go up to two minutes.
 pub const RECONNECT: Duration = Duration::from_secs(150);
 
-/// Waits until `condition` gives a value, looking every few milliseconds; panics with `what` after `patience`.
+/// Polls until `condition` returns a value; panics with `what` after `patience`.
 pub async fn until<T>(what: impl Display, patience: Duration, mut condition: impl FnMut() -> Option<T>) -> T {
     let started = Instant::now();
     loop {
@@ -23,12 +23,14 @@ pub async fn until<T>(what: impl Display, patience: Duration, mut condition: imp
     }
 }
 
-/// A loopback port that nobody uses, for programs that must be told one. Somebody else may take it before they do.
+/// A free loopback port, for programs that need one as an argument. Another process may take it first.
 pub fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-/// Watches for `span` that `broken` stays `None`; panics with what it gives. For "nothing more happens", where only a window of time can tell.
+/// Checks for `span` that `broken` returns `None`; panics with its value otherwise. For tests that nothing more
+/// happens,
+/// which only a time window can show.
 pub async fn holds<T: Display>(what: impl Display, span: Duration, mut broken: impl FnMut() -> Option<T>) {
     let started = Instant::now();
     while started.elapsed() < span {

@@ -15,43 +15,43 @@ use crate::{
     wait::PATIENCE,
 };
 
-/// The camera of every test.
+/// The camera id used in all tests.
 pub const DEVICE: &str = "8006E5A1F0C2";
 
 /// Everything a scenario needs. The agent is not started yet.
 pub struct World {
-    /// The camera. First, so that it goes before what it talks to.
+    /// The camera. Declared first, so that it is dropped before the servers it uses.
     pub agent: Agent,
-    /// The cloud's MQTT side.
+    /// The cloud's MQTT client.
     pub issuer: Issuer,
-    /// The wire between camera and broker.
+    /// The proxy between camera and broker.
     pub wire: Proxy,
-    /// Mosquitto, unless another was asked for.
+    /// The broker: Mosquitto unless the test asks for another.
     pub broker: Broker,
     /// The HTTPS side.
     pub cloud: Cloud,
-    /// The keys.
+    /// Keys and authorities.
     pub pki: Pki,
-    /// The camera's id.
+    /// The camera's device id.
     pub device: DeviceId,
-    /// The position of the newest document made here.
+    /// The position of the newest document created here.
     pub position: Position,
 }
 
 impl World {
-    /// Broker, cloud and issuer are up and hand out keyset 7; no document yet.
+    /// Starts broker, cloud and issuer with keyset 7 published; no document yet.
     pub async fn new() -> Self {
         Self::with_broker("").await
     }
 
-    /// The same with further lines for Mosquitto's configuration.
+    /// The same with additional lines for Mosquitto's configuration.
     pub async fn with_broker(extra: &str) -> Self {
         let pki = Pki::new();
         let broker = Broker::start_with(&pki, &pki.ca.server(), extra).await;
         Self::around(pki, broker).await
     }
 
-    /// The same around a broker of this kind.
+    /// The same with a broker of this kind.
     pub async fn with_broker_of(kind: Kind) -> Self {
         let pki = Pki::new();
         let broker = Broker::start_kind(kind, &pki, &pki.ca.server(), "").await;
@@ -69,7 +69,7 @@ impl World {
         world
     }
 
-    /// The same with the recorded file as camera, a motion socket of the test, and an uplink that is known to be fast.
+    /// The same with the recorded file as video source, a motion socket of the test, and a fast uplink configured.
     pub async fn with_camera() -> Self {
         let mut world = Self::new().await;
         world.agent.config.uplink_kbps = 100_000;
@@ -77,7 +77,8 @@ impl World {
         world
     }
 
-    /// From the camera's next start on its API is `cloud`, which knows the keyset; returns the one before.
+    /// Switches the camera to `cloud` from its next start on, with the keyset published there. Returns the previous
+    /// cloud.
     pub async fn move_to(&mut self, cloud: Cloud) -> Cloud {
         let before = std::mem::replace(&mut self.cloud, cloud);
         self.agent.config.cloud = self.cloud.url();
@@ -89,29 +90,29 @@ impl World {
         self.hand_out_keyset(&self.pki.keyset(7).sign(&self.pki.root)).await;
     }
 
-    /// Publishes a keyset and serves it.
+    /// Publishes a keyset over MQTT and HTTPS.
     pub async fn hand_out_keyset(&self, token: &str) {
         self.cloud.lock().keyset = Body::Token(token.to_owned());
         self.issuer.publish_keyset(token).await;
     }
 
-    /// A draft at the next position, for this camera.
+    /// A draft for this camera at the next position.
     pub fn draft(&mut self, plan: &str, policy: Policy) -> Draft {
         self.position.seq += 1;
         Draft::new(&self.device, plan, policy).at(self.position.epoch, self.position.seq)
     }
 
-    /// The next document: Premium.
+    /// A Premium draft at the next position.
     pub fn premium(&mut self) -> Draft {
         self.draft("premium", PREMIUM)
     }
 
-    /// The next document: Plus.
+    /// A Plus draft at the next position.
     pub fn plus(&mut self) -> Draft {
         self.draft("plus", PLUS)
     }
 
-    /// The next document: Free.
+    /// A Free draft at the next position.
     pub fn free(&mut self) -> Draft {
         self.draft("free", crate::issuer::FREE)
     }
@@ -121,21 +122,21 @@ impl World {
         draft.signed(&self.pki.key)
     }
 
-    /// Signs a draft and makes it the cloud's newest: retained, answered to every `get` and `GET`.
+    /// Signs a draft and publishes it: retained, and as the answer to every `get` and `GET`.
     pub async fn issue(&self, draft: Draft) -> Document {
         let document = self.sign(&draft);
         self.hand_out(&document).await;
         document
     }
 
-    /// Makes a document the cloud's newest.
+    /// Publishes a document everywhere.
     pub async fn hand_out(&self, document: &Document) {
         self.cloud.lock().entitlement = Body::Token(document.token.clone());
         self.issuer.heard().answer = Some(document.token.clone());
         self.issuer.publish_entitlement(&document.token).await;
     }
 
-    /// Makes a cancel the cloud's newest word, which only MQTT tells: HTTPS is silent.
+    /// Publishes a cancel over MQTT only; HTTPS does not answer.
     pub async fn cancel_over_mqtt(&mut self) -> Document {
         let cancel = self.free();
         let cancel = self.sign(&cancel);
@@ -153,13 +154,13 @@ impl World {
         document
     }
 
-    /// Starts the camera with a Premium document waiting for it; returns once it is `paid`.
+    /// Starts the camera with a Premium document published; returns once it is `paid`.
     pub async fn start_premium(&mut self) -> Document {
         let draft = self.premium();
         self.start_with(draft, Mode::Paid).await
     }
 
-    /// Starts the camera with this document waiting for it; returns once it is in `mode`.
+    /// Starts the camera with this document published; returns once it is in `mode`.
     pub async fn start_with(&mut self, draft: Draft, mode: Mode) -> Document {
         let document = self.issue(draft).await;
         self.agent.start();
@@ -167,7 +168,7 @@ impl World {
         document
     }
 
-    /// Makes the camera record a clip; returns once an upload of it has brought `bytes`.
+    /// Makes the camera record a clip; returns once its upload has sent `bytes`.
     pub async fn upload_in_flight(&self, bytes: usize) -> Put {
         let seen = self.cloud.lock().puts.len();
         self.move_until("an upload on its way", |cloud| {
@@ -176,8 +177,8 @@ impl World {
         .await
     }
 
-    /// Moves something before the camera until the cloud has seen what is wanted. The first frames may still be on their way,
-    /// so it moves again, but only after a clip would have been whole.
+    /// Reports motion until the cloud's records satisfy `wanted`. Repeats, because frames may not have arrived yet,
+    /// but only after the time in which a clip would be complete.
     pub async fn move_until<T>(&self, what: &str, mut wanted: impl FnMut(&CloudState) -> Option<T>) -> T {
         let mut motion = self.agent.motion().await;
         let started = Instant::now();
@@ -194,7 +195,7 @@ impl World {
         }
     }
 
-    /// Waits until the store has written nothing for a while, and says how often it has written.
+    /// Waits until the store has stopped writing; returns its number of writes.
     pub async fn settled_writes(&self) -> u64 {
         let mut last = (u64::MAX, Instant::now());
         loop {
@@ -202,14 +203,14 @@ impl World {
             if writes != last.0 {
                 last = (writes, Instant::now());
             } else if last.1.elapsed() > Duration::from_millis(1_500) {
-                // The status may be a second old.
+                // The status document may be a second old.
                 return writes;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
-    /// Waits until the broker has had a PUBACK for everything it has sent to the camera.
+    /// Waits until the camera has acknowledged everything that the broker sent to it.
     pub async fn everything_acknowledged(&self) {
         crate::wait::until("all PUBACKs", PATIENCE, || (self.broker.acknowledged_by(DEVICE) >= self.broker.sent_to(DEVICE)).then_some(()))
             .await;

@@ -15,7 +15,7 @@ const VERSION: u64 = 1;
 const FLUSH: u64 = 1;
 const FUA: u64 = 2;
 
-/// A log of writes, whole.
+/// A complete write log.
 pub struct WriteLog {
     bytes: Vec<u8>,
     entries: Vec<Entry>,
@@ -25,16 +25,16 @@ pub struct WriteLog {
 struct Entry {
     /// Byte offset on the disk.
     to: usize,
-    /// Where in the log its bytes are.
+    /// Where in the log its data is.
     data: Range<usize>,
-    /// Everything before it is durable.
+    /// A flush: all earlier writes are durable.
     flush: bool,
-    /// It is durable itself.
+    /// FUA: this write itself is durable.
     fua: bool,
 }
 
 impl WriteLog {
-    /// How many entries a log has so far. QEMU brings the number up to date with each flush, before the guest hears of it.
+    /// Number of entries in a log so far. QEMU updates it with each flush, before the guest sees the flush complete.
     pub fn entries_in(path: &Path) -> usize {
         let mut superblock = [0; 28];
         match File::open(path).and_then(|mut file| file.read_exact(&mut superblock)) {
@@ -44,12 +44,12 @@ impl WriteLog {
         }
     }
 
-    /// Reads the log of a disk that is no longer written to.
+    /// Reads the log of a disk that is no longer in use.
     pub fn read(path: &Path) -> Self {
         Self::parse(std::fs::read(path).unwrap_or_else(|why| panic!("{}: {why}", path.display())))
     }
 
-    /// Understands a log's bytes.
+    /// Parses a log.
     pub fn parse(bytes: Vec<u8>) -> Self {
         let (count, sector) = superblock_of(&bytes);
         let mut at = sector;
@@ -65,26 +65,26 @@ impl WriteLog {
         Self { bytes, entries }
     }
 
-    /// How many entries it has.
+    /// Number of entries.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Whether nothing was written.
+    /// Whether it has no entries.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// The points right after each flush: so many entries came before.
+    /// The number of entries up to each flush.
     pub fn flushes(&self) -> Vec<usize> {
         (1..=self.len()).filter(|mark| self.entries[mark - 1].flush).collect()
     }
 
-    /// `disk`, which was before the log began, as a power cut after `mark` entries leaves it: with everything up to the last
-    /// flush, and of what was written since what `survives`.
+    /// The state of `disk` (its content before the log began) after a power cut at entry `mark`: everything up to
+    /// the last flush, and of later writes those for which `survives` returns true.
     ///
-    /// `flushes_lost` of the last flushes are taken not to have happened: the disk that this describes is a lie, for tests
-    /// of what must notice it.
+    /// `flushes_lost` ignores the last so many flushes. Such a disk lies about flushes; tests use it to check that
+    /// the damage is detected.
     pub fn power_cut(&self, mut disk: Vec<u8>, mark: usize, flushes_lost: usize, mut survives: impl FnMut() -> bool) -> Vec<u8> {
         let durable = self.flushes().into_iter().rev().filter(|flush| *flush <= mark).nth(flushes_lost).unwrap_or(0);
         let until = if flushes_lost == 0 { mark } else { durable };
@@ -98,7 +98,7 @@ impl WriteLog {
     }
 }
 
-/// The number of entries and the size of a sector.
+/// Number of entries and sector size.
 fn superblock_of(bytes: &[u8]) -> (usize, usize) {
     assert_eq!([word(bytes, 0), word(bytes, 8)], [MAGIC, VERSION], "this is no log of writes");
     let sector = u32::from_le_bytes(bytes[24..28].try_into().expect("four bytes"));
@@ -119,7 +119,7 @@ mod tests {
 
     const SECTOR: usize = 512;
 
-    /// A log of these entries: flags, first sector, what is written there.
+    /// A log of these entries: flags, first sector, data.
     fn log(entries: &[(u64, u64, &[u8])]) -> WriteLog {
         let mut bytes = vec![0; SECTOR];
         for (flags, sector, data) in entries {
@@ -149,7 +149,7 @@ mod tests {
         assert_eq!(cut(3, 0, false), [1, 2, 0]);
         assert_eq!((cut(5, 0, true), cut(5, 0, false)), (vec![3, 2, 4], vec![1, 2, 4]));
         assert_eq!(cut(6, 0, false), [3, 2, 4]);
-        // A disk that loses what its last flush, or its last two, had promised.
+        // A disk that lost the writes of its last flush, or of its last two.
         assert_eq!((cut(6, 1, true), cut(6, 2, true)), (vec![1, 2, 0], vec![0, 0, 0]));
     }
 

@@ -22,12 +22,12 @@ use serde_json::Value;
 use sink::{Put, Sink};
 use tokio::process::Command;
 
-/// More than the sockets between uploader and store hold, so that a clip in flight stays in flight.
+/// More than the socket buffers between uploader and store hold, so that a clip stays in flight.
 const BIG: usize = 8_000_000;
-/// Bytes after which the store stops reading.
+/// Number of bytes after which the store stops reading.
 const STALL: usize = 16_000;
 
-/// The two samples; every test is run with both.
+/// The two sample uploaders; every test runs with both.
 #[derive(Debug, Clone, Copy)]
 enum Sample {
     Python,
@@ -63,7 +63,7 @@ fn source(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/uploader").join(name)
 }
 
-/// A camera whose vendor uploads by himself.
+/// A camera with an uploader of its vendor.
 struct Vendor {
     sample: Sample,
     uploader: Option<Process>,
@@ -81,7 +81,7 @@ impl Vendor {
         Self { sample, uploader: None, world, sink: Sink::start().await }
     }
 
-    /// The same, Premium, with a clip on its way that Free does not allow, and one waiting that it does.
+    /// The same on Premium, with a clip in flight that Free forbids and a waiting clip that Free allows.
     async fn uploading(sample: Sample) -> (Self, Put) {
         let mut vendor = Self::new(sample).await;
         vendor.sink.stall_after(Some(STALL));
@@ -99,7 +99,7 @@ impl Vendor {
         self.world.agent.dir().join("clips")
     }
 
-    /// Leaves a clip where the uploader finds it.
+    /// Puts a clip where the uploader looks for it.
     fn film(&self, epoch: u64, started: u64, seconds: u64, bytes: usize) {
         let part = self.clips().join("part");
         std::fs::write(&part, vec![7; bytes]).unwrap();
@@ -130,12 +130,12 @@ impl Vendor {
         .await
     }
 
-    /// Waits until a PUT from `from` on is on its way, and stalled.
+    /// Waits until a PUT from index `from` on is in progress and stalled.
     async fn in_flight(&self, from: usize) -> Put {
         self.put("an upload on its way", |index, put| index >= from && !put.ended && put.arrived >= STALL).await
     }
 
-    /// Lets the store read on; the clip that was on its way must not become whole.
+    /// Lets the store read on; the clip in flight must not complete.
     async fn was_cut(&self, put: &Put) {
         self.sink.stall_after(None);
         let cut = self.put("the end of the upload", |_, seen| seen.name == put.name && seen.ended).await;
@@ -179,7 +179,8 @@ async fn cancelled(sample: Sample) {
     vendor.world.agent.stop().await;
 }
 
-/// A power cut after the answer must not bring back what was erased: its content and the directory are synced before.
+/// A power cut after the answer must not bring back erased clips: the content and the directory are synced before
+/// it.
 #[tokio::test]
 async fn what_it_erased_is_on_the_disk_before_it_answers() {
     tokio::join!(erased_for_good(Sample::Python), erased_for_good(Sample::C));
@@ -209,7 +210,7 @@ async fn erased_for_good(sample: Sample) {
     let content = at("sync of the content", &|line| line.contains("fsync(") && line.contains("/clips/2-"));
     let name = at("unlink", &|line| line.contains("unlink") && line.contains("/clips/2-"));
     let directory = at("sync of the directory", &|line| line.contains("fsync(") && line.contains(&format!("<{clips}>")));
-    // It has answered before, if it was told to close before anything had to be erased.
+    // It answered earlier if it was told to close before anything had to be erased.
     let answer = at("answer", &|line| line.contains("closed") && line.replace(' ', "").contains(r#"\"clips\":1"#));
     assert!(content < name && name < directory && directory < answer, "{sample:?}: {content} {name} {directory} {answer}\n{said}");
     vendor.world.agent.stop().await;
@@ -225,19 +226,19 @@ async fn ungoverned(sample: Sample) {
     vendor.world.agent.kill().await;
     vendor.was_cut(&put).await;
 
-    // The next life of the agent is as any other; the clip begins anew.
+    // After a restart the agent works as usual; the clip is uploaded from the beginning.
     vendor.sink.stall_after(Some(STALL));
     let before = vendor.sink.puts().len();
     vendor.world.agent.start();
     let again = vendor.in_flight(before).await;
     assert_eq!(again.name, put.name);
 
-    // No end of the connection tells it this time.
+    // This time, no closed connection tells it.
     vendor.world.agent.signal(libc::SIGSTOP);
     let seen = vendor.sink.puts().len();
     vendor.sink.stall_after(Some(2 * STALL));
     until(format!("{sample:?}: the end of its permission"), PATIENCE, || {
-        // A stalled store does not see a reset: it reads on only to find out.
+        // A stalled store does not see a reset: it reads on to find out.
         vendor.sink.stall_after(Some(vendor.sink.puts().last().unwrap().arrived + 1));
         vendor.sink.puts().last().filter(|put| put.ended).cloned()
     })
@@ -290,7 +291,7 @@ async fn hung(sample: Sample) {
     assert!(report.cut.micros >= 5_000_000, "{sample:?}: it may have been sending until then: {report:?}");
     vendor.status("why", |uploader| uploader["fault"].to_string().contains("did not answer close 1")).await;
 
-    // It comes to and finds the order, and the end of the connection: erased, whether it could still say so or not.
+    // It resumes and finds the command and the closed connection: it erases, whether or not it can still answer.
     vendor.signal(libc::SIGCONT);
     vendor.was_cut(&put).await;
     vendor.status("it is back", |uploader| uploader["connected"] == true).await;
@@ -315,7 +316,7 @@ async fn refused(sample: Sample) {
     assert_eq!((report.mode, report.erased.clips), (Mode::Held, 0), "{sample:?}: {report:?}");
     vendor.status("the other's clip erased", |uploader| uploader["erased_clips"] == 1).await;
 
-    // Another account: the rest goes too, whatever its plan.
+    // Another account: the other clips are erased too, whatever the plan.
     vendor.sink.answer(200);
     vendor.world.position = Position { epoch: 4, seq: 0 };
     let next = vendor.world.premium().of("acct-other");

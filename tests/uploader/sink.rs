@@ -12,21 +12,21 @@ use tokio::{
     task::JoinHandle,
 };
 
-/// One PUT.
+/// A PUT.
 #[derive(Debug, Clone)]
 pub struct Put {
     /// The clip's file name.
     pub name: String,
-    /// What is to come.
+    /// The announced length.
     pub length: usize,
-    /// What has come.
+    /// The bytes received.
     pub arrived: usize,
     /// Whether it has ended.
     pub ended: bool,
 }
 
 impl Put {
-    /// All of it has come.
+    /// Whether all bytes were received.
     pub fn is_whole(&self) -> bool {
         self.arrived == self.length
     }
@@ -35,13 +35,13 @@ impl Put {
 #[derive(Default)]
 struct Seen {
     puts: Vec<Put>,
-    /// Bytes after which nothing more is read.
+    /// Number of bytes after which the store stops reading.
     stall_after: Option<usize>,
-    /// The status of every answer; 200 unless set.
+    /// The status of every answer; 200 by default.
     status: Option<u16>,
 }
 
-/// The store; gone when dropped.
+/// The store; stopped on drop.
 pub struct Sink {
     pub addr: SocketAddr,
     seen: Arc<Mutex<Seen>>,
@@ -62,13 +62,13 @@ impl Sink {
         Self { addr, seen, changed, task }
     }
 
-    /// From now on reads no more than so many bytes of a clip; `None`: everything.
+    /// Limits reading to so many bytes of a clip from now on; `None` for no limit.
     pub fn stall_after(&self, bytes: Option<usize>) {
         self.lock().stall_after = bytes;
         self.changed.notify_waiters();
     }
 
-    /// Answers so from now on.
+    /// Sets the status of answers from now on.
     pub fn answer(&self, status: u16) {
         self.lock().status = Some(status);
     }
@@ -136,7 +136,7 @@ async fn take(mut stream: TcpStream, seen: Arc<Mutex<Seen>>, changed: Arc<Notify
     };
     if let Some(status) = status {
         let _ = stream.write_all(format!("HTTP/1.1 {status} so\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").as_bytes()).await;
-        // Until the other side has read it.
+        // Waits until the client has read the answer.
         let _ = stream.read(&mut piece).await;
     }
 }

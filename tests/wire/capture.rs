@@ -14,7 +14,7 @@ use std::{
 
 use crate::namespaces::{CAMERA, FAR_END, Link};
 
-/// A capture under way.
+/// A running capture.
 pub struct Capture {
     seen: Arc<Mutex<Vec<Packet>>>,
     stop: Arc<AtomicBool>,
@@ -23,7 +23,7 @@ pub struct Capture {
 
 #[derive(Debug, Clone, Copy)]
 struct Packet {
-    /// The kernel's time of arrival, since 1970.
+    /// The kernel's time of arrival, Unix time.
     at_ns: u64,
     payload: u64,
 }
@@ -33,7 +33,7 @@ impl Capture {
     pub fn start(link: &Link) -> Self {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let stop = Arc::new(AtomicBool::new(false));
-        // A namespace belongs to a thread; a socket made in it stays there when it is handed out.
+        // A namespace belongs to a thread; a socket created in it stays there when moved to another thread.
         let enter_and_open = || {
             link.enter_far();
             open()
@@ -50,7 +50,7 @@ impl Capture {
         Self { seen, stop, thread: Some(thread) }
     }
 
-    /// Waits until no payload has come for `quiet`, at most `patience`.
+    /// Waits until no payload has arrived for `quiet`, at most `patience`.
     pub fn until_quiet(&self, quiet: Duration, patience: Duration) {
         let deadline = Instant::now() + patience;
         let begun = now_ns();
@@ -64,7 +64,7 @@ impl Capture {
         }
     }
 
-    /// The payload that came after `at_ns`, and how long after the last of it came.
+    /// The payload that arrived after `at_ns`, and the delay of its last part.
     pub fn since(&self, at_ns: u64) -> (u64, Duration) {
         let seen = self.seen.lock().unwrap();
         let after = seen.iter().filter(|packet| packet.at_ns > at_ns && packet.payload > 0);
@@ -80,15 +80,15 @@ impl Drop for Capture {
     }
 }
 
-/// The clock that packets are stamped with.
+/// The clock of the packet timestamps.
 pub fn now_ns() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64
 }
 
-/// A packet socket on the far end that sees IPv4, with timestamps, and gives up a read after 50 ms.
+/// An IPv4 packet socket on the far end, with timestamps and a read timeout of 50 ms.
 fn open() -> OwnedFd {
     let protocol = (libc::ETH_P_IP as u16).to_be();
-    // SAFETY: plain system calls; each pointer is to a live value of the size that is given with it, and none is kept.
+    // SAFETY: plain system calls; each pointer refers to a live value of the size passed with it, and none is kept.
     unsafe {
         let raw = libc::socket(libc::AF_PACKET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, protocol.into());
         assert!(raw >= 0, "packet socket: {}", std::io::Error::last_os_error());
@@ -111,12 +111,12 @@ fn open() -> OwnedFd {
     }
 }
 
-/// The next packet from the camera, if one comes in time.
+/// The next packet from the camera, unless the read times out.
 fn receive(socket: &OwnedFd) -> Option<Packet> {
     let mut head = [0_u8; 128];
     let mut control = [0_u64; 16];
-    // SAFETY: the message's pointers are to live buffers of the sizes given with them; the kernel fills in at most those, and
-    // the control messages are walked with the macros made for it, within the length the kernel gave.
+    // SAFETY: the message's pointers refer to live buffers of the sizes passed with them. The kernel fills at most
+    // those, and the control messages are walked with the CMSG macros within the length that the kernel returned.
     let (length, at_ns) = unsafe {
         let mut parts = libc::iovec { iov_base: head.as_mut_ptr().cast(), iov_len: head.len() };
         let mut message: libc::msghdr = zeroed();
@@ -143,7 +143,7 @@ fn receive(socket: &OwnedFd) -> Option<Packet> {
     Some(Packet { at_ns: at_ns.expect("the kernel stamps every packet"), payload })
 }
 
-/// The TCP payload of an IPv4 packet from the camera, by its headers.
+/// The length of the TCP payload of an IPv4 packet from the camera, from its headers.
 fn tcp_payload(packet: &[u8]) -> Option<u64> {
     let ip_header = usize::from(packet.first()? & 0x0f) * 4;
     let is_tcp = *packet.get(9)? == libc::IPPROTO_TCP as u8;

@@ -22,41 +22,41 @@ use serde::Deserialize;
 
 use self::{capture::Capture, namespaces::Link, sink::Sink};
 
-/// One record of TLS: 16 KiB of data, its header, its tag and its content type (RFC 8446 section 5).
+/// One TLS record: 16 KiB of data, header, tag and content type (RFC 8446 section 5).
 const ONE_RECORD: u64 = 16_384 + 5 + 16 + 1;
 const UPLINK_KBPS: u32 = 2_000;
-/// A cut this long after the clip's being there comes in the middle of its body.
+/// A cut this long after the clip is ready comes in the middle of its body.
 const MIDDLE: Duration = Duration::from_millis(100);
-/// Two seconds and more at that rate, longer than any cut waits.
+/// More than two seconds at that rate, longer than any cut waits.
 const CLIP: u64 = 16 * 32 * 1024;
 
-/// What the camera says of a cut.
+/// The camera's output about a cut.
 #[derive(Debug, Clone, Deserialize)]
 struct Said {
     at_ns: u64,
     micros: u64,
     transfers: u32,
     bytes_after: u64,
-    /// What kept a clip from being sent, if anything did.
+    /// What prevented the clip from being sent, if anything did.
     fault: Option<String>,
 }
 
-/// What was seen of one.
+/// Observations of one cut.
 #[derive(Debug, Clone)]
 struct Round {
     said: Said,
-    /// When it was cut, counted from the clip's being there.
+    /// Time of the cut, counted from when the clip was ready.
     waited: Duration,
     /// Payload on the wire before the cut.
     before: u64,
-    /// Payload on the wire after the decision to cut, and how long after the last of it was seen.
+    /// Payload on the wire after the decision to cut, and the time until the last of it.
     bytes: u64,
     last: Duration,
     became_whole: bool,
 }
 
 impl Round {
-    /// The one check, for the agent and the control.
+    /// The check for both the agent and the control.
     fn holds(&self) -> bool {
         self.bytes <= ONE_RECORD && !self.became_whole
     }
@@ -68,7 +68,7 @@ struct Rounds {
 }
 
 impl Rounds {
-    /// For the published figures: what was seen on the wire after the cut.
+    /// For the published figures: the payload on the wire after the cut.
     fn figures(&self) -> serde_json::Value {
         let mut bytes: Vec<u64> = self.rounds.iter().map(|round| round.bytes).collect();
         bytes.sort_unstable();
@@ -106,7 +106,7 @@ impl fmt::Display for Rounds {
     }
 }
 
-/// The camera's program, in its namespace.
+/// The camera's program in its namespace.
 struct Camera {
     child: Child,
     to: ChildStdin,
@@ -144,7 +144,7 @@ impl Drop for Camera {
     }
 }
 
-/// Cuts once for each of `waits`, and looks at the wire until it is quiet.
+/// Cuts once for each of `waits` and captures until the wire is quiet.
 fn cut_and_look(name: &'static str, mode: &str, uplink_kbps: u32, waits: &[Duration]) -> Rounds {
     let link = Link::shaped(UPLINK_KBPS);
     let sink = Sink::start(&link);
@@ -163,7 +163,7 @@ fn cut_and_look(name: &'static str, mode: &str, uplink_kbps: u32, waits: &[Durat
     Rounds { name, rounds: rounds.collect() }
 }
 
-/// The example beside this test, built now if it was not built with it.
+/// The example program beside this test, built now if it was not built with it.
 fn program() -> PathBuf {
     let deps = std::env::current_exe().unwrap();
     let profile = deps.ancestors().nth(2).unwrap();
@@ -175,7 +175,7 @@ fn program() -> PathBuf {
     program
 }
 
-/// Random moments of a transfer, in milliseconds from the clip's being there.
+/// Random moments of a transfer, in milliseconds from when the clip is ready.
 fn moments(count: usize, within: std::ops::Range<u64>) -> Vec<Duration> {
     let random = |_| {
         let bytes: [u8; 8] = uuid::Uuid::new_v4().into_bytes()[8..].try_into().unwrap();
@@ -213,7 +213,7 @@ fn after_a_cut_nothing_beyond_one_record_leaves_and_the_control_fails_the_same_c
         assert!(round.holds(), "{round:?}");
         assert!(round.said.bytes_after <= ONE_RECORD, "{round:?}");
     }
-    // A check that met no transfer would prove nothing.
+    // A check without a transfer would prove nothing.
     for round in agent.rounds.iter().chain(&estimating.rounds).chain(&control.rounds) {
         let flowing = round.waited < MIDDLE || (round.before > 2_000 && round.said.transfers == 1);
         assert!(flowing, "no transfer was met: {:?}, {round:?}", round.said.fault);

@@ -16,7 +16,7 @@ pub struct Link {
     far: String,
 }
 
-/// The cloud's address on every link: each is alone in its namespaces.
+/// The cloud's address on every link; each link is alone in its namespaces.
 pub const CLOUD: Ipv4Addr = Ipv4Addr::new(10, 117, 0, 2);
 /// The camera's.
 pub const CAMERA: Ipv4Addr = Ipv4Addr::new(10, 117, 0, 1);
@@ -24,7 +24,7 @@ pub const CAMERA: Ipv4Addr = Ipv4Addr::new(10, 117, 0, 1);
 pub const FAR_END: &str = "uplink1";
 
 impl Link {
-    /// A link whose camera sends at most `kbps`.
+    /// Creates a link on which the camera sends at most `kbps`.
     pub fn shaped(kbps: u32) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("care-wire-{}-{}", process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
@@ -38,7 +38,7 @@ impl Link {
             format!("ip -n {far} address add {CLOUD}/24 dev {FAR_END}"),
             format!("ip -n {near} link set uplink0 up"),
             format!("ip -n {far} link set {FAR_END} up"),
-            // A queue of 300 ms, as routers have them; hardly any burst, so that the rate is a rate.
+            // A queue of 300 ms, as in routers, with almost no burst, so that the rate is steady.
             format!("tc -n {near} qdisc add dev uplink0 root tbf rate {kbps}kbit burst 3028 latency 300ms"),
         ] {
             run(&command);
@@ -51,10 +51,10 @@ impl Link {
         &self.near
     }
 
-    /// Moves the calling thread into the cloud's namespace, for the rest of its life.
+    /// Moves the calling thread into the cloud's namespace for the rest of its life.
     pub fn enter_far(&self) {
         let file = File::open(format!("/var/run/netns/{}", self.far)).unwrap();
-        // SAFETY: the descriptor is open; setns changes the network namespace of the calling thread and nothing else.
+        // SAFETY: the descriptor is open; setns changes only the network namespace of the calling thread.
         let result = unsafe { libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET) };
         assert_eq!(result, 0, "setns: {}", std::io::Error::last_os_error());
     }
@@ -63,7 +63,7 @@ impl Link {
 impl Drop for Link {
     fn drop(&mut self) {
         for name in [&self.near, &self.far] {
-            // One that was never made cannot be deleted, and need not be.
+            // A namespace that was never created cannot be deleted, and need not be.
             let _ = Command::new("ip").args(["netns", "delete", name]).output();
         }
     }

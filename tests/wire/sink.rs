@@ -23,7 +23,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::namespaces::{CLOUD, Link};
 
-/// A sink, serving until it is dropped.
+/// A sink that serves until it is dropped.
 pub struct Sink {
     address: SocketAddr,
     whole: Arc<AtomicU32>,
@@ -67,7 +67,7 @@ impl Sink {
         Self { address, whole, ca, stop: Some(stop), thread: Some(thread), _directory: directory }
     }
 
-    /// Where it listens.
+    /// The listening address.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -77,7 +77,7 @@ impl Sink {
         &self.ca
     }
 
-    /// How many objects have become whole.
+    /// Number of complete objects.
     pub fn whole(&self) -> u32 {
         self.whole.load(Ordering::SeqCst)
     }
@@ -97,7 +97,7 @@ async fn serve(listener: TcpListener, acceptor: TlsAcceptor, whole: Arc<AtomicU3
         let (acceptor, whole) = (acceptor.clone(), whole.clone());
         let address = listener.local_addr().unwrap();
         tokio::spawn(async move {
-            // That most connections are cut is what is being tested; the capture sees how.
+            // Most connections are cut, which is what the test is about; the capture records how.
             let Ok(stream) = acceptor.accept(stream).await else { return };
             let service = service_fn(move |request| answer(request, address, whole.clone()));
             let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
@@ -107,7 +107,7 @@ async fn serve(listener: TcpListener, acceptor: TlsAcceptor, whole: Arc<AtomicU3
 
 async fn answer(request: Request<Incoming>, address: SocketAddr, whole: Arc<AtomicU32>) -> Result<Response<Full<Bytes>>, hyper::Error> {
     let put = request.method() == Method::PUT;
-    // An error here is a body that broke off.
+    // An error here means that the body was cut off.
     let body = request.into_body().collect().await?.to_bytes();
     if put {
         whole.fetch_add(1, Ordering::SeqCst);

@@ -12,7 +12,7 @@ use care_tests::{
     world::World,
 };
 
-/// Frames that went to a card and can be played.
+/// Number of playable frames on a card.
 async fn recorded_on(agent: &Agent, card: &Path) {
     let records = |status: &Status| status.0["media"]["recording"].get("fault").is_some_and(|fault| fault.is_null());
     let before = agent.status("recording again", records).await.recorded_and_lost().0;
@@ -28,7 +28,7 @@ async fn s94_a_card_is_exchanged_three_times_under_the_unit_and_each_gets_its_re
     world.agent.config.allow_internal_storage = false;
     world.agent.under = slot.unit(&world.agent.config.state_dir);
 
-    // The first is in when the service starts: that is the one that a sandbox may hold on to.
+    // The first card is mounted before the service starts: a sandbox might keep that mount.
     let mut card = slot.insert("first");
     world.start_premium().await;
     let mut tried = Vec::new();
@@ -44,11 +44,11 @@ async fn s94_a_card_is_exchanged_three_times_under_the_unit_and_each_gets_its_re
             card = slot.insert(next);
         }
     }
-    // Without any, everything else runs.
+    // Without a card, everything else works.
     world.upload_in_flight(1).await;
     eprintln!("umount was tried {tried:?} times");
 
-    // The first one again, torn out of the agent's hands and replaced at once.
+    // The first card again, removed while the agent writes to it, then replaced at once.
     let first = slot.insert("first");
     let before = recordings(&first).len();
     until("a further segment on the first card", PATIENCE, || (recordings(&first).len() > before).then_some(())).await;
@@ -57,7 +57,7 @@ async fn s94_a_card_is_exchanged_three_times_under_the_unit_and_each_gets_its_re
     recorded_on(&world.agent, &fourth).await;
     assert_eq!(slot.beneath(), Vec::<String>::new(), "recorded beneath the mount point");
 
-    // The plan is followed throughout.
+    // Plan changes apply throughout.
     let cancel = world.free();
     world.switch(cancel, Mode::Free).await;
     world.agent.stop().await;

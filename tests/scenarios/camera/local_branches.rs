@@ -25,9 +25,10 @@ async fn a_camera_of_640_by_360_with_built_in_motion_comes_to_rest_in_free_under
     world.agent.config.motion = "built-in".into();
     let free = world.free();
     world.start_with(free, Mode::Free).await;
-    // The one clip that Free allows in five minutes is filmed and gone.
+    // The one clip that Free allows in five minutes has been recorded and uploaded.
     world.cloud.stored(1).await;
-    // 24 MB are promised of the program as it is installed, whose code is less than 3 MB of them. This one may be a debug build.
+    // The limit of 24 MB is for the installed program, with less than 3 MB of program text. This one may be a debug
+    // build.
     let process = PathBuf::from(format!("/proc/{}", world.agent.pid()));
     until("memory under 24 MB", PATIENCE, || (rss_without_program_kb(&process).unwrap() < 21 * 1024).then_some(())).await;
     let picture = world.agent.status("a picture", |status| status.0["media"]["frames"].as_u64() > Some(30)).await;
@@ -95,7 +96,7 @@ async fn s78_a_running_agent_keeps_the_last_good_configuration() {
     let cancel = world.free();
     world.switch(cancel, Mode::Free).await;
 
-    // And takes the next good one.
+    // It applies the next valid configuration.
     world.agent.config.free = Policy { max_height: 480, ..world.agent.config.free };
     world.agent.write_config();
     world.agent.signal(libc::SIGHUP);
@@ -150,7 +151,7 @@ async fn s82_a_grant_that_leads_astray_is_refused_and_no_byte_sent() {
     let count = cases.len();
     world.cloud.lock().next_grants.extend(cases.iter().map(|(_, body)| GrantAnswer::Body(body.clone())));
     world.cloud.lock().grants = GrantAnswer::Status(503);
-    // Each failure of a clip, and not only the condition that it leads to.
+    // Each failed clip is counted, in addition to the condition.
     world.agent.environment.push(("CARE_LOG".into(), "info,kasa_care_agent::upload=debug".into()));
     let premium = world.premium().limited(Policy { clip_max_s: 1, ..PREMIUM });
     let premium = world.start_with(premium, Mode::Paid).await;
@@ -181,7 +182,7 @@ async fn s82_a_listed_store_at_a_private_address_is_refused_to_a_camera_whose_cl
 
     let near = Cloud::start_with(Some(world.pki.optional_client_tls(&world.pki.ca.server()))).await;
     let far = Cloud::start_at(public, Some(world.pki.optional_client_tls(&identity))).await;
-    // By name: where it is shows only once it is resolved.
+    // By name: the address is known only after resolution.
     let near_by_name = format!("localhost:{}", near.addr.port());
     world.agent.config.store = Some((vec![near_by_name.clone(), far.addr.to_string()], world.agent.dir().join("ca.pem")));
     {

@@ -11,7 +11,7 @@ use care_tests::{
 };
 use tokio::process::Command;
 
-/// Two clips from this source, whole in the store.
+/// Waits for two complete clips from this source in the store.
 async fn two_clips_of(source: String) -> Vec<Put> {
     let mut world = World::new().await;
     world.agent.config.source = Some(source);
@@ -38,7 +38,7 @@ async fn two_clips_of(source: String) -> Vec<Put> {
     puts
 }
 
-/// `step` is the longest from one frame to the next, in frames: what comes over RTP bears the times of its arrival.
+/// `step` is the longest allowed gap between frames, in frames: RTP frames are timestamped on arrival.
 fn judge(puts: &[Put], height: u64, step: f64) {
     for put in puts {
         let clip = probe_bytes(&put.body);
@@ -80,7 +80,7 @@ async fn a_picture_taller_than_the_plan_allows_is_never_uploaded_and_status_says
         (world.cloud.grants_asked() > 0).then(|| format!("{:?}", world.cloud.lock().asked.last()))
     })
     .await;
-    // A plan that allows it opens at once, with the same picture.
+    // A plan that allows this resolution opens the gate at once.
     let premium = world.premium();
     world.switch(premium, care_protocol::Mode::Paid).await;
     let put = world.move_until("a clip", |seen| seen.puts.iter().find(|put| put.complete == Some(true)).cloned()).await;

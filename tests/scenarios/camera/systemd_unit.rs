@@ -8,7 +8,7 @@ use std::{
 
 use care_tests::{status::Status, systemd_camera::SystemdCamera};
 
-/// The installed example's places, and a cloud that nobody is.
+/// The paths of the installed example, and a cloud that does not exist.
 const CONFIG: &str = r#"
 [device]
 id = "8006E5A1F0C2"
@@ -46,7 +46,7 @@ fn says_no_card(status: &Status) -> bool {
     status.sentence("recording").contains("no card is mounted")
 }
 
-/// Also with a card that is in the slot when the service starts: that is the one that a sandbox may hold on to.
+/// Includes a card that is mounted before the service starts: a sandbox might keep that mount.
 #[tokio::test]
 async fn s94_three_cards_are_exchanged_under_systemd_and_the_motion_socket_is_where_the_example_says() {
     let camera = SystemdCamera::boot(CONFIG).await;

@@ -10,11 +10,11 @@ use care_tests::{
 
 use care_tests::gstreamer_plugins::{add_plugin, only_plugins};
 
-/// What the package brings.
+/// The plugins that the package installs.
 const PACKAGED: [&str; 8] =
     ["coreelements", "app", "typefindfunctions", "isomp4", "videoparsersbad", "openh264", "videoconvertscale", "videorate"];
 
-/// The recorded picture, made by x264 with these options.
+/// The recorded video, encoded by x264 with these options.
 fn remade(world: &World, options: &[&str]) -> PathBuf {
     let file = world.agent.dir().join("camera.mp4");
     let picture = ["-i", recorded().to_str().unwrap(), "-c:v", "libx264", "-preset", "veryfast", "-g", "15", "-bf", "0"];
@@ -22,7 +22,8 @@ fn remade(world: &World, options: &[&str]) -> PathBuf {
     file
 }
 
-/// It is said once, in words that name the stream, and everything else goes on; with a decoder that can read it, motion is seen.
+/// Checks that the condition names the stream once, that everything else keeps working, and that a decoder that
+/// supports the stream detects motion.
 async fn blind(options: &[&str], profile: &str) {
     let mut world = World::with_camera().await;
     world.agent.config.source = Some(format!("file:{}", remade(&world, options).display()));

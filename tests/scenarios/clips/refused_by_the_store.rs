@@ -14,7 +14,7 @@ use care_tests::{
     world::World,
 };
 
-/// Clips of one second, so that there are many soon.
+/// Clips of one second, so that there are soon many.
 async fn short_clips() -> World {
     let mut world = World::with_camera().await;
     let premium = world.premium().limited(Policy { clip_max_s: 1, ..PREMIUM });
@@ -22,7 +22,7 @@ async fn short_clips() -> World {
     world
 }
 
-/// Moves until this holds.
+/// Reports motion until the condition holds.
 async fn move_until(world: &World, what: &str, patience: Duration, mut wanted: impl FnMut(&World) -> bool) {
     let mut motion = world.agent.motion().await;
     let started = Instant::now();
@@ -33,18 +33,18 @@ async fn move_until(world: &World, what: &str, patience: Duration, mut wanted: i
     }
 }
 
-/// The clips that the store has, in the order of their coming.
+/// The clips in the store, in the order of arrival.
 fn stored(world: &World) -> Vec<String> {
     let seen = world.cloud.lock();
     seen.puts.iter().filter(|put| put.complete == Some(true)).map(|put| put.clip.clone()).collect()
 }
 
-/// When grants for this clip were asked for.
+/// The times at which grants for this clip were requested.
 fn tries(world: &World, clip: &str) -> Vec<Instant> {
     world.cloud.lock().asked.iter().filter(|(_, asked)| asked.clip == clip).map(|(at, _)| *at).collect()
 }
 
-/// The first clip fails in this way for ever.
+/// Checks that the first clip fails in this way every time and the others are uploaded.
 async fn one_fails(fault: PutFault, words: &str) {
     let world = short_clips().await;
     let poison: Arc<Mutex<Option<String>>> = Arc::default();
@@ -58,12 +58,12 @@ async fn one_fails(fault: PutFault, words: &str) {
     let poison = poison.lock().unwrap().clone().expect("a clip was put");
     let others = stored(&world);
     assert!(!others.contains(&poison));
-    // The others left oldest first.
+    // The others were uploaded oldest first.
     let started_at =
         |clip: &String| world.cloud.lock().asked.iter().find(|(_, asked)| asked.clip == *clip).map(|(_, asked)| asked.started_at);
     let moments: Vec<_> = others.iter().map(started_at).collect();
     assert!(moments.is_sorted(), "{moments:?}");
-    // It is tried again though there is nothing else to send, and named.
+    // The agent retries it although nothing else waits, and names it.
     let patience = Duration::from_secs(if fault == PutFault::Stall { 150 } else { 60 });
     until("it to be tried four times", patience, || (tries(&world, &poison).len() >= 4).then_some(())).await;
     let status = world.agent.status("the clip that fails", |status| status.condition("clip_failing").is_some()).await;
@@ -75,7 +75,7 @@ async fn one_fails(fault: PutFault, words: &str) {
     let said = world.agent.log().since(log);
     let about_it = said.iter().filter(|line| line.contains("WARN") || line.contains("ERROR")).count();
     assert!(about_it <= 4, "{about_it} warnings");
-    // Once the store takes it, all is well.
+    // Once the store accepts it, the condition ends.
     world.cloud.lock().on_put = None;
     move_until(&world, "the clip in the store", Duration::from_secs(100), |world| stored(world).contains(&poison)).await;
     world.agent.status("that nothing fails", |status| status.condition("clip_failing").is_none()).await;

@@ -10,10 +10,10 @@ use care_tests::{
     world::World,
 };
 
-/// How long a clip may take to get to flash: it waits 15 s in memory first.
+/// How long a clip may take to reach flash: it first stays in memory for 15 s.
 const TO_FLASH: Duration = Duration::from_secs(60);
 
-/// The clips on flash, by their ids, in the order in which they were written.
+/// Ids of the clips on flash, oldest write first.
 fn on_flash(world: &World) -> Vec<String> {
     let entries = std::fs::read_dir(spool(world)).map(|entries| entries.filter_map(Result::ok).collect::<Vec<_>>());
     let mut clips: Vec<_> = entries
@@ -21,7 +21,7 @@ fn on_flash(world: &World) -> Vec<String> {
         .into_iter()
         .filter_map(|entry| {
             let clip = entry.file_name().into_string().ok()?.strip_suffix(".clip")?.to_owned();
-            // It may go between the listing and the look.
+            // The file may be deleted between the listing and the lookup.
             Some((entry.metadata().ok()?.modified().ok()?, clip))
         })
         .collect();
@@ -33,14 +33,14 @@ fn spool(world: &World) -> PathBuf {
     world.agent.config.state_dir.join("spool")
 }
 
-/// Bytes that the spool's files take.
+/// Bytes used by the spool's files.
 fn bytes_on_flash(world: &World) -> u64 {
     let entries = std::fs::read_dir(spool(world)).map(|entries| entries.filter_map(Result::ok).collect::<Vec<_>>());
-    // A file may go between the listing and the look.
+    // The file may be deleted between the listing and the lookup.
     entries.unwrap_or_default().iter().filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.len()).sum()
 }
 
-/// A Premium camera whose cloud gives no grants, with a clip on flash.
+/// A Premium camera with a clip on flash, whose cloud grants nothing.
 async fn with_a_clip_on_flash() -> (World, String) {
     let mut world = World::with_camera().await;
     world.cloud.lock().grants = GrantAnswer::Status(503);
@@ -114,7 +114,7 @@ async fn s45_a_cancel_erases_what_waits_on_flash_and_neither_a_kill_nor_a_new_pl
     world.agent.start();
     world.issuer.in_force(&again, Mode::Paid).await;
     until("its file to be gone", PATIENCE, || (!on_flash(&world).contains(&clip)).then_some(())).await;
-    // A new clip passes; the erased one is not heard of.
+    // A new clip is uploaded; the erased one never is.
     world.move_until("a new clip stored", |seen| seen.puts.iter().find(|put| put.complete == Some(true)).cloned()).await;
     assert!(world.cloud.lock().asked[asked..].iter().all(|(_, asked)| asked.clip != clip));
 }
@@ -141,16 +141,16 @@ async fn s10_cancelled_and_subscribed_again_at_once_erased_clips_on_flash_stay_e
 const MEMORY: u64 = 500_000;
 const FLASH: u64 = 500_000;
 
-/// Neither part of the spool is ever beyond its quota, by the agent's word and by the files.
+/// Checks both parts of the spool against their quotas, by the agent's status and by the files.
 fn within_quota(world: &World, status: &Status) {
     let (memory, flash) = (status.spool("memory_bytes"), status.spool("flash_bytes"));
     assert!(memory <= MEMORY && flash <= FLASH, "{:#}", status.0["spool"]);
-    // Beside the clips there is the journal.
+    // Clips and journal.
     let files = bytes_on_flash(world);
     assert!(files <= FLASH + 64 * 1024, "{files} bytes of files");
 }
 
-/// Moves until clips were dropped, checking the quotas all the while.
+/// Reports motion until clips were dropped, checking the quotas meanwhile.
 async fn move_until_dropped(world: &mut World, clips: u64, mut look: impl FnMut(&World)) -> Status {
     let mut motion = world.agent.motion().await;
     let started = std::time::Instant::now();

@@ -18,7 +18,7 @@ use tokio::{
     task::JoinSet,
 };
 
-/// Addresses that answer no SYN: the queue of whoever listens there is full.
+/// Addresses that do not answer a SYN: the accept queue of their listener is full.
 struct BlackHoles(Vec<(Socket, Vec<Socket>)>);
 
 impl BlackHoles {
@@ -44,8 +44,8 @@ impl BlackHoles {
     }
 }
 
-/// Starts a camera whose broker, API and store are one name with these dead addresses and a live one, and shows that it is
-/// bound, films and uploads.
+/// Starts a camera whose broker, API and store share one name that resolves to these dead addresses and a live one.
+/// Checks that the camera is bound, records and uploads.
 async fn lives(dead: &[IpAddr], live: Ipv4Addr) {
     let mut world = World::with_camera().await;
     let store = Cloud::start_with(Some(plain_tls(&world.pki.ca.server()))).await;
@@ -74,7 +74,7 @@ async fn lives(dead: &[IpAddr], live: Ipv4Addr) {
     let status = world.agent.mode(Mode::Paid).await;
     let unreachable = ["broker_unreachable", "api_unreachable"].map(|name| status.condition(name));
     assert_eq!(unreachable, [None, None]);
-    // A cancel still arrives, over the connection that found its way.
+    // A cancel arrives over the connection to the live address.
     let cancel = world.free();
     world.switch(cancel, Mode::Free).await;
 }
@@ -97,12 +97,12 @@ async fn s90_a_dead_ipv6_address_before_a_live_ipv4_one_keeps_nobody_away() {
 
 #[tokio::test]
 async fn s90_three_dead_ipv4_addresses_before_a_live_one_keep_nobody_away() {
-    // The resolver library puts those first that have more bits in common with our own address, 127.0.0.1.
+    // The resolver library sorts addresses by the prefix they share with the local one, 127.0.0.1.
     let dead = [2, 3, 4].map(|last| IpAddr::from(Ipv4Addr::new(127, 0, 0, last)));
     lives(&dead, Ipv4Addr::new(127, 0, 1, 5)).await;
 }
 
-/// An address may let us in and be no broker all the same: a load balancer whose backend is gone.
+/// An address may accept TCP and still not serve MQTT: a load balancer whose backend is down.
 #[tokio::test]
 async fn s90_an_address_that_closes_upon_connect_does_not_keep_the_camera_from_the_next() {
     let mut world = World::new().await;
@@ -123,7 +123,7 @@ async fn s90_an_address_that_closes_upon_connect_does_not_keep_the_camera_from_t
     relay.abort();
 }
 
-/// When none answers, each is named with its reason: in the status, and once in the log.
+/// When no address answers, each is named with its reason, in the status and once in the log.
 #[tokio::test]
 async fn s90_when_no_address_answers_each_is_named_with_its_reason() {
     let mut world = World::new().await;

@@ -17,7 +17,7 @@ use care_tests::{
 
 type Scenario = for<'w> fn(&'w mut World) -> Pin<Box<dyn Future<Output = ()> + 'w>>;
 
-/// A name and what happens under it.
+/// A case's name and its function.
 macro_rules! scenarios {
     ($($name:ident)*) => { &[$((stringify!($name), |world| Box::pin($name(world)))),*] };
 }
@@ -40,10 +40,10 @@ const SCENARIOS: &[(&str, Scenario)] = scenarios!(
     the_last_will_says_offline
 );
 
-/// What a broker cannot do, and why.
+/// What a broker does not support, and why.
 const CANNOT: &[(Kind, &str, &str)] = &[];
 
-/// The camera runs, is connected and `paid`, whatever it was before.
+/// Starts the camera if needed and waits until it is connected and `paid`.
 async fn paid(world: &mut World) -> Document {
     if world.agent.try_status().await.is_none() {
         return world.start_premium().await;
@@ -136,7 +136,7 @@ async fn s36_a_cancel_while_the_camera_is_off_is_applied_at_boot(world: &mut Wor
     world.agent.kill().await;
     let cancel = world.free();
     let cancel = world.sign(&cancel);
-    // MQTT alone must bring it.
+    // HTTPS is down: MQTT alone must deliver it.
     world.cloud.lock().entitlement = Body::Silence;
     world.issuer.heard().answer = Some(cancel.token.clone());
     world.issuer.publish_entitlement(&cancel.token).await;
@@ -167,10 +167,10 @@ async fn s52_a_broker_that_restarts_is_come_back_to(world: &mut World) {
     world.broker.restart().await;
     until("the camera to come back", RECONNECT, || (world.wire.accepted() > accepted).then_some(())).await;
     if !world.broker.kind().remembers() {
-        // The cloud publishes again what its broker has forgotten.
+        // The cloud publishes again what the broker has lost.
         world.hand_out(&premium).await;
     }
-    // A report of what it knew already: nothing was applied twice.
+    // The report is for a duplicate: nothing was applied twice.
     let again = |report: &care_protocol::Report| premium.in_force(report) && report.mode == Mode::Paid;
     world.issuer.report_within(mark, RECONNECT, "a report after the restart", again).await;
     let cancel = world.free();
@@ -182,7 +182,7 @@ async fn s57_nothing_retained_works_through_get(world: &mut World) {
     if world.agent.try_status().await.is_some() {
         world.agent.kill().await;
     }
-    // An empty payload takes what was retained away.
+    // An empty payload deletes the retained message.
     world.issuer.publish_entitlement("").await;
     world.issuer.publish_keyset("").await;
     let premium = world.premium();
@@ -221,7 +221,7 @@ async fn the_last_will_says_offline(world: &mut World) {
     until("the last will", RECONNECT, || world.issuer.heard().status.last().filter(|status| *status == "offline").map(drop)).await;
 }
 
-/// Three of them, one after the other at one camera: what `make test` sees of a broker beside Mosquitto.
+/// Runs three cases in turn with one camera: what `make test` runs against a broker other than Mosquitto.
 async fn three(kind: Kind) {
     let mut world = World::with_broker_of(kind).await;
     s57_nothing_retained_works_through_get(&mut world).await;
@@ -244,13 +244,14 @@ async fn rabbitmq_passes_three() {
     three(Kind::RabbitMq).await;
 }
 
-/// One broker through all fifteen, each in a world of its own; prints its row of the matrix. `CARE_CASE=s61` runs a part.
+/// Runs all fifteen cases against one broker, each in its own world, and prints the broker's row of the matrix.
+/// `CARE_CASE=s61` selects cases.
 async fn all_of(kind: Kind) {
     let wanted = std::env::var("CARE_CASE").unwrap_or_default();
     let mut wrong = Vec::new();
     for (name, scenario) in SCENARIOS.iter().filter(|(name, _)| name.starts_with(&wanted)) {
         let started = std::time::Instant::now();
-        // A panic is one cell's, not the row's.
+        // A panic fails one cell, not the row.
         let passed = tokio::task::LocalSet::new()
             .run_until(async {
                 let cell = tokio::task::spawn_local(async move { scenario(&mut World::with_broker_of(kind).await).await });

@@ -13,7 +13,7 @@ use care_tests::{
     world::DEVICE,
 };
 
-/// Each of the two nodes that the camera uses dies once, and comes back before the other does.
+/// Kills each of the camera's two nodes once and restarts it before killing the other.
 const ROUNDS: u64 = 2;
 
 #[tokio::test]
@@ -29,10 +29,10 @@ async fn a_cluster_that_loses_a_node_during_a_cancel_loses_nothing() {
     }
     let device = DEVICE.parse().unwrap();
     let cloud = Cloud::start(&pki).await;
-    // MQTT alone must bring it, and without being asked.
+    // HTTPS and `get` are silent: MQTT must deliver it by itself.
     cloud.lock().entitlement = Body::Silence;
     let wire = Proxy::to(nodes[0].addr).await;
-    // The issuer's own node is never the one to die.
+    // The issuer's own node is never killed.
     let issuer = Issuer::connect(&pki, &nodes[1], &device).await;
     issuer.publish_keyset(&pki.keyset(7).sign(&pki.root)).await;
     let mut agent = Agent::new(&pki, DEVICE, wire.addr, &cloud.url());

@@ -9,7 +9,7 @@ use care_tests::{
     world::World,
 };
 
-/// The ACL to copy, without the right to read.
+/// The ACL that operators copy, without the right to read.
 fn deaf_acl() -> String {
     let lines: Vec<_> = include_str!("../../../deploy/mosquitto/cameras.acl").lines().filter(|line| !line.contains(" read ")).collect();
     lines.join("\n") + "\n"
@@ -24,7 +24,7 @@ async fn s88_a_broker_that_grants_and_delivers_nothing_hides_no_cancel() {
     let premium = world.premium();
     let premium = world.issue(premium).await;
     world.agent.start();
-    // The broker lets it write, and HTTPS gives what the broker keeps back.
+    // The broker lets the camera publish; HTTPS delivers what the broker withholds.
     world.issuer.in_force(&premium, Mode::Paid).await;
     let status = world.agent.status_within("a deaf broker", RECONNECT, |status| status.condition("broker_deaf").is_some()).await;
     assert!(status.sentence("broker_deaf").contains(&world.wire.addr.to_string()), "{:#}", status.0["conditions"]);
@@ -39,7 +39,7 @@ async fn s88_a_broker_that_grants_and_delivers_nothing_hides_no_cancel() {
     let report = world.issuer.report_within(0, RECONNECT, "the cancel", |report| cancel.judged(report, Outcome::Applied)).await;
     assert_eq!(report.mode, Mode::Free);
 
-    // Somebody mends the ACL: the camera hears again, and says so.
+    // Once the ACL is repaired, the camera receives again and clears the condition.
     std::fs::write(&acl, include_str!("../../../deploy/mosquitto/cameras.acl")).unwrap();
     world.broker.restart().await;
     let hears = |status: &care_tests::status::Status| status.condition("broker_deaf").is_none();
@@ -55,17 +55,17 @@ async fn s89_a_camera_without_a_broker_loses_no_paid_minute_to_one_lost_poll() {
     let mut world = World::new().await;
     let premium = world.premium();
     let premium = world.issue(premium).await;
-    // HTTPS only: the broker cannot be reached at all.
+    // HTTPS only: the broker is unreachable.
     world.wire.cut().await;
     world.agent.start();
     world.agent.mode(Mode::Paid).await;
     let asked = world.cloud.entitlement_gets();
     world.cloud.lock().entitlement = Body::Silence;
     until("the poll that is lost", RECONNECT, || (world.cloud.entitlement_gets() > asked).then_some(())).await;
-    // Its answer alone is lost.
+    // Only its answer is lost.
     world.cloud.lock().entitlement = Body::Token(premium.token.clone());
     let lost = world.cloud.entitlement_gets();
-    // The voucher of the answer before the lost one runs out meanwhile.
+    // The confirmation by the previous answer expires meanwhile.
     let began = Instant::now();
     while began.elapsed() < Duration::from_secs(45) {
         let status = world.agent.try_status().await.expect("the agent answers");

@@ -18,7 +18,7 @@ use rumqttc::{Packet, PubAck, QoS};
 
 const ENTITLEMENT: &str = "care/v1/8006E5A1F0C2/entitlement";
 
-/// A camera that is off, its cloud, and a broker that waits for it. The keyset comes over HTTPS.
+/// A camera that is not running, its cloud, and a scripted broker. The keyset comes over HTTPS.
 async fn stage() -> (Pki, ScriptedBroker, Cloud, Agent) {
     let pki = Pki::new();
     let broker = ScriptedBroker::new(&pki).await;
@@ -32,7 +32,7 @@ fn premium(pki: &Pki, seq: u64) -> Document {
     Draft::new(&DEVICE.parse().unwrap(), "premium", PREMIUM).at(3, seq).signed(&pki.key)
 }
 
-/// The next report that judges this document so.
+/// Waits for the next report with this outcome for this document.
 async fn judged(peer: &mut Peer, document: &Document, outcome: Outcome) -> Report {
     loop {
         let publish = peer.publish_to("/report").await;
@@ -70,12 +70,12 @@ async fn it_connects_subscribes_and_acknowledges_what_is_on_disk() {
             _ => {}
         }
     }
-    // A copy without RETAIN confirms nothing: what exceeds Free waits for the answer to `get`.
+    // A copy without RETAIN confirms nothing: media beyond Free waits for the answer to `get`.
     assert!(report.is_some_and(|report| report.persisted && report.mode == Mode::Held));
 }
 
-/// `MQTT_Publish_Retry_No_Puback`, as MQTT 3.1.1 (4.4) has it: again after a reconnect, under the same identifier and with DUP;
-/// `MQTT_Persistent_Session_Session_Expiry`: a broker that has forgotten the session is subscribed to again.
+/// `MQTT_Publish_Retry_No_Puback` as in MQTT 3.1.1 (4.4): resent after a reconnect with the same identifier and DUP.
+/// `MQTT_Persistent_Session_Session_Expiry`: the camera subscribes again when the broker has lost the session.
 #[tokio::test]
 async fn what_was_not_acknowledged_comes_again_and_a_lost_session_is_made_anew() {
     let (_pki, broker, _cloud, mut agent) = stage().await;
@@ -92,7 +92,7 @@ async fn what_was_not_acknowledged_comes_again_and_a_lost_session_is_made_anew()
     assert_eq!(peer.grant(QoS::AtLeastOnce).await.len(), 3);
 }
 
-/// `TLS_Receive_Maximum_Size_Fragments`: 200 KiB come in records of 16 KiB, are judged, and the connection stays.
+/// `TLS_Receive_Maximum_Size_Fragments`: 200 KiB arrive in records of 16 KiB and are judged; the connection stays.
 #[tokio::test]
 async fn records_of_16_kib_are_read() {
     let (pki, broker, _cloud, mut agent) = stage().await;
@@ -104,7 +104,7 @@ async fn records_of_16_kib_are_read() {
     judged(&mut peer, &document, Outcome::Applied).await;
 }
 
-/// `MQTT_No_Ack_PingResp` too: a broker that no longer answers is found within two keep-alives, and connected to anew.
+/// Also `MQTT_No_Ack_PingResp`: the camera detects a silent broker within two keep-alives and reconnects.
 #[tokio::test]
 async fn s53_a_half_open_connection_is_found_within_two_keep_alives() {
     const KEEP_ALIVE: Duration = Duration::from_secs(30);
@@ -114,7 +114,7 @@ async fn s53_a_half_open_connection_is_found_within_two_keep_alives() {
     let get = silent.publish_to("/get").await;
     silent.send(Packet::PubAck(PubAck::new(get.pkid))).await;
     let (fell_silent, seen) = (Instant::now(), agent.log().len());
-    // Neither read nor answered from here on, and not closed.
+    // From here on the broker neither reads nor answers, and keeps the connection open.
     until("it to be found", 2 * KEEP_ALIVE + PATIENCE, || agent.log().find(seen, |line| line.contains("did not answer a ping"))).await;
     let found = fell_silent.elapsed();
     assert!(found > KEEP_ALIVE / 2, "given up after {found:?}, before anything could be missed");
@@ -122,7 +122,7 @@ async fn s53_a_half_open_connection_is_found_within_two_keep_alives() {
     drop(silent);
 }
 
-/// `MQTT_Connect_*_Backoff_Retries` (no CONNACK) and `MQTT_Subscribe_Retry_No_Suback` in their beginnings.
+/// The start of `MQTT_Connect_*_Backoff_Retries` (no CONNACK) and of `MQTT_Subscribe_Retry_No_Suback`.
 #[tokio::test]
 async fn s54_a_broker_that_never_answers_connect_or_subscribe_is_left_and_tried_again() {
     let (_pki, broker, _cloud, mut agent) = stage().await;
@@ -141,13 +141,13 @@ async fn s54_a_broker_that_never_answers_connect_or_subscribe_is_left_and_tried_
     agent.assert_running();
 }
 
-/// `MQTT_Reconnect_Backoff_Retries_On_Server_Disconnect` too.
+/// Also `MQTT_Reconnect_Backoff_Retries_On_Server_Disconnect`.
 #[tokio::test]
 async fn s55_another_client_with_this_id_is_suspected_after_three_closes_and_not_fought() {
     let (_pki, broker, _cloud, mut agent) = stage().await;
     agent.start();
     for _ in 0..3 {
-        // Everything is answered when the other client takes over.
+        // Every packet is answered before the other client takes over.
         let mut peer = broker.subscribed(false).await;
         let get = peer.publish_to("/get").await;
         peer.send(Packet::PubAck(PubAck::new(get.pkid))).await;
@@ -159,7 +159,8 @@ async fn s55_another_client_with_this_id_is_suspected_after_three_closes_and_not
     agent.assert_running();
 }
 
-/// AWS IoT Core and NATS close instead of answering what a policy does not allow. What it was is named, and it is no clone.
+/// AWS IoT Core and NATS close the connection when a policy denies a packet. The agent names the packet and does not
+/// suspect a client with the same id.
 #[tokio::test]
 async fn a_broker_that_closes_upon_subscribe_is_named_as_that_with_the_topics() {
     let (_pki, broker, _cloud, mut agent) = stage().await;
@@ -174,12 +175,12 @@ async fn a_broker_that_closes_upon_subscribe_is_named_as_that_with_the_topics() 
     assert_eq!((status.condition("broker_clone"), status.condition("broker_unreachable")), (None, None));
     assert_eq!(agent.log().count("another client"), 0);
     assert!(agent.log().count("broker_rights") <= 2, "{:?}", agent.log().all());
-    // The right is given.
+    // The right is granted.
     let _peer = broker.subscribed(false).await;
     agent.status("it to be over", |status| status.condition("broker_rights").is_none()).await;
 }
 
-/// The same for a PUBLISH: the subscription is granted, what the broker closes upon is `get`.
+/// The same for PUBLISH: the broker grants the subscription and closes at `get`.
 #[tokio::test]
 async fn a_broker_that_closes_upon_publish_is_named_as_that_with_the_topic() {
     let (_pki, broker, _cloud, mut agent) = stage().await;
@@ -194,7 +195,7 @@ async fn a_broker_that_closes_upon_publish_is_named_as_that_with_the_topic() {
     assert_eq!(status.condition("broker_clone"), None);
 }
 
-/// `x-amzn-mqtt-ca` is how AWS IoT Core tells MQTT from HTTPS on port 443.
+/// `x-amzn-mqtt-ca` tells AWS IoT Core that a connection on port 443 is MQTT, not HTTPS.
 #[tokio::test]
 async fn the_protocol_of_a_shared_port_is_offered_by_agent_and_check() {
     let pki = Pki::new();
@@ -213,7 +214,7 @@ async fn the_protocol_of_a_shared_port_is_offered_by_agent_and_check() {
     assert_eq!((checked, offered().await), (vec![b"x-amzn-mqtt-ca".to_vec()], vec![b"x-amzn-mqtt-ca".to_vec()]));
 }
 
-/// Quality of service 0 at most, nothing retained: `get` brings the document, and a cancel without asking.
+/// QoS 0 and no retained messages: `get` fetches the document, and a cancel arrives without a `get`.
 #[tokio::test]
 async fn s57_a_broker_that_grants_qos_0_and_retains_nothing_works_through_get() {
     let (pki, broker, _cloud, mut agent) = stage().await;
@@ -233,8 +234,8 @@ async fn s57_a_broker_that_grants_qos_0_and_retains_nothing_works_through_get() 
     assert_eq!(report.mode, Mode::Free);
 }
 
-/// `MQTT_Connect_Jitter_Backoff_Retries` and `MQTT_Connect_Exponential_Backoff_Retries` as written: five times no CONNACK.
-/// The bound of the delay doubles and the delay is drawn, on top of the 20 s that an answer is waited for.
+/// `MQTT_Connect_Jitter_Backoff_Retries` and `MQTT_Connect_Exponential_Backoff_Retries` as specified: five times no
+/// CONNACK. The upper bound of the random delay doubles; the 20 s timeout for an answer comes on top.
 #[tokio::test]
 #[ignore = "minutes: make proof"]
 async fn five_connects_without_an_answer_are_further_and_further_apart() {
@@ -258,7 +259,7 @@ async fn five_connects_without_an_answer_are_further_and_further_apart() {
     assert!(apart > 0.05, "the delays are all the same: {delays:?}");
 }
 
-/// `TLS_Support_AWS_IoT_Cipher_Suites`: the ClientHello offers what the service recommends.
+/// `TLS_Support_AWS_IoT_Cipher_Suites`: the ClientHello offers the cipher suites that the service recommends.
 #[tokio::test]
 async fn the_client_hello_offers_the_recommended_cipher_suites() {
     use rustls::CipherSuite;

@@ -19,7 +19,7 @@ use care_tests::{
 };
 use tokio::sync::Semaphore;
 
-/// How far the camera has come when the fault strikes.
+/// How far the camera has come when the fault begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Dns,
@@ -29,19 +29,19 @@ enum Phase {
     Subscribe,
     MidPublish,
     MidPut,
-    /// An upload again, but nobody cancels: the clip must not be lost.
+    /// The same without a cancel: the clip must not be lost.
     MidPutKept,
 }
 
 const PHASES: [Phase; 8] =
     [Phase::Dns, Phase::Tcp, Phase::Tls, Phase::Connect, Phase::Subscribe, Phase::MidPublish, Phase::MidPut, Phase::MidPutKept];
 
-/// How long a fault lasts after it was felt.
+/// How long a fault lasts after it first has an effect.
 const LASTS: Duration = Duration::from_secs(2);
-/// Much more of a paid clip than Free's one second, and much less than Premium's three.
+/// Much longer than Free's clip of one second, and much shorter than Premium's of three.
 const LONGEST_OF_FREE_MS: u64 = 2000;
 
-/// How many grants were asked for clips that Free forbids, from the `mark`th on.
+/// Number of grants requested, from index `mark` on, for clips that Free forbids.
 fn forbidden(world: &World, mark: usize) -> Option<String> {
     assert_eq!(FREE.clip_max_s, 1);
     let cloud = world.cloud.lock();
@@ -53,7 +53,7 @@ async fn ends_free(world: &World, cancel: &Document) {
     world.issuer.in_force(cancel, Mode::Free).await;
 }
 
-/// A camera that was switched off as Premium, and cancelled meanwhile, meets the fault as it comes back.
+/// A Premium camera is stopped and cancelled; when it starts, its connection meets the fault.
 async fn on_the_way_in(phase: Phase, fault: Fault) {
     let mut world = World::with_camera().await;
     let proxy = PacketProxy::before(&world.pki, world.broker.addr, &["127.0.0.1", NAME], DEVICE).await;
@@ -82,7 +82,7 @@ async fn on_the_way_in(phase: Phase, fault: Fault) {
     until(format!("{fault:?} to be felt"), PATIENCE, || {
         let struck = control.bitten() + resolver.bitten() > 0;
         let log = world.agent.log();
-        // Nobody on the other side sees who finds nobody.
+        // With this fault, the peer sees no connection.
         let alone = phase == Phase::Tcp
             && match fault {
                 Fault::Refused => log.find(seen, |line| line.contains("broker_unreachable") && line.contains("refused")).is_some(),
@@ -101,7 +101,7 @@ async fn on_the_way_in(phase: Phase, fault: Fault) {
     world.agent.assert_running();
 }
 
-/// Whether somebody on this machine has sent a SYN to this loopback port that is not answered.
+/// Whether a local process has sent a SYN to this loopback port that is unanswered.
 fn unanswered_syn(port: u16) -> bool {
     const SYN_SENT: &str = "02";
     let remote = format!("0100007F:{port:04X}");
@@ -112,7 +112,7 @@ fn unanswered_syn(port: u16) -> bool {
     })
 }
 
-/// The fault strikes in the middle of the cancel.
+/// The fault begins in the middle of the cancel.
 async fn in_the_cancel(fault: Fault) {
     let mut world = World::with_camera().await;
     let proxy = PacketProxy::before(&world.pki, world.broker.addr, &["127.0.0.1"], DEVICE).await;
@@ -131,13 +131,13 @@ async fn in_the_cancel(fault: Fault) {
     world.agent.assert_running();
 }
 
-/// The fault strikes in the middle of a paid upload. With `cancelled`, the cancel arrives while it lasts.
+/// The fault begins in the middle of a paid upload. With `cancelled`, the cancel arrives during the fault.
 async fn in_an_upload(fault: Fault, cancelled: bool) {
     let mut world = World::with_camera().await;
     let wire = Proxy::to(world.cloud.addr).await;
     world.agent.config.cloud = format!("https://{}", wire.addr);
     world.cloud.lock().origin = format!("https://{}", wire.addr);
-    // The store reads only the beginning, so that the fault finds the upload on its way.
+    // The store reads only the beginning, so that the upload is in progress when the fault begins.
     world.cloud.lock().sink = Sink::StallAfter(8 * 1024);
     world.start_premium().await;
     let put = world.upload_in_flight(8 * 1024).await;
@@ -169,7 +169,8 @@ async fn in_an_upload(fault: Fault, cancelled: bool) {
     })
     .await;
     let whole = world.cloud.lock().puts.iter().any(|again| again.clip == put.clip && again.complete == Some(true));
-    // A wire that only delays may bring what had left before the cut, but never all of it: most was still in the camera.
+    // A fault that only delays may deliver what was sent before the cut, but never the whole clip: most of it was
+    // still in the camera.
     assert!(!whole, "the clip was completed after the cancel");
     world.agent.assert_running();
 }
@@ -183,7 +184,7 @@ async fn case(phase: Phase, fault: Fault) {
     }
 }
 
-/// Runs these cases, some at a time, and names each that failed.
+/// Runs these cases, several at a time, and names each that failed.
 async fn all(cases: Vec<(Phase, Fault)>, at_once: usize) {
     let room = std::sync::Arc::new(Semaphore::new(at_once));
     let started: Vec<_> = cases
@@ -210,7 +211,7 @@ async fn all(cases: Vec<(Phase, Fault)>, at_once: usize) {
     assert!(failed.is_empty(), "failed: {}", failed.join(", "));
 }
 
-/// What the cases look for is there to be found: a paid camera does ask for what Free forbids.
+/// Checks that a paid camera requests grants that Free forbids, which the cases look for.
 #[tokio::test]
 async fn a_paid_camera_asks_for_what_free_forbids() {
     let mut world = World::with_camera().await;
@@ -235,7 +236,7 @@ async fn a_fault_in_each_phase_leaves_the_right_mode() {
     all(cases, 4).await;
 }
 
-/// `CARE_CASE=Tls` or `CARE_CASE=Tls,Stall` runs a part of them.
+/// `CARE_CASE=Tls` or `CARE_CASE=Tls,Stall` selects cases.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "minutes: make proof"]
 async fn every_fault_in_every_phase_leaves_the_right_mode() {

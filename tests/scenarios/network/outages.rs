@@ -12,7 +12,7 @@ use care_tests::{
     world::{DEVICE, World},
 };
 
-/// The first report from `mark` on that is not of this document as paid.
+/// The first report from index `mark` on that does not give this document as paid.
 fn not_paid(world: &World, mark: usize, document: &Document) -> Option<String> {
     let paid = |report: &Report| document.in_force(report) && report.mode == Mode::Paid;
     world.issuer.reports(mark).into_iter().find(|report| !paid(report)).map(|report| format!("{report:?}"))
@@ -58,7 +58,7 @@ async fn s47_with_mqtt_down_a_get_every_60_s_keeps_paid_open_and_finds_the_cance
     world.wire.cut().await;
     until("a GET at once", Duration::from_secs(5), || (world.cloud.entitlement_gets() > gets).then_some(())).await;
     let answered = Instant::now();
-    // Past the 10 s after which an unanswered GET would hold it.
+    // Longer than the 10 s after which an unanswered GET would hold paid media.
     while answered.elapsed() < Duration::from_secs(13) {
         let status = world.agent.status("its mode", |_| true).await;
         assert_eq!(status.mode(), "paid", "{:?} after the answer", answered.elapsed());
@@ -67,7 +67,7 @@ async fn s47_with_mqtt_down_a_get_every_60_s_keeps_paid_open_and_finds_the_cance
     let cancel = world.free();
     let cancel = world.sign(&cancel);
     world.cloud.lock().entitlement = Body::Token(cancel.token.clone());
-    // It stays open up to the very GET that brings the cancel.
+    // Paid media stays open until the GET that brings the cancel.
     let status = loop {
         let status = world.agent.status("its mode", |_| true).await;
         if status.mode() == "free" {
@@ -220,7 +220,7 @@ async fn s52_a_broker_that_restarts_has_no_duplicate_effect_and_one_that_forgot_
     let log = world.broker.log().clone();
     assert!(log.find(0, |line| line.contains(&format!(" as {DEVICE} (p2, c0, k30"))).is_some(), "a persistent session, keep-alive 30 s");
 
-    // Now it forgets everything: the camera subscribes again and asks, and the answer tells it what it missed.
+    // The broker loses its data: the camera subscribes again, sends `get`, and the answer brings what it missed.
     let cancel = world.free();
     let cancel = world.sign(&cancel);
     world.issuer.heard().answer = Some(cancel.token.clone());
@@ -246,7 +246,7 @@ async fn s57_a_broker_that_grants_qos_1_and_retains_nothing_works_through_get() 
     let get = world.issuer.get_since(0).await;
     assert_eq!((get.epoch, get.seq), (0, 0), "the first get of a camera without state");
 
-    // A push that is not retained works too.
+    // A live publish that is not retained works too.
     let cancel = world.free();
     let cancel = world.sign(&cancel);
     world.issuer.heard().answer = Some(cancel.token.clone());
@@ -275,7 +275,7 @@ async fn s57_get_is_sent_after_every_suback_with_a_fresh_nonce() {
     .await;
 }
 
-/// With MQTT up nothing asks the API; that it is well again must be seen all the same.
+/// With MQTT up, nothing polls the API; the agent must still notice that it works again.
 #[tokio::test]
 async fn an_api_that_is_well_again_is_not_called_unreachable_any_more() {
     let mut world = World::new().await;
@@ -285,7 +285,7 @@ async fn an_api_that_is_well_again_is_not_called_unreachable_any_more() {
     until("the API to be asked", PATIENCE, || (world.cloud.entitlement_gets() > 0).then_some(())).await;
     world.agent.status("an API that is well", |status| status.condition("api_unreachable").is_none()).await;
     api.control.inflict(Fault::Refused);
-    // A lost connection asks at once.
+    // A lost connection triggers a poll at once.
     world.wire.cut().await;
     let status = world.agent.status("the API being away", |status| status.condition("api_unreachable").is_some()).await;
     let sentence = status.sentence("api_unreachable");

@@ -13,7 +13,8 @@ use care_tests::{
 };
 use tokio::net::{TcpListener, TcpStream};
 
-/// A camera on such a path, with broker and cloud beyond it. The path first: it must outlive what is on it.
+/// A camera on such a path, with broker and cloud at the other end. The path comes first, so that it is dropped
+/// last.
 async fn behind(mtu: u32) -> (World, NarrowPath) {
     let path = NarrowPath::of(mtu);
     path.enter_cloud();
@@ -34,7 +35,7 @@ async fn lead_to(broker: SocketAddr) -> SocketAddr {
         while let Ok((mut near, _)) = listener.accept().await {
             tokio::spawn(async move {
                 let Ok(mut far) = TcpStream::connect(broker).await else { return };
-                // However it ends, both have ended.
+                // Stops both, whatever the result.
                 let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
             });
         }
@@ -42,7 +43,7 @@ async fn lead_to(broker: SocketAddr) -> SocketAddr {
     addr
 }
 
-/// Films until the store has so many clips.
+/// Reports motion until the store has so many clips.
 async fn stored(world: &World, clips: usize, patience: Duration) {
     let started = Instant::now();
     let whole = || world.cloud.lock().puts.iter().filter(|put| put.complete == Some(true)).count();
@@ -61,13 +62,13 @@ async fn s92_where_large_packets_vanish_clips_leave_after_the_first_stall() {
     stored(&world, 1, Duration::from_secs(60)).await;
     let status = world.agent.status("a narrow path", |status| status.condition("path_mtu").is_some()).await;
     assert!(status.sentence("path_mtu").contains(&world.cloud.addr.to_string()), "{}", status.sentence("path_mtu"));
-    // The next one does not have to find that out again.
+    // The next connection uses the smaller segments at once.
     stored(&world, 2, Duration::from_secs(60)).await;
     let cut_short = world.cloud.lock().puts.iter().filter(|put| put.complete == Some(false)).count();
     assert!(cut_short <= 1, "{cut_short} transfers stalled");
 }
 
-/// The control: on the same way without the fault nothing is made smaller.
+/// The control: on the same path without the fault, segments keep their size.
 #[tokio::test]
 async fn s92_on_a_path_as_wide_as_the_link_nothing_is_said_of_it() {
     let (mut world, _path) = behind(1500).await;
@@ -76,11 +77,11 @@ async fn s92_on_a_path_as_wide_as_the_link_nothing_is_said_of_it() {
     assert_eq!(world.agent.status("its conditions", |_| true).await.condition("path_mtu"), None);
 }
 
-/// A camera's certificate with its chain takes more than one segment: then not even the handshake passes.
+/// A certificate with its chain takes more than one segment: without smaller segments even the handshake fails.
 #[tokio::test]
 async fn s92_a_handshake_too_large_for_the_path_gets_through_in_smaller_segments() {
     let (mut world, _path) = behind(1400).await;
-    // As long as the intermediates of some authorities are.
+    // As long as the intermediates of some public authorities.
     let chain = (0..2).fold(world.pki.ca.intermediate("1"), |above, n| above.intermediate(&format!("{n} {}", "long ".repeat(60))));
     let (cert, key) = chain.client(care_tests::world::DEVICE).write(world.agent.dir(), "long");
     (world.agent.config.cert, world.agent.config.key) = (cert, key);

@@ -10,14 +10,14 @@ use care_tests::{
 };
 use tokio::process::Command;
 
-/// The exit code of `check-config`, what it says went well, and what it found.
+/// The exit code of `check-config`, its passed checks and its findings.
 async fn checked(world: &World) -> (Option<i32>, String, String) {
     let output = world.agent.command(&["check-config"]).await;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (output.status.code(), text(&output.stdout), text(&output.stderr))
 }
 
-/// The line of the configuration that holds this text.
+/// The number of the configuration line that contains this text.
 fn line_of(world: &World, text: &str) -> usize {
     fs::read_to_string(world.agent.config_path()).unwrap().lines().position(|line| line.contains(text)).unwrap() + 1
 }
@@ -25,7 +25,7 @@ fn line_of(world: &World, text: &str) -> usize {
 #[tokio::test]
 async fn everything_that_does_not_work_is_found_at_once_with_line_and_key() {
     let mut world = World::new().await;
-    // A port that was ours and is closed again.
+    // A port that was bound here and is closed again.
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     world.agent.config.source = Some(format!("rtsp://127.0.0.1:{port}/live"));
     world.agent.config.motion = format!("socket:{}", world.agent.dir().join("nowhere/motion.sock").display());
@@ -43,7 +43,7 @@ async fn everything_that_does_not_work_is_found_at_once_with_line_and_key() {
     }
     assert!(found.lines().any(|said| said.contains("broker.client_cert: warning: ") && said.contains("ends on")), "{found}");
 
-    // A certificate that has ended is a fault, and both clocks are named.
+    // An expired certificate is an error; the message gives both clocks.
     world.agent.config.source = None;
     world.agent.config.recording = None;
     world.pki.ca.client_for(DEVICE, -1).write(world.agent.dir(), "device");
@@ -70,7 +70,7 @@ async fn a_camera_that_works_is_said_to_beside_the_running_agent() {
     }
     assert!(well.contains("320x180") || well.contains("H.264"), "what the picture is: {well}");
     assert_eq!(world.broker.connects_of(DEVICE), connects, "the agent's connection stands");
-    // Its motion socket and its card are as they were.
+    // The motion socket and the card are unchanged.
     let cancel = world.free();
     world.switch(cancel, Mode::Free).await;
     world.agent.motion().await.moved().await;
@@ -103,7 +103,7 @@ async fn a_picture_that_no_decoder_can_read_is_found() {
     world.agent.config.motion = "built-in".into();
     world.agent.write_config();
     let (_, well, found) = checked(&world).await;
-    // One of the decoders here may be able to: then it is named.
+    // If a decoder on this machine supports it, the finding names that decoder.
     let decoded = well.lines().any(|line| line.contains("ok      media.motion: "));
     assert!(decoded != found.contains("media.motion: motion cannot be seen"), "{well}{found}");
     assert!(well.contains("ok      media.source: "), "the picture itself is good: {well}{found}");

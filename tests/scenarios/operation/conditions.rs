@@ -18,18 +18,18 @@ use tokio::{
     net::UnixStream,
 };
 
-/// Waits until this condition holds and its sentence contains every one of `words`.
+/// Waits until this condition holds and its message contains all of `words`.
 async fn holds(world: &World, name: &str, words: &[&str]) -> Status {
     let what = format!("{name} with {words:?}");
     world.agent.status_within(&what, RECONNECT, |status| words.iter().all(|word| status.sentence(name).contains(word))).await
 }
 
-/// Waits until this condition holds no longer.
+/// Waits until this condition no longer holds.
 async fn is_over(world: &World, name: &str) {
     world.agent.status(&format!("the end of {name}"), |status| status.condition(name).is_none()).await;
 }
 
-/// The report of a rejection with this reason, and its sentence.
+/// Waits for the report of a rejection with this reason; returns its detail.
 async fn rejected(world: &World, mark: usize, reason: &str) -> (Report, String) {
     let wanted = |report: &Report| report.outcome == Outcome::Rejected && report.reason == reason;
     let report = world.issuer.report_since(mark, reason, wanted).await;
@@ -66,14 +66,14 @@ async fn a_rejected_document_is_named_with_what_was_expected_and_what_came() {
     assert!(detail.contains("8006E5A1F0C3") && detail.contains(DEVICE), "{detail}");
     holds(&world, "document_rejected", &["8006E5A1F0C3", DEVICE]).await;
 
-    // An older keyset than the one it has.
+    // An older keyset than the current one.
     let mark = world.issuer.mark();
     world.issuer.publish_keyset(&world.pki.keyset(6).sign(&world.pki.root)).await;
     let (_, detail) = rejected(&world, mark, "old_keyset").await;
     assert!(detail.contains('6') && detail.contains('7'), "{detail}");
     holds(&world, "document_rejected", &["keyset on its topic", "6", "7"]).await;
 
-    // A good document ends what was said of documents, a good keyset the rest; each end is told.
+    // A valid document ends the conditions about documents, a valid keyset the others; each end is logged.
     let cancel = world.free();
     world.switch(cancel, Mode::Free).await;
     world.agent.status("the keyset alone", |status| !status.sentence("document_rejected").contains(DEVICE)).await;
@@ -118,7 +118,7 @@ async fn a_plan_that_is_refused_or_over_is_named() {
     let status = holds(&world, "lease_ended", &["lease", "Free"]).await;
     assert_eq!(status.mode(), "free");
     assert!(status.condition("grant_refused").is_none(), "another document: nothing has been refused under it");
-    // Lower than the recorded picture.
+    // Lower than the recorded video's height.
     let small = world.premium().limited(Policy { max_height: 100, ..PREMIUM });
     world.switch(small, Mode::Paid).await;
     let status = holds(&world, "picture_too_tall", &["180", "100"]).await;
@@ -222,7 +222,7 @@ async fn a_word_that_is_no_level_ends_the_start_and_lists_the_levels() {
     }
 }
 
-/// Every number and every text in a document, with the way to it.
+/// Every number and every string in a document, with its path.
 fn leaves(value: &Value, path: &str, found: &mut Vec<(String, Value)>) {
     match value {
         Value::Array(values) => values.iter().enumerate().for_each(|(i, value)| leaves(value, &format!("{path}/{i}"), found)),
@@ -284,9 +284,9 @@ async fn support_has_the_last_200_lines_and_every_time_as_rfc_3339() {
     let began = Instant::now();
     while world.agent.log().len() < 300 {
         assert!(began.elapsed() < PATIENCE, "{} lines", world.agent.log().len());
-        // Each is a line at debug: the status page tells of a visitor who speaks no HTTP.
+        // Each is a line at debug: the status server logs a client that does not speak HTTP.
         let mut visitor = UnixStream::connect(&world.agent.config.status).await.unwrap();
-        // It may have hung up before it was told everything.
+        // The server may close the connection before it has read everything.
         let _ = visitor.write_all(b"nonsense\r\n\r\n").await;
         let _ = visitor.read_to_end(&mut Vec::new()).await;
     }

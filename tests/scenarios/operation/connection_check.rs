@@ -12,7 +12,7 @@ use care_tests::{
 };
 use rumqttc::{Packet, PubAck};
 
-/// What the check says, line by line, and whether all is well.
+/// The lines that the check prints, and whether it succeeded.
 async fn checked(agent: &Agent) -> (bool, String) {
     let output = agent.command(&["check-config", "--connect"]).await;
     (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
@@ -28,7 +28,7 @@ async fn the_check_asks_for_the_entitlement_and_judges_it_with_the_device_s_keys
     let verdict = format!("ok      broker round trip: get was answered: premium {}", premium.position);
     assert!(well && said.contains(&format!("connected as {DEVICE},")) && said.contains(&verdict), "{said}");
 
-    // One that the device would not believe.
+    // A document that the device would reject.
     let stranger = Pki::new();
     let forged = Draft::new(&world.device, "premium", PREMIUM).at(3, 99).signed(&stranger.key);
     world.issuer.heard().answer = Some(forged.token);
@@ -47,7 +47,7 @@ async fn the_check_finds_a_broker_that_grants_the_subscription_and_delivers_noth
     let agent = Agent::new(&pki, DEVICE, broker.addr, &cloud.url());
     agent.write_config();
     let deaf = async {
-        // The first connection only tries TCP and TLS.
+        // The first connection only tests TCP and TLS.
         drop(broker.accept().await);
         let mut peer = broker.subscribed(true).await;
         let get = peer.publish_to("/get").await;

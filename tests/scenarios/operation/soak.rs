@@ -17,7 +17,7 @@ use care_tests::{
 const CHANGE_EVERY: Duration = Duration::from_millis(200);
 const SAMPLE_EVERY: Duration = Duration::from_millis(500);
 
-/// What one look at a process finds.
+/// One sample of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Sample {
     rss: u64,
@@ -37,14 +37,14 @@ impl Sample {
     }
 }
 
-/// What grew. The first third is for caches to fill; from the second to the last nothing may grow, however long that is. The
-/// median says so for memory, which a busy machine makes jump, and the most for what is counted.
+/// The growth. Caches may fill in the first third; from the second to the last third nothing may grow, however long
+/// the run. Memory is compared by median, because it fluctuates on a busy machine; counts are compared by maximum.
 fn growth(samples: &[Sample]) -> Vec<String> {
-    /// Fragments of a heap, and pages of one more clip.
+    /// Heap fragmentation, and the pages of one more clip.
     const RSS_SLACK: u64 = 3 << 19;
-    /// A connection more at the moment of a look: broker, API, store, and whoever reads the status.
+    /// One more connection at the time of a sample: broker, API, store or a status client.
     const DESCRIPTORS_SLACK: usize = 6;
-    /// A resolver's, and one of GStreamer's.
+    /// One more thread of a resolver, and one of GStreamer.
     const THREADS_SLACK: usize = 3;
 
     let third = samples.len() / 3;
@@ -89,7 +89,8 @@ async fn soak(span: Duration) {
     while began.elapsed() < span {
         due.tick().await;
         changes += 1;
-        // What takes and what gives, by limits that leave three-second clips alone; now and then all is taken, and erased.
+        // Policies that restrict and grant, with limits that do not affect clips of three seconds; sometimes one
+        // that forbids and erases everything.
         let draft = match changes % 4 {
             _ if changes % 25 == 0 => world.free(),
             0 => world.premium(),
@@ -104,7 +105,7 @@ async fn soak(span: Duration) {
         if sampled.elapsed() >= SAMPLE_EVERY {
             sampled = Instant::now();
             samples.push(Sample::of(pid));
-            // What has arrived is not kept here either.
+            // The test discards what has arrived, too.
             world.cloud.lock().puts.iter_mut().filter(|put| put.complete.is_some()).for_each(|put| put.body = Vec::new());
         }
     }
@@ -154,7 +155,7 @@ async fn an_hour_on_duty() {
     soak(Duration::from_secs(3600)).await;
 }
 
-/// The test of the test: leaks of this process itself, and a process that only breathes.
+/// Tests the check itself: with leaks in this process, and with memory that only fluctuates.
 #[test]
 fn a_leak_is_found_and_breathing_is_none() {
     let pid = std::process::id();
@@ -202,7 +203,7 @@ fn a_leak_is_found_and_breathing_is_none() {
         })
         .collect();
     assert_eq!(growth(&breathing), Vec::<String>::new());
-    // Four hundred bytes for each of an hour's 18 000 changes: too little for a minute, plain after an hour.
+    // Four hundred bytes for each of 18 000 changes in an hour: too little for a minute, obvious after an hour.
     let seeping: Vec<_> = (0..7200_u64).map(|n| Sample { rss: (24 << 20) + n * 1000, ..breathing[0] }).collect();
     assert_eq!(growth(&seeping[..120]), Vec::<String>::new());
     assert!(growth(&seeping).iter().any(|grew| grew.starts_with("memory")), "{:?}", growth(&seeping));

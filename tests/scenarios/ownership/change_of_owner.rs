@@ -17,7 +17,7 @@ async fn s67_a_factory_reset_unbinds_and_keeps_ratchet_keyset_and_time() {
     world.agent.stop().await;
     let output = world.agent.command(&["factory-reset"]).await;
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    // Nobody may hand out the keyset again: the camera must still know it.
+    // The cloud does not publish the keyset again: the camera must have kept it.
     world.cloud.lock().keyset = Body::Silence;
     world.issuer.publish_keyset("").await;
 
@@ -71,7 +71,7 @@ async fn s68_the_support_archive_has_the_owner_s_orders_and_nothing_of_the_one_b
     assert!(!support.contains("KC-2026-000123") && !support.contains("downgraded"), "{support}");
     assert!(support.contains("\"bound\""), "{support}");
 
-    // A camera whose agent is down has the more to tell.
+    // A camera whose agent is down has more to report.
     world.agent.stop().await;
     let support: serde_json::Value = serde_json::from_slice(&world.agent.command(&["support"]).await.stdout).unwrap();
     assert!(support["not_running"].as_str().unwrap().contains("no agent answers"), "{support:#}");
@@ -90,7 +90,7 @@ async fn s68_another_account_gets_nothing_of_the_old_owner_s() {
     old.0.order = Some(Order { id: "KC-OF-THE-OLD-OWNER".into(), refund });
     world.start_with(old, Mode::Paid).await;
     world.upload_in_flight(16_000).await;
-    // One clip hangs on the wire and another waits behind it.
+    // One clip is being uploaded and another waits.
     let mut motion = world.agent.motion().await;
     motion.moved().await;
     world.agent.status("a clip that waits", |status| status.clips_held() >= 2).await;
@@ -110,7 +110,7 @@ async fn s68_another_account_gets_nothing_of_the_old_owner_s() {
     let status = world.agent.status("the new document", |status| status.seq() == new.position.seq).await;
     assert!(!status.text_of_all().contains("KC-OF-THE-OLD-OWNER"), "{status:#?}");
 
-    // What the new account gets began after it took the camera over, pre-roll included.
+    // The new account's first clip begins after the change of owner, including its pre-roll.
     world.move_until("a clip of the new owner", |seen| seen.puts.iter().skip(puts).find(|put| put.complete == Some(true)).cloned()).await;
     let seen = world.cloud.lock();
     for (_, request) in seen.asked.iter().filter(|(_, request)| !of_the_old.contains(&request.clip)) {

@@ -17,7 +17,7 @@ async fn s87_after_a_factory_reset_only_a_binding_with_a_higher_epoch_is_taken()
     world.agent.start();
     let told = world.issuer.report_since(mark, "the reset", |report| report.cause == Cause::FactoryReset).await;
     assert_eq!((told.outcome, told.mode, told.epoch, told.seq), (Outcome::Applied, Mode::Unbound, 0, 0));
-    // The cloud did not know of it yet: it renews the binding, again and again.
+    // The cloud does not yet know of the reset and keeps renewing the binding.
     for _ in 0..2 {
         let mark = world.issuer.mark();
         let renewal = world.premium().because(Reason::Renewed);
@@ -35,7 +35,7 @@ async fn s87_after_a_factory_reset_only_a_binding_with_a_higher_epoch_is_taken()
     })
     .await;
 
-    // It was delivered, so a restart does not say it again, and takes a renewal no more than before.
+    // The report was delivered, so a restart does not repeat it, and the camera still rejects a renewal.
     world.agent.stop().await;
     let mark = world.issuer.mark();
     world.agent.start();
@@ -43,7 +43,7 @@ async fn s87_after_a_factory_reset_only_a_binding_with_a_higher_epoch_is_taken()
     assert_eq!(refused.reason, "factory_reset");
     assert!(world.issuer.reports(mark).iter().all(|report| report.cause != Cause::FactoryReset));
 
-    // Bound anew, even by the same account.
+    // A new binding, which may be for the same account.
     world.position = Position { epoch: 4, seq: 0 };
     let bound = world.premium().because(Reason::Bound);
     world.switch(bound, Mode::Paid).await;

@@ -45,7 +45,7 @@ async fn s04_premium_to_plus_for_one_camera_gives_the_others_free() {
     assert_eq!(switch_of(&state, "CAM-A")["reason"], "downgraded");
 }
 
-/// An account with eleven cameras on Premium: ten seats are taken.
+/// An account with eleven cameras on Premium, where ten seats are taken.
 async fn eleven_cameras() -> (CareCloud, serde_json::Value) {
     let mut cloud = CareCloud::start().await;
     let ids: Vec<_> = (1..=11).map(|n| format!("CAM-{n:02}")).collect();
@@ -85,21 +85,21 @@ async fn s87_a_camera_that_was_reset_takes_nothing_of_its_old_binding_and_is_tol
     cloud.command(&["subscribe", "--camera", "CAM-A", "--plan", "plus"]).await;
     cloud.reported(&[("CAM-A", "plus", "paid")]).await;
     cloud.switch_off("CAM-A").await;
-    // On its way when the camera is reset: a newer document of the old binding.
+    // In transit when the camera is reset: a newer document of the old binding.
     cloud.command(&["subscribe", "--camera", "CAM-A", "--plan", "premium"]).await;
     cloud.factory_reset("CAM-A").await;
     cloud.switch_on("CAM-A");
     let state = cloud.until("the cloud knows of the reset", PATIENCE, |state| camera_of(state, "CAM-A")["reset"] == true).await;
     let seq = camera_of(&state, "CAM-A")["seq"].clone();
     assert_eq!(camera_of(&state, "CAM-A")["report"]["mode"], "unbound");
-    // Asked by an engineer, or by a change of plan: nothing more of that binding.
+    // Neither an engineer nor a change of plan issues another document for that binding.
     cloud.command(&["experiment", "rotate-key"]).await;
     cloud.command(&["cancel", "--camera", "CAM-A"]).await;
     cloud.command(&["subscribe", "--camera", "CAM-A", "--plan", "plus"]).await;
     let state = cloud.state().await;
     assert_eq!((&camera_of(&state, "CAM-A")["seq"], &camera_of(&state, "CAM-A")["report"]["mode"]), (&seq, &"unbound".into()));
 
-    // The same account adds it again: a higher epoch, its own subscription.
+    // The same account adds the camera again: a higher epoch and its own subscription.
     cloud.command(&["bind", "--camera", "CAM-A", "--account", "acct-1"]).await;
     let state = cloud.reported(&[("CAM-A", "plus", "paid")]).await;
     assert_eq!((&camera_of(&state, "CAM-A")["epoch"], &camera_of(&state, "CAM-A")["reset"]), (&2.into(), &false.into()));

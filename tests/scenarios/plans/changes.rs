@@ -71,7 +71,7 @@ async fn s05_the_gate_opens_for_paid_clips_only_after_the_document_is_on_disk() 
     let free = world.free().limited(Policy { clips: false, ..FREE });
     world.start_with(free, Mode::Free).await;
     world.agent.stop().await;
-    // A flash so slow that a clip of a second could be asked for long before it says that it has the document.
+    // Slow flash: a clip of one second could request a grant long before the document's sync returns.
     let strace = Arc::new(Strace::on(&world.agent.config.state_dir, Some("fdatasync:delay_enter=4000000")));
     world.agent.under = strace.command();
     world.agent.start();
@@ -79,7 +79,7 @@ async fn s05_the_gate_opens_for_paid_clips_only_after_the_document_is_on_disk() 
 
     let premium = world.premium().limited(Policy { clip_max_s: 1, ..PREMIUM });
     let premium = world.sign(&premium);
-    // How many syncs had returned when the document was seen in the file: the next to return is its own.
+    // Syncs that had returned when the document appeared in the file: the next one to return is the document's.
     let written = Arc::new(OnceLock::new());
     let (found, flash) = (Arc::new(Mutex::new(Vec::new())), strace.clone());
     let (finds, when_written) = (found.clone(), written.clone());
@@ -127,7 +127,7 @@ async fn s07_a_store_cancel_stays_paid_until_its_time_and_is_free_then() {
     assert!(pending.in_force(&report), "the document keeps its position and digest");
     assert!(unix_now() >= effective_at && report.at.as_second() >= i64::try_from(effective_at).unwrap(), "not before its time");
 
-    // The same document again is a duplicate, and never restores the old policy.
+    // The same document again is a duplicate and never restores the old policy.
     let mark = world.issuer.mark();
     world.issuer.publish_entitlement(&pending.token).await;
     let report = world.issuer.report_since(mark, "the duplicate", |report| pending.judged(report, Outcome::Duplicate)).await;
@@ -173,12 +173,12 @@ async fn s10_cancel_and_subscribe_again_within_seconds_ends_paid_and_what_was_er
     let cancel = world.issue(cancel).await;
     let again = world.issue(again).await;
     world.issuer.in_force(&again, Mode::Paid).await;
-    // Reports may be coalesced, the cut never: the cancel's report or the one after it carries it.
+    // Reports may be coalesced, cuts never: the cancel's report or the next one includes the cut.
     let cuts: u32 = world.issuer.reports(0).iter().filter(|report| report.judged >= Some(cancel.position)).map(|r| r.cut.transfers).sum();
     assert_eq!(cuts, 1);
     let asked = world.cloud.grants_asked();
     world.cloud.lock().sink = Sink::Swallow;
-    // A new clip goes through; the old one is gone.
+    // A new clip is uploaded; the old one is erased.
     world.move_until("a new clip", |seen| seen.puts.iter().find(|p| p.complete == Some(true)).cloned()).await;
     let seen = world.cloud.lock();
     assert!(seen.asked.iter().all(|(_, asked)| asked.seq != cancel.position.seq), "nothing was asked for while Free");

@@ -18,18 +18,18 @@ use care_tests::{
     world::{DEVICE, World},
 };
 
-/// A change that is written: what the camera knows before, what it is told.
+/// A change that is persisted: the camera's document before it, and the new one.
 struct Change {
     name: &'static str,
     before: Option<Document>,
-    /// A keyset that comes with the document, of version [`NEWER`].
+    /// A keyset of version [`NEWER`] that comes with the document.
     keyset: Option<String>,
     after: Document,
     mode: Mode,
 }
 
 impl Change {
-    /// Told by the running agent itself: reports of the one before it may still be on their way.
+    /// Reported by the running agent: reports of the previous run may still arrive.
     fn is_done(&self, status: &Status) -> bool {
         let keyset = self.keyset.is_none() || status.keyset() == NEWER;
         keyset && status.seq() == self.after.position.seq && status.mode() == self.mode.as_str() && status.0["persisted"] == true
@@ -38,11 +38,11 @@ impl Change {
 
 const FAULTS: [&str; 3] = ["signal=KILL", "error=EIO", "error=ENOSPC"];
 
-/// The version of a keyset that is newer than the one the camera has.
+/// The version of a keyset newer than the camera's.
 const NEWER: u64 = 8;
 const CHANGES: usize = 12;
 
-/// Twelve changes by document, two of them with a newer keyset: two records.
+/// Twelve changes by document; two of them bring a newer keyset, which makes two records.
 fn change(world: &mut World, number: usize) -> Change {
     let premium = world.premium();
     let premium = world.sign(&premium);
@@ -70,14 +70,14 @@ fn change(world: &mut World, number: usize) -> Change {
     };
     let (keyset, key) = match number {
         9 => (Some(newer), &world.pki.key),
-        // The document before stays in force on a key that is revoked.
+        // The old document stays in force although its key is revoked.
         11 => (Some(newer.revoking(world.pki.key.kid())), &new_key),
         _ => (None, &world.pki.key),
     };
     Change { name, before, keyset: keyset.map(|keyset| keyset.sign(&world.pki.root)), after: draft.signed(key), mode }
 }
 
-/// The state file as the change finds it.
+/// The state file before the change.
 async fn prepared(world: &mut World, change: &Change) -> Option<Vec<u8>> {
     let _ = std::fs::remove_dir_all(&world.agent.config.state_dir);
     std::fs::create_dir(&world.agent.config.state_dir).unwrap();
@@ -87,18 +87,18 @@ async fn prepared(world: &mut World, change: &Change) -> Option<Vec<u8>> {
     world.agent.start();
     let seq = before.position.seq;
     world.agent.status("the document before", |status| status.seq() == seq && status.0["persisted"] == true).await;
-    // In peace, so that the broker owes it nothing of this.
+    // Wait until the broker has nothing left to deliver from this phase.
     world.agent.stop().await;
     Some(std::fs::read(world.agent.state_file()).unwrap())
 }
 
-/// What a run has called, and whether its fault struck.
+/// The calls that a run made, and whether its fault was injected.
 struct Seen {
     calls: BTreeMap<&'static str, usize>,
     struck: bool,
 }
 
-/// One run with a fault, or none. `Err` says which promise was broken.
+/// One run, with a fault or without. `Err` names the guarantee that was broken.
 async fn run(world: &mut World, change: &Change, state: Option<&[u8]>, inject: Option<&str>) -> Result<Seen, String> {
     let _ = std::fs::remove_dir_all(&world.agent.config.state_dir);
     std::fs::create_dir(&world.agent.config.state_dir).unwrap();
@@ -144,7 +144,7 @@ async fn run(world: &mut World, change: &Change, state: Option<&[u8]>, inject: O
     if world.agent.has_on_flash(&change.after.token) { Ok(seen) } else { Err("in force, and not on flash".into()) }
 }
 
-/// Every fault at every call of this change, or each call with one of the faults; how many have struck.
+/// Injects every fault at every call of this change, or one of the faults at each call; returns the number injected.
 async fn fault_everywhere(world: &mut World, number: usize, all: bool) -> usize {
     let change = change(world, number);
     let state = prepared(world, &change).await;
@@ -193,7 +193,7 @@ async fn every_fault_at_every_call_of_twelve_changes_loses_nothing_that_was_ackn
     println!("{runs} faults in all");
 }
 
-/// The harness finds a disk that says yes and writes nothing.
+/// Checks that the harness detects a disk that acknowledges writes and does not write.
 #[tokio::test]
 async fn a_disk_that_lies_is_found() {
     let mut world = World::new().await;

@@ -11,17 +11,17 @@ use care_tests::{cloud::GrantAnswer, status::Status, world::World};
 
 const FLASH: u64 = 400_000;
 const A_DAY: u64 = 1_000_000;
-/// What says that clips are gone is written beyond the limit, too: a page or two for each line.
+/// Journal lines about deleted clips are written beyond the limit too: a page or two for each line.
 const JOURNAL: u64 = 200_000;
 
-/// Every clip that was ever seen on flash, with the size of its file.
+/// Every clip seen on flash, with its file size.
 type Seen = BTreeMap<String, u64>;
 
 fn look(world: &World, seen: &mut Seen) {
     let Ok(entries) = std::fs::read_dir(world.agent.config.state_dir.join("spool")) else { return };
     for entry in entries.filter_map(Result::ok) {
         let name = entry.file_name().to_string_lossy().into_owned();
-        // It may go between the listing and the look.
+        // The file may be deleted between the listing and the lookup.
         if let Ok(metadata) = entry.metadata()
             && name.ends_with(".clip")
         {
@@ -59,7 +59,7 @@ async fn s95_what_a_slow_uplink_writes_to_flash_has_a_limit_that_a_restart_does_
     let status = move_until(&world, "the limit", &mut seen, told).await;
     assert_eq!(status.spool("flash_bytes_per_day"), A_DAY);
     assert!(seen.len() >= 3 && seen.values().sum::<u64>() > FLASH, "more than fits at once was written: {seen:?}");
-    // Clips wait in memory from here on, and the oldest give way.
+    // From here on, clips wait in memory and the oldest are dropped.
     let dropped = status.spool("dropped_clips");
     move_until(&world, "a clip that gives way", &mut seen, |status| status.spool("dropped_clips") > dropped).await;
 

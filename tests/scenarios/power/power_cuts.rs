@@ -15,8 +15,8 @@ use care_tests::{
     world::{DEVICE, World},
 };
 
-/// A camera that knows that it is Premium, started again under strace with this fault. What it calls comes from the next
-/// document only: a start syncs the state once and writes nothing.
+/// A Premium camera, restarted under strace with this fault. Only the next document causes calls that matter: a
+/// start syncs the state once and writes nothing.
 async fn premium_again_under(inject: &str) -> (World, Document, Strace) {
     let mut world = World::new().await;
     let premium = world.start_premium().await;
@@ -45,7 +45,7 @@ async fn is_acknowledged(world: &World, from: usize) {
     until("the PUBACK", PATIENCE, || acknowledged(world, from).then_some(())).await;
 }
 
-/// Fails if, once it had booted, the camera has ever said that it was paid. What it owes from before goes out first.
+/// Panics if the camera has ever reported paid since it booted. Reports from before the boot arrive first.
 async fn never_paid_since_boot(world: &World, mark: usize) {
     let reports = world.issuer.reports(mark);
     let booted = reports.iter().position(|report| report.cause == Cause::Boot && report.mode == Mode::Held);
@@ -69,8 +69,8 @@ async fn s36_power_lost_before_persisting_is_held_at_boot_and_applied_from_the_b
     assert!(world.agent.has_on_flash(&cancel.token));
 }
 
-/// A camera that was killed when the record of its cancel was on flash, and nothing after that had happened: the write is long
-/// in returning. What it did before, the cut, was in memory only.
+/// A camera that was killed when the record of its cancel was on flash and nothing later had happened, because the
+/// write had not returned. The cut before it was in memory only.
 async fn killed_once_written() -> (World, usize, Document) {
     let (mut world, _, _strace) = premium_again_under("pwrite64:delay_exit=8000000:when=1").await;
     let from = world.broker.log().len();
@@ -86,7 +86,7 @@ async fn s37_power_lost_after_persisting_is_applied_at_boot_from_the_record() {
     let (mut world, from, cancel) = killed_once_written().await;
     assert!(!acknowledged(&world, from));
 
-    // Nobody can tell it: it knows.
+    // The cloud is silent: the camera knows from its own state.
     world.wire.cut().await;
     world.agent.start();
     let status = world.agent.mode(Mode::Free).await;
@@ -103,7 +103,7 @@ async fn s38_power_lost_after_applying_before_the_puback_makes_the_redelivery_a_
     is_acknowledged(&world, from).await;
 }
 
-/// The slot that was written last: where its sequence stands is said in the store's layout.
+/// The slot that was written last; the store's layout defines where its sequence number is.
 fn newest_slot(world: &World) -> (std::fs::File, u64) {
     let file = std::fs::File::options().read(true).write(true).open(world.agent.state_file()).unwrap();
     let half = file.metadata().unwrap().len() / 2;
@@ -132,9 +132,9 @@ async fn s40_of_a_torn_slot_and_a_whole_one_the_whole_one_is_used() {
     world.agent.start();
     world.agent.logged(line, "the torn slot", |line| line.contains("one state slot is torn")).await;
     let get = world.issuer.get_since(gets).await;
-    // The record before: of the same document, once its report was delivered. A lost state would say 0.
+    // The previous record: the same document, after its report was delivered. A lost state would have seq 0.
     assert!([premium.position.seq, free.position.seq].contains(&get.seq), "{get:?}");
-    // What is not confirmed stays held, so that an older record costs nothing.
+    // Unconfirmed paid media stays held, so an older record does no harm.
     world.issuer.report_since(mark, "the cancel again", |report| free.in_force(report) && report.mode == Mode::Free).await;
     world.issuer.report_since(mark, "the boot", |report| report.cause == Cause::Boot).await;
     let reports = world.issuer.reports(mark);
@@ -162,7 +162,8 @@ async fn s41_two_unreadable_slots_close_and_only_https_sets_keyset_and_document_
     assert!(world.agent.has_on_flash(&premium.token));
 }
 
-/// Flash that takes nothing: a downgrade holds in memory and an upgrade is refused, neither is acknowledged, both are told.
+/// Flash that accepts no writes: a downgrade holds in memory, an upgrade is refused, neither is acknowledged, both
+/// are reported.
 async fn flash_that_takes_nothing(world: &mut World) {
     let from = world.broker.log().len();
     let free = world.free();
@@ -197,7 +198,7 @@ async fn s42_on_a_full_flash_a_downgrade_holds_in_memory_and_an_upgrade_is_refus
 
 #[tokio::test]
 async fn s43_after_a_failed_fsync_nothing_is_acknowledged_until_a_fresh_descriptor_has_written() {
-    // strace counts for each thread: of the store's syncs the first two are those of the renewal and of its delivered report.
+    // strace counts per thread: the store's first two syncs belong to the renewal and its delivered report.
     let (mut world, _, strace) = premium_again_under("fdatasync:error=EIO:when=3").await;
     let renewed = world.premium();
     world.switch(renewed, Mode::Paid).await;

@@ -17,14 +17,14 @@ use care_tests::{
 
 const UNIT: &str = include_str!("../../../systemd/kasa-care-agent.service");
 
-/// CRC-32 (IEEE), bit by bit: another pen than the agent's.
+/// CRC-32 (IEEE), bit by bit, independent of the agent's implementation.
 fn crc32(bytes: &[u8]) -> u32 {
     !bytes
         .iter()
         .fold(u32::MAX, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ if crc & 1 == 1 { 0xedb8_8320 } else { 0 }))
 }
 
-/// Rewrites the newest slot of the state file: its format, and its record; the checksum is right.
+/// Rewrites format and record in the newest slot of the state file, with a correct checksum.
 fn rewrite(state_dir: &Path, change: impl Fn(&mut u32, &mut String)) {
     let path = state_dir.join("state");
     let mut file = std::fs::read(&path).unwrap();
@@ -58,14 +58,14 @@ async fn s70_the_state_of_a_newer_firmware_is_unreadable_never_misread() {
     for (name, change) in newer {
         world.agent.stop().await;
         rewrite(&world.agent.config.state_dir, change);
-        // The cloud is silent over HTTPS: what is in the state decides alone.
+        // HTTPS is silent: the state alone decides.
         world.cloud.lock().entitlement = Body::Silence;
         world.agent.start();
         let status = world.agent.status(name, |status| status.warnings().contains("could not be read")).await;
         assert_eq!((status.mode(), status.seq()), ("unbound", 0), "{name}");
         world.agent.kill().await;
 
-        // It is set anew as any unreadable state is (41).
+        // It is restored like any unreadable state (scenario 41).
         let premium = world.premium();
         let premium = world.sign(&premium);
         world.cloud.lock().entitlement = Body::Token(premium.token.clone());
@@ -76,7 +76,7 @@ async fn s70_the_state_of_a_newer_firmware_is_unreadable_never_misread() {
     }
 }
 
-/// The control: the same pen changes nothing, and the state is believed.
+/// The control: the same rewrite without a change leaves the state valid.
 #[tokio::test]
 async fn s70_the_state_of_this_firmware_is_read() {
     let mut world = World::new().await;
@@ -95,7 +95,7 @@ async fn s76_an_agent_that_was_killed_starts_closed() {
     let premium = world.start_premium().await;
     world.upload_in_flight(16_000).await;
     world.agent.kill().await;
-    // Nobody vouches for what is on record.
+    // Nothing confirms the recorded plan.
     world.issuer.heard().answer = None;
     world.issuer.publish_entitlement("").await;
     world.cloud.lock().entitlement = Body::Silence;
@@ -159,7 +159,7 @@ async fn s77_an_agent_that_hangs_does_not_feed_the_watchdog_and_starts_closed() 
     let premium = world.start_premium().await;
     until("READY and a sign of life", PATIENCE, || (systemd.hear().ready && systemd.last_alive.is_some()).then_some(())).await;
 
-    // Only the control thread is held up, at its next wait; all others go on.
+    // Only the control thread hangs, at its next wait; all other threads go on.
     let log = Lines::default();
     let mut strace = tokio::process::Command::new("strace");
     let calls = "epoll_wait,epoll_pwait,epoll_pwait2";
@@ -180,11 +180,11 @@ async fn s77_an_agent_that_hangs_does_not_feed_the_watchdog_and_starts_closed() 
     assert!(world.agent.try_status().await.is_some(), "the other threads go on");
     strace.signal(libc::SIGKILL);
     strace.exited(PATIENCE).await;
-    // The control: left alone, the same agent is alive again.
+    // The control: without the fault, the same agent is healthy again.
     let starved = Instant::now();
     until("a sign of life", PATIENCE, || systemd.hear().last_alive.filter(|alive| *alive > starved)).await;
 
-    // What systemd does to an agent that hangs.
+    // As systemd does with an agent that hangs.
     world.agent.signal(libc::SIGABRT);
     assert!(!world.agent.ended().await.success());
     world.issuer.heard().answer = None;

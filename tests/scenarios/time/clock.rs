@@ -17,13 +17,14 @@ use care_tests::{
 
 const YEAR_S: i64 = 365 * 86_400;
 
-/// The camera's wall clock, to be set at any time.
+/// The camera's wall clock, which the test can set at any time.
 pub(super) struct Wall {
     file: PathBuf,
 }
 
 impl Wall {
-    /// From its next start on, the camera reads this clock, which says `time` in libfaketime's words: `-365d`, `@1970-01-01 00:00:05`.
+    /// Makes the camera use this clock from its next start on. `time` is in libfaketime's format: `-365d`,
+    /// `@1970-01-01 00:00:05`.
     pub(super) fn under(world: &mut World, time: &str) -> Self {
         let wall = Self { file: world.agent.dir().join("wall-clock") };
         wall.set(time);
@@ -32,7 +33,7 @@ impl Wall {
             .into_iter()
             .find(|path| path.exists())
             .expect("libfaketime is installed (Debian package faketime)");
-        // What the library keeps in shared memory would outlive a camera that is killed: it gets a /dev/shm that does not.
+        // libfaketime's shared memory would outlive a camera that is killed, so it gets a private /dev/shm.
         let with_own_memory = ["unshare", "-m", "sh", "-c", "mount -t tmpfs none /dev/shm && exec \"$@\"", "sh"];
         world.agent.under = with_own_memory.map(str::to_owned).to_vec();
         world.agent.under.extend([
@@ -47,7 +48,7 @@ impl Wall {
     }
 
     fn set(&self, time: &str) {
-        // Whole at once: the camera may be reading.
+        // Replaced atomically: the camera may be reading.
         let new = self.file.with_extension("new");
         std::fs::write(&new, format!("{time}\n")).unwrap();
         std::fs::rename(new, &self.file).unwrap();
@@ -58,7 +59,7 @@ impl Wall {
 async fn s27_a_boot_in_1970_connects_and_holds_leases_by_the_floor() {
     let mut world = World::new().await;
     Wall::under(&mut world, "@1970-01-01 00:00:05");
-    // Nobody tells it the time: the floor must do.
+    // The cloud gives no time: the floor of trusted time must suffice.
     world.cloud.lock().clock = Clock::Absent;
     let premium = world.premium();
     let iat = premium.0.iat;
@@ -69,7 +70,7 @@ async fn s27_a_boot_in_1970_connects_and_holds_leases_by_the_floor() {
     assert_eq!(status.0["clock"]["confirmed"], false);
     let left = status.0["lease_left_s"].as_u64().unwrap();
     assert!((170_000..=172_800).contains(&left), "{left} s");
-    // It knows still at the next boot in 1970, without any document having come.
+    // The camera still has it at the next boot in 1970, before any document has arrived.
     world.cloud.lock().entitlement = Body::Silence;
     world.agent.kill().await;
     world.wire.cut().await;
@@ -118,7 +119,7 @@ async fn s29_a_clock_that_jumps_ahead_takes_nothing_away_until_https_agrees() {
     let premium = world.start_premium().await;
     let mark = world.issuer.mark();
     wall.set("+365d");
-    // The clock is read all the time; a document makes it matter.
+    // The clock is read continuously; a document makes the reading take effect.
     let renewed = world.premium().because(Reason::Renewed);
     let renewed = world.switch(renewed, Mode::Paid).await;
     holds("the plan", Duration::from_secs(3), || {
@@ -131,7 +132,7 @@ async fn s29_a_clock_that_jumps_ahead_takes_nothing_away_until_https_agrees() {
     assert!((trusted(&status).as_second() - now).abs() < 700, "{:#}", status.0);
     assert!(premium.position < renewed.position);
 
-    // A year later by HTTPS too: then the lease has ended.
+    // The Date of HTTPS confirms that a year has passed: the lease has ended.
     world.cloud.lock().clock = Clock::Offset(YEAR_S);
     world.wire.cut().await;
     let status = world.agent.mode(Mode::Free).await;
@@ -155,7 +156,7 @@ async fn s33_a_lease_that_ends_offline_leaves_the_minimum_and_erases_nothing() {
     assert_eq!(status.0["spool"]["erased_clips"], 0, "what exceeds the minimum waits");
     let waiting = status.0["spool"]["clips"].as_u64().unwrap();
     assert!(waiting >= 1, "{:#}", status.0["spool"]);
-    // A new lease, by HTTPS since that is up: what waited goes.
+    // A new lease; HTTPS works again, so the waiting clips are uploaded.
     let stored = world.cloud.lock().puts.iter().filter(|put| put.complete == Some(true)).count();
     let renewed = world.premium().because(Reason::Renewed);
     let renewed = world.sign(&renewed);
@@ -250,7 +251,7 @@ async fn s35_another_nonce_is_no_answer_but_still_a_document() {
     let mut world = World::new().await;
     let premium = world.start_premium().await;
     world.agent.stop().await;
-    // Nothing retained, nobody answers: after boot, paid media waits.
+    // Nothing is retained and nothing answers: after boot, paid media waits.
     world.issuer.heard().answer = None;
     world.issuer.publish_entitlement("").await;
     world.cloud.lock().entitlement = Body::Silence;
@@ -267,7 +268,7 @@ async fn s35_another_nonce_is_no_answer_but_still_a_document() {
     let report = world.issuer.judged(&newer, Outcome::Applied).await;
     assert!(newer.in_force(&report) && report.mode == Mode::Held, "judged as a document, confirming nothing: {report:?}");
 
-    // A document applied while not confirmed sends a fresh get at once; its nonce counts.
+    // A document applied while unconfirmed triggers a fresh get at once; only the answer to its nonce counts.
     let get = world.issuer.get_since(gets).await;
     assert!(get.nonce.len() >= 22 && get.seq == newer.position.seq, "{get:?}");
     let asked = Instant::now();

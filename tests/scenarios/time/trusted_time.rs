@@ -28,7 +28,7 @@ fn is_right(status: &Status) -> bool {
     trusted(status).abs_diff(unix_now()) < 600
 }
 
-/// Has the camera ask over HTTPS: a lost connection does.
+/// Makes the camera poll HTTPS by breaking its connection.
 async fn ask_over_https(world: &World) {
     let (asked, gets) = (world.cloud.entitlement_gets(), world.issuer.gets());
     world.wire.cut().await;
@@ -50,7 +50,7 @@ async fn s83_milliseconds_in_a_document_are_one_rejected_document() {
     let status = world.agent.status("the rejection", |status| status.condition("document_rejected").is_some()).await;
     assert!(is_right(&status) && status.sentence("document_rejected").contains("iat is"), "{:#}", status.0);
 
-    // Nothing of it is left after a restart: the next document counts, over connections that are trusted as before.
+    // Nothing of it remains after a restart: the next document applies, and the same servers are trusted.
     world.agent.kill().await;
     world.agent.start();
     let renewed = world.premium();
@@ -105,28 +105,28 @@ async fn s84_two_dates_that_agree_are_followed_within_the_servers_certificate_an
     world.cloud.lock().clock = Clock::Offset(400 * DAY_S as i64);
     ask_over_https(&world).await;
     let status = world.agent.status_within("the new time", TWO_ANSWERS, |status| !is_right(status)).await;
-    // The servers' certificates end in a year.
+    // The servers' certificates expire in a year.
     let ahead = trusted(&status) - unix_now();
     assert!((363 * DAY_S..=365 * DAY_S).contains(&ahead), "{} days", ahead / DAY_S);
     assert!(status.condition("clock_corrected").is_some(), "{:#}", status.0);
     let report = world.issuer.report_since(mark, "the correction", |report| report.cause == Cause::Time).await;
     assert!(report.outcome == Outcome::Applied && report.judged.is_none() && premium.in_force(&report), "{report:?}");
 
-    // It is still within reach of whoever can set it right.
+    // The servers that can correct it are still reachable.
     world.cloud.lock().clock = Clock::Offset(0);
     let status = world.agent.status_within("the true time", TWO_ANSWERS, is_right).await;
     assert!(status.0["clock"]["confirmed"] == true, "{:#}", status.0);
     world.agent.mode(Mode::Paid).await;
 }
 
-/// The system clock says this; nobody but the cloud tells the camera the time.
+/// The system clock reads this; only the cloud gives the camera the time.
 async fn a_wrong_system_clock(wall: &str) {
     let mut world = World::with_camera().await;
     Wall::under(&mut world, wall);
     let mut keyset = world.pki.keyset(7);
     keyset.0.iat -= 30 * DAY_S;
     world.hand_out_keyset(&keyset.sign(&world.pki.root)).await;
-    // Issued an hour ago, and to change in twenty days: paid only once the time is known.
+    // Issued an hour ago, with a change in twenty days: paid only once the time is confirmed.
     let mut pending = world.premium().then_free(unix_now() + 20 * DAY_S);
     pending.0.iat -= 3600;
     pending.0.lease.not_after = unix_now() + 30 * DAY_S;
@@ -150,7 +150,7 @@ async fn s85_a_system_clock_years_ahead_changes_nothing() {
     a_wrong_system_clock("+1095d").await;
 }
 
-/// Trusted time is brought two hundred days ahead, by a keyset that its issuer has dated wrongly.
+/// Moves trusted time two hundred days ahead with a keyset that carries a wrong date.
 async fn two_hundred_days_ahead(world: &World) {
     let mut keyset = world.pki.keyset(8);
     keyset.0.iat += 200 * DAY_S;
@@ -173,7 +173,7 @@ async fn s86_two_dates_bring_a_time_that_is_too_high_down_and_it_stays_down() {
     world.issuer.report_since(mark, "the correction", |report| report.cause == Cause::Time && back(report)).await;
     world.agent.mode(Mode::Paid).await;
 
-    // The record that said more is not what a restart finds.
+    // A restart does not find the record with the higher time.
     world.cloud.lock().clock = Clock::Absent;
     world.agent.kill().await;
     world.agent.start();
@@ -195,7 +195,7 @@ async fn s86_a_root_signed_reset_sets_the_time_at_once() {
     let by_reset = |report: &Report| report.detail.as_deref().is_some_and(|detail| detail.contains("a root-signed reset"));
     world.issuer.report_since(mark, "the correction", |report| report.cause == Cause::Time && by_reset(report)).await;
     world.agent.mode(Mode::Paid).await;
-    // The same reset in a later keyset sets nothing.
+    // The same reset in a later keyset has no effect.
     let mut keyset = world.pki.keyset(10).resetting(1, world.device.as_str(), premium.position.epoch, premium.position.seq);
     keyset.0.resets[0].time = Some(unix_now() - 20 * DAY_S);
     world.hand_out_keyset(&keyset.sign(&world.pki.root)).await;

@@ -5,7 +5,7 @@ use std::{fs, net::TcpListener};
 use care_protocol::Mode;
 use care_tests::world::World;
 
-/// Letters of which no part may be seen, with what a URL gives a meaning to in between.
+/// Passwords, no part of which may appear anywhere, separated by characters that have a meaning in a URL.
 const FORMS: [(&str, &str); 4] = [
     ("rtsp://admin:CANARYONE/CANARYTWO@HOST/live", "rtsp://HOST/live?token=CANARYONE@CANARYTWO"),
     ("rtsp://admin:CANARYONE?CANARYTWO@HOST/live", "rtsp://CANARYONE:@CANARYTWO@HOST/low"),
@@ -13,7 +13,7 @@ const FORMS: [(&str, &str); 4] = [
     ("rtsp://admin:CANARYONE:1@/CANARYTWO@HOST/live", "launch:rtspsrc location=rtsp://a:CANARYONE/CANARYTWO@HOST/x nosuch=1 ! nothing"),
 ];
 
-/// What stands in the texts of one camera, by the place.
+/// The texts of one camera, by source.
 async fn places(world: &World) -> Vec<(String, String)> {
     let mut places = vec![("status.json".to_owned(), world.agent.status("anything", |_| true).await.text_of_all())];
     for command in [&["status"][..], &["status", "--json"], &["support"], &["check-config"]] {
@@ -27,7 +27,7 @@ async fn places(world: &World) -> Vec<(String, String)> {
 
 #[tokio::test]
 async fn no_part_of_an_unencoded_password_is_shown_logged_or_archived() {
-    // A port that was ours and is closed again: every attempt to open the stream has its fault told.
+    // A port that was bound here and is closed again, so that every attempt to open the stream is reported.
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let host = format!("127.0.0.1:{port}");
     for (source, low) in FORMS {

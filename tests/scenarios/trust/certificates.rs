@@ -10,13 +10,13 @@ use care_tests::{
     world::{DEVICE, World},
 };
 
-/// What a request came with.
+/// The certificate that a request came with.
 fn shown(world: &World, identity: &Identity) -> bool {
     let leaf = identity.certificates()[0].to_vec();
     world.cloud.lock().calls.iter().any(|call| call.certificate.as_ref() == Some(&leaf))
 }
 
-/// Switches the plan while `exchange` is under way, and sees every document through.
+/// Switches the plan while `exchange` runs, and checks every document.
 async fn exchange(world: &mut World, identity: &Identity, hangup: bool) {
     let connects = world.broker.connects_of(DEVICE);
     identity.write(world.agent.dir(), "device");
@@ -50,7 +50,7 @@ async fn s79_a_renewed_certificate_is_taken_over_by_itself_or_by_sighup_without_
     let status = world.agent.status("the certificate", |status| status.certificate_days_left() > 300).await;
     assert!(!status.warnings().contains("certificate"), "{}", status.warnings());
 
-    // One that is soon to end again: taken over, and warned of.
+    // A certificate that expires soon: the agent loads it and warns.
     let short = world.pki.ca.client_for(DEVICE, 13);
     exchange(&mut world, &short, false).await;
     let status = world.agent.status("the shorter certificate", |status| status.certificate_days_left() < 14).await;
@@ -94,7 +94,7 @@ async fn s79_a_revocation_list_that_is_exchanged_is_obeyed_by_itself() {
     std::fs::write(&list, world.pki.ca.crl(&[SERIAL])).unwrap();
     world.agent.logged(log, "the new list", |line| line.contains("read again")).await;
     let calls = world.cloud.lock().calls.len();
-    // Whatever it may still be told by MQTT, it asks the API now, if it has not done so by itself.
+    // The camera may miss a document over MQTT; make it poll the API now if it has not done so.
     world.wire.cut().await;
     world.agent.logged(log, "the revoked API", |line| line.contains("revoked")).await;
     assert_eq!(world.cloud.lock().calls.len(), calls, "the revoked API was told a request");
@@ -104,7 +104,7 @@ async fn s79_a_revocation_list_that_is_exchanged_is_obeyed_by_itself() {
 async fn s80_two_authorities_work_throughout_and_one_that_is_removed_is_believed_no_more() {
     let mut world = World::new().await;
     let new_ca = Authority::root("Care test CA of next year");
-    // The broker has not moved yet, the API has.
+    // The API has moved to the new authority, the broker has not.
     let api = Cloud::start_with(Some(world.pki.mutual_tls(&new_ca.server()))).await;
     let old_api = world.move_to(api).await;
     let (old, new) = (world.pki.ca.pem(), new_ca.pem());
@@ -112,7 +112,7 @@ async fn s80_two_authorities_work_throughout_and_one_that_is_removed_is_believed
     world.start_premium().await;
     world.cloud.wait("the camera", |seen| (!seen.calls.is_empty()).then_some(())).await;
 
-    // Without the old one the broker is told nothing any more; HTTPS goes on, and finds the cancel.
+    // Without the old authority the broker connection ends; HTTPS goes on and brings the cancel.
     let (log, connects) = (world.agent.log().len(), world.broker.connects_of(DEVICE));
     std::fs::write(&world.agent.config.ca, &new).unwrap();
     world.agent.signal(libc::SIGHUP);
@@ -122,7 +122,7 @@ async fn s80_two_authorities_work_throughout_and_one_that_is_removed_is_believed
     world.agent.status_within("Free over HTTPS", RECONNECT, |status| status.mode() == "free" && status.seq() == cancel.position.seq).await;
     assert_eq!(world.broker.connects_of(DEVICE), connects, "the broker was told CONNECT");
 
-    // With both again, everything is back, without SIGHUP.
+    // With both authorities again, everything works, without SIGHUP.
     std::fs::write(&world.agent.config.ca, format!("{new}{old}")).unwrap();
     until("the camera at the broker", RECONNECT, || (world.broker.connects_of(DEVICE) > connects).then_some(())).await;
     let premium = world.premium();

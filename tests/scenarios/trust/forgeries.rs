@@ -53,7 +53,7 @@ async fn s58_forged_documents_are_rejected_and_the_reports_rate_limited() {
     }
     until("the flood on its way", PATIENCE, || (world.broker.sent_to(DEVICE) >= sent + 40).then_some(())).await;
     world.everything_acknowledged().await;
-    // A genuine document right after the flood is judged, and reported, at once.
+    // A genuine document right after the flood is judged and reported at once.
     let cancel = world.free();
     let cancel = world.issue(cancel).await;
     world.issuer.judged(&cancel, Outcome::Applied).await;
@@ -64,7 +64,7 @@ async fn s58_forged_documents_are_rejected_and_the_reports_rate_limited() {
 #[tokio::test]
 async fn s59_an_unknown_key_is_fetched_and_the_document_held_then_judged() {
     let mut world = World::new().await;
-    // With the keyset before the first document, none has been fetched yet: it may be once a minute.
+    // If the keyset came before the first document, none has been fetched yet; the limit is one fetch a minute.
     world.agent.start();
     world.agent.status("the keyset", |status| status.keyset() == 7).await;
     assert_eq!(world.cloud.count(hyper::Method::GET, "/keyset"), 0);
@@ -124,7 +124,7 @@ async fn s60_both_keys_of_a_rotation_are_good_and_a_revoked_one_is_not() {
         world.issuer.judged(&document, Outcome::Applied).await;
         world.issuer.in_force(&document, mode).await;
     }
-    // The same document under another key is the same document.
+    // The same document signed with another key is still the same document.
     let mark = world.issuer.mark();
     let resigned = drafts[1].signed(&next_key);
     world.hand_out(&resigned).await;
@@ -161,7 +161,7 @@ async fn s61_malformed_documents_are_rejected_and_acknowledged_before_they_cost_
         assert_eq!(report.reason, reason);
         assert!(premium.in_force(&report) && report.mode == Mode::Paid);
     }
-    // Past the burst of 5 reports, the PUBACK is the answer.
+    // Beyond the burst of 5 reports, the PUBACK is the only answer.
     let more: Vec<Vec<u8>> = vec![
         signed(good.replacen("\"seq\":99", "\"seq\":99999999999999999999999999", 1).as_bytes()),
         signed(b"{\"iss\":\"\xff\xfe\"}"),
@@ -214,7 +214,7 @@ async fn s61_a_megabyte_costs_two_connections_then_a_clean_session_and_https() {
     assert!(connects("c0") <= 2, "{} more connections with the old session", connects("c0"));
     world.agent.mode(Mode::Free).await;
     assert!(world.cloud.entitlement_gets() > gets);
-    // It does not subscribe for now, so the megabyte cannot come again; reports still go out.
+    // The camera does not subscribe for now, so the megabyte cannot arrive again; it still sends reports.
     let clean = log.since(seen).iter().position(|l| l.contains(&format!(" as {DEVICE} (p2, c1"))).unwrap() + seen;
     world.issuer.in_force(&cancel, Mode::Free).await;
     holds("one quiet connection", Duration::from_secs(2), || {
@@ -240,7 +240,7 @@ async fn s62_a_document_for_another_device_or_issuer_is_rejected() {
     world.everything_acknowledged().await;
 }
 
-/// One way a broker can be wrong, the word that the log must say about it, and the stage.
+/// A fault of a broker, the stage at which it shows, and the reason that the log must contain.
 struct BadServer {
     name: &'static str,
     tls: rustls::ServerConfig,
@@ -263,7 +263,7 @@ fn bad_servers(pki: &Pki) -> Vec<BadServer> {
     ]
 }
 
-/// An agent whose broker is at `broker`, beside a good cloud.
+/// An agent with its broker at `broker` and a good cloud.
 async fn agent_at(pki: &Pki, broker: std::net::SocketAddr) -> (Agent, Cloud) {
     let cloud = Cloud::start(pki).await;
     let agent = Agent::new(pki, DEVICE, broker, &cloud.url());
@@ -295,7 +295,7 @@ async fn s63_a_server_that_cannot_be_trusted_is_told_nothing() {
     }
 }
 
-/// The control: without a fault the same server is told CONNECT at once.
+/// The control: without a fault, the same server receives CONNECT at once.
 #[tokio::test]
 async fn s63_a_server_without_a_fault_is_told_connect() {
     let pki = Pki::new();
@@ -316,7 +316,7 @@ async fn s63_a_certificate_not_yet_valid_is_refused_once_the_clock_is_confirmed(
     let mut future = server_params(&["127.0.0.1"]);
     validity(&mut future, 2, 30);
     let impostor = Impostor::listen(addr, plain_tls(&pki.ca.sign(future))).await;
-    // The log says once that the broker is away, the status why it is now.
+    // The log says once that the broker is unreachable; the status gives the current reason.
     let named = |status: &Status| ["TLS: ", "not valid before"].iter().all(|words| status.sentence("broker_unreachable").contains(words));
     agent.status("a certificate of the future", named).await;
     let seen = impostor.seen();
@@ -399,7 +399,7 @@ async fn s65_an_edited_state_file_is_not_believed() {
     let cancel = world.free();
     world.start_with(cancel, Mode::Free).await;
     world.agent.stop().await;
-    // Whoever edits it turns Free into Premium: both slots, every place, as long as before.
+    // An attacker with write access turns Free into Premium in both slots, without changing lengths.
     let mut edited = 0;
     for entry in std::fs::read_dir(&world.agent.config.state_dir).unwrap() {
         let path = entry.unwrap().path();
@@ -417,7 +417,7 @@ async fn s65_an_edited_state_file_is_not_believed() {
     }
     assert!(edited > 0, "there is no state file to edit");
 
-    // The broker still has a document, but only HTTPS may set the state anew.
+    // The broker still has a document, but only HTTPS may restore the state.
     world.cloud.lock().entitlement = Body::Silence;
     let premium = world.premium();
     let premium = world.sign(&premium);

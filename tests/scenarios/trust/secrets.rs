@@ -19,15 +19,15 @@ use care_tests::{
 };
 use serde_json::json;
 
-/// A secret by its name, and a text in which it must not stand.
+/// A secret's name, and a text that it must not appear in.
 type Canary = (&'static str, String);
 
-/// Which secrets stand in a text.
+/// The secrets that appear in a text.
 fn leaks(text: &str, canaries: &[Canary]) -> Vec<&'static str> {
     canaries.iter().filter(|(_, secret)| text.contains(secret)).map(|(name, _)| *name).collect()
 }
 
-/// The longest line of a PEM file's body: nobody writes that by accident.
+/// The longest line of a PEM file's body, which no text contains by accident.
 fn body_of_pem(path: &Path) -> String {
     let text = fs::read_to_string(path).unwrap();
     let body = text.lines().filter(|line| !line.starts_with("-----")).max_by_key(|line| line.len());
@@ -37,7 +37,7 @@ fn body_of_pem(path: &Path) -> String {
 #[tokio::test]
 async fn no_secret_stands_in_log_status_archive_or_command_line() {
     let mut world = World::with_camera().await;
-    // As talkative as it gets.
+    // At the most verbose log level.
     world.agent.environment = vec![("CARE_LOG".into(), "info,kasa_care_agent=trace".into())];
     let mut canaries: Vec<Canary> = vec![
         ("the device's key", body_of_pem(&world.agent.config.key)),
@@ -108,7 +108,7 @@ async fn no_secret_stands_in_log_status_archive_or_command_line() {
     }
 }
 
-/// The test of the test.
+/// Tests the check itself.
 #[test]
 fn a_leak_is_found() {
     let canaries = vec![("a query", "CANARY".to_owned()), ("a key", "MIGH".to_owned())];
@@ -127,7 +127,7 @@ async fn what_the_agent_writes_is_for_its_user_alone() {
     }
 }
 
-/// What a process listens on: `tcp 127.0.0.1:port` in the kernel's own notation, or a socket's path.
+/// The sockets on which a process listens: `tcp 127.0.0.1:port` in the kernel's notation, or a unix socket's path.
 fn listeners(pid: i32) -> BTreeSet<String> {
     let proc = PathBuf::from(format!("/proc/{pid}"));
     let inodes: BTreeSet<String> = fs::read_dir(proc.join("fd"))
@@ -159,7 +159,7 @@ async fn it_listens_for_its_status_and_for_motion_and_executes_nothing() {
     let mut world = World::with_camera().await;
     world.start_premium().await;
     world.agent.motion().await;
-    // From here on: GStreamer's scan for plugins is over.
+    // GStreamer's plugin scan has finished.
     let trace = world.agent.dir().join("strace");
     let log = Lines::default();
     let mut strace = tokio::process::Command::new("strace");
@@ -183,7 +183,7 @@ async fn it_listens_for_its_status_and_for_motion_and_executes_nothing() {
     assert!(executed.is_empty(), "{executed:?}");
 }
 
-/// The test of the test.
+/// Tests the check itself.
 #[test]
 fn a_port_that_is_listened_on_is_found() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -192,7 +192,7 @@ fn a_port_that_is_listened_on_is_found() {
     assert!(found.iter().any(|at| at.starts_with("tcp ") && at.ends_with(&port)), "{found:?}");
 }
 
-/// Ways of having another program do it.
+/// Calls that execute a program.
 fn executes(line: &str) -> bool {
     let code = line.split("//").next().unwrap_or_default();
     ["process::Command", "Command::new", "libc::system", "libc::exec", "posix_spawn", "libc::fork"].iter().any(|way| code.contains(way))

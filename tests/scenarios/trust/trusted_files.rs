@@ -17,7 +17,7 @@ fn chmod(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
 }
 
-/// The exit code of `check-config` and everything it says.
+/// The exit code and the output of `check-config`.
 async fn checked(agent: &Agent) -> (Option<i32>, String) {
     let output = agent.command(&["check-config"]).await;
     (output.status.code(), format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)))
@@ -28,7 +28,7 @@ async fn a_byte_order_mark_hides_no_certificate_key_or_configuration() {
     let mut world = World::new().await;
     let another = Authority::root("another authority").pem();
     let config = world.agent.config.clone();
-    // The first one of the bundle is the one that the servers need; the first one of the chain is the device's own.
+    // The servers need the first root of the bundle; the chain begins with the device's own certificate.
     fs::write(&config.ca, format!("{MARK}{}{MARK}{another}", world.pki.ca.pem())).unwrap();
     for file in [&config.cert, &config.key] {
         let text = fs::read_to_string(file).unwrap();
@@ -56,7 +56,7 @@ async fn one_root_that_cannot_be_read_is_named_and_the_others_count() {
     assert_eq!(code, Some(0), "a warning is no fault: {told}");
     assert!(told.lines().any(|line| line.contains("broker.ca: warning") && line.contains(&place)), "{told}");
 
-    // It is over with the next bundle, and none at all is a fault.
+    // The condition ends with the next bundle; a bundle without a usable root is an error.
     fs::write(&world.agent.config.ca, world.pki.ca.pem()).unwrap();
     world.agent.status("a whole bundle", |status| status.condition("ca_skipped").is_none()).await;
     fs::write(&world.agent.config.ca, ODD).unwrap();
@@ -119,14 +119,14 @@ async fn a_configuration_or_authority_that_others_may_change_is_refused_with_the
         }
         chmod(file, 0o640);
         assert_eq!(checked(&world.agent).await.0, Some(0), "{named}");
-        // Only root can give a file away.
+        // Only root can change a file's owner.
         if chown(file, Some(65_534), None).is_ok() {
             let (code, said) = checked(&world.agent).await;
             assert!(code == Some(78) && said.contains("chown root"), "{said}");
             chown(file, Some(0), None).unwrap();
         }
     }
-    // A running agent keeps what it has.
+    // A running agent keeps its current files.
     world.start_premium().await;
     chmod(&world.agent.config_path(), 0o666);
     world.agent.signal(libc::SIGHUP);

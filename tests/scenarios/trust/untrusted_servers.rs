@@ -37,19 +37,19 @@ use tokio::{
     net::TcpListener,
 };
 
-/// How a server of the table is made.
+/// How a server of the table is run.
 enum Server {
-    /// By rustls.
+    /// With rustls.
     Rustls(ServerConfig),
-    /// By OpenSSL, with these arguments: what rustls does not do.
+    /// With OpenSSL and these arguments, for what rustls does not do.
     OpenSsl(Identity, &'static [&'static str]),
-    /// It answers the ClientHello with these bytes and ends.
+    /// Answers the ClientHello with these bytes and closes.
     Raw(&'static [u8]),
-    /// Half of a good server's answer, then the end.
+    /// Sends half of a good server's answer, then closes.
     Truncated(ServerConfig),
 }
 
-/// One line of the table: what is wrong, and a word that the reason must have.
+/// One row of the table: the fault, and a word that the reason must contain.
 struct BadServer {
     name: &'static str,
     server: Server,
@@ -159,7 +159,7 @@ fn bad_servers(pki: &Pki, dir: &Path) -> Vec<BadServer> {
     ]
 }
 
-/// What only a store may be: they want to know nothing of the device.
+/// Faults of stores only: they do not ask for a client certificate.
 fn servers_that_ask_nobody(pki: &Pki) -> [BadServer; 2] {
     let words = &["no client certificate"];
     let over_tls_1_2 = Server::OpenSsl(pki.ca.server(), &["-tls1_2"]);
@@ -174,7 +174,7 @@ fn self_signed(params: CertificateParams) -> Identity {
     Identity { chain: params.self_signed(&key).unwrap().pem(), key: key.serialize_pem() }
 }
 
-/// What rcgen does not make: an identity of this kind of key, signed with this digest.
+/// Certificates that rcgen cannot make: this key type, signed with this digest.
 fn openssl_identity(ca: &Authority, dir: &Path, name: &str, key: &[&str], digest: &str) -> Identity {
     let at = |end: &str| dir.join(format!("{name}{end}"));
     let run = |arguments: &[&str]| {
@@ -210,7 +210,7 @@ fn openssl_identity(ca: &Authority, dir: &Path, name: &str, key: &[&str], digest
     Identity { chain: read(".pem"), key: read(".key") }
 }
 
-/// A server that shows this certificate, with this key, and looks at neither.
+/// Serves any certificate with any key, without checking either.
 fn unjudged(identity: &Identity, key: &Identity) -> ServerConfig {
     #[derive(Debug)]
     struct Shown(Arc<CertifiedKey>);
@@ -225,7 +225,7 @@ fn unjudged(identity: &Identity, key: &Identity) -> ServerConfig {
     builder.with_no_client_auth().with_cert_resolver(Arc::new(shown))
 }
 
-/// A server of the table while it runs.
+/// A running server of the table.
 enum Running {
     Impostor { impostor: Impostor, _wire: Option<Proxy> },
     OpenSsl { log: Lines, _server: Process },
@@ -274,7 +274,7 @@ impl Running {
                         let _ = socket.shutdown().await;
                         let mut after = Vec::new();
                         let _ = socket.read_to_end(&mut after).await;
-                        // Whatever is no record of TLS: an alert begins with 21.
+                        // Anything that is not a TLS record; alerts have type 21.
                         if after.first().is_some_and(|byte| *byte != 21) {
                             record.lock().unwrap().extend(after);
                         }
@@ -285,7 +285,7 @@ impl Running {
         }
     }
 
-    /// What it was told in plaintext, if anything.
+    /// The plaintext that it received, if any.
     fn told(&self) -> Option<String> {
         match self {
             Self::Impostor { impostor, .. } => {
@@ -311,7 +311,7 @@ fn has(line: &str, words: &[&str]) -> bool {
     words.iter().any(|word| line.contains(word))
 }
 
-/// Writes the list of what the authority has revoked.
+/// Writes the authority's revocation list.
 fn revocations(pki: &Pki, dir: &Path) -> std::path::PathBuf {
     let path = dir.join("revoked.crl");
     std::fs::write(&path, pki.ca.crl(&REVOKED)).unwrap();
@@ -340,7 +340,8 @@ async fn s63_no_bad_server_is_told_a_byte_as_broker_or_as_api() {
     }
 }
 
-/// The control: the same certificate without a fault is told CONNECT, with a revocation list that does not name it.
+/// The control: with the same certificate without a fault, and a revocation list that does not name it, the server
+/// receives CONNECT.
 #[tokio::test]
 async fn s63_a_good_server_beside_a_revocation_list_is_told_connect_and_get() {
     let pki = Pki::new();
@@ -357,7 +358,7 @@ async fn s63_a_good_server_beside_a_revocation_list_is_told_connect_and_get() {
     until("GET", PATIENCE, || api.seen().told.starts_with(b"GET /v1/").then_some(())).await;
 }
 
-/// A certificate as large as any real one is no fault: a chain of 30 KiB.
+/// A certificate as large as any real one is accepted: a chain of 30 KiB.
 #[tokio::test]
 async fn s63_a_large_certificate_is_no_fault() {
     let pki = Pki::new();
@@ -370,7 +371,7 @@ async fn s63_a_large_certificate_is_no_fault() {
     until("CONNECT", PATIENCE, || broker.seen().told.first().map(drop)).await;
 }
 
-/// The whole table as clip stores, each asked for by `check-config --connect`, which goes the way of an upload up to HTTP.
+/// Runs the whole table as clip stores with `check-config --connect`, which takes the path of an upload up to HTTP.
 #[tokio::test]
 async fn s63_no_bad_server_is_told_a_byte_as_clip_store() {
     let pki = Pki::new();
@@ -399,7 +400,7 @@ async fn s63_no_bad_server_is_told_a_byte_as_clip_store() {
     assert_eq!(output.status.code(), Some(70));
 }
 
-/// The same with real uploads for three of them, among them the one that only a confirmed clock can refuse.
+/// The same with real uploads for three of them, including the one that only a confirmed clock can refuse.
 #[tokio::test]
 async fn s63_a_clip_waits_while_its_store_is_not_to_be_trusted() {
     let mut world = World::with_camera().await;
@@ -420,7 +421,7 @@ async fn s63_a_clip_waits_while_its_store_is_not_to_be_trusted() {
         cloud.next_grants.extend(cases.iter().map(|(store, _)| at(store.addr)));
         cloud.grants = at(store.addr);
     }
-    // Each failure of a clip, and not only the condition that it leads to.
+    // Each failed clip is counted, in addition to the condition.
     world.agent.environment.push(("CARE_LOG".into(), "info,kasa_care_agent::upload=debug".into()));
     world.start_premium().await;
     until("the clock to be confirmed", PATIENCE, || (world.cloud.entitlement_gets() > 0).then_some(())).await;
@@ -436,7 +437,7 @@ async fn s63_a_clip_waits_while_its_store_is_not_to_be_trusted() {
     }
 }
 
-/// As API, once its clock is confirmed.
+/// As the API, once its clock is confirmed.
 #[tokio::test]
 async fn s63_an_api_not_yet_valid_is_refused_once_the_clock_is_confirmed() {
     let mut world = World::new().await;
@@ -449,7 +450,7 @@ async fn s63_an_api_not_yet_valid_is_refused_once_the_clock_is_confirmed() {
     let impostor = Impostor::listen(([127, 0, 0, 1], 0).into(), plain_tls(&world.pki.ca.sign(future))).await;
     wire.lead_to(impostor.addr);
     let seen = world.agent.log().len();
-    // A lost connection asks at once.
+    // A lost connection triggers a poll at once.
     world.wire.cut().await;
     world.agent.logged(seen, "an API of the future", |line| line.contains("api_unreachable") && line.contains("not valid before")).await;
     let seen = impostor.seen();

@@ -7,27 +7,27 @@ use tokio::process::Command;
 
 use crate::wait::free_port;
 
-/// Whose broker it is.
+/// The supported brokers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
-    /// Eclipse Mosquitto 2, Debian's.
+    /// Eclipse Mosquitto 2 from Debian.
     Mosquitto,
     /// NATS with JetStream, Debian's `nats-server`.
     Nats,
-    /// RabbitMQ with its MQTT plugin, Debian's.
+    /// RabbitMQ with its MQTT plugin, from Debian.
     RabbitMq,
-    /// aedes, on Node.
+    /// aedes on Node.js.
     Aedes,
-    /// rumqttd, of the same house as the agent's client.
+    /// rumqttd, from the authors of the agent's MQTT client.
     Rumqttd,
 }
 
 impl Kind {
-    /// All of them.
+    /// All brokers.
     pub const ALL: [Self; 5] = [Self::Mosquitto, Self::Nats, Self::RabbitMq, Self::Aedes, Self::Rumqttd];
 
-    /// Writes its configuration into `dir`, where `server.pem`, `server.key` and `ca.pem` are, and gives what must run, the
-    /// broker last.
+    /// Writes the configuration into `dir`, which already holds `server.pem`, `server.key` and `ca.pem`. Returns the
+    /// commands to run, the broker last.
     pub(super) fn commands(self, dir: &Path, port: u16, issuer_port: u16, extra: &str) -> Vec<Command> {
         match self {
             Self::Mosquitto => vec![mosquitto(dir, port, issuer_port, extra)],
@@ -38,18 +38,18 @@ impl Kind {
         }
     }
 
-    /// Removes what it had on disk.
+    /// Deletes the broker's data on disk.
     pub(super) fn forget(self, dir: &Path) {
         match self {
             Self::Mosquitto => drop(std::fs::remove_file(dir.join("mosquitto.db"))),
             Self::Nats => drop(std::fs::remove_dir_all(dir.join("jetstream"))),
             Self::RabbitMq => drop(std::fs::remove_dir_all(dir.join("mnesia"))),
-            // They know nothing beyond their memory.
+            // These brokers keep everything in memory.
             Self::Aedes | Self::Rumqttd => {}
         }
     }
 
-    /// Whether sessions and retained messages outlive its process.
+    /// Whether sessions and retained messages survive a restart of the broker.
     pub fn remembers(self) -> bool {
         matches!(self, Self::Mosquitto | Self::Nats | Self::RabbitMq)
     }
@@ -59,8 +59,8 @@ fn write(path: &Path, text: &str) {
     std::fs::write(path, text).unwrap();
 }
 
-/// On the files that operators copy. `extra` counts for the cameras' listener, in place of what the file says of the same; a test
-/// may send more than a broker should take.
+/// Uses the files in `deploy/` that operators copy. `extra` overrides their settings for the cameras' listener,
+/// because some tests send more than a broker should accept.
 fn mosquitto(dir: &Path, port: u16, issuer_port: u16, extra: &str) -> Command {
     write(&dir.join("cameras.acl"), include_str!("../../../deploy/mosquitto/cameras.acl"));
     write(&dir.join("cloud.acl"), include_str!("../../../deploy/mosquitto/cloud.acl"));
@@ -100,8 +100,7 @@ fn nats(dir: &Path, port: u16, extra: &str) -> Command {
     command
 }
 
-/// On the files of `deploy/rabbitmq`, as a node of its own with an `epmd` of its own: the machine's, if it has one, stays
-/// out of it.
+/// Uses the files of `deploy/rabbitmq`. Runs its own node and its own `epmd`, separate from any on this machine.
 fn rabbitmq(dir: &Path, port: u16) -> Vec<Command> {
     let deployed = include_str!("../../../deploy/rabbitmq/rabbitmq.conf")
         .replace("/etc/rabbitmq/care", &dir.display().to_string())
@@ -113,7 +112,7 @@ fn rabbitmq(dir: &Path, port: u16) -> Vec<Command> {
     epmd.args(["-port", &epmd_port, "-address", "127.0.0.1"]);
     let mut server = Command::new("/usr/lib/rabbitmq/bin/rabbitmq-server");
     server
-        // The name of its data is the name of the node, which must stay over restarts.
+        // The data directory is named after the node, so the node name must be the same after a restart.
         .env("RABBITMQ_NODENAME", format!("care{port}@localhost"))
         .env("RABBITMQ_DIST_PORT", free_port().to_string())
         .env("ERL_EPMD_PORT", &epmd_port)
@@ -126,13 +125,13 @@ fn rabbitmq(dir: &Path, port: u16) -> Vec<Command> {
         .env("RABBITMQ_LOG_BASE", dir.join("log"))
         .env("RABBITMQ_PID_FILE", dir.join("pid"))
         .env("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", "+sbwt none +sbwtdcpu none +sbwtdio none")
-        // Without the shell in between, which would outlive a killed test.
+        // Runs erl without the wrapping shell, which would outlive a killed test.
         .env("RUNNING_UNDER_SYSTEMD", "true")
         .env("HOME", dir);
     vec![epmd, server]
 }
 
-/// Where `scripts/brokers.sh` puts what is not Debian's.
+/// Where `scripts/brokers.sh` installs the brokers that Debian does not package.
 fn cache() -> PathBuf {
     let home = || PathBuf::from(std::env::var_os("HOME").expect("a home")).join(".cache");
     std::env::var_os("XDG_CACHE_HOME").map_or_else(home, PathBuf::from).join("kasa-care-agent/brokers")

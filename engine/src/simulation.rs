@@ -22,9 +22,9 @@ use self::{
     step::Step,
 };
 
-/// With the ticks in between, about a hundred events.
+/// Steps per history; with the ticks in between, about a hundred events.
 const STEPS: usize = 64;
-/// Histories where nobody says how many: some seconds.
+/// The default number of histories; they take a few seconds.
 const HISTORIES: u64 = 5_000;
 /// A planted bug must be found within so many histories.
 const FOUND_WITHIN: u64 = 100_000;
@@ -57,16 +57,16 @@ fn no_history_breaks_an_invariant() {
     assert_sound("SEED", started, play_all(from..from + histories, |seed| history(seed, STEPS)));
 }
 
-/// A grant refused while a document was being written, behind a refusal that a duplicate had confirmed: the oracle wanted the
-/// gate open five seconds early. It took 8,567,794 histories to say so.
+/// Regression: a grant was refused while a document was being written, after a duplicate had confirmed an earlier
+/// refusal, and the oracle required the gate to open five seconds early. Found after 8,567,794 histories.
 #[test]
 fn what_once_failed_holds() {
     let events = play(&Rc::new(Issuer::new()), &undelayed(8_567_793, STEPS), false);
     assert!(events.is_ok(), "{events:?}");
 }
 
-/// A get that waited for a cut counted as sent before it was; a voucher that was noticed late lasted as much longer; a time that a
-/// reset had set opened what the clock, which the system clock had raised, did not.
+/// Regressions: a get that waited for a cut counted as sent before it was; a confirmation that was noticed late
+/// lasted longer by the delay; a time set by a reset did not open what the same time from the system clock did.
 #[test]
 fn what_cuts_and_corrections_once_broke_holds() {
     for seed in [36_920, 42_699, 258_839] {
@@ -75,7 +75,7 @@ fn what_cuts_and_corrections_once_broke_holds() {
     }
 }
 
-/// Every sequence of the twelve kinds of events, to this depth.
+/// Plays every sequence of this length of the twelve kinds of events.
 fn exhaust(depth: u32) {
     let started = Instant::now();
     let kinds = Step::KINDS.len() as u64;
@@ -94,8 +94,8 @@ fn no_sequence_of_six_events_breaks_an_invariant() {
     exhaust(6);
 }
 
-/// Fails on the sources as they are. `scripts/planted-bugs.sh` applies the patches of `engine/planted/` to a scratch copy, one at a
-/// time, and runs this there.
+/// Fails on unmodified sources. `scripts/planted-bugs.sh` applies the patches in `engine/planted/` to a scratch
+/// copy, one at a time, and runs this test there.
 #[test]
 #[ignore = "scripts/planted-bugs.sh runs it where a bug is planted"]
 fn the_planted_bug_is_found_and_its_history_is_short() {

@@ -32,19 +32,19 @@ pub(super) const FREE: Policy = Policy { clips: true, history_h: 12, clip_max_s:
 const PLUS: Policy = Policy { clips: true, history_h: 336, clip_max_s: 60, cooldown_s: 30, max_height: 1080, snapshots: true };
 const PREMIUM: Policy = Policy { clips: true, history_h: 720, clip_max_s: 120, cooldown_s: 0, max_height: 2160, snapshots: true };
 
-/// A camera in a test: the engine, and what it acts on.
+/// A camera under test: the engine and its surroundings.
 struct Bench {
     engine: Engine,
     keys: Keys,
     camera: Camera,
 }
 
-/// What the engine acts on, and what it has done there.
+/// Everything that the engine acts on, and a record of its actions.
 struct Camera {
     now: Now,
-    /// The end of every server's certificates.
+    /// The expiry of all server certificates.
     valid_until: Duration,
-    /// What the gate was told last, and how often it was cut.
+    /// The gate's last admission, and all cuts.
     open: Admission,
     cuts: Vec<Option<(Policy, Position)>>,
     transfers: u32,
@@ -87,7 +87,7 @@ impl Keys {
     }
 }
 
-/// What an engine in a test knows of its device; documents come from keysets that `root` signs.
+/// The settings of an engine under test; keysets are signed by `root`.
 pub(super) fn settings(root: &Signer) -> Settings {
     let count = Cell::new(0u64);
     Settings {
@@ -186,14 +186,14 @@ impl Bench {
         self.flash_writes();
     }
 
-    /// Unless the flash is slow.
+    /// Writes at once, unless the flash is slow.
     fn flash_writes(&mut self) {
         if !self.disk.slow {
             self.sync();
         }
     }
 
-    /// Lets the disk do what waits for it: only the newest record is written.
+    /// Completes the pending write: only the newest record is written.
     fn sync(&mut self) {
         let Some((ticket, record)) = self.disk.pending.pop() else { return };
         self.disk.pending.clear();
@@ -263,7 +263,7 @@ impl Bench {
         self.reports.iter().map(|(_, report)| report.outcome).collect()
     }
 
-    /// Power is cut and comes back: what is not on the disk is gone.
+    /// Cuts and restores the power: only what is on the disk survives.
     fn reboot(self) -> Self {
         let restored = match &self.disk.record {
             None => Restored::Empty,
@@ -291,7 +291,7 @@ impl DerefMut for Bench {
 }
 
 impl Camera {
-    /// Trusted time is corrected.
+    /// Corrects trusted time.
     fn correct(&mut self, to: Duration) {
         let from = self.now.trusted;
         let moved = i64::try_from(to.as_millis()).unwrap() - i64::try_from(from.as_millis()).unwrap();

@@ -10,11 +10,11 @@ pub(super) use crate::tests::FREE;
 use crate::{Settings, tests::settings};
 
 pub(super) const T0: u64 = 1_767_225_600;
-/// When the certificates of broker and API end.
+/// When the certificates of broker and API expire.
 pub(super) const CERTIFICATES_END: Duration = Duration::from_secs(T0 + 300 * 86_400);
-/// Kinds of documents, of which 0 is Premium and 1 is Free.
+/// Number of document variants; 0 is Premium and 1 is Free.
 pub(super) const VARIANTS: u8 = 96;
-/// Kinds of defects.
+/// Number of kinds of defects.
 pub(super) const DEFECTS: u8 = 7;
 pub(super) const CLOSED: Policy =
     Policy { clips: false, history_h: 0, clip_max_s: 0, cooldown_s: i32::MAX as u32, max_height: 0, snapshots: false };
@@ -47,13 +47,13 @@ pub(super) fn both(a: Policy, b: Policy) -> Policy {
     }
 }
 
-/// A document and the facts that the oracle judges it by.
+/// A document, and the facts by which the oracle judges it.
 #[derive(Debug)]
 pub(super) struct Doc {
     pub(super) token: String,
-    /// Signed by a known key for this camera, and understood.
+    /// Signed by a known key, for this camera, and readable.
     pub(super) good: bool,
-    /// Only a keyset of at least this version knows its key.
+    /// The lowest keyset version that contains its key.
     pub(super) needs_version: u64,
     pub(super) position: Position,
     pub(super) digest: Digest,
@@ -67,16 +67,16 @@ pub(super) struct Doc {
     pub(super) next_paid: bool,
 }
 
-/// Epoch and seq, what it says, and what is wrong with it.
+/// Epoch and seq, variant, and defect.
 type Contents = (u64, u64, u8, Option<u8>);
-/// Version, iat, and the resets as id, epoch, seq and time: all in which keysets differ.
+/// Version, iat, and the resets as id, epoch, seq and time: everything in which keysets differ.
 type Edition = (u64, u64, Vec<(u64, u64, u64, Option<u64>)>);
 
-/// The cloud's keys, and everything signed so far.
+/// The cloud's keys, and all documents signed so far.
 pub(super) struct Issuer {
     root: Signer,
     first: Signer,
-    /// Known from version 2 on.
+    /// In keysets from version 2 on.
     second: Signer,
     stranger: Signer,
     issued: RefCell<HashMap<Contents, Rc<Doc>>>,
@@ -112,7 +112,7 @@ impl Issuer {
         self.keysets.borrow_mut().entry((keyset.version, keyset.iat, resets)).or_insert_with(|| keyset.sign(&self.root)).clone()
     }
 
-    /// A document; `defect` says what is wrong with it.
+    /// Creates a document; `defect` selects what is wrong with it.
     pub(super) fn issue(&self, epoch: u64, seq: u64, variant: u8, defect: Option<u8>) -> Rc<Doc> {
         let make = || Rc::new(self.make(epoch, seq, variant, defect));
         self.issued.borrow_mut().entry((epoch, seq, variant, defect)).or_insert_with(make).clone()

@@ -31,7 +31,8 @@ pub(super) enum Verdict {
     Waiting,
 }
 
-/// How a document came, and whether that way confirms (docs/protocol.md#confirmation), SUBSCRIBE aside.
+/// The channel by which a document arrived, and whether that channel confirms (docs/protocol.md#confirmation).
+/// SUBSCRIBE is tracked separately.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Voice {
     Copy { confirms: bool },
@@ -39,27 +40,27 @@ pub(super) enum Voice {
     Https,
 }
 
-/// A document that was accepted.
+/// An accepted document.
 struct Accepted {
     doc: Rc<Doc>,
     durable: bool,
-    /// Whether it is on flash that its `next` has taken effect.
+    /// Whether the record on flash shows that its `next` has taken effect.
     next_durable: bool,
-    /// It could not be written so far, or the flash has said nothing for ten seconds.
+    /// Not written so far because of an error, or because the flash has not answered for ten seconds.
     failed: bool,
     /// When it was handed to the flash.
     handed: Option<Duration>,
     /// How much of `max_age_s` was used at this BOOTTIME.
     used: Duration,
     marked: Duration,
-    /// How much of that is its age at receipt.
+    /// The part of that which is its age at receipt.
     late: Duration,
     next_done: bool,
-    /// What it allowed when a higher one came.
+    /// What it allowed when a higher document arrived.
     superseded: Option<Policy>,
 }
 
-/// What a record was made from.
+/// The state that a record was made from.
 #[derive(Clone, Copy, Default)]
 struct Snapshot {
     trusted: Duration,
@@ -80,11 +81,11 @@ struct Waiting {
     until: Duration,
 }
 
-/// How a document came that waits for its key.
+/// The channel of a document that waits for its key.
 struct Copy {
     voice: Voice,
     connection: u64,
-    /// What waits for its PUBACK.
+    /// A message that waits for its PUBACK.
     delivery: Option<u64>,
     /// No connection was lost and no SUBSCRIBE sent since.
     fresh: bool,
@@ -94,54 +95,54 @@ pub(super) struct Oracle {
     keyset: u64,
     reset_id: u64,
     lost: bool,
-    /// The camera was reset, and nothing has bound it since.
+    /// The camera was reset and has not been bound since.
     reset: bool,
     ratchet: Position,
     digest: Option<Digest>,
-    /// The newest document on flash, then those that are accepted and not on flash yet.
+    /// The newest document on flash, followed by accepted documents that are not on flash yet.
     chain: Vec<Accepted>,
     snapshots: BTreeMap<u64, Snapshot>,
     on_flash: Snapshot,
     verdicts: BTreeMap<u64, (Verdict, Position, u64)>,
     waiting: Option<Waiting>,
-    /// Their key has become known, and they are to be judged.
+    /// Documents whose key has become known and that are still to be judged.
     known: VecDeque<(Rc<Doc>, Copy)>,
     connection: u64,
     subscribe_sent: bool,
-    /// When the first `get` was sent since anything came on this connection.
+    /// When the first `get` was sent since the last message on this connection.
     unheard: Option<Duration>,
     deaf: bool,
-    /// When HTTPS has to be asked again, at the latest, after a question that failed, and how many have in a row.
+    /// After a failed request: the deadline for the next HTTPS request, and the number of failures in a row.
     ask_by: Option<Duration>,
     failed: usize,
     /// When a record was last handed to the flash.
     persisted: Duration,
-    /// The least that was allowed since all was on flash.
+    /// The intersection of all policies since everything was on flash.
     least: Policy,
     confirmed: bool,
-    /// Confirmed beyond doubt; an answer that had to wait for its key may have been overtaken by another `get`.
+    /// Certainly confirmed; an answer that had to wait for its key may have been superseded by another `get`.
     surely_confirmed: bool,
     /// Confirmed by the newest document, which is not on flash yet: it counts once that is applied.
     confirmation_waits: bool,
     vouched_until: Duration,
-    /// The first and the last 404 since anybody spoke.
+    /// The first and the last 404 since the last confirming message.
     silence: Option<(Duration, Duration)>,
     refusal: Option<Refusal>,
     /// A refusal that another document may end, once it is on flash.
     refused_before: Option<Refusal>,
-    /// When a grant was last refused while a document was being written: it may have been refused under that one.
+    /// When a grant was last refused while a document was being written: the refusal may concern that document.
     refused_in_writing: Option<Duration>,
-    /// Until when a refusal may hold something up that the rules at their most generous let go.
+    /// Until when a refusal may hold media that the most generous reading of the rules allows.
     doubt_until: Duration,
     moved: bool,
     /// The record on flash.
     flash: Option<Flash>,
-    /// The time as verified sources alone give it, and when that was.
+    /// Trusted time from verified sources alone, and when it was computed.
     verified: Duration,
     verified_at: Duration,
-    /// What the last `Date` that agreed said.
+    /// The last `Date` that agreed.
     dated: Option<Duration>,
-    /// A `Date` that waits for a second one, and when it came.
+    /// A `Date` that waits for a second one, and when it arrived.
     doubted: Option<(Duration, Duration)>,
     clock_confirmed: bool,
     last: Now,
@@ -194,7 +195,7 @@ impl Oracle {
         self.ratchet
     }
 
-    /// Whether the last document brought time forward, so that time itself may have changed something.
+    /// Whether the last document moved time forward, so that time itself may have had effects.
     pub(super) fn time_has_moved(&self) -> bool {
         self.moved
     }
@@ -203,7 +204,7 @@ impl Oracle {
         now.trusted.max(self.verified)
     }
 
-    // --- what happens ---
+    // --- events ---
 
     pub(super) fn time(&mut self, now: Now) {
         let since = now.boot - self.verified_at;
@@ -219,7 +220,7 @@ impl Oracle {
             accepted.failed |= !accepted.durable && accepted.handed.is_some_and(|handed| now.boot >= handed + 10 * SECOND);
         }
         if let Some(since) = self.unheard.filter(|since| !self.deaf && now.boot >= *since + 10 * SECOND) {
-            // It counts as lost.
+            // A deaf connection counts as lost.
             self.deaf = true;
             self.overtake();
             if self.confirmed {
@@ -250,7 +251,7 @@ impl Oracle {
         self.overtake();
     }
 
-    /// Whatever waits came before what begins now.
+    /// Events that wait happened before the cut that begins now.
     fn overtake(&mut self) {
         let waiting = self.waiting.iter_mut().flat_map(|waiting| &mut waiting.copies);
         waiting.chain(self.known.iter_mut().map(|(_, copy)| copy)).for_each(|copy| copy.fresh = false);
@@ -260,12 +261,12 @@ impl Oracle {
         self.unheard.get_or_insert(now.boot);
     }
 
-    /// HTTPS is asked for the entitlement.
+    /// The engine requests the entitlement over HTTPS.
     pub(super) fn asked(&mut self) {
         self.ask_by = None;
     }
 
-    /// HTTPS has answered with or without a document, or not.
+    /// HTTPS has answered, with a document or without, or has failed.
     pub(super) fn answered(&mut self, answered: bool, now: Now) {
         if answered {
             self.failed = 0;
@@ -290,7 +291,7 @@ impl Oracle {
         self.connection += 1;
     }
 
-    /// The record of a camera that was reset says so.
+    /// The record of a reset camera says so.
     pub(super) fn check_reset(&self) {
         assert!(self.reset && self.chain.is_empty(), "a reset camera does not know that it was reset");
     }
@@ -304,7 +305,7 @@ impl Oracle {
     pub(super) fn refused(&mut self, in_force: Option<Digest>, now: Now) {
         let paid = |accepted: &Accepted| if accepted.next_done { accepted.doc.next_paid } else { accepted.doc.paid };
         let on_record = self.chain.iter().find(|accepted| Some(accepted.doc.digest) == in_force);
-        // One that may still be going on is not begun anew; if it has ended, this one holds up for its time.
+        // A refusal that may still last is not started anew; if it has ended, this one lasts for its own time.
         let in_doubt = now.boot < self.doubt_until;
         if in_doubt {
             self.doubt_until = self.doubt_until.max(now.boot + 1000 * SECOND);
@@ -315,7 +316,7 @@ impl Oracle {
         }
         let begins = self.refusal.is_none() && !in_doubt;
         if begins && on_record.is_some_and(|accepted| paid(accepted) && !self.lease_ended(accepted, now)) {
-            // While a document is being written, the refusal from before it goes on.
+            // While a document is being written, the earlier refusal continues.
             let older = self.refused_before.take().filter(|older| !written && now.boot < older.at + 900 * SECOND);
             self.refusal = Some(older.unwrap_or(Refusal { at: now.boot, confirmed: None }));
         }
@@ -380,7 +381,7 @@ impl Oracle {
             return Verdict::Refused;
         }
         if self.reset && doc.position.epoch == self.ratchet.epoch {
-            // Whatever its seq: the camera may have been sold.
+            // Regardless of its seq: the camera may have been sold.
             return Verdict::Refused;
         }
         let newest = self.chain.last().map(|accepted| &accepted.doc);
@@ -438,7 +439,8 @@ impl Oracle {
 
     fn note(&mut self, delivery: Option<u64>, verdict: Verdict, position: Position) {
         if let Some(delivery) = delivery {
-            // A reset has taken the ratchet back below it: what comes next may stand lower, and no PUBACK promises more than that.
+            // A reset has lowered the ratchet below it: later documents may be lower, and a PUBACK promises no more
+            // than that.
             let is_above = verdict == Verdict::Duplicate && position > self.ratchet;
             let verdict = if is_above { Verdict::Refused } else { verdict };
             self.verdicts.insert(delivery, (verdict, position, self.reset_id));
@@ -507,12 +509,12 @@ impl Oracle {
         self.snapshots.insert(ticket, snapshot);
     }
 
-    /// What is not on flash yet could not be written.
+    /// Writing has failed for everything that is not on flash yet.
     pub(super) fn write_failed(&mut self) {
         self.chain.iter_mut().filter(|accepted| !accepted.durable).for_each(|accepted| accepted.failed = true);
     }
 
-    /// The flash has a record, whether or not the engine has been told.
+    /// The flash has a record, whether or not the engine knows.
     pub(super) fn on_flash(&mut self, ticket: u64, record: &[u8]) {
         let after = Flash::read(record);
         if let Some(before) = &self.flash {
@@ -524,15 +526,16 @@ impl Oracle {
         self.flash = Some(after);
     }
 
-    /// The engine is told of it.
+    /// The engine learns of it.
     pub(super) fn written(&mut self, ticket: u64, record: &[u8]) {
         let (snapshot, after) = (self.snapshots[&ticket], Flash::read(record));
         let newest = self.chain.iter().rposition(|accepted| Some(accepted.doc.digest) == snapshot.digest);
         if let Some(newest) = newest {
-            // A higher one was accepted before the engine heard of this: what was in force stays so until that is written.
+            // A higher document was accepted before the engine learned of this; the document in force stays until
+            // that one is written.
             let is_passed_over = newest + 1 < self.chain.len();
             if newest > 0 && !is_passed_over {
-                // What was refused may have been refused under the document before, or under this one.
+                // The refusal may concern the previous document or this one.
                 if let Some(refusal) = self.refusal.take() {
                     self.doubt_until = refusal.at + 1000 * SECOND;
                 }
@@ -584,9 +587,9 @@ impl Oracle {
         self.time(now);
     }
 
-    // --- what is checked ---
+    // --- checks ---
 
-    /// The most that may leave by the rules, each at its most generous (invariant 3).
+    /// The most that may leave under the most generous reading of each rule (invariant 3).
     fn most(&self, in_force: Option<Digest>, now: Now) -> Policy {
         let Some(ruling) = self.ruling(in_force) else {
             assert_eq!(in_force, None, "in force was never accepted");
@@ -594,7 +597,7 @@ impl Oracle {
         };
         let mut most = open_policy(ruling);
         for accepted in &self.chain {
-            // What is not on flash yet opens nothing, and what it forbids is closed.
+            // A document that is not on flash yet opens nothing, and closes what it forbids.
             most = both(most, accepted.superseded.unwrap_or_else(|| open_policy(accepted)));
             let newest = accepted.superseded.is_none();
             let rules = accepted.doc.digest == ruling.doc.digest || newest && !accepted.durable && !accepted.failed;
@@ -609,13 +612,13 @@ impl Oracle {
         self.chain.iter().rfind(|accepted| Some(accepted.doc.digest) == in_force)
     }
 
-    /// Whether `leave` is no more than that.
+    /// Whether `leave` stays within that.
     pub(super) fn check_gate(&self, leave: &Policy, in_force: Option<Digest>, now: Now) {
         let most = self.most(in_force, now);
         assert!(!takes(&most, leave), "{leave:?} is more than {most:?}, in force {in_force:?}");
     }
 
-    /// Whether all that is paid for may leave once there is no reason left to wait: the owner loses nothing (invariant 4).
+    /// Checks that all paid media may leave once there is no reason to wait: the owner loses nothing (invariant 4).
     pub(super) fn check_given(&self, leave: &Policy, now: Now) {
         let [only] = &self.chain[..] else { return };
         let good =
@@ -626,7 +629,7 @@ impl Oracle {
         }
     }
 
-    /// Whether what Free and both plans allow may leave although the flash has not answered for ten seconds.
+    /// Whether media that Free and both plans allow may leave after the flash has not answered for ten seconds.
     pub(super) fn check_hung(&self, leave: &Policy, now: Now) {
         let waits = self.chain.iter().any(|accepted| !accepted.durable || accepted.next_done != accepted.next_durable);
         if !waits || !self.chain.first().is_some_and(|oldest| oldest.durable) || now.boot < self.persisted + 10 * SECOND {
@@ -637,7 +640,7 @@ impl Oracle {
         assert!(!takes(leave, &least), "{leave:?} is less than {least:?}, and the flash does not answer");
     }
 
-    /// A question that failed is asked again soon; only where there is a connection that is heard on it need not be.
+    /// Checks that a failed request is repeated soon, unless the connection receives messages.
     pub(super) fn check_asked(&self, connected: bool, now: Now) {
         if self.lost || (connected && !self.deaf) {
             return;
@@ -645,7 +648,7 @@ impl Oracle {
         assert!(self.ask_by.is_none_or(|by| now.boot <= by), "HTTPS was to be asked by {:?}, at {now:?}", self.ask_by);
     }
 
-    /// A byte of `clip` leaves, maybe its first (invariant 3).
+    /// A byte of `clip` leaves, possibly its first (invariant 3).
     pub(super) fn check_byte(&self, clip: &Clip, first: bool, in_force: Option<Digest>, now: Now) {
         let most = self.most(in_force, now);
         assert!(fits(clip, &most), "a byte of {clip:?} leaves, and no more than {most:?} may");
@@ -655,7 +658,7 @@ impl Oracle {
         assert!(!first || age.as_secs() <= u64::from(most.history_h) * 3600, "a clip that is too old leaves: {clip:?} {most:?}");
     }
 
-    /// A clip is kept: the document in force must allow that.
+    /// A clip is kept; the document in force must allow that.
     pub(super) fn check_kept(&self, clip: &Clip, epoch: u64, in_force: Option<Digest>) {
         assert_eq!(clip.epoch, epoch, "a clip of another owner is kept");
         if let Some(ruling) = self.ruling(in_force) {
@@ -663,7 +666,7 @@ impl Oracle {
         }
     }
 
-    /// With nothing on its way to the flash, the newest document that was accepted is in force (invariant 4).
+    /// If no write is pending, the newest accepted document is in force (invariant 4).
     pub(super) fn check_newest(&self, in_force: Option<Digest>) {
         let newest = self.chain.last().map(|newest| newest.doc.digest);
         assert_eq!(in_force, newest, "the newest document is not in force");
@@ -673,9 +676,9 @@ impl Oracle {
         self.keyset
     }
 
-    // --- the clock ---
+    // --- clock ---
 
-    /// An HTTPS answer made at this moment says `date`; T was `before` and is `after`.
+    /// An HTTPS answer from this moment carries `date`; trusted time was `before` and is `after`.
     pub(super) fn date(&mut self, date: Duration, readings: Readings, before: Now, after: Now) {
         let (was, is) = (before.trusted, after.trusted);
         let near = |a: Duration, b: Duration| a.abs_diff(b) <= TEN_MINUTES;
@@ -703,7 +706,7 @@ impl Oracle {
         } else {
             date.max(Duration::from_secs(T0))
         };
-        // A system clock within ten minutes may raise it, and a date is a second long.
+        // A system clock within ten minutes may raise it; a date has a resolution of one second.
         let most = to.max(readings.system.min(to + TEN_MINUTES)) + SECOND;
         assert!((to..=most).contains(&is), "{date:?} set {was:?} to {is:?}, and not to {to:?}");
         if is < was {
@@ -718,7 +721,8 @@ impl Oracle {
         self.last = after;
     }
 
-    /// T is set back, or set: it may be less than it was, and of a lease only the time since receipt stays used.
+    /// A correction or reset of trusted time: it may decrease, and of a lease only the time since receipt stays
+    /// used.
     fn lower(&mut self, from: Duration, to: Duration) {
         self.verified = to;
         self.last.trusted = Duration::ZERO;
@@ -740,7 +744,8 @@ impl Oracle {
         assert!(!now.confirmed || possible, "nobody has confirmed {now:?}");
     }
 
-    /// T never goes back by itself, is never behind what is verified, and no system clock takes it ten minutes beyond that.
+    /// Trusted time never decreases without a correction, is never behind verified time, and the system clock never
+    /// moves it ten minutes beyond that.
     pub(super) fn check_clock(&mut self, now: Now) {
         let ran = now.boot.saturating_sub(self.last.boot);
         assert!(now.trusted >= self.last.trusted + ran || self.last.trusted.is_zero(), "time went back: {:?} {now:?}", self.last);
@@ -763,14 +768,14 @@ impl Oracle {
         used.as_secs() >= accepted.doc.max_age_s || self.trusted(now).as_secs() >= accepted.doc.not_after
     }
 
-    /// A cut erases only by a document's own policy, never for a lease or for want of confirmation.
+    /// A cut erases only by a document's own policy, never because of a lease or a missing confirmation.
     pub(super) fn check_erasure(&self, keep: Policy, position: Position, now: Now) {
-        // Two may stand at one position, if a reset has come between them.
+        // After a reset, two documents may have the same position.
         let by = |accepted: &Accepted| accepted.doc.position == position && policy(accepted) == keep;
         assert!(self.chain.iter().any(by), "{keep:?} erases, which no document at {position} says, at {now:?}");
     }
 
-    /// PUBACK means: this document or a higher one survives a crash, or it was refused (invariant 1).
+    /// A PUBACK means that this document or a higher one survives a crash, or that it was refused (invariant 1).
     pub(super) fn check_puback(&self, delivery: u64) {
         let Some((verdict, position, reset_id)) = self.verdicts.get(&delivery) else { return };
         match verdict {
@@ -778,7 +783,7 @@ impl Oracle {
             Verdict::Waiting => panic!("acknowledged before it was judged"),
             Verdict::Applied | Verdict::Duplicate => {
                 let flash = self.flash.as_ref().expect("something is on flash");
-                // A reset may have taken the ratchet back below it since.
+                // A reset may have lowered the ratchet below it since.
                 let reset = flash.reset_id > *reset_id || *position > self.ratchet;
                 assert!(reset || self.covers(flash, *position), "{position} would be lost: {flash:?}");
             }
@@ -793,7 +798,7 @@ impl Oracle {
         }
     }
 
-    /// After a reset the document in force may stand above the ratchet.
+    /// After a reset, the document in force may be above the ratchet.
     fn covers(&self, flash: &Flash, position: Position) -> bool {
         flash.ratchet >= position || (flash.entitlement.is_some() && self.on_flash.position >= position)
     }
@@ -804,13 +809,14 @@ fn policy(accepted: &Accepted) -> Policy {
     accepted.doc.next.filter(|_| accepted.next_done).map_or(accepted.doc.policy, |(_, policy)| policy)
 }
 
-/// What of it may have been opened: what a `next` gives opens once it is on flash, what it takes is closed at once.
+/// The part of it that may be open: a `next` that grants opens once it is on flash, one that restricts closes at
+/// once.
 fn open_policy(accepted: &Accepted) -> Policy {
     let next = policy(accepted);
     if accepted.next_done && !accepted.next_durable { both(accepted.doc.policy, next) } else { next }
 }
 
-/// Whether a policy allows a clip, its age and the pause before it aside.
+/// Whether a policy allows a clip, apart from its age and the cooldown before it.
 fn fits(clip: &Clip, policy: &Policy) -> bool {
     let kind = match clip.kind {
         ClipKind::Snapshot => policy.snapshots,
@@ -819,7 +825,7 @@ fn fits(clip: &Clip, policy: &Policy) -> bool {
     kind && clip.height <= policy.max_height && policy.history_h > 0
 }
 
-/// A record as it stands on flash, as far as the oracle looks at it.
+/// The fields of a record on flash that the oracle checks.
 #[derive(Debug, Clone, Deserialize)]
 struct Flash {
     ratchet: Position,

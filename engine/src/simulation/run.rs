@@ -16,10 +16,10 @@ use fastrand::Rng;
 
 use super::{issuer::Issuer, signature_cache, step::Step, world::World};
 
-/// How many histories a thread takes at a time.
+/// Number of histories that a thread takes at a time.
 const BATCH: u64 = 50;
 
-/// A history that broke an invariant.
+/// A history that violated an invariant.
 #[derive(Debug, Clone)]
 pub(super) struct Failure {
     pub(super) number: u64,
@@ -27,7 +27,7 @@ pub(super) struct Failure {
     pub(super) steps: Vec<Step>,
 }
 
-/// The figures of a run, and its first failure.
+/// The statistics of a run, and its first failure.
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
     pub(super) histories: u64,
@@ -35,7 +35,7 @@ pub(super) struct Outcome {
     pub(super) failure: Option<Failure>,
 }
 
-/// The history of a seed, with cuts that are done at once.
+/// The history of a seed, with cuts that complete at once.
 pub(super) fn undelayed(seed: u64, steps: usize) -> Vec<Step> {
     let mut random = Rng::with_seed(seed);
     (0..steps).map(|_| Step::random(&mut random)).collect()
@@ -48,8 +48,8 @@ pub(super) fn history(seed: u64, steps: usize) -> Vec<Step> {
     undelayed(seed, steps).into_iter().flat_map(with_cuts).flatten().collect()
 }
 
-/// Plays the histories of these numbers until one fails; `make` says what happens in each. The failure with the lowest number
-/// counts, so that a run ends the same way on any number of cores.
+/// Plays the histories with these numbers until one fails; `make` creates each. Reports the failure with the lowest
+/// number, so that the result does not depend on the number of cores.
 pub(super) fn play_all(numbers: std::ops::Range<u64>, make: impl Fn(u64) -> Vec<Step> + Sync) -> Outcome {
     let next = AtomicU64::new(numbers.start);
     let failed = AtomicBool::new(false);
@@ -89,7 +89,7 @@ pub(super) fn play_all(numbers: std::ops::Range<u64>, make: impl Fn(u64) -> Vec<
     })
 }
 
-/// Plays one history. Returns its number of events, or the invariant that it broke.
+/// Plays one history. Returns its number of events, or the invariant that it violated.
 pub(super) fn play(issuer: &Rc<Issuer>, steps: &[Step], verbose: bool) -> Result<u64, String> {
     quietly(|| {
         let mut world = World::new(issuer.clone(), verbose);
@@ -101,7 +101,7 @@ pub(super) fn play(issuer: &Rc<Issuer>, steps: &[Step], verbose: bool) -> Result
     })
 }
 
-/// Leaves out every step without which the history still fails.
+/// Removes every step without which the history still fails.
 pub(super) fn shrink(steps: &[Step]) -> Vec<Step> {
     let issuer = Rc::new(Issuer::new());
     let mut steps = steps.to_vec();
@@ -123,7 +123,7 @@ pub(super) fn shrink(steps: &[Step]) -> Vec<Step> {
             size /= 2;
         }
     }
-    // A step and what undoes it can only go together.
+    // A step and the step that undoes it can only be removed together.
     while let Some(shorter) = without_two(&issuer, &steps) {
         steps = shorter;
     }
@@ -144,7 +144,7 @@ thread_local! {
     static SAID: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
-/// Runs `history`; a panic is caught, and what it says is returned and not printed.
+/// Runs `history`; catches a panic and returns its message without printing it.
 fn quietly<T>(history: impl FnOnce() -> T) -> Result<T, String> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {

@@ -5,12 +5,12 @@ use std::{cell::RefCell, collections::HashMap};
 
 use care_protocol::{Keyset, Reject, VerifiedEntitlement, VerifiedKeyset};
 
-/// More than a run needs. Beyond it the cache starts empty again.
+/// More than a run needs. When it is full, the cache is cleared.
 const MOST: usize = 100_000;
 
 #[derive(Default)]
 struct Cache {
-    /// Every set of keys seen, without version and resets, on which no signature depends.
+    /// All distinct sets of keys, without version and resets, which do not affect signatures.
     keys: Vec<Keyset>,
     entitlements: HashMap<(Option<usize>, Vec<u8>), Result<VerifiedEntitlement, Reject>>,
     keysets: HashMap<Vec<u8>, Result<VerifiedKeyset, Reject>>,
@@ -20,7 +20,7 @@ thread_local! {
     static CACHE: RefCell<Option<Cache>> = const { RefCell::new(None) };
 }
 
-/// Turns the cache on for this thread. From here on all documents must be for one device, under one root.
+/// Turns the cache on for this thread. All later documents must be for one device, under one root.
 pub(super) fn turn_on() {
     CACHE.set(Some(Cache::default()));
 }

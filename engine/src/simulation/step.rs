@@ -5,10 +5,10 @@ use fastrand::Rng;
 
 use super::issuer::{DEFECTS, VARIANTS};
 
-/// What happens next.
+/// A kind of step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Step {
-    /// CONNACK, SUBSCRIBE and SUBACK, as far as they come.
+    /// CONNACK, SUBSCRIBE and SUBACK, as far as they get.
     Connect {
         subscribe: bool,
         granted: bool,
@@ -18,7 +18,7 @@ pub(super) enum Step {
     Deliver(Draw, How),
     /// The broker delivers a keyset.
     Keys(Keys),
-    /// HTTPS answers one of the open questions.
+    /// HTTPS answers one of the pending requests.
     Https {
         question: u8,
         answer: Https,
@@ -28,33 +28,33 @@ pub(super) enum Step {
     Wait {
         seconds: u32,
     },
-    /// How the flash is from here on.
+    /// How the flash behaves from now on.
     Flash {
         slow: bool,
         fails: bool,
     },
     /// The next sync of the record fails.
     SyncFails,
-    /// A slow flash does what it was asked.
+    /// A slow flash completes its pending operation.
     FlashWrites,
-    /// 402 on a grant.
+    /// A grant is refused with 402.
     Refused,
     /// The broker acknowledges the reports.
     Published,
-    /// Somebody sets the system clock.
+    /// The system clock is set.
     SystemClock(Wall),
-    /// The cloud's own clock is right, or off by so many seconds.
+    /// The cloud's clock becomes correct, or wrong by so many seconds.
     CloudClock {
         off: i64,
     },
-    /// Something moves: a clip or a snapshot is recorded.
+    /// Motion: a clip or a snapshot is recorded.
     Motion {
         snapshot: bool,
         seconds: u8,
         height: u16,
     },
     Upload(Upload),
-    /// A cut takes so many further steps from here on, as one in which a vendor's uploader has a part may.
+    /// From now on a cut takes so many further steps, as with a vendor's uploader.
     Cuts {
         after: u8,
     },
@@ -65,35 +65,35 @@ pub(super) enum Step {
     },
 }
 
-/// Which document.
+/// Which document is delivered.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Draw {
     /// A higher one.
     Next { owner: bool, skips: u8, variant: u8 },
-    /// One that was there before.
+    /// An earlier one again.
     Again { back: u8 },
-    /// Another one at the newest position.
+    /// A different one at the newest position.
     Rival { variant: u8 },
-    /// One that is wrong.
+    /// An invalid one.
     Bad { defect: u8, variant: u8 },
 }
 
-/// How it comes.
+/// By which channel it is delivered.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum How {
     Copy { retain: bool, dup: bool },
     Answer { newest: bool },
 }
 
-/// Which keyset.
+/// Which keyset is delivered.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Keys {
     Same,
     Higher,
     Lower,
-    /// A higher one that was issued in milliseconds.
+    /// A higher one with `iat` in milliseconds.
     Milliseconds,
-    /// A higher one that resets this camera to a part of its seq, maybe with the time, or repeats an old reset.
+    /// A higher one that resets this camera to a part of its seq, possibly with the time, or repeats an old reset.
     Reset {
         again: bool,
         part: u8,
@@ -108,7 +108,7 @@ pub(super) enum Https {
     Found(Draw, Keys),
 }
 
-/// What the system clock says.
+/// What the system clock reads.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Wall {
     Right,
@@ -121,7 +121,7 @@ pub(super) enum Wall {
     HoursAhead,
 }
 
-/// What the uploads do.
+/// What an upload does.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Upload {
     Begin,
@@ -130,10 +130,10 @@ pub(super) enum Upload {
     Done,
 }
 
-/// What the camera finds when power is back.
+/// The flash contents after a power cut.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Fate {
-    /// The flash after losing, tearing and reordering what was not synced.
+    /// The flash after unsynced writes were lost, torn or reordered.
     Crash {
         during_operation: u8,
         which: u16,
@@ -190,12 +190,12 @@ impl Step {
         }
     }
 
-    /// How long cuts take from here on.
+    /// How long cuts take from now on.
     pub(super) fn random_cuts(random: &mut Rng) -> Self {
         Self::Cuts { after: [0, 0, 1, 2, 3, 5, 8, 40][random.usize(0..8)] }
     }
 
-    /// One of the twelve kinds of event from which every short history is made.
+    /// One of the twelve kinds of events that make up all short histories.
     pub(super) const KINDS: [Self; 12] = [
         Self::Connect { subscribe: true, granted: true },
         Self::Lose,

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::trusted_time::Now;
 
-/// More clips than this are not kept.
+/// Maximum number of clips kept.
 const MOST: usize = 6;
 
 #[derive(Default)]
@@ -34,7 +34,7 @@ pub(super) struct Clip {
 enum State {
     Waiting,
     Leaving(u64),
-    /// Failed; tried again once this moment has come.
+    /// Failed; retried from this moment on.
     Sleeping(u64, Duration),
 }
 
@@ -47,7 +47,7 @@ impl Clip {
 }
 
 impl Uploader {
-    /// A clip that has just ended.
+    /// A clip that has just been recorded.
     pub(super) fn record(&mut self, snapshot: bool, seconds: u8, height: u16, open: &Admission, now: Now) {
         let long = if snapshot { Duration::ZERO } else { Duration::from_secs(seconds.into()) };
         let clip = Clip {
@@ -64,12 +64,12 @@ impl Uploader {
     }
 
     fn judge(&self, policy: &Policy, open: &Admission, now: Now) -> Judge {
-        // The pause between clips is the spool's business, which has tests of its own.
+        // The cooldown between clips belongs to the spool, which has its own tests.
         let policy = Policy { cooldown_s: 0, ..*policy };
         Judge::new(policy, open.position.epoch, u64::try_from(now.trusted.as_millis()).unwrap(), None)
     }
 
-    /// Does one thing; whatever sends a byte in doing so is given to `sent`, with whether it is its first.
+    /// Does one thing. Calls `sent` for each clip that sends a byte, with whether it is the clip's first.
     pub(super) fn act(&mut self, what: Upload, open: &Admission, now: Now, mut sent: impl FnMut(&Clip, bool)) {
         let generation = self.generation;
         let mut judge = self.judge(&open.leave, open, now);
@@ -102,7 +102,7 @@ impl Uploader {
         }
     }
 
-    /// A cut: nothing goes on, and what `keep` does not allow is gone.
+    /// Performs a cut: all transfers stop, and clips that `keep` does not allow are deleted.
     pub(super) fn cut(&mut self, keep: Option<(Policy, Position)>, now: Now) {
         self.generation += 1;
         for clip in &mut self.clips {

@@ -22,11 +22,11 @@ use crate::{
 const SLOT: usize = 8 * 1024;
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
 const MINUTE: Duration = Duration::from_secs(60);
-/// A cut is waited for so long at most: then a vendor's uploader has been cut off.
+/// A cut takes at most so long: then the vendor's uploader is disconnected.
 const LONGEST_CUT: Duration = Duration::from_secs(5);
-/// What a cut comes to.
+/// The result of every cut.
 const FIGURES: CutFigures = CutFigures { generation: Generation(0), transfers: 1, bytes_after: 0, erased: Erased { clips: 0, bytes: 0 } };
-/// What no agent has written.
+/// Bytes that no agent has written.
 const GARBAGE: &[u8] = b"worn out";
 
 pub(super) struct World {
@@ -34,38 +34,38 @@ pub(super) struct World {
     around: Around,
 }
 
-/// All that the engine acts on.
+/// Everything that the engine acts on.
 struct Around {
     issuer: Rc<Issuer>,
-    /// The engine as its last decision left it.
+    /// The engine's state after its last decision.
     seen: Seen,
     oracle: Oracle,
-    /// The true time, which nobody here may ask.
+    /// The true time, which no component may read.
     truth: Duration,
-    /// By how many seconds the cloud's clock is off.
+    /// Error of the cloud's clock in seconds.
     cloud_off: i64,
     readings: Readings,
     time: TrustedTime,
     now: Now,
-    /// What the gate was told last.
+    /// The gate's last admission.
     open: Admission,
     uploader: Uploader,
-    /// How many steps a cut takes from here on.
+    /// Number of steps that a cut takes from now on.
     cut_takes: u8,
     cut: Option<Cut>,
-    /// What the oracle is to hear of the event that the engine is being told.
+    /// The oracle's part of the event that the engine is being given.
     hear: Option<Hear>,
-    /// What the oracle is to hear of what the engine was told during the cut, in order.
+    /// The oracle's part of the events given to the engine during the cut, in order.
     deferred: VecDeque<Hear>,
-    /// What the oracle has made of the document that the engine is taking in.
+    /// The oracle's verdict on the document that the engine is processing.
     verdict: Option<Verdict>,
-    /// To be checked once what the engine has taken in is carried out.
+    /// A check to run once the effects of the last event are carried out.
     unchecked: Option<(Verdict, Before)>,
     flash: Flash,
     connection: u64,
     connected: bool,
     deliveries: u64,
-    /// On this connection, in order of arrival, and whether the engine is done with it.
+    /// Messages of this connection in order of arrival, and whether the engine is done with each.
     window: Vec<(u64, bool)>,
     fetches: Vec<Resource>,
     published: Vec<u64>,
@@ -76,27 +76,27 @@ struct Around {
     version: u64,
     reset_id: u64,
     resets: Vec<Reset>,
-    /// Persist effects since it was last set to zero.
+    /// Persist effects since the counter was last reset.
     persists: u32,
-    /// What the engine was told.
+    /// Number of events given to the engine.
     events: u64,
-    /// Whether the history is told, for whoever has to find out what went wrong.
+    /// Whether to print the history, for debugging.
     verbose: bool,
 }
 
-/// What the oracle hears when the engine takes in what it was told.
+/// The oracle's update when the engine processes an event.
 type Hear = Box<dyn FnOnce(&mut Around)>;
 
 type Before = Option<(Position, Admission)>;
 
-/// What is looked at of the engine after each of its decisions.
+/// The engine's state that is checked after each of its decisions.
 #[derive(Debug, Clone, Copy, Default)]
 struct Seen {
     in_force: Option<Digest>,
     position: Position,
-    /// How many events wait in the engine.
+    /// Number of events that wait in the engine.
     waiting: usize,
-    /// How many documents do whose key has become known.
+    /// Number of waiting documents whose key has become known.
     known: usize,
 }
 
@@ -111,24 +111,24 @@ impl Seen {
     }
 }
 
-/// A cut that is not over yet.
+/// A cut in progress.
 struct Cut {
-    /// The engine hears of its end as soon as it is told to begin.
+    /// It completes as soon as it is requested.
     over_at_once: bool,
     steps: u8,
     until: Duration,
-    /// What was read from the broker meanwhile.
+    /// Messages read from the broker meanwhile.
     read: usize,
 }
 
-/// The store, on a disk that loses what is not synced.
+/// The store, on a disk that loses unsynced writes.
 struct Flash {
     disk: Disk,
     slots: Slots<Disk>,
     slow: bool,
-    /// The record that waits, and whether its failure was told.
+    /// The pending record, and whether its failure was reported.
     waiting: Option<(u64, Vec<u8>, bool)>,
-    /// What was handed to the store since the last success: any of it may be there after a crash.
+    /// Records handed to the store since the last success: any of them may be there after a crash.
     attempted: Vec<(u64, Vec<u8>)>,
     durable: Option<Vec<u8>>,
 }
@@ -141,7 +141,7 @@ impl Flash {
     }
 }
 
-/// What HTTPS has found.
+/// The result of an HTTPS request.
 fn body(bytes: String) -> Body {
     Body { bytes: bytes.into(), valid_until: CERTIFICATES_END }
 }
@@ -192,7 +192,7 @@ impl World {
         world
     }
 
-    /// How many events the engine was told.
+    /// Number of events given to the engine.
     pub(super) fn events(&self) -> u64 {
         self.around.events
     }
@@ -202,7 +202,7 @@ impl World {
         self.flash_writes();
     }
 
-    /// Unless the flash is slow.
+    /// Writes at once, unless the flash is slow.
     fn flash_writes(&mut self) {
         if !self.around.flash.slow {
             self.sync();
@@ -266,7 +266,7 @@ impl World {
         self.tell(event, |_| ());
     }
 
-    /// What comes from the broker is not read while there is no room for it.
+    /// Messages from the broker are not read while there is no room for them.
     fn broker_says(&mut self, event: Event, hear: impl FnOnce(&mut Around) + 'static) {
         if self.engine.intake() == Intake::Full {
             self.end_cut();
@@ -278,7 +278,7 @@ impl World {
         self.tell(event, hear);
     }
 
-    /// Tells the engine, and the oracle as soon as the engine takes it in.
+    /// Gives an event to the engine, and to the oracle as soon as the engine processes it.
     fn tell(&mut self, event: Event, hear: impl FnOnce(&mut Around) + 'static) {
         if self.around.verbose && event != Event::Tick {
             eprintln!("  {:?} {event:?}", self.around.time.clone().now(self.around.readings));
@@ -324,14 +324,14 @@ impl World {
         for clip in &self.around.uploader.clips {
             self.around.oracle.check_kept(clip, self.around.open.position.epoch, in_force);
         }
-        // Nothing piles up (invariant 7).
+        // Nothing accumulates (invariant 7).
         let open = self.around.window.iter().filter(|(_, done)| !done).count();
         let waits = self.engine.unacknowledged.len() + self.engine.unknown_key.as_ref().map_or(0, |held| held.copies.len());
         assert!(waits <= open + COPIES, "{waits} wait for a PUBACK, of {open}");
         assert!(!self.around.flash.disk.misused(), "a descriptor was used after its sync had failed");
     }
 
-    /// The store's turn.
+    /// Runs the store.
     fn sync(&mut self) {
         let Some((ticket, record, told)) = self.around.flash.waiting.take() else { return };
         if self.around.flash.attempted.last().is_none_or(|(last, _)| *last != ticket) {
@@ -375,7 +375,7 @@ impl World {
                 world.nonce = None;
                 world.oracle.lost_connection(world.now);
             });
-            // A lost state asks at its own pace.
+            // A lost state polls at its own pace.
             let asks = self.around.cut.is_some() || self.engine.lost || !self.around.fetches.is_empty();
             assert!(asks, "a loss asks over HTTPS at once");
         }
@@ -478,7 +478,7 @@ impl World {
                     seq,
                     time: time.then_some(self.around.truth.as_secs()),
                 }];
-                // The cloud issues again from there.
+                // The cloud issues from that position again.
                 self.around.seq = seq;
             }
             Keys::Lower => return self.around.issuer.keyset(self.around.version.saturating_sub(1).max(1), vec![]),
@@ -487,7 +487,7 @@ impl World {
         self.around.issuer.keyset(self.around.version, self.around.resets.clone())
     }
 
-    /// HTTPS answers one of the questions; whatever it is, it has a date.
+    /// HTTPS answers one of the requests; every answer has a date.
     fn answer(&mut self, question: u8, answer: Https) {
         if self.around.fetches.is_empty() {
             return;
@@ -533,7 +533,7 @@ impl World {
         if self.around.verbose {
             eprintln!("  Date {date:?}: {before:?} -> {:?}", self.around.now);
         }
-        // What it brings is seen by itself, before the answer it came with.
+        // Checks the effects of the new time separately, before the answer itself.
         self.event(Event::Tick);
     }
 
@@ -604,7 +604,7 @@ impl World {
         self.start();
     }
 
-    /// What the store finds when power is back.
+    /// The store's contents when power returns.
     fn lose_power(&mut self, fate: Fate) -> Restored {
         self.around.flash.disk.set_failing(None);
         let (during, which) = match fate {
@@ -612,7 +612,7 @@ impl World {
             Fate::Unreadable | Fate::FactoryReset => (0, 0),
         };
         if let Some((ticket, record, _)) = self.around.flash.waiting.take() {
-            // It was under way, up to one operation or another.
+            // The write was in progress, up to one operation or another.
             self.around.flash.disk.fail_at(during.into(), std::io::ErrorKind::Other);
             self.around.flash.attempted.push((ticket, record.clone()));
             if self.around.flash.slots.write(&record).is_ok() {
@@ -662,7 +662,8 @@ impl World {
         }
     }
 
-    /// Once all is well the newest document rules, everything is acknowledged, and exactly what it allows may leave (invariant 4).
+    /// Once all faults are over, the newest document is in force, everything is acknowledged, and exactly what it
+    /// allows may leave (invariant 4).
     pub(super) fn end_well(&mut self) {
         if self.around.verbose {
             eprintln!("all is well again");
@@ -676,7 +677,7 @@ impl World {
         self.around.window.clear();
         self.around.readings.system = self.around.truth;
         self.around.cloud_off = 0;
-        // Whatever was said of the time before, two answers a minute apart set it right.
+        // Whatever happened to the time before, two answers a minute apart correct it.
         self.date();
         self.wait(61);
         self.date();
@@ -708,7 +709,7 @@ impl World {
 }
 
 impl Around {
-    /// The document in force. Two may stand at one position, if a reset has come between them.
+    /// The document in force. After a reset, two documents may have the same position.
     fn in_force(&self) -> Option<Digest> {
         self.seen.in_force
     }
@@ -717,16 +718,16 @@ impl Around {
         self.seen.position
     }
 
-    /// The engine has taken something in: the oracle hears of it before anything comes of it.
+    /// The engine has processed an event: updates the oracle before the effects are carried out.
     fn take_in(&mut self, hear: Hear, before: Before) {
         self.persists = 0;
         hear(self);
-        // It may have brought time forward.
+        // The event may have moved time forward.
         self.oracle.time(self.now);
         self.unchecked = self.verdict.take().map(|verdict| (verdict, before));
     }
 
-    /// What the engine has taken in is carried out, unless a cut holds it up.
+    /// Checks the last event once its effects are carried out, unless a cut delays them.
     fn check_taken_in(&mut self) {
         let Some((verdict, before)) = self.unchecked.take() else { return };
         if self.cut.is_none() {
@@ -734,13 +735,13 @@ impl Around {
         }
     }
 
-    /// How things stand before the engine takes something in; `None` while the flash has something to do, which is no fault of
-    /// what is taken in.
+    /// The state before the engine processes an event; `None` while a write is pending, because the write may change
+    /// the state too.
     fn before(&self) -> Before {
         self.flash.waiting.is_none().then_some((self.seen.position, self.open))
     }
 
-    /// What is refused changes nothing, and neither it nor a duplicate writes anything (invariants 5 and 6).
+    /// A refused document changes nothing, and neither it nor a duplicate is written (invariants 5 and 6).
     fn check_unmoved(&self, verdict: Verdict, before: Before) {
         if self.oracle.time_has_moved() || verdict == Verdict::Applied {
             return;
@@ -769,7 +770,7 @@ impl Ports for Around {
     }
 
     fn decided(&mut self, engine: &Engine) {
-        // One that takes no step is over at once.
+        // A cut that takes no step completes at once.
         let cut_over = self.cut.take_if(|cut| cut.over_at_once).is_some();
         if !cut_over {
             self.check_taken_in();
@@ -779,7 +780,7 @@ impl Ports for Around {
         let seen = self.seen;
         if let Some(hear) = self.hear.take() {
             if seen.waiting > was.waiting {
-                // A cut is under way, or time has brought one first.
+                // A cut is in progress, or time has just started one.
                 self.deferred.push_back(hear);
             } else if self.cut.is_none() {
                 self.take_in(hear, before);
@@ -796,7 +797,7 @@ impl Ports for Around {
         self.carries_out(&("cut", keep));
         if let Some((policy, position)) = keep {
             self.oracle.check_erasure(policy, position, self.now);
-            // For another owner nothing is recorded before the old one's pictures are forgotten.
+            // For another owner, nothing is recorded before the old owner's media is erased.
             let stays = [0, position.epoch].contains(&self.open.position.epoch);
             self.open = Admission { record: if stays { policy } else { CLOSED }, keep: policy, leave: CLOSED, position };
         }

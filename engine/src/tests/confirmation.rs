@@ -155,7 +155,7 @@ fn one_lost_poll_costs_no_paid_minute() {
         bench.forget_log();
         bench.pass(Duration::from_secs(60));
         assert_eq!(bench.fetches.len(), 1);
-        // As long as an answer is waited for.
+        // The timeout of an answer.
         bench.pass(Duration::from_secs(10));
         bench.event(Event::Fetched(Resource::Entitlement, lost));
         bench.pass(Duration::from_secs(15));

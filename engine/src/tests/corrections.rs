@@ -3,7 +3,7 @@
 use super::*;
 
 const DAY: u64 = 86_400;
-/// A year after the bench begins.
+/// A year after the bench's start time.
 const ENDS: Duration = Duration::from_secs(T0 + 365 * DAY);
 
 fn bounded(document: &Entitlement) -> Bench {
@@ -132,7 +132,7 @@ fn a_document_that_came_while_time_was_too_high_is_as_old_as_the_corrected_time_
     let lease = Lease { max_age_s: 2 * DAY, not_after: T0 + 300 * DAY };
     bench.live(&Entitlement { lease, ..premium(42) });
     assert_eq!((bench.last().seq, bench.mode()), (42, Mode::Free), "it seems to be a hundred days old");
-    // A restart keeps apart what was old and what has run.
+    // A restart keeps age at receipt and elapsed time apart.
     bench.pass(Duration::from_secs(600));
     bench.event(Event::Stopping);
     let trusted = trusted_on_record(&bench);
@@ -160,7 +160,7 @@ fn a_root_signed_reset_sets_the_time_and_the_record_says_it_at_once() {
     assert_eq!(bench.now.trusted, Duration::from_secs(T0 + 60));
     bench.event(Event::Tick);
     assert_eq!((bench.last().cause, bench.mode()), (Cause::Time, Mode::Paid));
-    // Again it sets nothing.
+    // The second time it has no effect.
     bench.correct(Duration::from_secs(T0 + 3600));
     let keyset = Keyset { resets: keyset.resets, ..bench.keys.keyset(version + 2) };
     bench.deliver(1, Topic::Keyset, keyset.sign(&bench.keys.root), true);

@@ -191,7 +191,7 @@ fn a_confirmation_ends_with_its_connection_also_while_its_document_is_being_writ
     assert_eq!((bench.mode(), bench.engine.is_confirmed()), (Mode::Held, false));
 }
 
-/// Found by the simulation: a reset lets another document stand where the one in force stands.
+/// Found by the simulation: after a reset, another document may have the position of the one in force.
 #[test]
 fn what_confirms_a_document_that_is_being_written_does_not_open_the_one_before() {
     let mut bench = Bench::confirmed(&premium(41)).reboot();

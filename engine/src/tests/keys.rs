@@ -103,7 +103,7 @@ fn a_root_key_that_the_configuration_has_lost_verifies_nothing_new_and_takes_not
             .find_map(|effect| if let Effect::Persist { record, .. } = effect { Some(record) } else { None })
             .unwrap();
     }
-    // A stranger's root is none that this agent has ever believed.
+    // The agent has never trusted this other root.
     let mut record = Record::read(&bytes).unwrap();
     record.roots = settings(&new_root).roots;
     assert!(Engine::new(settings(&new_root), Restored::Record(Box::new(record)), now).lost);

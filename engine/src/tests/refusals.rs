@@ -42,7 +42,7 @@ fn https_is_asked_while_a_refusal_is_unexplained_and_otherwise_not() {
     bench.pass(Duration::from_secs(600));
     assert_eq!(bench.fetches, []);
     bench.event(Event::Refused);
-    // The broker delivers, if nothing that would confirm.
+    // The broker delivers messages, but none that confirms.
     bench.live(&premium(40));
     bench.pass(Duration::from_secs(2));
     assert_eq!(bench.fetches, [Resource::Entitlement]);

@@ -29,7 +29,8 @@ fn an_unreadable_state_obeys_only_https_and_reports_state_lost() {
     assert_eq!((bench.last().cause, bench.last().mode), (Cause::StateLost, Mode::Unbound));
     let keyset = Keyset { resets: vec![Reset { id: 9, aud: "CAM1".into(), epoch: 1, seq: 1, time: None }], ..bench.keys.keyset(8) };
     let keyset = keyset.sign(&bench.keys.root);
-    // Even with a keyset in hand HTTPS is asked for its own first: the ratchet that comes must not be lowered by an old reset.
+    // The engine fetches the keyset over HTTPS first, even if it has one: an old reset must not lower the ratchet
+    // that follows.
     bench.deliver(1, Topic::Keyset, bench.keys.keyset(7).sign(&bench.keys.root), true);
     bench.event(Event::Fetched(Resource::Keyset, Fetched::Failed));
     assert_eq!(bench.fetches, [Resource::Keyset]);

@@ -81,7 +81,7 @@ fn the_digest_covers_the_decoded_payload_and_not_the_key() {
     let again = Entitlement::verify(other.sign(TYP, payload.as_bytes()).as_bytes(), Some(&both), ISSUER, &device()).unwrap();
     assert_eq!((again.digest, again.kid.as_str()), (verified.digest, "2027-01"));
 
-    // The same payload with a space in it is another document.
+    // The same payload with an added space is another document.
     let spaced = judge_payload(payload.replacen(':', ": ", 1).as_bytes()).unwrap();
     assert_ne!(spaced.digest, verified.digest);
     assert_eq!(spaced.entitlement, verified.entitlement);

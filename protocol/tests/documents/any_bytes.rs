@@ -44,7 +44,7 @@ fn any_json() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    // Under emulation a case takes twenty times as long, and only the word size differs there.
+    // A case takes twenty times as long under emulation, where only the word size differs.
     #![proptest_config(ProptestConfig::with_cases(if cfg!(target_arch = "x86_64") { 2_000 } else { 200 }))]
 
     #[test]
@@ -67,7 +67,7 @@ proptest! {
     fn no_well_signed_json_panics(json in any_json(), field in any::<Index>()) {
         let _ = judge_payload(json.as_bytes());
         let _ = Keyset::verify(root().sign("care-keyset+jws", json.as_bytes()).as_bytes(), &roots(), ISSUER);
-        // The same JSON in place of one field of a good document.
+        // The same JSON in place of one field of a valid document.
         let mut document = example();
         let fields = document.as_object_mut().unwrap();
         let name = field.get(&fields.keys().cloned().collect::<Vec<_>>()).clone();

@@ -91,7 +91,7 @@ fn a_field_that_is_missing_null_or_mistyped_is_bad_form() {
         let removed = judge_changed(|d| drop(d.pointer_mut(parent).unwrap().as_object_mut().unwrap().remove(name)));
         assert_eq!(code(removed), "bad_form", "without {pointer}");
         for wrong in [Value::Null, json!([1]), json!({ "x": 1 })] {
-            // Where an array or an object belongs, the content of these is wrong.
+            // For arrays and objects these values have the right type and wrong content.
             let judged = judge_changed(|document| *document.pointer_mut(pointer).unwrap() = wrong.clone());
             assert_eq!(code(judged), "bad_form", "{pointer} = {wrong}");
         }
@@ -262,7 +262,7 @@ fn an_unbound_camera_has_neither_clips_nor_snapshots() {
 
 #[test]
 fn the_first_check_that_fails_gives_the_code() {
-    // Form before header before key before signature before claims.
+    // Form before header, header before key, key before signature, signature before claims.
     let bad_header = json!({ "alg": "none", "kid": "nobody", "typ": TYP });
     assert_eq!(code(judge(key().sign_with_header(&bad_header, b"not json").as_bytes())), "bad_header");
     let unknown = json!({ "alg": "EdDSA", "kid": "nobody", "typ": TYP });

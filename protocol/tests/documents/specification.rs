@@ -31,10 +31,10 @@ fn json_of(heading: &str, nth: usize) -> Value {
     serde_json::from_str(blocks(heading, "json")[nth]).unwrap()
 }
 
-/// The rows of the table whose header begins with `first`, cells trimmed.
+/// The rows of the table whose header begins with `first`; cells are trimmed.
 fn table(heading: &str, first: &str) -> Vec<Vec<&'static str>> {
     let header = format!("| {first} |");
-    // The rule of dashes tells the header from a row that begins in the same way.
+    // The line of dashes distinguishes the header from a row that begins the same way.
     let text = section(heading).lines().collect::<Vec<_>>();
     let is_header = |at: usize| text[at].starts_with(&header) && text.get(at + 1).is_some_and(|rule| rule.starts_with("|---"));
     let start = (0..text.len()).find(|at| is_header(*at)).unwrap_or_else(|| panic!("no table {first:?} below {heading:?}"));
@@ -104,7 +104,7 @@ fn every_reason_code_is_listed_and_no_other() {
     let judged: BTreeSet<_> = table("## Judgement", "step").iter().flat_map(|row| names(row[2])).collect();
     let known: BTreeSet<_> = Reject::CODES.iter().copied().collect();
     assert!(judged.is_subset(&known), "{:?}", judged.difference(&known));
-    // A keyset's version is not an entitlement's, and whether flash takes it is not judged.
+    // Keyset versions and flash errors are not reasons for rejecting an entitlement.
     let elsewhere: Vec<_> = known.difference(&judged).copied().collect();
     assert_eq!(elsewhere, ["not_persisted", "old_keyset"]);
 }
@@ -133,7 +133,7 @@ fn the_topics_are_those_of_the_table() {
     assert_eq!(listed, ours);
 }
 
-/// Follows a dotted path; `None` if its last step is not there.
+/// Follows a dotted path; `None` if its last step does not exist.
 fn at<'v>(value: &'v mut Value, path: &str) -> Option<&'v mut Value> {
     path.split('.').try_fold(value, |value, step| value.get_mut(step))
 }
@@ -147,7 +147,7 @@ fn every_field_of_an_entitlement_is_listed_with_whether_it_is_required() {
     while let Some((path, value)) = walk.pop() {
         for (name, value) in value.as_object().into_iter().flatten() {
             let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
-            // A policy has a table of its own.
+            // A policy has its own table.
             if !path.ends_with("policy") {
                 walk.push((path.clone(), value.clone()));
             }
@@ -191,7 +191,7 @@ fn every_integer_has_the_range_that_is_listed() {
             let mut document = example();
             *at(&mut document, &path).unwrap() = value.clone();
             let judged = judge_payload(document.to_string().as_bytes()).map_err(|reject| reject.code()).err();
-            // An `iat` from before its key is refused for that, and only after every range was looked at.
+            // An `iat` from before its key's validity is rejected for that reason, after all ranges were checked.
             let judged = judged.filter(|code| *code != "key_not_yet_valid");
             assert_eq!(judged, (!good).then_some("out_of_range"), "{path} = {value}");
         }

@@ -103,7 +103,7 @@ fn an_answer_has_room_for_the_largest_token() {
         Err(Reject::TooLarge { got: Answer::MAX_BYTES + 1, limit: Answer::MAX_BYTES })
     );
 
-    // Something that is no answer and larger than any document is rejected for its size.
+    // Invalid input larger than any document is rejected for its size.
     assert_eq!(Answer::read(&[b'x'; MAX_TOKEN_BYTES]).unwrap_err().code(), "bad_form");
     assert_eq!(Answer::read(&[b'x'; MAX_TOKEN_BYTES + 1]), Err(Reject::TooLarge { got: MAX_TOKEN_BYTES + 1, limit: MAX_TOKEN_BYTES }));
 }

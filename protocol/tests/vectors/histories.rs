@@ -37,7 +37,7 @@ struct Step {
     via: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     token: Option<String>,
-    /// When the earliest certificate of the connection ends, where a step sets that.
+    /// When the earliest certificate of the connection expires, if a step sets it.
     #[serde(skip_serializing_if = "Option::is_none")]
     valid_until: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -47,7 +47,7 @@ struct Step {
     then: Then,
 }
 
-/// What the device says and does after a step.
+/// The device's output and actions after a step.
 #[derive(Serialize, Clone)]
 struct Then {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -65,9 +65,9 @@ struct Then {
 
 const FREE: Policy = Policy { clips: true, history_h: 12, clip_max_s: 12, cooldown_s: 300, max_height: 720, snapshots: false };
 const PREMIUM: Policy = Policy { clips: true, history_h: 720, clip_max_s: 120, cooldown_s: 0, max_height: 2160, snapshots: true };
-/// More than Free in one limit, less in others.
+/// Allows more than Free in one limit and less in others.
 const MIXED: Policy = Policy { clips: true, history_h: 336, clip_max_s: 6, cooldown_s: 600, max_height: 1080, snapshots: true };
-/// What is left of [`MIXED`] under [`FREE`].
+/// The limits common to [`MIXED`] and [`FREE`].
 const MIXED_FLOOR: Policy = Policy { clips: true, history_h: 12, clip_max_s: 6, cooldown_s: 600, max_height: 720, snapshots: false };
 /// The policy of a document with reason `unbound`.
 const NONE: Policy = Policy { clips: false, history_h: 0, clip_max_s: 0, cooldown_s: 300, max_height: 0, snapshots: false };
@@ -79,7 +79,7 @@ fn json(policy: Policy) -> String {
     )
 }
 
-/// A document in the making.
+/// An unsigned document.
 #[derive(Clone, Copy)]
 struct Document {
     account: &'static str,
@@ -91,7 +91,7 @@ struct Document {
     max_age_s: u64,
     not_after: u64,
     policy: Policy,
-    /// When Free follows.
+    /// The time from which Free applies.
     then_free: Option<u64>,
 }
 
@@ -135,7 +135,7 @@ fn free(seq: u64) -> Document {
     Document { plan: "free", reason: "cancelled", policy: FREE, ..premium(seq) }
 }
 
-/// A device that was never bound: every history begins so.
+/// A device that was never bound; every history begins with it.
 const UNBOUND: Then = Then {
     outcome: None,
     reason: None,
@@ -148,7 +148,7 @@ const UNBOUND: Then = Then {
     time: T0,
 };
 
-/// A history in the making: a step is written with what changes by it, the rest stays as it was.
+/// A history under construction: each step lists only what it changes.
 struct Play {
     history: History,
     now: Then,
@@ -159,12 +159,12 @@ impl Play {
         Self { history: History { name, tests: format!("docs/protocol.md#{heading}"), steps: Vec::new() }, now: UNBOUND }
     }
 
-    /// One that begins with the first keyset.
+    /// A history that begins with the first keyset.
     fn begun(name: &'static str, heading: &str) -> Self {
         Self::new(name, heading).keyset(keyset(7), "taken", 7)
     }
 
-    /// One on which Premium (3, 41) is in force.
+    /// A history in which Premium (3, 41) is in force.
     fn premium(name: &'static str, heading: &str) -> Self {
         Self::begun(name, heading).document(premium(41), "applied").force([3, 41], "premium", "paid", "premium")
     }
@@ -180,7 +180,7 @@ impl Play {
         self.history.steps.last_mut().unwrap()
     }
 
-    /// Changes what is expected after the last step, and as the beginning of the next.
+    /// Changes the expectation after the last step, and the starting point of the next.
     fn now(mut self, change: impl FnOnce(&mut Then)) -> Self {
         change(&mut self.now);
         self.last().then = self.now.clone();
@@ -207,7 +207,8 @@ impl Play {
         self.token("document", via, document.token(), outcome)
     }
 
-    /// A keyset on its topic, from its payload: `taken`, `known`, or `rejected CODE`; and the version known after it.
+    /// A keyset on its topic, from its payload: `taken`, `known`, or `rejected CODE`; and the current version after
+    /// it.
     fn keyset(self, payload: String, outcome: &'static str, version: u64) -> Self {
         self.keyset_via("topic", payload, outcome, version)
     }
@@ -222,20 +223,20 @@ impl Play {
         self.now(|then| then.time += seconds)
     }
 
-    /// An answer over HTTPS with this `Date`; trusted time after it.
+    /// An answer over HTTPS with this `Date`, and trusted time after it.
     fn date(mut self, date: u64, time: u64) -> Self {
         self = self.step("date");
         self.last().date = Some(date);
         self.now(|then| then.time = time)
     }
 
-    /// The certificates of the connection of this step end then.
+    /// Sets when the certificates of this step's connection expire.
     fn valid_until(mut self, end: u64) -> Self {
         self.last().valid_until = Some(end);
         self
     }
 
-    /// What is in force now. The ratchet stands there too, unless it is said to stand elsewhere.
+    /// Sets what is in force now. The ratchet is at the same position unless set separately.
     fn force(self, position: [u64; 2], plan: &'static str, mode: &'static str, leaves: &'static str) -> Self {
         self.now(|then| {
             then.in_force = position;

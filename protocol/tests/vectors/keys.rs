@@ -6,7 +6,7 @@ use ring::signature::{Ed25519KeyPair, KeyPair};
 pub const ENTITLEMENT: &str = "care-entitlement+jws";
 pub const KEYSET: &str = "care-keyset+jws";
 
-/// One Ed25519 key. Its seed is one byte, 32 times: these keys are public.
+/// An Ed25519 key. Its seed is one byte repeated 32 times: these keys are public.
 pub struct Key {
     pub kid: &'static str,
     pair: Ed25519KeyPair,
@@ -22,7 +22,7 @@ impl Key {
         URL_SAFE_NO_PAD.encode(self.pair.public_key().as_ref())
     }
 
-    /// A compact JWS with the header that the contract asks for.
+    /// A compact JWS with the header that the contract requires.
     pub fn sign(&self, typ: &str, payload: &str) -> String {
         self.sign_with(&format!(r#"{{"alg":"EdDSA","kid":"{}","typ":"{typ}"}}"#, self.kid), payload.as_bytes())
     }
@@ -45,17 +45,17 @@ pub fn current() -> Key {
     Key::new("2026-11", 7)
 }
 
-/// The key that the next keyset brings.
+/// The key that the next keyset introduces.
 pub fn newer() -> Key {
     Key::new("2027-01", 8)
 }
 
-/// Another key under the name of the current one.
+/// Another key with the id of the current one.
 pub fn impostor() -> Key {
     Key::new("2026-11", 1)
 }
 
-/// Another key under the name of the root key.
+/// Another key with the id of the root key.
 pub fn root_impostor() -> Key {
     Key::new("root-2026", 2)
 }
@@ -65,7 +65,7 @@ pub fn keyset(version: u64) -> String {
     keyset_of(version, &[(&current(), 1_767_000_000)], &[], "")
 }
 
-/// The payload of a keyset: its keys with their `not_before`, the names it revokes, and its resets as they stand in JSON.
+/// The payload of a keyset: its keys with their `not_before`, the ids it revokes, and its resets as JSON.
 pub fn keyset_of(version: u64, keys: &[(&Key, u64)], revoked: &[&str], resets: &str) -> String {
     let key = |(key, not_before): &(&Key, u64)| format!(r#"{{"kid":"{}","x":"{}","not_before":{not_before}}}"#, key.kid, key.x());
     let keys: Vec<_> = keys.iter().map(key).collect();

@@ -29,7 +29,7 @@ struct Case {
     reason: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     version: Option<u64>,
-    /// The keys that may sign: those that are listed and not revoked.
+    /// The keys that may sign: listed and not revoked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     keys: Option<Vec<String>>,
 }

@@ -17,14 +17,14 @@ use std::path::Path;
 
 use serde::{Serialize, de::DeserializeOwned};
 
-/// Every issuer in the vectors.
+/// The issuer of all vectors.
 const ISSUER: &str = "care";
-/// The device that judges.
+/// The device that judges the vectors.
 const DEVICE: &str = "8006E5A1F0C2";
-/// 2026-01-01T00:00:00Z: when the documents were issued, and where trusted time starts in each history.
+/// 2026-01-01T00:00:00Z: the documents' `iat`, and trusted time at the start of each history.
 const T0: u64 = 1_767_225_600;
 
-/// Checks that the file in `vectors/` is what the cases in this target make, or writes it with `WRITE_VECTORS=1`.
+/// Checks that a file in `vectors/` matches the cases in this target; with `WRITE_VECTORS=1` writes it.
 fn check_or_write<T: Serialize>(name: &str, content: &T) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../vectors").join(name);
     let text = serde_json::to_string_pretty(content).unwrap() + "\n";
@@ -41,7 +41,7 @@ fn read<T: DeserializeOwned>(name: &str) -> T {
     serde_json::from_str(&std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))).unwrap()
 }
 
-/// Fails where two cases of one file have one name, or one cites no heading of docs/protocol.md.
+/// Panics if two cases of a file share a name, or if a case cites a heading that docs/protocol.md does not have.
 fn check_names<'a>(cases: impl IntoIterator<Item = (&'a str, &'a str)>) {
     let protocol = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/protocol.md")).unwrap();
     let headings: std::collections::BTreeSet<_> = protocol.lines().filter(|line| line.starts_with('#')).map(slug).collect();
@@ -53,7 +53,7 @@ fn check_names<'a>(cases: impl IntoIterator<Item = (&'a str, &'a str)>) {
     }
 }
 
-/// A heading's anchor, as GitHub makes it.
+/// A heading's anchor, as GitHub generates it.
 fn slug(heading: &str) -> String {
     let text = heading.trim_start_matches('#').trim().to_lowercase();
     text.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_')).map(|c| if c == ' ' { '-' } else { c }).collect()

@@ -31,9 +31,9 @@ struct Newest {
 struct Meaning {
     /// The newest document is in force on the camera.
     obeys: bool,
-    /// What is in force survives a power cut.
+    /// What is in force would survive a power cut.
     durable: bool,
-    /// What the publisher has to do; vectors/README.md has the list.
+    /// The publisher's next action; vectors/README.md lists them.
     then: String,
 }
 
@@ -44,12 +44,12 @@ fn digest_of(position: Position) -> Digest {
     Digest::of(format!("the payload of {position}").as_bytes())
 }
 
-/// The newest document of every case: the cancel.
+/// The newest document in all cases: the cancel.
 fn newest() -> Newest {
     Newest { epoch: CANCEL.epoch, seq: CANCEL.seq, digest: digest_of(CANCEL) }
 }
 
-/// The report of a cancel that was applied.
+/// The report of an applied cancel.
 fn cancelled() -> Report {
     Report {
         device: DEVICE.parse().unwrap(),
@@ -72,7 +72,7 @@ fn cancelled() -> Report {
     }
 }
 
-/// The same camera without a cut, for some other cause.
+/// The same camera without a cut, with another cause.
 fn quiet() -> Report {
     Report { cut: Cut::default(), erased: Erased::default(), ..cancelled() }
 }
@@ -91,7 +91,7 @@ fn premium() -> Report {
     }
 }
 
-/// A camera on which nothing is in force.
+/// A camera on which no document is in force.
 fn nothing() -> Report {
     Report { epoch: 0, seq: 0, digest: None, plan: None, mode: Mode::Unbound, reason: "unbound".into(), judged: None, ..quiet() }
 }
@@ -172,7 +172,7 @@ fn cases() -> Vec<Case> {
     ]
 }
 
-/// The rule of vectors/README.md, as this crate's types let a publisher write it.
+/// The rule of vectors/README.md, written with this crate's types.
 fn meaning(newest: &Newest, report: &Report) -> Meaning {
     let obeys = (report.epoch, report.seq, report.digest) == (newest.epoch, newest.seq, Some(newest.digest));
     let then = match (report.outcome, report.cause, report.reason.as_str()) {

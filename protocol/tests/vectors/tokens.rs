@@ -25,7 +25,7 @@ struct Case {
     name: String,
     tests: String,
     keyset: Option<String>,
-    /// The token's bytes: text where they are ASCII, otherwise hex.
+    /// The token's bytes: as text if they are ASCII, otherwise as hex.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     token: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -43,18 +43,18 @@ struct Case {
     digest: Option<String>,
 }
 
-/// A payload with everything that is required.
+/// A payload with all required fields.
 const PLAIN: &str = r#"{"iss":"care","aud":"8006E5A1F0C2","account":"acct-5b1f","epoch":3,"seq":41,"plan":"free","reason":"cancelled","channel":"portal","iat":1767225600,"lease":{"max_age_s":172800,"not_after":1767398400},"policy":{"clips":true,"history_h":12,"clip_max_s":12,"cooldown_s":300,"max_height":720,"snapshots":false},"crit":[]}"#;
-/// What stands between `policy` and `crit` in the example of docs/protocol.md#entitlement.
+/// The fields between `policy` and `crit` in the example of docs/protocol.md#entitlement.
 const NEXT_AND_ORDER: &str = r#""next":{"plan":"free","effective_at":1769817600,"reason":"cancelled","policy":{"clips":true,"history_h":12,"clip_max_s":12,"cooldown_s":300,"max_height":720,"snapshots":false}},"order":{"id":"KC-2026-000123","refund":{"kind":"refund","amount_minor":412,"currency":"USD"}},"crit""#;
 
-/// The plain payload with one place replaced.
+/// The plain payload with one substring replaced.
 #[track_caller]
 fn plain(from: &str, to: &str) -> String {
     replaced(PLAIN, from, to)
 }
 
-/// The payload with `next` and `order`, with one place replaced.
+/// The payload with `next` and `order`, with one substring replaced.
 #[track_caller]
 fn full(from: &str, to: &str) -> String {
     let full = replaced(PLAIN, r#""crit""#, NEXT_AND_ORDER);
@@ -67,7 +67,7 @@ fn replaced(text: &str, from: &str, to: &str) -> String {
     text.replace(from, to)
 }
 
-/// The cases in the making.
+/// The list of cases under construction.
 struct Cases(Vec<Case>);
 
 impl Cases {
@@ -88,25 +88,25 @@ impl Cases {
         self.0.last_mut().unwrap()
     }
 
-    /// A good token. `(epoch, seq, plan)` are what it says.
+    /// A valid token with this `(epoch, seq, plan)`.
     fn accept_token(&mut self, heading: &str, name: &str, token: &str, payload: &str, says: (u64, u64, &str), keyset: &str) {
         let case = self.push(heading, name, token, Some(keyset), "accepted", None);
         case.digest = Some(Digest::of(payload.as_bytes()).to_string());
         (case.epoch, case.seq, case.plan) = (Some(says.0), Some(says.1), Some(says.2.to_owned()));
     }
 
-    /// A good payload under the current key, with the position and the plan of [`PLAIN`].
+    /// A valid payload signed with the current key, with the position and plan of [`PLAIN`].
     fn accept(&mut self, heading: &str, name: &str, payload: &str) {
         let token = current().sign(ENTITLEMENT, payload);
         self.accept_token(heading, name, &token, payload, (3, 41, "free"), "current");
     }
 
-    /// A bad token, as it is.
+    /// An invalid token, unchanged.
     fn reject_token(&mut self, heading: &str, reason: &str, name: &str, token: &str) {
         self.push(heading, name, token, Some("current"), "rejected", Some(reason));
     }
 
-    /// A bad payload, properly signed.
+    /// An invalid payload with a correct signature.
     fn reject(&mut self, heading: &str, reason: &str, name: &str, payload: &str) {
         self.reject_token(heading, reason, name, &current().sign(ENTITLEMENT, payload));
     }
@@ -184,7 +184,7 @@ fn accepted(cases: &mut Cases) {
 
 const MOST: u64 = 9_007_199_254_740_991;
 
-/// A payload whose token has this many bytes.
+/// A payload whose token has exactly this many bytes.
 fn filled(bytes: usize) -> String {
     let of = |filler: usize| plain(r#""crit""#, &format!(r#""x":"{}","crit""#, "x".repeat(filler)));
     let longest = (0..bytes).find(|filler| current().sign(ENTITLEMENT, &of(*filler)).len() >= bytes).unwrap();
@@ -326,7 +326,7 @@ fn keys(cases: &mut Cases) {
     cases.push("keyset", "iat before not_before", &good, Some("not before a later time"), "rejected", Some("key_not_yet_valid"));
 }
 
-/// The same signature with the order of the group added to its second half: RFC 8032 section 5.1.7 refuses it.
+/// The same signature with the group order added to its second half; RFC 8032 section 5.1.7 requires rejection.
 fn twin(signature: &str) -> String {
     use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
     const L: [u8; 32] = [
@@ -436,7 +436,7 @@ fn the_file_is_what_the_cases_make() {
     check_or_write("tokens.json", &File { issuer: ISSUER.into(), device: DEVICE.into(), roots, keysets: keysets(), cases });
 }
 
-/// Each reason that a token alone can cause, several times.
+/// Each reason that a token alone can cause occurs several times.
 #[test]
 fn every_reason_is_there_more_than_once() {
     let cases = cases();

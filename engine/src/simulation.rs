@@ -1,10 +1,11 @@
-//! Random histories of engine, protocol, store and trusted time against an oracle: documents of every kind, connections,
-//! answers, slow and failing writes, power cuts that lose and tear, clocks that jump, clips that leave. The oracle is written
-//! from docs/protocol.md alone and shares no code with the engine: it says what the verdict must be, how much may leave at most
-//! and at least, what a PUBACK presupposes, what time it may be. Invariant 8 is not visible here; the media tests have it.
+//! Random histories of engine, protocol, store and trusted time against an oracle: documents of every kind,
+//! connections, answers, slow and failing writes, power cuts that lose and tear, clocks that jump, clips that leave.
+//! The oracle is written from docs/protocol.md alone and shares no code with the engine: it says what the verdict
+//! must be, how much may leave at most and at least, what a PUBACK presupposes, what time it may be. Invariant 8 is
+//! not visible here; the media tests have it.
 //!
-//! A failure names its seed and is shown as the shortest history that still fails. `make sim SEED=…` plays one history verbose,
-//! `make sim HISTORIES=…` so many, from the seed `FROM=…` on: a long run may be done in pieces.
+//! A failure names its seed and is shown as the shortest history that still fails. `make sim SEED=…` plays one
+//! history verbose, `make sim HISTORIES=…` so many, from the seed `FROM=…` on: a long run may be done in pieces.
 
 mod issuer;
 mod oracle;

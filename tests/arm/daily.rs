@@ -1,5 +1,5 @@
-//! What every camera goes through. With care-cloud: a first connection, a clip, a cancel. With a scripted cloud: another cancel, a
-//! crash, a hang, and a power cut in the middle of a switch.
+//! What every camera goes through. With care-cloud: a first connection, a clip, a cancel. With a scripted cloud:
+//! another cancel, a crash, a hang, and a power cut in the middle of a switch.
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
-//! Power cuts at every point of a write log. QEMU logs each write to the state's disk while the plan changes; the test then restores
-//! the disk as a power cut would have left it at 300 points of the log. Every document that the camera had acknowledged by then, or a
-//! newer one, must be there. Part of `make proof`.
+//! Power cuts at every point of a write log. QEMU logs each write to the state's disk while the plan changes; the
+//! test then restores the disk as a power cut would have left it at 300 points of the log. Every document that the
+//! camera had acknowledged by then, or a newer one, must be there. Part of `make proof`.
 
 use std::{fs, path::Path, process::Command};
 

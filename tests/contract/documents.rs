@@ -1,5 +1,5 @@
-//! Schemas and Rust readers judge the same examples: a good document, and what comes of it when each required field is removed,
-//! each range exceeded by one, each name replaced by an unknown one, each value by one of another type.
+//! Schemas and Rust readers judge the same examples: a good document, and what comes of it when each required field
+//! is removed, each range exceeded by one, each name replaced by an unknown one, each value by one of another type.
 
 use std::collections::BTreeMap;
 

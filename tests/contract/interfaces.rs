@@ -1,4 +1,5 @@
-//! `openapi.yaml` and `asyncapi.yaml`: every reference leads somewhere, and they name what the code and `docs/protocol.md` have.
+//! `openapi.yaml` and `asyncapi.yaml`: every reference leads somewhere, and they name what the code and
+//! `docs/protocol.md` have.
 
 use std::collections::{BTreeMap, BTreeSet};
 

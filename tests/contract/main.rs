@@ -1,5 +1,5 @@
-//! `schemas/` against the code. What a running agent writes validates; the schemas and the Rust readers judge the same examples;
-//! `openapi.yaml` and `asyncapi.yaml` name the paths, statuses and topics that the code has.
+//! `schemas/` against the code. What a running agent writes validates; the schemas and the Rust readers judge the
+//! same examples; `openapi.yaml` and `asyncapi.yaml` name the paths, statuses and topics that the code has.
 //!
 //! An implementation of JSON Schema that is not ours judges: Debian's python3-jsonschema, through `judge.py`.
 

@@ -1,4 +1,5 @@
-//! What a running agent writes, against the schemas: reports, `get`s, grant requests, its status, the lines to an uploader.
+//! What a running agent writes, against the schemas: reports, `get`s, grant requests, its status, the lines to an
+//! uploader.
 
 use care_protocol::{Mode, Outcome};
 use care_tests::{

@@ -1,5 +1,6 @@
-//! What README, CONTRIBUTING and `docs/` claim about this repository: the commands, conditions and directories that they name
-//! exist. scripts/citations.py follows links and citations; whether the words are true is for people to judge.
+//! What README, CONTRIBUTING and `docs/` claim about this repository: the commands, conditions and directories that
+//! they name exist. scripts/citations.py follows links and citations; whether the words are true is for people to
+//! judge.
 
 mod commands;
 mod map;

@@ -1,5 +1,5 @@
-//! `docs/scenarios.md` lists every numbered scenario with links to its tests. People write the text; this file writes the links and
-//! compares them with the tree in every run.
+//! `docs/scenarios.md` lists every numbered scenario with links to its tests. People write the text; this file
+//! writes the links and compares them with the tree in every run.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -1,4 +1,5 @@
-//! The scenarios, one test each by number, in folders by subject. `docs/scenarios.md` lists them all and links each to its tests.
+//! The scenarios, one test each by number, in folders by subject. `docs/scenarios.md` lists them all and links each
+//! to its tests.
 
 mod camera;
 mod catalogue;

@@ -1,5 +1,5 @@
-//! A real broker on a port of its own with mutual TLS: Mosquitto, or another [`Kind`]. A test may stop it and start it again, with its
-//! data or without.
+//! A real broker on a port of its own with mutual TLS: Mosquitto, or another [`Kind`]. A test may stop it and start
+//! it again, with its data or without.
 
 mod kind;
 

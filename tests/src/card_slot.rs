@@ -1,5 +1,5 @@
-//! A camera's SD card slot: a mount point in a mount namespace that stands for the camera's, and the namespace that the systemd unit
-//! derives from it for the agent. Needs root. Dropping the slot removes everything.
+//! A camera's SD card slot: a mount point in a mount namespace that stands for the camera's, and the namespace that
+//! the systemd unit derives from it for the agent. Needs root. Dropping the slot removes everything.
 
 use std::{
     path::{Path, PathBuf},

@@ -1,4 +1,5 @@
-//! The built care-cloud as a child process, and the cameras that it provisioned: for tests that need the cloud's own rules.
+//! The built care-cloud as a child process, and the cameras that it provisioned: for tests that need the cloud's own
+//! rules.
 
 use std::{
     fmt::Display,

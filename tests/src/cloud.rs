@@ -1,5 +1,5 @@
-//! A scriptable HTTPS API and clip store (docs/protocol.md#https) in the test's own process, with mutual TLS. Tests set every answer and
-//! read every request and body byte.
+//! A scriptable HTTPS API and clip store (docs/protocol.md#https) in the test's own process, with mutual TLS. Tests
+//! set every answer and read every request and body byte.
 
 use std::{
     collections::VecDeque,

@@ -1,5 +1,5 @@
-//! What a process costs: memory, threads, wakeups and processor time. Reads only the process's directory in `/proc`, so it measures any
-//! program, on this machine or from a copy of another machine's `/proc`.
+//! What a process costs: memory, threads, wakeups and processor time. Reads only the process's directory in `/proc`,
+//! so it measures any program, on this machine or from a copy of another machine's `/proc`.
 
 use std::{
     fs, io,

@@ -1,5 +1,5 @@
-//! A camera whose firmware has only some of GStreamer's plugins: a test gives the agent a plugin directory of its own and adds plugins
-//! while the agent runs.
+//! A camera whose firmware has only some of GStreamer's plugins: a test gives the agent a plugin directory of its
+//! own and adds plugins while the agent runs.
 
 use std::{
     os::unix::fs::symlink,

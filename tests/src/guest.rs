@@ -1,5 +1,5 @@
-//! A whole emulated camera: QEMU with the image of `scripts/arm/camera.sh`, a disk for its state and a disk for its identity. A failing
-//! test prints the journal from the guest's console.
+//! A whole emulated camera: QEMU with the image of `scripts/arm/camera.sh`, a disk for its state and a disk for its
+//! identity. A failing test prints the journal from the guest's console.
 
 use std::{
     fs,

@@ -1,4 +1,5 @@
-//! Servers that must not be trusted: they complete a TLS handshake with any given certificate and count the bytes that they receive.
+//! Servers that must not be trusted: they complete a TLS handshake with any given certificate and count the bytes
+//! that they receive.
 
 use std::{
     net::SocketAddr,

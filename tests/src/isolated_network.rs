@@ -1,4 +1,5 @@
-//! A network namespace with nothing but loopback, which also carries public addresses: a test can serve at an address of the internet.
+//! A network namespace with nothing but loopback, which also carries public addresses: a test can serve at an
+//! address of the internet.
 
 use std::{net::Ipv4Addr, process::Command};
 

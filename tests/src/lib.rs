@@ -1,7 +1,8 @@
-//! Black-box tests of the built programs: the agent and care-cloud as child processes, against a real Mosquitto, on loopback.
+//! Black-box tests of the built programs: the agent and care-cloud as child processes, against a real Mosquitto, on
+//! loopback.
 //!
-//! This library is the harness; `scenarios/` has the numbered scenarios. Each test has a [`world::World`] of its own (PKI, broker,
-//! cloud, camera), so all may run at once, and waits for conditions with a deadline.
+//! This library is the harness; `scenarios/` has the numbered scenarios. Each test has a [`world::World`] of its own
+//! (PKI, broker, cloud, camera), so all may run at once, and waits for conditions with a deadline.
 
 pub mod agent;
 pub mod broker;

@@ -1,5 +1,5 @@
-//! An MQTT proxy in front of the real broker: it terminates the camera's TLS, parses and forwards each packet, and triggers a fault of
-//! the TCP proxy ([`crate::proxy`]) at a packet of the test's choice.
+//! An MQTT proxy in front of the real broker: it terminates the camera's TLS, parses and forwards each packet, and
+//! triggers a fault of the TCP proxy ([`crate::proxy`]) at a packet of the test's choice.
 
 use std::{
     io,

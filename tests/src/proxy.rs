@@ -1,7 +1,8 @@
 //! A TCP proxy between the agent and a server. A test can cut it, restore it, redirect it, and inject twelve faults.
 //!
-//! It forwards bytes without parsing them: a test that wants a fault at a certain packet uses [`crate::packet_proxy`]. It counts what it
-//! did to the bytes, so that a fault that never took effect does not pass for one that was survived.
+//! It forwards bytes without parsing them: a test that wants a fault at a certain packet uses
+//! [`crate::packet_proxy`]. It counts what it did to the bytes, so that a fault that never took effect does not pass
+//! for one that was survived.
 
 use std::{
     net::SocketAddr,

@@ -1,5 +1,5 @@
-//! A name server on a loopback address of its own, port 53, that can fail like the network: resolving a name is a camera's first step.
-//! Needs root, as the tests in network namespaces do.
+//! A name server on a loopback address of its own, port 53, that can fail like the network: resolving a name is a
+//! camera's first step. Needs root, as the tests in network namespaces do.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},

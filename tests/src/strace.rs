@@ -1,5 +1,6 @@
-//! strace around the agent's system calls on its state: it kills the agent at a call, makes the call fail, or fakes its success, and
-//! records all of them. Killing a process proves the order of its calls, not that they are durable: the simulated disk proves that.
+//! strace around the agent's system calls on its state: it kills the agent at a call, makes the call fail, or fakes
+//! its success, and records all of them. Killing a process proves the order of its calls, not that they are durable:
+//! the simulated disk proves that.
 
 use std::{
     collections::BTreeMap,

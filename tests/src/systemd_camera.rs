@@ -1,5 +1,5 @@
-//! The service unit under a real systemd: this machine's own systemd as the init of namespaces whose files are this machine's under an
-//! overlay in memory. Needs root, overlayfs and cgroup2; removed when dropped.
+//! The service unit under a real systemd: this machine's own systemd as the init of namespaces whose files are this
+//! machine's under an overlay in memory. Needs root, overlayfs and cgroup2; removed when dropped.
 
 use std::{
     path::{Path, PathBuf},

@@ -1,5 +1,5 @@
-//! A log of every write to a disk, as QEMU's `blklogwrites` writes it (the on-disk format of Linux's dm-log-writes, version 1), and the
-//! disk as a power cut would have left it at any point of the log.
+//! A log of every write to a disk, as QEMU's `blklogwrites` writes it (the on-disk format of Linux's dm-log-writes,
+//! version 1), and the disk as a power cut would have left it at any point of the log.
 //!
 //! The disk has a volatile cache: each write since the last flush may be there or not, independently.
 

@@ -1,5 +1,5 @@
-//! The agent without GStreamer beside a vendor's uploader: the samples of `examples/uploader`, unchanged, with the real agent, a real
-//! Mosquitto and a store that counts bytes.
+//! The agent without GStreamer beside a vendor's uploader: the samples of `examples/uploader`, unchanged, with the
+//! real agent, a real Mosquitto and a store that counts bytes.
 
 mod sink;
 

@@ -1,7 +1,7 @@
-//! The cut, seen on the wire: the camera in one network namespace, a TLS sink in another, an uplink of 2 Mbit/s between them, and a
-//! capture on the far side. Twenty cuts at random moments of a transfer, and in its early phases. After the gate has closed at most one
-//! TLS record may follow, and no object may ever be complete. The control only drops the request and must fail the same check. Needs
-//! root, `ip` and `tc`.
+//! The cut, seen on the wire: the camera in one network namespace, a TLS sink in another, an uplink of 2 Mbit/s
+//! between them, and a capture on the far side. Twenty cuts at random moments of a transfer, and in its early
+//! phases. After the gate has closed at most one TLS record may follow, and no object may ever be complete. The
+//! control only drops the request and must fail the same check. Needs root, `ip` and `tc`.
 
 mod capture;
 mod namespaces;

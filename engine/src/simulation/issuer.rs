@@ -1,5 +1,5 @@
-//! The cloud's side of a simulation: good and bad documents and keysets. Position, variant and defect define a document, so each is
-//! signed and verified once.
+//! The cloud's side of a simulation: good and bad documents and keysets. Position, variant and defect define a
+//! document, so each is signed and verified once.
 
 use std::{cell::RefCell, collections::HashMap, rc::Rc, time::Duration};
 

@@ -1,5 +1,5 @@
-//! Remembers what this thread has verified: a signature costs more than the rest of a history. Off unless a simulation turns it on, so
-//! that no other test uses it.
+//! Remembers what this thread has verified: a signature costs more than the rest of a history. Off unless a
+//! simulation turns it on, so that no other test uses it.
 
 use std::{cell::RefCell, collections::HashMap};
 

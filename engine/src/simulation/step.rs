@@ -1,5 +1,5 @@
-//! One step of a history, as a value: a history can be recorded, replayed and shrunk. A step names things relatively, so that it keeps
-//! its meaning when earlier steps are left out.
+//! One step of a history, as a value: a history can be recorded, replayed and shrunk. A step names things
+//! relatively, so that it keeps its meaning when earlier steps are left out.
 
 use fastrand::Rng;
 

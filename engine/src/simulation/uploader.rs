@@ -1,5 +1,5 @@
-//! The uploads of a simulated camera: clips that wait, leave, fail and sleep, under the gate's generation. A model, not the product's
-//! spool: it obeys what the engine tells the gate.
+//! The uploads of a simulated camera: clips that wait, leave, fail and sleep, under the gate's generation. A model,
+//! not the product's spool: it obeys what the engine tells the gate.
 
 use std::time::Duration;
 

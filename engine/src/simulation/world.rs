@@ -1,5 +1,6 @@
-//! A camera, its broker, its cloud, its flash and its clock. Engine, slots and trusted time are the product's own; the network, the disk
-//! under the slots, the machine's clocks and the uploads are simulated. The oracle checks every step.
+//! A camera, its broker, its cloud, its flash and its clock. Engine, slots and trusted time are the product's own;
+//! the network, the disk under the slots, the machine's clocks and the uploads are simulated. The oracle checks
+//! every step.
 
 use std::{collections::VecDeque, fmt, rc::Rc, time::Duration};
 

@@ -1,4 +1,5 @@
-//! What the engine makes of trusted time: what lies beyond the end of a connection's certificates, and what a correction means.
+//! What the engine makes of trusted time: what lies beyond the end of a connection's certificates, and what a
+//! correction means.
 
 use super::*;
 

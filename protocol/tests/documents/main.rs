@@ -1,4 +1,5 @@
-//! The documents as the other side sends them: what is accepted, each way of being rejected, and that `docs/protocol.md` says so.
+//! The documents as the other side sends them: what is accepted, each way of being rejected, and that
+//! `docs/protocol.md` says so.
 #![allow(clippy::unwrap_used, reason = "a test's helpers may fail the test")]
 
 mod accepted;

@@ -1,4 +1,5 @@
-//! `docs/protocol.md` against this crate: its examples verify, and its tables list exactly the names and ranges that the code has.
+//! `docs/protocol.md` against this crate: its examples verify, and its tables list exactly the names and ranges that
+//! the code has.
 
 use std::collections::BTreeSet;
 

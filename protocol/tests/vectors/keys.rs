@@ -1,4 +1,5 @@
-//! The keys of the vectors, from fixed seeds, and a signer that signs whatever bytes it is given: right and wrong ones.
+//! The keys of the vectors, from fixed seeds, and a signer that signs whatever bytes it is given: right and wrong
+//! ones.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use ring::signature::{Ed25519KeyPair, KeyPair};

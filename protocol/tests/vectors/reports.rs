@@ -1,4 +1,5 @@
-//! `vectors/reports.json`: reports as cameras send them, and what each tells a publisher that knows its newest document.
+//! `vectors/reports.json`: reports as cameras send them, and what each tells a publisher that knows its newest
+//! document.
 
 use care_protocol::{Cause, Cut, Digest, Erased, Mode, Outcome, Position, Report};
 use serde::{Deserialize, Serialize};

@@ -1,4 +1,5 @@
-//! Scenarios 71, 78, 81 and 82: local recording during a switch, a wrong configuration, a new camera, misleading grants.
+//! Scenarios 71, 78, 81 and 82: local recording during a switch, a wrong configuration, a new camera, misleading
+//! grants.
 
 use std::{
     path::PathBuf,

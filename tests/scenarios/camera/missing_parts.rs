@@ -1,4 +1,5 @@
-//! Scenario 93: a part that is missing at start disables only itself. A condition names it, and the agent uses it once it appears.
+//! Scenario 93: a part that is missing at start disables only itself. A condition names it, and the agent uses it
+//! once it appears.
 
 use std::os::unix::net::UnixListener;
 

@@ -1,5 +1,6 @@
-//! Scenario 91: the store never accepts one clip, in each way that a store can refuse. All other clips leave; the agent retries this
-//! one with growing pauses. Also what the agent says of a store or grant that is wrong for every clip.
+//! Scenario 91: the store never accepts one clip, in each way that a store can refuse. All other clips leave; the
+//! agent retries this one with growing pauses. Also what the agent says of a store or grant that is wrong for every
+//! clip.
 
 use std::{
     sync::{Arc, Mutex},

@@ -1,4 +1,5 @@
-//! Scenario 90: a name with several addresses, some of them dead. The agent tries every address, for the broker, the API and the store.
+//! Scenario 90: a name with several addresses, some of them dead. The agent tries every address, for the broker, the
+//! API and the store.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 

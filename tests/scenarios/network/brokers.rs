@@ -1,5 +1,5 @@
-//! The broker matrix: fifteen scenarios on five brokers. [`CANNOT`] lists what a broker cannot do, with the reason. The matrix tries
-//! those too, so that the list stays true.
+//! The broker matrix: fifteen scenarios on five brokers. [`CANNOT`] lists what a broker cannot do, with the reason.
+//! The matrix tries those too, so that the list stays true.
 //!
 //! The tests read no broker's log: they judge by what the camera reports and uploads.
 

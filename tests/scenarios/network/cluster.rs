@@ -1,5 +1,5 @@
-//! Three NATS nodes with JetStream. The test kills the node that the camera is connected to at the moment of a cancel; no document
-//! may be lost.
+//! Three NATS nodes with JetStream. The test kills the node that the camera is connected to at the moment of a
+//! cancel; no document may be lost.
 
 use care_protocol::Mode;
 use care_tests::{

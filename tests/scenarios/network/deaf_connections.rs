@@ -1,4 +1,5 @@
-//! Scenarios 88 and 89: failures without an error. A broker grants the subscription and delivers nothing; the answer to a poll is lost.
+//! Scenarios 88 and 89: failures without an error. A broker grants the subscription and delivers nothing; the answer
+//! to a poll is lost.
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,6 @@
-//! The test cases of AWS IoT Device Advisor that apply to this device and that no other file has, against a scripted broker. Also
-//! scenarios 53 to 55 and 57, which need the same broker. `docs/assurance.md` has the whole list, with what does not apply and why.
+//! The test cases of AWS IoT Device Advisor that apply to this device and that no other file has, against a scripted
+//! broker. Also scenarios 53 to 55 and 57, which need the same broker. `docs/assurance.md` has the whole list, with
+//! what does not apply and why.
 
 use std::time::{Duration, Instant};
 

@@ -1,9 +1,9 @@
-//! Twelve network faults in seven phases of a connection. Once the fault is over the camera must reach the right mode; until then it
-//! must upload nothing that Free forbids.
+//! Twelve network faults in seven phases of a connection. Once the fault is over the camera must reach the right
+//! mode; until then it must upload nothing that Free forbids.
 //!
-//! In the phases up to SUBSCRIBE the cancel came while the camera was off: the fault meets the first connection of a camera that has
-//! Premium on record. Later the fault meets the cancel on its way, or an upload that the cancel cuts. A case counts only if the fault
-//! took effect.
+//! In the phases up to SUBSCRIBE the cancel came while the camera was off: the fault meets the first connection of a
+//! camera that has Premium on record. Later the fault meets the cancel on its way, or an upload that the cancel
+//! cuts. A case counts only if the fault took effect.
 
 use std::time::Duration;
 

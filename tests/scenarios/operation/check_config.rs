@@ -1,4 +1,5 @@
-//! `check-config` reports every fault at once, tries what the configuration describes, and does not disturb a running agent.
+//! `check-config` reports every fault at once, tries what the configuration describes, and does not disturb a
+//! running agent.
 
 use std::{fs, net::TcpListener, path::Path};
 

@@ -1,5 +1,5 @@
-//! Conditions: the agent names each fault once, with what it expected and what it got, in log, status, report, support archive and
-//! systemd's status line.
+//! Conditions: the agent names each fault once, with what it expected and what it got, in log, status, report,
+//! support archive and systemd's status line.
 
 use std::time::{Duration, Instant};
 

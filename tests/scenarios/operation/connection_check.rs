@@ -1,5 +1,6 @@
-//! `check-config --connect` makes a full round trip: a SUBACK alone proves nothing, so it asks for the entitlement and judges the
-//! answer. It connects under the client id of the certificate, and asks a running agent instead of disconnecting it.
+//! `check-config --connect` makes a full round trip: a SUBACK alone proves nothing, so it asks for the entitlement
+//! and judges the answer. It connects under the client id of the certificate, and asks a running agent instead of
+//! disconnecting it.
 
 use care_protocol::Mode;
 use care_tests::{

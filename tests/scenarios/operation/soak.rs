@@ -1,5 +1,6 @@
-//! Soak test: five plan changes a second while uploads run and a card is written to. Memory, descriptors and threads must stay bounded,
-//! and the local branch must lose no frame. One minute here; ten minutes and an hour in `make proof`.
+//! Soak test: five plan changes a second while uploads run and a card is written to. Memory, descriptors and threads
+//! must stay bounded, and the local branch must lose no frame. One minute here; ten minutes and an hour in `make
+//! proof`.
 
 use std::{
     fs,

@@ -1,4 +1,5 @@
-//! Scenario 87: a camera that was reset may have been sold. A document on its way to the previous owner's camera must not bind it.
+//! Scenario 87: a camera that was reset may have been sold. A document on its way to the previous owner's camera
+//! must not bind it.
 
 use std::time::Duration;
 

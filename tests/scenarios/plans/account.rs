@@ -1,4 +1,5 @@
-//! Scenarios 2, 4, 15, 16 and 87: what a change of an account means for each of its cameras, by care-cloud's own rules.
+//! Scenarios 2, 4, 15, 16 and 87: what a change of an account means for each of its cameras, by care-cloud's own
+//! rules.
 
 use std::collections::BTreeSet;
 

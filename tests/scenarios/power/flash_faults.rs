@@ -1,5 +1,6 @@
-//! The real binary with a fault at the first, second or third system call of a kind on its state: a kill, EIO, ENOSPC. Whatever the
-//! call, an acknowledged document is on flash, the next start ends with the newest document in force, and the ratchet never goes back.
+//! The real binary with a fault at the first, second or third system call of a kind on its state: a kill, EIO,
+//! ENOSPC. Whatever the call, an acknowledged document is on flash, the next start ends with the newest document in
+//! force, and the ratchet never goes back.
 
 use std::{
     collections::BTreeMap,

@@ -1,5 +1,5 @@
-//! Scenario 95: the uplink carries less than the camera films, for days. Flash writes stay within the daily limit, across restarts
-//! too, and a condition says so.
+//! Scenario 95: the uplink carries less than the camera films, for days. Flash writes stay within the daily limit,
+//! across restarts too, and a condition says so.
 
 use std::{
     collections::BTreeMap,

@@ -1,5 +1,5 @@
-//! Scenarios 36 to 38 and 40 to 44: power cuts at the wrong moment, and failing flash. Scenario 39 needs a moment that only the
-//! simulation can stop at: it is among the engine's tests.
+//! Scenarios 36 to 38 and 40 to 44: power cuts at the wrong moment, and failing flash. Scenario 39 needs a moment
+//! that only the simulation can stop at: it is among the engine's tests.
 
 use std::{
     os::unix::{fs::FileExt, process::ExitStatusExt},

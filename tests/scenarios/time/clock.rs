@@ -1,5 +1,5 @@
-//! Scenarios 27 to 35: wrong clocks, and changes that take effect at a time. libfaketime moves the agent's wall clock while it runs; a
-//! time namespace moves BOOTTIME. Neither touches the machine's clocks.
+//! Scenarios 27 to 35: wrong clocks, and changes that take effect at a time. libfaketime moves the agent's wall
+//! clock while it runs; a time namespace moves BOOTTIME. Neither touches the machine's clocks.
 
 use std::{
     path::PathBuf,

@@ -1,5 +1,5 @@
-//! Scenarios 83 to 86: right and wrong times from the cloud. The machine's clock is right unless a test moves it; the cloud's `Date` and
-//! signed times are wrong by days and years.
+//! Scenarios 83 to 86: right and wrong times from the cloud. The machine's clock is right unless a test moves it;
+//! the cloud's `Date` and signed times are wrong by days and years.
 
 use std::time::Duration;
 

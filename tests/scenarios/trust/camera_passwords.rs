@@ -1,4 +1,5 @@
-//! Passwords in a camera's URL, unencoded as people write them. The agent never shows, logs or archives any part of them.
+//! Passwords in a camera's URL, unencoded as people write them. The agent never shows, logs or archives any part of
+//! them.
 
 use std::{fs, net::TcpListener};
 

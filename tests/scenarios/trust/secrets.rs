@@ -1,5 +1,5 @@
-//! Secrets: keys, tokens and presigned URLs appear nowhere outside memory, the agent executes no program, and no port is open that the
-//! configuration does not name.
+//! Secrets: keys, tokens and presigned URLs appear nowhere outside memory, the agent executes no program, and no
+//! port is open that the configuration does not name.
 
 use std::{
     collections::BTreeSet,

@@ -1,5 +1,5 @@
-//! The files that say whom the camera trusts. The agent reads them as common tools write them, names each fault, and refuses files that
-//! others may change.
+//! The files that say whom the camera trusts. The agent reads them as common tools write them, names each fault, and
+//! refuses files that others may change.
 
 use std::{
     fs,

@@ -1,9 +1,10 @@
-//! Scenario 63: servers that must not be trusted, in one table, as broker, API and clip store. None receives a byte of MQTT or HTTP,
-//! and the log names the stage and the reason. The control, a good server, connects.
+//! Scenario 63: servers that must not be trusted, in one table, as broker, API and clip store. None receives a byte
+//! of MQTT or HTTP, and the log names the stage and the reason. The control, a good server, connects.
 //!
-//! A server that asks for no client certificate is bad as broker and API only: the store never asks (docs/protocol.md#grants). Expired
-//! certificates ended long ago, because trusted time is a lower bound (docs/protocol.md#trusted-time): on a camera whose clock is not
-//! confirmed it may be as early as the program's build.
+//! A server that asks for no client certificate is bad as broker and API only: the store never asks
+//! (docs/protocol.md#grants). Expired certificates ended long ago, because trusted time is a lower bound
+//! (docs/protocol.md#trusted-time): on a camera whose clock is not confirmed it may be as early as the program's
+//! build.
 
 use std::{
     net::SocketAddr,

@@ -1,5 +1,5 @@
-//! The brokers that a camera may meet: how to configure each for mutual TLS on one loopback port, start it, and delete its
-//! data. Mosquitto and RabbitMQ run on the files of `deploy/`; only Mosquitto's log shows each PUBACK.
+//! The brokers that a camera may meet: how to configure each for mutual TLS on one loopback port, start it, and
+//! delete its data. Mosquitto and RabbitMQ run on the files of `deploy/`; only Mosquitto's log shows each PUBACK.
 
 use std::path::{Path, PathBuf};
 

@@ -1,9 +1,10 @@
-//! How long to wait between attempts: a delay that doubles up to a bound, with or without jitter. The firmware's only backoff;
-//! link, uploads, store and media use it. It does not sleep and does not know what is attempted. (The engine's retries of
-//! refused grants are the contract's, and stay in the engine.)
+//! How long to wait between attempts: a delay that doubles up to a bound, with or without jitter. The firmware's only
+//! backoff; link, uploads, store and media use it. It does not sleep and performs no attempts. (The engine's retries
+//! of refused grants are the contract's, and stay in the engine.)
 //!
-//! Ours, because the kept crates do something else: `backon` adds its jitter on top of the bound, `exponential-backoff`
-//! varies around it, and neither draws evenly from zero, which is what keeps ten thousand cameras from coming back as one.
+//! This is our own because the maintained crates differ: `backon` adds its jitter on top of the bound,
+//! `exponential-backoff` varies around it, and neither draws evenly from zero, which keeps ten thousand cameras from
+//! reconnecting at once.
 
 use std::time::Duration;
 
@@ -37,7 +38,7 @@ impl Delays {
         self.draw(failures, fastrand::f64())
     }
 
-    /// The same with a number from 0 to 1 in place of chance.
+    /// The same with a given number from 0 to 1 instead of a random one.
     fn draw(&self, failures: u32, random: f64) -> Duration {
         let bound = self.first.saturating_mul(1u32.checked_shl(failures).unwrap_or(u32::MAX)).min(self.most);
         match self.jitter {
@@ -48,7 +49,7 @@ impl Delays {
     }
 }
 
-/// Counts the failures of one thing that is attempted again and again, and says how long to wait after each.
+/// Counts consecutive failures of one operation, and returns how long to wait after each.
 #[derive(Debug, Clone)]
 pub struct Backoff {
     delays: Delays,
@@ -74,7 +75,7 @@ impl Backoff {
         self.failures
     }
 
-    /// It worked: the next delay is the first again.
+    /// The attempt succeeded: the next delay is the first again.
     pub fn reset(&mut self) {
         self.failures = 0;
     }
@@ -139,8 +140,8 @@ mod tests {
         }
     }
 
-    /// Ten thousand cameras lose the same broker at once, which comes back after `away` seconds: how many come back in each
-    /// second from then on. Time is virtual, the delays are those of `delays`.
+    /// Ten thousand cameras lose the same broker at once; it returns after `away` seconds. Returns how many cameras
+    /// reconnect in each second from then on. Time is virtual, the delays are those of `delays`.
     fn herd<D: FnMut() -> Duration>(away: f64, mut delays: impl FnMut(u64) -> D) -> Vec<u32> {
         let mut seconds = Vec::new();
         for camera in 0..10_000 {
@@ -177,7 +178,7 @@ mod tests {
         }
     }
 
-    /// After a short outage most come back within seconds, which is what their owners want; still not all at once.
+    /// After a short outage most cameras reconnect within seconds, as their owners want, but not all at once.
     #[test]
     fn s56_after_a_quarter_of_a_minute_no_second_has_a_tenth_of_them() {
         let seconds = herd(15.0, |camera| {
@@ -187,7 +188,7 @@ mod tests {
         assert!(seconds.iter().all(|&count| count < 1000), "{seconds:?}");
     }
 
-    /// What these tests must find: a delay that doubles and is not drawn, and one that varies by a tenth only.
+    /// The tests above must detect a delay without jitter, and one that varies by a tenth only.
     #[test]
     fn s56_without_full_jitter_they_would() {
         for spread in [0.0, 0.1] {

@@ -1,8 +1,8 @@
-//! Fuzz targets: each parser of untrusted bytes, as a function of bytes. cargo-fuzz calls them with generated inputs (`fuzz/`),
-//! the tests with the inputs it kept (`fuzz/corpus/`).
+//! Fuzz targets: each parser of untrusted bytes, as a function of bytes. cargo-fuzz calls them with generated inputs
+//! (`fuzz/`), the tests with the inputs it kept (`fuzz/corpus/`).
 //!
-//! A target may accept or refuse an input. It must not panic, and must not use a second of processor time for one input. What
-//! it promises beyond that, it asserts. The feature `fuzzing` is for `fuzz/` alone and no part of the firmware.
+//! A target may accept or refuse an input. It must not panic, and must not use a second of processor time for one
+//! input. It asserts any further guarantee. The feature `fuzzing` is for `fuzz/` alone and not part of the firmware.
 
 mod documents;
 #[cfg(test)]
@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// What became of an input. A corpus of which nothing is accepted tests only the first check.
+/// The result for an input. A corpus without accepted inputs tests only the first check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// Refused by one of the checks.
@@ -29,7 +29,7 @@ impl Verdict {
     }
 }
 
-/// One door.
+/// One fuzz target.
 #[derive(Debug, Clone, Copy)]
 pub struct Target {
     /// The name of its binary in `fuzz/` and of its folder in `fuzz/corpus/`.
@@ -38,7 +38,7 @@ pub struct Target {
 }
 
 impl Target {
-    /// Judges one input, and how long that took.
+    /// Runs the target on one input and measures the time.
     fn run(&self, input: &[u8]) -> Verdict {
         let before = processor_time();
         let verdict = (self.body)(input);
@@ -61,7 +61,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "motion", body: crate::media::motion_socket_input },
 ];
 
-/// The longest that one input may take, in processor time: how busy the machine is does not count.
+/// The longest that one input may take, in processor time: so the load of the machine does not matter.
 const LONGEST: Duration = Duration::from_secs(1);
 
 /// Gives an input to the target of this name.

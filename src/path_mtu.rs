@@ -1,10 +1,10 @@
-//! Path MTU black holes: a link with a smaller MTU (PPPoE, LTE, a tunnel) behind a router that filters ICMP. TCP's handshake and
-//! small messages pass, and every retransmission of the first full segment is lost. This module notices a connection that ends
-//! like that and gives the next one to the same address smaller segments: 1220 bytes, which fit every IPv6 path, then 536,
-//! which fit every IPv4 path. What helped is remembered for an hour.
+//! Path MTU black holes: a link with a smaller MTU (PPPoE, LTE, a tunnel) behind a router that filters ICMP. TCP's
+//! handshake and small messages pass, and every retransmission of the first full segment is lost. This module notices
+//! a connection that ends like that and gives the next one to the same address smaller segments: 1220 bytes, which fit
+//! every IPv6 path, then 536, which fit every IPv4 path. The size that worked is remembered for an hour.
 //!
-//! There is one memory for the whole process, as the kernel has one of the routes: broker, API and store are reached over
-//! the same paths, by connections that know nothing of each other.
+//! There is one table for the whole process, because independent connections to broker, API and store share the same
+//! paths.
 
 use std::{
     collections::BTreeMap,
@@ -18,20 +18,20 @@ use socket2::Socket;
 
 use crate::upload::kernel::{TcpInfo, tcp_info};
 
-/// The largest segments that a connection is given once full ones got no answer, one after the other.
+/// The segment sizes to try, one after the other, once full segments got no answer.
 const SMALLER: [u32; 2] = [1220, 536];
-/// How long a path is taken to be as it was found.
+/// How long a result for a path is valid.
 const REMEMBERED: Duration = Duration::from_secs(3600);
-/// So many times in a row must the kernel have sent the same bytes again: three seconds or more.
+/// How many times in a row the kernel must have retransmitted the same bytes: three seconds or more.
 const RETRANSMITS: u8 = 4;
-/// More than this acknowledged means that full segments get through, and something else has happened.
+/// More than this acknowledged means that full segments get through, and the cause is another one.
 const FEW_SEGMENTS: u64 = 3;
 
-/// What is known of the paths to peers. Bounded: an entry is made only for a peer of the agent's and lives for an hour.
+/// The results for paths to peers. Bounded: only the agent's own peers get an entry, and it lives for an hour.
 #[derive(Debug)]
 pub(crate) struct Paths(Mutex<BTreeMap<SocketAddr, Path>>);
 
-/// The process's memory.
+/// The process's table.
 pub(crate) static PATHS: Paths = Paths(Mutex::new(BTreeMap::new()));
 
 #[derive(Debug, Clone, Copy)]
@@ -59,8 +59,8 @@ impl Paths {
         self.segment(peer).map_or(Ok(()), |segment| socket.set_tcp_mss(segment))
     }
 
-    /// A connection to `peer` has ended, or is given up, and this is what the kernel says of it. Whether the next one will
-    /// have smaller segments.
+    /// A connection to `peer` has ended, or was aborted, with these figures from the kernel. Returns whether the next
+    /// one will have smaller segments.
     pub(crate) fn learn(&self, peer: SocketAddr, info: &TcpInfo) -> bool {
         self.learn_at(peer, info, Instant::now())
     }
@@ -71,7 +71,7 @@ impl Paths {
             let smaller = SMALLER.into_iter().find(|smaller| *smaller < info.segment);
             match smaller {
                 Some(segment) => drop(paths.insert(peer, Path { segment, helped: false, until: now + REMEMBERED })),
-                // The smallest fare no better: the path is broken otherwise.
+                // The smallest segments fail too: the path has another fault.
                 None => drop(paths.remove(&peer)),
             }
             return smaller.is_some();
@@ -93,19 +93,19 @@ impl Paths {
         paths.iter().filter(|(_, path)| path.helped && path.until > now).map(|(peer, path)| (*peer, path.segment)).collect()
     }
 
-    /// Every change leaves a whole map behind, so a panic elsewhere does not spoil it.
+    /// Every change leaves the map consistent, so the lock's poison flag can be ignored.
     fn lock(&self) -> MutexGuard<'_, BTreeMap<SocketAddr, Path>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Whether a connection stands, has had hardly anything acknowledged, and sends the same again and again.
+/// Whether a connection is established, has had hardly any data acknowledged, and keeps retransmitting the same bytes.
 pub(crate) fn is_swallowed(info: &TcpInfo) -> bool {
     let hardly_any = info.bytes_acked <= u64::from(info.segment) * FEW_SEGMENTS;
     info.established && info.unacked > 0 && info.retransmits >= RETRANSMITS && hardly_any
 }
 
-/// Looks at a connection of the agent's own when it is dropped.
+/// Checks a connection of the agent when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Watch {
     socket: OwnedFd,
@@ -182,9 +182,9 @@ mod tests {
             TcpInfo { bytes_acked: 200_000, ..well },
             // The peer reads nothing: all that was sent is acknowledged.
             TcpInfo { unacked: 0, ..well },
-            // A hiccup.
+            // A short disturbance.
             TcpInfo { retransmits: 1, ..well },
-            // Reset, or cut: nothing is known of it any more.
+            // Reset, or cut: the kernel has discarded its figures.
             TcpInfo { established: false, ..well },
         ];
         for info in others {

@@ -1,16 +1,16 @@
-//! Removes passwords, tokens and signatures from addresses and from other programs' messages. The status, the log, conditions,
-//! the support archive and configuration faults all use it.
+//! Removes passwords, tokens and signatures from addresses and from other programs' messages. The status, the log,
+//! conditions, the support archive and configuration faults all use it.
 //!
-//! People write passwords unencoded: `rtsp://admin:hunter2/secret@camera/live` has a `/` where RFC 3986 ends the host. A URL
-//! that can be read in two ways is redacted for both, so that it may lose more than its secret but never less.
+//! People write passwords unencoded: `rtsp://admin:hunter2/secret@camera/live` has a `/` where RFC 3986 ends the host.
+//! A URL that can be read in two ways is redacted for both, so that it may lose more than its secret but never less.
 
 use std::fmt;
 
 /// The placeholder for what was removed.
 const REDACTED: &str = "…";
 
-/// A text that may hold a password, such as a stream's URL or a GStreamer description. It cannot be formatted by accident:
-/// `Display` and `Debug` show what [`value`] leaves of it.
+/// A text that may hold a password, such as a stream's URL or a GStreamer description. It cannot be formatted by
+/// accident: `Display` and `Debug` show what [`value`] leaves of it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
@@ -56,8 +56,8 @@ pub fn value(value: &str) -> String {
 
 /// Redacts any text: secrets in URLs, values of `password=…` and similar names, and signed tokens.
 ///
-/// The end of a URL is not always clear, since a password may contain spaces. Everything up to the last `@` of the line counts
-/// as part of it.
+/// The end of a URL is not always clear, since a password may contain spaces. Everything up to the last `@` of the
+/// line counts as part of it.
 pub fn text(text: &str) -> String {
     if !["://", "@", "=", "eyJ", ": "].iter().any(|mark| text.contains(mark)) {
         return text.to_owned();
@@ -73,7 +73,8 @@ fn line(line: &str) -> String {
     while let Some((start, body)) = next_url(rest) {
         safe.push_str(&words(&rest[..start]));
         let url = &rest[body..];
-        // Another URL begins after a space and a delimiter. Without a space it may be part of this URL's password or query.
+        // Another URL begins after a space and a delimiter. Without a space it may be part of this URL's password or
+        // query.
         let another = |before: &str| before.ends_with(BEFORE_A_URL) && before.contains(char::is_whitespace);
         let end = next_url(url).filter(|(start, _)| another(&url[..*start])).map_or(url.len(), |(start, _)| start);
         let at = url[..end].rfind('@').map_or(0, |at| at + 1);
@@ -469,7 +470,7 @@ mod tests {
             }
         }
 
-        /// A value may hold spaces and quotes too: nobody has to find its end.
+        /// A value may hold spaces and quotes too: these tests do not look for its end.
         #[test]
         fn no_part_of_a_value_s_password_is_shown(password in "\\PC{0,24}") {
             for url in forms(&password) {

@@ -1,5 +1,5 @@
-//! Targets for signed documents: unsigned ones that anybody can send, and signed ones from a hostile signer. The first byte of an
-//! input selects: `T` a token as it stands, `P` a payload that is signed here, `A` an answer to a `get`.
+//! Targets for documents: unsigned ones that any client can send, and signed ones from a hostile signer. The first
+//! byte of an input selects: `T` a token as it stands, `P` a payload that is signed here, `A` an answer to a `get`.
 
 use std::{collections::BTreeMap, sync::LazyLock};
 
@@ -9,7 +9,7 @@ use super::Verdict;
 
 pub(super) const ISSUER: &str = "care";
 
-/// What the fuzzed camera trusts.
+/// The trust anchors of the fuzzed camera.
 pub(super) struct Trusted {
     pub(super) key: Signer,
     pub(super) root: Signer,
@@ -18,7 +18,7 @@ pub(super) struct Trusted {
     pub(super) device: DeviceId,
 }
 
-/// Always the same keys, so that an input means the same on every machine. They sign nothing outside of these targets.
+/// Always the same keys, so that an input means the same on every machine. They are used only in these targets.
 pub(super) static TRUSTED: LazyLock<Trusted> = LazyLock::new(|| {
     let (key, root) = (signer("2026-11", 7), signer("root-2026", 9));
     let keyset = Keyset {
@@ -53,7 +53,7 @@ fn token(input: &[u8], signer: &Signer, typ: &str) -> Vec<u8> {
 pub(super) fn entitlement(input: &[u8]) -> Verdict {
     let Trusted { key, keyset, device, .. } = &*TRUSTED;
     let token = token(input, key, "care-entitlement+jws");
-    // What is read of a token before it is believed, for the report.
+    // The report contains fields read from a token before it is verified.
     let claimed = Entitlement::claimed_position(&token);
     if let Some((b'A', answer)) = input.split_first() {
         return Verdict::of(Answer::read(answer).is_ok_and(|answer| answer.token.len() <= Answer::MAX_BYTES));
@@ -72,7 +72,7 @@ pub(super) fn entitlement(input: &[u8]) -> Verdict {
     if let Some((b'P', payload)) = input.split_first() {
         assert_eq!(verified.digest, Digest::of(payload));
     }
-    // What was understood can be said again, and is then understood in the same way.
+    // A parsed document can be serialized, and parses to the same value.
     match Entitlement::verify(document.sign(key).as_bytes(), Some(keyset), ISSUER, device) {
         Ok(again) => assert_eq!(again.entitlement, *document),
         Err(reject) => assert!(matches!(reject, Reject::TooLarge { .. }), "{reject}"),

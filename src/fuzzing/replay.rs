@@ -1,11 +1,12 @@
-//! Replays every kept input through its target, as it is and with many small changes, without cargo-fuzz. The changes are
-//! blind; `make fuzz` is guided by coverage and finds more.
+//! Replays every kept input through its target, as it is and with many small changes, without cargo-fuzz. The changes
+//! are blind; `make fuzz` is guided by coverage and finds more.
 
 use std::{fs, path::Path};
 
 use super::{LONGEST, TARGETS, Target, Verdict, processor_time};
 
-/// The kept inputs of a target, with their names and in their order: a seed changes the same ones in the same way everywhere.
+/// The kept inputs of a target, with their names and in their order: a seed changes the same ones in the same way
+/// everywhere.
 fn corpus(target: &Target) -> Vec<(String, Vec<u8>)> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target.name);
     let entries = fs::read_dir(&dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display()));
@@ -19,7 +20,7 @@ fn every_kept_input_is_judged() {
     for target in TARGETS {
         let (mut accepted, mut refused) = (0, 0);
         for (name, input) in corpus(target) {
-            // The name is what a person needs when the next line panics.
+            // The name identifies the input if the next line panics.
             eprintln!("{name}");
             match target.run(&input) {
                 Verdict::Accepted => accepted += 1,
@@ -31,7 +32,7 @@ fn every_kept_input_is_judged() {
     }
 }
 
-/// One small change, or a few.
+/// Makes one or a few small changes.
 fn mutated(random: &mut fastrand::Rng, input: &[u8], others: &[(String, Vec<u8>)]) -> Vec<u8> {
     const NUMBERS: [&str; 9] =
         ["0", "-1", "1.5", "1e400", "4294967296", "9007199254740991", "9007199254740992", "18446744073709551615", "99999999999999999999"];
@@ -66,7 +67,7 @@ fn mutated(random: &mut fastrand::Rng, input: &[u8], others: &[(String, Vec<u8>)
     bytes
 }
 
-/// `CARE_MUTATIONS` says how many for each target; `CARE_MUTATIONS_SEED` where they begin.
+/// `CARE_MUTATIONS` sets their number for each target; `CARE_MUTATIONS_SEED` is the first seed.
 #[test]
 fn kept_inputs_with_small_changes_are_judged() {
     let number = |name: &str| std::env::var(name).ok().map(|number| number.parse().expect("a number"));
@@ -86,7 +87,7 @@ fn kept_inputs_with_small_changes_are_judged() {
     }
 }
 
-/// The smallest and the largest of nothing in particular.
+/// Numbers at the limits of common types.
 #[test]
 fn no_target_minds_an_empty_or_a_long_input() {
     let mut random = fastrand::Rng::with_seed(5);
@@ -100,7 +101,7 @@ fn no_target_minds_an_empty_or_a_long_input() {
     }
 }
 
-/// The test of the test: an input that keeps the processor busy is told apart.
+/// Checks the time limit itself: it detects an input that uses too much processor time.
 #[test]
 #[should_panic(expected = "for one input of")]
 fn a_slow_input_is_found() {

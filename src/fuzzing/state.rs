@@ -1,6 +1,7 @@
-//! Target for the state on flash, as an attacker with access to the flash may leave it. The first byte of an input selects: `S` a
-//! whole slot, `R` the record in a slot with a valid checksum. The engine starts from it and runs for three days. In a record
-//! `ENTITLEMENT` and `KEYSET` stand for genuine tokens, which an attacker without the keys can copy but not make.
+//! Target for the state on flash, as an attacker with access to the flash may leave it. The first byte of an input
+//! selects: `S` a whole slot, `R` the record in a slot with a valid checksum. The engine starts from it and runs for
+//! three days. In a record `ENTITLEMENT` and `KEYSET` stand for genuine tokens, which an attacker without the keys can
+//! copy but not make.
 
 use std::{collections::VecDeque, sync::LazyLock, time::Duration};
 
@@ -28,7 +29,7 @@ use crate::{
 const T0: u64 = 1_767_225_600;
 const FREE: Policy = Policy { clips: true, history_h: 12, clip_max_s: 12, cooldown_s: 300, max_height: 720, snapshots: false };
 const PREMIUM: Policy = Policy { clips: true, history_h: 720, clip_max_s: 120, cooldown_s: 0, max_height: 2160, snapshots: true };
-/// What a cut comes to.
+/// The figures of a cut.
 const FIGURES: CutFigures = CutFigures { generation: Generation(1), transfers: 1, bytes_after: 0, erased: Erased { clips: 1, bytes: 5 } };
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -83,7 +84,7 @@ pub(super) fn state(input: &[u8]) -> Verdict {
     }
 }
 
-/// Starts an engine from this record and lets it live: connected, confirmed, questioned, with time passing.
+/// Starts an engine from this record and runs it: it connects, gets answers and confirmations, and time passes.
 fn started_from(bytes: &[u8]) -> Verdict {
     let (restored, trusted) = match Record::read(bytes) {
         Ok(record) => {
@@ -122,15 +123,15 @@ struct Camera {
     outside: Outside,
 }
 
-/// What the engine acts on: a flash, a broker and an API that answer as soon as they are asked.
+/// The engine's ports: a flash, a broker and an API that answer at once.
 struct Outside {
     clock: Clock,
-    /// Whether a document has come that a signer vouches for.
+    /// Whether a validly signed document has arrived.
     owner: bool,
     cuts: u8,
-    /// After how many further events the cut under way is over.
+    /// After how many further events the cut in progress ends.
     cut: Option<u8>,
-    /// What the engine hears next.
+    /// The next events for the engine.
     answers: VecDeque<Event>,
 }
 
@@ -189,7 +190,7 @@ impl Camera {
         self.show();
     }
 
-    /// What people see of it, whatever stands in the record.
+    /// Reads the engine's view, whatever the record contains.
     fn show(&self) {
         static CONFIG: LazyLock<Config> = LazyLock::new(|| {
             let text = include_str!("../../systemd/config.toml");
@@ -208,7 +209,7 @@ impl Camera {
         self.answer();
     }
 
-    /// Tells the engine what waits, and what comes of it.
+    /// Passes waiting events to the engine, and those that follow from them.
     fn answer(&mut self) {
         while let Some(event) = self.outside.answers.pop_front() {
             match &mut self.outside.cut {
@@ -240,7 +241,7 @@ impl Ports for Outside {
 
     fn cut(&mut self, _keep: Option<(Policy, Position)>) -> CutProgress {
         self.carries_out("a cut");
-        // One cut is over at once, the next one after an event, and so on.
+        // The first cut ends at once, the next one after an event, and so on.
         let after = self.cuts % 3;
         self.cuts = self.cuts.wrapping_add(1);
         if after == 0 {
@@ -283,7 +284,7 @@ impl Ports for Outside {
         self.carries_out("a get");
     }
 
-    /// The cloud answers once a signer has spoken; before that it is away.
+    /// The cloud answers once a signed document has arrived; before that it is unreachable.
     fn fetch(&mut self, resource: Resource) {
         self.carries_out("a question");
         let body = match resource {

@@ -1,6 +1,6 @@
-//! The one way to a server: look its name up, connect to the first address that answers ([`race`]), do the TLS handshake.
-//! Questions to the API, grants, PUTs and the link to the broker all come through here; they differ in the [`Dialer`] that
-//! opens their sockets.
+//! The one way to a server: look its name up, connect to the first address that answers ([`race`]), do the TLS
+//! handshake. API requests, grants, PUTs and the link to the broker all connect through here; they differ in the
+//! [`Dialer`] that opens their sockets.
 
 use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -19,13 +19,13 @@ use crate::{
     tls::{self, TlsFault, ValidUntil},
 };
 
-/// How much TLS may hold back.
+/// The largest buffer of TLS.
 const TLS_BUFFER: usize = 64 * 1024;
 
-/// Looks the host up and connects: for every caller that need not look at the addresses in between.
+/// Looks the host up and connects: for every caller that does not check the addresses in between.
 ///
 /// # Errors
-/// The stage that failed, or the one that was under way at `deadline`.
+/// The stage that failed, or the one in progress at `deadline`.
 pub async fn open<D: Dialer>(dialer: &D, origin: &Origin, deadline: Instant) -> Result<Connection<D::Guard>, Fault> {
     let addresses = resolve(&origin.endpoint, deadline).await?;
     connect(dialer, origin, &addresses, deadline).await
@@ -43,7 +43,8 @@ pub(crate) async fn resolve(endpoint: &Endpoint, deadline: Instant) -> Result<Ve
     Ok(addresses)
 }
 
-/// Connects to the first of `addresses` that answers ([`race`]), and does the TLS handshake where the endpoint asks for one.
+/// Connects to the first of `addresses` that answers ([`race`]), and does the TLS handshake where the endpoint asks
+/// for one.
 ///
 /// # Errors
 /// [`Fault::Unreachable`] with every address and why it failed.
@@ -67,7 +68,7 @@ pub(super) async fn tls(origin: &Origin, stream: TcpStream) -> Result<Secured, T
     let connector = TlsConnector::from(Arc::new(client.connection_noting(&valid_until)));
     let handshake = connector.connect_with(name, stream, |session| session.set_buffer_limit(Some(TLS_BUFFER)));
     match handshake.await {
-        // A store, whose end nobody notes, says nothing of the time.
+        // For a store no certificate end is recorded, since its answers do not set the time.
         Ok(stream) => Ok((Box::new(stream), valid_until.get().unwrap_or_default())),
         Err(error) => Err(tls::handshake_fault(&error).unwrap_or_else(|| TlsFault::Other(error.to_string()))),
     }

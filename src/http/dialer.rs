@@ -1,5 +1,6 @@
-//! How sockets are opened. Control traffic opens them directly ([`Direct`]); transfers of media open them through the gate,
-//! which registers every socket and opens none under an old generation. All else about a connection is the same for both.
+//! How sockets are opened. Control traffic opens them directly ([`Direct`]); transfers of media open them through the
+//! gate, which registers every socket and opens none under an old generation. Otherwise connections are the same for
+//! both.
 
 use std::{io, net::SocketAddr};
 
@@ -11,25 +12,25 @@ use crate::path_mtu::{PATHS, Watch};
 
 /// Opens the sockets of one call.
 pub trait Dialer: Sync {
-    /// Lives as long as the connection.
+    /// The guard that lives as long as the connection.
     type Guard: Guard + Send;
 
     /// Opens a socket and begins to connect it, without blocking.
     fn dial(&self, address: SocketAddr) -> io::Result<(TcpStream, Self::Guard)>;
 
-    /// Whether the call may go on; asked between any two stages.
+    /// Whether the call may continue; checked between any two stages.
     fn check(&self) -> Result<(), Stale>;
 }
 
-/// Belongs to one connection and is dropped with it. A guard of the gate's ends the connection with a RST unless the exchange
-/// is [`finished`](Self::finished).
+/// Belongs to one connection and is dropped with it. A guard of the gate ends the connection with a RST unless the
+/// exchange is [`finished`](Self::finished).
 pub trait Guard {
-    /// Request and answer are complete: the connection may close in good order. The dialer can still reach it until the guard
-    /// is dropped.
+    /// Request and answer are complete: the connection may close with a FIN. The dialer can still reach it until the
+    /// guard is dropped.
     fn finished(&self);
 }
 
-/// Opens sockets without asking the gate: for control traffic, which carries no media.
+/// Opens sockets without the gate: for control traffic, which carries no media.
 #[derive(Debug, Clone, Copy)]
 pub struct Direct;
 
@@ -49,7 +50,7 @@ impl Dialer for Direct {
     }
 }
 
-/// The guard of a [`Direct`] connection: looks at the path's MTU when the connection ends.
+/// The guard of a [`Direct`] connection: checks for a path MTU black hole when the connection ends.
 #[derive(Debug)]
 #[expect(dead_code, reason = "its drop reads TCP_INFO")]
 pub struct DirectGuard(Option<Watch>);

@@ -1,5 +1,5 @@
-//! One request and its answer over a [`Connection`]. The caller's future drives the connection itself, so dropping it stops
-//! every byte: nothing goes on writing in the background, which is what makes an upload cuttable.
+//! One request and its answer over a [`Connection`]. The caller's future drives the connection itself, so dropping it
+//! stops every byte: nothing keeps writing in the background. A cut can therefore stop an upload.
 
 use std::{
     error::Error as StdError,
@@ -31,9 +31,9 @@ use super::{
 };
 use crate::tls::{self, TlsFault};
 
-/// How much of a request hyper may hold back, and how large an answer's head may be.
+/// The most of a request that hyper may buffer, and the largest head of an answer.
 const HYPER_BUFFER: usize = 32 * 1024;
-/// How long a connection whose answer was read is given to close in good order.
+/// The time for a connection to close with a FIN after its answer was read.
 const CLOSING: Duration = Duration::from_millis(500);
 
 /// A connection, ready for its one request.
@@ -47,17 +47,17 @@ pub struct Connection<G> {
 }
 
 impl<G: Guard> Connection<G> {
-    /// What holds the connection open.
+    /// The guard that holds the connection open.
     pub(crate) fn guard(&self) -> &G {
         &self.guard
     }
 
-    /// The connection itself, for a caller with an HTTP of its own.
+    /// The connection itself, for a caller that does not speak HTTP through hyper.
     pub fn into_stream(self) -> (Box<dyn Stream>, G) {
         (self.stream, self.guard)
     }
 
-    /// Who is at the other end, for people: `host:port`, and the address.
+    /// The peer, for messages: `host:port`, and the address.
     pub fn peer_name(&self) -> &str {
         &self.host
     }
@@ -67,7 +67,7 @@ impl<G: Guard> Connection<G> {
         self.valid_until
     }
 
-    /// Who is at the other end.
+    /// The peer's name.
     pub fn peer(&self) -> SocketAddr {
         self.peer
     }
@@ -83,10 +83,10 @@ impl<G: Guard> Connection<G> {
     }
 
     /// Sends the request and reads the answer, of at most `limit` bytes. Dropping the future drops the connection with
-    /// it: nothing goes on writing in the background. It has no time limit of its own.
+    /// it: nothing keeps writing in the background. It has no time limit.
     ///
-    /// An answer that comes before the body has been given out ends the connection at once: hyper would go on writing. Such
-    /// an answer may refuse, but not accept.
+    /// An answer that arrives before hyper has taken the whole body ends the connection at once, because hyper would
+    /// keep writing. Such an answer may refuse, but not accept.
     pub async fn send<B>(self, request: Request<B>, limit: usize) -> Result<Answer, Fault>
     where
         B: Body<Data = Bytes> + Send + Unpin + 'static,
@@ -114,7 +114,7 @@ impl<G: Guard> Connection<G> {
             select! {
                 biased;
                 answer = &mut exchange => break answer,
-                // The answer may be in our hands already though the connection ended badly behind it.
+                // The answer may have arrived although the connection failed afterwards.
                 ended = &mut connection, if end.is_none() => end = Some(ended),
             }
         };
@@ -126,7 +126,7 @@ impl<G: Guard> Connection<G> {
         if said_all.load(Ordering::Relaxed) {
             guard.finished();
             if end.is_none() {
-                // The answer is ours whether the peer closes well or not.
+                // The answer is valid however the peer closes the connection.
                 let _ = timeout(CLOSING, connection).await;
             }
         } else if head.status.is_success() {
@@ -138,7 +138,7 @@ impl<G: Guard> Connection<G> {
     }
 }
 
-/// A body that says when all of it has been given out.
+/// A body that records when all of it has been returned.
 struct Watched<B> {
     body: B,
     said_all: Arc<AtomicBool>,
@@ -165,8 +165,8 @@ impl<B: Body + Unpin> Body for Watched<B> {
     }
 }
 
-/// What hyper's error says, down to its cause. A server may refuse our certificate once we have begun to write: that is no
-/// fault of what is written.
+/// The text of hyper's error and its causes. A server may refuse our certificate once we have begun to write: that is
+/// not a fault of the request.
 fn broken(host: &str, peer: SocketAddr, error: &(dyn StdError + 'static)) -> Fault {
     let mut reason = error.to_string();
     let mut cause = error.source();
@@ -204,7 +204,7 @@ mod tests {
         http::{DirectGuard, request},
     };
 
-    /// A connection whose peer has answered and gone: it cannot be closed in good order.
+    /// A connection whose peer has answered and disconnected: closing it fails.
     struct Gone {
         answer: &'static [u8],
         asked: bool,

@@ -1,4 +1,4 @@
-//! Why a call came to nothing: in which stage, in words for people, and what to do about it.
+//! Why a call failed: the stage, a sentence for people, and advice.
 
 use std::{fmt, io};
 
@@ -6,7 +6,7 @@ use thiserror::Error;
 
 use super::race::Unreachable;
 
-/// The stage a call was in.
+/// The stage of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
     /// Looking the host up.
@@ -30,7 +30,7 @@ impl fmt::Display for Stage {
     }
 }
 
-/// Why a call came to nothing.
+/// Why a call failed.
 #[derive(Debug, Error)]
 pub enum Fault {
     /// The name has no address.
@@ -38,13 +38,13 @@ pub enum Fault {
     Dns {
         /// The name.
         host: String,
-        /// What the resolver said.
+        /// The resolver's error.
         source: io::Error,
     },
-    /// No address let us in.
+    /// No address could be reached.
     #[error("{0}")]
     Unreachable(Unreachable),
-    /// The exchange broke.
+    /// The exchange failed.
     #[error("the exchange with {host} failed: {reason}")]
     Http {
         /// The server's name.
@@ -52,7 +52,7 @@ pub enum Fault {
         /// What went wrong.
         reason: String,
     },
-    /// Nothing happened for too long.
+    /// The time limit passed.
     #[error("{host} did not answer in time ({stage})")]
     Timeout {
         /// The stage it was in.
@@ -60,7 +60,7 @@ pub enum Fault {
         /// The server's name.
         host: String,
     },
-    /// More than the caller takes.
+    /// The answer is larger than the caller's limit.
     #[error("the answer of {host} is larger than {limit} bytes")]
     TooLarge {
         /// The server's name.
@@ -68,13 +68,13 @@ pub enum Fault {
         /// The caller's limit.
         limit: usize,
     },
-    /// The gate was closed meanwhile: nothing more may happen under this generation.
+    /// The gate was closed meanwhile: no more may be sent under this generation.
     #[error(transparent)]
     Stale(#[from] Stale),
 }
 
 impl Fault {
-    /// The stage it happened in, if the network was to blame.
+    /// The stage, if the fault lies in the network.
     pub fn stage(&self) -> Option<Stage> {
         match self {
             Self::Dns { .. } => Some(Stage::Dns),

@@ -1,4 +1,4 @@
-//! One small HTTP/1.1 client over sockets of our own: the agent must hold the socket to be able to cut it, and wants to say
+//! One small HTTP/1.1 client over sockets of our own: the agent must hold the socket to be able to cut it, and reports
 //! in which stage a call failed. The engine's polls ([`get`]), grants and PUTs use it; the link to the broker connects
 //! through it too. One connection carries one request; redirects are not followed.
 
@@ -27,7 +27,7 @@ pub use fault::{Fault, Stage, Stale};
 pub use race::{Tried, Unreachable, Why};
 pub(crate) use race::{peer_name, tls_advice};
 
-/// Where a server is, and with which TLS settings it is reached.
+/// A server's address, and the TLS settings for it.
 #[derive(Clone)]
 pub struct Origin {
     /// Host, port, and whether over TLS.
@@ -53,7 +53,7 @@ pub struct Answer {
     pub headers: HeaderMap,
     /// The body, within the caller's limit.
     pub body: Bytes,
-    /// Who answered.
+    /// The peer that answered.
     pub peer: SocketAddr,
     /// The earliest end of the server's certificates, since 1970; [`LATEST`] without TLS.
     pub valid_until: Duration,
@@ -66,14 +66,15 @@ impl Answer {
     }
 }
 
-/// Asks `origin` for `path`. The answer may have `limit` bytes, and all of it may take `timeout`. Redirects are not followed.
+/// Sends GET `path` to `origin`. The answer may have `limit` bytes, and the whole call may take `timeout`. Redirects
+/// are not followed.
 pub async fn get(origin: &Origin, path: &str, limit: usize, timeout: Duration) -> Result<Answer, Fault> {
     let deadline = Instant::now() + timeout;
     let request = request("GET", &origin.endpoint, path, HeaderMap::new(), Empty::<Bytes>::new())?;
     open(&Direct, origin, deadline).await?.send_by(request, limit, deadline).await
 }
 
-/// A request for `path` at `endpoint`; `headers` go out verbatim, `Host` and `Connection` are ours.
+/// A request for `path` at `endpoint`; `headers` are sent verbatim, `Host` and `Connection` are added here.
 pub(crate) fn request<B>(method: &str, endpoint: &Endpoint, path: &str, headers: HeaderMap, body: B) -> Result<Request<B>, Fault> {
     let broken = |error: &dyn fmt::Display| Fault::Http { host: endpoint.host.clone(), reason: error.to_string() };
     let mut request = Request::builder().method(method).uri(path).body(body).map_err(|e| broken(&e))?;

@@ -1,7 +1,7 @@
-//! Happy Eyeballs (RFC 8305): which of a server's addresses answers. A name may have several, and a dead one must not keep the
-//! camera from the others. They are tried in turn, IPv6 and IPv4 alternating. The next one begins when one
-//! fails, or after 250 ms without an answer; the first whose TLS handshake is complete wins. Broker, API and store are all
-//! reached this way.
+//! Happy Eyeballs (RFC 8305): connects to the first of a server's addresses that answers. A name may have several, and
+//! an unreachable one must not keep the camera from the others. They are tried in turn, IPv6 and IPv4 alternating. The
+//! next one begins when one fails, or after 250 ms without an answer; the first whose TLS handshake is complete wins.
+//! Broker, API and store are all reached this way.
 //!
 //! Every socket is opened through the caller's [`Dialer`], so a cut kills those that still race as well. The losers are
 //! closed before anything is sent on the winner.
@@ -33,9 +33,9 @@ use super::{
 };
 use crate::{config::Endpoint, tls::TlsFault};
 
-/// How long an address may leave a SYN unanswered before the next one is tried beside it (RFC 8305, section 8).
+/// How long to wait for an answer to a SYN before the next address is tried in parallel (RFC 8305, section 8).
 const NEXT_AFTER: Duration = Duration::from_millis(250);
-/// How much longer it may take for its TLS handshake: a path may carry a SYN and drop a certificate.
+/// How much longer its TLS handshake may take: a path may carry a SYN and drop a certificate.
 const HANDSHAKE: Duration = Duration::from_secs(1);
 
 /// No address of a server could be reached.
@@ -50,7 +50,7 @@ pub struct Unreachable {
 /// An address that could not be reached.
 #[derive(Debug, Clone)]
 pub struct Tried {
-    /// Which.
+    /// The address.
     pub address: SocketAddr,
     /// Why.
     pub why: Why,
@@ -63,14 +63,15 @@ pub enum Why {
     Tcp(io::ErrorKind, String),
     /// No trust, or no TLS.
     Tls(TlsFault),
-    /// Nothing came in this stage until the time was over.
+    /// No answer arrived in this stage before the time limit.
     Silent(Stage),
 }
 
 impl Why {
     fn tcp(error: &io::Error) -> Self {
         let kind = error.kind();
-        // "connection refused", not "Connection refused (os error 111)"; where the kind says nothing, the kernel does.
+        // "connection refused", not "Connection refused (os error 111)"; if the kind has no text of its own, use the
+        // kernel's message.
         let words = match kind {
             io::ErrorKind::ConnectionRefused
             | io::ErrorKind::ConnectionReset
@@ -126,7 +127,7 @@ impl Unreachable {
         if self.tried.iter().any(|tried| tried.why.stage() == Stage::Tls) { Stage::Tls } else { Stage::Tcp }
     }
 
-    /// What to do about it: about the address that came furthest.
+    /// What to do about it: for the address that reached the furthest stage.
     pub fn advice(&self) -> &'static str {
         let furthest = self.tried.iter().find(|tried| tried.why.stage() == self.stage());
         match furthest.map(|tried| &tried.why) {
@@ -183,7 +184,7 @@ type Run<'a, G> = Pin<Box<dyn Future<Output = Result<(Secured, G), Failure>> + S
 struct Attempt<'a, G> {
     address: SocketAddr,
     run: Run<'a, G>,
-    /// Whether TCP stands.
+    /// Whether TCP is established.
     answered: Arc<AtomicBool>,
 }
 
@@ -196,7 +197,7 @@ impl<G> Attempt<'_, G> {
 /// Connects to the first of `addresses` that answers, TLS included where the endpoint asks for it.
 ///
 /// # Errors
-/// [`Fault::Unreachable`] with all of them, once every address has failed or `deadline` is over.
+/// [`Fault::Unreachable`] with all of them, once every address has failed or `deadline` has passed.
 pub(super) async fn race<D: Dialer>(
     dialer: &D,
     origin: &Origin,
@@ -223,7 +224,7 @@ pub(super) async fn race<D: Dialer>(
             biased;
             (address, ended) = first_done(&mut running) => match ended {
                 Ok(((stream, valid_until), guard)) => {
-                    // The losers are gone before the winner is used.
+                    // The losers are closed before the winner is used.
                     running.clear();
                     dialer.check()?;
                     return Ok(Connection { stream, guard, host: peer_name(&origin.endpoint, address), peer: address, valid_until });

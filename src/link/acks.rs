@@ -1,11 +1,11 @@
-//! Which PUBACKs may go out: in order of arrival (`docs/protocol.md#acknowledgement`, MQTT-4.6.0-2), whatever the order in which documents are
-//! done, and only on the connection that brought them.
+//! Which PUBACKs may go out: in order of arrival (`docs/protocol.md#acknowledgement`, MQTT-4.6.0-2), whatever the
+//! order in which documents are processed, and only on the connection that delivered them.
 
 use std::collections::VecDeque;
 
 use super::Connection;
 
-/// The right to acknowledge one PUBLISH, on the connection that brought it and no other.
+/// The right to acknowledge one PUBLISH, only on the connection that delivered it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ack {
     connection: Connection,
@@ -36,7 +36,7 @@ impl AckWindow {
         Self { connection, first: 0, waiting: VecDeque::new(), ready: VecDeque::new() }
     }
 
-    /// A PUBLISH arrived; `None` if the broker has more outstanding than it has identifiers for.
+    /// Adds a PUBLISH that arrived; `None` if the broker has more outstanding than it has identifiers for.
     pub(super) fn arrived(&mut self, packet: u16) -> Option<Ack> {
         if self.waiting.len() >= Self::MOST {
             return None;
@@ -45,7 +45,7 @@ impl AckWindow {
         Some(Ack { connection: self.connection, order: self.first + self.waiting.len() as u64 - 1 })
     }
 
-    /// This one is done. An `Ack` of another connection, or given twice, does nothing.
+    /// Marks this one as processed. An `Ack` of another connection, or a repeated one, has no effect.
     pub(super) fn done(&mut self, ack: Ack) {
         let index = ack.order.checked_sub(self.first).and_then(|index| usize::try_from(index).ok());
         let waiting = index.filter(|_| ack.connection == self.connection).and_then(|index| self.waiting.get_mut(index));
@@ -62,12 +62,12 @@ impl AckWindow {
         self.ready.front().copied()
     }
 
-    /// The one that was [`ready`](Self::ready) is on its way.
+    /// The one that was [`ready`](Self::ready) has been sent.
     pub(super) fn sent(&mut self) {
         self.ready.pop_front();
     }
 
-    /// How many are held back, done or not.
+    /// How many are held back, processed or not.
     pub(super) fn held(&self) -> usize {
         self.waiting.len()
     }

@@ -1,4 +1,5 @@
-//! How a connection ends: why, what of it must not leak into the next one, and how long to wait before the next attempt. Each guard stands against a trap known of rumqttc 0.25.1 (R123 = its issue 123).
+//! The end of a connection: its cause, the state that must not leak into the next one, and the wait before the next
+//! attempt. Each guard here works around a known bug of rumqttc 0.25.1 (R123 = its issue 123).
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +20,7 @@ use crate::{
     conditions::Kind,
 };
 
-/// So many connections in a row that end in the same way are no accident.
+/// After this many connections in a row that end alike, the cause is not chance.
 pub(super) const REJECTED_IN_A_ROW: u32 = 2;
 const CLONE: u32 = 3;
 
@@ -28,7 +29,7 @@ const CLONE: u32 = 3;
 pub(super) enum End {
     Stopped,
     Renewed,
-    /// The owner is gone.
+    /// The owner has dropped the `Link`.
     Orphaned,
     Closed(LinkFault),
     /// No subscription.
@@ -49,7 +50,7 @@ impl End {
 }
 
 impl Session {
-    /// After a connection; whether the task ends with it.
+    /// Handles the end of a connection. Returns whether the task ends with it.
     pub(super) async fn finish(&mut self, end: End, mut serving: Serving) -> bool {
         self.clear_up(&mut serving).await;
         let stable = serving.stable_at.is_none_or(|at| at <= Instant::now());
@@ -91,7 +92,7 @@ impl Session {
         false
     }
 
-    /// A packet was too large. Only a clean session makes the broker forget it.
+    /// A packet was too large. Only a clean session makes the broker discard it.
     async fn oversized(&mut self, fault: LinkFault) {
         self.oversized += 1;
         self.settings.conditions.raise(Kind::BrokerMessageTooLarge, &fault.reason);
@@ -104,7 +105,7 @@ impl Session {
         self.fail(Some(self.connection), fault, None).await;
     }
 
-    /// The broker closed the connection instead of answering what we sent.
+    /// The broker closed the connection instead of answering a packet of ours.
     async fn closed_after(&mut self, upon: RejectedPacket) {
         let in_a_row = match self.closed_after.take() {
             Some((last, times)) if last == upon => times + 1,
@@ -166,14 +167,15 @@ impl Session {
         self.settings.conditions.raise_advising(Kind::BrokerUnreachable, &fault.reason, fault.advice);
     }
 
-    /// Removes what would otherwise turn up in the next connection. The order of the steps matters.
+    /// Removes state that would otherwise leak into the next connection. The order of the steps matters.
     async fn clear_up(&mut self, serving: &mut Serving) {
-        // From here on nothing is given to the wire.
+        // From here on nothing is passed to the wire.
         self.shared.lock().client = None;
-        // Our own timeouts end a connection without the wire's knowledge; after its own errors this finds nothing to do.
+        // Our own timeouts end a connection without the wire's knowledge; after its own errors this finds nothing to
+        // do.
         self.wire.clean();
         // A publication that waits for its identifier would block all others for ever (R1056, R1014). It is sent again
-        // under a new one, before those that were still in the channel.
+        // under a new one, ahead of those that were still in the channel.
         if let Some(mut waiting) = self.wire.state.collision.take() {
             waiting.pkid = 0;
             let pending = &mut self.wire.pending;
@@ -183,14 +185,15 @@ impl Session {
         }
         // SUBSCRIBE, DISCONNECT and PUBREL belong to the old connection (R664).
         self.wire.pending.retain(|request| matches!(request, Request::Publish(_)));
-        // What has an identifier was sent before, which its next copy must say (MQTT-3.3.1-1); rumqttc does not.
+        // Publications with an identifier were sent before, so the next copy must set DUP (MQTT-3.3.1-1); rumqttc does
+        // not set it.
         for request in &mut self.wire.pending {
             if let Request::Publish(publish) = request {
                 publish.dup = publish.pkid != 0;
             }
         }
-        // What was read before the end would be yielded after the next CONNACK, where its acknowledgement would hit another
-        // message. A cancel may be among it.
+        // Messages read before the end would be yielded after the next CONNACK, where their acknowledgements would hit
+        // other messages. One of them may be a cancel.
         let connection = self.connection;
         while let Some(event) = self.wire.state.events.pop_front() {
             serving.pending.note(&event, Instant::now());
@@ -207,7 +210,7 @@ impl Session {
     pub(super) async fn fail(&mut self, connection: Option<Connection>, fault: LinkFault, delay: Option<Duration>) {
         let delay = self.backoff.next_delay().max(delay.unwrap_or_default());
         let failures = self.backoff.failures();
-        // Operators see the condition; this line is for counting attempts.
+        // Operators see the condition; this line serves to count attempts.
         tracing::debug!(stage = %fault.stage, reason = fault.reason, failures, ?delay, "no connection to the broker");
         {
             let mut inner = self.shared.lock();

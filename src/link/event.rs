@@ -1,4 +1,4 @@
-//! What the link tells its owner, and how it looks from outside.
+//! The link's events for its owner, and its status.
 
 use std::time::{Duration, Instant};
 
@@ -7,19 +7,20 @@ use care_protocol::Topic;
 
 use super::{Ack, Connection, LinkFault};
 
-/// What the link tells its owner.
+/// An event for the link's owner.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     /// The broker accepted us.
     Connected {
         /// The new connection.
         connection: Connection,
-        /// Whether the broker kept our session. If not, publications that were with it are forgotten.
+        /// Whether the broker kept our session. If not, publications that the broker had not acknowledged are dropped.
         session_present: bool,
-        /// The earliest end of the broker's certificates, since 1970; [`care_engine::trusted_time::LATEST`] without TLS.
+        /// The earliest end of the broker's certificates, since 1970; [`care_engine::trusted_time::LATEST`] without
+        /// TLS.
         valid_until: Duration,
     },
-    /// SUBSCRIBE was sent: what comes from here on may confirm (`docs/protocol.md#confirmation`).
+    /// SUBSCRIBE was sent: documents that arrive from here on may confirm (`docs/protocol.md#confirmation`).
     SubscribeSent {
         /// On this connection.
         connection: Connection,
@@ -31,7 +32,7 @@ pub enum Event {
     },
     /// A PUBLISH on one of our topics, of any size up to [`super::MAX_PACKET`].
     Publish {
-        /// The connection that brought it.
+        /// The connection that delivered it.
         connection: Connection,
         /// Its topic.
         topic: Topic,
@@ -51,7 +52,7 @@ pub enum Event {
         /// As given to [`super::Link::publish`].
         ticket: u64,
     },
-    /// The connection was lost, or an attempt failed (`connection` is `None`). The next attempt follows by itself.
+    /// The connection was lost, or an attempt failed (`connection` is `None`). The link tries again by itself.
     Lost {
         /// The connection that was lost.
         connection: Option<Connection>,
@@ -68,13 +69,13 @@ pub enum Event {
     },
 }
 
-/// How far the link is.
+/// The state of the link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LinkState {
     /// Waiting for the next attempt.
     #[default]
     Down,
-    /// Under way.
+    /// An attempt is in progress.
     Connecting,
     /// Connected, without a granted subscription: counts as down (`docs/protocol.md#mqtt`).
     Connected,
@@ -82,27 +83,27 @@ pub enum LinkState {
     Subscribed,
 }
 
-/// The link as people and metrics see it.
+/// The link's status, for the status document and metrics.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct LinkStatus {
-    /// How far it is.
+    /// Its state.
     pub state: LinkState,
     /// The present connection.
     pub connection: Option<Connection>,
-    /// Why there was none last.
+    /// The last fault.
     pub last_fault: Option<LinkFault>,
     /// Failures in a row.
     pub failures: u32,
     /// The delay before the next attempt, as it was drawn; only while [`LinkState::Down`].
     pub next_attempt_in: Option<Duration>,
-    /// Publications waiting here.
+    /// Publications in the queue.
     pub queued: usize,
-    /// Publications with the broker.
+    /// Publications sent and not acknowledged.
     pub outstanding: usize,
-    /// Publications given up because too many waited or because MQTT cannot carry them.
+    /// Publications dropped because too many waited or because MQTT cannot carry them.
     pub dropped: u64,
     /// PUBLISHes not acknowledged yet.
     pub unacknowledged: usize,
-    /// How often the wire was made anew.
+    /// How often the MQTT client was rebuilt.
     pub rebuilds: u32,
 }

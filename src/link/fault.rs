@@ -1,4 +1,4 @@
-//! Why the link is down: by stage, in words that name the peer, and with advice that fits.
+//! Why the link is down: the stage, a sentence that names the peer, and advice.
 
 use std::{fmt, io};
 
@@ -11,10 +11,10 @@ use crate::{
     tls::{TlsFault, handshake_fault},
 };
 
-/// How far a connection had come.
+/// The stage that a connection had reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Stage {
-    /// Finding the broker's address.
+    /// Looking up the broker's address.
     Dns,
     /// Connecting to it.
     Tcp,
@@ -41,11 +41,11 @@ impl fmt::Display for Stage {
     }
 }
 
-/// Why there is no connection, or none any more.
+/// Why there is no connection.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{reason}")]
 pub struct LinkFault {
-    /// How far the connection had come.
+    /// The stage that the connection had reached.
     pub stage: Stage,
     /// What went wrong, with the peer's name: one sentence for an operator.
     pub reason: String,
@@ -53,11 +53,11 @@ pub struct LinkFault {
     pub advice: &'static str,
 }
 
-/// What the broker's log tells better than ours.
+/// Advice that refers to the broker's log.
 pub(super) const ASK_THE_BROKER: &str = "Read the broker's log for this device, and check what stands between it and the camera.";
-/// After a SUBSCRIBE or PUBLISH that the broker does not like.
+/// Advice after a SUBSCRIBE or PUBLISH that the broker rejects.
 pub(super) const GIVE_RIGHTS: &str = "Let the broker's ACL or policy give this device its topics: subscribe to entitlement, entitlement/answer and keyset, publish to get, report and status.";
-/// After a PUBLISH that looks so: a clone that takes over in that very moment looks the same.
+/// Advice after a PUBLISH that the broker seems to reject: a clone that takes over at that moment looks the same.
 pub(super) const GIVE_RIGHTS_OR_FIND_A_CLONE: &str = "Let the broker's ACL or policy give this device the right to publish to its topics get, report and status; if it has it, another client may use this device's id.";
 
 impl LinkFault {
@@ -79,7 +79,7 @@ impl LinkFault {
         Self::new(stage, fault.to_string()).advising(fault.advice())
     }
 
-    /// The connection to `peer` ended, which had come as far as `reached`.
+    /// The connection to `peer` ended after it had reached stage `reached`.
     pub(super) fn from_wire(error: &WireError, reached: Stage, peer: &str) -> Self {
         let session = |stage, what: fmt::Arguments<'_>| Self::new(stage, format!("connection to {peer}: {what}"));
         match error {
@@ -99,7 +99,7 @@ impl LinkFault {
             WireError::State(StateError::CollisionTimeout) => {
                 session(reached, format_args!("the broker did not acknowledge a publication"))
             }
-            // With TLS 1.3 a server turns down our certificate only after the handshake, as far as we see it.
+            // With TLS 1.3 a server rejects our certificate only after the handshake is complete on our side.
             WireError::Io(error) => match handshake_fault(error) {
                 Some(TlsFault::Closed) => session(reached, format_args!("{CLOSED}")),
                 Some(fault) => {
@@ -135,7 +135,7 @@ fn refusal(code: ConnectReturnCode) -> (&'static str, &'static str) {
     }
 }
 
-/// Whether the packet was too large for us: the connection is gone with it, since it cannot be skipped.
+/// Whether the packet was too large for us: it cannot be skipped, so the connection is lost too.
 pub(super) fn is_oversize(error: &WireError) -> bool {
     matches!(error, WireError::TooLarge { .. })
 }

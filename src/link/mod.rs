@@ -1,21 +1,23 @@
 //! MQTT: the session with the broker, its topics, and when to reconnect (`docs/protocol.md#mqtt`).
 //!
 //! The link delivers every PUBLISH to its owner, in order, with an [`Ack`] to acknowledge it, and sends the owner's
-//! publications. It judges no document, keeps nothing on disk and never gives up. One task alone polls rumqttc; the owner, on
-//! the same thread, calls it through [`Link`], whose calls never wait, and receives events from the channel that [`start`]
-//! returns. rumqttc stays behind this module, so that it can be replaced.
+//! publications. It judges no document, stores nothing on disk and never stops trying to connect. Only one task polls
+//! rumqttc; the owner, on the same thread, calls it through [`Link`], whose calls never wait, and receives events from
+//! the channel that [`start`] returns. No other module uses rumqttc, so it can be replaced.
 //!
-//! What the owner can rely on:
-//! - An [`Ack`] works only on the connection that brought it; PUBACKs leave in order of arrival, so one that is held back
-//!   holds back those behind it.
-//! - What was read before a connection was lost is delivered before its [`Event::Lost`], without an `Ack`; the broker
-//!   sends it again.
-//! - The event channel holds few events. While it is full nothing is read from the network, so a burst waits at the
-//!   broker, not in memory. A call of `Link` never waits for the owner to read, so the two cannot block each other.
-//! - Publications are sent in order, eight at a time, and wait while there is no connection: at most 64, then the oldest
-//!   gives way. What was with the broker when the session was lost ([`Event::Connected`] without `session_present`, or a
-//!   rebuilt client) is forgotten: the owner sends its report again after each [`Event::Subscribed`].
-//! - `online` and `offline` on the status topic are the link's own.
+//! Guarantees for the owner:
+//! - An [`Ack`] works only on the connection that delivered its PUBLISH. PUBACKs leave in order of arrival, so one
+//!   that is held back holds back those behind it.
+//! - Messages read before a connection was lost are delivered before its [`Event::Lost`], without an `Ack`; the broker
+//!   sends them again.
+//! - The event channel holds few events. While it is full the link reads nothing from the network, so a burst waits at
+//!   the broker, not in memory. A call of `Link` never waits for the owner to read, so the two cannot block each
+//!   other.
+//! - Publications are sent in order, eight at a time, and wait while there is no connection: at most 64, then the
+//!   oldest is dropped. Publications not acknowledged when the session was lost ([`Event::Connected`] without
+//!   `session_present`, or a rebuilt client) are dropped too: the owner sends its report again after each
+//!   [`Event::Subscribed`].
+//! - The link itself publishes `online` and `offline` on the status topic.
 
 mod acks;
 mod ending;
@@ -97,18 +99,18 @@ pub struct Link {
 }
 
 impl Link {
-    /// Acknowledges a PUBLISH, as soon as all that came before it on its connection are. If that connection is gone, or
-    /// this was done before, nothing happens.
+    /// Acknowledges a PUBLISH, as soon as all earlier ones on its connection are acknowledged. If that connection is
+    /// lost, or this was done before, it has no effect.
     pub fn ack(&self, ack: Ack) {
         let mut inner = self.shared.lock();
         inner.window.done(ack);
         inner.pump();
     }
 
-    /// Publishes with QoS 1; [`Event::Published`] brings the ticket back once the broker has it. Never waits.
+    /// Publishes with QoS 1; [`Event::Published`] returns the ticket once the broker has acknowledged it. Never waits.
     ///
-    /// What MQTT cannot carry (a topic with a wildcard, a packet over [`MAX_PACKET`]) is logged, counted as dropped and
-    /// not sent: rumqttc would lose the connection over it, again and again.
+    /// A publication that MQTT cannot carry (a topic with a wildcard, a packet over [`MAX_PACKET`]) is logged, counted
+    /// as dropped and not sent: rumqttc would lose the connection over it, again and again.
     pub fn publish(&self, topic: String, payload: Vec<u8>, retain: bool, ticket: u64) {
         let mut inner = self.shared.lock();
         if !rumqttc::valid_topic(&topic) || topic.len() + payload.len() + PUBLISH_OVERHEAD > MAX_PACKET {
@@ -119,11 +121,11 @@ impl Link {
         inner.post(Publication { ticket: Some(ticket), topic, payload, retain });
     }
 
-    /// Uses this broker and these TLS settings from the next connection on, and connects again at once, without losing a
-    /// document: the session stays with the broker. `None` exactly when the endpoint is plaintext.
+    /// Uses this broker and these TLS settings from the next connection on, and connects again at once, without losing
+    /// a document: the session stays with the broker. `None` exactly when the endpoint is plaintext.
     pub fn reload(&self, endpoint: config::Endpoint, tls: Option<tls::Client>) {
         let mut inner = self.shared.lock();
-        // Together: what was meant for a broker on this device must not go in plaintext to another.
+        // Both change together: messages for a plaintext broker on this device must not go in plaintext to another.
         inner.endpoint = endpoint;
         inner.tls = tls;
         if inner.intent == Intent::Run {
@@ -134,14 +136,14 @@ impl Link {
         self.shared.changed.notify_one();
     }
 
-    /// How the link is doing.
+    /// The link's status.
     pub fn status(&self) -> LinkStatus {
         self.shared.lock().report()
     }
 
-    /// Publishes what is queued, then `offline`, and disconnects; after `deadline` it ends as it is, and the broker
-    /// publishes the last will, which says the same. Returns whether it ended in time. Events that nobody reads any more
-    /// are dropped, so the receiver need not be served meanwhile.
+    /// Publishes the queue, then `offline`, and disconnects. At `deadline` it drops the connection, and the broker
+    /// publishes the last will, which is `offline` too. Returns whether it ended in time. Events without room in the
+    /// channel are dropped, so the receiver need not be served meanwhile.
     pub async fn stop(mut self, deadline: Duration) -> bool {
         {
             let mut inner = self.shared.lock();

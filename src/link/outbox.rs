@@ -1,5 +1,5 @@
-//! What the agent publishes: a bounded queue in order, of which at most eight are with the broker at a time, so that
-//! rumqttc's packet identifiers (1 to 100) do not collide.
+//! The agent's publications: a bounded queue in order, of which at most eight are sent and unacknowledged at a time,
+//! so that rumqttc's packet identifiers (1 to 100) do not collide.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -12,17 +12,17 @@ pub(super) struct Publication {
     pub(super) retain: bool,
 }
 
-/// Publications on their way.
+/// Publications in flight.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
     queue: VecDeque<Publication>,
-    /// Given to the wire, without a packet identifier yet; in order.
+    /// Passed to the wire, without a packet identifier yet; in order.
     submitted: VecDeque<Submitted>,
     /// Sent under a packet identifier.
     sent: BTreeMap<u16, Submitted>,
 }
 
-/// A publication that is on its way, without its payload.
+/// A publication in flight, without its payload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Submitted {
     ticket: Option<u64>,
@@ -30,34 +30,34 @@ struct Submitted {
 }
 
 impl Outbox {
-    /// How many may be with the broker.
+    /// The largest number in flight.
     pub(super) const OUTSTANDING: usize = 8;
-    /// How many may wait here.
+    /// The largest number in the queue.
     pub(super) const QUEUED: usize = 64;
 
-    /// Queues a publication; if there are too many, the oldest is given back and will not be sent.
+    /// Queues a publication; if there are too many, the oldest is returned and will not be sent.
     pub(super) fn push(&mut self, publication: Publication) -> Option<Publication> {
         self.queue.push_back(publication);
         if self.queue.len() > Self::QUEUED { self.queue.pop_front() } else { None }
     }
 
-    /// Puts a publication back that could not be submitted on.
+    /// Puts back a publication that could not be passed on.
     pub(super) fn put_back(&mut self, publication: Publication) {
         self.queue.push_front(publication);
     }
 
-    /// Puts the link's own publication before all others, in place of one of a former connection that was not sent.
+    /// Puts the link's own publication before all others. It replaces an unsent one of a former connection.
     pub(super) fn push_front(&mut self, publication: Publication) {
         self.queue.retain(|queued| queued.ticket.is_some());
         self.queue.push_front(publication);
     }
 
-    /// The next publication that may go to the broker now.
+    /// The next publication that may be sent now.
     pub(super) fn next(&mut self) -> Option<Publication> {
         if self.outstanding() < Self::OUTSTANDING { self.queue.pop_front() } else { None }
     }
 
-    /// A publication was given to the wire.
+    /// A publication was passed to the wire.
     pub(super) fn submitted(&mut self, ticket: Option<u64>, topic: String) {
         self.submitted.push_back(Submitted { ticket, topic });
     }
@@ -71,7 +71,7 @@ impl Outbox {
         }
     }
 
-    /// The topic of what was sent under this identifier and is not acknowledged.
+    /// The topic of the unacknowledged publication under this identifier.
     pub(super) fn topic(&self, packet: u16) -> Option<&str> {
         self.sent.get(&packet).map(|submitted| submitted.topic.as_str())
     }
@@ -81,7 +81,7 @@ impl Outbox {
         self.sent.remove(&packet)?.ticket
     }
 
-    /// The session is lost, and with it what was with the broker. What is queued stays.
+    /// The session is lost, and with it the publications in flight. The queue stays.
     pub(super) fn forget_outstanding(&mut self) {
         self.submitted.clear();
         self.sent.clear();

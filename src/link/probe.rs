@@ -1,6 +1,6 @@
-//! A round trip, for `check-config --connect`: CONNECT, SUBSCRIBE, `get`, and the entitlement that comes back. What an ACL
-//! swallows shows only here: a SUBACK proves nothing. Nothing is acknowledged and there is no last will, so that the broker
-//! keeps for the agent what it holds for this device.
+//! A round trip, for `check-config --connect`: CONNECT, SUBSCRIBE, `get`, and the entitlement in the answer. Only this
+//! shows messages that an ACL drops silently: a SUBACK proves nothing. It acknowledges nothing and sets no last will,
+//! so that the broker keeps this device's messages for the agent.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::http::{self, Direct, Origin};
 
-/// What came back.
+/// The result of the round trip.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Found {
     /// The broker: `host:port`, and the address.
@@ -29,13 +29,13 @@ pub struct Found {
     pub keyset: Option<Bytes>,
 }
 
-/// Connects and subscribes as the agent does, sends `get`, and waits for its answer; what is retained comes along.
+/// Connects and subscribes as the agent does, sends `get`, and waits for its answer and the retained messages.
 ///
-/// `client_id` is the device id, unless an agent is connected under it: a broker ends the older of two connections of the
-/// same id. `session` keeps the broker's session, which is only right under the device's own id.
+/// `client_id` is the device id, unless an agent is connected under it: a broker ends the older of two connections of
+/// the same id. `session` keeps the broker's session; set it only with the device's own id.
 ///
 /// # Errors
-/// The stage that failed. Looking up and connecting may take `within`; then the round trip may.
+/// The stage that failed. Looking up and connecting may take `within`; the round trip may take as long again.
 pub async fn probe(
     origin: &Origin,
     topics: &Topics,
@@ -88,7 +88,7 @@ pub async fn probe(
             }
             Event::Incoming(Packet::Publish(Publish { topic, payload, .. })) => match topics.classify(&topic) {
                 Some(Topic::Answer) => {
-                    // Another's answer is none of ours.
+                    // It answers another client's `get`.
                     let answer = Answer::read(&payload).ok().filter(|answer| answer.nonce == get.nonce);
                     if let Some(answer) = answer {
                         found.answer = Some(answer.token.into());
@@ -102,7 +102,7 @@ pub async fn probe(
             _ => {}
         }
     }
-    // A farewell, so that the broker does not wait for a keep-alive; what comes of it matters no more.
+    // DISCONNECT, so that the broker does not wait for a keep-alive. Its result does not matter.
     let _ = client.try_send(Request::Disconnect(Disconnect));
     let farewell = async { while !matches!(wire.poll().await, Ok(Event::Outgoing(Outgoing::Disconnect)) | Err(_)) {} };
     let _ = tokio::time::timeout(Duration::from_secs(1), farewell).await;

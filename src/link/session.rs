@@ -1,5 +1,5 @@
-//! The task that alone polls the wire: connect, subscribe, deliver what arrives, find out that a connection is dead. What
-//! follows from its end is in [`super::ending`].
+//! The only task that polls the wire: it connects, subscribes, delivers messages and detects dead connections.
+//! [`super::ending`] handles the end of a connection.
 
 use std::{
     net::SocketAddr,
@@ -41,9 +41,10 @@ pub(super) struct Session {
     pub(super) backoff: Backoff,
     pub(super) client: mpsc::Sender<Request>,
     pub(super) wire: Wire,
-    /// Who is at the other end, or was last, for people.
+    /// The current or last peer, for messages.
     pub(super) peer: String,
-    /// Addresses that let us in and then granted nothing, the oldest first: they come last, for another may be well.
+    /// Addresses that accepted the connection but granted no subscription, the oldest first. They are tried last,
+    /// because another may work.
     pub(super) avoided: Vec<SocketAddr>,
     /// The earliest end of the broker's certificates.
     pub(super) valid_until: Duration,
@@ -51,15 +52,15 @@ pub(super) struct Session {
     pub(super) connection: Connection,
     /// How many connections in a row ended with a packet that was too large.
     pub(super) oversized: u32,
-    /// How many connections in a row the broker closed soon after CONNACK, for no reason that we know.
+    /// How many connections in a row the broker closed soon after CONNACK, for an unknown reason.
     pub(super) closed_soon: u32,
-    /// What the broker closed the last connection upon, and how many in a row.
+    /// The packet that made the broker close the last connection, and how many such closes in a row.
     pub(super) closed_after: Option<(RejectedPacket, u32)>,
-    /// No SUBSCRIBE before.
+    /// Send no SUBSCRIBE before this time.
     pub(super) defer_until: Option<Instant>,
-    /// The next connection drops the session, and with it the packet that we cannot take.
+    /// The next connection drops the session, and with it the packet that is too large.
     pub(super) clean_next: bool,
-    /// The last connection ended cleanly in order to begin anew, so the status topic still says `online`.
+    /// The last connection was closed on purpose for a reconnect, so the status topic still holds `online`.
     pub(super) farewell_owed: bool,
 }
 
@@ -68,11 +69,11 @@ pub(super) struct Serving {
     pub(super) connection: Connection,
     /// SUBSCRIBE's packet identifier, once it is sent.
     pub(super) subscribe: Option<u16>,
-    /// Until when SUBACK must be there.
+    /// The deadline for SUBACK.
     pub(super) suback_until: Option<Instant>,
-    /// When the connection has lasted long enough to be a good one; `None` once it has.
+    /// When the connection counts as stable; `None` once it does.
     pub(super) stable_at: Option<Instant>,
-    /// What the broker has not answered.
+    /// The packets that the broker has not answered.
     pub(super) pending: PendingReplies,
 }
 
@@ -127,7 +128,7 @@ impl Session {
         }
     }
 
-    /// What `Link` wants; `Renew` is then done with, since the next connection is a new one anyway.
+    /// Takes the request of `Link`. `Renew` is thereby complete, since the next connection is a new one anyway.
     fn take_intent(&self) -> Intent {
         let mut inner = self.shared.lock();
         let intent = inner.intent;
@@ -137,7 +138,7 @@ impl Session {
         intent
     }
 
-    /// One attempt, with whether the broker kept the session. `None` if `Link` wants something else meanwhile.
+    /// One attempt. Returns whether the broker kept the session; `None` if `Link` requests something else meanwhile.
     async fn connect(&mut self) -> Option<Result<bool, LinkFault>> {
         let shared = self.shared.clone();
         // Dropping an attempt is safe: the wire has no connection until CONNACK.
@@ -154,7 +155,7 @@ impl Session {
             inner.status.state = LinkState::Connecting;
             inner.status.next_attempt_in = None;
             if inner.endpoint != self.settings.broker.endpoint {
-                // Another broker: what was with the old one stays there.
+                // Another broker: publications in flight stay with the old one.
                 self.settings.broker.endpoint = inner.endpoint.clone();
                 (self.client, self.wire) = wire(&self.settings, &self.topics);
                 inner.outbox.forget_outstanding();
@@ -172,10 +173,10 @@ impl Session {
         let connection = http::connect(&Direct, &origin, &addresses, deadline).await.map_err(|fault| LinkFault::from_http(&fault))?;
         self.peer = connection.peer_name().to_owned();
         self.valid_until = connection.valid_until();
-        // Until it grants the subscription.
+        // Removed again once it grants the subscription.
         self.avoided.retain(|avoided| *avoided != connection.peer());
         self.avoided.push(connection.peer());
-        // The guard lives until CONNACK or a failure: then it looks whether the path swallowed the TLS handshake.
+        // The guard lives until CONNACK or a failure; then it checks whether the path dropped the TLS handshake.
         let (stream, _guard) = connection.into_stream();
         match timeout_at(deadline, self.wire.connect(stream, self.clean_next)).await {
             Ok(Ok(session_present)) => Ok(session_present && !self.clean_next),
@@ -198,7 +199,7 @@ impl Session {
                 Some(until) => until.saturating_duration_since(Instant::now()).min(self.settings.watchdog),
                 None => self.settings.watchdog,
             };
-            // Whoever drops a `poll` halfway may lose a packet. Here the connection goes with it.
+            // Dropping a `poll` halfway may lose a packet. Here the connection is dropped with it.
             match timeout(limit, self.wire.poll()).await {
                 Ok(Ok(event)) => {
                     if let Some(end) = self.handle(event, serving).await {
@@ -220,7 +221,7 @@ impl Session {
                 self.is_good();
             }
             if self.defer_until.is_some_and(|until| until <= Instant::now()) {
-                // A new connection, with a session that lasts, subscribes.
+                // Subscribe on a new connection, with a persistent session.
                 self.defer_until = None;
                 self.shared.lock().intent = Intent::Renew;
             }
@@ -228,7 +229,7 @@ impl Session {
         }
     }
 
-    /// A new connection: its number, its SUBSCRIBE before all else, `online`.
+    /// Sets up a new connection: its number, its SUBSCRIBE before anything else, `online`.
     fn begin(&mut self, session_present: bool) -> Serving {
         self.clean_next = false;
         self.connection.0 += 1;
@@ -238,7 +239,7 @@ impl Session {
             self.defer_until = None;
             // Even with a resumed session: only SUBSCRIBE makes the broker send the retained document again (R250).
             let filters = filters(&self.topics).map(|path| SubscribeFilter::new(path, QoS::AtLeastOnce));
-            // Before what a resumed session repeats: a cancel must not wait for it.
+            // Ahead of the packets that a resumed session repeats: a cancel must not wait for them.
             self.wire.pending.push_front(Request::Subscribe(Subscribe::new_many(filters)));
         }
         let mut inner = self.shared.lock();
@@ -266,7 +267,7 @@ impl Session {
         Serving { connection, subscribe: None, suback_until, stable_at, pending: PendingReplies::default() }
     }
 
-    /// The connection has lasted: it is no clone's, and nothing that the broker sends is too large.
+    /// The connection is stable: no clone has taken it over, and no packet from the broker is too large.
     fn is_good(&mut self) {
         self.closed_soon = 0;
         if self.closed_after.take().is_some_and(|(_, in_a_row)| in_a_row >= REJECTED_IN_A_ROW) {
@@ -288,7 +289,7 @@ impl Session {
                 serving.suback_until = None;
                 let refused = refused(&suback, &self.topics);
                 match refused.is_empty() {
-                    // Rights to publish are missing as long as nothing else is known.
+                    // Publish rights count as missing until the broker acknowledges a publication.
                     true if matches!(self.closed_after, Some((RejectedPacket::Publish(_), _))) => {}
                     true => self.settings.conditions.clear(Kind::BrokerRights),
                     false => {
@@ -314,7 +315,7 @@ impl Session {
             }
             Out(Outgoing::Disconnect) => {
                 let inner = self.shared.lock();
-                // Stop may come after the DISCONNECT of a Renew.
+                // Stop may be requested after the DISCONNECT of a Renew.
                 let said_all = inner.outbox.queued() + inner.outbox.outstanding() == 0;
                 Some(if inner.intent == Intent::Stop && said_all { End::Stopped } else { End::Renewed })
             }
@@ -322,7 +323,7 @@ impl Session {
         }
     }
 
-    /// Hands a PUBLISH on; with the right to acknowledge it only while its connection stands.
+    /// Delivers a PUBLISH; with an `Ack` only while its connection is up.
     pub(super) async fn deliver(&mut self, publish: Publish, connection: Connection, live: bool) -> Option<End> {
         let at = Instant::now();
         let mut ack = None;
@@ -348,8 +349,8 @@ impl Session {
         (!self.emit(Event::Published { ticket }).await).then_some(End::Orphaned)
     }
 
-    /// Gives the owner an event, waiting for room; `false` if there is no owner any more. While stopping, an event for
-    /// which there is no room is dropped: the owner waits for us then, not for it.
+    /// Sends the owner an event, waiting for room; `false` if the owner has dropped its end. While stopping, an event
+    /// without room is dropped, because the owner then waits for the link to end.
     pub(super) async fn emit(&mut self, event: Event) -> bool {
         let stopping = || self.shared.lock().intent == Intent::Stop;
         tokio::select! {
@@ -364,7 +365,7 @@ impl Session {
     }
 }
 
-/// The wire as this link uses it.
+/// The wire with this link's settings.
 pub(super) fn wire(settings: &Settings, topics: &Topics) -> (mpsc::Sender<Request>, Wire) {
     let options = Options {
         client_id: settings.device.to_string(),
@@ -377,6 +378,6 @@ pub(super) fn wire(settings: &Settings, topics: &Topics) -> (mpsc::Sender<Reques
     Wire::new(options, REQUESTS)
 }
 
-/// Packet identifiers: far more than are ever outstanding, so that they hardly collide.
+/// Packet identifiers: far more than are ever outstanding, so that collisions are rare.
 const INFLIGHT: u16 = 100;
 const _: () = assert!(Outbox::OUTSTANDING < INFLIGHT as usize / 10);

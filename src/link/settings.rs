@@ -1,4 +1,4 @@
-//! What a link is configured with, and its timings.
+//! The settings of a link, with its timings.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use care_protocol::DeviceId;
 
 use crate::{conditions::Conditions, config, tls};
 
-/// What a link is configured with. The timings follow `docs/protocol.md#mqtt`; tests shorten them.
+/// The settings of a link. The timings follow `docs/protocol.md#mqtt`; tests shorten them.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Where the broker is, and the topics' prefix.
@@ -15,7 +15,7 @@ pub struct Settings {
     pub tls: Option<tls::Client>,
     /// The device id, which is the client id.
     pub device: DeviceId,
-    /// Where faults are raised.
+    /// The conditions that faults raise.
     pub conditions: Conditions,
     /// Keep-alive, whole seconds, at least one: 30 s.
     pub keep_alive: Duration,
@@ -23,24 +23,24 @@ pub struct Settings {
     pub connect_timeout: Duration,
     /// How long the broker may take for SUBACK: 20 s.
     pub suback_timeout: Duration,
-    /// The longest that nothing at all may happen, not even a ping of our own: two keep-alives and 20 s.
+    /// The longest time without any event, not even our own ping: two keep-alives and 20 s.
     pub watchdog: Duration,
     /// The bound of the first delay between attempts: 1 s. It doubles.
     pub backoff_first: Duration,
     /// The bound of any delay: 120 s.
     pub backoff_most: Duration,
-    /// A connection that lasted this long was a good one: 30 s. Closed sooner, three times in a row, means a clone.
+    /// A connection that lasts this long is stable: 30 s. Closed sooner, three times in a row, means a clone.
     pub stable_after: Duration,
-    /// How long to stay away from a clone, at most; at least half of it: 120 s.
+    /// How long to stay disconnected after a clone was detected, at most: 120 s. At least half of it.
     pub clone_backoff: Duration,
-    /// How long not to subscribe after two packets that were too large: ten minutes. Looked at once a keep-alive.
+    /// How long not to subscribe after two packets that were too large: ten minutes. Checked once a keep-alive.
     pub defer_subscribe: Duration,
-    /// After this many failures in a row what is in flight is forgotten and the wire made anew: 8.
+    /// After this many failures in a row the link drops the publications in flight and rebuilds the MQTT client: 8.
     pub rebuild_after: u32,
 }
 
 impl Settings {
-    /// The settings of the contract.
+    /// The timings of `docs/protocol.md#mqtt`.
     pub fn new(broker: config::Broker, tls: Option<tls::Client>, device: DeviceId, conditions: Conditions) -> Self {
         let keep_alive = Duration::from_secs(30);
         Self {

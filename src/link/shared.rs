@@ -1,5 +1,5 @@
-//! What [`super::Link`] and the session's task share under one lock: what waits to go out, and what the owner wants. No call
-//! here waits for anything.
+//! State shared by [`super::Link`] and the session's task under one lock: packets to be sent, and the owner's
+//! requests. No call here waits.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{config, tls};
 
-/// What `Link` and the task share.
+/// State shared by `Link` and the task.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) inner: Mutex<Inner>,
@@ -23,7 +23,7 @@ pub(super) struct Shared {
 
 impl Shared {
     pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
-        // Every update leaves a whole value behind, so a panic elsewhere does not spoil it.
+        // Every update leaves the value consistent, so the lock's poison flag can be ignored.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -38,12 +38,12 @@ pub(super) enum Intent {
 
 #[derive(Debug)]
 pub(super) struct Inner {
-    /// The way to the wire, while there is a connection.
+    /// The channel to the wire, while there is a connection.
     pub(super) client: Option<mpsc::Sender<Request>>,
     pub(super) window: AckWindow,
     pub(super) outbox: Outbox,
     pub(super) intent: Intent,
-    /// DISCONNECT was given to the wire: nothing may follow it.
+    /// DISCONNECT was passed to the wire: nothing may follow it.
     pub(super) disconnecting: bool,
     pub(super) endpoint: config::Endpoint,
     pub(super) tls: Option<tls::Client>,
@@ -59,8 +59,8 @@ impl Inner {
         self.pump();
     }
 
-    /// Gives the wire what may go out now, as far as its channel has room: PUBACKs, publications, a farewell. The channel
-    /// wakes the task that polls. The task pumps again after every event, so nothing stays behind.
+    /// Passes to the wire all that may be sent now, as far as its channel has room: PUBACKs, publications, DISCONNECT.
+    /// The channel wakes the task that polls. The task pumps again after every event, so nothing is left over.
     pub(super) fn pump(&mut self) {
         let Some(client) = self.client.as_ref().filter(|_| !self.disconnecting) else { return };
         while let Some(packet) = self.window.ready() {

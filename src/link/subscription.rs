@@ -1,4 +1,4 @@
-//! What the device subscribes to, and what a SUBACK says of it.
+//! The device's subscriptions, and the meaning of a SUBACK.
 
 use care_protocol::Topics;
 use rumqttc::{SubAck, SubscribeReasonCode};

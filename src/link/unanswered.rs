@@ -1,6 +1,6 @@
-//! Which packet made the broker close the connection. A broker that forbids a SUBSCRIBE or PUBLISH may close instead of
-//! answering (AWS IoT Core, NATS): MQTT 3.1.1 has no reason codes for it. It reads in order, so the first packet that it has
-//! not answered is to blame.
+//! Which packet made the broker close the connection. A broker that forbids a SUBSCRIBE or PUBLISH may close instead
+//! of answering (AWS IoT Core, NATS): MQTT 3.1.1 has no reason codes for it. It reads in order, so the first packet
+//! that it has not answered is the cause.
 
 use std::{
     fmt,
@@ -9,7 +9,7 @@ use std::{
 
 use rumqttc::{Event, Outgoing, Packet};
 
-/// A close that comes later than this after a packet has another cause.
+/// A close later than this after a packet has another cause.
 const WITHIN: Duration = Duration::from_secs(5);
 
 /// The packet that a broker rejected by closing the connection.
@@ -45,7 +45,7 @@ pub(super) struct PendingReplies {
 }
 
 impl PendingReplies {
-    /// Something was sent or has arrived.
+    /// Records a packet that was sent or has arrived.
     pub(super) fn note(&mut self, event: &Event, now: Instant) {
         match event {
             Event::Outgoing(Outgoing::Subscribe(packet)) => self.waiting.push((Unanswered::Subscribe, *packet, now)),
@@ -60,7 +60,7 @@ impl PendingReplies {
         self.waiting.retain(|(waiting, identifier, _)| (*waiting, *identifier) != (what, packet));
     }
 
-    /// The packet to blame if the connection closes now.
+    /// The packet that is the cause if the connection closes now.
     pub(super) fn first(&self, now: Instant) -> Option<Unanswered> {
         let (what, _, sent) = self.waiting.first()?;
         (now.saturating_duration_since(*sent) <= WITHIN).then_some(*what)

@@ -1,8 +1,8 @@
-//! One MQTT connection over a stream that is connected already. rumqttc does the protocol here, its packets and the state of
-//! what is in flight, but not the connecting: its own event loop resolves a name and tries its addresses one after the
-//! other under one timeout, hides TLS errors, and takes neither a connected socket nor an address beside the name that TLS
-//! must verify and send (SNI). So the link connects as everything else does ([`crate::http::connect`]) and this runs what
-//! rumqttc's event loop would: read, send what is asked for, ping.
+//! One MQTT connection over a stream that is connected already. rumqttc handles the packets and the state of
+//! publications in flight, but does not connect: its own event loop resolves a name and tries its addresses one after
+//! the other under one timeout, hides TLS errors, and takes neither a connected socket nor an address beside the name
+//! that TLS must verify and send (SNI). So the link connects like the rest of the agent ([`crate::http::connect`]),
+//! and this module replaces rumqttc's event loop: read, send, ping.
 
 use std::{
     collections::VecDeque,
@@ -25,12 +25,12 @@ use tokio::{
 
 use crate::http::Stream;
 
-/// How many packets one read may bring before what they call for is sent.
+/// How many packets one read may process before the answers to them are sent.
 const PACKETS_AT_ONCE: usize = 10;
-/// How much room a read has at least.
+/// The smallest buffer space for a read.
 const READ: usize = 4096;
 
-/// What an MQTT connection is made with.
+/// The settings of an MQTT connection.
 #[derive(Debug, Clone)]
 pub(super) struct Options {
     pub(super) client_id: String,
@@ -57,10 +57,10 @@ pub(super) enum WireError {
     #[error("the broker sent a packet of {bytes} bytes")]
     TooLarge {
         bytes: usize,
-        /// Where it was published, if it says so at its beginning.
+        /// Its topic, if its beginning holds it.
         topic: Option<String>,
     },
-    /// What came is no MQTT.
+    /// The received bytes are not MQTT.
     #[error("{0}")]
     Packet(PacketError),
     #[error("CONNECT was refused: {0:?}")]
@@ -74,9 +74,9 @@ pub(super) enum WireError {
 /// The session's state, and its connection while there is one.
 pub(super) struct Wire {
     options: Options,
-    /// What is in flight, and events that were read and not yet yielded.
+    /// Publications in flight, and events that were read and not yet yielded.
     pub(super) state: MqttState,
-    /// What the last connection left, to be sent before anything else: at most what was in flight and in the channel.
+    /// Packets left by the last connection, to be sent before any other: at most those in flight and in the channel.
     pub(super) pending: VecDeque<Request>,
     requests: mpsc::Receiver<Request>,
     line: Option<Line>,
@@ -93,12 +93,13 @@ impl Wire {
     /// No connection yet. The channel carries publications, acknowledgements and DISCONNECT; it holds `room` of them.
     pub(super) fn new(options: Options, room: usize) -> (mpsc::Sender<Request>, Self) {
         let (sender, requests) = mpsc::channel(room);
-        // The state acknowledges nothing by itself.
+        // rumqttc must not acknowledge by itself.
         let state = MqttState::new(options.inflight, true);
         (sender, Self { options, state, pending: VecDeque::new(), requests, line: None })
     }
 
-    /// CONNECT and CONNACK over this stream; whether the broker kept the session. If it did not, what was pending is gone.
+    /// Sends CONNECT over this stream and waits for CONNACK. Returns whether the broker kept the session. If it did
+    /// not, the pending packets are dropped.
     pub(super) async fn connect(&mut self, stream: Box<dyn Stream>, clean_session: bool) -> Result<bool, WireError> {
         let mut connect = Connect::new(&self.options.client_id);
         connect.keep_alive = u16::try_from(self.options.keep_alive.as_secs()).unwrap_or(u16::MAX);
@@ -126,8 +127,8 @@ impl Wire {
         Ok(session_present)
     }
 
-    /// The next event of the connection. Dropping it halfway through a write leaves half a packet behind: the connection
-    /// must go with it ([`Self::clean`]).
+    /// The next event of the connection. Dropping it halfway through a write leaves half a packet behind: the
+    /// connection must be dropped too ([`Self::clean`]).
     pub(super) async fn poll(&mut self) -> Result<Event, WireError> {
         loop {
             if let Some(event) = self.state.events.pop_front() {
@@ -178,8 +179,8 @@ impl Wire {
         line.flush(options.write_timeout).await
     }
 
-    /// Ends the connection, if there is one, and puts what was in flight before what is pending. Acknowledgements that
-    /// were not sent are dropped: the broker sends those messages again.
+    /// Ends the connection, if there is one, and puts the publications in flight before the pending packets.
+    /// Acknowledgements that were not sent are dropped: the broker sends those messages again.
     pub(super) fn clean(&mut self) {
         self.line = None;
         self.pending.extend(self.state.clean());
@@ -192,7 +193,7 @@ impl Wire {
 }
 
 impl Line {
-    /// The next packet that has come whole.
+    /// The next complete packet.
     fn take(&mut self, max_packet: usize) -> Result<Option<Packet>, WireError> {
         match Packet::read(&mut self.incoming, max_packet) {
             Ok(packet) => Ok(Some(packet)),
@@ -202,13 +203,13 @@ impl Line {
         }
     }
 
-    /// The topic of the PUBLISH that is coming in, as far as it has come.
+    /// The topic of the PUBLISH being received, as far as it has arrived.
     fn topic(&self) -> Option<String> {
         const PUBLISH: u8 = 3;
         if self.incoming.first()? >> 4 != PUBLISH {
             return None;
         }
-        // The remaining length ends with the first byte below 128; then come two bytes with the topic's length.
+        // The remaining length ends with the first byte below 128; then follow two bytes with the topic's length.
         let header = 2 + self.incoming.iter().skip(1).take(3).take_while(|byte| **byte >= 128).count();
         let length = usize::from(u16::from_be_bytes([*self.incoming.get(header)?, *self.incoming.get(header + 1)?]));
         let topic = self.incoming.get(header + 2..header + 2 + length)?;

@@ -1,4 +1,5 @@
-//! The status document, and its newest version shared between threads. It holds no secret: no key, token, grant URL or account.
+//! The status document, and its newest version shared between threads. It holds no secret: no key, token, grant URL or
+//! account.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -137,15 +138,15 @@ pub struct SpoolStatus {
     pub bytes: u64,
     /// The limit of bytes in memory.
     pub quota_bytes: u64,
-    /// Bytes of memory that clips take.
+    /// Bytes of memory that clips use.
     pub memory_bytes: u64,
     /// Clips on flash: they survive a power cut.
     pub flash_clips: u32,
-    /// Bytes of flash that the spool takes.
+    /// Bytes of flash that the spool uses.
     pub flash_bytes: u64,
     /// The limit of bytes on flash.
     pub flash_quota_bytes: u64,
-    /// Why clips cannot be put on flash, if they cannot.
+    /// Why clips cannot be written to flash, if they cannot.
     pub flash_fault: Option<String>,
     /// Bytes that the spool has written to flash today, counted in whole pages.
     #[serde(default)]
@@ -250,7 +251,7 @@ impl StatusDocument {
         }
     }
 
-    /// Sets everything that the engine knows.
+    /// Sets the fields that come from the engine.
     pub fn set_engine_view(&mut self, view: View, now: Now) {
         self.at = timestamp(now.trusted);
         self.clock = ClockStatus { trusted: self.at, confirmed: now.confirmed };
@@ -459,8 +460,8 @@ fn bytes(bytes: u64) -> String {
 /// How long a reader waits for a change that is not in the document yet.
 const FRESH_WITHIN: Duration = Duration::from_millis(500);
 
-/// The newest document, shared between threads. The control thread writes it and the server reads it; neither locks it for
-/// longer than a copy takes.
+/// The newest document, shared between threads. The control thread writes it and the server reads it; neither locks it
+/// for longer than a copy takes.
 #[derive(Debug)]
 pub struct SharedStatus {
     state: Mutex<State>,
@@ -499,8 +500,8 @@ impl SharedStatus {
         self.lock().stale = true;
     }
 
-    /// Waits until the document shows what has already happened, half a second at most. A reader who has seen a report must not
-    /// find an older status here, but must get an answer even if the agent hangs.
+    /// Waits until the document shows what has already happened, half a second at most. A reader who has seen a report
+    /// must not find an older status here, but must get an answer even if the agent hangs.
     pub async fn wait_until_fresh(&self) {
         let changed = self.changed.notified();
         if self.lock().stale {
@@ -514,7 +515,7 @@ impl SharedStatus {
         self.lock().history.record(report, order);
     }
 
-    /// Erases the history and the order, because the camera has another owner.
+    /// Erases the history and the order, because the camera's owner has changed.
     pub fn forget(&self) {
         let mut state = self.lock();
         state.history.forget();

@@ -1,5 +1,5 @@
-//! Serves the status on a loopback port or a unix socket. Clients are not trusted: requests are read-only and limited in size,
-//! time and number, and a page of another origin cannot read the status through the owner's browser.
+//! Serves the status on a loopback port or a unix socket. Clients are not trusted: requests are read-only and limited
+//! in size, time and number, and a page of another origin cannot read the status through the owner's browser.
 
 use std::{
     convert::Infallible,
@@ -63,7 +63,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Serves `status` on a thread of its own. The rest of the agent does not depend on it: an address that cannot be bound
+    /// Serves `status` on its own thread. The rest of the agent does not depend on it: an address that cannot be bound
     /// raises a condition and is tried again.
     pub fn start(listen: &Listen, status: Arc<SharedStatus>, conditions: Conditions) -> Self {
         let first = bind(listen);
@@ -131,7 +131,7 @@ impl SocketPath {
 impl Drop for SocketPath {
     fn drop(&mut self) {
         if self.is_ours() {
-            // It may be gone already.
+            // It may be removed already.
             let _ = fs::remove_file(&self.path);
         }
     }
@@ -207,7 +207,7 @@ impl Listener {
         }
     }
 
-    /// Returns when clients can no longer connect because the path is gone.
+    /// Returns when clients can no longer connect because the path was removed or replaced.
     async fn lost(&self) {
         loop {
             sleep(NAME_EVERY).await;

@@ -1,5 +1,5 @@
-//! Directories on the real file system, behind the trait that the store and the flash spool work on. [`Directory`] is a plain
-//! one; [`StateDir`] is one that holds the agent's lock.
+//! Directories on the real file system, behind the trait that the store and the flash spool work on. [`Directory`] is
+//! a plain one; [`StateDir`] is one that holds the agent's lock.
 
 use std::fs::File;
 use std::io;
@@ -21,12 +21,12 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// Opens the directory on a fresh descriptor, making its last component if that is missing.
+    /// Opens the directory on a fresh descriptor, creating its last component if that is missing.
     ///
     /// # Errors
-    /// What the system said.
+    /// The system's error.
     pub fn open(path: &Path) -> io::Result<Self> {
-        // Whatever else stands in the way shows when it is opened.
+        // Any other fault shows when the directory is opened.
         let made = rustix::fs::mkdir(path, Mode::RWXU).is_ok();
         if made {
             sync_parent(path)?;
@@ -67,7 +67,7 @@ impl Filesystem for Directory {
     fn list(&self) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
         for entry in Dir::read_from(&self.dir)? {
-            // A name that is not text is none that this agent has given.
+            // The agent gives no file a name that is not UTF-8.
             if let Ok(name) = entry?.file_name().to_str() {
                 names.extend((name != "." && name != "..").then(|| name.to_owned()));
             }
@@ -90,10 +90,10 @@ impl Filesystem for Directory {
 pub struct StateDir(Directory);
 
 impl StateDir {
-    /// Opens the directory and takes its lock, making its last component if that is missing.
+    /// Opens the directory and takes its lock, creating its last component if that is missing.
     ///
-    /// The lock is `flock` on the descriptor of the directory itself: it needs no file, so it also holds on a read-only
-    /// file system, and it goes away with the process however that ends.
+    /// The lock is `flock` on the descriptor of the directory itself: it needs no file, so it also holds on a
+    /// read-only file system, and the kernel releases it when the process ends in any way.
     ///
     /// # Errors
     /// [`StoreError::Locked`] if another agent has it; [`StoreError::Directory`] if the directory cannot be opened.
@@ -107,7 +107,7 @@ impl StateDir {
         }
     }
 
-    /// Where the directory is, for messages.
+    /// The directory's path, for messages.
     pub fn path(&self) -> &Path {
         &self.0.path
     }
@@ -164,7 +164,7 @@ impl StateFile for FlashFile {
     }
 
     fn forget(&self) {
-        // Advice, not an order: there is nothing to do if the file system does not take it.
+        // Only a hint: if the file system ignores it, nothing else can be done.
         let _ = rustix::fs::fadvise(&self.0, 0, None, Advice::DontNeed);
     }
 }
@@ -184,7 +184,7 @@ fn parent_of(path: &Path) -> &Path {
     }
 }
 
-/// What a command run by root makes here must be usable by the agent, which runs as the directory's owner.
+/// Files that a command creates as root must be usable by the agent, which runs as the directory's owner.
 fn give_to_owner_of(dir: impl AsFd, made: impl AsFd) -> Result<(), Errno> {
     let (owner, ours) = (rustix::fs::fstat(dir)?, rustix::fs::fstat(&made)?);
     if (owner.st_uid, owner.st_gid) == (ours.st_uid, ours.st_gid) || !rustix::process::geteuid().is_root() {

@@ -1,9 +1,9 @@
-//! The durable record: what the agent must still know after a power cut, two checksummed slots in one small file.
+//! The durable record: the state that must survive a power cut, in two checksummed slots of one small file.
 //!
-//! The store knows bytes, not entitlements: the engine says what a record is, and PUBACK waits for [`Written::Done`]. It is
-//! not for clips (the spool keeps those) and not a database: one record, replaced as a whole.
+//! The store handles bytes, not entitlements: the engine defines the record, and PUBACK waits for [`Written::Done`].
+//! It is not for clips (the spool keeps those) and not a database: one record, replaced as a whole.
 //!
-//! At start [`Store::open`] takes the lock and reads; [`Store::start`] moves the writing to a thread of its own.
+//! At start [`Store::open`] takes the lock and reads; [`Store::start`] moves the writing to its own thread.
 
 pub(crate) mod filesystem;
 mod peek;
@@ -31,7 +31,7 @@ pub const RECORD_MOST: usize = SLOT_BYTES - HEADER_BYTES;
 /// Why the state cannot be opened or written.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The directory is not there or not ours.
+    /// The directory is missing or belongs to another user.
     #[error("cannot open the state directory {}: {why}; create it for the agent's user, or set device.state_dir", path.display())]
     Directory {
         /// The configured directory.
@@ -40,13 +40,13 @@ pub enum StoreError {
         #[source]
         why: io::Error,
     },
-    /// Another agent runs on the same state.
+    /// Another agent uses the same state.
     #[error("another agent uses the state directory {}; stop it first", path.display())]
     Locked {
         /// The configured directory.
         path: PathBuf,
     },
-    /// The state file is there and cannot be opened.
+    /// The state file exists and cannot be opened.
     #[error("cannot open the state file {}: {why}; it must belong to the agent's user", path.display())]
     Open {
         /// The state file.
@@ -55,7 +55,7 @@ pub enum StoreError {
         #[source]
         why: io::Error,
     },
-    /// The record could not be made durable; the one before it is untouched.
+    /// The record could not be made durable; the previous one is untouched.
     #[error("cannot write the record to {}: {why}; check the state directory's space, mount and flash", path.display())]
     Write {
         /// The state file.
@@ -64,7 +64,7 @@ pub enum StoreError {
         #[source]
         why: io::Error,
     },
-    /// A record no slot can take.
+    /// A record of an impossible size for a slot.
     #[error("a record of {bytes} bytes cannot be written: it must have 1 to {RECORD_MOST}")]
     Size {
         /// The record's size.
@@ -79,8 +79,8 @@ pub struct Store {
 }
 
 impl Store {
-    /// Locks the state directory and reads the newest record. A directory that cannot be written is opened all the same:
-    /// then every write fails, each on a fresh try.
+    /// Locks the state directory and reads the newest record. A directory that cannot be written is opened all the
+    /// same: then every write is tried and fails.
     ///
     /// # Errors
     /// If the directory or the state file cannot be opened, or another agent has the lock.
@@ -90,7 +90,7 @@ impl Store {
         Ok((Self { slots }, restored))
     }
 
-    /// The newest record beside a running agent, for commands that only look: takes no lock and changes nothing.
+    /// Reads the newest record beside a running agent, for read-only commands: takes no lock and changes nothing.
     ///
     /// # Errors
     /// If a state file is there and cannot be opened.
@@ -111,7 +111,7 @@ impl Store {
         self.slots.overwrite(record).map_err(|fault| explain(&self.slots, record, fault))
     }
 
-    /// Moves the store to a thread of its own. `done` is called on that thread, once for each write and for each first
+    /// Moves the store to its own thread. `done` is called on that thread, once for each write and for each first
     /// failure of a ticket; it must not block.
     pub fn start(self, done: impl Fn(Written) + Send + 'static) -> StoreThread {
         StoreThread::start(self.slots, explain, done)

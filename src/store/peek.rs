@@ -1,5 +1,5 @@
-//! Reading the record beside a running agent: for commands that only look. Nothing is locked, made or changed, so a slot that
-//! is being written may be seen half; the other one then counts, as after a crash.
+//! Reads the record beside a running agent, for read-only commands. It locks, creates and changes nothing, so it may
+//! read a half-written slot; the other one then counts, as after a crash.
 
 use std::{fs::File, io, os::unix::fs::FileExt, path::Path};
 
@@ -34,8 +34,8 @@ pub(super) fn peek(dir: &Path) -> Result<Restored, StoreError> {
     })
 }
 
-/// Whether an agent has the lock. Asking takes it for a moment, which an agent that starts just then would notice: so it is
-/// asked for as a shared one, and only by commands that a person types.
+/// Whether an agent has the lock. The check takes the lock for a moment, so it could make an agent fail that starts
+/// just then. It therefore takes a shared lock, and only commands that a person types use it.
 pub(super) fn is_locked(dir: &Path) -> bool {
     let Ok(dir) = File::open(dir) else { return false };
     matches!(rustix::fs::flock(&dir, FlockOperation::NonBlockingLockShared), Err(Errno::WOULDBLOCK))

@@ -1,8 +1,9 @@
-//! The store's thread: a sync can take seconds on worn flash, and a cut never waits for it. At most two records are held: one
-//! that waits and one that failed.
+//! The store's thread: a sync can take seconds on worn flash, and a cut never waits for it. It holds at most two
+//! records: one that waits and one that failed.
 //!
-//! Records that arrive while one is being written replace each other, so documents that come together cost one write. A
-//! write that fails is reported at once and then tried again until it succeeds or a newer record takes its place.
+//! Records that arrive while one is being written replace each other, so documents that arrive together cost one
+//! write. A write that fails is reported at once and then tried again until it succeeds or a newer record takes its
+//! place.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -19,30 +20,30 @@ use crate::backoff::{Backoff, Delays, Jitter};
 /// How long the store waits before it tries a failed write again.
 const RETRY: Delays = Delays::new(Duration::from_millis(200), Duration::from_secs(30), Jitter::None);
 
-/// Writes that may follow each other at once, before [`WRITE_EVERY`] spaces them.
+/// How many writes may follow each other at once, before [`WRITE_EVERY`] spaces them.
 const WRITE_BURST: u32 = 10;
-/// How far apart writes are under a flood. A flash that syncs in a tenth of a millisecond would otherwise take a write
-/// for nearly every document of a burst.
+/// The spacing of writes during a burst of documents. A flash that syncs in a tenth of a millisecond would otherwise
+/// get a write for nearly every document.
 const WRITE_EVERY: Duration = Duration::from_millis(25);
 
-/// What became of a record.
+/// The result for a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Written {
     /// The record of this ticket, or a newer one than that of any ticket before it, is durable.
     Done {
-        /// The newest ticket that is covered; so are all before it.
+        /// The newest ticket that is covered; all earlier ones are covered too.
         ticket: u64,
     },
-    /// This record is not durable yet. Said once for a ticket; the store goes on trying by itself.
+    /// This record is not durable yet. Reported once for a ticket; the store keeps trying by itself.
     Failed {
-        /// The newest ticket that was to be written.
+        /// The ticket of the failed write.
         ticket: u64,
-        /// What was attempted and what came of it.
+        /// The attempted operation and its error.
         why: String,
     },
 }
 
-/// The running store. Dropped without [`stop`](Self::stop), it still tries once to write what waits.
+/// The running store. Dropped without [`stop`](Self::stop), it still tries once to write the waiting record.
 #[derive(Debug)]
 pub struct StoreThread {
     shared: Arc<Shared>,
@@ -56,7 +57,7 @@ struct Shared {
     writes: Arc<AtomicU64>,
 }
 
-/// What the caller has handed to the thread: one record at most.
+/// The caller's input for the thread: one record at most.
 #[derive(Debug, Default)]
 struct Desk {
     waiting: Option<Order>,
@@ -91,14 +92,15 @@ impl StoreThread {
         }
     }
 
-    /// Hands over a record to be made durable; answered through the `done` given to the start. Never blocks for long.
-    /// Tickets rise; a record that still waits is replaced by a newer one, whose answer then covers both.
+    /// Queues a record to be made durable; the `done` callback receives the result. Never blocks for long. Tickets
+    /// rise; a newer record replaces one that still waits, and its result covers both.
     pub fn write(&self, ticket: u64, record: Vec<u8>) {
         self.shared.lock().waiting = Some(Order { ticket, record });
         self.shared.changed.notify_all();
     }
 
-    /// Writes what waits and ends the thread, giving up at the deadline. Says whether everything handed over is durable.
+    /// Writes the waiting record and ends the thread, waiting until the deadline at most. Returns whether all records
+    /// are durable.
     pub fn stop(mut self, deadline: Duration) -> bool {
         let stop_by = Instant::now() + deadline;
         let mut desk = self.shared.lock();
@@ -107,7 +109,7 @@ impl StoreThread {
         while desk.ended.is_none() {
             let left = stop_by.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                // A sync that hangs cannot be called back; the thread ends when it returns, or with the process.
+                // A hanging sync cannot be cancelled; the thread ends when it returns, or with the process.
                 return false;
             }
             desk = self.shared.wait(desk, Some(left));
@@ -120,7 +122,7 @@ impl StoreThread {
         clean
     }
 
-    /// Slot writes so far, successful or not: what the flash has been asked to do.
+    /// Slot writes so far, successful or not: a measure of flash wear.
     pub fn writes(&self) -> u64 {
         self.shared.writes.load(Ordering::Relaxed)
     }
@@ -136,7 +138,7 @@ impl Drop for StoreThread {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Desk> {
-        // Every change to the desk is one assignment: a panic elsewhere leaves it whole.
+        // Every change is one assignment, so the lock's poison flag can be ignored.
         self.desk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -148,7 +150,7 @@ impl Shared {
     }
 }
 
-/// Tells whoever stops the thread that it has ended, even by a panic.
+/// Signals that the thread has ended, even by a panic.
 struct End<'a> {
     shared: &'a Shared,
     clean: bool,
@@ -201,7 +203,7 @@ where
         }
     }
 
-    /// Runs until stopped; whether nothing was left unwritten.
+    /// Runs until stopped. Returns whether nothing was left unwritten.
     fn run(mut self) -> bool {
         while let Some((order, again)) = self.next() {
             self.write(order, again);
@@ -215,7 +217,7 @@ where
         loop {
             let now = Instant::now();
             if desk.stop_by.is_some() && !std::mem::replace(&mut self.hurried, true) {
-                // The last chance is not waited for.
+                // During a stop the write is not delayed.
                 self.failed.iter_mut().for_each(|failure| failure.retry_at = now);
             }
             let due = match (&desk.waiting, &self.failed) {
@@ -226,7 +228,7 @@ where
             match (due, desk.stop_by) {
                 (Some(due), _) if due <= now => break,
                 (None, Some(_)) => return None,
-                // The deadline of the stop comes before the next try.
+                // The deadline of the stop is earlier than the next try.
                 (Some(due), Some(stop_by)) if due > stop_by => return None,
                 _ => desk = self.shared.wait(desk, due.map(|due| due - now)),
             }

@@ -1,5 +1,6 @@
-//! The body of a PUT: a clip's bytes, spaced so that no burst stands in the network device's queue. It asks the [`Permit`]
-//! before every piece and ends in an error, never early, once that is no longer good.
+//! The body of a PUT: a clip's bytes, spaced so that no burst builds up in the network device's queue. It checks the
+//! [`Permit`] before every piece. Once the permit is no longer valid, the body ends with an error, never with a normal
+//! end.
 
 use std::{
     error::Error as StdError,
@@ -26,21 +27,22 @@ use super::{
 };
 use crate::http::Dialer;
 
-/// How much of a clip is handed over at a time, at most.
+/// The largest piece.
 const CHUNK: usize = 32 * 1024;
-/// The least: what fits one segment, with the header of a TLS record.
+/// The smallest piece: one segment's payload, with the header of a TLS record.
 const SEGMENT: usize = 1400;
-/// How long a piece should take at the pace; the timer tells one millisecond.
+/// How long a piece should take at the pace; the timer's resolution is one millisecond.
 const PIECE: Duration = Duration::from_millis(4);
-/// How much lateness of the timer is made up for.
+/// The most lateness of the timer that the body catches up on.
 const LATENESS: Duration = Duration::from_millis(10);
-/// The body's share of the pace: TLS adds 22 bytes to a segment's 1400, and a little must be left so that the body is
-/// the slower of the two.
+/// The body's share of the pace: TLS adds 22 bytes to a segment's 1400, and a small margin keeps the body slower than
+/// the kernel's pace.
 const BODY_SHARE: f64 = 0.965;
 /// Shared by a body and the task that watches its transfer.
 pub(super) struct Pace {
     pub(super) bytes_per_s: AtomicU64,
-    /// Whether the body has begun and has more to send: only then does the rate of arrival measure the link.
+    /// Whether the body has begun and has more to send. Only then does the rate at which data is acknowledged measure
+    /// the link.
     pub(super) learning: AtomicBool,
     /// Bytes that the body has handed to hyper.
     given: AtomicU64,
@@ -61,7 +63,8 @@ impl Pace {
         }
     }
 
-    /// Bytes that have arrived; where the kernel does not say, bytes that it has taken, which is little more.
+    /// Bytes that have arrived. Where the kernel does not report this: bytes that it has accepted, which is slightly
+    /// more.
     pub(super) fn arrived(&self, info: Option<&TcpInfo>) -> u64 {
         info.map_or_else(|| self.given.load(Ordering::Relaxed), |info| info.bytes_acked)
     }
@@ -69,9 +72,9 @@ impl Pace {
 
 /// A clip's bytes, a piece at a time, for as long as the permit holds.
 ///
-/// The kernel paces the socket too, but neither its first ten segments (`tcp_update_skb_after_send`) nor, where the round
-/// trip is short, within a burst of up to 64 KiB (`tcp_tso_autosize`), and a burst stands in the device's queue. So the
-/// pieces are spaced here; the kernel's pace is the bound where they are too small for the timer.
+/// The kernel paces the socket too, but neither its first ten segments (`tcp_update_skb_after_send`) nor, where the
+/// round trip is short, within a burst of up to 64 KiB (`tcp_tso_autosize`), and a burst fills the device's queue. So
+/// the pieces are spaced here. The kernel's pace limits the rate where pieces are too small for the timer.
 pub(super) struct ClipBody {
     permit: Permit,
     spool: Arc<SharedSpool>,
@@ -81,7 +84,7 @@ pub(super) struct ClipBody {
     rest: Bytes,
     left: u64,
     pace: Arc<Pace>,
-    /// Spaces the pieces, with the moment from which its time is counted: when the first was given out.
+    /// Spaces the pieces. The instant is when the first piece was returned; times are counted from it.
     spacing: Option<(TokenBucket, Instant)>,
     wait: Option<Pin<Box<Sleep>>>,
 }
@@ -92,8 +95,9 @@ impl ClipBody {
         Self { permit, spool, id: job.id, pieces, rest: Bytes::new(), left: job.bytes, pace, spacing: None, wait: None }
     }
 
-    /// Invariant 3 (`docs/protocol.md#invariants`): as long as the generation is current, the clip was released under it. Both are read under the
-    /// spool's lock, which a cut takes after it has advanced the generation and before it erases anything.
+    /// Invariant 3 (`docs/protocol.md#invariants`): as long as the generation is current, the clip was released under
+    /// it. Both are read under the spool's lock, which a cut takes after it has advanced the generation and before it
+    /// erases anything.
     fn may_send(&self) -> bool {
         let spool = self.spool.lock();
         self.permit.check().is_err() || spool.may_send(self.id, self.permit.generation())
@@ -119,7 +123,7 @@ pub(super) fn body_of(gate: &super::Gate, job: &Job, pace: &Arc<Pace>, on_flash:
     ClipBody::new(permit, job, gate.spool.clone(), pace.clone(), on_flash)
 }
 
-/// Why a body ends early: [`Stale`](crate::http::Stale), or what flash said.
+/// Why a body ends early: [`Stale`](crate::http::Stale), or the error from flash.
 pub(super) type Broken = Box<dyn StdError + Send + Sync>;
 
 impl Body for ClipBody {
@@ -128,7 +132,7 @@ impl Body for ClipBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         if let Err(stale) = self.permit.check() {
-            // An error, not an end: an end could make a part look whole.
+            // An error, because after a normal end a partial upload could look complete.
             return Poll::Ready(Some(Err(stale.into())));
         }
         if let Some(wait) = &mut self.wait {

@@ -1,6 +1,6 @@
-//! A clip's bytes as a transfer reads them: from memory, or from flash one piece at a time on a thread that may block. So the
-//! uploads' runtime never blocks, and a clip of any size costs one piece of memory. The digest is checked before the last
-//! piece is given out: a damaged file never becomes a whole object.
+//! A clip's bytes as a transfer reads them: from memory, or from flash one piece at a time on a thread that may block.
+//! So the uploads' runtime never blocks, and a clip of any size needs the memory of one piece. The digest is checked
+//! before the last piece is returned, so a damaged file never becomes a complete object.
 
 use std::{
     io,
@@ -61,7 +61,7 @@ impl Pieces {
         }
     }
 
-    /// The next piece, never empty. Nothing may be asked for after an error.
+    /// The next piece, never empty. Do not call this again after an error.
     pub(super) fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
         loop {
             match self {
@@ -99,7 +99,7 @@ impl Reader {
         self.file = Some(file);
         self.offset += most as u64;
         self.digest.update(&piece);
-        // Before the last piece is given out.
+        // Before the last piece is returned.
         if self.offset == self.bytes && hex(&self.digest.clone().finish()) != self.sha256 {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "its file does not hold what was recorded"));
         }

@@ -19,23 +19,23 @@ pub enum Event {
         /// Its size.
         bytes: u64,
     },
-    /// A grant breaks a rule (`docs/protocol.md#grants`); no byte was sent there.
+    /// A grant breaks a rule (`docs/protocol.md#grants`); no byte was sent to its URL.
     GrantFault {
-        /// Which rule, and by what.
+        /// Which rule, and what breaks it.
         why: String,
     },
-    /// A clip gave way to a newer one: the spool is full.
+    /// The spool is full; a clip was dropped to make room for a newer one.
     Dropped {
         /// The clip.
         clip: ClipFacts,
         /// Its size.
         bytes: u64,
     },
-    /// The `Date` of an HTTPS answer was given to the clock.
+    /// The `Date` of an HTTPS answer was passed to the clock.
     Date,
-    /// A vendor's uploader has come, gone, or said something ([`super::Gate::uploader_events`]).
+    /// A vendor's uploader has connected, disconnected, or reported something ([`super::Gate::uploader_events`]).
     Uploader,
-    /// The erasure of clips is durable on flash, or has failed: [`super::Gate::erasures_settled`] may have become true. Called
-    /// on the flash thread.
+    /// The erasure of clips is durable on flash, or has failed: [`super::Gate::erasures_settled`] may have become
+    /// true. Called on the flash thread.
     ErasuresSettled,
 }

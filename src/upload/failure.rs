@@ -1,4 +1,4 @@
-//! Why a clip was not stored: a sentence that names the peer and repeats what it said, advice, and what is to blame.
+//! Why a clip was not stored: a sentence that names the peer and repeats its message, advice, and the cause.
 
 use std::time::{Duration, SystemTime};
 
@@ -51,12 +51,12 @@ pub(super) enum Failure {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{peer} answered {}{}", named(*.status), quoted(.words))]
 pub(super) struct Declined {
-    /// Who answered, `host:port`.
+    /// The peer that answered, `host:port`.
     pub(super) peer: String,
     pub(super) status: u16,
-    /// What it said, empty if nothing that can be repeated.
+    /// Its message; empty if it sent none that can be repeated.
     pub(super) words: String,
-    /// How long it has asked us to wait.
+    /// How long the server has asked us to wait.
     pub(super) retry_after: Option<Duration>,
 }
 
@@ -87,7 +87,7 @@ impl From<Stale> for Failure {
 }
 
 impl Failure {
-    /// What the spool has to know of it.
+    /// The part of it that the spool needs.
     pub(super) fn trouble(&self) -> Trouble {
         let retry_after = match self {
             Self::Answered { answer, .. } => answer.retry_after,
@@ -142,7 +142,7 @@ impl Declined {
         }
     }
 
-    /// Statuses by which a server speaks of this body and no other.
+    /// Statuses with which a server refuses this particular body.
     fn is_about_the_clip(&self) -> bool {
         matches!(self.status, 409 | 411 | 412 | 413 | 415 | 422)
     }
@@ -166,8 +166,9 @@ fn quoted(words: &str) -> String {
     if words.is_empty() { String::new() } else { format!(": \"{words}\"") }
 }
 
-/// What a server says of its refusal: S3's `Code` and `Message`, a JSON object's `error`, `message` or `detail`, or the
-/// first line of plain text. An S3 answer may repeat the request and its signature; nothing of that is taken.
+/// The reason that a server gives for its refusal: S3's `Code` and `Message`, a JSON object's `error`, `message` or
+/// `detail`, or the first line of plain text. An S3 answer may repeat the request and its signature; neither is
+/// copied.
 fn words(body: &[u8]) -> String {
     let Ok(text) = std::str::from_utf8(body) else { return String::new() };
     let text = text.trim_start_matches('\u{feff}').trim();
@@ -189,7 +190,7 @@ fn element<'t>(text: &'t str, tag: &str) -> Option<&'t str> {
     rest.split_once(&format!("</{tag}>")).map(|(inner, _)| inner.trim())
 }
 
-/// Short, on one line, and without anything that could be a URL with a secret in it.
+/// Shortens the text to one line and removes anything that could be a URL with a secret in it.
 fn clean(said: &str) -> String {
     let plain = said.split_whitespace().filter(|word| !word.contains("://") && !word.contains("Signature"));
     let mut line = plain.collect::<Vec<_>>().join(" ");

@@ -1,5 +1,5 @@
-//! The conditions of uploads. After every change they are derived from the state anew, so a condition ends with the fault
-//! itself.
+//! The conditions of uploads. After every change they are derived from the state anew, so a condition ends with the
+//! fault itself.
 
 use std::{sync::Mutex, time::Duration};
 
@@ -15,9 +15,10 @@ use crate::{
     path_mtu::PATHS,
 };
 
-/// How long a vendor's uploader may be away before a condition says so: at boot it starts a little after the agent.
+/// How long a vendor's uploader may be disconnected before a condition is raised: at boot it starts shortly after the
+/// agent.
 const AWAY: Duration = Duration::from_secs(10);
-/// How long after the last loss clips count as being dropped.
+/// How long after the last loss the condition that clips are being dropped still holds.
 const LOSING: Duration = Duration::from_secs(3600);
 
 /// The conditions of uploads.
@@ -29,9 +30,9 @@ pub(super) struct Faults {
 
 #[derive(Debug, Default)]
 struct Seen {
-    /// What was lost of late, and the BOOTTIME of the last of it.
+    /// Clips lost recently, and the BOOTTIME of the last loss.
     dropped: Option<(Erased, Duration)>,
-    /// BOOTTIME since which a vendor's uploader is away.
+    /// BOOTTIME since which a vendor's uploader is disconnected.
     away: Option<Duration>,
 }
 
@@ -40,7 +41,7 @@ impl Faults {
         Self { conditions, seen: Mutex::default() }
     }
 
-    /// Clips gave way to newer ones.
+    /// Clips were dropped to make room for newer ones.
     pub(super) fn lost(&self, losses: &[Dropped], now: Now) {
         if losses.is_empty() {
             return;
@@ -105,7 +106,7 @@ impl Faults {
         }
     }
 
-    /// When [`Faults::name`] has something to add though nothing changes, BOOTTIME.
+    /// The BOOTTIME at which [`Faults::name`] has to be called again even if nothing changes.
     pub(super) fn due(&self) -> Option<Duration> {
         lock(&self.seen).away.map(|since| since + AWAY)
     }

@@ -1,6 +1,7 @@
-//! The gate: the one place that decides whether media bytes may leave. The engine opens it and cuts; media asks it before a clip
-//! is recorded; transfers hold its generation and stop when it changes. No lock here is held over anything slow, so a cut
-//! takes microseconds whatever the uploads' thread is doing.
+//! The gate: the one place that decides whether media bytes may leave. The engine opens it and cuts; media asks it
+//! before a clip is recorded; transfers hold its generation (a number that every cut advances) and stop when it
+//! changes. No lock here is held during a slow operation, so a cut takes microseconds whatever the uploads' thread is
+//! doing.
 
 use std::{
     sync::{
@@ -21,7 +22,7 @@ use super::{
 };
 use crate::{clock::Clock, config::Spool as SpoolLimits};
 
-/// What may leave, and the clips that wait for it.
+/// Decides which clips may leave, and holds those that wait.
 #[derive(Debug)]
 pub struct Gate {
     pub(super) sockets: Arc<Sockets>,
@@ -47,20 +48,21 @@ impl Gate {
         self.sockets.generation()
     }
 
-    /// Closes the gate and aborts every transfer in the middle of a packet; nothing leaves until [`Gate::open`].
+    /// Closes the gate and aborts every transfer, even in the middle of a packet; no media leaves until
+    /// [`Gate::open`].
     ///
-    /// Then every clip (being recorded, waiting, in flight) is judged against `keep`, oldest first, for the document at
-    /// that position: what it allows waits under the new generation, the rest is erased. With `None` nothing is erased.
-    /// For the control thread; takes microseconds. The figures are those of our own uploads: the cut is over once
-    /// [`Gate::cut_figures`] has the whole ones.
+    /// It then judges every clip (being recorded, waiting, in flight) against `keep`, oldest first, for the document
+    /// at that position: allowed clips wait under the new generation, the rest are erased. With `None` nothing is
+    /// erased. Called on the control thread; takes microseconds. The returned figures are those of the agent's own
+    /// uploads; the cut is over once [`Gate::cut_figures`] has the total.
     pub fn cut(&self, keep: Option<(Policy, Position)>) -> CutFigures {
         let generation = self.sockets.advance();
-        // From here on no socket opens, and the spool releases no clip: it still has the generation before.
+        // From here on no socket opens, and the spool releases no clip: it still has the previous generation.
         if let Some(vendor) = &self.vendor {
             vendor.close(generation, keep);
         }
         let bytes_after = self.sockets.abort();
-        // From here on nothing leaves: the kernel has discarded every connection.
+        // From here on no media leaves: the kernel has discarded every connection.
         let mut spool = self.spool.lock();
         let transfers = spool.recall(self.sockets.generation());
         let erased = keep.map(|(policy, position)| spool.keep(policy, position, self.clock.now())).unwrap_or_default();
@@ -69,7 +71,8 @@ impl Gate {
         CutFigures { generation, transfers, bytes_after, erased }
     }
 
-    /// What a cut came to in all, `own` included; `None` while a vendor's uploader has not answered and may still send.
+    /// The total figures of a cut, `own` included; `None` while a vendor's uploader has not answered and may still
+    /// send.
     pub fn cut_figures(&self, own: CutFigures) -> Option<CutFigures> {
         self.vendor.as_ref().map_or(Some(own), |vendor| vendor.cut_figures(own))
     }
@@ -79,7 +82,7 @@ impl Gate {
         self.vendor.as_ref().map_or(own, |vendor| vendor.give_up(own))
     }
 
-    /// Renews what a vendor's uploader may do. For each turn of the control loop.
+    /// Renews the permission of a vendor's uploader. Called once in each turn of the control loop.
     pub fn renew(&self, mode: Mode) {
         if let Some(vendor) = &self.vendor {
             vendor.renew(mode);
@@ -91,7 +94,7 @@ impl Gate {
         self.vendor.as_ref().and_then(|vendor| vendor.due())
     }
 
-    /// What a vendor's uploader has said since the last time.
+    /// The events of a vendor's uploader since the last call.
     pub fn uploader_events(&self) -> UploaderEvents {
         self.vendor.as_ref().map(|vendor| vendor.uploader_events()).unwrap_or_default()
     }
@@ -119,23 +122,23 @@ impl Gate {
         self.spool.changed();
     }
 
-    /// Whether the erasure of every erased clip is durable on flash (or has failed, which the status shows). Until then the
-    /// record of a document that erases must not be written: a restart that finds it must not find the clips.
-    /// [`super::Event::ErasuresSettled`] tells of the change to true.
+    /// Whether the erasure of every erased clip is durable on flash (or has failed, which the status shows). Until
+    /// then the record of a document that erases must not be written: a restart that finds it must not find the clips.
+    /// [`super::Event::ErasuresSettled`] reports the change to true.
     pub fn erasures_settled(&self) -> bool {
         self.spool.lock().erasures_settled()
     }
 
-    /// Cuts and erases everything, whatever a policy says: for a factory reset or a change of account.
+    /// Cuts and erases every clip, whatever the policy: for a factory reset or a change of account.
     pub fn erase_all(&self) -> Erased {
         self.cut(Some((Policy::CLOSED, Position::NONE))).erased
     }
 }
 
-/// How long the flash thread sleeps at most: a condition variable's clock stands still in suspend, BOOTTIME does not.
+/// The longest sleep of the flash thread: a condition variable's clock stops in suspend, BOOTTIME does not.
 const ROUND: Duration = Duration::from_secs(30);
 
-/// The spool under its lock, with what wakes the uploads' thread and the flash thread.
+/// The spool under its lock, with the means to wake the uploads' thread and the flash thread.
 #[derive(Debug)]
 pub(super) struct SharedSpool {
     spool: Mutex<Spool>,
@@ -146,7 +149,7 @@ pub(super) struct SharedSpool {
 
 impl SharedSpool {
     pub(super) fn lock(&self) -> MutexGuard<'_, Spool> {
-        // Every change leaves a whole spool behind, so a panic elsewhere does not spoil it.
+        // Every change leaves the spool consistent, so the lock's poison flag can be ignored.
         self.spool.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -170,7 +173,7 @@ impl SharedSpool {
         self.chores.notify_one();
     }
 
-    /// Waits for something to do on flash; `None` when there is nothing and will be nothing.
+    /// Waits for the next chore on flash; `None` when there is none and there will be none.
     pub(super) fn wait_for_chore(&self, clock: &Clock) -> Option<Chore> {
         let mut spool = self.lock();
         loop {

@@ -1,5 +1,5 @@
-//! Where a grant may send a clip (`docs/protocol.md#grants`). Each rule here is checked before a socket is opened to the place
-//! that the grant names. A grant that breaks one is reported, and no byte is sent. Pure.
+//! Where a grant may send a clip (`docs/protocol.md#grants`). Each rule here is checked before a socket is opened to
+//! the address that the grant names. A grant that breaks one is reported, and no byte is sent. No I/O.
 
 use std::{
     collections::BTreeSet,
@@ -13,7 +13,7 @@ use thiserror::Error;
 
 use crate::config::Endpoint;
 
-/// The longest life of a grant, whatever it says.
+/// The longest lifetime of a grant, even if it states a longer one.
 const LONGEST_LIFE: Duration = Duration::from_secs(60);
 
 /// The rule that a grant breaks.
@@ -41,7 +41,7 @@ pub(super) enum Violation {
     NoDate,
 }
 
-/// Where a clip may be put, by every rule but the one on addresses.
+/// Where a clip may be uploaded, checked by every rule but the one on IP addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Target {
     pub(super) endpoint: Endpoint,
@@ -121,7 +121,7 @@ pub(super) fn life(grant: &Grant, date: Option<Duration>) -> Result<Duration, Vi
     Ok(expires.saturating_sub(date).min(LONGEST_LIFE))
 }
 
-/// Loopback, link-local, private, or otherwise not a place on the internet.
+/// Loopback, link-local, private, or otherwise not a public internet address.
 fn is_local(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => is_local_v4(v4),
@@ -157,7 +157,7 @@ fn is_local_v6(address: Ipv6Addr) -> bool {
         || site_local
 }
 
-/// A grant as the API may answer it, for `fuzzing`.
+/// Reads and checks an arbitrary API answer as a grant, for `fuzzing`.
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn hostile_grant(input: &[u8]) -> crate::fuzzing::Verdict {
     use crate::fuzzing::Verdict;
@@ -181,7 +181,7 @@ pub(crate) fn hostile_grant(input: &[u8]) -> crate::fuzzing::Verdict {
     assert!(!target.headers.contains_key(header::HOST) && !target.headers.contains_key(header::CONTENT_LENGTH));
     let life = life(&grant, Some(Duration::from_secs(1_767_225_600)));
     assert!(life.is_ok_and(|life| life <= LONGEST_LIFE));
-    // It goes out as a request, or not at all.
+    // It is sent as a valid request, or not at all.
     let request = crate::http::request("PUT", &target.endpoint, &target.path, target.headers.clone(), ());
     Verdict::of(request.is_ok())
 }

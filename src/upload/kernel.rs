@@ -1,5 +1,5 @@
-//! The two socket options that no crate of ours wraps: the pacing rate and TCP_INFO. All of the agent's `unsafe` for
-//! sockets is here; nothing else is.
+//! The two socket options that no dependency wraps: the pacing rate and TCP_INFO. All of the agent's `unsafe` code for
+//! sockets is here.
 #![allow(unsafe_code)]
 
 use std::{
@@ -9,30 +9,30 @@ use std::{
     time::Duration,
 };
 
-/// What the kernel knows of a connection.
+/// The kernel's figures about a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct TcpInfo {
     /// Payload bytes handed to the network device, with retransmissions; 0 on kernels before 4.19.
     pub(crate) bytes_sent: u64,
     /// Payload bytes the peer has acknowledged.
     pub(crate) bytes_acked: u64,
-    /// Payload bytes it has been given and has not sent yet.
+    /// Payload bytes queued in the kernel and not sent yet.
     pub(crate) notsent_bytes: u32,
     /// The smoothed round-trip time.
     pub(crate) rtt: Duration,
-    /// The smallest round-trip time of late.
+    /// The smallest recent round-trip time.
     pub(crate) min_rtt: Duration,
-    /// Whether the connection stands.
+    /// Whether the connection is established.
     pub(crate) established: bool,
     /// Segments sent and not acknowledged.
     pub(crate) unacked: u32,
-    /// How often in a row the same bytes were sent again for want of an answer.
+    /// How often in a row the same bytes were retransmitted because no acknowledgement arrived.
     pub(crate) retransmits: u8,
     /// The largest segment that is sent, bytes of payload.
     pub(crate) segment: u32,
 }
 
-/// What is asked of the kernel about a socket. An old one, or an emulated one, knows less.
+/// The kernel's functions for a socket. An old or emulated kernel supports fewer.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Kernel {
     pub(crate) set_max_pacing_rate: fn(BorrowedFd<'_>, u64) -> io::Result<()>,
@@ -40,7 +40,7 @@ pub(crate) struct Kernel {
 }
 
 impl Default for Kernel {
-    /// The one that runs here.
+    /// The running kernel.
     fn default() -> Self {
         Self { set_max_pacing_rate, tcp_info }
     }
@@ -49,12 +49,12 @@ impl Default for Kernel {
 /// Limits how fast the kernel hands this socket's payload to the network device, in bytes a second.
 ///
 /// # Errors
-/// What the kernel said; `Unsupported` if it knows no pace at all.
+/// The kernel's error; `Unsupported` if it has no pacing.
 fn set_max_pacing_rate(socket: BorrowedFd<'_>, bytes_per_s: u64) -> io::Result<()> {
-    // 32 bits: what every kernel since 3.13 takes on every architecture. All ones would mean no limit.
+    // 32 bits: every kernel since 3.13 accepts this on every architecture. All ones would mean no limit.
     let rate = u32::try_from(bytes_per_s).unwrap_or(u32::MAX).min(u32::MAX - 1);
-    // SAFETY: the descriptor is open for as long as it is borrowed; the kernel reads `size_of::<u32>()` bytes from a live
-    // `u32` and keeps no pointer to it.
+    // SAFETY: the descriptor is open for as long as it is borrowed; the kernel reads `size_of::<u32>()` bytes from a
+    // live `u32` and keeps no pointer to it.
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
@@ -79,19 +79,19 @@ const ESTABLISHED: u8 = 1;
 /// Reads TCP_INFO.
 ///
 /// # Errors
-/// What the kernel said; `Unsupported` if it says less than is asked of it.
+/// The kernel's error; `Unsupported` if it fills in too few fields.
 pub(crate) fn tcp_info(socket: BorrowedFd<'_>) -> io::Result<TcpInfo> {
     // SAFETY: `tcp_info` is plain integers, for which all zeroes is a value.
     let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
     let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
-    // SAFETY: the descriptor is open for as long as it is borrowed; the kernel writes at most `length` bytes into `info`,
-    // which has that many, and the length it wrote into `length`; it keeps neither pointer.
+    // SAFETY: the descriptor is open for as long as it is borrowed; the kernel writes at most `length` bytes into
+    // `info`, which has that many, and the length it wrote into `length`; it keeps neither pointer.
     let result =
         unsafe { libc::getsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, (&raw mut info).cast(), &raw mut length) };
     if result != 0 {
         return Err(io::Error::last_os_error());
     }
-    // An older kernel writes less. What came with 4.6 is needed, of what came later there is nothing to be said.
+    // An older kernel writes fewer fields. Those up to Linux 4.6 are required, later ones are optional.
     if (length as usize) < offset_of!(libc::tcp_info, tcpi_min_rtt) + size_of::<u32>() {
         return Err(io::ErrorKind::Unsupported.into());
     }

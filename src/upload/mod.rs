@@ -1,11 +1,11 @@
-//! Uploads clips to the cloud. Media records into the [`Gate`], the engine opens and cuts it, and the uploads' thread sends what
-//! may leave: one clip at a time, oldest first, which keeps the pace exact and the memory small. Nothing here decides about
-//! plans; what happened is reported as [`Event`]s.
+//! Uploads clips to the cloud. Media records into the [`Gate`], the engine opens and cuts it, and the uploads' thread
+//! sends what may leave: one clip at a time, oldest first, which keeps the pace exact and the memory small. Nothing
+//! here decides about plans. Results are reported as [`Event`]s.
 //!
-//! Clips wait in memory (`[spool] memory_bytes`) and, when they must, on flash (`flash_bytes`, [`flash`]), which has a thread of
-//! its own.
+//! Clips wait in memory (`[spool] memory_bytes`) and, if necessary, on flash (`flash_bytes`, [`flash`]), which has its
+//! own thread.
 //!
-//! Where a vendor's own uploader does the uploading, the gate governs that too ([`vendor`]).
+//! Where the vendor's own program uploads the clips, the gate controls that too ([`vendor`]).
 
 mod body;
 mod content;
@@ -56,7 +56,7 @@ pub use self::{
 pub(crate) use self::{flash::hostile_spool, grant::hostile_grant};
 use crate::{clock::Clock, store::filesystem::Directory};
 
-/// What people see of uploads.
+/// The status of uploads, as the status document shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UploadStatus {
     /// The gate's generation.
@@ -69,21 +69,21 @@ pub struct UploadStatus {
     pub memory_bytes: u64,
     /// Clips that survive a power cut, and the bytes of flash that the spool takes.
     pub flash: Erased,
-    /// Why clips cannot be put on flash; absent where nothing stands in the way.
+    /// Why clips cannot be written to flash; absent if they can.
     pub flash_fault: Option<String>,
     /// Bytes that the spool has written to flash today, in whole pages.
     pub flash_written_today: u64,
-    /// Clips and bytes the store has taken since the start.
+    /// Clips and bytes stored in the cloud since the start.
     pub stored: Erased,
     /// Clips and bytes erased because the plan does not allow them, since the start.
     pub erased: Erased,
-    /// Clips and bytes that gave way to newer ones, since the start.
+    /// Clips and bytes dropped to make room for newer ones, since the start.
     pub dropped: Erased,
-    /// What transfers are paced to, bytes of payload a second.
+    /// The pace of transfers, bytes of payload a second.
     pub pace: u64,
-    /// What the kernel lacks to keep that pace; absent where nothing stands in the way.
+    /// The kernel feature missing for that pace; absent if none is missing.
     pub pace_fault: Option<String>,
-    /// The last thing that kept a clip from being stored.
+    /// The last reason why a clip was not stored.
     pub last_fault: Option<String>,
     /// A vendor's uploader, where one is configured.
     pub uploader: Option<UploaderStatus>,
@@ -97,12 +97,13 @@ pub struct Uploads {
     ended: mpsc::Receiver<()>,
 }
 
-/// Scans what waits on flash, then starts the uploads' thread and the flash thread, with the gate closed. `events` is
+/// Scans the clips on flash, then starts the uploads' thread and the flash thread, with the gate closed. `events` is
 /// called on them.
 ///
 /// # Errors
 ///
-/// The kernel gave no thread, or no descriptors for a runtime, or the socket of a vendor's uploader cannot be made.
+/// The kernel refuses a thread or the descriptors for a runtime, or the socket for a vendor's uploader cannot be
+/// created.
 pub fn start(settings: Settings, clock: Clock, events: impl Fn(Event) + Send + Sync + 'static) -> io::Result<Uploads> {
     let Settings { device, spool, spool_dir, uplink_kbps, peers, uploader, conditions } = settings;
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
@@ -140,7 +141,7 @@ pub fn start(settings: Settings, clock: Clock, events: impl Fn(Event) + Send + S
     let (on_thread, on_end) = (shared.clone(), end.clone());
     thread::Builder::new().name("uploads".into()).spawn(move || {
         runtime.block_on(on_thread.run(listener));
-        // A resolver that hangs must not hold us up.
+        // A hanging resolver must not delay the shutdown.
         runtime.shutdown_background();
         drop(on_end);
     })?;
@@ -152,7 +153,7 @@ pub fn start(settings: Settings, clock: Clock, events: impl Fn(Event) + Send + S
     Ok(Uploads { shared, ended })
 }
 
-/// Loads what the last run left on flash. Nothing runs yet, so this may block, as reading the state does.
+/// Loads the clips that the last run left on flash. Nothing runs yet, so this may block, as reading the state does.
 fn find_clips(files: &mut Files<Directory>, gate: &Gate) {
     let now = gate.clock.now();
     match files.scan() {
@@ -179,7 +180,7 @@ impl Uploads {
         self.shared.gate.clone()
     }
 
-    /// How uploads stand.
+    /// The status of uploads.
     pub fn status(&self) -> UploadStatus {
         let spool = self.shared.gate.spool.lock();
         let (tally, flash) = (spool.tally(), spool.flash_use());
@@ -201,29 +202,30 @@ impl Uploads {
         }
     }
 
-    /// From the next grant on, talks to these (SIGHUP: other certificates).
+    /// Uses these servers from the next grant on (SIGHUP: other certificates).
     pub fn set_peers(&self, peers: Peers) {
         *lock(&self.shared.peers) = Arc::new(peers);
     }
 
-    /// From the next transfer on, paces by this uplink; 0: estimated anew.
+    /// Paces by this uplink from the next transfer on; 0: estimates it afresh.
     pub fn set_uplink(&self, kbps: u32) {
         *self.shared.pacer() = Pacer::new(kbps);
     }
 
-    /// Lets clips that wait go to flash from now on, each as soon as it is whole: the agent is about to stop.
+    /// Writes waiting clips to flash from now on, each as soon as it is complete: the agent is about to stop.
     pub fn spill(&self) {
         self.shared.gate.spool.lock().spill_all();
         self.shared.gate.spool.changed();
     }
 
-    /// Updates the conditions after a change outside the uploads' thread: a vendor's uploader has come or gone.
+    /// Updates the conditions after a change outside the uploads' thread: a vendor's uploader has connected or
+    /// disconnected.
     pub fn look(&self) {
         self.shared.gate.spool.changed();
     }
 
-    /// Closes the gate, aborts what is in flight, puts what waits on flash and ends the threads; waits for them at most
-    /// `deadline`. What is not on flash by then is lost with the memory it is in.
+    /// Closes the gate, aborts what is in flight, writes the waiting clips to flash and ends the threads; waits for
+    /// them at most `deadline`. Clips that are not on flash by then are lost.
     pub fn stop(self, deadline: Duration) {
         self.shared.gate.cut(None);
         self.shared.stop.notify_one();
@@ -240,7 +242,7 @@ impl Uploads {
     }
 }
 
-/// None of these locks is held where a panic could leave half a value.
+/// No panic can leave a half-written value under these locks, so the poison flag can be ignored.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,44 +1,46 @@
-//! How fast a transfer may hand payload to the network device. Below the uplink's rate the device's queue stays empty, so
-//! after a cut nothing is left in it. The rate is the configured one, or estimated: it grows while all that is sent arrives
-//! and the round trip does not grow, and falls to 80 % of what arrived once either fails.
+//! How fast a transfer may hand payload to the network device. Below the uplink's rate the device's queue stays empty,
+//! so after a cut nothing is left in it. The rate is the configured one, or estimated: it grows while all that is sent
+//! arrives and the round trip does not grow, and falls to 80 % of the rate of arrival otherwise.
 
 use std::time::{Duration, Instant};
 
 use super::kernel::TcpInfo;
 
-/// The share of the uplink that payload may take; headers come on top, which makes about 84 %.
+/// The share of the uplink that payload may take; with headers it is about 84 %.
 const SHARE: f64 = 0.80;
-/// Before anything is known: 0.8 Mbit/s of payload, which nearly every uplink carries.
+/// The first estimate: 0.8 Mbit/s of payload, which nearly every uplink carries.
 const FIRST: f64 = 100_000.0;
-/// The least a transfer is paced to, bytes a second.
+/// The lowest pace of a transfer, bytes a second.
 const LEAST: f64 = 8_000.0;
-/// The most that the kernel can be told.
+/// The highest pace that the kernel accepts.
 const MOST: f64 = 2e9;
 /// A window of observation is at least this long, and long enough for [`WINDOW_BYTES`].
 const WINDOW: Duration = Duration::from_millis(100);
 /// Thirty-two full packets: with fewer the measurement is too coarse.
 const WINDOW_BYTES: f64 = 32.0 * 1448.0;
-/// Less than this part of the pace arriving means that the link is the limit.
+/// If less than this part of the pace arrives, the link is the limit.
 const ARRIVES: f64 = 0.85;
-/// A round trip that has grown by this, and by what one TLS record takes, means that a queue is building up.
+/// A round trip that has grown by more than this and the duration of one TLS record means that a queue is building up.
 const QUEUE: Duration = Duration::from_millis(10);
 const QUEUE_BYTES: f64 = 16_384.0;
-/// One window with little or nothing in it may be a hiccup of the radio: the pace falls to no less than this part of itself at once.
+/// One window with little or no data may be a short loss of the radio link: a single step lowers the pace to no less
+/// than this part of itself.
 const FALL: f64 = 0.25;
-/// Growth per window: this much until the link's limit has been met; after that cautiously, and bolder each time.
+/// Growth per window: this much until the link's limit has been reached; after that it starts small and increases each
+/// time.
 const FAST: f64 = 0.5;
 const CAUTIOUS: f64 = 0.02;
 
-/// The pace, and what was learned of the uplink; it outlives single transfers.
+/// The pace and the estimate of the uplink; both outlive single transfers.
 #[derive(Debug)]
 pub(super) struct Pacer {
     rate: f64,
     configured: bool,
-    /// What arrived, bytes a second, when the link was last seen to be the limit.
+    /// The rate of arrival, bytes a second, when the link was last the limit.
     uplink: Option<f64>,
     /// The next window's growth.
     growth: f64,
-    /// When the window began, and what had arrived by then.
+    /// When the window began, and the bytes that had arrived by then.
     window: Option<(Instant, u64)>,
 }
 
@@ -60,7 +62,7 @@ impl Pacer {
         self.window = None;
     }
 
-    /// Looks at a transfer that has begun its body and has more to send; the new pace, if it changes.
+    /// Measures a transfer that has begun its body and has more to send. Returns the new pace, if it changes.
     pub(super) fn observe(&mut self, info: &TcpInfo, now: Instant) -> Option<u64> {
         if self.configured {
             return None;
@@ -88,7 +90,8 @@ impl Pacer {
             self.rate = (arrived * SHARE).max(self.rate * FALL);
             self.growth = CAUTIOUS;
         } else if queued {
-            // A queue, or only a nervous link: no faster, and no slower than the limit that was really met.
+            // A queue, or only an unstable link: do not speed up, and do not go below the limit that was last
+            // measured.
             self.rate = self.uplink.map_or(self.rate, |uplink| self.rate.min(uplink.max(arrived) * SHARE));
             self.growth = CAUTIOUS;
         } else {
@@ -105,7 +108,7 @@ impl Pacer {
 mod tests {
     use super::*;
 
-    /// A link of `capacity` bytes a second with a queue in front, watched every 50 ms.
+    /// A link of `capacity` bytes a second with a queue in front, measured every 50 ms.
     struct Link {
         capacity: f64,
         queue: f64,

@@ -1,4 +1,4 @@
-//! The gate as media sees it: whether a clip may begin, and where its bytes go while it is being recorded.
+//! The gate's interface for media: decides whether a clip may begin, and receives its bytes during recording.
 
 use std::{sync::Arc, time::Duration};
 
@@ -76,12 +76,12 @@ impl Drop for Recording {
     }
 }
 
-/// A digest as the cloud is told it: lowercase hex.
+/// A digest in the form of the API: lowercase hex.
 pub(super) fn hex(digest: &digest::Digest) -> String {
     digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A random UUID (version 4): the clip's name in the cloud, so a weak generator will not do.
+/// A random UUID (version 4): the clip's name in the cloud, so it needs a cryptographic generator.
 fn new_id() -> Option<Uuid> {
     let mut bytes = [0; 16];
     match SystemRandom::new().fill(&mut bytes) {

@@ -1,4 +1,4 @@
-//! What uploading is configured with, and which servers it may talk to.
+//! The settings of uploads, and the servers that they may contact.
 
 use std::{collections::BTreeSet, fmt, path::PathBuf};
 
@@ -6,10 +6,10 @@ use care_protocol::DeviceId;
 
 use crate::{conditions::Conditions, config::Spool as SpoolLimits, http::Origin, tls};
 
-/// What uploading needs to know.
+/// The settings of uploads.
 #[derive(Debug)]
 pub struct Settings {
-    /// Which camera this is.
+    /// The id of this camera.
     pub device: DeviceId,
     /// `[spool]`
     pub spool: SpoolLimits,
@@ -21,11 +21,11 @@ pub struct Settings {
     pub peers: Peers,
     /// Where a vendor's own uploader connects.
     pub uploader: Option<PathBuf>,
-    /// Where faults are raised.
+    /// The conditions that faults raise.
     pub conditions: Conditions,
 }
 
-/// The servers that uploads may talk to.
+/// The servers that uploads may contact.
 #[derive(Clone)]
 pub struct Peers {
     /// `cloud.url`, with its TLS settings and our client certificate.

@@ -1,6 +1,7 @@
-//! Every socket that carries media, with the generation under which it was opened. A duplicate of each descriptor is kept here,
-//! so that a cut can kill the connection from the control thread without the help of the uploads' thread. The generation is
-//! compared under the lock that also guards opening, so no socket can open after a cut under the old generation.
+//! Every socket that carries media, with the generation under which it was opened. A duplicate of each descriptor is
+//! kept here, so that a cut can kill the connection from the control thread without the help of the uploads' thread.
+//! The generation is compared under the lock that also guards opening, so no socket can open after a cut under the old
+//! generation.
 
 use std::{
     io,
@@ -24,11 +25,11 @@ use crate::{
     path_mtu::PATHS,
 };
 
-/// How much unsent payload a socket may hold before it takes more: what the agent still holds cannot leave.
+/// The most unsent payload in a socket before it accepts more. Payload that the agent still holds cannot leave.
 const NOT_SENT_LOWAT: u32 = 16 * 1024;
 
-/// What Ethernet carries, also where the path would take more: loopback's 64 KiB segments come so rarely at a camera's pace
-/// that whole windows of the pacer's observation pass without one, and it slows down for nothing.
+/// The segment size of Ethernet, even where the path allows more: loopback's 64 KiB segments are so rare at a camera's
+/// pace that whole observation windows of the pacer pass without one, and it would slow down for no reason.
 const LARGEST_SEGMENT: u32 = 1460;
 
 /// The gate's generation and the sockets that were opened under it. One transfer runs at a time and races at most the
@@ -59,17 +60,17 @@ impl Sockets {
         Generation(self.generation.load(Ordering::SeqCst))
     }
 
-    /// Closes the gate: from here on no socket opens and no body goes on under the generation before.
+    /// Closes the gate: from here on no socket opens and no body continues under the previous generation.
     pub(super) fn advance(&self) -> Generation {
         Generation(self.generation.fetch_add(1, Ordering::SeqCst) + 1)
     }
 
-    /// Kills every connection at once, then the task that used it. To be called after [`Self::advance`].
+    /// Kills every connection at once, then the task that used it. Call it after [`Self::advance`].
     ///
     /// Returns the payload that the kernel handed to the network device since the call.
     pub(super) fn abort(&self) -> u64 {
         let mut open = self.lock();
-        // Connecting to no address zeroes the counters, so they are read first (`docs/design/cut.md`).
+        // Connecting to AF_UNSPEC zeroes the counters, so they are read first (`docs/design/cut.md`).
         let at_close: Vec<u64> = open.duplicates.iter().map(|(_, socket)| self.bytes_sent(socket)).collect();
         let mut bytes_after = 0;
         for ((_, socket), at_close) in open.duplicates.iter().zip(at_close) {
@@ -83,7 +84,8 @@ impl Sockets {
         bytes_after
     }
 
-    /// Remembers the task that transfers under `generation`, to be aborted by a cut; aborts it if one has just been made.
+    /// Remembers the task that transfers under `generation`, to be aborted by a cut; aborts it if one has just been
+    /// made.
     pub(super) fn adopt(&self, generation: Generation, task: AbortHandle) {
         let mut open = self.lock();
         if self.generation() == generation {
@@ -93,14 +95,14 @@ impl Sockets {
         }
     }
 
-    /// What people should know where the kernel does not pace sockets.
+    /// The message for the status document if the kernel does not pace sockets.
     pub(super) fn pace_fault(&self) -> Option<String> {
         let lacking = "this kernel paces no socket: more may be in the network device's queue when an upload is cut";
         self.unpaced.load(Ordering::Relaxed).then(|| lacking.to_owned())
     }
 
-    /// Paces a socket. Where the kernel cannot, only the spacing of a body's pieces is left: a cut may then find a burst in the
-    /// device's queue, which is no reason never to upload.
+    /// Paces a socket. Without support in the kernel only the body spaces its pieces. A cut may then find a burst in
+    /// the device's queue; uploads run all the same.
     fn pace(&self, socket: BorrowedFd<'_>, bytes_per_s: u64) -> io::Result<()> {
         match (self.kernel.set_max_pacing_rate)(socket, bytes_per_s) {
             Err(error) if error.kind() == io::ErrorKind::Unsupported => {
@@ -129,16 +131,16 @@ impl Sockets {
         self.lock().duplicates.retain(|(other, _)| *other != id);
     }
 
-    /// Payload handed to the network device so far; 0 where the kernel does not say.
+    /// Payload handed to the network device so far; 0 where the kernel does not report it.
     fn bytes_sent(&self, socket: &OwnedFd) -> u64 {
         (self.kernel.tcp_info)(socket.as_fd()).map_or(0, |info| info.bytes_sent)
     }
 }
 
-/// Makes the kernel forget the connection and all it had queued; the peer gets a RST.
+/// Makes the kernel discard the connection and everything it had queued; the peer gets a RST.
 fn kill(socket: &OwnedFd) {
     if let Err(error) = connect_unspec(socket) {
-        // Not known to happen on a TCP socket that nobody blocks on. Linger 0 still discards the queue when it closes.
+        // Not known to happen on a non-blocking TCP socket. Linger 0 still discards the queue when it closes.
         tracing::error!(%error, "a socket could not be disconnected");
         let _ = shutdown(socket, Shutdown::Both);
     }
@@ -168,7 +170,7 @@ impl Dialer for Permit {
 
     fn dial(&self, address: SocketAddr) -> io::Result<(TcpStream, SocketGuard)> {
         let socket = http::new_socket(address)?;
-        // It also covers being killed: what is queued then is discarded.
+        // Linger 0 also works when the agent is killed: the kernel discards the queue.
         socket.set_linger(Some(Duration::ZERO))?;
         socket.set_tcp_notsent_lowat(NOT_SENT_LOWAT)?;
         socket.set_tcp_mss(PATHS.segment(address).unwrap_or(LARGEST_SEGMENT))?;
@@ -237,7 +239,7 @@ pub(super) struct Gauge {
 }
 
 impl Gauge {
-    /// Its TCP_INFO; `None` once it is closed or where the kernel does not say.
+    /// Its TCP_INFO; `None` once it is closed or where the kernel does not report it.
     pub(super) fn read(&self) -> Option<TcpInfo> {
         let open = self.sockets.lock();
         let (_, socket) = open.duplicates.iter().find(|(id, _)| *id == self.id)?;

@@ -1,5 +1,5 @@
-//! The upload of one clip: ask for a grant, check where it leads, PUT. It runs as one task that a cut aborts. Every step asks
-//! the [`Permit`] first.
+//! The upload of one clip: request a grant, check its URL, PUT. It runs as one task that a cut aborts. Every step
+//! checks the [`Permit`] first.
 
 use std::{
     convert::Infallible,
@@ -33,19 +33,19 @@ use crate::{
 
 /// The largest answer that is read.
 const ANSWER: usize = 64 * 1024;
-/// How long looking up, connecting and the TLS handshake may take together; and then a grant's answer.
+/// The time limit for lookup, connect and TLS handshake together, and again for the answer to a grant request.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// A PUT on which no byte is acknowledged for this long is given up.
+/// A PUT is aborted if no byte is acknowledged for this long.
 const STALL: Duration = Duration::from_secs(30);
-/// A PUT may take this long, and as long as it takes at [`SLOWEST`].
+/// A PUT may take this long, plus its duration at [`SLOWEST`].
 const LONGEST: Duration = Duration::from_secs(120);
 const SLOWEST: u64 = 4_000;
-/// How often a PUT's progress is looked at.
+/// How often a PUT's progress is checked.
 const LOOK: Duration = Duration::from_millis(50);
-/// A refused clip waits this long, unless the engine says otherwise (`docs/protocol.md#refusals`).
+/// A refused clip waits this long, unless the engine lets it retry earlier (`docs/protocol.md#refusals`).
 const REFUSED: Duration = Duration::from_secs(15 * 60);
 
-/// A grant that was checked: one clip may go to one place for a while.
+/// A checked grant: one clip may be sent to one URL for a limited time.
 struct Granted {
     target: Target,
     /// The API's address.
@@ -55,12 +55,12 @@ struct Granted {
 }
 
 impl Shared {
-    /// Sends one clip and returns how that ended.
+    /// Sends one clip and returns the result.
     pub(super) async fn transfer(&self, job: &Job) -> Outcome {
         let failure = match self.send(job).await {
             Ok(()) => return Outcome::Stored,
             Err(Failure::Stale) => return Outcome::Stale,
-            // A connection that a cut has killed fails with whatever the kernel says.
+            // A connection that a cut has killed fails with any error from the kernel.
             Err(_) if self.gate.generation() != job.generation => return Outcome::Stale,
             Err(failure) => failure,
         };
@@ -86,7 +86,8 @@ impl Shared {
             match self.put(&permit, job, granted).await {
                 // The next connection uses smaller segments, until there are none smaller.
                 Err(Failure::Swallowed(_)) => {}
-                // The URL has expired, or the store says so: one fresh grant at once, more only after a pause.
+                // The URL has expired, or the store reports that it has: request one fresh grant at once, more only
+                // after a pause.
                 Err(Failure::Answered { doing: Doing::Sending, answer: Declined { status: 403, .. } } | Failure::Expired)
                     if fresh_grants > 0 =>
                 {
@@ -97,7 +98,7 @@ impl Shared {
         }
     }
 
-    /// Asks for a grant; `None` if the clip is there already.
+    /// Requests a grant; `None` if the clip is stored already.
     async fn ask(&self, permit: &Permit, job: &Job) -> Result<Option<Granted>, Failure> {
         permit.check()?;
         let asking = |fault| Doing::Asking.fault(fault);
@@ -189,7 +190,7 @@ impl Shared {
         }
     }
 
-    /// Runs a PUT: adapts its pace, and gives it up when it stalls.
+    /// Runs a PUT: adapts its pace, and aborts it when it stalls.
     async fn minded(
         &self,
         exchange: impl Future<Output = Result<Answer, Fault>>,

@@ -1,5 +1,5 @@
-//! The uploads' thread: takes one clip after the other from the spool and sends it, names faults, reports what happened. It runs
-//! on a runtime of its own, so nothing that it waits for holds up the control thread.
+//! The uploads' thread: takes one clip after the other from the spool and sends it, raises conditions, reports events.
+//! It has its own runtime, so nothing that it waits for delays the control thread.
 
 use std::{
     fmt,
@@ -20,11 +20,11 @@ use super::{
     vendor::Listener,
 };
 
-/// How often clips are looked at for their age, and how long a wait may be before the time is read anew: the runtime's
-/// clock stands still in suspend, BOOTTIME does not.
+/// How often clips are checked for their age, and the longest wait before the time is read again: the runtime's clock
+/// stops in suspend, BOOTTIME does not.
 const ROUND: Duration = Duration::from_secs(30);
 
-/// What the uploads' thread and its transfers share.
+/// State shared by the uploads' thread and its transfers.
 pub(super) struct Shared {
     pub(super) gate: Arc<Gate>,
     pub(super) device: DeviceId,
@@ -114,7 +114,7 @@ impl Shared {
         }
     }
 
-    /// Erases clips that have grown too old, and frees what was removed.
+    /// Erases clips that have grown too old, and frees removed clips.
     fn sweep(&self) {
         let mut spool = self.gate.spool.lock();
         let expired = spool.expire(self.gate.clock.now());
@@ -122,7 +122,7 @@ impl Shared {
         let spilled = spool.take_spilled();
         drop(spool);
         drop((removed, spilled));
-        // Expired clips must go from flash as well.
+        // Expired clips must be erased from flash as well.
         self.gate.spool.grown();
         if expired.clips > 0 {
             tracing::info!(clips = expired.clips, bytes = expired.bytes, "clips are older than the plan keeps: given up and erased");

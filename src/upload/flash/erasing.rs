@@ -1,4 +1,4 @@
-//! Erasing the whole spool, for a command that runs while no agent does.
+//! Erases the whole spool, for a command that runs while no agent is running.
 
 use std::{io, path::Path};
 
@@ -9,11 +9,12 @@ use uuid::Uuid;
 use super::files::{CLIP, JOURNAL, NEW_JOURNAL, PART};
 use crate::store::filesystem::Directory;
 
-/// Unlinks every clip in the spool's directory and makes that durable, then the agent's other files; whatever else lies there is
-/// not the agent's and stays. The journal goes last: what it says to be gone must not come back because the power fails here.
+/// Unlinks every clip in the spool's directory and makes that durable, then the agent's other files; all other files
+/// are not the agent's and stay. The journal is removed last: clips that it records as erased must not reappear if the
+/// power fails here.
 ///
 /// # Errors
-/// What the system said; then some may be left, and it may be done again.
+/// The system's error. Some files may then be left; the call can be repeated.
 pub fn erase_spool(dir: &Path) -> io::Result<Erased> {
     if !dir.try_exists()? {
         return Ok(Erased::default());

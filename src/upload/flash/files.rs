@@ -1,5 +1,6 @@
-//! The spool's directory: writes clips into it, erases them, finds them at start. A restart can go on from any operation,
-//! however much of it reached the flash. It knows files, not plans: the spool decides what is kept.
+//! The spool's directory: writes clips into it, erases them, finds them at start. A restart can continue after any
+//! operation, however much of it reached the flash. The spool decides which clips are kept; this module only handles
+//! files.
 //!
 //! After any fault the descriptors are dropped, so that nothing is tried again on one whose sync has failed.
 
@@ -20,12 +21,13 @@ pub(super) const JOURNAL: &str = "journal";
 pub(super) const NEW_JOURNAL: &str = "journal.part";
 pub(super) const CLIP: &str = ".clip";
 pub(super) const PART: &str = ".part";
-/// A journal longer than this is begun anew. Nothing of it is needed once the files it names are gone.
+/// A journal longer than this is started afresh. It is no longer needed once the files that it names are unlinked.
 const JOURNAL_LONG: u64 = 16 * 1024;
-/// What a clip leaves free on its file system: room for the state, which is written anew elsewhere where a file system does
-/// not overwrite (UBIFS, F2FS), and for the journal, which must take an erasure whatever else is full.
+/// The space that writing a clip leaves free on the file system. The state needs it, because file systems that do not
+/// overwrite in place (UBIFS, F2FS) need new blocks for each write. So does the journal, which must always be able to
+/// record an erasure.
 pub(super) const RESERVE: u64 = 1024 * 1024;
-/// The longest that is read: far more than an agent writes.
+/// The longest journal that is read: far longer than an agent writes.
 const JOURNAL_MOST: usize = 1 << 20;
 
 /// How the directory is opened, on a fresh descriptor each time.
@@ -34,7 +36,7 @@ pub(in crate::upload) type Opener<F> = Arc<dyn Fn() -> io::Result<F> + Send + Sy
 /// What a start found.
 #[derive(Debug, Default)]
 pub(in crate::upload) struct Scan {
-    /// Whole clips, of whatever owner and age.
+    /// Complete clips, of any owner and age.
     pub(in crate::upload) clips: Vec<Facts>,
     /// Files that were erased because they cannot be judged: torn, or another firmware's.
     pub(in crate::upload) unreadable: u32,
@@ -47,9 +49,9 @@ pub(in crate::upload) struct Scan {
 pub(in crate::upload) enum Put {
     /// It survives a power cut from now on.
     Durable,
-    /// It was not wanted any more; nothing of it is left under its name.
+    /// The clip was no longer wanted; no file is left under its name.
     Unwanted,
-    /// It may or may not be there after a power cut; it may be put again.
+    /// It may or may not survive a power cut; writing may be tried again.
     Failed(io::Error),
 }
 
@@ -75,14 +77,15 @@ impl<F: Filesystem> Files<F> {
         Self { open, dir: None, journal: None, gone: BTreeSet::new(), scanned: false, written: WriteCount::default() }
     }
 
-    /// Scans what the last run left. Half-written and erased clips are removed, the rest is returned. If the scan fails, no
-    /// clip here will ever be judged: all are erased before anything else is written.
+    /// Scans what the last run left. Half-written and erased clips are removed, the rest is returned. If the scan
+    /// fails, no clip here will ever be judged: all are erased before anything else is written.
     pub(in crate::upload) fn scan(&mut self) -> io::Result<Scan> {
         let scan = self.try_scan(true);
         self.mind(scan)
     }
 
-    /// What was written to flash, with what comes next: every header and every line of the journal says so from here on.
+    /// Bytes written to flash, including the next write: every header and every journal line carries this count from
+    /// here on.
     pub(in crate::upload) fn count(&mut self, written: WriteCount) {
         self.written = written;
     }
@@ -95,8 +98,8 @@ impl<F: Filesystem> Files<F> {
         Ok(())
     }
 
-    /// Puts a clip on flash: `name.part`, sync, rename, sync of the directory. One sync for the clip, whatever its size.
-    /// `wanted` is asked between any two pieces.
+    /// Puts a clip on flash: `name.part`, sync, rename, sync of the directory. One sync for the clip, whatever its
+    /// size. `wanted` is called between any two pieces.
     pub(in crate::upload) fn put(&mut self, id: Uuid, facts: &Facts, fragments: &[Bytes], wanted: impl Fn() -> bool) -> Put {
         let part = name(id, PART);
         if let Err(why) = self.purge_unscanned() {
@@ -106,7 +109,7 @@ impl<F: Filesystem> Files<F> {
             Ok(true) => {}
             Ok(false) => return Put::Unwanted,
             Err(why) => {
-                // Whether that works or not: nothing takes a part for a clip.
+                // A failure here does no harm: a `.part` file is never read as a clip.
                 let _ = self.dir().and_then(|dir| dir.remove(&part));
                 self.give_up();
                 return Put::Failed(why);
@@ -119,8 +122,8 @@ impl<F: Filesystem> Files<F> {
         }
     }
 
-    /// Records durably that these are erased: by one line in the journal or, if that cannot be written, by unlinking them at
-    /// once. From here on no scan finds them, even if their files are still there.
+    /// Records durably that these are erased: by one line in the journal or, if that cannot be written, by unlinking
+    /// them at once. From here on no scan finds them, even if their files are still there.
     pub(in crate::upload) fn record_erased(&mut self, ids: impl IntoIterator<Item = Uuid>) -> io::Result<()> {
         self.gone.extend(ids);
         self.purge_unscanned()?;
@@ -204,7 +207,7 @@ impl<F: Filesystem> Files<F> {
         Ok(())
     }
 
-    /// Puts a journal of this one line in the place of whatever was there. The files that the old one named are gone for good.
+    /// Replaces the journal with one that has only this line. The files that the old one named are unlinked durably.
     fn begin_journal(&mut self, line: &[u8]) -> io::Result<Journal<F::File>> {
         let dir = self.dir()?;
         let text = [journal::title(), line.to_vec()].concat();
@@ -230,8 +233,8 @@ impl<F: Filesystem> Files<F> {
         Ok(())
     }
 
-    /// Erases what no restart may find: parts, what the journal records as erased, and what cannot be judged; with `keep`
-    /// false every clip.
+    /// Erases files that no restart may find: `.part` files, clips that the journal records as erased, and clips that
+    /// cannot be judged; with `keep` false every clip.
     fn try_scan(&mut self, keep: bool) -> io::Result<Scan> {
         let dir = self.dir()?;
         let names = dir.list()?;
@@ -249,7 +252,7 @@ impl<F: Filesystem> Files<F> {
             }
             let Some(id) = name.strip_suffix(CLIP) else { continue };
             let said_gone = Uuid::try_parse(id).is_ok_and(|id| gone.is_some_and(|gone| gone.contains(&id)));
-            // Whatever becomes of the clip, what it says of writes holds.
+            // The clip's write count is valid even if the clip is erased.
             let header = read_header(dir, name);
             if let Some(written) = header.as_ref().ok().and_then(|header| header::written(header)) {
                 scan.written = scan.written.newer(written);
@@ -268,14 +271,15 @@ impl<F: Filesystem> Files<F> {
                 }
             }
         }
-        // A run that was killed may have left names in the kernel's memory only; what is told from here on is durable.
+        // A run that was killed may have left names in the kernel's memory only. After this sync everything reported
+        // is durable.
         dir.sync()?;
         match gone {
-            // It would be obeyed again at the next start.
+            // Otherwise the next start would apply it again.
             None => drop(self.begin_journal(&journal::line(&BTreeSet::new(), scan.written))?),
             Some(gone) if !gone.is_empty() => {
                 if let Err(why) = self.begin_journal(&journal::line(&BTreeSet::new(), scan.written)) {
-                    // It names what is gone already, and the next line begins it anew.
+                    // All files that it names are unlinked, and the next line starts a new journal.
                     tracing::warn!(%why, "the spool's journal cannot be shortened");
                 }
             }
@@ -287,7 +291,7 @@ impl<F: Filesystem> Files<F> {
     }
 }
 
-/// A clip's bytes, read where they lie.
+/// A clip's bytes, read from its file.
 pub(in crate::upload) struct ClipFile {
     file: Box<dyn StateFile>,
 }
@@ -331,7 +335,8 @@ fn read_header(dir: &impl Filesystem, name: &str) -> io::Result<Vec<u8>> {
     Ok(start)
 }
 
-/// What the header says, if the file is as long as it says: a clip is never named before all of it is synced.
+/// The header's facts, if the file is as long as they require: a clip gets its final name only after all of it is
+/// synced.
 fn read_facts(dir: &impl Filesystem, name: &str, header: &[u8]) -> Result<Facts, Misfit> {
     let facts = header::decode(header)?;
     let end = HEADER_BYTES.checked_add(facts.bytes).ok_or(Unreadable::Facts)?;

@@ -1,5 +1,5 @@
-//! The header of a clip's file: checksummed and of fixed size, with the clip's bytes behind it. It holds all that a restart
-//! needs to judge the clip, so a scan can rebuild the spool from its files. Pure.
+//! The header of a clip's file: checksummed and of fixed size, with the clip's bytes behind it. It holds all that a
+//! restart needs to judge the clip, so a scan can rebuild the spool from its files. No I/O.
 //!
 //! ```text
 //!  0  magic      8 bytes  "KCASPOOL"
@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use super::write_budget::WriteCount;
 
-/// Bytes of the header, whatever it says.
+/// Bytes of the header, whatever its content.
 pub(in crate::upload) const HEADER_BYTES: u64 = 512;
 
 const MAGIC: &[u8; 8] = b"KCASPOOL";
@@ -27,7 +27,7 @@ const FORMAT: u32 = 1;
 const FACTS_AT: usize = 20;
 const WRITTEN_AT: usize = 492;
 
-/// What must be known of a clip on flash.
+/// The facts about a clip on flash.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(in crate::upload) struct Facts {
@@ -56,7 +56,7 @@ pub(in crate::upload) enum Unreadable {
 }
 
 impl Facts {
-    /// `None` if it is not spelt as this agent spells it: under another spelling it could not be erased.
+    /// `None` if the id is not in the form that this agent writes: in another form it could not be erased.
     pub(in crate::upload) fn id(&self) -> Option<Uuid> {
         Uuid::try_parse(&self.clip).ok().filter(|id| id.to_string() == self.clip)
     }
@@ -66,12 +66,12 @@ impl Facts {
     }
 }
 
-/// The header that says `facts`; `None` if they do not fit, which those of this agent do.
+/// The header that holds `facts`; `None` if they do not fit. Those of this agent always fit.
 pub(super) fn encode(facts: &Facts) -> Option<Vec<u8>> {
     frame(&serde_json::to_vec(facts).ok()?)
 }
 
-/// The same header with this count in it.
+/// The same header with this write count in it.
 pub(super) fn with_written(mut header: Vec<u8>, written: WriteCount) -> Vec<u8> {
     let id = written.to_id().into_bytes();
     if let Some(place) = header.get_mut(WRITTEN_AT..HEADER_BYTES as usize) {
@@ -81,7 +81,7 @@ pub(super) fn with_written(mut header: Vec<u8>, written: WriteCount) -> Vec<u8> 
     header
 }
 
-/// The count in a header, if there is one that is whole.
+/// The write count in a header, if its checksum is right.
 pub(super) fn written(header: &[u8]) -> Option<WriteCount> {
     let (id, stored) = header.get(WRITTEN_AT..HEADER_BYTES as usize)?.split_at(16);
     let id: [u8; 16] = id.try_into().ok()?;
@@ -162,7 +162,7 @@ mod tests {
         assert_eq!(written(&header[..500]), None);
     }
 
-    /// Found by the fuzz target `spool`: the file of a clip spelt otherwise outlived every erasure.
+    /// Found by the fuzz target `spool`: a file whose id was in another form outlived every erasure.
     #[test]
     fn facts_that_no_agent_writes_make_no_sense() {
         let id = Uuid::from_u128(0xab);

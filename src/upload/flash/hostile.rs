@@ -1,7 +1,7 @@
-//! A spool directory with hostile content, for `fuzzing`: anyone who holds the flash may write it. The first byte of an input
-//! says what the rest is: `C` a clip's file; `F` the facts in a header with a correct checksum, and behind it as many bytes as
-//! they announce; `J` the journal, beside two genuine clips. A start scans it, a document judges what it found, clips are
-//! uploaded or erased, and then the camera changes its owner.
+//! A spool directory with hostile content, for `fuzzing`: anyone with access to the flash can write it. The first byte
+//! of an input selects how the rest is used: `C` a clip's file; `F` the facts in a header with a correct checksum,
+//! followed by as many bytes as they announce; `J` the journal, beside two genuine clips. The agent's start scans the
+//! directory, a document judges the clips found, they are uploaded or erased, and then the camera changes its owner.
 
 use std::time::Duration;
 
@@ -27,10 +27,10 @@ const OWNER: Position = Position { epoch: 3, seq: 41 };
 const NEXT_OWNER: Position = Position { epoch: 4, seq: 42 };
 const NOW: Now =
     Now { boot: Duration::from_secs(100), trusted: Duration::from_secs(1_767_225_600), confirmed: true, disputed: None, corrected: None };
-/// Whatever the facts say, no file here is longer.
+/// No file here is longer, whatever the facts announce.
 const MOST_BYTES: u64 = 4096;
 
-/// A start that finds this.
+/// A start that finds this input.
 pub(crate) fn hostile_spool(input: &[u8]) -> Verdict {
     let Some((kind, rest)) = input.split_first() else { return Verdict::Refused };
     let disk = Disk::default().without_history();
@@ -75,7 +75,7 @@ fn genuine(number: u128) -> Facts {
     }
 }
 
-/// The name under which a file of this content is looked at.
+/// The name under which a file of this content is read.
 fn name_in(file: &[u8]) -> String {
     header::decode(file).map_or_else(|_| Uuid::nil().to_string(), |facts| facts.clip) + CLIP
 }
@@ -85,13 +85,13 @@ fn put(disk: &Disk, name: &str, content: &[u8]) {
     file.write_at(content, 0).and_then(|()| file.sync()).and_then(|()| disk.sync()).expect("a disk without faults");
 }
 
-/// A start on this disk: what it finds, and the files it goes on with.
+/// A start on this disk: the clips it finds, and the directory for later operations.
 fn start(disk: &Disk) -> (Scan, Files<Disk>) {
     let mut files = Files::new(disk.opener());
     (files.scan().expect("a disk without faults"), files)
 }
 
-/// What was found is uploaded as far as it may be; then the camera has another owner, for whom nothing of it is left.
+/// Uploads the clips found as far as the policy allows. Then the camera changes its owner, and no clip may be left.
 fn live(found: Vec<Facts>, mut files: Files<Disk>, disk: &Disk) {
     let mut spool = Spool::new(MOST_BYTES, 2 * (MOST_BYTES + HEADER_BYTES), 1 << 30);
     spool.restore(found, NOW);
@@ -101,7 +101,7 @@ fn live(found: Vec<Facts>, mut files: Files<Disk>, disk: &Disk) {
         let oldest_ms = NOW.trusted.as_millis() - u128::from(PAID.history_h) * 3_600_000;
         let allowed = facts.epoch == OWNER.epoch
             && u128::from(facts.started_ms) >= oldest_ms
-            // How long a picture is says nothing.
+            // The length of a clip has no effect here.
             && (facts.kind == ClipKind::Snapshot || facts.duration <= Duration::from_secs(PAID.clip_max_s.into()))
             && facts.height <= PAID.max_height;
         assert!(allowed, "{facts:?} leaves");

@@ -1,13 +1,13 @@
-//! The journal's text: which clips are erased or uploaded although their files may still be there. A file describes itself, so
-//! nothing is written here when one is added: that would be a second sync for what a scan finds anyway. Pure.
+//! The journal's text: which clips are erased or uploaded although their files may still be there. Adding a clip
+//! writes nothing here: its file describes itself, and a journal line would cost a second sync. No I/O.
 //!
 //! ```text
 //! kasa-care-agent spool 1
 //! 8f1c22d0 gone 0b9e…,57aa…
 //! ```
 //!
-//! One line is one batch; its CRC-32 makes it all or nothing. One of its ids may have version 8: it is no clip's, but counts
-//! how much was written to flash ([`WriteCount`]).
+//! One line is one batch; its CRC-32 makes it all or nothing. One of its ids may have version 8: it is not a clip's id
+//! but holds how much was written to flash ([`WriteCount`]).
 
 use std::collections::BTreeSet;
 
@@ -22,7 +22,7 @@ pub(super) fn title() -> Vec<u8> {
     TITLE.to_vec()
 }
 
-/// What a journal says.
+/// The content of a journal.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Gone {
     pub(super) ids: BTreeSet<Uuid>,
@@ -30,15 +30,16 @@ pub(super) struct Gone {
     pub(super) written: WriteCount,
 }
 
-/// The line that says these are gone, and that so much was written with it.
+/// The line that records these clips as erased, with the count of bytes written including this line.
 pub(super) fn line(gone: &BTreeSet<Uuid>, written: WriteCount) -> Vec<u8> {
     let names: Vec<String> = gone.iter().chain([&written.to_id()]).map(Uuid::to_string).collect();
     let body = format!("gone {}", names.join(","));
     format!("{:08x} {body}\n", crc32fast::hash(body.as_bytes())).into_bytes()
 }
 
-/// Which clips are gone. `None` if this is no journal of this firmware, or one that has rotted: a line that is not whole is
-/// torn if it is the last one, and was never relied upon; anywhere else something that was durable cannot be read any more.
+/// The clips recorded as erased. `None` if this is not a journal of this firmware, or a damaged one. An incomplete
+/// last line was torn by a power cut; nothing has relied on it. An incomplete line anywhere else means that durable
+/// data can no longer be read.
 pub(super) fn read(text: &[u8]) -> Option<Gone> {
     let lines = text.strip_prefix(TITLE)?;
     let mut gone = Gone::default();
@@ -100,7 +101,7 @@ mod tests {
         assert_eq!(read(&holed), gone([1, 2], earlier));
     }
 
-    /// A journal of firmware that counted nothing.
+    /// A journal of firmware that did not count writes.
     #[test]
     fn a_line_without_a_count_is_read() {
         let body = format!("gone {}", Uuid::from_u128(1));

@@ -1,9 +1,9 @@
-//! Clips that wait on flash, because memory is short, the cloud is away, or the agent stops: plain files that describe
-//! themselves, and a small journal of erased clips. A scan rebuilds the spool from them.
+//! Clips that wait on flash, because memory is short, the cloud is unreachable, or the agent stops: plain files that
+//! describe themselves, and a small journal of erased clips. A scan rebuilds the spool from them.
 //!
-//! All of it runs on the flash thread ([`thread`]), never under the spool's lock: a cut only marks clips. Only the record that
-//! follows a cut waits for flash, namely for the journal's line about the clips that the cut erased
-//! ([`super::Gate::erasures_settled`]). So a restart never finds a clip that the record it finds had erased.
+//! All of it runs on the flash thread ([`thread`]), never under the spool's lock: a cut only marks clips. Only the
+//! engine's record that follows a cut waits for flash: for the journal line about the clips that the cut erased
+//! ([`super::Gate::erasures_settled`]). So a restart never finds both a record and a clip that it had erased.
 
 mod erasing;
 mod files;
@@ -27,7 +27,7 @@ pub(super) use header::{Facts, HEADER_BYTES};
 pub(crate) use hostile::hostile_spool;
 pub(super) use write_budget::{WriteBudget, WriteCount};
 
-/// What was attempted on flash, what the system said, and what to do about it.
+/// The attempted operation on flash, the system's error, and advice.
 pub(super) fn flash_fault(what: &str, why: &io::Error) -> Diagnosis {
     let advice = match why.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "Make room on the state directory's file system.",

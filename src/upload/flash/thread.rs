@@ -1,4 +1,5 @@
-//! The flash thread: carries out the spool's chores one at a time and reports the result to it. Erasures come before writes.
+//! The flash thread: carries out the spool's chores one at a time and reports each result to the spool. Erasures run
+//! before writes.
 
 use care_engine::durable::filesystem::Filesystem;
 
@@ -9,7 +10,7 @@ use crate::upload::{
     spool::{Chore, Spilled},
 };
 
-/// Works until the spool is stopped and nothing is left to do.
+/// Runs until the spool is stopped and no work is left.
 pub(in crate::upload) fn run<F: Filesystem>(mut files: Files<F>, gate: &Gate, tell: impl Fn(Event)) {
     while let Some(chore) = gate.spool.wait_for_chore(&gate.clock) {
         carry_out(chore, &mut files, gate, &tell);
@@ -18,7 +19,7 @@ pub(in crate::upload) fn run<F: Filesystem>(mut files: Files<F>, gate: &Gate, te
     }
 }
 
-/// Does one thing.
+/// Carries out one chore.
 pub(in crate::upload) fn carry_out<F: Filesystem>(chore: Chore, files: &mut Files<F>, gate: &Gate, tell: &impl Fn(Event)) {
     files.count(gate.spool.lock().written());
     match chore {

@@ -1,36 +1,36 @@
-//! How much the spool may write to flash in a day, because flash wears out with every write. The count costs no write of its
-//! own: every clip's header and every line of the journal carries the count after that write, so after a power cut the newest
-//! of them is the count. It is a quota by calendar day that survives restarts, which is why it is no
+//! How much the spool may write to flash in a day, because flash wears out with every write. The count needs no extra
+//! write: every clip's header and every line of the journal carries the count after that write, so after a power cut
+//! the newest of them is the count. It is a quota by calendar day that survives restarts, so it is not a
 //! [`TokenBucket`](care_engine::token_bucket::TokenBucket).
 //!
-//! A day is one of trusted time and lasts at least [`SHORTEST_DAY`]: a correction of the clock begins a new one early only if
-//! it is the first after a boot, for a day may have passed while the camera was off. Pure.
+//! A day is one of trusted time and lasts at least [`SHORTEST_DAY`]: a correction of the clock begins a new one early
+//! only if it is the first after a boot, because a day may have passed while the camera was off. No I/O.
 
 use std::time::Duration;
 
 use care_engine::trusted_time::Now;
 use uuid::Uuid;
 
-/// What is counted: the least that flash writes at once.
+/// The unit of the count: the least that flash writes at once.
 pub(in crate::upload) const PAGE: u64 = 4096;
-/// How long a day lasts at least, BOOTTIME.
+/// The shortest day, on BOOTTIME.
 const SHORTEST_DAY: Duration = Duration::from_secs(20 * 3600);
 const DAY_S: u64 = 86_400;
 
-/// What was written, in pages.
+/// How much was written, in pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(in crate::upload) struct WriteCount {
-    /// Ever. What grows with every write tells the newer of two counts from the older, whatever the clock did.
+    /// In total. It grows with every write, so the newer of two counts is the larger one, whatever the clock did.
     pub(in crate::upload) ever: u64,
-    /// On this day.
+    /// Today.
     pub(in crate::upload) today: u64,
     /// Days of trusted time since 1970.
     pub(in crate::upload) day: u32,
 }
 
 impl WriteCount {
-    /// The count as an id (RFC 9562, version 8) that no clip has: a journal takes it among the ids of clips that are gone,
-    /// and firmware that knows nothing of it looks for that clip's file and finds none.
+    /// The count as an id (RFC 9562, version 8) that no clip has. A journal lists it among the ids of erased clips;
+    /// older firmware looks for a clip's file of that name and finds none.
     pub(super) fn to_id(self) -> Uuid {
         let (ever, today, day) = (self.ever.to_be_bytes(), self.today.to_be_bytes(), self.day.to_be_bytes());
         let mut id = [0; 16];
@@ -45,7 +45,7 @@ impl WriteCount {
         Uuid::from_bytes(id)
     }
 
-    /// The count, if this is one.
+    /// The count, if this id holds one.
     pub(super) fn from_id(id: Uuid) -> Option<Self> {
         let id = id.into_bytes();
         if (id[6], id[8], id[10]) != (0x8d, 0xa7, 0x5e) {
@@ -62,23 +62,23 @@ impl WriteCount {
     }
 }
 
-/// The count of this run, and how far it may go.
+/// The count of this run, and its limit for a day.
 #[derive(Debug)]
 pub(in crate::upload) struct WriteBudget {
     /// Pages a day.
     budget: u64,
     written: WriteCount,
-    /// BOOTTIME at which the day began, if it did in this boot.
+    /// BOOTTIME at which the day began, if it began in this boot.
     day_began: Option<Duration>,
 }
 
 impl WriteBudget {
-    /// Nothing was written yet, and so many bytes may be a day.
+    /// A budget of this many bytes a day, with nothing written yet.
     pub(in crate::upload) fn new(bytes_per_day: u64) -> Self {
         Self { budget: bytes_per_day / PAGE, written: WriteCount::default(), day_began: None }
     }
 
-    /// What an earlier run had written.
+    /// Takes in the count of an earlier run.
     pub(in crate::upload) fn remember(&mut self, written: WriteCount) {
         self.written = written;
     }
@@ -92,31 +92,31 @@ impl WriteBudget {
         self.written.today * PAGE
     }
 
-    /// Begins a new day if there is one.
+    /// Begins a new day if it is time.
     pub(in crate::upload) fn roll_day(&mut self, now: Now) {
         let day = u32::try_from(now.trusted.as_secs() / DAY_S).unwrap_or(u32::MAX);
         let long_enough = self.day_began.is_none_or(|at| now.boot.saturating_sub(at) >= SHORTEST_DAY);
         if day < self.written.day {
-            // Trusted time was too high and has been corrected: the day goes on under its right name.
+            // Trusted time was too high and has been corrected: the day continues under its correct date.
             self.written.day = day;
         } else if day > self.written.day && long_enough {
             (self.written.day, self.written.today, self.day_began) = (day, 0, Some(now.boot));
         }
     }
 
-    /// Whether so many bytes may be written today.
+    /// Whether this many bytes may still be written today.
     pub(in crate::upload) fn has_room_for(&self, bytes: u64) -> bool {
         self.written.today.saturating_add(pages(bytes)) <= self.budget
     }
 
-    /// So many bytes are about to be written.
+    /// Counts this many bytes, which are about to be written.
     pub(in crate::upload) fn charge(&mut self, bytes: u64) {
         self.written.today += pages(bytes);
         self.written.ever += pages(bytes);
     }
 }
 
-/// What a write of so many bytes costs: its pages, and one for the names and sizes that change with it.
+/// The cost of writing this many bytes: their pages, and one for the file system's metadata.
 fn pages(bytes: u64) -> u64 {
     bytes.div_ceil(PAGE) + 1
 }
@@ -193,7 +193,7 @@ mod tests {
         budget.remember(found);
         budget.roll_day(at(5, START));
         assert_eq!(budget.today(), 2 * PAGE);
-        // The first answer over HTTPS tells that the camera was off for three days.
+        // The first answer over HTTPS shows that the camera was off for three days.
         budget.roll_day(at(10, START + 3 * DAY_S));
         assert_eq!(budget.today(), 0);
     }

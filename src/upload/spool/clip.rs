@@ -1,5 +1,5 @@
-//! One clip in the spool: its state, its place in memory and on flash, and how its upload has fared. What happens to it next is
-//! for [`super::schedule`] and [`super::quota`] to say.
+//! One clip in the spool: its state, its place in memory and on flash, and the results of its uploads.
+//! [`super::schedule`] and [`super::quota`] decide what happens to it next.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::{
     upload::flash::{Facts, HEADER_BYTES},
 };
 
-/// One clip. Outside the spool it is only memory to be freed.
+/// One clip. Once removed from the spool, only its memory remains to be freed.
 #[derive(Debug)]
 pub(in crate::upload) struct Clip {
     pub(super) id: Uuid,
@@ -29,28 +29,28 @@ pub(in crate::upload) struct Clip {
     /// Empty where its bytes are on flash alone.
     pub(super) fragments: Vec<Bytes>,
     pub(super) flash: OnFlash,
-    /// BOOTTIME at which it was whole.
+    /// BOOTTIME at which it was complete.
     pub(super) since: Duration,
     pub(super) bytes: u64,
-    /// Lowercase hex, once it is whole.
+    /// Lowercase hex, once it is complete.
     pub(super) sha256: String,
     pub(super) state: State,
     /// Being recorded, and the spool has no room for more of it.
     pub(super) full: bool,
     /// Not tried before this.
     pub(super) not_before: Duration,
-    /// How often it has failed, itself or with others.
+    /// How often its upload has failed, alone or together with others.
     pub(super) failures: u32,
     /// How often its file could not be read.
     pub(super) unreadable: u32,
     pub(super) refused: bool,
-    /// Others were stored since it failed, or the server has said that the fault lies in this clip.
+    /// Others were stored since it failed, or the server has reported that the fault lies in this clip.
     pub(super) singled_out: bool,
     /// Why it failed the last time.
     pub(super) trouble: Option<Trouble>,
 }
 
-/// How far a clip is.
+/// The state of a clip.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum State {
     Recording,
@@ -63,14 +63,14 @@ pub(super) enum State {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum OnFlash {
     No,
-    /// The flash thread is at it.
+    /// The flash thread is writing it.
     Writing,
     Yes,
     /// Writing began and did not finish: the clip stays in memory, is written again, and its erasure is recorded.
     Doubtful,
 }
 
-/// A clip that gave way to newer ones.
+/// A clip that was dropped to make room for newer ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::upload) struct Dropped {
     pub(in crate::upload) clip: ClipFacts,
@@ -103,7 +103,7 @@ impl Clip {
         }
     }
 
-    /// A clip that an earlier run left on flash; `None` if its id is not one of ours.
+    /// A clip that an earlier run left on flash; `None` if its id is not in the agent's form.
     pub(super) fn found(facts: Facts, now: Now) -> Option<Self> {
         let duration = Duration::from_millis(facts.duration_ms);
         Some(Self {
@@ -129,7 +129,7 @@ impl Clip {
         })
     }
 
-    /// What a policy judges it by.
+    /// The facts by which a policy judges it.
     pub(super) fn facts(&self, now: Now) -> ClipFacts {
         ClipFacts {
             kind: self.kind,
@@ -148,7 +148,7 @@ impl Clip {
         Duration::from_millis(trusted_ms(now.boot, now).saturating_sub(self.started.trusted_ms(now)))
     }
 
-    /// Bytes of memory that it takes.
+    /// Bytes of memory that it uses.
     pub(super) fn in_memory(&self) -> u64 {
         if self.fragments.is_empty() { 0 } else { self.bytes }
     }
@@ -157,18 +157,18 @@ impl Clip {
         Dropped { clip: self.facts(now), bytes: self.bytes }
     }
 
-    /// Bytes of flash that it takes, or is about to.
+    /// Bytes of flash that it uses or is about to use.
     pub(super) fn on_flash(&self) -> u64 {
         if matches!(self.flash, OnFlash::Writing | OnFlash::Yes) { self.bytes + HEADER_BYTES } else { 0 }
     }
 
-    /// Whether dropping it gives memory back at once.
+    /// Whether dropping it frees memory at once.
     pub(super) fn may_be_dropped(&self) -> bool {
         self.state == State::Waiting && !self.fragments.is_empty() && matches!(self.flash, OnFlash::No | OnFlash::Doubtful)
     }
 }
 
-/// Lower classes give way first.
+/// The spool drops lower classes first.
 pub(super) fn class(kind: ClipKind) -> u8 {
     match kind {
         ClipKind::Snapshot => 0,
@@ -177,9 +177,9 @@ pub(super) fn class(kind: ClipKind) -> u8 {
     }
 }
 
-/// Whether the policy allows this clip among those that have left or are to leave before it. The oldest are asked about first,
-/// but a clip that waits for a retry may be overtaken: then the cooldown holds before the later one as it does after the
-/// earlier one.
+/// Whether the policy allows this clip, given those that have left or are about to leave before it. The oldest are
+/// judged first, but a later clip may overtake one that waits for a retry; the cooldown therefore holds in both
+/// directions.
 pub(super) fn allows(policy: Policy, epoch: u64, now_ms: u64, passed: &[(Start, Duration)], clip: &Clip, now: Now) -> bool {
     let earlier = passed.iter().filter(|(start, _)| *start <= clip.started).map(|(start, long)| start.end_ms(*long, now));
     let facts = clip.facts(now);

@@ -1,6 +1,6 @@
-//! What a failed upload means. A fault that may be one clip's own delays that clip alone: it waits longer each time, and the
-//! others go on. Only what shows that the API or the network is away, or that several different clips fare the same, pauses
-//! all of them.
+//! What a failed upload means. A fault that may lie in one clip delays that clip alone: it waits longer each time, and
+//! the others continue. All clips pause only if the API or the network is unreachable, or if several different clips
+//! fail alike.
 //!
 //! Pauses live in memory: after a restart every clip is tried soon, and its pauses grow again from the first.
 
@@ -12,34 +12,37 @@ use uuid::Uuid;
 use super::{Spool, clip::Clip};
 use crate::backoff::{Delays, Jitter};
 
-/// How often a clip's file may fail to be read before it is given up.
+/// How often reading a clip's file may fail before the clip is dropped.
 const READS: u32 = 3;
-/// A clip that fails waits half to all of one second, two, four, up to a quarter of an hour: each pause is longer than the
-/// one before.
+/// A clip that fails waits half to all of one second, two, four, up to a quarter of an hour: each pause is longer than
+/// the one before.
 const CLIP_PAUSE: Delays = Delays::new(Duration::from_secs(1), Duration::from_secs(15 * 60), Jitter::Equal);
-/// When all wait: full jitter over one second, two, four, up to five minutes, so that a fleet does not come back at once.
+/// The pause of all clips: full jitter over one second, two, four, up to five minutes, so that a fleet does not
+/// reconnect at once.
 const ALL_PAUSE: Delays = Delays::new(Duration::from_secs(1), Duration::from_secs(300), Jitter::Full);
-/// If so many different clips fail in a row, with none stored in between, the server is to blame, and all of them pause.
+/// If this many different clips fail in a row, with none stored in between, the fault lies in the server, and all of
+/// them pause.
 const SEVERAL: usize = 3;
 /// The same where the server itself asks for patience.
 const SEVERAL_ASKED: usize = 2;
-/// While all pause on suspicion alone, a clip that was never tried waits no longer than this: it may be stored.
+/// While all pause because the server may be at fault, a clip that was never tried waits no longer than this: it may
+/// be stored.
 const FRESH: Duration = Duration::from_secs(30);
 /// When uploads succeed again, clips that had failed are tried again within this.
 const SOON: Duration = Duration::from_secs(2);
 /// The longest `Retry-After` that is obeyed.
 const LONGEST_ASKED: Duration = Duration::from_secs(3600);
 
-/// What is to blame for a failure.
+/// The cause of a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::upload) enum Blame {
-    /// The API or the network is away: no clip would fare better.
+    /// The API or the network is unreachable: every clip would fail.
     Away,
     /// The server, or the clip: the next uploads will show which.
     Server,
-    /// The clip: the server has said so.
+    /// The clip, as reported by the server.
     Clip,
-    /// The grant leads where it must not.
+    /// The grant names a forbidden address.
     Grant,
     /// Its file cannot be read.
     Flash,
@@ -49,27 +52,27 @@ pub(in crate::upload) enum Blame {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::upload) struct Trouble {
     pub(in crate::upload) blame: Blame,
-    /// What went wrong, with the peer's name and its own words.
+    /// What went wrong, with the peer's name and its message.
     pub(in crate::upload) why: String,
     pub(in crate::upload) advice: &'static str,
     /// How long the server has asked us to wait.
     pub(in crate::upload) retry_after: Option<Duration>,
 }
 
-/// When clips may be tried, as far as failures say.
+/// When clips may be tried again after failures.
 #[derive(Debug, Default)]
 pub(super) struct Schedule {
     /// Nothing is tried before this.
     pub(super) pause_until: Duration,
     /// Clips that were never tried need not wait longer than this.
     pub(super) fresh_from: Duration,
-    /// How often all were stopped since one was stored.
+    /// How often all clips were paused since one was stored.
     stops: u32,
-    /// The clips that have failed since one was stored, and may not be to blame.
+    /// The clips that have failed since one was stored and in which the fault may not lie.
     suspects: Vec<Uuid>,
     /// How often they have.
     in_a_row: u32,
-    /// Why nothing can be uploaded: the newest trouble and its moment on BOOTTIME.
+    /// Why nothing can be uploaded: the newest fault and its BOOTTIME.
     pub(super) outage: Option<(Trouble, Duration)>,
 }
 
@@ -92,13 +95,13 @@ impl Schedule {
     }
 }
 
-/// How long the agent waits when asked to, with a tenth of jitter: other cameras were asked the same.
+/// How long the agent waits if the server asks for it, with a tenth of jitter: other cameras got the same answer.
 fn obeyed(asked: Duration) -> Duration {
     asked.min(LONGEST_ASKED).mul_f64(1.0 + 0.1 * fastrand::f64())
 }
 
 impl Clip {
-    /// One more failure: when it is tried again.
+    /// Records one more failure. Returns when the clip is tried again.
     fn fail(&mut self, trouble: Trouble, now: Now) {
         let own = CLIP_PAUSE.after(self.failures);
         let asked = trouble.retry_after.map_or(Duration::ZERO, obeyed);
@@ -143,8 +146,8 @@ impl Spool {
         clip.fail(trouble, now);
     }
 
-    /// A clip was stored. A clip that has failed and still waits is either to blame itself, or failed with all the others: trying
-    /// it again soon shows which.
+    /// A clip was stored. A clip that has failed and still waits either is at fault itself or failed with all the
+    /// others: trying it again soon shows which.
     pub(super) fn upload_succeeded(&mut self, now: Now) {
         self.schedule = Schedule::default();
         for clip in self.ledger.clips.iter_mut().filter(|clip| clip.failures > 0 && !clip.singled_out && !clip.refused) {

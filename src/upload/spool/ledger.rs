@@ -1,6 +1,6 @@
-//! Which clips there are, and what became of those that are gone. A removed clip leaves two things behind: its memory, which
-//! the uploads' thread frees outside the lock, and its file, which the flash thread erases. The ledger keeps both lists; it
-//! decides about no clip.
+//! The list of clips, and the result for those that were removed. A removed clip leaves two things behind: its memory,
+//! which the uploads' thread frees outside the lock, and its file, which the flash thread erases. The ledger keeps
+//! both lists; it takes no decisions.
 
 use std::{collections::VecDeque, mem, time::Duration};
 
@@ -17,7 +17,7 @@ use super::{
 /// How many uploaded clips are remembered for the cooldown.
 const UPLOADED: usize = 64;
 
-/// What became of clips since the start.
+/// The counts of stored, erased and dropped clips since the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(in crate::upload) struct Tally {
     pub(in crate::upload) stored: Erased,
@@ -32,11 +32,11 @@ pub(super) struct Ledger {
     pub(super) clips: Vec<Clip>,
     /// Starts and lengths of the newest clips that were uploaded.
     pub(super) uploaded: VecDeque<(Start, Duration)>,
-    /// Taken out of `clips`: no way leads from here to the network. The uploads' thread frees their memory.
+    /// Removed from `clips`: they can no longer be sent. The uploads' thread frees their memory.
     removed: Vec<Clip>,
-    /// Those of `removed` that gave way to newer ones, to be reported.
+    /// Those of `removed` that were dropped to make room for newer ones, to be reported.
     dropped: Vec<Dropped>,
-    /// Removed clips of which flash has something, and how many bytes; the flash thread has not been told yet.
+    /// Removed clips with data on flash, and how many bytes; not yet passed to the flash thread.
     pub(super) unerased: Vec<(Uuid, u64)>,
     pub(super) tally: Tally,
 }
@@ -47,17 +47,17 @@ impl Ledger {
         sum(&self.clips)
     }
 
-    /// Bytes of memory that clips take.
+    /// Bytes of memory that clips use.
     pub(super) fn memory(&self) -> u64 {
         self.clips.iter().map(Clip::in_memory).sum()
     }
 
-    /// Bytes of flash that clips take, or are about to.
+    /// Bytes of flash that clips use or are about to use.
     pub(super) fn on_flash(&self) -> u64 {
         self.clips.iter().map(Clip::on_flash).sum()
     }
 
-    /// Bytes of files whose clips are removed and of which the flash thread does not know yet.
+    /// Bytes of files whose clips are removed, not yet passed to the flash thread.
     pub(super) fn unerased_bytes(&self) -> u64 {
         self.unerased.iter().map(|(_, bytes)| bytes).sum()
     }
@@ -71,13 +71,13 @@ impl Ledger {
         self.clips.iter_mut().find(|clip| clip.id == id && clip.state == State::Recording)
     }
 
-    /// Puts a clip in its place by age.
+    /// Inserts a clip in order of age.
     pub(super) fn insert(&mut self, clip: Clip) {
         let place = self.clips.partition_point(|other| other.started <= clip.started);
         self.clips.insert(place, clip);
     }
 
-    /// Erases every clip for which `forbidden` holds, asked oldest first.
+    /// Erases every clip for which `forbidden` returns true, called oldest first.
     pub(super) fn erase(&mut self, mut forbidden: impl FnMut(&Clip) -> bool) -> Erased {
         let (erased, kept): (Vec<Clip>, Vec<Clip>) = mem::take(&mut self.clips).into_iter().partition(|clip| forbidden(clip));
         self.clips = kept;
@@ -87,7 +87,7 @@ impl Ledger {
         sum
     }
 
-    /// Takes a clip away for want of room, or because it cannot be read; returns its id.
+    /// Drops a clip because there is no room or it cannot be read; returns its id.
     pub(super) fn drop_clip(&mut self, index: usize, now: Now) -> Uuid {
         let clip = self.clips.remove(index);
         let (id, dropped) = (clip.id, clip.as_dropped(now));
@@ -110,7 +110,7 @@ impl Ledger {
         self.remove(clip);
     }
 
-    /// A clip that will not be finished; it counts nowhere.
+    /// Discards a clip that will not be finished; no counter includes it.
     pub(super) fn abandon(&mut self, id: Uuid) {
         if let Some(index) = self.clips.iter().position(|clip| clip.id == id && clip.state == State::Recording) {
             let clip = self.clips.remove(index);
@@ -125,7 +125,7 @@ impl Ledger {
         self.removed.push(clip);
     }
 
-    /// What the uploads' thread is to free, and what was lost for want of room.
+    /// The clips that the uploads' thread has to free, and those dropped because there was no room.
     pub(super) fn sweep(&mut self) -> (Vec<Clip>, Vec<Dropped>) {
         (mem::take(&mut self.removed), mem::take(&mut self.dropped))
     }

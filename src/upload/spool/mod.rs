@@ -1,13 +1,15 @@
-//! The clips that wait for upload: being recorded, waiting, in flight. A plain value without clock, lock or I/O; the gate holds
-//! it under its lock, and nothing slow is done there: a removed clip is only moved aside, the uploads' thread frees its memory
-//! and the flash thread erases its file.
+//! The clips that wait for upload: being recorded, waiting, in flight. A plain value without clock, lock or I/O; the
+//! gate holds it under its lock, so nothing here may be slow: a removed clip only moves to another list, the uploads'
+//! thread frees its memory and the flash thread erases its file.
 //!
-//! - [`ledger`]: which clips there are, and what became of the others
+//! - [`ledger`]: the clips, and the results for removed ones
 //! - [`recording`]: a clip while it is being recorded
-//! - [`schedule`]: which clip is uploaded next; [`failures`]: what a failure means; [`troubles`]: how people hear of it
-//! - [`quota`]: the limits of memory and flash; [`spill`]: what the flash thread is to do
+//! - [`schedule`]: which clip is uploaded next; [`failures`]: what a failure means; [`troubles`]: the sentences that
+//!   describe it
+//! - [`quota`]: the limits of memory and flash; [`spill`]: the chores of the flash thread
 //!
-//! Time inside is BOOTTIME, so that a corrected clock ages no clip; only a clip of an earlier boot stands on trusted time.
+//! Time inside is BOOTTIME, so that a correction of the clock changes no clip's age; only a clip of an earlier boot
+//! uses trusted time.
 
 mod clip;
 mod failures;
@@ -50,7 +52,7 @@ pub(super) struct Spool {
     /// Bytes of memory.
     memory_quota: u64,
     flash: Flash,
-    /// Whether a document has judged what was found on flash.
+    /// Whether a document has judged the clips found on flash.
     judged: bool,
     admission: Admission,
     /// The generation under which clips may be uploaded; set together with `admission`.
@@ -58,7 +60,7 @@ pub(super) struct Spool {
 }
 
 impl Spool {
-    /// A spool with nothing in it, for so many bytes of memory and of flash, of which so many may be written a day.
+    /// An empty spool with limits for memory, for flash, and for the bytes written to flash a day.
     pub(super) fn new(memory_quota: u64, flash_quota: u64, flash_per_day: u64) -> Self {
         Self {
             ledger: Ledger::default(),
@@ -80,7 +82,7 @@ impl Spool {
         self.ledger.held()
     }
 
-    /// Bytes of memory that clips take.
+    /// Bytes of memory that clips use.
     pub(super) fn memory(&self) -> u64 {
         self.ledger.memory()
     }
@@ -93,8 +95,8 @@ impl Spool {
         self.ledger.tally
     }
 
-    /// What is recorded and what may leave from now on, under the generation that stands. The first document of this run also
-    /// judges what was found on flash; returns what of it is erased.
+    /// Sets what is recorded and what may leave from now on, under the current generation. The first document of this
+    /// run also judges the clips found on flash; returns those that are erased.
     pub(in crate::upload) fn admit(&mut self, admission: Admission, now: Now) -> Erased {
         self.obey(admission);
         if self.judged || admission.position == Position::NONE {
@@ -105,14 +107,14 @@ impl Spool {
 
     fn obey(&mut self, admission: Admission) {
         if admission.position != self.admission.position {
-            // Another document: what was refused under the last one may be asked again.
+            // A new document: grants refused under the last one may be requested again.
             self.retry_refused();
         }
         self.admission = admission;
     }
 
-    /// After a cut: nothing leaves, every transfer is a waiting clip again, and no retry is pending. Returns how many were
-    /// leaving.
+    /// Records a cut: nothing leaves, every clip in flight waits again, and no retry is pending. Returns how many were
+    /// in flight.
     pub(in crate::upload) fn recall(&mut self, generation: Generation) -> u32 {
         let transfers = self.ledger.in_flight();
         self.generation = generation;
@@ -129,7 +131,7 @@ impl Spool {
         transfers
     }
 
-    /// Judges every clip, oldest first, under what may be kept from now on; the others get their tombstone.
+    /// Judges every clip, oldest first, by what may be kept from now on, and erases the others.
     pub(in crate::upload) fn keep(&mut self, policy: Policy, position: Position, now: Now) -> Erased {
         self.obey(Admission::after_cut(policy, position, &self.admission));
         self.flash.erase_what_is_not_known();
@@ -150,14 +152,14 @@ impl Spool {
         })
     }
 
-    /// Erases what is older than the plan keeps.
+    /// Erases clips that are older than the plan keeps.
     pub(in crate::upload) fn expire(&mut self, now: Now) -> Erased {
         let history = Duration::from_secs(u64::from(self.admission.keep.history_h) * 3600);
         let known = self.admission.position != Position::NONE;
         self.ledger.erase(|clip| known && clip.state == State::Waiting && clip.age(now) > history)
     }
 
-    /// What the uploads' thread is to free, and what was lost for want of room.
+    /// The clips that the uploads' thread has to free, and those dropped because there was no room.
     pub(super) fn sweep(&mut self) -> (Vec<Clip>, Vec<Dropped>) {
         self.ledger.sweep()
     }

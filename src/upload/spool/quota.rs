@@ -1,5 +1,5 @@
-//! How much memory and flash clips may take, and which of them give way: the oldest of the lowest class first, never one that
-//! is in flight, and on flash never one that is worth more than what takes its room.
+//! The limits of memory and flash, and which clips are dropped at the limit: the oldest of the lowest class first,
+//! never one in flight, and on flash never one of a higher class than the clip that needs the room.
 
 use std::time::Duration;
 
@@ -18,34 +18,34 @@ use crate::{
     upload::flash::{Facts, HEADER_BYTES, WriteBudget, WriteCount},
 };
 
-/// After a fault the flash is left alone this long, doubling up to the second.
+/// After a fault flash is not tried for this long, doubling up to the second value.
 const FAULT_PAUSE: Delays = Delays::new(Duration::from_secs(30), Duration::from_secs(15 * 60), Jitter::None);
 
-/// The flash part of the spool: its limits, and what the flash thread is at.
+/// The flash part of the spool: its limits, and the current work of the flash thread.
 #[derive(Debug)]
 pub(super) struct Flash {
     /// In bytes of files.
     pub(super) quota: u64,
-    /// The flash thread has been told to erase something and has not come back yet.
+    /// The flash thread is erasing clips and has not reported the result yet.
     pub(super) erasing: bool,
-    /// Bytes of files that the flash thread was told to erase and has not unlinked yet.
+    /// Bytes of files that the flash thread is erasing and has not unlinked yet.
     pub(super) unlinking_bytes: u64,
-    /// What lies on flash could not be looked at when the agent started.
+    /// The clips on flash could not be scanned when the agent started.
     pub(super) unscanned: bool,
-    /// Once more, because it failed.
+    /// The time of the next attempt after a failure.
     pub(super) again: bool,
     pub(super) failures: u32,
     pub(super) not_before: Duration,
     pub(super) fault: Option<Diagnosis>,
-    /// Everything goes to flash now.
+    /// The agent stops: write all clips to flash.
     pub(super) stopping: bool,
-    /// What was written, and how much may be.
+    /// The bytes written today, and their limit.
     pub(super) budget: WriteBudget,
     /// Clips wait in memory because no more may be written today.
     pub(super) over_budget: bool,
 }
 
-/// What people see of it.
+/// Its part of the status document.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(in crate::upload) struct FlashUse {
     /// Clips that survive a power cut, and the bytes of flash that the spool takes.
@@ -74,7 +74,8 @@ impl Flash {
         }
     }
 
-    /// A document erases, and what it would say of clips that nobody could look at is not known: they are erased too.
+    /// A document that erases takes effect. Clips that could not be scanned cannot be judged by it, so they are erased
+    /// too.
     pub(super) fn erase_what_is_not_known(&mut self) {
         self.again |= self.unscanned;
         if self.unscanned {
@@ -96,8 +97,8 @@ impl Flash {
 }
 
 impl Spool {
-    /// Drops the oldest of the lowest class until all fits: never the clip that is being written, unless it alone is too
-    /// much. Whether that clip is still here.
+    /// Drops the oldest of the lowest class until all fits: never the clip that is being written, unless it alone is
+    /// too large. Returns whether that clip is still in the spool.
     pub(super) fn make_room_in_memory(&mut self, writing: Uuid, now: Now) -> bool {
         while self.ledger.memory() > self.memory_quota {
             let droppable = self.ledger.clips.iter().enumerate().filter(|(_, clip)| clip.may_be_dropped());
@@ -112,8 +113,8 @@ impl Spool {
         true
     }
 
-    /// Drops what must go so that the clip at `index` fits: the oldest of the lowest class, never a clip that is worth more
-    /// than it, is on its way, or is being written. `None` if there is no room for it; then nothing is dropped.
+    /// Drops clips so that the one at `index` fits: the oldest of the lowest class, never a clip that is of a higher
+    /// class, in flight, or being written. `None` if there is no room for it; then nothing is dropped.
     pub(super) fn make_room_on_flash(&mut self, index: usize, now: Now) -> Option<Uuid> {
         let clip = &self.ledger.clips[index];
         let (id, worth) = (clip.id, (class(clip.kind), index));
@@ -144,8 +145,8 @@ impl Spool {
         Some(id)
     }
 
-    /// Takes in what was found on flash at the start. Nothing of it leaves before a document has judged it. What exceeds the
-    /// quota, which may have been made smaller, is dropped.
+    /// Adds the clips found on flash at the start. None of them leaves before a document has judged it. Clips beyond
+    /// the quota, which may have been lowered, are dropped.
     pub(in crate::upload) fn restore(&mut self, found: Vec<Facts>, now: Now) {
         self.ledger.clips.extend(found.into_iter().filter_map(|facts| Clip::found(facts, now)));
         self.ledger.clips.sort_by_key(|clip| clip.started);
@@ -156,17 +157,17 @@ impl Spool {
         }
     }
 
-    /// What earlier runs have written to flash.
+    /// Takes in the write count of earlier runs.
     pub(in crate::upload) fn remember_written(&mut self, written: WriteCount) {
         self.flash.budget.remember(written);
     }
 
-    /// What was written to flash, with what the last chore writes.
+    /// The write count, including the write of the last chore.
     pub(in crate::upload) fn written(&self) -> WriteCount {
         self.flash.budget.written()
     }
 
-    /// What lies on flash could not be looked at: it never leaves, and is erased at the first opportunity.
+    /// The clips on flash could not be scanned: they never leave, and are erased at the first opportunity.
     pub(in crate::upload) fn not_restored(&mut self, why: Diagnosis, now: Now) {
         self.flash.unscanned = true;
         self.flash.failed(why, now);
@@ -183,7 +184,7 @@ impl Spool {
         }
     }
 
-    /// Counts a clip as dropped that could not even be looked at.
+    /// Counts a clip that could not be read as dropped.
     pub(in crate::upload) fn lost_unreadable(&mut self, clips: u32) {
         self.ledger.tally.dropped = add(self.ledger.tally.dropped, Erased { clips, bytes: 0 });
     }

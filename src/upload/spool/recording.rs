@@ -1,4 +1,4 @@
-//! A clip while it is being recorded: whether it may begin, how long it may get, when it is whole.
+//! A clip while it is being recorded: whether it may begin, how long it may get, when it is complete.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ impl Spool {
             State::Waiting | State::InFlight(_) => clip.ended_ms(now),
         });
         let left = self.ledger.uploaded.iter().map(|(start, duration)| start.end_ms(*duration, now));
-        // Trusted time may stand before the end of a clip of an earlier boot: that says nothing about now.
+        // Trusted time may be earlier than the end of a clip of an earlier boot, so such a clip does not count here.
         let newest = left.chain(held).filter(|end| *end <= now_ms).max();
         let mut judge = Judge::new(record, position.epoch, now_ms, newest);
         let bound = position != Position::NONE;
@@ -37,7 +37,7 @@ impl Spool {
         Some(Duration::from_secs(record.clip_max_s.into()))
     }
 
-    /// Takes more of a clip; [`Verdict::Erased`] if it is here no more.
+    /// Appends to a clip; [`Verdict::Erased`] if it is no longer in the spool.
     pub(in crate::upload) fn append(&mut self, id: Uuid, fragment: Bytes, duration: Duration, now: Now) -> Verdict {
         let size = fragment.len() as u64;
         let Some(clip) = self.ledger.recording(id) else { return Verdict::Erased };
@@ -47,7 +47,7 @@ impl Spool {
         if !self.make_room_in_memory(id, now) {
             return Verdict::Erased;
         }
-        // What comes next is about as large. A clip that ends early is worth more than one that is dropped for its last second.
+        // The next piece is about as large. Ending a clip early is better than dropping it for its last second.
         let fixed: u64 = self.ledger.clips.iter().filter(|clip| !clip.may_be_dropped()).map(Clip::in_memory).sum();
         let full = fixed.saturating_add(2 * size) > self.memory_quota;
         if let Some(clip) = self.ledger.recording(id) {
@@ -56,7 +56,7 @@ impl Spool {
         self.limit(id)
     }
 
-    /// How long a clip that is being recorded may get; [`Verdict::Erased`] if it is here no more.
+    /// How long a clip that is being recorded may get; [`Verdict::Erased`] if it is no longer in the spool.
     pub(in crate::upload) fn limit(&self, id: Uuid) -> Verdict {
         let longest = Duration::from_secs(self.admission.record.clip_max_s.into());
         match self.ledger.clips.iter().find(|clip| clip.id == id && clip.state == State::Recording) {
@@ -66,7 +66,7 @@ impl Spool {
         }
     }
 
-    /// The clip is whole and waits. What is longer than the plan allows is erased.
+    /// The clip is complete and waits. A clip longer than the plan allows is erased.
     pub(in crate::upload) fn finish(&mut self, id: Uuid, duration: Duration, sha256: String, now: Now) {
         let longest = Duration::from_secs(self.admission.keep.clip_max_s.into());
         let Some(clip) = self.ledger.recording(id) else { return };

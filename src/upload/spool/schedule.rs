@@ -1,5 +1,5 @@
-//! Which clip is uploaded next, and what the end of a transfer means for it: of those that the plan lets out, the oldest that
-//! has not failed; then the oldest that has. How long a failure makes it wait is in [`super::failures`].
+//! Which clip is uploaded next, and what the end of a transfer means for it: of those that the plan allows, the oldest
+//! that has not failed; then the oldest that has. [`super::failures`] sets how long a failed clip waits.
 
 use std::time::Duration;
 
@@ -15,10 +15,10 @@ use super::{
     start::trusted_ms,
 };
 
-/// How often a clip of an earlier boot asks whether the time is known by now.
+/// How often a clip of an earlier boot checks whether the time is known by now.
 const CLOCK_ROUND: Duration = Duration::from_secs(2);
 
-/// A clip on its way out.
+/// A clip in flight.
 #[derive(Debug, Clone)]
 pub(in crate::upload) struct Job {
     pub(in crate::upload) id: Uuid,
@@ -30,17 +30,17 @@ pub(in crate::upload) struct Job {
     pub(in crate::upload) content: Content,
 }
 
-/// Where a transfer finds a clip's bytes.
+/// Where a transfer reads a clip's bytes.
 #[derive(Debug, Clone)]
 pub(in crate::upload) enum Content {
     Memory(Vec<Bytes>),
     Flash,
 }
 
-/// What there is to do.
+/// The next thing to do.
 #[derive(Debug)]
 pub(in crate::upload) enum Next {
-    /// This clip may leave; it is marked as leaving.
+    /// This clip may leave; it is marked as in flight.
     Take(Job),
     /// Nothing before this moment of BOOTTIME, unless something changes.
     At(Duration),
@@ -51,7 +51,7 @@ pub(in crate::upload) enum Next {
 /// How a transfer ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::upload) enum Outcome {
-    /// The store has it.
+    /// It is stored.
     Stored,
     /// The cloud refused the grant: not before this.
     Refused { until: Duration, status: u16 },
@@ -62,16 +62,16 @@ pub(in crate::upload) enum Outcome {
 }
 
 impl Spool {
-    /// The next clip to send, of those that may leave now; none while a cut is under way, which `generation`, the gate's,
-    /// then runs ahead of ours.
+    /// The next clip to send, of those that may leave now. None during a cut: the gate's `generation` is then ahead of
+    /// the spool's.
     pub(in crate::upload) fn next(&mut self, generation: Generation, now: Now) -> Next {
         if generation != self.generation {
             return Next::Idle;
         }
         let Admission { leave, position, .. } = self.admission;
         let now_ms = trusted_ms(now.boot, now);
-        // The cooldown counts from what left, or is about to, before a clip: one that waits for a retry is not overtaken for
-        // good by the next.
+        // The cooldown counts from clips that left, or are about to leave, before this one, so the next clip cannot
+        // take the place of one that waits for a retry.
         let mut passed: Vec<_> = self.ledger.uploaded.iter().copied().collect();
         let mut soonest: Option<Duration> = None;
         let mut due_now: Option<usize> = None;
@@ -80,7 +80,7 @@ impl Spool {
                 continue;
             }
             if clip.started.is_earlier() && !now.confirmed {
-                // How long the camera was off is not known: the clip may be older than the plan keeps.
+                // It is unknown how long the camera was off: the clip may be older than the plan keeps.
                 let again = now.boot + CLOCK_ROUND;
                 soonest = Some(soonest.map_or(again, |other| other.min(again)));
                 continue;
@@ -121,20 +121,20 @@ impl Spool {
     pub(in crate::upload) fn settle(&mut self, id: Uuid, generation: Generation, end: Outcome, now: Now) {
         let Some(index) = self.ledger.clips.iter().position(|clip| clip.id == id) else {
             if end == Outcome::Stored {
-                // The last byte was acknowledged before the cut that doomed it.
+                // The last byte was acknowledged before the cut that erased it.
                 self.ledger.tally.stored.clips += 1;
             }
             return;
         };
         if end == Outcome::Stored {
-            // Whatever generation it is now: the store has it.
+            // It is stored, whatever the current generation.
             self.ledger.stored(index);
             self.upload_succeeded(now);
             return;
         }
         let clip = &mut self.ledger.clips[index];
         if clip.state != State::InFlight(generation) {
-            // The cut that made it stale has counted it and made it wait, or is about to.
+            // The cut that made it stale has counted it and set it to wait, or is about to.
             return;
         }
         match end {
@@ -152,7 +152,8 @@ impl Spool {
         }
     }
 
-    /// Whether this clip is on its way under this generation: invariant 3, asked before each of its bytes in debug builds.
+    /// Whether this clip is in flight under this generation: invariant 3, checked before each of its pieces in debug
+    /// builds.
     pub(in crate::upload) fn may_send(&self, id: Uuid, generation: Generation) -> bool {
         self.ledger.clips.iter().any(|clip| clip.id == id && clip.state == State::InFlight(generation))
     }

@@ -1,10 +1,10 @@
-//! What the flash thread is to do: which clips it writes, and of which it erases what flash has. The spool only says so; the
-//! flash thread does it and comes back.
+//! The chores of the flash thread: which clips it writes, and which it erases from flash. The spool only issues them;
+//! the flash thread carries them out and reports the results.
 //!
-//! A clip goes to flash
+//! A clip is written to flash
 //! - when memory is more than half full and it waits: the other half is for the clip that is being recorded meanwhile;
-//! - when it has been whole for [`SPILL_AFTER`] and is still here: the cloud is away, or refuses, or the link is slow, and a power
-//!   cut would lose it;
+//! - when it has been complete for [`SPILL_AFTER`] and still waits: the cloud is unreachable, or refuses, or the link
+//!   is slow, and a power cut would lose it;
 //! - when the agent stops.
 //!
 //! A clip that is uploaded at once is never written, which spares the flash.
@@ -22,16 +22,16 @@ use super::{
 };
 use crate::upload::flash::{Facts, HEADER_BYTES};
 
-/// How long a clip waits in memory before a power cut may not take it any more. Far longer than an upload that goes well
-/// takes to begin.
+/// How long a clip waits in memory before it must survive a power cut. Far longer than a successful upload takes to
+/// begin.
 const SPILL_AFTER: Duration = Duration::from_secs(15);
-/// What one id takes in the journal, with its share of the rest.
+/// Bytes of one id in the journal, with its share of the rest of the line.
 const LINE_BYTES: u64 = 50;
 
-/// Something for the flash thread to do.
+/// One chore for the flash thread.
 #[derive(Debug)]
 pub(in crate::upload) enum Chore {
-    /// Say durably that these are gone, then unlink them.
+    /// Record these durably as erased, then unlink them.
     Erase(BTreeSet<Uuid>),
     /// Write this clip.
     Spill(Spill),
@@ -45,17 +45,17 @@ pub(in crate::upload) struct Spill {
     pub(in crate::upload) fragments: Vec<Bytes>,
 }
 
-/// What became of it.
+/// The result of writing it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::upload) enum Spilled {
     Durable,
-    /// It was erased, or had to make way for an erasure.
+    /// It was erased, or writing stopped because an erasure had to run first.
     Interrupted,
     Failed,
 }
 
 impl Spool {
-    /// What there is to do; otherwise when to look again.
+    /// The next chore; otherwise when to call again.
     pub(in crate::upload) fn chore(&mut self, now: Now) -> Result<Chore, Duration> {
         self.flash.budget.roll_day(now);
         if !self.ledger.unerased.is_empty() || (self.flash.again && self.flash.not_before <= now.boot) {
@@ -63,7 +63,7 @@ impl Spool {
             self.flash.again = false;
             self.flash.unlinking_bytes += self.ledger.unerased_bytes();
             let gone: BTreeSet<Uuid> = mem::take(&mut self.ledger.unerased).into_iter().map(|(id, _)| id).collect();
-            // Counted, and never refused: what is erased must be gone.
+            // Erasures are counted but never refused.
             self.flash.budget.charge(LINE_BYTES * (1 + gone.len() as u64));
             return Ok(Chore::Erase(gone));
         }
@@ -76,7 +76,8 @@ impl Spool {
         let crowded = self.ledger.memory() > self.memory_quota / 2;
         let mut soonest = Duration::MAX;
         self.flash.over_budget = false;
-        // What is worth most first: it must not take the room of what would have to make way for it again.
+        // The highest class first: otherwise a clip of a lower class would be written and then dropped to make room
+        // for it.
         let mut order: Vec<usize> = (0..self.ledger.clips.len()).collect();
         order.sort_by_key(|index| (Reverse(class(self.ledger.clips[*index].kind)), *index));
         for index in order {
@@ -92,13 +93,13 @@ impl Spool {
                 continue;
             }
             if !self.flash.budget.has_room_for(clip.bytes + HEADER_BYTES) {
-                // Before anything gives way to it.
+                // Before any clip is dropped to make room for it.
                 self.flash.over_budget = true;
                 continue;
             }
             if let Some(id) = self.make_room_on_flash(index, now) {
                 if !self.ledger.unerased.is_empty() {
-                    // What makes room goes first, so that the quota holds at every moment.
+                    // Erasures run first, so that the quota holds at every moment.
                     return self.chore(now);
                 }
                 if let Some(spill) = self.begin_spill(id, now) {
@@ -126,13 +127,13 @@ impl Spool {
         Some(Spill { id, facts, fragments: clip.fragments.clone() })
     }
 
-    /// Whether a clip that is being written is to be written on: not if it is erased meanwhile, and not while something else
-    /// is, whose record waits.
+    /// Whether to continue writing a clip: not if it has been erased, and not if another clip has been erased whose
+    /// record waits.
     pub(in crate::upload) fn is_wanted(&self, id: Uuid) -> bool {
         self.ledger.unerased.is_empty() && self.ledger.clips.iter().any(|clip| clip.id == id)
     }
 
-    /// A clip was written, or not. Returns what memory no longer needs, to be let go of outside the lock.
+    /// Takes the result of writing a clip. Returns memory to be freed outside the lock.
     pub(in crate::upload) fn spilled(&mut self, id: Uuid, spilled: Spilled, why: Option<Diagnosis>, now: Now) -> Vec<Bytes> {
         match why {
             Some(why) => self.flash.failed(why, now),
@@ -148,7 +149,7 @@ impl Spool {
         self.ledger.take_spilled()
     }
 
-    /// What was erased is durably gone, or, with a reason, not surely.
+    /// The erasures are durable, or, with a reason, perhaps not.
     pub(in crate::upload) fn erasure_recorded(&mut self, why: Option<Diagnosis>, now: Now) {
         self.flash.erasing = false;
         match why {
@@ -160,7 +161,7 @@ impl Spool {
         }
     }
 
-    /// The files of what is gone are unlinked, or, with a reason, still take room.
+    /// The files of erased clips are unlinked, or, with a reason, still take room.
     pub(in crate::upload) fn unlinked(&mut self, why: Option<Diagnosis>, now: Now) {
         match why {
             None => {
@@ -174,13 +175,14 @@ impl Spool {
         }
     }
 
-    /// Whether flash says of everything that is erased that it is gone, or cannot: until then no record may say that it was.
+    /// Whether every erasure is recorded durably on flash, or has failed. Until then the engine's record may not be
+    /// written.
     pub(in crate::upload) fn erasures_settled(&self) -> bool {
         let not_known = self.flash.unscanned && self.flash.again && self.flash.not_before.is_zero();
         self.ledger.unerased.is_empty() && !self.flash.erasing && !not_known
     }
 
-    /// Everything that waits goes to flash from now on: the agent stops.
+    /// Writes all waiting clips to flash from now on: the agent stops.
     pub(in crate::upload) fn spill_all(&mut self) {
         self.flash.stopping = true;
         self.flash.not_before = Duration::ZERO;

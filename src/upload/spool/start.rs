@@ -1,16 +1,16 @@
-//! When a clip began. In the boot that recorded it this is a moment of BOOTTIME, which no correction of the clock moves; a later
-//! boot has only the trusted time in the clip's header.
+//! When a clip began. In the boot that recorded it this is a moment of BOOTTIME, which no correction of the clock
+//! moves; a later boot knows only the trusted time in the clip's header.
 
 use std::time::Duration;
 
 use care_engine::trusted_time::Now;
 
-/// A clip's first frame. Those of an earlier boot come first.
+/// The time of a clip's first frame. Those of an earlier boot sort first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Start {
     /// Before this agent started, which found it on flash.
     Earlier {
-        /// Trusted time as it was known then, milliseconds since 1970. It may have been wrong.
+        /// Trusted time as known at that moment, milliseconds since 1970. It may have been wrong.
         stamped_ms: u64,
         /// BOOTTIME at which the clip was found: it had ended by then.
         found: Duration,
@@ -22,9 +22,10 @@ pub(super) enum Start {
 }
 
 impl Start {
-    /// On trusted time, milliseconds since 1970: counted back from now in the boot that recorded it, whatever T was then. One
-    /// that was found had ended when it was found. Where its stamp says otherwise, T was too high when it was stamped, and has
-    /// been corrected since: it is stamped anew, once the cloud has said what time it is.
+    /// On trusted time, milliseconds since 1970: counted back from now in the boot that recorded it, whatever trusted
+    /// time was then. A clip found on flash had ended when it was found. If its timestamp contradicts that, trusted
+    /// time was too high at that moment and has been corrected since: the clip gets a new timestamp once the cloud has
+    /// sent the time.
     pub(super) fn trusted_ms(self, now: Now) -> u64 {
         match self {
             Self::Earlier { stamped_ms, found, lasted } if now.confirmed => {
@@ -45,7 +46,7 @@ impl Start {
     }
 }
 
-/// A moment of BOOTTIME on trusted time, milliseconds since 1970.
+/// Converts BOOTTIME to trusted time, milliseconds since 1970.
 pub(super) fn trusted_ms(boot: Duration, now: Now) -> u64 {
     let ago = now.boot.saturating_sub(boot);
     u64::try_from(now.trusted.saturating_sub(ago).as_millis()).unwrap_or(u64::MAX)

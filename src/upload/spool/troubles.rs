@@ -1,4 +1,4 @@
-//! What is wrong with uploads at this moment, in sentences for people: the conditions say it ([`crate::upload::faults`]).
+//! The current faults of uploads, in sentences for people. The conditions contain them ([`crate::upload::faults`]).
 
 use std::time::Duration;
 
@@ -7,14 +7,14 @@ use jiff::Timestamp;
 
 use super::{Spool, clip::State, failures::Blame, start::trusted_ms};
 
-/// What is wrong with uploads at this moment, in words.
+/// The current faults of uploads.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(in crate::upload) struct Troubles {
     /// Nothing can be uploaded.
     pub(in crate::upload) failing: Option<Diagnosis>,
     /// Some clips cannot, and others can.
     pub(in crate::upload) clip_failing: Option<Diagnosis>,
-    /// Grants lead where they must not.
+    /// Grants name forbidden addresses.
     pub(in crate::upload) bad_grant: Option<String>,
 }
 
@@ -26,11 +26,11 @@ pub(in crate::upload) struct Diagnosis {
 }
 
 impl Spool {
-    /// What is wrong with uploads.
+    /// The current faults of uploads.
     pub(in crate::upload) fn troubles(&mut self, now: Now) -> Troubles {
         let waiting = self.ledger.clips.iter().filter(|clip| clip.state != State::Recording).count();
         if waiting == 0 {
-            // Nothing is known of a way that nobody takes.
+            // While nothing is sent, there is no measurement of the path.
             self.schedule.outage = None;
         }
         let failing = self.schedule.outage.as_ref().map(|(trouble, at)| Diagnosis {
@@ -60,7 +60,7 @@ impl Spool {
     }
 }
 
-/// A moment of BOOTTIME for people, on trusted time.
+/// Formats a BOOTTIME as a date of trusted time.
 fn moment(boot: Duration, now: Now) -> Timestamp {
     let ms = i64::try_from(trusted_ms(boot, now) + u64::try_from(boot.saturating_sub(now.boot).as_millis()).unwrap_or(0));
     let seconds = ms.map_or(i64::MAX, |ms| ms / 1000);

@@ -1,5 +1,5 @@
-//! A hostile uploader, for `fuzzing`: it sends the input in the middle of a cut, when most depends on its answer. The result is
-//! compared with a simple model of the same lines that knows nothing of sockets, orders and permissions.
+//! A hostile uploader, for `fuzzing`: it sends the input in the middle of a cut, when its answer matters most. The
+//! result is compared with a simple model of the same lines without sockets, orders and permissions.
 
 use std::{
     io::Read,
@@ -24,26 +24,26 @@ use crate::{clock::Clock, fuzzing::Verdict};
 
 const KEEP: Policy = Policy { clips: true, history_h: 12, clip_max_s: 12, cooldown_s: 300, max_height: 720, snapshots: false };
 const AT: Position = Position { epoch: 3, seq: 41 };
-/// The `close` that it has to answer; those from 0 on were said before.
+/// The `close` that it has to answer; those from 0 on were sent before.
 const CLOSE: Generation = Generation(2);
 /// What the agent itself was doing at the cut.
 const OWN: CutFigures = CutFigures { generation: CLOSE, transfers: 1, bytes_after: 1448, erased: Erased { clips: 2, bytes: 4096 } };
 
-/// An uploader with permission, which is told to close, says these bytes and goes.
+/// An uploader with permission receives `close`, sends these bytes and disconnects.
 pub(crate) fn hostile_uploader(input: &[u8]) -> Verdict {
     let account = Account::of(input);
-    // The kernel hands them over in whatever pieces it likes.
+    // The kernel may deliver them in any pieces.
     for piece in [PIECE, 7] {
         converse(input, piece, &account);
     }
     Verdict::of(account.lines > 0 && !account.nonsense)
 }
 
-/// What follows from the lines alone.
+/// The expected result, computed from the lines alone.
 #[derive(Debug, Default)]
 struct Account {
     lines: u64,
-    /// Whether it ends with something that ends the connection.
+    /// Whether a line ends the connection.
     nonsense: bool,
     stored: (u64, u64),
     erased: (u64, u64),
@@ -137,7 +137,8 @@ fn converse(input: &[u8], piece: usize, account: &Account) {
     if let Err(why) = heard {
         vendor.refuse(why);
     }
-    // An answer ends the cut. Who goes without one had its transfer, and is closed; who is not believed has permission still.
+    // An answer ends the cut. An uploader that disconnects without one counts one transfer and is closed. One whose
+    // lines break a rule still has its permission.
     let answered = account.answer.map(|figures| figures.and(OWN));
     let silent = Some(Figures { transfers: 1, ..Figures::default() }.and(OWN));
     assert_eq!(vendor.cut_figures(OWN), answered);
@@ -155,7 +156,7 @@ fn converse(input: &[u8], piece: usize, account: &Account) {
     let mut told = String::new();
     theirs.read_to_string(&mut told).expect("whole lines");
     let told: Vec<_> = told.lines().map(|line| &line[..line.find(',').unwrap_or(line.len())]).collect();
-    // Permission again only for who has answered, and is believed.
+    // Permission is renewed only for an uploader that has answered and broken no rule.
     let opened_again = usize::from(answered.is_some() && !account.nonsense);
     let expected = [r#"{"type":"close""#, r#"{"type":"open""#, r#"{"type":"close""#, r#"{"type":"open""#];
     assert_eq!(told, expected[..3 + opened_again]);
@@ -165,7 +166,7 @@ fn converse(input: &[u8], piece: usize, account: &Account) {
 mod tests {
     use super::*;
 
-    /// The test of the test: a line that the agent has counted otherwise.
+    /// Checks the model itself: a line that the agent counts differently must be found.
     #[test]
     #[should_panic(expected = "assertion `left == right` failed")]
     fn what_is_not_in_the_account_is_found() {

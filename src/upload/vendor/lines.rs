@@ -1,16 +1,16 @@
-//! What goes over the socket between the agent and a vendor's uploader: one JSON object a line (docs/vendor-uploader.md).
-//! What the uploader says is bounded here, so that no number of its can overflow ours.
+//! The messages on the socket between the agent and a vendor's uploader: one JSON object a line
+//! (docs/vendor-uploader.md). The uploader's numbers are bounded here, so that the agent's sums cannot overflow.
 
 use care_protocol::{Erased, Mode, Policy};
 use serde::{Deserialize, Serialize};
 
 /// A longer line ends the connection.
 pub(super) const LONGEST_LINE: usize = 1024;
-/// More than any camera has, few enough that sums stay far from overflowing.
+/// The largest number of clips: more than any camera has, small enough that sums cannot overflow.
 pub(super) const MOST_CLIPS: u32 = 1_000_000;
 pub(super) const MOST_BYTES: u64 = 1 << 50;
 
-/// What the agent says.
+/// A message from the agent.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub(super) enum Order {
@@ -23,13 +23,13 @@ pub(super) enum Order {
         #[serde(flatten)]
         judge: Option<Judge>,
     },
-    /// What may be recorded and may leave, until the clock that runs through suspend says so many milliseconds.
+    /// What may be recorded and may leave, until CLOCK_BOOTTIME reaches this many milliseconds.
     Open { generation: u64, time: u64, mode: Mode, epoch: u64, seq: u64, record: Policy, keep: Policy, leave: Policy, until_boot_ms: u64 },
     /// Another uploader is connected.
     Busy,
 }
 
-/// What may be kept, and of whom.
+/// What may be kept, and of which owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(super) struct Judge {
     pub(super) epoch: u64,
@@ -45,17 +45,17 @@ impl Order {
     }
 }
 
-/// Bytes in the pieces in which they come, cut into lines. Holds no more than one line.
+/// Splits received bytes into lines. Holds no more than one line.
 #[derive(Debug, Default)]
 pub(super) struct Cutter {
     line: Vec<u8>,
 }
 
 impl Cutter {
-    /// Takes a piece in, and hands each line that ends in it to `hear`, without its end.
+    /// Takes a received piece, and passes each line that ends in it to `receive`, without its line end.
     ///
     /// # Errors
-    /// A line is too long, or `hear` refuses one: the rest of the piece is not looked at, and no other may follow.
+    /// A line is too long, or `receive` refuses one: the rest of the piece is ignored, and no other piece may follow.
     pub(super) fn take(&mut self, piece: &[u8], mut hear: impl FnMut(&[u8]) -> Result<(), String>) -> Result<(), String> {
         for &byte in piece {
             match byte {
@@ -70,33 +70,33 @@ impl Cutter {
         Ok(())
     }
 
-    /// What it holds of memory, bytes.
+    /// Its memory, bytes.
     #[cfg(any(test, feature = "fuzzing"))]
     pub(super) fn holds(&self) -> usize {
         self.line.capacity()
     }
 }
 
-/// What the uploader says.
+/// A message from the uploader.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[cfg_attr(any(test, feature = "fuzzing"), derive(Serialize))]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum Said {
-    /// It has stopped, and nothing that the last `close` forbids will ever leave.
+    /// It has stopped, and no clip that the last `close` forbids will ever leave.
     Closed {
         /// Which `close` this answers.
         generation: u64,
         /// Transfers that were in flight.
         #[serde(default)]
         transfers: u32,
-        /// Payload that left after it had read the `close`, by its own measure.
+        /// Payload that left after it had read the `close`, as it measured.
         #[serde(default)]
         bytes_after: u64,
         /// Clips that were forbidden.
         #[serde(default)]
         erased: Erased,
     },
-    /// The store has a clip.
+    /// A clip is stored.
     Stored {
         /// Its size.
         bytes: u64,
@@ -112,7 +112,7 @@ impl Said {
     /// Reads a line, without its end.
     ///
     /// # Errors
-    /// What is wrong with it, in words.
+    /// A description of the fault.
     pub fn read(line: &[u8]) -> Result<Self, String> {
         let said = serde_json::from_slice(line).map_err(|error| format!("a line that is not understood: {error}"))?;
         let possible = match &said {

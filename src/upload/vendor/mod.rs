@@ -1,9 +1,9 @@
-//! Governs a vendor's own uploader through a unix socket (docs/vendor-uploader.md). The gate closes it as it closes its own
-//! sockets, and its answer is part of the cut. It is another process, so the agent cannot stop it by force: it holds a
-//! permission that expires ([`PERMISSION`]) unless the control loop renews it.
+//! Controls a vendor's own uploader through a unix socket (docs/vendor-uploader.md). The gate closes it as it closes
+//! its own sockets, and its answer is part of the cut. It is another process, so the agent cannot stop it by force:
+//! its permission expires ([`PERMISSION`]) unless the control loop renews it.
 //!
-//! The control thread gives orders, which are written without waiting; the uploads' thread ([`session`]) reads what the
-//! uploader says. Both meet in [`Orders`], under a lock that is held over nothing slow.
+//! The control thread gives orders, which are written without waiting; the uploads' thread ([`session`]) reads the
+//! uploader's messages. Both share [`Orders`], whose lock is never held during a slow operation.
 
 #[cfg(any(test, feature = "fuzzing"))]
 mod hostile;
@@ -33,13 +33,13 @@ pub(super) use session::Listener;
 use super::Event;
 use crate::clock::Clock;
 
-/// How long an uploader may go on after the last `open`. A cut waits as long for its answer: by then an uploader that has not
-/// answered has stopped by itself.
+/// How long an uploader may continue after the last `open`. A cut waits as long for its answer: by then an uploader
+/// that has not answered has stopped by itself.
 pub(super) const PERMISSION: Duration = Duration::from_secs(5);
 /// How often permission is renewed.
 const RENEW: Duration = Duration::from_secs(2);
 
-/// What people see of a vendor's uploader.
+/// The status of a vendor's uploader, as the status document shows it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UploaderStatus {
     /// Whether one is connected.
@@ -50,7 +50,7 @@ pub struct UploaderStatus {
     pub open: bool,
     /// The last `close` that it has answered.
     pub closed_generation: Option<u64>,
-    /// How long it took for that, microseconds.
+    /// How long that took, microseconds.
     pub closed_micros: Option<u64>,
     /// Clips it has stored since the agent's start.
     pub stored_clips: u64,
@@ -64,7 +64,7 @@ pub struct UploaderStatus {
     pub fault: Option<String>,
 }
 
-/// What the control thread has to react to.
+/// An event for the control thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct UploaderEvents {
     /// The cloud refused it a grant.
@@ -84,9 +84,9 @@ pub(super) struct Vendor {
 #[derive(Default)]
 struct Orders {
     generation: Generation,
-    /// What the plan keeps; `None` until a document is in force.
+    /// Which clips the plan keeps; `None` until a document is in force.
     judge: Option<Judge>,
-    /// What it may do; `None` from a cut until the gate opens.
+    /// Its permission; `None` from a cut until the gate opens.
     admission: Option<Admission>,
     line: Option<Line>,
     /// BOOTTIME at which the last permission of this connection ends.
@@ -96,7 +96,7 @@ struct Orders {
     cut: Option<Cut>,
     status: UploaderStatus,
     uploader_events: UploaderEvents,
-    /// The control thread has been woken and has not run yet.
+    /// The control thread has been woken and has not run since.
     called: bool,
 }
 
@@ -105,7 +105,7 @@ struct Line {
     socket: OwnedFd,
     /// The `close` that it has not answered yet.
     closing: Option<Closing>,
-    /// Of which epoch it has been told what may be kept.
+    /// The epoch of the last `keep` that was sent to it.
     judged: Option<u64>,
     told: Option<(Admission, Mode)>,
     told_at: Duration,
@@ -117,15 +117,15 @@ struct Closing {
     since: Duration,
 }
 
-/// A cut of the gate that the uploader has a part in.
+/// A cut of the gate in which the uploader takes part.
 #[derive(Debug, Clone, Copy)]
 struct Cut {
     generation: Generation,
     /// When its answer is overdue.
     until: Duration,
-    /// What it was doing; `None` until it has answered, or is lost.
+    /// Its transfers at the cut; `None` until it has answered or disconnected.
     figures: Option<Figures>,
-    /// What is assumed if it never says.
+    /// The assumption if it never answers.
     silent: Figures,
 }
 
@@ -149,7 +149,7 @@ impl Vendor {
 
     // --- for the gate, on the control thread ---
 
-    /// Takes permission back, at once; [`Self::cut_figures`] says when the uploader has stopped.
+    /// Withdraws permission at once; [`Self::cut_figures`] reports when the uploader has stopped.
     pub(super) fn close(&self, generation: Generation, keep: Option<(Policy, Position)>) {
         let now = self.clock.now();
         let mut orders = self.lock();
@@ -157,7 +157,7 @@ impl Vendor {
         orders.admission = None;
         let judge = keep.map(|(keep, position)| Judge { epoch: position.epoch, keep });
         orders.judge = judge.or(orders.judge);
-        // Whoever has permission and does not say what it was doing counts as one transfer.
+        // An uploader with permission that does not report its transfers counts as one transfer.
         let permitted = orders.permitted_until.max(orders.orphaned_until) > now.boot;
         let silent = Figures { transfers: u32::from(permitted), ..Figures::default() };
         let figures = orders.line.is_none().then_some(silent);
@@ -165,7 +165,7 @@ impl Vendor {
         orders.close_line(judge, now);
     }
 
-    /// What a cut came to, with what the uploader has answered; `None` while that is still awaited.
+    /// The figures of a cut, with the uploader's answer; `None` while it is awaited.
     pub(super) fn cut_figures(&self, own: CutFigures) -> Option<CutFigures> {
         let now = self.clock.now();
         let mut orders = self.lock();
@@ -180,13 +180,13 @@ impl Vendor {
         orders.cut.take_if(ended)?.figures.map(|figures| figures.and(own))
     }
 
-    /// The same without waiting any longer: the agent stops, and the end of the socket closes the uploader.
+    /// The same without waiting: the agent stops, and the end of the connection closes the uploader.
     pub(super) fn give_up(&self, own: CutFigures) -> CutFigures {
         let cut = self.lock().cut.take();
         cut.map_or(own, |cut| cut.figures.unwrap_or(cut.silent).and(own))
     }
 
-    /// What may be recorded and may leave from now on; the next [`Self::renew`] says so.
+    /// Sets what may be recorded and may leave from now on; the next [`Self::renew`] sends it.
     pub(super) fn open(&self, admission: Admission) {
         let mut orders = self.lock();
         orders.admission = Some(admission);
@@ -195,8 +195,8 @@ impl Vendor {
         }
     }
 
-    /// Says what is new and renews permission. For each turn of the control loop and for nothing else: a loop that stands
-    /// still lets permission end.
+    /// Sends changes and renews permission. Called once in each turn of the control loop and nowhere else, so that
+    /// permission expires if the loop hangs.
     pub(super) fn renew(&self, mode: Mode) {
         self.lock().renew(mode, self.clock.now());
     }
@@ -212,7 +212,7 @@ impl Vendor {
         cut.into_iter().chain(line).min()
     }
 
-    /// What it has said since the last time.
+    /// Its events since the last call.
     pub(super) fn uploader_events(&self) -> UploaderEvents {
         let mut orders = self.lock();
         orders.called = false;
@@ -227,7 +227,7 @@ impl Vendor {
 
     // --- for the session, on the uploads' thread ---
 
-    /// Takes a connection over; it is told to close before anything else. False: another uploader is connected.
+    /// Accepts a connection; its first message is `close`. False: another uploader is connected.
     fn connect(&self, socket: OwnedFd, pid: Option<i32>) -> bool {
         let now = self.clock.now();
         let mut orders = self.lock();
@@ -246,7 +246,7 @@ impl Vendor {
         true
     }
 
-    /// Takes in a line.
+    /// Handles a received line.
     fn hear(&self, line: &[u8]) -> Result<(), String> {
         let said = Said::read(line)?;
         self.lock().hear(said, self.clock.now())?;
@@ -258,7 +258,7 @@ impl Vendor {
     fn gone(&self) {
         let mut orders = self.lock();
         if orders.line.is_none() {
-            // We have ended it ourselves, and said why.
+            // The agent has ended it, and has logged the reason.
             return;
         }
         orders.unplug("it has gone".to_owned());
@@ -266,13 +266,13 @@ impl Vendor {
         self.call();
     }
 
-    /// Ends a connection that cannot be trusted: what permission it has is waited out.
+    /// Ends a connection that cannot be trusted: the agent waits until its permission expires.
     fn refuse(&self, why: String) {
         self.lock().lose(why);
         self.call();
     }
 
-    /// Calls the control thread, once until it comes.
+    /// Wakes the control thread, once until it runs.
     fn call(&self) {
         if !std::mem::replace(&mut self.lock().called, true) {
             (self.events)(Event::Uploader);
@@ -280,7 +280,7 @@ impl Vendor {
     }
 
     fn lock(&self) -> MutexGuard<'_, Orders> {
-        // Every change leaves something closed behind, so a panic elsewhere does not spoil it.
+        // Every change leaves the uploader closed, so the lock's poison flag can be ignored.
         self.orders.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -310,7 +310,7 @@ impl Orders {
             return;
         }
         if line.judged != Some(admission.position.epoch) {
-            // It connected before anything was known of an owner: what it holds of another one goes first.
+            // It connected before the owner was known: it erases another owner's clips first.
             let judge = self.judge;
             return self.close_line(judge, now);
         }
@@ -326,7 +326,7 @@ impl Orders {
             leave: admission.leave,
             until_boot_ms: u64::try_from(until.as_millis()).unwrap_or(u64::MAX),
         };
-        // Whether it arrives or not, from here on it may be in somebody's hands.
+        // Whether the line arrives or not, from here on the uploader may have permission.
         self.permitted_until = until;
         if self.say(&order) {
             if let Some(line) = &mut self.line {
@@ -336,7 +336,7 @@ impl Orders {
         }
     }
 
-    /// Writes a line without waiting. An uploader that does not read is not worth waiting for: false, and it is lost.
+    /// Writes a line without waiting. If the uploader does not read, its connection is ended: false.
     fn say(&mut self, order: &Order) -> bool {
         let Some(line) = &self.line else { return false };
         let bytes = order.line();
@@ -358,7 +358,7 @@ impl Orders {
                 self.status.erased_clips += u64::from(erased.clips);
                 self.status.erased_bytes = self.status.erased_bytes.saturating_add(erased.bytes);
                 let Some(line) = &mut self.line else { return Ok(()) };
-                // An answer to an older one only adds to the count.
+                // An answer to an older `close` only adds to the count.
                 let Some(closing) = line.closing.take_if(|closing| closing.generation == generation) else { return Ok(()) };
                 self.permitted_until = Duration::ZERO;
                 let micros = u64::try_from(now.boot.saturating_sub(closing.since).as_micros()).unwrap_or(u64::MAX);
@@ -386,17 +386,17 @@ impl Orders {
         Ok(())
     }
 
-    /// Ends a connection that cannot be trusted. Its permission, if it has one, is still out there.
+    /// Ends a connection that cannot be trusted. Its permission, if it has one, is valid until it expires.
     fn lose(&mut self, why: String) {
         self.orphaned_until = self.orphaned_until.max(self.permitted_until);
         self.unplug(why);
     }
 
-    /// The connection is no more.
+    /// The connection has ended.
     fn unplug(&mut self, why: String) {
         let Some(line) = self.line.take() else { return };
         tracing::info!(pid = self.status.pid, why, "the vendor's uploader is not connected any more");
-        // Gone already is as good.
+        // It may be disconnected already, which is as good.
         let _ = shutdown(&line.socket, Shutdown::Both);
         self.status.connected = false;
         self.status.pid = None;

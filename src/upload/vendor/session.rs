@@ -1,5 +1,5 @@
-//! The socket of a vendor's uploader: one connection at a time, from this user or group, a line at a time. An uploader that
-//! sends a line which is malformed or too long loses its connection and its permission.
+//! The socket of a vendor's uploader: one connection at a time, from this user or group, a line at a time. If an
+//! uploader sends a malformed or too long line, the agent ends its connection and its permission.
 
 use std::{io, os::fd::AsFd, path::Path, sync::Arc, time::Duration};
 
@@ -20,7 +20,7 @@ use crate::{clock::Clock, unix_socket, upload::Event};
 /// How much is read at once, bytes.
 pub(super) const PIECE: usize = 1024;
 
-/// The listening socket; its name goes with it.
+/// The listening socket; dropping it removes its path.
 pub(in crate::upload) struct Listener {
     vendor: Arc<Vendor>,
     socket: UnixListener,
@@ -28,13 +28,13 @@ pub(in crate::upload) struct Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        // Another agent may have taken the name over; then it is gone or not ours to complain about.
+        // Another agent may have taken over the path; then a failure here is no error.
         let _ = std::fs::remove_file(&self.vendor.path);
     }
 }
 
 impl Listener {
-    /// Listens at `path`. To be called inside a runtime.
+    /// Listens at `path`. Call it inside a runtime.
     pub(in crate::upload) fn open(path: &Path, clock: Clock, events: impl Fn(Event) + Send + Sync + 'static) -> io::Result<Self> {
         let listen = || UnixListener::from_std(unix_socket::listen(path, 0o660)?);
         let socket = listen().map_err(|error| {
@@ -58,7 +58,7 @@ impl Listener {
         }
     }
 
-    /// The next connection of somebody who may speak.
+    /// The next connection of a process with access.
     async fn accept(&self) -> Option<UnixStream> {
         match self.socket.accept().await.and_then(|(stream, _)| Ok((stream.peer_cred()?, stream))) {
             Ok((peer, stream)) if may_speak((peer.uid(), peer.gid()), (geteuid().as_raw(), getegid().as_raw())) => Some(stream),
@@ -67,7 +67,7 @@ impl Listener {
                 None
             }
             Err(error) => {
-                // Out of descriptors, most likely: trying again at once would only burn the processor.
+                // Out of descriptors, most likely: trying again at once would only waste the processor.
                 tracing::warn!(%error, "the uploader's socket cannot take a connection");
                 sleep(Duration::from_millis(200)).await;
                 None
@@ -75,7 +75,7 @@ impl Listener {
         }
     }
 
-    /// One uploader, until it goes. Others are day_began away meanwhile.
+    /// Serves one uploader until it disconnects. Others are turned away meanwhile.
     async fn converse(&self, mut stream: UnixStream) -> io::Result<()> {
         let pid = stream.peer_cred()?.pid();
         if !self.vendor.connect(stream.as_fd().try_clone_to_owned()?, pid) {
@@ -88,7 +88,7 @@ impl Listener {
                 read = stream.read(&mut piece) => read,
                 other = self.accept() => {
                     if let Some(other) = other {
-                        // If there is no room for it, the end of the connection says the same.
+                        // If there is no room for the line, the end of the connection has the same meaning.
                         let _ = other.try_write(&Order::Busy.line());
                     }
                     continue;

@@ -54,7 +54,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "keyset", body: documents::keyset },
     Target { name: "state", body: state::state },
     Target { name: "config", body: text::config },
-    Target { name: "status_request", body: crate::status::request_from_a_stranger },
+    Target { name: "status_request", body: crate::status::fuzz_request },
     Target { name: "grant", body: crate::upload::hostile_grant },
     Target { name: "spool", body: crate::upload::hostile_spool },
     Target { name: "uploader", body: crate::upload::vendor::hostile_uploader },

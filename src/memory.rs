@@ -1,6 +1,6 @@
-//! Makes glibc return large blocks to the system. Each time a mapped block is freed, glibc raises the size from which on it maps
-//! blocks; smaller ones it keeps, in up to eight arenas a core. After the first large clip or decoder the agent would hold that
-//! much for ever. Called once by `cli`, before the service starts.
+//! Makes glibc return large blocks to the system. Each time a mapped block is freed, glibc raises the size from which
+//! on it maps blocks; smaller ones it keeps, in up to eight arenas a core. After the first large clip or decoder the
+//! agent would hold that much for ever. Called once by `cli`, before the service starts.
 #![allow(unsafe_code)]
 
 /// Blocks from this size on are mapped, and return to the system when they are freed. glibc's own initial value.

@@ -1,5 +1,5 @@
-//! Checks that only root and the agent's user can change the files that decide what this device trusts. Anyone who can write
-//! the configuration, with its root keys, or a CA file could grant themselves any plan.
+//! Checks that only root and the agent's user can change the files that decide what this device trusts. Anyone who can
+//! write the configuration, with its root keys, or a CA file could grant themselves any plan.
 
 use std::{
     fs::{self, Metadata},
@@ -12,8 +12,8 @@ const AGENT: &str = "kasa-care-agent";
 const OTHERS_MAY_WRITE: u32 = 0o022;
 const STICKY: u32 = 0o1000;
 
-/// How others could change this file, and the remedy, if they could. `metadata` is that of the open file, so that the file
-/// cannot be replaced between check and use.
+/// How others could change this file, and the remedy, if they could. `metadata` is that of the open file, so that the
+/// file cannot be replaced between check and use.
 pub fn fault(path: &Path, metadata: &Metadata) -> Option<(String, String)> {
     let (mode, owner) = (metadata.mode() & 0o7777, metadata.uid());
     let path = path.display();
@@ -28,8 +28,8 @@ pub fn fault(path: &Path, metadata: &Metadata) -> Option<(String, String)> {
     None
 }
 
-/// How others could replace files in the directory of `path`, and the remedy, if they could. This is only a warning: a file
-/// that they put there belongs to them and is refused.
+/// How others could replace files in the directory of `path`, and the remedy, if they could. This is only a warning: a
+/// file that they put there belongs to them and is refused.
 pub fn directory_fault(path: &Path) -> Option<(String, String)> {
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let metadata = fs::metadata(dir).ok()?;

@@ -1,5 +1,5 @@
-//! Child processes: started so that they end with this program, even after `kill -9`, and stopped with SIGTERM first. The
-//! embedded broker, the demo and the tests use it.
+//! Child processes: started so that they end with this program, even after `kill -9`, and stopped with SIGTERM first.
+//! The embedded broker, the demo and the tests use it.
 #![allow(unsafe_code)]
 
 use std::{
@@ -18,7 +18,7 @@ pub fn die_with_parent(command: &mut Command) -> &mut Command {
             if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) != 0 {
                 return Err(io::Error::last_os_error());
             }
-            // If the parent died before prctl, nobody will send the signal.
+            // If the parent died before prctl, the signal will never be sent.
             if libc::getppid() as u32 != parent {
                 return Err(io::Error::from_raw_os_error(libc::ESRCH));
             }
@@ -39,8 +39,8 @@ pub(crate) fn kill_self() -> ! {
     }
 }
 
-/// SIGTERM, so that a child can put its things in order (Mosquitto saves its retained messages); SIGKILL if it is not gone
-/// within `patience`. Returns once it is gone.
+/// Sends SIGTERM, so that the child can shut down cleanly (Mosquitto saves its retained messages), and SIGKILL if it
+/// has not ended within `patience`. Returns once it has ended.
 pub fn stop(child: &mut Child, patience: Duration) -> std::io::Result<()> {
     // Once it is waited for, its pid may be another's.
     if child.try_wait()?.is_some() {

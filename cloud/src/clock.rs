@@ -1,5 +1,5 @@
-//! The cloud's clock: the system's, or in tests one that is set by hand. Periods, retention, renewals and bills go by it;
-//! measured durations do not.
+//! The cloud's clock: the system's, or in tests one that is set by hand. Periods, retention, renewals and bills go by
+//! it; measured durations do not.
 
 use std::{
     sync::{
@@ -9,7 +9,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-/// Tells the time.
+/// The current time.
 #[derive(Debug, Clone)]
 pub enum Clock {
     /// The machine's.
@@ -24,7 +24,7 @@ impl Clock {
         Self::Set(Arc::new(AtomicU64::new(at)))
     }
 
-    /// Moves a clock that was set, and every copy of it; the system's clock goes its own way.
+    /// Moves a clock that was set, and every copy of it; the system's clock is not affected.
     pub fn advance(&self, seconds: u64) {
         if let Self::Set(at) = self {
             at.fetch_add(seconds, Ordering::SeqCst);

@@ -1,5 +1,6 @@
-//! Fail points: places where a test can kill the program, along the path of a document from the transaction to the camera and of
-//! its report back. They exist only in debug builds, and only if the environment names the point and the document's sequence.
+//! Fail points: places where a test can kill the program, along the path of a document from the transaction to the
+//! camera and of its report back. They exist only in debug builds, and only if the environment names the point and the
+//! document's sequence.
 
 /// The variable that names them, as `point:seq`.
 pub const VARIABLE: &str = "CARE_CLOUD_DIES_AT";
@@ -17,7 +18,7 @@ pub const POINTS: [&str; 9] = [
     "reported",
 ];
 
-/// Dies here if the environment says so.
+/// Ends the process here if the environment requests it.
 #[cfg(debug_assertions)]
 pub fn reach(point: &'static str, seq: u64) {
     debug_assert!(POINTS.contains(&point), "{point} is listed");
@@ -26,6 +27,6 @@ pub fn reach(point: &'static str, seq: u64) {
     }
 }
 
-/// Nothing, in what is released.
+/// Does nothing in release builds.
 #[cfg(not(debug_assertions))]
 pub fn reach(_: &'static str, _: u64) {}

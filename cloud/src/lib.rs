@@ -1,6 +1,6 @@
 //! A stand-in for the Care cloud, made of real parts: portal, plans, entitlement issuer, MQTT broker, clip store.
 //!
-//! The demo and the tests talk to it, and it is the reference for whoever writes the real one. It is not for production:
+//! The demo and the tests talk to it, and it is the reference for the authors of a real one. It is not for production:
 //! one process, one machine, one database file.
 //!
 //! | module | what it holds |
@@ -11,11 +11,11 @@
 //! | [`lab`] | the engineers' experiments and the simulated cameras |
 //! | [`portal`] | the web pages and the JSON that the command line reads |
 //!
-//! Each module uses only those above it in this table; `tests/layers.rs` checks that. [`run`] puts them together, [`schedule`]
-//! does what time brings.
+//! Each module uses only those above it in this table; `tests/layers.rs` checks that. [`run`] puts them together,
+//! [`schedule`] does what time brings.
 //!
-//! A change of plan takes one path: `portal → domain → (one transaction: document, outbox, revoked grants) → transport →
-//! camera`, and the camera's report comes back over `transport`.
+//! A change of plan takes one path: `portal → domain → (one transaction: document, outbox, revoked grants) → transport
+//! → camera`, and the camera's report returns over `transport`.
 #![deny(unsafe_code)]
 
 pub mod domain;

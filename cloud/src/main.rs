@@ -20,7 +20,7 @@ fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(e) => {
-            // Where it cannot be printed, the exit code says it.
+            // If printing fails, the exit code still reports the error.
             drop(e.print());
             return if e.use_stderr() { ExitCode::from(WRONG_USAGE) } else { ExitCode::SUCCESS };
         }

@@ -1,4 +1,5 @@
-//! Provisioning: what the factory would put on a camera, that is certificates, key and a configuration that is ready to run.
+//! Provisioning: writes the files that a factory would put on a camera: certificates, key and a configuration that is
+//! ready to run.
 
 use std::path::Path;
 

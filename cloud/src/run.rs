@@ -270,8 +270,8 @@ pub fn portal_of(data: &Path) -> Result<Portal, SetupError> {
 pub fn log_to_stderr() {
     use tracing_subscriber::{EnvFilter, fmt};
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,s3s=off"));
-    // s3s logs every interrupted upload as an error; the store logs what matters.
-    // Fails if there is a logger already, which is then used.
+    // s3s logs every interrupted upload as an error; the store logs the relevant ones. Fails if there is a logger
+    // already, which is then used.
     drop(fmt().with_env_filter(filter).with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr).try_init());
 }
 
@@ -293,7 +293,8 @@ fn open_issuer(data: &DataDir, lease_s: u64) -> Result<Issuer, SetupError> {
     Ok(Issuer { keys: Keys::open(data, now_s())?, catalogue: Catalogue::built_in(), lease_s })
 }
 
-/// Waits a moment for a port that the Mosquitto of a killed care-cloud may still hold; cameras have it in their configuration.
+/// Waits a moment for a port that the Mosquitto of a killed care-cloud may still hold; cameras have it in their
+/// configuration.
 async fn wait_until_free(address: SocketAddr) {
     let began = Instant::now();
     while free_address(address, true).is_err() && began.elapsed() < PORT_FREE_WITHIN {
@@ -336,8 +337,9 @@ fn own_listener(cameras: SocketAddr) -> std::io::Result<SocketAddr> {
     free_address(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0), true)
 }
 
-/// A unique MQTT client id: no device id contains a colon, and the secret part keeps others from guessing it where a broker lets
-/// clients choose. Several processes on one database need different names, because a broker admits a client id only once.
+/// A unique MQTT client id: no device id contains a colon, and the secret part keeps others from guessing it where a
+/// broker lets clients choose. Several processes on one database need different names, because a broker admits a
+/// client id only once.
 fn client_id(data: &DataDir, options: &Options) -> Result<String, DataError> {
     let secret = data.client_secret()?;
     Ok(match &options.instance {

@@ -1,5 +1,6 @@
-//! Everything that time causes: periods end, leases are renewed at half their length, old clips are erased, and documents that
-//! no camera has reported on are sent again. The task sleeps until the earliest of these, and wakes when a plan changes.
+//! Everything that time causes: periods end, leases are renewed at half their length, old clips are erased, and
+//! documents that no camera has reported on are sent again. The task sleeps until the earliest of these, and wakes
+//! when a plan changes.
 
 use std::{
     sync::Arc,

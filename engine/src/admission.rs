@@ -1,43 +1,45 @@
-//! What may leave: the engine's word to the gate, and the rule by which one clip is judged. Pure; the gate asks it at every door.
+//! What may leave: the limits that the engine sets at the gate, and the rule that judges one clip. No I/O. The gate
+//! applies the rule when a clip is recorded, kept and sent.
 
 use std::time::Duration;
 
 use care_protocol::{ClipKind, Policy, Position};
 
-/// The gate's generation: whatever started under another one must stop. Only a cut advances it.
+/// The gate's generation: transfers and recordings of an earlier one must stop. Only a cut advances it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Generation(pub u64);
 
-/// What the engine tells the gate.
+/// The limits that the engine sets at the gate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Admission {
-    /// What new clips are recorded under.
+    /// The policy for recording new clips.
     pub record: Policy,
-    /// What may be kept for upload: the document's policy. What exceeds it is erased.
+    /// The policy for keeping clips: that of the document. Clips beyond it are erased.
     pub keep: Policy,
-    /// What may leave now: `keep`, or less while held or after the lease. What exceeds it waits.
+    /// The policy for uploads now: `keep`, or less while held or after the lease. Clips beyond it wait.
     pub leave: Policy,
-    /// The document in force; grants are asked under it, and clips belong to its epoch.
+    /// The document in force; grant requests carry its position, and clips belong to its epoch.
     pub position: Position,
 }
 
 impl Admission {
-    /// Nothing may be recorded, nothing may leave.
+    /// No clip may be recorded or leave.
     pub const CLOSED: Self = Self { record: Policy::CLOSED, keep: Policy::CLOSED, leave: Policy::CLOSED, position: Position::NONE };
 
-    /// What a cut that judged every clip by `keep` leaves of `before`, until the gate is opened again. For another owner nothing
-    /// may be recorded before the old one's pictures are forgotten.
+    /// The part of `before` that a cut with `keep` leaves until the gate opens again. For another owner no clip may be
+    /// recorded before the old owner's pre-roll is erased.
     pub fn after_cut(keep: Policy, position: Position, before: &Self) -> Self {
         let cut = Self { record: keep, keep, leave: Policy::CLOSED, position };
         if cut.changes_owner_of(before) { Self { record: Policy::CLOSED, ..cut } } else { cut }
     }
 
-    /// Whether going from `before` to `self` takes something away, so that it needs a cut: docs/protocol.md#the-switch.
+    /// Whether the change from `before` to `self` restricts anything, so that it needs a cut:
+    /// docs/protocol.md#the-switch.
     pub fn is_less_than(&self, before: &Self) -> bool {
         self.leave.is_less_than(&before.leave) || self.erases_of(before)
     }
 
-    /// Whether going from `before` to `self` erases what `before` let be kept.
+    /// Whether the change from `before` to `self` erases clips that `before` allowed to be kept.
     pub fn erases_of(&self, before: &Self) -> bool {
         self.keep.is_less_than(&before.keep) || self.changes_owner_of(before)
     }
@@ -48,16 +50,16 @@ impl Admission {
     }
 }
 
-/// What a clip is judged by.
+/// The facts by which a clip is judged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClipFacts {
-    /// What it is.
+    /// Its kind.
     pub kind: ClipKind,
     /// The epoch it was recorded in.
     pub epoch: u64,
     /// Trusted time of its first frame, milliseconds since 1970.
     pub started_ms: u64,
-    /// How long it is, or is so far.
+    /// Its length so far.
     pub duration: Duration,
     /// The picture's height in pixels.
     pub height: u32,
@@ -80,7 +82,8 @@ pub struct Judge {
 }
 
 impl Judge {
-    /// A judge at `now_ms` of trusted time; `last_end_ms` is the end of the newest clip that has left already.
+    /// A judge of clips at `now_ms` of trusted time; `last_end_ms` is the end of the newest clip that has left
+    /// already.
     pub fn new(policy: Policy, epoch: u64, now_ms: u64, last_end_ms: Option<u64>) -> Self {
         Self { policy, epoch, now_ms, last_end_ms }
     }

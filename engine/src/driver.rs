@@ -1,5 +1,6 @@
-//! The loop around the engine: it takes one event, has its effects carried out in order, and goes on until nothing waits.
-//! The agent, the simulation, the fuzzers and the tests all drive the engine through it, each with its own [`Ports`].
+//! The loop around the engine: it takes one event, carries out its effects in order, and continues until no event
+//! waits. The agent, the simulation, the fuzzers and the tests all drive the engine through it, each with its own
+//! [`Ports`].
 
 use std::time::Duration;
 
@@ -8,30 +9,30 @@ use care_protocol::{Get, Policy, Position, Report};
 use super::{Admission, CutFigures, Delivery, Effect, Engine, Event, Resource};
 use crate::trusted_time::Now;
 
-/// What the engine acts on: the gate, the store, the broker, the API and the clock.
+/// The outside world of the engine: the gate, the store, the broker, the API and the clock.
 ///
-/// No method may block, and none may call the engine: what comes of an effect is an [`Event`] for the next
+/// No method may block, and none may call the engine: the result of an effect is an [`Event`] for the next
 /// [`Engine::handle`]. The engine calls them in the order in which they must take effect.
 pub trait Ports {
     /// The time now.
     fn now(&mut self) -> Now;
 
-    /// Closes the gate, aborts every transfer, then judges every clip by `keep`: what may be kept, and whose document says
-    /// so. With `None` nothing is erased. If this returns [`CutProgress::UnderWay`], [`Event::CutDone`] follows once nothing
-    /// can leave any more.
+    /// Closes the gate, aborts every transfer, then judges every clip by `keep`: the policy for keeping clips, and the
+    /// position of its document. With `None` nothing is erased. If this returns [`CutProgress::UnderWay`],
+    /// [`Event::CutDone`] follows once no media can leave.
     fn cut(&mut self, keep: Option<(Policy, Position)>) -> CutProgress;
 
-    /// Lets this leave, disturbing no transfer.
+    /// Opens the gate to this admission without disturbing any transfer.
     fn open(&mut self, admission: Admission);
 
-    /// Tries clips again that were refused with 402 or 403.
+    /// Retries clips that were refused with 402 or 403.
     fn retry_refused(&mut self);
 
-    /// The camera has another owner: forgets pre-roll, history and order ids.
+    /// The camera's owner has changed: erases pre-roll, history and order ids.
     fn forget(&mut self);
 
-    /// Begins to write this record; answered with [`Event::Written`] or [`Event::WriteFailed`]. `ticket` rises with every
-    /// record, and a newer record may replace one that is not written yet.
+    /// Begins to write this record; answered with [`Event::Written`] or [`Event::WriteFailed`]. `ticket` rises with
+    /// every record, and a newer record may replace one that is not written yet.
     fn persist(&mut self, ticket: u64, record: Vec<u8>);
 
     /// Sends the PUBACK.
@@ -46,39 +47,39 @@ pub trait Ports {
     /// Fetches over HTTPS; answered with [`Event::Fetched`].
     fn fetch(&mut self, resource: Resource);
 
-    /// Two different documents carry this position. Somebody must look at it: docs/protocol.md#order.
+    /// Two different documents carry this position; an engineer must investigate: docs/protocol.md#order.
     fn alarm(&mut self, position: Position);
 
     /// A verified document was issued at this time (since 1970): trusted time is not before it.
     fn raise_time(&mut self, issued: Duration);
 
-    /// A root-signed reset says that trusted time is this (since 1970).
+    /// A root-signed reset sets trusted time to this (since 1970).
     fn set_time(&mut self, time: Duration);
 
-    /// Called before the effects of each decision are carried out, with the engine as the decision left it. For checks from
-    /// outside, such as the simulation's oracle; the agent has no use for it.
+    /// Called before the effects of each decision are carried out, with the engine as the decision left it. For
+    /// external checks, such as the simulation's oracle; the agent does not use it.
     fn decided(&mut self, _engine: &Engine) {}
 }
 
-/// How far a cut has come when [`Ports::cut`] returns.
+/// The state of a cut when [`Ports::cut`] returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use = "the engine decides nothing before it knows that the cut is done"]
 pub enum CutProgress {
-    /// Nothing can leave any more.
+    /// No media can leave.
     Done(CutFigures),
     /// Something outside the agent, such as a vendor's uploader, has yet to stop. [`Event::CutDone`] follows.
     UnderWay,
 }
 
 impl Engine {
-    /// Does what has to be done at boot. Call it once, before anything else.
+    /// Carries out the first effects after boot. Call it once, before [`Self::handle`].
     pub fn start(&mut self, ports: &mut impl Ports) {
         let effects = self.boot(ports.now());
         self.run(effects, ports);
     }
 
-    /// Takes in one event and does all that follows from it. While a cut is under way the event waits, and is taken in once
-    /// [`Event::CutDone`] has come.
+    /// Handles one event and carries out all its effects. While a cut is under way the event waits until
+    /// [`Event::CutDone`].
     pub fn handle(&mut self, event: Event, ports: &mut impl Ports) {
         let effects = self.decide(event, ports.now());
         self.run(effects, ports);

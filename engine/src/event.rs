@@ -1,4 +1,4 @@
-//! Events that the engine takes in, and effects that it asks for. Plain values: the time comes with each event.
+//! Events for the engine, and the effects that it requests. Plain values without a clock.
 
 use std::time::Duration;
 
@@ -8,7 +8,8 @@ use care_protocol::{Erased, Get, Policy, Position, Report, Topic};
 use super::{Admission, Generation};
 use crate::trusted_time::LATEST;
 
-/// The number of an MQTT connection, so that what belongs to an old one is not taken for the new: each CONNACK begins a new one.
+/// The number of an MQTT connection, so that messages of an old one are not mistaken for those of the new one. Each
+/// CONNACK begins a new one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Connection(pub u64);
 
@@ -19,7 +20,7 @@ pub struct Delivery(pub u64);
 /// A message on one of the topics a device reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
-    /// The connection it came on.
+    /// The connection that delivered it.
     pub connection: Connection,
     /// The topic.
     pub topic: Topic,
@@ -31,13 +32,13 @@ pub struct Message {
     pub dup: bool,
     /// BOOTTIME when the client library yielded it.
     pub received: Duration,
-    /// What to acknowledge; `None` where the connection is gone already.
+    /// The PUBLISH to acknowledge; `None` if the connection is already lost.
     pub delivery: Option<Delivery>,
     /// The earliest end of the certificates of the connection, since 1970; [`LATEST`] without TLS.
     pub valid_until: Duration,
 }
 
-/// What is fetched over HTTPS.
+/// A resource fetched over HTTPS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Resource {
     /// `GET /v1/devices/{id}/entitlement`
@@ -46,7 +47,7 @@ pub enum Resource {
     Keyset,
 }
 
-/// What a fetch found.
+/// The result of a successful fetch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Body {
     /// The answer's body.
@@ -56,7 +57,7 @@ pub struct Body {
 }
 
 impl<B: Into<Bytes>> From<B> for Body {
-    /// As it comes without TLS.
+    /// As received without TLS.
     fn from(bytes: B) -> Self {
         Self { bytes: bytes.into(), valid_until: LATEST }
     }
@@ -69,13 +70,13 @@ pub enum Fetched {
     Found(Body),
     /// 404.
     Missing,
-    /// Any other answer: 429, 5xx, or more than is read.
+    /// Any other answer: 429, 5xx, or an answer over the size limit.
     Declined,
     /// No answer.
     Failed,
 }
 
-/// What a cut did.
+/// The figures of a cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CutFigures {
     /// The gate's new generation.
@@ -88,16 +89,16 @@ pub struct CutFigures {
     pub erased: Erased,
 }
 
-/// What the engine is told.
+/// An input of the engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// CONNACK.
     Connected(Connection),
-    /// SUBSCRIBE is on its way: what confirms counts from here.
+    /// SUBSCRIBE was sent: documents that arrive from here on may confirm.
     SubscribeSent(Connection),
     /// SUBACK granted the entitlement.
     Subscribed(Connection),
-    /// The connection is gone, or an attempt failed (`None`).
+    /// The connection was lost, or an attempt failed (`None`).
     Lost(Option<Connection>),
     /// A message.
     Message(Message),
@@ -108,17 +109,17 @@ pub enum Event {
     },
     /// A fetch ended.
     Fetched(Resource, Fetched),
-    /// The record of this ticket, and of all before, is on flash.
+    /// The record of this ticket, and of all earlier ones, is on flash.
     Written {
         /// As in [`Ports::persist`](super::Ports::persist).
         ticket: u64,
     },
-    /// It could not be written; the store goes on trying.
+    /// It could not be written; the store keeps trying.
     WriteFailed {
         /// As in [`Ports::persist`](super::Ports::persist).
         ticket: u64,
     },
-    /// A cut that was under way is done. What came after the cut began has waited for this.
+    /// The cut that was under way is done. The events that arrived meanwhile are handled now.
     CutDone(CutFigures),
     /// A grant was answered 402 or 403.
     Refused,
@@ -127,26 +128,26 @@ pub enum Event {
         /// The new `[free]`.
         free: Policy,
     },
-    /// The agent is about to stop: what time has brought since the last record is worth one more.
+    /// The agent is about to stop: trusted time and the lease's use since the last record are worth one more write.
     Stopping,
-    /// Time has passed, or become known.
+    /// Time has passed, or has been corrected.
     Tick,
 }
 
-/// What the engine asks for, in this order: one method of [`Ports`](super::Ports) each.
+/// An effect that the engine requests, in order: one method of [`Ports`](super::Ports) each.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Effect {
-    /// Close the gate, abort every transfer, then judge every clip by `keep`; with `None` nothing is erased. Answered with
-    /// [`Event::CutDone`], at once or later; always the last effect of its batch.
+    /// Close the gate, abort every transfer, then judge every clip by `keep`; with `None` nothing is erased. Answered
+    /// with [`Event::CutDone`], at once or later; always the last effect of its batch.
     Cut {
-        /// What may be kept, and whose document says so.
+        /// The policy for keeping clips, and the position of its document.
         keep: Option<(Policy, Position)>,
     },
-    /// Let this leave, disturbing nothing.
+    /// Open the gate to this admission without disturbing any transfer.
     Open(Admission),
-    /// Try clips again that were refused with 402 or 403.
+    /// Retry clips that were refused with 402 or 403.
     RetryRefused,
-    /// The camera has another owner: forget pre-roll, history and order ids.
+    /// The camera's owner has changed: erase pre-roll, history and order ids.
     Forget,
     /// Write this record, and answer `Written` or `WriteFailed`.
     Persist {
@@ -168,10 +169,10 @@ pub(super) enum Effect {
     Get(Get),
     /// Fetch over HTTPS, and answer `Fetched`.
     Fetch(Resource),
-    /// Two different documents carry this position: the signer has signed two, and somebody must look: docs/protocol.md#order.
+    /// Two different documents carry this position: an engineer must investigate the signer: docs/protocol.md#order.
     Alarm(Position),
     /// A verified document was issued at this time (since 1970): trusted time is not before it.
     RaiseTime(Duration),
-    /// A root-signed reset says that trusted time is this (since 1970).
+    /// A root-signed reset sets trusted time to this (since 1970).
     SetTime(Duration),
 }

@@ -1,5 +1,5 @@
-//! The document in force: its lease as it runs out (docs/protocol.md#lease), and its `next` once that has taken effect
-//! (docs/protocol.md#next). It knows nothing of the gate.
+//! The document in force: how much of its lease is used (docs/protocol.md#lease), and its `next` once that has taken
+//! effect (docs/protocol.md#next). It does not touch the gate.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use care_protocol::{Mode, Next, Plan, Policy, Reason, VerifiedEntitlement};
 
 use crate::trusted_time::Now;
 
-/// A document in force, or about to be.
+/// A document in force, or one that is about to be.
 #[derive(Debug, Clone)]
 pub(super) struct InForce {
     pub(super) document: VerifiedEntitlement,
@@ -17,12 +17,12 @@ pub(super) struct InForce {
     lease: LeaseUse,
 }
 
-/// How much of `max_age_s` is used: a mark that BOOTTIME carries on from.
+/// How much of `max_age_s` is used: a value at one BOOTTIME, from which it continues.
 #[derive(Debug, Clone, Copy)]
 struct LeaseUse {
     used: Duration,
     marked: Duration,
-    /// The part of `used` that is the document's age at receipt, as trusted time stood then.
+    /// The part of `used` that is the document's age at receipt, by trusted time at that moment.
     late: Duration,
 }
 
@@ -55,7 +55,7 @@ impl InForce {
         self.lease.used = self.lease.used.saturating_sub(less);
     }
 
-    /// How old the document was at receipt.
+    /// The document's age at receipt.
     pub(super) fn lease_late(&self) -> Duration {
         self.lease.late
     }
@@ -64,7 +64,7 @@ impl InForce {
         self.lease.used.saturating_add(now.boot.saturating_sub(self.lease.marked))
     }
 
-    /// What is left of the lease; zero once it has ended.
+    /// The remaining lease; zero once it has ended.
     pub(super) fn lease_left(&self, now: Now) -> Duration {
         let lease = &self.document.entitlement.lease;
         let by_age = Duration::from_secs(lease.max_age_s).saturating_sub(self.lease_used(now));
@@ -76,7 +76,7 @@ impl InForce {
         self.lease_left(now).is_zero()
     }
 
-    /// The `next` that is still to come.
+    /// The `next` that has not taken effect yet.
     pub(super) fn pending_next(&self) -> Option<&Next> {
         self.document.entitlement.next.as_ref().filter(|_| !self.next_performed)
     }
@@ -101,7 +101,7 @@ impl InForce {
         self.performed_next().map_or(self.document.entitlement.reason, |next| next.reason)
     }
 
-    /// The label of what this document lets the agent do: docs/protocol.md#modes.
+    /// The label of this document's mode: docs/protocol.md#modes.
     pub(super) fn mode(&self, held: bool, now: Now) -> Mode {
         if self.reason() == Reason::Unbound {
             Mode::Unbound

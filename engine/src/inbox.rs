@@ -1,22 +1,22 @@
-//! Events that wait for the end of a cut. A cut may wait for a vendor's uploader for seconds, and the engine judges nothing
-//! before it has ended. Repeated events are dropped, and the driver stops reading from the broker while the inbox is full
-//! ([`super::Engine::intake`]). The broker keeps what is not acknowledged, so nothing is lost.
+//! Events that wait for the end of a cut. A cut may wait for a vendor's uploader for seconds, and the engine judges
+//! nothing before it has ended. Repeated events are dropped, and the driver stops reading from the broker while the
+//! inbox is full ([`super::Engine::intake`]). The broker keeps unacknowledged messages, so none is lost.
 
 use std::collections::VecDeque;
 
 use super::Event;
 
-/// So many events may wait before nothing more is read from the broker. The answers to what was asked before the cut come on top,
-/// one each: nothing more is asked for while it lasts.
+/// How many events may wait before the driver stops reading from the broker. Answers to requests from before the cut
+/// add to these, one each; the engine sends no requests during a cut.
 pub(super) const ROOM: usize = 8;
 
-/// Whether the engine takes more from the broker.
+/// Whether the driver may read more from the broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use = "what is read while the engine is full piles up"]
 pub enum Intake {
-    /// Go on reading.
+    /// Read on.
     Ready,
-    /// A cut is under way, and enough waits for its end: leave the rest at the broker, which keeps what is not acknowledged.
+    /// A cut is under way, and the inbox is full: leave the rest at the broker, which keeps unacknowledged messages.
     Full,
 }
 
@@ -25,10 +25,10 @@ pub enum Intake {
 pub(super) struct Inbox(VecDeque<Event>);
 
 impl Inbox {
-    /// Keeps an event for later, unless it says nothing new.
+    /// Keeps an event for later, unless it repeats another.
     pub(super) fn push(&mut self, event: Event) {
         match &event {
-            // Time has passed anyway, by the end of the cut.
+            // The engine checks the time at the end of the cut anyway.
             Event::Tick => return,
             Event::Written { ticket } => {
                 if let Some(Event::Written { ticket: newest }) = self.0.back_mut() {
@@ -38,7 +38,7 @@ impl Inbox {
             }
             // Only the newest counts.
             Event::Reconfigured { .. } => self.0.retain(|waiting| !matches!(waiting, Event::Reconfigured { .. })),
-            // Every transfer is dead: all that is refused now was asked for before the cut.
+            // Every transfer is dead: grants refused now were requested before the cut.
             Event::Refused | Event::Stopping if self.0.contains(&event) => return,
             _ => {}
         }

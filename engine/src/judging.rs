@@ -1,5 +1,6 @@
-//! A document's way from its bytes to a verdict: `applied`, `duplicate`, `stale`, `conflict` or `rejected`
-//! (docs/protocol.md#judgement). Nothing here touches the gate: the switch does, for a document that is accepted.
+//! Judges documents, from bytes to a verdict: `applied`, `duplicate`, `stale`, `conflict` or `rejected`
+//! (docs/protocol.md#judgement). This module does not touch the gate; [`super::switch`] does that for an accepted
+//! document.
 
 use std::time::Duration;
 
@@ -48,7 +49,7 @@ impl Engine {
 
     fn hear(&mut self, connection: Connection) {
         if self.standing.heard_on(connection) {
-            // What HTTPS has said meanwhile vouches for its time, and not for a connection.
+            // An HTTPS answer meanwhile vouches until a time, not for a connection.
             self.overtake();
         }
     }
@@ -85,11 +86,12 @@ impl Engine {
             return self.reject(&reject, Some(position), arrival, now);
         }
         if self.factory_reset.is_some() && position.epoch == self.ratchet.epoch {
-            // Whoever has it now need not be who had it then: the retained copy and a renewal on its way are the old owner's.
+            // The camera may have a new owner since the reset: the retained copy and a renewal in transit may be the
+            // old owner's.
             return self.reject(&Reject::FactoryReset { epoch: position.epoch }, Some(position), arrival, now);
         }
         if self.is_known(position, document.digest) {
-            // It has raised trusted time when it came first, which may have been set back since.
+            // It raised trusted time on first receipt. Trusted time may have been set back since.
             return self.duplicate(position, &via, arrival, now);
         }
         let now = self.learn_time(issued, now);
@@ -107,7 +109,8 @@ impl Engine {
         }
     }
 
-    /// Whether this is the document that stands at the ratchet, or is in force although a reset has lowered the ratchet.
+    /// Whether this is the document that stands at the ratchet, or is in force although a reset has lowered the
+    /// ratchet.
     pub(super) fn is_known(&self, position: Position, digest: Digest) -> bool {
         let at_ratchet = position == self.ratchet && self.ratchet_digest == Some(digest);
         at_ratchet
@@ -127,7 +130,8 @@ impl Engine {
         let confirms = self.standing.confirms(via);
         let given = |staged: &&mut Staged| staged.cause == Cause::Document && staged.document.document.entitlement.position() == position;
         if let Some(staged) = self.phase.staged_mut().filter(given) {
-            // Not applied yet, and it may never be: what the cloud vouches for here is this document, not the one in force.
+            // Not applied yet, and it may never be: the cloud vouches here for this document, not for the one in
+            // force.
             staged.confirmed_at = staged.confirmed_at.or(confirms.then_some(now.boot));
             return self.refuse_quietly(Outcome::Duplicate, Outcome::Duplicate.as_str(), Some(position), now);
         }
@@ -148,7 +152,7 @@ impl Engine {
         }
     }
 
-    /// The cloud said, at this BOOTTIME, what its newest document is, and that is in force.
+    /// The cloud named its newest document at this BOOTTIME, and that document is in force.
     pub(super) fn confirmed(&mut self, at: Duration, now: Now) {
         self.standing.confirmed(at);
         if let Some(refused) = self.refused.as_mut().filter(|refused| refused.waiting && !refused.confirmed) {
@@ -173,7 +177,7 @@ impl Engine {
         }
     }
 
-    /// A document that takes is in force at once, which may begin a cut. One that gives waits for the flash.
+    /// A restriction is in force at once, which may begin a cut. A document that grants more waits for the flash.
     pub(super) fn take_up(&mut self, document: InForce, confirmed_at: Option<Duration>, arrival: Arrival, now: Now) {
         let position = Some(document.document.entitlement.position());
         if self.admission_of(Some(&document), now).is_less_than(&self.gate) {
@@ -206,7 +210,7 @@ impl Engine {
         self.ask(now);
     }
 
-    /// The held document is given up: for a newer one, or because its keyset did not come in time.
+    /// Drops the held document: for a newer one, or because its keyset did not arrive in time.
     pub(super) fn refuse_unknown_key(&mut self, now: Now) {
         let Some(held) = self.unknown_key.take() else { return };
         let reject = Reject::UnknownKey(held.kid);
@@ -257,7 +261,7 @@ impl Engine {
     pub(super) fn replace_keyset(&mut self, verified: VerifiedKeyset, arrival: Arrival, now: Now) {
         let older = self.keyset.replace(verified);
         let Some(keyset) = self.keyset.as_ref().map(|verified| &verified.keyset) else { return };
-        // The document in force stays in force on the key that verified it. A key of the same name may be another one now.
+        // The document in force stays in force by the key that verified it. The key of that name may have changed.
         for document in self.force.iter_mut().chain(self.phase.staged_mut().map(|staged| &mut staged.document)) {
             let token = document.document.token.as_bytes();
             let verifies = verifying::entitlement(token, Some(keyset), &self.settings.issuer, &self.settings.device).is_ok();
@@ -269,7 +273,7 @@ impl Engine {
         let resets: Vec<Reset> = keyset.resets_for(&self.settings.device).into_iter().filter(new).cloned().collect();
         let now = resets.iter().fold(now, |now, reset| self.apply_reset(reset, now));
         if self.lost {
-            // A record now would make an unreadable state look like a good one.
+            // Writing a record now would make an unreadable state look valid.
             self.acknowledge(arrival);
         } else {
             self.promise(None, now);
@@ -280,7 +284,7 @@ impl Engine {
     fn apply_reset(&mut self, reset: &Reset, now: Now) -> Now {
         self.reset_id = reset.id;
         if self.lost {
-            // It counts as applied: nobody knows what it found, and its time may be long past.
+            // It counts as applied: the lost state may have applied it already, and the time it sets may be long past.
             return now;
         }
         if reset.position() < self.ratchet {
@@ -300,7 +304,7 @@ impl Engine {
         arrival.way.into_iter().for_each(|way| self.rejections.note(way, reject, now.boot));
     }
 
-    /// Reports a rejection with what was expected and what came, without an acknowledgement.
+    /// Reports a rejection with expected and received values, without an acknowledgement.
     pub(super) fn reject_quietly(&mut self, reject: &Reject, judged: Option<Position>, now: Now) {
         let report = self.applied_report(Cause::Document, judged, now);
         let report = Report { outcome: Outcome::Rejected, reason: reject.code().to_owned(), detail: Some(reject.detail()), ..report };
@@ -312,7 +316,7 @@ impl Engine {
         self.refuse_quietly(outcome, reason, judged, now);
     }
 
-    /// Reports what was not applied, without an acknowledgement.
+    /// Reports a document that was not applied, without an acknowledgement.
     pub(super) fn refuse_quietly(&mut self, outcome: Outcome, reason: &str, judged: Option<Position>, now: Now) {
         let report = Report { outcome, reason: reason.to_owned(), ..self.applied_report(Cause::Document, judged, now) };
         self.reports.other(report, now.boot, &mut self.effects);

@@ -1,22 +1,23 @@
-//! Decides what a Kasa camera may upload, from signed documents and time alone.
+//! Decides which clips a Kasa camera may upload, from signed documents and time alone.
 //!
-//! The engine is a value: events go in, effects come out. It has no socket, file, clock or thread, and depends on nothing
-//! that has. The agent drives it on a camera; the simulation in this crate drives it through millions of histories.
+//! The engine is a value: events go in, effects come out. It has no socket, file, clock or thread, and no dependency
+//! that has one. The agent drives it on a camera; the simulation in this crate drives it through millions of
+//! histories.
 //!
-//! A document is judged `applied`, `duplicate`, `stale`, `conflict` or `rejected` (docs/protocol.md#judgement). A document
-//! that takes something away closes the gate, is written, and then opens what is left. A document that gives something is
-//! written first and opens the gate afterwards (docs/protocol.md#the-switch).
+//! A document is judged `applied`, `duplicate`, `stale`, `conflict` or `rejected` (docs/protocol.md#judgement). A
+//! restriction closes the gate, is persisted, then reopens what remains. A document that grants more is persisted
+//! before it opens (docs/protocol.md#the-switch).
 //!
 //! # Driving contract
 //!
 //! - Call [`Engine::start`] once, then [`Engine::handle`] for each [`Event`], in the order in which they happened.
-//! - Both carry out every effect that follows, in order, through your [`Ports`]. They return when nothing waits, or when a
-//!   cut is under way.
+//! - Both carry out every effect that follows, in order, through your [`Ports`]. They return when no event waits, or
+//!   when a cut is under way.
 //! - A cut is under way from the moment [`Ports::cut`] returns [`CutProgress::UnderWay`] until you pass
-//!   [`Event::CutDone`]. Meanwhile the engine asks for nothing, and what you tell it waits inside.
-//! - Read from the broker only while [`Engine::intake`] says [`Intake::Ready`].
-//! - Pass [`Event::Tick`] when [`Engine::wake_at`] is reached, and whenever trusted time may have changed. An early or
-//!   repeated tick does no harm.
+//!   [`Event::CutDone`]. Meanwhile the engine requests no effects and keeps your events for later.
+//! - Read from the broker only while [`Engine::intake`] returns [`Intake::Ready`].
+//! - Pass [`Event::Tick`] when [`Engine::wake_at`] is reached, and whenever trusted time may have changed. Early and
+//!   repeated ticks are harmless.
 //!
 //! The loop, with a camera that has never been bound:
 //!
@@ -29,10 +30,10 @@
 //! };
 //! use care_protocol::{Erased, Get, Mode, Policy, Position, Report, RootKeys};
 //!
-//! /// What the engine acts on. A real one has a gate, a flash, a broker and an API behind it.
+//! /// The engine's outside world. A real one has a gate, a flash, a broker and an API.
 //! struct Camera {
 //!     now: Now,
-//!     /// What has happened and the engine has not heard yet.
+//!     /// Events that wait for the engine.
 //!     events: VecDeque<Event>,
 //! }
 //!
@@ -151,7 +152,7 @@ use crate::trusted_time::{Correction, LATEST, Now};
 const HOLD: Duration = Duration::from_secs(30);
 /// How long a camera that has no keyset yet waits for the retained one before it fetches it.
 const FIRST_KEYSET: Duration = Duration::from_secs(2);
-/// How many copies of a document under an unknown key are kept waiting.
+/// How many copies of a document under an unknown key are held.
 const COPIES: usize = 16;
 /// How often a keyset is fetched for an unknown key, at most.
 const KEYSET_PAUSE: Duration = Duration::from_secs(60);
@@ -159,12 +160,12 @@ const KEYSET_PAUSE: Duration = Duration::from_secs(60);
 const REFUSED_PAUSE: Duration = Duration::from_secs(15 * 60);
 /// When they are tried again after a confirmation, doubling from the first to the last.
 const REFUSED_RETRY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
-/// How long the flash may take for a record before that counts as one that cannot be written: a sync may never return.
+/// How long writing a record may take before it counts as failed: a sync may never return.
 const FLASH_WAIT: Duration = Duration::from_secs(10);
-/// How often trusted time and the lease's use are written without another reason.
+/// How often trusted time and the lease's use are written if nothing else causes a write.
 const PERSIST_EVERY: Duration = Duration::from_secs(3600);
 
-/// The engine's settings: its device, and whom it trusts.
+/// The engine's settings: its device, and its trust anchors.
 pub struct Settings {
     /// The device.
     pub device: DeviceId,
@@ -182,14 +183,14 @@ pub struct Settings {
     pub nonce: Box<dyn FnMut() -> String + Send>,
 }
 
-/// What the store has found at start.
+/// The state that the store found at start.
 #[derive(Debug)]
 pub enum Restored {
     /// The slots were never written.
     Empty,
     /// A record.
     Record(Box<Record>),
-    /// There was a state, and it cannot be read.
+    /// A state exists and cannot be read.
     Unreadable,
 }
 
@@ -199,18 +200,18 @@ pub struct Engine {
     keyset: Option<VerifiedKeyset>,
     /// The document that the gate obeys.
     force: Option<InForce>,
-    /// What the engine waits for.
+    /// The operation that the engine waits for.
     phase: Phase,
     ratchet: Position,
     ratchet_digest: Option<Digest>,
     reset_id: u64,
     /// The camera was reset to factory settings: only a higher epoch binds it again.
     factory_reset: Option<FactoryReset>,
-    /// Root keys that the configuration no longer has, under which what is in force was once verified.
+    /// Root keys that are no longer configured, and that verified the document in force.
     retired: RootKeys,
-    /// The version of the highest keyset, where the configuration no longer trusts that.
+    /// The version of the highest keyset, if its root key is no longer configured.
     retired_version: u64,
-    /// The state was unreadable, and only HTTPS may set it anew.
+    /// The state was unreadable, and only HTTPS may restore it.
     lost: bool,
     lease_over: bool,
     standing: Standing,
@@ -220,9 +221,9 @@ pub struct Engine {
     fetching_keyset: bool,
     /// The admission that the gate has.
     gate: Admission,
-    /// Events that came while a cut is under way.
+    /// Events that arrived during the cut.
     inbox: Inbox,
-    /// Held documents whose key has become known. They came before whatever waits in the inbox.
+    /// Held documents whose key has become known. They arrived before the events in the inbox.
     known: VecDeque<Known>,
     tickets: u64,
     /// The last record that a PUBACK waits for, and the last one on flash.
@@ -233,13 +234,13 @@ pub struct Engine {
     reports: Reports,
     rejections: Rejections,
     announced: Option<Mode>,
-    /// Whether the last report said that the broker delivers nothing.
+    /// Whether the last report stated that the broker delivers nothing.
     told_deaf: bool,
     /// Another document with the position of the newest one was seen.
     conflict: Option<Position>,
     /// Whether the last record holds a report that was not delivered when it was made.
     owes: bool,
-    /// What was learnt of trusted time since the `now` that an event came with.
+    /// Changes of trusted time since the `now` of the current event.
     learnt: Learnt,
     /// The last correction of trusted time that was reported.
     corrected: Option<Correction>,
@@ -251,35 +252,35 @@ pub struct Engine {
     after_cut: Vec<Effect>,
 }
 
-/// A document that gives, or one in force whose `next` gives, on its way to the disk.
+/// A document that grants more, or one in force whose `next` does, being written to flash.
 struct Staged {
     ticket: u64,
     /// When it was handed to the flash, in BOOTTIME.
     since: Duration,
     cause: Cause,
     document: InForce,
-    /// When the copy or answer that confirms it came, in BOOTTIME; it counts once the document is applied.
+    /// When the copy or answer that confirms it arrived, in BOOTTIME; it counts once the document is applied.
     confirmed_at: Option<Duration>,
     failed: bool,
 }
 
-/// A document that takes, in force in memory, on its way to the disk.
+/// A restriction, in force in memory, being written to flash.
 struct Unwritten {
     ticket: u64,
     /// When it was handed to the flash, in BOOTTIME.
     since: Duration,
     report: Report,
-    /// What might leave before: until the record is on flash nothing more than this may leave again.
+    /// The admission before it: until the record is on flash no more than this may leave again.
     before: Policy,
     failed: bool,
 }
 
 /// 402 or 403 on a grant for something that `[free]` does not cover.
 struct Refused {
-    /// What exceeds `[free]` waits.
+    /// Clips beyond `[free]` wait.
     waiting: bool,
     retry_at: Duration,
-    /// A confirmation after this refusal starts retries; the next one comes after this pause.
+    /// A confirmation after this refusal starts retries; the next one follows after this pause.
     confirmed: bool,
     pause: Duration,
 }
@@ -288,7 +289,7 @@ struct Refused {
 struct UnknownKey {
     token: Vec<u8>,
     kid: String,
-    /// How it came, each time it came.
+    /// The source of each copy.
     copies: Vec<(Via, Arrival)>,
     until: Duration,
 }
@@ -300,12 +301,12 @@ struct Known {
     arrival: Arrival,
 }
 
-/// What the engine keeps of a message until it is acknowledged.
+/// The facts about a message until it is acknowledged.
 #[derive(Debug, Clone, Copy)]
 struct Arrival {
     received: Duration,
     delivery: Option<Delivery>,
-    /// How it came; `None` where nothing came.
+    /// Its source; `None` if no message arrived.
     way: Option<Way>,
     /// The bound of its `iat`.
     valid_until: Duration,
@@ -317,39 +318,39 @@ impl Arrival {
         Self { received: now.boot, delivery: None, way, valid_until: LATEST }
     }
 
-    /// A document or keyset that came over HTTPS.
+    /// A document or keyset received over HTTPS.
     fn fetched(way: Way, body: &Body, now: Now) -> Self {
         Self { valid_until: body.valid_until, ..Self::unasked(Some(way), now) }
     }
 }
 
-/// A cut is under way: nothing is decided before it is done.
+/// A cut is under way: the engine decides nothing until it is done.
 struct CutUnderWay;
 
-/// What has to be on flash when a cut is done.
+/// The document that has to be written once a cut is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Durability {
     /// The document that caused the cut, before the gate opens again.
     BeforeOpening,
-    /// Nothing: the document in force was there before.
+    /// None: the document in force was on flash before.
     NotNeeded,
 }
 
-/// A cut whose figures are not in yet. Whatever is staged or unwritten meanwhile stays so: a cut may begin in each of these
-/// states, and the simulation reaches all of them.
+/// A cut whose figures have not arrived yet. Staged and unwritten documents stay so meanwhile: a cut may begin in each
+/// of these states, and the simulation reaches all of them.
 struct Cutting {
     cause: Cause,
     judged: Option<Position>,
     arrival: Arrival,
     record: Durability,
     keep: Option<(Policy, Position)>,
-    /// Whether the camera has another owner now.
+    /// Whether the camera's owner changes.
     forget: bool,
     before: Policy,
 }
 
 impl Engine {
-    /// An engine at boot. [`Engine::start`] has its first effects carried out.
+    /// An engine at boot. [`Engine::start`] carries out its first effects.
     pub fn new(settings: Settings, restored: Restored, now: Now) -> Self {
         let mut engine = Self {
             settings,
@@ -398,7 +399,8 @@ impl Engine {
         engine
     }
 
-    /// Missing: closed until a document comes. Unreadable: closed until HTTPS answers. Good: obeyed, and held until confirmed.
+    /// Missing: closed until a document comes. Unreadable: closed until HTTPS answers. Good: in force, and held until
+    /// confirmed.
     fn restore(&mut self, record: Record, now: Now) {
         let Ok(verified) = record.verify(&self.settings.roots, &self.settings.issuer, &self.settings.device) else {
             self.lost = true;
@@ -406,7 +408,8 @@ impl Engine {
         };
         let retired = verified.retired;
         let trusted = |highest: &VerifiedKeyset| !retired && highest.keyset.version >= self.settings.min_keyset_version;
-        // A keyset that the configuration no longer trusts verifies nothing new; what it has verified stays in force.
+        // A keyset whose root key is no longer configured verifies no new document; those it has verified stay in
+        // force.
         let outdated = verified.keyset.as_ref().filter(|highest| !trusted(highest)).map(|highest| highest.token.clone());
         let verified_by = record.verified_by.or(outdated);
         self.retired_version = verified.version;
@@ -417,7 +420,7 @@ impl Engine {
         self.ratchet = record.ratchet;
         self.ratchet_digest = record.ratchet_digest;
         self.reset_id = record.reset_id;
-        // That it was reset is said anew at every boot until it is delivered.
+        // The report of the reset is repeated at every boot until it is delivered.
         let owed = record.report.filter(|_| self.factory_reset != Some(FactoryReset::Untold));
         self.owes = owed.is_some();
         self.history = record.history;
@@ -429,7 +432,7 @@ impl Engine {
         self.lease_over = self.force.as_ref().is_some_and(|force| force.lease_ended(now));
     }
 
-    /// What has to be done at boot.
+    /// The first effects after boot.
     fn boot(&mut self, now: Now) -> Vec<Effect> {
         if self.force.as_ref().is_some_and(|force| force.next_is_due(now)) {
             self.perform_next(now);
@@ -443,10 +446,10 @@ impl Engine {
         self.decide(Event::Tick, now)
     }
 
-    /// Takes in one event and says what to do, in order. A cut is the last thing to do: until [`Event::CutDone`] answers it
-    /// the engine asks for nothing, and what it is told meanwhile waits. [`Engine::resume`] has the rest.
+    /// Takes one event and returns its effects, in order. A cut is always the last of them: until [`Event::CutDone`]
+    /// the engine requests nothing, and events wait. [`Engine::resume`] has the rest.
     fn decide(&mut self, event: Event, now: Now) -> Vec<Effect> {
-        // What an earlier event taught has reached the clock since.
+        // The clock has since applied the changes of earlier events.
         self.learnt = Learnt::default();
         match event {
             Event::CutDone(figures) => {
@@ -463,8 +466,8 @@ impl Engine {
         self.batch(now)
     }
 
-    /// The next thing to do; `None` while a cut is under way, and once nothing waits. What another trusted time means for the
-    /// plan, and what time alone has brought, comes before the next input and apart from it.
+    /// The next batch of effects; `None` while a cut is under way, and once nothing waits. The effects of a change of
+    /// trusted time, and of time passing, come before the next input and separately from it.
     fn resume(&mut self, now: Now) -> Option<Vec<Effect>> {
         if self.phase.is_cutting() {
             return None;
@@ -492,7 +495,7 @@ impl Engine {
         if self.inbox.has_room() { Intake::Ready } else { Intake::Full }
     }
 
-    /// Does what time has brought, and what follows from it.
+    /// Runs the timers, and what follows from them.
     fn pass(&mut self, now: Now) {
         for _ in 0..2 {
             if self.phase.is_cutting() || self.pass_once(now).is_break() {
@@ -501,7 +504,7 @@ impl Engine {
         }
     }
 
-    /// Does what is due, up to a cut that this begins.
+    /// Runs the timers that are due, until one begins a cut.
     fn pass_once(&mut self, now: Now) -> ControlFlow<CutUnderWay> {
         let now = self.learnt.apply(now);
         self.notice_correction(now);
@@ -518,14 +521,14 @@ impl Engine {
         } else if let Some(event) = self.inbox.pop() {
             self.take(event, due);
         }
-        // What a time that a reset has set brings is looked at once the clock has it: the system clock may be ahead of it.
+        // Timers after a reset of the time run once the clock has applied it: the system clock may be ahead of it.
         if !self.phase.is_cutting() && !self.learnt.is_set() {
-            // The last thing this decides, whether it begins a cut or not.
+            // The last decision here, whether it begins a cut or not.
             let _ = self.pass_once(now);
         }
     }
 
-    /// What is to be done now. Whatever follows a cut is done once that has ended.
+    /// The effects to carry out now. Those that follow a cut are carried out once it has ended.
     fn batch(&mut self, now: Now) -> Vec<Effect> {
         let mut effects = std::mem::take(&mut self.effects);
         let cut = effects.iter().position(|effect| matches!(effect, Effect::Cut { .. }));
@@ -575,13 +578,13 @@ impl Engine {
         Some(wake)
     }
 
-    /// Whether the connection in use has confirmed what is on record.
+    /// Whether the connection in use has confirmed the document on record.
     pub fn is_confirmed(&self) -> bool {
         self.standing.is_confirmed()
     }
 
-    /// What waits for the flash, or for its key, came before this SUBSCRIBE or on a connection that is gone or deaf, and confirms
-    /// nothing any more.
+    /// Documents that wait for flash or for their key arrived before this SUBSCRIBE, or on a lost or deaf connection,
+    /// so they no longer confirm.
     fn overtake(&mut self) {
         if let Some(staged) = self.phase.staged_mut() {
             staged.confirmed_at = None;
@@ -610,7 +613,7 @@ impl Engine {
                     self.standing.lost(connection, now);
                     self.overtake();
                     self.reports.disconnected();
-                    // The broker sends again what waited for its PUBACK.
+                    // The broker sends messages without a PUBACK again.
                     self.unacknowledged.clear();
                 }
                 self.ask(now);
@@ -620,7 +623,7 @@ impl Engine {
                 let untold = self.factory_reset == Some(FactoryReset::Untold);
                 if self.reports.published(ticket) && (self.owes || untold) {
                     self.factory_reset = self.factory_reset.map(|_| FactoryReset::Told);
-                    // Delivered: a restart must not say it again.
+                    // Delivered: a restart must not repeat it.
                     self.persist(None, now);
                 }
             }

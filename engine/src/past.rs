@@ -1,5 +1,5 @@
-//! The history of documents, for support: which plan, since when, under which order id. It is part of the record, which is
-//! written with every document anyway, and is erased when the camera changes owner.
+//! The history of documents, for support: the plan, when it began, and its order id. It is part of the record, which
+//! the engine writes with every document anyway, and is erased when the camera changes owner.
 
 use care_protocol::{Plan, Position, Reason};
 use serde::{Deserialize, Serialize};
@@ -9,7 +9,8 @@ use crate::trusted_time::Now;
 
 /// How many are kept.
 const MOST: usize = 16;
-/// The longest order id that is kept, characters. A document may hold a longer one; sixteen of those would fill the record.
+/// The longest order id that is kept, characters. A document may hold a longer one; sixteen of those would fill the
+/// record.
 const ORDER_MOST: usize = 64;
 
 /// A document that was accepted.

@@ -1,29 +1,30 @@
-//! What the engine waits for: the flash, a cut, or nothing. One type lists the combinations; the simulation reaches each.
-//! Documents that wait for a key or a confirmation are not here, for they change nothing yet.
+//! The operations that the engine waits for: a write to flash, a cut, both or neither. One type lists the
+//! combinations; the simulation reaches each. Documents that wait for a key or a confirmation are not here, because
+//! they change nothing yet.
 
 use super::{Cutting, Staged, Unwritten};
 
-/// Whether a cut is under way, and what is on its way to flash.
+/// Whether a cut is under way, and which documents are being written to flash.
 pub(super) enum Phase {
-    /// The engine decides about each event as it comes.
+    /// The engine handles each event at once.
     Deciding(Writing),
-    /// A cut is under way: events wait. What was on its way to flash when the cut began still is.
+    /// A cut is under way: events wait. Documents that were being written when it began still are.
     Cutting(Cutting, Writing),
 }
 
-/// What is on its way to flash.
+/// The documents being written to flash.
 #[derive(Default)]
 #[allow(clippy::large_enum_variant, reason = "an engine has one, and it never moves")]
 pub(super) enum Writing {
-    /// Nothing: the document in force is there.
+    /// None: the document in force is on flash.
     #[default]
     Settled,
-    /// A document that gives. It opens nothing before it is there.
+    /// A document that grants more. It opens nothing before it is on flash.
     Staged(Staged),
-    /// A document that takes, in force already.
+    /// A restriction, in force already.
     Unwritten(Unwritten),
-    /// One of each: a document that gives came before the one that takes was there, or the `next` of the document in force
-    /// took something while a higher document was on its way.
+    /// One of each: a document that grants more arrived before the restriction was on flash, or the `next` of the
+    /// document in force was a restriction while a higher document was being written.
     StagedAndUnwritten(Staged, Unwritten),
 }
 
@@ -79,13 +80,13 @@ impl Phase {
         }
     }
 
-    /// A document that gives is on its way to flash, in place of the one that was.
+    /// A document that grants more is being written to flash, in place of the previous one.
     pub(super) fn stage(&mut self, staged: Staged) {
         let (_, unwritten) = self.take();
         self.put(Some(staged), unwritten);
     }
 
-    /// A document that takes is on its way to flash, in place of the one that was.
+    /// A restriction is being written to flash, in place of the previous one.
     pub(super) fn write(&mut self, unwritten: Unwritten) {
         let (staged, _) = self.take();
         self.put(staged, Some(unwritten));

@@ -1,5 +1,5 @@
-//! The record that survives a power cut. The engine writes it whole with every change, and trusts nothing in it after a
-//! restart before signatures and ranges are checked again. [`crate::durable`] puts its bytes on flash.
+//! The record that survives a power cut. The engine writes all of it with every change. After a restart it checks
+//! signatures and ranges again before it uses any field. [`crate::durable`] puts its bytes on flash.
 
 use care_protocol::{DeviceId, Digest, MAX_INTEGER, Position, Report, RootKeys, VerifiedEntitlement, VerifiedKeyset};
 use serde::{Deserialize, Serialize};
@@ -15,13 +15,13 @@ pub struct Record {
     pub format: u32,
     /// The highest `(epoch, seq)` ever accepted.
     pub ratchet: Position,
-    /// The document that stood there; `None` after a root-signed reset.
+    /// The document at that position; `None` after a root-signed reset.
     pub ratchet_digest: Option<Digest>,
     /// The document in force.
     pub entitlement: Option<String>,
     /// The highest keyset.
     pub keyset: Option<String>,
-    /// The keyset that verified the document in force, where the highest one no longer does.
+    /// The keyset that verified the document in force, if the highest one no longer does.
     pub verified_by: Option<String>,
     /// How much of the lease is used, seconds.
     pub lease_used_s: u64,
@@ -37,8 +37,8 @@ pub struct Record {
     /// The camera was reset, and no higher epoch has bound it since.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub factory_reset: Option<FactoryReset>,
-    /// The root keys that the agent believed when it wrote this. One that the configuration has lost since verifies nothing new,
-    /// but what it has verified stays in force.
+    /// The root keys configured when the agent wrote this. One that was removed since verifies no new document, but
+    /// those it has verified stay in force.
     #[serde(default, skip_serializing_if = "RootKeys::is_empty")]
     pub roots: RootKeys,
     /// The newest `applied` report, unless it is known to be delivered.
@@ -48,31 +48,31 @@ pub struct Record {
     pub history: Vec<Past>,
 }
 
-/// How far a reset to factory settings has been told.
+/// Whether the report of a reset to factory settings is delivered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FactoryReset {
-    /// The cloud does not know of it for sure.
+    /// Its delivery is not certain.
     Untold,
     /// The broker has acknowledged the report.
     Told,
 }
 
-/// Why a record is as good as unreadable: whoever wrote it, it was not this agent in this camera.
+/// Why a record counts as unreadable: this agent in this camera did not write it.
 #[derive(Debug, Error)]
 pub enum BadRecord {
     /// Not JSON of this format.
     #[error("the record is not in a format of this agent: {0}")]
     Format(String),
-    /// A number that no document and no clock can have brought there.
+    /// A number that no document and no clock can produce.
     #[error("the record's {what} is {found}, more than any document can say")]
     OutOfRange {
         /// Which number.
         what: &'static str,
-        /// What it is.
+        /// Its value.
         found: u64,
     },
-    /// The keyset's or the document's signature does not hold.
+    /// The keyset's or the document's signature is invalid.
     #[error("the {what} on record does not verify: {why}")]
     Signature {
         /// Which part.
@@ -82,7 +82,7 @@ pub enum BadRecord {
     },
 }
 
-/// What a record says, verified.
+/// The verified content of a record.
 #[derive(Debug)]
 pub(super) struct Verified {
     pub(super) entitlement: Option<VerifiedEntitlement>,
@@ -103,7 +103,7 @@ impl Record {
         if record.format != Self::FORMAT {
             return Err(BadRecord::Format(format!("format {}", record.format)));
         }
-        // A ratchet up there would be above every document to come.
+        // Such a ratchet would be above every future document.
         let numbers = [
             ("epoch", record.ratchet.epoch),
             ("seq", record.ratchet.seq),
@@ -123,8 +123,8 @@ impl Record {
         serde_json::to_vec(self).expect("plain data")
     }
 
-    /// What `factory-reset` leaves: ratchet with digest, keyset, reset id and trusted time, and that it happened: no document of
-    /// this epoch binds the camera again.
+    /// The record after `factory-reset`: it keeps ratchet with digest, keyset, reset id and trusted time, and notes
+    /// the reset, so that no document of this epoch binds the camera again.
     pub fn factory_reset(self) -> Self {
         Self {
             entitlement: None,
@@ -145,7 +145,7 @@ impl Record {
             let Some(token) = token else { return Ok(None) };
             retired = false;
             let verified = verifying::keyset(token.as_bytes(), roots, issuer).or_else(|why| {
-                // Under a root key that the configuration has lost since, or that is another one under the same name now.
+                // Signed by a root key that was removed from the configuration, or replaced under the same name.
                 retired = true;
                 verifying::keyset(token.as_bytes(), &self.roots, issuer).map_err(|_| why)
             });

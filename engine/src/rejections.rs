@@ -1,6 +1,6 @@
-//! The documents that were rejected lately, one for each way in which documents come: what the publisher must hear of, also
-//! while no report can be sent. A rejection is over when a valid document comes the same way, when a newer document comes
-//! into force (its publisher has learnt what was wrong), or after a day without another.
+//! The recent rejections, one for each source of documents. The status shows them to the publisher even while no
+//! report can be sent. A rejection ends when a valid document arrives from the same source, when a newer document
+//! comes into force, or after a day without another.
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
@@ -9,7 +9,7 @@ use care_protocol::Reject;
 /// How long a rejection is remembered without another.
 const REMEMBERED: Duration = Duration::from_secs(86_400);
 
-/// How a document came, as its publisher knows it.
+/// The source of a document, as its publisher knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Way {
     /// On the entitlement topic.
@@ -36,20 +36,20 @@ impl fmt::Display for Way {
     }
 }
 
-/// The newest rejection of each way.
+/// The newest rejection from each source.
 #[derive(Debug, Default)]
 pub(super) struct Rejections(BTreeMap<Way, (Duration, String)>);
 
 impl Rejections {
-    /// A document that came this way was rejected now (BOOTTIME).
+    /// Records that a document from this source was rejected now (BOOTTIME).
     pub(super) fn note(&mut self, way: Way, reject: &Reject, now: Duration) {
-        // None of these is the publisher's fault, and each is told of otherwise.
+        // None of these is the publisher's fault, and each is reported elsewhere.
         if !matches!(reject.code(), "state_lost" | "not_persisted" | "factory_reset") {
             self.0.insert(way, (now, reject.detail()));
         }
     }
 
-    /// A valid document came this way.
+    /// Records a valid document from this source.
     pub(super) fn over(&mut self, way: Way) {
         self.0.remove(&way);
     }
@@ -59,7 +59,7 @@ impl Rejections {
         self.0.retain(|way, _| matches!(way, Way::KeysetTopic | Way::KeysetHttps));
     }
 
-    /// What was rejected and why, in a sentence; `None` if nothing was, or not lately.
+    /// The rejected documents and the reasons, in a sentence; `None` if there were none recently.
     pub(super) fn sentence(&self, now: Duration) -> Option<String> {
         let lately = self.0.iter().filter(|(_, (at, _))| now.saturating_sub(*at) < REMEMBERED);
         let sentences: Vec<_> = lately.map(|(way, (_, why))| format!("{way} is rejected: {why}")).collect();

@@ -1,5 +1,5 @@
-//! Which reports go out, and when: the newest `applied` one until the broker acknowledges it, the others within their rate
-//! (docs/protocol.md#report). The engine decides what a report says; [`super::Ports::publish`] sends it.
+//! Which reports are sent, and when: the newest `applied` one until the broker acknowledges it, the others within
+//! their rate (docs/protocol.md#report). The engine sets the content of a report; [`super::Ports::publish`] sends it.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -8,18 +8,18 @@ use care_protocol::{Cause, Cut, Entitlement, Erased, Outcome, Position, Reason, 
 use super::{Effect, Engine, force::InForce};
 use crate::{token_bucket::TokenBucket, trusted_time::Now};
 
-/// How many reports of one other outcome may go out at once.
+/// How many reports of one other outcome may be sent at once.
 const BURST: u32 = 5;
-/// How long until one more may.
+/// The interval until one more may be sent.
 const REFILL: Duration = Duration::from_secs(60);
 
-/// The reports that are on their way.
+/// The reports that are not delivered yet.
 #[derive(Debug, Default)]
 pub(super) struct Reports {
     tickets: u64,
     /// Whether there is a connection to send them on.
     connected: bool,
-    /// What goes out before any other: the report that was in the record at boot, or that there was none to be read.
+    /// The report to send first: the one in the record at boot, or the one that the state was lost.
     owed: Option<Sent>,
     applied: Option<Sent>,
     others: BTreeMap<&'static str, Bucket>,
@@ -38,17 +38,17 @@ struct Bucket {
 }
 
 impl Reports {
-    /// Starts with what the record still owes the cloud.
+    /// Starts with the undelivered report of the record.
     pub(super) fn restored(owed: Option<Report>) -> Self {
         let mut reports = Self::default();
         reports.owed = owed.map(|report| Sent { ticket: reports.ticket(), report });
         reports
     }
 
-    /// Takes over a new `applied` report.
+    /// Queues a new `applied` report.
     pub(super) fn applied(&mut self, report: Report, effects: &mut Vec<Effect>) {
         let sent = Sent { ticket: self.ticket(), report };
-        // The topic is retained: what was judged before this must not come after it.
+        // The topic is retained: an earlier verdict must not be published after this one.
         for bucket in self.others.values_mut() {
             bucket.waiting = None;
         }
@@ -57,22 +57,22 @@ impl Reports {
         }
         let about_time = sent.report.cause == Cause::Time;
         let older = self.applied.replace(sent);
-        // That the state was lost, or the time corrected, is told even if there was no connection to tell it on before the next;
-        // and a correction keeps nothing from being told.
+        // Reports of a lost state or a corrected time are sent even if no connection existed before the next report;
+        // and a correction suppresses no other report.
         if let Some(older) = older.filter(|older| about_time || matches!(older.report.cause, Cause::StateLost | Cause::Time)) {
             self.owed.get_or_insert(older);
         }
     }
 
-    /// Takes over a report of another outcome. It goes out within its rate, once there is a connection; a newer one of the
-    /// same outcome takes its place.
+    /// Queues a report of another outcome. It is sent within its rate, once there is a connection; a newer one of the
+    /// same outcome replaces it.
     pub(super) fn other(&mut self, report: Report, now: Duration, effects: &mut Vec<Effect>) {
         let bucket = self.others.entry(report.outcome.as_str()).or_insert(Bucket { rate: TokenBucket::full(BURST, REFILL), waiting: None });
         bucket.waiting = Some(report);
         self.flush(now, effects);
     }
 
-    /// Sends what had to wait for its rate.
+    /// Sends reports that waited for their rate.
     pub(super) fn flush(&mut self, now: Duration, effects: &mut Vec<Effect>) {
         if !self.connected {
             return;
@@ -89,19 +89,19 @@ impl Reports {
         }
     }
 
-    /// A connection is up: what is not acknowledged goes out again, then what was judged since.
+    /// A connection is up: sends unacknowledged reports again, then those since.
     pub(super) fn connected(&mut self, now: Duration, effects: &mut Vec<Effect>) {
         self.connected = true;
         effects.extend(self.owed.iter().chain(&self.applied).map(Sent::effect));
         self.flush(now, effects);
     }
 
-    /// The connection is gone.
+    /// The connection is lost.
     pub(super) fn disconnected(&mut self) {
         self.connected = false;
     }
 
-    /// The broker has it; whether that was the last one that a crash must not lose.
+    /// The broker has acknowledged it. Returns whether no other report needs to survive a crash.
     pub(super) fn published(&mut self, ticket: u64) -> bool {
         let undelivered = self.undelivered().is_some();
         for slot in [&mut self.owed, &mut self.applied] {
@@ -110,12 +110,12 @@ impl Reports {
         undelivered && self.undelivered().is_none()
     }
 
-    /// The report that a crash must not lose.
+    /// The report that must survive a crash.
     pub(super) fn undelivered(&self) -> Option<&Report> {
         self.applied.as_ref().or(self.owed.as_ref()).map(|sent| &sent.report)
     }
 
-    /// When a report that had to wait may go out.
+    /// When the next waiting report may be sent.
     pub(super) fn wake_at(&self) -> Duration {
         if !self.connected {
             return Duration::MAX;

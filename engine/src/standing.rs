@@ -1,5 +1,5 @@
-//! Who vouches for what is on record. Until somebody does, what exceeds `[free]` waits (docs/protocol.md#held): a cancel
-//! that raced a power cut or an outage must cost no byte.
+//! The voucher: which source has recently confirmed the document on record. Without one, clips beyond `[free]` wait
+//! (docs/protocol.md#held), so that no byte leaves if a cancel was missed during a power cut or an outage.
 
 use std::time::Duration;
 
@@ -12,22 +12,21 @@ use crate::trusted_time::Now;
 const GRACE: Duration = Duration::from_secs(10);
 /// How long a `GET` answered 200 keeps paid media open.
 const VOUCHED: Duration = Duration::from_secs(90);
-/// How long nobody may speak after a 404 before a running lease vouches for itself.
+/// How long silence after a 404 lasts before a running lease vouches for itself.
 const SILENCE: Duration = Duration::from_secs(15);
-/// How often HTTPS is asked while MQTT is down or the clock unconfirmed.
+/// How often the engine polls over HTTPS while MQTT is down or the clock unconfirmed.
 const POLL: Duration = Duration::from_secs(60);
-/// How soon HTTPS is asked again while the grace runs.
+/// The interval of HTTPS polls during the grace.
 const HASTE: Duration = Duration::from_secs(2);
-/// How long a `get` waits for its answer before HTTPS is asked.
+/// How long a `get` waits for its answer before the engine polls over HTTPS.
 const ANSWER: Duration = Duration::from_secs(2);
-/// How long a `get` waits for anything at all before its connection counts as deaf: a broker may grant the subscription and
-/// deliver nothing.
+/// How long a `get` waits for any message before its connection counts as deaf: a broker may grant the subscription
+/// and deliver nothing.
 const DEAF: Duration = Duration::from_secs(10);
-/// How soon a question over HTTPS that failed is asked again, so that one lost answer is made good before the voucher of the last
-/// one runs out.
+/// How soon a failed HTTPS poll is repeated, so that one lost answer is replaced before the last voucher expires.
 const AGAIN: [Duration; 3] = [Duration::from_secs(5), Duration::from_secs(10), Duration::from_secs(20)];
 
-/// Who vouches.
+/// The source that vouches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Voucher {
     Nobody,
@@ -37,7 +36,7 @@ enum Voucher {
     Until(Duration),
 }
 
-/// How a document came.
+/// The source of a document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Via {
     Copy {
@@ -50,7 +49,8 @@ pub(super) enum Via {
         nonce: String,
     },
     Https,
-    /// It waited for its key, and meanwhile its connection was lost or another SUBSCRIBE was sent: it confirms nothing.
+    /// It waited for its key, and meanwhile its connection was lost or another SUBSCRIBE was sent: it does not
+    /// confirm.
     Overtaken {
         https: bool,
     },
@@ -72,11 +72,11 @@ struct Silence {
     since: Duration,
     /// The newest 404.
     last: Duration,
-    /// It has lasted long enough, and the running lease was let vouch.
+    /// The silence has lasted long enough, and the running lease vouches.
     over: bool,
 }
 
-/// The connection, the voucher, and the questions that are open.
+/// The connection, the voucher, and the open `get` and polls.
 #[derive(Debug)]
 pub(super) struct Standing {
     voucher: Voucher,
@@ -86,19 +86,19 @@ pub(super) struct Standing {
     nonce: Option<String>,
     /// When the unanswered `get` was sent.
     asked: Option<Duration>,
-    /// HTTPS said that there is no document, and nobody has spoken since.
+    /// HTTPS answered that there is no document, and no document has arrived since.
     silence: Option<Silence>,
-    /// When the first `get` was sent since anything came on this connection.
+    /// When the first `get` was sent since the last message on this connection.
     unheard: Option<Duration>,
-    /// Nothing has come for too long: this connection counts as none.
+    /// No message has arrived for too long: this connection counts as none.
     deaf: bool,
-    /// HTTPS says that there is no document, so that none can come.
+    /// HTTPS answered that there is no document, so the broker has none to deliver.
     nothing_to_hear: bool,
     poll_at: Duration,
     polling: bool,
-    /// When HTTPS is asked next if nothing fails.
+    /// The next regular HTTPS poll.
     regular_at: Duration,
-    /// How many questions have failed and been asked again soon since the last regular one.
+    /// How many failed polls were repeated early since the last regular one.
     failed: usize,
 }
 
@@ -173,32 +173,33 @@ impl Standing {
         if self.voucher == Voucher::Connection {
             self.voucher = Voucher::Until(now.boot + GRACE);
         }
-        // What was said before the loss is no answer to the question that follows it.
+        // An answer from before the loss does not answer the poll that follows it.
         self.silence = None;
-        // An answer that is still on its way was asked for before the loss.
+        // An answer still in transit belongs to a request from before the loss.
         self.polling = false;
         self.poll_at = now.boot;
     }
 
-    /// A `get` was sent now with this nonce. If nothing confirms soon, HTTPS is asked; not where `patient`, and not on a deaf
-    /// connection, both of which ask HTTPS at their own pace.
+    /// A `get` was sent now with this nonce. If nothing confirms soon, the engine polls over HTTPS. Not if `patient`,
+    /// and not on a deaf connection: both have their own polling interval.
     pub(super) fn asked(&mut self, get: &Get, patient: bool, now: Now) {
         self.nonce = Some(get.nonce.clone());
         self.asked = (!patient && !self.deaf).then_some(now.boot);
     }
 
-    /// A `get` goes out now: at once, or when the cut has ended that it had to wait for.
+    /// A `get` is sent now: at once, or after the cut for which it had to wait.
     pub(super) fn get_leaves(&mut self, now: Now) {
         self.unheard.get_or_insert(now.boot);
     }
 
-    /// A document came over HTTPS, whatever its verdict will be.
+    /// A document arrived over HTTPS, whatever its verdict will be.
     pub(super) fn heard(&mut self) {
         self.silence = None;
         self.nothing_to_hear = false;
     }
 
-    /// A copy or an answer came on this connection, whatever its verdict will be; true if it was deaf until now.
+    /// A copy or an answer arrived on this connection, whatever its verdict will be. Returns whether it was deaf until
+    /// now.
     pub(super) fn heard_on(&mut self, connection: Connection) -> bool {
         self.heard();
         if self.connection != Some(connection) {
@@ -208,7 +209,7 @@ impl Standing {
         std::mem::take(&mut self.deaf)
     }
 
-    /// Whether the connection has become deaf just now. It then counts as lost, but that it may be heard on again.
+    /// Whether the connection has become deaf just now. It then counts as lost, but may deliver messages again.
     pub(super) fn deafen(&mut self, now: Now) -> bool {
         let Some(since) = self.unheard.filter(|since| !self.deaf && now.boot >= *since + DEAF) else {
             return false;
@@ -228,12 +229,13 @@ impl Standing {
         self.deaf
     }
 
-    /// Whether the broker delivers nothing although there is something to deliver.
+    /// Whether the broker delivers nothing although it has a document to deliver.
     pub(super) fn misses_something(&self) -> bool {
         self.deaf && !self.nothing_to_hear
     }
 
-    /// Whether a document that came this way, and was judged applied or duplicate, confirms: docs/protocol.md#confirmation.
+    /// Whether a document from this source that was judged applied or duplicate confirms:
+    /// docs/protocol.md#confirmation.
     pub(super) fn confirms(&self, via: &Via) -> bool {
         match via {
             Via::Copy { connection, retain, dup } => *retain && !*dup && self.subscribe_sent && self.connection == Some(*connection),
@@ -243,7 +245,7 @@ impl Standing {
         }
     }
 
-    /// Something confirmed, at this BOOTTIME.
+    /// Records a confirmation at this BOOTTIME.
     pub(super) fn confirmed(&mut self, at: Duration) {
         self.asked = None;
         self.voucher = match self.voucher {
@@ -260,7 +262,7 @@ impl Standing {
             return;
         }
         match &mut self.silence {
-            // Still nobody: the lease vouches on.
+            // Still no voucher: the lease vouches on.
             Some(silence) => {
                 silence.over = false;
                 silence.last = now.boot;
@@ -269,8 +271,8 @@ impl Standing {
         }
     }
 
-    /// A question over HTTPS ended. One that failed is asked again before the next one is due; while the grace runs and nobody was
-    /// there to answer, very soon.
+    /// An HTTPS poll ended. A failed one is repeated before the next regular one; during the grace, if there was no
+    /// answer, very soon.
     pub(super) fn polled(&mut self, fetched: &Fetched, now: Now) {
         self.polling = false;
         if matches!(fetched, Fetched::Found(_) | Fetched::Missing) {
@@ -292,7 +294,7 @@ impl Standing {
         (self.connection.is_none() || self.deaf) && matches!(self.voucher, Voucher::Until(end) if now.boot < end && end <= now.boot + GRACE)
     }
 
-    /// Whether a question over HTTPS is due; if so it counts as asked.
+    /// Whether an HTTPS poll is due; if so it counts as sent.
     pub(super) fn poll_is_due(&mut self, now: Now, needed: bool) -> bool {
         let unanswered = self.asked.is_some_and(|asked| (needed || !self.is_confirmed()) && now.boot >= asked + ANSWER);
         let due = unanswered || self.poll_due_at(now, needed).is_some_and(|at| now.boot >= at);
@@ -309,8 +311,8 @@ impl Standing {
         true
     }
 
-    /// When HTTPS is asked next, if it is to be asked. A `Date` that contradicts trusted time is asked for again as soon as a
-    /// second answer counts, unless that was done already.
+    /// When the next HTTPS poll is due, if any. After a `Date` that contradicts trusted time, the engine polls again
+    /// as soon as a second answer counts, unless it has done so already.
     fn poll_due_at(&self, now: Now, needed: bool) -> Option<Duration> {
         let usual = (needed || self.wants_polls(now)).then_some(self.poll_at);
         let second = now.disputed.map(|dispute| {
@@ -324,18 +326,18 @@ impl Standing {
         !(self.subscribed && self.is_confirmed() && now.confirmed)
     }
 
-    /// Ask over HTTPS at once.
+    /// Poll over HTTPS at once.
     pub(super) fn hurry(&mut self, now: Now) {
         self.poll_at = now.boot;
     }
 
-    /// Whether the silence after a 404 is over; the running lease then vouches until the next question.
+    /// Whether the silence after a 404 has ended; the running lease then vouches until the next poll.
     pub(super) fn end_silence(&mut self, now: Now) -> bool {
         let Some(silence) = self.silence.as_mut().filter(|silence| !silence.over && now.boot >= silence.since + SILENCE) else {
             return false;
         };
         silence.over = true;
-        // Counted from when it was over, however late that is noticed.
+        // Counted from its end, however late that is noticed.
         let until = silence.last.max(silence.since + SILENCE).min(now.boot) + VOUCHED;
         self.voucher = match self.voucher {
             Voucher::Connection => Voucher::Connection,
@@ -345,18 +347,18 @@ impl Standing {
         true
     }
 
-    /// Whether the voucher's time has run out just now.
+    /// Whether the voucher has just expired.
     pub(super) fn expire(&mut self, now: Now) -> bool {
         let expired = matches!(self.voucher, Voucher::Until(end) if now.boot >= end);
         if expired {
             self.voucher = Voucher::Nobody;
-            // A silence that has done its part needs another 404; one that still runs may open again.
+            // A silence that has ended needs another 404; one that is still running may open again.
             self.silence = self.silence.filter(|silence| !silence.over);
         }
         expired
     }
 
-    /// When to look again.
+    /// The next time at which this must be checked.
     pub(super) fn wake_at(&self, now: Now, needed: bool) -> Duration {
         let mut wake = Duration::MAX;
         if let Voucher::Until(end) = self.voucher {

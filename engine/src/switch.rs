@@ -1,5 +1,5 @@
-//! The switch: what the gate should be told, and in which order (docs/protocol.md#the-switch). A document that takes
-//! something away closes the gate, is written, then opens what is left. A document that gives is written first.
+//! The switch: which admission the gate gets, and in which order (docs/protocol.md#the-switch). A restriction closes
+//! the gate, is persisted, then reopens what remains. A document that grants more is persisted before it opens.
 
 use std::{ops::ControlFlow, time::Duration};
 
@@ -9,7 +9,7 @@ use super::{Admission, Arrival, CutFigures, CutUnderWay, Cutting, Durability, Ef
 use crate::trusted_time::Now;
 
 impl Engine {
-    /// What the gate should be told now.
+    /// The admission that the gate should have now.
     pub(super) fn admission(&self, now: Now) -> Admission {
         let mut admission = self.admission_of(self.force.as_ref(), now);
         match self.phase.unwritten() {
@@ -18,26 +18,26 @@ impl Engine {
             None => {}
         }
         if let Some(staged) = self.phase.staged().filter(|_| self.gives_soon()) {
-            // A higher document is on its way to the disk. It opens nothing yet, and what it would not let out, because its lease
-            // has ended or nobody vouches for it, is not opened in the name of the one before.
+            // A higher document is being written to flash. It opens nothing yet. Clips that it would hold back,
+            // because its lease has ended or it has no voucher, do not leave under the previous document either.
             admission.leave = admission.leave.floor(&self.admission_of(Some(&staged.document), now).leave);
         }
         admission
     }
 
-    /// The oldest record that something waits for and that has not failed so far, and since when (BOOTTIME).
+    /// The oldest record that a document waits for and that has not failed so far, and since when (BOOTTIME).
     pub(super) fn being_written(&self) -> Option<(u64, Duration)> {
         let staged = self.phase.staged().filter(|staged| !staged.failed).map(|staged| (staged.ticket, staged.since));
         let unwritten = self.phase.unwritten().filter(|unwritten| !unwritten.failed).map(|unwritten| (unwritten.ticket, unwritten.since));
         staged.into_iter().chain(unwritten).min()
     }
 
-    /// Whether a document is on its way to the disk, to be in force once it is there.
+    /// Whether a document is being written to flash that comes into force once it is there.
     pub(super) fn gives_soon(&self) -> bool {
         self.phase.staged().is_some_and(|staged| !staged.failed)
     }
 
-    /// What `document` lets the gate do, whether it is on flash or not.
+    /// The admission under `document`, whether it is on flash or not.
     pub(super) fn admission_of(&self, document: Option<&InForce>, now: Now) -> Admission {
         let Some(document) = document else { return Admission::CLOSED };
         let keep = document.policy();
@@ -51,15 +51,15 @@ impl Engine {
         }
     }
 
-    /// Whether what exceeds `[free]` has to wait: nobody vouches for the record, a grant was refused, or a `next` is pending
-    /// while nobody has confirmed what time it is.
+    /// Whether clips beyond `[free]` have to wait: the record has no voucher, a grant was refused, or a `next` is
+    /// pending while trusted time is unconfirmed.
     pub(super) fn is_held(&self, document: &InForce, now: Now) -> bool {
         !self.standing.is_open(now)
             || self.refused.as_ref().is_some_and(|refused| refused.waiting)
             || (document.pending_next().is_some() && !now.confirmed)
     }
 
-    /// The label of what may leave now: docs/protocol.md#modes.
+    /// The label of the current mode: docs/protocol.md#modes.
     pub fn mode(&self, now: Now) -> Mode {
         self.mode_of(self.force.as_ref(), now)
     }
@@ -68,14 +68,14 @@ impl Engine {
         document.map_or(Mode::Unbound, |document| document.mode(self.is_held(document, now), now))
     }
 
-    /// Puts what is in force to effect, writing it before anything opens. This may begin a cut.
-    /// `before` is what the document on flash allows.
+    /// Applies the document in force, writing it before anything opens. This may begin a cut. `before` is the
+    /// admission under the document on flash.
     pub(super) fn switch(&mut self, cause: Cause, judged: Option<Position>, before: Policy, arrival: Arrival, now: Now) {
         let wanted = self.admission_of(self.force.as_ref(), now);
         if wanted.is_less_than(&self.gate) {
             return self.cut(wanted, cause, judged, arrival, Durability::BeforeOpening);
         }
-        // The gate lets nothing out yet that this takes away, as after a boot.
+        // The gate is not open to anything that this restricts, as after a boot.
         let report = self.applied_report(cause, judged, now);
         let ticket = self.promise(Some(&report), now);
         self.acknowledge_once_written(arrival);
@@ -84,7 +84,7 @@ impl Engine {
         self.settle(cause, now);
     }
 
-    /// Brings the gate in line with what is in force. This may begin a cut.
+    /// Sets the gate by the document in force. This may begin a cut.
     pub(super) fn settle(&mut self, cause: Cause, now: Now) {
         let wanted = self.admission(now);
         if wanted.is_less_than(&self.gate) {
@@ -101,7 +101,7 @@ impl Engine {
         }
     }
 
-    /// Goes on, unless a cut is under way: then nothing is decided before it is done.
+    /// Continues, unless a cut is under way: then no decision is made before it is done.
     pub(super) fn unless_cutting(&self) -> ControlFlow<CutUnderWay> {
         if self.phase.is_cutting() { ControlFlow::Break(CutUnderWay) } else { ControlFlow::Continue(()) }
     }
@@ -110,7 +110,7 @@ impl Engine {
         let keep = wanted.erases_of(&self.gate).then_some((wanted.keep, wanted.position));
         let forget = wanted.changes_owner_of(&self.gate);
         let before = match self.phase.unwritten() {
-            // Closed while that one is being written, and what it allows is what it keeps.
+            // The gate is closed while that one is being written, and clips are kept by its policy.
             Some(unwritten) if !unwritten.failed => unwritten.before.floor(&self.gate.keep),
             _ => self.gate.leave,
         };
@@ -118,7 +118,7 @@ impl Engine {
         self.effects.push(Effect::Cut { keep });
     }
 
-    /// The gate is closed and every transfer dead: write, then open under the new policy.
+    /// The gate is closed and every transfer aborted: write, then open under the new policy.
     pub(super) fn cut_done(&mut self, figures: CutFigures, now: Now) {
         let Some(cutting) = self.phase.end_cut() else { return };
         if cutting.forget {

@@ -1,5 +1,5 @@
-//! What the engine does with trusted time: it raises it by verified documents, refuses documents from beyond the end of
-//! certificates, and adjusts the lease after a correction. The arithmetic itself is in [`crate::trusted_time`].
+//! The engine's use of trusted time: it raises trusted time by verified documents, refuses documents dated after the
+//! end of certificates, and adjusts the lease after a correction. The arithmetic itself is in [`crate::trusted_time`].
 
 use std::time::Duration;
 
@@ -8,17 +8,18 @@ use care_protocol::{Cause, Keyset, Reject, Report};
 use super::{Arrival, Effect, Engine};
 use crate::trusted_time::{Now, timestamp};
 
-/// What the documents of one event have taught of trusted time: it holds at once, and the clock is told of it by an effect.
+/// The changes of trusted time by the documents of one event. They apply at once, and an effect passes them to the
+/// clock.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Learnt {
-    /// A reset signed by a root key said so.
+    /// A reset signed by a root key has set it.
     set: Option<Duration>,
-    /// It is not before this.
+    /// Trusted time is not before this.
     issued: Duration,
 }
 
 impl Learnt {
-    /// Whether the clock was told nothing.
+    /// Whether there is no change for the clock.
     pub(super) fn is_nothing(self) -> bool {
         self.set.is_none() && self.issued.is_zero()
     }
@@ -28,15 +29,15 @@ impl Learnt {
         self.set.is_some()
     }
 
-    /// `now` with what was learnt since it was read.
+    /// `now` with the changes since it was read.
     pub(super) fn apply(self, now: Now) -> Now {
         Now { trusted: self.set.unwrap_or(now.trusted).max(self.issued), ..now }
     }
 }
 
 impl Engine {
-    /// Refuses what says that it was issued after the end of the certificates of its connection: believed, it would make every
-    /// server look expired. Milliseconds for seconds end here.
+    /// Refuses a document that was issued after the end of the certificates of its connection: if it were accepted,
+    /// every server would look expired. This also catches milliseconds given as seconds.
     pub(super) fn check_range(&self, iat: u64, arrival: Arrival) -> Result<(), Reject> {
         let valid_until = arrival.valid_until;
         if Duration::from_secs(iat) <= valid_until {
@@ -49,8 +50,8 @@ impl Engine {
         )))
     }
 
-    /// The same for a keyset, and for the time in a reset that it brings this device: a T beyond every certificate could not
-    /// be corrected over any connection.
+    /// The same for a keyset, and for the time in its reset for this device: trusted time beyond every certificate
+    /// could not be corrected over any connection.
     pub(super) fn check_times(&self, keyset: &Keyset, arrival: Arrival) -> Result<(), Reject> {
         self.check_range(keyset.iat, arrival)?;
         let resets = keyset.resets_for(&self.settings.device).into_iter().filter(|reset| reset.id > self.reset_id);
@@ -63,22 +64,22 @@ impl Engine {
         }
     }
 
-    /// Something new that was verified was issued at this time: it is not earlier now.
+    /// A new verified document was issued at this time: trusted time is not before it.
     pub(super) fn learn_time(&mut self, issued: Duration, now: Now) -> Now {
         self.effects.push(Effect::RaiseTime(issued));
         self.learnt.issued = self.learnt.issued.max(issued);
         self.learnt.apply(now)
     }
 
-    /// A reset signed by a root key says what time it is.
+    /// A reset signed by a root key sets trusted time.
     pub(super) fn set_time(&mut self, time: Duration, now: Now) -> Now {
         self.effects.push(Effect::SetTime(time));
         self.learnt = Learnt { set: Some(time), issued: Duration::ZERO };
         self.learnt.apply(now)
     }
 
-    /// A correction by more than ten minutes is reported once. What counted as used of a lease because trusted time was too
-    /// high when the document came counts no more once it is set back.
+    /// A correction by more than ten minutes is reported once. The part of a lease that counted as used because
+    /// trusted time was too high at receipt no longer counts once trusted time is set back.
     pub(super) fn notice_correction(&mut self, now: Now) {
         if now.corrected == self.corrected {
             return;
@@ -94,7 +95,7 @@ impl Engine {
         }
         let detail = Report::detail_of(&correction.to_string());
         let report = Report { detail: Some(detail), ..self.applied_report(Cause::Time, None, now) };
-        // It is no switch: what changes with the time, if anything does, is reported for its own cause.
+        // A correction is not a switch: any change of mode that follows is reported with its own cause.
         self.reports.applied(report, &mut self.effects);
         self.persist(None, now);
     }

@@ -1,5 +1,5 @@
-//! Timers: a `next` that is due, a lease that ends, a confirmation that expires, a question to ask again. Called with every
-//! event and on each tick; [`Engine::wake_at`] says when the next one is due.
+//! Timers: a `next` that is due, a lease that ends, a confirmation that expires, a poll to repeat. Called with every
+//! event and on each tick; [`Engine::wake_at`] returns when the next one is due.
 
 use std::{ops::ControlFlow, time::Duration};
 
@@ -11,19 +11,19 @@ use super::{
 };
 use crate::trusted_time::Now;
 
-/// What the report says of a deaf connection.
+/// The report's text for a deaf connection.
 const NOTHING_DELIVERED: &str = "the broker granted the subscription, but neither a copy of the entitlement nor an answer to a get \
                                  came within 10 s; asking over HTTPS every 60 s";
 
 impl Engine {
-    /// Does what is due, up to a cut that this begins.
+    /// Runs the timers that are due, until one begins a cut.
     pub(super) fn run_timers(&mut self, now: Now) -> ControlFlow<CutUnderWay> {
         if let Some((ticket, _)) = self.being_written().filter(|(_, since)| now.boot >= *since + FLASH_WAIT) {
             self.write_failed(ticket, now);
             self.unless_cutting()?;
         }
         if let Some(mut staged) = self.phase.take_staged_if(|staged| staged.document.next_is_due(now)) {
-            // It is judged as if it had come now: what it gave until now is never opened.
+            // It is judged as if received now: the policy that it granted until now is never opened.
             staged.document.next_performed = true;
             self.take_up(staged.document, staged.confirmed_at, Arrival::unasked(None, now), now);
             return self.unless_cutting();
@@ -70,8 +70,8 @@ impl Engine {
             self.settle(cause, now);
             return self.unless_cutting();
         }
-        // A trusted time that has become known may end what only its doubt held up. What a document that is on its way to the
-        // disk confirms, it opens itself; what it no longer allows is closed at once.
+        // Once trusted time is confirmed, clips held only for that reason may leave. A document that is being written
+        // to flash opens by itself later; anything it no longer allows is closed at once.
         if self.gives_soon() && self.admission(now).is_less_than(&self.gate) {
             self.settle(Cause::Lease, now);
             return self.unless_cutting();
@@ -89,8 +89,8 @@ impl Engine {
         ControlFlow::Continue(())
     }
 
-    /// The `next` that time will perform. One that gives waits while a higher document is on its way to the disk: that one may
-    /// no longer know of it.
+    /// The pending `next`. One that grants more waits while a higher document is being written to flash, because that
+    /// one may no longer contain it.
     pub(super) fn expected_next(&self) -> Option<&Next> {
         let force = self.force.as_ref()?;
         force.pending_next().filter(|next| self.phase.staged().is_none() || next.policy.is_less_than(&force.policy()))
@@ -112,7 +112,7 @@ impl Engine {
         self.promise(Some(&report), now);
     }
 
-    /// Says once that the broker delivers nothing, and once that it does again.
+    /// Reports once that the broker delivers nothing, and once that it delivers again.
     fn tell_deaf(&mut self, now: Now) {
         let deaf = self.standing.misses_something();
         if std::mem::replace(&mut self.told_deaf, deaf) != deaf {
@@ -123,7 +123,7 @@ impl Engine {
         }
     }
 
-    /// Asks over HTTPS for whatever is missing.
+    /// Fetches missing documents over HTTPS.
     pub(super) fn ask(&mut self, now: Now) {
         if let Some(unknown) = &self.unknown_key {
             if !self.fetching_keyset && now.boot >= self.keyset_due(unknown) && now.boot < unknown.until {
@@ -135,7 +135,7 @@ impl Engine {
         }
         if self.standing.poll_is_due(now, self.needs_news()) {
             if self.standing.is_deaf() {
-                // It may hear again, and nobody would know.
+                // The connection may deliver again; only a new `get` shows it.
                 self.send_get(now);
             }
             if !self.lost {
@@ -146,13 +146,13 @@ impl Engine {
         }
     }
 
-    /// Until when no keyset is fetched again.
+    /// The time before which no keyset is fetched again.
     pub(super) fn keyset_pause_ends(&self) -> Option<Duration> {
         self.keyset_fetched.map(|fetched| fetched + KEYSET_PAUSE)
     }
 
-    /// A lost state is set anew from the keyset first, whose resets then count as applied, and from the entitlement only
-    /// once that is answered: docs/protocol.md#state-loss.
+    /// A lost state is restored from the keyset first, whose resets then count as applied, and from the entitlement
+    /// only after the keyset's answer: docs/protocol.md#state-loss.
     pub(super) fn ask_on(&mut self, keyset: &Fetched, now: Now) {
         match keyset {
             Fetched::Found(_) | Fetched::Missing => self.effects.push(Effect::Fetch(Resource::Entitlement)),
@@ -160,8 +160,8 @@ impl Engine {
         }
     }
 
-    /// When the keyset may be fetched for this document: once a minute, and on a new camera not before the broker has had time
-    /// to send the retained one.
+    /// When the keyset may be fetched for this document: once a minute, and on a new camera not before the broker has
+    /// had time to send the retained one.
     pub(super) fn keyset_due(&self, unknown: &UnknownKey) -> Duration {
         let first = if self.keyset.is_none() && !self.lost { unknown.until - HOLD + FIRST_KEYSET } else { Duration::ZERO };
         self.keyset_pause_ends().map_or(first, |end| first.max(end))
@@ -173,19 +173,19 @@ impl Engine {
         self.effects.push(Effect::Fetch(Resource::Keyset));
     }
 
-    /// Whether the plan itself is in doubt, beyond what the connection says.
+    /// Whether the plan itself is in doubt, apart from the connection.
     pub(super) fn needs_news(&self) -> bool {
         self.lost || self.refused.as_ref().is_some_and(|refused| refused.waiting && !refused.confirmed)
     }
 
-    /// 402 or 403 on a grant, of whatever clip: the plan is not what we think: docs/protocol.md#refusals.
+    /// 402 or 403 on a grant, for any clip: the cloud has another plan: docs/protocol.md#refusals.
     pub(super) fn refused(&mut self, now: Now) {
         if self.refused.as_ref().is_some_and(|refused| refused.waiting) {
             return;
         }
-        // Free has nothing that could be held; there the clip alone waits.
+        // Under Free no media can be held; only the clip itself waits.
         if matches!(self.mode(now), Mode::Paid | Mode::Held) {
-            // Whatever was stored meanwhile, another clip may be the one that is refused each time.
+            // Even if other clips were stored meanwhile, one clip may be refused each time.
             let lately = self.refused.as_ref().filter(|refused| now.boot < refused.retry_at + REFUSED_PAUSE);
             let pause = lately.map_or(REFUSED_RETRY.0, |refused| refused.pause);
             self.refused = Some(Refused { waiting: true, retry_at: now.boot + REFUSED_PAUSE, confirmed: false, pause });
@@ -201,7 +201,7 @@ impl Engine {
             return false;
         }
         let get = Get { nonce: (self.settings.nonce)(), epoch: self.ratchet.epoch, seq: self.ratchet.seq };
-        // A lost state asks HTTPS at its own pace, whatever comes of this.
+        // A lost state polls HTTPS at its own interval, independent of this.
         self.standing.asked(&get, self.lost, now);
         self.effects.push(Effect::Get(get));
         true

@@ -1,23 +1,23 @@
-//! A token bucket: a few may go at once, then one every so often. The only rate limiter; reports, the store's
-//! writes and the pieces of an upload's body go through it. It does not sleep: the caller asks when it may spend again.
+//! A token bucket: a burst at once, then one token per interval. It is the only rate limiter: for reports, the store's
+//! writes and the pieces of an upload's body. It does not sleep: the caller reads when the next token is available.
 //!
-//! Kept as the moment at which the bucket will be full again (GCRA, ITU-T I.371), so it is two numbers and needs no timer.
-//! Time is what the caller counts: any clock that starts at zero and never goes back. (`governor` does the same with atomics,
-//! a clock of its own and a cell per key, none of which serves here.)
+//! Kept as the moment at which the bucket will be full again (GCRA, ITU-T I.371), so it is two numbers and needs no
+//! timer. The caller supplies the time: any clock that starts at zero and never goes back. (`governor` does the same
+//! with atomics, its own clock and a cell per key, none of which is needed here.)
 
 use std::time::Duration;
 
-/// A bucket that fills by itself. Every spending takes as much time as its share of the rate.
+/// A bucket that refills over time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TokenBucket {
-    /// What may be overdrawn: the time that all tokens but one take to come.
+    /// The overdraft: the time in which all tokens but one refill.
     tolerance: Duration,
     /// When it is full.
     full_at: Duration,
 }
 
 impl TokenBucket {
-    /// A full bucket: `burst` tokens, each of which takes `every` to come back.
+    /// A full bucket: `burst` tokens, each of which refills in `every`.
     pub const fn full(burst: u32, every: Duration) -> Self {
         Self { tolerance: every.saturating_mul(burst.saturating_sub(1)), full_at: Duration::ZERO }
     }
@@ -27,12 +27,12 @@ impl TokenBucket {
         Self { tolerance, full_at: now + tolerance }
     }
 
-    /// When the next may go; a moment that has passed means now.
+    /// When the next token may be taken; a time in the past means now.
     pub fn ready_at(&self) -> Duration {
         self.full_at.saturating_sub(self.tolerance)
     }
 
-    /// One goes now, which takes `cost` to come back. Asks nothing: see [`Self::ready_at`].
+    /// Takes a token now, which refills in `cost`. Does not check [`Self::ready_at`].
     pub fn spend(&mut self, cost: Duration, now: Duration) {
         self.full_at = self.full_at.max(now) + cost;
     }

@@ -1,8 +1,9 @@
-//! The rule of trusted time as a value: readings of the machine's clocks and what the cloud says go in, T comes out.
+//! The rule of trusted time as a value: from readings of the machine's clocks and times sent by the cloud it computes
+//! trusted time, T.
 //!
-//! Only the cloud moves T by more than ten minutes, and only a `Date` over mutual TLS, or a reset signed by a root key,
-//! moves it back. What comes over a connection never raises T beyond the end of the certificates of that connection: a T
-//! beyond them would make every server look expired, and nobody could correct it any more.
+//! Only the cloud moves T by more than ten minutes, and only a `Date` over mutual TLS, or a reset signed by a root
+//! key, moves it back. No message raises T beyond the end of the certificates of its connection: beyond them every
+//! server would look expired, and T could not be corrected any more.
 
 use std::{fmt, time::Duration};
 
@@ -10,14 +11,14 @@ use jiff::Timestamp;
 
 /// How far two clocks may be apart and still agree.
 pub const AGREE_WITHIN: Duration = Duration::from_secs(600);
-/// How long after a `Date` that T does not follow at once a second one counts.
+/// If T does not follow a `Date` at once: how long after it a second one counts.
 pub const SECOND_ANSWER: Duration = Duration::from_secs(60);
 /// A `Date` further than this ahead of T and of the system clock needs a second one.
 const DAY: Duration = Duration::from_secs(86_400);
-/// What a `Date` leaves open: it has no fractions of a second.
+/// The uncertainty of a `Date`: it has no fractions of a second.
 const DATE_RESOLUTION: Duration = Duration::from_secs(1);
-/// The last second that a certificate can name, 9999-12-31T23:59:59Z: no T is beyond it. It is the bound where a connection
-/// has no certificate (plaintext, on loopback only).
+/// The last second that a certificate can name, 9999-12-31T23:59:59Z: no T is beyond it. It is the bound where a
+/// connection has no certificate (plaintext, on loopback only).
 pub const LATEST: Duration = Duration::from_secs(253_402_300_799);
 
 /// A reading of trusted time.
@@ -38,9 +39,9 @@ pub struct Now {
 /// A `Date` that T follows only once a second one agrees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Dispute {
-    /// What it says the time is, carried on to now.
+    /// Its time, advanced to now.
     pub date: Duration,
-    /// When it came, on BOOTTIME.
+    /// When it arrived, on BOOTTIME.
     pub since: Duration,
 }
 
@@ -51,7 +52,7 @@ impl Dispute {
     }
 }
 
-/// What corrected T.
+/// The source of a correction of T.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Corrector {
     /// The `iat` of a document or keyset.
@@ -62,16 +63,17 @@ pub enum Corrector {
     Reset,
 }
 
-/// A correction of T by more than ten minutes. Learning the time after a boot, before any `Date` has confirmed T, is none.
+/// A correction of T by more than ten minutes. The first time after a boot, before any `Date` has confirmed T, is no
+/// correction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Correction {
-    /// What T was.
+    /// T before it.
     pub from: Duration,
-    /// What it is since.
+    /// T after it.
     pub to: Duration,
     /// When, on BOOTTIME.
     pub at: Duration,
-    /// By what.
+    /// Its source.
     pub by: Corrector,
     /// All corrections since boot together, milliseconds.
     pub total_ms: i64,
@@ -90,24 +92,24 @@ impl fmt::Display for Correction {
     }
 }
 
-/// A time since 1970 as people read it, in whole seconds; one beyond the calendar is its end.
+/// A time since 1970 as a date in whole seconds; a time beyond the calendar becomes its end.
 pub fn timestamp(since_1970: Duration) -> Timestamp {
     i64::try_from(since_1970.as_secs()).ok().and_then(|seconds| Timestamp::from_second(seconds).ok()).unwrap_or(Timestamp::MAX)
 }
 
-/// What the two clocks of the machine say at one moment.
+/// Readings of the machine's two clocks at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Readings {
     /// CLOCK_BOOTTIME.
     pub boot: Duration,
-    /// The system clock since 1970; zero if it stands before that. It may say anything.
+    /// The system clock since 1970; zero if it is earlier. It may be wrong by any amount.
     pub system: Duration,
 }
 
 /// The `Date` of an answer over HTTPS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HeardDate {
-    /// What it says, since 1970.
+    /// Its time, since 1970.
     pub date: Duration,
     /// When its request was sent, on BOOTTIME.
     pub sent: Duration,
@@ -118,34 +120,35 @@ pub struct HeardDate {
 /// Trusted time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TrustedTime {
-    /// No true time is before it.
+    /// The build time; the true time is not before it.
     build: Duration,
-    /// T as verified sources alone give it, at `at`.
+    /// T from verified sources alone, at `at`.
     verified: Duration,
     /// T, at `at`; at most `AGREE_WITHIN` above `verified`.
     trusted: Duration,
     /// BOOTTIME of the two.
     at: Duration,
-    /// T as the last `Date` that agreed with it has left it, at `at`.
+    /// T after the last `Date` that agreed with it, at `at`.
     dated: Option<Duration>,
-    /// The last `Date` has shown that the system clock is ahead: it raises T no more.
+    /// The last `Date` has shown that the system clock is ahead: it no longer raises T.
     system_is_ahead: bool,
     disputed: Option<Dispute>,
     corrected: Option<Correction>,
 }
 
 impl TrustedTime {
-    /// T at `boot`, from the build time and what was `persisted` (both since 1970).
+    /// T at `boot`, from the build time and the `persisted` T (both since 1970).
     ///
-    /// A persisted T beyond [`LATEST`] was written before T had a bound; no server could ever be trusted at such a time.
+    /// A persisted T beyond [`LATEST`] was written before T had a bound; no server certificate is valid at such a
+    /// time.
     pub fn new(build: Duration, persisted: Option<Duration>, boot: Duration) -> Self {
         let floor = persisted.filter(|t| *t <= LATEST).map_or(build, |t| t.max(build));
         Self { build, verified: floor, trusted: floor, at: boot, dated: None, system_is_ahead: false, disputed: None, corrected: None }
     }
 
-    /// The time at these readings. The system clock raises T only where it is within 10 minutes of what is verified, so
-    /// that a clock that creeps forward cannot carry T away step by step, and no longer once a `Date` has shown it to be
-    /// ahead.
+    /// The time at these readings. The system clock raises T only if it is within 10 minutes of the verified time, so
+    /// that a clock that runs fast cannot move T away step by step. Once a `Date` has shown it to be ahead, it no
+    /// longer raises T.
     pub fn now(&mut self, readings: Readings) -> Now {
         self.run_to(readings.boot);
         let near = readings.system <= self.verified.saturating_add(AGREE_WITHIN) && !self.system_is_ahead;
@@ -165,7 +168,7 @@ impl TrustedTime {
         }
     }
 
-    /// A reset signed by a root key says what T is.
+    /// A reset signed by a root key sets T.
     pub fn set(&mut self, time: Duration, readings: Readings) {
         self.now(readings);
         let before = self.trusted;
@@ -177,9 +180,9 @@ impl TrustedTime {
 
     /// An answer over HTTPS carries a `Date`.
     ///
-    /// The answer was made after its request was sent and before now, so the true time is from `date` to `date` plus that
-    /// span: T is brought in there. What is far away waits for a second answer that agrees: a T more than ten minutes too
-    /// high, and a `Date` more than a day beyond both T and the system clock.
+    /// The answer was made after its request was sent and before now, so the true time is from `date` to `date` plus
+    /// that span: T is moved into that span. A large difference waits for a second answer that agrees: a T more than
+    /// ten minutes too high, and a `Date` more than a day beyond both T and the system clock.
     pub fn observe_date(&mut self, heard: HeardDate, readings: Readings) {
         self.now(readings);
         let earliest = heard.date;
@@ -202,8 +205,9 @@ impl TrustedTime {
         self.disputed = None;
         self.system_is_ahead = readings.system > latest;
         let (before, confirmed) = (self.trusted, self.is_confirmed());
-        // What is far away stops a day short of the bound: at the bound itself the server's certificate would end a second later,
-        // and with it every way to say that this was a mistake. What is right comes nearer in steps of a day.
+        // A large correction stops a day before the bound: at the bound itself the server's certificate would expire a
+        // second later, and no connection could correct a mistake any more. A right correction continues in steps of a
+        // day.
         let bound = if far { heard.valid_until.saturating_sub(DAY) } else { heard.valid_until };
         self.verify(earliest.min(bound));
         if self.trusted > latest {
@@ -240,7 +244,7 @@ impl TrustedTime {
         self.corrected = Some(Correction { from, to, at: self.at, by, total_ms });
     }
 
-    /// Lets BOOTTIME run to `boot`. Two threads may read the clock in one order and arrive here in the other: an older
+    /// Advances to BOOTTIME `boot`. Two threads may read the clock in one order and call this in the other: an older
     /// reading changes nothing.
     fn run_to(&mut self, boot: Duration) {
         let since = boot.saturating_sub(self.at);

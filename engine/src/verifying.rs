@@ -1,5 +1,5 @@
-//! Checks signatures for the engine. The simulation delivers the same few thousand documents millions of times, so under
-//! test a verdict is remembered by the token and the keys it was judged by. A product build remembers nothing.
+//! Checks signatures for the engine. The simulation delivers the same few thousand documents millions of times, so
+//! under test a cache keeps each verdict by token and keys. A product build has no cache.
 
 use care_protocol::{DeviceId, Entitlement, Keyset, Reject, RootKeys, VerifiedEntitlement, VerifiedKeyset};
 

@@ -1,4 +1,4 @@
-//! What people and machines may see of the engine's state.
+//! The engine's state for the status document and metrics.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use serde::Serialize;
 use super::{Engine, Past, force::InForce};
 use crate::trusted_time::Now;
 
-/// A picture of the engine at one moment.
+/// A snapshot of the engine.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct View {
-    /// What the agent is doing.
+    /// The mode.
     pub mode: Mode,
     /// The plan on record.
     pub plan: Option<Plan>,
@@ -27,13 +27,13 @@ pub struct View {
     pub keyset: u64,
     /// The limits on record.
     pub policy: Option<Policy>,
-    /// What may leave at this moment.
+    /// The policy for uploads now.
     pub may_leave: Policy,
-    /// What is left of the lease.
+    /// The remaining lease.
     pub lease_left: Option<Duration>,
-    /// When the plan changes by itself, Unix seconds.
+    /// When `next` takes effect, Unix seconds.
     pub next_at: Option<u64>,
-    /// The plan it changes to.
+    /// The plan of `next`.
     pub next_plan: Option<Plan>,
     /// The order id support asks for.
     pub order: Option<String>,
@@ -49,7 +49,7 @@ pub struct View {
     pub conflict: Option<Position>,
     /// Why paid media waits; `None` unless the mode is `held`.
     pub held_because: Option<&'static str>,
-    /// Documents that are rejected, and why, in a sentence.
+    /// The rejected documents and the reasons, in a sentence.
     pub rejected: Option<String>,
     /// The documents accepted under this owner, oldest first.
     pub history: Vec<Past>,
@@ -64,7 +64,7 @@ impl Engine {
         self.last_switch.as_ref().map(|report| (report, order.map(|order| order.id.as_str())))
     }
 
-    /// A picture of the state.
+    /// A snapshot of the state.
     pub fn view(&self, now: Now) -> View {
         let force = self.force.as_ref();
         let entitlement = force.map(|force| &force.document.entitlement);

@@ -1,5 +1,5 @@
-//! What goes to flash, and what follows once it is there. PUBACK means: this document or a higher one survives a power
-//! cut, or it was refused (docs/protocol.md#acknowledgement).
+//! Writes records to flash, and continues once they are durable. PUBACK means: this document or a higher one survives
+//! a power cut, or it was refused (docs/protocol.md#acknowledgement).
 
 use care_protocol::{Cause, MAX_INTEGER, Reject, Report, RootKeys};
 
@@ -37,7 +37,7 @@ impl Engine {
             entitlement: newest.map(|newest| newest.document.token.clone()),
             keyset: self.keyset.as_ref().map(|keyset| keyset.token.clone()),
             verified_by: newest.and_then(|newest| newest.verified_by.clone()),
-            // Both run on from numbers that may be the largest there are; a record that says more could not be read again.
+            // Both continue from values that may be at their maximum; a larger value could not be read again.
             lease_used_s: newest.map_or(0, |newest| newest.lease_used(now).as_secs()).min(MAX_INTEGER),
             lease_late_s: newest.map_or(0, |newest| newest.lease_late().as_secs()).min(MAX_INTEGER),
             next_performed: newest.is_some_and(|newest| newest.next_performed),
@@ -45,14 +45,14 @@ impl Engine {
             reset_id: self.reset_id,
             factory_reset: self.factory_reset,
             roots: self.record_roots(newest),
-            // Whoever reads it there, it was written.
+            // A restart can read it, so it counts as written.
             history: past::and_newest(self.history.clone(), newest, now),
             report: report.or(unwritten).or(self.reports.undelivered()).map(|report| Report { persisted: true, ..report.clone() }),
         }
     }
 
-    /// The root keys without which the record could not be verified again. Where two have one name, the retired one is the one
-    /// that the configuration does not have.
+    /// The root keys without which the record could not be verified again. If two have the same name, the retired one
+    /// is the one that is not configured.
     fn record_roots(&self, newest: Option<&InForce>) -> RootKeys {
         let mut roots = self.settings.roots.clone();
         if newest.is_some_and(|newest| newest.verified_by.is_some()) {
@@ -75,7 +75,8 @@ impl Engine {
             (staged.cause, (staged.cause == Cause::Document).then_some(position))
         });
         match given {
-            // A document that gives opens, then is acknowledged. One that takes is acknowledged, then opens what is left.
+            // A document that grants more opens the gate, then is acknowledged. A restriction is acknowledged, then
+            // reopens what remains.
             Some((cause, judged)) => {
                 let mut report = self.applied_report(cause, judged, now);
                 if let Some(downgrade) = downgrade {
@@ -84,7 +85,7 @@ impl Engine {
                 }
                 self.announced = Some(report.mode);
                 if self.admission(now).is_less_than(&self.gate) {
-                    // Its time ran out on the way to the disk: the cut has a report of its own, after this one.
+                    // It expired while being written: the cut has its own report, after this one.
                     self.acknowledge_written(ticket);
                     self.announce(report);
                     self.settle(Cause::Lease, now);

@@ -1,6 +1,6 @@
 //! The unsigned documents: `get` and its answer (`docs/protocol.md#get-and-answer`), grant requests and grants
-//! (`docs/protocol.md#grants`), and motion events. Both sides read and write them here. What a grant may name is not judged
-//! here but by the agent's uploads.
+//! (`docs/protocol.md#grants`), and motion events. Both sides read and write them here. What a grant may name is not
+//! judged here but by the agent's uploads.
 
 use std::collections::BTreeMap;
 
@@ -41,7 +41,8 @@ impl Answer {
         if bytes.len() > Self::MAX_BYTES {
             return Err(Reject::TooLarge { got: bytes.len(), limit: Self::MAX_BYTES });
         }
-        // It is no answer, and larger than any document: report its size, as for a document (`docs/protocol.md#acknowledgement`).
+        // It is no answer, and larger than any document: report its size, as for a document
+        // (`docs/protocol.md#acknowledgement`).
         let too_large = |reject| match bytes.len() > crate::MAX_TOKEN_BYTES {
             true => Reject::TooLarge { got: bytes.len(), limit: crate::MAX_TOKEN_BYTES },
             false => reject,

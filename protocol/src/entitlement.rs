@@ -1,6 +1,6 @@
-//! Entitlements: the signed documents that say what a camera may do now and what comes next (`docs/protocol.md#entitlement`).
-//! The cloud signs them with [`Entitlement::sign`], the camera checks them with [`Entitlement::verify`]. Their place in the
-//! order of documents is the engine's to judge, not this module's.
+//! Entitlements: the signed documents that say what a camera may do now and what comes next
+//! (`docs/protocol.md#entitlement`). The cloud signs them with [`Entitlement::sign`], the camera checks them with
+//! [`Entitlement::verify`]. Their place in the order of documents is the engine's to judge, not this module's.
 
 use serde::{Deserialize, Serialize};
 
@@ -193,7 +193,8 @@ pub struct VerifiedEntitlement {
 }
 
 impl Entitlement {
-    /// Checks a token in the order of `docs/protocol.md#judgement`: size, form, header, key, signature, claims and `crit`.
+    /// Checks a token in the order of `docs/protocol.md#judgement`: size, form, header, key, signature, claims and
+    /// `crit`.
     ///
     /// # Errors
     /// The first check that fails.

@@ -1,5 +1,5 @@
-//! Names and numbers whose types admit only valid values: device ids, plans, positions, digests. Everything else in this
-//! crate is made of them; `docs/protocol.md#encoding` has their ranges.
+//! Names and numbers whose types admit only valid values: device ids, plans, positions, digests. Everything else in
+//! this crate is made of them; `docs/protocol.md#encoding` has their ranges.
 
 use std::{fmt, str::FromStr};
 
@@ -17,8 +17,8 @@ pub struct BadIdent {
     value: String,
 }
 
-/// A camera's id: 1 to 64 characters out of `A–Z a–z 0–9 . _ -`, not dots alone. It is a topic level, a path segment, the
-/// MQTT client id and the certificate's CN.
+/// A camera's id: 1 to 64 characters out of `A–Z a–z 0–9 . _ -`, not dots alone. It is a topic level, a path segment,
+/// the MQTT client id and the certificate's CN.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct DeviceId(String);
@@ -64,8 +64,8 @@ impl fmt::Display for DeviceId {
     }
 }
 
-/// A plan's name: `free`, `plus`, `premium` or one to come; 1 to 64 characters, no control characters. The camera shows it and
-/// enforces the policy.
+/// A plan's name: `free`, `plus`, `premium` or one to come; 1 to 64 characters, no control characters. The camera
+/// shows it and enforces the policy.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Plan(String);

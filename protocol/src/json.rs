@@ -1,5 +1,5 @@
-//! Strict JSON (`docs/protocol.md#encoding`): no duplicate keys, depth at most 8, integers without fraction or exponent. Other
-//! numbers are allowed only in fields that this crate does not read.
+//! Strict JSON (`docs/protocol.md#encoding`): no duplicate keys, depth at most 8, integers without fraction or
+//! exponent. Other numbers are allowed only in fields that this crate does not read.
 //!
 //! serde_json parses; this module rejects what serde_json would accept, and returns fields by name, or the reject for a
 //! field that is missing, of the wrong type or out of range. Every reader of this crate uses it.

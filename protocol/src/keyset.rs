@@ -1,5 +1,6 @@
-//! Keysets: the keys that may sign entitlements, signed by an offline root key (`docs/protocol.md#keyset`). The cloud signs them
-//! with [`Keyset::sign`], the camera checks them with [`Keyset::verify`]. Which version is in force is the engine's to judge.
+//! Keysets: the keys that may sign entitlements, signed by an offline root key (`docs/protocol.md#keyset`). The cloud
+//! signs them with [`Keyset::sign`], the camera checks them with [`Keyset::verify`]. Which version is in force is the
+//! engine's to judge.
 
 use std::collections::BTreeMap;
 
@@ -104,7 +105,8 @@ impl Keyset {
         self.keys.get(kid).ok_or_else(|| Reject::UnknownKey(kid.to_owned()))
     }
 
-    /// The resets for this device in the order of their ids, so that a device that has missed some applies them as issued.
+    /// The resets for this device in the order of their ids, so that a device that has missed some applies them as
+    /// issued.
     pub fn resets_for(&self, device: &DeviceId) -> Vec<&Reset> {
         let mut resets: Vec<_> = self.resets.iter().filter(|reset| reset.aud == device.as_str()).collect();
         resets.sort_by_key(|reset| reset.id);

@@ -1,8 +1,8 @@
 //! The documents that the Care cloud and a camera exchange, and the rules for reading them.
 //!
-//! Everything here is strict and pure: bytes in; a checked value, or a [`Reject`] with its reason code, out. There is no
-//! socket, no file and no clock. The agent uses it to check documents, the cloud to sign them. `docs/protocol.md` specifies the
-//! wire format; each type names the heading that it implements.
+//! Everything here is strict and pure: bytes in; a checked value, or a [`Reject`] with its reason code, out. There is
+//! no socket, no file and no clock. The agent uses it to check documents, the cloud to sign them. `docs/protocol.md`
+//! specifies the wire format; each type names the heading that it implements.
 #![forbid(unsafe_code)]
 
 mod api;

@@ -1,5 +1,5 @@
-//! The limits in an entitlement: what may be uploaded and how long it is kept (`docs/protocol.md#policy`). The engine compares
-//! policies here; whether one clip is allowed is judged elsewhere, at the gate.
+//! The limits in an entitlement: what may be uploaded and how long it is kept (`docs/protocol.md#policy`). The engine
+//! compares policies here; whether one clip is allowed is judged elsewhere, at the gate.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,5 +1,5 @@
-//! The report: the retained message in which the agent says what it applied (`docs/protocol.md#report`). The engine makes reports
-//! and decides which go out; the cloud reads them.
+//! The report: the retained message in which the agent says what it applied (`docs/protocol.md#report`). The engine
+//! makes reports and decides which go out; the cloud reads them.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -119,7 +119,8 @@ pub struct Report {
     pub outcome: Outcome,
     /// With `applied` the reason in force, with `rejected` a reason code, otherwise the outcome's name again.
     pub reason: String,
-    /// One sentence for people: what was expected and what arrived. At most [`Report::DETAIL_MOST`] characters, no secrets.
+    /// One sentence for people: what was expected and what arrived. At most [`Report::DETAIL_MOST`] characters, no
+    /// secrets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
     /// Why the agent reports.

@@ -28,7 +28,7 @@ fn every_kept_input_is_judged() {
             }
         }
         println!("{}: {accepted} inputs accepted, {refused} refused", target.name);
-        assert!(accepted > 0 && refused > 0, "{}: {accepted} accepted, {refused} refused: it does not get past the door", target.name);
+        assert!(accepted > 0 && refused > 0, "{}: {accepted} accepted, {refused} refused: no input passes the first check", target.name);
     }
 }
 

@@ -1,5 +1,5 @@
-//! Asks a running agent for its status, over the port or socket in the configuration. The commands `status`, `support` and
-//! `check-config` use it.
+//! Asks a running agent for its status, over the port or socket in the configuration. The commands `status`, `support`
+//! and `check-config` use it.
 
 use std::{io, time::Duration};
 

@@ -1,5 +1,5 @@
-//! The history for support: the newest reports since the start, each with its order id, in memory only; and the documents
-//! accepted before, which the record keeps across restarts. Both are erased when the camera's owner changes.
+//! The history for support: the newest reports since the start, each with its order id, in memory only; and the
+//! documents accepted before, which the record keeps across restarts. Both are erased when the camera's owner changes.
 
 use std::{collections::VecDeque, time::Duration};
 

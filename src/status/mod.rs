@@ -1,6 +1,6 @@
-//! The agent's status: one document, a page that shows it, and a server for both. The control thread keeps [`SharedStatus`] up
-//! to date. The server only reads it, on a thread of its own, so that a reader cannot delay a switch. It listens on loopback or
-//! a unix socket only.
+//! The agent's status: one document, a page that shows it, and a server for both. The control thread keeps
+//! [`SharedStatus`] up to date. The server only reads it, on a thread of its own, so that a reader cannot delay a
+//! switch. It listens on loopback or a unix socket only.
 
 mod client;
 mod document;
@@ -19,4 +19,4 @@ pub use document::{
 pub use history::{Change, History, PastDocument};
 pub use server::Server;
 #[cfg(any(test, feature = "fuzzing"))]
-pub(crate) use server::request_from_a_stranger;
+pub(crate) use server::fuzz_request;

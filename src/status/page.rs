@@ -1,5 +1,5 @@
-//! Renders the status document as a page: the conditions, most severe first, then one table. It has no script and reloads every
-//! two seconds.
+//! Renders the status document as a page: the conditions, most severe first, then one table. It has no script and
+//! reloads every two seconds.
 
 use super::StatusDocument;
 use crate::conditions::Condition;

@@ -334,7 +334,7 @@ fn with_type(status: StatusCode, content_type: &'static str, body: String) -> An
 
 /// Serves a connection that sends these bytes and then closes, for `fuzzing`.
 #[cfg(any(test, feature = "fuzzing"))]
-pub(crate) fn request_from_a_stranger(input: &[u8]) -> crate::fuzzing::Verdict {
+pub(crate) fn fuzz_request(input: &[u8]) -> crate::fuzzing::Verdict {
     use std::{path::Path, sync::LazyLock};
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -118,7 +118,7 @@ impl Failure {
                 }
                 (413, _) => "Raise the body size that the store, or a proxy before it, takes.",
                 (429, _) => "The server asks for fewer requests: raise its limit for this device.",
-                (500.., _) => "Look for the fault in the server's own log; clips wait until it is mended.",
+                (500.., _) => "Look for the fault in the server's own log; clips wait until it is fixed.",
                 _ => "Ask the server's operator why it declines the request.",
             },
             Self::Grant(_) => "Add the host to [store] hosts if it is right, or correct the cloud's grants.",

@@ -232,7 +232,7 @@ impl Uploads {
         self.spill();
         self.shared.gate.spool.end();
         if self.ended.recv_timeout(deadline) == Err(mpsc::RecvTimeoutError::Timeout) {
-            tracing::warn!("uploads and flash did not come to an end in time");
+            tracing::warn!("the threads of uploads and flash did not end in time");
         }
         let spool = self.shared.gate.spool.lock();
         let lost = spool.held().clips - spool.flash_use().held.clips;

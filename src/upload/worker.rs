@@ -125,7 +125,7 @@ impl Shared {
         // Expired clips must be erased from flash as well.
         self.gate.spool.grown();
         if expired.clips > 0 {
-            tracing::info!(clips = expired.clips, bytes = expired.bytes, "clips are older than the plan keeps: given up and erased");
+            tracing::info!(clips = expired.clips, bytes = expired.bytes, "clips are older than the plan keeps: erased");
         }
         self.faults.lost(&losses, self.gate.clock.now());
         self.faults.name(&self.gate);

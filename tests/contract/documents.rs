@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use care_protocol::{
     Answer, DeviceId, Entitlement, Get, Grant, GrantRequest, Key, Keyset, Report, RootKeys, Signer, Stored, is_sha256_hex,
 };
-use kasa_care_agent::{status::StatusDocument, upload::vendor::Said};
+use kasa_care_agent::{status::StatusDocument, upload::vendor::UploaderMessage};
 use serde_json::{Value, json};
 
 use super::schema::{Judge, read};
@@ -259,11 +259,11 @@ fn a_line_from_an_uploader_is_judged_alike() {
     let closed =
         json!({ "type": "closed", "generation": 8, "transfers": 1, "bytes_after": 0, "erased": { "clips": 3, "bytes": 5_242_880 } });
     for line in [closed, json!({ "type": "stored", "bytes": 7 }), json!({ "type": "refused", "status": 402 })] {
-        compare("uploader-to-agent", Reader::Same, &line, |bytes| Said::read(bytes).is_ok());
+        compare("uploader-to-agent", Reader::Same, &line, |bytes| UploaderMessage::read(bytes).is_ok());
     }
     let mut judge = Judge::start();
     for line in [json!({ "type": "open" }), json!({ "type": "refused", "status": 404 }), json!({})] {
-        assert!(!judge.validate("uploader-to-agent", &line).0 && Said::read(line.to_string().as_bytes()).is_err(), "{line}");
+        assert!(!judge.validate("uploader-to-agent", &line).0 && UploaderMessage::read(line.to_string().as_bytes()).is_err(), "{line}");
     }
 }
 

@@ -1,6 +1,6 @@
 //! The command line of care-cloud, as types that clap parses. A command for a running care-cloud becomes the
-//! [`Action`](crate::domain::actions::Action) or [`Experiment`](crate::lab::experiments::Experiment) that its portal accepts,
-//! so that both sides agree on the format.
+//! [`Action`](crate::domain::actions::Action) or [`Experiment`](crate::lab::experiments::Experiment) that its portal
+//! accepts, so that both sides agree on the format.
 
 mod experiment;
 mod plan;
@@ -14,8 +14,8 @@ pub use self::{experiment::ExperimentCommand, plan::PlanCommand};
 
 /// A stand-in for the Care cloud, made of real parts.
 ///
-/// Without a command it runs everything, embedded and on loopback. The other commands talk to the care-cloud that runs on the
-/// same --data.
+/// Without a command it runs everything, embedded and on loopback. The other commands talk to the care-cloud that runs
+/// on the same --data.
 #[derive(Debug, Parser)]
 #[command(
     name = "care-cloud",
@@ -53,7 +53,8 @@ pub struct Options {
     /// Let anyone sign in to the portal with one click, as the demo does
     #[arg(long, conflicts_with = "portal_origin")]
     pub demo: bool,
-    /// An external broker, as cameras reach it: mqtts://host:port, or mqtt:// on loopback. Its configuration is in deploy/
+    /// An external broker, as cameras reach it: mqtts://host:port, or mqtt:// on loopback. Its configuration is in
+    /// deploy/
     #[arg(long, value_name = "URL", help_heading = "External broker")]
     pub broker: Option<String>,
     /// The broker's listener for the cloud, if it has a separate one [default: --broker]
@@ -131,7 +132,8 @@ pub enum CameraCommand {
 /// Commands about accounts.
 #[derive(Debug, Subcommand)]
 pub enum AccountCommand {
-    /// Set the sign-in of an account. The first start creates demo@kasa.example; its password is in DIR/demo-sign-in.json
+    /// Set the sign-in of an account. The first start creates demo@kasa.example; its password is in
+    /// DIR/demo-sign-in.json
     Add {
         /// The account
         #[arg(long)]

@@ -1,4 +1,5 @@
-//! Accounts and their sign-in: the TP-Link ID and the hash of the password. Sessions and rate limits belong to the portal.
+//! Accounts and their sign-in: the TP-Link ID and the hash of the password. Sessions and rate limits belong to the
+//! portal.
 
 use std::num::NonZeroU32;
 
@@ -53,7 +54,7 @@ impl From<rusqlite::Error> for AccountError {
 pub struct Account {
     /// Its opaque id, as documents carry it.
     pub id: String,
-    /// The TP-Link ID; `None`: nobody can sign in.
+    /// The TP-Link ID; `None`: no sign-in is possible.
     pub login: Option<String>,
     /// Unix seconds.
     pub created_at: u64,
@@ -102,8 +103,8 @@ pub fn ensure(tx: &Transaction<'_>, id: &str, now: u64) -> Result<(), DbError> {
     Ok(())
 }
 
-/// Sets the sign-in of an account, which is created if it does not exist. Its sessions end, because somebody else may have
-/// known the old password.
+/// Sets the sign-in of an account, which is created if it does not exist. Its sessions end, because another person may
+/// have known the old password.
 pub fn set_sign_in(tx: &Transaction<'_>, id: &str, login: &str, password: &PasswordHash, now: u64) -> Result<(), AccountError> {
     let login = normal(login).ok_or_else(|| AccountError::BadLogin(login.to_owned()))?;
     ensure(tx, id, now)?;
@@ -131,8 +132,8 @@ pub fn all(connection: &Connection) -> Result<Vec<Account>, DbError> {
     Ok(accounts.collect::<Result<_, _>>()?)
 }
 
-/// The account of a TP-Link ID, with the hash to compare. An unknown name gets a hash that nothing matches, so that the answer
-/// takes as long and does not tell which of the two was wrong.
+/// The account of a TP-Link ID, with the hash to compare. An unknown name gets a hash that nothing matches, so that
+/// the answer takes as long and does not reveal which of the two was wrong.
 pub fn credentials(connection: &Connection, login: &str) -> Result<(Option<Account>, PasswordHash), DbError> {
     let nobody = || (None, PasswordHash::of_nobody());
     let Some(login) = normal(login) else { return Ok(nobody()) };
@@ -145,7 +146,7 @@ pub fn credentials(connection: &Connection, login: &str) -> Result<(Option<Accou
     Ok(found.optional()?.unwrap_or_else(nobody))
 }
 
-/// TP-Link IDs do not tell capitals from small letters.
+/// TP-Link IDs are not case-sensitive.
 fn normal(login: &str) -> Option<String> {
     let login = login.trim().to_lowercase();
     let (name, domain) = login.split_once('@')?;

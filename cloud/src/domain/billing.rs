@@ -1,5 +1,6 @@
-//! What time does to a subscription: bills fall due and are paid or declined, grace and hold run out, a trial or a plan cancelled
-//! in its store ends. Each step is taken on its own, so that every bill is written even after a long pause.
+//! What time does to a subscription: bills fall due and are paid or declined, grace and hold run out, a trial or a
+//! plan cancelled in its store ends. Each step is taken on its own, so that every bill is written even after a long
+//! pause.
 
 use care_protocol::{Channel, Reason};
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
@@ -17,7 +18,8 @@ use crate::{
 };
 
 impl Issuer {
-    /// Takes every step that is due at `now` and issues the documents that follow. This is how the cloud performs `next`.
+    /// Takes every step that is due at `now` and issues the documents that follow. This is how the cloud performs
+    /// `next`.
     pub fn end_periods(&self, tx: &Transaction<'_>, now: u64) -> Result<Vec<Issued>, ActionError> {
         let mut issued = Vec::new();
         for account in accounts_due(tx, now)? {
@@ -62,8 +64,8 @@ impl Issuer {
         }
     }
 
-    /// Declines the account's card from now on. With `grace_s` its running subscriptions count as unpaid at once and have that
-    /// many seconds left, so that an engineer can watch the end.
+    /// Declines the account's card from now on. With `grace_s` its running subscriptions count as unpaid at once and
+    /// have that many seconds left, so that an engineer can watch the end.
     pub(crate) fn payment_fails(&self, tx: &Transaction<'_>, account: &str, grace_s: Option<u64>, now: u64) -> Result<Done, ActionError> {
         set_declines(tx, account, true)?;
         if let Some(grace_s) = grace_s {
@@ -75,8 +77,8 @@ impl Issuer {
         self.changed(tx, account, Reason::PaymentFailed, None, now)
     }
 
-    /// Accepts the card again and pays the open bills. A plan in grace continues unchanged; a plan on hold starts a new period
-    /// today, because days on Free are not billed.
+    /// Accepts the card again and pays the open bills. A plan in grace continues unchanged; a plan on hold starts a
+    /// new period today, because days on Free are not billed.
     pub(crate) fn payment_recovers(&self, tx: &Transaction<'_>, account: &str, now: u64) -> Result<Done, ActionError> {
         set_declines(tx, account, false)?;
         for unpaid in subscriptions(tx, account)?.into_iter().filter(|s| matches!(s.phase, Phase::Grace | Phase::Hold)) {

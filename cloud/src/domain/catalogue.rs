@@ -1,4 +1,5 @@
-//! The plan catalogue: limits and prices of each plan, read from `catalogue.toml`. No other code holds a figure of a plan.
+//! The plan catalogue: limits and prices of each plan, read from `catalogue.toml`. No other code holds a figure of a
+//! plan.
 
 use care_protocol::{Plan, Policy};
 use serde::{Deserialize, Serialize};

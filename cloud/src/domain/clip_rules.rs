@@ -1,5 +1,5 @@
-//! Whether the plan in force allows a clip. The API asks before it gives a grant, the store asks again when a clip arrives under a
-//! grant that was revoked meanwhile. The camera applies the same rules before it asks.
+//! Whether the plan in force allows a clip. The API asks before it gives a grant, the store asks again when a clip
+//! arrives under a grant that was revoked meanwhile. The camera applies the same rules before it asks.
 
 use std::time::Duration;
 
@@ -56,8 +56,9 @@ pub fn arrived_too_close(connection: &Connection, device: &DeviceId, clip: &str,
     too_close(connection, device, clip, &policy)
 }
 
-/// The pause counts between the end of one clip and the beginning of the next, whichever was asked for or arrived first. A clip
-/// counts that is in the store or, while its grant may be used, on its way there: grants given side by side see each other.
+/// The pause counts between the end of one clip and the beginning of the next, whichever was requested or arrived
+/// first. A clip counts if it is in the store or if its grant may still be used, so concurrent grants take each other
+/// into account.
 fn too_close(connection: &Connection, device: &DeviceId, clip: &str, policy: &Policy) -> Result<bool, DbError> {
     if policy.cooldown_s == 0 {
         return Ok(false);

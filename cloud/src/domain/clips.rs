@@ -1,4 +1,5 @@
-//! The database's view of the clips in the store: marked for erasure, or known to be gone. The store itself deletes them.
+//! The database's view of the clips in the store: marked for erasure, or known to be deleted. The store itself deletes
+//! them.
 
 use std::collections::BTreeMap;
 
@@ -58,7 +59,7 @@ pub fn to_go(connection: &Connection, at_most: usize) -> Result<BTreeMap<DeviceI
     Ok(clips)
 }
 
-/// Marks clips as gone, except those that were uploaded again meanwhile.
+/// Marks clips as deleted, except those that were uploaded again meanwhile.
 pub fn book_gone(tx: &Transaction<'_>, clips: &[String]) -> Result<(), DbError> {
     let mut statement = tx.prepare_cached("UPDATE clips SET gone_at = ?2 WHERE clip = ?1 AND erased_at IS NOT NULL")?;
     for clip in clips {

@@ -1,5 +1,5 @@
-//! The business of the Care cloud: accounts, plans and what they cost, the entitlements that follow from them, and the rules
-//! for clips. It works on the database's transactions and knows no network; times are given by the caller.
+//! The business of the Care cloud: accounts, plans and what they cost, the entitlements that follow from them, and the
+//! rules for clips. It works on the database's transactions without network access; the caller passes the time.
 
 pub mod accounts;
 pub mod actions;

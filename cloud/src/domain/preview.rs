@@ -1,5 +1,5 @@
-//! The effect of a change before it is made: which plans change, what is refunded, which clips are erased. The change is made
-//! inside a savepoint and rolled back, so that the preview cannot differ from the change itself.
+//! The effect of a change before it is made: which plans change, what is refunded, which clips are erased. The change
+//! is made inside a savepoint and rolled back, so that the preview cannot differ from the change itself.
 
 use care_protocol::{DeviceId, Order, RefundKind};
 use rusqlite::{OptionalExtension as _, Transaction, params};

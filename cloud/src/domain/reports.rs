@@ -1,4 +1,4 @@
-//! What cameras send: reports, which are kept and matched with the documents they answer, and their status.
+//! Messages from cameras: reports, which are stored and matched with the documents they answer, and the status.
 
 use care_protocol::{Cause, DeviceId, Outcome, Position, Report};
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
@@ -26,7 +26,7 @@ pub struct Reported {
     pub reported_us: Option<i64>,
 }
 
-/// What a report changed.
+/// The changes made by a report.
 #[derive(Debug, Default)]
 pub struct Kept {
     /// The report is new, and not a retained copy of the last one.
@@ -54,8 +54,8 @@ pub fn keep(tx: &Transaction<'_>, report: &Report, at: i64) -> Result<Kept, DbEr
          WHERE device = ?1 AND ((epoch, seq) <= (?2, ?3) OR (epoch, seq) = (?4, ?5)) AND reported_at IS NULL",
         params![device, report.epoch, report.seq, judged.epoch, judged.seq, at],
     )?;
-    // The figures belong to the judged document. The first answer counts, unless the document was rejected first (its key was
-    // not known yet) and applied later.
+    // The figures belong to the judged document. The first answer counts, unless the document was rejected first (its
+    // key was not known yet) and applied later.
     if let Some(judged) = report.judged {
         let applied = report.outcome == Outcome::Applied;
         tx.execute(
@@ -75,8 +75,9 @@ pub fn keep(tx: &Transaction<'_>, report: &Report, at: i64) -> Result<Kept, DbEr
     Ok(Kept { new: true, ..Kept::default() })
 }
 
-/// Whether a report says that the camera was reset under its present binding. The report of the reset itself may be of an
-/// earlier one, if the camera was bound again before it could send it: then nothing of the new epoch has been answered yet.
+/// Whether a report states that the camera was reset under its present binding. The report of the reset itself may be
+/// of an earlier one, if the camera was bound again before it could send it: then nothing of the new epoch has been
+/// answered yet.
 fn tells_of_reset(tx: &Transaction<'_>, camera: &Camera, report: &Report) -> Result<bool, DbError> {
     if report.cause == Cause::FactoryReset && report.outcome == Outcome::Applied {
         let answered = "SELECT EXISTS (SELECT 1 FROM documents WHERE device = ?1 AND epoch = ?2 AND reported_at IS NOT NULL)";

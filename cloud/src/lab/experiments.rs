@@ -1,5 +1,5 @@
-//! The engineers' experiments: what can go wrong between a cloud and a camera, one click each. An experiment acts on the real
-//! parts (a signature, a topic, a keyset, a grant); the camera's report shows how it reacted.
+//! The engineers' experiments: what can go wrong between a cloud and a camera, one click each. An experiment acts on
+//! the real parts (a signature, a topic, a keyset, a grant); the camera's report shows how it reacted.
 
 use std::sync::Arc;
 
@@ -100,17 +100,17 @@ pub enum Experiment {
         /// The camera.
         camera: DeviceId,
     },
-    /// A new signing key, the old one revoked, every document anew.
+    /// Makes a new signing key, revokes the old one, and issues every document again.
     RotateKey,
-    /// A root-signed reset below the camera's newest document, which is then sent again: `duplicate`, because what is in
-    /// force stays in force, and under the next keyset.
+    /// A root-signed reset below the camera's newest document, which is then sent again: `duplicate`, because what is
+    /// in force stays in force, and under the next keyset.
     Reset {
         /// The camera.
         camera: DeviceId,
     },
     /// Grants are answered with 402 for a while.
     RefuseGrants {
-        /// The camera; all if it is not said.
+        /// The camera; all if absent.
         #[serde(default)]
         camera: Option<DeviceId>,
         /// For how long; 0 ends it.
@@ -123,10 +123,10 @@ pub enum Experiment {
     },
     /// An account with simulated cameras: they connect, judge documents, and report.
     Simulate {
-        /// The account; a new one if it is not said.
+        /// The account; a new one if absent.
         #[serde(default)]
         account: Option<String>,
-        /// How many; 10 if it is not said.
+        /// How many; 10 if absent.
         #[serde(default)]
         cameras: Option<usize>,
     },
@@ -153,7 +153,7 @@ impl Lab {
         Self { cloud, fleet: Fleet::default() }
     }
 
-    /// Performs an experiment. Returns what was done, for the page and the command line.
+    /// Performs an experiment. Returns a description of it, for the page and the command line.
     pub async fn experiment(&self, experiment: Experiment) -> Result<Value, ExperimentError> {
         let now = self.cloud.clock.now_s();
         tracing::info!(?experiment, "experiment");
@@ -211,7 +211,7 @@ impl Lab {
         }
     }
 
-    /// Publishes a document beside the retained one, which stays what it is.
+    /// Publishes a document without changing the retained one.
     fn publish(&self, camera: &DeviceId, token: String) -> Value {
         let position = care_protocol::Entitlement::claimed_position(token.as_bytes());
         self.cloud
@@ -235,8 +235,8 @@ impl Lab {
         }
     }
 
-    /// Publishes the camera's next document under the given key. It is not written to the database: the real next one will have
-    /// the same sequence.
+    /// Publishes the camera's next document under the given key. It is not written to the database: the real next one
+    /// will have the same sequence.
     async fn forge(&self, camera: &DeviceId, signer: Signer, now: u64) -> Result<Value, ExperimentError> {
         let (issuer, device) = (self.cloud.issuer.clone(), camera.clone());
         let draft = self.cloud.db.read_async(move |connection| match find_camera(connection, &device)? {

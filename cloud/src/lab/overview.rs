@@ -1,4 +1,5 @@
-//! What the engineers' page shows besides the documents: the last reports, the keys, and the experiments in progress.
+//! The content of the engineers' page besides the documents: the last reports, the keys, and the experiments in
+//! progress.
 
 use care_protocol::{DeviceId, Report};
 use rusqlite::Connection;
@@ -10,7 +11,7 @@ use crate::storage::db::DbError;
 /// How many reports the page shows.
 const REPORTS: usize = 50;
 
-/// What the page shows besides the documents.
+/// The content of the page besides the documents.
 #[derive(Debug, Serialize)]
 pub struct Overview {
     /// The last reports, newest first.
@@ -32,12 +33,12 @@ pub struct Overview {
 pub struct ReportView {
     /// Microseconds since 1970.
     pub received_us: i64,
-    /// What it says.
+    /// Its text.
     pub report: Report,
 }
 
 impl Lab {
-    /// Reads what the page shows.
+    /// Reads the content of the page.
     pub async fn overview(&self) -> Result<Overview, DbError> {
         let reports = self.cloud.db.read_async(|connection| recent_reports(connection, REPORTS)).await?;
         let keys = self.cloud.issuer.keys.current();

@@ -1,6 +1,6 @@
-//! Simulated cameras: each runs the agent's own engine ([`care_engine`]) on an MQTT connection of its own, with a certificate of
-//! its own. They show what a change of an account does to many cameras. They film nothing, upload nothing, and forget everything
-//! when they end. Only the engineers' experiments start them.
+//! Simulated cameras: each runs the agent's own engine ([`care_engine`]) on its own MQTT connection, with its own
+//! certificate. They show the effect of an account's change on many cameras. They film and upload nothing, and lose
+//! all state when they end. Only the engineers' experiments start them.
 
 mod camera;
 

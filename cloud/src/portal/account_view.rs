@@ -1,5 +1,5 @@
-//! What the pages of one account show, read at once and as plain values: cameras with their plans, clips, orders with their
-//! ledger. Nothing in it concerns another account.
+//! The content of one account's pages, read in one go as plain values: cameras with their plans, clips, orders with
+//! their ledger. Nothing in it concerns another account.
 
 use std::sync::Arc;
 
@@ -51,7 +51,7 @@ pub struct CameraView {
     pub device: DeviceId,
     /// Its model.
     pub model: String,
-    /// What it is entitled to.
+    /// The policy of its plan.
     pub plan: Tier,
     /// Hours of history.
     pub history_h: u32,
@@ -156,7 +156,7 @@ pub struct OrderView {
     pub running: bool,
     /// Where its money is.
     pub balance: Balance,
-    /// What was booked, oldest first.
+    /// The booked amounts, oldest first.
     pub entries: Vec<Entry>,
 }
 
@@ -281,8 +281,8 @@ fn own(connection: &Connection, account: &str, device: &DeviceId) -> Result<Opti
     Ok(issuer::find_camera(connection, device)?.filter(|camera| camera.bound && camera.account == account))
 }
 
-/// What is in the store, was filmed under this binding, and lies inside the plan's history, whether the rest has been
-/// erased already or not.
+/// Clips in the store that were filmed under this binding and lie inside the plan's history, even if older ones have
+/// not been erased yet.
 fn clips_of(connection: &Connection, issuer: &Issuer, camera: &Camera, now: u64) -> Result<Vec<ClipView>, DbError> {
     let history_h = issuer.current_plan(connection, camera, now)?.policy.history_h;
     let mut statement = connection.prepare_cached(

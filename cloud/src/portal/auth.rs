@@ -1,5 +1,5 @@
-//! Authorisation as extractors: an owner, an engineer, a form with a valid CSRF token. Every page's handler begins with one of
-//! them, so that no page can forget the check; a request that fails it is answered here.
+//! Authorisation as extractors: an owner, an engineer, a form with a valid CSRF token. Every page's handler begins
+//! with one of them, so that no page can forget the check; a request that fails it is answered here.
 
 use std::{sync::Arc, time::Instant};
 

@@ -63,7 +63,7 @@ struct Apart {
 pub struct Household {
     /// The account.
     pub account: String,
-    /// What is in it.
+    /// Its content.
     pub view: AccountView,
     /// The context of the request.
     pub context: RequestContext,
@@ -116,7 +116,7 @@ fn apart(language: Language, zone: &TimeZone, subscription: &SubscriptionView) -
     }
 }
 
-/// What concerns the account and no camera alone.
+/// The account's state apart from single cameras.
 fn notices(t: &Translations, view: &AccountView) -> Vec<Notice> {
     let said = |notice: &Notice| notice.id == "grace" || notice.id == "hold";
     let on_a_card = |notices: Vec<Notice>| notices.iter().any(said);
@@ -128,7 +128,7 @@ fn notices(t: &Translations, view: &AccountView) -> Vec<Notice> {
     vec![]
 }
 
-/// Who sits where, if the account has Premium.
+/// The seats and their cameras, if the account has Premium.
 fn seats(language: Language, view: &AccountView) -> Option<Seats> {
     let t = language.translations();
     let seated: Vec<_> = view.cameras.iter().filter(|camera| camera.plan == Tier::Premium).collect();

@@ -28,17 +28,17 @@ pub struct Card {
     pub status_code: String,
     /// And in words.
     pub status: String,
-    /// What its upload does.
+    /// The state of its upload.
     pub mode: String,
     /// How long its clips are kept.
     pub history: String,
-    /// What is kept.
+    /// The stored clips.
     pub clips: String,
-    /// What its owner should know.
+    /// A notice for its owner.
     pub notices: Vec<Notice>,
-    /// What it uploads just now.
+    /// The upload in progress.
     pub upload: Option<Upload>,
-    /// What it said last.
+    /// Its last report.
     pub report: String,
     /// The order it is paid with.
     pub order: Option<String>,
@@ -48,7 +48,7 @@ pub struct Card {
     pub paid: bool,
     /// That is ended here.
     pub cancellable: bool,
-    /// What a screen reader says when it changes.
+    /// The text for screen readers when it changes.
     pub said: String,
 }
 
@@ -68,7 +68,7 @@ pub struct Upload {
 pub struct Picture {
     /// The clip.
     pub clip: String,
-    /// What it is.
+    /// Its kind.
     pub alt: String,
 }
 
@@ -145,7 +145,7 @@ fn report(language: Language, camera: &CameraView, now_us: i64) -> String {
     )
 }
 
-/// What the owner of a camera should know about it.
+/// The notice for the owner of a camera.
 fn notices(language: Language, zone: &TimeZone, account: &AccountView, camera: &CameraView) -> Vec<Notice> {
     let t = language.translations();
     let mut notices = Vec::new();
@@ -169,7 +169,7 @@ fn notices(language: Language, zone: &TimeZone, account: &AccountView, camera: &
     notices
 }
 
-/// What the owner of a subscription should know about it.
+/// The notice for the owner of a subscription.
 pub fn about(language: Language, zone: &TimeZone, subscription: &SubscriptionView) -> Option<Notice> {
     let t = language.translations();
     let due = language.moment(subscription.due_at, zone);

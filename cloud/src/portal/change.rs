@@ -1,5 +1,5 @@
-//! *Cancel Subscription* and downgrading. The page shows what will be erased and refunded; the confirmed amounts are booked
-//! exactly as shown, or not at all.
+//! *Cancel Subscription* and downgrading. The page shows what will be erased and refunded; the confirmed amounts are
+//! booked exactly as shown, or not at all.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -90,7 +90,7 @@ pub async fn confirm(
     }
 }
 
-/// What is to be done to which camera; the words, if there is no such page.
+/// The change and its camera; an error text, if there is no such page.
 fn find(view: &AccountView, t: &Translations, id: &str, name: &str) -> Result<(What, DeviceId), String> {
     let what = What::read(name).ok_or_else(|| t.no_such_page.clone())?;
     let camera = camera_of(view, id).ok_or_else(|| name_of(&t.refusal, "no_camera"))?;
@@ -177,7 +177,7 @@ fn losses(language: Language, offer: &Offer) -> Vec<Loss> {
     offer.losses.iter().map(row).collect()
 }
 
-/// What was shown and confirmed.
+/// The preview that was shown and confirmed.
 #[derive(Deserialize)]
 pub struct Confirmed {
     order_id: String,
@@ -209,7 +209,7 @@ pub async fn act(
     }
 }
 
-/// Cancels what was asked for by its order.
+/// Cancels the subscription of the requested order.
 pub async fn act_on_order(
     State(portal): State<Arc<Portal>>,
     Household { account, context, .. }: Household,

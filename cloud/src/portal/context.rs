@@ -1,5 +1,5 @@
-//! The context of a request: user, language, time zone, and the secret in the browser's cookie. [`super::auth`] decides what the
-//! user may see.
+//! The context of a request: user, language, time zone, and the secret in the browser's cookie. [`super::auth`]
+//! decides what the user may see.
 
 use std::{convert::Infallible, sync::Arc};
 

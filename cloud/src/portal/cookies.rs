@@ -1,5 +1,5 @@
-//! The portal's cookies: HttpOnly and SameSite=Lax, so that neither a script nor another site's form carries one; Secure where
-//! browsers reach the portal by https.
+//! The portal's cookies: HttpOnly and SameSite=Lax, so that neither a script nor another site's form carries one;
+//! Secure where browsers reach the portal by https.
 
 use axum_extra::extract::cookie::{Cookie, SameSite};
 

@@ -1,5 +1,5 @@
-//! The engineers' page: documents sent, reports received with their figures, cameras that have not answered, and faults to
-//! inject. It shows how long real plan changes took from click to report.
+//! The engineers' page: documents sent, reports received with their figures, cameras that have not answered, and
+//! faults to inject. It shows how long real plan changes took from click to report.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -33,7 +33,7 @@ const SWITCHES: usize = 12;
 const REPORTS: usize = 40;
 const CLICKS: usize = 200;
 
-/// What was played last, and what came of it.
+/// The last fault injected, and its result.
 pub type Played = Mutex<Option<(&'static str, Result<String, String>)>>;
 
 #[derive(Template)]
@@ -192,14 +192,14 @@ fn line(language: Language, context: &RequestContext, ReportView { received_us, 
     }
 }
 
-/// What is to be played, and on which camera.
+/// The fault to inject, and its camera.
 #[derive(Deserialize)]
 pub struct Wanted {
     fault: String,
     camera: Option<String>,
 }
 
-/// Plays a fault; the page then says what came of it.
+/// Injects a fault; the page then shows the result.
 pub async fn play(State(portal): State<Arc<Portal>>, Engineer(_): Engineer, submitted: CsrfForm<Wanted>) -> Response {
     let Wanted { fault, camera } = submitted.form;
     if let Some(Fault { code, .. }) = FAULTS.iter().find(|known| known.code == fault) {

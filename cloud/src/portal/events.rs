@@ -1,5 +1,5 @@
-//! Server-sent events. An event only says that the page is worth fetching again, and goes only to the users it concerns: an
-//! owner gets those of the account's cameras, including the one by which a camera leaves the account.
+//! Server-sent events. An event only means that the page should be fetched again, and is sent only to the users it
+//! concerns: an owner gets those of the account's cameras, including the one by which a camera leaves the account.
 
 use std::{collections::BTreeSet, convert::Infallible, sync::Arc, time::Duration};
 

@@ -58,13 +58,13 @@ const PLAYED_S: u64 = 30;
 /// Clips that a history gets.
 const CLIPS: u32 = 24;
 
-/// What a button does.
+/// The effect of a button.
 enum Does {
     Play(Experiment),
     Act(Action),
 }
 
-/// Plays one; what was done, or why not, in words for engineers.
+/// Injects one. Returns a description for engineers, or the reason for a refusal.
 pub async fn play(portal: &Arc<Portal>, code: &str, camera: Option<&str>, at: i64) -> Result<String, String> {
     match what(portal, code, camera).await? {
         Does::Play(experiment) => portal.lab.experiment(experiment).await.map(|done| done.to_string()).map_err(|e| e.to_string()),

@@ -20,11 +20,11 @@ pub struct Frame {
     pub path: String,
     /// A signed-in user.
     pub person: Option<Person>,
-    /// Whether it follows what happens.
+    /// Whether it updates live.
     pub live: bool,
 }
 
-/// Who is signed in, as the frame shows it.
+/// The signed-in user, as the frame shows it.
 #[derive(Debug)]
 pub struct Person {
     /// The TP-Link ID.

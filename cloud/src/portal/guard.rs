@@ -1,5 +1,5 @@
-//! The outermost check: the portal answers only under its own host name, accepts forms only from its own pages, and adds the
-//! security headers to every answer.
+//! The outermost check: the portal answers only under its own host name, accepts forms only from its own pages, and
+//! adds the security headers to every answer.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -54,8 +54,8 @@ pub fn content_policy(media_elsewhere: Option<&str>) -> HeaderValue {
     HeaderValue::from_str(&policy).expect("an origin is printable ASCII")
 }
 
-/// Whether the request names this portal's host and, if a page sent it, comes from one of its pages: under the given origin, or
-/// a loopback address. Any other name that resolves to this host is refused (DNS rebinding).
+/// Whether the request names this portal's host and, if a page sent it, comes from one of its pages: under the given
+/// origin, or a loopback address. Any other name that resolves to this host is refused (DNS rebinding).
 fn is_ours(headers: &HeaderMap, origin: Option<&str>) -> bool {
     let text = |name| headers.get(name).map(|value: &HeaderValue| value.to_str().unwrap_or("?"));
     let Some(host) = text(header::HOST) else { return false };

@@ -1,5 +1,5 @@
-//! The languages of the pages, and how each writes money, dates, sizes and numbers. A cookie remembers the user's choice;
-//! without one, `Accept-Language` decides.
+//! The languages of the pages, and how each writes money, dates, sizes and numbers. A cookie remembers the user's
+//! choice; without one, `Accept-Language` decides.
 
 use axum::http::{HeaderMap, header};
 use axum_extra::extract::CookieJar;

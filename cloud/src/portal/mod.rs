@@ -1,8 +1,9 @@
-//! The portal: owners see and change cameras, plans, orders and clips; engineers watch documents and reports and inject faults.
-//! Server-rendered: forms work without a script, a small script keeps pages live. It speaks plain HTTP on loopback; a proxy
-//! in front of it adds TLS, and the portal is then told its public origin.
+//! The portal: owners see and change cameras, plans, orders and clips; engineers watch documents and reports and
+//! inject faults. Server-rendered: forms work without a script, a small script keeps pages live. It speaks plain HTTP
+//! on loopback; a proxy in front of it adds TLS, and the portal is then configured with its public origin.
 //!
-//! A request passes [`guard`] (host name, origin, security headers), then [`context`] (user and language), then its page.
+//! A request passes [`guard`] (host name, origin, security headers), then [`context`] (user and language), then its
+//! page.
 
 pub mod account_view;
 mod auth;
@@ -65,8 +66,8 @@ pub struct Portal {
 }
 
 impl Portal {
-    /// The portal of this cloud. `origin`: where browsers reach it, if not here but through a proxy (`https://care.example`).
-    /// `demo`: the users that the sign-in page offers.
+    /// The portal of this cloud. `origin`: where browsers reach it, if not here but through a proxy
+    /// (`https://care.example`). `demo`: the users that the sign-in page offers.
     pub fn new(cloud: Arc<Cloud>, origin: Option<String>, demo: Vec<DemoPerson>) -> Arc<Self> {
         Arc::new(Self {
             content_policy: guard::content_policy(cloud.store.external_origin().as_deref()),

@@ -1,5 +1,5 @@
-//! The JSON API for the command line, the demo and the tests. It has no session: a request carries the operator's secret, which
-//! only the owner of the data directory can read.
+//! The JSON API for the command line, the demo and the tests. It has no session: a request carries the operator's
+//! secret, which only the owner of the data directory can read.
 
 use std::sync::Arc;
 
@@ -142,7 +142,7 @@ fn answer<T: serde::Serialize>(found: Result<Option<T>, DbError>) -> Response {
     }
 }
 
-/// How an experiment's refusal is said in HTTP.
+/// The HTTP status for an experiment's refusal.
 fn experiment_status(e: &ExperimentError) -> StatusCode {
     match e {
         ExperimentError::Action(ActionError::NoCamera(_) | ActionError::NoOrder { .. }) => StatusCode::NOT_FOUND,

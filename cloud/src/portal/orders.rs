@@ -1,4 +1,5 @@
-//! The order history: every bill with what was paid, used, refunded and credited. And paying what could not be paid.
+//! The order history: every bill with what was paid, used, refunded and credited. And the payment of bills that could
+//! not be paid.
 
 use std::sync::Arc;
 
@@ -69,7 +70,7 @@ pub async fn page(State(portal): State<Arc<Portal>>, Household { account, view, 
     })
 }
 
-/// What waits to be paid, once for each order.
+/// The unpaid bills, once for each order.
 fn troubles(language: Language, zone: &TimeZone, view: &AccountView) -> Vec<Notice> {
     let mut seen = Vec::new();
     let mut notices = Vec::new();
@@ -85,7 +86,7 @@ fn troubles(language: Language, zone: &TimeZone, view: &AccountView) -> Vec<Noti
     notices
 }
 
-/// Every subscription of the account; one that covers several cameras comes several times.
+/// Every subscription of the account; one that covers several cameras is listed several times.
 fn running(view: &AccountView) -> impl Iterator<Item = &SubscriptionView> {
     view.cameras.iter().filter_map(|camera| camera.subscription.as_ref()).chain(&view.apart)
 }
@@ -131,7 +132,7 @@ fn order(language: Language, view: &AccountView, order: &OrderView) -> Order {
     }
 }
 
-/// The owner has put their card right: what waits is paid.
+/// The owner has corrected the card: unpaid bills are paid.
 pub async fn pay(State(portal): State<Arc<Portal>>, Owner { account, context }: Owner, submitted: CsrfForm<Nothing>) -> Response {
     match portal.act(Action::PaymentRecovers { account }, submitted.at).await {
         Ok(_) => Redirect::to("/orders").into_response(),

@@ -79,7 +79,7 @@ pub fn refusal(context: &RequestContext, status: StatusCode, why: String) -> Res
     html_with(status, &Refused { frame, title, why, hint: None, back: "/".into() })
 }
 
-/// The page that says why an action was refused.
+/// The page that shows why an action was refused.
 pub fn failed(context: &RequestContext, e: &ActionError) -> Response {
     refusal(context, status_of(e), why(context.language, e))
 }
@@ -114,7 +114,7 @@ fn why(language: Language, e: &ActionError) -> String {
         ActionError::BoughtInApp(channel) => of("bought_in_app", &[("store", &name_of(&t.channel, channel.as_str()))]),
         ActionError::BoughtOnPortal => of("bought_on_portal", &[]),
         ActionError::HasPlan { device, plan, .. } => of("has_plan", &[("camera", device.as_str()), ("plan", &name_of(&t.plan, plan))]),
-        // Nobody signs in to an account that is not there.
+        // No user can sign in to a missing account.
         ActionError::NoAccount(_) => t.no_such_page.clone(),
         ActionError::OneCycle { have } => {
             let have = if *have == Cycle::Annual.as_str() { &t.annual } else { &t.monthly };

@@ -1,5 +1,5 @@
-//! The plans for one camera, with their prices, and what can be done from where it stands. Subscribing is here; what takes
-//! something away asks first (`change`).
+//! The plans for one camera, with their prices, and the changes possible from its current plan. Subscribing is here;
+//! restrictions ask for confirmation first (`change`).
 
 use std::sync::Arc;
 
@@ -223,7 +223,7 @@ fn offers(language: Language, catalogue: &Catalogue, view: &AccountView, camera:
     }
 }
 
-/// What is to be bought.
+/// The plan to buy.
 #[derive(Deserialize)]
 pub struct Purchase {
     plan: PaidPlan,

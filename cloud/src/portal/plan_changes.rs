@@ -34,7 +34,7 @@ pub struct PlanChange {
     pub machine_time: String,
     /// Where it has been.
     pub stops: Vec<Stop>,
-    /// What it did.
+    /// Its effect.
     pub figures: Vec<Figure>,
 }
 
@@ -52,7 +52,7 @@ pub struct Stop {
 /// A figure with its name.
 #[derive(Debug)]
 pub struct Figure {
-    /// What it says.
+    /// Its text.
     pub name: String,
     /// How much.
     pub value: String,

@@ -1,5 +1,5 @@
-//! Playback: streams a clip to its owner, whole or in ranges, as a video element asks for it. The caller has checked the session;
-//! this module checks that the account may watch the clip.
+//! Playback: streams a clip to its owner, whole or in ranges, as a video element asks for it. The caller has checked
+//! the session; this module checks that the account may watch the clip.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! Rate limits for signing in and for actions: token buckets in memory. A full bucket is forgotten, so that invented names do not
-//! fill the memory.
+//! Rate limits for signing in and for actions: token buckets in memory. A full bucket is forgotten, so that invented
+//! names do not fill the memory.
 
 use std::{
     collections::HashMap,
@@ -25,7 +25,7 @@ impl RateLimit {
         Self { burst, every, full_at: Mutex::new(HashMap::new()) }
     }
 
-    /// Takes one for this name at `now`, or says how long to wait.
+    /// Takes one for this name at `now`, or returns how long to wait.
     pub fn take(&self, name: &str, now: Instant) -> Result<(), Duration> {
         let mut full_at = self.full_at.lock().unwrap_or_else(PoisonError::into_inner);
         if full_at.len() >= BUCKETS {
@@ -43,7 +43,7 @@ impl RateLimit {
         Ok(())
     }
 
-    /// Forgets what this name has taken.
+    /// Resets the count of this name.
     pub fn reset(&self, name: &str) {
         self.full_at.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
     }

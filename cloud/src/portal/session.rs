@@ -1,6 +1,6 @@
-//! Sessions: a random secret in a cookie identifies the user. The database holds only its hash, so that a copy of the database
-//! opens no session. A session ends on sign-out, when it is idle, and after twelve hours. Forms carry a CSRF token made from
-//! the secret.
+//! Sessions: a random secret in a cookie identifies the user. The database holds only its hash, so that a copy of the
+//! database opens no session. A session ends on sign-out, when it is idle, and after twelve hours. Forms carry a CSRF
+//! token made from the secret.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use ring::{
@@ -13,7 +13,7 @@ use crate::storage::db::DbError;
 
 /// A session ends after so long, seconds.
 pub const LASTS_S: u64 = 12 * 3600;
-/// And when nothing was asked for so long, seconds.
+/// It also ends after this long without a request, seconds.
 pub const IDLE_S: u64 = 2 * 3600;
 /// How often the use of a session is recorded, seconds.
 const NOTED_EVERY_S: u64 = 300;
@@ -59,7 +59,7 @@ pub fn form_token(secret: &str) -> String {
 
 /// Whether two secrets are equal, in constant time.
 pub fn same(one: &str, other: &str) -> bool {
-    // Hashed first, so that lengths are equal and the comparison's duration tells nothing.
+    // Hashed first, so that lengths are equal and the comparison's duration reveals nothing.
     digest(&SHA256, one.as_bytes()).as_ref() == digest(&SHA256, other.as_bytes()).as_ref()
 }
 
@@ -93,7 +93,8 @@ pub fn find(connection: &Connection, secret: &str, now: u64) -> Result<Option<Us
     Ok(Some(user))
 }
 
-/// The user of the session with this secret. This does not count as use: the page's script asked, not the user.
+/// The user of the session with this secret. This does not count as use: the request comes from the page's script, not
+/// from the user.
 pub fn peek(connection: &Connection, secret: &str, now: u64) -> Result<Option<User>, DbError> {
     Ok(look(connection, secret, now)?.map(|(user, _)| user))
 }
@@ -153,7 +154,7 @@ mod tests {
         }
         assert_eq!(at(start + LASTS_S), None);
 
-        // A page that is only open, and looks every few seconds, is nobody at work.
+        // An open page that polls every few seconds is not a user at work.
         let secret = new_secret().unwrap();
         db.transact(|tx| open(tx, &secret, &owner(), start)).unwrap();
         let peeked = |now| db.read(|c| peek(c, &secret, now)).unwrap();

@@ -40,7 +40,7 @@ struct SignIn<'a> {
 pub struct DemoPerson {
     /// `owner` or `engineer`.
     pub role: &'static str,
-    /// What they sign in as.
+    /// Their role.
     pub id: String,
     /// And with what.
     pub password: String,
@@ -61,14 +61,14 @@ fn home_of(user: &User) -> &'static str {
     }
 }
 
-/// What a person typed.
+/// The submitted form.
 #[derive(Deserialize)]
 pub struct Credentials {
     id: String,
     password: String,
 }
 
-/// Signs in. The answer does not tell whether the name or the password was wrong.
+/// Signs in. The answer does not reveal whether the name or the password was wrong.
 pub async fn enter(State(portal): State<Arc<Portal>>, context: RequestContext, submitted: CsrfForm<Credentials>) -> Response {
     let Credentials { id, password } = submitted.form;
     let id = id.trim();
@@ -76,7 +76,8 @@ pub async fn enter(State(portal): State<Arc<Portal>>, context: RequestContext, s
     let again = |status, why: String| html_with(status, &SignIn { frame: context.frame(), id, wrong: Some(why), demo: &portal.demo });
     let name = id.to_lowercase();
     let now = Instant::now();
-    // An attacker with many names exhausts the common limit. It refills fast, so that others are delayed but not locked out.
+    // An attacker with many names exhausts the common limit. It refills fast, so that others are delayed but not
+    // locked out.
     if let Err(wait) = portal.sign_ins.take(&name, now).and_then(|()| portal.all_sign_ins.take(EVERYBODY, now)) {
         let seconds = wait.as_secs() + 1;
         tracing::warn!(id, "signing in too often");

@@ -47,7 +47,7 @@ pub struct CameraView {
     pub account: String,
     /// Whether it belongs to that account now.
     pub bound: bool,
-    /// What it is entitled to.
+    /// The policy of its plan.
     pub plan: String,
     /// Where that was bought.
     pub channel: String,

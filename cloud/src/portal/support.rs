@@ -63,7 +63,7 @@ pub async fn page(State(portal): State<Arc<Portal>>, Household { account, view, 
     html(&Page { frame: context.frame(), rows: text.len() + 1, text: text.join("\n"), facts })
 }
 
-/// The last report of this account's cameras, since they are its, that says no.
+/// The last negative report of this account's cameras since they were bound to it.
 fn last_error(connection: &Connection, account: &str) -> Result<Option<(Report, i64)>, DbError> {
     let mut statement = connection.prepare_cached(
         "SELECT r.body, r.received_at FROM reports r JOIN cameras c ON c.device = r.device

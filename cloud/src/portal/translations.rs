@@ -1,5 +1,5 @@
-//! The strings of the pages: one table per language. All tables have the same keys, because reading one with a missing key fails.
-//! The codes of documents and reports have their names here, too.
+//! The strings of the pages: one table per language. All tables have the same keys, because reading one with a missing
+//! key fails. The codes of documents and reports have their names here, too.
 
 use std::{collections::BTreeMap, sync::LazyLock};
 

@@ -1,5 +1,5 @@
-//! The data directory: certificates, keys, the database, the broker's files, the clips. Only its owner can read it (0700, keys
-//! 0600), because the CA's key can impersonate any camera.
+//! The data directory: certificates, keys, the database, the broker's files, the clips. Only its owner can read it
+//! (0700, keys 0600), because the CA's key can impersonate any camera.
 
 use std::{
     fs,
@@ -17,11 +17,11 @@ pub enum DataError {
     /// A file or directory could not be made, read or written.
     #[error("{doing} {path}: {source}")]
     Io {
-        /// What was attempted.
+        /// The attempted operation.
         doing: &'static str,
         /// On what.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// A file's content is not as expected.
@@ -29,7 +29,7 @@ pub enum DataError {
     Damaged {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The fault.
         why: String,
     },
 }
@@ -47,7 +47,7 @@ pub struct Endpoints {
     pub api: String,
     /// `mqtts://…`, for cameras.
     pub broker: String,
-    /// The broker's listener for the cloud, if it has one of its own.
+    /// The broker's separate listener for the cloud, if there is one.
     #[serde(default)]
     pub broker_cloud: Option<String>,
     /// `http://…`, on loopback.
@@ -113,7 +113,7 @@ impl DataDir {
         Ok(secret)
     }
 
-    /// Says where this care-cloud can be reached, for the command line and for `camera add`.
+    /// Writes the addresses of this care-cloud, for the command line and for `camera add`.
     pub fn set_endpoints(&self, endpoints: &Endpoints) -> Result<(), DataError> {
         write_private(&self.path("endpoints.json"), &serde_json::to_vec_pretty(endpoints).expect("plain data"))
     }

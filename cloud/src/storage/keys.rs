@@ -1,6 +1,6 @@
-//! The signing keys (`docs/protocol.md#keyset`): the root key signs keysets and would be kept offline; the signing keys sign
-//! entitlements. The first start creates one of each, and keyset 1. The keyset file decides which key signs: if another
-//! care-cloud on the same directory rotates, this one follows at its next signature.
+//! The signing keys (`docs/protocol.md#keyset`): the root key signs keysets and would be kept offline; the signing
+//! keys sign entitlements. The first start creates one of each, and keyset 1. The keyset file decides which key signs:
+//! if another care-cloud on the same directory rotates, this one follows at its next signature.
 
 use std::{
     collections::BTreeMap,
@@ -39,12 +39,12 @@ pub struct Keys {
     current: RwLock<Arc<Current>>,
 }
 
-/// What is in force.
+/// The keys in force.
 #[derive(Debug)]
 pub struct Current {
     /// Signs entitlements.
     pub signer: Signer,
-    /// What the keyset says.
+    /// The keyset's content.
     pub keyset: Keyset,
     /// The keyset as JWS.
     pub token: String,
@@ -71,7 +71,7 @@ impl Keys {
         (ROOT_KID, self.root.public_key())
     }
 
-    /// What is in force now.
+    /// The keys in force now.
     pub fn current(&self) -> Arc<Current> {
         let current = self.current.read().unwrap_or_else(PoisonError::into_inner).clone();
         if mark(&keyset_path(&self.data)) == current.file {
@@ -86,8 +86,8 @@ impl Keys {
         }
     }
 
-    /// Replaces the signing key and revokes the old ones. Call it inside a transaction: two processes must not rotate at once,
-    /// and every document has to be issued again under the new key.
+    /// Replaces the signing key and revokes the old ones. Call it inside a transaction: two processes must not rotate
+    /// at once, and every document has to be issued again under the new key.
     pub fn rotate(&self, now: u64) -> Result<Arc<Current>, KeysError> {
         let before = self.current();
         let number = before.keyset.keys.keys().chain(&before.keyset.revoked).filter_map(|kid| number(kid)).max().unwrap_or(0) + 1;
@@ -148,7 +148,8 @@ fn keyset_path(data: &DataDir) -> PathBuf {
     data.path("keys/keyset.jws")
 }
 
-/// Tells one written file from the next: two may be written within one tick of the clock, but each is a new inode.
+/// Distinguishes successive versions of a file: two may be written within one tick of the clock, but each is a new
+/// inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct FileMark {
     inode: u64,

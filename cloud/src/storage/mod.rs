@@ -1,5 +1,5 @@
-//! What care-cloud keeps on disk: the database with its outbox, the data directory, the signing keys and the certificate
-//! authority. It knows nothing of plans or of the network.
+//! What care-cloud keeps on disk: the database with its outbox, the data directory, the signing keys and the
+//! certificate authority. It knows nothing of plans or of the network.
 
 pub mod data_dir;
 pub mod db;

@@ -1,6 +1,6 @@
-//! The outbox: documents to publish, in the order of issue. A row is due until the broker acknowledges it, so that a crash between
-//! commit and publish loses nothing. It is due again when the camera has not reported on it, or when the broker has lost its
-//! memory.
+//! The outbox: documents to publish, in the order of issue. A row is due until the broker acknowledges it, so that a
+//! crash between commit and publish loses nothing. It is due again when the camera has not reported on it, or when the
+//! broker has lost its memory.
 
 use care_protocol::DeviceId;
 use rusqlite::{Connection, params};
@@ -27,8 +27,8 @@ pub struct Due {
     pub token: String,
 }
 
-/// What is due, oldest first, at most `limit` rows. A document is skipped once a newer one of its camera is at the broker, where
-/// the older one would replace it as the retained message.
+/// The messages that are due, oldest first, at most `limit` rows. A document is skipped once a newer one of its camera
+/// is at the broker, where the older one would replace it as the retained message.
 pub fn due(connection: &Connection, limit: usize) -> Result<Vec<Due>, DbError> {
     let mut statement = connection.prepare_cached(
         "SELECT d.id, d.device, d.epoch, d.seq, d.token FROM outbox o JOIN documents d ON d.id = o.document

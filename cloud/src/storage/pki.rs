@@ -1,5 +1,5 @@
-//! A small certificate authority for mutual TLS: it signs the server's certificate, care-cloud's own client certificate for the
-//! broker, and one client certificate per camera, whose CN is the device id.
+//! A small certificate authority for mutual TLS: it signs the server's certificate, care-cloud's own client
+//! certificate for the broker, and one client certificate per camera, whose CN is the device id.
 
 use std::sync::Arc;
 
@@ -18,8 +18,8 @@ use time::{Duration, OffsetDateTime};
 
 use crate::storage::data_dir::{DataDir, DataError, read_if_there, write_private, write_public};
 
-/// The CN of care-cloud's own client certificate, which the broker's ACL names. A separate authority signs it, so that the
-/// broker's listener for the cloud accepts no camera's certificate.
+/// The CN of care-cloud's own client certificate, which the broker's ACL names. A separate authority signs it, so that
+/// the broker's listener for the cloud accepts no camera's certificate.
 pub const CLOUD_NAME: &str = "care-cloud";
 
 /// Why a certificate could not be made or used.
@@ -81,7 +81,7 @@ impl Authority {
             params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
             validity(&mut params, 20 * 365);
             write_public(&ca_path, params.self_signed(&key)?.pem().as_bytes())?;
-            // The key last: its presence says that the authority is complete.
+            // The key last: its presence means that the authority is complete.
             write_private(&key_path, key.serialize_pem().as_bytes())?;
         }
         let ca = text(&ca_path)?;
@@ -95,7 +95,7 @@ impl Authority {
     }
 }
 
-/// What the authority signed for this cloud.
+/// The certificates that the authority signed for this cloud.
 pub struct Pki {
     /// The authority's certificate, PEM.
     pub ca: String,
@@ -106,8 +106,8 @@ pub struct Pki {
 }
 
 impl Pki {
-    /// Opens the authority and signs care-cloud's own certificates for `localhost`, both loopback addresses and `names`. Every
-    /// start signs new ones, so that they do not expire.
+    /// Opens the authority and signs care-cloud's own certificates for `localhost`, both loopback addresses and
+    /// `names`. Every start signs new ones, so that they do not expire.
     pub fn open(data: &DataDir, names: &[String]) -> Result<Self, PkiError> {
         let Authority { issuer, ca } = Authority::open(data)?;
         let mut server = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];

@@ -1,5 +1,5 @@
-//! Pruning: removes old reports, grants and clip rows, so that the database of a camera that runs for years stays small. Orders,
-//! ledger, subscriptions, documents, watchable clips and every camera's last report stay.
+//! Pruning: removes old reports, grants and clip rows, so that the database of a camera that runs for years stays
+//! small. Orders, ledger, subscriptions, documents, watchable clips and every camera's last report stay.
 
 use std::time::Duration;
 
@@ -11,13 +11,13 @@ use crate::storage::db::DbError;
 pub const REPORTS_FOR: Duration = Duration::from_secs(90 * 24 * 3600);
 /// How long grants are kept. A grant is valid for a minute, and its upload may take an hour.
 pub const GRANTS_FOR: Duration = Duration::from_secs(7 * 24 * 3600);
-/// How long the row of a clip is kept that never arrived or is gone: longer than any plan's history, so that cooldowns and
-/// repeated requests are still judged with it.
+/// How long the row of a clip is kept that never arrived or was deleted: longer than any plan's history, so that
+/// cooldowns and repeated requests are still judged with it.
 pub const CLIPS_FOR: Duration = Duration::from_secs(40 * 24 * 3600);
 /// Rows of each kind per batch, so that nothing waits long for the database.
 const BATCH: usize = 2000;
 
-/// What was removed.
+/// The numbers of removed rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Pruned {
     /// Reports.
@@ -35,7 +35,7 @@ impl Pruned {
     }
 }
 
-/// Removes one batch of what is too old at `now_us` (microseconds since 1970).
+/// Removes one batch of rows that are too old at `now_us` (microseconds since 1970).
 pub fn prune(tx: &Transaction<'_>, now_us: i64) -> Result<Pruned, DbError> {
     let before = |age: Duration| now_us.saturating_sub(i64::try_from(age.as_micros()).unwrap_or(i64::MAX));
     let reports = "DELETE FROM reports WHERE id IN (SELECT id FROM reports r WHERE received_at < ?1
@@ -78,7 +78,8 @@ mod tests {
             for (device, body, age) in [("A", "a-old", 200), ("A", "a-older-than-90", 91), ("A", "a-89", 89), ("B", "b-only", 300)] {
                 c.execute("INSERT INTO reports (device, received_at, body) VALUES (?1, ?2, ?3)", params![device, day(age), body])?;
             }
-            // Its object gone; watched for 50 days by some catalogue; never came; announced a moment ago; granted lately all the same.
+            // Object deleted; within the 50-day history of a plan; never arrived; announced a moment ago; recently
+            // granted all the same.
             for (clip, stored, gone, age) in [
                 ("gone", Some(day(60)), Some(day(41)), 60),
                 ("gone-lately", Some(day(60)), Some(day(39)), 60),

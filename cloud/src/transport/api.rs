@@ -1,5 +1,5 @@
-//! The HTTPS API for cameras (`docs/protocol.md#https`): grants for clips, the entitlement, the keyset. The client certificate
-//! identifies the camera, which has access to nothing but its own resources.
+//! The HTTPS API for cameras (`docs/protocol.md#https`): grants for clips, the entitlement, the keyset. The client
+//! certificate identifies the camera, which has access to nothing but its own resources.
 
 use std::sync::Arc;
 
@@ -25,8 +25,8 @@ use crate::{
     transport::{cloud::Cloud, listener::Peer, store},
 };
 
-/// So far ahead of ours a camera's clock may be, milliseconds: what begins later is refused. A camera follows our clock to within
-/// ten minutes and corrects what is more.
+/// How far a camera's clock may be ahead of ours, milliseconds: a clip that begins later is refused. A camera follows
+/// our clock to within ten minutes.
 const AHEAD_MS: i64 = 10 * 60 * 1000;
 /// The largest clip, bytes.
 const MAX_CLIP: u64 = 256 * 1024 * 1024;
@@ -194,7 +194,8 @@ fn decide(tx: &Transaction<'_>, device: &DeviceId, request: &GrantRequest, now: 
     if let Some(why) = forbidden(tx, device, &request.clip, now)? {
         return Err(Refusal::Plan(why));
     }
-    // The generation of a grant is the document in force here: a cancel that the camera has not seen yet is already in it.
+    // The generation of a grant is the document in force here: a cancel that the camera has not seen yet is already in
+    // it.
     let body = newest_body(tx, device)?.ok_or(Refusal::NotBound)?;
     let id = uuid::Uuid::new_v4().simple().to_string();
     tx.execute(

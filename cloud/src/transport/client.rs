@@ -13,7 +13,7 @@ use crate::storage::pki::{PkiError, client_config};
 /// One request. The portal answers in milliseconds, except where it waits for the broker to start.
 const WITHIN: Duration = Duration::from_secs(60);
 
-/// Why the portal could not be asked.
+/// Why the request to the portal failed.
 #[derive(Debug, Error)]
 pub enum ClientError {
     /// The client could not be set up.

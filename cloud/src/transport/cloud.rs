@@ -1,5 +1,5 @@
-//! The running cloud as one value: database, issuer, events and the store's open transfers. [`Cloud::act`] is the only way to
-//! change a plan while the program runs.
+//! The running cloud as one value: database, issuer, events and the store's open transfers. [`Cloud::act`] is the only
+//! way to change a plan while the program runs.
 
 use std::sync::Arc;
 
@@ -39,7 +39,7 @@ pub struct Cloud {
     pub issuer: Arc<Issuer>,
     /// The clip store.
     pub store: Arc<Store>,
-    /// The uploads in progress, with what the store counted.
+    /// The uploads in progress, with the store's counts.
     pub transfers: Transfers,
     /// Events for the portal's pages.
     pub events: Events,
@@ -59,7 +59,8 @@ pub struct Cloud {
     pub broker: Option<Broker>,
     /// The data directory.
     pub data: DataDir,
-    /// The operator's secret. A request that carries it (`authorization: Bearer …`) comes from the owner of the data directory.
+    /// The operator's secret. A request that carries it (`authorization: Bearer …`) comes from the owner of the data
+    /// directory.
     pub operator: String,
 }
 

@@ -1,5 +1,6 @@
-//! Events of the running cloud, broadcast inside the program; the portal passes them to browsers as server-sent events.
-//! Nothing depends on their delivery: the database is the truth, and an event only says that it is worth a look.
+//! Events of the running cloud, broadcast inside the program; the portal passes them to browsers as server-sent
+//! events. Nothing depends on their delivery: the database holds the state, and an event only means that it has
+//! changed.
 
 use serde::Serialize;
 use tokio::sync::broadcast;
@@ -34,7 +35,7 @@ pub enum CloudEvent {
         /// Its mode now.
         mode: String,
     },
-    /// A camera came or went.
+    /// A camera connected or disconnected.
     Status {
         /// The camera.
         device: String,
@@ -72,7 +73,7 @@ impl Events {
 
     /// Sends an event to all subscribers.
     pub fn send(&self, event: CloudEvent) {
-        // An error only says that there is no subscriber.
+        // An error only means that there is no subscriber.
         drop(self.0.send(event));
     }
 

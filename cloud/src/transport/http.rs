@@ -5,10 +5,10 @@ use std::{error::Error, time::Duration};
 use reqwest::{Client, redirect};
 use rustls::ClientConfig;
 
-/// A client that trusts what `tls` trusts, follows no redirect, and gives a request `within` from its start to the end of
-/// the answer.
+/// A client that trusts what `tls` trusts, follows no redirect, and gives a request `within` from its start to the end
+/// of the answer.
 pub fn client(tls: &ClientConfig, within: Duration) -> Result<Client, reqwest::Error> {
-    // Not through the proxy of the environment: what is asked here is on this machine, or its address was given.
+    // Without the environment's proxy: the peers are on this machine or have a configured address.
     Client::builder().tls_backend_preconfigured(tls.clone()).redirect(redirect::Policy::none()).no_proxy().timeout(within).build()
 }
 

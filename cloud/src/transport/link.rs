@@ -1,6 +1,6 @@
-//! care-cloud's MQTT connection: publishes the outbox, answers every `get`, takes in reports and status. One task owns the client
-//! library's event loop. A lost connection is built anew, because the outbox in the database, and not the library's queue, says
-//! what is still to be sent.
+//! care-cloud's MQTT connection: publishes the outbox, answers every `get`, receives reports and status. One task owns
+//! the client library's event loop. After a lost connection it starts a new client, because the outbox in the database
+//! holds the unsent messages, not the library's queue.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -44,7 +44,8 @@ enum LinkError {
 /// The largest payload taken from a camera, bytes.
 const MAX_PAYLOAD: usize = 256 * 1024;
 const QUEUE: usize = 64;
-/// Messages of cameras that may wait to be processed. Beyond them the link stops reading, and the rest waits at the broker.
+/// Messages of cameras that may wait to be processed. Beyond them the link stops reading, and the rest waits at the
+/// broker.
 const INBOX: usize = 1024;
 
 /// Runs for ever: connects, serves the connection until it is lost, and connects again.
@@ -66,7 +67,8 @@ pub async fn run(cloud: Arc<Cloud>) {
     }
 }
 
-/// Publishes that are not acknowledged, by packet id once they have one. The library numbers them in the order of submission.
+/// Publishes that are not acknowledged, by packet id once they have one. The library numbers them in the order of
+/// submission.
 #[derive(Default)]
 struct Outstanding {
     given: VecDeque<Option<Sent>>,
@@ -160,7 +162,7 @@ async fn poll(
                 if let Some(sent) = what {
                     let at = now_us();
                     fail_point::reach("acknowledged", sent.seq);
-                    // Not awaited, so that reading goes on meanwhile.
+                    // Not awaited, so that reading continues meanwhile.
                     tokio::spawn(mark_acked(cloud.clone(), outstanding.clone(), sent, at));
                 }
             }
@@ -214,7 +216,7 @@ async fn publish_all(
 
     let mut tick = tokio::time::interval(Duration::from_millis(250));
     loop {
-        // The keyset goes before any document that its key signed.
+        // The keyset is sent before any document that its key signed.
         let keys = cloud.issuer.keys.current();
         if keys.keyset.version != published_keyset {
             give(None);
@@ -283,7 +285,7 @@ enum Dropped {
 }
 
 async fn take_report(cloud: &Arc<Cloud>, device: &DeviceId, publish: &Publish, at: i64) -> Result<(), Dropped> {
-    // A retained copy says nothing about when the report was made.
+    // A retained copy does not show when the report was made.
     let report: Report = serde_json::from_slice(&publish.payload)?;
     if report.device != *device {
         return Err(Dropped::Wrong("the report names another device"));

@@ -1,4 +1,5 @@
-//! The listener of the API: mutual TLS, one HTTP/1.1 connection per task, and the device id from the client certificate.
+//! The listener of the API: mutual TLS, one HTTP/1.1 connection per task, and the device id from the client
+//! certificate.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,5 +1,5 @@
-//! Everything between the cloud and the cameras: the MQTT broker and the link to it, the HTTPS API, and the clip store. What
-//! a plan allows is decided in [`crate::domain`].
+//! Everything between the cloud and the cameras: the MQTT broker and the link to it, the HTTPS API, and the clip
+//! store. [`crate::domain`] decides what a plan allows.
 
 pub mod api;
 pub mod broker;

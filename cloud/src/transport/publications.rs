@@ -1,5 +1,5 @@
-//! MQTT messages that are in no outbox: answers to `get`, and what an experiment shows a camera. Any part may queue one; the
-//! link publishes them.
+//! MQTT messages that are in no outbox: answers to `get`, and an experiment's messages to a camera. Any module may
+//! queue one; the link publishes them.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -24,7 +24,8 @@ pub struct Publications {
 impl Publications {
     /// An empty queue.
     pub fn new() -> Self {
-        // Bounded by its sources: one message for each `get` in the link's inbox, and one for each experiment of an engineer.
+        // Bounded by its sources: one message for each `get` in the link's inbox, and one for each experiment of an
+        // engineer.
         let (queue, receiver) = mpsc::unbounded_channel();
         Self { queue, receiver: Mutex::new(Some(receiver)) }
     }

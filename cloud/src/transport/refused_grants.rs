@@ -1,5 +1,5 @@
-//! Cameras whose requests for a grant are refused for a while, whatever their plan: an experiment of the engineers sets them,
-//! the API asks.
+//! Cameras whose requests for a grant are refused for a while, whatever their plan: an experiment of the engineers
+//! sets them, the API asks.
 
 use std::{
     collections::HashMap,

@@ -1,6 +1,6 @@
-//! Retention: erases clips that are older than the plan's history, after a change of plan or with time. A clip is marked in the
-//! database, then its object is deleted, and it counts as gone only once a listing no longer shows the object. Until then
-//! the deletion is repeated, so that neither a crash nor a full disk leaves a clip behind.
+//! Retention: erases clips that are older than the plan's history, after a change of plan or with time. A clip is
+//! marked in the database, then its object is deleted, and it counts as deleted only once a listing no longer shows
+//! the object. Until then the deletion is repeated, so that neither a crash nor a full disk leaves a clip behind.
 
 use std::{
     sync::Arc,
@@ -22,7 +22,7 @@ use crate::{
     transport::store::{Store, StoreError},
 };
 
-/// So many objects at a time, so that nobody waits long for the database.
+/// The batch size: small, so that other tasks do not wait long for the database.
 const BATCH: usize = 200;
 /// A broker that takes no document does not keep clips from being erased for longer.
 const GIVE_WAY: Duration = Duration::from_millis(250);
@@ -74,8 +74,8 @@ fn work_to_do(connection: &Connection, issuer: &Issuer, now: u64) -> Result<bool
     Ok(false)
 }
 
-/// Erasing holds the database, and a camera that is to stop waits for its document: that goes first, as long as the broker
-/// takes it.
+/// Erasing locks the database while a camera that has to stop waits for its document: the document is sent first, as
+/// long as the broker accepts it.
 async fn let_documents_go_first(db: &Db) -> Result<(), DbError> {
     let deadline = Instant::now() + GIVE_WAY;
     while Instant::now() < deadline && db.read_async(|connection| Ok(!outbox::due(connection, 1)?.is_empty())).await? {
@@ -84,8 +84,8 @@ async fn let_documents_go_first(db: &Db) -> Result<(), DbError> {
     Ok(())
 }
 
-/// Marks what has become too old by `now` (Unix seconds), deletes all that is marked, and looks in the store whether it is
-/// gone.
+/// Marks clips that have become too old by `now` (Unix seconds), deletes all marked ones, and checks in the store that
+/// they are deleted.
 pub async fn sweep(db: &Db, issuer: &Arc<Issuer>, store: &Arc<Store>, now: u64) -> Result<(), RetentionError> {
     let_documents_go_first(db).await?;
     loop {
@@ -93,7 +93,8 @@ pub async fn sweep(db: &Db, issuer: &Arc<Issuer>, store: &Arc<Store>, now: u64) 
         if !db.read_async(move |connection| work_to_do(connection, &looking, now)).await? {
             return Ok(());
         }
-        // Here it is deleted under the database's lock: no grant can be given meanwhile by which a clip would come back.
+        // Here it is deleted under the database's lock: no grant can be issued meanwhile that would let a clip
+        // reappear.
         let (marking, deleting) = (issuer.clone(), store.clone());
         let tried = db.transact_async(move |tx| -> Result<_, DbError> {
             mark_outdated(tx, &marking, now)?;

@@ -1,9 +1,10 @@
-//! A disk in memory that keeps what is written apart from what is synced, and can lose, tear and reorder the difference.
+//! A disk in memory that separates written from synced data, and can lose, tear and reorder the difference.
 //!
-//! It also plays the faults of a real one: a full file system, a read-only one, an fsync that fails and drops the pages it
-//! could not write. And it can be told to lie, for the tests of the tests.
+//! It also simulates the faults of a real one: a full file system, a read-only one, an fsync that fails and drops the
+//! pages it could not write. It can also have a planted fault, to check that the tests find it.
 //!
-//! It is public because the agent's own tests use it too. Nothing in the firmware refers to it, so the linker leaves it out.
+//! It is public because the agent's own tests use it too. Nothing in the firmware refers to it, so the linker leaves
+//! it out.
 #![allow(clippy::unwrap_used, reason = "no part of the firmware")]
 
 use std::collections::BTreeMap;
@@ -26,11 +27,11 @@ pub enum Plant {
     NoFileSync,
     /// Syncing the directory does nothing.
     NoDirectorySync,
-    /// Every record goes over the newest one.
+    /// Every record overwrites the newest one.
     InPlace,
-    /// What an earlier process left unsynced is neither synced nor forgotten.
+    /// Data that an earlier process left unsynced is neither synced nor discarded.
     NoSettling,
-    /// The file is made under its own name at once.
+    /// The file is created under its final name at once.
     NoRename,
 }
 
@@ -43,11 +44,11 @@ pub struct Snapshot {
     unsynced_names: Vec<NameChange>,
     /// The newest record acknowledged when this was taken.
     pub acknowledged: u64,
-    /// The newest record handed over when this was taken.
+    /// The newest record passed to the store when this was taken.
     pub attempted: u64,
 }
 
-/// Up to so many unsynced pieces, every subset of them is tried.
+/// Up to this many unsynced pieces, every subset of them is tried.
 const MOST_BITS: u32 = 10;
 
 type Names = BTreeMap<String, usize>;
@@ -116,19 +117,19 @@ impl Disk {
         self
     }
 
-    /// How it is opened, as often as somebody likes.
+    /// A function that opens it, any number of times.
     pub fn opener(&self) -> Arc<dyn Fn() -> io::Result<Self> + Send + Sync> {
         let disk = self.clone();
         Arc::new(move || Ok(disk.clone()))
     }
 
-    /// Keeps no account of what it has been: for long runs that lose power at moments of their own.
+    /// Keeps no history of its states: for long runs that choose the moments of power loss themselves.
     pub fn without_history(self) -> Self {
         self.lock().no_history = true;
         self
     }
 
-    /// Everything the disk has been since its beginning or the last call, one entry for each operation that changed it.
+    /// Every state of the disk since its beginning or the last call, one entry for each operation that changed it.
     pub fn take_history(&self) -> Vec<Snapshot> {
         std::mem::take(&mut self.lock().history)
     }
@@ -138,7 +139,7 @@ impl Disk {
         self.lock().now.attempted = record;
     }
 
-    /// Notes that this record was said to be durable.
+    /// Notes that this record was reported as durable.
     pub fn acknowledge(&self, record: u64) {
         let mut inner = self.lock();
         inner.now.acknowledged = record;
@@ -150,19 +151,19 @@ impl Disk {
         self.lock().now.clone()
     }
 
-    /// Makes one operation to come fail, counted from here, as the disk fails or fills up.
+    /// Makes one future operation fail, counted from here, with a disk fault or a full disk.
     pub fn fail_at(&self, operation: usize, kind: io::ErrorKind) {
         let mut inner = self.lock();
         inner.operations = 0;
         inner.fail_at = Some((operation, kind));
     }
 
-    /// So many bytes are free from now on, whatever is written.
+    /// This many bytes are free from now on, whatever is written.
     pub fn set_free(&self, bytes: u64) {
         self.lock().free = Some(bytes);
     }
 
-    /// Makes every operation fail until told otherwise.
+    /// Makes every operation fail until this is called again.
     pub fn set_failing(&self, kind: Option<io::ErrorKind>) {
         self.lock().failing = kind;
     }
@@ -178,7 +179,7 @@ impl Disk {
         self.unblocked.notify_all();
     }
 
-    /// Waits until someone hangs in a sync.
+    /// Waits until a thread hangs in a sync.
     pub fn wait_until_blocked(&self) {
         let mut inner = self.lock();
         while inner.waiting_in_sync == 0 {
@@ -197,7 +198,8 @@ impl Disk {
 }
 
 impl Snapshot {
-    /// How many ways there are to lose power now: every subset of what is not synced, or 1,024 of them where there are more.
+    /// How many ways there are to lose power now: every subset of the unsynced pieces, or 1,024 of them where there
+    /// are more.
     pub fn crashes(&self) -> usize {
         1 << self.unsynced().min(MOST_BITS)
     }
@@ -207,10 +209,10 @@ impl Snapshot {
         u32::try_from(pieces).unwrap()
     }
 
-    /// The disk after losing power: of what was not synced, the pieces named by the bits of `which` made it.
+    /// The disk after losing power: of the unsynced pieces, those named by the bits of `which` survive.
     pub fn crash(&self, which: usize) -> Snapshot {
         let spread = self.unsynced() > MOST_BITS;
-        // Spread by a golden-ratio hash, nothing and everything always among them.
+        // Spread by a golden-ratio hash; always includes the empty and the full set.
         let mut subset = match which {
             0 => 0,
             1 if spread => u64::MAX,
@@ -275,7 +277,7 @@ impl Inner {
         }
     }
 
-    /// Counts an operation; what it fails with, if it does.
+    /// Counts an operation. Returns its error, if it is to fail.
     fn operation(&mut self) -> Option<io::ErrorKind> {
         let number = self.operations;
         self.operations += 1;
@@ -288,7 +290,8 @@ impl Inner {
 
 impl Inode {
     fn write(&mut self, offset: usize, bytes: &[u8]) {
-        // In pieces that may arrive each without the others: the parts of a header and the halves of what follows.
+        // In pieces, each of which may reach the disk without the others: the parts of a header and the halves of the
+        // rest.
         let middle = 32 + bytes.len().saturating_sub(32) / 2;
         let mut from = 0;
         for to in [8, 16, 28, 32, middle, bytes.len()] {
@@ -432,7 +435,7 @@ impl StateFile for DiskFile {
         *self.wrote.lock().unwrap() = true;
         let offset = if inner.plant == Some(Plant::InPlace) { 0 } else { offset as usize };
         let fault = inner.operation();
-        // A full disk takes a part.
+        // A full disk writes a part.
         let taken = if fault.is_some() { &bytes[..bytes.len() / 2] } else { bytes };
         inner.now.files[self.file].write(offset, taken);
         inner.record();
@@ -458,7 +461,7 @@ impl StateFile for DiskFile {
         }
         if let Some(kind) = inner.operation() {
             *self.failed.lock().unwrap() = true;
-            // The first pieces made it; the others are clean for the kernel, and gone for the platter.
+            // The first pieces reached the disk. The kernel marks the others clean although they did not.
             let file = &mut inner.now.files[self.file];
             let pieces = std::mem::take(&mut file.unsynced);
             pieces[..pieces.len() / 2].iter().for_each(|piece| piece.apply(&mut file.platter));

@@ -1,5 +1,6 @@
-//! The few file operations that a durable record and the agent's clip spool need, as a trait. The agent implements it on a
-//! real directory; [`super::disk`] implements it in memory and loses, tears and reorders what was not synced.
+//! The few file operations that a durable record and the agent's clip spool need, as a trait. The agent implements it
+//! on a real directory; [`super::disk`] implements it in memory and loses, tears and reorders data that was not
+//! synced.
 
 use std::io;
 
@@ -10,11 +11,11 @@ pub enum Access {
     Read,
     /// For reading and writing an existing file.
     Write,
-    /// For writing a new file, emptied if it is there.
+    /// For writing a new file; truncates an existing one.
     Create,
 }
 
-/// One directory, and what the store does in it.
+/// One directory, with the operations that the store needs.
 pub trait Filesystem: Send + 'static {
     /// A file of this directory.
     type File: StateFile;
@@ -22,10 +23,10 @@ pub trait Filesystem: Send + 'static {
     /// Opens a file on a fresh descriptor.
     fn open(&self, name: &str, access: Access) -> io::Result<Self::File>;
 
-    /// Gives a file another name, replacing what had it.
+    /// Renames a file, replacing any file of the new name.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
 
-    /// Takes a file's name away.
+    /// Unlinks a file.
     fn remove(&self, name: &str) -> io::Result<()>;
 
     /// The names in the directory, in no order.
@@ -34,7 +35,7 @@ pub trait Filesystem: Send + 'static {
     /// Makes the names in the directory durable.
     fn sync(&self) -> io::Result<()>;
 
-    /// Bytes that are free on its file system for who is not root.
+    /// Bytes that are free on its file system for users other than root.
     fn free(&self) -> io::Result<u64> {
         Ok(u64::MAX)
     }
@@ -48,11 +49,11 @@ pub trait StateFile: Send + Sync + 'static {
     /// Writes all of `bytes` at `offset`.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
 
-    /// Makes what was written durable. After an error nothing is known, and a second try on the same descriptor would
-    /// succeed without having written anything: the caller drops the file instead.
+    /// Makes the written data durable. After an error the data on disk is unknown, and a second sync on the same
+    /// descriptor would succeed without writing anything: the caller drops the file instead.
     fn sync(&self) -> io::Result<()>;
 
-    /// Drops what the kernel holds of the file in memory, as far as it is clean, so that the next read shows what is on
-    /// the disk. A hint: where it does nothing, the read is as good as it ever was.
+    /// Drops the file's clean pages from the kernel's cache, so that the next read comes from the disk. This is only a
+    /// hint and may have no effect.
     fn forget(&self);
 }

@@ -1,5 +1,5 @@
-//! The layout of one slot: a checksummed header and the record behind it. Pure; [`super::slots`] decides which slot is
-//! written and which one counts.
+//! The layout of one slot: a checksummed header and the record behind it. No I/O; [`super::slots`] decides which slot
+//! is written and which one counts.
 //!
 //! ```text
 //!  0  magic      8 bytes  "KCASTATE"
@@ -11,8 +11,8 @@
 //! 32  record
 //! ```
 //!
-//! Where header, length and checksum stand is fixed for all formats to come, so that an older firmware can tell a newer
-//! record from a torn one.
+//! The positions of header, length and checksum are the same in all future formats, so that an older firmware can
+//! distinguish a newer record from a torn one.
 
 use crc32fast::Hasher;
 
@@ -24,17 +24,17 @@ pub const FORMAT: u32 = 1;
 
 const MAGIC: &[u8; 8] = b"KCASTATE";
 const CHECKED_HEADER: usize = HEADER_BYTES - 4;
-/// No flash lives to see this many writes, and there is room for more behind it: a number beyond was not ours.
+/// No flash endures this many writes, so the agent never writes a larger number.
 const LAST_SEQUENCE: u64 = u64::MAX >> 1;
 
-/// What the bytes of a slot say.
+/// The content of a slot.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Slot<'a> {
     /// All zero: never written.
     Blank,
-    /// Anything whose checksum does not hold: torn, worn out, overwritten by someone else.
+    /// Anything whose checksum does not hold: torn, worn out, overwritten by another program.
     Torn,
-    /// Whole.
+    /// A valid slot.
     Whole {
         /// The format its writer gave it; only [`FORMAT`] may be interpreted.
         format: u32,
@@ -53,7 +53,7 @@ pub fn decode(bytes: &[u8]) -> Slot<'_> {
     whole(bytes).unwrap_or(Slot::Torn)
 }
 
-/// The bytes of a slot that holds `record`, or `None` if it is longer than a header can say.
+/// The bytes of a slot that holds `record`, or `None` if it is longer than the header's length field can hold.
 pub fn encode(sequence: u64, record: &[u8]) -> Option<Vec<u8>> {
     let length = u32::try_from(record.len()).ok()?;
     let mut bytes = Vec::with_capacity(HEADER_BYTES + record.len());

@@ -1,8 +1,8 @@
-//! Two slots in one preallocated file: which one counts, and which one the next record goes to.
+//! Two slots in one preallocated file: which one counts, and which one the next record is written to.
 //!
-//! A record is written over the *older* slot and synced, so the newest durable one is never touched, and a write that is
-//! cut off leaves the other slot to be read. The file has its full length from the start: a write changes no metadata, so
-//! nothing but the slot itself can tear. All of it runs on whatever [`Filesystem`] is given, the tests' one included.
+//! A record is written over the *older* slot and synced, so the newest durable one is never touched, and an
+//! interrupted write leaves the other slot readable. The file has its full length from the start: a write changes no
+//! metadata, so only the slot itself can tear. It runs on any [`Filesystem`], including the one in the tests.
 
 use std::io;
 use std::sync::Arc;
@@ -14,15 +14,15 @@ use super::slot::{self, FORMAT, HEADER_BYTES, Slot};
 
 /// The state file's name in the state directory.
 pub const STATE_FILE: &str = "state";
-/// The name it is prepared under, so that a file called [`STATE_FILE`] is always complete.
+/// The name under which it is prepared, so that a file called [`STATE_FILE`] is always complete.
 const NEW_STATE_FILE: &str = "state.new";
 
 /// Why a record could not be written.
 #[derive(Debug)]
 pub enum WriteFault {
-    /// The record is empty, or larger than a slot; trying again is no use.
+    /// The record is empty, or larger than a slot; a retry cannot succeed.
     Size,
-    /// What the file system said.
+    /// The file system's error.
     Io(io::Error),
 }
 
@@ -37,13 +37,13 @@ impl From<io::Error> for WriteFault {
 pub struct Slots<F: Filesystem> {
     dir: F,
     slot_bytes: usize,
-    /// Absent after any fault: the next write then begins on a fresh descriptor.
+    /// Absent after any fault: the next write then opens a fresh descriptor.
     file: Option<F::File>,
     /// Whether the file's name is known to be durable.
     named: bool,
-    /// The slot the next record goes to: never the newest durable one.
+    /// The slot for the next record: never the newest durable one.
     target: usize,
-    /// The number the next record gets.
+    /// The sequence of the next record.
     sequence: u64,
     /// Whether the slot that is not `target` may hold something that was unreadable once and might be readable again.
     distrust_other: bool,
@@ -51,10 +51,11 @@ pub struct Slots<F: Filesystem> {
 }
 
 impl<F: Filesystem> Slots<F> {
-    /// Reads the newest record. A file that cannot be made or written yet is no fault: the next write tries again.
+    /// Reads the newest record. A file that cannot be created or written yet is no error here: the next write tries
+    /// again.
     ///
     /// # Errors
-    /// If a state file is there and cannot be opened.
+    /// If a state file exists and cannot be opened.
     pub fn open(dir: F, slot_bytes: usize) -> io::Result<(Self, Restored)> {
         let fresh = Self {
             dir,
@@ -79,7 +80,7 @@ impl<F: Filesystem> Slots<F> {
         self.slot_bytes - HEADER_BYTES
     }
 
-    /// A count of slot writes, successful or not: what the flash has been asked to do.
+    /// A count of slot writes, successful or not: a measure of flash wear.
     pub fn writes(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.writes)
     }
@@ -87,8 +88,8 @@ impl<F: Filesystem> Slots<F> {
     /// Makes `record` the newest one; on return it is durable.
     ///
     /// # Errors
-    /// What went wrong. Then the record may or may not be found after a crash, the one before it is still there, and the
-    /// next write begins on a fresh descriptor.
+    /// The cause. The record may or may not be found after a crash, the previous one still exists, and the next write
+    /// opens a fresh descriptor.
     pub fn write(&mut self, record: &[u8]) -> Result<(), WriteFault> {
         self.check_size(record)?;
         self.write_slot(record, 0)?;
@@ -99,7 +100,7 @@ impl<F: Filesystem> Slots<F> {
         Ok(())
     }
 
-    /// Makes `record` the only one: both slots hold it and zeros behind it, and no byte of an earlier record is left in
+    /// Makes `record` the only one: both slots hold it, followed by zeros, and no byte of an earlier record is left in
     /// the file.
     ///
     /// # Errors
@@ -120,7 +121,7 @@ impl<F: Filesystem> Slots<F> {
     fn write_slot(&mut self, record: &[u8], padding: usize) -> Result<(), WriteFault> {
         let mut bytes = slot::encode(self.sequence, record).ok_or(WriteFault::Size)?;
         bytes.resize(bytes.len() + padding, 0);
-        // Taken, and put back only when all went well: what failed once is not used again.
+        // Put back only after success: a descriptor that has failed is not used again.
         let file = match self.file.take() {
             Some(file) => file,
             None => self.reopen()?,
@@ -146,8 +147,9 @@ impl<F: Filesystem> Slots<F> {
         Ok(file)
     }
 
-    /// Makes the file under another name, with a slot that says "no record yet": the first real write then has a whole
-    /// slot beside it as well. Zeros are written, not reserved: a reserved block would still need its metadata later.
+    /// Creates the file under another name, with one valid slot that means "no record yet", so that the first real
+    /// write has a valid slot beside it too. It writes zeros instead of reserving blocks, because a reserved block
+    /// would still need its metadata later.
     fn create(&mut self) -> io::Result<F::File> {
         let file = self.dir.open(NEW_STATE_FILE, Access::Create)?;
         let mut image = slot::encode(1, &[]).unwrap_or_default();
@@ -176,8 +178,8 @@ impl<F: Filesystem> Slots<F> {
                 (self.dir.open(STATE_FILE, Access::Read)?, false)
             }
         };
-        // An agent that was killed may have left a record in the kernel's memory only. Taken for the newest durable one,
-        // it would send the next write over the slot that is: so it is made durable first, or forgotten.
+        // An agent that was killed may have left a record in the kernel's memory only. If it counted as the newest
+        // durable one, the next write would overwrite the slot that really is: so sync it first, or ignore it.
         if let Err(why) = file.sync() {
             tracing::warn!(%why, "the state file does not sync");
             file = self.dir.open(STATE_FILE, Access::Read)?;
@@ -224,7 +226,7 @@ impl<F: Filesystem> Slots<F> {
         if record.is_empty() { Restored::Empty } else { Restored::Record(record.to_vec()) }
     }
 
-    /// All bytes of a slot, or nothing if they cannot be read or are not all there.
+    /// All bytes of a slot, or `None` if they cannot be read or are incomplete.
     fn read(&self, file: &F::File, index: usize) -> Option<Vec<u8>> {
         let mut bytes = vec![0; self.slot_bytes];
         match file.read_at(&mut bytes, (index * self.slot_bytes) as u64) {

@@ -66,8 +66,8 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    /// The next packet, or `None` at the end of the connection. `online` is acknowledged and passed over: there is one for
-    /// each connection, and those that a resumed session repeats.
+    /// The next packet, or `None` at the end of the connection. `online` is acknowledged and passed over: there is one
+    /// for each connection, and those that a resumed session repeats.
     pub(super) async fn try_next(&mut self) -> Option<Packet> {
         loop {
             match self.any_next().await? {

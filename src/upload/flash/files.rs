@@ -243,7 +243,7 @@ impl<F: Filesystem> Files<F> {
         let (gone, in_journal) = (gone.as_ref().map(|gone| &gone.ids), gone.as_ref().map(|gone| gone.written));
         scan.written = in_journal.unwrap_or_default();
         if gone.is_none() {
-            tracing::error!("the spool's journal cannot be read: what it said to be gone is not known, so every clip on flash is erased");
+            tracing::error!("the spool's journal cannot be read, so it is unknown which clips were erased: erasing every clip on flash");
         }
         for name in &names {
             if name.ends_with(PART) {

@@ -1,8 +1,9 @@
-//! What the flash spool promises, tried on a disk that loses, tears and reorders what was not synced, at every moment of
-//! histories that write:
+//! What the flash spool promises, tried on a disk that loses, tears and reorders what was not synced, at every moment
+//! of histories that write:
 //!
 //! 1. a clip that was said to be on flash is found after any crash, whole, unless it went;
-//! 2. what a document erased, or what went before it, is not found beside the record of that document or of any later one;
+//! 2. what a document erased, or what went before it, is not found beside the record of that document or of any later
+//!    one;
 //! 3. nothing is found that the document on record does not allow;
 //! 4. nothing torn is found, no part is left, and the quota holds.
 
@@ -83,8 +84,8 @@ struct Moment {
     safe: BTreeSet<Uuid>,
 }
 
-/// A running camera, as far as its spool is concerned: the real gate and the real files on the simulated disk, and a shell
-/// that does what the agent does.
+/// A running camera, as far as its spool is concerned: the real gate and the real files on the simulated disk, and a
+/// shell that does what the agent does.
 struct Camera {
     disk: Disk,
     files: Files<Disk>,
@@ -229,8 +230,8 @@ impl Camera {
         self.work();
     }
 
-    /// Loses power at every moment so far, in so many ways spread over all there are (`ways[0]`), and starts again on every
-    /// record that may be there; then goes on and loses power again, if there are more `ways`.
+    /// Loses power at every moment so far, in so many ways spread over all there are (`ways[0]`), and starts again on
+    /// every record that may be there; then goes on and loses power again, if there are more `ways`.
     fn crash_everywhere(&mut self, ways: &[usize], states: &mut u64) -> Result<(), String> {
         let Some((most, more)) = ways.split_first() else { return Ok(()) };
         let moments = std::mem::take(&mut self.moments);
@@ -288,7 +289,8 @@ impl Camera {
     }
 }
 
-/// Clips go to flash, one leaves, a cancel erases, the owner comes back within the same breath, more clips, another cancel.
+/// Clips go to flash, one leaves, a cancel erases, the owner comes back within the same breath, more clips, another
+/// cancel.
 fn history(fault: Option<Fault>) -> Camera {
     let mut camera = Camera::new(fault);
     camera.record(LONG);
@@ -348,8 +350,8 @@ fn the_crash_states_find_what_is_planted() {
     }
 }
 
-/// Whatever fails once, the promises hold: a clip that could not be put on flash waits in memory, and what could not be said
-/// in the journal is unlinked before the record is written.
+/// Whatever fails once, the promises hold: a clip that could not be put on flash waits in memory, and what could not
+/// be said in the journal is unlinked before the record is written.
 #[test]
 fn every_operation_may_fail_once() {
     for kind in [io::ErrorKind::StorageFull, io::ErrorKind::Other] {

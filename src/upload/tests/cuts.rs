@@ -243,7 +243,8 @@ fn what_leaves_between_the_closing_and_the_kill_is_counted_for_every_connection(
     assert_eq!(sockets.abort(), 0, "nothing is open any more");
 }
 
-/// The task may be late, or its thread blocked: the connection must die all the same, with what the kernel holds for it.
+/// The task may be late, or its thread blocked: the connection must die all the same, with what the kernel holds for
+/// it.
 #[test]
 fn a_cut_kills_a_connection_while_its_task_still_holds_it() {
     use std::io::{ErrorKind, Read};

@@ -1,4 +1,5 @@
-//! A store that answers a PUT before it has the whole clip and goes on reading: what is left of the clip must stay here.
+//! A store that answers a PUT before it has the whole clip and goes on reading: what is left of the clip must stay
+//! here.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},

@@ -16,7 +16,7 @@ use care_engine::{Admission, CutFigures, Generation, trusted_time::Readings};
 use care_protocol::{Erased, Mode, Policy, Position};
 
 use super::{
-    Figures, PERMISSION, Said, UploaderEvents, Vendor,
+    Figures, PERMISSION, UploaderEvents, UploaderMessage, Vendor,
     lines::{Cutter, LONGEST_LINE, MOST_BYTES, MOST_CLIPS},
     session::PIECE,
 };
@@ -68,11 +68,11 @@ impl Account {
     }
 
     fn add(&mut self, line: &[u8]) -> Option<()> {
-        let said = Said::read(line).ok()?;
-        let again = serde_json::to_vec(&said).expect("plain data");
-        assert_eq!(Said::read(&again).as_ref(), Ok(&said), "what was understood can be said again");
-        match said {
-            Said::Closed { generation, transfers, bytes_after, erased } => {
+        let message = UploaderMessage::read(line).ok()?;
+        let again = serde_json::to_vec(&message).expect("plain data");
+        assert_eq!(UploaderMessage::read(&again).as_ref(), Ok(&message), "a parsed message can be sent again");
+        match message {
+            UploaderMessage::Closed { generation, transfers, bytes_after, erased } => {
                 assert!(transfers.max(erased.clips) <= MOST_CLIPS && bytes_after.max(erased.bytes) <= MOST_BYTES);
                 if generation > CLOSE.0 {
                     return None;
@@ -83,12 +83,12 @@ impl Account {
                     self.answer.get_or_insert(Figures { transfers, bytes_after, erased });
                 }
             }
-            Said::Stored { bytes } => {
+            UploaderMessage::Stored { bytes } => {
                 assert!(bytes <= MOST_BYTES);
                 self.stored.0 += 1;
                 self.stored.1 += bytes;
             }
-            Said::Refused { status } => {
+            UploaderMessage::Refused { status } => {
                 assert!(matches!(status, 402 | 403));
                 self.refused = Some(status);
             }
@@ -110,7 +110,7 @@ fn converse(input: &[u8], piece: usize, account: &Account) {
     vendor.open(admission);
     let (ours, mut theirs) = UnixStream::pair().expect("a pair of sockets");
     assert!(vendor.connect(ours.into(), None));
-    vendor.hear(br#"{"type":"closed","generation":0}"#).expect("an answer");
+    vendor.receive(br#"{"type":"closed","generation":0}"#).expect("an answer");
     vendor.renew(Mode::Paid);
     assert!(vendor.status().open);
     vendor.close(CLOSE, Some((KEEP, AT)));
@@ -118,13 +118,13 @@ fn converse(input: &[u8], piece: usize, account: &Account) {
     calls.store(0, Ordering::Relaxed);
 
     let mut lines = Cutter::default();
-    let heard = input.chunks(piece).try_for_each(|piece| {
-        let heard = lines.take(piece, |line| vendor.hear(line));
+    let received = input.chunks(piece).try_for_each(|piece| {
+        let received = lines.take(piece, |line| vendor.receive(line));
         assert!(lines.holds() <= 2 * LONGEST_LINE, "{} bytes held", lines.holds());
-        heard
+        received
     });
-    assert_eq!(heard.is_err(), account.nonsense, "{heard:?}");
-    assert!(heard.as_ref().err().is_none_or(|why| !why.is_empty()));
+    assert_eq!(received.is_err(), account.nonsense, "{received:?}");
+    assert!(received.as_ref().err().is_none_or(|why| !why.is_empty()));
 
     assert_eq!(calls.load(Ordering::Relaxed), usize::from(account.lines > 0), "the control thread is called once until it comes");
     assert_eq!(vendor.uploader_events(), UploaderEvents { refused: account.refused, stored: account.stored.0 > 0 });
@@ -134,7 +134,7 @@ fn converse(input: &[u8], piece: usize, account: &Account) {
     // Until it answers it may be sending.
     assert_eq!(status.open, account.answer.is_none());
 
-    if let Err(why) = heard {
+    if let Err(why) = received {
         vendor.refuse(why);
     }
     // An answer ends the cut. An uploader that disconnects without one counts one transfer and is closed. One whose

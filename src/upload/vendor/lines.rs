@@ -56,11 +56,11 @@ impl Cutter {
     ///
     /// # Errors
     /// A line is too long, or `receive` refuses one: the rest of the piece is ignored, and no other piece may follow.
-    pub(super) fn take(&mut self, piece: &[u8], mut hear: impl FnMut(&[u8]) -> Result<(), String>) -> Result<(), String> {
+    pub(super) fn take(&mut self, piece: &[u8], mut receive: impl FnMut(&[u8]) -> Result<(), String>) -> Result<(), String> {
         for &byte in piece {
             match byte {
                 b'\n' => {
-                    hear(&self.line)?;
+                    receive(&self.line)?;
                     self.line.clear();
                 }
                 _ if self.line.len() == LONGEST_LINE => return Err(format!("a line longer than {LONGEST_LINE} bytes")),
@@ -81,7 +81,7 @@ impl Cutter {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[cfg_attr(any(test, feature = "fuzzing"), derive(Serialize))]
 #[serde(tag = "type", rename_all = "lowercase")]
-pub enum Said {
+pub enum UploaderMessage {
     /// It has stopped, and no clip that the last `close` forbids will ever leave.
     Closed {
         /// Which `close` this answers.
@@ -108,21 +108,21 @@ pub enum Said {
     },
 }
 
-impl Said {
+impl UploaderMessage {
     /// Reads a line, without its end.
     ///
     /// # Errors
     /// A description of the fault.
     pub fn read(line: &[u8]) -> Result<Self, String> {
-        let said = serde_json::from_slice(line).map_err(|error| format!("a line that is not understood: {error}"))?;
-        let possible = match &said {
+        let message = serde_json::from_slice(line).map_err(|error| format!("a line that cannot be parsed: {error}"))?;
+        let possible = match &message {
             Self::Closed { transfers, bytes_after, erased, .. } => {
                 *transfers <= MOST_CLIPS && erased.clips <= MOST_CLIPS && *bytes_after.max(&erased.bytes) <= MOST_BYTES
             }
             Self::Stored { bytes } => *bytes <= MOST_BYTES,
             Self::Refused { status } => matches!(status, 402 | 403),
         };
-        if possible { Ok(said) } else { Err(format!("an impossible number: {said:?}")) }
+        if possible { Ok(message) } else { Err(format!("an impossible number: {message:?}")) }
     }
 }
 
@@ -172,11 +172,11 @@ mod tests {
     fn what_an_uploader_says_is_read_and_bounded() {
         let whole = br#"{"type":"closed","generation":8,"transfers":1,"bytes_after":0,"erased":{"clips":3,"bytes":5242880},"more":null}"#;
         let erased = Erased { clips: 3, bytes: 5_242_880 };
-        assert_eq!(Said::read(whole), Ok(Said::Closed { generation: 8, transfers: 1, bytes_after: 0, erased }));
-        let least = Said::Closed { generation: 8, transfers: 0, bytes_after: 0, erased: Erased::default() };
-        assert_eq!(Said::read(br#"{"type":"closed","generation":8}"#), Ok(least));
-        assert_eq!(Said::read(br#"{"type":"stored","bytes":7}"#), Ok(Said::Stored { bytes: 7 }));
-        assert_eq!(Said::read(br#"{"type":"refused","status":402}"#), Ok(Said::Refused { status: 402 }));
+        assert_eq!(UploaderMessage::read(whole), Ok(UploaderMessage::Closed { generation: 8, transfers: 1, bytes_after: 0, erased }));
+        let least = UploaderMessage::Closed { generation: 8, transfers: 0, bytes_after: 0, erased: Erased::default() };
+        assert_eq!(UploaderMessage::read(br#"{"type":"closed","generation":8}"#), Ok(least));
+        assert_eq!(UploaderMessage::read(br#"{"type":"stored","bytes":7}"#), Ok(UploaderMessage::Stored { bytes: 7 }));
+        assert_eq!(UploaderMessage::read(br#"{"type":"refused","status":402}"#), Ok(UploaderMessage::Refused { status: 402 }));
         for line in [
             "",
             "null",
@@ -193,15 +193,15 @@ mod tests {
             r#"{"type":"stored","bytes":18446744073709551615}"#,
             r#"{"type":"refused","status":200}"#,
         ] {
-            assert!(Said::read(line.as_bytes()).is_err(), "{line}");
+            assert!(UploaderMessage::read(line.as_bytes()).is_err(), "{line}");
         }
     }
 
     proptest! {
         #[test]
         fn no_line_is_too_strange(line in prop::collection::vec(any::<u8>(), 0..LONGEST_LINE), text in "[{}\":a-z0-9,\\[\\]]{0,200}") {
-            let _ = Said::read(&line);
-            let _ = Said::read(text.as_bytes());
+            let _ = UploaderMessage::read(&line);
+            let _ = UploaderMessage::read(text.as_bytes());
         }
     }
 }

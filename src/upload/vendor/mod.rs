@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use hostile::hostile_uploader;
-pub use lines::Said;
+pub use lines::UploaderMessage;
 use lines::{Judge, Order};
 pub(super) use session::Listener;
 
@@ -247,9 +247,9 @@ impl Vendor {
     }
 
     /// Handles a received line.
-    fn hear(&self, line: &[u8]) -> Result<(), String> {
-        let said = Said::read(line)?;
-        self.lock().hear(said, self.clock.now())?;
+    fn receive(&self, line: &[u8]) -> Result<(), String> {
+        let message = UploaderMessage::read(line)?;
+        self.lock().receive(message, self.clock.now())?;
         self.call();
         Ok(())
     }
@@ -293,7 +293,7 @@ impl Orders {
         line.closing = Some(Closing { generation, since: now.boot });
         line.judged = judge.map(|judge| judge.epoch).or(line.judged);
         line.told = None;
-        self.say(&order);
+        self.send_order(&order);
     }
 
     fn renew(&mut self, mode: Mode, now: Now) {
@@ -328,7 +328,7 @@ impl Orders {
         };
         // Whether the line arrives or not, from here on the uploader may have permission.
         self.permitted_until = until;
-        if self.say(&order) {
+        if self.send_order(&order) {
             if let Some(line) = &mut self.line {
                 line.told = Some((admission, mode));
                 line.told_at = now.boot;
@@ -337,23 +337,23 @@ impl Orders {
     }
 
     /// Writes a line without waiting. If the uploader does not read, its connection is ended: false.
-    fn say(&mut self, order: &Order) -> bool {
+    fn send_order(&mut self, order: &Order) -> bool {
         let Some(line) = &self.line else { return false };
         let bytes = order.line();
-        let said = send(&line.socket, &bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
-        if said.is_ok_and(|sent| sent == bytes.len()) {
+        let result = send(&line.socket, &bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+        if result.is_ok_and(|sent| sent == bytes.len()) {
             return true;
         }
-        self.lose("it does not read what it is told".to_owned());
+        self.lose("it does not read what the agent sends".to_owned());
         false
     }
 
-    fn hear(&mut self, said: Said, now: Now) -> Result<(), String> {
-        match said {
-            Said::Closed { generation, transfers, bytes_after, erased } => {
+    fn receive(&mut self, message: UploaderMessage, now: Now) -> Result<(), String> {
+        match message {
+            UploaderMessage::Closed { generation, transfers, bytes_after, erased } => {
                 let generation = Generation(generation);
                 if generation > self.generation {
-                    return Err(format!("it answers close {}, which was never said", generation.0));
+                    return Err(format!("it answers close {}, which was never sent", generation.0));
                 }
                 self.status.erased_clips += u64::from(erased.clips);
                 self.status.erased_bytes = self.status.erased_bytes.saturating_add(erased.bytes);
@@ -376,12 +376,12 @@ impl Orders {
                     cut.figures = cut.figures.or(Some(Figures { transfers, bytes_after, erased }));
                 }
             }
-            Said::Stored { bytes } => {
+            UploaderMessage::Stored { bytes } => {
                 self.status.stored_clips += 1;
                 self.status.stored_bytes = self.status.stored_bytes.saturating_add(bytes);
                 self.uploader_events.stored = true;
             }
-            Said::Refused { status } => self.uploader_events.refused = Some(status),
+            UploaderMessage::Refused { status } => self.uploader_events.refused = Some(status),
         }
         Ok(())
     }
@@ -395,7 +395,7 @@ impl Orders {
     /// The connection has ended.
     fn unplug(&mut self, why: String) {
         let Some(line) = self.line.take() else { return };
-        tracing::info!(pid = self.status.pid, why, "the vendor's uploader is not connected any more");
+        tracing::info!(pid = self.status.pid, why, "the vendor's uploader has disconnected");
         // It may be disconnected already, which is as good.
         let _ = shutdown(&line.socket, Shutdown::Both);
         self.status.connected = false;

@@ -53,7 +53,7 @@ impl Listener {
         loop {
             let Some(stream) = self.accept().await else { continue };
             if let Err(error) = self.converse(stream).await {
-                tracing::warn!(%error, "the vendor's uploader cannot be spoken with");
+                tracing::warn!(%error, "the connection to the vendor's uploader failed");
             }
         }
     }
@@ -63,7 +63,12 @@ impl Listener {
         match self.socket.accept().await.and_then(|(stream, _)| Ok((stream.peer_cred()?, stream))) {
             Ok((peer, stream)) if may_speak((peer.uid(), peer.gid()), (geteuid().as_raw(), getegid().as_raw())) => Some(stream),
             Ok((peer, _)) => {
-                tracing::warn!(uid = peer.uid(), gid = peer.gid(), pid = peer.pid(), "day_began away from the uploader's socket");
+                tracing::warn!(
+                    uid = peer.uid(),
+                    gid = peer.gid(),
+                    pid = peer.pid(),
+                    "a process of another user was refused at the uploader's socket"
+                );
                 None
             }
             Err(error) => {
@@ -101,7 +106,7 @@ impl Listener {
                 }
                 Ok(length) => length,
             };
-            if let Err(why) = lines.take(&piece[..length], |line| self.vendor.hear(line)) {
+            if let Err(why) = lines.take(&piece[..length], |line| self.vendor.receive(line)) {
                 self.vendor.refuse(why);
                 return Ok(());
             }

@@ -267,7 +267,8 @@ fn whoever_talks_nonsense_loses_the_connection_and_its_permission_is_waited_out(
         assert!(uploader.is_over(), "{}", String::from_utf8_lossy(&nonsense));
         until("told", || agent.status().fault.is_some());
 
-        // It was let, and cannot be believed to have stopped: neither a cut nor a successor comes before its time is over.
+        // It was let, and cannot be believed to have stopped: neither a cut nor a successor comes before its time is
+        // over.
         let mut successor = agent.uploader(Mode::Paid);
         agent.gate.renew(Mode::Paid);
         let own = agent.gate.cut(None);

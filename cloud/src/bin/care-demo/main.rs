@@ -1,9 +1,9 @@
-//! The demo: the real care-cloud and the real agent, in a temporary directory. You cancel in the browser and see the upload
-//! stop. With `ONCE=1` the demo plays its story without you: each step has a deadline, and the last line is one JSON object
-//! of figures. It exits with 0 only if every step held.
+//! The demo: the real care-cloud and the real agent, in a temporary directory. You cancel in the browser and see the
+//! upload stop. With `ONCE=1` the demo plays its story without you: each step has a deadline, and the last line is one
+//! JSON object of figures. It exits with 0 only if every step held.
 //!
-//! `bytes_after` is counted by the store: body bytes that it read, after the camera's report of the cancel had arrived, from
-//! uploads that the cancel revoked. The agent's own figure is not used.
+//! `bytes_after` is counted by the store: body bytes that it read, after the camera's report of the cancel had
+//! arrived, from uploads that the cancel revoked. The agent's own figure is not used.
 
 mod play;
 mod story;
@@ -24,7 +24,7 @@ struct Arguments {}
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     if let Err(e) = Arguments::try_parse() {
-        // Where it cannot be printed, the exit code says it.
+        // If printing fails, the exit code still reports the error.
         drop(e.print());
         return if e.use_stderr() { ExitCode::from(64) } else { ExitCode::SUCCESS };
     }

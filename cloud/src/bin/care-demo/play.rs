@@ -1,4 +1,5 @@
-//! The setup of the demo: a temporary directory, care-cloud and kasa-care-agent as child processes, and their HTTP interfaces.
+//! The setup of the demo: a temporary directory, care-cloud and kasa-care-agent as child processes, and their HTTP
+//! interfaces.
 
 use std::{
     fs,
@@ -27,7 +28,7 @@ const READY_WITHIN: Duration = Duration::from_secs(20);
 pub enum Pace {
     /// The whole story in less than a minute.
     Story,
-    /// Somebody watches: a clip is nearly always on its way.
+    /// The demo is being watched, so a clip is nearly always in flight.
     Person,
 }
 
@@ -88,14 +89,14 @@ impl Play {
         Ok(self.cloud_portal.post("/portal/broker", &serde_json::json!({ "run": run })).await?)
     }
 
-    /// What the portal knows; fails if one of the programs has ended.
+    /// The portal's state; fails if one of the programs has ended.
     pub async fn state(&self) -> Result<Value> {
         self.agent.check()?;
         self.cloud.check()?;
         Ok(self.cloud_portal.get("/portal/state").await?)
     }
 
-    /// What the agent says of itself.
+    /// The agent's status document.
     pub async fn agent_status(&self) -> Result<Value> {
         self.agent.check()?;
         Ok(client::get(&self.status, "/status.json").await?)
@@ -128,7 +129,7 @@ impl Running {
         let log = dir.join(format!("{name}.log"));
         let file = fs::File::create(&log).with_context(|| format!("making {}", log.display()))?;
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(file).env_remove("NOTIFY_SOCKET");
-        // A group of its own: Ctrl-C is for the demo, which stops them in order.
+        // Its own process group: Ctrl-C reaches the demo alone, which stops the programs in order.
         let child = die_with_parent(command.process_group(0)).spawn().with_context(|| format!("starting {name}"))?;
         Ok(Self { name, child: Mutex::new(child), log })
     }

@@ -1,5 +1,6 @@
-//! The story of the demo: Premium, a clip in flight, cancel, Free, subscribe again, downgrade to Plus, and an app-store cancel
-//! that takes effect while the broker is down. Each step waits for its effect and fails when its deadline passes.
+//! The story of the demo: Premium, a clip in flight, cancel, Free, subscribe again, downgrade to Plus, and an
+//! app-store cancel that takes effect while the broker is down. Each step waits for its effect and fails when its
+//! deadline passes.
 
 use std::time::{Duration, Instant};
 
@@ -11,10 +12,10 @@ use crate::{
     play::{CAMERA, Play},
 };
 
-/// At most this much of a cut upload may still reach the store: what was one TLS record on its way.
+/// At most this much of a cut upload may still reach the store: one TLS record in transit.
 const ONE_RECORD: u64 = 16 * 1024 + 256;
 
-/// The steps told so far, and the figures of the cancel.
+/// The steps shown so far, and the figures of the cancel.
 pub struct Story<'a> {
     play: &'a Play,
     steps: Vec<Value>,
@@ -24,12 +25,12 @@ pub struct Story<'a> {
 }
 
 impl<'a> Story<'a> {
-    /// Nothing told yet.
+    /// No step yet.
     pub fn new(play: &'a Play) -> Self {
         Self { play, steps: Vec::new(), cut_micros: None, report_ms: None, bytes_after: None }
     }
 
-    /// Tells it; stops at the first step that does not hold.
+    /// Runs the steps; stops at the first one that fails.
     pub async fn tell(&mut self) -> Result<()> {
         self.step("premium", "a camera is bound, and its owner subscribes to Premium", |s| Box::pin(s.premium("portal"))).await?;
         self.step("upload", "the camera uploads a clip of what moved", |s| Box::pin(s.upload())).await?;
@@ -142,7 +143,7 @@ impl<'a> Story<'a> {
         let report = &switch["report"];
         says(report, "plan", "plus")?;
         says(report, "mode", "paid")?;
-        // Plus allows this clip: it is cut with the rest, judged again, and comes under a new grant.
+        // Plus allows this clip: it is cut with the rest, judged again, and uploaded under a new grant.
         let clip = cut.first().context("a transfer was cut")?["clip"].clone();
         self.until("the clip that was cut arrives under Plus", Duration::from_secs(20), |state, _| {
             transfers(state).iter().any(|transfer| transfer["clip"] == clip && transfer["stored"] == true)
@@ -180,7 +181,7 @@ impl<'a> Story<'a> {
     async fn broker_back(&mut self) -> Result<Value> {
         self.play.broker(true).await?;
         let state = self
-            // Its attempts are spread over up to two minutes, so that not all cameras come back as one.
+            // Its attempts are spread over up to two minutes, so that not all cameras reconnect at once.
             .until("the camera has reported Free", Duration::from_secs(150), |state, _| {
                 let camera = &state["cameras"][0];
                 camera["status"] == "online" && camera["report"]["mode"] == "free" && camera["report"]["seq"] == camera["seq"]
@@ -190,7 +191,8 @@ impl<'a> Story<'a> {
         Ok(json!({}))
     }
 
-    /// Does something that must cut what is in flight; the switch with its report, and the uploads it cut, as the store saw them.
+    /// Makes a change that must cut the uploads in flight. Returns the switch with its report, and the uploads it cut,
+    /// as the store counted them.
     async fn cut(&mut self, action: Value) -> Result<(Value, Vec<Value>)> {
         let seq = self.act(action).await?;
         let switch = self.reported(seq, Duration::from_secs(5)).await?;

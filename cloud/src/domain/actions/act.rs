@@ -1,5 +1,5 @@
-//! Carries out actions: subscribe, cancel, downgrade, bind, and what an app store does. Each is one transaction that changes the
-//! subscriptions and lets the issuer write the documents that follow. The caller gives the time.
+//! Carries out actions: subscribe, cancel, downgrade, bind, and what an app store does. Each is one transaction that
+//! changes the subscriptions and lets the issuer write the documents that follow. The caller gives the time.
 
 use care_protocol::{Channel, DeviceId, Order, Reason};
 use rusqlite::{Transaction, params};
@@ -81,8 +81,8 @@ impl Issuer {
             return Err(ActionError::HasPlan { device: device.clone(), plan: running.as_str(), hint });
         }
         let cycle = self.cycle_for(tx, &camera.account, terms.cycle)?;
-        // The new plan replaces this camera's subscription, its trial, an unpaid one, and with Premium every Plus of a camera that
-        // gets a seat.
+        // The new plan replaces this camera's subscription, its trial, an unpaid one, and with Premium every Plus of a
+        // camera that gets a seat.
         let seated: Vec<_> = devices(tx, Some(&camera.account))?.into_iter().take(self.catalogue.seats()).collect();
         let mut back = Vec::new();
         for old in subscriptions(tx, &camera.account)? {
@@ -104,7 +104,7 @@ impl Issuer {
         Ok(Done { back, issued: done.issued })
     }
 
-    /// The cycle of a new subscription: the account's present one, or else the one asked for.
+    /// The cycle of a new subscription: the account's present one, or else the requested one.
     fn cycle_for(&self, tx: &Transaction<'_>, account: &str, wanted: Option<Cycle>) -> Result<Cycle, ActionError> {
         let Some(have) = billing_cycle(tx, account)? else { return Ok(wanted.unwrap_or(Cycle::Monthly)) };
         if wanted.is_some_and(|wanted| wanted != have) {
@@ -214,7 +214,8 @@ impl Issuer {
         Ok(done)
     }
 
-    /// Ends the camera's own subscriptions as a cancel does. Returns the account it was bound to, if any, and the refunds.
+    /// Ends the camera's own subscriptions as a cancel does. Returns the account it was bound to, if any, and the
+    /// refunds.
     fn leave(&self, tx: &Transaction<'_>, camera: &Camera, now: u64) -> Result<(Option<String>, Vec<Order>), ActionError> {
         let mut back = Vec::new();
         for own in subscriptions(tx, &camera.account)?.into_iter().filter(|own| own.device.as_ref() == Some(&camera.device)) {

@@ -140,13 +140,14 @@ impl Issuer {
     }
 }
 
-/// A replaced subscription is credited, and the credit pays for the new one. One that was paid to an app store is refunded.
+/// A replaced subscription is credited, and the credit pays for the new one. One that was paid to an app store is
+/// refunded.
 pub(super) fn kind_of_exchange(ending: &Subscription) -> RefundKind {
     if ending.channel == Channel::Portal { RefundKind::Credit } else { RefundKind::Refund }
 }
 
-/// FAQ 2116: a cancelled subscription is refunded, or credited on the next bill if another subscription remains. Subscriptions of
-/// an app store neither use nor give credit.
+/// FAQ 2116: a cancelled subscription is refunded, or credited on the next bill if another subscription remains.
+/// Subscriptions of an app store neither use nor give credit.
 pub(super) fn kind_of_return(tx: &Transaction<'_>, account: &str, ending: &Subscription) -> Result<RefundKind, DbError> {
     if ending.channel != Channel::Portal {
         return Ok(RefundKind::Refund);

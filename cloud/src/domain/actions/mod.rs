@@ -1,5 +1,5 @@
-//! What an owner or an app store can do to a plan, and the result. `act.rs` carries the actions out, `ending.rs` computes what
-//! goes back; what time does is in [`crate::domain::billing`].
+//! What an owner or an app store can do to a plan, and the result. `act.rs` carries the actions out, `ending.rs`
+//! computes refunds; [`crate::domain::billing`] handles changes that are due.
 
 mod act;
 mod ending;
@@ -13,7 +13,7 @@ use crate::{
     storage::{db::DbError, keys::KeysError},
 };
 
-/// Why an action was refused; the message is for the person who asked.
+/// Why an action was refused; the message is for the user.
 #[derive(Debug, Error)]
 pub enum ActionError {
     /// The database.
@@ -58,7 +58,7 @@ pub enum ActionError {
         /// What to do instead.
         hint: &'static str,
     },
-    /// Something else was done meanwhile: what was confirmed is not what would happen.
+    /// Another change was made meanwhile, so the result would differ from the one confirmed.
     #[error("this is not what was shown any more: look again what is given back, then confirm")]
     NotAsShown,
     /// No such account.
@@ -169,7 +169,7 @@ pub enum Action {
     StartTrial {
         /// The camera.
         camera: DeviceId,
-        /// Premium, if it is not said.
+        /// Premium, if absent.
         #[serde(default)]
         plan: Option<PaidPlan>,
         /// Lets it end so many seconds from now, so that one can watch it.
@@ -184,12 +184,12 @@ pub enum Action {
         #[serde(default)]
         grace_s: Option<u64>,
     },
-    /// The account's card is good again: what waits is paid.
+    /// The account's card works again: unpaid bills are paid.
     PaymentRecovers {
         /// The account.
         account: String,
     },
-    /// The camera goes to an account; its binding epoch rises.
+    /// The camera is bound to an account; its binding epoch rises.
     Bind {
         /// The camera.
         camera: DeviceId,

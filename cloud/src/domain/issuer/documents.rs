@@ -26,7 +26,7 @@ pub struct Body {
     pub iat: u64,
     /// The limits.
     pub policy: Policy,
-    /// What comes next.
+    /// The next change.
     pub next: Option<NextBody>,
 }
 
@@ -44,7 +44,7 @@ pub struct NextBody {
 }
 
 impl Body {
-    /// The policy at `now`. A `next` that is due applies even before a later document says so.
+    /// The policy at `now`. A `next` that is due applies even before a later document contains it.
     pub fn policy_at(&self, now: u64) -> Policy {
         self.next.as_ref().filter(|next| next.effective_at <= now).map_or(self.policy, |next| next.policy)
     }
@@ -79,8 +79,8 @@ pub fn newest_token(connection: &Connection, device: &DeviceId) -> Result<Option
     Ok(statement.query_row([device.as_str()], |row| row.get(0)).optional()?)
 }
 
-/// The newest document of a camera as JWS, unless the camera would reject it. A camera that was reset rejects its last binding,
-/// except if its own epoch (`ratchet`, from its `get`) is lower.
+/// The newest document of a camera as JWS, unless the camera would reject it. A camera that was reset rejects its last
+/// binding, except if its own epoch (`ratchet`, from its `get`) is lower.
 pub fn token_for(connection: &Connection, device: &DeviceId, ratchet: Option<u64>) -> Result<Option<String>, DbError> {
     let useless = find_camera(connection, device)?.is_some_and(|camera| camera.reset && ratchet.is_none_or(|epoch| epoch >= camera.epoch));
     if useless { Ok(None) } else { newest_token(connection, device) }

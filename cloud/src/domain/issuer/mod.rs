@@ -1,6 +1,6 @@
-//! The issuer: derives each camera's plan from the subscriptions. When the plan differs from the camera's last document, it signs
-//! a new one and writes it with its outbox row. If the new plan allows less, the same transaction revokes the camera's open
-//! grants and marks its history outside the new window as erased.
+//! The issuer: derives each camera's plan from the subscriptions. When the plan differs from the camera's last
+//! document, it signs a new one and writes it with its outbox row. If the new plan allows less, the same transaction
+//! revokes the camera's open grants and marks its history outside the new window as erased.
 
 mod cameras;
 mod documents;
@@ -53,7 +53,7 @@ pub struct CurrentPlan {
     pub seatless: bool,
 }
 
-/// A document that was issued. After the commit, the store must be told of the revoked grants.
+/// A document that was issued. After the commit, pass the revoked grants to the store.
 #[derive(Debug, Clone)]
 pub struct Issued {
     /// The camera.
@@ -71,9 +71,9 @@ pub struct Issued {
 }
 
 impl Issuer {
-    /// Issues a new document for each of these cameras whose plan differs from its last one. `reason` is for cameras that lose or
-    /// change; one that gains a seat is `upgraded`, one without a seat is `seat_limit`. A camera that was reset gets none, because
-    /// it rejects every document of this binding.
+    /// Issues a new document for each of these cameras whose plan differs from its last one. `reason` is for cameras
+    /// that lose or change; one that gains a seat is `upgraded`, one without a seat is `seat_limit`. A camera that was
+    /// reset gets none, because it rejects every document of this binding.
     pub fn issue_changes(
         &self,
         tx: &Transaction<'_>,
@@ -191,7 +191,8 @@ impl Issuer {
         Ok(Covering { seatless: seatless && own.is_none(), subscription: own })
     }
 
-    /// Signs a document and writes it with its outbox row. If it allows less than the last one, grants are revoked and clips erased.
+    /// Signs a document and writes it with its outbox row. If it allows less than the last one, grants are revoked and
+    /// clips erased.
     fn write(
         &self,
         tx: &Transaction<'_>,

@@ -1,7 +1,7 @@
-//! The book: one order per bill, and beside it what was paid, used and given back, each a row that is never changed. The
-//! database itself refuses a row by which more would go out of an order, or out of an account's credit, than came in; and an
-//! order is closed by booking all that is left of it as used. So used + refunded + credited = paid, whoever calls. Credit that
-//! no bill will take is paid out, again from an order, so that it says where the money came from.
+//! The ledger: one order per bill, with a row for each amount paid, used and given back; rows never change. The
+//! database itself refuses a row that would take more out of an order, or out of an account's credit, than was paid
+//! in. Closing an order books the remaining amount as used. So used + refunded + credited = paid always holds. Credit
+//! that no bill can use is paid out from an order, so that its origin is recorded.
 
 use care_protocol::{Channel, DeviceId, Order, Refund, RefundKind};
 use jiff::{Timestamp, tz::TimeZone};
@@ -53,18 +53,18 @@ pub struct Balance {
 }
 
 impl Balance {
-    /// What came in.
+    /// The amounts paid in.
     pub fn total(&self) -> u64 {
         self.paid + self.credit_used
     }
 
-    /// What is not accounted for yet: 0 once the order is closed.
+    /// The amount not yet booked: 0 once the order is closed.
     pub fn held(&self) -> u64 {
         self.total().saturating_sub(self.used + self.refunded + self.credited)
     }
 }
 
-/// Opens an order and books its payment: from the account's credit as far as that goes, the rest with a card. Its id.
+/// Opens an order and books its payment: from the account's credit first, the rest with a card. Returns its id.
 pub fn open(tx: &Transaction<'_>, order: &NewOrder<'_>) -> Result<String, DbError> {
     let at = order.period.start;
     let id = next_id(tx, at)?;
@@ -142,8 +142,8 @@ pub fn credit(connection: &Connection, account: &str, currency: &str) -> Result<
     })
 }
 
-/// Pays out the whole credit of an account, newest order first, and returns the amount per order. The caller knows that no
-/// further bill would use it.
+/// Pays out the whole credit of an account, newest order first, and returns the amount per order. The caller knows
+/// that no further bill would use it.
 pub fn pay_out(tx: &Transaction<'_>, account: &str, currency: &str, at: u64) -> Result<Vec<Order>, DbError> {
     let mut left = credit(tx, account, currency)?;
     let mut out = Vec::new();

@@ -1,5 +1,5 @@
-//! The time one bill pays for, in calendar days of its zone: months have 28 to 31 days, a day may have 23 or 25 hours, and
-//! none of that may cost anybody a day.
+//! The time one bill pays for, in calendar days of its zone: months have 28 to 31 days, a day may have 23 or 25 hours,
+//! and an owner must never lose a day by it.
 
 use jiff::{Span, Timestamp, ZonedDateTime, civil::Date};
 
@@ -18,8 +18,8 @@ pub struct Period {
 }
 
 impl Period {
-    /// The `n`th period, from 0, of a subscription that began at `anchor` (Unix seconds). Each period is computed from the
-    /// anchor, not from the one before: a subscription of 31 January is billed on 28 February and on 31 March.
+    /// The `n`th period, from 0, of a subscription that began at `anchor` (Unix seconds). Each period is computed from
+    /// the anchor, not from the one before: a subscription of 31 January is billed on 28 February and on 31 March.
     pub fn nth(anchor: u64, n: u32, cycle: Cycle, zone: &Zone) -> Self {
         let boundary = |n| boundary(anchor, n, cycle, zone);
         Self { start: boundary(n), end: boundary(n.saturating_add(1)), zone: zone.clone() }

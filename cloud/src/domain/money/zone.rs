@@ -1,5 +1,5 @@
-//! The time zone whose midnights part the days of a bill. It belongs to the order: who paid in Auckland used a day of
-//! Auckland.
+//! The time zone whose midnights separate the days of a bill. It belongs to the order: an owner who paid in Auckland
+//! is charged by days of Auckland.
 
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};

@@ -1,5 +1,6 @@
-//! One simulated camera: the engine, and the little that a camera without hardware needs around it. Its flash and its gate are
-//! imaginary and never fail; it asks this cloud directly where a camera asks over HTTPS. Its clock is the cloud's.
+//! One simulated camera: the engine, and the little that a camera without hardware needs around it. Its flash and its
+//! gate are imaginary and never fail; it asks this cloud directly where a camera asks over HTTPS. Its clock is the
+//! cloud's.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -29,7 +30,7 @@ pub(super) struct Camera {
 }
 
 impl Camera {
-    /// A camera that was never bound, with this Free policy. What the cloud answers comes through `answers`.
+    /// A camera that was never bound, with this Free policy. The cloud's answers arrive through `answers`.
     pub(super) fn new(device: DeviceId, free: Policy, cloud: Arc<Cloud>, answers: mpsc::Sender<(Resource, Fetched)>) -> Self {
         let (name, root) = cloud.issuer.keys.root();
         let settings = Settings {
@@ -61,7 +62,7 @@ impl Camera {
         self.engine.wake_at(now).map_or(ROUND, |at| at.saturating_sub(now.boot).min(ROUND))
     }
 
-    /// Tells the engine of an event and does what follows.
+    /// Passes an event to the engine and carries out its effects.
     ///
     /// # Errors
     /// The connection's queue is full: the session must end.
@@ -84,7 +85,7 @@ impl Camera {
         self.handle(Event::Subscribed(connection))
     }
 
-    /// The connection is gone, with all that was under way on it.
+    /// The connection is lost, with all messages in flight.
     pub(super) fn disconnected(&mut self, connection: Connection) {
         self.ports.client = None;
         self.ports.queued.clear();
@@ -113,7 +114,7 @@ impl Camera {
         self.handle(Event::Message(message))
     }
 
-    /// The next queued PUBLISH went out under this packet identifier.
+    /// The next queued PUBLISH was sent under this packet identifier.
     pub(super) fn sent(&mut self, pkid: u16) {
         if let Some(Some(ticket)) = self.ports.queued.pop_front() {
             self.ports.in_flight.insert(pkid, ticket);
@@ -128,7 +129,7 @@ impl Camera {
         }
     }
 
-    /// The cloud answered, and said what time it is.
+    /// The cloud answered with its time.
     pub(super) fn answered(&mut self, resource: Resource, fetched: Fetched) -> Result<(), ClientError> {
         let readings = self.ports.readings();
         if fetched != Fetched::Failed {
@@ -155,7 +156,7 @@ struct SimulatedPorts {
     /// Messages that wait for their PUBACK.
     deliveries: HashMap<Delivery, Publish>,
     delivered: u64,
-    /// What the imaginary flash has done.
+    /// The results of the simulated flash.
     due: VecDeque<Event>,
     /// Why something could not be queued.
     fault: Option<ClientError>,
@@ -187,7 +188,7 @@ impl SimulatedPorts {
     }
 
     fn send(&mut self, topic: String, retain: bool, payload: Vec<u8>, ticket: Option<u64>) {
-        // Without a connection it is lost; the engine says again what must not be.
+        // Without a connection it is lost; the engine repeats reports that must arrive.
         let Some(client) = &self.client else { return };
         match client.try_publish(topic, QoS::AtLeastOnce, retain, payload) {
             Ok(()) => self.queued.push_back(ticket),

@@ -1,6 +1,6 @@
-//! The database: accounts, cameras, subscriptions, documents, outbox, reports, clips, grants. Every change is one immediate
-//! transaction, so that two processes on one file never issue the same `(epoch, seq)`, and a document is never there without its
-//! outbox row and the revocation of grants.
+//! The database: accounts, cameras, subscriptions, documents, outbox, reports, clips, grants. Every change is one
+//! immediate transaction, so that two processes on one file never issue the same `(epoch, seq)`, and a document is
+//! never there without its outbox row and the revocation of grants.
 
 mod schema;
 

@@ -1,4 +1,5 @@
-//! The schema of the database, as the steps that lead to it. Opening a database performs the steps that it has not seen yet.
+//! The schema of the database, as the steps that lead to it. Opening a database performs the steps that it has not
+//! seen yet.
 
 /// The steps from one version of the database to the next; `user_version` counts those that are done. A step that was
 /// released is never changed. The first one was made without counting: it may have been done at 0 too.
@@ -21,8 +22,8 @@ CREATE TABLE clicks (
 ) STRICT;
 ";
 
-/// A camera may say that it was reset; credit that nothing will take is paid out, from the orders that gave it; what grows old is
-/// found by its age.
+/// A camera may report that it was reset; unusable credit is paid out, from the orders it came from; old rows are
+/// found by their age.
 const RESETS_AND_PAYOUTS: &str = "
 ALTER TABLE cameras ADD COLUMN reset_at INTEGER;    -- microseconds; it reported a factory reset under its present epoch
 
@@ -143,8 +144,8 @@ CREATE TABLE IF NOT EXISTS grants (
 CREATE INDEX IF NOT EXISTS grants_open ON grants (device) WHERE state = 'open';
 ";
 
-/// Orders get a book of their own, filled with what was sold and given back before; clips remember that their object is
-/// gone, not only that it is to go.
+/// Orders get their own ledger, filled with earlier sales and refunds; clips record that their object was deleted, not
+/// only that it is marked.
 const MONEY_AND_RETENTION: &str = "
 CREATE TABLE orders (
     order_id     TEXT PRIMARY KEY,

@@ -1,4 +1,4 @@
-//! Where a broker is, whoever runs it.
+//! The address of a broker, embedded or external.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! The embedded broker's files: those of `deploy/mosquitto`, which operators copy, with this machine's paths, ports and prefix
-//! in the places of theirs. So what is tried here is what is recommended there.
+//! The embedded broker's files: those of `deploy/mosquitto`, which operators copy, with this machine's paths, ports
+//! and prefix instead. So the demo and the tests run the configuration that operators get.
 
 use std::net::SocketAddr;
 

@@ -1,6 +1,6 @@
-//! The embedded broker: Mosquitto as a child process, configured from `deploy/mosquitto`, with mutual TLS, one listener for cameras
-//! and one for the cloud, and an ACL for each. A thread starts it, restarts it when it dies, and stops it; the thread outlives
-//! every child, because a child ends with the thread that started it.
+//! The embedded broker: Mosquitto as a child process, configured from `deploy/mosquitto`, with mutual TLS, one
+//! listener for cameras and one for the cloud, and an ACL for each. A thread starts it, restarts it when it dies, and
+//! stops it; the thread outlives every child, because a child ends with the thread that started it.
 
 mod address;
 mod deployed;
@@ -59,7 +59,7 @@ pub enum BrokerError {
     },
 }
 
-/// Where it listens, and for whom.
+/// Its listeners, and the clients of each.
 #[derive(Debug, Clone, Copy)]
 pub struct Listeners {
     /// For cameras.
@@ -157,7 +157,7 @@ impl Broker {
 }
 
 impl Broker {
-    /// Stops Mosquitto for good; returns once it is gone.
+    /// Stops Mosquitto for good; returns once it has ended.
     pub fn shut_down(&self) {
         self.shared.closing.store(true, Ordering::SeqCst);
         stop_in(&mut self.shared.lock());
@@ -219,7 +219,8 @@ fn find_mosquitto() -> Option<PathBuf> {
     places.map(|dir| dir.join("mosquitto")).find(|program| program.is_file())
 }
 
-/// An address that can be bound now: the one given, or another port of the same host if its port is 0 or, unless `strict`, taken.
+/// An address that can be bound now: the one given, or another port of the same host if its port is 0 or, unless
+/// `strict`, taken.
 pub fn free_address(wanted: SocketAddr, strict: bool) -> std::io::Result<SocketAddr> {
     match TcpListener::bind(wanted) {
         Ok(listener) => listener.local_addr(),

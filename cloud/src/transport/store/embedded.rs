@@ -1,5 +1,5 @@
-//! The embedded store: an S3 service over plain files below the data directory. Cameras reach it by presigned PUTs, which
-//! [`super::put`] follows; the calls in here go past its HTTP and its signatures.
+//! The embedded store: an S3 service over plain files below the data directory. Cameras reach it by presigned PUTs,
+//! which [`super::put`] follows; the calls in here go past its HTTP and its signatures.
 
 use std::{
     collections::BTreeMap,
@@ -57,7 +57,7 @@ impl Embedded {
         self.files.put_object(request(input)).await.map(drop).map_err(|e| format!("{e:?}"))
     }
 
-    /// Deletes one clip at once and logs a failure. Returns whether it is gone.
+    /// Deletes one clip at once and logs a failure. Returns whether it is deleted.
     pub fn delete(&self, device: &DeviceId, clip: &str) -> bool {
         let path = self.root.join(BUCKET).join(key(device, clip));
         match std::fs::remove_file(&path) {

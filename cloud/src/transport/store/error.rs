@@ -1,4 +1,4 @@
-//! Why the clip store failed: what was attempted, on what, and the cause.
+//! Why the clip store failed: the operation, its object, and the cause.
 
 use std::path::PathBuf;
 

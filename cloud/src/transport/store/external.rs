@@ -1,4 +1,5 @@
-//! An external S3: listed, deleted from and written to with URLs that this program signs itself. Cameras upload to it directly.
+//! An external S3: listed, deleted from and written to with URLs that this program signs itself. Cameras upload to it
+//! directly.
 
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
@@ -22,7 +23,7 @@ pub struct External {
     http: Client,
 }
 
-/// What is needed of a `ListBucketResult`. rusty-s3's own type wants fields that not every S3 sends.
+/// The fields of a `ListBucketResult` that are needed. rusty-s3's own type wants fields that not every S3 sends.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Listing {

@@ -1,5 +1,6 @@
-//! The clip store. Embedded, it is an S3 service on the API's own origin ([`embedded`]), and each upload is followed while it
-//! runs ([`put`]). With `--s3` it is an external S3 ([`external`]), which is polled for uploads that have arrived ([`poll`]).
+//! The clip store. Embedded, it is an S3 service on the API's own origin ([`embedded`]), and each upload is followed
+//! while it runs ([`put`]). With `--s3` it is an external S3 ([`external`]), which is polled for uploads that have
+//! arrived ([`poll`]).
 
 mod embedded;
 mod error;
@@ -61,11 +62,11 @@ enum Backend {
 pub enum Object {
     /// Its content, or a range of it.
     Content {
-        /// As it comes from the disk.
+        /// Streamed from the disk.
         body: Body,
         /// Its length, bytes.
         length: u64,
-        /// `Content-Range`, if a range was asked for.
+        /// `Content-Range`, if a range was requested.
         content_range: Option<String>,
     },
     /// A URL that serves it for the next minute.
@@ -122,7 +123,8 @@ impl Store {
         let mut put = self.bucket.put_object(Some(&self.credentials), &key);
         put.headers_mut().insert("content-type", MEDIA_TYPE);
         put.query_mut().insert(GRANT_PARAMETER, id);
-        // Read before signing, in whole seconds as the signature has them: the grant never claims more than the store accepts.
+        // Read before signing, in whole seconds as the signature has them: the grant never claims more than the store
+        // accepts.
         let now = Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default();
         let url = put.sign(GRANT_LIFE);
         let life = SignedDuration::try_from(GRANT_LIFE).expect("a minute");
@@ -162,7 +164,7 @@ impl Store {
         written.map_err(|why| StoreError::Write { device: device.clone(), clip: clip.to_owned(), why })
     }
 
-    /// Deletes a clip of the embedded store and logs a failure. Returns whether it is gone.
+    /// Deletes a clip of the embedded store and logs a failure. Returns whether it is deleted.
     pub fn delete_embedded(&self, device: &DeviceId, clip: &str) -> bool {
         self.as_embedded().is_some_and(|embedded| embedded.delete(device, clip))
     }
@@ -174,7 +176,8 @@ impl Store {
         deleted.map_err(|why| StoreError::Erase { device: device.clone(), clip: clip.to_owned(), why })
     }
 
-    /// Opens a clip for playback; `None` if the embedded store does not have it. A malformed `range` is ignored (RFC 9110).
+    /// Opens a clip for playback; `None` if the embedded store does not have it. A malformed `range` is ignored (RFC
+    /// 9110).
     pub async fn open_clip(&self, device: &DeviceId, clip: &str, range: Option<&str>) -> Result<Option<Object>, StoreError> {
         match &self.backend {
             Backend::Embedded(embedded) => embedded.read(device, clip, range).await,
@@ -226,8 +229,8 @@ pub fn revoked(connection: &Connection, grants: &[String]) -> Result<Vec<String>
     Ok(revoked)
 }
 
-/// Marks the clip as stored. Refuses it if its grant was revoked meanwhile and the plan in force does not allow the clip, or if
-/// another clip within the plan's cooldown arrived first.
+/// Marks the clip as stored. Refuses it if its grant was revoked meanwhile and the plan in force does not allow the
+/// clip, or if another clip within the plan's cooldown arrived first.
 fn mark_stored(tx: &Transaction<'_>, grant: &str, clip: &str, device: &DeviceId, now: u64) -> Result<bool, DbError> {
     let used = tx.execute("UPDATE grants SET state = 'used' WHERE id = ?1 AND state = 'open'", [grant])?;
     if used == 0 && !still_allowed(tx, device, clip, now)? {

@@ -1,6 +1,6 @@
-//! Polling an external store: it does not tell when a clip arrives, so the clips of known grants are looked for. A clip under a
-//! valid grant is marked as stored. A presigned URL cannot be revoked, so a clip whose grant was revoked meanwhile may arrive:
-//! it is deleted unless the plan in force allows it.
+//! Polling an external store: it does not report when a clip arrives, so this module looks for the clips of known
+//! grants. A clip under a valid grant is marked as stored. A presigned URL cannot be revoked, so a clip whose grant
+//! was revoked meanwhile may arrive: it is deleted unless the plan in force allows it.
 
 use std::{collections::BTreeMap, sync::Arc};
 

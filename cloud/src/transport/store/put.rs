@@ -1,6 +1,6 @@
-//! An upload to the embedded store, from its first byte to the index. A cancel revokes its grant, and from then on nothing of it is
-//! stored. To let the store's count show what the *camera* does, the connection of a revoked upload stays open: its bytes are
-//! discarded and counted for [`LINGER`], then it is closed.
+//! An upload to the embedded store, from its first byte to the index. A cancel revokes its grant, and from then on no
+//! byte of it is stored. To let the store's count show what the *camera* does, the connection of a revoked upload
+//! stays open: its bytes are discarded and counted for [`LINGER`], then it is closed.
 
 use std::{
     convert::Infallible,
@@ -41,7 +41,7 @@ enum Refusal {
     Forbidden(&'static str),
     #[error("{0}")]
     Bad(&'static str),
-    /// Refused at its beginning; what comes of it all the same is counted as after the change.
+    /// Refused at its beginning; bytes that arrive all the same are counted as after the change.
     #[error("the plan changed: the grant was revoked")]
     Revoked(OpenTransfer),
     #[error("clips go to an external store")]
@@ -51,7 +51,7 @@ enum Refusal {
 }
 
 impl Refusal {
-    /// The answer, at once. What still comes of the body is read, thrown away and counted for [`LINGER`] after it: closing
+    /// Sends the answer at once. The rest of the body is read, discarded and counted for [`LINGER`] after it: closing
     /// with unread bytes would reset the connection, and the camera might never see why it was refused.
     fn answer(self, rest: Option<Body>) -> Response<Body> {
         let status = match &self {
@@ -83,7 +83,7 @@ async fn drain(rest: Option<Body>, refusal: Refusal) {
     }
 }
 
-/// What the database knows of a grant.
+/// The database's entry for a grant.
 struct Granted {
     clip: String,
     kind: String,
@@ -144,7 +144,7 @@ async fn put(cloud: &Arc<Cloud>, peer: &DeviceId, request: Parts, body: &mut Opt
     answer
 }
 
-/// Feeds the body to S3 while it is wanted, counts it while it comes.
+/// Passes the body to S3 while it is wanted, and counts it as it arrives.
 async fn receive(
     cloud: &Arc<Cloud>,
     embedded: &Embedded,
@@ -169,7 +169,7 @@ async fn receive(
             () = revocation(&mut revoked), if deadline.is_none() => {
                 deadline = Some(tokio::time::Instant::now() + LINGER);
                 if let Some(mut feed) = feed.take() {
-                    // S3 throws away what it has; if it has ended already there is nothing to tell.
+                    // S3 discards the partial upload; if it has ended already there is nothing to abort.
                     drop(futures::SinkExt::send(&mut feed, Err(io::Error::other("the grant was revoked"))).await);
                 }
             }
@@ -182,7 +182,7 @@ async fn receive(
                     transfer.received.fetch_add(data.len() as u64, Ordering::SeqCst);
                     hash.update(&data);
                     if let Some(feed) = feed.as_mut() {
-                        // S3 may have refused already; its answer says why.
+                        // S3 may have refused already; its answer contains the reason.
                         drop(futures::SinkExt::send(feed, Ok(Frame::data(data))).await);
                     }
                 }

@@ -1,7 +1,7 @@
 //! The uploads under way and the last ones that ended.
 //!
-//! **What the store counts.** For every PUT: the body bytes it has read in all, since the new document was handed to the
-//! broker (`after_published`), and since the camera's report of that document arrived (`after_reported`).
+//! **What the store counts.** For every PUT: the body bytes it has read in all, since the new document was handed to
+//! the broker (`after_published`), and since the camera's report of that document arrived (`after_reported`).
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -51,7 +51,7 @@ pub(super) struct Transfer {
 
 const NEVER: u64 = u64::MAX;
 
-/// What is known of one upload, for the portal and the demo.
+/// The figures of one upload, for the portal and the demo.
 #[derive(Debug, Clone, Serialize)]
 pub struct TransferView {
     /// The clip.
@@ -157,7 +157,7 @@ impl Transfer {
         }
     }
 
-    /// Its grant was revoked before it began: all that comes of it comes after the change.
+    /// Its grant was revoked before it began: all its bytes count as after the change.
     pub(super) fn was_revoked(&self) {
         self.revoked.send_replace(true);
         self.at_published.store(0, Ordering::SeqCst);
@@ -188,7 +188,7 @@ impl Transfer {
     }
 }
 
-/// A transfer that is listed as open; it is listed as finished when this goes, however it goes.
+/// A transfer that is listed as open; dropping this lists it as finished.
 #[derive(Debug)]
 pub(super) struct OpenTransfer {
     transfers: Transfers,

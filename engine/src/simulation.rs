@@ -61,7 +61,7 @@ fn no_history_breaks_an_invariant() {
 /// Regression: a grant was refused while a document was being written, after a duplicate had confirmed an earlier
 /// refusal, and the oracle required the gate to open five seconds early. Found after 8,567,794 histories.
 #[test]
-fn what_once_failed_holds() {
+fn a_history_that_once_failed_passes() {
     let events = play(&Rc::new(Issuer::new()), &undelayed(8_567_793, STEPS), false);
     assert!(events.is_ok(), "{events:?}");
 }
@@ -69,7 +69,7 @@ fn what_once_failed_holds() {
 /// Regressions: a get that waited for a cut counted as sent before it was; a confirmation that was noticed late
 /// lasted longer by the delay; a time set by a reset did not open what the same time from the system clock did.
 #[test]
-fn what_cuts_and_corrections_once_broke_holds() {
+fn histories_that_cuts_and_corrections_once_broke_pass() {
     for seed in [36_920, 42_699, 258_839] {
         let events = play(&Rc::new(Issuer::new()), &history(seed, STEPS), false);
         assert!(events.is_ok(), "{seed}: {events:?}");

@@ -43,7 +43,7 @@ pub(crate) async fn a_plain_day(cloud: &CareCloud, camera: &Guest) {
     cloud.until("Premium in force", PATIENCE, |state| reports(state, DEVICE, "premium", "paid")).await;
     let stored = |transfer: &&Value| transfer["stored"] == true && transfer["kind"] == "motion";
     cloud.until("a clip", PATIENCE, |state| transfers(state).iter().any(|transfer| stored(&transfer))).await;
-    cloud.until("another on its way", PATIENCE, |state| transfers(state).iter().any(is_on_its_way)).await;
+    cloud.until("another in progress", PATIENCE, |state| transfers(state).iter().any(is_on_its_way)).await;
 
     let cancelled = Instant::now();
     cloud.command(&["cancel", "--camera", DEVICE]).await;
@@ -55,7 +55,7 @@ pub(crate) async fn a_plain_day(cloud: &CareCloud, camera: &Guest) {
         let mut revoked = transfers(state).iter().filter(|transfer| transfer["revoked"] == true).peekable();
         revoked.peek().is_some() && revoked.all(|transfer| transfer["stored"] == false && !transfer["ended_us"].is_null())
     };
-    cloud.until("the end of what was cut", PATIENCE, ended).await;
+    cloud.until("the end of the cut upload", PATIENCE, ended).await;
     let status = camera.run("kasa-care-agent status").await;
     assert!(status.contains("mode         free"), "{status}");
 }

@@ -42,7 +42,7 @@ async fn a_camera_from_its_first_boot_to_a_power_cut() {
     care_cloud::a_plain_day(&cloud, &camera).await;
     it_goes_to_another_cloud(&mut world, &camera).await;
     let clip = world.cloud.wait_for("a clip", PATIENCE, |seen| seen.puts.iter().find(|put| put.complete == Some(true)).cloned()).await;
-    assert!(care_tests::media::probe_bytes(&clip.body).starts_with_keyframe, "the clip is no picture");
+    assert!(care_tests::media::probe_bytes(&clip.body).starts_with_keyframe, "the clip has no video");
 
     a_cancel_cuts(&mut world).await;
     killed_it_is_restarted_and_closed(&mut world, &camera).await;
@@ -112,7 +112,7 @@ async fn the_power_goes_in_the_middle_of_a_switch(world: &mut World, camera: &mu
     let mark = world.issuer.mark();
     world.issuer.publish_entitlement(&free.token).await;
     ends_incomplete(world, &put).await;
-    assert!(world.broker.acknowledged_by(DEVICE) < world.broker.sent_to(DEVICE), "a document was acknowledged that is on no disk");
+    assert!(world.broker.acknowledged_by(DEVICE) < world.broker.sent_to(DEVICE), "a document was acknowledged that is not on disk");
     assert_eq!(world.issuer.reports(mark).iter().filter(|report| report.persisted).count(), 0);
     camera.cut_power().await;
 
@@ -137,7 +137,7 @@ pub(crate) async fn in_force(issuer: &Issuer, mark: usize, document: &Document, 
 async fn held(issuer: &Issuer, mark: usize) -> usize {
     let is_held = |report: &Report| (report.mode, report.cause) == (Mode::Held, Cause::Boot);
     issuer.report_within(mark, PATIENCE, "a boot that holds", is_held).await;
-    mark + issuer.reports(mark).iter().position(is_held).expect("it has just come") + 1
+    mark + issuer.reports(mark).iter().position(is_held).expect("it was just received") + 1
 }
 
 async fn judged(issuer: &Issuer, mark: usize, document: &Document) -> Report {
@@ -159,7 +159,7 @@ async fn ends_incomplete(world: &World, put: &Put) {
     let what = format!("the end of {}", put.path);
     let complete =
         world.cloud.wait_for(&what, PATIENCE, |seen| seen.puts.iter().find(|p| p.path == put.path).and_then(|p| p.complete)).await;
-    assert!(!complete, "an upload that was cut came through");
+    assert!(!complete, "a cut upload was completed");
 }
 
 /// Checks that the cloud answers nothing that would confirm a plan and that the broker retains nothing.
@@ -205,5 +205,5 @@ pub(crate) fn agent_says(line: &str, what: &str) -> bool {
 /// The seconds since power-on at the start of each journal line.
 fn seconds(line: &str) -> f64 {
     let inside = line.trim_start().strip_prefix('[').and_then(|rest| rest.split_once(']'));
-    inside.and_then(|(time, _)| time.trim().parse().ok()).unwrap_or_else(|| panic!("no time before: {line}"))
+    inside.and_then(|(time, _)| time.trim().parse().ok()).unwrap_or_else(|| panic!("no time at the start of: {line}"))
 }

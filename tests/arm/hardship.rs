@@ -10,7 +10,7 @@ use crate::daily::{agent_says, in_force};
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the image of an emulated camera: scripts/arm/whole-camera.sh"]
-async fn a_read_only_root_is_no_hindrance() {
+async fn the_agent_works_on_a_read_only_root() {
     lives_on(Model { read_only: true, ..Model::default() }).await;
 }
 
@@ -32,13 +32,13 @@ async fn memory_of_128_mb_is_enough() {
 #[ignore = "needs the image of an emulated camera: scripts/arm/whole-camera.sh"]
 async fn memory_of_64_mb_is_enough() {
     let camera = lives_on(Model { memory: 64, ..Model::default() }).await;
-    assert_eq!(camera.console().count("Out of memory"), 0, "something was killed for lack of memory");
+    assert_eq!(camera.console().count("Out of memory"), 0, "a process was killed for lack of memory");
     eprintln!("{}", camera.run("grep -E 'MemTotal|MemAvailable' /proc/meminfo; grep -E '^Pss:' /proc/$(systemctl show -p MainPID --value kasa-care-agent)/smaps_rollup").await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the image of an emulated camera: scripts/arm/whole-camera.sh"]
-async fn a_full_disk_keeps_a_downgrade_and_is_said() {
+async fn on_a_full_disk_a_downgrade_is_kept_and_the_disk_reported() {
     let mut world = World::new().await;
     let premium = world.premium();
     let premium = world.issue(premium).await;
@@ -53,7 +53,7 @@ async fn a_full_disk_keeps_a_downgrade_and_is_said() {
     let free = world.free();
     let free = world.issue(free).await;
     let report = in_force(&world.issuer, mark, &free, Mode::Free).await;
-    assert!(report.persisted, "the record's room is preallocated: {report:?}");
+    assert!(report.persisted, "space for the record is preallocated: {report:?}");
     camera.cut_power().await;
     let mark = world.issuer.mark();
     camera.start();
@@ -62,7 +62,7 @@ async fn a_full_disk_keeps_a_downgrade_and_is_said() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the image of an emulated camera: scripts/arm/whole-camera.sh"]
-async fn three_cards_are_exchanged() {
+async fn three_cards_are_swapped() {
     let mut world = World::new().await;
     world.agent.config.recording = Some("/mnt/sd/recordings".into());
     world.agent.config.allow_internal_storage = false;

@@ -35,7 +35,7 @@ struct Change {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the image of an emulated camera: scripts/arm/whole-camera.sh"]
-async fn what_was_acknowledged_is_on_the_disk_at_300_marks_of_its_log() {
+async fn acknowledged_documents_are_on_disk_after_a_power_cut_at_300_points() {
     let mut world = World::new().await;
     let mut camera = Guest::new(&mut world, Model { writes_logged: true, ..Model::default() });
     let blank = fs::read(camera.state_disk()).unwrap();
@@ -52,7 +52,7 @@ async fn what_was_acknowledged_is_on_the_disk_at_300_marks_of_its_log() {
             camera.run(NEIGHBOUR).await;
         }
     }
-    let last = changes.last().expect("there are some").seq;
+    let last = changes.last().expect("at least one change").seq;
     assert!(camera.run("ls /var/lib/kasa-care-agent").await.contains("state"), "the state is on the disk that is logged");
     camera.cut_power().await;
 
@@ -82,7 +82,7 @@ async fn what_was_acknowledged_is_on_the_disk_at_300_marks_of_its_log() {
         lost += usize::from(judge(&changes, change.acknowledged, found).is_err());
     }
     println!("{lost} of {} documents missed on a disk that loses its last flush", changes.len().div_ceil(10));
-    assert!(lost > 0, "a disk that loses its last flush was not noticed");
+    assert!(lost > 0, "a disk that loses its last flush was not detected");
 
     // The camera's own kernel and agent reach the same result with a disk from the middle of the log.
     let mark = changes[changes.len() / 2].acknowledged;

@@ -92,7 +92,7 @@ fn the_catalogue_links_every_numbered_test() {
 }
 
 #[test]
-fn a_link_that_is_missing_or_leads_elsewhere_is_noticed() {
+fn a_missing_or_wrong_link_is_detected() {
     let tests = Tests::from([(1, BTreeSet::from([("tests/a.rs".into(), "s01_works".into())]))]);
     let good = "1. It works.\n   - [`s01_works`](../tests/a.rs)\n2. It does too.\n\n## Not built yet\n\n3. Later.\n";
     let (written, built, planned) = linked(good, &tests);

@@ -21,7 +21,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 #[tokio::test]
-async fn the_broker_keeps_what_is_retained_and_lets_a_device_read_only_its_own() {
+async fn the_broker_keeps_retained_messages_and_lets_a_device_read_only_its_own_topics() {
     let mut world = World::new().await;
     let document = world.premium();
     let document = world.issue(document).await;
@@ -52,7 +52,7 @@ async fn the_broker_keeps_what_is_retained_and_lets_a_device_read_only_its_own()
 }
 
 #[tokio::test]
-async fn the_sink_tells_a_whole_upload_from_a_cut_one() {
+async fn the_sink_distinguishes_complete_and_cut_uploads() {
     let pki = Pki::new();
     let cloud = Cloud::start(&pki).await;
     let body = vec![7_u8; 200_000];
@@ -93,7 +93,7 @@ async fn dial(pki: &Pki, cloud: &Cloud) -> TlsStream<TcpStream> {
 }
 
 #[tokio::test]
-async fn a_cut_wire_ends_what_stands_and_a_mended_one_carries_again() {
+async fn taking_the_proxy_down_closes_connections_and_bringing_it_up_restores_them() {
     let world = World::new().await;
     let mut first = TcpStream::connect(world.wire.addr).await.unwrap();
     until("the proxy to accept", PATIENCE, || (world.wire.accepted() == 1).then_some(())).await;
@@ -104,7 +104,7 @@ async fn a_cut_wire_ends_what_stands_and_a_mended_one_carries_again() {
 }
 
 #[test]
-fn the_recorded_picture_is_what_it_says() {
+fn the_recorded_video_has_its_documented_properties() {
     let found = probe(recorded());
     assert_eq!((found.codec.as_str(), found.height, found.complaints.as_str()), ("h264", 180, ""));
     assert_eq!(found.pts.len(), 10 * FPS as usize);
@@ -113,7 +113,7 @@ fn the_recorded_picture_is_what_it_says() {
 
 /// Checks with an echo server that every fault has its effect: a fault without effect would prove nothing.
 #[tokio::test]
-async fn each_fault_of_the_wire_is_what_it_is_called() {
+async fn each_network_fault_has_its_documented_effect() {
     let mut faults = tokio::task::JoinSet::new();
     for fault in Fault::ALL {
         faults.spawn(async move { strikes(fault).await });
@@ -159,13 +159,13 @@ async fn strikes(fault: Fault) {
             let again = TcpStream::connect(wire.addr).await.unwrap_err();
             assert_eq!(again.kind(), std::io::ErrorKind::ConnectionRefused);
         }
-        Fault::HalfOpen => assert!(came.is_err(), "something came"),
+        Fault::HalfOpen => assert!(came.is_err(), "data arrived"),
         Fault::Blackhole => {
-            assert!(came.is_err(), "something came");
-            assert!(tokio::time::timeout(short, TcpStream::connect(wire.addr)).await.is_err(), "somebody answered the SYN");
+            assert!(came.is_err(), "data arrived");
+            assert!(tokio::time::timeout(short, TcpStream::connect(wire.addr)).await.is_err(), "the SYN was answered");
         }
         Fault::Stall => {
-            assert!(came.is_err(), "something came");
+            assert!(came.is_err(), "data arrived");
             wire.control.lift();
             let mut late = vec![0; 1000];
             tokio::io::AsyncReadExt::read_exact(&mut stream, &mut late).await.unwrap();

@@ -10,7 +10,7 @@ use care_tests::{
 };
 
 #[tokio::test]
-async fn s19_a_duplicate_is_acknowledged_again_and_written_nowhere() {
+async fn s19_a_duplicate_is_acknowledged_again_and_not_written() {
     let mut world = World::new().await;
     let premium = world.start_premium().await;
     let writes = world.settled_writes().await;
@@ -20,7 +20,7 @@ async fn s19_a_duplicate_is_acknowledged_again_and_written_nowhere() {
     }
     let report = world.issuer.report_since(mark, "the duplicate", |report| premium.judged(report, Outcome::Duplicate)).await;
     assert!(premium.in_force(&report) && report.mode == Mode::Paid && report.cut.transfers == 0);
-    until("three more copies on their way", PATIENCE, || (world.broker.sent_to(DEVICE) >= sent + 3).then_some(())).await;
+    until("three more copies sent", PATIENCE, || (world.broker.sent_to(DEVICE) >= sent + 3).then_some(())).await;
     world.everything_acknowledged().await;
     assert_eq!(world.settled_writes().await, writes);
 }
@@ -67,7 +67,7 @@ async fn s21_a_recorded_premium_document_replayed_after_the_cancel_is_stale() {
 }
 
 #[tokio::test]
-async fn s22_the_same_position_with_other_content_is_a_conflict_and_an_alarm() {
+async fn s22_the_same_position_with_other_content_is_a_conflict_and_raises_an_alarm() {
     let mut world = World::new().await;
     let premium = world.start_premium().await;
     let mut forged = world.free();
@@ -138,7 +138,7 @@ async fn s25_an_empty_retained_payload_is_not_a_cancel() {
     let (gets, sent) = (world.issuer.gets(), world.broker.sent_to(DEVICE));
     world.issuer.publish_entitlement("").await;
     world.issuer.get_since(gets).await;
-    until("the empty payload on its way", PATIENCE, || (world.broker.sent_to(DEVICE) > sent).then_some(())).await;
+    until("the empty payload sent", PATIENCE, || (world.broker.sent_to(DEVICE) > sent).then_some(())).await;
     world.everything_acknowledged().await;
     assert_eq!(world.agent.mode(Mode::Paid).await.seq(), premium.position.seq);
     let heard = world.issuer.heard();
@@ -150,7 +150,7 @@ async fn s25_an_empty_retained_payload_is_not_a_cancel() {
 }
 
 #[tokio::test]
-async fn s26_of_a_burst_of_1000_documents_the_last_applies_and_flash_sees_few_writes() {
+async fn s26_the_last_of_1000_documents_applies_with_few_flash_writes() {
     let mut world = World::new().await;
     world.start_premium().await;
     let before = world.settled_writes().await;
@@ -166,7 +166,7 @@ async fn s26_of_a_burst_of_1000_documents_the_last_applies_and_flash_sees_few_wr
     world.cloud.lock().entitlement = Body::Token(last.token.clone());
     world.issuer.heard().answer = Some(last.token.clone());
     world.issuer.in_force(last, Mode::Paid).await;
-    until("all 1,000 on their way", PATIENCE, || (world.broker.sent_to(DEVICE) >= sent + 1000).then_some(())).await;
+    until("all 1,000 sent", PATIENCE, || (world.broker.sent_to(DEVICE) >= sent + 1000).then_some(())).await;
     world.everything_acknowledged().await;
     let writes = world.settled_writes().await - before;
     assert!((1..=100).contains(&writes), "{writes} writes");

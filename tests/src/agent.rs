@@ -389,7 +389,7 @@ impl Agent {
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        panic!("after {patience:?} the status does not say {what}; it says {last:#?}");
+        panic!("after {patience:?} the status does not show {what}; its last value is {last:#?}");
     }
 
     /// Waits until the status document reports this mode.

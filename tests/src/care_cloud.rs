@@ -48,7 +48,7 @@ impl CareCloud {
         command.args(flags).arg("--data").arg(data(&dir));
         let process = Process::spawn("care-cloud", command, log.clone());
         let cloud = Self { cameras: Vec::new(), _process: process, log, dir };
-        until("care-cloud to say where its portal is", PATIENCE, || cloud.log.find(0, |line| line.starts_with("portal "))).await;
+        until("care-cloud to print its portal's address", PATIENCE, || cloud.log.find(0, |line| line.starts_with("portal "))).await;
         cloud
     }
 
@@ -86,7 +86,7 @@ impl CareCloud {
 
     /// Stops a camera's agent and waits until it has exited.
     pub async fn switch_off(&mut self, id: &str) {
-        let at = self.cameras.iter().position(|(name, _)| name == id).expect("the camera is on");
+        let at = self.cameras.iter().position(|(name, _)| name == id).expect("the camera is running");
         let (_, mut agent) = self.cameras.remove(at);
         agent.terminate();
         agent.exited(PATIENCE).await;

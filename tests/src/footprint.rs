@@ -157,7 +157,7 @@ mod tests {
             let (before, rest, after) = (all(), rss_without_program_kb(own).unwrap(), all());
             rest >= 8 * 1024 && rest + 200 < before.min(after)
         };
-        assert!((0..10_000).any(|_| left_out()), "the program's own code counts for nothing");
+        assert!((0..10_000).any(|_| left_out()), "the program's own text is not counted");
         assert_eq!(memory.iter().map(|byte| u64::from(*byte)).sum::<u64>(), 8 << 20);
     }
 

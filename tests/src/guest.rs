@@ -207,7 +207,7 @@ impl Guest {
         for file in copy.split(FILE).skip(1) {
             let (name, text) = file.split_once('\n').expect("a name stands before each");
             let path = process.path().join(name);
-            fs::create_dir_all(path.parent().expect("it is in the folder")).unwrap();
+            fs::create_dir_all(path.parent().expect("the file is in the directory")).unwrap();
             fs::write(path, text).unwrap();
         }
         Usage::read(process.path()).unwrap_or_else(|e| panic!("{e}:\n{copy}"))

@@ -163,7 +163,7 @@ impl Proxy {
     /// Closes all connections, and each new one immediately; returns when none is open.
     pub async fn cut(&self) {
         self.control.state.send_modify(|state| state.up = false);
-        until("the wire to be cut", PATIENCE, || (self.standing.load(Ordering::SeqCst) == 0).then_some(())).await;
+        until("all connections to be closed", PATIENCE, || (self.standing.load(Ordering::SeqCst) == 0).then_some(())).await;
     }
 
     /// Accepts new connections again.

@@ -33,7 +33,7 @@ impl ScriptedBroker {
     pub async fn accept(&self) -> Peer {
         let (socket, _) = timeout(RECONNECT, self.listener.accept()).await.expect("the camera connects").unwrap();
         socket.set_nodelay(true).unwrap();
-        Peer { stream: self.acceptor.accept(socket).await.expect("the camera trusts us"), buffer: BytesMut::new() }
+        Peer { stream: self.acceptor.accept(socket).await.expect("the camera trusts this broker"), buffer: BytesMut::new() }
     }
 
     /// Whether no client connects for this long.

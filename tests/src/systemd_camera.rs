@@ -134,7 +134,7 @@ impl SystemdCamera {
             }
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         }
-        panic!("the status does not say {what}; it says {last:#?}");
+        panic!("the status does not show {what}; its last value is {last:#?}");
     }
 }
 

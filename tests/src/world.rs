@@ -171,7 +171,7 @@ impl World {
     /// Makes the camera record a clip; returns once its upload has sent `bytes`.
     pub async fn upload_in_flight(&self, bytes: usize) -> Put {
         let seen = self.cloud.lock().puts.len();
-        self.move_until("an upload on its way", |cloud| {
+        self.move_until("an upload in progress", |cloud| {
             cloud.puts.iter().skip(seen).find(|put| put.complete.is_none() && put.body.len() >= bytes).cloned()
         })
         .await
@@ -191,7 +191,7 @@ impl World {
                 }
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
-            assert!(started.elapsed() < PATIENCE, "something moves, but the cloud does not see {what}");
+            assert!(started.elapsed() < PATIENCE, "despite motion, the cloud does not see {what}");
         }
     }
 

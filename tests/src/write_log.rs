@@ -56,9 +56,9 @@ impl WriteLog {
         let mut entries = Vec::with_capacity(count);
         for number in 0..count {
             let [to, length, flags, marks] = [0, 1, 2, 3].map(|field| word(&bytes, at + 8 * field));
-            assert!(flags & !(FLUSH | FUA) == 0 && marks == 0, "entry {number} is none of a write or flush: {flags:#x}, {marks}");
+            assert!(flags & !(FLUSH | FUA) == 0 && marks == 0, "entry {number} is neither a write nor a flush: {flags:#x}, {marks}");
             let data = at + sector..at + sector + bytes_of(length, sector);
-            assert!(data.end <= bytes.len(), "entry {number} ends behind the log's end");
+            assert!(data.end <= bytes.len(), "entry {number} ends beyond the end of the log");
             at = data.end;
             entries.push(Entry { to: bytes_of(to, sector), data, flush: flags & FLUSH != 0, fua: flags & FUA != 0 });
         }
@@ -100,7 +100,7 @@ impl WriteLog {
 
 /// Number of entries and sector size.
 fn superblock_of(bytes: &[u8]) -> (usize, usize) {
-    assert_eq!([word(bytes, 0), word(bytes, 8)], [MAGIC, VERSION], "this is no log of writes");
+    assert_eq!([word(bytes, 0), word(bytes, 8)], [MAGIC, VERSION], "not a write log");
     let sector = u32::from_le_bytes(bytes[24..28].try_into().expect("four bytes"));
     (word(bytes, 16).try_into().expect("a number of entries"), sector.try_into().expect("a size"))
 }

@@ -157,7 +157,7 @@ impl Vendor {
 }
 
 #[tokio::test]
-async fn a_cancel_closes_it_and_its_answer_ends_the_cut() {
+async fn a_cancel_closes_the_uploader_and_its_answer_ends_the_cut() {
     tokio::join!(cancelled(Sample::Python), cancelled(Sample::C));
 }
 
@@ -182,7 +182,7 @@ async fn cancelled(sample: Sample) {
 /// A power cut after the answer must not bring back erased clips: the content and the directory are synced before
 /// it.
 #[tokio::test]
-async fn what_it_erased_is_on_the_disk_before_it_answers() {
+async fn erasures_are_on_disk_before_the_uploader_answers() {
     tokio::join!(erased_for_good(Sample::Python), erased_for_good(Sample::C));
 }
 
@@ -217,7 +217,7 @@ async fn erased_for_good(sample: Sample) {
 }
 
 #[tokio::test]
-async fn a_killed_agent_closes_it_and_a_hung_one_lets_its_permission_end() {
+async fn a_killed_agent_closes_the_uploader_and_under_a_hung_one_its_permission_expires() {
     tokio::join!(ungoverned(Sample::Python), ungoverned(Sample::C));
 }
 
@@ -253,7 +253,7 @@ async fn ungoverned(sample: Sample) {
 }
 
 #[tokio::test]
-async fn a_killed_uploader_is_told_on_status_and_what_was_forbidden_meanwhile_is_erased_when_it_returns() {
+async fn a_killed_uploader_is_shown_in_status_and_erases_forbidden_clips_when_it_returns() {
     tokio::join!(killed(Sample::Python), killed(Sample::C));
 }
 
@@ -269,7 +269,7 @@ async fn killed(sample: Sample) {
 
     let cancel = vendor.cancel().await;
     let report = vendor.applied(&cancel).await;
-    assert_eq!((report.cut.transfers, report.erased.clips), (0, 0), "nobody was there: {report:?}");
+    assert_eq!((report.cut.transfers, report.erased.clips), (0, 0), "no uploader was connected: {report:?}");
     vendor.sink.stall_after(None);
     vendor.start();
     vendor.status("the rest erased", |uploader| uploader["connected"] == true && uploader["erased_clips"] == 1).await;
@@ -278,7 +278,7 @@ async fn killed(sample: Sample) {
 }
 
 #[tokio::test]
-async fn a_hung_uploader_is_waited_for_as_long_as_its_permission_lasts_and_no_longer() {
+async fn the_agent_waits_for_a_hung_uploader_until_its_permission_expires() {
     tokio::join!(hung(Sample::Python), hung(Sample::C));
 }
 
@@ -301,7 +301,7 @@ async fn hung(sample: Sample) {
 }
 
 #[tokio::test]
-async fn a_refused_grant_holds_paid_and_another_owner_s_clips_never_leave() {
+async fn a_refused_grant_holds_paid_media_and_another_owners_clips_never_leave() {
     tokio::join!(refused(Sample::Python), refused(Sample::C));
 }
 

@@ -59,7 +59,7 @@ impl Capture {
             if now_ns() > last.max(begun) + quiet.as_nanos() as u64 {
                 return;
             }
-            assert!(Instant::now() < deadline, "the wire never fell quiet");
+            assert!(Instant::now() < deadline, "the wire never became quiet");
             thread::sleep(Duration::from_millis(5));
         }
     }

@@ -522,7 +522,7 @@ impl Oracle {
         }
         self.on_flash = self.snapshots[&ticket];
         let (written, was) = (after.trusted_s, self.on_flash.trusted.as_secs());
-        assert!(written <= was && was <= written + 600, "at {was} the time that is written is {written}");
+        assert!(written <= was && was <= written + 600, "at {was} the persisted time is {written}");
         self.flash = Some(after);
     }
 
@@ -592,7 +592,7 @@ impl Oracle {
     /// The most that may leave under the most generous reading of each rule (invariant 3).
     fn most(&self, in_force: Option<Digest>, now: Now) -> Policy {
         let Some(ruling) = self.ruling(in_force) else {
-            assert_eq!(in_force, None, "in force was never accepted");
+            assert_eq!(in_force, None, "the document in force was never accepted");
             return CLOSED;
         };
         let mut most = open_policy(ruling);
@@ -625,7 +625,7 @@ impl Oracle {
             only.durable && self.surely_confirmed && self.refusal.is_none() && now.boot >= self.doubt_until && !self.lease_ended(only, now);
         let good = good && only.next_done == only.next_durable;
         if good && (only.doc.next.is_none() || only.next_done || self.clock_confirmed) {
-            assert_eq!(*leave, policy(only), "what {} gives is not given", only.doc.position);
+            assert_eq!(*leave, policy(only), "what {} grants is not open", only.doc.position);
         }
     }
 
@@ -741,7 +741,7 @@ impl Oracle {
         let sure = apart.is_some_and(|apart| apart + 2 * SECOND < TEN_MINUTES);
         let possible = apart.is_some_and(|apart| apart <= TEN_MINUTES + 2 * SECOND);
         assert!(now.confirmed || !sure, "a Date agrees and does not confirm {now:?}");
-        assert!(!now.confirmed || possible, "nobody has confirmed {now:?}");
+        assert!(!now.confirmed || possible, "nothing has confirmed {now:?}");
     }
 
     /// Trusted time never decreases without a correction, is never behind verified time, and the system clock never

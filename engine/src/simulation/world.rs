@@ -274,7 +274,7 @@ impl World {
         }
         if let Some(cut) = &mut self.around.cut {
             cut.read += 1;
-            assert!(cut.read <= inbox::ROOM, "more is read from the broker during a cut than may pile up");
+            assert!(cut.read <= inbox::ROOM, "more is read from the broker during a cut than may be queued");
         }
         self.tell(event, hear);
     }
@@ -315,7 +315,7 @@ impl World {
         self.around.oracle.check_gate(&self.around.open.leave, in_force, self.around.now);
         self.around.oracle.check_hung(&self.around.open.leave, self.around.now);
         self.around.oracle.check_asked(self.around.connected, self.around.now);
-        assert_eq!(self.engine.gate, self.around.open, "the gate is not as the engine thinks");
+        assert_eq!(self.engine.gate, self.around.open, "the gate differs from the engine's view of it");
         assert!(!self.engine.phase.is_cutting() && self.engine.inbox.len() == 0 && self.engine.known.is_empty());
         assert!(self.around.deferred.is_empty() && self.engine.after_cut.is_empty());
         if self.around.flash.waiting.is_none() {
@@ -541,7 +541,7 @@ impl World {
     fn wait(&mut self, seconds: u32) {
         let end = self.around.readings.boot + Duration::from_secs(seconds.into());
         for turn in 0.. {
-            assert!(turn < 3000, "the engine wakes all the time");
+            assert!(turn < 3000, "the engine wakes without end");
             let cut_ends = self.around.cut.as_ref().map(|cut| cut.until);
             let wake = self.engine.wake_at(self.around.now).or(cut_ends).expect("it wakes, unless a cut is under way");
             let step = wake.max(self.around.readings.boot + Duration::from_millis(1)).min(end) - self.around.readings.boot;
@@ -630,7 +630,7 @@ impl World {
         self.around.flash = flash;
         let record = match restored {
             durable::Restored::Empty => {
-                assert_eq!(durable, None, "the flash has forgotten what it was given");
+                assert_eq!(durable, None, "the flash has lost an acknowledged record");
                 None
             }
             durable::Restored::Unreadable => panic!("a power cut made the state unreadable"),
@@ -816,8 +816,8 @@ impl Ports for Around {
 
     fn open(&mut self, admission: Admission) {
         self.carries_out(&("open", admission));
-        assert!(!takes(&admission.leave, &self.open.leave), "what takes away is a cut first: {admission:?} {:?}", self.open);
-        assert!(!takes(&admission.keep, &self.open.keep), "what erases is a cut first");
+        assert!(!takes(&admission.leave, &self.open.leave), "a restriction must begin with a cut: {admission:?} {:?}", self.open);
+        assert!(!takes(&admission.keep, &self.open.keep), "an erasure must begin with a cut");
         self.open = admission;
         self.oracle.check_gate(&self.open.leave, self.in_force(), self.now);
     }

@@ -47,7 +47,7 @@ fn a_lost_connection_holds_paid_media_after_ten_seconds_without_an_answer() {
 }
 
 #[test]
-fn https_keeps_paid_open_for_ninety_seconds_and_is_asked_every_sixty() {
+fn https_keeps_paid_open_for_ninety_seconds_and_is_polled_every_sixty() {
     let mut bench = Bench::confirmed(&premium(41));
     bench.event(Event::Lost(Some(Connection(1))));
     let token = premium(41).sign(&bench.keys.signer);
@@ -80,7 +80,7 @@ fn only_a_404_followed_by_silence_lets_the_lease_open_paid_media() {
 }
 
 #[test]
-fn a_voice_within_the_silence_keeps_it_closed() {
+fn a_message_during_the_silence_keeps_paid_media_closed() {
     let mut bench = Bench::confirmed(&premium(41)).reboot();
     bench.connect(1);
     bench.event(Event::Fetched(Resource::Entitlement, Fetched::Missing));
@@ -91,7 +91,7 @@ fn a_voice_within_the_silence_keeps_it_closed() {
 }
 
 #[test]
-fn a_deaf_connection_counts_as_none() {
+fn a_deaf_connection_does_not_count() {
     let mut bench = Bench::confirmed(&premium(41));
     bench.event(Event::Lost(Some(Connection(1))));
     bench.event(Event::Fetched(Resource::Entitlement, Fetched::Failed));
@@ -123,7 +123,7 @@ fn a_deaf_connection_counts_as_none() {
 }
 
 #[test]
-fn a_deaf_connection_vouches_for_nothing_and_a_camera_without_a_document_misses_none() {
+fn a_deaf_connection_confirms_nothing_and_an_unbound_camera_expects_no_document() {
     let mut bench = Bench::confirmed(&premium(41));
     bench.event(Event::Refused);
     bench.event(Event::Fetched(Resource::Entitlement, Fetched::Failed));
@@ -145,7 +145,7 @@ fn a_deaf_connection_vouches_for_nothing_and_a_camera_without_a_document_misses_
 }
 
 #[test]
-fn one_lost_poll_costs_no_paid_minute() {
+fn one_lost_poll_does_not_interrupt_paid_media() {
     let mut bench = Bench::confirmed(&premium(41));
     bench.event(Event::Lost(Some(Connection(1))));
     let token = premium(41).sign(&bench.keys.signer);
@@ -187,7 +187,7 @@ fn a_404_after_a_loss_opens_after_fifteen_seconds_of_silence_although_the_grace_
 }
 
 #[test]
-fn a_cloud_that_declines_is_asked_again_soon_but_not_in_haste() {
+fn a_declined_poll_is_repeated_after_five_seconds() {
     let mut bench = Bench::confirmed(&premium(41));
     bench.event(Event::Lost(Some(Connection(1))));
     bench.event(Event::Fetched(Resource::Entitlement, Fetched::Declined));
@@ -199,7 +199,7 @@ fn a_cloud_that_declines_is_asked_again_soon_but_not_in_haste() {
 
 /// Found by the simulation, seed 981.
 #[test]
-fn what_https_has_confirmed_before_the_subscribe_confirms_nothing_on_that_connection() {
+fn an_https_confirmation_before_the_subscribe_does_not_confirm_that_connection() {
     let mut bench = Bench::confirmed(&premium(41)).reboot();
     bench.disk.slow = true;
     let token = premium(42).sign(&bench.keys.signer);
@@ -211,7 +211,7 @@ fn what_https_has_confirmed_before_the_subscribe_confirms_nothing_on_that_connec
 }
 
 #[test]
-fn only_what_confirms_nothing_on_an_unconfirmed_connection_is_asked_about() {
+fn only_an_unconfirming_document_on_an_unconfirmed_connection_triggers_get() {
     let mut bench = Bench::confirmed(&premium(41));
     bench.live(&premium(42));
     assert!(bench.gets.is_empty(), "this connection has confirmed");
@@ -228,7 +228,7 @@ fn only_what_confirms_nothing_on_an_unconfirmed_connection_is_asked_about() {
 }
 
 #[test]
-fn a_get_that_is_not_answered_is_followed_by_https() {
+fn an_unanswered_get_is_followed_by_https() {
     let mut bench = Bench::confirmed(&premium(41));
     bench.event(Event::Lost(Some(Connection(1))));
     bench.event(Event::Fetched(Resource::Entitlement, Fetched::Declined));
@@ -246,7 +246,7 @@ fn a_get_that_is_not_answered_is_followed_by_https() {
 }
 
 #[test]
-fn where_nobody_answers_https_is_asked_every_two_seconds_in_the_grace_and_every_minute_after_it() {
+fn without_answers_https_is_polled_every_two_seconds_in_the_grace_and_every_minute_after_it() {
     let mut bench = Bench::confirmed(&premium(41));
     bench.event(Event::Fetched(Resource::Entitlement, Fetched::Failed));
     bench.event(Event::Lost(Some(Connection(1))));

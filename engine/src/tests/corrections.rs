@@ -47,7 +47,7 @@ fn a_document_issued_beyond_the_certificates_of_its_connection_changes_nothing()
 }
 
 #[test]
-fn over_https_too_and_a_keyset_is_judged_the_same() {
+fn the_same_holds_over_https_and_for_keysets() {
     let mut bench = bounded(&premium(41));
     let token = issued(T0 * 1000, free(42)).sign(&bench.keys.signer);
     let body = Body { bytes: token.into(), valid_until: ENDS };
@@ -68,14 +68,14 @@ fn over_https_too_and_a_keyset_is_judged_the_same() {
 }
 
 #[test]
-fn without_tls_the_last_second_that_a_certificate_can_name_is_the_bound() {
+fn without_tls_the_last_second_that_a_certificate_can_encode_is_the_bound() {
     let mut bench = Bench::confirmed(&premium(41));
     bench.live(&issued(T0 * 1000, free(42)));
     assert_eq!(bench.last().reason, "out_of_range");
 }
 
 #[test]
-fn a_correction_is_reported_once_and_what_is_lowered_is_what_is_written() {
+fn a_correction_is_reported_once_and_the_lowered_time_is_persisted() {
     let mut bench = bounded(&leased_for_a_year());
     bench.correct(Duration::from_secs(T0 + 100 * DAY));
     bench.event(Event::Tick);
@@ -126,7 +126,7 @@ fn a_lease_that_ended_by_mistake_runs_again_once_time_is_set_back() {
 }
 
 #[test]
-fn a_document_that_came_while_time_was_too_high_is_as_old_as_the_corrected_time_says() {
+fn a_document_received_while_time_was_too_high_is_aged_by_the_corrected_time() {
     let mut bench = bounded(&premium(41));
     bench.correct(Duration::from_secs(T0 + 100 * DAY));
     bench.event(Event::Tick);
@@ -146,7 +146,7 @@ fn a_document_that_came_while_time_was_too_high_is_as_old_as_the_corrected_time_
 }
 
 #[test]
-fn a_root_signed_reset_sets_the_time_and_the_record_says_it_at_once() {
+fn a_root_signed_reset_sets_the_time_and_is_persisted_at_once() {
     let mut bench = bounded(&premium(41));
     bench.correct(Duration::from_secs(T0 + 200 * DAY));
     bench.event(Event::Tick);
@@ -179,7 +179,7 @@ fn a_document_in_force_does_not_raise_a_time_that_was_set_back() {
 }
 
 #[test]
-fn a_date_that_contradicts_is_asked_for_again_as_soon_as_a_second_answer_counts() {
+fn a_contradicting_date_is_fetched_again_as_soon_as_a_second_answer_counts() {
     let mut bench = bounded(&leased_for_a_year());
     bench.event(Event::Fetched(Resource::Entitlement, Fetched::Failed));
     bench.fetches.clear();

@@ -31,7 +31,7 @@ fn a_failed_write_refuses_an_upgrade_and_withholds_its_puback() {
 }
 
 #[test]
-fn cancel_and_subscribe_again_before_the_disk_is_done_opens_only_at_the_end() {
+fn cancel_and_resubscribe_before_the_write_completes_opens_only_at_the_end() {
     let mut bench = Bench::confirmed(&premium(41));
     bench.disk.slow = true;
     bench.live(&free(42));
@@ -57,7 +57,7 @@ fn a_burst_applies_the_last_and_costs_one_write() {
 }
 
 #[test]
-fn a_flash_that_never_answers_holds_up_what_both_plans_allow_for_ten_seconds() {
+fn flash_that_never_answers_delays_media_that_both_plans_allow_by_ten_seconds() {
     let mut bench = Bench::confirmed(&premium(41));
     bench.disk.slow = true;
     let cancel = bench.live(&free(42));
@@ -78,7 +78,7 @@ fn a_flash_that_never_answers_holds_up_what_both_plans_allow_for_ten_seconds() {
 }
 
 #[test]
-fn an_edited_record_is_as_good_as_unreadable() {
+fn an_edited_record_counts_as_unreadable() {
     let mut bench = Bench::confirmed(&premium(41));
     let mut record = Record::read(bench.disk.record.as_ref().unwrap()).unwrap();
     let token = record.entitlement.clone().unwrap();
@@ -95,7 +95,7 @@ fn an_edited_record_is_as_good_as_unreadable() {
 }
 
 #[test]
-fn numbers_that_no_document_and_no_clock_can_bring_make_a_record_unreadable() {
+fn out_of_range_numbers_make_a_record_unreadable() {
     type Edit = fn(&mut Record);
     let edits: [Edit; 5] = [
         |record| record.lease_used_s = u64::MAX,
@@ -117,7 +117,7 @@ fn numbers_that_no_document_and_no_clock_can_bring_make_a_record_unreadable() {
 }
 
 #[test]
-fn a_document_from_the_end_of_time_leaves_a_record_that_is_read_again() {
+fn a_document_with_the_largest_times_leaves_a_readable_record() {
     let lease = Lease { max_age_s: MAX_INTEGER, not_after: MAX_INTEGER };
     let mut bench = Bench::confirmed(&Entitlement { iat: LATEST.as_secs(), lease, ..premium(41) });
     bench.pass(Duration::from_secs(7200));
@@ -128,7 +128,7 @@ fn a_document_from_the_end_of_time_leaves_a_record_that_is_read_again() {
 }
 
 #[test]
-fn what_waits_for_its_puback_is_forgotten_with_the_connection() {
+fn pending_pubacks_are_dropped_with_the_connection() {
     let mut bench = Bench::confirmed(&premium(41));
     bench.disk.fails = true;
     for connection in 1..50 {
@@ -140,7 +140,7 @@ fn what_waits_for_its_puback_is_forgotten_with_the_connection() {
 }
 
 #[test]
-fn a_duplicate_writes_nothing_also_when_its_report_is_acknowledged() {
+fn a_duplicate_writes_nothing_even_when_its_report_is_acknowledged() {
     let mut bench = Bench::confirmed(&premium(41));
     for (ticket, _) in std::mem::take(&mut bench.reports) {
         bench.event(Event::Published { ticket });
@@ -169,7 +169,7 @@ fn a_document_that_could_not_be_written_confirms_nothing_until_it_is() {
 }
 
 #[test]
-fn what_https_has_confirmed_counts_from_its_answer_and_not_from_when_it_is_written() {
+fn an_https_confirmation_counts_from_its_answer_and_not_from_the_write() {
     let mut bench = Bench::confirmed(&premium(41)).reboot();
     bench.disk.slow = true;
     let token = premium(42).sign(&bench.keys.signer);
@@ -193,7 +193,7 @@ fn a_confirmation_ends_with_its_connection_also_while_its_document_is_being_writ
 
 /// Found by the simulation: after a reset, another document may have the position of the one in force.
 #[test]
-fn what_confirms_a_document_that_is_being_written_does_not_open_the_one_before() {
+fn confirming_a_document_that_is_being_written_does_not_open_the_previous_one() {
     let mut bench = Bench::confirmed(&premium(41)).reboot();
     bench.connect(1);
     bench.disk.slow = true;
@@ -207,7 +207,7 @@ fn what_confirms_a_document_that_is_being_written_does_not_open_the_one_before()
 }
 
 #[test]
-fn an_upgrade_waits_for_its_own_record_and_not_for_one_before_it() {
+fn an_upgrade_waits_for_its_own_record_and_not_for_an_earlier_one() {
     let mut bench = Bench::confirmed(&free(41));
     bench.disk.slow = true;
     bench.event(Event::Stopping);
@@ -220,7 +220,7 @@ fn an_upgrade_waits_for_its_own_record_and_not_for_one_before_it() {
 }
 
 #[test]
-fn a_failed_write_counts_once_and_for_what_was_in_it() {
+fn a_failed_write_counts_once_and_only_for_its_documents() {
     for (before, after) in [(free(41), premium(42)), (premium(41), free(42))] {
         let mut bench = Bench::confirmed(&before);
         bench.disk.slow = true;

@@ -28,7 +28,7 @@ fn an_unknown_key_waits_for_its_keyset_and_is_given_up_after_thirty_seconds() {
 }
 
 #[test]
-fn a_document_that_comes_twice_under_an_unknown_key_is_judged_twice_and_refused_never() {
+fn a_document_received_twice_with_an_unknown_key_is_judged_twice_and_never_refused() {
     let mut bench = Bench::new();
     bench.connect(1);
     let token = premium(41).sign(&bench.keys.signer);
@@ -44,7 +44,7 @@ fn a_document_that_comes_twice_under_an_unknown_key_is_judged_twice_and_refused_
 }
 
 #[test]
-fn a_revoked_key_is_refused_and_what_it_signed_before_stays() {
+fn a_revoked_key_is_refused_and_its_document_in_force_stays() {
     let mut bench = Bench::confirmed(&premium(41));
     let revoking = Keyset { revoked: vec!["k1".into()], ..bench.keys.keyset(8) }.sign(&bench.keys.root);
     bench.deliver(1, Topic::Keyset, revoking, true);
@@ -80,7 +80,7 @@ fn a_document_that_waited_for_its_key_confirms_no_later_connection() {
 }
 
 #[test]
-fn a_root_key_that_the_configuration_has_lost_verifies_nothing_new_and_takes_nothing_away() {
+fn a_root_key_removed_from_the_configuration_verifies_nothing_new_and_revokes_nothing() {
     let bench = Bench::confirmed(&premium(41));
     let Bench { keys, camera: Camera { disk, now, .. }, .. } = bench;
     let mut bytes = disk.record.unwrap();
@@ -127,7 +127,7 @@ fn a_keyset_that_the_configuration_no_longer_trusts_leaves_the_document_in_force
 }
 
 #[test]
-fn a_key_that_changes_under_its_name_leaves_the_document_in_force() {
+fn a_key_replaced_under_the_same_id_leaves_the_document_in_force() {
     let mut bench = Bench::confirmed(&premium(41));
     let later = Key { public: bench.keys.signer.public_key(), not_before: T0 + 1 };
     let keyset = Keyset { keys: [("k1".to_owned(), later)].into(), ..bench.keys.keyset(8) };
@@ -137,7 +137,7 @@ fn a_key_that_changes_under_its_name_leaves_the_document_in_force() {
 }
 
 #[test]
-fn an_empty_keyset_is_acknowledged_and_says_nothing() {
+fn an_empty_keyset_is_acknowledged_and_ignored() {
     let mut bench = Bench::confirmed(&premium(41));
     assert!(bench.engine.is_confirmed());
     let delivery = bench.deliver(1, Topic::Keyset, "", true);
@@ -145,7 +145,7 @@ fn an_empty_keyset_is_acknowledged_and_says_nothing() {
 }
 
 #[test]
-fn sixteen_copies_under_an_unknown_key_are_held_and_one_more_begins_anew() {
+fn sixteen_copies_with_an_unknown_key_are_held_and_one_more_starts_over() {
     let mut bench = Bench::new();
     bench.connect(1);
     for _ in 0..COPIES {

@@ -33,7 +33,7 @@ fn the_used_part_of_a_lease_survives_a_reboot_and_the_age_at_receipt_counts() {
 }
 
 #[test]
-fn a_lease_used_up_beyond_measure_is_over_and_nothing_overflows() {
+fn a_lease_used_far_beyond_its_end_is_over_without_overflow() {
     let mut bench = Bench::confirmed(&premium(41));
     let mut record = Record::read(bench.disk.record.as_ref().unwrap()).unwrap();
     record.lease_used_s = u64::MAX;
@@ -43,7 +43,7 @@ fn a_lease_used_up_beyond_measure_is_over_and_nothing_overflows() {
 }
 
 #[test]
-fn a_lease_that_ends_on_the_way_to_the_disk_is_cut_and_reported_last() {
+fn a_lease_that_ends_during_the_write_is_cut_and_reported_last() {
     let lease = Lease { max_age_s: 60, not_after: T0 + 9999 };
     let mut bench = Bench::confirmed(&premium(41));
     bench.disk.slow = true;
@@ -70,7 +70,7 @@ fn the_report_of_a_lease_that_ended_offline_survives_a_power_cut() {
 }
 
 #[test]
-fn a_lease_that_ends_while_its_document_is_being_written_lets_nothing_more_out() {
+fn a_lease_that_ends_while_its_document_is_being_written_closes_the_gate() {
     let lease = Lease { max_age_s: 8, not_after: T0 + 9999 };
     let mut bench = Bench::confirmed(&premium(41));
     bench.disk.slow = true;
@@ -84,7 +84,7 @@ fn a_lease_that_ends_while_its_document_is_being_written_lets_nothing_more_out()
 }
 
 #[test]
-fn the_end_of_a_lease_is_written_and_the_end_of_a_grace_is_not() {
+fn the_end_of_a_lease_is_persisted_and_the_end_of_a_grace_is_not() {
     let lease = Lease { max_age_s: 1000, not_after: T0 + 172_800 };
     let mut bench = Bench::confirmed(&Entitlement { lease, ..premium(41) });
     bench.pass(Duration::from_secs(999));

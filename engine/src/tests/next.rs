@@ -39,7 +39,7 @@ fn a_next_in_the_past_applies_on_arrival_and_an_unconfirmed_clock_holds_a_pendin
 }
 
 #[test]
-fn a_next_that_gives_opens_once_it_is_on_flash() {
+fn a_next_that_grants_opens_once_it_is_on_flash() {
     let next = Next { plan: "premium".parse().unwrap(), effective_at: T0 + 60, reason: Reason::Upgraded, policy: PREMIUM };
     let mut bench = Bench::confirmed(&Entitlement { next: Some(next), ..free(41) });
     bench.disk.slow = true;
@@ -70,7 +70,7 @@ fn a_next_that_fell_due_while_the_power_was_off_is_in_force_before_anything_open
 }
 
 #[test]
-fn a_next_that_gives_opens_before_it_is_reported() {
+fn a_next_that_grants_opens_before_it_is_reported() {
     let next = Next { plan: "premium".parse().unwrap(), effective_at: T0 + 60, reason: Reason::Upgraded, policy: PREMIUM };
     let mut bench = Bench::confirmed(&Entitlement { next: Some(next), ..free(41) });
     bench.pass(Duration::from_secs(60));
@@ -79,7 +79,7 @@ fn a_next_that_gives_opens_before_it_is_reported() {
 }
 
 #[test]
-fn a_document_whose_next_falls_due_on_its_way_to_the_disk_never_opens_what_it_gave_before() {
+fn a_document_whose_next_falls_due_during_the_write_never_opens_its_first_policy() {
     let next = Next { plan: Plan::free(), effective_at: T0 + 60, reason: Reason::Cancelled, policy: FREE };
     let mut bench = Bench::confirmed(&free(41));
     bench.disk.slow = true;
@@ -92,7 +92,7 @@ fn a_document_whose_next_falls_due_on_its_way_to_the_disk_never_opens_what_it_ga
 }
 
 #[test]
-fn a_next_that_gives_waits_for_a_higher_document_that_is_being_written() {
+fn a_next_that_grants_waits_for_a_higher_document_that_is_being_written() {
     let next = Next { plan: "premium".parse().unwrap(), effective_at: T0 + 60, reason: Reason::Upgraded, policy: PREMIUM };
     let mut bench = Bench::confirmed(&Entitlement { next: Some(next), ..free(41) });
     bench.disk.fails = true;
@@ -102,7 +102,7 @@ fn a_next_that_gives_waits_for_a_higher_document_that_is_being_written() {
 }
 
 #[test]
-fn a_next_that_takes_is_performed_although_its_document_cannot_be_written() {
+fn a_next_that_restricts_is_performed_although_its_document_cannot_be_written() {
     let low = Policy { clip_max_s: 5, ..FREE };
     let next = Next { plan: Plan::free(), effective_at: T0 + 60, reason: Reason::Downgraded, policy: low };
     let mut bench = Bench::confirmed(&free(41));

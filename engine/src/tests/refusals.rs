@@ -28,7 +28,7 @@ fn a_refused_grant_holds_until_a_confirmation_and_then_retries_from_five_seconds
 }
 
 #[test]
-fn a_refusal_on_a_free_plan_asks_and_holds_nothing() {
+fn a_refusal_on_a_free_plan_polls_and_holds_nothing() {
     let mut bench = Bench::confirmed(&free(41));
     let gets = bench.gets.len();
     bench.event(Event::Refused);
@@ -36,7 +36,7 @@ fn a_refusal_on_a_free_plan_asks_and_holds_nothing() {
 }
 
 #[test]
-fn https_is_asked_while_a_refusal_is_unexplained_and_otherwise_not() {
+fn https_is_polled_only_while_a_refusal_is_unexplained() {
     let mut bench = Bench::confirmed(&premium(41));
     bench.event(Event::Fetched(Resource::Entitlement, Fetched::Failed));
     bench.pass(Duration::from_secs(600));
@@ -74,7 +74,7 @@ fn a_second_confirmation_of_the_same_refusal_changes_no_pause() {
 }
 
 #[test]
-fn a_refusal_without_a_connection_asks_https_at_once() {
+fn a_refusal_without_a_connection_polls_https_at_once() {
     let mut bench = Bench::confirmed(&premium(41));
     bench.event(Event::Lost(Some(Connection(1))));
     let token = premium(41).sign(&bench.keys.signer);
@@ -86,7 +86,7 @@ fn a_refusal_without_a_connection_asks_https_at_once() {
 }
 
 #[test]
-fn a_refusal_that_nobody_explains_ends_after_a_quarter_of_an_hour() {
+fn an_unexplained_refusal_ends_after_a_quarter_of_an_hour() {
     let mut bench = Bench::confirmed(&premium(41));
     bench.event(Event::Refused);
     bench.live(&premium(40));

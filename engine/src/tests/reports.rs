@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn a_duplicate_of_what_is_still_being_written_reports_what_is_in_force() {
+fn a_duplicate_of_a_document_being_written_reports_the_state_in_force() {
     let mut bench = Bench::confirmed(&free(41));
     bench.disk.slow = true;
     bench.live(&premium(42));
@@ -13,7 +13,7 @@ fn a_duplicate_of_what_is_still_being_written_reports_what_is_in_force() {
 }
 
 #[test]
-fn s39_the_newest_applied_report_is_sent_until_acknowledged_also_after_a_power_cut() {
+fn s39_the_newest_applied_report_is_sent_until_acknowledged_even_after_a_power_cut() {
     let mut bench = Bench::confirmed(&premium(41));
     bench.live(&free(42));
     let mut bench = bench.reboot();
@@ -46,7 +46,7 @@ fn other_outcomes_are_limited_to_a_burst_of_five_and_one_a_minute() {
 }
 
 #[test]
-fn what_is_not_on_flash_yet_is_not_reported_as_in_force() {
+fn a_document_not_on_flash_is_not_reported_as_in_force() {
     let mut bench = Bench::confirmed(&free(41));
     bench.disk.slow = true;
     bench.live(&premium(42));
@@ -73,11 +73,11 @@ fn a_report_while_a_downgrade_is_being_written_says_that_it_is_not_persisted() {
     bench.sync();
     let bench = bench.reboot();
     let owed = bench.engine.reports.undelivered().unwrap();
-    assert!(owed.persisted, "whoever reads it on flash, it was written");
+    assert!(owed.persisted, "on flash, persisted is always true");
 }
 
 #[test]
-fn what_is_judged_without_a_connection_is_reported_on_the_next_one() {
+fn a_judgement_without_a_connection_is_reported_on_the_next_one() {
     let mut bench = Bench::confirmed(&free(42));
     bench.event(Event::Lost(Some(Connection(1))));
     bench.forget_log();
@@ -106,7 +106,7 @@ fn every_conflict_raises_the_alarm_however_many_are_reported() {
 }
 
 #[test]
-fn a_delivered_report_is_not_said_again_after_a_power_cut() {
+fn a_delivered_report_is_not_repeated_after_a_power_cut() {
     let mut bench = Bench::confirmed(&premium(41));
     bench.live(&free(42));
     for (ticket, _) in bench.reports.clone() {
@@ -135,7 +135,7 @@ fn after_five_at_once_one_report_of_an_outcome_a_minute() {
 }
 
 #[test]
-fn two_quiet_minutes_give_room_for_two_reports_and_not_for_a_third() {
+fn two_quiet_minutes_allow_two_reports_and_not_a_third() {
     let mut bench = Bench::confirmed(&premium(41));
     for _ in 0..5 {
         bench.live(&premium(40));
@@ -152,7 +152,7 @@ fn two_quiet_minutes_give_room_for_two_reports_and_not_for_a_third() {
 }
 
 #[test]
-fn the_acknowledgement_of_an_earlier_report_is_not_that_of_the_newest() {
+fn the_acknowledgement_of_an_earlier_report_does_not_count_for_the_newest() {
     let mut bench = Bench::confirmed(&premium(41));
     bench.live(&free(42));
     bench.live(&premium(43));
@@ -166,14 +166,14 @@ fn the_acknowledgement_of_an_earlier_report_is_not_that_of_the_newest() {
 }
 
 #[test]
-fn a_cut_of_nothing_says_so() {
+fn a_cut_without_transfers_is_reported_as_such() {
     let mut bench = Bench::confirmed(&premium(41));
     bench.live(&free(42));
     assert_eq!(bench.last().cut, care_protocol::Cut::default());
 }
 
 #[test]
-fn two_cuts_before_the_disk_is_done_are_reported_as_one() {
+fn two_cuts_before_the_write_completes_are_reported_as_one() {
     let mut bench = Bench::confirmed(&premium(41));
     bench.disk.slow = true;
     bench.transfers = 2;
@@ -185,11 +185,11 @@ fn two_cuts_before_the_disk_is_done_are_reported_as_one() {
     assert_eq!((report.seq, report.cut.transfers, report.cut.micros, report.cut.bytes_after), (43, 5, 7, 5 * 1448));
     assert_eq!(report.erased, Erased { clips: 2, bytes: 10 });
     let record = Record::read(bench.disk.record.as_ref().unwrap()).unwrap();
-    assert!(record.report.is_some_and(|report| report.persisted), "whoever reads it there, it was written");
+    assert!(record.report.is_some_and(|report| report.persisted), "on flash, persisted is always true");
 }
 
 #[test]
-fn what_is_in_force_and_not_on_flash_is_seen_as_that() {
+fn the_view_shows_that_the_document_in_force_is_not_on_flash() {
     for (before, after) in [(free(41), premium(42)), (premium(41), free(42))] {
         let mut bench = Bench::confirmed(&before);
         bench.disk.slow = true;
@@ -201,7 +201,7 @@ fn what_is_in_force_and_not_on_flash_is_seen_as_that() {
 }
 
 #[test]
-fn the_last_change_is_told_with_the_order_id_of_what_is_in_force() {
+fn the_last_change_is_shown_with_the_order_id_in_force() {
     let refund = Refund { kind: RefundKind::Refund, amount_minor: 412, currency: "USD".into() };
     let mut bench = Bench::confirmed(&premium(41));
     bench.live(&Entitlement { order: Some(Order { id: "KC-2026-000123".into(), refund }), ..free(42) });

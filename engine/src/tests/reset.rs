@@ -23,7 +23,7 @@ fn a_root_signed_reset_lowers_the_ratchet_once_and_never_raises_it() {
 }
 
 #[test]
-fn an_unreadable_state_obeys_only_https_and_reports_state_lost() {
+fn an_unreadable_state_is_restored_only_by_https_and_reports_state_lost() {
     let mut bench = Bench::with(Keys::new(), Restored::Unreadable);
     bench.connect(1);
     assert_eq!((bench.last().cause, bench.last().mode), (Cause::StateLost, Mode::Unbound));
@@ -70,7 +70,7 @@ fn after_a_factory_reset_only_a_higher_epoch_binds() {
 }
 
 #[test]
-fn that_a_camera_was_reset_is_told_until_it_is_delivered() {
+fn a_factory_reset_is_reported_until_delivered() {
     let bench = Bench::confirmed(&premium(41));
     let mut record = Record::read(bench.disk.record.as_ref().unwrap()).unwrap().factory_reset();
     let mut keys = bench.keys;
@@ -95,7 +95,7 @@ fn that_a_camera_was_reset_is_told_until_it_is_delivered() {
 }
 
 #[test]
-fn a_lost_state_is_reported_also_if_https_has_set_it_anew_before_there_is_a_connection() {
+fn a_lost_state_is_reported_even_if_https_restores_it_before_there_is_a_connection() {
     let mut bench = Bench::with(Keys::new(), Restored::Unreadable);
     let keyset = bench.keys.keyset(7).sign(&bench.keys.root);
     bench.event(Event::Fetched(Resource::Keyset, Fetched::Found(keyset.into())));
@@ -125,7 +125,7 @@ fn a_lost_state_fetches_its_keyset_once_a_minute_however_often_the_connection_is
 }
 
 #[test]
-fn resets_that_were_missed_are_applied_in_their_order() {
+fn missed_resets_are_applied_in_order() {
     let reset = |id, seq| Reset { id, aud: "CAM1".into(), epoch: 3, seq, time: None };
     let mut bench = Bench::confirmed(&premium(50));
     let keyset = Keyset { resets: vec![reset(5, 30), reset(4, 10)], ..bench.keys.keyset(8) }.sign(&bench.keys.root);
@@ -134,7 +134,7 @@ fn resets_that_were_missed_are_applied_in_their_order() {
 }
 
 #[test]
-fn a_reset_to_where_the_ratchet_stands_changes_nothing() {
+fn a_reset_to_the_current_ratchet_changes_nothing() {
     let mut bench = Bench::confirmed(&premium(41));
     let reset = Reset { id: 4, aud: "CAM1".into(), epoch: 3, seq: 41, time: None };
     let keyset = Keyset { resets: vec![reset], ..bench.keys.keyset(8) }.sign(&bench.keys.root);
@@ -144,7 +144,7 @@ fn a_reset_to_where_the_ratchet_stands_changes_nothing() {
 }
 
 #[test]
-fn a_factory_reset_leaves_nothing_of_the_document_and_its_report() {
+fn a_factory_reset_removes_the_document_and_its_report() {
     let bench = Bench::confirmed(&premium(41));
     let record = Record::read(bench.disk.record.as_ref().unwrap()).unwrap();
     assert!(record.entitlement.is_some() && record.report.is_some());

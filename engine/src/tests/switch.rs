@@ -31,7 +31,7 @@ fn an_upgrade_is_written_opened_acknowledged_and_reported_in_this_order() {
 }
 
 #[test]
-fn a_mixed_change_is_less_even_if_another_limit_rises() {
+fn a_mixed_change_is_a_downgrade_even_if_another_limit_rises() {
     let mut bench = Bench::confirmed(&entitlement(41, "plus", PLUS));
     bench.live(&entitlement(42, "odd", Policy { clip_max_s: 59, history_h: 9999, ..PLUS }));
     assert_eq!(bench.log, ["cut", "persist", "ack", "open", "report"]);
@@ -56,7 +56,7 @@ fn a_duplicate_is_acknowledged_and_writes_nothing() {
 }
 
 #[test]
-fn stale_conflict_and_another_account_change_nothing() {
+fn stale_conflicting_and_foreign_documents_change_nothing() {
     let mut bench = Bench::confirmed(&free(42));
     bench.live(&premium(41));
     bench.live(&premium(42));
@@ -67,7 +67,7 @@ fn stale_conflict_and_another_account_change_nothing() {
 }
 
 #[test]
-fn another_account_erases_and_forgets_before_anything_opens() {
+fn a_new_account_erases_the_old_owners_media_before_anything_opens() {
     let mut bench = Bench::confirmed(&premium(41));
     bench.disk.slow = true;
     bench.live(&Entitlement { account: "new".into(), epoch: 4.try_into().unwrap(), ..premium(1) });
@@ -79,7 +79,7 @@ fn another_account_erases_and_forgets_before_anything_opens() {
 }
 
 #[test]
-fn an_unbound_camera_uploads_nothing_and_says_so() {
+fn an_unbound_camera_uploads_nothing_and_reports_unbound() {
     let mut bench = Bench::confirmed(&premium(41));
     bench.live(&Entitlement { reason: Reason::Unbound, ..entitlement(42, "free", Policy { clips: false, ..FREE }) });
     assert_eq!((bench.mode(), bench.open.leave.clips), (Mode::Unbound, false));
@@ -97,7 +97,7 @@ fn a_reset_confirmed_by_an_order_id_is_forgotten_with_the_owner() {
 }
 
 #[test]
-fn a_rejection_that_waited_for_its_turn_never_comes_after_a_newer_state() {
+fn a_delayed_rejection_is_never_reported_after_a_newer_state() {
     let mut bench = Bench::confirmed(&premium(41));
     for _ in 0..9 {
         bench.deliver(1, Topic::Entitlement, "nonsense", false);
@@ -108,7 +108,7 @@ fn a_rejection_that_waited_for_its_turn_never_comes_after_a_newer_state() {
 }
 
 #[test]
-fn an_old_document_from_the_future_moves_time_in_the_same_breath() {
+fn a_stale_document_from_the_future_moves_time_at_once() {
     let lease = Lease { max_age_s: 99_999, not_after: T0 + 600 };
     let mut bench = Bench::confirmed(&Entitlement { lease, ..premium(41) });
     bench.live(&Entitlement { iat: T0 + 700, ..premium(40) });

@@ -63,7 +63,7 @@ fn wire_names<T: Serialize>(values: &[T]) -> Vec<String> {
 }
 
 #[test]
-fn the_example_tokens_verify_and_say_what_stands_beside_them() {
+fn the_example_tokens_verify_and_match_their_examples() {
     let token = |heading| blocks(heading, "jws")[0].replace('\n', "");
     let (entitlement, keyset) = (token("### Entitlement example"), token("### Keyset example"));
     assert!(section("### Entitlement example").contains(&format!("`{}`", key().public_key().to_base64url())));
@@ -106,8 +106,8 @@ fn every_reason_code_is_listed_and_no_other() {
     let known: BTreeSet<_> = Reject::CODES.iter().copied().collect();
     assert!(judged.is_subset(&known), "{:?}", judged.difference(&known));
     // Keyset versions and flash errors are not reasons for rejecting an entitlement.
-    let elsewhere: Vec<_> = known.difference(&judged).copied().collect();
-    assert_eq!(elsewhere, ["not_persisted", "old_keyset"]);
+    let not_judged: Vec<_> = known.difference(&judged).copied().collect();
+    assert_eq!(not_judged, ["not_persisted", "old_keyset"]);
 }
 
 #[test]

@@ -21,7 +21,7 @@ fn topics_are_those_of_the_specification() {
 }
 
 #[test]
-fn a_topic_is_classified_as_what_it_is_and_nothing_else() {
+fn every_topic_has_exactly_one_class() {
     let topics = Topics::new("care/v1", &device());
     for (topic, class) in [(topics.entitlement(), Topic::Entitlement), (topics.answer(), Topic::Answer), (topics.keyset(), Topic::Keyset)] {
         assert_eq!(topics.classify(&topic), Some(class));

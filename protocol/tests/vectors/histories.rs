@@ -588,7 +588,7 @@ fn confirmation() -> Vec<Play> {
 }
 
 #[test]
-fn the_file_is_what_the_histories_make() {
+fn the_file_matches_the_histories() {
     let histories = histories();
     check_names(histories.iter().map(|history| (history.name, history.tests.as_str())));
     let policies = [("free", FREE), ("premium", PREMIUM), ("mixed", MIXED), ("mixed under free", MIXED_FLOOR)].into();

@@ -123,7 +123,7 @@ fn cases() -> Vec<Case> {
 }
 
 #[test]
-fn the_file_is_what_the_cases_make() {
+fn the_file_matches_the_cases() {
     let cases = cases();
     check_names(cases.iter().map(|case| (case.name.as_str(), case.tests.as_str())));
     check_or_write("keysets.json", &File { issuer: ISSUER.into(), roots: [(root().kid.to_owned(), root().x())].into(), cases });

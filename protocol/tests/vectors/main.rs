@@ -32,7 +32,7 @@ fn check_or_write<T: Serialize>(name: &str, content: &T) {
         std::fs::write(&path, &text).unwrap();
     }
     let found = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}; write it with WRITE_VECTORS=1", path.display()));
-    assert!(found == text, "vectors/{name} is not what this test writes; WRITE_VECTORS=1 writes it again");
+    assert!(found == text, "vectors/{name} differs from what this test generates; set WRITE_VECTORS=1 to write it");
 }
 
 /// Reads a file of `vectors/` as another program would.

@@ -188,14 +188,14 @@ fn meaning(newest: &Newest, report: &Report) -> Meaning {
 }
 
 #[test]
-fn the_file_is_what_the_cases_make() {
+fn the_file_matches_the_cases() {
     let cases = cases();
     check_names(cases.iter().map(|case| (case.name.as_str(), case.tests.as_str())));
     check_or_write("reports.json", &File { cases });
 }
 
 #[test]
-fn every_report_is_read_and_means_what_the_file_says() {
+fn every_report_is_read_and_interpreted_as_the_file_says() {
     let file: File = read("reports.json");
     for case in &file.cases {
         assert_eq!(meaning(&case.newest, &case.report), case.meaning, "{}", case.name);

@@ -429,7 +429,7 @@ fn keysets() -> BTreeMap<String, String> {
 }
 
 #[test]
-fn the_file_is_what_the_cases_make() {
+fn the_file_matches_the_cases() {
     let roots = [(root().kid.to_owned(), root().x())].into();
     let cases = cases();
     check_names(cases.iter().map(|case| (case.name.as_str(), case.tests.as_str())));
@@ -438,7 +438,7 @@ fn the_file_is_what_the_cases_make() {
 
 /// Each reason that a token alone can cause occurs several times.
 #[test]
-fn every_reason_is_there_more_than_once() {
+fn every_reason_occurs_more_than_once() {
     let cases = cases();
     let count = |reason: &str| cases.iter().filter(|case| case.reason.as_deref() == Some(reason)).count();
     for reason in ["too_large", "bad_form", "bad_header", "bad_signature", "unknown_key", "revoked_key"] {

@@ -21,7 +21,7 @@ async fn recorded_on(agent: &Agent, card: &Path) {
 }
 
 #[tokio::test]
-async fn s94_a_card_is_exchanged_three_times_under_the_unit_and_each_gets_its_recordings() {
+async fn s94_three_cards_swapped_under_the_unit_each_get_their_recordings() {
     let mut world = World::with_camera().await;
     let slot = Slot::new(world.agent.dir());
     world.agent.config.recording = Some(slot.recordings());
@@ -38,7 +38,7 @@ async fn s94_a_card_is_exchanged_three_times_under_the_unit_and_each_gets_its_re
         tried.push(slot.eject().await);
         let sentence = world.agent.condition("recording").await;
         assert!(sentence.contains("no card is mounted"), "{sentence}");
-        assert_eq!(slot.beneath(), Vec::<String>::new(), "recorded beneath the mount point");
+        assert_eq!(slot.beneath(), Vec::<String>::new(), "recorded below the mount point");
         assert!(every_frame_in(&recordings(&card)) > 10, "{:?}", recordings(&card));
         if let Some(next) = next {
             card = slot.insert(next);
@@ -55,7 +55,7 @@ async fn s94_a_card_is_exchanged_three_times_under_the_unit_and_each_gets_its_re
     slot.tear_out();
     let fourth = slot.insert("fourth");
     recorded_on(&world.agent, &fourth).await;
-    assert_eq!(slot.beneath(), Vec::<String>::new(), "recorded beneath the mount point");
+    assert_eq!(slot.beneath(), Vec::<String>::new(), "recorded below the mount point");
 
     // Plan changes apply throughout.
     let cancel = world.free();

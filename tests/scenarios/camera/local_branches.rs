@@ -20,7 +20,7 @@ use care_tests::{
 use serde_json::json;
 
 #[tokio::test]
-async fn a_camera_of_640_by_360_with_built_in_motion_comes_to_rest_in_free_under_24_mb() {
+async fn a_640_by_360_camera_with_built_in_motion_idles_on_free_under_24_mb() {
     let mut world = World::with_camera().await;
     world.agent.config.source = Some(format!("file:{}", recorded_360().display()));
     world.agent.config.motion = "built-in".into();
@@ -37,7 +37,7 @@ async fn a_camera_of_640_by_360_with_built_in_motion_comes_to_rest_in_free_under
 }
 
 #[tokio::test]
-async fn s71_no_switch_costs_a_local_frame() {
+async fn s71_a_plan_switch_loses_no_local_frame() {
     let mut world = World::with_camera().await;
     let sd = world.agent.dir().join("sd");
     std::fs::create_dir(&sd).unwrap();
@@ -56,7 +56,7 @@ async fn s71_no_switch_costs_a_local_frame() {
     let cancel = world.free();
     world.switch(cancel, Mode::Free).await;
     let switched_for = recording.elapsed();
-    until("some more of the recording", PATIENCE, || (recording.elapsed() > switched_for + Duration::from_secs(2)).then_some(())).await;
+    until("more of the recording", PATIENCE, || (recording.elapsed() > switched_for + Duration::from_secs(2)).then_some(())).await;
     world.agent.stop().await;
 
     let files = recordings(&sd);
@@ -66,7 +66,7 @@ async fn s71_no_switch_costs_a_local_frame() {
 }
 
 #[tokio::test]
-async fn s78_a_wrong_configuration_is_named_by_file_line_and_key() {
+async fn s78_a_configuration_error_is_reported_with_file_line_and_key() {
     let mut world = World::new().await;
     world.agent.config.extra = "[upload2]\nx = 1\n".into();
     world.agent.config.min_keyset_version = 0;
@@ -126,7 +126,7 @@ async fn s81_a_new_camera_is_unbound_until_its_first_document_whatever_its_seq()
 }
 
 #[tokio::test]
-async fn s82_a_grant_that_leads_astray_is_refused_and_no_byte_sent() {
+async fn s82_a_grant_for_an_unlisted_store_is_refused_and_no_byte_is_sent() {
     let mut world = World::with_camera().await;
     let stranger = Cloud::start_with(Some(world.pki.optional_client_tls(&world.pki.ca.server()))).await;
     let plain = Cloud::start_with(None).await;
@@ -163,7 +163,7 @@ async fn s82_a_grant_that_leads_astray_is_refused_and_no_byte_sent() {
         motion.moved().await;
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
-    assert_eq!((stranger.lock().connections, plain.lock().connections), (0, 0), "a byte went astray");
+    assert_eq!((stranger.lock().connections, plain.lock().connections), (0, 0), "a byte was sent to the unlisted store");
     assert!(world.cloud.lock().puts.is_empty(), "{:?}", world.cloud.lock().puts);
     for (reason, _) in cases {
         world.agent.logged(0, reason, |line| line.contains("clip not sent") && line.contains(reason)).await;
@@ -173,7 +173,7 @@ async fn s82_a_grant_that_leads_astray_is_refused_and_no_byte_sent() {
 }
 
 #[tokio::test]
-async fn s82_a_listed_store_at_a_private_address_is_refused_to_a_camera_whose_cloud_is_not() {
+async fn s82_a_listed_store_at_a_private_address_is_refused_if_the_cloud_is_public() {
     isolated_network::enter();
     let public = isolated_network::PUBLIC;
     let mut world = World::with_camera().await;
@@ -196,7 +196,7 @@ async fn s82_a_listed_store_at_a_private_address_is_refused_to_a_camera_whose_cl
     world.move_until("a grant request", |seen| (!seen.asked.is_empty()).then_some(())).await;
     world.agent.logged(0, "the refusal", |line| line.contains("clip not sent") && line.contains("private address")).await;
     far.wait_for("a clip", Duration::from_secs(40), |seen| seen.puts.iter().find(|put| put.complete == Some(true)).cloned()).await;
-    assert_eq!(near.lock().connections, 0, "a byte went to the private address");
+    assert_eq!(near.lock().connections, 0, "a byte was sent to the private address");
 }
 
 #[tokio::test]
@@ -222,7 +222,7 @@ async fn s82_a_redirect_is_not_followed() {
 }
 
 #[tokio::test]
-async fn s82_a_listed_store_gets_the_clip_without_our_certificate() {
+async fn s82_a_listed_store_gets_the_clip_without_a_client_certificate() {
     let mut world = World::with_camera().await;
     let other_ca = care_tests::pki::Authority::root("Store CA");
     let store = Cloud::start_with(Some(world.pki.optional_client_tls(&other_ca.server()))).await;

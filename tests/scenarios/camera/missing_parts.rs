@@ -12,7 +12,7 @@ use care_tests::{
 };
 
 #[tokio::test]
-async fn s93_a_status_page_that_cannot_be_served_is_no_reason_to_stop() {
+async fn s93_the_agent_runs_without_its_status_page() {
     let mut world = World::new().await;
     let taken = UnixListener::bind(&world.agent.config.status).unwrap();
     world.start_premium().await;
@@ -27,7 +27,7 @@ async fn s93_a_status_page_that_cannot_be_served_is_no_reason_to_stop() {
 }
 
 #[tokio::test]
-async fn s93_without_its_motion_socket_the_camera_films_and_the_socket_is_used_when_it_comes() {
+async fn s93_the_agent_runs_without_its_motion_socket_and_uses_it_once_it_appears() {
     let mut world = World::with_camera().await;
     let later = world.agent.dir().join("later");
     let motion = later.join("motion.sock");
@@ -46,7 +46,7 @@ async fn s93_without_its_motion_socket_the_camera_films_and_the_socket_is_used_w
 }
 
 #[tokio::test]
-async fn s93_without_its_recording_directory_the_camera_films_and_the_directory_is_used_when_it_comes() {
+async fn s93_the_agent_runs_without_its_recording_directory_and_uses_it_once_it_appears() {
     let mut world = World::with_camera().await;
     let card = world.agent.dir().join("later/recordings");
     world.agent.config.recording = Some(card.clone());
@@ -74,7 +74,7 @@ async fn s93_the_card_records_while_the_motion_socket_is_missing() {
 }
 
 #[tokio::test]
-async fn s93_a_media_element_that_is_missing_is_named_and_used_when_it_comes() {
+async fn s93_a_missing_media_element_is_named_and_used_once_it_appears() {
     let mut world = World::with_camera().await;
     world.agent.config.source = Some(format!("file:{}", recorded().display()));
     let without_demuxer = ["coreelements", "app", "typefindfunctions", "videoparsersbad"];

@@ -29,7 +29,7 @@ async fn two_clips_of(source: String) -> Vec<Put> {
     for put in &puts {
         let (_, asked) = seen.asked.iter().find(|(_, asked)| asked.clip == put.clip).unwrap();
         let digest = care_protocol::Digest::of(&put.body);
-        assert_eq!((asked.bytes, &asked.sha256), (put.body.len() as u64, &digest.hex()), "the grant was asked for what came");
+        assert_eq!((asked.bytes, &asked.sha256), (put.body.len() as u64, &digest.hex()), "the grant was requested for this length");
         let clip = probe_bytes(&put.body);
         let announced = std::time::Duration::from_millis(asked.duration_ms).as_secs_f64();
         assert!((clip.duration() - announced).abs() < 0.5, "announced {announced} s, is {} s", clip.duration());
@@ -57,13 +57,13 @@ async fn a_recorded_h264_file_becomes_clips_that_play() {
 }
 
 #[tokio::test]
-async fn an_rtsp_camera_nobody_here_wrote_becomes_clips_that_play() {
+async fn a_third_party_rtsp_server_becomes_clips_that_play() {
     let script = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/rtsp_server.py");
     let log = Lines::default();
     let mut command = Command::new("/usr/bin/python3");
     command.arg(script);
     let _server = Process::spawn("rtsp_server.py", command, log.clone());
-    let url = until("the RTSP server to say its URL", PATIENCE, || log.find(0, |line| line.starts_with("rtsp://"))).await;
+    let url = until("the RTSP server to print its URL", PATIENCE, || log.find(0, |line| line.starts_with("rtsp://"))).await;
     let puts = two_clips_of(url).await;
     judge(&puts, 360, 5.0);
 }
@@ -88,7 +88,7 @@ async fn a_picture_taller_than_the_plan_allows_is_never_uploaded_and_status_says
 }
 
 #[tokio::test]
-async fn a_snapshot_goes_up_beside_the_clip_where_the_plan_allows_it() {
+async fn a_snapshot_is_uploaded_with_the_clip_if_the_plan_allows_it() {
     let mut world = World::with_camera().await;
     let with_pictures = world.premium().limited(Policy { snapshots: true, ..PREMIUM });
     world.start_with(with_pictures, care_protocol::Mode::Paid).await;

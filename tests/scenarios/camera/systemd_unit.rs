@@ -48,7 +48,7 @@ fn says_no_card(status: &Status) -> bool {
 
 /// Includes a card that is mounted before the service starts: a sandbox might keep that mount.
 #[tokio::test]
-async fn s94_three_cards_are_exchanged_under_systemd_and_the_motion_socket_is_where_the_example_says() {
+async fn s94_three_cards_are_swapped_under_systemd_and_the_motion_socket_is_at_its_documented_path() {
     let camera = SystemdCamera::boot(CONFIG).await;
     camera.status("no card", says_no_card).await;
     for card in ["first", "second", "third"] {
@@ -78,6 +78,6 @@ async fn s94_three_cards_are_exchanged_under_systemd_and_the_motion_socket_is_wh
     camera.status("motion", |status| status.0["media"]["motion_events"] == 1).await;
     let connect = "/usr/bin/python3 -c 'import socket; socket.socket(socket.AF_UNIX).connect(\"/run/kasa-care-agent/motion.sock\")'";
     assert!(camera.runs(&format!("setpriv --reuid games --regid games --groups kasa-care-agent {connect}")), "a member of the group");
-    assert!(!camera.runs(&format!("setpriv --reuid games --regid games --clear-groups {connect}")), "a stranger");
+    assert!(!camera.runs(&format!("setpriv --reuid games --regid games --clear-groups {connect}")), "a user outside the group");
     assert_eq!(camera.run("systemctl show --value -p NRestarts kasa-care-agent").trim(), "0");
 }

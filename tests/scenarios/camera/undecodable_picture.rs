@@ -43,17 +43,17 @@ async fn blind(options: &[&str], profile: &str) {
 }
 
 #[tokio::test]
-async fn motion_that_no_decoder_sees_is_said_once_of_an_interlaced_stream() {
+async fn motion_that_no_decoder_detects_is_reported_once_for_an_interlaced_stream() {
     blind(&["-pix_fmt", "yuv420p", "-flags", "+ildct+ilme"], "interlaced").await;
 }
 
 #[tokio::test]
-async fn motion_that_no_decoder_sees_is_said_once_of_a_stream_in_high_4_2_2() {
+async fn motion_that_no_decoder_detects_is_reported_once_for_a_high_4_2_2_stream() {
     blind(&["-pix_fmt", "yuv422p", "-profile:v", "high422"], "High 4:2:2").await;
 }
 
 #[tokio::test]
-async fn motion_is_seen_in_such_a_stream_by_a_decoder_that_can_read_it() {
+async fn a_decoder_that_supports_the_stream_detects_motion() {
     let mut world = World::with_camera().await;
     let file = remade(&world, &["-pix_fmt", "yuv422p", "-profile:v", "high422", "-flags", "+ildct+ilme"]);
     world.agent.config.source = Some(format!("file:{}", file.display()));

@@ -55,7 +55,7 @@ async fn one_fails(fault: PutFault, words: &str) {
         (poison.get_or_insert_with(|| clip.to_owned()) == clip).then_some(fault)
     }));
     let log = world.agent.log().len();
-    move_until(&world, "eight others in the store", Duration::from_secs(100), |world| stored(world).len() >= 8).await;
+    move_until(&world, "eight other clips in the store", Duration::from_secs(100), |world| stored(world).len() >= 8).await;
     let poison = poison.lock().unwrap().clone().expect("a clip was put");
     let others = stored(&world);
     assert!(!others.contains(&poison));
@@ -66,7 +66,7 @@ async fn one_fails(fault: PutFault, words: &str) {
     assert!(moments.is_sorted(), "{moments:?}");
     // The agent retries it although nothing else waits, and names it.
     let patience = Duration::from_secs(if fault == PutFault::Stall { 150 } else { 60 });
-    until("it to be tried four times", patience, || (tries(&world, &poison).len() >= 4).then_some(())).await;
+    until("four attempts", patience, || (tries(&world, &poison).len() >= 4).then_some(())).await;
     let status = world.agent.status("the clip that fails", |status| status.condition("clip_failing").is_some()).await;
     let sentence = status.sentence("clip_failing");
     assert!(sentence.contains(&poison) && sentence.contains(words), "{sentence}");
@@ -83,30 +83,30 @@ async fn one_fails(fault: PutFault, words: &str) {
 }
 
 #[tokio::test]
-async fn s91_a_clip_that_the_store_answers_with_500_for_ever_holds_up_no_other() {
+async fn s91_a_clip_that_always_gets_500_delays_no_other() {
     one_fails(PutFault::Status(500), PUT_FAULT_WORDS).await;
 }
 
 #[tokio::test]
-async fn s91_a_clip_that_is_reset_for_ever_holds_up_no_other() {
+async fn s91_a_clip_whose_connection_is_always_reset_delays_no_other() {
     one_fails(PutFault::Reset, "sending the clip").await;
 }
 
 #[tokio::test]
-async fn s91_a_clip_too_large_for_a_proxy_holds_up_no_other() {
+async fn s91_a_clip_too_large_for_a_proxy_delays_no_other() {
     one_fails(PutFault::Early(413), "413").await;
 }
 
 #[tokio::test]
-async fn s91_a_clip_whose_body_stalls_holds_up_no_other() {
+async fn s91_a_clip_whose_upload_stalls_delays_no_other() {
     one_fails(PutFault::Stall, "did not answer in time").await;
 }
 
 #[tokio::test]
-async fn a_store_that_is_down_is_named_with_its_own_words_until_it_takes_a_clip() {
+async fn a_failing_store_is_named_with_its_error_until_it_accepts_a_clip() {
     let world = short_clips().await;
     world.cloud.lock().on_put = Some(Box::new(|_, _| Some(PutFault::Status(503))));
-    move_until(&world, "uploads said to be failing", PATIENCE, |world| tries_in_all(world) >= 4).await;
+    move_until(&world, "uploads reported as failing", PATIENCE, |world| tries_in_all(world) >= 4).await;
     let status = world.agent.status("that uploads fail", |status| status.condition("uploads_failing").is_some()).await;
     let sentence = status.sentence("uploads_failing");
     let peer = world.cloud.addr.to_string();
@@ -122,11 +122,11 @@ fn tries_in_all(world: &World) -> usize {
 }
 
 #[tokio::test]
-async fn a_host_that_is_not_in_the_list_is_one_line_in_the_log_and_a_condition() {
+async fn an_unlisted_store_host_is_one_log_line_and_a_condition() {
     let world = short_clips().await;
     world.cloud.lock().grants = GrantAnswer::Body(grant("https://clips.example/k"));
     let log = world.agent.log().len();
-    move_until(&world, "many grants that mislead", PATIENCE, |world| world.cloud.grants_asked() >= 20).await;
+    move_until(&world, "many misleading grants", PATIENCE, |world| world.cloud.grants_asked() >= 20).await;
     let status = world.agent.status("that grants mislead", |status| status.condition("grant_misleads").is_some()).await;
     assert!(status.sentence("grant_misleads").contains("clips.example:443"), "{:#}", status.0["conditions"]);
     let lines = world.agent.log().since(log).iter().filter(|line| line.contains("clips.example")).count();

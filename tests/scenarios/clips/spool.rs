@@ -56,7 +56,7 @@ fn stored(world: &World, clip: &str) -> bool {
 }
 
 #[tokio::test]
-async fn a_clip_that_waits_survives_a_kill_and_leaves_once_the_plan_is_confirmed() {
+async fn a_waiting_clip_survives_a_kill_and_is_uploaded_once_the_plan_is_confirmed() {
     let (mut world, clip) = with_a_clip_on_flash().await;
     world.agent.kill().await;
     world.wire.cut().await;
@@ -83,11 +83,11 @@ async fn a_clip_that_waits_survives_a_kill_and_leaves_once_the_plan_is_confirmed
     assert_eq!(put.body.len() as u64, asked.bytes);
     let picture = care_tests::media::probe_bytes(&put.body);
     assert!(picture.complaints.is_empty() && picture.starts_with_keyframe, "{picture:?}");
-    until("its file to be gone", PATIENCE, || (!on_flash(&world).contains(&clip)).then_some(())).await;
+    until("its file to be deleted", PATIENCE, || (!on_flash(&world).contains(&clip)).then_some(())).await;
 }
 
 #[tokio::test]
-async fn a_clean_stop_puts_on_flash_what_waits_in_memory() {
+async fn a_clean_stop_saves_waiting_clips_to_flash() {
     let mut world = World::with_camera().await;
     world.cloud.lock().grants = GrantAnswer::Status(503);
     world.start_premium().await;
@@ -100,7 +100,7 @@ async fn a_clean_stop_puts_on_flash_what_waits_in_memory() {
 }
 
 #[tokio::test]
-async fn s45_a_cancel_erases_what_waits_on_flash_and_neither_a_kill_nor_a_new_plan_brings_it_back() {
+async fn s45_a_cancel_erases_clips_on_flash_and_neither_a_kill_nor_a_new_plan_restores_them() {
     let (mut world, clip) = with_a_clip_on_flash().await;
     let cancel = world.free();
     let cancel = world.issue(cancel).await;
@@ -113,14 +113,14 @@ async fn s45_a_cancel_erases_what_waits_on_flash_and_neither_a_kill_nor_a_new_pl
     let again = world.issue(again).await;
     world.agent.start();
     world.issuer.in_force(&again, Mode::Paid).await;
-    until("its file to be gone", PATIENCE, || (!on_flash(&world).contains(&clip)).then_some(())).await;
+    until("its file to be deleted", PATIENCE, || (!on_flash(&world).contains(&clip)).then_some(())).await;
     // A new clip is uploaded; the erased one never is.
     world.move_until("a new clip stored", |seen| seen.puts.iter().find(|put| put.complete == Some(true)).cloned()).await;
     assert!(world.cloud.lock().asked[asked..].iter().all(|(_, asked)| asked.clip != clip));
 }
 
 #[tokio::test]
-async fn s10_cancelled_and_subscribed_again_at_once_erased_clips_on_flash_stay_erased() {
+async fn s10_clips_erased_from_flash_stay_erased_after_an_immediate_resubscription() {
     let (mut world, clip) = with_a_clip_on_flash().await;
     let cancel = world.free();
     let (cancel, again) = (world.sign(&cancel), world.premium());
@@ -133,7 +133,7 @@ async fn s10_cancelled_and_subscribed_again_at_once_erased_clips_on_flash_stay_e
     world.cloud.lock().grants = GrantAnswer::Here;
     world.agent.start();
     world.issuer.in_force(&again, Mode::Paid).await;
-    until("its file to be gone", PATIENCE, || (!on_flash(&world).contains(&clip)).then_some(())).await;
+    until("its file to be deleted", PATIENCE, || (!on_flash(&world).contains(&clip)).then_some(())).await;
     world.move_until("a new clip stored", |seen| seen.puts.iter().find(|put| put.complete == Some(true)).cloned()).await;
     assert!(world.cloud.lock().asked[asked..].iter().all(|(_, asked)| asked.clip != clip));
 }
@@ -162,13 +162,13 @@ async fn move_until_dropped(world: &mut World, clips: u64, mut look: impl FnMut(
         if status.spool("dropped_clips") >= clips {
             return status;
         }
-        assert!(started.elapsed() < Duration::from_secs(120), "nothing is dropped: {:#}", status.0["spool"]);
+        assert!(started.elapsed() < Duration::from_secs(120), "nothing was dropped: {:#}", status.0["spool"]);
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 
 #[tokio::test]
-async fn s74_while_the_cloud_stalls_memory_and_flash_stay_within_their_quotas() {
+async fn s74_memory_and_flash_stay_within_their_quotas_while_the_cloud_stalls() {
     let mut world = World::with_camera().await;
     world.agent.config.extra = format!("[spool]\nmemory_bytes = {MEMORY}\nflash_bytes = {FLASH}\n");
     world.cloud.lock().sink = Sink::StallAfter(16_000);
@@ -177,12 +177,12 @@ async fn s74_while_the_cloud_stalls_memory_and_flash_stay_within_their_quotas() 
     let status = move_until_dropped(&mut world, 1, |_| {}).await;
     assert!(status.spool("flash_clips") >= 1 && status.spool("dropped_bytes") > 10_000, "{:#}", status.0["spool"]);
     world.cloud.lock().sink = Sink::Swallow;
-    until("what was on flash to be stored", RECONNECT, || on_flash(&world).is_empty().then_some(())).await;
+    until("the clips on flash to be stored", RECONNECT, || on_flash(&world).is_empty().then_some(())).await;
     world.agent.status("them as stored", |status| status.spool("stored_clips") >= 2 && status.spool("flash_clips") == 0).await;
 }
 
 #[tokio::test]
-async fn s75_on_a_full_flash_the_oldest_go_first() {
+async fn s75_on_full_flash_the_oldest_clips_are_dropped_first() {
     let mut world = World::with_camera().await;
     world.agent.config.extra = format!("[spool]\nmemory_bytes = {MEMORY}\nflash_bytes = {FLASH}\n");
     world.cloud.lock().grants = GrantAnswer::Status(503);

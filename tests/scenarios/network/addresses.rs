@@ -69,7 +69,7 @@ async fn lives(dead: &[IpAddr], live: Ipv4Addr) {
     world.cloud.lock().grants = GrantAnswer::Body(grant(&format!("https://{}/clips/x/0", named[2])));
 
     world.start_premium().await;
-    until("the API to be asked", PATIENCE, || (world.cloud.entitlement_gets() > 0).then_some(())).await;
+    until("a request to the API", PATIENCE, || (world.cloud.entitlement_gets() > 0).then_some(())).await;
     world.move_until("a grant request", |cloud| (!cloud.asked.is_empty()).then_some(())).await;
     store.stored(1).await;
     let status = world.agent.mode(Mode::Paid).await;
@@ -92,12 +92,12 @@ async fn relay(from: SocketAddr, to: SocketAddr) {
 }
 
 #[tokio::test]
-async fn s90_a_dead_ipv6_address_before_a_live_ipv4_one_keeps_nobody_away() {
+async fn s90_a_dead_ipv6_address_before_a_live_ipv4_one_is_skipped() {
     lives(&[Ipv6Addr::LOCALHOST.into()], Ipv4Addr::LOCALHOST).await;
 }
 
 #[tokio::test]
-async fn s90_three_dead_ipv4_addresses_before_a_live_one_keep_nobody_away() {
+async fn s90_three_dead_ipv4_addresses_before_a_live_one_are_skipped() {
     // The resolver library sorts addresses by the prefix they share with the local one, 127.0.0.1.
     let dead = [2, 3, 4].map(|last| IpAddr::from(Ipv4Addr::new(127, 0, 0, last)));
     lives(&dead, Ipv4Addr::new(127, 0, 1, 5)).await;
@@ -105,7 +105,7 @@ async fn s90_three_dead_ipv4_addresses_before_a_live_one_keep_nobody_away() {
 
 /// An address may accept TCP and still not serve MQTT: a load balancer whose backend is down.
 #[tokio::test]
-async fn s90_an_address_that_closes_upon_connect_does_not_keep_the_camera_from_the_next() {
+async fn s90_an_address_that_closes_upon_connect_is_skipped() {
     let mut world = World::new().await;
     let port = world.wire.addr.port();
     let gone = [2, 3].map(|last| SocketAddr::from((Ipv4Addr::new(127, 0, 0, last), port)));
@@ -126,7 +126,7 @@ async fn s90_an_address_that_closes_upon_connect_does_not_keep_the_camera_from_t
 
 /// When no address answers, each is named with its reason, in the status and once in the log.
 #[tokio::test]
-async fn s90_when_no_address_answers_each_is_named_with_its_reason() {
+async fn s90_if_no_address_answers_each_is_named_with_its_reason() {
     let mut world = World::new().await;
     let (_port, nobody) = care_tests::broker::reserve_port();
     let hole = SocketAddr::new(Ipv6Addr::LOCALHOST.into(), nobody.port());

@@ -28,13 +28,13 @@ const SCENARIOS: &[(&str, Scenario)] = scenarios!(
     s10_a_cancel_and_a_new_subscription_end_paid
     s19_a_duplicate_changes_nothing
     s21_a_replay_after_boot_is_stale
-    s22_another_document_of_the_same_place_is_a_conflict
-    s25_an_empty_retained_payload_is_asked_about
+    s22_another_document_at_the_same_position_is_a_conflict
+    s25_an_empty_retained_payload_triggers_get
     s26_the_last_of_a_burst_applies
     s36_a_cancel_while_the_camera_is_off_is_applied_at_boot
     s46_a_cancel_while_the_wire_is_down_is_applied_on_reconnect
-    s52_a_broker_that_restarts_is_come_back_to
-    s57_nothing_retained_works_through_get
+    s52_the_camera_reconnects_to_a_restarted_broker
+    s57_without_retained_messages_get_works
     s58_a_forged_document_is_rejected
     s61_200_kib_are_rejected_and_the_connection_stays
     the_last_will_says_offline
@@ -94,7 +94,7 @@ async fn s21_a_replay_after_boot_is_stale(world: &mut World) {
     assert!(cancel.in_force(&stale) && stale.mode == Mode::Free, "{stale:?}");
 }
 
-async fn s22_another_document_of_the_same_place_is_a_conflict(world: &mut World) {
+async fn s22_another_document_at_the_same_position_is_a_conflict(world: &mut World) {
     let premium = paid(world).await;
     let mut other = world.free();
     other.0.seq = premium.position.seq.try_into().unwrap();
@@ -105,7 +105,7 @@ async fn s22_another_document_of_the_same_place_is_a_conflict(world: &mut World)
     assert!(premium.in_force(&report) && report.mode == Mode::Paid);
 }
 
-async fn s25_an_empty_retained_payload_is_asked_about(world: &mut World) {
+async fn s25_an_empty_retained_payload_triggers_get(world: &mut World) {
     let premium = paid(world).await;
     let (gets, mark) = (world.issuer.gets(), world.issuer.mark());
     world.issuer.publish_entitlement("").await;
@@ -161,11 +161,11 @@ async fn s46_a_cancel_while_the_wire_is_down_is_applied_on_reconnect(world: &mut
     world.issuer.in_force(&cancel, Mode::Free).await;
 }
 
-async fn s52_a_broker_that_restarts_is_come_back_to(world: &mut World) {
+async fn s52_the_camera_reconnects_to_a_restarted_broker(world: &mut World) {
     let premium = paid(world).await;
     let (mark, accepted) = (world.issuer.mark(), world.wire.accepted());
     world.broker.restart().await;
-    until("the camera to come back", RECONNECT, || (world.wire.accepted() > accepted).then_some(())).await;
+    until("the camera to reconnect", RECONNECT, || (world.wire.accepted() > accepted).then_some(())).await;
     if !world.broker.kind().remembers() {
         // The cloud publishes again what the broker has lost.
         world.hand_out(&premium).await;
@@ -178,7 +178,7 @@ async fn s52_a_broker_that_restarts_is_come_back_to(world: &mut World) {
     world.issuer.report_within(mark, RECONNECT, "the cancel", |report| cancel.judged(report, Outcome::Applied)).await;
 }
 
-async fn s57_nothing_retained_works_through_get(world: &mut World) {
+async fn s57_without_retained_messages_get_works(world: &mut World) {
     if world.agent.try_status().await.is_some() {
         world.agent.kill().await;
     }
@@ -224,23 +224,23 @@ async fn the_last_will_says_offline(world: &mut World) {
 /// Runs three cases in turn with one camera: what `make test` runs against a broker other than Mosquitto.
 async fn three(kind: Kind) {
     let mut world = World::with_broker_of(kind).await;
-    s57_nothing_retained_works_through_get(&mut world).await;
+    s57_without_retained_messages_get_works(&mut world).await;
     s01_a_cancel_is_applied_at_once(&mut world).await;
     s36_a_cancel_while_the_camera_is_off_is_applied_at_boot(&mut world).await;
 }
 
 #[tokio::test]
-async fn mosquitto_passes_three() {
+async fn three_cases_pass_on_mosquitto() {
     three(Kind::Mosquitto).await;
 }
 
 #[tokio::test]
-async fn nats_passes_three() {
+async fn three_cases_pass_on_nats() {
     three(Kind::Nats).await;
 }
 
 #[tokio::test]
-async fn rabbitmq_passes_three() {
+async fn three_cases_pass_on_rabbitmq() {
     three(Kind::RabbitMq).await;
 }
 

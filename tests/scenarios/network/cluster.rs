@@ -18,7 +18,7 @@ const ROUNDS: u64 = 2;
 
 #[tokio::test]
 #[ignore = "minutes: make proof"]
-async fn a_cluster_that_loses_a_node_during_a_cancel_loses_nothing() {
+async fn a_cluster_that_loses_a_node_during_a_cancel_loses_no_document() {
     let pki = Pki::new();
     let routes = [free_port(), free_port(), free_port()];
     let all = routes.map(|port| format!("nats-route://127.0.0.1:{port}")).join(", ");

@@ -17,7 +17,7 @@ fn deaf_acl() -> String {
 }
 
 #[tokio::test]
-async fn s88_a_broker_that_grants_and_delivers_nothing_hides_no_cancel() {
+async fn s88_a_broker_that_grants_subscriptions_and_delivers_nothing_hides_no_cancel() {
     let dir = tempfile::tempdir().unwrap();
     let acl = dir.path().join("deaf.acl");
     std::fs::write(&acl, deaf_acl()).unwrap();
@@ -52,7 +52,7 @@ async fn s88_a_broker_that_grants_and_delivers_nothing_hides_no_cancel() {
 }
 
 #[tokio::test]
-async fn s89_a_camera_without_a_broker_loses_no_paid_minute_to_one_lost_poll() {
+async fn s89_without_a_broker_one_lost_poll_does_not_interrupt_paid_media() {
     let mut world = World::new().await;
     let premium = world.premium();
     let premium = world.issue(premium).await;
@@ -73,6 +73,6 @@ async fn s89_a_camera_without_a_broker_loses_no_paid_minute_to_one_lost_poll() {
         assert_eq!(status.mode(), "paid", "{:?} after the lost poll", began.elapsed());
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    assert!(world.cloud.entitlement_gets() > lost, "it has not asked again");
+    assert!(world.cloud.entitlement_gets() > lost, "it polled again");
     world.agent.mode(Mode::Paid).await;
 }

@@ -47,7 +47,7 @@ async fn judged(peer: &mut Peer, document: &Document, outcome: Outcome) -> Repor
 
 /// `MQTT_Connect`, `MQTT_Subscribe`, `MQTT_Client_Puback_QoS1`.
 #[tokio::test]
-async fn it_connects_subscribes_and_acknowledges_what_is_on_disk() {
+async fn the_agent_connects_subscribes_and_acknowledges_persisted_documents() {
     let (pki, broker, _cloud, mut agent) = stage().await;
     agent.start();
     let mut peer = broker.accept().await;
@@ -78,7 +78,7 @@ async fn it_connects_subscribes_and_acknowledges_what_is_on_disk() {
 /// `MQTT_Publish_Retry_No_Puback` as in MQTT 3.1.1 (4.4): resent after a reconnect with the same identifier and DUP.
 /// `MQTT_Persistent_Session_Session_Expiry`: the camera subscribes again when the broker has lost the session.
 #[tokio::test]
-async fn what_was_not_acknowledged_comes_again_and_a_lost_session_is_made_anew() {
+async fn unacknowledged_messages_are_resent_and_a_lost_session_is_created_anew() {
     let (_pki, broker, _cloud, mut agent) = stage().await;
     agent.start();
     let mut peer = broker.subscribed(false).await;
@@ -107,7 +107,7 @@ async fn records_of_16_kib_are_read() {
 
 /// Also `MQTT_No_Ack_PingResp`: the camera detects a silent broker within two keep-alives and reconnects.
 #[tokio::test]
-async fn s53_a_half_open_connection_is_found_within_two_keep_alives() {
+async fn s53_a_half_open_connection_is_detected_within_two_keep_alives() {
     const KEEP_ALIVE: Duration = Duration::from_secs(30);
     let (_pki, broker, _cloud, mut agent) = stage().await;
     agent.start();
@@ -116,7 +116,10 @@ async fn s53_a_half_open_connection_is_found_within_two_keep_alives() {
     silent.send(Packet::PubAck(PubAck::new(get.pkid))).await;
     let (fell_silent, seen) = (Instant::now(), agent.log().len());
     // From here on the broker neither reads nor answers, and keeps the connection open.
-    until("it to be found", 2 * KEEP_ALIVE + PATIENCE, || agent.log().find(seen, |line| line.contains("did not answer a ping"))).await;
+    until("the dead connection to be detected", 2 * KEEP_ALIVE + PATIENCE, || {
+        agent.log().find(seen, |line| line.contains("did not answer a ping"))
+    })
+    .await;
     let found = fell_silent.elapsed();
     assert!(found > KEEP_ALIVE / 2, "given up after {found:?}, before anything could be missed");
     broker.subscribed(true).await;
@@ -125,7 +128,7 @@ async fn s53_a_half_open_connection_is_found_within_two_keep_alives() {
 
 /// The start of `MQTT_Connect_*_Backoff_Retries` (no CONNACK) and of `MQTT_Subscribe_Retry_No_Suback`.
 #[tokio::test]
-async fn s54_a_broker_that_never_answers_connect_or_subscribe_is_left_and_tried_again() {
+async fn s54_the_agent_reconnects_if_connect_or_subscribe_is_never_answered() {
     let (_pki, broker, _cloud, mut agent) = stage().await;
     agent.start();
     let mut silent = broker.accept().await;
@@ -144,7 +147,7 @@ async fn s54_a_broker_that_never_answers_connect_or_subscribe_is_left_and_tried_
 
 /// Also `MQTT_Reconnect_Backoff_Retries_On_Server_Disconnect`.
 #[tokio::test]
-async fn s55_another_client_with_this_id_is_suspected_after_three_closes_and_not_fought() {
+async fn s55_after_three_closes_the_agent_suspects_another_client_with_its_id_and_backs_off() {
     let (_pki, broker, _cloud, mut agent) = stage().await;
     agent.start();
     for _ in 0..3 {
@@ -156,14 +159,14 @@ async fn s55_another_client_with_this_id_is_suspected_after_three_closes_and_not
     let status = agent.status("the clone", |status| status.condition("broker_clone").is_some()).await;
     assert_eq!(status.condition("broker_rights"), None);
     agent.logged(0, "the clone", |line| line.contains("another client seems to use this device's id")).await;
-    assert!(broker.quiet_for(Duration::from_secs(15)).await, "it came back at once");
+    assert!(broker.quiet_for(Duration::from_secs(15)).await, "the agent reconnected at once");
     agent.assert_running();
 }
 
 /// AWS IoT Core and NATS close the connection when a policy denies a packet. The agent names the packet and does not
 /// suspect a client with the same id.
 #[tokio::test]
-async fn a_broker_that_closes_upon_subscribe_is_named_as_that_with_the_topics() {
+async fn a_broker_that_closes_upon_subscribe_is_reported_with_the_topics() {
     let (_pki, broker, _cloud, mut agent) = stage().await;
     agent.start();
     for _ in 0..4 {
@@ -183,7 +186,7 @@ async fn a_broker_that_closes_upon_subscribe_is_named_as_that_with_the_topics() 
 
 /// The same for PUBLISH: the broker grants the subscription and closes at `get`.
 #[tokio::test]
-async fn a_broker_that_closes_upon_publish_is_named_as_that_with_the_topic() {
+async fn a_broker_that_closes_upon_publish_is_reported_with_the_topic() {
     let (_pki, broker, _cloud, mut agent) = stage().await;
     agent.start();
     for _ in 0..4 {
@@ -198,7 +201,7 @@ async fn a_broker_that_closes_upon_publish_is_named_as_that_with_the_topic() {
 
 /// `x-amzn-mqtt-ca` tells AWS IoT Core that a connection on port 443 is MQTT, not HTTPS.
 #[tokio::test]
-async fn the_protocol_of_a_shared_port_is_offered_by_agent_and_check() {
+async fn agent_and_check_offer_the_alpn_protocol_of_a_shared_port() {
     let pki = Pki::new();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let nobody = care_tests::broker::reserve_port();
@@ -239,7 +242,7 @@ async fn s57_a_broker_that_grants_qos_0_and_retains_nothing_works_through_get() 
 /// CONNACK. The upper bound of the random delay doubles; the 20 s timeout for an answer comes on top.
 #[tokio::test]
 #[ignore = "minutes: make proof"]
-async fn five_connects_without_an_answer_are_further_and_further_apart() {
+async fn the_delay_grows_over_five_unanswered_connects() {
     let (_pki, broker, _cloud, mut agent) = stage().await;
     agent.start();
     let mut times = Vec::new();

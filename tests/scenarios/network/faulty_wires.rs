@@ -154,7 +154,7 @@ async fn in_an_upload(fault: Fault, cancelled: bool) {
         let asked = world.cloud.lock().asked.iter().find(|(_, asked)| asked.clip == put.clip).map(|(_, asked)| asked.clone()).unwrap();
         let digest = ring::digest::digest(&ring::digest::SHA256, &stored.body);
         let hex: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!((stored.body.len() as u64, hex), (asked.bytes, asked.sha256), "the clip is what was promised");
+        assert_eq!((stored.body.len() as u64, hex), (asked.bytes, asked.sha256), "the clip has its announced length");
         return;
     }
     let cancel = world.cancel_over_mqtt().await;
@@ -192,7 +192,7 @@ async fn all(cases: Vec<(Phase, Fault)>, at_once: usize) {
         .map(|(phase, fault)| {
             let room = room.clone();
             let ended = tokio::spawn(async move {
-                let _place = room.acquire().await.expect("it is never closed");
+                let _place = room.acquire().await.expect("the semaphore is never closed");
                 let started = std::time::Instant::now();
                 case(phase, fault).await;
                 println!("{phase:?} × {fault:?}: {:.1} s", started.elapsed().as_secs_f64());
@@ -213,7 +213,7 @@ async fn all(cases: Vec<(Phase, Fault)>, at_once: usize) {
 
 /// Checks that a paid camera requests grants that Free forbids, which the cases look for.
 #[tokio::test]
-async fn a_paid_camera_asks_for_what_free_forbids() {
+async fn a_paid_camera_requests_grants_that_free_forbids() {
     let mut world = World::with_camera().await;
     world.start_premium().await;
     world.move_until("a stored clip", |cloud| cloud.puts.iter().any(|put| put.complete == Some(true)).then_some(())).await;

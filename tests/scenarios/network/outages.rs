@@ -19,7 +19,7 @@ fn not_paid(world: &World, mark: usize, document: &Document) -> Option<String> {
 }
 
 #[tokio::test]
-async fn s46_offline_at_the_cancel_is_held_on_reconnect_and_free_before_any_paid_upload() {
+async fn s46_a_camera_offline_at_the_cancel_is_held_on_reconnect_and_free_before_any_paid_upload() {
     let mut world = World::with_camera().await;
     world.start_premium().await;
     world.cloud.lock().entitlement = Body::Silence;
@@ -74,7 +74,7 @@ async fn s47_with_mqtt_down_a_get_every_60_s_keeps_paid_open_and_finds_the_cance
             break status;
         }
         assert_eq!(status.mode(), "paid", "{:?} after the answer", answered.elapsed());
-        assert!(down.elapsed() < Duration::from_secs(75), "not found after {:?}", down.elapsed());
+        assert!(down.elapsed() < Duration::from_secs(75), "the cancel was not found after {:?}", down.elapsed());
         tokio::time::sleep(Duration::from_millis(200)).await;
     };
     assert_eq!(status.seq(), cancel.position.seq);
@@ -82,14 +82,14 @@ async fn s47_with_mqtt_down_a_get_every_60_s_keeps_paid_open_and_finds_the_cance
 }
 
 #[tokio::test]
-async fn s48_with_uploads_down_it_switches_and_reports_all_the_same() {
+async fn s48_with_uploads_down_the_camera_still_switches_and_reports() {
     let mut world = World::with_camera().await;
     world.cloud.lock().grants = GrantAnswer::Status(503);
     world.start_premium().await;
     world.move_until("a grant request", |seen| (!seen.asked.is_empty()).then_some(())).await;
     let cancel = world.free();
     let cancel = world.switch(cancel, Mode::Free).await;
-    assert!(world.issuer.judged(&cancel, Outcome::Applied).await.erased.clips >= 1, "the clip that waited is gone");
+    assert!(world.issuer.judged(&cancel, Outcome::Applied).await.erased.clips >= 1, "the waiting clip is erased");
     let again = world.premium();
     world.switch(again, Mode::Paid).await;
     let plus = world.plus();
@@ -135,7 +135,7 @@ async fn s49_a_refused_put_gets_a_fresh_grant() {
 }
 
 #[tokio::test]
-async fn s50_refused_though_confirmed_is_retried_from_5_s_doubling_and_reported() {
+async fn s50_a_grant_refused_despite_confirmation_is_retried_from_5_s_doubling_and_reported() {
     let mut world = World::with_camera().await;
     world.cloud.lock().grants = GrantAnswer::Status(402);
     let premium = world.start_premium().await;
@@ -204,13 +204,13 @@ async fn s51_a_grant_that_is_never_answered_times_out_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn s52_a_broker_that_restarts_has_no_duplicate_effect_and_one_that_forgot_is_asked() {
+async fn s52_a_broker_restart_applies_nothing_twice_and_after_data_loss_the_camera_sends_get() {
     let mut world = World::new().await;
     let premium = world.start_premium().await;
     let writes = world.settled_writes().await;
     let (mark, connects) = (world.issuer.mark(), world.broker.connects_of(DEVICE));
     world.broker.restart().await;
-    until("the camera to be back", RECONNECT, || (world.broker.connects_of(DEVICE) > connects).then_some(())).await;
+    until("the camera to reconnect", RECONNECT, || (world.broker.connects_of(DEVICE) > connects).then_some(())).await;
     world.issuer.report_since(mark, "the duplicate", |report| premium.judged(report, Outcome::Duplicate)).await;
     assert_eq!(world.settled_writes().await, writes);
     assert_eq!(world.agent.mode(Mode::Paid).await.seq(), premium.position.seq);
@@ -277,12 +277,12 @@ async fn s57_get_is_sent_after_every_suback_with_a_fresh_nonce() {
 
 /// With MQTT up, nothing polls the API; the agent must still notice that it works again.
 #[tokio::test]
-async fn an_api_that_is_well_again_is_not_called_unreachable_any_more() {
+async fn api_unreachable_ends_once_the_api_answers_again() {
     let mut world = World::new().await;
     let api = Proxy::to(world.cloud.addr).await;
     world.agent.config.cloud = format!("https://{}", api.addr);
     world.start_premium().await;
-    until("the API to be asked", PATIENCE, || (world.cloud.entitlement_gets() > 0).then_some(())).await;
+    until("a request to the API", PATIENCE, || (world.cloud.entitlement_gets() > 0).then_some(())).await;
     world.agent.status("an API that is well", |status| status.condition("api_unreachable").is_none()).await;
     api.control.inflict(Fault::Refused);
     // A lost connection triggers a poll at once.

@@ -56,7 +56,7 @@ async fn stored(world: &World, clips: usize, patience: Duration) {
 }
 
 #[tokio::test]
-async fn s92_where_large_packets_vanish_clips_leave_after_the_first_stall() {
+async fn s92_where_large_packets_are_dropped_clips_are_uploaded_after_the_first_stall() {
     let (mut world, _path) = behind(1400).await;
     world.start_premium().await;
     stored(&world, 1, Duration::from_secs(60)).await;
@@ -70,7 +70,7 @@ async fn s92_where_large_packets_vanish_clips_leave_after_the_first_stall() {
 
 /// The control: on the same path without the fault, segments keep their size.
 #[tokio::test]
-async fn s92_on_a_path_as_wide_as_the_link_nothing_is_said_of_it() {
+async fn s92_with_full_path_mtu_no_condition_is_raised() {
     let (mut world, _path) = behind(1500).await;
     world.start_premium().await;
     stored(&world, 1, Duration::from_secs(60)).await;

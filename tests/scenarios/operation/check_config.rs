@@ -24,7 +24,7 @@ fn line_of(world: &World, text: &str) -> usize {
 }
 
 #[tokio::test]
-async fn everything_that_does_not_work_is_found_at_once_with_line_and_key() {
+async fn every_fault_is_reported_at_once_with_line_and_key() {
     let mut world = World::new().await;
     // A port that was bound here and is closed again.
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -56,7 +56,7 @@ async fn everything_that_does_not_work_is_found_at_once_with_line_and_key() {
 }
 
 #[tokio::test]
-async fn a_camera_that_works_is_said_to_beside_the_running_agent() {
+async fn a_working_camera_passes_while_the_agent_runs() {
     let mut world = World::with_camera().await;
     let card = world.agent.dir().join("card");
     fs::create_dir(&card).unwrap();
@@ -70,7 +70,7 @@ async fn a_camera_that_works_is_said_to_beside_the_running_agent() {
         assert!(well.contains(said), "{said} in {well}");
     }
     assert!(well.contains("320x180") || well.contains("H.264"), "what the picture is: {well}");
-    assert_eq!(world.broker.connects_of(DEVICE), connects, "the agent's connection stands");
+    assert_eq!(world.broker.connects_of(DEVICE), connects, "the agent stays connected");
     // The motion socket and the card are unchanged.
     let cancel = world.free();
     world.switch(cancel, Mode::Free).await;
@@ -79,7 +79,7 @@ async fn a_camera_that_works_is_said_to_beside_the_running_agent() {
 }
 
 #[tokio::test]
-async fn a_picture_that_no_decoder_can_read_is_found() {
+async fn an_undecodable_stream_is_reported() {
     let mut world = World::new().await;
     let high = world.agent.dir().join("high.mp4");
     let path = high.display().to_string();
@@ -107,11 +107,11 @@ async fn a_picture_that_no_decoder_can_read_is_found() {
     // If a decoder on this machine supports it, the finding names that decoder.
     let decoded = well.lines().any(|line| line.contains("ok      media.motion: "));
     assert!(decoded != found.contains("media.motion: motion cannot be seen"), "{well}{found}");
-    assert!(well.contains("ok      media.source: "), "the picture itself is good: {well}{found}");
+    assert!(well.contains("ok      media.source: "), "the video itself is good: {well}{found}");
 }
 
 #[tokio::test]
-async fn a_camera_that_sends_h265_is_told_so() {
+async fn an_h265_camera_is_reported() {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/rtsp_server.py");
     let log = Lines::default();
     let mut command = Command::new("/usr/bin/python3");
@@ -119,7 +119,7 @@ async fn a_camera_that_sends_h265_is_told_so() {
                   ! x265enc tune=zerolatency speed-preset=ultrafast key-int-max=15 ! h265parse ! rtph265pay name=pay0 pt=96";
     command.arg(script).args(["--launch", launch]);
     let _server = Process::spawn("rtsp_server.py", command, log.clone());
-    let url = until("the RTSP server to say its URL", PATIENCE, || log.find(0, |line| line.starts_with("rtsp://"))).await;
+    let url = until("the RTSP server to print its URL", PATIENCE, || log.find(0, |line| line.starts_with("rtsp://"))).await;
     let mut world = World::new().await;
     world.agent.config.source = Some(url);
     let free = world.free();

@@ -39,7 +39,7 @@ async fn rejected(world: &World, mark: usize, reason: &str) -> (Report, String) 
 }
 
 #[tokio::test]
-async fn a_rejected_document_is_named_with_what_was_expected_and_what_came() {
+async fn a_rejected_document_is_reported_with_expected_and_actual_values() {
     let mut world = World::new().await;
     world.start_premium().await;
     let seen = world.agent.log().len();
@@ -105,12 +105,12 @@ async fn a_host_that_is_not_in_the_store_list_is_one_condition_and_few_lines() {
 }
 
 #[tokio::test]
-async fn a_plan_that_is_refused_or_over_is_named() {
+async fn a_refused_or_expired_plan_is_reported() {
     let mut world = World::with_camera().await;
     let premium = world.premium();
     world.start_with(premium, Mode::Paid).await;
     world.cloud.lock().grants = GrantAnswer::Status(403);
-    world.move_until("a grant being asked for", |seen| seen.calls.iter().any(|call| call.path.ends_with("/clips")).then_some(())).await;
+    world.move_until("a grant request", |seen| seen.calls.iter().any(|call| call.path.ends_with("/clips")).then_some(())).await;
     holds(&world, "grant_refused", &["403"]).await;
     world.cloud.lock().grants = GrantAnswer::Here;
     let brief = world.premium().leased(3);
@@ -126,7 +126,7 @@ async fn a_plan_that_is_refused_or_over_is_named() {
 }
 
 #[tokio::test]
-async fn paid_media_that_waits_for_long_is_named_and_a_restart_alone_is_not() {
+async fn long_waits_of_paid_media_are_reported_and_a_restart_alone_is_not() {
     let mut world = World::new().await;
     world.start_premium().await;
     world.agent.stop().await;
@@ -141,7 +141,7 @@ async fn paid_media_that_waits_for_long_is_named_and_a_restart_alone_is_not() {
 }
 
 #[tokio::test]
-async fn two_documents_of_one_position_are_a_condition_until_a_higher_one_comes() {
+async fn two_documents_at_one_position_raise_a_condition_until_a_higher_one_arrives() {
     let mut world = World::new().await;
     let premium = world.start_premium().await;
     let mut forged = world.free();
@@ -154,7 +154,7 @@ async fn two_documents_of_one_position_are_a_condition_until_a_higher_one_comes(
 }
 
 #[tokio::test]
-async fn a_bad_configuration_or_certificate_is_a_condition_until_it_is_good_again() {
+async fn a_bad_configuration_or_certificate_raises_a_condition_until_it_is_fixed() {
     let mut world = World::new().await;
     world.start_premium().await;
     let good = std::fs::read_to_string(world.agent.config_path()).unwrap();
@@ -173,7 +173,7 @@ async fn a_bad_configuration_or_certificate_is_a_condition_until_it_is_good_agai
 }
 
 #[tokio::test]
-async fn status_and_systemd_name_the_gravest() {
+async fn status_and_systemd_name_the_most_severe_condition() {
     let mut world = World::new().await;
     let path = world.agent.dir().join("notify.sock");
     let systemd = tokio::net::UnixDatagram::bind(&path).unwrap();
@@ -192,11 +192,11 @@ async fn status_and_systemd_name_the_gravest() {
             }
         }
     };
-    let told = tokio::time::timeout(PATIENCE, told).await.expect("systemd is told");
+    let told = tokio::time::timeout(PATIENCE, told).await.expect("a message to systemd");
     assert!(told.contains("STATUS=paid, premium") && told.contains("this device trusts"), "{told}");
     let output = world.agent.command(&["status"]).await;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert_eq!(output.status.code(), Some(0), "a condition is no fault of the command");
+    assert_eq!(output.status.code(), Some(0), "the command succeeds despite a condition");
     let first = text.lines().next().unwrap_or_default();
     assert!(first.starts_with("error") && first.contains("document_rejected") && first.contains("this device trusts"), "{text}");
     let json = world.agent.command(&["status", "--json"]).await;
@@ -205,7 +205,7 @@ async fn status_and_systemd_name_the_gravest() {
 }
 
 #[tokio::test]
-async fn a_word_that_is_no_level_ends_the_start_and_lists_the_levels() {
+async fn an_unknown_log_level_stops_the_start_and_lists_the_levels() {
     for (filter, words) in [
         ("warning", &["\"warning\"", "off, error, warn, info, debug and trace"][..]),
         ("info,kasa_care_agent::link=loud", &["\"loud\"", "off, error, warn, info, debug and trace"]),
@@ -249,7 +249,7 @@ fn orders(documents: &Value) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn support_keeps_order_ids_over_a_restart_and_none_over_a_change_of_owner() {
+async fn the_support_archive_keeps_order_ids_over_a_restart_but_not_over_a_change_of_owner() {
     let mut world = World::new().await;
     let first = ordered(world.premium(), "KC-2026-000001");
     world.start_with(first, Mode::Paid).await;
@@ -276,7 +276,7 @@ async fn support_keeps_order_ids_over_a_restart_and_none_over_a_change_of_owner(
 }
 
 #[tokio::test]
-async fn support_has_the_last_200_lines_and_every_time_as_rfc_3339() {
+async fn the_support_archive_has_the_last_200_lines_and_all_times_in_rfc_3339() {
     let mut world = World::new().await;
     world.agent.environment = vec![("CARE_LOG".into(), "debug".into())];
     world.start_premium().await;
@@ -285,10 +285,10 @@ async fn support_has_the_last_200_lines_and_every_time_as_rfc_3339() {
     while world.agent.log().len() < 300 {
         assert!(began.elapsed() < PATIENCE, "{} lines", world.agent.log().len());
         // Each is a line at debug: the status server logs a client that does not speak HTTP.
-        let mut visitor = UnixStream::connect(&world.agent.config.status).await.unwrap();
+        let mut client = UnixStream::connect(&world.agent.config.status).await.unwrap();
         // The server may close the connection before it has read everything.
-        let _ = visitor.write_all(b"nonsense\r\n\r\n").await;
-        let _ = visitor.read_to_end(&mut Vec::new()).await;
+        let _ = client.write_all(b"nonsense\r\n\r\n").await;
+        let _ = client.read_to_end(&mut Vec::new()).await;
     }
     let mut draft = world.free();
     draft.0.iss = "prod".into();

@@ -20,7 +20,7 @@ async fn checked(agent: &Agent) -> (bool, String) {
 }
 
 #[tokio::test]
-async fn the_check_asks_for_the_entitlement_and_judges_it_with_the_device_s_keys() {
+async fn the_check_fetches_the_entitlement_and_verifies_it_with_the_devices_keys() {
     let mut world = World::new().await;
     let premium = world.premium();
     let premium = world.issue(premium).await;
@@ -30,15 +30,15 @@ async fn the_check_asks_for_the_entitlement_and_judges_it_with_the_device_s_keys
     assert!(well && said.contains(&format!("connected as {DEVICE},")) && said.contains(&verdict), "{said}");
 
     // A document that the device would reject.
-    let stranger = Pki::new();
-    let forged = Draft::new(&world.device, "premium", PREMIUM).at(3, 99).signed(&stranger.key);
+    let other = Pki::new();
+    let forged = Draft::new(&world.device, "premium", PREMIUM).at(3, 99).signed(&other.key);
     world.issuer.heard().answer = Some(forged.token);
     let (well, said) = checked(&world.agent).await;
     assert!(!well && said.contains("failed  broker round trip: ") && said.contains("bad_signature"), "{said}");
 }
 
 #[tokio::test]
-async fn the_check_finds_a_broker_that_grants_the_subscription_and_delivers_nothing() {
+async fn the_check_detects_a_broker_that_grants_the_subscription_and_delivers_nothing() {
     let pki = Pki::new();
     let broker = ScriptedBroker::new(&pki).await;
     let cloud = Cloud::start(&pki).await;
@@ -60,14 +60,14 @@ async fn the_check_finds_a_broker_that_grants_the_subscription_and_delivers_noth
 }
 
 #[tokio::test]
-async fn the_check_leaves_a_running_agent_its_connection_and_asks_it() {
+async fn the_check_queries_a_running_agent_and_keeps_its_connection() {
     let mut world = World::new().await;
     world.start_premium().await;
     world.agent.status("a confirmed connection", |status| status.0["link"]["confirmed"] == true).await;
     let connects = world.broker.connects_of(DEVICE);
     let (well, said) = checked(&world.agent).await;
     assert!(well && said.contains("the running agent is connected") && said.contains("confirmed"), "{said}");
-    assert_eq!(world.broker.connects_of(DEVICE), connects, "the agent was thrown off");
+    assert_eq!(world.broker.connects_of(DEVICE), connects, "the agent was disconnected");
     assert_eq!(world.broker.connects_of(&format!("{DEVICE}-check")), 0);
     world.agent.mode(Mode::Paid).await;
 }

@@ -132,7 +132,7 @@ async fn soak(span: Duration) {
         samples.last().unwrap().descriptors,
         samples.last().unwrap().threads,
     );
-    assert_eq!(lost, 0, "frames did not reach the card");
+    assert_eq!(lost, 0, "frames were not written to the card");
     assert!(changes as u64 >= span.as_secs(), "{changes} plan changes in {span:?}: this machine is too slow to tell");
     assert!(stored > 1, "no uploads ran");
     let grew = growth(&samples);
@@ -158,7 +158,7 @@ async fn an_hour_on_duty() {
 
 /// Tests the check itself: with leaks in this process, and with memory that only fluctuates.
 #[test]
-fn a_leak_is_found_and_breathing_is_none() {
+fn growth_is_detected_and_fluctuation_is_not() {
     let pid = std::process::id();
     let mut kept: Vec<Vec<u8>> = Vec::new();
     let leaking: Vec<_> = (0..30)

@@ -42,7 +42,7 @@ async fn s67_a_factory_reset_unbinds_and_keeps_ratchet_keyset_and_time() {
 }
 
 #[tokio::test]
-async fn s68_the_support_archive_has_the_owner_s_orders_and_nothing_of_the_one_before() {
+async fn s68_the_support_archive_has_the_owners_orders_and_none_of_the_previous_owners() {
     let mut world = World::new().await;
     let mut first = world.premium();
     let refund = Refund { kind: RefundKind::Credit, amount_minor: 412, currency: "USD".into() };
@@ -79,7 +79,7 @@ async fn s68_the_support_archive_has_the_owner_s_orders_and_nothing_of_the_one_b
 }
 
 #[tokio::test]
-async fn s68_another_account_gets_nothing_of_the_old_owner_s() {
+async fn s68_a_new_account_gets_no_media_of_the_previous_owner() {
     let mut world = World::with_camera().await;
     let sd = world.agent.dir().join("sd");
     std::fs::create_dir(&sd).unwrap();
@@ -121,7 +121,7 @@ async fn s68_another_account_gets_nothing_of_the_old_owner_s() {
         seen.asked.iter().filter(|(_, request)| of_the_old.contains(&request.clip) && request.epoch == world.position.epoch).collect();
     assert!(late.is_empty(), "the old owner's clips were offered again: {late:?}");
     assert!(seen.puts.iter().skip(puts).all(|put| !of_the_old.contains(&put.clip)), "the old owner's clips were sent");
-    assert!(recorded.is_subset(&recordings()), "recordings belong to whoever holds the card");
+    assert!(recorded.is_subset(&recordings()), "recordings stay on the card");
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use care_protocol::{Cause, Mode, Outcome, Position, Reason};
 use care_tests::{wait::holds, world::World};
 
 #[tokio::test]
-async fn s87_after_a_factory_reset_only_a_binding_with_a_higher_epoch_is_taken() {
+async fn s87_after_a_factory_reset_only_a_higher_epoch_binds() {
     let mut world = World::with_camera().await;
     world.start_premium().await;
     world.agent.stop().await;

@@ -9,7 +9,7 @@ use care_tests::{
 };
 
 #[tokio::test]
-async fn s02_premium_to_free_reaches_every_camera_of_the_account_by_its_own_document() {
+async fn s02_premium_to_free_reaches_each_camera_of_the_account_in_its_own_document() {
     let mut cloud = CareCloud::start().await;
     let cameras = ["CAM-A", "CAM-B", "CAM-C"];
     for id in cameras {
@@ -27,7 +27,7 @@ async fn s02_premium_to_free_reaches_every_camera_of_the_account_by_its_own_docu
     wanted.push(("CAM-OTHER", "premium", "paid"));
     let state = cloud.reported(&wanted).await;
     let digests: BTreeSet<_> = cameras.iter().map(|id| camera_of(&state, id)["report"]["digest"].to_string()).collect();
-    assert_eq!(digests.len(), cameras.len(), "each has a document of its own: {digests:?}");
+    assert_eq!(digests.len(), cameras.len(), "each camera has its own document: {digests:?}");
     for id in cameras {
         assert_eq!(switch_of(&state, id)["reason"], "cancelled");
     }
@@ -61,7 +61,7 @@ async fn eleven_cameras() -> (CareCloud, serde_json::Value) {
 }
 
 #[tokio::test]
-async fn s15_the_eleventh_camera_on_premium_is_free_for_want_of_a_seat_and_shown_as_such() {
+async fn s15_the_eleventh_premium_camera_is_free_and_shown_as_without_a_seat() {
     let (_cloud, state) = eleven_cameras().await;
     assert_eq!(camera_of(&state, "CAM-11")["seatless"], true);
     assert_eq!(camera_of(&state, "CAM-10")["seatless"], false);
@@ -69,7 +69,7 @@ async fn s15_the_eleventh_camera_on_premium_is_free_for_want_of_a_seat_and_shown
 }
 
 #[tokio::test]
-async fn s16_a_freed_seat_upgrades_by_a_new_document() {
+async fn s16_a_freed_seat_upgrades_a_camera_with_a_new_document() {
     let (cloud, state) = eleven_cameras().await;
     let before = camera_of(&state, "CAM-11")["seq"].as_u64().unwrap();
     cloud.command(&["unbind", "--camera", "CAM-04"]).await;
@@ -80,7 +80,7 @@ async fn s16_a_freed_seat_upgrades_by_a_new_document() {
 }
 
 #[tokio::test]
-async fn s87_a_camera_that_was_reset_takes_nothing_of_its_old_binding_and_is_told_so_until_it_is_added_again() {
+async fn s87_a_reset_camera_rejects_its_old_binding_until_it_is_added_again() {
     let mut cloud = CareCloud::start().await;
     cloud.camera("CAM-A", "acct-1").await;
     cloud.command(&["subscribe", "--camera", "CAM-A", "--plan", "plus"]).await;

@@ -42,7 +42,7 @@ async fn s01_plus_to_free_on_the_portal_is_free_at_once() {
 }
 
 #[tokio::test]
-async fn s03_premium_to_plus_cuts_judges_and_queues_again() {
+async fn s03_premium_to_plus_cuts_transfers_and_requeues_allowed_clips() {
     let mut world = World::with_camera().await;
     world.cloud.lock().sink = Sink::StallAfter(16_000);
     world.start_premium().await;
@@ -62,7 +62,7 @@ async fn s03_premium_to_plus_cuts_judges_and_queues_again() {
     let seen = world.cloud.lock();
     assert_eq!(seen.puts[0].complete, Some(false));
     let (_, asked) = seen.asked.iter().rev().find(|(_, asked)| asked.clip == put.clip).unwrap();
-    assert_eq!(Position { epoch: asked.epoch, seq: asked.seq }, plus.position, "asked under the new document");
+    assert_eq!(Position { epoch: asked.epoch, seq: asked.seq }, plus.position, "requested under the new document");
 }
 
 #[tokio::test]
@@ -109,12 +109,12 @@ async fn s06_plus_to_premium_disturbs_no_transfer() {
     assert_eq!((report.cut, report.erased.clips), (Cut::default(), 0));
     world.cloud.lock().sink = Sink::Swallow;
     let whole = world.cloud.stored(1).await;
-    assert_eq!(whole.path, put.path, "the upload that was on its way is the one that completed");
+    assert_eq!(whole.path, put.path, "the upload in flight is the one that completed");
     assert_eq!(world.cloud.lock().puts.iter().filter(|p| p.clip == put.clip).count(), 1);
 }
 
 #[tokio::test]
-async fn s07_a_store_cancel_stays_paid_until_its_time_and_is_free_then() {
+async fn s07_a_store_cancel_stays_paid_until_its_time_then_free() {
     let mut world = World::new().await;
     world.start_premium().await;
     let effective_at = unix_now() + 4;
@@ -163,7 +163,7 @@ async fn s09_an_immediate_cancel_beats_a_pending_one() {
 }
 
 #[tokio::test]
-async fn s10_cancel_and_subscribe_again_within_seconds_ends_paid_and_what_was_erased_stays_erased() {
+async fn s10_cancel_and_resubscribe_within_seconds_ends_paid_and_erased_clips_stay_erased() {
     let mut world = World::with_camera().await;
     world.cloud.lock().sink = Sink::StallAfter(16_000);
     world.start_premium().await;
@@ -181,7 +181,7 @@ async fn s10_cancel_and_subscribe_again_within_seconds_ends_paid_and_what_was_er
     // A new clip is uploaded; the old one is erased.
     world.move_until("a new clip", |seen| seen.puts.iter().find(|p| p.complete == Some(true)).cloned()).await;
     let seen = world.cloud.lock();
-    assert!(seen.asked.iter().all(|(_, asked)| asked.seq != cancel.position.seq), "nothing was asked for while Free");
+    assert!(seen.asked.iter().all(|(_, asked)| asked.seq != cancel.position.seq), "no grant was requested while Free");
     assert!(seen.asked[asked..].iter().all(|(_, asked)| asked.clip != put.clip), "an erased clip is back");
     assert!(seen.puts.iter().all(|p| p.clip != put.clip || p.complete == Some(false)));
 }
@@ -213,7 +213,7 @@ async fn s12_a_cancelled_trial_does_what_the_document_says() {
 }
 
 #[tokio::test]
-async fn s13_at_a_refund_only_the_document_matters() {
+async fn s13_a_refund_does_what_the_document_says() {
     let mut world = World::new().await;
     world.start_premium().await;
     let order =
@@ -228,7 +228,7 @@ async fn s13_at_a_refund_only_the_document_matters() {
 }
 
 #[tokio::test]
-async fn s14_grace_keeps_paid_hold_gives_free_recovery_restores() {
+async fn s14_grace_stays_paid_hold_is_free_and_recovery_restores_paid() {
     let mut world = World::new().await;
     world.start_premium().await;
     let grace = world.premium().because(Reason::PaymentFailed);
@@ -252,7 +252,7 @@ async fn s17_an_unknown_plan_name_with_a_valid_policy_applies_and_is_shown_as_re
 }
 
 #[tokio::test]
-async fn s18_an_unknown_name_in_crit_is_rejected_and_the_state_kept() {
+async fn s18_an_unknown_name_in_crit_is_rejected_without_changing_state() {
     let mut world = World::new().await;
     let premium = world.start_premium().await;
     let mut beyond = world.free();

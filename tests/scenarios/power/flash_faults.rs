@@ -118,7 +118,7 @@ async fn run(world: &mut World, change: &Change, state: Option<&[u8]>, inject: O
         if world.agent.try_status().await.is_some_and(|status| change.is_done(&status)) {
             break None;
         }
-        assert!(Instant::now() < deadline, "neither the change nor the agent's end: {inject:?}");
+        assert!(Instant::now() < deadline, "neither the change nor the agent's exit: {inject:?}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     };
     match ended {
@@ -128,7 +128,7 @@ async fn run(world: &mut World, change: &Change, state: Option<&[u8]>, inject: O
     }
     let acknowledged = world.broker.has_puback_of(DEVICE, line, |topic| topic.ends_with("/entitlement"));
     if acknowledged && !world.agent.has_on_flash(&change.after.token) {
-        return Err("acknowledged, and not on flash".into());
+        return Err("acknowledged but not on flash".into());
     }
     let calls = CALLS.iter().map(|call| (*call, strace.most(call))).collect();
     let seen = Seen { calls, struck: ended.is_some() || strace.has_injected() };
@@ -172,20 +172,20 @@ async fn fault_everywhere(world: &mut World, number: usize, all: bool) -> usize 
 }
 
 #[tokio::test]
-async fn a_fault_at_each_call_of_a_first_document_loses_nothing_that_was_acknowledged() {
+async fn no_fault_during_a_first_document_loses_an_acknowledged_change() {
     let mut world = World::new().await;
     assert!(fault_everywhere(&mut world, 0, false).await >= 8);
 }
 
 #[tokio::test]
-async fn a_fault_at_each_call_of_a_cancel_loses_nothing_that_was_acknowledged() {
+async fn no_fault_during_a_cancel_loses_an_acknowledged_change() {
     let mut world = World::new().await;
     assert!(fault_everywhere(&mut world, 1, false).await >= 4);
 }
 
 #[tokio::test]
 #[ignore = "minutes: make proof"]
-async fn every_fault_at_every_call_of_twelve_changes_loses_nothing_that_was_acknowledged() {
+async fn no_fault_during_twelve_changes_loses_an_acknowledged_change() {
     let mut runs = 0;
     for number in 0..CHANGES {
         let mut world = World::new().await;
@@ -196,17 +196,17 @@ async fn every_fault_at_every_call_of_twelve_changes_loses_nothing_that_was_ackn
 
 /// Checks that the harness detects a disk that acknowledges writes and does not write.
 #[tokio::test]
-async fn a_disk_that_lies_is_found() {
+async fn a_lying_disk_is_detected() {
     let mut world = World::new().await;
     let change = change(&mut world, 1);
     let state = prepared(&mut world, &change).await;
     world.hand_out(&change.after).await;
     let found = run(&mut world, &change, state.as_deref(), Some("pwrite64:retval=1:when=1+")).await;
-    assert_eq!(found.err().as_deref(), Some("acknowledged, and not on flash"));
+    assert_eq!(found.err().as_deref(), Some("acknowledged but not on flash"));
 }
 
 #[tokio::test]
-async fn a_factory_reset_that_is_killed_anywhere_is_done_by_the_next() {
+async fn a_factory_reset_killed_at_any_call_is_completed_by_the_next() {
     let mut world = World::new().await;
     let premium = world.start_premium().await;
     world.everything_acknowledged().await;
@@ -230,7 +230,7 @@ async fn a_factory_reset_that_is_killed_anywhere_is_done_by_the_next() {
             runs += 1;
         }
     }
-    assert!(runs >= 4, "only {runs} places to be killed at");
+    assert!(runs >= 4, "only {runs} calls to be killed at");
     // The ratchet has survived all of them.
     let gets = world.issuer.gets();
     world.agent.start();

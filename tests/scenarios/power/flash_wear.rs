@@ -49,7 +49,7 @@ async fn move_until(world: &World, what: &str, seen: &mut Seen, wanted: impl Fn(
 }
 
 #[tokio::test]
-async fn s95_what_a_slow_uplink_writes_to_flash_has_a_limit_that_a_restart_does_not_move() {
+async fn s95_the_daily_flash_write_limit_holds_on_a_slow_uplink_and_across_restarts() {
     let mut world = World::with_camera().await;
     world.agent.config.extra = format!("[spool]\nmemory_bytes = 400_000\nflash_bytes = {FLASH}\nflash_bytes_per_day = {A_DAY}\n");
     world.cloud.lock().grants = GrantAnswer::Status(503);
@@ -58,10 +58,10 @@ async fn s95_what_a_slow_uplink_writes_to_flash_has_a_limit_that_a_restart_does_
     let told = |status: &Status| status.condition("flash_budget").is_some();
     let status = move_until(&world, "the limit", &mut seen, told).await;
     assert_eq!(status.spool("flash_bytes_per_day"), A_DAY);
-    assert!(seen.len() >= 3 && seen.values().sum::<u64>() > FLASH, "more than fits at once was written: {seen:?}");
+    assert!(seen.len() >= 3 && seen.values().sum::<u64>() > FLASH, "more was written than the limit allows at once: {seen:?}");
     // From here on, clips wait in memory and the oldest are dropped.
     let dropped = status.spool("dropped_clips");
-    move_until(&world, "a clip that gives way", &mut seen, |status| status.spool("dropped_clips") > dropped).await;
+    move_until(&world, "a dropped clip", &mut seen, |status| status.spool("dropped_clips") > dropped).await;
 
     let written = world.agent.status("its spool", |_| true).await.spool("flash_written_today");
     for _ in 0..2 {
@@ -74,5 +74,5 @@ async fn s95_what_a_slow_uplink_writes_to_flash_has_a_limit_that_a_restart_does_
     }
     world.agent.stop().await;
     look(&world, &mut seen);
-    assert!(seen.values().sum::<u64>() <= A_DAY, "not even a stop writes more: {seen:?}");
+    assert!(seen.values().sum::<u64>() <= A_DAY, "a stop writes no more: {seen:?}");
 }

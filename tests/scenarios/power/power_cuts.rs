@@ -117,7 +117,7 @@ fn newest_slot(world: &World) -> (std::fs::File, u64) {
 }
 
 #[tokio::test]
-async fn s40_of_a_torn_slot_and_a_whole_one_the_whole_one_is_used() {
+async fn s40_with_one_torn_slot_the_intact_one_is_used() {
     let mut world = World::new().await;
     let premium = world.start_premium().await;
     let free = world.free();
@@ -143,7 +143,7 @@ async fn s40_of_a_torn_slot_and_a_whole_one_the_whole_one_is_used() {
 }
 
 #[tokio::test]
-async fn s41_two_unreadable_slots_close_and_only_https_sets_keyset_and_document_anew() {
+async fn s41_two_unreadable_slots_close_the_gate_and_only_https_restores_keyset_and_document() {
     let mut world = World::new().await;
     let premium = world.start_premium().await;
     world.agent.stop().await;
@@ -191,7 +191,7 @@ async fn flash_that_takes_nothing(world: &mut World) {
 }
 
 #[tokio::test]
-async fn s42_on_a_full_flash_a_downgrade_holds_in_memory_and_an_upgrade_is_refused() {
+async fn s42_on_full_flash_a_downgrade_holds_in_memory_and_an_upgrade_is_refused() {
     let (mut world, _, _strace) = premium_again_under("pwrite64:error=ENOSPC:when=1+").await;
     flash_that_takes_nothing(&mut world).await;
 }
@@ -221,7 +221,7 @@ async fn s43_after_a_failed_fsync_nothing_is_acknowledged_until_a_fresh_descript
 }
 
 #[tokio::test]
-async fn s44_a_read_only_state_directory_is_read_and_obeyed() {
+async fn s44_a_state_in_a_read_only_directory_is_applied() {
     let mut world = World::new().await;
     world.start_premium().await;
     world.everything_acknowledged().await;

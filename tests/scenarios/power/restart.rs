@@ -35,7 +35,7 @@ fn rewrite(state_dir: &Path, change: impl Fn(&mut u32, &mut String)) {
     let slot = &mut file[newest * slot_bytes..][..slot_bytes];
     let (mut format, length) = (word(slot, 8), word(slot, 12) as usize);
     let mut record = String::from_utf8(slot[32..32 + length].to_vec()).unwrap();
-    assert_eq!(crc32(&[&slot[..28], record.as_bytes()].concat()), word(slot, 28), "this test knows the layout");
+    assert_eq!(crc32(&[&slot[..28], record.as_bytes()].concat()), word(slot, 28), "the layout is the one this test was written for");
     change(&mut format, &mut record);
     slot[8..12].copy_from_slice(&format.to_le_bytes());
     slot[12..16].copy_from_slice(&u32::try_from(record.len()).unwrap().to_le_bytes());
@@ -46,7 +46,7 @@ fn rewrite(state_dir: &Path, change: impl Fn(&mut u32, &mut String)) {
 }
 
 #[tokio::test]
-async fn s70_the_state_of_a_newer_firmware_is_unreadable_never_misread() {
+async fn s70_the_state_of_a_newer_firmware_is_unreadable_and_never_misread() {
     type Change = fn(&mut u32, &mut String);
     let newer: [(&str, Change); 3] = [
         ("a newer slot", |format, _| *format = 2),
@@ -89,7 +89,7 @@ async fn s70_the_state_of_this_firmware_is_read() {
 }
 
 #[tokio::test]
-async fn s76_an_agent_that_was_killed_starts_closed() {
+async fn s76_a_killed_agent_starts_with_the_gate_closed() {
     let mut world = World::with_camera().await;
     world.cloud.lock().sink = Sink::StallAfter(16_000);
     let premium = world.start_premium().await;
@@ -148,7 +148,7 @@ impl Systemd {
 }
 
 #[tokio::test]
-async fn s77_an_agent_that_hangs_does_not_feed_the_watchdog_and_starts_closed() {
+async fn s77_a_hung_agent_does_not_feed_the_watchdog_and_restarts_with_the_gate_closed() {
     const WATCHDOG: Duration = Duration::from_secs(4);
     let mut world = World::new().await;
     let mut systemd = Systemd::listen(&world.agent.dir().join("notify"));
@@ -157,7 +157,7 @@ async fn s77_an_agent_that_hangs_does_not_feed_the_watchdog_and_starts_closed() 
         ("WATCHDOG_USEC".into(), WATCHDOG.as_micros().to_string()),
     ];
     let premium = world.start_premium().await;
-    until("READY and a sign of life", PATIENCE, || (systemd.hear().ready && systemd.last_alive.is_some()).then_some(())).await;
+    until("READY and a keep-alive", PATIENCE, || (systemd.hear().ready && systemd.last_alive.is_some()).then_some(())).await;
 
     // Only the control thread hangs, at its next wait; all other threads go on.
     let log = Lines::default();
@@ -173,16 +173,16 @@ async fn s77_an_agent_that_hangs_does_not_feed_the_watchdog_and_starts_closed() 
     ]);
     let mut strace = Process::spawn("strace", strace, log.clone());
     until("strace", PATIENCE, || log.find(0, |line| line.contains("attached"))).await;
-    until("a watchdog that starves", Duration::from_secs(60), || {
+    until("no more keep-alives to the watchdog", Duration::from_secs(60), || {
         (systemd.hear().last_alive.is_some_and(|alive| alive.elapsed() > WATCHDOG)).then_some(())
     })
     .await;
-    assert!(world.agent.try_status().await.is_some(), "the other threads go on");
+    assert!(world.agent.try_status().await.is_some(), "the other threads keep running");
     strace.signal(libc::SIGKILL);
     strace.exited(PATIENCE).await;
     // The control: without the fault, the same agent is healthy again.
     let starved = Instant::now();
-    until("a sign of life", PATIENCE, || systemd.hear().last_alive.filter(|alive| *alive > starved)).await;
+    until("a keep-alive", PATIENCE, || systemd.hear().last_alive.filter(|alive| *alive > starved)).await;
 
     // As systemd does with an agent that hangs.
     world.agent.signal(libc::SIGABRT);

@@ -18,11 +18,11 @@ use care_tests::{
 const YEAR_S: i64 = 365 * 86_400;
 
 /// The camera's wall clock, which the test can set at any time.
-pub(super) struct Wall {
+pub(super) struct WallClock {
     file: PathBuf,
 }
 
-impl Wall {
+impl WallClock {
     /// Makes the camera use this clock from its next start on. `time` is in libfaketime's format: `-365d`,
     /// `@1970-01-01 00:00:05`.
     pub(super) fn under(world: &mut World, time: &str) -> Self {
@@ -56,9 +56,9 @@ impl Wall {
 }
 
 #[tokio::test]
-async fn s27_a_boot_in_1970_connects_and_holds_leases_by_the_floor() {
+async fn s27_a_camera_booted_in_1970_connects_and_keeps_leases_by_the_floor_of_trusted_time() {
     let mut world = World::new().await;
-    Wall::under(&mut world, "@1970-01-01 00:00:05");
+    WallClock::under(&mut world, "@1970-01-01 00:00:05");
     // The cloud gives no time: the floor of trusted time must suffice.
     world.cloud.lock().clock = Clock::Absent;
     let premium = world.premium();
@@ -82,7 +82,7 @@ async fn s27_a_boot_in_1970_connects_and_holds_leases_by_the_floor() {
 #[tokio::test]
 async fn s28_a_clock_set_back_by_a_year_extends_no_lease() {
     let mut world = World::new().await;
-    let wall = Wall::under(&mut world, "+0");
+    let wall = WallClock::under(&mut world, "+0");
     let leased = world.premium().leased(15);
     let end = unix_now() + 15;
     let leased = world.start_with(leased, Mode::Paid).await;
@@ -94,7 +94,7 @@ async fn s28_a_clock_set_back_by_a_year_extends_no_lease() {
 }
 
 #[tokio::test]
-async fn s28_a_reboot_that_begins_boottime_anew_neither_extends_nor_ends_a_lease() {
+async fn s28_a_reboot_neither_extends_nor_ends_a_lease() {
     let mut world = World::new().await;
     let premium = world.start_premium().await;
     let before = world.agent.mode(Mode::Paid).await.0["lease_left_s"].as_u64().unwrap();
@@ -113,9 +113,9 @@ async fn s28_a_reboot_that_begins_boottime_anew_neither_extends_nor_ends_a_lease
 }
 
 #[tokio::test]
-async fn s29_a_clock_that_jumps_ahead_takes_nothing_away_until_https_agrees() {
+async fn s29_a_clock_that_jumps_ahead_ends_nothing_until_https_agrees() {
     let mut world = World::new().await;
-    let wall = Wall::under(&mut world, "+0");
+    let wall = WallClock::under(&mut world, "+0");
     let premium = world.start_premium().await;
     let mark = world.issuer.mark();
     wall.set("+365d");
@@ -141,7 +141,7 @@ async fn s29_a_clock_that_jumps_ahead_takes_nothing_away_until_https_agrees() {
 }
 
 #[tokio::test]
-async fn s33_a_lease_that_ends_offline_leaves_the_minimum_and_erases_nothing() {
+async fn s33_a_lease_that_expires_offline_falls_to_the_minimum_and_erases_nothing() {
     let mut world = World::with_camera().await;
     world.cloud.lock().sink = Sink::StallAfter(16_000);
     let leased = world.premium().leased(12);
@@ -167,7 +167,7 @@ async fn s33_a_lease_that_ends_offline_leaves_the_minimum_and_erases_nothing() {
 }
 
 #[tokio::test]
-async fn s34_a_renewal_moves_the_lease_and_disturbs_no_transfer() {
+async fn s34_a_renewal_extends_the_lease_and_disturbs_no_transfer() {
     let mut world = World::with_camera().await;
     world.cloud.lock().sink = Sink::StallAfter(16_000);
     let short = world.premium().leased(600);
@@ -183,7 +183,7 @@ async fn s34_a_renewal_moves_the_lease_and_disturbs_no_transfer() {
     assert_eq!(status.0["transfers"]["generation"], generation);
     world.cloud.lock().sink = Sink::Swallow;
     let whole = world.cloud.stored(1).await;
-    assert_eq!(whole.path, put.path, "the upload that was on its way is the one that completed");
+    assert_eq!(whole.path, put.path, "the upload in flight is the one that completed");
 }
 
 #[tokio::test]
@@ -239,7 +239,7 @@ async fn s32_next_that_passes_while_the_camera_is_off_applies_before_the_first_u
     let report = world.issuer.report_since(mark, "Free after boot", |report| pending.in_force(report) && report.mode == Mode::Free).await;
     assert_eq!(report.plan.unwrap().as_str(), "free");
     world.agent.motion().await.moved().await;
-    holds("nothing is asked for", Duration::from_secs(4), || {
+    holds("no grant is requested", Duration::from_secs(4), || {
         (world.cloud.grants_asked() > asked).then(|| format!("{:?}", world.cloud.lock().asked.last()))
     })
     .await;
@@ -247,7 +247,7 @@ async fn s32_next_that_passes_while_the_camera_is_off_applies_before_the_first_u
 }
 
 #[tokio::test]
-async fn s35_another_nonce_is_no_answer_but_still_a_document() {
+async fn s35_an_answer_with_another_nonce_does_not_confirm_but_is_judged() {
     let mut world = World::new().await;
     let premium = world.start_premium().await;
     world.agent.stop().await;

@@ -12,7 +12,7 @@ use care_tests::{
     world::World,
 };
 
-use super::clock::Wall;
+use super::clock::WallClock;
 
 const DAY_S: u64 = 86_400;
 /// A second answer counts after a minute, and polls come once a minute.
@@ -38,7 +38,7 @@ async fn ask_over_https(world: &World) {
 }
 
 #[tokio::test]
-async fn s83_milliseconds_in_a_document_are_one_rejected_document() {
+async fn s83_a_document_issued_in_milliseconds_is_rejected_and_changes_no_time() {
     let mut world = World::new().await;
     let premium = world.start_premium().await;
     let mut broken = world.free();
@@ -60,7 +60,7 @@ async fn s83_milliseconds_in_a_document_are_one_rejected_document() {
 }
 
 #[tokio::test]
-async fn s83_milliseconds_in_a_keyset_are_one_rejected_keyset() {
+async fn s83_a_keyset_issued_in_milliseconds_is_rejected_and_changes_no_time() {
     let mut world = World::new().await;
     world.start_premium().await;
     let mark = world.issuer.mark();
@@ -78,7 +78,7 @@ async fn s83_milliseconds_in_a_keyset_are_one_rejected_keyset() {
 }
 
 #[tokio::test]
-async fn s84_a_single_date_far_ahead_has_no_effect_and_leaves_no_trace() {
+async fn s84_a_single_date_far_ahead_has_no_effect() {
     let mut world = World::new().await;
     world.start_premium().await;
     world.agent.status("a confirmed clock", |status| status.0["clock"]["confirmed"] == true).await;
@@ -98,7 +98,7 @@ async fn s84_a_single_date_far_ahead_has_no_effect_and_leaves_no_trace() {
 }
 
 #[tokio::test]
-async fn s84_two_dates_that_agree_are_followed_within_the_servers_certificate_and_back_again() {
+async fn s84_two_agreeing_dates_are_followed_up_to_the_certificates_expiry_and_back() {
     let mut world = World::new().await;
     let premium = world.start_premium().await;
     let mark = world.issuer.mark();
@@ -122,7 +122,7 @@ async fn s84_two_dates_that_agree_are_followed_within_the_servers_certificate_an
 /// The system clock reads this; only the cloud gives the camera the time.
 async fn a_wrong_system_clock(wall: &str) {
     let mut world = World::with_camera().await;
-    Wall::under(&mut world, wall);
+    WallClock::under(&mut world, wall);
     let mut keyset = world.pki.keyset(7);
     keyset.0.iat -= 30 * DAY_S;
     world.hand_out_keyset(&keyset.sign(&world.pki.root)).await;
@@ -136,7 +136,7 @@ async fn a_wrong_system_clock(wall: &str) {
     let recorded = unix_now();
     let started = world.move_until("a grant request", |cloud| cloud.asked.last().map(|(_, asked)| asked.started_at)).await;
     let started = u64::try_from(started.as_second()).unwrap();
-    assert!((recorded - 60..=unix_now() + 2).contains(&started), "recorded at {recorded}, said to be at {started}");
+    assert!((recorded - 60..=unix_now() + 2).contains(&started), "recorded at {recorded}, announced as {started}");
     assert_eq!(world.agent.mode(Mode::Paid).await.plan(), "premium");
 }
 
@@ -161,7 +161,7 @@ async fn two_hundred_days_ahead(world: &World) {
 }
 
 #[tokio::test]
-async fn s86_two_dates_bring_a_time_that_is_too_high_down_and_it_stays_down() {
+async fn s86_two_dates_lower_a_time_that_is_too_high_for_good() {
     let mut world = World::new().await;
     world.start_premium().await;
     two_hundred_days_ahead(&world).await;

@@ -40,7 +40,7 @@ async fn no_part_of_an_unencoded_password_is_shown_logged_or_archived() {
         world.start_with(free, Mode::Free).await;
         world.agent.status("a fault of the stream", |status| status.text_of_all().contains("rtsp")).await;
         for (place, text) in places(&world).await {
-            assert!(!text.is_empty(), "nothing to look through in {place}");
+            assert!(!text.is_empty(), "nothing to search in {place}");
             assert!(!text.contains("CANARY") && !text.contains("ANARY"), "{source} or {low} in {place}: {text}");
         }
         world.agent.stop().await;
@@ -48,7 +48,7 @@ async fn no_part_of_an_unencoded_password_is_shown_logged_or_archived() {
 }
 
 #[tokio::test]
-async fn a_url_where_none_belongs_is_not_repeated_in_the_fault() {
+async fn a_misplaced_url_is_not_repeated_in_the_error() {
     let world = World::new().await;
     let secret = "rtsp://admin:CANARY/CANARY@127.0.0.1/live?token=CANARY";
     for key in ["motion", "source"] {

@@ -44,7 +44,7 @@ async fn exchange(world: &mut World, identity: &Identity, hangup: bool) {
 }
 
 #[tokio::test]
-async fn s79_a_renewed_certificate_is_taken_over_by_itself_or_by_sighup_without_losing_a_document() {
+async fn s79_a_renewed_certificate_is_reloaded_by_itself_or_on_sighup_without_losing_a_document() {
     let mut world = World::new().await;
     world.start_premium().await;
     let status = world.agent.status("the certificate", |status| status.certificate_days_left() > 300).await;
@@ -64,20 +64,20 @@ async fn s79_a_renewed_certificate_is_taken_over_by_itself_or_by_sighup_without_
 }
 
 #[tokio::test]
-async fn s79_a_certificate_that_is_not_this_device_s_is_left_where_it_is() {
+async fn s79_a_certificate_of_another_device_is_not_loaded() {
     let mut world = World::new().await;
     world.start_premium().await;
     let connects = world.broker.connects_of(DEVICE);
     let seen = world.agent.log().len();
     world.pki.ca.client("ANOTHER").write(world.agent.dir(), "device");
-    world.agent.logged(seen, "the stranger's certificate", |line| line.contains("ERROR") && line.contains("common name")).await;
+    world.agent.logged(seen, "the other device's certificate", |line| line.contains("ERROR") && line.contains("common name")).await;
     let cancel = world.free();
     world.switch(cancel, Mode::Free).await;
-    assert_eq!(world.broker.connects_of(DEVICE), connects, "the connection of the good certificate stands");
+    assert_eq!(world.broker.connects_of(DEVICE), connects, "the connection with the good certificate stays open");
 }
 
 #[tokio::test]
-async fn s79_a_revocation_list_that_is_exchanged_is_obeyed_by_itself() {
+async fn s79_a_replaced_revocation_list_is_reloaded_and_enforced() {
     const SERIAL: u64 = 4711;
     let mut world = World::new().await;
     let mut params = server_params(&["127.0.0.1"]);
@@ -97,11 +97,11 @@ async fn s79_a_revocation_list_that_is_exchanged_is_obeyed_by_itself() {
     // The camera may miss a document over MQTT; make it poll the API now if it has not done so.
     world.wire.cut().await;
     world.agent.logged(log, "the revoked API", |line| line.contains("revoked")).await;
-    assert_eq!(world.cloud.lock().calls.len(), calls, "the revoked API was told a request");
+    assert_eq!(world.cloud.lock().calls.len(), calls, "the revoked API received a request");
 }
 
 #[tokio::test]
-async fn s80_two_authorities_work_throughout_and_one_that_is_removed_is_believed_no_more() {
+async fn s80_two_authorities_work_throughout_and_a_removed_one_is_no_longer_trusted() {
     let mut world = World::new().await;
     let new_ca = Authority::root("Care test CA of next year");
     // The API has moved to the new authority, the broker has not.
@@ -120,7 +120,7 @@ async fn s80_two_authorities_work_throughout_and_one_that_is_removed_is_believed
     let cancel = world.free();
     let cancel = world.issue(cancel).await;
     world.agent.status_within("Free over HTTPS", RECONNECT, |status| status.mode() == "free" && status.seq() == cancel.position.seq).await;
-    assert_eq!(world.broker.connects_of(DEVICE), connects, "the broker was told CONNECT");
+    assert_eq!(world.broker.connects_of(DEVICE), connects, "the broker received CONNECT");
 
     // With both authorities again, everything works, without SIGHUP.
     std::fs::write(&world.agent.config.ca, format!("{new}{old}")).unwrap();

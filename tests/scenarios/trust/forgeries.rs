@@ -51,7 +51,7 @@ async fn s58_forged_documents_are_rejected_and_the_reports_rate_limited() {
     for _ in 0..40 {
         world.issuer.publish_entitlement(&forged[0].1).await;
     }
-    until("the flood on its way", PATIENCE, || (world.broker.sent_to(DEVICE) >= sent + 40).then_some(())).await;
+    until("the flood sent", PATIENCE, || (world.broker.sent_to(DEVICE) >= sent + 40).then_some(())).await;
     world.everything_acknowledged().await;
     // A genuine document right after the flood is judged and reported at once.
     let cancel = world.free();
@@ -62,7 +62,7 @@ async fn s58_forged_documents_are_rejected_and_the_reports_rate_limited() {
 }
 
 #[tokio::test]
-async fn s59_an_unknown_key_is_fetched_and_the_document_held_then_judged() {
+async fn s59_a_document_with_an_unknown_key_waits_for_the_fetched_keyset_then_is_judged() {
     let mut world = World::new().await;
     // If the keyset came before the first document, none has been fetched yet; the limit is one fetch a minute.
     world.agent.start();
@@ -84,13 +84,13 @@ async fn s59_an_unknown_key_is_fetched_and_the_document_held_then_judged() {
 }
 
 #[tokio::test]
-async fn s59_a_key_that_stays_unknown_is_rejected_within_30_s_and_asked_about() {
+async fn s59_a_document_whose_key_stays_unknown_is_rejected_within_30_s_and_triggers_get() {
     let mut world = World::new().await;
     let premium = world.start_premium().await;
-    let stranger = world.free();
-    let stranger = stranger.signed(&signer("nobody"));
+    let unknown = world.free();
+    let unknown = unknown.signed(&signer("nobody"));
     let (gets, keysets) = (world.issuer.gets(), world.cloud.count(Method::GET, "/v1/keyset"));
-    world.issuer.publish_entitlement(&stranger.token).await;
+    world.issuer.publish_entitlement(&unknown.token).await;
     world
         .cloud
         .wait("the keyset asked for", |seen| seen.calls.iter().filter(|call| call.path == "/v1/keyset").nth(keysets).map(drop))
@@ -111,7 +111,7 @@ async fn s59_a_key_that_stays_unknown_is_rejected_within_30_s_and_asked_about() 
 }
 
 #[tokio::test]
-async fn s60_both_keys_of_a_rotation_are_good_and_a_revoked_one_is_not() {
+async fn s60_both_keys_of_a_rotation_are_accepted_and_a_revoked_one_is_not() {
     let mut world = World::new().await;
     world.start_premium().await;
     let next_key = signer("2027-01");
@@ -137,11 +137,15 @@ async fn s60_both_keys_of_a_rotation_are_good_and_a_revoked_one_is_not() {
     world.issuer.publish_entitlement(&late.token).await;
     let report = world.issuer.judged(&late, Outcome::Rejected).await;
     assert_eq!((report.reason.as_str(), report.keyset), ("revoked_key", 9));
-    assert_eq!((report.seq, report.digest, report.mode), (current.seq, current.digest, Mode::Paid), "what is in force runs to its lease");
+    assert_eq!(
+        (report.seq, report.digest, report.mode),
+        (current.seq, current.digest, Mode::Paid),
+        "the document in force stays until its lease ends"
+    );
 }
 
 #[tokio::test]
-async fn s61_malformed_documents_are_rejected_and_acknowledged_before_they_cost_memory() {
+async fn s61_malformed_documents_are_rejected_and_acknowledged_without_using_memory() {
     let mut world = World::new().await;
     let premium = world.start_premium().await;
     let (memory, _) = world.agent.memory();
@@ -173,7 +177,7 @@ async fn s61_malformed_documents_are_rejected_and_acknowledged_before_they_cost_
     for payload in &more {
         world.issuer.publish(&world.issuer.topics().entitlement(), false, payload.clone()).await;
     }
-    until("them on their way", PATIENCE, || (world.broker.sent_to(DEVICE) >= sent + more.len()).then_some(())).await;
+    until("the documents sent", PATIENCE, || (world.broker.sent_to(DEVICE) >= sent + more.len()).then_some(())).await;
     world.everything_acknowledged().await;
     assert_eq!(world.broker.connects_of(DEVICE), connects, "the connection was lost");
     let cancel = world.free();
@@ -281,7 +285,7 @@ async fn names_the_fault(agent: &Agent, from: usize, name: &str, words: &[&str])
 }
 
 #[tokio::test]
-async fn s63_a_server_that_cannot_be_trusted_is_told_nothing() {
+async fn s63_an_untrusted_server_receives_nothing() {
     let pki = Pki::new();
     for BadServer { name, tls, words } in bad_servers(&pki) {
         let impostor = Impostor::listen(([127, 0, 0, 1], 0).into(), tls).await;
@@ -297,7 +301,7 @@ async fn s63_a_server_that_cannot_be_trusted_is_told_nothing() {
 
 /// The control: without a fault, the same server receives CONNECT at once.
 #[tokio::test]
-async fn s63_a_server_without_a_fault_is_told_connect() {
+async fn s63_a_trusted_server_receives_connect() {
     let pki = Pki::new();
     let impostor = Impostor::listen(([127, 0, 0, 1], 0).into(), pki.mutual_tls(&pki.ca.server())).await;
     let (mut agent, _cloud) = agent_at(&pki, impostor.addr).await;
@@ -339,13 +343,13 @@ async fn s63_tls_1_1_is_refused() {
     let (mut agent, _cloud) = agent_at(&pki, addr).await;
     agent.start();
     names_the_fault(&agent, 0, "TLS 1.1", &["tls 1.2"]).await;
-    until("openssl to see the refusal", PATIENCE, || log.find(0, |line| line.contains("protocol") || line.contains("version"))).await;
+    until("openssl to log the refusal", PATIENCE, || log.find(0, |line| line.contains("protocol") || line.contains("version"))).await;
     assert!(log.find(0, |line| line.contains("MQTT")).is_none(), "{:?}", log.all());
     drop(port);
 }
 
 #[tokio::test]
-async fn s64_a_missing_unreadable_or_loose_key_file_refuses_to_start_and_is_named() {
+async fn s64_the_agent_refuses_to_start_with_a_missing_unreadable_or_world_readable_key_file() {
     type Damage = fn(&Agent);
     fn chmod(path: &std::path::Path, mode: u32) {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
@@ -374,7 +378,7 @@ async fn s64_a_missing_unreadable_or_loose_key_file_refuses_to_start_and_is_name
 }
 
 #[tokio::test]
-async fn a_state_directory_that_cannot_be_one_is_a_wrong_configuration() {
+async fn an_unusable_state_directory_is_a_configuration_error() {
     let pki = Pki::new();
     let (mut agent, _cloud) = agent_at(&pki, ([127, 0, 0, 1], 1).into()).await;
     agent.config.state_dir = agent.config.ca.clone();
@@ -390,11 +394,11 @@ async fn s64_plaintext_to_another_machine_is_refused() {
     agent.config.broker = "mqtt://care.example:1883".into();
     agent.start();
     assert_eq!(agent.ended().await.code(), Some(78));
-    until("a line that says why", PATIENCE, || agent.log().find(0, |line| line.contains("mqtts"))).await;
+    until("a line with the reason", PATIENCE, || agent.log().find(0, |line| line.contains("mqtts"))).await;
 }
 
 #[tokio::test]
-async fn s65_an_edited_state_file_is_not_believed() {
+async fn s65_an_edited_state_file_is_rejected() {
     let mut world = World::new().await;
     let cancel = world.free();
     world.start_with(cancel, Mode::Free).await;
@@ -451,7 +455,7 @@ async fn s66_a_keyset_with_a_lower_version_is_rejected() {
     let forged: Document = forged.signed(&rogue);
     assert_eq!(forged.digest, digest_of(&forged.token));
     world.issuer.publish_entitlement(&forged.token).await;
-    holds("the old keyset's key is no key", Duration::from_secs(2), || {
+    holds("the old keyset's key is not trusted", Duration::from_secs(2), || {
         world.issuer.reports(0).into_iter().find(|report| forged.in_force(report)).map(|report| format!("{report:?}"))
     })
     .await;

@@ -35,7 +35,7 @@ fn body_of_pem(path: &Path) -> String {
 }
 
 #[tokio::test]
-async fn no_secret_stands_in_log_status_archive_or_command_line() {
+async fn no_secret_appears_in_log_status_archive_or_command_line() {
     let mut world = World::with_camera().await;
     // At the most verbose log level.
     world.agent.environment = vec![("CARE_LOG".into(), "info,kasa_care_agent=trace".into())];
@@ -83,7 +83,7 @@ async fn no_secret_stands_in_log_status_archive_or_command_line() {
     }
     world.cloud.wait_for("a clip", Duration::from_secs(60), |seen| seen.puts.iter().find(|put| put.complete == Some(true)).cloned()).await;
     let carried = world.cloud.lock().calls.iter().any(|call| call.path.contains("CANARY-SIGNATURE"));
-    assert!(carried, "the canary was not even alive");
+    assert!(carried, "the canary was not in use");
 
     let proc = PathBuf::from(format!("/proc/{}", world.agent.pid()));
     let read = |name: &str| String::from_utf8_lossy(&fs::read(proc.join(name)).unwrap()).into_owned();
@@ -102,7 +102,7 @@ async fn no_secret_stands_in_log_status_archive_or_command_line() {
     places.push(("the support archive", fs::read_to_string(&archive).unwrap()));
     places.push(("the log", world.agent.log().all().join("\n")));
     for (place, text) in &places {
-        assert!(!text.is_empty(), "nothing to look through in {place}");
+        assert!(!text.is_empty(), "nothing to search in {place}");
         let found = leaks(text, &canaries);
         assert!(found.is_empty(), "{found:?} in {place}");
     }
@@ -110,14 +110,14 @@ async fn no_secret_stands_in_log_status_archive_or_command_line() {
 
 /// Tests the check itself.
 #[test]
-fn a_leak_is_found() {
+fn a_leaked_secret_is_detected() {
     let canaries = vec![("a query", "CANARY".to_owned()), ("a key", "MIGH".to_owned())];
     assert_eq!(leaks("PUT https://clips.example/k?X-Amz-Signature=CANARY answered 500", &canaries), ["a query"]);
     assert!(leaks("PUT https://clips.example/k answered 500", &canaries).is_empty());
 }
 
 #[tokio::test]
-async fn what_the_agent_writes_is_for_its_user_alone() {
+async fn files_that_the_agent_writes_are_readable_by_its_user_only() {
     let mut world = World::new().await;
     world.start_premium().await;
     for entry in fs::read_dir(&world.agent.config.state_dir).unwrap() {
@@ -155,7 +155,7 @@ fn listeners(pid: i32) -> BTreeSet<String> {
 }
 
 #[tokio::test]
-async fn it_listens_for_its_status_and_for_motion_and_executes_nothing() {
+async fn the_agent_listens_only_for_status_and_motion_and_executes_nothing() {
     let mut world = World::with_camera().await;
     world.start_premium().await;
     world.agent.motion().await;
@@ -185,7 +185,7 @@ async fn it_listens_for_its_status_and_for_motion_and_executes_nothing() {
 
 /// Tests the check itself.
 #[test]
-fn a_port_that_is_listened_on_is_found() {
+fn a_listening_port_is_detected() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = format!("{:04X}", listener.local_addr().unwrap().port());
     let found = listeners(std::process::id().try_into().unwrap());
@@ -199,7 +199,7 @@ fn executes(line: &str) -> bool {
 }
 
 #[test]
-fn no_line_of_the_agent_executes_a_program() {
+fn no_source_line_of_the_agent_executes_a_program() {
     fn look(dir: &Path, found: &mut Vec<String>, seen: &mut usize) {
         for entry in fs::read_dir(dir).unwrap() {
             let path = entry.unwrap().path();

@@ -24,7 +24,7 @@ async fn checked(agent: &Agent) -> (Option<i32>, String) {
 }
 
 #[tokio::test]
-async fn a_byte_order_mark_hides_no_certificate_key_or_configuration() {
+async fn files_with_a_byte_order_mark_are_read() {
     let mut world = World::new().await;
     let another = Authority::root("another authority").pem();
     let config = world.agent.config.clone();
@@ -44,7 +44,7 @@ async fn a_byte_order_mark_hides_no_certificate_key_or_configuration() {
 }
 
 #[tokio::test]
-async fn one_root_that_cannot_be_read_is_named_and_the_others_count() {
+async fn an_unreadable_root_is_reported_and_the_others_are_used() {
     let mut world = World::new().await;
     let lines = world.pki.ca.pem().lines().count();
     fs::write(&world.agent.config.ca, format!("{}{ODD}{}", world.pki.ca.pem(), Authority::root("another authority").pem())).unwrap();
@@ -53,7 +53,7 @@ async fn one_root_that_cannot_be_read_is_named_and_the_others_count() {
     let status = world.agent.status("the root that is skipped", |status| status.condition("ca_skipped").is_some()).await;
     assert!(status.sentence("ca_skipped").contains(&place), "{:#}", status.0["conditions"]);
     let (code, told) = checked(&world.agent).await;
-    assert_eq!(code, Some(0), "a warning is no fault: {told}");
+    assert_eq!(code, Some(0), "a warning is not an error: {told}");
     assert!(told.lines().any(|line| line.contains("broker.ca: warning") && line.contains(&place)), "{told}");
 
     // The condition ends with the next bundle; a bundle without a usable root is an error.
@@ -67,7 +67,7 @@ async fn one_root_that_cannot_be_read_is_named_and_the_others_count() {
 }
 
 #[tokio::test]
-async fn what_looks_like_a_certificate_is_read_or_named() {
+async fn every_block_that_looks_like_a_certificate_is_read_or_reported() {
     let world = World::new().await;
     world.agent.write_config();
     let ca = world.pki.ca.pem();
@@ -103,7 +103,7 @@ async fn what_looks_like_a_certificate_is_read_or_named() {
 }
 
 #[tokio::test]
-async fn a_configuration_or_authority_that_others_may_change_is_refused_with_the_remedy() {
+async fn a_configuration_or_authority_writable_by_others_is_refused_with_the_remedy() {
     let mut world = World::new().await;
     world.agent.write_config();
     let files = [(world.agent.config_path(), "config.toml"), (world.agent.config.ca.clone(), "broker.ca")];

@@ -320,7 +320,7 @@ fn revocations(pki: &Pki, dir: &Path) -> std::path::PathBuf {
 }
 
 #[tokio::test]
-async fn s63_no_bad_server_is_told_a_byte_as_broker_or_as_api() {
+async fn s63_no_bad_server_receives_a_byte_as_broker_or_as_api() {
     let pki = Pki::new();
     let dir = tempfile::tempdir().unwrap();
     let mut table = bad_servers(&pki, dir.path());
@@ -344,7 +344,7 @@ async fn s63_no_bad_server_is_told_a_byte_as_broker_or_as_api() {
 /// The control: with the same certificate without a fault, and a revocation list that does not name it, the server
 /// receives CONNECT.
 #[tokio::test]
-async fn s63_a_good_server_beside_a_revocation_list_is_told_connect_and_get() {
+async fn s63_a_good_server_with_a_revocation_list_in_use_receives_connect_and_get() {
     let pki = Pki::new();
     let dir = tempfile::tempdir().unwrap();
     let server = pki.ca.below(authority_params("Care test intermediate")).server();
@@ -361,7 +361,7 @@ async fn s63_a_good_server_beside_a_revocation_list_is_told_connect_and_get() {
 
 /// A certificate as large as any real one is accepted: a chain of 30 KiB.
 #[tokio::test]
-async fn s63_a_large_certificate_is_no_fault() {
+async fn s63_a_large_certificate_is_accepted() {
     let pki = Pki::new();
     let mut params = server_params(&["127.0.0.1"]);
     let octets = [&[4, 0x82, 0x78, 0][..], &vec![0; 0x7800]].concat();
@@ -374,7 +374,7 @@ async fn s63_a_large_certificate_is_no_fault() {
 
 /// Runs the whole table as clip stores with `check-config --connect`, which takes the path of an upload up to HTTP.
 #[tokio::test]
-async fn s63_no_bad_server_is_told_a_byte_as_clip_store() {
+async fn s63_no_bad_server_receives_a_byte_as_clip_store() {
     let pki = Pki::new();
     let dir = tempfile::tempdir().unwrap();
     let mut servers = Vec::new();
@@ -403,7 +403,7 @@ async fn s63_no_bad_server_is_told_a_byte_as_clip_store() {
 
 /// The same with real uploads for three of them, including the one that only a confirmed clock can refuse.
 #[tokio::test]
-async fn s63_a_clip_waits_while_its_store_is_not_to_be_trusted() {
+async fn s63_a_clip_waits_while_its_store_is_untrusted() {
     let mut world = World::with_camera().await;
     let mut future = server_params(&["127.0.0.1"]);
     validity(&mut future, 2, 30);

@@ -133,7 +133,7 @@ fn rabbitmq(dir: &Path, port: u16) -> Vec<Command> {
 
 /// Where `scripts/brokers.sh` installs the brokers that Debian does not package.
 fn cache() -> PathBuf {
-    let home = || PathBuf::from(std::env::var_os("HOME").expect("a home")).join(".cache");
+    let home = || PathBuf::from(std::env::var_os("HOME").expect("HOME is set")).join(".cache");
     std::env::var_os("XDG_CACHE_HOME").map_or_else(home, PathBuf::from).join("kasa-care-agent/brokers")
 }
 

@@ -11,13 +11,13 @@ use crate::daily::{agent_says, in_force};
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the image of an emulated camera: scripts/arm/whole-camera.sh"]
 async fn the_agent_works_on_a_read_only_root() {
-    lives_on(Model { read_only: true, ..Model::default() }).await;
+    works_on(Model { read_only: true, ..Model::default() }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the image of an emulated camera: scripts/arm/whole-camera.sh"]
 async fn a_camera_that_boots_in_1970_connects() {
-    let camera = lives_on(Model { without_clock: true, ..Model::default() }).await;
+    let camera = works_on(Model { without_clock: true, ..Model::default() }).await;
     let year = camera.run("date +%Y").await;
     assert_eq!(year.trim(), "1970", "the guest's clock was set by something else");
 }
@@ -25,13 +25,13 @@ async fn a_camera_that_boots_in_1970_connects() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the image of an emulated camera: scripts/arm/whole-camera.sh"]
 async fn memory_of_128_mb_is_enough() {
-    lives_on(Model { memory: 128, ..Model::default() }).await;
+    works_on(Model { memory: 128, ..Model::default() }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the image of an emulated camera: scripts/arm/whole-camera.sh"]
 async fn memory_of_64_mb_is_enough() {
-    let camera = lives_on(Model { memory: 64, ..Model::default() }).await;
+    let camera = works_on(Model { memory: 64, ..Model::default() }).await;
     assert_eq!(camera.console().count("Out of memory"), 0, "a process was killed for lack of memory");
     eprintln!("{}", camera.run("grep -E 'MemTotal|MemAvailable' /proc/meminfo; grep -E '^Pss:' /proc/$(systemctl show -p MainPID --value kasa-care-agent)/smaps_rollup").await);
 }
@@ -73,8 +73,8 @@ async fn three_cards_are_swapped() {
     in_force(&world.issuer, 0, &premium, Mode::Paid).await;
     for card in ["first", "second", "third"] {
         camera.run("mkdir -p /mnt/sd && mount -t tmpfs -o size=16m card /mnt/sd").await;
-        prints_in_the_end(&camera, &format!("recordings on the {card} card"), "test -s /mnt/sd/recordings/*.mp4 && echo yes", "yes").await;
-        prints_in_the_end(&camera, &format!("the {card} card unmounted"), "umount /mnt/sd && echo yes", "yes").await;
+        eventually_prints(&camera, &format!("recordings on the {card} card"), "test -s /mnt/sd/recordings/*.mp4 && echo yes", "yes").await;
+        eventually_prints(&camera, &format!("the {card} card unmounted"), "umount /mnt/sd && echo yes", "yes").await;
         let beneath = camera.run("ls -A /mnt/sd").await;
         assert_eq!(beneath, "", "recorded beneath the mount point after the {card} card");
     }
@@ -85,7 +85,7 @@ async fn three_cards_are_swapped() {
 }
 
 /// Runs a script until it prints this text.
-async fn prints_in_the_end(camera: &Guest, what: &str, script: &str, wanted: &str) {
+async fn eventually_prints(camera: &Guest, what: &str, script: &str, wanted: &str) {
     let began = std::time::Instant::now();
     while camera.run(&format!("({script}) 2>/dev/null")).await.trim() != wanted {
         assert!(began.elapsed() < PATIENCE, "still waiting for {what}");
@@ -94,7 +94,7 @@ async fn prints_in_the_end(camera: &Guest, what: &str, script: &str, wanted: &st
 }
 
 /// Goes from first boot to paid, a clip and a cancel. Returns the running camera.
-async fn lives_on(model: Model) -> Guest {
+async fn works_on(model: Model) -> Guest {
     let mut world = World::new().await;
     let premium = world.premium();
     let premium = world.issue(premium).await;

@@ -111,7 +111,7 @@ enum Reader {
     Lenient,
 }
 
-/// Judges `good` and every change of it by schema and reader; returns how many were accepted and refused by the schema.
+/// Judges `good` and every change of it by schema and reader. Returns how many the schema accepted and refused.
 fn compare(name: &str, reader: Reader, good: &Value, accepts: impl Fn(&[u8]) -> bool) -> (usize, usize) {
     let mut judge = Judge::start();
     let (valid, why) = judge.validate(name, good);

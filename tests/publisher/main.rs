@@ -69,7 +69,7 @@ impl Stage {
         let mut motion = self.camera.motion().await;
         let started = Instant::now();
         loop {
-            motion.moved().await;
+            motion.report_motion().await;
             let moved = Instant::now();
             while moved.elapsed() < Duration::from_secs(8) {
                 if let Some(line) = self.log.find(0, |line| line.starts_with(&format!("{DEVICE} stored motion "))) {

@@ -95,9 +95,9 @@ async fn dial(pki: &Pki, cloud: &Cloud) -> TlsStream<TcpStream> {
 #[tokio::test]
 async fn taking_the_proxy_down_closes_connections_and_bringing_it_up_restores_them() {
     let world = World::new().await;
-    let mut first = TcpStream::connect(world.wire.addr).await.unwrap();
-    until("the proxy to accept", PATIENCE, || (world.wire.accepted() == 1).then_some(())).await;
-    world.wire.cut().await;
+    let mut first = TcpStream::connect(world.proxy.addr).await.unwrap();
+    until("the proxy to accept", PATIENCE, || (world.proxy.accepted() == 1).then_some(())).await;
+    world.proxy.cut().await;
     let mut byte = [0];
     let end = tokio::io::AsyncReadExt::read(&mut first, &mut byte).await;
     assert!(matches!(end, Ok(0) | Err(_)), "{end:?}");
@@ -123,7 +123,7 @@ async fn each_network_fault_has_its_documented_effect() {
 
 async fn strikes(fault: Fault) {
     let echo = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let wire = Proxy::to(echo.local_addr().unwrap()).await;
+    let proxy = Proxy::to(echo.local_addr().unwrap()).await;
     tokio::spawn(async move {
         let mut peers = tokio::task::JoinSet::new();
         while let Ok((mut peer, _)) = echo.accept().await {
@@ -133,13 +133,13 @@ async fn strikes(fault: Fault) {
             });
         }
     });
-    let mut stream = TcpStream::connect(wire.addr).await.unwrap();
-    assert_eq!(patience(PATIENCE, &mut stream).await.unwrap().unwrap(), vec![7; 1000], "{fault:?}: a well wire");
-    wire.control.inflict(fault);
+    let mut stream = TcpStream::connect(proxy.addr).await.unwrap();
+    assert_eq!(exchange_within(PATIENCE, &mut stream).await.unwrap().unwrap(), vec![7; 1000], "{fault:?}: without a fault");
+    proxy.control.inject(fault);
     let started = std::time::Instant::now();
     let short = Duration::from_millis(1500);
     let silent = matches!(fault, Fault::HalfOpen | Fault::Blackhole | Fault::Stall);
-    let came = patience(if silent { short } else { PATIENCE }, &mut stream).await;
+    let came = exchange_within(if silent { short } else { PATIENCE }, &mut stream).await;
     let took = started.elapsed();
     match fault {
         Fault::Latency | Fault::Bandwidth => {
@@ -156,37 +156,37 @@ async fn strikes(fault: Fault) {
         Fault::Reset => assert_eq!(came.unwrap().unwrap_err().kind(), std::io::ErrorKind::ConnectionReset),
         Fault::Refused => {
             assert!(came.unwrap().is_err());
-            let again = TcpStream::connect(wire.addr).await.unwrap_err();
+            let again = TcpStream::connect(proxy.addr).await.unwrap_err();
             assert_eq!(again.kind(), std::io::ErrorKind::ConnectionRefused);
         }
         Fault::HalfOpen => assert!(came.is_err(), "data arrived"),
         Fault::Blackhole => {
             assert!(came.is_err(), "data arrived");
-            assert!(tokio::time::timeout(short, TcpStream::connect(wire.addr)).await.is_err(), "the SYN was answered");
+            assert!(tokio::time::timeout(short, TcpStream::connect(proxy.addr)).await.is_err(), "the SYN was answered");
         }
         Fault::Stall => {
             assert!(came.is_err(), "data arrived");
-            wire.control.lift();
+            proxy.control.lift();
             let mut late = vec![0; 1000];
             tokio::io::AsyncReadExt::read_exact(&mut stream, &mut late).await.unwrap();
             assert_eq!(late, vec![7; 1000]);
         }
     }
-    assert!(wire.control.bitten() > 0, "{fault:?} is not counted");
-    wire.control.lift();
-    let mut anew = TcpStream::connect(wire.addr).await;
+    assert!(proxy.control.hits() > 0, "{fault:?} is not counted");
+    proxy.control.lift();
+    let mut anew = TcpStream::connect(proxy.addr).await;
     for _ in 0..50 {
         if anew.is_ok() {
             break;
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
-        anew = TcpStream::connect(wire.addr).await;
+        anew = TcpStream::connect(proxy.addr).await;
     }
-    assert_eq!(patience(PATIENCE, &mut anew.unwrap()).await.unwrap().unwrap(), vec![7; 1000], "{fault:?}: lifted");
+    assert_eq!(exchange_within(PATIENCE, &mut anew.unwrap()).await.unwrap().unwrap(), vec![7; 1000], "{fault:?}: lifted");
 }
 
 /// Runs [`exchange`] with a thousand bytes and this timeout.
-async fn patience(time: Duration, stream: &mut TcpStream) -> Result<std::io::Result<Vec<u8>>, tokio::time::error::Elapsed> {
+async fn exchange_within(time: Duration, stream: &mut TcpStream) -> Result<std::io::Result<Vec<u8>>, tokio::time::error::Elapsed> {
     tokio::time::timeout(time, exchange(stream, 1000)).await
 }
 

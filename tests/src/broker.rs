@@ -114,7 +114,7 @@ impl Broker {
     /// Restarts the broker without its data: no sessions, no retained messages.
     pub async fn restart_empty(&mut self) {
         self.stop().await;
-        self.kind.forget(self.dir.path());
+        self.kind.delete_data(self.dir.path());
         self.resume().await;
     }
 
@@ -167,8 +167,7 @@ impl Broker {
 }
 
 /// A reserved loopback port. Its socket is bound with SO_REUSEADDR and does not listen, so that only a server that
-/// also
-/// sets SO_REUSEADDR can take the port.
+/// also sets SO_REUSEADDR can take the port.
 pub fn reserve_port() -> (Socket, SocketAddr) {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();

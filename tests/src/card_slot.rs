@@ -89,12 +89,12 @@ impl Slot {
     }
 
     /// Removes the card while the agent uses it.
-    pub fn tear_out(&self) {
+    pub fn remove_in_use(&self) {
         self.must(&format!("umount -l '{}'", self.above.join("sd").display()));
     }
 
     /// The files below the mount point while no card is mounted.
-    pub fn beneath(&self) -> Vec<String> {
+    pub fn files_below_mount(&self) -> Vec<String> {
         let names = std::fs::read_dir(self.recordings()).unwrap();
         names.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect()
     }

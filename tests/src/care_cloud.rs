@@ -73,7 +73,7 @@ impl CareCloud {
     pub async fn camera(&mut self, id: &str, account: &str) {
         let out = self.provision(id, account).await;
         let config = out.join("config.toml");
-        std::fs::write(&config, without_picture(&std::fs::read_to_string(&config).unwrap(), &out)).unwrap();
+        std::fs::write(&config, without_media(&std::fs::read_to_string(&config).unwrap(), &out)).unwrap();
         self.switch_on(id);
     }
 
@@ -165,7 +165,7 @@ fn text(path: &Path) -> &str {
 }
 
 /// The same configuration without `[media]`, with a status socket of its own.
-fn without_picture(config: &str, dir: &Path) -> String {
+fn without_media(config: &str, dir: &Path) -> String {
     let mut section = "";
     let mut kept = String::new();
     for line in config.lines() {

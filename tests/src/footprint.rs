@@ -44,7 +44,7 @@ impl Usage {
         }
         // The name is in parentheses and may contain anything; fields after it are numbered from 3.
         let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-        let ticks = |field: usize| fields.get(field - 3).and_then(|text| text.parse::<u64>().ok()).ok_or_else(|| strange("stat"));
+        let ticks = |field: usize| fields.get(field - 3).and_then(|text| text.parse::<u64>().ok()).ok_or_else(|| unexpected("stat"));
         Ok(Self {
             rss_kb: number(&memory, "Rss:")?,
             pss_kb: number(&memory, "Pss:")?,
@@ -75,10 +75,10 @@ pub fn rss_without_program_kb(process: &Path) -> io::Result<u64> {
 
 fn number(text: &str, name: &str) -> io::Result<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name));
-    line.and_then(|rest| rest.split_whitespace().next()).and_then(|text| text.parse().ok()).ok_or_else(|| strange(name))
+    line.and_then(|rest| rest.split_whitespace().next()).and_then(|text| text.parse().ok()).ok_or_else(|| unexpected(name))
 }
 
-fn strange(what: &str) -> io::Error {
+fn unexpected(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("/proc does not say {what}"))
 }
 

@@ -162,7 +162,7 @@ impl MotionSocket {
     }
 
     /// Reports motion.
-    pub async fn moved(&mut self) {
+    pub async fn report_motion(&mut self) {
         self.0.write_all(b"{\"event\":\"motion\",\"score\":0.8}\n").await.unwrap();
     }
 }

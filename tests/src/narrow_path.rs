@@ -1,5 +1,5 @@
-//! A camera behind a router with a smaller MTU that sends no ICMP: three network namespaces, removed when dropped. Needs root and
-//! iproute2.
+//! A camera behind a router with a smaller MTU that sends no ICMP: three network namespaces, removed on drop.
+//! Needs root and iproute2.
 //!
 //! ```text
 //! camera ──1500── router ──1400── cloud

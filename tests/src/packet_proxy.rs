@@ -135,7 +135,7 @@ fn strike(armed: &Armed, moment: Moment) -> bool {
     let mut armed = armed.lock().unwrap();
     match armed.take() {
         Some((wanted, fault, control)) if wanted == moment => {
-            control.inflict(fault);
+            control.inject(fault);
             true
         }
         other => {

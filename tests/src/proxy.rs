@@ -106,17 +106,17 @@ pub struct Control {
 
 impl Control {
     /// Applies this fault from now on.
-    pub fn inflict(&self, fault: Fault) {
+    pub fn inject(&self, fault: Fault) {
         self.state.send_modify(|state| (state.fault, state.upward) = (Some(fault), false));
     }
 
     /// The same, but corrupting faults affect data from the client: an upload.
-    pub fn inflict_upward(&self, fault: Fault) {
+    pub fn inject_upstream(&self, fault: Fault) {
         self.state.send_modify(|state| (state.fault, state.upward) = (Some(fault), true));
     }
 
     /// Applies the fault when the next client has sent its first bytes: in the middle of the TLS handshake.
-    pub fn inflict_after_hello(&self, fault: Fault) {
+    pub fn inject_after_hello(&self, fault: Fault) {
         self.state.send_modify(|state| state.after_hello = Some(fault));
     }
 
@@ -126,11 +126,11 @@ impl Control {
     }
 
     /// How often a fault has affected a connection or a chunk of data.
-    pub fn bitten(&self) -> usize {
+    pub fn hits(&self) -> usize {
         self.bitten.load(Ordering::SeqCst)
     }
 
-    fn bite(&self) {
+    fn hit(&self) {
         self.bitten.fetch_add(1, Ordering::SeqCst);
     }
 }
@@ -167,12 +167,12 @@ impl Proxy {
     }
 
     /// Accepts new connections again.
-    pub fn mend(&self) {
+    pub fn restore(&self) {
         self.control.state.send_modify(|state| state.up = true);
     }
 
     /// Directs new connections to this address.
-    pub fn lead_to(&self, target: SocketAddr) {
+    pub fn redirect_to(&self, target: SocketAddr) {
         self.control.state.send_modify(|state| state.target = target);
     }
 
@@ -263,7 +263,7 @@ async fn carry(near: TcpStream, control: Control) {
         return;
     }
     if matches!(fault, Some(Fault::Reset | Fault::Close)) {
-        control.bite();
+        control.hit();
         if fault == Some(Fault::Reset) {
             let _ = SockRef::from(&near).set_linger(Some(Duration::ZERO));
         }
@@ -279,7 +279,7 @@ async fn carry(near: TcpStream, control: Control) {
     let next = tokio::select! {
         next = pump(&mut near_read, &mut far_write, Direction::Up, &control, &ended) => next,
         next = pump(&mut far_read, &mut near_write, Direction::Down, &control, &ended) => next,
-        next = struck(&mut state) => { control.bite(); next }
+        next = struck(&mut state) => { control.hit(); next }
         () = cut(control.state.subscribe()) => Next::End,
     };
     match next {
@@ -287,12 +287,12 @@ async fn carry(near: TcpStream, control: Control) {
         Next::Reset => {
             let _ = to_reset.set_linger(Some(Duration::ZERO));
             // Dropping it here would send FIN before the RST.
-            near_write.forget();
+            near_write.delete_data();
         }
         Next::Dead => {
             drop((far_read, far_write));
             tokio::select! {
-                () = swallow(&mut near_read) => {}
+                () = discard(&mut near_read) => {}
                 () = cut(control.state.subscribe()) => {}
             }
         }
@@ -301,7 +301,7 @@ async fn carry(near: TcpStream, control: Control) {
             let end = async {
                 sleep(SLOW).await;
                 let _ = near_write.shutdown().await;
-                swallow(&mut near_read).await;
+                discard(&mut near_read).await;
             };
             tokio::select! {
                 () = end => {}
@@ -329,7 +329,7 @@ async fn lifted(control: &Control) {
     let _ = control.state.subscribe().wait_for(|state| state.fault.is_none()).await;
 }
 
-async fn swallow(stream: &mut OwnedReadHalf) {
+async fn discard(stream: &mut OwnedReadHalf) {
     let mut bin = [0; 4096];
     while matches!(stream.read(&mut bin).await, Ok(read) if read > 0) {}
 }
@@ -383,7 +383,7 @@ async fn deliver(piece: &mut [u8], to: &mut OwnedWriteHalf, direction: Direction
         }
         // Handled where connections are accepted: see `struck`.
         Fault::Close | Fault::Reset | Fault::Refused => std::future::pending::<()>().await,
-        _ => control.bite(),
+        _ => control.hit(),
     }
     match fault {
         Fault::Latency => {

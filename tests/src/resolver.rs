@@ -57,7 +57,7 @@ impl Resolver {
 
     /// Applies this fault to answers from now on. Stream-only faults occur over TCP: the UDP answer has the TC bit
     /// set (RFC 1035, 4.2.2).
-    pub fn inflict(&self, fault: Fault) {
+    pub fn inject(&self, fault: Fault) {
         self.fault.send_modify(|(is, _)| *is = Some(fault));
     }
 
@@ -67,7 +67,7 @@ impl Resolver {
     }
 
     /// Number of queries that met a fault.
-    pub fn bitten(&self) -> usize {
+    pub fn hits(&self) -> usize {
         self.fault.borrow().1
     }
 }

@@ -29,8 +29,7 @@ pub fn free_port() -> u16 {
 }
 
 /// Checks for `span` that `broken` returns `None`; panics with its value otherwise. For tests that nothing more
-/// happens,
-/// which only a time window can show.
+/// happens, which only a time window can show.
 pub async fn holds<T: Display>(what: impl Display, span: Duration, mut broken: impl FnMut() -> Option<T>) {
     let started = Instant::now();
     while started.elapsed() < span {

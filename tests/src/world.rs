@@ -25,7 +25,7 @@ pub struct World {
     /// The cloud's MQTT client.
     pub issuer: Issuer,
     /// The proxy between camera and broker.
-    pub wire: Proxy,
+    pub proxy: Proxy,
     /// The broker: Mosquitto unless the test asks for another.
     pub broker: Broker,
     /// The HTTPS side.
@@ -60,11 +60,11 @@ impl World {
 
     async fn around(pki: Pki, broker: Broker) -> Self {
         let device: DeviceId = DEVICE.parse().unwrap();
-        let wire = Proxy::to(broker.addr).await;
+        let proxy = Proxy::to(broker.addr).await;
         let cloud = Cloud::start(&pki).await;
         let issuer = Issuer::connect(&pki, &broker, &device).await;
-        let agent = Agent::new(&pki, DEVICE, wire.addr, &cloud.url());
-        let world = Self { agent, issuer, wire, broker, cloud, pki, device, position: Position { epoch: 3, seq: 40 } };
+        let agent = Agent::new(&pki, DEVICE, proxy.addr, &cloud.url());
+        let world = Self { agent, issuer, proxy, broker, cloud, pki, device, position: Position { epoch: 3, seq: 40 } };
         world.hand_out_first_keyset().await;
         world
     }
@@ -183,7 +183,7 @@ impl World {
         let mut motion = self.agent.motion().await;
         let started = Instant::now();
         loop {
-            motion.moved().await;
+            motion.report_motion().await;
             let moved = Instant::now();
             while moved.elapsed() < Duration::from_secs(5) {
                 if let Some(value) = wanted(&self.cloud.lock()) {

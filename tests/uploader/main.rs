@@ -218,10 +218,10 @@ async fn erased_for_good(sample: Sample) {
 
 #[tokio::test]
 async fn a_killed_agent_closes_the_uploader_and_under_a_hung_one_its_permission_expires() {
-    tokio::join!(ungoverned(Sample::Python), ungoverned(Sample::C));
+    tokio::join!(without_agent(Sample::Python), without_agent(Sample::C));
 }
 
-async fn ungoverned(sample: Sample) {
+async fn without_agent(sample: Sample) {
     let (mut vendor, put) = Vendor::uploading(sample).await;
     vendor.world.agent.kill().await;
     vendor.was_cut(&put).await;

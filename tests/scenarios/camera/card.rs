@@ -38,7 +38,7 @@ async fn s94_three_cards_swapped_under_the_unit_each_get_their_recordings() {
         tried.push(slot.eject().await);
         let sentence = world.agent.condition("recording").await;
         assert!(sentence.contains("no card is mounted"), "{sentence}");
-        assert_eq!(slot.beneath(), Vec::<String>::new(), "recorded below the mount point");
+        assert_eq!(slot.files_below_mount(), Vec::<String>::new(), "recorded below the mount point");
         assert!(every_frame_in(&recordings(&card)) > 10, "{:?}", recordings(&card));
         if let Some(next) = next {
             card = slot.insert(next);
@@ -52,10 +52,10 @@ async fn s94_three_cards_swapped_under_the_unit_each_get_their_recordings() {
     let first = slot.insert("first");
     let before = recordings(&first).len();
     until("a further segment on the first card", PATIENCE, || (recordings(&first).len() > before).then_some(())).await;
-    slot.tear_out();
+    slot.remove_in_use();
     let fourth = slot.insert("fourth");
     recorded_on(&world.agent, &fourth).await;
-    assert_eq!(slot.beneath(), Vec::<String>::new(), "recorded below the mount point");
+    assert_eq!(slot.files_below_mount(), Vec::<String>::new(), "recorded below the mount point");
 
     // Plan changes apply throughout.
     let cancel = world.free();

@@ -50,7 +50,7 @@ async fn s71_a_plan_switch_loses_no_local_frame() {
         for draft in [world.free(), world.plus(), world.premium()] {
             let mode = if draft.0.plan.is_free() { Mode::Free } else { Mode::Paid };
             world.switch(draft, mode).await;
-            world.agent.motion().await.moved().await;
+            world.agent.motion().await.report_motion().await;
         }
     }
     let cancel = world.free();
@@ -113,7 +113,7 @@ async fn s81_a_new_camera_is_unbound_until_its_first_document_whatever_its_seq()
     let get = world.issuer.get_since(0).await;
     assert_eq!((get.epoch, get.seq), (0, 0));
     world.agent.mode(Mode::Unbound).await;
-    world.agent.motion().await.moved().await;
+    world.agent.motion().await.report_motion().await;
     holds("nothing is uploaded", Duration::from_secs(4), || {
         (world.cloud.grants_asked() > 0).then(|| format!("{:?}", world.cloud.lock().asked.last()))
     })
@@ -160,7 +160,7 @@ async fn s82_a_grant_for_an_unlisted_store_is_refused_and_no_byte_is_sent() {
     let started = Instant::now();
     while world.cloud.grants_asked() <= count {
         assert!(started.elapsed() < Duration::from_secs(60), "{} of {count} grants asked for", world.cloud.grants_asked());
-        motion.moved().await;
+        motion.report_motion().await;
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
     assert_eq!((stranger.lock().connections, plain.lock().connections), (0, 0), "a byte was sent to the unlisted store");

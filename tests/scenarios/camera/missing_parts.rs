@@ -41,7 +41,7 @@ async fn s93_the_agent_runs_without_its_motion_socket_and_uses_it_once_it_appear
     std::fs::create_dir(&later).unwrap();
     let mut socket = MotionSocket::open(&motion).await;
     world.agent.condition_gone("motion_socket").await;
-    socket.moved().await;
+    socket.report_motion().await;
     world.cloud.stored(1).await;
 }
 

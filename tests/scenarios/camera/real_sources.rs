@@ -75,7 +75,7 @@ async fn a_picture_taller_than_the_plan_allows_is_never_uploaded_and_status_says
     let low = world.start_with(low, care_protocol::Mode::Paid).await;
     let status = world.agent.status("why no clip is uploaded", |status| status.text_of_all().contains("90")).await;
     assert_eq!(status.seq(), low.position.seq);
-    world.agent.motion().await.moved().await;
+    world.agent.motion().await.report_motion().await;
     care_tests::wait::holds("nothing is uploaded", std::time::Duration::from_secs(4), || {
         (world.cloud.grants_asked() > 0).then(|| format!("{:?}", world.cloud.lock().asked.last()))
     })

@@ -42,7 +42,7 @@ fn frames(status: &Status) -> u64 {
     status.0["media"]["recording"]["frames"].as_u64().unwrap_or_default()
 }
 
-fn says_no_card(status: &Status) -> bool {
+fn reports_no_card(status: &Status) -> bool {
     status.sentence("recording").contains("no card is mounted")
 }
 
@@ -50,7 +50,7 @@ fn says_no_card(status: &Status) -> bool {
 #[tokio::test]
 async fn s94_three_cards_are_swapped_under_systemd_and_the_motion_socket_is_at_its_documented_path() {
     let camera = SystemdCamera::boot(CONFIG).await;
-    camera.status("no card", says_no_card).await;
+    camera.status("no card", reports_no_card).await;
     for card in ["first", "second", "third"] {
         let image = format!("/cards/{card}");
         camera.run(&format!("truncate -s 40M {image} && mkfs.ext4 -q -m 0 {image} && mount -o loop {image} /mnt/sd"));
@@ -58,7 +58,7 @@ async fn s94_three_cards_are_swapped_under_systemd_and_the_motion_socket_is_at_i
         if card == "first" {
             camera.run("systemctl restart kasa-care-agent");
         }
-        let before = frames(&camera.status("recording", |status| !says_no_card(status)).await);
+        let before = frames(&camera.status("recording", |status| !reports_no_card(status)).await);
         camera.status("frames on the card", |status| frames(status) > before + 30).await;
         assert_ne!(camera.run("ls /mnt/sd/recordings"), "", "nothing is on the {card} card");
 
@@ -67,7 +67,7 @@ async fn s94_three_cards_are_swapped_under_systemd_and_the_motion_socket_is_at_i
             assert!(began.elapsed() < Duration::from_secs(10), "the {card} card cannot be unmounted");
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        camera.status("no card", says_no_card).await;
+        camera.status("no card", reports_no_card).await;
         assert_eq!(camera.run("ls /mnt/sd/recordings"), "", "recorded beneath the mount point after the {card} card");
         camera.run(&format!("mount -o loop,ro {image} /media && test -s /media/recordings/*.mp4 && umount /media"));
     }

@@ -15,7 +15,7 @@ const PACKAGED: [&str; 8] =
     ["coreelements", "app", "typefindfunctions", "isomp4", "videoparsersbad", "openh264", "videoconvertscale", "videorate"];
 
 /// The recorded video, encoded by x264 with these options.
-fn remade(world: &World, options: &[&str]) -> PathBuf {
+fn re_encoded(world: &World, options: &[&str]) -> PathBuf {
     let file = world.agent.dir().join("camera.mp4");
     let picture = ["-i", recorded().to_str().unwrap(), "-c:v", "libx264", "-preset", "veryfast", "-g", "15", "-bf", "0"];
     ffmpeg(&[&picture[..], options, &[file.to_str().unwrap()]].concat());
@@ -24,9 +24,9 @@ fn remade(world: &World, options: &[&str]) -> PathBuf {
 
 /// Checks that the condition names the stream once, that everything else keeps working, and that a decoder that
 /// supports the stream detects motion.
-async fn blind(options: &[&str], profile: &str) {
+async fn motion_goes_undetected(options: &[&str], profile: &str) {
     let mut world = World::with_camera().await;
-    world.agent.config.source = Some(format!("file:{}", remade(&world, options).display()));
+    world.agent.config.source = Some(format!("file:{}", re_encoded(&world, options).display()));
     world.agent.config.motion = "built-in".into();
     only_plugins(&mut world.agent, &PACKAGED);
     world.start_premium().await;
@@ -44,18 +44,18 @@ async fn blind(options: &[&str], profile: &str) {
 
 #[tokio::test]
 async fn motion_that_no_decoder_detects_is_reported_once_for_an_interlaced_stream() {
-    blind(&["-pix_fmt", "yuv420p", "-flags", "+ildct+ilme"], "interlaced").await;
+    motion_goes_undetected(&["-pix_fmt", "yuv420p", "-flags", "+ildct+ilme"], "interlaced").await;
 }
 
 #[tokio::test]
 async fn motion_that_no_decoder_detects_is_reported_once_for_a_high_4_2_2_stream() {
-    blind(&["-pix_fmt", "yuv422p", "-profile:v", "high422"], "High 4:2:2").await;
+    motion_goes_undetected(&["-pix_fmt", "yuv422p", "-profile:v", "high422"], "High 4:2:2").await;
 }
 
 #[tokio::test]
 async fn a_decoder_that_supports_the_stream_detects_motion() {
     let mut world = World::with_camera().await;
-    let file = remade(&world, &["-pix_fmt", "yuv422p", "-profile:v", "high422", "-flags", "+ildct+ilme"]);
+    let file = re_encoded(&world, &["-pix_fmt", "yuv422p", "-profile:v", "high422", "-flags", "+ildct+ilme"]);
     world.agent.config.source = Some(format!("file:{}", file.display()));
     world.agent.config.motion = "built-in".into();
     let folder = only_plugins(&mut world.agent, &PACKAGED);

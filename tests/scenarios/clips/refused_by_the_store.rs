@@ -29,7 +29,7 @@ async fn move_until(world: &World, what: &str, patience: Duration, mut wanted: i
     let started = Instant::now();
     while !wanted(world) {
         assert!(started.elapsed() < patience, "after {patience:?} still waiting for {what}");
-        motion.moved().await;
+        motion.report_motion().await;
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
 }
@@ -46,7 +46,7 @@ fn tries(world: &World, clip: &str) -> Vec<Instant> {
 }
 
 /// Checks that the first clip fails in this way every time and the others are uploaded.
-async fn one_fails(fault: PutFault, words: &str) {
+async fn one_clip_fails(fault: PutFault, words: &str) {
     let world = short_clips().await;
     let poison: Arc<Mutex<Option<String>>> = Arc::default();
     let first = poison.clone();
@@ -84,29 +84,29 @@ async fn one_fails(fault: PutFault, words: &str) {
 
 #[tokio::test]
 async fn s91_a_clip_that_always_gets_500_delays_no_other() {
-    one_fails(PutFault::Status(500), PUT_FAULT_WORDS).await;
+    one_clip_fails(PutFault::Status(500), PUT_FAULT_WORDS).await;
 }
 
 #[tokio::test]
 async fn s91_a_clip_whose_connection_is_always_reset_delays_no_other() {
-    one_fails(PutFault::Reset, "sending the clip").await;
+    one_clip_fails(PutFault::Reset, "sending the clip").await;
 }
 
 #[tokio::test]
 async fn s91_a_clip_too_large_for_a_proxy_delays_no_other() {
-    one_fails(PutFault::Early(413), "413").await;
+    one_clip_fails(PutFault::Early(413), "413").await;
 }
 
 #[tokio::test]
 async fn s91_a_clip_whose_upload_stalls_delays_no_other() {
-    one_fails(PutFault::Stall, "did not answer in time").await;
+    one_clip_fails(PutFault::Stall, "did not answer in time").await;
 }
 
 #[tokio::test]
 async fn a_failing_store_is_named_with_its_error_until_it_accepts_a_clip() {
     let world = short_clips().await;
     world.cloud.lock().on_put = Some(Box::new(|_, _| Some(PutFault::Status(503))));
-    move_until(&world, "uploads reported as failing", PATIENCE, |world| tries_in_all(world) >= 4).await;
+    move_until(&world, "uploads reported as failing", PATIENCE, |world| total_tries(world) >= 4).await;
     let status = world.agent.status("that uploads fail", |status| status.condition("uploads_failing").is_some()).await;
     let sentence = status.sentence("uploads_failing");
     let peer = world.cloud.addr.to_string();
@@ -117,7 +117,7 @@ async fn a_failing_store_is_named_with_its_error_until_it_accepts_a_clip() {
     world.agent.status("that nothing fails", |status| status.condition("uploads_failing").is_none()).await;
 }
 
-fn tries_in_all(world: &World) -> usize {
+fn total_tries(world: &World) -> usize {
     world.cloud.lock().puts.len()
 }
 

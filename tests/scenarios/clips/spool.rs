@@ -59,7 +59,7 @@ fn stored(world: &World, clip: &str) -> bool {
 async fn a_waiting_clip_survives_a_kill_and_is_uploaded_once_the_plan_is_confirmed() {
     let (mut world, clip) = with_a_clip_on_flash().await;
     world.agent.kill().await;
-    world.wire.cut().await;
+    world.proxy.cut().await;
     let premium = std::mem::replace(&mut world.cloud.lock().entitlement, Body::Status(503));
     world.cloud.lock().grants = GrantAnswer::Here;
     let asked = world.cloud.grants_asked();
@@ -72,7 +72,7 @@ async fn a_waiting_clip_survives_a_kill_and_is_uploaded_once_the_plan_is_confirm
     .await;
 
     world.cloud.lock().entitlement = premium;
-    world.wire.mend();
+    world.proxy.restore();
     until("the clip to be stored", RECONNECT, || stored(&world, &clip).then_some(())).await;
     let (put, asked) = {
         let seen = world.cloud.lock();
@@ -155,7 +155,7 @@ async fn move_until_dropped(world: &mut World, clips: u64, mut look: impl FnMut(
     let mut motion = world.agent.motion().await;
     let started = std::time::Instant::now();
     loop {
-        motion.moved().await;
+        motion.report_motion().await;
         let status = world.agent.status("its spool", |_| true).await;
         within_quota(world, &status);
         look(world);

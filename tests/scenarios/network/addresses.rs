@@ -47,10 +47,10 @@ impl BlackHoles {
 
 /// Starts a camera whose broker, API and store share one name that resolves to these dead addresses and a live one.
 /// Checks that the camera is bound, records and uploads.
-async fn lives(dead: &[IpAddr], live: Ipv4Addr) {
+async fn works_despite(dead: &[IpAddr], live: Ipv4Addr) {
     let mut world = World::with_camera().await;
     let store = Cloud::start_with(Some(plain_tls(&world.pki.ca.server()))).await;
-    let servers = [world.wire.addr, world.cloud.addr, store.addr];
+    let servers = [world.proxy.addr, world.cloud.addr, store.addr];
     let mut relays = JoinSet::new();
     for server in servers {
         if live != server.ip() {
@@ -93,28 +93,28 @@ async fn relay(from: SocketAddr, to: SocketAddr) {
 
 #[tokio::test]
 async fn s90_a_dead_ipv6_address_before_a_live_ipv4_one_is_skipped() {
-    lives(&[Ipv6Addr::LOCALHOST.into()], Ipv4Addr::LOCALHOST).await;
+    works_despite(&[Ipv6Addr::LOCALHOST.into()], Ipv4Addr::LOCALHOST).await;
 }
 
 #[tokio::test]
 async fn s90_three_dead_ipv4_addresses_before_a_live_one_are_skipped() {
     // The resolver library sorts addresses by the prefix they share with the local one, 127.0.0.1.
     let dead = [2, 3, 4].map(|last| IpAddr::from(Ipv4Addr::new(127, 0, 0, last)));
-    lives(&dead, Ipv4Addr::new(127, 0, 1, 5)).await;
+    works_despite(&dead, Ipv4Addr::new(127, 0, 1, 5)).await;
 }
 
 /// An address may accept TCP and still not serve MQTT: a load balancer whose backend is down.
 #[tokio::test]
 async fn s90_an_address_that_closes_upon_connect_is_skipped() {
     let mut world = World::new().await;
-    let port = world.wire.addr.port();
+    let port = world.proxy.addr.port();
     let gone = [2, 3].map(|last| SocketAddr::from((Ipv4Addr::new(127, 0, 0, last), port)));
     let mut impostors = Vec::new();
     for address in gone {
         impostors.push(Impostor::listen(address, world.pki.mutual_tls(&world.pki.ca.server())).await);
     }
     let live = SocketAddr::from((Ipv4Addr::new(127, 0, 1, 5), port));
-    let relay = tokio::spawn(relay(live, world.wire.addr));
+    let relay = tokio::spawn(relay(live, world.proxy.addr));
     let resolver = Resolver::naming(&[gone[0].ip(), gone[1].ip(), live.ip()]).await;
     world.agent.resolver = Some(resolver.ip);
     world.agent.config.broker = format!("mqtts://{NAME}:{port}");

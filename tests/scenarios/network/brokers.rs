@@ -149,24 +149,24 @@ async fn s36_a_cancel_while_the_camera_is_off_is_applied_at_boot(world: &mut Wor
 async fn s46_a_cancel_while_the_wire_is_down_is_applied_on_reconnect(world: &mut World) {
     paid(world).await;
     world.cloud.lock().entitlement = Body::Silence;
-    world.wire.cut().await;
+    world.proxy.cut().await;
     world.agent.mode(Mode::Held).await;
     let cancel = world.free();
     let cancel = world.sign(&cancel);
     world.issuer.heard().answer = Some(cancel.token.clone());
     world.issuer.publish_entitlement(&cancel.token).await;
     let mark = world.issuer.mark();
-    world.wire.mend();
+    world.proxy.restore();
     world.issuer.report_within(mark, RECONNECT, "the cancel", |report| cancel.judged(report, Outcome::Applied)).await;
     world.issuer.in_force(&cancel, Mode::Free).await;
 }
 
 async fn s52_the_camera_reconnects_to_a_restarted_broker(world: &mut World) {
     let premium = paid(world).await;
-    let (mark, accepted) = (world.issuer.mark(), world.wire.accepted());
+    let (mark, accepted) = (world.issuer.mark(), world.proxy.accepted());
     world.broker.restart().await;
-    until("the camera to reconnect", RECONNECT, || (world.wire.accepted() > accepted).then_some(())).await;
-    if !world.broker.kind().remembers() {
+    until("the camera to reconnect", RECONNECT, || (world.proxy.accepted() > accepted).then_some(())).await;
+    if !world.broker.kind().keeps_data() {
         // The cloud publishes again what the broker has lost.
         world.hand_out(&premium).await;
     }
@@ -206,12 +206,12 @@ async fn s58_a_forged_document_is_rejected(world: &mut World) {
 
 async fn s61_200_kib_are_rejected_and_the_connection_stays(world: &mut World) {
     let premium = paid(world).await;
-    let (mark, accepted) = (world.issuer.mark(), world.wire.accepted());
+    let (mark, accepted) = (world.issuer.mark(), world.proxy.accepted());
     world.issuer.publish(&world.issuer.topics().entitlement(), false, vec![b'x'; 200 * 1024]).await;
     let report = world.issuer.report_since(mark, "200 KiB", |report| report.outcome == Outcome::Rejected).await;
     assert_eq!(report.reason, "too_large");
     assert!(premium.in_force(&report) && report.mode == Mode::Paid);
-    assert_eq!(world.wire.accepted(), accepted, "the connection was lost");
+    assert_eq!(world.proxy.accepted(), accepted, "the connection was lost");
 }
 
 async fn the_last_will_says_offline(world: &mut World) {
@@ -222,7 +222,7 @@ async fn the_last_will_says_offline(world: &mut World) {
 }
 
 /// Runs three cases in turn with one camera: what `make test` runs against a broker other than Mosquitto.
-async fn three(kind: Kind) {
+async fn run_three(kind: Kind) {
     let mut world = World::with_broker_of(kind).await;
     s57_without_retained_messages_get_works(&mut world).await;
     s01_a_cancel_is_applied_at_once(&mut world).await;
@@ -231,17 +231,17 @@ async fn three(kind: Kind) {
 
 #[tokio::test]
 async fn three_cases_pass_on_mosquitto() {
-    three(Kind::Mosquitto).await;
+    run_three(Kind::Mosquitto).await;
 }
 
 #[tokio::test]
 async fn three_cases_pass_on_nats() {
-    three(Kind::Nats).await;
+    run_three(Kind::Nats).await;
 }
 
 #[tokio::test]
 async fn three_cases_pass_on_rabbitmq() {
-    three(Kind::RabbitMq).await;
+    run_three(Kind::RabbitMq).await;
 }
 
 /// Runs all fifteen cases against one broker, each in its own world, and prints the broker's row of the matrix.

@@ -31,11 +31,11 @@ async fn a_cluster_that_loses_a_node_during_a_cancel_loses_no_document() {
     let cloud = Cloud::start(&pki).await;
     // HTTPS and `get` are silent: MQTT must deliver it by itself.
     cloud.lock().entitlement = Body::Silence;
-    let wire = Proxy::to(nodes[0].addr).await;
+    let proxy = Proxy::to(nodes[0].addr).await;
     // The issuer's own node is never killed.
     let issuer = Issuer::connect(&pki, &nodes[1], &device).await;
     issuer.publish_keyset(&pki.keyset(7).sign(&pki.root)).await;
-    let mut agent = Agent::new(&pki, DEVICE, wire.addr, &cloud.url());
+    let mut agent = Agent::new(&pki, DEVICE, proxy.addr, &cloud.url());
     agent.start();
 
     for round in 0..ROUNDS {
@@ -52,7 +52,7 @@ async fn a_cluster_that_loses_a_node_during_a_cancel_loses_no_document() {
         let sent = issuer.heard().acknowledged();
         issuer.post(&issuer.topics().entitlement(), true, cancel.token.clone());
         nodes[dies].kill().await;
-        wire.lead_to(nodes[lives].addr);
+        proxy.redirect_to(nodes[lives].addr);
         until(format!("round {round}: the cluster to take the cancel"), RECONNECT, || (issuer.heard().acknowledged() > sent).then_some(()))
             .await;
         let what = format!("Free in round {round}");

@@ -28,7 +28,7 @@ async fn s88_a_broker_that_grants_subscriptions_and_delivers_nothing_hides_no_ca
     // The broker lets the camera publish; HTTPS delivers what the broker withholds.
     world.issuer.in_force(&premium, Mode::Paid).await;
     let status = world.agent.status_within("a deaf broker", RECONNECT, |status| status.condition("broker_deaf").is_some()).await;
-    assert!(status.sentence("broker_deaf").contains(&world.wire.addr.to_string()), "{:#}", status.0["conditions"]);
+    assert!(status.sentence("broker_deaf").contains(&world.proxy.addr.to_string()), "{:#}", status.0["conditions"]);
     assert_eq!(status.mode(), "paid");
     let deaf = |report: &care_protocol::Report| report.detail.as_ref().is_some_and(|detail| detail.contains("granted the subscription"));
     world.issuer.report("that it hears nothing", deaf).await;
@@ -57,7 +57,7 @@ async fn s89_without_a_broker_one_lost_poll_does_not_interrupt_paid_media() {
     let premium = world.premium();
     let premium = world.issue(premium).await;
     // HTTPS only: the broker is unreachable.
-    world.wire.cut().await;
+    world.proxy.cut().await;
     world.agent.start();
     world.agent.mode(Mode::Paid).await;
     let asked = world.cloud.entitlement_gets();

@@ -54,33 +54,33 @@ async fn ends_free(world: &World, cancel: &Document) {
 }
 
 /// A Premium camera is stopped and cancelled; when it starts, its connection meets the fault.
-async fn on_the_way_in(phase: Phase, fault: Fault) {
+async fn while_connecting(phase: Phase, fault: Fault) {
     let mut world = World::with_camera().await;
     let proxy = PacketProxy::before(&world.pki, world.broker.addr, &["127.0.0.1", NAME], DEVICE).await;
-    world.wire.lead_to(proxy.addr);
+    world.proxy.redirect_to(proxy.addr);
     let resolver = Resolver::start().await;
     if phase == Phase::Dns {
         world.agent.resolver = Some(resolver.ip);
-        world.agent.config.broker = format!("mqtts://{NAME}:{}", world.wire.addr.port());
+        world.agent.config.broker = format!("mqtts://{NAME}:{}", world.proxy.addr.port());
     }
     world.start_premium().await;
     world.agent.kill().await;
     let cancel = world.cancel_over_mqtt().await;
     let (mark, seen) = (world.cloud.grants_asked(), world.agent.log().len());
 
-    let control = world.wire.control.clone();
+    let control = world.proxy.control.clone();
     match phase {
-        Phase::Dns => resolver.inflict(fault),
-        Phase::Tcp => control.inflict(fault),
-        Phase::Tls => control.inflict_after_hello(fault),
+        Phase::Dns => resolver.inject(fault),
+        Phase::Tcp => control.inject(fault),
+        Phase::Tls => control.inject_after_hello(fault),
         Phase::Connect => proxy.arm(Moment::Connect, fault, &control),
         Phase::Subscribe => proxy.arm(Moment::Subscribe, fault, &control),
         Phase::MidPublish | Phase::MidPut | Phase::MidPutKept => unreachable!("these come later"),
     }
     world.agent.start();
-    let port = world.wire.addr.port();
+    let port = world.proxy.addr.port();
     until(format!("{fault:?} to be felt"), PATIENCE, || {
-        let struck = control.bitten() + resolver.bitten() > 0;
+        let struck = control.hits() + resolver.hits() > 0;
         let log = world.agent.log();
         // With this fault, the peer sees no connection.
         let alone = phase == Phase::Tcp
@@ -92,7 +92,7 @@ async fn on_the_way_in(phase: Phase, fault: Fault) {
         (struck || alone).then_some(())
     })
     .await;
-    world.agent.motion().await.moved().await;
+    world.agent.motion().await.report_motion().await;
     holds("nothing leaves that Free forbids", LASTS, || forbidden(&world, mark)).await;
     control.lift();
     resolver.lift();
@@ -113,40 +113,40 @@ fn unanswered_syn(port: u16) -> bool {
 }
 
 /// The fault begins in the middle of the cancel.
-async fn in_the_cancel(fault: Fault) {
+async fn during_cancel(fault: Fault) {
     let mut world = World::with_camera().await;
     let proxy = PacketProxy::before(&world.pki, world.broker.addr, &["127.0.0.1"], DEVICE).await;
-    world.wire.lead_to(proxy.addr);
-    let control = world.wire.control.clone();
+    world.proxy.redirect_to(proxy.addr);
+    let control = world.proxy.control.clone();
     world.start_premium().await;
     proxy.arm(Moment::MidPublish, fault, &control);
     let cancel = world.cancel_over_mqtt().await;
-    until(format!("{fault:?} to be felt"), PATIENCE, || (control.bitten() > 0).then_some(())).await;
+    until(format!("{fault:?} to be felt"), PATIENCE, || (control.hits() > 0).then_some(())).await;
     tokio::time::sleep(LASTS).await;
     control.lift();
     ends_free(&world, &cancel).await;
     let mark = world.cloud.grants_asked();
-    world.agent.motion().await.moved().await;
+    world.agent.motion().await.report_motion().await;
     holds("nothing leaves that Free forbids", LASTS, || forbidden(&world, mark)).await;
     world.agent.assert_running();
 }
 
 /// The fault begins in the middle of a paid upload. With `cancelled`, the cancel arrives during the fault.
-async fn in_an_upload(fault: Fault, cancelled: bool) {
+async fn during_upload(fault: Fault, cancelled: bool) {
     let mut world = World::with_camera().await;
-    let wire = Proxy::to(world.cloud.addr).await;
-    world.agent.config.cloud = format!("https://{}", wire.addr);
-    world.cloud.lock().origin = format!("https://{}", wire.addr);
+    let proxy = Proxy::to(world.cloud.addr).await;
+    world.agent.config.cloud = format!("https://{}", proxy.addr);
+    world.cloud.lock().origin = format!("https://{}", proxy.addr);
     // The store reads only the beginning, so that the upload is in progress when the fault begins.
     world.cloud.lock().sink = Sink::StallAfter(8 * 1024);
     world.start_premium().await;
     let put = world.upload_in_flight(8 * 1024).await;
-    wire.control.inflict_upward(fault);
+    proxy.control.inject_upstream(fault);
     world.cloud.lock().sink = Sink::Swallow;
-    until(format!("{fault:?} to be felt"), PATIENCE, || (wire.control.bitten() > 0).then_some(())).await;
+    until(format!("{fault:?} to be felt"), PATIENCE, || (proxy.control.hits() > 0).then_some(())).await;
     if !cancelled {
         tokio::time::sleep(LASTS).await;
-        wire.control.lift();
+        proxy.control.lift();
         let whole = |seen: &care_tests::cloud::CloudState| {
             seen.puts.iter().find(|again| again.clip == put.clip && again.complete == Some(true)).cloned()
         };
@@ -161,8 +161,8 @@ async fn in_an_upload(fault: Fault, cancelled: bool) {
     ends_free(&world, &cancel).await;
     let (mark, puts) = (world.cloud.grants_asked(), world.cloud.lock().puts.len());
     tokio::time::sleep(LASTS).await;
-    wire.control.lift();
-    world.agent.motion().await.moved().await;
+    proxy.control.lift();
+    world.agent.motion().await.report_motion().await;
     holds("a cut clip stays cut", LASTS, || {
         let again = world.cloud.lock().puts.iter().skip(puts).find(|again| again.clip == put.clip).map(|again| again.path.clone());
         forbidden(&world, mark).or(again)
@@ -177,10 +177,10 @@ async fn in_an_upload(fault: Fault, cancelled: bool) {
 
 async fn case(phase: Phase, fault: Fault) {
     match phase {
-        Phase::MidPublish => in_the_cancel(fault).await,
-        Phase::MidPut => in_an_upload(fault, true).await,
-        Phase::MidPutKept => in_an_upload(fault, false).await,
-        _ => on_the_way_in(phase, fault).await,
+        Phase::MidPublish => during_cancel(fault).await,
+        Phase::MidPut => during_upload(fault, true).await,
+        Phase::MidPutKept => during_upload(fault, false).await,
+        _ => while_connecting(phase, fault).await,
     }
 }
 

@@ -23,18 +23,18 @@ async fn s46_a_camera_offline_at_the_cancel_is_held_on_reconnect_and_free_before
     let mut world = World::with_camera().await;
     world.start_premium().await;
     world.cloud.lock().entitlement = Body::Silence;
-    world.wire.cut().await;
+    world.proxy.cut().await;
     world.agent.mode(Mode::Held).await;
     let (held_at, mark, asked) = (unix_now(), world.issuer.mark(), world.cloud.grants_asked());
     let mut motion = world.agent.motion().await;
-    motion.moved().await;
+    motion.report_motion().await;
     world.agent.status("a clip that could leave", |status| status.whole_clips() > 0).await;
 
     let cancel = world.free();
     let cancel = world.sign(&cancel);
     world.issuer.heard().answer = Some(cancel.token.clone());
     world.issuer.publish_entitlement(&cancel.token).await;
-    world.wire.mend();
+    world.proxy.restore();
     world.issuer.report_within(mark, RECONNECT, "the cancel applied", |report| cancel.judged(report, Outcome::Applied)).await;
     world.issuer.in_force(&cancel, Mode::Free).await;
     // Reports from before the outage may arrive again; their time tells them apart.
@@ -55,7 +55,7 @@ async fn s47_with_mqtt_down_a_get_every_60_s_keeps_paid_open_and_finds_the_cance
     world.agent.mode(Mode::Paid).await;
     let gets = world.cloud.entitlement_gets();
     let down = Instant::now();
-    world.wire.cut().await;
+    world.proxy.cut().await;
     until("a GET at once", Duration::from_secs(5), || (world.cloud.entitlement_gets() > gets).then_some(())).await;
     let answered = Instant::now();
     // Longer than the 10 s after which an unanswered GET would hold paid media.
@@ -111,7 +111,7 @@ async fn s49_a_refused_grant_pauses_paid_media_and_asks_but_changes_no_entitleme
         assert_eq!((report.plan.unwrap().as_str(), report.erased.clips, report.judged), ("premium", 0, None));
         world.issuer.get_since(gets).await;
         let asked = world.cloud.grants_asked();
-        world.agent.motion().await.moved().await;
+        world.agent.motion().await.report_motion().await;
         holds("paid media pauses", Duration::from_secs(4), || {
             (world.cloud.grants_asked() > asked).then(|| format!("{:?}", world.cloud.lock().asked.last()))
         })
@@ -264,8 +264,8 @@ async fn s57_get_is_sent_after_every_suback_with_a_fresh_nonce() {
     world.start_premium().await;
     world.issuer.get_since(0).await;
     let gets = world.issuer.gets();
-    world.wire.cut().await;
-    world.wire.mend();
+    world.proxy.cut().await;
+    world.proxy.restore();
     world.issuer.get_since(gets).await;
     holds("nonces are fresh", Duration::from_millis(100), || {
         let heard = world.issuer.heard();
@@ -284,13 +284,13 @@ async fn api_unreachable_ends_once_the_api_answers_again() {
     world.start_premium().await;
     until("a request to the API", PATIENCE, || (world.cloud.entitlement_gets() > 0).then_some(())).await;
     world.agent.status("an API that is well", |status| status.condition("api_unreachable").is_none()).await;
-    api.control.inflict(Fault::Refused);
+    api.control.inject(Fault::Refused);
     // A lost connection triggers a poll at once.
-    world.wire.cut().await;
+    world.proxy.cut().await;
     let status = world.agent.status("the API being away", |status| status.condition("api_unreachable").is_some()).await;
     let sentence = status.sentence("api_unreachable");
     assert!(sentence.contains(&format!("connecting to {}: connection refused", api.addr)), "{sentence}");
-    world.wire.mend();
+    world.proxy.restore();
     world.agent.status_within("a confirmed connection", RECONNECT, |status| status.0["link"]["confirmed"] == true).await;
     api.control.lift();
     world.agent.status_within("the API being back", RECONNECT, |status| status.condition("api_unreachable").is_none()).await;

@@ -21,14 +21,14 @@ async fn behind(mtu: u32) -> (World, NarrowPath) {
     let mut world = World::with_camera().await;
     let api = Cloud::start_at(CLOUD, Some(world.pki.mutual_tls(&world.pki.ca.server()))).await;
     world.move_to(api).await;
-    let broker = lead_to(world.wire.addr).await;
+    let broker = redirect_to(world.proxy.addr).await;
     world.agent.config.broker = format!("mqtts://{broker}");
     world.agent.under = path.camera();
     (world, path)
 }
 
 /// The same broker at the cloud's address.
-async fn lead_to(broker: SocketAddr) -> SocketAddr {
+async fn redirect_to(broker: SocketAddr) -> SocketAddr {
     let listener = TcpListener::bind((CLOUD, 0)).await.unwrap();
     let addr = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -50,7 +50,7 @@ async fn stored(world: &World, clips: usize, patience: Duration) {
     let mut motion = world.agent.motion().await;
     while whole() < clips {
         assert!(started.elapsed() < patience, "{} of {clips} clips are in the store after {patience:?}", whole());
-        motion.moved().await;
+        motion.report_motion().await;
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
 }

@@ -74,7 +74,7 @@ async fn a_working_camera_passes_while_the_agent_runs() {
     // The motion socket and the card are unchanged.
     let cancel = world.free();
     world.switch(cancel, Mode::Free).await;
-    world.agent.motion().await.moved().await;
+    world.agent.motion().await.report_motion().await;
     assert!(fs::read_dir(&card).unwrap().all(|entry| !entry.unwrap().file_name().to_string_lossy().contains("check-config")));
 }
 

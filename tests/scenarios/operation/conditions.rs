@@ -93,7 +93,7 @@ async fn a_host_that_is_not_in_the_store_list_is_one_condition_and_few_lines() {
     let began = Instant::now();
     while world.cloud.grants_asked() < 8 {
         assert!(began.elapsed() < RECONNECT, "{} grants asked for", world.cloud.grants_asked());
-        motion.moved().await;
+        motion.report_motion().await;
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
     holds(&world, "grant_misleads", &["elsewhere.example"]).await;
@@ -130,13 +130,13 @@ async fn long_waits_of_paid_media_are_reported_and_a_restart_alone_is_not() {
     let mut world = World::new().await;
     world.start_premium().await;
     world.agent.stop().await;
-    world.wire.cut().await;
+    world.proxy.cut().await;
     world.cloud.lock().entitlement = Body::Silence;
     world.agent.start();
     let status = world.agent.mode(Mode::Held).await;
     assert!(status.condition("held").is_none(), "nothing has lasted yet");
     holds(&world, "held", &["premium", "waits"]).await;
-    world.wire.mend();
+    world.proxy.restore();
     is_over(&world, "held").await;
 }
 

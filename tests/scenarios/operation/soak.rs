@@ -101,7 +101,7 @@ async fn soak(span: Duration) {
         };
         world.issue(draft).await;
         if changes % 5 == 0 {
-            motion.moved().await;
+            motion.report_motion().await;
         }
         if sampled.elapsed() >= SAMPLE_EVERY {
             sampled = Instant::now();

@@ -28,7 +28,7 @@ async fn s67_a_factory_reset_unbinds_and_keeps_ratchet_keyset_and_time() {
     let report = world.issuer.report_since(mark, "the equal document", |report| premium.judged(report, Outcome::Rejected)).await;
     assert_eq!((report.mode, report.plan, report.keyset), (Mode::Unbound, None, 7), "an equal document does not bind");
     assert_eq!(report.reason, "factory_reset");
-    world.agent.motion().await.moved().await;
+    world.agent.motion().await.report_motion().await;
     let asked = world.cloud.grants_asked();
     holds("nothing is uploaded", Duration::from_secs(4), || {
         (world.cloud.grants_asked() > asked).then(|| format!("{:?}", world.cloud.lock().asked.last()))
@@ -92,7 +92,7 @@ async fn s68_a_new_account_gets_no_media_of_the_previous_owner() {
     world.upload_in_flight(16_000).await;
     // One clip is being uploaded and another waits.
     let mut motion = world.agent.motion().await;
-    motion.moved().await;
+    motion.report_motion().await;
     world.agent.status("a clip that waits", |status| status.clips_held() >= 2).await;
     world.agent.status("the order", |status| status.order() == "KC-OF-THE-OLD-OWNER").await;
     let recordings = || -> BTreeSet<_> { std::fs::read_dir(&sd).unwrap().map(|entry| entry.unwrap().path()).collect() };
@@ -137,7 +137,7 @@ async fn s69_an_unbound_camera_uploads_nothing_and_keeps_no_clip() {
     assert!(report.erased.clips >= 1);
     let asked = world.cloud.grants_asked();
     world.cloud.lock().sink = Sink::Swallow;
-    world.agent.motion().await.moved().await;
+    world.agent.motion().await.report_motion().await;
     holds("nothing is uploaded", Duration::from_secs(4), || {
         (world.cloud.grants_asked() > asked).then(|| format!("{:?}", world.cloud.lock().asked.last()))
     })

@@ -29,7 +29,7 @@ async fn s87_after_a_factory_reset_only_a_higher_epoch_binds() {
     let status = world.agent.status("the condition", |status| status.condition("factory_reset").is_some()).await;
     assert!(status.sentence("factory_reset").contains("epoch above 3"), "{:#}", status.0["conditions"]);
     assert!(status.condition("document_rejected").is_none(), "the publisher has done nothing wrong: {:#}", status.0["conditions"]);
-    world.agent.motion().await.moved().await;
+    world.agent.motion().await.report_motion().await;
     holds("nothing is uploaded", Duration::from_secs(4), || {
         let cloud = world.cloud.lock();
         cloud.asked.last().map(|asked| format!("{asked:?}"))

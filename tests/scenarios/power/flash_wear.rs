@@ -34,7 +34,7 @@ async fn move_until(world: &World, what: &str, seen: &mut Seen, wanted: impl Fn(
     let mut motion = world.agent.motion().await;
     let started = Instant::now();
     loop {
-        motion.moved().await;
+        motion.report_motion().await;
         look(world, seen);
         let status = world.agent.status("its spool", |_| true).await;
         let written: u64 = seen.values().sum();

@@ -17,7 +17,7 @@ use care_tests::{
 
 /// A Premium camera, restarted under strace with this fault. Only the next document causes calls that matter: a
 /// start syncs the state once and writes nothing.
-async fn premium_again_under(inject: &str) -> (World, Document, Strace) {
+async fn restarted_premium_under(inject: &str) -> (World, Document, Strace) {
     let mut world = World::new().await;
     let premium = world.start_premium().await;
     world.everything_acknowledged().await;
@@ -55,7 +55,7 @@ async fn never_paid_since_boot(world: &World, mark: usize) {
 
 #[tokio::test]
 async fn s36_power_lost_before_persisting_is_held_at_boot_and_applied_from_the_broker() {
-    let (mut world, _, _strace) = premium_again_under("pwrite64:signal=KILL:when=1").await;
+    let (mut world, _, _strace) = restarted_premium_under("pwrite64:signal=KILL:when=1").await;
     let from = world.broker.log().len();
     let cancel = world.cancel_over_mqtt().await;
     killed(&mut world).await;
@@ -72,7 +72,7 @@ async fn s36_power_lost_before_persisting_is_held_at_boot_and_applied_from_the_b
 /// A camera that was killed when the record of its cancel was on flash and nothing later had happened, because the
 /// write had not returned. The cut before it was in memory only.
 async fn killed_once_written() -> (World, usize, Document) {
-    let (mut world, _, _strace) = premium_again_under("pwrite64:delay_exit=8000000:when=1").await;
+    let (mut world, _, _strace) = restarted_premium_under("pwrite64:delay_exit=8000000:when=1").await;
     let from = world.broker.log().len();
     let cancel = world.cancel_over_mqtt().await;
     until("the record on flash", PATIENCE, || world.agent.has_on_flash(&cancel.token).then_some(())).await;
@@ -87,7 +87,7 @@ async fn s37_power_lost_after_persisting_is_applied_at_boot_from_the_record() {
     assert!(!acknowledged(&world, from));
 
     // The cloud is silent: the camera knows from its own state.
-    world.wire.cut().await;
+    world.proxy.cut().await;
     world.agent.start();
     let status = world.agent.mode(Mode::Free).await;
     assert_eq!(status.seq(), cancel.position.seq);
@@ -192,14 +192,14 @@ async fn flash_that_takes_nothing(world: &mut World) {
 
 #[tokio::test]
 async fn s42_on_full_flash_a_downgrade_holds_in_memory_and_an_upgrade_is_refused() {
-    let (mut world, _, _strace) = premium_again_under("pwrite64:error=ENOSPC:when=1+").await;
+    let (mut world, _, _strace) = restarted_premium_under("pwrite64:error=ENOSPC:when=1+").await;
     flash_that_takes_nothing(&mut world).await;
 }
 
 #[tokio::test]
 async fn s43_after_a_failed_fsync_nothing_is_acknowledged_until_a_fresh_descriptor_has_written() {
     // strace counts per thread: the store's first two syncs belong to the renewal and its delivered report.
-    let (mut world, _, strace) = premium_again_under("fdatasync:error=EIO:when=3").await;
+    let (mut world, _, strace) = restarted_premium_under("fdatasync:error=EIO:when=3").await;
     let renewed = world.premium();
     world.switch(renewed, Mode::Paid).await;
     world.settled_writes().await;

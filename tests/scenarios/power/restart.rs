@@ -104,7 +104,7 @@ async fn s76_a_killed_agent_starts_with_the_gate_closed() {
     world.agent.start();
     let report = world.issuer.report_since(mark, "the boot", |report| report.cause == Cause::Boot).await;
     assert!(premium.in_force(&report) && report.mode == Mode::Held, "{report:?}");
-    world.agent.motion().await.moved().await;
+    world.agent.motion().await.report_motion().await;
     holds("nothing beyond Free leaves", Duration::from_secs(4), || {
         (world.cloud.grants_asked() > asked).then(|| format!("{:?}", world.cloud.lock().asked.last()))
     })

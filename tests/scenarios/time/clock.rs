@@ -73,7 +73,7 @@ async fn s27_a_camera_booted_in_1970_connects_and_keeps_leases_by_the_floor_of_t
     // The camera still has it at the next boot in 1970, before any document has arrived.
     world.cloud.lock().entitlement = Body::Silence;
     world.agent.kill().await;
-    world.wire.cut().await;
+    world.proxy.cut().await;
     world.agent.start();
     let status = world.agent.status("the lease", |status| status.0["lease_left_s"].is_u64()).await;
     assert!(status.0["lease_left_s"].as_u64().unwrap() <= left && status.mode() == "held", "{:#}", status.0);
@@ -134,7 +134,7 @@ async fn s29_a_clock_that_jumps_ahead_ends_nothing_until_https_agrees() {
 
     // The Date of HTTPS confirms that a year has passed: the lease has ended.
     world.cloud.lock().clock = Clock::Offset(YEAR_S);
-    world.wire.cut().await;
+    world.proxy.cut().await;
     let status = world.agent.mode(Mode::Free).await;
     assert!(trusted(&status).as_second() >= now + YEAR_S - 10, "{:#}", status.0);
     assert_eq!(status.0["last_switch"]["cause"], "lease");
@@ -148,7 +148,7 @@ async fn s33_a_lease_that_expires_offline_falls_to_the_minimum_and_erases_nothin
     let leased = world.start_with(leased, Mode::Paid).await;
     world.upload_in_flight(16_000).await;
     world.cloud.lock().entitlement = Body::Silence;
-    world.wire.cut().await;
+    world.proxy.cut().await;
     let status = world.agent.status_within("the end", Duration::from_secs(60), |status| status.0["last_switch"]["cause"] == "lease").await;
     assert_eq!((status.mode(), status.plan(), status.seq()), ("free", "premium", leased.position.seq), "the plan stays on record");
     assert_eq!(status.0["last_switch"]["erased"]["clips"], 0);
@@ -193,7 +193,7 @@ async fn s30_next_is_performed_on_time_after_a_reboot_and_with_the_broker_away()
     let effective_at = unix_now() + 6;
     let pending = world.premium().then_free(effective_at);
     let pending = world.switch(pending, Mode::Paid).await;
-    world.wire.cut().await;
+    world.proxy.cut().await;
     world.agent.kill().await;
     let mark = world.issuer.mark();
     world.agent.start();
@@ -204,7 +204,7 @@ async fn s30_next_is_performed_on_time_after_a_reboot_and_with_the_broker_away()
     world.agent.mode(Mode::Free).await;
     let now = unix_now();
     assert!((effective_at..effective_at + 3).contains(&now), "due at {effective_at}, free at {now}");
-    world.wire.mend();
+    world.proxy.restore();
     let report = world.issuer.report_within(mark, RECONNECT, "the change", |report| report.cause == Cause::Next).await;
     assert!(pending.in_force(&report) && report.mode == Mode::Free && report.judged.is_none());
     assert!(report.at.as_second() >= i64::try_from(effective_at).unwrap());
@@ -238,7 +238,7 @@ async fn s32_next_that_passes_while_the_camera_is_off_applies_before_the_first_u
     world.agent.start();
     let report = world.issuer.report_since(mark, "Free after boot", |report| pending.in_force(report) && report.mode == Mode::Free).await;
     assert_eq!(report.plan.unwrap().as_str(), "free");
-    world.agent.motion().await.moved().await;
+    world.agent.motion().await.report_motion().await;
     holds("no grant is requested", Duration::from_secs(4), || {
         (world.cloud.grants_asked() > asked).then(|| format!("{:?}", world.cloud.lock().asked.last()))
     })

@@ -29,11 +29,11 @@ fn is_right(status: &Status) -> bool {
 }
 
 /// Makes the camera poll HTTPS by breaking its connection.
-async fn ask_over_https(world: &World) {
+async fn poll_https(world: &World) {
     let (asked, gets) = (world.cloud.entitlement_gets(), world.issuer.gets());
-    world.wire.cut().await;
+    world.proxy.cut().await;
     until("a GET", Duration::from_secs(20), || (world.cloud.entitlement_gets() > asked).then_some(())).await;
-    world.wire.mend();
+    world.proxy.restore();
     until("a connection again", RECONNECT, || (world.issuer.gets() > gets).then_some(())).await;
 }
 
@@ -84,14 +84,14 @@ async fn s84_a_single_date_far_ahead_has_no_effect() {
     world.agent.status("a confirmed clock", |status| status.0["clock"]["confirmed"] == true).await;
     let mark = world.issuer.mark();
     world.cloud.lock().clock = Clock::Offset(400 * DAY_S as i64);
-    ask_over_https(&world).await;
+    poll_https(&world).await;
     let status = world.agent.status("the dispute", |status| status.condition("clock_disputed").is_some()).await;
     assert!(is_right(&status) && status.0["clock"]["confirmed"] == true, "{:#}", status.0);
     assert!(status.sentence("clock_disputed").contains("Date"), "{:#}", status.0);
 
     world.cloud.lock().clock = Clock::Offset(0);
     world.agent.mode(Mode::Paid).await;
-    ask_over_https(&world).await;
+    poll_https(&world).await;
     let status = world.agent.status("its end", |status| status.condition("clock_disputed").is_none()).await;
     assert!(is_right(&status) && status.condition("clock_corrected").is_none(), "{:#}", status.0);
     assert!(world.issuer.reports(mark).iter().all(|report| report.cause != Cause::Time));
@@ -103,7 +103,7 @@ async fn s84_two_agreeing_dates_are_followed_up_to_the_certificates_expiry_and_b
     let premium = world.start_premium().await;
     let mark = world.issuer.mark();
     world.cloud.lock().clock = Clock::Offset(400 * DAY_S as i64);
-    ask_over_https(&world).await;
+    poll_https(&world).await;
     let status = world.agent.status_within("the new time", TWO_ANSWERS, |status| !is_right(status)).await;
     // The servers' certificates expire in a year.
     let ahead = trusted(&status) - unix_now();
@@ -166,7 +166,7 @@ async fn s86_two_dates_lower_a_time_that_is_too_high_for_good() {
     world.start_premium().await;
     two_hundred_days_ahead(&world).await;
     let mark = world.issuer.mark();
-    ask_over_https(&world).await;
+    poll_https(&world).await;
     let status = world.agent.status_within("the true time", TWO_ANSWERS, is_right).await;
     assert!(status.sentence("clock_corrected").contains("back"), "{:#}", status.0);
     let back = |report: &Report| report.detail.as_deref().is_some_and(|detail| detail.contains("set trusted time back"));

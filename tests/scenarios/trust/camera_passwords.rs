@@ -15,7 +15,7 @@ const FORMS: [(&str, &str); 4] = [
 ];
 
 /// The texts of one camera, by source.
-async fn places(world: &World) -> Vec<(String, String)> {
+async fn texts(world: &World) -> Vec<(String, String)> {
     let mut places = vec![("status.json".to_owned(), world.agent.status("anything", |_| true).await.text_of_all())];
     for command in [&["status"][..], &["status", "--json"], &["support"], &["check-config"]] {
         let output = world.agent.command(command).await;
@@ -39,7 +39,7 @@ async fn no_part_of_an_unencoded_password_is_shown_logged_or_archived() {
         let free = world.free();
         world.start_with(free, Mode::Free).await;
         world.agent.status("a fault of the stream", |status| status.text_of_all().contains("rtsp")).await;
-        for (place, text) in places(&world).await {
+        for (place, text) in texts(&world).await {
             assert!(!text.is_empty(), "nothing to search in {place}");
             assert!(!text.contains("CANARY") && !text.contains("ANARY"), "{source} or {low} in {place}: {text}");
         }

@@ -95,7 +95,7 @@ async fn s79_a_replaced_revocation_list_is_reloaded_and_enforced() {
     world.agent.logged(log, "the new list", |line| line.contains("read again")).await;
     let calls = world.cloud.lock().calls.len();
     // The camera may miss a document over MQTT; make it poll the API now if it has not done so.
-    world.wire.cut().await;
+    world.proxy.cut().await;
     world.agent.logged(log, "the revoked API", |line| line.contains("revoked")).await;
     assert_eq!(world.cloud.lock().calls.len(), calls, "the revoked API received a request");
 }

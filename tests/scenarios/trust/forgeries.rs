@@ -275,7 +275,7 @@ async fn agent_at(pki: &Pki, broker: std::net::SocketAddr) -> (Agent, Cloud) {
 }
 
 /// The log line in which the agent names the stage and the reason.
-async fn names_the_fault(agent: &Agent, from: usize, name: &str, words: &[&str]) {
+async fn logs_fault(agent: &Agent, from: usize, name: &str, words: &[&str]) {
     agent
         .logged(from, name, |line| {
             let line = line.to_lowercase();
@@ -291,7 +291,7 @@ async fn s63_an_untrusted_server_receives_nothing() {
         let impostor = Impostor::listen(([127, 0, 0, 1], 0).into(), tls).await;
         let (mut agent, _cloud) = agent_at(&pki, impostor.addr).await;
         agent.start();
-        names_the_fault(&agent, 0, name, words).await;
+        logs_fault(&agent, 0, name, words).await;
         until(format!("a second try at the server with {name}"), PATIENCE, || (impostor.seen().connections >= 2).then_some(())).await;
         let seen = impostor.seen();
         assert!(seen.told.is_empty() && seen.handshakes == 0, "{name}: {seen:?}");
@@ -342,7 +342,7 @@ async fn s63_tls_1_1_is_refused() {
     until("openssl to listen", PATIENCE, || log.find(0, |line| line.contains("ACCEPT"))).await;
     let (mut agent, _cloud) = agent_at(&pki, addr).await;
     agent.start();
-    names_the_fault(&agent, 0, "TLS 1.1", &["tls 1.2"]).await;
+    logs_fault(&agent, 0, "TLS 1.1", &["tls 1.2"]).await;
     until("openssl to log the refusal", PATIENCE, || log.find(0, |line| line.contains("protocol") || line.contains("version"))).await;
     assert!(log.find(0, |line| line.contains("MQTT")).is_none(), "{:?}", log.all());
     drop(port);

@@ -78,7 +78,7 @@ async fn no_secret_appears_in_log_status_archive_or_command_line() {
     let began = Instant::now();
     while world.cloud.grants_asked() <= count {
         assert!(began.elapsed() < Duration::from_secs(120), "{} of {count} grants asked for", world.cloud.grants_asked());
-        motion.moved().await;
+        motion.report_motion().await;
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
     world.cloud.wait_for("a clip", Duration::from_secs(60), |seen| seen.puts.iter().find(|put| put.complete == Some(true)).cloned()).await;

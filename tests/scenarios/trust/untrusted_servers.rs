@@ -61,7 +61,7 @@ struct BadServer {
 const REVOKED: [u64; 2] = [4711, 4712];
 
 fn bad_servers(pki: &Pki, dir: &Path) -> Vec<BadServer> {
-    let rustls = |name, identity: Identity, words| BadServer { name, server: Server::Rustls(unjudged(&identity, &identity)), words };
+    let rustls = |name, identity: Identity, words| BadServer { name, server: Server::Rustls(unverified(&identity, &identity)), words };
     let good = || server_params(&["127.0.0.1"]);
     let changed = |change: fn(&mut CertificateParams)| {
         let mut params = good();
@@ -139,7 +139,7 @@ fn bad_servers(pki: &Pki, dir: &Path) -> Vec<BadServer> {
         ),
         BadServer {
             name: "another's certificate",
-            server: Server::Rustls(unjudged(&pki.ca.server(), &Authority::root("Thief").server())),
+            server: Server::Rustls(unverified(&pki.ca.server(), &Authority::root("Thief").server())),
             words: &["not signed"],
         },
         rustls("signed with SHA-1", issued("sha1", &["ec", "-pkeyopt", "ec_paramgen_curve:P-256"], "-sha1"), &["algorithm", "signature"]),
@@ -161,7 +161,7 @@ fn bad_servers(pki: &Pki, dir: &Path) -> Vec<BadServer> {
 }
 
 /// Faults of stores only: they do not ask for a client certificate.
-fn servers_that_ask_nobody(pki: &Pki) -> [BadServer; 2] {
+fn servers_without_client_auth(pki: &Pki) -> [BadServer; 2] {
     let words = &["no client certificate"];
     let over_tls_1_2 = Server::OpenSsl(pki.ca.server(), &["-tls1_2"]);
     [
@@ -212,7 +212,7 @@ fn openssl_identity(ca: &Authority, dir: &Path, name: &str, key: &[&str], digest
 }
 
 /// Serves any certificate with any key, without checking either.
-fn unjudged(identity: &Identity, key: &Identity) -> ServerConfig {
+fn unverified(identity: &Identity, key: &Identity) -> ServerConfig {
     #[derive(Debug)]
     struct Shown(Arc<CertifiedKey>);
     impl ResolvesServerCert for Shown {
@@ -228,7 +228,7 @@ fn unjudged(identity: &Identity, key: &Identity) -> ServerConfig {
 
 /// A running server of the table.
 enum Running {
-    Impostor { impostor: Impostor, _wire: Option<Proxy> },
+    Impostor { impostor: Impostor, _proxy: Option<Proxy> },
     OpenSsl { log: Lines, _server: Process },
     Raw(tokio::task::JoinHandle<()>, Arc<Mutex<Vec<u8>>>),
 }
@@ -239,14 +239,14 @@ impl Running {
             Server::Rustls(tls) => {
                 let impostor = Impostor::listen(([127, 0, 0, 1], 0).into(), tls).await;
                 let addr = impostor.addr;
-                (Self::Impostor { impostor, _wire: None }, addr)
+                (Self::Impostor { impostor, _proxy: None }, addr)
             }
             Server::Truncated(tls) => {
                 let impostor = Impostor::listen(([127, 0, 0, 1], 0).into(), tls).await;
-                let wire = Proxy::to(impostor.addr).await;
-                wire.control.inflict(Fault::Truncation);
-                let addr = wire.addr;
-                (Self::Impostor { impostor, _wire: Some(wire) }, addr)
+                let proxy = Proxy::to(impostor.addr).await;
+                proxy.control.inject(Fault::Truncation);
+                let addr = proxy.addr;
+                (Self::Impostor { impostor, _proxy: Some(proxy) }, addr)
             }
             Server::OpenSsl(identity, arguments) => {
                 let (_port, addr) = reserve_port();
@@ -324,7 +324,7 @@ async fn s63_no_bad_server_receives_a_byte_as_broker_or_as_api() {
     let pki = Pki::new();
     let dir = tempfile::tempdir().unwrap();
     let mut table = bad_servers(&pki, dir.path());
-    table.extend(servers_that_ask_nobody(&pki));
+    table.extend(servers_without_client_auth(&pki));
     assert!(table.len() >= 24, "{} bad servers", table.len());
     let crl = revocations(&pki, dir.path());
     for BadServer { name, server, words } in table {
@@ -442,17 +442,17 @@ async fn s63_a_clip_waits_while_its_store_is_untrusted() {
 #[tokio::test]
 async fn s63_an_api_not_yet_valid_is_refused_once_the_clock_is_confirmed() {
     let mut world = World::new().await;
-    let wire = Proxy::to(world.cloud.addr).await;
-    world.agent.config.cloud = format!("https://{}", wire.addr);
+    let proxy = Proxy::to(world.cloud.addr).await;
+    world.agent.config.cloud = format!("https://{}", proxy.addr);
     world.start_premium().await;
     world.cloud.wait("a GET, whose Date confirms the clock", |seen| (!seen.calls.is_empty()).then_some(())).await;
     let mut future = server_params(&["127.0.0.1"]);
     validity(&mut future, 2, 30);
     let impostor = Impostor::listen(([127, 0, 0, 1], 0).into(), plain_tls(&world.pki.ca.sign(future))).await;
-    wire.lead_to(impostor.addr);
+    proxy.redirect_to(impostor.addr);
     let seen = world.agent.log().len();
     // A lost connection triggers a poll at once.
-    world.wire.cut().await;
+    world.proxy.cut().await;
     world.agent.logged(seen, "an API of the future", |line| line.contains("api_unreachable") && line.contains("not valid before")).await;
     let seen = impostor.seen();
     assert!(seen.told.is_empty() && seen.handshakes == 0, "{seen:?}");

@@ -39,7 +39,7 @@ impl Kind {
     }
 
     /// Deletes the broker's data on disk.
-    pub(super) fn forget(self, dir: &Path) {
+    pub(super) fn delete_data(self, dir: &Path) {
         match self {
             Self::Mosquitto => drop(std::fs::remove_file(dir.join("mosquitto.db"))),
             Self::Nats => drop(std::fs::remove_dir_all(dir.join("jetstream"))),
@@ -50,7 +50,7 @@ impl Kind {
     }
 
     /// Whether sessions and retained messages survive a restart of the broker.
-    pub fn remembers(self) -> bool {
+    pub fn keeps_data(self) -> bool {
         matches!(self, Self::Mosquitto | Self::Nats | Self::RabbitMq)
     }
 }

@@ -219,7 +219,7 @@ impl Contender {
             if let Film::Motion(motion) = &mut self.film {
                 // Repeat: motion right after the switch may still count under the previous policy.
                 if moved.is_none_or(|at| at.elapsed() > Duration::from_millis(500)) {
-                    motion.moved().await;
+                    motion.report_motion().await;
                     moved = Some(Instant::now());
                 }
             }

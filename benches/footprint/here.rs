@@ -44,7 +44,7 @@ pub(crate) async fn with_gstreamer(span: Duration) -> anyhow::Result<Value> {
 
     let moving = tokio::spawn(async move {
         loop {
-            motion.moved().await;
+            motion.report_motion().await;
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
     });

@@ -101,7 +101,7 @@ struct State {
 #[derive(Debug, Clone)]
 pub struct Control {
     state: watch::Sender<State>,
-    bitten: Arc<AtomicUsize>,
+    hits: Arc<AtomicUsize>,
 }
 
 impl Control {
@@ -127,11 +127,11 @@ impl Control {
 
     /// How often a fault has affected a connection or a chunk of data.
     pub fn hits(&self) -> usize {
-        self.bitten.load(Ordering::SeqCst)
+        self.hits.load(Ordering::SeqCst)
     }
 
     fn hit(&self) {
-        self.bitten.fetch_add(1, Ordering::SeqCst);
+        self.hits.fetch_add(1, Ordering::SeqCst);
     }
 }
 
@@ -153,7 +153,7 @@ impl Proxy {
     pub async fn to(target: SocketAddr) -> Self {
         let (port, addr) = reserve_port();
         let (state, _) = watch::channel(State { up: true, target, fault: None, upward: false, after_hello: None });
-        let control = Control { state, bitten: Arc::default() };
+        let control = Control { state, hits: Arc::default() };
         let (accepted, standing) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let listener = listen(addr, 128);
         let task = tokio::spawn(serve(listener, addr, control.clone(), accepted.clone(), standing.clone()));
@@ -287,7 +287,7 @@ async fn carry(near: TcpStream, control: Control) {
         Next::Reset => {
             let _ = to_reset.set_linger(Some(Duration::ZERO));
             // Dropping it here would send FIN before the RST.
-            near_write.delete_data();
+            near_write.forget();
         }
         Next::Dead => {
             drop((far_read, far_write));

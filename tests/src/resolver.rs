@@ -80,7 +80,7 @@ async fn serve_udp(socket: Arc<UdpSocket>, state: watch::Sender<(Option<Fault>, 
         let question = question[..length].to_vec();
         let fault = state.borrow().0;
         if fault.is_some() {
-            state.send_modify(|(_, bitten)| *bitten += 1);
+            state.send_modify(|(_, hits)| *hits += 1);
         }
         // A delayed answer must not hold up the next query.
         tokio::spawn(answer_udp(socket.clone(), from, question, fault, addresses.clone()));

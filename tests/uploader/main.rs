@@ -132,7 +132,7 @@ impl Vendor {
 
     /// Waits until a PUT from index `from` on is in progress and stalled.
     async fn in_flight(&self, from: usize) -> Put {
-        self.put("an upload on its way", |index, put| index >= from && !put.ended && put.arrived >= STALL).await
+        self.put("an upload in progress", |index, put| index >= from && !put.ended && put.arrived >= STALL).await
     }
 
     /// Lets the store read on; the clip in flight must not complete.
@@ -248,7 +248,7 @@ async fn without_agent(sample: Sample) {
 
     vendor.sink.stall_after(None);
     vendor.world.agent.signal(libc::SIGCONT);
-    vendor.put("the clip, whole", |_, seen| seen.name == put.name && seen.is_whole()).await;
+    vendor.put("the complete clip", |_, seen| seen.name == put.name && seen.is_whole()).await;
     vendor.world.agent.stop().await;
 }
 
@@ -263,7 +263,7 @@ async fn killed(sample: Sample) {
     vendor.signal(libc::SIGKILL);
     vendor.uploader.take().unwrap().exited(PATIENCE).await;
     let gone = |status: &Status| status.0["uploader"]["connected"] == false && status.condition("uploader_away").is_some();
-    vendor.world.agent.status("it is gone, and the condition that says so", gone).await;
+    vendor.world.agent.status("it is disconnected, and the condition", gone).await;
     let page = vendor.world.agent.command(&["status"]).await;
     assert!(String::from_utf8_lossy(&page.stdout).contains("uploader     not connected"), "{page:?}");
 
@@ -272,7 +272,7 @@ async fn killed(sample: Sample) {
     assert_eq!((report.cut.transfers, report.erased.clips), (0, 0), "no uploader was connected: {report:?}");
     vendor.sink.stall_after(None);
     vendor.start();
-    vendor.status("the rest erased", |uploader| uploader["connected"] == true && uploader["erased_clips"] == 1).await;
+    vendor.status("the other clips erased", |uploader| uploader["connected"] == true && uploader["erased_clips"] == 1).await;
     vendor.put("what Free allows", |_, put| put.is_whole() && put.length == 1000).await;
     vendor.world.agent.stop().await;
 }
@@ -294,7 +294,7 @@ async fn hung(sample: Sample) {
     // It resumes and finds the command and the closed connection: it erases, whether or not it can still answer.
     vendor.signal(libc::SIGCONT);
     vendor.was_cut(&put).await;
-    vendor.status("it is back", |uploader| uploader["connected"] == true).await;
+    vendor.status("it is connected again", |uploader| uploader["connected"] == true).await;
     until("the forbidden clip erased", PATIENCE, || (!vendor.held().contains(&put.name)).then_some(())).await;
     vendor.put("what Free allows", |_, put| put.is_whole() && put.length == 1000).await;
     vendor.world.agent.stop().await;

@@ -572,7 +572,7 @@ impl Oracle {
         if let Some(token) = flash.entitlement {
             assert!(on_flash.used.as_secs() <= flash.lease_used_s, "the lease grew: {} {:?}", flash.lease_used_s, on_flash.used);
             self.chain.push(Accepted {
-                doc: docs.iter().find(|doc| doc.token == token).expect("a document nobody issued is on flash").clone(),
+                doc: docs.iter().find(|doc| doc.token == token).expect("a document that was never issued is on flash").clone(),
                 durable: true,
                 next_durable: on_flash.next_done,
                 failed: false,

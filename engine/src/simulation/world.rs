@@ -789,7 +789,7 @@ impl Ports for Around {
         } else if seen.known < was.known {
             self.take_in(Box::new(|around| around.oracle.judge_known(around.now)), before);
         } else if seen.waiting < was.waiting {
-            let hear = self.deferred.pop_front().expect("the engine takes in what it was told");
+            let hear = self.deferred.pop_front().expect("the engine processes an event that it was given");
             self.take_in(hear, before);
         }
     }
@@ -823,7 +823,7 @@ impl Ports for Around {
     }
 
     fn retry_refused(&mut self) {
-        self.carries_out(&"retry what was refused");
+        self.carries_out(&"retry refused uploads");
     }
 
     fn forget(&mut self) {

@@ -28,7 +28,7 @@ fn only_the_newest_nonce_of_this_connection_confirms() {
     let token = premium(41).sign(&bench.keys.signer);
     let answer = |nonce: &str| serde_json::to_vec(&Answer { nonce: nonce.into(), token: token.clone() }).unwrap();
     bench.deliver(1, Topic::Answer, answer(&old), false);
-    assert_eq!((bench.mode(), bench.last().outcome), (Mode::Held, Outcome::Duplicate), "judged, and confirms nothing");
+    assert_eq!((bench.mode(), bench.last().outcome), (Mode::Held, Outcome::Duplicate), "judged, but confirms nothing");
     bench.deliver(1, Topic::Answer, answer(&newest), false);
     assert_eq!(bench.mode(), Mode::Paid);
 }
@@ -43,7 +43,7 @@ fn a_lost_connection_holds_paid_media_after_ten_seconds_without_an_answer() {
     assert_eq!(bench.mode(), Mode::Paid);
     bench.pass(Duration::from_millis(200));
     assert_eq!((bench.mode(), bench.open.leave), (Mode::Held, FREE));
-    assert_eq!(bench.cuts, [None], "held erases nothing");
+    assert_eq!(bench.cuts, [None], "holding erases nothing");
 }
 
 #[test]
@@ -70,7 +70,7 @@ fn only_a_404_followed_by_silence_lets_the_lease_open_paid_media() {
     for _ in 0..3 {
         bench.event(Event::Fetched(Resource::Entitlement, Fetched::Failed));
         bench.pass(Duration::from_secs(120));
-        assert_eq!(bench.mode(), Mode::Held, "no answer opens nothing");
+        assert_eq!(bench.mode(), Mode::Held, "without an answer nothing opens");
     }
     bench.event(Event::Fetched(Resource::Entitlement, Fetched::Missing));
     bench.pass(Duration::from_millis(14_900));
@@ -117,7 +117,7 @@ fn a_deaf_connection_does_not_count() {
     assert_eq!(bench.mode(), Mode::Free);
 
     bench.deliver(2, Topic::Entitlement, "nonsense", false);
-    assert!(!bench.engine.view(bench.now).broker_deaf, "something has come");
+    assert!(!bench.engine.view(bench.now).broker_deaf, "a message has arrived");
     bench.pass(Duration::from_millis(1));
     assert!(bench.reports.iter().any(|(_, report)| report.outcome == Outcome::Applied && report.detail.is_none()));
 }

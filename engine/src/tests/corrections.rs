@@ -43,7 +43,7 @@ fn a_document_issued_beyond_the_certificates_of_its_connection_changes_nothing()
         assert_eq!((bench.engine.view(bench.now).position, bench.now, bench.open), before);
     }
     bench.live(&issued(ENDS.as_secs(), free(42)));
-    assert_eq!((bench.last().outcome, bench.now.trusted), (Outcome::Applied, ENDS), "at the end it counts");
+    assert_eq!((bench.last().outcome, bench.now.trusted), (Outcome::Applied, ENDS), "at the limit it is accepted");
 }
 
 #[test]
@@ -107,7 +107,7 @@ fn a_correction_displaces_no_report_that_was_not_delivered() {
     let to = bench.now.trusted + Duration::from_secs(DAY);
     bench.correct(to);
     bench.event(Event::Tick);
-    assert!(bench.reports.is_empty(), "there is no connection to tell it on");
+    assert!(bench.reports.is_empty(), "there is no connection to report it on");
     bench.connect(2);
     let causes: Vec<_> = bench.reports.iter().map(|(_, report)| report.cause).collect();
     assert_eq!(causes, [Cause::Link, Cause::Time]);
@@ -132,7 +132,7 @@ fn a_document_received_while_time_was_too_high_is_aged_by_the_corrected_time() {
     bench.event(Event::Tick);
     let lease = Lease { max_age_s: 2 * DAY, not_after: T0 + 300 * DAY };
     bench.live(&Entitlement { lease, ..premium(42) });
-    assert_eq!((bench.last().seq, bench.mode()), (42, Mode::Free), "it seems to be a hundred days old");
+    assert_eq!((bench.last().seq, bench.mode()), (42, Mode::Free), "its age is a hundred days");
     // A restart keeps age at receipt and elapsed time apart.
     bench.pass(Duration::from_secs(600));
     bench.event(Event::Stopping);
@@ -155,7 +155,7 @@ fn a_root_signed_reset_sets_the_time_and_is_persisted_at_once() {
     let keyset = Keyset { resets: vec![reset], ..bench.keys.keyset(version + 1) };
     bench.disk.slow = true;
     bench.deliver(1, Topic::Keyset, keyset.sign(&bench.keys.root), true);
-    let (_, record) = bench.disk.pending.first().expect("the reset is written");
+    let (_, record) = bench.disk.pending.first().expect("the reset is persisted");
     let record = Record::read(record).unwrap();
     assert_eq!((record.reset_id, record.trusted_s), (4, T0 + 60), "the first record that knows of the reset has its time");
     assert_eq!(bench.now.trusted, Duration::from_secs(T0 + 60));
@@ -184,7 +184,7 @@ fn a_contradicting_date_is_fetched_again_as_soon_as_a_second_answer_counts() {
     bench.event(Event::Fetched(Resource::Entitlement, Fetched::Failed));
     bench.fetches.clear();
     bench.pass(Duration::from_secs(300));
-    assert_eq!(bench.fetches, [], "a confirmed clock and a confirmed connection ask nothing");
+    assert_eq!(bench.fetches, [], "with clock and connection confirmed, nothing is polled");
     bench.now.disputed = Some(Dispute { date: bench.now.trusted + Duration::from_secs(400 * DAY), since: bench.now.boot });
     bench.pass(Duration::from_millis(59_900));
     assert_eq!(bench.fetches, []);

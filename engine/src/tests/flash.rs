@@ -201,7 +201,7 @@ fn confirming_a_document_that_is_being_written_does_not_open_the_previous_one() 
     let ended = Entitlement { iat: T0 - 100, lease, ..premium(42) };
     bench.live(&ended);
     bench.retained(1, &ended);
-    assert_eq!((bench.last().outcome, bench.open.leave), (Outcome::Duplicate, FREE), "its lease had ended before it came");
+    assert_eq!((bench.last().outcome, bench.open.leave), (Outcome::Duplicate, FREE), "its lease had ended before it arrived");
     bench.sync();
     assert_eq!((bench.open.leave, bench.mode(), bench.last().seq), (FREE, Mode::Free, 42));
 }
@@ -229,7 +229,7 @@ fn a_failed_write_counts_once_and_only_for_its_documents() {
         bench.live(&after);
         bench.reports.clear();
         bench.event(Event::WriteFailed { ticket: earlier });
-        assert!(bench.reports.is_empty(), "it was not in that one");
+        assert!(bench.reports.is_empty(), "it was not in that record");
         let ticket = bench.engine.tickets;
         bench.event(Event::WriteFailed { ticket });
         bench.event(Event::WriteFailed { ticket });

@@ -7,7 +7,7 @@ fn an_unknown_key_waits_for_its_keyset_and_is_given_up_after_thirty_seconds() {
     let mut bench = Bench::new();
     bench.connect(1);
     let first = bench.retained(1, &premium(41));
-    assert_eq!((bench.fetches.last(), bench.acked.len()), (Some(&Resource::Entitlement), 0), "the retained keyset may be on its way");
+    assert_eq!((bench.fetches.last(), bench.acked.len()), (Some(&Resource::Entitlement), 0), "the retained keyset may be in transit");
     bench.pass(Duration::from_secs(2));
     assert_eq!((bench.fetches.last(), bench.acked.len()), (Some(&Resource::Keyset), 0));
     let keyset = bench.keys.keyset(7).sign(&bench.keys.root);
@@ -76,7 +76,7 @@ fn a_document_that_waited_for_its_key_confirms_no_later_connection() {
     keyset.keys.insert("k2".into(), Key { public: second.public_key(), not_before: 0 });
     let keyset = keyset.sign(&bench.keys.root);
     bench.deliver(2, Topic::Keyset, keyset.into_bytes(), true);
-    assert_eq!((bench.engine.ratchet.seq, bench.mode()), (42, Mode::Held), "it was asked for before this connection");
+    assert_eq!((bench.engine.ratchet.seq, bench.mode()), (42, Mode::Held), "it was requested before this connection");
 }
 
 #[test]
@@ -95,7 +95,7 @@ fn a_root_key_removed_from_the_configuration_verifies_nothing_new_and_revokes_no
         effects.extend(engine.decide(Event::Fetched(Resource::Keyset, Fetched::Found(by_the_old.into())), now));
         let lower = keys.keyset(6).sign(&new_root);
         effects.extend(engine.decide(Event::Fetched(Resource::Keyset, Fetched::Found(lower.into())), now));
-        assert_eq!(engine.view(now).keyset, 0, "neither is believed");
+        assert_eq!(engine.view(now).keyset, 0, "neither is trusted");
         effects.extend(engine.decide(Event::Stopping, now));
         bytes = effects
             .into_iter()

@@ -97,5 +97,5 @@ fn an_unexplained_refusal_ends_after_a_quarter_of_an_hour() {
     bench.fetches.clear();
     bench.event(Event::Fetched(Resource::Entitlement, Fetched::Declined));
     bench.pass(Duration::from_secs(600));
-    assert_eq!(bench.fetches, [], "and nobody is asked about it any more");
+    assert_eq!(bench.fetches, [], "HTTPS is no longer polled about it");
 }

@@ -40,7 +40,7 @@ fn other_outcomes_are_limited_to_a_burst_of_five_and_one_a_minute() {
     }
     assert_eq!(bench.reports.len(), 5);
     bench.pass(Duration::from_secs(61));
-    assert_eq!(bench.reports.len(), 6, "the newest of the rest, once its turn has come");
+    assert_eq!(bench.reports.len(), 6, "the newest of the others, once the limit allows it");
     bench.pass(Duration::from_secs(600));
     assert_eq!((bench.reports.len(), bench.acked.len()), (6, 100));
 }
@@ -92,7 +92,7 @@ fn a_judgement_without_a_connection_is_reported_on_the_next_one() {
     said.sort_unstable();
     assert!(said.contains(&"conflict") && said.contains(&"bad_form"), "{said:?}");
     bench.live(&free(43));
-    assert_eq!(bench.engine.view(bench.now).conflict, None, "a higher document ends the doubt");
+    assert_eq!(bench.engine.view(bench.now).conflict, None, "a higher document resolves the conflict");
 }
 
 #[test]
@@ -162,7 +162,7 @@ fn the_acknowledgement_of_an_earlier_report_does_not_count_for_the_newest() {
     bench.event(Event::Lost(Some(Connection(1))));
     bench.reports.clear();
     bench.connect(2);
-    assert_eq!(bench.reports.first().map(|(ticket, report)| (*ticket, report.seq)), Some((tickets[1], 43)), "it goes out again");
+    assert_eq!(bench.reports.first().map(|(ticket, report)| (*ticket, report.seq)), Some((tickets[1], 43)), "it is sent again");
 }
 
 #[test]

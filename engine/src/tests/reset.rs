@@ -91,7 +91,7 @@ fn a_factory_reset_is_reported_until_delivered() {
     bench.connect(1);
     assert_eq!((bench.reports.len(), bench.last().cause, bench.mode()), (1, Cause::Boot, Mode::Unbound));
     bench.retained(1, &premium(42));
-    assert_eq!(bench.last().reason, "factory_reset", "told or not, it was reset");
+    assert_eq!(bench.last().reason, "factory_reset", "it was reset, reported or not");
 }
 
 #[test]
@@ -140,7 +140,7 @@ fn a_reset_to_the_current_ratchet_changes_nothing() {
     let keyset = Keyset { resets: vec![reset], ..bench.keys.keyset(8) }.sign(&bench.keys.root);
     bench.deliver(1, Topic::Keyset, keyset, true);
     bench.live(&free(41));
-    assert_eq!(bench.last().outcome, Outcome::Conflict, "which document stands there is still known");
+    assert_eq!(bench.last().outcome, Outcome::Conflict, "the document at this position is still known");
 }
 
 #[test]

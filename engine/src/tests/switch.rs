@@ -72,7 +72,7 @@ fn a_new_account_erases_the_old_owners_media_before_anything_opens() {
     bench.disk.slow = true;
     bench.live(&Entitlement { account: "new".into(), epoch: 4.try_into().unwrap(), ..premium(1) });
     assert_eq!(bench.log, ["cut", "forget", "persist", "open"]);
-    assert_eq!((bench.open.record, bench.open.leave), (PREMIUM, Policy::CLOSED), "the new owner's clips are recorded, none leaves yet");
+    assert_eq!((bench.open.record, bench.open.leave), (PREMIUM, Policy::CLOSED), "the new owner's clips are recorded but not uploaded yet");
     bench.sync();
     assert_eq!(bench.log[4..], ["ack", "open", "report"]);
     assert_eq!((bench.mode(), bench.open.position.epoch), (Mode::Paid, 4));
@@ -84,7 +84,7 @@ fn an_unbound_camera_uploads_nothing_and_reports_unbound() {
     bench.live(&Entitlement { reason: Reason::Unbound, ..entitlement(42, "free", Policy { clips: false, ..FREE }) });
     assert_eq!((bench.mode(), bench.open.leave.clips), (Mode::Unbound, false));
     bench.pass(Duration::from_secs(172_801));
-    assert_eq!(bench.mode(), Mode::Unbound, "also once its lease has ended");
+    assert_eq!(bench.mode(), Mode::Unbound, "even after its lease has ended");
 }
 
 #[test]
@@ -104,7 +104,11 @@ fn a_delayed_rejection_is_never_reported_after_a_newer_state() {
     }
     bench.live(&free(42));
     bench.pass(Duration::from_secs(300));
-    assert_eq!((bench.last().outcome, bench.last().mode), (Outcome::Applied, Mode::Free), "the retained report says what is in force");
+    assert_eq!(
+        (bench.last().outcome, bench.last().mode),
+        (Outcome::Applied, Mode::Free),
+        "the retained report describes the state in force"
+    );
 }
 
 #[test]

@@ -93,7 +93,7 @@ async fn s68_a_new_account_gets_no_media_of_the_previous_owner() {
     // One clip is being uploaded and another waits.
     let mut motion = world.agent.motion().await;
     motion.report_motion().await;
-    world.agent.status("a clip that waits", |status| status.clips_held() >= 2).await;
+    world.agent.status("a waiting clip", |status| status.clips_held() >= 2).await;
     world.agent.status("the order", |status| status.order() == "KC-OF-THE-OLD-OWNER").await;
     let recordings = || -> BTreeSet<_> { std::fs::read_dir(&sd).unwrap().map(|entry| entry.unwrap().path()).collect() };
     let recorded = until("a recording", PATIENCE, || Some(recordings()).filter(|files| !files.is_empty())).await;

@@ -48,6 +48,6 @@ async fn s87_after_a_factory_reset_only_a_higher_epoch_binds() {
     world.position = Position { epoch: 4, seq: 0 };
     let bound = world.premium().because(Reason::Bound);
     world.switch(bound, Mode::Paid).await;
-    world.agent.status("nothing of the reset", |status| status.condition("factory_reset").is_none()).await;
+    world.agent.status("no message about the reset", |status| status.condition("factory_reset").is_none()).await;
     world.upload_in_flight(16_000).await;
 }

@@ -1,5 +1,5 @@
-//! Schemas and Rust readers judge the same examples: a good document, and what comes of it when each required field
-//! is removed, each range exceeded by one, each name replaced by an unknown one, each value by one of another type.
+//! Schemas and Rust readers judge the same examples: a valid document, and variants of it with a required field
+//! removed, a range exceeded by one, a name replaced by an unknown one, or a value replaced by one of another type.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use super::schema::{Judge, read};
 const DEVICE: &str = "8006E5A1F0C2";
 const ISSUER: &str = "care";
 
-/// One change to a document: at this JSON pointer, this value, or nothing.
+/// One change to a document: sets the value at this JSON pointer, or removes it.
 #[derive(Debug, Clone)]
 struct Change {
     at: String,
@@ -36,7 +36,7 @@ impl Change {
     }
 }
 
-/// Every change that the schema speaks of.
+/// One change for every constraint in the schema.
 fn changes(schema: &Value, value: &Value, at: &str, found: &mut Vec<Change>) {
     if let Some(file) = schema["$ref"].as_str() {
         return changes(&read(file), value, at, found);
@@ -102,12 +102,12 @@ fn changes(schema: &Value, value: &Value, at: &str, found: &mut Vec<Change>) {
     }
 }
 
-/// How a Rust reader stands to its schema.
+/// How strictly a Rust reader follows its schema.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reader {
-    /// Accepts what the schema admits, and nothing else.
+    /// Accepts exactly what the schema accepts.
     Same,
-    /// Accepts what the schema admits, and more.
+    /// Accepts what the schema accepts, and more.
     Lenient,
 }
 
@@ -159,7 +159,7 @@ fn entitlement() -> Value {
 fn an_entitlement_is_judged_alike() {
     let (admitted, refused) = compare("entitlement", Reader::Same, &entitlement(), accepts_entitlement);
     assert!(admitted > 60 && refused > 150, "{admitted} admitted, {refused} refused");
-    // What an unbound camera may not have: each by itself, now and next.
+    // Fields that an unbound camera may not have: each alone, in `policy` and in `next`.
     let mut unbound = entitlement();
     unbound["reason"] = json!("unbound");
     unbound["policy"]["clips"] = json!(false);

@@ -12,7 +12,7 @@ use super::{
     table,
 };
 
-/// The paths of the HTTPS side, as `openapi.yaml` has them.
+/// The paths in `openapi.yaml`.
 pub struct Api(Value);
 
 impl Api {
@@ -20,7 +20,7 @@ impl Api {
         Self(judge.yaml("openapi.yaml"))
     }
 
-    /// Whether a request is one of them.
+    /// Whether a request matches one of them.
     pub fn has(&self, method: &str, path: &str) -> bool {
         let fits = |template: &str| {
             let (mut steps, mut given) = (template.split('/'), path.split('/'));
@@ -37,7 +37,7 @@ impl Api {
     }
 }
 
-/// Follows every `$ref`; returns the files that were named.
+/// Follows every `$ref`; returns the files that were referenced.
 fn references(whole: &Value, part: &Value, files: &mut BTreeSet<String>) {
     match part {
         Value::Object(fields) => {
@@ -76,7 +76,7 @@ fn every_schema_is_used_and_every_reference_leads_somewhere() {
             all.insert(name);
         }
     }
-    // These three are not spoken between camera and cloud.
+    // These three are not exchanged between camera and cloud.
     files.extend(["status.json", "uploader-from-agent.json", "uploader-to-agent.json"].map(str::to_owned));
     assert_eq!(files, all);
 }

@@ -19,7 +19,7 @@ fn table(heading: &str) -> Vec<Vec<&'static str>> {
     rows.map(|row| row.trim_matches('|').split('|').map(str::trim).collect()).collect()
 }
 
-/// What stands in backticks.
+/// The text between backticks.
 fn quoted(cell: &str) -> Option<&str> {
     cell.split('`').nth(1)
 }

@@ -13,7 +13,7 @@ pub fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../schemas")
 }
 
-/// A schema as it stands in its file.
+/// Reads a schema from its file.
 pub fn read(name: &str) -> Value {
     let file = folder().join(name);
     let text = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
@@ -48,7 +48,7 @@ impl Judge {
         self.validate_as(schema, document, false)
     }
 
-    /// Fails unless the document is valid and has no field that the schema does not name.
+    /// Panics unless the document is valid and has no field that the schema does not name.
     pub fn is_complete(&mut self, schema: &str, document: &Value) {
         let (valid, why) = self.validate_as(schema, document, true);
         assert!(valid, "schemas/{schema}.json does not describe what is written: {why}\n{document:#}");
@@ -67,7 +67,7 @@ impl Judge {
 
 impl Drop for Judge {
     fn drop(&mut self) {
-        // It ends by itself with its input; a test that panics does not wait.
+        // The process exits at end of input; a test that panics does not wait for it.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }

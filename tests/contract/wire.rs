@@ -16,7 +16,7 @@ use tokio::{
 
 use super::{interfaces::Api, schema::Judge};
 
-/// A status document with every part that one can have.
+/// A status document with every optional part.
 pub fn status_example() -> Value {
     let policy = json!({ "clips": true, "history_h": 12, "clip_max_s": 12, "cooldown_s": 300, "max_height": 720, "snapshots": false });
     let digest = format!("sha256:{}", "0".repeat(64));
@@ -76,7 +76,7 @@ async fn what_a_running_camera_writes_is_what_the_schemas_describe() {
     let announced = world.agent.status("what comes next", |status| status.0["next"].is_object()).await;
     judge.is_complete("status", &announced.0);
 
-    // One that is rejected, with a sentence; one that is stale; then the cancel.
+    // A document that is rejected with a detail, a stale one, then the cancel.
     let mut foreign = Draft::new(&world.device, "premium", PREMIUM).at(3, 99);
     foreign.0.iss = "prod".into();
     let foreign = world.sign(&foreign);
@@ -139,7 +139,7 @@ async fn the_lines_to_an_uploader_are_what_the_schemas_describe() {
     let status = world.agent.status("an uploader", |status| status.0["uploader"]["connected"] == true).await;
     judge.is_complete("status", &status.0);
 
-    // A second one is told that it is one too many.
+    // A second uploader is refused.
     let second = UnixStream::connect(&socket).await.unwrap();
     let line = timeout(PATIENCE, BufReader::new(second).lines().next_line()).await.expect("a line in time").unwrap().unwrap();
     let line: Value = serde_json::from_str(&line).unwrap();

@@ -2,7 +2,7 @@
 
 use crate::{documents, prose, quoted, text};
 
-/// Lines of these are long by their nature: a list of changes, a list of links.
+/// Documents with long lines: a list of changes, a list of links.
 const LONG: [&str; 2] = ["CHANGELOG.md", "docs/scenarios.md"];
 
 #[test]
@@ -13,7 +13,7 @@ fn every_make_command_of_a_document_exists() {
     let mut seen = 0;
     for document in documents() {
         for (number, line) in text(&document.to_string_lossy()).lines().enumerate() {
-            // In a console block the line is the command; in prose it stands in backticks.
+            // In a console block the line is the command; in prose it is between backticks.
             let console = line.strip_prefix("$ ").into_iter();
             for command in quoted(line).chain(console) {
                 let mut words = command.split_whitespace().skip_while(|word| word.contains('='));

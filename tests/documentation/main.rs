@@ -21,7 +21,7 @@ fn text(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// Every file of the repository that is not built, by its path from the root, in order.
+/// Every file of the repository outside build directories, by its path from the root, sorted.
 fn files() -> Vec<PathBuf> {
     fn walk(dir: &Path, found: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(dir).unwrap() {
@@ -44,7 +44,7 @@ fn documents() -> Vec<PathBuf> {
     files().into_iter().filter(|path| path.extension().is_some_and(|extension| extension == "md")).collect()
 }
 
-/// The lines of a document with the number of each, without those of code blocks.
+/// The numbered lines of a document, without code blocks.
 fn prose(text: &str) -> Vec<(usize, &str)> {
     let mut code = false;
     let mut lines = Vec::new();
@@ -58,7 +58,7 @@ fn prose(text: &str) -> Vec<(usize, &str)> {
     lines
 }
 
-/// What stands in backticks in a line.
+/// The texts between backticks in a line.
 fn quoted(line: &str) -> impl Iterator<Item = &str> {
     line.split('`').skip(1).step_by(2)
 }

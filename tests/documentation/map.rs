@@ -7,7 +7,7 @@ use std::{
 
 use crate::{files, root, text};
 
-/// The directories of the map: an indented tree, one name a line, directories end with `/`.
+/// The directories of the map: an indented tree, one name per line; directories end with `/`.
 fn entries(text: &str) -> BTreeSet<PathBuf> {
     let (_, map) = text.split_once("```text\n").expect("docs/architecture.md has a map");
     let (map, _) = map.split_once("\n```").unwrap();
@@ -28,7 +28,7 @@ fn entries(text: &str) -> BTreeSet<PathBuf> {
     found
 }
 
-/// Whether a directory holds unit tests alone, which stand beside what they test.
+/// Whether a directory holds only unit tests, which the map leaves out.
 fn of_tests(directory: &Path) -> bool {
     directory.ends_with("tests") && directory.components().count() > 2
 }

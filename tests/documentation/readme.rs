@@ -17,7 +17,7 @@ fn the_faults_of_readme_are_conditions_that_exist() {
     assert_eq!(rows.len(), 8);
     for row in rows {
         let shown = row.split(" | ").nth(1).unwrap();
-        // A mode is none.
+        // A mode is not a condition.
         if let Some(mode) = shown.strip_prefix("mode ") {
             assert_eq!(mode, "`unbound`");
             continue;
@@ -29,7 +29,7 @@ fn the_faults_of_readme_are_conditions_that_exist() {
     }
 }
 
-/// The first block of Python in a document.
+/// The first Python block in a document.
 fn python(text: &str) -> &str {
     let (_, rest) = text.split_once("```python\n").expect("there is a block of Python");
     rest.split_once("\n```").unwrap().0

@@ -22,7 +22,7 @@ fn example(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/publisher").join(file)
 }
 
-/// The publisher and what it talks to. The camera first, so that it goes before the rest.
+/// The publisher, its camera and its broker. The camera comes first, so that it is dropped first.
 struct Stage {
     camera: Agent,
     publisher: Process,
@@ -32,7 +32,7 @@ struct Stage {
 }
 
 impl Stage {
-    /// Broker and publisher run, the camera is configured and off.
+    /// Starts broker and publisher, and configures the camera without starting it.
     async fn new() -> Self {
         let (pki, dir) = (Pki::new(), tempfile::tempdir().unwrap());
         let broker = Broker::start(&pki).await;
@@ -59,12 +59,12 @@ impl Stage {
         self.publisher.say(command).await;
     }
 
-    /// Waits for a line of the publisher that begins so.
+    /// Waits for a line of the publisher with this beginning.
     async fn told(&self, beginning: &str) -> String {
         until(format!("the publisher to print {beginning:?}"), PATIENCE, || self.log.find(0, |line| line.starts_with(beginning))).await
     }
 
-    /// Moves something before the camera until the publisher has stored a clip.
+    /// Reports motion until the publisher has stored a clip.
     async fn clip_is_stored(&self) -> String {
         let mut motion = self.camera.motion().await;
         let started = Instant::now();
@@ -101,7 +101,7 @@ async fn the_example_publisher_binds_gives_premium_stores_a_clip_and_cancels() {
     stage.told(&format!("{DEVICE} applied cancelled 1 3 free free")).await;
     the_shortest_publisher_cancels(&stage).await;
 
-    // Another life of the publisher has its keys and its numbers, and a reset camera is bound anew only.
+    // A restarted publisher has its keys and positions, and binds a reset camera only with a higher epoch.
     stage.camera.stop().await;
     let reset = stage.camera.command(&["factory-reset"]).await;
     assert!(reset.status.success(), "{reset:?}");
@@ -114,7 +114,7 @@ async fn the_example_publisher_binds_gives_premium_stores_a_clip_and_cancels() {
     stage.camera.stop().await;
 }
 
-/// The fifteen lines of the README, as they stand there but for the broker's port.
+/// Runs the README's fifteen lines unchanged, except for the broker's port.
 async fn the_shortest_publisher_cancels(stage: &Stage) {
     let readme = std::fs::read_to_string(example("README.md")).unwrap();
     let snippet = readme.split("```python\n").nth(1).and_then(|rest| rest.split("```").next()).expect("a Python example");

@@ -1,4 +1,5 @@
-//! What docs/protocol.md says of a history, computed without the engine: verdicts, and bounds for what may leave.
+//! Computes from docs/protocol.md alone, without the engine, the verdicts of a history and the limits for media that
+//! may leave.
 
 use std::{
     collections::{BTreeMap, VecDeque},

@@ -1,4 +1,4 @@
-//! What confirms the plan on record, and what keeps paid media open without a connection.
+//! Confirmation of the recorded plan, and how paid media stays open without a connection.
 
 use super::*;
 

@@ -1,5 +1,4 @@
-//! What the engine makes of trusted time: what lies beyond the end of a connection's certificates, and what a
-//! correction means.
+//! Corrections of trusted time, and documents issued after the expiry of a connection's certificates.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! Writing the record: what waits for it, and what a failure changes.
+//! Writing the record: effects that wait for the write, and the consequences of a failed one.
 
 use super::*;
 

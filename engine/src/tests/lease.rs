@@ -1,4 +1,4 @@
-//! The lease: when it ends, what it costs, what a reboot leaves of it.
+//! The lease: when it ends, how its end is reported, and how much of it remains after a reboot.
 
 use super::*;
 

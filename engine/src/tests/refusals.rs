@@ -1,4 +1,4 @@
-//! Grants answered 402 or 403: what they hold back, and for how long.
+//! Grants answered 402 or 403: which media they hold, and for how long.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! The switch itself: what a document changes, and in which order.
+//! The switch itself: the effects of a document, and their order.
 
 use super::*;
 

@@ -1,6 +1,6 @@
-//! `vectors/histories.json`: what one device is told, step by step, and what it says and does after each step.
+//! `vectors/histories.json`: a device's inputs step by step, with its output and actions after each step.
 //!
-//! The engine's tests and `vectors/run.py` play them; this file only writes them down.
+//! The engine's tests and `vectors/run.py` play them; this file only generates them.
 
 use care_protocol::Policy;
 use serde::Serialize;

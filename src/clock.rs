@@ -1,7 +1,7 @@
-//! Trusted time: what time it is, on CLOCK_BOOTTIME, as far as the cloud has said so.
+//! Trusted time: the time confirmed by the cloud, carried on by CLOCK_BOOTTIME.
 //!
-//! [`TrustedTime`] is the rule as a value, without any clock. [`Clock`] reads CLOCK_BOOTTIME and the system clock for it; the
-//! control thread, TLS and uploads share it. Nothing else reads the system clock.
+//! [`TrustedTime`] is the rule as a value, without any clock. [`Clock`] reads CLOCK_BOOTTIME and the system clock for
+//! it; the control thread, TLS and uploads share it. Nothing else reads the system clock.
 
 mod monitor;
 
@@ -88,7 +88,7 @@ impl Clock {
     }
 
     fn lock(&self) -> MutexGuard<'_, TrustedTime> {
-        // Every update leaves a whole value behind, so a panic elsewhere does not spoil it.
+        // Every update leaves the value consistent, so the lock's poison flag can be ignored.
         self.time.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

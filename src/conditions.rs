@@ -1,12 +1,12 @@
-//! The list of what is wrong now. It feeds the log, the status page, `status`, the support archive and systemd's status line,
-//! so that a fault has the same name and words everywhere. Each part of the agent raises and clears its own conditions.
-//! Raising an active condition again is cheap, so a part may do that whenever it meets the fault.
+//! The list of what is wrong now. It feeds the log, the status page, `status`, the support archive and systemd's
+//! status line, so that a fault has the same name and words everywhere. Each part of the agent raises and clears its
+//! own conditions. Raising an active condition again is cheap, so a part may do that whenever it meets the fault.
 //!
 //! Conditions only inform: no part of the agent may read one to decide what to do.
 //!
-//! A condition writes one log line when it begins, one when it ends, and a reminder every ten minutes in between. One that
-//! flaps writes no more lines than one that lasts; each line then says how often it came back. `docs/conditions.md` lists
-//! them all.
+//! A condition writes one log line when it begins, one when it ends, and a reminder every ten minutes in between. One
+//! that flaps writes no more lines than one that lasts; each line then contains how often it returned.
+//! `docs/conditions.md` lists them all.
 
 use std::{
     cmp::Reverse,
@@ -185,17 +185,17 @@ struct List {
     clock: Box<dyn Fn() -> Duration + Send + Sync>,
 }
 
-/// A condition that is or was active, and what the log says about it.
+/// A condition that is or was active, and its last log line.
 #[derive(Default)]
 struct Entry {
     active: Option<Active>,
     /// When the last log line about it was written.
     logged_at: Option<Duration>,
-    /// Whether that line says that the condition is active.
+    /// Whether that line reports the condition as active.
     logged_active: bool,
     /// How often it was raised again without a log line since then.
     unlogged: u64,
-    /// It comes and goes. Its end is then logged only once it has stayed away for a whole reminder interval.
+    /// It flaps. Its end is then logged only once it has stayed away for a whole reminder interval.
     flapping: bool,
     /// When it last ended, and its sentence at that time.
     ended_at: Duration,
@@ -214,7 +214,7 @@ impl Conditions {
         Self(Arc::new(List { entries: Mutex::default(), clock: Box::new(clock) }))
     }
 
-    /// Raises a condition, or updates its sentence. `sentence` says what is wrong, without secrets.
+    /// Raises a condition, or updates its sentence. `sentence` describes the fault, without secrets.
     pub fn raise(&self, kind: Kind, sentence: impl Into<String>) {
         self.raise_advising(kind, sentence, kind.advice());
     }
@@ -255,8 +255,8 @@ impl Conditions {
         }
     }
 
-    /// The active conditions, the most severe first, and the newest first among equals. Call it often, because it also writes
-    /// the reminders that are due.
+    /// The active conditions, the most severe first, and the newest first among equals. Call it often, because it also
+    /// writes the reminders that are due.
     pub fn list(&self, now: Now) -> Vec<Condition> {
         let ticks = (self.0.clock)();
         let mut entries = self.lock();
@@ -280,7 +280,7 @@ impl Conditions {
         list.into_iter().map(|(_, condition)| condition).collect()
     }
 
-    /// Every change leaves a whole map behind, so a panic elsewhere does not spoil it.
+    /// Every change leaves the map consistent, so the lock's poison flag can be ignored.
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Kind, Entry>> {
         self.0.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }

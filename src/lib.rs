@@ -23,7 +23,7 @@
 //! |---|---|
 //! | control | link, engine, cuts: nothing slow |
 //! | store | `fdatasync`, which can take seconds on worn flash |
-//! | uploads | grants and PUTs on a runtime of its own, or the socket of a vendor's uploader |
+//! | uploads | grants and PUTs on its own runtime, or the socket of a vendor's uploader |
 //! | flash | writes clips to flash and unlinks them |
 //! | status | the status page |
 //! | GStreamer's | capture, motion, clips |

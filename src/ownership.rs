@@ -19,10 +19,10 @@ pub fn fault(path: &Path, metadata: &Metadata) -> Option<(String, String)> {
     let path = path.display();
     if mode & OTHERS_MAY_WRITE != 0 {
         let right = format!("chmod {:o} {path}", mode & !OTHERS_MAY_WRITE & 0o777);
-        return Some((format!("{path} has mode {mode:04o}, so others on this machine may change whom this device believes"), right));
+        return Some((format!("{path} has mode {mode:04o}, so others on this machine may change what this device trusts"), right));
     }
     if !is_ours(owner) {
-        let wrong = format!("{path} belongs to {}, who may change whom this device believes", name_of(owner));
+        let wrong = format!("{path} belongs to {}, who may change what this device trusts", name_of(owner));
         return Some((wrong, format!("chown root {path}")));
     }
     None
@@ -36,12 +36,12 @@ pub fn directory_fault(path: &Path) -> Option<(String, String)> {
     let (mode, owner) = (metadata.mode() & 0o7777, metadata.uid());
     let dir = dir.display();
     if mode & OTHERS_MAY_WRITE != 0 && mode & STICKY == 0 {
-        let wrong = format!("the directory {dir} has mode {mode:04o}, so others on this machine may exchange what is in it");
+        let wrong = format!("the directory {dir} has mode {mode:04o}, so others on this machine may replace files in it");
         return Some((wrong, format!("chmod {:o} {dir}", mode & !OTHERS_MAY_WRITE)));
     }
     if !is_ours(owner) {
         return Some((
-            format!("the directory {dir} belongs to {}, who may exchange what is in it", name_of(owner)),
+            format!("the directory {dir} belongs to {}, who may replace files in it", name_of(owner)),
             format!("chown root {dir}"),
         ));
     }

@@ -1,5 +1,5 @@
-//! Listens on a unix socket path. The socket has its mode before it appears, so that nobody without permission can ever
-//! connect. It replaces a socket that a killed agent left behind, but not one in use, nor another kind of file.
+//! Listens on a unix socket path. The socket has its mode before it appears, so that no process without permission can
+//! ever connect. It replaces a socket that a killed agent left behind, but not one in use, nor another kind of file.
 
 use std::{
     fs,
@@ -21,7 +21,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 pub fn listen(path: &Path, mode: u32) -> io::Result<UnixListener> {
     match fs::symlink_metadata(path) {
         Ok(found) if !found.file_type().is_socket() => {
-            return Err(io::Error::new(ErrorKind::AlreadyExists, "what is there is not a socket"));
+            return Err(io::Error::new(ErrorKind::AlreadyExists, "another kind of file exists there"));
         }
         Ok(_) if UnixStream::connect(path).is_ok() => return Err(ErrorKind::AddrInUse.into()),
         Ok(_) => fs::remove_file(path)?,

@@ -80,7 +80,7 @@ pub enum SetupError {
     Listen { what: &'static str, flag: &'static str, address: SocketAddr, source: std::io::Error },
     #[error("--broker {url}: {why}")]
     BrokerUrl { url: String, why: &'static str },
-    #[error("{path} says of no care-cloud: start one there first, or name its directory with --data")]
+    #[error("{path} has no address of a care-cloud: start one there first, or name its directory with --data")]
     NotRunning { path: String },
 }
 

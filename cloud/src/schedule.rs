@@ -42,7 +42,7 @@ pub async fn run(cloud: Arc<Cloud>) {
                 Ok(true) => {}
                 Ok(false) => prune_at = Instant::now() + PRUNE_EVERY,
                 Err(e) => {
-                    tracing::error!("removing what is old: {e}");
+                    tracing::error!("removing old rows: {e}");
                     prune_at = Instant::now() + PRUNE_EVERY;
                 }
             }
@@ -72,7 +72,7 @@ async fn look_at_store(cloud: &Arc<Cloud>) -> Result<(), RetentionError> {
 async fn remove_old(cloud: &Arc<Cloud>) -> Result<bool, DbError> {
     let pruned = cloud.db.transact_async(|tx| prune(tx, now_us())).await?;
     if pruned.rows() > 0 {
-        tracing::info!(reports = pruned.reports, grants = pruned.grants, clips = pruned.clips, "removed what was too old");
+        tracing::info!(reports = pruned.reports, grants = pruned.grants, clips = pruned.clips, "removed old rows");
     }
     Ok(pruned.rows() > 0)
 }

@@ -30,12 +30,12 @@ impl Engine {
                 self.send_get(now);
             }
             Topic::Entitlement => {
-                self.hear(message.connection);
+                self.message_arrived(message.connection);
                 let via = Via::Copy { connection: message.connection, retain: message.retain, dup: message.dup };
                 self.judge(&message.payload, via, arrival, now);
             }
             Topic::Answer => {
-                self.hear(message.connection);
+                self.message_arrived(message.connection);
                 match Answer::read(&message.payload) {
                     Ok(answer) => {
                         let via = Via::Answer { connection: message.connection, nonce: answer.nonce };
@@ -47,8 +47,8 @@ impl Engine {
         }
     }
 
-    fn hear(&mut self, connection: Connection) {
-        if self.standing.heard_on(connection) {
+    fn message_arrived(&mut self, connection: Connection) {
+        if self.standing.message_arrived(connection) {
             // An HTTPS answer meanwhile vouches until a time, not for a connection.
             self.overtake();
         }
@@ -58,7 +58,7 @@ impl Engine {
         self.standing.polled(&fetched, now);
         match fetched {
             Fetched::Found(body) => {
-                self.standing.heard();
+                self.standing.document_arrived();
                 let token = body.bytes.trim_ascii();
                 self.judge(token, Via::Https, Arrival::fetched(Way::Https, &body, now), now);
             }
@@ -109,7 +109,7 @@ impl Engine {
         }
     }
 
-    /// Whether this is the document that stands at the ratchet, or is in force although a reset has lowered the
+    /// Whether this is the document at the ratchet's position, or the one in force after a reset has lowered the
     /// ratchet.
     pub(super) fn is_known(&self, position: Position, digest: Digest) -> bool {
         let at_ratchet = position == self.ratchet && self.ratchet_digest == Some(digest);

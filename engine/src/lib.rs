@@ -399,7 +399,7 @@ impl Engine {
         engine
     }
 
-    /// Missing: closed until a document comes. Unreadable: closed until HTTPS answers. Good: in force, and held until
+    /// Missing: closed until a document arrives. Unreadable: closed until HTTPS answers. Good: in force, and held until
     /// confirmed.
     fn restore(&mut self, record: Record, now: Now) {
         let Ok(verified) = record.verify(&self.settings.roots, &self.settings.issuer, &self.settings.device) else {
@@ -536,7 +536,7 @@ impl Engine {
             self.after_cut = effects.split_off(cut + 1);
         }
         if effects.iter().any(|effect| matches!(effect, Effect::Get(_))) {
-            self.standing.get_leaves(now);
+            self.standing.note_get_sent(now);
         }
         effects
     }

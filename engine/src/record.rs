@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use super::{past::Past, verifying};
 
-/// The record, as it stands in a slot.
+/// The record, as stored in a slot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Record {
@@ -65,7 +65,7 @@ pub enum BadRecord {
     #[error("the record is not in a format of this agent: {0}")]
     Format(String),
     /// A number that no document and no clock can produce.
-    #[error("the record's {what} is {found}, more than any document can say")]
+    #[error("the record's {what} is {found}, more than any document can hold")]
     OutOfRange {
         /// Which number.
         what: &'static str,

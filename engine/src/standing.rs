@@ -29,7 +29,7 @@ const AGAIN: [Duration; 3] = [Duration::from_secs(5), Duration::from_secs(10), D
 /// The source that vouches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Voucher {
-    Nobody,
+    None,
     /// The connection in use has confirmed.
     Connection,
     /// HTTPS, or the grace after a loss, until this BOOTTIME.
@@ -89,11 +89,11 @@ pub(super) struct Standing {
     /// HTTPS answered that there is no document, and no document has arrived since.
     silence: Option<Silence>,
     /// When the first `get` was sent since the last message on this connection.
-    unheard: Option<Duration>,
+    silent_since: Option<Duration>,
     /// No message has arrived for too long: this connection counts as none.
     deaf: bool,
     /// HTTPS answered that there is no document, so the broker has none to deliver.
-    nothing_to_hear: bool,
+    no_document: bool,
     poll_at: Duration,
     polling: bool,
     /// The next regular HTTPS poll.
@@ -105,16 +105,16 @@ pub(super) struct Standing {
 impl Standing {
     pub(super) fn at_boot(now: Now) -> Self {
         Self {
-            voucher: Voucher::Nobody,
+            voucher: Voucher::None,
             connection: None,
             subscribe_sent: false,
             subscribed: false,
             nonce: None,
             asked: None,
             silence: None,
-            unheard: None,
+            silent_since: None,
             deaf: false,
-            nothing_to_hear: false,
+            no_document: false,
             poll_at: now.boot,
             polling: false,
             regular_at: now.boot,
@@ -133,7 +133,7 @@ impl Standing {
 
     pub(super) fn is_open(&self, now: Now) -> bool {
         match self.voucher {
-            Voucher::Nobody => false,
+            Voucher::None => false,
             Voucher::Connection => true,
             Voucher::Until(end) => now.boot < end,
         }
@@ -167,7 +167,7 @@ impl Standing {
         self.subscribed = false;
         self.nonce = None;
         self.asked = None;
-        self.unheard = None;
+        self.silent_since = None;
         self.deaf = false;
         self.failed = 0;
         if self.voucher == Voucher::Connection {
@@ -188,30 +188,30 @@ impl Standing {
     }
 
     /// A `get` is sent now: at once, or after the cut for which it had to wait.
-    pub(super) fn get_leaves(&mut self, now: Now) {
-        self.unheard.get_or_insert(now.boot);
+    pub(super) fn note_get_sent(&mut self, now: Now) {
+        self.silent_since.get_or_insert(now.boot);
     }
 
     /// A document arrived over HTTPS, whatever its verdict will be.
-    pub(super) fn heard(&mut self) {
+    pub(super) fn document_arrived(&mut self) {
         self.silence = None;
-        self.nothing_to_hear = false;
+        self.no_document = false;
     }
 
     /// A copy or an answer arrived on this connection, whatever its verdict will be. Returns whether it was deaf until
     /// now.
-    pub(super) fn heard_on(&mut self, connection: Connection) -> bool {
-        self.heard();
+    pub(super) fn message_arrived(&mut self, connection: Connection) -> bool {
+        self.document_arrived();
         if self.connection != Some(connection) {
             return false;
         }
-        self.unheard = None;
+        self.silent_since = None;
         std::mem::take(&mut self.deaf)
     }
 
     /// Whether the connection has become deaf just now. It then counts as lost, but may deliver messages again.
     pub(super) fn deafen(&mut self, now: Now) -> bool {
-        let Some(since) = self.unheard.filter(|since| !self.deaf && now.boot >= *since + DEAF) else {
+        let Some(since) = self.silent_since.filter(|since| !self.deaf && now.boot >= *since + DEAF) else {
             return false;
         };
         self.deaf = true;
@@ -230,8 +230,8 @@ impl Standing {
     }
 
     /// Whether the broker delivers nothing although it has a document to deliver.
-    pub(super) fn misses_something(&self) -> bool {
-        self.deaf && !self.nothing_to_hear
+    pub(super) fn document_missing(&self) -> bool {
+        self.deaf && !self.no_document
     }
 
     /// Whether a document from this source that was judged applied or duplicate confirms:
@@ -251,13 +251,13 @@ impl Standing {
         self.voucher = match self.voucher {
             _ if self.subscribe_sent && !self.deaf => Voucher::Connection,
             Voucher::Until(end) => Voucher::Until(end.max(at + VOUCHED)),
-            Voucher::Connection | Voucher::Nobody => Voucher::Until(at + VOUCHED),
+            Voucher::Connection | Voucher::None => Voucher::Until(at + VOUCHED),
         };
     }
 
     /// HTTPS has no document for this device.
     pub(super) fn missing(&mut self, now: Now) {
-        self.nothing_to_hear = true;
+        self.no_document = true;
         if self.voucher == Voucher::Connection {
             return;
         }
@@ -327,7 +327,7 @@ impl Standing {
     }
 
     /// Poll over HTTPS at once.
-    pub(super) fn hurry(&mut self, now: Now) {
+    pub(super) fn poll_now(&mut self, now: Now) {
         self.poll_at = now.boot;
     }
 
@@ -342,7 +342,7 @@ impl Standing {
         self.voucher = match self.voucher {
             Voucher::Connection => Voucher::Connection,
             Voucher::Until(end) => Voucher::Until(end.max(until)),
-            Voucher::Nobody => Voucher::Until(until),
+            Voucher::None => Voucher::Until(until),
         };
         true
     }
@@ -351,7 +351,7 @@ impl Standing {
     pub(super) fn expire(&mut self, now: Now) -> bool {
         let expired = matches!(self.voucher, Voucher::Until(end) if now.boot >= end);
         if expired {
-            self.voucher = Voucher::Nobody;
+            self.voucher = Voucher::None;
             // A silence that has ended needs another 404; one that is still running may open again.
             self.silence = self.silence.filter(|silence| !silence.over);
         }
@@ -367,7 +367,7 @@ impl Standing {
         if let Some(silence) = self.silence.filter(|silence| !silence.over) {
             wake = wake.min(silence.since + SILENCE);
         }
-        if let Some(since) = self.unheard.filter(|_| !self.deaf) {
+        if let Some(since) = self.silent_since.filter(|_| !self.deaf) {
             wake = wake.min(since + DEAF);
         }
         if !self.polling {

@@ -54,7 +54,7 @@ impl Engine {
             self.settle(Cause::Link, now);
             self.unless_cutting()?;
         }
-        self.tell_deaf(now);
+        self.report_deaf(now);
         if self.standing.expire(now) {
             self.settle(Cause::Link, now);
             self.unless_cutting()?;
@@ -113,8 +113,8 @@ impl Engine {
     }
 
     /// Reports once that the broker delivers nothing, and once that it delivers again.
-    fn tell_deaf(&mut self, now: Now) {
-        let deaf = self.standing.misses_something();
+    fn report_deaf(&mut self, now: Now) {
+        let deaf = self.standing.document_missing();
         if std::mem::replace(&mut self.told_deaf, deaf) != deaf {
             let undelivered = self.reports.undelivered().cloned();
             let report = undelivered.unwrap_or_else(|| self.applied_report(Cause::Link, None, now));
@@ -192,7 +192,7 @@ impl Engine {
             self.settle(Cause::Refused, now);
         }
         if !self.send_get(now) {
-            self.standing.hurry(now);
+            self.standing.poll_now(now);
         }
     }
 

@@ -84,7 +84,7 @@ impl Engine {
             order: entitlement.and_then(|entitlement| entitlement.order.as_ref()).map(|order| order.id.clone()),
             persisted: self.phase.unwritten().is_none() && self.phase.staged().is_none(),
             factory_reset: self.factory_reset.is_some(),
-            broker_deaf: self.standing.misses_something(),
+            broker_deaf: self.standing.document_missing(),
             state_lost: self.lost,
             conflict: self.conflict,
             held_because: force.and_then(|force| self.held_because(force, now)),

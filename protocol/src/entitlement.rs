@@ -1,6 +1,6 @@
-//! Entitlements: the signed documents that say what a camera may do now and what comes next
+//! Entitlements: the signed documents that state a camera's policy now and its next change
 //! (`docs/protocol.md#entitlement`). The cloud signs them with [`Entitlement::sign`], the camera checks them with
-//! [`Entitlement::verify`]. Their place in the order of documents is the engine's to judge, not this module's.
+//! [`Entitlement::verify`]. The engine, not this module, judges their place in the order of documents.
 
 use serde::{Deserialize, Serialize};
 
@@ -67,7 +67,7 @@ names! {
         TrialEnded = "trial_ended",
         /// A payment failed.
         PaymentFailed = "payment_failed",
-        /// A failed payment came in after all.
+        /// A failed payment was made after all.
         PaymentRecovered = "payment_recovered",
         /// The owner was given the money back.
         Refunded = "refunded",
@@ -93,7 +93,7 @@ names! {
 }
 
 names! {
-    /// How money went back.
+    /// How money was refunded.
     RefundKind {
         /// To the payer.
         Refund = "refund",
@@ -124,16 +124,16 @@ pub struct Next {
     pub policy: Policy,
 }
 
-/// The order behind a change and the money that went back: for people, never a reason to delay.
+/// The order behind a change and the refund: for people, never a reason to delay.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Order {
     /// The order id that support asks for.
     pub id: String,
-    /// What went back.
+    /// The refund.
     pub refund: Refund,
 }
 
-/// An amount that went back.
+/// A refunded amount.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Refund {
     /// To the payer or on the next bill.
@@ -169,10 +169,10 @@ pub struct Entitlement {
     pub lease: Lease,
     /// The limits.
     pub policy: Policy,
-    /// What comes next, if anything is known.
+    /// The next change, if one is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next: Option<Next>,
-    /// Money that went back.
+    /// The order and its refund.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub order: Option<Order>,
     /// Names of top-level fields that a device must know to accept the document.
@@ -182,7 +182,7 @@ pub struct Entitlement {
 /// An entitlement whose signature, issuer, device and fields have been checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VerifiedEntitlement {
-    /// What it says.
+    /// Its content.
     pub entitlement: Entitlement,
     /// Its digest: which document it is, whatever key signed it.
     pub digest: Digest,

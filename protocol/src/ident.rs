@@ -64,7 +64,7 @@ impl fmt::Display for DeviceId {
     }
 }
 
-/// A plan's name: `free`, `plus`, `premium` or one to come; 1 to 64 characters, no control characters. The camera
+/// A plan's name: `free`, `plus`, `premium` or a future one; 1 to 64 characters, no control characters. The camera
 /// shows it and enforces the policy.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

@@ -1,6 +1,6 @@
 //! Compact JWS with Ed25519 (RFC 7515, RFC 8037, RFC 9864), read strictly: three canonical base64url parts without
 //! padding, and a header of exactly `alg`, `kid` and `typ` (`docs/protocol.md#header`). Entitlements and keysets use
-//! it; it knows nothing of their fields. `docs/design/trust.md` says why it is our own.
+//! it; their fields are not read here. `docs/design/trust.md` explains why it is our own.
 
 use std::fmt;
 

@@ -1,6 +1,6 @@
 //! Keysets: the keys that may sign entitlements, signed by an offline root key (`docs/protocol.md#keyset`). The cloud
-//! signs them with [`Keyset::sign`], the camera checks them with [`Keyset::verify`]. Which version is in force is the
-//! engine's to judge.
+//! signs them with [`Keyset::sign`], the camera checks them with [`Keyset::verify`]. The engine decides which version
+//! is in force.
 
 use std::collections::BTreeMap;
 
@@ -45,7 +45,7 @@ pub struct Reset {
 }
 
 impl Reset {
-    /// The position that the ratchet goes back to.
+    /// The position to which the ratchet is lowered.
     pub fn position(&self) -> Position {
         Position { epoch: self.epoch, seq: self.seq }
     }
@@ -71,7 +71,7 @@ pub struct Keyset {
 /// A keyset whose root signature has been checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VerifiedKeyset {
-    /// What it says.
+    /// Its content.
     pub keyset: Keyset,
     /// The JWS as it arrived.
     pub token: String,

@@ -1,6 +1,6 @@
 //! Why a document was rejected. Each variant has one code; reports carry the codes, and the list is closed
-//! (`docs/protocol.md#reason-codes`). The message says what was expected and what arrived. What arrived is quoted,
-//! escaped and shortened, because anybody may have sent it.
+//! (`docs/protocol.md#reason-codes`). The message names the expected and the received value. The received value is
+//! quoted, escaped and shortened, because any client may have sent it.
 
 use std::fmt;
 

@@ -1,5 +1,5 @@
-//! The report: the retained message in which the agent says what it applied (`docs/protocol.md#report`). The engine
-//! makes reports and decides which go out; the cloud reads them.
+//! The report: the retained message with which the agent reports what it applied (`docs/protocol.md#report`). The
+//! engine makes reports and decides which are sent; the cloud reads them.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -12,11 +12,11 @@ use crate::{DeviceId, Digest, Plan, Position};
 pub enum Outcome {
     /// A document, or a change without one, is in force.
     Applied,
-    /// The same document came again.
+    /// The same document arrived again.
     Duplicate,
-    /// An older document came.
+    /// An older document arrived.
     Stale,
-    /// Another document with the same position came: an alarm.
+    /// Another document with the same position arrived: an alarm.
     Conflict,
     /// The document was rejected; `reason` is the code.
     Rejected,

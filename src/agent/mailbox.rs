@@ -1,5 +1,5 @@
-//! The queue from the other threads to the control thread. Posting never blocks, and the queue is bounded by construction: an
-//! event replaces a waiting one of the same kind wherever the newer one says everything.
+//! The queue from the other threads to the control thread. Posting never blocks, and the queue is bounded by
+//! construction: an event replaces a waiting one of the same kind wherever the newer one says everything.
 
 use std::{
     collections::VecDeque,
@@ -44,8 +44,8 @@ impl WorkerEvent {
                 Event::Uploader => matches!(earlier, Event::Uploader),
                 Event::ErasuresSettled => matches!(earlier, Event::ErasuresSettled),
             },
-            // Answers are not merged. There are few: the engine asks a few times a minute, and each fetch ends within ten
-            // seconds.
+            // Answers are not merged. There are few: the engine asks a few times a minute, and each fetch ends within
+            // ten seconds.
             _ => false,
         }
     }
@@ -116,7 +116,7 @@ impl Drop for Mailbox {
 }
 
 impl Queue {
-    /// Every change leaves a whole queue behind, so a panic elsewhere does not spoil it.
+    /// Every change leaves the queue consistent, so the lock's poison flag can be ignored.
     fn lock(&self) -> MutexGuard<'_, VecDeque<WorkerEvent>> {
         self.events.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,5 +1,5 @@
-//! Raises and clears the conditions of the clock: a correction, a `Date` that contradicts trusted time, and trusted time that
-//! nothing confirms.
+//! Raises and clears the conditions of the clock: a correction, a `Date` that contradicts trusted time, and trusted
+//! time that nothing confirms.
 
 use std::time::Duration;
 
@@ -40,7 +40,7 @@ impl ConditionMonitor {
         if now.corrected != self.reported {
             self.reported = now.corrected;
             if let Some(correction) = now.corrected {
-                // Each correction gets a log line of its own.
+                // Each correction gets its own log line.
                 self.conditions.clear(Kind::ClockCorrected);
                 self.conditions.raise(Kind::ClockCorrected, correction.to_string());
             }

@@ -91,7 +91,7 @@ impl Fault {
             Self::Dns { .. } | Self::Timeout { stage: Stage::Dns, .. } => "Check the name, and the camera's name server.",
             Self::Unreachable(unreachable) => unreachable.advice(),
             Self::Timeout { .. } | Self::Http { .. } => "Check the server, and what stands between it and the camera.",
-            Self::TooLarge { .. } => "Check what the server sends: the answer is larger than any that this agent asks for.",
+            Self::TooLarge { .. } => "Check what the server sends: the answer is larger than any answer that this agent expects.",
             Self::Stale(_) => "Nothing: the plan has changed meanwhile.",
         }
     }

@@ -145,7 +145,7 @@ impl Unreachable {
 pub fn tls_advice(fault: &TlsFault) -> &'static str {
     match fault {
         TlsFault::Expired { .. } => "Renew the server's certificate; if it is valid today, check the camera's trusted time.",
-        TlsFault::NotYetValid { .. } => "Correct the server's certificate, or the clock of whoever issued it.",
+        TlsFault::NotYetValid { .. } => "Correct the server's certificate, or the clock of its issuer.",
         TlsFault::OtherNames { .. } => "Configure a name that the server's certificate carries, or issue one for this name.",
         TlsFault::Revoked => "Replace the server's certificate.",
         TlsFault::UnknownAuthority | TlsFault::OtherAuthority => {

@@ -70,7 +70,7 @@ impl Session {
             End::Stopped | End::Orphaned => return true,
             End::Renewed => {
                 self.farewell_owed = true;
-                let fault = LinkFault::new(Stage::Session, "connecting anew, as asked");
+                let fault = LinkFault::new(Stage::Session, "reconnecting on request");
                 self.shared.lock().lost(&fault, self.backoff.failures());
                 self.emit(Event::Lost { connection, fault }).await;
             }
@@ -84,8 +84,8 @@ impl Session {
                 self.fail(connection, fault, None).await;
             }
             End::Oversized(fault) => self.oversized(fault).await,
-            End::Closed(fault) => match self.upon(&serving) {
-                Some(upon) => self.closed_after(upon).await,
+            End::Closed(fault) => match self.rejected_packet(&serving) {
+                Some(packet) => self.closed_after(packet).await,
                 None => self.closed(fault, stable).await,
             },
         }
@@ -106,26 +106,26 @@ impl Session {
     }
 
     /// The broker closed the connection instead of answering a packet of ours.
-    async fn closed_after(&mut self, upon: RejectedPacket) {
+    async fn closed_after(&mut self, packet: RejectedPacket) {
         let in_a_row = match self.closed_after.take() {
-            Some((last, times)) if last == upon => times + 1,
+            Some((last, times)) if last == packet => times + 1,
             _ => 1,
         };
-        let (stage, advice) = match upon {
+        let (stage, advice) = match packet {
             RejectedPacket::Subscribe(_) => (Stage::Suback, GIVE_RIGHTS),
             RejectedPacket::Publish(_) => (Stage::Session, GIVE_RIGHTS_OR_FIND_A_CLONE),
         };
-        let reason = format!("connection to {}: the broker closed it upon {upon}", self.peer);
+        let reason = format!("connection to {}: the broker closed it after {packet}", self.peer);
         let fault = LinkFault::new(stage, reason).advising(advice);
         if in_a_row >= REJECTED_IN_A_ROW {
             self.closed_soon = 0;
-            let sentence = format!("{} closes the connection upon {upon}", self.peer);
+            let sentence = format!("{} closes the connection after {packet}", self.peer);
             self.settings.conditions.raise_advising(Kind::BrokerRights, sentence, advice);
             self.settings.conditions.clear(Kind::BrokerUnreachable);
         } else {
             self.unreachable(&fault);
         }
-        self.closed_after = Some((upon, in_a_row));
+        self.closed_after = Some((packet, in_a_row));
         self.fail(Some(self.connection), fault, None).await;
     }
 
@@ -156,7 +156,7 @@ impl Session {
     }
 
     /// The packet that the broker rejected by closing this connection, if there is one.
-    fn upon(&self, serving: &Serving) -> Option<RejectedPacket> {
+    fn rejected_packet(&self, serving: &Serving) -> Option<RejectedPacket> {
         match serving.pending.first(Instant::now())? {
             Unanswered::Subscribe => Some(RejectedPacket::Subscribe(filters(&self.topics).join(", "))),
             Unanswered::Publish(packet) => self.shared.lock().outbox.topic(packet).map(|topic| RejectedPacket::Publish(topic.to_owned())),

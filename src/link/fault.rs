@@ -94,7 +94,7 @@ impl LinkFault {
                 let on = topic.as_ref().map_or_else(String::new, |topic| format!(" on {topic}"));
                 session(reached, format_args!("the broker sent a packet of {bytes} bytes{on}, more than {}", super::MAX_PACKET))
             }
-            WireError::Packet(error) => session(reached, format_args!("what the broker sent is no MQTT 3.1.1: {error}")),
+            WireError::Packet(error) => session(reached, format_args!("the broker sent data that is not MQTT 3.1.1: {error}")),
             WireError::State(StateError::AwaitPingResp) => session(reached, format_args!("the broker did not answer a ping")),
             WireError::State(StateError::CollisionTimeout) => {
                 session(reached, format_args!("the broker did not acknowledge a publication"))

@@ -72,9 +72,9 @@ pub async fn probe(
             Ok(Ok(event)) => event,
             Ok(Err(error)) => {
                 let fault = LinkFault::from_wire(&error, reached, &peer);
-                let upon = if reached == Stage::Suback { filters(topics).join(", ") } else { topics.get() };
+                let target = if reached == Stage::Suback { filters(topics).join(", ") } else { topics.get() };
                 let verb = if reached == Stage::Suback { "SUBSCRIBE" } else { "PUBLISH" };
-                return Err(LinkFault { reason: format!("{}, upon {verb} to {upon}", fault.reason), ..fault });
+                return Err(LinkFault { reason: format!("{}, after {verb} to {target}", fault.reason), ..fault });
             }
             Err(_) if reached == Stage::Suback => return Err(silence(Stage::Suback)),
             Err(_) => break,

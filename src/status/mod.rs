@@ -1,5 +1,5 @@
 //! The agent's status: one document, a page that shows it, and a server for both. The control thread keeps
-//! [`SharedStatus`] up to date. The server only reads it, on a thread of its own, so that a reader cannot delay a
+//! [`SharedStatus`] up to date. The server only reads it, on its own thread, so that a reader cannot delay a
 //! switch. It listens on loopback or a unix socket only.
 
 mod client;

@@ -33,7 +33,7 @@ impl Directory {
         }
         let dir = open_dir(path)?;
         if made {
-            give_to_owner_of(open_dir(parent_of(path))?, &dir)?;
+            chown_to_owner_of(open_dir(parent_of(path))?, &dir)?;
         }
         Ok(Self { dir, path: path.to_owned() })
     }
@@ -51,7 +51,7 @@ impl Filesystem for Directory {
         let mode = Mode::RUSR | Mode::WUSR;
         let file: File = rustix::fs::openat(&self.dir, name, flags | OFlags::CLOEXEC | OFlags::NOFOLLOW, mode)?.into();
         if access == Access::Create {
-            give_to_owner_of(&self.dir, &file)?;
+            chown_to_owner_of(&self.dir, &file)?;
         }
         Ok(FlashFile(file))
     }
@@ -185,7 +185,7 @@ fn parent_of(path: &Path) -> &Path {
 }
 
 /// Files that a command creates as root must be usable by the agent, which runs as the directory's owner.
-fn give_to_owner_of(dir: impl AsFd, made: impl AsFd) -> Result<(), Errno> {
+fn chown_to_owner_of(dir: impl AsFd, made: impl AsFd) -> Result<(), Errno> {
     let (owner, ours) = (rustix::fs::fstat(dir)?, rustix::fs::fstat(&made)?);
     if (owner.st_uid, owner.st_gid) == (ours.st_uid, ours.st_gid) || !rustix::process::geteuid().is_root() {
         return Ok(());

@@ -36,7 +36,7 @@ pub enum StoreError {
     Directory {
         /// The configured directory.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         #[source]
         why: io::Error,
     },
@@ -51,7 +51,7 @@ pub enum StoreError {
     Open {
         /// The state file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         #[source]
         why: io::Error,
     },
@@ -60,7 +60,7 @@ pub enum StoreError {
     Write {
         /// The state file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         #[source]
         why: io::Error,
     },

@@ -101,7 +101,7 @@ impl Reader {
         self.digest.update(&piece);
         // Before the last piece is returned.
         if self.offset == self.bytes && hex(&self.digest.clone().finish()) != self.sha256 {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "its file does not hold what was recorded"));
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "its file is damaged"));
         }
         Ok((self, piece))
     }

@@ -147,7 +147,7 @@ pub fn start(settings: Settings, clock: Clock, events: impl Fn(Event) + Send + S
     })?;
     let on_thread = shared.clone();
     thread::Builder::new().name("flash".into()).spawn(move || {
-        flash::thread::run(files, &on_thread.gate, |event| on_thread.tell(event));
+        flash::thread::run(files, &on_thread.gate, |event| on_thread.emit(event));
         drop(end);
     })?;
     Ok(Uploads { shared, ended })

@@ -71,7 +71,7 @@ impl Shared {
             Failure::Refused(status) => Outcome::Refused { until: self.gate.clock.now().boot + REFUSED, status },
             failure => {
                 if let Failure::Grant(violation) = &failure {
-                    self.tell(Event::GrantFault { why: violation.to_string() });
+                    self.emit(Event::GrantFault { why: violation.to_string() });
                 }
                 Outcome::Failed(failure.trouble())
             }
@@ -117,7 +117,7 @@ impl Shared {
         permit.check()?;
         if let Some(heard) = answer.heard_date(sent).filter(|_| api.endpoint.tls) {
             self.gate.clock.observe_date(heard);
-            self.tell(Event::Date);
+            self.emit(Event::Date);
         }
         let unreadable = |reject: Reject| Violation::Unreadable(reject.to_string());
         match answer.status {
@@ -174,7 +174,7 @@ impl Shared {
         request.headers_mut().insert(header::CONTENT_LENGTH, job.bytes.into());
         let (gauge, peer) = (connection.guard().gauge(), connection.peer());
         let exchange = connection.send(request, ANSWER);
-        let answer = self.minded(exchange, &gauge, &pace, &origin.endpoint.host, job.bytes).await;
+        let answer = self.watch_progress(exchange, &gauge, &pace, &origin.endpoint.host, job.bytes).await;
         // The connection is closed by now, and its TCP_INFO has been read.
         if pace.swallowed.load(Ordering::Relaxed) && PATHS.segment(peer).is_some() {
             return Err(Failure::Swallowed(peer_name(&origin.endpoint, peer)));
@@ -191,7 +191,7 @@ impl Shared {
     }
 
     /// Runs a PUT: adapts its pace, and aborts it when it stalls.
-    async fn minded(
+    async fn watch_progress(
         &self,
         exchange: impl Future<Output = Result<Answer, Fault>>,
         gauge: &Gauge,

@@ -95,7 +95,7 @@ impl Shared {
         };
         let end = match end {
             Ok(end) => end,
-            // A panic (invariant 3 is broken, say) must not be swallowed.
+            // A panic (for example because invariant 3 is broken) must not be swallowed.
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
             // A cut aborted it.
             Err(_) => Outcome::Stale,
@@ -105,12 +105,12 @@ impl Shared {
         self.faults.name(&self.gate);
         // Only now: a cut that follows from the refusal must find the clip waiting, not in flight.
         if let Outcome::Refused { status, .. } = end {
-            self.tell(Event::Refused { status, clip });
+            self.emit(Event::Refused { status, clip });
         }
         if end == Outcome::Stored {
             tracing::info!(clip = %id, bytes, generation = generation.0, "clip stored");
             *lock(&self.last_fault) = None;
-            self.tell(Event::Stored { clip, bytes });
+            self.emit(Event::Stored { clip, bytes });
         }
     }
 
@@ -131,11 +131,11 @@ impl Shared {
         self.faults.name(&self.gate);
         for loss in losses {
             tracing::debug!(bytes = loss.bytes, "clip dropped");
-            self.tell(Event::Dropped { clip: loss.clip, bytes: loss.bytes });
+            self.emit(Event::Dropped { clip: loss.clip, bytes: loss.bytes });
         }
     }
 
-    pub(super) fn tell(&self, event: Event) {
+    pub(super) fn emit(&self, event: Event) {
         (self.events)(event);
     }
 

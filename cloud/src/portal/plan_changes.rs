@@ -9,7 +9,7 @@ use super::{
     translations::{fill, judgement, name_of},
 };
 
-/// One document on its way, in words.
+/// One document in transit, in words.
 #[derive(Debug)]
 pub struct PlanChange {
     /// The camera.
@@ -38,7 +38,7 @@ pub struct PlanChange {
     pub figures: Vec<Figure>,
 }
 
-/// A place on its way.
+/// A stage of its path.
 #[derive(Debug)]
 pub struct Stop {
     /// Which.

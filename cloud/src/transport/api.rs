@@ -55,7 +55,7 @@ enum Refusal {
     Plan(&'static str),
     #[error("malformed: {0}")]
     Malformed(String),
-    #[error("the clip begins at {started_at}, and it is {now}: a clip of the future is taken when its time has come, or never")]
+    #[error("the clip begins at {started_at}, and it is {now}: it is accepted once that time is reached")]
     Future { started_at: jiff::Timestamp, now: jiff::Timestamp },
     #[error("clips are at most {MAX_CLIP} bytes")]
     TooLarge,

@@ -77,7 +77,7 @@ struct Outstanding {
     in_flight: HashSet<i64>,
 }
 
-/// A document on its way to the broker.
+/// A document being sent to the broker.
 #[derive(Clone, Copy)]
 struct Sent {
     document: i64,
@@ -280,7 +280,7 @@ enum Dropped {
     Db(#[from] DbError),
     #[error("a malformed message: {0}")]
     Malformed(#[from] serde_json::Error),
-    #[error("a message that is not what its topic says: {0}")]
+    #[error("a message that does not fit its topic: {0}")]
     Wrong(&'static str),
 }
 

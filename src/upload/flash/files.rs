@@ -81,7 +81,7 @@ impl<F: Filesystem> Files<F> {
     /// fails, no clip here will ever be judged: all are erased before anything else is written.
     pub(in crate::upload) fn scan(&mut self) -> io::Result<Scan> {
         let scan = self.try_scan(true);
-        self.mind(scan)
+        self.or_give_up(scan)
     }
 
     /// Bytes written to flash, including the next write: every header and every journal line carries this count from
@@ -93,7 +93,7 @@ impl<F: Filesystem> Files<F> {
     fn purge_unscanned(&mut self) -> io::Result<()> {
         if !self.scanned {
             let scan = self.try_scan(false);
-            self.mind(scan)?;
+            self.or_give_up(scan)?;
         }
         Ok(())
     }
@@ -116,7 +116,7 @@ impl<F: Filesystem> Files<F> {
             }
         }
         let named = self.dir().and_then(|dir| dir.rename(&part, &name(id, CLIP)).and_then(|()| dir.sync()));
-        match self.mind(named) {
+        match self.or_give_up(named) {
             Ok(()) => Put::Durable,
             Err(why) => Put::Failed(why),
         }
@@ -128,7 +128,7 @@ impl<F: Filesystem> Files<F> {
         self.gone.extend(ids);
         self.purge_unscanned()?;
         let said = self.write_erased();
-        match self.mind(said) {
+        match self.or_give_up(said) {
             Ok(()) => Ok(()),
             Err(why) => {
                 tracing::warn!(%why, "the spool's journal cannot be written; unlinking at once");
@@ -140,7 +140,7 @@ impl<F: Filesystem> Files<F> {
     /// Unlinks what is recorded as erased, and makes that durable.
     pub(in crate::upload) fn unlink(&mut self) -> io::Result<()> {
         let unlinked = self.try_unlink();
-        self.mind(unlinked)
+        self.or_give_up(unlinked)
     }
 
     fn dir(&mut self) -> io::Result<&F> {
@@ -150,7 +150,7 @@ impl<F: Filesystem> Files<F> {
         self.dir.as_ref().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
-    fn mind<T>(&mut self, result: io::Result<T>) -> io::Result<T> {
+    fn or_give_up<T>(&mut self, result: io::Result<T>) -> io::Result<T> {
         if result.is_err() {
             self.give_up();
         }
@@ -264,7 +264,10 @@ impl<F: Filesystem> Files<F> {
             match header.map_err(Misfit::Io).and_then(|header| read_facts(dir, name, &header)) {
                 Ok(facts) if keep && gone.is_some() && facts.clip == id => scan.clips.push(facts),
                 found => {
-                    let why = found.map_or_else(|why| why.to_string(), |_| "it belongs to what is not known".to_owned());
+                    let why = found.map_or_else(
+                        |why| why.to_string(),
+                        |_| "its name is not that of its clip, or the journal cannot be read".to_owned(),
+                    );
                     tracing::warn!(clip = id, why, "a clip on flash cannot be judged; erasing it");
                     remove(dir, name)?;
                     scan.unreadable += 1;

@@ -26,14 +26,11 @@ pub(in crate::upload) fn carry_out<F: Filesystem>(chore: Chore, files: &mut File
         Chore::Erase(ids) => {
             let count = ids.len();
             let erasure_recorded = files.record_erased(ids);
-            let fault = erasure_recorded
-                .as_ref()
-                .err()
-                .map(|why| flash_fault(&format!("{count} erased clips are not surely gone from flash"), why));
+            let fault = erasure_recorded.as_ref().err().map(|why| flash_fault(&format!("{count} erased clips may still be on flash"), why));
             gate.spool.lock().erasure_recorded(fault, gate.clock.now());
             tell(Event::ErasuresSettled);
             if erasure_recorded.is_ok() {
-                let fault = files.unlink().err().map(|why| flash_fault("clips that are gone still take room on flash", &why));
+                let fault = files.unlink().err().map(|why| flash_fault("erased clips still take room on flash", &why));
                 gate.spool.lock().unlinked(fault, gate.clock.now());
             }
         }

@@ -98,14 +98,14 @@ impl Spool {
     /// Sets what is recorded and what may leave from now on, under the current generation. The first document of this
     /// run also judges the clips found on flash; returns those that are erased.
     pub(in crate::upload) fn admit(&mut self, admission: Admission, now: Now) -> Erased {
-        self.obey(admission);
+        self.apply_admission(admission);
         if self.judged || admission.position == Position::NONE {
             return Erased::default();
         }
         self.judge(now)
     }
 
-    fn obey(&mut self, admission: Admission) {
+    fn apply_admission(&mut self, admission: Admission) {
         if admission.position != self.admission.position {
             // A new document: grants refused under the last one may be requested again.
             self.retry_refused();
@@ -133,7 +133,7 @@ impl Spool {
 
     /// Judges every clip, oldest first, by what may be kept from now on, and erases the others.
     pub(in crate::upload) fn keep(&mut self, policy: Policy, position: Position, now: Now) -> Erased {
-        self.obey(Admission::after_cut(policy, position, &self.admission));
+        self.apply_admission(Admission::after_cut(policy, position, &self.admission));
         self.flash.erase_what_is_not_known();
         self.judge(now)
     }

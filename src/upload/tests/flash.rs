@@ -80,7 +80,7 @@ fn a_file_that_has_rotted_never_becomes_a_whole_object() {
     bench.open(PAID);
     until("it is given up", || bench.status().dropped.clips == 1);
     assert!(sink.puts().iter().all(|put| !put.whole));
-    assert!(bench.status().last_fault.unwrap().contains("does not hold what was recorded"));
+    assert!(bench.status().last_fault.unwrap().contains("its file is damaged"));
     until("its file is gone", || files(dir.path()).is_empty());
 }
 

@@ -60,7 +60,7 @@ pub struct UploaderStatus {
     pub erased_clips: u64,
     /// Their bytes.
     pub erased_bytes: u64,
-    /// Why the last connection ended; absent while one stands.
+    /// Why the last connection ended; absent while connected.
     pub fault: Option<String>,
 }
 
@@ -261,7 +261,7 @@ impl Vendor {
             // The agent has ended it, and has logged the reason.
             return;
         }
-        orders.unplug("it has gone".to_owned());
+        orders.disconnect("it disconnected".to_owned());
         drop(orders);
         self.call();
     }
@@ -389,11 +389,11 @@ impl Orders {
     /// Ends a connection that cannot be trusted. Its permission, if it has one, is valid until it expires.
     fn lose(&mut self, why: String) {
         self.orphaned_until = self.orphaned_until.max(self.permitted_until);
-        self.unplug(why);
+        self.disconnect(why);
     }
 
     /// The connection has ended.
-    fn unplug(&mut self, why: String) {
+    fn disconnect(&mut self, why: String) {
         let Some(line) = self.line.take() else { return };
         tracing::info!(pid = self.status.pid, why, "the vendor's uploader has disconnected");
         // It may be disconnected already, which is as good.

@@ -204,7 +204,7 @@ fn an_uploader_that_goes_in_the_middle_of_a_cut_ends_it() {
     assert_eq!(uploader.hear()["type"], "open");
     let own = agent.gate.cut(None);
     drop(uploader);
-    agent.lost("it has gone");
+    agent.lost("it disconnected");
     assert_eq!(agent.gate.cut_figures(own).expect("nobody is left who could send").transfers, 1);
     let own = agent.gate.cut(None);
     assert_eq!(agent.gate.cut_figures(own).expect("nobody is there").transfers, 0);
@@ -215,7 +215,7 @@ fn who_was_away_at_the_cut_is_told_what_to_erase_before_it_may_do_anything() {
     let agent = Agent::new();
     agent.open(PAID, AT, Mode::Paid);
     drop(agent.uploader(Mode::Paid));
-    agent.lost("it has gone");
+    agent.lost("it disconnected");
     let own = agent.gate.cut(Some((FREE, Position { seq: 42, ..AT })));
     assert_eq!(agent.gate.cut_figures(own), Some(own));
     agent.open(FREE, Position { seq: 42, ..AT }, Mode::Free);
@@ -292,7 +292,7 @@ fn one_uploader_at_a_time() {
     assert!(second.is_over());
     assert_eq!(first.hear()["type"], "open");
     drop(first);
-    agent.lost("it has gone");
+    agent.lost("it disconnected");
     assert_eq!(agent.uploader(Mode::Paid).hear()["type"], "open");
 }
 

@@ -95,7 +95,7 @@ impl<'a> Story<'a> {
         Ok(json!({ "bytes": clip["received"] }))
     }
 
-    /// Waits until a clip is neither just begun nor nearly through.
+    /// Waits until an upload has neither just begun nor nearly finished.
     async fn in_flight(&mut self) -> Result<Value> {
         let state = self.until("a clip is in flight", Duration::from_secs(25), |state, _| in_flight(state).is_some()).await?;
         let transfer = in_flight(&state).context("it is listed")?;

@@ -124,7 +124,11 @@ impl Issuer {
         let camera = bound_camera(tx, device)?;
         let running = self.current_plan(tx, &camera, now)?.tier;
         if running != Tier::Free {
-            return Err(ActionError::HasPlan { device: device.clone(), plan: running.as_str(), hint: ": a trial is for who has none" });
+            return Err(ActionError::HasPlan {
+                device: device.clone(),
+                plan: running.as_str(),
+                hint: ": a trial is only for an account without one",
+            });
         }
         let first = "UPDATE accounts SET trial_at = ?2 WHERE id = ?1 AND trial_at IS NULL";
         if tx.execute(first, params![camera.account, now])? == 0 {

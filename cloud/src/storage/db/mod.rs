@@ -38,7 +38,7 @@ pub enum DbError {
         known: usize,
     },
     /// The program is shutting down.
-    #[error("the database thread is gone")]
+    #[error("the database thread has ended")]
     Gone,
 }
 

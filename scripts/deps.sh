@@ -15,7 +15,7 @@ build="$tools libgstreamer1.0-dev libgstreamer-plugins-base1.0-dev"
 run="gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad mosquitto tzdata"
 # Testing them: cameras, decoders and browsers written by others, namespaces, captures, other brokers. Their services
 # are not wanted, now or after the next boot.
-judges="git gstreamer1.0-tools gstreamer1.0-libav gstreamer1.0-plugins-ugly gstreamer1.0-rtsp gir1.2-gst-rtsp-server-1.0
+judges="git patch gstreamer1.0-tools gstreamer1.0-libav gstreamer1.0-plugins-ugly gstreamer1.0-rtsp gir1.2-gst-rtsp-server-1.0
     python3-gi ffmpeg mosquitto-clients iproute2 tcpdump tshark chromium chromium-driver curl jq openssl sqlite3 python3
     python3-cryptography python3-jsonschema python3-paho-mqtt python3-yaml strace procps faketime nats-server rabbitmq-server zstd"
 # Measuring: the two other agents of the benchmark, and the recordings that the camera films.
@@ -39,7 +39,7 @@ lints=
 for group in "$@"; do
     case $group in
     demo) wanted="$wanted $build $run" ;;
-    check) wanted="$wanted $build git python3" lints=yes ;;
+    check) wanted="$wanted $build python3" lints=yes ;;
     sim) wanted="$wanted $build" ;;
     fuzz) wanted="$wanted $build g++" ;;
     bench) wanted="$wanted $build $run $rivals $cross $camera" ;;

@@ -14,7 +14,7 @@ test=simulation::the_planted_bug_is_found_and_its_history_is_short
 export CARGO_TARGET_DIR=$scratch/target
 rm -rf "$scratch/tree"
 mkdir -p "$scratch/tree"
-git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -t "$scratch/tree"
+tar -c --exclude=./target --exclude=./fuzz/target --exclude=./.git . | tar -x -C "$scratch/tree"
 cd "$scratch/tree"
 
 names=("$@")

@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "behind the log's end")]
+    #[should_panic(expected = "ends beyond the end of the log")]
     fn a_log_that_is_cut_short_is_no_log() {
         let mut bytes = log(&[(0, 0, &[1; SECTOR])]).bytes;
         bytes.truncate(2 * SECTOR);

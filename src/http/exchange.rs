@@ -40,7 +40,7 @@ const CLOSING: Duration = Duration::from_millis(500);
 pub struct Connection<G> {
     pub(super) stream: Box<dyn Stream>,
     pub(super) guard: G,
-    /// [`peer_name`] of the other end.
+    /// The name of the other end.
     pub(super) host: String,
     pub(super) peer: SocketAddr,
     pub(super) valid_until: Duration,
@@ -62,7 +62,7 @@ impl<G: Guard> Connection<G> {
         &self.host
     }
 
-    /// The earliest end of the server's certificates, since 1970; [`LATEST`] without TLS.
+    /// The earliest end of the server's certificates, since 1970; [`LATEST`](care_engine::trusted_time::LATEST) without TLS.
     pub fn valid_until(&self) -> Duration {
         self.valid_until
     }

@@ -55,7 +55,7 @@ pub struct Answer {
     pub body: Bytes,
     /// The peer that answered.
     pub peer: SocketAddr,
-    /// The earliest end of the server's certificates, since 1970; [`LATEST`] without TLS.
+    /// The earliest end of the server's certificates, since 1970; [`LATEST`](care_engine::trusted_time::LATEST) without TLS.
     pub valid_until: Duration,
 }
 

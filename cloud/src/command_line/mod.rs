@@ -41,7 +41,7 @@ pub struct Options {
     /// The portal: HTTP, on a loopback address [default: 127.0.0.1:8480, or a free port]
     #[arg(long, value_name = "ADDR", value_parser = loopback, help_heading = "Listeners")]
     pub portal: Option<SocketAddr>,
-    /// Where browsers reach the portal through a proxy that adds TLS: https://care.example
+    /// Where browsers reach the portal through a proxy that adds TLS, such as `https://care.example`
     #[arg(long, value_name = "URL", value_parser = https_origin, help_heading = "Listeners")]
     pub portal_origin: Option<String>,
     /// The embedded Mosquitto, for cameras [default: 127.0.0.1:8883, or a free port]

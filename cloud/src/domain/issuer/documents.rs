@@ -30,7 +30,7 @@ pub struct Body {
     pub next: Option<NextBody>,
 }
 
-/// [`Next`], read back.
+/// [`Next`](care_protocol::Next), read back.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct NextBody {
     /// The plan then.

@@ -44,6 +44,26 @@ pub(super) fn wait_for_frames(media: &Media, frames: u64) {
     eventually("frames have come", || media.status().stream.frames >= frames);
 }
 
+/// Records one clip of a camera with 2 s of pre-roll and a 360-line picture, and checks all that holds for every source.
+pub(super) fn records_one_clip_with_pre_roll(media: Media, collector: &Collector, frames_per_second: f64) -> Probed {
+    wait_for_frames(&media, 60);
+    media.record();
+    collector.wait_for(1);
+    let clips = collector.clips.lock().unwrap();
+    let ago = clips[0].beginning.ago.as_secs_f64();
+    assert_eq!((clips[0].beginning.kind, clips[0].beginning.height), (ClipKind::Manual, 360));
+    assert!((1.9..4.0).contains(&ago), "2 s of pre-roll, at a keyframe: {ago}");
+    let probed = probe_clip(&clips[0]);
+    assert!((ago + 4.0..ago + 6.0).contains(&probed.duration), "{} s", probed.duration);
+    let expected = probed.duration * frames_per_second;
+    assert!((probed.frames as f64 - expected).abs() < 3.0, "{} frames in {} s", probed.frames, probed.duration);
+    assert!(clips[0].durations.len() >= 5, "fragments come as they are made, not at the end");
+    let status = media.status();
+    assert_eq!((status.clips_recorded, status.stream.dropped, status.stream.restarts, status.stream.fault), (1, 0, 0, None));
+    assert!(media.stop(Duration::from_secs(5)));
+    probed
+}
+
 /// The sentence of a condition that holds.
 pub(super) fn named(conditions: &Conditions, name: &str) -> Option<String> {
     let now = care_engine::trusted_time::Now::default();

@@ -15,7 +15,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use care_protocol::ClipKind;
 use tempfile::TempDir;
 
 use super::DECODERS;
@@ -24,7 +23,10 @@ use crate::{
     config::{self, Motion, Source},
     media::{
         Media, MediaError, Outlet, Sources, built_in_available,
-        tests::{Collector, NEVER, PATIENCE, eventually, named, probe, probe_clip, probe_clip_with_steps, run, wait_for_frames},
+        tests::{
+            Collector, NEVER, PATIENCE, eventually, named, probe, probe_clip, probe_clip_with_steps, records_one_clip_with_pre_roll, run,
+            wait_for_frames,
+        },
         try_source,
     },
 };

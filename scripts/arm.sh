@@ -1,51 +1,54 @@
 #!/bin/bash
-# Builds the ARM firmware as it goes to flash: with Debian 12's Rust 1.85 and libraries, stripped, with its debug
-# information beside it. Fails if an armv7 program is larger than its budget.
+# Builds the firmware as it goes to flash: with Debian's newest Rust (scripts/rust.sh), stripped, with its debug
+# information beside it. Fails if a program for ARMv7 is larger than its budget.
 #
 #     arm.sh [TARGET…]
 #
-# TARGET is armv7-unknown-linux-gnueabihf or aarch64-unknown-linux-gnu; both by default. The programs are in
-# target/arm/TARGET/firmware, those without GStreamer in firmware-without-gstreamer. Keep kasa-care-agent.debug for
-# crash reports: gdb finds it by the build id, and `addr2line -e kasa-care-agent.debug ADDRESS` names a line.
+# TARGET is one of arm/names.sh; all but x86_64 by default. Those with `musl` in their names are static programs without
+# GStreamer, the others link Debian's GStreamer. The programs are in target/arm/TARGET/firmware. Keep
+# kasa-care-agent.debug for crash reports: gdb finds it by the build id, and `addr2line -e kasa-care-agent.debug
+# ADDRESS` names a line.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# Bytes of flash that an armv7 camera has for the agent. aarch64 has no budget: its code is larger, and so is its
-# flash.
-budget_with=3000000
-budget_without=2300000
+# Bytes of flash that a camera has for the agent, as a file and compressed by squashfs or a package (xz). Only ARMv7 has
+# budgets: code for the others is larger, by their instruction sets alone.
+budget_static=2200000
+budget_static_xz=1150000
+budget_gstreamer=3000000
 
 # The same commit gives the same program. The build time is also the lower bound of trusted time.
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || date +%s)}
 export SOURCE_DATE_EPOCH
 # Keep paths of this machine out of the program.
-export ARM_RUSTFLAGS="--remap-path-prefix=$PWD=. --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=cargo"
+export ARM_RUSTFLAGS="--remap-path-prefix=$PWD=. --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=cargo --remap-path-prefix=${XDG_CACHE_HOME:-$HOME/.cache}/kasa-care-agent=cache"
 # Line numbers for crash reports; `build` below strips the program and keeps them.
 export CARGO_PROFILE_RELEASE_DEBUG=line-tables-only CARGO_PROFILE_RELEASE_STRIP=none
 
-# build NAME BUDGET [CARGO ARGUMENT…]: builds into the folder NAME, splits off debug information as Debian does,
-# checks the size.
+# Builds $target, splits off debug information as Debian does, checks the size.
 build() {
-    local name=$1 budget=$2 built=target/arm/$target/release/kasa-care-agent into=target/arm/$target/$1
-    shift 2
-    scripts/arm/cargo.sh "$target" build --locked --release -p kasa-care-agent --bin kasa-care-agent "$@"
+    local built=target/arm/$target/release/kasa-care-agent into=target/arm/$target/firmware features= budget=0 xz=0
+    if [ "$libc" = musl ]; then
+        features=--no-default-features
+    fi
+    case $target in
+    armv7-*-musl*) budget=$budget_static xz=$budget_static_xz ;;
+    armv7-*-gnu*) budget=$budget_gstreamer ;;
+    esac
+    scripts/arm/cargo.sh "$target" build --locked --release -p kasa-care-agent --bin kasa-care-agent $features
     mkdir -p "$into"
     "$gnu-objcopy" --only-keep-debug --compress-debug-sections "$built" "$into/kasa-care-agent.debug"
     "$gnu-objcopy" --strip-all --remove-section=.comment --add-gnu-debuglink="$into/kasa-care-agent.debug" \
         "$built" "$into/kasa-care-agent"
-    scripts/arm/budget.sh "$into/kasa-care-agent" "$budget"
+    scripts/arm/budget.sh "$into/kasa-care-agent" "$budget" "$xz"
 }
 
 targets=("$@")
 if [ $# = 0 ]; then
-    targets=(armv7-unknown-linux-gnueabihf aarch64-unknown-linux-gnu)
+    targets=(armv7-unknown-linux-musleabihf armv5te-unknown-linux-musleabi aarch64-unknown-linux-musl mipsel-unknown-linux-musl
+        armv7-unknown-linux-gnueabihf aarch64-unknown-linux-gnu)
 fi
 for target in "${targets[@]}"; do
     . scripts/arm/names.sh
-    with=$budget_with without=$budget_without
-    if [ "$debian" != armhf ]; then
-        with=0 without=0
-    fi
-    build firmware-without-gstreamer "$without" --no-default-features
-    build firmware "$with"
+    build
 done

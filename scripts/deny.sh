@@ -25,7 +25,9 @@ fi
 
 mkdir -p target
 "$cargo" metadata --locked --format-version 1 --filter-platform x86_64-unknown-linux-gnu \
-    --filter-platform armv7-unknown-linux-gnueabihf --filter-platform aarch64-unknown-linux-gnu >target/metadata.json
+    --filter-platform armv7-unknown-linux-gnueabihf --filter-platform aarch64-unknown-linux-gnu \
+    --filter-platform armv7-unknown-linux-musleabihf --filter-platform armv5te-unknown-linux-musleabi \
+    --filter-platform aarch64-unknown-linux-musl --filter-platform mipsel-unknown-linux-musl >target/metadata.json
 
 checks="bans licenses sources"
 # By date, wherever it is.

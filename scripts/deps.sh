@@ -15,17 +15,21 @@ build="$tools libgstreamer1.0-dev libgstreamer-plugins-base1.0-dev"
 run="gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad mosquitto tzdata"
 # Testing them: cameras, decoders and browsers written by others, namespaces, captures, other brokers. Their services
 # are not wanted, now or after the next boot.
-judges="git patch gstreamer1.0-tools gstreamer1.0-libav gstreamer1.0-plugins-ugly gstreamer1.0-rtsp gir1.2-gst-rtsp-server-1.0
+judges="git patch busybox-static gstreamer1.0-tools gstreamer1.0-libav gstreamer1.0-plugins-ugly gstreamer1.0-rtsp gir1.2-gst-rtsp-server-1.0
     python3-gi ffmpeg mosquitto-clients iproute2 tcpdump tshark chromium chromium-driver curl jq openssl sqlite3 python3
     python3-cryptography python3-jsonschema python3-paho-mqtt python3-yaml strace procps faketime nats-server rabbitmq-server zstd"
 # Measuring: the two other agents of the benchmark, and the recordings that the camera films.
 rivals="ffmpeg mosquitto-clients curl jq python3 python3-paho-mqtt git"
-# Cross-building: compilers and their C libraries, the libraries of Debian's own Rust, and a way to unpack foreign
-# packages.
-cross="$tools git gcc-arm-linux-gnueabihf gcc-aarch64-linux-gnu libc6-dev-armhf-cross libc6-dev-arm64-cross mmdebstrap qemu-user-static
-    libedit2 libxml2 libz3-4"
+# Cross-building: compilers, glibc, what unpacks and builds musl, the libraries of Debian's own Rust, a way to unpack
+# foreign packages, and the compressor that the budget is in.
+cross="$tools git gcc-arm-linux-gnueabihf gcc-aarch64-linux-gnu gcc-arm-linux-gnueabi gcc-mipsel-linux-gnu
+    libc6-dev-armhf-cross libc6-dev-arm64-cross dpkg-dev mmdebstrap qemu-user-static libedit2 libffi8 libxml2 libz3-4 xz-utils"
 # Booting an emulated camera; systemd also checks the unit file.
 camera="qemu-system-arm cpio e2fsprogs systemd"
+# Packing the firmware's tarball, with its bill of materials.
+firmware="git jq xz-utils"
+# Booting a bare one: its file systems. kconfig reads Buildroot's recipe.
+bare="squashfs-tools dosfstools mtools mtd-utils xz-utils ffmpeg kconfig-frontends-nox"
 
 list=
 if [ "${1:-}" = --list ]; then
@@ -42,15 +46,16 @@ for group in "$@"; do
     check) wanted="$wanted $build python3" lints=yes ;;
     sim) wanted="$wanted $build" ;;
     fuzz) wanted="$wanted $build g++" ;;
-    bench) wanted="$wanted $build $run $rivals $cross $camera" ;;
+    bench) wanted="$wanted $build $run $rivals $cross $camera $firmware $bare" ;;
     arm | test-arm) wanted="$wanted $cross" ;;
     deb) wanted="$wanted $build $cross" ;;
+    firmware) wanted="$wanted $cross $firmware" ;;
     sbom) wanted="$wanted git jq" ;;
-    test) wanted="$wanted $build $run $judges $cross $camera" lints=yes ;;
-    proof) wanted="$wanted $build $run $judges $cross $camera g++" lints=yes ;;
+    test) wanted="$wanted $build $run $judges $cross $camera $firmware $bare" lints=yes ;;
+    proof) wanted="$wanted $build $run $judges $cross $camera $firmware $bare g++" lints=yes ;;
     npm) wanted="$wanted nodejs npm" ;;
     *)
-        echo "deps.sh: '$group' is no group; the groups are demo, check, sim, fuzz, bench, arm, test-arm, deb, sbom, test, proof, npm" >&2
+        echo "deps.sh: '$group' is no group; the groups are demo, check, sim, fuzz, bench, arm, test-arm, firmware, deb, sbom, test, proof, npm" >&2
         exit 64
         ;;
     esac

@@ -1,6 +1,8 @@
 #!/bin/sh
 # Writes the software bill of materials (CycloneDX, JSON) of the ARM firmware, the agent and every crate that is
 # linked into it, to target/sbom/kasa-care-agent.cdx.json. Each release includes it.
+#
+#     sbom.sh [TARGET]                 of a static program (TARGET has `musl` in it): to kasa-care-agent-TARGET.cdx.json
 set -eu
 cd "$(dirname "$0")/.."
 cargo=${CARGO:-cargo}
@@ -17,17 +19,23 @@ if [ ! -x "$tool" ]; then
     rm -rf "$cache/cargo-cyclonedx-build"
 fi
 
+target=${1:-armv7-unknown-linux-gnueabihf}
+bill=target/sbom/kasa-care-agent${1:+-$1}.cdx.json
+features=
+case $target in
+*musl*) features=--no-default-features ;;
+esac
+
 # It writes beside every manifest of the workspace; only the agent's is kept.
 name=sbom-$$
-trap 'rm -f "$name.json" engine/"$name.json" protocol/"$name.json" cloud/"$name.json" tests/"$name.json"' EXIT
+trap 'rm -f "$name.json" engine/"$name.json" protocol/"$name.json" cloud/"$name.json" tests/"$name.json" tests/rtsp-camera/"$name.json"' EXIT
 # The commit's time, so that the same commit gives the same file.
 SOURCE_DATE_EPOCH=$(git log -1 --format=%ct) \
-    "$tool" cyclonedx --quiet --format json --spec-version 1.5 --no-build-deps --target armv7-unknown-linux-gnueabihf --override-filename "$name"
+    "$tool" cyclonedx --quiet --format json --spec-version 1.5 --no-build-deps --target "$target" $features --override-filename "$name"
 mkdir -p target/sbom
-bill=target/sbom/kasa-care-agent.cdx.json
 # The crates that the firmware links. The tool unifies the features of the whole workspace and so lists some crates of
 # care-cloud and the tests, which are removed below.
-"$cargo" tree --locked -p kasa-care-agent --edges normal --target armv7-unknown-linux-gnueabihf --prefix none --format '{p}' |
+"$cargo" tree --locked -p kasa-care-agent --edges normal --target "$target" $features --prefix none --format '{p}' |
     sed 's/ (.*//; s/ v/ /' | grep -v '^kasa-care-agent ' | sort -u >target/sbom/tree
 # Remove paths of this machine, which would also make the file differ between machines.
 jq --rawfile tree target/sbom/tree --arg here "path+file://$PWD" '

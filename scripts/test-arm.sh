@@ -1,11 +1,12 @@
 #!/bin/bash
-# The firmware's own tests, cross-built and run under qemu-user with the target's libraries and GStreamer elements:
+# The firmware's own tests, cross-built and run under qemu-user: as static programs without GStreamer for the targets
+# with `musl` in their names, with Debian's libraries and GStreamer elements for the others.
 #
-#     test-arm.sh [TARGET…]            both by default
+#     test-arm.sh [--no-run] [TARGET…]    every target of arm.sh by default; --no-run only builds them
 #
 # qemu-user has no kernel of its own: sockets and files are this machine's. Like an old kernel, it passes on neither a
-# pace (SO_MAX_PACING_RATE) nor TCP_INFO, so uploads are spaced by their pieces alone and a cut reports no bytes after
-# it; the store still sees that it cuts. The list below names the tests that qemu-user cannot run, and why.
+# pace (SO_MAX_PACING_RATE) nor TCP_INFO, so the agent's own timer spaces uploads and a cut's report says that its bytes
+# were not counted; the store still sees that it cuts. The list below names the tests that qemu-user cannot run, and why.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -16,8 +17,9 @@ skipped=(
     # They film live: videotestsrc and a software encoder, both emulated, do not keep up with the clock that the clips
     # are measured by. Clips from a recorded H.264 stream are tested.
     a_clip_of_the_test_source_has_its_pre_roll_and_ends_5_s_after_the_event
-    # It learns the uplink's rate from TCP_INFO.
+    # They need TCP_INFO, and a pace.
     a_fast_link_is_felt_for_within_one_clip
+    this_kernel_paces_and_counts
     # Their RTSP server is a program of this machine and needs this machine's GStreamer elements; the environment
     # names the target's.
     s73_a_silent_source_is_found_and_resumes
@@ -27,11 +29,23 @@ skipped=(
 # As many as show that the histories run on this processor; where they must be many is here: scripts/sim.sh.
 export SIMULATION_HISTORIES=200
 
+no_run=()
+if [ "${1:-}" = --no-run ]; then
+    no_run=(--no-run)
+    shift
+fi
 targets=("$@")
 if [ $# = 0 ]; then
-    targets=(armv7-unknown-linux-gnueabihf aarch64-unknown-linux-gnu)
+    targets=(armv7-unknown-linux-musleabihf armv5te-unknown-linux-musleabi aarch64-unknown-linux-musl mipsel-unknown-linux-musl
+        armv7-unknown-linux-gnueabihf aarch64-unknown-linux-gnu)
 fi
 for target in "${targets[@]}"; do
+    . scripts/arm/names.sh
+    features=()
+    if [ "$libc" = musl ]; then
+        features=(--no-default-features)
+    fi
+    echo "test-arm.sh: $target"
     scripts/arm/cargo.sh "$target" test --locked -p kasa-care-agent -p care-engine -p care-protocol --lib --test '*' --profile arm-test \
-        -- "${skipped[@]/#/--skip=}"
+        "${features[@]}" "${no_run[@]}" -- "${skipped[@]/#/--skip=}"
 done

@@ -1,14 +1,20 @@
 #!/bin/sh
-# Prints the size of a program, and fails if it exceeds its budget:
+# Prints the size of a program, as it is and compressed by `xz -9e`, and fails if one of them exceeds its budget:
 #
-#     budget.sh PROGRAM BYTES        (0: no budget)
+#     budget.sh PROGRAM BYTES [BYTES-AS-XZ]        (0: no budget)
 set -eu
-size=$(stat -c %s "$1")
-if [ "$2" = 0 ]; then
-    echo "budget.sh: $1: $size bytes"
-elif [ "$size" -gt "$2" ]; then
-    echo "budget.sh: $1: $size bytes exceed the budget of $2; 'cargo bloat --release' shows what grew" >&2
-    exit 1
-else
-    echo "budget.sh: $1: $size of $2 bytes"
-fi
+
+# within WHAT SIZE BUDGET
+within() {
+    if [ "$3" = 0 ]; then
+        echo "budget.sh: $1: $2 bytes"
+    elif [ "$2" -gt "$3" ]; then
+        echo "budget.sh: $1: $2 bytes exceed the budget of $3; scripts/arm/bloat.sh shows what grew" >&2
+        exit 1
+    else
+        echo "budget.sh: $1: $2 of $3 bytes"
+    fi
+}
+
+within "$1" "$(stat -c %s "$1")" "$2"
+within "$1 as xz" "$(xz -9e -c "$1" | wc -c)" "${3:-0}"

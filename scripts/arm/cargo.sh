@@ -1,10 +1,11 @@
 #!/bin/sh
-# Runs cargo for an ARM target with Debian's Rust 1.85, GCC and libraries, and runs what it builds under qemu-user:
+# Runs cargo for a camera's processor with Debian's Rust, GCC and libraries, and runs what it builds under qemu-user:
 #
 #     cargo.sh TARGET build --release …
 #
-# The first use fetches and unpacks all of these into the cache and installs nothing. Programs are built in
-# target/arm/TARGET.
+# For a target with `musl` in its name pass --no-default-features: the program is static and has no GStreamer. The
+# first use fetches and unpacks compiler and libraries into the cache and installs nothing. The standard library is
+# built from the compiler's own source, so that every target has one. Programs are built in target/arm/TARGET.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 target=$1
@@ -13,30 +14,44 @@ shift
 command=$1
 shift
 
-rustc=$("$here/../rust-1.85.sh")
-sysroot=$("$here/sysroot.sh" "$target")
-# The compiler looks for a target's standard library beside its own.
-beside=$(dirname "$rustc")/usr/lib/rustlib/$target
-if [ -L "$beside" ] || [ ! -e "$beside" ]; then
-    ln -sfn "$sysroot/usr/lib/rustlib/$target" "$beside"
-fi
-
+rustc=$("$here/../rust.sh")
 upper=$(echo "$target" | tr a-z- A-Z_)
 lower=$(echo "$target" | tr - _)
-plugins=$sysroot/usr/lib/$gnu/gstreamer-1.0
-export RUSTC="$rustc"
-export "CARGO_TARGET_${upper}_LINKER=$gnu-gcc"
-flags=
-if [ "$debian" = armhf ]; then
-    # Thumb-2 instructions: every ARMv7 has them, and the code is a quarter smaller. Rust still calls the flag
-    # unstable.
-    flags=-Ctarget-feature=+thumb-mode
+# Cargo and rustc want this before they build a standard library. It also lets crates use what is not stable yet, and
+# some ask the compiler whether they may; our own are held to stable Rust by clippy and the host's build.
+export RUSTC="$rustc" RUSTC_BOOTSTRAP=1
+export "CARGO_TARGET_${upper}_LINKER=$gnu-gcc" "CC_$lower=$gnu-gcc" "AR_$lower=$gnu-ar"
+flags="$rustflags -Clink-arg=-Wl,--build-id=sha1"
+library=std,panic_abort
+features=
+if [ "$command" = test ]; then
+    # A test that fails unwinds.
+    library=std,panic_unwind
 fi
-export "CARGO_TARGET_${upper}_RUSTFLAGS=$flags -Clink-arg=--sysroot=$sysroot -Clink-arg=-Wl,--build-id=sha1 ${ARM_RUSTFLAGS:-}"
-# qemu-user must read GStreamer's registry and plugins of the target, not of this machine.
-export "CARGO_TARGET_${upper}_RUNNER=$here/run.sh $target"
-export "CC_$lower=$gnu-gcc" "AR_$lower=$gnu-ar" "CFLAGS_$lower=--sysroot=$sysroot"
-export PKG_CONFIG_ALLOW_CROSS=1 PKG_CONFIG_SYSROOT_DIR="$sysroot"
-export PKG_CONFIG_LIBDIR="$sysroot/usr/lib/$gnu/pkgconfig:$sysroot/usr/share/pkgconfig"
-export ARM_SYSROOT="$sysroot" ARM_PLUGINS="$plugins"
-exec "${CARGO:-cargo}" "$command" --target "$target" --target-dir "${ARM_TARGET_DIR:-target/arm}" "$@"
+if [ "$libc" = musl ]; then
+    musl=$("$here/musl.sh" "$target")
+    export "CFLAGS_$lower=-specs=$musl/gcc.specs $cflags"
+    unwinder=unwinding
+    if [ "$command" != test ]; then
+        # A panic stops the program at once. Its message, which nobody reads on a camera, is not in the program;
+        # neither is what would format it.
+        unwinder=aborting
+        flags="$flags -Zunstable-options -Cpanic=immediate-abort"
+        features=-Zbuild-std-features=optimize_for_size
+    fi
+    flags="$flags -Ctarget-feature=+crt-static -Crelocation-model=static -Clink-self-contained=no -L$musl/$unwinder
+        -Clink-arg=-specs=$musl/gcc.specs -Clink-arg=-lunwind -Clink-arg=-lc -Clink-arg=-lgcc"
+    runner="$qemu"
+else
+    sysroot=$("$here/sysroot.sh" "$target")
+    flags="$flags -Clink-arg=--sysroot=$sysroot"
+    export "CFLAGS_$lower=--sysroot=$sysroot $cflags"
+    export PKG_CONFIG_ALLOW_CROSS=1 PKG_CONFIG_SYSROOT_DIR="$sysroot"
+    export PKG_CONFIG_LIBDIR="$sysroot/usr/lib/$gnu/pkgconfig:$sysroot/usr/share/pkgconfig"
+    # qemu-user must read GStreamer's registry and plugins of the target, not of this machine.
+    export ARM_SYSROOT="$sysroot" ARM_PLUGINS="$sysroot/usr/lib/$gnu/gstreamer-1.0"
+    runner="$here/run.sh $target"
+fi
+export "CARGO_TARGET_${upper}_RUSTFLAGS=$flags ${ARM_RUSTFLAGS:-}" "CARGO_TARGET_${upper}_RUNNER=$runner"
+# shellcheck disable=SC2086 # nothing, or one word
+exec "${CARGO:-cargo}" "$command" --target "$target" --target-dir "${ARM_TARGET_DIR:-target/arm}" -Zbuild-std="$library" $features "$@"

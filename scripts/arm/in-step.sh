@@ -3,15 +3,23 @@
 # CI has no Docker and cannot run the former.
 set -eu
 cd "$(dirname "$0")/../.."
-for flag in -Ctarget-feature=+thumb-mode -Clink-arg=-Wl,--build-id=sha1; do
-    for file in scripts/arm/cargo.sh cross.toml; do
-        if ! grep -q -e "$flag" "$file"; then
-            echo "in-step.sh: $file lacks the flag $flag" >&2
+for flag in -Ctarget-feature=+thumb-mode -Clink-arg=-Wl,--build-id=sha1 -Crelocation-model=static; do
+    for files in "scripts/arm/cargo.sh scripts/arm/names.sh" cross.toml; do
+        # shellcheck disable=SC2086 # one word per file
+        if ! cat $files | grep -q -e "$flag"; then
+            echo "in-step.sh: $files lacks the flag $flag" >&2
             exit 1
         fi
     done
 done
-for package in $(grep -oE 'lib[a-z0-9.+-]+-dev' scripts/arm/sysroot.sh | grep -v rust | sort -u); do
+# rustup has no standard library for mipsel.
+for target in $(grep -oE '[a-z0-9_]+-unknown-linux-[a-z]+' scripts/arm.sh | grep -vE '^(mipsel|x86_64)' | sort -u); do
+    if ! grep -q "^\[target.$target.env\]" cross.toml; then
+        echo "in-step.sh: cross.toml lacks the target $target, which scripts/arm.sh builds" >&2
+        exit 1
+    fi
+done
+for package in $(grep -oE 'lib[a-z0-9.+-]+-dev' scripts/arm/sysroot.sh | sort -u); do
     if ! grep -q "$package:\$DEBIAN" scripts/arm/cross.Dockerfile; then
         echo "in-step.sh: scripts/arm/cross.Dockerfile lacks $package, which scripts/arm/sysroot.sh has" >&2
         exit 1

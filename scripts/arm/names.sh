@@ -1,12 +1,34 @@
-# To be sourced with a Rust target in $target: sets the names that Debian, GCC and QEMU use for the same machine.
+# To be sourced with a Rust target in $target: sets the names that Debian, GCC and QEMU use for the same machine, and
+# how code for it is made.
 
+# musl: a static program without GStreamer. glibc: with GStreamer, on Debian's libraries.
+libc=musl
+# C code (ring, libunwind) and Rust code for the same processor.
+cflags=
+rustflags=
 case $target in
-armv7-unknown-linux-gnueabihf)
+armv7-unknown-linux-musleabihf | armv7-unknown-linux-gnueabihf)
+    # Hi3518EV300, SSC337: Cortex-A7.
     debian=armhf
     gnu=arm-linux-gnueabihf
-    qemu=qemu-arm-static
+    qemu="qemu-arm-static -cpu cortex-a7"
+    # Thumb-2 instructions: every ARMv7 has them, and the code is a quarter smaller. Rust calls the flag unstable.
+    rustflags=-Ctarget-feature=+thumb-mode
     ;;
-aarch64-unknown-linux-gnu)
+armv5te-unknown-linux-musleabi)
+    # Hi3518EV200: ARM926, without a floating-point unit.
+    debian=armel
+    gnu=arm-linux-gnueabi
+    qemu="qemu-arm-static -cpu arm926"
+    ;;
+mipsel-unknown-linux-musl)
+    # Ingenic T20, T31. Rust's target computes floats in software, Debian's libraries do not.
+    debian=mipsel
+    gnu=mipsel-linux-gnu
+    qemu=qemu-mipsel-static
+    cflags=-msoft-float
+    ;;
+aarch64-unknown-linux-musl | aarch64-unknown-linux-gnu)
     debian=arm64
     gnu=aarch64-linux-gnu
     qemu=qemu-aarch64-static
@@ -18,7 +40,12 @@ x86_64-unknown-linux-gnu)
     qemu=
     ;;
 *)
-    echo "$(basename "$0"): '$target' is none of armv7-unknown-linux-gnueabihf, aarch64-unknown-linux-gnu, x86_64-unknown-linux-gnu" >&2
+    echo "$(basename "$0"): '$target' is none of armv7-unknown-linux-musleabihf, armv5te-unknown-linux-musleabi," >&2
+    echo "  aarch64-unknown-linux-musl, mipsel-unknown-linux-musl, armv7-unknown-linux-gnueabihf," >&2
+    echo "  aarch64-unknown-linux-gnu, x86_64-unknown-linux-gnu" >&2
     exit 64
     ;;
+esac
+case $target in
+*-gnu*) libc=glibc ;;
 esac

@@ -1,0 +1,185 @@
+//! What the agent reads from H.265 NAL units: parameter sets for a file's header and for messages, slice headers for the order of
+//! pictures. The bits are `h264-reader`'s, whose rules for emulation prevention and Exp-Golomb codes are the same; retina's own
+//! parser of these sets is no public interface. Called by `rtp`, and by whoever describes a stream.
+
+use std::num::NonZeroUsize;
+
+use bytes::Bytes;
+use h264_reader::rbsp::{BitRead, BitReader, ByteReader};
+
+/// The NAL header.
+const HEADER: NonZeroUsize = NonZeroUsize::new(2).expect("two bytes");
+/// No slice segment header is longer than this up to its last field that is read.
+const SLICE_HEADER: usize = 64;
+
+/// How a stream is coded: `H.265 Main 10`. `hvcc` is an HEVCDecoderConfigurationRecord (ISO/IEC 14496-15, 8.3.3.1).
+pub(super) fn describe(hvcc: &[u8]) -> String {
+    match hvcc.get(1).map(|byte| byte & 31) {
+        None => "H.265".into(),
+        Some(1) => "H.265 Main".into(),
+        Some(2) => "H.265 Main 10".into(),
+        Some(3) => "H.265 Main Still Picture".into(),
+        Some(4) => "H.265 Range Extensions".into(),
+        Some(profile) => format!("H.265 profile {profile}"),
+    }
+}
+
+/// The type of a NAL unit, if it belongs to the base layer (ITU-T H.265, 7.3.1.2).
+pub(super) fn nal_type(nal: &[u8]) -> Option<u8> {
+    let (&first, &second) = (nal.first()?, nal.get(1)?);
+    let layer = (first & 1) << 5 | second >> 3;
+    (layer == 0).then_some(first >> 1 & 63)
+}
+
+fn bits(nal: &[u8]) -> BitReader<ByteReader<&[u8]>> {
+    BitReader::new(ByteReader::skipping_bytes(nal, HEADER))
+}
+
+/// The id of a video parameter set (7.3.2.1).
+pub(super) fn vps_id(nal: &[u8]) -> Option<u8> {
+    nal.get(2).map(|byte| byte >> 4)
+}
+
+/// A sequence parameter set (ITU-T H.265, 7.3.2.2.1), up to the bit depths.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Sps {
+    pub id: u8,
+    pub vps: u8,
+    /// Pixels shown.
+    pub width: u16,
+    /// Pixels shown.
+    pub height: u16,
+    /// general_profile_space to general_level_idc.
+    profile: [u8; 12],
+    temporal_layers: u8,
+    temporal_id_nesting: bool,
+    chroma_format: u8,
+    luma_depth_minus8: u8,
+    chroma_depth_minus8: u8,
+}
+
+impl Sps {
+    pub fn parse(nal: &[u8]) -> Option<Self> {
+        let mut r = bits(nal);
+        let vps: u8 = r.read(4, "").ok()?;
+        let sub_layers_minus1: u8 = r.read(3, "").ok().filter(|&n| n < 7)?;
+        let temporal_id_nesting = r.read_bool("").ok()?;
+        let mut profile = [0; 12];
+        for byte in &mut profile {
+            *byte = r.read(8, "").ok()?;
+        }
+        if sub_layers_minus1 > 0 {
+            let mut present: [(bool, bool); 8] = Default::default();
+            for flags in &mut present {
+                *flags = (r.read_bool("").ok()?, r.read_bool("").ok()?);
+            }
+            for &(has_profile, has_level) in &present[..usize::from(sub_layers_minus1)] {
+                r.skip(if has_profile { 88 } else { 0 } + if has_level { 8 } else { 0 }, "").ok()?;
+            }
+        }
+        let mut ue = |most: u32| r.read_ue("").ok().filter(|&n| n <= most);
+        let id = ue(15)? as u8;
+        let chroma_format = ue(3)? as u8;
+        if chroma_format == 3 {
+            r.skip(1, "").ok()?;
+        }
+        let mut ue = |most: u32| r.read_ue("").ok().filter(|&n| n <= most);
+        let (width, height) = (ue(0xFFFF)?, ue(0xFFFF)?);
+        let (unit_x, unit_y) = match chroma_format {
+            1 => (2, 2),
+            2 => (2, 1),
+            _ => (1, 1),
+        };
+        let mut cropped = (0, 0);
+        if r.read_bool("").ok()? {
+            let mut pair = |unit| Some(r.read_ue("").ok()?.saturating_add(r.read_ue("").ok()?).saturating_mul(unit));
+            cropped = (pair(unit_x)?, pair(unit_y)?);
+        }
+        let mut ue = |most: u32| r.read_ue("").ok().filter(|&n| n <= most);
+        let (luma_depth_minus8, chroma_depth_minus8) = (ue(7)? as u8, ue(7)? as u8);
+        let shown = |whole: u32, cropped| whole.checked_sub(cropped).and_then(|n| u16::try_from(n).ok()).filter(|&n| n > 0);
+        Some(Self {
+            id,
+            vps,
+            width: shown(width, cropped.0)?,
+            height: shown(height, cropped.1)?,
+            profile,
+            temporal_layers: sub_layers_minus1 + 1,
+            temporal_id_nesting,
+            chroma_format,
+            luma_depth_minus8,
+            chroma_depth_minus8,
+        })
+    }
+}
+
+/// A picture parameter set (ITU-T H.265, 7.3.2.3.1): what slice segment headers depend on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Pps {
+    pub id: u8,
+    pub sps: u8,
+    extra_slice_header_bits: u32,
+}
+
+impl Pps {
+    pub fn parse(nal: &[u8]) -> Option<Self> {
+        let mut r = bits(nal);
+        let id = u8::try_from(r.read_ue("").ok()?).ok().filter(|&id| id < 64)?;
+        let sps = u8::try_from(r.read_ue("").ok()?).ok().filter(|&id| id < 16)?;
+        // dependent_slice_segments_enabled_flag, output_flag_present_flag.
+        r.skip(2, "").ok()?;
+        Some(Self { id, sps, extra_slice_header_bits: r.read(3, "").ok()? })
+    }
+}
+
+/// The beginning of a slice segment header (ITU-T H.265, 7.3.6.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct SliceStart {
+    /// Whether it is the first of its picture.
+    pub first: bool,
+    pub pps: u8,
+}
+
+impl SliceStart {
+    pub fn parse(nal: &[u8]) -> Option<Self> {
+        Self::read(nal, &mut bits(nal.get(..SLICE_HEADER).unwrap_or(nal)))
+    }
+
+    fn read(nal: &[u8], r: &mut impl BitRead) -> Option<Self> {
+        let first = r.read_bool("").ok()?;
+        if (16..=23).contains(&nal_type(nal)?) {
+            r.skip(1, "").ok()?;
+        }
+        Some(Self { first, pps: u8::try_from(r.read_ue("").ok()?).ok()? })
+    }
+}
+
+/// Whether the first slice of a picture is a B slice, which may be shown before pictures that were decoded earlier.
+pub(super) fn is_b(nal: &[u8], pps: &Pps) -> Option<bool> {
+    let mut r = bits(nal.get(..SLICE_HEADER).unwrap_or(nal));
+    SliceStart::read(nal, &mut r)?;
+    r.skip(pps.extra_slice_header_bits, "").ok()?;
+    Some(r.read_ue("").ok()? == 0)
+}
+
+/// The HEVCDecoderConfigurationRecord (ISO/IEC 14496-15, 8.3.3.1) of these parameter sets.
+pub(super) fn configuration(vps: &Bytes, sps: (&Bytes, &Sps), pps: &[&Bytes]) -> Option<Bytes> {
+    let (sps_nal, sps) = sps;
+    let mut record = vec![1];
+    record.extend_from_slice(&sps.profile);
+    // No limit of segmentation, parallelism unknown.
+    record.extend_from_slice(&[0xF0, 0, 0xFC]);
+    record.extend_from_slice(&[0xFC | sps.chroma_format, 0xF8 | sps.luma_depth_minus8, 0xF8 | sps.chroma_depth_minus8]);
+    // Frame rate unknown; lengths of four bytes; three arrays.
+    record.extend_from_slice(&[0, 0, sps.temporal_layers << 3 | u8::from(sps.temporal_id_nesting) << 2 | 3, 3]);
+    for (kind, sets) in [(32, &[vps][..]), (33, &[sps_nal][..]), (34, pps)] {
+        // Complete: there are none in the samples.
+        record.push(0x80 | kind);
+        record.extend_from_slice(&u16::try_from(sets.len()).ok()?.to_be_bytes());
+        for set in sets {
+            record.extend_from_slice(&u16::try_from(set.len()).ok()?.to_be_bytes());
+            record.extend_from_slice(set);
+        }
+    }
+    Some(record.into())
+}

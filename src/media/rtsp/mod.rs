@@ -1,0 +1,257 @@
+//! RTSP as a source of frames, in every build: one thread, with a runtime of its own, that opens a session, turns its packets
+//! into frames and returns when the session ends. The supervisor decides when to try again. What a packet means is `media::rtp`'s
+//! matter, and the protocol is retina's.
+
+mod address;
+mod fault;
+mod offer;
+mod playing;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    cell::Cell,
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use retina::client::SessionGroup;
+use tokio::{
+    select,
+    time::{sleep_until, timeout},
+};
+
+use self::{
+    address::Address,
+    fault::Step,
+    playing::{Opening, Playing, TransportChoice},
+};
+use super::{
+    frame::Frame,
+    rtp::Output,
+    source::{FrameSource, Session, SourceError},
+};
+use crate::config::RtspTransport;
+
+/// How long a teardown may take once the session is over: the camera forgets the session by itself, too.
+const TEARDOWN: Duration = Duration::from_secs(1);
+/// How often frames that may be complete are asked for while no packet comes, and for how long.
+const QUIET: Duration = Duration::from_millis(350);
+const QUIET_FOR: Duration = Duration::from_millis(1500);
+/// So long may packets come of which no frame can be made, before that is told.
+const FRUITLESS: Duration = Duration::from_secs(60);
+/// So long may the first packet take over UDP, which a firewall may drop in silence.
+const NO_PACKET: Duration = Duration::from_secs(60);
+/// So many sessions in a row must end for want of an answer to keepalives before the camera is taken to answer none.
+const UNANSWERED: u32 = 2;
+/// A session that will end is replaced this long before: time for the next one's first keyframe.
+const AHEAD: Duration = Duration::from_secs(12);
+
+/// A camera that speaks RTSP.
+pub(super) struct RtspSource {
+    address: Result<Address, SourceError>,
+    transport: RtspTransport,
+    habits: Mutex<Habits>,
+}
+
+/// What earlier sessions have shown of the camera.
+#[derive(Debug, Default)]
+struct Habits {
+    refuses_tcp: bool,
+    /// How often in a row a session ended because the camera answered no keepalive, and how long the last one had lasted.
+    unanswered: u32,
+    lifetime: Duration,
+}
+
+impl RtspSource {
+    /// `url` as configured, with user and password.
+    pub fn new(url: &str, transport: RtspTransport) -> Self {
+        Self { address: Address::parse(url), transport, habits: Mutex::default() }
+    }
+
+    fn habits(&self) -> MutexGuard<'_, Habits> {
+        self.habits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn choice(&self) -> TransportChoice {
+        match self.transport {
+            RtspTransport::Auto if self.habits().refuses_tcp => TransportChoice::Udp,
+            RtspTransport::Auto => TransportChoice::TcpThenUdp,
+            RtspTransport::Tcp => TransportChoice::Tcp,
+            RtspTransport::Udp => TransportChoice::Udp,
+        }
+    }
+}
+
+impl FrameSource for RtspSource {
+    fn run(&self, session: &Session) -> Result<(), SourceError> {
+        let address = self.address.as_ref().map_err(Clone::clone)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().max_blocking_threads(1).build();
+        let runtime = runtime.map_err(|error| SourceError::Failed(format!("no runtime for RTSP: {error}")))?;
+        let ended = runtime.block_on(async {
+            let group = Arc::new(SessionGroup::default());
+            let ended = select! {
+                biased;
+                () = session.until_over() => Ok(()),
+                ended = self.film(address, &group, session) => ended,
+            };
+            // It was sent, if the camera reads; whether it answers is the camera's matter.
+            let _ = timeout(TEARDOWN, group.await_teardown()).await;
+            ended
+        });
+        // A name server may still be waited for.
+        runtime.shutdown_background();
+        ended
+    }
+}
+
+type Renewal<'a> = Pin<Box<dyn Future<Output = Result<(Playing, Vec<Output>), SourceError>> + 'a>>;
+
+impl RtspSource {
+    async fn film(&self, address: &Address, group: &Arc<SessionGroup>, session: &Session) -> Result<(), SourceError> {
+        let opening = || Opening { address, group: group.clone(), transport: self.choice(), refused_tcp: Cell::new(false) };
+        let mut playing = self.opened(opening()).await?;
+        let mut delivery = Delivery { session, began: Instant::now(), offset: Duration::ZERO, latest: None, fruitless: None };
+        let mut renewal = self.renewal(&playing, opening());
+        let mut packet_at = tokio::time::Instant::now();
+        let mut quiet_at = packet_at + QUIET;
+        loop {
+            select! {
+                received = playing.receive() => match received {
+                    Ok(packet) => {
+                        delivery.fruitless.get_or_insert(Instant::now());
+                        playing.depayloader.push(packet, &mut |output| delivery.take(output));
+                        packet_at = tokio::time::Instant::now();
+                        quiet_at = packet_at + QUIET;
+                        if delivery.fruitless.is_some_and(|since| since.elapsed() > FRUITLESS) {
+                            let words = "the camera sends packets, but no picture could be made of them";
+                            return Err(SourceError::Failed(format!("{words} for {} s", FRUITLESS.as_secs())));
+                        }
+                    }
+                    Err(error) => {
+                        playing.depayloader.end(&mut |output| delivery.take(output));
+                        return Err(self.interrupted(address, &playing, error.as_ref()));
+                    }
+                },
+                () = sleep_until(quiet_at) => {
+                    playing.depayloader.quiet(Instant::now(), &mut |output| delivery.take(output));
+                    quiet_at += if packet_at.elapsed() < QUIET_FOR { QUIET } else { NO_PACKET };
+                    if playing.over_udp && !playing.has_received && playing.began.elapsed() > NO_PACKET {
+                        let words = "no packet has come over UDP: let UDP through, or set the camera to RTP over TCP";
+                        return Err(SourceError::Failed(words.into()));
+                    }
+                }
+                renewed = async { match &mut renewal { Some(renewal) => renewal.await, None => std::future::pending().await } } => {
+                    renewal = None;
+                    match renewed {
+                        Ok((next, outputs)) => {
+                            playing.depayloader.end(&mut |output| delivery.take(output));
+                            playing = next;
+                            delivery.shift();
+                            outputs.into_iter().for_each(|output| delivery.take(output));
+                            renewal = self.renewal(&playing, opening());
+                        }
+                        // The session before is given up in its time, and that is told.
+                        Err(error) => tracing::debug!(%error, "the next RTSP session could not be opened ahead"),
+                    }
+                }
+            }
+        }
+    }
+
+    async fn opened(&self, opening: Opening<'_>) -> Result<Playing, SourceError> {
+        let opened = opening.open().await;
+        if opening.refused_tcp.get() {
+            tracing::info!(camera = opening.address.shown(), "the camera refuses RTP over TCP, so UDP is used");
+            self.habits().refuses_tcp = true;
+        } else if opened.is_err() {
+            // It may have been replaced, or set up anew.
+            self.habits().refuses_tcp = false;
+        }
+        opened
+    }
+
+    /// The next session, opened before the one that plays will be given up; `None` if it will not.
+    fn renewal<'a>(&'a self, playing: &Playing, opening: Opening<'a>) -> Option<Renewal<'a>> {
+        let Habits { unanswered, lifetime, .. } = *self.habits();
+        if unanswered < UNANSWERED {
+            return None;
+        }
+        let at = playing.began + lifetime - AHEAD.min(lifetime / 2);
+        Some(Box::pin(async move {
+            sleep_until(at).await;
+            let server = opening.address.shown();
+            let mut playing = self.opened(opening).await?;
+            let mut outputs = Vec::new();
+            while !outputs.iter().any(|output| matches!(output, Output::Frame(_))) {
+                // What comes before the first keyframe is in the session before.
+                outputs.clear();
+                let received = playing.receive().await;
+                let packet = received.map_err(|error| closed(&server, error.as_ref()))?;
+                playing.depayloader.push(packet, &mut |output| outputs.push(output));
+            }
+            Ok((playing, outputs))
+        }))
+    }
+
+    fn interrupted(&self, address: &Address, playing: &Playing, error: Option<&retina::Error>) -> SourceError {
+        let mut habits = self.habits();
+        if error.is_some_and(fault::ignores_keepalives) {
+            habits.unanswered += 1;
+            habits.lifetime = playing.began.elapsed();
+            if habits.unanswered == UNANSWERED {
+                tracing::warn!(
+                    camera = address.shown(),
+                    every_s = habits.lifetime.as_secs(),
+                    "the camera answers no keepalives: from now on the next session is opened before the one before it ends"
+                );
+            }
+        } else if habits.unanswered < UNANSWERED {
+            habits.unanswered = 0;
+        }
+        closed(&address.shown(), error)
+    }
+}
+
+fn closed(server: &str, error: Option<&retina::Error>) -> SourceError {
+    let words = match error {
+        Some(error) => fault::told(Step::Receive, server, error).to_string(),
+        None => "the camera closed the connection".to_owned(),
+    };
+    SourceError::Interrupted(words)
+}
+
+/// Hands to the supervisor's session what the sessions with the camera deliver, on one timeline.
+struct Delivery<'a> {
+    session: &'a Session,
+    began: Instant,
+    /// Where the newest session with the camera begins.
+    offset: Duration,
+    latest: Option<Duration>,
+    /// Since when packets have come to nothing.
+    fruitless: Option<Instant>,
+}
+
+impl Delivery<'_> {
+    fn take(&mut self, output: Output) {
+        self.fruitless = None;
+        match output {
+            Output::Frame(frame) => {
+                let pts = self.offset + frame.pts;
+                self.latest = self.latest.max(Some(pts));
+                self.session.frame(Frame { pts, ..frame });
+            }
+            Output::Lost { frames, reason } => self.session.lost(frames, reason),
+            Output::Gap => self.session.gap(),
+        }
+    }
+
+    /// The next session with the camera begins now.
+    fn shift(&mut self) {
+        let now = self.began.elapsed();
+        self.offset = self.latest.map_or(now, |latest| now.max(latest + Duration::from_millis(1)));
+        self.session.gap();
+    }
+}

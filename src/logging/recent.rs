@@ -55,7 +55,7 @@ impl<S: Subscriber> Layer<S> for Keeper {
         let mut text = Text(String::new());
         event.record(&mut text);
         let (level, target) = (metadata.level().to_string(), metadata.target().to_owned());
-        let line = Line { at: Timestamp::now(), level, target, what: text.0 };
+        let line = Line { at: crate::clock::timestamp(), level, target, what: text.0 };
         let mut recent = RECENT.lock().unwrap_or_else(PoisonError::into_inner);
         if recent.len() == MOST {
             recent.pop_front();

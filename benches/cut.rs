@@ -4,6 +4,7 @@
 //! three. The store stops reading after the first bytes, so that an upload stays in flight until it is cut. Writes
 //! `target/bench/cut.json`; fails if the agent exceeds its limits.
 
+mod quantile;
 mod stamp;
 
 use std::{
@@ -22,6 +23,7 @@ use care_tests::{
     wait::{PATIENCE, until},
     world::{DEVICE, World},
 };
+use quantile::quantile;
 use serde_json::json;
 use tokio::process::Command;
 
@@ -242,9 +244,4 @@ impl Contender {
             "cut_micros": { "p50": quantile(&micros, 50), "p99": quantile(&micros, 99), "max": quantile(&micros, 100) },
         })
     }
-}
-
-/// The smallest value that `percent` percent of the sorted, non-empty values do not exceed.
-fn quantile<T: Copy>(sorted: &[T], percent: usize) -> T {
-    sorted[(sorted.len() * percent).div_ceil(100).clamp(1, sorted.len()) - 1]
 }

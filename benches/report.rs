@@ -9,7 +9,7 @@ use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
 
 /// The result files, by name.
-const RESULTS: [&str; 5] = ["cut", "camera", "footprint", "size", "wire"];
+const RESULTS: [&str; 7] = ["cut", "camera", "footprint", "size", "bloat", "wire", "bare"];
 /// What is between these lines of a document is written here.
 const BEGIN: &str = "<!-- figures: written by `make bench`; do not edit -->";
 const END: &str = "<!-- end of figures -->";
@@ -81,13 +81,15 @@ struct Results {
     camera: Value,
     footprint: Value,
     size: Value,
+    bloat: Value,
     wire: Value,
+    bare: Value,
 }
 
 impl Results {
     fn read(root: &Path) -> anyhow::Result<Self> {
-        let [cut, camera, footprint, size, wire] = RESULTS.map(|name| read(root, name));
-        Ok(Self { cut: cut?, camera: camera?, footprint: footprint?, size: size?, wire: wire? })
+        let [cut, camera, footprint, size, bloat, wire, bare] = RESULTS.map(|name| read(root, name));
+        Ok(Self { cut: cut?, camera: camera?, footprint: footprint?, size: size?, bloat: bloat?, wire: wire?, bare: bare? })
     }
 
     /// The one table of README.md.
@@ -113,9 +115,16 @@ impl Results {
         )?;
         let pss = |build: &Value| mebibytes(&build["states"]["paid_uploading"]["pss_kb"]);
         row("memory (PSS) while uploading, with / without GStreamer", format!("{} / {} MiB", pss(with), pss(without)), guest)?;
+        let bare = |state: &str| mebibytes(&self.bare["states"][state]["pss_kb"]);
+        row(
+            "memory (PSS) of the static program, idle / filming and uploading, 26 MB for Linux, pre-roll 1 s; [Greengrass nucleus \
+             lite](https://docs.aws.amazon.com/greengrass/v2/developerguide/greengrass-nucleus-lite-component.html): less than 15 MB",
+            format!("{} / {} MiB", bare("paid_idle"), bare("paid_uploading")),
+            &self.bare,
+        )?;
         let megabytes = |bytes: &Value| bytes.as_f64().map_or_else(|| "–".into(), |bytes| format!("{:.2}", bytes / 1e6));
         row(
-            "program on flash, armv7, with / without GStreamer",
+            "program on flash, armv7, with GStreamer / static",
             format!("{} / {} MB", megabytes(&self.size["gstreamer"]), megabytes(&self.size["no_gstreamer"])),
             &self.size,
         )?;
@@ -155,13 +164,8 @@ impl Results {
             writeln!(text, "\n### {title}\n\nEach state was watched for {} s.\n", measured["seconds"])?;
             text += "| | PSS MiB | RSS MiB | threads | wakeups/s | CPU s/min |\n|---|---|---|---|---|---|\n";
             for (build, key) in [("with GStreamer", "gstreamer"), ("without", "no_gstreamer")] {
-                for (state, key_of_state) in
-                    [("Free, idle", "free_idle"), ("paid, idle", "paid_idle"), ("paid, uploading", "paid_uploading")]
-                {
-                    let cost = &measured[key]["states"][key_of_state];
-                    let (pss, rss) = (mebibytes(&cost["pss_kb"]), mebibytes(&cost["rss_kb"]));
-                    let (threads, wakeups, cpu) = (&cost["threads"], &cost["wakeups_per_s"], &cost["cpu_s_per_min"]);
-                    writeln!(text, "| {build}: {state} | {pss} | {rss} | {threads} | {wakeups} | {cpu} |")?;
+                for (state, key_of_state) in STATES {
+                    costs(&mut text, &format!("{build}: {state}"), &measured[key]["states"][key_of_state])?;
                 }
             }
             text += "\n| from exec, median | ready | connected | plan confirmed |\n|---|---|---|---|\n";
@@ -172,11 +176,67 @@ impl Results {
             writeln!(text, "\n{}", source(measured))?;
         }
 
+        let bare = &self.bare;
+        writeln!(
+            text,
+            "\n### The static program on a bare camera\n\n{};\n{} kB for Linux.",
+            bare["what"].as_str().unwrap_or_default(),
+            plain(&bare["linux_memory_kb"])
+        )?;
+        writeln!(text, "Each state was watched for {} s, with a pre-roll of 1 s.\n", plain(&bare["seconds"]))?;
+        text += "| | PSS MiB | RSS MiB | threads | wakeups/s | CPU s/min |\n|---|---|---|---|---|---|\n";
+        for (state, key) in STATES {
+            costs(&mut text, state, &bare["states"][key])?;
+        }
+        text += "\n| a cancel is published → its report | p50 | p99 | max |\n|---|---|---|---|\n";
+        latency(&mut text, &format!("{} cancels, an upload in flight", plain(&bare["cancels"])), bare)?;
+        writeln!(
+            text,
+            "\nThe program takes {} bytes, the firmware's tarball {}.\nThe first report came {} s after power-on.",
+            plain(&bare["program_bytes"]),
+            plain(&bare["tarball_bytes"]),
+            plain(&bare["first_report_s"])
+        )?;
+        writeln!(text, "\n{}", source(bare))?;
+
         text += "\n## Program size\n\n| armv7, stripped | bytes |\n|---|---|\n";
-        writeln!(text, "| with GStreamer | {} |\n| without | {} |", plain(&self.size["gstreamer"]), plain(&self.size["no_gstreamer"]))?;
+        writeln!(
+            text,
+            "| with GStreamer | {} |\n| static, without | {} |",
+            plain(&self.size["gstreamer"]),
+            plain(&self.size["no_gstreamer"])
+        )?;
         writeln!(text, "\n{}\n", source(&self.size))?;
+        self.bloat(&mut text)?;
         Ok(text)
     }
+}
+
+impl Results {
+    /// What the static program's flash goes to.
+    fn bloat(&self, text: &mut String) -> std::fmt::Result {
+        let bloat = &self.bloat;
+        let [bytes, xz, code] = ["bytes", "xz", "code"].map(|key| plain(&bloat[key]));
+        writeln!(text, "The static program for armv7 has {bytes} bytes, {xz} as `xz -9e`; {code} of them are code. The largest crates")?;
+        writeln!(text, "and functions, generic code counted where it was written:\n")?;
+        for (what, key) in [("crate", "crates"), ("function", "functions")] {
+            writeln!(text, "| {what} | bytes |\n|---|---|")?;
+            for entry in bloat[key].as_array().into_iter().flatten() {
+                writeln!(text, "| `{}` | {} |", entry["name"].as_str().unwrap_or("unknown").replace('|', "\\|"), plain(&entry["bytes"]))?;
+            }
+            writeln!(text)?;
+        }
+        writeln!(text, "{}", source(bloat))
+    }
+}
+
+/// What is measured of each build: its title, its key.
+const STATES: [(&str, &str); 3] = [("Free, idle", "free_idle"), ("paid, idle", "paid_idle"), ("paid, uploading", "paid_uploading")];
+
+fn costs(text: &mut String, name: &str, cost: &Value) -> std::fmt::Result {
+    let (pss, rss) = (mebibytes(&cost["pss_kb"]), mebibytes(&cost["rss_kb"]));
+    let (threads, wakeups, cpu) = (&cost["threads"], &cost["wakeups_per_s"], &cost["cpu_s_per_min"]);
+    writeln!(text, "| {name} | {pss} | {rss} | {threads} | {wakeups} | {cpu} |")
 }
 
 fn latency(text: &mut String, name: &str, figures: &Value) -> std::fmt::Result {
@@ -195,7 +255,7 @@ fn source(result: &Value) -> String {
     let word = |key: &str| measured[key].as_str().unwrap_or("unknown").to_owned();
     let load = measured["load"].as_f64().map_or_else(String::new, |load| format!(", load {load:.1}"));
     let debug = if measured["debug"] == true { " A debug build." } else { "" };
-    format!("`{}`, {}, commit {}: {}{load}.{debug}", word("command"), day(result), word("commit"), word("machine"))
+    format!("`{}`,\n{}, commit {}: {}{load}.{debug}", word("command"), day(result), word("commit"), word("machine"))
 }
 
 fn day(result: &Value) -> String {

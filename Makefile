@@ -5,7 +5,7 @@ CARGO ?= cargo
 export CARGO
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check sim bench proof fuzz sbom arm test-arm deb deps
+.PHONY: help demo test check sim bench proof fuzz sbom arm test-arm firmware deb deps
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' Makefile | expand -t 14
@@ -31,15 +31,20 @@ bench: ## measures switch time and footprint, here and on an emulated camera; wr
 	@scripts/deps.sh bench
 	@scripts/bench.sh
 	@scripts/bench-camera.sh
+	@scripts/bench-bare.sh
 	@target/$(patsubst dev,debug,$(or $(PROFILE),bench-build))/bench-report
 
-arm: ## builds the firmware for armv7 and aarch64, with debug files, and checks its size
+arm: ## builds the firmware for ARM and MIPS, with debug files, and checks its size
 	@scripts/deps.sh arm
 	@scripts/arm.sh
 
-test-arm: ## runs the firmware's unit tests for armv7 and aarch64 under emulation
+test-arm: ## runs the firmware's unit tests for every target of `make arm` under emulation
 	@scripts/deps.sh test-arm
 	@scripts/test-arm.sh
+
+firmware: ## packs the static program for firmware images into target/firmware (TARGET=armv7-unknown-linux-musleabihf)
+	@scripts/deps.sh firmware
+	@scripts/firmware.sh $(TARGET)
 
 deb: ## builds Debian packages for amd64, armhf and arm64 in target/deb
 	@scripts/deps.sh deb

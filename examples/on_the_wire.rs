@@ -106,12 +106,14 @@ impl Camera {
         match self {
             Self::Agent(uploads) => {
                 let figures = uploads.gate().cut(Some((NONE, position(round))));
-                let fault = serde_json::json!(uploads.status().last_fault);
-                format!("\"transfers\":{},\"bytes_after\":{},\"fault\":{fault}", figures.transfers, figures.bytes_after)
+                let status = uploads.status();
+                let (bytes_after, fault) = (serde_json::json!(figures.bytes_after), serde_json::json!(status.last_fault));
+                let pace_fault = serde_json::json!(status.pace_fault);
+                format!("\"transfers\":{},\"bytes_after\":{bytes_after},\"fault\":{fault},\"pace_fault\":{pace_fault}", figures.transfers)
             }
             Self::Control { request, .. } => {
                 drop(request.take());
-                "\"transfers\":1,\"bytes_after\":0,\"fault\":null".into()
+                "\"transfers\":1,\"bytes_after\":null,\"fault\":null,\"pace_fault\":null".into()
             }
         }
     }

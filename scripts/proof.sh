@@ -27,7 +27,8 @@ scripts/fuzz.sh 120
 # The demo on a clean Debian 12.
 scripts/test-demo.sh
 
-# ARM.
+# ARM and MIPS: every program within its budget, packages, tests.
+scripts/arm.sh
 scripts/deb.sh
 for target in x86_64-unknown-linux-gnu armv7-unknown-linux-gnueabihf aarch64-unknown-linux-gnu; do
     scripts/test-deb.sh "$target" "target/arm/$target/firmware/kasa-care-agent"
@@ -36,3 +37,5 @@ scripts/test-arm.sh
 scripts/arm/whole-camera.sh armv7-unknown-linux-gnueabihf
 # Debian's kernel for arm64 leaves too little of 64 MB for systemd to come up, before there is an agent.
 scripts/arm/whole-camera.sh aarch64-unknown-linux-gnu --skip memory_of_64_mb_is_enough
+# The bare camera: 26 MB for Linux, JFFS2, power cuts, a full flash.
+scripts/bare-camera.sh

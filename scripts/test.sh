@@ -93,10 +93,11 @@ part no-gst-lint "$cargo" clippy --locked --workspace --no-default-features --li
 part no-gst scripts/no-gstreamer.sh
 part build "$cargo" build --locked --workspace --all-targets
 armv7=armv7-unknown-linux-gnueabihf
+static=armv7-unknown-linux-musleabihf
 begin deny scripts/deny.sh
 # All of them are found in `make proof`.
 begin planted scripts/planted-bugs.sh acknowledged-before-flash judged-during-cut written-before-cut
-begin arm scripts/arm.sh "$armv7"
+begin arm sh -c "scripts/arm.sh $static $armv7 && scripts/test-arm.sh --no-run $static"
 part unit "$cargo" test --locked --workspace --lib --bins
 part simulation env HISTORIES=1000000 scripts/sim.sh
 part examples "$cargo" test --locked --workspace --doc
@@ -111,10 +112,13 @@ part exposure scripts/security.sh
 finish deny
 finish planted
 finish arm
-# Built with Rust 1.85, as `arm` is, which also proves that the firmware and its tests need nothing newer.
-part arm-tests scripts/test-arm.sh "$armv7"
+# The static program's; `make proof` runs those of every other target.
+part arm-tests scripts/test-arm.sh "$static"
 part deb scripts/test-deb.sh "$armv7" "target/arm/$armv7/firmware/kasa-care-agent"
 part camera scripts/arm/whole-camera.sh "$armv7" daily
+# The static program's tarball on a camera of BusyBox, and the recipes that put it into images.
+part bare scripts/bare-camera.sh daily
+part recipes scripts/recipes.sh target/firmware/kasa-care-agent-*-"$static".tar.xz
 
 seconds=$(($(date +%s) - started))
 printf '\n%s%-12s %5d s\n' "$table" total "$seconds"

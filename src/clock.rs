@@ -4,14 +4,16 @@
 //! it; the control thread, TLS and uploads share it. Nothing else reads the system clock.
 
 mod monitor;
+mod system;
 
 use std::{
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use care_engine::trusted_time::{HeardDate, LATEST, Now, Readings, TrustedTime};
+use jiff::Timestamp;
 use rustls::{pki_types::UnixTime, time_provider::TimeProvider};
 
 pub use monitor::ConditionMonitor;
@@ -24,7 +26,13 @@ pub fn build_time() -> Duration {
 
 /// The system clock, since 1970; zero if it is before that. Only for people to compare, since it may be wrong.
 pub fn system_time() -> Duration {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
+    system::since_1970()
+}
+
+/// The system clock as a timestamp, for log lines and file names.
+pub fn timestamp() -> Timestamp {
+    // A clock beyond the year 9999 is as good as none.
+    i64::try_from(system_time().as_micros()).ok().and_then(|at| Timestamp::from_microsecond(at).ok()).unwrap_or(Timestamp::MAX)
 }
 
 /// The agent's clock. Clones share it.
@@ -128,7 +136,7 @@ impl Source {
         match self {
             Source::Machine => {
                 let boot = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-                // BOOTTIME counts from zero; the wall clock is read through libc, as every program does.
+                // BOOTTIME counts from zero.
                 let boot = Duration::new(boot.tv_sec.unsigned_abs(), boot.tv_nsec.unsigned_abs() as u32);
                 Readings { boot, system: system_time() }
             }

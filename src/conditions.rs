@@ -120,8 +120,8 @@ conditions! {
     GrantMisleads = "grant_misleads", Error, "Add the host to [store] hosts if it is right, or correct the cloud's grants.";
     /// Large segments do not get through to a peer.
     PathMtu = "path_mtu", Warning, "Let ICMP (fragmentation needed, packet too big) pass, or lower the link's MTU.";
-    /// The kernel cannot pace an upload.
-    Pacing = "pacing", Warning, "Use a kernel with SO_MAX_PACING_RATE, or set [upload] uplink_kbps.";
+    /// The kernel does not pace uploads, or does not count what they send.
+    Pacing = "pacing", Warning, "Set [upload] uplink_kbps to the uplink's rate, or use Linux 4.19 or later.";
     /// Clips were dropped for newer ones because the spool was full.
     ClipsDropped = "clips_dropped", Error, "Enlarge [spool], or find out why clips are not uploaded.";
     /// Clips cannot be put on flash.
@@ -145,8 +145,8 @@ conditions! {
     MotionSocket = "motion_socket", Error, "Make the socket's directory; the agent tries again.";
     /// Recording to the SD card does not work.
     Recording = "recording", Error, "Check the card.";
-    /// Frames were lost on the way to the card or into a clip.
-    FramesLost = "frames_lost", Warning, "The card or the processor does not keep up with the stream.";
+    /// Frames were lost on the way from the camera, to the card or into a clip.
+    FramesLost = "frames_lost", Warning, "If they are lost on the way from the camera, check its network and its encoder; otherwise the card or the processor does not keep up.";
 
     /// A certificate expires soon, or has expired.
     CertificateEnds = "certificate_ends", Warning, "Replace the certificate on disk; the agent reloads it within ten seconds.";
@@ -156,6 +156,8 @@ conditions! {
     CaSkipped = "ca_skipped", Warning, "Remove the certificate from the bundle, or replace it.";
     /// The configuration on disk is bad; the agent keeps the old one.
     ConfigRejected = "config_rejected", Error, "Correct the configuration (`check-config` lists every fault) and reload.";
+    /// The agent runs as root, because its user does not exist.
+    RunsAsRoot = "runs_as_root", Warning, "Make the user, or write [process] user = \"root\" if the camera has no other.";
     /// The status page cannot be served.
     StatusPage = "status_page", Warning, "Stop what uses the port, or change [status] listen; the agent tries again.";
 }

@@ -56,6 +56,8 @@ pub struct Config {
     pub upload: Upload,
     /// `[status]`; absent: no status page.
     pub status: Option<Listen>,
+    /// `[process]`
+    pub process: Process,
 }
 
 impl Config {
@@ -172,10 +174,26 @@ pub struct Media {
     pub source: Source,
     /// A smaller stream, for policies with a lower `max_height`.
     pub low_source: Option<Source>,
+    /// How RTP comes from `rtsp://` sources.
+    pub rtsp_transport: RtspTransport,
     /// How long before its event a clip begins; 5 s unless given.
     pub pre_roll: Duration,
+    /// The most memory that the pre-roll of one stream takes, bytes; 6 MB unless given.
+    pub pre_roll_bytes: usize,
     /// What starts a clip.
     pub motion: Motion,
+}
+
+/// How RTP comes from an RTSP server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RtspTransport {
+    /// Within the TCP connection, and by UDP from a server that refuses that.
+    #[default]
+    Auto,
+    /// Within the TCP connection only.
+    Tcp,
+    /// By UDP only.
+    Udp,
 }
 
 /// One video source.
@@ -227,16 +245,66 @@ pub enum Motion {
     Every(Duration),
 }
 
+impl Default for Motion {
+    /// Built-in where this build can decode pictures; otherwise the socket at which `kasa-care-agent motion` and the camera's
+    /// software report.
+    fn default() -> Self {
+        if cfg!(feature = "gstreamer") { Self::BuiltIn } else { Self::Socket("/run/kasa-care-agent/motion.sock".into()) }
+    }
+}
+
 /// Recording to the SD card.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Recording {
     /// Where.
-    pub dir: PathBuf,
+    pub dir: RecordingDir,
     /// How much, in bytes.
     pub max_bytes: u64,
+    /// How many bytes of frames may wait in memory for a slow card; 4 MB unless given.
+    pub memory_bytes: usize,
     /// Directories on the camera's internal file systems. Recordings never go to those file systems: when the card is missing,
     /// `dir` is on one of them. Empty with `allow_internal_storage`.
     pub kept_off: Vec<PathBuf>,
+}
+
+/// Where recordings go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RecordingDir {
+    /// This directory.
+    At(PathBuf),
+    /// `recordings` on the first card that is mounted at one of [`CARD_MOUNTS`].
+    Auto,
+}
+
+/// Where firmware mounts SD cards, in the order in which `[recording] dir = "auto"` tries them. None is directly below `/`:
+/// the agent's own confinement covers a card from the directory above its mount point.
+pub const CARD_MOUNTS: [&str; 10] = [
+    "/mnt/mmcblk0p1",
+    "/mnt/mmcblk0",
+    "/media/mmcblk0p1",
+    "/media/mmcblk0",
+    "/mnt/mmcblk1p1",
+    "/media/mmcblk1p1",
+    "/mnt/sd",
+    "/mnt/sdcard",
+    "/media/sd",
+    "/media/sdcard",
+];
+
+impl RecordingDir {
+    /// The directories to try, in order.
+    pub fn candidates(&self) -> Vec<PathBuf> {
+        match self {
+            Self::At(dir) => vec![dir.clone()],
+            Self::Auto => CARD_MOUNTS.iter().map(|mount| Path::new(mount).join("recordings")).collect(),
+        }
+    }
+}
+
+impl<P: AsRef<Path>> From<P> for RecordingDir {
+    fn from(dir: P) -> Self {
+        Self::At(dir.as_ref().to_owned())
+    }
 }
 
 /// A vendor's own uploader, which records and uploads instead of the agent.
@@ -262,6 +330,15 @@ pub struct Spool {
 pub struct Upload {
     /// The uplink's rate in kbit/s; 0: estimated.
     pub uplink_kbps: u32,
+}
+
+/// What the agent gives up when it starts.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Process {
+    /// The user that it becomes if root starts it; `kasa-care-agent` unless given.
+    pub user: String,
+    /// Whether Landlock bounds the files that it may use; true unless given.
+    pub restrict_files: bool,
 }
 
 /// Where the status page listens.

@@ -59,6 +59,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "spool", body: crate::upload::hostile_spool },
     Target { name: "uploader", body: crate::upload::vendor::hostile_uploader },
     Target { name: "motion", body: crate::media::motion_socket_input },
+    Target { name: "rtp", body: crate::media::rtp_packets },
 ];
 
 /// The longest that one input may take, in processor time: so the load of the machine does not matter.

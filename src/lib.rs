@@ -17,7 +17,8 @@
 //! | [`store`] | the record in two checksummed slots |
 //! | [`tls`], [`http`], [`clock`] | TLS and HTTPS on trusted time |
 //! | [`status`], [`conditions`], [`logging`], [`redact`] | what people see, without secrets |
-//! | [`systemd`] | readiness and watchdog |
+//! | [`confinement`] | gives up root, capabilities and files when the service starts |
+//! | [`systemd`], [`supervision`] | readiness and watchdog, towards what runs the agent; `supervise`, where no systemd does |
 //!
 //! | thread | what runs on it |
 //! |---|---|
@@ -35,6 +36,7 @@ pub mod cli;
 pub mod clock;
 pub mod conditions;
 pub mod config;
+pub mod confinement;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 pub mod http;
@@ -47,10 +49,12 @@ mod path_mtu;
 pub mod redact;
 pub mod status;
 pub mod store;
+pub mod supervision;
 pub mod systemd;
 #[cfg(test)]
 mod test_pki;
 pub mod text_file;
+pub mod threads;
 pub mod tls;
 pub mod unix_socket;
 pub mod upload;

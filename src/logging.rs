@@ -1,14 +1,23 @@
-//! Sends log events to the journal under systemd, with their fields, and to standard error otherwise, coloured on a terminal.
-//! `CARE_LOG` sets the level: `debug`, or by module, `info,kasa_care_agent::link=trace`.
+//! Sends log events to the journal under systemd, with their fields, to syslogd or a bounded file where `CARE_LOG_TO` says so,
+//! and to standard error otherwise, coloured on a terminal. `CARE_LOG` sets the level: `debug`, or by module,
+//! `info,kasa_care_agent::link=trace`. A destination that does not work is no failure: standard error takes its place.
 
+mod bounded_file;
+mod destination;
+mod fallback;
 mod filter;
+mod local_time;
 mod recent;
+mod syslog;
+mod writers;
 
 use std::{
     env,
     io::{self, IsTerminal},
+    panic,
 };
 
+pub use destination::{BYTES, BadDestination, DESTINATION, Destination};
 pub use filter::{BadFilter, FILTER, from_env};
 pub use recent::{Line, forget, recent};
 
@@ -17,25 +26,51 @@ use tracing_subscriber::{
     filter::Targets,
     fmt,
     fmt::format::{Writer, debug_fn},
+    fmt::time::FormatTime,
     layer::SubscriberExt,
     util::SubscriberInitExt,
 };
 
-use crate::redact;
+use crate::{clock, redact};
+use bounded_file::BoundedFile;
+use syslog::Syslog;
+use writers::{ToFile, ToSyslog};
 
 /// Starts logging events that pass `filter`. Call it once per process.
-pub fn start(filter: Targets) {
+pub fn start(filter: Targets, destination: &Destination) {
     let registry = tracing_subscriber::registry().with(filter).with(recent::Keeper);
-    let journal = if under_journal() { tracing_journald::layer().ok() } else { None };
-    let started = match journal {
-        Some(journal) => registry.with(journal.with_syslog_identifier("kasa-care-agent".to_owned())).try_init(),
-        None => {
-            let fields = debug_fn(|writer, field, value| field_without_secrets(writer, field.name(), value)).delimited(" ");
-            registry.with(fmt::layer().fmt_fields(fields).with_writer(io::stderr).with_ansi(io::stderr().is_terminal())).try_init()
+    let fields = debug_fn(|writer: &mut Writer<'_>, field, value| field_without_secrets(writer, field.name(), value)).delimited(" ");
+    let lines = fmt::layer().with_timer(SystemClock).fmt_fields(fields);
+    let started = match destination {
+        Destination::Syslog(path) => {
+            // syslogd adds time and level.
+            let writer = ToSyslog::new(Syslog::new(path.clone()));
+            registry.with(lines.with_ansi(false).without_time().with_level(false).with_writer(writer)).try_init()
         }
+        Destination::File { path, most_bytes } => {
+            let writer = ToFile::new(BoundedFile::new(path.clone(), *most_bytes), path);
+            registry.with(lines.with_ansi(false).with_writer(writer)).try_init()
+        }
+        Destination::Standard => match if under_journal() { tracing_journald::layer().ok() } else { None } {
+            Some(journal) => registry.with(journal.with_syslog_identifier("kasa-care-agent".to_owned())).try_init(),
+            None => registry.with(lines.with_writer(io::stderr).with_ansi(io::stderr().is_terminal())).try_init(),
+        },
     };
     if let Err(error) = started {
         eprintln!("kasa-care-agent: events are logged already: {error}");
+    }
+    if *destination != Destination::Standard {
+        // Nobody reads standard error there.
+        panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
+    }
+}
+
+/// Begins a line with the agent's reading of the system clock, which is right after 2038 too.
+struct SystemClock;
+
+impl FormatTime for SystemClock {
+    fn format_time(&self, writer: &mut Writer<'_>) -> std::fmt::Result {
+        write!(writer, "{:.6}", clock::timestamp())
     }
 }
 

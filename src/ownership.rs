@@ -49,14 +49,15 @@ pub fn directory_fault(path: &Path) -> Option<(String, String)> {
 }
 
 fn is_ours(user: u32) -> bool {
-    user == 0 || user == rustix::process::geteuid().as_raw() || passwd(user).as_deref() == Some(AGENT)
+    user == 0 || user == rustix::process::geteuid().as_raw() || user_named(user).as_deref() == Some(AGENT)
 }
 
 fn name_of(user: u32) -> String {
-    passwd(user).map_or_else(|| format!("user {user}"), |name| format!("user {name}"))
+    user_named(user).map_or_else(|| format!("user {user}"), |name| format!("user {name}"))
 }
 
-fn passwd(user: u32) -> Option<String> {
+/// The name of a user in `/etc/passwd`.
+pub fn user_named(user: u32) -> Option<String> {
     let users = fs::read_to_string("/etc/passwd").ok()?;
     let id = user.to_string();
     let named = |line: &str| {

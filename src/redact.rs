@@ -6,6 +6,8 @@
 
 use std::fmt;
 
+use percent_encoding::percent_decode_str;
+
 /// The placeholder for what was removed.
 const REDACTED: &str = "…";
 
@@ -23,7 +25,7 @@ impl Secret {
     /// Removes from a message about this text every part of its secrets of four characters or more.
     pub fn hide_in(&self, words: &str) -> String {
         let mut secrets = secrets_of(&self.0);
-        secrets.extend(secrets.iter().map(|secret| decoded(secret)).collect::<Vec<_>>());
+        secrets.extend(secrets.iter().map(|secret| percent_decode_str(secret).decode_utf8_lossy().into_owned()).collect::<Vec<_>>());
         text(&without_parts_of(words, &secrets))
     }
 }
@@ -301,26 +303,6 @@ fn secrets_of(text: &str) -> Vec<String> {
 
 /// Shorter parts of a secret reveal nothing.
 const SHORTEST: usize = 4;
-
-/// Percent-encoded bytes as the characters they stand for.
-fn decoded(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&byte, after)) = rest.split_first() {
-        let hex = after.get(..2).and_then(|hex| u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok());
-        match hex.filter(|_| byte == b'%') {
-            Some(plain) => {
-                bytes.push(plain);
-                rest = &after[2..];
-            }
-            None => {
-                bytes.push(byte);
-                rest = after;
-            }
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
-}
 
 /// Replaces every common substring of a secret and the message that has four or more characters.
 fn without_parts_of(words: &str, secrets: &[String]) -> String {

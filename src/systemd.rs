@@ -1,6 +1,6 @@
-//! Readiness and watchdog over systemd's notify protocol (sd_notify(3)). The control loop calls this on each iteration, so a
-//! loop that stalls misses the watchdog, and a camera that is only offline does not. Nothing here blocks, and without systemd
-//! nothing happens.
+//! Readiness and watchdog over systemd's notify protocol (sd_notify(3)), towards systemd or `supervise`. The control loop calls
+//! this on each iteration, so a loop that stalls misses the watchdog, and a camera that is only offline does not. Nothing here
+//! blocks, and without either nothing happens.
 
 use std::{
     env,
@@ -33,7 +33,7 @@ impl Notifier {
         let socket = env::var_os("NOTIFY_SOCKET").and_then(|name| match connect(&name) {
             Ok(socket) => Some(socket),
             Err(error) => {
-                tracing::warn!(socket = %name.to_string_lossy(), %error, "cannot connect to systemd's notify socket");
+                tracing::warn!(socket = %name.to_string_lossy(), %error, "cannot connect to the service manager's notify socket");
                 None
             }
         });
@@ -63,7 +63,7 @@ impl Notifier {
         }
     }
 
-    /// Sets the line of `systemctl status`. It is sent only when it changes.
+    /// Sets the line of `systemctl status`, or of `supervise`'s status file. It is sent only when it changes.
     pub fn status(&mut self, line: &str) {
         if line != self.last_status {
             line.clone_into(&mut self.last_status);
@@ -90,7 +90,7 @@ impl Notifier {
         let Some(socket) = &self.socket else { return };
         let message: String = states.iter().map(|state| format!("{state}\n")).collect();
         if let Err(error) = socket.send(message.as_bytes()) {
-            tracing::debug!(%error, message = message.trim_end(), "systemd did not accept a message");
+            tracing::debug!(%error, message = message.trim_end(), "the service manager did not accept a message");
         }
     }
 }

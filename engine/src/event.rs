@@ -83,8 +83,8 @@ pub struct CutFigures {
     pub generation: Generation,
     /// Transfers aborted.
     pub transfers: u32,
-    /// Payload handed to the network device after the gate closed.
-    pub bytes_after: u64,
+    /// Payload handed to the network device after the gate closed; `None` if it could not be counted.
+    pub bytes_after: Option<u64>,
     /// Clips that the new policy does not allow to be kept, erased.
     pub erased: Erased,
 }

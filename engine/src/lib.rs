@@ -43,7 +43,7 @@
 //!     }
 //!     fn cut(&mut self, _keep: Option<(Policy, Position)>) -> CutProgress {
 //!         let erased = Erased { clips: 0, bytes: 0 };
-//!         CutProgress::Done(CutFigures { generation: Generation(1), transfers: 0, bytes_after: 0, erased })
+//!         CutProgress::Done(CutFigures { generation: Generation(1), transfers: 0, bytes_after: Some(0), erased })
 //!     }
 //!     fn persist(&mut self, ticket: u64, _record: Vec<u8>) {
 //!         self.events.push_back(Event::Written { ticket });
@@ -551,10 +551,10 @@ impl Engine {
             wake = self.keyset_pause_ends().map_or(wake, |end| wake.max(end));
         }
         wake = wake.min(self.reports.wake_at()).min(self.persisted_at + PERSIST_EVERY);
-        if let Some(force) = &self.force {
-            if !self.lease_over {
-                wake = wake.min(now.boot + force.lease_left(now));
-            }
+        if let Some(force) = &self.force
+            && !self.lease_over
+        {
+            wake = wake.min(now.boot + force.lease_left(now));
         }
         if let Some((_, since)) = self.being_written() {
             wake = wake.min(since + FLASH_WAIT);

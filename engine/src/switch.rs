@@ -8,6 +8,9 @@ use care_protocol::{Cause, Cut, Erased, Mode, Policy, Position};
 use super::{Admission, Arrival, CutFigures, CutUnderWay, Cutting, Durability, Effect, Engine, Unwritten, force::InForce};
 use crate::trusted_time::Now;
 
+/// The report's text for a cut whose `bytes_after` is not known.
+const NOT_COUNTED: &str = "cut.bytes_after was not counted: this camera's kernel does not count the bytes that a socket sends";
+
 impl Engine {
     /// The admission that the gate should have now.
     pub(super) fn admission(&self, now: Now) -> Admission {
@@ -132,8 +135,9 @@ impl Engine {
         let mut report = self.applied_report(cutting.cause, cutting.judged, now);
         if figures.transfers > 0 {
             let micros = now.boot.saturating_sub(cutting.arrival.received).as_micros();
-            report.cut =
-                Cut { transfers: figures.transfers, micros: u64::try_from(micros).unwrap_or(u64::MAX), bytes_after: figures.bytes_after };
+            let micros = u64::try_from(micros).unwrap_or(u64::MAX);
+            report.cut = Cut { transfers: figures.transfers, micros, bytes_after: figures.bytes_after.unwrap_or(0) };
+            report.detail = figures.bytes_after.is_none().then(|| NOT_COUNTED.to_owned());
         }
         report.erased = figures.erased;
         if cutting.record == Durability::BeforeOpening {
@@ -141,6 +145,7 @@ impl Engine {
             if let Some(older) = &older {
                 report.cut = sum_cut(report.cut, older.report.cut);
                 report.erased = sum_erased(report.erased, older.report.erased);
+                report.detail = report.detail.or_else(|| older.report.detail.clone());
             }
             let before = older.map_or(cutting.before, |older| older.before.floor(&cutting.before));
             let ticket = self.promise(Some(&report), now);

@@ -48,6 +48,8 @@ struct Camera {
     open: Admission,
     cuts: Vec<Option<(Policy, Position)>>,
     transfers: u32,
+    /// Whether its kernel does not count what a socket sends.
+    uncounted: bool,
     disk: Disk,
     acked: Vec<u64>,
     reports: Vec<(u64, Report)>,
@@ -145,6 +147,7 @@ impl Bench {
             open: Admission::CLOSED,
             cuts: vec![],
             transfers: 0,
+            uncounted: false,
             disk: Disk::default(),
             acked: vec![],
             reports: vec![],
@@ -315,7 +318,7 @@ impl Ports for Camera {
         CutProgress::Done(CutFigures {
             generation: Generation(self.cuts.len() as u64),
             transfers,
-            bytes_after: u64::from(transfers) * 1448,
+            bytes_after: (!self.uncounted).then_some(u64::from(transfers) * 1448),
             erased: Erased { clips: u32::from(keep.is_some()), bytes: 5 },
         })
     }

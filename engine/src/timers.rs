@@ -125,10 +125,12 @@ impl Engine {
 
     /// Fetches missing documents over HTTPS.
     pub(super) fn ask(&mut self, now: Now) {
-        if let Some(unknown) = &self.unknown_key {
-            if !self.fetching_keyset && now.boot >= self.keyset_due(unknown) && now.boot < unknown.until {
-                self.fetch_keyset(now);
-            }
+        if let Some(unknown) = &self.unknown_key
+            && !self.fetching_keyset
+            && now.boot >= self.keyset_due(unknown)
+            && now.boot < unknown.until
+        {
+            self.fetch_keyset(now);
         }
         if self.lost && self.keyset_pause_ends().is_some_and(|end| now.boot < end) {
             return;

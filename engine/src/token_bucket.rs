@@ -27,6 +27,12 @@ impl TokenBucket {
         Self { tolerance, full_at: now + tolerance }
     }
 
+    /// Makes up for pauses no longer than `tolerance` from now on. When the next token may be taken stays as it is.
+    pub fn tolerate(&mut self, tolerance: Duration) {
+        self.full_at = self.ready_at() + tolerance;
+        self.tolerance = tolerance;
+    }
+
     /// When the next token may be taken; a time in the past means now.
     pub fn ready_at(&self) -> Duration {
         self.full_at.saturating_sub(self.tolerance)
@@ -81,5 +87,11 @@ mod tests {
         let late = start + Duration::from_secs(1);
         bucket.spend(EVERY, late);
         assert_eq!(bucket.ready_at(), late + EVERY - tolerance);
+        // With less tolerance the next is due at the same time, and less is made up for.
+        bucket.tolerate(Duration::from_millis(4));
+        assert_eq!(bucket.ready_at(), late + EVERY - tolerance);
+        let later = late + Duration::from_secs(1);
+        bucket.spend(EVERY, later);
+        assert_eq!(bucket.ready_at(), later + EVERY - Duration::from_millis(4));
     }
 }

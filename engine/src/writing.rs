@@ -81,6 +81,7 @@ impl Engine {
                 let mut report = self.applied_report(cause, judged, now);
                 if let Some(downgrade) = downgrade {
                     report.cut = downgrade.report.cut;
+                    report.detail = downgrade.report.detail;
                     report.erased = downgrade.report.erased;
                 }
                 self.announced = Some(report.mode);
@@ -102,7 +103,8 @@ impl Engine {
                 self.acknowledge_written(ticket);
                 if let Some(downgrade) = downgrade {
                     let now_in_force = self.applied_report(downgrade.report.cause, downgrade.report.judged, now);
-                    let report = Report { cut: downgrade.report.cut, erased: downgrade.report.erased, ..now_in_force };
+                    let Report { cut, erased, detail, .. } = downgrade.report;
+                    let report = Report { cut, erased, detail, ..now_in_force };
                     self.announced = Some(report.mode);
                     self.settle(Cause::Document, now);
                     self.announce(report);

@@ -84,7 +84,7 @@ impl Ports for Machine {
     fn cut(&mut self, _: Option<(Policy, Position)>) -> CutProgress {
         self.cuts += 1;
         let generation = Generation(self.cuts);
-        CutProgress::Done(CutFigures { generation, transfers: 0, bytes_after: 0, erased: Erased::default() })
+        CutProgress::Done(CutFigures { generation, transfers: 0, bytes_after: Some(0), erased: Erased::default() })
     }
 
     fn open(&mut self, _: Admission) {}

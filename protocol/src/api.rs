@@ -161,4 +161,17 @@ pub struct MotionEvent {
     /// The detector's confidence, 0 to 1.
     #[serde(default)]
     pub score: f64,
+    /// Absent: motion at this moment, and nothing is known of the next.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<MotionState>,
+}
+
+/// What a detector that tells beginnings from ends says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MotionState {
+    /// Motion has begun, and lasts until `stop`.
+    Start,
+    /// Motion has ended.
+    Stop,
 }

@@ -2,14 +2,12 @@
 //! answers again.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use care_engine::{Body, Fetched, Resource};
+use portable_atomic::AtomicU64;
 use tokio::time;
 
 use super::{effects::AgentPorts, mailbox::WorkerEvent};

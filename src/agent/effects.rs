@@ -2,12 +2,13 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, atomic::AtomicU64},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use care_engine::{Admission, CutFigures, CutProgress, Delivery, Engine, Event, Ports, Resource, trusted_time::Now};
 use care_protocol::{DeviceId, Get, Policy, Position, Report, Topics};
+use portable_atomic::AtomicU64;
 
 use super::{Agent, mailbox::Sender, status::STATUS_SOON};
 use crate::{

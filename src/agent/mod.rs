@@ -26,13 +26,14 @@ mod wiring;
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
-    sync::{Arc, atomic::AtomicU64},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::Context;
 use care_engine::{CutFigures, Delivery, Engine, Event, Intake};
 use care_protocol::Topics;
+use portable_atomic::AtomicU64;
 use tokio::{
     select,
     signal::unix::{Signal, SignalKind, signal},
@@ -44,6 +45,7 @@ use crate::{
     clock::{self, Clock},
     conditions::Conditions,
     config::Config,
+    confinement::Confined,
     http::Origin,
     link::{self, Link},
     media::Media,
@@ -63,12 +65,16 @@ const MAX_SLEEP: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// Why the agent could not start.
-pub fn run(path: &Path, config: Config) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the control thread's runtime")?;
+pub fn run(path: &Path, config: Config, confined: Confined) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .thread_stack_size(crate::threads::STACK_BYTES)
+        .enable_all()
+        .build()
+        .context("starting the control thread's runtime")?;
     let result = runtime.block_on(async {
         // Before anything else: a signal without a handler kills the process.
         let signals = Signals::new()?;
-        Agent::start(path, config)?.serve(signals).await
+        Agent::start(path, config, confined)?.serve(signals).await
     });
     // A resolver that hangs must not delay the exit.
     runtime.shutdown_background();
@@ -96,6 +102,8 @@ impl Signals {
 struct Agent {
     path: PathBuf,
     config: Config,
+    /// What the process may do since its start.
+    confined: Confined,
     clock: Clock,
     clock_monitor: clock::ConditionMonitor,
     engine: Engine,

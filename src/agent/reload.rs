@@ -1,6 +1,6 @@
 //! Reloads the configuration on SIGHUP, and reconnects with the certificates and authorities that it names.
 
-use std::sync::atomic::Ordering;
+use std::{path::PathBuf, sync::atomic::Ordering};
 
 use care_engine::Event;
 
@@ -8,7 +8,16 @@ use super::{
     Agent,
     certificates::{broker_tls, certificate_ends, certificate_files, peers},
 };
-use crate::{conditions::Kind, config::Config, tls};
+use crate::{
+    conditions::Kind,
+    config::{Config, ConfigFault},
+    tls,
+};
+
+/// Nothing is wrong with the file: this process has bound itself to the directories of its first configuration.
+#[derive(Debug, thiserror::Error)]
+#[error("the agent may not read {} since its start, because no file of its configuration was in that directory then", .0.display())]
+struct OutOfReach(PathBuf);
 
 impl Agent {
     /// Reloads configuration, certificates and authorities. If anything is wrong with them, the old ones stay in force.
@@ -19,16 +28,29 @@ impl Agent {
                 self.conditions.clear(Kind::ConfigRejected);
                 tracing::info!("configuration read again");
             }
-            Err(why) => self.conditions.raise(Kind::ConfigRejected, format!("the new configuration is bad, the old one is kept: {why:#}")),
+            Err(why) => {
+                let advice = if why.is::<OutOfReach>() { "Restart the agent." } else { Kind::ConfigRejected.advice() };
+                let sentence = format!("the new configuration cannot be used, the old one is kept: {why:#}");
+                self.conditions.raise_advising(Kind::ConfigRejected, sentence, advice);
+            }
         }
         self.notifier.ready();
     }
 
+    /// The configuration on disk.
+    ///
+    /// # Errors
+    /// Its faults, or [`OutOfReach`].
+    fn read_again(&self) -> anyhow::Result<Config> {
+        let text = Config::load(&self.path).map_err(|faults| join(&faults))?;
+        if let [file, ..] = &self.confined.out_of_reach(&text, &self.path)[..] {
+            return Err(OutOfReach(file.clone()).into());
+        }
+        Config::load_with_files(&self.path).map_err(|faults| join(&faults))
+    }
+
     fn try_reload(&mut self) -> anyhow::Result<()> {
-        let config = Config::load_with_files(&self.path).map_err(|faults| {
-            let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
-            anyhow::anyhow!(faults.join("; "))
-        })?;
+        let config = self.read_again()?;
         for (name, unchanged) in [
             ("[device]", config.device == self.config.device),
             ("[broker] topic_prefix", config.broker.topic_prefix == self.config.broker.topic_prefix),
@@ -38,6 +60,7 @@ impl Agent {
             ("[uploader]", config.uploader == self.config.uploader),
             ("[spool]", config.spool == self.config.spool),
             ("[status]", config.status == self.config.status),
+            ("[process]", config.process == self.config.process),
         ] {
             if !unchanged {
                 tracing::warn!("{name} has changed, which takes effect at the next start");
@@ -78,4 +101,9 @@ impl Agent {
         self.request_status_update();
         Ok(())
     }
+}
+
+fn join(faults: &[ConfigFault]) -> anyhow::Error {
+    let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
+    anyhow::anyhow!(faults.join("; "))
 }

@@ -22,8 +22,9 @@ use super::{
 };
 use crate::{
     clock::{self, Clock},
-    conditions::Conditions,
+    conditions::{Conditions, Kind},
     config::Config,
+    confinement::Confined,
     link, media,
     status::{self, SharedStatus, StatusDocument},
     store::{self, Store},
@@ -34,7 +35,7 @@ use crate::{
 
 impl Agent {
     /// Opens the state and starts everything. The gate stays closed until the engine opens it.
-    pub(super) fn start(path: &Path, config: Config) -> anyhow::Result<Self> {
+    pub(super) fn start(path: &Path, config: Config, confined: Confined) -> anyhow::Result<Self> {
         let (store, restored) = Store::open(&config.device.state_dir).context("opening the state")?;
         let restored = read_state(restored);
         let clock = Clock::start(match &restored {
@@ -66,7 +67,8 @@ impl Agent {
         let store_sender = sender.clone();
         let store = store.start(move |written| store_sender.post(WorkerEvent::Store(written)));
 
-        let status = Arc::new(SharedStatus::new(StatusDocument::new(&config)));
+        conditions.set(Kind::RunsAsRoot, confined.root_because.clone());
+        let status = Arc::new(SharedStatus::new(StatusDocument { confinement: confined.status.clone(), ..StatusDocument::new(&config) }));
         status.mark_stale();
         let status_server = config.status.as_ref().map(|listen| status::Server::start(listen, status.clone(), conditions.clone()));
         let (link, link_events) =
@@ -110,6 +112,7 @@ impl Agent {
             certificate_ends: certificate_ends(&config),
             certificates,
             certificates_checked_at: now,
+            confined,
             config,
         })
     }

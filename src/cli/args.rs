@@ -1,13 +1,14 @@
 //! Parses the command line into a request, or refuses it. It runs nothing.
 
-use std::{ffi::OsString, path::PathBuf};
+use std::{env, ffi::OsString, path::PathBuf, time::Duration};
 
+use care_protocol::MotionState;
 use lexopt::{
     Arg::{Long, Short, Value},
     Parser, ValueExt,
 };
 
-use crate::config::DEFAULT_PATH;
+use crate::{config::DEFAULT_PATH, supervision};
 
 const HELP: &str = "\
 kasa-care-agent: switches a camera's cloud upload with its Care plan, at once
@@ -23,6 +24,16 @@ kasa-care-agent: switches a camera's cloud upload with its Care plan, at once
   kasa-care-agent support [--output FILE] [--config FILE] one archive for support: status, history with order ids, the
                                                           last errors, versions; no secrets
   kasa-care-agent factory-reset [--config FILE]           erases clips, entitlement and account data
+  kasa-care-agent motion [start|stop] [--score N] [--config FILE]
+                                                          tells the running agent of motion: for a streamer's motion
+                                                          script; start lasts until stop; N from 0 to 1; further numbers
+                                                          (a region) are accepted
+  kasa-care-agent supervise [OPTIONS] [-- COMMAND…]       runs COMMAND, by default the service, where no systemd does:
+                                                          restarts it after growing pauses, kills it when it hangs
+      --hang-after SECONDS     without a sign of progress for this long (30; 0: never)
+      --watchdog PATH          a watchdog device or file, kept by COMMAND's progress alone
+      --pidfile FILE           holds the process id, and a lock
+      --status-file FILE       holds one line: what runs, how often and why it was restarted
   kasa-care-agent --help | --version
 
 The default of --config is /etc/kasa-care-agent/config.toml. CARE_LOG=debug makes the service log
@@ -32,7 +43,7 @@ Exit codes: 0 done, 64 wrong usage, 78 wrong configuration, 70 the command faile
 ";
 
 /// A parsed command line.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub(super) enum Request {
     Help(&'static str),
     Version,
@@ -40,7 +51,7 @@ pub(super) enum Request {
 }
 
 /// One command with its arguments.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub(super) enum Command {
     Run { config: PathBuf },
     CheckConfig { config: PathBuf, connect: bool },
@@ -48,15 +59,26 @@ pub(super) enum Command {
     Verify { config: PathBuf, token: PathBuf, keyset: Option<PathBuf> },
     Support { config: PathBuf, output: Option<PathBuf> },
     FactoryReset { config: PathBuf },
+    Motion { config: PathBuf, state: Option<MotionState>, score: f64 },
+    Supervise(supervision::Options),
 }
 
-const COMMANDS: [&str; 6] = ["run", "check-config", "status", "verify", "support", "factory-reset"];
+const COMMANDS: [&str; 8] = ["run", "check-config", "status", "verify", "support", "factory-reset", "motion", "supervise"];
 
 /// Parses a command line, given without the program's name.
 pub(super) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Request, lexopt::Error> {
     let mut parser = Parser::from_args(args);
     let (mut command, mut token, mut config, mut keyset, mut output) = (None, None, None, None, None);
     let (mut connect, mut json) = (false, false);
+    // A detector that gives no score is certain.
+    let (mut state, mut score) = (None, 1.0);
+    let mut supervised = supervision::Options {
+        command: Vec::new(),
+        hang_after: Some(supervision::HANG_AFTER),
+        watchdog: None,
+        pid_file: None,
+        status_file: None,
+    };
     while let Some(arg) = parser.next()? {
         let of = |wanted: &str| command.as_deref() == Some(wanted);
         match arg {
@@ -67,6 +89,23 @@ pub(super) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Request,
             Long("json") if of("status") => json = true,
             Long("keyset") if of("verify") => keyset = Some(PathBuf::from(parser.value()?)),
             Short('o') | Long("output") if of("support") => output = Some(PathBuf::from(parser.value()?)),
+            Long("score") if of("motion") => score = confidence(&parser.value()?)?,
+            Value(word) if of("motion") => match word.to_str() {
+                Some("start") if state.is_none() => state = Some(MotionState::Start),
+                Some("stop") if state.is_none() => state = Some(MotionState::Stop),
+                // Where in the picture: streamers tell it, and a clip has no use for it.
+                Some(number) if number.parse::<f64>().is_ok() => {}
+                _ => return Err(Value(word).unexpected()),
+            },
+            Long("hang-after") if of("supervise") => supervised.hang_after = seconds(&parser.value()?)?,
+            Long("watchdog") if of("supervise") => supervised.watchdog = Some(parser.value()?.into()),
+            Long("pidfile") if of("supervise") => supervised.pid_file = Some(parser.value()?.into()),
+            Long("status-file") if of("supervise") => supervised.status_file = Some(parser.value()?.into()),
+            // Everything from here on is the command's, its options too.
+            Value(program) if of("supervise") => {
+                supervised.command = vec![program];
+                supervised.command.extend(parser.raw_args()?);
+            }
             Value(name) if command.is_none() => {
                 let name = name.string()?;
                 if !COMMANDS.contains(&name.as_str()) {
@@ -86,9 +125,33 @@ pub(super) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Request,
         Some("status") => Command::Status { config, json },
         Some("verify") => Command::Verify { config, token: token.ok_or("verify needs a TOKEN-FILE")?, keyset },
         Some("support") => Command::Support { config, output },
+        Some("motion") => Command::Motion { config, state, score },
+        Some("supervise") => {
+            if supervised.command.is_empty() {
+                supervised.command = vec![own_program(), "run".into(), "--config".into(), config.into()];
+            }
+            Command::Supervise(supervised)
+        }
         Some(_) => Command::FactoryReset { config },
     };
     Ok(Request::Run(command))
+}
+
+/// A score from 0 to 1.
+fn confidence(value: &OsString) -> Result<f64, lexopt::Error> {
+    let score = value.parse()?;
+    if (0.0..=1.0).contains(&score) { Ok(score) } else { Err(format!("--score {score} is not from 0 to 1").into()) }
+}
+
+/// A number of seconds; 0 is none.
+fn seconds(value: &OsString) -> Result<Option<Duration>, lexopt::Error> {
+    let number: u32 = value.parse()?;
+    Ok((number > 0).then(|| Duration::from_secs(number.into())))
+}
+
+/// This program's path, so that a restart takes the program that is there by then.
+fn own_program() -> OsString {
+    env::current_exe().map_or_else(|_| env::args_os().next().unwrap_or_else(|| "kasa-care-agent".into()), PathBuf::into_os_string)
 }
 
 #[cfg(test)]
@@ -120,6 +183,50 @@ mod tests {
             assert_eq!(parsed(line), Ok(Request::Run(command)), "{line}");
         }
         assert_eq!(parsed("run --help"), Ok(Request::Help(HELP)));
+    }
+
+    #[test]
+    fn supervise_runs_the_service_or_the_command_with_all_its_options() {
+        let supervised = |line: &str| match parsed(line) {
+            Ok(Request::Run(Command::Supervise(options))) => options,
+            other => panic!("{line}: {other:?}"),
+        };
+        let words = |words: &[OsString]| words.iter().map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>();
+        let own = supervised("supervise --config a.toml --pidfile p --status-file s");
+        assert_eq!(words(&own.command)[1..], ["run", "--config", "a.toml"]);
+        assert_eq!((own.hang_after, own.watchdog), (Some(supervision::HANG_AFTER), None));
+        assert_eq!((own.pid_file, own.status_file), (Some("p".into()), Some("s".into())));
+        for line in [
+            "supervise --hang-after 7 --watchdog /dev/watchdog1 -- sh -c exit --config x",
+            "supervise --watchdog=/dev/watchdog1 --hang-after=7 sh -c exit --config x",
+        ] {
+            let other = supervised(line);
+            assert_eq!(words(&other.command), ["sh", "-c", "exit", "--config", "x"], "{line}");
+            assert_eq!((other.hang_after, other.watchdog), (Some(Duration::from_secs(7)), Some("/dev/watchdog1".into())), "{line}");
+        }
+        assert_eq!(supervised("supervise --hang-after 0").hang_after, None);
+        for line in ["supervise --hang-after soon", "supervise --json", "run --pidfile p", "supervise --watchdog"] {
+            assert!(parsed(line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn motion_takes_what_streamers_pass_to_their_scripts() {
+        let of = |state, score| Ok(Request::Run(Command::Motion { config: DEFAULT_PATH.into(), state, score }));
+        assert_eq!(parsed("motion"), of(None, 1.0));
+        assert_eq!(parsed("motion start"), of(Some(MotionState::Start), 1.0));
+        assert_eq!(parsed("motion stop 3"), of(Some(MotionState::Stop), 1.0));
+        assert_eq!(parsed("motion 10 20 640 360"), of(None, 1.0));
+        assert_eq!(parsed("motion --score 0.25 10.5 20 0 0"), of(None, 0.25));
+        for line in
+            ["motion begin", "motion --score 2", "motion --score NaN", "motion --score", "motion start stop", "motion --json", "run start"]
+        {
+            assert!(parsed(line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn help_and_version_need_no_command() {
         assert_eq!(parsed("-V"), Ok(Request::Version));
     }
 

@@ -10,6 +10,7 @@ use super::Exit;
 use crate::{
     config::Config,
     store::{Restored, Store, StoreError},
+    supervision::ServiceManager,
     upload,
 };
 
@@ -23,7 +24,7 @@ pub(super) fn run(config: &Config, out: &mut dyn Write) -> anyhow::Result<Exit> 
     // Hold the lock to the end, so that no agent starts on a state that is only half reset.
     let (mut store, restored) = match Store::open(state_dir) {
         Err(StoreError::Locked { path }) => {
-            bail!("the agent is running on {}; stop it first (systemctl stop kasa-care-agent), then repeat this command", path.display())
+            bail!("the agent is running on {}; {}, then repeat this command", path.display(), ServiceManager::here().stop())
         }
         opened => opened?,
     };

@@ -4,6 +4,7 @@
 mod args;
 mod check;
 mod factory_reset;
+mod motion;
 mod status;
 mod support;
 #[cfg(test)]
@@ -18,12 +19,16 @@ use std::{
 };
 
 use anyhow::Context;
+use tracing_subscriber::filter::Targets;
 
 use crate::{
     agent,
     config::{Config, ConfigFault},
-    logging, memory,
+    confinement,
+    logging::{self, Destination},
+    memory,
     store::StoreError,
+    supervision,
 };
 use args::{Command, Request};
 
@@ -61,7 +66,9 @@ pub fn run(args: impl IntoIterator<Item = OsString>, out: &mut dyn Write, err: &
     match outcome {
         Ok(exit) => exit_after(out.flush(), exit),
         Err(error) if is_broken_pipe(&error) => Exit::Done,
-        Err(error) if is_bad_state_directory(&error) => exit_after(writeln!(err, "kasa-care-agent: {error:#}"), Exit::Config),
+        Err(error) if is_bad_state_directory(&error) || error.is::<motion::NoSocket>() => {
+            exit_after(writeln!(err, "kasa-care-agent: {error:#}"), Exit::Config)
+        }
         Err(error) => exit_after(writeln!(err, "kasa-care-agent: {error:#}"), Exit::Internal),
     }
 }
@@ -69,27 +76,77 @@ pub fn run(args: impl IntoIterator<Item = OsString>, out: &mut dyn Write, err: &
 fn execute(command: Command, out: &mut dyn Write, err: &mut dyn Write) -> anyhow::Result<Exit> {
     match command {
         Command::Run { config } => {
-            let filter = logging::from_env();
-            if let Err(fault) = &filter {
-                writeln!(err, "kasa-care-agent: {fault}")?;
-            }
-            match (Config::load_with_files(&config), filter) {
-                (Ok(loaded), Ok(filter)) => {
-                    logging::start(filter);
+            let log = LogSettings::from_env(err)?;
+            match (Config::load_with_files(&config), log) {
+                (Ok(loaded), Some(log)) => {
+                    let elsewhere = log.start();
                     memory::return_large_blocks();
-                    agent::run(&config, loaded).context("the agent stopped")?;
+                    let confined = confinement::enter(&loaded, &config).context("cannot give up the rights that the agent does not need");
+                    let confined = logged(confined, elsewhere)?;
+                    // After any change of user, at which the kernel forgets it.
+                    anyhow::ensure!(supervision::follow_supervisor(), "what supervised the agent has ended");
+                    logged(agent::run(&config, loaded, confined).context("the agent stopped"), elsewhere)?;
                     Ok(Exit::Done)
                 }
-                (Ok(_), Err(_)) => Ok(Exit::Config),
-                (Err(faults), _) => refuse(&faults, err),
+                (Ok(_), None) => Ok(Exit::Config),
+                (Err(faults), log) => {
+                    if log.is_some_and(LogSettings::start) {
+                        faults.iter().for_each(|fault| tracing::error!("{fault}"));
+                    }
+                    refuse(&faults, err)
+                }
             }
         }
         Command::CheckConfig { config, connect } => check::run(&config, connect, out, err),
         Command::Status { config, json } => with(&config, err, |config| status::run(config, json, out)),
         Command::Verify { config, token, keyset } => with(&config, err, |config| verify::run(config, &token, keyset.as_deref(), out)),
         Command::Support { config, output } => with(&config, err, |config| support::run(config, output.as_deref(), out)),
+        Command::Supervise(options) => {
+            let Some(log) = LogSettings::from_env(err)? else { return Ok(Exit::Config) };
+            let elsewhere = log.start();
+            Ok(match logged(supervision::run(&options), elsewhere)? {
+                64 => Exit::Usage,
+                78 => Exit::Config,
+                _ => Exit::Done,
+            })
+        }
+        Command::Motion { config, state, score } => with(&config, err, |config| motion::run(config, state, score)),
         Command::FactoryReset { config } => with(&config, err, |config| factory_reset::run(config, out)),
     }
+}
+
+/// How a service logs, by the environment.
+struct LogSettings {
+    filter: Targets,
+    destination: Destination,
+}
+
+impl LogSettings {
+    /// `None` if a variable is wrong, which has been said.
+    fn from_env(err: &mut dyn Write) -> io::Result<Option<Self>> {
+        let (filter, destination) = (logging::from_env(), Destination::from_env());
+        if let Err(fault) = &filter {
+            writeln!(err, "kasa-care-agent: {fault}")?;
+        }
+        if let Err(fault) = &destination {
+            writeln!(err, "kasa-care-agent: {fault}")?;
+        }
+        Ok(filter.ok().zip(destination.ok()).map(|(filter, destination)| Self { filter, destination }))
+    }
+
+    /// Starts logging. True: elsewhere than to standard error, where whatever ends the process must be told too.
+    fn start(self) -> bool {
+        logging::start(self.filter, &self.destination);
+        self.destination != Destination::Standard
+    }
+}
+
+/// Logs why a service ended, where standard error is not the log.
+fn logged<T>(outcome: anyhow::Result<T>, elsewhere: bool) -> anyhow::Result<T> {
+    if let (Err(error), true) = (&outcome, elsewhere) {
+        tracing::error!("{error:#}");
+    }
+    outcome
 }
 
 /// Runs a command that needs the configuration but not the files that it names.

@@ -34,7 +34,7 @@ pub(super) fn run(config: &Config, output: Option<&Path>, out: &mut dyn Write) -
         Err(error) => (None, Some(format!("{error:#}"))),
     };
     let mut archive = json!({
-        "at": jiff::Timestamp::now(),
+        "at": crate::clock::timestamp(),
         "device": config.device.id,
         "model": config.device.model,
         "versions": {

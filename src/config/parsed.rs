@@ -7,8 +7,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Config, ConfigFault, Media, NamedFile, Recording, files::pair_faults, read, section::Lines};
-use crate::{ownership, redact, text_file};
+use super::{Config, ConfigFault, FileKind, Media, NamedFile, Recording, files::pair_faults, read, section::Lines};
+use crate::{confinement, ownership, redact, text_file};
 
 /// The outcome of reading a configuration file. Parts without faults are there even where others have some, so that
 /// `check-config` can try them.
@@ -40,6 +40,7 @@ impl Parsed {
         let mut parsed = Self::read_and_check(path, |metadata| ownership::fault(path, metadata));
         let faults: Vec<_> = parsed.files.iter().filter_map(|file| file.fault(path)).collect();
         parsed.faults.extend(faults);
+        parsed.faults.extend(parsed.files_out_of_reach());
         // Certificates are compared with keys and the device id only once each is good by itself.
         if let Some(config) = parsed.config.as_ref().filter(|_| parsed.faults.is_empty()) {
             parsed.faults.extend(pair_faults(config, &parsed.files, path));
@@ -70,6 +71,29 @@ impl Parsed {
             faults: vec![fault(wrong)],
             lines: Lines::default(),
         })
+    }
+
+    /// The files that root can read and the agent cannot, because it is another user by then.
+    fn files_out_of_reach(&self) -> Vec<ConfigFault> {
+        let Some(process) = self.config.as_ref().map(|config| &config.process).filter(|_| self.faults.is_empty()) else {
+            return Vec::new();
+        };
+        let named =
+            self.files.iter().filter(|file| file.kind != FileKind::WritableDir).map(|file| (file.line, file.key.clone(), &file.path));
+        let files: Vec<_> = std::iter::once((0, String::new(), &self.path)).chain(named).collect();
+        let opened = confinement::as_agent(process, || files.iter().map(|(.., path)| File::open(path).map(drop)).collect::<Vec<_>>());
+        let refused = |((line, key, path), opened): ((usize, String, &PathBuf), io::Result<()>)| {
+            let why = opened.err().filter(|error| error.kind() == io::ErrorKind::PermissionDenied)?;
+            let (path, name) = (path.display(), confinement::agent_name(process));
+            Some(ConfigFault {
+                file: self.path.clone(),
+                line,
+                key,
+                wrong: format!("the agent runs as the user {name}, who cannot read {path}: {why}"),
+                right: format!("chown {name} {path}, and let {name} pass through its directories; or write [process] user = \"root\""),
+            })
+        };
+        files.into_iter().zip(opened).filter_map(refused).collect()
     }
 
     /// A fault at `key`, with that key's line. Secrets are taken out of the text.

@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeSet,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -11,8 +12,8 @@ use care_protocol::{DeviceId, MAX_INTEGER, Policy, PublicKey, RootKeys};
 use toml::{Spanned, de::DeTable};
 
 use super::{
-    Broker, ClipStore, Cloud, Config, ConfigFault, Device, Endpoint, FileKind, Media, Motion, NamedFile, Parsed, Recording, Source, Spool,
-    StoreCa, TlsFiles, Trust, Upload, Uploader,
+    Broker, ClipStore, Cloud, Config, ConfigFault, Device, Endpoint, FileKind, Media, Motion, NamedFile, Parsed, Process, Recording,
+    RecordingDir, RtspTransport, Source, Spool, StoreCa, TlsFiles, Trust, Upload, Uploader,
     address::{self, Schemes},
     fault::Wrong,
     section::{Findings, Lines, Placed, Section, Value, boolean, integer, path, some_text, text},
@@ -26,6 +27,14 @@ const MAX_BYTES: u64 = 1 << 50;
 const FLASH_A_DAY: u64 = 10;
 /// The longest pre-roll: it is held in memory.
 const MAX_PRE_ROLL_S: u64 = 60;
+/// The user that the packages make, and that firmware should.
+const USER: &str = "kasa-care-agent";
+/// About 5 s of 8 Mbit/s.
+const PRE_ROLL_BYTES: usize = 6_000_000;
+/// What may wait for a slow card: 4 s of 8 Mbit/s.
+const CARD_BYTES: usize = 4_000_000;
+/// Frames in memory: at least a second of a small stream, at most what 32-bit arithmetic holds with room to spare.
+const FRAMES_BYTES: RangeInclusive<u64> = 100_000..=1_000_000_000;
 
 /// Reads a file's text. Syntax errors are reported beside the faults of whatever could be parsed.
 pub(super) fn read(text: &str, file: &Path) -> Parsed {
@@ -83,6 +92,7 @@ fn config(
         section.finish();
         Some(listen?.value)
     });
+    let process = root.section("process").map_or(Some(Process::default()), process);
     root.finish();
     Some(Config {
         device: device?,
@@ -97,6 +107,7 @@ fn config(
         spool: spool?,
         upload: upload?,
         status: status?,
+        process: process?,
     })
 }
 
@@ -311,9 +322,23 @@ fn media(section: Section) -> Option<Media> {
         None => Some(None),
     };
     let pre_roll_s = section.or("pre_roll_s", 5, integer(0..=MAX_PRE_ROLL_S));
-    let motion = section.or("motion", Motion::BuiltIn, motion);
+    let pre_roll_bytes = section.or("pre_roll_bytes", PRE_ROLL_BYTES, frames_bytes);
+    let motion = section.or("motion", Motion::default(), motion);
+    let rtsp_transport = section.or("rtsp_transport", RtspTransport::Auto, rtsp_transport);
     section.finish();
-    Some(Media { source: source?.value, low_source: low_source?, pre_roll: Duration::from_secs(pre_roll_s?), motion: motion? })
+    Some(Media {
+        source: source?.value,
+        low_source: low_source?,
+        rtsp_transport: rtsp_transport?,
+        pre_roll: Duration::from_secs(pre_roll_s?),
+        pre_roll_bytes: pre_roll_bytes?,
+        motion: motion?,
+    })
+}
+
+/// A bound of frames in memory.
+fn frames_bytes(value: &Value<'_>) -> Result<usize, Wrong> {
+    integer(FRAMES_BYTES)(value).map(|bytes| bytes as usize)
 }
 
 const SOURCES: &str =
@@ -339,6 +364,15 @@ fn source(value: &Value<'_>) -> Result<Source, Wrong> {
             (.., Some(description)) => Ok(Source::Launch(description.into())),
             _ => Err(Wrong::new("is not a source", SOURCES)),
         },
+    }
+}
+
+fn rtsp_transport(value: &Value<'_>) -> Result<RtspTransport, Wrong> {
+    match text(value)? {
+        "auto" => Ok(RtspTransport::Auto),
+        "tcp" => Ok(RtspTransport::Tcp),
+        "udp" => Ok(RtspTransport::Udp),
+        other => Err(Wrong::new(format!("{other:?} is no transport of RTP"), "write auto, tcp or udp")),
     }
 }
 
@@ -371,13 +405,22 @@ fn pause_of(text: &str) -> Option<Duration> {
 }
 
 fn recording(section: Section, device: Option<&Device>) -> Option<Recording> {
-    let dir = section.required("dir", "write where recordings go, as in \"/mnt/sd/recordings\"", path);
+    let dir = section.required("dir", "write where recordings go, as in \"/mnt/sd/recordings\", or \"auto\"", |value| {
+        Ok(if text(value)? == "auto" { RecordingDir::Auto } else { RecordingDir::At(path(value)?) })
+    });
     let max_bytes = section.required("max_bytes", "write how many bytes recordings may take", integer(1..=MAX_BYTES));
-    let allow_internal_storage = section.or("allow_internal_storage", false, boolean);
+    let memory_bytes = section.or("memory_bytes", CARD_BYTES, frames_bytes);
+    let is_auto = dir.as_ref().is_some_and(|dir| dir.value == RecordingDir::Auto);
+    let allow_internal_storage = section.or("allow_internal_storage", false, |value| match boolean(value)? {
+        true if is_auto => {
+            Err(Wrong::new("stands beside dir = \"auto\", which looks for cards only", "remove it, or name a directory in dir"))
+        }
+        allowed => Ok(allowed),
+    });
     section.finish();
     let own = [Some(PathBuf::from("/")), device.map(|device| device.state_dir.clone())];
     let kept_off = if allow_internal_storage? { Vec::new() } else { own.into_iter().flatten().collect() };
-    Some(Recording { dir: dir?.value, max_bytes: max_bytes?.value, kept_off })
+    Some(Recording { dir: dir?.value, max_bytes: max_bytes?.value, memory_bytes: memory_bytes?, kept_off })
 }
 
 /// Not together with `[media]`: two uploaders could not keep one cooldown between them.
@@ -414,4 +457,23 @@ fn upload(section: Section) -> Option<Upload> {
     let uplink_kbps = section.or("uplink_kbps", 0, integer(0..=u32::MAX.into()));
     section.finish();
     Some(Upload { uplink_kbps: uplink_kbps? as u32 })
+}
+
+impl Default for Process {
+    fn default() -> Self {
+        Self { user: USER.to_owned(), restrict_files: true }
+    }
+}
+
+fn process(section: Section) -> Option<Process> {
+    let default = Process::default();
+    let user = section.or("user", default.user, |value| match some_text(value)? {
+        name if name.contains([':', '/', ',']) || name.contains(char::is_whitespace) => {
+            Err(Wrong::new(format!("{name:?} is not the name of a user"), "write a name of /etc/passwd"))
+        }
+        name => Ok(name),
+    });
+    let restrict_files = section.or("restrict_files", default.restrict_files, boolean);
+    section.finish();
+    Some(Process { user: user?, restrict_files: restrict_files? })
 }

@@ -57,6 +57,18 @@ fn the_installed_example_has_the_documented_values() {
 }
 
 #[test]
+fn the_profile_for_32_mb_bounds_every_buffer() {
+    let config = parse(include_str!("../../deploy/config-32mb.toml")).unwrap();
+    let (media, recording) = (config.media.unwrap(), config.recording.unwrap());
+    let held = config.spool.memory_bytes + (media.pre_roll_bytes + recording.memory_bytes) as u64;
+    assert!(held <= 6_000_000, "{held} bytes");
+    // A second of 1 Mbit/s is 125,000 bytes.
+    assert!(media.pre_roll_bytes as u64 >= 2 * 125_000 * media.pre_roll.as_secs(), "the pre-roll fits, with a keyframe interval as long");
+    assert!(config.spool.memory_bytes >= 2 * 125_000 * u64::from(config.free.clip_max_s), "half of it takes a whole clip");
+    assert_eq!((media.low_source, config.spool.flash_bytes), (None, 0));
+}
+
+#[test]
 fn missing_keys_have_their_defaults() {
     let config = minimal();
     assert_eq!(config.broker.topic_prefix, "care/v1");
@@ -70,7 +82,11 @@ fn missing_keys_have_their_defaults() {
     assert_eq!(config.uploader, None);
 
     let media = parse(&format!("{MINIMAL}[media]\nsource = \"test\"\n")).unwrap().media.unwrap();
-    assert_eq!(media, Media { source: Source::Test, low_source: None, pre_roll: Duration::from_secs(5), motion: Motion::BuiltIn });
+    let motion = if cfg!(feature = "gstreamer") { Motion::BuiltIn } else { Motion::Socket("/run/kasa-care-agent/motion.sock".into()) };
+    let (rtsp_transport, pre_roll) = (RtspTransport::Auto, Duration::from_secs(5));
+    assert_eq!(media, Media { source: Source::Test, low_source: None, rtsp_transport, pre_roll, pre_roll_bytes: 6_000_000, motion });
+    let card = parse(&format!("{MINIMAL}[recording]\ndir = \"/mnt/sd/recordings\"\nmax_bytes = 8_000_000_000\n")).unwrap().recording;
+    assert_eq!(card.unwrap().memory_bytes, 4_000_000);
 }
 
 #[test]
@@ -110,6 +126,9 @@ fn every_kind_of_source_and_motion_is_read() {
     assert_eq!(media("source = \"test\"\nmotion = \"every:30s\"").motion, Motion::Every(Duration::from_secs(30)));
     assert_eq!(media("source = \"test\"\nmotion = \"every:250ms\"").motion, Motion::Every(Duration::from_millis(250)));
     assert_eq!(media("source = \"test\"\npre_roll_s = 0").pre_roll, Duration::ZERO);
+    assert_eq!(media("source = \"test\"\nrtsp_transport = \"tcp\"").rtsp_transport, RtspTransport::Tcp);
+    assert_eq!(media("source = \"test\"\nrtsp_transport = \"udp\"").rtsp_transport, RtspTransport::Udp);
+    assert_eq!(media("source = \"test\"\nrtsp_transport = \"auto\"").rtsp_transport, RtspTransport::Auto);
 }
 
 #[test]
@@ -172,6 +191,12 @@ fn a_wrong_value_is_reported_with_its_line_and_key() {
         ("snapshots = false", "snapshots = false\n[media]\nsource = \"file:\"", "23 media.source"),
         ("snapshots = false", "snapshots = false\n[media]\nsource = \"test\"\nlow_source = 3", "24 media.low_source"),
         ("snapshots = false", "snapshots = false\n[media]\nsource = \"test\"\npre_roll_s = 61", "24 media.pre_roll_s"),
+        ("snapshots = false", "snapshots = false\n[media]\nsource = \"test\"\npre_roll_bytes = 99_999", "24 media.pre_roll_bytes"),
+        (
+            "snapshots = false",
+            "snapshots = false\n[recording]\ndir = \"/sd\"\nmax_bytes = 9\nmemory_bytes = 2_000_000_000",
+            "25 recording.memory_bytes",
+        ),
         ("snapshots = false", "snapshots = false\n[media]\nsource = \"test\"\nmotion = \"every:0s\"", "24 media.motion"),
         ("snapshots = false", "snapshots = false\n[media]\nsource = \"test\"\nmotion = \"every:30\"", "24 media.motion"),
         ("snapshots = false", "snapshots = false\n[media]\nsource = \"test\"\nmotion = \"pir\"", "24 media.motion"),

@@ -30,7 +30,8 @@ const T0: u64 = 1_767_225_600;
 const FREE: Policy = Policy { clips: true, history_h: 12, clip_max_s: 12, cooldown_s: 300, max_height: 720, snapshots: false };
 const PREMIUM: Policy = Policy { clips: true, history_h: 720, clip_max_s: 120, cooldown_s: 0, max_height: 2160, snapshots: true };
 /// The figures of a cut.
-const FIGURES: CutFigures = CutFigures { generation: Generation(1), transfers: 1, bytes_after: 0, erased: Erased { clips: 1, bytes: 5 } };
+const FIGURES: CutFigures =
+    CutFigures { generation: Generation(1), transfers: 1, bytes_after: Some(0), erased: Erased { clips: 1, bytes: 5 } };
 const HOUR: Duration = Duration::from_secs(3600);
 
 static ENTITLEMENT: LazyLock<String> = LazyLock::new(|| entitlement(41).sign(&TRUSTED.key));

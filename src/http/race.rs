@@ -210,12 +210,12 @@ pub(super) async fn race<D: Dialer>(
     let mut next_at = Instant::now();
     let mut handshake_waited_for = true;
     loop {
-        if running.is_empty() || next_at <= Instant::now() {
-            if let Some(address) = waiting.pop_front() {
-                running.push(begin(dialer, origin, address));
-                next_at = Instant::now() + NEXT_AFTER;
-                handshake_waited_for = false;
-            }
+        if (running.is_empty() || next_at <= Instant::now())
+            && let Some(address) = waiting.pop_front()
+        {
+            running.push(begin(dialer, origin, address));
+            next_at = Instant::now() + NEXT_AFTER;
+            handshake_waited_for = false;
         }
         if running.is_empty() {
             return Err(unreachable(origin, tried));

@@ -218,7 +218,7 @@ impl Session {
             inner.status.next_attempt_in = Some(delay);
         }
         self.emit(Event::Lost { connection, fault }).await;
-        if self.settings.rebuild_after != 0 && failures % self.settings.rebuild_after == 0 {
+        if self.settings.rebuild_after != 0 && failures.is_multiple_of(self.settings.rebuild_after) {
             (self.client, self.wire) = wire(&self.settings, &self.topics);
             let mut inner = self.shared.lock();
             inner.outbox.forget_outstanding();

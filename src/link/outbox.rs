@@ -64,10 +64,10 @@ impl Outbox {
 
     /// The wire sent a PUBLISH under this identifier: the first that was submitted, or one that it repeats.
     pub(super) fn sent(&mut self, packet: u16) {
-        if !self.sent.contains_key(&packet) {
-            if let Some(submitted) = self.submitted.pop_front() {
-                self.sent.insert(packet, submitted);
-            }
+        if !self.sent.contains_key(&packet)
+            && let Some(submitted) = self.submitted.pop_front()
+        {
+            self.sent.insert(packet, submitted);
         }
     }
 

@@ -19,17 +19,18 @@ use super::{
     },
     recording,
     ring::Ring,
-    source::{FrameSource, GreySink, Stream},
+    source::{FrameSource, GreySink, Session, SourceError, Stream},
     stop_signal::StopSignal,
     supervisor::{Machine, Role, Supervised, Supervisor},
 };
 use crate::{
-    conditions::Conditions,
+    conditions::{Conditions, Kind},
     config::{self, Motion},
 };
 
-/// The pre-roll of one stream takes at most this, bytes; about 5 s of 8 Mbit/s.
-const PRE_ROLL_BYTES: usize = 6_000_000;
+/// What to do where no decoder is.
+const MOTION_BY_SOCKET: &str =
+    "Write [media] motion = \"socket:/run/kasa-care-agent/motion.sock\", and have the camera's own software report motion there.";
 
 /// A running camera. Dropping it stops it.
 pub struct Media {
@@ -64,10 +65,24 @@ impl Sources {
     /// Those that the configuration names.
     ///
     /// # Errors
-    /// This build has no way to get frames from one of them, or GStreamer does not start.
+    /// This build has no way to get frames from the stream, or GStreamer does not start. That the smaller one has none is a
+    /// fault of that stream alone.
     pub fn open(config: &config::Media) -> Result<Self, MediaError> {
-        backend::built()?;
-        Ok(Self { main: backend::open(&config.source)?, low: config.low_source.as_ref().map(backend::open).transpose()? })
+        let open = |source| super::open(source, config.rtsp_transport);
+        let low = config.low_source.as_ref().map(|source| match open(source) {
+            Err(MediaError::NotBuilt) => Ok(Arc::new(NotBuilt) as Arc<dyn FrameSource>),
+            opened => opened,
+        });
+        Ok(Self { main: open(&config.source)?, low: low.transpose()? })
+    }
+}
+
+/// A source that this build cannot read.
+struct NotBuilt;
+
+impl FrameSource for NotBuilt {
+    fn run(&self, _: &Session) -> Result<(), SourceError> {
+        Err(SourceError::Unusable(MediaError::NotBuilt.to_string()))
     }
 }
 
@@ -91,7 +106,7 @@ impl Media {
             rings: [Some(&sources.main), sources.low.as_ref()]
                 .into_iter()
                 .flatten()
-                .map(|_| Arc::new(Ring::new(config.pre_roll, PRE_ROLL_BYTES)))
+                .map(|_| Arc::new(Ring::new(config.pre_roll, config.pre_roll_bytes)))
                 .collect(),
             clips: Arc::default(),
             recording: recording.map(|_| Arc::default()),
@@ -112,10 +127,15 @@ impl Media {
     ) -> Result<(), MediaError> {
         let drops = DropCounters::new(conditions.clone());
         let mut running = self.running();
-        let grey = (config.motion == Motion::BuiltIn).then(|| built_in::detector(self.events.clone()));
+        if config.motion == Motion::BuiltIn && !backend::DECODES {
+            let words = "motion = \"built-in\" needs a decoder, and this build has none";
+            conditions.raise_advising(Kind::MotionBlind, words, MOTION_BY_SOCKET);
+        }
+        let built_in = config.motion == Motion::BuiltIn && backend::DECODES;
+        let grey = built_in.then(|| built_in::detector(self.events.clone()));
         let mut rings = vec![self.rings[0].clone()];
         if let (Some(config), Some(counts)) = (recording, &self.recording) {
-            let ring = Arc::new(Ring::new(recording::WAITING, recording::WAITING_BYTES));
+            let ring = Arc::new(Ring::new(recording::WAITING, config.memory_bytes));
             running.threads.push(recording::start(
                 config,
                 ring.clone(),

@@ -10,9 +10,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, StatVfsMountFlags, StatxFlags};
 
-use crate::{conditions::Kind, config};
+use crate::{
+    conditions::Kind,
+    config::{self, CARD_MOUNTS, RecordingDir},
+    supervision::ServiceManager,
+};
 
 /// Why the agent cannot record.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +28,12 @@ pub(super) enum CardFault {
         dir: String,
         /// A directory of the camera on that file system.
         own: String,
+    },
+    /// With `dir = "auto"`: nothing is mounted at any of the usual places.
+    #[error("no card is mounted at any of {places}")]
+    NoneMounted {
+        /// The mount points.
+        places: String,
     },
     /// The device has gone; the mount is still there.
     #[error("the card was removed without being unmounted from {dir}")]
@@ -59,6 +69,9 @@ impl CardFault {
             Self::NoCard { .. } => {
                 return "Mount the card; recording then starts by itself. If recordings may go to the camera's own storage, set [recording] allow_internal_storage = true.".into();
             }
+            Self::NoneMounted { .. } => {
+                return "Mount the card at one of them, or name its directory in [recording] dir; recording then starts by itself.".into();
+            }
             Self::Removed { .. } => return "Unmount it (umount -l), and mount the next one.".into(),
             Self::TooSmall { .. } => return "Raise [recording] max_bytes.".into(),
             Self::Exchanged => return Kind::Recording.advice().into(),
@@ -72,7 +85,11 @@ impl CardFault {
                 "Delete other files from the card, or use a larger one: no recording is left on it to give way.".into()
             }
             ErrorKind::ReadOnlyFilesystem => {
-                "The card is write-protected, or its file system is damaged: check it, or replace it. Under systemd the directory must also be within the unit's ReadWritePaths=.".into()
+                let unit = match ServiceManager::here() {
+                    ServiceManager::Systemd => " The directory must also be within the unit's ReadWritePaths=.",
+                    _ => "",
+                };
+                format!("The card is write-protected, or its file system is damaged: check it, or replace it.{unit}")
             }
             ErrorKind::PermissionDenied => {
                 "Let the user kasa-care-agent write there: change the directory's owner, or mount a FAT card with uid=kasa-care-agent,gid=kasa-care-agent.".into()
@@ -84,7 +101,7 @@ impl CardFault {
     /// Whether there is just no card: checking again soon costs nothing.
     pub fn is_absence(&self) -> bool {
         match self {
-            Self::NoCard { .. } | Self::Removed { .. } => true,
+            Self::NoCard { .. } | Self::NoneMounted { .. } | Self::Removed { .. } => true,
             Self::System { source, .. } => source.kind() == ErrorKind::NotFound,
             Self::TooSmall { .. } | Self::Exchanged => false,
         }
@@ -94,6 +111,10 @@ impl CardFault {
 /// The recordings on the card, bounded by `max_bytes`.
 pub(super) struct Card {
     config: config::Recording,
+    /// The directories to try, in order; more than one with `dir = "auto"`.
+    candidates: Vec<PathBuf>,
+    /// The one in use.
+    dir: PathBuf,
     /// The card that the segments below are on.
     mounted: Option<Mounted>,
     /// Oldest first; the last may be the one being written.
@@ -119,7 +140,9 @@ pub(super) struct Open {
 
 impl Card {
     pub fn new(config: &config::Recording) -> Self {
-        Self { config: config.clone(), mounted: None, segments: VecDeque::new(), bytes: 0, next: 0 }
+        let candidates = config.dir.candidates();
+        let dir = candidates.first().cloned().unwrap_or_default();
+        Self { config: config.clone(), candidates, dir, mounted: None, segments: VecDeque::new(), bytes: 0, next: 0 }
     }
 
     /// Checks whether a segment may begin, and lists what is on the card if it has been mounted since.
@@ -164,6 +187,10 @@ impl Card {
             return Ok(());
         }
         let dir = self.enter_the_same(segment)?;
+        // A card that is mounted `sync` has it already, and would spend seconds on nothing.
+        if rustix::fs::fstatvfs(&dir).is_ok_and(|found| found.f_flag.contains(StatVfsMountFlags::SYNCHRONOUS)) {
+            return Ok(());
+        }
         let file = self.open(&dir, segment)?;
         file.sync_data().map_err(|source| self.fault("writing to", source))
     }
@@ -182,6 +209,27 @@ impl Card {
 
     /// The directory as it is mounted now. Held for one operation only, because it cannot be unmounted meanwhile.
     fn enter(&mut self) -> Result<OwnedFd, CardFault> {
+        if self.config.dir != RecordingDir::Auto {
+            return self.enter_dir();
+        }
+        // The card in use counts as long as it is there, also if another is mounted beside it.
+        let others = self.candidates.iter().filter(|dir| **dir != self.dir);
+        let order: Vec<PathBuf> = std::iter::once(&self.dir).chain(others).cloned().collect();
+        let mut absent = None;
+        for dir in order {
+            if !dir.parent().is_some_and(is_mount_point) {
+                continue;
+            }
+            self.dir = dir;
+            match self.enter_dir() {
+                Err(fault @ (CardFault::NoCard { .. } | CardFault::Removed { .. })) => absent = Some(fault),
+                entered => return entered,
+            }
+        }
+        Err(absent.unwrap_or_else(|| CardFault::NoneMounted { places: CARD_MOUNTS.join(", ") }))
+    }
+
+    fn enter_dir(&mut self) -> Result<OwnedFd, CardFault> {
         let dir = self.open_dir()?;
         let device = rustix::fs::fstat(&dir).map_err(|error| self.fault("opening", error.into()))?.st_dev;
         for own in &self.config.kept_off {
@@ -204,17 +252,17 @@ impl Card {
     fn open_dir(&self) -> Result<OwnedFd, CardFault> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let open = |path: &Path| rustix::fs::open(path, flags, Mode::empty());
-        match open(&self.config.dir) {
+        match open(&self.dir) {
             Err(rustix::io::Errno::NOENT) => {
-                let parent = self.config.dir.parent().filter(|parent| fs::metadata(parent).is_ok_and(|found| self.is_a_card(found.dev())));
+                let parent = self.dir.parent().filter(|parent| fs::metadata(parent).is_ok_and(|found| self.is_a_card(found.dev())));
                 let made = parent.and_then(|parent| {
-                    let (place, name) = (open(parent).ok()?, self.config.dir.file_name()?);
+                    let (place, name) = (open(parent).ok()?, self.dir.file_name()?);
                     // Checked on the open directory: the card may have been unmounted since.
                     let device = rustix::fs::fstat(&place).ok()?.st_dev;
                     self.is_a_card(device).then(|| rustix::fs::mkdirat(&place, name, Mode::from_raw_mode(0o755)))
                 });
                 match made {
-                    Some(Ok(())) => open(&self.config.dir),
+                    Some(Ok(())) => open(&self.dir),
                     Some(Err(error)) => return Err(self.fault("making", error.into())),
                     None => Err(rustix::io::Errno::NOENT),
                 }
@@ -232,7 +280,7 @@ impl Card {
 
     /// Lists the segments that are there already.
     fn scan(&mut self) -> Result<(), CardFault> {
-        let found = list(&self.config.dir).map_err(|source| self.fault("reading", source))?;
+        let found = list(&self.dir).map_err(|source| self.fault("reading", source))?;
         self.next = found.last().map_or(0, |(number, ..)| number + 1);
         self.bytes = found.iter().map(|(_, _, bytes)| bytes).sum();
         self.segments = found.into_iter().map(|(_, name, bytes)| (name, bytes)).collect();
@@ -255,7 +303,7 @@ impl Card {
     }
 
     fn create(&mut self, dir: &OwnedFd, segment: &mut Open, flags: OFlags) -> Result<File, CardFault> {
-        let time = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ");
+        let time = crate::clock::timestamp().strftime("%Y%m%dT%H%M%SZ");
         let name = format!("{time}-{:08}.mp4", self.next);
         loop {
             match rustix::fs::openat(dir, &name, flags | OFlags::CREATE | OFlags::EXCL, Mode::from_raw_mode(0o644)) {
@@ -286,7 +334,7 @@ impl Card {
     }
 
     fn place(&self) -> String {
-        self.config.dir.display().to_string()
+        self.dir.display().to_string()
     }
 
     fn fault(&self, doing: &'static str, source: io::Error) -> CardFault {
@@ -294,8 +342,8 @@ impl Card {
     }
 }
 
-/// Whether recordings can be made in this directory now; what stands in the way if not.
-pub(super) fn try_recording(config: &config::Recording) -> Result<(), CardFault> {
+/// Where recordings can be made now; what stands in the way if nowhere.
+pub(super) fn try_recording(config: &config::Recording) -> Result<PathBuf, CardFault> {
     let mut card = Card::new(config);
     let probe = format!(".check-config.{}", std::process::id());
     card.enter().and_then(|dir| {
@@ -305,7 +353,8 @@ pub(super) fn try_recording(config: &config::Recording) -> Result<(), CardFault>
         // It may not be there at all.
         let _ = rustix::fs::unlinkat(&dir, &probe, AtFlags::empty());
         written.map_err(|source| card.fault("writing to", source))
-    })
+    })?;
+    Ok(card.dir)
 }
 
 /// The segments in a directory, the oldest first: number, name and bytes.
@@ -329,6 +378,17 @@ pub(super) fn number(name: &str) -> Option<u64> {
     number.parse().ok()
 }
 
+/// Whether something is mounted there: its file system is another than that of the directory above.
+fn is_mount_point(path: &Path) -> bool {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let mounted = |path: &Path| {
+        let dir = rustix::fs::open(path, flags, Mode::empty()).ok()?;
+        Some(Mounted { device: rustix::fs::fstat(&dir).ok()?.st_dev, mount: mount_id(&dir) })
+    };
+    let above = path.parent().and_then(mounted);
+    mounted(path).is_some_and(|here| above.is_some_and(|above| here != above))
+}
+
 fn mount_id(dir: &OwnedFd) -> u64 {
     let flags = StatxFlags::MNT_ID;
     let told = rustix::fs::statx(dir, "", AtFlags::EMPTY_PATH, flags);
@@ -350,6 +410,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_mount_point_is_told_from_a_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(is_mount_point(Path::new("/proc")));
+        assert!(!is_mount_point(dir.path()) && !is_mount_point(&dir.path().join("missing")) && !is_mount_point(Path::new("/")));
+    }
+
+    #[test]
     fn a_device_that_has_gone_is_recognized() {
         assert!(is_gone(rustix::fs::makedev(4093, 7)));
         assert!(!is_gone(rustix::fs::makedev(0, 7)));
@@ -359,24 +426,30 @@ mod tests {
     #[test]
     fn recordings_stay_off_the_cameras_own_storage_unless_allowed() {
         let dir = tempfile::tempdir().unwrap();
-        let mut config = config::Recording { dir: dir.path().join("recordings"), max_bytes: 1000, kept_off: vec![dir.path().into()] };
+        let mut config = config::Recording {
+            dir: dir.path().join("recordings").into(),
+            max_bytes: 1000,
+            memory_bytes: 4_000_000,
+            kept_off: vec![dir.path().into()],
+        };
+        let recordings = dir.path().join("recordings");
         let fault = try_recording(&config).unwrap_err();
         let (wrong, right) = (fault.to_string(), fault.advice());
         assert!(wrong.contains("No such file") && right.starts_with("Mount the card"), "{wrong}; {right}");
-        fs::create_dir(&config.dir).unwrap();
+        fs::create_dir(&recordings).unwrap();
         let fault = try_recording(&config).unwrap_err();
         let (wrong, right) = (fault.to_string(), fault.advice());
         assert!(wrong.contains("no card is mounted") && right.contains("allow_internal_storage"), "{wrong}; {right}");
-        assert_eq!(fs::read_dir(&config.dir).unwrap().count(), 0);
+        assert_eq!(fs::read_dir(&recordings).unwrap().count(), 0);
         config.kept_off.clear();
         try_recording(&config).unwrap();
-        assert_eq!(fs::read_dir(&config.dir).unwrap().count(), 0);
+        assert_eq!(fs::read_dir(&recordings).unwrap().count(), 0);
     }
 
     #[test]
     fn a_segment_that_has_vanished_means_another_card() {
         let dir = tempfile::tempdir().unwrap();
-        let config = config::Recording { dir: dir.path().into(), max_bytes: 1000, kept_off: Vec::new() };
+        let config = config::Recording { dir: dir.path().into(), max_bytes: 1000, memory_bytes: 4_000_000, kept_off: Vec::new() };
         let (mut card, mut segment) = (Card::new(&config), Open::default());
         card.append(&mut segment, b"one").unwrap();
         card.append(&mut segment, b"two").unwrap();

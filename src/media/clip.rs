@@ -4,14 +4,15 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
         mpsc,
     },
-    thread::{self, JoinHandle},
+    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
 use care_protocol::ClipKind;
+use portable_atomic::AtomicU64;
 
 use super::{
     Beginning, ClipWriter, MediaError, Outlet, Verdict,
@@ -93,7 +94,7 @@ impl Recorder {
                 self.drops.expire();
             }
         };
-        thread::Builder::new().name("media-clip".into()).spawn(run).map_err(MediaError::Thread)
+        crate::threads::named("media-clip").spawn(run).map_err(MediaError::Thread)
     }
 
     fn handle(&mut self, event: Event) {
@@ -138,10 +139,10 @@ impl Recorder {
         stream.source.request_keyframe();
         let (began, mut position) = (Instant::now(), stream.ring.end());
         while began.elapsed() < FIRST_KEYFRAME && !self.stop.is_raised() {
-            if let Next::Frame { frame, .. } = stream.ring.next(&mut position, TICK) {
-                if frame.key {
-                    return Some((position - 1, frame));
-                }
+            if let Next::Frame { frame, .. } = stream.ring.next(&mut position, TICK)
+                && frame.key
+            {
+                return Some((position - 1, frame));
             }
         }
         None

@@ -2,21 +2,53 @@
 //! are the agent's own copy: holding a capture driver's buffers would starve it.
 
 use std::{
+    fmt,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 
+use super::{h264, h265};
+
+/// How frames are coded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Codec {
+    /// ITU-T H.264, AVC.
+    H264,
+    /// ITU-T H.265, HEVC.
+    H265,
+}
+
 /// What a decoder must know before the first frame.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Format {
+    /// What decodes it.
+    pub codec: Codec,
     /// Pixels.
     pub width: u16,
     /// Pixels.
     pub height: u16,
-    /// The parameter sets, as an AVCDecoderConfigurationRecord (ISO/IEC 14496-15, 5.3.3.1).
-    pub avcc: Bytes,
+    /// The parameter sets, as an AVCDecoderConfigurationRecord or HEVCDecoderConfigurationRecord (ISO/IEC 14496-15, 5.3.3.1 and
+    /// 8.3.3.1), which says that NAL units have lengths of four bytes.
+    pub configuration: Bytes,
+}
+
+impl Format {
+    /// How it is coded, in the terms of the standard: `H.264 High 4:2:2, interlaced`.
+    pub fn coding(&self) -> String {
+        match self.codec {
+            Codec::H264 => h264::describe(&self.configuration),
+            Codec::H265 => h265::describe(&self.configuration),
+        }
+    }
+}
+
+/// `640x360 H.264 High`.
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}x{} {}", self.width, self.height, self.coding())
+    }
 }
 
 /// One access unit in decoding order. It carries no DTS: the MP4 writer derives decoding times from the presentation times.

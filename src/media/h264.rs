@@ -1,5 +1,15 @@
-//! Reads from the parameter sets of an H.264 stream what a decoder must support, so that a message about a decoder that fails can
-//! say what it was asked to decode.
+//! What the agent reads from H.264 NAL units: parameter sets for a file's header and for messages, slice headers to tell pictures
+//! apart. `h264-reader` reads the bits; its own parameter sets are not used, because they refuse a set whose optional end (VUI) is
+//! damaged, as some cameras send it. Called by `rtp`, and by whoever describes a stream.
+
+use bytes::Bytes;
+use h264_reader::{
+    nal::sps::{ChromaFormat, ChromaInfo},
+    rbsp::{BitRead, BitReader, ByteReader},
+};
+
+/// No slice header is longer than this up to its last field that is read.
+const SLICE_HEADER: usize = 64;
 
 /// How a stream is coded, in the terms of the standard: `H.264 High 4:2:2, interlaced`. `avcc` is an
 /// AVCDecoderConfigurationRecord (ISO/IEC 14496-15, 5.3.3.1).
@@ -15,107 +25,247 @@ pub(super) fn describe(avcc: &[u8]) -> String {
         244 => "High 4:4:4 Predictive",
         _ => return format!("H.264 profile {profile}"),
     };
-    let interlaced = if sps(avcc).and_then(is_interlaced) == Some(true) { ", interlaced" } else { "" };
+    let interlaced = if first_sps(avcc).is_some_and(|sps| !sps.frame_mbs_only) { ", interlaced" } else { "" };
     format!("H.264 {name}{interlaced}")
 }
 
-/// The first sequence parameter set, without its NAL header and emulation prevention bytes.
-fn sps(avcc: &[u8]) -> Option<Vec<u8>> {
+fn first_sps(avcc: &[u8]) -> Option<Sps> {
     let length = usize::from(u16::from_be_bytes([*avcc.get(6)?, *avcc.get(7)?]));
-    let nal = avcc.get(9..8 + length)?;
-    let mut bytes = Vec::with_capacity(nal.len());
-    for &byte in nal {
-        if byte != 3 || !bytes.ends_with(&[0, 0]) {
-            bytes.push(byte);
-        }
-    }
-    Some(bytes)
+    Sps::parse(avcc.get(8..8 + length)?)
 }
 
-/// Whether pictures may be coded as fields: `frame_mbs_only_flag` (ITU-T H.264, 7.3.2.1.1) is 0.
-fn is_interlaced(sps: Vec<u8>) -> Option<bool> {
-    let profile = *sps.first()?;
-    let mut bits = Bits { bytes: sps, at: 24 };
-    bits.exp_golomb()?;
-    if [100, 110, 122, 244, 44, 83, 86, 118, 128].contains(&profile) {
-        let chroma = bits.exp_golomb()?;
-        if chroma == 3 {
-            bits.take(1)?;
+/// The AVCDecoderConfigurationRecord (ISO/IEC 14496-15, 5.3.3.1) of these parameter sets, of which there are 255 at most.
+pub(super) fn configuration(sps: &[u8], pps: &[&Bytes]) -> Option<Bytes> {
+    // Version 1, profile, compatibility and level, lengths of four bytes, one SPS.
+    let mut record = vec![1, *sps.get(1)?, *sps.get(2)?, *sps.get(3)?, 0xFF, 0xE1];
+    record.extend_from_slice(&u16::try_from(sps.len()).ok()?.to_be_bytes());
+    record.extend_from_slice(sps);
+    record.push(u8::try_from(pps.len()).ok()?);
+    for pps in pps {
+        record.extend_from_slice(&u16::try_from(pps.len()).ok()?.to_be_bytes());
+        record.extend_from_slice(pps);
+    }
+    Some(record.into())
+}
+
+fn bits(nal: &[u8]) -> BitReader<ByteReader<&[u8]>> {
+    BitReader::new(ByteReader::skipping_h264_header(nal))
+}
+
+/// A sequence parameter set (ITU-T H.264, 7.3.2.1.1), up to its optional end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Sps {
+    pub id: u8,
+    /// Pixels shown.
+    pub width: u16,
+    /// Pixels shown.
+    pub height: u16,
+    pub frame_mbs_only: bool,
+    separate_colour_planes: bool,
+    frame_num_bits: u32,
+    order: Order,
+}
+
+/// `pic_order_cnt_type` and what it needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Order {
+    Lsb { bits: u32 },
+    Deltas { always_zero: bool },
+    Decoding,
+}
+
+impl Sps {
+    pub fn parse(nal: &[u8]) -> Option<Self> {
+        let mut r = bits(nal);
+        let profile: u8 = r.read(8, "").ok()?;
+        r.skip(16, "").ok()?;
+        let id = u8::try_from(r.read_ue("").ok()?).ok().filter(|&id| id < 32)?;
+        let chroma = ChromaInfo::read(&mut r, profile.into()).ok()?;
+        let frame_num_bits = r.read_ue("").ok().filter(|&n| n <= 12)? + 4;
+        let order = match r.read_ue("").ok()? {
+            0 => Order::Lsb { bits: r.read_ue("").ok().filter(|&n| n <= 12)? + 4 },
+            1 => {
+                let always_zero = r.read_bool("").ok()?;
+                for _ in 0..2 {
+                    r.read_se("").ok()?;
+                }
+                for _ in 0..r.read_ue("").ok().filter(|&n| n <= 255)? {
+                    r.read_se("").ok()?;
+                }
+                Order::Deltas { always_zero }
+            }
+            2 => Order::Decoding,
+            _ => return None,
+        };
+        r.read_ue("").ok()?;
+        r.skip(1, "").ok()?;
+        let mut side = || r.read_ue("").ok().filter(|&n| n < 4096).map(|n| (n + 1) * 16);
+        let (width, height) = (side()?, side()?);
+        let frame_mbs_only = r.read_bool("").ok()?;
+        r.skip(if frame_mbs_only { 1 } else { 2 }, "").ok()?;
+        let fields = if frame_mbs_only { 1 } else { 2 };
+        let (unit_x, unit_y) = match chroma.chroma_format {
+            _ if chroma.separate_colour_plane_flag => (1, 1),
+            ChromaFormat::YUV420 => (2, 2),
+            ChromaFormat::YUV422 => (2, 1),
+            _ => (1, 1),
+        };
+        let mut cropped = (0, 0);
+        if r.read_bool("").ok()? {
+            let mut pair = |unit| Some(r.read_ue("").ok()?.saturating_add(r.read_ue("").ok()?).saturating_mul(unit));
+            cropped = (pair(unit_x)?, pair(unit_y * fields)?);
         }
-        bits.exp_golomb()?;
-        bits.exp_golomb()?;
-        bits.take(1)?;
-        if bits.take(1)? == 1 {
-            for list in 0..if chroma == 3 { 12 } else { 8 } {
-                if bits.take(1)? == 1 {
-                    bits.skip_scaling_list(if list < 6 { 16 } else { 64 })?;
+        let shown = |whole: u32, cropped| whole.checked_sub(cropped).and_then(|n| u16::try_from(n).ok()).filter(|&n| n > 0);
+        Some(Self {
+            id,
+            width: shown(width, cropped.0)?,
+            height: shown(height * fields, cropped.1)?,
+            frame_mbs_only,
+            separate_colour_planes: chroma.separate_colour_plane_flag,
+            frame_num_bits,
+            order,
+        })
+    }
+}
+
+/// A picture parameter set (ITU-T H.264, 7.3.2.2): what slice headers depend on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Pps {
+    pub id: u8,
+    pub sps: u8,
+    bottom_order: bool,
+    redundant: bool,
+}
+
+impl Pps {
+    pub fn parse(nal: &[u8]) -> Option<Self> {
+        let mut r = bits(nal);
+        let id = u8::try_from(r.read_ue("").ok()?).ok()?;
+        let sps = u8::try_from(r.read_ue("").ok()?).ok().filter(|&id| id < 32)?;
+        r.skip(1, "").ok()?;
+        let bottom_order = r.read_bool("").ok()?;
+        // Slice groups come with redundant pictures in no camera: then the flag is not looked for.
+        let redundant = r.read_ue("").ok()? == 0 && Self::has_redundant_pictures(&mut r).unwrap_or(false);
+        Some(Self { id, sps, bottom_order, redundant })
+    }
+
+    fn has_redundant_pictures(r: &mut impl BitRead) -> Option<bool> {
+        r.read_ue("").ok()?;
+        r.read_ue("").ok()?;
+        r.skip(3, "").ok()?;
+        for _ in 0..3 {
+            r.read_se("").ok()?;
+        }
+        r.skip(2, "").ok()?;
+        r.read_bool("").ok()
+    }
+}
+
+/// The beginning of a slice header (ITU-T H.264, 7.3.3) that needs no parameter set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct SliceStart {
+    pub first_mb: u32,
+    /// 0 P, 1 B, 2 I, 3 SP, 4 SI.
+    pub kind: u32,
+    pub pps: u8,
+}
+
+/// The fields of a slice header that differ from one picture to the next (7.4.1.2.4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct SliceHeader {
+    pub idr: bool,
+    pub redundant: bool,
+    reference: bool,
+    pps: u8,
+    frame_num: u32,
+    /// Whether it belongs to a field, and to the bottom one.
+    field: Option<bool>,
+    idr_pic_id: u32,
+    order: (u32, i32, i32),
+}
+
+impl SliceStart {
+    pub fn parse(nal: &[u8]) -> Option<Self> {
+        Self::read(&mut bits(nal.get(..SLICE_HEADER).unwrap_or(nal)))
+    }
+
+    fn read(r: &mut impl BitRead) -> Option<Self> {
+        let (first_mb, kind, pps) = (r.read_ue("").ok()?, r.read_ue("").ok()?, r.read_ue("").ok()?);
+        (kind < 10).then_some(Self { first_mb, kind: kind % 5, pps: u8::try_from(pps).ok()? })
+    }
+}
+
+impl SliceHeader {
+    pub fn parse(nal: &[u8], sps: &Sps, pps: &Pps) -> Option<Self> {
+        let mut r = bits(nal.get(..SLICE_HEADER).unwrap_or(nal));
+        SliceStart::read(&mut r)?;
+        let header = *nal.first()?;
+        let idr = header & 31 == 5;
+        if sps.separate_colour_planes {
+            r.skip(2, "").ok()?;
+        }
+        let frame_num = r.read(sps.frame_num_bits, "").ok()?;
+        let field = if !sps.frame_mbs_only && r.read_bool("").ok()? { Some(r.read_bool("").ok()?) } else { None };
+        let idr_pic_id = if idr { r.read_ue("").ok()? } else { 0 };
+        let bottom = pps.bottom_order && field.is_none();
+        let mut order = (0, 0, 0);
+        match sps.order {
+            Order::Lsb { bits } => {
+                order.0 = r.read(bits, "").ok()?;
+                if bottom {
+                    order.1 = r.read_se("").ok()?;
                 }
             }
-        }
-    }
-    bits.exp_golomb()?;
-    match bits.exp_golomb()? {
-        0 => drop(bits.exp_golomb()?),
-        1 => {
-            bits.take(1)?;
-            bits.exp_golomb()?;
-            bits.exp_golomb()?;
-            for _ in 0..bits.exp_golomb()?.min(255) {
-                bits.exp_golomb()?;
+            Order::Deltas { always_zero: false } => {
+                order.1 = r.read_se("").ok()?;
+                if bottom {
+                    order.2 = r.read_se("").ok()?;
+                }
             }
+            Order::Deltas { always_zero: true } | Order::Decoding => {}
         }
-        _ => {}
+        let redundant = pps.redundant && r.read_ue("").ok()? > 0;
+        Some(Self { idr, redundant, reference: header & 0x60 != 0, pps: pps.id, frame_num, field, idr_pic_id, order })
     }
-    bits.exp_golomb()?;
-    bits.take(1)?;
-    bits.exp_golomb()?;
-    bits.exp_golomb()?;
-    Some(bits.take(1)? == 0)
+
+    /// Whether both slices belong to one frame: to one picture, or to its two fields, which make one sample of a file.
+    pub fn same_frame(&self, other: &Self) -> bool {
+        match (self.field, other.field) {
+            (Some(bottom), Some(other_bottom)) if bottom != other_bottom => self.frame_num == other.frame_num,
+            _ => self == other,
+        }
+    }
 }
 
-struct Bits {
-    bytes: Vec<u8>,
-    at: usize,
-}
-
-impl Bits {
-    /// At most 32 bits.
-    fn take(&mut self, count: usize) -> Option<u32> {
-        let mut value = 0;
-        for _ in 0..count {
-            let byte = *self.bytes.get(self.at / 8)?;
-            value = value << 1 | u32::from(byte >> (7 - self.at % 8) & 1);
-            self.at += 1;
-        }
-        Some(value)
-    }
-
-    fn exp_golomb(&mut self) -> Option<u32> {
-        let mut zeros = 0;
-        while self.take(1)? == 0 {
-            zeros += 1;
-            if zeros > 31 {
-                return None;
+/// `recovery_frame_cnt` of the recovery point in this SEI (ITU-T H.264, D.1.8), if it has one.
+pub(super) fn recovery_point(sei: &[u8]) -> Option<u32> {
+    // `decode_nal` panics if there is nothing behind the header.
+    let whole = (sei.len() > 2).then_some(sei)?;
+    let rbsp = h264_reader::rbsp::decode_nal(whole.get(..SEI).unwrap_or(whole)).ok()?;
+    let mut rest = &*rbsp;
+    loop {
+        let mut field = || {
+            let mut sum = 0_usize;
+            loop {
+                let (&byte, after) = rest.split_first()?;
+                rest = after;
+                sum += usize::from(byte);
+                if byte != 0xFF {
+                    return Some(sum);
+                }
             }
+        };
+        let (kind, length) = (field()?, field()?);
+        let payload = rest.get(..length)?;
+        if kind == 6 {
+            return BitReader::new(payload).read_ue("").ok();
         }
-        Some((1 << zeros) - 1 + self.take(zeros)?)
-    }
-
-    fn skip_scaling_list(&mut self, size: usize) -> Option<()> {
-        let (mut last, mut next) = (8_i64, 8_i64);
-        for _ in 0..size {
-            if next != 0 {
-                let coded = i64::from(self.exp_golomb()?);
-                let delta = if coded % 2 == 1 { (coded + 1) / 2 } else { -(coded / 2) };
-                next = (last + delta).rem_euclid(256);
-            }
-            if next != 0 {
-                last = next;
-            }
-        }
-        Some(())
+        rest = &rest[length..];
     }
 }
+
+/// How far a recovery point is looked for in an SEI: cameras put kilobytes of their own into others.
+const SEI: usize = 4096;
 
 #[cfg(test)]
 mod tests {
@@ -152,6 +302,18 @@ mod tests {
         ] {
             assert_eq!(describe(&avcc(options)), said, "{options:?}");
         }
+    }
+
+    /// Some cameras send an SPS whose optional end (VUI) is cut off, or has bytes behind it.
+    #[test]
+    fn a_damaged_end_of_an_sps_does_not_matter() {
+        let record = avcc(&["-pix_fmt", "yuv420p", "-s", "638x358"]);
+        let sps = &record[8..8 + usize::from(record[7])];
+        let whole = Sps::parse(sps).unwrap();
+        assert_eq!((whole.width, whole.height), (638, 358));
+        assert_eq!(Sps::parse(&sps[..sps.len() - 4]).as_ref(), Some(&whole));
+        assert_eq!(Sps::parse(&[sps, &[0xAA, 0x55, 0x80]].concat()).as_ref(), Some(&whole));
+        assert_eq!(Sps::parse(&sps[..6]), None);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! and by `cli` to try a configuration.
 //!
 //! ```text
-//! FrameSource ─ Session ─┬─ Ring ─ clip ─ Mp4 ─ Outlet        source: where frames come from (GStreamer)
+//! FrameSource ─ Session ─┬─ Ring ─ clip ─ Mp4 ─ Outlet        source: where frames come from (rtsp, gstreamer)
 //!      ▲                 ├─ Ring ─ recording ─ Mp4 ─ card     supervisor: retry, counters, conditions
 //!  Supervisor            └─ grey pictures ─ motion            everything else knows frames alone
 //! ```
@@ -16,11 +16,15 @@ mod frame;
 #[cfg(feature = "gstreamer")]
 mod gstreamer;
 mod h264;
+mod h265;
 mod motion;
 mod mp4;
 mod recording;
 mod retry;
 mod ring;
+mod rtp;
+mod rtsp;
+mod silence;
 mod source;
 mod starting;
 mod status;
@@ -32,10 +36,12 @@ mod trial;
 #[cfg(not(feature = "gstreamer"))]
 mod without_gstreamer;
 
-use std::{io, path::PathBuf, time::Duration};
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use care_protocol::ClipKind;
+
+use crate::config::{RtspTransport, Source};
 
 #[cfg(feature = "gstreamer")]
 use self::gstreamer as backend;
@@ -43,9 +49,11 @@ use self::gstreamer as backend;
 use self::without_gstreamer as backend;
 
 pub use camera::{Media, Sources};
-pub use frame::{Format, Frame};
+pub use frame::{Codec, Format, Frame};
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use motion::socket::motion_socket_input;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use rtp::hostile::packets as rtp_packets;
 pub use source::{FrameSource, GREY_HEIGHT, GREY_WIDTH, GreySink, Session, SourceError};
 pub use starting::start_in_background;
 pub use status::{MediaStatus, RecordingStatus, StreamStatus};
@@ -54,8 +62,8 @@ pub use trial::{FirstPicture, built_in_available, try_recording, try_source};
 /// Why media does not start. A camera that is away is no such error: it is a fault in the [`MediaStatus`].
 #[derive(Debug, thiserror::Error)]
 pub enum MediaError {
-    /// The program was built without the feature `gstreamer`.
-    #[error("this build has no media: leave out [media], or build with the feature gstreamer")]
+    /// The program was built without the feature `gstreamer`, and the source needs it.
+    #[error("this build reads rtsp:// sources only: test, v4l2:, file: and launch: need a build with GStreamer")]
     NotBuilt,
     /// GStreamer itself does not start.
     #[error("GStreamer does not start: {reason}; is it installed?")]
@@ -83,6 +91,14 @@ pub enum MediaError {
     /// A thread does not start.
     #[error("cannot start a thread for media: {0}")]
     Thread(io::Error),
+}
+
+/// The source of frames for what the configuration names. It need not be there yet.
+fn open(source: &Source, transport: RtspTransport) -> Result<Arc<dyn FrameSource>, MediaError> {
+    match source {
+        Source::Rtsp(url) => Ok(Arc::new(rtsp::RtspSource::new(url.expose(), transport))),
+        other => backend::open(other),
+    }
 }
 
 /// What media knows of a clip when it begins.

@@ -1,12 +1,12 @@
-//! Writes fragmented MP4 (ISO/IEC 14496-12) with one H.264 track: frames in, fragments out, without pipeline or thread. A file
-//! that is cut anywhere plays up to there. Our own, because no maintained crate that builds on Rust 1.85 writes one without an
+//! Writes fragmented MP4 (ISO/IEC 14496-12) with one H.264 or H.265 track: frames in, fragments out, without pipeline or thread. A file
+//! that is cut anywhere plays up to there. Our own, because no maintained crate that builds on Rust 1.88 writes one without an
 //! unmaintained dependency, and GStreamer 1.22's `mp4mux` needs a pipeline for each clip.
 
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
-use super::frame::{Format, Frame};
+use super::frame::{Codec, Format, Frame};
 
 /// Ticks a second in the file.
 const TIMESCALE: u64 = 90_000;
@@ -159,7 +159,10 @@ fn header(out: &mut Vec<u8>, format: &Format) {
     atom(out, b"ftyp", |out| {
         out.extend_from_slice(b"isom");
         put(out, &[512]);
-        out.extend_from_slice(b"isomiso6mp41avc1");
+        out.extend_from_slice(match format.codec {
+            Codec::H264 => b"isomiso6mp41avc1",
+            Codec::H265 => b"isomiso6mp41hvc1",
+        });
     });
     atom(out, b"moov", |out| {
         atom(out, b"mvhd", |out| {
@@ -200,7 +203,11 @@ fn track(out: &mut Vec<u8>, format: &Format) {
             atom(out, b"stbl", |out| {
                 atom(out, b"stsd", |out| {
                     put(out, &[0, 1]);
-                    atom(out, b"avc1", |out| sample_entry(out, format));
+                    let (entry, configuration) = match format.codec {
+                        Codec::H264 => (b"avc1", b"avcC"),
+                        Codec::H265 => (b"hvc1", b"hvcC"),
+                    };
+                    atom(out, entry, |out| sample_entry(out, format, configuration));
                 });
                 atom(out, b"stts", |out| put(out, &[0, 0]));
                 atom(out, b"stsc", |out| put(out, &[0, 0]));
@@ -211,7 +218,7 @@ fn track(out: &mut Vec<u8>, format: &Format) {
     });
 }
 
-fn sample_entry(out: &mut Vec<u8>, format: &Format) {
+fn sample_entry(out: &mut Vec<u8>, format: &Format, configuration: &[u8; 4]) {
     put(out, &[0, 1, 0, 0, 0, 0]);
     out.extend_from_slice(&format.width.to_be_bytes());
     out.extend_from_slice(&format.height.to_be_bytes());
@@ -220,7 +227,7 @@ fn sample_entry(out: &mut Vec<u8>, format: &Format) {
     out.extend_from_slice(&1_u16.to_be_bytes());
     out.extend_from_slice(&[0; 32]);
     out.extend_from_slice(&[0, 24, 0xFF, 0xFF]);
-    atom(out, b"avcC", |out| out.extend_from_slice(&format.avcc));
+    atom(out, configuration, |out| out.extend_from_slice(&format.configuration));
 }
 
 fn fragment(out: &mut Vec<u8>, sequence: u32, samples: &[Sample<'_>]) {

@@ -2,13 +2,12 @@
 //! thread: a card that is missing, full or slow costs recorded frames and nothing else.
 
 use std::{
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
-    thread::{self, JoinHandle},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
+    thread::JoinHandle,
     time::{Duration, Instant},
 };
+
+use portable_atomic::AtomicU64;
 
 use super::{
     MediaError,
@@ -36,10 +35,8 @@ const FAULT: Delays = Delays::new(NO_CARD, Duration::from_secs(30), Jitter::None
 const STABLE: Duration = Duration::from_secs(30);
 /// How often a quiet stream is left to check the card and the stop signal.
 const TICK: Duration = Duration::from_millis(200);
-/// How much may wait for a slow card.
+/// How much may wait for a slow card; `[recording] memory_bytes` bounds it in bytes.
 pub(super) const WAITING: Duration = Duration::from_secs(4);
-/// The same in bytes.
-pub(super) const WAITING_BYTES: usize = 4_000_000;
 
 /// Read by the status at any time.
 #[derive(Debug, Default)]
@@ -76,7 +73,7 @@ pub(super) fn start(
 ) -> Result<JoinHandle<()>, MediaError> {
     let mut recorder = Recorder { card: Card::new(config), segment: None, length: SEGMENT, counts, conditions, drops };
     let run = move || recorder.run(&ring, &stop);
-    thread::Builder::new().name("media-sd".into()).spawn(run).map_err(MediaError::Thread)
+    crate::threads::named("media-sd").spawn(run).map_err(MediaError::Thread)
 }
 
 struct Recorder {
@@ -100,6 +97,7 @@ impl Recorder {
     fn run(&mut self, ring: &Ring, stop: &StopSignal) {
         let mut position = 0;
         let (mut backoff, mut resting_until) = (Backoff::new(FAULT), Instant::now());
+        let mut looked = None;
         while !stop.is_raised() {
             let next = ring.next(&mut position, TICK);
             let resting = Instant::now() < resting_until;
@@ -114,9 +112,10 @@ impl Recorder {
                     self.record(frame)
                 }
                 Next::Quiet if resting || self.segment.is_some() => continue,
-                // Without a picture the card is checked all the same.
+                // Without a picture the card is checked all the same. A frame that comes meanwhile is recorded.
+                Next::Quiet if looked.is_some_and(|at: Instant| at.elapsed() < NO_CARD) => continue,
                 Next::Quiet => {
-                    resting_until = Instant::now() + NO_CARD;
+                    looked = Some(Instant::now());
                     self.card.look()
                 }
             };
@@ -161,11 +160,9 @@ impl Recorder {
         let due = self.segment.as_ref().is_some_and(|segment| {
             frame.format != *segment.mp4.format() || (frame.key && frame.pts.saturating_sub(segment.begun) >= self.length)
         });
-        if due {
-            if let Err(fault) = self.close() {
-                self.lost(1);
-                return Err(fault);
-            }
+        if due && let Err(fault) = self.close() {
+            self.lost(1);
+            return Err(fault);
         }
         let Some(segment) = &mut self.segment else {
             if !frame.key {
@@ -216,11 +213,19 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::media::{card::number, frame::Format};
+    use crate::media::{
+        card::number,
+        frame::{Codec, Format},
+    };
 
     /// A second of 15 frames of 1,000 bytes, a keyframe first.
     fn second(n: u64) -> impl Iterator<Item = Frame> {
-        let format = Arc::new(Format { width: 640, height: 360, avcc: Bytes::from_static(&[1, 66, 0, 30, 255, 224, 0]) });
+        let format = Arc::new(Format {
+            codec: Codec::H264,
+            width: 640,
+            height: 360,
+            configuration: Bytes::from_static(&[1, 66, 0, 30, 255, 224, 0]),
+        });
         (0..15).map(move |frame| Frame {
             pts: Duration::from_millis(n * 1000 + frame * 66),
             key: frame == 0,
@@ -231,7 +236,7 @@ mod tests {
     }
 
     fn recorder(dir: &Path, max_bytes: u64) -> Recorder {
-        let config = config::Recording { dir: dir.into(), max_bytes, kept_off: Vec::new() };
+        let config = config::Recording { dir: dir.into(), max_bytes, memory_bytes: 4_000_000, kept_off: Vec::new() };
         let conditions = Conditions::default();
         let drops = DropCounters::new(conditions.clone());
         Recorder { card: Card::new(&config), segment: None, length: Duration::from_secs(2), counts: Arc::default(), conditions, drops }

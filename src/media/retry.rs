@@ -11,6 +11,8 @@ const FAILED: Delays = Delays::new(Duration::from_millis(250), Duration::from_se
 pub(super) const UNUSABLE: Delays = Delays::new(Duration::from_secs(5), Duration::from_secs(60), Jitter::None);
 /// After a session of this length the next pause is the first one again.
 const STABLE: Duration = Duration::from_secs(30);
+/// The same after a session that was interrupted, although the camera is there.
+const INTERRUPTED: Duration = Duration::from_secs(5);
 
 /// The pauses of one stream.
 #[derive(Debug)]
@@ -29,9 +31,9 @@ impl Retry {
     /// The pause after a session that lasted `ran` and ended like this.
     pub fn pause(&mut self, ended: &SourceError, ran: Duration) -> Duration {
         match ended {
-            SourceError::Failed(_) => {
+            SourceError::Failed(_) | SourceError::Interrupted(_) => {
                 self.unusable.reset();
-                if ran >= STABLE {
+                if ran >= if matches!(ended, SourceError::Interrupted(_)) { INTERRUPTED } else { STABLE } {
                     self.failed.reset();
                 }
                 self.failed.next_delay()
@@ -71,5 +73,14 @@ mod tests {
             retry.pause(&failed(), Duration::from_secs(29));
         }
         assert_eq!(retry.pause(&failed(), Duration::from_secs(30)), Duration::from_millis(250));
+    }
+
+    #[test]
+    fn a_camera_that_interrupts_is_asked_again_at_once_unless_it_does_so_all_the_time() {
+        let (mut retry, interrupted) = (Retry::default(), SourceError::Interrupted("gone".into()));
+        for ran in [5, 7, 60] {
+            assert_eq!(retry.pause(&interrupted, Duration::from_secs(ran)), Duration::from_millis(250));
+        }
+        assert_eq!(retry.pause(&interrupted, Duration::from_secs(4)), Duration::from_millis(500));
     }
 }

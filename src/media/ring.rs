@@ -163,10 +163,10 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::media::frame::Format;
+    use crate::media::frame::{Codec, Format};
 
     fn frame(ms: u64, key: bool) -> Frame {
-        let format = Arc::new(Format { width: 2, height: 2, avcc: Bytes::new() });
+        let format = Arc::new(Format { codec: Codec::H264, width: 2, height: 2, configuration: Bytes::new() });
         Frame { pts: Duration::from_millis(ms), key, taken: Instant::now(), data: Bytes::from(vec![0; 100]), format }
     }
 

@@ -2,12 +2,15 @@
 //! nothing of rings, clips, retries or conditions. The supervisor calls it and hands it a [`Session`], to which it delivers.
 
 use std::{
+    future::Future,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::{Duration, Instant},
 };
+
+use portable_atomic::AtomicU64;
 
 use super::{drops::DropCounters, frame::Frame, ring::Ring, stop_signal::StopSignal};
 
@@ -48,6 +51,9 @@ pub enum SourceError {
     /// The camera is away or has failed: trying again soon may help.
     #[error("{0}")]
     Failed(String),
+    /// Frames came, and the connection broke: it is tried again at once.
+    #[error("{0}")]
+    Interrupted(String),
     /// Something must be installed, or the configuration corrected: it is tried again, less often.
     #[error("{0}")]
     Unusable(String),
@@ -91,6 +97,8 @@ pub(super) struct Counters {
     pub height: AtomicU32,
     pub frames: AtomicU64,
     pub dropped: AtomicU64,
+    /// Those that were handed on.
+    pub used: AtomicU64,
     /// Whether the newest session delivers grey pictures.
     pub gives_grey: AtomicBool,
     progress: Mutex<Progress>,
@@ -103,6 +111,8 @@ struct Progress {
     latest: Option<Duration>,
     /// A frame is missing: what comes before the next keyframe cannot be decoded.
     incomplete: bool,
+    /// Why the last frames were lost, if none has been handed on since.
+    lost: Option<&'static str>,
 }
 
 impl Counters {
@@ -112,6 +122,11 @@ impl Counters {
 
     pub fn last_frame(&self) -> Option<Instant> {
         self.progress().last_frame
+    }
+
+    /// Why frames come and none is handed on.
+    pub fn why_unused(&self) -> String {
+        self.progress().lost.map_or("no keyframe has come".to_owned(), |reason| format!("they are lost {reason}"))
     }
 }
 
@@ -150,6 +165,8 @@ impl Session {
             return;
         }
         progress.latest = progress.latest.max(Some(frame.pts));
+        progress.lost = None;
+        counters.used.fetch_add(1, Ordering::Relaxed);
         counters.width.store(frame.format.width.into(), Ordering::Relaxed);
         counters.height.store(frame.format.height.into(), Ordering::Relaxed);
         for ring in &self.stream.rings {
@@ -173,6 +190,7 @@ impl Session {
         let mut progress = counters.progress();
         progress.last_frame = Some(Instant::now());
         progress.incomplete = true;
+        progress.lost = Some(reason);
         drop(progress);
         counters.frames.fetch_add(frames, Ordering::Relaxed);
         counters.dropped.fetch_add(frames, Ordering::Relaxed);
@@ -202,6 +220,11 @@ impl Session {
     /// Whether the source must return now.
     pub fn is_over(&self) -> bool {
         self.over.is_raised()
+    }
+
+    /// Waits as a task until it is over.
+    pub(super) fn until_over(&self) -> impl Future<Output = ()> + use<> {
+        self.over.raised()
     }
 
     /// Waits, for `patience` at most. True: the session is over.

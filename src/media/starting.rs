@@ -32,7 +32,7 @@ pub fn start_in_background(
                     return deliver(media);
                 }
                 Err(error @ MediaError::NotBuilt) => {
-                    let advice = "Remove [media], or install a build of the agent with GStreamer.";
+                    let advice = "Set [media] source to an rtsp:// address, or install a build of the agent with GStreamer.";
                     return conditions.raise_advising(Kind::MediaNotStarted, error.to_string(), advice);
                 }
                 Err(error) => conditions.raise(Kind::MediaNotStarted, error.to_string()),
@@ -40,7 +40,7 @@ pub fn start_in_background(
             thread::sleep(backoff.next_delay());
         }
     };
-    if let Err(error) = thread::Builder::new().name("media-start".into()).spawn(start) {
+    if let Err(error) = crate::threads::named("media-start").spawn(start) {
         conditions.raise(Kind::MediaNotStarted, MediaError::Thread(error).to_string());
     }
 }

@@ -3,14 +3,15 @@
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering, mpsc},
-    thread::{self, JoinHandle},
+    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
 use super::{
     MediaError,
     retry::Retry,
-    source::{FrameSource, SourceError, Stream},
+    silence::{self, Silence},
+    source::{Counters, FrameSource, SourceError, Stream},
     status::StreamStatus,
     stop_signal::StopSignal,
 };
@@ -19,10 +20,9 @@ use crate::{
     config::Source,
 };
 
-/// How long the first frame of a session may take. Some cameras need ten seconds.
-const FIRST_FRAME: Duration = Duration::from_secs(15);
-/// A stream that is silent for this long is dead, whatever the source says of itself.
-const NEXT_FRAME: Duration = Duration::from_secs(5);
+/// Frames of which none can be used for this long are a fault: nothing is recorded. The session goes on, since a keyframe may
+/// yet come; it is ended after [`silence::LONGEST`].
+const NONE_USED: Duration = Duration::from_secs(60);
 /// A stream that has flowed this long is no longer at fault. One that dies every few seconds stays at fault.
 const SETTLED: Duration = Duration::from_secs(10);
 /// How long a source may take to return once its session is over. Then its thread is left behind.
@@ -134,55 +134,62 @@ impl<T: Time> Supervisor<T> {
     pub fn start(self) -> Result<(Supervised, JoinHandle<()>), MediaError> {
         let supervised = Supervised { name: self.described.to_string(), stream: self.stream.clone(), health: Arc::default() };
         let ours = supervised.clone();
-        let thread = thread::Builder::new().name(self.role.thread().into()).spawn(move || self.run(&ours)).map_err(MediaError::Thread)?;
+        let thread = crate::threads::named(self.role.thread()).spawn(move || self.run(&ours)).map_err(MediaError::Thread)?;
         Ok((supervised, thread))
     }
 
     fn run(self, supervised: &Supervised) {
         let epoch = self.time.now();
-        let mut retry = Retry::default();
+        let (mut retry, mut silence) = (Retry::default(), Silence::new(epoch));
         loop {
             let began = self.time.now();
-            let ended = self.session(began - epoch, supervised);
+            let ended = self.session(began - epoch, &mut silence, supervised);
             if self.stop.is_raised() {
                 return;
             }
             let pause = retry.pause(&ended, self.time.now() - began);
-            let fault = self.described.hide_in(&ended.to_string());
-            self.conditions.raise(self.role.condition(), format!("no picture from {}: {fault}", supervised.name));
-            {
-                let mut health = supervised.health();
-                health.fault = Some(fault);
-                health.restarts += 1;
-            }
+            self.tell(supervised, &ended.to_string());
+            supervised.health().restarts += 1;
             if self.time.wait(&self.stop, pause) {
                 return;
             }
         }
     }
 
+    fn tell(&self, supervised: &Supervised, fault: &str) {
+        let fault = self.described.hide_in(fault);
+        self.conditions.raise(self.role.condition(), format!("no picture from {}: {fault}", supervised.name));
+        supervised.health().fault = Some(fault);
+    }
+
     /// One session, from its start to its end.
-    fn session(&self, at: Duration, supervised: &Supervised) -> SourceError {
+    fn session(&self, at: Duration, silence: &mut Silence, supervised: &Supervised) -> SourceError {
         let session = self.stream.session(at);
         // Read before the source runs: its first frame may come at once.
-        let before = self.stream.counters.frames.load(Ordering::Relaxed);
+        let before = Frames::of(&self.stream);
+        silence.begin(self.time.now());
         let (done, ended) = mpsc::sync_channel(1);
         let (source, its_session) = (self.source.clone(), session.clone());
         let run = move || {
             // Nobody waits any more for a source that was left behind.
             let _ = done.send(source.run(&its_session));
         };
-        if let Err(error) = thread::Builder::new().name("media-source".into()).spawn(run) {
+        if let Err(error) = crate::threads::named("media-source").spawn(run) {
             return SourceError::Failed(MediaError::Thread(error).to_string());
         }
-        let end = self.watch(&ended, before, supervised);
+        let end = self.watch(&ended, before, silence, supervised);
         session.end();
+        silence.end(self.time.now(), matches!(end, End::Silent(_)));
         match end {
             End::Returned(Ok(())) => SourceError::Failed("the source has ended".into()),
             End::Returned(Err(error)) => error,
             End::Silent(silence) => {
                 self.wait_for(&ended);
                 SourceError::Failed(format!("no frame for {} s", silence.as_secs()))
+            }
+            End::NoneUsed(words) => {
+                self.wait_for(&ended);
+                SourceError::Failed(words)
             }
             End::Stopped => {
                 self.wait_for(&ended);
@@ -198,9 +205,14 @@ impl<T: Time> Supervisor<T> {
     }
 
     /// Watches a session while it runs: only frames beyond those of `before` prove that a source is alive, whatever its state.
-    fn watch(&self, ended: &mpsc::Receiver<Result<(), SourceError>>, before: u64, supervised: &Supervised) -> End {
-        let counters = &self.stream.counters;
-        let (mut seen, mut last_frame) = (before, self.time.now());
+    fn watch(
+        &self,
+        ended: &mpsc::Receiver<Result<(), SourceError>>,
+        before: Frames,
+        silence: &mut Silence,
+        supervised: &Supervised,
+    ) -> End {
+        let (mut seen, mut last_used) = (before, self.time.now());
         let mut flowing_since = None;
         loop {
             if self.stop.is_raised() {
@@ -214,21 +226,46 @@ impl<T: Time> Supervisor<T> {
                 }
             }
             let now = self.time.now();
-            let frames = counters.frames.load(Ordering::Relaxed);
-            if frames != seen {
-                (seen, last_frame) = (frames, now);
+            let frames = Frames::of(&self.stream);
+            if frames.come != seen.come {
+                silence.frames(now, frames.come - seen.come);
             }
-            let silence = now - last_frame;
-            if silence > if seen == before { FIRST_FRAME } else { NEXT_FRAME } {
-                return End::Silent(silence);
-            }
-            if seen != before && silence < Duration::from_secs(1) {
+            if frames.used != seen.used {
+                last_used = now;
                 supervised.health().fault = None;
                 if now - *flowing_since.get_or_insert(now) >= SETTLED {
                     self.conditions.clear(self.role.condition());
                 }
             }
+            // Only while frames come: silence is another fault.
+            if frames.come != seen.come && frames.used == seen.used && now - last_used > NONE_USED {
+                flowing_since = None;
+                let why = self.stream.counters.why_unused();
+                let words = format!("frames come, but none can be used: {why}");
+                if now - last_used > silence::LONGEST {
+                    return End::NoneUsed(words);
+                }
+                self.tell(supervised, &words);
+            }
+            seen = frames;
+            if let Some(silence) = silence.too_long(now) {
+                return End::Silent(silence);
+            }
         }
+    }
+}
+
+/// What the counters of a stream say.
+#[derive(Debug, Clone, Copy)]
+struct Frames {
+    come: u64,
+    used: u64,
+}
+
+impl Frames {
+    fn of(stream: &Stream) -> Self {
+        let Counters { frames, used, .. } = &stream.counters;
+        Self { come: frames.load(Ordering::Relaxed), used: used.load(Ordering::Relaxed) }
     }
 }
 
@@ -236,5 +273,7 @@ impl<T: Time> Supervisor<T> {
 enum End {
     Returned(Result<(), SourceError>),
     Silent(Duration),
+    /// Frames came and none could be used, in these words.
+    NoneUsed(String),
     Stopped,
 }

@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -10,7 +11,6 @@ use super::{
     MediaError, backend, card,
     drops::DropCounters,
     frame::Frame,
-    h264,
     ring::{Next, Ring},
     source::Stream,
     stop_signal::StopSignal,
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     conditions::Conditions,
-    config::{self, Source},
+    config::{self, RtspTransport, Source},
 };
 
 /// How many bytes of frames may wait to be looked at.
@@ -36,7 +36,7 @@ impl fmt::Debug for FirstPicture {
 impl fmt::Display for FirstPicture {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let format = &self.0.format;
-        write!(f, "{}x{}, {}", format.width, format.height, h264::describe(&format.avcc))
+        write!(f, "{}x{}, {}", format.width, format.height, format.coding())
     }
 }
 
@@ -57,18 +57,17 @@ impl FirstPicture {
 ///
 /// # Errors
 /// No picture came: what the source says.
-pub fn try_source(source: &Source, within: Duration) -> Result<FirstPicture, String> {
-    first_picture(source, within).unwrap_or_else(|error| Err(error.to_string()))
+pub fn try_source(source: &Source, transport: RtspTransport, within: Duration) -> Result<FirstPicture, String> {
+    first_picture(source, transport, within).unwrap_or_else(|error| Err(error.to_string()))
 }
 
-fn first_picture(source: &Source, within: Duration) -> Result<Result<FirstPicture, String>, MediaError> {
-    backend::built()?;
+fn first_picture(source: &Source, transport: RtspTransport, within: Duration) -> Result<Result<FirstPicture, String>, MediaError> {
     let ring = Arc::new(Ring::new(Duration::ZERO, WAITING_BYTES));
     let (conditions, stop) = (Conditions::default(), StopSignal::default());
     let supervisor = Supervisor {
         role: Role::Main,
         described: source.clone(),
-        source: backend::open(source)?,
+        source: super::open(source, transport)?,
         stream: Arc::new(Stream::new(vec![ring.clone()], None, DropCounters::new(conditions.clone()))),
         conditions,
         stop: stop.clone(),
@@ -98,11 +97,10 @@ pub fn built_in_available(source: &Source) -> Result<(), String> {
     backend::built_in_available(source)
 }
 
-/// Whether recordings can be made in this directory now.
+/// The directory in which recordings can be made now.
 ///
 /// # Errors
 /// What stands in the way, and what to do about it.
-pub fn try_recording(config: &config::Recording) -> Result<(), (String, String)> {
-    backend::built().map_err(|error| (error.to_string(), "remove [recording]".to_owned()))?;
+pub fn try_recording(config: &config::Recording) -> Result<PathBuf, (String, String)> {
     card::try_recording(config).map_err(|fault| (fault.to_string(), fault.advice()))
 }

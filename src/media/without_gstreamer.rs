@@ -1,14 +1,12 @@
-//! A build without GStreamer: the functions of `gstreamer`, each of which refuses.
+//! A build without GStreamer: the functions of `gstreamer`, each of which refuses. RTSP needs none of them.
 
 use std::sync::Arc;
 
 use super::{MediaError, frame::Frame, motion::built_in::GreyDecoder, source::FrameSource, stop_signal::StopSignal};
 use crate::config::Source;
 
-/// Always [`MediaError::NotBuilt`].
-pub(super) fn built() -> Result<(), MediaError> {
-    Err(MediaError::NotBuilt)
-}
+/// Whether this build can decode pictures: no.
+pub(super) const DECODES: bool = false;
 
 /// Always [`MediaError::NotBuilt`].
 pub(super) fn open(_: &Source) -> Result<Arc<dyn FrameSource>, MediaError> {
@@ -20,9 +18,9 @@ pub(super) fn decoder(_: StopSignal) -> Box<dyn GreyDecoder> {
     Box::new(NoDecoder)
 }
 
-/// Always [`MediaError::NotBuilt`], as a sentence.
+/// Always an error.
 pub(super) fn built_in_available(_: &Source) -> Result<(), String> {
-    Err(MediaError::NotBuilt.to_string())
+    Err("\"built-in\" needs a decoder, and this build has none".into())
 }
 
 struct NoDecoder;

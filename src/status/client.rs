@@ -15,7 +15,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::config::Listen;
+use crate::{config::Listen, supervision::ServiceManager};
 
 /// The time limit for an answer.
 const WITHIN: Duration = Duration::from_secs(5);
@@ -26,7 +26,7 @@ const ANSWER_MOST: usize = 1 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
     /// No agent listens.
-    #[error("no agent answers at {at}: {why}; is it running? (systemctl status kasa-care-agent)")]
+    #[error("no agent answers at {at}: {why}; is it running? ({see})", see = ServiceManager::here().see())]
     Unreachable {
         /// Where.
         at: String,

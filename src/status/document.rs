@@ -19,6 +19,7 @@ use super::History;
 use crate::{
     conditions::Condition,
     config::Config,
+    confinement::Confinement,
     media::{MediaStatus, RecordingStatus, StreamStatus},
     upload::vendor::UploaderStatus,
 };
@@ -84,6 +85,9 @@ pub struct StatusDocument {
     pub clock: ClockStatus,
     /// The device's certificate; absent without TLS.
     pub certificate: Option<CertificateStatus>,
+    /// What the process may do.
+    #[serde(default)]
+    pub confinement: Confinement,
     /// What is wrong now, the most severe first.
     pub conditions: Vec<Condition>,
     /// The sentences of the conditions.
@@ -205,7 +209,7 @@ pub struct CertificateStatus {
     pub days_left: u64,
 }
 
-/// How many characters of a condition's sentence the line for `systemctl status` shows.
+/// How many characters of a condition's sentence the summary shows.
 const SUMMARY_MOST: usize = 160;
 
 impl StatusDocument {
@@ -246,6 +250,7 @@ impl StatusDocument {
             store: StoreStatus::default(),
             clock: ClockStatus { trusted: Timestamp::UNIX_EPOCH, confirmed: false },
             certificate: None,
+            confinement: Confinement::default(),
             conditions: Vec::new(),
             warnings: Vec::new(),
         }
@@ -284,7 +289,7 @@ impl StatusDocument {
         self.warnings = self.conditions.iter().map(|condition| condition.sentence.clone()).collect();
     }
 
-    /// One line for `systemctl status`: what the agent does, and the most severe condition.
+    /// One line for `systemctl status` and for `supervise`: what the agent does, and the most severe condition.
     pub fn summary(&self) -> String {
         let others = self.conditions.len().saturating_sub(1);
         let wrong = self.conditions.first().map_or_else(String::new, |worst| {
@@ -383,6 +388,7 @@ impl StatusDocument {
         if let Some(certificate) = &self.certificate {
             rows.push(("certificate", format!("{} days left, until {}", certificate.days_left, certificate.expires)));
         }
+        rows.push(("process", rights(&self.confinement)));
         rows.push(("agent", format!("{}, up {}", self.agent, span(self.up_s))));
         rows
     }
@@ -394,6 +400,14 @@ fn picture(stream: &StreamStatus) -> String {
         Some(fault) => format!("{source}: {fault}"),
         None => format!("{source}, {width}×{height}, {frames} frames, {dropped} not tapped"),
     }
+}
+
+fn rights(confinement: &Confinement) -> String {
+    let Confinement { user, capabilities, no_new_privs, landlock } = confinement;
+    let capabilities = if *capabilities { "with capabilities" } else { "no capabilities" };
+    let privileges = if *no_new_privs { "no new privileges" } else { "may gain privileges" };
+    let files = landlock.map_or_else(String::new, |version| format!(", files restricted by Landlock {version}"));
+    format!("user {user}, {capabilities}, {privileges}{files}")
 }
 
 fn recording(card: &RecordingStatus) -> String {
@@ -425,7 +439,8 @@ fn switch(report: &Report) -> String {
         0 => String::new(),
         clips => format!(", erased {clips} clips of {}", bytes(report.erased.bytes)),
     };
-    format!("to {} at {} by {} ({}){cut}{erased}", report.mode, report.at, report.cause, report.reason)
+    let detail = report.detail.as_ref().map_or_else(String::new, |detail| format!("; {detail}"));
+    format!("to {} at {} by {} ({}){cut}{erased}{detail}", report.mode, report.at, report.cause, report.reason)
 }
 
 fn limits(policy: &Policy) -> String {

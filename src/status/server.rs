@@ -82,7 +82,7 @@ impl Server {
             }),
             Err(error) => conditions.raise(Kind::StatusPage, format!("the status page cannot be served: {error}")),
         };
-        let thread = thread::Builder::new().name("status".into()).spawn(serve);
+        let thread = crate::threads::named("status").spawn(serve);
         let thread =
             thread.map_err(|error| thread_conditions.raise(Kind::StatusPage, format!("the status page cannot be served: {error}"))).ok();
         Self { address, stop: Some(stop), thread }
@@ -97,10 +97,10 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            if thread.join().is_err() {
-                tracing::error!("the status page's thread has panicked");
-            }
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the status page's thread has panicked");
         }
     }
 }
@@ -211,10 +211,10 @@ impl Listener {
     async fn lost(&self) {
         loop {
             sleep(NAME_EVERY).await;
-            if let Self::Unix(_, name) = self {
-                if !name.is_ours() {
-                    return;
-                }
+            if let Self::Unix(_, name) = self
+                && !name.is_ours()
+            {
+                return;
             }
         }
     }

@@ -76,7 +76,7 @@ impl Filesystem for Directory {
     }
 
     fn sync(&self) -> io::Result<()> {
-        Ok(rustix::fs::fsync(&self.dir)?)
+        Ok(sync_names(&self.dir)?)
     }
 
     fn free(&self) -> io::Result<u64> {
@@ -174,7 +174,16 @@ fn open_dir(path: &Path) -> Result<OwnedFd, Errno> {
 }
 
 fn sync_parent(path: &Path) -> Result<(), Errno> {
-    rustix::fs::fsync(open_dir(parent_of(path))?)
+    sync_names(open_dir(parent_of(path))?)
+}
+
+/// Makes the names in a directory durable. Some file systems of cameras cannot sync a directory; all of them can sync
+/// themselves.
+fn sync_names(dir: impl AsFd) -> Result<(), Errno> {
+    match rustix::fs::fsync(&dir) {
+        Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) => rustix::fs::syncfs(&dir),
+        synced => synced,
+    }
 }
 
 fn parent_of(path: &Path) -> &Path {
@@ -191,4 +200,17 @@ fn chown_to_owner_of(dir: impl AsFd, made: impl AsFd) -> Result<(), Errno> {
         return Ok(());
     }
     rustix::fs::fchown(made, Some(Uid::from_raw(owner.st_uid)), Some(Gid::from_raw(owner.st_gid)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_that_cannot_be_synced_is_synced_with_its_file_system() {
+        // /proc is one.
+        let dir = open_dir(Path::new("/proc")).unwrap();
+        assert_eq!(rustix::fs::fsync(&dir), Err(Errno::INVAL));
+        assert_eq!(sync_names(&dir), Ok(()));
+    }
 }

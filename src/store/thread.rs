@@ -5,7 +5,7 @@
 //! write. A write that fails is reported at once and then tried again until it succeeds or a newer record takes its
 //! place.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use care_engine::durable::filesystem::Filesystem;
 use care_engine::durable::slots::{Slots, WriteFault};
 use care_engine::token_bucket::TokenBucket;
+use portable_atomic::AtomicU64;
 
 use super::StoreError;
 use crate::backoff::{Backoff, Delays, Jitter};
@@ -84,7 +85,7 @@ impl StoreThread {
             let mut end = End { shared: &theirs, clean: false };
             end.clean = Worker::new(&theirs, slots, explain, done).run();
         };
-        let thread = std::thread::Builder::new().name("store".into()).spawn(worker);
+        let thread = crate::threads::named("store").spawn(worker);
         match thread {
             Ok(thread) => Self { shared, thread: Some(thread) },
             // As `std::thread::spawn` does: an agent that cannot start a thread cannot run.

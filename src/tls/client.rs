@@ -9,11 +9,12 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
+use portable_atomic::AtomicU64;
 use rustls::{
     ClientConfig, DigitallySignedStruct, Error, OtherError, SignatureScheme,
     client::{

@@ -240,3 +240,21 @@ fn a_request_by_one_server_does_not_count_for_the_next() {
     assert_eq!(handshake(client.clone(), pki.server(T - DAY, T + DAY), "localhost"), Ok(()));
     assert_eq!(handshake(client, pki.server_without_client_auth(rustls::DEFAULT_VERSIONS), "localhost"), Err(TlsFault::NoClientAuth));
 }
+
+#[test]
+fn a_whole_handshake_fits_the_stack_of_a_thread() {
+    let work = || {
+        let pki = Pki::new();
+        let mut chain: Vec<Authority> = Vec::new();
+        for n in 0..4 {
+            let above = chain.last().unwrap_or(&pki.authority);
+            chain.push(above.below(&format!("middle {n}"), T - DAY..T + DAY));
+        }
+        let above: Vec<_> = chain.iter().rev().map(Authority::der).collect();
+        for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+            let server = pki.server_below(&chain[3], above.clone(), T - DAY, T + DAY, &[version]);
+            assert_eq!(pki.connect(server, "localhost", true), Ok(()));
+        }
+    };
+    std::thread::Builder::new().stack_size(crate::threads::ENOUGH).spawn(work).unwrap().join().unwrap();
+}

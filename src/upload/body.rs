@@ -7,7 +7,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll, ready},
     time::Duration,
@@ -16,6 +16,7 @@ use std::{
 use bytes::Bytes;
 use care_engine::token_bucket::TokenBucket;
 use http_body::{Body, Frame, SizeHint};
+use portable_atomic::AtomicU64;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{
@@ -27,14 +28,17 @@ use super::{
 };
 use crate::http::Dialer;
 
-/// The largest piece.
-const CHUNK: usize = 32 * 1024;
+/// The most that leaves at once, however late the timer or the process is: with the headers of its TLS records less than
+/// 16 KiB, which is what a cut may find in the device's queue.
+const BURST: usize = 15 * 1024;
 /// The smallest piece: one segment's payload, with the header of a TLS record.
 const SEGMENT: usize = 1400;
-/// How long a piece should take at the pace; the timer's resolution is one millisecond.
+/// How long a piece should take at the pace. The timer's resolution is one millisecond, or ten where the kernel has no
+/// high-resolution timers and ticks at 100 Hz.
 const PIECE: Duration = Duration::from_millis(4);
-/// The most lateness of the timer that the body catches up on.
-const LATENESS: Duration = Duration::from_millis(10);
+/// The most lateness that the body catches up on, within [`BURST`]: three such ticks, or a process that had to wait as
+/// long for the processor.
+const LATENESS: Duration = Duration::from_millis(30);
 /// The body's share of the pace: TLS adds 22 bytes to a segment's 1400, and a small margin keeps the body slower than
 /// the kernel's pace.
 const BODY_SHARE: f64 = 0.965;
@@ -72,9 +76,9 @@ impl Pace {
 
 /// A clip's bytes, a piece at a time, for as long as the permit holds.
 ///
-/// The kernel paces the socket too, but neither its first ten segments (`tcp_update_skb_after_send`) nor, where the
-/// round trip is short, within a burst of up to 64 KiB (`tcp_tso_autosize`), and a burst fills the device's queue. So
-/// the pieces are spaced here. The kernel's pace limits the rate where pieces are too small for the timer.
+/// The pieces are spaced here, on every kernel, because not every kernel paces a socket (`docs/design/cut.md`), and one
+/// that does paces neither its first ten segments (`tcp_update_skb_after_send`) nor, where the round trip is short,
+/// within a burst of up to 64 KiB (`tcp_tso_autosize`). A burst fills the device's queue.
 pub(super) struct ClipBody {
     permit: Permit,
     spool: Arc<SharedSpool>,
@@ -85,7 +89,7 @@ pub(super) struct ClipBody {
     left: u64,
     pace: Arc<Pace>,
     /// Spaces the pieces. The instant is when the first piece was returned; times are counted from it.
-    spacing: Option<(TokenBucket, Instant)>,
+    spacing: Option<(Spacing, Instant)>,
     wait: Option<Pin<Box<Sleep>>>,
 }
 
@@ -105,14 +109,35 @@ impl ClipBody {
 
     /// How large the next piece is; sets when the one after it is due.
     fn piece(&mut self) -> usize {
-        let rate = self.pace.bytes_per_s.load(Ordering::Relaxed).max(1) as f64 * BODY_SHARE;
-        let piece = ((rate * PIECE.as_secs_f64()) as usize).clamp(SEGMENT, CHUNK);
         let now = Instant::now();
-        let (spacing, begun) = self.spacing.get_or_insert_with(|| (TokenBucket::drained(LATENESS, Duration::ZERO), now));
-        spacing.spend(Duration::from_secs_f64(piece as f64 / rate), now.saturating_duration_since(*begun));
-        let due = *begun + spacing.ready_at();
+        let (spacing, begun) = self.spacing.get_or_insert_with(|| (Spacing::default(), now));
+        let (piece, due) = spacing.piece(self.pace.bytes_per_s.load(Ordering::Relaxed), now.saturating_duration_since(*begun));
+        let due = *begun + due;
         self.wait = (due > now).then(|| Box::pin(sleep_until(due)));
         piece
+    }
+}
+
+/// Divides a body into pieces and says when each is due, so that never more than [`BURST`] leaves at once.
+struct Spacing(TokenBucket);
+
+impl Default for Spacing {
+    /// The first piece is due at zero.
+    fn default() -> Self {
+        Self(TokenBucket::drained(Duration::ZERO, Duration::ZERO))
+    }
+}
+
+impl Spacing {
+    /// The size of the piece that is sent `now`, at a pace of `bytes_per_s`, and when the one after it is due: perhaps at
+    /// once.
+    fn piece(&mut self, bytes_per_s: u64, now: Duration) -> (usize, Duration) {
+        let rate = bytes_per_s.max(1) as f64 * BODY_SHARE;
+        let piece = ((rate * PIECE.as_secs_f64()) as usize).clamp(SEGMENT, BURST);
+        let takes = |bytes: usize| Duration::from_secs_f64(bytes as f64 / rate);
+        self.0.tolerate(LATENESS.min(takes(BURST - piece)));
+        self.0.spend(takes(piece), now);
+        (piece, self.0.ready_at())
     }
 }
 
@@ -165,5 +190,52 @@ impl Body for ClipBody {
 
     fn size_hint(&self) -> SizeHint {
         SizeHint::with_exact(self.left)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A body whose process wakes up now and then: what leaves at each time.
+    struct Sleeper {
+        spacing: Spacing,
+        due: Duration,
+        now: Duration,
+    }
+
+    impl Sleeper {
+        fn burst_after(&mut self, pause: Duration, rate: u64) -> usize {
+            self.now += pause;
+            let mut burst = 0;
+            while self.due <= self.now {
+                let (piece, due) = self.spacing.piece(rate, self.now);
+                (burst, self.due) = (burst + piece, due);
+            }
+            burst
+        }
+    }
+
+    /// However late timer and process are, no burst fills the device's queue; nor does a slow timer cost much of the
+    /// rate: of 20, 200, 800 kB/s, and of 4 MB/s, which only a finer timer reaches.
+    #[test]
+    fn a_body_that_runs_late_catches_up_on_one_record_at_most() {
+        for (rate, every_ms, least) in
+            [(20_000, 10, 0.9), (200_000, 10, 0.9), (200_000, 30, 0.9), (800_000, 10, 0.9), (4_000_000, 10, 0.35), (4_000_000, 2, 0.9)]
+        {
+            let mut body = Sleeper { spacing: Spacing::default(), due: Duration::ZERO, now: Duration::ZERO };
+            let mut sent = 0;
+            for _ in 0..1000 / every_ms {
+                let burst = body.burst_after(Duration::from_millis(every_ms), rate);
+                assert!(burst <= BURST, "{burst} bytes at once at {rate} bytes/s");
+                sent += burst;
+            }
+            let kept = sent as f64 / rate as f64;
+            assert!((least..=1.0).contains(&kept), "{sent} bytes of {rate} in a second, woken every {every_ms} ms");
+            for (pause_ms, rate) in [(100, rate), (3_000, rate), (1_000, 2 * rate), (1_000, rate / 4)] {
+                let burst = body.burst_after(Duration::from_millis(pause_ms), rate);
+                assert!(burst <= BURST, "{burst} bytes at once after {pause_ms} ms at {rate} bytes/s");
+            }
+        }
     }
 }

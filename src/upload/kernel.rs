@@ -1,5 +1,5 @@
-//! The two socket options that no dependency wraps: the pacing rate and TCP_INFO. All of the agent's `unsafe` code for
-//! sockets is here.
+//! The two socket options that no dependency wraps: the pacing rate and TCP_INFO, and what an old kernel lacks of them.
+//! All of the agent's `unsafe` code for sockets is here.
 #![allow(unsafe_code)]
 
 use std::{
@@ -12,8 +12,8 @@ use std::{
 /// The kernel's figures about a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct TcpInfo {
-    /// Payload bytes handed to the network device, with retransmissions; 0 on kernels before 4.19.
-    pub(crate) bytes_sent: u64,
+    /// Payload bytes handed to the network device, with retransmissions; `None` on kernels before 4.19.
+    pub(crate) bytes_sent: Option<u64>,
     /// Payload bytes the peer has acknowledged.
     pub(crate) bytes_acked: u64,
     /// Payload bytes queued in the kernel and not sent yet.
@@ -49,27 +49,40 @@ impl Default for Kernel {
 /// Limits how fast the kernel hands this socket's payload to the network device, in bytes a second.
 ///
 /// # Errors
-/// The kernel's error; `Unsupported` if it has no pacing.
+/// The kernel refuses it, or accepts it without pacing the socket. The limit may be set all the same: where the device's
+/// qdisc is `fq`, that paces by it.
 fn set_max_pacing_rate(socket: BorrowedFd<'_>, bytes_per_s: u64) -> io::Result<()> {
     // 32 bits: every kernel since 3.13 accepts this on every architecture. All ones would mean no limit.
     let rate = u32::try_from(bytes_per_s).unwrap_or(u32::MAX).min(u32::MAX - 1);
+    let (socket, mut length) = (socket.as_raw_fd(), size_of::<u32>() as libc::socklen_t);
     // SAFETY: the descriptor is open for as long as it is borrowed; the kernel reads `size_of::<u32>()` bytes from a
     // live `u32` and keeps no pointer to it.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_MAX_PACING_RATE,
-            (&raw const rate).cast(),
-            size_of::<u32>() as libc::socklen_t,
-        )
-    };
-    if result == 0 {
+    let result = unsafe { libc::setsockopt(socket, libc::SOL_SOCKET, libc::SO_MAX_PACING_RATE, (&raw const rate).cast(), length) };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let mut kept = 0_u32;
+    // SAFETY: the descriptor is open for as long as it is borrowed; the kernel writes at most `length` bytes into a live
+    // `u32`, which has that many, and the length it wrote into `length`; it keeps neither pointer.
+    let result = unsafe { libc::getsockopt(socket, libc::SOL_SOCKET, libc::SO_MAX_PACING_RATE, (&raw mut kept).cast(), &raw mut length) };
+    if result != 0 || kept != rate {
+        return Err(io::Error::new(io::ErrorKind::Unsupported, "it accepts SO_MAX_PACING_RATE and does not keep it"));
+    }
+    let system = rustix::system::uname();
+    let release = system.release().to_string_lossy();
+    if tcp_paces(&release) {
         return Ok(());
     }
-    match io::Error::last_os_error() {
-        error if error.raw_os_error() == Some(libc::ENOPROTOOPT) => Err(io::Error::new(io::ErrorKind::Unsupported, error)),
-        error => Err(error),
+    Err(io::Error::new(io::ErrorKind::Unsupported, format!("Linux {release} leaves that to the fq qdisc")))
+}
+
+/// Whether a kernel of this release paces TCP by itself: since 4.13 (commit 218af599fa63).
+fn tcp_paces(release: &str) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) >= (4_u32, 13_u32),
+        // No release of Linux looks like that: what the kernel accepts is believed.
+        _ => true,
     }
 }
 
@@ -91,12 +104,20 @@ pub(crate) fn tcp_info(socket: BorrowedFd<'_>) -> io::Result<TcpInfo> {
     if result != 0 {
         return Err(io::Error::last_os_error());
     }
-    // An older kernel writes fewer fields. Those up to Linux 4.6 are required, later ones are optional.
-    if (length as usize) < offset_of!(libc::tcp_info, tcpi_min_rtt) + size_of::<u32>() {
-        return Err(io::ErrorKind::Unsupported.into());
+    read(&info, length as usize).ok_or_else(|| io::ErrorKind::Unsupported.into())
+}
+
+/// The figures of which the kernel has written the first `length` bytes; `None` if too few. An older kernel writes fewer
+/// fields: those up to Linux 4.6 are required, later ones are optional.
+fn read(info: &libc::tcp_info, length: usize) -> Option<TcpInfo> {
+    let required = offset_of!(libc::tcp_info, tcpi_min_rtt) + size_of::<u32>();
+    // A connection is always in a state: an emulator may report success and write nothing.
+    if length < required || info.tcpi_state == 0 {
+        return None;
     }
-    Ok(TcpInfo {
-        bytes_sent: info.tcpi_bytes_sent,
+    let counts_sent = length >= offset_of!(libc::tcp_info, tcpi_bytes_sent) + size_of::<u64>();
+    Some(TcpInfo {
+        bytes_sent: counts_sent.then_some(info.tcpi_bytes_sent),
         bytes_acked: info.tcpi_bytes_acked,
         notsent_bytes: info.tcpi_notsent_bytes,
         rtt: Duration::from_micros(info.tcpi_rtt.into()),
@@ -106,4 +127,47 @@ pub(crate) fn tcp_info(socket: BorrowedFd<'_>) -> io::Result<TcpInfo> {
         retransmits: info.tcpi_retransmits,
         segment: info.tcpi_snd_mss,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the kernel writes of `tcp_info`: `include/uapi/linux/tcp.h` of these releases.
+    const LINUX_3_10: usize = 104;
+    const LINUX_4_9: usize = 168;
+
+    #[test]
+    fn what_an_old_kernel_does_not_write_is_not_read() {
+        // SAFETY: `tcp_info` is plain integers, for which all zeroes is a value.
+        let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+        assert_eq!(read(&info, size_of::<libc::tcp_info>()), None, "a connection without a state");
+        info.tcpi_state = ESTABLISHED;
+        info.tcpi_bytes_acked = 5;
+        info.tcpi_bytes_sent = 7;
+        assert_eq!(read(&info, LINUX_3_10), None);
+        let old = read(&info, LINUX_4_9).unwrap();
+        assert_eq!((old.bytes_acked, old.bytes_sent), (5, None));
+        assert_eq!(read(&info, size_of::<libc::tcp_info>()).unwrap().bytes_sent, Some(7));
+    }
+
+    #[test]
+    fn tcp_paces_since_linux_4_13() {
+        for release in ["4.13.0", "4.14.180+", "5.10.0-28-armmp", "6.1", "10.0-rc1", "care"] {
+            assert!(tcp_paces(release), "{release}");
+        }
+        for release in ["4.9.37", "4.9.84", "4.12.14", "3.10.14", "2.6.39.4", "4.9-custom"] {
+            assert!(!tcp_paces(release), "{release}");
+        }
+    }
+
+    #[test]
+    fn this_kernel_paces_and_counts() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let socket = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        use std::os::fd::AsFd;
+        set_max_pacing_rate(socket.as_fd(), 200_000).unwrap();
+        set_max_pacing_rate(socket.as_fd(), u64::MAX).unwrap();
+        assert_eq!(tcp_info(socket.as_fd()).unwrap().bytes_sent, Some(0));
+    }
 }

@@ -30,7 +30,6 @@ mod worker;
 use std::{
     io,
     sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
-    thread,
     time::Duration,
 };
 
@@ -106,7 +105,7 @@ pub struct Uploads {
 /// created.
 pub fn start(settings: Settings, clock: Clock, events: impl Fn(Event) + Send + Sync + 'static) -> io::Result<Uploads> {
     let Settings { device, spool, spool_dir, uplink_kbps, peers, uploader, conditions } = settings;
-    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = runtime::Builder::new_current_thread().thread_stack_size(crate::threads::STACK_BYTES).enable_all().build()?;
     let events: Arc<dyn Fn(Event) + Send + Sync> = Arc::new(events);
     let listener = uploader.map(|path| {
         let _inside = runtime.enter();
@@ -139,14 +138,14 @@ pub fn start(settings: Settings, clock: Clock, events: impl Fn(Event) + Send + S
     // Carries nothing: both ends drop when their threads have ended.
     let (end, ended) = mpsc::channel();
     let (on_thread, on_end) = (shared.clone(), end.clone());
-    thread::Builder::new().name("uploads".into()).spawn(move || {
+    crate::threads::named("uploads").spawn(move || {
         runtime.block_on(on_thread.run(listener));
         // A hanging resolver must not delay the shutdown.
         runtime.shutdown_background();
         drop(on_end);
     })?;
     let on_thread = shared.clone();
-    thread::Builder::new().name("flash".into()).spawn(move || {
+    crate::threads::named("flash").spawn(move || {
         flash::thread::run(files, &on_thread.gate, |event| on_thread.emit(event));
         drop(end);
     })?;

@@ -7,14 +7,12 @@ use std::{
     io,
     net::SocketAddr,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
 use care_engine::Generation;
+use portable_atomic::AtomicU64;
 use rustix::net::{Shutdown, connect_unspec, shutdown};
 use socket2::SockRef;
 use tokio::{net::TcpStream, task::AbortHandle};
@@ -39,8 +37,10 @@ pub(super) struct Sockets {
     generation: AtomicU64,
     open: Mutex<Open>,
     kernel: Kernel,
-    /// Whether the kernel lacks `SO_MAX_PACING_RATE`.
-    unpaced: AtomicBool,
+    /// Why the kernel does not pace sockets, if it does not.
+    unpaced: OnceLock<String>,
+    /// What the kernel does not count of a connection, if there is anything.
+    uncounted: OnceLock<String>,
 }
 
 #[derive(Debug, Default)]
@@ -67,14 +67,15 @@ impl Sockets {
 
     /// Kills every connection at once, then the task that used it. Call it after [`Self::advance`].
     ///
-    /// Returns the payload that the kernel handed to the network device since the call.
-    pub(super) fn abort(&self) -> u64 {
+    /// Returns the payload that the kernel handed to the network device since the call; `None` if it does not count it.
+    pub(super) fn abort(&self) -> Option<u64> {
         let mut open = self.lock();
         // Connecting to AF_UNSPEC zeroes the counters, so they are read first (`docs/design/cut.md`).
-        let at_close: Vec<u64> = open.duplicates.iter().map(|(_, socket)| self.bytes_sent(socket)).collect();
-        let mut bytes_after = 0;
+        let at_close: Vec<_> = open.duplicates.iter().map(|(_, socket)| self.bytes_sent(socket)).collect();
+        let mut bytes_after = Some(0);
         for ((_, socket), at_close) in open.duplicates.iter().zip(at_close) {
-            bytes_after += self.bytes_sent(socket).saturating_sub(at_close);
+            let since = self.bytes_sent(socket).zip(at_close).map(|(sent, at_close)| sent.saturating_sub(at_close));
+            bytes_after = bytes_after.zip(since).map(|(others, since)| others + since);
             kill(socket);
         }
         if let Some(task) = open.task.take() {
@@ -95,21 +96,33 @@ impl Sockets {
         }
     }
 
-    /// The message for the status document if the kernel does not pace sockets.
+    /// The message for the status document if the kernel lacks what an upload's pace rests on.
     pub(super) fn pace_fault(&self) -> Option<String> {
-        let lacking = "this kernel paces no socket: more may be in the network device's queue when an upload is cut";
-        self.unpaced.load(Ordering::Relaxed).then(|| lacking.to_owned())
+        let unpaced = self.unpaced.get().map(|why| format!("does not pace a socket ({why}): the agent's own timer spaces uploads"));
+        let faults: Vec<_> = unpaced.iter().chain(self.uncounted.get()).map(String::as_str).collect();
+        (!faults.is_empty()).then(|| format!("this kernel {}", faults.join("; it ")))
     }
 
-    /// Paces a socket. Without support in the kernel only the body spaces its pieces. A cut may then find a burst in
-    /// the device's queue; uploads run all the same.
-    fn pace(&self, socket: BorrowedFd<'_>, bytes_per_s: u64) -> io::Result<()> {
-        match (self.kernel.set_max_pacing_rate)(socket, bytes_per_s) {
-            Err(error) if error.kind() == io::ErrorKind::Unsupported => {
-                self.unpaced.store(true, Ordering::Relaxed);
-                Ok(())
+    /// Paces a socket as far as the kernel can. The body spaces its pieces in any case, so that a burst stays within one
+    /// TLS record; without the kernel's pace uploads run all the same.
+    fn pace(&self, socket: BorrowedFd<'_>, bytes_per_s: u64) {
+        if let Err(error) = (self.kernel.set_max_pacing_rate)(socket, bytes_per_s) {
+            self.unpaced.get_or_init(|| error.to_string());
+        }
+    }
+
+    /// Notes what this kernel does not count.
+    fn look_for_counters(&self, socket: BorrowedFd<'_>) {
+        match (self.kernel.tcp_info)(socket) {
+            Err(error) => {
+                let lacking = "has no TCP_INFO";
+                let costs = "the uplink's rate is not estimated, and a cut's bytes_after is not counted";
+                self.uncounted.get_or_init(|| format!("{lacking} ({error}): {costs}"));
             }
-            other => other,
+            Ok(TcpInfo { bytes_sent: None, .. }) => {
+                self.uncounted.get_or_init(|| "does not count the bytes sent: a cut's bytes_after is not counted".to_owned());
+            }
+            Ok(_) => {}
         }
     }
 
@@ -131,9 +144,9 @@ impl Sockets {
         self.lock().duplicates.retain(|(other, _)| *other != id);
     }
 
-    /// Payload handed to the network device so far; 0 where the kernel does not report it.
-    fn bytes_sent(&self, socket: &OwnedFd) -> u64 {
-        (self.kernel.tcp_info)(socket.as_fd()).map_or(0, |info| info.bytes_sent)
+    /// Payload handed to the network device so far; `None` where the kernel does not count it.
+    fn bytes_sent(&self, socket: &OwnedFd) -> Option<u64> {
+        (self.kernel.tcp_info)(socket.as_fd()).ok()?.bytes_sent
     }
 }
 
@@ -174,7 +187,8 @@ impl Dialer for Permit {
         socket.set_linger(Some(Duration::ZERO))?;
         socket.set_tcp_notsent_lowat(NOT_SENT_LOWAT)?;
         socket.set_tcp_mss(PATHS.segment(address).unwrap_or(LARGEST_SEGMENT))?;
-        self.sockets.pace(socket.as_fd(), self.bytes_per_s)?;
+        self.sockets.pace(socket.as_fd(), self.bytes_per_s);
+        self.sockets.look_for_counters(socket.as_fd());
         let duplicate = OwnedFd::from(socket.try_clone()?);
 
         let mut open = self.sockets.lock();
@@ -250,9 +264,7 @@ impl Gauge {
     pub(super) fn pace(&self, bytes_per_s: u64) {
         let open = self.sockets.lock();
         if let Some((_, socket)) = open.duplicates.iter().find(|(id, _)| *id == self.id) {
-            if let Err(error) = self.sockets.pace(socket.as_fd(), bytes_per_s) {
-                tracing::warn!(%error, bytes_per_s, "a transfer keeps its pace");
-            }
+            self.sockets.pace(socket.as_fd(), bytes_per_s);
         }
     }
 }

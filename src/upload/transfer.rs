@@ -216,12 +216,11 @@ impl Shared {
                     if so_far > arrived {
                         (arrived, moved) = (so_far, now);
                     }
-                    if let Some(info) = info.filter(|_| pace.learning.load(Ordering::Relaxed)) {
-                        if let Some(rate) = self.pacer().observe(&info, now.into_std()) {
+                    if let Some(info) = info.filter(|_| pace.learning.load(Ordering::Relaxed))
+                        && let Some(rate) = self.pacer().observe(&info, now.into_std()) {
                             gauge.pace(rate);
                             pace.bytes_per_s.store(rate, Ordering::Relaxed);
                         }
-                    }
                     if info.as_ref().is_some_and(is_swallowed) {
                         pace.swallowed.store(true, Ordering::Relaxed);
                         return Err(Fault::Timeout { stage: Stage::Http, host: host.to_owned() });

@@ -3,21 +3,16 @@
 
 use std::time::Duration;
 
-use care_protocol::{Cause, Mode, Outcome, Report};
+use care_protocol::Mode;
 use care_tests::{
-    cloud::{Document as Body, Put},
     guest::{Guest, IDENTITY, Model, PATIENCE, STATE, Service},
-    issuer::{Document, FREE, Issuer},
-    wait::{holds, until},
+    steps::{a_cancel_cuts, agent_says, closed, ends_incomplete, held, in_flight, in_force, silence, speak},
+    wait::until,
     world::{DEVICE, World},
 };
 
 use crate::care_cloud;
 
-/// After so many bytes an upload is in progress and most of it is still in the camera.
-const BEGUN: usize = 16_000;
-/// Maximum clip length of Free, in milliseconds.
-const FREE_MS: u64 = FREE.clip_max_s as u64 * 1000;
 /// Seconds from network-online to the broker on a camera that boots as fast as an idle machine emulates it.
 const CONNECTED_WITHIN: f64 = 10.0;
 /// Seconds that such a camera takes from power-on to network-online.
@@ -61,18 +56,6 @@ async fn it_goes_to_another_cloud(world: &mut World, camera: &Guest) {
     }
     camera.configure(&world.agent.config.text()).await;
     in_force(&world.issuer, 0, &premium, Mode::Paid).await;
-}
-
-async fn a_cancel_cuts(world: &mut World) {
-    let put = in_flight(world).await;
-    let mark = world.issuer.mark();
-    let free = world.free();
-    let free = world.issue(free).await;
-    let report = judged(&world.issuer, mark, &free).await;
-    assert_eq!((report.mode, report.persisted), (Mode::Free, true), "{report:?}");
-    assert!(report.cut.transfers >= 1, "{report:?}");
-    eprintln!("cut of {} transfers in {} µs", report.cut.transfers, report.cut.micros);
-    ends_incomplete(world, &put).await;
 }
 
 async fn killed_it_is_restarted_and_closed(world: &mut World, camera: &Guest) {
@@ -126,65 +109,6 @@ async fn the_power_goes_in_the_middle_of_a_switch(world: &mut World, camera: &mu
     assert!(world.issuer.reports(mark).iter().all(|report| report.mode != Mode::Paid), "it was paid in between");
 }
 
-/// Waits until the newest report names this document and this mode.
-pub(crate) async fn in_force(issuer: &Issuer, mark: usize, document: &Document, mode: Mode) -> Report {
-    let what = format!("{} in force as {mode}", document.position);
-    issuer.report_within(mark, PATIENCE, what, |report| document.in_force(report) && report.mode == mode).await
-}
-
-/// Waits for the report of a boot that holds paid media; returns the index after it. Earlier reports may date from
-/// before the boot.
-async fn held(issuer: &Issuer, mark: usize) -> usize {
-    let is_held = |report: &Report| (report.mode, report.cause) == (Mode::Held, Cause::Boot);
-    issuer.report_within(mark, PATIENCE, "a boot that holds", is_held).await;
-    mark + issuer.reports(mark).iter().position(is_held).expect("it was just received") + 1
-}
-
-async fn judged(issuer: &Issuer, mark: usize, document: &Document) -> Report {
-    let what = format!("{} applied", document.position);
-    issuer.report_within(mark, PATIENCE, what, |report| document.judged(report, Outcome::Applied)).await
-}
-
-async fn in_flight(world: &World) -> Put {
-    world
-        .cloud
-        .wait_for("an upload on its way", PATIENCE, |seen| {
-            seen.puts.iter().find(|put| put.complete.is_none() && put.body.len() >= BEGUN).cloned()
-        })
-        .await
-}
-
-/// Waits until the store sees that an upload has stopped.
-async fn ends_incomplete(world: &World, put: &Put) {
-    let what = format!("the end of {}", put.path);
-    let complete =
-        world.cloud.wait_for(&what, PATIENCE, |seen| seen.puts.iter().find(|p| p.path == put.path).and_then(|p| p.complete)).await;
-    assert!(!complete, "a cut upload was completed");
-}
-
-/// Checks that the cloud answers nothing that would confirm a plan and that the broker retains nothing.
-async fn silence(world: &World) {
-    world.cloud.lock().entitlement = Body::Silence;
-    world.issuer.heard().answer = None;
-    world.issuer.publish(&world.issuer.topics().entitlement(), true, Vec::new()).await;
-}
-
-async fn speak(world: &World, document: &Document) {
-    world.hand_out(document).await;
-}
-
-/// Checks that no Premium clip leaves while the plan is unconfirmed, with motion every two seconds. A clip that Free
-/// allows may leave.
-async fn closed(world: &World) {
-    let before = world.cloud.lock().puts.len();
-    holds("nothing of a paid plan leaves while held", Duration::from_secs(6), || {
-        let seen = world.cloud.lock();
-        let paid = |put: &&Put| seen.asked.iter().any(|(_, asked)| asked.clip == put.clip && asked.duration_ms > FREE_MS);
-        seen.puts[before..].iter().find(paid).map(|put| format!("{} came", put.path))
-    })
-    .await;
-}
-
 async fn restarted(camera: &Guest, before: Service) -> Service {
     let started = std::time::Instant::now();
     loop {
@@ -195,11 +119,6 @@ async fn restarted(camera: &Guest, before: Service) -> Service {
         assert!(started.elapsed() < PATIENCE, "systemd has not restarted the agent: {now:?}, before {before:?}");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
-}
-
-/// Whether this console line comes from the agent and contains this text.
-pub(crate) fn agent_says(line: &str, what: &str) -> bool {
-    line.split_once("kasa-care-agent[").is_some_and(|(_, said)| said.contains(what))
 }
 
 /// The seconds since power-on at the start of each journal line.

@@ -3,10 +3,9 @@
 use care_protocol::Mode;
 use care_tests::{
     guest::{Guest, Model, PATIENCE},
+    steps::{agent_says, in_force},
     world::World,
 };
-
-use crate::daily::{agent_says, in_force};
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the image of an emulated camera: scripts/arm/whole-camera.sh"]

@@ -9,12 +9,11 @@ use care_tests::{
     agent::Agent,
     cloud::Document as Body,
     guest::{Guest, Model, PATIENCE},
+    steps::in_force,
     wait::until,
     world::{DEVICE, World},
     write_log::WriteLog,
 };
-
-use crate::daily::in_force;
 
 const MARKS: usize = 300;
 /// Plan changes: each causes at least one write and one flush by the agent, so that no two marks are the same.

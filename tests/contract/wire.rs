@@ -54,6 +54,7 @@ pub fn status_example() -> Value {
         },
         "store": { "writes": 1, "fault": "why" }, "clock": { "trusted": at, "confirmed": true },
         "certificate": { "expires": at, "days_left": 0 },
+        "confinement": { "user": "kasa-care-agent", "capabilities": false, "no_new_privs": true, "landlock": 5 },
         "conditions": [{ "name": "held", "since": at, "severity": "error", "sentence": "why", "advice": "what" }], "warnings": ["why"]
     })
 }

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use care_protocol::{MAX_INTEGER, Mode, Outcome};
 use care_tests::{
+    build::Build,
     cloud::Document as Body,
+    in_each_build,
     wait::{PATIENCE, holds, until},
     world::{DEVICE, World},
 };
@@ -39,9 +41,10 @@ async fn s20_an_older_document_is_stale() {
     world.everything_acknowledged().await;
 }
 
-#[tokio::test]
-async fn s21_a_recorded_premium_document_replayed_after_the_cancel_is_stale() {
-    let mut world = World::new().await;
+in_each_build!(s21_a_recorded_premium_document_replayed_after_the_cancel_is_stale);
+
+async fn s21_a_recorded_premium_document_replayed_after_the_cancel_is_stale(build: Build) {
+    let mut world = World::of(build).await;
     let recorded = world.start_premium().await;
     let cancel = world.free();
     let cancel = world.switch(cancel, Mode::Free).await;

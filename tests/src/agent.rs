@@ -17,6 +17,7 @@ use tokio::process::Command;
 use crate::{
     issuer::FREE,
     media::MotionSocket,
+    old_kernel::OldKernel,
     pki::{ISSUER, Pki, ROOT_KID},
     process::{Lines, Process},
     status::{self, Status},
@@ -84,6 +85,8 @@ pub struct ConfigFile {
     pub uplink_kbps: u32,
     /// `[status] listen`, without `unix:`.
     pub status: PathBuf,
+    /// `[process] user`: the tests run as root, mostly without the agent's user.
+    pub user: String,
     /// Lines appended to the file.
     pub extra: String,
 }
@@ -131,6 +134,7 @@ impl ConfigFile {
                 text.push_str("allow_internal_storage = true\n");
             }
         }
+        let _ = write!(text, "\n[process]\nuser = {}\n", toml_string(&self.user));
         let _ = write!(text, "\n[upload]\nuplink_kbps = {}\n", self.uplink_kbps);
         let _ = write!(text, "\n[status]\nlisten = \"unix:{}\"\n{}", self.status.display(), self.extra);
         text
@@ -178,6 +182,8 @@ pub struct Agent {
     pub environment: Vec<(String, String)>,
     /// A command to run the agent under, with arguments (strace, unshare, env). Empty for none.
     pub under: Vec<String>,
+    /// A camera's kernel, where it is not this machine's.
+    pub kernel: Option<OldKernel>,
     process: Option<Process>,
     log: Lines,
 }
@@ -213,10 +219,21 @@ impl Agent {
             allow_internal_storage: true,
             uplink_kbps: 0,
             status: path.join("status.sock"),
+            user: "root".into(),
             extra: String::new(),
         };
         let program = program("kasa-care-agent", "CARE_AGENT");
-        Self { dir, program, config, environment: Vec::new(), resolver: None, under: Vec::new(), process: None, log: Lines::default() }
+        Self {
+            dir,
+            program,
+            config,
+            environment: Vec::new(),
+            resolver: None,
+            under: Vec::new(),
+            kernel: None,
+            process: None,
+            log: Lines::default(),
+        }
     }
 
     /// Selects the agent built without GStreamer.
@@ -256,6 +273,9 @@ impl Agent {
             bind_resolv_conf(&mut command, &file);
         }
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        if let Some(kernel) = self.kernel {
+            kernel.imitate(command.as_std_mut());
+        }
         self.process = Some(Process::spawn("kasa-care-agent", command, self.log.clone()));
     }
 
@@ -335,6 +355,14 @@ impl Agent {
     /// The agent's process id.
     pub fn pid(&self) -> i32 {
         self.process.as_ref().expect("the agent is running").pid()
+    }
+
+    /// The id of the agent's thread of this name.
+    pub fn thread(&self, name: &str) -> i32 {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap().map(|task| task.unwrap());
+        let named = |task: &std::fs::DirEntry| std::fs::read_to_string(task.path().join("comm")).is_ok_and(|comm| comm.trim_end() == name);
+        let task = tasks.into_iter().find(named).unwrap_or_else(|| panic!("no thread {name}"));
+        task.file_name().to_str().unwrap().parse().unwrap()
     }
 
     /// Resident memory in bytes: current and peak.

@@ -66,12 +66,26 @@ impl Slot {
         words.map(str::to_owned).to_vec()
     }
 
+    /// The command to run the agent under on a camera without systemd: in the camera's namespace, which has the slot's parent
+    /// at `/mnt` itself.
+    pub fn as_mnt(&self) -> Vec<String> {
+        let script = format!("set -e; mount --rbind '{}' /mnt; exec \"$@\"", self.above.display());
+        let pid = self.camera.id().to_string();
+        let words = ["nsenter", "-m", "-t", &pid, "unshare", "-m", "--propagation", "slave", "sh", "-c", &script, "camera"];
+        words.map(str::to_owned).to_vec()
+    }
+
     /// Mounts a card, formatted on first use, with an empty `recordings` directory. Returns a path at which the card
     /// is readable whether or not it is in the slot.
     pub fn insert(&self, name: &str) -> PathBuf {
+        self.insert_mounted(name, "rw")
+    }
+
+    /// The same with an option of mount(8), which counts on first use.
+    pub fn insert_mounted(&self, name: &str, option: &str) -> PathBuf {
         let card = self.above.parent().unwrap().join("cards").join(name);
         if std::fs::create_dir(&card).is_ok() {
-            self.must(&format!("mount -t tmpfs -o size=50m {name} '{0}' && mkdir '{0}/recordings'", card.display()));
+            self.must(&format!("mount -t tmpfs -o size=50m,{option} '{name}' '{0}' && mkdir '{0}/recordings'", card.display()));
         }
         self.must(&format!("mount --bind '{}' '{}'", card.display(), self.above.join("sd").display()));
         PathBuf::from(format!("/proc/{}/root", self.camera.id())).join(card.strip_prefix("/").unwrap()).join("recordings")

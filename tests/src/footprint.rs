@@ -55,6 +55,31 @@ impl Usage {
     }
 }
 
+/// Separates the files when one command prints several.
+const FILE: &str = "=== ";
+
+impl Usage {
+    /// A shell command that prints the files of `/proc` that [`Usage::of_copy`] needs.
+    pub fn copying(pid: u32) -> String {
+        format!("cd /proc/{pid} && for f in status smaps_rollup stat task/*/status; do echo \"{FILE}$f\"; cat $f; done")
+    }
+
+    /// Reads what that command printed on another machine.
+    ///
+    /// # Errors
+    /// The process has ended, or a file has an unknown format.
+    pub fn of_copy(copy: &str) -> io::Result<Self> {
+        let process = tempfile::tempdir()?;
+        for file in copy.split(FILE).skip(1) {
+            let (name, text) = file.split_once('\n').ok_or_else(|| unexpected("a file's name"))?;
+            let path = process.path().join(name);
+            fs::create_dir_all(path.parent().expect("the file is in the directory"))?;
+            fs::write(path, text)?;
+        }
+        Self::read(process.path())
+    }
+}
+
 /// Resident memory of a process without its program text, kB. A debug build's text is many times a release's.
 ///
 /// # Errors

@@ -36,9 +36,6 @@ pub const STATE: &str = "/var/lib/kasa-care-agent";
 /// The socket directory.
 pub const RUNTIME: &str = "/run/kasa-care-agent";
 
-/// Separates the files when one command prints several.
-const FILE: &str = "=== ";
-
 /// The guest port that forwards to a unix socket in the guest.
 const RELAY: u16 = 2324;
 
@@ -198,19 +195,9 @@ impl Guest {
         Cost::between(before, self.usage().await, started.elapsed())
     }
 
-    /// Copies the agent's `/proc` entries and parses them here.
     async fn usage(&self) -> Usage {
-        let files = "status smaps_rollup stat task/*/status";
-        let pid = self.service().await.pid;
-        let copy = self.run(&format!("cd /proc/{pid} && for f in {files}; do echo \"{FILE}$f\"; cat $f; done")).await;
-        let process = tempfile::tempdir().unwrap();
-        for file in copy.split(FILE).skip(1) {
-            let (name, text) = file.split_once('\n').expect("a name stands before each");
-            let path = process.path().join(name);
-            fs::create_dir_all(path.parent().expect("the file is in the directory")).unwrap();
-            fs::write(path, text).unwrap();
-        }
-        Usage::read(process.path()).unwrap_or_else(|e| panic!("{e}:\n{copy}"))
+        let copy = self.run(&Usage::copying(self.service().await.pid)).await;
+        Usage::of_copy(&copy).unwrap_or_else(|e| panic!("{e}:\n{copy}"))
     }
 
     /// The agent's process id and the number of restarts by systemd.
@@ -281,7 +268,7 @@ pub struct Service {
 }
 
 /// The world's configuration as the guest sees it.
-fn configuration(world: &World) -> ConfigFile {
+pub(crate) fn configuration(world: &World) -> ConfigFile {
     let mut config = world.agent.config.clone();
     config.state_dir = STATE.into();
     // Connects straight to the broker, without the proxy: when the guest is killed, its connections close too.
@@ -324,13 +311,14 @@ fn make_disk(from: &Path, to: &Path, kib: u32) {
     });
 }
 
-fn run_here(program: &str, arguments: impl FnOnce(&mut Blocking) -> &mut Blocking) {
+pub(crate) fn run_here(program: &str, arguments: impl FnOnce(&mut Blocking) -> &mut Blocking) {
     let mut command = Blocking::new(program);
     let output = arguments(&mut command).output().unwrap_or_else(|e| panic!("cannot run {program}: {e}"));
     assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-fn through(door: SocketAddr, script: &str, patience: Duration) -> std::io::Result<String> {
+/// Runs a script through a guest's shell port; returns its output.
+pub(crate) fn through(door: SocketAddr, script: &str, patience: Duration) -> std::io::Result<String> {
     let mut stream = TcpStream::connect_timeout(&door, patience)?;
     stream.set_read_timeout(Some(patience))?;
     stream.write_all(script.as_bytes())?;

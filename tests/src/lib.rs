@@ -5,10 +5,13 @@
 //! (PKI, broker, cloud, camera), so all may run at once, and waits for conditions with a deadline.
 
 pub mod agent;
+pub mod bare_camera;
 pub mod broker;
+pub mod build;
 pub mod card_slot;
 pub mod care_cloud;
 pub mod cloud;
+pub mod filming;
 pub mod footprint;
 pub mod gstreamer_plugins;
 pub mod guest;
@@ -17,6 +20,7 @@ pub mod isolated_network;
 pub mod issuer;
 pub mod media;
 pub mod narrow_path;
+pub mod old_kernel;
 pub mod packet_proxy;
 pub mod pki;
 pub mod process;
@@ -24,6 +28,7 @@ pub mod proxy;
 pub mod resolver;
 pub mod scripted_broker;
 pub mod status;
+pub mod steps;
 pub mod strace;
 pub mod systemd_camera;
 pub mod wait;

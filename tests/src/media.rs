@@ -41,6 +41,24 @@ fn record(name: &str, size: &str, rate: &str) -> PathBuf {
     file
 }
 
+/// The recorded file's pictures in Annex B form, unchanged.
+pub fn recorded_annex_b() -> PathBuf {
+    re_encoded("recorded.h264", &["-c", "copy", "-bsf:v", "h264_mp4toannexb", "-f", "h264"])
+}
+
+/// The recorded file, encoded anew with these arguments of ffmpeg. Encoded once and cached under this name.
+pub fn re_encoded(name: &str, arguments: &[&str]) -> PathBuf {
+    // Concurrent tests may want the same file: the last one to finish leaves an equal one.
+    let file = scratch().join(format!("2-{name}"));
+    if !file.exists() {
+        let part = tempfile::Builder::new().tempfile_in(scratch()).unwrap();
+        let input = ["-i", recorded().to_str().expect("a path in ASCII")];
+        ffmpeg(&[&input[..], arguments, &[part.path().to_str().expect("a path in ASCII")]].concat());
+        part.persist(&file).unwrap();
+    }
+    file
+}
+
 fn scratch() -> PathBuf {
     let dir = std::env::temp_dir().join("care-tests");
     std::fs::create_dir_all(&dir).unwrap();

@@ -4,9 +4,12 @@ use std::time::{Duration, Instant};
 
 use care_protocol::{DeviceId, Mode, Outcome, Policy, Position};
 
+use rtsp_camera::Camera;
+
 use crate::{
     agent::Agent,
     broker::{Broker, Kind},
+    build::Build,
     cloud::{Cloud, CloudState, Document as Body, Put},
     issuer::{Document, Draft, Issuer, PLUS, PREMIUM},
     media,
@@ -36,6 +39,8 @@ pub struct World {
     pub device: DeviceId,
     /// The position of the newest document created here.
     pub position: Position,
+    /// The vendor's streamer, if the agent films from one.
+    pub streamer: Option<Camera>,
 }
 
 impl World {
@@ -64,7 +69,7 @@ impl World {
         let cloud = Cloud::start(&pki).await;
         let issuer = Issuer::connect(&pki, &broker, &device).await;
         let agent = Agent::new(&pki, DEVICE, proxy.addr, &cloud.url());
-        let world = Self { agent, issuer, proxy, broker, cloud, pki, device, position: Position { epoch: 3, seq: 40 } };
+        let world = Self { agent, issuer, proxy, broker, cloud, pki, device, position: Position { epoch: 3, seq: 40 }, streamer: None };
         world.hand_out_first_keyset().await;
         world
     }
@@ -75,6 +80,22 @@ impl World {
         world.agent.config.uplink_kbps = 100_000;
         world.agent.config.source = Some(format!("file:{}", media::recorded().display()));
         world
+    }
+
+    /// [`World::new`] for a build of the agent. Without GStreamer the agent also films, over RTSP.
+    pub async fn of(build: Build) -> Self {
+        let mut world = Self::new().await;
+        world.agent.config.uplink_kbps = 100_000;
+        world.streamer = build.equip(&mut world.agent);
+        world
+    }
+
+    /// [`World::with_camera`] for a build of the agent.
+    pub async fn with_camera_of(build: Build) -> Self {
+        match build {
+            Build::WithGstreamer => Self::with_camera().await,
+            Build::WithoutGstreamer => Self::of(build).await,
+        }
     }
 
     /// Switches the camera to `cloud` from its next start on, with the keyset published there. Returns the previous

@@ -206,10 +206,15 @@ impl Snapshot {
 
     fn unsynced(&self) -> u32 {
         let pieces = self.unsynced_names.len() + self.files.iter().map(|file| file.unsynced.len()).sum::<usize>();
-        u32::try_from(pieces).unwrap()
+        u32::try_from(pieces + usize::from(self.has_unsynced_move())).unwrap()
     }
 
-    /// The disk after losing power: of the unsynced pieces, those named by the bits of `which` survive.
+    fn has_unsynced_move(&self) -> bool {
+        self.unsynced_names.iter().any(|change| matches!(change, NameChange::Moved { .. }))
+    }
+
+    /// The disk after losing power: of the unsynced pieces, those named by the bits of `which` survive. The last file that
+    /// was renamed may have both names: JFFS2 writes the new one before it deletes the old one.
     pub fn crash(&self, which: usize) -> Snapshot {
         let spread = self.unsynced() > MOST_BITS;
         // Spread by a golden-ratio hash; always includes the empty and the full set.
@@ -225,17 +230,26 @@ impl Snapshot {
             this
         };
         let mut names = self.durable_names.clone();
+        let mut moved = None;
         for change in &self.unsynced_names {
             if made_it() {
                 change.apply(&mut names);
+                moved = if let NameChange::Moved { from, to } = change { Some((from, to)) } else { None };
             }
         }
-        let files = self.files.iter().map(|file| {
+        let settle = |file: &Inode, made_it: &mut dyn FnMut() -> bool| {
             let mut platter = file.platter.clone();
             file.unsynced.iter().filter(|_| made_it()).for_each(|piece| piece.apply(&mut platter));
             Inode { cache: platter.clone(), platter, unsynced: Vec::new() }
-        });
-        Snapshot { files: files.collect(), durable_names: names.clone(), names, unsynced_names: Vec::new(), ..*self }
+        };
+        let files = self.files.iter().map(|file| settle(file, &mut made_it)).collect();
+        if self.has_unsynced_move()
+            && made_it()
+            && let Some((from, file)) = moved.and_then(|(from, to)| Some((from, *names.get(to)?)))
+        {
+            names.insert(from.clone(), file);
+        }
+        Snapshot { files, durable_names: names.clone(), names, unsynced_names: Vec::new(), ..*self }
     }
 }
 

@@ -6,7 +6,9 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
+
+use portable_atomic::AtomicU64;
 
 use super::Restored;
 use super::filesystem::{Access, Filesystem, StateFile};
@@ -199,10 +201,10 @@ impl<F: Filesystem> Slots<F> {
         let slots = images.each_ref().map(|image| image.as_deref().map_or(Slot::Torn, slot::decode));
         let mut newest = None;
         for (index, slot) in slots.iter().enumerate() {
-            if let Slot::Whole { format, sequence, record } = slot {
-                if newest.is_none_or(|(_, _, highest, _)| *sequence > highest) {
-                    newest = Some((index, *format, *sequence, *record));
-                }
+            if let Slot::Whole { format, sequence, record } = slot
+                && newest.is_none_or(|(_, _, highest, _)| *sequence > highest)
+            {
+                newest = Some((index, *format, *sequence, *record));
             }
         }
         let Some((index, format, sequence, record)) = newest else {

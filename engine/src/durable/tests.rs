@@ -4,6 +4,7 @@ use std::io;
 
 use super::Restored;
 use super::disk::{Disk, Plant, Snapshot};
+use super::filesystem::Filesystem as _;
 use super::slots::{Slots, WriteFault};
 
 /// Small, so that millions of crash states fit in a test.
@@ -153,6 +154,54 @@ fn every_operation_may_fail_once_and_nothing_acknowledged_is_lost() {
             assert!(!disk.misused(), "a descriptor was used after its sync failed ({kind:?}, {operation})");
         }
     }
+}
+
+/// JFFS2, UBIFS and F2FS write elsewhere, so a full file system refuses to overwrite what is there already.
+#[test]
+fn a_file_system_that_stays_full_keeps_the_last_acknowledged_record() {
+    let disk = Disk::default();
+    let (mut slots, _) = Slots::open(disk.clone(), SMALL).unwrap();
+    write_more(&disk, &mut slots, 3);
+    for kind in [io::ErrorKind::StorageFull, io::ErrorKind::Other] {
+        disk.take_history();
+        disk.attempt(disk.now().attempted + 1);
+        disk.set_failing(Some(kind));
+        for _ in 0..4 {
+            assert!(matches!(slots.write(&record(disk.now().attempted)), Err(WriteFault::Io(why)) if why.kind() == kind));
+        }
+        let mut states = 0;
+        assert_eq!(crash_everywhere(&disk.take_history(), None, 0, &mut states), Ok(()), "{kind:?}, {states} states");
+        // Room again: the next write counts, on a fresh descriptor.
+        disk.set_failing(None);
+        let n = disk.now().attempted;
+        slots.write(&record(n)).unwrap();
+        disk.acknowledge(n);
+        assert_eq!(crash_everywhere(&disk.take_history(), None, 1, &mut states), Ok(()), "{kind:?}");
+        assert!(!disk.misused() && states > 8, "{states} states");
+    }
+}
+
+/// JFFS2 renames in two steps: a power cut between them leaves both names.
+#[test]
+fn the_crash_states_have_both_names_of_a_file_that_was_being_renamed() {
+    let disk = Disk::default();
+    let (slots, _) = Slots::open(disk.clone(), SMALL).unwrap();
+    drop(slots);
+    let mut both = 0;
+    for snapshot in disk.take_history() {
+        for which in 0..snapshot.crashes() {
+            let crashed = Disk::from(snapshot.crash(which));
+            if crashed.list().unwrap() != ["state", "state.new"] {
+                continue;
+            }
+            both += 1;
+            let (mut slots, restored) = Slots::open(crashed.clone(), SMALL).unwrap();
+            assert_eq!(restored, Restored::Empty);
+            slots.write(&record(1)).unwrap();
+            assert_eq!(Slots::open(crashed, SMALL).unwrap().1, Restored::Record(record(1)));
+        }
+    }
+    assert!(both > 0);
 }
 
 #[test]

@@ -7,12 +7,13 @@ use std::{
     rc::Rc,
     sync::{
         Once,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     thread,
 };
 
 use fastrand::Rng;
+use portable_atomic::AtomicU64;
 
 use super::{issuer::Issuer, signature_cache, step::Step, world::World};
 

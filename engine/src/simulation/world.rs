@@ -26,7 +26,8 @@ const MINUTE: Duration = Duration::from_secs(60);
 /// A cut takes at most so long: then the vendor's uploader is disconnected.
 const LONGEST_CUT: Duration = Duration::from_secs(5);
 /// The result of every cut.
-const FIGURES: CutFigures = CutFigures { generation: Generation(0), transfers: 1, bytes_after: 0, erased: Erased { clips: 0, bytes: 0 } };
+const FIGURES: CutFigures =
+    CutFigures { generation: Generation(0), transfers: 1, bytes_after: Some(0), erased: Erased { clips: 0, bytes: 0 } };
 /// Bytes that no agent has written.
 const GARBAGE: &[u8] = b"worn out";
 

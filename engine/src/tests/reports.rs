@@ -189,6 +189,34 @@ fn two_cuts_before_the_write_completes_are_reported_as_one() {
 }
 
 #[test]
+fn a_cut_whose_bytes_were_not_counted_is_reported_as_such() {
+    let mut bench = Bench::confirmed(&premium(41));
+    (bench.transfers, bench.uncounted) = (1, true);
+    bench.live(&free(42));
+    let report = bench.last().clone();
+    assert_eq!((report.seq, report.cut.transfers, report.cut.bytes_after), (42, 1, 0));
+    let detail = report.detail.expect("a zero that was not counted is explained");
+    assert!(detail.contains("bytes_after was not counted") && detail.chars().count() <= Report::DETAIL_MOST, "{detail}");
+
+    // Also if a cut that was counted follows before that report is written.
+    let mut bench = Bench::confirmed(&premium(41));
+    bench.disk.slow = true;
+    (bench.transfers, bench.uncounted) = (2, true);
+    bench.live(&entitlement(42, "plus", PLUS));
+    (bench.transfers, bench.uncounted) = (3, false);
+    bench.live(&free(43));
+    bench.sync();
+    let report = bench.last();
+    assert_eq!((report.seq, report.cut.transfers, report.cut.bytes_after, report.detail.clone()), (43, 5, 3 * 1448, Some(detail)));
+
+    // With nothing in flight there was nothing to count.
+    let mut bench = Bench::confirmed(&premium(41));
+    bench.uncounted = true;
+    bench.live(&free(42));
+    assert_eq!(bench.last().detail, None);
+}
+
+#[test]
 fn the_view_shows_that_the_document_in_force_is_not_on_flash() {
     for (before, after) in [(free(41), premium(42)), (premium(41), free(42))] {
         let mut bench = Bench::confirmed(&before);

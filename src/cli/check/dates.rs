@@ -1,12 +1,13 @@
 //! Checks certificate dates against the later of two clocks: the system clock and trusted time, which is a lower bound of the
 //! true time. A camera whose clock is behind must not call a good certificate bad.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use jiff::Timestamp;
 
 use super::findings::Findings;
 use crate::{
+    clock,
     config::FileKind,
     tls::{self, Validity},
 };
@@ -16,7 +17,7 @@ const SOON: Duration = Duration::from_secs(14 * 86_400);
 
 /// Checks the dates of every certificate that the configuration names; `trusted` is the agent's time, since 1970.
 pub(super) fn check(findings: &mut Findings, trusted: Duration) {
-    let clocks = Clocks { system: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default(), trusted };
+    let clocks = Clocks { system: clock::system_time(), trusted };
     for file in findings.parsed.files.clone() {
         let (found, what) = match file.kind {
             FileKind::Certificate => (tls::device_validity(&file.path), "the device certificate"),

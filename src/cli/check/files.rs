@@ -34,10 +34,10 @@ fn trust_directories(findings: &mut Findings) {
     let files = iter::once((String::new(), findings.parsed.path.clone())).chain(authorities);
     let mut directories = BTreeSet::new();
     for (key, file) in files.collect::<Vec<_>>() {
-        if directories.insert(file.parent().map(Path::to_owned)) {
-            if let Some((wrong, right)) = ownership::directory_fault(&file) {
-                findings.warn(&key, wrong, right);
-            }
+        if directories.insert(file.parent().map(Path::to_owned))
+            && let Some((wrong, right)) = ownership::directory_fault(&file)
+        {
+            findings.warn(&key, wrong, right);
         }
     }
 }

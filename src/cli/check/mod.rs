@@ -5,6 +5,7 @@
 mod dates;
 mod files;
 mod findings;
+mod memory;
 mod probes;
 mod round_trip;
 
@@ -47,6 +48,7 @@ pub(super) fn run(path: &Path, connect: bool, out: &mut dyn Write, err: &mut dyn
     // Findings of the dates and the probes do not prevent `--connect`.
     let reachable = findings.parsed.config.clone().filter(|_| findings.faults.is_empty());
     dates::check(&mut findings, Clock::start(trusted).now().trusted);
+    memory::check(&mut findings, running);
     let passed = probes::run(&mut findings, running);
     for finding in findings.faults.iter().chain(&findings.warnings) {
         writeln!(err, "{finding}")?;

@@ -14,6 +14,7 @@ use std::{
 use super::findings::Findings;
 use crate::{
     config::{Config, Listen, Media, Motion, Recording, Source},
+    confinement,
     media::{self, FirstPicture},
 };
 
@@ -30,7 +31,9 @@ const MADE_WITH_THE_SERVICE: &str = "/run/kasa-care-agent";
 pub(super) fn motion_elements(findings: &mut Findings) {
     let Some(media) = findings.parsed.media.as_ref().filter(|media| media.motion == Motion::BuiltIn) else { return };
     if let Err(wrong) = media::built_in_available(&media.source) {
-        findings.fault("media.motion", wrong, "install it, or write motion = \"socket:/run/kasa-care-agent/motion.sock\" or \"every:30s\"");
+        let write = "write motion = \"socket:/run/kasa-care-agent/motion.sock\" or \"every:30s\"";
+        let right = if cfg!(feature = "gstreamer") { format!("install it, or {write}") } else { write.to_owned() };
+        findings.fault("media.motion", wrong, right);
     }
 }
 
@@ -66,8 +69,9 @@ fn pictures(findings: &mut Findings, media: &Media, running: bool, passed: &mut 
         }
         let began = Instant::now();
         let shown = source.to_string();
+        let transport = media.rtsp_transport;
         let attempt = thread::spawn(move || {
-            let picture = media::try_source(&source, FIRST_PICTURE).map_err(|why| source.hide_in(&why));
+            let picture = media::try_source(&source, transport, FIRST_PICTURE).map_err(|why| source.hide_in(&why));
             (source, picture, began.elapsed())
         });
         tried.push((key, shown, attempt));
@@ -80,12 +84,8 @@ fn pictures(findings: &mut Findings, media: &Media, running: bool, passed: &mut 
                 // Motion detection uses the low source, which comes last.
                 last = Some((source, picture));
             }
-            Ok((source, Err(why), _)) => {
-                let right = if is_unencoded(&source) {
-                    "write /, ?, # and @ in the user and password as %2F, %3F, %23 and %40, or GStreamer looks for another host"
-                } else {
-                    "check the camera and its address"
-                };
+            Ok((_, Err(why), _)) => {
+                let right = "check the camera and its address";
                 findings.fault(key, format!("{shown} gives no picture: {why}"), right);
             }
             Err(_) => findings.fault(key, format!("{shown} could not be tried"), "try it with gst-launch-1.0"),
@@ -102,13 +102,6 @@ fn pictures(findings: &mut Findings, media: &Media, running: bool, passed: &mut 
             }
         }
     }
-}
-
-/// Whether the user name or password of a source has characters that GStreamer takes for the end of the host.
-fn is_unencoded(source: &Source) -> bool {
-    let Source::Rtsp(url) = source else { return false };
-    let credentials = url.expose().rsplit_once('@').and_then(|(before, _)| before.split_once("://"));
-    credentials.is_some_and(|(_, credentials)| credentials.contains(['/', '?', '#', '@']))
 }
 
 /// Tries whether a socket can be made at this path.
@@ -163,20 +156,21 @@ fn sockets(findings: &mut Findings, config: &Config, running: bool) {
         }
         _ => {}
     }
-    if let Some(uploader) = &config.uploader {
-        if let Some((wrong, right)) = socket(&uploader.socket, running).err() {
-            findings.fault("uploader.socket", wrong, right);
-        }
+    if let Some(uploader) = &config.uploader
+        && let Some((wrong, right)) = socket(&uploader.socket, running).err()
+    {
+        findings.fault("uploader.socket", wrong, right);
     }
 }
 
 /// Tries the recording folder.
 fn folder(findings: &mut Findings, recording: &Recording, passed: &mut Vec<String>) {
-    let (dir, shown) = (&recording.dir, recording.dir.display());
-    if let Err((wrong, right)) = media::try_recording(recording) {
-        findings.fault("recording.dir", wrong, right);
-        return;
-    }
+    let process = findings.parsed.config.as_ref().map(|config| config.process.clone()).unwrap_or_default();
+    let dir = match confinement::as_agent(&process, || media::try_recording(recording)) {
+        Ok(dir) => dir,
+        Err((wrong, right)) => return findings.fault("recording.dir", wrong, right),
+    };
+    let shown = dir.display();
     let Ok(space) = rustix::fs::statvfs(dir.as_path()) else { return };
     let (whole, free) = (space.f_blocks.saturating_mul(space.f_frsize), space.f_bavail.saturating_mul(space.f_frsize));
     if whole < recording.max_bytes {
@@ -192,14 +186,6 @@ fn folder(findings: &mut Findings, recording: &Recording, passed: &mut Vec<Strin
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_password_that_gstreamer_would_misread_is_detected() {
-        let of = |url: &str| is_unencoded(&Source::Rtsp(url.into()));
-        assert!(of("rtsp://admin:hunter2/secret@camera/live") && of("rtsp://a:b@c@camera"));
-        assert!(!of("rtsp://admin:hunter2%2Fsecret@camera/live") && !of("rtsp://camera/live"));
-        assert!(!is_unencoded(&Source::Test));
-    }
 
     #[test]
     fn probing_a_socket_leaves_nothing_behind() {

@@ -10,8 +10,7 @@ use gstreamer_app as gst_app;
 use super::{pipeline, shut_down};
 use crate::media::{
     MediaError,
-    frame::{Format, Frame},
-    h264,
+    frame::{Codec, Frame},
     motion::built_in::GreyDecoder,
     source::{GREY_HEIGHT, GREY_WIDTH},
     stop_signal::StopSignal,
@@ -55,6 +54,9 @@ impl Decoders {
 
 impl GreyDecoder for Decoders {
     fn decode(&mut self, keyframe: &Frame) -> Result<(&'static str, Vec<u8>), String> {
+        if keyframe.format.codec == Codec::H265 {
+            return Err(format!("motion cannot be seen in this stream ({}): built-in motion reads H.264 only", keyframe.format));
+        }
         let before = self.current.as_ref().map(|decoder| decoder.name);
         let mut faults = Vec::new();
         let found = DECODERS.iter().copied().filter(|name| gst::ElementFactory::find(name).is_some() && Some(*name) != before);
@@ -73,8 +75,7 @@ impl GreyDecoder for Decoders {
         if let Some(missing) = cannot_shrink() {
             return Err(format!("motion cannot be seen: {missing}"));
         }
-        let Format { width, height, avcc } = &*keyframe.format;
-        let stream = format!("{width}x{height} {}", h264::describe(avcc));
+        let stream = &keyframe.format;
         Err(match faults[..] {
             [] => format!("motion cannot be seen in this stream ({stream}): no decoder is installed, neither {}", DECODERS.join(" nor ")),
             _ => format!("motion cannot be seen in this stream ({stream}), which no decoder here can read: {}", faults.join("; ")),
@@ -147,7 +148,7 @@ fn sample(frame: &Frame) -> gst::Sample {
     let caps = gst::Caps::builder("video/x-h264")
         .field("stream-format", "avc")
         .field("alignment", "au")
-        .field("codec_data", gst::Buffer::from_slice(frame.format.avcc.clone()))
+        .field("codec_data", gst::Buffer::from_slice(frame.format.configuration.clone()))
         .field("width", i32::from(frame.format.width))
         .field("height", i32::from(frame.format.height))
         .build();

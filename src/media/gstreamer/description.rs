@@ -33,8 +33,6 @@ pub(super) enum Kind {
     Mp4,
     /// The same, fed and timed by the agent: an elementary stream has no timestamps.
     Elementary,
-    /// Video only, of all the streams the server offers.
-    Rtsp,
 }
 
 /// In order of preference: name, and description for about 1 Mbit/s and a keyframe every second or two.
@@ -60,10 +58,7 @@ impl Description {
                     (encoded(raw, &ENCODERS)?, Kind::Live)
                 }
             }
-            Source::Rtsp(_) => {
-                let rtsp = "rtspsrc name=source protocols=tcp latency=100 tcp-timeout=5000000 ! rtph264depay";
-                (rtsp.into(), Kind::Rtsp)
-            }
+            Source::Rtsp(_) => return Err(MediaError::Pipeline { reason: "GStreamer is not used for rtsp://".into() }),
             Source::File(path) => match container(path)? {
                 Kind::Elementary => {
                     ("appsrc name=source format=time max-bytes=65536 ! h264parse name=timed ! clocksync".into(), Kind::Elementary)
@@ -86,26 +81,6 @@ pub(super) fn set_address(source: &Source, pipeline: &gst::Pipeline) {
     let Some(element) = pipeline.by_name("source") else { return };
     match source {
         Source::V4l2(path) => element.set_property("device", path.to_string_lossy().as_ref()),
-        Source::Rtsp(url) => {
-            element.set_property("location", url.expose());
-            let offered = Arc::new(Offered::default());
-            let seen = offered.clone();
-            element.connect("select-stream", false, move |values| {
-                let caps = values.get(2).and_then(|value| value.get::<gst::Caps>().ok());
-                let of = |name| caps.as_ref().and_then(|caps| caps.structure(0)?.get::<String>(name).ok());
-                let video = of("media").as_deref() == Some("video");
-                if video {
-                    seen.note(of("encoding-name").as_deref());
-                }
-                Some(video.to_value())
-            });
-            // Before the first packet: the element's own error about a stream that it cannot decode would be "internal".
-            element.connect("no-more-pads", false, move |values| {
-                let element = values.first()?.get::<gst::Element>().ok()?;
-                offered.check(&element);
-                None
-            });
-        }
         Source::File(path) if element.has_property("location") => {
             element.set_property("location", path.to_string_lossy().as_ref());
             if let Some(tracks) = pipeline.by_name("tracks") {
@@ -115,17 +90,17 @@ pub(super) fn set_address(source: &Source, pipeline: &gst::Pipeline) {
                     let caps = pad.current_caps();
                     let kind = caps.as_ref().and_then(|caps| Some(caps.structure(0)?.name().to_string()));
                     if let Some(kind) = kind.filter(|kind| kind.starts_with("video/")) {
-                        seen.note(Some(&kind));
+                        seen.note(&kind);
                     }
                 });
                 tracks.connect_no_more_pads(move |tracks| offered.check(tracks));
             }
         }
-        Source::Test | Source::File(_) | Source::Launch(_) => {}
+        Source::Test | Source::Rtsp(_) | Source::File(_) | Source::Launch(_) => {}
     }
 }
 
-/// The video streams that a source offers.
+/// The video tracks of a file.
 #[derive(Default)]
 struct Offered {
     h264: AtomicBool,
@@ -134,30 +109,25 @@ struct Offered {
 }
 
 impl Offered {
-    /// Notes a stream of this RTP encoding or media type.
-    fn note(&self, encoding: Option<&str>) {
-        let other = match encoding {
-            None | Some("H264" | "video/x-h264") => {
+    /// Notes a track of this media type.
+    fn note(&self, kind: &str) {
+        let other = match kind {
+            "video/x-h264" => {
                 self.h264.store(true, Ordering::Relaxed);
                 return;
             }
-            Some("H265" | "video/x-h265") => "H.265 (HEVC)",
-            Some("JPEG" | "image/jpeg") => "MJPEG",
-            Some("MP4V-ES" | "video/mpeg") => "MPEG-4 Part 2",
-            Some(other) => other,
+            "video/x-h265" => "H.265 (HEVC)",
+            "video/mpeg" => "MPEG-4 Part 2",
+            other => other,
         };
         *self.other.lock().unwrap_or_else(PoisonError::into_inner) = Some(other.to_owned());
     }
 
-    /// Posts an error on the bus of the pipeline if none of them is H.264.
+    /// Posts an error on the bus of the pipeline if none of them is H.264: the demuxer's own would be "internal".
     fn check(&self, element: &gst::Element) {
         let other = self.other.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(other) = other.filter(|_| !self.h264.load(Ordering::Relaxed)) {
-            gst::element_error!(
-                element,
-                gst::StreamError::WrongType,
-                ("the camera sends {other}, and the agent needs H.264: set the camera to H.264")
-            );
+            gst::element_error!(element, gst::StreamError::WrongType, ("the file holds {other}, and the agent needs H.264"));
         }
     }
 }

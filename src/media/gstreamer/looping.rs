@@ -2,16 +2,14 @@
 
 use std::{
     io::{Read, Seek, SeekFrom},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
 use gst::prelude::*;
 use gstreamer as gst;
 use gstreamer_app as gst_app;
+use portable_atomic::AtomicU64;
 
 use crate::{
     config::Source,

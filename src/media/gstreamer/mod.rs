@@ -1,4 +1,4 @@
-//! GStreamer as a source of frames: every kind of `[media] source`, as a pipeline. It is the only part of media that knows
+//! GStreamer as a source of frames: every kind of `[media] source` but RTSP, as a pipeline. It is the only part of media that knows
 //! GStreamer, and is compiled with the feature `gstreamer` alone; `without_gstreamer` stands in its place otherwise.
 
 mod decoder;
@@ -24,10 +24,8 @@ use crate::config::Source;
 use decoder::{DECODERS, Decoders};
 use description::Description;
 
-/// Whether this build has sources of frames: yes.
-pub(super) fn built() -> Result<(), MediaError> {
-    Ok(())
-}
+/// Whether this build can decode pictures: with whichever decoders are installed.
+pub(super) const DECODES: bool = true;
 
 /// Starts GStreamer. The first time it looks for plugins, which can take seconds.
 fn init() -> Result<(), MediaError> {

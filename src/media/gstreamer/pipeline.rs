@@ -16,7 +16,7 @@ use crate::{
     config::Source,
     media::{
         MediaError,
-        frame::{Format, Frame},
+        frame::{Codec, Format, Frame},
         source::{GREY_HEIGHT, GREY_WIDTH, GreySink, Session},
     },
 };
@@ -124,6 +124,6 @@ fn read_format(caps: &gst::Caps) -> Option<Format> {
     let structure = caps.structure(0)?;
     let side = |name| structure.get::<i32>(name).ok().and_then(|pixels| u16::try_from(pixels).ok());
     let record = structure.get::<gst::Buffer>("codec_data").ok()?;
-    let avcc = Bytes::copy_from_slice(&record.map_readable().ok()?);
-    Some(Format { width: side("width")?, height: side("height")?, avcc })
+    let configuration = Bytes::copy_from_slice(&record.map_readable().ok()?);
+    Some(Format { codec: Codec::H264, width: side("width")?, height: side("height")?, configuration })
 }

@@ -29,7 +29,7 @@ const DOWN: Duration = Duration::from_secs(3);
 /// How often the bus is left to check whether the session is over.
 const TICK: gst::ClockTime = gst::ClockTime::from_mseconds(100);
 
-/// A source in the configuration, whichever kind.
+/// A source in the configuration that is no RTSP server.
 pub(super) struct GstreamerSource {
     source: Source,
     /// Of the pipeline that runs: keyframe requests travel upstream from here.
@@ -82,7 +82,7 @@ impl GstreamerSource {
         match description.kind {
             Kind::Test => time_overlay::add(&pipeline),
             Kind::Elementary => looping::feed(&self.source, &pipeline)?,
-            Kind::Live | Kind::Mp4 | Kind::Rtsp => {}
+            Kind::Live | Kind::Mp4 => {}
         }
         let sink = pipeline::deliver(&pipeline, session)?;
         if let Some(grey) = shrinks.then(|| session.grey()).flatten() {

@@ -14,11 +14,11 @@ const TOP: usize = 16;
 pub(super) fn add(pipeline: &gst::Pipeline) {
     let Some(pad) = pipeline.by_name("picture").and_then(|element| element.static_pad("src")) else { return };
     pad.add_probe(gst::PadProbeType::BUFFER, |_, info| {
-        if let Some(buffer) = info.buffer_mut() {
-            if let Ok(mut luma) = buffer.make_mut().map_writable() {
-                let now = jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M:%S.%3f").to_string();
-                draw(&mut luma, &now);
-            }
+        if let Some(buffer) = info.buffer_mut()
+            && let Ok(mut luma) = buffer.make_mut().map_writable()
+        {
+            let now = jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M:%S.%3f").to_string();
+            draw(&mut luma, &now);
         }
         gst::PadProbeReturn::Ok
     });

@@ -4,7 +4,7 @@
 
 use std::{
     sync::{Arc, Mutex, PoisonError, atomic::Ordering},
-    thread::{self, JoinHandle},
+    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
@@ -118,7 +118,7 @@ impl KeyframeWatch {
             self.run();
             self.decoder.release();
         };
-        thread::Builder::new().name("media-motion".into()).spawn(run).map_err(MediaError::Thread)
+        crate::threads::named("media-motion").spawn(run).map_err(MediaError::Thread)
     }
 
     fn run(&mut self) {

@@ -6,16 +6,13 @@ pub(super) mod socket;
 mod timer;
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-        mpsc,
-    },
+    sync::{Arc, atomic::Ordering, mpsc},
     thread::JoinHandle,
     time::Instant,
 };
 
 use care_protocol::ClipKind;
+use portable_atomic::AtomicU64;
 
 use super::{MediaError, stop_signal::StopSignal};
 use crate::{conditions::Conditions, config};
@@ -54,6 +51,12 @@ impl Events {
         if self.queue.try_send(Event { kind, at: Instant::now() }).is_err() {
             self.ignore();
         }
+    }
+
+    /// The motion of an event that was raised goes on.
+    pub fn prolong(&self, kind: ClipKind) {
+        // Events wait already, so it goes on without this one.
+        let _ = self.queue.try_send(Event { kind, at: Instant::now() });
     }
 
     pub fn ignore(&self) {

@@ -1,4 +1,5 @@
-//! Motion events from another program: one JSON object a line, on a unix socket that the agent's user and group may open. The
+//! Motion events from another program: one JSON object a line, on a unix socket that the agent's user and group may open. `state`
+//! (`start`, `stop`) tells how long motion lasts; an event without it is a moment. The
 //! socket counts and ignores everything else, and bounds the length of a line and the number of writers. A socket that cannot be
 //! made, or whose name has been removed, is made later: at boot its directory may appear after the agent.
 
@@ -6,11 +7,11 @@ use std::{
     io::{self, ErrorKind, Read},
     os::unix::net::{UnixListener, UnixStream},
     path::{Path, PathBuf},
-    thread::{self, JoinHandle},
+    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
-use care_protocol::{ClipKind, MotionEvent};
+use care_protocol::{ClipKind, MotionEvent, MotionState};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::Events;
@@ -18,6 +19,7 @@ use crate::{
     backoff::{Backoff, Delays, Jitter},
     conditions::{Conditions, Kind},
     media::{MediaError, stop_signal::StopSignal},
+    supervision::ServiceManager,
     unix_socket,
 };
 
@@ -28,11 +30,15 @@ const MOST_WRITERS: usize = 8;
 const TICK: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
 /// Pauses between attempts to listen.
 const PAUSES: Delays = Delays::new(Duration::from_millis(500), Duration::from_secs(5), Jitter::None);
+/// How often motion that lasts is raised again: well within the time after which a quiet clip ends.
+const GOES_ON_EVERY: Duration = Duration::from_secs(1);
+/// Motion that began is over after this long even without `stop`: the detector may have died.
+const LONGEST_MOTION: Duration = Duration::from_secs(600);
 /// How often the agent checks that the path still leads to its socket.
 const NAME_EVERY: Duration = Duration::from_secs(2);
 
 pub(super) fn start(path: &Path, events: Events, conditions: Conditions, stop: StopSignal) -> Result<JoinHandle<()>, MediaError> {
-    let mut server = Server { path: path.into(), writers: Vec::new(), events };
+    let mut server = Server { path: path.into(), writers: Vec::new(), motion: Motion { events, lasting: None } };
     let run = move || {
         let mut backoff = Backoff::new(PAUSES);
         loop {
@@ -52,24 +58,40 @@ pub(super) fn start(path: &Path, events: Events, conditions: Conditions, stop: S
             }
         }
     };
-    thread::Builder::new().name("media-motion".into()).spawn(run).map_err(MediaError::Thread)
+    crate::threads::named("media-motion").spawn(run).map_err(MediaError::Thread)
 }
 
-fn advice(error: &io::Error) -> &'static str {
-    match error.kind() {
+fn advice(error: &io::Error) -> String {
+    let advice = match error.kind() {
         ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
-            "Set [media] motion = \"socket:/run/kasa-care-agent/motion.sock\"; another directory must be the agent's to write to, and in the unit's ReadWritePaths=."
+            return format!(
+                "Set [media] motion = \"socket:/run/kasa-care-agent/motion.sock\"; another directory must be the agent's to write to{}.",
+                ServiceManager::here().writable()
+            );
         }
         ErrorKind::AddrInUse => "Stop the program that listens there already.",
         ErrorKind::AlreadyExists => "Remove what has that name, or change [media] motion.",
         _ => Kind::MotionSocket.advice(),
-    }
+    };
+    advice.to_owned()
 }
 
 struct Server {
     path: PathBuf,
     writers: Vec<Writer>,
+    motion: Motion,
+}
+
+/// What the detector has said. It belongs to no connection: a script connects anew for `start` and `stop`.
+struct Motion {
     events: Events,
+    /// Motion has begun and not ended.
+    lasting: Option<Lasting>,
+}
+
+struct Lasting {
+    until: Instant,
+    raise_at: Instant,
 }
 
 struct Writer {
@@ -91,8 +113,9 @@ impl Server {
                 break;
             }
             self.accept(listener);
-            let events = &self.events;
-            self.writers.retain_mut(|writer| writer.read(events));
+            let motion = &mut self.motion;
+            self.writers.retain_mut(|writer| writer.read(motion));
+            motion.go_on(Instant::now());
             if checked.elapsed() >= NAME_EVERY {
                 checked = Instant::now();
                 if unix_socket::identity(&self.path) != ours {
@@ -111,15 +134,43 @@ impl Server {
             if self.writers.len() < MOST_WRITERS && stream.set_nonblocking(true).is_ok() {
                 self.writers.push(Writer { stream, line: Vec::new(), skipping: false });
             } else {
-                self.events.ignore();
+                self.motion.events.ignore();
             }
+        }
+    }
+}
+
+impl Motion {
+    fn hear(&mut self, line: &[u8], now: Instant) {
+        match serde_json::from_slice::<MotionEvent>(line) {
+            Ok(told) if told.event == "motion" && (0.0..=1.0).contains(&told.score) => match told.state {
+                None => self.events.raise(ClipKind::Motion),
+                Some(MotionState::Start) => {
+                    self.events.raise(ClipKind::Motion);
+                    self.lasting = Some(Lasting { until: now + LONGEST_MOTION, raise_at: now + GOES_ON_EVERY });
+                }
+                Some(MotionState::Stop) => self.lasting = None,
+            },
+            _ => self.events.ignore(),
+        }
+    }
+
+    /// Prolongs the motion that lasts.
+    fn go_on(&mut self, now: Instant) {
+        let Some(lasting) = &mut self.lasting else { return };
+        if now >= lasting.until {
+            tracing::info!(after_s = LONGEST_MOTION.as_secs(), "the detector did not tell the end of a motion; it is taken as over");
+            self.lasting = None;
+        } else if now >= lasting.raise_at {
+            lasting.raise_at = now + GOES_ON_EVERY;
+            self.events.prolong(ClipKind::Motion);
         }
     }
 }
 
 impl Writer {
     /// Reads what is there, at most one buffer, so that no writer keeps the others waiting. False: the writer has gone.
-    fn read(&mut self, events: &Events) -> bool {
+    fn read(&mut self, motion: &mut Motion) -> bool {
         let mut piece = [0; 4096];
         let length = match self.stream.read(&mut piece) {
             Ok(0) => return false,
@@ -130,26 +181,19 @@ impl Writer {
             match byte {
                 b'\n' => {
                     if !std::mem::take(&mut self.skipping) {
-                        handle(&self.line, events);
+                        motion.hear(&self.line, Instant::now());
                     }
                     self.line.clear();
                 }
                 _ if self.skipping => {}
                 _ if self.line.len() == LONGEST_LINE => {
                     self.skipping = true;
-                    events.ignore();
+                    motion.events.ignore();
                 }
                 _ => self.line.push(byte),
             }
         }
         true
-    }
-}
-
-fn handle(line: &[u8], events: &Events) {
-    match serde_json::from_slice::<MotionEvent>(line) {
-        Ok(told) if told.event == "motion" && (0.0..=1.0).contains(&told.score) => events.raise(ClipKind::Motion),
-        _ => events.ignore(),
     }
 }
 
@@ -161,14 +205,17 @@ pub(crate) fn motion_socket_input(input: &[u8]) -> crate::fuzzing::Verdict {
     let (mut foreign, ours) = UnixStream::pair().expect("a pair of sockets");
     ours.set_nonblocking(true).expect("a socket that does not block");
     let (events, queue) = Events::new();
+    let mut motion = Motion { events, lasting: None };
     let mut writer = Writer { stream: ours, line: Vec::new(), skipping: false };
     for piece in input.chunks(1500) {
         foreign.write_all(piece).expect("room for a piece");
-        assert!(writer.read(&events), "the writer is still there");
+        assert!(writer.read(&mut motion), "the writer is still there");
         assert!(writer.line.len() <= LONGEST_LINE);
     }
-    drop(foreign);
-    assert!(!writer.read(&events), "the writer has gone");
+    // Not merely dropped: a process that another test starts at this moment holds a copy of the socket for an instant.
+    foreign.shutdown(std::net::Shutdown::Both).expect("a connected socket");
+    assert!(!writer.read(&mut motion), "the writer has gone");
+    let events = motion.events;
     let (raised, ignored) = (events.counts.events.load(Ordering::Relaxed), events.counts.ignored.load(Ordering::Relaxed));
     let lines = input.iter().filter(|byte| **byte == b'\n').count() as u64;
     // A line too long is ignored before its end has come; an event for which there is no room counts twice.
@@ -179,13 +226,13 @@ pub(crate) fn motion_socket_input(input: &[u8]) -> crate::fuzzing::Verdict {
 
 #[cfg(test)]
 mod tests {
-    use std::{io::Write, os::unix::fs::PermissionsExt, sync::atomic::Ordering};
+    use std::{io::Write, os::unix::fs::PermissionsExt, sync::atomic::Ordering, thread};
 
     use super::*;
 
     fn eventually(condition: impl Fn() -> bool) -> bool {
         let began = Instant::now();
-        while began.elapsed() < Duration::from_secs(10) {
+        while began.elapsed() < Duration::from_secs(60) {
             if condition() {
                 return true;
             }
@@ -200,7 +247,7 @@ mod tests {
         loop {
             match UnixStream::connect(path) {
                 Ok(stream) => return stream,
-                Err(error) => assert!(began.elapsed() < Duration::from_secs(10), "{error}"),
+                Err(error) => assert!(began.elapsed() < Duration::from_secs(60), "{error}"),
             }
             thread::yield_now();
         }
@@ -252,6 +299,32 @@ mod tests {
         stop.raise();
         thread.join().unwrap();
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn motion_that_begins_lasts_until_it_ends_or_ten_minutes() {
+        let (events, queue) = Events::new();
+        let counts = events.counts.clone();
+        let mut motion = Motion { events, lasting: None };
+        let began = Instant::now();
+        let mut at = |motion: &mut Motion, seconds: u64| {
+            motion.go_on(began + Duration::from_secs(seconds));
+            queue.try_iter().count()
+        };
+        motion.hear(b"{\"event\":\"motion\",\"state\":\"start\"}", began);
+        assert_eq!(queue_of(&mut at, &mut motion, 0..=0), 1, "the beginning");
+        assert_eq!(queue_of(&mut at, &mut motion, 1..=9), 9, "it goes on");
+        motion.hear(b"{\"event\":\"motion\",\"state\":\"stop\"}", began + Duration::from_secs(9));
+        assert_eq!(queue_of(&mut at, &mut motion, 10..=700), 0, "it has ended");
+        motion.hear(b"{\"event\":\"motion\",\"score\":1,\"state\":\"start\"}", began + Duration::from_secs(700));
+        assert_eq!(queue_of(&mut at, &mut motion, 701..=1400), 600, "and an end that never comes");
+        assert_eq!(counts.events.load(Ordering::Relaxed), 2, "each motion counts once");
+        motion.hear(b"{\"event\":\"motion\",\"state\":\"paused\"}", began);
+        assert_eq!(counts.ignored.load(Ordering::Relaxed), 1);
+    }
+
+    fn queue_of(at: &mut dyn FnMut(&mut Motion, u64) -> usize, motion: &mut Motion, seconds: std::ops::RangeInclusive<u64>) -> usize {
+        seconds.map(|second| at(motion, second)).sum()
     }
 
     #[test]

@@ -1,9 +1,6 @@
 //! An event at a fixed interval: for demonstrations, tests and time-lapse.
 
-use std::{
-    thread::{self, JoinHandle},
-    time::Duration,
-};
+use std::{thread::JoinHandle, time::Duration};
 
 use care_protocol::ClipKind;
 
@@ -16,5 +13,5 @@ pub(super) fn start(period: Duration, events: Events, stop: StopSignal) -> Resul
             events.raise(ClipKind::Motion);
         }
     };
-    thread::Builder::new().name("media-timer".into()).spawn(ticks).map_err(MediaError::Thread)
+    crate::threads::named("media-timer").spawn(ticks).map_err(MediaError::Thread)
 }

@@ -24,7 +24,7 @@ use care_protocol::ClipKind;
 use super::*;
 use crate::{
     conditions::Conditions,
-    config::{self, Motion, Source},
+    config::{self, Motion, RtspTransport, Source},
 };
 
 pub(super) const PATIENCE: Duration = Duration::from_secs(40);

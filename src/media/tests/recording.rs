@@ -5,8 +5,15 @@ use std::path::PathBuf;
 use super::{scripted::Scripted, *};
 
 fn start(dir: &Path, conditions: &Conditions, source: Scripted) -> Media {
-    let config = config::Media { source: Source::Test, low_source: None, pre_roll: Duration::from_secs(1), motion: NEVER };
-    let recording = config::Recording { dir: dir.into(), max_bytes: 100_000_000, kept_off: Vec::new() };
+    let config = config::Media {
+        source: Source::Test,
+        low_source: None,
+        rtsp_transport: RtspTransport::Auto,
+        pre_roll: Duration::from_secs(1),
+        pre_roll_bytes: 6_000_000,
+        motion: NEVER,
+    };
+    let recording = config::Recording { dir: dir.into(), max_bytes: 100_000_000, memory_bytes: 4_000_000, kept_off: Vec::new() };
     let sources = Sources { main: Arc::new(source), low: None };
     Media::start(sources, &config, Some(&recording), Arc::new(Collector::new(3)), conditions.clone()).unwrap()
 }
@@ -30,6 +37,21 @@ fn every_frame_of_a_stream_is_on_the_card() {
     assert_eq!(files.len(), 1);
     assert_eq!(probe(&files[0], 0.15).frames, 60);
     assert_eq!(named(&conditions, "recording"), None);
+}
+
+#[test]
+fn the_first_frames_after_a_quiet_time_are_on_the_card() {
+    let dir = tempfile::tempdir().unwrap();
+    let conditions = Conditions::default();
+    // The card is looked at while there is no picture.
+    let away = scripted::Script::Fail(SourceError::Failed("the camera is away".into()));
+    let unusable = scripted::Script::Fail(SourceError::Unusable("the script has ended".into()));
+    let media = start(dir.path(), &conditions, Scripted::new([away, scripted::Script::Live(30), unusable]));
+    eventually("the stream has ended", || media.status().stream.fault.is_some_and(|fault| fault.contains("script")));
+    assert!(media.stop(Duration::from_secs(5)));
+    let status = media.status();
+    assert_eq!((status.stream.frames, status.recording.unwrap().dropped), (30, 0));
+    assert_eq!(probe(&files(dir.path())[0], 0.15).frames, 30);
 }
 
 #[test]

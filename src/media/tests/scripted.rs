@@ -6,7 +6,7 @@ use std::{collections::VecDeque, sync::LazyLock};
 use super::*;
 
 /// Frames a second.
-pub(super) const FPS: u32 = 15;
+pub(in crate::media) const FPS: u32 = 15;
 
 /// What a session does.
 #[derive(Debug, Clone)]
@@ -23,6 +23,10 @@ pub(super) enum Script {
     Freeze(u32),
     /// Delivers nothing, and returns when its session is over.
     Silent,
+    /// Delivers a keyframe each time it is asked for one.
+    Stepped,
+    /// Delivers frames in real time, all of which are lost.
+    Useless,
     /// Delivers nothing and does not return.
     Hang,
     /// Delivers frames; between the first and the second of these numbers they are lost.
@@ -102,6 +106,17 @@ impl FrameSource for Scripted {
                 while !session.wait(PATIENCE) {}
             }
             Script::Silent => while !session.wait(PATIENCE) {},
+            Script::Stepped => {
+                let mut delivered = 0;
+                while !session.wait(Duration::from_millis(1)) {
+                    if self.keyframe_requests.load(Ordering::Relaxed) > delivered {
+                        let pts = Duration::from_secs(delivered as u64);
+                        session.frame(Frame { pts, taken: Instant::now(), ..film(self.size)[0].clone() });
+                        delivered += 1;
+                    }
+                }
+            }
+            Script::Useless => self.film(session, u32::MAX, real_time, 0..u32::MAX),
             Script::Hang => loop {
                 thread::park();
             },
@@ -163,7 +178,7 @@ fn encode(size: &str) -> Vec<Frame> {
     avcc.push(1);
     avcc.extend_from_slice(&u16::try_from(pps.len()).unwrap().to_be_bytes());
     avcc.extend_from_slice(pps);
-    let format = Arc::new(Format { width, height, avcc: avcc.into() });
+    let format = Arc::new(Format { codec: Codec::H264, width, height, configuration: avcc.into() });
 
     let frame = |unit: &Vec<&[u8]>| {
         let mut data = Vec::new();
@@ -192,4 +207,26 @@ fn nal_units(stream: &[u8]) -> Vec<&[u8]> {
             nal.strip_suffix(&[0]).unwrap_or(nal)
         })
         .collect()
+}
+
+/// The NAL units of a frame.
+pub(in crate::media) fn units(mut data: &[u8]) -> Vec<&[u8]> {
+    let mut units = Vec::new();
+    while let Some((length, rest)) = data.split_first_chunk() {
+        let (unit, rest) = rest.split_at(u32::from_be_bytes(*length) as usize);
+        units.push(unit);
+        data = rest;
+    }
+    units
+}
+
+/// The parameter sets in a configuration as `encode` makes it.
+pub(in crate::media) fn parameter_sets(configuration: &[u8]) -> [Vec<u8>; 2] {
+    let unit = |at: usize| {
+        let length = usize::from(u16::from_be_bytes([configuration[at], configuration[at + 1]]));
+        configuration[at + 2..at + 2 + length].to_vec()
+    };
+    let sps = unit(6);
+    let pps = unit(9 + sps.len());
+    [sps, pps]
 }

@@ -210,10 +210,10 @@ fn a_source_that_ends_is_begun_again_and_time_goes_on() {
 fn a_source_that_falls_silent_is_ended_and_begun_again() {
     let bench = Bench::new([Script::Silent, Script::Live(u32::MAX)]);
     eventually("the source runs", || bench.sessions() == 1);
-    bench.pass(Duration::from_secs(14));
-    assert_eq!(bench.supervised.status().fault, None, "a first frame may take 15 s");
+    bench.pass(Duration::from_secs(74));
+    assert_eq!(bench.supervised.status().fault, None, "a first frame may take 75 s");
     bench.pass_until_pause(1);
-    assert_eq!(bench.supervised.status().fault.as_deref(), Some("no frame for 15 s"));
+    assert_eq!(bench.supervised.status().fault.as_deref(), Some("no frame for 75 s"));
     bench.time.advance(bench.wait_for_pause(1));
     eventually("frames have come", || bench.supervised.status().frames > 5);
     assert!(named(&bench.conditions, "stream").is_some(), "a stream that has only just come is still named");
@@ -228,12 +228,48 @@ fn a_stream_that_dies_between_two_frames_is_found_sooner() {
     assert_eq!(bench.supervised.status().fault.as_deref(), Some("no frame for 5 s"));
 }
 
+/// As a time-lapse camera sends them.
+#[test]
+fn a_frame_a_minute_is_a_stream() {
+    let bench = Bench::new([Script::Stepped]);
+    for number in 1..=8 {
+        bench.pass(Duration::from_secs(60));
+        bench.source.request_keyframe();
+        eventually("the frame has come", || bench.supervised.status().frames == number);
+    }
+    let status = bench.supervised.status();
+    assert_eq!((bench.sessions(), status.restarts, status.fault), (1, 0, None));
+    let took = bench.pass_until_pause(1);
+    assert!((200..300).contains(&took.as_secs()), "four intervals: {took:?}");
+}
+
+#[test]
+fn frames_of_which_none_can_be_used_are_a_fault_and_in_the_end_a_reason_to_begin_again() {
+    let bench = Bench::new([Script::Useless, Script::Live(u32::MAX)]);
+    eventually("frames come", || bench.supervised.status().frames > 0);
+    assert_eq!(bench.supervised.status().fault, None);
+    let told = "frames come, but none can be used: they are lost in the script";
+    eventually("the fault is told", || {
+        bench.pass(Duration::from_millis(500));
+        bench.supervised.status().fault.as_deref() == Some(told)
+    });
+    assert_eq!((bench.sessions(), bench.supervised.status().restarts), (1, 0), "a keyframe may yet come");
+    assert!(named(&bench.conditions, "stream").unwrap().ends_with(told));
+    bench.pass_until_pause(1);
+    assert_eq!(bench.supervised.status().fault.as_deref(), Some(told));
+    bench.time.advance(bench.wait_for_pause(1));
+    eventually("the fault is over", || {
+        bench.pass(Duration::from_millis(100));
+        bench.supervised.status().fault.is_none()
+    });
+}
+
 #[test]
 fn a_source_that_hangs_is_left_behind_and_another_session_begins() {
     let bench = Bench::new([Script::Hang, Script::Live(u32::MAX)]);
     eventually("the source runs", || bench.sessions() == 1);
     let took = bench.pass_until_pause(1);
-    assert!(took > Duration::from_secs(20), "15 s without a frame, and 5 s to return: {took:?}");
+    assert!(took > Duration::from_secs(80), "75 s without a frame, and 5 s to return: {took:?}");
     bench.time.advance(bench.wait_for_pause(1));
     eventually("frames have come", || bench.supervised.status().frames > 5);
 }

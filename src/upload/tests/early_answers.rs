@@ -4,9 +4,11 @@
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, Ordering},
     thread::JoinHandle,
 };
+
+use portable_atomic::AtomicU64;
 
 use super::*;
 use crate::config::Endpoint;

@@ -27,7 +27,7 @@ const AT: Position = Position { epoch: 3, seq: 41 };
 /// The `close` that it has to answer; those from 0 on were sent before.
 const CLOSE: Generation = Generation(2);
 /// What the agent itself was doing at the cut.
-const OWN: CutFigures = CutFigures { generation: CLOSE, transfers: 1, bytes_after: 1448, erased: Erased { clips: 2, bytes: 4096 } };
+const OWN: CutFigures = CutFigures { generation: CLOSE, transfers: 1, bytes_after: Some(1448), erased: Erased { clips: 2, bytes: 4096 } };
 
 /// An uploader with permission receives `close`, sends these bytes and disconnects.
 pub(crate) fn hostile_uploader(input: &[u8]) -> Verdict {

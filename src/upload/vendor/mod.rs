@@ -328,11 +328,11 @@ impl Orders {
         };
         // Whether the line arrives or not, from here on the uploader may have permission.
         self.permitted_until = until;
-        if self.send_order(&order) {
-            if let Some(line) = &mut self.line {
-                line.told = Some((admission, mode));
-                line.told_at = now.boot;
-            }
+        if self.send_order(&order)
+            && let Some(line) = &mut self.line
+        {
+            line.told = Some((admission, mode));
+            line.told_at = now.boot;
         }
     }
 
@@ -416,7 +416,7 @@ impl Figures {
     fn and(self, own: CutFigures) -> CutFigures {
         CutFigures {
             transfers: own.transfers + self.transfers,
-            bytes_after: own.bytes_after + self.bytes_after,
+            bytes_after: own.bytes_after.map(|own| own + self.bytes_after),
             erased: Erased { clips: own.erased.clips + self.erased.clips, bytes: own.erased.bytes + self.erased.bytes },
             ..own
         }

@@ -21,7 +21,7 @@ use crate::{
 const PAID: Policy = Policy { clips: true, history_h: 720, clip_max_s: 60, cooldown_s: 0, max_height: 1080, snapshots: true };
 const FREE: Policy = Policy { clips: true, history_h: 12, clip_max_s: 12, cooldown_s: 300, max_height: 720, snapshots: false };
 const AT: Position = Position { epoch: 3, seq: 41 };
-const OWN: CutFigures = CutFigures { generation: Generation(0), transfers: 0, bytes_after: 0, erased: Erased { clips: 0, bytes: 0 } };
+const OWN: CutFigures = CutFigures { generation: Generation(0), transfers: 0, bytes_after: Some(0), erased: Erased { clips: 0, bytes: 0 } };
 
 struct Agent {
     uploads: Option<Uploads>,
@@ -149,7 +149,7 @@ fn a_cut_ends_with_the_uploader_s_answer_and_carries_what_it_stopped_and_erased(
     uploader.answer(&close, ",\"transfers\":2,\"bytes_after\":7,\"erased\":{\"clips\":3,\"bytes\":5242880}");
     until("the answer", || agent.status().closed_generation == Some(1));
     let figures = agent.gate.cut_figures(own).expect("answered");
-    assert_eq!((figures.generation, figures.transfers, figures.bytes_after), (Generation(1), 2, 7));
+    assert_eq!((figures.generation, figures.transfers, figures.bytes_after), (Generation(1), 2, Some(7)));
     assert_eq!(figures.erased, Erased { clips: 3, bytes: 5_242_880 });
     assert_eq!((agent.status().erased_clips, agent.status().open), (3, false));
 

@@ -8,9 +8,10 @@ use std::{
 
 use care_protocol::{Mode, Outcome, Policy};
 use care_tests::{
+    build::Build,
     cloud::{Cloud, GrantAnswer, Sink, grant},
     footprint::rss_without_program_kb,
-    isolated_network,
+    in_each_build, isolated_network,
     issuer::PREMIUM,
     media::{FPS, every_frame_in, recorded_360, recordings},
     pki::server_params,
@@ -36,9 +37,10 @@ async fn a_640_by_360_camera_with_built_in_motion_idles_on_free_under_24_mb() {
     assert_eq!(picture.0["media"]["height"], 360, "{:#}", picture.0["media"]);
 }
 
-#[tokio::test]
-async fn s71_a_plan_switch_loses_no_local_frame() {
-    let mut world = World::with_camera().await;
+in_each_build!(s71_a_plan_switch_loses_no_local_frame);
+
+async fn s71_a_plan_switch_loses_no_local_frame(build: Build) {
+    let mut world = World::with_camera_of(build).await;
     let sd = world.agent.dir().join("sd");
     std::fs::create_dir(&sd).unwrap();
     world.agent.config.recording = Some(sd.clone());

@@ -4,5 +4,6 @@ mod card;
 mod local_branches;
 mod missing_parts;
 mod real_sources;
+mod rtsp;
 mod systemd_unit;
 mod undecodable_picture;

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use care_protocol::{Get, Mode, Outcome, Report};
 use care_tests::{
     agent::Agent,
+    build::Build,
     cloud::{Cloud, Document as Body},
+    in_each_build,
     issuer::{Document, Draft, PREMIUM},
     pki::Pki,
     scripted_broker::{Peer, ScriptedBroker},
@@ -105,11 +107,13 @@ async fn records_of_16_kib_are_read() {
     judged(&mut peer, &document, Outcome::Applied).await;
 }
 
+in_each_build!(s53_a_half_open_connection_is_detected_within_two_keep_alives);
+
 /// Also `MQTT_No_Ack_PingResp`: the camera detects a silent broker within two keep-alives and reconnects.
-#[tokio::test]
-async fn s53_a_half_open_connection_is_detected_within_two_keep_alives() {
+async fn s53_a_half_open_connection_is_detected_within_two_keep_alives(build: Build) {
     const KEEP_ALIVE: Duration = Duration::from_secs(30);
     let (_pki, broker, _cloud, mut agent) = stage().await;
+    let _streamer = build.equip(&mut agent);
     agent.start();
     let mut silent = broker.subscribed(false).await;
     let get = silent.publish_to("/get").await;

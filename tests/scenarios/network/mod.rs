@@ -6,5 +6,6 @@ mod cluster;
 mod deaf_connections;
 mod device_advisor;
 mod faulty_wires;
+mod name_servers;
 mod outages;
 mod path_mtu;

@@ -1,6 +1,11 @@
-//! What an operator sees and does: `check-config`, conditions, an agent that runs for hours.
+//! What an operator sees and does: `check-config`, conditions, an agent that runs for hours, life without systemd.
 
 mod check_config;
 mod conditions;
+mod confinement;
 mod connection_check;
+mod init_script;
+mod logging;
+mod motion;
 mod soak;
+mod supervise;

@@ -4,15 +4,18 @@ use std::{collections::BTreeSet, time::Duration};
 
 use care_protocol::{Mode, Order, Outcome, Position, Reason, Refund, RefundKind};
 use care_tests::{
+    build::Build,
     cloud::{Document as Body, Sink},
+    in_each_build,
     issuer::NOTHING,
     wait::{PATIENCE, holds, until},
     world::World,
 };
 
-#[tokio::test]
-async fn s67_a_factory_reset_unbinds_and_keeps_ratchet_keyset_and_time() {
-    let mut world = World::with_camera().await;
+in_each_build!(s67_a_factory_reset_unbinds_and_keeps_ratchet_keyset_and_time);
+
+async fn s67_a_factory_reset_unbinds_and_keeps_ratchet_keyset_and_time(build: Build) {
+    let mut world = World::with_camera_of(build).await;
     let premium = world.start_premium().await;
     world.agent.stop().await;
     let output = world.agent.command(&["factory-reset"]).await;

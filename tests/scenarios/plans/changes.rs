@@ -7,17 +7,21 @@ use std::{
 
 use care_protocol::{Cause, Channel, Cut, Mode, Order, Outcome, Policy, Position, Reason, Refund, RefundKind};
 use care_tests::{
+    build::Build,
     cloud::Sink,
+    in_each_build,
     issuer::{FREE, PREMIUM},
+    old_kernel::OldKernel,
     strace::Strace,
     unix_now,
     wait::{PATIENCE, holds, until},
     world::World,
 };
 
-#[tokio::test]
-async fn s01_plus_to_free_on_the_portal_is_free_at_once() {
-    let mut world = World::with_camera().await;
+in_each_build!(s01_plus_to_free_on_the_portal_is_free_at_once);
+
+async fn s01_plus_to_free_on_the_portal_is_free_at_once(build: Build) {
+    let mut world = World::with_camera_of(build).await;
     world.cloud.lock().sink = Sink::StallAfter(16_000);
     let plus = world.plus();
     world.start_with(plus, Mode::Paid).await;
@@ -41,9 +45,33 @@ async fn s01_plus_to_free_on_the_portal_is_free_at_once() {
     .await;
 }
 
+/// A camera's kernel neither paces a socket nor counts what it sends, and its timers are late.
 #[tokio::test]
-async fn s03_premium_to_plus_cuts_transfers_and_requeues_allowed_clips() {
+async fn s01_on_a_kernel_that_counts_nothing_the_report_says_so() {
     let mut world = World::with_camera().await;
+    world.agent.kernel = Some(OldKernel::CAMERA);
+    world.cloud.lock().sink = Sink::StallAfter(16_000);
+    let plus = world.plus();
+    world.start_with(plus, Mode::Paid).await;
+    world.upload_in_flight(16_000).await;
+    let cancel = world.free();
+    let cancel = world.issue(cancel).await;
+    let report = world.issuer.judged(&cancel, Outcome::Applied).await;
+    assert_eq!((report.mode, report.cut.transfers, report.cut.bytes_after), (Mode::Free, 1, 0));
+    assert!(report.detail.as_ref().is_some_and(|detail| detail.contains("bytes_after was not counted")), "{report:?}");
+    world.cloud.lock().sink = Sink::Swallow;
+    let cut = world.cloud.wait("the end of the upload", |seen| seen.puts[0].complete).await;
+    assert!(!cut, "the store has the whole clip");
+    let lacking = world.agent.condition("pacing").await;
+    for part in ["SO_MAX_PACING_RATE", "the agent's own timer spaces uploads", "TCP_INFO", "bytes_after is not counted"] {
+        assert!(lacking.contains(part), "{lacking}");
+    }
+}
+
+in_each_build!(s03_premium_to_plus_cuts_transfers_and_requeues_allowed_clips);
+
+async fn s03_premium_to_plus_cuts_transfers_and_requeues_allowed_clips(build: Build) {
+    let mut world = World::with_camera_of(build).await;
     world.cloud.lock().sink = Sink::StallAfter(16_000);
     world.start_premium().await;
     let put = world.upload_in_flight(16_000).await;

@@ -8,7 +8,9 @@ use std::{
 
 use care_protocol::{Cause, Mode, Outcome};
 use care_tests::{
+    build::Build,
     cloud::Document as Body,
+    in_each_build,
     issuer::Document,
     strace::Strace,
     wait::{PATIENCE, holds, until},
@@ -17,8 +19,8 @@ use care_tests::{
 
 /// A Premium camera, restarted under strace with this fault. Only the next document causes calls that matter: a
 /// start syncs the state once and writes nothing.
-async fn restarted_premium_under(inject: &str) -> (World, Document, Strace) {
-    let mut world = World::new().await;
+async fn restarted_premium_under(build: Build, inject: &str) -> (World, Document, Strace) {
+    let mut world = World::of(build).await;
     let premium = world.start_premium().await;
     world.everything_acknowledged().await;
     world.agent.stop().await;
@@ -53,9 +55,10 @@ async fn never_paid_since_boot(world: &World, mark: usize) {
     assert!(reports[booted..].iter().all(|report| report.mode != Mode::Paid), "{reports:?}");
 }
 
-#[tokio::test]
-async fn s36_power_lost_before_persisting_is_held_at_boot_and_applied_from_the_broker() {
-    let (mut world, _, _strace) = restarted_premium_under("pwrite64:signal=KILL:when=1").await;
+in_each_build!(s36_power_lost_before_persisting_is_held_at_boot_and_applied_from_the_broker);
+
+async fn s36_power_lost_before_persisting_is_held_at_boot_and_applied_from_the_broker(build: Build) {
+    let (mut world, _, _strace) = restarted_premium_under(build, "pwrite64:signal=KILL:when=1").await;
     let from = world.broker.log().len();
     let cancel = world.cancel_over_mqtt().await;
     killed(&mut world).await;
@@ -71,8 +74,8 @@ async fn s36_power_lost_before_persisting_is_held_at_boot_and_applied_from_the_b
 
 /// A camera that was killed when the record of its cancel was on flash and nothing later had happened, because the
 /// write had not returned. The cut before it was in memory only.
-async fn killed_once_written() -> (World, usize, Document) {
-    let (mut world, _, _strace) = restarted_premium_under("pwrite64:delay_exit=8000000:when=1").await;
+async fn killed_once_written(build: Build) -> (World, usize, Document) {
+    let (mut world, _, _strace) = restarted_premium_under(build, "pwrite64:delay_exit=8000000:when=1").await;
     let from = world.broker.log().len();
     let cancel = world.cancel_over_mqtt().await;
     until("the record on flash", PATIENCE, || world.agent.has_on_flash(&cancel.token).then_some(())).await;
@@ -81,9 +84,10 @@ async fn killed_once_written() -> (World, usize, Document) {
     (world, from, cancel)
 }
 
-#[tokio::test]
-async fn s37_power_lost_after_persisting_is_applied_at_boot_from_the_record() {
-    let (mut world, from, cancel) = killed_once_written().await;
+in_each_build!(s37_power_lost_after_persisting_is_applied_at_boot_from_the_record);
+
+async fn s37_power_lost_after_persisting_is_applied_at_boot_from_the_record(build: Build) {
+    let (mut world, from, cancel) = killed_once_written(build).await;
     assert!(!acknowledged(&world, from));
 
     // The cloud is silent: the camera knows from its own state.
@@ -93,9 +97,10 @@ async fn s37_power_lost_after_persisting_is_applied_at_boot_from_the_record() {
     assert_eq!(status.seq(), cancel.position.seq);
 }
 
-#[tokio::test]
-async fn s38_power_lost_after_applying_before_the_puback_makes_the_redelivery_a_duplicate() {
-    let (mut world, from, cancel) = killed_once_written().await;
+in_each_build!(s38_power_lost_after_applying_before_the_puback_makes_the_redelivery_a_duplicate);
+
+async fn s38_power_lost_after_applying_before_the_puback_makes_the_redelivery_a_duplicate(build: Build) {
+    let (mut world, from, cancel) = killed_once_written(build).await;
     let mark = world.issuer.mark();
     world.agent.start();
     let report = world.issuer.report_since(mark, "the duplicate", |report| cancel.judged(report, Outcome::Duplicate)).await;
@@ -116,9 +121,10 @@ fn newest_slot(world: &World) -> (std::fs::File, u64) {
     (file, newest)
 }
 
-#[tokio::test]
-async fn s40_with_one_torn_slot_the_intact_one_is_used() {
-    let mut world = World::new().await;
+in_each_build!(s40_with_one_torn_slot_the_intact_one_is_used);
+
+async fn s40_with_one_torn_slot_the_intact_one_is_used(build: Build) {
+    let mut world = World::of(build).await;
     let premium = world.start_premium().await;
     let free = world.free();
     let free = world.switch(free, Mode::Free).await;
@@ -192,14 +198,14 @@ async fn flash_that_takes_nothing(world: &mut World) {
 
 #[tokio::test]
 async fn s42_on_full_flash_a_downgrade_holds_in_memory_and_an_upgrade_is_refused() {
-    let (mut world, _, _strace) = restarted_premium_under("pwrite64:error=ENOSPC:when=1+").await;
+    let (mut world, _, _strace) = restarted_premium_under(Build::WithGstreamer, "pwrite64:error=ENOSPC:when=1+").await;
     flash_that_takes_nothing(&mut world).await;
 }
 
 #[tokio::test]
 async fn s43_after_a_failed_fsync_nothing_is_acknowledged_until_a_fresh_descriptor_has_written() {
     // strace counts per thread: the store's first two syncs belong to the renewal and its delivered report.
-    let (mut world, _, strace) = restarted_premium_under("fdatasync:error=EIO:when=3").await;
+    let (mut world, _, strace) = restarted_premium_under(Build::WithGstreamer, "fdatasync:error=EIO:when=3").await;
     let renewed = world.premium();
     world.switch(renewed, Mode::Paid).await;
     world.settled_writes().await;

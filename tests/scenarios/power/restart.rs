@@ -9,7 +9,9 @@ use std::{
 
 use care_protocol::{Cause, Mode};
 use care_tests::{
+    build::Build,
     cloud::{Document as Body, Sink},
+    in_each_build,
     process::{Lines, Process},
     wait::{PATIENCE, holds, until},
     world::World,
@@ -88,9 +90,10 @@ async fn s70_the_state_of_this_firmware_is_read() {
     world.agent.status("the plan", |status| status.seq() == premium.position.seq && status.plan() == "premium").await;
 }
 
-#[tokio::test]
-async fn s76_a_killed_agent_starts_with_the_gate_closed() {
-    let mut world = World::with_camera().await;
+in_each_build!(s76_a_killed_agent_starts_with_the_gate_closed);
+
+async fn s76_a_killed_agent_starts_with_the_gate_closed(build: Build) {
+    let mut world = World::with_camera_of(build).await;
     world.cloud.lock().sink = Sink::StallAfter(16_000);
     let premium = world.start_premium().await;
     world.upload_in_flight(16_000).await;
@@ -147,10 +150,11 @@ impl Systemd {
     }
 }
 
-#[tokio::test]
-async fn s77_a_hung_agent_does_not_feed_the_watchdog_and_restarts_with_the_gate_closed() {
+in_each_build!(s77_a_hung_agent_does_not_feed_the_watchdog_and_restarts_with_the_gate_closed);
+
+async fn s77_a_hung_agent_does_not_feed_the_watchdog_and_restarts_with_the_gate_closed(build: Build) {
     const WATCHDOG: Duration = Duration::from_secs(4);
-    let mut world = World::new().await;
+    let mut world = World::of(build).await;
     let mut systemd = Systemd::listen(&world.agent.dir().join("notify"));
     world.agent.environment = vec![
         ("NOTIFY_SOCKET".into(), world.agent.dir().join("notify").display().to_string()),

@@ -8,7 +8,9 @@ use std::{
 
 use care_protocol::{Cause, Cut, Mode, Outcome, Reason};
 use care_tests::{
+    build::Build,
     cloud::{Clock, Document as Body, Sink},
+    in_each_build,
     issuer::NOTHING,
     unix_now,
     wait::{PATIENCE, RECONNECT, holds, until},
@@ -186,9 +188,10 @@ async fn s34_a_renewal_extends_the_lease_and_disturbs_no_transfer() {
     assert_eq!(whole.path, put.path, "the upload in flight is the one that completed");
 }
 
-#[tokio::test]
-async fn s30_next_is_performed_on_time_after_a_reboot_and_with_the_broker_away() {
-    let mut world = World::new().await;
+in_each_build!(s30_next_is_performed_on_time_after_a_reboot_and_with_the_broker_away);
+
+async fn s30_next_is_performed_on_time_after_a_reboot_and_with_the_broker_away(build: Build) {
+    let mut world = World::of(build).await;
     world.start_premium().await;
     let effective_at = unix_now() + 6;
     let pending = world.premium().then_free(effective_at);
@@ -276,4 +279,23 @@ async fn s35_an_answer_with_another_nonce_does_not_confirm_but_is_judged() {
     let report = world.issuer.in_force(&newer, Mode::Paid).await;
     assert_eq!(report.cause, Cause::Confirmed);
     assert!(asked.elapsed() < PATIENCE);
+}
+
+/// Small firmware has neither zone files nor a zone.
+#[tokio::test]
+async fn without_a_time_zone_every_time_is_utc() {
+    let mut world = World::new().await;
+    let hidden =
+        "mount -t tmpfs none /usr/share/zoneinfo && { [ ! -e /etc/localtime ] || mount --bind /dev/null /etc/localtime; } && exec \"$@\"";
+    world.agent.under =
+        ["unshare", "-m", "--propagation", "private", "env", "-u", "TZ", "sh", "-c", hidden, "sh"].map(str::to_owned).to_vec();
+    world.start_premium().await;
+    let before = unix_now();
+    let line = world.agent.logged(0, "being ready", |line| line.contains("agent: ready ")).await;
+    let logged: jiff::Timestamp = line.split_whitespace().next().unwrap().parse().expect("RFC 3339");
+    assert!(line.split_whitespace().next().unwrap().ends_with('Z'), "{line}");
+    assert!(logged.as_second().abs_diff(i64::try_from(before).unwrap()) < 120, "{line}");
+    let status = world.agent.mode(Mode::Paid).await;
+    let at = status.0["at"].as_str().unwrap();
+    assert!(at.ends_with('Z') && at.parse::<jiff::Timestamp>().unwrap().as_second().abs_diff(logged.as_second()) < 120, "{at}");
 }

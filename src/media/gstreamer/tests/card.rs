@@ -8,7 +8,7 @@ fn s72_without_its_card_the_camera_goes_on_and_recording_resumes_when_it_is_back
     let dir = tempfile::tempdir().unwrap();
     let card = dir.path().join("recordings");
     let collector = Collector::new(3);
-    let recording = config::Recording { dir: card.clone(), max_bytes: 100_000_000, kept_off: Vec::new() };
+    let recording = config::Recording { dir: (&card).into(), max_bytes: 100_000_000, memory_bytes: 4_000_000, kept_off: Vec::new() };
     let media = start_with(&camera(Source::Test, 1), Some(&recording), Arc::new(collector.clone()), Conditions::default()).unwrap();
     let told = |media: &Media| media.status().recording.unwrap();
     eventually("the fault is told", || told(&media).fault.is_some());

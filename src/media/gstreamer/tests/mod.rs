@@ -20,7 +20,7 @@ use tempfile::TempDir;
 use super::DECODERS;
 use crate::{
     conditions::Conditions,
-    config::{self, Motion, Source},
+    config::{self, Motion, RtspTransport, Source},
     media::{
         Media, MediaError, Outlet, Sources, built_in_available,
         tests::{
@@ -32,7 +32,14 @@ use crate::{
 };
 
 fn camera(source: Source, pre_roll_s: u64) -> config::Media {
-    config::Media { source, low_source: None, pre_roll: Duration::from_secs(pre_roll_s), motion: NEVER }
+    config::Media {
+        source,
+        low_source: None,
+        rtsp_transport: RtspTransport::Auto,
+        pre_roll: Duration::from_secs(pre_roll_s),
+        pre_roll_bytes: 6_000_000,
+        motion: NEVER,
+    }
 }
 
 fn start(config: &config::Media, collector: &Collector) -> Media {

@@ -20,7 +20,7 @@ fn a_frame_without_a_timestamp_is_counted_as_lost_with_the_rest_of_its_gop() {
 
     let film = film("640x360");
     let caps = gst::Caps::builder("video/x-h264")
-        .field("codec_data", gst::Buffer::from_slice(film[0].format.avcc.clone()))
+        .field("codec_data", gst::Buffer::from_slice(film[0].format.configuration.clone()))
         .field("width", 640)
         .field("height", 360)
         .build();

@@ -3,7 +3,8 @@
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::mpsc;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use care_engine::durable::disk::Disk;
 use care_engine::durable::slot;
@@ -28,8 +29,15 @@ impl Real {
         Self(tempfile::tempdir().unwrap())
     }
 
+    /// Waits while the lock is taken: a child process of another test inherits it between its fork and its exec.
     fn open(&self) -> (Store, Restored) {
-        Store::open(self.0.path()).unwrap()
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            match Store::open(self.0.path()) {
+                Err(StoreError::Locked { .. }) if Instant::now() < deadline => thread::sleep(Duration::from_millis(1)),
+                opened => return opened.unwrap(),
+            }
+        }
     }
 
     fn restored(&self) -> Restored {

@@ -1,6 +1,6 @@
 #!/bin/bash
 # Builds the firmware as it goes to flash: with Debian's newest Rust (scripts/rust.sh), stripped, with its debug
-# information beside it. Fails if a program for ARMv7 is larger than its budget.
+# information beside it. Fails if a program is larger than its budget.
 #
 #     arm.sh [TARGET…]
 #
@@ -11,11 +11,20 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# Bytes of flash that a camera has for the agent, as a file and compressed by squashfs or a package (xz). Only ARMv7 has
-# budgets: code for the others is larger, by their instruction sets alone.
-budget_static=2200000
-budget_static_xz=1150000
-budget_gstreamer=3000000
+# budgets: sets how many bytes of flash a camera has for the program of $target, as a file, and compressed by squashfs or
+# a package (xz); 0 is no limit.
+budgets() {
+    case $target in
+    armv7-unknown-linux-musleabihf) budget=2200000 xz=1150000 ;;
+    armv5te-unknown-linux-musleabi) budget=0 xz=0 ;;
+    aarch64-unknown-linux-musl) budget=0 xz=0 ;;
+    mipsel-unknown-linux-musl) budget=0 xz=0 ;;
+    armv7-unknown-linux-gnueabihf) budget=3000000 xz=0 ;;
+    aarch64-unknown-linux-gnu) budget=0 xz=0 ;;
+    # For Debian on a PC.
+    *) budget=0 xz=0 ;;
+    esac
+}
 
 # The same commit gives the same program. The build time is also the lower bound of trusted time.
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || date +%s)}
@@ -27,14 +36,11 @@ export CARGO_PROFILE_RELEASE_DEBUG=line-tables-only CARGO_PROFILE_RELEASE_STRIP=
 
 # Builds $target, splits off debug information as Debian does, checks the size.
 build() {
-    local built=target/arm/$target/release/kasa-care-agent into=target/arm/$target/firmware features= budget=0 xz=0
+    local built=target/arm/$target/release/kasa-care-agent into=target/arm/$target/firmware features= budget xz
     if [ "$libc" = musl ]; then
         features=--no-default-features
     fi
-    case $target in
-    armv7-*-musl*) budget=$budget_static xz=$budget_static_xz ;;
-    armv7-*-gnu*) budget=$budget_gstreamer ;;
-    esac
+    budgets
     scripts/arm/cargo.sh "$target" build --locked --release -p kasa-care-agent --bin kasa-care-agent $features
     mkdir -p "$into"
     "$gnu-objcopy" --only-keep-debug --compress-debug-sections "$built" "$into/kasa-care-agent.debug"

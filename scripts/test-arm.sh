@@ -41,6 +41,10 @@ if [ $# = 0 ]; then
 fi
 for target in "${targets[@]}"; do
     . scripts/arm/names.sh
+    if [ ${#no_run[@]} = 0 ] && [ -n "$qemu" ] && ! command -v ${qemu%% *} >/dev/null; then
+        echo "test-arm.sh: ${qemu%% *} is missing: install it with scripts/deps.sh test-arm, or only build with --no-run" >&2
+        exit 1
+    fi
     features=()
     if [ "$libc" = musl ]; then
         features=(--no-default-features)

@@ -147,7 +147,24 @@ impl Source {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
+
+    /// Where rustix and the C library disagree on what a time is, as through libc on 32-bit MIPS, it reads garbage.
+    #[test]
+    fn the_boot_clock_goes_as_fast_as_the_standard_librarys() {
+        let outer = Instant::now();
+        let first = Source::Machine.read().boot;
+        let inner = Instant::now();
+        while inner.elapsed() < Duration::from_millis(2) {
+            std::thread::yield_now();
+        }
+        let at_least = inner.elapsed();
+        let between = Source::Machine.read().boot.saturating_sub(first);
+        let at_most = outer.elapsed();
+        assert!((at_least..=at_most).contains(&between), "{at_least:?}, {between:?}, {at_most:?}");
+    }
 
     #[test]
     fn the_machine_gives_a_time_after_the_build_and_clones_share_it() {

@@ -9,7 +9,8 @@ within() {
     if [ "$3" = 0 ]; then
         echo "budget.sh: $1: $2 bytes"
     elif [ "$2" -gt "$3" ]; then
-        echo "budget.sh: $1: $2 bytes exceed the budget of $3; scripts/arm/bloat.sh shows what grew" >&2
+        echo "budget.sh: $1: $2 bytes exceed the budget of $3. 'scripts/arm/bloat.sh TARGET' shows what grew;" >&2
+        echo "  if the growth is meant, raise the budget in scripts/arm.sh, and what docs/on-a-camera.md says of it." >&2
         exit 1
     else
         echo "budget.sh: $1: $2 of $3 bytes"

@@ -14,6 +14,10 @@ shift
 command=$1
 shift
 
+if ! command -v "$gnu-gcc" >/dev/null; then
+    echo "cargo.sh: no C compiler for $target: $gnu-gcc is missing. Install it with scripts/deps.sh arm" >&2
+    exit 1
+fi
 rustc=$("$here/../rust.sh")
 upper=$(echo "$target" | tr a-z- A-Z_)
 lower=$(echo "$target" | tr - _)

@@ -63,7 +63,7 @@ if [ "$debian" = mipsel ]; then
         make -j"$(nproc)" install
     ) >"$new/log" 2>&1; then
         tail -n 40 "$new/log" >&2
-        echo "musl.sh: could not build musl for $debian" >&2
+        echo "musl.sh: could not build musl for $debian. Install the compiler and its tools with scripts/deps.sh arm, and run again" >&2
         exit 1
     fi
 else

@@ -27,6 +27,9 @@ mipsel-unknown-linux-musl)
     gnu=mipsel-linux-gnu
     qemu=qemu-mipsel-static
     cflags=-msoft-float
+    # rustix calls the kernel itself, as it does on ARM. Through the libc crate it would take that crate's 32-bit times
+    # for 64-bit ones: clocks would be garbage, and poll would not wait. Rust calls assembly for MIPS experimental.
+    rustflags="--cfg=rustix_use_experimental_asm"
     ;;
 aarch64-unknown-linux-musl | aarch64-unknown-linux-gnu)
     debian=arm64

@@ -253,6 +253,14 @@ mod tests {
         }
     }
 
+    /// Where rustix and the C library disagree on what a time is, the thread would never sleep.
+    #[test]
+    fn without_writers_the_thread_sleeps_for_a_tick() {
+        let began = Instant::now();
+        assert_eq!(poll(&mut [], Some(&TICK)), Ok(0));
+        assert!(began.elapsed() >= Duration::from_millis(200), "{:?}", began.elapsed());
+    }
+
     #[test]
     fn the_socket_is_made_when_its_directory_appears_and_made_again_when_its_path_is_gone() {
         let dir = tempfile::tempdir().unwrap();

@@ -47,6 +47,7 @@ pub mod memory;
 pub mod ownership;
 mod path_mtu;
 pub mod redact;
+mod space;
 pub mod status;
 pub mod store;
 pub mod supervision;

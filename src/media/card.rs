@@ -10,11 +10,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::fs::{AtFlags, Mode, OFlags, StatVfsMountFlags, StatxFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
 
 use crate::{
     conditions::Kind,
     config::{self, CARD_MOUNTS, RecordingDir},
+    space,
     supervision::ServiceManager,
 };
 
@@ -188,7 +189,7 @@ impl Card {
         }
         let dir = self.enter_the_same(segment)?;
         // A card that is mounted `sync` has it already, and would spend seconds on nothing.
-        if rustix::fs::fstatvfs(&dir).is_ok_and(|found| found.f_flag.contains(StatVfsMountFlags::SYNCHRONOUS)) {
+        if space::of(&dir).is_ok_and(|space| space.synchronous) {
             return Ok(());
         }
         let file = self.open(&dir, segment)?;

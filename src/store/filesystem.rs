@@ -12,6 +12,7 @@ use rustix::fs::{Advice, AtFlags, CWD, Dir, FlockOperation, Gid, Mode, OFlags, U
 use rustix::io::Errno;
 
 use super::StoreError;
+use crate::space;
 
 /// A directory on the real file system.
 #[derive(Debug)]
@@ -80,8 +81,7 @@ impl Filesystem for Directory {
     }
 
     fn free(&self) -> io::Result<u64> {
-        let found = rustix::fs::fstatvfs(&self.dir)?;
-        Ok(found.f_bavail.saturating_mul(found.f_frsize))
+        Ok(space::of(&self.dir)?.free)
     }
 }
 

@@ -16,6 +16,7 @@ use crate::{
     config::{Config, Listen, Media, Motion, Recording, Source},
     confinement,
     media::{self, FirstPicture},
+    space::{self, Space},
 };
 
 /// How long a camera may take for its first picture; some need twenty seconds.
@@ -171,8 +172,7 @@ fn folder(findings: &mut Findings, recording: &Recording, passed: &mut Vec<Strin
         Err((wrong, right)) => return findings.fault("recording.dir", wrong, right),
     };
     let shown = dir.display();
-    let Ok(space) = rustix::fs::statvfs(dir.as_path()) else { return };
-    let (whole, free) = (space.f_blocks.saturating_mul(space.f_frsize), space.f_bavail.saturating_mul(space.f_frsize));
+    let Ok(Space { whole, free, .. }) = fs::File::open(&dir).and_then(space::of) else { return };
     if whole < recording.max_bytes {
         let wrong = format!("is {}, and the file system of {shown} holds {} MB", recording.max_bytes, whole / 1_000_000);
         findings.warn("recording.max_bytes", wrong, "lower it: otherwise the oldest recording gives way only when the card is full");

@@ -19,7 +19,6 @@ pub(crate) struct Space {
 /// # Errors
 /// The kernel's, which a broken or pulled disk may cause.
 #[cfg(not(target_arch = "mips"))]
-#[allow(clippy::disallowed_methods)]
 pub(crate) fn of(file: impl AsFd) -> io::Result<Space> {
     use rustix::fs::StatVfsMountFlags;
 

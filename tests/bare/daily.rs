@@ -15,7 +15,7 @@ use care_tests::{
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the image of a bare camera: scripts/bare-camera.sh"]
-async fn a_bare_camera_from_its_first_boot_to_a_power_cut() {
+async fn s104_a_bare_camera_from_its_first_boot_to_a_power_cut() {
     let model = Model { board: Board::Virt, memory: Memory::Whole, clock: false };
     let (world, camera) = a_day(model, true).await;
     drop((camera, world));

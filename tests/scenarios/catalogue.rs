@@ -16,10 +16,29 @@ const NOT_BUILT: &str = "## Not built yet";
 const LINK: &str = "- [`s";
 
 /// Scenario number → its tests, as file and function.
-type Tests = BTreeMap<u32, BTreeSet<(String, String)>>;
+pub(crate) type Tests = BTreeMap<u32, BTreeSet<(String, String)>>;
 
-fn root() -> PathBuf {
+pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests are a folder of the repository").to_owned()
+}
+
+/// The catalogue's text.
+pub(crate) fn text() -> String {
+    fs::read_to_string(root().join(CATALOGUE)).unwrap()
+}
+
+/// Every numbered test of the tree.
+pub(crate) fn tests() -> Tests {
+    let mut tests = Tests::new();
+    for folder in SOURCES.map(|name| root().join(name)).iter().filter(|folder| folder.exists()) {
+        collect(folder, &mut tests);
+    }
+    tests
+}
+
+/// The scenarios that the catalogue lists as not built yet.
+pub(crate) fn not_built() -> BTreeSet<u32> {
+    linked(&text(), &Tests::new()).2
 }
 
 fn collect(folder: &Path, tests: &mut Tests) {
@@ -74,19 +93,12 @@ fn linked(text: &str, tests: &Tests) -> (String, BTreeSet<u32>, BTreeSet<u32>) {
 
 #[test]
 fn the_catalogue_links_every_numbered_test() {
-    let mut tests = Tests::new();
-    for folder in SOURCES.map(|name| root().join(name)) {
-        if folder.exists() {
-            collect(&folder, &mut tests);
-        }
-    }
-    let path = root().join(CATALOGUE);
-    let text = fs::read_to_string(&path).unwrap();
+    let (tests, text) = (tests(), text());
     let (now, built, planned) = linked(&text, &tests);
     assert_eq!(built, tests.keys().copied().collect(), "left: scenarios said to be built; right: scenarios with a test");
     assert!(planned.is_disjoint(&built), "{planned:?} are said not to be built");
     if std::env::var_os("CATALOGUE").is_some_and(|value| value == "write") {
-        return fs::write(&path, &now).unwrap();
+        return fs::write(root().join(CATALOGUE), &now).unwrap();
     }
     assert!(text == now, "{CATALOGUE} has other links than the tree; run this test with CATALOGUE=write");
 }

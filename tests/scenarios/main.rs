@@ -11,5 +11,6 @@ mod order;
 mod ownership;
 mod plans;
 mod power;
+mod small_camera;
 mod time;
 mod trust;

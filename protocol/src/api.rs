@@ -84,10 +84,23 @@ pub struct GrantRequest {
     pub bytes: u64,
     /// SHA-256 of its bytes, lowercase hex ([`is_sha256_hex`]).
     pub sha256: String,
+    /// Its place in a clip that leaves while it is being filmed; then `duration_ms`, `bytes` and `sha256` are the part's.
+    /// Absent: a whole clip.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part: Option<Part>,
     /// The epoch in force.
     pub epoch: u64,
     /// The sequence in force.
     pub seq: u64,
+}
+
+/// The place of a part in its clip (`docs/protocol.md#parts`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    /// From 0 on, in their order: the parts, one after the other, are the clip.
+    pub index: u32,
+    /// Whether the clip ends with it.
+    pub last: bool,
 }
 
 /// Whether `text` has the form of [`GrantRequest::sha256`]: 64 lowercase hex digits.

@@ -16,7 +16,7 @@ mod reject;
 mod report;
 mod topics;
 
-pub use api::{Answer, ClipKind, Get, Grant, GrantRequest, MotionEvent, MotionState, Stored, is_sha256_hex};
+pub use api::{Answer, ClipKind, Get, Grant, GrantRequest, MotionEvent, MotionState, Part, Stored, is_sha256_hex};
 pub use entitlement::{Channel, Entitlement, Lease, MAX_TOKEN_BYTES, Next, Order, Reason, Refund, RefundKind, VerifiedEntitlement};
 pub use ident::{BadIdent, DeviceId, Digest, Epoch, MAX_INTEGER, Plan, Position, Seq};
 pub use jws::{PublicKey, Signer};

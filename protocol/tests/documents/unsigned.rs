@@ -2,7 +2,7 @@
 
 use care_protocol::{
     Answer, Cause, ClipKind, DeviceId, Digest, Entitlement, Epoch, Get, Grant, GrantRequest, Keyset, MAX_INTEGER, MAX_KEYSET_BYTES,
-    MAX_TOKEN_BYTES, Mode, Outcome, Plan, Position, Reject, Report, Reset, Seq, Signer, Stored, Topic, Topics, is_sha256_hex,
+    MAX_TOKEN_BYTES, Mode, Outcome, Part, Plan, Position, Reject, Report, Reset, Seq, Signer, Stored, Topic, Topics, is_sha256_hex,
 };
 use proptest::prelude::*;
 use serde_json::json;
@@ -208,6 +208,7 @@ fn get_and_grant_request_are_written_as_the_specification_says() {
         duration_ms: 12_000,
         bytes: 7,
         sha256: "00".into(),
+        part: None,
         epoch: 3,
         seq: 41,
     };
@@ -216,6 +217,10 @@ fn get_and_grant_request_are_written_as_the_specification_says() {
     let names: Vec<_> = written.as_object().unwrap().keys().map(String::as_str).collect();
     assert_eq!(names.len(), 8);
     assert_eq!(serde_json::from_value::<GrantRequest>(written).unwrap(), request);
+    let part = GrantRequest { part: Some(Part { index: 0, last: false }), ..request };
+    let written = serde_json::to_value(&part).unwrap();
+    assert_eq!(written["part"], json!({ "index": 0, "last": false }));
+    assert_eq!(serde_json::from_value::<GrantRequest>(written).unwrap(), part);
 }
 
 #[test]

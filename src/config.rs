@@ -330,6 +330,9 @@ pub struct Spool {
 pub struct Upload {
     /// The uplink's rate in kbit/s; 0: estimated.
     pub uplink_kbps: u32,
+    /// Whether clips leave in parts while they are being filmed (`docs/protocol.md#parts`). False unless given: the cloud
+    /// must know parts.
+    pub while_recording: bool,
 }
 
 /// What the agent gives up when it starts.

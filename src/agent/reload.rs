@@ -68,7 +68,7 @@ impl Agent {
         }
         self.reconnect(&config)?;
         if config.upload != self.config.upload {
-            self.uploads.set_uplink(config.upload.uplink_kbps);
+            self.uploads.configure(&config.upload);
             self.config.upload = config.upload.clone();
         }
         // The topic prefix stays as it was at the start.

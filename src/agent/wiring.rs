@@ -55,7 +55,7 @@ impl Agent {
                 device: config.device.id.clone(),
                 spool: config.spool.clone(),
                 spool_dir: config.device.state_dir.join("spool"),
-                uplink_kbps: config.upload.uplink_kbps,
+                upload: config.upload.clone(),
                 peers,
                 uploader: config.uploader.as_ref().map(|uploader| uploader.socket.clone()),
                 conditions: conditions.clone(),

@@ -84,7 +84,7 @@ fn config(
     let films = root.has("media");
     let uploader = absent_or(&root, "uploader", |section| uploader(section, films));
     let spool = root.section("spool").map_or(Some(Spool::default()), spool);
-    let upload = root.section("upload").map_or(Some(Upload { uplink_kbps: 0 }), upload);
+    let upload = root.section("upload").map_or(Some(Upload { uplink_kbps: 0, while_recording: false }), upload);
     let status = absent_or(&root, "status", |section| {
         let listen = section.required("listen", "write \"127.0.0.1:9180\" or \"unix:/run/kasa-care-agent/status.sock\"", |value| {
             address::listen(text(value)?)
@@ -455,8 +455,9 @@ fn spool(section: Section) -> Option<Spool> {
 
 fn upload(section: Section) -> Option<Upload> {
     let uplink_kbps = section.or("uplink_kbps", 0, integer(0..=u32::MAX.into()));
+    let while_recording = section.or("while_recording", false, boolean);
     section.finish();
-    Some(Upload { uplink_kbps: uplink_kbps? as u32 })
+    Some(Upload { uplink_kbps: uplink_kbps? as u32, while_recording: while_recording? })
 }
 
 impl Default for Process {

@@ -30,6 +30,8 @@ pub struct Gate {
     /// A vendor's uploader, where there is one: another process, which the agent cannot kill.
     pub(super) vendor: Option<Arc<Vendor>>,
     pub(super) clock: Clock,
+    /// Whether a clip that begins now leaves in parts.
+    pub(super) in_parts: AtomicBool,
 }
 
 impl Gate {
@@ -40,7 +42,12 @@ impl Gate {
             chores: Condvar::new(),
             ending: false.into(),
         };
-        Self { sockets: Arc::default(), spool: Arc::new(spool), vendor, clock }
+        Self { sockets: Arc::default(), spool: Arc::new(spool), vendor, clock, in_parts: false.into() }
+    }
+
+    /// Whether clips leave while they are being filmed, from the next clip on.
+    pub(super) fn leave_while_recording(&self, yes: bool) {
+        self.in_parts.store(yes, Ordering::Relaxed);
     }
 
     /// The current generation.

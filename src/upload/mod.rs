@@ -53,7 +53,7 @@ pub use self::{
 };
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use self::{flash::hostile_spool, grant::hostile_grant};
-use crate::{clock::Clock, store::filesystem::Directory};
+use crate::{clock::Clock, config, store::filesystem::Directory};
 
 /// The status of uploads, as the status document shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,7 +104,7 @@ pub struct Uploads {
 /// The kernel refuses a thread or the descriptors for a runtime, or the socket for a vendor's uploader cannot be
 /// created.
 pub fn start(settings: Settings, clock: Clock, events: impl Fn(Event) + Send + Sync + 'static) -> io::Result<Uploads> {
-    let Settings { device, spool, spool_dir, uplink_kbps, peers, uploader, conditions } = settings;
+    let Settings { device, spool, spool_dir, upload, peers, uploader, conditions } = settings;
     let runtime = runtime::Builder::new_current_thread().thread_stack_size(crate::threads::STACK_BYTES).enable_all().build()?;
     let events: Arc<dyn Fn(Event) + Send + Sync> = Arc::new(events);
     let listener = uploader.map(|path| {
@@ -114,6 +114,7 @@ pub fn start(settings: Settings, clock: Clock, events: impl Fn(Event) + Send + S
     });
     let listener = listener.transpose()?;
     let gate = Arc::new(Gate::new(&spool, listener.as_ref().map(Listener::vendor), clock));
+    gate.leave_while_recording(upload.while_recording);
     let open_dir: Opener<Directory> = {
         let dir = spool_dir.clone();
         Arc::new(move || Directory::open(&dir))
@@ -128,7 +129,7 @@ pub fn start(settings: Settings, clock: Clock, events: impl Fn(Event) + Send + S
         gate,
         device,
         peers: Mutex::new(Arc::new(peers)),
-        pacer: Mutex::new(Pacer::new(uplink_kbps)),
+        pacer: Mutex::new(Pacer::new(upload.uplink_kbps)),
         last_fault: Mutex::new(None),
         faults: Faults::new(conditions),
         on_flash,
@@ -206,9 +207,11 @@ impl Uploads {
         *lock(&self.shared.peers) = Arc::new(peers);
     }
 
-    /// Paces by this uplink from the next transfer on; 0: estimates it afresh.
-    pub fn set_uplink(&self, kbps: u32) {
-        *self.shared.pacer() = Pacer::new(kbps);
+    /// Paces by this uplink from the next transfer on (0: estimates it afresh), and lets clips leave whole or in parts from
+    /// the next clip on.
+    pub fn configure(&self, upload: &config::Upload) {
+        *self.shared.pacer() = Pacer::new(upload.uplink_kbps);
+        self.shared.gate.leave_while_recording(upload.while_recording);
     }
 
     /// Writes waiting clips to flash from now on, each as soon as it is complete: the agent is about to stop.

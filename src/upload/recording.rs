@@ -1,6 +1,9 @@
 //! The gate's interface for media: decides whether a clip may begin, and receives its bytes during recording.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use care_protocol::Position;
@@ -16,6 +19,12 @@ use crate::{
     media::{Beginning, ClipWriter, Outlet, Verdict},
 };
 
+/// A part ends before the fragment with which it would last longer. Shorter than the contract's four seconds, so that what
+/// happens is in the store within five, over an uplink that is half as fast again as the stream.
+const PART: Duration = Duration::from_secs(2);
+/// And before the fragment with which it would be larger, bytes.
+const PART_BYTES: usize = 2_000_000;
+
 impl Outlet for Gate {
     fn begin(&self, clip: Beginning) -> Option<(Box<dyn ClipWriter>, Duration)> {
         let id = new_id()?;
@@ -24,7 +33,9 @@ impl Outlet for Gate {
             id,
             spool: self.spool.clone(),
             clock: self.clock.clone(),
-            digest: digest::Context::new(&digest::SHA256),
+            digest: new_digest(),
+            in_parts: self.in_parts.load(Ordering::Relaxed),
+            part: Open::default(),
             finished: false,
         };
         Some((Box::new(recording), max))
@@ -43,8 +54,40 @@ struct Recording {
     id: Uuid,
     spool: Arc<SharedSpool>,
     clock: Clock,
+    /// Of the clip, or of the part that is being filmed.
     digest: digest::Context,
+    in_parts: bool,
+    part: Open,
     finished: bool,
+}
+
+/// The part that is being filmed.
+#[derive(Debug, Clone, Copy, Default)]
+struct Open {
+    bytes: usize,
+    /// Where in the clip it begins, and how far it reaches.
+    from: Duration,
+    until: Duration,
+}
+
+impl Open {
+    /// Whether it ends before a fragment of `size`, with which the clip lasts `duration`.
+    fn ends_before(&self, size: usize, duration: Duration) -> bool {
+        self.bytes > 0 && (duration.saturating_sub(self.from) > PART || self.bytes + size > PART_BYTES)
+    }
+}
+
+impl Recording {
+    /// The digest of the part that ends before this fragment, and the id of the one that begins with it.
+    fn end_part(&mut self, size: usize, duration: Duration) -> Option<(String, Uuid)> {
+        if !self.in_parts || !self.part.ends_before(size, duration) {
+            return None;
+        }
+        // Without an id the part grows, and ends later.
+        let next = new_id()?;
+        self.part = Open { from: self.part.until, ..Open::default() };
+        Some((hex(&std::mem::replace(&mut self.digest, new_digest()).finish()), next))
+    }
 }
 
 impl ClipWriter for Recording {
@@ -53,9 +96,19 @@ impl ClipWriter for Recording {
     }
 
     fn append(&mut self, fragment: Bytes, duration: Duration) -> Verdict {
+        let ended = self.end_part(fragment.len(), duration);
         self.digest.update(&fragment);
-        let verdict = self.spool.lock().append(self.id, fragment, duration, self.clock.now());
-        self.spool.grown();
+        self.part.bytes += fragment.len();
+        self.part.until = duration;
+        let now = self.clock.now();
+        let mut spool = self.spool.lock();
+        let may_leave = ended.is_some();
+        if let Some((sha256, next)) = ended {
+            spool.end_part(self.id, sha256, next, now);
+        }
+        let verdict = spool.append(self.id, fragment, duration, now);
+        drop(spool);
+        if may_leave { self.spool.changed() } else { self.spool.grown() }
         verdict
     }
 
@@ -74,6 +127,10 @@ impl Drop for Recording {
             self.spool.changed();
         }
     }
+}
+
+fn new_digest() -> digest::Context {
+    digest::Context::new(&digest::SHA256)
 }
 
 /// A digest in the form of the API: lowercase hex.

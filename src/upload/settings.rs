@@ -4,7 +4,12 @@ use std::{collections::BTreeSet, fmt, path::PathBuf};
 
 use care_protocol::DeviceId;
 
-use crate::{conditions::Conditions, config::Spool as SpoolLimits, http::Origin, tls};
+use crate::{
+    conditions::Conditions,
+    config::{Spool as SpoolLimits, Upload},
+    http::Origin,
+    tls,
+};
 
 /// The settings of uploads.
 #[derive(Debug)]
@@ -15,8 +20,8 @@ pub struct Settings {
     pub spool: SpoolLimits,
     /// The directory for clips that cannot wait in memory.
     pub spool_dir: PathBuf,
-    /// `[upload] uplink_kbps`; 0: estimated.
-    pub uplink_kbps: u32,
+    /// `[upload]`
+    pub upload: Upload,
     /// The servers that clips are sent to.
     pub peers: Peers,
     /// Where a vendor's own uploader connects.

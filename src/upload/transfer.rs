@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use care_protocol::{Grant, GrantRequest, Reject, Stored};
+use care_protocol::{Grant, GrantRequest, Part, Reject, Stored};
 use http::{HeaderMap, HeaderValue, header};
 use http_body_util::{BodyExt, Full};
 use jiff::Timestamp;
@@ -65,7 +65,7 @@ impl Shared {
             Err(failure) => failure,
         };
         // Operators see a condition, which is made from the spool's state.
-        tracing::debug!(clip = %job.id, generation = job.generation.0, why = %failure, "clip not sent");
+        tracing::debug!(clip = %job.clip, part = job.part.map(|part| part.index), generation = job.generation.0, why = %failure, "clip not sent");
         self.note_fault(failure.to_string());
         match failure {
             Failure::Refused(status) => Outcome::Refused { until: self.gate.clock.now().boot + REFUSED, status },
@@ -142,11 +142,12 @@ impl Shared {
         let started_ms = i64::try_from(job.facts.started_ms).unwrap_or(i64::MAX);
         let broken = |reason: String| Doing::Asking.fault(Fault::Http { host: "the cloud".into(), reason });
         let request = GrantRequest {
-            clip: job.id.to_string(),
+            clip: job.clip.to_string(),
             kind: job.facts.kind,
             started_at: Timestamp::from_millisecond(started_ms).map_err(|error| broken(error.to_string()))?,
-            duration_ms: u64::try_from(job.facts.duration.as_millis()).unwrap_or(u64::MAX),
+            duration_ms: u64::try_from(job.length.as_millis()).unwrap_or(u64::MAX),
             bytes: job.bytes,
+            part: job.part.map(|part| Part { index: part.index, last: part.last }),
             sha256: job.sha256.clone(),
             epoch: job.position.epoch,
             seq: job.position.seq,

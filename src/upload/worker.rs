@@ -83,6 +83,7 @@ impl Shared {
     /// Sends one clip, in a task that a cut can abort from another thread.
     async fn carry(self: &Arc<Self>, job: Job) {
         let (id, generation, clip, bytes) = (job.id, job.generation, job.facts, job.bytes);
+        let (whole, part) = (job.clip, job.part.map(|part| part.index));
         let shared = self.clone();
         let mut task = tokio::spawn(async move { shared.transfer(&job).await });
         self.gate.sockets.adopt(generation, task.abort_handle());
@@ -108,7 +109,7 @@ impl Shared {
             self.emit(Event::Refused { status, clip });
         }
         if end == Outcome::Stored {
-            tracing::info!(clip = %id, bytes, generation = generation.0, "clip stored");
+            tracing::info!(clip = %whole, part, bytes, generation = generation.0, "clip stored");
             *lock(&self.last_fault) = None;
             self.emit(Event::Stored { clip, bytes });
         }

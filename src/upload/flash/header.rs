@@ -11,6 +11,8 @@
 //! 508 checksum   u32 LE   CRC-32 of the 16 bytes before it; earlier firmware writes zeros here, and reads nothing
 //! ```
 
+use std::time::Duration;
+
 use care_protocol::{ClipKind, is_sha256_hex};
 use crc32fast::Hasher;
 use serde::{Deserialize, Serialize};
@@ -18,6 +20,7 @@ use thiserror::Error;
 use uuid::Uuid;
 
 use super::write_budget::WriteCount;
+use crate::upload::spool::Part;
 
 /// Bytes of the header, whatever its content.
 pub(in crate::upload) const HEADER_BYTES: u64 = 512;
@@ -42,6 +45,23 @@ pub(in crate::upload) struct Facts {
     pub(in crate::upload) bytes: u64,
     /// Of the clip's bytes, lowercase hex.
     pub(in crate::upload) sha256: String,
+    /// The clip is a part of another: `clip` then names its file alone, and `bytes` and `sha256` are the part's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(in crate::upload) part: Option<PartFacts>,
+}
+
+/// The facts about a part.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(in crate::upload) struct PartFacts {
+    /// The clip that it is part of.
+    pub(in crate::upload) of: String,
+    pub(in crate::upload) index: u32,
+    pub(in crate::upload) last: bool,
+    /// Where in the clip it begins.
+    pub(in crate::upload) from_ms: u64,
+    /// Its own length.
+    pub(in crate::upload) long_ms: u64,
 }
 
 /// Why a header cannot be read.
@@ -58,12 +78,30 @@ pub(in crate::upload) enum Unreadable {
 impl Facts {
     /// `None` if the id is not in the form that this agent writes: in another form it could not be erased.
     pub(in crate::upload) fn id(&self) -> Option<Uuid> {
-        Uuid::try_parse(&self.clip).ok().filter(|id| id.to_string() == self.clip)
+        id(&self.clip)
+    }
+
+    /// Its place in the clip that it is part of, if it is one; `None` if that clip's id is not in the agent's form.
+    pub(in crate::upload) fn part(&self) -> Option<Option<Part>> {
+        let Some(part) = &self.part else { return Some(None) };
+        let (from, long) = (Duration::from_millis(part.from_ms), Duration::from_millis(part.long_ms));
+        Some(Some(Part { clip: id(&part.of)?, index: part.index, last: part.last, from, long }))
     }
 
     fn make_sense(&self) -> bool {
-        self.id().is_some() && is_sha256_hex(&self.sha256)
+        self.id().is_some() && self.part().is_some() && is_sha256_hex(&self.sha256)
     }
+}
+
+impl PartFacts {
+    pub(in crate::upload) fn of(part: &Part) -> Self {
+        let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        Self { of: part.clip.to_string(), index: part.index, last: part.last, from_ms: ms(part.from), long_ms: ms(part.long) }
+    }
+}
+
+fn id(text: &str) -> Option<Uuid> {
+    Uuid::try_parse(text).ok().filter(|id| id.to_string() == text)
 }
 
 /// The header that holds `facts`; `None` if they do not fit. Those of this agent always fit.
@@ -139,6 +177,7 @@ mod tests {
             duration_ms: u64::MAX,
             bytes: u64::MAX,
             sha256: "0".repeat(64),
+            part: Some(PartFacts { of: Uuid::max().to_string(), index: u32::MAX, last: false, from_ms: u64::MAX, long_ms: u64::MAX }),
         }
     }
 
@@ -168,7 +207,8 @@ mod tests {
         let id = Uuid::from_u128(0xab);
         let clips = [id.to_string().to_uppercase(), id.simple().to_string(), id.braced().to_string(), id.urn().to_string(), "1".into()];
         let digests = ["", "00", &"g".repeat(64), &"A".repeat(64)].map(str::to_owned);
-        let facts = clips.map(|clip| Facts { clip, ..facts() }).into_iter().chain(digests.map(|sha256| Facts { sha256, ..facts() }));
+        let parts = clips.clone().map(|of| Facts { part: facts().part.map(|part| PartFacts { of, ..part }), ..facts() });
+        let facts = clips.map(|clip| Facts { clip, ..facts() }).into_iter().chain(digests.map(|sha256| Facts { sha256, ..facts() })).chain(parts);
         for facts in facts {
             assert_eq!(decode(&encode(&facts).unwrap()), Err(Unreadable::Facts), "{facts:?}");
         }

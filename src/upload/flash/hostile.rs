@@ -72,6 +72,7 @@ fn genuine(number: u128) -> Facts {
         duration_ms: 5000,
         bytes: 10,
         sha256: "0".repeat(64),
+        part: None,
     }
 }
 

@@ -22,7 +22,7 @@ use super::spool::Diagnosis;
 
 pub use erasing::erase_spool;
 pub(super) use files::{ClipFile, Files, Opener, Put};
-pub(super) use header::{Facts, HEADER_BYTES};
+pub(super) use header::{Facts, HEADER_BYTES, PartFacts};
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use hostile::hostile_spool;
 pub(super) use write_budget::{WriteBudget, WriteCount};

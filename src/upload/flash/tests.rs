@@ -182,6 +182,27 @@ impl Camera {
         });
     }
 
+    /// Records a clip that leaves in three parts.
+    fn record_in_parts(&mut self, duration: Duration) {
+        let before = self.ids();
+        self.gate.leave_while_recording(true);
+        let beginning = Beginning { kind: ClipKind::Motion, ago: Duration::from_secs(40), height: 360 };
+        let (mut writer, _) = self.gate.begin(beginning).expect("a clip may begin");
+        self.gate.leave_while_recording(false);
+        let number = self.ledger.contents.len() as u8;
+        let parts: Vec<Vec<u8>> = (0..3).map(|part| vec![number.wrapping_mul(31).wrapping_add(part); 40]).collect();
+        for (part, end_s) in parts.iter().zip([2, 4, 5]) {
+            assert_ne!(writer.append(Bytes::copy_from_slice(part), Duration::from_secs(end_s)), Verdict::Erased);
+        }
+        writer.finish(duration);
+        let entries: Vec<Uuid> = self.gate.spool.lock().ids().filter(|id| !before.contains(id)).collect();
+        assert_eq!(entries.len(), parts.len());
+        if duration == LONG {
+            self.ledger.long.extend(&entries);
+        }
+        self.ledger.contents.extend(entries.into_iter().zip(parts));
+    }
+
     fn record(&mut self, duration: Duration) -> Uuid {
         let before = self.ids();
         let number = self.ledger.contents.len() as u8;
@@ -280,6 +301,10 @@ impl Camera {
         if let Some(lost) = moment.safe.iter().filter(allowed).find(|id| !found.contains(*id)) {
             return Err(format!("{lost} was on flash, and is lost"));
         }
+        let dropped = self.gate.spool.lock().tally().dropped;
+        if dropped.clips > 0 {
+            return Err(format!("parts were found behind a gap: {dropped:?}"));
+        }
         let names = self.disk.list().map_err(|why| why.to_string())?;
         if names.iter().any(|name| name.ends_with(".part") && name != "journal.part") {
             return Err(format!("a part is left: {names:?}"));
@@ -309,6 +334,24 @@ fn history(fault: Option<Fault>) -> Camera {
     camera
 }
 
+/// Clips in parts: they go to flash in order, one part leaves, a cancel erases the clip that is too long, more follow.
+fn history_of_parts() -> Camera {
+    let mut camera = Camera::new(None);
+    camera.record_in_parts(LONG);
+    camera.record_in_parts(SHORT);
+    camera.wait();
+    camera.store_one();
+    camera.receive();
+    camera.receive();
+    camera.work();
+    camera.record_in_parts(SHORT);
+    camera.wait();
+    camera.store_one();
+    camera.receive();
+    camera.work();
+    camera
+}
+
 /// Enough ways to lose power to be all of them wherever no more than eight pieces are unsynced.
 const ALL: usize = 256;
 
@@ -328,6 +371,14 @@ fn assert_crash_states(ways: &[usize], least: u64) {
 #[test]
 fn s45_after_any_crash_what_was_erased_is_gone_and_what_waits_is_there() {
     assert_crash_states(&[ALL], 2_000);
+}
+
+/// Scenario 99: the same of parts; and none is found behind a gap.
+#[test]
+fn s99_after_any_crash_the_parts_of_a_clip_are_there_in_order_or_gone() {
+    let mut states = 0;
+    assert_eq!(history_of_parts().crash_everywhere(&[ALL], &mut states), Ok(()));
+    assert!(states > 2_000, "only {states} crash states");
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! One clip in the spool: its state, its place in memory and on flash, and the results of its uploads.
-//! [`super::schedule`] and [`super::quota`] decide what happens to it next.
+//! One entry of the spool: a clip, or a part of one that leaves while it is being filmed. Its state, its place in memory
+//! and on flash, and the results of its uploads. [`super::schedule`] and [`super::quota`] decide what happens to it next.
 
 use std::time::Duration;
 
@@ -17,14 +17,18 @@ use crate::{
     upload::flash::{Facts, HEADER_BYTES},
 };
 
-/// One clip. Once removed from the spool, only its memory remains to be freed.
+/// A clip, or a part of one. Once removed from the spool, only its memory remains to be freed.
 #[derive(Debug)]
 pub(in crate::upload) struct Clip {
+    /// Names its file. The clip's own id, except in parts after the first.
     pub(super) id: Uuid,
+    /// Its place in a clip that leaves in parts; `None` for a whole clip.
+    pub(super) part: Option<Part>,
     pub(super) kind: ClipKind,
     pub(super) epoch: u64,
     pub(super) height: u32,
     pub(super) started: Start,
+    /// Of the whole clip, as far as it is filmed: what a policy judges.
     pub(super) duration: Duration,
     /// Empty where its bytes are on flash alone.
     pub(super) fragments: Vec<Bytes>,
@@ -48,6 +52,20 @@ pub(in crate::upload) struct Clip {
     pub(super) singled_out: bool,
     /// Why it failed the last time.
     pub(super) trouble: Option<Trouble>,
+}
+
+/// The place of a part in its clip (`docs/protocol.md#parts`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::upload) struct Part {
+    pub(in crate::upload) clip: Uuid,
+    /// From 0 on.
+    pub(in crate::upload) index: u32,
+    /// The clip ends with it.
+    pub(in crate::upload) last: bool,
+    /// Where in the clip it begins.
+    pub(in crate::upload) from: Duration,
+    /// Its own length.
+    pub(in crate::upload) long: Duration,
 }
 
 /// The state of a clip.
@@ -82,6 +100,7 @@ impl Clip {
     pub(super) fn beginning(id: Uuid, beginning: &Beginning, epoch: u64, now: Now) -> Self {
         Self {
             id,
+            part: None,
             kind: beginning.kind,
             epoch,
             height: beginning.height,
@@ -103,30 +122,57 @@ impl Clip {
         }
     }
 
-    /// A clip that an earlier run left on flash; `None` if its id is not in the agent's form.
+    /// A clip, or a part of one, that an earlier run left on flash; `None` if an id is not in the agent's form.
     pub(super) fn found(facts: Facts, now: Now) -> Option<Self> {
         let duration = Duration::from_millis(facts.duration_ms);
+        let beginning = Beginning { kind: facts.kind, ago: Duration::ZERO, height: facts.height };
         Some(Self {
-            id: facts.id()?,
-            kind: facts.kind,
-            epoch: facts.epoch,
-            height: facts.height,
+            part: facts.part()?,
             started: Start::Earlier { stamped_ms: facts.started_ms, found: now.boot, lasted: duration },
             duration,
-            fragments: Vec::new(),
             flash: OnFlash::Yes,
             since: Duration::ZERO,
             bytes: facts.bytes,
-            sha256: facts.sha256,
             state: State::Waiting,
-            full: false,
-            not_before: Duration::ZERO,
-            failures: 0,
-            unreadable: 0,
-            refused: false,
-            singled_out: false,
-            trouble: None,
+            sha256: facts.sha256.clone(),
+            ..Self::beginning(facts.id()?, &beginning, facts.epoch, now)
         })
+    }
+
+    /// Ends the part that is being filmed. Returns the next one, which begins here.
+    pub(super) fn end_part(&mut self, sha256: String, next: Uuid, now: Now) -> Self {
+        let part = self.part.unwrap_or(Part { clip: self.id, index: 0, last: false, from: Duration::ZERO, long: Duration::ZERO });
+        self.part = Some(Part { long: self.duration.saturating_sub(part.from), ..part });
+        self.complete(sha256, now);
+        let beginning = Beginning { kind: self.kind, ago: Duration::ZERO, height: self.height };
+        Self {
+            part: Some(Part { index: part.index.saturating_add(1), from: self.duration, ..part }),
+            started: self.started,
+            duration: self.duration,
+            ..Self::beginning(next, &beginning, self.epoch, now)
+        }
+    }
+
+    /// Ends the clip. Without parts it waits as a whole.
+    pub(super) fn end(&mut self, sha256: String, now: Now) {
+        self.part = self.part.map(|part| Part { last: true, long: self.duration.saturating_sub(part.from), ..part });
+        self.complete(sha256, now);
+    }
+
+    fn complete(&mut self, sha256: String, now: Now) {
+        self.sha256 = sha256;
+        self.since = now.boot;
+        self.state = State::Waiting;
+    }
+
+    /// The id of the clip that it is, or is part of.
+    pub(super) fn clip(&self) -> Uuid {
+        self.part.map_or(self.id, |part| part.clip)
+    }
+
+    /// The length of what it holds.
+    pub(super) fn length(&self) -> Duration {
+        self.part.map_or(self.duration, |part| part.long)
     }
 
     /// The facts by which a policy judges it.
@@ -168,6 +214,20 @@ impl Clip {
     }
 }
 
+/// A clip that has left, or is about to leave, as the cooldown counts it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Passed {
+    pub(super) clip: Uuid,
+    pub(super) started: Start,
+    pub(super) duration: Duration,
+}
+
+impl Passed {
+    pub(super) fn of(clip: &Clip) -> Self {
+        Self { clip: clip.clip(), started: clip.started, duration: clip.duration }
+    }
+}
+
 /// The spool drops lower classes first.
 pub(super) fn class(kind: ClipKind) -> u8 {
     match kind {
@@ -180,14 +240,15 @@ pub(super) fn class(kind: ClipKind) -> u8 {
 /// Whether the policy allows this clip, given those that have left or are about to leave before it. The oldest are
 /// judged first, but a later clip may overtake one that waits for a retry; the cooldown therefore holds in both
 /// directions.
-pub(super) fn allows(policy: Policy, epoch: u64, now_ms: u64, passed: &[(Start, Duration)], clip: &Clip, now: Now) -> bool {
-    let earlier = passed.iter().filter(|(start, _)| *start <= clip.started).map(|(start, long)| start.end_ms(*long, now));
+pub(super) fn allows(policy: Policy, epoch: u64, now_ms: u64, passed: &[Passed], clip: &Clip, now: Now) -> bool {
+    let others = || passed.iter().filter(|other| other.clip != clip.clip());
+    let earlier = others().filter(|other| other.started <= clip.started).map(|other| other.started.end_ms(other.duration, now));
     let facts = clip.facts(now);
     if !Judge::new(policy, epoch, now_ms, earlier.max()).allows(&facts) {
         return false;
     }
     let cooldown_ms = u64::from(policy.cooldown_s) * 1000;
     let free_until = facts.ended_ms().saturating_add(cooldown_ms);
-    let mut later = passed.iter().filter(|(start, _)| *start > clip.started);
-    clip.kind == ClipKind::Snapshot || cooldown_ms == 0 || later.all(|(start, _)| start.trusted_ms(now) >= free_until)
+    let mut later = others().filter(|other| other.started > clip.started);
+    clip.kind == ClipKind::Snapshot || cooldown_ms == 0 || later.all(|other| other.started.trusted_ms(now) >= free_until)
 }

@@ -2,7 +2,11 @@
 //! which the uploads' thread frees outside the lock, and its file, which the flash thread erases. The ledger keeps
 //! both lists; it takes no decisions.
 
-use std::{collections::VecDeque, mem, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    mem,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use care_engine::trusted_time::Now;
@@ -10,7 +14,7 @@ use care_protocol::{ClipKind, Erased};
 use uuid::Uuid;
 
 use super::{
-    clip::{Clip, Dropped, OnFlash, State},
+    clip::{Clip, Dropped, OnFlash, Passed, State},
     start::Start,
 };
 
@@ -30,8 +34,8 @@ pub(in crate::upload) struct Tally {
 pub(super) struct Ledger {
     /// Oldest first.
     pub(super) clips: Vec<Clip>,
-    /// Starts and lengths of the newest clips that were uploaded.
-    pub(super) uploaded: VecDeque<(Start, Duration)>,
+    /// The newest clips that were uploaded, at least in part.
+    pub(super) uploaded: VecDeque<Passed>,
     /// Removed from `clips`: they can no longer be sent. The uploads' thread frees their memory.
     removed: Vec<Clip>,
     /// Those of `removed` that were dropped to make room for newer ones, to be reported.
@@ -66,12 +70,63 @@ impl Ledger {
         self.clips.iter().filter(|clip| matches!(clip.state, State::InFlight(_))).count() as u32
     }
 
-    /// The clip of this id while it is being recorded.
-    pub(super) fn recording(&mut self, id: Uuid) -> Option<&mut Clip> {
-        self.clips.iter_mut().find(|clip| clip.id == id && clip.state == State::Recording)
+    /// The clip of this id while it is being recorded, or the part of it that is.
+    pub(super) fn recording(&mut self, clip: Uuid) -> Option<&mut Clip> {
+        self.clips.iter_mut().find(|entry| entry.clip() == clip && entry.state == State::Recording)
     }
 
-    /// Inserts a clip in order of age.
+    /// The clips being recorded.
+    pub(super) fn being_recorded(&self) -> BTreeSet<Uuid> {
+        self.clips.iter().filter(|clip| clip.state == State::Recording).map(Clip::clip).collect()
+    }
+
+    /// The part of this clip that is filmed now ends, and the next one, `next`, begins.
+    pub(super) fn end_part(&mut self, clip: Uuid, sha256: String, next: Uuid, now: Now) {
+        if let Some(part) = self.recording(clip) {
+            let following = part.end_part(sha256, next, now);
+            self.insert(following);
+        }
+    }
+
+    /// Whether this is a part whose predecessor is held, and not on flash.
+    pub(super) fn follows_memory(&self, index: usize) -> bool {
+        let part = &self.clips[index];
+        part.part.is_some() && self.clips[..index].iter().any(|other| other.clip() == part.clip() && other.flash != OnFlash::Yes)
+    }
+
+    /// The clip, parts of which may wait already, is this long by now.
+    pub(super) fn grow(&mut self, clip: Uuid, duration: Duration) {
+        for entry in self.clips.iter_mut().filter(|entry| entry.clip() == clip) {
+            entry.duration = entry.duration.max(duration);
+        }
+    }
+
+    /// Adds clips that an earlier run left on flash. The parts of one clip get the same beginning and length, whatever was
+    /// known when each was written. A part whose predecessor could not be read is dropped with all that follow.
+    pub(super) fn restore(&mut self, found: impl Iterator<Item = Clip>, now: Now) {
+        let mut wholes: BTreeMap<Uuid, (Start, Duration)> = BTreeMap::new();
+        let found: Vec<Clip> = found.collect();
+        for clip in &found {
+            let (started, duration) = wholes.entry(clip.clip()).or_insert((clip.started, clip.duration));
+            (*started, *duration) = ((*started).min(clip.started), (*duration).max(clip.duration));
+        }
+        self.clips.extend(found.into_iter().map(|mut clip| {
+            if let Some(&(started, duration)) = wholes.get(&clip.clip()) {
+                (clip.started, clip.duration) = (started.lasting(duration), duration);
+            }
+            clip
+        }));
+        self.clips.sort_by_key(|clip| (clip.started, clip.clip(), clip.part.map(|part| part.index)));
+        let follows = |pair: &[Clip]| match (pair[0].part, pair[1].part) {
+            (Some(a), Some(b)) if a.clip == b.clip => b.index == a.index.saturating_add(1),
+            _ => true,
+        };
+        while let Some(gap) = self.clips.windows(2).position(|pair| !follows(pair)) {
+            self.drop_clip(gap + 1, now);
+        }
+    }
+
+    /// Inserts a clip in order of age, behind its earlier parts.
     pub(super) fn insert(&mut self, clip: Clip) {
         let place = self.clips.partition_point(|other| other.started <= clip.started);
         self.clips.insert(place, clip);
@@ -87,22 +142,28 @@ impl Ledger {
         sum
     }
 
-    /// Drops a clip because there is no room or it cannot be read; returns its id.
+    /// Drops a clip because there is no room or it cannot be read, or this part of it and all that follow: without it
+    /// they do not play. Returns the clip's id.
     pub(super) fn drop_clip(&mut self, index: usize, now: Now) -> Uuid {
-        let clip = self.clips.remove(index);
-        let (id, dropped) = (clip.id, clip.as_dropped(now));
-        self.tally.dropped = add(self.tally.dropped, Erased { clips: 1, bytes: dropped.bytes });
-        self.dropped.push(dropped);
-        self.remove(clip);
-        id
+        let (clip, place) = (self.clips[index].clip(), self.clips[index].part.map(|part| part.index));
+        let goes = |entry: &Clip| entry.clip() == clip && entry.part.map(|part| part.index) >= place;
+        let (gone, kept): (Vec<Clip>, Vec<Clip>) = mem::take(&mut self.clips).into_iter().partition(goes);
+        self.clips = kept;
+        let sum = sum(&gone);
+        self.tally.dropped = add(self.tally.dropped, sum);
+        self.dropped.extend(gone.first().map(|first| Dropped { bytes: sum.bytes, ..first.as_dropped(now) }));
+        gone.into_iter().for_each(|clip| self.remove(clip));
+        clip
     }
 
-    /// The store has this clip.
+    /// The store has this clip, or this part of it. A clip counts once it is there whole.
     pub(super) fn stored(&mut self, index: usize) {
         let clip = self.clips.remove(index);
-        self.tally.stored = add(self.tally.stored, Erased { clips: 1, bytes: clip.bytes });
+        let whole = clip.part.is_none_or(|part| part.last);
+        self.tally.stored = add(self.tally.stored, Erased { clips: u32::from(whole), bytes: clip.bytes });
         if clip.kind != ClipKind::Snapshot {
-            self.uploaded.push_back((clip.started, clip.duration));
+            self.uploaded.retain(|other| other.clip != clip.clip());
+            self.uploaded.push_back(Passed::of(&clip));
             if self.uploaded.len() > UPLOADED {
                 self.uploaded.pop_front();
             }
@@ -110,9 +171,9 @@ impl Ledger {
         self.remove(clip);
     }
 
-    /// Discards a clip that will not be finished; no counter includes it.
-    pub(super) fn abandon(&mut self, id: Uuid) {
-        if let Some(index) = self.clips.iter().position(|clip| clip.id == id && clip.state == State::Recording) {
+    /// Discards a clip that will not be finished, or the part of it that is being filmed; no counter includes it.
+    pub(super) fn abandon(&mut self, clip: Uuid) {
+        if let Some(index) = self.clips.iter().position(|entry| entry.clip() == clip && entry.state == State::Recording) {
             let clip = self.clips.remove(index);
             self.remove(clip);
         }
@@ -137,8 +198,10 @@ impl Ledger {
     }
 }
 
+/// Parts of one clip count as one.
 fn sum(clips: &[Clip]) -> Erased {
-    Erased { clips: clips.len() as u32, bytes: clips.iter().map(|clip| clip.bytes).sum() }
+    let ids: BTreeSet<Uuid> = clips.iter().map(Clip::clip).collect();
+    Erased { clips: ids.len() as u32, bytes: clips.iter().map(|clip| clip.bytes).sum() }
 }
 
 /// Two counts in one.

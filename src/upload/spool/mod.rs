@@ -30,14 +30,14 @@ use care_engine::{Admission, Generation, trusted_time::Now};
 use care_protocol::{ClipKind, Erased, Policy, Position};
 
 pub(super) use self::{
-    clip::Dropped,
+    clip::{Dropped, Part},
     failures::{Blame, Trouble},
     schedule::{Content, Job, Next, Outcome},
     spill::{Chore, Spilled},
     troubles::Diagnosis,
 };
 use self::{
-    clip::{Clip, State, allows},
+    clip::{Clip, Passed, State, allows},
     failures::Schedule,
     ledger::{Ledger, Tally},
     quota::Flash,
@@ -54,6 +54,8 @@ pub(super) struct Spool {
     flash: Flash,
     /// Whether a document has judged the clips found on flash.
     judged: bool,
+    /// Clips that ended early because there was no room for more of them, and the BOOTTIME of the last.
+    shortened: Option<(u32, Duration)>,
     admission: Admission,
     /// The generation under which clips may be uploaded; set together with `admission`.
     generation: Generation,
@@ -68,6 +70,7 @@ impl Spool {
             memory_quota,
             flash: Flash::new(flash_quota, flash_per_day),
             judged: false,
+            shortened: None,
             admission: Admission::CLOSED,
             generation: Generation::default(),
         }
@@ -146,7 +149,7 @@ impl Spool {
         self.ledger.erase(|clip| {
             let allowed = allows(keep, position.epoch, now_ms, &passed, clip, now);
             if allowed && clip.kind != ClipKind::Snapshot {
-                passed.push((clip.started, clip.duration));
+                passed.push(Passed::of(clip));
             }
             !allowed
         })

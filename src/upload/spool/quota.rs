@@ -101,10 +101,12 @@ impl Spool {
     /// too large. Returns whether that clip is still in the spool.
     pub(super) fn make_room_in_memory(&mut self, writing: Uuid, now: Now) -> bool {
         while self.ledger.memory() > self.memory_quota {
-            let droppable = self.ledger.clips.iter().enumerate().filter(|(_, clip)| clip.may_be_dropped());
+            let recorded = self.ledger.being_recorded();
+            let goes = |(_, clip): &(usize, &Clip)| clip.may_be_dropped() && !recorded.contains(&clip.clip());
+            let droppable = self.ledger.clips.iter().enumerate().filter(goes);
             let first = droppable.min_by_key(|(index, clip)| (class(clip.kind), *index)).map(|(index, _)| index);
             // Only clips being sent, recorded and written are left: the newest must go.
-            let index = first.or_else(|| self.ledger.clips.iter().position(|clip| clip.id == writing));
+            let index = first.or_else(|| self.ledger.clips.iter().position(|clip| clip.clip() == writing && clip.state == State::Recording));
             let Some(index) = index else { return false };
             if self.ledger.drop_clip(index, now) == writing {
                 return false;
@@ -117,11 +119,11 @@ impl Spool {
     /// class, in flight, or being written. `None` if there is no room for it; then nothing is dropped.
     pub(super) fn make_room_on_flash(&mut self, index: usize, now: Now) -> Option<Uuid> {
         let clip = &self.ledger.clips[index];
-        let (id, worth) = (clip.id, (class(clip.kind), index));
+        let (id, whole, worth) = (clip.id, clip.clip(), (class(clip.kind), index));
         let needed = (self.ledger.on_flash() + clip.bytes + HEADER_BYTES + self.flash.unlinking_bytes + self.ledger.unerased_bytes())
             .saturating_sub(self.flash.quota);
         let less = |(index, clip): &(usize, &Clip)| {
-            clip.state == State::Waiting && clip.flash == OnFlash::Yes && (class(clip.kind), *index) < worth
+            clip.state == State::Waiting && clip.flash == OnFlash::Yes && clip.clip() != whole && (class(clip.kind), *index) < worth
         };
         let mut victims: Vec<_> = self.ledger.clips.iter().enumerate().filter(less).collect();
         victims.sort_by_key(|(index, clip)| (class(clip.kind), *index));
@@ -148,8 +150,7 @@ impl Spool {
     /// Adds the clips found on flash at the start. None of them leaves before a document has judged it. Clips beyond
     /// the quota, which may have been lowered, are dropped.
     pub(in crate::upload) fn restore(&mut self, found: Vec<Facts>, now: Now) {
-        self.ledger.clips.extend(found.into_iter().filter_map(|facts| Clip::found(facts, now)));
-        self.ledger.clips.sort_by_key(|clip| clip.started);
+        self.ledger.restore(found.into_iter().filter_map(|facts| Clip::found(facts, now)), now);
         while self.ledger.on_flash() > self.flash.quota {
             let lowest = self.ledger.clips.iter().enumerate().min_by_key(|(index, clip)| (class(clip.kind), *index));
             let Some((index, _)) = lowest else { break };

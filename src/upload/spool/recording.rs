@@ -1,4 +1,5 @@
-//! A clip while it is being recorded: whether it may begin, how long it may get, when it is complete.
+//! A clip while it is being recorded: whether it may begin, how long it may get, when a part of it or all of it is
+//! complete.
 
 use std::time::Duration;
 
@@ -25,7 +26,7 @@ impl Spool {
             State::Recording => clip.ended_ms(now).max(now_ms),
             State::Waiting | State::InFlight(_) => clip.ended_ms(now),
         });
-        let left = self.ledger.uploaded.iter().map(|(start, duration)| start.end_ms(*duration, now));
+        let left = self.ledger.uploaded.iter().map(|clip| clip.started.end_ms(clip.duration, now));
         // Trusted time may be earlier than the end of a clip of an earlier boot, so such a clip does not count here.
         let newest = left.chain(held).filter(|end| *end <= now_ms).max();
         let mut judge = Judge::new(record, position.epoch, now_ms, newest);
@@ -40,15 +41,17 @@ impl Spool {
     /// Appends to a clip; [`Verdict::Erased`] if it is no longer in the spool.
     pub(in crate::upload) fn append(&mut self, id: Uuid, fragment: Bytes, duration: Duration, now: Now) -> Verdict {
         let size = fragment.len() as u64;
+        self.ledger.grow(id, duration);
         let Some(clip) = self.ledger.recording(id) else { return Verdict::Erased };
-        clip.duration = clip.duration.max(duration);
         clip.bytes += size;
         clip.fragments.push(fragment);
         if !self.make_room_in_memory(id, now) {
             return Verdict::Erased;
         }
         // The next piece is about as large. Ending a clip early is better than dropping it for its last second.
-        let fixed: u64 = self.ledger.clips.iter().filter(|clip| !clip.may_be_dropped()).map(Clip::in_memory).sum();
+        let recorded = self.ledger.being_recorded();
+        let stays = |clip: &&Clip| !clip.may_be_dropped() || recorded.contains(&clip.clip());
+        let fixed: u64 = self.ledger.clips.iter().filter(stays).map(Clip::in_memory).sum();
         let full = fixed.saturating_add(2 * size) > self.memory_quota;
         if let Some(clip) = self.ledger.recording(id) {
             clip.full = full;
@@ -59,23 +62,30 @@ impl Spool {
     /// How long a clip that is being recorded may get; [`Verdict::Erased`] if it is no longer in the spool.
     pub(in crate::upload) fn limit(&self, id: Uuid) -> Verdict {
         let longest = Duration::from_secs(self.admission.record.clip_max_s.into());
-        match self.ledger.clips.iter().find(|clip| clip.id == id && clip.state == State::Recording) {
+        match self.ledger.clips.iter().find(|clip| clip.clip() == id && clip.state == State::Recording) {
             Some(clip) if clip.full => Verdict::Continue { max: longest.min(clip.duration) },
             Some(_) => Verdict::Continue { max: longest },
             None => Verdict::Erased,
         }
     }
 
+    /// The part that is being filmed is complete and waits; `next` begins.
+    pub(in crate::upload) fn end_part(&mut self, id: Uuid, sha256: String, next: Uuid, now: Now) {
+        self.ledger.end_part(id, sha256, next, now);
+    }
+
     /// The clip is complete and waits. A clip longer than the plan allows is erased.
     pub(in crate::upload) fn finish(&mut self, id: Uuid, duration: Duration, sha256: String, now: Now) {
         let longest = Duration::from_secs(self.admission.keep.clip_max_s.into());
+        self.ledger.grow(id, duration);
         let Some(clip) = self.ledger.recording(id) else { return };
-        clip.duration = clip.duration.max(duration);
-        clip.sha256 = sha256;
-        clip.since = now.boot;
-        clip.state = State::Waiting;
-        if clip.kind != ClipKind::Snapshot && clip.duration > longest {
-            self.ledger.erase(|clip| clip.id == id);
+        clip.end(sha256, now);
+        let (kind, length) = (clip.kind, clip.duration);
+        if clip.full {
+            self.shortened = Some((self.shortened.map_or(0, |(clips, _)| clips) + 1, now.boot));
+        }
+        if kind != ClipKind::Snapshot && length > longest {
+            self.ledger.erase(|clip| clip.clip() == id);
         }
     }
 

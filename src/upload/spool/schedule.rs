@@ -1,7 +1,8 @@
-//! Which clip is uploaded next, and what the end of a transfer means for it: of those that the plan allows, the oldest
-//! that has not failed; then the oldest that has. [`super::failures`] sets how long a failed clip waits.
+//! Which clip is uploaded next, and what the end of a transfer means for it. Of those that the plan allows and that have
+//! not failed: the newest snapshot, which says most per byte; the next part of a clip that is being filmed or has begun to
+//! leave; the oldest clip. Then those that have failed. [`super::failures`] sets how long a failed clip waits.
 
-use std::time::Duration;
+use std::{cmp::Reverse, collections::BTreeSet, time::Duration};
 
 use bytes::Bytes;
 use care_engine::{Admission, ClipFacts, Generation, trusted_time::Now};
@@ -10,9 +11,9 @@ use uuid::Uuid;
 
 use super::{
     Spool,
-    clip::{OnFlash, State, allows},
+    clip::{Clip, OnFlash, Part, Passed, State, allows},
     failures::Trouble,
-    start::trusted_ms,
+    start::{Start, trusted_ms},
 };
 
 /// How often a clip of an earlier boot checks whether the time is known by now.
@@ -21,10 +22,16 @@ const CLOCK_ROUND: Duration = Duration::from_secs(2);
 /// A clip in flight.
 #[derive(Debug, Clone)]
 pub(in crate::upload) struct Job {
+    /// Names its file.
     pub(in crate::upload) id: Uuid,
+    /// The clip that it is, or is part of.
+    pub(in crate::upload) clip: Uuid,
+    pub(in crate::upload) part: Option<Part>,
     pub(in crate::upload) generation: Generation,
     pub(in crate::upload) position: Position,
     pub(in crate::upload) facts: ClipFacts,
+    /// The length of what is sent.
+    pub(in crate::upload) length: Duration,
     pub(in crate::upload) bytes: u64,
     pub(in crate::upload) sha256: String,
     pub(in crate::upload) content: Content,
@@ -61,6 +68,20 @@ pub(in crate::upload) enum Outcome {
     Stale,
 }
 
+/// The lowest leaves first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Turn {
+    failed: bool,
+    order: Order,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Order {
+    Snapshot(Reverse<Start>),
+    UnderWay(Start),
+    Waiting(Start),
+}
+
 impl Spool {
     /// The next clip to send, of those that may leave now. None during a cut: the gate's `generation` is then ahead of
     /// the spool's.
@@ -74,8 +95,14 @@ impl Spool {
         // take the place of one that waits for a retry.
         let mut passed: Vec<_> = self.ledger.uploaded.iter().copied().collect();
         let mut soonest: Option<Duration> = None;
-        let mut due_now: Option<usize> = None;
-        for (index, clip) in self.ledger.clips.iter().enumerate().filter(|(_, clip)| clip.state == State::Waiting) {
+        let mut due_now: Option<(Turn, usize)> = None;
+        let recorded = self.ledger.being_recorded();
+        let mut seen = BTreeSet::new();
+        for (index, clip) in self.ledger.clips.iter().enumerate() {
+            // The parts of a clip leave in their order.
+            if !seen.insert(clip.clip()) || clip.state != State::Waiting {
+                continue;
+            }
             if !allows(leave, position.epoch, now_ms, &passed, clip, now) {
                 continue;
             }
@@ -86,27 +113,30 @@ impl Spool {
                 continue;
             }
             if clip.kind != ClipKind::Snapshot {
-                passed.push((clip.started, clip.duration));
+                passed.push(Passed::of(clip));
             }
             let fresh = clip.failures == 0;
             let due = clip.not_before.max(if fresh { self.schedule.fresh_from } else { self.schedule.pause_until });
             if due > now.boot {
                 soonest = Some(soonest.map_or(due, |other| other.min(due)));
-            } else if fresh {
-                due_now = Some(index);
-                break;
-            } else if due_now.is_none() {
-                due_now = Some(index);
+                continue;
+            }
+            let turn = Turn { failed: !fresh, order: order(clip, &recorded) };
+            if due_now.is_none_or(|(earlier, _)| turn < earlier) {
+                due_now = Some((turn, index));
             }
         }
-        let Some(index) = due_now else { return soonest.map_or(Next::Idle, Next::At) };
+        let Some((_, index)) = due_now else { return soonest.map_or(Next::Idle, Next::At) };
         let clip = &mut self.ledger.clips[index];
         clip.state = State::InFlight(self.generation);
         Next::Take(Job {
             id: clip.id,
+            clip: clip.clip(),
+            part: clip.part,
             generation: self.generation,
             position,
             facts: clip.facts(now),
+            length: clip.length(),
             bytes: clip.bytes,
             sha256: clip.sha256.clone(),
             content: if clip.flash == OnFlash::Yes && clip.fragments.is_empty() {
@@ -164,5 +194,13 @@ impl Spool {
             clip.refused = false;
             clip.not_before = Duration::ZERO;
         }
+    }
+}
+
+fn order(clip: &Clip, recorded: &BTreeSet<Uuid>) -> Order {
+    match clip.part {
+        None if clip.kind == ClipKind::Snapshot => Order::Snapshot(Reverse(clip.started)),
+        Some(part) if part.index > 0 || recorded.contains(&part.clip) => Order::UnderWay(clip.started),
+        _ => Order::Waiting(clip.started),
     }
 }

@@ -7,6 +7,9 @@
 //!   is slow, and a power cut would lose it;
 //! - when the agent stops.
 //!
+//! The parts of a clip are written in their order, so that a power cut leaves no gap: of parts on flash that follow one in
+//! memory, none would play.
+//!
 //! A clip that is uploaded at once is never written, which spares the flash.
 
 use std::{cmp::Reverse, collections::BTreeSet, mem, time::Duration};
@@ -20,7 +23,7 @@ use super::{
     clip::{OnFlash, State, class},
     troubles::Diagnosis,
 };
-use crate::upload::flash::{Facts, HEADER_BYTES};
+use crate::upload::flash::{Facts, HEADER_BYTES, PartFacts};
 
 /// How long a clip waits in memory before it must survive a power cut. Far longer than a successful upload takes to
 /// begin.
@@ -83,11 +86,11 @@ impl Spool {
         for index in order {
             let clip = &self.ledger.clips[index];
             let here = matches!(clip.flash, OnFlash::Writing | OnFlash::Yes);
-            if clip.state == State::Recording || here || clip.fragments.is_empty() {
+            if clip.state == State::Recording || here || clip.fragments.is_empty() || self.ledger.follows_memory(index) {
                 continue;
             }
             let due = clip.since.saturating_add(SPILL_AFTER);
-            let pressed = self.flash.stopping || (crowded && clip.state == State::Waiting);
+            let pressed = self.flash.stopping || (crowded && (clip.state == State::Waiting || clip.part.is_some()));
             if !pressed && due > now.boot {
                 soonest = soonest.min(due);
                 continue;
@@ -123,6 +126,7 @@ impl Spool {
             duration_ms: u64::try_from(clip.duration.as_millis()).unwrap_or(u64::MAX),
             bytes: clip.bytes,
             sha256: clip.sha256.clone(),
+            part: clip.part.as_ref().map(PartFacts::of),
         };
         Some(Spill { id, facts, fragments: clip.fragments.clone() })
     }

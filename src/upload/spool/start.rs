@@ -37,6 +37,14 @@ impl Start {
         }
     }
 
+    /// The same for a clip that is known to have lasted this long.
+    pub(super) fn lasting(self, lasted: Duration) -> Self {
+        match self {
+            Self::Earlier { stamped_ms, found, .. } => Self::Earlier { stamped_ms, found, lasted },
+            Self::ThisBoot(_) => self,
+        }
+    }
+
     pub(super) fn end_ms(self, duration: Duration, now: Now) -> u64 {
         self.trusted_ms(now).saturating_add(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
     }

@@ -7,6 +7,9 @@ use jiff::Timestamp;
 
 use super::{Spool, clip::State, failures::Blame, start::trusted_ms};
 
+/// How long a clip that ended early is spoken of.
+const REMEMBERED: Duration = Duration::from_secs(3600);
+
 /// The current faults of uploads.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(in crate::upload) struct Troubles {
@@ -16,6 +19,8 @@ pub(in crate::upload) struct Troubles {
     pub(in crate::upload) clip_failing: Option<Diagnosis>,
     /// Grants name forbidden addresses.
     pub(in crate::upload) bad_grant: Option<String>,
+    /// Clips ended early.
+    pub(in crate::upload) shortened: Option<String>,
 }
 
 /// A sentence and what to do about it.
@@ -56,7 +61,12 @@ impl Spool {
             Diagnosis { sentence, advice: trouble.advice }
         });
         let bad_grant = troubled(true).next_back().map(|(clip, trouble)| format!("{}; clip {} waits", trouble.why, clip.id));
-        Troubles { failing, clip_failing, bad_grant }
+        self.shortened = self.shortened.filter(|(_, at)| now.boot.saturating_sub(*at) <= REMEMBERED);
+        let shortened = self.shortened.map(|(count, at)| {
+            let (count, memory) = (clips(count as usize), self.memory_quota);
+            format!("{count} ended before the event or the plan did: [spool] memory_bytes ({memory}) was full; the last at {}", moment(at, now))
+        });
+        Troubles { failing, clip_failing, bad_grant, shortened }
     }
 }
 

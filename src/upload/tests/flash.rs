@@ -58,7 +58,7 @@ fn a_cut_while_a_clip_is_read_from_flash_erases_its_file() {
     let sink = Sink::generous(true);
     left_behind(&sink, dir.path());
     let bench = bench(&sink, dir.path());
-    bench.uploads.as_ref().unwrap().set_uplink(1_000);
+    bench.uploads.as_ref().unwrap().configure(&Upload { uplink_kbps: 1_000, while_recording: false });
     bench.open(PAID);
     until("some body has arrived", || sink.puts().first().is_some_and(|put| put.body.len() > 10_000));
     let figures = bench.gate.cut(Some((NONE, AT)));

@@ -99,7 +99,7 @@ fn a_refused_clip_waits_though_its_refusal_cuts_at_once() {
         device: "8006E5A1F0C2".parse().unwrap(),
         spool,
         spool_dir,
-        uplink_kbps: 0,
+        upload: Upload { uplink_kbps: 0, while_recording: false },
         peers,
         uploader: None,
         conditions: crate::conditions::Conditions::default(),

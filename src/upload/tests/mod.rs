@@ -4,6 +4,7 @@ mod cuts;
 mod early_answers;
 mod flash;
 mod grants;
+mod parts;
 mod sink;
 
 use std::{
@@ -21,7 +22,7 @@ use care_protocol::{ClipKind, Policy, Position};
 use self::sink::Sink;
 use super::{spool::Next, *};
 use crate::{
-    config::Spool as SpoolLimits,
+    config::{Spool as SpoolLimits, Upload},
     http::Origin,
     media::{Beginning, Outlet},
 };
@@ -53,7 +54,7 @@ impl Bench {
             device: "8006E5A1F0C2".parse().unwrap(),
             spool,
             spool_dir,
-            uplink_kbps,
+            upload: Upload { uplink_kbps, while_recording: false },
             peers,
             uploader: None,
             conditions: crate::conditions::Conditions::default(),

@@ -40,7 +40,7 @@ impl Agent {
             device: "8006E5A1F0C2".parse().unwrap(),
             spool_dir: std::path::PathBuf::from("/nowhere"),
             spool: crate::config::Spool { memory_bytes: 1000, flash_bytes: 0, flash_bytes_per_day: 0 },
-            uplink_kbps: 0,
+            upload: crate::config::Upload { uplink_kbps: 0, while_recording: false },
             peers: Peers { api: Origin { endpoint, tls: None }, store: None },
             uploader: Some(dir.path().join("uploader.sock")),
             conditions: crate::conditions::Conditions::default(),

@@ -1,4 +1,5 @@
 mod failures;
+mod parts;
 
 use care_protocol::ClipKind;
 use uuid::Uuid;
@@ -102,9 +103,9 @@ fn a_cut_erases_what_the_new_plan_forbids_wherever_it_is() {
     let cooling = record(&mut spool, ClipKind::Motion, 220, 10, 30).unwrap();
     let snapshot = record(&mut spool, ClipKind::Snapshot, 240, 0, 40).unwrap();
     let recording = begin(&mut spool, ClipKind::Motion, 250).unwrap();
-    assert_eq!(take(&mut spool, 260), Some(in_flight));
+    assert_eq!((take(&mut spool, 260), take(&mut spool, 260)), (Some(snapshot), Some(in_flight)));
 
-    assert_eq!(spool.recall(Generation(1)), 1);
+    assert_eq!(spool.recall(Generation(1)), 2);
     let erased = spool.keep(FREE, AT, now(260));
     assert_eq!(erased, Erased { clips: 4, bytes: 80 }, "{in_flight} is too long, {cooling} and {recording} too soon, {snapshot} no clip");
     assert_eq!(take(&mut spool, 260), None, "closed until opened");
@@ -295,6 +296,7 @@ fn found(kind: ClipKind, epoch: u64, started_s: u64, bytes: u64) -> Facts {
         duration_ms: 5000,
         bytes,
         sha256: "00".into(),
+        part: None,
     }
 }
 

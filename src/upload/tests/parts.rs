@@ -1,0 +1,112 @@
+//! Clips that leave in parts, against a cloud on loopback.
+
+use super::*;
+use crate::media::Verdict;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// What one second of a clip holds.
+fn second(number: u64) -> Bytes {
+    vec![number as u8; 10_000].into()
+}
+
+fn in_parts(sink: &Sink) -> Bench {
+    let bench = Bench::new(sink);
+    bench.uploads.as_ref().unwrap().configure(&Upload { uplink_kbps: 0, while_recording: true });
+    bench.open(PAID);
+    bench
+}
+
+/// Whole bodies in the order in which they came. One that comes twice, because a cut kept the answer away, counts once.
+fn stored(sink: &Sink) -> Vec<u8> {
+    let mut bodies: Vec<_> = sink.puts().into_iter().filter(|put| put.whole).map(|put| put.body).collect();
+    bodies.dedup();
+    bodies.concat()
+}
+
+#[test]
+fn a_clip_is_in_the_store_part_by_part_while_it_is_being_filmed() {
+    let sink = Sink::generous(true);
+    let bench = in_parts(&sink);
+    let beginning = Beginning { kind: ClipKind::Motion, ago: Duration::ZERO, height: 360 };
+    let (mut writer, max) = bench.gate.begin(beginning).unwrap();
+    let mut clip = Vec::new();
+    for number in 1..=7 {
+        assert_eq!(writer.append(second(number), number as u32 * SECOND), Verdict::Continue { max });
+        clip.extend_from_slice(&second(number));
+    }
+    until("three parts are stored before the clip is over", || stored(&sink).len() == 60_000);
+    assert_eq!(bench.stored(), 0, "the clip is not whole");
+    writer.finish(7 * SECOND);
+    until("the clip is whole", || bench.stored() == 1);
+    assert_eq!(stored(&sink), clip, "the parts, one after the other, are the clip");
+
+    let asked = sink.asked();
+    let said: Vec<_> = asked.iter().map(|asked| (asked.part.map(|part| (part.index, part.last)), asked.duration_ms, asked.bytes)).collect();
+    let part = |index, last| Some((index, last));
+    assert_eq!(
+        said,
+        [(part(0, false), 2000, 20_000), (part(1, false), 2000, 20_000), (part(2, false), 2000, 20_000), (part(3, true), 1000, 10_000)]
+    );
+    assert!(asked.iter().all(|other| (&other.clip, other.started_at) == (&asked[0].clip, asked[0].started_at)));
+    let digests = sink.puts().iter().map(|put| recording::hex(&ring::digest::digest(&ring::digest::SHA256, &put.body))).collect::<Vec<_>>();
+    assert_eq!(asked.iter().map(|asked| asked.sha256.clone()).collect::<Vec<_>>(), digests);
+    assert_eq!(bench.status().spool, Erased::default());
+}
+
+#[test]
+fn a_large_second_is_a_part_of_its_own() {
+    let sink = Sink::generous(false);
+    let bench = in_parts(&sink);
+    let beginning = Beginning { kind: ClipKind::Motion, ago: Duration::ZERO, height: 360 };
+    let (mut writer, _) = bench.gate.begin(beginning).unwrap();
+    for number in 1..=3 {
+        writer.append(vec![number as u8; 1_500_000].into(), number * SECOND);
+        until("what came before it is stored", || stored(&sink).len() == (number as usize - 1) * 1_500_000);
+    }
+    writer.finish(3 * SECOND);
+    until("the clip is whole", || bench.stored() == 1);
+    assert_eq!(sink.asked().iter().map(|asked| asked.duration_ms).collect::<Vec<_>>(), [1000; 3]);
+}
+
+/// Scenario 99, at the gate: no byte after the cut, and what the plan forbids is gone, filmed or waiting.
+#[test]
+fn s99_a_cancel_in_mid_event_erases_the_rest_of_the_clip() {
+    let sink = Sink::generous(true);
+    let bench = in_parts(&sink);
+    let beginning = Beginning { kind: ClipKind::Motion, ago: Duration::ZERO, height: 360 };
+    let (mut writer, _) = bench.gate.begin(beginning).unwrap();
+    for number in 1..=3 {
+        assert!(matches!(writer.append(second(number), number as u32 * SECOND), Verdict::Continue { .. }));
+    }
+    until("the first part is stored", || stored(&sink).len() == 20_000);
+    let figures = bench.gate.cut(Some((NONE, AT)));
+    assert_eq!(figures.erased, Erased { clips: 1, bytes: 10_000 });
+    assert_eq!(writer.append(second(4), 4 * SECOND), Verdict::Erased);
+    drop(writer);
+    bench.open(PAID);
+    let next = bench.record(1000);
+    until("another clip is stored", || bench.stored() == 1);
+    let puts = sink.puts();
+    assert_eq!((puts.len(), &puts[1].body), (2, &next), "of the first nothing more was sent");
+}
+
+/// Scenario 99: under a plan that allows the clip it goes on, and no part is stored twice or left out.
+#[test]
+fn s99_a_downgrade_that_allows_the_clip_lets_it_go_on() {
+    let sink = Sink::generous(true);
+    let bench = in_parts(&sink);
+    let beginning = Beginning { kind: ClipKind::Motion, ago: Duration::ZERO, height: 360 };
+    let (mut writer, _) = bench.gate.begin(beginning).unwrap();
+    let lesser = Policy { clip_max_s: 12, ..PAID };
+    for number in 1..=9 {
+        if number == 5 {
+            assert_eq!(bench.gate.cut(Some((lesser, AT))).erased, Erased::default());
+            bench.gate.open(Admission { record: lesser, keep: lesser, leave: lesser, position: AT });
+        }
+        assert!(matches!(writer.append(second(number), number as u32 * SECOND), Verdict::Continue { .. }));
+    }
+    writer.finish(9 * SECOND);
+    until("the clip is whole", || bench.stored() == 1);
+    assert_eq!(stored(&sink), (1..=9).flat_map(second).collect::<Vec<u8>>());
+}

@@ -9,5 +9,6 @@ pub mod clip_rules;
 pub mod clips;
 pub mod issuer;
 pub mod money;
+pub mod parts;
 pub mod preview;
 pub mod reports;

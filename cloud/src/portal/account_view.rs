@@ -8,6 +8,7 @@ use rusqlite::{Connection, params};
 use serde::Serialize;
 
 use crate::{
+    clock::now_us,
     domain::{
         accounts::{self, Account},
         billing::declines,
@@ -15,6 +16,7 @@ use crate::{
         clips::oldest_ms,
         issuer::{self, Camera, Issuer, Phase, Subscription, billing_cycle, devices, subscriptions},
         money::ledger::{self, Balance},
+        parts,
         reports::{self, Reported},
     },
     storage::db::DbError,
@@ -127,6 +129,8 @@ pub struct ClipView {
     pub duration_ms: u64,
     /// Its size.
     pub bytes: u64,
+    /// More of it is expected: it arrives in parts while it is being filmed.
+    pub being_filmed: bool,
 }
 
 /// One bill with its ledger.
@@ -298,9 +302,14 @@ fn clips_of(connection: &Connection, issuer: &Issuer, camera: &Camera, now: u64)
             started_ms: row.get(2)?,
             duration_ms: row.get(3)?,
             bytes: row.get(4)?,
+            being_filmed: false,
         })
     })?;
-    Ok(rows.collect::<Result<_, _>>()?)
+    let mut clips: Vec<ClipView> = rows.collect::<Result<_, _>>()?;
+    for clip in &mut clips {
+        clip.being_filmed = parts::being_filmed(connection, &clip.clip, now_us())?;
+    }
+    Ok(clips)
 }
 
 /// Every bill of an account, newest first.

@@ -51,6 +51,7 @@ struct Clip {
     machine_time: String,
     length: String,
     size: String,
+    being_filmed: bool,
     shown: bool,
 }
 
@@ -112,6 +113,7 @@ impl Clip {
             machine_time: machine_time(clip.started_ms / 1000),
             length: language.span(i64::try_from(clip.duration_ms).unwrap_or(i64::MAX).saturating_mul(1000)),
             size: language.size(clip.bytes),
+            being_filmed: clip.being_filmed,
             shown: shown == Some(&clip.clip),
             kind,
             at,

@@ -10,6 +10,7 @@ use axum::{
 use care_protocol::DeviceId;
 
 use crate::{
+    domain::parts,
     portal::account_view,
     transport::{
         cloud::Cloud,
@@ -28,7 +29,15 @@ pub async fn serve(cloud: &Arc<Cloud>, account: &str, device: &DeviceId, clip: &
         }
     }
     let range = headers.get(header::RANGE).and_then(|range| range.to_str().ok());
-    match cloud.store.open_clip(device, clip, range).await {
+    let asked = clip.to_owned();
+    let parts = match cloud.db.read_async(move |connection| parts::stored(connection, &asked)).await {
+        Ok(parts) => parts,
+        Err(e) => {
+            tracing::error!("looking for a clip's parts: {e}");
+            return plain(StatusCode::INTERNAL_SERVER_ERROR, "the cloud's database failed\n");
+        }
+    };
+    match cloud.store.open_clip(device, clip, &parts, range).await {
         Ok(Some(Object::Content { body, length, content_range })) => found(body, length, content_range),
         Ok(Some(Object::Redirect(url))) => {
             let mut answer = plain(StatusCode::SEE_OTHER, "");

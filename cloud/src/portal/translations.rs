@@ -47,7 +47,7 @@ table! {
     seatless changes_to uploading of_size last_report judgement no_report said choose_plan change_plan cancel_subscription order bought_in
     trial_runs payment_grace payment_hold card_declined card_declined_here apart apart_text seats seats_taken seat_free seat_none_for
     // One camera.
-    playback no_clips clip_gone kept_text clip_text
+    playback no_clips clip_gone kept_text clip_text being_filmed
     // Plans.
     plans plans_for cycle monthly annual per_month per_year current_plan feature_history feature_clips feature_cooldown
     feature_height feature_snapshots feature_one feature_seats subscribe_to upgrade_to downgrade_to start_trial pay_now from_the_store

@@ -19,6 +19,7 @@ use crate::{
     clock::now_us,
     domain::{
         clip_rules::{forbidden, kind_name},
+        parts::{self, PartError, Piece},
         issuer::{find_camera, newest_body, token_for},
     },
     storage::db::DbError,
@@ -59,10 +60,21 @@ enum Refusal {
     Future { started_at: jiff::Timestamp, now: jiff::Timestamp },
     #[error("clips are at most {MAX_CLIP} bytes")]
     TooLarge,
+    #[error(transparent)]
+    Part(PartError),
     #[error("there is no such document")]
     None,
     #[error(transparent)]
     Db(#[from] DbError),
+}
+
+impl From<PartError> for Refusal {
+    fn from(e: PartError) -> Self {
+        match e {
+            PartError::Db(e) => Self::Db(e),
+            e => Self::Part(e),
+        }
+    }
 }
 
 impl From<rusqlite::Error> for Refusal {
@@ -80,6 +92,7 @@ impl IntoResponse for Refusal {
             // The clip's own fault: neither the plan's nor the network's.
             Self::Future { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Part(_) => StatusCode::CONFLICT,
             Self::None => StatusCode::NOT_FOUND,
             Self::Db(e) => {
                 tracing::error!("{e}");
@@ -124,6 +137,7 @@ async fn clips(
         return Err(Refusal::TooLarge);
     }
     let clip = request.clip.clone();
+    let part = request.part.map(|part| part.index);
     let asking = device.clone();
     let now = cloud.clock.now_s();
     if cloud.refused_grants.includes(&device, now) {
@@ -133,11 +147,11 @@ async fn clips(
     match decided {
         Ok(Decision::Stored) => Ok(Json(Stored { stored: true }).into_response()),
         Ok(Decision::Granted { id }) => {
-            let grant: Grant = cloud.store.grant(&device, &clip, &id);
+            let grant: Grant = cloud.store.grant(&device, &Piece { clip, part }, &id);
             Ok((StatusCode::CREATED, Json(grant)).into_response())
         }
         Err(refusal) => {
-            tracing::info!(%device, clip, "no grant: {refusal}");
+            tracing::info!(%device, clip, part, "no grant: {refusal}");
             Err(refusal)
         }
     }
@@ -164,32 +178,8 @@ fn decide(tx: &Transaction<'_>, device: &DeviceId, request: &GrantRequest, now: 
         let now = jiff::Timestamp::from_millisecond(now_ms).unwrap_or(jiff::Timestamp::MAX);
         return Err(Refusal::Future { started_at: request.started_at, now });
     }
-    let known: Option<(String, u64, String, u64, bool)> = tx
-        .prepare_cached("SELECT device, epoch, sha256, bytes, stored_at IS NOT NULL AND erased_at IS NULL FROM clips WHERE clip = ?1")?
-        .query_row([&request.clip], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?)))
-        .optional()?;
-    match known {
-        Some((owner, epoch, ..)) if owner != device.as_str() || epoch != request.epoch => return Err(Refusal::NotYours),
-        Some((_, _, sha256, bytes, _)) if sha256 != request.sha256 || bytes != request.bytes => {
-            return Err(Refusal::Malformed("this clip was announced with another content".into()));
-        }
-        Some((.., true)) => return Ok(Decision::Stored),
-        Some(_) => {}
-        None => {
-            tx.execute(
-                "INSERT INTO clips (clip, device, epoch, kind, started_ms, duration_ms, bytes, sha256) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-                params![
-                    request.clip,
-                    device.as_str(),
-                    request.epoch,
-                    kind_name(request.kind),
-                    started_ms,
-                    request.duration_ms,
-                    request.bytes,
-                    request.sha256
-                ],
-            )?;
-        }
+    if announce(tx, device, request, started_ms)? {
+        return Ok(Decision::Stored);
     }
     if let Some(why) = forbidden(tx, device, &request.clip, now)? {
         return Err(Refusal::Plan(why));
@@ -199,8 +189,39 @@ fn decide(tx: &Transaction<'_>, device: &DeviceId, request: &GrantRequest, now: 
     let body = newest_body(tx, device)?.ok_or(Refusal::NotBound)?;
     let id = uuid::Uuid::new_v4().simple().to_string();
     tx.execute(
-        "INSERT INTO grants (id, clip, device, epoch, seq, granted_at, state) VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'open')",
-        params![id, request.clip, device.as_str(), body.epoch, body.seq, now_us()],
+        "INSERT INTO grants (id, clip, part, device, epoch, seq, granted_at, state) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 'open')",
+        params![id, request.clip, request.part.map(|part| part.index), device.as_str(), body.epoch, body.seq, now_us()],
     )?;
     Ok(Decision::Granted { id })
+}
+
+/// Notes what the camera announces, a clip or a part of one. Returns whether it is stored already.
+fn announce(tx: &Transaction<'_>, device: &DeviceId, request: &GrantRequest, started_ms: i64) -> Result<bool, Refusal> {
+    let known: Option<(String, u64, String, u64, bool)> = tx
+        .prepare_cached("SELECT device, epoch, sha256, bytes, stored_at IS NOT NULL AND erased_at IS NULL FROM clips WHERE clip = ?1")?
+        .query_row([&request.clip], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?)))
+        .optional()?;
+    // The sums of a clip in parts follow from its parts, and it has no digest of its own.
+    let (bytes, sha256) = if request.part.is_some() { (0, "") } else { (request.bytes, &request.sha256[..]) };
+    let stored = match known {
+        Some((owner, epoch, ..)) if owner != device.as_str() || epoch != request.epoch => return Err(Refusal::NotYours),
+        Some((_, _, known, ..)) if known != sha256 => {
+            return Err(Refusal::Malformed("this clip was announced with another content".into()));
+        }
+        Some((_, _, _, known, _)) if request.part.is_none() && known != bytes => {
+            return Err(Refusal::Malformed("this clip was announced with another content".into()));
+        }
+        Some((.., stored)) => stored,
+        None => {
+            tx.execute(
+                "INSERT INTO clips (clip, device, epoch, kind, started_ms, duration_ms, bytes, sha256) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+                params![request.clip, device.as_str(), request.epoch, kind_name(request.kind), started_ms, request.duration_ms, bytes, sha256],
+            )?;
+            false
+        }
+    };
+    match request.part {
+        Some(part) => Ok(parts::announce(tx, request, part)?),
+        None => Ok(stored),
+    }
 }

@@ -3,6 +3,7 @@
 //! the object. Until then the deletion is repeated, so that neither a crash nor a full disk leaves a clip behind.
 
 use std::{
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -14,6 +15,7 @@ use crate::{
     domain::{
         clips::{book_gone, mark_older, oldest_ms, to_go},
         issuer::{Issuer, camera, devices},
+        parts,
     },
     storage::{
         db::{Db, DbError},
@@ -98,20 +100,26 @@ pub async fn sweep(db: &Db, issuer: &Arc<Issuer>, store: &Arc<Store>, now: u64) 
         let (marking, deleting) = (issuer.clone(), store.clone());
         let tried = db.transact_async(move |tx| -> Result<_, DbError> {
             mark_outdated(tx, &marking, now)?;
-            let mut clips = to_go(tx, BATCH)?;
+            let mut clips = BTreeMap::new();
             let mut failed = 0;
-            for (device, clips) in &mut clips {
-                let before = clips.len();
-                clips.retain(|clip| !deleting.is_embedded() || deleting.delete_embedded(device, clip));
-                failed += before - clips.len();
+            for (device, going) in to_go(tx, BATCH)? {
+                let mut deleted = Vec::new();
+                for clip in going {
+                    let pieces = parts::pieces(tx, &clip)?;
+                    // Every one of them, even if one fails.
+                    let left = pieces.iter().filter(|piece| deleting.is_embedded() && !deleting.delete_embedded(&device, piece)).count();
+                    if left == 0 { deleted.push((clip, pieces)) } else { failed += 1 }
+                }
+                clips.insert(device, deleted);
             }
             Ok((clips, failed))
         });
         let (tried, mut left) = tried.await?;
-        for (device, mut clips) in tried {
-            for clip in &clips {
-                store.delete_external(&device, clip).await?;
+        for (device, tried) in tried {
+            for piece in tried.iter().flat_map(|(_, pieces)| pieces) {
+                store.delete_external(&device, piece).await?;
             }
+            let mut clips: Vec<String> = tried.into_iter().map(|(clip, _)| clip).collect();
             let present = store.list(&device).await?;
             let before = clips.len();
             clips.retain(|clip| !present.contains(clip));

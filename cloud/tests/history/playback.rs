@@ -31,6 +31,36 @@ async fn a_clip_is_served_whole_or_in_the_range_that_is_asked_for() {
 }
 
 #[tokio::test]
+async fn a_clip_in_parts_is_served_as_one_file_while_it_is_being_filmed_and_afterwards() {
+    let world = World::new();
+    world.add_to("ann", "CAM", "KC420WS");
+    world.stored_in_parts("CAM", "shop", &["abc", "d", "efgh"], HOUR);
+    let (status, headers, body) = world.watch_range("ann", "CAM", "shop", None).await;
+    assert_eq!((status, body.as_str(), &headers[header::CONTENT_LENGTH]), (StatusCode::OK, "abcdefgh", &"8".parse().unwrap()));
+    for (range, part, said) in [("bytes=2-4", "cde", "bytes 2-4/8"), ("bytes=3-3", "d", "bytes 3-3/8"), ("bytes=-3", "fgh", "bytes 5-7/8")] {
+        let (status, headers, body) = world.watch_range("ann", "CAM", "shop", Some(range)).await;
+        assert_eq!((status, body.as_str()), (StatusCode::PARTIAL_CONTENT, part), "{range}");
+        assert_eq!(headers[header::CONTENT_RANGE].to_str().unwrap(), said, "{range}");
+    }
+    assert_eq!(world.watch_range("ann", "CAM", "shop", Some("bytes=8-")).await.0, StatusCode::RANGE_NOT_SATISFIABLE);
+    assert_eq!(world.watch("bob", "CAM", "shop").await.0, StatusCode::NOT_FOUND);
+    assert_eq!(world.listed("CAM").await, ["shop".to_owned()].into());
+    assert_eq!(world.shown("ann", "CAM").await, ["shop"]);
+}
+
+#[tokio::test]
+async fn a_clip_in_parts_leaves_the_store_with_all_of_them() {
+    let world = World::new();
+    world.add_to("ann", "CAM", "KC420WS");
+    world.stored_in_parts("CAM", "old", &["abc", "d", "efgh"], 47 * HOUR);
+    world.stored_in_parts("CAM", "new", &["abc", "d"], HOUR);
+    world.pass(2 * HOUR);
+    world.cloud.sweep().await.unwrap();
+    assert_eq!(world.listed("CAM").await, ["new".to_owned()].into());
+    assert_eq!(std::fs::read_dir(world.clips("CAM")).unwrap().count(), 2);
+}
+
+#[tokio::test]
 async fn another_accounts_clip_and_an_unknown_clip_are_not_served() {
     let world = World::new();
     world.add_to("ann", "CAM-A", "KC420WS");

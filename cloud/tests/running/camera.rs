@@ -279,6 +279,8 @@ pub struct Clip {
     pub body: Vec<u8>,
     pub epoch: u64,
     pub seq: u64,
+    /// Its index, and whether it is the last one.
+    pub part: Option<(u32, bool)>,
 }
 
 impl Clip {
@@ -291,6 +293,7 @@ impl Clip {
             body: (0..bytes).map(|i| (i % 251) as u8).collect(),
             epoch: 1,
             seq: 1,
+            part: None,
         }
     }
 
@@ -302,14 +305,19 @@ impl Clip {
     fn request(&self) -> Value {
         let hash = ring::digest::digest(&ring::digest::SHA256, &self.body);
         let hex: String = hash.as_ref().iter().map(|b| format!("{b:02x}")).collect();
-        json!({
+        let mut request = json!({
             "clip": self.id, "kind": self.kind, "started_at": self.started_at.to_string(), "duration_ms": self.duration_ms,
             "bytes": self.body.len(), "sha256": hex, "epoch": self.epoch, "seq": self.seq,
-        })
+        });
+        if let Some((index, last)) = self.part {
+            request["part"] = json!({ "index": index, "last": last });
+        }
+        request
     }
 }
 
 pub fn stored_file(cloud: &Cloud, camera: &Camera, clip: &Clip) -> Option<Vec<u8>> {
-    let path: &Path = &cloud.data().join("store/clips").join(&camera.id).join(format!("{}.mp4", clip.id));
+    let name = clip.part.map_or_else(|| format!("{}.mp4", clip.id), |(index, _)| format!("{}.{index}.mp4", clip.id));
+    let path: &Path = &cloud.data().join("store/clips").join(&camera.id).join(name);
     std::fs::read(path).ok()
 }

@@ -12,5 +12,6 @@ mod engineers;
 mod external;
 mod faq;
 mod outbox;
+mod parts;
 mod portal;
 mod reset;

@@ -3,7 +3,22 @@
 
 /// The steps from one version of the database to the next; `user_version` counts those that are done. A step that was
 /// released is never changed. The first one was made without counting: it may have been done at 0 too.
-pub(super) const STEPS: [&str; 6] = [FIRST, MONEY_AND_RETENTION, PEOPLE_AND_PAYMENTS, SESSIONS, CLICKS, RESETS_AND_PAYOUTS];
+pub(super) const STEPS: [&str; 7] = [FIRST, MONEY_AND_RETENTION, PEOPLE_AND_PAYMENTS, SESSIONS, CLICKS, RESETS_AND_PAYOUTS, PARTS];
+
+/// Clips that arrive in parts while they are being filmed. Such a clip's row has what its parts have in sum, and no digest.
+const PARTS: &str = "
+CREATE TABLE parts (
+    clip        TEXT NOT NULL REFERENCES clips ON DELETE CASCADE,
+    part        INTEGER NOT NULL,               -- its index, from 0 on
+    last        INTEGER NOT NULL,               -- 1: the clip ends with it
+    duration_ms INTEGER NOT NULL,
+    bytes       INTEGER NOT NULL,
+    sha256      TEXT NOT NULL,
+    stored_at   INTEGER,                        -- microseconds
+    PRIMARY KEY (clip, part)
+) STRICT, WITHOUT ROWID;
+ALTER TABLE grants ADD COLUMN part INTEGER;     -- NULL: for a whole clip
+";
 
 const SESSIONS: &str = "
 CREATE TABLE sessions (

@@ -13,7 +13,6 @@ use axum::{
     body::{Body, Bytes},
     http::{Extensions, HeaderMap, Method, Uri},
 };
-use care_protocol::DeviceId;
 use s3s::{
     S3 as _, S3ErrorCode, S3Request,
     auth::SimpleAuth,
@@ -22,7 +21,7 @@ use s3s::{
 };
 use s3s_fs::FileSystem;
 
-use super::{Object, StoreError, key};
+use super::{Object, StoreError};
 use crate::storage::data_dir::make_private_dir;
 
 /// The bucket of the embedded store.
@@ -31,6 +30,24 @@ pub const BUCKET: &str = "clips";
 pub const USER: &str = "care-cloud";
 /// A listing starts again this often if the store changes while it runs.
 const LISTINGS_DISTURBED: u32 = 20;
+
+/// Why an object was not read.
+pub enum Unread {
+    /// The range lies outside it.
+    Range,
+    /// What S3 says.
+    Failed(String),
+}
+
+impl Unread {
+    /// The same of a clip that `name` names.
+    pub fn named(self, name: impl FnOnce(String) -> StoreError) -> StoreError {
+        match self {
+            Self::Range => StoreError::Range,
+            Self::Failed(why) => name(why),
+        }
+    }
+}
 
 /// The embedded store.
 pub struct Embedded {
@@ -57,9 +74,9 @@ impl Embedded {
         self.files.put_object(request(input)).await.map(drop).map_err(|e| format!("{e:?}"))
     }
 
-    /// Deletes one clip at once and logs a failure. Returns whether it is deleted.
-    pub fn delete(&self, device: &DeviceId, clip: &str) -> bool {
-        let path = self.root.join(BUCKET).join(key(device, clip));
+    /// Deletes one object at once and logs a failure. Returns whether it is deleted.
+    pub fn delete(&self, key: &str) -> bool {
+        let path = self.root.join(BUCKET).join(key);
         match std::fs::remove_file(&path) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => {
                 tracing::error!("erasing {}: {e}", path.display());
@@ -69,15 +86,15 @@ impl Embedded {
         }
     }
 
-    /// Opens a clip, or a range of it; `None` if there is no such clip. A malformed `range` is ignored (RFC 9110).
-    pub async fn read(&self, device: &DeviceId, clip: &str, range: Option<&str>) -> Result<Option<Object>, StoreError> {
+    /// Opens an object, or a range of it; `None` if there is none. A malformed `range` is ignored (RFC 9110).
+    pub async fn read(&self, key: &str, range: Option<&str>) -> Result<Option<Object>, Unread> {
         let range = range.and_then(|range| s3s::dto::Range::parse(range).ok());
-        let input = GetObjectInput { bucket: BUCKET.into(), key: key(device, clip), range, ..GetObjectInput::default() };
+        let input = GetObjectInput { bucket: BUCKET.into(), key: key.to_owned(), range, ..GetObjectInput::default() };
         let output = match self.files.get_object(request(input)).await {
             Ok(answer) => answer.output,
             Err(e) if *e.code() == S3ErrorCode::NoSuchKey => return Ok(None),
-            Err(e) if *e.code() == S3ErrorCode::InvalidRange => return Err(StoreError::Range),
-            Err(e) => return Err(StoreError::Read { device: device.clone(), clip: clip.to_owned(), why: format!("{e:?}") }),
+            Err(e) if *e.code() == S3ErrorCode::InvalidRange => return Err(Unread::Range),
+            Err(e) => return Err(Unread::Failed(format!("{e:?}"))),
         };
         let length = output.content_length.and_then(|length| u64::try_from(length).ok());
         let (Some(blob), Some(length)) = (output.body, length) else { return Ok(None) };

@@ -18,7 +18,8 @@ const WITHIN: Duration = Duration::from_secs(30);
 /// How long a URL that this program signs for itself is valid.
 const SIGNED_FOR: Duration = Duration::from_secs(60);
 
-/// The HTTP side of an external S3.
+/// The HTTP side of an external S3. Clones share their connections.
+#[derive(Clone)]
 pub struct External {
     http: Client,
 }
@@ -68,6 +69,11 @@ impl External {
     /// Deletes one object; one that is not there is as good as deleted.
     pub async fn delete(&self, bucket: &Bucket, credentials: &Credentials, key: &str) -> Result<(), String> {
         self.ask(Method::DELETE, bucket.delete_object(Some(credentials), key).sign(SIGNED_FOR), Bytes::new()).await.map(drop)
+    }
+
+    /// A whole object.
+    pub async fn get(&self, bucket: &Bucket, credentials: &Credentials, key: &str) -> Result<Bytes, String> {
+        self.ask(Method::GET, bucket.get_object(Some(credentials), key).sign(SIGNED_FOR), Bytes::new()).await
     }
 
     /// Puts one object.

@@ -5,6 +5,7 @@
 mod embedded;
 mod error;
 mod external;
+mod joined;
 pub mod poll;
 pub mod put;
 mod transfers;
@@ -31,7 +32,10 @@ pub use self::{
 };
 use crate::{
     clock::now_us,
-    domain::clip_rules::{GRANT_LIFE, arrived_too_close, still_allowed},
+    domain::{
+        clip_rules::{GRANT_LIFE, arrived_too_close, still_allowed},
+        parts::{self, Piece},
+    },
     storage::{
         data_dir::{DataDir, new_secret, read_if_there, write_private},
         db::DbError,
@@ -117,9 +121,9 @@ impl Store {
         Ok(Self { bucket: bucket(&origin, &name, &region).map_err(|e| bad(&e))?, credentials, backend })
     }
 
-    /// Permission to upload one clip: a presigned URL that names the grant.
-    pub fn grant(&self, device: &DeviceId, clip: &str, id: &str) -> Grant {
-        let key = key(device, clip);
+    /// Permission to upload one clip, or one part: a presigned URL that names the grant.
+    pub fn grant(&self, device: &DeviceId, piece: &Piece, id: &str) -> Grant {
+        let key = key(device, piece);
         let mut put = self.bucket.put_object(Some(&self.credentials), &key);
         put.headers_mut().insert("content-type", MEDIA_TYPE);
         put.query_mut().insert(GRANT_PARAMETER, id);
@@ -156,7 +160,7 @@ impl Store {
 
     /// Writes a clip that no camera uploaded: a sample of the lab.
     pub async fn put(&self, device: &DeviceId, clip: &str, content: &'static [u8]) -> Result<(), StoreError> {
-        let key = key(device, clip);
+        let key = key(device, &whole(clip));
         let written = match &self.backend {
             Backend::Embedded(embedded) => embedded.put(key, content).await,
             Backend::External(external) => external.put(&self.bucket, &self.credentials, &key, Bytes::from_static(content)).await,
@@ -164,25 +168,38 @@ impl Store {
         written.map_err(|why| StoreError::Write { device: device.clone(), clip: clip.to_owned(), why })
     }
 
-    /// Deletes a clip of the embedded store and logs a failure. Returns whether it is deleted.
-    pub fn delete_embedded(&self, device: &DeviceId, clip: &str) -> bool {
-        self.as_embedded().is_some_and(|embedded| embedded.delete(device, clip))
+    /// Deletes a clip, or a part, of the embedded store and logs a failure. Returns whether it is deleted.
+    pub fn delete_embedded(&self, device: &DeviceId, piece: &Piece) -> bool {
+        self.as_embedded().is_some_and(|embedded| embedded.delete(&key(device, piece)))
     }
 
-    /// Deletes a clip of an external store.
-    pub async fn delete_external(&self, device: &DeviceId, clip: &str) -> Result<(), StoreError> {
+    /// Deletes a clip, or a part, of an external store.
+    pub async fn delete_external(&self, device: &DeviceId, piece: &Piece) -> Result<(), StoreError> {
         let Backend::External(external) = &self.backend else { return Ok(()) };
-        let deleted = external.delete(&self.bucket, &self.credentials, &key(device, clip)).await;
-        deleted.map_err(|why| StoreError::Erase { device: device.clone(), clip: clip.to_owned(), why })
+        let deleted = external.delete(&self.bucket, &self.credentials, &key(device, piece)).await;
+        deleted.map_err(|why| StoreError::Erase { device: device.clone(), clip: piece.clip.clone(), why })
     }
 
-    /// Opens a clip for playback; `None` if the embedded store does not have it. A malformed `range` is ignored (RFC
-    /// 9110).
-    pub async fn open_clip(&self, device: &DeviceId, clip: &str, range: Option<&str>) -> Result<Option<Object>, StoreError> {
+    /// Opens a clip for playback, of which `parts` are stored, with their sizes (none: it came whole); `None` if the
+    /// embedded store does not have it. A malformed `range` is ignored (RFC 9110).
+    ///
+    /// # Errors
+    /// The store fails, or the range lies outside the clip.
+    pub async fn open_clip(
+        &self,
+        device: &DeviceId,
+        clip: &str,
+        parts: &[(Piece, u64)],
+        range: Option<&str>,
+    ) -> Result<Option<Object>, StoreError> {
+        let unreadable = |why| StoreError::Read { device: device.clone(), clip: clip.to_owned(), why };
+        if !parts.is_empty() {
+            return joined::open(self, device, parts, range).await;
+        }
         match &self.backend {
-            Backend::Embedded(embedded) => embedded.read(device, clip, range).await,
+            Backend::Embedded(embedded) => embedded.read(&key(device, &whole(clip)), range).await.map_err(|e| e.named(unreadable)),
             Backend::External(_) => {
-                let url = self.bucket.get_object(Some(&self.credentials), &key(device, clip)).sign(GRANT_LIFE);
+                let url = self.bucket.get_object(Some(&self.credentials), &key(device, &whole(clip))).sign(GRANT_LIFE);
                 Ok(Some(Object::Redirect(url)))
             }
         }
@@ -190,19 +207,19 @@ impl Store {
 
     /// The ids of a camera's clips, as S3 itself lists them.
     pub async fn list(&self, device: &DeviceId) -> Result<BTreeSet<String>, StoreError> {
-        Ok(self.list_with_sizes(device).await?.into_keys().collect())
+        Ok(self.list_with_sizes(device).await?.into_keys().map(|piece| piece.clip).collect())
     }
 
-    /// The same with their sizes, bytes.
-    pub async fn list_with_sizes(&self, device: &DeviceId) -> Result<BTreeMap<String, u64>, StoreError> {
+    /// What there is of them, with their sizes, bytes.
+    pub async fn list_with_sizes(&self, device: &DeviceId) -> Result<BTreeMap<Piece, u64>, StoreError> {
         let prefix = format!("{device}/");
         let objects = match &self.backend {
             Backend::Embedded(embedded) => embedded.list(&prefix).await,
             Backend::External(external) => external.list(&self.bucket, &self.credentials, &prefix).await,
         };
         let objects = objects.map_err(|why| StoreError::List { device: device.clone(), why })?;
-        let clip = |key: &str| Some(key.strip_prefix(&prefix)?.strip_suffix(".mp4")?.to_owned());
-        Ok(objects.into_iter().filter_map(|(key, size)| Some((clip(&key)?, size))).collect())
+        let piece = |key: &str| piece_of(key.strip_prefix(&prefix)?.strip_suffix(".mp4")?);
+        Ok(objects.into_iter().filter_map(|(key, size)| Some((piece(&key)?, size))).collect())
     }
 }
 
@@ -211,8 +228,23 @@ fn bucket(origin: &str, name: &str, region: &str) -> Result<Bucket, String> {
     Bucket::new(origin, UrlStyle::Path, name.to_owned(), region.to_owned()).map_err(|e| e.to_string())
 }
 
-fn key(device: &DeviceId, clip: &str) -> String {
-    format!("{device}/{clip}.mp4")
+fn whole(clip: &str) -> Piece {
+    Piece { clip: clip.to_owned(), part: None }
+}
+
+fn key(device: &DeviceId, piece: &Piece) -> String {
+    match piece.part {
+        None => format!("{device}/{}.mp4", piece.clip),
+        Some(part) => format!("{device}/{}.{part}.mp4", piece.clip),
+    }
+}
+
+/// The piece of this name: `CLIP` or `CLIP.PART`.
+fn piece_of(name: &str) -> Option<Piece> {
+    match name.split_once('.') {
+        None => Some(whole(name)),
+        Some((clip, part)) => Some(Piece { clip: clip.to_owned(), part: Some(part.parse().ok()?) }),
+    }
 }
 
 /// Which of these grants are revoked, by any process on this database.
@@ -229,9 +261,10 @@ pub fn revoked(connection: &Connection, grants: &[String]) -> Result<Vec<String>
     Ok(revoked)
 }
 
-/// Marks the clip as stored. Refuses it if its grant was revoked meanwhile and the plan in force does not allow the
+/// Marks the clip, or the part, as stored. Refuses it if its grant was revoked meanwhile and the plan in force does not allow the
 /// clip, or if another clip within the plan's cooldown arrived first.
-fn mark_stored(tx: &Transaction<'_>, grant: &str, clip: &str, device: &DeviceId, now: u64) -> Result<bool, DbError> {
+fn mark_stored(tx: &Transaction<'_>, grant: &str, piece: &Piece, device: &DeviceId, now: u64) -> Result<bool, DbError> {
+    let clip = &piece.clip;
     let used = tx.execute("UPDATE grants SET state = 'used' WHERE id = ?1 AND state = 'open'", [grant])?;
     if used == 0 && !still_allowed(tx, device, clip, now)? {
         return Ok(false);
@@ -239,6 +272,9 @@ fn mark_stored(tx: &Transaction<'_>, grant: &str, clip: &str, device: &DeviceId,
     // Of two that were uploaded at once, the first one stays.
     if arrived_too_close(tx, device, clip, now)? {
         return Ok(false);
+    }
+    if let Some(part) = piece.part {
+        return parts::mark_stored(tx, clip, part);
     }
     let stored = "UPDATE clips SET stored_at = ?2, erased_at = NULL, gone_at = NULL WHERE clip = ?1";
     tx.execute(stored, rusqlite::params![clip, now_us()])?;

@@ -10,14 +10,14 @@ use rusqlite::{Connection, params};
 use super::mark_stored;
 use crate::{
     clock::now_us,
-    domain::clips::GRANT_IN_USE_US,
+    domain::{clips::GRANT_IN_USE_US, parts::Piece},
     storage::db::DbError,
     transport::{cloud::Cloud, retention::RetentionError},
 };
 
 struct Expected {
     grant: String,
-    clip: String,
+    piece: Piece,
     bytes: u64,
 }
 
@@ -29,15 +29,16 @@ pub async fn poll(cloud: &Arc<Cloud>) -> Result<(), RetentionError> {
     let now = cloud.clock.now_s();
     for (device, clips) in cloud.db.read_async(expected).await? {
         let objects = cloud.store.list_with_sizes(&device).await?;
-        for Expected { grant, clip, bytes } in clips {
-            let Some(size) = objects.get(&clip) else { continue };
-            let (id, asked) = (clip.clone(), device.clone());
-            let kept = *size == bytes && cloud.db.transact_async(move |tx| mark_stored(tx, &grant, &id, &asked, now)).await?;
+        for Expected { grant, piece, bytes } in clips {
+            let Some(size) = objects.get(&piece) else { continue };
+            let (arrived, asked) = (piece.clone(), device.clone());
+            let kept = *size == bytes && cloud.db.transact_async(move |tx| mark_stored(tx, &grant, &arrived, &asked, now)).await?;
+            let Piece { clip, part } = &piece;
             if kept {
-                tracing::info!(%device, clip, bytes, "stored in the external store");
+                tracing::info!(%device, clip, part, bytes, "stored in the external store");
             } else {
-                tracing::info!(%device, clip, "arrived after its grant was revoked, or is not the clip: deleted");
-                cloud.store.delete_external(&device, &clip).await?;
+                tracing::info!(%device, clip, part, "arrived after its grant was revoked, or is not the clip: deleted");
+                cloud.store.delete_external(&device, &piece).await?;
             }
         }
     }
@@ -47,12 +48,15 @@ pub async fn poll(cloud: &Arc<Cloud>) -> Result<(), RetentionError> {
 /// The grants that may have been used, of clips that are not marked as stored; by camera.
 fn expected(connection: &Connection) -> Result<BTreeMap<DeviceId, Vec<Expected>>, DbError> {
     let mut statement = connection.prepare_cached(
-        "SELECT g.device, g.id, g.clip, c.bytes FROM grants g JOIN clips c ON c.clip = g.clip
-         WHERE g.state IN ('open', 'revoked') AND g.granted_at > ?1 AND (c.stored_at IS NULL OR c.erased_at IS NOT NULL)
+        "SELECT g.device, g.id, g.clip, g.part, coalesce(p.bytes, c.bytes) FROM grants g JOIN clips c ON c.clip = g.clip
+         LEFT JOIN parts p ON p.clip = g.clip AND p.part = g.part
+         WHERE g.state IN ('open', 'revoked') AND g.granted_at > ?1
+           AND (c.erased_at IS NOT NULL OR CASE WHEN g.part IS NULL THEN c.stored_at ELSE p.stored_at END IS NULL)
          ORDER BY g.granted_at",
     )?;
     let rows = statement.query_map(params![now_us() - GRANT_IN_USE_US], |row| {
-        Ok((row.get::<_, String>(0)?, Expected { grant: row.get(1)?, clip: row.get(2)?, bytes: row.get(3)? }))
+        let piece = Piece { clip: row.get(2)?, part: row.get(3)? };
+        Ok((row.get::<_, String>(0)?, Expected { grant: row.get(1)?, piece, bytes: row.get(4)? }))
     })?;
     let mut clips: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for row in rows {

@@ -27,6 +27,7 @@ use super::{
     transfers::{OpenTransfer, Transfer},
 };
 use crate::{
+    domain::parts::Piece,
     storage::db::DbError,
     transport::{cloud::Cloud, events::CloudEvent},
 };
@@ -85,7 +86,7 @@ async fn drain(rest: Option<Body>, refusal: Refusal) {
 
 /// The database's entry for a grant.
 struct Granted {
-    clip: String,
+    piece: Piece,
     kind: String,
     device: DeviceId,
     position: Position,
@@ -117,7 +118,7 @@ async fn put(cloud: &Arc<Cloud>, peer: &DeviceId, request: Parts, body: &mut Opt
     let grant = url::form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == GRANT_PARAMETER).map(|(_, id)| id.into_owned());
     let grant = grant.ok_or(Refusal::Forbidden("the URL names no grant"))?;
     let granted = find_grant(cloud, &grant).await?.ok_or(Refusal::Forbidden("no such grant"))?;
-    if granted.device != *peer || request.uri.path() != format!("/{BUCKET}/{}", key(peer, &granted.clip)) {
+    if granted.device != *peer || request.uri.path() != format!("/{BUCKET}/{}", key(peer, &granted.piece)) {
         return Err(Refusal::Forbidden("the grant is another's"));
     }
     let length = request.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok());
@@ -125,7 +126,7 @@ async fn put(cloud: &Arc<Cloud>, peer: &DeviceId, request: Parts, body: &mut Opt
         return Err(Refusal::Bad("Content-Length is not the clip's size"));
     }
     let transfer =
-        Transfer::begin(grant.clone(), granted.clip.clone(), granted.kind.clone(), peer.clone(), granted.position, granted.bytes);
+        Transfer::begin(grant.clone(), granted.piece.clip.clone(), granted.kind.clone(), peer.clone(), granted.position, granted.bytes);
     let open = cloud.transfers.open(transfer).ok_or(Refusal::Forbidden("the grant is in use"))?;
     // Looked at again once listed: a cancel either finds the transfer in the list or its grant is seen as revoked here.
     let granted = find_grant(cloud, &grant).await?.ok_or(Refusal::Forbidden("no such grant"))?;
@@ -205,7 +206,7 @@ async fn receive(
         }
     };
     if answer.status().is_success() && (deadline.is_some() || !complete || !genuine) {
-        cloud.store.delete_embedded(&granted.device, &granted.clip);
+        cloud.store.delete_embedded(&granted.device, &granted.piece);
     }
     if deadline.is_some() {
         return Err(Refusal::Forbidden("the plan changed: the grant was revoked"));
@@ -216,13 +217,13 @@ async fn receive(
     if !answer.status().is_success() {
         return Ok(answer.map(Body::new));
     }
-    let (grant, clip, device, now) = (transfer.grant.clone(), transfer.clip.clone(), transfer.device.clone(), cloud.clock.now_s());
-    if !cloud.db.transact_async(move |tx| mark_stored(tx, &grant, &clip, &device, now)).await? {
-        cloud.store.delete_embedded(&granted.device, &granted.clip);
+    let (grant, piece, device, now) = (transfer.grant.clone(), granted.piece.clone(), transfer.device.clone(), cloud.clock.now_s());
+    if !cloud.db.transact_async(move |tx| mark_stored(tx, &grant, &piece, &device, now)).await? {
+        cloud.store.delete_embedded(&granted.device, &granted.piece);
         return Err(Refusal::Forbidden("the plan changed: the clip was not kept"));
     }
     transfer.stored.store(true, Ordering::SeqCst);
-    tracing::info!(device = %granted.device, clip = granted.clip, bytes = granted.bytes, "stored");
+    tracing::info!(device = %granted.device, clip = granted.piece.clip, part = granted.piece.part, bytes = granted.bytes, "stored");
     Ok(answer.map(Body::new))
 }
 
@@ -236,17 +237,19 @@ async fn find_grant(cloud: &Arc<Cloud>, grant: &str) -> Result<Option<Granted>, 
     let grant = grant.to_owned();
     let found = cloud.db.read_async(move |connection| {
         let mut statement = connection.prepare_cached(
-            "SELECT g.clip, g.device, g.epoch, g.seq, g.state, c.bytes, c.sha256, c.kind FROM grants g JOIN clips c ON c.clip = g.clip WHERE g.id = ?1",
+            "SELECT g.clip, g.part, g.device, g.epoch, g.seq, g.state, coalesce(p.bytes, c.bytes), coalesce(p.sha256, c.sha256), c.kind
+             FROM grants g JOIN clips c ON c.clip = g.clip LEFT JOIN parts p ON p.clip = g.clip AND p.part = g.part WHERE g.id = ?1",
         )?;
         let row = statement.query_row([grant], |row| {
-            let position = Position { epoch: row.get(2)?, seq: row.get(3)? };
-            Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, position, row.get(4)?, row.get(5)?, row.get(6)?, row.get(7)?))
+            let position = Position { epoch: row.get(3)?, seq: row.get(4)? };
+            let piece = Piece { clip: row.get(0)?, part: row.get(1)? };
+            Ok((piece, row.get::<_, String>(2)?, position, row.get(5)?, row.get(6)?, row.get(7)?, row.get(8)?))
         });
         Ok(row.optional()?)
     });
-    let Some((clip, device, position, state, bytes, sha256, kind)) = found.await? else { return Ok(None) };
+    let Some((piece, device, position, state, bytes, sha256, kind)) = found.await? else { return Ok(None) };
     let device = device.parse().map_err(|_| Refusal::Forbidden("the grant's device is unreadable"))?;
-    Ok(Some(Granted { clip, kind, device, position, bytes, sha256, state }))
+    Ok(Some(Granted { piece, kind, device, position, bytes, sha256, state }))
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -26,7 +26,7 @@ use hyper_util::rt::TokioIo;
 use kasa_care_agent::{
     clock::Clock,
     conditions::Conditions,
-    config::{Endpoint, Spool},
+    config::{Endpoint, Spool, Upload},
     http::{self, Direct, Origin},
     media::{Beginning, Outlet},
     tls::Client,
@@ -132,7 +132,7 @@ fn agent(origin: Origin, uplink_kbps: u32) -> Result<Uploads> {
         device,
         spool,
         spool_dir,
-        uplink_kbps,
+        upload: Upload { uplink_kbps, while_recording: false },
         peers: Peers { api: origin, store: None },
         uploader: None,
         conditions: Conditions::default(),

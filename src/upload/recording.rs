@@ -108,7 +108,11 @@ impl ClipWriter for Recording {
         }
         let verdict = spool.append(self.id, fragment, duration, now);
         drop(spool);
-        if may_leave { self.spool.changed() } else { self.spool.grown() }
+        if may_leave {
+            self.spool.changed()
+        } else {
+            self.spool.grown()
+        }
         verdict
     }
 

@@ -66,7 +66,7 @@ impl Shared {
             let next = self.gate.spool.lock().next(self.gate.generation(), now);
             let wait = match next {
                 Next::Take(job) => {
-                    self.carry(job).await;
+                    self.carry(*job).await;
                     continue;
                 }
                 Next::At(due) => due.saturating_sub(now.boot).min(ROUND),

@@ -36,11 +36,6 @@ pub(crate) fn tests() -> Tests {
     tests
 }
 
-/// The scenarios that the catalogue lists as not built yet.
-pub(crate) fn not_built() -> BTreeSet<u32> {
-    linked(&text(), &Tests::new()).2
-}
-
 fn collect(folder: &Path, tests: &mut Tests) {
     for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
         let path = entry.path();

@@ -83,6 +83,8 @@ pub struct ConfigFile {
     pub allow_internal_storage: bool,
     /// `[upload] uplink_kbps`.
     pub uplink_kbps: u32,
+    /// `[upload] while_recording`.
+    pub while_recording: bool,
     /// `[status] listen`, without `unix:`.
     pub status: PathBuf,
     /// `[process] user`: the tests run as root, mostly without the agent's user.
@@ -135,7 +137,7 @@ impl ConfigFile {
             }
         }
         let _ = write!(text, "\n[process]\nuser = {}\n", toml_string(&self.user));
-        let _ = write!(text, "\n[upload]\nuplink_kbps = {}\n", self.uplink_kbps);
+        let _ = write!(text, "\n[upload]\nuplink_kbps = {}\nwhile_recording = {}\n", self.uplink_kbps, self.while_recording);
         let _ = write!(text, "\n[status]\nlisten = \"unix:{}\"\n{}", self.status.display(), self.extra);
         text
     }
@@ -218,6 +220,7 @@ impl Agent {
             recording: None,
             allow_internal_storage: true,
             uplink_kbps: 0,
+            while_recording: false,
             status: path.join("status.sock"),
             user: "root".into(),
             extra: String::new(),

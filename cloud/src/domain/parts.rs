@@ -57,7 +57,9 @@ pub fn announce(tx: &Transaction<'_>, request: &GrantRequest, part: Part) -> Res
         .query_row(params![request.clip, part.index], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))
         .optional()?;
     match known {
-        Some((sha256, bytes, last, stored)) if sha256 == request.sha256 && bytes == request.bytes && last == part.last => return Ok(stored),
+        Some((sha256, bytes, last, stored)) if sha256 == request.sha256 && bytes == request.bytes && last == part.last => {
+            return Ok(stored);
+        }
         Some(_) => return Err(PartError::Changed),
         None => {}
     }
@@ -100,7 +102,8 @@ pub fn mark_stored(tx: &Transaction<'_>, clip: &str, part: u32) -> Result<bool, 
 
 /// The stored parts of a clip in their order, with their sizes; none of a clip that came whole.
 pub fn stored(connection: &Connection, clip: &str) -> Result<Vec<(Piece, u64)>, DbError> {
-    let mut statement = connection.prepare_cached("SELECT part, bytes FROM parts WHERE clip = ?1 AND stored_at IS NOT NULL ORDER BY part")?;
+    let mut statement =
+        connection.prepare_cached("SELECT part, bytes FROM parts WHERE clip = ?1 AND stored_at IS NOT NULL ORDER BY part")?;
     let rows = statement.query_map([clip], |row| Ok((Piece { clip: clip.to_owned(), part: Some(row.get(0)?) }, row.get(1)?)))?;
     Ok(rows.collect::<Result<_, _>>()?)
 }

@@ -19,8 +19,8 @@ use crate::{
     clock::now_us,
     domain::{
         clip_rules::{forbidden, kind_name},
-        parts::{self, PartError, Piece},
         issuer::{find_camera, newest_body, token_for},
+        parts::{self, PartError, Piece},
     },
     storage::db::DbError,
     transport::{cloud::Cloud, listener::Peer, store},

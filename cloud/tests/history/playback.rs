@@ -37,7 +37,8 @@ async fn a_clip_in_parts_is_served_as_one_file_while_it_is_being_filmed_and_afte
     world.stored_in_parts("CAM", "shop", &["abc", "d", "efgh"], HOUR);
     let (status, headers, body) = world.watch_range("ann", "CAM", "shop", None).await;
     assert_eq!((status, body.as_str(), &headers[header::CONTENT_LENGTH]), (StatusCode::OK, "abcdefgh", &"8".parse().unwrap()));
-    for (range, part, said) in [("bytes=2-4", "cde", "bytes 2-4/8"), ("bytes=3-3", "d", "bytes 3-3/8"), ("bytes=-3", "fgh", "bytes 5-7/8")] {
+    for (range, part, said) in [("bytes=2-4", "cde", "bytes 2-4/8"), ("bytes=3-3", "d", "bytes 3-3/8"), ("bytes=-3", "fgh", "bytes 5-7/8")]
+    {
         let (status, headers, body) = world.watch_range("ann", "CAM", "shop", Some(range)).await;
         assert_eq!((status, body.as_str()), (StatusCode::PARTIAL_CONTENT, part), "{range}");
         assert_eq!(headers[header::CONTENT_RANGE].to_str().unwrap(), said, "{range}");

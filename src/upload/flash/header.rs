@@ -208,7 +208,8 @@ mod tests {
         let clips = [id.to_string().to_uppercase(), id.simple().to_string(), id.braced().to_string(), id.urn().to_string(), "1".into()];
         let digests = ["", "00", &"g".repeat(64), &"A".repeat(64)].map(str::to_owned);
         let parts = clips.clone().map(|of| Facts { part: facts().part.map(|part| PartFacts { of, ..part }), ..facts() });
-        let facts = clips.map(|clip| Facts { clip, ..facts() }).into_iter().chain(digests.map(|sha256| Facts { sha256, ..facts() })).chain(parts);
+        let facts =
+            clips.map(|clip| Facts { clip, ..facts() }).into_iter().chain(digests.map(|sha256| Facts { sha256, ..facts() })).chain(parts);
         for facts in facts {
             assert_eq!(decode(&encode(&facts).unwrap()), Err(Unreadable::Facts), "{facts:?}");
         }

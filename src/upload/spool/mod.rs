@@ -29,19 +29,19 @@ use bytes::Bytes;
 use care_engine::{Admission, Generation, trusted_time::Now};
 use care_protocol::{ClipKind, Erased, Policy, Position};
 
-pub(super) use self::{
-    clip::{Dropped, Part},
-    failures::{Blame, Trouble},
-    schedule::{Content, Job, Next, Outcome},
-    spill::{Chore, Spilled},
-    troubles::Diagnosis,
-};
 use self::{
     clip::{Clip, Passed, State, allows},
     failures::Schedule,
     ledger::{Ledger, Tally},
     quota::Flash,
     start::trusted_ms,
+};
+pub(super) use self::{
+    clip::{Dropped, Part},
+    failures::{Blame, Trouble},
+    schedule::{Content, Job, Next, Outcome},
+    spill::{Chore, Spilled},
+    troubles::Diagnosis,
 };
 
 /// The spool.

@@ -106,7 +106,8 @@ impl Spool {
             let droppable = self.ledger.clips.iter().enumerate().filter(goes);
             let first = droppable.min_by_key(|(index, clip)| (class(clip.kind), *index)).map(|(index, _)| index);
             // Only clips being sent, recorded and written are left: the newest must go.
-            let index = first.or_else(|| self.ledger.clips.iter().position(|clip| clip.clip() == writing && clip.state == State::Recording));
+            let index =
+                first.or_else(|| self.ledger.clips.iter().position(|clip| clip.clip() == writing && clip.state == State::Recording));
             let Some(index) = index else { return false };
             if self.ledger.drop_clip(index, now) == writing {
                 return false;

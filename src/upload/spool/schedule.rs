@@ -48,7 +48,7 @@ pub(in crate::upload) enum Content {
 #[derive(Debug)]
 pub(in crate::upload) enum Next {
     /// This clip may leave; it is marked as in flight.
-    Take(Job),
+    Take(Box<Job>),
     /// Nothing before this moment of BOOTTIME, unless something changes.
     At(Duration),
     /// Nothing, unless something changes.
@@ -129,7 +129,7 @@ impl Spool {
         let Some((_, index)) = due_now else { return soonest.map_or(Next::Idle, Next::At) };
         let clip = &mut self.ledger.clips[index];
         clip.state = State::InFlight(self.generation);
-        Next::Take(Job {
+        Next::Take(Box::new(Job {
             id: clip.id,
             clip: clip.clip(),
             part: clip.part,
@@ -144,7 +144,7 @@ impl Spool {
             } else {
                 Content::Memory(clip.fragments.clone())
             },
-        })
+        }))
     }
 
     /// A transfer that began under `generation` has ended.

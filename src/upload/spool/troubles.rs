@@ -64,7 +64,10 @@ impl Spool {
         self.shortened = self.shortened.filter(|(_, at)| now.boot.saturating_sub(*at) <= REMEMBERED);
         let shortened = self.shortened.map(|(count, at)| {
             let (count, memory) = (clips(count as usize), self.memory_quota);
-            format!("{count} ended before the event or the plan did: [spool] memory_bytes ({memory}) was full; the last at {}", moment(at, now))
+            format!(
+                "{count} ended before the event or the plan did: [spool] memory_bytes ({memory}) was full; the last at {}",
+                moment(at, now)
+            )
         });
         Troubles { failing, clip_failing, bad_grant, shortened }
     }

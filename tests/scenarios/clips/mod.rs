@@ -1,4 +1,5 @@
 //! Clips that wait: on flash, behind a slow uplink, or because the store refuses them.
 
+mod parts;
 mod refused_by_the_store;
 mod spool;

@@ -18,7 +18,12 @@ struct Slice {
 }
 
 /// The clip of these parts, or a range of it.
-pub(super) async fn open(store: &Store, device: &DeviceId, parts: &[(Piece, u64)], range: Option<&str>) -> Result<Option<Object>, StoreError> {
+pub(super) async fn open(
+    store: &Store,
+    device: &DeviceId,
+    parts: &[(Piece, u64)],
+    range: Option<&str>,
+) -> Result<Option<Object>, StoreError> {
     let whole: u64 = parts.iter().map(|(_, size)| size).sum();
     let asked = range.and_then(|range| s3s::dto::Range::parse(range).ok());
     let wanted = match asked {
@@ -82,7 +87,8 @@ mod tests {
     fn a_range_is_found_in_the_parts_that_it_touches() {
         let piece = |part| Piece { clip: "c".into(), part: Some(part) };
         let parts = [(piece(0), 10), (piece(1), 1), (piece(2), 20)];
-        let found = |wanted: Range<u64>| slices(&parts, &wanted).into_iter().map(|slice| (slice.piece.part, slice.bytes)).collect::<Vec<_>>();
+        let found =
+            |wanted: Range<u64>| slices(&parts, &wanted).into_iter().map(|slice| (slice.piece.part, slice.bytes)).collect::<Vec<_>>();
         assert_eq!(found(0..31), [(Some(0), 0..10), (Some(1), 0..1), (Some(2), 0..20)]);
         assert_eq!(found(0..1), [(Some(0), 0..1)]);
         assert_eq!(found(10..11), [(Some(1), 0..1)]);

@@ -31,7 +31,7 @@ fn filming(spool: &mut Spool, parts: u64) -> (Uuid, Vec<Uuid>) {
 
 fn job(spool: &mut Spool, at_s: u64) -> Option<Job> {
     match spool.next(spool.generation, now(at_s)) {
-        Next::Take(job) => Some(job),
+        Next::Take(job) => Some(*job),
         _ => None,
     }
 }
@@ -49,7 +49,11 @@ fn parts_leave_in_their_order_while_the_clip_is_filmed_and_say_when_it_ends() {
     };
     send(&mut spool);
     send(&mut spool);
-    assert_eq!((spool.tally().stored, spool.held()), (Erased { clips: 0, bytes: 200 }, Erased { clips: 1, bytes: 50 }), "a clip counts once");
+    assert_eq!(
+        (spool.tally().stored, spool.held()),
+        (Erased { clips: 0, bytes: 200 }, Erased { clips: 1, bytes: 50 }),
+        "a clip counts once"
+    );
     assert_eq!(job(&mut spool, 106).map(|job| job.id), None, "the rest is being filmed");
     spool.finish(clip, 5 * SECOND, "00".into(), now(106));
     send(&mut spool);

@@ -14,6 +14,7 @@ mod annex_b;
 mod delivery;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(super) mod hostile;
+mod judge;
 mod parameter_sets;
 mod payload;
 #[cfg(test)]

@@ -1,8 +1,11 @@
 //! Presentation times: exactly RTP's while that clock can be right, arrival's otherwise, without holes, bursts or steps back.
 
-use proptest::{prelude::*, test_runner::RngSeed};
+use proptest::prelude::*;
 
 use super::{super::times::Times, *};
+
+/// Of RTP time, in milliseconds.
+const TICK: f64 = 1.0 / 90.0;
 
 /// Milliseconds.
 #[derive(Debug, Clone, Copy)]
@@ -82,22 +85,16 @@ fn clocks_that_cannot_be_right_are_replaced_by_arrival() {
 fn a_wrong_clock_is_found_within_seconds() {
     for (name, rate) in [("fast", 3.0), ("slow", 0.3)] {
         let shown = shown(&camera(300, 15.0, |_, t| t * rate));
-        let from = shown[60];
-        assert!((shown[299] - from - 239.0 * 1000.0 / 15.0).abs() < 20.0, "{name}: {} ms", shown[299] - from);
+        // What it has cost until then is taken back by a sixteenth of each step.
+        let worst = shown[60..].windows(2).map(|pair| (pair[1] - pair[0] - 1000.0 / 15.0).abs()).fold(0.0, f64::max);
+        assert!(worst < 1000.0 / 15.0 / 16.0 + 1.0, "{name}: a step differs by {worst} ms");
     }
 }
 
 #[test]
 fn a_stall_of_the_network_changes_no_step() {
-    for stall in [500, 1500, 3000, 7000] {
-        let pictures: Vec<Picture> = camera(900, 15.0, |_, t| t)
-            .into_iter()
-            .map(|picture| Picture {
-                came: if (20_000..20_000 + stall).contains(&picture.came) { 20_000 + stall } else { picture.came },
-                ..picture
-            })
-            .collect();
-        assert_exact(&pictures);
+    for stall in [500, 1500, 3000, 7000, 15_000] {
+        assert_exact(&stalled(camera(900, 15.0, |_, t| t), &[(20_000, stall)]));
     }
 }
 
@@ -118,23 +115,77 @@ fn time_lapse_and_slow_streams_keep_rtp_time() {
     }
 }
 
+/// Each picture is shown where its RTP time says: the tick is the rounding of the times in these tests.
 #[track_caller]
 fn assert_exact(pictures: &[Picture]) {
     for (n, (picture, shown)) in pictures.iter().zip(shown(pictures)).enumerate() {
-        assert!((picture.rtp - pictures[0].rtp - shown).abs() < 0.02, "picture {n}: {} shown at {shown}", picture.rtp);
+        assert!((picture.rtp - pictures[0].rtp - shown).abs() < TICK, "picture {n}: {} shown at {shown}", picture.rtp);
     }
 }
 
-/// A clock that is off by less than an eighth is followed, and the drift is taken back without a jump.
+/// A stall of each of these, from and for how long in milliseconds: what would have come then comes at its end.
+fn stalled(pictures: Vec<Picture>, stalls: &[(u64, u64)]) -> Vec<Picture> {
+    let mut before = 0;
+    let late = |picture: Picture| {
+        let mut came = picture.came;
+        for &(at, length) in stalls {
+            if (at..at + length).contains(&came) {
+                came = at + length;
+            }
+        }
+        before = came.max(before);
+        Picture { came: before, ..picture }
+    };
+    pictures.into_iter().map(late).collect()
+}
+
+/// Presentation was once corrected after this: two stalls that overlap, and a clock that is a little slow.
 #[test]
-fn drift_is_corrected_smoothly() {
-    for rate in [0.95, 1.0001, 1.05] {
+fn stalls_that_overlap_change_no_step() {
+    assert_exact(&stalled(camera(600, 10.0, |_, t| (t * 0.9995).round()), &[(7901, 2197), (7401, 999)]));
+}
+
+/// A camera that sends a few frames together is not slow between two bursts, wherever the first of them begins.
+#[test]
+fn frames_that_come_in_bursts_keep_their_steps_from_the_first_on() {
+    for fps in [10.0, 15.0, 25.0, 30.0] {
+        for (burst, phase) in [(2, 0), (5, 0), (5, 1), (5, 3), (5, 4)] {
+            let interval = 1000.0 / fps;
+            let together = |n: u64| ((n + phase) / burst * burst + burst - 1 - phase) as f64 * interval;
+            let pictures = camera(300, fps, |_, t| t);
+            let sent = (0_u64..).zip(pictures).map(|(n, picture)| Picture { came: (together(n) - together(0)).round() as u64, ..picture });
+            assert_exact(&sent.collect::<Vec<_>>());
+        }
+    }
+}
+
+/// A day of a camera whose clock gains or loses 43 seconds: its steps are kept nearly always, and differ by a sixteenth else.
+#[test]
+fn a_clock_that_gains_or_loses_seconds_a_day_stays_with_arrival() {
+    for rate in [0.9995, 1.0005] {
+        let pictures = camera(5 * 86_400, 5.0, |_, t| t * rate);
+        let shown = shown(&pictures);
+        let mut kept = 0;
+        for (n, pair) in pictures.windows(2).enumerate() {
+            let (step, rtp) = (shown[n + 1] - shown[n], pair[1].rtp - pair[0].rtp);
+            kept += usize::from((step - rtp).abs() < TICK);
+            assert!((step - rtp).abs() < rtp / 16.0 + TICK, "{rate}, picture {n}: {step} ms");
+            assert!((shown[n] - pair[0].came as f64).abs() < 600.0, "{rate}, picture {n}: {} shown at {}", pair[0].came, shown[n]);
+        }
+        assert!(kept * 100 > pictures.len() * 98, "{rate}: {kept} of {} steps are kept", pictures.len());
+    }
+}
+
+/// A clock that is off by a few parts in a hundred is found wrong, without a jump.
+#[test]
+fn a_clock_that_is_a_little_off_is_left_smoothly() {
+    for rate in [0.95, 0.97, 1.03, 1.05] {
         let pictures = camera(15 * 600, 15.0, |_, t| t * rate);
         let shown = shown(&pictures);
         for (pair, came) in shown.windows(2).zip(&pictures[1..]) {
             let step = pair[1] - pair[0];
-            assert!((step - 66.7).abs() < 66.7 * 0.2, "{rate}: {step}");
-            assert!((pair[1] - came.came as f64).abs() < 1500.0, "{rate}");
+            assert!((step - 66.7).abs() < 66.7 * 0.15, "{rate}: {step}");
+            assert!((pair[1] - came.came as f64).abs() < 1500.0, "{rate}: {} shown at {}", came.came, pair[1]);
         }
     }
 }
@@ -160,38 +211,33 @@ fn frames_of_a_camera_with_constant_times_are_shown_as_they_come() {
     assert!(received.steps_ms().iter().all(|step| (65..=68).contains(step)), "{:?}", received.steps_ms());
 }
 
-/// Always the same cases, so that a run says the same of the same program.
-fn cases() -> ProptestConfig {
-    ProptestConfig { rng_seed: RngSeed::Fixed(20_261_130), ..ProptestConfig::with_cases(300) }
-}
-
 proptest! {
-    #![proptest_config(cases())]
+    #![proptest_config(ProptestConfig::with_cases(300))]
 
-    /// A good camera behind a network that delays each picture by less than an interval, and now and then stalls.
+    /// A good camera behind a network that delays each picture by less than an interval, and now and then stalls, also at the
+    /// very beginning.
     #[test]
     fn a_good_stream_keeps_its_steps(
         fps in prop_oneof![Just(10.0), Just(15.0), Just(25.0), Just(30.0)],
         delays in proptest::collection::vec(0.0..0.25_f64, 300..600),
-        stalls in proptest::collection::vec((5_000..20_000_u64, 100..4_000_u64), 0..3),
+        early in (0..4_000_u64, 0..4_000_u64),
+        mut stalls in proptest::collection::vec((8_000..20_000_u64, 100..4_000_u64), 0..3),
         rate in 0.9995..1.0005_f64,
+        burst in prop_oneof![Just(1_u64), 1..6_u64],
     ) {
+        let interval = 1000.0 / fps;
+        let sent = (0_u64..).zip(&delays).map(|(n, delay)| Picture {
+            rtp: (n as f64 * interval * rate).round(),
+            came: ((n / burst * burst) as f64 * interval + delay * interval) as u64,
+        });
         let mut before = 0;
-        let pictures: Vec<Picture> = (0_u64..).zip(&delays).map(|(n, delay)| {
-            let interval = 1000.0 / fps;
-            let mut came = (n as f64 * interval + delay * interval) as u64;
-            for &(at, length) in &stalls {
-                if (at..at + length).contains(&came) {
-                    came = at + length;
-                }
-            }
-            before = came.max(before);
-            Picture { rtp: (n as f64 * interval * rate).round(), came: before }
-        }).collect();
+        let in_order = sent.map(|picture| { before = picture.came.max(before); Picture { came: before, ..picture } });
+        stalls.push(early);
+        let mut pictures = stalled(in_order.collect(), &stalls);
+        let first = pictures[0].came;
+        pictures.iter_mut().for_each(|picture| picture.came -= first);
         for (n, (picture, shown)) in pictures.iter().zip(shown(&pictures)).enumerate() {
-            // Not exact: two stalls that overlap look like drift, and one case was 1.05 ms off by picture 98. How far that goes
-            // has not been measured; 20 ms is a bound that these cases keep, not one that is derived.
-            prop_assert!((picture.rtp - shown).abs() < 20.0, "picture {} of {}: {} shown at {}", n, delays.len(), picture.rtp, shown);
+            prop_assert!((picture.rtp - shown).abs() < TICK, "picture {} of {}: {} shown at {}", n, delays.len(), picture.rtp, shown);
         }
     }
 
@@ -201,12 +247,12 @@ proptest! {
         let began = Instant::now();
         let mut times = Times::new(NonZeroU32::new(90_000).unwrap());
         let (mut came, mut latest) = (0, i64::MIN);
-        for (rtp, wait, reorders) in pictures {
-            came += wait;
+        for (n, (rtp, wait, reorders)) in pictures.into_iter().enumerate() {
+            came += if n > 0 { wait } else { 0 };
             let rtp = if few { rtp % 50 * 9000 } else { rtp };
             let shown = times.next(rtp, began + Duration::from_millis(came), reorders);
             let away = (shown / 1_000_000 - i64::try_from(came).unwrap()).abs();
-            prop_assert!(away <= 21_000, "{away} ms from arrival");
+            prop_assert!(away <= 20_100, "{away} ms from arrival");
             if !reorders {
                 prop_assert!(shown > latest, "goes back");
             }

@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// How a camera answers one request.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 enum Answer {
     /// As a good camera does.
     Well,
@@ -215,6 +215,7 @@ fn a_camera_is_filmed_and_left_with_a_teardown() {
         assert!(Some(frame.pts) > last);
         last = Some(frame.pts);
     }
+    assert!(run.stream.counters.coding().is_some_and(|coding| coding.starts_with("H.264 ")), "{:?}", run.stream.counters.coding());
     assert!(run.end() < Duration::from_secs(2));
     assert_eq!(torn_down.load(Ordering::Relaxed), 1);
 }
@@ -352,4 +353,99 @@ fn a_camera_that_answers_no_keepalive_is_filmed_without_a_gap_once_that_is_known
     }
     assert!(last > Some(Duration::from_secs(2)), "{last:?}");
     run.end();
+}
+
+/// An answer to this method, and otherwise good ones.
+fn answering(asked: &'static str, answer: Answer) -> Camera {
+    Camera::new(move |method, _, _| if method == asked { answer } else { Answer::Well })
+}
+
+/// What a camera says before the stream: what the SDP and its sections begin with, and what a section says.
+macro_rules! sdp {
+    ($before:literal, $media:literal, $control:literal) => {
+        Answer::Sdp(concat!("v=0\r\ns=camera\r\n", $before, "t=0 0\r\n", $media, "a=rtpmap:96 H264/90000\r\n", $control))
+    };
+}
+
+/// What becomes of a run with this camera: `filmed`, or why not. `None`: the source panicked.
+fn outcome(source: RtspSource) -> Option<String> {
+    let run = Run::of(&Arc::new(source));
+    let mut ended = Err(mpsc::TryRecvError::Empty);
+    eventually("frames come, or the run ends", || {
+        ended = run.ended.try_recv();
+        run.frames() > 0 || ended != Err(mpsc::TryRecvError::Empty)
+    });
+    match ended {
+        Ok(ended) => Some(ended.unwrap_err().to_string()),
+        Err(mpsc::TryRecvError::Disconnected) => None,
+        Err(mpsc::TryRecvError::Empty) => {
+            run.end();
+            Some("filmed".into())
+        }
+    }
+}
+
+/// All the answers known at which retina or what it links panics, which ends a program that aborts on a panic. docs/design/rtp.md
+/// and SECURITY.md tell of it. The test fails when an update mends one.
+#[test]
+fn these_answers_end_a_program_that_aborts() {
+    for (method, name, answer) in [
+        ("SETUP", "a session without an id", session("")),
+        ("SETUP", "a blank after the session's id", session("7 ")),
+        ("DESCRIBE", "a section without a format", sdp!("", "m=application 0 RTP/AVP \r\nm=video 0 RTP/AVP 96\r\n", "a=control:x\r\n")),
+        ("DESCRIBE", "a line without = before another", sdp!("Camera 1\r\n", "m=video 0 RTP/AVP 96\r\n", "a=control:x\r\n")),
+        ("DESCRIBE", "such a line in a section", sdp!("", "m=video 0 RTP/AVP 96\r\n", " \r\na=control:x\r\n")),
+    ] {
+        assert_eq!(outcome(answering(method, answer).source()), None, "{name}: take it out of the documents");
+    }
+}
+
+fn session(id: &str) -> Answer {
+    Answer::Headers(format!("Session: {id};timeout=60\r\nTransport: RTP/AVP/TCP;unicast;interleaved=0-1\r\n").leak())
+}
+
+#[test]
+fn other_odd_answers_are_told_or_ignored() {
+    let transport = |transport: &str| Answer::Headers(format!("Session: 7\r\nTransport: RTP/AVP/TCP;{transport}\r\n").leak());
+    let video = "m=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\n";
+    let described = |more: &str| Answer::Sdp(format!("v=0\r\ns=x\r\nt=0 0\r\n{video}{more}").leak());
+    for (method, answer, expected) in [
+        ("DESCRIBE", described("a=control:http://[\r\n"), "filmed"),
+        ("DESCRIBE", described("a=fmtp:96 sprop-parameter-sets=Z2QA,aA==\r\na=control\r\n"), "filmed"),
+        ("DESCRIBE", described("a line that is the last\r\n"), "filmed"),
+        ("DESCRIBE", Answer::Sdp("v=0\r\ns=x\r\nm=video 0 RTP/AVP 300\r\n"), "No parseable streams"),
+        ("DESCRIBE", Answer::Sdp("v=0\r\nm=video\r\n"), "Unable to parse SDP"),
+        ("DESCRIBE", Answer::Sdp(" "), "Unable to parse SDP"),
+        ("DESCRIBE", Answer::Status("200 OK\r\nContent-Length: 99999999999999999999"), "does not speak RTSP"),
+        ("SETUP", transport("interleaved=255-256"), "bad second channel number"),
+        ("SETUP", transport("interleaved=255"), "odd channel"),
+        ("SETUP", transport("interleaved=-1"), "bad channel number"),
+        ("SETUP", transport("interleaved=0"), "filmed"),
+        ("SETUP", Answer::Headers("Session: 7;timeout=0\r\nTransport: RTP/AVP/TCP;interleaved=0-1\r\n"), "timeout=0"),
+        ("SETUP", Answer::Headers("Session: 7;timeout=4294967295\r\nTransport: RTP/AVP/TCP;interleaved=0-1\r\n"), "filmed"),
+        ("PLAY", Answer::Headers("Session: 7\r\nRTP-Info: url=;seq=65535;rtptime=4294967295\r\n"), "filmed"),
+        ("PLAY", Answer::Headers("Session: 7\r\nRTP-Info: ;;=\r\n"), "RTP-Info missing stream URL"),
+    ] {
+        let told = outcome(answering(method, answer).source());
+        assert!(told.as_ref().is_some_and(|told| told.contains(expected)), "{method}, {answer:?}: {told:?}");
+    }
+}
+
+#[test]
+fn an_odd_challenge_is_answered_or_told() {
+    for challenge in [
+        r#"Digest realm="a \"b\" \\", nonce="	 ", opaque="", qop="auth,auth-int", userhash=true"#,
+        r#"Digest realm="", nonce="", algorithm=SHA-256-sess, stale=maybe, domain="\"""#,
+        r#"Digest realm="x", Basic"#,
+        r#"Digest realm="\"#,
+        "Basic",
+        ",,,",
+    ] {
+        let status: &'static str = format!("401 Unauthorized\r\nWWW-Authenticate: {challenge}").leak();
+        let camera =
+            Camera::new(move |_, _, headers| if headers.contains("Authorization: ") { Answer::Well } else { Answer::Status(status) });
+        let source = RtspSource::new(&format!("rtsp://\u{e4}\"min:p\u{20ac}w\"@{}/live", camera.address), RtspTransport::Auto);
+        let told = outcome(source);
+        assert!(told.is_some(), "{challenge}: the source panicked");
+    }
 }

@@ -12,7 +12,12 @@ use std::{
 
 use portable_atomic::AtomicU64;
 
-use super::{drops::DropCounters, frame::Frame, ring::Ring, stop_signal::StopSignal};
+use super::{
+    drops::DropCounters,
+    frame::{Format, Frame},
+    ring::Ring,
+    stop_signal::StopSignal,
+};
 
 /// Delivers the frames of one camera stream.
 ///
@@ -109,6 +114,8 @@ struct Progress {
     last_frame: Option<Instant>,
     /// The latest presentation time so far, on the stream's timeline.
     latest: Option<Duration>,
+    /// That of the newest frame handed on.
+    format: Option<Arc<Format>>,
     /// A frame is missing: what comes before the next keyframe cannot be decoded.
     incomplete: bool,
     /// Why the last frames were lost, if none has been handed on since.
@@ -122,6 +129,12 @@ impl Counters {
 
     pub fn last_frame(&self) -> Option<Instant> {
         self.progress().last_frame
+    }
+
+    /// How the newest frame is coded.
+    pub fn coding(&self) -> Option<String> {
+        let format = self.progress().format.clone();
+        format.map(|format| format.coding())
     }
 
     /// Why frames come and none is handed on.
@@ -166,6 +179,7 @@ impl Session {
         }
         progress.latest = progress.latest.max(Some(frame.pts));
         progress.lost = None;
+        progress.format = Some(frame.format.clone());
         counters.used.fetch_add(1, Ordering::Relaxed);
         counters.width.store(frame.format.width.into(), Ordering::Relaxed);
         counters.height.store(frame.format.height.into(), Ordering::Relaxed);

@@ -35,6 +35,8 @@ pub struct StreamStatus {
     pub width: u32,
     /// Pixels; 0 until the first frame.
     pub height: u32,
+    /// How the camera codes it: `H.264 High, interlaced`, `H.265 Main`. Absent until the first frame.
+    pub coding: Option<String>,
     /// Frames that the source has delivered.
     pub frames: u64,
     /// Those of them that were lost, or are useless because one before them was.

@@ -104,6 +104,7 @@ impl Supervised {
             source: self.name.clone(),
             width: counters.width.load(Ordering::Relaxed),
             height: counters.height.load(Ordering::Relaxed),
+            coding: counters.coding(),
             frames: counters.frames.load(Ordering::Relaxed),
             dropped: counters.dropped.load(Ordering::Relaxed),
             last_frame_age_ms: age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),

@@ -395,10 +395,11 @@ impl StatusDocument {
 }
 
 fn picture(stream: &StreamStatus) -> String {
-    let StreamStatus { source, width, height, frames, dropped, fault, .. } = stream;
+    let StreamStatus { source, width, height, coding, frames, dropped, fault, .. } = stream;
+    let coding = coding.as_ref().map_or_else(String::new, |coding| format!(" {coding}"));
     match fault {
         Some(fault) => format!("{source}: {fault}"),
-        None => format!("{source}, {width}×{height}, {frames} frames, {dropped} not tapped"),
+        None => format!("{source}, {width}×{height}{coding}, {frames} frames, {dropped} not tapped"),
     }
 }
 

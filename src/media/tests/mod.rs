@@ -32,7 +32,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(40);
 /// No motion during a test.
 pub(super) const NEVER: Motion = Motion::Every(Duration::from_secs(3600));
 
-pub(super) fn eventually(what: &str, condition: impl Fn() -> bool) {
+pub(super) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let began = Instant::now();
     while !condition() {
         assert!(began.elapsed() < PATIENCE, "waited in vain until {what}");

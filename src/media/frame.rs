@@ -42,6 +42,21 @@ impl Format {
             Codec::H265 => h265::describe(&self.configuration),
         }
     }
+
+    /// The parameter sets as a sample holds them: NAL units, each prefixed by its length in four bytes.
+    pub(super) fn parameter_sets(&self) -> Vec<u8> {
+        let sets = match self.codec {
+            Codec::H264 => h264::parameter_sets(&self.configuration),
+            Codec::H265 => h265::parameter_sets(&self.configuration),
+        };
+        let mut data = Vec::new();
+        for set in sets {
+            // Their lengths are of two bytes in the record.
+            data.extend_from_slice(&(set.len() as u32).to_be_bytes());
+            data.extend_from_slice(set);
+        }
+        data
+    }
 }
 
 /// `640x360 H.264 High`.

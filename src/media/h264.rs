@@ -30,8 +30,29 @@ pub(super) fn describe(avcc: &[u8]) -> String {
 }
 
 fn first_sps(avcc: &[u8]) -> Option<Sps> {
-    let length = usize::from(u16::from_be_bytes([*avcc.get(6)?, *avcc.get(7)?]));
-    Sps::parse(avcc.get(8..8 + length)?)
+    Sps::parse(parameter_sets(avcc).first()?)
+}
+
+/// The NAL units in an AVCDecoderConfigurationRecord, SPS first, up to where it is cut off.
+pub(super) fn parameter_sets(avcc: &[u8]) -> Vec<&[u8]> {
+    let mut sets = Vec::new();
+    let Some((&[_, _, _, _, _, count], mut rest)) = avcc.split_first_chunk() else { return sets };
+    for of_kind in [Some(count & 31), None] {
+        let Some(count) = of_kind.or_else(|| rest.split_off_first().copied()) else { return sets };
+        for _ in 0..count {
+            let Some(set) = length_prefixed(&mut rest) else { return sets };
+            sets.push(set);
+        }
+    }
+    sets
+}
+
+/// Takes what is behind its length in two bytes.
+pub(super) fn length_prefixed<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let (&length, after) = rest.split_first_chunk()?;
+    let (set, after) = after.split_at_checked(u16::from_be_bytes(length).into())?;
+    *rest = after;
+    Some(set)
 }
 
 /// The AVCDecoderConfigurationRecord (ISO/IEC 14496-15, 5.3.3.1) of these parameter sets, of which there are 255 at most.

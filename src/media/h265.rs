@@ -7,10 +7,14 @@ use std::num::NonZeroUsize;
 use bytes::Bytes;
 use h264_reader::rbsp::{BitRead, BitReader, ByteReader};
 
+use super::h264::length_prefixed;
+
 /// The NAL header.
 const HEADER: NonZeroUsize = NonZeroUsize::new(2).expect("two bytes");
 /// No slice segment header is longer than this up to its last field that is read.
 const SLICE_HEADER: usize = 64;
+/// Where an HEVCDecoderConfigurationRecord says how many arrays of NAL units follow.
+const ARRAYS: usize = 22;
 
 /// How a stream is coded: `H.265 Main 10`. `hvcc` is an HEVCDecoderConfigurationRecord (ISO/IEC 14496-15, 8.3.3.1).
 pub(super) fn describe(hvcc: &[u8]) -> String {
@@ -22,6 +26,21 @@ pub(super) fn describe(hvcc: &[u8]) -> String {
         Some(4) => "H.265 Range Extensions".into(),
         Some(profile) => format!("H.265 profile {profile}"),
     }
+}
+
+/// The NAL units in an HEVCDecoderConfigurationRecord, in its order, up to where it is cut off.
+pub(super) fn parameter_sets(hvcc: &[u8]) -> Vec<&[u8]> {
+    let mut sets = Vec::new();
+    let Some((&arrays, mut rest)) = hvcc.get(ARRAYS..).and_then(<[u8]>::split_first) else { return sets };
+    for _ in 0..arrays {
+        let Some((&[_, high, low], after)) = rest.split_first_chunk() else { return sets };
+        rest = after;
+        for _ in 0..u16::from_be_bytes([high, low]) {
+            let Some(set) = length_prefixed(&mut rest) else { return sets };
+            sets.push(set);
+        }
+    }
+    sets
 }
 
 /// The type of a NAL unit, if it belongs to the base layer (ITU-T H.265, 7.3.1.2).

@@ -19,6 +19,10 @@ const FIRST_FRAME_TICKS: u64 = TIMESCALE / 15;
 #[derive(Debug)]
 pub(super) struct Mp4 {
     format: Arc<Format>,
+    /// The parameter sets changed after the header: every later keyframe brings its own.
+    in_band: bool,
+    /// That the frame before used.
+    current: Arc<Format>,
     origin: Duration,
     pending: Vec<Frame>,
     sequence: u32,
@@ -39,7 +43,7 @@ impl Mp4 {
     /// A file that begins with this keyframe.
     pub fn begin(first: Frame) -> Self {
         let (format, origin) = (first.format.clone(), first.pts);
-        Self { format, origin, pending: vec![first], sequence: 0, end: 0, frame_ticks: FIRST_FRAME_TICKS }
+        Self { current: format.clone(), format, in_band: false, origin, pending: vec![first], sequence: 0, end: 0, frame_ticks: FIRST_FRAME_TICKS }
     }
 
     /// Adds the next frame, and returns the fragment before it if that is complete. Leaves out pictures shown before the first
@@ -50,13 +54,32 @@ impl Mp4 {
         }
         let whole = self.pending.first().is_some_and(|first| frame.key || frame.pts.saturating_sub(first.pts) >= FRAGMENT);
         let fragment = if whole { self.cut(Some(&frame)) } else { None };
+        let frame = self.with_parameter_sets(frame);
         self.pending.push(frame);
         fragment
     }
 
-    /// The format of its frames. A frame of another format needs another file.
+    /// Whether a frame of this format may be pushed. Parameter sets may change within a file; codec and picture size may not.
+    pub fn takes(&self, format: &Format) -> bool {
+        (format.codec, format.width, format.height) == (self.format.codec, self.format.width, self.format.height)
+    }
+
+    /// The format in the header: that of its first frame.
     pub fn format(&self) -> &Arc<Format> {
         &self.format
+    }
+
+    /// The frame, behind the parameter sets it needs if they are not those of the header and the frame before.
+    fn with_parameter_sets(&mut self, frame: Frame) -> Frame {
+        let changed = frame.format != self.current;
+        self.in_band |= changed;
+        self.current = frame.format.clone();
+        if !changed && !(self.in_band && frame.key) {
+            return frame;
+        }
+        let mut data = frame.format.parameter_sets();
+        data.extend_from_slice(&frame.data);
+        Frame { data: data.into(), ..frame }
     }
 
     /// How long the file would be with this frame in it.

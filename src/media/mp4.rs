@@ -43,7 +43,16 @@ impl Mp4 {
     /// A file that begins with this keyframe.
     pub fn begin(first: Frame) -> Self {
         let (format, origin) = (first.format.clone(), first.pts);
-        Self { current: format.clone(), format, in_band: false, origin, pending: vec![first], sequence: 0, end: 0, frame_ticks: FIRST_FRAME_TICKS }
+        Self {
+            current: format.clone(),
+            format,
+            in_band: false,
+            origin,
+            pending: vec![first],
+            sequence: 0,
+            end: 0,
+            frame_ticks: FIRST_FRAME_TICKS,
+        }
     }
 
     /// Adds the next frame, and returns the fragment before it if that is complete. Leaves out pictures shown before the first

@@ -147,6 +147,10 @@ conditions! {
     MotionSocket = "motion_socket", Error, "Make the socket's directory; the agent tries again.";
     /// Recording to the SD card does not work.
     Recording = "recording", Error, "Check the card.";
+    /// A keyframe interval of the stream is larger than the pre-roll may be.
+    PreRollTooSmall = "pre_roll_too_small", Warning, "Raise [media] pre_roll_bytes, or shorten the encoder's keyframe interval or lower its bit rate.";
+    /// Events are in no clip although the plan allows clips.
+    EventsMissed = "events_missed", Error, "Set the encoder's keyframe interval to a few seconds, below the plan's longest clip; raise [media] pre_roll_bytes if the sentence names it.";
     /// Frames were lost on the way from the camera, to the card or into a clip.
     FramesLost = "frames_lost", Warning, "If they are lost on the way from the camera, check its network and its encoder; otherwise the card or the processor does not keep up.";
 

@@ -10,8 +10,7 @@ use std::{
 use care_protocol::ClipKind;
 
 use super::{
-    MediaError, MediaStatus, Outlet, backend,
-    clip::{self, Recorder},
+    MediaError, MediaStatus, Outlet, backend, clip,
     drops::DropCounters,
     motion::{
         self, Events,
@@ -182,16 +181,16 @@ impl Media {
             running.threads.push(watch.start()?);
         }
         running.threads.extend(motion::start(&config.motion, self.events.clone(), conditions.clone(), self.stop.clone())?);
-        let recorder = Recorder {
+        running.threads.push(clip::start(clip::Parts {
             outlet: self.outlet.clone(),
             streams,
             pre_roll: config.pre_roll,
             events: queue,
             counts: self.clips.clone(),
+            conditions: conditions.clone(),
             drops,
             stop: self.stop.clone(),
-        };
-        running.threads.push(recorder.start()?);
+        })?);
         Ok(())
     }
 
@@ -215,6 +214,7 @@ impl Media {
             clips_recorded: self.clips.recorded.load(Ordering::Relaxed),
             clips_erased: self.clips.erased.load(Ordering::Relaxed),
             clips_refused: self.clips.refused.load(Ordering::Relaxed),
+            events_missed: self.clips.missed.load(Ordering::Relaxed),
             recording: self.recording.as_ref().map(|counts| counts.status()),
         }
     }

@@ -22,6 +22,8 @@ pub struct MediaStatus {
     pub clips_erased: u64,
     /// Events for which no clip was allowed.
     pub clips_refused: u64,
+    /// Events that are in no clip although one was allowed; the condition `events_missed` says why.
+    pub events_missed: u64,
     /// Recording to the SD card, if configured.
     pub recording: Option<RecordingStatus>,
 }

@@ -27,7 +27,8 @@ pub fn status_example() -> Value {
     });
     let mut media = json!({
         "why_not": "why", "low": stream, "motion_events": 1, "motion_ignored": 0, "clip_running": true, "clips_recorded": 1,
-        "clips_erased": 0, "clips_refused": 0, "recording": { "frames": 9, "dropped": 0, "bytes": 7, "fault": "why" }
+        "clips_erased": 0, "clips_refused": 0, "events_missed": 0,
+        "recording": { "frames": 9, "dropped": 0, "bytes": 7, "fault": "why" }
     });
     media.as_object_mut().unwrap().extend(stream.as_object().unwrap().clone());
     json!({

@@ -2,6 +2,7 @@
 //! and the probes of this file too.
 
 mod clips;
+mod gops;
 mod recording;
 pub(super) mod scripted;
 mod streams;
@@ -79,6 +80,8 @@ pub(super) struct Collected {
     /// The height from which on a clip is refused.
     pub tallest: AtomicU32,
     pub snapshots: AtomicBool,
+    /// The end of a pause in which no clip may begin.
+    pub pause_until: Mutex<Option<Instant>>,
     /// The append at which a clip is erased.
     pub erase_at: AtomicUsize,
     /// The next append is followed by a cut that allows 400 ms more.
@@ -91,6 +94,8 @@ pub(super) struct Collected {
 
 pub(super) struct Clip {
     pub beginning: Beginning,
+    /// When its first frame was taken.
+    pub started: Instant,
     pub bytes: Vec<u8>,
     /// As given with each append.
     pub durations: Vec<Duration>,
@@ -116,6 +121,7 @@ impl Collector {
             max: Mutex::new(Some(Duration::from_secs(max_s))),
             tallest: AtomicU32::new(u32::MAX),
             snapshots: AtomicBool::new(false),
+            pause_until: Mutex::default(),
             erase_at: AtomicUsize::new(usize::MAX),
             cut_soon: AtomicBool::new(false),
             stalled: (Mutex::new(false), Condvar::new()),
@@ -141,9 +147,11 @@ impl Outlet for Collector {
             ClipKind::Snapshot => self.snapshots.load(Ordering::Relaxed),
             _ => beginning.height <= self.tallest.load(Ordering::Relaxed),
         };
-        let max = (*self.max.lock().unwrap()).filter(|_| allowed)?;
+        let started = Instant::now().checked_sub(beginning.ago).unwrap();
+        let paused = self.pause_until.lock().unwrap().is_some_and(|until| started < until);
+        let max = (*self.max.lock().unwrap()).filter(|_| allowed && !paused)?;
         self.begun.fetch_add(1, Ordering::Relaxed);
-        let clip = Clip { beginning, bytes: Vec::new(), durations: Vec::new(), duration: Duration::ZERO };
+        let clip = Clip { beginning, started, bytes: Vec::new(), durations: Vec::new(), duration: Duration::ZERO };
         Some((Box::new(Writer { collector: self.clone(), clip: Some(clip) }), max))
     }
 

@@ -145,8 +145,8 @@ impl FrameSource for Scripted {
 
 /// Two seconds of a moving picture, a keyframe each second.
 pub(in crate::media) fn film(size: &str) -> &'static [Frame] {
-    static LARGE: LazyLock<Vec<Frame>> = LazyLock::new(|| encode("640x360"));
-    static SMALL: LazyLock<Vec<Frame>> = LazyLock::new(|| encode("320x180"));
+    static LARGE: LazyLock<Vec<Frame>> = LazyLock::new(|| encode("640x360", 2, &["-g", "15", "-b:v", "1M"]));
+    static SMALL: LazyLock<Vec<Frame>> = LazyLock::new(|| encode("320x180", 2, &["-g", "15", "-b:v", "1M"]));
     match size {
         "640x360" => &LARGE,
         "320x180" => &SMALL,
@@ -154,11 +154,13 @@ pub(in crate::media) fn film(size: &str) -> &'static [Frame] {
     }
 }
 
-/// Encodes a film with ffmpeg: H.264 with access unit delimiters, cut at these.
-fn encode(size: &str) -> Vec<Frame> {
-    let picture = format!("testsrc=size={size}:rate={FPS}:duration=2");
-    let encoder = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-g", "15", "-bf", "0", "-b:v", "1M", "-aud", "1", "-f", "h264", "-"];
-    let made = Command::new("ffmpeg").args(["-v", "error", "-f", "lavfi", "-i", &picture]).args(encoder).output().unwrap();
+/// Encodes a film with ffmpeg and these options of x264: H.264 with access unit delimiters, cut at these.
+pub(super) fn encode(size: &str, seconds: u32, options: &[&str]) -> Vec<Frame> {
+    let picture = format!("testsrc=size={size}:rate={FPS}:duration={seconds}");
+    let encoder = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-bf", "0", "-aud", "1"];
+    let output = ["-f", "h264", "-"];
+    let input = ["-v", "error", "-f", "lavfi", "-i", &picture];
+    let made = Command::new("ffmpeg").args(input).args(encoder).args(options).args(output).output().unwrap();
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     let (width, height) = size.split_once('x').unwrap();
     let (width, height) = (width.parse().unwrap(), height.parse().unwrap());
@@ -190,7 +192,7 @@ fn encode(size: &str) -> Vec<Frame> {
         Frame { pts: Duration::ZERO, key, taken: Instant::now(), data: data.into(), format: format.clone() }
     };
     let frames: Vec<Frame> = units.iter().map(frame).collect();
-    assert_eq!(frames.len(), 30);
+    assert_eq!(frames.len() as u32, seconds * FPS);
     frames
 }
 

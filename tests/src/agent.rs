@@ -77,6 +77,8 @@ pub struct ConfigFile {
     pub low_source: Option<String>,
     /// `[media] motion`.
     pub motion: String,
+    /// Further lines of `[media]`.
+    pub media: String,
     /// `[recording] dir`.
     pub recording: Option<PathBuf>,
     /// `[recording] allow_internal_storage`: tests record to a directory, not to an SD card.
@@ -129,6 +131,7 @@ impl ConfigFile {
             if let Some(low) = &self.low_source {
                 let _ = writeln!(text, "low_source = {}", toml_string(low));
             }
+            text.push_str(&self.media);
         }
         if let Some(dir) = &self.recording {
             let _ = write!(text, "\n[recording]\ndir = {}\nmax_bytes = 100_000_000\n", quoted(dir));
@@ -223,6 +226,7 @@ impl Agent {
             while_recording: false,
             status: path.join("status.sock"),
             user: "root".into(),
+            media: String::new(),
             extra: String::new(),
         };
         let program = program("kasa-care-agent", "CARE_AGENT");

@@ -249,7 +249,7 @@ fn pictures_of(file: &Path, fps: f64) -> Arc<Vec<String>> {
 }
 
 /// The first pictures that a camera sends, in presentation order: it loops its file, and may change to another.
-fn expected_pictures(options: &Options, count: usize) -> Vec<String> {
+pub(crate) fn expected_pictures(options: &Options, count: usize) -> Vec<String> {
     let mut expected = Vec::new();
     let files: Vec<(f64, &PathBuf)> =
         [(0.0, &options.file)].into_iter().chain(options.changes.iter().map(|(at, file)| (*at, file))).collect();

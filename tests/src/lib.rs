@@ -11,6 +11,7 @@ pub mod build;
 pub mod card_slot;
 pub mod care_cloud;
 pub mod cloud;
+pub mod filmed_events;
 pub mod filming;
 pub mod footprint;
 pub mod gstreamer_plugins;

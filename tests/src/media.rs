@@ -59,6 +59,35 @@ pub fn re_encoded(name: &str, arguments: &[&str]) -> PathBuf {
     file
 }
 
+/// A film for a camera in Annex B form: H.264 of 640×360 and this bit rate, one keyframe in `gop` frames, no two frames alike.
+/// Encoded once and cached.
+pub fn noisy(fps: u32, seconds: u32, gop: u32, megabits: u32) -> PathBuf {
+    let file = scratch().join(format!("noisy-{fps}-{seconds}-{gop}-{megabits}.h264"));
+    if !file.exists() {
+        let part = tempfile::Builder::new().tempfile_in(scratch()).unwrap();
+        let picture = format!("testsrc2=size=640x360:rate={fps},noise=alls=100:allf=t");
+        let (seconds, gop, rate) = (seconds.to_string(), gop.to_string(), format!("{megabits}M"));
+        let picture = ["-f", "lavfi", "-i", &picture, "-t", &seconds, "-pix_fmt", "yuv420p"];
+        let codec = ["-c:v", "libx264", "-preset", "ultrafast", "-bf", "0", "-g", &gop, "-keyint_min", &gop, "-sc_threshold", "0"];
+        let rate = ["-b:v", &rate, "-maxrate", &rate, "-bufsize", &rate, "-x264-params", "qcomp=0", "-f", "h264"];
+        ffmpeg(&[&picture[..], &codec, &rate, &[part.path().to_str().expect("a path in ASCII")]].concat());
+        part.persist(&file).unwrap();
+    }
+    file
+}
+
+/// These Annex B files, one after the other. Joined once and cached under this name.
+pub fn joined(name: &str, pieces: &[PathBuf]) -> PathBuf {
+    let file = scratch().join(name);
+    if !file.exists() {
+        let part = tempfile::Builder::new().tempfile_in(scratch()).unwrap();
+        let bytes: Vec<u8> = pieces.iter().flat_map(|piece| std::fs::read(piece).unwrap()).collect();
+        std::fs::write(part.path(), bytes).unwrap();
+        part.persist(&file).unwrap();
+    }
+    file
+}
+
 fn scratch() -> PathBuf {
     let dir = std::env::temp_dir().join("care-tests");
     std::fs::create_dir_all(&dir).unwrap();

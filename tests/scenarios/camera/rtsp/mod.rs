@@ -8,8 +8,10 @@ use rtsp_camera::{Codec, Options};
 
 mod access_units;
 mod authentication;
+mod changes;
 mod codecs;
 mod connections;
+mod keyframe_intervals;
 mod losses;
 mod slow;
 mod timestamps;

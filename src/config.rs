@@ -207,7 +207,7 @@ pub enum Source {
     Rtsp(Secret),
     /// A recorded file, looped in real time.
     File(PathBuf),
-    /// A GStreamer description that ends in H.264.
+    /// A GStreamer description that ends in H.264 or H.265.
     Launch(Secret),
 }
 

@@ -342,7 +342,7 @@ fn frames_bytes(value: &Value<'_>) -> Result<usize, Wrong> {
 }
 
 const SOURCES: &str =
-    "write test, v4l2:/dev/video0, rtsp://127.0.0.1/stream, file:/clip.mp4 or launch:<gst-launch description ending in H.264>";
+    "write test, v4l2:/dev/video0, rtsp://127.0.0.1/stream, file:/clip.mp4 or launch:<gst-launch description ending in H.264 or H.265>";
 
 /// A fault does not quote the value, because an RTSP URL may carry a password.
 fn source(value: &Value<'_>) -> Result<Source, Wrong> {

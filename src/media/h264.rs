@@ -260,6 +260,11 @@ impl SliceHeader {
 
 /// `recovery_frame_cnt` of the recovery point in this SEI (ITU-T H.264, D.1.8), if it has one.
 pub(super) fn recovery_point(sei: &[u8]) -> Option<u32> {
+    BitReader::new(&*message(sei, 6)?).read_ue("").ok()
+}
+
+/// The first message of this type in an SEI NAL unit (7.3.2.3), behind a header of one byte.
+pub(super) fn message(sei: &[u8], wanted: usize) -> Option<Vec<u8>> {
     // `decode_nal` panics if there is nothing behind the header.
     let whole = (sei.len() > 2).then_some(sei)?;
     let rbsp = h264_reader::rbsp::decode_nal(whole.get(..SEI).unwrap_or(whole)).ok()?;
@@ -278,8 +283,8 @@ pub(super) fn recovery_point(sei: &[u8]) -> Option<u32> {
         };
         let (kind, length) = (field()?, field()?);
         let payload = rest.get(..length)?;
-        if kind == 6 {
-            return BitReader::new(payload).read_ue("").ok();
+        if kind == wanted {
+            return Some(payload.to_vec());
         }
         rest = &rest[length..];
     }

@@ -7,7 +7,7 @@ use std::num::NonZeroUsize;
 use bytes::Bytes;
 use h264_reader::rbsp::{BitRead, BitReader, ByteReader};
 
-use super::h264::length_prefixed;
+use super::h264::{length_prefixed, message};
 
 /// The NAL header.
 const HEADER: NonZeroUsize = NonZeroUsize::new(2).expect("two bytes");
@@ -179,6 +179,14 @@ pub(super) fn is_b(nal: &[u8], pps: &Pps) -> Option<bool> {
     SliceStart::read(nal, &mut r)?;
     r.skip(pps.extra_slice_header_bits, "").ok()?;
     Some(r.read_ue("").ok()? == 0)
+}
+
+/// How many pictures after the one of this SEI decoding is exact, if it has a recovery point (ITU-T H.265, D.2.8): in the order of
+/// presentation, at most, and 0 if it is already.
+pub(super) fn recovery_point(sei: &[u8]) -> Option<u32> {
+    // The first byte of the header left out: what remains has one, as in H.264.
+    let count = BitReader::new(&*message(sei.get(1..)?, 6)?).read_se("").ok()?;
+    Some(u32::try_from(count).unwrap_or(0))
 }
 
 /// The HEVCDecoderConfigurationRecord (ISO/IEC 14496-15, 8.3.3.1) of these parameter sets.

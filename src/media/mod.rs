@@ -78,7 +78,7 @@ pub enum MediaError {
         reason: String,
     },
     /// No H.264 encoder for a source of raw pictures.
-    #[error("no H.264 encoder found: install one of v4l2h264enc, openh264enc, x264enc, or choose a source that ends in H.264")]
+    #[error("no H.264 encoder found: install one of v4l2h264enc, openh264enc, x264enc, or choose a source that is encoded already")]
     NoEncoder,
     /// A recorded file cannot be used.
     #[error("cannot read the media file {path}: {source}")]

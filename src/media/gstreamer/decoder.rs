@@ -31,13 +31,19 @@ pub(super) fn cannot_shrink() -> Option<String> {
 
 /// Tries the decoders in turn and stays with the one that works.
 pub(super) struct Decoders {
+    candidates: &'static [&'static str],
     current: Option<Decoder>,
     stop: StopSignal,
 }
 
 impl Decoders {
     pub fn new(stop: StopSignal) -> Self {
-        Self { current: None, stop }
+        Self::among(&DECODERS, stop)
+    }
+
+    /// Tries these alone.
+    pub fn among(candidates: &'static [&'static str], stop: StopSignal) -> Self {
+        Self { candidates, current: None, stop }
     }
 
     fn decode_with(&mut self, name: &'static str, frame: &Frame) -> Result<Vec<u8>, String> {
@@ -59,7 +65,7 @@ impl GreyDecoder for Decoders {
         }
         let before = self.current.as_ref().map(|decoder| decoder.name);
         let mut faults = Vec::new();
-        let found = DECODERS.iter().copied().filter(|name| gst::ElementFactory::find(name).is_some() && Some(*name) != before);
+        let found = self.candidates.iter().copied().filter(|name| gst::ElementFactory::find(name).is_some() && Some(*name) != before);
         for name in before.into_iter().chain(found) {
             if self.stop.is_raised() {
                 break;
@@ -77,7 +83,10 @@ impl GreyDecoder for Decoders {
         }
         let stream = &keyframe.format;
         Err(match faults[..] {
-            [] => format!("motion cannot be seen in this stream ({stream}): no decoder is installed, neither {}", DECODERS.join(" nor ")),
+            [] => format!(
+                "motion cannot be seen in this stream ({stream}): no decoder is installed, neither {}",
+                self.candidates.join(" nor ")
+            ),
             _ => format!("motion cannot be seen in this stream ({stream}), which no decoder here can read: {}", faults.join("; ")),
         })
     }

@@ -1,4 +1,4 @@
-//! Each kind of source as a GStreamer description that ends in H.264, with raw pictures for motion where the source has them.
+//! Each kind of source as a GStreamer description that ends in H.264 or H.265, with raw pictures for motion where the source has them.
 
 use std::{
     fs::File,
@@ -12,7 +12,11 @@ use std::{
 
 use gstreamer::{self as gst, prelude::*};
 
-use crate::{config::Source, media::MediaError};
+use super::{frames, nal_units};
+use crate::{
+    config::Source,
+    media::{MediaError, frame::Codec},
+};
 
 /// What a pipeline is built of.
 #[derive(Debug)]
@@ -35,6 +39,9 @@ pub(super) enum Kind {
     Elementary,
 }
 
+const H264: &str = "video/x-h264";
+const H265: &str = "video/x-h265";
+
 /// In order of preference: name, and description for about 1 Mbit/s and a keyframe every second or two.
 const ENCODERS: [(&str, &str); 3] = [
     ("v4l2h264enc", "v4l2h264enc extra-controls=controls,video_bitrate=1000000,h264_i_frame_period=15"),
@@ -51,8 +58,8 @@ impl Description {
                 (encoded(raw, &ENCODERS[1..])?, Kind::Test)
             }
             Source::V4l2(_) => {
-                if offers_h264(source) {
-                    ("v4l2src name=source ! video/x-h264".into(), Kind::Live)
+                if let Some(media_type) = offered_encoded(source) {
+                    (format!("v4l2src name=source ! {media_type}"), Kind::Live)
                 } else {
                     let raw = "v4l2src name=source ! video/x-raw,width=[1,1280],height=[1,720],framerate=[1/1,30/1] ! videoconvert";
                     (encoded(raw, &ENCODERS)?, Kind::Live)
@@ -60,10 +67,18 @@ impl Description {
             }
             Source::Rtsp(_) => return Err(MediaError::Pipeline { reason: "GStreamer is not used for rtsp://".into() }),
             Source::File(path) => match container(path)? {
-                Kind::Elementary => {
-                    ("appsrc name=source format=time max-bytes=65536 ! h264parse name=timed ! clocksync".into(), Kind::Elementary)
+                Container::Mp4 => {
+                    let looped = format!("filesrc name=source ! qtdemux name=tracks ! capsfilter name=looped caps=\"{}\"", frames::CAPS);
+                    (format!("{looped} ! clocksync"), Kind::Mp4)
                 }
-                kind => ("filesrc name=source ! qtdemux name=tracks ! h264parse name=looped ! clocksync".into(), kind),
+                Container::ByteStream(codec) => {
+                    let (parser, media_type) = match codec {
+                        Codec::H264 => ("h264parse", H264),
+                        Codec::H265 => ("h265parse", H265),
+                    };
+                    let parsed = format!("{parser} name=timed ! {media_type},stream-format=byte-stream,alignment=au");
+                    (format!("appsrc name=source format=time max-bytes=65536 ! {parsed} ! clocksync"), Kind::Elementary)
+                }
             },
             Source::Launch(description) => (description.expose().to_owned(), Kind::Live),
         };
@@ -103,7 +118,7 @@ pub(super) fn set_address(source: &Source, pipeline: &gst::Pipeline) {
 /// The video tracks of a file.
 #[derive(Default)]
 struct Offered {
-    h264: AtomicBool,
+    readable: AtomicBool,
     /// Another codec, by its common name.
     other: Mutex<Option<String>>,
 }
@@ -112,22 +127,21 @@ impl Offered {
     /// Notes a track of this media type.
     fn note(&self, kind: &str) {
         let other = match kind {
-            "video/x-h264" => {
-                self.h264.store(true, Ordering::Relaxed);
+            H264 | H265 => {
+                self.readable.store(true, Ordering::Relaxed);
                 return;
             }
-            "video/x-h265" => "H.265 (HEVC)",
             "video/mpeg" => "MPEG-4 Part 2",
             other => other,
         };
         *self.other.lock().unwrap_or_else(PoisonError::into_inner) = Some(other.to_owned());
     }
 
-    /// Posts an error on the bus of the pipeline if none of them is H.264: the demuxer's own would be "internal".
+    /// Posts an error on the bus of the pipeline if none of them can be read: the demuxer's own would be "internal".
     fn check(&self, element: &gst::Element) {
         let other = self.other.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(other) = other.filter(|_| !self.h264.load(Ordering::Relaxed)) {
-            gst::element_error!(element, gst::StreamError::WrongType, ("the file holds {other}, and the agent needs H.264"));
+        if let Some(other) = other.filter(|_| !self.readable.load(Ordering::Relaxed)) {
+            gst::element_error!(element, gst::StreamError::WrongType, ("the file holds {other}, and the agent needs H.264 or H.265"));
         }
     }
 }
@@ -138,27 +152,31 @@ fn encoded(raw: &str, encoders: &[(&str, &str)]) -> Result<String, MediaError> {
     Ok(format!("{raw} ! tee name=raw ! queue max-size-buffers=2 max-size-bytes=0 max-size-time=0 ! {encoder}"))
 }
 
-/// Whether a camera encodes H.264 itself, which it says once its device is open.
-fn offers_h264(source: &Source) -> bool {
-    let Source::V4l2(path) = source else { return false };
-    let Ok(camera) = gst::ElementFactory::make("v4l2src").property("device", path.to_string_lossy().as_ref()).build() else {
-        return false;
-    };
+/// What a camera encodes itself, H.264 before H.265, as a media type. It says so once its device is open.
+fn offered_encoded(source: &Source) -> Option<&'static str> {
+    let Source::V4l2(path) = source else { return None };
+    let camera = gst::ElementFactory::make("v4l2src").property("device", path.to_string_lossy().as_ref()).build().ok()?;
     let opened = camera.set_state(gst::State::Ready).is_ok();
-    let h264 = gst::Caps::builder("video/x-h264").build();
-    let offered = opened && camera.static_pad("src").is_some_and(|pad| pad.query_caps(None).can_intersect(&h264));
+    let caps = camera.static_pad("src").filter(|_| opened).map(|pad| pad.query_caps(None));
     // If the device does not close, the next open fails and reports it.
     let _ = camera.set_state(gst::State::Null);
-    offered
+    caps.and_then(|caps| [H264, H265].into_iter().find(|name| caps.can_intersect(&gst::Caps::builder(*name).build())))
 }
 
-fn container(path: &Path) -> Result<Kind, MediaError> {
+/// What a recorded file is.
+enum Container {
+    Mp4,
+    ByteStream(Codec),
+}
+
+fn container(path: &Path) -> Result<Container, MediaError> {
     let fault = |source| MediaError::File { path: path.into(), source };
     let mut start = [0; 8];
     File::open(path).and_then(|mut file| file.read_exact(&mut start)).map_err(fault)?;
     match start {
-        [_, _, _, _, b'f', b't', b'y', b'p'] => Ok(Kind::Mp4),
-        [0, 0, 1, ..] | [0, 0, 0, 1, ..] => Ok(Kind::Elementary),
-        _ => Err(fault(io::Error::new(io::ErrorKind::InvalidData, "neither MP4 nor an H.264 byte stream"))),
+        [_, _, _, _, b'f', b't', b'y', b'p'] => Some(Container::Mp4),
+        [0, 0, 1, ..] | [0, 0, 0, 1, ..] => nal_units::codec_of(&start).map(Container::ByteStream),
+        _ => None,
     }
+    .ok_or_else(|| fault(io::Error::new(io::ErrorKind::InvalidData, "neither MP4 nor a byte stream of H.264 or H.265")))
 }

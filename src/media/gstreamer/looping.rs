@@ -84,10 +84,13 @@ fn add_the_last_frame(parser: &gst::Element, turns: Arc<AtomicU64>) {
     });
 }
 
-/// The length of a frame in nanoseconds, by the stream's frame rate; 25 frames a second if it states none.
+/// The length of a buffer in nanoseconds, by the stream's frame rate; 25 frames a second if it states none (a rate of 0).
 fn frame_length(pad: &gst::Pad) -> u64 {
-    let rate = pad.current_caps().and_then(|caps| caps.structure(0)?.get::<gst::Fraction>("framerate").ok());
-    let (frames, seconds) = rate.map_or((25, 1), |rate| (rate.numer(), rate.denom()));
+    let caps = pad.current_caps();
+    let stream = caps.as_ref().and_then(|caps| caps.structure(0));
+    let stated = stream.and_then(|stream| stream.get::<gst::Fraction>("framerate").ok()).filter(|rate| rate.numer() > 0);
+    let is_field = stream.and_then(|stream| stream.get::<&str>("coded-picture-structure").ok()) == Some("field");
+    let (frames, seconds) = stated.map_or((if is_field { 50 } else { 25 }, 1), |rate| (rate.numer(), rate.denom()));
     1_000_000_000 * seconds.max(1) as u64 / frames.max(1) as u64
 }
 

@@ -3,7 +3,9 @@
 
 mod decoder;
 mod description;
+mod frames;
 mod looping;
+mod nal_units;
 mod pipeline;
 mod source;
 #[cfg(test)]

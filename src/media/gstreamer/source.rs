@@ -1,8 +1,8 @@
 //! One source as a pipeline that is built for each session, run, and taken down. The supervisor decides when to try again.
 
 use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 use gst::prelude::*;
@@ -13,6 +13,7 @@ use gstreamer_video as gst_video;
 use super::{
     decoder,
     description::{Description, Kind},
+    frames::Frames,
     looping::{self, Loop},
     pipeline, shut_down, time_overlay,
 };
@@ -38,7 +39,7 @@ pub(super) struct GstreamerSource {
 
 impl FrameSource for GstreamerSource {
     fn run(&self, session: &Session) -> Result<(), SourceError> {
-        let (pipeline, sink) = self.assemble(session).map_err(|error| match error {
+        let Assembled { pipeline, sink, frames } = self.assemble(session).map_err(|error| match error {
             MediaError::Pipeline { .. } | MediaError::NoEncoder => {
                 // What is missing may be installed, or its folder mounted, before the next try. Until then the registry stays.
                 let _ = gst::Registry::update();
@@ -47,7 +48,7 @@ impl FrameSource for GstreamerSource {
             error => SourceError::Failed(error.to_string()),
         })?;
         *self.sink() = Some(sink.clone());
-        let ended = play(&pipeline, session);
+        let ended = play(&pipeline, session, &frames);
         // A session that was left behind must not take away the sink of the next one.
         self.sink().take_if(|current| *current == sink);
         if !shut_down(pipeline, DOWN) {
@@ -74,7 +75,7 @@ impl GstreamerSource {
         self.sink.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn assemble(&self, session: &Session) -> Result<(gst::Pipeline, gst_app::AppSink), MediaError> {
+    fn assemble(&self, session: &Session) -> Result<Assembled, MediaError> {
         let description = Description::of(&self.source)?;
         // Without these elements motion follows the keyframes and says what is missing; the picture does not depend on it.
         let shrinks = session.wants_grey() && description.has_raw() && decoder::cannot_shrink().is_none();
@@ -84,16 +85,29 @@ impl GstreamerSource {
             Kind::Elementary => looping::feed(&self.source, &pipeline)?,
             Kind::Live | Kind::Mp4 => {}
         }
-        let sink = pipeline::deliver(&pipeline, session)?;
+        let (sink, frames) = pipeline::deliver(&pipeline, session)?;
         if let Some(grey) = shrinks.then(|| session.grey()).flatten() {
             pipeline::deliver_grey(&pipeline, grey)?;
         }
-        Ok((pipeline, sink))
+        Ok(Assembled { pipeline, sink, frames })
     }
 }
 
+/// A pipeline that is ready to play.
+struct Assembled {
+    pipeline: gst::Pipeline,
+    sink: gst_app::AppSink,
+    frames: Arc<Mutex<Frames>>,
+}
+
 /// Plays until the session is over, the source ends, or an element reports an error.
-fn play(pipeline: &gst::Pipeline, session: &Session) -> Result<(), SourceError> {
+fn play(pipeline: &gst::Pipeline, session: &Session, frames: &Mutex<Frames>) -> Result<(), SourceError> {
+    let ended = play_to_the_end(pipeline, session, frames);
+    frames.lock().unwrap_or_else(PoisonError::into_inner).end();
+    ended
+}
+
+fn play_to_the_end(pipeline: &gst::Pipeline, session: &Session, frames: &Mutex<Frames>) -> Result<(), SourceError> {
     let bus = pipeline.bus().ok_or_else(|| SourceError::Failed("the pipeline has no bus".into()))?;
     // Why a change of state was refused, if an element said.
     let refused = |otherwise: &str| {
@@ -108,6 +122,7 @@ fn play(pipeline: &gst::Pipeline, session: &Session) -> Result<(), SourceError> 
         return Err(refused("the source cannot play"));
     }
     while !session.is_over() {
+        frames.lock().unwrap_or_else(PoisonError::into_inner).quiet(Instant::now());
         let Some(message) = bus.timed_pop_filtered(TICK, &[gst::MessageType::Error, gst::MessageType::Eos, gst::MessageType::SegmentDone])
         else {
             continue;

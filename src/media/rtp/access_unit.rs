@@ -30,7 +30,7 @@ pub(super) struct Unit {
     pub at: At,
     /// Decoding can begin here without what comes before: an IDR or IRAP picture.
     pub entry: bool,
-    /// H.264: the recovery point before it, if it has one.
+    /// The recovery point before it, if it has one.
     recovery: Option<u32>,
     intra: bool,
     /// It may be shown before pictures that were decoded earlier.

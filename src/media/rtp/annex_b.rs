@@ -1,8 +1,8 @@
 //! Cameras put byte streams (ITU-T H.264 and H.265, annex B) where RTP wants one NAL unit: several with start codes between them,
-//! a start code before the first, zeros behind the last. Called with every NAL unit as it came.
+//! a start code before the first, zeros behind the last. Called with every NAL unit as it came, and by `media::gstreamer`.
 
 /// Gives each NAL unit in `bytes` to `out`, without start codes and trailing zeros, and leaves out empty ones.
-pub(super) fn nal_units(mut bytes: &[u8], out: &mut dyn FnMut(&[u8])) {
+pub(in crate::media) fn nal_units(mut bytes: &[u8], out: &mut dyn FnMut(&[u8])) {
     loop {
         let (nal, rest) = match start_code(bytes) {
             Some(at) => (&bytes[..at], Some(&bytes[at + 3..])),

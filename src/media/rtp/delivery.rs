@@ -58,7 +58,8 @@ impl Delivery {
             pts: Duration::from_nanos(u64::try_from(shown).unwrap_or(0)),
             key,
             taken: unit.at.received,
-            data: unit.data.into(),
+            // Without the room that it grew into: frames stay in memory.
+            data: unit.data.into_boxed_slice().into(),
             format,
         }));
     }

@@ -8,10 +8,14 @@
 //! Packet ─ payload ─ annex_b ─ NAL units ─ access_unit ─ Unit ─ delivery ─ Output
 //!                                 parameter_sets ┘         times ┘
 //! ```
+//!
+//! NAL units that come without RTP, from GStreamer, enter by `framer`.
 
 mod access_unit;
 mod annex_b;
 mod delivery;
+#[cfg(feature = "gstreamer")]
+mod framer;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(super) mod hostile;
 mod judge;
@@ -33,6 +37,11 @@ use self::{
     delivery::Delivery,
     parameter_sets::ParameterSets,
     payload::{Fault, Payload},
+};
+#[cfg(feature = "gstreamer")]
+pub(super) use self::{
+    annex_b::nal_units,
+    framer::{Framer, Moment},
 };
 use super::frame::{Codec, Frame};
 

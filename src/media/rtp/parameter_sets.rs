@@ -152,7 +152,8 @@ impl ParameterSets {
                 self.store(nal);
                 Nal::Other
             }
-            Some(39) => Nal::Before { recovery: None },
+            // A recovery point at once is an IRAP picture, which says so itself.
+            Some(39) => Nal::Before { recovery: h265::recovery_point(nal).filter(|&frames| frames > 0) },
             // The ends of sequence and stream; messages about the picture before.
             Some(36 | 37 | 40) => Nal::After,
             _ => Nal::Other,

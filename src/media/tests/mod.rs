@@ -55,6 +55,7 @@ pub(super) fn records_one_clip_with_pre_roll(media: Media, collector: &Collector
     assert_eq!((clips[0].beginning.kind, clips[0].beginning.height), (ClipKind::Manual, 360));
     assert!((1.9..4.0).contains(&ago), "2 s of pre-roll, at a keyframe: {ago}");
     let probed = probe_clip(&clips[0]);
+    assert_eq!(probed.codec, "h264");
     assert!((ago + 4.0..ago + 6.0).contains(&probed.duration), "{} s", probed.duration);
     let expected = probed.duration * frames_per_second;
     assert!((probed.frames as f64 - expected).abs() < 3.0, "{} frames in {} s", probed.frames, probed.duration);
@@ -199,6 +200,8 @@ impl Drop for Writer {
 
 /// What ffprobe and ffmpeg say of a file.
 pub(super) struct Probed {
+    /// As ffprobe calls it.
+    pub codec: String,
     pub duration: f64,
     pub frames: usize,
     pub height: u32,
@@ -217,7 +220,6 @@ pub(super) fn probe(path: &Path, longest_step: f64) -> Probed {
     run("ffmpeg", &["-v", "error", "-i", path, "-fps_mode", "passthrough", "-enc_time_base", "1:90000", "-f", "null", "-"]);
     let told = run("ffprobe", &["-v", "error", "-show_entries", "stream=codec_name,height:format=duration", "-of", "default=nk=1", path]);
     let told: Vec<&str> = told.lines().filter(|line| !line.starts_with('[')).collect();
-    assert_eq!(told[0], "h264");
     let frames =
         run("ffprobe", &["-v", "error", "-select_streams", "v", "-show_entries", "frame=key_frame,pts_time", "-of", "csv=p=0", path]);
     let frames: Vec<(bool, f64)> = frames
@@ -232,7 +234,7 @@ pub(super) fn probe(path: &Path, longest_step: f64) -> Probed {
         let step = after.1 - before.1;
         assert!(step > 0.0 && step < longest_step, "a step of {step} s at {}", after.1);
     }
-    Probed { duration: told[2].parse().unwrap(), frames: frames.len(), height: told[1].parse().unwrap() }
+    Probed { codec: told[0].to_owned(), duration: told[2].parse().unwrap(), frames: frames.len(), height: told[1].parse().unwrap() }
 }
 
 pub(super) fn probe_clip(clip: &Clip) -> Probed {

@@ -2,9 +2,13 @@
 
 mod card;
 mod clips;
+mod codecs;
+mod entry;
+mod fields;
 mod motion;
 mod pipeline;
 mod sources;
+mod times;
 
 use std::{
     io::{BufRead, BufReader},

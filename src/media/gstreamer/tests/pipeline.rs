@@ -1,44 +1,233 @@
-//! What the callbacks of a pipeline deliver, buffer by buffer.
+//! A pipeline whose buffers a test feeds: what becomes of them, buffer by buffer.
 
 use gst::prelude::*;
 use gstreamer as gst;
 use gstreamer_app as gst_app;
 
 use super::*;
-use crate::media::{drops::DropCounters, gstreamer::pipeline::deliver, ring::Ring, source::Stream, tests::scripted::film};
+use crate::media::{
+    Frame,
+    drops::DropCounters,
+    frame::Codec,
+    gstreamer::{
+        frames::{CAPS, Frames},
+        pipeline::deliver,
+    },
+    ring::Ring,
+    rtp::nal_units,
+    source::Stream,
+};
 
-/// As when a camera's RTP packets carry no usable time: the frame cannot be shown, and what refers to it cannot be decoded.
-#[test]
-fn a_frame_without_a_timestamp_is_counted_as_lost_with_the_rest_of_its_gop() {
-    gst::init().unwrap();
-    let launch = "appsrc name=source format=time ! queue name=queue max-size-time=0 ! appsink name=out sync=false async=false";
-    let pipeline = gst::parse::launch(launch).unwrap().downcast::<gst::Pipeline>().unwrap();
-    let (ring, conditions) = (Arc::new(Ring::new(Duration::from_secs(60), 1 << 20)), Conditions::default());
-    let stream = Arc::new(Stream::new(vec![ring.clone()], None, DropCounters::new(conditions.clone())));
-    deliver(&pipeline, &stream.session(Duration::ZERO)).unwrap();
-    pipeline.set_state(gst::State::Playing).unwrap();
+/// Access units of a film at 15 frames a second, as a byte stream, without delimiters.
+pub(super) fn film(codec: Codec, frames: usize, options: &[&str]) -> Vec<Vec<u8>> {
+    let (encoder, format, delimiter): (&[&str], _, _) = match codec {
+        Codec::H264 => (&["-c:v", "libx264", "-aud", "1", "-preset", "veryfast"], "h264", 9),
+        Codec::H265 => (&["-c:v", "libx265", "-preset", "ultrafast"], "hevc", 35),
+    };
+    let count = frames.to_string();
+    let made = Command::new("ffmpeg")
+        .args(["-v", "error", "-f", "lavfi", "-i", "testsrc2=size=320x240:rate=15", "-frames:v", &count, "-pix_fmt", "yuv420p"])
+        .args(encoder)
+        .args(options)
+        .args(["-f", format, "-"])
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let mut units: Vec<Vec<u8>> = Vec::new();
+    nal_units(&made.stdout, &mut |nal| {
+        if nal_type(codec, nal) == delimiter {
+            units.push(Vec::new());
+        } else {
+            let unit = units.last_mut().expect("a delimiter first");
+            unit.extend_from_slice(&[0, 0, 0, 1]);
+            unit.extend_from_slice(nal);
+        }
+    });
+    assert_eq!(units.len(), frames);
+    units
+}
 
-    let film = film("640x360");
-    let caps = gst::Caps::builder("video/x-h264")
-        .field("codec_data", gst::Buffer::from_slice(film[0].format.configuration.clone()))
-        .field("width", 640)
-        .field("height", 360)
-        .build();
-    let source = pipeline.by_name("source").unwrap().downcast::<gst_app::AppSrc>().unwrap();
-    for (n, frame) in film[..20].iter().enumerate() {
-        let mut buffer = gst::Buffer::from_slice(frame.data.clone());
-        let writable = buffer.make_mut();
-        if n != 5 {
-            writable.set_pts(gst::ClockTime::from_mseconds(n as u64 * 66));
-        }
-        if !frame.key {
-            writable.set_flags(gst::BufferFlags::DELTA_UNIT);
-        }
-        source.push_sample(&gst::Sample::builder().buffer(&buffer).caps(&caps).build()).unwrap();
+pub(super) fn nal_type(codec: Codec, nal: &[u8]) -> u8 {
+    match codec {
+        Codec::H264 => nal[0] & 31,
+        Codec::H265 => nal[0] >> 1 & 63,
     }
-    let counted = || (stream.counters.frames.load(Ordering::Relaxed), stream.counters.dropped.load(Ordering::Relaxed));
-    eventually("all frames have come", || counted().0 == 20);
-    pipeline.set_state(gst::State::Null).unwrap();
-    assert_eq!((counted().1, ring.end()), (10, 10), "5 up to the lost one, 5 from the next keyframe on");
-    assert!(named(&conditions, "frames_lost").unwrap().contains("1 because they had no timestamp"));
+}
+
+/// The NAL units of an access unit.
+pub(super) fn nals(unit: &[u8]) -> Vec<Vec<u8>> {
+    let mut nals = Vec::new();
+    nal_units(unit, &mut |nal| nals.push(nal.to_vec()));
+    nals
+}
+
+/// The end of a pipeline as the agent builds it.
+pub(super) struct Fed {
+    pipeline: gst::Pipeline,
+    source: gst_app::AppSrc,
+    frames: Arc<std::sync::Mutex<Frames>>,
+    stream: Arc<Stream>,
+    ring: Arc<Ring>,
+    conditions: Conditions,
+}
+
+/// What became of the buffers.
+pub(super) struct Received {
+    pub frames: Vec<Frame>,
+    pub dropped: u64,
+    /// The condition `frames_lost`.
+    pub told: Option<String>,
+}
+
+/// A buffer, or its time in milliseconds and its flags.
+pub(super) struct Piece<'a> {
+    pub bytes: &'a [u8],
+    pub shown_ms: Option<u64>,
+    pub flags: gst::BufferFlags,
+}
+
+impl<'a> Piece<'a> {
+    pub fn at(bytes: &'a [u8], shown_ms: Option<u64>) -> Self {
+        Self { bytes, shown_ms, flags: gst::BufferFlags::empty() }
+    }
+}
+
+impl Fed {
+    /// `caps` of what is fed; `None`: it has none, as from a socket.
+    pub fn new(caps: Option<&str>) -> Self {
+        gst::init().unwrap();
+        let launch = format!(
+            "appsrc name=source format=time ! queue name=queue max-size-buffers=0 max-size-bytes=0 max-size-time=0 ! appsink name=out caps=\"{CAPS}\" sync=false async=false"
+        );
+        let pipeline = gst::parse::launch(&launch).unwrap().downcast::<gst::Pipeline>().unwrap();
+        let (ring, conditions) = (Arc::new(Ring::new(Duration::from_secs(600), 1 << 26)), Conditions::default());
+        let stream = Arc::new(Stream::new(vec![ring.clone()], None, DropCounters::new(conditions.clone())));
+        let (_, frames) = deliver(&pipeline, &stream.session(Duration::ZERO)).unwrap();
+        let source = pipeline.by_name("source").unwrap().downcast::<gst_app::AppSrc>().unwrap();
+        source.set_caps(caps.map(|caps| caps.parse().unwrap()).as_ref());
+        pipeline.set_state(gst::State::Playing).unwrap();
+        Self { pipeline, source, frames, stream, ring, conditions }
+    }
+
+    pub fn push(&self, piece: &Piece<'_>) {
+        let mut buffer = gst::Buffer::from_slice(piece.bytes.to_vec());
+        let writable = buffer.make_mut();
+        writable.set_pts(piece.shown_ms.map(gst::ClockTime::from_mseconds));
+        writable.set_flags(piece.flags);
+        self.source.push_buffer(buffer).unwrap();
+    }
+
+    /// Ends the stream, and gives what came of it.
+    pub fn received(self) -> Received {
+        self.source.end_of_stream().unwrap();
+        let bus = self.pipeline.bus().unwrap();
+        let last = bus.timed_pop_filtered(gst::ClockTime::from_seconds(30), &[gst::MessageType::Eos, gst::MessageType::Error]);
+        assert_eq!(last.map(|message| message.type_()), Some(gst::MessageType::Eos));
+        self.frames.lock().unwrap().end();
+        self.pipeline.set_state(gst::State::Null).unwrap();
+        Received {
+            frames: (0..self.ring.end()).filter_map(|at| self.ring.at(at)).collect(),
+            dropped: self.stream.counters.dropped.load(Ordering::Relaxed),
+            told: named(&self.conditions, "frames_lost"),
+        }
+    }
+}
+
+/// Feeds pieces and gives what came of them.
+pub(super) fn feed<'a>(caps: Option<&str>, pieces: impl IntoIterator<Item = Piece<'a>>) -> Received {
+    let fed = Fed::new(caps);
+    pieces.into_iter().for_each(|piece| fed.push(&piece));
+    fed.received()
+}
+
+pub(super) const AVC_UNITS: &str = "video/x-h264,stream-format=byte-stream,alignment=au";
+pub(super) const HEVC_UNITS: &str = "video/x-h265,stream-format=byte-stream,alignment=au";
+
+/// These access units with a time each, 15 a second.
+pub(super) fn feed_units(codec: Codec, units: &[Vec<u8>]) -> Received {
+    let caps = if codec == Codec::H264 { AVC_UNITS } else { HEVC_UNITS };
+    feed(Some(caps), (0_u64..).zip(units).map(|(n, unit)| Piece::at(unit, Some(n * 1000 / 15))))
+}
+
+/// A byte stream comes from sockets and pipes in any pieces, often without caps; from encoders with each NAL unit or access unit in
+/// a buffer; from files behind lengths.
+#[test]
+fn a_stream_gives_the_same_frames_however_it_is_packed() {
+    for (codec, media_type, options) in [
+        (Codec::H264, "video/x-h264", &["-g", "15", "-bf", "0"][..]),
+        (Codec::H265, "video/x-h265", &["-x265-params", "aud=1:keyint=15:bframes=0:log-level=none"]),
+    ] {
+        let units = film(codec, 30, options);
+        let expected = feed_units(codec, &units);
+        assert_eq!((expected.frames.len(), expected.dropped, expected.told.as_deref()), (30, 0, None));
+        let same = |what: &str, received: Received| {
+            assert_eq!((received.frames.len(), received.dropped), (30, 0), "{what}");
+            for (frame, expected) in received.frames.iter().zip(&expected.frames) {
+                assert!(frame.data == expected.data && frame.key == expected.key && frame.format == expected.format, "{what}");
+            }
+        };
+        let stream = units.concat();
+        for size in [7, 1000, 100_000] {
+            same("cut, without caps", feed(None, stream.chunks(size).map(|bytes| Piece::at(bytes, None))));
+            let caps = format!("{media_type},stream-format=byte-stream");
+            same("cut", feed(Some(&caps), stream.chunks(size).map(|bytes| Piece::at(bytes, None))));
+        }
+        let single: Vec<Vec<u8>> = units.iter().flat_map(|unit| nals(unit)).map(|nal| [&[0, 0, 1], &nal[..]].concat()).collect();
+        let caps = format!("{media_type},stream-format=byte-stream,alignment=nal");
+        same("one NAL unit a buffer", feed(Some(&caps), single.iter().map(|nal| Piece::at(nal, None))));
+        let lengths = |unit: &Vec<u8>| -> Vec<u8> {
+            nals(unit).iter().flat_map(|nal| [&u32::try_from(nal.len()).unwrap().to_be_bytes()[..], &nal[..]].concat()).collect()
+        };
+        let records: Vec<Vec<u8>> = units.iter().map(lengths).collect();
+        let configuration = expected.frames[0].format.configuration.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let format = if codec == Codec::H264 { "avc" } else { "hvc1" };
+        let caps = format!("{media_type},stream-format={format},alignment=au,codec_data=(buffer){configuration}");
+        same("behind lengths", feed(Some(&caps), records.iter().map(|unit| Piece::at(unit, None))));
+        // A camera that puts each slice into a buffer of its own and calls it an access unit.
+        let caps = format!("{media_type},stream-format=byte-stream,alignment=au");
+        same("too many ends", feed(Some(&caps), single.iter().map(|nal| Piece::at(nal, None))));
+    }
+}
+
+#[test]
+fn what_is_missing_or_damaged_costs_the_rest_of_its_gop_and_is_told() {
+    let units = film(Codec::H264, 30, &["-g", "15", "-bf", "0"]);
+    let caps = Some(AVC_UNITS);
+    let regular = |n: usize| Piece::at(&units[n], Some(n as u64 * 66));
+    let lost = feed(
+        caps,
+        (0..30)
+            .filter(|n| *n != 5)
+            .map(|n| Piece { flags: if n == 6 { gst::BufferFlags::DISCONT } else { gst::BufferFlags::empty() }, ..regular(n) }),
+    );
+    assert_eq!((lost.frames.len(), lost.dropped), (20, 9), "5 up to the lost one, 15 from the next keyframe on");
+    assert!(lost.told.unwrap().contains("9 because data before them is missing"));
+    let damaged = feed(
+        caps,
+        (0..30).map(|n| Piece { flags: if n == 5 { gst::BufferFlags::CORRUPTED } else { gst::BufferFlags::empty() }, ..regular(n) }),
+    );
+    assert_eq!((damaged.frames.len(), damaged.dropped), (20, 10));
+    assert!(damaged.told.unwrap().contains("that the source marked as damaged"));
+    let bare = units.iter().map(|unit| {
+        let slices = nals(unit).into_iter().filter(|nal| matches!(nal_type(Codec::H264, nal), 1 | 5));
+        slices.flat_map(|nal| [&[0, 0, 1], &nal[..]].concat()).collect::<Vec<u8>>()
+    });
+    let without = feed_units(Codec::H264, &bare.collect::<Vec<_>>());
+    assert_eq!((without.frames.len(), without.dropped), (0, 30));
+    assert!(without.told.unwrap().contains("30 that came before their parameter sets"));
+}
+
+/// A time-lapse camera: its picture must not wait for the next one.
+#[test]
+fn a_picture_is_given_out_when_nothing_follows() {
+    let units = film(Codec::H264, 1, &[]);
+    for caps in [Some(AVC_UNITS), None] {
+        let fed = Fed::new(caps);
+        fed.push(&Piece::at(&units[0], None));
+        eventually("the picture is there", || {
+            fed.frames.lock().unwrap().quiet(Instant::now());
+            fed.ring.end() == 1
+        });
+        assert_eq!(fed.received().frames.len(), 1);
+    }
 }

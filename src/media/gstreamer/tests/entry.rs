@@ -2,10 +2,7 @@
 
 use gstreamer as gst;
 
-use super::{
-    pipeline::{AVC_UNITS, Piece, feed, feed_units, film, nal_type, nals},
-    *,
-};
+use super::pipeline::{AVC_UNITS, Piece, feed, feed_units, film, nal_type, nals};
 use crate::media::{frame::Codec, h264};
 
 fn keys(frames: &[crate::media::Frame]) -> Vec<usize> {

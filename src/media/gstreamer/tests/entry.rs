@@ -15,6 +15,15 @@ fn slice_type(codec: Codec, unit: &[u8]) -> u8 {
     nals(unit).iter().map(|nal| nal_type(codec, nal)).find(is_slice).unwrap()
 }
 
+/// What comes to someone who joins at the n-th access unit and knows the parameter sets.
+fn joined(codec: Codec, units: &[Vec<u8>], n: usize) -> Vec<Vec<u8>> {
+    let is_set = |nal: &&Vec<u8>| matches!((codec, nal_type(codec, nal)), (Codec::H264, 7 | 8) | (Codec::H265, 32..=34));
+    let sets: Vec<u8> = nals(&units[0]).iter().filter(is_set).flat_map(|nal| [&[0, 0, 1], &nal[..]].concat()).collect();
+    let mut late = units[n..].to_vec();
+    late[0].splice(0..0, sets);
+    late
+}
+
 fn is_plain_i(unit: &[u8]) -> bool {
     nals(unit).iter().any(|nal| nal_type(Codec::H264, nal) == 1 && h264::SliceStart::parse(nal).is_some_and(|slice| slice.kind == 2))
 }
@@ -26,9 +35,10 @@ fn plain_i_pictures_begin_nothing_and_flags_do_not_matter() {
     let units = film(Codec::H264, 40, &cuts);
     assert_eq!((0..40).filter(|&n| is_plain_i(&units[n])).collect::<Vec<_>>(), [10, 20]);
     for flags in [gst::BufferFlags::empty(), gst::BufferFlags::DELTA_UNIT] {
-        let pieces = || (0..).zip(&units).map(|(n, unit)| Piece { flags, ..Piece::at(unit, Some(n * 66)) });
-        assert_eq!(keys(&feed(Some(AVC_UNITS), pieces()).frames), [0, 30], "{flags:?}");
-        let late = feed(Some(AVC_UNITS), pieces().skip(5));
+        let flagged =
+            |units: &[Vec<u8>]| feed(Some(AVC_UNITS), (0..).zip(units).map(|(n, unit)| Piece { flags, ..Piece::at(unit, Some(n * 66)) }));
+        assert_eq!(keys(&flagged(&units).frames), [0, 30], "{flags:?}");
+        let late = flagged(&joined(Codec::H264, &units, 5));
         assert_eq!((late.frames.len(), late.dropped), (10, 25));
         assert!(late.frames[0].key);
         assert!(late.told.unwrap().contains("25 that came before the first keyframe"));
@@ -40,7 +50,7 @@ fn an_open_gop_begins_at_its_recovery_point() {
     let units = film(Codec::H264, 60, &["-x264-params", "open-gop=1:keyint=15:min-keyint=15:scenecut=0:bframes=3:b-adapt=0"]);
     let i_pictures: Vec<usize> = (1..60).filter(|&n| is_plain_i(&units[n])).collect();
     assert!(i_pictures.len() >= 2);
-    let late = feed_units(Codec::H264, &units[5..]);
+    let late = feed_units(Codec::H264, &joined(Codec::H264, &units, 5));
     assert!(late.frames[0].key && late.told.unwrap().contains("before the first keyframe"));
     assert_eq!((late.dropped, late.frames.len()), (i_pictures[0] as u64 - 5, 60 - i_pictures[0]));
 }
@@ -56,7 +66,7 @@ fn gradual_refresh_begins_at_a_recovery_point() {
         let entries: Vec<usize> =
             (1..80).filter(|&n| matches!((codec, slice_type(codec, &units[n])), (Codec::H264, 5) | (_, 16..=21))).collect();
         assert_eq!(entries, [0; 0], "{codec:?}");
-        let late = feed_units(codec, &units[10..]);
+        let late = feed_units(codec, &joined(codec, &units, 10));
         assert!(late.frames.len() >= 40, "{codec:?}: {} frames, {:?}", late.frames.len(), late.told);
         assert!(late.frames[0].key && keys(&late.frames).len() >= 2, "{codec:?}: {:?}", keys(&late.frames));
     }
@@ -71,7 +81,7 @@ fn leading_pictures_of_a_cra_are_left_out_where_decoding_begins() {
     let leading = (cra[0]..cra[1]).filter(|&n| matches!(kind(n), 8 | 9)).count();
     assert!(leading > 0);
     assert_eq!(feed_units(Codec::H265, &units).frames.len(), 60);
-    let late = feed_units(Codec::H265, &units[5..]);
+    let late = feed_units(Codec::H265, &joined(Codec::H265, &units, 5));
     assert_eq!(late.frames.len(), 60 - cra[0] - leading);
     assert!(late.told.unwrap().contains(&format!("{leading} that refer to pictures before the first keyframe")));
 }

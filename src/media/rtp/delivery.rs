@@ -1,7 +1,7 @@
 //! Decides which access units become frames: none before the first entry point, none between a loss and the next entry point, none
 //! that refers to pictures before the one where decoding began. Each of the others is counted with its reason.
 
-use std::{num::NonZeroU32, time::Duration};
+use std::time::Duration;
 
 use super::{
     Output,
@@ -23,8 +23,8 @@ pub(super) struct Delivery {
 }
 
 impl Delivery {
-    pub fn new(clock_rate: NonZeroU32) -> Self {
-        Self { times: Times::new(clock_rate), waiting: Some(reason::NOT_BEGUN), began: None, left_out: 0 }
+    pub fn new(times: Times) -> Self {
+        Self { times, waiting: Some(reason::NOT_BEGUN), began: None, left_out: 0 }
     }
 
     pub fn take(&mut self, piece: Piece, out: &mut dyn FnMut(Output)) {

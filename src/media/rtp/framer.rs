@@ -11,6 +11,7 @@ use super::{
     access_unit::{AccessUnits, At},
     delivery::Delivery,
     parameter_sets::ParameterSets,
+    times::Times,
 };
 use crate::media::frame::Codec;
 
@@ -38,7 +39,7 @@ pub(in crate::media) struct Framer {
 impl Framer {
     pub fn new(codec: Codec) -> Self {
         let units = AccessUnits::new(ParameterSets::new(codec));
-        Self { units, delivery: Delivery::new(TICKS), ticks: 0, last: None }
+        Self { units, delivery: Delivery::new(Times::trusting(TICKS)), ticks: 0, last: None }
     }
 
     /// Takes the next NAL unit, or a parameter set from elsewhere.

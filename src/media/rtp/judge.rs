@@ -56,7 +56,7 @@ pub(super) struct Judge {
 
 /// What is known of the RTP clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-enum Clock {
+pub(super) enum Clock {
     #[default]
     Doubted,
     Right,
@@ -107,6 +107,11 @@ impl Stretch {
 }
 
 impl Judge {
+    /// Of a clock of which this is known beforehand.
+    pub fn of(clock: Clock) -> Self {
+        Self { clock, ..Self::default() }
+    }
+
     pub fn is_wrong(&self) -> bool {
         self.clock == Clock::Wrong
     }

@@ -37,6 +37,7 @@ use self::{
     delivery::Delivery,
     parameter_sets::ParameterSets,
     payload::{Fault, Payload},
+    times::Times,
 };
 #[cfg(feature = "gstreamer")]
 pub(super) use self::{
@@ -105,7 +106,7 @@ impl Depayloader {
         for set in &parameter_sets {
             annex_b::nal_units(set, &mut |nal| sets.store(nal));
         }
-        Self { payload: Payload::new(codec), units: AccessUnits::new(sets), delivery: Delivery::new(clock_rate), last: None }
+        Self { payload: Payload::new(codec), units: AccessUnits::new(sets), delivery: Delivery::new(Times::new(clock_rate)), last: None }
     }
 
     /// Takes the next packet.

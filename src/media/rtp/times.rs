@@ -11,7 +11,7 @@
 
 use std::{num::NonZeroU32, time::Instant};
 
-use super::judge::{Judge, Seen};
+use super::judge::{Clock, Judge, Seen};
 
 const MS: i64 = 1_000_000;
 pub(super) const SECOND: i64 = 1000 * MS;
@@ -30,6 +30,8 @@ const SHORTEST: i64 = MS / 10;
 #[derive(Debug)]
 pub(super) struct Times {
     clock_rate: i64,
+    /// What is known of the clock before the first picture.
+    clock: Clock,
     running: Option<Running>,
 }
 
@@ -53,7 +55,14 @@ struct Running {
 
 impl Times {
     pub fn new(clock_rate: NonZeroU32) -> Self {
-        Self { clock_rate: clock_rate.get().into(), running: None }
+        Self { clock_rate: clock_rate.get().into(), clock: Clock::Doubted, running: None }
+    }
+
+    /// Believes the clock until it proves wrong. For a source on this machine: its clock is rarely wrong, and a busy processor
+    /// delays the first pictures more than a network does.
+    #[cfg(feature = "gstreamer")]
+    pub fn trusting(clock_rate: NonZeroU32) -> Self {
+        Self { clock: Clock::Right, ..Self::new(clock_rate) }
     }
 
     /// When the next picture in decoding order is shown, nanoseconds from the first. `reorders`: it may be shown before pictures
@@ -63,7 +72,7 @@ impl Times {
         match &mut self.running {
             Some(running) => running.next(rate, rtp, received, reorders),
             None => {
-                self.running = Some(Running::begin(rtp, received));
+                self.running = Some(Running::begin(rtp, received, self.clock));
                 0
             }
         }
@@ -71,8 +80,8 @@ impl Times {
 }
 
 impl Running {
-    fn begin(rtp: u32, first: Instant) -> Self {
-        Self { first, rtp, came: 0, ticks: 0, anchor: 0, last_came: 0, last_shown: 0, judge: Judge::default(), owed: 0 }
+    fn begin(rtp: u32, first: Instant, clock: Clock) -> Self {
+        Self { first, rtp, came: 0, ticks: 0, anchor: 0, last_came: 0, last_shown: 0, judge: Judge::of(clock), owed: 0 }
     }
 
     fn next(&mut self, rate: i64, rtp: u32, received: Instant, reorders: bool) -> i64 {

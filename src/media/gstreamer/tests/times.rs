@@ -1,7 +1,9 @@
 //! Times that are missing or wrong: every frame is recorded, and shown in order.
 
+use std::thread;
+
 use super::{
-    pipeline::{AVC_UNITS, HEVC_UNITS, Piece, Received, feed, film},
+    pipeline::{AVC_UNITS, Fed, HEVC_UNITS, Piece, Received, feed, film},
     *,
 };
 use crate::media::frame::Codec;
@@ -41,6 +43,21 @@ fn every_frame_is_recorded_and_none_goes_back_whatever_the_times_are() {
             assert!(shown[44] < began.elapsed() + Duration::from_secs(10), "{what}: {:?} is far from arrival", shown[44]);
         }
     }
+}
+
+/// A busy processor hands over the first frames late and then all at once.
+#[test]
+fn frames_that_come_late_are_shown_at_their_times() {
+    let units = film(Codec::H264, 45, &["-g", "15", "-bf", "0"]);
+    let fed = Fed::new(Some(AVC_UNITS));
+    for (n, unit) in (0..).zip(&units) {
+        if n == 5 {
+            thread::sleep(Duration::from_millis(800));
+        }
+        fed.push(&Piece::at(unit, Some(n * 40)));
+    }
+    let received = fed.received();
+    assert!((0..).zip(&received.frames).all(|(n, frame)| frame.pts == Duration::from_millis(40) * n));
 }
 
 #[test]

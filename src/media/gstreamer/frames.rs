@@ -37,6 +37,8 @@ struct Stream {
     /// Whether each buffer holds an access unit, as the caps say.
     aligned: bool,
     framer: Framer,
+    /// When the last buffer came.
+    last: Instant,
 }
 
 impl Frames {
@@ -58,8 +60,12 @@ impl Frames {
         }
         let Some(stream) = &mut self.stream else {
             // Without caps a byte stream may be joined in the middle of a NAL unit: its first start code is still to come.
-            return self.session.lost(sample.caps().map_or(0, |_| 1), NO_CODEC);
+            if sample.caps().is_some() {
+                self.session.lost(1, NO_CODEC);
+            }
+            return;
         };
+        stream.last = received;
         let out = &mut |output| deliver(&self.session, output);
         let Stream { packing, framer, .. } = stream;
         if follows && buffer.flags().contains(gst::BufferFlags::DISCONT) {
@@ -80,10 +86,11 @@ impl Frames {
     /// Gives out what would otherwise wait for the next buffer. Call it a few times a second.
     pub fn quiet(&mut self, now: Instant) {
         let Some(stream) = &mut self.stream else { return };
-        let out = &mut |output| deliver(&self.session, output);
-        if stream.framer.silence(now) >= QUIET {
-            stream.flush(out);
+        if stream.packing.is_within_nal_unit() && now.saturating_duration_since(stream.last) < QUIET {
+            return;
         }
+        let out = &mut |output| deliver(&self.session, output);
+        stream.flush(out);
         stream.framer.quiet(now, out);
     }
 
@@ -117,7 +124,7 @@ impl Frames {
                 (stream.packing, stream.aligned, stream.caps) = (packing, aligned, caps);
                 stream
             }
-            none => none.insert(Stream { caps, codec, packing, aligned, framer: Framer::new(codec) }),
+            none => none.insert(Stream { caps, codec, packing, aligned, framer: Framer::new(codec), last: moment.received }),
         };
         for set in nal_units::configuration(codec, &configuration).iter().flat_map(|(_, sets)| sets) {
             stream.framer.nal(set, moment, out);

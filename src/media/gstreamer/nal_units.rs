@@ -61,6 +61,11 @@ impl Packing {
         }
     }
 
+    /// Whether more bytes of a NAL unit may follow.
+    pub fn is_within_nal_unit(&self) -> bool {
+        matches!(self, Self::Cut(Cut { state: State::Within(_), .. }))
+    }
+
     /// Nothing has come for a while, or nothing will: what has come is taken to be complete.
     pub fn flush(&mut self, out: &mut dyn FnMut(&[u8], Moment)) {
         if let Self::Cut(cut) = self {

@@ -66,15 +66,10 @@ impl Framer {
         units.lost_packets(&mut |piece| delivery.take(piece, out));
     }
 
-    /// How long nothing has come.
-    pub fn silence(&self, now: Instant) -> Duration {
-        self.last.map_or(Duration::ZERO, |last| now.saturating_duration_since(last))
-    }
-
     /// Gives out a finished access unit that would otherwise wait for the next one. Call it a few times a second.
     pub fn quiet(&mut self, now: Instant, out: &mut dyn FnMut(Output)) {
-        let silence = self.silence(now);
-        let Self { units, delivery, .. } = self;
+        let Self { units, delivery, last, .. } = self;
+        let silence = last.map_or(Duration::ZERO, |last| now.saturating_duration_since(last));
         let patience = if units.is_marked() { QUIET_AFTER_MARK } else { QUIET };
         if silence >= patience {
             units.finish(&mut |piece| delivery.take(piece, out));

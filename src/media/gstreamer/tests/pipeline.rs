@@ -231,3 +231,18 @@ fn a_picture_is_given_out_when_nothing_follows() {
         assert_eq!(fed.received().frames.len(), 1);
     }
 }
+
+/// A slow link: one picture takes longer than the silence after which it would be taken to be complete.
+#[test]
+fn a_picture_that_comes_slowly_is_not_cut() {
+    let units = film(Codec::H264, 2, &["-g", "15", "-bf", "0"]);
+    let fed = Fed::new(None);
+    for bytes in units[0].chunks(units[0].len() / 3) {
+        fed.push(&Piece::at(bytes, None));
+        std::thread::sleep(Duration::from_millis(600));
+        fed.frames.lock().unwrap().quiet(Instant::now());
+    }
+    fed.push(&Piece::at(&units[1], None));
+    let received = fed.received();
+    assert_eq!((received.frames.len(), received.dropped, received.told), (2, 0, None));
+}

@@ -183,7 +183,7 @@ pub struct Agent {
     pub config: ConfigFile,
     /// A name server to use instead of the machine's.
     pub resolver: Option<IpAddr>,
-    /// Additional environment variables, for the next start and for commands.
+    /// Additional environment variables, applied at the next start.
     pub environment: Vec<(String, String)>,
     /// A command to run the agent under, with arguments (strace, unshare, env). Empty for none.
     pub under: Vec<String>,
@@ -387,7 +387,6 @@ impl Agent {
     pub async fn command(&self, arguments: &[&str]) -> Output {
         let mut command = self.command_line();
         command.args(arguments).arg("--config").arg(self.config_path()).kill_on_drop(true);
-        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         tokio::time::timeout(PATIENCE, command.output()).await.expect("the command ends").unwrap()
     }
 

@@ -90,14 +90,16 @@ impl Watch {
             whole.map(|put| (started(&put.clip), put.body.clone())).collect()
         };
         puts.sort_by_key(|(started, _)| *started);
-        let sequence = expected_pictures(&self.options, usize::try_from(sent()).unwrap() + 15);
+        // It goes on sending.
+        let total = sent();
+        let sequence = expected_pictures(&self.options, usize::try_from(total).unwrap());
         let mut clips: Vec<Clip> = Vec::new();
         for (_, body) in puts {
             let probe = probe_bytes(&body);
             assert!(probe.starts_with_keyframe && probe.complaints.is_empty(), "{probe:?}");
             assert_eq!(probe.pictures.len(), probe.pts.len(), "{probe:?}");
             let from = clips.last().map_or(0, |clip| clip.frames.start + 1);
-            let places = (from..sent()).filter(|at| sequence[usize::try_from(*at).unwrap()..].starts_with(&probe.pictures));
+            let places = (from..total).filter(|at| sequence[usize::try_from(*at).unwrap()..].starts_with(&probe.pictures));
             // The camera loops its film.
             let (before, after): (Vec<u64>, Vec<u64>) = places.partition(|at| clips.is_empty() && *at <= events[0]);
             let start = before.last().or(after.first()).copied();

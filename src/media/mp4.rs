@@ -83,12 +83,13 @@ impl Mp4 {
         let changed = frame.format != self.current;
         self.in_band |= changed;
         self.current = frame.format.clone();
-        if !changed && !(self.in_band && frame.key) {
-            return frame;
+        if changed || (self.in_band && frame.key) {
+            let mut data = frame.format.parameter_sets();
+            data.extend_from_slice(&frame.data);
+            Frame { data: data.into(), ..frame }
+        } else {
+            frame
         }
-        let mut data = frame.format.parameter_sets();
-        data.extend_from_slice(&frame.data);
-        Frame { data: data.into(), ..frame }
     }
 
     /// How long the file would be with this frame in it.

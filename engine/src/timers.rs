@@ -12,8 +12,7 @@ use super::{
 use crate::trusted_time::Now;
 
 /// The report's text for a deaf connection.
-const NOTHING_DELIVERED: &str = "the broker granted the subscription, but neither a copy of the entitlement nor an answer to a get \
-                                 came within 10 s; asking over HTTPS every 60 s";
+const NOTHING_DELIVERED: &str = "the broker granted the subscription and delivers nothing; asking over HTTPS every 60 s";
 
 impl Engine {
     /// Runs the timers that are due, until one begins a cut.
@@ -118,7 +117,7 @@ impl Engine {
         if std::mem::replace(&mut self.told_deaf, deaf) != deaf {
             let undelivered = self.reports.undelivered().cloned();
             let report = undelivered.unwrap_or_else(|| self.applied_report(Cause::Link, None, now));
-            let detail = deaf.then(|| Report::detail_of(NOTHING_DELIVERED));
+            let detail = with_deafness(report.detail.as_deref(), deaf);
             self.reports.applied(Report { detail, ..report }, &mut self.effects);
         }
     }
@@ -208,4 +207,12 @@ impl Engine {
         self.effects.push(Effect::Get(get));
         true
     }
+}
+
+/// What an undelivered report says by itself, followed by the sentence on the deaf connection while there is one.
+fn with_deafness(detail: Option<&str>, deaf: bool) -> Option<String> {
+    let own = detail.map(|detail| detail.strip_suffix(NOTHING_DELIVERED).map_or(detail, |own| own.trim_end_matches("; ")));
+    let parts = own.into_iter().filter(|own| !own.is_empty()).chain(deaf.then_some(NOTHING_DELIVERED));
+    let sentence = parts.collect::<Vec<_>>().join("; ");
+    (!sentence.is_empty()).then(|| Report::detail_of(&sentence))
 }

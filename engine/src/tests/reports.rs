@@ -217,6 +217,28 @@ fn a_cut_whose_bytes_were_not_counted_is_reported_as_such() {
 }
 
 #[test]
+fn a_deaf_connection_adds_to_an_undelivered_reports_detail_and_takes_nothing_away() {
+    let mut bench = Bench::confirmed(&premium(41));
+    (bench.transfers, bench.uncounted) = (1, true);
+    bench.live(&free(42));
+    let undelivered = bench.last().clone();
+    let own = undelivered.detail.clone().expect("a zero that was not counted is explained");
+    bench.event(Event::Lost(Some(Connection(1))));
+    bench.connect(2);
+    bench.event(Event::Subscribed(Connection(2)));
+    bench.pass(Duration::from_secs(12));
+    assert!(bench.engine.view(bench.now).broker_deaf);
+    let detail = bench.last().detail.clone().expect("the deaf connection is reported");
+    assert!(detail.starts_with(&own) && detail.ends_with("every 60 s") && detail.contains("delivers nothing"), "{detail}");
+
+    bench.deliver(2, Topic::Entitlement, "nonsense", false);
+    bench.pass(Duration::from_millis(1));
+    let applied = bench.reports.iter().rev().find(|(_, report)| report.outcome == Outcome::Applied).map(|(_, report)| report.clone());
+    let applied = applied.expect("that it delivers again is reported");
+    assert_eq!((applied.seq, applied.cut, applied.detail), (42, undelivered.cut, Some(own)), "it delivers again");
+}
+
+#[test]
 fn the_view_shows_that_the_document_in_force_is_not_on_flash() {
     for (before, after) in [(free(41), premium(42)), (premium(41), free(42))] {
         let mut bench = Bench::confirmed(&before);

@@ -79,7 +79,7 @@ fn parameter_sets() -> Vec<u8> {
 
 /// One field of the n-th frame: all samples as they are in an IDR picture, otherwise a copy of the field it refers to.
 fn field(n: u32, bottom: bool) -> Vec<u8> {
-    let idr = n % GOP == 0 && !bottom;
+    let idr = n.is_multiple_of(GOP) && !bottom;
     let mut slice = Bits::default();
     slice.golomb(&[0, if idr { 7 } else { 5 }, 0]);
     slice.put(n % GOP, 4);

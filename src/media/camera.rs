@@ -138,6 +138,7 @@ impl Media {
             running.threads.push(recording::start(
                 config,
                 ring.clone(),
+                self.outlet.clone(),
                 counts.clone(),
                 conditions.clone(),
                 drops.clone(),

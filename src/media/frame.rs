@@ -9,7 +9,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{h264, h265};
+use super::{h264, h265, usability::Usability};
 
 /// How frames are coded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +40,14 @@ impl Format {
         match self.codec {
             Codec::H264 => h264::describe(&self.configuration),
             Codec::H265 => h265::describe(&self.configuration),
+        }
+    }
+
+    /// What its parameter sets say about showing its pictures.
+    pub(super) fn usability(&self) -> Usability {
+        match self.codec {
+            Codec::H264 => h264::usability(&self.configuration),
+            Codec::H265 => h265::usability(&self.configuration),
         }
     }
 

@@ -8,6 +8,8 @@ use h264_reader::{
     rbsp::{BitRead, BitReader, ByteReader},
 };
 
+use super::usability::Usability;
+
 /// No slice header is longer than this up to its last field that is read.
 const SLICE_HEADER: usize = 64;
 
@@ -95,13 +97,71 @@ enum Order {
     Decoding,
 }
 
+/// What the SPS in an AVCDecoderConfigurationRecord says about showing its pictures.
+pub(super) fn usability(avcc: &[u8]) -> Usability {
+    let mut found = Usability::default();
+    if let Some(sps) = parameter_sets(avcc).first() {
+        // Damaged, it ends where it is damaged.
+        let _ = read_usability(&mut bits(sps), &mut found);
+    }
+    found
+}
+
+fn read_usability(r: &mut impl BitRead, found: &mut Usability) -> Option<()> {
+    if Sps::read(r)?.order == Order::Decoding {
+        found.reordered = Some(0);
+    }
+    if !r.read_bool("").ok()? {
+        return None;
+    }
+    found.read_shared(r)?;
+    if r.read_bool("").ok()? {
+        // The clock of the stream.
+        r.skip(65, "").ok()?;
+    }
+    let mut buffered = false;
+    for _ in 0..2 {
+        if r.read_bool("").ok()? {
+            skip_hrd(r)?;
+            buffered = true;
+        }
+    }
+    // low_delay_hrd_flag, pic_struct_present_flag.
+    r.skip(if buffered { 2 } else { 1 }, "").ok()?;
+    if r.read_bool("").ok()? {
+        r.skip(1, "").ok()?;
+        for _ in 0..4 {
+            r.read_ue("").ok()?;
+        }
+        let (reordered, held) = (r.read_ue("").ok()?, r.read_ue("").ok()?);
+        found.reordered = found.reordered.or(usize::try_from(reordered).ok().filter(|_| reordered <= held && held <= 16));
+    }
+    Some(())
+}
+
+/// `hrd_parameters()` (E.1.2).
+fn skip_hrd(r: &mut impl BitRead) -> Option<()> {
+    let schedules = r.read_ue("").ok().filter(|&n| n < 32)? + 1;
+    r.skip(8, "").ok()?;
+    for _ in 0..schedules {
+        r.read_ue("").ok()?;
+        r.read_ue("").ok()?;
+        r.skip(1, "").ok()?;
+    }
+    r.skip(20, "").ok()
+}
+
 impl Sps {
     pub fn parse(nal: &[u8]) -> Option<Self> {
-        let mut r = bits(nal);
+        Self::read(&mut bits(nal))
+    }
+
+    /// Leaves the reader at vui_parameters_present_flag.
+    fn read(r: &mut impl BitRead) -> Option<Self> {
         let profile: u8 = r.read(8, "").ok()?;
         r.skip(16, "").ok()?;
         let id = u8::try_from(r.read_ue("").ok()?).ok().filter(|&id| id < 32)?;
-        let chroma = ChromaInfo::read(&mut r, profile.into()).ok()?;
+        let chroma = ChromaInfo::read(r, profile.into()).ok()?;
         let frame_num_bits = r.read_ue("").ok().filter(|&n| n <= 12)? + 4;
         let order = match r.read_ue("").ok()? {
             0 => Order::Lsb { bits: r.read_ue("").ok().filter(|&n| n <= 12)? + 4 },

@@ -7,7 +7,10 @@ use std::num::NonZeroUsize;
 use bytes::Bytes;
 use h264_reader::rbsp::{BitRead, BitReader, ByteReader};
 
-use super::h264::{length_prefixed, message};
+use super::{
+    h264::{length_prefixed, message},
+    usability::Usability,
+};
 
 /// The NAL header.
 const HEADER: NonZeroUsize = NonZeroUsize::new(2).expect("two bytes");
@@ -77,9 +80,104 @@ pub(super) struct Sps {
     chroma_depth_minus8: u8,
 }
 
+/// What the SPS in an HEVCDecoderConfigurationRecord says about showing its pictures.
+pub(super) fn usability(hvcc: &[u8]) -> Usability {
+    let mut found = Usability::default();
+    if let Some(sps) = parameter_sets(hvcc).into_iter().find(|nal| nal_type(nal) == Some(33)) {
+        // Damaged, it ends where it is damaged.
+        let _ = read_usability(&mut bits(sps), &mut found);
+    }
+    found
+}
+
+/// The rest of a sequence parameter set (7.3.2.2.1), behind the bit depths.
+fn read_usability(r: &mut impl BitRead, found: &mut Usability) -> Option<()> {
+    let layers = Sps::read(r)?.temporal_layers;
+    let order_bits = r.read_ue("").ok().filter(|&n| n <= 12)? + 4;
+    let for_each_layer = r.read_bool("").ok()?;
+    for _ in 0..if for_each_layer { layers } else { 1 } {
+        let (held_minus1, reordered) = (r.read_ue("").ok()?, r.read_ue("").ok()?);
+        r.read_ue("").ok()?;
+        // That of the highest layer is the last.
+        found.reordered = usize::try_from(reordered).ok().filter(|_| reordered <= held_minus1 && held_minus1 < 16);
+    }
+    // Sizes and depths of coding and transform blocks.
+    for _ in 0..6 {
+        r.read_ue("").ok()?;
+    }
+    if r.read_bool("").ok()? && r.read_bool("").ok()? {
+        skip_scaling_lists(r)?;
+    }
+    r.skip(2, "").ok()?;
+    if r.read_bool("").ok()? {
+        // PCM samples.
+        r.skip(8, "").ok()?;
+        r.read_ue("").ok()?;
+        r.read_ue("").ok()?;
+        r.skip(1, "").ok()?;
+    }
+    skip_short_term_sets(r)?;
+    if r.read_bool("").ok()? {
+        for _ in 0..r.read_ue("").ok().filter(|&n| n <= 32)? {
+            r.skip(order_bits + 1, "").ok()?;
+        }
+    }
+    r.skip(2, "").ok()?;
+    if r.read_bool("").ok()? {
+        found.read_shared(r)?;
+    }
+    Some(())
+}
+
+/// `scaling_list_data()` (7.3.4).
+fn skip_scaling_lists(r: &mut impl BitRead) -> Option<()> {
+    for size in 0..4 {
+        for _ in 0..if size == 3 { 2 } else { 6 } {
+            if !r.read_bool("").ok()? {
+                r.read_ue("").ok()?;
+                continue;
+            }
+            let coefficients = (16 << (2 * size)).min(64);
+            for _ in 0..coefficients + u32::from(size > 1) {
+                r.read_se("").ok()?;
+            }
+        }
+    }
+    Some(())
+}
+
+/// The sets of reference pictures that slices may choose from (7.3.7).
+fn skip_short_term_sets(r: &mut impl BitRead) -> Option<()> {
+    let mut pictures = 0;
+    for set in 0..r.read_ue("").ok().filter(|&n| n <= 64)? {
+        if set > 0 && r.read_bool("").ok()? {
+            // Made from the set before.
+            r.skip(1, "").ok()?;
+            r.read_ue("").ok()?;
+            let mut kept = 0;
+            for _ in 0..=pictures {
+                kept += u32::from(r.read_bool("").ok()? || r.read_bool("").ok()?);
+            }
+            pictures = kept;
+        } else {
+            let mut count = || r.read_ue("").ok().filter(|&n| n <= 16);
+            pictures = count()? + count()?;
+            for _ in 0..pictures {
+                r.read_ue("").ok()?;
+                r.skip(1, "").ok()?;
+            }
+        }
+    }
+    Some(())
+}
+
 impl Sps {
     pub fn parse(nal: &[u8]) -> Option<Self> {
-        let mut r = bits(nal);
+        Self::read(&mut bits(nal))
+    }
+
+    /// Leaves the reader behind the bit depths.
+    fn read(r: &mut impl BitRead) -> Option<Self> {
         let vps: u8 = r.read(4, "").ok()?;
         let sub_layers_minus1: u8 = r.read(3, "").ok().filter(|&n| n < 7)?;
         let temporal_id_nesting = r.read_bool("").ok()?;

@@ -33,6 +33,7 @@ mod supervisor;
 #[cfg(test)]
 mod tests;
 mod trial;
+mod usability;
 #[cfg(not(feature = "gstreamer"))]
 mod without_gstreamer;
 
@@ -112,6 +113,15 @@ pub struct Beginning {
     pub height: u32,
 }
 
+/// Whose file it is, for its header.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// The camera; empty if that is not to be told.
+    pub device: String,
+    /// When its first frame was taken, since 1970, if that is known for certain.
+    pub started_at: Option<Duration>,
+}
+
 /// What to do with a clip that is being recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
@@ -131,6 +141,12 @@ pub trait Outlet: Send + Sync + 'static {
 
     /// The longest clip allowed at the moment (the pre-roll must fit into it), or `None` while no clip may begin.
     fn clip_max(&self) -> Option<Duration>;
+
+    /// Whose file it is that begins with a frame taken this long ago.
+    fn identity(&self, ago: Duration) -> Identity {
+        let _ = ago;
+        Identity::default()
+    }
 }
 
 /// One clip being recorded. Dropping it without [`ClipWriter::finish`] erases the clip.

@@ -10,7 +10,7 @@ use std::{
 use portable_atomic::AtomicU64;
 
 use super::{
-    MediaError,
+    MediaError, Outlet,
     card::{Card, CardFault, Open},
     drops::DropCounters,
     frame::Frame,
@@ -66,12 +66,13 @@ impl Counts {
 pub(super) fn start(
     config: &config::Recording,
     ring: Arc<Ring>,
+    outlet: Arc<dyn Outlet>,
     counts: Arc<Counts>,
     conditions: Conditions,
     drops: DropCounters,
     stop: StopSignal,
 ) -> Result<JoinHandle<()>, MediaError> {
-    let mut recorder = Recorder { card: Card::new(config), segment: None, length: SEGMENT, counts, conditions, drops };
+    let mut recorder = Recorder { card: Card::new(config), segment: None, length: SEGMENT, outlet, counts, conditions, drops };
     let run = move || recorder.run(&ring, &stop);
     crate::threads::named("media-sd").spawn(run).map_err(MediaError::Thread)
 }
@@ -80,6 +81,8 @@ struct Recorder {
     card: Card,
     segment: Option<Segment>,
     length: Duration,
+    /// Knows whose files these are.
+    outlet: Arc<dyn Outlet>,
     counts: Arc<Counts>,
     conditions: Conditions,
     drops: DropCounters,
@@ -158,7 +161,7 @@ impl Recorder {
 
     fn record(&mut self, frame: Frame) -> Result<(), CardFault> {
         let due = self.segment.as_ref().is_some_and(|segment| {
-            frame.format != *segment.mp4.format() || (frame.key && frame.pts.saturating_sub(segment.begun) >= self.length)
+            !segment.mp4.takes(&frame.format) || (frame.key && frame.pts.saturating_sub(segment.begun) >= self.length)
         });
         if due && let Err(fault) = self.close() {
             self.lost(1);
@@ -173,7 +176,9 @@ impl Recorder {
                 self.lost(1);
                 return Err(fault);
             }
-            self.segment = Some(Segment { file: Open::default(), begun: frame.pts, mp4: Mp4::begin(frame), pending: 1 });
+            let (begun, identity) = (frame.pts, self.outlet.identity(frame.taken.elapsed()));
+            let mp4 = Mp4::begin(frame).identified(identity);
+            self.segment = Some(Segment { file: Open::default(), begun, mp4, pending: 1 });
             return Ok(());
         };
         // Counted before it is tried: what fails is lost with all that is pending.
@@ -202,6 +207,9 @@ impl Recorder {
             self.write(&fragment, 0)?;
         }
         let Some(mut segment) = self.segment.take() else { return Ok(()) };
+        if let Some(index) = segment.mp4.index() {
+            self.card.append(&mut segment.file, &index)?;
+        }
         self.card.sync(&mut segment.file)
     }
 }
@@ -216,6 +224,7 @@ mod tests {
     use crate::media::{
         card::number,
         frame::{Codec, Format},
+        tests::Collector,
     };
 
     /// A second of 15 frames of 1,000 bytes, a keyframe first.
@@ -238,8 +247,15 @@ mod tests {
     fn recorder(dir: &Path, max_bytes: u64) -> Recorder {
         let config = config::Recording { dir: dir.into(), max_bytes, memory_bytes: 4_000_000, kept_off: Vec::new() };
         let conditions = Conditions::default();
-        let drops = DropCounters::new(conditions.clone());
-        Recorder { card: Card::new(&config), segment: None, length: Duration::from_secs(2), counts: Arc::default(), conditions, drops }
+        Recorder {
+            card: Card::new(&config),
+            segment: None,
+            length: Duration::from_secs(2),
+            outlet: Arc::new(Collector::new(60)),
+            counts: Arc::default(),
+            drops: DropCounters::new(conditions.clone()),
+            conditions,
+        }
     }
 
     fn numbers(dir: &Path) -> Vec<u64> {
@@ -264,6 +280,22 @@ mod tests {
         assert!(on_card <= 100_000);
         assert_eq!(on_card, recorder.card.bytes);
         assert_eq!(recorder.counts.status().frames, 300);
+    }
+
+    #[test]
+    fn a_segment_that_is_complete_ends_with_its_index() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut recorder = recorder(dir.path(), 1_000_000);
+        for frame in (0..3).flat_map(second) {
+            recorder.record(frame).unwrap();
+        }
+        recorder.close().unwrap();
+        for file in fs::read_dir(dir.path()).unwrap() {
+            let bytes = fs::read(file.unwrap().path()).unwrap();
+            let size = u32::from_be_bytes(*bytes.last_chunk().unwrap()) as usize;
+            assert_eq!(&bytes[bytes.len() - size + 4..][..4], b"mfra");
+        }
+        assert_eq!(numbers(dir.path()), [0, 1]);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::{
 };
 
 use care_engine::{Admission, CutFigures, Generation};
-use care_protocol::{Erased, Mode, Policy, Position};
+use care_protocol::{DeviceId, Erased, Mode, Policy, Position};
 use tokio::sync::Notify;
 
 use super::{
@@ -32,6 +32,8 @@ pub struct Gate {
     pub(super) clock: Clock,
     /// Whether a clip that begins now leaves in parts.
     pub(super) in_parts: AtomicBool,
+    /// Named in the headers of files; empty in tests.
+    pub(super) device: String,
 }
 
 impl Gate {
@@ -42,7 +44,13 @@ impl Gate {
             chores: Condvar::new(),
             ending: false.into(),
         };
-        Self { sockets: Arc::default(), spool: Arc::new(spool), vendor, clock, in_parts: false.into() }
+        let (sockets, in_parts, device) = (Arc::default(), false.into(), String::new());
+        Self { sockets, spool: Arc::new(spool), vendor, clock, in_parts, device }
+    }
+
+    /// The gate of this device.
+    pub(super) fn of(self, device: &DeviceId) -> Self {
+        Self { device: device.to_string(), ..self }
     }
 
     /// Whether clips leave while they are being filmed, from the next clip on.

@@ -113,7 +113,7 @@ pub fn start(settings: Settings, clock: Clock, events: impl Fn(Event) + Send + S
         Listener::open(&path, clock.clone(), move |event| events(event))
     });
     let listener = listener.transpose()?;
-    let gate = Arc::new(Gate::new(&spool, listener.as_ref().map(Listener::vendor), clock));
+    let gate = Arc::new(Gate::new(&spool, listener.as_ref().map(Listener::vendor), clock).of(&device));
     gate.leave_while_recording(upload.while_recording);
     let open_dir: Opener<Directory> = {
         let dir = spool_dir.clone();

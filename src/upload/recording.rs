@@ -16,7 +16,7 @@ use uuid::Uuid;
 use super::gate::{Gate, SharedSpool};
 use crate::{
     clock::Clock,
-    media::{Beginning, ClipWriter, Outlet, Verdict},
+    media::{Beginning, ClipWriter, Identity, Outlet, Verdict},
 };
 
 /// A part ends before the fragment with which it would last longer. Shorter than the contract's four seconds, so that what
@@ -46,6 +46,11 @@ impl Outlet for Gate {
         let record = admission.record;
         let any = record.clips && record.history_h > 0 && record.clip_max_s > 0 && admission.position != Position::NONE;
         any.then(|| Duration::from_secs(record.clip_max_s.into()))
+    }
+
+    fn identity(&self, ago: Duration) -> Identity {
+        let now = self.clock.now();
+        Identity { device: self.device.clone(), started_at: now.confirmed.then(|| now.trusted.saturating_sub(ago)) }
     }
 }
 
@@ -150,6 +155,22 @@ fn new_id() -> Option<Uuid> {
         Err(_) => {
             tracing::error!("no clip begins: the kernel gives no random bytes");
             None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Spool;
+
+    #[test]
+    fn a_file_names_its_beginning_only_by_confirmed_time() {
+        let (at, ago) = (Duration::from_secs(1_767_225_600), Duration::from_secs(5));
+        for (confirmed, started_at) in [(true, Some(at - ago)), (false, None)] {
+            let limits = Spool { memory_bytes: 1000, flash_bytes: 0, flash_bytes_per_day: 0 };
+            let gate = Gate::new(&limits, None, Clock::at(at, confirmed)).of(&"8006E5A1F0C2".parse().unwrap());
+            assert_eq!(gate.identity(ago), Identity { device: "8006E5A1F0C2".into(), started_at });
         }
     }
 }

@@ -7,7 +7,7 @@ use std::{
 
 use super::start::Footage;
 use crate::media::{
-    ClipWriter, Verdict,
+    ClipWriter, Identity, Verdict,
     frame::Frame,
     mp4::{Fragment, Mp4},
     ring::Ring,
@@ -34,6 +34,11 @@ impl Clip {
     pub fn begin(first: Frame, (writer, max): (Box<dyn ClipWriter>, Duration), ring: Arc<Ring>, erasures: u64) -> Self {
         let (from, began) = (first.pts, first.taken);
         Self { file: Mp4::begin(first), writer, max, ring, erasures, from, began }
+    }
+
+    /// With this in the file's header.
+    pub fn identified(self, identity: Identity) -> Self {
+        Self { file: self.file.identified(identity), ..self }
     }
 
     /// Asks how long it may get: the plan may have changed since the last fragment.

@@ -252,7 +252,8 @@ impl Recorder {
             let beginning = Beginning { kind: episode.kind, ago: first.taken.elapsed(), height: first.format.height.into() };
             match self.parts.outlet.begin(beginning) {
                 Some(allowed) => {
-                    let clip = Clip::begin(first, allowed, stream.ring.clone(), erasures);
+                    let identity = self.parts.outlet.identity(beginning.ago);
+                    let clip = Clip::begin(first, allowed, stream.ring.clone(), erasures).identified(identity);
                     return Some(Begun { stream: index, clip, position: position + 1 });
                 }
                 None => search.refused.push((index, position)),
@@ -397,7 +398,8 @@ impl Recorder {
             let beginning = Beginning { kind: ClipKind::Snapshot, ago: frame.taken.elapsed(), height: frame.format.height.into() };
             let Some((writer, max)) = self.parts.outlet.begin(beginning) else { continue };
             // A snapshot that is erased already needs nothing more.
-            let _ = Clip::begin(frame, (writer, max.max(AFTER)), ring, erasures).finish(None);
+            let picture = Clip::begin(frame, (writer, max.max(AFTER)), ring, erasures);
+            let _ = picture.identified(self.parts.outlet.identity(beginning.ago)).finish(None);
             return;
         }
     }

@@ -1,0 +1,214 @@
+//! Writes fragmented MP4 (ISO/IEC 14496-12) with one H.264 or H.265 track: frames in, fragments out, without pipeline or thread. A file
+//! that is cut anywhere plays up to there. Our own, because no maintained crate that builds on Rust 1.88 writes one without an
+//! unmaintained dependency, and GStreamer 1.22's `mp4mux` needs a pipeline for each clip. Why the file is as it is:
+//! docs/design/mp4.md. Called by `clip` and `recording`.
+
+mod boxes;
+mod fragment;
+mod header;
+#[cfg(test)]
+mod tests;
+mod timing;
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+
+use self::{
+    fragment::{EntryPoint, Sample},
+    header::Header,
+    timing::{DecodingTimes, usual_step},
+};
+use super::{
+    Identity,
+    frame::{Codec, Format, Frame},
+};
+
+/// Ticks a second in the file: RTP's, so that its times are exact.
+const TIMESCALE: u64 = 90_000;
+const HALF_A_TICK: Duration = Duration::from_nanos(5_555);
+/// A fragment ends at the next keyframe, or once it is this long.
+const FRAGMENT: Duration = Duration::from_secs(1);
+/// The length of a frame until two frames have shown it: 15 frames a second.
+const FIRST_FRAME_TICKS: u64 = TIMESCALE / 15;
+
+/// A file being written.
+#[derive(Debug)]
+pub(super) struct Mp4 {
+    /// What the header says: that of the first frame.
+    format: Arc<Format>,
+    identity: Identity,
+    origin: Duration,
+    pending: Vec<Frame>,
+    sequence: u32,
+    /// From the first fragment on, once its frames have shown how they are ordered.
+    times: Option<DecodingTimes>,
+    /// When the latest frame in the fragments is shown, ticks.
+    latest: Option<u64>,
+    /// How long the file is, ticks.
+    end: u64,
+    frame_ticks: u64,
+    sets: InBand,
+    bytes: u64,
+    entries: Vec<EntryPoint>,
+}
+
+/// The next bytes of the file.
+#[derive(Debug)]
+pub(super) struct Fragment {
+    pub bytes: Bytes,
+    /// How long the file is with it.
+    pub duration: Duration,
+}
+
+/// Parameter sets that stand among the frames.
+#[derive(Debug)]
+struct InBand {
+    /// What the frame before used.
+    current: Arc<Format>,
+    /// They differ from the header's, or did: then a decoder that comes from elsewhere in the file needs them at each keyframe.
+    changed: bool,
+}
+
+impl InBand {
+    fn before(&mut self, frame: &Frame) -> Vec<u8> {
+        let new = frame.format != self.current;
+        self.changed |= new;
+        self.current = frame.format.clone();
+        if new || (self.changed && frame.key) { frame.format.parameter_sets() } else { Vec::new() }
+    }
+}
+
+impl Mp4 {
+    /// A file that begins with this keyframe.
+    pub fn begin(first: Frame) -> Self {
+        Self {
+            format: first.format.clone(),
+            identity: Identity::default(),
+            origin: first.pts,
+            sets: InBand { current: first.format.clone(), changed: false },
+            pending: vec![first],
+            sequence: 0,
+            times: None,
+            latest: None,
+            end: 0,
+            frame_ticks: FIRST_FRAME_TICKS,
+            bytes: 0,
+            entries: Vec::new(),
+        }
+    }
+
+    /// With this in its header.
+    pub fn identified(self, identity: Identity) -> Self {
+        Self { identity, ..self }
+    }
+
+    /// Adds the next frame, and returns the fragment before it if that is complete. Leaves out pictures shown before the first
+    /// keyframe: they refer to a GOP that is not in the file.
+    pub fn push(&mut self, frame: Frame) -> Option<Fragment> {
+        if frame.pts < self.origin {
+            return None;
+        }
+        let whole = self.pending.first().is_some_and(|first| frame.key || frame.pts.saturating_sub(first.pts) >= FRAGMENT);
+        let fragment = if whole { self.cut(Some(&frame), u64::MAX) } else { None };
+        self.pending.push(frame);
+        fragment
+    }
+
+    /// Whether a frame of this format may be pushed. Parameter sets may change within a file; codec and picture size may not.
+    pub fn takes(&self, format: &Format) -> bool {
+        (format.codec, format.width, format.height) == (self.format.codec, self.format.width, self.format.height)
+    }
+
+    /// How long the file would be with this frame in it.
+    pub fn reach(&self, frame: &Frame) -> Duration {
+        duration(self.ticks(frame.pts) + self.frame_ticks)
+    }
+
+    /// The last fragment, without what would make the file longer than `max`.
+    pub fn finish(&mut self, max: Duration) -> Option<Fragment> {
+        let pending = std::mem::take(&mut self.pending);
+        self.pending = pending.into_iter().take_while(|frame| self.reach(frame) <= max).collect();
+        self.cut(None, ticks(max))
+    }
+
+    /// The index of the fragments, to follow the last one in a file that stays where it can be searched. `None` if there is none.
+    pub fn index(&self) -> Option<Bytes> {
+        let mut out = Vec::new();
+        fragment::index(&mut out, &self.entries);
+        (!self.entries.is_empty()).then(|| out.into())
+    }
+
+    /// How long the file is so far, without what is pending.
+    pub fn duration(&self) -> Duration {
+        duration(self.end)
+    }
+
+    /// Rounded: sources have cut ticks off to nanoseconds.
+    fn ticks(&self, pts: Duration) -> u64 {
+        ticks(pts.saturating_sub(self.origin) + HALF_A_TICK)
+    }
+
+    /// Makes a fragment of what is pending. The file is then not longer than `most` ticks, unless its frames are.
+    fn cut(&mut self, next: Option<&Frame>, most: u64) -> Option<Fragment> {
+        let frames = std::mem::take(&mut self.pending);
+        let shown: Vec<u64> = frames.iter().map(|frame| self.ticks(frame.pts)).collect();
+        let next = next.map(|next| self.ticks(next.pts));
+        let latest = shown.iter().copied().max()?.max(self.latest.unwrap_or(0));
+        self.frame_ticks = usual_step(shown.iter().copied().chain(self.latest)).unwrap_or(self.frame_ticks);
+        self.latest = Some(latest);
+        self.end = self.end.max(match next {
+            Some(next) if next > latest => next,
+            _ => (latest + self.frame_ticks).min(most).max(latest + 1),
+        });
+
+        let mut out = Vec::with_capacity(1024 + frames.iter().map(|frame| frame.data.len() + 16).sum::<usize>());
+        let step = self.frame_ticks;
+        let times = self.times.get_or_insert_with(|| {
+            let first: Vec<u64> = shown.iter().copied().chain(next).collect();
+            DecodingTimes::new(self.format.usability().reordered, &first, step)
+        });
+        let lead = times.lead();
+        let decoded: Vec<u64> = shown.iter().map(|&shown| times.next(shown)).collect();
+        // The file's length is that of its frames as they are decoded: so the last one lasts until its end.
+        let end = next.map_or(self.end, |next| times.peek(next));
+        let sets: Vec<Vec<u8>> = frames.iter().map(|frame| self.sets.before(frame)).collect();
+        // Keyframes begin fragments. Chromium gives up at leading pictures of H.264 if it seeks to their I picture, and the standard
+        // names only IDR pictures; H.265 marks leading pictures, and all its entry points are sync samples.
+        let open = self.format.codec == Codec::H264 && shown.iter().any(|&other| other < shown[0]);
+        let ends = decoded[1..].iter().copied().chain([end]);
+        let samples: Vec<Sample<'_>> = frames
+            .iter()
+            .zip(&sets)
+            .zip(shown)
+            .zip(decoded.iter().zip(ends))
+            .map(|(((frame, sets), shown), (&decoded, end))| Sample {
+                frame,
+                sync: frame.key && !open,
+                sets,
+                decoded,
+                shown: shown + lead,
+                ticks: end.saturating_sub(decoded).max(1),
+            })
+            .collect();
+
+        if self.sequence == 0 {
+            Header { format: &self.format, identity: &self.identity, lead }.write(&mut out);
+        }
+        if let Some(first) = samples.first().filter(|first| first.sync) {
+            self.entries.push(EntryPoint { shown: first.shown, at: self.bytes + out.len() as u64 });
+        }
+        self.sequence += 1;
+        fragment::fragment(&mut out, self.sequence, &samples);
+        self.bytes += out.len() as u64;
+        Some(Fragment { bytes: out.into(), duration: self.duration() })
+    }
+}
+
+fn ticks(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos() * u128::from(TIMESCALE) / 1_000_000_000).unwrap_or(u64::MAX)
+}
+
+fn duration(ticks: u64) -> Duration {
+    Duration::from_nanos(u64::try_from(u128::from(ticks) * 1_000_000_000 / u128::from(TIMESCALE)).unwrap_or(u64::MAX))
+}

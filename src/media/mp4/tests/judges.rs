@@ -1,0 +1,170 @@
+//! What others say of a file. None of them is ours.
+
+use std::{path::Path, process::Command};
+
+use mp4_atom::{Any, Colr, DecodeMaybe, Moof, Moov, TrunEntry, Visual};
+
+use super::{streams::told, *};
+
+/// A frame, as ffprobe sees it in a file. Times are ticks.
+#[derive(Debug)]
+pub(super) struct Packet {
+    pub pts: i64,
+    pub dts: i64,
+    pub size: usize,
+    pub at: usize,
+    pub key: bool,
+}
+
+/// In decoding order.
+pub(super) fn packets(path: &Path) -> Vec<Packet> {
+    let fields = ["-v", "warning", "-show_entries", "packet=pts,dts,size,pos,flags", "-of", "csv=p=0"];
+    let packet = |line: &str| {
+        let fields: Vec<&str> = line.split(',').collect();
+        let number = |n: usize| fields[n].parse().unwrap_or_else(|_| panic!("{line}"));
+        let (size, at) = (number(2) as usize, number(3) as usize);
+        Packet { pts: number(0), dts: number(1), size, at, key: fields[4].starts_with('K') }
+    };
+    told("ffprobe", &fields, path).lines().map(packet).collect()
+}
+
+/// Seconds.
+pub(super) fn duration(path: &Path) -> f64 {
+    told("ffprobe", &["-v", "warning", "-show_entries", "format=duration", "-of", "csv=p=0"], path).trim().parse().unwrap()
+}
+
+/// The title that a player shows; empty if there is none.
+pub(super) fn title(path: &Path) -> String {
+    told("ffprobe", &["-v", "warning", "-show_entries", "format_tags=title", "-of", "csv=p=0"], path).trim().to_owned()
+}
+
+/// Every picture that ffmpeg decodes (when it is shown, ticks, and its digest), and what it complains of.
+pub(super) fn pictures(path: &Path) -> (Vec<(i64, String)>, String) {
+    let options = ["-fps_mode", "passthrough", "-enc_time_base", "1:90000", "-f", "framemd5", "-"];
+    let decoded = Command::new("ffmpeg").args(["-v", "warning", "-i"]).arg(path).args(options).output().unwrap();
+    assert!(decoded.status.success());
+    let told = String::from_utf8(decoded.stdout).unwrap();
+    let pictures = told
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .map(|line| {
+            let fields: Vec<&str> = line.split(',').map(str::trim).collect();
+            (fields[2].parse().unwrap(), fields[5].to_owned())
+        })
+        .collect();
+    (pictures, String::from_utf8(decoded.stderr).unwrap())
+}
+
+/// How many pictures GStreamer's `qtdemux` and its decoder show.
+pub(super) fn gstreamer_frames(path: &Path, codec: Codec) -> usize {
+    let (parser, decoder) = match codec {
+        Codec::H264 => ("h264parse", "avdec_h264"),
+        Codec::H265 => ("h265parse", "avdec_h265"),
+    };
+    let location = format!("location={}", path.display());
+    let chain = ["!", "qtdemux", "!", parser, "!", decoder, "!", "video/x-raw,format=I420", "!", "fdsink"];
+    let played = Command::new("gst-launch-1.0").args(["-q", "filesrc", &location]).args(chain).output().unwrap();
+    let complaints = String::from_utf8_lossy(&played.stderr);
+    assert!(played.status.success() && complaints.is_empty(), "{complaints}");
+    let picture = 160 * 120 * 3 / 2;
+    assert_eq!(played.stdout.len() % picture, 0);
+    played.stdout.len() / picture
+}
+
+/// A file in boxes, as `mp4-atom` reads it: it refuses boxes that are too short, or have bytes left.
+pub(super) struct Boxes {
+    all: Vec<Any>,
+}
+
+impl Boxes {
+    pub fn read(mut bytes: &[u8]) -> Self {
+        let mut all = Vec::new();
+        while !bytes.is_empty() {
+            all.push(Any::decode_maybe(&mut bytes).unwrap().expect("a whole box"));
+        }
+        assert!(matches!(all[..], [Any::Ftyp(_), Any::Moov(_), Any::Moof(_), Any::Mdat(_), ..]));
+        Self { all }
+    }
+
+    fn moov(&self) -> &Moov {
+        self.all.iter().find_map(|any| if let Any::Moov(moov) = any { Some(moov) } else { None }).unwrap()
+    }
+
+    fn fragments(&self) -> impl Iterator<Item = &Moof> {
+        self.all.iter().filter_map(|any| if let Any::Moof(moof) = any { Some(moof) } else { None })
+    }
+
+    fn visual(&self) -> (&Visual, Option<&Colr>, Option<(u32, u32)>) {
+        match &self.moov().trak[0].mdia.minf.stbl.stsd.codecs[..] {
+            [mp4_atom::Codec::Avc1(entry)] => {
+                (&entry.visual, entry.colr.as_ref(), entry.pasp.as_ref().map(|pasp| (pasp.h_spacing, pasp.v_spacing)))
+            }
+            [mp4_atom::Codec::Hvc1(entry)] => {
+                (&entry.visual, entry.colr.as_ref(), entry.pasp.as_ref().map(|pasp| (pasp.h_spacing, pasp.v_spacing)))
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Where the edit list lets presentation begin, ticks.
+    pub fn lead(&self) -> u64 {
+        let edits = self.moov().trak[0].edts.as_ref().and_then(|edts| edts.elst.as_ref());
+        edits.map_or(0, |edits| edits.entries[0].media_time.unwrap())
+    }
+
+    /// When each sync sample is shown in the file, ticks.
+    pub fn sync_samples(&self) -> Vec<u64> {
+        let first = |moof: &Moof| {
+            let traf = &moof.traf[0];
+            let entry: TrunEntry = traf.trun[0].samples.get(0).unwrap();
+            let shown = traf.tfdt.as_ref().unwrap().base_media_decode_time as i64 + entry.cts.unwrap();
+            (entry.flags == Some(0x0200_0000)).then_some(shown as u64)
+        };
+        self.fragments().filter_map(first).collect()
+    }
+
+    /// The same according to the index at the end, whose every offset is that of a fragment.
+    pub fn indexed(&self, bytes: &[u8]) -> Vec<u64> {
+        let Some(Any::Mfra(mfra)) = self.all.last() else { return Vec::new() };
+        let size = mfra.mfro.parent_size as usize;
+        assert_eq!(&bytes[bytes.len() - size + 4..][..4], b"mfra");
+        let entry = |entry: &mp4_atom::FragmentInfo| {
+            assert_eq!(&bytes[entry.moof_offset as usize + 4..][..4], b"moof");
+            entry.time
+        };
+        mfra.tfra[0].entries.iter().map(entry).collect()
+    }
+
+    pub fn sample_aspect(&self) -> Option<(u16, u16)> {
+        self.visual().2.map(|(wide, high)| (wide as u16, high as u16))
+    }
+
+    pub fn colour(&self) -> Option<Colour> {
+        self.visual().1.map(|colr| match colr {
+            Colr::Nclx { colour_primaries, transfer_characteristics, matrix_coefficients, full_range_flag } => Colour {
+                primaries: *colour_primaries as u8,
+                transfer: *transfer_characteristics as u8,
+                matrix: *matrix_coefficients as u8,
+                full_range: *full_range_flag,
+            },
+            other => panic!("{other:?}"),
+        })
+    }
+
+    /// The width on a screen of square pixels.
+    pub fn shown_width(&self) -> f64 {
+        let width = &self.moov().trak[0].tkhd.width;
+        f64::from(width.integer()) + f64::from(width.decimal()) / 65536.0
+    }
+
+    /// As film, track and media say, seconds since 1904.
+    pub fn created(&self) -> [u64; 3] {
+        let moov = self.moov();
+        [moov.mvhd.creation_time, moov.trak[0].tkhd.creation_time, moov.trak[0].mdia.mdhd.creation_time]
+    }
+
+    /// Of all frames.
+    pub fn media_bytes(&self) -> usize {
+        self.all.iter().map(|any| if let Any::Mdat(mdat) = any { mdat.data.len() } else { 0 }).sum()
+    }
+}

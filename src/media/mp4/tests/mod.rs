@@ -66,7 +66,7 @@ fn cases() -> Vec<Case> {
         case("H.264 of one keyframe", H264.film(15, &["-g", "600", "-bf", "3"]), 0, 2),
         case("H.264 all intra", H264.film(15, &["-g", "1"]), 0, 0),
         case(
-            "H.264 that changes its PPS",
+            CHANGING,
             H264.film(15, &["-g", "15", "-bf", "0", "-qp", "20"]).then(H264.film(15, &["-g", "15", "-bf", "0", "-qp", "38"])),
             0,
             0,
@@ -89,6 +89,7 @@ fn cases() -> Vec<Case> {
 /// It tells the decoder to forget a picture that was left out at the beginning. ffmpeg says so and shows every picture; Chromium
 /// gives up.
 const FORGETFUL: &str = "H.264 pyramid, open GOPs, variable rate, from the middle";
+const CHANGING: &str = "H.264 that changes its PPS";
 const FORGETS: &str = "mmco: unref short failure";
 
 /// Expressions of ffmpeg's `setpts`, ticks of 1/90000 s.
@@ -135,7 +136,9 @@ fn files_of_every_kind_of_stream_play_with_every_player() {
                 (0..shown.len()).filter(|&n| shown[n].key && !is_open(&shown[n..])).map(|n| exact[n] as u64 + lead).collect();
             assert_eq!(boxes.sync_samples(), sync, "{name}");
             assert_eq!(boxes.indexed(&bytes), if indexed { sync } else { Vec::new() }, "{name}");
-            if !indexed && case.film.codec() == Codec::H264 && name != FORGETFUL {
+            // Chromium also gives up when it seeks back across a change of the PPS (docs/design/mp4.md).
+            let chromium_can = case.film.codec() == Codec::H264 && name != FORGETFUL && name != CHANGING;
+            if !indexed && chromium_can {
                 for_chromium.push((name, path, told));
             }
         }

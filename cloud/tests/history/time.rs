@@ -68,7 +68,7 @@ async fn a_clip_marked_before_a_crash_still_goes_and_one_being_sent_again_stays(
         .db
         .read(|c| {
             c.execute_batch("UPDATE clips SET erased_at = 1")?;
-            let grant = "INSERT INTO grants VALUES ('g', 'again', 'CAM', 1, 1, ?1, 'open')";
+            let grant = "INSERT INTO grants VALUES ('g', 'again', 'CAM', 1, 1, ?1, 'open', NULL)";
             Ok(c.execute(grant, [care_cloud::clock::now_us()])?)
         })
         .unwrap();

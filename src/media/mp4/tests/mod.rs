@@ -103,7 +103,7 @@ fn files_of_every_kind_of_stream_play_with_every_player() {
     let mut for_chromium = Vec::new();
     for (n, case) in cases().into_iter().enumerate() {
         let name = case.name;
-        let frames = case.film.from_key(case.from_key);
+        let frames = case.film.beginning_at_key(case.from_key);
         let origin = frames[0].pts;
         let shown: Vec<&Frame> = frames.iter().filter(|frame| frame.pts >= origin).collect();
         assert_eq!(case.from_key > 0, shown.len() < frames.len(), "{name}: leading pictures");
@@ -158,7 +158,7 @@ fn decoding_times_are_not_bent() {
     let path = dir.path().join("a.mp4");
     let open = H264.film(30, &["-g", "15", "-bf", "3", "-x264-params", "b-pyramid=normal:open-gop=1:scenecut=0"]);
     // From an even GOP, for leading pictures that are left out are steps left out.
-    let (bytes, _) = write(open.from_key(0), false);
+    let (bytes, _) = write(open.beginning_at_key(0), false);
     std::fs::write(&path, bytes).unwrap();
     let steps: Vec<i64> = judges::packets(&path).windows(2).map(|pair: &[Packet]| pair[1].dts - pair[0].dts).collect();
     assert!(steps.iter().all(|&step| step == 3000), "{steps:?}");
@@ -182,7 +182,7 @@ fn sample_aspect_and_colour_are_in_the_header() {
         (H265.film(15, &[&["-x265-params", &format!("{sets}:sar=1:scaling-list=default")][..], &colours].concat()), None, Some(bt709)),
         (H265.film(15, &["-x265-params", &format!("{sets}:range=full"), "-vf", "setsar=12/11"]), Some((12, 11)), Some(unspecified)),
     ] {
-        let frames = film.from_key(0);
+        let frames = film.beginning_at_key(0);
         let format = &frames[0].format;
         let found = format.usability();
         assert_eq!((found.sample_aspect, found.colour), (aspect, colour), "{format}");
@@ -198,7 +198,7 @@ fn sample_aspect_and_colour_are_in_the_header() {
 #[test]
 fn a_damaged_end_of_an_sps_costs_what_it_says_and_no_more() {
     let film = H264.film(15, &["-bf", "3", "-x264-params", "sar=10/11"]);
-    let format = &film.from_key(0)[0].format;
+    let format = &film.beginning_at_key(0)[0].format;
     assert_eq!((format.usability().sample_aspect, format.usability().reordered), (Some((10, 11)), Some(2)));
     let sps = format.configuration[8..8 + usize::from(format.configuration[7])].to_vec();
     for length in 0..sps.len() {
@@ -215,7 +215,7 @@ fn the_header_names_device_and_beginning() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.mp4");
     let film = H264.film(15, &["-bf", "0"]);
-    let key = &film.from_key(0)[0];
+    let key = &film.beginning_at_key(0)[0];
     for (device, started_at) in [("8006E5A1F0C2", Some(1_767_225_600)), ("", None), ("2042 needs 64 bits", Some(2_300_000_000))] {
         let identity = Identity { device: device.into(), started_at: started_at.map(Duration::from_secs) };
         let bytes = Mp4::begin(key.clone()).identified(identity).finish(Duration::MAX).unwrap().bytes;
@@ -227,7 +227,7 @@ fn the_header_names_device_and_beginning() {
 
 #[test]
 fn another_codec_or_size_needs_another_file() {
-    let frame = H264.film(15, &["-bf", "0"]).from_key(0)[0].clone();
+    let frame = H264.film(15, &["-bf", "0"]).beginning_at_key(0)[0].clone();
     let other = |codec, width, height| Format { codec, width, height, configuration: Bytes::from_static(&[1]) };
     let file = Mp4::begin(frame);
     assert!(file.takes(&other(Codec::H264, 160, 120)));
@@ -241,21 +241,21 @@ fn another_codec_or_size_needs_another_file() {
 fn parameter_sets_are_in_band_only_after_they_have_changed() {
     let one = H264.film(15, &["-g", "5", "-bf", "0", "-qp", "20"]);
     let two = H264.film(15, &["-g", "5", "-bf", "0", "-qp", "38"]);
-    let sets = one.from_key(0)[0].format.parameter_sets().len();
+    let sets = one.beginning_at_key(0)[0].format.parameter_sets().len();
     let whole = |frames: &[Frame]| -> usize { frames.iter().map(|frame| frame.data.len()).sum() };
     let media = |bytes: &[u8]| Boxes::read(bytes).media_bytes();
-    let frames = one.from_key(0);
+    let frames = one.beginning_at_key(0);
     assert_eq!(media(&write(frames, false).0), whole(frames));
-    let keys = two.from_key(0).iter().filter(|frame| frame.key).count();
+    let keys = two.beginning_at_key(0).iter().filter(|frame| frame.key).count();
     let changing = one.then(two);
-    let frames = changing.from_key(0);
+    let frames = changing.beginning_at_key(0);
     assert_eq!(media(&write(frames, false).0), whole(frames) + keys * sets);
 }
 
 #[test]
 fn no_file_is_longer_than_it_may_be() {
     let film = H264.film_at(15, UNEVEN, &["-g", "600", "-bf", "3"]);
-    let frames = film.from_key(0);
+    let frames = film.beginning_at_key(0);
     for ms in [1, 100, 333, 1000, 1234] {
         let max = Duration::from_millis(ms);
         let mut file = Mp4::begin(frames[0].clone());

@@ -83,7 +83,7 @@ impl Film {
     }
 
     /// From its n-th keyframe on.
-    pub fn from_key(&self, n: usize) -> &[Frame] {
+    pub fn beginning_at_key(&self, n: usize) -> &[Frame] {
         let (at, _) = self.frames.iter().enumerate().filter(|(_, frame)| frame.key).nth(n).unwrap();
         &self.frames[at..]
     }

@@ -214,7 +214,7 @@ fn only_less_revokes_grants_and_erases_what_is_older_than_the_new_window() {
                 c.execute_batch(&format!(
                     "INSERT OR IGNORE INTO clips (clip, device, epoch, kind, started_ms, duration_ms, bytes, sha256, stored_at) VALUES
                        ('old', 'CAM0', 1, 'motion', {}, 5000, 9, '', 1), ('young', 'CAM0', 1, 'motion', {}, 5000, 9, '', 1);
-                     INSERT INTO grants VALUES ('{id}', 'young', 'CAM0', 1, 1, 0, 'open');",
+                     INSERT INTO grants VALUES ('{id}', 'young', 'CAM0', 1, 1, 0, 'open', NULL);",
                     (NOW - 3 * DAY) * 1000,
                     (NOW - DAY) * 1000,
                 ))

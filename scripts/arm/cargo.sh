@@ -38,9 +38,12 @@ if [ "$libc" = musl ]; then
     unwinder=unwinding
     if [ "$command" != test ]; then
         # A panic stops the program at once. Its message, which nobody reads on a camera, is not in the program;
-        # neither is what would format it.
+        # neither are what would format it and the tables for unwinding.
         unwinder=aborting
-        flags="$flags -Zunstable-options -Cpanic=immediate-abort"
+        flags="$flags -Zunstable-options -Cpanic=immediate-abort -Cforce-unwind-tables=no"
+        case $target in
+        arm*) flags="$flags -Clink-arg=-Wl,-T,$here/without-exidx.ld" ;;
+        esac
         features=-Zbuild-std-features=optimize_for_size
     fi
     flags="$flags -Ctarget-feature=+crt-static -Crelocation-model=static -Clink-self-contained=no -L$musl/$unwinder

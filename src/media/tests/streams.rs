@@ -41,8 +41,7 @@ impl Paused {
         self.dial().pauses.clone()
     }
 
-    fn poll<T>(&self, patience: Duration, mut ready: impl FnMut() -> Option<T>) -> Option<T> {
-        let until = self.now() + patience;
+    fn poll<T>(&self, until: Instant, mut ready: impl FnMut() -> Option<T>) -> Option<T> {
         loop {
             if let Some(value) = ready() {
                 return Some(value);
@@ -61,13 +60,18 @@ impl Time for Paused {
     }
 
     fn wait(&self, signal: &StopSignal, patience: Duration) -> bool {
-        self.dial().pauses.push(patience);
-        self.poll(patience, || signal.is_raised().then_some(())).is_some()
+        // At one moment: a test that has seen the pause moves the time, and the pause has begun before.
+        let until = {
+            let mut dial = self.dial();
+            dial.pauses.push(patience);
+            dial.now + patience
+        };
+        self.poll(until, || signal.is_raised().then_some(())).is_some()
     }
 
     fn receive<T>(&self, receiver: &mpsc::Receiver<T>, patience: Duration) -> Result<T, mpsc::RecvTimeoutError> {
         // A source that has not run yet is given the processor, however far the time has been moved.
-        let received = self.poll(patience, || match receiver.try_recv() {
+        let received = self.poll(self.now() + patience, || match receiver.try_recv() {
             Err(mpsc::TryRecvError::Empty) => None,
             Ok(value) => Some(Ok(value)),
             Err(mpsc::TryRecvError::Disconnected) => Some(Err(mpsc::RecvTimeoutError::Disconnected)),

@@ -81,7 +81,11 @@ async fn a_log_file_stays_within_its_bound_and_a_full_disk_is_no_end() {
     })
     .await;
     // Lines go on, and so does the agent.
-    until("a line on standard error", PATIENCE, || agent.log().find(0, |line| line.contains("configuration read again"))).await;
+    until("a line on standard error", PATIENCE, || {
+        agent.signal(libc::SIGHUP);
+        agent.log().find(0, |line| line.contains("configuration read again"))
+    })
+    .await;
     let free = world.free();
     world.switch(free, Mode::Free).await;
     drop(glutton);

@@ -29,7 +29,7 @@ virt="virtio_mmio virtio_blk $common crc16 mbcache jbd2 crc32c_generic ext4 fail
 nor="spi-nor spi-aspeed-smc mtd_blkdevs mtdblock $common jffs2 libphy fwnode_mdio fixed_phy of_mdio mdio_devres mdio-aspeed realtek ftgmac100"
 for board in virt nor; do
     initrd=$dir/$board.d
-    mkdir -p "$initrd"/{bin,proc,sys,dev,root,rom,overlay,modules}
+    mkdir -p "$initrd"/{bin,proc,sys,dev,sysroot,rom,overlay,modules}
     cp "$tree/bin/busybox" "$initrd/bin/"
     install -m 755 "$here/guest/init" "$initrd/init"
     for module in ${!board}; do

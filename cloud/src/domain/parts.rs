@@ -116,11 +116,11 @@ pub fn pieces(connection: &Connection, clip: &str) -> Result<Vec<Piece>, DbError
     Ok(if parts.is_empty() { vec![Piece { clip: clip.to_owned(), part: None }] } else { parts })
 }
 
-/// Whether more of a clip is expected at `now_us`, microseconds since 1970.
-pub fn being_filmed(connection: &Connection, clip: &str, now_us: i64) -> Result<bool, DbError> {
-    let newest: Option<(i64, bool)> = connection
-        .prepare_cached("SELECT stored_at, last FROM parts WHERE clip = ?1 AND stored_at IS NOT NULL ORDER BY part DESC LIMIT 1")?
-        .query_row([clip], |row| Ok((row.get(0)?, row.get(1)?)))
-        .optional()?;
-    Ok(newest.is_some_and(|(stored_at, last)| !last && now_us.saturating_sub(stored_at) < FILMED_US))
+/// In SQL, whether more of the clip `c.clip` is expected: its last part is not there, and one came after `:filmed_since`.
+pub const BEING_FILMED: &str = "(EXISTS (SELECT 1 FROM parts p WHERE p.clip = c.clip AND p.stored_at > :filmed_since)
+    AND NOT EXISTS (SELECT 1 FROM parts p WHERE p.clip = c.clip AND p.last = 1 AND p.stored_at IS NOT NULL))";
+
+/// The `:filmed_since` of [`BEING_FILMED`], microseconds since 1970.
+pub fn filmed_since() -> i64 {
+    now_us().saturating_sub(FILMED_US)
 }

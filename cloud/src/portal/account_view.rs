@@ -4,11 +4,10 @@
 use std::sync::Arc;
 
 use care_protocol::{Channel, DeviceId, Mode, Position};
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, named_params};
 use serde::Serialize;
 
 use crate::{
-    clock::now_us,
     domain::{
         accounts::{self, Account},
         billing::declines,
@@ -16,7 +15,7 @@ use crate::{
         clips::oldest_ms,
         issuer::{self, Camera, Issuer, Phase, Subscription, billing_cycle, devices, subscriptions},
         money::ledger::{self, Balance},
-        parts,
+        parts::{BEING_FILMED, filmed_since},
         reports::{self, Reported},
     },
     storage::db::DbError,
@@ -289,12 +288,15 @@ fn own(connection: &Connection, account: &str, device: &DeviceId) -> Result<Opti
 /// not been erased yet.
 fn clips_of(connection: &Connection, issuer: &Issuer, camera: &Camera, now: u64) -> Result<Vec<ClipView>, DbError> {
     let history_h = issuer.current_plan(connection, camera, now)?.policy.history_h;
-    let mut statement = connection.prepare_cached(
-        "SELECT clip, kind, started_ms, duration_ms, bytes FROM clips
-         WHERE device = ?1 AND epoch = ?2 AND started_ms >= ?3 AND stored_at IS NOT NULL AND erased_at IS NULL
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT clip, kind, started_ms, duration_ms, bytes, {BEING_FILMED} FROM clips c
+         WHERE device = :device AND epoch = :epoch AND started_ms >= :oldest_ms AND stored_at IS NOT NULL AND erased_at IS NULL
          ORDER BY started_ms DESC, clip",
-    )?;
-    let rows = statement.query_map(params![camera.device.as_str(), camera.epoch, oldest_ms(history_h, now)], |row| {
+    ))?;
+    let wanted = named_params! {
+        ":device": camera.device.as_str(), ":epoch": camera.epoch, ":oldest_ms": oldest_ms(history_h, now), ":filmed_since": filmed_since(),
+    };
+    let rows = statement.query_map(wanted, |row| {
         Ok(ClipView {
             clip: row.get(0)?,
             device: camera.device.clone(),
@@ -302,14 +304,10 @@ fn clips_of(connection: &Connection, issuer: &Issuer, camera: &Camera, now: u64)
             started_ms: row.get(2)?,
             duration_ms: row.get(3)?,
             bytes: row.get(4)?,
-            being_filmed: false,
+            being_filmed: row.get(5)?,
         })
     })?;
-    let mut clips: Vec<ClipView> = rows.collect::<Result<_, _>>()?;
-    for clip in &mut clips {
-        clip.being_filmed = parts::being_filmed(connection, &clip.clip, now_us())?;
-    }
-    Ok(clips)
+    Ok(rows.collect::<Result<_, _>>()?)
 }
 
 /// Every bill of an account, newest first.

@@ -1,7 +1,7 @@
 //! Playback as a video element asks for it.
 
 use axum::http::{StatusCode, header};
-use care_cloud::domain::actions::PaidPlan;
+use care_cloud::{clock::now_us, domain::actions::PaidPlan, portal::account_view};
 
 use super::world::{DAY, HOUR, World};
 
@@ -47,6 +47,27 @@ async fn a_clip_in_parts_is_served_as_one_file_while_it_is_being_filmed_and_afte
     assert_eq!(world.watch("bob", "CAM", "shop").await.0, StatusCode::NOT_FOUND);
     assert_eq!(world.listed("CAM").await, ["shop".to_owned()].into());
     assert_eq!(world.shown("ann", "CAM").await, ["shop"]);
+}
+
+#[tokio::test]
+async fn a_clip_is_being_filmed_until_its_last_part_or_ten_minutes_after_the_newest() {
+    let world = World::new();
+    world.add_to("ann", "CAM", "KC420WS");
+    world.stored("CAM", "whole", HOUR);
+    world.stored_in_parts("CAM", "shop", &["abc", "d"], HOUR);
+    let being_filmed = async || {
+        let clips = account_view::clips(&world.cloud, "ann", &"CAM".parse().unwrap()).await.unwrap();
+        clips.into_iter().filter(|clip| clip.being_filmed).map(|clip| clip.clip).collect::<Vec<_>>()
+    };
+    let set = |sql: &str, value: i64| world.cloud.db.read(|c| Ok(c.execute(sql, [value])?)).unwrap();
+    let newest = "UPDATE parts SET stored_at = ?1 WHERE part = 1";
+    set(newest, now_us() - 599_000_000);
+    assert_eq!(being_filmed().await, ["shop"]);
+    set(newest, now_us() - 601_000_000);
+    assert!(being_filmed().await.is_empty());
+    set(newest, now_us());
+    set("UPDATE parts SET last = ?1 WHERE part = 1", 1);
+    assert!(being_filmed().await.is_empty(), "its last part is there");
 }
 
 #[tokio::test]

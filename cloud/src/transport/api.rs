@@ -205,10 +205,7 @@ fn announce(tx: &Transaction<'_>, device: &DeviceId, request: &GrantRequest, sta
     let (bytes, sha256) = if request.part.is_some() { (0, "") } else { (request.bytes, &request.sha256[..]) };
     let stored = match known {
         Some((owner, epoch, ..)) if owner != device.as_str() || epoch != request.epoch => return Err(Refusal::NotYours),
-        Some((_, _, known, ..)) if known != sha256 => {
-            return Err(Refusal::Malformed("this clip was announced with another content".into()));
-        }
-        Some((_, _, _, known, _)) if request.part.is_none() && known != bytes => {
+        Some((_, _, known_sha256, known_bytes, _)) if known_sha256 != sha256 || (request.part.is_none() && known_bytes != bytes) => {
             return Err(Refusal::Malformed("this clip was announced with another content".into()));
         }
         Some((.., stored)) => stored,

@@ -200,13 +200,18 @@ impl World {
 
     /// Reports motion until the cloud's records satisfy `wanted`. Repeats, because frames may not have arrived yet,
     /// but only after the time in which a clip would be complete.
-    pub async fn move_until<T>(&self, what: &str, mut wanted: impl FnMut(&CloudState) -> Option<T>) -> T {
+    pub async fn move_until<T>(&self, what: &str, wanted: impl FnMut(&CloudState) -> Option<T>) -> T {
+        self.move_every(Duration::from_secs(5), what, wanted).await
+    }
+
+    /// The same, with this long between two reports of motion.
+    pub async fn move_every<T>(&self, pause: Duration, what: &str, mut wanted: impl FnMut(&CloudState) -> Option<T>) -> T {
         let mut motion = self.agent.motion().await;
         let started = Instant::now();
         loop {
             motion.report_motion().await;
             let moved = Instant::now();
-            while moved.elapsed() < Duration::from_secs(5) {
+            while moved.elapsed() < pause {
                 if let Some(value) = wanted(&self.cloud.lock()) {
                     return value;
                 }

@@ -29,21 +29,8 @@ async fn in_parts(build: Build) -> World {
 }
 
 /// Motion goes on, so that a clip gets as long as the plan allows, until the cloud's records satisfy `wanted`.
-async fn in_motion<T>(world: &World, what: &str, mut wanted: impl FnMut(&CloudState) -> Option<T>) -> T {
-    let mut motion = world.agent.motion().await;
-    let mut reported = None;
-    let started = Instant::now();
-    loop {
-        if reported.is_none_or(|at: Instant| at.elapsed() > Duration::from_secs(1)) {
-            motion.report_motion().await;
-            reported = Some(Instant::now());
-        }
-        if let Some(value) = wanted(&world.cloud.lock()) {
-            return value;
-        }
-        assert!(started.elapsed() < PATIENCE, "despite motion, the cloud does not see {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+async fn in_motion<T>(world: &World, what: &str, wanted: impl FnMut(&CloudState) -> Option<T>) -> T {
+    world.move_every(Duration::from_secs(1), what, wanted).await
 }
 
 /// The whole parts of the first clip that came in parts, in their order.

@@ -22,7 +22,7 @@ mod judge;
 mod parameter_sets;
 mod payload;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 mod times;
 
 use std::{

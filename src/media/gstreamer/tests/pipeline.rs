@@ -14,44 +14,16 @@ use crate::media::{
         pipeline::deliver,
     },
     ring::Ring,
-    rtp::nal_units,
+    rtp::{nal_units, tests as rtp_tests},
     source::Stream,
 };
 
-/// Access units of a film at 15 frames a second, as a byte stream, without delimiters.
-pub(super) fn film(codec: Codec, frames: usize, options: &[&str]) -> Vec<Vec<u8>> {
-    let (encoder, format, delimiter): (&[&str], _, _) = match codec {
-        Codec::H264 => (&["-c:v", "libx264", "-aud", "1", "-preset", "veryfast"], "h264", 9),
-        Codec::H265 => (&["-c:v", "libx265", "-preset", "ultrafast"], "hevc", 35),
-    };
-    let count = frames.to_string();
-    let made = Command::new("ffmpeg")
-        .args(["-v", "error", "-f", "lavfi", "-i", "testsrc2=size=320x240:rate=15", "-frames:v", &count, "-pix_fmt", "yuv420p"])
-        .args(encoder)
-        .args(options)
-        .args(["-f", format, "-"])
-        .output()
-        .unwrap();
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    let mut units: Vec<Vec<u8>> = Vec::new();
-    nal_units(&made.stdout, &mut |nal| {
-        if nal_type(codec, nal) == delimiter {
-            units.push(Vec::new());
-        } else {
-            let unit = units.last_mut().expect("a delimiter first");
-            unit.extend_from_slice(&[0, 0, 0, 1]);
-            unit.extend_from_slice(nal);
-        }
-    });
-    assert_eq!(units.len(), frames);
-    units
-}
+pub(super) use rtp_tests::kind as nal_type;
 
-pub(super) fn nal_type(codec: Codec, nal: &[u8]) -> u8 {
-    match codec {
-        Codec::H264 => nal[0] & 31,
-        Codec::H265 => nal[0] >> 1 & 63,
-    }
+/// Access units of a film at 15 frames a second, as a byte stream, without delimiters.
+pub(super) fn film(codec: Codec, frames: u32, options: &[&str]) -> Vec<Vec<u8>> {
+    let unit = |nals: Vec<Vec<u8>>| nals.iter().flat_map(|nal| [&[0, 0, 0, 1], &nal[..]].concat()).collect();
+    rtp_tests::film(codec, frames, options).into_iter().map(unit).collect()
 }
 
 /// The NAL units of an access unit.

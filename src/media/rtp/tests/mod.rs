@@ -19,10 +19,10 @@ const FPS: u32 = 15;
 const TICKS: u32 = 90_000 / FPS;
 
 /// Access units: NAL units, the delimiter left out.
-type Units = Vec<Vec<Vec<u8>>>;
+pub(in crate::media) type Units = Vec<Vec<Vec<u8>>>;
 
 /// `frames` pictures at 15 a second, coded with these options.
-fn film(codec: Codec, frames: u32, options: &[&str]) -> Units {
+pub(in crate::media) fn film(codec: Codec, frames: u32, options: &[&str]) -> Units {
     let (encoder, format, delimiter): (&[&str], _, _) = match codec {
         Codec::H264 => (&["-c:v", "libx264", "-aud", "1", "-preset", "veryfast"], "h264", 9),
         Codec::H265 => (&["-c:v", "libx265", "-preset", "ultrafast"], "hevc", 35),
@@ -62,7 +62,8 @@ fn h265(frames: u32) -> Units {
     film(Codec::H265, frames, &["-x265-params", &x265("bframes=0:open-gop=0")])
 }
 
-fn kind(codec: Codec, nal: &[u8]) -> u8 {
+/// The type of a NAL unit.
+pub(in crate::media) fn kind(codec: Codec, nal: &[u8]) -> u8 {
     match codec {
         Codec::H264 => nal[0] & 31,
         Codec::H265 => nal[0] >> 1 & 63,

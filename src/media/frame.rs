@@ -20,6 +20,16 @@ pub enum Codec {
     H265,
 }
 
+impl Codec {
+    /// The parameter sets in a configuration record of this codec, in its order, up to where it is cut off.
+    pub(super) fn parameter_sets(self, record: &[u8]) -> Vec<&[u8]> {
+        match self {
+            Self::H264 => h264::parameter_sets(record),
+            Self::H265 => h265::parameter_sets(record),
+        }
+    }
+}
+
 /// What a decoder must know before the first frame.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Format {
@@ -53,12 +63,8 @@ impl Format {
 
     /// The parameter sets as a sample holds them: NAL units, each prefixed by its length in four bytes.
     pub(super) fn parameter_sets(&self) -> Vec<u8> {
-        let sets = match self.codec {
-            Codec::H264 => h264::parameter_sets(&self.configuration),
-            Codec::H265 => h265::parameter_sets(&self.configuration),
-        };
         let mut data = Vec::new();
-        for set in sets {
+        for set in self.codec.parameter_sets(&self.configuration) {
             // Their lengths are of two bytes in the record.
             data.extend_from_slice(&(set.len() as u32).to_be_bytes());
             data.extend_from_slice(set);

@@ -4,7 +4,6 @@
 
 use crate::media::{
     frame::Codec,
-    h264, h265,
     rtp::{Moment, nal_units},
 };
 
@@ -145,11 +144,11 @@ impl Cut {
 
 /// What a configuration record (ISO/IEC 14496-15, 5.3.3.1 and 8.3.3.1) says: the size of lengths, and the parameter sets.
 pub(super) fn configuration(codec: Codec, record: &[u8]) -> Option<(usize, Vec<&[u8]>)> {
-    let (sizes, sets) = match codec {
-        Codec::H264 => (record.get(4)?, h264::parameter_sets(record)),
-        Codec::H265 => (record.get(21)?, h265::parameter_sets(record)),
+    let sizes = match codec {
+        Codec::H264 => record.get(4)?,
+        Codec::H265 => record.get(21)?,
     };
-    Some((usize::from(sizes & 3) + 1, sets))
+    Some((usize::from(sizes & 3) + 1, codec.parameter_sets(record)))
 }
 
 /// The codec of a byte stream, by its first NAL unit. `None`: no start code is here.

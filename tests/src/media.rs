@@ -1,6 +1,7 @@
 //! Streams for the agent, made by ffmpeg, and measurements of the clips that come out, by ffprobe.
 
 use std::{
+    io::ErrorKind,
     path::{Path, PathBuf},
     process::Command,
     sync::OnceLock,
@@ -28,17 +29,13 @@ pub fn recorded_360() -> &'static Path {
 }
 
 fn record(name: &str, size: &str, rate: &str) -> PathBuf {
-    let file = scratch().join(name);
-    if !file.exists() {
-        let part = tempfile::Builder::new().suffix(".mp4").tempfile_in(scratch()).unwrap();
+    made_once(name, |part| {
         let picture = format!("testsrc2=size={size}:rate=15,noise=alls=30:allf=t");
         let picture = ["-f", "lavfi", "-i", &picture, "-t", "10", "-pix_fmt", "yuv420p"];
         let codec = ["-c:v", "libx264", "-preset", "veryfast", "-profile:v", "main", "-bf", "0", "-g", "7", "-sc_threshold", "0"];
-        let rate = ["-b:v", rate, "-maxrate", rate, "-bufsize", "100k", &part.path().display().to_string()];
+        let rate = ["-b:v", rate, "-maxrate", rate, "-bufsize", "100k", "-f", "mp4", part];
         ffmpeg(&[&picture[..], &codec, &rate].concat());
-        part.persist(&file).unwrap();
-    }
-    file
+    })
 }
 
 /// The recorded file's pictures in Annex B form, unchanged.
@@ -48,42 +45,45 @@ pub fn recorded_annex_b() -> PathBuf {
 
 /// The recorded file, encoded anew with these arguments of ffmpeg. Encoded once and cached under this name.
 pub fn re_encoded(name: &str, arguments: &[&str]) -> PathBuf {
-    // Concurrent tests may want the same file: the last one to finish leaves an equal one.
-    let file = scratch().join(format!("2-{name}"));
-    if !file.exists() {
-        let part = tempfile::Builder::new().tempfile_in(scratch()).unwrap();
+    made_once(&format!("2-{name}"), |part| {
         let input = ["-i", recorded().to_str().expect("a path in ASCII")];
-        ffmpeg(&[&input[..], arguments, &[part.path().to_str().expect("a path in ASCII")]].concat());
-        part.persist(&file).unwrap();
-    }
-    file
+        ffmpeg(&[&input[..], arguments, &[part]].concat());
+    })
 }
 
 /// A film for a camera in Annex B form: H.264 of 640×360 and this bit rate, one keyframe in `gop` frames, no two frames alike.
 /// Encoded once and cached.
 pub fn noisy(fps: u32, seconds: u32, gop: u32, megabits: u32) -> PathBuf {
-    let file = scratch().join(format!("noisy-{fps}-{seconds}-{gop}-{megabits}.h264"));
-    if !file.exists() {
-        let part = tempfile::Builder::new().tempfile_in(scratch()).unwrap();
+    made_once(&format!("noisy-{fps}-{seconds}-{gop}-{megabits}.h264"), |part| {
         let picture = format!("testsrc2=size=640x360:rate={fps},noise=alls=100:allf=t");
         let (seconds, gop, rate) = (seconds.to_string(), gop.to_string(), format!("{megabits}M"));
         let picture = ["-f", "lavfi", "-i", &picture, "-t", &seconds, "-pix_fmt", "yuv420p"];
         let codec = ["-c:v", "libx264", "-preset", "ultrafast", "-bf", "0", "-g", &gop, "-keyint_min", &gop, "-sc_threshold", "0"];
-        let rate = ["-b:v", &rate, "-maxrate", &rate, "-bufsize", &rate, "-x264-params", "qcomp=0", "-f", "h264"];
-        ffmpeg(&[&picture[..], &codec, &rate, &[part.path().to_str().expect("a path in ASCII")]].concat());
-        part.persist(&file).unwrap();
-    }
-    file
+        let rate = ["-b:v", &rate, "-maxrate", &rate, "-bufsize", &rate, "-x264-params", "qcomp=0", "-f", "h264", part];
+        ffmpeg(&[&picture[..], &codec, &rate].concat());
+    })
 }
 
 /// These Annex B files, one after the other. Joined once and cached under this name.
 pub fn joined(name: &str, pieces: &[PathBuf]) -> PathBuf {
+    made_once(name, |part| {
+        let bytes: Vec<u8> = pieces.iter().flat_map(|piece| std::fs::read(piece).unwrap()).collect();
+        std::fs::write(part, bytes).unwrap();
+    })
+}
+
+/// The cached file of this name. If there is none, `make` writes it to a path of its own. Two tests may make the same file at the
+/// same time, and an encoder with a rate to keep does not make it alike twice: the first one to finish stays, for both.
+fn made_once(name: &str, make: impl FnOnce(&str)) -> PathBuf {
     let file = scratch().join(name);
     if !file.exists() {
         let part = tempfile::Builder::new().tempfile_in(scratch()).unwrap();
-        let bytes: Vec<u8> = pieces.iter().flat_map(|piece| std::fs::read(piece).unwrap()).collect();
-        std::fs::write(part.path(), bytes).unwrap();
-        part.persist(&file).unwrap();
+        make(part.path().to_str().expect("a path in ASCII"));
+        match part.persist_noclobber(&file) {
+            Ok(_) => {}
+            Err(refused) if refused.error.kind() == ErrorKind::AlreadyExists => {}
+            Err(refused) => panic!("{}: {refused}", file.display()),
+        }
     }
     file
 }
@@ -223,6 +223,19 @@ mod tests {
         let file = tempfile::Builder::new().suffix(".mp4").tempfile().unwrap().into_temp_path();
         ffmpeg(&["-i", recorded().to_str().unwrap(), "-c", "copy", "-bsf:v", filter, file.to_str().unwrap()]);
         file
+    }
+
+    #[test]
+    fn whoever_makes_a_file_at_the_same_time_gets_the_first_one() {
+        let name = format!("made-{}", std::process::id());
+        let write = |text: &'static str| move |part: &str| std::fs::write(part, text).unwrap();
+        let later = made_once(&name, |part| {
+            std::fs::write(part, "later").unwrap();
+            made_once(&name, write("first"));
+        });
+        let read = std::fs::read_to_string(&later).unwrap();
+        std::fs::remove_file(&later).unwrap();
+        assert_eq!(read, "first");
     }
 
     #[test]

@@ -285,6 +285,8 @@ async fn api_unreachable_ends_once_the_api_answers_again() {
     until("a request to the API", PATIENCE, || (world.cloud.entitlement_gets() > 0).then_some(())).await;
     world.agent.status("an API that is well", |status| status.condition("api_unreachable").is_none()).await;
     api.control.inject(Fault::Refused);
+    // A connection that the system has taken, and the proxy has not, would be reset instead.
+    until("nothing listening", PATIENCE, || std::net::TcpStream::connect(api.addr).is_err().then_some(())).await;
     // A lost connection triggers a poll at once.
     world.proxy.cut().await;
     let status = world.agent.status("the API being away", |status| status.condition("api_unreachable").is_some()).await;

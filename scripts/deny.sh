@@ -17,7 +17,7 @@ fi
 if [ ! -x "$deny" ]; then
     echo "deny.sh: building cargo-deny $version once, into $cache" >&2
     # The tool runs for a second: build it fast, not for speed.
-    CARGO_TARGET_DIR=$cache/cargo-deny-build CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_OPT_LEVEL=1 \
+    CARGO_TARGET_DIR=$cache/cargo-deny-build CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_OPT_LEVEL=0 \
         CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
         "$cargo" install --quiet --locked --version "$version" --root "$cache/cargo-deny-$version" cargo-deny
     rm -rf "$cache/cargo-deny-build"

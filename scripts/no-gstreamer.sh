@@ -5,16 +5,11 @@
 #   scripts/no-gstreamer.sh [CARGO'S SELECTION OF PACKAGES AND TARGETS]
 #
 # Select the packages that the build with GStreamer selects: then every dependency has the same features and is
-# compiled once. Cargo gives both programs the same name, so call this before the build with GStreamer.
-#
-# Without arguments, as `make test` calls it, it selects all packages and first runs the media tests that need no
-# GStreamer.
+# compiled once. Without arguments they are those of `make test`. Cargo gives both programs the same name, so call this
+# before the build with GStreamer.
 set -eu
 cd "$(dirname "$0")/.."
-if [ $# = 0 ]; then
-    "${CARGO:-cargo}" test --locked --no-default-features --workspace --lib -- media::
-    set -- --workspace --test wire
-fi
+[ $# -gt 0 ] || set -- --workspace --test wire
 profile=${PROFILE:-dev}
 built=${CARGO_TARGET_DIR:-target}/$profile
 if [ "$profile" = dev ]; then

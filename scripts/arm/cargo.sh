@@ -59,6 +59,10 @@ else
     export ARM_SYSROOT="$sysroot" ARM_PLUGINS="$sysroot/usr/lib/$gnu/gstreamer-1.0"
     runner="$here/run.sh $target"
 fi
-export "CARGO_TARGET_${upper}_RUSTFLAGS=$flags ${ARM_RUSTFLAGS:-}" "CARGO_TARGET_${upper}_RUNNER=$runner"
+# Keep paths of this machine out of what is built.
+for remapped in "$PWD=." "${CARGO_HOME:-$HOME/.cargo}=cargo" "${XDG_CACHE_HOME:-$HOME/.cache}/kasa-care-agent=cache"; do
+    flags="$flags --remap-path-prefix=$remapped"
+done
+export "CARGO_TARGET_${upper}_RUSTFLAGS=$flags" "CARGO_TARGET_${upper}_RUNNER=$runner"
 # shellcheck disable=SC2086 # nothing, or one word
 exec "${CARGO:-cargo}" "$command" --target "$target" --target-dir "${ARM_TARGET_DIR:-target/arm}" -Zbuild-std="$library" $features "$@"

@@ -60,6 +60,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "uploader", body: crate::upload::vendor::hostile_uploader },
     Target { name: "motion", body: crate::media::motion_socket_input },
     Target { name: "rtp", body: crate::media::rtp_packets },
+    Target { name: "rtsp", body: crate::media::rtsp_messages },
 ];
 
 /// The longest that one input may take, in processor time: so the load of the machine does not matter.

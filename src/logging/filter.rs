@@ -22,7 +22,7 @@ const LEVELS: [(&str, LevelFilter); 6] = [
 const AGENT: &str = "kasa_care_agent";
 const ROOT: &str = include_str!("../lib.rs");
 /// Libraries that log. Their level is `warn` unless the filter names them.
-const LIBRARIES: [&str; 8] = ["rumqttc", "rustls", "hyper", "hyper_util", "tokio_rustls", "tokio", "mio", "retina"];
+const LIBRARIES: [&str; 7] = ["rumqttc", "rustls", "hyper", "hyper_util", "tokio_rustls", "tokio", "mio"];
 
 /// Why `CARE_LOG` is refused.
 #[derive(Debug, Error, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! What the agent reads from H.265 NAL units: parameter sets for a file's header and for messages, slice headers for the order of
-//! pictures. The bits are `h264-reader`'s, whose rules for emulation prevention and Exp-Golomb codes are the same; retina's own
-//! parser of these sets is no public interface. Called by `rtp`, and by whoever describes a stream.
+//! pictures. The bits are `h264-reader`'s, whose rules for emulation prevention and Exp-Golomb codes are the same. Called by `rtp`,
+//! and by whoever describes a stream.
 
 use std::num::NonZeroUsize;
 

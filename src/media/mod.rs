@@ -55,6 +55,8 @@ pub use frame::{Codec, Format, Frame};
 pub(crate) use motion::socket::motion_socket_input;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use rtp::hostile::packets as rtp_packets;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use rtsp::hostile::messages as rtsp_messages;
 pub use source::{FrameSource, GREY_HEIGHT, GREY_WIDTH, GreySink, Session, SourceError};
 pub use starting::start_in_background;
 pub use status::{MediaStatus, RecordingStatus, StreamStatus};

@@ -1,8 +1,8 @@
 //! RTP packets in, frames out: the payload formats of H.264 (RFC 6184) and H.265 (RFC 7798), access units, entry points and times.
-//! Pure: no I/O, no clock, no thread. The RTSP source feeds it; retina keeps the session, its transports and the SDP.
+//! Pure: no I/O, no clock, no thread. The RTSP source feeds it.
 //!
-//! retina's own depacketizer is not used. It ends an access unit at the marker bit or a new RTP time, both of which cameras set
-//! wrongly; it forwards pictures that refer to lost ones; and one malformed packet ends its session.
+//! Other depacketizers end an access unit at the marker bit or a new RTP time, both of which cameras set wrongly, and forward
+//! pictures that refer to lost ones.
 //!
 //! ```text
 //! Packet ─ payload ─ annex_b ─ NAL units ─ access_unit ─ Unit ─ delivery ─ Output

@@ -5,9 +5,9 @@
 use std::borrow::Cow;
 
 use percent_encoding::percent_decode_str;
-use retina::client::Credentials;
 use url::Url;
 
+use super::login::Credentials;
 use crate::media::source::SourceError;
 
 /// The port that RFC 2326 gives RTSP.
@@ -63,7 +63,7 @@ impl Address {
 
 fn credentials(user_info: &str) -> Credentials {
     let (user, password) = user_info.split_once(':').unwrap_or((user_info, ""));
-    Credentials { username: decoded(user), password: decoded(password) }
+    Credentials { user: decoded(user), password: decoded(password) }
 }
 
 /// Separates `user:password` from the rest of a URL that is given without its scheme.
@@ -110,7 +110,7 @@ mod tests {
 
     fn read(text: &str) -> (String, Option<(String, String)>) {
         let address = Address::parse(text).unwrap();
-        (address.url.to_string(), address.credentials.map(|given| (given.username, given.password)))
+        (address.url.to_string(), address.credentials.map(|given| (given.user, given.password)))
     }
 
     #[test]

@@ -1,13 +1,34 @@
 //! RTSP as a source of frames, in every build: one thread, with a runtime of its own, that opens a session, turns its packets
 //! into frames and returns when the session ends. The supervisor decides when to try again. What a packet means is `media::rtp`'s
-//! matter, and the protocol is retina's.
+//! matter.
+//!
+//! ```text
+//! source ─ playing ─ conversation ─ connection     what a camera sends may be anything: the files below read it,
+//!                                                  without a socket, and the fuzz target `rtsp` feeds them
+//! message, login, setup, control, sdp, offer, packet, sequence, keepalive
+//! ```
+//!
+//! The client is the agent's own because a camera must not be able to end the agent: `docs/design/rtp.md#the-client`.
 
 mod address;
+mod connection;
+mod control;
+mod conversation;
 mod fault;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) mod hostile;
+mod keepalive;
+mod login;
+mod message;
 mod offer;
+mod packet;
 mod playing;
+mod sdp;
+mod sequence;
+mod setup;
 #[cfg(test)]
 mod tests;
+mod udp;
 
 use std::{
     cell::Cell,
@@ -17,15 +38,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use retina::client::SessionGroup;
 use tokio::{
+    runtime::Handle,
     select,
     time::{sleep_until, timeout},
 };
 
 use self::{
     address::Address,
-    fault::Step,
+    conversation::Teardowns,
+    fault::{Fault, Step},
     playing::{Opening, Playing, TransportChoice},
 };
 use super::{
@@ -35,7 +57,7 @@ use super::{
 };
 use crate::config::RtspTransport;
 
-/// How long a teardown may take once the session is over: the camera forgets the session by itself, too.
+/// How long teardowns may take once the session is over: the camera forgets the session by itself, too.
 const TEARDOWN: Duration = Duration::from_secs(1);
 /// How often frames that may be complete are asked for while no packet comes, and for how long.
 const QUIET: Duration = Duration::from_millis(350);
@@ -44,7 +66,7 @@ const QUIET_FOR: Duration = Duration::from_millis(1500);
 const FRUITLESS: Duration = Duration::from_secs(60);
 /// So long may the first packet take over UDP, which a firewall may drop in silence.
 const NO_PACKET: Duration = Duration::from_secs(60);
-/// So many sessions in a row must end for want of an answer to keepalives before the camera is taken to answer none.
+/// So many sessions in a row must end with keepalives unanswered before the camera is taken to end each one.
 const UNANSWERED: u32 = 2;
 /// A session that will end is replaced this long before: time for the next one's first keyframe.
 const AHEAD: Duration = Duration::from_secs(12);
@@ -60,7 +82,7 @@ pub(super) struct RtspSource {
 #[derive(Debug, Default)]
 struct Habits {
     refuses_tcp: bool,
-    /// How often in a row a session ended because the camera answered no keepalive, and how long the last one had lasted.
+    /// How often in a row a session ended after keepalives without an answer, and how long the last one had lasted.
     unanswered: u32,
     lifetime: Duration,
 }
@@ -91,14 +113,14 @@ impl FrameSource for RtspSource {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().max_blocking_threads(1).build();
         let runtime = runtime.map_err(|error| SourceError::Failed(format!("no runtime for RTSP: {error}")))?;
         let ended = runtime.block_on(async {
-            let group = Arc::new(SessionGroup::default());
+            let teardowns = Arc::new(Teardowns::new(Handle::current()));
             let ended = select! {
                 biased;
                 () = session.until_over() => Ok(()),
-                ended = self.film(address, &group, session) => ended,
+                ended = self.film(address, &teardowns, session) => ended,
             };
-            // It was sent, if the camera reads; whether it answers is the camera's matter.
-            let _ = timeout(TEARDOWN, group.await_teardown()).await;
+            // They are sent, if the camera reads; whether it answers is the camera's matter.
+            let _ = timeout(TEARDOWN, teardowns.finished()).await;
             ended
         });
         // A name server may still be waited for.
@@ -110,8 +132,8 @@ impl FrameSource for RtspSource {
 type Renewal<'a> = Pin<Box<dyn Future<Output = Result<(Playing, Vec<Output>), SourceError>> + 'a>>;
 
 impl RtspSource {
-    async fn film(&self, address: &Address, group: &Arc<SessionGroup>, session: &Session) -> Result<(), SourceError> {
-        let opening = || Opening { address, group: group.clone(), transport: self.choice(), refused_tcp: Cell::new(false) };
+    async fn film(&self, address: &Address, teardowns: &Arc<Teardowns>, session: &Session) -> Result<(), SourceError> {
+        let opening = || Opening { address, teardowns: teardowns.clone(), transport: self.choice(), refused_tcp: Cell::new(false) };
         let mut playing = self.opened(opening()).await?;
         let mut delivery = Delivery { session, began: Instant::now(), offset: Duration::ZERO, latest: None, fruitless: None };
         let mut renewal = self.renewal(&playing, opening());
@@ -130,15 +152,15 @@ impl RtspSource {
                             return Err(SourceError::Failed(format!("{words} for {} s", FRUITLESS.as_secs())));
                         }
                     }
-                    Err(error) => {
+                    Err(fault) => {
                         playing.depayloader.end(&mut |output| delivery.take(output));
-                        return Err(self.interrupted(address, &playing, error.as_ref()));
+                        return Err(self.interrupted(address, &playing, &fault));
                     }
                 },
                 () = sleep_until(quiet_at) => {
                     playing.depayloader.quiet(Instant::now(), &mut |output| delivery.take(output));
                     quiet_at += if packet_at.elapsed() < QUIET_FOR { QUIET } else { NO_PACKET };
-                    if playing.over_udp && !playing.has_received && playing.began.elapsed() > NO_PACKET {
+                    if playing.over_udp() && !playing.has_received() && playing.began.elapsed() > NO_PACKET {
                         let words = "no packet has come over UDP: let UDP through, or set the camera to RTP over TCP";
                         return Err(SourceError::Failed(words.into()));
                     }
@@ -181,7 +203,7 @@ impl RtspSource {
         }
         let at = playing.began + lifetime - AHEAD.min(lifetime / 2);
         Some(Box::pin(async move {
-            sleep_until(at).await;
+            sleep_until(at.into()).await;
             let server = opening.address.shown();
             let mut playing = self.opened(opening).await?;
             let mut outputs = Vec::new();
@@ -189,38 +211,34 @@ impl RtspSource {
                 // What comes before the first keyframe is in the session before.
                 outputs.clear();
                 let received = playing.receive().await;
-                let packet = received.map_err(|error| closed(&server, error.as_ref()))?;
+                let packet = received.map_err(|fault| closed(&server, &fault))?;
                 playing.depayloader.push(packet, &mut |output| outputs.push(output));
             }
             Ok((playing, outputs))
         }))
     }
 
-    fn interrupted(&self, address: &Address, playing: &Playing, error: Option<&retina::Error>) -> SourceError {
+    fn interrupted(&self, address: &Address, playing: &Playing, fault: &Fault) -> SourceError {
         let mut habits = self.habits();
-        if error.is_some_and(fault::ignores_keepalives) {
+        if playing.ignores_keepalives() && fault.ends_session() {
             habits.unanswered += 1;
             habits.lifetime = playing.began.elapsed();
             if habits.unanswered == UNANSWERED {
                 tracing::warn!(
                     camera = address.shown(),
                     every_s = habits.lifetime.as_secs(),
-                    "the camera answers no keepalives: from now on the next session is opened before the one before it ends"
+                    "the camera answers no keepalives and ends its sessions: from now on the next one is opened before that"
                 );
             }
         } else if habits.unanswered < UNANSWERED {
             habits.unanswered = 0;
         }
-        closed(&address.shown(), error)
+        closed(&address.shown(), fault)
     }
 }
 
-fn closed(server: &str, error: Option<&retina::Error>) -> SourceError {
-    let words = match error {
-        Some(error) => fault::told(Step::Receive, server, error).to_string(),
-        None => "the camera closed the connection".to_owned(),
-    };
-    SourceError::Interrupted(words)
+fn closed(server: &str, fault: &Fault) -> SourceError {
+    SourceError::Interrupted(fault::told(Step::Receive, server, fault).to_string())
 }
 
 /// Hands to the supervisor's session what the sessions with the camera deliver, on one timeline.

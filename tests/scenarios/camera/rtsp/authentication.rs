@@ -45,10 +45,20 @@ async fn every_offer_of_authentication_is_accepted() {
 }
 
 #[tokio::test]
-async fn a_camera_whose_nonces_serve_one_request_is_named() {
+async fn nonces_that_serve_few_requests_cost_no_frame() {
+    let short_lived = |scheme, uses| guarded(&[scheme], "hunter2", |credentials| credentials.nonce_uses = Some(uses));
+    let kinds = vec![
+        Kind::new("one request", short_lived(Scheme::Md5, 1)).user("admin:hunter2"),
+        Kind::new("two requests", short_lived(Scheme::Sha256, 2)).user("admin:hunter2"),
+    ];
+    film_all(Build::WithoutGstreamer, PATIENCE, kinds).await;
+}
+
+#[tokio::test]
+async fn a_camera_whose_nonces_serve_no_request_is_named() {
     let pki = care_tests::pki::Pki::new();
-    let options = guarded(&[Scheme::Md5], "hunter2", |credentials| credentials.nonce_uses = Some(1));
-    let film = Filming::start(&pki, Build::WithoutGstreamer, Kind::new("nonces for one request", options).user("admin:hunter2"));
+    let options = guarded(&[Scheme::Md5], "hunter2", |credentials| credentials.nonce_uses = Some(0));
+    let film = Filming::start(&pki, Build::WithoutGstreamer, Kind::new("nonces for no request", options).user("admin:hunter2"));
     let said = film.agent.condition("stream").await;
     assert!(said.contains("401") && !said.contains("hunter2"), "{said}");
 }

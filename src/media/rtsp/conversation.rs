@@ -21,6 +21,8 @@ use super::{
 const TEARDOWN: Duration = Duration::from_secs(5);
 /// Packets before the answer to PLAY are kept up to so many bytes: the first keyframe is among them.
 const MOST_EARLY: usize = 512 << 10;
+/// What each of them takes besides, bytes.
+const OVERHEAD: usize = 128;
 /// How often one request is sent: without a login, with one, and with one for a nonce that is not too old.
 const ATTEMPTS: u32 = 3;
 
@@ -160,7 +162,7 @@ async fn exchange(
                 Message::Response(response) => break response,
                 Message::Request(request) => answer(connection, &request)?,
                 Message::Data { channel, packet } => {
-                    kept += packet.len();
+                    kept += packet.len() + OVERHEAD;
                     if let Some(early) = early.as_mut().filter(|_| kept <= MOST_EARLY) {
                         early.push(Interleaved { channel, packet, received: connection.read_at });
                     }

@@ -50,7 +50,6 @@ impl Headers {
     }
 
     /// All of this name.
-
     pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         self.0.iter().filter(move |(of, _)| of.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }

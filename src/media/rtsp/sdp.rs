@@ -1,6 +1,13 @@
 //! The lines of a session description (RFC 8866) that filming needs. A line that is none of them, or none at all, is passed over:
 //! cameras write names, blanks and comments where the standard has none. Pure; the fuzz target `rtsp` feeds it. Called by `offer`.
 
+/// The most streams, the most payload types of one, and the most attributes that are read of it. Further ones are passed over.
+const MOST_SECTIONS: usize = 32;
+const MOST_FORMATS: usize = 32;
+const MOST_ATTRIBUTES: usize = 64;
+/// The attributes that are read.
+const READ: [&str; 3] = ["control", "rtpmap", "fmtp"];
+
 /// What a camera offers.
 #[derive(Debug, Default)]
 pub(super) struct Description<'a> {
@@ -21,14 +28,14 @@ pub(super) struct Section<'a> {
     pub attributes: Attributes<'a>,
 }
 
-/// The attributes with a value.
+/// Those that are read and have a value.
 #[derive(Debug, Default)]
 pub(super) struct Attributes<'a>(Vec<(&'a str, &'a str)>);
 
 impl<'a> Attributes<'a> {
-    /// The values of an attribute, which is not empty.
+    /// The values of an attribute.
     pub fn all(&self, name: &str) -> impl Iterator<Item = &'a str> {
-        self.0.iter().filter(move |(of, value)| of.eq_ignore_ascii_case(name) && !value.is_empty()).map(|(_, value)| *value)
+        self.0.iter().filter(move |(of, _)| of.eq_ignore_ascii_case(name)).map(|(_, value)| *value)
     }
 
     /// Those that begin with a payload type: what follows it.
@@ -38,6 +45,14 @@ impl<'a> Attributes<'a> {
             (of == format).then(|| value.trim())
         })
     }
+
+    fn take(&mut self, attribute: &'a str) {
+        let Some((name, value)) = attribute.split_once(':').map(|(name, value)| (name.trim(), value.trim())) else { return };
+        let read = READ.iter().any(|read| read.eq_ignore_ascii_case(name)) && !value.is_empty();
+        if read && self.0.len() < MOST_ATTRIBUTES {
+            self.0.push((name, value));
+        }
+    }
 }
 
 impl<'a> Description<'a> {
@@ -46,12 +61,12 @@ impl<'a> Description<'a> {
         let mut description = Self::default();
         for line in text.split(['\r', '\n']).map(str::trim) {
             match line.split_once('=') {
+                Some(("m", _)) if description.sections.len() == MOST_SECTIONS => break,
                 Some(("m", value)) => description.sections.extend(Section::read(value)),
-                Some(("a", value)) => {
-                    let attributes = description.sections.last_mut().map_or(&mut description.attributes, |section| &mut section.attributes);
-                    let (name, value) = value.split_once(':').unwrap_or((value, ""));
-                    attributes.0.push((name.trim(), value.trim()));
-                }
+                Some(("a", value)) => match description.sections.last_mut() {
+                    Some(section) => section.attributes.take(value),
+                    None => description.attributes.take(value),
+                },
                 _ => {}
             }
         }
@@ -72,7 +87,7 @@ impl<'a> Section<'a> {
         // The port, which RTSP does not use.
         words.next();
         let protocol = words.next().unwrap_or_default();
-        Some(Self { media, protocol, formats: words.collect(), attributes: Attributes::default() })
+        Some(Self { media, protocol, formats: words.take(MOST_FORMATS).collect(), attributes: Attributes::default() })
     }
 }
 
@@ -95,6 +110,15 @@ mod tests {
         assert_eq!(video.attributes.of_format("rtpmap", "97").collect::<Vec<_>>(), ["H265/90000"]);
         assert_eq!(video.attributes.of_format("fmtp", "96").count(), 0);
         assert_eq!(video.attributes.all("control").collect::<Vec<_>>(), ["video"]);
+    }
+
+    #[test]
+    fn what_is_beyond_the_bounds_is_passed_over() {
+        let formats = format!("m=video 0 RTP/AVP {}\n", "9 ".repeat(1000));
+        let text = format!("{formats}{}{}", "a=x:y\na=rtpmap:9 x\n".repeat(1000), "m=audio 0 RTP/AVP 8\n".repeat(1000));
+        let description = Description::read(&text);
+        assert_eq!((description.sections.len(), description.sections[0].formats.len()), (MOST_SECTIONS, MOST_FORMATS));
+        assert_eq!(description.sections[0].attributes.0.len(), MOST_ATTRIBUTES);
     }
 
     proptest! {

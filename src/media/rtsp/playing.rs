@@ -51,6 +51,8 @@ const SETUP: Duration = Duration::from_secs(15);
 const AFTER_BYE: Duration = Duration::from_secs(2);
 /// Geovision's cameras send packets of this type, with numbers that others have, too.
 const NO_PICTURE: u8 = 50;
+/// So many datagrams are looked at before keepalives, and whoever waits for the next packet, have their turn.
+const DATAGRAMS: u32 = 64;
 /// The channels asked for: RTP's and RTCP's.
 const CHANNELS: (u8, Option<u8>) = (0, Some(1));
 
@@ -285,7 +287,8 @@ impl Playing {
                 None => break,
             }
         }
-        while let Way::Udp(udp) = &mut self.way {
+        for _ in 0..DATAGRAMS {
+            let Way::Udp(udp) = &mut self.way else { break };
             let Some((packet, is_rtcp)) = udp.received().map_err(Fault::Broken)? else { break };
             if is_rtcp {
                 self.rtcp(&packet);

@@ -77,20 +77,18 @@ impl Udp {
         }
     }
 
-    /// A packet that has come, and whether it is RTCP.
+    /// A packet that has come, and whether it is RTCP. One of another host is empty: whoever calls decides how many to look at.
     pub fn received(&mut self) -> io::Result<Option<(Bytes, bool)>> {
         for (socket, is_rtcp) in [(&self.rtcp, true), (&self.rtp, false)] {
-            loop {
-                match socket.try_recv_from(&mut self.buffer) {
-                    Ok((length, from)) if from.ip() == self.camera => {
-                        return Ok(self.buffer.get(..length).map(|packet| (Bytes::copy_from_slice(packet), is_rtcp)));
-                    }
-                    // Of another host, or the camera's word that it does not listen.
-                    Ok(_) => {}
-                    Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                    Err(error) => return Err(error),
+            match socket.try_recv_from(&mut self.buffer) {
+                Ok((length, from)) => {
+                    let packet = self.buffer.get(..length).filter(|_| from.ip() == self.camera).unwrap_or_default();
+                    return Ok(Some((Bytes::copy_from_slice(packet), is_rtcp)));
                 }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                // The camera does not listen for what was sent to it.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return Ok(Some((Bytes::new(), true))),
+                Err(error) => return Err(error),
             }
         }
         Ok(None)

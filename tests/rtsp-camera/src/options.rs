@@ -60,6 +60,9 @@ pub struct Options {
     pub rtp_info: RtpInfo,
     /// Sends an RTCP sender report each second.
     pub sender_reports: bool,
+    /// Answers as no standard has it: lines end with LF, `CSeq` is missing, the session's id is followed by a blank, and the SDP
+    /// has lines that are no `x=…` and a section without a format.
+    pub odd: bool,
 
     /// Longest RTP payload in bytes.
     pub mtu: usize,
@@ -115,6 +118,7 @@ impl Options {
             no_content_base: false,
             rtp_info: RtpInfo::Absent,
             sender_reports: false,
+            odd: false,
             mtu: 1400,
             aggregate: false,
             single_fragments: false,
@@ -294,6 +298,7 @@ Prints its URL, then a line for each event. Ends with its standard input.
   --no-content-base        DESCRIBE without Content-Base
   --rtp-info absent|right|zero|wrong
   --sender-reports         an RTCP sender report each second
+  --odd                    answers as no standard has it: line ends, CSeq, Session, lines and sections of the SDP
 
   --mtu BYTES              longest RTP payload (1400)
   --aggregate              STAP-A, AP
@@ -337,6 +342,7 @@ impl CommandLine {
                 "--strip-parameter-sets" => options.strip_parameter_sets = true,
                 "--no-content-base" => options.no_content_base = true,
                 "--sender-reports" => options.sender_reports = true,
+                "--odd" => options.odd = true,
                 "--aggregate" => options.aggregate = true,
                 "--single-fragments" => options.single_fragments = true,
                 "--sei" => options.sei = true,
@@ -521,6 +527,7 @@ mod tests {
             "--sei",
             "--delimiters",
             "--wrong-ssrc",
+            "--odd",
         ];
         let words = USAGE.split(|c: char| !(c.is_ascii_alphabetic() || c == '-'));
         let names: Vec<&str> = words.filter(|word| word.starts_with("--") && word.len() > 3 && *word != "--help").collect();

@@ -44,6 +44,9 @@ impl Media {
 pub(crate) fn describe(options: &Options, video: &Video, base: &str) -> String {
     let session = if options.control == Control::Relative { "*" } else { base };
     let mut text = format!("v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=Camera\r\nc=IN IP4 0.0.0.0\r\nt=0 0\r\na=control:{session}\r\n");
+    if options.odd {
+        text.push_str("Camera 1\r\n \r\nm=application 0 RTP/AVP \r\nfirmware\r\n");
+    }
     let beside = |sections: &[Section]| sections.iter().map(|section| Media::Beside(*section)).collect::<Vec<_>>();
     for media in [beside(&options.before), vec![Media::Video], beside(&options.after)].concat() {
         text.push_str(&match media {

@@ -185,7 +185,12 @@ impl<'a> Conversation<'a> {
     fn reply(&self, request: &Request, status: &str, headers: &str, body: &str) -> io::Result<()> {
         let sequence = request.header("cseq").unwrap_or("0");
         let length = if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
-        self.connection.send(format!("RTSP/1.0 {status}\r\nCSeq: {sequence}\r\n{headers}{length}\r\n{body}").as_bytes())
+        let head = if self.connection.shared.options.odd {
+            format!("RTSP/1.0 {status}\n{headers}{length}\n").replace('\r', "")
+        } else {
+            format!("RTSP/1.0 {status}\r\nCSeq: {sequence}\r\n{headers}{length}\r\n")
+        };
+        self.connection.send(format!("{head}{body}").as_bytes())
     }
 
     fn answer(&mut self, request: &Request) -> io::Result<()> {
@@ -257,7 +262,8 @@ impl<'a> Conversation<'a> {
         self.outlets.push(Outlet { media, sink });
         let ssrc = if options.wrong_ssrc { !SSRC } else { SSRC };
         let timeout = if options.timeout == 0 { String::new() } else { format!(";timeout={}", options.timeout) };
-        let headers = format!("Transport: {transport};ssrc={ssrc:08X}\r\nSession: {SESSION}{timeout}\r\n");
+        let blank = if options.odd { " " } else { "" };
+        let headers = format!("Transport: {transport};ssrc={ssrc:08X}\r\nSession: {SESSION}{blank}{timeout}\r\n");
         self.reply(request, "200 OK", &headers, "")
     }
 

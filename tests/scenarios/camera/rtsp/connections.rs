@@ -10,7 +10,7 @@ use care_tests::{
 };
 use rtsp_camera::{Control, End, Keepalive, Options, Section, Transports};
 
-use super::{PATIENCE, h264};
+use super::{PATIENCE, h264, h265};
 
 /// A camera that drops a client which has sent no request for some seconds longer than half the timeout that it names.
 fn impatient(change: impl FnOnce(&mut Options)) -> Options {
@@ -87,6 +87,16 @@ async fn a_camera_that_sends_as_another_source_than_it_said_is_filmed() {
     let kinds = vec![
         Kind::new("another SSRC than SETUP said", h264(|camera| camera.wrong_ssrc = true)),
         Kind::new("the same over UDP", h264(|camera| (camera.wrong_ssrc, camera.transports) = (true, Transports::Udp))),
+    ];
+    film_all(Build::WithoutGstreamer, PATIENCE, kinds).await;
+}
+
+#[tokio::test]
+async fn a_camera_that_answers_as_no_standard_has_it_is_filmed() {
+    let kinds = vec![
+        Kind::new("over TCP", h264(|camera| camera.odd = true)),
+        Kind::new("over UDP", h264(|camera| (camera.odd, camera.transports) = (true, Transports::Udp))),
+        Kind::new("with other sections", h265(|camera| (camera.odd, camera.before) = (true, vec![Section::Audio, Section::Metadata]))),
     ];
     film_all(Build::WithoutGstreamer, PATIENCE, kinds).await;
 }

@@ -28,7 +28,7 @@ use super::{
 const TIMESCALE: u64 = 90_000;
 const HALF_A_TICK: Duration = Duration::from_nanos(5_555);
 /// A fragment ends at the next keyframe, or once it is this long.
-const FRAGMENT: Duration = Duration::from_secs(1);
+pub(super) const FRAGMENT: Duration = Duration::from_secs(1);
 /// The length of a frame until two frames have shown it: 15 frames a second.
 const FIRST_FRAME_TICKS: u64 = TIMESCALE / 15;
 
@@ -110,7 +110,7 @@ impl Mp4 {
             return None;
         }
         let whole = self.pending.first().is_some_and(|first| frame.key || frame.pts.saturating_sub(first.pts) >= FRAGMENT);
-        let fragment = if whole { self.cut(Some(&frame), u64::MAX) } else { None };
+        let fragment = if whole { self.cut(Some(&frame), u64::MAX, false) } else { None };
         self.pending.push(frame);
         fragment
     }
@@ -129,7 +129,17 @@ impl Mp4 {
     pub fn finish(&mut self, max: Duration) -> Option<Fragment> {
         let pending = std::mem::take(&mut self.pending);
         self.pending = pending.into_iter().take_while(|frame| self.reach(frame) <= max).collect();
-        self.cut(None, ticks(max))
+        self.cut(None, ticks(max), false)
+    }
+
+    /// The fragment of what is pending, although the next frame has not come.
+    pub fn flush(&mut self) -> Option<Fragment> {
+        self.cut(None, u64::MAX, true)
+    }
+
+    /// Whether it is known how frames are ordered. Until then a longer first fragment makes better decoding times.
+    pub fn knows_order(&self) -> bool {
+        self.times.is_some() || self.format.usability().reordered.is_some()
     }
 
     /// The index of the fragments, to follow the last one in a file that stays where it can be searched. `None` if there is none.
@@ -149,8 +159,9 @@ impl Mp4 {
         ticks(pts.saturating_sub(self.origin) + HALF_A_TICK)
     }
 
-    /// Makes a fragment of what is pending. The file is then not longer than `most` ticks, unless its frames are.
-    fn cut(&mut self, next: Option<&Frame>, most: u64) -> Option<Fragment> {
+    /// Makes a fragment of what is pending. The file is then not longer than `most` ticks, unless its frames are. Other frames may
+    /// follow without being known yet (`pausing`): then its last one lasts no longer than usual.
+    fn cut(&mut self, next: Option<&Frame>, most: u64, pausing: bool) -> Option<Fragment> {
         let frames = std::mem::take(&mut self.pending);
         let shown: Vec<u64> = frames.iter().map(|frame| self.ticks(frame.pts)).collect();
         let next = next.map(|next| self.ticks(next.pts));
@@ -171,7 +182,11 @@ impl Mp4 {
         let lead = times.lead();
         let decoded: Vec<u64> = shown.iter().map(|&shown| times.next(shown)).collect();
         // The file's length is that of its frames as they are decoded: so the last one lasts until its end.
-        let end = next.map_or(self.end, |next| times.peek(next));
+        let end = match next {
+            Some(next) => times.peek(next),
+            None if pausing => decoded.last().map_or(self.end, |last| last + step),
+            None => self.end,
+        };
         let sets: Vec<Vec<u8>> = frames.iter().map(|frame| self.sets.before(frame)).collect();
         // Keyframes begin fragments. Chromium gives up at leading pictures of H.264 if it seeks to their I picture, and the standard
         // names only IDR pictures; H.265 marks leading pictures, and all its entry points are sync samples.

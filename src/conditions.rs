@@ -147,6 +147,8 @@ conditions! {
     MotionSocket = "motion_socket", Error, "Make the socket's directory; the agent tries again.";
     /// Recording to the SD card does not work.
     Recording = "recording", Error, "Check the card.";
+    /// More of the recording was at risk from a power cut than two seconds.
+    CardSlow = "card_slow", Warning, "Use a faster card; one that was fast before may be wearing out. The clips and the live view lose nothing.";
     /// A keyframe interval of the stream is larger than the pre-roll may be.
     PreRollTooSmall = "pre_roll_too_small", Warning, "Raise [media] pre_roll_bytes, or shorten the encoder's keyframe interval or lower its bit rate.";
     /// Events are in no clip although the plan allows clips.

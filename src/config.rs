@@ -262,6 +262,8 @@ pub struct Recording {
     pub max_bytes: u64,
     /// How many bytes of frames may wait in memory for a slow card; 4 MB unless given.
     pub memory_bytes: usize,
+    /// How many days recordings are kept, if the card has room; `None`: until it has not.
+    pub keep_days: Option<u32>,
     /// Directories on the camera's internal file systems. Recordings never go to those file systems: when the card is missing,
     /// `dir` is on one of them. Empty with `allow_internal_storage`.
     pub kept_off: Vec<PathBuf>,

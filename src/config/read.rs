@@ -23,6 +23,8 @@ use super::{
 const MAX_LIMIT: u64 = (1 << 31) - 1;
 /// More than any camera's flash or memory, and small enough that sums of sizes do not overflow.
 const MAX_BYTES: u64 = 1 << 50;
+/// Ten years.
+const KEEP_DAYS: u64 = 3650;
 /// How often per day `flash_bytes` may be written unless the file says otherwise.
 const FLASH_A_DAY: u64 = 10;
 /// The longest pre-roll: it is held in memory.
@@ -410,6 +412,7 @@ fn recording(section: Section, device: Option<&Device>) -> Option<Recording> {
     });
     let max_bytes = section.required("max_bytes", "write how many bytes recordings may take", integer(1..=MAX_BYTES));
     let memory_bytes = section.or("memory_bytes", CARD_BYTES, frames_bytes);
+    let keep_days = section.or("keep_days", None, |value| Ok(u32::try_from(integer(1..=KEEP_DAYS)(value)?).ok()));
     let is_auto = dir.as_ref().is_some_and(|dir| dir.value == RecordingDir::Auto);
     let allow_internal_storage = section.or("allow_internal_storage", false, |value| match boolean(value)? {
         true if is_auto => {
@@ -420,7 +423,7 @@ fn recording(section: Section, device: Option<&Device>) -> Option<Recording> {
     section.finish();
     let own = [Some(PathBuf::from("/")), device.map(|device| device.state_dir.clone())];
     let kept_off = if allow_internal_storage? { Vec::new() } else { own.into_iter().flatten().collect() };
-    Some(Recording { dir: dir?.value, max_bytes: max_bytes?.value, memory_bytes: memory_bytes?, kept_off })
+    Some(Recording { dir: dir?.value, max_bytes: max_bytes?.value, memory_bytes: memory_bytes?, keep_days: keep_days?, kept_off })
 }
 
 /// Not together with `[media]`: two uploaders could not keep one cooldown between them.

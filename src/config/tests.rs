@@ -86,7 +86,8 @@ fn missing_keys_have_their_defaults() {
     let (rtsp_transport, pre_roll) = (RtspTransport::Auto, Duration::from_secs(5));
     assert_eq!(media, Media { source: Source::Test, low_source: None, rtsp_transport, pre_roll, pre_roll_bytes: 6_000_000, motion });
     let card = parse(&format!("{MINIMAL}[recording]\ndir = \"/mnt/sd/recordings\"\nmax_bytes = 8_000_000_000\n")).unwrap().recording;
-    assert_eq!(card.unwrap().memory_bytes, 4_000_000);
+    let card = card.unwrap();
+    assert_eq!((card.memory_bytes, card.keep_days), (4_000_000, None));
 }
 
 #[test]
@@ -192,6 +193,8 @@ fn a_wrong_value_is_reported_with_its_line_and_key() {
         ("snapshots = false", "snapshots = false\n[media]\nsource = \"test\"\nlow_source = 3", "24 media.low_source"),
         ("snapshots = false", "snapshots = false\n[media]\nsource = \"test\"\npre_roll_s = 61", "24 media.pre_roll_s"),
         ("snapshots = false", "snapshots = false\n[media]\nsource = \"test\"\npre_roll_bytes = 99_999", "24 media.pre_roll_bytes"),
+        ("snapshots = false", "snapshots = false\n[recording]\ndir = \"/mnt\"\nmax_bytes = 9\nkeep_days = 0", "25 recording.keep_days"),
+        ("snapshots = false", "snapshots = false\n[recording]\ndir = \"/mnt\"\nmax_bytes = 9\nkeep_days = 3651", "25 recording.keep_days"),
         (
             "snapshots = false",
             "snapshots = false\n[recording]\ndir = \"/sd\"\nmax_bytes = 9\nmemory_bytes = 2_000_000_000",

@@ -190,6 +190,7 @@ impl Media {
             counts: self.clips.clone(),
             conditions: conditions.clone(),
             drops,
+            card: self.recording.clone(),
             stop: self.stop.clone(),
         })?);
         Ok(())

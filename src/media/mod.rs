@@ -59,7 +59,7 @@ pub(crate) use rtp::hostile::packets as rtp_packets;
 pub(crate) use rtsp::hostile::messages as rtsp_messages;
 pub use source::{FrameSource, GREY_HEIGHT, GREY_WIDTH, GreySink, Session, SourceError};
 pub use starting::start_in_background;
-pub use status::{MediaStatus, RecordingStatus, StreamStatus};
+pub use status::{LostFrames, MediaStatus, RecordingStatus, StreamStatus};
 pub use trial::{FirstPicture, built_in_available, try_recording, try_source};
 
 /// Why media does not start. A camera that is away is no such error: it is a fault in the [`MediaStatus`].

@@ -58,8 +58,40 @@ pub struct RecordingStatus {
     pub frames: u64,
     /// Frames lost while the card was away, full or too slow.
     pub dropped: u64,
+    /// The same by reason.
+    #[serde(default)]
+    pub lost: LostFrames,
     /// Bytes of recordings on the card.
     pub bytes: u64,
+    /// Segments that gave way to newer ones, or because of their age.
+    #[serde(default)]
+    pub deleted: u64,
+    /// Syncs during which more than two seconds of the recording were at risk.
+    #[serde(default)]
+    pub slow_syncs: u64,
+    /// Syncs that failed.
+    #[serde(default)]
+    pub failed_syncs: u64,
     /// What keeps it from recording; absent while it records.
     pub fault: Option<String>,
+}
+
+/// Frames that are not on the card, by reason.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LostFrames {
+    /// There was no card, or it was pulled.
+    pub no_card: u64,
+    /// No room for blocks, files or names, and no recording left to give way.
+    pub full: u64,
+    /// The card, or its file system, was read-only.
+    pub read_only: u64,
+    /// Any other fault of the card.
+    pub error: u64,
+    /// More waited than `memory_bytes`, because the card was slow.
+    pub too_slow: u64,
+    /// They came before the keyframe with which recording begins or goes on.
+    pub no_keyframe: u64,
+    /// They were written, and the sync that followed failed. They count in `frames`, not in `dropped`.
+    pub unsynced: u64,
 }

@@ -413,7 +413,7 @@ fn rights(confinement: &Confinement) -> String {
 
 fn recording(card: &RecordingStatus) -> String {
     let fault = card.fault.as_ref().map_or_else(String::new, |fault| format!("; {fault}"));
-    format!("{}, {} frames, {} lost{fault}", bytes(card.bytes), card.frames, card.dropped)
+    format!("{}, {} frames, {} lost, {} files made room{fault}", bytes(card.bytes), card.frames, card.dropped, card.deleted)
 }
 
 fn vendors(uploader: &UploaderStatus) -> String {

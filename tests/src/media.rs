@@ -180,10 +180,13 @@ pub fn every_frame_in(files: &[PathBuf]) -> usize {
     frames
 }
 
-/// The files of a recording, in order.
+/// The files of a recording in their day folders, in order.
 pub fn recordings(dir: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(dir).map(|entries| entries.map(|entry| entry.unwrap().path()).filter(|path| path.is_file()).collect());
-    let mut files: Vec<_> = entries.unwrap_or_default();
+    let mut files = Vec::new();
+    // Any of it may give way meanwhile.
+    for path in std::fs::read_dir(dir).into_iter().flatten().map(|entry| entry.unwrap().path()) {
+        if path.is_dir() { files.extend(recordings(&path)) } else { files.push(path) }
+    }
     files.sort();
     files
 }

@@ -36,6 +36,7 @@ use super::{
     drops::DropCounters,
     frame::Frame,
     motion::Event,
+    recording,
     ring::{Next, Ring},
     source::FrameSource,
     stop_signal::StopSignal,
@@ -95,6 +96,8 @@ pub(super) struct Parts {
     pub counts: Arc<Counts>,
     pub conditions: Conditions,
     pub drops: DropCounters,
+    /// What the card has at risk. Its own threads may be waiting for it.
+    pub card: Option<Arc<recording::Counts>>,
     pub stop: StopSignal,
 }
 
@@ -162,6 +165,9 @@ impl Recorder {
         if self.tended.elapsed() >= TEND {
             self.tended = Instant::now();
             self.parts.drops.expire();
+            if let Some(card) = &self.parts.card {
+                card.tend(&self.parts.conditions);
+            }
             self.missed.tend(self.parts.streams.iter().map(|stream| &*stream.ring));
         }
     }

@@ -72,6 +72,16 @@ pub(super) fn named(conditions: &Conditions, name: &str) -> Option<String> {
     conditions.list(now).into_iter().find(|condition| condition.name == name).map(|condition| condition.sentence)
 }
 
+/// The files on a card in their day folders, in order.
+pub(super) fn on_card(dir: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for path in std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()) {
+        if path.is_dir() { files.extend(on_card(&path)) } else { files.push(path) }
+    }
+    files.sort();
+    files
+}
+
 /// An outlet that keeps every clip in memory. Clones are the same outlet.
 #[derive(Clone)]
 pub(super) struct Collector(Arc<Collected>);

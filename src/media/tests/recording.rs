@@ -1,7 +1,5 @@
 //! Recording a scripted stream to a directory that stands for the card.
 
-use std::path::PathBuf;
-
 use super::{scripted::Scripted, *};
 
 fn start(dir: &Path, conditions: &Conditions, source: Scripted) -> Media {
@@ -13,13 +11,10 @@ fn start(dir: &Path, conditions: &Conditions, source: Scripted) -> Media {
         pre_roll_bytes: 6_000_000,
         motion: NEVER,
     };
-    let recording = config::Recording { dir: dir.into(), max_bytes: 100_000_000, memory_bytes: 4_000_000, kept_off: Vec::new() };
+    let recording =
+        config::Recording { dir: dir.into(), max_bytes: 100_000_000, memory_bytes: 4_000_000, keep_days: None, kept_off: Vec::new() };
     let sources = Sources { main: Arc::new(source), low: None };
     Media::start(sources, &config, Some(&recording), Arc::new(Collector::new(3)), conditions.clone()).unwrap()
-}
-
-fn files(dir: &Path) -> Vec<PathBuf> {
-    std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect()
 }
 
 #[test]
@@ -33,7 +28,7 @@ fn every_frame_of_a_stream_is_on_the_card() {
     assert!(media.stop(Duration::from_secs(5)));
     let status = media.status();
     assert_eq!((status.stream.frames, status.recording.unwrap().dropped), (60, 0));
-    let files = files(dir.path());
+    let files = on_card(dir.path());
     assert_eq!(files.len(), 1);
     assert_eq!(probe(&files[0], 0.15).frames, 60);
     assert_eq!(named(&conditions, "recording"), None);
@@ -51,7 +46,7 @@ fn the_first_frames_after_a_quiet_time_are_on_the_card() {
     assert!(media.stop(Duration::from_secs(5)));
     let status = media.status();
     assert_eq!((status.stream.frames, status.recording.unwrap().dropped), (30, 0));
-    assert_eq!(probe(&files(dir.path())[0], 0.15).frames, 30);
+    assert_eq!(probe(&on_card(dir.path())[0], 0.15).frames, 30);
 }
 
 #[test]
@@ -69,5 +64,5 @@ fn a_card_that_comes_later_is_recorded_to_and_what_was_lost_is_counted() {
     assert!(media.stop(Duration::from_secs(5)));
     let status = media.status();
     assert_eq!((status.stream.dropped, status.recording.unwrap().fault), (0, None), "the stream lost nothing");
-    assert!(probe(&files(&card)[0], 0.15).frames > 15);
+    assert!(probe(&on_card(&card)[0], 0.15).frames > 15);
 }

@@ -69,7 +69,7 @@ async fn s94_three_cards_are_swapped_under_systemd_and_the_motion_socket_is_at_i
         }
         camera.status("no card", reports_no_card).await;
         assert_eq!(camera.run("ls /mnt/sd/recordings"), "", "recorded beneath the mount point after the {card} card");
-        camera.run(&format!("mount -o loop,ro {image} /media && test -s /media/recordings/*.mp4 && umount /media"));
+        camera.run(&format!("mount -o loop,ro {image} /media && test -s /media/recordings/*/*.mp4 && umount /media"));
     }
 
     let socket = camera.path("/run/kasa-care-agent/motion.sock");

@@ -8,6 +8,7 @@ use care_tests::{
     cloud::{Document as Body, Sink},
     in_each_build,
     issuer::NOTHING,
+    media,
     wait::{PATIENCE, holds, until},
     world::World,
 };
@@ -98,7 +99,7 @@ async fn s68_a_new_account_gets_no_media_of_the_previous_owner() {
     motion.report_motion().await;
     world.agent.status("a waiting clip", |status| status.clips_held() >= 2).await;
     world.agent.status("the order", |status| status.order() == "KC-OF-THE-OLD-OWNER").await;
-    let recordings = || -> BTreeSet<_> { std::fs::read_dir(&sd).unwrap().map(|entry| entry.unwrap().path()).collect() };
+    let recordings = || -> BTreeSet<_> { media::recordings(&sd).into_iter().collect() };
     let recorded = until("a recording", PATIENCE, || Some(recordings()).filter(|files| !files.is_empty())).await;
 
     world.position.epoch += 1;

@@ -8,7 +8,8 @@ fn s72_without_its_card_the_camera_goes_on_and_recording_resumes_when_it_is_back
     let dir = tempfile::tempdir().unwrap();
     let card = dir.path().join("recordings");
     let collector = Collector::new(3);
-    let recording = config::Recording { dir: (&card).into(), max_bytes: 100_000_000, memory_bytes: 4_000_000, kept_off: Vec::new() };
+    let recording =
+        config::Recording { dir: (&card).into(), max_bytes: 100_000_000, memory_bytes: 4_000_000, keep_days: None, kept_off: Vec::new() };
     let media = start_with(&camera(Source::Test, 1), Some(&recording), Arc::new(collector.clone()), Conditions::default()).unwrap();
     let told = |media: &Media| media.status().recording.unwrap();
     eventually("the fault is told", || told(&media).fault.is_some());
@@ -25,7 +26,7 @@ fn s72_without_its_card_the_camera_goes_on_and_recording_resumes_when_it_is_back
     eventually("recording resumes again", || told(&media).fault.is_none() && told(&media).frames > before + 30);
     assert_eq!(media.status().stream.dropped, 0);
     assert!(media.stop(Duration::from_secs(5)));
-    let files: Vec<PathBuf> = std::fs::read_dir(&card).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let files = on_card(&card);
     assert_eq!(files.len(), 1, "{files:?}");
     let whole = probe(&files[0], 0.15).frames;
     assert!(whole > 30);

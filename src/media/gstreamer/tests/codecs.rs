@@ -26,7 +26,13 @@ fn h265_from_files_and_descriptions_reaches_clips_and_the_card() {
     for (what, source) in sources {
         let card = dir.path().join("recordings");
         std::fs::create_dir(&card).unwrap();
-        let recording = config::Recording { dir: (&card).into(), max_bytes: 100_000_000, memory_bytes: 4_000_000, kept_off: Vec::new() };
+        let recording = config::Recording {
+            dir: (&card).into(),
+            max_bytes: 100_000_000,
+            memory_bytes: 4_000_000,
+            keep_days: None,
+            kept_off: Vec::new(),
+        };
         let collector = Collector::new(60);
         let media = start_with(&camera(source, 2), Some(&recording), Arc::new(collector.clone()), Conditions::default()).unwrap();
         wait_for_frames(&media, 45);
@@ -38,7 +44,7 @@ fn h265_from_files_and_descriptions_reaches_clips_and_the_card() {
         let clips = collector.clips.lock().unwrap();
         let probed = probe_clip_with_steps(&clips[0], 1.0);
         assert_eq!((probed.codec.as_str(), probed.height), ("hevc", 360), "{what}");
-        let files: Vec<PathBuf> = std::fs::read_dir(&card).unwrap().map(|entry| entry.unwrap().path()).collect();
+        let files = on_card(&card);
         assert_eq!(files.len(), 1, "{what}: {files:?}");
         let probed = probe(&files[0], 1.0);
         assert!(probed.codec == "hevc" && probed.frames >= 45, "{what}: {} frames", probed.frames);

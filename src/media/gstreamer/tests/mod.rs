@@ -28,8 +28,8 @@ use crate::{
     media::{
         Media, MediaError, Outlet, Sources, built_in_available,
         tests::{
-            Collector, NEVER, PATIENCE, eventually, named, probe, probe_clip, probe_clip_with_steps, records_one_clip_with_pre_roll, run,
-            wait_for_frames,
+            Collector, NEVER, PATIENCE, eventually, named, on_card, probe, probe_clip, probe_clip_with_steps,
+            records_one_clip_with_pre_roll, run, wait_for_frames,
         },
         try_source,
     },

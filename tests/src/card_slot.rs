@@ -91,6 +91,12 @@ impl Slot {
         PathBuf::from(format!("/proc/{}/root", self.camera.id())).join(card.strip_prefix("/").unwrap()).join("recordings")
     }
 
+    /// Changes how a card is mounted, whether or not it is in the slot.
+    pub fn remount(&self, name: &str, option: &str) {
+        let card = self.above.parent().unwrap().join("cards").join(name);
+        self.must(&format!("mount -o remount,{option} '{}'", card.display()));
+    }
+
     /// Unmounts the card with a plain umount, as firmware does. Returns the number of attempts.
     pub async fn eject(&self) -> u32 {
         let mut tried = 0;

@@ -1,12 +1,13 @@
-//! Scenario 94: the SD card is exchanged, removed or torn out while the agent runs.
+//! Scenario 94: the SD card is exchanged, removed or torn out while the agent runs; and cards that are slow, full, read-only or
+//! broken.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use care_protocol::Mode;
 use care_tests::{
     agent::Agent,
     card_slot::Slot,
-    media::{every_frame_in, recordings},
+    media::{every_frame_in, probe, recordings},
     status::Status,
     wait::{PATIENCE, until},
     world::World,
@@ -120,6 +121,158 @@ async fn killed_with_the_card_removed_the_agent_goes_on_with_what_it_knew_and_th
     world.agent.stop().await;
 }
 
+/// strace on one thread of the agent, to delay or fail what it asks of the card.
+struct Traced {
+    file: PathBuf,
+    strace: tokio::process::Child,
+}
+
+impl Traced {
+    fn start(world: &World, thread: &str, calls: &str, inject: &str) -> Self {
+        let file = world.agent.dir().join(format!("{thread}.strace"));
+        let strace = tokio::process::Command::new("strace")
+            .args(["-p", &world.agent.thread(thread).to_string(), "-e", &format!("trace={calls}"), "-e", &format!("inject={inject}"), "-o"])
+            .arg(&file)
+            .kill_on_drop(true)
+            .spawn()
+            .expect("strace is installed");
+        Self { file, strace }
+    }
+
+    fn calls(&self) -> String {
+        std::fs::read_to_string(&self.file).unwrap_or_default()
+    }
+
+    async fn injected(&self, mark: &str, least: usize) {
+        until(mark, PATIENCE, || (self.calls().matches(mark).count() >= least).then_some(())).await;
+    }
+
+    /// Leaves the thread alone.
+    async fn stop(mut self) {
+        let id = self.strace.id().expect("it runs").to_string();
+        tokio::process::Command::new("kill").args(["-INT", &id]).status().await.unwrap();
+        self.strace.wait().await.unwrap();
+    }
+}
+
+fn recording<'a>(status: &'a Status, field: &str) -> &'a serde_json::Value {
+    &status.0["media"]["recording"][field]
+}
+
+/// A card whose syncs take 6 s each.
+#[tokio::test]
+async fn a_card_that_syncs_slowly_loses_no_frame_and_is_named() {
+    let (mut world, slot) = camera_with_a_slot().await;
+    let card = slot.insert("slow");
+    world.start_premium().await;
+    recorded_on(&world.agent, &card).await;
+    let before = world.agent.status("recording", |status| status.recorded_and_lost().0 > 0).await.recorded_and_lost();
+    let syncs = Traced::start(&world, "media-card", "fdatasync,fsync", "fdatasync:delay_exit=6000000");
+    let sentence = world.agent.condition("card_slow").await;
+    assert!(sentence.contains("a power cut would have taken"), "{sentence}");
+    syncs.injected("DELAYED", 2).await;
+    let slow = |status: &Status| recording(status, "slow_syncs").as_u64() > Some(0) && status.recorded_and_lost().0 > before.0 + 100;
+    let after = world.agent.status("slow syncs", slow).await;
+    assert_eq!(after.recorded_and_lost().1, before.1, "frames were lost to the slow card");
+    assert_eq!(recording(&after, "fault"), &serde_json::Value::Null);
+    syncs.stop().await;
+    world.agent.stop().await;
+    every_frame_in(&recordings(&card));
+}
+
+/// As from a worn card: what it was given it fails to keep.
+#[tokio::test]
+async fn a_card_that_fails_to_sync_is_named_and_recorded_to_again_when_it_works() {
+    let (mut world, slot) = camera_with_a_slot().await;
+    let card = slot.insert("broken");
+    world.start_premium().await;
+    recorded_on(&world.agent, &card).await;
+    let syncs = Traced::start(&world, "media-card", "fdatasync,fsync", "fdatasync:error=EIO:when=2+");
+    let sentence = world.agent.condition("recording").await;
+    assert!(sentence.contains("syncing a recording in"), "{sentence}");
+    let counted =
+        |status: &Status| recording(status, "failed_syncs").as_u64() > Some(0) && recording(status, "lost")["unsynced"].as_u64() > Some(0);
+    world.agent.status("the failed sync", counted).await;
+    syncs.stop().await;
+    world.agent.condition_gone("recording").await;
+    recorded_on(&world.agent, &card).await;
+    let status = world.agent.status("the stream", |_| true).await;
+    assert_eq!(status.0["media"]["dropped"], 0, "the stream lost nothing");
+    world.agent.stop().await;
+    assert!(recordings(&card).len() > 1, "{:?}", recordings(&card));
+}
+
+/// The card has bytes left, but takes no more files. What is not the agent's stays.
+#[tokio::test]
+async fn on_a_card_that_takes_no_more_files_the_oldest_recording_gives_way_and_nothing_else() {
+    let (mut world, slot) = camera_with_a_slot().await;
+    let card = slot.insert_mounted("many", "nr_inodes=40");
+    let old = |n: usize| card.join(format!("20240101T00000{n}Z-0000000{n}.mp4"));
+    (0..6).for_each(|n| std::fs::write(old(n), b"film").unwrap());
+    let mut foreign = 0;
+    while std::fs::write(card.parent().unwrap().join(format!("photo-{foreign}.jpg")), b"").is_ok() {
+        foreign += 1;
+    }
+    assert!(foreign > 20, "{foreign}");
+    world.start_premium().await;
+    let status = world.agent.status("recording", |status| status.recorded_and_lost().0 > 20).await;
+    assert!(recording(&status, "fault").is_null() && recording(&status, "deleted").as_u64() >= Some(2), "{:#}", status.0["media"]);
+    assert!(!old(0).exists() && !old(1).exists() && old(5).exists(), "{:?}", recordings(&card));
+    let photos = std::fs::read_dir(card.parent().unwrap()).unwrap().filter(|entry| entry.as_ref().unwrap().path().extension().is_some());
+    assert_eq!(photos.count(), foreign);
+    world.agent.stop().await;
+}
+
+/// As a file system remounts itself after an error.
+#[tokio::test]
+async fn a_card_that_turns_read_only_costs_recorded_frames_alone_and_they_are_counted() {
+    let (mut world, slot) = camera_with_a_slot().await;
+    let card = slot.insert("turning");
+    world.start_premium().await;
+    recorded_on(&world.agent, &card).await;
+    slot.remount("turning", "ro");
+    let sentence = world.agent.condition("recording").await;
+    assert!(sentence.contains("Read-only file system"), "{sentence}");
+    let counted = |status: &Status| recording(status, "lost")["read_only"].as_u64() > Some(20);
+    let status = world.agent.status("lost frames", counted).await;
+    assert_eq!(status.0["media"]["dropped"], 0, "the stream lost nothing");
+    // Clips go on.
+    world.upload_in_flight(1).await;
+    slot.remount("turning", "rw");
+    world.agent.condition_gone("recording").await;
+    recorded_on(&world.agent, &card).await;
+    world.agent.stop().await;
+    recordings(&card).iter().for_each(|file| assert!(probe(file).starts_with_keyframe, "{}", file.display()));
+}
+
+/// What vfat may leave of the file that was open: half a fragment, and blocks that were never written.
+#[tokio::test]
+async fn what_a_power_cut_tore_plays_after_the_next_start() {
+    let (mut world, slot) = camera_with_a_slot().await;
+    let card = slot.insert("torn");
+    world.start_premium().await;
+    recorded_on(&world.agent, &card).await;
+    world.agent.kill().await;
+    let torn = recordings(&card).pop().unwrap();
+    let before = every_frame_in(std::slice::from_ref(&torn));
+    let mut bytes = std::fs::read(&torn).unwrap();
+    bytes.truncate(bytes.len() - 1000);
+    bytes.resize(bytes.len() + 20_000, 0);
+    std::fs::write(&torn, &bytes).unwrap();
+    // Its name alone has come to the card.
+    let empty = torn.with_file_name(format!("{}99.mp4", torn.file_stem().unwrap().to_str().unwrap().strip_suffix("00").unwrap()));
+    std::fs::write(&empty, b"").unwrap();
+    world.agent.start();
+    until("the torn file is mended", PATIENCE, || (std::fs::metadata(&torn).unwrap().len() < bytes.len() as u64 - 19_000).then_some(()))
+        .await;
+    until("the empty file is gone", PATIENCE, || (!empty.exists()).then_some(())).await;
+    let probed = probe(&torn);
+    assert!(probed.complaints.is_empty(), "{}", probed.complaints);
+    let after = every_frame_in(std::slice::from_ref(&torn));
+    assert!(after < before && after + 31 >= before, "{after} of {before} frames");
+    world.agent.stop().await;
+}
+
 /// A card that is mounted `sync` takes each fragment before the write returns, here 0.7 s.
 #[tokio::test]
 async fn a_slow_card_mounted_sync_loses_no_frame_and_is_not_synced_again() {
@@ -129,26 +282,14 @@ async fn a_slow_card_mounted_sync_loses_no_frame_and_is_not_synced_again() {
     recorded_on(&world.agent, &card).await;
     let before = world.agent.status("recording", |status| status.recorded_and_lost().0 > 0).await.recorded_and_lost();
 
-    let trace = world.agent.dir().join("card.strace");
-    let thread = world.agent.thread("media-sd");
-    let arguments = ["-e", "trace=write,fdatasync", "-e", "inject=write:delay_exit=700000"];
-    let mut strace = tokio::process::Command::new("strace")
-        .args(["-p", &thread.to_string(), "-o"])
-        .arg(&trace)
-        .args(arguments)
-        .kill_on_drop(true)
-        .spawn()
-        .expect("strace is installed");
-    let delayed = |least: usize| {
-        let calls = std::fs::read_to_string(&trace).unwrap_or_default();
-        (calls.matches("(DELAYED)").count() >= least).then_some(())
-    };
-    until("slow writes", PATIENCE, || delayed(8)).await;
+    let writes = Traced::start(&world, "media-sd", "write,fdatasync", "write:delay_exit=700000");
+    let syncs = Traced::start(&world, "media-card", "open,openat,fsync,fdatasync", "fsync:delay_exit=1");
+    writes.injected("DELAYED", 8).await;
     let after = world.agent.status("more frames", |status| status.recorded_and_lost().0 > before.0 + 60).await.recorded_and_lost();
     assert_eq!(after.1, before.1, "frames were lost to the slow card");
     world.agent.stop().await;
-    strace.wait().await.unwrap();
-    let calls = std::fs::read_to_string(&trace).unwrap();
-    assert!(calls.contains("write(") && !calls.contains("fdatasync("), "{calls}");
+    let (writes, syncs) = (writes.calls(), syncs.calls());
+    assert!(writes.contains("write(") && !writes.contains("fdatasync("), "{writes}");
+    assert!(syncs.contains("open") && !syncs.contains("sync("), "{syncs}");
     every_frame_in(&recordings(&card));
 }

@@ -118,6 +118,13 @@ impl Card {
         Ok(())
     }
 
+    /// Whether the file of this segment may be written: not before the one that came before it is whole on the card, so that a
+    /// power cut never tears two.
+    pub fn is_ready(&self, open: &Open) -> bool {
+        let held = self.shelf.held();
+        open.segment.is_some() || !held.syncing && held.unsynced.is_empty()
+    }
+
     /// No more will be written to the segment that is open.
     pub fn close(&mut self) {
         self.shelf.held().open = None;

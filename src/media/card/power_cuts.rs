@@ -107,7 +107,7 @@ fn seconds(bytes: &[u8]) -> Option<usize> {
 
 /// What was done to the card while 14 s were filmed, and after how many whole seconds.
 fn history(dir: &Path) -> Vec<(Op, usize)> {
-    let mut recorder = recorder(dir, 150_000);
+    let mut recorder = recorder(dir, 150_000).waiting(100_000);
     let mut filmed = Vec::new();
     trace::begin();
     for n in 0..14 {
@@ -145,7 +145,7 @@ fn cut_everywhere(history: &[(Op, usize)], dir: &Path) -> Result<usize, String> 
 fn judge(disk: &Disk, dir: &Path, found: &Path, filmed: usize) -> Result<(), String> {
     let check = |holds: bool, wrong: String| if holds { Ok(()) } else { Err(wrong) };
     recorder(found, 150_000).starts();
-    let mut have = 0;
+    let (mut have, mut torn) = (0, 0);
     for (path, file) in &disk.files {
         let name = path.display();
         let Ok(bytes) = fs::read(found.join(path.strip_prefix(dir).unwrap())) else {
@@ -157,6 +157,8 @@ fn judge(disk: &Disk, dir: &Path, found: &Path, filmed: usize) -> Result<(), Str
         }
         check(bytes.starts_with(&file.bytes[..file.synced]), format!("{name} has {} bytes of {}", bytes.len(), file.synced))?;
         check(file.bytes.starts_with(&bytes), format!("{name} has what was never written"))?;
+        torn += usize::from(file.synced < file.bytes.len());
+        check(torn < 2, format!("{name} is the second that is not whole"))?;
         check(file.synced < file.bytes.len() || bytes == file.bytes, format!("{name} was whole"))?;
         let seconds = seconds(&bytes).filter(|seconds| *seconds > 0).ok_or_else(|| format!("{name} is torn"))?;
         // Segments are of two seconds, and their numbers tell which.

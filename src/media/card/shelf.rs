@@ -35,6 +35,8 @@ pub(crate) struct Held {
     /// The newest ones when the card was found: the power may have gone while they were written.
     pub to_mend: Vec<Segment>,
     pub unsynced: Vec<Unsynced>,
+    /// Others are being synced.
+    pub syncing: bool,
     /// A sync that failed, until the writing thread takes it.
     pub failure: Option<io::Error>,
     /// No sync has succeeded since one failed.

@@ -67,7 +67,11 @@ impl Upkeep {
 
     /// Syncs what has been written so far.
     pub fn sync(&self) {
-        let unsynced = std::mem::take(&mut self.shelf.held().unsynced);
+        let unsynced = {
+            let mut held = self.shelf.held();
+            held.syncing = !held.unsynced.is_empty();
+            std::mem::take(&mut held.unsynced)
+        };
         if unsynced.is_empty() {
             return;
         }
@@ -87,6 +91,7 @@ impl Upkeep {
                 }
             }
         }
+        self.shelf.held().syncing = false;
         self.counts.sync_ends();
     }
 

@@ -54,7 +54,8 @@ pub(super) fn start(
     let card = Card::new(config);
     let shelf = card.shelf().clone();
     let upkeep = Upkeep::new(config, shelf.clone(), counts.clone(), outlet.clone()).start()?;
-    let mut recorder = Recorder { card, segment: None, length: SEGMENT, outlet, counts, conditions, drops };
+    let most = config.memory_bytes / 2;
+    let mut recorder = Recorder { card, segment: None, length: SEGMENT, most, outlet, counts, conditions, drops };
     let run = move || {
         recorder.run(&ring, &stop);
         shelf.end();
@@ -68,6 +69,8 @@ pub(super) struct Recorder {
     card: Card,
     segment: Option<Segment>,
     length: Duration,
+    /// How much of a segment waits at most for the sync of the one before.
+    most: usize,
     /// Knows whose files these are.
     outlet: Arc<dyn Outlet>,
     counts: Arc<Counts>,
@@ -82,6 +85,8 @@ struct Segment {
     /// Frames not yet in the file, and when the first of them was taken.
     pending: u64,
     since: Option<Instant>,
+    /// Fragments that wait until the segment before is synced.
+    waiting: Vec<u8>,
 }
 
 /// No try before this moment, and why frames are lost until then.
@@ -177,7 +182,7 @@ impl Recorder {
             let (begun, identity) = (frame.pts, self.outlet.identity(taken.elapsed()));
             let file = Open::at(identity.started_at);
             let mp4 = Mp4::begin(frame).identified(identity);
-            self.segment = Some(Segment { file, begun, mp4, pending: 1, since: Some(taken) });
+            self.segment = Some(Segment { file, begun, mp4, pending: 1, since: Some(taken), waiting: Vec::new() });
             self.counts.wait_in_memory(Some(taken));
             return Ok(());
         };
@@ -185,7 +190,7 @@ impl Recorder {
         let whole = segment.mp4.push(frame);
         segment.pending += 1;
         if let Some(fragment) = whole {
-            self.write(&fragment, 1, Some(taken))?;
+            self.write(Some(fragment), 1, Some(taken), false)?;
         } else if segment.since.is_none() {
             segment.since = Some(taken);
             self.counts.wait_in_memory(segment.since);
@@ -198,16 +203,30 @@ impl Recorder {
         let Some(segment) = self.segment.as_mut() else { return Ok(()) };
         let patience = if segment.mp4.knows_order() { FRAGMENT } else { FRAGMENT * 3 / 2 };
         let is_old = segment.since.is_some_and(|since| since.elapsed() >= patience);
-        let Some(fragment) = is_old.then(|| segment.mp4.flush()).flatten() else { return Ok(()) };
-        self.write(&fragment, 0, None)
+        let fragment = is_old.then(|| segment.mp4.flush()).flatten();
+        if !is_old || (fragment.is_none() && segment.waiting.is_empty()) {
+            return Ok(());
+        }
+        self.write(fragment, 0, None, false)
     }
 
     /// Writes a fragment to the file of the segment; `left` frames are still pending after it, the first of them taken `since`.
-    fn write(&mut self, fragment: &Fragment, left: u64, since: Option<Instant>) -> Result<(), CardFault> {
+    /// Before its file exists it may have to wait, but not at its end.
+    fn write(&mut self, fragment: Option<Fragment>, left: u64, since: Option<Instant>, end: bool) -> Result<(), CardFault> {
         let Some(segment) = &mut self.segment else { return Ok(()) };
+        let mut bytes = fragment.map(|fragment| fragment.bytes).unwrap_or_default();
+        if !end && segment.waiting.len() + bytes.len() <= self.most && !self.card.is_ready(&segment.file) {
+            segment.waiting.extend_from_slice(&bytes);
+            return Ok(());
+        }
         let frames = segment.pending - left;
         self.counts.write_begins();
-        self.card.append(&mut segment.file, &fragment.bytes, frames)?;
+        if !segment.waiting.is_empty() {
+            let mut waited = std::mem::take(&mut segment.waiting);
+            waited.extend_from_slice(&bytes);
+            bytes = waited.into();
+        }
+        self.card.append(&mut segment.file, &bytes, frames)?;
         self.counts.frames.fetch_add(frames, Ordering::Relaxed);
         self.counts.wait_in_memory(since);
         (segment.pending, segment.since) = (left, since);
@@ -220,8 +239,9 @@ impl Recorder {
 
     fn close(&mut self) -> Result<(), CardFault> {
         let Some(segment) = &mut self.segment else { return Ok(()) };
-        if let Some(fragment) = segment.mp4.finish(Duration::MAX) {
-            self.write(&fragment, 0, None)?;
+        let last = segment.mp4.finish(Duration::MAX);
+        if last.is_some() || !segment.waiting.is_empty() {
+            self.write(last, 0, None, true)?;
         }
         let Some(mut segment) = self.segment.take() else { return Ok(()) };
         if let Some(index) = segment.mp4.index() {

@@ -30,6 +30,7 @@ pub(in crate::media) fn recorder(dir: &Path, max_bytes: u64) -> Recorder {
         card: Card::new(&config),
         segment: None,
         length: Duration::from_secs(2),
+        most: 0,
         outlet: Arc::new(Collector::new(60)),
         counts: Arc::default(),
         drops: DropCounters::new(conditions.clone()),
@@ -46,6 +47,11 @@ impl Recorder {
 
     pub(in crate::media) fn syncs(&self) {
         self.upkeep(u64::MAX, None).sync();
+    }
+
+    /// So much waits for the sync of the segment before.
+    pub(in crate::media) fn waiting(self, most: usize) -> Self {
+        Self { most, ..self }
     }
 
     /// Finds the card.
@@ -231,4 +237,23 @@ fn a_sync_that_fails_ends_the_segment_and_is_counted_by_its_frames() {
     recorder.syncs();
     recorder.records((5..6).flat_map(second));
     assert_eq!(recorder.counts.status().fault, None);
+}
+
+#[test]
+fn a_segment_has_no_file_before_the_one_before_it_is_synced_unless_too_much_waits() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut recorder = recorder(dir.path(), 1_000_000);
+    recorder.most = 40_000;
+    recorder.records((0..4).flat_map(second));
+    assert_eq!((numbers(dir.path()), recorder.counts.status().frames), (vec![0], 30));
+    recorder.syncs();
+    recorder.records(second(4));
+    assert_eq!((numbers(dir.path()), recorder.counts.status().frames), (vec![0, 1], 60));
+    recorder.records((5..7).flat_map(second));
+    assert_eq!((numbers(dir.path()), recorder.counts.status().frames), (vec![0, 1], 60));
+    recorder.most = 0;
+    recorder.records(second(7));
+    recorder.closes();
+    assert_eq!((numbers(dir.path()), recorder.counts.status().frames), (vec![0, 1, 2, 3], 120));
+    assert!(recorder.counts.status().dropped == 0 && on_card(dir.path()).iter().all(|file| file.metadata().unwrap().len() > 30_000));
 }

@@ -1,8 +1,10 @@
 //! Trusted time: the time confirmed by the cloud, carried on by CLOCK_BOOTTIME.
 //!
 //! [`TrustedTime`] is the rule as a value, without any clock. [`Clock`] reads CLOCK_BOOTTIME and the system clock for
-//! it; the control thread, TLS and uploads share it. Nothing else reads the system clock.
+//! it; the control thread, TLS and uploads share it. Beside them only `local_time` reads the
+//! system clock.
 
+pub(crate) mod local_time;
 mod monitor;
 mod system;
 

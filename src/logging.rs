@@ -6,7 +6,6 @@ mod bounded_file;
 mod destination;
 mod fallback;
 mod filter;
-mod local_time;
 mod recent;
 mod syslog;
 mod writers;

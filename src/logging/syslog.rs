@@ -9,7 +9,7 @@ use std::{
 
 use tracing::Level;
 
-use super::local_time::LocalTime;
+use crate::clock::local_time::LocalTime;
 
 /// The longest message, header included: `FEATURE_SYSLOGD_READ_BUFFER_SIZE` is 256 by default.
 const LONGEST: usize = 255;
@@ -73,7 +73,7 @@ fn head(level: Level, time: LocalTime, pid: u32) -> String {
         Level::INFO => 6,
         Level::DEBUG | Level::TRACE => 7,
     };
-    let LocalTime { month, day, hour, minute, second } = time;
+    let LocalTime { month, day, hour, minute, second, .. } = time;
     let month = MONTHS[usize::from(month) % MONTHS.len()];
     format!("<{}>{month} {day:>2} {hour:02}:{minute:02}:{second:02} {TAG}[{pid}]: ", DAEMON * 8 + severity)
 }
@@ -109,12 +109,12 @@ fn split(text: &str, room: usize) -> (&str, &str) {
 mod tests {
     use super::*;
 
-    const TIME: LocalTime = LocalTime { month: 1, day: 3, hour: 4, minute: 5, second: 6 };
+    const TIME: LocalTime = LocalTime { month: 1, day: 3, weekday: 0, hour: 4, minute: 5, second: 6 };
 
     #[test]
     fn the_head_is_that_of_rfc_3164() {
         assert_eq!(head(Level::INFO, TIME, 42), "<30>Feb  3 04:05:06 kasa-care-agent[42]: ");
-        let late = LocalTime { month: 11, day: 30, hour: 23, minute: 59, second: 60 };
+        let late = LocalTime { month: 11, day: 30, weekday: 0, hour: 23, minute: 59, second: 60 };
         assert_eq!(head(Level::ERROR, late, 1), "<27>Dec 30 23:59:60 kasa-care-agent[1]: ");
         assert!(head(Level::WARN, TIME, 1).starts_with("<28>") && head(Level::TRACE, TIME, 1).starts_with("<31>"));
         // The characters by which BusyBox's syslogd recognizes a time: see timestamp_and_log() in its sysklogd/syslogd.c.

@@ -2,6 +2,7 @@
 //! with its line and key. Nothing here starts a pipeline, opens a socket or writes a file.
 
 mod address;
+mod detection;
 mod fault;
 mod files;
 mod parsed;
@@ -20,6 +21,7 @@ use std::{
 use care_protocol::{DeviceId, Policy, RootKeys};
 
 pub use crate::tls::{StoreCa, TlsFiles};
+pub use detection::{Detection, Schedule, Zone};
 pub use fault::ConfigFault;
 pub use files::{FileKind, NamedFile};
 pub use parsed::Parsed;
@@ -182,6 +184,8 @@ pub struct Media {
     pub pre_roll_bytes: usize,
     /// What starts a clip.
     pub motion: Motion,
+    /// `[motion]`: how built-in motion detection judges the picture.
+    pub detection: Detection,
 }
 
 /// How RTP comes from an RTSP server.
@@ -237,7 +241,7 @@ impl Source {
 /// Where motion events come from.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Motion {
-    /// Frame difference on a small grey picture.
+    /// What moves in small grey pictures.
     BuiltIn,
     /// One JSON object a line on a unix socket.
     Socket(PathBuf),

@@ -96,6 +96,11 @@ impl Parsed {
         files.into_iter().zip(opened).filter_map(refused).collect()
     }
 
+    /// Whether the file has this section.
+    pub fn has(&self, section: &str) -> bool {
+        self.lines.of(section) > 0
+    }
+
     /// A fault at `key`, with that key's line. Secrets are taken out of the text.
     pub fn fault_at(&self, key: &str, wrong: &str, right: &str) -> ConfigFault {
         ConfigFault {

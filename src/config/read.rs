@@ -12,9 +12,10 @@ use care_protocol::{DeviceId, MAX_INTEGER, Policy, PublicKey, RootKeys};
 use toml::{Spanned, de::DeTable};
 
 use super::{
-    Broker, ClipStore, Cloud, Config, ConfigFault, Device, Endpoint, FileKind, Media, Motion, NamedFile, Parsed, Process, Recording,
-    RecordingDir, RtspTransport, Source, Spool, StoreCa, TlsFiles, Trust, Upload, Uploader,
+    Broker, ClipStore, Cloud, Config, ConfigFault, Detection, Device, Endpoint, FileKind, Media, Motion, NamedFile, Parsed, Process,
+    Recording, RecordingDir, RtspTransport, Source, Spool, StoreCa, TlsFiles, Trust, Upload, Uploader,
     address::{self, Schemes},
+    detection,
     fault::Wrong,
     section::{Findings, Lines, Placed, Section, Value, boolean, integer, path, some_text, text},
 };
@@ -81,6 +82,8 @@ fn config(
     let store = absent_or(&root, "store", |section| clip_store(section, &mut named));
     let free = root.required_section("free", "the model's Free policy: it is the floor when a lease ends").and_then(free);
     let media = absent_or(&root, "media", media);
+    let detection = absent_or(&root, "motion", detection::read);
+    let media = detection.zip(media).map(|(detection, media)| Some(Media { detection: detection.unwrap_or_default(), ..media? }));
     let recording = absent_or(&root, "recording", |section| recording(section, device.as_ref()));
     *camera = (media.clone().flatten(), recording.clone().flatten());
     let films = root.has("media");
@@ -335,6 +338,8 @@ fn media(section: Section) -> Option<Media> {
         pre_roll: Duration::from_secs(pre_roll_s?),
         pre_roll_bytes: pre_roll_bytes?,
         motion: motion?,
+        // A section of its own.
+        detection: Detection::default(),
     })
 }
 

@@ -84,7 +84,18 @@ fn missing_keys_have_their_defaults() {
     let media = parse(&format!("{MINIMAL}[media]\nsource = \"test\"\n")).unwrap().media.unwrap();
     let motion = if cfg!(feature = "gstreamer") { Motion::BuiltIn } else { Motion::Socket("/run/kasa-care-agent/motion.sock".into()) };
     let (rtsp_transport, pre_roll) = (RtspTransport::Auto, Duration::from_secs(5));
-    assert_eq!(media, Media { source: Source::Test, low_source: None, rtsp_transport, pre_roll, pre_roll_bytes: 6_000_000, motion });
+    assert_eq!(
+        media,
+        Media {
+            source: Source::Test,
+            low_source: None,
+            rtsp_transport,
+            pre_roll,
+            pre_roll_bytes: 6_000_000,
+            motion,
+            detection: Detection::default()
+        }
+    );
     let card = parse(&format!("{MINIMAL}[recording]\ndir = \"/mnt/sd/recordings\"\nmax_bytes = 8_000_000_000\n")).unwrap().recording;
     let card = card.unwrap();
     assert_eq!((card.memory_bytes, card.keep_days), (4_000_000, None));
@@ -130,6 +141,62 @@ fn every_kind_of_source_and_motion_is_read() {
     assert_eq!(media("source = \"test\"\nrtsp_transport = \"tcp\"").rtsp_transport, RtspTransport::Tcp);
     assert_eq!(media("source = \"test\"\nrtsp_transport = \"udp\"").rtsp_transport, RtspTransport::Udp);
     assert_eq!(media("source = \"test\"\nrtsp_transport = \"auto\"").rtsp_transport, RtspTransport::Auto);
+}
+
+#[test]
+fn motion_has_a_sensitivity_zones_and_a_schedule() {
+    let media = |lines: &str| parse(&format!("{MINIMAL}[media]\nsource = \"test\"\n{lines}\n")).unwrap().media.unwrap();
+    assert_eq!(media("").detection, Detection::default());
+    assert_eq!(media("[motion]").detection, Detection { sensitivity: 50, zones: Vec::new(), schedule: Schedule::default() });
+    let zones = "zones = [{ include = [0, 50, 100.0, 100] }, { exclude = [[0, 50], [20, 50], [0, 100]] }]";
+    let read = media(&format!("[motion]\nsensitivity = 80\n{zones}\nschedule = [\"mon-fri 22:00-06:00\"]")).detection;
+    let lower = Zone { counts: true, corners: vec![(0.0, 50.0), (100.0, 50.0), (100.0, 100.0), (0.0, 100.0)] };
+    let corner = Zone { counts: false, corners: vec![(0.0, 50.0), (20.0, 50.0), (0.0, 100.0)] };
+    assert_eq!((read.sensitivity, &read.zones[..]), (80, &[lower, corner][..]));
+    assert!(read.counts_at(50.0, 60.0) && !read.counts_at(50.0, 40.0) && !read.counts_at(5.0, 60.0));
+    assert!(read.schedule.covers(1, 5 * 60) && !read.schedule.covers(1, 12 * 60));
+}
+
+#[test]
+fn a_fault_of_motion_names_its_key_its_item_and_the_remedy() {
+    let cases = [
+        ("sensitivity = 0", "motion.sensitivity: is 0; write a whole number from 1 to 100"),
+        ("sensitivity = \"high\"", "motion.sensitivity: is a string; write a whole number from 1 to 100"),
+        ("zones = []", "motion.zones: is empty; write { include = [left"),
+        ("zones = [{ include = [0, 0, 10, 10] }, { exclude = [10, 0, 10, 9] }]", "motion.zones: item 2 has the rectangle [10, 0, 10, 9]"),
+        ("zones = [{ include = [0, 0, 10, 110] }]", "motion.zones: item 1 holds what is no number from 0 to 100; write"),
+        ("zones = [{ include = [[0, 0], [9, 9]] }]", "motion.zones: item 1 has 2 corners; write 3 to 64"),
+        ("zones = [{ include = [[0, 0], [9, 9], [3]] }]", "motion.zones: item 1 has a corner that is no [x, y]; write"),
+        ("zones = [{ include = [1, 2] }]", "motion.zones: item 1 is neither a rectangle of four numbers nor a polygon; write"),
+        ("zones = [{ inside = [0, 0, 1, 1] }]", "motion.zones: item 1 has the key \"inside\"; write { include"),
+        ("zones = [[0, 0, 1, 1]]", "motion.zones: item 1 is not one of include and exclude; write"),
+        ("zones = [{ exclude = [0, 0, 100, 100] }]", "motion.zones: leaves no part of the picture in which motion counts; include more"),
+        ("schedule = \"22:00-06:00\"", "motion.schedule: is a string; write windows of local time"),
+        ("schedule = [\"mon 6:00-7:00\"]", "motion.schedule: item 1 is \"mon 6:00-7:00\", which is no window of time; write"),
+        ("schedule = [\"00:00-24:00\", \"mo 06:00-07:00\"]", "motion.schedule: item 2 is \"mo 06:00-07:00\""),
+        ("schedule = [\"06:00-06:00\"]", "motion.schedule: item 1 is \"06:00-06:00\", which holds nothing; write 00:00-24:00"),
+        ("schedule = [\"00:00-24:01\"]", "motion.schedule: item 1 is \"00:00-24:01\""),
+        ("zone = 3", "motion.zone: is not a known key; did you mean zones?"),
+    ];
+    for (line, expected) in cases {
+        let faults = parse(&format!("{MINIMAL}[media]\nsource = \"test\"\n[motion]\n{line}\n")).expect_err(line);
+        let said = faults.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert!(said.len() == 1 && said[0].starts_with(&format!("config.toml:25: {expected}")), "{line}: {said:?}");
+    }
+}
+
+/// Each key that a section may have is explained, and each explained key may be there.
+#[test]
+fn the_reference_explains_every_key_of_motion() {
+    let reference = include_str!("../../docs/configuration.md");
+    let fault = parse(&format!("{MINIMAL}[motion]\nxyzzy = 1\n")).expect_err("an unknown key").remove(0);
+    let known = fault.right.split_once("known here: ").unwrap().1.split(", ");
+    let mut explained: Vec<&str> =
+        reference.lines().filter_map(|line| line.strip_prefix("| `motion.")?.split_once('`').map(|(key, _)| key)).collect();
+    explained.sort_unstable();
+    let mut known: Vec<&str> = known.collect();
+    known.sort_unstable();
+    assert_eq!(explained, known);
 }
 
 #[test]

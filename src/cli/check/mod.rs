@@ -6,6 +6,7 @@ mod dates;
 mod files;
 mod findings;
 mod memory;
+mod motion;
 mod probes;
 mod round_trip;
 
@@ -49,7 +50,8 @@ pub(super) fn run(path: &Path, connect: bool, out: &mut dyn Write, err: &mut dyn
     let reachable = findings.parsed.config.clone().filter(|_| findings.faults.is_empty());
     dates::check(&mut findings, Clock::start(trusted).now().trusted);
     memory::check(&mut findings, running);
-    let passed = probes::run(&mut findings, running);
+    let mut passed = motion::check(&mut findings);
+    passed.extend(probes::run(&mut findings, running));
     for finding in findings.faults.iter().chain(&findings.warnings) {
         writeln!(err, "{finding}")?;
     }

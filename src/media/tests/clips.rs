@@ -15,6 +15,7 @@ fn camera(motion: Motion, pre_roll_s: u64) -> config::Media {
         pre_roll: Duration::from_secs(pre_roll_s),
         pre_roll_bytes: 6_000_000,
         motion,
+        detection: config::Detection::default(),
     }
 }
 

@@ -89,6 +89,7 @@ impl Filming {
             pre_roll: Duration::from_secs(1),
             pre_roll_bytes,
             motion: NEVER,
+            detection: config::Detection::default(),
         };
         let (reel, collector, conditions) = (Arc::new(reel), Collector::new(clip_max_s), Conditions::default());
         let sources = Sources { main: reel.clone(), low: low.map(|low| Arc::new(low) as Arc<dyn FrameSource>) };

@@ -10,6 +10,7 @@ fn start(dir: &Path, conditions: &Conditions, source: Scripted) -> Media {
         pre_roll: Duration::from_secs(1),
         pre_roll_bytes: 6_000_000,
         motion: NEVER,
+        detection: config::Detection::default(),
     };
     let recording =
         config::Recording { dir: dir.into(), max_bytes: 100_000_000, memory_bytes: 4_000_000, keep_days: None, kept_off: Vec::new() };

@@ -43,6 +43,7 @@ fn camera(source: Source, pre_roll_s: u64) -> config::Media {
         pre_roll: Duration::from_secs(pre_roll_s),
         pre_roll_bytes: 6_000_000,
         motion: NEVER,
+        detection: config::Detection::default(),
     }
 }
 

@@ -131,7 +131,7 @@ impl Media {
             conditions.raise_advising(Kind::MotionBlind, words, MOTION_BY_SOCKET);
         }
         let built_in = config.motion == Motion::BuiltIn && backend::DECODES;
-        let grey = built_in.then(|| built_in::detector(self.events.clone()));
+        let grey = built_in.then(|| built_in::detector(self.events.clone(), &config.detection));
         let mut rings = vec![self.rings[0].clone()];
         if let (Some(config), Some(counts)) = (recording, &self.recording) {
             let ring = Arc::new(Ring::new(recording::WAITING, config.memory_bytes));

@@ -1,4 +1,4 @@
-//! Built-in motion: how much of a small grey picture differs from a background that follows slow changes. A source with raw
+//! Built-in motion: where small grey pictures come from, and what happens when `detector` sees motion in one. A source with raw
 //! pictures delivers grey ones itself. Of any other stream a decoder makes them, from keyframes and no other frame; between two
 //! keyframes it is released, because it holds more memory than the rest of media.
 
@@ -10,9 +10,15 @@ use std::{
 
 use care_protocol::ClipKind;
 
-use super::Events;
+use super::{
+    Events,
+    detector::{Detector, Tuning},
+    hours::Hours,
+    zones,
+};
 use crate::{
     conditions::{Conditions, Kind},
+    config::Detection,
     media::{
         MediaError,
         frame::{Format, Frame},
@@ -22,14 +28,6 @@ use crate::{
     },
 };
 
-/// A cell has changed if it differs this much from the background, of 255, once the mean change of the picture is subtracted.
-const CELL: f32 = 18.0;
-/// Motion: at least this share of the picture has changed.
-const LEAST: f32 = 0.005;
-/// More than this is a change of light, not a thing in front of the camera (an infrared filter, a lamp).
-const MOST: f32 = 0.8;
-/// How much of each new picture goes into the background.
-const ADAPT: f32 = 0.1;
 /// Keyframes are decoded at most this often: a stream of nothing but keyframes costs no more than another.
 const REST: Duration = Duration::from_millis(900);
 /// The same while no decoder can read the stream: it may change without its format showing it, or a decoder may be installed.
@@ -56,42 +54,18 @@ pub(in crate::media) trait GreyDecoder: Send {
     fn release(&mut self);
 }
 
-/// Compares pictures with a background.
-#[derive(Debug, Default)]
-struct DifferenceDetector {
-    background: Vec<f32>,
-}
-
-impl DifferenceDetector {
-    /// The share of the picture that moved, if enough did.
-    fn compare(&mut self, grey: &[u8]) -> Option<f32> {
-        if grey.len() != self.background.len() {
-            self.background = grey.iter().copied().map(f32::from).collect();
-            return None;
-        }
-        let cells = grey.len().max(1) as f32;
-        let brighter = grey.iter().zip(&self.background).map(|(&now, was)| f32::from(now) - was).sum::<f32>() / cells;
-        let moved = grey.iter().zip(&self.background).filter(|&(&now, was)| (f32::from(now) - was - brighter).abs() > CELL).count();
-        let part = moved as f32 / cells;
-        if part > MOST {
-            self.background.clear();
-            return None;
-        }
-        for (was, &now) in self.background.iter_mut().zip(grey) {
-            *was += (f32::from(now) - *was) * ADAPT;
-        }
-        (part >= LEAST).then_some(part)
-    }
-}
-
-/// Raises an event for each grey picture that shows motion.
-pub(in crate::media) fn detector(events: Events) -> GreySink {
-    let state = Mutex::new((DifferenceDetector::default(), None::<Instant>));
+/// Raises an event for each grey picture that shows motion, while the schedule counts it.
+pub(in crate::media) fn detector(events: Events, detection: &Detection) -> GreySink {
+    let began = Instant::now();
+    let judge = Detector::new(Tuning::of(detection.sensitivity), zones::watched(detection));
+    let state = Mutex::new((judge, Hours::new(detection.schedule.clone()), None::<Instant>));
     Arc::new(move |grey| {
-        let (detector, raised) = &mut *state.lock().unwrap_or_else(PoisonError::into_inner);
-        let moved = detector.compare(grey);
+        let (judge, hours, raised) = &mut *state.lock().unwrap_or_else(PoisonError::into_inner);
+        // It learns what is usual at every hour.
+        let moved = judge.see(grey, began.elapsed());
+        let counts = hours.count_now();
         let rested = raised.is_none_or(|at| at.elapsed() >= PAUSE);
-        if let Some(score) = moved.filter(|_| rested) {
+        if let Some(score) = moved.filter(|_| rested && counts) {
             *raised = Some(Instant::now());
             tracing::debug!(score, "motion");
             events.raise(ClipKind::Motion);
@@ -161,48 +135,5 @@ impl KeyframeWatch {
                 }
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::media::source::{GREY_HEIGHT, GREY_WIDTH};
-
-    const CELLS: usize = GREY_WIDTH * GREY_HEIGHT;
-
-    /// A grey picture with some noise, and a bright block of 6×6 cells at a column.
-    fn picture(seed: u64, block: Option<usize>, light: u8) -> Vec<u8> {
-        let mut random = fastrand::Rng::with_seed(seed);
-        (0..CELLS)
-            .map(|cell| {
-                let (x, y) = (cell % GREY_WIDTH, cell / GREY_WIDTH);
-                let inside = block.is_some_and(|at| (at..at + 6).contains(&x) && (10..16).contains(&y));
-                (if inside { 220 } else { 90 }) + light + random.u8(0..8)
-            })
-            .collect()
-    }
-
-    #[test]
-    fn a_still_noisy_picture_is_no_motion_and_a_moving_block_is() {
-        let mut detector = DifferenceDetector::default();
-        assert!((0..50).all(|n| detector.compare(&picture(n, None, 0)).is_none()));
-        assert!((0..20).all(|n| detector.compare(&picture(n, Some(n as usize * 2), 0)).is_some()));
-    }
-
-    #[test]
-    fn what_stays_becomes_background() {
-        let mut detector = DifferenceDetector::default();
-        detector.compare(&picture(0, None, 0));
-        let seen = (0..60).map(|n| detector.compare(&picture(n, Some(20), 0)).is_some()).collect::<Vec<_>>();
-        assert!(seen[0] && !seen[59]);
-    }
-
-    #[test]
-    fn light_is_no_motion() {
-        let mut detector = DifferenceDetector::default();
-        detector.compare(&picture(0, None, 0));
-        assert_eq!(detector.compare(&picture(1, None, 60)), None);
-        assert_eq!(detector.compare(&picture(2, None, 0)), None);
     }
 }

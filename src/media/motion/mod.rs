@@ -2,8 +2,13 @@
 //! bounded queue, which the clip recorder empties.
 
 pub(super) mod built_in;
+pub(super) mod detector;
+mod hours;
 pub(super) mod socket;
+#[cfg(test)]
+pub(super) mod tests;
 mod timer;
+mod zones;
 
 use std::{
     sync::{Arc, atomic::Ordering, mpsc},

@@ -1,12 +1,64 @@
 //! Built-in motion on raw and on encoded pictures.
 
 use gstreamer as gst;
+use rustix::time::{ClockId, clock_gettime};
 
 use super::{
-    pipeline::{feed_units, film},
+    pipeline::{Piece, feed, feed_units, film},
     *,
 };
-use crate::media::{frame::Codec, gstreamer::decoder, motion::built_in::GreyDecoder, stop_signal::StopSignal};
+use crate::media::{
+    Frame,
+    frame::Codec,
+    gstreamer::decoder,
+    motion::{
+        built_in::GreyDecoder,
+        detector::{Detector, Tuning},
+        tests::{
+            difference::Difference,
+            scenes::{self, SETTLE_S, World},
+        },
+    },
+    source::{GREY_HEIGHT, GREY_WIDTH},
+    stop_signal::StopSignal,
+};
+
+/// The pictures of a scene as keyframes of 640×360, one a second.
+fn keyframes(pictures: &[Vec<u8>]) -> Vec<Frame> {
+    let dir = tempfile::tempdir().unwrap();
+    let (raw, coded) = (dir.path().join("scene.raw"), dir.path().join("scene.h264"));
+    std::fs::write(&raw, pictures.concat()).unwrap();
+    let size = format!("{GREY_WIDTH}x{GREY_HEIGHT}");
+    let input = ["-v", "error", "-f", "rawvideo", "-pix_fmt", "gray", "-s", &size, "-r", "1", "-i", raw.to_str().unwrap()];
+    let encoder = ["-vf", "scale=640:360", "-pix_fmt", "yuv420p", "-c:v", "libx264", "-preset", "ultrafast", "-g", "1", "-b:v", "250k"];
+    run("ffmpeg", &[&input[..], &encoder, &[coded.to_str().unwrap()]].concat());
+    let stream = std::fs::read(&coded).unwrap();
+    let frames = feed(None, stream.chunks(100_000).map(|bytes| Piece::at(bytes, None))).frames;
+    assert_eq!(frames.len(), pictures.len());
+    frames
+}
+
+/// What an encoder at a camera's bit rate and a decoder leave of a scene is judged as the scene itself.
+#[test]
+fn scenes_are_judged_alike_after_an_encoder_and_a_decoder() {
+    gst::init().unwrap();
+    let mut decoders = decoder::Decoders::new(StopSignal::default());
+    for name in ["day", "night, sensor noise", "switch to infrared and back", "person", "person at night"] {
+        let mut world = World::new(scenes::named(name), 3, 75.0);
+        let pictures: Vec<Vec<u8>> = (0..75_u8).map(|second| world.picture(second.into())).collect();
+        let mut detector = Detector::new(Tuning::of(50), None);
+        let mut events = Vec::new();
+        for (second, keyframe) in (0..75_u8).zip(keyframes(&pictures)) {
+            let (_, picture) = decoders.decode(&keyframe).unwrap();
+            if detector.see(&picture, Duration::from_secs(second.into())).is_some() && f32::from(second) >= SETTLE_S {
+                events.push(f32::from(second));
+            }
+        }
+        let passing = |at: &f32| world.passages.iter().any(|passage| (passage.begins..passage.ends + 2.0).contains(at));
+        assert!(events.iter().all(passing), "{name}: {events:?}");
+        assert!(world.passages.is_empty() || events.len() >= 3, "{name}: {events:?}");
+    }
+}
 
 #[test]
 fn built_in_motion_sees_movement_and_nothing_in_a_still_picture() {
@@ -22,6 +74,33 @@ fn built_in_motion_sees_movement_and_nothing_in_a_still_picture() {
     }
     wait_for_frames(&still, 60);
     assert_eq!(still.status().motion_events, 0);
+}
+
+/// Of the processor's time for one picture, most goes to its decoder.
+#[test]
+fn a_picture_costs_the_detector_less_than_its_decoder() {
+    gst::init().unwrap();
+    let spent = |clock| Duration::try_from(clock_gettime(clock)).unwrap();
+    let mut world = World::new(scenes::named("person"), 5, 100.0);
+    let pictures: Vec<Vec<u8>> = (0..60_u8).map(|second| world.picture(second.into())).collect();
+    let frames = keyframes(&pictures[..12]);
+    let mut decoders = decoder::Decoders::new(StopSignal::default());
+    decoders.decode(&frames[0]).unwrap();
+    // Decoders have threads of their own. Other tests may add to it.
+    let before = spent(ClockId::ProcessCPUTime);
+    frames.iter().for_each(|frame| drop(decoders.decode(frame).unwrap()));
+    let decoder = (spent(ClockId::ProcessCPUTime) - before) / frames.len() as u32;
+    let (mut old, mut new) = (Difference::default(), Detector::new(Tuning::of(50), None));
+    let before = spent(ClockId::ThreadCPUTime);
+    let moved = pictures.iter().filter(|picture| old.see(picture)).count();
+    let between = spent(ClockId::ThreadCPUTime);
+    let sees = |(second, picture): &(u64, &Vec<u8>)| new.see(picture, Duration::from_secs(*second)).is_some();
+    let seen = (0..).zip(&pictures).filter(sees).count();
+    let (old, new) = (between - before, spent(ClockId::ThreadCPUTime) - between);
+    let (old, new) = (old / pictures.len() as u32, new / pictures.len() as u32);
+    println!("for one picture: decoder {decoder:?}, detector {new:?}, the one before {old:?}");
+    assert!(moved > 0 && seen > 0);
+    assert!(new < decoder, "{new:?}, and {decoder:?} for the decoder");
 }
 
 /// What openh264dec, the decoder of the package, cannot decode. Nothing is shown as motion, and the coding is named.

@@ -243,17 +243,19 @@ fn a_sync_that_fails_ends_the_segment_and_is_counted_by_its_frames() {
 fn a_segment_has_no_file_before_the_one_before_it_is_synced_unless_too_much_waits() {
     let dir = tempfile::tempdir().unwrap();
     let mut recorder = recorder(dir.path(), 1_000_000);
-    recorder.most = 40_000;
-    recorder.records((0..4).flat_map(second));
-    assert_eq!((numbers(dir.path()), recorder.counts.status().frames), (vec![0], 30));
+    (recorder.most, recorder.length) = (40_000, Duration::from_secs(3));
+    let found = |recorder: &Recorder| (numbers(dir.path()), recorder.counts.status().frames);
+    recorder.records((0..5).flat_map(second));
+    assert_eq!(found(&recorder), (vec![0], 45), "the second segment waits");
     recorder.syncs();
-    recorder.records(second(4));
-    assert_eq!((numbers(dir.path()), recorder.counts.status().frames), (vec![0, 1], 60));
-    recorder.records((5..7).flat_map(second));
-    assert_eq!((numbers(dir.path()), recorder.counts.status().frames), (vec![0, 1], 60));
-    recorder.most = 0;
-    recorder.records(second(7));
+    recorder.records(second(5));
+    assert_eq!(found(&recorder), (vec![0, 1], 75));
+    recorder.records((6..8).flat_map(second));
+    assert_eq!(found(&recorder), (vec![0, 1], 90), "the third segment waits");
+    recorder.most = 20_000;
+    recorder.records(second(8));
+    assert_eq!(found(&recorder), (vec![0, 1, 2], 120), "too much waits");
     recorder.closes();
-    assert_eq!((numbers(dir.path()), recorder.counts.status().frames), (vec![0, 1, 2, 3], 120));
-    assert!(recorder.counts.status().dropped == 0 && on_card(dir.path()).iter().all(|file| file.metadata().unwrap().len() > 30_000));
+    assert_eq!((found(&recorder).1, recorder.counts.status().dropped), (135, 0));
+    assert!(on_card(dir.path()).iter().all(|file| file.metadata().unwrap().len() > 45_000));
 }

@@ -299,9 +299,15 @@ impl Playing {
         Ok(None)
     }
 
-    /// Channels that were not agreed on belong to nobody, or to a session that is over.
+    /// Channels that were not agreed on belong to nobody, unless the camera sends the picture there and never where it said.
     fn interleaved(&mut self, channel: u8, packet: &Bytes, received: Instant) -> Option<Packet> {
-        let Way::Tcp { rtp, rtcp } = self.way else { return None };
+        let is_picture = || Rtp::read(packet).is_some_and(|rtp| rtp.payload_type == self.payload_type);
+        let elsewhere = self.packet_at.is_none() && is_picture();
+        let Way::Tcp { rtp, rtcp } = &mut self.way else { return None };
+        if channel != *rtp && elsewhere {
+            (*rtp, *rtcp) = (channel, channel.checked_add(1));
+        }
+        let (rtp, rtcp) = (*rtp, *rtcp);
         if channel == rtp {
             return self.rtp(packet, received);
         }

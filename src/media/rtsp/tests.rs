@@ -474,6 +474,14 @@ fn pictures_before_the_answer_to_play_are_used() {
 }
 
 #[test]
+fn a_camera_that_sends_on_another_channel_than_it_named_is_filmed() {
+    let camera = answering("SETUP", Answer::Headers("Session: 7\r\nTransport: RTP/AVP/TCP;unicast;interleaved=2-3\r\n"));
+    let run = Run::of(&Arc::new(camera.source()));
+    eventually("frames come", || run.frames() >= 20);
+    run.end();
+}
+
+#[test]
 fn requests_of_the_camera_are_answered() {
     let answered = Arc::<Mutex<Vec<String>>>::default();
     let seen = answered.clone();

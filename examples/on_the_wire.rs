@@ -1,8 +1,9 @@
 //! The program that the wire test (`tests/wire`) runs inside its network namespace. With `cut` it uploads as the agent does
-//! and cuts on command; with `drop`, the control, it uploads as an ordinary program does and on the same command only drops
-//! the request. It reads one command a line on stdin (`go`, `cut`) and writes one JSON object a line on stdout.
+//! and cuts on command; `parts` is the same with clips that leave while they are filmed; with `drop`, the control, it uploads as
+//! an ordinary program does and on the same command only drops the request. It reads one command a line on stdin (`go`, `cut`)
+//! and writes one JSON object a line on stdout.
 //!
-//! `on_the_wire cut|drop ADDRESS CA-PEM UPLINK-KBPS CLIP-BYTES`
+//! `on_the_wire cut|parts|drop ADDRESS CA-PEM UPLINK-KBPS CLIP-BYTES`
 
 use std::{
     collections::VecDeque,
@@ -28,7 +29,7 @@ use kasa_care_agent::{
     conditions::Conditions,
     config::{Endpoint, Spool, Upload},
     http::{self, Direct, Origin},
-    media::{Beginning, Outlet},
+    media::{Beginning, ClipWriter, Outlet, Verdict},
     tls::Client,
     upload::{Peers, Settings, Uploads, start},
 };
@@ -42,6 +43,10 @@ use tokio::{runtime, sync::oneshot};
 const PAID: Policy = Policy { clips: true, history_h: 720, clip_max_s: 60, cooldown_s: 0, max_height: 1080, snapshots: true };
 const NONE: Policy = Policy { clips: false, snapshots: false, ..PAID };
 
+/// A fragment of a clip that leaves in parts, and how long it lasts: 1.6 Mbit/s.
+const FRAGMENT: usize = 50_000;
+const FRAGMENT_LASTS: Duration = Duration::from_millis(250);
+
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let [mode, address, ca, uplink_kbps, bytes] = &args[..] else { bail!("five arguments are needed, see the source") };
@@ -50,9 +55,13 @@ fn main() -> Result<()> {
     let origin = Origin { endpoint, tls: Some(trust(ca.as_ref())?) };
     let bytes: usize = bytes.parse().context("CLIP-BYTES")?;
     let mut camera = match mode.as_str() {
-        "cut" => Camera::Agent(agent(origin, uplink_kbps.parse().context("UPLINK-KBPS")?)?),
+        "cut" | "parts" => {
+            let in_parts = mode == "parts";
+            let upload = Upload { uplink_kbps: uplink_kbps.parse().context("UPLINK-KBPS")?, while_recording: in_parts };
+            Camera::Agent { uploads: agent(origin, upload)?, in_parts }
+        }
         "drop" => Camera::Control { origin, address, sent: 0, request: None },
-        other => bail!("{other:?} is neither cut nor drop"),
+        other => bail!("{other:?} is none of cut, parts and drop"),
     };
     for (round, line) in (1..).zip(stdin().lock().lines()) {
         match line?.as_str() {
@@ -68,25 +77,29 @@ fn main() -> Result<()> {
             other => bail!("{other:?} is no command"),
         }
     }
-    if let Camera::Agent(uploads) = camera {
+    if let Camera::Agent { uploads, .. } = camera {
         uploads.stop(Duration::from_secs(5));
     }
     Ok(())
 }
 
 enum Camera {
-    Agent(Uploads),
+    Agent { uploads: Uploads, in_parts: bool },
     Control { origin: Origin, address: SocketAddr, sent: u64, request: Option<oneshot::Sender<()>> },
 }
 
 impl Camera {
     fn go(&mut self, round: u64, bytes: usize) -> Result<()> {
         match self {
-            Self::Agent(uploads) => {
+            Self::Agent { uploads, in_parts } => {
                 let gate = uploads.gate();
                 gate.open(Admission { record: PAID, keep: PAID, leave: PAID, position: position(round) });
                 let beginning = Beginning { kind: ClipKind::Motion, ago: Duration::ZERO, height: 360 };
                 let (mut clip, _) = gate.begin(beginning).ok_or_else(|| anyhow!("no clip may begin"))?;
+                if *in_parts {
+                    thread::Builder::new().name("filming".into()).spawn(move || film(clip))?;
+                    return Ok(());
+                }
                 clip.append(Bytes::from(vec![7; bytes]), Duration::from_secs(1));
                 clip.finish(Duration::from_secs(1));
             }
@@ -104,7 +117,7 @@ impl Camera {
     /// Cuts, or drops the request. Returns the figures as JSON members.
     fn cut(&mut self, round: u64) -> String {
         match self {
-            Self::Agent(uploads) => {
+            Self::Agent { uploads, .. } => {
                 let figures = uploads.gate().cut(Some((NONE, position(round))));
                 let status = uploads.status();
                 let (bytes_after, fault) = (serde_json::json!(figures.bytes_after), serde_json::json!(status.last_fault));
@@ -119,11 +132,20 @@ impl Camera {
     }
 }
 
+/// Films until a cut erases the clip.
+fn film(mut clip: Box<dyn ClipWriter>) {
+    let mut filmed = FRAGMENT_LASTS;
+    while clip.append(Bytes::from(vec![7; FRAGMENT]), filmed) != Verdict::Erased {
+        thread::sleep(FRAGMENT_LASTS);
+        filmed += FRAGMENT_LASTS;
+    }
+}
+
 fn position(round: u64) -> Position {
     Position { epoch: 1, seq: round }
 }
 
-fn agent(origin: Origin, uplink_kbps: u32) -> Result<Uploads> {
+fn agent(origin: Origin, upload: Upload) -> Result<Uploads> {
     let device = "8006E5A1F0C2".parse()?;
     let spool = Spool { memory_bytes: 8_000_000, flash_bytes: 0, flash_bytes_per_day: 0 };
     // No flash: this measures the wire.
@@ -132,7 +154,7 @@ fn agent(origin: Origin, uplink_kbps: u32) -> Result<Uploads> {
         device,
         spool,
         spool_dir,
-        upload: Upload { uplink_kbps, while_recording: false },
+        upload,
         peers: Peers { api: origin, store: None },
         uploader: None,
         conditions: Conditions::default(),

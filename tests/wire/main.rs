@@ -1,7 +1,7 @@
 //! The cut, seen on the wire: the camera in one network namespace, a TLS sink in another, an uplink of 2 Mbit/s
 //! between them, and a capture on the far side. Twenty cuts at random moments of a transfer, and in its early
 //! phases. After the gate has closed at most one TLS record may follow, and no object may ever be complete. The
-//! control only drops the request and must fail the same check.
+//! control only drops the request and must fail the same check. Clips that leave in parts, while they are filmed, are cut as well.
 //!
 //! The same again on a kernel like a camera's: no pace, no figures about a connection, late timers, and with a thread of
 //! higher priority that takes most of the processor. Needs root, `ip` and `tc`.
@@ -39,6 +39,8 @@ const FAST_CLIP: u64 = 2_000_000;
 const CROWDED: usize = 0;
 /// A cut this long after the clip is ready comes in the middle of its body.
 const MIDDLE: Duration = Duration::from_millis(100);
+/// The first part has begun to leave, milliseconds.
+const FIRST_PART: u64 = 2_500;
 /// More than two seconds at that rate, longer than any cut waits.
 const CLIP: u64 = 16 * 32 * 1024;
 
@@ -81,7 +83,7 @@ impl Round {
 #[derive(Debug, Clone, Copy)]
 struct Case {
     name: &'static str,
-    /// `cut` or `drop`.
+    /// `cut`, `parts` or `drop`.
     mode: &'static str,
     /// 0: estimated.
     uplink_kbps: u32,
@@ -254,21 +256,23 @@ fn after_a_cut_at_most_one_record_leaves_and_the_control_fails_the_same_check() 
     let begun = Instant::now();
     let early = moments(6, 0..40);
     let middle = moments(14, 100..1500);
-    let (agent, estimating, control) = thread::scope(|scope| {
+    let (agent, parts, estimating, control) = thread::scope(|scope| {
         let agent = Case { name: "agent, uplink configured", mode: "cut", uplink_kbps: UPLINK_KBPS, kernel: None };
         let estimating = Case { name: "agent, uplink estimated", uplink_kbps: 0, ..agent };
+        let parts = Case { name: "agent, clips in parts", mode: "parts", ..agent };
         let control = Case { name: "control, request dropped", mode: "drop", ..estimating };
         let agent = scope.spawn(move || cut_and_look(agent, &[&early[..], &middle].concat()));
+        let parts = scope.spawn(move || cut_and_look(parts, &moments(6, FIRST_PART..FIRST_PART + 3000)));
         let estimating = scope.spawn(move || cut_and_look(estimating, &moments(14, 100..2000)));
         let control = scope.spawn(move || cut_and_look(control, &moments(8, 100..1000)));
-        (agent.join().unwrap(), estimating.join().unwrap(), control.join().unwrap())
+        (agent.join().unwrap(), parts.join().unwrap(), estimating.join().unwrap(), control.join().unwrap())
     });
     println!("p50 / max over an uplink of {UPLINK_KBPS} kbit/s, {:.0} s in all", begun.elapsed().as_secs_f64());
-    println!("{agent}\n{estimating}\n{control}");
+    println!("{agent}\n{parts}\n{estimating}\n{control}");
     let figures = serde_json::json!({
         "what": "payload on the wire after the gate has closed, bytes, over an uplink of 2 Mbit/s",
         "measured": stamp::stamp("cargo test --workspace --test wire", &[]),
-        "configured": agent.figures(), "estimated": estimating.figures(), "control": control.figures(),
+        "configured": agent.figures(), "parts": parts.figures(), "estimated": estimating.figures(), "control": control.figures(),
     });
     publish("wire.json", &figures);
 
@@ -276,6 +280,13 @@ fn after_a_cut_at_most_one_record_leaves_and_the_control_fails_the_same_check() 
         assert!(round.holds(), "{round:?}");
         assert!(round.said.bytes_after.is_some_and(|bytes| bytes <= ONE_RECORD), "{round:?}");
     }
+    // Parts that left before the cut are whole.
+    for round in &parts.rounds {
+        assert!(round.bytes <= ONE_RECORD && round.said.bytes_after.is_some_and(|bytes| bytes <= ONE_RECORD), "{round:?}");
+        assert!(round.before > 2_000, "no part has left: {:?}, {round:?}", round.said.fault);
+    }
+    let in_flight = parts.rounds.iter().filter(|round| round.said.transfers == 1).count();
+    assert!(in_flight * 2 >= parts.rounds.len(), "hardly a part was under way: {:?}", parts.rounds);
     // A check without a transfer would prove nothing.
     for round in agent.rounds.iter().chain(&estimating.rounds).chain(&control.rounds) {
         let flowing = round.waited < MIDDLE || (round.before > 2_000 && round.said.transfers == 1);

@@ -9,6 +9,8 @@ use std::{
 use tokio::{
     io::{AsyncBufReadExt, AsyncRead, AsyncWriteExt, BufReader},
     process::{Child, Command},
+    task::JoinHandle,
+    time::timeout,
 };
 
 /// The lines that a child has printed.
@@ -50,22 +52,27 @@ impl Lines {
         self.0.lock().unwrap().push(line);
     }
 
-    fn follow(&self, stream: impl AsyncRead + Unpin + Send + 'static) {
+    fn follow(&self, stream: impl AsyncRead + Unpin + Send + 'static) -> JoinHandle<()> {
         let lines = self.clone();
         tokio::spawn(async move {
             let mut reader = BufReader::new(stream).split(b'\n');
             while let Ok(Some(line)) = reader.next_segment().await {
                 lines.push(String::from_utf8_lossy(&line).into_owned());
             }
-        });
+        })
     }
 }
+
+/// How long the last lines of a child that has exited may take to be read. Whatever it leaves running may keep them open.
+const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// A running child.
 pub struct Process {
     name: String,
     child: Child,
     log: Lines,
+    /// Read its output into the log, until its end.
+    readers: [JoinHandle<()>; 2],
 }
 
 impl Process {
@@ -84,9 +91,8 @@ impl Process {
             });
         }
         let mut child = command.spawn().unwrap_or_else(|e| panic!("cannot start {name} ({:?}): {e}", command.as_std()));
-        log.follow(child.stdout.take().unwrap());
-        log.follow(child.stderr.take().unwrap());
-        Self { name: name.to_owned(), child, log }
+        let readers = [log.follow(child.stdout.take().unwrap()), log.follow(child.stderr.take().unwrap())];
+        Self { name: name.to_owned(), child, log, readers }
     }
 
     /// The process id.
@@ -118,12 +124,17 @@ impl Process {
         self.child.try_wait().unwrap()
     }
 
-    /// Waits until the child exits.
+    /// Waits until the child exits and its last lines are in the log.
     pub async fn exited(&mut self, patience: Duration) -> ExitStatus {
-        match tokio::time::timeout(patience, self.child.wait()).await {
-            Ok(status) => status.unwrap(),
-            Err(_) => panic!("{} has not ended after {patience:?}", self.name),
-        }
+        let Ok(status) = timeout(patience, self.child.wait()).await else { panic!("{} has not ended after {patience:?}", self.name) };
+        let readers = async {
+            for reader in self.readers.iter_mut().filter(|reader| !reader.is_finished()) {
+                // Lines that cannot be read are missed by whoever waits for them.
+                let _ = reader.await;
+            }
+        };
+        let _ = timeout(LAST_LINES, readers).await;
+        status.unwrap()
     }
 }
 

@@ -94,10 +94,11 @@ part no-gst scripts/no-gstreamer.sh
 part build "$cargo" build --locked --workspace --all-targets
 armv7=armv7-unknown-linux-gnueabihf
 static=armv7-unknown-linux-musleabihf
+# The builds for ARM first: others wait for them.
+begin 10 arm sh -c "scripts/arm.sh $static $armv7 && scripts/test-arm.sh --no-run $static && scripts/bare/build.sh"
 begin 19 deny scripts/deny.sh
 # All of them are found in `make proof`.
 begin 19 planted scripts/planted-bugs.sh acknowledged-before-flash judged-during-cut written-before-cut
-begin 19 arm sh -c "scripts/arm.sh $static $armv7 && scripts/test-arm.sh --no-run $static && scripts/bare/build.sh"
 # Tests of media and of the black box wait far more than they compute.
 part unit env RUST_TEST_THREADS=6 "$cargo" test --locked --workspace --lib --bins
 part simulation env HISTORIES=1000000 scripts/sim.sh
@@ -109,8 +110,6 @@ part docs env RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" \
     "$cargo" doc --locked --workspace --no-deps --document-private-items
 part tree scripts/firmware-tree.sh
 part exposure scripts/security.sh
-finish deny
-finish planted
 finish arm
 # The static program's unit tests; `make proof` runs those of every other target. An emulated camera leaves them one of
 # two cores.
@@ -121,6 +120,8 @@ part camera scripts/arm/whole-camera.sh "$armv7" daily
 part bare scripts/bare-camera.sh daily
 part recipes scripts/recipes.sh target/firmware/kasa-care-agent-*-"$static".tar.xz
 finish arm-tests
+finish deny
+finish planted
 
 seconds=$(($(date +%s) - started))
 printf '\n%s%-12s %5d s\n' "$table" total "$seconds"

@@ -1,12 +1,13 @@
 #!/bin/bash
 # The long runs that do not fit into `make test`: the tests marked `ignore` (every sequence of six events, five
 # million crash states, every fault at every call on the state, the network), ten million histories, mutants, every
-# fuzz target for two minutes, soak tests of ten minutes and an hour, the demo on a clean Debian, and every test for
-# ARM.
+# fuzz target for two minutes, soak tests of ten minutes and an hour, the demo on a clean Debian, every test for ARM, the
+# Debian packages, the emulated cameras, and cargo-deny.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 cargo=${CARGO:-cargo}
 
+scripts/deny.sh
 # scripts/planted-bugs.sh runs the test that is skipped.
 "$cargo" test --locked --workspace --lib --bins -- --ignored --nocapture --skip the_planted_bug
 scripts/planted-bugs.sh

@@ -19,6 +19,9 @@ skipped=(
     a_clip_of_the_test_source_has_its_pre_roll_and_ends_5_s_after_the_event
     # Players of this machine judge these files, which are the same on every processor.
     files_of_every_kind_of_stream_play_with_every_player
+    # Minutes of arithmetic, which is the same on every processor.
+    every_scene_stays_within_its_bounds
+    after_three_crashes_too
     # They need TCP_INFO, and a pace.
     a_fast_link_is_felt_for_within_one_clip
     this_kernel_paces_and_counts

@@ -92,11 +92,9 @@ part clippy "$cargo" clippy --locked --workspace --all-targets -- -D warnings
 part no-gst-lint "$cargo" clippy --locked --workspace --no-default-features --lib --bins --test wire -- -D warnings
 part no-gst scripts/no-gstreamer.sh
 part build "$cargo" build --locked --workspace --all-targets
-armv7=armv7-unknown-linux-gnueabihf
 static=armv7-unknown-linux-musleabihf
-# The builds for ARM first: others wait for them.
-begin 10 arm sh -c "scripts/arm.sh $static $armv7 && scripts/test-arm.sh --no-run $static && scripts/bare/build.sh"
-begin 19 deny scripts/deny.sh
+# The static program's builds first: others wait for them.
+begin 10 arm sh -c "scripts/arm.sh $static && scripts/test-arm.sh --no-run $static && scripts/bare/build.sh"
 # All of them are found in `make proof`.
 begin 19 planted scripts/planted-bugs.sh acknowledged-before-flash judged-during-cut written-before-cut
 # Tests of media and of the black box wait far more than they compute.
@@ -111,16 +109,13 @@ part docs env RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" \
 part tree scripts/firmware-tree.sh
 part exposure scripts/security.sh
 finish arm
-# The static program's unit tests; `make proof` runs those of every other target. An emulated camera leaves them one of
-# two cores.
+# The static program's unit tests. The emulated camera leaves them one of two cores. `make proof` has the other targets,
+# the Debian package with its camera, and cargo-deny, which is built from source.
 begin 5 arm-tests env RUST_TEST_THREADS=6 scripts/test-arm.sh "$static"
-part deb scripts/test-deb.sh "$armv7" "target/arm/$armv7/firmware/kasa-care-agent"
-part camera scripts/arm/whole-camera.sh "$armv7" daily
 # The static program's tarball on a camera of BusyBox, and the recipes that put it into images.
 part bare scripts/bare-camera.sh daily
 part recipes scripts/recipes.sh target/firmware/kasa-care-agent-*-"$static".tar.xz
 finish arm-tests
-finish deny
 finish planted
 
 seconds=$(($(date +%s) - started))

@@ -148,9 +148,13 @@ impl Results {
 
         text += "\n## Bytes on the wire after the gate has closed\n\n";
         text += "| | cuts | p50 | max | objects that became complete |\n|---|---|---|---|---|\n";
-        let rounds =
-            [("uplink configured", "configured"), ("uplink estimated", "estimated"), ("control: only the request is dropped", "control")];
-        for (name, key) in rounds {
+        let rounds = [
+            ("uplink configured", "configured"),
+            ("clips in parts", "parts"),
+            ("uplink estimated", "estimated"),
+            ("control: only the request is dropped", "control"),
+        ];
+        for (name, key) in rounds.into_iter().filter(|(_, key)| self.wire[key].is_object()) {
             let round = &self.wire[key];
             let (p50, max) = (&round["bytes"]["p50"], &round["bytes"]["max"]);
             writeln!(text, "| {name} | {} | {} | {} | {} |", plain(&round["cuts"]), plain(p50), plain(max), plain(&round["complete"]))?;
@@ -175,6 +179,7 @@ impl Results {
             }
             writeln!(text, "\n{}", source(measured))?;
         }
+        self.same_camera(&mut text)?;
 
         let bare = &self.bare;
         writeln!(
@@ -213,6 +218,26 @@ impl Results {
 }
 
 impl Results {
+    /// Both builds at the same work.
+    fn same_camera(&self, text: &mut String) -> std::fmt::Result {
+        let measured = &self.footprint["x86_64"];
+        if !measured["same_camera"].is_object() {
+            return Ok(());
+        }
+        writeln!(text, "\n### Both builds on the same camera\n")?;
+        writeln!(text, "On amd64, one after the other in one run, filming 640×360 over RTSP with the pre-roll of the defaults.\n")?;
+        writeln!(text, "| | PSS MiB | RSS MiB | threads | wakeups/s | CPU s/min |\n|---|---|---|---|---|---|")?;
+        let builds = [("with GStreamer", "gstreamer"), ("without", "no_gstreamer")];
+        for (build, key) in builds {
+            for (state, key_of_state) in STATES {
+                costs(text, &format!("{build}: {state}"), &measured["same_camera"][key]["states"][key_of_state])?;
+            }
+        }
+        let [with, without] = builds.map(|(_, key)| plain(&measured["same_camera"][key]["program_bytes"]));
+        writeln!(text, "\nThe programs have {with} and {without} bytes, built for speed; GStreamer's libraries come on top.")?;
+        writeln!(text, "\n{}", source(measured))
+    }
+
     /// What the static program's flash goes to.
     fn bloat(&self, text: &mut String) -> std::fmt::Result {
         let bloat = &self.bloat;

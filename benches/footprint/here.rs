@@ -6,6 +6,7 @@ use anyhow::{Context as _, ensure};
 use care_protocol::Mode;
 use care_tests::{
     agent::Agent,
+    build::Build,
     cloud::Sink,
     footprint::Cost,
     issuer::PREMIUM,
@@ -13,7 +14,8 @@ use care_tests::{
     wait::{PATIENCE, until},
     world::World,
 };
-use serde_json::{Map, Value};
+use rtsp_camera::{Camera, Codec, Options};
+use serde_json::{Map, Value, json};
 use tokio::net::UnixStream;
 
 use crate::{SETTLE, figures, start, upload};
@@ -39,19 +41,8 @@ pub(crate) async fn with_gstreamer(span: Duration) -> anyhow::Result<Value> {
     world.agent.stop().await;
     world.agent.config.motion = format!("socket:{}", world.agent.dir().join("motion.sock").display());
     world.start_premium().await;
-    let mut motion = world.agent.motion().await;
     states.insert("paid_idle".into(), cost(&world.agent, span).await?);
-
-    let moving = tokio::spawn(async move {
-        loop {
-            motion.report_motion().await;
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
-    });
-    let stored = world.cloud.lock().puts.len();
-    states.insert("paid_uploading".into(), cost(&world.agent, span).await?);
-    ensure!(world.cloud.lock().puts.len() > stored, "nothing was uploaded meanwhile");
-    moving.abort();
+    states.insert("paid_uploading".into(), uploading(&world, span).await?);
     world.agent.stop().await;
     let start = starts(&mut world).await?;
     Ok(figures(states, start, std::fs::metadata(&world.agent.program)?.len()))
@@ -80,6 +71,54 @@ pub(crate) async fn without_gstreamer(span: Duration) -> anyhow::Result<Value> {
     world.agent.stop().await;
     let start = starts(&mut world).await?;
     Ok(figures(states, start, std::fs::metadata(&world.agent.program)?.len()))
+}
+
+/// Both builds, one after the other, filming the same camera over RTSP, with the pre-roll that the agent has by default.
+pub(crate) async fn same_camera(span: Duration) -> anyhow::Result<Value> {
+    let mut builds = Map::new();
+    for (key, build) in [("gstreamer", Build::WithGstreamer), ("no_gstreamer", Build::WithoutGstreamer)] {
+        let mut camera = Options::new(media::recorded_360_annex_b(), Codec::H264);
+        camera.fps = media::FPS.into();
+        let camera = Camera::start(camera)?;
+        let mut world = World::new().await;
+        build.select(&mut world.agent);
+        world.agent.config.source = Some(camera.url());
+        world.agent.config.pre_roll_s = None;
+        world.cloud.lock().sink = Sink::Swallow;
+        let mut states = Map::new();
+        let free = world.free();
+        world.start_with(free, Mode::Free).await;
+        filmed(&world.agent).await;
+        states.insert("free_idle".into(), cost(&world.agent, span).await?);
+        let premium = world.premium();
+        world.switch(premium, Mode::Paid).await;
+        states.insert("paid_idle".into(), cost(&world.agent, span).await?);
+        states.insert("paid_uploading".into(), uploading(&world, span).await?);
+        world.agent.stop().await;
+        builds.insert(key.into(), json!({ "states": states, "program_bytes": std::fs::metadata(&world.agent.program)?.len() }));
+    }
+    Ok(builds.into())
+}
+
+/// Waits until the pre-roll is full.
+async fn filmed(agent: &Agent) {
+    agent.status("ten seconds of video", |status| status.0["media"]["frames"].as_u64() >= Some(10 * u64::from(media::FPS))).await;
+}
+
+/// The cost while motion goes on and clips are uploaded.
+async fn uploading(world: &World, span: Duration) -> anyhow::Result<Value> {
+    let mut motion = world.agent.motion().await;
+    let moving = tokio::spawn(async move {
+        loop {
+            motion.report_motion().await;
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    });
+    let stored = world.cloud.lock().puts.len();
+    let cost = cost(&world.agent, span).await?;
+    ensure!(world.cloud.lock().puts.len() > stored, "nothing was uploaded meanwhile");
+    moving.abort();
+    Ok(cost)
 }
 
 async fn cost(agent: &Agent, span: Duration) -> anyhow::Result<Value> {

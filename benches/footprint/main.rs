@@ -1,7 +1,8 @@
 //! The agent's footprint: memory, threads, wakeups and processor time in Free idle, Paid idle and Paid uploading, and the
 //! time from its start to a confirmed plan. With GStreamer it films a live 640×360 H.264 source; without, it governs a vendor's
-//! uploader. Runs on this machine, or with `CARE_CAMERA` (`scripts/bench-camera.sh`) on an emulated camera. Writes
-//! `target/bench/footprint.json`, each machine under its own name. `FOOTPRINT_SECONDS=10` gives a quick look.
+//! uploader; and here both film one camera over RTSP. Runs on this machine, or with `CARE_CAMERA` (`scripts/bench-camera.sh`) on
+//! an emulated camera. Writes `target/bench/footprint.json`, each machine under its own name. `FOOTPRINT_SECONDS=10` gives a quick
+//! look.
 
 mod guest;
 mod here;
@@ -32,9 +33,12 @@ async fn main() -> anyhow::Result<()> {
     ensure!(seconds > 0, "FOOTPRINT_SECONDS is at least 1");
     let span = Duration::from_secs(seconds);
     let emulated = std::env::var_os("CARE_CAMERA").is_some();
-    let (name, with, without) = match emulated {
-        true => ("emulated camera", guest::with_gstreamer(span).await?, guest::without_gstreamer(span).await?),
-        false => (std::env::consts::ARCH, here::with_gstreamer(span).await?, here::without_gstreamer(span).await?),
+    let (name, with, without, same) = match emulated {
+        true => ("emulated camera", guest::with_gstreamer(span).await?, guest::without_gstreamer(span).await?, Value::Null),
+        false => {
+            let (with, without) = (here::with_gstreamer(span).await?, here::without_gstreamer(span).await?);
+            (std::env::consts::ARCH, with, without, here::same_camera(span).await?)
+        }
     };
     let path = Path::new("target/bench/footprint.json");
     let mut document: Value = std::fs::read(path).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_else(|| json!({}));
@@ -50,18 +54,15 @@ async fn main() -> anyhow::Result<()> {
         });
         write("size", &size)?;
     }
-    document[name] = json!({ "measured": measured, "seconds": seconds, "gstreamer": with, "no_gstreamer": without });
+    document[name] = json!({ "measured": measured, "seconds": seconds, "gstreamer": with, "no_gstreamer": without, "same_camera": same });
     write("footprint", &document)?;
 
-    println!("{name:<14} {:<16} {:>8} {:>8} {:>8} {:>10} {:>12}", "", "RSS kB", "PSS kB", "threads", "wakeups/s", "CPU s/min");
+    println!("{name:<18} {:<16} {:>8} {:>8} {:>8} {:>10} {:>12}", "", "RSS kB", "PSS kB", "threads", "wakeups/s", "CPU s/min");
     let mut over = Vec::new();
     for (build, most) in [("gstreamer", PSS_MOST_KB), ("no_gstreamer", PSS_MOST_KB_WITHOUT)] {
         let measured = &document[name][build];
         for (state, cost) in measured["states"].as_object().into_iter().flatten() {
-            println!(
-                "{build:<14} {state:<16} {:>8} {:>8} {:>8} {:>10} {:>12}",
-                cost["rss_kb"], cost["pss_kb"], cost["threads"], cost["wakeups_per_s"], cost["cpu_s_per_min"]
-            );
+            print(build, state, cost);
             let pss = cost["pss_kb"].as_u64().context("a figure")?;
             if pss > most && (emulated || build == "gstreamer") {
                 over.push(format!("{build} {state}: {pss} kB, at most {most} are promised"));
@@ -69,9 +70,21 @@ async fn main() -> anyhow::Result<()> {
         }
         println!("{build:<14} start            {}", measured["start_ms"]);
     }
+    for (build, measured) in document[name]["same_camera"].as_object().into_iter().flatten() {
+        for (state, cost) in measured["states"].as_object().into_iter().flatten() {
+            print(&format!("{build}, same"), state, cost);
+        }
+    }
     println!("{}", path.display());
     ensure!(over.is_empty(), "{}", over.join("; "));
     Ok(())
+}
+
+fn print(build: &str, state: &str, cost: &Value) {
+    println!(
+        "{build:<18} {state:<16} {:>8} {:>8} {:>8} {:>10} {:>12}",
+        cost["rss_kb"], cost["pss_kb"], cost["threads"], cost["wakeups_per_s"], cost["cpu_s_per_min"]
+    );
 }
 
 fn write(name: &str, document: &Value) -> anyhow::Result<()> {

@@ -77,6 +77,8 @@ pub struct ConfigFile {
     pub low_source: Option<String>,
     /// `[media] motion`.
     pub motion: String,
+    /// `[media] pre_roll_s`; the agent's own without.
+    pub pre_roll_s: Option<u32>,
     /// Further lines of `[media]`.
     pub media: String,
     /// `[recording] dir`.
@@ -127,7 +129,10 @@ impl ConfigFile {
              max_height = {max_height}\nsnapshots = {snapshots}\n\n"
         );
         if let Some(source) = &self.source {
-            let _ = write!(text, "[media]\nsource = {}\npre_roll_s = 1\nmotion = {}\n", toml_string(source), toml_string(&self.motion));
+            let _ = write!(text, "[media]\nsource = {}\nmotion = {}\n", toml_string(source), toml_string(&self.motion));
+            if let Some(seconds) = self.pre_roll_s {
+                let _ = writeln!(text, "pre_roll_s = {seconds}");
+            }
             if let Some(low) = &self.low_source {
                 let _ = writeln!(text, "low_source = {}", toml_string(low));
             }
@@ -220,6 +225,7 @@ impl Agent {
             source: None,
             low_source: None,
             motion: format!("socket:{}", path.join("motion.sock").display()),
+            pre_roll_s: Some(1),
             recording: None,
             allow_internal_storage: true,
             uplink_kbps: 0,

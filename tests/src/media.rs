@@ -43,6 +43,14 @@ pub fn recorded_annex_b() -> PathBuf {
     re_encoded("recorded.h264", &["-c", "copy", "-bsf:v", "h264_mp4toannexb", "-f", "h264"])
 }
 
+/// The pictures of [`recorded_360`] in Annex B form, unchanged.
+pub fn recorded_360_annex_b() -> PathBuf {
+    made_once("recorded-360.h264", |part| {
+        let input = recorded_360().to_str().expect("a path in ASCII");
+        ffmpeg(&["-i", input, "-c", "copy", "-bsf:v", "h264_mp4toannexb", "-f", "h264", part]);
+    })
+}
+
 /// The recorded file, encoded anew with these arguments of ffmpeg. Encoded once and cached under this name.
 pub fn re_encoded(name: &str, arguments: &[&str]) -> PathBuf {
     made_once(&format!("2-{name}"), |part| {

@@ -72,8 +72,13 @@ async fn three_cards_are_swapped() {
     in_force(&world.issuer, 0, &premium, Mode::Paid).await;
     for card in ["first", "second", "third"] {
         camera.run("mkdir -p /mnt/sd && mount -t tmpfs -o size=16m card /mnt/sd").await;
-        eventually_prints(&camera, &format!("recordings on the {card} card"), "test -s /mnt/sd/recordings/*/*.mp4 && echo yes", "yes")
-            .await;
+        eventually_prints(
+            &camera,
+            &format!("recordings on the {card} card"),
+            "find /mnt/sd/recordings -name '*.mp4' -size +0 | grep -q . && echo yes",
+            "yes",
+        )
+        .await;
         eventually_prints(&camera, &format!("the {card} card unmounted"), "umount /mnt/sd && echo yes", "yes").await;
         let beneath = camera.run("ls -A /mnt/sd").await;
         assert_eq!(beneath, "", "recorded beneath the mount point after the {card} card");

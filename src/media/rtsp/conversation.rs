@@ -36,12 +36,9 @@ pub(super) struct Interleaved {
 
 pub(super) struct Conversation {
     /// `None`: it has ended.
-    connection: Option<Connection>,
-    login: Login,
+    peer: Option<Peer>,
     /// What TEARDOWN names, and keepalives.
     pub base: Url,
-    /// The session's id, once the camera has given one.
-    pub session: Option<String>,
     /// Whether there is a session to end.
     began: bool,
     /// Those that came before the answer to PLAY.
@@ -51,14 +48,21 @@ pub(super) struct Conversation {
 
 impl Conversation {
     pub fn new(connection: Connection, credentials: Option<Credentials>, url: Url, teardowns: Arc<Teardowns>) -> Self {
-        let (connection, login) = (Some(connection), Login::new(credentials));
-        Self { connection, login, base: url, session: None, began: false, early: Vec::new(), teardowns }
+        let peer = Some(Peer { connection, login: Login::new(credentials), session: None });
+        Self { peer, base: url, began: false, early: Vec::new(), teardowns }
     }
 
     /// # Errors
     /// It has ended.
     pub fn connection(&mut self) -> Result<&mut Connection, Fault> {
-        self.connection.as_mut().ok_or(Fault::Closed)
+        self.peer.as_mut().map(|peer| &mut peer.connection).ok_or(Fault::Closed)
+    }
+
+    /// The camera has named a session. The first name counts.
+    pub fn is_in(&mut self, session: Option<String>) {
+        if let Some(peer) = self.peer.as_mut().filter(|peer| peer.session.is_none()) {
+            peer.session = session;
+        }
     }
 
     /// Sends a request and waits for its answer, which is a success.
@@ -66,9 +70,9 @@ impl Conversation {
     /// # Errors
     /// What the camera answered, or why there is no answer.
     pub async fn request(&mut self, method: &'static str, url: &Url, headers: &[(&str, &str)]) -> Result<Response, Fault> {
-        let connection = self.connection.as_mut().ok_or(Fault::Closed)?;
+        let peer = self.peer.as_mut().ok_or(Fault::Closed)?;
         let early = (method == "PLAY").then_some(&mut self.early);
-        let answered = exchange(connection, &mut self.login, method, url, self.session.as_deref(), headers, early).await;
+        let answered = peer.exchange(method, url, headers, early).await;
         self.began |= method == "SETUP" && answered.is_ok();
         self.kept(answered)
     }
@@ -78,17 +82,18 @@ impl Conversation {
     /// # Errors
     /// The connection has ended.
     pub fn send(&mut self, method: &'static str) -> Result<(), Fault> {
-        let connection = self.connection.as_mut().ok_or(Fault::Closed)?;
-        let sent = send(connection, &mut self.login, method, &self.base, self.session.as_deref(), &[]);
+        let peer = self.peer.as_mut().ok_or(Fault::Closed)?;
+        let sent = peer.send(method, &self.base, &[]);
         self.kept(sent.map(drop))
     }
 
     /// Judges the answer to a request of [`Self::send`]. True: the camera wants another login, and it is worth sending once more.
     pub fn answered(&mut self, response: &Response) -> bool {
+        let Some(Peer { login, .. }) = &mut self.peer else { return false };
         if response.status == 401 {
-            return self.login.refused(response).is_ok();
+            return login.refused(response).is_ok();
         }
-        self.login.passed();
+        login.passed();
         false
     }
 
@@ -97,15 +102,14 @@ impl Conversation {
     /// # Errors
     /// The camera ends the session, or the connection has ended.
     pub fn asked(&mut self, request: &Request) -> Result<(), Fault> {
-        let connection = self.connection.as_mut().ok_or(Fault::Closed)?;
-        let answered = answer(connection, request);
+        let answered = answer(self.connection()?, request);
         self.kept(answered)
     }
 
     /// Forgets the connection if it has ended: no TEARDOWN would get through.
     pub fn kept<T>(&mut self, result: Result<T, Fault>) -> Result<T, Fault> {
         if let Err(Fault::Closed | Fault::Broken(_) | Fault::Unread) = result {
-            self.connection = None;
+            self.peer = None;
         }
         result
     }
@@ -113,74 +117,75 @@ impl Conversation {
 
 impl Drop for Conversation {
     fn drop(&mut self) {
-        let Some(mut connection) = self.connection.take().filter(|_| self.began) else { return };
-        let (mut login, url, session) = (std::mem::replace(&mut self.login, Login::new(None)), self.base.clone(), self.session.take());
+        let Some(mut peer) = self.peer.take().filter(|_| self.began) else { return };
+        let url = self.base.clone();
         self.teardowns.add(async move {
-            let asked = exchange(&mut connection, &mut login, "TEARDOWN", &url, session.as_deref(), &[], None);
+            let asked = peer.exchange("TEARDOWN", &url, &[], None);
             // The camera forgets the session by itself, too.
             let _ = timeout(TEARDOWN, asked).await;
         });
     }
 }
 
-fn send(
-    connection: &mut Connection,
-    login: &mut Login,
-    method: &'static str,
-    url: &Url,
-    session: Option<&str>,
-    headers: &[(&str, &str)],
-) -> Result<u32, Fault> {
-    let authorization = login.authorization(method, url.as_str());
-    let mut all = headers.to_vec();
-    all.extend(session.map(|session| ("Session", session)));
-    all.extend(authorization.as_deref().map(|authorization| ("Authorization", authorization)));
-    connection.request(method, url.as_str(), &all)
+/// What every request needs.
+struct Peer {
+    connection: Connection,
+    login: Login,
+    /// The session's id, once the camera has given one.
+    session: Option<String>,
 }
 
-/// Sends a request, again if the camera wants another login, and waits for the answer.
-async fn exchange(
-    connection: &mut Connection,
-    login: &mut Login,
-    method: &'static str,
-    url: &Url,
-    session: Option<&str>,
-    headers: &[(&str, &str)],
-    mut early: Option<&mut Vec<Interleaved>>,
-) -> Result<Response, Fault> {
-    let (mut kept, mut attempts) = (0, 0);
-    loop {
-        attempts += 1;
-        let sequence = send(connection, login, method, url, session, headers)?;
-        let response = loop {
-            match connection.next().await? {
-                // An answer to an earlier request may still come, to a keepalive. Otherwise one request is answered after the other, and
-                // cameras that number their answers wrongly are understood.
-                Message::Response(response) if !connection.is_flushed() || is_late(method, &response, sequence) => {}
-                // Not the last answer (RFC 2326, section 7.1.1).
-                Message::Response(response) if response.status < 200 => {}
-                Message::Response(response) => break response,
-                Message::Request(request) => answer(connection, &request)?,
-                Message::Data { channel, packet } => {
-                    kept += packet.len() + OVERHEAD;
-                    if let Some(early) = early.as_mut().filter(|_| kept <= MOST_EARLY) {
-                        early.push(Interleaved { channel, packet, received: connection.read_at });
+impl Peer {
+    fn send(&mut self, method: &'static str, url: &Url, headers: &[(&str, &str)]) -> Result<u32, Fault> {
+        let authorization = self.login.authorization(method, url.as_str());
+        let mut all = headers.to_vec();
+        all.extend(self.session.as_deref().map(|session| ("Session", session)));
+        all.extend(authorization.as_deref().map(|authorization| ("Authorization", authorization)));
+        self.connection.request(method, url.as_str(), &all)
+    }
+
+    /// Sends a request, again if the camera wants another login, and waits for the answer.
+    async fn exchange(
+        &mut self,
+        method: &'static str,
+        url: &Url,
+        headers: &[(&str, &str)],
+        mut early: Option<&mut Vec<Interleaved>>,
+    ) -> Result<Response, Fault> {
+        let (mut kept, mut attempts) = (0, 0);
+        loop {
+            attempts += 1;
+            let sequence = self.send(method, url, headers)?;
+            let response = loop {
+                match self.connection.next().await? {
+                    // An answer to an earlier request may still come, to a keepalive. Otherwise one request is answered after the other, and
+                    // cameras that number their answers wrongly are understood.
+                    Message::Response(response) if !self.connection.is_flushed() || is_late(method, &response, sequence) => {}
+                    // Not the last answer (RFC 2326, section 7.1.1).
+                    Message::Response(response) if response.status < 200 => {}
+                    Message::Response(response) => break response,
+                    Message::Request(request) => answer(&mut self.connection, &request)?,
+                    Message::Data { channel, packet } => {
+                        kept += packet.len() + OVERHEAD;
+                        if let Some(early) = early.as_mut().filter(|_| kept <= MOST_EARLY) {
+                            early.push(Interleaved { channel, packet, received: self.connection.read_at });
+                        }
                     }
                 }
-            }
-        };
-        match response.status {
-            200..300 => {
-                login.passed();
-                return Ok(response);
-            }
-            401 => {
-                login.refused(&response).map_err(Fault::Login)?;
-                if attempts == ATTEMPTS {
-                    return Err(Fault::Login(LoginFault::Refused));
+            };
+            match response.status {
+                200..300 => {
+                    self.login.passed();
+                    return Ok(response);
                 }
+                401 => {
+                    self.login.refused(&response).map_err(Fault::Login)?;
+                    if attempts == ATTEMPTS {
+                        return Err(Fault::Login(LoginFault::Refused));
+                    }
+                }
+                _ => return Err(Fault::status(&response)),
             }
-            _ => return Err(Fault::status(&response)),
         }
     }
 }

@@ -200,9 +200,7 @@ async fn agree(conversation: &mut Conversation, url: &Url, over_udp: bool) -> Re
     };
     let answer = conversation.request("SETUP", url, &[("Transport", &asked)]).await?;
     let session = SessionHeader::read(answer.headers.get("Session").unwrap_or_default());
-    if conversation.session.is_none() {
-        conversation.session = session.id;
-    }
+    conversation.is_in(session.id);
     // A camera that names no transport takes the one asked for.
     let named = answer.headers.get("Transport").map(Transport::read);
     let tcp = named.as_ref().map_or(udp.is_none(), |named| named.tcp);
@@ -301,17 +299,15 @@ impl Playing {
 
     /// Channels that were not agreed on belong to nobody, unless the camera sends the picture there and never where it said.
     fn interleaved(&mut self, channel: u8, packet: &Bytes, received: Instant) -> Option<Packet> {
-        let is_picture = || Rtp::read(packet).is_some_and(|rtp| rtp.payload_type == self.payload_type);
-        let elsewhere = self.packet_at.is_none() && is_picture();
         let Way::Tcp { rtp, rtcp } = &mut self.way else { return None };
-        if channel != *rtp && elsewhere {
+        let is_picture = || Rtp::read(packet).is_some_and(|rtp| rtp.payload_type == self.payload_type);
+        if channel != *rtp && self.packet_at.is_none() && is_picture() {
             (*rtp, *rtcp) = (channel, channel.checked_add(1));
         }
-        let (rtp, rtcp) = (*rtp, *rtcp);
-        if channel == rtp {
+        if channel == *rtp {
             return self.rtp(packet, received);
         }
-        if Some(channel) == rtcp {
+        if Some(channel) == *rtcp {
             self.rtcp(packet);
         }
         None

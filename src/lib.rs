@@ -39,6 +39,7 @@ pub mod config;
 pub mod confinement;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
+mod hex;
 pub mod http;
 pub mod link;
 pub mod logging;

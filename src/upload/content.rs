@@ -16,9 +16,9 @@ use uuid::Uuid;
 
 use super::{
     flash::ClipFile,
-    recording::hex,
     spool::{Content, Job},
 };
+use crate::hex::hex;
 
 /// How much is read from flash at a time.
 const PIECE: usize = 64 * 1024;
@@ -100,7 +100,7 @@ impl Reader {
         self.offset += most as u64;
         self.digest.update(&piece);
         // Before the last piece is returned.
-        if self.offset == self.bytes && hex(&self.digest.clone().finish()) != self.sha256 {
+        if self.offset == self.bytes && hex(self.digest.clone().finish().as_ref()) != self.sha256 {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "its file is damaged"));
         }
         Ok((self, piece))

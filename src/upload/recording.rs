@@ -16,6 +16,7 @@ use uuid::Uuid;
 use super::gate::{Gate, SharedSpool};
 use crate::{
     clock::Clock,
+    hex::hex,
     media::{Beginning, ClipWriter, Identity, Outlet, Verdict},
 };
 
@@ -91,7 +92,7 @@ impl Recording {
         // Without an id the part grows, and ends later.
         let next = new_id()?;
         self.part = Open { from: self.part.until, ..Open::default() };
-        Some((hex(&std::mem::replace(&mut self.digest, new_digest()).finish()), next))
+        Some((hex(std::mem::replace(&mut self.digest, new_digest()).finish().as_ref()), next))
     }
 }
 
@@ -122,7 +123,7 @@ impl ClipWriter for Recording {
     }
 
     fn finish(mut self: Box<Self>, duration: Duration) {
-        let sha256 = hex(&self.digest.clone().finish());
+        let sha256 = hex(self.digest.clone().finish().as_ref());
         self.spool.lock().finish(self.id, duration, sha256, self.clock.now());
         self.finished = true;
         self.spool.changed();
@@ -140,11 +141,6 @@ impl Drop for Recording {
 
 fn new_digest() -> digest::Context {
     digest::Context::new(&digest::SHA256)
-}
-
-/// A digest in the form of the API: lowercase hex.
-pub(super) fn hex(digest: &digest::Digest) -> String {
-    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A random UUID (version 4): the clip's name in the cloud, so it needs a cryptographic generator.

@@ -10,6 +10,7 @@ use ring::{
 };
 
 use super::message::Response;
+use crate::hex::hex;
 
 /// A user and a password, as people know them.
 #[derive(Clone, PartialEq, Eq)]
@@ -134,7 +135,6 @@ enum Algorithm {
 
 impl Algorithm {
     fn hash(self, text: &str) -> String {
-        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         match self {
             Self::Md5 => hex(&Md5::digest(text)),
             Self::Sha256 => hex(digest(&SHA256, text.as_bytes()).as_ref()),
@@ -237,7 +237,7 @@ fn quoted(text: &str) -> String {
 /// Random bytes as text.
 fn client_nonce() -> String {
     let random = generate::<[u8; 8]>(&SystemRandom::new()).map_or_else(|_| fastrand::u64(..).to_be_bytes(), |random| random.expose());
-    random.iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&random)
 }
 
 /// A scheme and its parameters.

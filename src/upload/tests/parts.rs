@@ -1,7 +1,7 @@
 //! Clips that leave in parts, against a cloud on loopback.
 
 use super::*;
-use crate::media::Verdict;
+use crate::{hex::hex, media::Verdict};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -49,7 +49,7 @@ fn a_clip_is_in_the_store_part_by_part_while_it_is_being_filmed() {
         [(part(0, false), 2000, 20_000), (part(1, false), 2000, 20_000), (part(2, false), 2000, 20_000), (part(3, true), 1000, 10_000)]
     );
     assert!(asked.iter().all(|other| (&other.clip, other.started_at) == (&asked[0].clip, asked[0].started_at)));
-    let digests = sink.puts().iter().map(|put| recording::hex(&ring::digest::digest(&ring::digest::SHA256, &put.body))).collect::<Vec<_>>();
+    let digests = sink.puts().iter().map(|put| hex(ring::digest::digest(&ring::digest::SHA256, &put.body).as_ref())).collect::<Vec<_>>();
     assert_eq!(asked.iter().map(|asked| asked.sha256.clone()).collect::<Vec<_>>(), digests);
     assert_eq!(bench.status().spool, Erased::default());
 }

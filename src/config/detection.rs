@@ -26,6 +26,12 @@ impl Default for Detection {
 }
 
 impl Detection {
+    /// Whether motion counts in each cell of a picture of this size, row by row: a cell counts by its middle.
+    pub fn cells(&self, columns: usize, rows: usize) -> impl Iterator<Item = bool> {
+        let percent = |at: usize, of: usize| (at as f32 + 0.5) * 100.0 / of as f32;
+        (0..columns * rows).map(move |cell| self.counts_at(percent(cell % columns, columns), percent(cell / columns, rows)))
+    }
+
     /// Whether motion counts at a point, in percent of the picture's width and height: it must be in a zone that counts, if
     /// there is any such, and in no other.
     pub fn counts_at(&self, x: f32, y: f32) -> bool {
@@ -116,7 +122,7 @@ pub(super) fn read(section: Section) -> Option<Detection> {
 fn zones(value: &Value<'_>) -> Result<Vec<Zone>, Wrong> {
     let read = Detection { zones: each(value, ZONES, MOST_ZONES, zone)?, ..Detection::default() };
     // As fine as the cells that are compared.
-    let sees = (0..64).any(|x| (0..36).any(|y| read.counts_at((x as f32 + 0.5) / 0.64, (y as f32 + 0.5) / 0.36)));
+    let sees = read.cells(64, 36).any(|counts| counts);
     let wrong = || Wrong::new("leaves no part of the picture in which motion counts", "include more, or exclude less");
     sees.then_some(read.zones).ok_or_else(wrong)
 }

@@ -1,7 +1,12 @@
 //! Which files on the card are recordings of ours, and in which order they were made. A segment is `YYYY-MM-DD/TIME-NUMBER.mp4`;
 //! those of versions before day folders lie beside the folders. Nothing else on a card is ever touched.
 
-use std::{fs, io, path::Path, time::Duration};
+use std::{
+    fs::{self, DirEntry},
+    io,
+    path::Path,
+    time::Duration,
+};
 
 use care_engine::trusted_time;
 
@@ -77,14 +82,15 @@ pub(crate) fn stamp_now(known: Option<Duration>) -> Stamp {
 /// The segments on a card, the oldest first, and the day folders that are empty.
 pub(crate) fn list(dir: &Path) -> io::Result<(Vec<Segment>, Vec<String>)> {
     let (mut found, mut empty) = (Vec::new(), Vec::new());
+    let file = |entry: &DirEntry, segment: Segment| -> io::Result<Option<Segment>> {
+        let file = entry.metadata()?;
+        Ok(file.is_file().then_some(Segment { bytes: file.len(), ..segment }))
+    };
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
         let Ok(name) = entry.file_name().into_string() else { continue };
         if let Some(segment) = Segment::named(&name, true) {
-            let file = entry.metadata()?;
-            if file.is_file() {
-                found.push(Segment { bytes: file.len(), ..segment });
-            }
+            found.extend(file(&entry, segment)?);
         } else if is_day(&name) && entry.file_type()?.is_dir() {
             let mut files = 0;
             for entry in fs::read_dir(entry.path())? {
@@ -92,10 +98,7 @@ pub(crate) fn list(dir: &Path) -> io::Result<(Vec<Segment>, Vec<String>)> {
                 files += 1;
                 let segment = entry.file_name().to_str().and_then(|name| Segment::named(name, false));
                 if let Some(segment) = segment.filter(|segment| segment.day() == name) {
-                    let file = entry.metadata()?;
-                    if file.is_file() {
-                        found.push(Segment { bytes: file.len(), ..segment });
-                    }
+                    found.extend(file(&entry, segment)?);
                 }
             }
             if files == 0 {

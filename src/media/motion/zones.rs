@@ -5,13 +5,9 @@ use crate::{
     media::source::{GREY_HEIGHT, GREY_WIDTH},
 };
 
-/// A cell counts by its middle. `None`: all count.
+/// `None`: all count.
 pub(super) fn watched(detection: &Detection) -> Option<Vec<bool>> {
-    let counts = |cell: usize| {
-        let percent = |at: usize, of: usize| (at as f32 + 0.5) * 100.0 / of as f32;
-        detection.counts_at(percent(cell % GREY_WIDTH, GREY_WIDTH), percent(cell / GREY_WIDTH, GREY_HEIGHT))
-    };
-    (!detection.zones.is_empty()).then(|| (0..GREY_WIDTH * GREY_HEIGHT).map(counts).collect())
+    (!detection.zones.is_empty()).then(|| detection.cells(GREY_WIDTH, GREY_HEIGHT).collect())
 }
 
 #[cfg(test)]

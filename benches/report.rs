@@ -166,14 +166,9 @@ impl Results {
             let measured = &self.footprint[key];
             ensure!(measured.is_object(), "benches/results/footprint.json has no {key:?}");
             writeln!(text, "\n### {title}\n\nEach state was watched for {} s.\n", measured["seconds"])?;
-            text += "| | PSS MiB | RSS MiB | threads | wakeups/s | CPU s/min |\n|---|---|---|---|---|---|\n";
-            for (build, key) in [("with GStreamer", "gstreamer"), ("without", "no_gstreamer")] {
-                for (state, key_of_state) in STATES {
-                    costs(&mut text, &format!("{build}: {state}"), &measured[key]["states"][key_of_state])?;
-                }
-            }
+            costs_of_builds(&mut text, measured)?;
             text += "\n| from exec, median | ready | connected | plan confirmed |\n|---|---|---|---|\n";
-            for (build, key) in [("with GStreamer", "gstreamer"), ("without", "no_gstreamer")] {
+            for (build, key) in BUILDS {
                 let start = |step: &str| plain(&measured[key]["start_ms"][step]["p50"]);
                 writeln!(text, "| {build} | {} ms | {} ms | {} ms |", start("ready"), start("connected"), start("confirmed"))?;
             }
@@ -189,7 +184,7 @@ impl Results {
             plain(&bare["linux_memory_kb"])
         )?;
         writeln!(text, "Each state was watched for {} s, with a pre-roll of 1 s.\n", plain(&bare["seconds"]))?;
-        text += "| | PSS MiB | RSS MiB | threads | wakeups/s | CPU s/min |\n|---|---|---|---|---|---|\n";
+        text += COSTS;
         for (state, key) in STATES {
             costs(&mut text, state, &bare["states"][key])?;
         }
@@ -226,14 +221,8 @@ impl Results {
         }
         writeln!(text, "\n### Both builds on the same camera\n")?;
         writeln!(text, "On amd64, one after the other in one run, filming 640×360 over RTSP with the pre-roll of the defaults.\n")?;
-        writeln!(text, "| | PSS MiB | RSS MiB | threads | wakeups/s | CPU s/min |\n|---|---|---|---|---|---|")?;
-        let builds = [("with GStreamer", "gstreamer"), ("without", "no_gstreamer")];
-        for (build, key) in builds {
-            for (state, key_of_state) in STATES {
-                costs(text, &format!("{build}: {state}"), &measured["same_camera"][key]["states"][key_of_state])?;
-            }
-        }
-        let [with, without] = builds.map(|(_, key)| plain(&measured["same_camera"][key]["program_bytes"]));
+        costs_of_builds(text, &measured["same_camera"])?;
+        let [with, without] = BUILDS.map(|(_, key)| plain(&measured["same_camera"][key]["program_bytes"]));
         writeln!(text, "\nThe programs have {with} and {without} bytes, built for speed; GStreamer's libraries come on top.")?;
         writeln!(text, "\n{}", source(measured))
     }
@@ -257,6 +246,22 @@ impl Results {
 
 /// What is measured of each build: its title, its key.
 const STATES: [(&str, &str); 3] = [("Free, idle", "free_idle"), ("paid, idle", "paid_idle"), ("paid, uploading", "paid_uploading")];
+
+/// The builds: their titles, their keys.
+const BUILDS: [(&str, &str); 2] = [("with GStreamer", "gstreamer"), ("without", "no_gstreamer")];
+/// The head of a table of costs.
+const COSTS: &str = "| | PSS MiB | RSS MiB | threads | wakeups/s | CPU s/min |\n|---|---|---|---|---|---|\n";
+
+/// A table of what each build costs in each state.
+fn costs_of_builds(text: &mut String, measured: &Value) -> std::fmt::Result {
+    *text += COSTS;
+    for (build, key) in BUILDS {
+        for (state, key_of_state) in STATES {
+            costs(text, &format!("{build}: {state}"), &measured[key]["states"][key_of_state])?;
+        }
+    }
+    Ok(())
+}
 
 fn costs(text: &mut String, name: &str, cost: &Value) -> std::fmt::Result {
     let (pss, rss) = (mebibytes(&cost["pss_kb"]), mebibytes(&cost["rss_kb"]));

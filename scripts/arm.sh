@@ -27,8 +27,6 @@ budgets() {
 # The same commit gives the same program. The build time is also the lower bound of trusted time.
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || date +%s)}
 export SOURCE_DATE_EPOCH
-# Line numbers for crash reports; `build` below strips the program and keeps them.
-export CARGO_PROFILE_RELEASE_DEBUG=line-tables-only CARGO_PROFILE_RELEASE_STRIP=none
 
 # Builds $target, splits off debug information as Debian does, checks the size.
 build() {

@@ -31,6 +31,9 @@ features=
 if [ "$command" = test ]; then
     # A test that fails unwinds.
     library=std,panic_unwind
+else
+    # Line numbers for crash reports. Whoever ships a program strips it.
+    export CARGO_PROFILE_RELEASE_DEBUG=line-tables-only CARGO_PROFILE_RELEASE_STRIP=none
 fi
 if [ "$libc" = musl ]; then
     musl=$("$here/musl.sh" "$target")

@@ -4,8 +4,6 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 target=armv7-unknown-linux-musleabihf
 scripts/firmware.sh "$target" >&2
-# With the settings of arm.sh, so that the standard library is not built again.
-export CARGO_PROFILE_RELEASE_DEBUG=line-tables-only CARGO_PROFILE_RELEASE_STRIP=none
 scripts/arm/cargo.sh "$target" build --locked --release -p rtsp-camera --bin rtsp-camera >&2
 . scripts/arm/names.sh
 streamer=target/arm/$target/release/rtsp-camera

@@ -3,6 +3,7 @@
 use care_protocol::Mode;
 use care_tests::{
     guest::{Guest, Model, PATIENCE},
+    media::has_recordings,
     steps::{agent_says, in_force},
     world::World,
 };
@@ -75,7 +76,7 @@ async fn three_cards_are_swapped() {
         eventually_prints(
             &camera,
             &format!("recordings on the {card} card"),
-            "find /mnt/sd/recordings -name '*.mp4' -size +0 | grep -q . && echo yes",
+            &format!("{} && echo yes", has_recordings("/mnt/sd/recordings")),
             "yes",
         )
         .await;

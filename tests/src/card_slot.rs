@@ -83,7 +83,7 @@ impl Slot {
 
     /// The same with an option of mount(8), which counts on first use.
     pub fn insert_mounted(&self, name: &str, option: &str) -> PathBuf {
-        let card = self.above.parent().unwrap().join("cards").join(name);
+        let card = self.card(name);
         if std::fs::create_dir(&card).is_ok() {
             self.must(&format!("mount -t tmpfs -o size=50m,{option} '{name}' '{0}' && mkdir '{0}/recordings'", card.display()));
         }
@@ -93,8 +93,7 @@ impl Slot {
 
     /// Changes how a card is mounted, whether or not it is in the slot.
     pub fn remount(&self, name: &str, option: &str) {
-        let card = self.above.parent().unwrap().join("cards").join(name);
-        self.must(&format!("mount -o remount,{option} '{}'", card.display()));
+        self.must(&format!("mount -o remount,{option} '{}'", self.card(name).display()));
     }
 
     /// Unmounts the card with a plain umount, as firmware does. Returns the number of attempts.
@@ -117,6 +116,11 @@ impl Slot {
     pub fn files_below_mount(&self) -> Vec<String> {
         let names = std::fs::read_dir(self.recordings()).unwrap();
         names.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect()
+    }
+
+    /// Where a card is mounted for itself, in the slot or not.
+    fn card(&self, name: &str) -> PathBuf {
+        self.above.parent().unwrap().join("cards").join(name)
     }
 
     fn run(&self, script: &str) -> bool {

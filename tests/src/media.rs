@@ -188,6 +188,11 @@ pub fn every_frame_in(files: &[PathBuf]) -> usize {
     frames
 }
 
+/// A shell command that succeeds if this directory of recordings has a segment with bytes in it. There may be several.
+pub fn has_recordings(dir: &str) -> String {
+    format!("find {dir} -name '*.mp4' -size +0 | grep -q .")
+}
+
 /// The files of a recording in their day folders, in order.
 pub fn recordings(dir: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();

@@ -28,6 +28,9 @@ pub trait Guard {
     /// Request and answer are complete: the connection may close with a FIN. The dialer can still reach it until the
     /// guard is dropped.
     fn finished(&self);
+
+    /// Another request begins on a connection whose exchange was finished.
+    fn begun(&self);
 }
 
 /// Opens sockets without the gate: for control traffic, which carries no media.
@@ -57,6 +60,8 @@ pub struct DirectGuard(Option<Watch>);
 
 impl Guard for DirectGuard {
     fn finished(&self) {}
+
+    fn begun(&self) {}
 }
 
 #[cfg(test)]

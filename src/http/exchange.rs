@@ -1,5 +1,6 @@
-//! One request and its answer over a [`Connection`]. The caller's future drives the connection itself, so dropping it
-//! stops every byte: nothing keeps writing in the background. A cut can therefore stop an upload.
+//! Requests and their answers over a [`Connection`]: one, or one after the other ([`Session`]). The caller's future
+//! drives the connection itself, so dropping it stops every byte: nothing keeps writing in the background. A cut can
+//! therefore stop an upload.
 
 use std::{
     error::Error as StdError,
@@ -15,9 +16,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, header};
+use http::{HeaderValue, Request, header};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::{
     pin, select,
@@ -36,7 +38,7 @@ const HYPER_BUFFER: usize = 32 * 1024;
 /// The time for a connection to close with a FIN after its answer was read.
 const CLOSING: Duration = Duration::from_millis(500);
 
-/// A connection, ready for its one request.
+/// A connection, ready for its first request.
 pub struct Connection<G> {
     pub(super) stream: Box<dyn Stream>,
     pub(super) guard: G,
@@ -47,11 +49,6 @@ pub struct Connection<G> {
 }
 
 impl<G: Guard> Connection<G> {
-    /// The guard that holds the connection open.
-    pub(crate) fn guard(&self) -> &G {
-        &self.guard
-    }
-
     /// The connection itself, for a caller that does not speak HTTP through hyper.
     pub fn into_stream(self) -> (Box<dyn Stream>, G) {
         (self.stream, self.guard)
@@ -82,29 +79,111 @@ impl<G: Guard> Connection<G> {
         within(Stage::Http, &host, deadline, self.send(request, limit)).await?
     }
 
-    /// Sends the request and reads the answer, of at most `limit` bytes. Dropping the future drops the connection with
-    /// it: nothing keeps writing in the background. It has no time limit.
-    ///
-    /// An answer that arrives before hyper has taken the whole body ends the connection at once, because hyper would
-    /// keep writing. Such an answer may refuse, but not accept.
-    pub async fn send<B>(self, request: Request<B>, limit: usize) -> Result<Answer, Fault>
+    /// Sends the connection's only request, as [`Session::send`], and closes it.
+    pub async fn send<B>(self, mut request: Request<B>, limit: usize) -> Result<Answer, Fault>
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<Box<dyn StdError + Send + Sync>>,
+    {
+        request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        let mut session = self.session().await?;
+        let answer = session.send(request, limit).await?;
+        session.close().await;
+        Ok(answer)
+    }
+
+    /// For several requests with bodies of one type.
+    pub(crate) async fn session<B>(self) -> Result<Session<G, B>, Fault>
     where
         B: Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<Box<dyn StdError + Send + Sync>>,
     {
         let Self { stream, guard, host, peer, valid_until } = self;
+        let mut builder = http1::Builder::new();
+        builder.max_buf_size(HYPER_BUFFER);
+        let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(|error| broken(&host, peer, &error))?;
+        Ok(Session { sender, connection: Box::pin(connection), guard, host, peer, valid_until, state: State::Fresh })
+    }
+}
+
+/// A connection that takes one request after the other. Between two of them nobody reads it: that the server has closed
+/// it shows in the next request, which fails.
+pub(crate) struct Session<G, B: Body + Unpin + 'static> {
+    sender: SendRequest<Watched<B>>,
+    connection: Pin<Box<http1::Connection<TokioIo<Box<dyn Stream>>, Watched<B>>>>,
+    guard: G,
+    host: String,
+    peer: SocketAddr,
+    valid_until: Duration,
+    state: State,
+}
+
+/// What a [`Session`] has been through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Fresh,
+    /// Its last request and answer were complete.
+    Between,
+    /// It takes no further request.
+    Over,
+}
+
+impl<G, B> Session<G, B>
+where
+    G: Guard,
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<Box<dyn StdError + Send + Sync>>,
+{
+    /// The guard that holds the connection open.
+    pub(crate) fn guard(&self) -> &G {
+        &self.guard
+    }
+
+    /// The other end.
+    pub(crate) fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    /// Whether it may take another request.
+    pub(crate) fn is_reusable(&self) -> bool {
+        self.state == State::Between
+    }
+
+    /// [`Self::send`] until `deadline`.
+    pub(crate) async fn send_by(&mut self, request: Request<B>, limit: usize, deadline: Instant) -> Result<Answer, Fault> {
+        let host = self.host.clone();
+        within(Stage::Http, &host, deadline, self.send(request, limit)).await?
+    }
+
+    /// Sends the request and reads the answer, of at most `limit` bytes. Nothing is sent once the future is dropped,
+    /// and the session is then over. It has no time limit.
+    ///
+    /// An answer that arrives before hyper has taken the whole body ends the session at once, because hyper would
+    /// keep writing. Such an answer may refuse, but not accept.
+    pub(crate) async fn send(&mut self, request: Request<B>, limit: usize) -> Result<Answer, Fault> {
+        let Self { sender, connection, guard, host, peer, valid_until, state } = self;
+        // Until the exchange is complete.
+        let before = std::mem::replace(state, State::Over);
+        let broken = |error: &(dyn StdError + 'static)| broken(host, *peer, error);
+        if before == State::Between {
+            guard.begun();
+            select! {
+                biased;
+                ended = &mut *connection => {
+                    let reason = ended.err().map_or_else(|| "it closed the connection".to_owned(), |error| error.to_string());
+                    return Err(Fault::Http { host: host.clone(), reason });
+                }
+                ready = sender.ready() => ready.map_err(|error| broken(&error))?,
+            }
+        }
         let said_all = Arc::new(AtomicBool::new(request.body().is_end_stream()));
         let request = request.map(|body| Watched { body, said_all: said_all.clone() });
-        let mut builder = hyper::client::conn::http1::Builder::new();
-        builder.max_buf_size(HYPER_BUFFER);
-        let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(|error| broken(&host, peer, &error))?;
-        pin!(connection);
         let exchange = async {
-            let answer = sender.send_request(request).await.map_err(|error| broken(&host, peer, &error))?;
+            let answer = sender.send_request(request).await.map_err(|error| broken(&error))?;
             let (head, body) = answer.into_parts();
             let body = Limited::new(body, limit).collect().await.map_err(|error| match error.downcast_ref() {
                 Some(LengthLimitError { .. }) => Fault::TooLarge { host: host.clone(), limit },
-                None => broken(&host, peer, &*error),
+                None => broken(&*error),
             })?;
             Ok::<_, Fault>((head, body.to_bytes()))
         };
@@ -115,26 +194,34 @@ impl<G: Guard> Connection<G> {
                 biased;
                 answer = &mut exchange => break answer,
                 // The answer may have arrived although the connection failed afterwards.
-                ended = &mut connection, if end.is_none() => end = Some(ended),
+                ended = &mut *connection, if end.is_none() => end = Some(ended),
             }
         };
         let (head, body) = match (answer, &end) {
             (Ok(answer), _) => answer,
-            (Err(_), Some(Err(error))) => return Err(broken(&host, peer, error)),
+            (Err(_), Some(Err(error))) => return Err(broken(error)),
             (Err(fault), _) => return Err(fault),
         };
         if said_all.load(Ordering::Relaxed) {
             guard.finished();
             if end.is_none() {
-                // The answer is valid however the peer closes the connection.
-                let _ = timeout(CLOSING, connection).await;
+                *state = State::Between;
             }
         } else if head.status.is_success() {
             let reason = format!("it answered {} before it had the whole body", head.status.as_u16());
             return Err(Fault::Http { host: host.clone(), reason });
         }
         let date = head.headers.get(header::DATE).and_then(|value| date(value.to_str().ok()?));
-        Ok(Answer { status: head.status.as_u16(), date, headers: head.headers, body, peer, valid_until })
+        Ok(Answer { status: head.status.as_u16(), date, headers: head.headers, body, peer: *peer, valid_until: *valid_until })
+    }
+
+    /// Closes the connection, with a FIN if all exchanges were complete.
+    pub(crate) async fn close(self) {
+        if self.state == State::Between {
+            drop(self.sender);
+            // The last answer is valid however the peer closes the connection.
+            let _ = timeout(CLOSING, self.connection).await;
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! One small HTTP/1.1 client over sockets of our own: the agent must hold the socket to be able to cut it, and reports
 //! in which stage a call failed. The engine's polls ([`get`]), grants and PUTs use it; the link to the broker connects
-//! through it too. One connection carries one request; redirects are not followed.
+//! through it too. One connection carries one request, but for the parts of a clip; redirects are not followed.
 
 mod connect;
 mod dialer;
@@ -23,6 +23,7 @@ pub use connect::{Stream, connect, open};
 pub use dialer::{Dialer, Direct, DirectGuard, Guard};
 pub(crate) use dialer::{begin_connect, new_socket};
 pub use exchange::Connection;
+pub(crate) use exchange::Session;
 pub use fault::{Fault, Stage, Stale};
 pub use race::{Tried, Unreachable, Why};
 pub(crate) use race::{peer_name, tls_advice};
@@ -74,14 +75,13 @@ pub async fn get(origin: &Origin, path: &str, limit: usize, timeout: Duration) -
     open(&Direct, origin, deadline).await?.send_by(request, limit, deadline).await
 }
 
-/// A request for `path` at `endpoint`; `headers` are sent verbatim, `Host` and `Connection` are added here.
+/// A request for `path` at `endpoint`; `headers` are sent verbatim, `Host` is added here.
 pub(crate) fn request<B>(method: &str, endpoint: &Endpoint, path: &str, headers: HeaderMap, body: B) -> Result<Request<B>, Fault> {
     let broken = |error: &dyn fmt::Display| Fault::Http { host: endpoint.host.clone(), reason: error.to_string() };
     let mut request = Request::builder().method(method).uri(path).body(body).map_err(|e| broken(&e))?;
     *request.headers_mut() = headers;
     let host = HeaderValue::from_str(&authority(endpoint)).map_err(|e| broken(&e))?;
     request.headers_mut().insert(header::HOST, host);
-    request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     let agent = HeaderValue::from_static(concat!("kasa-care-agent/", env!("CARGO_PKG_VERSION")));
     request.headers_mut().entry(header::USER_AGENT).or_insert(agent);
     Ok(request)

@@ -15,6 +15,7 @@ mod faults;
 mod flash;
 mod gate;
 mod grant;
+mod kept;
 pub(crate) mod kernel;
 mod pacing;
 mod recording;
@@ -130,6 +131,7 @@ pub fn start(settings: Settings, clock: Clock, events: impl Fn(Event) + Send + S
         device,
         peers: Mutex::new(Arc::new(peers)),
         pacer: Mutex::new(Pacer::new(upload.uplink_kbps)),
+        kept: Mutex::new(None),
         last_fault: Mutex::new(None),
         faults: Faults::new(conditions),
         on_flash,

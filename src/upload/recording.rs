@@ -20,9 +20,10 @@ use crate::{
     media::{Beginning, ClipWriter, Identity, Outlet, Verdict},
 };
 
-/// A part ends before the fragment with which it would last longer. Shorter than the contract's four seconds, so that what
-/// happens is in the store within five, over an uplink that is half as fast again as the stream.
-const PART: Duration = Duration::from_secs(2);
+/// A part ends before the fragment with which it would last longer, and has one fragment at least. Shorter than the
+/// contract's four seconds: at the beginning of an event the pre-roll leaves first, and what happens meanwhile must still
+/// be in the store within five, over an uplink that is half as fast again as the stream.
+const PART: Duration = Duration::from_secs(1);
 /// And before the fragment with which it would be larger, bytes.
 const PART_BYTES: usize = 2_000_000;
 

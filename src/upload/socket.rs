@@ -30,8 +30,8 @@ const NOT_SENT_LOWAT: u32 = 16 * 1024;
 /// pace that whole observation windows of the pacer pass without one, and it would slow down for no reason.
 const LARGEST_SEGMENT: u32 = 1460;
 
-/// The gate's generation and the sockets that were opened under it. One transfer runs at a time and races at most the
-/// addresses of one name, which bounds their number.
+/// The gate's generation and the sockets that were opened under it. One transfer runs at a time, races at most the
+/// addresses of one name, and leaves at most two connections to the next part, which bounds their number.
 #[derive(Debug, Default)]
 pub(super) struct Sockets {
     generation: AtomicU64,
@@ -217,6 +217,16 @@ pub(super) struct SocketGuard {
 }
 
 impl SocketGuard {
+    /// How the connection ends when it closes: within this time, or in the background.
+    fn linger(&self, time: Option<Duration>) {
+        let open = self.sockets.lock();
+        if let Some((_, socket)) = open.duplicates.iter().find(|(id, _)| *id == self.id)
+            && let Err(error) = SockRef::from(socket).set_linger(time)
+        {
+            tracing::debug!(%error, "a connection's linger cannot be set");
+        }
+    }
+
     /// A handle that reads and sets the pace of the connection while it is in use.
     pub(super) fn gauge(&self) -> Gauge {
         Gauge { sockets: self.sockets.clone(), id: self.id }
@@ -224,14 +234,14 @@ impl SocketGuard {
 }
 
 impl http::Guard for SocketGuard {
+    // Close with a FIN.
     fn finished(&self) {
-        let open = self.sockets.lock();
-        if let Some((_, socket)) = open.duplicates.iter().find(|(id, _)| *id == self.id) {
-            // The exchange is complete: close with a FIN.
-            if let Err(error) = SockRef::from(socket).set_linger(None) {
-                tracing::debug!(%error, "a finished connection ends with a reset");
-            }
-        }
+        self.linger(None);
+    }
+
+    // Close with a RST again.
+    fn begun(&self) {
+        self.linger(Some(Duration::ZERO));
     }
 }
 

@@ -2,7 +2,6 @@
 //! checks the [`Permit`] first.
 
 use std::{
-    convert::Infallible,
     net::SocketAddr,
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -11,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use care_protocol::{Grant, GrantRequest, Part, Reject, Stored};
 use http::{HeaderMap, HeaderValue, header};
-use http_body_util::{BodyExt, Full};
+use http_body_util::Full;
 use jiff::Timestamp;
 use tokio::{
     pin, select,
@@ -19,10 +18,12 @@ use tokio::{
 };
 
 use super::{
-    Event, Shared,
+    Event, Peers, Shared,
     body::{ClipBody, Pace},
     failure::{Declined, Doing, Failure},
     grant::{Target, Violation, life},
+    kept::{Connections, Kept, ToStore, for_connection},
+    lock,
     socket::{Gauge, Permit},
     spool::{Job, Outcome},
 };
@@ -80,10 +81,13 @@ impl Shared {
 
     async fn send(&self, job: &Job) -> Result<(), Failure> {
         let permit = Permit::new(self.gate.sockets.clone(), job.generation, self.pacer().rate());
+        let peers = self.peers();
+        let mut connections = lock(&self.kept).take().map(|kept| kept.for_job(job, &peers)).unwrap_or_default();
         let mut fresh_grants = 1;
         loop {
-            let Some(granted) = self.ask(&permit, job).await? else { return Ok(()) };
-            match self.put(&permit, job, granted).await {
+            let Some(granted) = self.ask(&permit, job, &peers, &mut connections).await? else { break };
+            match self.put(&permit, job, granted, &peers, &mut connections).await {
+                Ok(()) => break,
                 // The next connection uses smaller segments, until there are none smaller.
                 Err(Failure::Swallowed(_)) => {}
                 // The URL has expired, or the store reports that it has: request one fresh grant at once, more only
@@ -93,27 +97,46 @@ impl Shared {
                 {
                     fresh_grants -= 1
                 }
-                other => return other,
+                Err(failure) => return Err(failure),
             }
         }
+        *lock(&self.kept) = Kept::after(job, peers, connections);
+        Ok(())
     }
 
     /// Requests a grant; `None` if the clip is stored already.
-    async fn ask(&self, permit: &Permit, job: &Job) -> Result<Option<Granted>, Failure> {
+    async fn ask(&self, permit: &Permit, job: &Job, peers: &Peers, connections: &mut Connections) -> Result<Option<Granted>, Failure> {
         permit.check()?;
         let asking = |fault| Doing::Asking.fault(fault);
-        let peers = self.peers();
         let api = &peers.api;
-        let deadline = Instant::now() + PATIENCE;
-        let connection = open(permit, api, deadline).await.map_err(asking)?;
+        let body = Bytes::from(self.grant_request(job)?);
         let path = format!("/v1/devices/{}/clips", self.device);
-        let mut headers = HeaderMap::new();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        let body = Full::new(Bytes::from(self.grant_request(job)?)).map_err(|never: Infallible| match never {});
-        let request = request("POST", &api.endpoint, &path, headers, body).map_err(asking)?;
-        let sent = self.gate.clock.now().boot;
-        let deadline = Instant::now() + PATIENCE;
-        let answer = connection.send_by(request, ANSWER, deadline).await.map_err(asking)?;
+        let asked = || {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            let request = request("POST", &api.endpoint, &path, headers, Full::new(body.clone()));
+            request.map(|request| for_connection(job, request))
+        };
+        let mut answered = None;
+        if let Some(mut session) = connections.api.take() {
+            let sent = self.gate.clock.now().boot;
+            // If it fails, the server has most likely closed it; a fresh one tells.
+            if let Ok(answer) = session.send_by(asked().map_err(asking)?, ANSWER, Instant::now() + PATIENCE).await {
+                answered = Some((sent, answer, session));
+            }
+            permit.check()?;
+        }
+        let (sent, answer, session) = match answered {
+            Some(answered) => answered,
+            None => {
+                let connection = open(permit, api, Instant::now() + PATIENCE).await.map_err(asking)?;
+                let mut session = connection.session().await.map_err(asking)?;
+                let sent = self.gate.clock.now().boot;
+                let answer = session.send_by(asked().map_err(asking)?, ANSWER, Instant::now() + PATIENCE).await.map_err(asking)?;
+                (sent, answer, session)
+            }
+        };
+        connections.keep_api(job, session).await;
         permit.check()?;
         if let Some(heard) = answer.heard_date(sent).filter(|_| api.endpoint.tls) {
             self.gate.clock.observe_date(heard);
@@ -155,11 +178,18 @@ impl Shared {
         serde_json::to_vec(&request).map_err(|error| broken(error.to_string()))
     }
 
-    async fn put(&self, permit: &Permit, job: &Job, granted: Granted) -> Result<(), Failure> {
+    async fn put(&self, permit: &Permit, job: &Job, granted: Granted, peers: &Peers, connections: &mut Connections) -> Result<(), Failure> {
         permit.check()?;
         let sending = |fault| Doing::Sending.fault(fault);
         let Granted { target, cloud, until } = granted;
-        let peers = self.peers();
+        if let Some(session) = connections.take_store(&target.endpoint) {
+            target.may_be_at(&[session.peer()], cloud)?;
+            match self.put_on(session, permit, job, &target, connections).await {
+                // The server has most likely closed it; a fresh one tells.
+                Err(Failure::Fault { .. }) => permit.check()?,
+                other => return other,
+            }
+        }
         let tls = if target.same_origin { peers.api.tls.clone() } else { peers.store.as_ref().map(|store| store.tls.clone()) };
         let origin = Origin { endpoint: target.endpoint.clone(), tls };
         let deadline = Instant::now() + PATIENCE;
@@ -169,25 +199,47 @@ impl Shared {
         if self.gate.clock.now().boot >= until {
             return Err(Failure::Expired);
         }
-        let pace = Arc::new(Pace::new(self.pacer().rate()));
+        let session = connection.session().await.map_err(sending)?;
+        self.put_on(session, permit, job, &target, connections).await
+    }
+
+    /// Sends the clip over this connection, and leaves that to the next part if it can take one.
+    async fn put_on(
+        &self,
+        mut session: ToStore,
+        permit: &Permit,
+        job: &Job,
+        target: &Target,
+        connections: &mut Connections,
+    ) -> Result<(), Failure> {
+        let sending = |fault| Doing::Sending.fault(fault);
+        let endpoint = &target.endpoint;
+        let rate = self.pacer().rate();
+        let pace = Arc::new(Pace::new(rate));
         let body = ClipBody::new(permit.clone(), job, self.gate.spool.clone(), pace.clone(), &self.on_flash);
-        let mut request = request("PUT", &origin.endpoint, &target.path, target.headers, body).map_err(sending)?;
+        let mut request = request("PUT", endpoint, &target.path, target.headers.clone(), body).map_err(sending)?;
         request.headers_mut().insert(header::CONTENT_LENGTH, job.bytes.into());
-        let (gauge, peer) = (connection.guard().gauge(), connection.peer());
-        let exchange = connection.send(request, ANSWER);
-        let answer = self.watch_progress(exchange, &gauge, &pace, &origin.endpoint.host, job.bytes).await;
-        // The connection is closed by now, and its TCP_INFO has been read.
+        let request = for_connection(job, request);
+        let (gauge, peer) = (session.guard().gauge(), session.peer());
+        gauge.pace(rate);
+        let exchange = session.send(request, ANSWER);
+        let answer = self.watch_progress(exchange, &gauge, &pace, &endpoint.host, job.bytes).await;
+        // What failed is closed here, and its TCP_INFO read.
+        let session = answer.is_ok().then_some(session);
         if pace.swallowed.load(Ordering::Relaxed) && PATHS.segment(peer).is_some() {
-            return Err(Failure::Swallowed(peer_name(&origin.endpoint, peer)));
+            return Err(Failure::Swallowed(peer_name(endpoint, peer)));
         }
         if let Some(why) = pace.unreadable.get() {
             return Err(Failure::Unreadable(why.clone()));
         }
         let answer = answer.map_err(sending)?;
+        if let Some(session) = session {
+            connections.keep_store(job, endpoint, session).await;
+        }
         match answer.status {
             200..=299 => Ok(()),
-            300..=399 => Err(Violation::Redirect(origin.endpoint.authority()).into()),
-            _ => Err(Doing::Sending.declined(&origin.endpoint, &answer)),
+            300..=399 => Err(Violation::Redirect(endpoint.authority()).into()),
+            _ => Err(Doing::Sending.declined(endpoint, &answer)),
         }
     }
 

@@ -8,12 +8,17 @@ use std::{
 };
 
 use care_protocol::DeviceId;
-use tokio::{select, sync::Notify, time::sleep};
+use tokio::{
+    select,
+    sync::Notify,
+    time::{Instant, sleep},
+};
 
 use super::{
     Event, Gate, Peers,
     content::Open,
     faults::Faults,
+    kept::Kept,
     lock,
     pacing::Pacer,
     spool::{Job, Next, Outcome},
@@ -30,6 +35,8 @@ pub(super) struct Shared {
     pub(super) device: DeviceId,
     pub(super) peers: Mutex<Arc<Peers>>,
     pub(super) pacer: Mutex<Pacer>,
+    /// Connections for the next part.
+    pub(super) kept: Mutex<Option<Kept>>,
     pub(super) last_fault: Mutex<Option<String>>,
     pub(super) faults: Faults,
     /// How a clip's file is read.
@@ -72,12 +79,21 @@ impl Shared {
                 Next::At(due) => due.saturating_sub(now.boot).min(ROUND),
                 Next::Idle => ROUND,
             };
+            let wait = self.let_go().map_or(wait, |until| wait.min(until));
             let wait = self.faults.due().map_or(wait, |due| wait.min(due.saturating_sub(now.boot).max(Duration::from_secs(1))));
             select! {
                 () = self.gate.spool.wake.notified() => {}
                 () = sleep(wait) => {}
             }
         }
+    }
+
+    /// Closes connections that no part has used in time; how long until then otherwise.
+    fn let_go(&self) -> Option<Duration> {
+        let mut kept = lock(&self.kept);
+        let now = Instant::now();
+        kept.take_if(|kept| kept.until() <= now);
+        kept.as_ref().map(|kept| kept.until() - now)
     }
 
     /// Sends one clip, in a task that a cut can abort from another thread.

@@ -37,6 +37,8 @@ struct Held {
 
 impl super::super::Guard for Held {
     fn finished(&self) {}
+
+    fn begun(&self) {}
 }
 
 impl Dialer for Record {

@@ -20,7 +20,7 @@ use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
 use rustls::{ClientConfig, RootCertStore, ServerConfig, pki_types::CertificateDer};
 use socket2::{Domain, Socket, Type};
-use tokio::{net::TcpListener, runtime, sync::oneshot};
+use tokio::{net::TcpListener, runtime, sync::oneshot, task::AbortHandle};
 use tokio_rustls::TlsAcceptor;
 
 use crate::{config::Endpoint, http::Origin, test_pki::Authority, tls::Client, upload::Store};
@@ -45,6 +45,7 @@ pub(super) struct Seen {
     pub(super) connections: AtomicU32,
     pub(super) asked: Mutex<Vec<GrantRequest>>,
     pub(super) puts: Mutex<Vec<Put>>,
+    serving: Mutex<Vec<AbortHandle>>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -111,6 +112,11 @@ impl Sink {
         self.seen.connections.load(Ordering::SeqCst)
     }
 
+    /// Ends every connection.
+    pub(super) fn hang_up(&self) {
+        self.seen.serving.lock().unwrap().drain(..).for_each(|connection| connection.abort());
+    }
+
     pub(super) fn asked(&self) -> Vec<GrantRequest> {
         self.seen.asked.lock().unwrap().clone()
     }
@@ -158,7 +164,8 @@ async fn serve(listener: TcpListener, acceptor: Option<TlsAcceptor>, seen: Arc<S
         seen.connections.fetch_add(1, Ordering::SeqCst);
         let sink = listener.local_addr().unwrap();
         let (acceptor, seen, script) = (acceptor.clone(), seen.clone(), script.clone());
-        tokio::spawn(async move {
+        let serving = seen.clone();
+        let task = tokio::spawn(async move {
             let tls = acceptor.is_some();
             let service = service_fn(move |request| answer(request, sink, tls, seen.clone(), script.clone()));
             let server = hyper::server::conn::http1::Builder::new();
@@ -171,6 +178,7 @@ async fn serve(listener: TcpListener, acceptor: Option<TlsAcceptor>, seen: Arc<S
                 let _ = server.serve_connection(TokioIo::new(stream), service).await;
             }
         });
+        serving.serving.lock().unwrap().push(task.abort_handle());
     }
 }
 

@@ -46,7 +46,7 @@ pub fn stop(child: &mut Child, patience: Duration) -> std::io::Result<()> {
     if child.try_wait()?.is_some() {
         return Ok(());
     }
-    terminate(child);
+    signal(child, libc::SIGTERM);
     let deadline = Instant::now() + patience;
     while Instant::now() < deadline {
         if child.try_wait()?.is_some() {
@@ -58,9 +58,14 @@ pub fn stop(child: &mut Child, patience: Duration) -> std::io::Result<()> {
     child.wait().map(drop)
 }
 
-/// SIGTERM. Nothing happens if the child has ended already: its pid is ours until it is waited for.
-fn terminate(child: &Child) {
+/// Sends SIGHUP: the child reads its configuration again.
+pub fn reload(child: &Child) {
+    signal(child, libc::SIGHUP);
+}
+
+/// Nothing happens if the child has ended already: its pid is ours until it is waited for.
+fn signal(child: &Child, signal: libc::c_int) {
     let Ok(pid) = libc::pid_t::try_from(child.id()) else { return };
     // SAFETY: no memory is touched. The caller holds the child and has not waited for it, so the pid is not another's.
-    unsafe { libc::kill(pid, libc::SIGTERM) };
+    unsafe { libc::kill(pid, signal) };
 }

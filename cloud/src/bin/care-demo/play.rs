@@ -102,6 +102,14 @@ impl Play {
         Ok(client::get(&self.status, "/status.json").await?)
     }
 
+    /// From now on the camera's clips leave in parts, while they are filmed.
+    pub fn upload_while_recording(&self) -> Result<()> {
+        self.agent.check()?;
+        change(&self.dir.path().join("camera/config.toml"), &[("[upload]\n", "[upload]\nwhile_recording = true\n".to_owned())])?;
+        self.agent.reload();
+        Ok(())
+    }
+
     /// The end of both programs' logs.
     pub fn logs(&self) -> String {
         format!("{}\n{}", self.cloud.log_tail(), self.agent.log_tail())
@@ -140,6 +148,11 @@ impl Running {
             bail!("{} ended by itself ({status}); {}", self.name, self.log_tail());
         }
         Ok(())
+    }
+
+    fn reload(&self) {
+        let child = self.child.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        care_cloud::child::reload(&child);
     }
 
     fn log_tail(&self) -> String {
@@ -199,17 +212,22 @@ fn set_up(config: &Path, pace: Pace) -> Result<String> {
         Pace::Story => ("every:6s", 2000),
         Pace::Person => ("every:12s", 1000),
     };
-    let mut text = fs::read_to_string(config).with_context(|| format!("reading {}", config.display()))?;
     let changes = [
         ("pre_roll_s = 5", "pre_roll_s = 1".to_owned()),
         ("motion = \"every:30s\"", format!("motion = \"{motion}\"")),
         ("uplink_kbps = 0", format!("uplink_kbps = {uplink}")),
         ("listen = \"127.0.0.1:9180\"", format!("listen = \"{status}\"")),
     ];
+    change(config, &changes)?;
+    Ok(status)
+}
+
+/// Replaces texts of a configuration, each of which must be there.
+fn change(config: &Path, changes: &[(&str, String)]) -> Result<()> {
+    let mut text = fs::read_to_string(config).with_context(|| format!("reading {}", config.display()))?;
     for (from, to) in changes {
         ensure!(text.contains(from), "the provisioned configuration has no line {from}");
-        text = text.replace(from, &to);
+        text = text.replace(from, to);
     }
-    fs::write(config, text).with_context(|| format!("writing {}", config.display()))?;
-    Ok(status)
+    fs::write(config, text).with_context(|| format!("writing {}", config.display()))
 }

@@ -1,6 +1,6 @@
 //! The story of the demo: Premium, a clip in flight, cancel, Free, subscribe again, downgrade to Plus, and an
-//! app-store cancel that takes effect while the broker is down. Each step waits for its effect and fails when its
-//! deadline passes.
+//! app-store cancel that takes effect while the broker is down; then the same with clips that leave while they are
+//! filmed, cancelled in mid-event. Each step waits for its effect and fails when its deadline passes.
 
 use std::time::{Duration, Instant};
 
@@ -43,7 +43,10 @@ impl<'a> Story<'a> {
         self.step("app_store", "Premium is bought again, in the app this time", |s| Box::pin(s.premium("app_store"))).await?;
         self.step("app_store_cancel", "it is cancelled in the app store, to end in 5 s", |s| Box::pin(s.app_store_cancel())).await?;
         self.step("ends_without_broker", "the broker is stopped; the plan ends all the same", |s| Box::pin(s.ends_alone())).await?;
-        self.step("broker_back", "the broker is back", |s| Box::pin(s.broker_back())).await
+        self.step("broker_back", "the broker is back", |s| Box::pin(s.broker_back())).await?;
+        self.step("premium_again", "the owner subscribes once more", |s| Box::pin(s.premium("portal"))).await?;
+        self.step("while_recording", "a clip leaves while it is being filmed", |s| Box::pin(s.while_recording())).await?;
+        self.step("cancel_in_mid_event", "the owner cancels in the middle of it", |s| Box::pin(s.cancel_in_mid_event())).await
     }
 
     /// The figures as one JSON line.
@@ -169,10 +172,12 @@ impl<'a> Story<'a> {
         let at = state["switches"][0]["next"][1].as_u64().context("the document carries no next")?;
         let what = "the camera has performed next by itself";
         let performed = |_: &Value, agent: &Value| agent["mode"] == "free" && agent["last_switch"]["cause"] == "next";
-        let state = self.until(what, Duration::from_secs(10), performed).await?;
+        self.until(what, Duration::from_secs(10), performed).await?;
         let agent = self.play.agent_status().await?;
+        // Read after the switch was seen: its time is not earlier.
+        let afterwards = self.play.state().await?;
         ensure!(agent["link"]["up"] == false, "the camera is connected to a broker that does not run");
-        let late_ms = state["now_us"].as_i64().unwrap_or(0) / 1000 - i64::try_from(at).unwrap_or(0) * 1000;
+        let late_ms = afterwards["now_us"].as_i64().unwrap_or(0) / 1000 - i64::try_from(at).unwrap_or(0) * 1000;
         ensure!((0..2000).contains(&late_ms), "it switched {late_ms} ms after the period's end");
         println!("    {}, {late_ms} ms after the period's end", describe(&agent["last_switch"]));
         Ok(json!({ "late_ms": late_ms }))
@@ -189,6 +194,37 @@ impl<'a> Story<'a> {
             .await?;
         println!("    {}", describe(&state["cameras"][0]["report"]));
         Ok(json!({}))
+    }
+
+    /// Waits until a clip that is still being filmed is in the store in part.
+    async fn while_recording(&mut self) -> Result<Value> {
+        self.play.upload_while_recording()?;
+        let what = "two parts of a clip are stored, and it is being filmed";
+        let state = self
+            .until(what, Duration::from_secs(30), |state, agent| agent["media"]["clip_running"] == true && in_parts(state).is_some())
+            .await?;
+        let clip = in_parts(&state).context("it is listed")?.to_owned();
+        let sizes: Vec<u64> =
+            stored_clips(&state).filter(|part| part["clip"] == clip).filter_map(|part| part["received"].as_u64()).collect();
+        println!("    {} bytes of it in {} parts so far", sizes.iter().sum::<u64>(), sizes.len());
+        Ok(json!({ "clip": clip, "parts": sizes.len() }))
+    }
+
+    async fn cancel_in_mid_event(&mut self) -> Result<Value> {
+        let seq = self.act(json!({ "action": "cancel", "camera": CAMERA })).await?;
+        let switch = self.reported(seq, Duration::from_secs(5)).await?;
+        let report = &switch["report"];
+        says(report, "mode", "free")?;
+        ensure!(report["erased"]["clips"].as_u64() >= Some(1), "what was filmed and had not left was not erased: {report}");
+        println!("    {}; reported after {:.1} ms", describe(report), report_ms(&switch)?);
+        // No further part comes, although the event goes on.
+        self.free().await?;
+        let state = self.play.state().await?;
+        let after: Vec<_> = revoked(&state, seq).cloned().collect();
+        ensure!(after.iter().all(|part| part["stored"] == false), "a part that Free forbids was kept");
+        let bytes_after = bytes(&after, "after_reported");
+        ensure!(bytes_after <= ONE_RECORD, "the store received {bytes_after} bytes after the report");
+        Ok(json!({ "cut_micros": report["cut"]["micros"], "report_ms": report_ms(&switch)?, "bytes_after": bytes_after }))
     }
 
     /// Makes a change that must cut the uploads in flight. Returns the switch with its report, and the uploads it cut,
@@ -262,6 +298,13 @@ fn transfers(state: &Value) -> &[Value] {
 /// Clips that the store has taken; snapshots are not counted.
 fn stored_clips(state: &Value) -> impl Iterator<Item = &Value> {
     transfers(state).iter().filter(|transfer| transfer["stored"] == true && transfer["kind"] == "motion")
+}
+
+/// A clip of which two parts are stored.
+fn in_parts(state: &Value) -> Option<&str> {
+    let clips = stored_clips(state).filter_map(|part| part["clip"].as_str());
+    let mut seen = std::collections::HashSet::new();
+    clips.into_iter().find(|clip| !seen.insert(*clip))
 }
 
 fn in_flight(state: &Value) -> Option<&Value> {

@@ -124,8 +124,8 @@ conditions! {
     Pacing = "pacing", Warning, "Set [upload] uplink_kbps to the uplink's rate, or use Linux 4.19 or later.";
     /// Clips were dropped for newer ones because the spool was full.
     ClipsDropped = "clips_dropped", Error, "Enlarge [spool], or find out why clips are not uploaded.";
-    /// Clips are shorter than the plan allows, because there was no room for more of them.
-    ClipsShortened = "clips_shortened", Warning, "Set [upload] while_recording = true, or enlarge [spool] memory_bytes.";
+    /// Clips are shorter than the plan allows, because neither memory nor flash had room for more of them.
+    ClipsShortened = "clips_shortened", Warning, "Enlarge what the sentence names in [spool], or set [upload] while_recording = true.";
     /// Clips cannot be put on flash.
     SpoolFault = "spool_fault", Warning, "Check the state directory's file system.";
     /// Today's budget of flash writes is used up.

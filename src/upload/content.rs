@@ -1,12 +1,13 @@
-//! A clip's bytes as a transfer reads them: from memory, or from flash one piece at a time on a thread that may block.
-//! So the uploads' runtime never blocks, and a clip of any size needs the memory of one piece. The digest is checked
-//! before the last piece is returned, so a damaged file never becomes a complete object.
+//! A clip's bytes as a transfer reads them: from memory, or from flash one piece at a time on a thread that may block, or
+//! its beginning from there and the rest from memory. So the uploads' runtime never blocks, and a clip of any size needs
+//! the memory of one piece. The digest of what is on flash is checked before its last piece is returned, so a damaged file
+//! never becomes a complete object.
 
 use std::{
     io,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use bytes::Bytes;
@@ -16,7 +17,7 @@ use uuid::Uuid;
 
 use super::{
     flash::ClipFile,
-    spool::{Content, Job},
+    spool::{Content, Head, Job},
 };
 use crate::hex::hex;
 
@@ -27,10 +28,16 @@ const PIECE: usize = 64 * 1024;
 pub(super) type Open = Arc<dyn Fn(Uuid) -> io::Result<ClipFile> + Send + Sync>;
 
 /// The pieces of one clip, in order.
-pub(super) enum Pieces {
-    /// Last first.
-    Memory(Vec<Bytes>),
-    Flash(Option<Box<Reader>>),
+pub(super) struct Pieces {
+    file: File,
+    /// They follow those in the file; last first.
+    memory: Vec<Bytes>,
+}
+
+/// What is still to come from a file.
+enum File {
+    Nothing,
+    At(Box<Reader>),
     Reading(JoinHandle<io::Result<(Box<Reader>, Bytes)>>),
 }
 
@@ -47,38 +54,42 @@ pub(super) struct Reader {
 
 impl Pieces {
     pub(super) fn of(job: &Job, open: &Open) -> Self {
-        match &job.content {
-            Content::Memory(fragments) => Self::Memory(fragments.iter().filter(|fragment| !fragment.is_empty()).rev().cloned().collect()),
-            Content::Flash => Self::Flash(Some(Box::new(Reader {
-                open: open.clone(),
-                id: job.id,
-                file: None,
-                offset: 0,
-                bytes: job.bytes,
-                digest: digest::Context::new(&digest::SHA256),
-                sha256: job.sha256.clone(),
-            }))),
+        let Content { flash, memory } = &job.content;
+        let reader = |head: &Head| Reader {
+            open: open.clone(),
+            id: job.id,
+            file: None,
+            offset: 0,
+            bytes: head.bytes,
+            digest: digest::Context::new(&digest::SHA256),
+            sha256: head.sha256.clone(),
+        };
+        Self {
+            file: flash.as_ref().map_or(File::Nothing, |head| File::At(Box::new(reader(head)))),
+            memory: memory.iter().filter(|fragment| !fragment.is_empty()).rev().cloned().collect(),
         }
     }
 
     /// The next piece, never empty. Do not call this again after an error.
     pub(super) fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
         loop {
-            match self {
-                Self::Memory(fragments) => return Poll::Ready(fragments.pop().map(Ok)),
-                Self::Flash(reader) => match reader.take() {
-                    Some(reader) if reader.offset < reader.bytes => *self = Self::Reading(spawn_blocking(move || reader.read())),
-                    _ => return Poll::Ready(None),
+            match std::mem::replace(&mut self.file, File::Nothing) {
+                File::Nothing => return Poll::Ready(self.memory.pop().map(Ok)),
+                File::At(reader) if reader.offset < reader.bytes => self.file = File::Reading(spawn_blocking(move || reader.read())),
+                File::At(_) => {}
+                File::Reading(mut reading) => match Pin::new(&mut reading).poll(context) {
+                    Poll::Pending => {
+                        self.file = File::Reading(reading);
+                        return Poll::Pending;
+                    }
+                    Poll::Ready(read) => {
+                        let read = read.unwrap_or_else(|ended| Err(io::Error::other(ended)));
+                        return Poll::Ready(Some(read.map(|(reader, piece)| {
+                            self.file = File::At(reader);
+                            piece
+                        })));
+                    }
                 },
-                Self::Reading(reading) => {
-                    let read = ready!(Pin::new(reading).poll(context)).unwrap_or_else(|ended| Err(io::Error::other(ended)));
-                    let (reader, piece) = match read {
-                        Ok((reader, piece)) => (Some(reader), Ok(piece)),
-                        Err(why) => (None, Err(why)),
-                    };
-                    *self = Self::Flash(reader);
-                    return Poll::Ready(Some(piece));
-                }
             }
         }
     }

@@ -70,7 +70,7 @@ impl Faults {
         );
         self.set(Kind::ClipFailing, troubles.clip_failing);
         self.conditions.set(Kind::GrantMisleads, troubles.bad_grant.map(|why| format!("{why}; no byte is sent there")));
-        self.conditions.set(Kind::ClipsShortened, troubles.shortened);
+        self.set(Kind::ClipsShortened, troubles.shortened);
         self.set(Kind::SpoolFault, flash.fault);
         let budget = flash.over_budget.then(|| {
             let written = flash.written_today;

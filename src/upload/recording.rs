@@ -38,6 +38,7 @@ impl Outlet for Gate {
             digest: new_digest(),
             in_parts: self.in_parts.load(Ordering::Relaxed),
             part: Open::default(),
+            ended: false,
             finished: false,
         };
         Some((Box::new(recording), max))
@@ -65,6 +66,8 @@ struct Recording {
     digest: digest::Context,
     in_parts: bool,
     part: Open,
+    /// The spool had no room for a fragment: the clip ends before it.
+    ended: bool,
     finished: bool,
 }
 
@@ -103,6 +106,13 @@ impl ClipWriter for Recording {
     }
 
     fn append(&mut self, fragment: Bytes, duration: Duration) -> Verdict {
+        let size = fragment.len() as u64;
+        let mut spool = self.spool.lock();
+        if self.ended || !spool.has_room_for(self.id, size) {
+            self.ended = true;
+            return spool.end_before(self.id, size, self.clock.now());
+        }
+        drop(spool);
         let ended = self.end_part(fragment.len(), duration);
         self.digest.update(&fragment);
         self.part.bytes += fragment.len();
@@ -125,6 +135,7 @@ impl ClipWriter for Recording {
 
     fn finish(mut self: Box<Self>, duration: Duration) {
         let sha256 = hex(self.digest.clone().finish().as_ref());
+        let duration = if self.ended { self.part.until } else { duration };
         self.spool.lock().finish(self.id, duration, sha256, self.clock.now());
         self.finished = true;
         self.spool.changed();

@@ -332,7 +332,7 @@ impl Recorder {
         let whole = self.parts.outlet.clip_max().is_some_and(|longest| longest <= max);
         Ok(match end {
             End::Over => false,
-            // Where memory ended it, a clip without an event would only push out the one that has it.
+            // Where the spool ended it for want of room, a clip without an event would only push out the one that has it.
             End::Longest => whole && short(Limits { pre_roll: self.parts.pre_roll, max }.after()),
             End::Format => short(AFTER),
         })

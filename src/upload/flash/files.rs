@@ -12,6 +12,7 @@ use thiserror::Error;
 use uuid::Uuid;
 
 use super::{
+    growing::Growing,
     header::{self, Facts, HEADER_BYTES, Unreadable},
     journal,
     write_budget::WriteCount,
@@ -64,7 +65,9 @@ pub(in crate::upload) struct Files<F: Filesystem> {
     /// Whether everything in the directory is known.
     scanned: bool,
     /// What was written to flash, with what is being written now.
-    written: WriteCount,
+    pub(super) written: WriteCount,
+    /// Files of clips that are being filmed.
+    pub(super) growing: Growing<F::File>,
 }
 
 struct Journal<T> {
@@ -74,7 +77,8 @@ struct Journal<T> {
 
 impl<F: Filesystem> Files<F> {
     pub(in crate::upload) fn new(open: Opener<F>) -> Self {
-        Self { open, dir: None, journal: None, gone: BTreeSet::new(), scanned: false, written: WriteCount::default() }
+        let (gone, growing) = (BTreeSet::new(), Growing::default());
+        Self { open, dir: None, journal: None, gone, scanned: false, written: WriteCount::default(), growing }
     }
 
     /// Scans what the last run left. Half-written and erased clips are removed, the rest is returned. If the scan
@@ -90,7 +94,7 @@ impl<F: Filesystem> Files<F> {
         self.written = written;
     }
 
-    fn purge_unscanned(&mut self) -> io::Result<()> {
+    pub(super) fn purge_unscanned(&mut self) -> io::Result<()> {
         if !self.scanned {
             let scan = self.try_scan(false);
             self.or_give_up(scan)?;
@@ -126,6 +130,7 @@ impl<F: Filesystem> Files<F> {
     /// them at once. From here on no scan finds them, even if their files are still there.
     pub(in crate::upload) fn record_erased(&mut self, ids: impl IntoIterator<Item = Uuid>) -> io::Result<()> {
         self.gone.extend(ids);
+        self.gone.iter().for_each(|id| self.growing.forget(*id));
         self.purge_unscanned()?;
         let said = self.write_erased();
         match self.or_give_up(said) {
@@ -143,7 +148,7 @@ impl<F: Filesystem> Files<F> {
         self.or_give_up(unlinked)
     }
 
-    fn dir(&mut self) -> io::Result<&F> {
+    pub(super) fn dir(&mut self) -> io::Result<&F> {
         if self.dir.is_none() {
             self.dir = Some((self.open)()?);
         }
@@ -157,7 +162,7 @@ impl<F: Filesystem> Files<F> {
         result
     }
 
-    fn give_up(&mut self) {
+    pub(super) fn give_up(&mut self) {
         self.dir = None;
         self.journal = None;
     }
@@ -165,12 +170,7 @@ impl<F: Filesystem> Files<F> {
     fn write(&mut self, part: &str, facts: &Facts, fragments: &[Bytes], wanted: impl Fn() -> bool) -> io::Result<bool> {
         let header = header::with_written(header::encode(facts).ok_or(io::ErrorKind::InvalidInput)?, self.written);
         let dir = self.dir()?;
-        let (free, wanted_bytes) = (dir.free()?, HEADER_BYTES + facts.bytes);
-        if free < RESERVE.saturating_add(wanted_bytes) {
-            let why =
-                format!("{free} bytes are free, a clip of {wanted_bytes} bytes would leave less than the {RESERVE} kept for the state");
-            return Err(io::Error::new(io::ErrorKind::StorageFull, why));
-        }
+        keep_reserve(dir, HEADER_BYTES + facts.bytes)?;
         let file = dir.open(part, Access::Create)?;
         file.write_at(&header, 0)?;
         let mut end = HEADER_BYTES;
@@ -223,7 +223,7 @@ impl<F: Filesystem> Files<F> {
         if self.gone.is_empty() {
             return Ok(());
         }
-        let names: Vec<String> = self.gone.iter().map(|id| name(*id, CLIP)).collect();
+        let names: Vec<String> = self.gone.iter().flat_map(|id| [name(*id, CLIP), name(*id, PART)]).collect();
         let dir = self.dir()?;
         for name in names {
             remove(dir, &name)?;
@@ -246,17 +246,19 @@ impl<F: Filesystem> Files<F> {
             tracing::error!("the spool's journal cannot be read, so it is unknown which clips were erased: erasing every clip on flash");
         }
         for name in &names {
-            if name.ends_with(PART) {
-                remove(dir, name)?;
+            if !name.ends_with(CLIP) && !name.ends_with(PART) {
                 continue;
             }
-            let Some(id) = name.strip_suffix(CLIP) else { continue };
-            let said_gone = Uuid::try_parse(id).is_ok_and(|id| gone.is_some_and(|gone| gone.contains(&id)));
-            // The clip's write count is valid even if the clip is erased.
+            // The write count is valid even if the clip is erased, or was never completed.
             let header = read_header(dir, name);
             if let Some(written) = header.as_ref().ok().and_then(|header| header::written(header)) {
                 scan.written = scan.written.newer(written);
             }
+            let Some(id) = name.strip_suffix(CLIP) else {
+                remove(dir, name)?;
+                continue;
+            };
+            let said_gone = Uuid::try_parse(id).is_ok_and(|id| gone.is_some_and(|gone| gone.contains(&id)));
             if said_gone {
                 remove(dir, name)?;
                 continue;
@@ -301,7 +303,17 @@ pub(in crate::upload) struct ClipFile {
 
 impl ClipFile {
     pub(in crate::upload) fn open<F: Filesystem>(dir: &F, id: Uuid) -> io::Result<Self> {
-        Ok(Self { file: Box::new(dir.open(&name(id, CLIP), Access::Read)?) })
+        // A clip that grew has the second name until its file is complete, which may be between the first two attempts.
+        let names = [CLIP, PART, CLIP].map(|suffix| name(id, suffix));
+        let mut missing = io::ErrorKind::NotFound.into();
+        for name in names {
+            match dir.open(&name, Access::Read) {
+                Ok(file) => return Ok(Self { file: Box::new(file) }),
+                Err(why) if why.kind() == io::ErrorKind::NotFound => missing = why,
+                Err(why) => return Err(why),
+            }
+        }
+        Err(missing)
     }
 
     /// Up to `most` bytes of the clip from `offset` on.
@@ -313,8 +325,18 @@ impl ClipFile {
     }
 }
 
-fn name(id: Uuid, suffix: &str) -> String {
+pub(super) fn name(id: Uuid, suffix: &str) -> String {
     format!("{id}{suffix}")
+}
+
+/// Fails if writing this many bytes would take what is kept for state and journal.
+pub(super) fn keep_reserve(dir: &impl Filesystem, bytes: u64) -> io::Result<()> {
+    let free = dir.free()?;
+    if free >= RESERVE.saturating_add(bytes) {
+        return Ok(());
+    }
+    let why = format!("{free} bytes are free, {bytes} bytes of a clip would leave less than the {RESERVE} kept for the state");
+    Err(io::Error::new(io::ErrorKind::StorageFull, why))
 }
 
 fn remove(dir: &impl Filesystem, name: &str) -> io::Result<()> {

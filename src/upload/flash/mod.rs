@@ -1,5 +1,6 @@
 //! Clips that wait on flash, because memory is short, the cloud is unreachable, or the agent stops: plain files that
-//! describe themselves, and a small journal of erased clips. A scan rebuilds the spool from them.
+//! describe themselves, and a small journal of erased clips. A scan rebuilds the spool from them. A clip that outgrows
+//! memory is written while it is filmed ([`growing`]).
 //!
 //! All of it runs on the flash thread ([`thread`]), never under the spool's lock: a cut only marks clips. Only the
 //! engine's record that follows a cut waits for flash: for the journal line about the clips that the cut erased
@@ -7,6 +8,7 @@
 
 mod erasing;
 mod files;
+mod growing;
 mod header;
 #[cfg(any(test, feature = "fuzzing"))]
 mod hostile;

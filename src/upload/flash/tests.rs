@@ -7,6 +7,8 @@
 //! 3. nothing is found that the document on record does not allow;
 //! 4. nothing torn is found, no part is left, and the quota holds.
 
+mod growing;
+
 use std::{
     cell::Cell,
     collections::{BTreeMap, BTreeSet},
@@ -87,6 +89,7 @@ struct Moment {
 /// A running camera, as far as its spool is concerned: the real gate and the real files on the simulated disk, and a
 /// shell that does what the agent does.
 struct Camera {
+    limits: &'static Limits,
     disk: Disk,
     files: Files<Disk>,
     gate: Gate,
@@ -102,7 +105,7 @@ struct Camera {
 
 impl Camera {
     /// A camera that starts with this on flash, of which `safe` must be found, and with `record` on record.
-    fn boot(found: Snapshot, safe: &BTreeSet<Uuid>, record: u64, fault: Option<Fault>, ledger: Ledger) -> Self {
+    fn boot(limits: &'static Limits, found: Snapshot, safe: &BTreeSet<Uuid>, record: u64, fault: Option<Fault>, ledger: Ledger) -> Self {
         let plant = if let Some(Fault::Disk(plant)) = fault { Some(plant) } else { None };
         let disk = Disk::from(found).with(plant);
         let started = Readings { boot: Duration::from_secs(1000), system: Duration::ZERO };
@@ -113,7 +116,7 @@ impl Camera {
             // It may not be there.
             let _ = disk.remove("journal");
         }
-        let gate = Gate::new(&LIMITS, None, clock);
+        let gate = Gate::new(limits, None, clock);
         match files.scan() {
             Ok(scan) => {
                 gate.spool.lock().lost_unreadable(scan.unreadable);
@@ -124,14 +127,19 @@ impl Camera {
         disk.attempt(record);
         disk.acknowledge(record);
         gate.open(admission(record));
-        let mut camera = Self { disk, files, gate, dial, fault, ledger, moments: Vec::new(), document: record, waits: Cell::new(None) };
+        let mut camera =
+            Self { limits, disk, files, gate, dial, fault, ledger, moments: Vec::new(), document: record, waits: Cell::new(None) };
         let safe: BTreeSet<Uuid> = camera.on_flash().intersection(safe).copied().collect();
         camera.moments = camera.disk.take_history().into_iter().map(|disk| Moment { disk, safe: safe.clone() }).collect();
         camera
     }
 
     fn new(fault: Option<Fault>) -> Self {
-        Self::boot(Snapshot::default(), &BTreeSet::new(), 1, fault, Ledger::default())
+        Self::with(&LIMITS, fault)
+    }
+
+    fn with(limits: &'static Limits, fault: Option<Fault>) -> Self {
+        Self::boot(limits, Snapshot::default(), &BTreeSet::new(), 1, fault, Ledger::default())
     }
 
     fn ids(&self) -> BTreeSet<Uuid> {
@@ -271,7 +279,7 @@ impl Camera {
 
     fn restart(&self, found: Snapshot, record: u64, moment: &Moment, more: &[usize], states: &mut u64) -> Result<(), String> {
         *states += 1;
-        let mut camera = Self::boot(found, &moment.safe, record, self.fault, self.ledger.clone());
+        let mut camera = Self::boot(self.limits, found, &moment.safe, record, self.fault, self.ledger.clone());
         camera.check(record, moment)?;
         if !more.is_empty() {
             camera.work();
@@ -286,7 +294,7 @@ impl Camera {
         let found = self.ids();
         for id in &found {
             let content = self.ledger.contents.get(id).ok_or("a clip that nobody recorded")?;
-            let read = ClipFile::open(&self.disk, *id).and_then(|file| file.read(0, 1000)).map_err(|why| format!("{id}: {why}"))?;
+            let read = ClipFile::open(&self.disk, *id).and_then(|file| file.read(0, 1_000_000)).map_err(|why| format!("{id}: {why}"))?;
             if read != content {
                 return Err(format!("{id} does not hold what was recorded"));
             }
@@ -309,8 +317,8 @@ impl Camera {
         if names.iter().any(|name| name.ends_with(".part") && name != "journal.part") {
             return Err(format!("a part is left: {names:?}"));
         }
-        let used = found.len() as u64 * (HEADER_BYTES + 120);
-        if used > LIMITS.flash_bytes { Err(format!("{used} bytes on flash")) } else { Ok(()) }
+        let used: u64 = found.iter().map(|id| HEADER_BYTES + self.ledger.contents[id].len() as u64).sum();
+        if used > self.limits.flash_bytes { Err(format!("{used} bytes on flash")) } else { Ok(()) }
     }
 }
 
@@ -520,10 +528,10 @@ fn s70_what_another_firmware_wrote_is_erased_and_counted() {
     camera.wait();
     let file = camera.disk.open(&format!("{newer}.clip"), Access::Write).unwrap();
     file.write_at(b"KCASPOOL\x02\0\0\0", 0).unwrap();
-    let again = Camera::boot(camera.disk.now(), &BTreeSet::new(), 1, None, camera.ledger.clone());
+    let again = Camera::boot(&LIMITS, camera.disk.now(), &BTreeSet::new(), 1, None, camera.ledger.clone());
     assert_eq!((again.ids(), again.gate.spool.lock().tally().dropped.clips), (BTreeSet::from([kept]), 1));
     let file = camera.disk.open("journal", Access::Create).unwrap();
     file.write_at(b"kasa-care-agent spool 2\n", 0).unwrap();
-    let again = Camera::boot(camera.disk.now(), &BTreeSet::new(), 1, None, camera.ledger.clone());
+    let again = Camera::boot(&LIMITS, camera.disk.now(), &BTreeSet::new(), 1, None, camera.ledger.clone());
     assert_eq!(again.ids(), BTreeSet::new(), "a journal that is not understood may have said anything");
 }

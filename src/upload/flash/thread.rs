@@ -7,7 +7,7 @@ use super::{Files, Put, flash_fault};
 use crate::upload::{
     Event,
     gate::Gate,
-    spool::{Chore, Spilled},
+    spool::{Chore, Completion, Diagnosis, Piece, Spill, Spilled},
 };
 
 /// Runs until the spool is stopped and no work is left.
@@ -34,17 +34,34 @@ pub(in crate::upload) fn carry_out<F: Filesystem>(chore: Chore, files: &mut File
                 gate.spool.lock().unlinked(fault, gate.clock.now());
             }
         }
-        Chore::Spill(spill) => {
-            let put = files.put(spill.id, &spill.facts, &spill.fragments, || gate.spool.lock().is_wanted(spill.id));
-            let (spilled, why) = match put {
-                Put::Durable => (Spilled::Durable, None),
-                Put::Unwanted => (Spilled::Interrupted, None),
-                Put::Failed(why) => (Spilled::Failed, Some(flash_fault("clips cannot be put on flash, and wait in memory", &why))),
-            };
-            tracing::debug!(clip = %spill.id, bytes = spill.facts.bytes, outcome = ?spilled, "clip to flash");
-            let let_go = gate.spool.lock().spilled(spill.id, spilled, why, gate.clock.now());
+        Chore::Spill(Spill { id, facts, fragments }) => {
+            let put = files.put(id, &facts, &fragments, || gate.spool.lock().is_wanted(id));
+            let (spilled, why) = outcome(put, "clips cannot be put on flash, and wait in memory");
+            tracing::debug!(clip = %id, bytes = facts.bytes, outcome = ?spilled, "clip to flash");
+            let let_go = gate.spool.lock().spilled(id, spilled, why, gate.clock.now());
             // Outside the lock.
             drop(let_go);
         }
+        Chore::Grow(Piece { id, offset, fragment }) => {
+            let written =
+                files.grow(id, offset, &fragment).map_err(|why| flash_fault("a clip longer than memory cannot be put on flash", &why));
+            let let_go = gate.spool.lock().grown(id, written, gate.clock.now());
+            // Outside the lock.
+            drop((let_go, fragment));
+        }
+        Chore::Complete(Completion { id, facts }) => {
+            let put = files.complete(id, &facts, || gate.spool.lock().is_wanted(id));
+            let (spilled, why) = outcome(put, "a clip longer than memory would not survive a power cut");
+            tracing::debug!(clip = %id, bytes = facts.bytes, outcome = ?spilled, "clip that grew on flash");
+            gate.spool.lock().completed(id, spilled, why, gate.clock.now());
+        }
+    }
+}
+
+fn outcome(put: Put, fault: &str) -> (Spilled, Option<Diagnosis>) {
+    match put {
+        Put::Durable => (Spilled::Durable, None),
+        Put::Unwanted => (Spilled::Interrupted, None),
+        Put::Failed(why) => (Spilled::Failed, Some(flash_fault(fault, &why))),
     }
 }

@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::{
     failures::Trouble,
+    growth::{Head, Shortage},
     start::{Start, trusted_ms},
 };
 use crate::{
@@ -30,9 +31,13 @@ pub(in crate::upload) struct Clip {
     pub(super) started: Start,
     /// Of the whole clip, as far as it is filmed: what a policy judges.
     pub(super) duration: Duration,
-    /// Empty where its bytes are on flash alone.
+    /// What is in memory, behind `head`. Empty where its bytes are on flash alone.
     pub(super) fragments: Vec<Bytes>,
     pub(super) flash: OnFlash,
+    /// Its beginning, as far as it is in an unfinished file alone.
+    pub(super) head: Head,
+    /// Bytes for that file that the flash thread has got.
+    pub(super) handed: u64,
     /// BOOTTIME at which it was complete.
     pub(super) since: Duration,
     pub(super) bytes: u64,
@@ -40,7 +45,7 @@ pub(in crate::upload) struct Clip {
     pub(super) sha256: String,
     pub(super) state: State,
     /// Being recorded, and the spool has no room for more of it.
-    pub(super) full: bool,
+    pub(super) full: Option<Shortage>,
     /// Not tried before this.
     pub(super) not_before: Duration,
     /// How often its upload has failed, alone or together with others.
@@ -86,6 +91,10 @@ pub(super) enum OnFlash {
     Yes,
     /// Writing began and did not finish: the clip stays in memory, is written again, and its erasure is recorded.
     Doubtful,
+    /// It outgrows memory: its file is written while it is filmed, and becomes a clip's when it is complete.
+    Growing,
+    /// The same, but nothing more is written: the rest stays in memory.
+    Stuck(Shortage),
 }
 
 /// A clip that was dropped to make room for newer ones.
@@ -108,11 +117,13 @@ impl Clip {
             duration: Duration::ZERO,
             fragments: Vec::new(),
             flash: OnFlash::No,
+            head: Head::default(),
+            handed: 0,
             since: now.boot,
             bytes: 0,
             sha256: String::new(),
             state: State::Recording,
-            full: false,
+            full: None,
             not_before: Duration::ZERO,
             failures: 0,
             unreadable: 0,
@@ -163,6 +174,10 @@ impl Clip {
         self.sha256 = sha256;
         self.since = now.boot;
         self.state = State::Waiting;
+        if self.flash == OnFlash::Growing && self.handed == 0 {
+            // It fits memory after all.
+            self.flash = OnFlash::No;
+        }
     }
 
     /// The id of the clip that it is, or is part of.
@@ -196,7 +211,7 @@ impl Clip {
 
     /// Bytes of memory that it uses.
     pub(super) fn in_memory(&self) -> u64 {
-        if self.fragments.is_empty() { 0 } else { self.bytes }
+        if self.fragments.is_empty() { 0 } else { self.bytes - self.head.bytes }
     }
 
     pub(super) fn as_dropped(&self, now: Now) -> Dropped {
@@ -205,12 +220,23 @@ impl Clip {
 
     /// Bytes of flash that it uses or is about to use.
     pub(super) fn on_flash(&self) -> u64 {
-        if matches!(self.flash, OnFlash::Writing | OnFlash::Yes) { self.bytes + HEADER_BYTES } else { 0 }
+        match self.flash {
+            OnFlash::Writing | OnFlash::Yes => self.bytes + HEADER_BYTES,
+            OnFlash::Growing | OnFlash::Stuck(_) if self.handed > 0 => self.handed + HEADER_BYTES,
+            OnFlash::No | OnFlash::Doubtful | OnFlash::Growing | OnFlash::Stuck(_) => 0,
+        }
+    }
+
+    /// Whether there may be a file of it, so that its erasure must be recorded.
+    pub(super) fn may_have_file(&self) -> bool {
+        self.flash != OnFlash::No && (self.flash != OnFlash::Growing || self.handed > 0)
     }
 
     /// Whether dropping it frees memory at once.
     pub(super) fn may_be_dropped(&self) -> bool {
-        self.state == State::Waiting && !self.fragments.is_empty() && matches!(self.flash, OnFlash::No | OnFlash::Doubtful)
+        self.state == State::Waiting
+            && !self.fragments.is_empty()
+            && matches!(self.flash, OnFlash::No | OnFlash::Doubtful | OnFlash::Stuck(_))
     }
 }
 

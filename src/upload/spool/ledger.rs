@@ -56,6 +56,13 @@ impl Ledger {
         self.clips.iter().map(Clip::in_memory).sum()
     }
 
+    /// Bytes of memory that clips use and cannot give back at once: those being recorded, written and sent.
+    pub(super) fn fixed_memory(&self) -> u64 {
+        let recorded = self.being_recorded();
+        let stays = |clip: &&Clip| !clip.may_be_dropped() || recorded.contains(&clip.clip());
+        self.clips.iter().filter(stays).map(Clip::in_memory).sum()
+    }
+
     /// Bytes of flash that clips use or are about to use.
     pub(super) fn on_flash(&self) -> u64 {
         self.clips.iter().map(Clip::on_flash).sum()
@@ -180,7 +187,7 @@ impl Ledger {
     }
 
     fn remove(&mut self, clip: Clip) {
-        if clip.flash != OnFlash::No {
+        if clip.may_have_file() {
             self.unerased.push((clip.id, clip.on_flash()));
         }
         self.removed.push(clip);

@@ -6,13 +6,15 @@
 //! - [`recording`]: a clip while it is being recorded
 //! - [`schedule`]: which clip is uploaded next; [`failures`]: what a failure means; [`troubles`]: the sentences that
 //!   describe it
-//! - [`quota`]: the limits of memory and flash; [`spill`]: the chores of the flash thread
+//! - [`quota`]: the limits of memory and flash; [`spill`]: the chores of the flash thread; [`growth`]: clips that
+//!   outgrow memory while they are filmed
 //!
 //! Time inside is BOOTTIME, so that a correction of the clock changes no clip's age; only a clip of an earlier boot
 //! uses trusted time.
 
 mod clip;
 mod failures;
+mod growth;
 mod ledger;
 mod quota;
 mod recording;
@@ -35,12 +37,14 @@ use self::{
     ledger::{Ledger, Tally},
     quota::Flash,
     start::trusted_ms,
+    troubles::Shortened,
 };
 pub(super) use self::{
     clip::{Dropped, Part},
     failures::{Blame, Trouble},
+    growth::{Completion, Head, Piece},
     schedule::{Content, Job, Next, Outcome},
-    spill::{Chore, Spilled},
+    spill::{Chore, Spill, Spilled},
     troubles::Diagnosis,
 };
 
@@ -54,8 +58,8 @@ pub(super) struct Spool {
     flash: Flash,
     /// Whether a document has judged the clips found on flash.
     judged: bool,
-    /// Clips that ended early because there was no room for more of them, and the BOOTTIME of the last.
-    shortened: Option<(u32, Duration)>,
+    /// Clips that ended early because there was no room for more of them.
+    shortened: Option<Shortened>,
     admission: Admission,
     /// The generation under which clips may be uploaded; set together with `admission`.
     generation: Generation,

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     backoff::{Delays, Jitter},
-    upload::flash::{Facts, HEADER_BYTES, WriteBudget, WriteCount},
+    upload::flash::{Facts, WriteBudget, WriteCount},
 };
 
 /// After a fault flash is not tried for this long, doubling up to the second value.
@@ -116,15 +116,28 @@ impl Spool {
         true
     }
 
-    /// Drops clips so that the one at `index` fits: the oldest of the lowest class, never a clip that is of a higher
-    /// class, in flight, or being written. `None` if there is no room for it; then nothing is dropped.
-    pub(super) fn make_room_on_flash(&mut self, index: usize, now: Now) -> Option<Uuid> {
+    /// Drops clips so that `more` bytes of the one at `index` fit. `None` if there is no room for them; then nothing is
+    /// dropped.
+    pub(super) fn make_room_on_flash(&mut self, index: usize, more: u64, now: Now) -> Option<Uuid> {
+        let id = self.ledger.clips[index].id;
+        for going in self.what_gives_way(index, more)? {
+            if let Some(index) = self.ledger.clips.iter().position(|clip| clip.id == going) {
+                self.ledger.drop_clip(index, now);
+            }
+        }
+        Some(id)
+    }
+
+    /// What gives way on flash to `more` bytes of the clip at `index`: the oldest of the lowest class, never a clip that is
+    /// of a higher class, in flight, or being written. `None` if that is not enough.
+    pub(super) fn what_gives_way(&self, index: usize, more: u64) -> Option<Vec<Uuid>> {
         let clip = &self.ledger.clips[index];
-        let (id, whole, worth) = (clip.id, clip.clip(), (class(clip.kind), index));
-        let needed = (self.ledger.on_flash() + clip.bytes + HEADER_BYTES + self.flash.unlinking_bytes + self.ledger.unerased_bytes())
-            .saturating_sub(self.flash.quota);
+        let (whole, worth) = (clip.clip(), (class(clip.kind), index));
+        let needed =
+            (self.ledger.on_flash() + more + self.flash.unlinking_bytes + self.ledger.unerased_bytes()).saturating_sub(self.flash.quota);
         let less = |(index, clip): &(usize, &Clip)| {
-            clip.state == State::Waiting && clip.flash == OnFlash::Yes && clip.clip() != whole && (class(clip.kind), *index) < worth
+            let there = matches!(clip.flash, OnFlash::Yes | OnFlash::Stuck(_));
+            clip.state == State::Waiting && there && clip.clip() != whole && (class(clip.kind), *index) < worth
         };
         let mut victims: Vec<_> = self.ledger.clips.iter().enumerate().filter(less).collect();
         victims.sort_by_key(|(index, clip)| (class(clip.kind), *index));
@@ -137,15 +150,7 @@ impl Spool {
                 go.then_some(clip.id)
             })
             .collect();
-        if freed < needed {
-            return None;
-        }
-        for id in going {
-            if let Some(index) = self.ledger.clips.iter().position(|clip| clip.id == id) {
-                self.ledger.drop_clip(index, now);
-            }
-        }
-        Some(id)
+        (freed >= needed).then_some(going)
     }
 
     /// Adds the clips found on flash at the start. None of them leaves before a document has judged it. Clips beyond

@@ -12,6 +12,7 @@ use super::{
     Spool,
     clip::{Clip, State},
     start::trusted_ms,
+    troubles::Shortened,
 };
 use crate::media::{Beginning, Verdict};
 
@@ -48,14 +49,7 @@ impl Spool {
         if !self.make_room_in_memory(id, now) {
             return Verdict::Erased;
         }
-        // The next piece is about as large. Ending a clip early is better than dropping it for its last second.
-        let recorded = self.ledger.being_recorded();
-        let stays = |clip: &&Clip| !clip.may_be_dropped() || recorded.contains(&clip.clip());
-        let fixed: u64 = self.ledger.clips.iter().filter(stays).map(Clip::in_memory).sum();
-        let full = fixed.saturating_add(2 * size) > self.memory_quota;
-        if let Some(clip) = self.ledger.recording(id) {
-            clip.full = full;
-        }
+        self.make_way(id, size, now);
         self.limit(id)
     }
 
@@ -63,7 +57,7 @@ impl Spool {
     pub(in crate::upload) fn limit(&self, id: Uuid) -> Verdict {
         let longest = Duration::from_secs(self.admission.record.clip_max_s.into());
         match self.ledger.clips.iter().find(|clip| clip.clip() == id && clip.state == State::Recording) {
-            Some(clip) if clip.full => Verdict::Continue { max: longest.min(clip.duration) },
+            Some(clip) if clip.full.is_some() => Verdict::Continue { max: longest.min(clip.duration) },
             Some(_) => Verdict::Continue { max: longest },
             None => Verdict::Erased,
         }
@@ -81,8 +75,8 @@ impl Spool {
         let Some(clip) = self.ledger.recording(id) else { return };
         clip.end(sha256, now);
         let (kind, length) = (clip.kind, clip.duration);
-        if clip.full {
-            self.shortened = Some((self.shortened.map_or(0, |(clips, _)| clips) + 1, now.boot));
+        if let (Some(why), true) = (clip.full, kind != ClipKind::Snapshot) {
+            self.shortened = Some(Shortened { clips: self.shortened.map_or(0, |shortened| shortened.clips) + 1, why, at: now.boot });
         }
         if kind != ClipKind::Snapshot && length > longest {
             self.ledger.erase(|clip| clip.clip() == id);

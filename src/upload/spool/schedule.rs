@@ -13,11 +13,14 @@ use super::{
     Spool,
     clip::{Clip, OnFlash, Part, Passed, State, allows},
     failures::Trouble,
+    growth::Head,
     start::{Start, trusted_ms},
 };
 
 /// How often a clip of an earlier boot checks whether the time is known by now.
 const CLOCK_ROUND: Duration = Duration::from_secs(2);
+/// How often a clip whose file is being completed is looked at.
+const COMPLETION_ROUND: Duration = Duration::from_secs(2);
 
 /// A clip in flight.
 #[derive(Debug, Clone)]
@@ -37,11 +40,11 @@ pub(in crate::upload) struct Job {
     pub(in crate::upload) content: Content,
 }
 
-/// Where a transfer reads a clip's bytes.
+/// Where a transfer reads a clip's bytes: first those in its file, if there are any, then those in memory.
 #[derive(Debug, Clone)]
-pub(in crate::upload) enum Content {
-    Memory(Vec<Bytes>),
-    Flash,
+pub(in crate::upload) struct Content {
+    pub(in crate::upload) flash: Option<Head>,
+    pub(in crate::upload) memory: Vec<Bytes>,
 }
 
 /// The next thing to do.
@@ -115,6 +118,12 @@ impl Spool {
             if clip.kind != ClipKind::Snapshot {
                 passed.push(Passed::of(clip));
             }
+            if clip.flash == OnFlash::Growing {
+                // The flash thread completes its file, or gives up. It wakes the uploads; this is in case it has nothing to do.
+                let again = now.boot + COMPLETION_ROUND;
+                soonest = Some(soonest.map_or(again, |other| other.min(again)));
+                continue;
+            }
             let fresh = clip.failures == 0;
             let due = clip.not_before.max(if fresh { self.schedule.fresh_from } else { self.schedule.pause_until });
             if due > now.boot {
@@ -139,11 +148,7 @@ impl Spool {
             length: clip.length(),
             bytes: clip.bytes,
             sha256: clip.sha256.clone(),
-            content: if clip.flash == OnFlash::Yes && clip.fragments.is_empty() {
-                Content::Flash
-            } else {
-                Content::Memory(clip.fragments.clone())
-            },
+            content: content(clip),
         }))
     }
 
@@ -195,6 +200,15 @@ impl Spool {
             clip.not_before = Duration::ZERO;
         }
     }
+}
+
+fn content(clip: &Clip) -> Content {
+    let flash = match clip.flash {
+        OnFlash::Yes if clip.fragments.is_empty() => Some(Head { bytes: clip.bytes, sha256: clip.sha256.clone() }),
+        OnFlash::Stuck(_) => Some(clip.head.clone()),
+        _ => None,
+    };
+    Content { flash, memory: clip.fragments.clone() }
 }
 
 fn order(clip: &Clip, recorded: &BTreeSet<Uuid>) -> Order {

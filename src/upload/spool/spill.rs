@@ -5,6 +5,7 @@
 //! - when memory is more than half full and it waits: the other half is for the clip that is being recorded meanwhile;
 //! - when it has been complete for [`SPILL_AFTER`] and still waits: the cloud is unreachable, or refuses, or the link
 //!   is slow, and a power cut would lose it;
+//! - when it outgrows memory while it is filmed ([`super::growth`]);
 //! - when the agent stops.
 //!
 //! The parts of a clip are written in their order, so that a power cut leaves no gap: of parts on flash that follow one in
@@ -20,7 +21,8 @@ use uuid::Uuid;
 
 use super::{
     Spool,
-    clip::{OnFlash, State, class},
+    clip::{Clip, OnFlash, State, class},
+    growth::{Completion, Piece, Shortage},
     troubles::Diagnosis,
 };
 use crate::upload::flash::{Facts, HEADER_BYTES, PartFacts};
@@ -38,6 +40,10 @@ pub(in crate::upload) enum Chore {
     Erase(BTreeSet<Uuid>),
     /// Write this clip.
     Spill(Spill),
+    /// Write the next piece of a clip that is being filmed.
+    Grow(Piece),
+    /// All of it is written: complete its file.
+    Complete(Completion),
 }
 
 /// A clip to be written.
@@ -74,7 +80,11 @@ impl Spool {
             return Err(Duration::MAX);
         }
         if self.flash.not_before > now.boot {
+            self.stop_growth(Shortage::Fault);
             return Err(self.flash.not_before);
+        }
+        if let Some(chore) = self.growth(now) {
+            return Ok(chore);
         }
         let crowded = self.ledger.memory() > self.memory_quota / 2;
         let mut soonest = Duration::MAX;
@@ -85,7 +95,7 @@ impl Spool {
         order.sort_by_key(|index| (Reverse(class(self.ledger.clips[*index].kind)), *index));
         for index in order {
             let clip = &self.ledger.clips[index];
-            let here = matches!(clip.flash, OnFlash::Writing | OnFlash::Yes);
+            let here = !matches!(clip.flash, OnFlash::No | OnFlash::Doubtful);
             if clip.state == State::Recording || here || clip.fragments.is_empty() || self.ledger.follows_memory(index) {
                 continue;
             }
@@ -100,7 +110,7 @@ impl Spool {
                 self.flash.over_budget = true;
                 continue;
             }
-            if let Some(id) = self.make_room_on_flash(index, now) {
+            if let Some(id) = self.make_room_on_flash(index, clip.bytes + HEADER_BYTES, now) {
                 if !self.ledger.unerased.is_empty() {
                     // Erasures run first, so that the quota holds at every moment.
                     return self.chore(now);
@@ -117,18 +127,7 @@ impl Spool {
         let clip = self.ledger.clips.iter_mut().find(|clip| clip.id == id)?;
         clip.flash = OnFlash::Writing;
         self.flash.budget.charge(clip.bytes + HEADER_BYTES);
-        let facts = Facts {
-            clip: id.to_string(),
-            kind: clip.kind,
-            epoch: clip.epoch,
-            height: clip.height,
-            started_ms: clip.started.trusted_ms(now),
-            duration_ms: u64::try_from(clip.duration.as_millis()).unwrap_or(u64::MAX),
-            bytes: clip.bytes,
-            sha256: clip.sha256.clone(),
-            part: clip.part.as_ref().map(PartFacts::of),
-        };
-        Some(Spill { id, facts, fragments: clip.fragments.clone() })
+        Some(Spill { id, facts: clip.for_header(now), fragments: clip.fragments.clone() })
     }
 
     /// Whether to continue writing a clip: not if it has been erased, and not if another clip has been erased whose
@@ -190,5 +189,22 @@ impl Spool {
     pub(in crate::upload) fn spill_all(&mut self) {
         self.flash.stopping = true;
         self.flash.not_before = Duration::ZERO;
+    }
+}
+
+impl Clip {
+    /// What the header of its file says.
+    pub(super) fn for_header(&self, now: Now) -> Facts {
+        Facts {
+            clip: self.id.to_string(),
+            kind: self.kind,
+            epoch: self.epoch,
+            height: self.height,
+            started_ms: self.started.trusted_ms(now),
+            duration_ms: u64::try_from(self.duration.as_millis()).unwrap_or(u64::MAX),
+            bytes: self.bytes,
+            sha256: self.sha256.clone(),
+            part: self.part.as_ref().map(PartFacts::of),
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use care_engine::trusted_time::Now;
 use jiff::Timestamp;
 
-use super::{Spool, clip::State, failures::Blame, start::trusted_ms};
+use super::{Spool, clip::State, failures::Blame, growth::Shortage, start::trusted_ms};
 
 /// How long a clip that ended early is spoken of.
 const REMEMBERED: Duration = Duration::from_secs(3600);
@@ -20,7 +20,17 @@ pub(in crate::upload) struct Troubles {
     /// Grants name forbidden addresses.
     pub(in crate::upload) bad_grant: Option<String>,
     /// Clips ended early.
-    pub(in crate::upload) shortened: Option<String>,
+    pub(in crate::upload) shortened: Option<Diagnosis>,
+}
+
+/// Clips that ended early.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Shortened {
+    pub(super) clips: u32,
+    /// Why the last one did.
+    pub(super) why: Shortage,
+    /// BOOTTIME at which it did.
+    pub(super) at: Duration,
 }
 
 /// A sentence and what to do about it.
@@ -61,13 +71,14 @@ impl Spool {
             Diagnosis { sentence, advice: trouble.advice }
         });
         let bad_grant = troubled(true).next_back().map(|(clip, trouble)| format!("{}; clip {} waits", trouble.why, clip.id));
-        self.shortened = self.shortened.filter(|(_, at)| now.boot.saturating_sub(*at) <= REMEMBERED);
-        let shortened = self.shortened.map(|(count, at)| {
-            let (count, memory) = (clips(count as usize), self.memory_quota);
-            format!(
-                "{count} ended before the event or the plan did: [spool] memory_bytes ({memory}) was full; the last at {}",
-                moment(at, now)
-            )
+        self.shortened = self.shortened.filter(|shortened| now.boot.saturating_sub(shortened.at) <= REMEMBERED);
+        let shortened = self.shortened.map(|Shortened { clips: count, why, at }| {
+            let (count, memory, Diagnosis { sentence: why, advice }) = (clips(count as usize), self.memory_quota, self.in_words(why));
+            let at = moment(at, now);
+            let sentence = format!(
+                "{count} ended before the event or the plan did: [spool] memory_bytes ({memory}) was full, and {why}; the last at {at}"
+            );
+            Diagnosis { sentence, advice }
         });
         Troubles { failing, clip_failing, bad_grant, shortened }
     }

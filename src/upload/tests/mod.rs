@@ -4,6 +4,7 @@ mod cuts;
 mod early_answers;
 mod flash;
 mod grants;
+mod growth;
 mod parts;
 mod sink;
 

@@ -1,4 +1,5 @@
 mod failures;
+mod growth;
 mod parts;
 
 use care_protocol::ClipKind;

@@ -200,7 +200,7 @@ fn without_room_the_clip_ends_early_keeps_what_it_has_and_says_so() {
     assert!(matches!(spool.limit(clip), Verdict::Continue { max } if max == Duration::from_secs(second)));
     spool.finish(clip, Duration::from_secs(second), "00".into(), now(120));
     assert_eq!(spool.tally().dropped, Erased::default());
-    assert!(spool.troubles(now(120)).shortened.is_some_and(|said| said.starts_with("1 clip ended")));
+    assert!(spool.troubles(now(120)).shortened.is_some_and(|said| said.sentence.starts_with("1 clip ended")));
     assert_eq!(spool.troubles(now(4000)).shortened, None, "an hour later it is history");
 }
 

@@ -1,0 +1,72 @@
+//! Scenario 97: a clip that goes up whole and is longer than memory goes to flash while it is filmed.
+
+use std::time::Duration;
+
+use care_protocol::{GrantRequest, Mode, Policy};
+use care_tests::{
+    build::Build,
+    cloud::{CloudState, Put},
+    in_each_build,
+    issuer::PREMIUM,
+    media::probe_bytes,
+    world::World,
+};
+
+/// A clip of this length is several times as large as memory.
+const LONG: Policy = Policy { clip_max_s: 14, ..PREMIUM };
+/// Several seconds of the camera's stream.
+const MEMORY: u64 = 250_000;
+
+/// A Premium camera with little memory for clips and this much flash.
+async fn small_memory(build: Build, flash_bytes: u64) -> World {
+    let mut world = World::with_camera_of(build).await;
+    world.agent.config.extra =
+        format!("[spool]\nmemory_bytes = {MEMORY}\nflash_bytes = {flash_bytes}\nflash_bytes_per_day = 100_000_000\n");
+    let premium = world.premium().limited(LONG);
+    world.start_with(premium, Mode::Paid).await;
+    world
+}
+
+/// The first clip in the store that is no snapshot.
+fn stored(seen: &CloudState) -> Option<(GrantRequest, Put)> {
+    let clip = |put: &Put| {
+        let asked = seen.asked.iter().map(|(_, asked)| asked).find(|asked| asked.clip == put.clip && asked.duration_ms > 1000)?;
+        Some((asked.clone(), put.clone()))
+    };
+    seen.puts.iter().filter(|put| put.complete == Some(true)).find_map(clip)
+}
+
+/// Motion goes on, so that a clip gets as long as it may.
+async fn long_motion(world: &World) -> (GrantRequest, Put) {
+    world.move_every(Duration::from_secs(1), "a clip", stored).await
+}
+
+in_each_build!(s97_a_clip_longer_than_memory_arrives_whole_without_parts);
+
+async fn s97_a_clip_longer_than_memory_arrives_whole_without_parts(build: Build) {
+    let world = small_memory(build, 20_000_000).await;
+    let (asked, put) = long_motion(&world).await;
+    assert_eq!((asked.part, asked.bytes), (None, put.body.len() as u64));
+    assert!(asked.bytes > 2 * MEMORY, "{} bytes do not show it", asked.bytes);
+    let longest = u64::from(LONG.clip_max_s) * 1000;
+    assert!(asked.duration_ms > longest - 1500 && asked.duration_ms <= longest, "{} ms", asked.duration_ms);
+    let whole = probe_bytes(&put.body);
+    assert_eq!((whole.complaints.as_str(), whole.starts_with_keyframe), ("", true));
+    assert!(whole.longest_step() < 1.5, "{:?}", whole.pts);
+    assert!((whole.duration() - asked.duration_ms as f64 / 1000.0).abs() < 0.2, "{} s of {} ms", whole.duration(), asked.duration_ms);
+    let status = world.agent.status("what flash has taken", |status| status.spool("flash_written_today") > asked.bytes).await;
+    assert!(status.condition("clips_shortened").is_none(), "{:#}", status.0["conditions"]);
+    assert_eq!(status.spool("dropped_clips"), 0, "{:#}", status.0["spool"]);
+}
+
+in_each_build!(s97_where_neither_memory_nor_flash_has_room_a_clip_ends_early_and_says_why);
+
+async fn s97_where_neither_memory_nor_flash_has_room_a_clip_ends_early_and_says_why(build: Build) {
+    let world = small_memory(build, 0).await;
+    let (asked, put) = long_motion(&world).await;
+    assert!(asked.bytes <= MEMORY && asked.duration_ms < 12_000, "{asked:?}");
+    assert_eq!(probe_bytes(&put.body).complaints, "");
+    let status = world.agent.status("the condition", |status| status.condition("clips_shortened").is_some()).await;
+    let said = status.sentence("clips_shortened");
+    assert!(said.contains("memory_bytes (250000) was full, and [spool] flash_bytes is 0"), "{said}");
+}

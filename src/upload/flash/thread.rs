@@ -45,7 +45,7 @@ pub(in crate::upload) fn carry_out<F: Filesystem>(chore: Chore, files: &mut File
         Chore::Grow(Piece { id, offset, fragment }) => {
             let written =
                 files.grow(id, offset, &fragment).map_err(|why| flash_fault("a clip longer than memory cannot be put on flash", &why));
-            let let_go = gate.spool.lock().grown(id, written, gate.clock.now());
+            let let_go = gate.spool.lock().piece_written(id, written, gate.clock.now());
             // Outside the lock.
             drop((let_go, fragment));
         }

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::{
     Spool,
-    clip::{OnFlash, State},
+    clip::{Clip, OnFlash, State},
     spill::{Chore, Spilled},
     troubles::Diagnosis,
 };
@@ -135,7 +135,9 @@ impl Spool {
 
     /// What the flash thread does next for clips that grow. Where it may write no more of one, that one stops growing.
     pub(super) fn growth(&mut self, now: Now) -> Option<Chore> {
-        let growing: Vec<Uuid> = self.ledger.clips.iter().filter(|clip| clip.flash == OnFlash::Growing).map(|clip| clip.id).collect();
+        // One that is being sent, because flash took too long, goes on afterwards: its transfer holds what is in memory.
+        let grows = |clip: &&Clip| clip.flash == OnFlash::Growing && matches!(clip.state, State::Recording | State::Waiting);
+        let growing: Vec<Uuid> = self.ledger.clips.iter().filter(grows).map(|clip| clip.id).collect();
         for id in growing {
             let Some(index) = self.ledger.clips.iter().position(|clip| clip.id == id) else { continue };
             let clip = &self.ledger.clips[index];
@@ -186,7 +188,7 @@ impl Spool {
 
     /// The flash thread has written a piece, and its file now holds a beginning of the clip with this digest; or it has
     /// failed to. Returns memory to be freed outside the lock.
-    pub(in crate::upload) fn grown(&mut self, id: Uuid, written: Result<String, Diagnosis>, now: Now) -> Option<Bytes> {
+    pub(in crate::upload) fn piece_written(&mut self, id: Uuid, written: Result<String, Diagnosis>, now: Now) -> Option<Bytes> {
         let clip = self.ledger.clips.iter_mut().find(|clip| clip.id == id);
         match written {
             Ok(sha256) => {

@@ -19,7 +19,10 @@ use super::{
 
 /// How often a clip of an earlier boot checks whether the time is known by now.
 const CLOCK_ROUND: Duration = Duration::from_secs(2);
-/// How often a clip whose file is being completed is looked at.
+/// How long a clip that outgrew memory waits for its file to be complete, so that a power cut does not lose it. A flash that
+/// hangs keeps no clip from leaving.
+const COMPLETION: Duration = Duration::from_secs(15);
+/// How often it is looked at meanwhile.
 const COMPLETION_ROUND: Duration = Duration::from_secs(2);
 
 /// A clip in flight.
@@ -118,8 +121,8 @@ impl Spool {
             if clip.kind != ClipKind::Snapshot {
                 passed.push(Passed::of(clip));
             }
-            if clip.flash == OnFlash::Growing {
-                // The flash thread completes its file, or gives up. It wakes the uploads; this is in case it has nothing to do.
+            if clip.flash == OnFlash::Growing && clip.since.saturating_add(COMPLETION) > now.boot {
+                // The flash thread wakes the uploads; this is in case it has nothing to do.
                 let again = now.boot + COMPLETION_ROUND;
                 soonest = Some(soonest.map_or(again, |other| other.min(again)));
                 continue;
@@ -205,7 +208,7 @@ impl Spool {
 fn content(clip: &Clip) -> Content {
     let flash = match clip.flash {
         OnFlash::Yes if clip.fragments.is_empty() => Some(Head { bytes: clip.bytes, sha256: clip.sha256.clone() }),
-        OnFlash::Stuck(_) => Some(clip.head.clone()),
+        OnFlash::Growing | OnFlash::Stuck(_) => Some(clip.head.clone()),
         _ => None,
     };
     Content { flash, memory: clip.fragments.clone() }

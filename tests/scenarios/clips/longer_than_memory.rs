@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use care_protocol::{GrantRequest, Mode, Policy};
+use care_protocol::{GrantRequest, Mode, Outcome, Policy};
 use care_tests::{
     build::Build,
     cloud::{CloudState, Put},
     in_each_build,
     issuer::PREMIUM,
     media::probe_bytes,
+    wait::{PATIENCE, until},
     world::World,
 };
 
@@ -69,4 +70,36 @@ async fn s97_where_neither_memory_nor_flash_has_room_a_clip_ends_early_and_says_
     let status = world.agent.status("the condition", |status| status.condition("clips_shortened").is_some()).await;
     let said = status.sentence("clips_shortened");
     assert!(said.contains("memory_bytes (250000) was full, and [spool] flash_bytes is 0"), "{said}");
+}
+
+/// Names in the spool's directory of clips, whole or unfinished.
+fn files(world: &World) -> Vec<String> {
+    let entries = std::fs::read_dir(world.agent.config.state_dir.join("spool")).into_iter().flatten().filter_map(Result::ok);
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    names.filter(|name| !name.starts_with("journal")).collect()
+}
+
+in_each_build!(s97_a_cancel_or_a_kill_while_a_clip_is_filmed_to_flash_leaves_no_file);
+
+async fn s97_a_cancel_or_a_kill_while_a_clip_is_filmed_to_flash_leaves_no_file(build: Build) {
+    let mut world = small_memory(build, 20_000_000).await;
+    let unfinished = |world: &World| files(world).into_iter().find(|name| name.ends_with(".part"));
+    let killed = world.move_every(Duration::from_millis(200), "an unfinished file", |_| unfinished(&world)).await;
+    world.agent.kill().await;
+    assert!(files(&world).contains(&killed));
+    world.agent.start();
+    world.agent.mode(Mode::Paid).await;
+    assert!(!files(&world).contains(&killed), "{:?}", files(&world));
+
+    let cut = world.move_every(Duration::from_millis(200), "an unfinished file", |_| unfinished(&world)).await;
+    let asked = world.cloud.grants_asked();
+    let cancel = world.free();
+    let cancel = world.switch(cancel, Mode::Free).await;
+    let report = world.issuer.judged(&cancel, Outcome::Applied).await;
+    assert!(report.erased.clips >= 1 && report.erased.bytes > MEMORY / 2, "{report:?}");
+    until("its file to be deleted", PATIENCE, || (!files(&world).contains(&cut)).then_some(())).await;
+    let (killed, cut) = (killed.trim_end_matches(".part"), cut.trim_end_matches(".part"));
+    let seen = world.cloud.lock();
+    assert!(seen.asked[asked..].iter().all(|(_, asked)| asked.clip != cut));
+    assert!(seen.puts.iter().all(|put| put.clip != killed && put.clip != cut));
 }

@@ -44,7 +44,7 @@ fn serve(spool: &mut Spool, at_s: u64, done: &mut Done) {
                 let clip = spool.ledger.clips.iter().find(|clip| clip.id == piece.id).unwrap();
                 assert_eq!(piece.offset, clip.head.bytes);
                 done.grown += piece.fragment.len() as u64;
-                assert!(spool.grown(piece.id, Ok(format!("until {}", piece.offset)), at).is_some());
+                assert!(spool.piece_written(piece.id, Ok(format!("until {}", piece.offset)), at).is_some());
             }
             Chore::Complete(completion) => {
                 done.completed += 1;
@@ -183,7 +183,7 @@ fn a_cut_in_mid_clip_erases_what_is_on_flash_too() {
     let erased = spool.keep(Policy { clips: false, ..PAID }, AT, now(121));
     assert_eq!(erased, Erased { clips: 1, bytes: 21 * FRAGMENT as u64 });
     assert!(!spool.erasures_settled() && !spool.is_wanted(clip));
-    assert_eq!(spool.grown(piece.id, Ok(String::new()), now(121)), None);
+    assert_eq!(spool.piece_written(piece.id, Ok(String::new()), now(121)), None);
     assert_eq!(spool.append(clip, Bytes::from_static(b"x"), 22 * SECOND, now(122)), Verdict::Erased);
     serve(&mut spool, 122, &mut done);
     assert_eq!((done.erased, spool.erasures_settled(), spool.flash_use().held), (1, true, Erased::default()));
@@ -257,7 +257,7 @@ fn a_flash_that_fails_in_mid_clip_ends_it_when_memory_is_full_and_nothing_filmed
         film(&mut spool, clip, 1..=failing_from - 1, &mut done);
         assert_eq!(spool.append(clip, Bytes::from(vec![0; FRAGMENT]), failing_from as u32 * SECOND, now(100 + failing_from)), LONGEST);
         let Ok(Chore::Grow(piece)) = spool.chore(now(100 + failing_from)) else { panic!("a piece is due") };
-        spool.grown(piece.id, Err(broken()), now(100 + failing_from));
+        spool.piece_written(piece.id, Err(broken()), now(100 + failing_from));
         let long = film(&mut spool, clip, failing_from + 1..=60, &mut done);
         assert_eq!((long * FRAGMENT as u64).saturating_sub(done.grown), 7_500_000, "what flash did not take");
         finish(&mut spool, clip, long);
@@ -303,6 +303,25 @@ fn a_flash_that_is_too_slow_ends_the_clip_within_memory_and_says_so() {
     finish(&mut spool, clip, second);
     assert!(why_shortened(&mut spool).contains("more slowly"), "{}", why_shortened(&mut spool));
     assert_eq!(spool.tally().dropped, Erased::default());
+}
+
+#[test]
+fn a_flash_that_hangs_keeps_no_clip_from_leaving() {
+    let (mut spool, mut done) = (default_spool(), Done::default());
+    let clip = begin(&mut spool, ClipKind::Motion, 100).unwrap();
+    film(&mut spool, clip, 1..=20, &mut done);
+    spool.append(clip, Bytes::from(vec![0; FRAGMENT]), 21 * SECOND, now(121));
+    let Ok(Chore::Grow(piece)) = spool.chore(now(121)) else { panic!("a piece is due") };
+    finish(&mut spool, clip, 21);
+    assert!(job(&mut spool, 135).is_none());
+    let sent = job(&mut spool, 136).expect("it has waited long enough");
+    assert_eq!((sent.content.flash.map(|head| head.bytes), sent.content.memory.len()), (Some(10_000_000), 1));
+    // It goes on at last, but not beside the transfer.
+    assert!(spool.piece_written(piece.id, Ok("late".into()), now(140)).is_some());
+    assert!(spool.chore(now(140)).is_err());
+    spool.settle(clip, spool.generation, failed(Blame::Clip), now(141));
+    serve(&mut spool, 141, &mut done);
+    assert_eq!((done.completed, spool.flash_use().held.clips), (1, 1));
 }
 
 #[test]

@@ -1,9 +1,9 @@
 //! Uploads clips to the cloud. Media records into the [`Gate`], the engine opens and cuts it, and the uploads' thread
-//! sends what may leave: one clip at a time, oldest first, which keeps the pace exact and the memory small. Nothing
+//! sends what may leave: one clip, or part of one, at a time, which keeps the pace exact and the memory small. Nothing
 //! here decides about plans. Results are reported as [`Event`]s.
 //!
 //! Clips wait in memory (`[spool] memory_bytes`) and, if necessary, on flash (`flash_bytes`, [`flash`]), which has its
-//! own thread.
+//! own thread. A clip that outgrows memory is written there while it is filmed.
 //!
 //! Where the vendor's own program uploads the clips, the gate controls that too ([`vendor`]).
 

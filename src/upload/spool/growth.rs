@@ -69,7 +69,9 @@ impl Spool {
     pub(super) fn make_way(&mut self, id: Uuid, size: u64, now: Now) {
         let Some(index) = self.recorded(id) else { return };
         let (fixed, quota) = (self.ledger.fixed_memory(), self.memory_quota);
-        let ahead = (AHEAD * size).min(quota / 4).max(2 * size);
+        // A short fragment, such as one before a keyframe that was asked for, says little about the next ones.
+        let largest = self.ledger.clips[index].fragments.iter().map(|fragment| fragment.len() as u64).max().unwrap_or(size);
+        let ahead = (AHEAD * largest).min(quota / 4).max(2 * largest);
         if fixed.saturating_add(ahead) <= quota {
             self.ledger.clips[index].full = None;
             return;

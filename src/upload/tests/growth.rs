@@ -10,7 +10,7 @@ const MEMORY: u64 = 8_000_000;
 const FRAGMENT: usize = 500_000;
 
 fn bench(sink: &Sink, dir: &Path, flash_bytes: u64) -> Bench {
-    Bench::on(Peers { api: sink.origin(), store: None }, 0, flash_bytes, dir.join("spool"))
+    Bench::on(Peers { api: sink.origin(), store: None }, 1_000_000, flash_bytes, dir.join("spool"))
 }
 
 fn begin(bench: &Bench) -> Box<dyn ClipWriter> {

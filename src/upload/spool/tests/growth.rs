@@ -1,5 +1,7 @@
 //! Clips that outgrow memory while they are filmed.
 
+use proptest::prelude::*;
+
 use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -358,4 +360,47 @@ fn a_first_part_that_outgrows_memory_is_completed_on_flash_as_a_part() {
     assert_eq!(done.completed, 1);
     let job = job(&mut spool, 104).unwrap();
     assert_eq!((job.id, job.part.map(|part| part.index), job.content.flash.map(|head| head.bytes)), (clip, Some(0), Some(1_000_000)));
+}
+
+proptest! {
+    /// Whatever sizes fragments have and however fast flash is: memory and flash keep to their quotas, the clip is never
+    /// dropped, and what was accepted of it is what leaves.
+    #[test]
+    fn a_clip_that_grows_keeps_to_both_quotas_and_loses_nothing(
+        fragments in prop::collection::vec((1_usize..400, 0_usize..3, prop::bool::weighted(0.05)), 1..80),
+        memory in 800_u64..3000,
+        flash in 0_u64..20_000,
+    ) {
+        let mut spool = sized(memory, flash, DAY);
+        let clip = begin(&mut spool, ClipKind::Motion, 100).unwrap();
+        let (mut accepted, mut second) = (0, 0);
+        for (size, chores, fails) in fragments {
+            second += 1;
+            if !spool.has_room_for(clip, size as u64) {
+                let verdict = spool.end_before(clip, size as u64, now(100 + second));
+                prop_assert_eq!(verdict, Verdict::Continue { max: (second as u32 - 1) * SECOND });
+                second -= 1;
+                break;
+            }
+            let verdict = spool.append(clip, Bytes::from(vec![0; size]), second as u32 * SECOND, now(100 + second));
+            accepted += size as u64;
+            prop_assert!(verdict != Verdict::Erased && spool.memory() <= memory);
+            for _ in 0..chores {
+                let Ok(chore) = spool.chore(now(100 + second)) else { break };
+                let Chore::Grow(piece) = chore else { return Err(TestCaseError::fail(format!("{chore:?}"))) };
+                let written = if fails { Err(broken()) } else { Ok(String::new()) };
+                spool.piece_written(piece.id, written, now(100 + second));
+                prop_assert!(spool.flash_use().held.bytes <= flash);
+            }
+            if verdict != LONGEST || second == 60 {
+                break;
+            }
+        }
+        finish(&mut spool, clip, second);
+        spool.stop_growth(super::super::growth::Shortage::Fault);
+        let sent = job(&mut spool, 100 + second).unwrap();
+        let in_memory: usize = sent.content.memory.iter().map(Bytes::len).sum();
+        prop_assert_eq!(sent.content.flash.map_or(0, |head| head.bytes) + in_memory as u64, accepted);
+        prop_assert_eq!((sent.bytes, sent.length), (accepted, second as u32 * SECOND));
+    }
 }

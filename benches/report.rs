@@ -9,7 +9,7 @@ use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
 
 /// The result files, by name.
-const RESULTS: [&str; 7] = ["cut", "camera", "footprint", "size", "bloat", "wire", "bare"];
+const RESULTS: [&str; 8] = ["cut", "camera", "footprint", "size", "bloat", "wire", "bare", "video"];
 /// What is between these lines of a document is written here.
 const BEGIN: &str = "<!-- figures: written by `make bench`; do not edit -->";
 const END: &str = "<!-- end of figures -->";
@@ -84,12 +84,13 @@ struct Results {
     bloat: Value,
     wire: Value,
     bare: Value,
+    video: Value,
 }
 
 impl Results {
     fn read(root: &Path) -> anyhow::Result<Self> {
-        let [cut, camera, footprint, size, bloat, wire, bare] = RESULTS.map(|name| read(root, name));
-        Ok(Self { cut: cut?, camera: camera?, footprint: footprint?, size: size?, bloat: bloat?, wire: wire?, bare: bare? })
+        let [cut, camera, footprint, size, bloat, wire, bare, video] = RESULTS.map(|name| read(root, name));
+        Ok(Self { cut: cut?, camera: camera?, footprint: footprint?, size: size?, bloat: bloat?, wire: wire?, bare: bare?, video: video? })
     }
 
     /// The one table of README.md.
@@ -112,6 +113,12 @@ impl Results {
             "bytes on a 2 Mbit/s uplink after the gate has closed (p50 / max)",
             format!("{} / {}", self.wire["configured"]["bytes"]["p50"], self.wire["configured"]["bytes"]["max"]),
             &self.wire,
+        )?;
+        let parts = &self.video["evidence"]["parts"];
+        row(
+            "an event at 4 Mbit/s over an uplink of 6 Mbit/s → its snapshot / all of its video in the store (at most)",
+            format!("{} / {} s", fixed(&parts["snapshot_s"], 1), fixed(&parts["video_max_s"], 1)),
+            &self.video,
         )?;
         let pss = |build: &Value| mebibytes(&build["states"]["paid_uploading"]["pss_kb"]);
         row("memory (PSS) while uploading, with / without GStreamer", format!("{} / {} MiB", pss(with), pss(without)), guest)?;
@@ -157,9 +164,12 @@ impl Results {
         for (name, key) in rounds.into_iter().filter(|(_, key)| self.wire[key].is_object()) {
             let round = &self.wire[key];
             let (p50, max) = (&round["bytes"]["p50"], &round["bytes"]["max"]);
-            writeln!(text, "| {name} | {} | {} | {} | {} |", plain(&round["cuts"]), plain(p50), plain(max), plain(&round["complete"]))?;
+            // The parts that were complete before the cut would count, too.
+            let complete = if key == "parts" { "–".to_owned() } else { plain(&round["complete"]) };
+            writeln!(text, "| {name} | {} | {} | {} | {complete} |", plain(&round["cuts"]), plain(p50), plain(max))?;
         }
         writeln!(text, "\n{}", source(&self.wire))?;
+        self.video(&mut text)?;
 
         text += "\n## Footprint\n";
         for (title, key) in [("On an emulated armv7 camera", "emulated camera"), ("On amd64", "x86_64")] {
@@ -213,6 +223,42 @@ impl Results {
 }
 
 impl Results {
+    /// When what was filmed is in the store, and what recording costs.
+    fn video(&self, text: &mut String) -> std::fmt::Result {
+        let (evidence, plain_pipeline) = (&self.video["evidence"], &self.video["plain"]);
+        writeln!(
+            text,
+            "\n## From an event to the store\n\nA stream of {} Mbit/s over an uplink of {} kbit/s, a pre-roll of {} s, motion for {} s. Video counts from\n\
+             when it happened, the pre-roll from the event on.\n",
+            plain(&evidence["stream_mbit"]),
+            plain(&evidence["uplink_kbit"]),
+            plain(&evidence["pre_roll_s"]),
+            plain(&self.video["seconds"])
+        )?;
+        *text += "| | snapshot | video, p50 | video, max | objects | PSS MiB | CPU s/min |\n|---|---|---|---|---|---|---|\n";
+        for (name, key) in [("in parts", "parts"), ("whole clips", "whole")] {
+            let (clips, cost) = (&evidence[key], &evidence[key]["cost"]);
+            let [snapshot, p50, max] = ["snapshot_s", "video_p50_s", "video_max_s"].map(|key| fixed(&clips[key], 2));
+            let (objects, pss, cpu) = (plain(&clips["objects"]), mebibytes(&cost["pss_kb"]), plain(&cost["cpu_s_per_min"]));
+            writeln!(text, "| {name} | {snapshot} s | {p50} s | {max} s | {objects} | {pss} | {cpu} |")?;
+        }
+        let [after, stored, missing] = ["after_s", "stored_s", "missing_s"].map(|key| plain(&evidence["unplugged"][key]));
+        writeln!(
+            text,
+            "\nUnplugged {after} s after the event began, the camera left {stored} s of video in the store, in parts: all but the last\n{missing} s."
+        )?;
+        writeln!(
+            text,
+            "\nRecording to a card, pre-roll and clips at 1280×720 and 15 frames a second, beside `gst-launch-1.0` with the same\n\
+             elements for the same job (which uploads nothing):\n"
+        )?;
+        *text += COSTS;
+        for (name, key) in [("plain pipeline", "pipeline"), ("agent with GStreamer", "gstreamer"), ("agent without", "no_gstreamer")] {
+            costs(text, name, &plain_pipeline[key])?;
+        }
+        writeln!(text, "\n{}", source(&self.video))
+    }
+
     /// Both builds at the same work.
     fn same_camera(&self, text: &mut String) -> std::fmt::Result {
         let measured = &self.footprint["x86_64"];

@@ -72,6 +72,17 @@ pub fn noisy(fps: u32, seconds: u32, gop: u32, megabits: u32) -> PathBuf {
     })
 }
 
+/// A film for a camera in Annex B form: H.264 of 1280×720 at 15 fps and about 2 Mbit/s, a keyframe every two seconds. Encoded
+/// once and cached.
+pub fn noisy_720() -> PathBuf {
+    made_once("noisy-720.h264", |part| {
+        let picture = ["-f", "lavfi", "-i", "testsrc2=size=1280x720:rate=15,noise=alls=12:allf=t", "-t", "20", "-pix_fmt", "yuv420p"];
+        let codec = ["-c:v", "libx264", "-preset", "veryfast", "-bf", "0", "-g", "30", "-keyint_min", "30", "-sc_threshold", "0"];
+        let rate = ["-b:v", "2M", "-maxrate", "2M", "-bufsize", "2M", "-f", "h264", part];
+        ffmpeg(&[&picture[..], &codec, &rate].concat());
+    })
+}
+
 /// These Annex B files, one after the other. Joined once and cached under this name.
 pub fn joined(name: &str, pieces: &[PathBuf]) -> PathBuf {
     made_once(name, |part| {

@@ -141,7 +141,7 @@ conditions! {
     MediaNotStarted = "media_not_started", Error, "The agent tries again; check what the sentence names.";
     /// The picture is larger than the plan allows, and there is no smaller stream.
     PictureTooTall = "picture_too_tall", Warning, "Set [media] low_source to a stream within the plan's max_height.";
-    /// Motion cannot be detected in this stream.
+    /// Motion cannot be detected in this stream, or the camera tells nothing of motion.
     MotionBlind = "motion_blind", Error, "Set [media] motion to a socket, or low_source to a stream that the decoder can read.";
     /// The motion socket cannot be opened.
     MotionSocket = "motion_socket", Error, "Make the socket's directory; the agent tries again.";

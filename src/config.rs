@@ -245,6 +245,8 @@ pub enum Motion {
     BuiltIn,
     /// One JSON object a line on a unix socket.
     Socket(PathBuf),
+    /// The camera's own ONVIF metadata, beside the picture of an `rtsp://` source.
+    Onvif,
     /// One event per interval.
     Every(Duration),
 }

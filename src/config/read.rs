@@ -328,7 +328,14 @@ fn media(section: Section) -> Option<Media> {
     };
     let pre_roll_s = section.or("pre_roll_s", 5, integer(0..=MAX_PRE_ROLL_S));
     let pre_roll_bytes = section.or("pre_roll_bytes", PRE_ROLL_BYTES, frames_bytes);
-    let motion = section.or("motion", Motion::default(), motion);
+    let camera = source.as_ref().is_none_or(|source| matches!(source.value, Source::Rtsp(_)));
+    let motion = section.or("motion", Motion::default(), |value| match motion(value)? {
+        Motion::Onvif if !camera => {
+            let right = "name the camera's rtsp:// address in source, or another motion";
+            Err(Wrong::new("is \"onvif\", and only an rtsp:// source has ONVIF metadata", right))
+        }
+        motion => Ok(motion),
+    });
     let rtsp_transport = section.or("rtsp_transport", RtspTransport::Auto, rtsp_transport);
     section.finish();
     Some(Media {
@@ -385,10 +392,11 @@ fn rtsp_transport(value: &Value<'_>) -> Result<RtspTransport, Wrong> {
 
 fn motion(value: &Value<'_>) -> Result<Motion, Wrong> {
     let text = text(value)?;
-    let right = "write built-in, socket:/run/kasa-care-agent/motion.sock or every:30s";
+    let right = "write built-in, socket:/run/kasa-care-agent/motion.sock, onvif or every:30s";
     let wrong = || Wrong::new(format!("{text:?} is not a source of motion"), right);
     match text.split_once(':') {
         None if text == "built-in" => Ok(Motion::BuiltIn),
+        None if text == "onvif" => Ok(Motion::Onvif),
         Some(("socket", path)) if !path.is_empty() => Ok(Motion::Socket(path.into())),
         Some(("every", pause)) => pause_of(pause).map(Motion::Every).ok_or_else(wrong),
         _ => Err(wrong()),

@@ -136,6 +136,7 @@ fn every_kind_of_source_and_motion_is_read() {
     assert_eq!(media("source = \"launch:videotestsrc ! x264enc\"").source, Source::Launch("videotestsrc ! x264enc".into()));
     assert_eq!(media("source = \"test\"\nmotion = \"socket:/run/m.sock\"").motion, Motion::Socket("/run/m.sock".into()));
     assert_eq!(media("source = \"test\"\nmotion = \"every:30s\"").motion, Motion::Every(Duration::from_secs(30)));
+    assert_eq!(media("source = \"rtsp://127.0.0.1/live\"\nmotion = \"onvif\"").motion, Motion::Onvif);
     assert_eq!(media("source = \"test\"\nmotion = \"every:250ms\"").motion, Motion::Every(Duration::from_millis(250)));
     assert_eq!(media("source = \"test\"\npre_roll_s = 0").pre_roll, Duration::ZERO);
     assert_eq!(media("source = \"test\"\nrtsp_transport = \"tcp\"").rtsp_transport, RtspTransport::Tcp);
@@ -270,6 +271,7 @@ fn a_wrong_value_is_reported_with_its_line_and_key() {
         ("snapshots = false", "snapshots = false\n[media]\nsource = \"test\"\nmotion = \"every:0s\"", "24 media.motion"),
         ("snapshots = false", "snapshots = false\n[media]\nsource = \"test\"\nmotion = \"every:30\"", "24 media.motion"),
         ("snapshots = false", "snapshots = false\n[media]\nsource = \"test\"\nmotion = \"pir\"", "24 media.motion"),
+        ("snapshots = false", "snapshots = false\n[media]\nsource = \"test\"\nmotion = \"onvif\"", "24 media.motion"),
         ("snapshots = false", "snapshots = false\n[store]\nca = \"webpki\"\nhosts = [\"https://clips.example\"]", "24 store.hosts"),
         ("snapshots = false", "snapshots = false\n[store]\nca = \"webpki\"\nhosts = []", "24 store.hosts"),
         ("client_key = \"/device.key\"", "client_key = \"/device.key\"\ntopic_prefix = \"care/+\"", "10 broker.topic_prefix"),

@@ -15,6 +15,7 @@ use super::{
     motion::{
         self, Events,
         built_in::{self, KeyframeWatch},
+        onvif::{self, MetadataSink},
     },
     recording,
     ring::Ring,
@@ -75,6 +76,9 @@ impl Sources {
         Ok(Self { main: open(&config.source)?, low: low.transpose()? })
     }
 }
+
+/// What is wanted of a stream besides frames.
+type Wanted = (Option<GreySink>, Option<MetadataSink>);
 
 /// A source that this build cannot read.
 struct NotBuilt;
@@ -146,8 +150,16 @@ impl Media {
             )?);
             rings.push(ring);
         }
-        let mut start = |role, described: &config::Source, source: &Arc<dyn FrameSource>, rings, grey: Option<GreySink>| {
-            let stream = Arc::new(Stream::new(rings, grey, drops.clone()));
+        let metadata = match config.motion {
+            Motion::Onvif => Some(onvif::start(self.events.clone(), conditions.clone(), self.stop.clone())?),
+            _ => None,
+        };
+        let metadata = metadata.map(|(sink, thread)| {
+            running.threads.push(thread);
+            sink
+        });
+        let mut start = |role, described: &config::Source, source: &Arc<dyn FrameSource>, rings, (grey, metadata): Wanted| {
+            let stream = Arc::new(Stream::new(rings, grey, drops.clone()).with_metadata(metadata));
             let supervisor = Supervisor {
                 role,
                 described: described.clone(),
@@ -161,11 +173,11 @@ impl Media {
             running.threads.push(thread);
             Ok((supervised, stream))
         };
-        let (main, stream) = start(Role::Main, &config.source, &sources.main, rings, grey.clone())?;
+        let (main, stream) = start(Role::Main, &config.source, &sources.main, rings, (grey.clone(), metadata))?;
         let mut streams = vec![clip::Stream::new(self.rings[0].clone(), sources.main)];
         let mut low = None;
         if let (Some(source), Some(described), Some(ring)) = (sources.low, &config.low_source, self.rings.get(1)) {
-            low = Some(start(Role::Low, described, &source, vec![ring.clone()], None)?.0);
+            low = Some(start(Role::Low, described, &source, vec![ring.clone()], (None, None))?.0);
             streams.push(clip::Stream::new(ring.clone(), source));
         }
         (running.main, running.low) = (Some(main), low);

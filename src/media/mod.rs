@@ -51,8 +51,9 @@ use self::without_gstreamer as backend;
 
 pub use camera::{Media, Sources};
 pub use frame::{Codec, Format, Frame};
+pub use motion::onvif::Blind;
 #[cfg(any(test, feature = "fuzzing"))]
-pub(crate) use motion::socket::motion_socket_input;
+pub(crate) use motion::{onvif::metadata_document, socket::motion_socket_input};
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use rtp::hostile::packets as rtp_packets;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -60,7 +61,7 @@ pub(crate) use rtsp::hostile::messages as rtsp_messages;
 pub use source::{FrameSource, GREY_HEIGHT, GREY_WIDTH, GreySink, Session, SourceError};
 pub use starting::start_in_background;
 pub use status::{LostFrames, MediaStatus, RecordingStatus, StreamStatus};
-pub use trial::{FirstPicture, built_in_available, try_recording, try_source};
+pub use trial::{FirstPicture, built_in_available, try_recording, try_source, try_source_with_metadata};
 
 /// Why media does not start. A camera that is away is no such error: it is a fault in the [`MediaStatus`].
 #[derive(Debug, thiserror::Error)]

@@ -15,6 +15,7 @@ use portable_atomic::AtomicU64;
 use super::{
     drops::DropCounters,
     frame::{Format, Frame},
+    motion::onvif::MetadataSink,
     ring::Ring,
     stop_signal::StopSignal,
 };
@@ -85,12 +86,14 @@ pub struct Session {
     offset: Duration,
     /// Whether the source delivers grey pictures in this session.
     gives_grey: Arc<AtomicBool>,
+    metadata: Option<MetadataSink>,
 }
 
 /// What the sessions of one stream share: where frames go, and the counters.
 pub(super) struct Stream {
     rings: Vec<Arc<Ring>>,
     grey: Option<GreySink>,
+    metadata: Option<MetadataSink>,
     drops: DropCounters,
     pub counters: Counters,
 }
@@ -145,7 +148,12 @@ impl Counters {
 
 impl Stream {
     pub fn new(rings: Vec<Arc<Ring>>, grey: Option<GreySink>, drops: DropCounters) -> Self {
-        Self { rings, grey, drops, counters: Counters::default() }
+        Self { rings, grey, metadata: None, drops, counters: Counters::default() }
+    }
+
+    /// The same, for a camera whose ONVIF metadata somebody wants.
+    pub fn with_metadata(self, metadata: Option<MetadataSink>) -> Self {
+        Self { metadata, ..self }
     }
 
     /// A new session, which begins `at` on the stream's timeline, or later: presentation times never go back.
@@ -154,7 +162,8 @@ impl Stream {
         progress.incomplete = true;
         let offset = progress.latest.map_or(at, |latest| at.max(latest + SHORTEST_STEP));
         drop(progress);
-        Session { stream: self.clone(), over: StopSignal::default(), offset, gives_grey: Arc::default() }
+        let metadata = self.metadata.as_ref().map(MetadataSink::of_session);
+        Session { stream: self.clone(), over: StopSignal::default(), offset, gives_grey: Arc::default(), metadata }
     }
 }
 
@@ -231,6 +240,11 @@ impl Session {
         self.stream.grey.is_some()
     }
 
+    /// Where the camera's ONVIF metadata goes, if anyone wants it.
+    pub(super) fn metadata(&self) -> Option<MetadataSink> {
+        self.metadata.clone()
+    }
+
     /// Whether the source must return now.
     pub fn is_over(&self) -> bool {
         self.over.is_raised()
@@ -248,7 +262,11 @@ impl Session {
 
     /// Ends it. Nothing it delivers has any effect after this.
     pub(super) fn end(&self) {
-        let _under_way = self.stream.counters.progress();
+        let under_way = self.stream.counters.progress();
         self.over.raise();
+        drop(under_way);
+        if let Some(metadata) = &self.metadata {
+            metadata.over();
+        }
     }
 }

@@ -12,7 +12,8 @@ pub struct MediaStatus {
     pub low: Option<StreamStatus>,
     /// Motion events since the start.
     pub motion_events: u64,
-    /// Lines of the motion socket that were no motion event, and events that came while too many waited.
+    /// Lines of the motion socket that were no motion event, documents of ONVIF metadata that could not be used, and events that
+    /// came while too many waited.
     pub motion_ignored: u64,
     /// Whether a clip is being recorded now.
     pub clip_running: bool,

@@ -11,6 +11,7 @@ use super::{
     MediaError, backend, card,
     drops::DropCounters,
     frame::Frame,
+    motion::onvif::{self, Blind, MetadataSink},
     ring::{Next, Ring},
     source::Stream,
     stop_signal::StopSignal,
@@ -58,17 +59,41 @@ impl FirstPicture {
 /// # Errors
 /// No picture came: what the source says.
 pub fn try_source(source: &Source, transport: RtspTransport, within: Duration) -> Result<FirstPicture, String> {
-    first_picture(source, transport, within).unwrap_or_else(|error| Err(error.to_string()))
+    first_picture(source, transport, within, None, || {}).unwrap_or_else(|error| Err(error.to_string()))
 }
 
-fn first_picture(source: &Source, transport: RtspTransport, within: Duration) -> Result<Result<FirstPicture, String>, MediaError> {
+/// The same, and whether the camera sends ONVIF metadata beside its picture.
+///
+/// # Errors
+/// No picture came: what the source says.
+pub fn try_source_with_metadata(
+    source: &Source,
+    transport: RtspTransport,
+    within: Duration,
+) -> Result<(FirstPicture, Result<(), Blind>), String> {
+    let (sink, mut reported) = onvif::trial();
+    let mut sends = None;
+    let picture = first_picture(source, transport, within, Some(sink), || sends = reported().or(sends.take()));
+    let picture = picture.unwrap_or_else(|error| Err(error.to_string()))?;
+    Ok((picture, sends.unwrap_or(Err(Blind::NotOffered))))
+}
+
+/// `tend` is called several times a second.
+fn first_picture(
+    source: &Source,
+    transport: RtspTransport,
+    within: Duration,
+    metadata: Option<MetadataSink>,
+    mut tend: impl FnMut(),
+) -> Result<Result<FirstPicture, String>, MediaError> {
     let ring = Arc::new(Ring::new(Duration::ZERO, WAITING_BYTES));
     let (conditions, stop) = (Conditions::default(), StopSignal::default());
+    let stream = Stream::new(vec![ring.clone()], None, DropCounters::new(conditions.clone())).with_metadata(metadata);
     let supervisor = Supervisor {
         role: Role::Main,
         described: source.clone(),
         source: super::open(source, transport)?,
-        stream: Arc::new(Stream::new(vec![ring.clone()], None, DropCounters::new(conditions.clone()))),
+        stream: Arc::new(stream),
         conditions,
         stop: stop.clone(),
         time: Machine,
@@ -76,7 +101,9 @@ fn first_picture(source: &Source, transport: RtspTransport, within: Duration) ->
     let (supervised, _) = supervisor.start()?;
     let (began, mut position) = (Instant::now(), 0);
     let picture = loop {
-        if let Next::Frame { frame, .. } = ring.next(&mut position, Duration::from_millis(50)) {
+        let next = ring.next(&mut position, Duration::from_millis(50));
+        tend();
+        if let Next::Frame { frame, .. } = next {
             break Ok(FirstPicture(frame));
         }
         // It is tried again meanwhile: a source that comes a moment later is as good.

@@ -71,8 +71,15 @@ fn pictures(findings: &mut Findings, media: &Media, running: bool, passed: &mut 
         let began = Instant::now();
         let shown = source.to_string();
         let transport = media.rtsp_transport;
+        // The main stream has the metadata.
+        let with_metadata = media.motion == Motion::Onvif && tried.is_empty();
         let attempt = thread::spawn(move || {
-            let picture = media::try_source(&source, transport, FIRST_PICTURE).map_err(|why| source.hide_in(&why));
+            let picture = if with_metadata {
+                media::try_source_with_metadata(&source, transport, FIRST_PICTURE).map(|(picture, sends)| (picture, Some(sends)))
+            } else {
+                media::try_source(&source, transport, FIRST_PICTURE).map(|picture| (picture, None))
+            };
+            let picture = picture.map_err(|why| source.hide_in(&why));
             (source, picture, began.elapsed())
         });
         tried.push((key, shown, attempt));
@@ -80,7 +87,12 @@ fn pictures(findings: &mut Findings, media: &Media, running: bool, passed: &mut 
     let mut last: Option<(Source, FirstPicture)> = None;
     for (key, shown, attempt) in tried {
         match attempt.join() {
-            Ok((source, Ok(picture), took)) => {
+            Ok((source, Ok((picture, metadata)), took)) => {
+                match metadata {
+                    Some(Ok(())) => passed.push("media.motion: the camera sends ONVIF metadata".into()),
+                    Some(Err(why)) => findings.fault("media.motion", why.sentence(), why.advice()),
+                    None => {}
+                }
                 passed.push(format!("{key}: {shown} gives {picture}, the first picture after {:.1} s", took.as_secs_f32()));
                 // Motion detection uses the low source, which comes last.
                 last = Some((source, picture));

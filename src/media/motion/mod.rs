@@ -1,9 +1,11 @@
-//! What starts a clip: a timer, a motion event from another program, or built-in motion detection. Detectors put events into a
-//! bounded queue, which the clip recorder empties.
+//! What starts a clip: a timer, a motion event from another program, the camera's own ONVIF metadata, or built-in motion
+//! detection. Detectors put events into a bounded queue, which the clip recorder empties.
 
 pub(super) mod built_in;
 pub(super) mod detector;
 mod hours;
+mod lasting;
+pub(super) mod onvif;
 pub(super) mod socket;
 #[cfg(test)]
 pub(super) mod tests;
@@ -69,7 +71,7 @@ impl Events {
     }
 }
 
-/// Starts the detector if it is a thread of its own: built-in motion watches the pictures instead.
+/// Starts the detector if it is a thread of its own that waits for no stream: the others watch pictures or metadata.
 pub(super) fn start(
     motion: &config::Motion,
     events: Events,
@@ -79,6 +81,6 @@ pub(super) fn start(
     match motion {
         config::Motion::Every(period) => timer::start(*period, events, stop).map(Some),
         config::Motion::Socket(path) => socket::start(path, events, conditions, stop).map(Some),
-        config::Motion::BuiltIn => Ok(None),
+        config::Motion::BuiltIn | config::Motion::Onvif => Ok(None),
     }
 }

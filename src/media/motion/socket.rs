@@ -11,10 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use care_protocol::{ClipKind, MotionEvent, MotionState};
+use care_protocol::{MotionEvent, MotionState};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::Events;
+use super::{Events, lasting::Motion};
 use crate::{
     backoff::{Backoff, Delays, Jitter},
     conditions::{Conditions, Kind},
@@ -30,15 +30,11 @@ const MOST_WRITERS: usize = 8;
 const TICK: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
 /// Pauses between attempts to listen.
 const PAUSES: Delays = Delays::new(Duration::from_millis(500), Duration::from_secs(5), Jitter::None);
-/// How often motion that lasts is raised again: well within the time after which a quiet clip ends.
-const GOES_ON_EVERY: Duration = Duration::from_secs(1);
-/// Motion that began is over after this long even without `stop`: the detector may have died.
-const LONGEST_MOTION: Duration = Duration::from_secs(600);
 /// How often the agent checks that the path still leads to its socket.
 const NAME_EVERY: Duration = Duration::from_secs(2);
 
 pub(super) fn start(path: &Path, events: Events, conditions: Conditions, stop: StopSignal) -> Result<JoinHandle<()>, MediaError> {
-    let mut server = Server { path: path.into(), writers: Vec::new(), motion: Motion { events, lasting: None } };
+    let mut server = Server { path: path.into(), writers: Vec::new(), motion: Motion::new(events) };
     let run = move || {
         let mut backoff = Backoff::new(PAUSES);
         loop {
@@ -80,18 +76,6 @@ struct Server {
     path: PathBuf,
     writers: Vec<Writer>,
     motion: Motion,
-}
-
-/// What the detector has said. It belongs to no connection: a script connects anew for `start` and `stop`.
-struct Motion {
-    events: Events,
-    /// Motion has begun and not ended.
-    lasting: Option<Lasting>,
-}
-
-struct Lasting {
-    until: Instant,
-    raise_at: Instant,
 }
 
 struct Writer {
@@ -140,31 +124,15 @@ impl Server {
     }
 }
 
-impl Motion {
-    fn hear(&mut self, line: &[u8], now: Instant) {
-        match serde_json::from_slice::<MotionEvent>(line) {
-            Ok(told) if told.event == "motion" && (0.0..=1.0).contains(&told.score) => match told.state {
-                None => self.events.raise(ClipKind::Motion),
-                Some(MotionState::Start) => {
-                    self.events.raise(ClipKind::Motion);
-                    self.lasting = Some(Lasting { until: now + LONGEST_MOTION, raise_at: now + GOES_ON_EVERY });
-                }
-                Some(MotionState::Stop) => self.lasting = None,
-            },
-            _ => self.events.ignore(),
-        }
-    }
-
-    /// Prolongs the motion that lasts.
-    fn go_on(&mut self, now: Instant) {
-        let Some(lasting) = &mut self.lasting else { return };
-        if now >= lasting.until {
-            tracing::info!(after_s = LONGEST_MOTION.as_secs(), "the detector did not tell the end of a motion; it is taken as over");
-            self.lasting = None;
-        } else if now >= lasting.raise_at {
-            lasting.raise_at = now + GOES_ON_EVERY;
-            self.events.prolong(ClipKind::Motion);
-        }
+/// Judges one line. What it says belongs to no connection: a script connects anew for `start` and `stop`.
+fn hear(motion: &mut Motion, line: &[u8], now: Instant) {
+    match serde_json::from_slice::<MotionEvent>(line) {
+        Ok(told) if told.event == "motion" && (0.0..=1.0).contains(&told.score) => match told.state {
+            None => motion.moment(),
+            Some(MotionState::Start) => motion.begin(now),
+            Some(MotionState::Stop) => motion.end(),
+        },
+        _ => motion.events.ignore(),
     }
 }
 
@@ -181,7 +149,7 @@ impl Writer {
             match byte {
                 b'\n' => {
                     if !std::mem::take(&mut self.skipping) {
-                        motion.hear(&self.line, Instant::now());
+                        hear(motion, &self.line, Instant::now());
                     }
                     self.line.clear();
                 }
@@ -205,7 +173,7 @@ pub(crate) fn motion_socket_input(input: &[u8]) -> crate::fuzzing::Verdict {
     let (mut foreign, ours) = UnixStream::pair().expect("a pair of sockets");
     ours.set_nonblocking(true).expect("a socket that does not block");
     let (events, queue) = Events::new();
-    let mut motion = Motion { events, lasting: None };
+    let mut motion = Motion::new(events);
     let mut writer = Writer { stream: ours, line: Vec::new(), skipping: false };
     for piece in input.chunks(1500) {
         foreign.write_all(piece).expect("room for a piece");
@@ -313,21 +281,21 @@ mod tests {
     fn motion_that_begins_lasts_until_it_ends_or_ten_minutes() {
         let (events, queue) = Events::new();
         let counts = events.counts.clone();
-        let mut motion = Motion { events, lasting: None };
+        let mut motion = Motion::new(events);
         let began = Instant::now();
         let mut at = |motion: &mut Motion, seconds: u64| {
             motion.go_on(began + Duration::from_secs(seconds));
             queue.try_iter().count()
         };
-        motion.hear(b"{\"event\":\"motion\",\"state\":\"start\"}", began);
+        hear(&mut motion, b"{\"event\":\"motion\",\"state\":\"start\"}", began);
         assert_eq!(queue_of(&mut at, &mut motion, 0..=0), 1, "the beginning");
         assert_eq!(queue_of(&mut at, &mut motion, 1..=9), 9, "it goes on");
-        motion.hear(b"{\"event\":\"motion\",\"state\":\"stop\"}", began + Duration::from_secs(9));
+        hear(&mut motion, b"{\"event\":\"motion\",\"state\":\"stop\"}", began + Duration::from_secs(9));
         assert_eq!(queue_of(&mut at, &mut motion, 10..=700), 0, "it has ended");
-        motion.hear(b"{\"event\":\"motion\",\"score\":1,\"state\":\"start\"}", began + Duration::from_secs(700));
+        hear(&mut motion, b"{\"event\":\"motion\",\"score\":1,\"state\":\"start\"}", began + Duration::from_secs(700));
         assert_eq!(queue_of(&mut at, &mut motion, 701..=1400), 600, "and an end that never comes");
         assert_eq!(counts.events.load(Ordering::Relaxed), 2, "each motion counts once");
-        motion.hear(b"{\"event\":\"motion\",\"state\":\"paused\"}", began);
+        hear(&mut motion, b"{\"event\":\"motion\",\"state\":\"paused\"}", began);
         assert_eq!(counts.ignored.load(Ordering::Relaxed), 1);
     }
 

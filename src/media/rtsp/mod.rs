@@ -5,7 +5,7 @@
 //! ```text
 //! source ─ playing ─ conversation ─ connection     what a camera sends may be anything: the files below read it,
 //!                                                  without a socket, and the fuzz target `rtsp` feeds them
-//! message, login, setup, control, sdp, offer, packet, sequence, keepalive
+//! message, login, setup, control, sdp, offer, packet, sequence, keepalive, metadata
 //! ```
 //!
 //! The client is the agent's own because a camera must not be able to end the agent: `docs/design/rtp.md#the-client`.
@@ -20,6 +20,7 @@ pub(super) mod hostile;
 mod keepalive;
 mod login;
 mod message;
+mod metadata;
 mod offer;
 mod packet;
 mod playing;
@@ -48,6 +49,7 @@ use self::{
     address::Address,
     conversation::Teardowns,
     fault::{Fault, Step},
+    metadata::Wanted,
     playing::{Opening, Playing, TransportChoice},
 };
 use super::{
@@ -68,6 +70,8 @@ const FRUITLESS: Duration = Duration::from_secs(60);
 const NO_PACKET: Duration = Duration::from_secs(60);
 /// So many sessions in a row must end with keepalives unanswered before the camera is taken to end each one.
 const UNANSWERED: u32 = 2;
+/// A camera that gives no picture while its metadata is asked for is asked again after so long, in its next session.
+const METADATA_REST: Duration = Duration::from_secs(3600);
 /// A session that will end is replaced this long before: time for the next one's first keyframe.
 const AHEAD: Duration = Duration::from_secs(12);
 
@@ -85,6 +89,8 @@ struct Habits {
     /// How often in a row a session ended after keepalives without an answer, and how long the last one had lasted.
     unanswered: u32,
     lifetime: Duration,
+    /// When it gave no picture while its metadata was asked for.
+    metadata_harmed: Option<Instant>,
 }
 
 impl RtspSource {
@@ -95,6 +101,10 @@ impl RtspSource {
 
     fn habits(&self) -> MutexGuard<'_, Habits> {
         self.habits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn rests_metadata(&self) -> bool {
+        self.habits().metadata_harmed.is_some_and(|at| at.elapsed() < METADATA_REST)
     }
 
     fn choice(&self) -> TransportChoice {
@@ -133,7 +143,13 @@ type Renewal<'a> = Pin<Box<dyn Future<Output = Result<(Playing, Vec<Output>), So
 
 impl RtspSource {
     async fn film(&self, address: &Address, teardowns: &Arc<Teardowns>, session: &Session) -> Result<(), SourceError> {
-        let opening = || Opening { address, teardowns: teardowns.clone(), transport: self.choice(), refused_tcp: Cell::new(false) };
+        let opening = || Opening {
+            address,
+            teardowns: teardowns.clone(),
+            transport: self.choice(),
+            refused_tcp: Cell::new(false),
+            metadata: session.metadata().filter(|_| !self.rests_metadata()).map(Wanted::by),
+        };
         let mut playing = self.opened(opening()).await?;
         let mut delivery = Delivery { session, began: Instant::now(), offset: Duration::ZERO, latest: None, fruitless: None };
         let mut renewal = self.renewal(&playing, opening());
@@ -184,7 +200,15 @@ impl RtspSource {
     }
 
     async fn opened(&self, opening: Opening<'_>) -> Result<Playing, SourceError> {
-        let opened = opening.open().await;
+        let mut opened = opening.open().await;
+        if let (Err(how), Some(wanted)) = (&opened, opening.metadata.as_ref().filter(|wanted| wanted.may_have_failed())) {
+            let without = opening.without_metadata().open().await;
+            if without.is_ok() {
+                wanted.harms(how);
+                self.habits().metadata_harmed = Some(Instant::now());
+            }
+            opened = without;
+        }
         if opening.refused_tcp.get() {
             tracing::info!(camera = opening.address.shown(), "the camera refuses RTP over TCP, so UDP is used");
             self.habits().refuses_tcp = true;

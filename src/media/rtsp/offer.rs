@@ -1,5 +1,5 @@
-//! Chooses among the streams that a camera offers in its SDP, and takes the parameter sets from there. Audio, metadata and
-//! back-channels are left alone. Pure; called once per session, after DESCRIBE.
+//! Chooses among the streams that a camera offers in its SDP, and takes the parameter sets from there. Audio and
+//! back-channels are left alone; metadata is `metadata`'s. Pure; called once per session, after DESCRIBE.
 
 use std::num::NonZeroU32;
 
@@ -76,7 +76,7 @@ fn offer(section: &Section, codec: Codec, name: &str) -> Option<Offer> {
 }
 
 /// Payload type, encoding and clock rate of the formats that a section names, in its order; all that are described if it names none.
-fn encodings<'a>(section: &'a Section) -> impl Iterator<Item = (&'a str, &'a str, Option<u32>)> {
+pub(super) fn encodings<'a>(section: &'a Section) -> impl Iterator<Item = (&'a str, &'a str, Option<u32>)> {
     let maps = || section.attributes.all("rtpmap").filter_map(|map| map.split_once([' ', '\t']));
     let named = section.formats.iter().flat_map(move |format| maps().find(|(of, _)| of == format));
     let any = maps().filter(|_| section.formats.is_empty());

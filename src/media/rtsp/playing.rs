@@ -1,4 +1,5 @@
-//! One RTSP session with a camera, from the connection to its packets: DESCRIBE, SETUP of the picture's stream alone, PLAY, and then
+//! One RTSP session with a camera, from the connection to its packets: DESCRIBE, SETUP of the picture's stream and of what is wanted
+//! beside it, PLAY, and then
 //! packets, keepalives and the camera's own requests, in whatever order they come. It makes no frames and never tries twice. Called
 //! by the source.
 
@@ -27,6 +28,7 @@ use super::{
     fault::{self, Fault, Step},
     keepalive::{Due, Keepalive},
     message::{Message, Response},
+    metadata::{MetadataTrack, Wanted},
     offer::{self, Offer},
     packet::{self, Rtp},
     sdp::Description,
@@ -53,13 +55,14 @@ const AFTER_BYE: Duration = Duration::from_secs(2);
 const NO_PICTURE: u8 = 50;
 /// So many datagrams are looked at before keepalives, and whoever waits for the next packet, have their turn.
 const DATAGRAMS: u32 = 64;
-/// The channels asked for: RTP's and RTCP's.
-const CHANNELS: (u8, Option<u8>) = (0, Some(1));
+/// The channel asked for: RTP's. RTCP has the next one.
+const CHANNEL: u8 = 0;
 
 /// A session that plays.
 pub(super) struct Playing {
     conversation: Conversation,
     way: Way,
+    metadata: Option<MetadataTrack>,
     early: std::vec::IntoIter<Interleaved>,
     keepalive: Keepalive,
     /// The keepalive under way has been sent again, for another login.
@@ -76,8 +79,8 @@ pub(super) struct Playing {
     pub began: Instant,
 }
 
-/// How packets come.
-enum Way {
+/// How the packets of a stream come.
+pub(super) enum Way {
     Tcp { rtp: u8, rtcp: Option<u8> },
     Udp(Udp),
 }
@@ -89,6 +92,7 @@ pub(super) struct Opening<'a> {
     pub transport: TransportChoice,
     /// Whether the camera has refused TCP, whatever came of it.
     pub refused_tcp: Cell<bool>,
+    pub metadata: Option<Wanted>,
 }
 
 /// Which transports may be tried.
@@ -121,10 +125,18 @@ impl Opening<'_> {
         let all = description.control().map_or_else(|| url.clone(), |control| control::joined(&conversation.base, control));
         let picture = control.map_or_else(|| all.clone(), |control| control::joined(&conversation.base, &control));
         let (way, timeout) = self.set_up(&mut conversation, &picture).await?;
+        let metadata = match &self.metadata {
+            Some(wanted) => wanted.set_up(&mut conversation, (&description, &all), &way, &self.address.shown()).await?,
+            None => None,
+        };
         self.step(Step::Play, ANSWER, conversation.request("PLAY", &all, &[("Range", "npt=0.000-")])).await?;
         let began = Instant::now();
+        if let Some(wanted) = &self.metadata {
+            wanted.plays(metadata.as_ref());
+        }
         Ok(Playing {
             way,
+            metadata,
             early: std::mem::take(&mut conversation.early).into_iter(),
             conversation,
             keepalive: Keepalive::new(timeout, began),
@@ -151,10 +163,10 @@ impl Opening<'_> {
     async fn set_up(&self, conversation: &mut Conversation, url: &Url) -> Result<(Way, Duration), SourceError> {
         let server = self.address.shown();
         let silent = |_| fault::silent(Step::Setup, &server, SETUP);
-        let mut agreed = timeout(SETUP, agree(conversation, url, self.transport == TransportChoice::Udp)).await.map_err(silent)?;
+        let mut agreed = timeout(SETUP, agree(conversation, url, self.transport == TransportChoice::Udp, CHANNEL)).await.map_err(silent)?;
         if self.transport == TransportChoice::TcpThenUdp && agreed.as_ref().is_err_and(Fault::refuses_transport) {
             self.refused_tcp.set(true);
-            agreed = timeout(SETUP, agree(conversation, url, true)).await.map_err(silent)?;
+            agreed = timeout(SETUP, agree(conversation, url, true, CHANNEL)).await.map_err(silent)?;
         }
         agreed.map_err(|fault| fault::told(Step::Setup, &server, &fault))
     }
@@ -186,8 +198,8 @@ impl Opening<'_> {
     }
 }
 
-/// Sets the stream up, and gives the way its packets take and the session's timeout.
-async fn agree(conversation: &mut Conversation, url: &Url, over_udp: bool) -> Result<(Way, Duration), Fault> {
+/// Sets a stream up, and gives the way its packets take and the session's timeout.
+pub(super) async fn agree(conversation: &mut Conversation, url: &Url, over_udp: bool, channel: u8) -> Result<(Way, Duration), Fault> {
     let udp = if over_udp {
         let (ours, camera) = conversation.connection()?.addresses().map_err(Fault::Broken)?;
         Some(Udp::bind(ours.ip(), camera.ip()).map_err(Fault::NoPorts)?)
@@ -196,7 +208,7 @@ async fn agree(conversation: &mut Conversation, url: &Url, over_udp: bool) -> Re
     };
     let asked = match &udp {
         Some(udp) => format!("RTP/AVP/UDP;unicast;client_port={}", udp.ports()),
-        None => "RTP/AVP/TCP;unicast;interleaved=0-1".to_owned(),
+        None => format!("RTP/AVP/TCP;unicast;interleaved={channel}-{}", channel + 1),
     };
     let answer = conversation.request("SETUP", url, &[("Transport", &asked)]).await?;
     let session = SessionHeader::read(answer.headers.get("Session").unwrap_or_default());
@@ -206,7 +218,7 @@ async fn agree(conversation: &mut Conversation, url: &Url, over_udp: bool) -> Re
     let tcp = named.as_ref().map_or(udp.is_none(), |named| named.tcp);
     let way = match udp {
         None if tcp => {
-            let (rtp, rtcp) = named.and_then(|named| named.channels).unwrap_or(CHANNELS);
+            let (rtp, rtcp) = named.and_then(|named| named.channels).unwrap_or((channel, Some(channel + 1)));
             Way::Tcp { rtp, rtcp }
         }
         Some(mut udp) if !tcp => {
@@ -244,7 +256,7 @@ impl Playing {
             let wake = ends.map_or(due, |ends| ends.min(due));
             let progressed = select! {
                 progressed = self.conversation.connection()?.progress() => progressed,
-                ready = readable(&self.way) => ready.map_err(Fault::Broken),
+                ready = readable(&self.way, self.metadata.as_ref()) => ready.map_err(Fault::Broken),
                 () = sleep_until(wake.into()) => Ok(()),
             };
             self.conversation.kept(progressed)?;
@@ -285,6 +297,7 @@ impl Playing {
                 None => break,
             }
         }
+        self.metadata.as_mut().map_or(Ok(()), MetadataTrack::receive)?;
         for _ in 0..DATAGRAMS {
             let Way::Udp(udp) = &mut self.way else { break };
             let Some((packet, is_rtcp)) = udp.received().map_err(Fault::Broken)? else { break };
@@ -301,6 +314,9 @@ impl Playing {
     fn interleaved(&mut self, channel: u8, packet: &Bytes, received: Instant) -> Option<Packet> {
         let Way::Tcp { rtp, rtcp } = &mut self.way else { return None };
         let is_picture = || Rtp::read(packet).is_some_and(|rtp| rtp.payload_type == self.payload_type);
+        if !(channel == *rtp && is_picture()) && self.metadata.as_mut().is_some_and(|metadata| metadata.takes(channel, packet)) {
+            return None;
+        }
         if channel != *rtp && self.packet_at.is_none() && is_picture() {
             (*rtp, *rtcp) = (channel, channel.checked_add(1));
         }
@@ -366,13 +382,19 @@ impl Playing {
         if let Way::Udp(udp) = &self.way {
             udp.report();
         }
+        self.metadata.iter().filter_map(MetadataTrack::udp).for_each(Udp::report);
         Ok(())
     }
 }
 
-async fn readable(way: &Way) -> io::Result<()> {
-    match way {
-        Way::Udp(udp) => udp.readable().await,
-        Way::Tcp { .. } => pending().await,
+/// Waits until a datagram of any of these streams may have come.
+async fn readable(picture: &Way, metadata: Option<&MetadataTrack>) -> io::Result<()> {
+    match (picture, metadata.and_then(MetadataTrack::udp)) {
+        (Way::Udp(picture), Some(metadata)) => select! {
+            ready = picture.readable() => ready,
+            ready = metadata.readable() => ready,
+        },
+        (Way::Udp(udp), None) | (Way::Tcp { .. }, Some(udp)) => udp.readable().await,
+        (Way::Tcp { .. }, None) => pending().await,
     }
 }

@@ -17,6 +17,7 @@ use crate::{
     conditions::Conditions,
     media::{
         drops::DropCounters,
+        motion::onvif::MetadataSink,
         ring::{Next, Ring},
         source::Stream,
         tests::{eventually, scripted},
@@ -25,7 +26,7 @@ use crate::{
 
 /// How a camera answers one request.
 #[derive(Debug, Clone, Copy)]
-enum Answer {
+pub(super) enum Answer {
     /// As a good camera does.
     Well,
     /// With this status, and headers after it.
@@ -46,13 +47,13 @@ enum Answer {
 }
 
 /// A camera that answers each request as the script says: it is given the method, the number of the connection, and all headers.
-struct Camera {
+pub(super) struct Camera {
     address: SocketAddr,
     plays: Arc<AtomicUsize>,
 }
 
 impl Camera {
-    fn new(script: impl Fn(&str, usize, &str) -> Answer + Send + Sync + 'static) -> Self {
+    pub fn new(script: impl Fn(&str, usize, &str) -> Answer + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let (address, plays, script) = (listener.local_addr().unwrap(), Arc::<AtomicUsize>::default(), Arc::new(script));
         let counted = plays.clone();
@@ -65,11 +66,11 @@ impl Camera {
         Self { address, plays }
     }
 
-    fn source(&self) -> RtspSource {
+    pub fn source(&self) -> RtspSource {
         RtspSource::new(&format!("rtsp://{}/live", self.address), RtspTransport::Auto)
     }
 
-    fn plays(&self) -> usize {
+    pub fn plays(&self) -> usize {
         self.plays.load(Ordering::Relaxed)
     }
 }
@@ -77,7 +78,7 @@ impl Camera {
 /// Serves one connection until it ends.
 fn serve(stream: TcpStream, answer: impl Fn(&str, &str) -> Answer, plays: &AtomicUsize) {
     let mut reader = BufReader::new(stream.try_clone().unwrap());
-    let mut udp = None;
+    let (mut udp, mut beside) = (None, Beside::None);
     let mut film = Film::new();
     loop {
         let (mut line, mut headers) = (String::new(), String::new());
@@ -99,16 +100,27 @@ fn serve(stream: TcpStream, answer: impl Fn(&str, &str) -> Answer, plays: &Atomi
         }
         let cseq = headers.lines().find_map(|line| line.strip_prefix("CSeq: ")).unwrap_or("0").to_owned();
         let transport = headers.lines().find_map(|line| line.strip_prefix("Transport: ")).unwrap_or_default().to_owned();
+        let is_beside = method == "SETUP" && headers.lines().next().is_some_and(|line| line.contains("/metadata "));
         let usual = match method.as_str() {
             "SETUP" if transport.contains("client_port=") => {
                 let port: u16 = transport.split("client_port=").nth(1).unwrap().split('-').next().unwrap().parse().unwrap();
                 let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
                 let ours = socket.local_addr().unwrap().port();
                 socket.connect(("127.0.0.1", port)).unwrap();
-                udp = Some(socket);
+                if is_beside {
+                    beside = Beside::Udp(socket);
+                } else {
+                    udp = Some(socket);
+                }
                 format!("Session: 7;timeout=60\r\nTransport: {transport};server_port={ours}-{}\r\n", ours + 1)
             }
-            "SETUP" => format!("Session: 7;timeout=60\r\nTransport: {transport}\r\n"),
+            "SETUP" => {
+                if is_beside {
+                    let channels = transport.split("interleaved=").nth(1).unwrap();
+                    beside = Beside::Tcp(channels.split('-').next().unwrap().parse().unwrap());
+                }
+                format!("Session: 7;timeout=60\r\nTransport: {transport}\r\n")
+            }
             _ => "Session: 7\r\n".to_owned(),
         };
         let asked = answer(&method, &headers);
@@ -141,7 +153,9 @@ fn serve(stream: TcpStream, answer: impl Fn(&str, &str) -> Answer, plays: &Atomi
             plays.fetch_add(1, Ordering::Relaxed);
             let (stream, udp) = (stream.try_clone().unwrap(), udp.take());
             let mut film = std::mem::replace(&mut film, Film::new());
+            let beside = std::mem::replace(&mut beside, Beside::None);
             thread::spawn(move || {
+                beside.send(&stream);
                 while film.send(&stream, udp.as_ref()) {
                     thread::sleep(Duration::from_secs(1) / scripted::FPS);
                 }
@@ -152,6 +166,33 @@ fn serve(stream: TcpStream, answer: impl Fn(&str, &str) -> Answer, plays: &Atomi
 
 const SDP: &str = "v=0\r\ns=camera\r\nt=0 0\r\na=control:*\r\nm=audio 0 RTP/AVP 8\r\na=control:audio\r\n\
                    m=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\na=control:video\r\n";
+
+/// Where metadata goes, if it is set up.
+enum Beside {
+    None,
+    Tcp(u8),
+    Udp(UdpSocket),
+}
+
+impl Beside {
+    /// Sends a document in two packets, and the first half of another.
+    fn send(&self, stream: &TcpStream) {
+        let document = include_bytes!("../../../fuzz/corpus/onvif/hikvision");
+        let (first, second) = document.split_at(500);
+        for (sequence, mark, payload) in [(9, 0, first), (10, 0x80, second), (11, 0, first)] {
+            let mut rtp = vec![0x80, mark | 107, 0, sequence, 0, 0, 0, 0, 9, 9, 9, 9];
+            rtp.extend_from_slice(payload);
+            match self {
+                Self::None => {}
+                Self::Udp(socket) => drop(socket.send(&rtp)),
+                Self::Tcp(channel) => {
+                    let length = u16::try_from(rtp.len()).unwrap().to_be_bytes();
+                    let _ = { stream }.write_all(&[&[b'$', *channel, length[0], length[1]], &rtp[..]].concat());
+                }
+            }
+        }
+    }
+}
 
 /// So many pictures come before the answer to PLAY.
 const EARLY: usize = 5;
@@ -203,7 +244,7 @@ impl Film {
 }
 
 /// A run of the source, and what it delivers.
-struct Run {
+pub(super) struct Run {
     stream: Arc<Stream>,
     ring: Arc<Ring>,
     session: Session,
@@ -212,8 +253,14 @@ struct Run {
 
 impl Run {
     fn of(source: &Arc<RtspSource>) -> Self {
+        Self::wanting(source, None)
+    }
+
+    /// With metadata.
+    pub fn wanting(source: &Arc<RtspSource>, metadata: Option<MetadataSink>) -> Self {
         let ring = Arc::new(Ring::new(Duration::from_secs(60), 1 << 24));
-        let stream = Arc::new(Stream::new(vec![ring.clone()], None, DropCounters::new(Conditions::default())));
+        let stream = Stream::new(vec![ring.clone()], None, DropCounters::new(Conditions::default())).with_metadata(metadata);
+        let stream = Arc::new(stream);
         let session = stream.session(Duration::ZERO);
         let (done, ended) = mpsc::channel();
         let (source, its_session) = (source.clone(), session.clone());
@@ -221,7 +268,7 @@ impl Run {
         Self { stream, ring, session, ended }
     }
 
-    fn frames(&self) -> u64 {
+    pub fn frames(&self) -> u64 {
         self.stream.counters.used.load(Ordering::Relaxed)
     }
 
@@ -230,7 +277,7 @@ impl Run {
     }
 
     /// Ends the session, and gives how long the source took to return.
-    fn end(&self) -> Duration {
+    pub fn end(&self) -> Duration {
         let began = Instant::now();
         self.session.end();
         self.ended().unwrap();

@@ -52,6 +52,10 @@ pub struct Options {
     pub before: Vec<Section>,
     /// Sections of the SDP after the video's.
     pub after: Vec<Section>,
+    /// When the metadata says that something moves: from and until so many seconds after PLAY.
+    pub motion: Vec<(f64, f64)>,
+    /// Sections of the SDP whose SETUP gets 404.
+    pub refused: Vec<Section>,
     /// The form of the control URLs in the SDP.
     pub control: Control,
     /// Answers DESCRIBE without `Content-Base`.
@@ -114,6 +118,8 @@ impl Options {
             strip_parameter_sets: false,
             before: Vec::new(),
             after: Vec::new(),
+            motion: Vec::new(),
+            refused: Vec::new(),
             control: Control::Relative,
             no_content_base: false,
             rtp_info: RtpInfo::Absent,
@@ -293,6 +299,8 @@ Prints its URL, then a line for each event. Ends with its standard input.
   --strip-parameter-sets   leaves them out of the stream
   --before SECTIONS, --after SECTIONS
                            audio, metadata, back-channel (with commas) before and after the video in the SDP
+  --motion FROM-UNTIL[,...] seconds during which the metadata says that something moves
+  --refused SECTIONS       SETUP of these gets 404
   --control relative|absolute|query
                            form of the control URLs
   --no-content-base        DESCRIBE without Content-Base
@@ -398,6 +406,8 @@ impl Options {
             "--sprop" => self.sprop = sprop(value)?,
             "--before" => self.before = sections(value)?,
             "--after" => self.after = sections(value)?,
+            "--motion" => self.motion = value.split(',').map(span).collect::<Option<_>>()?,
+            "--refused" => self.refused = sections(value)?,
             "--control" => {
                 self.control =
                     choice(value, &[("relative", Control::Relative), ("absolute", Control::Absolute), ("query", Control::Query)])?;
@@ -463,6 +473,11 @@ fn sections(value: &str) -> Option<Vec<Section>> {
     value.split(',').map(|section| choice(section, &values)).collect()
 }
 
+fn span(value: &str) -> Option<(f64, f64)> {
+    let (from, until) = value.split_once('-')?;
+    Some((number(from)?, number(until)?))
+}
+
 fn clock(value: &str) -> Option<Clock> {
     let values = [
         ("normal", Clock::Normal),
@@ -513,6 +528,8 @@ mod tests {
             ("--sprop", "garbage"),
             ("--before", "audio,metadata"),
             ("--after", "back-channel"),
+            ("--motion", "3-9,20-21.5"),
+            ("--refused", "metadata"),
             ("--control", "query"),
             ("--rtp-info", "zero"),
         ];

@@ -105,6 +105,26 @@ pub(crate) fn rtp(payload_type: u8, marker: bool, sequence: u16, timestamp: u32,
     packet
 }
 
+/// The packets of the `n`th ONVIF document, which says whether something moves.
+pub(crate) fn metadata(n: u32, moves: bool, ssrc: u32) -> [Vec<u8>; 2] {
+    let operation = if n == 0 { "Initialized" } else { "Changed" };
+    let document = format!(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<tt:MetadataStream xmlns:tt=\"http://www.onvif.org/ver10/schema\" \
+         xmlns:wsnt=\"http://docs.oasis-open.org/wsn/b-2\" xmlns:tns1=\"http://www.onvif.org/ver10/topics\"><tt:Event>\
+         <wsnt:NotificationMessage><wsnt:Topic Dialect=\"http://www.onvif.org/ver10/tev/topicExpression/ConcreteSet\">\
+         tns1:RuleEngine/CellMotionDetector/Motion</wsnt:Topic><wsnt:Message>\
+         <tt:Message UtcTime=\"2026-12-01T00:00:00Z\" PropertyOperation=\"{operation}\"><tt:Source>\
+         <tt:SimpleItem Name=\"Rule\" Value=\"MyMotionDetectorRule\"/></tt:Source><tt:Data>\
+         <tt:SimpleItem Name=\"IsMotion\" Value=\"{moves}\"/></tt:Data></tt:Message></wsnt:Message>\
+         </wsnt:NotificationMessage></tt:Event></tt:MetadataStream>\n"
+    );
+    let halves = document.as_bytes().split_at(document.len() / 2);
+    [(false, halves.0), (true, halves.1)].map(|(last, half)| {
+        let sequence = (n as u16).wrapping_mul(2).wrapping_add(u16::from(last));
+        rtp(107, last, sequence, n.wrapping_mul(90_000), ssrc, half)
+    })
+}
+
 /// An RTCP sender report (RFC 3550 section 6.4.1) with an SDES CNAME. `ntp` counts 1/2³² seconds since 1900.
 pub(crate) fn sender_report(ssrc: u32, ntp: u64, timestamp: u32, packets: u32, octets: u32) -> Vec<u8> {
     let mut packet = vec![0x80, 200, 0, 6];

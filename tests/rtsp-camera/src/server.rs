@@ -256,7 +256,8 @@ impl<'a> Conversation<'a> {
             // A client may put a trailing slash between a base URL and a relative one, or none.
             request.uri.ends_with(control.rsplit('/').next().unwrap_or_default())
         });
-        let Some(media) = media else { return self.reply(request, "404 Not Found", "", "") };
+        let refused = |media: &Media| matches!(media, Media::Beside(section) if options.refused.contains(section));
+        let Some(media) = media.filter(|media| !refused(media)) else { return self.reply(request, "404 Not Found", "", "") };
         let accepted = request.header("transport").unwrap_or_default().split(',').find_map(|transport| self.accept(transport.trim()));
         let Some((sink, transport)) = accepted else { return self.reply(request, "461 Unsupported Transport", "", "") };
         self.outlets.push(Outlet { media, sink });

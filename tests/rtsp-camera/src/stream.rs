@@ -11,7 +11,7 @@ use crate::{
     Session,
     annexb::{Codec, Video},
     options::{Clock, End, Options, Section},
-    packets::{VIDEO, bye, malformed, payloads, rtp, sender_report},
+    packets::{VIDEO, bye, malformed, metadata, payloads, rtp, sender_report},
     sdp::Media,
     server::Connection,
 };
@@ -333,8 +333,8 @@ impl Stream<'_> {
                     outlet.send(self.connection, &packets.collect::<Vec<_>>())?;
                 }
                 Media::Beside(Section::Metadata) => {
-                    let xml = b"<tt:MetadataStream xmlns:tt=\"http://www.onvif.org/ver10/schema\"/>";
-                    let packets = (self.messages..due(1.0)).map(|n| rtp(107, true, n as u16, n.wrapping_mul(90_000), SSRC + 2, xml));
+                    let moves = |n: u32| self.options.motion.iter().any(|(from, until)| (*from..*until).contains(&f64::from(n)));
+                    let packets = (self.messages..due(1.0)).flat_map(|n| metadata(n, moves(n), SSRC + 2));
                     outlet.send(self.connection, &packets.collect::<Vec<_>>())?;
                 }
                 Media::Video | Media::Beside(Section::BackChannel) => {}

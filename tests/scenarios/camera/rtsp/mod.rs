@@ -13,6 +13,7 @@ mod codecs;
 mod connections;
 mod keyframe_intervals;
 mod losses;
+mod metadata;
 mod slow;
 mod timestamps;
 

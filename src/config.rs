@@ -8,6 +8,7 @@ mod files;
 mod parsed;
 mod read;
 mod section;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 
@@ -25,6 +26,7 @@ pub use detection::{Detection, Schedule, Zone};
 pub use fault::ConfigFault;
 pub use files::{FileKind, NamedFile};
 pub use parsed::Parsed;
+pub use snapshot::SnapshotUrl;
 
 use crate::redact::Secret;
 
@@ -182,6 +184,8 @@ pub struct Media {
     pub pre_roll: Duration,
     /// The most memory that the pre-roll of one stream takes, bytes; 6 MB unless given.
     pub pre_roll_bytes: usize,
+    /// Where the camera's firmware gives a JPEG, for snapshots; `None`: they are frames of the stream.
+    pub snapshot_url: Option<SnapshotUrl>,
     /// What starts a clip.
     pub motion: Motion,
     /// `[motion]`: how built-in motion detection judges the picture.

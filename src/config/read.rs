@@ -13,7 +13,7 @@ use toml::{Spanned, de::DeTable};
 
 use super::{
     Broker, ClipStore, Cloud, Config, ConfigFault, Detection, Device, Endpoint, FileKind, Media, Motion, NamedFile, Parsed, Process,
-    Recording, RecordingDir, RtspTransport, Source, Spool, StoreCa, TlsFiles, Trust, Upload, Uploader,
+    Recording, RecordingDir, RtspTransport, SnapshotUrl, Source, Spool, StoreCa, TlsFiles, Trust, Upload, Uploader,
     address::{self, Schemes},
     detection,
     fault::Wrong,
@@ -336,6 +336,7 @@ fn media(section: Section) -> Option<Media> {
         }
         motion => Ok(motion),
     });
+    let snapshot_url = section.or("snapshot_url", None, |value| SnapshotUrl::read(text(value)?).map(Some));
     let rtsp_transport = section.or("rtsp_transport", RtspTransport::Auto, rtsp_transport);
     section.finish();
     Some(Media {
@@ -344,6 +345,7 @@ fn media(section: Section) -> Option<Media> {
         rtsp_transport: rtsp_transport?,
         pre_roll: Duration::from_secs(pre_roll_s?),
         pre_roll_bytes: pre_roll_bytes?,
+        snapshot_url: snapshot_url?,
         motion: motion?,
         // A section of its own.
         detection: Detection::default(),

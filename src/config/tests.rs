@@ -90,6 +90,7 @@ fn missing_keys_have_their_defaults() {
             source: Source::Test,
             low_source: None,
             rtsp_transport,
+            snapshot_url: None,
             pre_roll,
             pre_roll_bytes: 6_000_000,
             motion,

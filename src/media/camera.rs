@@ -19,6 +19,7 @@ use super::{
     },
     recording,
     ring::Ring,
+    snapshot::{self, Snapshots},
     source::{FrameSource, GreySink, Session, SourceError, Stream},
     stop_signal::StopSignal,
     supervisor::{Machine, Role, Supervised, Supervisor},
@@ -40,6 +41,7 @@ pub struct Media {
     rings: Vec<Arc<Ring>>,
     clips: Arc<clip::Counts>,
     recording: Option<Arc<recording::Counts>>,
+    snapshots: Arc<snapshot::Counts>,
     stop: StopSignal,
     running: Mutex<Running>,
 }
@@ -113,6 +115,7 @@ impl Media {
                 .collect(),
             clips: Arc::default(),
             recording: recording.map(|_| Arc::default()),
+            snapshots: Arc::default(),
             stop: StopSignal::default(),
             running: Mutex::default(),
         };
@@ -194,7 +197,17 @@ impl Media {
             running.threads.push(watch.start()?);
         }
         running.threads.extend(motion::start(&config.motion, self.events.clone(), conditions.clone(), self.stop.clone())?);
+        let snapshots = match &config.snapshot_url {
+            Some(url) => {
+                let camera = Snapshots::of_camera(url, self.outlet.clone(), self.snapshots.clone(), conditions.clone());
+                let (snapshots, thread) = camera?;
+                running.threads.push(thread);
+                snapshots
+            }
+            None => Snapshots::of_stream(self.outlet.clone(), conditions.clone()),
+        };
         running.threads.push(clip::start(clip::Parts {
+            snapshots,
             outlet: self.outlet.clone(),
             streams,
             pre_roll: config.pre_roll,
@@ -229,6 +242,7 @@ impl Media {
             clips_erased: self.clips.erased.load(Ordering::Relaxed),
             clips_refused: self.clips.refused.load(Ordering::Relaxed),
             events_missed: self.clips.missed.load(Ordering::Relaxed),
+            snapshots_failed: self.snapshots.failed.load(Ordering::Relaxed),
             recording: self.recording.as_ref().map(|counts| counts.status()),
         }
     }

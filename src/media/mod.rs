@@ -25,6 +25,7 @@ mod ring;
 mod rtp;
 mod rtsp;
 mod silence;
+mod snapshot;
 mod source;
 mod starting;
 mod status;
@@ -58,6 +59,7 @@ pub(crate) use motion::{onvif::metadata_document, socket::motion_socket_input};
 pub(crate) use rtp::hostile::packets as rtp_packets;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use rtsp::hostile::messages as rtsp_messages;
+pub use snapshot::{Dimensions, try_snapshot};
 pub use source::{FrameSource, GREY_HEIGHT, GREY_WIDTH, GreySink, Session, SourceError};
 pub use starting::start_in_background;
 pub use status::{LostFrames, MediaStatus, RecordingStatus, StreamStatus};
@@ -144,6 +146,11 @@ pub trait Outlet: Send + Sync + 'static {
 
     /// The longest clip allowed at the moment (the pre-roll must fit into it), or `None` while no clip may begin.
     fn clip_max(&self) -> Option<Duration>;
+
+    /// How many lines the picture of a snapshot may have at the moment, or `None` while no snapshot may begin.
+    fn tallest_snapshot(&self) -> Option<u32> {
+        Some(u32::MAX)
+    }
 
     /// Whose file it is that begins with a frame taken this long ago.
     fn identity(&self, ago: Duration) -> Identity {

@@ -51,6 +51,12 @@ impl Outlet for Gate {
         any.then(|| Duration::from_secs(record.clip_max_s.into()))
     }
 
+    fn tallest_snapshot(&self) -> Option<u32> {
+        let admission = self.spool.lock().admission();
+        let record = admission.record;
+        (record.snapshots && record.history_h > 0 && admission.position != Position::NONE).then_some(record.max_height)
+    }
+
     fn identity(&self, ago: Duration) -> Identity {
         let now = self.clock.now();
         Identity { device: self.device.clone(), started_at: now.confirmed.then(|| now.trusted.saturating_sub(ago)) }

@@ -27,7 +27,7 @@ pub fn status_example() -> Value {
     });
     let mut media = json!({
         "why_not": "why", "low": stream, "motion_events": 1, "motion_ignored": 0, "clip_running": true, "clips_recorded": 1,
-        "clips_erased": 0, "clips_refused": 0, "events_missed": 0,
+        "clips_erased": 0, "clips_refused": 0, "events_missed": 0, "snapshots_failed": 0,
         "recording": {
             "frames": 9, "dropped": 0, "bytes": 7, "deleted": 0, "slow_syncs": 0, "failed_syncs": 0, "fault": "why",
             "lost": { "no_card": 0, "full": 0, "read_only": 0, "error": 0, "too_slow": 0, "no_keyframe": 0, "unsynced": 0 }

@@ -28,6 +28,7 @@ pub mod process;
 pub mod proxy;
 pub mod resolver;
 pub mod scripted_broker;
+pub mod snapshot_service;
 pub mod status;
 pub mod steps;
 pub mod strace;

@@ -15,7 +15,7 @@ use super::findings::Findings;
 use crate::{
     config::{Config, Listen, Media, Motion, Recording, Source},
     confinement,
-    media::{self, FirstPicture},
+    media::{self, Dimensions, FirstPicture},
     space::{self, Space},
 };
 
@@ -43,6 +43,17 @@ pub(super) fn run(findings: &mut Findings, running: bool) -> Vec<String> {
     let mut passed = Vec::new();
     if let Some(media) = findings.parsed.media.clone() {
         pictures(findings, &media, running, &mut passed);
+        if let Some(url) = &media.snapshot_url {
+            match media::try_snapshot(url) {
+                Ok((Dimensions { width, height }, bytes)) => {
+                    passed.push(format!("media.snapshot_url: {url} gives a JPEG of {width}x{height}, {bytes} bytes"));
+                }
+                Err(why) => {
+                    let right = "check the address in the camera's manual, and the user and password";
+                    findings.fault("media.snapshot_url", format!("{url} gives no snapshot: {why}"), right);
+                }
+            }
+        }
         if let Motion::Socket(path) = &media.motion {
             match socket(path, running) {
                 Ok(found) => passed.push(format!("motion socket: {found}")),

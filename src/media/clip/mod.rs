@@ -10,6 +10,7 @@
 mod episode;
 mod file;
 mod missed;
+mod moment;
 mod start;
 
 use std::{
@@ -25,6 +26,7 @@ use std::{
 use care_protocol::ClipKind;
 use portable_atomic::AtomicU64;
 
+pub(super) use self::moment::Moment;
 use self::{
     episode::Episode,
     file::{Clip, Erased},
@@ -38,6 +40,7 @@ use super::{
     motion::Event,
     recording,
     ring::{Next, Ring},
+    snapshot::Snapshots,
     source::FrameSource,
     stop_signal::StopSignal,
 };
@@ -95,6 +98,7 @@ pub(super) struct Parts {
     pub events: mpsc::Receiver<Event>,
     pub counts: Arc<Counts>,
     pub conditions: Conditions,
+    pub snapshots: Snapshots,
     pub drops: DropCounters,
     /// What the card has at risk. Its own threads may be waiting for it.
     pub card: Option<Arc<recording::Counts>>,
@@ -178,7 +182,7 @@ impl Recorder {
         let mut goes_on_in = None;
         loop {
             if episode.kind == ClipKind::Motion && episode.first_waiting().is_some() {
-                self.snapshot();
+                self.parts.snapshots.take(Moment::of(&self.parts.streams));
             }
             let Some(begun) = self.begin(&mut episode, goes_on_in) else { return };
             let stream = begun.stream;
@@ -393,20 +397,5 @@ impl Recorder {
             }
         }
         Ok((End::Over, None))
-    }
-
-    /// Records one picture at the start of an event: the newest keyframe, as a file of one frame.
-    fn snapshot(&self) {
-        for stream in &self.parts.streams {
-            let (ring, erasures) = (stream.ring.clone(), stream.ring.erasures());
-            let newest = stream.ring.newest_key().and_then(|at| stream.ring.at(at));
-            let Some(frame) = newest else { continue };
-            let beginning = Beginning { kind: ClipKind::Snapshot, ago: frame.taken.elapsed(), height: frame.format.height.into() };
-            let Some((writer, max)) = self.parts.outlet.begin(beginning) else { continue };
-            // A snapshot that is erased already needs nothing more.
-            let picture = Clip::begin(frame, (writer, max.max(AFTER)), ring, erasures);
-            let _ = picture.identified(self.parts.outlet.identity(beginning.ago)).finish(None);
-            return;
-        }
     }
 }

@@ -1,6 +1,6 @@
 //! Proves to a camera who asks: digest (RFC 7616, and RFC 2069 before it) with MD5, SHA-256 and SHA-512/256, or basic (RFC 7617).
 //! It reads challenges, decides whether one is worth another try, and writes the header `Authorization`. Pure but for a random
-//! number; the fuzz target `rtsp` feeds it. Called by `conversation`.
+//! number; the fuzz target `rtsp` feeds it. Called by `conversation`, and by `media::snapshot` for HTTP, whose logins are the same.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use md5::{Digest as _, Md5};
@@ -14,14 +14,14 @@ use crate::hex::hex;
 
 /// A user and a password, as people know them.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) struct Credentials {
+pub(in crate::media) struct Credentials {
     pub user: String,
     pub password: String,
 }
 
 /// Why a login does not succeed.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum LoginFault {
+pub(in crate::media) enum LoginFault {
     /// The camera asks for one, and the address has none.
     NoCredentials,
     /// The camera names no way to log in that is known here, but these.
@@ -30,7 +30,7 @@ pub(super) enum LoginFault {
 }
 
 /// What one connection knows of the camera's login.
-pub(super) struct Login {
+pub(in crate::media) struct Login {
     credentials: Option<Credentials>,
     challenge: Option<Challenge>,
     /// A request that answered a challenge has been accepted, so the password is right.
@@ -57,12 +57,19 @@ impl Login {
     ///
     /// # Errors
     /// Why it is not.
-    pub fn refused(&mut self, response: &Response) -> Result<(), LoginFault> {
-        let offered: Vec<&str> = response.headers.all("WWW-Authenticate").collect();
+    pub(super) fn refused(&mut self, response: &Response) -> Result<(), LoginFault> {
+        self.asked(&response.headers.all("WWW-Authenticate").collect::<Vec<_>>())
+    }
+
+    /// The same, given the values of `WWW-Authenticate`: HTTP has them, too.
+    ///
+    /// # Errors
+    /// Why it is not.
+    pub fn asked(&mut self, offered: &[&str]) -> Result<(), LoginFault> {
         if self.credentials.is_none() {
             return Err(LoginFault::NoCredentials);
         }
-        let asked = Challenge::choose(&offered).ok_or_else(|| LoginFault::Unsupported(offered.join(", ")))?;
+        let asked = Challenge::choose(offered).ok_or_else(|| LoginFault::Unsupported(offered.join(", ")))?;
         let again = self.challenge.as_ref().is_none_or(|answered| asked.differs(answered) && (asked.is_stale() || self.accepted));
         self.challenge = Some(asked);
         if again { Ok(()) } else { Err(LoginFault::Refused) }

@@ -45,6 +45,7 @@ use tokio::{
     time::{sleep_until, timeout},
 };
 
+pub(super) use self::login::{Credentials, Login, LoginFault};
 use self::{
     address::Address,
     conversation::Teardowns,

@@ -7,13 +7,14 @@ use super::{
     *,
 };
 
-fn camera(motion: Motion, pre_roll_s: u64) -> config::Media {
+pub(super) fn camera(motion: Motion, pre_roll_s: u64) -> config::Media {
     config::Media {
         source: Source::Test,
         low_source: None,
         rtsp_transport: RtspTransport::Auto,
         pre_roll: Duration::from_secs(pre_roll_s),
         pre_roll_bytes: 6_000_000,
+        snapshot_url: None,
         motion,
         detection: config::Detection::default(),
     }

@@ -88,6 +88,7 @@ impl Filming {
             rtsp_transport: RtspTransport::Auto,
             pre_roll: Duration::from_secs(1),
             pre_roll_bytes,
+            snapshot_url: None,
             motion: NEVER,
             detection: config::Detection::default(),
         };

@@ -5,6 +5,7 @@ mod clips;
 mod gops;
 mod recording;
 pub(super) mod scripted;
+mod snapshots;
 mod streams;
 
 use std::{
@@ -155,7 +156,7 @@ impl Collector {
 impl Outlet for Collector {
     fn begin(&self, beginning: Beginning) -> Option<(Box<dyn ClipWriter>, Duration)> {
         let allowed = match beginning.kind {
-            ClipKind::Snapshot => self.snapshots.load(Ordering::Relaxed),
+            ClipKind::Snapshot => self.tallest_snapshot().is_some_and(|tallest| beginning.height <= tallest),
             _ => beginning.height <= self.tallest.load(Ordering::Relaxed),
         };
         let started = Instant::now().checked_sub(beginning.ago).unwrap();
@@ -168,6 +169,10 @@ impl Outlet for Collector {
 
     fn clip_max(&self) -> Option<Duration> {
         *self.max.lock().unwrap()
+    }
+
+    fn tallest_snapshot(&self) -> Option<u32> {
+        self.snapshots.load(Ordering::Relaxed).then(|| self.tallest.load(Ordering::Relaxed))
     }
 }
 

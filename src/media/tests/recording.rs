@@ -9,6 +9,7 @@ fn start(dir: &Path, conditions: &Conditions, source: Scripted) -> Media {
         rtsp_transport: RtspTransport::Auto,
         pre_roll: Duration::from_secs(1),
         pre_roll_bytes: 6_000_000,
+        snapshot_url: None,
         motion: NEVER,
         detection: config::Detection::default(),
     };

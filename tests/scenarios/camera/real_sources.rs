@@ -6,6 +6,7 @@ use care_tests::{
     issuer::PREMIUM,
     media::{self, FPS, probe_bytes, recorded},
     process::{Lines, Process},
+    snapshot_service::SnapshotService,
     wait::{PATIENCE, until},
     world::World,
 };
@@ -87,17 +88,19 @@ async fn a_picture_taller_than_the_plan_allows_is_never_uploaded_and_status_says
     assert_eq!(media::probe_bytes(&put.body).height, 180);
 }
 
+/// The newest whole clip of this kind in the store.
+fn of_kind(kind: ClipKind) -> impl Fn(&CloudState) -> Option<Put> {
+    move |seen: &CloudState| {
+        let is_asked = |put: &&Put| seen.asked.iter().any(|(_, asked)| asked.kind == kind && asked.clip == put.clip);
+        seen.puts.iter().rev().filter(is_asked).find(|put| put.complete == Some(true)).cloned()
+    }
+}
+
 #[tokio::test]
 async fn a_snapshot_is_uploaded_with_the_clip_if_the_plan_allows_it() {
     let mut world = World::with_camera().await;
     let with_pictures = world.premium().limited(Policy { snapshots: true, ..PREMIUM });
     world.start_with(with_pictures, care_protocol::Mode::Paid).await;
-    let of_kind = |kind: ClipKind| {
-        move |seen: &CloudState| {
-            let (_, asked) = seen.asked.iter().find(|(_, asked)| asked.kind == kind)?;
-            seen.puts.iter().find(|put| put.clip == asked.clip && put.complete == Some(true)).cloned()
-        }
-    };
     let picture = world.move_until("a snapshot", of_kind(ClipKind::Snapshot)).await;
     let found = probe_bytes(&picture.body);
     assert_eq!((found.codec.as_str(), found.height, found.pts.len(), found.complaints.as_str()), ("h264", 180, 1, ""));
@@ -109,4 +112,31 @@ async fn a_snapshot_is_uploaded_with_the_clip_if_the_plan_allows_it() {
     let before = world.cloud.grants_asked();
     world.move_until("another clip", |seen| seen.asked.get(before).cloned()).await;
     assert!(world.cloud.lock().asked[before..].iter().all(|(_, asked)| asked.kind == ClipKind::Motion));
+}
+
+/// The firmware's own JPEG is the snapshot. Where it fails, a frame of the stream is, and the owner is told.
+#[tokio::test]
+async fn the_cameras_own_jpeg_is_the_snapshot_as_long_as_its_address_answers() {
+    let jpeg = std::fs::read(media::re_encoded("snapshot.jpg", &["-frames:v", "1", "-f", "mjpeg"])).unwrap();
+    let firmware = SnapshotService::start(jpeg.clone());
+    let mut world = World::with_camera().await;
+    world.agent.config.media = format!("snapshot_url = \"{}\"\n", firmware.url());
+    world.agent.write_config();
+    let checked = world.agent.command(&["check-config"]).await;
+    let text = String::from_utf8_lossy(&checked.stdout).into_owned();
+    assert!(text.contains("media.snapshot_url: ") && text.contains("gives a JPEG of 320x180") && !text.contains("hunter2"), "{text}");
+
+    let with_pictures = world.premium().limited(Policy { snapshots: true, ..PREMIUM });
+    world.start_with(with_pictures, care_protocol::Mode::Paid).await;
+    let picture = world.move_until("a snapshot", of_kind(ClipKind::Snapshot)).await;
+    assert_eq!(picture.body, jpeg);
+    world.move_until("the clip", of_kind(ClipKind::Motion)).await;
+
+    firmware.fail();
+    let is_mp4 = |put: Put| (put.body != jpeg).then_some(put);
+    let picture = world.move_until("a snapshot of the stream", |seen| of_kind(ClipKind::Snapshot)(seen).and_then(is_mp4)).await;
+    let found = probe_bytes(&picture.body);
+    assert_eq!((found.codec.as_str(), found.pts.len()), ("h264", 1));
+    let status = world.agent.status("why", |status| status.sentence("snapshot_failing").ends_with("the camera answers 503")).await;
+    assert!(status.0["media"]["snapshots_failed"].as_u64() > Some(0) && !status.0.to_string().contains("hunter2"));
 }

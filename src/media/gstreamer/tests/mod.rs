@@ -42,6 +42,7 @@ fn camera(source: Source, pre_roll_s: u64) -> config::Media {
         rtsp_transport: RtspTransport::Auto,
         pre_roll: Duration::from_secs(pre_roll_s),
         pre_roll_bytes: 6_000_000,
+        snapshot_url: None,
         motion: NEVER,
         detection: config::Detection::default(),
     }

@@ -130,6 +130,9 @@ pub struct ClipView {
     pub bytes: u64,
     /// More of it is expected: it arrives in parts while it is being filmed.
     pub being_filmed: bool,
+    /// A JPEG, and no video. Only [`playback::know_stills`](super::playback::know_stills) knows.
+    #[serde(skip)]
+    pub still: bool,
 }
 
 /// One bill with its ledger.
@@ -305,6 +308,7 @@ fn clips_of(connection: &Connection, issuer: &Issuer, camera: &Camera, now: u64)
             duration_ms: row.get(3)?,
             bytes: row.get(4)?,
             being_filmed: row.get(5)?,
+            still: false,
         })
     })?;
     Ok(rows.collect::<Result<_, _>>()?)

@@ -52,6 +52,7 @@ struct Clip {
     length: String,
     size: String,
     being_filmed: bool,
+    still: bool,
     shown: bool,
 }
 
@@ -79,16 +80,15 @@ pub async fn page(
     Query(asked): Query<Asked>,
 ) -> Response {
     let Some(camera) = camera_of(&view, &id) else { return no_camera(&context) };
-    let clips = match account_view::clips(&portal.cloud, &account, &camera.device).await {
+    let mut clips = match account_view::clips(&portal.cloud, &account, &camera.device).await {
         Ok(clips) => clips,
         Err(e) => return failed(&context, &e.into()),
     };
+    let asked_for = |clip: &ClipView| asked.clip.as_ref().is_none_or(|asked| clip.clip == *asked);
+    playback::know_stills(&portal.cloud, clips.iter_mut().find(|clip| asked_for(clip)).into_iter().collect()).await;
     let (language, zone) = (context.language, &context.zone);
     let t = language.translations();
-    let shown = match &asked.clip {
-        Some(asked) => clips.iter().find(|clip| clip.clip == *asked),
-        None => clips.first(),
-    };
+    let shown = clips.iter().find(|clip| asked_for(clip));
     let shown_id = shown.map(|clip| clip.clip.clone());
     let count = language.count(camera.clips, &t.clips_one, &t.clips_other);
     let values = [("clips", count), ("size", language.size(camera.clip_bytes)), ("history", language.history(camera.history_h))];
@@ -114,6 +114,7 @@ impl Clip {
             length: language.span(i64::try_from(clip.duration_ms).unwrap_or(i64::MAX).saturating_mul(1000)),
             size: language.size(clip.bytes),
             being_filmed: clip.being_filmed,
+            still: clip.still,
             shown: shown == Some(&clip.clip),
             kind,
             at,

@@ -25,7 +25,10 @@ use super::{
 use crate::{
     clock::now_us,
     domain::catalogue::{Cycle, Tier},
-    portal::account_view::{self, AccountView, SubscriptionView},
+    portal::{
+        account_view::{self, AccountView, SubscriptionView},
+        playback,
+    },
 };
 
 /// How many switches an owner sees.
@@ -75,7 +78,11 @@ impl FromRequestParts<Arc<Portal>> for Household {
     async fn from_request_parts(parts: &mut Parts, portal: &Arc<Portal>) -> Result<Self, Response> {
         let Owner { account, context } = Owner::from_request_parts(parts, portal).await?;
         match account_view::read(&portal.cloud, &account).await {
-            Ok(Some(view)) => Ok(Self { account, view, context }),
+            Ok(Some(mut view)) => {
+                let latest = view.cameras.iter_mut().filter_map(|camera| camera.latest.as_mut()).collect();
+                playback::know_stills(&portal.cloud, latest).await;
+                Ok(Self { account, view, context })
+            }
             Ok(None) => Err(refusal(&context, StatusCode::NOT_FOUND, context.language.translations().no_such_page.clone())),
             Err(e) => Err(failed(&context, &e.into())),
         }

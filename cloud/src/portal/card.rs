@@ -70,6 +70,8 @@ pub struct Picture {
     pub clip: String,
     /// Its kind.
     pub alt: String,
+    /// A JPEG, and no video.
+    pub still: bool,
 }
 
 impl Card {
@@ -128,7 +130,7 @@ fn picture(language: Language, zone: &TimeZone, clip: &ClipView) -> Picture {
     let t = language.translations();
     let at = language.moment(clip.started_ms / 1000, zone);
     let what = if clip.kind == "snapshot" { &t.picture_of } else { &t.clip_of };
-    Picture { clip: clip.clip.clone(), alt: fill(what, &[("at", &at)]) }
+    Picture { clip: clip.clip.clone(), alt: fill(what, &[("at", &at)]), still: clip.still }
 }
 
 fn report(language: Language, camera: &CameraView, now_us: i64) -> String {

@@ -11,23 +11,24 @@ use care_protocol::DeviceId;
 
 use crate::{
     domain::parts,
-    portal::account_view,
+    portal::account_view::{self, ClipView},
     transport::{
         cloud::Cloud,
-        store::{MEDIA_TYPE, Object, StoreError},
+        store::{MEDIA_TYPE, Object, STILL_TYPE, StoreError},
     },
 };
 
 /// Answers a GET of one clip. Another account's clip, an erased clip and an unknown clip are all 404.
 pub async fn serve(cloud: &Arc<Cloud>, account: &str, device: &DeviceId, clip: &str, headers: &HeaderMap) -> Response<Body> {
-    match account_view::clip(cloud, account, device, clip).await {
-        Ok(Some(_)) => {}
+    let mut found = match account_view::clip(cloud, account, device, clip).await {
+        Ok(Some(found)) => found,
         Ok(None) => return plain(StatusCode::NOT_FOUND, "there is no such clip\n"),
         Err(e) => {
             tracing::error!("looking for a clip: {e}");
             return plain(StatusCode::INTERNAL_SERVER_ERROR, "the cloud's database failed\n");
         }
-    }
+    };
+    know_stills(cloud, vec![&mut found]).await;
     let range = headers.get(header::RANGE).and_then(|range| range.to_str().ok());
     let asked = clip.to_owned();
     let parts = match cloud.db.read_async(move |connection| parts::stored(connection, &asked)).await {
@@ -38,7 +39,9 @@ pub async fn serve(cloud: &Arc<Cloud>, account: &str, device: &DeviceId, clip: &
         }
     };
     match cloud.store.open_clip(device, clip, &parts, range).await {
-        Ok(Some(Object::Content { body, length, content_range })) => found(body, length, content_range),
+        Ok(Some(Object::Content { body, length, content_range })) => {
+            content(if found.still { STILL_TYPE } else { MEDIA_TYPE }, body, length, content_range)
+        }
         Ok(Some(Object::Redirect(url))) => {
             let mut answer = plain(StatusCode::SEE_OTHER, "");
             match HeaderValue::try_from(url.as_str()) {
@@ -56,10 +59,25 @@ pub async fn serve(cloud: &Arc<Cloud>, account: &str, device: &DeviceId, clip: &
     }
 }
 
-fn found(body: Body, length: u64, content_range: Option<String>) -> Response<Body> {
+/// Finds out which of these clips are JPEGs. One of which that cannot be told counts as a video.
+pub async fn know_stills(cloud: &Arc<Cloud>, clips: Vec<&mut ClipView>) {
+    for clip in clips.into_iter().filter(|clip| clip.kind == "snapshot") {
+        let id = clip.clip.clone();
+        let still = match cloud.db.read_async(move |connection| parts::stored(connection, &id)).await {
+            Ok(parts) => cloud.store.is_jpeg(&clip.device, &clip.clip, &parts).await.map_err(|e| e.to_string()),
+            Err(e) => Err(e.to_string()),
+        };
+        clip.still = still.unwrap_or_else(|why| {
+            tracing::warn!("what kind of picture {} is: {why}", clip.clip);
+            false
+        });
+    }
+}
+
+fn content(media_type: &'static str, body: Body, length: u64, content_range: Option<String>) -> Response<Body> {
     let mut answer = Response::new(body);
     let headers = answer.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
     headers.insert(header::CONTENT_LENGTH, length.into());
     headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     // An erased clip must not be playable from a cache.

@@ -82,6 +82,34 @@ async fn a_clip_in_parts_leaves_the_store_with_all_of_them() {
     assert_eq!(std::fs::read_dir(world.clips("CAM")).unwrap().count(), 2);
 }
 
+/// A camera's firmware may make the snapshot: a JPEG, which browsers show as a picture.
+#[tokio::test]
+async fn a_snapshot_is_served_as_what_its_first_bytes_say() {
+    let world = World::new();
+    world.add_to("ann", "CAM", "KC420WS");
+    let jpeg = [0xFF, 0xD8, 0xFF, 0xE0, 0, 2, 0xFF, 0xD9];
+    for (clip, bytes) in [("still", &jpeg[..]), ("frame", b"\0\0\0\x18ftypiso6"), ("tiny", b"\xff")] {
+        world.stored("CAM", clip, HOUR);
+        world.cloud.db.read(|c| Ok(c.execute("UPDATE clips SET kind = 'snapshot' WHERE clip = ?1", [clip])?)).unwrap();
+        std::fs::write(world.clips("CAM").join(format!("{clip}.mp4")), bytes).unwrap();
+    }
+    world.stored_in_parts("CAM", "part", &["x"], HOUR);
+    world.cloud.db.read(|c| Ok(c.execute("UPDATE clips SET kind = 'snapshot' WHERE clip = 'part'", [])?)).unwrap();
+    world.cloud.db.read(|c| Ok(c.execute("UPDATE parts SET bytes = 8 WHERE clip = 'part'", [])?)).unwrap();
+    std::fs::write(world.clips("CAM").join("part.0.mp4"), jpeg).unwrap();
+    // No snapshot, whatever it begins with.
+    world.stored("CAM", "clip", HOUR);
+    std::fs::write(world.clips("CAM").join("clip.mp4"), jpeg).unwrap();
+    for (clip, expected) in
+        [("still", "image/jpeg"), ("frame", "video/mp4"), ("tiny", "video/mp4"), ("part", "image/jpeg"), ("clip", "video/mp4")]
+    {
+        let (status, headers, _) = world.watch_range("ann", "CAM", clip, None).await;
+        assert_eq!((status, headers[header::CONTENT_TYPE].to_str().unwrap()), (StatusCode::OK, expected), "{clip}");
+    }
+    let range = world.watch_range("ann", "CAM", "still", Some("bytes=0-1")).await;
+    assert_eq!((range.0, &range.1[header::CONTENT_TYPE]), (StatusCode::PARTIAL_CONTENT, &"image/jpeg".parse().unwrap()));
+}
+
 #[tokio::test]
 async fn another_accounts_clip_and_an_unknown_clip_are_not_served() {
     let world = World::new();

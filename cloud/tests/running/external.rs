@@ -12,6 +12,7 @@ use care_cloud::{
     child::{die_with_parent, stop},
     storage::{
         data_dir::DataDir,
+        db::Db,
         pki::{Identity, Pki},
     },
 };
@@ -26,6 +27,7 @@ use tokio_rustls::TlsAcceptor;
 use super::{
     camera::{Camera, Clip},
     cloud::{Cloud, until},
+    portal::Visitor,
 };
 
 /// A broker of somebody else's, on the files of `deploy/`, under certificates of the cloud's authorities.
@@ -327,4 +329,11 @@ async fn an_external_s3_takes_clips_is_polled_and_loses_what_a_plan_does_not_kee
     cloud.experiment(json!({ "experiment": "add_history", "camera": "CAM-A", "clips": 3 })).await;
     let stored = std::fs::read_dir(s3.root.join("clips/CAM-A")).unwrap();
     assert_eq!(stored.filter(|file| file.as_ref().unwrap().path().extension().is_some_and(|e| e == "mp4")).count(), 4);
+
+    // One is a snapshot that the camera's firmware made.
+    let db = Db::open(&cloud.data().join("care.db")).unwrap();
+    db.read(|c| Ok(c.execute("UPDATE clips SET kind = 'snapshot' WHERE clip = ?1", [&young.id])?)).unwrap();
+    std::fs::write(s3.root.join("clips/CAM-A").join(format!("{}.mp4", young.id)), [0xFF, 0xD8, 0xFF, 0xD9]).unwrap();
+    let page = Visitor::owner(&cloud).await.page(&format!("/cameras/CAM-A?clip={}", young.id)).await;
+    assert!(page.contains("<img id=\"shown\"") && !page.contains("<video"), "{page}");
 }

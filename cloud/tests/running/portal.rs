@@ -21,7 +21,7 @@ use super::{
 };
 
 /// A browser without a script: it keeps cookies and reads forms.
-struct Visitor {
+pub(super) struct Visitor {
     host: String,
     cookies: BTreeMap<String, String>,
 }
@@ -38,7 +38,7 @@ impl Visitor {
     }
 
     /// The owner of the cloud's first account.
-    async fn owner(cloud: &Cloud) -> Self {
+    pub async fn owner(cloud: &Cloud) -> Self {
         let SignIn { login, password, .. } = sign_in_of(cloud);
         let mut visitor = Self::new(cloud);
         assert_eq!(visitor.sign_in(&login, &password).await, 303);
@@ -76,7 +76,7 @@ impl Visitor {
         self.ask(Request::get(path).body(Full::default()).unwrap()).await
     }
 
-    async fn page(&mut self, path: &str) -> String {
+    pub async fn page(&mut self, path: &str) -> String {
         let answer = self.get(path).await;
         assert_eq!(answer.status, 200, "{path}: {}", answer.text);
         answer.text
@@ -233,6 +233,29 @@ async fn an_owner_sees_and_changes_their_own_cameras_only() {
     assert_eq!(anne.post("/cameras/CAM-B/subscribe", &buy).await.status, 404);
     assert_eq!(anne.post("/engineers/play", &format!("csrf={token}&fault=broker_stop")).await.status, 404);
     assert_eq!(cloud.state().await["broker_running"], true);
+}
+
+#[tokio::test]
+async fn a_snapshot_that_is_a_jpeg_is_shown_as_a_picture() {
+    let cloud = Cloud::start().await;
+    let mut anne = somebody(&cloud, "anne", "CAM-A").await;
+    cloud.portal().post("/portal/experiment", &json!({ "experiment": "add_history", "camera": "CAM-A", "clips": 1 })).await.unwrap();
+    let clips = cloud.portal().get("/portal/accounts/anne/cameras/CAM-A/clips").await.unwrap();
+    let clip = clips[0]["clip"].as_str().unwrap();
+    let url = format!("/cameras/CAM-A/clips/{clip}");
+    for page in ["/", "/cameras/CAM-A"] {
+        let page = anne.page(page).await;
+        assert!(page.contains(&format!("<video src=\"{url}\"")) || page.contains(&format!("<video id=\"shown\" src=\"{url}\"")), "{page}");
+    }
+    let db = Db::open(&cloud.data().join("care.db")).unwrap();
+    db.read(|c| Ok(c.execute("UPDATE clips SET kind = 'snapshot'", [])?)).unwrap();
+    std::fs::write(cloud.data().join(format!("store/clips/CAM-A/{clip}.mp4")), [0xFF, 0xD8, 0xFF, 0xD9]).unwrap();
+    for page in ["/", "/cameras/CAM-A"] {
+        let page = anne.page(page).await;
+        assert!(page.contains(&format!("<img src=\"{url}\"")) || page.contains(&format!("<img id=\"shown\" src=\"{url}\"")), "{page}");
+        assert!(!page.contains("<video"), "{page}");
+    }
+    assert_eq!(anne.get(&url).await.headers["content-type"], "image/jpeg");
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
-use axum::http::{Method, StatusCode};
+use axum::http::{Method, StatusCode, header};
 use bytes::Bytes;
 use reqwest::Client;
 use rustls::ClientConfig;
@@ -74,6 +74,15 @@ impl External {
     /// A whole object.
     pub async fn get(&self, bucket: &Bucket, credentials: &Credentials, key: &str) -> Result<Bytes, String> {
         self.ask(Method::GET, bucket.get_object(Some(credentials), key).sign(SIGNED_FOR), Bytes::new()).await
+    }
+
+    /// The first bytes of the object at this URL, or more of it from a store that knows no ranges.
+    pub async fn beginning(&self, url: Url, bytes: usize) -> Result<Bytes, String> {
+        let range = format!("bytes=0-{}", bytes.saturating_sub(1));
+        let answer = self.http.get(url).header(header::RANGE, range).send().await.map_err(http::reason)?;
+        let status = answer.status();
+        let body = answer.bytes().await.map_err(http::reason)?;
+        if status.is_success() { Ok(body) } else { Err(format!("GET was answered {status}: {}", String::from_utf8_lossy(&body))) }
     }
 
     /// Puts one object.

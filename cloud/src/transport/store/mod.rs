@@ -8,6 +8,7 @@ mod external;
 mod joined;
 pub mod poll;
 pub mod put;
+mod still;
 mod transfers;
 
 use std::{
@@ -25,6 +26,7 @@ use url::Url;
 use self::{
     embedded::{BUCKET, Embedded},
     external::External,
+    still::Stills,
 };
 pub use self::{
     error::StoreError,
@@ -43,8 +45,10 @@ use crate::{
     },
 };
 
-/// The media type of every clip, and of a snapshot: an MP4 of one frame.
+/// The media type of every clip, and the one that grants name for snapshots too: some are JPEGs.
 pub const MEDIA_TYPE: &str = "video/mp4";
+/// The media type of a snapshot that the camera's firmware made.
+pub const STILL_TYPE: &str = "image/jpeg";
 /// The query parameter that names the grant; the signature covers it.
 const GRANT_PARAMETER: &str = "x-care-grant";
 /// Debian's bundle of public certificate authorities.
@@ -55,6 +59,7 @@ pub struct Store {
     bucket: Bucket,
     credentials: Credentials,
     backend: Backend,
+    stills: Stills,
 }
 
 enum Backend {
@@ -92,7 +97,7 @@ impl Store {
         };
         let bucket = bucket(origin, BUCKET, "us-east-1").map_err(|why| StoreError::Open { path: root.clone(), why })?;
         let backend = Backend::Embedded(Box::new(Embedded::open(&root, &secret)?));
-        Ok(Self { bucket, credentials: Credentials::new(embedded::USER, secret), backend })
+        Ok(Self { bucket, credentials: Credentials::new(embedded::USER, secret), backend, stills: Stills::default() })
     }
 
     /// An external S3: `https://host[:port]/bucket[?region=…]`, or plain HTTP on loopback, with the credentials of the
@@ -118,7 +123,7 @@ impl Store {
         let origin = parsed.origin().ascii_serialization();
         let credentials = Credentials::from_env().ok_or_else(|| bad("set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"))?;
         let backend = Backend::External(External::new(&tls).map_err(|e| bad(&e))?);
-        Ok(Self { bucket: bucket(&origin, &name, &region).map_err(|e| bad(&e))?, credentials, backend })
+        Ok(Self { bucket: bucket(&origin, &name, &region).map_err(|e| bad(&e))?, credentials, backend, stills: Stills::default() })
     }
 
     /// Permission to upload one clip, or one part: a presigned URL that names the grant.

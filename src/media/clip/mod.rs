@@ -108,7 +108,7 @@ pub(super) struct Parts {
 /// Starts the recorder's thread.
 pub(super) fn start(parts: Parts) -> Result<JoinHandle<()>, MediaError> {
     let missed = Missed::new(parts.conditions.clone());
-    let mut recorder = Recorder { parts, missed, tended: Instant::now() };
+    let mut recorder = Recorder { parts, missed, pictured: None, tended: Instant::now() };
     crate::threads::named("media-clip").spawn(move || recorder.run()).map_err(MediaError::Thread)
 }
 
@@ -116,6 +116,8 @@ pub(super) fn start(parts: Parts) -> Result<JoinHandle<()>, MediaError> {
 struct Recorder {
     parts: Parts,
     missed: Missed,
+    /// The newest keyframe at the last snapshot.
+    pictured: Option<Instant>,
     tended: Instant,
 }
 
@@ -182,7 +184,7 @@ impl Recorder {
         let mut goes_on_in = None;
         loop {
             if episode.kind == ClipKind::Motion && episode.first_waiting().is_some() {
-                self.parts.snapshots.take(Moment::of(&self.parts.streams));
+                self.snapshot();
             }
             let Some(begun) = self.begin(&mut episode, goes_on_in) else { return };
             let stream = begun.stream;
@@ -197,6 +199,17 @@ impl Recorder {
                     return;
                 }
             }
+        }
+    }
+
+    /// Takes the picture at the start of an event, unless there is no keyframe since the last one. Where no clip can begin,
+    /// every report of motion is an event of its own.
+    fn snapshot(&mut self) {
+        let moment = Moment::of(&self.parts.streams);
+        let newest = moment.newest();
+        if newest != self.pictured || newest.is_none() {
+            self.pictured = newest;
+            self.parts.snapshots.take(moment);
         }
     }
 

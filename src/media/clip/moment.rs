@@ -1,7 +1,7 @@
 //! A moment of which a snapshot is wanted: the newest keyframe of each stream at that time, so that the picture is of the event even
 //! if it is sent a little later.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use care_protocol::ClipKind;
 
@@ -28,6 +28,11 @@ impl Moment {
             Newest { ring, erasures, key }
         };
         Self { streams: streams.iter().map(newest).collect() }
+    }
+
+    /// When the newest of the keyframes was taken.
+    pub(super) fn newest(&self) -> Option<Instant> {
+        self.streams.iter().filter_map(|stream| Some(stream.key.as_ref()?.taken)).max()
     }
 
     /// Whether the picture belongs to an account before.

@@ -7,7 +7,11 @@ use std::{
     thread,
 };
 
-use super::{clips::camera, scripted::Scripted, *};
+use super::{
+    clips::camera,
+    scripted::{FPS, Scripted},
+    *,
+};
 use crate::{
     config::SnapshotUrl,
     media::{Dimensions, snapshot::jpeg::tests::jpeg, try_snapshot},
@@ -200,6 +204,22 @@ fn a_plan_without_snapshots_costs_the_camera_no_request() {
     filmed.moves();
     filmed.collector.wait_for(1);
     assert_eq!((firmware.asked(), filmed.snapshots()), (0, Vec::new()));
+}
+
+/// Where no clip may begin, every report of motion is an event.
+#[test]
+fn events_between_two_keyframes_have_one_snapshot() {
+    let firmware = Firmware::new(|_, _| picture(240));
+    let filmed = Filmed::new(&firmware, 300);
+    let keyframes = || filmed.media.status().stream.frames / u64::from(FPS);
+    let before = keyframes();
+    for events in 1..=20 {
+        filmed.moves();
+        eventually("the clip is refused", || filmed.media.status().clips_refused == events);
+    }
+    let most = keyframes() - before + 2;
+    eventually("the first snapshot", || !filmed.snapshots().is_empty());
+    assert!(most < 15 && firmware.asked() as u64 <= most, "{} snapshots of {most} keyframes", firmware.asked());
 }
 
 /// The clip begins while the camera thinks, and what it gives after a change of owner is nobody's.

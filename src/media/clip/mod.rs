@@ -4,7 +4,8 @@
 //!
 //! ```text
 //! Event ─ Episode ─ start: which keyframe ─ file: one clip ─ Outlet
-//!            └ missed: what no clip has, and why
+//!   │        └ missed: what no clip has, and why
+//!   └ moment: the newest keyframes, for a snapshot
 //! ```
 
 mod episode;

@@ -9,7 +9,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{h264, h265, usability::Usability};
+use super::{h264, h265, sound::Soundtrack, usability::Usability};
 
 /// How frames are coded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,4 +94,19 @@ pub struct Frame {
     pub data: Bytes,
     /// The same for all frames until the parameter sets change.
     pub format: Arc<Format>,
+    /// What is heard until it is shown. A source leaves it `None`: the session adds what [`super::Session::sound`] was given.
+    pub sound: Option<Soundtrack>,
+}
+
+impl Frame {
+    /// The same without what is heard before it.
+    pub(super) fn without_units(mut self) -> Self {
+        self.sound.iter_mut().for_each(|sound| sound.units.clear());
+        self
+    }
+
+    /// How much memory it takes, with its sound, bytes.
+    pub(super) fn bytes(&self) -> usize {
+        self.data.len() + self.sound.as_ref().map_or(0, Soundtrack::bytes)
+    }
 }

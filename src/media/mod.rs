@@ -26,6 +26,7 @@ mod rtp;
 mod rtsp;
 mod silence;
 mod snapshot;
+mod sound;
 mod source;
 mod starting;
 mod status;
@@ -60,6 +61,7 @@ pub(crate) use rtp::hostile::packets as rtp_packets;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use rtsp::hostile::messages as rtsp_messages;
 pub use snapshot::{Dimensions, try_snapshot};
+pub use sound::{Sound, SoundFormat, Soundtrack};
 pub use source::{FrameSource, GREY_HEIGHT, GREY_WIDTH, GreySink, Session, SourceError};
 pub use starting::start_in_background;
 pub use status::{LostFrames, MediaStatus, RecordingStatus, StreamStatus};

@@ -99,13 +99,15 @@ impl Ring {
             held.begin_gop(at, frame.pts);
         }
         let now = frame.pts;
+        // What was heard before the first frame is in nobody's clip, and after an erasure it belongs to another account.
+        let frame = if held.frames.is_empty() { frame.without_units() } else { frame };
         let Some(gop) = &mut held.gop else {
             held.first += 1;
             return;
         };
-        gop.bytes += frame.data.len();
+        gop.bytes += frame.bytes();
         gop.lasts = gop.lasts.max(now.saturating_sub(gop.began));
-        held.bytes += frame.data.len();
+        held.bytes += frame.bytes();
         held.frames.push_back(frame);
         while let Some(until) = held.spare(now, self.span) {
             while held.first < until {
@@ -238,7 +240,7 @@ impl Held {
 
     fn drop_first(&mut self) {
         let Some(frame) = self.frames.pop_front() else { return };
-        self.bytes -= frame.data.len();
+        self.bytes -= frame.bytes();
         if self.keys.front() == Some(&self.first) {
             self.keys.pop_front();
         }
@@ -265,7 +267,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::media::frame::Codec;
+    use crate::media::{
+        frame::Codec,
+        sound::{Sound, SoundFormat, Soundtrack},
+    };
 
     fn frame(ms: u64, key: bool) -> Frame {
         sized(ms, key, 100)
@@ -273,7 +278,7 @@ mod tests {
 
     fn sized(ms: u64, key: bool, bytes: usize) -> Frame {
         let format = Arc::new(Format { codec: Codec::H264, width: 2, height: 2, configuration: Bytes::new() });
-        Frame { pts: Duration::from_millis(ms), key, taken: Instant::now(), data: Bytes::from(vec![0; bytes]), format }
+        Frame { pts: Duration::from_millis(ms), key, taken: Instant::now(), data: Bytes::from(vec![0; bytes]), format, sound: None }
     }
 
     /// Ten frames a second, a keyframe every second.
@@ -307,6 +312,30 @@ mod tests {
         let (first, lost) = read(&ring, &mut 0).unwrap();
         assert!(first.key);
         assert_eq!(lost, 80, "of 25 frames the newest two keyframe intervals");
+    }
+
+    #[test]
+    fn sound_counts_in_the_bound_and_what_was_heard_before_an_erasure_is_gone() {
+        let format = Arc::new(SoundFormat::plain(16_000, 1).unwrap());
+        let heard = |ms: u64, key| {
+            let units = vec![Sound { pts: Duration::from_millis(ms), data: vec![7; 400].into() }];
+            Frame { sound: Some(Soundtrack { format: format.clone(), units }), ..frame(ms, key) }
+        };
+        let ring = Ring::new(Duration::from_secs(1000), 2500);
+        (0..100).for_each(|n| ring.push(heard(n * 100, n % 10 == 0)));
+        let end = ring.end();
+        assert_eq!(ring.held().bytes, 2500);
+        assert_eq!(end - ring.held().first, 5, "100 bytes of picture and 400 of sound each");
+        ring.erase();
+        assert_eq!(ring.held().bytes, 0);
+        let mut position = ring.end();
+        ring.push(heard(10_000, false));
+        ring.push(heard(10_100, true));
+        ring.push(heard(10_200, false));
+        let sound = |frame: Frame| frame.sound.unwrap().units.len();
+        let read: Vec<usize> = std::iter::from_fn(|| read(&ring, &mut position)).map(|(frame, _)| sound(frame)).collect();
+        assert_eq!(read, [0, 1], "the first frame begins without what was heard before it");
+        assert_eq!(ring.held().bytes, 600);
     }
 
     /// 30 s at 12 Mbit/s, 10 s at 6 Mbit/s and 4 s at 25 Mbit/s, each through the default of 6 MB.

@@ -17,6 +17,7 @@ use super::{
     frame::{Format, Frame},
     motion::onvif::MetadataSink,
     ring::Ring,
+    sound::{Sound, SoundFormat, Waiting},
     stop_signal::StopSignal,
 };
 
@@ -107,6 +108,8 @@ pub(super) struct Counters {
     pub dropped: AtomicU64,
     /// Those that were handed on.
     pub used: AtomicU64,
+    /// Access units of sound that came, or should have, and are in no recording.
+    pub sound_lost: AtomicU64,
     /// Whether the newest session delivers grey pictures.
     pub gives_grey: AtomicBool,
     progress: Mutex<Progress>,
@@ -123,6 +126,21 @@ struct Progress {
     incomplete: bool,
     /// Why the last frames were lost, if none has been handed on since.
     lost: Option<&'static str>,
+    /// Sound that waits for the frame which it travels with.
+    sound: Waiting,
+    hearing: Hearing,
+}
+
+/// What becomes of the sound of a stream.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) enum Hearing {
+    /// The source has told nothing: there is none, or it comes without being announced.
+    #[default]
+    Nothing,
+    /// There is sound, which is not recorded: its name, or its name and why.
+    LeftOut(String),
+    /// Sound that the camera has announced.
+    Expected(Arc<SoundFormat>),
 }
 
 impl Counters {
@@ -138,6 +156,17 @@ impl Counters {
     pub fn coding(&self) -> Option<String> {
         let format = self.progress().format.clone();
         format.map(|format| format.coding())
+    }
+
+    /// How sound is coded, or why it is left out. `None`: there is none.
+    pub fn sound(&self) -> Option<String> {
+        let progress = self.progress();
+        match (&progress.hearing, progress.sound.format()) {
+            (Hearing::LeftOut(what), _) => Some(format!("left out: {what}")),
+            (_, Some(format)) => Some(format.to_string()),
+            (Hearing::Expected(format), None) => Some(format!("{format}, none has come")),
+            (Hearing::Nothing, None) => None,
+        }
     }
 
     /// Why frames come and none is handed on.
@@ -160,6 +189,7 @@ impl Stream {
     pub fn session(self: &Arc<Self>, at: Duration) -> Session {
         let mut progress = self.counters.progress();
         progress.incomplete = true;
+        (progress.sound, progress.hearing) = (Waiting::default(), Hearing::Nothing);
         let offset = progress.latest.map_or(at, |latest| at.max(latest + SHORTEST_STEP));
         drop(progress);
         let metadata = self.metadata.as_ref().map(MetadataSink::of_session);
@@ -186,6 +216,7 @@ impl Session {
             counters.dropped.fetch_add(1, Ordering::Relaxed);
             return;
         }
+        let frame = Frame { sound: progress.sound.until(frame.pts), ..frame };
         progress.latest = progress.latest.max(Some(frame.pts));
         progress.lost = None;
         progress.format = Some(frame.format.clone());
@@ -194,6 +225,31 @@ impl Session {
         counters.height.store(frame.format.height.into(), Ordering::Relaxed);
         for ring in &self.stream.rings {
             ring.push(frame.clone());
+        }
+    }
+
+    /// Delivers sound, which travels with the first frame that is shown after it begins. Never waits.
+    pub fn sound(&self, format: &Arc<SoundFormat>, sound: Sound) {
+        let mut progress = self.stream.counters.progress();
+        if self.is_over() {
+            return;
+        }
+        let lost = progress.sound.push(format, Sound { pts: self.offset + sound.pts, ..sound });
+        drop(progress);
+        self.stream.counters.sound_lost.fetch_add(lost, Ordering::Relaxed);
+    }
+
+    /// So many access units of sound came, or should have, and cannot be used.
+    pub fn sound_lost(&self, units: u64) {
+        if !self.is_over() {
+            self.stream.counters.sound_lost.fetch_add(units, Ordering::Relaxed);
+        }
+    }
+
+    /// What becomes of the sound of the stream, for the status.
+    pub(super) fn hears(&self, hearing: Hearing) {
+        if !self.is_over() {
+            self.stream.counters.progress().hearing = hearing;
         }
     }
 

@@ -43,6 +43,13 @@ pub struct StreamStatus {
     pub height: u32,
     /// How the camera codes it: `H.264 High, interlaced`, `H.265 Main`. Absent until the first frame.
     pub coding: Option<String>,
+    /// How its sound is coded (`AAC 16 kHz mono`), or why there is none in recordings (`left out: PCMU`). Absent if there is none,
+    /// or `[media] sound` is off.
+    #[serde(default)]
+    pub sound: Option<String>,
+    /// Access units of sound that came, or should have, and are in no recording.
+    #[serde(default)]
+    pub sound_lost: u64,
     /// Frames that the source has delivered.
     pub frames: u64,
     /// Those of them that were lost, or are useless because one before them was.

@@ -105,6 +105,8 @@ impl Supervised {
             width: counters.width.load(Ordering::Relaxed),
             height: counters.height.load(Ordering::Relaxed),
             coding: counters.coding(),
+            sound: counters.sound(),
+            sound_lost: counters.sound_lost.load(Ordering::Relaxed),
             frames: counters.frames.load(Ordering::Relaxed),
             dropped: counters.dropped.load(Ordering::Relaxed),
             last_frame_age_ms: age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),

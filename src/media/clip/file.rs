@@ -95,8 +95,9 @@ impl Clip {
         if self.ring.erasures() == self.erasures { Ok(()) } else { Err(Erased) }
     }
 
-    /// Ends it. `next` is the time of the frame that comes after it, if one has come. Returns what it has of the stream.
-    pub fn finish(mut self, next: Option<Duration>) -> Result<Footage, Erased> {
+    /// Ends it. `next` is the frame that comes after it, if one has come. Returns what it has of the stream.
+    pub fn finish(mut self, next: Option<&Frame>) -> Result<Footage, Erased> {
+        next.into_iter().for_each(|next| self.file.hear(next));
         if let Some(fragment) = self.file.finish(self.max) {
             self.append(fragment)?;
         }
@@ -105,6 +106,6 @@ impl Clip {
         self.writer.finish(duration);
         tracing::debug!(duration_ms = duration.as_millis() as u64, "clip recorded");
         let longest = self.from + self.max.max(duration);
-        Ok(Footage { from: self.from, until: next.map_or(self.from + duration, |next| next.min(longest)) })
+        Ok(Footage { from: self.from, until: next.map_or(self.from + duration, |next| next.pts.min(longest)) })
     }
 }

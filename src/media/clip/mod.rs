@@ -334,7 +334,7 @@ impl Recorder {
         let Begun { stream: index, mut clip, position } = begun;
         let (end, next) = self.follow(index, &mut clip, position, episode)?;
         let (began, max) = (clip.began, clip.max());
-        let footage = clip.finish(next.as_ref().map(|frame| frame.pts))?;
+        let footage = clip.finish(next.as_ref())?;
         self.parts.counts.recorded.fetch_add(1, Ordering::Relaxed);
         let stream = &mut self.parts.streams[index];
         stream.last = Some(footage);

@@ -47,7 +47,7 @@ impl Moment {
             let beginning = Beginning { kind: ClipKind::Snapshot, ago: frame.taken.elapsed(), height: frame.format.height.into() };
             let Some((writer, max)) = outlet.begin(beginning) else { continue };
             // A snapshot that is erased already needs nothing more.
-            let picture = Clip::begin(frame, (writer, max.max(AFTER)), ring.clone(), *erasures);
+            let picture = Clip::begin(Frame { sound: None, ..frame }, (writer, max.max(AFTER)), ring.clone(), *erasures);
             let _ = picture.identified(outlet.identity(beginning.ago)).finish(None);
             return;
         }

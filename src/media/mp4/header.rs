@@ -9,6 +9,7 @@ use super::{
 use crate::media::{
     Identity,
     frame::{Codec, Format},
+    sound::SoundFormat,
     usability::Usability,
 };
 
@@ -21,6 +22,8 @@ const FROM_1904: Duration = Duration::from_secs(2_082_844_800);
 pub(super) struct Header<'a> {
     pub format: &'a Format,
     pub identity: &'a Identity,
+    /// The second track, if there is one, and when it begins beside the first, ticks.
+    pub sound: Option<(&'a SoundFormat, u64)>,
     /// Where presentation begins in the file, ticks.
     pub lead: u64,
 }
@@ -41,10 +44,19 @@ impl Header<'_> {
                 self.times(out, 0, &[TIMESCALE as u32]);
                 put(out, &[0x1_0000, 0x0100_0000, 0, 0]);
                 put(out, &UNITY_MATRIX);
-                put(out, &[0, 0, 0, 0, 0, 0, 2]);
+                put(out, &[0, 0, 0, 0, 0, 0, 2 + u32::from(self.sound.is_some())]);
             });
             atom(out, b"trak", |out| self.track(out));
-            atom(out, b"mvex", |out| atom(out, b"trex", |out| put(out, &[0, 1, 1, 0, 0, 0])));
+            if let Some((sound, begins)) = self.sound {
+                atom(out, b"trak", |out| self.sound_track(sound, begins, out));
+            }
+            atom(out, b"mvex", |out| {
+                atom(out, b"trex", |out| put(out, &[0, 1, 1, 0, 0, 0]));
+                if self.sound.is_some() {
+                    // A decoder may begin with any access unit.
+                    atom(out, b"trex", |out| put(out, &[0, 2, 1, 0, 0, 0x0200_0000]));
+                }
+            });
             if !self.identity.device.is_empty() {
                 atom(out, b"udta", |out| atom(out, b"meta", |out| self.metadata(out)));
             }
@@ -97,26 +109,40 @@ impl Header<'_> {
             handler(out, b"vide", b"\0\0\0\0", b"video\0");
             atom(out, b"minf", |out| {
                 atom(out, b"vmhd", |out| put(out, &[1, 0, 0]));
-                atom(out, b"dinf", |out| {
-                    atom(out, b"dref", |out| {
-                        put(out, &[0, 1]);
-                        atom(out, b"url ", |out| put(out, &[1]));
-                    });
+                in_fragments(out, |out| {
+                    let (entry, configuration) = match self.format.codec {
+                        Codec::H264 => (b"avc1", b"avcC"),
+                        Codec::H265 => (b"hvc1", b"hvcC"),
+                    };
+                    atom(out, entry, |out| self.sample_entry(out, configuration, &usability));
                 });
-                atom(out, b"stbl", |out| {
-                    atom(out, b"stsd", |out| {
-                        put(out, &[0, 1]);
-                        let (entry, configuration) = match self.format.codec {
-                            Codec::H264 => (b"avc1", b"avcC"),
-                            Codec::H265 => (b"hvc1", b"hvcC"),
-                        };
-                        atom(out, entry, |out| self.sample_entry(out, configuration, &usability));
-                    });
-                    atom(out, b"stts", |out| put(out, &[0, 0]));
-                    atom(out, b"stsc", |out| put(out, &[0, 0]));
-                    atom(out, b"stsz", |out| put(out, &[0, 0, 0]));
-                    atom(out, b"stco", |out| put(out, &[0, 0]));
-                });
+            });
+        });
+    }
+
+    fn sound_track(&self, sound: &SoundFormat, begins: u64, out: &mut Vec<u8>) {
+        atom(out, b"tkhd", |out| {
+            // Enabled and in the movie; track 2.
+            self.times(out, 3, &[2, 0]);
+            // No layer, full volume.
+            put(out, &[0, 0, 0, 0x0100_0000]);
+            put(out, &UNITY_MATRIX);
+            put(out, &[0, 0]);
+        });
+        if begins > 0 {
+            // Nothing until then, and then all that follows.
+            let edits = [0, 2, to_u32(begins), u32::MAX, 0x1_0000, 0, 0, 0x1_0000];
+            atom(out, b"edts", |out| atom(out, b"elst", |out| put(out, &edits)));
+        }
+        atom(out, b"mdia", |out| {
+            atom(out, b"mdhd", |out| {
+                self.times(out, 0, &[sound.rate]);
+                put(out, &[0x55C4_0000]);
+            });
+            handler(out, b"soun", b"\0\0\0\0", b"sound\0");
+            atom(out, b"minf", |out| {
+                atom(out, b"smhd", |out| put(out, &[0, 0]));
+                in_fragments(out, |out| atom(out, b"mp4a", |out| sound_entry(sound, out)));
             });
         });
     }
@@ -159,6 +185,45 @@ impl Header<'_> {
             }
         });
     }
+}
+
+/// An AudioSampleEntry, and in it how to decode (ISO/IEC 14496-12, 12.2.3; 14496-14, 5.6).
+fn sound_entry(sound: &SoundFormat, out: &mut Vec<u8>) {
+    put(out, &[0, 1, 0, 0]);
+    // 16 bits a sample.
+    put_short(out, &[sound.channels.into(), 16, 0, 0]);
+    // The rate in 16 bits and a fraction; a decoder takes it from the configuration.
+    put_short(out, &[u16::try_from(sound.rate).unwrap_or(0), 0]);
+    // Descriptors (ISO/IEC 14496-1, 7.2.6): a tag, a length below 128, a content.
+    let descriptor = |tag: u8, content: Vec<u8>| [&[tag, content.len() as u8][..], &content].concat();
+    let specific = descriptor(5, sound.configuration.to_vec());
+    // MPEG-4 audio; an audio stream; buffer and bit rates are not known.
+    let decoder = descriptor(4, [&[0x40, 0x15, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0][..], &specific].concat());
+    let stream = descriptor(3, [&[0, 2, 0][..], &decoder, &descriptor(6, vec![2])].concat());
+    atom(out, b"esds", |out| {
+        put(out, &[0]);
+        out.extend_from_slice(&stream);
+    });
+}
+
+/// What a track says of samples that are all in fragments: how they are coded, and that none is elsewhere.
+fn in_fragments(out: &mut Vec<u8>, entry: impl FnOnce(&mut Vec<u8>)) {
+    atom(out, b"dinf", |out| {
+        atom(out, b"dref", |out| {
+            put(out, &[0, 1]);
+            atom(out, b"url ", |out| put(out, &[1]));
+        });
+    });
+    atom(out, b"stbl", |out| {
+        atom(out, b"stsd", |out| {
+            put(out, &[0, 1]);
+            entry(out);
+        });
+        atom(out, b"stts", |out| put(out, &[0, 0]));
+        atom(out, b"stsc", |out| put(out, &[0, 0]));
+        atom(out, b"stsz", |out| put(out, &[0, 0, 0]));
+        atom(out, b"stco", |out| put(out, &[0, 0]));
+    });
 }
 
 fn handler(out: &mut Vec<u8>, kind: &[u8; 4], by: &[u8; 4], name: &[u8]) {

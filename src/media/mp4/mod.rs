@@ -1,11 +1,12 @@
-//! Writes fragmented MP4 (ISO/IEC 14496-12) with one H.264 or H.265 track: frames in, fragments out, without pipeline or thread. A file
-//! that is cut anywhere plays up to there. Our own, because no maintained crate that builds on Rust 1.88 writes one without an
+//! Writes fragmented MP4 (ISO/IEC 14496-12) with a track of H.264 or H.265, and one of AAC if sound comes in its first second:
+//! frames in, fragments out, without pipeline or thread. A file that is cut anywhere plays up to there. Our own, because no maintained crate that builds on Rust 1.88 writes one without an
 //! unmaintained dependency, and GStreamer 1.22's `mp4mux` needs a pipeline for each clip. Why the file is as it is:
 //! docs/design/mp4.md. Called by `clip` and `recording`.
 
 mod boxes;
 mod fragment;
 mod header;
+mod sound;
 #[cfg(test)]
 mod tests;
 mod timing;
@@ -17,6 +18,7 @@ use bytes::Bytes;
 use self::{
     fragment::{EntryPoint, Sample},
     header::Header,
+    sound::SoundTrack,
     timing::{DecodingTimes, usual_step},
 };
 use super::{
@@ -49,6 +51,7 @@ pub(super) struct Mp4 {
     end: u64,
     frame_ticks: u64,
     sets: InBand,
+    sound: Option<SoundTrack>,
     bytes: u64,
     entries: Vec<EntryPoint>,
 }
@@ -59,6 +62,17 @@ pub(super) struct Fragment {
     pub bytes: Bytes,
     /// How long the file is with it.
     pub duration: Duration,
+}
+
+/// What follows a fragment.
+#[derive(Debug, Clone, Copy)]
+enum Then<'a> {
+    /// This frame.
+    Frame(&'a Frame),
+    /// Frames that are not known yet.
+    Unknown,
+    /// Nothing: the file ends, and is no longer than this, ticks.
+    End(u64),
 }
 
 /// Parameter sets that stand among the frames.
@@ -87,6 +101,7 @@ impl Mp4 {
             identity: Identity::default(),
             origin: first.pts,
             sets: InBand { current: first.format.clone(), changed: false },
+            sound: first.sound.as_ref().map(|sound| SoundTrack::new(sound.format.clone())),
             pending: vec![first],
             sequence: 0,
             times: None,
@@ -106,13 +121,26 @@ impl Mp4 {
     /// Adds the next frame, and returns the fragment before it if that is complete. Leaves out pictures shown before the first
     /// keyframe: they refer to a GOP that is not in the file.
     pub fn push(&mut self, frame: Frame) -> Option<Fragment> {
+        self.hear(&frame);
         if frame.pts < self.origin {
             return None;
         }
         let whole = self.pending.first().is_some_and(|first| frame.key || frame.pts.saturating_sub(first.pts) >= FRAGMENT);
-        let fragment = if whole { self.cut(Some(&frame), u64::MAX, false) } else { None };
+        let fragment = if whole { self.cut(Then::Frame(&frame)) } else { None };
         self.pending.push(frame);
         fragment
+    }
+
+    /// Takes the sound that travels with a frame which will not be in the file itself: it is heard before. The header says whether
+    /// there is sound, so sound that begins after the first fragment is left out.
+    pub fn hear(&mut self, frame: &Frame) {
+        let Some(sound) = &frame.sound else { return };
+        if self.sequence == 0 {
+            self.sound.get_or_insert_with(|| SoundTrack::new(sound.format.clone()));
+        }
+        if let Some(track) = &mut self.sound {
+            track.take(sound, self.origin);
+        }
     }
 
     /// Whether a frame of this format may be pushed. Parameter sets may change within a file; codec and picture size may not.
@@ -129,12 +157,12 @@ impl Mp4 {
     pub fn finish(&mut self, max: Duration) -> Option<Fragment> {
         let pending = std::mem::take(&mut self.pending);
         self.pending = pending.into_iter().take_while(|frame| self.reach(frame) <= max).collect();
-        self.cut(None, ticks(max), false)
+        self.cut(Then::End(ticks(max)))
     }
 
     /// The fragment of what is pending, although the next frame has not come.
     pub fn flush(&mut self) -> Option<Fragment> {
-        self.cut(None, u64::MAX, true)
+        self.cut(Then::Unknown)
     }
 
     /// Whether it is known how frames are ordered. Until then a longer first fragment makes better decoding times.
@@ -159,12 +187,12 @@ impl Mp4 {
         ticks(pts.saturating_sub(self.origin) + HALF_A_TICK)
     }
 
-    /// Makes a fragment of what is pending. The file is then not longer than `most` ticks, unless its frames are. Other frames may
-    /// follow without being known yet (`pausing`): then its last one lasts no longer than usual.
-    fn cut(&mut self, next: Option<&Frame>, most: u64, pausing: bool) -> Option<Fragment> {
+    /// Makes a fragment of what is pending.
+    fn cut(&mut self, then: Then) -> Option<Fragment> {
         let frames = std::mem::take(&mut self.pending);
         let shown: Vec<u64> = frames.iter().map(|frame| self.ticks(frame.pts)).collect();
-        let next = next.map(|next| self.ticks(next.pts));
+        let next = if let Then::Frame(next) = then { Some(self.ticks(next.pts)) } else { None };
+        let most = if let Then::End(most) = then { most } else { u64::MAX };
         let latest = shown.iter().copied().max()?.max(self.latest.unwrap_or(0));
         self.frame_ticks = usual_step(shown.iter().copied().chain(self.latest)).unwrap_or(self.frame_ticks);
         self.latest = Some(latest);
@@ -184,7 +212,8 @@ impl Mp4 {
         // The file's length is that of its frames as they are decoded: so the last one lasts until its end.
         let end = match next {
             Some(next) => times.peek(next),
-            None if pausing => decoded.last().map_or(self.end, |last| last + step),
+            // Its last frame lasts no longer than usual.
+            None if matches!(then, Then::Unknown) => decoded.last().map_or(self.end, |last| last + step),
             None => self.end,
         };
         let sets: Vec<Vec<u8>> = frames.iter().map(|frame| self.sets.before(frame)).collect();
@@ -207,14 +236,19 @@ impl Mp4 {
             })
             .collect();
 
+        let until = duration(self.end);
+        let sound = self.sound.as_mut().map(|track| if let Then::End(_) = then { track.rest(until) } else { track.until(until) });
+        let mut sound = sound.unwrap_or_default();
+        let begins = self.sound.as_mut().map(|track| track.begin(&mut sound));
         if self.sequence == 0 {
-            Header { format: &self.format, identity: &self.identity, lead }.write(&mut out);
+            let sound = self.sound.as_ref().zip(begins).map(|(track, begins)| (&*track.format, ticks(begins + HALF_A_TICK)));
+            Header { format: &self.format, identity: &self.identity, sound, lead }.write(&mut out);
         }
         if let Some(first) = samples.first().filter(|first| first.sync) {
             self.entries.push(EntryPoint { shown: first.shown, at: self.bytes + out.len() as u64 });
         }
         self.sequence += 1;
-        fragment::fragment(&mut out, self.sequence, &samples);
+        fragment::fragment(&mut out, self.sequence, &samples, &sound);
         self.bytes += out.len() as u64;
         Some(Fragment { bytes: out.into(), duration: self.duration() })
     }

@@ -165,6 +165,9 @@ impl Recorder {
         let due = self.segment.as_ref().is_some_and(|segment| {
             !segment.mp4.takes(&frame.format) || (frame.key && frame.pts.saturating_sub(segment.begun) >= self.length)
         });
+        if let Some(segment) = self.segment.as_mut().filter(|_| due) {
+            segment.mp4.hear(&frame);
+        }
         if due && let Err(fault) = self.close() {
             self.counts.lose(fault.loss(), 1);
             return Err(fault);

@@ -20,6 +20,7 @@ pub(in crate::media) fn second(n: u64) -> impl Iterator<Item = Frame> {
         taken: Instant::now(),
         data: Bytes::from(vec![7; 1000]),
         format: format.clone(),
+        sound: None,
     })
 }
 

@@ -27,6 +27,10 @@ impl Delivery {
         Self { times, waiting: Some(reason::NOT_BEGUN), began: None, left_out: 0 }
     }
 
+    pub fn times(&self) -> &Times {
+        &self.times
+    }
+
     pub fn take(&mut self, piece: Piece, out: &mut dyn FnMut(Output)) {
         match piece {
             Piece::Unit(unit) => self.unit(unit, out),
@@ -61,6 +65,7 @@ impl Delivery {
             // Without the room that it grew into: frames stay in memory.
             data: unit.data.into_boxed_slice().into(),
             format,
+            sound: None,
         }));
     }
 

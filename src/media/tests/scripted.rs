@@ -189,7 +189,7 @@ pub(super) fn encode(size: &str, seconds: u32, options: &[&str]) -> Vec<Frame> {
             data.extend_from_slice(nal);
         }
         let key = unit.iter().any(|nal| nal[0] & 31 == 5);
-        Frame { pts: Duration::ZERO, key, taken: Instant::now(), data: data.into(), format: format.clone() }
+        Frame { pts: Duration::ZERO, key, taken: Instant::now(), data: data.into(), format: format.clone(), sound: None }
     };
     let frames: Vec<Frame> = units.iter().map(frame).collect();
     assert_eq!(frames.len() as u32, seconds * FPS);
@@ -209,6 +209,21 @@ fn nal_units(stream: &[u8]) -> Vec<&[u8]> {
             nal.strip_suffix(&[0]).unwrap_or(nal)
         })
         .collect()
+}
+
+/// A tone in AAC LC, as ffmpeg encodes it.
+pub(in crate::media) fn tone(rate: u32, channels: u8, seconds: u32) -> (Arc<SoundFormat>, Vec<Bytes>) {
+    let tone = format!("sine=frequency=440:sample_rate={rate}:duration={seconds}");
+    let input = ["-v", "error", "-f", "lavfi", "-i", &tone, "-ac", &channels.to_string()];
+    let made = Command::new("ffmpeg").args(input).args(["-c:a", "aac", "-b:a", "32k", "-f", "adts", "-"]).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let (mut units, mut rest) = (Vec::new(), Bytes::from(made.stdout));
+    while let [_, _, _, high, middle, low, ..] = rest[..] {
+        // ADTS (ISO/IEC 14496-3, 1.A.3): a header of seven bytes, and 13 bits of length.
+        let length = usize::from(high & 3) << 11 | usize::from(middle) << 3 | usize::from(low >> 5);
+        units.push(rest.split_to(length).slice(7..));
+    }
+    (Arc::new(SoundFormat::plain(rate, channels).unwrap()), units)
 }
 
 /// The NAL units of a frame.

@@ -36,8 +36,9 @@ const judge = async n => {
     await video.play();
     await ended;
     const end = video.currentTime, frames = video.getVideoPlaybackQuality().totalVideoFrames;
+    const sound = video.webkitAudioDecodedByteCount;
     video.remove();
-    return `${said.duration} ${said.width} ${end} ${frames}`;
+    return `${said.duration} ${said.width} ${end} ${frames} ${sound}`;
 };
 (async () => {
     await new Promise(loaded => addEventListener('load', loaded));
@@ -56,8 +57,8 @@ impl Drop for Browser {
     }
 }
 
-/// Plays these files: a name, where, how long.
-pub(super) fn plays(files: &[(&str, PathBuf, Duration)]) {
+/// Plays these files: a name, where, how long. Gives how many bytes of sound were decoded of each.
+pub(super) fn plays(files: &[(&str, PathBuf, Duration)]) -> Vec<f64> {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let profile = tempfile::tempdir().unwrap();
@@ -88,13 +89,16 @@ pub(super) fn plays(files: &[(&str, PathBuf, Duration)]) {
     let verdict = verdict.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no verdict after {:?}", began.elapsed()));
     let verdicts: Vec<&str> = verdict.lines().collect();
     assert_eq!(verdicts.len(), files.len());
+    let mut sound = Vec::new();
     for ((name, _, told), verdict) in files.iter().zip(verdicts) {
         let seen: Vec<f64> = verdict.split(' ').map(|word| word.parse().unwrap_or_else(|_| panic!("{name}: {verdict}"))).collect();
         let told = told.as_secs_f64();
         assert!((seen[0] - told).abs() < 0.01, "{name} is {} s long, told {told}", seen[0]);
         assert_eq!(seen[1], 160.0, "{name}");
         assert!((seen[2] - told).abs() < 0.1, "{name} ended at {} s of {told}", seen[2]);
+        sound.push(seen[4]);
     }
+    sound
 }
 
 /// Answers one request, with a range if one is asked for. Gives the body of a POST.

@@ -18,7 +18,7 @@ pub(super) struct Packet {
 
 /// In decoding order.
 pub(super) fn packets(path: &Path) -> Vec<Packet> {
-    let fields = ["-v", "warning", "-show_entries", "packet=pts,dts,size,pos,flags", "-of", "csv=p=0"];
+    let fields = ["-v", "warning", "-select_streams", "v", "-show_entries", "packet=pts,dts,size,pos,flags", "-of", "csv=p=0"];
     let packet = |line: &str| {
         let fields: Vec<&str> = line.split(',').collect();
         let number = |n: usize| fields[n].parse().unwrap_or_else(|_| panic!("{line}"));
@@ -40,7 +40,7 @@ pub(super) fn title(path: &Path) -> String {
 
 /// Every picture that ffmpeg decodes (when it is shown, ticks, and its digest), and what it complains of.
 pub(super) fn pictures(path: &Path) -> (Vec<(i64, String)>, String) {
-    let options = ["-fps_mode", "passthrough", "-enc_time_base", "1:90000", "-f", "framemd5", "-"];
+    let options = ["-map", "0:v", "-fps_mode", "passthrough", "-enc_time_base", "1:90000", "-f", "framemd5", "-"];
     let decoded = Command::new("ffmpeg").args(["-v", "warning", "-i"]).arg(path).args(options).output().unwrap();
     assert!(decoded.status.success());
     let told = String::from_utf8(decoded.stdout).unwrap();
@@ -53,6 +53,32 @@ pub(super) fn pictures(path: &Path) -> (Vec<(i64, String)>, String) {
         })
         .collect();
     (pictures, String::from_utf8(decoded.stderr).unwrap())
+}
+
+/// When each access unit of sound begins, samples, as ffprobe sees it.
+pub(super) fn units(path: &Path) -> Vec<i64> {
+    let fields = ["-v", "warning", "-select_streams", "a", "-show_entries", "packet=pts", "-of", "csv=p=0"];
+    told("ffprobe", &fields, path).lines().map(|line| line.trim_end_matches(',').parse().unwrap()).collect()
+}
+
+/// The digest of each unit of sound that ffmpeg decodes, and what it complains of.
+pub(super) fn heard(path: &Path) -> (Vec<String>, String) {
+    let options = ["-map", "0:a", "-c:a", "pcm_s16le", "-f", "framemd5", "-"];
+    let decoded = Command::new("ffmpeg").args(["-v", "warning", "-i"]).arg(path).args(options).output().unwrap();
+    let told = String::from_utf8(decoded.stdout).unwrap();
+    let digest = |line: &str| line.rsplit(',').next().unwrap().trim().to_owned();
+    let digests = told.lines().filter(|line| !line.starts_with('#')).map(digest).collect();
+    (digests, String::from_utf8(decoded.stderr).unwrap())
+}
+
+/// How many bytes of sound, 16 bits a sample, GStreamer decodes.
+pub(super) fn gstreamer_sound(path: &Path) -> usize {
+    let location = format!("location={}", path.display());
+    let chain = ["!", "qtdemux", "!", "aacparse", "!", "avdec_aac", "!", "audioconvert", "!", "audio/x-raw,format=S16LE", "!", "fdsink"];
+    let played = Command::new("gst-launch-1.0").args(["-q", "filesrc", &location]).args(chain).output().unwrap();
+    let complaints = String::from_utf8_lossy(&played.stderr);
+    assert!(played.status.success() && complaints.is_empty(), "{complaints}");
+    played.stdout.len()
 }
 
 /// How many pictures GStreamer's `qtdemux` and its decoder show.
@@ -104,6 +130,37 @@ impl Boxes {
             }
             other => panic!("{other:?}"),
         }
+    }
+
+    /// Rate, channels and configuration of the track of sound, if there is one.
+    pub fn sound(&self) -> Option<(u16, u16, Vec<u8>)> {
+        let codecs = &self.moov().trak.get(1)?.mdia.minf.stbl.stsd.codecs;
+        let [mp4_atom::Codec::Mp4a(entry)] = &codecs[..] else { panic!("{codecs:?}") };
+        let config = &entry.esds.es_desc.dec_config;
+        assert_eq!((config.object_type_indication, config.stream_type), (0x40, 5));
+        let specific = config.dec_specific.as_ref().unwrap();
+        let first = specific.profile << 3 | specific.freq_index >> 1;
+        let second = specific.freq_index << 7 | specific.chan_conf << 3;
+        Some((entry.audio.sample_rate.integer(), entry.audio.channel_count, vec![first, second]))
+    }
+
+    /// When each access unit of sound begins, and how long it lasts, samples.
+    pub fn heard(&self) -> Vec<(i64, i64)> {
+        let mut heard = Vec::new();
+        let track = &self.moov().trak[1];
+        let edits = track.edts.as_ref().and_then(|edts| edts.elst.as_ref());
+        let begins = edits.map_or(0, |edits| edits.entries[0].segment_duration);
+        let begins = (begins as f64 * f64::from(track.mdia.mdhd.timescale) / 90_000.0).round() as i64;
+        for traf in self.fragments().filter_map(|moof| moof.traf.get(1)) {
+            let mut at = begins + traf.tfdt.as_ref().unwrap().base_media_decode_time as i64;
+            for n in 0..traf.trun[0].samples.len() {
+                let entry: TrunEntry = traf.trun[0].samples.get(n).unwrap();
+                let lasts = i64::from(entry.duration.unwrap());
+                heard.push((at, lasts));
+                at += lasts;
+            }
+        }
+        heard
     }
 
     /// Where the edit list lets presentation begin, ticks.

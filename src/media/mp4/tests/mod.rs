@@ -3,6 +3,7 @@
 
 mod chromium;
 mod judges;
+mod sound;
 mod streams;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};

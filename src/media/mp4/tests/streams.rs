@@ -72,6 +72,7 @@ impl Encoder {
                 taken: std::time::Instant::now(),
                 data: Bytes::copy_from_slice(&bytes[packet.at..packet.at + packet.size]),
                 format: format.clone(),
+                sound: None,
             })
             .collect()
     }

@@ -180,6 +180,8 @@ pub struct Media {
     pub low_source: Option<Source>,
     /// How RTP comes from `rtsp://` sources.
     pub rtsp_transport: RtspTransport,
+    /// Whether sound is recorded with the picture, where a camera sends sound that can be; true unless given.
+    pub sound: bool,
     /// How long before its event a clip begins; 5 s unless given.
     pub pre_roll: Duration,
     /// The most memory that the pre-roll of one stream takes, bytes; 6 MB unless given.

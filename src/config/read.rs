@@ -328,6 +328,7 @@ fn media(section: Section) -> Option<Media> {
     };
     let pre_roll_s = section.or("pre_roll_s", 5, integer(0..=MAX_PRE_ROLL_S));
     let pre_roll_bytes = section.or("pre_roll_bytes", PRE_ROLL_BYTES, frames_bytes);
+    let sound = section.or("sound", true, boolean);
     let camera = source.as_ref().is_none_or(|source| matches!(source.value, Source::Rtsp(_)));
     let motion = section.or("motion", Motion::default(), |value| match motion(value)? {
         Motion::Onvif if !camera => {
@@ -343,6 +344,7 @@ fn media(section: Section) -> Option<Media> {
         source: source?.value,
         low_source: low_source?,
         rtsp_transport: rtsp_transport?,
+        sound: sound?,
         pre_roll: Duration::from_secs(pre_roll_s?),
         pre_roll_bytes: pre_roll_bytes?,
         snapshot_url: snapshot_url?,

@@ -91,6 +91,7 @@ fn missing_keys_have_their_defaults() {
             low_source: None,
             rtsp_transport,
             snapshot_url: None,
+            sound: true,
             pre_roll,
             pre_roll_bytes: 6_000_000,
             motion,
@@ -143,6 +144,7 @@ fn every_kind_of_source_and_motion_is_read() {
     assert_eq!(media("source = \"test\"\nrtsp_transport = \"tcp\"").rtsp_transport, RtspTransport::Tcp);
     assert_eq!(media("source = \"test\"\nrtsp_transport = \"udp\"").rtsp_transport, RtspTransport::Udp);
     assert_eq!(media("source = \"test\"\nrtsp_transport = \"auto\"").rtsp_transport, RtspTransport::Auto);
+    assert!(!media("source = \"test\"\nsound = false").sound && media("source = \"test\"").sound);
 }
 
 #[test]
@@ -260,6 +262,7 @@ fn a_wrong_value_is_reported_with_its_line_and_key() {
         ("snapshots = false", "snapshots = false\n[media]\nsource = \"rtsp://\"", "23 media.source"),
         ("snapshots = false", "snapshots = false\n[media]\nsource = \"file:\"", "23 media.source"),
         ("snapshots = false", "snapshots = false\n[media]\nsource = \"test\"\nlow_source = 3", "24 media.low_source"),
+        ("snapshots = false", "snapshots = false\n[media]\nsource = \"test\"\nsound = 1", "24 media.sound"),
         ("snapshots = false", "snapshots = false\n[media]\nsource = \"test\"\npre_roll_s = 61", "24 media.pre_roll_s"),
         ("snapshots = false", "snapshots = false\n[media]\nsource = \"test\"\npre_roll_bytes = 99_999", "24 media.pre_roll_bytes"),
         ("snapshots = false", "snapshots = false\n[recording]\ndir = \"/mnt\"\nmax_bytes = 9\nkeep_days = 0", "25 recording.keep_days"),

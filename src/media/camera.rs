@@ -70,7 +70,7 @@ impl Sources {
     /// This build has no way to get frames from the stream, or GStreamer does not start. That the smaller one has none is a
     /// fault of that stream alone.
     pub fn open(config: &config::Media) -> Result<Self, MediaError> {
-        let open = |source| super::open(source, config.rtsp_transport);
+        let open = |source| super::open(source, config);
         let low = config.low_source.as_ref().map(|source| match open(source) {
             Err(MediaError::NotBuilt) => Ok(Arc::new(NotBuilt) as Arc<dyn FrameSource>),
             opened => opened,

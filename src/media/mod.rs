@@ -44,7 +44,7 @@ use std::{io, path::PathBuf, sync::Arc, time::Duration};
 use bytes::Bytes;
 use care_protocol::ClipKind;
 
-use crate::config::{RtspTransport, Source};
+use crate::config::{self, Source};
 
 #[cfg(feature = "gstreamer")]
 use self::gstreamer as backend;
@@ -101,10 +101,10 @@ pub enum MediaError {
     Thread(io::Error),
 }
 
-/// The source of frames for what the configuration names. It need not be there yet.
-fn open(source: &Source, transport: RtspTransport) -> Result<Arc<dyn FrameSource>, MediaError> {
+/// The source of frames for one of those that the configuration names. It need not be there yet.
+fn open(source: &Source, config: &config::Media) -> Result<Arc<dyn FrameSource>, MediaError> {
     match source {
-        Source::Rtsp(url) => Ok(Arc::new(rtsp::RtspSource::new(url.expose(), transport))),
+        Source::Rtsp(url) => Ok(Arc::new(rtsp::RtspSource::new(url.expose(), config.rtsp_transport).hearing(config.sound))),
         other => backend::open(other),
     }
 }

@@ -77,6 +77,9 @@ pub const GREY_HEIGHT: usize = 36;
 /// The first frame of a session is shown at least this long after the last frame of the session before.
 const SHORTEST_STEP: Duration = Duration::from_millis(1);
 
+/// Sound that has been announced and has not come when so many frames have is told.
+const SOUND_IS_LATE: u64 = 60;
+
 /// One run of a source. Clones are the same session. Once it is over it takes nothing more, whoever still delivers.
 #[derive(Clone)]
 pub struct Session {
@@ -164,7 +167,10 @@ impl Counters {
         match (&progress.hearing, progress.sound.format()) {
             (Hearing::LeftOut(what), _) => Some(format!("left out: {what}")),
             (_, Some(format)) => Some(format.to_string()),
-            (Hearing::Expected(format), None) => Some(format!("{format}, none has come")),
+            (Hearing::Expected(format), None) if self.used.load(Ordering::Relaxed) > SOUND_IS_LATE => {
+                Some(format!("{format}, none has come"))
+            }
+            (Hearing::Expected(format), None) => Some(format.to_string()),
             (Hearing::Nothing, None) => None,
         }
     }

@@ -19,14 +19,17 @@ use super::{
 };
 use crate::{
     conditions::Conditions,
-    config::{self, RtspTransport, Source},
+    config::{self, Source},
 };
 
 /// How many bytes of frames may wait to be looked at.
 const WAITING_BYTES: usize = 6_000_000;
 
-/// The first picture of a source. Its [`fmt::Display`] says what it is: `1920x1080, H.264 High`.
-pub struct FirstPicture(Frame);
+/// The first picture of a source. Its [`fmt::Display`] says what it is: `1920x1080, H.264 High`, and what its sound is.
+pub struct FirstPicture {
+    frame: Frame,
+    sound: Option<String>,
+}
 
 impl fmt::Debug for FirstPicture {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -36,8 +39,9 @@ impl fmt::Debug for FirstPicture {
 
 impl fmt::Display for FirstPicture {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let format = &self.0.format;
-        write!(f, "{}x{}, {}", format.width, format.height, format.coding())
+        let format = &self.frame.format;
+        write!(f, "{}x{}, {}", format.width, format.height, format.coding())?;
+        self.sound.iter().try_for_each(|sound| write!(f, " (sound: {sound})"))
     }
 }
 
@@ -48,18 +52,18 @@ impl FirstPicture {
     /// No decoder can: what each of them says.
     pub fn try_motion(&self) -> Result<&'static str, String> {
         let mut decoder = backend::decoder(StopSignal::default());
-        let decoded = decoder.decode(&self.0).map(|(name, _)| name);
+        let decoded = decoder.decode(&self.frame).map(|(name, _)| name);
         decoder.release();
         decoded
     }
 }
 
-/// Waits for the first picture of a source, for `within` at most.
+/// Waits for the first picture of a source, which `config` names, for `within` at most.
 ///
 /// # Errors
 /// No picture came: what the source says.
-pub fn try_source(source: &Source, transport: RtspTransport, within: Duration) -> Result<FirstPicture, String> {
-    first_picture(source, transport, within, None, || {}).unwrap_or_else(|error| Err(error.to_string()))
+pub fn try_source(source: &Source, config: &config::Media, within: Duration) -> Result<FirstPicture, String> {
+    first_picture(source, config, within, None, || {}).unwrap_or_else(|error| Err(error.to_string()))
 }
 
 /// The same, and whether the camera sends ONVIF metadata beside its picture.
@@ -68,12 +72,12 @@ pub fn try_source(source: &Source, transport: RtspTransport, within: Duration) -
 /// No picture came: what the source says.
 pub fn try_source_with_metadata(
     source: &Source,
-    transport: RtspTransport,
+    config: &config::Media,
     within: Duration,
 ) -> Result<(FirstPicture, Result<(), Blind>), String> {
     let (sink, mut reported) = onvif::trial();
     let mut sends = None;
-    let picture = first_picture(source, transport, within, Some(sink), || sends = reported().or(sends.take()));
+    let picture = first_picture(source, config, within, Some(sink), || sends = reported().or(sends.take()));
     let picture = picture.unwrap_or_else(|error| Err(error.to_string()))?;
     Ok((picture, sends.unwrap_or(Err(Blind::NotOffered))))
 }
@@ -81,7 +85,7 @@ pub fn try_source_with_metadata(
 /// `tend` is called several times a second.
 fn first_picture(
     source: &Source,
-    transport: RtspTransport,
+    config: &config::Media,
     within: Duration,
     metadata: Option<MetadataSink>,
     mut tend: impl FnMut(),
@@ -92,7 +96,7 @@ fn first_picture(
     let supervisor = Supervisor {
         role: Role::Main,
         described: source.clone(),
-        source: super::open(source, transport)?,
+        source: super::open(source, config)?,
         stream: Arc::new(stream),
         conditions,
         stop: stop.clone(),
@@ -104,7 +108,7 @@ fn first_picture(
         let next = ring.next(&mut position, Duration::from_millis(50));
         tend();
         if let Next::Frame { frame, .. } = next {
-            break Ok(FirstPicture(frame));
+            break Ok(FirstPicture { frame, sound: supervised.status().sound });
         }
         // It is tried again meanwhile: a source that comes a moment later is as good.
         if began.elapsed() >= within {

@@ -83,6 +83,14 @@ pub fn noisy_720() -> PathBuf {
     })
 }
 
+/// Ten seconds of a tone in AAC LC, 16 kHz mono, in ADTS form. Encoded once and cached.
+pub fn tone() -> PathBuf {
+    made_once("tone.aac", |part| {
+        let tone = ["-f", "lavfi", "-i", "sine=frequency=440:sample_rate=16000:duration=10"];
+        ffmpeg(&[&tone[..], &["-c:a", "aac", "-b:a", "32k", "-f", "adts", part]].concat());
+    })
+}
+
 /// These Annex B files, one after the other. Joined once and cached under this name.
 pub fn joined(name: &str, pieces: &[PathBuf]) -> PathBuf {
     made_once(name, |part| {
@@ -151,6 +159,48 @@ impl Probe {
     }
 }
 
+/// The sound of a file.
+#[derive(Debug)]
+pub struct Heard {
+    /// Codec name.
+    pub codec: String,
+    /// When the first access unit begins, seconds.
+    pub begins: f64,
+    /// When the last one ends, seconds.
+    pub ends: f64,
+    /// The longest time between the end of one unit and the beginning of the next, seconds.
+    pub longest_gap: f64,
+    /// The decoder's error messages.
+    pub complaints: String,
+}
+
+/// Probes and decodes the sound of a file, if it has any.
+pub fn heard(file: &Path) -> Option<Heard> {
+    let output = Command::new("ffprobe")
+        .args(["-v", "error", "-select_streams", "a:0", "-show_entries", "stream=codec_name:packet=pts_time,duration_time"])
+        .args(["-of", "json"])
+        .arg(file)
+        .output()
+        .expect("ffprobe is installed");
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    let codec = found["streams"][0]["codec_name"].as_str()?.to_owned();
+    let number = |packet: &Value, field: &str| packet[field].as_str()?.parse::<f64>().ok();
+    let units: Vec<(f64, f64)> = found["packets"]
+        .as_array()?
+        .iter()
+        .filter_map(|packet| {
+            let begins = number(packet, "pts_time")?;
+            Some((begins, begins + number(packet, "duration_time")?))
+        })
+        .collect();
+    let longest_gap = units.windows(2).map(|pair| pair[1].0 - pair[0].1).fold(0.0, f64::max);
+    let mut decoder = Command::new("ffmpeg");
+    decoder.args(["-nostdin", "-v", "error", "-i"]).arg(file).args(["-map", "0:a", "-f", "null", "-"]);
+    let decoded = decoder.output().unwrap();
+    let complaints = format!("{}{}", String::from_utf8_lossy(&output.stderr), String::from_utf8_lossy(&decoded.stderr));
+    Some(Heard { codec, begins: units.first()?.0, ends: units.last()?.1, longest_gap, complaints })
+}
+
 /// Probes and decodes a file.
 pub fn probe(file: &Path) -> Probe {
     let output = Command::new("ffprobe")
@@ -164,7 +214,7 @@ pub fn probe(file: &Path) -> Probe {
     let mut pts: Vec<f64> = packets.iter().filter_map(|packet| packet["pts_time"].as_str()?.parse().ok()).collect();
     pts.sort_by(f64::total_cmp);
     let mut decoder = Command::new("ffmpeg");
-    decoder.args(["-nostdin", "-v", "error", "-i"]).arg(file).args(["-fps_mode", "passthrough", "-f", "framemd5", "-"]);
+    decoder.args(["-nostdin", "-v", "error", "-i"]).arg(file).args(["-map", "0:v", "-fps_mode", "passthrough", "-f", "framemd5", "-"]);
     let decoded = decoder.output().unwrap();
     let pictures = String::from_utf8_lossy(&decoded.stdout);
     let pictures = pictures.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.rsplit(", ").next());

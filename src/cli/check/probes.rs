@@ -81,14 +81,14 @@ fn pictures(findings: &mut Findings, media: &Media, running: bool, passed: &mut 
         }
         let began = Instant::now();
         let shown = source.to_string();
-        let transport = media.rtsp_transport;
+        let config = media.clone();
         // The main stream has the metadata.
         let with_metadata = media.motion == Motion::Onvif && tried.is_empty();
         let attempt = thread::spawn(move || {
             let picture = if with_metadata {
-                media::try_source_with_metadata(&source, transport, FIRST_PICTURE).map(|(picture, sends)| (picture, Some(sends)))
+                media::try_source_with_metadata(&source, &config, FIRST_PICTURE).map(|(picture, sends)| (picture, Some(sends)))
             } else {
-                media::try_source(&source, transport, FIRST_PICTURE).map(|picture| (picture, None))
+                media::try_source(&source, &config, FIRST_PICTURE).map(|picture| (picture, None))
             };
             let picture = picture.map_err(|why| source.hide_in(&why));
             (source, picture, began.elapsed())

@@ -1,17 +1,21 @@
-//! The fuzz target `rtp`: any packets. The first byte of an input chooses the codec; then each packet has a byte of flags, two of
+//! The fuzz target `rtp`: any packets, as those of a picture and as those of sound beside it. The first byte of an input chooses the codec; then each packet has a byte of flags, two of
 //! RTP time, one of waiting (in 10 ms), one of length (in 8 bytes) and its payload.
 
 use std::{
     num::NonZeroU32,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 
-use super::{Depayloader, LARGEST, Output, Packet};
+use super::{AuHeaders, Depayloader, Heard, LARGEST, Output, Packet, Report, SoundDepayloader};
 use crate::{
     fuzzing::Verdict,
-    media::frame::{Codec, Frame},
+    media::{
+        frame::{Codec, Frame},
+        sound::SoundFormat,
+    },
 };
 
 const MARK: u8 = 1;
@@ -29,6 +33,7 @@ pub(crate) fn packets(input: &[u8]) -> Verdict {
     let Some((&first, mut rest)) = input.split_first() else { return Verdict::Refused };
     let codec = if first & 1 == 0 { Codec::H264 } else { Codec::H265 };
     let mut depayloader = Depayloader::new(codec, NonZeroU32::new(90_000).expect("not zero"), Vec::new());
+    let mut sound = sound();
     let began = Instant::now();
     let mut received = began;
     let mut seen = Seen { began, received, incomplete: true, frames: 0, counted: 0, latest: Duration::ZERO };
@@ -46,12 +51,21 @@ pub(crate) fn packets(input: &[u8]) -> Verdict {
             depayloader.quiet(received, &mut |output| seen.take(output));
         }
         let (mark, lost) = (flags & MARK != 0, u16::from(flags & LOST != 0));
-        depayloader
-            .push(Packet { payload: Bytes::copy_from_slice(payload), timestamp, mark, lost, received }, &mut |output| seen.take(output));
+        let packet = Packet { payload: Bytes::copy_from_slice(payload), timestamp, mark, lost, received };
+        // Reports of any times, as wrong as what they report on.
+        sound.sound_reported(Report { ntp: u64::from(timestamp) << 13, rtp: timestamp ^ step });
+        sound.picture_reported(Report { ntp: u64::from(step) << 24 | bytes, rtp: timestamp });
+        sound.push(&packet, &depayloader, &mut |heard| seen.hear(&heard, &packet));
+        depayloader.push(packet, &mut |output| seen.take(output));
     }
     depayloader.end(&mut |output| seen.take(output));
     assert!(seen.frames + seen.counted <= bytes, "{} frames and {} lost in {bytes} bytes", seen.frames, seen.counted);
     Verdict::of(seen.frames > 0)
+}
+
+fn sound() -> SoundDepayloader {
+    let format = SoundFormat::plain(16_000, 1).expect("a rate that AAC has");
+    SoundDepayloader::new(AuHeaders::HIGH_RATE, NonZeroU32::new(16_000).expect("not zero"), Arc::new(format))
 }
 
 struct Seen {
@@ -64,6 +78,18 @@ struct Seen {
 }
 
 impl Seen {
+    fn hear(&self, heard: &Heard, packet: &Packet) {
+        match heard {
+            Heard::Unit(_, unit) => {
+                assert!(!unit.data.is_empty() && unit.data.len() < 1 << 13);
+                // A packet may be full of units, of a byte each.
+                let within = Duration::from_millis(64) * packet.payload.len() as u32;
+                assert!(unit.pts <= self.received.duration_since(self.began) + FURTHEST * 2 + within, "{:?} is far ahead", unit.pts);
+            }
+            Heard::Lost(units) => assert!(*units > 0),
+        }
+    }
+
     fn take(&mut self, output: Output) {
         match output {
             Output::Frame(frame) => self.frame(&frame),

@@ -116,6 +116,10 @@ impl Judge {
         self.clock == Clock::Wrong
     }
 
+    pub fn is_right(&self) -> bool {
+        self.clock == Clock::Right
+    }
+
     /// Whether a step that is no leap may be right.
     pub fn believes(&self, step: i64, arrival: i64) -> bool {
         match self.clock {

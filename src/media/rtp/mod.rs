@@ -1,4 +1,5 @@
 //! RTP packets in, frames out: the payload formats of H.264 (RFC 6184) and H.265 (RFC 7798), access units, entry points and times.
+//! Beside them the sound: AAC (RFC 3640).
 //! Pure: no I/O, no clock, no thread. The RTSP source feeds it.
 //!
 //! Other depacketizers end an access unit at the marker bit or a new RTP time, both of which cameras set wrongly, and forward
@@ -6,11 +7,13 @@
 //!
 //! ```text
 //! Packet ─ payload ─ annex_b ─ NAL units ─ access_unit ─ Unit ─ delivery ─ Output
-//!                                 parameter_sets ┘         times ┘
+//!                                 parameter_sets ┘         times ┤
+//! Packet ─ aac ────────────────────────────────────────── sound ─┘
 //! ```
 //!
 //! NAL units that come without RTP, from GStreamer, enter by `framer`.
 
+mod aac;
 mod access_unit;
 mod annex_b;
 mod delivery;
@@ -21,6 +24,7 @@ pub(super) mod hostile;
 mod judge;
 mod parameter_sets;
 mod payload;
+mod sound;
 #[cfg(test)]
 pub(super) mod tests;
 mod times;
@@ -32,6 +36,10 @@ use std::{
 
 use bytes::Bytes;
 
+pub(super) use self::{
+    aac::AuHeaders,
+    sound::{Heard, Report, SoundDepayloader},
+};
 use self::{
     access_unit::{AccessUnits, At},
     delivery::Delivery,
@@ -107,6 +115,16 @@ impl Depayloader {
             annex_b::nal_units(set, &mut |nal| sets.store(nal));
         }
         Self { payload: Payload::new(codec), units: AccessUnits::new(sets), delivery: Delivery::new(Times::new(clock_rate)), last: None }
+    }
+
+    /// When the first picture came.
+    pub fn began(&self) -> Option<Instant> {
+        self.delivery.times().began()
+    }
+
+    /// When a picture of this RTP time is shown, nanoseconds from the first, if the camera's clock has been found right.
+    pub fn shown_at(&self, rtp: u32) -> Option<i64> {
+        self.delivery.times().shown_at(rtp)
     }
 
     /// Takes the next packet.

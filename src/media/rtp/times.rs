@@ -65,6 +65,18 @@ impl Times {
         Self { clock: Clock::Right, ..Self::new(clock_rate) }
     }
 
+    /// When the first picture came.
+    pub fn began(&self) -> Option<Instant> {
+        self.running.as_ref().map(|running| running.first)
+    }
+
+    /// When a picture of this RTP time is shown, nanoseconds from the first. `None` unless the clock has been found right.
+    pub fn shown_at(&self, rtp: u32) -> Option<i64> {
+        let running = self.running.as_ref().filter(|running| running.judge.is_right())?;
+        let ticks = running.ticks + i64::from(rtp.wrapping_sub(running.rtp) as i32);
+        Some(running.anchor + ticks * SECOND / self.clock_rate)
+    }
+
     /// When the next picture in decoding order is shown, nanoseconds from the first. `reorders`: it may be shown before pictures
     /// that were decoded earlier.
     pub fn next(&mut self, rtp: u32, received: Instant, reorders: bool) -> i64 {

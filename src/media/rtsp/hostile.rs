@@ -16,6 +16,7 @@ use super::{
     sdp::Description,
     sequence::Sequence,
     setup::{SessionHeader, Transport},
+    sound_offer::{self, SoundOffer},
 };
 use crate::fuzzing::Verdict;
 
@@ -59,6 +60,7 @@ impl Seen {
                     self.sequence.take(rtp.source, rtp.sequence);
                 }
                 packet::says_bye(&packet, 7);
+                packet::sender_report(&packet, 7);
             }
         }
     }
@@ -78,10 +80,20 @@ impl Seen {
         let base = control::base(&requested, &response.headers);
         let sdp = String::from_utf8_lossy(&response.body);
         let description = Description::read(&sdp);
-        for control in description.control().map(str::to_owned).into_iter().chain(offer::choose(&description).ok().and_then(|offer| {
-            self.filmed = true;
-            offer.control
-        })) {
+        let sound = match sound_offer::choose(&description) {
+            SoundOffer::Aac(aac) => Some(aac.control),
+            SoundOffer::LeftOut(name) => {
+                assert_one_line(&name);
+                None
+            }
+            SoundOffer::Nothing => None,
+        };
+        for control in
+            description.control().map(str::to_owned).into_iter().chain(sound).chain(offer::choose(&description).ok().and_then(|offer| {
+                self.filmed = true;
+                offer.control
+            }))
+        {
             let url = control::joined(&base, &control);
             assert!(url.as_str().bytes().all(|byte| byte.is_ascii_graphic()), "{url} does not fit into a request");
         }

@@ -3,9 +3,9 @@
 //! matter.
 //!
 //! ```text
-//! source ─ playing ─ conversation ─ connection     what a camera sends may be anything: the files below read it,
-//!                                                  without a socket, and the fuzz target `rtsp` feeds them
-//! message, login, setup, control, sdp, offer, packet, sequence, keepalive, metadata
+//! source ─ opening, playing ─ conversation ─ connection     what a camera sends may be anything: the files below read it,
+//!                                                           without a socket, and the fuzz target `rtsp` feeds them
+//! message, login, setup, control, sdp, offer, sound_offer, packet, sequence, keepalive, metadata
 //! ```
 //!
 //! The client is the agent's own because a camera must not be able to end the agent: `docs/design/rtp.md#the-client`.
@@ -22,14 +22,18 @@ mod login;
 mod message;
 mod metadata;
 mod offer;
+mod opening;
 mod packet;
 mod playing;
 mod sdp;
 mod sequence;
 mod setup;
+mod sound;
+mod sound_offer;
 #[cfg(test)]
 mod tests;
 mod udp;
+mod way;
 
 use std::{
     cell::Cell,
@@ -50,12 +54,14 @@ use self::{
     address::Address,
     conversation::Teardowns,
     fault::{Fault, Step},
-    metadata::Wanted,
-    playing::{Opening, Playing, TransportChoice},
+    metadata::MetadataRequest,
+    opening::{Opening, TransportChoice, Wanted},
+    playing::{Given, Playing, Received},
 };
 use super::{
     frame::Frame,
-    rtp::Output,
+    rtp::{Heard, Output},
+    sound::Sound,
     source::{FrameSource, Session, SourceError},
 };
 use crate::config::RtspTransport;
@@ -71,6 +77,8 @@ const FRUITLESS: Duration = Duration::from_secs(60);
 const NO_PACKET: Duration = Duration::from_secs(60);
 /// So many sessions in a row must end with keepalives unanswered before the camera is taken to end each one.
 const UNANSWERED: u32 = 2;
+/// So many sessions in a row must end before their first picture, after the camera was asked for sound, before it is filmed without.
+const WITHOUT_PICTURE: u32 = 2;
 /// A camera that gives no picture while its metadata is asked for is asked again after so long, in its next session.
 const METADATA_REST: Duration = Duration::from_secs(3600);
 /// A session that will end is replaced this long before: time for the next one's first keyframe.
@@ -80,6 +88,7 @@ const AHEAD: Duration = Duration::from_secs(12);
 pub(super) struct RtspSource {
     address: Result<Address, SourceError>,
     transport: RtspTransport,
+    sound: bool,
     habits: Mutex<Habits>,
 }
 
@@ -87,6 +96,8 @@ pub(super) struct RtspSource {
 #[derive(Debug, Default)]
 struct Habits {
     refuses_tcp: bool,
+    /// How often in a row a session with sound came to no picture.
+    without_picture: u32,
     /// How often in a row a session ended after keepalives without an answer, and how long the last one had lasted.
     unanswered: u32,
     lifetime: Duration,
@@ -97,11 +108,24 @@ struct Habits {
 impl RtspSource {
     /// `url` as configured, with user and password.
     pub fn new(url: &str, transport: RtspTransport) -> Self {
-        Self { address: Address::parse(url), transport, habits: Mutex::default() }
+        Self { address: Address::parse(url), transport, sound: true, habits: Mutex::default() }
+    }
+
+    /// With sound if it is wanted, and the camera offers sound that can be recorded.
+    pub fn hearing(self, sound: bool) -> Self {
+        Self { sound, ..self }
     }
 
     fn habits(&self) -> MutexGuard<'_, Habits> {
         self.habits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wanted(&self) -> Wanted {
+        match self.sound {
+            false => Wanted::No,
+            true if self.habits().without_picture >= WITHOUT_PICTURE => Wanted::NotAgain,
+            true => Wanted::Yes,
+        }
     }
 
     fn rests_metadata(&self) -> bool {
@@ -140,7 +164,7 @@ impl FrameSource for RtspSource {
     }
 }
 
-type Renewal<'a> = Pin<Box<dyn Future<Output = Result<(Playing, Vec<Output>), SourceError>> + 'a>>;
+type Renewal<'a> = Pin<Box<dyn Future<Output = Result<(Playing, Vec<Given>), SourceError>> + 'a>>;
 
 impl RtspSource {
     async fn film(&self, address: &Address, teardowns: &Arc<Teardowns>, session: &Session) -> Result<(), SourceError> {
@@ -149,19 +173,27 @@ impl RtspSource {
             teardowns: teardowns.clone(),
             transport: self.choice(),
             refused_tcp: Cell::new(false),
-            metadata: session.metadata().filter(|_| !self.rests_metadata()).map(Wanted::by),
+            sound: self.wanted(),
+            asked_for_sound: Cell::new(false),
+            metadata: session.metadata().filter(|_| !self.rests_metadata()).map(MetadataRequest::by),
         };
         let mut playing = self.opened(opening()).await?;
+        session.hears(playing.hearing.clone());
         let mut delivery = Delivery { session, began: Instant::now(), offset: Duration::ZERO, latest: None, fruitless: None };
         let mut renewal = self.renewal(&playing, opening());
         let mut packet_at = tokio::time::Instant::now();
         let mut quiet_at = packet_at + QUIET;
+        let mut has_picture = false;
         loop {
             select! {
                 received = playing.receive() => match received {
-                    Ok(packet) => {
+                    Ok(sound @ Received::Sound(_)) => playing.take(sound, &mut |given| delivery.give(given)),
+                    Ok(picture) => {
+                        if !std::mem::replace(&mut has_picture, true) {
+                            self.came_to_a_picture(&playing);
+                        }
                         delivery.fruitless.get_or_insert(Instant::now());
-                        playing.depayloader.push(packet, &mut |output| delivery.take(output));
+                        playing.take(picture, &mut |given| delivery.give(given));
                         packet_at = tokio::time::Instant::now();
                         quiet_at = packet_at + QUIET;
                         if delivery.fruitless.is_some_and(|since| since.elapsed() > FRUITLESS) {
@@ -188,8 +220,9 @@ impl RtspSource {
                         Ok((next, outputs)) => {
                             playing.depayloader.end(&mut |output| delivery.take(output));
                             playing = next;
+                            session.hears(playing.hearing.clone());
                             delivery.shift();
-                            outputs.into_iter().for_each(|output| delivery.take(output));
+                            outputs.into_iter().for_each(|output| delivery.give(output));
                             renewal = self.renewal(&playing, opening());
                         }
                         // The session before is given up in its time, and that is told.
@@ -202,13 +235,21 @@ impl RtspSource {
 
     async fn opened(&self, opening: Opening<'_>) -> Result<Playing, SourceError> {
         let mut opened = opening.open().await;
-        if let (Err(how), Some(wanted)) = (&opened, opening.metadata.as_ref().filter(|wanted| wanted.may_have_failed())) {
-            let without = opening.without_metadata().open().await;
+        if let (Err(how), Some(request)) = (&opened, opening.metadata.as_ref().filter(|request| request.may_have_failed())) {
+            let alone = opening.without_metadata();
+            let without = alone.open().await;
+            opening.asked_for_sound.set(alone.asked_for_sound.get());
             if without.is_ok() {
-                wanted.harms(how);
+                request.harms(how);
                 self.habits().metadata_harmed = Some(Instant::now());
             }
             opened = without;
+        }
+        match &opened {
+            // Until the first picture shows otherwise.
+            Ok(playing) if playing.sound.is_some() => self.came_to_no_picture(true),
+            Ok(_) => {}
+            Err(_) => self.came_to_no_picture(opening.asked_for_sound.get()),
         }
         if opening.refused_tcp.get() {
             tracing::info!(camera = opening.address.shown(), "the camera refuses RTP over TCP, so UDP is used");
@@ -232,18 +273,34 @@ impl RtspSource {
             let server = opening.address.shown();
             let mut playing = self.opened(opening).await?;
             let mut outputs = Vec::new();
-            while !outputs.iter().any(|output| matches!(output, Output::Frame(_))) {
+            while !outputs.iter().any(|output| matches!(output, Given::Picture(Output::Frame(_)))) {
                 // What comes before the first keyframe is in the session before.
                 outputs.clear();
                 let received = playing.receive().await;
                 let packet = received.map_err(|fault| closed(&server, &fault))?;
-                playing.depayloader.push(packet, &mut |output| outputs.push(output));
+                playing.take(packet, &mut |output| outputs.push(output));
             }
+            self.came_to_a_picture(&playing);
             Ok((playing, outputs))
         }))
     }
 
+    /// A session has failed, or shown nothing yet. Some cameras fail when they are asked for sound, and would never be filmed.
+    fn came_to_no_picture(&self, asked_for_sound: bool) {
+        let mut habits = self.habits();
+        habits.without_picture = if asked_for_sound { habits.without_picture.saturating_add(1) } else { 0 };
+    }
+
+    fn came_to_a_picture(&self, playing: &Playing) {
+        if playing.sound.is_some() {
+            self.habits().without_picture = 0;
+        }
+    }
+
     fn interrupted(&self, address: &Address, playing: &Playing, fault: &Fault) -> SourceError {
+        if !playing.has_received() && playing.sound.is_none() {
+            self.came_to_no_picture(false);
+        }
         let mut habits = self.habits();
         if playing.ignores_keepalives() && fault.ends_session() {
             habits.unanswered += 1;
@@ -278,6 +335,17 @@ struct Delivery<'a> {
 }
 
 impl Delivery<'_> {
+    fn give(&mut self, given: Given) {
+        match given {
+            Given::Picture(output) => self.take(output),
+            Given::Sound(Heard::Unit(format, sound)) => {
+                let pts = self.offset + sound.pts;
+                self.session.sound(&format, Sound { pts, ..sound });
+            }
+            Given::Sound(Heard::Lost(units)) => self.session.sound_lost(units),
+        }
+    }
+
     fn take(&mut self, output: Output) {
         self.fruitless = None;
         match output {

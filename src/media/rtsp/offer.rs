@@ -1,5 +1,5 @@
-//! Chooses among the streams that a camera offers in its SDP, and takes the parameter sets from there. Audio and
-//! back-channels are left alone; metadata is `metadata`'s. Pure; called once per session, after DESCRIBE.
+//! Chooses the picture among the streams that a camera offers in its SDP, and takes the parameter sets from there. Sound is the
+//! matter of `sound_offer`, metadata of `metadata`; back-channels are left alone. Pure; called once per session, after DESCRIBE.
 
 use std::num::NonZeroU32;
 

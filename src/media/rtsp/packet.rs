@@ -1,9 +1,12 @@
-//! RTP and RTCP packets (RFC 3550) as far as a receiver of one picture needs them: the header of an RTP packet, the end of a source,
-//! and the report that a receiver owes. Pure; the fuzz target `rtsp` feeds it. Called by `playing`.
+//! RTP and RTCP packets (RFC 3550) as far as a receiver of one picture and its sound needs them: the header of an RTP packet, what a
+//! sender reports, the end of a source, and the report that a receiver owes. Pure; the fuzz target `rtsp` feeds it. Called by `playing`.
 
 use bytes::Bytes;
 
+use crate::media::rtp::Report;
+
 /// RTCP packet types.
+const SENDER_REPORT: u8 = 200;
 const RECEIVER_REPORT: u8 = 201;
 const SOURCE_DESCRIPTION: u8 = 202;
 const BYE: u8 = 203;
@@ -47,18 +50,28 @@ impl Rtp {
     }
 }
 
-/// Whether an RTCP packet says that this source ends (RFC 3550, section 6.6).
-pub(super) fn says_bye(mut packet: &[u8], source: u32) -> bool {
-    while let [first, kind, high, low, rest @ ..] = packet {
-        let length = 4 * usize::from(u16::from_be_bytes([*high, *low]));
-        let Some((body, after)) = rest.split_at_checked(length) else { return false };
-        let mut sources = body.chunks_exact(4).take(usize::from(first & 31));
-        if *kind == BYE && sources.any(|bytes| bytes == source.to_be_bytes()) {
-            return true;
-        }
+/// The parts of an RTCP packet: type, count and content.
+fn parts(mut packet: &[u8]) -> impl Iterator<Item = (u8, u8, &[u8])> {
+    std::iter::from_fn(move || {
+        let [first, kind, high, low, rest @ ..] = packet else { return None };
+        let (body, after) = rest.split_at_checked(4 * usize::from(u16::from_be_bytes([*high, *low])))?;
         packet = after;
-    }
-    false
+        Some((*kind, first & 31, body))
+    })
+}
+
+/// Whether an RTCP packet says that this source ends (RFC 3550, section 6.6).
+pub(super) fn says_bye(packet: &[u8], source: u32) -> bool {
+    let named = |count: u8, body: &[u8]| body.chunks_exact(4).take(count.into()).any(|bytes| bytes == source.to_be_bytes());
+    parts(packet).any(|(kind, count, body)| kind == BYE && named(count, body))
+}
+
+/// What an RTCP packet says of this source's times (RFC 3550, section 6.4.1). `None` also from a camera that has no clock.
+pub(super) fn sender_report(packet: &[u8], source: u32) -> Option<Report> {
+    let (_, _, body) = parts(packet).find(|(kind, _, body)| *kind == SENDER_REPORT && body.starts_with(&source.to_be_bytes()))?;
+    let ntp = u64::from_be_bytes(*body.get(4..12)?.first_chunk()?);
+    let rtp = u32::from_be_bytes(*body.get(12..16)?.first_chunk()?);
+    (ntp != 0).then_some(Report { ntp, rtp })
 }
 
 /// A report without figures, and a name (RFC 3550, sections 6.4.2 and 6.5): a sign of life over UDP, to the camera and to firewalls.
@@ -130,10 +143,22 @@ mod tests {
         assert_eq!(report.len() % 4, 0);
     }
 
+    #[test]
+    fn a_sender_report_is_found_and_one_without_a_time_is_none() {
+        let report = |ntp: u64| {
+            let times = [&ntp.to_be_bytes()[..], &9_u32.to_be_bytes(), &[0; 8]].concat();
+            [&receiver_report(5)[..], &[0x80, SENDER_REPORT, 0, 6, 0, 0, 0, 7], &times].concat()
+        };
+        assert_eq!(sender_report(&report(1 << 40), 7), Some(Report { ntp: 1 << 40, rtp: 9 }));
+        assert_eq!(sender_report(&report(1 << 40), 5), None, "another source");
+        assert_eq!(sender_report(&report(0), 7), None);
+        assert_eq!(sender_report(&[0x80, SENDER_REPORT, 0, 2, 0, 0, 0, 7, 1, 2, 3, 4], 7), None, "cut short");
+    }
+
     proptest! {
         #[test]
         fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), source in any::<u32>()) {
-            let _ = (Rtp::read(&bytes.clone().into()), says_bye(&bytes, source));
+            let _ = (Rtp::read(&bytes.clone().into()), says_bye(&bytes, source), sender_report(&bytes, source));
         }
     }
 }

@@ -1,68 +1,41 @@
-//! One RTSP session with a camera, from the connection to its packets: DESCRIBE, SETUP of the picture's stream and of what is wanted
-//! beside it, PLAY, and then
-//! packets, keepalives and the camera's own requests, in whatever order they come. It makes no frames and never tries twice. Called
-//! by the source.
+//! One RTSP session that plays: packets of picture, sound and metadata, keepalives and the camera's own requests, in whatever order they come.
+//! `opening` opens it. Called by the source.
 
 use std::{
-    cell::Cell,
-    future::pending,
     io,
-    net::IpAddr,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
-use tokio::{
-    net::{TcpStream, lookup_host},
-    select,
-    time::{sleep_until, timeout},
-};
-use url::Url;
+use tokio::{select, time::sleep_until};
 
 use super::{
-    address::Address,
-    connection::Connection,
-    control,
-    conversation::{Conversation, Interleaved, Teardowns},
-    fault::{self, Fault, Step},
+    conversation::{Conversation, Interleaved},
+    fault::Fault,
     keepalive::{Due, Keepalive},
     message::{Message, Response},
-    metadata::{MetadataTrack, Wanted},
-    offer::{self, Offer},
+    metadata::MetadataTrack,
     packet::{self, Rtp},
-    sdp::Description,
     sequence::Sequence,
-    setup::{SessionHeader, Transport},
-    udp::Udp,
+    sound::SoundStream,
+    way::Way,
 };
 use crate::media::{
-    rtp::{Depayloader, Packet},
-    source::SourceError,
+    rtp::{Depayloader, Heard, Output, Packet},
+    source::Hearing,
 };
 
-/// How long a name server may take.
-const RESOLVE: Duration = Duration::from_secs(10);
-/// How long a camera may take to accept a connection, and each of several addresses.
-const CONNECT: Duration = Duration::from_secs(10);
-const CONNECT_OF_SEVERAL: Duration = Duration::from_secs(5);
-/// How long a camera may take for DESCRIBE and for PLAY: some start their encoder first.
-const ANSWER: Duration = Duration::from_secs(30);
-const SETUP: Duration = Duration::from_secs(15);
 /// A source that has said BYE (RFC 3550, section 8.2) may go on under another number: so long.
 const AFTER_BYE: Duration = Duration::from_secs(2);
 /// Geovision's cameras send packets of this type, with numbers that others have, too.
 const NO_PICTURE: u8 = 50;
 /// So many datagrams are looked at before keepalives, and whoever waits for the next packet, have their turn.
 const DATAGRAMS: u32 = 64;
-/// The channel asked for: RTP's. RTCP has the next one.
-const CHANNEL: u8 = 0;
 
 /// A session that plays.
 pub(super) struct Playing {
     conversation: Conversation,
     way: Way,
-    metadata: Option<MetadataTrack>,
     early: std::vec::IntoIter<Interleaved>,
     keepalive: Keepalive,
     /// The keepalive under way has been sent again, for another login.
@@ -73,70 +46,34 @@ pub(super) struct Playing {
     packet_at: Option<Instant>,
     bye_at: Option<Instant>,
     pub depayloader: Depayloader,
+    pub sound: Option<SoundStream>,
+    pub metadata: Option<MetadataTrack>,
+    /// What becomes of the camera's sound.
+    pub hearing: Hearing,
     payload_type: u8,
     /// Whether a packet of this payload type has come. Until then any other is taken for it: cameras err in their SDP.
     as_announced: bool,
     pub began: Instant,
 }
 
-/// How the packets of a stream come.
-pub(super) enum Way {
-    Tcp { rtp: u8, rtcp: Option<u8> },
-    Udp(Udp),
+/// A packet.
+pub(super) enum Received {
+    Picture(Packet),
+    Sound(Packet),
 }
 
-/// What it takes to open a session.
-pub(super) struct Opening<'a> {
-    pub address: &'a Address,
-    pub teardowns: Arc<Teardowns>,
-    pub transport: TransportChoice,
-    /// Whether the camera has refused TCP, whatever came of it.
-    pub refused_tcp: Cell<bool>,
-    pub metadata: Option<Wanted>,
+/// What becomes of packets.
+pub(super) enum Given {
+    Picture(Output),
+    Sound(Heard),
 }
 
-/// Which transports may be tried.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum TransportChoice {
-    /// TCP, and UDP if the camera refuses it.
-    TcpThenUdp,
-    Tcp,
-    Udp,
-}
-
-impl Opening<'_> {
-    /// Opens the session.
-    ///
-    /// # Errors
-    /// The step that failed, and why.
-    pub async fn open(&self) -> Result<Playing, SourceError> {
-        let url = &self.address.url;
-        let connection = self.connect().await?;
-        let mut conversation = Conversation::new(connection, self.address.credentials.clone(), url.clone(), self.teardowns.clone());
-        let asked = conversation.request("DESCRIBE", url, &[("Accept", "application/sdp")]);
-        let described = self.step(Step::Describe, ANSWER, asked).await?;
-        let sdp = String::from_utf8_lossy(&described.body);
-        let description = Description::read(&sdp);
-        if description.sections.is_empty() {
-            return Err(fault::told(Step::Describe, &self.address.shown(), &Fault::Unusable("it describes no stream")));
-        }
-        let Offer { control, codec, payload_type, clock_rate, parameter_sets } = offer::choose(&description)?;
-        conversation.base = control::base(url, &described.headers);
-        let all = description.control().map_or_else(|| url.clone(), |control| control::joined(&conversation.base, control));
-        let picture = control.map_or_else(|| all.clone(), |control| control::joined(&conversation.base, &control));
-        let (way, timeout) = self.set_up(&mut conversation, &picture).await?;
-        let metadata = match &self.metadata {
-            Some(wanted) => wanted.set_up(&mut conversation, (&description, &all), &way, &self.address.shown()).await?,
-            None => None,
-        };
-        self.step(Step::Play, ANSWER, conversation.request("PLAY", &all, &[("Range", "npt=0.000-")])).await?;
+impl Playing {
+    /// A session that the camera ends after `timeout` without a request.
+    pub fn begin(mut conversation: Conversation, way: Way, timeout: Duration, payload_type: u8, depayloader: Depayloader) -> Self {
         let began = Instant::now();
-        if let Some(wanted) = &self.metadata {
-            wanted.plays(metadata.as_ref());
-        }
-        Ok(Playing {
+        Self {
             way,
-            metadata,
             early: std::mem::take(&mut conversation.early).into_iter(),
             conversation,
             keepalive: Keepalive::new(timeout, began),
@@ -145,103 +82,32 @@ impl Opening<'_> {
             missing: 0,
             packet_at: None,
             bye_at: None,
-            depayloader: Depayloader::new(codec, clock_rate, parameter_sets),
+            depayloader,
+            sound: None,
+            metadata: None,
+            hearing: Hearing::default(),
             payload_type,
             as_announced: false,
             began,
-        })
-    }
-
-    async fn step<T>(&self, step: Step, patience: Duration, asked: impl Future<Output = Result<T, Fault>>) -> Result<T, SourceError> {
-        let server = self.address.shown();
-        match timeout(patience, asked).await {
-            Ok(answered) => answered.map_err(|fault| fault::told(step, &server, &fault)),
-            Err(_) => Err(fault::silent(step, &server, patience)),
         }
     }
 
-    async fn set_up(&self, conversation: &mut Conversation, url: &Url) -> Result<(Way, Duration), SourceError> {
-        let server = self.address.shown();
-        let silent = |_| fault::silent(Step::Setup, &server, SETUP);
-        let mut agreed = timeout(SETUP, agree(conversation, url, self.transport == TransportChoice::Udp, CHANNEL)).await.map_err(silent)?;
-        if self.transport == TransportChoice::TcpThenUdp && agreed.as_ref().is_err_and(Fault::refuses_transport) {
-            self.refused_tcp.set(true);
-            agreed = timeout(SETUP, agree(conversation, url, true, CHANNEL)).await.map_err(silent)?;
-        }
-        agreed.map_err(|fault| fault::told(Step::Setup, &server, &fault))
-    }
-
-    /// A connection with the first of the camera's addresses that accepts one.
-    async fn connect(&self) -> Result<Connection, SourceError> {
-        let (host, port) = (self.address.host().0, self.address.port());
-        let unknown = |why: String| SourceError::Failed(format!("the name {host} cannot be resolved: {why}"));
-        let mut addresses: Vec<_> = match host.parse::<IpAddr>() {
-            Ok(address) => vec![(address, port).into()],
-            Err(_) => match timeout(RESOLVE, lookup_host((host, port))).await {
-                Ok(found) => found.map_err(|error| unknown(resolver_says(&error)))?.collect(),
-                Err(_) => return Err(unknown(format!("no answer from the name server within {} s", RESOLVE.as_secs()))),
-            },
-        };
-        addresses.dedup();
-        let one = addresses.len() == 1;
-        let patience = if one { CONNECT } else { CONNECT_OF_SEVERAL };
-        let mut why = unknown("it has no address".into());
-        for address in addresses {
-            let server = if one { self.address.shown() } else { address.to_string() };
-            match timeout(patience, TcpStream::connect(address)).await {
-                Ok(Ok(stream)) => return Ok(Connection::new(stream)),
-                Ok(Err(error)) => why = fault::unreachable(&server, &error),
-                Err(_) => why = fault::unconnected(&server, patience),
+    /// Makes of a packet what can be made of it.
+    pub fn take(&mut self, received: Received, out: &mut dyn FnMut(Given)) {
+        match (received, &mut self.sound) {
+            (Received::Picture(packet), _) => self.depayloader.push(packet, &mut |output| out(Given::Picture(output))),
+            (Received::Sound(packet), Some(sound)) => {
+                sound.depayloader.push(&packet, &self.depayloader, &mut |heard| out(Given::Sound(heard)));
             }
+            (Received::Sound(_), None) => {}
         }
-        Err(why)
     }
-}
 
-/// Sets a stream up, and gives the way its packets take and the session's timeout.
-pub(super) async fn agree(conversation: &mut Conversation, url: &Url, over_udp: bool, channel: u8) -> Result<(Way, Duration), Fault> {
-    let udp = if over_udp {
-        let (ours, camera) = conversation.connection()?.addresses().map_err(Fault::Broken)?;
-        Some(Udp::bind(ours.ip(), camera.ip()).map_err(Fault::NoPorts)?)
-    } else {
-        None
-    };
-    let asked = match &udp {
-        Some(udp) => format!("RTP/AVP/UDP;unicast;client_port={}", udp.ports()),
-        None => format!("RTP/AVP/TCP;unicast;interleaved={channel}-{}", channel + 1),
-    };
-    let answer = conversation.request("SETUP", url, &[("Transport", &asked)]).await?;
-    let session = SessionHeader::read(answer.headers.get("Session").unwrap_or_default());
-    conversation.is_in(session.id);
-    // A camera that names no transport takes the one asked for.
-    let named = answer.headers.get("Transport").map(Transport::read);
-    let tcp = named.as_ref().map_or(udp.is_none(), |named| named.tcp);
-    let way = match udp {
-        None if tcp => {
-            let (rtp, rtcp) = named.and_then(|named| named.channels).unwrap_or((channel, Some(channel + 1)));
-            Way::Tcp { rtp, rtcp }
-        }
-        Some(mut udp) if !tcp => {
-            let Transport { source, server_ports, .. } = named.unwrap_or_default();
-            udp.agree(source, server_ports);
-            Way::Udp(udp)
-        }
-        _ => return Err(Fault::OtherTransport),
-    };
-    Ok((way, session.timeout))
-}
-
-fn resolver_says(error: &io::Error) -> String {
-    let words = error.to_string();
-    words.strip_prefix("failed to lookup address information: ").unwrap_or(&words).to_lowercase()
-}
-
-impl Playing {
-    /// The next packet of the picture. May be dropped at any time.
+    /// The next packet. May be dropped at any time.
     ///
     /// # Errors
     /// The session has ended.
-    pub async fn receive(&mut self) -> Result<Packet, Fault> {
+    pub async fn receive(&mut self) -> Result<Received, Fault> {
         loop {
             let buffered = self.buffered();
             if let Some(packet) = self.conversation.kept(buffered)? {
@@ -256,7 +122,13 @@ impl Playing {
             let wake = ends.map_or(due, |ends| ends.min(due));
             let progressed = select! {
                 progressed = self.conversation.connection()?.progress() => progressed,
-                ready = readable(&self.way, self.metadata.as_ref()) => ready.map_err(Fault::Broken),
+                ready = self.way.readable() => ready.map_err(Fault::Broken),
+                ready = heard(self.sound.as_ref()) => {
+                    // Whatever becomes of sound, the picture goes on.
+                    self.sound = self.sound.take().filter(|_| ready.is_ok());
+                    Ok(())
+                }
+                ready = readable(self.metadata.as_ref()) => ready.map_err(Fault::Broken),
                 () = sleep_until(wake.into()) => Ok(()),
             };
             self.conversation.kept(progressed)?;
@@ -277,7 +149,7 @@ impl Playing {
     }
 
     /// The next packet that has come.
-    fn buffered(&mut self) -> Result<Option<Packet>, Fault> {
+    fn buffered(&mut self) -> Result<Option<Received>, Fault> {
         while let Some(Interleaved { channel, packet, received }) = self.early.next() {
             if let Some(packet) = self.interleaved(channel, &packet, received) {
                 return Ok(Some(packet));
@@ -304,14 +176,36 @@ impl Playing {
             if is_rtcp {
                 self.rtcp(&packet);
             } else if let Some(packet) = self.rtp(&packet, Instant::now()) {
-                return Ok(Some(packet));
+                return Ok(Some(Received::Picture(packet)));
             }
         }
-        Ok(None)
+        Ok(self.heard())
+    }
+
+    /// The next datagram of sound.
+    fn heard(&mut self) -> Option<Received> {
+        let sound = self.sound.as_mut()?;
+        for _ in 0..DATAGRAMS {
+            let Way::Udp(udp) = &mut sound.way else { break };
+            let Ok(received) = udp.received() else {
+                self.sound = None;
+                break;
+            };
+            let Some((packet, is_rtcp)) = received else { break };
+            if is_rtcp {
+                sound.rtcp(&packet);
+            } else if let Some(packet) = sound.rtp(&packet, Instant::now()) {
+                return Some(Received::Sound(packet));
+            }
+        }
+        None
     }
 
     /// Channels that were not agreed on belong to nobody, unless the camera sends the picture there and never where it said.
-    fn interleaved(&mut self, channel: u8, packet: &Bytes, received: Instant) -> Option<Packet> {
+    fn interleaved(&mut self, channel: u8, packet: &Bytes, received: Instant) -> Option<Received> {
+        if let Some(sound) = self.sound.as_mut().filter(|sound| sound.has(channel, packet)) {
+            return sound.rtp(packet, received).map(Received::Sound);
+        }
         let Way::Tcp { rtp, rtcp } = &mut self.way else { return None };
         let is_picture = || Rtp::read(packet).is_some_and(|rtp| rtp.payload_type == self.payload_type);
         if !(channel == *rtp && is_picture()) && self.metadata.as_mut().is_some_and(|metadata| metadata.takes(channel, packet)) {
@@ -321,10 +215,12 @@ impl Playing {
             (*rtp, *rtcp) = (channel, channel.checked_add(1));
         }
         if channel == *rtp {
-            return self.rtp(packet, received);
+            return self.rtp(packet, received).map(Received::Picture);
         }
         if Some(channel) == *rtcp {
             self.rtcp(packet);
+        } else if let Some(sound) = self.sound.as_mut().filter(|sound| sound.reports_on(channel)) {
+            sound.rtcp(packet);
         }
         None
     }
@@ -354,6 +250,10 @@ impl Playing {
         if self.bye_at.is_none() && self.sequence.source().is_some_and(|source| packet::says_bye(packet, source)) {
             self.bye_at = Some(Instant::now());
         }
+        let report = self.sequence.source().and_then(|source| packet::sender_report(packet, source));
+        if let (Some(report), Some(sound)) = (report, &mut self.sound) {
+            sound.depayloader.picture_reported(report);
+        }
     }
 
     fn answered(&mut self, response: &Response) -> Result<(), Fault> {
@@ -379,22 +279,25 @@ impl Playing {
                 self.conversation.send(method)?;
             }
         }
-        if let Way::Udp(udp) = &self.way {
-            udp.report();
-        }
-        self.metadata.iter().filter_map(MetadataTrack::udp).for_each(Udp::report);
+        self.way.report();
+        self.sound.iter().for_each(|sound| sound.way.report());
+        self.metadata.iter().for_each(|metadata| metadata.way.report());
         Ok(())
     }
 }
 
-/// Waits until a datagram of any of these streams may have come.
-async fn readable(picture: &Way, metadata: Option<&MetadataTrack>) -> io::Result<()> {
-    match (picture, metadata.and_then(MetadataTrack::udp)) {
-        (Way::Udp(picture), Some(metadata)) => select! {
-            ready = picture.readable() => ready,
-            ready = metadata.readable() => ready,
-        },
-        (Way::Udp(udp), None) | (Way::Tcp { .. }, Some(udp)) => udp.readable().await,
-        (Way::Tcp { .. }, None) => pending().await,
+/// Waits until a datagram of sound may have come. May be dropped at any time.
+async fn heard(sound: Option<&SoundStream>) -> io::Result<()> {
+    match sound {
+        Some(sound) => sound.way.readable().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits until a datagram of metadata may have come. May be dropped at any time.
+async fn readable(metadata: Option<&MetadataTrack>) -> io::Result<()> {
+    match metadata {
+        Some(metadata) => metadata.way.readable().await,
+        None => std::future::pending().await,
     }
 }

@@ -25,6 +25,8 @@ pub(super) struct Section<'a> {
     pub protocol: &'a str,
     /// Payload types, the preferred one first. There may be none.
     pub formats: Vec<&'a str>,
+    /// It goes to the camera, not from it (`sendonly`): a back-channel.
+    pub to_camera: bool,
     pub attributes: Attributes<'a>,
 }
 
@@ -63,6 +65,11 @@ impl<'a> Description<'a> {
             match line.split_once('=') {
                 Some(("m", _)) if description.sections.len() == MOST_SECTIONS => break,
                 Some(("m", value)) => description.sections.extend(Section::read(value)),
+                Some(("a", "sendonly")) => {
+                    if let Some(section) = description.sections.last_mut() {
+                        section.to_camera = true;
+                    }
+                }
                 Some(("a", value)) => match description.sections.last_mut() {
                     Some(section) => section.attributes.take(value),
                     None => description.attributes.take(value),
@@ -87,7 +94,8 @@ impl<'a> Section<'a> {
         // The port, which RTSP does not use.
         words.next();
         let protocol = words.next().unwrap_or_default();
-        Some(Self { media, protocol, formats: words.take(MOST_FORMATS).collect(), attributes: Attributes::default() })
+        let formats = words.take(MOST_FORMATS).collect();
+        Some(Self { media, protocol, formats, to_camera: false, attributes: Attributes::default() })
     }
 }
 

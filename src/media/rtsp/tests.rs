@@ -2,6 +2,8 @@
 //! becomes of a session that breaks. How real cameras err in their packets is the matter of `media::rtp` and of the black-box
 //! tests.
 
+mod sound;
+
 use std::{
     io::{BufRead, BufReader, Write},
     net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
@@ -12,6 +14,7 @@ use std::{
     thread,
 };
 
+use self::sound::{SoundBeside, is_sound};
 use super::*;
 use crate::{
     conditions::Conditions,
@@ -80,6 +83,7 @@ fn serve(stream: TcpStream, answer: impl Fn(&str, &str) -> Answer, plays: &Atomi
     let mut reader = BufReader::new(stream.try_clone().unwrap());
     let (mut udp, mut beside) = (None, Beside::None);
     let mut film = Film::new();
+    let mut sound_udp = None;
     loop {
         let (mut line, mut headers) = (String::new(), String::new());
         loop {
@@ -110,7 +114,7 @@ fn serve(stream: TcpStream, answer: impl Fn(&str, &str) -> Answer, plays: &Atomi
                 if is_beside {
                     beside = Beside::Udp(socket);
                 } else {
-                    udp = Some(socket);
+                    *(if is_sound(&headers) { &mut sound_udp } else { &mut udp }) = Some(socket);
                 }
                 format!("Session: 7;timeout=60\r\nTransport: {transport};server_port={ours}-{}\r\n", ours + 1)
             }
@@ -124,6 +128,7 @@ fn serve(stream: TcpStream, answer: impl Fn(&str, &str) -> Answer, plays: &Atomi
             _ => "Session: 7\r\n".to_owned(),
         };
         let asked = answer(&method, &headers);
+        let asked_with = headers.clone();
         let before = match asked {
             Answer::Bytes(bytes) | Answer::After(bytes) => bytes.replace("{cseq}", &cseq),
             _ => String::new(),
@@ -148,6 +153,10 @@ fn serve(stream: TcpStream, answer: impl Fn(&str, &str) -> Answer, plays: &Atomi
         let told = format!("RTSP/1.0 {status}\r\nCSeq: {cseq}\r\n{headers}{length}\r\n{body}");
         if (&stream).write_all(told.as_bytes()).is_err() {
             return;
+        }
+        if method == "SETUP" && status == "200 OK" && is_sound(&asked_with) {
+            let channel = transport.split("interleaved=").nth(1).and_then(|pair| pair.split('-').next()?.parse().ok());
+            film.sound = Some(SoundBeside::new(channel.unwrap_or_default(), sound_udp.take()));
         }
         if method == "PLAY" && status == "200 OK" {
             plays.fetch_add(1, Ordering::Relaxed);
@@ -197,19 +206,33 @@ impl Beside {
 /// So many pictures come before the answer to PLAY.
 const EARLY: usize = 5;
 
+/// Sends a packet. False: the connection has ended.
+fn deliver(mut stream: &TcpStream, channel: u8, udp: Option<&UdpSocket>, rtp: &[u8]) -> bool {
+    match udp {
+        Some(socket) => socket.send(rtp).is_ok(),
+        None => {
+            let mut packet = vec![b'$', channel];
+            packet.extend_from_slice(&u16::try_from(rtp.len()).unwrap().to_be_bytes());
+            packet.extend_from_slice(rtp);
+            stream.write_all(&packet).is_ok()
+        }
+    }
+}
+
 /// Pictures, a keyframe a second.
 struct Film {
     film: &'static [crate::media::Frame],
     sets: [Vec<u8>; 2],
     next: u32,
     sequence: u16,
+    sound: Option<SoundBeside>,
 }
 
 impl Film {
     fn new() -> Self {
         let film = scripted::film("640x360");
         let sets = scripted::parameter_sets(&film[0].format.configuration);
-        Self { film, sets, next: 0, sequence: 7 }
+        Self { film, sets, next: 0, sequence: 7, sound: None }
     }
 
     /// Sends the next picture. False: the connection has ended.
@@ -225,21 +248,13 @@ impl Film {
             rtp.extend_from_slice(&[1, 2, 3, 4]);
             rtp.extend_from_slice(unit);
             self.sequence = self.sequence.wrapping_add(1);
-            let sent = match udp {
-                Some(socket) => socket.send(&rtp).map(drop),
-                None => {
-                    let mut packet = vec![b'$', 0];
-                    packet.extend_from_slice(&u16::try_from(rtp.len()).unwrap().to_be_bytes());
-                    packet.extend_from_slice(&rtp);
-                    { stream }.write_all(&packet)
-                }
-            };
-            if sent.is_err() {
+            if !deliver(stream, 0, udp, &rtp) {
                 return false;
             }
         }
+        let until = Duration::from_secs(1) * self.next / scripted::FPS;
         self.next += 1;
-        true
+        self.sound.as_mut().is_none_or(|sound| sound.send(stream, until))
     }
 }
 

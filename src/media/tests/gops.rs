@@ -86,6 +86,7 @@ impl Filming {
             source: Source::Test,
             low_source: low.as_ref().map(|_| Source::Test),
             rtsp_transport: RtspTransport::Auto,
+            sound: true,
             pre_roll: Duration::from_secs(1),
             pre_roll_bytes,
             snapshot_url: None,

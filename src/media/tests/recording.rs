@@ -7,6 +7,7 @@ fn start(dir: &Path, conditions: &Conditions, source: Scripted) -> Media {
         source: Source::Test,
         low_source: None,
         rtsp_transport: RtspTransport::Auto,
+        sound: true,
         pre_roll: Duration::from_secs(1),
         pre_roll_bytes: 6_000_000,
         snapshot_url: None,

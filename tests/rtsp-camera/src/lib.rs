@@ -16,6 +16,7 @@ use std::{
     thread,
 };
 
+mod adts;
 mod annexb;
 mod digest;
 mod options;
@@ -55,6 +56,7 @@ pub struct Camera {
 struct Shared {
     options: Options,
     videos: Vec<(f64, Video)>,
+    sound: Option<adts::Sound>,
     closed: AtomicBool,
     state: Mutex<State>,
 }
@@ -90,15 +92,16 @@ impl Camera {
     /// Reads the files and listens.
     ///
     /// # Errors
-    /// A file cannot be read or holds no picture; the address cannot be listened on.
+    /// A file cannot be read, or holds no picture or sound; the address cannot be listened on.
     pub fn start(options: Options) -> io::Result<Self> {
         let mut videos = vec![(0.0, Video::read(&options.file, options.codec)?)];
         for (at, file) in &options.changes {
             videos.push((*at, Video::read(file, options.codec)?));
         }
+        let sound = options.sound.as_deref().map(adts::Sound::read).transpose()?;
         let listener = TcpListener::bind(options.listen)?;
         let address = listener.local_addr()?;
-        let shared = Arc::new(Shared { options, videos, closed: AtomicBool::new(false), state: Mutex::default() });
+        let shared = Arc::new(Shared { options, videos, sound, closed: AtomicBool::new(false), state: Mutex::default() });
         let accepting = Arc::clone(&shared);
         thread::spawn(move || {
             for connection in listener.incoming() {

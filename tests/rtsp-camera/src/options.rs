@@ -56,6 +56,8 @@ pub struct Options {
     pub motion: Vec<(f64, f64)>,
     /// Sections of the SDP whose SETUP gets 404.
     pub refused: Vec<Section>,
+    /// The AAC file in ADTS form that [`Section::Aac`] loops.
+    pub sound: Option<PathBuf>,
     /// The form of the control URLs in the SDP.
     pub control: Control,
     /// Answers DESCRIBE without `Content-Base`.
@@ -120,6 +122,7 @@ impl Options {
             after: Vec::new(),
             motion: Vec::new(),
             refused: Vec::new(),
+            sound: None,
             control: Control::Relative,
             no_content_base: false,
             rtp_info: RtpInfo::Absent,
@@ -231,6 +234,8 @@ pub enum Sprop {
 pub enum Section {
     /// G.711 sound.
     Audio,
+    /// AAC sound: that of [`Options::sound`].
+    Aac,
     /// ONVIF metadata.
     Metadata,
     /// A back channel: sound to the camera.
@@ -298,9 +303,10 @@ Prints its URL, then a line for each event. Ends with its standard input.
                            parameter sets in the SDP
   --strip-parameter-sets   leaves them out of the stream
   --before SECTIONS, --after SECTIONS
-                           audio, metadata, back-channel (with commas) before and after the video in the SDP
+                           audio, aac, metadata, back-channel (with commas) before and after the video in the SDP
   --motion FROM-UNTIL[,...] seconds during which the metadata says that something moves
   --refused SECTIONS       SETUP of these gets 404
+  --sound FILE             AAC in ADTS form, for the section aac
   --control relative|absolute|query
                            form of the control URLs
   --no-content-base        DESCRIBE without Content-Base
@@ -408,6 +414,7 @@ impl Options {
             "--after" => self.after = sections(value)?,
             "--motion" => self.motion = value.split(',').map(span).collect::<Option<_>>()?,
             "--refused" => self.refused = sections(value)?,
+            "--sound" => self.sound = Some(value.into()),
             "--control" => {
                 self.control =
                     choice(value, &[("relative", Control::Relative), ("absolute", Control::Absolute), ("query", Control::Query)])?;
@@ -469,7 +476,8 @@ fn sprop(value: &str) -> Option<Sprop> {
 }
 
 fn sections(value: &str) -> Option<Vec<Section>> {
-    let values = [("audio", Section::Audio), ("metadata", Section::Metadata), ("back-channel", Section::BackChannel)];
+    let values =
+        [("audio", Section::Audio), ("aac", Section::Aac), ("metadata", Section::Metadata), ("back-channel", Section::BackChannel)];
     value.split(',').map(|section| choice(section, &values)).collect()
 }
 

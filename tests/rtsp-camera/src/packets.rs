@@ -8,6 +8,8 @@ use crate::{
 
 /// Payload type of the video.
 pub(crate) const VIDEO: u8 = 96;
+/// That of AAC.
+pub(crate) const AAC: u8 = 97;
 
 /// A payload, and whether its packet carries the marker bit.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use base64::{Engine, engine::general_purpose::STANDARD};
 
 use crate::{
+    adts::Sound,
     annexb::{Codec, Video},
     options::{Control, Options, Section, Sprop},
 };
@@ -17,14 +18,20 @@ pub(crate) enum Media {
 }
 
 impl Media {
-    pub(crate) const ALL: [Self; 4] =
-        [Self::Video, Self::Beside(Section::Audio), Self::Beside(Section::Metadata), Self::Beside(Section::BackChannel)];
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Video,
+        Self::Beside(Section::Audio),
+        Self::Beside(Section::Aac),
+        Self::Beside(Section::Metadata),
+        Self::Beside(Section::BackChannel),
+    ];
 
     /// The end of its control URL's path.
     pub(crate) fn track(self) -> &'static str {
         match self {
             Self::Video => "trackID=video",
             Self::Beside(Section::Audio) => "trackID=audio",
+            Self::Beside(Section::Aac) => "trackID=aac",
             Self::Beside(Section::Metadata) => "trackID=metadata",
             Self::Beside(Section::BackChannel) => "trackID=back",
         }
@@ -41,7 +48,7 @@ impl Media {
 }
 
 /// The description; `base` is the stream's URL without a trailing slash.
-pub(crate) fn describe(options: &Options, video: &Video, base: &str) -> String {
+pub(crate) fn describe(options: &Options, video: &Video, sound: Option<&Sound>, base: &str) -> String {
     let session = if options.control == Control::Relative { "*" } else { base };
     let mut text = format!("v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=Camera\r\nc=IN IP4 0.0.0.0\r\nt=0 0\r\na=control:{session}\r\n");
     if options.odd {
@@ -57,6 +64,12 @@ pub(crate) fn describe(options: &Options, video: &Video, base: &str) -> String {
                 format!("m=video 0 RTP/AVP 96\r\na=rtpmap:96 {name}/90000\r\n{format}a=recvonly\r\n")
             }
             Media::Beside(Section::Audio) => "m=audio 0 RTP/AVP 8\r\na=rtpmap:8 PCMA/8000\r\na=recvonly\r\n".to_owned(),
+            Media::Beside(Section::Aac) => sound.map_or_else(String::new, |sound| {
+                let Sound { rate, channels, configuration: [first, second], .. } = sound;
+                let format = "streamtype=5;profile-level-id=1;mode=AAC-hbr;sizelength=13;indexlength=3;indexdeltalength=3";
+                let (map, config) = (format!("MPEG4-GENERIC/{rate}/{channels}"), format!("config={first:02X}{second:02X}"));
+                format!("m=audio 0 RTP/AVP 97\r\na=rtpmap:97 {map}\r\na=fmtp:97 {format};{config}\r\na=recvonly\r\n")
+            }),
             Media::Beside(Section::Metadata) => {
                 "m=application 0 RTP/AVP 107\r\na=rtpmap:107 vnd.onvif.metadata/90000\r\na=recvonly\r\n".to_owned()
             }

@@ -210,7 +210,7 @@ impl<'a> Conversation<'a> {
             "OPTIONS" | "GET_PARAMETER" | "SET_PARAMETER" => self.answer_keepalive(request),
             "DESCRIBE" => {
                 let base = base_of(&request.uri);
-                let body = describe(options, &shared.videos[0].1, base);
+                let body = describe(options, &shared.videos[0].1, shared.sound.as_ref(), base);
                 let location = if options.no_content_base { String::new() } else { format!("Content-Base: {base}/\r\n") };
                 self.reply(request, "200 OK", &format!("Content-Type: application/sdp\r\n{location}"), &body)
             }

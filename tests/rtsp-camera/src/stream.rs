@@ -8,10 +8,10 @@ use std::{
 };
 
 use crate::{
-    Session,
+    Session, adts,
     annexb::{Codec, Video},
     options::{Clock, End, Options, Section},
-    packets::{VIDEO, bye, malformed, metadata, payloads, rtp, sender_report},
+    packets::{AAC, VIDEO, bye, malformed, metadata, payloads, rtp, sender_report},
     sdp::Media,
     server::Connection,
 };
@@ -116,6 +116,7 @@ pub(crate) fn play(connection: &Connection, outlets: &[Outlet], start: Start) {
         malformed: 0,
         swapped: None,
         sounds: 0,
+        units: 0,
         messages: 0,
         reports: 0,
     };
@@ -154,6 +155,7 @@ struct Stream<'a> {
     swapped: Option<Vec<u8>>,
     /// Packets of sound, metadata, and sender reports so far.
     sounds: u32,
+    units: u32,
     messages: u32,
     reports: u32,
 }
@@ -325,12 +327,26 @@ impl Stream<'_> {
     /// Sound, metadata and sender reports that are due after so many seconds.
     fn send_beside(&mut self, elapsed: f64) -> io::Result<()> {
         let due = |each: f64| (elapsed / each) as u32;
+        let mut units = self.units;
         for outlet in self.outlets {
             match outlet.media {
                 Media::Beside(Section::Audio) => {
                     // 20 ms of silence (G.711 A-law).
                     let packets = (self.sounds..due(0.02)).map(|n| rtp(8, n == 0, n as u16, n.wrapping_mul(160), SSRC + 1, &[0xd5; 160]));
                     outlet.send(self.connection, &packets.collect::<Vec<_>>())?;
+                }
+                Media::Beside(Section::Aac) => {
+                    let Some(sound) = &self.connection.shared.sound else { continue };
+                    let each = f64::from(adts::SAMPLES) / f64::from(sound.rate);
+                    // A unit can leave when it has been heard.
+                    let packets = (self.units..due(each)).map(|n| {
+                        let unit = &sound.units[n as usize % sound.units.len()];
+                        let size = u16::try_from(unit.len()).expect("an access unit is shorter than 8 KiB") << 3;
+                        let payload = [&[0, 16][..], &size.to_be_bytes(), unit].concat();
+                        rtp(AAC, true, n as u16, n.wrapping_mul(adts::SAMPLES), SSRC + 3, &payload)
+                    });
+                    outlet.send(self.connection, &packets.collect::<Vec<_>>())?;
+                    units = due(each);
                 }
                 Media::Beside(Section::Metadata) => {
                     let moves = |n: u32| self.options.motion.iter().any(|(from, until)| (*from..*until).contains(&f64::from(n)));
@@ -340,13 +356,18 @@ impl Stream<'_> {
                 Media::Video | Media::Beside(Section::BackChannel) => {}
             }
         }
-        (self.sounds, self.messages) = (due(0.02), due(1.0));
+        (self.sounds, self.units, self.messages) = (due(0.02), units, due(1.0));
         if self.options.sender_reports && self.reports < due(1.0) + 1 && self.packets > 0 {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             let ntp = ((now.as_secs() + NTP_EPOCH) << 32) | ((u64::from(now.subsec_nanos()) << 32) / 1_000_000_000);
             let report = sender_report(self.ssrc, ntp, self.last_timestamp, self.packets, self.octets);
             self.reports = due(1.0) + 1;
             self.video(|stream, video| video.send_rtcp(stream.connection, report))?;
+            for outlet in self.outlets.iter().filter(|outlet| outlet.media == Media::Beside(Section::Aac)) {
+                let rate = self.connection.shared.sound.as_ref().map_or(0, |sound| sound.rate);
+                let timestamp = (self.began.elapsed().as_secs_f64() * f64::from(rate)) as u32;
+                outlet.send_rtcp(self.connection, sender_report(SSRC + 3, ntp, timestamp, self.units, 0))?;
+            }
         }
         Ok(())
     }

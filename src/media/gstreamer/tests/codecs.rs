@@ -67,7 +67,7 @@ fn a_description_may_end_with_any_form_of_either_codec() {
         wait_for_frames(&media, 30);
         assert_eq!((media.status().stream.fault, media.status().stream.width), (None, 320), "{end}");
         assert!(media.stop(Duration::from_secs(5)));
-        let said = try_source(&Source::Launch(format!("{raw} ! {end}").into()), RtspTransport::Auto, PATIENCE).unwrap().to_string();
+        let said = try_source(&Source::Launch(format!("{raw} ! {end}").into()), &camera(Source::Test, 1), PATIENCE).unwrap().to_string();
         assert!(said.starts_with(&format!("320x240, {codec}")), "{end}: {said}");
     }
 }

@@ -40,6 +40,7 @@ fn camera(source: Source, pre_roll_s: u64) -> config::Media {
         source,
         low_source: None,
         rtsp_transport: RtspTransport::Auto,
+        sound: true,
         pre_roll: Duration::from_secs(pre_roll_s),
         pre_roll_bytes: 6_000_000,
         snapshot_url: None,

@@ -132,9 +132,9 @@ fn a_description_that_cannot_work_is_named_and_everything_else_runs() {
 #[test]
 fn a_source_that_is_tried_says_what_it_is() {
     let dir = tempfile::tempdir().unwrap();
-    let picture = try_source(&Source::File(recorded(&dir, "tried.mp4", 1)), RtspTransport::Auto, PATIENCE).unwrap();
+    let picture = try_source(&Source::File(recorded(&dir, "tried.mp4", 1)), &camera(Source::Test, 1), PATIENCE).unwrap();
     assert_eq!(picture.to_string(), "640x360, H.264 High");
     assert!(DECODERS.contains(&picture.try_motion().unwrap()));
-    let fault = try_source(&Source::File("/no/such/file".into()), RtspTransport::Auto, Duration::from_millis(100)).unwrap_err();
+    let fault = try_source(&Source::File("/no/such/file".into()), &camera(Source::Test, 1), Duration::from_millis(100)).unwrap_err();
     assert!(fault.contains("/no/such/file"), "{fault}");
 }

@@ -5,6 +5,7 @@ mod clock;
 mod entry;
 mod faults;
 mod files;
+mod sound;
 mod structure;
 
 use std::{

@@ -1,6 +1,6 @@
 //! The ONVIF metadata of a session: a second stream beside the picture, set up only where somebody wants it. Whatever becomes of it,
 //! the picture comes first: a camera that does not want to send it is filmed without, and the sink learns why. What the documents say
-//! is `media::motion::onvif`'s matter. Called by `playing` and the source.
+//! is `media::motion::onvif`'s matter. Called by `opening`, `playing` and the source.
 
 mod assembly;
 mod offer;
@@ -20,9 +20,8 @@ use super::{
     conversation::Conversation,
     fault::{self, Fault, Step},
     packet::Rtp,
-    playing::{Opening, TransportChoice, Way, agree},
     sdp::Description,
-    udp::Udp,
+    way::{Asked, Way, agree},
 };
 use crate::media::{
     motion::onvif::{Blind, MetadataSink},
@@ -31,19 +30,19 @@ use crate::media::{
 
 /// How long a camera may take for this SETUP. It delays the picture.
 const SETUP: Duration = Duration::from_secs(5);
-/// The channel asked for, if the camera sends within the connection. The picture has 0 and 1; sound would have the next two.
+/// The channel asked for, if the camera sends within the connection. The picture has 0 and 1, sound the next two.
 const CHANNEL: u8 = 4;
 /// So many datagrams are looked at before the picture has its turn.
 const DATAGRAMS: u32 = 16;
 
 /// Who wants the metadata of a session that is being opened.
-pub(super) struct Wanted {
+pub(super) struct MetadataRequest {
     sink: MetadataSink,
     /// It has been asked for, and the session does not play yet: what fails meanwhile may fail because of it.
     pending: Cell<bool>,
 }
 
-impl Wanted {
+impl MetadataRequest {
     pub fn by(sink: MetadataSink) -> Self {
         Self { sink, pending: Cell::new(false) }
     }
@@ -68,7 +67,8 @@ impl Wanted {
         };
         let url = offer.control.map_or_else(|| all.clone(), |control| control::joined(&conversation.base, &control));
         self.pending.set(true);
-        let agreed = match timeout(SETUP, agree(conversation, &url, matches!(picture, Way::Udp(_)), CHANNEL)).await {
+        let asked = if matches!(picture, Way::Udp(_)) { Asked::Ports } else { Asked::Channel(CHANNEL) };
+        let agreed = match timeout(SETUP, agree(conversation, &url, asked)).await {
             Ok(Ok((way, _))) => way,
             Ok(Err(fault @ (Fault::Status(..) | Fault::Moved(..) | Fault::OtherTransport | Fault::NoPorts(_) | Fault::Login(_)))) => {
                 self.pending.set(false);
@@ -100,17 +100,9 @@ impl Wanted {
     }
 }
 
-impl Opening<'_> {
-    /// For the picture alone, in the same way.
-    pub fn without_metadata(&self) -> Self {
-        let transport = if self.refused_tcp.get() { TransportChoice::Udp } else { self.transport };
-        Self { address: self.address, teardowns: self.teardowns.clone(), transport, refused_tcp: Cell::new(false), metadata: None }
-    }
-}
-
 /// The stream, once it is set up.
 pub(super) struct MetadataTrack {
-    way: Way,
+    pub way: Way,
     payload_type: u8,
     assembly: Assembly,
     sink: MetadataSink,
@@ -122,14 +114,6 @@ impl MetadataTrack {
         let ours = matches!(self.way, Way::Tcp { rtp, .. } if rtp == channel);
         let packet = Rtp::read(packet).filter(|packet| ours && packet.payload_type == self.payload_type);
         packet.inspect(|packet| self.packet(packet)).is_some()
-    }
-
-    /// Its sockets, if datagrams come.
-    pub fn udp(&self) -> Option<&Udp> {
-        match &self.way {
-            Way::Udp(udp) => Some(udp),
-            Way::Tcp { .. } => None,
-        }
     }
 
     /// Takes the datagrams that have come.

@@ -15,6 +15,7 @@ mod keyframe_intervals;
 mod losses;
 mod metadata;
 mod slow;
+mod sound;
 mod timestamps;
 
 /// For all cameras of a test together: they share the machine with other tests.

@@ -1,0 +1,57 @@
+//! The stream of sound beside the picture: set up after it if the camera offers AAC, and left out if the camera refuses. It has no
+//! say in whether the session goes on. Called by `playing`.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::{
+    packet::{self, Rtp},
+    sequence::Sequence,
+    sound_offer::Aac,
+    way::Way,
+};
+use crate::media::rtp::{Packet, SoundDepayloader};
+
+/// Sound that is set up.
+pub(super) struct SoundStream {
+    pub way: Way,
+    pub depayloader: SoundDepayloader,
+    payload_type: u8,
+    sequence: Sequence,
+    /// How many packets are missing before the next one that is given.
+    missing: u16,
+}
+
+impl SoundStream {
+    pub fn new(offer: &Aac, way: Way) -> Self {
+        let depayloader = SoundDepayloader::new(offer.headers, offer.clock_rate, offer.format.clone());
+        Self { way, depayloader, payload_type: offer.payload_type, sequence: Sequence::default(), missing: 0 }
+    }
+
+    /// Whether an interleaved packet is one of sound. Cameras that send the picture on this channel have the picture's type there.
+    pub fn has(&self, channel: u8, packet: &Bytes) -> bool {
+        let Way::Tcp { rtp, .. } = self.way else { return false };
+        channel == rtp && Rtp::read(packet).is_some_and(|rtp| rtp.payload_type == self.payload_type)
+    }
+
+    /// Whether RTCP comes on this channel.
+    pub fn reports_on(&self, channel: u8) -> bool {
+        matches!(self.way, Way::Tcp { rtcp: Some(rtcp), .. } if rtcp == channel)
+    }
+
+    /// The packet to make sound of, if it is one.
+    pub fn rtp(&mut self, packet: &Bytes, received: Instant) -> Option<Packet> {
+        let rtp = Rtp::read(packet).filter(|rtp| rtp.payload_type == self.payload_type)?;
+        let missing = self.sequence.take(rtp.source, rtp.sequence)?;
+        self.missing = self.missing.saturating_add(missing);
+        let lost = std::mem::take(&mut self.missing);
+        Some(Packet { timestamp: rtp.timestamp, mark: rtp.mark, lost, received, payload: rtp.payload })
+    }
+
+    pub fn rtcp(&mut self, packet: &[u8]) {
+        if let Some(report) = self.sequence.source().and_then(|source| packet::sender_report(packet, source)) {
+            self.depayloader.sound_reported(report);
+        }
+    }
+}

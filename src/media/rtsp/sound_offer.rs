@@ -1,0 +1,184 @@
+//! Chooses the sound of a camera in its SDP: AAC (RFC 3640), which a file can have as it is. What is left out, and why, is told.
+//! Pure; called once per session, after DESCRIBE.
+
+use std::{num::NonZeroU32, sync::Arc};
+
+use bytes::Bytes;
+
+use super::{
+    fault::short,
+    offer::encodings,
+    sdp::{Description, Section},
+};
+use crate::media::{rtp::AuHeaders, sound::SoundFormat};
+
+/// The fields of an AU header that are not read.
+const UNREAD: [&str; 6] =
+    ["ctsdeltalength", "dtsdeltalength", "randomaccessindication", "streamstateindication", "auxiliarydatasizelength", "constantsize"];
+
+/// What a camera offers.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum SoundOffer {
+    Nothing,
+    /// Only what is left out: its name.
+    LeftOut(String),
+    Aac(Aac),
+}
+
+/// The stream to set up.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Aac {
+    /// Its own URL, as the camera writes it.
+    pub control: String,
+    pub payload_type: u8,
+    pub clock_rate: NonZeroU32,
+    pub headers: AuHeaders,
+    pub format: Arc<SoundFormat>,
+}
+
+/// Chooses the first stream of AAC that the camera sends.
+pub(super) fn choose(description: &Description) -> SoundOffer {
+    let is_sound = |section: &&Section| {
+        section.media.eq_ignore_ascii_case("audio") && !section.to_camera && section.protocol.to_ascii_uppercase().contains("RTP/")
+    };
+    let sections = || description.sections.iter().filter(is_sound);
+    if let Some(aac) = sections().find_map(aac) {
+        return SoundOffer::Aac(aac);
+    }
+    sections().next().map_or(SoundOffer::Nothing, |section| SoundOffer::LeftOut(named(section)))
+}
+
+fn aac(section: &Section) -> Option<Aac> {
+    encodings(section).filter(|(_, encoding, _)| encoding.eq_ignore_ascii_case("mpeg4-generic")).find_map(|(payload_type, _, rate)| {
+        let clock_rate = rate.and_then(NonZeroU32::new)?;
+        let parameter = |name: &str| {
+            let lines = section.attributes.of_format("fmtp", payload_type);
+            let parameters = lines.flat_map(|line| line.split(';')).filter_map(|parameter| parameter.split_once('='));
+            parameters.filter(|(key, _)| key.trim().eq_ignore_ascii_case(name)).map(|(_, value)| value.trim().trim_matches('"')).next()
+        };
+        // Channels behind the rate; one if there are none.
+        let map = section.attributes.of_format("rtpmap", payload_type).next()?;
+        let channels = map.split('/').nth(2).map_or(Some(1), |channels| channels.trim().parse().ok());
+        // A configuration that cannot be read may be of AAC that cannot be recorded; one that is left out is of the usual kind.
+        let format = match parameter("config").filter(|config| !config.is_empty()) {
+            Some(config) => SoundFormat::read(&hexadecimal(config)?)?,
+            None => SoundFormat::plain(clock_rate.get(), channels?)?,
+        };
+        Some(Aac {
+            control: section.attributes.all("control").last()?.to_owned(),
+            payload_type: payload_type.parse().ok().filter(|kind| *kind < 128)?,
+            clock_rate,
+            headers: headers(parameter)?,
+            format: Arc::new(format),
+        })
+    })
+}
+
+/// How AU headers are laid out. Cameras that leave that out send the usual ones.
+fn headers<'a>(parameter: impl Fn(&str) -> Option<&'a str>) -> Option<AuHeaders> {
+    let mode = parameter("mode").unwrap_or("AAC-hbr");
+    let usual = if mode.eq_ignore_ascii_case("AAC-lbr") { AuHeaders::LOW_RATE } else { AuHeaders::HIGH_RATE };
+    if UNREAD.into_iter().any(|name| parameter(name).is_some_and(|value| value != "0")) {
+        return None;
+    }
+    let field = |name, usual, most| match parameter(name) {
+        Some(length) => length.parse().ok().filter(|length| *length <= most),
+        None => Some(usual),
+    };
+    let size = field("sizelength", usual.size, 16).filter(|size| *size > 0)?;
+    Some(AuHeaders { size, index: field("indexlength", usual.index, 8)?, delta: field("indexdeltalength", usual.delta, 8)? })
+}
+
+fn hexadecimal(text: &str) -> Option<Bytes> {
+    let digits = text.as_bytes();
+    let pair = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    let is_whole = digits.len() % 2 == 0 && digits.iter().all(u8::is_ascii_hexdigit);
+    is_whole.then(|| digits.chunks_exact(2).map(pair).collect::<Option<Vec<u8>>>())?.map(Bytes::from)
+}
+
+/// What a section offers, in a word.
+fn named(section: &Section) -> String {
+    match encodings(section).next() {
+        Some((_, encoding, _)) if encoding.eq_ignore_ascii_case("mpeg4-generic") => "AAC of a kind that cannot be recorded".to_owned(),
+        Some((_, encoding, _)) if !encoding.is_empty() => short(&encoding.to_ascii_uppercase()),
+        _ => static_encoding(section).to_owned(),
+    }
+}
+
+/// What a payload type means that needs no description (RFC 3551, section 6).
+fn static_encoding(section: &Section) -> &'static str {
+    match section.formats.first() {
+        Some(&"0") => "PCMU",
+        Some(&"3") => "GSM",
+        Some(&"4") => "G723",
+        Some(&"8") => "PCMA",
+        Some(&"9") => "G722",
+        Some(&"14") => "MPA",
+        Some(&"18") => "G729",
+        _ => "sound of a kind that the camera does not name",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const VIDEO: &str = "v=0\nm=video 0 RTP/AVP 96\na=rtpmap:96 H264/90000\na=control:video\n";
+    const AAC: &str = "m=audio 0 RTP/AVP 97\na=rtpmap:97 MPEG4-GENERIC/16000/1\na=control:audio\n\
+                       a=fmtp:97 streamtype=5;profile-level-id=1;mode=AAC-hbr;SizeLength=13;indexlength=3;indexdeltalength=3; config=1408\n";
+
+    fn chosen(sound: &str) -> SoundOffer {
+        choose(&Description::read(&format!("{VIDEO}{sound}")))
+    }
+
+    fn expected() -> Aac {
+        Aac {
+            control: "audio".into(),
+            payload_type: 97,
+            clock_rate: NonZeroU32::new(16_000).unwrap(),
+            headers: AuHeaders::HIGH_RATE,
+            format: Arc::new(SoundFormat::plain(16_000, 1).unwrap()),
+        }
+    }
+
+    #[test]
+    fn aac_is_taken_whatever_else_there_is() {
+        assert_eq!(chosen(""), SoundOffer::Nothing);
+        let back = "m=audio 0 RTP/AVP 0\na=sendonly\na=control:back\n";
+        assert_eq!(chosen(back), SoundOffer::Nothing, "sound to the camera is none of it");
+        let other = "m=audio 0 RTP/AVP 8\na=control:other\n";
+        for sound in [AAC.to_owned(), format!("{back}{other}{AAC}"), format!("{AAC}{other}")] {
+            assert_eq!(chosen(&sound), SoundOffer::Aac(expected()), "{sound}");
+        }
+        let bare = "m=audio 0 RTP/AVP 97\na=rtpmap:97 mpeg4-generic/16000\na=control:audio\n";
+        assert_eq!(chosen(bare), SoundOffer::Aac(expected()), "what is left out is as usual");
+        let low = AAC.replace("SizeLength=13;indexlength=3;indexdeltalength=3", "").replace("AAC-hbr", "AAC-lbr");
+        assert_eq!(chosen(&low), SoundOffer::Aac(Aac { headers: AuHeaders::LOW_RATE, ..expected() }));
+    }
+
+    #[test]
+    fn what_is_left_out_is_named() {
+        let told = |sound: &str| match chosen(sound) {
+            SoundOffer::LeftOut(name) => name,
+            other => panic!("{sound}: {other:?}"),
+        };
+        assert_eq!(told("m=audio 0 RTP/AVP 0\na=control:audio\n"), "PCMU");
+        assert_eq!(told("m=audio 0 RTP/AVP 8 0\na=rtpmap:8 pcma/8000\na=rtpmap:0 PCMU/8000\n"), "PCMA");
+        assert_eq!(told("m=audio 0 RTP/AVP 97\na=rtpmap:97 G726-32/8000\n"), "G726-32");
+        assert_eq!(told("m=audio 0 RTP/AVP 111\na=rtpmap:111 opus/48000/2\n"), "OPUS");
+        assert_eq!(told("m=audio 0 RTP/AVP 99\n"), "sound of a kind that the camera does not name");
+        for (from, to) in [
+            ("config=1408", "config=0C08"),
+            ("config=1408", "config=140"),
+            ("config=1408", "config=14+8"),
+            ("config=1408", "constantsize=9"),
+            ("SizeLength=13", "SizeLength=17"),
+            ("SizeLength=13", "SizeLength=0"),
+            ("indexlength=3", "indexlength=x"),
+            ("16000", "0"),
+            ("a=control:audio\n", ""),
+        ] {
+            assert_eq!(told(&AAC.replace(from, to)), "AAC of a kind that cannot be recorded", "{to}");
+        }
+    }
+}

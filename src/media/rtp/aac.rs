@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::{Packet, access_unit::At};
 
-/// How long the fields of an AU header are, bits (RFC 3640, section 3.2.1). Other fields no camera uses.
+/// How long the fields of an AU header are, bits (RFC 3640, 3.2.1). Other fields no camera uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::media) struct AuHeaders {
     /// Of the size of an access unit, 1 to 16.
@@ -18,9 +18,9 @@ pub(in crate::media) struct AuHeaders {
 }
 
 impl AuHeaders {
-    /// Mode AAC-hbr, the one that cameras use (RFC 3640, section 3.3.6).
+    /// Mode AAC-hbr, the one that cameras use (RFC 3640, 3.3.6).
     pub const HIGH_RATE: Self = Self { size: 13, index: 3, delta: 3 };
-    /// Mode AAC-lbr (RFC 3640, section 3.3.5).
+    /// Mode AAC-lbr (RFC 3640, 3.3.5).
     pub const LOW_RATE: Self = Self { size: 6, index: 2, delta: 2 };
 }
 

@@ -92,7 +92,7 @@ fn headers<'a>(parameter: impl Fn(&str) -> Option<&'a str>) -> Option<AuHeaders>
 fn hexadecimal(text: &str) -> Option<Bytes> {
     let digits = text.as_bytes();
     let pair = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
-    let is_whole = digits.len() % 2 == 0 && digits.iter().all(u8::is_ascii_hexdigit);
+    let is_whole = digits.len().is_multiple_of(2) && digits.iter().all(u8::is_ascii_hexdigit);
     is_whole.then(|| digits.chunks_exact(2).map(pair).collect::<Option<Vec<u8>>>())?.map(Bytes::from)
 }
 

@@ -4,6 +4,7 @@
 use bytes::Bytes;
 
 use super::*;
+use crate::config;
 
 /// A camera with AAC.
 const AAC: &str = "v=0\r\ns=camera\r\nt=0 0\r\na=control:*\r\nm=audio 0 RTP/AVP 97\r\na=control:audio\r\n\
@@ -185,4 +186,24 @@ fn sound_that_is_announced_and_does_not_come_is_told() {
     assert_eq!(told(&run).as_deref(), Some("AAC 16 kHz mono"));
     eventually("that is told", || told(&run).as_deref() == Some("AAC 16 kHz mono, none has come"));
     run.end();
+}
+
+#[test]
+fn a_trial_of_a_camera_names_its_sound() {
+    for (sdp, expected) in [(AAC, "640x360, H.264 High (sound: AAC 16 kHz mono)"), (SDP, "640x360, H.264 High (sound: left out: PCMA)")] {
+        let camera = answering("DESCRIBE", Answer::Sdp(sdp));
+        let source = config::Source::Rtsp(format!("rtsp://{}/live", camera.address).as_str().into());
+        let config = config::Media {
+            source: source.clone(),
+            low_source: None,
+            rtsp_transport: RtspTransport::Auto,
+            sound: true,
+            pre_roll: Duration::ZERO,
+            pre_roll_bytes: 100_000,
+            motion: config::Motion::Every(Duration::from_secs(3600)),
+            detection: config::Detection::default(),
+        };
+        let picture = crate::media::try_source(&source, &config, crate::media::tests::PATIENCE).unwrap();
+        assert_eq!(picture.to_string(), expected);
+    }
 }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::*;
 use crate::media::{
     frame::{Codec, Format},
+    sound::{Sound, SoundFormat, Soundtrack},
     tests::{Collector, on_card},
 };
 
@@ -259,4 +260,26 @@ fn a_segment_has_no_file_before_the_one_before_it_is_synced_unless_too_much_wait
     recorder.closes();
     assert_eq!((found(&recorder).1, recorder.counts.status().dropped), (135, 0));
     assert!(on_card(dir.path()).iter().all(|file| file.metadata().unwrap().len() > 45_000));
+}
+
+/// The frame that begins a segment brings the sound that is heard before it, which belongs to the segment before.
+#[test]
+fn no_sound_is_missing_between_two_segments() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut recorder = recorder(dir.path(), 1_000_000);
+    let format = Arc::new(SoundFormat::plain(16_000, 1).unwrap());
+    let heard = |frame: Frame| {
+        let units = frame.pts.checked_sub(Duration::from_millis(66)).map(|pts| Sound { pts, data: Bytes::from_static(&[7]) });
+        Frame { sound: Some(Soundtrack { format: format.clone(), units: units.into_iter().collect() }), ..frame }
+    };
+    recorder.records((0..4).flat_map(second).map(heard));
+    recorder.closes();
+    let units = |file: &Path| {
+        let fields = ["-v", "quiet", "-select_streams", "a", "-show_entries", "packet=size", "-of", "csv=p=0"];
+        let told = std::process::Command::new("ffprobe").args(fields).arg(file).output().unwrap();
+        String::from_utf8(told.stdout).unwrap().lines().count()
+    };
+    let files = on_card(dir.path());
+    // Each frame but the first brings a unit; that of the 31st, with which the second segment begins, is in the first one.
+    assert_eq!(files.iter().map(|file| units(file)).collect::<Vec<_>>(), [30, 29]);
 }

@@ -6,6 +6,7 @@ mod gops;
 mod recording;
 pub(super) mod scripted;
 mod snapshots;
+mod sound;
 mod streams;
 
 use std::{

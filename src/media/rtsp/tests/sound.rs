@@ -200,6 +200,7 @@ fn a_trial_of_a_camera_names_its_sound() {
             sound: true,
             pre_roll: Duration::ZERO,
             pre_roll_bytes: 100_000,
+            snapshot_url: None,
             motion: config::Motion::Every(Duration::from_secs(3600)),
             detection: config::Detection::default(),
         };

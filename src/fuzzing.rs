@@ -59,6 +59,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "spool", body: crate::upload::hostile_spool },
     Target { name: "uploader", body: crate::upload::vendor::hostile_uploader },
     Target { name: "motion", body: crate::media::motion_socket_input },
+    Target { name: "jpeg", body: crate::media::snapshot_jpeg },
     Target { name: "onvif", body: crate::media::metadata_document },
     Target { name: "rtp", body: crate::media::rtp_packets },
     Target { name: "rtsp", body: crate::media::rtsp_messages },

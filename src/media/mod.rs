@@ -60,6 +60,8 @@ pub(crate) use motion::{onvif::metadata_document, socket::motion_socket_input};
 pub(crate) use rtp::hostile::packets as rtp_packets;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use rtsp::hostile::messages as rtsp_messages;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use snapshot::jpeg::snapshot_jpeg;
 pub use snapshot::{Dimensions, try_snapshot};
 pub use sound::{Sound, SoundFormat, Soundtrack};
 pub use source::{FrameSource, GREY_HEIGHT, GREY_WIDTH, GreySink, Session, SourceError};

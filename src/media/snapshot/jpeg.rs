@@ -1,4 +1,5 @@
-//! Tells a whole JPEG from anything else, and how large its picture is (ITU-T T.81, annex B). It decodes nothing. Pure.
+//! Tells a whole JPEG from anything else, and how large its picture is (ITU-T T.81, annex B). It decodes nothing. Pure; the
+//! fuzz target `jpeg` feeds it.
 
 /// How large a picture is, pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +56,14 @@ pub(super) fn dimensions(bytes: &[u8]) -> Result<Dimensions, &'static str> {
     }
     // A height of zero is told behind the first scan, which no camera does.
     found.filter(|found| found.width > 0 && found.height > 0).ok_or("is a JPEG of no size")
+}
+
+/// The fuzz target `jpeg`.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn snapshot_jpeg(input: &[u8]) -> crate::fuzzing::Verdict {
+    let found = dimensions(input);
+    assert!(found.is_err() || input.starts_with(&START) && input.windows(2).any(|pair| pair == END), "no whole JPEG is taken for one");
+    crate::fuzzing::Verdict::of(found.is_ok())
 }
 
 #[cfg(test)]

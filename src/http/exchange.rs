@@ -18,7 +18,7 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderValue, Request, header};
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::{BodyExt, LengthLimitError, Limited, combinators::UnsyncBoxBody};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::{
@@ -37,6 +37,9 @@ use crate::tls::{self, TlsFault};
 const HYPER_BUFFER: usize = 32 * 1024;
 /// The time for a connection to close with a FIN after its answer was read.
 const CLOSING: Duration = Duration::from_millis(500);
+
+/// The body of a request. One type for all: hyper's code, which is large, is in the program once.
+pub type AnyBody = UnsyncBoxBody<Bytes, Box<dyn StdError + Send + Sync>>;
 
 /// A connection, ready for its first request.
 pub struct Connection<G> {
@@ -70,21 +73,13 @@ impl<G: Guard> Connection<G> {
     }
 
     /// [`Self::send`] until `deadline`.
-    pub(crate) async fn send_by<B>(self, request: Request<B>, limit: usize, deadline: Instant) -> Result<Answer, Fault>
-    where
-        B: Body<Data = Bytes> + Send + Unpin + 'static,
-        B::Error: Into<Box<dyn StdError + Send + Sync>>,
-    {
+    pub(crate) async fn send_by(self, request: Request<AnyBody>, limit: usize, deadline: Instant) -> Result<Answer, Fault> {
         let host = self.host.clone();
         within(Stage::Http, &host, deadline, self.send(request, limit)).await?
     }
 
     /// Sends the connection's only request, as [`Session::send`], and closes it.
-    pub async fn send<B>(self, mut request: Request<B>, limit: usize) -> Result<Answer, Fault>
-    where
-        B: Body<Data = Bytes> + Send + Unpin + 'static,
-        B::Error: Into<Box<dyn StdError + Send + Sync>>,
-    {
+    pub async fn send(self, mut request: Request<AnyBody>, limit: usize) -> Result<Answer, Fault> {
         request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         let mut session = self.session().await?;
         let answer = session.send(request, limit).await?;
@@ -92,12 +87,8 @@ impl<G: Guard> Connection<G> {
         Ok(answer)
     }
 
-    /// For several requests with bodies of one type.
-    pub(crate) async fn session<B>(self) -> Result<Session<G, B>, Fault>
-    where
-        B: Body<Data = Bytes> + Send + Unpin + 'static,
-        B::Error: Into<Box<dyn StdError + Send + Sync>>,
-    {
+    /// For several requests.
+    pub(crate) async fn session(self) -> Result<Session<G>, Fault> {
         let Self { stream, guard, host, peer, valid_until } = self;
         let mut builder = http1::Builder::new();
         builder.max_buf_size(HYPER_BUFFER);
@@ -108,9 +99,9 @@ impl<G: Guard> Connection<G> {
 
 /// A connection that takes one request after the other. Between two of them nobody reads it: that the server has closed
 /// it shows in the next request, which fails.
-pub(crate) struct Session<G, B: Body + Unpin + 'static> {
-    sender: SendRequest<Watched<B>>,
-    connection: Pin<Box<http1::Connection<TokioIo<Box<dyn Stream>>, Watched<B>>>>,
+pub(crate) struct Session<G> {
+    sender: SendRequest<Watched>,
+    connection: Pin<Box<http1::Connection<TokioIo<Box<dyn Stream>>, Watched>>>,
     guard: G,
     host: String,
     peer: SocketAddr,
@@ -128,12 +119,7 @@ enum State {
     Over,
 }
 
-impl<G, B> Session<G, B>
-where
-    G: Guard,
-    B: Body<Data = Bytes> + Send + Unpin + 'static,
-    B::Error: Into<Box<dyn StdError + Send + Sync>>,
-{
+impl<G: Guard> Session<G> {
     /// The guard that holds the connection open.
     pub(crate) fn guard(&self) -> &G {
         &self.guard
@@ -150,7 +136,7 @@ where
     }
 
     /// [`Self::send`] until `deadline`.
-    pub(crate) async fn send_by(&mut self, request: Request<B>, limit: usize, deadline: Instant) -> Result<Answer, Fault> {
+    pub(crate) async fn send_by(&mut self, request: Request<AnyBody>, limit: usize, deadline: Instant) -> Result<Answer, Fault> {
         let host = self.host.clone();
         within(Stage::Http, &host, deadline, self.send(request, limit)).await?
     }
@@ -160,7 +146,7 @@ where
     ///
     /// An answer that arrives before hyper has taken the whole body ends the session at once, because hyper would
     /// keep writing. Such an answer may refuse, but not accept.
-    pub(crate) async fn send(&mut self, request: Request<B>, limit: usize) -> Result<Answer, Fault> {
+    pub(crate) async fn send(&mut self, request: Request<AnyBody>, limit: usize) -> Result<Answer, Fault> {
         let Self { sender, connection, guard, host, peer, valid_until, state } = self;
         // Until the exchange is complete.
         let before = std::mem::replace(state, State::Over);
@@ -226,16 +212,16 @@ where
 }
 
 /// A body that records when all of it has been returned.
-struct Watched<B> {
-    body: B,
+struct Watched {
+    body: AnyBody,
     said_all: Arc<AtomicBool>,
 }
 
-impl<B: Body + Unpin> Body for Watched<B> {
-    type Data = B::Data;
-    type Error = B::Error;
+impl Body for Watched {
+    type Data = Bytes;
+    type Error = Box<dyn StdError + Send + Sync>;
 
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let frame = Pin::new(&mut self.body).poll_frame(context);
         if matches!(frame, Poll::Ready(None)) || self.body.is_end_stream() {
             self.said_all.store(true, Ordering::Relaxed);
@@ -337,7 +323,7 @@ mod tests {
             valid_until: LATEST,
         };
         let endpoint = Endpoint { host: "care.example".into(), port: 443, tls: true };
-        let request = request("GET", &endpoint, "/", HeaderMap::new(), Empty::<Bytes>::new())?;
+        let request = request("GET", &endpoint, "/", HeaderMap::new(), Empty::new())?;
         tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(connection.send(request, 100))
     }
 

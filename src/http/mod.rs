@@ -8,12 +8,13 @@ mod exchange;
 mod fault;
 mod race;
 
-use std::{fmt, net::SocketAddr, time::Duration};
+use std::{error::Error as StdError, fmt, net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
 use care_engine::trusted_time::HeardDate;
 use http::{HeaderMap, HeaderValue, Request, header};
-use http_body_util::Empty;
+use http_body::Body;
+use http_body_util::{BodyExt, Empty};
 use tokio::time::Instant;
 
 use crate::{config::Endpoint, tls};
@@ -22,8 +23,8 @@ pub(crate) use connect::resolve;
 pub use connect::{Stream, connect, open};
 pub use dialer::{Dialer, Direct, DirectGuard, Guard};
 pub(crate) use dialer::{begin_connect, new_socket};
-pub use exchange::Connection;
 pub(crate) use exchange::Session;
+pub use exchange::{AnyBody, Connection};
 pub use fault::{Fault, Stage, Stale};
 pub use race::{Tried, Unreachable, Why};
 pub(crate) use race::{peer_name, tls_advice};
@@ -76,8 +77,12 @@ pub async fn get(origin: &Origin, path: &str, limit: usize, timeout: Duration) -
 }
 
 /// A request for `path` at `endpoint`; `headers` are sent verbatim, `Host` is added here.
-pub(crate) fn request<B>(method: &str, endpoint: &Endpoint, path: &str, headers: HeaderMap, body: B) -> Result<Request<B>, Fault> {
+pub(crate) fn request<B>(method: &str, endpoint: &Endpoint, path: &str, headers: HeaderMap, body: B) -> Result<Request<AnyBody>, Fault>
+where
+    B: Body<Data = Bytes, Error: Into<Box<dyn StdError + Send + Sync>>> + Send + 'static,
+{
     let broken = |error: &dyn fmt::Display| Fault::Http { host: endpoint.host.clone(), reason: error.to_string() };
+    let body = body.map_err(Into::into).boxed_unsync();
     let mut request = Request::builder().method(method).uri(path).body(body).map_err(|e| broken(&e))?;
     *request.headers_mut() = headers;
     let host = HeaderValue::from_str(&authority(endpoint)).map_err(|e| broken(&e))?;

@@ -19,7 +19,7 @@ use http::{
 use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use serde_json::json;
+use serde::Serialize;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, UnixListener},
@@ -28,7 +28,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{PastDocument, SharedStatus, page};
+use super::{History, PastDocument, SharedStatus, StatusDocument, page};
 use crate::{
     backoff::{Backoff, Delays, Jitter},
     conditions::{Conditions, Kind},
@@ -286,22 +286,32 @@ fn answer(request: &Request<Incoming>, over_tcp: bool, status: &SharedStatus) ->
     }
     match request.uri().path() {
         "/" => with_type(StatusCode::OK, "text/html; charset=utf-8", page::render(&status.read())),
-        "/status.json" => match serde_json::to_string_pretty(&status.read()) {
-            Ok(json) => with_type(StatusCode::OK, "application/json", json + "\n"),
-            Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &format!("the document cannot be written: {error}\n")),
-        },
-        "/support.json" => {
-            let support = json!({
-                "status": status.read(),
-                "documents": status.documents().iter().map(PastDocument::from).collect::<Vec<_>>(),
-                "history": status.history(),
-                "log": logging::recent(),
-            });
-            with_type(StatusCode::OK, "application/json", format!("{support:#}\n"))
-        }
+        "/status.json" => json(&status.read()),
+        "/support.json" => json(&Support {
+            status: status.read(),
+            documents: status.documents().iter().map(PastDocument::from).collect(),
+            history: status.history(),
+            log: logging::recent(),
+        }),
         "/healthz" if status.age() < STUCK_AFTER => text(StatusCode::OK, "ok\n"),
         "/healthz" => text(StatusCode::SERVICE_UNAVAILABLE, "the control loop is stuck\n"),
         _ => text(StatusCode::NOT_FOUND, "there are /, /status.json, /support.json and /healthz\n"),
+    }
+}
+
+/// What `kasa-care-agent support` collects of a running agent.
+#[derive(Serialize)]
+struct Support {
+    status: StatusDocument,
+    documents: Vec<PastDocument>,
+    history: History,
+    log: Vec<logging::Line>,
+}
+
+fn json(document: &impl Serialize) -> Response<Full<Bytes>> {
+    match serde_json::to_string_pretty(document) {
+        Ok(json) => with_type(StatusCode::OK, "application/json", json + "\n"),
+        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &format!("the document cannot be written: {error}\n")),
     }
 }
 

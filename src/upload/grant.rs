@@ -182,7 +182,7 @@ pub(crate) fn hostile_grant(input: &[u8]) -> crate::fuzzing::Verdict {
     let life = life(&grant, Some(Duration::from_secs(1_767_225_600)));
     assert!(life.is_ok_and(|life| life <= LONGEST_LIFE));
     // It is sent as a valid request, or not at all.
-    let request = crate::http::request("PUT", &target.endpoint, &target.path, target.headers.clone(), ());
+    let request = crate::http::request("PUT", &target.endpoint, &target.path, target.headers.clone(), http_body_util::Empty::new());
     Verdict::of(request.is_ok())
 }
 

@@ -4,45 +4,41 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use care_engine::Generation;
 use http::{HeaderValue, Request, header};
-use http_body_util::Full;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{Peers, body::ClipBody, socket::SocketGuard, spool::Job};
+use super::{Peers, socket::SocketGuard, spool::Job};
 use crate::{config::Endpoint, http::Session};
 
 /// How long connections wait for the next part: longer than one is filmed, shorter than servers keep idle connections.
 const WAIT: Duration = Duration::from_secs(5);
 
-/// A connection for grant requests.
-pub(super) type ToApi = Session<SocketGuard, Full<Bytes>>;
-/// A connection for PUTs.
-pub(super) type ToStore = Session<SocketGuard, ClipBody>;
+/// A connection that is registered with the gate.
+pub(super) type Gated = Session<SocketGuard>;
 
 /// The open connections of one transfer.
 #[derive(Default)]
 pub(super) struct Connections {
-    pub(super) api: Option<ToApi>,
+    pub(super) api: Option<Gated>,
     /// And where it leads.
-    pub(super) store: Option<(Endpoint, ToStore)>,
+    pub(super) store: Option<(Endpoint, Gated)>,
 }
 
 impl Connections {
     /// The connection to this store, if there is one.
-    pub(super) fn take_store(&mut self, endpoint: &Endpoint) -> Option<ToStore> {
+    pub(super) fn take_store(&mut self, endpoint: &Endpoint) -> Option<Gated> {
         self.store.take().filter(|(other, _)| other == endpoint).map(|(_, session)| session)
     }
 
     /// Leaves this connection to the next part, or closes it.
-    pub(super) async fn keep_api(&mut self, job: &Job, session: ToApi) {
+    pub(super) async fn keep_api(&mut self, job: &Job, session: Gated) {
         if goes_on(job) && session.is_reusable() { self.api = Some(session) } else { session.close().await }
     }
 
     /// The same for a connection to a store.
-    pub(super) async fn keep_store(&mut self, job: &Job, endpoint: &Endpoint, session: ToStore) {
+    pub(super) async fn keep_store(&mut self, job: &Job, endpoint: &Endpoint, session: Gated) {
         if goes_on(job) && session.is_reusable() { self.store = Some((endpoint.clone(), session)) } else { session.close().await }
     }
 }

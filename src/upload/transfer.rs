@@ -22,7 +22,7 @@ use super::{
     body::{ClipBody, Pace},
     failure::{Declined, Doing, Failure},
     grant::{Target, Violation, life},
-    kept::{Connections, Kept, ToStore, for_connection},
+    kept::{Connections, Gated, Kept, for_connection},
     lock,
     socket::{Gauge, Permit},
     spool::{Job, Outcome},
@@ -206,7 +206,7 @@ impl Shared {
     /// Sends the clip over this connection, and leaves that to the next part if it can take one.
     async fn put_on(
         &self,
-        mut session: ToStore,
+        mut session: Gated,
         permit: &Permit,
         job: &Job,
         target: &Target,

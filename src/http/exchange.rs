@@ -101,13 +101,16 @@ impl<G: Guard> Connection<G> {
 /// it shows in the next request, which fails.
 pub(crate) struct Session<G> {
     sender: SendRequest<Watched>,
-    connection: Pin<Box<http1::Connection<TokioIo<Box<dyn Stream>>, Watched>>>,
+    connection: Pin<Box<Driven>>,
     guard: G,
     host: String,
     peer: SocketAddr,
     valid_until: Duration,
     state: State,
 }
+
+/// A connection, driven by whoever sends on it.
+type Driven = http1::Connection<TokioIo<Box<dyn Stream>>, Watched>;
 
 /// What a [`Session`] has been through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -87,7 +87,7 @@ in_each_build!(s98_a_camera_that_is_torn_off_the_wall_leaves_what_happened_until
 
 async fn s98_a_camera_that_is_torn_off_the_wall_leaves_what_happened_until_then(build: Build) {
     let mut world = in_parts(build).await;
-    in_motion(&world, "two parts", |seen| (parts(seen).len() >= 2).then_some(())).await;
+    in_motion(&world, "four parts", |seen| (parts(seen).len() >= 4).then_some(())).await;
     world.agent.kill().await;
     let parts = parts(&world.cloud.lock());
     let left = probe(&joined(&world, &parts));

@@ -31,6 +31,13 @@ skipped=(
     s73_a_stream_resumes_when_its_rtsp_server_is_back
 )
 
+# Of MIPS alone: qemu-user 7.2 passes SO_ERROR on as a number of this machine, so a refused connection has no name.
+skipped_on_mips=(
+    when_all_fail_each_is_named_with_its_reason
+    tcp_refused
+    each_answer_that_refuses_is_told_in_words
+)
+
 # As many as show that the histories run on this processor; where they must be many is here: scripts/sim.sh.
 export SIMULATION_HISTORIES=200
 
@@ -54,7 +61,11 @@ for target in "${targets[@]}"; do
     if [ "$libc" = musl ]; then
         features=(--no-default-features)
     fi
+    skip=("${skipped[@]/#/--skip=}")
+    case $target in
+    mips*) skip+=("${skipped_on_mips[@]/#/--skip=}") ;;
+    esac
     echo "test-arm.sh: $target"
     scripts/arm/cargo.sh "$target" test --locked -p kasa-care-agent -p care-engine -p care-protocol --lib --test '*' --profile arm-test \
-        "${features[@]}" "${no_run[@]}" -- "${skipped[@]/#/--skip=}"
+        "${features[@]}" "${no_run[@]}" -- "${skip[@]}"
 done

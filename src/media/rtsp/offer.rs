@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use super::{
     fault::short,
-    sdp::{Description, Section},
+    sdp::{self, Description, Section},
 };
 use crate::media::{frame::Codec, source::SourceError};
 
@@ -62,14 +62,14 @@ pub(super) fn choose(description: &Description) -> Result<Offer, SourceError> {
 
 /// The first payload type of a section that has this encoding.
 fn offer(section: &Section, codec: Codec, name: &str) -> Option<Offer> {
-    if !section.protocol.to_ascii_uppercase().contains("RTP/") {
+    if !section.is_rtp() {
         return None;
     }
     let (format, _, rate) = encodings(section).find(|(_, encoding, _)| encoding.eq_ignore_ascii_case(name))?;
     Some(Offer {
-        control: section.attributes.all("control").last().map(str::to_owned),
+        control: section.control().map(str::to_owned),
         codec,
-        payload_type: format.parse().ok().filter(|kind| *kind < 128)?,
+        payload_type: sdp::payload_type(format)?,
         clock_rate: rate.and_then(NonZeroU32::new).unwrap_or(CLOCK_RATE),
         parameter_sets: parameter_sets(section, codec, format),
     })
@@ -106,10 +106,10 @@ fn parameter_sets(section: &Section, codec: Codec, format: &str) -> Vec<Bytes> {
         Codec::H265 => &["sprop-vps", "sprop-sps", "sprop-pps"],
     };
     let mut sets = Vec::new();
-    for parameters in section.attributes.of_format("fmtp", format) {
+    for line in section.attributes.of_format("fmtp", format) {
         for name in names {
-            for (key, value) in parameters.split(';').filter_map(|parameter| parameter.split_once('=')) {
-                if key.trim().eq_ignore_ascii_case(name) {
+            for (key, value) in sdp::parameters(line) {
+                if key.eq_ignore_ascii_case(name) {
                     let units = value.split(',').map(|unit| unit.trim().trim_matches('"'));
                     sets.extend(units.filter_map(|unit| BASE64.decode(unit).ok()).filter(|unit| !unit.is_empty()).map(Bytes::from));
                 }

@@ -57,6 +57,29 @@ impl<'a> Attributes<'a> {
     }
 }
 
+impl<'a> Section<'a> {
+    /// Whether it comes as RTP.
+    pub fn is_rtp(&self) -> bool {
+        self.protocol.to_ascii_uppercase().contains("RTP/")
+    }
+
+    /// Its own URL, as the camera writes it.
+    pub fn control(&self) -> Option<&'a str> {
+        self.attributes.all("control").last()
+    }
+}
+
+/// The number of a payload type, 0 to 127.
+pub(super) fn payload_type(format: &str) -> Option<u8> {
+    format.parse().ok().filter(|kind| *kind < 128)
+}
+
+/// The parameters of an `fmtp` line, in its order.
+pub(super) fn parameters(line: &str) -> impl Iterator<Item = (&str, &str)> {
+    let pairs = line.split(';').filter_map(|parameter| parameter.split_once('='));
+    pairs.map(|(name, value)| (name.trim(), value.trim()))
+}
+
 impl<'a> Description<'a> {
     /// Reads all there is to read.
     pub fn read(text: &'a str) -> Self {

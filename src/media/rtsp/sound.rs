@@ -19,14 +19,12 @@ pub(super) struct SoundStream {
     pub depayloader: SoundDepayloader,
     payload_type: u8,
     sequence: Sequence,
-    /// How many packets are missing before the next one that is given.
-    missing: u16,
 }
 
 impl SoundStream {
     pub fn new(offer: &Aac, way: Way) -> Self {
         let depayloader = SoundDepayloader::new(offer.headers, offer.clock_rate, offer.format.clone());
-        Self { way, depayloader, payload_type: offer.payload_type, sequence: Sequence::default(), missing: 0 }
+        Self { way, depayloader, payload_type: offer.payload_type, sequence: Sequence::default() }
     }
 
     /// Whether an interleaved packet is one of sound. Cameras that send the picture on this channel have the picture's type there.
@@ -43,9 +41,7 @@ impl SoundStream {
     /// The packet to make sound of, if it is one.
     pub fn rtp(&mut self, packet: &Bytes, received: Instant) -> Option<Packet> {
         let rtp = Rtp::read(packet).filter(|rtp| rtp.payload_type == self.payload_type)?;
-        let missing = self.sequence.take(rtp.source, rtp.sequence)?;
-        self.missing = self.missing.saturating_add(missing);
-        let lost = std::mem::take(&mut self.missing);
+        let lost = self.sequence.take(rtp.source, rtp.sequence)?;
         Some(Packet { timestamp: rtp.timestamp, mark: rtp.mark, lost, received, payload: rtp.payload })
     }
 

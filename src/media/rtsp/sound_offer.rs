@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::{
     fault::short,
     offer::encodings,
-    sdp::{Description, Section},
+    sdp::{self, Description, Section},
 };
 use crate::media::{rtp::AuHeaders, sound::SoundFormat};
 
@@ -38,9 +38,7 @@ pub(super) struct Aac {
 
 /// Chooses the first stream of AAC that the camera sends.
 pub(super) fn choose(description: &Description) -> SoundOffer {
-    let is_sound = |section: &&Section| {
-        section.media.eq_ignore_ascii_case("audio") && !section.to_camera && section.protocol.to_ascii_uppercase().contains("RTP/")
-    };
+    let is_sound = |section: &&Section| section.media.eq_ignore_ascii_case("audio") && !section.to_camera && section.is_rtp();
     let sections = || description.sections.iter().filter(is_sound);
     if let Some(aac) = sections().find_map(aac) {
         return SoundOffer::Aac(aac);
@@ -52,9 +50,8 @@ fn aac(section: &Section) -> Option<Aac> {
     encodings(section).filter(|(_, encoding, _)| encoding.eq_ignore_ascii_case("mpeg4-generic")).find_map(|(payload_type, _, rate)| {
         let clock_rate = rate.and_then(NonZeroU32::new)?;
         let parameter = |name: &str| {
-            let lines = section.attributes.of_format("fmtp", payload_type);
-            let parameters = lines.flat_map(|line| line.split(';')).filter_map(|parameter| parameter.split_once('='));
-            parameters.filter(|(key, _)| key.trim().eq_ignore_ascii_case(name)).map(|(_, value)| value.trim().trim_matches('"')).next()
+            let mut parameters = section.attributes.of_format("fmtp", payload_type).flat_map(sdp::parameters);
+            parameters.find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim_matches('"'))
         };
         // Channels behind the rate; one if there are none.
         let map = section.attributes.of_format("rtpmap", payload_type).next()?;
@@ -65,8 +62,8 @@ fn aac(section: &Section) -> Option<Aac> {
             None => SoundFormat::plain(clock_rate.get(), channels?)?,
         };
         Some(Aac {
-            control: section.attributes.all("control").last()?.to_owned(),
-            payload_type: payload_type.parse().ok().filter(|kind| *kind < 128)?,
+            control: section.control()?.to_owned(),
+            payload_type: sdp::payload_type(payload_type)?,
             clock_rate,
             headers: headers(parameter)?,
             format: Arc::new(format),

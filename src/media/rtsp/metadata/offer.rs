@@ -3,7 +3,11 @@
 
 use crate::media::{
     motion::onvif::Blind,
-    rtsp::{fault::short, offer::encodings, sdp::Description},
+    rtsp::{
+        fault::short,
+        offer::encodings,
+        sdp::{self, Description},
+    },
 };
 
 /// Plain XML. The others have the encoding behind it: `.gzip`, `.exi.onvif`, `.exi.ext`.
@@ -23,15 +27,15 @@ pub(in crate::media::rtsp) struct MetadataOffer {
 /// The camera offers none.
 pub(in crate::media::rtsp) fn choose(description: &Description) -> Result<MetadataOffer, Blind> {
     let mut other = None;
-    for section in description.sections.iter().filter(|section| section.protocol.to_ascii_uppercase().contains("RTP/")) {
+    for section in description.sections.iter().filter(|section| section.is_rtp()) {
         for (format, encoding, _) in encodings(section) {
             let Some(rest) =
                 encoding.get(..PLAIN.len()).filter(|start| start.eq_ignore_ascii_case(PLAIN)).map(|_| &encoding[PLAIN.len()..])
             else {
                 continue;
             };
-            if let Some(payload_type) = format.parse().ok().filter(|kind| rest.is_empty() && *kind < 128) {
-                return Ok(MetadataOffer { control: section.attributes.all("control").last().map(str::to_owned), payload_type });
+            if let Some(payload_type) = sdp::payload_type(format).filter(|_| rest.is_empty()) {
+                return Ok(MetadataOffer { control: section.control().map(str::to_owned), payload_type });
             }
             other.get_or_insert_with(|| short(encoding));
         }

@@ -107,13 +107,7 @@ async fn filmed(agent: &Agent) {
 
 /// The cost while motion goes on and clips are uploaded.
 async fn uploading(world: &World, span: Duration) -> anyhow::Result<Value> {
-    let mut motion = world.agent.motion().await;
-    let moving = tokio::spawn(async move {
-        loop {
-            motion.report_motion().await;
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
-    });
+    let moving = world.agent.motion().await.goes_on();
     let stored = world.cloud.lock().puts.len();
     let cost = cost(&world.agent, span).await?;
     ensure!(world.cloud.lock().puts.len() > stored, "nothing was uploaded meanwhile");

@@ -8,18 +8,10 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use care_protocol::{ClipKind, GrantRequest, Mode, Policy};
-use care_tests::{
-    footprint::Cost,
-    isolated_network::run,
-    issuer::PREMIUM,
-    media::{self, MotionSocket},
-    wait::PATIENCE,
-    world::World,
-};
+use care_tests::{footprint::Cost, isolated_network::run, issuer::PREMIUM, media, wait::PATIENCE, world::World};
 use jiff::Timestamp;
 use rtsp_camera::{Camera, Codec, Options};
 use serde_json::{Value, json};
-use tokio::task::JoinHandle;
 
 use crate::quantile::quantile;
 
@@ -124,23 +116,13 @@ impl Arrivals {
     }
 }
 
-/// Reports motion every 200 ms, as a detector does.
-pub(crate) fn motion_goes_on(mut motion: MotionSocket) -> JoinHandle<()> {
-    tokio::spawn(async move {
-        loop {
-            motion.report_motion().await;
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
-    })
-}
-
 /// An event that goes on for `span`.
 async fn event(in_parts: bool, span: Duration) -> anyhow::Result<Value> {
     let (world, _camera) = filming(in_parts).await?;
     let mut arrivals = Arrivals::default();
     let motion = world.agent.motion().await;
     let (begun, began) = (Timestamp::now(), Instant::now());
-    let moving = motion_goes_on(motion);
+    let moving = motion.goes_on();
     let cost = Cost::of(world.agent.pid(), span);
     tokio::pin!(cost);
     let cost = loop {
@@ -180,7 +162,7 @@ async fn unplugged() -> anyhow::Result<Value> {
     let mut arrivals = Arrivals::default();
     let motion = world.agent.motion().await;
     let begun = Instant::now();
-    let moving = motion_goes_on(motion);
+    let moving = motion.goes_on();
     while begun.elapsed() < UNPLUGGED_AFTER {
         tokio::time::sleep(LOOK).await;
         arrivals.look(&world);

@@ -18,8 +18,6 @@ use rtsp_camera::{Camera, Codec, Options};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
-use crate::evidence::motion_goes_on;
-
 const FPS: u32 = 15;
 /// The length of a clip, seconds.
 const CLIP_S: u32 = 10;
@@ -97,7 +95,7 @@ async fn agent(build: Build, span: Duration) -> anyhow::Result<Value> {
     world.cloud.lock().sink = Sink::Swallow;
     let premium = world.premium().limited(Policy { clip_max_s: CLIP_S, ..PREMIUM });
     world.start_with(premium, Mode::Paid).await;
-    let moving = motion_goes_on(world.agent.motion().await);
+    let moving = world.agent.motion().await.goes_on();
     world.cloud.wait("a clip", |seen| seen.puts.iter().any(|put| put.complete == Some(true)).then_some(())).await;
     let (stored, recorded) = (world.cloud.lock().puts.len(), size(&card));
     let cost = Cost::of(world.agent.pid(), span).await?;

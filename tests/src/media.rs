@@ -5,10 +5,11 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::OnceLock,
+    time::Duration,
 };
 
 use serde_json::Value;
-use tokio::{io::AsyncWriteExt, net::UnixStream};
+use tokio::{io::AsyncWriteExt, net::UnixStream, task::JoinHandle};
 
 use crate::wait::{PATIENCE, until};
 
@@ -174,15 +175,17 @@ pub struct Heard {
     pub complaints: String,
 }
 
+/// These entries of one stream of a file, and what ffprobe objects to.
+fn ffprobe(file: &Path, stream: &str, entries: &str) -> (Value, String) {
+    let mut command = Command::new("ffprobe");
+    command.args(["-v", "error", "-select_streams", stream, "-show_entries", entries, "-of", "json"]).arg(file);
+    let output = command.output().expect("ffprobe is installed");
+    (serde_json::from_slice(&output.stdout).unwrap_or_default(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
 /// Probes and decodes the sound of a file, if it has any.
 pub fn heard(file: &Path) -> Option<Heard> {
-    let output = Command::new("ffprobe")
-        .args(["-v", "error", "-select_streams", "a:0", "-show_entries", "stream=codec_name:packet=pts_time,duration_time"])
-        .args(["-of", "json"])
-        .arg(file)
-        .output()
-        .expect("ffprobe is installed");
-    let found: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    let (found, objections) = ffprobe(file, "a:0", "stream=codec_name:packet=pts_time,duration_time");
     let codec = found["streams"][0]["codec_name"].as_str()?.to_owned();
     let number = |packet: &Value, field: &str| packet[field].as_str()?.parse::<f64>().ok();
     let units: Vec<(f64, f64)> = found["packets"]
@@ -197,19 +200,13 @@ pub fn heard(file: &Path) -> Option<Heard> {
     let mut decoder = Command::new("ffmpeg");
     decoder.args(["-nostdin", "-v", "error", "-i"]).arg(file).args(["-map", "0:a", "-f", "null", "-"]);
     let decoded = decoder.output().unwrap();
-    let complaints = format!("{}{}", String::from_utf8_lossy(&output.stderr), String::from_utf8_lossy(&decoded.stderr));
+    let complaints = format!("{objections}{}", String::from_utf8_lossy(&decoded.stderr));
     Some(Heard { codec, begins: units.first()?.0, ends: units.last()?.1, longest_gap, complaints })
 }
 
 /// Probes and decodes a file.
 pub fn probe(file: &Path) -> Probe {
-    let output = Command::new("ffprobe")
-        .args(["-v", "error", "-select_streams", "v:0", "-show_entries", "stream=codec_name,height:packet=pts_time,flags"])
-        .args(["-of", "json"])
-        .arg(file)
-        .output()
-        .expect("ffprobe is installed");
-    let found: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    let (found, objections) = ffprobe(file, "v:0", "stream=codec_name,height:packet=pts_time,flags");
     let packets = found["packets"].as_array().cloned().unwrap_or_default();
     let mut pts: Vec<f64> = packets.iter().filter_map(|packet| packet["pts_time"].as_str()?.parse().ok()).collect();
     pts.sort_by(f64::total_cmp);
@@ -224,7 +221,7 @@ pub fn probe(file: &Path) -> Probe {
         pts,
         pictures: pictures.map(str::to_owned).collect(),
         starts_with_keyframe: packets.first().is_some_and(|packet| packet["flags"].as_str().is_some_and(|flags| flags.starts_with('K'))),
-        complaints: format!("{}{}", String::from_utf8_lossy(&output.stderr), String::from_utf8_lossy(&decoded.stderr)),
+        complaints: format!("{objections}{}", String::from_utf8_lossy(&decoded.stderr)),
     }
 }
 
@@ -283,6 +280,16 @@ impl MotionSocket {
             until(format!("{} to listen", path.display()), PATIENCE, || std::os::unix::net::UnixStream::connect(path).ok()).await;
         connected.set_nonblocking(true).unwrap();
         Self(UnixStream::from_std(connected).unwrap())
+    }
+
+    /// Reports motion every 200 ms, as a detector does, until the task is aborted.
+    pub fn goes_on(mut self) -> JoinHandle<()> {
+        tokio::spawn(async move {
+            loop {
+                self.report_motion().await;
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        })
     }
 
     /// Reports motion.

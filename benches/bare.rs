@@ -16,7 +16,7 @@ use anyhow::{Context as _, ensure};
 use care_protocol::Mode;
 use care_tests::{
     agent::ConfigFile,
-    bare_camera::{BareCamera, Board, Memory, Model, STREAM},
+    bare_camera::{BareCamera, Memory, Model, STREAM},
     cloud::Sink,
     guest::RUNTIME,
     issuer::Document,
@@ -42,7 +42,7 @@ async fn main() -> anyhow::Result<()> {
     let cancels = number("CANCELS", CANCELS)?;
     let mut world = World::new().await;
     world.agent.config.source = Some(STREAM.to_owned());
-    let mut camera = BareCamera::new(&mut world, Model { board: Board::Virt, memory: Memory::Small, clock: true });
+    let mut camera = BareCamera::new(&mut world, Model { memory: Memory::Small, ..Model::default() });
     let free = world.free();
     let free = world.issue(free).await;
     let powered = Instant::now();

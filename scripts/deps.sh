@@ -29,7 +29,7 @@ camera="qemu-system-arm cpio e2fsprogs systemd"
 # Packing the firmware's tarball, with its bill of materials.
 firmware="git jq xz-utils"
 # Booting a bare one: its file systems. kconfig reads Buildroot's recipe.
-bare="squashfs-tools dosfstools mtools mtd-utils xz-utils ffmpeg kconfig-frontends-nox"
+bare="squashfs-tools dosfstools exfatprogs mtools mtd-utils xz-utils ffmpeg kconfig-frontends-nox"
 
 list=
 if [ "${1:-}" = --list ]; then

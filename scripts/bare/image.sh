@@ -25,7 +25,7 @@ cp "$tree/usr/lib/linux-image-$release/aspeed-ast2600-evb.dtb" "$dir/nor.dtb"
 
 # In the order in which they are loaded.
 common="squashfs overlay fat vfat nls_cp437 nls_ascii"
-virt="virtio_mmio virtio_blk $common crc16 mbcache jbd2 crc32c_generic ext4 failover net_failover virtio_net rng-core virtio-rng"
+virt="virtio_mmio virtio_blk $common exfat crc16 mbcache jbd2 crc32c_generic ext4 failover net_failover virtio_net rng-core virtio-rng"
 nor="spi-nor spi-aspeed-smc mtd_blkdevs mtdblock $common jffs2 libphy fwnode_mdio fixed_phy of_mdio mdio_devres mdio-aspeed realtek ftgmac100"
 for board in virt nor; do
     initrd=$dir/$board.d

@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::Command};
 
 use care_protocol::{Cause, Mode};
 use care_tests::{
-    bare_camera::{BareCamera, Board, CARD, Memory, Model, STREAM},
+    bare_camera::{BareCamera, CARD, Model, STREAM},
     guest::{PATIENCE, STATE},
     media,
     steps::{a_cancel_cuts, closed, ends_incomplete, held, in_flight, in_force, silence, speak},
@@ -16,7 +16,7 @@ use care_tests::{
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the image of a bare camera: scripts/bare-camera.sh"]
 async fn s104_a_bare_camera_from_its_first_boot_to_a_power_cut() {
-    let model = Model { board: Board::Virt, memory: Memory::Whole, clock: false };
+    let model = Model { clock: false, ..Model::default() };
     let (world, camera) = a_day(model, true).await;
     drop((camera, world));
 }

@@ -20,13 +20,13 @@ const CUTS: usize = 12;
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the image of a bare camera: scripts/bare-camera.sh"]
 async fn a_day_with_26_mb_for_linux() {
-    a_day(Model { board: Board::Virt, memory: Memory::Small, clock: true }, true).await;
+    a_day(Model { memory: Memory::Small, ..Model::default() }, true).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the image of a bare camera: scripts/bare-camera.sh"]
 async fn a_day_on_jffs2_with_26_mb_for_linux() {
-    a_day(Model { board: Board::Nor, memory: Memory::Small, clock: false }, false).await;
+    a_day(Model { board: Board::Nor, memory: Memory::Small, clock: false, ..Model::default() }, false).await;
 }
 
 /// A plan changes every 300 ms, and the power goes at some moment of it, again and again: jffs2 finds its own half-written
@@ -36,7 +36,7 @@ async fn a_day_on_jffs2_with_26_mb_for_linux() {
 #[ignore = "needs the image of a bare camera: scripts/bare-camera.sh"]
 async fn acknowledged_documents_survive_power_cuts_on_jffs2() {
     let mut world = World::new().await;
-    let mut camera = BareCamera::new(&mut world, Model { board: Board::Nor, memory: Memory::Small, clock: false });
+    let mut camera = BareCamera::new(&mut world, Model { board: Board::Nor, memory: Memory::Small, clock: false, ..Model::default() });
     let first = world.premium();
     let first = world.issue(first).await;
     camera.start();
@@ -80,7 +80,7 @@ async fn full_flash(board: Board) {
     let mut world = World::new().await;
     let premium = world.premium();
     let premium = world.issue(premium).await;
-    let mut camera = BareCamera::new(&mut world, Model { board, memory: Memory::Small, clock: true });
+    let mut camera = BareCamera::new(&mut world, Model { board, memory: Memory::Small, ..Model::default() });
     camera.start();
     in_force(&world.issuer, 0, &premium, Mode::Paid).await;
     // More than the flash has; random, because JFFS2 compresses.

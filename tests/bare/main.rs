@@ -2,5 +2,6 @@
 //! cloud on this machine. `scripts/bare-camera.sh` builds the image and runs this. A boot takes ten seconds and more, so
 //! each test checks as much as it can.
 
+mod cards;
 mod daily;
 mod hardship;

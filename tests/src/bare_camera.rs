@@ -51,6 +51,39 @@ pub enum Memory {
     Small,
 }
 
+/// The file system of its SD cards: FAT up to 32 GB, exFAT beyond that, as they are sold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cards {
+    /// FAT.
+    Vfat,
+    /// exFAT.
+    Exfat,
+}
+
+impl Cards {
+    /// As the kernel and the tools call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Vfat => "vfat",
+            Self::Exfat => "exfat",
+        }
+    }
+
+    /// Checks the file system on this image, which is mounted nowhere; with `repair` as a firmware does at boot. Returns what
+    /// the program says, and whether it has nothing to object to.
+    pub fn fsck(self, image: &Path, repair: bool) -> (String, bool) {
+        let how = match (self, repair) {
+            (_, false) => "-n",
+            (Self::Vfat, true) => "-a",
+            (Self::Exfat, true) => "-y",
+        };
+        let checked = std::process::Command::new(format!("/sbin/fsck.{}", self.name())).arg(how).arg(image).output();
+        let checked = checked.expect("dosfstools and exfatprogs are installed");
+        let said = [checked.stdout, checked.stderr].concat();
+        (String::from_utf8_lossy(&said).into_owned(), checked.status.success())
+    }
+}
+
 /// A camera model.
 #[derive(Debug, Clone, Copy)]
 pub struct Model {
@@ -60,6 +93,14 @@ pub struct Model {
     pub memory: Memory,
     /// Whether the clock is right at boot; it is in 1970 otherwise, as without a battery.
     pub clock: bool,
+    /// The SD cards; they are made once.
+    pub cards: Cards,
+}
+
+impl Default for Model {
+    fn default() -> Self {
+        Self { board: Board::Virt, memory: Memory::Whole, clock: true, cards: Cards::Vfat }
+    }
 }
 
 /// A bare camera; killed on drop.
@@ -93,7 +134,7 @@ impl BareCamera {
         for card in [0, 1] {
             let file = fs::File::create(camera.card(card)).unwrap();
             file.set_len(u64::from(CARD_MB) << 20).unwrap();
-            guest::run_here("/sbin/mkfs.vfat", |mkfs| mkfs.arg(camera.card(card)));
+            guest::run_here(&format!("/sbin/mkfs.{}", model.cards.name()), |mkfs| mkfs.arg(camera.card(card)));
         }
         camera
     }
@@ -162,6 +203,7 @@ impl BareCamera {
             (Board::Nor, Memory::Small) => " mem=40M@0x80000000 mem=4M@0x88000000",
             (Board::Nor, Memory::Whole) => " mem=60M@0x80000000 mem=4M@0x88000000",
         };
+        let _ = write!(line, " camera.card_type={}", self.model.cards.name());
         if self.model.clock {
             let _ = write!(line, " camera.date={}", unix_now());
         }
@@ -184,7 +226,7 @@ impl BareCamera {
 
     /// The image of an SD card: 0 is mounted at boot, 1 is the second disk.
     pub fn card(&self, number: u8) -> PathBuf {
-        self.dir.path().join(format!("card{number}.vfat"))
+        self.dir.path().join(format!("card{number}"))
     }
 
     fn flash(&self) -> PathBuf {

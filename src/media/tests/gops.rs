@@ -6,6 +6,11 @@ use super::{
     *,
 };
 
+/// Where the reel has waited for an event two frames are farther apart.
+fn probe(clip: &Clip) -> Probed {
+    probe_clip_with_steps(clip, 5.0)
+}
+
 /// What rounding to the ticks of a track may come to.
 const TICK: Duration = Duration::from_millis(1);
 
@@ -19,19 +24,22 @@ struct Reel {
     /// Whether a keyframe that is asked for comes: the piece begins again.
     obliging: bool,
     asked: AtomicBool,
+    /// After so many frames it waits, as long as this says so: a busy machine makes no event later than it is meant to be.
+    hold: Mutex<Option<u64>>,
     /// When its keyframes were taken.
     keys: Mutex<Vec<Instant>>,
 }
 
 impl Reel {
     fn new(pieces: Vec<Piece>) -> Self {
-        Self { pieces, obliging: false, asked: AtomicBool::new(false), keys: Mutex::default() }
+        Self { pieces, obliging: false, asked: AtomicBool::new(false), hold: Mutex::default(), keys: Mutex::default() }
     }
 }
 
 impl FrameSource for Reel {
     fn run(&self, session: &Session) -> Result<(), SourceError> {
-        let began = Instant::now();
+        let first = Instant::now();
+        let mut began = first;
         let mut n = 0;
         for (index, (frames, film)) in self.pieces.iter().enumerate() {
             let frames = if index + 1 == self.pieces.len() { usize::MAX } else { *frames };
@@ -44,12 +52,19 @@ impl FrameSource for Reel {
                 if self.obliging && self.asked.swap(false, Ordering::Relaxed) {
                     at = 0;
                 }
-                let frame = Frame { pts: Duration::from_secs(1) * n / FPS, taken: due, ..film[at % film.len()].clone() };
+                let frame = Frame { pts: due - first, taken: due, ..film[at % film.len()].clone() };
                 if frame.key {
                     self.keys.lock().unwrap().push(frame.taken);
                 }
                 session.frame(frame);
                 (n, at) = (n + 1, at + 1);
+                let held = Instant::now();
+                while *self.hold.lock().unwrap() == Some(n.into()) {
+                    if session.wait(Duration::from_millis(1)) {
+                        return Ok(());
+                    }
+                }
+                began += held.elapsed();
             }
         }
         Ok(())
@@ -105,11 +120,18 @@ impl Filming {
         Self { reels, collector, conditions, media, events: Vec::new() }
     }
 
+    /// After so many frames no more come until the next event.
+    fn hold_after(&self, frames: u64) {
+        *self.reels[0].hold.lock().unwrap() = Some(frames);
+    }
+
     /// An event once so many frames have come.
     fn event_after(&mut self, frames: u64) {
+        self.hold_after(frames);
         wait_for_frames(&self.media, frames);
         self.events.push(Instant::now());
         self.media.record();
+        *self.reels[0].hold.lock().unwrap() = None;
     }
 
     /// Waits until nothing is left to record, and stops.
@@ -174,7 +196,7 @@ fn each_event_is_in_a_clip_unless_its_keyframe_is_older_than_the_longest_clip() 
                 }
                 filming.collector.clips.lock().unwrap().iter().for_each(|clip| {
                     assert!(clip.duration <= max, "{name}");
-                    probe_clip(clip);
+                    probe(clip);
                 });
             });
         }
@@ -213,7 +235,7 @@ fn other_parameter_sets_go_on_in_the_same_clip() {
     filming.event_after(22);
     filming.collector.wait_for(1);
     let clips = filming.collector.clips.lock().unwrap();
-    let probed = probe_clip(&clips[0]);
+    let probed = probe(&clips[0]);
     assert!(probed.duration > 5.5 && probed.frames > 85, "{} frames in {} s", probed.frames, probed.duration);
 }
 
@@ -235,7 +257,7 @@ fn after_a_change_of_size_the_next_clip_begins_with_the_very_frame() {
                 filming.finish(event + u64::from(FPS) * 6);
                 assert_eq!((filming.outside(), filming.media.status().events_missed), (vec![], 0));
                 let clips = filming.collector.clips.lock().unwrap();
-                let found: Vec<u32> = clips.iter().map(|clip| probe_clip(clip).height).collect();
+                let found: Vec<u32> = clips.iter().map(|clip| probe(clip).height).collect();
                 assert_eq!(found, heights);
                 drop(clips);
                 let spans = filming.spans();
@@ -258,14 +280,15 @@ fn a_gop_larger_than_the_pre_roll_costs_no_clip_under_way_a_frame() {
     let mut filming = Filming::start(Reel::new(vec![(0, film)]), 30, bytes);
     filming.event_after(30);
     filming.event_after(90);
+    // Seven seconds after the second keyframe.
+    filming.hold_after(225);
     filming.collector.wait_for(1);
     assert_eq!(filming.outside(), [], "both are in the clip that had begun in time");
-    let frames = probe_clip(&filming.collector.clips.lock().unwrap()[0]).frames;
+    let frames = probe(&filming.collector.clips.lock().unwrap()[0]).frames;
     assert!((160..=172).contains(&frames), "from the keyframe until 5 s after the second: {frames}");
     let told = named(&filming.conditions, "pre_roll_too_small").unwrap();
     assert!(told.starts_with("a keyframe interval is larger than the pre-roll may be"), "{told}");
 
-    // Seven seconds after the second keyframe.
     filming.event_after(225);
     filming.collector.wait_for(2);
     assert_eq!((filming.outside().len(), filming.media.status().events_missed), (1, 1));
@@ -281,7 +304,7 @@ fn an_event_that_only_the_smaller_stream_has_is_in_a_clip_of_that() {
     filming.event_after(30);
     filming.event_after(90);
     filming.collector.wait_for(2);
-    let heights: Vec<u32> = filming.collector.clips.lock().unwrap().iter().map(|clip| probe_clip(clip).height).collect();
+    let heights: Vec<u32> = filming.collector.clips.lock().unwrap().iter().map(|clip| probe(clip).height).collect();
     assert_eq!(heights, [180, 360], "2 s and 6 s after the keyframe of the first stream");
     assert_eq!((filming.outside(), filming.media.status().events_missed), (vec![], 0));
 }

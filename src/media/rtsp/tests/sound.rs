@@ -73,14 +73,15 @@ fn aac_travels_with_the_frames_over_tcp_and_udp() {
     for transport in [RtspTransport::Tcp, RtspTransport::Udp] {
         let camera = camera(Answer::Well);
         let run = Run::of(&Arc::new(RtspSource::new(&format!("rtsp://{}/live", camera.address), transport)));
-        eventually("frames come", || run.frames() >= 40);
-        assert_eq!(told(&run).as_deref(), Some("AAC 16 kHz mono"));
         let (mut position, mut heard) = (0, Vec::new());
-        while let Next::Frame { frame, .. } = run.ring.next(&mut position, Duration::ZERO) {
-            let sound = frame.sound.into_iter().flat_map(|sound| sound.units);
-            heard.extend(sound.inspect(|unit| assert!(unit.pts < frame.pts, "it is heard before")));
-        }
-        assert!(heard.len() >= 35, "{} units with {} frames", heard.len(), run.frames());
+        eventually("frames come with sound", || {
+            while let Next::Frame { frame, .. } = run.ring.next(&mut position, Duration::ZERO) {
+                let sound = frame.sound.into_iter().flat_map(|sound| sound.units);
+                heard.extend(sound.inspect(|unit| assert!(unit.pts < frame.pts, "it is heard before")));
+            }
+            heard.len() >= 35
+        });
+        assert_eq!(told(&run).as_deref(), Some("AAC 16 kHz mono"));
         let first = units().iter().position(|unit| *unit == heard[0].data).unwrap();
         assert!(heard.iter().zip(units().iter().cycle().skip(first)).all(|(heard, sent)| heard.data == *sent), "{transport:?}");
         assert!(heard.windows(2).all(|pair| pair[1].pts - pair[0].pts == Duration::from_millis(64)), "{transport:?}");

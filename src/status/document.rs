@@ -374,9 +374,10 @@ impl StatusDocument {
         if let Some(media) = &self.media {
             rows.push(("camera", picture(&media.status.stream)));
             rows.extend(media.status.low.as_ref().map(|low| ("low stream", picture(low))));
-            let MediaStatus { motion_events, clips_recorded, clip_running, .. } = &media.status;
+            let MediaStatus { motion_events, clips_recorded, clips_refused, clip_running, .. } = &media.status;
             let running = if *clip_running { ", one running" } else { "" };
-            rows.push(("clips", format!("{motion_events} motion events, {clips_recorded} clips recorded{running}")));
+            let refused = if *clips_refused > 0 { format!(", {clips_refused} not allowed by the plan") } else { String::new() };
+            rows.push(("clips", format!("{motion_events} motion events, {clips_recorded} clips recorded{running}{refused}")));
             rows.extend(media.status.recording.as_ref().map(|card| ("SD card", recording(card))));
         }
         rows.extend(self.uploader.as_ref().map(|uploader| ("uploader", vendors(uploader))));
@@ -395,11 +396,12 @@ impl StatusDocument {
 }
 
 fn picture(stream: &StreamStatus) -> String {
-    let StreamStatus { source, width, height, coding, frames, dropped, fault, .. } = stream;
+    let StreamStatus { source, width, height, coding, sound, frames, dropped, fault, .. } = stream;
     let coding = coding.as_ref().map_or_else(String::new, |coding| format!(" {coding}"));
+    let sound = sound.as_ref().map_or_else(String::new, |sound| format!("; sound {sound}"));
     match fault {
         Some(fault) => format!("{source}: {fault}"),
-        None => format!("{source}, {width}×{height}{coding}, {frames} frames, {dropped} not tapped"),
+        None => format!("{source}, {width}×{height}{coding}, {frames} frames, {dropped} lost{sound}"),
     }
 }
 

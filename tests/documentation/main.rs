@@ -5,6 +5,7 @@
 mod commands;
 mod map;
 mod readme;
+mod troubleshooting;
 
 use std::{
     fs,

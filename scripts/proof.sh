@@ -20,6 +20,8 @@ scripts/mutants.sh
 scripts/brokers.sh
 "$cargo" build --locked --workspace --all-targets
 "$cargo" test --locked --workspace --test scenarios -- --ignored --nocapture --test-threads 2 --skip on_duty
+# The pace on an uplink that changes.
+"$cargo" test --locked --workspace --test wire -- --ignored --nocapture
 # Foreign input, and soak tests.
 scripts/fuzz.sh 120
 "$cargo" test --locked --workspace --test scenarios -- --ignored --nocapture ten_minutes_on_duty

@@ -50,6 +50,15 @@ impl Capture {
         Self { seen, stop, thread: Some(thread) }
     }
 
+    /// Waits until payload arrives, at most `patience`.
+    pub fn until_busy(&self, patience: Duration) {
+        let deadline = Instant::now() + patience;
+        while !self.seen.lock().unwrap().iter().any(|packet| packet.payload > 0) {
+            assert!(Instant::now() < deadline, "nothing came over the wire");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// Waits until no payload has arrived for `quiet`, at most `patience`.
     pub fn until_quiet(&self, quiet: Duration, patience: Duration) {
         let deadline = Instant::now() + patience;

@@ -3,10 +3,13 @@
 //! phases. After the gate has closed at most one TLS record may follow, and no object may ever be complete. The
 //! control only drops the request and must fail the same check. Clips that leave in parts, while they are filmed, are cut as well.
 //!
+//! On an uplink whose rate changes, the estimated pace is compared with a fixed one.
+//!
 //! The same again on a kernel like a camera's: no pace, no figures about a connection, late timers, and with a thread of
 //! higher priority that takes most of the processor. Needs root, `ip` and `tc`.
 
 mod capture;
+mod changing;
 mod namespaces;
 mod sink;
 #[path = "../../benches/stamp.rs"]

@@ -38,12 +38,21 @@ impl Link {
             format!("ip -n {far} address add {CLOUD}/24 dev {FAR_END}"),
             format!("ip -n {near} link set uplink0 up"),
             format!("ip -n {far} link set {FAR_END} up"),
-            // A queue of 300 ms, as in routers, with almost no burst, so that the rate is steady.
-            format!("tc -n {near} qdisc add dev uplink0 root tbf rate {kbps}kbit burst 3028 latency 300ms"),
         ] {
             run(&command);
         }
+        link.shape("add", kbps);
         link
+    }
+
+    /// From now on the camera sends at most `kbps`.
+    pub fn change(&self, kbps: u32) {
+        self.shape("change", kbps);
+    }
+
+    /// A queue of 300 ms, as in routers, with almost no burst, so that the rate is steady.
+    fn shape(&self, verb: &str, kbps: u32) {
+        run(&format!("tc -n {} qdisc {verb} dev uplink0 root tbf rate {kbps}kbit burst 3028 latency 300ms", self.near));
     }
 
     /// The camera's namespace.

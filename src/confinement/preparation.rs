@@ -2,6 +2,7 @@
 //! user. Nothing else on the camera changes hands, and nothing that another user could have put there.
 
 use std::{
+    ffi::CStr,
     fs, io,
     os::{fd::OwnedFd, unix::fs::DirBuilderExt},
     path::Path,
@@ -28,7 +29,7 @@ pub(super) fn prepare(config: &Config, account: Option<&Account>) -> Result<(), 
     let state = &config.device.state_dir;
     make(state, 0o700).map_err(fault("make", state))?;
     if let Some(account) = account {
-        hand_over(state, account).map_err(fault("hand over", state))?;
+        hand_over(state, account);
     }
     let sockets = [
         config.uploader.as_ref().map(|uploader| &uploader.socket),
@@ -39,7 +40,7 @@ pub(super) fn prepare(config: &Config, account: Option<&Account>) -> Result<(), 
     for folder in sockets.into_iter().flatten().filter_map(|socket| socket.parent()).filter(is_runtime_dir) {
         make(folder, 0o750).map_err(fault("make", folder))?;
         if let Some(account) = account {
-            hand_over(folder, account).map_err(fault("hand over", folder))?;
+            hand_over(folder, account);
         }
     }
     Ok(())
@@ -59,13 +60,16 @@ fn make(path: &Path, mode: u32) -> io::Result<bool> {
     }
 }
 
-/// Hands over a directory and what root has left in it when the agent ran as root.
-fn hand_over(dir: &Path, account: &Account) -> io::Result<()> {
-    match rustix::fs::open(dir, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
-        Ok(dir) => hand_over_opened(&dir, account),
+/// Hands over a directory and what root has left in it when the agent ran as root. What cannot be is left as it is: a file
+/// system that a power cut has harmed must not keep the agent from starting, and the part that needs the file names it in a
+/// condition.
+fn hand_over(dir: &Path, account: &Account) {
+    let opened = rustix::fs::open(dir, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+    match opened.map_err(io::Error::from).and_then(|dir| hand_over_opened(&dir, account)) {
         // As for `make`.
-        Err(Errno::NOENT) => Ok(()),
-        Err(error) => Err(error.into()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => tracing::warn!(directory = %dir.display(), user = account.name, %error, "not handed over to the agent's user"),
+        Ok(()) => {}
     }
 }
 
@@ -77,16 +81,20 @@ fn hand_over_opened(dir: &OwnedFd, account: &Account) -> io::Result<()> {
         if name.to_bytes() == b"." || name.to_bytes() == b".." {
             continue;
         }
-        let file = rustix::fs::openat(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
-        match FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode) {
-            FileType::Directory => {
-                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                hand_over_opened(&rustix::fs::openat(dir, name, flags, Mode::empty())?, account)?;
-            }
-            _ => give(&file, account)?,
+        if let Err(error) = hand_over_entry(dir, name, account) {
+            tracing::warn!(file = %name.to_string_lossy(), user = account.name, %error, "not handed over to the agent's user");
         }
     }
     give(dir, account)
+}
+
+fn hand_over_entry(dir: &OwnedFd, name: &CStr, account: &Account) -> io::Result<()> {
+    let file = rustix::fs::openat(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    if FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode) != FileType::Directory {
+        return give(&file, account);
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    hand_over_opened(&rustix::fs::openat(dir, name, flags, Mode::empty())?, account)
 }
 
 /// Gives what belongs to root to the account. A link is left alone, and so is a file with a second name: the agent's user
@@ -130,7 +138,7 @@ mod tests {
         fs::hard_link(&other, state.join("linked")).unwrap();
         std::os::unix::fs::symlink(dir.path().join("target"), state.join("symlink")).unwrap();
         let account = Account { name: "a".into(), uid: Uid::from_raw(990), gid: Gid::from_raw(991), groups: vec![] };
-        hand_over(&state, &account).unwrap();
+        hand_over(&state, &account);
         let owner = |path: &Path| fs::symlink_metadata(path).map(|found| (found.uid(), found.gid())).unwrap();
         for ours in [&state, &state.join("state"), &state.join("spool"), &state.join("spool/journal")] {
             assert_eq!(owner(ours), (990, 991), "{}", ours.display());
@@ -138,7 +146,7 @@ mod tests {
         for not_ours in [&other, &state.join("linked"), &state.join("symlink"), &dir.path().join("target")] {
             assert_eq!(owner(not_ours), (0, 0), "{}", not_ours.display());
         }
-        hand_over(&dir.path().join("missing"), &account).unwrap();
+        hand_over(&dir.path().join("missing"), &account);
     }
 
     #[test]

@@ -114,6 +114,26 @@ async fn started_by_root_the_agent_becomes_its_user_and_does_its_whole_job() {
     assert_eq!(owner(&world.agent.state_file()), (ID, 0o600));
 }
 
+/// A file system that a power cut has harmed may refuse what root asks of it.
+#[tokio::test]
+async fn a_file_that_cannot_be_handed_over_does_not_keep_the_agent_from_starting() {
+    let mut world = World::new().await;
+    give_the_camera_a_user(&mut world.agent);
+    let spool = world.agent.config.state_dir.join("spool");
+    fs::create_dir_all(&spool).unwrap();
+    for dir in [&world.agent.config.state_dir, &spool] {
+        chown(dir, Some(ID), Some(ID)).unwrap();
+    }
+    fs::write(spool.join("0b2c1a44-6f0e-4f3d-9d53-7a1b8c2d4e5f.clip"), "roots").unwrap();
+    let calls = world.agent.dir().join("calls");
+    let refused = ["strace", "-f", "-qq", "-e", "trace=fchownat", "-e", "inject=fchownat:error=EUCLEAN", "-o"];
+    world.agent.under.extend(refused.map(str::to_owned));
+    world.agent.under.push(calls.display().to_string());
+    world.start_premium().await;
+    let calls = fs::read_to_string(calls).unwrap();
+    assert!(calls.contains("EUCLEAN") && calls.contains("INJECTED"), "nothing was refused: {calls}");
+}
+
 #[tokio::test]
 async fn a_file_that_the_configuration_did_not_name_stays_closed_and_a_reload_says_so() {
     let mut world = World::new().await;

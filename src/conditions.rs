@@ -18,7 +18,7 @@ use std::{
 
 use care_engine::trusted_time::{Now, timestamp};
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::redact;
 
@@ -26,7 +26,7 @@ use crate::redact;
 const REMIND_EVERY: Duration = Duration::from_secs(600);
 
 /// How serious a condition is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// The camera works, but not as well as it should.
@@ -173,11 +173,12 @@ conditions! {
 }
 
 /// An active condition, as machines and people see it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Condition {
     /// Its name ([`Kind::name`]).
     pub name: String,
     /// Since when, by trusted time as it is now.
+    #[serde(with = "care_protocol::rfc3339")]
     pub since: Timestamp,
     /// How serious it is.
     pub severity: Severity,

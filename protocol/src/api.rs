@@ -77,6 +77,7 @@ pub struct GrantRequest {
     /// Why it was made.
     pub kind: ClipKind,
     /// Trusted time of its first frame.
+    #[serde(with = "crate::rfc3339")]
     pub started_at: Timestamp,
     /// Its length in milliseconds.
     pub duration_ms: u64,
@@ -118,6 +119,7 @@ pub struct Grant {
     /// Headers to send verbatim.
     pub headers: BTreeMap<String, String>,
     /// When the grant ends.
+    #[serde(with = "crate::rfc3339")]
     pub expires_at: Timestamp,
 }
 

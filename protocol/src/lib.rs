@@ -14,6 +14,7 @@ mod keyset;
 mod policy;
 mod reject;
 mod report;
+pub mod rfc3339;
 mod topics;
 
 pub use api::{Answer, ClipKind, Get, Grant, GrantRequest, MotionEvent, MotionState, Part, Stored, is_sha256_hex};

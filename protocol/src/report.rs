@@ -146,6 +146,7 @@ pub struct Report {
     /// What was erased.
     pub erased: Erased,
     /// Trusted time of the judgement.
+    #[serde(with = "crate::rfc3339")]
     pub at: Timestamp,
     /// The agent's version.
     pub agent: String,

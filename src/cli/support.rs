@@ -34,7 +34,7 @@ pub(super) fn run(config: &Config, output: Option<&Path>, out: &mut dyn Write) -
         Err(error) => (None, Some(format!("{error:#}"))),
     };
     let mut archive = json!({
-        "at": crate::clock::timestamp(),
+        "at": crate::clock::timestamp().to_string(),
         "device": config.device.id,
         "model": config.device.model,
         "versions": {
@@ -83,7 +83,7 @@ fn on_flash(config: &Config) -> Value {
             "document": record.entitlement.as_ref().and_then(|token| Entitlement::claimed_position(token.as_bytes())),
             "next_performed": record.next_performed,
             "lease_used_s": record.lease_used_s,
-            "trusted": timestamp(Duration::from_secs(record.trusted_s)),
+            "trusted": timestamp(Duration::from_secs(record.trusted_s)).to_string(),
             "documents": record.history.iter().map(PastDocument::from).collect::<Vec<_>>(),
             "reset_id": record.reset_id,
             "undelivered_report": record.report,

@@ -15,7 +15,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 pub use self::account::Account;
 use self::files::{Enforced, Rules};
@@ -55,7 +55,7 @@ pub enum ConfinementError {
 }
 
 /// What the running process may do, as the status shows it.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Confinement {
     /// The user that it runs as: a name, or a number that has none.
     pub user: String,

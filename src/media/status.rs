@@ -1,9 +1,9 @@
 //! The part of the status document that media fills in. The threads of media raise the counters behind it without waiting.
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 /// How media is doing.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct MediaStatus {
     /// The stream.
     #[serde(flatten)]
@@ -26,14 +26,13 @@ pub struct MediaStatus {
     /// Events that are in no clip although one was allowed; the condition `events_missed` says why.
     pub events_missed: u64,
     /// Snapshots that the camera's `snapshot_url` did not give; a frame of the stream stood in.
-    #[serde(default)]
     pub snapshots_failed: u64,
     /// Recording to the SD card, if configured.
     pub recording: Option<RecordingStatus>,
 }
 
 /// How one stream is doing.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct StreamStatus {
     /// Where it comes from, without credentials.
     pub source: String,
@@ -45,10 +44,8 @@ pub struct StreamStatus {
     pub coding: Option<String>,
     /// How its sound is coded (`AAC 16 kHz mono`), or why there is none in recordings (`left out: PCMU`). Absent if there is none,
     /// or `[media] sound` is off.
-    #[serde(default)]
     pub sound: Option<String>,
     /// Access units of sound that came, or should have, and are in no recording.
-    #[serde(default)]
     pub sound_lost: u64,
     /// Frames that the source has delivered.
     pub frames: u64,
@@ -63,33 +60,28 @@ pub struct StreamStatus {
 }
 
 /// How the SD recording is doing.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct RecordingStatus {
     /// Frames written.
     pub frames: u64,
     /// Frames lost while the card was away, full or too slow.
     pub dropped: u64,
     /// The same by reason.
-    #[serde(default)]
     pub lost: LostFrames,
     /// Bytes of recordings on the card.
     pub bytes: u64,
     /// Segments that gave way to newer ones, or because of their age.
-    #[serde(default)]
     pub deleted: u64,
     /// Syncs during which more than two seconds of the recording were at risk.
-    #[serde(default)]
     pub slow_syncs: u64,
     /// Syncs that failed.
-    #[serde(default)]
     pub failed_syncs: u64,
     /// What keeps it from recording; absent while it records.
     pub fault: Option<String>,
 }
 
 /// Frames that are not on the card, by reason.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct LostFrames {
     /// There was no card, or it was pulled.
     pub no_card: u64,

@@ -39,6 +39,14 @@ pub enum AskError {
         /// Where.
         at: String,
     },
+    /// It has no such document.
+    #[error("the agent at {at} has no {path}: it is of another version than this command; try status --json")]
+    Missing {
+        /// Where.
+        at: String,
+        /// The document.
+        path: String,
+    },
     /// Something else answers.
     #[error("what answers at {at} is not the agent's status page: {what}")]
     NotTheAgent {
@@ -83,5 +91,9 @@ async fn fetch(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, hos
     let status = answer.status();
     let body = Limited::new(answer.into_body(), ANSWER_MOST).collect().await.map_err(|error| not_the_agent(error.to_string()))?.to_bytes();
     connection.abort();
-    if status == StatusCode::OK { Ok(body) } else { Err(not_the_agent(format!("it answers {status}"))) }
+    match status {
+        StatusCode::OK => Ok(body),
+        StatusCode::NOT_FOUND => Err(AskError::Missing { at: at.to_owned(), path: path.to_owned() }),
+        _ => Err(not_the_agent(format!("it answers {status}"))),
+    }
 }

@@ -12,7 +12,7 @@ use care_engine::{
 };
 use care_protocol::{DeviceId, Digest, Mode, Plan, Policy, Position, Reason, Report};
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use tokio::{sync::Notify, time::timeout};
 
 use super::History;
@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// The whole status, as `/status.json` shows it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct StatusDocument {
     /// The device id.
     pub device: DeviceId,
@@ -34,6 +34,7 @@ pub struct StatusDocument {
     /// The agent's version.
     pub agent: String,
     /// Trusted time of this document.
+    #[serde(with = "care_protocol::rfc3339")]
     pub at: Timestamp,
     /// Seconds since the agent started.
     pub up_s: u64,
@@ -86,7 +87,6 @@ pub struct StatusDocument {
     /// The device's certificate; absent without TLS.
     pub certificate: Option<CertificateStatus>,
     /// What the process may do.
-    #[serde(default)]
     pub confinement: Confinement,
     /// What is wrong now, the most severe first.
     pub conditions: Vec<Condition>,
@@ -95,16 +95,17 @@ pub struct StatusDocument {
 }
 
 /// The next change that the document in force announces.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct NextChange {
     /// The plan from then on.
     pub plan: Plan,
     /// When, trusted time.
+    #[serde(with = "care_protocol::rfc3339")]
     pub at: Timestamp,
 }
 
 /// The connection to the broker.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct LinkStatus {
     /// Whether it is connected and the subscription is granted.
     pub up: bool,
@@ -119,7 +120,7 @@ pub struct LinkStatus {
 }
 
 /// What is being uploaded.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct TransferStatus {
     /// Transfers in flight.
     pub in_flight: u32,
@@ -134,7 +135,7 @@ pub struct TransferStatus {
 }
 
 /// What waits for upload, and counts since the start.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct SpoolStatus {
     /// Clips held: being recorded, waiting and in flight.
     pub clips: u32,
@@ -153,10 +154,8 @@ pub struct SpoolStatus {
     /// Why clips cannot be written to flash, if they cannot.
     pub flash_fault: Option<String>,
     /// Bytes that the spool has written to flash today, counted in whole pages.
-    #[serde(default)]
     pub flash_written_today: u64,
     /// The limit of bytes written to flash per day.
-    #[serde(default)]
     pub flash_bytes_per_day: u64,
     /// Clips stored in the cloud.
     pub stored_clips: u32,
@@ -173,7 +172,7 @@ pub struct SpoolStatus {
 }
 
 /// The camera.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct MediaPart {
     /// Why no clip of this stream can be uploaded now, if none can.
     pub why_not: Option<String>,
@@ -183,7 +182,7 @@ pub struct MediaPart {
 }
 
 /// The state on flash.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct StoreStatus {
     /// Writes since the start.
     pub writes: u64,
@@ -192,18 +191,20 @@ pub struct StoreStatus {
 }
 
 /// Trusted time.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ClockStatus {
     /// Trusted time.
+    #[serde(with = "care_protocol::rfc3339")]
     pub trusted: Timestamp,
     /// Whether the `Date` of an HTTPS answer has confirmed it since boot.
     pub confirmed: bool,
 }
 
 /// The device's certificate.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CertificateStatus {
     /// When it expires.
+    #[serde(with = "care_protocol::rfc3339")]
     pub expires: Timestamp,
     /// Whole days left by trusted time; 0 once it has expired.
     pub days_left: u64,

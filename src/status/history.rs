@@ -7,15 +7,16 @@ use care_engine::Past;
 use care_engine::trusted_time::timestamp;
 use care_protocol::{Plan, Reason, Report};
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 /// How many changes are kept.
 const MOST: usize = 64;
 
 /// A document that was accepted under this owner, in the form that support reads.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct PastDocument {
     /// When it was accepted, trusted time.
+    #[serde(with = "care_protocol::rfc3339")]
     pub at: Timestamp,
     /// Its epoch.
     pub epoch: u64,
@@ -37,7 +38,7 @@ impl From<&Past> for PastDocument {
 }
 
 /// One change of mode or document.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Change {
     /// The report about it.
     pub report: Report,
@@ -46,7 +47,7 @@ pub struct Change {
 }
 
 /// The newest changes, oldest first.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct History(VecDeque<Change>);
 
 impl History {

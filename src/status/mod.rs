@@ -10,6 +10,7 @@ mod sections;
 mod server;
 #[cfg(test)]
 mod tests;
+mod words;
 
 pub use client::{AskError, ask};
 pub use document::{

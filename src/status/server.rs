@@ -28,7 +28,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{History, PastDocument, SharedStatus, StatusDocument, page};
+use super::{History, PastDocument, SharedStatus, StatusDocument, page, words};
 use crate::{
     backoff::{Backoff, Delays, Jitter},
     conditions::{Conditions, Kind},
@@ -287,6 +287,7 @@ fn answer(request: &Request<Incoming>, over_tcp: bool, status: &SharedStatus) ->
     match request.uri().path() {
         "/" => with_type(StatusCode::OK, "text/html; charset=utf-8", page::render(&status.read())),
         "/status.json" => json(&status.read()),
+        "/status.txt" => text(StatusCode::OK, &words::render(&status.read())),
         "/support.json" => json(&Support {
             status: status.read(),
             documents: status.documents().iter().map(PastDocument::from).collect(),
@@ -295,7 +296,7 @@ fn answer(request: &Request<Incoming>, over_tcp: bool, status: &SharedStatus) ->
         }),
         "/healthz" if status.age() < STUCK_AFTER => text(StatusCode::OK, "ok\n"),
         "/healthz" => text(StatusCode::SERVICE_UNAVAILABLE, "the control loop is stuck\n"),
-        _ => text(StatusCode::NOT_FOUND, "there are /, /status.json, /support.json and /healthz\n"),
+        _ => text(StatusCode::NOT_FOUND, "there are /, /status.json, /status.txt, /support.json and /healthz\n"),
     }
 }
 

@@ -167,7 +167,7 @@ impl Shared {
         let request = GrantRequest {
             clip: job.clip.to_string(),
             kind: job.facts.kind,
-            started_at: Timestamp::from_millisecond(started_ms).map_err(|error| broken(error.to_string()))?,
+            started_at: Timestamp::from_millisecond(started_ms).map_err(|_| broken("a clip's time lies beyond every calendar".into()))?,
             duration_ms: u64::try_from(job.length.as_millis()).unwrap_or(u64::MAX),
             bytes: job.bytes,
             part: job.part.map(|part| Part { index: part.index, last: part.last }),

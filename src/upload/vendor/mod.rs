@@ -22,7 +22,7 @@ use std::{
 use care_engine::{Admission, CutFigures, Generation, trusted_time::Now};
 use care_protocol::{Erased, Mode, Policy, Position};
 use rustix::net::{SendFlags, Shutdown, send, shutdown};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use hostile::hostile_uploader;
@@ -40,7 +40,7 @@ pub(super) const PERMISSION: Duration = Duration::from_secs(5);
 const RENEW: Duration = Duration::from_secs(2);
 
 /// The status of a vendor's uploader, as the status document shows it.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct UploaderStatus {
     /// Whether one is connected.
     pub connected: bool,

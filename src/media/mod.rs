@@ -131,6 +131,16 @@ pub struct Identity {
     pub started_at: Option<Duration>,
 }
 
+/// The header with which a complete file of fragments is a progressive one: players that read no fragments then play it, and know how
+/// long it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Progressive {
+    /// It stands before the fragments, which stay as they are.
+    pub header: Bytes,
+    /// Instead of so many bytes at the beginning, which are in the first fragment.
+    pub replaces: usize,
+}
+
 /// What to do with a clip that is being recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
@@ -170,6 +180,11 @@ pub trait ClipWriter: Send {
 
     /// More of the file, which now lasts `duration` from its first frame.
     fn append(&mut self, fragment: Bytes, duration: Duration) -> Verdict;
+
+    /// All that was appended can be a progressive file with this header. Called before [`ClipWriter::finish`], if at all.
+    fn offer(&mut self, progressive: Progressive) {
+        drop(progressive);
+    }
 
     /// The file is complete.
     fn finish(self: Box<Self>, duration: Duration);

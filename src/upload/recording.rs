@@ -17,7 +17,7 @@ use super::gate::{Gate, SharedSpool};
 use crate::{
     clock::Clock,
     hex::hex,
-    media::{Beginning, ClipWriter, Identity, Outlet, Verdict},
+    media::{Beginning, ClipWriter, Identity, Outlet, Progressive, Verdict},
 };
 
 /// A part ends before the fragment with which it would last longer, and has one fragment at least. Shorter than the
@@ -38,6 +38,7 @@ impl Outlet for Gate {
             digest: new_digest(),
             in_parts: self.in_parts.load(Ordering::Relaxed),
             part: Open::default(),
+            progressive: None,
             ended: false,
             finished: false,
         };
@@ -72,6 +73,8 @@ struct Recording {
     digest: digest::Context,
     in_parts: bool,
     part: Open,
+    /// The header for a clip that leaves whole.
+    progressive: Option<Progressive>,
     /// The spool had no room for a fragment: the clip ends before it.
     ended: bool,
     finished: bool,
@@ -103,6 +106,18 @@ impl Recording {
         let next = new_id()?;
         self.part = Open { from: self.part.until, ..Open::default() };
         Some((hex(std::mem::replace(&mut self.digest, new_digest()).finish().as_ref()), next))
+    }
+
+    /// The digest of the clip with this header, if it can get it. An erasure meanwhile waits for nothing, and finds one fragment here
+    /// at most.
+    fn digest_with(&self, Progressive { header, replaces }: &Progressive) -> Option<String> {
+        let takes = self.spool.lock().takes_header(self.id, header.len().saturating_sub(*replaces));
+        let fragment = |n| self.spool.lock().fragment(self.id, n).filter(|_| takes);
+        let mut digest = new_digest();
+        digest.update(header);
+        digest.update(fragment(0)?.get(*replaces..)?);
+        (1..).map_while(fragment).for_each(|fragment| digest.update(&fragment));
+        Some(hex(digest.finish().as_ref()))
     }
 }
 
@@ -139,10 +154,23 @@ impl ClipWriter for Recording {
         verdict
     }
 
+    fn offer(&mut self, progressive: Progressive) {
+        // A header that lists what the spool had no room for would be wrong.
+        self.progressive = Some(progressive).filter(|_| !self.ended);
+    }
+
     fn finish(mut self: Box<Self>, duration: Duration) {
-        let sha256 = hex(self.digest.clone().finish().as_ref());
+        let fragmented = hex(self.digest.clone().finish().as_ref());
         let duration = if self.ended { self.part.until } else { duration };
-        self.spool.lock().finish(self.id, duration, sha256, self.clock.now());
+        let progressive = self.progressive.take().and_then(|offered| Some((self.digest_with(&offered)?, offered)));
+        let now = self.clock.now();
+        let mut spool = self.spool.lock();
+        let sha256 = match progressive {
+            Some((sha256, progressive)) if spool.put_header(self.id, &progressive, now) => sha256,
+            _ => fragmented,
+        };
+        spool.finish(self.id, duration, sha256, now);
+        drop(spool);
         self.finished = true;
         self.spool.changed();
     }

@@ -225,6 +225,19 @@ pub fn probe(file: &Path) -> Probe {
     }
 }
 
+/// The names of the boxes that a file consists of; the last one is cut short if the file is.
+pub fn boxes(mut file: &[u8]) -> Vec<String> {
+    let mut names = Vec::new();
+    while let Some((size, rest)) = file.split_first_chunk() {
+        names.push(String::from_utf8_lossy(&rest[..4.min(rest.len())]).into_owned());
+        file = file.get(u32::from_be_bytes(*size).max(8) as usize..).unwrap_or_default();
+    }
+    names
+}
+
+/// The boxes of a file that is neither in fragments nor a part.
+pub const PROGRESSIVE: [&str; 3] = ["ftyp", "moov", "mdat"];
+
 /// Checks that these consecutive files contain every frame of the looped [`recorded`] source, in order and with even
 /// timestamps, starting at the first frame they have (on a full card the oldest are deleted). Returns the number of
 /// frames. Parameter sets before a keyframe are not frames: a parser may repeat them at each loop or when a clip

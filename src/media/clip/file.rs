@@ -33,7 +33,7 @@ impl Clip {
     /// A clip that begins with this keyframe. `erasures` was read from the ring before the keyframe was.
     pub fn begin(first: Frame, (writer, max): (Box<dyn ClipWriter>, Duration), ring: Arc<Ring>, erasures: u64) -> Self {
         let (from, began) = (first.pts, first.taken);
-        Self { file: Mp4::begin(first), writer, max, ring, erasures, from, began }
+        Self { file: Mp4::begin(first).with_tables(), writer, max, ring, erasures, from, began }
     }
 
     /// With this in the file's header.
@@ -103,6 +103,9 @@ impl Clip {
         }
         self.check_account()?;
         let duration = self.file.duration();
+        if let Some(progressive) = self.file.progressive() {
+            self.writer.offer(progressive);
+        }
         self.writer.finish(duration);
         tracing::debug!(duration_ms = duration.as_millis() as u64, "clip recorded");
         let longest = self.from + self.max.max(duration);

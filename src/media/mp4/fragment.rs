@@ -36,8 +36,8 @@ pub(super) struct EntryPoint {
     pub at: u64,
 }
 
-/// Appends a fragment: the frames, and behind them the sound.
-pub(super) fn fragment(out: &mut Vec<u8>, sequence: u32, samples: &[Sample<'_>], sound: &[Heard]) {
+/// Appends a fragment: the frames, and behind them the sound. Returns where in `out` the first frame is.
+pub(super) fn fragment(out: &mut Vec<u8>, sequence: u32, samples: &[Sample<'_>], sound: &[Heard]) -> u64 {
     // sample_depends_on, sample_is_non_sync_sample.
     const SYNC: u32 = 0x0200_0000;
     const OPEN: u32 = 0x0201_0000;
@@ -94,6 +94,7 @@ pub(super) fn fragment(out: &mut Vec<u8>, sequence: u32, samples: &[Sample<'_>],
         }
         sound.iter().for_each(|heard| out.extend_from_slice(&heard.data));
     });
+    start as u64 + data
 }
 
 /// Which track what follows is of, and when it begins.

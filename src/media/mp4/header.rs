@@ -1,10 +1,12 @@
-//! The beginning of a file: `ftyp` and `moov`, which say what the fragments hold. Why each box is as it is: docs/design/mp4.md.
+//! The beginning of a file: `ftyp` and `moov`, which say what the fragments hold, or where each sample is. Why each box is as it is:
+//! docs/design/mp4.md.
 
 use std::time::Duration;
 
 use super::{
     TIMESCALE,
     boxes::{atom, put, put_short, to_u32},
+    tables::{Table, Tables},
 };
 use crate::media::{
     Identity,
@@ -26,6 +28,20 @@ pub(super) struct Header<'a> {
     pub sound: Option<(&'a SoundFormat, u64)>,
     /// Where presentation begins in the file, ticks.
     pub lead: u64,
+    /// For a file without fragments.
+    pub whole: Option<Whole<'a>>,
+}
+
+/// What the header of a file without fragments says more.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Whole<'a> {
+    pub tables: &'a Tables,
+    /// From where on the places of samples count: the length of the header.
+    pub base: u64,
+    /// How long the file is, ticks.
+    pub end: u64,
+    /// When sound ends in it, ticks.
+    pub sound_end: u64,
 }
 
 impl Header<'_> {
@@ -41,7 +57,7 @@ impl Header<'_> {
         });
         atom(out, b"moov", |out| {
             atom(out, b"mvhd", |out| {
-                self.times(out, 0, &[TIMESCALE as u32]);
+                self.times(out, 0, &[TIMESCALE as u32], self.end());
                 put(out, &[0x1_0000, 0x0100_0000, 0, 0]);
                 put(out, &UNITY_MATRIX);
                 put(out, &[0, 0, 0, 0, 0, 0, 2 + u32::from(self.sound.is_some())]);
@@ -50,27 +66,34 @@ impl Header<'_> {
             if let Some((sound, begins)) = self.sound {
                 atom(out, b"trak", |out| self.sound_track(sound, begins, out));
             }
-            atom(out, b"mvex", |out| {
-                atom(out, b"trex", |out| put(out, &[0, 1, 1, 0, 0, 0]));
-                if self.sound.is_some() {
-                    // A decoder may begin with any access unit.
-                    atom(out, b"trex", |out| put(out, &[0, 2, 1, 0, 0, 0x0200_0000]));
-                }
-            });
+            if self.whole.is_none() {
+                atom(out, b"mvex", |out| {
+                    atom(out, b"trex", |out| put(out, &[0, 1, 1, 0, 0, 0]));
+                    if self.sound.is_some() {
+                        // A decoder may begin with any access unit.
+                        atom(out, b"trex", |out| put(out, &[0, 2, 1, 0, 0, 0x0200_0000]));
+                    }
+                });
+            }
             if !self.identity.device.is_empty() {
                 atom(out, b"udta", |out| atom(out, b"meta", |out| self.metadata(out)));
             }
         });
     }
 
-    /// Version and flags, when the file was made, what is between, and no duration: the fragments have it.
-    fn times(&self, out: &mut Vec<u8>, flags: u32, between: &[u32]) {
+    /// How long the file is; 0 if the fragments say it.
+    fn end(&self) -> u64 {
+        self.whole.map_or(0, |whole| whole.end)
+    }
+
+    /// Version and flags, when the file was made, what is between, and a duration.
+    fn times(&self, out: &mut Vec<u8>, flags: u32, between: &[u32], duration: u64) {
         let made = self.identity.started_at.map_or(0, |since_1970| (since_1970 + FROM_1904).as_secs());
         match u32::try_from(made) {
             Ok(made) => {
                 put(out, &[flags, made, made]);
                 put(out, between);
-                put(out, &[0]);
+                put(out, &[to_u32(duration)]);
             }
             // From 2040 on.
             Err(_) => {
@@ -78,7 +101,7 @@ impl Header<'_> {
                 out.extend_from_slice(&made.to_be_bytes());
                 out.extend_from_slice(&made.to_be_bytes());
                 put(out, between);
-                put(out, &[0, 0]);
+                out.extend_from_slice(&duration.to_be_bytes());
             }
         }
     }
@@ -90,26 +113,28 @@ impl Header<'_> {
         let shown_width = to_u32(((width << 16) * u64::from(wide) + u64::from(high) / 2) / u64::from(high));
         atom(out, b"tkhd", |out| {
             // Enabled and in the movie; track 1.
-            self.times(out, 3, &[1, 0]);
+            self.times(out, 3, &[1, 0], self.end());
             // No layer, no volume.
             put(out, &[0, 0, 0, 0]);
             put(out, &UNITY_MATRIX);
             put(out, &[shown_width, height << 16]);
         });
-        if self.lead > 0 {
+        let table = self.whole.map(|whole| &whole.tables.picture);
+        let lead = self.lead + table.map_or(0, Table::delay);
+        if lead > 0 {
             // All that follows, from there on, at the normal rate.
-            atom(out, b"edts", |out| atom(out, b"elst", |out| put(out, &[0, 1, 0, to_u32(self.lead), 0x1_0000])));
+            atom(out, b"edts", |out| atom(out, b"elst", |out| put(out, &[0, 1, to_u32(self.end()), to_u32(lead), 0x1_0000])));
         }
         atom(out, b"mdia", |out| {
             atom(out, b"mdhd", |out| {
-                self.times(out, 0, &[TIMESCALE as u32]);
+                self.times(out, 0, &[TIMESCALE as u32], table.map_or(0, Table::duration));
                 // The language is "und".
                 put(out, &[0x55C4_0000]);
             });
             handler(out, b"vide", b"\0\0\0\0", b"video\0");
             atom(out, b"minf", |out| {
                 atom(out, b"vmhd", |out| put(out, &[1, 0, 0]));
-                in_fragments(out, |out| {
+                self.samples(out, table, |out| {
                     let (entry, configuration) = match self.format.codec {
                         Codec::H264 => (b"avc1", b"avcC"),
                         Codec::H265 => (b"hvc1", b"hvcC"),
@@ -121,9 +146,11 @@ impl Header<'_> {
     }
 
     fn sound_track(&self, sound: &SoundFormat, begins: u64, out: &mut Vec<u8>) {
+        let table = self.whole.map(|whole| &whole.tables.sound);
+        let end = self.whole.map_or(0, |whole| whole.sound_end);
         atom(out, b"tkhd", |out| {
             // Enabled and in the movie; track 2.
-            self.times(out, 3, &[2, 0]);
+            self.times(out, 3, &[2, 0], end);
             // No layer, full volume.
             put(out, &[0, 0, 0, 0x0100_0000]);
             put(out, &UNITY_MATRIX);
@@ -131,19 +158,36 @@ impl Header<'_> {
         });
         if begins > 0 {
             // Nothing until then, and then all that follows.
-            let edits = [0, 2, to_u32(begins), u32::MAX, 0x1_0000, 0, 0, 0x1_0000];
+            let edits = [0, 2, to_u32(begins), u32::MAX, 0x1_0000, to_u32(end.saturating_sub(begins)), 0, 0x1_0000];
             atom(out, b"edts", |out| atom(out, b"elst", |out| put(out, &edits)));
         }
         atom(out, b"mdia", |out| {
             atom(out, b"mdhd", |out| {
-                self.times(out, 0, &[sound.rate]);
+                self.times(out, 0, &[sound.rate], table.map_or(0, Table::duration));
                 put(out, &[0x55C4_0000]);
             });
             handler(out, b"soun", b"\0\0\0\0", b"sound\0");
             atom(out, b"minf", |out| {
                 atom(out, b"smhd", |out| put(out, &[0, 0]));
-                in_fragments(out, |out| atom(out, b"mp4a", |out| sound_entry(sound, out)));
+                self.samples(out, table, |out| atom(out, b"mp4a", |out| sound_entry(sound, out)));
             });
+        });
+    }
+
+    /// How the samples of a track are coded, that none is in another file, and where each is, unless all are in fragments.
+    fn samples(&self, out: &mut Vec<u8>, table: Option<&Table>, entry: impl FnOnce(&mut Vec<u8>)) {
+        atom(out, b"dinf", |out| {
+            atom(out, b"dref", |out| {
+                put(out, &[0, 1]);
+                atom(out, b"url ", |out| put(out, &[1]));
+            });
+        });
+        atom(out, b"stbl", |out| {
+            atom(out, b"stsd", |out| {
+                put(out, &[0, 1]);
+                entry(out);
+            });
+            table.unwrap_or(&Table::default()).write(self.whole.map_or(0, |whole| whole.base), out);
         });
     }
 
@@ -203,26 +247,6 @@ fn sound_entry(sound: &SoundFormat, out: &mut Vec<u8>) {
     atom(out, b"esds", |out| {
         put(out, &[0]);
         out.extend_from_slice(&stream);
-    });
-}
-
-/// What a track says of samples that are all in fragments: how they are coded, and that none is elsewhere.
-fn in_fragments(out: &mut Vec<u8>, entry: impl FnOnce(&mut Vec<u8>)) {
-    atom(out, b"dinf", |out| {
-        atom(out, b"dref", |out| {
-            put(out, &[0, 1]);
-            atom(out, b"url ", |out| put(out, &[1]));
-        });
-    });
-    atom(out, b"stbl", |out| {
-        atom(out, b"stsd", |out| {
-            put(out, &[0, 1]);
-            entry(out);
-        });
-        atom(out, b"stts", |out| put(out, &[0, 0]));
-        atom(out, b"stsc", |out| put(out, &[0, 0]));
-        atom(out, b"stsz", |out| put(out, &[0, 0, 0]));
-        atom(out, b"stco", |out| put(out, &[0, 0]));
     });
 }
 

@@ -1,12 +1,14 @@
 //! Writes fragmented MP4 (ISO/IEC 14496-12) with a track of H.264 or H.265, and one of AAC if sound comes in its first second:
-//! frames in, fragments out, without pipeline or thread. A file that is cut anywhere plays up to there. Our own, because no maintained crate that builds on Rust 1.88 writes one without an
-//! unmaintained dependency, and GStreamer 1.22's `mp4mux` needs a pipeline for each clip. Why the file is as it is:
-//! docs/design/mp4.md. Called by `clip` and `recording`.
+//! frames in, fragments out, without pipeline or thread. A file that is cut anywhere plays up to there. One that is complete can get
+//! another header in front of the same bytes, with which it is a progressive file. Our own, because no maintained crate that builds
+//! on Rust 1.88 writes one without an unmaintained dependency, and GStreamer 1.22's `mp4mux` needs a pipeline for each clip. Why the
+//! file is as it is: docs/design/mp4.md. Called by `clip` and `recording`.
 
 mod boxes;
 mod fragment;
 mod header;
 mod sound;
+mod tables;
 #[cfg(test)]
 mod tests;
 mod timing;
@@ -16,13 +18,15 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 
 use self::{
+    boxes::put,
     fragment::{EntryPoint, Sample},
-    header::Header,
+    header::{Header, Whole},
     sound::SoundTrack,
+    tables::Tables,
     timing::{DecodingTimes, usual_step},
 };
 use super::{
-    Identity,
+    Identity, Progressive,
     frame::{Codec, Format, Frame},
 };
 
@@ -33,6 +37,8 @@ const HALF_A_TICK: Duration = Duration::from_nanos(5_555);
 pub(super) const FRAGMENT: Duration = Duration::from_secs(1);
 /// The length of a frame until two frames have shown it: 15 frames a second.
 const FIRST_FRAME_TICKS: u64 = TIMESCALE / 15;
+/// Size and name of the box around the samples.
+const MDAT_HEADER: u64 = 8;
 
 /// A file being written.
 #[derive(Debug)]
@@ -53,7 +59,11 @@ pub(super) struct Mp4 {
     sets: InBand,
     sound: Option<SoundTrack>,
     bytes: u64,
+    /// How many of them are the header.
+    header: usize,
     entries: Vec<EntryPoint>,
+    /// What [`Self::progressive`] needs.
+    tables: Option<Tables>,
 }
 
 /// The next bytes of the file.
@@ -109,13 +119,20 @@ impl Mp4 {
             end: 0,
             frame_ticks: FIRST_FRAME_TICKS,
             bytes: 0,
+            header: 0,
             entries: Vec::new(),
+            tables: None,
         }
     }
 
     /// With this in its header.
     pub fn identified(self, identity: Identity) -> Self {
         Self { identity, ..self }
+    }
+
+    /// With what [`Self::progressive`] needs, a few bytes of memory for each frame.
+    pub fn with_tables(self) -> Self {
+        Self { tables: Some(Tables::default()), ..self }
     }
 
     /// Adds the next frame, and returns the fragment before it if that is complete. Leaves out pictures shown before the first
@@ -175,6 +192,31 @@ impl Mp4 {
         let mut out = Vec::new();
         fragment::index(&mut out, &self.entries);
         (!self.entries.is_empty()).then(|| out.into())
+    }
+
+    /// The header with which the fragments so far are a progressive file: it says where each frame is, and all that follows is one
+    /// `mdat`. `None` if there is none, or more frames than the tables take.
+    pub fn progressive(&self) -> Option<Progressive> {
+        let tables = self.tables.as_ref().filter(|tables| tables.complete())?;
+        let body = self.bytes - self.header as u64;
+        let sound = self.sound.as_ref().filter(|_| !tables.sound.is_empty());
+        let place = |track: &SoundTrack, at| ticks(track.place(at) + HALF_A_TICK);
+        let sound_end = sound.map_or(0, |track| place(track, tables.sound.first + tables.sound.duration())).min(self.end);
+        let write = |base| {
+            let mut out = Vec::new();
+            let whole = Some(Whole { tables, base, end: self.end, sound_end });
+            let sound = sound.map(|track| (&*track.format, place(track, tables.sound.first)));
+            let lead = self.times.as_ref().map_or(0, DecodingTimes::lead);
+            Header { format: &self.format, identity: &self.identity, sound, lead, whole }.write(&mut out);
+            out
+        };
+        // The places take as many bytes wherever they are.
+        let base = write(0).len() as u64 + MDAT_HEADER;
+        let size = u32::try_from(body + MDAT_HEADER).ok().filter(|size| base.checked_add(u64::from(*size)) <= Some(u32::MAX.into()))?;
+        let mut header = write(base);
+        put(&mut header, &[size]);
+        header.extend_from_slice(b"mdat");
+        Some(Progressive { header: header.into(), replaces: self.header })
     }
 
     /// How long the file is so far, without what is pending.
@@ -242,13 +284,17 @@ impl Mp4 {
         let begins = self.sound.as_mut().map(|track| track.begin(&mut sound));
         if self.sequence == 0 {
             let sound = self.sound.as_ref().zip(begins).map(|(track, begins)| (&*track.format, ticks(begins + HALF_A_TICK)));
-            Header { format: &self.format, identity: &self.identity, sound, lead }.write(&mut out);
+            Header { format: &self.format, identity: &self.identity, sound, lead, whole: None }.write(&mut out);
+            self.header = out.len();
         }
         if let Some(first) = samples.first().filter(|first| first.sync) {
             self.entries.push(EntryPoint { shown: first.shown, at: self.bytes + out.len() as u64 });
         }
         self.sequence += 1;
-        fragment::fragment(&mut out, self.sequence, &samples, &sound);
+        let at = fragment::fragment(&mut out, self.sequence, &samples, &sound);
+        if let Some(tables) = &mut self.tables {
+            tables.add(self.bytes + at - self.header as u64, &samples, &sound);
+        }
         self.bytes += out.len() as u64;
         Some(Fragment { bytes: out.into(), duration: self.duration() })
     }

@@ -51,7 +51,13 @@ impl SoundTrack {
         let first = units.first().map(|first| first.at).or(self.pending.front().map(|(at, _)| *at));
         let begins = *self.begins.get_or_insert(first.unwrap_or(0));
         units.iter_mut().for_each(|unit| unit.at -= begins);
-        Duration::from_nanos(begins * 1_000_000_000 / u64::from(self.format.rate.max(1)))
+        self.place(0)
+    }
+
+    /// When a time of the track is in the file.
+    pub fn place(&self, at: u64) -> Duration {
+        let samples = self.begins.unwrap_or(0).saturating_add(at);
+        Duration::from_nanos(samples.saturating_mul(1_000_000_000) / u64::from(self.format.rate.max(1)))
     }
 
     /// What is heard in full until then, for a fragment that ends there. Where units are missing, the one before lasts longer.

@@ -102,7 +102,7 @@ impl Spool {
         self.limit(id)
     }
 
-    fn recorded(&self, id: Uuid) -> Option<usize> {
+    pub(super) fn recorded(&self, id: Uuid) -> Option<usize> {
         self.ledger.clips.iter().position(|clip| clip.clip() == id && clip.state == State::Recording)
     }
 

@@ -3,7 +3,7 @@
 //! thread frees its memory and the flash thread erases its file.
 //!
 //! - [`ledger`]: the clips, and the results for removed ones
-//! - [`recording`]: a clip while it is being recorded
+//! - [`recording`]: a clip while it is being recorded; [`header`]: the one that it gets when it is over
 //! - [`schedule`]: which clip is uploaded next; [`failures`]: what a failure means; [`troubles`]: the sentences that
 //!   describe it
 //! - [`quota`]: the limits of memory and flash; [`spill`]: the chores of the flash thread; [`growth`]: clips that
@@ -15,6 +15,7 @@
 mod clip;
 mod failures;
 mod growth;
+mod header;
 mod ledger;
 mod quota;
 mod recording;

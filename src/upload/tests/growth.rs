@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 use super::*;
-use crate::media::{ClipWriter, Verdict};
+use crate::media::{ClipWriter, Progressive, Verdict};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MEMORY: u64 = 8_000_000;
@@ -58,6 +58,8 @@ fn s97_a_clip_longer_than_memory_is_stored_whole() {
     let mut writer = begin(&bench);
     let content = film(&bench, &mut *writer, 60);
     assert_eq!(content.len(), 60 * FRAGMENT);
+    // What is on flash stays as it is.
+    writer.offer(Progressive { header: Bytes::from_static(b"header"), replaces: 4 });
     writer.finish(60 * SECOND);
     until("stored", || bench.stored() == 1);
     let (puts, asked) = (sink.puts(), sink.asked());

@@ -6,6 +6,7 @@ mod flash;
 mod grants;
 mod growth;
 mod parts;
+mod progressive;
 mod sink;
 
 use std::{

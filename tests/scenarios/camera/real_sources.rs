@@ -45,6 +45,7 @@ fn judge(puts: &[Put], height: u64, step: f64) {
         let clip = probe_bytes(&put.body);
         assert_eq!((clip.codec.as_str(), clip.height, clip.complaints.as_str()), ("h264", height, ""));
         assert!(clip.starts_with_keyframe, "a clip that begins without a keyframe");
+        assert_eq!(media::boxes(&put.body), media::PROGRESSIVE);
         assert!(clip.longest_step() < step, "a frame is missing: {:?}", clip.pts);
         assert!((1.5..=4.2).contains(&clip.duration()), "{} s", clip.duration());
         assert!(clip.pts.len() as f64 >= clip.duration() * f64::from(FPS) * 0.9, "{} frames in {} s", clip.pts.len(), clip.duration());
@@ -104,6 +105,7 @@ async fn a_snapshot_is_uploaded_with_the_clip_if_the_plan_allows_it() {
     let picture = world.move_until("a snapshot", of_kind(ClipKind::Snapshot)).await;
     let found = probe_bytes(&picture.body);
     assert_eq!((found.codec.as_str(), found.height, found.pts.len(), found.complaints.as_str()), ("h264", 180, 1, ""));
+    assert_eq!(media::boxes(&picture.body), media::PROGRESSIVE);
     let clip = world.move_until("the clip", of_kind(ClipKind::Motion)).await;
     assert!(probe_bytes(&clip.body).duration() > 1.5);
 

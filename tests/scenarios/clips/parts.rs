@@ -11,7 +11,7 @@ use care_tests::{
     cloud::{CloudState, Put, Sink},
     in_each_build,
     issuer::PREMIUM,
-    media::{FPS, probe},
+    media::{FPS, boxes, probe},
     wait::{PATIENCE, holds, until},
     world::World,
 };
@@ -73,6 +73,7 @@ async fn s97_each_second_of_a_clip_is_in_the_store_seconds_after_it_happened(bui
     }
     let length: u64 = asked.iter().map(|(_, part)| part.duration_ms).sum();
     assert!(length > 9_000 && length <= u64::from(LONG.clip_max_s) * 1000, "{length} ms");
+    assert_eq!(boxes(&puts[0].body)[..4], ["ftyp", "moov", "moof", "mdat"]);
     let whole = probe(&joined(&world, &puts));
     assert_eq!((whole.complaints.as_str(), whole.starts_with_keyframe), ("", true));
     assert!(whole.longest_step() < 1.5, "{:?}", whole.pts);

@@ -2,7 +2,7 @@
 
 use std::{path::Path, process::Command};
 
-use mp4_atom::{Any, Colr, DecodeMaybe, Moof, Moov, TrunEntry, Visual};
+use mp4_atom::{Any, Colr, DecodeMaybe, Moof, Moov, StszSamples, Trak, TrunEntry, Visual};
 
 use super::{streams::told, *};
 
@@ -108,8 +108,43 @@ impl Boxes {
         while !bytes.is_empty() {
             all.push(Any::decode_maybe(&mut bytes).unwrap().expect("a whole box"));
         }
-        assert!(matches!(all[..], [Any::Ftyp(_), Any::Moov(_), Any::Moof(_), Any::Mdat(_), ..]));
+        match &all[..] {
+            [Any::Ftyp(_), Any::Moov(moov), Any::Moof(_), Any::Mdat(_), ..] => assert!(moov.mvex.is_some()),
+            // The index first, and no fragments that anybody would look for.
+            [Any::Ftyp(_), Any::Moov(moov), Any::Mdat(_)] => assert!(moov.mvex.is_none()),
+            other => panic!("{} boxes", other.len()),
+        }
         Self { all }
+    }
+
+    fn has_fragments(&self) -> bool {
+        self.fragments().next().is_some()
+    }
+
+    /// How long film and track are that the header of a progressive file names.
+    pub fn durations(&self) -> [Duration; 2] {
+        let moov = self.moov();
+        assert_eq!(moov.mvhd.timescale, 90_000);
+        [moov.mvhd.duration, moov.trak[0].tkhd.duration].map(super::super::duration)
+    }
+
+    /// Every sample of a track that the tables of a progressive file point at, in their order.
+    pub fn samples<'a>(&self, track: usize, bytes: &'a [u8]) -> Vec<&'a [u8]> {
+        let table = &self.moov().trak[track].mdia.minf.stbl;
+        let StszSamples::Different { sizes } = &table.stsz.samples else { panic!("{:?}", table.stsz) };
+        let mut sizes = sizes.iter().map(|size| *size as usize);
+        let mut samples = Vec::new();
+        for (n, offset) in table.stco.as_ref().unwrap().entries.iter().enumerate() {
+            let run = table.stsc.entries.iter().rfind(|run| run.first_chunk as usize <= n + 1).unwrap();
+            let mut at = *offset as usize;
+            for _ in 0..run.samples_per_chunk {
+                let size = sizes.next().unwrap();
+                samples.push(&bytes[at..at + size]);
+                at += size;
+            }
+        }
+        assert_eq!(sizes.next(), None, "samples that are in no chunk");
+        samples
     }
 
     fn moov(&self) -> &Moov {
@@ -151,6 +186,9 @@ impl Boxes {
         let edits = track.edts.as_ref().and_then(|edts| edts.elst.as_ref());
         let begins = edits.map_or(0, |edits| edits.entries[0].segment_duration);
         let begins = (begins as f64 * f64::from(track.mdia.mdhd.timescale) / 90_000.0).round() as i64;
+        if !self.has_fragments() {
+            return steps(track).map(|(at, lasts)| (begins + at, lasts)).collect();
+        }
         for traf in self.fragments().filter_map(|moof| moof.traf.get(1)) {
             let mut at = begins + traf.tfdt.as_ref().unwrap().base_media_decode_time as i64;
             for n in 0..traf.trun[0].samples.len() {
@@ -177,6 +215,16 @@ impl Boxes {
             let shown = traf.tfdt.as_ref().unwrap().base_media_decode_time as i64 + entry.cts.unwrap();
             (entry.flags == Some(0x0200_0000)).then_some(shown as u64)
         };
+        if !self.has_fragments() {
+            let track = &self.moov().trak[0];
+            let sync = &track.mdia.minf.stbl.stss.as_ref().unwrap().entries;
+            let late = track.mdia.minf.stbl.ctts.iter().flat_map(|ctts| &ctts.entries);
+            let late: Vec<i64> =
+                late.flat_map(|entry| std::iter::repeat_n(entry.sample_offset.into(), entry.sample_count as usize)).collect();
+            let shown =
+                |(n, (at, _)): (usize, (i64, i64))| sync.contains(&(n as u32 + 1)).then(|| (at + late.get(n).copied().unwrap_or(0)) as u64);
+            return steps(track).enumerate().filter_map(shown).collect();
+        }
         self.fragments().filter_map(first).collect()
     }
 
@@ -224,4 +272,14 @@ impl Boxes {
     pub fn media_bytes(&self) -> usize {
         self.all.iter().map(|any| if let Any::Mdat(mdat) = any { mdat.data.len() } else { 0 }).sum()
     }
+}
+
+/// When each sample of a progressive file is decoded, and how long it lasts.
+fn steps(track: &Trak) -> impl Iterator<Item = (i64, i64)> {
+    let runs = track.mdia.minf.stbl.stts.entries.iter();
+    let lasts = runs.flat_map(|run| std::iter::repeat_n(i64::from(run.sample_delta), run.sample_count as usize));
+    lasts.scan(0, |end, lasts| {
+        *end += lasts;
+        Some((*end - lasts, lasts))
+    })
 }

@@ -16,10 +16,22 @@ use self::{
 };
 use crate::media::usability::Colour;
 
-/// A file as a clip has it, or with its index as on the card.
-fn write(frames: &[Frame], indexed: bool) -> (Vec<u8>, Duration) {
+/// What a file is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// A clip that leaves in parts.
+    Fragments,
+    /// A recording, with its index.
+    Card,
+    /// A clip that leaves whole.
+    Progressive,
+}
+
+const FORMS: [Form; 3] = [Form::Fragments, Form::Card, Form::Progressive];
+
+fn write(frames: &[Frame], form: Form) -> (Vec<u8>, Duration) {
     let identity = Identity { device: "8006E5A1F0C2".into(), started_at: Some(Duration::from_secs(1_767_225_600)) };
-    let mut file = Mp4::begin(frames[0].clone()).identified(identity);
+    let mut file = Mp4::begin(frames[0].clone()).identified(identity).with_tables();
     let mut bytes = Vec::new();
     let mut told = Vec::new();
     for frame in &frames[1..] {
@@ -33,10 +45,18 @@ fn write(frames: &[Frame], indexed: bool) -> (Vec<u8>, Duration) {
     bytes.extend_from_slice(&last.bytes);
     told.push(last.duration);
     assert!(told.is_sorted(), "{told:?}");
-    if indexed {
-        bytes.extend_from_slice(&file.index().unwrap());
+    match form {
+        Form::Fragments => {}
+        Form::Card => bytes.extend_from_slice(&file.index().unwrap()),
+        Form::Progressive => bytes = progressive(&file, &bytes),
     }
     (bytes, file.duration())
+}
+
+/// These fragments of the file, as a progressive one.
+fn progressive(file: &Mp4, fragments: &[u8]) -> Vec<u8> {
+    let Progressive { header, replaces } = file.progressive().unwrap();
+    [&header, &fragments[replaces..]].concat()
 }
 
 /// One kind of stream.
@@ -110,9 +130,9 @@ fn files_of_every_kind_of_stream_play_with_every_player() {
         assert_eq!(case.from_key > 0, shown.len() < frames.len(), "{name}: leading pictures");
         let pictures = case.film.pictures(origin);
         assert_eq!(pictures.len(), shown.len(), "{name}");
-        for indexed in [false, true] {
-            let (bytes, told) = write(frames, indexed);
-            let path: PathBuf = dir.path().join(format!("{n}-{indexed}.mp4"));
+        for form in FORMS {
+            let (bytes, told) = write(frames, form);
+            let path: PathBuf = dir.path().join(format!("{n}-{form:?}.mp4"));
             std::fs::write(&path, &bytes).unwrap();
 
             let packets = judges::packets(&path);
@@ -121,12 +141,12 @@ fn files_of_every_kind_of_stream_play_with_every_player() {
             assert!(packets.windows(2).all(|pair| pair[0].dts < pair[1].dts), "{name}: {packets:?}");
             assert!(packets.iter().all(|packet| packet.dts <= packet.pts), "{name}: {packets:?}");
             let seconds = judges::duration(&path);
-            assert!((seconds - told.as_secs_f64()).abs() < 0.001, "{name}, index {indexed}: {seconds} s, told {told:?}");
+            assert!((seconds - told.as_secs_f64()).abs() < 0.001, "{name}, {form:?}: {seconds} s, told {told:?}");
             let (decoded, complaints) = judges::pictures(&path);
             assert_eq!(decoded, pictures, "{name}");
             assert!(complaints.lines().all(|line| line.ends_with(FORGETS)), "{name}: {complaints}");
             assert_eq!(!complaints.is_empty(), name == FORGETFUL, "{name}: {complaints}");
-            assert_eq!(judges::gstreamer_frames(&path, case.film.codec()), pictures.len(), "{name}, index {indexed}");
+            assert_eq!(judges::gstreamer_frames(&path, case.film.codec()), pictures.len(), "{name}, {form:?}");
 
             let boxes = Boxes::read(&bytes);
             let lead = boxes.lead();
@@ -136,11 +156,19 @@ fn files_of_every_kind_of_stream_play_with_every_player() {
             let sync: Vec<u64> =
                 (0..shown.len()).filter(|&n| shown[n].key && !is_open(&shown[n..])).map(|n| exact[n] as u64 + lead).collect();
             assert_eq!(boxes.sync_samples(), sync, "{name}");
-            assert_eq!(boxes.indexed(&bytes), if indexed { sync } else { Vec::new() }, "{name}");
+            assert_eq!(boxes.indexed(&bytes), if form == Form::Card { sync } else { Vec::new() }, "{name}");
             // Chromium also gives up when it seeks back across a change of the PPS (docs/design/mp4.md).
             let chromium_can = case.film.codec() == Codec::H264 && name != FORGETFUL && name != CHANGING;
-            if !indexed && chromium_can {
+            if form != Form::Card && chromium_can {
                 for_chromium.push((name, path, told));
+            }
+            if form == Form::Progressive {
+                let data: Vec<&[u8]> = shown.iter().map(|frame| &frame.data[..]).collect();
+                // Sets may stand before a frame.
+                let found = boxes.samples(0, &bytes);
+                assert_eq!(found.len(), data.len(), "{name}");
+                assert!(found.iter().zip(&data).all(|(found, data)| found.ends_with(data)), "{name}");
+                assert_eq!(boxes.durations(), [told; 2], "{name}");
             }
         }
     }
@@ -159,7 +187,7 @@ fn decoding_times_are_not_bent() {
     let path = dir.path().join("a.mp4");
     let open = H264.film(30, &["-g", "15", "-bf", "3", "-x264-params", "b-pyramid=normal:open-gop=1:scenecut=0"]);
     // From an even GOP, for leading pictures that are left out are steps left out.
-    let (bytes, _) = write(open.beginning_at_key(0), false);
+    let (bytes, _) = write(open.beginning_at_key(0), Form::Fragments);
     std::fs::write(&path, bytes).unwrap();
     let steps: Vec<i64> = judges::packets(&path).windows(2).map(|pair: &[Packet]| pair[1].dts - pair[0].dts).collect();
     assert!(steps.iter().all(|&step| step == 3000), "{steps:?}");
@@ -187,7 +215,7 @@ fn sample_aspect_and_colour_are_in_the_header() {
         let format = &frames[0].format;
         let found = format.usability();
         assert_eq!((found.sample_aspect, found.colour), (aspect, colour), "{format}");
-        let boxes = Boxes::read(&write(frames, false).0);
+        let boxes = Boxes::read(&write(frames, Form::Fragments).0);
         assert_eq!(boxes.sample_aspect(), aspect, "{format}");
         assert_eq!(boxes.colour(), colour, "{format}");
         let shown = aspect.map_or(160.0, |(wide, high)| 160.0 * f64::from(wide) / f64::from(high));
@@ -246,11 +274,11 @@ fn parameter_sets_are_in_band_only_after_they_have_changed() {
     let whole = |frames: &[Frame]| -> usize { frames.iter().map(|frame| frame.data.len()).sum() };
     let media = |bytes: &[u8]| Boxes::read(bytes).media_bytes();
     let frames = one.beginning_at_key(0);
-    assert_eq!(media(&write(frames, false).0), whole(frames));
+    assert_eq!(media(&write(frames, Form::Fragments).0), whole(frames));
     let keys = two.beginning_at_key(0).iter().filter(|frame| frame.key).count();
     let changing = one.then(two);
     let frames = changing.beginning_at_key(0);
-    assert_eq!(media(&write(frames, false).0), whole(frames) + keys * sets);
+    assert_eq!(media(&write(frames, Form::Fragments).0), whole(frames) + keys * sets);
 }
 
 #[test]
@@ -269,4 +297,51 @@ fn no_file_is_longer_than_it_may_be() {
             assert_eq!(ms, 1, "not even one frame");
         }
     }
+}
+
+/// Of B pictures that only a later GOP has, the header of a progressive file tells before they come. Fragments cannot.
+#[test]
+fn a_progressive_file_of_a_stream_that_reorders_more_than_it_promised_is_exact() {
+    let film = H264
+        .film(15, &["-g", "15", "-bf", "0"])
+        .then(H264.film(15, &["-g", "50", "-bf", "3", "-b_strategy", "0", "-x264-params", "b-pyramid=normal"]));
+    let frames = film.beginning_at_key(0);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.mp4");
+    let (bytes, told) = write(frames, Form::Progressive);
+    std::fs::write(&path, &bytes).unwrap();
+    assert!(Boxes::read(&bytes).lead() > 0, "it begins later for what comes later");
+    assert_eq!(judges::pictures(&path), (film.pictures(Duration::ZERO), String::new()));
+    assert!((judges::duration(&path) - told.as_secs_f64()).abs() < 0.001);
+    assert_eq!(judges::gstreamer_frames(&path, Codec::H264), frames.len());
+}
+
+/// A snapshot.
+#[test]
+fn a_progressive_file_of_one_frame_plays() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.mp4");
+    for film in [H264.film(15, &["-bf", "3"]), H265.film(15, &["-x265-params", "log-level=none"])] {
+        let frames = &film.beginning_at_key(0)[..1];
+        let mut file = Mp4::begin(frames[0].clone()).with_tables();
+        let fragments = file.finish(Duration::MAX).unwrap().bytes;
+        std::fs::write(&path, progressive(&file, &fragments)).unwrap();
+        let (pictures, complaints) = judges::pictures(&path);
+        assert_eq!((&pictures[..], complaints.as_str()), (&film.pictures(frames[0].pts)[..1], ""));
+        assert_eq!(judges::gstreamer_frames(&path, film.codec()), 1);
+        assert!((judges::duration(&path) - file.duration().as_secs_f64()).abs() < 0.001);
+    }
+}
+
+#[test]
+fn a_file_of_too_many_frames_keeps_its_fragments_and_nothing_of_its_tables() {
+    let frame = H264.film(15, &["-bf", "0"]).beginning_at_key(0)[0].clone();
+    let mut file = Mp4::begin(frame.clone()).with_tables();
+    for n in 1..=32 * 1024_u32 {
+        file.push(Frame { pts: frame.pts + n * Duration::from_millis(1), ..frame.clone() });
+    }
+    assert!(file.progressive().is_some(), "the last one waits");
+    file.finish(Duration::MAX);
+    assert_eq!(file.progressive(), None);
+    assert!(Mp4::begin(frame).progressive().is_none(), "none were kept");
 }

@@ -46,9 +46,9 @@ fn sound_is_heard_where_it_was_and_decoded_as_it_was_by_every_player() {
         let (format, after) = (tone.0.clone(), Duration::from_millis(after));
         let frames = with_sound(film_frames, &tone, after, 0);
         let source = dir.path().join(format!("{n}-whole.mp4"));
-        for indexed in [false, true] {
-            let (bytes, told) = write(&frames, indexed);
-            let path = dir.path().join(format!("{n}-{indexed}.mp4"));
+        for form in FORMS {
+            let (bytes, told) = write(&frames, form);
+            let path = dir.path().join(format!("{n}-{form:?}.mp4"));
             std::fs::write(&path, &bytes).unwrap();
 
             let units = Boxes::read(&bytes).heard();
@@ -66,7 +66,7 @@ fn sound_is_heard_where_it_was_and_decoded_as_it_was_by_every_player() {
             assert!((seconds - told.as_secs_f64()).abs() < 0.001, "{name}: {seconds} s, told {told:?}; {:?}", units.last());
 
             // The frames are what they are without sound.
-            let silent = write(film_frames, indexed);
+            let silent = write(film_frames, form);
             std::fs::write(&source, &silent.0).unwrap();
             assert_eq!(silent.1, told, "{name}");
             let times = |path| judges::packets(path).iter().map(|packet| (packet.pts, packet.dts)).collect::<Vec<_>>();
@@ -86,8 +86,13 @@ fn sound_is_heard_where_it_was_and_decoded_as_it_was_by_every_player() {
             let boxes = Boxes::read(&bytes);
             assert_eq!(boxes.sound(), Some((rate as u16, channels.into(), format.configuration.to_vec())), "{name}");
             assert_eq!(Boxes::read(&silent.0).sound(), None, "{name}");
-            if !indexed && film.codec() == Codec::H264 {
+            if form != Form::Card && film.codec() == Codec::H264 {
                 for_chromium.push((name, path, told));
+            }
+            if form == Form::Progressive {
+                let data: Vec<&[u8]> = tone.1[..units.len()].iter().map(|unit| &unit[..]).collect();
+                assert_eq!(boxes.samples(1, &bytes), data, "{name}");
+                assert_eq!(boxes.durations(), [told; 2], "{name}");
             }
         }
     }
@@ -126,8 +131,10 @@ fn sound_from_before_the_first_frame_is_not_in_the_file() {
     let later: Vec<Frame> = film.beginning_at_key(1).to_vec();
     let frames = with_sound(&later, &tone, Duration::from_millis(20), 9);
     assert_eq!(frames[0].sound.as_ref().unwrap().units.len(), 9, "they travel with the first frame");
-    std::fs::write(&path, write(&frames, false).0).unwrap();
-    assert_eq!(judges::units(&path)[0], 320);
+    for form in FORMS {
+        std::fs::write(&path, write(&frames, form).0).unwrap();
+        assert_eq!(judges::units(&path)[0], 320, "{form:?}");
+    }
 }
 
 /// A camera that pauses its sound, and frames that come while it is away.
@@ -140,9 +147,11 @@ fn a_hole_in_the_sound_stays_where_it_was() {
     for frame in &mut frames {
         frame.sound.as_mut().unwrap().units.retain(|unit| !(640..1920).contains(&unit.pts.as_millis()));
     }
-    std::fs::write(&path, write(&frames, false).0).unwrap();
-    assert_eq!(judges::units(&path)[..11], [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 30].map(|n| n * 1024));
-    assert_eq!(judges::heard(&path).1, "");
+    for form in FORMS {
+        std::fs::write(&path, write(&frames, form).0).unwrap();
+        assert_eq!(judges::units(&path)[..11], [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 30].map(|n| n * 1024), "{form:?}");
+        assert_eq!(judges::heard(&path).1, "", "{form:?}");
+    }
 }
 
 #[test]
@@ -153,7 +162,7 @@ fn no_file_is_longer_than_it_may_be_with_sound() {
     let path = dir.path().join("a.mp4");
     for ms in [100, 333, 1000, 1234, 2500] {
         let max = Duration::from_millis(ms);
-        let (mut file, mut bytes) = (Mp4::begin(frames[0].clone()), Vec::new());
+        let (mut file, mut bytes) = (Mp4::begin(frames[0].clone()).with_tables(), Vec::new());
         for frame in &frames[1..] {
             if file.reach(frame) > max {
                 file.hear(frame);
@@ -162,11 +171,14 @@ fn no_file_is_longer_than_it_may_be_with_sound() {
             bytes.extend(file.push(frame.clone()).into_iter().flat_map(|fragment| fragment.bytes));
         }
         bytes.extend(file.finish(max).into_iter().flat_map(|fragment| fragment.bytes));
-        std::fs::write(&path, &bytes).unwrap();
-        let (seconds, told) = (judges::duration(&path), file.duration().as_secs_f64());
-        assert!(seconds <= max.as_secs_f64() + 0.0005 && (seconds - told).abs() < 0.001, "{ms}: {seconds} s, told {told} s");
-        let heard: i64 = Boxes::read(&bytes).heard().iter().map(|(_, lasts)| lasts).sum();
-        assert!((heard as f64 / 8000.0 - told).abs() < 0.001, "{ms}: {heard} samples in {told} s");
+        let whole = progressive(&file, &bytes);
+        for bytes in [bytes, whole] {
+            std::fs::write(&path, &bytes).unwrap();
+            let (seconds, told) = (judges::duration(&path), file.duration().as_secs_f64());
+            assert!(seconds <= max.as_secs_f64() + 0.0005 && (seconds - told).abs() < 0.001, "{ms}: {seconds} s, told {told} s");
+            let heard: i64 = Boxes::read(&bytes).heard().iter().map(|(_, lasts)| lasts).sum();
+            assert!((heard as f64 / 8000.0 - told).abs() < 0.001, "{ms}: {heard} samples in {told} s");
+        }
     }
 }
 
@@ -175,13 +187,14 @@ fn no_file_is_longer_than_it_may_be_with_sound() {
 fn sound_that_begins_within_the_first_fragment_has_a_track() {
     let film = H264.film(15, &["-g", "15", "-bf", "0"]);
     let frames = with_sound(film.beginning_at_key(0), &scripted::tone(16_000, 1, 5), Duration::ZERO, 0);
-    for (silent, units) in [(5, Some(48)), (14, Some(39)), (20, None)] {
+    let cases = [(5, Some(48)), (14, Some(39)), (20, None)];
+    for (form, (silent, units)) in [Form::Fragments, Form::Progressive].iter().flat_map(|form| cases.map(|case| (*form, case))) {
         let late: Vec<Frame> = frames
             .iter()
             .enumerate()
             .map(|(n, frame)| Frame { sound: frame.sound.clone().filter(|_| n >= silent), ..frame.clone() })
             .collect();
-        let boxes = Boxes::read(&write(&late, false).0);
+        let boxes = Boxes::read(&write(&late, form).0);
         assert_eq!(boxes.sound().map(|_| boxes.heard().len()), units, "{silent} frames without sound");
     }
 }

@@ -1,5 +1,6 @@
 mod failures;
 mod growth;
+mod header;
 mod parts;
 
 use care_protocol::ClipKind;

@@ -38,10 +38,9 @@ pub async fn serve(cloud: &Arc<Cloud>, account: &str, device: &DeviceId, clip: &
             return plain(StatusCode::INTERNAL_SERVER_ERROR, "the cloud's database failed\n");
         }
     };
-    match cloud.store.open_clip(device, clip, &parts, range).await {
-        Ok(Some(Object::Content { body, length, content_range })) => {
-            content(if found.still { STILL_TYPE } else { MEDIA_TYPE }, body, length, content_range)
-        }
+    let media_type = if found.still { STILL_TYPE } else { MEDIA_TYPE };
+    match cloud.store.open_clip(device, clip, &parts, range, media_type).await {
+        Ok(Some(Object::Content { body, length, content_range })) => content(media_type, body, length, content_range),
         Ok(Some(Object::Redirect(url))) => {
             let mut answer = plain(StatusCode::SEE_OTHER, "");
             match HeaderValue::try_from(url.as_str()) {

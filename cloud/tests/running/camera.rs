@@ -97,16 +97,12 @@ impl Camera {
 
     /// A PUT to another store than the cloud's own, which gets no certificate of the camera's; the answer's status.
     pub async fn put_to_external_store(&self, ca: &Path, grant: &Value, body: Vec<u8>) -> u16 {
-        let url = Url::parse(grant["url"].as_str().unwrap()).unwrap();
-        let stream = connect_to(&url, trusting(&std::fs::read(ca).unwrap()).unwrap()).await.unwrap();
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
-        tokio::spawn(connection);
-        let host = format!("{}:{}", url.host_str().unwrap(), url.port().unwrap());
-        let mut request = Request::put(path_of(grant)).header(header::HOST, host);
+        let mut request = Request::put(path_of(grant));
         for (name, value) in grant["headers"].as_object().unwrap() {
             request = request.header(name, value.as_str().unwrap());
         }
-        sender.send_request(request.body(Full::<Bytes>::from(body)).unwrap()).await.unwrap().status().as_u16()
+        let url = Url::parse(grant["url"].as_str().unwrap()).unwrap();
+        ask_external_store(ca, &url, request.body(Full::from(body)).unwrap()).await.status().as_u16()
     }
 
     pub async fn send(&self, request: Request<Full<Bytes>>) -> Response<Bytes> {
@@ -169,6 +165,16 @@ impl Camera {
             "at": Timestamp::now().to_string(), "agent": "test",
         })
     }
+}
+
+/// The answer of another store than the cloud's own, without its body.
+pub async fn ask_external_store(ca: &Path, url: &Url, mut request: Request<Full<Bytes>>) -> Response<()> {
+    let stream = connect_to(url, trusting(&std::fs::read(ca).unwrap()).unwrap()).await.unwrap();
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let host = format!("{}:{}", url.host_str().unwrap(), url.port().unwrap());
+    request.headers_mut().insert(header::HOST, host.parse().unwrap());
+    sender.send_request(request).await.unwrap().map(drop)
 }
 
 async fn connect_to(url: &Url, tls: Arc<rustls::ClientConfig>) -> std::io::Result<TlsStream<TcpStream>> {

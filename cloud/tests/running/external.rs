@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use axum::http::Request;
 use care_cloud::{
     child::{die_with_parent, stop},
     storage::{
@@ -16,6 +17,7 @@ use care_cloud::{
         pki::{Identity, Pki},
     },
 };
+use http_body_util::Full;
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use rustls::{ServerConfig, pki_types::pem::PemObject as _};
 use s3s::{auth::SimpleAuth, service::S3ServiceBuilder};
@@ -23,9 +25,10 @@ use s3s_fs::FileSystem;
 use serde_json::json;
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_rustls::TlsAcceptor;
+use url::Url;
 
 use super::{
-    camera::{Camera, Clip},
+    camera::{Camera, Clip, ask_external_store},
     cloud::{Cloud, until},
     portal::Visitor,
 };
@@ -334,6 +337,17 @@ async fn an_external_s3_takes_clips_is_polled_and_loses_what_a_plan_does_not_kee
     let db = Db::open(&cloud.data().join("care.db")).unwrap();
     db.read(|c| Ok(c.execute("UPDATE clips SET kind = 'snapshot' WHERE clip = ?1", [&young.id])?)).unwrap();
     std::fs::write(s3.root.join("clips/CAM-A").join(format!("{}.mp4", young.id)), [0xFF, 0xD8, 0xFF, 0xD9]).unwrap();
-    let page = Visitor::owner(&cloud).await.page(&format!("/cameras/CAM-A?clip={}", young.id)).await;
+    let mut owner = Visitor::owner(&cloud).await;
+    let page = owner.page(&format!("/cameras/CAM-A?clip={}", young.id)).await;
     assert!(page.contains("<img id=\"shown\"") && !page.contains("<video"), "{page}");
+    // The store names what the browser gets, although grants said `video/mp4`.
+    let clips = cloud.portal().get("/portal/accounts/acct-1/cameras/CAM-A/clips").await.unwrap();
+    let mut ids = clips.as_array().unwrap().iter().map(|clip| clip["clip"].as_str().unwrap().to_owned());
+    let sample = ids.find(|id| *id != young.id).unwrap();
+    for (clip, media_type) in [(young.id.as_str(), "image/jpeg"), (&sample, "video/mp4")] {
+        let url = Url::parse(&owner.redirected(&format!("/cameras/CAM-A/clips/{clip}")).await).unwrap();
+        let get = Request::get(format!("{}?{}", url.path(), url.query().unwrap())).body(Full::default()).unwrap();
+        let answer = ask_external_store(&s3.ca, &url, get).await;
+        assert_eq!((answer.status().as_u16(), &answer.headers()["content-type"]), (200, &media_type.parse().unwrap()));
+    }
 }

@@ -76,6 +76,13 @@ impl Visitor {
         self.ask(Request::get(path).body(Full::default()).unwrap()).await
     }
 
+    /// Where this page sends a browser.
+    pub async fn redirected(&mut self, path: &str) -> String {
+        let answer = self.get(path).await;
+        assert_eq!(answer.status, StatusCode::SEE_OTHER, "{path}: {}", answer.text);
+        answer.headers[header::LOCATION].to_str().unwrap().to_owned()
+    }
+
     pub async fn page(&mut self, path: &str) -> String {
         let answer = self.get(path).await;
         assert_eq!(answer.status, 200, "{path}: {}", answer.text);

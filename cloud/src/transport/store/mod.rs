@@ -47,7 +47,7 @@ use crate::{
 
 /// The media type of every clip, and the one that grants name for snapshots too: some are JPEGs.
 pub const MEDIA_TYPE: &str = "video/mp4";
-/// The media type of a snapshot that the camera's firmware made.
+/// The media type of a snapshot that is a JPEG.
 pub const STILL_TYPE: &str = "image/jpeg";
 /// The query parameter that names the grant; the signature covers it.
 const GRANT_PARAMETER: &str = "x-care-grant";
@@ -186,7 +186,8 @@ impl Store {
     }
 
     /// Opens a clip for playback, of which `parts` are stored, with their sizes (none: it came whole); `None` if the
-    /// embedded store does not have it. A malformed `range` is ignored (RFC 9110).
+    /// embedded store does not have it. A malformed `range` is ignored (RFC 9110). An external store is told to name
+    /// `media_type`, whatever the clip came with.
     ///
     /// # Errors
     /// The store fails, or the range lies outside the clip.
@@ -196,6 +197,7 @@ impl Store {
         clip: &str,
         parts: &[(Piece, u64)],
         range: Option<&str>,
+        media_type: &'static str,
     ) -> Result<Option<Object>, StoreError> {
         let unreadable = |why| StoreError::Read { device: device.clone(), clip: clip.to_owned(), why };
         if !parts.is_empty() {
@@ -204,8 +206,10 @@ impl Store {
         match &self.backend {
             Backend::Embedded(embedded) => embedded.read(&key(device, &whole(clip)), range).await.map_err(|e| e.named(unreadable)),
             Backend::External(_) => {
-                let url = self.bucket.get_object(Some(&self.credentials), &key(device, &whole(clip))).sign(GRANT_LIFE);
-                Ok(Some(Object::Redirect(url)))
+                let key = key(device, &whole(clip));
+                let mut get = self.bucket.get_object(Some(&self.credentials), &key);
+                get.query_mut().insert("response-content-type", media_type);
+                Ok(Some(Object::Redirect(get.sign(GRANT_LIFE))))
             }
         }
     }

@@ -10,7 +10,7 @@ use axum::body::to_bytes;
 use care_protocol::DeviceId;
 use rusty_s3::S3Action as _;
 
-use super::{Backend, GRANT_LIFE, Object, Store, StoreError, key, whole};
+use super::{Backend, GRANT_LIFE, MEDIA_TYPE, Object, Store, StoreError, key, whole};
 use crate::domain::parts::Piece;
 
 /// With these every JPEG begins.
@@ -41,7 +41,7 @@ impl Store {
                 let url = self.bucket.get_object(Some(&self.credentials), &key(device, &whole(clip))).sign(GRANT_LIFE);
                 external.beginning(url, JPEG.len()).await.map_err(failed)?
             }
-            _ => match self.open_clip(device, clip, parts, Some("bytes=0-2")).await? {
+            _ => match self.open_clip(device, clip, parts, Some("bytes=0-2"), MEDIA_TYPE).await? {
                 Some(Object::Content { body, .. }) => to_bytes(body, LARGEST).await.map_err(|e| failed(e.to_string()))?,
                 // Erased meanwhile.
                 Some(Object::Redirect(_)) | None => return Ok(false),

@@ -143,7 +143,7 @@ conditions! {
     PictureTooTall = "picture_too_tall", Warning, "Set [media] low_source to a stream within the plan's max_height.";
     /// Motion cannot be detected in this stream, or the camera tells nothing of motion.
     MotionBlind = "motion_blind", Error, "Set [media] motion to a socket, or low_source to a stream that the decoder can read.";
-    /// The camera's own snapshot cannot be had.
+    /// A snapshot cannot be had as a JPEG.
     SnapshotFailing = "snapshot_failing", Warning, "Check [media] snapshot_url; check-config tries it.";
     /// The motion socket cannot be opened.
     MotionSocket = "motion_socket", Error, "Make the socket's directory; the agent tries again.";

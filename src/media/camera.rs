@@ -197,15 +197,12 @@ impl Media {
             running.threads.push(watch.start()?);
         }
         running.threads.extend(motion::start(&config.motion, self.events.clone(), conditions.clone(), self.stop.clone())?);
-        let snapshots = match &config.snapshot_url {
-            Some(url) => {
-                let camera = Snapshots::of_camera(url, self.outlet.clone(), self.snapshots.clone(), conditions.clone());
-                let (snapshots, thread) = camera?;
-                running.threads.push(thread);
-                snapshots
-            }
-            None => Snapshots::of_stream(self.outlet.clone(), conditions.clone()),
-        };
+        let target = snapshot::Target { outlet: self.outlet.clone(), counts: self.snapshots.clone(), conditions: conditions.clone() };
+        let (snapshots, thread) = match &config.snapshot_url {
+            Some(url) => Snapshots::of_camera(url, target),
+            None => backend::snapshots(target, self.stop.clone()),
+        }?;
+        running.threads.extend(thread);
         running.threads.push(clip::start(clip::Parts {
             snapshots,
             outlet: self.outlet.clone(),

@@ -25,7 +25,7 @@ pub struct MediaStatus {
     pub clips_refused: u64,
     /// Events that are in no clip although one was allowed; the condition `events_missed` says why.
     pub events_missed: u64,
-    /// Snapshots that the camera's `snapshot_url` did not give; a frame of the stream stood in.
+    /// Snapshots that the camera's `snapshot_url`, or the decoder, did not give; a frame of the stream stood in.
     pub snapshots_failed: u64,
     /// Recording to the SD card, if configured.
     pub recording: Option<RecordingStatus>,

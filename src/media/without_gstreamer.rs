@@ -2,7 +2,14 @@
 
 use std::sync::Arc;
 
-use super::{MediaError, frame::Frame, motion::built_in::GreyDecoder, source::FrameSource, stop_signal::StopSignal};
+use super::{
+    MediaError,
+    frame::Frame,
+    motion::built_in::GreyDecoder,
+    snapshot::{Snapshots, Started, Target},
+    source::FrameSource,
+    stop_signal::StopSignal,
+};
 use crate::config::Source;
 
 /// Whether this build can decode pictures: no.
@@ -16,6 +23,11 @@ pub(super) fn open(_: &Source) -> Result<Arc<dyn FrameSource>, MediaError> {
 /// One that decodes nothing.
 pub(super) fn decoder(_: StopSignal) -> Box<dyn GreyDecoder> {
     Box::new(NoDecoder)
+}
+
+/// Snapshots that are frames of the stream.
+pub(super) fn snapshots(target: Target, _: StopSignal) -> Result<Started, MediaError> {
+    Ok(Snapshots::of_stream(target))
 }
 
 /// Always an error.

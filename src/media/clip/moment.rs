@@ -21,7 +21,7 @@ struct Newest {
 }
 
 impl Moment {
-    pub(super) fn of(streams: &[Stream]) -> Self {
+    pub fn of(streams: &[Stream]) -> Self {
         let newest = |stream: &Stream| {
             let (ring, erasures) = (stream.ring.clone(), stream.ring.erasures());
             let key = ring.newest_key().and_then(|at| ring.at(at));
@@ -38,6 +38,14 @@ impl Moment {
     /// Whether the picture belongs to an account before.
     pub fn is_erased(&self) -> bool {
         self.streams.iter().any(|stream| stream.ring.erasures() != stream.erasures)
+    }
+
+    /// The keyframe of the best stream whose width and height fit.
+    #[cfg(feature = "gstreamer")]
+    pub fn keyframe(&self, fits: impl Fn(u16, u16) -> bool) -> Option<Frame> {
+        let here = |newest: &&Newest| newest.ring.erasures() == newest.erasures;
+        let mut keys = self.streams.iter().filter(here).filter_map(|newest| newest.key.as_ref());
+        keys.find(|frame| fits(frame.format.width, frame.format.height)).cloned()
     }
 
     /// Sends the keyframe of the best stream that the outlet allows, as a file of one frame.

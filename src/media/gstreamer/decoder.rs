@@ -1,5 +1,5 @@
-//! Decodes single keyframes into small grey pictures, for built-in motion, with whichever decoder GStreamer has. Between two
-//! keyframes the pipeline rests in READY.
+//! Decodes single keyframes with whichever decoder GStreamer has: into small grey pictures, for built-in motion, or into what else
+//! a pipeline makes of them. Between two keyframes of motion the pipeline rests in READY.
 
 use std::time::{Duration, Instant};
 
@@ -19,8 +19,8 @@ use crate::media::{
 /// How long a decoder may take for one keyframe.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// The one that uses the least memory first.
-pub(super) const DECODERS: [&str; 3] = ["openh264dec", "v4l2h264dec", LIBAV];
-const LIBAV: &str = "avdec_h264";
+pub(super) const DECODERS: [&str; 3] = ["openh264dec", "v4l2h264dec", "avdec_h264"];
+const LIBAV: &str = "avdec_";
 
 /// The elements that are missing to make pictures small and grey, if any.
 pub(super) fn cannot_shrink() -> Option<String> {
@@ -49,10 +49,10 @@ impl Decoders {
     fn decode_with(&mut self, name: &'static str, frame: &Frame) -> Result<Vec<u8>, String> {
         let decoder = match self.current.take() {
             Some(decoder) if decoder.name == name => decoder,
-            _ => Decoder::new(name).map_err(|error| error.to_string())?,
+            _ => Decoder::new(name, Codec::H264, &grey()).map_err(|error| error.to_string())?,
         };
         let decoder = self.current.insert(decoder);
-        let decoded = decoder.decode(frame, &self.stop);
+        let decoded = decoder.decode(frame, PATIENCE, &self.stop);
         decoder.pipeline.set_state(gst::State::Ready).map_err(|_| "the decoder cannot be put away")?;
         decoded
     }
@@ -63,6 +63,8 @@ impl GreyDecoder for Decoders {
         if keyframe.format.codec == Codec::H265 {
             return Err(format!("motion cannot be seen in this stream ({}): built-in motion reads H.264 only", keyframe.format));
         }
+        // No source may have started it: rtsp:// needs none of it.
+        super::init().map_err(|error| error.to_string())?;
         let before = self.current.as_ref().map(|decoder| decoder.name);
         let mut faults = Vec::new();
         let found = self.candidates.iter().copied().filter(|name| gst::ElementFactory::find(name).is_some() && Some(*name) != before);
@@ -104,31 +106,41 @@ impl GreyDecoder for Decoders {
     }
 }
 
-struct Decoder {
+/// What makes a picture small and grey.
+fn grey() -> String {
+    format!("videoscale add-borders=false ! videoconvert ! video/x-raw,format=GRAY8,width={GREY_WIDTH},height={GREY_HEIGHT}")
+}
+
+/// A pipeline that decodes keyframes, one at a time.
+pub(super) struct Decoder {
     name: &'static str,
-    pipeline: gst::Pipeline,
+    pub pipeline: gst::Pipeline,
     feed: gst_app::AppSrc,
-    grey: gst_app::AppSink,
+    out: gst_app::AppSink,
 }
 
 impl Decoder {
-    fn new(name: &'static str) -> Result<Self, MediaError> {
-        let threads = if name == LIBAV { " max-threads=1" } else { "" };
+    /// With this element, and `then` behind it.
+    pub fn new(name: &'static str, codec: Codec, then: &str) -> Result<Self, MediaError> {
+        let threads = if name.starts_with(LIBAV) { " max-threads=1" } else { "" };
+        let parser = match codec {
+            Codec::H264 => "h264parse",
+            Codec::H265 => "h265parse",
+        };
         let launch = format!(
-            "appsrc name=feed format=time ! h264parse ! {name}{threads} ! videoscale add-borders=false \
-             ! videoconvert ! video/x-raw,format=GRAY8,width={GREY_WIDTH},height={GREY_HEIGHT} \
-             ! appsink name=grey sync=false async=false enable-last-sample=false"
+            "appsrc name=feed format=time ! {parser} ! {name}{threads} ! {then} \
+             ! appsink name=out sync=false async=false enable-last-sample=false"
         );
         let failed = |reason: &str| MediaError::Pipeline { reason: reason.to_owned() };
         let pipeline = gst::parse::launch(&launch).map_err(|error| failed(error.message()))?;
         let pipeline = pipeline.downcast::<gst::Pipeline>().map_err(|_| failed("not a pipeline"))?;
         let feed = pipeline.by_name("feed").and_then(|e| e.downcast::<gst_app::AppSrc>().ok()).ok_or_else(|| failed("no appsrc"))?;
-        let grey = pipeline.by_name("grey").and_then(|e| e.downcast::<gst_app::AppSink>().ok()).ok_or_else(|| failed("no appsink"))?;
-        Ok(Self { name, pipeline, feed, grey })
+        let out = pipeline.by_name("out").and_then(|e| e.downcast::<gst_app::AppSink>().ok()).ok_or_else(|| failed("no appsink"))?;
+        Ok(Self { name, pipeline, feed, out })
     }
 
-    /// The frame as a small grey picture.
-    fn decode(&self, frame: &Frame, stop: &StopSignal) -> Result<Vec<u8>, String> {
+    /// What the pipeline makes of the frame.
+    pub fn decode(&self, frame: &Frame, within: Duration, stop: &StopSignal) -> Result<Vec<u8>, String> {
         let bus = self.pipeline.bus().ok_or("the decoder has no bus")?;
         bus.set_flushing(true);
         bus.set_flushing(false);
@@ -136,12 +148,13 @@ impl Decoder {
         // Twice: openh264dec gives a picture out only when the next one comes in.
         let again = Frame { pts: frame.pts + Duration::from_millis(1), ..frame.clone() };
         let taken = self.feed.push_sample(&sample(frame)).and_then(|_| self.feed.push_sample(&sample(&again)));
-        // And the end, for libav: it gives a picture out only when it knows that none is shown before it.
-        let ended = taken.and_then(|taken| if self.name == LIBAV { self.feed.end_of_stream() } else { Ok(taken) });
+        // And the end, for libav and libde265: they give a picture out only when they know that none is shown before it.
+        let waits = self.name.starts_with(LIBAV) || self.name == "libde265dec";
+        let ended = taken.and_then(|taken| if waits { self.feed.end_of_stream() } else { Ok(taken) });
         ended.map_err(|_| "the decoder takes no frame")?;
         let began = Instant::now();
-        while began.elapsed() < PATIENCE && !stop.is_raised() {
-            if let Some(sample) = self.grey.try_pull_sample(gst::ClockTime::from_mseconds(50)) {
+        while began.elapsed() < within && !stop.is_raised() {
+            if let Some(sample) = self.out.try_pull_sample(gst::ClockTime::from_mseconds(50)) {
                 let picture = sample.buffer().and_then(|buffer| Some(buffer.map_readable().ok()?.to_vec()));
                 return picture.ok_or_else(|| "the decoder gives an empty picture".into());
             }
@@ -154,8 +167,12 @@ impl Decoder {
 }
 
 fn sample(frame: &Frame) -> gst::Sample {
-    let caps = gst::Caps::builder("video/x-h264")
-        .field("stream-format", "avc")
+    let (name, form) = match frame.format.codec {
+        Codec::H264 => ("video/x-h264", "avc"),
+        Codec::H265 => ("video/x-h265", "hvc1"),
+    };
+    let caps = gst::Caps::builder(name)
+        .field("stream-format", form)
         .field("alignment", "au")
         .field("codec_data", gst::Buffer::from_slice(frame.format.configuration.clone()))
         .field("width", i32::from(frame.format.width))

@@ -8,6 +8,7 @@ mod looping;
 mod nal_units;
 mod pipeline;
 mod source;
+mod stills;
 #[cfg(test)]
 mod tests;
 mod time_overlay;
@@ -21,7 +22,13 @@ use std::{
 use gst::prelude::*;
 use gstreamer as gst;
 
-use super::{MediaError, motion::built_in::GreyDecoder, source::FrameSource, stop_signal::StopSignal};
+use super::{
+    MediaError,
+    motion::built_in::GreyDecoder,
+    snapshot::{Snapshots, Started, Target},
+    source::FrameSource,
+    stop_signal::StopSignal,
+};
 use crate::config::Source;
 use decoder::{DECODERS, Decoders};
 use description::Description;
@@ -46,6 +53,11 @@ pub(super) fn open(source: &Source) -> Result<Arc<dyn FrameSource>, MediaError> 
 /// Decodes keyframes for built-in motion.
 pub(super) fn decoder(stop: StopSignal) -> Box<dyn GreyDecoder> {
     Box::new(Decoders::new(stop))
+}
+
+/// Snapshots that are JPEGs where there is a decoder. GStreamer starts with the first of them.
+pub(super) fn snapshots(target: Target, stop: StopSignal) -> Result<Started, MediaError> {
+    Snapshots::of(target, stills::Decoded::new(stop))
 }
 
 /// Whether `motion = "built-in"` can see this source: raw pictures, or a decoder for its keyframes.

@@ -1,6 +1,6 @@
-//! Snapshots: one picture at the start of an event. With `[media] snapshot_url` it is the JPEG that the camera's firmware gives,
-//! fetched on a thread of its own so that no clip waits for it; otherwise, and where the camera gives none, the newest keyframe as
-//! an MP4 of one frame. Either goes through the outlet as any clip does.
+//! Snapshots: one picture at the start of an event. With `[media] snapshot_url` it is the JPEG that the camera's firmware gives;
+//! without it, and with GStreamer, one that is made of the newest keyframe. A thread of its own makes it, so that no clip waits for
+//! it. Otherwise, and where there is none, it is the keyframe as an MP4 of one frame. All go through the outlet as any clip does.
 
 mod fetch;
 pub(super) mod jpeg;
@@ -15,6 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use care_protocol::ClipKind;
 use portable_atomic::AtomicU64;
 
@@ -26,82 +27,126 @@ use crate::{
     config::SnapshotUrl,
 };
 
-/// So many snapshots may wait while the camera answers slowly.
+/// So many snapshots may wait while one is made.
 const WAITING: usize = 2;
 
-/// How often the camera gave none.
+/// How often there was none.
 #[derive(Debug, Default)]
 pub(super) struct Counts {
     pub failed: AtomicU64,
+}
+
+/// Gives JPEGs of moments.
+pub(super) trait Stills: Send + 'static {
+    /// Begins the sentence that says why there is none.
+    const FAILS: &'static str;
+    /// What to do about it.
+    const ADVICE: &'static str;
+
+    /// The picture, no taller than `tallest` lines if that can be chosen. `None`: a frame of the stream is the picture, and
+    /// nothing is wrong.
+    ///
+    /// # Errors
+    /// Why there is none, without secrets.
+    fn still(&mut self, moment: &Moment, tallest: u32) -> Result<Option<Still>, String>;
+}
+
+/// A JPEG.
+#[derive(Debug)]
+pub(super) struct Still {
+    bytes: Bytes,
+    dimensions: Dimensions,
+    taken: Instant,
+}
+
+impl Still {
+    /// # Errors
+    /// It is no whole JPEG: completes the sentence "what … gives …".
+    #[cfg(feature = "gstreamer")]
+    pub fn new(bytes: Bytes, taken: Instant) -> Result<Self, &'static str> {
+        jpeg::dimensions(&bytes).map(|dimensions| Self { bytes, dimensions, taken })
+    }
+}
+
+/// Where snapshots go, and what counts and says how that went.
+#[derive(Clone)]
+pub(super) struct Target {
+    pub outlet: Arc<dyn Outlet>,
+    pub counts: Arc<Counts>,
+    pub conditions: Conditions,
 }
 
 /// Where moments go of which a snapshot is wanted.
 #[derive(Clone)]
 pub(super) struct Snapshots(Arc<Shared>);
 
+/// And the thread that makes them, if there is one.
+pub(super) type Started = (Snapshots, Option<JoinHandle<()>>);
+
 struct Shared {
-    outlet: Arc<dyn Outlet>,
-    counts: Arc<Counts>,
-    conditions: Conditions,
-    /// Absent: the camera's firmware is not asked.
+    target: Target,
+    /// [`Stills::FAILS`] and [`Stills::ADVICE`].
+    words: (&'static str, &'static str),
+    /// Absent: snapshots are frames of the stream.
     queue: Option<SyncSender<Moment>>,
 }
 
 impl Snapshots {
     /// Those of the stream alone.
-    pub fn of_stream(outlet: Arc<dyn Outlet>, conditions: Conditions) -> Self {
-        Self(Arc::new(Shared { outlet, counts: Arc::default(), conditions, queue: None }))
+    #[cfg(not(feature = "gstreamer"))]
+    pub fn of_stream(target: Target) -> Started {
+        (Self(Arc::new(Shared { target, words: ("", ""), queue: None })), None)
     }
 
-    /// Those that the camera gives at this address. The thread ends once nobody can ask it any more.
-    pub fn of_camera(
-        url: &SnapshotUrl,
-        outlet: Arc<dyn Outlet>,
-        counts: Arc<Counts>,
-        conditions: Conditions,
-    ) -> Result<(Self, JoinHandle<()>), MediaError> {
-        let mut service = Service::new(url.clone()).map_err(MediaError::Thread)?;
+    /// Those that the camera gives at this address.
+    pub fn of_camera(url: &SnapshotUrl, target: Target) -> Result<Started, MediaError> {
+        Self::of(target, Service::new(url.clone()).map_err(MediaError::Thread)?)
+    }
+
+    /// JPEGs from there. The thread ends once nobody can ask it any more.
+    pub fn of<S: Stills>(target: Target, mut stills: S) -> Result<Started, MediaError> {
         let (queue, moments) = mpsc::sync_channel::<Moment>(WAITING);
-        let shared = Shared { outlet: outlet.clone(), counts: counts.clone(), conditions: conditions.clone(), queue: None };
-        let run = move || moments.iter().for_each(|moment| shared.take(&moment, &mut service));
+        let words = (S::FAILS, S::ADVICE);
+        let shared = Shared { target: target.clone(), words, queue: None };
+        let run = move || moments.iter().for_each(|moment| shared.take(&moment, &mut stills));
         let thread = crate::threads::named("media-snapshot").spawn(run).map_err(MediaError::Thread)?;
-        Ok((Self(Arc::new(Shared { outlet, counts, conditions, queue: Some(queue) })), thread))
+        Ok((Self(Arc::new(Shared { target, words, queue: Some(queue) })), Some(thread)))
     }
 
-    /// Takes one. Never waits for the camera.
+    /// Takes one. Never waits for the picture.
     pub fn take(&self, moment: Moment) {
-        let Shared { outlet, queue, .. } = &*self.0;
-        // A plan without snapshots costs the camera no request.
+        let Shared { target: Target { outlet, .. }, queue, .. } = &*self.0;
+        // A plan without snapshots costs no request, and nothing is decoded.
         let Some(queue) = queue.as_ref().filter(|_| outlet.tallest_snapshot().is_some()) else { return moment.record(&**outlet) };
         if let Err(mpsc::TrySendError::Full(moment) | mpsc::TrySendError::Disconnected(moment)) = queue.try_send(moment) {
-            self.0.fail("others wait for the camera's answer already", &moment);
+            self.0.fail("others wait already", &moment);
         }
     }
 }
 
 impl Shared {
-    fn take(&self, moment: &Moment, service: &mut Service) {
-        let Some(tallest) = self.outlet.tallest_snapshot() else { return };
-        let asked = Instant::now();
-        match service.picture() {
-            Ok(Jpeg { dimensions: Dimensions { height, .. }, .. }) if u32::from(height) > tallest => {
+    fn take(&self, moment: &Moment, stills: &mut impl Stills) {
+        let Some(tallest) = self.target.outlet.tallest_snapshot() else { return };
+        match stills.still(moment, tallest) {
+            Ok(Some(Still { dimensions: Dimensions { height, .. }, .. })) if u32::from(height) > tallest => {
                 self.fail(&format!("its picture has {height} lines, and the plan allows {tallest}"), moment);
             }
-            Ok(picture) => {
-                self.conditions.clear(Kind::SnapshotFailing);
-                self.send(picture, asked, moment);
+            Ok(Some(still)) => {
+                self.target.conditions.clear(Kind::SnapshotFailing);
+                self.send(still, moment);
             }
+            Ok(None) => moment.record(&*self.target.outlet),
             Err(why) => self.fail(&why, moment),
         }
     }
 
-    fn send(&self, Jpeg { bytes, dimensions }: Jpeg, asked: Instant, moment: &Moment) {
-        let beginning = Beginning { kind: ClipKind::Snapshot, ago: asked.elapsed(), height: dimensions.height.into() };
+    fn send(&self, Still { bytes, dimensions, taken }: Still, moment: &Moment) {
+        let beginning = Beginning { kind: ClipKind::Snapshot, ago: taken.elapsed(), height: dimensions.height.into() };
         // What was asked for under one account goes to no other.
         if moment.is_erased() {
             return;
         }
-        let Some((mut writer, _)) = self.outlet.begin(beginning) else { return };
+        let Some((mut writer, _)) = self.target.outlet.begin(beginning) else { return };
         if writer.append(bytes, Duration::ZERO) != Verdict::Erased && !moment.is_erased() {
             writer.finish(Duration::ZERO);
         }
@@ -109,10 +154,21 @@ impl Shared {
 
     /// The stream has the picture instead.
     fn fail(&self, why: &str, moment: &Moment) {
-        let failed = 1 + self.counts.failed.fetch_add(1, Ordering::Relaxed);
-        let sentence = format!("the camera gives no snapshot, so a frame of the stream is sent instead ({failed} so far): {why}");
-        self.conditions.raise(Kind::SnapshotFailing, sentence);
-        moment.record(&*self.outlet);
+        let failed = 1 + self.target.counts.failed.fetch_add(1, Ordering::Relaxed);
+        let (fails, advice) = self.words;
+        let sentence = format!("{fails}, so a frame of the stream is sent instead ({failed} so far): {why}");
+        self.target.conditions.raise_advising(Kind::SnapshotFailing, sentence, advice);
+        moment.record(&*self.target.outlet);
+    }
+}
+
+impl Stills for Service {
+    const FAILS: &'static str = "the camera gives no snapshot";
+    const ADVICE: &'static str = Kind::SnapshotFailing.advice();
+
+    fn still(&mut self, _: &Moment, _: u32) -> Result<Option<Still>, String> {
+        let taken = Instant::now();
+        self.picture().map(|Jpeg { bytes, dimensions }| Some(Still { bytes, dimensions, taken }))
     }
 }
 

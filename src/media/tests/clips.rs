@@ -221,6 +221,8 @@ fn motion_comes_with_a_snapshot_if_the_plan_has_them() {
     collector.wait_for(2);
     let clips = collector.clips.lock().unwrap();
     assert_eq!((clips[0].beginning.kind, clips[1].beginning.kind), (ClipKind::Snapshot, ClipKind::Motion));
-    assert_eq!(probe_clip(&clips[0]).frames, 1);
+    // Where there is a decoder it is a JPEG, unless that was late.
+    let is_jpeg = cfg!(feature = "gstreamer") && clips[0].bytes.starts_with(&[0xFF, 0xD8]);
+    assert!(is_jpeg || probe_clip(&clips[0]).frames == 1);
     probe_clip(&clips[1]);
 }

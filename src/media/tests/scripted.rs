@@ -10,7 +10,7 @@ pub(in crate::media) const FPS: u32 = 15;
 
 /// What a session does.
 #[derive(Debug, Clone)]
-pub(super) enum Script {
+pub(in crate::media) enum Script {
     /// Delivers frames in real time, this many, a keyframe each second; then ends. `u32::MAX`: does not end.
     Live(u32),
     /// The same as fast as it can: a source whose clock runs ahead.
@@ -36,7 +36,7 @@ pub(super) enum Script {
 }
 
 /// Plays its sessions in order; then the last one again and again.
-pub(super) struct Scripted {
+pub(in crate::media) struct Scripted {
     size: &'static str,
     script: Mutex<VecDeque<Script>>,
     pub sessions: AtomicUsize,

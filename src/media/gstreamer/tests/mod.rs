@@ -8,6 +8,7 @@ mod fields;
 mod motion;
 mod pipeline;
 mod sources;
+mod stills;
 mod times;
 
 use std::{

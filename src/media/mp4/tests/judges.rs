@@ -219,8 +219,7 @@ impl Boxes {
             let track = &self.moov().trak[0];
             let sync = &track.mdia.minf.stbl.stss.as_ref().unwrap().entries;
             let late = track.mdia.minf.stbl.ctts.iter().flat_map(|ctts| &ctts.entries);
-            let late: Vec<i64> =
-                late.flat_map(|entry| std::iter::repeat_n(entry.sample_offset.into(), entry.sample_count as usize)).collect();
+            let late: Vec<i64> = late.flat_map(|entry| std::iter::repeat_n(entry.sample_offset, entry.sample_count as usize)).collect();
             let shown =
                 |(n, (at, _)): (usize, (i64, i64))| sync.contains(&(n as u32 + 1)).then(|| (at + late.get(n).copied().unwrap_or(0)) as u64);
             return steps(track).enumerate().filter_map(shown).collect();

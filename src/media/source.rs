@@ -113,6 +113,8 @@ pub(super) struct Counters {
     pub used: AtomicU64,
     /// Access units of sound that came, or should have, and are in no recording.
     pub sound_lost: AtomicU64,
+    /// RTP packets that came after they had been given up.
+    pub packets_late: AtomicU64,
     /// Whether the newest session delivers grey pictures.
     pub gives_grey: AtomicBool,
     progress: Mutex<Progress>,
@@ -250,6 +252,11 @@ impl Session {
         if !self.is_over() {
             self.stream.counters.sound_lost.fetch_add(units, Ordering::Relaxed);
         }
+    }
+
+    /// So many RTP packets came after they had been given up.
+    pub(super) fn packets_late(&self, packets: u64) {
+        self.stream.counters.packets_late.fetch_add(packets, Ordering::Relaxed);
     }
 
     /// What becomes of the sound of the stream, for the status.

@@ -47,6 +47,9 @@ pub struct StreamStatus {
     pub sound: Option<String>,
     /// Access units of sound that came, or should have, and are in no recording.
     pub sound_lost: u64,
+    /// RTP packets that came over UDP after they had been given up as lost: the network swaps packets too far apart.
+    #[serde(default)]
+    pub packets_late: u64,
     /// Frames that the source has delivered.
     pub frames: u64,
     /// Those of them that were lost, or are useless because one before them was.

@@ -107,6 +107,7 @@ impl Supervised {
             coding: counters.coding(),
             sound: counters.sound(),
             sound_lost: counters.sound_lost.load(Ordering::Relaxed),
+            packets_late: counters.packets_late.load(Ordering::Relaxed),
             frames: counters.frames.load(Ordering::Relaxed),
             dropped: counters.dropped.load(Ordering::Relaxed),
             last_frame_age_ms: age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),

@@ -23,7 +23,7 @@ pub fn status_example() -> Value {
     let at = "2026-01-01T00:00:00Z";
     let stream = json!({
         "source": "test", "width": 640, "height": 360, "coding": "H.264 High", "sound": "AAC 16 kHz mono", "sound_lost": 0,
-        "frames": 9, "dropped": 0, "last_frame_age_ms": 12, "restarts": 0, "fault": "why"
+        "packets_late": 0, "frames": 9, "dropped": 0, "last_frame_age_ms": 12, "restarts": 0, "fault": "why"
     });
     let mut media = json!({
         "why_not": "why", "low": stream, "motion_events": 1, "motion_ignored": 0, "clip_running": true, "clips_recorded": 1,

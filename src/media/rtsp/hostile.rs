@@ -13,8 +13,8 @@ use super::{
     message::{LONGEST_BODY, LONGEST_HEAD, Message, Reader, Response},
     offer,
     packet::{self, Rtp},
+    reorder::ReorderBuffer,
     sdp::Description,
-    sequence::Sequence,
     setup::{SessionHeader, Transport},
     sound_offer::{self, SoundOffer},
 };
@@ -27,7 +27,7 @@ const PIECE: usize = 64;
 pub(crate) fn messages(input: &[u8]) -> Verdict {
     let Some((&first, rest)) = input.split_first() else { return Verdict::Refused };
     let (mut reader, mut bytes) = (Reader::default(), BytesMut::new());
-    let mut seen = Seen { now: Instant::now(), sequence: Sequence::default(), filmed: false };
+    let mut seen = Seen { now: Instant::now(), order: ReorderBuffer::over_udp(), filmed: false };
     let mut keepalive = Keepalive::new(Duration::from_secs(u64::from(first)), seen.now);
     for piece in rest.chunks(PIECE * (1 + usize::from(first))) {
         bytes.extend_from_slice(piece);
@@ -45,7 +45,7 @@ pub(crate) fn messages(input: &[u8]) -> Verdict {
 
 struct Seen {
     now: Instant,
-    sequence: Sequence,
+    order: ReorderBuffer,
     filmed: bool,
 }
 
@@ -57,7 +57,10 @@ impl Seen {
             Message::Data { packet, .. } => {
                 if let Some(rtp) = Rtp::read(&packet) {
                     assert!(rtp.payload.len() <= packet.len());
-                    self.sequence.take(rtp.source, rtp.sequence);
+                    let mut next = self.order.push(rtp, self.now);
+                    while next.is_some() {
+                        next = self.order.next();
+                    }
                 }
                 packet::says_bye(&packet, 7);
                 packet::sender_report(&packet, 7);

@@ -5,7 +5,7 @@
 //! ```text
 //! source ─ opening, playing ─ conversation ─ connection     what a camera sends may be anything: the files below read it,
 //!                                                           without a socket, and the fuzz target `rtsp` feeds them
-//! message, login, setup, control, sdp, offer, sound_offer, packet, sequence, keepalive, metadata
+//! message, login, setup, control, sdp, offer, sound_offer, packet, reorder, sequence, keepalive, metadata
 //! ```
 //!
 //! The client is the agent's own because a camera must not be able to end the agent: `docs/design/rtp.md#the-client`.
@@ -25,6 +25,7 @@ mod offer;
 mod opening;
 mod packet;
 mod playing;
+mod reorder;
 mod sdp;
 mod sequence;
 mod setup;
@@ -185,6 +186,7 @@ impl RtspSource {
         let mut quiet_at = packet_at + QUIET;
         let mut has_picture = false;
         loop {
+            session.packets_late(playing.take_late());
             select! {
                 received = playing.receive() => match received {
                     Ok(sound @ Received::Sound(_)) => playing.take(sound, &mut |given| delivery.give(given)),

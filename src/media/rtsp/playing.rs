@@ -16,7 +16,7 @@ use super::{
     message::{Message, Response},
     metadata::MetadataTrack,
     packet::{self, Rtp},
-    sequence::Sequence,
+    reorder::{Ordered, ReorderBuffer},
     sound::SoundStream,
     way::Way,
 };
@@ -40,7 +40,7 @@ pub(super) struct Playing {
     keepalive: Keepalive,
     /// The keepalive under way has been sent again, for another login.
     repeated: bool,
-    sequence: Sequence,
+    order: ReorderBuffer,
     /// How many packets are missing before the next one that is given.
     missing: u16,
     packet_at: Option<Instant>,
@@ -73,12 +73,12 @@ impl Playing {
     pub fn begin(mut conversation: Conversation, way: Way, timeout: Duration, payload_type: u8, depayloader: Depayloader) -> Self {
         let began = Instant::now();
         Self {
+            order: way.order(),
             way,
             early: std::mem::take(&mut conversation.early).into_iter(),
             conversation,
             keepalive: Keepalive::new(timeout, began),
             repeated: false,
-            sequence: Sequence::default(),
             missing: 0,
             packet_at: None,
             bye_at: None,
@@ -119,7 +119,7 @@ impl Playing {
                 return Err(Fault::Ended("ended the stream"));
             }
             let due = self.keepalive.due_at();
-            let wake = ends.map_or(due, |ends| ends.min(due));
+            let wake = self.orders().filter_map(|order| order.due_at()).chain(ends).fold(due, Instant::min);
             let progressed = select! {
                 progressed = self.conversation.connection()?.progress() => progressed,
                 ready = self.way.readable() => ready.map_err(Fault::Broken),
@@ -133,6 +133,17 @@ impl Playing {
             };
             self.conversation.kept(progressed)?;
         }
+    }
+
+    /// What puts the packets of each stream in order.
+    fn orders(&mut self) -> impl Iterator<Item = &mut ReorderBuffer> {
+        let (sound, metadata) = (self.sound.as_mut(), self.metadata.as_mut());
+        [Some(&mut self.order), sound.map(|sound| &mut sound.order), metadata.map(|metadata| &mut metadata.order)].into_iter().flatten()
+    }
+
+    /// How many packets came after they had been given up, since this was last asked.
+    pub fn take_late(&mut self) -> u64 {
+        self.orders().map(ReorderBuffer::take_late).sum()
     }
 
     pub fn over_udp(&self) -> bool {
@@ -171,8 +182,17 @@ impl Playing {
         }
         self.metadata.as_mut().map_or(Ok(()), MetadataTrack::receive)?;
         for _ in 0..DATAGRAMS {
+            if let Some(packet) = self.in_order() {
+                return Ok(Some(Received::Picture(packet)));
+            }
             let Way::Udp(udp) = &mut self.way else { break };
-            let Some((packet, is_rtcp)) = udp.received().map_err(Fault::Broken)? else { break };
+            let Some((packet, is_rtcp)) = udp.received().map_err(Fault::Broken)? else {
+                self.order.expire(Instant::now());
+                if let Some(packet) = self.in_order() {
+                    return Ok(Some(Received::Picture(packet)));
+                }
+                break;
+            };
             if is_rtcp {
                 self.rtcp(&packet);
             } else if let Some(packet) = self.rtp(&packet, Instant::now()) {
@@ -182,16 +202,32 @@ impl Playing {
         Ok(self.heard())
     }
 
+    /// The next packet of the picture whose turn has come.
+    fn in_order(&mut self) -> Option<Packet> {
+        loop {
+            let next = self.order.next()?;
+            if let Some(packet) = self.picture(next) {
+                return Some(packet);
+            }
+        }
+    }
+
     /// The next datagram of sound.
     fn heard(&mut self) -> Option<Received> {
         let sound = self.sound.as_mut()?;
         for _ in 0..DATAGRAMS {
+            if let Some(packet) = sound.next() {
+                return Some(Received::Sound(packet));
+            }
             let Way::Udp(udp) = &mut sound.way else { break };
             let Ok(received) = udp.received() else {
                 self.sound = None;
                 break;
             };
-            let Some((packet, is_rtcp)) = received else { break };
+            let Some((packet, is_rtcp)) = received else {
+                sound.order.expire(Instant::now());
+                return sound.next().map(Received::Sound);
+            };
             if is_rtcp {
                 sound.rtcp(&packet);
             } else if let Some(packet) = sound.rtp(&packet, Instant::now()) {
@@ -231,7 +267,11 @@ impl Playing {
         if rtp.payload_type == NO_PICTURE && self.payload_type != NO_PICTURE {
             return None;
         }
-        let missing = self.sequence.take(rtp.source, rtp.sequence)?;
+        let next = self.order.push(rtp, received)?;
+        self.picture(next)
+    }
+
+    fn picture(&mut self, Ordered { rtp, received, missing }: Ordered) -> Option<Packet> {
         self.missing = self.missing.saturating_add(missing);
         (self.packet_at, self.bye_at) = (Some(received), None);
         // Others within the same stream carry repairs.
@@ -247,10 +287,10 @@ impl Playing {
     }
 
     fn rtcp(&mut self, packet: &Bytes) {
-        if self.bye_at.is_none() && self.sequence.source().is_some_and(|source| packet::says_bye(packet, source)) {
+        if self.bye_at.is_none() && self.order.source().is_some_and(|source| packet::says_bye(packet, source)) {
             self.bye_at = Some(Instant::now());
         }
-        let report = self.sequence.source().and_then(|source| packet::sender_report(packet, source));
+        let report = self.order.source().and_then(|source| packet::sender_report(packet, source));
         if let (Some(report), Some(sound)) = (report, &mut self.sound) {
             sound.depayloader.picture_reported(report);
         }

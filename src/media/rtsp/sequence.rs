@@ -1,5 +1,5 @@
 //! Puts the packets of one source in order by their numbers, and tells how many are missing. A camera may change its source (SSRC)
-//! or its numbers in mid-stream: that costs a gap, and not the session. Pure. Called by `playing`.
+//! or its numbers in mid-stream: that costs a gap, and not the session. Pure. Called by `reorder`.
 
 /// A packet so far back is late or a copy (RFC 3550, A.1). One further back belongs to other numbers.
 const LATEST: u16 = 100;
@@ -11,6 +11,10 @@ pub(super) struct Sequence {
     current: Option<Place>,
     /// Where another source, or other numbers, may go on, and how many packets have shown it.
     other: Option<(Place, u32)>,
+    /// Which packets before the next one have come; the lowest bit is that of the nearest.
+    came: u128,
+    /// Packets that came after they had been counted as missing.
+    late: u64,
 }
 
 /// A source, and the number that its next packet has.
@@ -26,27 +30,39 @@ impl Sequence {
         self.current.map(|place| place.source)
     }
 
+    /// How many packets came after they had been counted as missing, since this was last asked.
+    pub fn take_late(&mut self) -> u64 {
+        std::mem::take(&mut self.late)
+    }
+
+    /// How many packets of the stream belong before this one and have not come. `None`: it is of another source, or not ahead.
+    pub fn ahead(&self, source: u32, number: u16) -> Option<u16> {
+        let current = self.current.filter(|current| current.source == source)?;
+        Some(number.wrapping_sub(current.next)).filter(|ahead| *ahead < 1 << 15)
+    }
+
     /// How many packets are missing before this one; `None` if it is not to be used.
     pub fn take(&mut self, source: u32, number: u16) -> Option<u16> {
         let (this, after) = (Place { source, next: number }, Place { source, next: number.wrapping_add(1) });
         let Some(current) = self.current else {
-            self.current = Some(after);
+            (self.current, self.came) = (Some(after), u128::MAX);
             return Some(0);
         };
-        if source == current.source {
-            let missing = number.wrapping_sub(current.next);
-            let back = current.next.wrapping_sub(number);
-            if missing < 1 << 15 {
-                (self.current, self.other) = (Some(after), None);
-                return Some(missing);
-            }
-            if back <= LATEST {
-                return None;
-            }
+        if let Some(missing) = self.ahead(source, number) {
+            (self.current, self.other) = (Some(after), None);
+            self.came = self.came.checked_shl(u32::from(missing) + 1).unwrap_or_default() | 1;
+            return Some(missing);
+        }
+        let back = current.next.wrapping_sub(number);
+        if source == current.source && back <= LATEST {
+            let its = 1 << (back - 1);
+            self.late += u64::from(self.came & its == 0);
+            self.came |= its;
+            return None;
         }
         let seen = self.other.filter(|(place, _)| *place == this).map_or(1, |(_, seen)| seen + 1);
         if seen == PROBATION {
-            (self.current, self.other) = (Some(after), None);
+            (self.current, self.other, self.came) = (Some(after), None, u128::MAX);
             // How many are missing is not known.
             return Some(1);
         }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::{
     packet::{self, Rtp},
-    sequence::Sequence,
+    reorder::{Ordered, ReorderBuffer},
     sound_offer::Aac,
     way::Way,
 };
@@ -18,13 +18,13 @@ pub(super) struct SoundStream {
     pub way: Way,
     pub depayloader: SoundDepayloader,
     payload_type: u8,
-    sequence: Sequence,
+    pub order: ReorderBuffer,
 }
 
 impl SoundStream {
     pub fn new(offer: &Aac, way: Way) -> Self {
         let depayloader = SoundDepayloader::new(offer.headers, offer.clock_rate, offer.format.clone());
-        Self { way, depayloader, payload_type: offer.payload_type, sequence: Sequence::default() }
+        Self { order: way.order(), way, depayloader, payload_type: offer.payload_type }
     }
 
     /// Whether an interleaved packet is one of sound. Cameras that send the picture on this channel have the picture's type there.
@@ -38,16 +38,24 @@ impl SoundStream {
         matches!(self.way, Way::Tcp { rtcp: Some(rtcp), .. } if rtcp == channel)
     }
 
-    /// The packet to make sound of, if it is one.
+    /// Takes a packet, and gives the next one to make sound of, if its turn has come.
     pub fn rtp(&mut self, packet: &Bytes, received: Instant) -> Option<Packet> {
         let rtp = Rtp::read(packet).filter(|rtp| rtp.payload_type == self.payload_type)?;
-        let lost = self.sequence.take(rtp.source, rtp.sequence)?;
-        Some(Packet { timestamp: rtp.timestamp, mark: rtp.mark, lost, received, payload: rtp.payload })
+        self.order.push(rtp, received).map(packet_of)
+    }
+
+    /// The next packet to make sound of whose turn has come.
+    pub fn next(&mut self) -> Option<Packet> {
+        self.order.next().map(packet_of)
     }
 
     pub fn rtcp(&mut self, packet: &[u8]) {
-        if let Some(report) = self.sequence.source().and_then(|source| packet::sender_report(packet, source)) {
+        if let Some(report) = self.order.source().and_then(|source| packet::sender_report(packet, source)) {
             self.depayloader.sound_reported(report);
         }
     }
+}
+
+fn packet_of(Ordered { rtp, received, missing }: Ordered) -> Packet {
+    Packet { timestamp: rtp.timestamp, mark: rtp.mark, lost: missing, received, payload: rtp.payload }
 }

@@ -2,6 +2,7 @@
 //! becomes of a session that breaks. How real cameras err in their packets is the matter of `media::rtp` and of the black-box
 //! tests.
 
+mod network;
 mod sound;
 
 use std::{
@@ -14,7 +15,10 @@ use std::{
     thread,
 };
 
-use self::sound::{SoundBeside, is_sound};
+use self::{
+    network::{Disorder, Network, ORDER},
+    sound::{SoundBeside, is_sound},
+};
 use super::*;
 use crate::{
     conditions::Conditions,
@@ -57,13 +61,18 @@ pub(super) struct Camera {
 
 impl Camera {
     pub fn new(script: impl Fn(&str, usize, &str) -> Answer + Send + Sync + 'static) -> Self {
+        Self::through(ORDER, script)
+    }
+
+    /// With a network between that does this to pictures and sound.
+    pub fn through(disorder: Disorder, script: impl Fn(&str, usize, &str) -> Answer + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let (address, plays, script) = (listener.local_addr().unwrap(), Arc::<AtomicUsize>::default(), Arc::new(script));
         let counted = plays.clone();
         thread::spawn(move || {
             for (number, stream) in listener.incoming().enumerate() {
                 let (script, plays) = (script.clone(), counted.clone());
-                thread::spawn(move || serve(stream.unwrap(), |method, headers| script(method, number, headers), &plays));
+                thread::spawn(move || serve(stream.unwrap(), disorder, |method, headers| script(method, number, headers), &plays));
             }
         });
         Self { address, plays }
@@ -79,10 +88,10 @@ impl Camera {
 }
 
 /// Serves one connection until it ends.
-fn serve(stream: TcpStream, answer: impl Fn(&str, &str) -> Answer, plays: &AtomicUsize) {
+fn serve(stream: TcpStream, disorder: Disorder, answer: impl Fn(&str, &str) -> Answer, plays: &AtomicUsize) {
     let mut reader = BufReader::new(stream.try_clone().unwrap());
     let (mut udp, mut beside) = (None, Beside::None);
-    let mut film = Film::new();
+    let mut film = Film::new(disorder);
     let mut sound_udp = None;
     loop {
         let (mut line, mut headers) = (String::new(), String::new());
@@ -156,12 +165,12 @@ fn serve(stream: TcpStream, answer: impl Fn(&str, &str) -> Answer, plays: &Atomi
         }
         if method == "SETUP" && status == "200 OK" && is_sound(&asked_with) {
             let channel = transport.split("interleaved=").nth(1).and_then(|pair| pair.split('-').next()?.parse().ok());
-            film.sound = Some(SoundBeside::new(channel.unwrap_or_default(), sound_udp.take()));
+            film.sound = Some(SoundBeside::new(channel.unwrap_or_default(), sound_udp.take(), Network::new(disorder)));
         }
         if method == "PLAY" && status == "200 OK" {
             plays.fetch_add(1, Ordering::Relaxed);
             let (stream, udp) = (stream.try_clone().unwrap(), udp.take());
-            let mut film = std::mem::replace(&mut film, Film::new());
+            let mut film = std::mem::replace(&mut film, Film::new(disorder));
             let beside = std::mem::replace(&mut beside, Beside::None);
             thread::spawn(move || {
                 beside.send(&stream);
@@ -184,11 +193,15 @@ enum Beside {
 }
 
 impl Beside {
-    /// Sends a document in two packets, and the first half of another.
+    /// Sends a document in two packets, and the first half of another. The network between swaps two of them.
     fn send(&self, stream: &TcpStream) {
         let document = include_bytes!("../../../fuzz/corpus/onvif/hikvision");
         let (first, second) = document.split_at(500);
-        for (sequence, mark, payload) in [(9, 0, first), (10, 0x80, second), (11, 0, first)] {
+        let mut packets = [(9, 0, first), (10, 0x80, second), (11, 0, first)];
+        if matches!(self, Self::Udp(_)) {
+            packets.swap(1, 2);
+        }
+        for (sequence, mark, payload) in packets {
             let mut rtp = vec![0x80, mark | 107, 0, sequence, 0, 0, 0, 0, 9, 9, 9, 9];
             rtp.extend_from_slice(payload);
             match self {
@@ -207,9 +220,9 @@ impl Beside {
 const EARLY: usize = 5;
 
 /// Sends a packet. False: the connection has ended.
-fn deliver(mut stream: &TcpStream, channel: u8, udp: Option<&UdpSocket>, rtp: &[u8]) -> bool {
+fn deliver(mut stream: &TcpStream, channel: u8, udp: Option<(&UdpSocket, &mut Network)>, rtp: &[u8]) -> bool {
     match udp {
-        Some(socket) => socket.send(rtp).is_ok(),
+        Some((socket, network)) => network.pass(rtp).iter().all(|packet| socket.send(packet).is_ok()),
         None => {
             let mut packet = vec![b'$', channel];
             packet.extend_from_slice(&u16::try_from(rtp.len()).unwrap().to_be_bytes());
@@ -226,13 +239,15 @@ struct Film {
     next: u32,
     sequence: u16,
     sound: Option<SoundBeside>,
+    network: Network,
 }
 
 impl Film {
-    fn new() -> Self {
+    fn new(disorder: Disorder) -> Self {
         let film = scripted::film("640x360");
         let sets = scripted::parameter_sets(&film[0].format.configuration);
-        Self { film, sets, next: 0, sequence: 7, sound: None }
+        // The numbers wrap soon.
+        Self { film, sets, next: 0, sequence: 65_530, sound: None, network: Network::new(disorder) }
     }
 
     /// Sends the next picture. False: the connection has ended.
@@ -240,15 +255,16 @@ impl Film {
         let frame = &self.film[self.next as usize % self.film.len()];
         let mut units: Vec<&[u8]> = if frame.key { self.sets.iter().map(Vec::as_slice).collect() } else { Vec::new() };
         units.extend(scripted::units(&frame.data));
-        for (index, unit) in units.iter().enumerate() {
-            let mark = if index + 1 == units.len() { 0x80 } else { 0 };
+        let payloads: Vec<_> = units.into_iter().flat_map(|unit| self.network.payloads(unit)).collect();
+        for (index, payload) in payloads.iter().enumerate() {
+            let mark = if index + 1 == payloads.len() { 0x80 } else { 0 };
             let mut rtp = vec![0x80, mark | 96];
             rtp.extend_from_slice(&self.sequence.to_be_bytes());
             rtp.extend_from_slice(&(self.next * 90_000 / scripted::FPS).to_be_bytes());
             rtp.extend_from_slice(&[1, 2, 3, 4]);
-            rtp.extend_from_slice(unit);
+            rtp.extend_from_slice(payload);
             self.sequence = self.sequence.wrapping_add(1);
-            if !deliver(stream, 0, udp, &rtp) {
+            if !deliver(stream, 0, udp.map(|udp| (udp, &mut self.network)), &rtp) {
                 return false;
             }
         }

@@ -7,6 +7,7 @@ use url::Url;
 use super::{
     conversation::Conversation,
     fault::Fault,
+    reorder::ReorderBuffer,
     setup::{SessionHeader, Transport},
     udp::Udp,
 };
@@ -32,6 +33,14 @@ impl Way {
         match self {
             Self::Udp(udp) => udp.readable().await,
             Self::Tcp { .. } => pending().await,
+        }
+    }
+
+    /// What puts the packets in order that come this way.
+    pub fn order(&self) -> ReorderBuffer {
+        match self {
+            Self::Udp(_) => ReorderBuffer::over_udp(),
+            Self::Tcp { .. } => ReorderBuffer::in_order(),
         }
     }
 

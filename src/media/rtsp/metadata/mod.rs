@@ -7,7 +7,10 @@ mod offer;
 #[cfg(test)]
 mod tests;
 
-use std::{cell::Cell, time::Duration};
+use std::{
+    cell::Cell,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use tokio::time::timeout;
@@ -20,6 +23,7 @@ use super::{
     conversation::Conversation,
     fault::{self, Fault, Step},
     packet::Rtp,
+    reorder::{Ordered, ReorderBuffer},
     sdp::Description,
     way::{Asked, Way, agree},
 };
@@ -78,7 +82,13 @@ impl MetadataRequest {
             Ok(Err(fault)) => return Err(fault::told(Step::Setup, server, &fault)),
             Err(_) => return Err(fault::silent(Step::Setup, server, SETUP)),
         };
-        Ok(Some(MetadataTrack { way: agreed, payload_type: offer.payload_type, assembly: Assembly::default(), sink: self.sink.clone() }))
+        Ok(Some(MetadataTrack {
+            order: agreed.order(),
+            way: agreed,
+            payload_type: offer.payload_type,
+            assembly: Assembly::default(),
+            sink: self.sink.clone(),
+        }))
     }
 
     /// The session plays.
@@ -103,6 +113,7 @@ impl MetadataRequest {
 /// The stream, once it is set up.
 pub(super) struct MetadataTrack {
     pub way: Way,
+    pub order: ReorderBuffer,
     payload_type: u8,
     assembly: Assembly,
     sink: MetadataSink,
@@ -113,7 +124,7 @@ impl MetadataTrack {
     pub fn takes(&mut self, channel: u8, packet: &Bytes) -> bool {
         let ours = matches!(self.way, Way::Tcp { rtp, .. } if rtp == channel);
         let packet = Rtp::read(packet).filter(|packet| ours && packet.payload_type == self.payload_type);
-        packet.inspect(|packet| self.packet(packet)).is_some()
+        packet.map(|packet| self.packet(packet, Instant::now())).is_some()
     }
 
     /// Takes the datagrams that have come.
@@ -123,16 +134,34 @@ impl MetadataTrack {
     pub fn receive(&mut self) -> Result<(), Fault> {
         for _ in 0..DATAGRAMS {
             let Way::Udp(udp) = &mut self.way else { break };
-            let Some((packet, is_rtcp)) = udp.received().map_err(Fault::Broken)? else { break };
+            let Some((packet, is_rtcp)) = udp.received().map_err(Fault::Broken)? else {
+                self.order.expire(Instant::now());
+                self.in_order(None);
+                break;
+            };
             if let Some(packet) = Rtp::read(&packet).filter(|_| !is_rtcp) {
-                self.packet(&packet);
+                self.packet(packet, Instant::now());
             }
         }
         Ok(())
     }
 
-    fn packet(&mut self, packet: &Rtp) {
-        let completed = self.assembly.take(packet);
+    fn packet(&mut self, packet: Rtp, received: Instant) {
+        let next = self.order.push(packet, received);
+        self.in_order(next);
+    }
+
+    /// Takes this packet and all whose turn has come.
+    fn in_order(&mut self, first: Option<Ordered>) {
+        let mut next = first.or_else(|| self.order.next());
+        while let Some(Ordered { rtp, missing, .. }) = next {
+            self.complete(&rtp, missing);
+            next = self.order.next();
+        }
+    }
+
+    fn complete(&mut self, packet: &Rtp, missing: u16) {
+        let completed = self.assembly.take(packet, missing);
         if completed.lost {
             self.sink.lost();
         }

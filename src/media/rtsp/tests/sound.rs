@@ -7,7 +7,7 @@ use super::*;
 use crate::config;
 
 /// A camera with AAC.
-const AAC: &str = "v=0\r\ns=camera\r\nt=0 0\r\na=control:*\r\nm=audio 0 RTP/AVP 97\r\na=control:audio\r\n\
+pub(super) const AAC: &str = "v=0\r\ns=camera\r\nt=0 0\r\na=control:*\r\nm=audio 0 RTP/AVP 97\r\na=control:audio\r\n\
                    a=rtpmap:97 MPEG4-GENERIC/16000/1\r\n\
                    a=fmtp:97 mode=AAC-hbr;sizelength=13;indexlength=3;indexdeltalength=3;config=1408\r\n\
                    m=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\na=control:video\r\n";
@@ -27,12 +27,13 @@ pub(super) fn is_sound(headers: &str) -> bool {
 pub(super) struct SoundBeside {
     channel: u8,
     udp: Option<UdpSocket>,
+    network: Network,
     next: u32,
 }
 
 impl SoundBeside {
-    pub fn new(channel: u8, udp: Option<UdpSocket>) -> Self {
-        Self { channel, udp, next: 0 }
+    pub fn new(channel: u8, udp: Option<UdpSocket>, network: Network) -> Self {
+        Self { channel, udp, network, next: 0 }
     }
 
     /// Sends the units that begin until then.
@@ -47,7 +48,7 @@ impl SoundBeside {
             rtp.extend_from_slice(&(u16::try_from(unit.len()).unwrap() << 3).to_be_bytes());
             rtp.extend_from_slice(unit);
             self.next += 1;
-            if !deliver(stream, self.channel, self.udp.as_ref(), &rtp) {
+            if !deliver(stream, self.channel, self.udp.as_ref().map(|udp| (udp, &mut self.network)), &rtp) {
                 return false;
             }
         }

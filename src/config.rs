@@ -190,7 +190,7 @@ pub struct Media {
     pub snapshot_url: Option<SnapshotUrl>,
     /// What starts a clip.
     pub motion: Motion,
-    /// `[motion]`: how built-in motion detection judges the picture.
+    /// `[motion]`: how the agent's own detectors judge the picture.
     pub detection: Detection,
 }
 
@@ -249,6 +249,8 @@ impl Source {
 pub enum Motion {
     /// What moves in small grey pictures.
     BuiltIn,
+    /// What the sizes of coded pictures tell, in every build.
+    Bitstream,
     /// One JSON object a line on a unix socket.
     Socket(PathBuf),
     /// The camera's own ONVIF metadata, beside the picture of an `rtsp://` source.

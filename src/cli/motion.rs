@@ -46,6 +46,7 @@ fn socket(config: &Config) -> Result<&Path, NoSocket> {
     match motion {
         Motion::Socket(path) => Ok(path),
         Motion::BuiltIn => Err(NoSocket(format!("[media] motion is built-in, so the agent asks nobody for motion: {right}"))),
+        Motion::Bitstream => Err(NoSocket(format!("[media] motion is bitstream, so the agent asks nobody for motion: {right}"))),
         Motion::Onvif => Err(NoSocket(format!("[media] motion is onvif, so the agent asks the camera itself for motion: {right}"))),
         Motion::Every(_) => Err(NoSocket(format!("[media] motion is a timer, so the agent asks nobody for motion: {right}"))),
     }

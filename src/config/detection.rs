@@ -1,4 +1,4 @@
-//! `[motion]`: how built-in motion detection judges the picture, where in it, and when. Reading it needs no picture and no clock;
+//! `[motion]`: how the agent's own motion detection judges the picture, where in it, and when. Reading it needs no picture and no clock;
 //! `media::motion` applies it (`docs/motion.md`).
 
 use toml::Spanned;
@@ -8,7 +8,7 @@ use super::{
     section::{Section, Value, integer, text},
 };
 
-/// What built-in motion detection takes into account.
+/// What the agent's own motion detection takes into account.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Detection {
     /// 1, for what is large or stands out, to 100; 50 unless given.

@@ -396,10 +396,11 @@ fn rtsp_transport(value: &Value<'_>) -> Result<RtspTransport, Wrong> {
 
 fn motion(value: &Value<'_>) -> Result<Motion, Wrong> {
     let text = text(value)?;
-    let right = "write built-in, socket:/run/kasa-care-agent/motion.sock, onvif or every:30s";
+    let right = "write built-in, bitstream, socket:/run/kasa-care-agent/motion.sock, onvif or every:30s";
     let wrong = || Wrong::new(format!("{text:?} is not a source of motion"), right);
     match text.split_once(':') {
         None if text == "built-in" => Ok(Motion::BuiltIn),
+        None if text == "bitstream" => Ok(Motion::Bitstream),
         None if text == "onvif" => Ok(Motion::Onvif),
         Some(("socket", path)) if !path.is_empty() => Ok(Motion::Socket(path.into())),
         Some(("every", pause)) => pause_of(pause).map(Motion::Every).ok_or_else(wrong),

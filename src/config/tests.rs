@@ -137,6 +137,7 @@ fn every_kind_of_source_and_motion_is_read() {
     assert_eq!(media("source = \"file:/clip.mp4\"").source, Source::File("/clip.mp4".into()));
     assert_eq!(media("source = \"launch:videotestsrc ! x264enc\"").source, Source::Launch("videotestsrc ! x264enc".into()));
     assert_eq!(media("source = \"test\"\nmotion = \"socket:/run/m.sock\"").motion, Motion::Socket("/run/m.sock".into()));
+    assert_eq!(media("source = \"test\"\nmotion = \"bitstream\"").motion, Motion::Bitstream);
     assert_eq!(media("source = \"test\"\nmotion = \"every:30s\"").motion, Motion::Every(Duration::from_secs(30)));
     assert_eq!(media("source = \"rtsp://127.0.0.1/live\"\nmotion = \"onvif\"").motion, Motion::Onvif);
     assert_eq!(media("source = \"test\"\nmotion = \"every:250ms\"").motion, Motion::Every(Duration::from_millis(250)));

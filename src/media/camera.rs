@@ -13,7 +13,7 @@ use super::{
     MediaError, MediaStatus, Outlet, backend, clip,
     drops::DropCounters,
     motion::{
-        self, Events,
+        self, Events, bitstream,
         built_in::{self, KeyframeWatch},
         onvif::{self, MetadataSink},
     },
@@ -30,8 +30,8 @@ use crate::{
 };
 
 /// What to do where no decoder is.
-const MOTION_BY_SOCKET: &str =
-    "Write [media] motion = \"socket:/run/kasa-care-agent/motion.sock\", and have the camera's own software report motion there.";
+const WITHOUT_DECODER: &str = "Write [media] motion = \"bitstream\", or \"socket:/run/kasa-care-agent/motion.sock\" and have the camera's own software \
+     report motion there.";
 
 /// A running camera. Dropping it stops it.
 pub struct Media {
@@ -135,7 +135,7 @@ impl Media {
         let mut running = self.running();
         if config.motion == Motion::BuiltIn && !backend::DECODES {
             let words = "motion = \"built-in\" needs a decoder, and this build has none";
-            conditions.raise_advising(Kind::MotionBlind, words, MOTION_BY_SOCKET);
+            conditions.raise_advising(Kind::MotionBlind, words, WITHOUT_DECODER);
         }
         let built_in = config.motion == Motion::BuiltIn && backend::DECODES;
         let grey = built_in.then(|| built_in::detector(self.events.clone(), &config.detection));
@@ -195,6 +195,10 @@ impl Media {
                 stop: self.stop.clone(),
             };
             running.threads.push(watch.start()?);
+        }
+        if config.motion == Motion::Bitstream {
+            let (ring, events) = (self.rings[0].clone(), self.events.clone());
+            running.threads.push(bitstream::start(ring, events, &config.detection, conditions.clone(), self.stop.clone())?);
         }
         running.threads.extend(motion::start(&config.motion, self.events.clone(), conditions.clone(), self.stop.clone())?);
         let target = snapshot::Target { outlet: self.outlet.clone(), counts: self.snapshots.clone(), conditions: conditions.clone() };

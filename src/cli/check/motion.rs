@@ -10,10 +10,18 @@ use crate::{
 /// One line for a schedule.
 pub(super) fn check(findings: &mut Findings) -> Vec<String> {
     let Some(media) = findings.parsed.media.clone().filter(|_| findings.parsed.has("motion")) else { return Vec::new() };
-    if media.motion != Motion::BuiltIn {
-        let right = "remove [motion], or write [media] motion = \"built-in\"";
-        findings.warn("motion", "is for built-in motion, and [media] motion names another detector, which decides by itself", right);
+    if !matches!(media.motion, Motion::BuiltIn | Motion::Bitstream) {
+        let right = "remove [motion], or write [media] motion = \"built-in\" or \"bitstream\"";
+        findings.warn(
+            "motion",
+            "is for the agent's own detectors, and [media] motion names another detector, which decides by itself",
+            right,
+        );
         return Vec::new();
+    }
+    if media.motion == Motion::Bitstream && !media.detection.zones.is_empty() {
+        let right = "remove them, or write [media] motion = \"built-in\" in a build that decodes";
+        findings.warn("motion.zones", "have no effect: motion = \"bitstream\" does not see where in the picture something moves", right);
     }
     let schedule = &media.detection.schedule;
     if !schedule.is_limited() {
@@ -55,9 +63,14 @@ mod tests {
     fn a_section_that_nothing_reads_is_a_warning() {
         let (passed, warnings) = checked("every:30s", "[motion]\nsensitivity = 80\n");
         assert_eq!((passed.len(), warnings.len()), (0, 1));
-        assert!(warnings[0].starts_with("motion: warning: is for built-in motion"), "{warnings:?}");
+        assert!(warnings[0].starts_with("motion: warning: is for the agent's own detectors"), "{warnings:?}");
         assert_eq!(checked("every:30s", ""), (Vec::new(), Vec::new()));
         assert_eq!(checked("built-in", "[motion]\nsensitivity = 80\n"), (Vec::new(), Vec::new()));
+        assert_eq!(checked("bitstream", "[motion]\nsensitivity = 80\n"), (Vec::new(), Vec::new()));
+        let (_, warnings) = checked("bitstream", "[motion]\nzones = [{ exclude = [0, 0, 50, 50] }]\n");
+        assert!(warnings.len() == 1 && warnings[0].starts_with("motion.zones: warning: have no effect"), "{warnings:?}");
+        let (passed, _) = checked("bitstream", "[motion]\nschedule = [\"06:00-22:00\"]\n");
+        assert_eq!(passed.len(), 1);
         let (passed, _) = checked("built-in", "[motion]\nschedule = [\"06:00-22:00\"]\n");
         assert!(passed.len() == 1 && passed[0].starts_with("motion.schedule: "), "{passed:?}");
     }

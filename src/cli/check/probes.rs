@@ -32,7 +32,7 @@ const MADE_WITH_THE_SERVICE: &str = "/run/kasa-care-agent";
 pub(super) fn motion_elements(findings: &mut Findings) {
     let Some(media) = findings.parsed.media.as_ref().filter(|media| media.motion == Motion::BuiltIn) else { return };
     if let Err(wrong) = media::built_in_available(&media.source) {
-        let write = "write motion = \"socket:/run/kasa-care-agent/motion.sock\" or \"every:30s\"";
+        let write = "write motion = \"bitstream\", \"socket:/run/kasa-care-agent/motion.sock\" or \"every:30s\"";
         let right = if cfg!(feature = "gstreamer") { format!("install it, or {write}") } else { write.to_owned() };
         findings.fault("media.motion", wrong, right);
     }
@@ -121,7 +121,7 @@ fn pictures(findings: &mut Findings, media: &Media, running: bool, passed: &mut 
         match picture.try_motion() {
             Ok(decoder) => passed.push(format!("media.motion: {decoder} decodes the picture")),
             Err(why) => {
-                let right = "set low_source to a stream that a decoder here can read, or motion to a socket";
+                let right = "set low_source to a stream that a decoder here can read, or motion to \"bitstream\" or a socket";
                 findings.fault("media.motion", format!("motion cannot be seen in the picture: {why}"), right);
             }
         }

@@ -1,6 +1,7 @@
-//! What starts a clip: a timer, a motion event from another program, the camera's own ONVIF metadata, or built-in motion
-//! detection. Detectors put events into a bounded queue, which the clip recorder empties.
+//! What starts a clip: a timer, a motion event from another program, the camera's own ONVIF metadata, built-in motion
+//! detection in pictures or in the sizes of coded ones. Detectors put events into a bounded queue, which the clip recorder empties.
 
+pub(super) mod bitstream;
 pub(super) mod built_in;
 pub(super) mod detector;
 mod hours;
@@ -81,6 +82,6 @@ pub(super) fn start(
     match motion {
         config::Motion::Every(period) => timer::start(*period, events, stop).map(Some),
         config::Motion::Socket(path) => socket::start(path, events, conditions, stop).map(Some),
-        config::Motion::BuiltIn | config::Motion::Onvif => Ok(None),
+        config::Motion::BuiltIn | config::Motion::Bitstream | config::Motion::Onvif => Ok(None),
     }
 }

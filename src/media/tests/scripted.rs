@@ -197,7 +197,7 @@ pub(super) fn encode(size: &str, seconds: u32, options: &[&str]) -> Vec<Frame> {
 }
 
 /// The NAL units between start codes (ITU-T H.264, annex B).
-fn nal_units(stream: &[u8]) -> Vec<&[u8]> {
+pub(in crate::media) fn nal_units(stream: &[u8]) -> Vec<&[u8]> {
     let starts: Vec<usize> = (3..stream.len()).filter(|&at| stream[at - 3..at] == [0, 0, 1]).collect();
     let ends = starts.iter().skip(1).map(|start| start - 3).chain([stream.len()]);
     starts

@@ -32,7 +32,7 @@ const UNREADABLE: u32 = 5;
 /// The most detectors that are remembered to see motion. Another takes the place of the oldest.
 const MOST_DETECTORS: usize = 16;
 
-const OTHERWISE: &str = "or set [media] motion to \"built-in\" or a motion socket";
+const OTHERWISE: &str = "or set [media] motion to \"built-in\", \"bitstream\" or a motion socket";
 
 /// Why the camera's metadata tells nothing of motion.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -16,17 +16,20 @@ const ONE_ALARM_S: f32 = 5.0;
 /// An event this long after something has left still belongs to it.
 const LEAVING_S: f32 = 2.0;
 
+/// How the table of this page begins.
+const HEADING: &str = "| scene | before";
+
 /// Events of one detector on some runs of a scene.
 #[derive(Default)]
-struct Tally {
+pub(super) struct Tally {
     seen: u32,
-    passages: u32,
-    alarms: u32,
+    pub passages: u32,
+    pub alarms: u32,
     hours: f32,
 }
 
 impl Tally {
-    fn add(&mut self, events: &[f32], passages: &[Passage], length: f32) {
+    pub fn add(&mut self, events: &[f32], passages: &[Passage], length: f32) {
         let during = |passage: &Passage, late: f32| passage.begins..passage.ends + late;
         self.passages += passages.len() as u32;
         self.seen += passages.iter().filter(|passage| events.iter().any(|at| during(passage, 0.5).contains(at))).count() as u32;
@@ -42,7 +45,7 @@ impl Tally {
     }
 
     /// Percent of passages.
-    fn recall(&self) -> f32 {
+    pub fn recall(&self) -> f32 {
         100.0 * self.seen as f32 / self.passages as f32
     }
 
@@ -50,14 +53,14 @@ impl Tally {
         self.alarms as f32 / self.hours
     }
 
-    fn shown(&self) -> String {
+    pub fn shown(&self) -> String {
         let recall = if self.passages == 0 { "–".to_owned() } else { format!("{:.0} %", self.recall()) };
         format!("{recall}, {:.0}", self.alarms_an_hour())
     }
 }
 
 /// The old detector and the new one on some runs of a scene, `length` seconds each.
-fn tally(scene: &Scene, rate: u32, seeds: Range<u64>, length: f32, sensitivity: u8) -> [Tally; 2] {
+pub(super) fn tally(scene: &Scene, rate: u32, seeds: Range<u64>, length: f32, sensitivity: u8) -> [Tally; 2] {
     let mut tallies = [Tally::default(), Tally::default()];
     for seed in seeds {
         let mut world = World::new(scene, seed, length);
@@ -105,10 +108,10 @@ fn every_scene_stays_within_its_bounds() {
     assert!(outside.is_empty(), "{outside}");
 }
 
-/// The table of the page, between its heading's row and the next empty line.
-fn published() -> Vec<String> {
+/// A table of the page, from the row that begins like this to the next empty line.
+pub(super) fn published(heading: &str) -> Vec<String> {
     let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/motion.md")).unwrap();
-    let rows = page.lines().skip_while(|line| !line.starts_with("| scene |"));
+    let rows = page.lines().skip_while(|line| !line.starts_with(heading));
     rows.take_while(|line| !line.is_empty()).map(str::to_owned).collect()
 }
 
@@ -126,9 +129,11 @@ fn table(seeds: Range<u64>, length: f32) -> String {
 
 #[test]
 fn the_page_has_every_scene() {
-    let published = published();
-    let scenes: Vec<&str> = published.iter().skip(2).map(|row| row[2..].split(" |").next().unwrap()).collect();
-    assert_eq!(scenes, SCENES.map(|scene| scene.name));
+    for heading in [HEADING, super::bitstream::HEADING] {
+        let published = published(heading);
+        let scenes: Vec<&str> = published.iter().skip(2).map(|row| row[2..].split(" |").next().unwrap()).collect();
+        assert_eq!(scenes, SCENES.map(|scene| scene.name));
+    }
 }
 
 #[test]
@@ -136,5 +141,5 @@ fn the_page_has_every_scene() {
 fn motion_figures() {
     let table = table(200..204, 340.0);
     println!("{table}");
-    assert_eq!(table.lines().collect::<Vec<_>>(), published());
+    assert_eq!(table.lines().collect::<Vec<_>>(), published(HEADING));
 }

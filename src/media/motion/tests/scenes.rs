@@ -151,6 +151,12 @@ impl World {
         world
     }
 
+    /// The same without sensor noise, for whoever adds it to a larger picture, and how strong it would be there.
+    pub fn without_noise(self) -> (Self, u8) {
+        let strength = if self.noise > 2.0 { 12 } else { 4 };
+        (Self { noise: 0.0, ..self }, strength)
+    }
+
     fn passage(&mut self, visitor: Visitor, begins: f32) -> Passage {
         let random = &mut self.random;
         let (wide, tall) = (between(random, visitor.wide), between(random, visitor.tall));
@@ -206,7 +212,7 @@ impl World {
             _ => {}
         }
         let in_infrared = self.weather == Weather::Infrared && (at / 60.0) as u32 % 2 == 1;
-        let noise = if in_infrared { 3.5 } else { self.noise };
+        let noise = if in_infrared && self.noise > 0.0 { 3.5 } else { self.noise };
         let random = &mut self.random;
         let noisy = |cell: f32| {
             // Three of the same range: nearly normal, of the standard deviation 1.

@@ -24,6 +24,7 @@ mod retry;
 mod ring;
 mod rtp;
 mod rtsp;
+mod samples;
 mod silence;
 mod snapshot;
 mod sound;

@@ -146,6 +146,8 @@ pub(super) enum Hearing {
     LeftOut(String),
     /// Sound that the camera has announced.
     Expected(Arc<SoundFormat>),
+    /// The same, of which AAC is made here: its name.
+    Encoded(String),
 }
 
 impl Counters {
@@ -166,15 +168,16 @@ impl Counters {
     /// How sound is coded, or why it is left out. `None`: there is none.
     pub fn sound(&self) -> Option<String> {
         let progress = self.progress();
-        match (&progress.hearing, progress.sound.format()) {
-            (Hearing::LeftOut(what), _) => Some(format!("left out: {what}")),
-            (_, Some(format)) => Some(format.to_string()),
-            (Hearing::Expected(format), None) if self.used.load(Ordering::Relaxed) > SOUND_IS_LATE => {
-                Some(format!("{format}, none has come"))
-            }
-            (Hearing::Expected(format), None) => Some(format.to_string()),
-            (Hearing::Nothing, None) => None,
-        }
+        let announced = match (&progress.hearing, progress.sound.format()) {
+            (Hearing::LeftOut(what), _) => return Some(format!("left out: {what}")),
+            (Hearing::Encoded(from), Some(format)) => return Some(format!("{format}, from {from}")),
+            (_, Some(format)) => return Some(format.to_string()),
+            (Hearing::Expected(format), None) => format.to_string(),
+            (Hearing::Encoded(from), None) => format!("AAC from {from}"),
+            (Hearing::Nothing, None) => return None,
+        };
+        let late = self.used.load(Ordering::Relaxed) > SOUND_IS_LATE;
+        Some(if late { announced + ", none has come" } else { announced })
     }
 
     /// Why frames come and none is handed on.

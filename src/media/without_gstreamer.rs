@@ -6,8 +6,10 @@ use super::{
     MediaError,
     frame::Frame,
     motion::built_in::GreyDecoder,
+    samples::Samples,
     snapshot::{Snapshots, Started, Target},
-    source::FrameSource,
+    sound::Sound,
+    source::{FrameSource, Session},
     stop_signal::StopSignal,
 };
 use crate::config::Source;
@@ -33,6 +35,29 @@ pub(super) fn snapshots(target: Target, _: StopSignal) -> Result<Started, MediaE
 /// Always an error.
 pub(super) fn built_in_available(_: &Source) -> Result<(), String> {
     Err("\"built-in\" needs a decoder, and this build has none".into())
+}
+
+/// Always an error: what the status says of the sound that is left out.
+pub(super) async fn encodes(samples: Samples) -> Result<(), String> {
+    Err(samples.name().into())
+}
+
+/// There is none.
+pub(super) fn sound_encoder(_: Samples, _: &Session) -> Option<SoundEncoder> {
+    None
+}
+
+/// Never there.
+pub(super) enum SoundEncoder {}
+
+impl SoundEncoder {
+    pub fn takes(&self, _: Samples) -> bool {
+        match *self {}
+    }
+
+    pub fn push(&self, _: Sound) {
+        match *self {}
+    }
 }
 
 struct NoDecoder;

@@ -7,6 +7,7 @@ mod frames;
 mod looping;
 mod nal_units;
 mod pipeline;
+mod sound;
 mod source;
 mod stills;
 #[cfg(test)]
@@ -25,13 +26,15 @@ use gstreamer as gst;
 use super::{
     MediaError,
     motion::built_in::GreyDecoder,
+    samples::Samples,
     snapshot::{Snapshots, Started, Target},
-    source::FrameSource,
+    source::{FrameSource, Session},
     stop_signal::StopSignal,
 };
 use crate::config::Source;
 use decoder::{DECODERS, Decoders};
 use description::Description;
+pub(super) use sound::SoundEncoder;
 
 /// Whether this build can decode pictures: with whichever decoders are installed.
 pub(super) const DECODES: bool = true;
@@ -75,6 +78,24 @@ pub(super) fn built_in_available(source: &Source) -> Result<(), String> {
         return Err(format!("built-in motion needs an H.264 decoder for this source: one of {}", DECODERS.join(", ")));
     }
     Ok(())
+}
+
+/// Whether AAC can be made of samples. It may take seconds the first time, while GStreamer looks for plugins.
+///
+/// # Errors
+/// What the status says of the sound that is left out.
+pub(super) async fn encodes(samples: Samples) -> Result<(), String> {
+    let find = move || {
+        init().map_err(|error| error.to_string())?;
+        sound::encoders::find(&sound::encoders::ENCODERS, &sound::Input::of(samples)).map(drop)
+    };
+    let found = tokio::task::spawn_blocking(find).await.unwrap_or_else(|error| Err(error.to_string()));
+    found.map_err(|why| format!("{}, because {why}", samples.name()))
+}
+
+/// What makes AAC of samples, for this session. `None`: there is no thread for it.
+pub(super) fn sound_encoder(samples: Samples, session: &Session) -> Option<SoundEncoder> {
+    SoundEncoder::of(samples, session)
 }
 
 /// Takes a pipeline to NULL on a thread of its own, because an element may hang in there. False: it hangs and is left behind.

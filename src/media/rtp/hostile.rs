@@ -9,11 +9,12 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{AuHeaders, Depayloader, Heard, LARGEST, Output, Packet, Report, SoundDepayloader};
+use super::{AuHeaders, Depayloader, Heard, LARGEST, Output, Packet, Report, SoundCoding, SoundDepayloader};
 use crate::{
     fuzzing::Verdict,
     media::{
         frame::{Codec, Frame},
+        samples::{Law, Samples},
         sound::SoundFormat,
     },
 };
@@ -33,7 +34,7 @@ pub(crate) fn packets(input: &[u8]) -> Verdict {
     let Some((&first, mut rest)) = input.split_first() else { return Verdict::Refused };
     let codec = if first & 1 == 0 { Codec::H264 } else { Codec::H265 };
     let mut depayloader = Depayloader::new(codec, NonZeroU32::new(90_000).expect("not zero"), Vec::new());
-    let mut sound = sound();
+    let (mut sound, mut samples) = (sound(), samples());
     let began = Instant::now();
     let mut received = began;
     let mut seen = Seen { began, received, incomplete: true, frames: 0, counted: 0, latest: Duration::ZERO };
@@ -56,6 +57,7 @@ pub(crate) fn packets(input: &[u8]) -> Verdict {
         sound.sound_reported(Report { ntp: u64::from(timestamp) << 13, rtp: timestamp ^ step });
         sound.picture_reported(Report { ntp: u64::from(step) << 24 | bytes, rtp: timestamp });
         sound.push(&packet, &depayloader, &mut |heard| seen.hear(&heard, &packet));
+        samples.push(&packet, &depayloader, &mut |heard| seen.hear(&heard, &packet));
         depayloader.push(packet, &mut |output| seen.take(output));
     }
     depayloader.end(&mut |output| seen.take(output));
@@ -65,7 +67,13 @@ pub(crate) fn packets(input: &[u8]) -> Verdict {
 
 fn sound() -> SoundDepayloader {
     let format = SoundFormat::plain(16_000, 1).expect("a rate that AAC has");
-    SoundDepayloader::new(AuHeaders::HIGH_RATE, NonZeroU32::new(16_000).expect("not zero"), Arc::new(format))
+    let coding = SoundCoding::Aac(AuHeaders::HIGH_RATE, Arc::new(format));
+    SoundDepayloader::new(&coding, NonZeroU32::new(16_000).expect("not zero"))
+}
+
+fn samples() -> SoundDepayloader {
+    let samples = Samples { law: Law::Mu, rate: 8000, channels: 1 };
+    SoundDepayloader::new(&SoundCoding::Samples(samples), NonZeroU32::new(8000).expect("not zero"))
 }
 
 struct Seen {
@@ -85,6 +93,10 @@ impl Seen {
                 // A packet may be full of units, of a byte each.
                 let within = Duration::from_millis(64) * packet.payload.len() as u32;
                 assert!(unit.pts <= self.received.duration_since(self.began) + FURTHEST * 2 + within, "{:?} is far ahead", unit.pts);
+            }
+            Heard::Samples(_, sound) => {
+                assert_eq!(sound.data, packet.payload);
+                assert!(sound.pts <= self.received.duration_since(self.began) + FURTHEST * 2, "{:?} is far ahead", sound.pts);
             }
             Heard::Lost(units) => assert!(*units > 0),
         }

@@ -1,5 +1,5 @@
 //! RTP packets in, frames out: the payload formats of H.264 (RFC 6184) and H.265 (RFC 7798), access units, entry points and times.
-//! Beside them the sound: AAC (RFC 3640).
+//! Beside them the sound: AAC (RFC 3640), and samples (RFC 3551).
 //! Pure: no I/O, no clock, no thread. The RTSP source feeds it.
 //!
 //! Other depacketizers end an access unit at the marker bit or a new RTP time, both of which cameras set wrongly, and forward
@@ -38,7 +38,7 @@ use bytes::Bytes;
 
 pub(super) use self::{
     aac::AuHeaders,
-    sound::{Heard, Report, SoundDepayloader},
+    sound::{Heard, Report, SoundCoding, SoundDepayloader},
 };
 use self::{
     access_unit::{AccessUnits, At},

@@ -1,4 +1,4 @@
-//! RTP packets of sound in, access units on the timeline of the pictures out. Steps from one unit to the next are those of the RTP
+//! RTP packets of sound in, access units or samples on the timeline of the pictures out. Steps from one unit to the next are those of the RTP
 //! time, judged like those of pictures. Where sound is beside the pictures is told by arrival at first, and by the camera's sender
 //! reports (RFC 3550, section 6.4.1) once both streams have one. Pure. The RTSP source feeds it.
 
@@ -10,10 +10,14 @@ use std::{
 
 use super::{
     Depayloader, Packet,
-    aac::{AacPayload, AuHeaders, Units},
+    aac::{AacPayload, AuHeaders, Units, Unusable},
+    access_unit::At,
     times::{SECOND, Times},
 };
-use crate::media::sound::{Sound, SoundFormat};
+use crate::media::{
+    samples::Samples,
+    sound::{Sound, SoundFormat},
+};
 
 /// Sound is moved if reports say that it is off by more than this.
 const NOTICEABLE: i64 = SECOND / 50;
@@ -28,20 +32,46 @@ pub(in crate::media) struct Report {
     pub rtp: u32,
 }
 
+/// How the packets of a stream are coded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::media) enum SoundCoding {
+    /// As a file can have it.
+    Aac(AuHeaders, Arc<SoundFormat>),
+    /// To be encoded first.
+    Samples(Samples),
+}
+
+impl SoundCoding {
+    /// Its name in the status.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Aac(..) => "AAC",
+            Self::Samples(samples) => samples.name(),
+        }
+    }
+}
+
 /// What becomes of the packets.
 #[derive(Debug)]
 pub(in crate::media) enum Heard {
     /// The next access unit.
     Unit(Arc<SoundFormat>, Sound),
+    /// The next samples, and when the first of them is heard.
+    Samples(Samples, Sound),
     /// So many access units came, or should have, and cannot be used.
     Lost(u64),
 }
 
-/// Makes access units of the packets of one stream of AAC.
+#[derive(Debug)]
+enum Payload {
+    Aac(AacPayload, Arc<SoundFormat>),
+    Samples(Samples),
+}
+
+/// Makes access units, or samples, of the packets of one stream of sound.
 #[derive(Debug)]
 pub(in crate::media) struct SoundDepayloader {
-    payload: AacPayload,
-    format: Arc<SoundFormat>,
+    payload: Payload,
     clock_rate: NonZeroU32,
     times: Times,
     /// When the first packet came.
@@ -56,10 +86,12 @@ pub(in crate::media) struct SoundDepayloader {
 
 impl SoundDepayloader {
     /// `clock_rate` is that of the RTP time.
-    pub fn new(headers: AuHeaders, clock_rate: NonZeroU32, format: Arc<SoundFormat>) -> Self {
+    pub fn new(coding: &SoundCoding, clock_rate: NonZeroU32) -> Self {
         Self {
-            payload: AacPayload::new(headers),
-            format,
+            payload: match coding {
+                SoundCoding::Aac(headers, format) => Payload::Aac(AacPayload::new(*headers), format.clone()),
+                SoundCoding::Samples(samples) => Payload::Samples(*samples),
+            },
             clock_rate,
             times: Times::new(clock_rate),
             began: None,
@@ -82,7 +114,10 @@ impl SoundDepayloader {
 
     /// Takes the next packet. Sound from before the first of the `pictures` is left out.
     pub fn push(&mut self, packet: &Packet, pictures: &Depayloader, out: &mut dyn FnMut(Heard)) {
-        let (units, unusable) = self.payload.push(packet);
+        let (units, unusable) = match &mut self.payload {
+            Payload::Aac(payload, _) => payload.push(packet),
+            Payload::Samples(_) => whole(packet),
+        };
         if let Some(unusable) = unusable {
             out(Heard::Lost(unusable.0));
         }
@@ -92,9 +127,16 @@ impl SoundDepayloader {
         let by_arrival = shown + apart(pictures_began, began);
         self.align(by_arrival, at.timestamp, pictures);
         for (n, data) in (0..).zip(units) {
-            let heard = by_arrival + self.shift + n * i64::from(self.format.samples) * SECOND / i64::from(self.format.rate.max(1));
-            let Ok(heard) = u64::try_from(heard) else { continue };
-            out(Heard::Unit(self.format.clone(), Sound { pts: Duration::from_nanos(heard), data }));
+            let after = match &self.payload {
+                Payload::Aac(_, format) => n * i64::from(format.samples) * SECOND / i64::from(format.rate.max(1)),
+                Payload::Samples(_) => 0,
+            };
+            let Ok(heard) = u64::try_from(by_arrival + self.shift + after) else { continue };
+            let sound = Sound { pts: Duration::from_nanos(heard), data };
+            out(match &self.payload {
+                Payload::Aac(_, format) => Heard::Unit(format.clone(), sound),
+                Payload::Samples(samples) => Heard::Samples(*samples, sound),
+            });
         }
     }
 
@@ -111,6 +153,14 @@ impl SoundDepayloader {
             self.shift = shift;
         }
     }
+}
+
+/// A packet of samples, and how many are missing before it.
+fn whole(packet: &Packet) -> (Option<Units>, Option<Unusable>) {
+    let at = At { timestamp: packet.timestamp, received: packet.received };
+    let units = Units { at, units: vec![packet.payload.clone()] };
+    let missing = Some(u64::from(packet.lost)).filter(|lost| *lost > 0).map(Unusable);
+    (Some(units).filter(|_| !packet.payload.is_empty()), missing)
 }
 
 /// From one moment to another, nanoseconds.

@@ -84,7 +84,7 @@ impl Seen {
         let sdp = String::from_utf8_lossy(&response.body);
         let description = Description::read(&sdp);
         let sound = match sound_offer::choose(&description) {
-            SoundOffer::Aac(aac) => Some(aac.control),
+            SoundOffer::Stream(offered) => Some(offered.control),
             SoundOffer::LeftOut(name) => {
                 assert_one_line(&name);
                 None

@@ -60,6 +60,7 @@ use self::{
     playing::{Given, Playing, Received},
 };
 use super::{
+    backend,
     frame::Frame,
     rtp::{Heard, Output},
     sound::Sound,
@@ -180,7 +181,8 @@ impl RtspSource {
         };
         let mut playing = self.opened(opening()).await?;
         session.hears(playing.hearing.clone());
-        let mut delivery = Delivery { session, began: Instant::now(), offset: Duration::ZERO, latest: None, fruitless: None };
+        let mut delivery =
+            Delivery { session, began: Instant::now(), offset: Duration::ZERO, latest: None, fruitless: None, encoder: None };
         let mut renewal = self.renewal(&playing, opening());
         let mut packet_at = tokio::time::Instant::now();
         let mut quiet_at = packet_at + QUIET;
@@ -334,6 +336,8 @@ struct Delivery<'a> {
     latest: Option<Duration>,
     /// Since when packets have come to nothing.
     fruitless: Option<Instant>,
+    /// What makes AAC of samples, once some have come.
+    encoder: Option<backend::SoundEncoder>,
 }
 
 impl Delivery<'_> {
@@ -343,6 +347,15 @@ impl Delivery<'_> {
             Given::Sound(Heard::Unit(format, sound)) => {
                 let pts = self.offset + sound.pts;
                 self.session.sound(&format, Sound { pts, ..sound });
+            }
+            Given::Sound(Heard::Samples(samples, sound)) => {
+                let pts = self.offset + sound.pts;
+                if self.encoder.as_ref().is_none_or(|encoder| !encoder.takes(samples)) {
+                    self.encoder = backend::sound_encoder(samples, self.session);
+                }
+                if let Some(encoder) = &self.encoder {
+                    encoder.push(Sound { pts, ..sound });
+                }
             }
             Given::Sound(Heard::Lost(units)) => self.session.sound_lost(units),
         }

@@ -24,7 +24,8 @@ use super::{
     way::{Asked, Way, agree},
 };
 use crate::media::{
-    rtp::Depayloader,
+    backend,
+    rtp::{Depayloader, SoundCoding},
     source::{Hearing, SourceError},
 };
 
@@ -155,11 +156,17 @@ impl Opening<'_> {
         let offer = match (self.sound, offer) {
             (Wanted::No, _) | (_, SoundOffer::Nothing) => return Ok((None, Hearing::Nothing)),
             (_, SoundOffer::LeftOut(name)) => return Ok((None, Hearing::LeftOut(name))),
-            (Wanted::NotAgain, SoundOffer::Aac(_)) => {
-                return Ok((None, left_out("the camera sends no picture when it is asked for sound")));
-            }
-            (Wanted::Yes, SoundOffer::Aac(offer)) => offer,
+            (_, SoundOffer::Stream(offer)) => offer,
         };
+        if let SoundCoding::Samples(samples) = &offer.coding
+            && let Err(why) = backend::encodes(*samples).await
+        {
+            return Ok((None, Hearing::LeftOut(why)));
+        }
+        let left_out = |why: &str| Hearing::LeftOut(format!("{}, because {why}", offer.coding.name()));
+        if self.sound == Wanted::NotAgain {
+            return Ok((None, left_out("the camera sends no picture when it is asked for sound")));
+        }
         self.asked_for_sound.set(true);
         let asked = match picture {
             Way::Tcp { rtp, rtcp } if *rtp == SOUND || *rtcp == Some(SOUND) => Asked::Channel(SOUND + 2),
@@ -174,8 +181,11 @@ impl Opening<'_> {
                 Ok((None, left_out("the camera sends it on the channel of the picture")))
             }
             (Ok((way, _)), _) => {
-                let format = offer.format.clone();
-                Ok((Some(SoundStream::new(&offer, way)), Hearing::Expected(format)))
+                let hearing = match &offer.coding {
+                    SoundCoding::Aac(_, format) => Hearing::Expected(format.clone()),
+                    SoundCoding::Samples(samples) => Hearing::Encoded(samples.name().into()),
+                };
+                Ok((Some(SoundStream::new(&offer, way)), hearing))
             }
             (Err(Fault::Status(status, _) | Fault::Moved(status, _)), _) => {
                 Ok((None, left_out(&format!("the camera refuses it ({status})"))))
@@ -212,10 +222,6 @@ impl Opening<'_> {
         }
         Err(why)
     }
-}
-
-fn left_out(why: &str) -> Hearing {
-    Hearing::LeftOut(format!("AAC, because {why}"))
 }
 
 fn resolver_says(error: &io::Error) -> String {

@@ -1,4 +1,4 @@
-//! The stream of sound beside the picture: set up after it if the camera offers AAC, and left out if the camera refuses. It has no
+//! The stream of sound beside the picture: set up after it if the camera offers AAC, or samples that can be encoded, and left out if the camera refuses. It has no
 //! say in whether the session goes on. Called by `playing`.
 
 use std::time::Instant;
@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::{
     packet::{self, Rtp},
     reorder::{Ordered, ReorderBuffer},
-    sound_offer::Aac,
+    sound_offer::Offered,
     way::Way,
 };
 use crate::media::rtp::{Packet, SoundDepayloader};
@@ -22,8 +22,8 @@ pub(super) struct SoundStream {
 }
 
 impl SoundStream {
-    pub fn new(offer: &Aac, way: Way) -> Self {
-        let depayloader = SoundDepayloader::new(offer.headers, offer.clock_rate, offer.format.clone());
+    pub fn new(offer: &Offered, way: Way) -> Self {
+        let depayloader = SoundDepayloader::new(&offer.coding, offer.clock_rate);
         Self { order: way.order(), way, depayloader, payload_type: offer.payload_type }
     }
 

@@ -1,5 +1,5 @@
-//! Chooses the sound of a camera in its SDP: AAC (RFC 3640), which a file can have as it is. What is left out, and why, is told.
-//! Pure; called once per session, after DESCRIBE.
+//! Chooses the sound of a camera in its SDP: AAC (RFC 3640), which a file can have as it is, before samples (RFC 3551). What is left
+//! out, and why, is told. Pure; called once per session, after DESCRIBE.
 
 use std::{num::NonZeroU32, sync::Arc};
 
@@ -10,7 +10,11 @@ use super::{
     offer::encodings,
     sdp::{self, Description, Section},
 };
-use crate::media::{rtp::AuHeaders, sound::SoundFormat};
+use crate::media::{
+    rtp::{AuHeaders, SoundCoding},
+    samples::Samples,
+    sound::SoundFormat,
+};
 
 /// The fields of an AU header that are not read.
 const UNREAD: [&str; 6] =
@@ -22,31 +26,30 @@ pub(super) enum SoundOffer {
     Nothing,
     /// Only what is left out: its name.
     LeftOut(String),
-    Aac(Aac),
+    Stream(Offered),
 }
 
 /// The stream to set up.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Aac {
+pub(super) struct Offered {
     /// Its own URL, as the camera writes it.
     pub control: String,
     pub payload_type: u8,
     pub clock_rate: NonZeroU32,
-    pub headers: AuHeaders,
-    pub format: Arc<SoundFormat>,
+    pub coding: SoundCoding,
 }
 
-/// Chooses the first stream of AAC that the camera sends.
+/// Chooses the first stream of AAC that the camera sends, or else of samples.
 pub(super) fn choose(description: &Description) -> SoundOffer {
     let is_sound = |section: &&Section| section.media.eq_ignore_ascii_case("audio") && !section.to_camera && section.is_rtp();
     let sections = || description.sections.iter().filter(is_sound);
-    if let Some(aac) = sections().find_map(aac) {
-        return SoundOffer::Aac(aac);
+    if let Some(offered) = sections().find_map(aac).or_else(|| sections().find_map(samples)) {
+        return SoundOffer::Stream(offered);
     }
     sections().next().map_or(SoundOffer::Nothing, |section| SoundOffer::LeftOut(named(section)))
 }
 
-fn aac(section: &Section) -> Option<Aac> {
+fn aac(section: &Section) -> Option<Offered> {
     encodings(section).filter(|(_, encoding, _)| encoding.eq_ignore_ascii_case("mpeg4-generic")).find_map(|(payload_type, _, rate)| {
         let clock_rate = rate.and_then(NonZeroU32::new)?;
         let parameter = |name: &str| {
@@ -61,12 +64,33 @@ fn aac(section: &Section) -> Option<Aac> {
             Some(config) => SoundFormat::read(&hexadecimal(config)?)?,
             None => SoundFormat::plain(clock_rate.get(), channels?)?,
         };
-        Some(Aac {
+        Some(Offered {
             control: section.control()?.to_owned(),
             payload_type: sdp::payload_type(payload_type)?,
             clock_rate,
-            headers: headers(parameter)?,
-            format: Arc::new(format),
+            coding: SoundCoding::Aac(headers(parameter)?, Arc::new(format)),
+        })
+    })
+}
+
+fn samples(section: &Section) -> Option<Offered> {
+    section.formats.iter().find_map(|format| {
+        let payload_type = sdp::payload_type(format)?;
+        let mut maps = section.attributes.of_format("rtpmap", format);
+        let samples = match maps.next() {
+            Some(map) => {
+                let mut parts = map.split('/').map(str::trim);
+                let encoding = parts.next()?;
+                let rate = parts.next().map_or(Some(8000), |rate| rate.parse().ok())?;
+                Samples::named(encoding, rate, parts.next().map_or(Some(1), |channels| channels.parse().ok())?)?
+            }
+            None => Samples::of_payload_type(payload_type)?,
+        };
+        Some(Offered {
+            control: section.control()?.to_owned(),
+            payload_type,
+            clock_rate: NonZeroU32::new(samples.rate)?,
+            coding: SoundCoding::Samples(samples),
         })
     })
 }
@@ -110,6 +134,7 @@ fn static_encoding(section: &Section) -> &'static str {
         Some(&"4") => "G723",
         Some(&"8") => "PCMA",
         Some(&"9") => "G722",
+        Some(&"10" | &"11") => "L16",
         Some(&"14") => "MPA",
         Some(&"18") => "G729",
         _ => "sound of a kind that the camera does not name",
@@ -119,6 +144,7 @@ fn static_encoding(section: &Section) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::media::samples::Law;
 
     const VIDEO: &str = "v=0\nm=video 0 RTP/AVP 96\na=rtpmap:96 H264/90000\na=control:video\n";
     const AAC: &str = "m=audio 0 RTP/AVP 97\na=rtpmap:97 MPEG4-GENERIC/16000/1\na=control:audio\n\
@@ -128,14 +154,17 @@ mod tests {
         choose(&Description::read(&format!("{VIDEO}{sound}")))
     }
 
-    fn expected() -> Aac {
-        Aac {
+    fn expected() -> Offered {
+        Offered {
             control: "audio".into(),
             payload_type: 97,
             clock_rate: NonZeroU32::new(16_000).unwrap(),
-            headers: AuHeaders::HIGH_RATE,
-            format: Arc::new(SoundFormat::plain(16_000, 1).unwrap()),
+            coding: of(AuHeaders::HIGH_RATE),
         }
+    }
+
+    fn of(headers: AuHeaders) -> SoundCoding {
+        SoundCoding::Aac(headers, Arc::new(SoundFormat::plain(16_000, 1).unwrap()))
     }
 
     #[test]
@@ -145,12 +174,28 @@ mod tests {
         assert_eq!(chosen(back), SoundOffer::Nothing, "sound to the camera is none of it");
         let other = "m=audio 0 RTP/AVP 8\na=control:other\n";
         for sound in [AAC.to_owned(), format!("{back}{other}{AAC}"), format!("{AAC}{other}")] {
-            assert_eq!(chosen(&sound), SoundOffer::Aac(expected()), "{sound}");
+            assert_eq!(chosen(&sound), SoundOffer::Stream(expected()), "{sound}");
         }
         let bare = "m=audio 0 RTP/AVP 97\na=rtpmap:97 mpeg4-generic/16000\na=control:audio\n";
-        assert_eq!(chosen(bare), SoundOffer::Aac(expected()), "what is left out is as usual");
+        assert_eq!(chosen(bare), SoundOffer::Stream(expected()), "what is left out is as usual");
         let low = AAC.replace("SizeLength=13;indexlength=3;indexdeltalength=3", "").replace("AAC-hbr", "AAC-lbr");
-        assert_eq!(chosen(&low), SoundOffer::Aac(Aac { headers: AuHeaders::LOW_RATE, ..expected() }));
+        assert_eq!(chosen(&low), SoundOffer::Stream(Offered { coding: of(AuHeaders::LOW_RATE), ..expected() }));
+    }
+
+    #[test]
+    fn samples_are_taken_if_there_is_no_aac() {
+        for (sound, law, rate, channels, payload_type) in [
+            ("m=audio 0 RTP/AVP 0\n", Law::Mu, 8000, 1, 0),
+            ("m=audio 0 RTP/AVP 8\na=rtpmap:8 pcma/8000\n", Law::A, 8000, 1, 8),
+            ("m=audio 0 RTP/AVP 96\na=rtpmap:96 PCMU/16000\n", Law::Mu, 16_000, 1, 96),
+            ("m=audio 0 RTP/AVP 9 97\na=rtpmap:9 G722/8000\na=rtpmap:97 PCMA/8000/2\n", Law::A, 8000, 2, 97),
+            ("m=audio 0 RTP/AVP 11\n", Law::Linear, 44_100, 1, 11),
+            ("m=audio 0 RTP/AVP 9\na=control:x\nm=audio 0 RTP/AVP 98\na=rtpmap:98 L16/48000/2\n", Law::Linear, 48_000, 2, 98),
+        ] {
+            let coding = SoundCoding::Samples(Samples { law, rate, channels });
+            let expected = Offered { control: "audio".into(), payload_type, clock_rate: NonZeroU32::new(rate).unwrap(), coding };
+            assert_eq!(chosen(&format!("{sound}a=control:audio\n")), SoundOffer::Stream(expected), "{sound}");
+        }
     }
 
     #[test]
@@ -159,8 +204,11 @@ mod tests {
             SoundOffer::LeftOut(name) => name,
             other => panic!("{sound}: {other:?}"),
         };
-        assert_eq!(told("m=audio 0 RTP/AVP 0\na=control:audio\n"), "PCMU");
+        assert_eq!(told("m=audio 0 RTP/AVP 0\n"), "PCMU", "it has no address");
         assert_eq!(told("m=audio 0 RTP/AVP 8 0\na=rtpmap:8 pcma/8000\na=rtpmap:0 PCMU/8000\n"), "PCMA");
+        for rate in ["0", "x", "7350", "4000000000", "8000/3"] {
+            assert_eq!(told(&format!("m=audio 0 RTP/AVP 97\na=rtpmap:97 PCMU/{rate}\na=control:audio\n")), "PCMU", "{rate}");
+        }
         assert_eq!(told("m=audio 0 RTP/AVP 97\na=rtpmap:97 G726-32/8000\n"), "G726-32");
         assert_eq!(told("m=audio 0 RTP/AVP 111\na=rtpmap:111 opus/48000/2\n"), "OPUS");
         assert_eq!(told("m=audio 0 RTP/AVP 99\n"), "sound of a kind that the camera does not name");

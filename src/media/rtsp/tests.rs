@@ -92,7 +92,7 @@ fn serve(stream: TcpStream, disorder: Disorder, answer: impl Fn(&str, &str) -> A
     let mut reader = BufReader::new(stream.try_clone().unwrap());
     let (mut udp, mut beside) = (None, Beside::None);
     let mut film = Film::new(disorder);
-    let mut sound_udp = None;
+    let (mut sound_udp, mut sends_samples) = (None, false);
     loop {
         let (mut line, mut headers) = (String::new(), String::new());
         loop {
@@ -148,6 +148,7 @@ fn serve(stream: TcpStream, disorder: Disorder, answer: impl Fn(&str, &str) -> A
         if matches!(asked, Answer::Early) {
             (0..EARLY).for_each(|_| assert!(film.send(&stream, None)));
         }
+        sends_samples |= matches!(asked, Answer::Sdp(sdp) if sdp.contains("m=audio 0 RTP/AVP 0"));
         let asked = if matches!(asked, Answer::Early | Answer::After(_)) { Answer::Well } else { asked };
         let (status, headers, body) = match asked {
             Answer::Nothing | Answer::Bytes(_) | Answer::Early | Answer::After(_) => continue,
@@ -165,7 +166,7 @@ fn serve(stream: TcpStream, disorder: Disorder, answer: impl Fn(&str, &str) -> A
         }
         if method == "SETUP" && status == "200 OK" && is_sound(&asked_with) {
             let channel = transport.split("interleaved=").nth(1).and_then(|pair| pair.split('-').next()?.parse().ok());
-            film.sound = Some(SoundBeside::new(channel.unwrap_or_default(), sound_udp.take(), Network::new(disorder)));
+            film.sound = Some(SoundBeside::new(channel.unwrap_or_default(), sound_udp.take(), Network::new(disorder), sends_samples));
         }
         if method == "PLAY" && status == "200 OK" {
             plays.fetch_add(1, Ordering::Relaxed);
@@ -182,7 +183,7 @@ fn serve(stream: TcpStream, disorder: Disorder, answer: impl Fn(&str, &str) -> A
     }
 }
 
-const SDP: &str = "v=0\r\ns=camera\r\nt=0 0\r\na=control:*\r\nm=audio 0 RTP/AVP 8\r\na=control:audio\r\n\
+const SDP: &str = "v=0\r\ns=camera\r\nt=0 0\r\na=control:*\r\nm=audio 0 RTP/AVP 9\r\na=control:audio\r\n\
                    m=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\na=control:video\r\n";
 
 /// Where metadata goes, if it is set up.

@@ -7,6 +7,7 @@ mod entry;
 mod fields;
 mod motion;
 mod pipeline;
+mod sound;
 mod sources;
 mod stills;
 mod times;

@@ -21,7 +21,7 @@ static FILM: LazyLock<Vec<Packet>> = LazyLock::new(|| packets(Codec::H264, &h264
 
 fn depayloader() -> SoundDepayloader {
     let format = Arc::new(SoundFormat::plain(16_000, 1).unwrap());
-    SoundDepayloader::new(AuHeaders::HIGH_RATE, NonZeroU32::new(16_000).unwrap(), format)
+    SoundDepayloader::new(&SoundCoding::Aac(AuHeaders::HIGH_RATE, format), NonZeroU32::new(16_000).unwrap())
 }
 
 /// When the n-th access unit is heard.
@@ -62,7 +62,7 @@ fn hear(ahead: Option<u64>, change: impl Fn(usize, Packet) -> Option<Packet>) ->
         }
         if is_sound {
             beside.push(&packet, &pictures, &mut |heard| match heard {
-                Heard::Unit(_, unit) => units.push(unit),
+                Heard::Unit(_, unit) | Heard::Samples(_, unit) => units.push(unit),
                 Heard::Lost(units) => lost += units,
             });
         } else {

@@ -28,25 +28,33 @@ pub(super) struct SoundBeside {
     channel: u8,
     udp: Option<UdpSocket>,
     network: Network,
+    /// G.711, 20 ms a packet, instead of AAC.
+    samples: bool,
     next: u32,
 }
 
 impl SoundBeside {
-    pub fn new(channel: u8, udp: Option<UdpSocket>, network: Network) -> Self {
-        Self { channel, udp, network, next: 0 }
+    pub fn new(channel: u8, udp: Option<UdpSocket>, network: Network, samples: bool) -> Self {
+        Self { channel, udp, network, samples, next: 0 }
     }
 
     /// Sends the units that begin until then.
     pub fn send(&mut self, stream: &TcpStream, until: Duration) -> bool {
         let units = units();
-        while Duration::from_millis(64) * self.next <= until {
+        let (step, ticks, payload_type) = if self.samples { (20, 160, 0) } else { (64, 1024, 97) };
+        while Duration::from_millis(step) * self.next <= until {
             let unit = &units[self.next as usize % units.len()];
-            let mut rtp = vec![0x80, 0x80 | 97];
+            let mut rtp = vec![0x80, 0x80 | payload_type];
             rtp.extend_from_slice(&(self.next as u16).to_be_bytes());
-            rtp.extend_from_slice(&(self.next * 1024 + 5000).to_be_bytes());
-            rtp.extend_from_slice(&[5, 6, 7, 8, 0, 16]);
-            rtp.extend_from_slice(&(u16::try_from(unit.len()).unwrap() << 3).to_be_bytes());
-            rtp.extend_from_slice(unit);
+            rtp.extend_from_slice(&(self.next * ticks + 5000).to_be_bytes());
+            rtp.extend_from_slice(&[5, 6, 7, 8]);
+            if self.samples {
+                rtp.extend_from_slice(&[0xD5; 160]);
+            } else {
+                rtp.extend_from_slice(&[0, 16]);
+                rtp.extend_from_slice(&(u16::try_from(unit.len()).unwrap() << 3).to_be_bytes());
+                rtp.extend_from_slice(unit);
+            }
             self.next += 1;
             if !deliver(stream, self.channel, self.udp.as_ref().map(|udp| (udp, &mut self.network)), &rtp) {
                 return false;
@@ -89,6 +97,48 @@ fn aac_travels_with_the_frames_over_tcp_and_udp() {
         assert_eq!(run.stream.counters.sound_lost.load(Ordering::Relaxed), 0);
         run.end();
     }
+}
+
+/// A camera with G.711.
+const PCMU: &str = "v=0\r\ns=camera\r\nt=0 0\r\na=control:*\r\nm=audio 0 RTP/AVP 0\r\na=control:audio\r\n\
+                    m=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\na=control:video\r\n";
+
+#[cfg(feature = "gstreamer")]
+fn with_samples() -> Camera {
+    Camera::new(|method, _, _| if method == "DESCRIBE" { Answer::Sdp(PCMU) } else { Answer::Well })
+}
+
+#[cfg(feature = "gstreamer")]
+#[test]
+fn samples_become_aac_that_travels_with_the_frames_over_tcp_and_udp() {
+    for transport in [RtspTransport::Tcp, RtspTransport::Udp] {
+        let camera = with_samples();
+        let run = Run::of(&Arc::new(RtspSource::new(&format!("rtsp://{}/live", camera.address), transport)));
+        let (mut position, mut heard) = (0, Vec::new());
+        eventually("two seconds are encoded", || {
+            while let Next::Frame { frame, .. } = run.ring.next(&mut position, Duration::ZERO) {
+                heard.extend(frame.sound.into_iter().flat_map(|sound| sound.units).map(|unit| unit.pts));
+            }
+            heard.len() >= 32
+        });
+        assert_eq!(told(&run).as_deref(), Some("AAC 16 kHz mono, from PCMU"), "{transport:?}");
+        assert!(heard.windows(2).all(|pair| (pair[1] - pair[0]).as_millis().abs_diff(64) <= 1), "{transport:?}: {heard:?}");
+        assert_eq!(run.stream.counters.sound_lost.load(Ordering::Relaxed), 0);
+        run.end();
+    }
+}
+
+#[cfg(not(feature = "gstreamer"))]
+#[test]
+fn a_camera_is_not_asked_for_samples_that_nothing_here_encodes() {
+    let camera = Camera::new(|method, _, headers| {
+        assert!(!is_sound(headers), "{headers}");
+        if method == "DESCRIBE" { Answer::Sdp(PCMU) } else { Answer::Well }
+    });
+    let run = Run::of(&Arc::new(camera.source()));
+    eventually("frames come", || run.frames() >= 5);
+    assert_eq!(told(&run).as_deref(), Some("left out: PCMU"));
+    run.end();
 }
 
 #[test]
@@ -164,7 +214,7 @@ fn a_camera_that_sends_nothing_when_it_is_asked_for_sound_is_filmed_without_from
 
 #[test]
 fn a_camera_is_asked_for_sound_only_if_it_can_be_recorded_and_is_wanted() {
-    for (sdp, wanted, expected) in [(SDP, true, Some("left out: PCMA")), (SDP, false, None), (AAC, false, None)] {
+    for (sdp, wanted, expected) in [(SDP, true, Some("left out: G722")), (SDP, false, None), (AAC, false, None)] {
         let camera = Camera::new(move |method, _, headers| match method {
             "DESCRIBE" => Answer::Sdp(sdp),
             _ => {
@@ -192,7 +242,7 @@ fn sound_that_is_announced_and_does_not_come_is_told() {
 
 #[test]
 fn a_trial_of_a_camera_names_its_sound() {
-    for (sdp, expected) in [(AAC, "640x360, H.264 High (sound: AAC 16 kHz mono)"), (SDP, "640x360, H.264 High (sound: left out: PCMA)")] {
+    for (sdp, expected) in [(AAC, "640x360, H.264 High (sound: AAC 16 kHz mono)"), (SDP, "640x360, H.264 High (sound: left out: G722)")] {
         let camera = answering("DESCRIBE", Answer::Sdp(sdp));
         let source = config::Source::Rtsp(format!("rtsp://{}/live", camera.address).as_str().into());
         let config = config::Media {

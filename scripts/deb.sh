@@ -21,10 +21,10 @@ if [ ! -x "$deb" ]; then
     rm -rf "$cache/cargo-deb-build"
 fi
 
-# The elements of every source, of built-in motion and of snapshots, and no others. GStreamer scans every element that it finds, and
-# on a camera with 64 MB a scan of all of Debian's is killed for lack of memory.
+# The elements of every source, of built-in motion, of snapshots and of sound, and no others. GStreamer scans every element that it
+# finds, and on a camera with 64 MB a scan of all of Debian's is killed for lack of memory.
 plugins="coreelements app typefindfunctions isomp4 videoparsersbad video4linux2 rtsp rtp rtpmanager tcp udp
-    openh264 videoconvertscale videorate videotestsrc jpeg"
+    openh264 videoconvertscale videorate videotestsrc jpeg mulaw alaw audioconvert audioresample voaacenc"
 
 pack() {
     local target=$1 program=$2 stage=target/deb/stage plugin

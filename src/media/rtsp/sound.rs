@@ -1,5 +1,5 @@
-//! The stream of sound beside the picture: set up after it if the camera offers AAC, or samples that can be encoded, and left out if the camera refuses. It has no
-//! say in whether the session goes on. Called by `playing`.
+//! The stream of sound beside the picture: set up after it if the camera offers AAC, or samples that can be encoded, and left out if
+//! the camera refuses. It has no say in whether the session goes on. Called by `playing`.
 
 use std::time::Instant;
 

@@ -108,7 +108,7 @@ pub enum MediaError {
 fn open(source: &Source, config: &config::Media) -> Result<Arc<dyn FrameSource>, MediaError> {
     match source {
         Source::Rtsp(url) => Ok(Arc::new(rtsp::RtspSource::new(url.expose(), config.rtsp_transport).hearing(config.sound))),
-        other => backend::open(other),
+        other => backend::open(other, config.sound),
     }
 }
 

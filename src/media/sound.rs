@@ -53,6 +53,12 @@ impl SoundFormat {
         (core == LC).then(|| Self { rate, channels, samples, configuration: Bytes::copy_from_slice(configuration) })
     }
 
+    /// How long an access unit is heard.
+    #[cfg(feature = "gstreamer")]
+    pub(super) fn lasts(&self) -> Duration {
+        Duration::from_secs(1) * u32::from(self.samples) / self.rate.max(1)
+    }
+
     /// AAC LC at this rate, for a camera that describes no more. `None`: no such AAC.
     pub(super) fn plain(rate: u32, channels: u8) -> Option<Self> {
         let index = RATES.iter().position(|known| *known == rate)? as u16;

@@ -148,6 +148,9 @@ pub(super) enum Hearing {
     Expected(Arc<SoundFormat>),
     /// The same, of which AAC is made here: its name.
     Encoded(String),
+    /// There is sound. How it is coded is not known before it comes.
+    #[cfg(feature = "gstreamer")]
+    Awaited,
 }
 
 impl Counters {
@@ -174,10 +177,19 @@ impl Counters {
             (_, Some(format)) => return Some(format.to_string()),
             (Hearing::Expected(format), None) => format.to_string(),
             (Hearing::Encoded(from), None) => format!("AAC from {from}"),
+            #[cfg(feature = "gstreamer")]
+            (Hearing::Awaited, None) => "sound".to_owned(),
             (Hearing::Nothing, None) => return None,
         };
         let late = self.used.load(Ordering::Relaxed) > SOUND_IS_LATE;
         Some(if late { announced + ", none has come" } else { announced })
+    }
+
+    /// Whether sound is announced, and what it becomes can be told only once some has come.
+    pub fn awaits_sound(&self) -> bool {
+        let progress = self.progress();
+        let told = matches!(progress.hearing, Hearing::Nothing | Hearing::LeftOut(_) | Hearing::Expected(_));
+        !told && progress.sound.format().is_none()
     }
 
     /// Why frames come and none is handed on.

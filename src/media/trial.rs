@@ -24,6 +24,8 @@ use crate::{
 
 /// How many bytes of frames may wait to be looked at.
 const WAITING_BYTES: usize = 6_000_000;
+/// How long sound that is announced may take to show what becomes of it, once there is a picture.
+const SOUND: Duration = Duration::from_secs(3);
 
 /// The first picture of a source. Its [`fmt::Display`] says what it is: `1920x1080, H.264 High`, and what its sound is.
 pub struct FirstPicture {
@@ -92,12 +94,12 @@ fn first_picture(
 ) -> Result<Result<FirstPicture, String>, MediaError> {
     let ring = Arc::new(Ring::new(Duration::ZERO, WAITING_BYTES));
     let (conditions, stop) = (Conditions::default(), StopSignal::default());
-    let stream = Stream::new(vec![ring.clone()], None, DropCounters::new(conditions.clone())).with_metadata(metadata);
+    let stream = Arc::new(Stream::new(vec![ring.clone()], None, DropCounters::new(conditions.clone())).with_metadata(metadata));
     let supervisor = Supervisor {
         role: Role::Main,
         described: source.clone(),
         source: super::open(source, config)?,
-        stream: Arc::new(stream),
+        stream: stream.clone(),
         conditions,
         stop: stop.clone(),
         time: Machine,
@@ -108,6 +110,12 @@ fn first_picture(
         let next = ring.next(&mut position, Duration::from_millis(50));
         tend();
         if let Next::Frame { frame, .. } = next {
+            let shown = Instant::now();
+            while stream.counters.awaits_sound() && shown.elapsed() < SOUND {
+                // The frames that bring it are not looked at.
+                ring.next(&mut position, Duration::from_millis(50));
+                tend();
+            }
             break Ok(FirstPicture { frame, sound: supervised.status().sound });
         }
         // It is tried again meanwhile: a source that comes a moment later is as good.

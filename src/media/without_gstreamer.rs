@@ -18,7 +18,7 @@ use crate::config::Source;
 pub(super) const DECODES: bool = false;
 
 /// Always [`MediaError::NotBuilt`].
-pub(super) fn open(_: &Source) -> Result<Arc<dyn FrameSource>, MediaError> {
+pub(super) fn open(_: &Source, _: bool) -> Result<Arc<dyn FrameSource>, MediaError> {
     Err(MediaError::NotBuilt)
 }
 

@@ -83,6 +83,11 @@ impl Frames {
         }
     }
 
+    /// When sound of this running time, nanoseconds, is heard beside the frames. `None`: it is from before the first of them.
+    pub fn heard(&self, shown: Option<i64>, received: Instant) -> Option<Duration> {
+        self.stream.as_ref()?.framer.heard(Moment { shown, received })
+    }
+
     /// Gives out what would otherwise wait for the next buffer. Call it a few times a second.
     pub fn quiet(&mut self, now: Instant) {
         let Some(stream) = &mut self.stream else { return };
@@ -175,8 +180,8 @@ impl Described {
     }
 }
 
-/// When a buffer is shown, nanoseconds of running time. Its DTS is better than nothing.
-fn shown(sample: &gst::Sample, buffer: &gst::BufferRef) -> Option<i64> {
+/// When a buffer is shown, or heard, nanoseconds of running time. Its DTS is better than nothing.
+pub(super) fn shown(sample: &gst::Sample, buffer: &gst::BufferRef) -> Option<i64> {
     let time = buffer.pts().or(buffer.dts())?;
     let segment = sample.segment()?.downcast_ref::<gst::ClockTime>()?;
     match segment.to_running_time_full(time)? {

@@ -31,7 +31,19 @@ impl Loop {
     pub fn of(pipeline: &gst::Pipeline) -> Option<Self> {
         let parser = pipeline.by_name("looped")?;
         let turns = Arc::default();
-        add_the_last_frame(&parser, Arc::clone(&turns));
+        let picture = parser.static_pad("src")?;
+        add_the_last_frame(&picture, &picture, Arc::clone(&turns));
+        if let Some(tracks) = pipeline.by_name("tracks") {
+            let (picture, turns) = (picture.downgrade(), Arc::clone(&turns));
+            // Sound stays beside the picture.
+            tracks.connect_pad_added(move |_, pad| {
+                let is_sound =
+                    pad.current_caps().is_some_and(|caps| caps.structure(0).is_some_and(|kind| kind.name().starts_with("audio/")));
+                if let Some(picture) = picture.upgrade().filter(|_| is_sound) {
+                    add_the_last_frame(pad, &picture, turns.clone());
+                }
+            });
+        }
         Some(Self { pipeline: pipeline.clone(), turns })
     }
 
@@ -64,15 +76,16 @@ impl Loop {
     }
 }
 
-/// qtdemux begins each turn of a loop at the last frame's time, as if that frame had no length. This adds its length to each turn.
-fn add_the_last_frame(parser: &gst::Element, turns: Arc<AtomicU64>) {
-    let Some(pad) = parser.static_pad("src") else { return };
-    pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |pad, info| {
-        let Some(event) = info.event_mut() else { return gst::PadProbeReturn::Ok };
+/// qtdemux begins each turn of a loop at the last frame's time, as if that frame had no length. This adds the length of a frame of
+/// `picture` to each turn of what passes `pad`.
+fn add_the_last_frame(pad: &gst::Pad, picture: &gst::Pad, turns: Arc<AtomicU64>) {
+    let picture = picture.downgrade();
+    pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| {
+        let (Some(event), Some(picture)) = (info.event_mut(), picture.upgrade()) else { return gst::PadProbeReturn::Ok };
         let shifted = match event.view() {
             gst::EventView::Segment(told) => told.segment().clone().downcast::<gst::ClockTime>().ok().map(|mut segment| {
                 let turns = turns.load(Ordering::Relaxed);
-                segment.set_base(segment.base().unwrap_or_default() + gst::ClockTime::from_nseconds(turns * frame_length(pad)));
+                segment.set_base(segment.base().unwrap_or_default() + gst::ClockTime::from_nseconds(turns * frame_length(&picture)));
                 gst::event::Segment::builder(&segment).seqnum(told.seqnum()).build()
             }),
             _ => None,

@@ -44,13 +44,13 @@ fn init() -> Result<(), MediaError> {
     gst::init().map_err(|error| MediaError::Gstreamer { reason: error.to_string() })
 }
 
-/// The source of frames for a source in the configuration. It need not be there yet.
+/// The source of frames for a source in the configuration, with its `sound` if that is wanted. It need not be there yet.
 ///
 /// # Errors
 /// GStreamer does not start.
-pub(super) fn open(source: &Source) -> Result<Arc<dyn FrameSource>, MediaError> {
+pub(super) fn open(source: &Source, sound: bool) -> Result<Arc<dyn FrameSource>, MediaError> {
     init()?;
-    Ok(Arc::new(source::GstreamerSource::new(source.clone())))
+    Ok(Arc::new(source::GstreamerSource::new(source.clone(), sound)))
 }
 
 /// Decodes keyframes for built-in motion.

@@ -15,7 +15,7 @@ use super::{
     description::{Description, Kind},
     frames::Frames,
     looping::{self, Loop},
-    pipeline, shut_down, time_overlay,
+    pipeline, shut_down, sound, time_overlay,
 };
 use crate::{
     config::Source,
@@ -33,6 +33,8 @@ const TICK: gst::ClockTime = gst::ClockTime::from_mseconds(100);
 /// A source in the configuration that is no RTSP server.
 pub(super) struct GstreamerSource {
     source: Source,
+    /// Whether sound is wanted.
+    sound: bool,
     /// Of the pipeline that runs: keyframe requests travel upstream from here.
     sink: Mutex<Option<gst_app::AppSink>>,
 }
@@ -67,8 +69,8 @@ impl FrameSource for GstreamerSource {
 }
 
 impl GstreamerSource {
-    pub fn new(source: Source) -> Self {
-        Self { source, sink: Mutex::default() }
+    pub fn new(source: Source, sound: bool) -> Self {
+        Self { source, sound, sink: Mutex::default() }
     }
 
     fn sink(&self) -> MutexGuard<'_, Option<gst_app::AppSink>> {
@@ -86,6 +88,7 @@ impl GstreamerSource {
             Kind::Live | Kind::Mp4 => {}
         }
         let (sink, frames) = pipeline::deliver(&pipeline, session)?;
+        sound::attach(&pipeline, &self.source, session, &frames, self.sound)?;
         if let Some(grey) = shrinks.then(|| session.grey()).flatten() {
             pipeline::deliver_grey(&pipeline, grey)?;
         }

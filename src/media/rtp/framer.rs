@@ -33,13 +33,15 @@ pub(in crate::media) struct Framer {
     delivery: Delivery,
     /// The latest time that the source gave, in ticks.
     ticks: u32,
+    /// Whether it gave one for what came last.
+    timed: bool,
     last: Option<Instant>,
 }
 
 impl Framer {
     pub fn new(codec: Codec) -> Self {
         let units = AccessUnits::new(ParameterSets::new(codec));
-        Self { units, delivery: Delivery::new(Times::trusting(TICKS)), ticks: 0, last: None }
+        Self { units, delivery: Delivery::new(Times::trusting(TICKS)), ticks: 0, timed: false, last: None }
     }
 
     /// Takes the next NAL unit, or a parameter set from elsewhere.
@@ -76,6 +78,18 @@ impl Framer {
         }
     }
 
+    /// When sound of this moment is heard, on the timeline of the pictures: by the clock that both have, or else by arrival. `None`: it
+    /// is from before the first picture.
+    pub fn heard(&self, moment: Moment) -> Option<Duration> {
+        let times = self.delivery.times();
+        let by_clock = moment.shown.filter(|_| self.timed).and_then(|shown| times.shown_at(ticks(shown)));
+        let nanoseconds = match by_clock {
+            Some(heard) => u64::try_from(heard).ok()?,
+            None => u64::try_from(moment.received.checked_duration_since(times.began()?)?.as_nanos()).ok()?,
+        };
+        Some(Duration::from_nanos(nanoseconds))
+    }
+
     /// The stream has ended.
     pub fn end(&mut self, out: &mut dyn FnMut(Output)) {
         let Self { units, delivery, .. } = self;
@@ -86,11 +100,16 @@ impl Framer {
     /// A picture without a time repeats the one before, which `times` replaces by the time of arrival.
     fn at(&mut self, moment: Moment) -> At {
         if let Some(nanoseconds) = moment.shown {
-            let halves = (i128::from(nanoseconds) * i128::from(TICKS.get())).div_euclid(500_000_000);
-            // Rounded, and wrapped as RTP time is.
-            self.ticks = (halves + 1).div_euclid(2) as u32;
+            self.ticks = ticks(nanoseconds);
         }
+        self.timed = moment.shown.is_some();
         self.last = Some(moment.received);
         At { timestamp: self.ticks, received: moment.received }
     }
+}
+
+/// Rounded, and wrapped as RTP time is.
+fn ticks(nanoseconds: i64) -> u32 {
+    let halves = (i128::from(nanoseconds) * i128::from(TICKS.get())).div_euclid(500_000_000);
+    (halves + 1).div_euclid(2) as u32
 }

@@ -3,10 +3,14 @@
 //! and counted; why it cannot go on is told, and it is tried again after a minute.
 //!
 //! ```text
+//! branch ─ AAC ─────────────────────────────────── Session::sound
+//!   └─ all else
 //! SoundEncoder::push ─ thread ─ decoding ─ samples ─ encoding ─ Session::sound
 //!                                                     steady: when each unit is heard
 //! ```
 
+mod adts;
+mod branch;
 mod decoding;
 pub(super) mod encoders;
 mod encoding;
@@ -23,6 +27,7 @@ use std::{
 
 use gstreamer as gst;
 
+pub(super) use self::branch::attach;
 use self::{decoding::Decoding, encoders::AacEncoder, encoding::Encoding};
 use crate::media::{
     samples::{Law, Samples},

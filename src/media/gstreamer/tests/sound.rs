@@ -11,11 +11,12 @@ use crate::media::{
         Input, SoundEncoder,
         encoders::{AacEncoder, ENCODERS},
     },
+    gstreamer::source::GstreamerSource,
     mp4::Mp4,
     ring::{Next, Ring},
     samples::{Law, Samples},
     sound::{Sound, SoundFormat, Waiting},
-    source::{Session, Stream},
+    source::{FrameSource, Session, Stream},
     tests::scripted,
 };
 
@@ -49,17 +50,17 @@ fn packets(samples: Samples, begin: impl IntoIterator<Item = u64>, clicks: &[u64
 }
 
 /// A session that no source has, and what it is given.
-pub(super) struct Heard {
-    pub stream: Arc<Stream>,
-    pub session: Session,
+struct Heard {
+    stream: Arc<Stream>,
+    session: Session,
     ring: Arc<Ring>,
     position: u64,
     frames: u64,
-    pub units: Vec<(Arc<SoundFormat>, Sound)>,
+    units: Vec<(Arc<SoundFormat>, Sound)>,
 }
 
 impl Heard {
-    pub fn new() -> Self {
+    fn new() -> Self {
         let ring = Arc::new(Ring::new(Duration::from_secs(3600), 1 << 26));
         let stream = Arc::new(Stream::new(vec![ring.clone()], None, DropCounters::new(Conditions::default())));
         let session = stream.session(Duration::ZERO);
@@ -69,11 +70,11 @@ impl Heard {
         heard
     }
 
-    pub fn told(&self) -> Option<String> {
+    fn told(&self) -> Option<String> {
         self.stream.counters.sound()
     }
 
-    pub fn lost(&self) -> u64 {
+    fn lost(&self) -> u64 {
         self.stream.counters.sound_lost.load(Ordering::Relaxed)
     }
 
@@ -89,7 +90,7 @@ impl Heard {
     }
 
     /// Waits for the unit in which this moment is.
-    pub fn wait_for(&mut self, moment: Duration) {
+    fn wait_for(&mut self, moment: Duration) {
         eventually("it is encoded", || {
             self.hear();
             self.units.iter().any(|(_, unit)| (unit.pts..unit.pts + UNIT).contains(&moment))
@@ -107,19 +108,25 @@ impl Heard {
                 Frame { pts, sound: waiting.until(pts), ..frame.clone() }
             })
             .collect();
-        let mut file = Mp4::begin(frames[0].clone());
-        let mut bytes: Vec<Bytes> = frames[1..].iter().filter_map(|frame| file.push(frame.clone())).map(|part| part.bytes).collect();
-        bytes.extend(file.finish(Duration::MAX).map(|part| part.bytes));
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("click.mp4");
-        std::fs::write(&path, bytes.concat()).unwrap();
-        clicks_in(&path)
+        clicks_of(&frames)
     }
 }
 
+/// When clicks are heard in a file of these frames, ms.
+fn clicks_of(frames: &[Frame]) -> Vec<u64> {
+    let mut file = Mp4::begin(frames[0].clone());
+    let mut bytes: Vec<Bytes> = frames[1..].iter().filter_map(|frame| file.push(frame.clone())).map(|part| part.bytes).collect();
+    bytes.extend(file.finish(Duration::MAX).map(|part| part.bytes));
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("click.mp4");
+    std::fs::write(&path, bytes.concat()).unwrap();
+    clicks_in(&path)
+}
+
 /// When clicks are heard in a file, ms, as ffmpeg decodes it.
-pub(super) fn clicks_in(path: &std::path::Path) -> Vec<u64> {
-    let options = ["-map", "0:a", "-af", "aresample=async=1:first_pts=0", "-ac", "1", "-ar", "16000", "-f", "s16le", "-"];
+fn clicks_in(path: &std::path::Path) -> Vec<u64> {
+    let options =
+        ["-map", "0:a", "-af", "aresample=async=1:min_hard_comp=0.01:first_pts=0", "-ac", "1", "-ar", "16000", "-f", "s16le", "-"];
     let decoded = Command::new("ffmpeg").args(["-v", "error", "-i"]).arg(path).args(options).output().unwrap();
     assert!(decoded.status.success() && decoded.stderr.is_empty(), "{}", String::from_utf8_lossy(&decoded.stderr));
     let samples = decoded.stdout.chunks_exact(2).map(|pair| i16::from_le_bytes([pair[0], pair[1]]).unsigned_abs());
@@ -210,4 +217,132 @@ fn an_encoder_that_falls_behind_holds_up_nobody_and_a_bound_of_sound() {
     // What waits is at most 256 KiB before the decoder, in it, and, twice as large, before the encoder.
     let most = 512 + (256 << 10) / 160 + (256 << 10) / 320 + 10;
     eventually("the rest is counted", || heard.lost() >= sent.len() as u64 - most);
+}
+
+/// What a source gives, from its first frame until one that is shown so late, and what the status says of its sound.
+fn filmed(source: Source, sound: bool, until: Duration) -> (Vec<Frame>, Option<String>) {
+    let ring = Arc::new(Ring::new(Duration::from_secs(60), 1 << 26));
+    let stream = Arc::new(Stream::new(vec![ring.clone()], None, DropCounters::new(Conditions::default())));
+    let (session, source) = (stream.session(Duration::ZERO), GstreamerSource::new(source, sound));
+    std::thread::scope(|scope| {
+        let run = scope.spawn(|| source.run(&session));
+        let (mut position, mut frames) = (0, Vec::<Frame>::new());
+        eventually("it is filmed", || {
+            while let Next::Frame { frame, .. } = ring.next(&mut position, Duration::ZERO) {
+                frames.push(frame);
+            }
+            assert!(!run.is_finished(), "the source has ended");
+            frames.last().is_some_and(|frame| frame.pts >= until)
+        });
+        let told = stream.counters.sound();
+        session.end();
+        run.join().unwrap().unwrap();
+        (frames, told)
+    })
+}
+
+/// Heard by the clock that sound and picture share: a busy machine changes nothing.
+const BESIDE: u64 = 40;
+
+fn assert_beside(name: &str, heard: &[u64], expected: &[u64]) {
+    let found = |expected: &u64| heard.iter().any(|heard| heard.abs_diff(*expected) <= BESIDE);
+    assert!(expected.iter().all(found), "{name}: {heard:?}, not {expected:?}");
+}
+
+#[test]
+fn the_sound_of_a_description_is_heard_beside_its_picture() {
+    gst_init();
+    let dir = tempfile::tempdir().unwrap();
+    let (samples, aac) = (clicking(&dir, "description.mov", "pcm_mulaw"), clicking(&dir, "description.mp4", "aac"));
+    let (samples, aac) = (&samples, &aac);
+    std::thread::scope(|scope| {
+        for (name, path, sound, told) in [
+            (
+                "samples",
+                samples,
+                "mulawdec ! audioconvert ! audio/x-raw,format=F32LE ! clocksync name=sound",
+                "AAC 16 kHz mono, from samples",
+            ),
+            ("\u{b5}-law", samples, "clocksync name=sound", "AAC 16 kHz mono, from PCMU"),
+            ("A-law behind a tee", samples, "mulawdec ! alawenc ! clocksync ! tee name=sound", "AAC 16 kHz mono, from PCMA"),
+            ("AAC", aac, "clocksync name=sound", "AAC 16 kHz stereo"),
+            ("ADTS", aac, "aacparse ! audio/mpeg,stream-format=adts ! clocksync name=sound", "AAC 16 kHz stereo"),
+        ] {
+            let launch = format!(
+                "filesrc location={} ! qtdemux name=file file.audio_0 ! queue ! {sound} file.video_0 ! queue ! h264parse ! clocksync",
+                path.display()
+            );
+            scope.spawn(move || {
+                let (frames, said) = filmed(Source::Launch(launch.as_str().into()), true, Duration::from_millis(3200));
+                assert_eq!(said.as_deref(), Some(told), "{name}");
+                assert_beside(name, &clicks_of(&frames), &[700, 2300]);
+            });
+        }
+    });
+}
+
+#[test]
+fn sound_that_is_not_wanted_or_not_there_is_none() {
+    gst_init();
+    let picture = "videotestsrc is-live=true ! video/x-raw,width=320,height=240,framerate=15/1 ! openh264enc gop-size=15 complexity=low";
+    let with_sound = format!("audiotestsrc is-live=true ! audioconvert name=sound {picture}");
+    for (launch, wanted) in [(with_sound.as_str(), false), (picture, true)] {
+        let (frames, told) = filmed(Source::Launch(launch.into()), wanted, Duration::from_secs(1));
+        assert_eq!(told, None, "{launch}");
+        assert!(frames.iter().all(|frame| frame.sound.is_none()), "{launch}");
+    }
+    let linked = format!("audiotestsrc is-live=true ! audioconvert name=sound ! fakesink {picture}");
+    let dir = Arc::new(Stream::new(Vec::new(), None, DropCounters::new(Conditions::default())));
+    let refused = GstreamerSource::new(Source::Launch(linked.as_str().into()), true).run(&dir.session(Duration::ZERO));
+    assert!(refused.unwrap_err().to_string().contains("named sound is linked already"));
+}
+
+/// A film of four seconds whose sound clicks at 700 and 2300 ms.
+fn clicking(dir: &TempDir, name: &str, codec: &str) -> PathBuf {
+    let path = dir.path().join(name);
+    let click = "aevalsrc=0.9*(between(t\\,0.7\\,0.701)+between(t\\,2.3\\,2.301)):s=16000:d=4";
+    let input = ["-v", "error", "-y", "-f", "lavfi", "-i", "testsrc=size=320x240:rate=15:duration=4", "-f", "lavfi", "-i", click];
+    let coding = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-g", "15", "-bf", "0", "-c:a", codec];
+    // In MP4 ffmpeg names two channels for AAC of one.
+    let channels = ["-ac", if codec == "aac" { "2" } else { "1" }, path.to_str().unwrap()];
+    run("ffmpeg", &[&input[..], &coding, &channels].concat());
+    path
+}
+
+#[test]
+fn the_sound_of_a_file_is_heard_beside_its_picture_each_time_around() {
+    gst_init();
+    let dir = tempfile::tempdir().unwrap();
+    let dir = &dir;
+    std::thread::scope(|scope| {
+        for (name, codec, told) in [
+            ("aac.mp4", "aac", "AAC 16 kHz stereo"),
+            ("mulaw.mov", "pcm_mulaw", "AAC 16 kHz mono, from PCMU"),
+            ("mp3.mp4", "libmp3lame", "AAC 16 kHz mono, from MPEG audio"),
+        ] {
+            scope.spawn(move || {
+                let source = Source::File(clicking(dir, name, codec));
+                let (frames, said) = filmed(source, true, Duration::from_millis(5400));
+                assert_eq!(said.as_deref(), Some(told), "{name}");
+                // A track of sound may be longer than the picture's: then the next turn of both begins later.
+                let second = frames[60].pts.as_millis() as u64;
+                assert!((4000..4200).contains(&second), "{name}: {second}");
+                assert_beside(name, &clicks_of(&frames), &[700, 2300, second + 700]);
+            });
+        }
+    });
+}
+
+#[test]
+fn a_file_that_is_tried_says_what_becomes_of_its_sound() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, codec, told) in [
+        ("tried.mp4", "aac", "320x240, H.264 High (sound: AAC 16 kHz stereo)"),
+        ("tried.mov", "pcm_mulaw", "320x240, H.264 High (sound: AAC 16 kHz mono, from PCMU)"),
+    ] {
+        let source = Source::File(clicking(&dir, name, codec));
+        let tried = |config: &config::Media| try_source(&source, config, PATIENCE).unwrap().to_string();
+        assert_eq!(tried(&camera(Source::Test, 1)), told);
+        assert_eq!(tried(&config::Media { sound: false, ..camera(Source::Test, 1) }), "320x240, H.264 High");
+    }
 }

@@ -8,6 +8,7 @@ use rtsp_camera::{Codec, Options};
 
 mod access_units;
 mod authentication;
+mod bitstream;
 mod changes;
 mod codecs;
 mod connections;

@@ -39,8 +39,8 @@ pub enum AskError {
         /// Where.
         at: String,
     },
-    /// It has no such document.
-    #[error("the agent at {at} has no {path}: it is of another version than this command; try status --json")]
+    /// What answers has no such document.
+    #[error("what answers at {at} has no {path} (404): it is not the agent, or one of another version; try status --json")]
     Missing {
         /// Where.
         at: String,

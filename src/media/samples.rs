@@ -23,7 +23,7 @@ pub(super) struct Samples {
 }
 
 impl Samples {
-    /// The encoding of this name (RFC 3551, section 4.5). `None`: no such samples.
+    /// The encoding of this name (RFC 3551, table 4). `None`: no such samples.
     pub fn named(encoding: &str, rate: u32, channels: u8) -> Option<Self> {
         let named = |name: &str| encoding.eq_ignore_ascii_case(name);
         let law = if named("PCMU") {

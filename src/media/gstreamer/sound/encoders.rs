@@ -12,15 +12,16 @@ pub(in crate::media::gstreamer) struct AacEncoder {
     pub name: &'static str,
     /// The element with what sets it up beside its bit rate, the property that follows.
     pub launch: &'static str,
-    /// By how many samples what it gives out is late. Tests measure it where the element is installed.
+    /// By how many samples what it gives out is late. Tests measure it where the element is installed; Debian's main archive has
+    /// neither `fdkaacenc` nor `faac`, whose delay is assumed, so they come last.
     pub delay: u16,
 }
 
 /// In order of preference.
 pub(in crate::media::gstreamer) const ENCODERS: [AacEncoder; 4] = [
-    AacEncoder { name: "fdkaacenc", launch: "fdkaacenc", delay: 2048 },
     AacEncoder { name: "voaacenc", launch: "voaacenc", delay: 1600 },
     AacEncoder { name: "avenc_aac", launch: "avenc_aac aac-coder=fast", delay: 1024 },
+    AacEncoder { name: "fdkaacenc", launch: "fdkaacenc", delay: 2048 },
     AacEncoder { name: "faac", launch: "faac", delay: 1024 },
 ];
 

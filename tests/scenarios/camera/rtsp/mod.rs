@@ -8,10 +8,10 @@ use rtsp_camera::{Codec, Options};
 
 mod access_units;
 mod authentication;
-mod bitstream;
 mod changes;
 mod codecs;
 mod connections;
+mod detectors;
 mod keyframe_intervals;
 mod losses;
 mod metadata;

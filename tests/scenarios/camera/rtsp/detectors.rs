@@ -1,10 +1,11 @@
-//! Motion by the sizes of coded pictures, from the stream to the store.
+//! The agent's own detectors of motion, from the stream of an RTSP camera to the store.
 
 use std::process::Command;
 
 use care_tests::{
     build::Build,
     in_each_build,
+    media::recorded_360_annex_b,
     wait::{PATIENCE, until},
     world::World,
 };
@@ -49,4 +50,17 @@ async fn the_sizes_of_coded_pictures_start_a_clip(build: Build) {
         let (frames, events) = (&status.0["media"]["frames"], &status.0["media"]["motion_events"]);
         assert!(frames.as_u64() >= Some(u64::from(STILL_S) * 15) && events.as_u64() >= Some(1), "{frames} frames, {events} events");
     }
+}
+
+/// The picture does not come by GStreamer, and its decoder is the first that needs it.
+#[tokio::test]
+async fn built_in_motion_starts_a_clip() {
+    let camera = Camera::start(Options::new(recorded_360_annex_b(), Codec::H264)).unwrap();
+    let mut world = World::new().await;
+    world.agent.config.source = Some(camera.url());
+    world.agent.config.motion = "built-in".into();
+    world.start_premium().await;
+    world.cloud.stored(1).await;
+    let status = world.agent.status("itself", |_| true).await;
+    assert!(status.0["media"]["motion_events"].as_u64() >= Some(1), "{:#}", status.0["media"]);
 }

@@ -9,7 +9,7 @@ use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
 
 /// The result files, by name.
-const RESULTS: [&str; 8] = ["cut", "camera", "footprint", "size", "bloat", "wire", "bare", "video"];
+const RESULTS: [&str; 9] = ["cut", "camera", "footprint", "size", "bloat", "wire", "wire-changing", "bare", "video"];
 /// What is between these lines of a document is written here.
 const BEGIN: &str = "<!-- figures: written by `make bench`; do not edit -->";
 const END: &str = "<!-- end of figures -->";
@@ -83,14 +83,16 @@ struct Results {
     size: Value,
     bloat: Value,
     wire: Value,
+    changing: Value,
     bare: Value,
     video: Value,
 }
 
 impl Results {
     fn read(root: &Path) -> anyhow::Result<Self> {
-        let [cut, camera, footprint, size, bloat, wire, bare, video] = RESULTS.map(|name| read(root, name));
-        Ok(Self { cut: cut?, camera: camera?, footprint: footprint?, size: size?, bloat: bloat?, wire: wire?, bare: bare?, video: video? })
+        let [cut, camera, footprint, size, bloat, wire, changing, bare, video] = RESULTS.map(|name| read(root, name));
+        let (cut, camera, footprint, size, bloat) = (cut?, camera?, footprint?, size?, bloat?);
+        Ok(Self { cut, camera, footprint, size, bloat, wire: wire?, changing: changing?, bare: bare?, video: video? })
     }
 
     /// The one table of README.md.
@@ -169,6 +171,7 @@ impl Results {
             writeln!(text, "| {name} | {} | {} | {} | {complete} |", plain(&round["cuts"]), plain(p50), plain(max))?;
         }
         writeln!(text, "\n{}", source(&self.wire))?;
+        self.changing(&mut text)?;
         self.video(&mut text)?;
 
         text += "\n## Footprint\n";
@@ -236,7 +239,8 @@ impl Results {
             plain(&self.video["seconds"])
         )?;
         *text += "| | snapshot | video, p50 | video, max | objects | PSS MiB | CPU s/min |\n|---|---|---|---|---|---|---|\n";
-        for (name, key) in [("in parts", "parts"), ("whole clips", "whole")] {
+        let leaving = [("in parts", "parts"), ("in parts, uplink estimated", "parts_estimated"), ("whole clips", "whole")];
+        for (name, key) in leaving.into_iter().filter(|(_, key)| evidence[key].is_object()) {
             let (clips, cost) = (&evidence[key], &evidence[key]["cost"]);
             let [snapshot, p50, max] = ["snapshot_s", "video_p50_s", "video_max_s"].map(|key| fixed(&clips[key], 2));
             let (objects, pss, cpu) = (plain(&clips["objects"]), mebibytes(&cost["pss_kb"]), plain(&cost["cpu_s_per_min"]));
@@ -257,6 +261,30 @@ impl Results {
             costs(text, name, &plain_pipeline[key])?;
         }
         writeln!(text, "\n{}", source(&self.video))
+    }
+
+    /// The pace on an uplink whose rate changes.
+    fn changing(&self, text: &mut String) -> std::fmt::Result {
+        writeln!(
+            text,
+            "\n## On an uplink whose rate changes\n\nThe rate changes in the middle of a clip, each {} s. Of the last {} s: the part of the uplink that payload took; then\n\
+             what left after a cut, the most in {} rounds. The fixed pace is the one that was right for the first rate.\n",
+            plain(&self.changing["lasts_s"]),
+            plain(&self.changing["watched_s"]),
+            plain(&self.changing["rounds"])
+        )?;
+        *text += "| kbit/s | estimated: used | bytes after a cut | fixed: used | bytes after a cut |\n|---|---|---|---|---|\n";
+        for key in ["collapses", "doubles", "recovers"] {
+            let case = &self.changing[key];
+            let rates: Vec<String> = case["kbps"].as_array().into_iter().flatten().map(plain).collect();
+            write!(text, "| {} |", rates.join(" → "))?;
+            for pace in ["estimated", "fixed"] {
+                let used = case[pace]["used"].as_f64().map_or_else(|| "–".into(), |used| format!("{:.0} %", used * 100.0));
+                write!(text, " {used} | {} |", plain(&case[pace]["after_cut_max"]))?;
+            }
+            writeln!(text)?;
+        }
+        writeln!(text, "\n{}", source(&self.changing))
     }
 
     /// Both builds at the same work.

@@ -1,4 +1,5 @@
-//! A camera of 4 Mbit/s behind an uplink of 6 Mbit/s: when is what it filmed in the store? In parts, and as whole clips.
+//! A camera of 4 Mbit/s behind an uplink of 6 Mbit/s: when is what it filmed in the store? In parts, with the uplink's rate
+//! configured and estimated, and as whole clips.
 
 use std::{
     collections::HashMap,
@@ -30,18 +31,29 @@ const UNPLUGGED_AFTER: Duration = Duration::from_secs(12);
 pub(crate) async fn measure(span: Duration) -> anyhow::Result<Value> {
     // Segments as on Ethernet: a queue is shorter than loopback's own.
     run("ip link set lo mtu 1500");
-    let parts = event(true, span).await?;
-    println!("{parts:#}");
-    println!("{:#}", unplugged().await?);
-    let whole = event(false, span).await?;
+    let parts = event(Leaving::IN_PARTS, span).await?;
+    let estimated = event(Leaving { uplink_kbps: 0, ..Leaving::IN_PARTS }, span).await?;
+    let whole = event(Leaving { in_parts: false, ..Leaving::IN_PARTS }, span).await?;
     Ok(json!({
         "stream_mbit": STREAM_MBIT, "uplink_kbit": UPLINK_KBIT, "pre_roll_s": PRE_ROLL_S,
-        "parts": parts, "whole": whole, "unplugged": unplugged().await?,
+        "parts": parts, "parts_estimated": estimated, "whole": whole, "unplugged": unplugged().await?,
     }))
 }
 
+/// How clips leave.
+#[derive(Clone, Copy)]
+struct Leaving {
+    in_parts: bool,
+    /// The rate of the uplink that the agent is told; 0: it estimates.
+    uplink_kbps: u32,
+}
+
+impl Leaving {
+    const IN_PARTS: Self = Self { in_parts: true, uplink_kbps: UPLINK_KBIT };
+}
+
 /// A Premium camera that films, with its pre-roll full, behind the slow way.
-async fn filming(in_parts: bool) -> anyhow::Result<(World, Camera)> {
+async fn filming(leaving: Leaving) -> anyhow::Result<(World, Camera)> {
     let mut options = Options::new(media::noisy(FPS, 20, FPS, STREAM_MBIT), Codec::H264);
     options.fps = FPS.into();
     let camera = Camera::start(options)?;
@@ -49,8 +61,8 @@ async fn filming(in_parts: bool) -> anyhow::Result<(World, Camera)> {
     slow_down(world.cloud.addr);
     world.agent.config.source = Some(camera.url());
     world.agent.config.pre_roll_s = None;
-    world.agent.config.while_recording = in_parts;
-    world.agent.config.uplink_kbps = UPLINK_KBIT;
+    world.agent.config.while_recording = leaving.in_parts;
+    world.agent.config.uplink_kbps = leaving.uplink_kbps;
     let premium = world.premium().limited(Policy { clip_max_s: CLIP_MAX_S, snapshots: true, ..PREMIUM });
     world.start_with(premium, Mode::Paid).await;
     let full = u64::from(FPS * (PRE_ROLL_S + 2));
@@ -117,8 +129,8 @@ impl Arrivals {
 }
 
 /// An event that goes on for `span`.
-async fn event(in_parts: bool, span: Duration) -> anyhow::Result<Value> {
-    let (world, _camera) = filming(in_parts).await?;
+async fn event(leaving: Leaving, span: Duration) -> anyhow::Result<Value> {
+    let (world, _camera) = filming(leaving).await?;
     let mut arrivals = Arrivals::default();
     let motion = world.agent.motion().await;
     let (begun, began) = (Timestamp::now(), Instant::now());
@@ -158,7 +170,7 @@ async fn event(in_parts: bool, span: Duration) -> anyhow::Result<Value> {
 
 /// The camera loses power in mid-event: how much of what happened, up to when, is in the store?
 async fn unplugged() -> anyhow::Result<Value> {
-    let (mut world, _camera) = filming(true).await?;
+    let (mut world, _camera) = filming(Leaving::IN_PARTS).await?;
     let mut arrivals = Arrivals::default();
     let motion = world.agent.motion().await;
     let begun = Instant::now();

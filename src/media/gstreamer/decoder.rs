@@ -18,6 +18,8 @@ use crate::media::{
 
 /// How long a decoder may take for one keyframe.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// The same frame goes in once more so much later.
+const AGAIN: Duration = Duration::from_millis(1);
 /// The one that uses the least memory first.
 pub(super) const DECODERS: [&str; 3] = ["openh264dec", "v4l2h264dec", "avdec_h264"];
 const LIBAV: &str = "avdec_";
@@ -117,6 +119,8 @@ pub(super) struct Decoder {
     pub pipeline: gst::Pipeline,
     feed: gst_app::AppSrc,
     out: gst_app::AppSink,
+    /// The time of the last frame that went in.
+    fed: Option<Duration>,
 }
 
 impl Decoder {
@@ -136,17 +140,23 @@ impl Decoder {
         let pipeline = pipeline.downcast::<gst::Pipeline>().map_err(|_| failed("not a pipeline"))?;
         let feed = pipeline.by_name("feed").and_then(|e| e.downcast::<gst_app::AppSrc>().ok()).ok_or_else(|| failed("no appsrc"))?;
         let out = pipeline.by_name("out").and_then(|e| e.downcast::<gst_app::AppSink>().ok()).ok_or_else(|| failed("no appsink"))?;
-        Ok(Self { name, pipeline, feed, out })
+        Ok(Self { name, pipeline, feed, out, fed: None })
     }
 
     /// What the pipeline makes of the frame.
-    pub fn decode(&self, frame: &Frame, within: Duration, stop: &StopSignal) -> Result<Vec<u8>, String> {
+    pub fn decode(&mut self, frame: &Frame, within: Duration, stop: &StopSignal) -> Result<Vec<u8>, String> {
         let bus = self.pipeline.bus().ok_or("the decoder has no bus")?;
         bus.set_flushing(true);
         bus.set_flushing(false);
         self.pipeline.set_state(gst::State::Playing).map_err(|_| "the decoder does not start")?;
-        // Twice: openh264dec gives a picture out only when the next one comes in.
-        let again = Frame { pts: frame.pts + Duration::from_millis(1), ..frame.clone() };
+        // Twice: openh264dec gives a picture out only when the next one comes in. What it still gives of the frame before is another
+        // picture, unless that frame is this one.
+        let again = Frame { pts: frame.pts + AGAIN, ..frame.clone() };
+        let before = self.fed.replace(frame.pts).filter(|before| *before != frame.pts).map(|before| [before, before + AGAIN]);
+        let is_late = |buffer: &gst::BufferRef| {
+            let shown = buffer.pts().map(Duration::from);
+            before.is_some_and(|before| shown.is_some_and(|shown| before.contains(&shown)))
+        };
         let taken = self.feed.push_sample(&sample(frame)).and_then(|_| self.feed.push_sample(&sample(&again)));
         // And the end, for libav and libde265: they give a picture out only when they know that none is shown before it.
         let waits = self.name.starts_with(LIBAV) || self.name == "libde265dec";
@@ -154,7 +164,8 @@ impl Decoder {
         ended.map_err(|_| "the decoder takes no frame")?;
         let began = Instant::now();
         while began.elapsed() < within && !stop.is_raised() {
-            if let Some(sample) = self.out.try_pull_sample(gst::ClockTime::from_mseconds(50)) {
+            let given = self.out.try_pull_sample(gst::ClockTime::from_mseconds(50));
+            if let Some(sample) = given.filter(|sample| !sample.buffer().is_some_and(is_late)) {
                 let picture = sample.buffer().and_then(|buffer| Some(buffer.map_readable().ok()?.to_vec()));
                 return picture.ok_or_else(|| "the decoder gives an empty picture".into());
             }

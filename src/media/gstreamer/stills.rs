@@ -98,7 +98,7 @@ fn encode(keyframe: &Frame, candidates: &[&'static str], deadline: Instant, stop
         if stop.is_raised() || Instant::now() >= deadline {
             break;
         }
-        let decoder = Decoder::new(name, keyframe.format.codec, ENCODER).map_err(|error| error.to_string())?;
+        let mut decoder = Decoder::new(name, keyframe.format.codec, ENCODER).map_err(|error| error.to_string())?;
         let made = decoder.decode(keyframe, deadline.saturating_duration_since(Instant::now()), stop);
         if !shut_down(decoder.pipeline, WITHIN) {
             tracing::error!(decoder = name, "decoder did not stop in time and was left behind");

@@ -126,7 +126,7 @@ async fn a_file_that_cannot_be_handed_over_does_not_keep_the_agent_from_starting
     }
     fs::write(spool.join("0b2c1a44-6f0e-4f3d-9d53-7a1b8c2d4e5f.clip"), "roots").unwrap();
     let calls = world.agent.dir().join("calls");
-    let refused = ["strace", "-f", "-qq", "-e", "trace=fchownat", "-e", "inject=fchownat:error=EUCLEAN", "-o"];
+    let refused = ["strace", "-D", "-f", "-qq", "-e", "trace=fchownat", "-e", "inject=fchownat:error=EUCLEAN", "-o"];
     world.agent.under.extend(refused.map(str::to_owned));
     world.agent.under.push(calls.display().to_string());
     world.start_premium().await;

@@ -32,11 +32,9 @@ pub enum ConfinementError {
         /// What the system says.
         why: io::Error,
     },
-    /// A directory of the agent's cannot be handed to its user.
-    #[error("cannot {doing} {} for the user {name}: {why}", path.display())]
+    /// A directory of the agent's cannot be made.
+    #[error("cannot make {} for the user {name}: {why}", path.display())]
     Directory {
-        /// What was attempted.
-        doing: &'static str,
         /// On what.
         path: PathBuf,
         /// For whom.

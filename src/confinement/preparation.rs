@@ -22,12 +22,12 @@ const RUNTIME_DIR: &str = "kasa-care-agent";
 /// Makes the agent's directories, as `account` or, without one, as root.
 pub(super) fn prepare(config: &Config, account: Option<&Account>) -> Result<(), ConfinementError> {
     let name = || account.map_or_else(|| "root".to_owned(), |account| account.name.clone());
-    let fault = |doing: &'static str, path: &Path| {
+    let fault = |path: &Path| {
         let (path, name) = (path.to_owned(), name());
-        move |why: io::Error| ConfinementError::Directory { doing, path, name, why }
+        move |why: io::Error| ConfinementError::Directory { path, name, why }
     };
     let state = &config.device.state_dir;
-    make(state, 0o700).map_err(fault("make", state))?;
+    make(state, 0o700).map_err(fault(state))?;
     if let Some(account) = account {
         hand_over(state, account);
     }
@@ -38,7 +38,7 @@ pub(super) fn prepare(config: &Config, account: Option<&Account>) -> Result<(), 
     ];
     let is_runtime_dir = |folder: &&Path| folder.file_name().is_some_and(|name| name == RUNTIME_DIR);
     for folder in sockets.into_iter().flatten().filter_map(|socket| socket.parent()).filter(is_runtime_dir) {
-        make(folder, 0o750).map_err(fault("make", folder))?;
+        make(folder, 0o750).map_err(fault(folder))?;
         if let Some(account) = account {
             hand_over(folder, account);
         }

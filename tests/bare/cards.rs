@@ -73,8 +73,7 @@ async fn power_cuts_and_a_full_card(cards: Cards) {
         assert!(was_open || film.duration() > SEGMENT, "{name} lasts {:.1} s", film.duration());
     }
 
-    let mount = format!("mount -t {} -o sync,noatime,uid=$(id -u kasa-care-agent) /dev/vdc {CARD} && echo yes", cards.name());
-    camera.eventually_prints("the card mounted", &mount, "yes").await;
+    camera.eventually_prints("the card mounted", &format!("{} && echo yes", cards.mount("/dev/vdc")), "yes").await;
     let said = camera.run(&format!("dd if=/dev/zero of={CARD}/filler bs=64k 2>&1; df {CARD}")).await;
     assert!(said.contains("No space left"), "{said}");
     let oldest = files.keys().next().expect("there are files");

@@ -85,7 +85,7 @@ async fn the_card_is_exchanged(camera: &BareCamera) {
     camera.eventually_prints("recordings on the first card", &recorded, "yes").await;
     camera.eventually_prints("the first card unmounted", &format!("umount {CARD} && echo yes"), "yes").await;
     assert_eq!(camera.run(&format!("ls -A {CARD}")).await, "", "recorded beneath the mount point");
-    camera.run(&format!("mount -t vfat -o sync,noatime,uid=$(id -u kasa-care-agent) /dev/vdd {CARD}")).await;
+    camera.run(&camera.model.cards.mount("/dev/vdd")).await;
     camera.eventually_prints("recordings on the second card", &recorded, "yes").await;
     camera.eventually_prints("the second card unmounted", &format!("umount {CARD} && echo yes"), "yes").await;
     for card in [0, 1] {

@@ -69,6 +69,11 @@ impl Cards {
         }
     }
 
+    /// The command that mounts this disk where the firmware mounts its card, and as it does.
+    pub fn mount(self, disk: &str) -> String {
+        format!("mount -t {} -o sync,noatime,uid=$(id -u kasa-care-agent) {disk} {CARD}", self.name())
+    }
+
     /// Checks the file system on this image, which is mounted nowhere; with `repair` as a firmware does at boot. Returns what
     /// the program says, and whether it has nothing to object to.
     pub fn fsck(self, image: &Path, repair: bool) -> (String, bool) {

@@ -7,7 +7,10 @@ use gst::prelude::*;
 use gstreamer as gst;
 use gstreamer_app as gst_app;
 
-use super::{pipeline, shut_down};
+use super::{
+    pipeline::{self, Fed},
+    shut_down,
+};
 use crate::media::{
     MediaError,
     frame::{Codec, Frame},
@@ -135,11 +138,7 @@ impl Decoder {
             "appsrc name=feed format=time ! {parser} ! {name}{threads} ! {then} \
              ! appsink name=out sync=false async=false enable-last-sample=false"
         );
-        let failed = |reason: &str| MediaError::Pipeline { reason: reason.to_owned() };
-        let pipeline = gst::parse::launch(&launch).map_err(|error| failed(error.message()))?;
-        let pipeline = pipeline.downcast::<gst::Pipeline>().map_err(|_| failed("not a pipeline"))?;
-        let feed = pipeline.by_name("feed").and_then(|e| e.downcast::<gst_app::AppSrc>().ok()).ok_or_else(|| failed("no appsrc"))?;
-        let out = pipeline.by_name("out").and_then(|e| e.downcast::<gst_app::AppSink>().ok()).ok_or_else(|| failed("no appsink"))?;
+        let Fed { pipeline, feed, out } = Fed::launch(&launch).map_err(|reason| MediaError::Pipeline { reason })?;
         Ok(Self { name, pipeline, feed, out, fed: None })
     }
 

@@ -11,6 +11,7 @@ use gstreamer as gst;
 use gstreamer_app as gst_app;
 use portable_atomic::AtomicU64;
 
+use super::sound::is_sound;
 use crate::{
     config::Source,
     media::{MediaError, source::Session},
@@ -37,9 +38,7 @@ impl Loop {
             let (picture, turns) = (picture.downgrade(), Arc::clone(&turns));
             // Sound stays beside the picture.
             tracks.connect_pad_added(move |_, pad| {
-                let is_sound =
-                    pad.current_caps().is_some_and(|caps| caps.structure(0).is_some_and(|kind| kind.name().starts_with("audio/")));
-                if let Some(picture) = picture.upgrade().filter(|_| is_sound) {
+                if let Some(picture) = picture.upgrade().filter(|_| is_sound(pad)) {
                     add_the_last_frame(pad, &picture, turns.clone());
                 }
             });

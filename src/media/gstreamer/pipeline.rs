@@ -30,6 +30,25 @@ pub(super) fn reason(message: &gst::Message) -> String {
     }
 }
 
+/// A pipeline between an `appsrc` named `feed` and an `appsink` named `out`.
+pub(super) struct Fed {
+    pub pipeline: gst::Pipeline,
+    pub feed: gst_app::AppSrc,
+    pub out: gst_app::AppSink,
+}
+
+impl Fed {
+    /// # Errors
+    /// Why it cannot be built, in words.
+    pub fn launch(description: &str) -> Result<Self, String> {
+        let element = gst::parse::launch(description).map_err(|error| error.message().to_owned())?;
+        let pipeline = element.downcast::<gst::Pipeline>().map_err(|_| "not a pipeline")?;
+        let feed = pipeline.by_name("feed").and_then(|element| element.downcast().ok()).ok_or("no appsrc")?;
+        let out = pipeline.by_name("out").and_then(|element| element.downcast().ok()).ok_or("no appsink")?;
+        Ok(Self { pipeline, feed, out })
+    }
+}
+
 /// Source, a leaky queue and the sink that delivers frames; with raw video, a branch that makes it small and grey.
 pub(super) fn build(description: &Description, source: &Source, grey: bool) -> Result<gst::Pipeline, MediaError> {
     let mut launch = format!(

@@ -68,16 +68,18 @@ pub(in crate::media::gstreamer) fn attach(
         }
         // Its streams are not known before it plays.
         None => drop(element.connect_pad_added(move |_, pad| {
-            let is_sound = pad
-                .current_caps()
-                .or_else(|| Some(pad.query_caps(None)))
-                .is_some_and(|caps| caps.structure(0).is_some_and(|kind| kind.name().starts_with("audio/")));
-            if is_sound && end.take(pad).is_some() {
+            if is_sound(pad) && end.take(pad).is_some() {
                 hears();
             }
         })),
     }
     Ok(())
+}
+
+/// Whether what leaves this pad is sound.
+pub(in crate::media::gstreamer) fn is_sound(pad: &gst::Pad) -> bool {
+    let caps = pad.current_caps().unwrap_or_else(|| pad.query_caps(None));
+    caps.structure(0).is_some_and(|kind| kind.name().starts_with("audio/"))
 }
 
 /// Queue and sink, for one pad.

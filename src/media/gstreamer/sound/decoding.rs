@@ -9,7 +9,10 @@ use gstreamer_app as gst_app;
 
 use super::{Input, MOST_WAITING, encoding::Encoding};
 use crate::media::{
-    gstreamer::{pipeline, shut_down},
+    gstreamer::{
+        pipeline::{self, Fed},
+        shut_down,
+    },
     sound::Sound,
 };
 
@@ -27,15 +30,11 @@ impl Decoding {
     pub fn start(input: &Input, encoding: Arc<Mutex<Encoding>>) -> Result<Self, String> {
         let decoder = input.decoder.map_or_else(String::new, |name| format!("! {name} "));
         let launch = format!(
-            "appsrc name=coded format=time {decoder}! audioconvert ! audio/x-raw,format=S16LE,layout=interleaved,channels=[1,2] \
-             ! appsink name=samples sync=false async=false enable-last-sample=false"
+            "appsrc name=feed format=time {decoder}! audioconvert ! audio/x-raw,format=S16LE,layout=interleaved,channels=[1,2] \
+             ! appsink name=out sync=false async=false enable-last-sample=false"
         );
         let failed = |reason: &str| format!("it cannot be decoded: {reason}");
-        let pipeline = gst::parse::launch(&launch).map_err(|error| failed(error.message()))?;
-        let pipeline = pipeline.downcast::<gst::Pipeline>().map_err(|_| failed("not a pipeline"))?;
-        let source = pipeline.by_name("coded").and_then(|element| element.downcast::<gst_app::AppSrc>().ok());
-        let sink = pipeline.by_name("samples").and_then(|element| element.downcast::<gst_app::AppSink>().ok());
-        let (Some(source), Some(sink)) = (source, sink) else { return Err(failed("it has no ends")) };
+        let Fed { pipeline, feed: source, out: sink } = Fed::launch(&launch).map_err(|reason| failed(&reason))?;
         source.set_caps(Some(&input.caps));
         let new_sample = move |sink: &gst_app::AppSink| {
             let sample = sink.pull_sample().map_err(|_| gst::FlowError::Eos)?;

@@ -13,7 +13,10 @@ use super::{
     steady::Steady,
 };
 use crate::media::{
-    gstreamer::{pipeline, shut_down},
+    gstreamer::{
+        pipeline::{self, Fed},
+        shut_down,
+    },
     sound::{Sound, SoundFormat},
     source::Session,
 };
@@ -96,16 +99,12 @@ impl Encoding {
         let coded_rate = encoders::coded_rate(rate);
         let (AacEncoder { name, launch, .. }, bits) = (self.encoder, (coded_rate * BITS_A_SAMPLE).min(MOST_BITS) * channels);
         let launch = format!(
-            "appsrc name=samples format=time ! audioresample ! audioconvert ! audio/x-raw,rate={coded_rate} ! {launch} bitrate={bits} \
+            "appsrc name=feed format=time ! audioresample ! audioconvert ! audio/x-raw,rate={coded_rate} ! {launch} bitrate={bits} \
              ! audio/mpeg,mpegversion=4,stream-format=raw \
-             ! appsink name=units sync=false async=false enable-last-sample=false"
+             ! appsink name=out sync=false async=false enable-last-sample=false"
         );
         let failed = |reason: &str| format!("{name} cannot be used: {reason}");
-        let pipeline = gst::parse::launch(&launch).map_err(|error| failed(error.message()))?;
-        let pipeline = pipeline.downcast::<gst::Pipeline>().map_err(|_| failed("not a pipeline"))?;
-        let source = pipeline.by_name("samples").and_then(|element| element.downcast::<gst_app::AppSrc>().ok());
-        let sink = pipeline.by_name("units").and_then(|element| element.downcast::<gst_app::AppSink>().ok());
-        let (Some(source), Some(sink)) = (source, sink) else { return Err(failed("it has no ends")) };
+        let Fed { pipeline, feed: source, out: sink } = Fed::launch(&launch).map_err(|reason| failed(&reason))?;
         source.set_caps(Some(&caps));
         let steady = Arc::new(Mutex::new(Steady::new(rate, coded_rate, self.encoder.delay)));
         deliver(&sink, steady.clone(), self.session.clone());

@@ -27,7 +27,7 @@ use std::{
 
 use gstreamer as gst;
 
-pub(super) use self::branch::attach;
+pub(super) use self::branch::{attach, is_sound};
 use self::{decoding::Decoding, encoders::AacEncoder, encoding::Encoding};
 use crate::media::{
     samples::{Law, Samples},

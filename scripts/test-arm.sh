@@ -66,6 +66,11 @@ for target in "${targets[@]}"; do
     mips*) skip+=("${skipped_on_mips[@]/#/--skip=}") ;;
     esac
     echo "test-arm.sh: $target"
-    scripts/arm/cargo.sh "$target" test --locked -p kasa-care-agent -p care-engine -p care-protocol --lib --test '*' --profile arm-test \
-        "${features[@]}" "${no_run[@]}" -- "${skip[@]}"
+    tests=(scripts/arm/cargo.sh "$target" test --locked -p kasa-care-agent -p care-engine -p care-protocol --lib --test '*'
+        --profile arm-test "${features[@]}")
+    if [ ${#no_run[@]} -gt 0 ]; then
+        "${tests[@]}" "${no_run[@]}"
+    else
+        scripts/repeat-failed.sh "${tests[@]}" -- "${skip[@]}"
+    fi
 done

@@ -81,7 +81,7 @@ pub(super) struct Key {
 }
 
 impl Ring {
-    /// Holds at least `span`, beginning with a keyframe, unless that takes more than `max_bytes`. The newest frame is held even
+    /// Holds at least `span`, of the stream and of the time that passes, beginning with a keyframe, unless that takes more than `max_bytes`. The newest frame is held even
     /// if it alone is larger.
     pub fn new(span: Duration, max_bytes: usize) -> Self {
         Self { span, max_bytes, held: Mutex::default(), pushed: Condvar::new() }
@@ -98,7 +98,7 @@ impl Ring {
         if frame.key {
             held.begin_gop(at, frame.pts);
         }
-        let now = frame.pts;
+        let (now, taken) = (frame.pts, frame.taken);
         // What was heard before the first frame is in nobody's clip, and after an erasure it belongs to another account.
         let frame = if held.frames.is_empty() { frame.without_units() } else { frame };
         let Some(gop) = &mut held.gop else {
@@ -109,7 +109,7 @@ impl Ring {
         gop.lasts = gop.lasts.max(now.saturating_sub(gop.began));
         held.bytes += frame.bytes();
         held.frames.push_back(frame);
-        while let Some(until) = held.spare(now, self.span) {
+        while let Some(until) = held.spare(now, taken, self.span) {
             while held.first < until {
                 held.drop_first();
             }
@@ -232,10 +232,13 @@ impl Held {
         self.gop = Some(Gop { began, bytes: 0, lasts: Duration::ZERO });
     }
 
-    /// Until which position the time bound can spare frames: whole GOPs, as long as a keyframe of at least `span` remains.
-    fn spare(&self, now: Duration, span: Duration) -> Option<u64> {
+    /// Until which position the time bound can spare frames: whole GOPs, as long as a keyframe of at least `span` remains. They
+    /// must have been held for as long, too: after a stall of the network seconds of video come at once, and no reader can have
+    /// had them.
+    fn spare(&self, now: Duration, taken: Instant, span: Duration) -> Option<u64> {
         let second = self.keys.iter().copied().find(|&at| at > self.first)?;
-        self.at(second).is_some_and(|frame| now.saturating_sub(frame.pts) >= span).then_some(second)
+        let is_old = |frame: &Frame| now.saturating_sub(frame.pts) >= span && taken.saturating_duration_since(frame.taken) >= span;
+        self.at(second).is_some_and(is_old).then_some(second)
     }
 
     fn drop_first(&mut self) {
@@ -263,6 +266,8 @@ impl Held {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use bytes::Bytes;
     use proptest::prelude::*;
 
@@ -278,7 +283,13 @@ mod tests {
 
     fn sized(ms: u64, key: bool, bytes: usize) -> Frame {
         let format = Arc::new(Format { codec: Codec::H264, width: 2, height: 2, configuration: Bytes::new() });
-        Frame { pts: Duration::from_millis(ms), key, taken: Instant::now(), data: Bytes::from(vec![0; bytes]), format, sound: None }
+        Frame { pts: Duration::from_millis(ms), key, taken: at(ms), data: Bytes::from(vec![0; bytes]), format, sound: None }
+    }
+
+    /// When a camera without delay sends the frame of this time.
+    fn at(ms: u64) -> Instant {
+        static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+        *START + Duration::from_millis(ms)
     }
 
     /// Ten frames a second, a keyframe every second.
@@ -303,6 +314,20 @@ mod tests {
         let (first, lost) = read(&ring, &mut 0).unwrap();
         assert!(first.key);
         assert_eq!(lost, 60, "6.0 s is the newest keyframe that leaves 3 s until 9.9 s");
+    }
+
+    /// A network that stalled, or a machine that was busy: what comes at once is within the bound of bytes alone.
+    #[test]
+    fn a_reader_loses_nothing_of_video_that_comes_all_at_once() {
+        let ring = filled(4, 1 << 20, 20);
+        let mut position = ring.end();
+        for n in 20..120 {
+            ring.push(Frame { taken: at(12_000), ..frame(n * 100, n % 10 == 0) });
+        }
+        let lost: Vec<u64> = std::iter::from_fn(|| read(&ring, &mut position)).map(|(_, lost)| lost).collect();
+        assert_eq!(lost, [0; 100]);
+        (120..170).for_each(|n| ring.push(frame(n * 100, n % 10 == 0)));
+        assert_eq!(ring.end() - ring.held().first, 50, "4 s later they have been held long enough: 12.0 s to 16.9 s remain");
     }
 
     #[test]

@@ -127,11 +127,18 @@ impl Filming {
     /// Waits until the frames are recorded, stops the agent and judges what is on the card.
     async fn judged(mut self, patience: Duration) {
         let (name, frames) = (self.kind.name, self.kind.frames);
+        // What was sent before the last two statuses were asked for.
+        let sent = Mutex::new([Vec::new(), self.camera.sessions()]);
         // A slow camera's last frames are written when the recording ends.
-        let received = |status: &Status| status.0["media"]["frames"].as_u64().is_some_and(|received| received >= frames);
+        let received = |status: &Status| {
+            let mut sent = sent.lock().unwrap();
+            sent.rotate_left(1);
+            sent[1] = self.camera.sessions();
+            status.0["media"]["frames"].as_u64().is_some_and(|received| received >= frames)
+        };
         let status = self.agent.status_within(&format!("{name}: {frames} frames"), patience, received).await;
-        // Those are sent; what comes until the agent stops may be recorded.
-        let sent = self.camera.sessions();
+        // What came after it, until the agent stops, may be recorded.
+        let [sent, _] = sent.into_inner().unwrap();
         self.agent.stop().await;
         let log = self.agent.log().all();
         let Self { kind, card, camera, .. } = &self;

@@ -15,6 +15,9 @@ use super::packet;
 const ATTEMPTS: u32 = 32;
 /// No datagram is longer, bytes.
 const LONGEST: usize = 1 << 16;
+/// What may wait in the kernel for a thread that runs late, bytes: two keyframes at 8 Mbit/s. The kernel allows less without
+/// a word where `net.core.rmem_max` is less, and counts what it keeps beside each packet, about as much again.
+const WAITING: usize = 1 << 20;
 
 pub(super) struct Udp {
     rtp: UdpSocket,
@@ -98,6 +101,7 @@ impl Udp {
 fn pair(local: IpAddr) -> io::Result<(UdpSocket, UdpSocket, u16)> {
     let bind = |port| {
         let socket = std::net::UdpSocket::bind((local, port))?;
+        socket2::SockRef::from(&socket).set_recv_buffer_size(WAITING)?;
         socket.set_nonblocking(true)?;
         UdpSocket::from_std(socket)
     };
@@ -105,5 +109,23 @@ fn pair(local: IpAddr) -> io::Result<(UdpSocket, UdpSocket, u16)> {
     match any.local_addr()?.port() {
         port if port % 2 == 0 => Ok((any, bind(port.saturating_add(1))?, port)),
         port => Ok((bind(port.saturating_sub(1))?, any, port.saturating_sub(1))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    /// The kernel doubles what is asked for, to have room for what it keeps beside each packet.
+    #[tokio::test]
+    async fn the_kernel_keeps_as_much_of_a_burst_as_it_allows() {
+        let allowed: usize = std::fs::read_to_string("/proc/sys/net/core/rmem_max").unwrap().trim().parse().unwrap();
+        let here = IpAddr::from(Ipv4Addr::LOCALHOST);
+        let udp = Udp::bind(here, here).unwrap();
+        for socket in [&udp.rtp, &udp.rtcp] {
+            assert_eq!(socket2::SockRef::from(socket).recv_buffer_size().unwrap(), 2 * WAITING.min(allowed));
+        }
     }
 }

@@ -22,6 +22,8 @@ pub(crate) const SSRC: u32 = 0x1234_abcd;
 const RATE: f64 = 90_000.0;
 /// How often a waiting stream looks whether it has to end, or has sound to send.
 const TICK: Duration = Duration::from_millis(20);
+/// A frame that leaves so much after its time finds a machine that has stalled.
+const LATE: Duration = Duration::from_millis(200);
 /// Seconds from 1900, where NTP's time begins, to 1970.
 const NTP_EPOCH: u64 = 2_208_988_800;
 
@@ -169,13 +171,13 @@ impl Stream<'_> {
             return Ok(ended);
         }
         self.began = ready;
-        let (mut source, mut unit) = (0, 0);
+        let (mut source, mut unit, mut earliest) = (0, 0, ready);
         for frame in 0_u32.. {
             let time = f64::from(frame) / fps;
             let burst = self.options.burst;
             let together = f64::from(frame / burst * burst + burst - 1) / fps;
             let due = self.began + Duration::from_secs_f64((together - self.options.lead).max(0.0));
-            if let Some(ended) = self.wait(due)? {
+            if let Some(ended) = self.wait(due.max(earliest))? {
                 return Ok(ended);
             }
             let videos = &self.connection.shared.videos;
@@ -190,6 +192,10 @@ impl Stream<'_> {
             }
             let video = &videos[source].1;
             self.send_frame(video, unit, frame)?;
+            if due.elapsed() > LATE {
+                // The machine has stalled: no camera sends the seconds that it missed at once.
+                earliest = Instant::now() + Duration::from_secs_f64(0.25 / fps);
+            }
             unit = (unit + 1) % video.len();
         }
         Ok(None)

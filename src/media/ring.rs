@@ -170,6 +170,12 @@ impl Ring {
         self.held().frames.iter().rev().find(|frame| frame.pts < pts).map(|frame| frame.taken)
     }
 
+    /// Where an instant is on the stream's timeline, if a frame taken before it is held.
+    pub fn moment(&self, at: Instant) -> Option<Duration> {
+        let held = self.held();
+        held.frames.front().filter(|oldest| oldest.taken <= at).and_then(|_| held.moment(at))
+    }
+
     /// How many frames a reader at this position has lost if it waits for a keyframe to go on with.
     pub fn lost_at(&self, position: u64) -> u64 {
         let held = self.held();

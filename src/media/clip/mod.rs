@@ -147,6 +147,12 @@ enum Choice {
     Follows,
 }
 
+/// Where the last event is on the stream's timeline, if the ring had a frame before it.
+struct Shown {
+    event: Instant,
+    at: Option<Duration>,
+}
+
 /// Why a clip ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
@@ -361,10 +367,14 @@ impl Recorder {
         let (ring, source) = (self.parts.streams[index].ring.clone(), self.parts.streams[index].source.clone());
         let after = Limits { pre_roll: self.parts.pre_roll, max: clip.max() }.after();
         let (mut last_frame, mut newest_key) = ((Instant::now(), ring.end()), clip.began);
+        let mut shown = Shown { event: episode.last, at: ring.moment(episode.last) };
         while !self.parts.stop.is_raised() {
             self.tend();
             self.parts.events.try_iter().for_each(|event| episode.add(event));
             let ends = episode.last + AFTER;
+            if shown.event != episode.last {
+                shown = Shown { event: episode.last, at: ring.moment(episode.last) };
+            }
             match ring.next(&mut position, TICK) {
                 Next::Frame { frame, lost } => {
                     self.parts.drops.add("into a clip", lost);
@@ -372,7 +382,8 @@ impl Recorder {
                     clip.ask()?;
                     let end = if !clip.takes(&frame) {
                         Some(End::Format)
-                    } else if frame.taken > ends {
+                    } else if frame.taken > ends && shown.at.is_none_or(|at| frame.pts >= at + AFTER) {
+                        // After a stall of the network what is shown before the end comes after it.
                         Some(End::Over)
                     } else if !clip.has_room(&frame) {
                         Some(End::Longest)

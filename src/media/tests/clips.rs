@@ -73,6 +73,19 @@ fn lost_frames_leave_a_gap_in_a_clip_and_nothing_that_cannot_be_decoded() {
 }
 
 #[test]
+fn what_a_stalled_network_delivers_late_is_in_the_clip() {
+    let collector = Collector::new(60);
+    // The event is at about 1 s, so the clip ends at 6 s. From 4.8 s on nothing comes until 6.4 s, and then all of it.
+    let media = start_with(Scripted::new([Script::Stall(72, 96)]), camera(NEVER, 1), &collector);
+    wait_for_frames(&media, 15);
+    media.record();
+    collector.wait_for(1);
+    let clip = &collector.clips.lock().unwrap()[0];
+    let (lasts, ago) = (probe_clip(clip).duration, clip.beginning.ago.as_secs_f64());
+    assert!(lasts > ago + 4.8, "{lasts} s, the event {ago} s after it began");
+}
+
+#[test]
 #[cfg_attr(not(feature = "gstreamer"), ignore = "no source of this build has grey pictures, and built-in motion is refused")]
 fn a_source_with_grey_pictures_needs_no_decoder_for_motion() {
     let collector = Collector::new(3);

@@ -31,6 +31,8 @@ pub(in crate::media) enum Script {
     Hang,
     /// Delivers frames; between the first and the second of these numbers they are lost.
     Gap(u32, u32),
+    /// Delivers frames; those between the first and the second of these numbers come late, with the second.
+    Stall(u32, u32),
     /// Delivers frames and grey pictures with a thing that moves.
     Grey,
 }
@@ -92,6 +94,10 @@ impl FrameSource for Scripted {
             Script::Live(frames) => self.film(session, frames, real_time, 0..0),
             Script::Burst(frames) => self.film(session, frames, |_| Duration::ZERO, 0..0),
             Script::Gap(from, to) => self.film(session, u32::MAX, real_time, from..to),
+            Script::Stall(from, to) => {
+                let late = |n| real_time(if (from..to).contains(&n) { to } else { n });
+                self.film(session, u32::MAX, late, 0..0);
+            }
             Script::OnRequest => {
                 while self.keyframe_requests.load(Ordering::Relaxed) == 0 {
                     if session.wait(Duration::from_millis(5)) {

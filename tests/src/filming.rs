@@ -187,7 +187,7 @@ fn judge(kind: &Kind, files: &[PathBuf], sent: &[Session], all: &[Session], stat
             let certain = pictures.len() - usize::from(has_b_pictures(&kind.options));
             let wrong = pictures[..certain].iter().zip(&source).position(|(found, expected)| *found != expected);
             check(wrong.is_none(), format!("frame {wrong:?} of {count} is not the camera's"))?;
-            judge_times(&probes, &kind.options)
+            judge_times(&probes, &kind.options, &all[0].sent)
         }
         Expected::Percent(percent) => {
             let (least, most) = (total(sent) * percent / 100, total(all));
@@ -210,22 +210,27 @@ fn judge(kind: &Kind, files: &[PathBuf], sent: &[Session], all: &[Session], stat
 }
 
 /// The recording lasts as long as filming did, and no two frames are far apart. Where RTP's own times make sense they
-/// decide alone, whatever the machine is busy with; those of arrival are late by what it takes to schedule camera and
-/// agent, and a clock that is a little off is followed for a while.
-fn judge_times(probes: &[Probe], options: &Options) -> Result<(), String> {
+/// decide alone, whatever the machine is busy with. Those of arrival are late by what it takes to schedule camera and agent, and a
+/// clock that is a little off is followed for a while: where a stalled machine `sent` frames late, either clock is right.
+fn judge_times(probes: &[Probe], options: &Options, sent: &[Duration]) -> Result<(), String> {
     let Options { fps, burst, .. } = *options;
     let by_rtp = matches!(options.clock, Clock::Normal | Clock::WrapAfter(_));
     let frames: usize = probes.iter().map(|probe| probe.pts.len()).sum();
-    let span = |probe: &Probe| probe.pts.last().unwrap_or(&0.0) - probe.pts.first().unwrap_or(&0.0) + 1.0 / fps;
-    let (lasts, expected) = (probes.iter().map(span).sum::<f64>(), frames as f64 / fps);
+    let interval = 1.0 / fps;
+    let span = |probe: &Probe| probe.pts.last().unwrap_or(&0.0) - probe.pts.first().unwrap_or(&0.0) + interval;
+    let seconds: Vec<f64> = sent.iter().take(frames).map(Duration::as_secs_f64).collect();
+    let (lasts, expected) = (probes.iter().map(span).sum::<f64>(), frames as f64 * interval);
+    let sending = seconds.last().unwrap_or(&0.0) + interval;
     // The last picture may have come before the B pictures that are shown ahead of it.
-    let missing = if has_b_pictures(options) { 4.0 / fps } else { 0.0 };
-    let most = if by_rtp { missing + ROUNDING * probes.len() as f64 } else { f64::max(1.0, expected * 0.1) };
-    if (lasts - expected).abs() > most {
+    let missing = if has_b_pictures(options) { 4.0 * interval } else { 0.0 };
+    let most = if by_rtp { missing + ROUNDING * probes.len() as f64 } else { f64::max(1.75, expected * 0.1) };
+    let range = if by_rtp { expected..=expected } else { expected.min(sending)..=expected.max(sending) };
+    if !(range.start() - most..=range.end() + most).contains(&lasts) {
         return Err(format!("{frames} frames last {lasts:.3} s instead of {expected:.3} s"));
     }
     let longest = probes.iter().flat_map(|probe| probe.pts.windows(2)).map(|pair| pair[1] - pair[0]).fold(0.0, f64::max);
-    let most = if by_rtp { 1.0 / fps + missing + ROUNDING } else { f64::from(burst) / fps * 1.5 + 1.5 };
+    let pause = seconds.windows(2).map(|pair| pair[1] - pair[0]).fold(f64::from(burst) * interval, f64::max);
+    let most = if by_rtp { interval + missing + ROUNDING } else { pause * 1.5 + 1.5 };
     if longest > most { Err(format!("two frames are {longest:.3} s apart")) } else { Ok(()) }
 }
 

@@ -14,6 +14,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread,
+    time::Duration,
 };
 
 mod adts;
@@ -34,6 +35,8 @@ pub use options::{Clock, CommandLine, Control, End, Keepalive, Marker, Options, 
 pub struct Session {
     /// Frames, whether or not all their packets were sent.
     pub frames: u64,
+    /// When each of them was sent, counted from the first: a machine that stalls sends late.
+    pub sent: Vec<Duration>,
     /// Frames of which a packet was lost on purpose.
     pub damaged: u64,
     /// RTP packets of the video.

@@ -116,6 +116,7 @@ pub(crate) fn play(connection: &Connection, outlets: &[Outlet], start: Start) {
         packets: 0,
         octets: 0,
         malformed: 0,
+        first: None,
         swapped: None,
         sounds: 0,
         units: 0,
@@ -153,6 +154,8 @@ struct Stream<'a> {
     packets: u32,
     octets: u32,
     malformed: u32,
+    /// When the first frame was sent.
+    first: Option<Instant>,
     /// A packet that waits for its successor.
     swapped: Option<Vec<u8>>,
     /// Packets of sound, metadata, and sender reports so far.
@@ -300,9 +303,11 @@ impl Stream<'_> {
             }
         }
         self.video(|stream, video| video.send(stream.connection, &wire))?;
-        let packets = self.packets;
+        let (packets, sent) = (self.packets, Instant::now());
+        let first = *self.first.get_or_insert(sent);
         let session = &mut self.connection.shared.state().sessions[self.index];
         session.frames += 1;
+        session.sent.push(sent - first);
         session.damaged += u64::from(damaged);
         session.packets = u64::from(packets);
         Ok(())

@@ -22,7 +22,7 @@ use crate::{
 pub struct CareCloud {
     // Declared first, so that the cameras are dropped before the servers they use.
     cameras: Vec<(String, Process)>,
-    _process: Process,
+    process: Process,
     log: Lines,
     dir: TempDir,
 }
@@ -40,16 +40,40 @@ impl CareCloud {
 
     async fn start_with(flags: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let log = Lines::default();
-        let mut command = Command::new(program("care-cloud", "CARE_CLOUD"));
-        for flag in ["--listen", "--portal", "--mqtt"] {
-            command.arg(flag).arg("127.0.0.1:0");
+        let any = ["--listen", "--portal", "--mqtt"].map(|flag| [flag, "127.0.0.1:0"]).concat();
+        let (process, log) = spawn(&dir, &[&any, flags].concat()).await;
+        Self { cameras: Vec::new(), process, log, dir }
+    }
+
+    /// Copies the database while it is used, as `docs/operations.md` says. Returns the copy.
+    pub async fn back_up(&self) -> PathBuf {
+        let copy = self.dir.path().join("copy.db");
+        let database = data(&self.dir).join("care.db");
+        let mut command = Command::new("sqlite3");
+        let output = command.arg(database).arg(format!(".backup {}", text(&copy))).output().await.expect("sqlite3 is installed");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        copy
+    }
+
+    /// Stops care-cloud, puts this copy in place of its database, and starts it where it was.
+    pub async fn restore(&mut self, copy: &Path) {
+        self.process.terminate();
+        self.process.exited(PATIENCE).await;
+        let data = data(&self.dir);
+        std::fs::copy(copy, data.join("care.db")).unwrap();
+        for journal in ["care.db-wal", "care.db-shm"] {
+            match std::fs::remove_file(data.join(journal)) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => panic!("{journal}: {error}"),
+                _ => {}
+            }
         }
-        command.args(flags).arg("--data").arg(data(&dir));
-        let process = Process::spawn("care-cloud", command, log.clone());
-        let cloud = Self { cameras: Vec::new(), _process: process, log, dir };
-        until("care-cloud to print its portal's address", PATIENCE, || cloud.log.find(0, |line| line.starts_with("portal "))).await;
-        cloud
+        let endpoints: Value = serde_json::from_slice(&std::fs::read(data.join("endpoints.json")).unwrap()).unwrap();
+        let [listen, portal, mqtt] = ["api", "portal", "broker"].map(|name| {
+            let url = endpoints[name].as_str().expect("an address");
+            url.split_once("://").expect("a URL").1.trim_end_matches('/').to_owned()
+        });
+        let flags = ["--listen", &listen, "--portal", &portal, "--mqtt", &mqtt];
+        (self.process, self.log) = spawn(&self.dir, &flags).await;
     }
 
     /// Runs a care-cloud command; returns its output if it exits with 0.
@@ -154,6 +178,16 @@ pub fn camera_of<'a>(state: &'a Value, id: &str) -> &'a Value {
 pub fn switch_of<'a>(state: &'a Value, id: &str) -> &'a Value {
     let switches = state["switches"].as_array().expect("the state lists switches");
     switches.iter().find(|switch| switch["device"] == id).unwrap_or_else(|| panic!("no switch of {id} in {state:#}"))
+}
+
+/// Starts a care-cloud and waits until it is ready.
+async fn spawn(dir: &TempDir, flags: &[&str]) -> (Process, Lines) {
+    let log = Lines::default();
+    let mut command = Command::new(program("care-cloud", "CARE_CLOUD"));
+    command.args(flags).arg("--data").arg(data(dir));
+    let process = Process::spawn("care-cloud", command, log.clone());
+    until("care-cloud to print its portal's address", PATIENCE, || log.find(0, |line| line.starts_with("portal "))).await;
+    (process, log)
 }
 
 fn data(dir: &TempDir) -> PathBuf {

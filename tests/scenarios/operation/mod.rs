@@ -7,5 +7,6 @@ mod connection_check;
 mod init_script;
 mod logging;
 mod motion;
+mod restored_cloud;
 mod soak;
 mod supervise;

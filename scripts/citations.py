@@ -18,7 +18,7 @@ import re
 import sys
 import tempfile
 
-TOP = "src engine protocol cloud tests scripts docs deploy schemas vectors examples fuzz benches systemd".split()
+TOP = "src engine protocol metrics cloud tests scripts docs deploy schemas vectors examples fuzz benches systemd".split()
 # What a release said stays, also about files that are gone.
 HISTORY = {"CHANGELOG.md"}
 # The citations that the self-test plants.

@@ -28,7 +28,7 @@ esac
 
 # It writes beside every manifest of the workspace; only the agent's is kept.
 name=sbom-$$
-trap 'rm -f "$name.json" engine/"$name.json" protocol/"$name.json" cloud/"$name.json" tests/"$name.json" tests/rtsp-camera/"$name.json"' EXIT
+trap 'rm -f "$name.json" engine/"$name.json" protocol/"$name.json" metrics/"$name.json" cloud/"$name.json" tests/"$name.json" tests/rtsp-camera/"$name.json"' EXIT
 # The commit's time, so that the same commit gives the same file.
 SOURCE_DATE_EPOCH=$(git log -1 --format=%ct) \
     "$tool" cyclonedx --quiet --format json --spec-version 1.5 --no-build-deps --target "$target" $features --override-filename "$name"

@@ -1,8 +1,9 @@
 //! Turns what the link and the other threads report into engine events. What the engine does not need is handled here.
 
 use care_engine::{Delivery, Event, Fetched, Message, Ports};
+use care_protocol::Topic;
 
-use super::{Agent, mailbox::WorkerEvent};
+use super::{Agent, Unacknowledged, mailbox::WorkerEvent};
 use crate::{link, store::Written, upload};
 
 impl Agent {
@@ -18,13 +19,14 @@ impl Agent {
             link::Event::SubscribeSent { connection } => Event::SubscribeSent(connection),
             link::Event::Subscribed { connection } => Event::Subscribed(connection),
             link::Event::Publish { connection, topic, payload, retain, dup, at, ack } => {
+                let received = self.clock.now().boot.saturating_sub(at.elapsed());
                 let delivery = ack.map(|ack| {
                     self.deliveries += 1;
                     let delivery = Delivery(self.deliveries);
-                    self.unacknowledged.insert(delivery, ack);
+                    let received = (topic != Topic::Keyset).then_some(received);
+                    self.unacknowledged.insert(delivery, Unacknowledged { ack, received });
                     delivery
                 });
-                let received = self.clock.now().boot.saturating_sub(at.elapsed());
                 Event::Message(Message {
                     connection,
                     topic,

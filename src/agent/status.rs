@@ -37,6 +37,7 @@ impl Agent {
             document.conditions = self.conditions.list(now);
             document.update_warnings();
         });
+        self.status.observe(|observed| observed.clock(now.trusted));
         self.notifier.status(&self.status.read().summary());
         for figures in self.unlogged_cuts.drain(..) {
             tracing::info!(

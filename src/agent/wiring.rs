@@ -88,6 +88,7 @@ impl Agent {
             link,
             link_events,
             unacknowledged: HashMap::new(),
+            acknowledged: None,
             broker_valid_until: Duration::ZERO,
             deliveries: 0,
             api,

@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use tokio::{sync::Notify, time::timeout};
 
-use super::History;
+use super::{History, Observed};
 use crate::{
     conditions::Condition,
     config::Config,
@@ -492,6 +492,7 @@ struct State {
     document: StatusDocument,
     history: History,
     documents: Vec<Past>,
+    observed: Observed,
     since: Instant,
     /// Whether something has happened that the document does not show yet.
     stale: bool,
@@ -500,7 +501,8 @@ struct State {
 impl SharedStatus {
     /// Shares a first document.
     pub fn new(document: StatusDocument) -> Self {
-        let state = State { document, history: History::default(), documents: Vec::new(), since: Instant::now(), stale: false };
+        let (history, observed) = (History::default(), Observed::default());
+        let state = State { document, history, documents: Vec::new(), observed, since: Instant::now(), stale: false };
         Self { state: Mutex::new(state), changed: Notify::new() }
     }
 
@@ -529,9 +531,17 @@ impl SharedStatus {
         }
     }
 
-    /// Adds a change to the history, with the order id of the document in force.
+    /// Adds a change to the history, with the order id of the document in force, and counts it.
     pub fn record_switch(&self, report: &Report, order: Option<&str>) {
-        self.lock().history.record(report, order);
+        let mut state = self.lock();
+        if state.history.record(report, order) {
+            state.observed.switch(report);
+        }
+    }
+
+    /// Counts something for `/metrics`.
+    pub fn observe(&self, count: impl FnOnce(&mut Observed)) {
+        count(&mut self.lock().observed);
     }
 
     /// Erases the history and the order, because the camera's owner has changed.
@@ -561,6 +571,12 @@ impl SharedStatus {
     /// The newest document.
     pub fn read(&self) -> StatusDocument {
         self.lock().document.clone()
+    }
+
+    /// The newest document, what was counted, and the document's age, of one moment.
+    pub(super) fn read_for_metrics(&self) -> (StatusDocument, Observed, Duration) {
+        let state = self.lock();
+        (state.document.clone(), state.observed.clone(), state.since.elapsed())
     }
 
     /// The time since the last [`SharedStatus::update`].

@@ -51,15 +51,16 @@ pub struct Change {
 pub struct History(VecDeque<Change>);
 
 impl History {
-    /// Adds a change, unless its report equals the newest one.
-    pub fn record(&mut self, report: &Report, order: Option<&str>) {
+    /// Adds a change, unless its report equals the newest one. Returns whether it was added.
+    pub fn record(&mut self, report: &Report, order: Option<&str>) -> bool {
         if self.0.back().is_some_and(|last| last.report == *report) {
-            return;
+            return false;
         }
         if self.0.len() == MOST {
             self.0.pop_front();
         }
         self.0.push_back(Change { report: report.clone(), order: order.map(str::to_owned) });
+        true
     }
 
     /// Erases the history, because the camera has another owner.
@@ -105,8 +106,8 @@ mod tests {
     fn the_newest_changes_are_kept_once_each_and_forgotten_together() {
         let mut history = History::default();
         for seq in 1..=100 {
-            history.record(&report(seq), Some("KC-1"));
-            history.record(&report(seq), Some("KC-1"));
+            assert!(history.record(&report(seq), Some("KC-1")));
+            assert!(!history.record(&report(seq), Some("KC-1")));
         }
         let kept: Vec<u64> = history.changes().map(|change| change.report.seq).collect();
         assert_eq!(kept, (37..=100).collect::<Vec<_>>());

@@ -1,10 +1,12 @@
-//! The agent's status: one document, a page that shows it, and a server for both. The control thread keeps
+//! The agent's status: one document, a page that shows it, metrics, and a server for all three. The control thread keeps
 //! [`SharedStatus`] up to date. The server only reads it, on its own thread, so that a reader cannot delay a
 //! switch. It listens on loopback or a unix socket only.
 
 mod client;
 mod document;
 mod history;
+mod metrics;
+mod observed;
 mod page;
 mod sections;
 mod server;
@@ -18,6 +20,7 @@ pub use document::{
     TransferStatus,
 };
 pub use history::{Change, History, PastDocument};
+pub use observed::Observed;
 pub use server::Server;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use server::fuzz_request;

@@ -28,7 +28,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{History, PastDocument, SharedStatus, StatusDocument, page, words};
+use super::{History, PastDocument, SharedStatus, StatusDocument, metrics, page, words};
 use crate::{
     backoff::{Backoff, Delays, Jitter},
     conditions::{Conditions, Kind},
@@ -294,9 +294,10 @@ fn answer(request: &Request<Incoming>, over_tcp: bool, status: &SharedStatus) ->
             history: status.history(),
             log: logging::recent(),
         }),
+        "/metrics" => with_type(StatusCode::OK, care_metrics::CONTENT_TYPE, metrics::render(status)),
         "/healthz" if status.age() < STUCK_AFTER => text(StatusCode::OK, "ok\n"),
         "/healthz" => text(StatusCode::SERVICE_UNAVAILABLE, "the control loop is stuck\n"),
-        _ => text(StatusCode::NOT_FOUND, "there are /, /status.json, /status.txt, /support.json and /healthz\n"),
+        _ => text(StatusCode::NOT_FOUND, "there are /, /status.json, /status.txt, /support.json, /metrics and /healthz\n"),
     }
 }
 

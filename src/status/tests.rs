@@ -17,7 +17,7 @@ use std::{
 };
 
 use care_engine::trusted_time::Now;
-use care_protocol::{Mode, Policy};
+use care_protocol::{Mode, Outcome, Policy};
 use tokio::select;
 
 use super::*;
@@ -75,6 +75,29 @@ fn the_page_the_document_and_the_pulse_are_served() {
     assert!(get(address, "/status.txt").contains("\nmode         held\n"));
     assert_eq!(code(&get(address, "/healthz")), "200");
     assert_eq!(code(&get(address, "/etc/passwd")), "404");
+}
+
+#[test]
+fn metrics_are_served_as_prometheus_reads_them() {
+    let (_server, address, status) = over_tcp();
+    status.update(|document| {
+        document.model = "KC\"420\"".to_owned();
+        document.spool.stored_clips = 3;
+    });
+    status.observe(|observed| observed.report(Outcome::Applied, Some(Duration::from_millis(20))));
+    let answer = get(address, "/metrics");
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.contains("content-type: text/plain; version=0.0.4"), "{answer}");
+    for line in [
+        "# TYPE kasa_care_clips_total counter",
+        "kasa_care_clips_total{outcome=\"stored\"} 3.0",
+        "kasa_care_agent_info{device=\"8006E5A1F0C2\",model=\"KC\\\"420\\\"\",",
+        "kasa_care_report_duration_seconds_bucket{le=\"0.01\"} 0",
+        "kasa_care_report_duration_seconds_bucket{le=\"0.025\"} 1",
+        "kasa_care_reports_total{outcome=\"applied\"} 1.0",
+        "kasa_care_mode{mode=\"unbound\"} 1.0",
+    ] {
+        assert!(answer.lines().any(|shown| shown.starts_with(line)), "{line} is missing in {answer}");
+    }
 }
 
 #[tokio::test]

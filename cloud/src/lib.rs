@@ -12,7 +12,7 @@
 //! | [`portal`] | the web pages and the JSON that the command line reads |
 //!
 //! Each module uses only those above it in this table; `tests/layers.rs` checks that. [`run`] puts them together,
-//! [`schedule`] does what time brings.
+//! [`schedule`] does what time brings, `metrics` counts for Prometheus.
 //!
 //! A change of plan takes one path: `portal → domain → (one transaction: document, outbox, revoked grants) → transport
 //! → camera`, and the camera's report returns over `transport`.
@@ -28,6 +28,7 @@ pub mod child;
 pub mod clock;
 pub mod command_line;
 pub mod fail_point;
+mod metrics;
 pub mod provision;
 pub mod run;
 pub mod schedule;

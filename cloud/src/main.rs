@@ -104,6 +104,7 @@ async fn talk(data: &Path, path: &str, body: Option<impl Serialize>) -> ExitCode
 fn announce(running: &run::Running) {
     let endpoints = &running.cloud().endpoints;
     println!("portal  {}\napi     {}\nbroker  {}", endpoints.portal, endpoints.api, endpoints.broker);
+    endpoints.metrics.iter().for_each(|url| println!("metrics {url}"));
 }
 
 fn fail(code: u8, e: &dyn std::fmt::Display) -> ExitCode {

@@ -23,6 +23,7 @@ use crate::{
         catalogue::Catalogue,
         issuer::Issuer,
     },
+    metrics,
     portal::{self, DemoPerson, session::ENGINEER},
     provision::{ProvisionError, provision},
     schedule,
@@ -111,6 +112,10 @@ impl Running {
         let (api_listener, api_address) = listen("the API", "--listen", options.listen, API_PORT, last_port(|e| &e.api)).await?;
         let (portal_listener, portal_address) =
             listen("the portal", "--portal", options.portal, PORTAL_PORT, last_port(|e| &e.portal)).await?;
+        let metrics = match options.metrics {
+            Some(address) => Some(listen("metrics", "--metrics", Some(address), address.port(), None).await?),
+            None => None,
+        };
         let host = options.host.clone().unwrap_or_else(|| match api_address.ip() {
             ip if ip.is_unspecified() => "localhost".into(),
             IpAddr::V6(ip) => format!("[{ip}]"),
@@ -153,6 +158,7 @@ impl Running {
             broker: broker_url,
             broker_cloud,
             portal: format!("http://{portal_address}"),
+            metrics: metrics.as_ref().map(|(_, address)| format!("http://{address}/metrics")),
             prefix: options.prefix.clone(),
             store: options.s3.as_deref().and_then(|url| store_endpoint(url, options.s3_ca.as_deref())),
         };
@@ -173,6 +179,14 @@ impl Running {
                 tracing::error!("the portal's listener: {e}");
             }
         });
+        if let Some((listener, _)) = metrics {
+            let router = metrics::router(cloud.clone());
+            tasks.spawn(async move {
+                if let Err(e) = axum::serve(listener, router).await {
+                    tracing::error!("the metrics' listener: {e}");
+                }
+            });
+        }
         tasks.spawn(link::run(cloud.clone()));
         tasks.spawn(schedule::run(cloud.clone()));
         tracing::info!(api = cloud.endpoints.api, broker = cloud.endpoints.broker, portal = cloud.endpoints.portal, "care-cloud runs");
@@ -208,6 +222,7 @@ pub fn add_camera(data: &Path, device: &DeviceId, model: &str, account: &str, ou
         broker: format!("mqtts://127.0.0.1:{MQTT_PORT}"),
         portal: format!("http://127.0.0.1:{PORTAL_PORT}"),
         broker_cloud: None,
+        metrics: None,
         prefix: "care/v1".into(),
         store: None,
     });

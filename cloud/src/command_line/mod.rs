@@ -47,6 +47,9 @@ pub struct Options {
     /// The embedded Mosquitto, for cameras [default: 127.0.0.1:8883, or a free port]
     #[arg(long, value_name = "ADDR", help_heading = "Listeners")]
     pub mqtt: Option<SocketAddr>,
+    /// Metrics for Prometheus at /metrics: HTTP without a sign-in, on a loopback address [default: none]
+    #[arg(long, value_name = "ADDR", value_parser = loopback, help_heading = "Listeners")]
+    pub metrics: Option<SocketAddr>,
     /// The host name in URLs and in the server's certificate [default: the address of --listen]
     #[arg(long, value_name = "NAME", help_heading = "Listeners")]
     pub host: Option<String>,
@@ -262,6 +265,7 @@ mod tests {
             "--broker-cloud mqtts://127.0.0.1:8884",
             "camera add --id A --model B",
             "--portal 0.0.0.0:80",
+            "--metrics 0.0.0.0:9464",
             "--portal-origin http://care.example",
             "--portal-origin https://care.example/",
             "--demo --portal-origin https://care.example",

@@ -31,6 +31,8 @@ pub struct Reported {
 pub struct Kept {
     /// The report is new, and not a retained copy of the last one.
     pub new: bool,
+    /// It is the first to say that a document is in force which a click caused: the time since the click, microseconds.
+    pub answered_us: Option<i64>,
     /// The report shows that the camera was reset to factory settings.
     pub reset: bool,
     /// The grants that were revoked because of it.
@@ -64,7 +66,8 @@ pub fn keep(tx: &Transaction<'_>, report: &Report, at: i64) -> Result<Kept, DbEr
             params![device, judged.epoch, judged.seq, body, at, applied],
         )?;
     }
-    let Some(camera) = find_camera(tx, &report.device)? else { return Ok(Kept { new: true, ..Kept::default() }) };
+    let kept = Kept { new: true, answered_us: since_click(tx, report, at)?, ..Kept::default() };
+    let Some(camera) = find_camera(tx, &report.device)? else { return Ok(kept) };
     if tells_of_reset(tx, &camera, report)? {
         return note_reset(tx, &camera, at);
     }
@@ -72,7 +75,16 @@ pub fn keep(tx: &Transaction<'_>, report: &Report, at: i64) -> Result<Kept, DbEr
         // The reset was before this binding, and its report arrived late.
         tx.execute("UPDATE cameras SET reset_at = NULL WHERE device = ?1", [device])?;
     }
-    Ok(Kept { new: true, ..Kept::default() })
+    Ok(kept)
+}
+
+/// The time from the click to this report, if the report that arrived at `at` is the one that counts for its document.
+fn since_click(tx: &Transaction<'_>, report: &Report, at: i64) -> Result<Option<i64>, DbError> {
+    let Some(judged) = report.judged.filter(|_| report.outcome == Outcome::Applied) else { return Ok(None) };
+    let sql = "SELECT d.reported_at - c.at FROM clicks c JOIN documents d ON d.id = c.document
+               WHERE d.device = ?1 AND d.epoch = ?2 AND d.seq = ?3 AND d.reported_at = ?4";
+    let found = tx.query_row(sql, params![report.device.as_str(), judged.epoch, judged.seq, at], |row| row.get(0));
+    Ok(found.optional()?)
 }
 
 /// Whether a report states that the camera was reset under its present binding. The report of the reset itself may be
@@ -93,7 +105,7 @@ fn note_reset(tx: &Transaction<'_>, camera: &Camera, at: i64) -> Result<Kept, Db
     let sql = "UPDATE cameras SET reset_at = ?2 WHERE device = ?1 AND reset_at IS NULL";
     let first = tx.execute(sql, params![camera.device.as_str(), at])? > 0;
     outbox::give_up(tx, &camera.device)?;
-    Ok(Kept { new: true, reset: first, revoked: revoke_grants(tx, &camera.device)? })
+    Ok(Kept { new: true, reset: first, revoked: revoke_grants(tx, &camera.device)?, ..Kept::default() })
 }
 
 /// Keeps a status. Returns `false` if it has not changed.

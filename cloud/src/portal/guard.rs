@@ -56,7 +56,7 @@ pub fn content_policy(media_elsewhere: Option<&str>) -> HeaderValue {
 
 /// Whether the request names this portal's host and, if a page sent it, comes from one of its pages: under the given
 /// origin, or a loopback address. Any other name that resolves to this host is refused (DNS rebinding).
-fn is_ours(headers: &HeaderMap, origin: Option<&str>) -> bool {
+pub fn is_ours(headers: &HeaderMap, origin: Option<&str>) -> bool {
     let text = |name| headers.get(name).map(|value: &HeaderValue| value.to_str().unwrap_or("?"));
     let Some(host) = text(header::HOST) else { return false };
     let sent_by = text(header::ORIGIN);

@@ -17,7 +17,7 @@ mod engineers;
 mod events;
 mod faults;
 mod frame;
-mod guard;
+pub(crate) mod guard;
 mod language;
 pub mod latency;
 mod operator;

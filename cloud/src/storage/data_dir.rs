@@ -52,6 +52,9 @@ pub struct Endpoints {
     pub broker_cloud: Option<String>,
     /// `http://…`, on loopback.
     pub portal: String,
+    /// `http://…`, on loopback: the metrics, if there is a listener for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<String>,
     /// The topics' prefix.
     pub prefix: String,
     /// Where clips go, if not to the API's own origin.

@@ -121,14 +121,15 @@ async fn put(State(cloud): State<Arc<Cloud>>, Extension(Peer(peer)): Extension<P
     store::put::serve(cloud, &peer, request).await
 }
 
-async fn clips(
-    State(cloud): State<Arc<Cloud>>,
-    Extension(Peer(peer)): Extension<Peer>,
-    Path(id): Path<String>,
-    body: Bytes,
-) -> Result<Response, Refusal> {
-    let device = own(&peer, &id)?;
-    let request: GrantRequest = serde_json::from_slice(&body).map_err(|e| Refusal::Malformed(e.to_string()))?;
+async fn clips(State(cloud): State<Arc<Cloud>>, Extension(Peer(peer)): Extension<Peer>, Path(id): Path<String>, body: Bytes) -> Response {
+    let answer = grant(&cloud, &peer, &id, &body).await.into_response();
+    cloud.observed.count(|counts| *counts.grants.entry(answer.status().as_u16()).or_default() += 1);
+    answer
+}
+
+async fn grant(cloud: &Arc<Cloud>, peer: &DeviceId, id: &str, body: &Bytes) -> Result<Response, Refusal> {
+    let device = own(peer, id)?;
+    let request: GrantRequest = serde_json::from_slice(body).map_err(|e| Refusal::Malformed(e.to_string()))?;
     uuid::Uuid::try_parse(&request.clip).map_err(|_| Refusal::Malformed("clip is not a UUID".into()))?;
     if !is_sha256_hex(&request.sha256) {
         return Err(Refusal::Malformed("sha256 is not 64 lowercase hex digits".into()));

@@ -22,6 +22,7 @@ use crate::{
     transport::{
         broker::{Broker, BrokerAddress},
         events::{CloudEvent, Events},
+        observed::Observed,
         publications::Publications,
         refused_grants::RefusedGrants,
         retention::{self, RetentionError},
@@ -43,6 +44,8 @@ pub struct Cloud {
     pub transfers: Transfers,
     /// Events for the portal's pages.
     pub events: Events,
+    /// What is counted for `/metrics`.
+    pub observed: Observed,
     /// Wakes the publisher.
     pub outbox: Notify,
     /// Wakes the schedule, because the end of a period may have moved.
@@ -86,6 +89,7 @@ impl Cloud {
             store: Arc::new(store),
             transfers: Transfers::default(),
             events: Events::new(),
+            observed: Observed::default(),
             outbox: Notify::new(),
             schedule: Notify::new(),
             endpoints,
@@ -174,12 +178,13 @@ impl Cloud {
 
     /// Erases clips that are older than their plan's history.
     pub async fn sweep(&self) -> Result<(), RetentionError> {
-        retention::sweep(&self.db, &self.issuer, &self.store, self.clock.now_s()).await
+        retention::sweep(&self.db, &self.issuer, &self.store, &self.observed, self.clock.now_s()).await
     }
 
     /// The document was handed to the broker's connection: from here on the store counts older uploads separately.
     pub fn published(&self, device: &DeviceId, position: Position) {
         self.transfers.mark_published(device, position);
+        self.observed.count(|counts| counts.publishes += 1);
         self.events.send(CloudEvent::Published { device: device.to_string() });
     }
 }

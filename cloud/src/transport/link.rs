@@ -58,6 +58,7 @@ pub async fn run(cloud: Arc<Cloud>) {
     loop {
         let began = std::time::Instant::now();
         let e = session(&cloud, &address, &inbox_tx, &mut publications).await;
+        cloud.observed.count(|counts| counts.broker_connected = false);
         if began.elapsed() > Duration::from_secs(5) {
             pause = Duration::ZERO;
         }
@@ -143,6 +144,10 @@ async fn poll(
                 tracing::info!(session_present, "connected to the broker");
                 // The publisher may have ended already; then the session ends too.
                 ready.take().map(|ready| ready.send(session_present));
+                cloud.observed.count(|counts| {
+                    counts.broker_connected = true;
+                    counts.broker_connections += 1;
+                });
             }
             Event::Incoming(Packet::Publish(publish)) => {
                 let taken = inbox.send(publish).await;
@@ -304,6 +309,8 @@ async fn take_report(cloud: &Arc<Cloud>, device: &DeviceId, publish: &Publish, a
     }
     if kept.new {
         let (outcome, reason, cause, cut) = line;
+        cloud.observed.count(|counts| counts.reports[outcome as usize] += 1);
+        kept.answered_us.into_iter().for_each(|took| cloud.observed.click_answered(took));
         tracing::info!(
             %device, %outcome, reason, %cause, mode, position = %in_force, transfers = cut.transfers, micros = cut.micros,
             bytes_after = cut.bytes_after, "reported"

@@ -9,6 +9,7 @@ pub mod events;
 mod http;
 pub mod link;
 pub mod listener;
+pub mod observed;
 pub mod publications;
 pub mod refused_grants;
 pub mod retention;

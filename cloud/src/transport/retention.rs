@@ -21,7 +21,10 @@ use crate::{
         db::{Db, DbError},
         outbox,
     },
-    transport::store::{Store, StoreError},
+    transport::{
+        observed::Observed,
+        store::{Store, StoreError},
+    },
 };
 
 /// The batch size: small, so that other tasks do not wait long for the database.
@@ -88,7 +91,7 @@ async fn let_documents_go_first(db: &Db) -> Result<(), DbError> {
 
 /// Marks clips that have become too old by `now` (Unix seconds), deletes all marked ones, and checks in the store that
 /// they are deleted.
-pub async fn sweep(db: &Db, issuer: &Arc<Issuer>, store: &Arc<Store>, now: u64) -> Result<(), RetentionError> {
+pub async fn sweep(db: &Db, issuer: &Arc<Issuer>, store: &Arc<Store>, observed: &Observed, now: u64) -> Result<(), RetentionError> {
     let_documents_go_first(db).await?;
     loop {
         let looking = issuer.clone();
@@ -124,7 +127,9 @@ pub async fn sweep(db: &Db, issuer: &Arc<Issuer>, store: &Arc<Store>, now: u64) 
             let before = clips.len();
             clips.retain(|clip| !present.contains(clip));
             left += before - clips.len();
+            let gone = clips.len() as u64;
             db.transact_async(move |tx| book_gone(tx, &clips)).await?;
+            observed.count(|counts| counts.erased_clips += gone);
         }
         if left > 0 {
             return Err(RetentionError::Left { left });

@@ -47,6 +47,7 @@ impl World {
             broker: String::new(),
             broker_cloud: None,
             portal: String::new(),
+            metrics: None,
             prefix: "care/v1".into(),
             store: None,
         };

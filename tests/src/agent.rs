@@ -17,6 +17,7 @@ use tokio::process::Command;
 use crate::{
     issuer::FREE,
     media::MotionSocket,
+    metrics::Metrics,
     old_kernel::OldKernel,
     pki::{ISSUER, Pki, ROOT_KID},
     process::{Lines, Process},
@@ -399,6 +400,24 @@ impl Agent {
     /// The status document, or `None` if the agent does not answer.
     pub async fn try_status(&self) -> Option<Status> {
         status::read(&self.config.status).await
+    }
+
+    /// The metrics of the running agent.
+    pub async fn metrics(&self) -> Metrics {
+        Metrics::new(status::metrics(&self.config.status).await.expect("the agent listens"))
+    }
+
+    /// Waits until the metrics satisfy `wanted`: the status behind them may be a second old.
+    pub async fn metrics_with(&self, what: &str, wanted: impl Fn(&Metrics) -> bool) -> Metrics {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let metrics = self.metrics().await;
+            if wanted(&metrics) {
+                return metrics;
+            }
+            assert!(tokio::time::Instant::now() < deadline, "the metrics do not show {what}:\n{}", metrics.text());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     /// Waits until the named condition holds and returns its message.

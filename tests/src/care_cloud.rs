@@ -10,11 +10,13 @@ use std::{
 use care_protocol::Report;
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::process::Command;
+use tokio::{net::TcpStream, process::Command};
 
 use crate::{
     agent::program,
+    metrics::Metrics,
     process::{Lines, Process},
+    status,
     wait::{PATIENCE, until},
 };
 
@@ -36,6 +38,26 @@ impl CareCloud {
     /// Starts a care-cloud that cameras reach at this host.
     pub async fn reached_at(host: &str) -> Self {
         Self::start_with(&["--host", host]).await
+    }
+
+    /// Starts a care-cloud with a listener for metrics.
+    pub async fn with_metrics() -> Self {
+        let cloud = Self::start_with(&["--metrics", "127.0.0.1:0"]).await;
+        cloud.metrics_address().await;
+        cloud
+    }
+
+    /// Its metrics, if it was started [`CareCloud::with_metrics`].
+    pub async fn metrics(&self) -> Metrics {
+        let stream = TcpStream::connect(self.metrics_address().await).await.expect("the metrics' listener");
+        let body = tokio::time::timeout(PATIENCE, status::get(stream, "/metrics")).await.expect("care-cloud answers");
+        Metrics::new(String::from_utf8(body.expect("an answer").into()).expect("the metrics are UTF-8"))
+    }
+
+    async fn metrics_address(&self) -> String {
+        let line =
+            until("care-cloud to print the metrics' address", PATIENCE, || self.log.find(0, |line| line.starts_with("metrics "))).await;
+        line.trim_start_matches("metrics http://").trim_end_matches("/metrics").to_owned()
     }
 
     async fn start_with(flags: &[&str]) -> Self {

@@ -20,6 +20,7 @@ pub mod impostor;
 pub mod isolated_network;
 pub mod issuer;
 pub mod media;
+pub mod metrics;
 pub mod narrow_path;
 pub mod old_kernel;
 pub mod packet_proxy;

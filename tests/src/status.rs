@@ -7,7 +7,10 @@ use http_body_util::{BodyExt, Empty};
 use hyper::Request;
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
-use tokio::net::UnixStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::UnixStream,
+};
 
 use crate::wait::PATIENCE;
 
@@ -110,20 +113,32 @@ impl Status {
 
 /// Fetches the status document; `None` if no agent listens.
 pub async fn read(socket: &Path) -> Option<Status> {
-    tokio::time::timeout(PATIENCE, ask(socket)).await.expect("an agent that listens answers")
+    let body = ask(socket, PATH).await?;
+    Some(Status(
+        serde_json::from_slice(&body).unwrap_or_else(|e| panic!("GET {PATH} is not JSON ({e}): {}", String::from_utf8_lossy(&body))),
+    ))
 }
 
-async fn ask(socket: &Path) -> Option<Status> {
-    let stream = UnixStream::connect(socket).await.ok()?;
+/// Fetches `/metrics`; `None` if no agent listens.
+pub async fn metrics(socket: &Path) -> Option<String> {
+    let body = ask(socket, "/metrics").await?;
+    Some(String::from_utf8(body.into()).expect("the metrics are UTF-8"))
+}
+
+async fn ask(socket: &Path, path: &str) -> Option<Bytes> {
+    let answer = async { get(UnixStream::connect(socket).await.ok()?, path).await };
+    tokio::time::timeout(PATIENCE, answer).await.expect("an agent that listens answers")
+}
+
+/// The body of a document; `None` if the connection fails. Panics if it is refused.
+pub(crate) async fn get(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, path: &str) -> Option<Bytes> {
     let (mut client, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.ok()?;
     let connection = tokio::spawn(connection);
-    let request = Request::get(PATH).header("host", "localhost").body(Empty::<Bytes>::new()).ok()?;
+    let request = Request::get(path).header("host", "localhost").body(Empty::<Bytes>::new()).ok()?;
     let answer = client.send_request(request).await.ok()?;
     let ok = answer.status().is_success();
     let body = answer.into_body().collect().await.ok()?.to_bytes();
     connection.abort();
-    assert!(ok, "GET {PATH} was refused: {}", String::from_utf8_lossy(&body));
-    Some(Status(
-        serde_json::from_slice(&body).unwrap_or_else(|e| panic!("GET {PATH} is not JSON ({e}): {}", String::from_utf8_lossy(&body))),
-    ))
+    assert!(ok, "GET {path} was refused: {}", String::from_utf8_lossy(&body));
+    Some(body)
 }

@@ -1,4 +1,4 @@
-//! What an operator sees and does: `check-config`, conditions, an agent that runs for hours, life without systemd.
+//! What an operator sees and does: `check-config`, conditions, metrics, an agent that runs for hours, life without systemd.
 
 mod check_config;
 mod conditions;
@@ -6,6 +6,7 @@ mod confinement;
 mod connection_check;
 mod init_script;
 mod logging;
+mod metrics;
 mod motion;
 mod restored_cloud;
 mod soak;

@@ -45,11 +45,11 @@ impl fmt::Display for Severity {
 }
 
 macro_rules! conditions {
-    ($($(#[$doc:meta])* $variant:ident = $name:literal, $severity:ident, $advice:literal;)*) => {
+    ($(#[doc = $meaning:literal] $variant:ident = $name:literal, $severity:ident, $advice:literal;)*) => {
         /// The closed list of conditions.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum Kind {
-            $($(#[$doc])* $variant,)*
+            $(#[doc = $meaning] $variant,)*
         }
 
         impl Kind {
@@ -64,6 +64,12 @@ macro_rules! conditions {
             /// How serious it is.
             pub const fn severity(self) -> Severity {
                 match self { $(Self::$variant => Severity::$severity,)* }
+            }
+
+            /// What it means.
+            pub const fn meaning(self) -> &'static str {
+                // A doc comment begins with the space after its slashes.
+                match self { $(Self::$variant => $meaning.trim_ascii_start(),)* }
             }
 
             /// What to do about it, unless the fault gives its own advice.

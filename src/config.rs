@@ -24,6 +24,7 @@ use care_protocol::{DeviceId, Policy, RootKeys};
 pub use crate::tls::{StoreCa, TlsFiles};
 pub use detection::{Detection, Schedule, Zone};
 pub use fault::ConfigFault;
+pub(crate) use fault::nearest;
 pub use files::{FileKind, NamedFile};
 pub use parsed::Parsed;
 pub use snapshot::SnapshotUrl;

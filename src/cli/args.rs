@@ -8,44 +8,14 @@ use lexopt::{
     Parser, ValueExt,
 };
 
+use super::commands::{self, COMMANDS};
 use crate::{config::DEFAULT_PATH, supervision};
-
-const HELP: &str = "\
-kasa-care-agent: switches a camera's cloud upload with its Care plan, at once
-
-  kasa-care-agent run [--config FILE]                     the service
-  kasa-care-agent check-config [--connect] [--config FILE]
-                                                          every fault of the configuration, its files, and the sources
-                                                          and folders it names; --connect also tries DNS, TLS, MQTT,
-                                                          the API and the clock
-  kasa-care-agent status [--json] [--config FILE]         plan, mode, lease, link, transfers, spool, last switch
-  kasa-care-agent verify TOKEN-FILE [--keyset FILE] [--config FILE]
-                                                          checks and prints an entitlement with the device's keys
-  kasa-care-agent support [--output FILE] [--config FILE] one archive for support: status, history with order ids, the
-                                                          last errors, versions; no secrets
-  kasa-care-agent factory-reset [--config FILE]           erases clips, entitlement and account data
-  kasa-care-agent motion [start|stop] [--score N] [--config FILE]
-                                                          tells the running agent of motion: for a streamer's motion
-                                                          script; start lasts until stop; N from 0 to 1; further numbers
-                                                          (a region) are accepted
-  kasa-care-agent supervise [OPTIONS] [-- COMMAND…]       runs COMMAND, by default the service, where no systemd does:
-                                                          restarts it after growing pauses, kills it when it hangs
-      --hang-after SECONDS     without a sign of progress for this long (30; 0: never)
-      --watchdog PATH          a watchdog device or file, kept by COMMAND's progress alone
-      --pidfile FILE           holds the process id, and a lock
-      --status-file FILE       holds one line: what runs, how often and why it was restarted
-  kasa-care-agent --help | --version
-
-The default of --config is /etc/kasa-care-agent/config.toml. CARE_LOG=debug makes the service log
-more; its levels are off, error, warn, info, debug and trace.
-
-Exit codes: 0 done, 64 wrong usage, 78 wrong configuration, 70 the command failed.
-";
 
 /// A parsed command line.
 #[derive(Debug, PartialEq)]
 pub(super) enum Request {
-    Help(&'static str),
+    /// Of one command, or of all.
+    Help(Option<&'static commands::Command>),
     Version,
     Run(Command),
 }
@@ -57,19 +27,20 @@ pub(super) enum Command {
     CheckConfig { config: PathBuf, connect: bool },
     Status { config: PathBuf, json: bool },
     Verify { config: PathBuf, token: PathBuf, keyset: Option<PathBuf> },
+    Explain { code: Option<String> },
     Support { config: PathBuf, output: Option<PathBuf> },
     FactoryReset { config: PathBuf },
     Motion { config: PathBuf, state: Option<MotionState>, score: f64 },
     Supervise(supervision::Options),
 }
 
-const COMMANDS: [&str; 8] = ["run", "check-config", "status", "verify", "support", "factory-reset", "motion", "supervise"];
-
 /// Parses a command line, given without the program's name.
 pub(super) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Request, lexopt::Error> {
     let mut parser = Parser::from_args(args);
-    let (mut command, mut token, mut config, mut keyset, mut output) = (None, None, None, None, None);
-    let (mut connect, mut json) = (false, false);
+    let (mut command, mut config, mut keyset, mut output) = (None::<&commands::Command>, None, None, None);
+    let (mut token, mut code, mut topic) = (None, None, None);
+    let mut connect = false;
+    let mut json = false;
     // A detector that gives no score is certain.
     let (mut state, mut score) = (None, 1.0);
     let mut supervised = supervision::Options {
@@ -80,9 +51,9 @@ pub(super) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Request,
         status_file: None,
     };
     while let Some(arg) = parser.next()? {
-        let of = |wanted: &str| command.as_deref() == Some(wanted);
+        let of = |wanted: &str| command.is_some_and(|command| command.name == wanted);
         match arg {
-            Short('h') | Long("help") => return Ok(Request::Help(HELP)),
+            Short('h') | Long("help") => return Ok(Request::Help(command)),
             Short('V') | Long("version") => return Ok(Request::Version),
             Short('c') | Long("config") => config = Some(PathBuf::from(parser.value()?)),
             Long("connect") if of("check-config") => connect = true,
@@ -106,35 +77,46 @@ pub(super) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Request,
                 supervised.command = vec![program];
                 supervised.command.extend(parser.raw_args()?);
             }
-            Value(name) if command.is_none() => {
-                let name = name.string()?;
-                if !COMMANDS.contains(&name.as_str()) {
-                    return Err(format!("{name:?} is not a command; there are {}", COMMANDS.join(", ")).into());
-                }
-                command = Some(name);
-            }
+            Value(name) if command.is_none() => command = Some(command_of(name)?),
+            Value(name) if of("help") && topic.is_none() => topic = Some(command_of(name)?),
+            Value(word) if of("explain") && code.is_none() => code = Some(word.string()?),
             Value(file) if of("verify") && token.is_none() => token = Some(PathBuf::from(file)),
             other => return Err(other.unexpected()),
         }
     }
+    let Some(command) = command else { return Err(format!("a command is missing; there are {}", names()).into()) };
+    // It may stand before the command, so it is judged only now.
+    if config.is_some() && !command.options.iter().any(|option| option.long == "config") {
+        return Err(format!("{} reads no configuration", command.name).into());
+    }
     let config = config.unwrap_or_else(|| DEFAULT_PATH.into());
-    let command = match command.as_deref() {
-        None => return Err(format!("a command is missing; there are {}", COMMANDS.join(", ")).into()),
-        Some("run") => Command::Run { config },
-        Some("check-config") => Command::CheckConfig { config, connect },
-        Some("status") => Command::Status { config, json },
-        Some("verify") => Command::Verify { config, token: token.ok_or("verify needs a TOKEN-FILE")?, keyset },
-        Some("support") => Command::Support { config, output },
-        Some("motion") => Command::Motion { config, state, score },
-        Some("supervise") => {
+    let command = match command.name {
+        "help" => return Ok(Request::Help(topic)),
+        "run" => Command::Run { config },
+        "check-config" => Command::CheckConfig { config, connect },
+        "status" => Command::Status { config, json },
+        "verify" => Command::Verify { config, token: token.ok_or("verify needs a TOKEN-FILE")?, keyset },
+        "support" => Command::Support { config, output },
+        "motion" => Command::Motion { config, state, score },
+        "supervise" => {
             if supervised.command.is_empty() {
                 supervised.command = vec![own_program(), "run".into(), "--config".into(), config.into()];
             }
             Command::Supervise(supervised)
         }
-        Some(_) => Command::FactoryReset { config },
+        "explain" => Command::Explain { code },
+        _ => Command::FactoryReset { config },
     };
     Ok(Request::Run(command))
+}
+
+fn command_of(name: OsString) -> Result<&'static commands::Command, lexopt::Error> {
+    let name = name.string()?;
+    commands::named(&name).ok_or_else(|| format!("{name:?} is not a command; there are {}", names()).into())
+}
+
+fn names() -> String {
+    COMMANDS.iter().map(|command| command.name).collect::<Vec<_>>().join(", ")
 }
 
 /// A score from 0 to 1.
@@ -182,7 +164,77 @@ mod tests {
         for (line, command) in cases {
             assert_eq!(parsed(line), Ok(Request::Run(command)), "{line}");
         }
-        assert_eq!(parsed("run --help"), Ok(Request::Help(HELP)));
+    }
+
+    #[test]
+    fn help_is_of_the_command_before_it_or_of_all() {
+        for command in COMMANDS {
+            let of_it = Ok(Request::Help(Some(command)));
+            assert_eq!(parsed(&format!("{} --help", command.name)), of_it);
+            assert_eq!(parsed(&format!("--config x {} -h", command.name)), of_it);
+            assert_eq!(parsed(&format!("help {}", command.name)), of_it);
+        }
+        for line in ["--help", "-h", "help", "--help status"] {
+            assert_eq!(parsed(line), Ok(Request::Help(None)), "{line}");
+        }
+        for line in ["help dance", "help status verify", "help --config x", "--config x explain"] {
+            assert!(parsed(line).is_err(), "{line}");
+        }
+        // After COMMAND of supervise it belongs to that.
+        assert!(matches!(parsed("supervise sh --help"), Ok(Request::Run(Command::Supervise(_)))));
+    }
+
+    #[test]
+    fn each_command_takes_exactly_the_options_of_its_entry() {
+        let every: Vec<_> = COMMANDS.iter().flat_map(|command| command.options).collect();
+        for command in COMMANDS {
+            let arguments = if command.name == "verify" { "token" } else { "" };
+            for option in &every {
+                let value = match option.value {
+                    "" => "",
+                    "N" | "SECONDS" => "1",
+                    _ => "x",
+                };
+                let known = command.options.iter().any(|own| own.long == option.long && own.short == option.short);
+                for written in [Some(format!("--{}", option.long)), option.short.map(|short| format!("-{short}"))].into_iter().flatten() {
+                    let line = format!("{} {written} {value} {arguments}", command.name);
+                    assert_eq!(parsed(&line).is_ok(), known, "{line}");
+                    // A value is wanted exactly where the entry has one.
+                    if known {
+                        let last = format!("{} {arguments} {written}", command.name);
+                        assert_eq!(parsed(&last).is_ok(), value.is_empty(), "{last}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_parser_knows_no_option_that_no_entry_has() {
+        let source = include_str!("args.rs");
+        let (parser, _) = source.split_once("#[cfg(test)]").unwrap();
+        let named = parser.split("Long(\"").skip(1).filter_map(|rest| rest.split('"').next());
+        let known = |name: &&str| COMMANDS.iter().flat_map(|command| command.options).any(|option| option.long == *name);
+        let unknown: Vec<_> = named.filter(|name| !known(name) && !["help", "version"].contains(name)).collect();
+        assert!(unknown.is_empty(), "{unknown:?}");
+    }
+
+    #[test]
+    fn every_example_is_a_command_line_of_its_command() {
+        for command in COMMANDS {
+            for (line, _) in command.examples {
+                let (_, typed) = line.split_once("kasa-care-agent ").unwrap();
+                let typed = typed.split(" | ").next().unwrap();
+                assert!(typed.starts_with(command.name) && parsed(typed).is_ok(), "{line}");
+            }
+        }
+    }
+
+    #[test]
+    fn codes_are_explained_one_at_a_time() {
+        assert_eq!(parsed("explain"), Ok(Request::Run(Command::Explain { code: None })));
+        assert_eq!(parsed("explain held"), Ok(Request::Run(Command::Explain { code: Some("held".into()) })));
+        assert!(parsed("explain held stale").is_err());
     }
 
     #[test]

@@ -3,7 +3,10 @@
 
 mod args;
 mod check;
+pub mod commands;
+mod explain;
 mod factory_reset;
+mod fold;
 mod motion;
 mod status;
 mod support;
@@ -31,6 +34,7 @@ use crate::{
     supervision,
 };
 use args::{Command, Request};
+pub use explain::code_names;
 
 /// How a command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,7 +60,10 @@ impl From<Exit> for ExitCode {
 /// Runs a command line, given without the program's name. Writes results to `out` and everything else to `err`.
 pub fn run(args: impl IntoIterator<Item = OsString>, out: &mut dyn Write, err: &mut dyn Write) -> Exit {
     let outcome = match args::parse(args) {
-        Ok(Request::Help(text)) => out.write_all(text.as_bytes()).map(|()| Exit::Done).map_err(anyhow::Error::from),
+        Ok(Request::Help(command)) => out
+            .write_all(command.map_or_else(commands::overview, commands::Command::help).as_bytes())
+            .map(|()| Exit::Done)
+            .map_err(anyhow::Error::from),
         Ok(Request::Version) => writeln!(out, "kasa-care-agent {}", env!("CARGO_PKG_VERSION")).map(|()| Exit::Done).map_err(Into::into),
         Ok(Request::Run(command)) => execute(command, out, err),
         Err(wrong) => {
@@ -98,9 +105,10 @@ fn execute(command: Command, out: &mut dyn Write, err: &mut dyn Write) -> anyhow
             }
         }
         Command::CheckConfig { config, connect } => check::run(&config, connect, out, err),
-        Command::Status { config, json } => with(&config, err, |config| status::run(config, json, out)),
-        Command::Verify { config, token, keyset } => with(&config, err, |config| verify::run(config, &token, keyset.as_deref(), out)),
-        Command::Support { config, output } => with(&config, err, |config| support::run(config, output.as_deref(), out)),
+        Command::Status { config, json } => with(&config, err, |config, _| status::run(config, json, out)),
+        Command::Verify { config, token, keyset } => with(&config, err, |config, _| verify::run(config, &token, keyset.as_deref(), out)),
+        Command::Explain { code } => explain::run(code.as_deref(), out, err),
+        Command::Support { config, output } => with(&config, err, |config, _| support::run(config, output.as_deref(), out)),
         Command::Supervise(options) => {
             let Some(log) = LogSettings::from_env(err)? else { return Ok(Exit::Config) };
             let elsewhere = log.start();
@@ -110,8 +118,8 @@ fn execute(command: Command, out: &mut dyn Write, err: &mut dyn Write) -> anyhow
                 _ => Exit::Done,
             })
         }
-        Command::Motion { config, state, score } => with(&config, err, |config| motion::run(config, state, score)),
-        Command::FactoryReset { config } => with(&config, err, |config| factory_reset::run(config, out)),
+        Command::Motion { config, state, score } => with(&config, err, |config, _| motion::run(config, state, score)),
+        Command::FactoryReset { config } => with(&config, err, |config, _| factory_reset::run(config, out)),
     }
 }
 
@@ -150,9 +158,9 @@ fn logged<T>(outcome: anyhow::Result<T>, elsewhere: bool) -> anyhow::Result<T> {
 }
 
 /// Runs a command that needs the configuration but not the files that it names.
-fn with(path: &Path, err: &mut dyn Write, command: impl FnOnce(&Config) -> anyhow::Result<Exit>) -> anyhow::Result<Exit> {
+fn with(path: &Path, err: &mut dyn Write, command: impl FnOnce(&Config, &mut dyn Write) -> anyhow::Result<Exit>) -> anyhow::Result<Exit> {
     match Config::load(path) {
-        Ok(config) => command(&config),
+        Ok(config) => command(&config, err),
         Err(faults) => refuse(&faults, err),
     }
 }

@@ -184,7 +184,16 @@ fn holds(path: &Path, word: &str) -> bool {
 fn help_and_version_are_results() {
     let (exit, out, err) = typed(["--help"]);
     assert_eq!((exit, err.as_str()), (Exit::Done, ""));
-    assert!(out.contains("factory-reset"));
+    for command in commands::COMMANDS {
+        assert!(out.contains(&format!("\n  {} ", command.name)), "{out}");
+        let (exit, of_it, _) = typed(["help", command.name]);
+        assert_eq!((exit, &of_it), (Exit::Done, &typed([command.name, "--help"]).1));
+        for part in [command.purpose, &command.synopsis(), "\nExamples:\n", "\nExit codes:\n"] {
+            assert!(of_it.contains(part), "{part} is missing in\n{of_it}");
+        }
+        assert!(command.options.iter().all(|option| of_it.contains(&format!("--{}", option.long))), "{of_it}");
+    }
+    assert!(out.lines().count() < 20 && out.lines().all(|line| line.chars().count() <= 80), "{out}");
     assert_eq!(typed(["--version"]).1, format!("kasa-care-agent {}\n", env!("CARGO_PKG_VERSION")));
 }
 

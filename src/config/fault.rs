@@ -46,7 +46,7 @@ impl Wrong {
 }
 
 /// The name among `known` that was probably meant, if one is close enough.
-pub(super) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let within = (name.chars().count() / 3).max(1);
     known.into_iter().map(|known| (distance(name, known), known)).filter(|(distance, _)| *distance <= within).min().map(|(_, known)| known)
 }

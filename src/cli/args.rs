@@ -8,7 +8,10 @@ use lexopt::{
     Parser, ValueExt,
 };
 
-use super::commands::{self, COMMANDS};
+use super::{
+    commands::{self, COMMANDS},
+    status::Form,
+};
 use crate::{config::DEFAULT_PATH, supervision};
 
 /// A parsed command line.
@@ -25,7 +28,7 @@ pub(super) enum Request {
 pub(super) enum Command {
     Run { config: PathBuf },
     CheckConfig { config: PathBuf, connect: bool },
-    Status { config: PathBuf, json: bool },
+    Status { config: PathBuf, form: Form },
     Verify { config: PathBuf, token: PathBuf, keyset: Option<PathBuf> },
     Explain { code: Option<String> },
     Support { config: PathBuf, output: Option<PathBuf> },
@@ -40,7 +43,7 @@ pub(super) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Request,
     let (mut command, mut config, mut keyset, mut output) = (None::<&commands::Command>, None, None, None);
     let (mut token, mut code, mut topic) = (None, None, None);
     let mut connect = false;
-    let mut json = false;
+    let mut form = Form::Words;
     // A detector that gives no score is certain.
     let (mut state, mut score) = (None, 1.0);
     let mut supervised = supervision::Options {
@@ -57,7 +60,8 @@ pub(super) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Request,
             Short('V') | Long("version") => return Ok(Request::Version),
             Short('c') | Long("config") => config = Some(PathBuf::from(parser.value()?)),
             Long("connect") if of("check-config") => connect = true,
-            Long("json") if of("status") => json = true,
+            Long("json") if of("status") && form != Form::Watch => form = Form::Json,
+            Long("watch") if of("status") && form != Form::Json => form = Form::Watch,
             Long("keyset") if of("verify") => keyset = Some(PathBuf::from(parser.value()?)),
             Short('o') | Long("output") if of("support") => output = Some(PathBuf::from(parser.value()?)),
             Long("score") if of("motion") => score = confidence(&parser.value()?)?,
@@ -94,7 +98,7 @@ pub(super) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Request,
         "help" => return Ok(Request::Help(topic)),
         "run" => Command::Run { config },
         "check-config" => Command::CheckConfig { config, connect },
-        "status" => Command::Status { config, json },
+        "status" => Command::Status { config, form },
         "verify" => Command::Verify { config, token: token.ok_or("verify needs a TOKEN-FILE")?, keyset },
         "support" => Command::Support { config, output },
         "motion" => Command::Motion { config, state, score },
@@ -153,8 +157,9 @@ mod tests {
             ("--config=a.toml run", Command::Run { config: "a.toml".into() }),
             ("check-config", Command::CheckConfig { config: default(), connect: false }),
             ("check-config --connect -c x", Command::CheckConfig { config: "x".into(), connect: true }),
-            ("status", Command::Status { config: default(), json: false }),
-            ("status --json", Command::Status { config: default(), json: true }),
+            ("status", Command::Status { config: default(), form: Form::Words }),
+            ("status --watch", Command::Status { config: default(), form: Form::Watch }),
+            ("status --json", Command::Status { config: default(), form: Form::Json }),
             ("verify t.jws", Command::Verify { config: default(), token: "t.jws".into(), keyset: None }),
             ("verify --keyset k t", Command::Verify { config: default(), token: "t".into(), keyset: Some("k".into()) }),
             ("support", Command::Support { config: default(), output: None }),
@@ -289,6 +294,8 @@ mod tests {
             "start",
             "run now",
             "run --json",
+            "status --json --watch",
+            "status --watch --json",
             "status --connect",
             "verify",
             "verify a b",

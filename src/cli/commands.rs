@@ -97,9 +97,16 @@ pub const COMMANDS: &[Command] = &[
         options: &[
             CONFIG,
             Opt { short: None, long: "json", value: "", meaning: "Print /status.json as it is, for scripts." },
+            Opt {
+                short: None,
+                long: "watch",
+                value: "",
+                meaning: "Stay, ask every second, and show the status again whenever it changes. Ctrl-C ends it.",
+            },
         ],
         examples: &[
             ("kasa-care-agent status", "what the camera does now"),
+            ("kasa-care-agent status --watch", "what a change of plan or network does to it"),
             ("kasa-care-agent status --json | jq -e '.conditions | all(.severity != \"error\")'", "whether anything is gravely wrong"),
         ],
         exits: &[(70, "No agent answers. If one does, the exit code is 0, whatever it says."), WRONG_CONFIG],

@@ -8,6 +8,7 @@ mod explain;
 mod factory_reset;
 mod fold;
 mod motion;
+mod screen;
 mod status;
 mod support;
 #[cfg(test)]
@@ -35,6 +36,7 @@ use crate::{
 };
 use args::{Command, Request};
 pub use explain::code_names;
+pub use screen::Screen;
 
 /// How a command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,15 +59,16 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Runs a command line, given without the program's name. Writes results to `out` and everything else to `err`.
-pub fn run(args: impl IntoIterator<Item = OsString>, out: &mut dyn Write, err: &mut dyn Write) -> Exit {
+/// Runs a command line, given without the program's name. Writes results to `out`, which is `screen`, and everything else
+/// to `err`.
+pub fn run(args: impl IntoIterator<Item = OsString>, out: &mut dyn Write, err: &mut dyn Write, screen: Screen) -> Exit {
     let outcome = match args::parse(args) {
         Ok(Request::Help(command)) => out
             .write_all(command.map_or_else(commands::overview, commands::Command::help).as_bytes())
             .map(|()| Exit::Done)
             .map_err(anyhow::Error::from),
         Ok(Request::Version) => writeln!(out, "kasa-care-agent {}", env!("CARGO_PKG_VERSION")).map(|()| Exit::Done).map_err(Into::into),
-        Ok(Request::Run(command)) => execute(command, out, err),
+        Ok(Request::Run(command)) => execute(command, out, err, screen),
         Err(wrong) => {
             return exit_after(writeln!(err, "kasa-care-agent: {wrong}\nTry: kasa-care-agent --help"), Exit::Usage);
         }
@@ -80,7 +83,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>, out: &mut dyn Write, err: &
     }
 }
 
-fn execute(command: Command, out: &mut dyn Write, err: &mut dyn Write) -> anyhow::Result<Exit> {
+fn execute(command: Command, out: &mut dyn Write, err: &mut dyn Write, screen: Screen) -> anyhow::Result<Exit> {
     match command {
         Command::Run { config } => {
             let log = LogSettings::from_env(err)?;
@@ -105,7 +108,7 @@ fn execute(command: Command, out: &mut dyn Write, err: &mut dyn Write) -> anyhow
             }
         }
         Command::CheckConfig { config, connect } => check::run(&config, connect, out, err),
-        Command::Status { config, json } => with(&config, err, |config, _| status::run(config, json, out)),
+        Command::Status { config, form } => with(&config, err, |config, err| status::run(config, form, out, err, screen)),
         Command::Verify { config, token, keyset } => with(&config, err, |config, _| verify::run(config, &token, keyset.as_deref(), out)),
         Command::Explain { code } => explain::run(code.as_deref(), out, err),
         Command::Support { config, output } => with(&config, err, |config, _| support::run(config, output.as_deref(), out)),

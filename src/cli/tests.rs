@@ -8,10 +8,11 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex,
         mpsc::{Receiver, channel},
     },
-    thread,
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
 };
 
 use care_engine::Record;
@@ -163,7 +164,7 @@ impl Camera {
 
 fn typed<'a>(args: impl IntoIterator<Item = &'a str>) -> (Exit, String, String) {
     let (mut out, mut err) = (Vec::new(), Vec::new());
-    let exit = run(args.into_iter().map(OsString::from), &mut out, &mut err);
+    let exit = run(args.into_iter().map(OsString::from), &mut out, &mut err, Screen::None);
     (exit, String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
 }
 
@@ -554,6 +555,57 @@ fn status_is_the_agent_s_own_document() {
     for word in ["premium", "paid", "2 h left", "transfers", "spool", "last switch", "not connected to 127.0.0.1:1"] {
         assert!(out.contains(word), "{word} is missing in\n{out}");
     }
+}
+
+#[test]
+fn status_is_watched_until_nobody_reads_it() {
+    /// A pipe, until its reader has left.
+    #[derive(Clone, Default)]
+    struct Pipe(Arc<Mutex<(Vec<u8>, bool)>>);
+    impl Pipe {
+        fn text(&self) -> String {
+            String::from_utf8(self.0.lock().unwrap().0.clone()).unwrap()
+        }
+
+        /// Waits for words, as long as somebody may write them.
+        fn await_text(&self, words: &str, writer: &JoinHandle<Exit>) {
+            let started = Instant::now();
+            while !self.text().contains(words) {
+                assert!(!writer.is_finished() && started.elapsed() < Duration::from_secs(120), "{words} does not come: {}", self.text());
+                thread::sleep(Duration::from_millis(10));
+            }
+        }
+    }
+    impl Write for Pipe {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let (text, closed) = &mut *self.0.lock().unwrap();
+            if *closed {
+                return Err(io::ErrorKind::BrokenPipe.into());
+            }
+            text.extend(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let camera = Camera::new();
+    let status = Arc::new(SharedStatus::new(StatusDocument::new(&camera.config())));
+    let _server = Server::start(&Listen::Unix(camera.path("status.sock")), status.clone(), Conditions::default());
+    let config = camera.path("config.toml").display().to_string();
+    let line = ["status", "--watch", "--config", &config].map(OsString::from);
+    let pipe = Pipe::default();
+    let mut out = pipe.clone();
+    let watching = thread::spawn(move || run(line, &mut out, &mut io::sink(), Screen::None));
+    for mode in [Mode::Unbound, Mode::Paid, Mode::Free] {
+        status.update(|document| document.mode = mode);
+        pipe.await_text(&format!("mode         {mode}\n"), &watching);
+    }
+    assert_eq!(pipe.text().matches("\nmode ").count(), 3, "{}", pipe.text());
+    pipe.0.lock().unwrap().1 = true;
+    status.update(|document| document.mode = Mode::Held);
+    assert_eq!(watching.join().unwrap(), Exit::Done);
 }
 
 #[test]

@@ -222,6 +222,19 @@ impl Entitlement {
         Some(Position { epoch: claim("epoch")?, seq: claim("seq")? })
     }
 
+    /// What a token says, **unverified** and for people only: the fields of its header as `header.kid`, those of its
+    /// payload as `iss` and `lease.not_after`, with their values as text. Empty if it is no JWS of strict JSON.
+    pub fn claims(token: &[u8]) -> Vec<(String, String)> {
+        let objects =
+            Unverified::parts(token).and_then(|[header, payload]| Some((json::object(&header).ok()?, json::object(&payload).ok()?)));
+        let mut claims = Vec::new();
+        if let Some((header, payload)) = objects {
+            header.fields("header.", &mut claims);
+            payload.fields("", &mut claims);
+        }
+        claims
+    }
+
     /// Its place in the order of documents.
     pub fn position(&self) -> Position {
         Position::new(self.epoch, self.seq)

@@ -47,6 +47,16 @@ impl Object {
         self.0.keys().map(String::as_str)
     }
 
+    /// Every field with its value as text, for people; those of objects as `lease.not_after`.
+    pub(crate) fn fields(&self, within: &str, into: &mut Vec<(String, String)>) {
+        for (name, value) in &self.0 {
+            match value {
+                Value::Object(object) => object.fields(&format!("{within}{name}."), into),
+                value => into.push((format!("{within}{name}"), value.to_text())),
+            }
+        }
+    }
+
     pub(crate) fn optional(&self, name: &str) -> Option<&Value> {
         self.0.get(name)
     }
@@ -89,6 +99,18 @@ impl Object {
 }
 
 impl Value {
+    fn to_text(&self) -> String {
+        match self {
+            Self::Null => "null".to_owned(),
+            Self::Bool(value) => value.to_string(),
+            Self::Integer(value) => value.to_string(),
+            Self::OtherNumber => "no integer".to_owned(),
+            Self::String(value) => value.clone(),
+            Self::Array(items) => items.iter().map(Self::to_text).collect::<Vec<_>>().join(", "),
+            Self::Object(_) => "an object".to_owned(),
+        }
+    }
+
     pub(crate) fn as_string(&self, name: &str) -> Result<&str, Reject> {
         match self {
             Self::String(value) => Ok(value),

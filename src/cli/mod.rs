@@ -109,7 +109,9 @@ fn execute(command: Command, out: &mut dyn Write, err: &mut dyn Write, screen: S
         }
         Command::CheckConfig { config, connect } => check::run(&config, connect, out, err),
         Command::Status { config, form } => with(&config, err, |config, err| status::run(config, form, out, err, screen)),
-        Command::Verify { config, token, keyset } => with(&config, err, |config, _| verify::run(config, &token, keyset.as_deref(), out)),
+        Command::Verify { config, token, keyset } => {
+            with(&config, err, |config, _| verify::run(config, &token, keyset.as_deref(), out, screen))
+        }
         Command::Explain { code } => explain::run(code.as_deref(), out, err),
         Command::Support { config, output } => with(&config, err, |config, _| support::run(config, output.as_deref(), out)),
         Command::Supervise(options) => {

@@ -320,10 +320,10 @@ fn a_good_token_is_printed_whole() {
         "1767225600",
         "172800 s",
         "1767398400",
-        "history 12 h",
-        "free at 2026-01-31T00:00:00Z",
+        "history_h 12",
+        "effective_at 1769817600",
         "KC-2026-000123",
-        "credit of 412 USD",
+        "refund.amount_minor 412",
     ] {
         assert!(out.contains(word), "{word} is missing in\n{out}");
     }
@@ -352,17 +352,17 @@ fn a_token_is_judged_as_the_device_would_judge_it_at_this_moment() {
     };
     let good = changed(&lasts);
     for (token, exit, words) in [
-        (changed(&|_| ()), Exit::Done, &["duplicate", "lease        172800 s", ": over", "system clock says"][..]),
-        (good.clone(), Exit::Done, &["verdict      applied", "higher than the device's (3, 41)", "s left"]),
-        (changed(&at(40)), Exit::Internal, &["refused, stale", "not higher than the device's (3, 41)"]),
+        (changed(&|_| ()), Exit::Done, &["verdict duplicate", "172800 s after receipt", ": over", "system clock says"][..]),
+        (good.clone(), Exit::Done, &["verdict applied", "ok      epoch, seq    above (3, 41)", "s left"]),
+        (changed(&at(40)), Exit::Internal, &["refused, stale", "failed  epoch, seq    above (3, 41)", "explain stale"]),
         (changed(&|document| document.account = "thief".into()), Exit::Internal, &["refused, conflict"]),
         (
             changed(&|document| (at(42)(document), document.account = "thief".into()).1),
             Exit::Internal,
-            &["account_changed", "another account"],
+            &["account_changed", "failed  account       acct-canary, of this epoch", "thief"],
         ),
         (changed(&|document| (at(42)(document), document.iat *= 1000).1), Exit::Internal, &["refused, out_of_range", "milliseconds"]),
-        (good.clone() + "\n", Exit::Internal, &["refused, bad_form", "form         blanks or a line break", "over MQTT"]),
+        (good.clone() + "\n", Exit::Internal, &["refused, bad_form", "failed  form ", "blanks or a line break", "over MQTT"]),
         (format!(" {good}"), Exit::Internal, &["refused, bad_form"]),
     ] {
         let (ended, said) = judged(token);
@@ -418,6 +418,55 @@ fn a_token_that_the_device_would_refuse_is_70_with_its_code() {
         assert_eq!(exit, Exit::Internal, "{code}");
         assert!(said.contains(code), "{code}: {said}");
     }
+}
+
+#[test]
+fn each_field_of_a_refused_token_has_what_was_expected_and_what_came() {
+    let camera = Camera::new();
+    camera.bind();
+    let table = |token: String| {
+        camera.write("token", token.as_bytes());
+        let (exit, out, err) = camera.run(&format!("verify {}", camera.path("token").display()));
+        assert_eq!(exit, Exit::Internal, "{out}{err}");
+        let rows: Vec<_> = out.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+        assert_eq!(rows[0], "field expected got");
+        rows
+    };
+    let has =
+        |rows: &[String], row: &str| assert!(rows.iter().any(|line| line.starts_with(row)), "{row} is missing in\n{}", rows.join("\n"));
+    let signed = |change: fn(&mut Entitlement)| {
+        let mut changed = camera.entitlement();
+        change(&mut changed);
+        changed
+    };
+    // Two faults: the camera names the first, the table shows both.
+    let other = signed(|document| (document.iss, document.aud) = ("prod".into(), "another".parse().unwrap()));
+    let rows = table(other.sign(&camera.key));
+    has(&rows, "ok signature good under that key good");
+    has(&rows, "failed issuer care prod");
+    has(&rows, &format!("failed device {DEVICE} another"));
+    has(&rows, "verdict refused, wrong_issuer: ");
+    has(&rows, "kasa-care-agent explain wrong_issuer says");
+
+    let stranger = Signer::from_pkcs8("2025-01", &Signer::generate()).unwrap();
+    let rows = table(camera.entitlement().sign(&stranger));
+    has(&rows, "failed kid \"2026-11\" of keyset 7 \"2025-01\"");
+    has(&rows, "signature good under that key not judged");
+    has(&rows, "ok issuer care care");
+
+    let stranger = Signer::from_pkcs8("2026-11", &Signer::generate()).unwrap();
+    has(&table(camera.entitlement().sign(&stranger)), "failed signature good under that key of another key");
+    has(&table(signed(|document| document.iat = 1).sign(&camera.key)), "failed issued 2025-12-");
+    has(&table(signed(|document| document.crit = vec!["lens_cap".into()]).sign(&camera.key)), "failed crit ");
+    has(&table("nonsense".into()), "failed form a compact JWS alone none");
+    has(&table("x".repeat(9000)), "failed size at most 8192 bytes 9");
+    let unnamed = camera.key.sign("care-keyset+jws", b"{}");
+    has(&table(unnamed), "failed alg, typ EdDSA or Ed25519, care-entitlement+jws EdDSA, care-keyset+jws");
+    let no_policy =
+        camera.key.sign("care-entitlement+jws", format!(r#"{{"iss":"care","aud":"{DEVICE}","account":"\u001b[2J"}}"#).as_bytes());
+    let rows = table(no_policy);
+    has(&rows, "failed fields what docs/protocol.md lists malformed: lease is missing");
+    has(&rows, "account \\u{1b}[2J");
 }
 
 #[test]

@@ -1,29 +1,31 @@
-//! `verify`: judges one entitlement as the device would now, with its keys, its record and its trusted time, and prints the
-//! contents in plain words.
+//! `verify`: judges one entitlement as the device would now, with its keys, its record and its trusted time, and prints for each
+//! field what was expected and what came.
 
-mod judgement;
+mod camera;
+mod fields;
 
 use std::{
-    fmt::Display,
     fs::File,
-    io::{Read, Write},
+    io::{self, Read, Write},
     path::Path,
 };
 
 use anyhow::{Context, bail};
 use care_engine::Record;
-use care_protocol::{Entitlement, Keyset, MAX_KEYSET_BYTES, MAX_TOKEN_BYTES, Policy, Reject, VerifiedEntitlement};
-use jiff::Timestamp;
+use care_protocol::{Keyset, MAX_KEYSET_BYTES, MAX_TOKEN_BYTES, Reject};
 
-use self::judgement::Judgement;
-use super::Exit;
+use self::{
+    camera::{Camera, Verdict},
+    fields::Row,
+};
+use super::{Exit, Screen};
 use crate::{
     config::Config,
     store::{Restored, Store},
     text_file,
 };
 
-pub(super) fn run(config: &Config, token: &Path, keyset: Option<&Path>, out: &mut dyn Write) -> anyhow::Result<Exit> {
+pub(super) fn run(config: &Config, token: &Path, keyset: Option<&Path>, out: &mut dyn Write, screen: Screen) -> anyhow::Result<Exit> {
     let token_bytes = contents(token, MAX_TOKEN_BYTES)?;
     let record = record(&config.device.state_dir);
     let keyset = match keyset {
@@ -38,18 +40,37 @@ pub(super) fn run(config: &Config, token: &Path, keyset: Option<&Path>, out: &mu
         let reject = Reject::OldKeyset { got: keyset.version, least };
         bail!("the keyset is refused, {}: {reject}, trust.min_keyset_version", reject.code());
     }
-    let verify = |token: &[u8]| Entitlement::verify(token, Some(&keyset), &config.trust.issuer, &config.device.id);
-    let refused = |code: &str, why: &dyn Display| anyhow::anyhow!("{} is refused, {code}: {why}", token.display());
-    let verified = verify(token_bytes.trim_ascii()).map_err(|reject| refused(reject.code(), &reject))?;
-    // HTTPS ignores whitespace around the token; in an MQTT message it is part of the token.
-    let form = verify(&token_bytes).err();
-    let judged = judgement::judge(&verified, form, record.ok().flatten().as_ref(), config);
-    print(&verified, &keyset, &judged, out)?;
-    match judged.verdict {
+    let camera = Camera::new(record.ok().flatten(), config);
+    let (rows, verdict) = fields::judge(&token_bytes, &keyset, &camera, config);
+    let mut text = Vec::new();
+    print(&rows, &verdict, &camera, &mut text)?;
+    out.write_all(screen.colour(&String::from_utf8_lossy(&text)).as_bytes())?;
+    match verdict {
         Ok(_) => Ok(Exit::Done),
-        Err((code, why)) => Err(refused(code, &why)),
+        Err((code, why)) => Err(anyhow::anyhow!("{} is refused, {code}: {why}", token.display())),
     }
 }
+
+/// Three columns, as wide as their contents; what is expected has a line of its own where it is long.
+fn print(rows: &[Row], verdict: &Verdict, camera: &Camera, out: &mut dyn Write) -> io::Result<()> {
+    let width = rows.iter().map(|row| row.expected.chars().count()).filter(|width| *width <= EXPECTED_MOST).max().unwrap_or(0);
+    let mut line = |mark: &str, field: &str, expected: &str, got: &str| {
+        let below = if expected.chars().count() > width { format!("\n{:<width$}", "", width = 8 + 14 + width + 2) } else { String::new() };
+        writeln!(out, "{mark:<8}{field:<14}{expected:<width$}{below}  {got}")
+    };
+    line("", "field", "expected", "got")?;
+    for Row { mark, field, expected, got } in rows {
+        line(mark.word(), field, expected, got)?;
+    }
+    writeln!(out, "\nclocks  {}", camera.clocks())?;
+    match verdict {
+        Ok(outcome) => writeln!(out, "verdict {outcome}"),
+        Err((code, why)) => writeln!(out, "verdict refused, {code}: {why}\n        kasa-care-agent explain {code} says what to do"),
+    }
+}
+
+/// What is expected, in columns, has at most this many characters.
+const EXPECTED_MOST: usize = 40;
 
 /// The device's state, if it has one. Locks and changes nothing, since the agent may be running.
 fn record(state_dir: &Path) -> anyhow::Result<Option<Record>> {
@@ -90,53 +111,4 @@ fn contents(path: &Path, limit: usize) -> anyhow::Result<Vec<u8>> {
         bytes.drain(..3);
     }
     Ok(bytes)
-}
-
-fn print(verified: &VerifiedEntitlement, keyset: &Keyset, judged: &Judgement, out: &mut dyn Write) -> anyhow::Result<()> {
-    let VerifiedEntitlement { entitlement, digest, kid, .. } = verified;
-    let mut line = |name: &str, value: String| writeln!(out, "{name:<12} {value}");
-    line("verdict", judged.to_text())?;
-    line("clocks", judged.clocks.clone())?;
-    line("form", judged.form.clone())?;
-    line("signature", format!("good: by {kid:?} of keyset {}", keyset.version))?;
-    line("digest", digest.to_string())?;
-    line("issuer", entitlement.iss.clone())?;
-    line("device", entitlement.aud.to_string())?;
-    line("account", format!("{}{}", entitlement.account, judged.account))?;
-    line("epoch, seq", format!("{}: {}", entitlement.position(), judged.order))?;
-    line("plan", entitlement.plan.to_string())?;
-    line("reason", format!("{}, through {}", entitlement.reason, entitlement.channel))?;
-    line("issued", format!("{}{}", at(entitlement.iat), judged.issued))?;
-    let lease = &entitlement.lease;
-    line("lease", format!("{} s after receipt, at most until {}: {}", lease.max_age_s, at(lease.not_after), judged.lease))?;
-    line("policy", policy(&entitlement.policy))?;
-    match &entitlement.next {
-        Some(next) => {
-            line("next", format!("{} at {}, {}", next.plan, at(next.effective_at), next.reason))?;
-            line("next policy", policy(&next.policy))?;
-        }
-        None => line("next", "none".to_owned())?,
-    }
-    match &entitlement.order {
-        Some(order) => {
-            let refund = &order.refund;
-            line("order", format!("{}, {} of {} {} (minor units)", order.id, refund.kind, refund.amount_minor, refund.currency))?;
-        }
-        None => line("order", "none".to_owned())?,
-    }
-    line("crit", if entitlement.crit.is_empty() { "none".to_owned() } else { entitlement.crit.join(", ") })?;
-    Ok(())
-}
-
-fn policy(policy: &Policy) -> String {
-    let Policy { clips, history_h, clip_max_s, cooldown_s, max_height, snapshots } = policy;
-    format!(
-        "clips {clips}, snapshots {snapshots}, history {history_h} h, clip at most {clip_max_s} s, pause {cooldown_s} s, height at most {max_height}"
-    )
-}
-
-/// A Unix time as RFC 3339, with the number from the document.
-fn at(seconds: u64) -> String {
-    let time = i64::try_from(seconds).ok().and_then(|seconds| Timestamp::from_second(seconds).ok());
-    time.map_or_else(|| seconds.to_string(), |time| format!("{time} ({seconds})"))
 }

@@ -9,6 +9,7 @@ use lexopt::{
 };
 
 use super::{
+    check::Extent,
     commands::{self, COMMANDS},
     status::Form,
 };
@@ -27,7 +28,7 @@ pub(super) enum Request {
 #[derive(Debug, PartialEq)]
 pub(super) enum Command {
     Run { config: PathBuf },
-    CheckConfig { config: PathBuf, connect: bool },
+    CheckConfig { config: PathBuf, extent: Extent },
     Status { config: PathBuf, form: Form },
     Verify { config: PathBuf, token: PathBuf, keyset: Option<PathBuf> },
     Explain { code: Option<String> },
@@ -42,7 +43,7 @@ pub(super) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Request,
     let mut parser = Parser::from_args(args);
     let (mut command, mut config, mut keyset, mut output) = (None::<&commands::Command>, None, None, None);
     let (mut token, mut code, mut topic) = (None, None, None);
-    let mut connect = false;
+    let mut extent = Extent::Camera;
     let mut form = Form::Words;
     // A detector that gives no score is certain.
     let (mut state, mut score) = (None, 1.0);
@@ -59,7 +60,8 @@ pub(super) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Request,
             Short('h') | Long("help") => return Ok(Request::Help(command)),
             Short('V') | Long("version") => return Ok(Request::Version),
             Short('c') | Long("config") => config = Some(PathBuf::from(parser.value()?)),
-            Long("connect") if of("check-config") => connect = true,
+            Long("connect") if of("check-config") && extent != Extent::Print => extent = Extent::Cloud,
+            Long("print") if of("check-config") && extent != Extent::Cloud => extent = Extent::Print,
             Long("json") if of("status") && form != Form::Watch => form = Form::Json,
             Long("watch") if of("status") && form != Form::Json => form = Form::Watch,
             Long("keyset") if of("verify") => keyset = Some(PathBuf::from(parser.value()?)),
@@ -97,7 +99,7 @@ pub(super) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Request,
     let command = match command.name {
         "help" => return Ok(Request::Help(topic)),
         "run" => Command::Run { config },
-        "check-config" => Command::CheckConfig { config, connect },
+        "check-config" => Command::CheckConfig { config, extent },
         "status" => Command::Status { config, form },
         "verify" => Command::Verify { config, token: token.ok_or("verify needs a TOKEN-FILE")?, keyset },
         "support" => Command::Support { config, output },
@@ -155,8 +157,9 @@ mod tests {
             ("run", Command::Run { config: default() }),
             ("run --config a.toml", Command::Run { config: "a.toml".into() }),
             ("--config=a.toml run", Command::Run { config: "a.toml".into() }),
-            ("check-config", Command::CheckConfig { config: default(), connect: false }),
-            ("check-config --connect -c x", Command::CheckConfig { config: "x".into(), connect: true }),
+            ("check-config", Command::CheckConfig { config: default(), extent: Extent::Camera }),
+            ("check-config --connect -c x", Command::CheckConfig { config: "x".into(), extent: Extent::Cloud }),
+            ("check-config --print", Command::CheckConfig { config: default(), extent: Extent::Print }),
             ("status", Command::Status { config: default(), form: Form::Words }),
             ("status --watch", Command::Status { config: default(), form: Form::Watch }),
             ("status --json", Command::Status { config: default(), form: Form::Json }),
@@ -294,6 +297,7 @@ mod tests {
             "start",
             "run now",
             "run --json",
+            "check-config --print --connect",
             "status --json --watch",
             "status --watch --json",
             "status --connect",

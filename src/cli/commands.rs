@@ -78,6 +78,12 @@ pub const COMMANDS: &[Command] = &[
         options: &[
             CONFIG,
             Opt { short: None, long: "connect", value: "", meaning: "Also try DNS, TCP, TLS, MQTT, the API and the clock, step by step." },
+            Opt {
+                short: None,
+                long: "print",
+                value: "",
+                meaning: "Try nothing, and print the configuration in effect, each value with its origin. Secrets are hidden.",
+            },
         ],
         examples: &[
             ("kasa-care-agent check-config", "after every change, before a reload"),

@@ -107,7 +107,7 @@ fn execute(command: Command, out: &mut dyn Write, err: &mut dyn Write, screen: S
                 }
             }
         }
-        Command::CheckConfig { config, connect } => check::run(&config, connect, out, err),
+        Command::CheckConfig { config, extent } => check::run(&config, extent, out, err),
         Command::Status { config, form } => with(&config, err, |config, err| status::run(config, form, out, err, screen)),
         Command::Verify { config, token, keyset } => {
             with(&config, err, |config, _| verify::run(config, &token, keyset.as_deref(), out, screen))

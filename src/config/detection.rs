@@ -5,7 +5,8 @@ use toml::Spanned;
 
 use super::{
     fault::Wrong,
-    section::{Section, Value, integer, text},
+    keys,
+    section::{Section, Value, text},
 };
 
 /// What the agent's own motion detection takes into account.
@@ -21,7 +22,7 @@ pub struct Detection {
 
 impl Default for Detection {
     fn default() -> Self {
-        Self { sensitivity: 50, zones: Vec::new(), schedule: Schedule::default() }
+        Self { sensitivity: keys::number("motion", "sensitivity") as u8, zones: Vec::new(), schedule: Schedule::default() }
     }
 }
 
@@ -99,7 +100,21 @@ impl Schedule {
     }
 }
 
+impl Schedule {
+    /// Its windows as the configuration writes them.
+    pub(super) fn windows(&self) -> impl Iterator<Item = String> {
+        self.0.iter().map(Window::written)
+    }
+}
+
 impl Window {
+    fn written(&self) -> String {
+        let Self { days, begins, ends } = self;
+        let times = format!("{:02}:{:02}-{:02}:{:02}", begins / 60, begins % 60, ends / 60, ends % 60);
+        let named: Vec<_> = DAYS.iter().zip(days).filter(|(_, holds)| **holds).map(|(day, _)| *day).collect();
+        if named.len() == 7 { times } else { format!("{} {times}", named.join(",")) }
+    }
+
     fn covers(&self, weekday: usize, minute: u16) -> bool {
         let (today, yesterday) = (self.days[weekday], self.days[(weekday + 6) % 7]);
         if self.begins < self.ends {
@@ -112,7 +127,7 @@ impl Window {
 
 pub(super) fn read(section: Section) -> Option<Detection> {
     let default = Detection::default();
-    let sensitivity = section.or("sensitivity", default.sensitivity, |value| integer(1..=100)(value).map(|level| level as u8));
+    let sensitivity = section.number("sensitivity").map(|level| level as u8);
     let zones = section.or("zones", default.zones, zones);
     let schedule = section.or("schedule", default.schedule, |value| each(value, WINDOWS, 7 * 24, window).map(Schedule));
     section.finish();

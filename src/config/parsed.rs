@@ -31,7 +31,7 @@ pub struct Parsed {
 
 impl Parsed {
     /// Reads a configuration file; if that fails, this is its only fault.
-    pub(super) fn read(path: &Path) -> Self {
+    pub fn read(path: &Path) -> Self {
         Self::read_and_check(path, |_| None)
     }
 

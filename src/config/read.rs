@@ -3,12 +3,11 @@
 
 use std::{
     collections::BTreeSet,
-    ops::RangeInclusive,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use care_protocol::{DeviceId, MAX_INTEGER, Policy, PublicKey, RootKeys};
+use care_protocol::{DeviceId, Policy, PublicKey, RootKeys};
 use toml::{Spanned, de::DeTable};
 
 use super::{
@@ -17,27 +16,9 @@ use super::{
     address::{self, Schemes},
     detection,
     fault::Wrong,
+    keys::{self, FLASH_A_DAY},
     section::{Findings, Lines, Placed, Section, Value, boolean, integer, path, some_text, text},
 };
-
-/// The largest policy limit (`docs/protocol.md#policy`).
-const MAX_LIMIT: u64 = (1 << 31) - 1;
-/// More than any camera's flash or memory, and small enough that sums of sizes do not overflow.
-const MAX_BYTES: u64 = 1 << 50;
-/// Ten years.
-const KEEP_DAYS: u64 = 3650;
-/// How often per day `flash_bytes` may be written unless the file says otherwise.
-const FLASH_A_DAY: u64 = 10;
-/// The longest pre-roll: it is held in memory.
-const MAX_PRE_ROLL_S: u64 = 60;
-/// The user that the packages make, and that firmware should.
-const USER: &str = "kasa-care-agent";
-/// About 5 s of 8 Mbit/s.
-const PRE_ROLL_BYTES: usize = 6_000_000;
-/// What may wait for a slow card: 4 s of 8 Mbit/s.
-const CARD_BYTES: usize = 4_000_000;
-/// Frames in memory: at least a second of a small stream, at most what 32-bit arithmetic holds with room to spare.
-const FRAMES_BYTES: RangeInclusive<u64> = 100_000..=1_000_000_000;
 
 /// Reads a file's text. Syntax errors are reported beside the faults of whatever could be parsed.
 pub(super) fn read(text: &str, file: &Path) -> Parsed {
@@ -89,7 +70,7 @@ fn config(
     let films = root.has("media");
     let uploader = absent_or(&root, "uploader", |section| uploader(section, films));
     let spool = root.section("spool").map_or(Some(Spool::default()), spool);
-    let upload = root.section("upload").map_or(Some(Upload { uplink_kbps: 0, while_recording: false }), upload);
+    let upload = root.section("upload").map_or_else(|| Some(Upload::default()), upload);
     let status = absent_or(&root, "status", |section| {
         let listen = section.required("listen", "write \"127.0.0.1:9180\" or \"unix:/run/kasa-care-agent/status.sock\"", |value| {
             address::listen(text(value)?)
@@ -209,7 +190,7 @@ fn broker(section: Section, given: &mut GivenFiles, named: &mut impl FnMut(&str,
         None if section.has("alpn") => None,
         None => Some(None),
     };
-    let topic_prefix = section.or("topic_prefix", "care/v1".to_owned(), |value| {
+    let topic_prefix = section.or("topic_prefix", keys::text("broker", "topic_prefix"), |value| {
         let prefix = text(value)?;
         let level = |level: &str| !level.is_empty() && !level.contains(['+', '#', '\0']);
         if prefix.len() <= 256 && !prefix.starts_with('$') && prefix.split('/').all(level) {
@@ -258,7 +239,7 @@ fn trust(section: Section) -> Option<Trust> {
         let keys: Vec<_> = table.value.iter().map(|(name, key)| root_key(&section, name.get_ref(), key)).collect();
         keys.into_iter().collect::<Option<RootKeys>>()
     });
-    let min_keyset_version = section.or("min_keyset_version", 1, integer(1..=MAX_INTEGER));
+    let min_keyset_version = section.number("min_keyset_version");
     section.finish();
     Some(Trust { issuer: issuer?.value, root_keys: root_keys?, min_keyset_version: min_keyset_version? })
 }
@@ -301,7 +282,7 @@ fn store_host(section: &Section, host: &Spanned<Value<'_>>) -> Option<(String, u
 }
 
 fn free(section: Section) -> Option<Policy> {
-    let limit = |key, what| section.required(key, what, integer(0..=MAX_LIMIT)).map(|limit| limit.value as u32);
+    let limit = |key, what| section.required(key, what, integer(section.range(key))).map(|limit| limit.value as u32);
     let clips = section.required("clips", "write true or false: whether Free uploads clips", boolean);
     let history_h = limit("history_h", "write how many hours old a clip may be");
     let clip_max_s = limit("clip_max_s", "write how many seconds long a clip may be");
@@ -326,9 +307,9 @@ fn media(section: Section) -> Option<Media> {
         None if section.has("low_source") => None,
         None => Some(None),
     };
-    let pre_roll_s = section.or("pre_roll_s", 5, integer(0..=MAX_PRE_ROLL_S));
-    let pre_roll_bytes = section.or("pre_roll_bytes", PRE_ROLL_BYTES, frames_bytes);
-    let sound = section.or("sound", true, boolean);
+    let pre_roll_s = section.number("pre_roll_s");
+    let pre_roll_bytes = section.number("pre_roll_bytes");
+    let sound = section.truth("sound");
     let camera = source.as_ref().is_none_or(|source| matches!(source.value, Source::Rtsp(_)));
     let motion = section.or("motion", Motion::default(), |value| match motion(value)? {
         Motion::Onvif if !camera => {
@@ -346,17 +327,12 @@ fn media(section: Section) -> Option<Media> {
         rtsp_transport: rtsp_transport?,
         sound: sound?,
         pre_roll: Duration::from_secs(pre_roll_s?),
-        pre_roll_bytes: pre_roll_bytes?,
+        pre_roll_bytes: pre_roll_bytes? as usize,
         snapshot_url: snapshot_url?,
         motion: motion?,
         // A section of its own.
         detection: Detection::default(),
     })
-}
-
-/// A bound of frames in memory.
-fn frames_bytes(value: &Value<'_>) -> Result<usize, Wrong> {
-    integer(FRAMES_BYTES)(value).map(|bytes| bytes as usize)
 }
 
 const SOURCES: &str =
@@ -428,20 +404,21 @@ fn recording(section: Section, device: Option<&Device>) -> Option<Recording> {
     let dir = section.required("dir", "write where recordings go, as in \"/mnt/sd/recordings\", or \"auto\"", |value| {
         Ok(if text(value)? == "auto" { RecordingDir::Auto } else { RecordingDir::At(path(value)?) })
     });
-    let max_bytes = section.required("max_bytes", "write how many bytes recordings may take", integer(1..=MAX_BYTES));
-    let memory_bytes = section.or("memory_bytes", CARD_BYTES, frames_bytes);
-    let keep_days = section.or("keep_days", None, |value| Ok(u32::try_from(integer(1..=KEEP_DAYS)(value)?).ok()));
+    let max_bytes = section.required("max_bytes", "write how many bytes recordings may take", integer(section.range("max_bytes")));
+    let memory_bytes = section.number("memory_bytes");
+    let keep_days = section.or("keep_days", None, |value| Ok(u32::try_from(integer(section.range("keep_days"))(value)?).ok()));
     let is_auto = dir.as_ref().is_some_and(|dir| dir.value == RecordingDir::Auto);
-    let allow_internal_storage = section.or("allow_internal_storage", false, |value| match boolean(value)? {
-        true if is_auto => {
-            Err(Wrong::new("stands beside dir = \"auto\", which looks for cards only", "remove it, or name a directory in dir"))
-        }
-        allowed => Ok(allowed),
-    });
+    let allow_internal_storage =
+        section.or("allow_internal_storage", keys::truth("recording", "allow_internal_storage"), |value| match boolean(value)? {
+            true if is_auto => {
+                Err(Wrong::new("stands beside dir = \"auto\", which looks for cards only", "remove it, or name a directory in dir"))
+            }
+            allowed => Ok(allowed),
+        });
     section.finish();
     let own = [Some(PathBuf::from("/")), device.map(|device| device.state_dir.clone())];
     let kept_off = if allow_internal_storage? { Vec::new() } else { own.into_iter().flatten().collect() };
-    Some(Recording { dir: dir?.value, max_bytes: max_bytes?.value, memory_bytes: memory_bytes?, keep_days: keep_days?, kept_off })
+    Some(Recording { dir: dir?.value, max_bytes: max_bytes?.value, memory_bytes: memory_bytes? as usize, keep_days: keep_days?, kept_off })
 }
 
 /// Not together with `[media]`: two uploaders could not keep one cooldown between them.
@@ -460,42 +437,48 @@ fn uploader(section: Section, films: bool) -> Option<Uploader> {
 impl Default for Spool {
     /// 8 MB in memory and 64 MB on flash, which may be written ten times a day.
     fn default() -> Self {
-        Self { memory_bytes: 8_000_000, flash_bytes: 64_000_000, flash_bytes_per_day: FLASH_A_DAY * 64_000_000 }
+        let number = |name| keys::number("spool", name);
+        let flash_bytes = number("flash_bytes");
+        Self { memory_bytes: number("memory_bytes"), flash_bytes, flash_bytes_per_day: FLASH_A_DAY * flash_bytes }
     }
 }
 
 fn spool(section: Section) -> Option<Spool> {
-    let default = Spool::default();
-    let memory_bytes = section.or("memory_bytes", default.memory_bytes, integer(1..=MAX_BYTES));
-    let flash_bytes = section.or("flash_bytes", default.flash_bytes, integer(0..=MAX_BYTES));
+    let memory_bytes = section.number("memory_bytes");
+    let flash_bytes = section.number("flash_bytes");
     let a_day = FLASH_A_DAY * flash_bytes.unwrap_or_default();
-    let flash_bytes_per_day = section.or("flash_bytes_per_day", a_day, integer(0..=FLASH_A_DAY * MAX_BYTES));
+    let flash_bytes_per_day = section.or("flash_bytes_per_day", a_day, integer(section.range("flash_bytes_per_day")));
     section.finish();
     Some(Spool { memory_bytes: memory_bytes?, flash_bytes: flash_bytes?, flash_bytes_per_day: flash_bytes_per_day? })
 }
 
+impl Default for Upload {
+    fn default() -> Self {
+        Self { uplink_kbps: keys::number("upload", "uplink_kbps") as u32, while_recording: keys::truth("upload", "while_recording") }
+    }
+}
+
 fn upload(section: Section) -> Option<Upload> {
-    let uplink_kbps = section.or("uplink_kbps", 0, integer(0..=u32::MAX.into()));
-    let while_recording = section.or("while_recording", false, boolean);
+    let uplink_kbps = section.number("uplink_kbps");
+    let while_recording = section.truth("while_recording");
     section.finish();
     Some(Upload { uplink_kbps: uplink_kbps? as u32, while_recording: while_recording? })
 }
 
 impl Default for Process {
     fn default() -> Self {
-        Self { user: USER.to_owned(), restrict_files: true }
+        Self { user: keys::text("process", "user"), restrict_files: keys::truth("process", "restrict_files") }
     }
 }
 
 fn process(section: Section) -> Option<Process> {
-    let default = Process::default();
-    let user = section.or("user", default.user, |value| match some_text(value)? {
+    let user = section.or("user", keys::text("process", "user"), |value| match some_text(value)? {
         name if name.contains([':', '/', ',']) || name.contains(char::is_whitespace) => {
             Err(Wrong::new(format!("{name:?} is not the name of a user"), "write a name of /etc/passwd"))
         }
         name => Ok(name),
     });
-    let restrict_files = section.or("restrict_files", default.restrict_files, boolean);
+    let restrict_files = section.truth("restrict_files");
     section.finish();
     Some(Process { user: user?, restrict_files: restrict_files? })
 }

@@ -13,7 +13,10 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::fault::{ConfigFault, Wrong, nearest};
+use super::{
+    fault::{ConfigFault, Wrong, nearest},
+    keys,
+};
 use crate::redact;
 
 /// The file being read and the faults found so far.
@@ -62,6 +65,11 @@ impl Lines {
             }
         }
         Self(lines)
+    }
+
+    /// The line of a key that the file gives.
+    pub(super) fn given(&self, key: &str) -> Option<usize> {
+        self.0.get(key).copied()
     }
 
     /// The line of a key, or of its section where the key is absent, or 0 where both are.
@@ -160,6 +168,21 @@ impl<'a, 't, 'i> Section<'a, 't, 'i> {
     pub(super) fn or<T>(&self, key: &'static str, default: T, read: impl FnOnce(&'a Value<'i>) -> Result<T, Wrong>) -> Option<T> {
         let value = self.optional(key, read);
         if self.has(key) { value.map(|placed| placed.value) } else { Some(default) }
+    }
+
+    /// A number with the default and range of the table. `None` only where it has a fault.
+    pub(super) fn number(&self, key: &'static str) -> Option<u64> {
+        self.or(key, keys::number(self.name, key), integer(self.range(key)))
+    }
+
+    /// True or false, by default as in the table. `None` only where it has a fault.
+    pub(super) fn truth(&self, key: &'static str) -> Option<bool> {
+        self.or(key, keys::truth(self.name, key), boolean)
+    }
+
+    /// A key's range in the table.
+    pub(super) fn range(&self, key: &str) -> RangeInclusive<u64> {
+        keys::range(self.name, key)
     }
 
     pub(super) fn has(&self, key: &str) -> bool {

@@ -51,6 +51,11 @@ impl SnapshotUrl {
         Some((decoded(user), decoded(self.url.password().unwrap_or_default())))
     }
 
+    /// Whether `Display` leaves a secret out.
+    pub(super) fn is_shown_in_part(&self) -> bool {
+        self.text.to_string() != self.text.expose()
+    }
+
     /// Removes its secrets from a message about it.
     pub fn hide_in(&self, words: &str) -> String {
         self.text.hide_in(words)

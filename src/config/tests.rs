@@ -377,6 +377,264 @@ fn faults_do_not_quote_secrets() {
     assert!(!format!("{media:?}").contains("ary"), "{media:?}");
 }
 
+/// Every section and key, with values that are not the defaults.
+const WHOLE: &str = r#"[device]
+id = "8006E5A1F0C2"
+model = "KC \"420\" \\"
+state_dir = "/var/lib/kasa-care-agent"
+[broker]
+url = "mqtts://care.example:443"
+ca = "/ca.pem"
+client_cert = "/device.pem"
+client_key = "/device.key"
+crl = "/ca.crl"
+alpn = "mqtt"
+topic_prefix = "care/v2"
+[cloud]
+url = "https://[fd00::1]:8443"
+ca = "/other.pem"
+[trust]
+issuer = "care"
+root_keys = { "root-2026" = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8", root2 = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8" }
+min_keyset_version = 7
+[store]
+hosts = ["clips.example", "[fd00::2]:9000"]
+ca = "webpki"
+crl = "/clips.crl"
+[free]
+clips = false
+history_h = 1
+clip_max_s = 2
+cooldown_s = 3
+max_height = 4
+snapshots = true
+[media]
+source = "rtsp://camera/live"
+low_source = "v4l2:/dev/video1"
+pre_roll_s = 4
+pre_roll_bytes = 1_200_000
+rtsp_transport = "udp"
+snapshot_url = "http://127.0.0.1:8080/snapshot.jpg"
+sound = false
+motion = "every:90s"
+[motion]
+sensitivity = 70
+zones = [{ include = [0, 33.3333, 100, 99.9999] }, { exclude = [[70.5, 30], [100, 30.25], [100, 60]] }]
+schedule = ["mon-fri 22:00-06:00", "sat,sun 00:00-24:00", "12:30-13:00"]
+[recording]
+dir = "/mnt/sd"
+max_bytes = 9
+keep_days = 30
+memory_bytes = 200_000
+allow_internal_storage = true
+[spool]
+memory_bytes = 1
+flash_bytes = 0x10
+flash_bytes_per_day = 17
+[upload]
+uplink_kbps = 800
+while_recording = true
+[status]
+listen = "unix:/run/status.sock"
+[process]
+user = "root"
+restrict_files = false
+"#;
+
+fn printed(text: &str) -> String {
+    read::read(text, Path::new("config.toml")).print().unwrap_or_else(|| panic!("{:?}", parse(text)))
+}
+
+#[test]
+fn what_is_printed_gives_an_equal_configuration() {
+    let plaintext = MINIMAL.replace("mqtts://care.example", "mqtt://127.0.0.1");
+    let uploader = format!("{MINIMAL}[uploader]\nsocket = \"unix:/run/u.sock\"\n");
+    let defaults = format!("{MINIMAL}[media]\nsource = \"test\"\n[recording]\ndir = \"auto\"\nmax_bytes = 5\n[motion]\n");
+    for text in [EXAMPLE, include_str!("../../deploy/config-32mb.toml"), MINIMAL, WHOLE, &plaintext, &uploader, &defaults] {
+        let printed = printed(text);
+        assert_eq!(parse(&printed), parse(text), "{printed}");
+        let again = self::printed(&printed);
+        let values = |text: &str| text.lines().map(|line| line.split("  # ").next().unwrap().to_owned()).collect::<Vec<_>>();
+        assert_eq!(values(&again), values(&printed));
+    }
+}
+
+#[test]
+fn each_printed_value_has_its_origin() {
+    let printed = printed(&format!("{MINIMAL}[media]\nsource = \"test\"\n"));
+    for line in [
+        "id = \"8006E5A1F0C2\"  # line 2",
+        "url = \"mqtts://care.example:8883\"  # line 6",
+        "topic_prefix = \"care/v1\"  # default",
+        "ca = \"/ca.pem\"  # broker.ca, line 7",
+        "# alpn is not set",
+        "flash_bytes_per_day = 640000000  # default, 10 times flash_bytes",
+        "source = \"test\"  # line 23",
+        "pre_roll_s = 5  # default",
+        "# [store] is not set",
+    ] {
+        assert!(printed.lines().any(|printed| printed == line), "{line} is missing in\n{printed}");
+    }
+    let motion = printed.lines().find(|line| line.starts_with("motion = ")).unwrap();
+    assert!(motion.ends_with("  # default of this build"), "{motion}");
+}
+
+#[test]
+fn every_key_of_the_table_is_printed() {
+    let printed = printed(WHOLE);
+    let mut lines = printed.lines();
+    for (section, _) in keys::SECTIONS {
+        for key in keys::KEYS.iter().filter(|key| key.section == section && section != "uploader") {
+            let line = lines.find(|line| line.starts_with(&format!("{} = ", key.name)));
+            assert!(line.is_some(), "{section}.{} is missing or out of order in\n{printed}", key.name);
+        }
+    }
+}
+
+#[test]
+fn no_secret_is_printed() {
+    let media = |lines: &str| printed(&format!("{MINIMAL}[media]\n{lines}\n"));
+    for (lines, shown) in [
+        ("source = \"rtsp://admin:canary@camera/live?token=canary\"", "source = \"rtsp://…@camera/live?…\"  # line 23, its secret hidden"),
+        ("source = \"launch:rtspsrc location=rtsp://u:canary@c/ ! x\"", "source = \"launch:…\"  # line 23, its secret hidden"),
+        (
+            "source = \"test\"\nsnapshot_url = \"http://admin:canary@127.0.0.1/x.jpg\"",
+            "snapshot_url = \"http://…@127.0.0.1/x.jpg\"  # line 24, its secret hidden",
+        ),
+    ] {
+        let printed = media(lines);
+        assert!(!printed.contains("canary") && printed.lines().any(|line| line == shown), "{printed}");
+        assert!(parse(&printed).is_ok(), "it can be read all the same: {:?}", parse(&printed));
+    }
+}
+
+/// [`WHOLE`] with this value of a key, in place of the one that it may have there.
+fn with(key: &keys::Key, value: &str) -> String {
+    let mut section = "";
+    let mut text = String::new();
+    for line in WHOLE.lines() {
+        let header = line.strip_prefix('[').and_then(|line| line.strip_suffix(']'));
+        section = header.unwrap_or(section);
+        if section != key.section || !line.strip_prefix(key.name).is_some_and(|rest| rest.starts_with(" = ")) {
+            text += &format!("{line}\n");
+        }
+        if header == Some(key.section) {
+            text += &format!("{} = {value}\n", key.name);
+        }
+    }
+    text
+}
+
+#[test]
+fn the_table_and_the_parser_know_the_same_keys() {
+    for (section, required) in keys::SECTIONS {
+        let text = if section == "uploader" { format!("{MINIMAL}[uploader]\n") } else { WHOLE.to_owned() };
+        let text = text.replace(&format!("[{section}]\n"), &format!("[{section}]\nzzzzzzzzzz = 1\n"));
+        let faults = parse(&text).expect_err("has an unknown key");
+        let fault = faults.iter().find(|fault| fault.key.ends_with("zzzzzzzzzz")).unwrap();
+        let known: BTreeSet<_> = fault.right.strip_prefix("remove it; known here: ").unwrap().split(", ").collect();
+        let listed: BTreeSet<_> = keys::KEYS.iter().filter(|key| key.section == section).map(|key| key.name).collect();
+        assert_eq!(known, listed, "[{section}]");
+        let without = parse("").expect_err("has faults");
+        assert_eq!(without.iter().any(|fault| fault.key == section), required, "[{section}]");
+    }
+    let unknown = parse(&format!("{MINIMAL}[zzzzzzzzzz]\n")).expect_err("has an unknown section");
+    let known: BTreeSet<_> = unknown[0].right.strip_prefix("remove it; known here: ").unwrap().split(", ").collect();
+    assert_eq!(known, keys::SECTIONS.map(|(section, _)| section).into());
+    assert!(keys::KEYS.iter().all(|key| keys::SECTIONS.iter().any(|(section, _)| *section == key.section)));
+}
+
+#[test]
+fn the_border_of_each_range_is_accepted_and_what_lies_beyond_refused() {
+    let mut judged = 0;
+    for key in keys::KEYS {
+        let name = format!("{}.{}", key.section, key.name);
+        let refused = |value: &str| match parse(&with(key, value)) {
+            Ok(_) => false,
+            Err(faults) => faults.iter().any(|fault| fault.key == name),
+        };
+        if key.section == "uploader" {
+            continue;
+        }
+        match key.kind {
+            keys::Kind::Integer(from, to) => {
+                assert!(!refused(&from.to_string()) && !refused(&to.to_string()), "{name}: {from} to {to}");
+                assert!(
+                    refused(&(i128::from(from) - 1).to_string()) && refused(&(i128::from(to) + 1).to_string()),
+                    "{name}: {from} to {to}"
+                );
+                assert!(refused("true") && refused("\"1\"") && refused("1.0"), "{name}");
+            }
+            keys::Kind::Boolean => assert!(!refused("true") && !refused("false") && refused("1") && refused("\"true\""), "{name}"),
+            keys::Kind::Choice(choices) => {
+                assert!(
+                    choices.iter().all(|choice| !refused(&format!("\"{choice}\""))) && refused("\"neither\"") && refused("1"),
+                    "{name}"
+                );
+            }
+            keys::Kind::Text | keys::Kind::Path => assert!(refused("1") && refused("[]") && refused("\"\""), "{name}"),
+            keys::Kind::List => assert!(refused("1") && refused("\"x\"") && refused("[]"), "{name}"),
+            keys::Kind::Table => assert!(refused("1") && refused("[]"), "{name}"),
+        }
+        judged += 1;
+    }
+    assert_eq!(judged + 1, keys::KEYS.len());
+}
+
+#[test]
+fn what_is_not_given_has_the_default_of_the_table() {
+    let empty = format!(
+        "{MINIMAL}[media]\nsource = \"test\"\n[motion]\n[recording]\ndir = \"/mnt\"\nmax_bytes = 9\n[spool]\n[upload]\n[process]\n"
+    );
+    let printed = printed(&empty);
+    let mut section = "";
+    for line in printed.lines() {
+        section = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')).unwrap_or(section);
+        let Some((name, rest)) = line.split_once(" = ") else { continue };
+        let (value, origin) = rest.rsplit_once("  # ").unwrap();
+        let key = keys::entry(section, name);
+        if !origin.starts_with("default") {
+            assert!(
+                matches!(key.default, keys::Preset::Required | keys::Preset::RequiredForTls | keys::Preset::Derived),
+                "{section}.{name}"
+            );
+            continue;
+        }
+        match key.default {
+            keys::Preset::Number(number) => assert_eq!(value, number.to_string(), "{section}.{name}"),
+            keys::Preset::Truth(truth) => assert_eq!(value, truth.to_string(), "{section}.{name}"),
+            keys::Preset::Text(text) => assert_eq!(value, format!("{text:?}"), "{section}.{name}"),
+            keys::Preset::Derived => {}
+            other => panic!("{section}.{name} is {value} although its default is {other:?}"),
+        }
+    }
+    // What must be given is missed.
+    for key in keys::KEYS.iter().filter(|key| key.default == keys::Preset::Required && key.section != "uploader") {
+        let without = with(key, "0").lines().filter(|line| *line != format!("{} = 0", key.name)).collect::<Vec<_>>().join("\n");
+        let faults = parse(&without).expect_err("a key is missing");
+        assert!(
+            faults.iter().any(|fault| fault.key == format!("{}.{}", key.section, key.name) && fault.wrong == "is missing"),
+            "{faults:?}"
+        );
+    }
+    // And absent is what is not printed.
+    for key in keys::KEYS.iter().filter(|key| key.default == keys::Preset::Absent && key.section != "store") {
+        assert!(printed.contains(&format!("# {} is not set\n", key.name)), "{}.{}", key.section, key.name);
+    }
+}
+
+#[test]
+fn a_key_waits_for_the_next_start_exactly_where_a_reload_says_so() {
+    let reload = include_str!("../agent/reload.rs");
+    for key in keys::KEYS {
+        // Its section belongs to the media.
+        let section = if key.section == "motion" { "media" } else { key.section };
+        let named = [format!("(\"[{section}]\", "), format!("(\"[{section}] {}\", ", key.name)];
+        let waits = named.iter().any(|name| reload.contains(name));
+        assert_eq!(waits, key.takes == keys::Takes::NextStart, "{}.{}", key.section, key.name);
+    }
+}
+
 proptest! {
     #[test]
     fn any_text_is_parsed_or_refused_with_faults_inside_it(at in 0..2000usize, cut in 0..200usize, put in "[ -~\\n\\[\\]{}='\"#é\\x00]{0,20}") {

@@ -25,7 +25,7 @@ use self::findings::Findings;
 use super::Exit;
 use crate::{
     clock::{Clock, system_time},
-    config::{Config, Endpoint, FileKind, TlsFiles},
+    config::{Config, Endpoint, FileKind, Parsed, TlsFiles},
     http::{self, Direct, Fault, Origin, Stage},
     store::{Restored, Store},
     tls,
@@ -39,7 +39,21 @@ const ANSWER_MOST: usize = 64 * 1024;
 /// (`docs/protocol.md#trusted-time`).
 const CLOCK_WITHIN_S: u64 = 600;
 
-pub(super) fn run(path: &Path, connect: bool, out: &mut dyn Write, err: &mut dyn Write) -> anyhow::Result<Exit> {
+/// How far the checks go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Extent {
+    /// The file alone, which is printed.
+    Print,
+    /// What it describes on this camera.
+    Camera,
+    /// The way to the cloud, too.
+    Cloud,
+}
+
+pub(super) fn run(path: &Path, extent: Extent, out: &mut dyn Write, err: &mut dyn Write) -> anyhow::Result<Exit> {
+    if extent == Extent::Print {
+        return print(path, out, err);
+    }
     let mut findings = Findings::read(path);
     files::check(&mut findings);
     let state_dir = findings.parsed.files.iter().find(|file| file.kind == FileKind::WritableDir).map(|file| file.path.clone());
@@ -63,7 +77,7 @@ pub(super) fn run(path: &Path, connect: bool, out: &mut dyn Write, err: &mut dyn
         writeln!(out, "ok      {line}")?;
     }
     let exit = if findings.faults.is_empty() { Exit::Done } else { Exit::Config };
-    let Some(config) = reachable.filter(|_| connect) else { return Ok(exit) };
+    let Some(config) = reachable.filter(|_| extent == Extent::Cloud) else { return Ok(exit) };
     let runtime = runtime::Builder::new_current_thread().enable_all().build().context("cannot start the checks")?;
     let mut report = Report { out, failed: false };
     runtime.block_on(reach(&config, &mut report))?;
@@ -71,6 +85,23 @@ pub(super) fn run(path: &Path, connect: bool, out: &mut dyn Write, err: &mut dyn
     let failed = report.failed;
     runtime.shutdown_background();
     Ok(if failed && exit == Exit::Done { Exit::Internal } else { exit })
+}
+
+/// Prints the configuration in effect, or its faults.
+fn print(path: &Path, out: &mut dyn Write, err: &mut dyn Write) -> anyhow::Result<Exit> {
+    let parsed = Parsed::read(path);
+    match parsed.print() {
+        Some(text) => {
+            write!(out, "# {}, with every default\n\n{text}", path.display())?;
+            Ok(Exit::Done)
+        }
+        None => {
+            for fault in &parsed.faults {
+                writeln!(err, "{fault}")?;
+            }
+            Ok(Exit::Config)
+        }
+    }
 }
 
 /// Prints one line per step.

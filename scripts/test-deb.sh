@@ -64,6 +64,10 @@ dpkg-deb --fsys-tarfile "$first" | tar -xO ./usr/share/doc/kasa-care-agent/copyr
 for page in protocol.md design/time.md; do
     [ "$(dpkg-deb --contents "$first" | grep -c "/usr/share/doc/kasa-care-agent/$page$")" = 1 ] || fail "the package lacks docs/$page"
 done
+for file in man/man1/kasa-care-agent.1.gz man/man5/kasa-care-agent.toml.5.gz bash-completion/completions/kasa-care-agent \
+    zsh/vendor-completions/_kasa-care-agent fish/vendor_completions.d/kasa-care-agent.fish kasa-care-agent/config.schema.json; do
+    [ "$(dpkg-deb --contents "$first" | grep -c "/usr/share/$file$")" = 1 ] || fail "the package lacks /usr/share/$file"
+done
 
 package "$first"
 [ "$(state)" = "installed 0.1.0-1" ] || fail "after installing: $(state)"

@@ -104,7 +104,7 @@ fn changes(schema: &Value, value: &Value, at: &str, found: &mut Vec<Change>) {
 
 /// How strictly a Rust reader follows its schema.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Reader {
+pub enum Reader {
     /// Accepts exactly what the schema accepts.
     Same,
     /// Accepts what the schema accepts, and more.
@@ -112,7 +112,7 @@ enum Reader {
 }
 
 /// Judges `good` and every change of it by schema and reader. Returns how many the schema accepted and refused.
-fn compare(name: &str, reader: Reader, good: &Value, accepts: impl Fn(&[u8]) -> bool) -> (usize, usize) {
+pub fn compare(name: &str, reader: Reader, good: &Value, accepts: impl Fn(&[u8]) -> bool) -> (usize, usize) {
     let mut judge = Judge::start();
     let (valid, why) = judge.validate(name, good);
     assert!(valid && accepts(good.to_string().as_bytes()), "{name}: the good one is refused: {why}");

@@ -3,6 +3,7 @@
 //!
 //! An implementation of JSON Schema that is not ours judges: Debian's python3-jsonschema, through `judge.py`.
 
+mod configuration;
 mod documents;
 mod interfaces;
 mod schema;

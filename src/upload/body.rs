@@ -67,6 +67,11 @@ impl Pace {
         }
     }
 
+    /// Bytes that the kernel has been given of this body.
+    pub(super) fn given(&self) -> u64 {
+        self.given.load(Ordering::Relaxed)
+    }
+
     /// Bytes that have arrived. Where the kernel does not report this: bytes that it has accepted, which is slightly
     /// more.
     pub(super) fn arrived(&self, info: Option<&TcpInfo>) -> u64 {

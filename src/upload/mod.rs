@@ -51,6 +51,7 @@ pub use self::{
     flash::erase_spool,
     gate::Gate,
     settings::{Peers, Settings, Store},
+    transfer::Flight,
 };
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use self::{flash::hostile_spool, grant::hostile_grant};
@@ -79,6 +80,8 @@ pub struct UploadStatus {
     pub erased: Erased,
     /// Clips and bytes dropped to make room for newer ones, since the start.
     pub dropped: Erased,
+    /// Those of them whose bytes are being sent.
+    pub flights: Vec<Flight>,
     /// The pace of transfers, bytes of payload a second.
     pub pace: u64,
     /// The kernel feature missing for that pace; absent if none is missing.
@@ -132,6 +135,7 @@ pub fn start(settings: Settings, clock: Clock, events: impl Fn(Event) + Send + S
         peers: Mutex::new(Arc::new(peers)),
         pacer: Mutex::new(Pacer::new(upload.uplink_kbps)),
         kept: Mutex::new(None),
+        flights: Mutex::default(),
         last_fault: Mutex::new(None),
         faults: Faults::new(conditions),
         on_flash,
@@ -189,6 +193,7 @@ impl Uploads {
         UploadStatus {
             generation: self.shared.gate.generation(),
             transfers: spool.in_flight(),
+            flights: lock(&self.shared.flights).clone(),
             spool: spool.held(),
             memory_bytes: spool.memory(),
             flash: flash.held,

@@ -3,7 +3,7 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, Mutex, atomic::Ordering},
     time::Duration,
 };
 
@@ -16,6 +16,7 @@ use tokio::{
     pin, select,
     time::{Instant, MissedTickBehavior, interval},
 };
+use uuid::Uuid;
 
 use super::{
     Event, Peers, Shared,
@@ -45,6 +46,40 @@ const SLOWEST: u64 = 4_000;
 const LOOK: Duration = Duration::from_millis(50);
 /// A refused clip waits this long, unless the engine lets it retry earlier (`docs/protocol.md#refusals`).
 const REFUSED: Duration = Duration::from_secs(15 * 60);
+
+/// A clip on its way, and how far it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Flight {
+    /// The clip, or the part of one.
+    pub id: Uuid,
+    /// Bytes of it that have been sent; a few kilobytes may still be in the kernel.
+    pub sent: u64,
+    /// Bytes in all.
+    pub bytes: u64,
+}
+
+/// Keeps a transfer in the list of those under way for as long as it is.
+struct UnderWay<'a> {
+    flights: &'a Mutex<Vec<Flight>>,
+    id: Uuid,
+}
+
+impl<'a> UnderWay<'a> {
+    fn begin(flights: &'a Mutex<Vec<Flight>>, job: &Job) -> Self {
+        lock(flights).push(Flight { id: job.id, sent: 0, bytes: job.bytes });
+        Self { flights, id: job.id }
+    }
+
+    fn sent(&self, sent: u64) {
+        lock(self.flights).iter_mut().filter(|flight| flight.id == self.id).for_each(|flight| flight.sent = sent.min(flight.bytes));
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        lock(self.flights).retain(|flight| flight.id != self.id);
+    }
+}
 
 /// A checked grant: one clip may be sent to one URL for a limited time.
 struct Granted {
@@ -223,7 +258,7 @@ impl Shared {
         let (gauge, peer) = (session.guard().gauge(), session.peer());
         gauge.pace(rate);
         let exchange = session.send(request, ANSWER);
-        let answer = self.watch_progress(exchange, &gauge, &pace, &endpoint.host, job.bytes).await;
+        let answer = self.watch_progress(exchange, &gauge, &pace, &endpoint.host, job).await;
         // What failed is closed here, and its TCP_INFO read.
         let session = answer.is_ok().then_some(session);
         if pace.swallowed.load(Ordering::Relaxed) && PATHS.segment(peer).is_some() {
@@ -250,10 +285,11 @@ impl Shared {
         gauge: &Gauge,
         pace: &Pace,
         host: &str,
-        bytes: u64,
+        job: &Job,
     ) -> Result<Answer, Fault> {
         let begun = Instant::now();
-        let longest = LONGEST + Duration::from_secs(bytes / SLOWEST);
+        let longest = LONGEST + Duration::from_secs(job.bytes / SLOWEST);
+        let under_way = UnderWay::begin(&self.flights, job);
         let (mut arrived, mut moved) = (0, begun);
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -264,6 +300,7 @@ impl Shared {
                 biased;
                 answer = &mut exchange => return answer,
                 now = look.tick() => {
+                    under_way.sent(pace.given());
                     let info = gauge.read();
                     let so_far = pace.arrived(info.as_ref());
                     if so_far > arrived {

@@ -22,6 +22,7 @@ use super::{
     lock,
     pacing::Pacer,
     spool::{Job, Next, Outcome},
+    transfer::Flight,
     vendor::Listener,
 };
 
@@ -37,6 +38,8 @@ pub(super) struct Shared {
     pub(super) pacer: Mutex<Pacer>,
     /// Connections for the next part.
     pub(super) kept: Mutex<Option<Kept>>,
+    /// The transfers whose bytes are being sent.
+    pub(super) flights: Mutex<Vec<Flight>>,
     pub(super) last_fault: Mutex<Option<String>>,
     pub(super) faults: Faults,
     /// How a clip's file is read.

@@ -12,11 +12,13 @@ use care_protocol::ClipKind;
 use super::{
     MediaError, MediaStatus, Outlet, backend, clip,
     drops::DropCounters,
+    live::Live,
     motion::{
         self, Events, bitstream,
         built_in::{self, KeyframeWatch},
         onvif::{self, MetadataSink},
     },
+    recent::Recent,
     recording,
     ring::Ring,
     snapshot::{self, Snapshots},
@@ -41,6 +43,8 @@ pub struct Media {
     rings: Vec<Arc<Ring>>,
     clips: Arc<clip::Counts>,
     recording: Option<Arc<recording::Counts>>,
+    recent: Arc<Recent>,
+    live: Live,
     snapshots: Arc<snapshot::Counts>,
     stop: StopSignal,
     running: Mutex<Running>,
@@ -105,18 +109,18 @@ impl Media {
         conditions: Conditions,
     ) -> Result<Self, MediaError> {
         let (events, queue) = Events::new();
+        let ring = || Arc::new(Ring::new(config.pre_roll, config.pre_roll_bytes));
+        let (main, recent, stop) = (ring(), Arc::<Recent>::default(), StopSignal::default());
         let media = Self {
             outlet,
             events,
-            rings: [Some(&sources.main), sources.low.as_ref()]
-                .into_iter()
-                .flatten()
-                .map(|_| Arc::new(Ring::new(config.pre_roll, config.pre_roll_bytes)))
-                .collect(),
+            live: Live::new(main.clone(), recent.clone(), stop.clone()),
+            rings: std::iter::once(main).chain(sources.low.as_ref().map(|_| ring())).collect(),
             clips: Arc::default(),
             recording: recording.map(|_| Arc::default()),
+            recent,
             snapshots: Arc::default(),
-            stop: StopSignal::default(),
+            stop,
             running: Mutex::default(),
         };
         media.run(sources, config, recording, queue, &conditions)?;
@@ -214,6 +218,7 @@ impl Media {
             pre_roll: config.pre_roll,
             events: queue,
             counts: self.clips.clone(),
+            recent: self.recent.clone(),
             conditions: conditions.clone(),
             drops,
             card: self.recording.clone(),
@@ -248,12 +253,18 @@ impl Media {
         }
     }
 
-    /// Erases the pre-roll and any clip being recorded: they belong to the account before (docs/protocol.md#the-switch). What
+    /// What can be seen of it beside it.
+    pub fn live(&self) -> Live {
+        self.live.clone()
+    }
+
+    /// Erases the pre-roll, the newest events and any clip being recorded: they belong to the account before (docs/protocol.md#the-switch). What
     /// goes to the SD card stays. Call it after the gate has closed and before it opens for the next account.
     pub fn forget(&self) {
         for ring in &self.rings {
             ring.erase();
         }
+        self.recent.erase();
     }
 
     /// Starts a clip that a person asks for.

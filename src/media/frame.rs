@@ -61,6 +61,15 @@ impl Format {
         }
     }
 
+    /// The type of an MP4 file of it (RFC 6381), as browsers ask for it: `video/mp4; codecs="avc1.64001F"`.
+    pub(super) fn media_type(&self) -> String {
+        let codecs = match self.codec {
+            Codec::H264 => h264::codecs(&self.configuration),
+            Codec::H265 => h265::codecs(&self.configuration),
+        };
+        format!("video/mp4; codecs=\"{codecs}\"")
+    }
+
     /// The parameter sets as a sample holds them: NAL units, each prefixed by its length in four bytes.
     pub(super) fn parameter_sets(&self) -> Vec<u8> {
         let mut data = Vec::new();

@@ -13,6 +13,12 @@ use super::usability::Usability;
 /// No slice header is longer than this up to its last field that is read.
 const SLICE_HEADER: usize = 64;
 
+/// The codec as browsers name it (RFC 6381, 3.3): `avc1.64001F`.
+pub(super) fn codecs(avcc: &[u8]) -> String {
+    let [_, profile, constraints, level, ..] = *avcc else { return "avc1".into() };
+    format!("avc1.{profile:02X}{constraints:02X}{level:02X}")
+}
+
 /// How a stream is coded, in the terms of the standard: `H.264 High 4:2:2, interlaced`. `avcc` is an
 /// AVCDecoderConfigurationRecord (ISO/IEC 14496-15, 5.3.3.1).
 pub(super) fn describe(avcc: &[u8]) -> String {
@@ -388,6 +394,12 @@ mod tests {
         ] {
             assert_eq!(describe(&avcc(options)), said, "{options:?}");
         }
+    }
+
+    #[test]
+    fn browsers_are_told_profile_constraints_and_level() {
+        assert_eq!(codecs(&[1, 100, 0, 31, 255]), "avc1.64001F");
+        assert_eq!(codecs(&[1, 66, 0xC0]), "avc1");
     }
 
     /// Some cameras send an SPS whose optional end (VUI) is cut off, or has bytes behind it.

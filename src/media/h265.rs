@@ -19,6 +19,21 @@ const SLICE_HEADER: usize = 64;
 /// Where an HEVCDecoderConfigurationRecord says how many arrays of NAL units follow.
 const ARRAYS: usize = 22;
 
+/// The codec as browsers name it (ISO/IEC 14496-15, annex E.3): `hvc1.1.6.L93.B0`.
+pub(super) fn codecs(hvcc: &[u8]) -> String {
+    let [_, profile, c0, c1, c2, c3, constraints @ ..] = hvcc else { return "hvc1".into() };
+    let (Some(level), Some(constraints)) = (hvcc.get(12), constraints.get(..6)) else { return "hvc1".into() };
+    let space = ["", "A", "B", "C"][usize::from(profile >> 6)];
+    let tier = if profile & 0x20 == 0 { 'L' } else { 'H' };
+    let compatible = u32::from_be_bytes([*c0, *c1, *c2, *c3]).reverse_bits();
+    let mut codecs = format!("hvc1.{space}{}.{compatible:X}.{tier}{level}", profile & 31);
+    let used = constraints.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+    for byte in &constraints[..used] {
+        codecs += &format!(".{byte:X}");
+    }
+    codecs
+}
+
 /// How a stream is coded: `H.265 Main 10`. `hvcc` is an HEVCDecoderConfigurationRecord (ISO/IEC 14496-15, 8.3.3.1).
 pub(super) fn describe(hvcc: &[u8]) -> String {
     match hvcc.get(1).map(|byte| byte & 31) {

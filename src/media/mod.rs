@@ -5,6 +5,7 @@
 //! ```text
 //! FrameSource ─ Session ─┬─ Ring ─ clip ─ Mp4 ─ Outlet        source: where frames come from (rtsp, gstreamer)
 //!      ▲                 ├─ Ring ─ recording ─ Mp4 ─ card     supervisor: retry, counters, conditions
+//!      │                 ├─ Ring ─ live view ─ Mp4 ─ status page
 //!  Supervisor            └─ grey pictures ─ motion            everything else knows frames alone
 //! ```
 
@@ -17,8 +18,10 @@ mod frame;
 mod gstreamer;
 mod h264;
 mod h265;
+mod live;
 mod motion;
 mod mp4;
+mod recent;
 mod recording;
 mod retry;
 mod ring;
@@ -54,9 +57,11 @@ use self::without_gstreamer as backend;
 
 pub use camera::{Media, Sources};
 pub use frame::{Codec, Format, Frame};
+pub use live::{Live, NoView, VIEWERS, View};
 pub use motion::onvif::Blind;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use motion::{onvif::metadata_document, socket::motion_socket_input};
+pub use recent::{Became, MotionEvent};
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use rtp::hostile::packets as rtp_packets;
 #[cfg(any(test, feature = "fuzzing"))]

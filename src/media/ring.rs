@@ -8,6 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::sync::{Notify, futures::Notified};
+
 use super::frame::{Format, Frame};
 
 /// The shortest time.
@@ -20,6 +22,8 @@ pub(super) struct Ring {
     max_bytes: usize,
     held: Mutex<Held>,
     pushed: Condvar,
+    /// The same for readers that are tasks.
+    pushed_task: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -84,7 +88,7 @@ impl Ring {
     /// Holds at least `span`, of the stream and of the time that passes, beginning with a keyframe, unless that takes more than `max_bytes`. The newest frame is held even
     /// if it alone is larger.
     pub fn new(span: Duration, max_bytes: usize) -> Self {
-        Self { span, max_bytes, held: Mutex::default(), pushed: Condvar::new() }
+        Self { span, max_bytes, held: Mutex::default(), pushed: Condvar::new(), pushed_task: Notify::new() }
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
@@ -122,6 +126,12 @@ impl Ring {
         }
         drop(held);
         self.pushed.notify_all();
+        self.pushed_task.notify_waiters();
+    }
+
+    /// Resolves once a frame is pushed after this call. Make it first, then look with [`Self::next`] without patience.
+    pub fn until_pushed(&self) -> Notified<'_> {
+        self.pushed_task.notified()
     }
 
     /// Erases everything held. Readers go on at the next keyframe.

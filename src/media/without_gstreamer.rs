@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::{
     MediaError,
     frame::Frame,
@@ -57,6 +59,19 @@ impl SoundEncoder {
 
     pub fn push(&self, _: Sound) {
         match *self {}
+    }
+}
+
+/// Makes no JPEG.
+pub(super) struct Jpegs;
+
+impl Jpegs {
+    pub fn new(_: StopSignal) -> Self {
+        Self
+    }
+
+    pub fn jpeg(&mut self, _: Frame) -> Result<Option<Bytes>, String> {
+        Ok(None)
     }
 }
 

@@ -39,6 +39,7 @@ use super::{
     drops::DropCounters,
     frame::Frame,
     motion::Event,
+    recent::{Became, Recent},
     recording,
     ring::{Next, Ring},
     snapshot::Snapshots,
@@ -98,6 +99,7 @@ pub(super) struct Parts {
     pub pre_roll: Duration,
     pub events: mpsc::Receiver<Event>,
     pub counts: Arc<Counts>,
+    pub recent: Arc<Recent>,
     pub conditions: Conditions,
     pub snapshots: Snapshots,
     pub drops: DropCounters,
@@ -168,9 +170,36 @@ impl Recorder {
     fn run(&mut self) {
         while !self.parts.stop.is_raised() {
             if let Ok(event) = self.parts.events.recv_timeout(TICK) {
+                let number = self.parts.recent.begin(event.kind, event.at, self.picture());
+                let before = self.tally();
                 self.handle(event);
+                self.parts.recent.end(number, Self::became(before, self.tally()));
             }
             self.tend();
+        }
+    }
+
+    /// The newest keyframe, of the smaller stream if there is one.
+    fn picture(&self) -> Option<Frame> {
+        let ring = &self.parts.streams.last()?.ring;
+        ring.newest_key().and_then(|at| ring.at(at)).map(Frame::without_units)
+    }
+
+    /// Clips recorded and erased, events refused and missed. Only this thread counts them.
+    fn tally(&self) -> [u64; 4] {
+        let Counts { recorded, erased, refused, missed, .. } = &*self.parts.counts;
+        [recorded, erased, refused, missed].map(|count| count.load(Ordering::Relaxed))
+    }
+
+    /// What became of an event, told by the counts before and after it.
+    fn became(before: [u64; 4], after: [u64; 4]) -> Became {
+        let [recorded, erased, refused, missed] = std::array::from_fn(|n| after[n] - before[n]);
+        match (recorded, erased, refused, missed) {
+            (_, 1.., ..) => Became::Erased,
+            (1.., ..) => Became::Recorded(recorded),
+            (.., 1..) => Became::Missed,
+            (.., 1.., _) => Became::NotAllowed,
+            _ => Became::Ended,
         }
     }
 

@@ -35,6 +35,7 @@ use crate::config::Source;
 use decoder::{DECODERS, Decoders};
 use description::Description;
 pub(super) use sound::SoundEncoder;
+pub(super) use stills::Decoded as Jpegs;
 
 /// Whether this build can decode pictures: with whichever decoders are installed.
 pub(super) const DECODES: bool = true;

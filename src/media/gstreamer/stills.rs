@@ -36,7 +36,7 @@ const ENCODER: &str = "videoconvert ! video/x-raw,format=BGRx ! videoconvert \
                        ! video/x-raw,format=I420,colorimetry=(string)1:4:7:1 ! jpegenc";
 
 /// Decodes what the stream has.
-pub(super) struct Decoded {
+pub(in crate::media) struct Decoded {
     h264: &'static [&'static str],
     within: Duration,
     /// The thread of the last picture.
@@ -54,8 +54,11 @@ impl Decoded {
         Self { h264, within, last: None, stop }
     }
 
-    /// `None` if nothing here can decode such a stream, or make a JPEG.
+    /// `None` if nothing here can decode such a stream, or make a JPEG, or the picture is too large for that.
     pub fn jpeg(&mut self, keyframe: Frame) -> Result<Option<Bytes>, String> {
+        if u32::from(keyframe.format.width) * u32::from(keyframe.format.height) > MOST_PIXELS {
+            return Ok(None);
+        }
         if self.last.take_if(|last| last.is_finished()).is_none() && self.last.is_some() {
             return Err("the decoder has not finished the picture before".into());
         }

@@ -62,8 +62,18 @@ pub(super) struct Mp4 {
     /// How many of them are the header.
     header: usize,
     entries: Vec<EntryPoint>,
+    pace: Pace,
     /// What [`Self::progressive`] needs.
     tables: Option<Tables>,
+}
+
+/// When a fragment is complete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pace {
+    /// At the next keyframe, or after [`FRAGMENT`]: a file.
+    File,
+    /// At the next frame, once it is known how frames are ordered: somebody watches it as it is filmed.
+    Live,
 }
 
 /// The next bytes of the file.
@@ -121,6 +131,7 @@ impl Mp4 {
             bytes: 0,
             header: 0,
             entries: Vec::new(),
+            pace: Pace::File,
             tables: None,
         }
     }
@@ -135,6 +146,11 @@ impl Mp4 {
         Self { tables: Some(Tables::default()), ..self }
     }
 
+    /// With a fragment for each frame, and without what an index needs: it may go on for weeks.
+    pub fn live(self) -> Self {
+        Self { pace: Pace::Live, ..self }
+    }
+
     /// Adds the next frame, and returns the fragment before it if that is complete. Leaves out pictures shown before the first
     /// keyframe: they refer to a GOP that is not in the file.
     pub fn push(&mut self, frame: Frame) -> Option<Fragment> {
@@ -142,7 +158,8 @@ impl Mp4 {
         if frame.pts < self.origin {
             return None;
         }
-        let whole = self.pending.first().is_some_and(|first| frame.key || frame.pts.saturating_sub(first.pts) >= FRAGMENT);
+        let longest = if self.pace == Pace::Live && self.knows_order() { Duration::ZERO } else { FRAGMENT };
+        let whole = self.pending.first().is_some_and(|first| frame.key || frame.pts.saturating_sub(first.pts) >= longest);
         let fragment = if whole { self.cut(Then::Frame(&frame)) } else { None };
         self.pending.push(frame);
         fragment
@@ -287,7 +304,7 @@ impl Mp4 {
             Header { format: &self.format, identity: &self.identity, sound, lead, whole: None }.write(&mut out);
             self.header = out.len();
         }
-        if let Some(first) = samples.first().filter(|first| first.sync) {
+        if let Some(first) = samples.first().filter(|first| first.sync && self.pace == Pace::File) {
             self.entries.push(EntryPoint { shown: first.shown, at: self.bytes + out.len() as u64 });
         }
         self.sequence += 1;

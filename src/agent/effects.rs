@@ -10,7 +10,7 @@ use care_engine::{Admission, CutFigures, CutProgress, Delivery, Engine, Event, P
 use care_protocol::{Cause, DeviceId, Get, Outcome, Policy, Position, Report, Topics};
 use portable_atomic::AtomicU64;
 
-use super::{Agent, Unacknowledged, mailbox::Sender, status::STATUS_SOON};
+use super::{Agent, Unacknowledged, mailbox::Sender, status::STATUS_SOON, stopwatch::Stopwatch};
 use crate::{
     clock::Clock, conditions::Conditions, http::Origin, link::Link, logging, media::Media, status::SharedStatus, store::StoreThread,
     upload::Gate,
@@ -35,6 +35,7 @@ pub(super) struct AgentPorts<'a> {
     pub(super) deferred_record: &'a mut Option<(u64, Vec<u8>)>,
     pub(super) cut: &'a mut Option<CutFigures>,
     pub(super) unlogged_cuts: &'a mut Vec<CutFigures>,
+    pub(super) stopwatch: &'a mut Stopwatch,
     pub(super) next_status_at: &'a mut Instant,
 }
 
@@ -47,6 +48,7 @@ impl Ports for AgentPorts<'_> {
         let own = self.gate.cut(keep);
         match self.gate.cut_figures(own) {
             Some(figures) => {
+                self.stopwatch.cut();
                 self.unlogged_cuts.push(figures);
                 CutProgress::Done(figures)
             }
@@ -77,6 +79,7 @@ impl Ports for AgentPorts<'_> {
     /// Hands a record to the store, or defers it while clips erased by a cut may still be on flash: a restart must never find
     /// a record together with a clip that an earlier document has erased. Only the newest record is deferred, as in the store.
     fn persist(&mut self, ticket: u64, record: Vec<u8>) {
+        self.stopwatch.writing(ticket);
         if self.gate.erasures_settled() {
             *self.deferred_record = None;
             self.store.write(ticket, record);
@@ -89,6 +92,7 @@ impl Ports for AgentPorts<'_> {
         if let Some(Unacknowledged { ack, received }) = self.unacknowledged.remove(&delivery) {
             self.link.ack(ack);
             *self.acknowledged = self.acknowledged.or(received);
+            self.stopwatch.acknowledged(delivery);
         }
     }
 
@@ -98,6 +102,7 @@ impl Ports for AgentPorts<'_> {
         let arrived = self.acknowledged.filter(|_| report.outcome == Outcome::Applied && report.cause == Cause::Document);
         let took = arrived.map(|arrived| self.clock.now().boot.saturating_sub(arrived));
         self.status.observe(|observed| observed.report(report.outcome, took));
+        self.stopwatch.reporting(ticket);
         // After the link's task: a log line wakes the journal, which would run first on a single processor.
         tokio::spawn(async move { log(&report) });
     }
@@ -147,6 +152,7 @@ impl Agent {
             deferred_record: &mut self.deferred_record,
             cut: &mut self.cut,
             unlogged_cuts: &mut self.unlogged_cuts,
+            stopwatch: &mut self.stopwatch,
             next_status_at: &mut self.next_status_at,
         };
         (&mut self.engine, ports)
@@ -167,6 +173,7 @@ impl Agent {
     pub(super) fn end_cut(&mut self) {
         let Some(figures) = self.cut.and_then(|own| self.gate.cut_figures(own)) else { return };
         self.cut = None;
+        self.stopwatch.cut();
         self.unlogged_cuts.push(figures);
         self.handle(Event::CutDone(figures));
     }

@@ -1,6 +1,8 @@
 //! Turns what the link and the other threads report into engine events. What the engine does not need is handled here.
 
-use care_engine::{Delivery, Event, Fetched, Message, Ports};
+use std::time::Instant;
+
+use care_engine::{Delivery, Event, Fetched, Message, Ports, Resource};
 use care_protocol::Topic;
 
 use super::{Agent, Unacknowledged, mailbox::WorkerEvent};
@@ -27,6 +29,9 @@ impl Agent {
                     self.unacknowledged.insert(delivery, Unacknowledged { ack, received });
                     delivery
                 });
+                if matches!(topic, Topic::Entitlement | Topic::Answer) {
+                    self.stopwatch.document(at, delivery);
+                }
                 Event::Message(Message {
                     connection,
                     topic,
@@ -38,7 +43,10 @@ impl Agent {
                     valid_until: self.broker_valid_until,
                 })
             }
-            link::Event::Published { ticket } => Event::Published { ticket },
+            link::Event::Published { ticket } => {
+                self.stopwatch.reported(ticket).into_iter().for_each(|stages| self.status.time_switch(stages));
+                Event::Published { ticket }
+            }
             link::Event::Lost { connection, .. } => {
                 if connection.is_some() {
                     self.unacknowledged.clear();
@@ -60,6 +68,7 @@ impl Agent {
         match event {
             WorkerEvent::Store(Written::Done { ticket }) => {
                 self.store_fault = None;
+                self.stopwatch.written(ticket).into_iter().for_each(|stages| self.status.time_switch(stages));
                 self.handle(Event::Written { ticket });
             }
             WorkerEvent::Store(Written::Failed { ticket, why }) => {
@@ -86,6 +95,9 @@ impl Agent {
             WorkerEvent::Upload(upload::Event::Uploader) => self.handle_uploader_event(),
             WorkerEvent::Fetched(resource, fetched) => {
                 if let Fetched::Found(body) = &fetched {
+                    if resource == Resource::Entitlement {
+                        self.stopwatch.document(Instant::now(), None);
+                    }
                     self.monitor.server_certificate("the API's", self.config.cloud.endpoint.authority(), body.valid_until);
                 }
                 self.handle(Event::Fetched(resource, fetched));
@@ -93,6 +105,7 @@ impl Agent {
             WorkerEvent::Media(media) => {
                 // The camera's owner may have changed while the pipeline was starting.
                 media.forget();
+                self.status.set_live(media.live());
                 self.media = Some(*media);
             }
         }

@@ -10,6 +10,7 @@
 //! | `api` | fetches entitlement and keyset over HTTPS |
 //! | `reload`, `certificates` | SIGHUP, and certificates replaced on disk |
 //! | `conditions`, `status` | what is wrong, and the status document |
+//! | `stopwatch` | how long the stages of a switch take |
 //! | `shutdown` | stops everything within five seconds |
 
 mod api;
@@ -21,6 +22,7 @@ mod mailbox;
 mod reload;
 mod shutdown;
 mod status;
+mod stopwatch;
 mod wiring;
 
 use std::{
@@ -57,6 +59,7 @@ use crate::{
 };
 use conditions::ConditionMonitor;
 use mailbox::Mailbox;
+use stopwatch::Stopwatch;
 
 /// The longest sleep. The runtime's clock stops during suspend; BOOTTIME does not, so it is read again at least this often.
 const MAX_SLEEP: Duration = Duration::from_secs(10);
@@ -149,6 +152,7 @@ struct Agent {
     next_status_at: Instant,
     /// Cuts to log with the next status update. A log line wakes the journal, and persisting and reporting a switch come first.
     unlogged_cuts: Vec<CutFigures>,
+    stopwatch: Stopwatch,
     store_fault: Option<String>,
     /// When the device's certificate expires, since 1970; `None` without TLS.
     certificate_ends: Option<Duration>,
@@ -205,7 +209,10 @@ impl Agent {
     fn tick(&mut self) {
         match self.cut {
             Some(_) => self.end_cut(),
-            None => self.handle(Event::Tick),
+            None => {
+                self.stopwatch.due();
+                self.handle(Event::Tick);
+            }
         }
     }
 }

@@ -58,9 +58,11 @@ impl Agent {
     }
 
     /// Adds the newest switch to the history for support.
-    pub(super) fn record_switch(&self) {
-        if let Some((report, order)) = self.engine.last_switch() {
-            self.status.record_switch(report, order);
+    pub(super) fn record_switch(&mut self) {
+        if let Some((report, order)) = self.engine.last_switch()
+            && self.status.record_switch(report, order)
+        {
+            self.status.time_switch(self.stopwatch.switched());
         }
     }
 }

@@ -19,6 +19,7 @@ use super::{
     certificates::{broker_tls, certificate_ends, certificate_files, peers},
     conditions::ConditionMonitor,
     mailbox::{self, WorkerEvent, mailbox},
+    stopwatch::Stopwatch,
 };
 use crate::{
     clock::{self, Clock},
@@ -109,6 +110,7 @@ impl Agent {
             started: now,
             next_status_at: now,
             unlogged_cuts: Vec::new(),
+            stopwatch: Stopwatch::new(),
             store_fault: None,
             certificate_ends: certificate_ends(&config),
             certificates,

@@ -15,13 +15,13 @@ use jiff::Timestamp;
 use serde::Serialize;
 use tokio::{sync::Notify, time::timeout};
 
-use super::{History, Observed};
+use super::{History, Observed, Stages};
 use crate::{
     conditions::Condition,
     config::Config,
     confinement::Confinement,
-    media::{MediaStatus, RecordingStatus, StreamStatus},
-    upload::vendor::UploaderStatus,
+    media::{Live, MediaStatus, RecordingStatus, StreamStatus},
+    upload::{Flight, vendor::UploaderStatus},
 };
 
 /// The whole status, as `/status.json` shows it.
@@ -76,6 +76,9 @@ pub struct StatusDocument {
     pub transfers: TransferStatus,
     /// What waits for upload, and counts of what was stored, erased and dropped.
     pub spool: SpoolStatus,
+    /// How many bytes recordings on the SD card may take, for the page.
+    #[serde(skip)]
+    pub card_quota_bytes: Option<u64>,
     /// The camera; absent without `[media]`.
     pub media: Option<MediaPart>,
     /// A vendor's own uploader; absent without `[uploader]`.
@@ -124,6 +127,9 @@ pub struct LinkStatus {
 pub struct TransferStatus {
     /// Transfers in flight.
     pub in_flight: u32,
+    /// Those of them whose bytes are being sent; the page shows them, the document does not.
+    #[serde(skip)]
+    pub flights: Vec<Flight>,
     /// The gate's generation: the number of cuts.
     pub generation: u64,
     /// The pace of transfers, bytes of payload per second.
@@ -246,6 +252,7 @@ impl StatusDocument {
                 flash_bytes_per_day: config.spool.flash_bytes_per_day,
                 ..SpoolStatus::default()
             },
+            card_quota_bytes: config.recording.as_ref().map(|recording| recording.max_bytes),
             media: config.media.as_ref().map(|_| MediaPart::default()),
             uploader: config.uploader.as_ref().map(|_| UploaderStatus::default()),
             store: StoreStatus::default(),
@@ -406,7 +413,7 @@ fn picture(stream: &StreamStatus) -> String {
     }
 }
 
-fn rights(confinement: &Confinement) -> String {
+pub(super) fn rights(confinement: &Confinement) -> String {
     let Confinement { user, capabilities, no_new_privs, landlock } = confinement;
     let capabilities = if *capabilities { "with capabilities" } else { "no capabilities" };
     let privileges = if *no_new_privs { "no new privileges" } else { "may gain privileges" };
@@ -419,7 +426,7 @@ fn recording(card: &RecordingStatus) -> String {
     format!("{}, {} frames, {} lost, {} files made room{fault}", bytes(card.bytes), card.frames, card.dropped, card.deleted)
 }
 
-fn vendors(uploader: &UploaderStatus) -> String {
+pub(super) fn vendors(uploader: &UploaderStatus) -> String {
     let UploaderStatus { stored_clips, stored_bytes, erased_clips, erased_bytes, .. } = uploader;
     let state = match (uploader.connected, uploader.open) {
         (false, _) => "not connected",
@@ -493,6 +500,8 @@ struct State {
     history: History,
     documents: Vec<Past>,
     observed: Observed,
+    live: Option<Live>,
+    version: u64,
     since: Instant,
     /// Whether something has happened that the document does not show yet.
     stale: bool,
@@ -501,8 +510,16 @@ struct State {
 impl SharedStatus {
     /// Shares a first document.
     pub fn new(document: StatusDocument) -> Self {
-        let (history, observed) = (History::default(), Observed::default());
-        let state = State { document, history, documents: Vec::new(), observed, since: Instant::now(), stale: false };
+        let state = State {
+            document,
+            history: History::default(),
+            documents: Vec::new(),
+            observed: Observed::default(),
+            live: None,
+            version: 0,
+            since: Instant::now(),
+            stale: false,
+        };
         Self { state: Mutex::new(state), changed: Notify::new() }
     }
 
@@ -510,6 +527,7 @@ impl SharedStatus {
     pub fn update(&self, change: impl FnOnce(&mut StatusDocument)) {
         let mut state = self.lock();
         change(&mut state.document);
+        state.version += 1;
         state.since = Instant::now();
         state.stale = false;
         drop(state);
@@ -531,17 +549,47 @@ impl SharedStatus {
         }
     }
 
-    /// Adds a change to the history, with the order id of the document in force, and counts it.
-    pub fn record_switch(&self, report: &Report, order: Option<&str>) {
+    /// Adds a change to the history, with the order id of the document in force, and counts it. Returns whether it is a new one.
+    pub fn record_switch(&self, report: &Report, order: Option<&str>) -> bool {
         let mut state = self.lock();
-        if state.history.record(report, order) {
+        let is_new = state.history.record(report, order);
+        if is_new {
             state.observed.switch(report);
         }
+        is_new
     }
 
     /// Counts something for `/metrics`.
     pub fn observe(&self, count: impl FnOnce(&mut Observed)) {
         count(&mut self.lock().observed);
+    }
+
+    /// Sets how long the stages of the newest change took.
+    pub fn time_switch(&self, stages: Stages) {
+        self.lock().history.time(stages);
+    }
+
+    /// Sets what can be seen of the camera, once media has started.
+    pub fn set_live(&self, live: Live) {
+        self.lock().live = Some(live);
+    }
+
+    /// What can be seen of the camera.
+    pub fn live(&self) -> Option<Live> {
+        self.lock().live.clone()
+    }
+
+    /// How often the document has been updated.
+    pub fn version(&self) -> u64 {
+        self.lock().version
+    }
+
+    /// Waits until it has been updated after this version.
+    pub async fn changed_since(&self, version: u64) {
+        let changed = self.changed.notified();
+        if self.version() == version {
+            changed.await;
+        }
     }
 
     /// Erases the history and the order, because the camera's owner has changed.

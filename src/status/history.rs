@@ -37,6 +37,20 @@ impl From<&Past> for PastDocument {
     }
 }
 
+/// How long the stages of a switch took, microseconds since its document was received; without one, since it became due. A stage
+/// that was not needed, or has not happened yet, is absent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Stages {
+    /// Nothing that the plan does not allow can leave any more.
+    pub cut: Option<u64>,
+    /// The new state is on flash.
+    pub written: Option<u64>,
+    /// The document's PUBACK was handed to the connection.
+    pub acknowledged: Option<u64>,
+    /// The broker has acknowledged the report.
+    pub reported: Option<u64>,
+}
+
 /// One change of mode or document.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Change {
@@ -44,6 +58,8 @@ pub struct Change {
     pub report: Report,
     /// The order id of the document in force then.
     pub order: Option<String>,
+    /// How long its stages took.
+    pub stages: Stages,
 }
 
 /// The newest changes, oldest first.
@@ -59,8 +75,13 @@ impl History {
         if self.0.len() == MOST {
             self.0.pop_front();
         }
-        self.0.push_back(Change { report: report.clone(), order: order.map(str::to_owned) });
+        self.0.push_back(Change { report: report.clone(), order: order.map(str::to_owned), stages: Stages::default() });
         true
+    }
+
+    /// Sets how long the stages of the newest change took.
+    pub fn time(&mut self, stages: Stages) {
+        self.0.back_mut().into_iter().for_each(|change| change.stages = stages);
     }
 
     /// Erases the history, because the camera has another owner.
@@ -69,7 +90,7 @@ impl History {
     }
 
     /// The changes, oldest first.
-    pub fn changes(&self) -> impl Iterator<Item = &Change> {
+    pub fn changes(&self) -> impl DoubleEndedIterator<Item = &Change> {
         self.0.iter()
     }
 }
@@ -109,6 +130,9 @@ mod tests {
             assert!(history.record(&report(seq), Some("KC-1")));
             assert!(!history.record(&report(seq), Some("KC-1")));
         }
+        let stages = Stages { cut: Some(40), ..Stages::default() };
+        history.time(stages);
+        assert_eq!(history.changes().map(|change| change.stages).next_back(), Some(stages));
         let kept: Vec<u64> = history.changes().map(|change| change.report.seq).collect();
         assert_eq!(kept, (37..=100).collect::<Vec<_>>());
         history.forget();

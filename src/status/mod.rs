@@ -1,13 +1,16 @@
-//! The agent's status: one document, a page that shows it, metrics, and a server for all three. The control thread keeps
-//! [`SharedStatus`] up to date. The server only reads it, on its own thread, so that a reader cannot delay a
-//! switch. It listens on loopback or a unix socket only.
+//! The agent's status: one document, a page that shows it with what the camera films, metrics, and a server for all. The control
+//! thread keeps [`SharedStatus`] up to date. The server only reads it, on its own thread, so that a reader cannot delay a switch. It
+//! listens on loopback or a unix socket only.
 
+mod body;
 mod client;
 mod document;
+mod events;
 mod history;
 mod metrics;
 mod observed;
 mod page;
+mod pictures;
 mod sections;
 mod server;
 #[cfg(test)]
@@ -19,7 +22,7 @@ pub use document::{
     CertificateStatus, ClockStatus, LinkStatus, MediaPart, NextChange, SharedStatus, SpoolStatus, StatusDocument, StoreStatus,
     TransferStatus,
 };
-pub use history::{Change, History, PastDocument};
+pub use history::{Change, History, PastDocument, Stages};
 pub use observed::Observed;
 pub use server::Server;
 #[cfg(any(test, feature = "fuzzing"))]

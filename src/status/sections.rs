@@ -27,6 +27,7 @@ impl StatusDocument {
     pub fn set_uploads(&mut self, uploads: &UploadStatus) {
         self.transfers = TransferStatus {
             in_flight: uploads.transfers,
+            flights: uploads.flights.clone(),
             generation: uploads.generation.0,
             pace: uploads.pace,
             pace_fault: uploads.pace_fault.clone(),

@@ -6,6 +6,7 @@ use std::{
     fs, io,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
+    pin::pin,
     sync::Arc,
     thread,
     time::Duration,
@@ -14,7 +15,7 @@ use std::{
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode,
-    header::{ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, X_CONTENT_TYPE_OPTIONS},
+    header::{ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS},
 };
 use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
@@ -28,7 +29,11 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{History, PastDocument, SharedStatus, StatusDocument, metrics, page, words};
+use super::{
+    History, PastDocument, SharedStatus, StatusDocument,
+    body::{Body, Lasting},
+    events, metrics, page, pictures, words,
+};
 use crate::{
     backoff::{Backoff, Delays, Jitter},
     conditions::{Conditions, Kind},
@@ -38,7 +43,7 @@ use crate::{
 
 /// How many connections are served at a time. Further ones are closed at once.
 const MOST_CONNECTIONS: usize = 16;
-/// The time limit of a connection.
+/// The time limit of a connection, unless its answer is a stream; then that of what is left of it when it has ended.
 const LIFETIME: Duration = Duration::from_secs(10);
 /// The time limit for a request to arrive.
 const REQUEST_WITHIN: Duration = Duration::from_secs(5);
@@ -48,6 +53,10 @@ const REQUEST_MOST: usize = 8 * 1024;
 const HEADERS_MOST: usize = 32;
 /// A control loop that has not updated the status for this long is stuck.
 const STUCK_AFTER: Duration = Duration::from_secs(10);
+
+/// What the page may load: itself, and nothing from elsewhere. The live view is a `blob:` that its script fills.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; media-src 'self' blob:; connect-src 'self'; \
+                      base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// Pauses between attempts to listen.
 const PAUSES: Delays = Delays::new(Duration::from_secs(1), Duration::from_secs(30), Jitter::None);
@@ -222,6 +231,7 @@ impl Listener {
 
 /// Accepts connections until the listener is lost.
 async fn accept(listener: Listener, status: Arc<SharedStatus>) {
+    let served = Served { status, subscribers: Arc::new(Semaphore::new(events::SUBSCRIBERS)) };
     let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
     loop {
         let accepted = select! {
@@ -239,21 +249,38 @@ async fn accept(listener: Listener, status: Arc<SharedStatus>) {
         };
         let Ok(place) = places.clone().try_acquire_owned() else { continue };
         let over_tcp = matches!(listener, Listener::Tcp(_));
-        let status = status.clone();
+        let served = served.clone();
         tokio::spawn(async move {
-            serve_connection(stream, over_tcp, status).await;
+            serve_connection(stream, over_tcp, served).await;
             drop(place);
         });
     }
 }
 
+/// What is served.
+#[derive(Clone)]
+struct Served {
+    status: Arc<SharedStatus>,
+    /// Places for those that `/events` keeps up to date.
+    subscribers: Arc<Semaphore>,
+}
+
 /// Serves one connection.
-async fn serve_connection(stream: impl Stream + 'static, over_tcp: bool, status: Arc<SharedStatus>) {
+async fn serve_connection(stream: impl Stream + 'static, over_tcp: bool, served: Served) {
+    let lasting = Lasting::default();
+    let answers = lasting.clone();
     let service = service_fn(move |request| {
-        let status = status.clone();
+        let (served, lasting) = (served.clone(), answers.clone());
         async move {
-            status.wait_until_fresh().await;
-            Ok::<_, Infallible>(answer(&request, over_tcp, &status))
+            served.status.wait_until_fresh().await;
+            let answer = match refuse(&request, over_tcp) {
+                Some(refused) => refused,
+                None => match streams(&request, &served, &lasting).await {
+                    Some(answer) => answer,
+                    None => answer(&request, &served.status),
+                },
+            };
+            Ok::<_, Infallible>(answer)
         }
     });
     let connection = http1::Builder::new()
@@ -263,7 +290,18 @@ async fn serve_connection(stream: impl Stream + 'static, over_tcp: bool, status:
         .max_headers(HEADERS_MOST)
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service);
-    match timeout(LIFETIME, connection).await {
+    let mut connection = pin!(connection);
+    let mut served = timeout(LIFETIME, connection.as_mut()).await;
+    if served.is_err()
+        && let Some(ended) = lasting.ended()
+    {
+        served = select! {
+            served = connection.as_mut() => Ok(served),
+            // What has been fed may still be on its way.
+            _ = ended => timeout(LIFETIME, connection).await,
+        };
+    }
+    match served {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::debug!(%error, "a status connection ended"),
         Err(_) => tracing::debug!("a status connection took too long"),
@@ -273,19 +311,43 @@ async fn serve_connection(stream: impl Stream + 'static, over_tcp: bool, status:
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
-type Answer = Response<Full<Bytes>>;
+pub(super) type Answer = Response<Body>;
 
-fn answer(request: &Request<Incoming>, over_tcp: bool, status: &SharedStatus) -> Answer {
+/// Why this request gets no answer.
+fn refuse(request: &Request<Incoming>, over_tcp: bool) -> Option<Answer> {
     if over_tcp && !names_this_device(request.headers()) {
-        return text(StatusCode::MISDIRECTED_REQUEST, "this page answers only to localhost\n");
+        return Some(text(StatusCode::MISDIRECTED_REQUEST, "this page answers only to localhost\n"));
     }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut refused = text(StatusCode::METHOD_NOT_ALLOWED, "GET and HEAD only\n");
         refused.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-        return refused;
+        return Some(refused);
     }
+    None
+}
+
+/// What goes on, or takes a while: the events of the page, and what the camera films.
+async fn streams(request: &Request<Incoming>, Served { status, subscribers }: &Served, lasting: &Lasting) -> Option<Answer> {
+    if request.uri().path() != "/events" {
+        return pictures::answer(request, status, lasting).await;
+    }
+    let Ok(place) = subscribers.clone().try_acquire_owned() else {
+        return Some(text(StatusCode::SERVICE_UNAVAILABLE, "as many pages are open as are kept up to date\n"));
+    };
+    let (feed, body) = lasting.stream();
+    tokio::spawn(events::feed(feed, status.clone(), page::Words::of(request.headers()), place));
+    Some(with_body(StatusCode::OK, "text/event-stream", body))
+}
+
+fn answer(request: &Request<Incoming>, status: &SharedStatus) -> Answer {
     match request.uri().path() {
-        "/" => with_type(StatusCode::OK, "text/html; charset=utf-8", page::render(&status.read())),
+        "/" => {
+            let html = page::render(&page::Scene::of(status), page::Words::of(request.headers()));
+            with_type(StatusCode::OK, "text/html; charset=utf-8", html)
+        }
+        "/page.css" => with_type(StatusCode::OK, "text/css; charset=utf-8", page::STYLE),
+        "/page.js" => with_type(StatusCode::OK, "text/javascript; charset=utf-8", page::SCRIPT),
+        "/icon.svg" => with_type(StatusCode::OK, "image/svg+xml", page::ICON),
         "/status.json" => json(&status.read()),
         "/status.txt" => text(StatusCode::OK, &words::render(&status.read())),
         "/support.json" => json(&Support {
@@ -297,7 +359,10 @@ fn answer(request: &Request<Incoming>, over_tcp: bool, status: &SharedStatus) ->
         "/metrics" => with_type(StatusCode::OK, care_metrics::CONTENT_TYPE, metrics::render(status)),
         "/healthz" if status.age() < STUCK_AFTER => text(StatusCode::OK, "ok\n"),
         "/healthz" => text(StatusCode::SERVICE_UNAVAILABLE, "the control loop is stuck\n"),
-        _ => text(StatusCode::NOT_FOUND, "there are /, /status.json, /status.txt, /support.json, /metrics and /healthz\n"),
+        _ => text(
+            StatusCode::NOT_FOUND,
+            "there are /, /events, /live.mp4, /frame.jpg, /frame.mp4, /status.json, /status.txt, /support.json, /metrics and /healthz\n",
+        ),
     }
 }
 
@@ -310,7 +375,7 @@ struct Support {
     log: Vec<logging::Line>,
 }
 
-fn json(document: &impl Serialize) -> Response<Full<Bytes>> {
+fn json(document: &impl Serialize) -> Answer {
     match serde_json::to_string_pretty(document) {
         Ok(json) => with_type(StatusCode::OK, "application/json", json + "\n"),
         Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &format!("the document cannot be written: {error}\n")),
@@ -329,18 +394,24 @@ fn names_this_device(headers: &HeaderMap) -> bool {
     name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
-fn text(status: StatusCode, body: &str) -> Answer {
+pub(super) fn text(status: StatusCode, body: &str) -> Answer {
     with_type(status, "text/plain; charset=utf-8", body.to_owned())
 }
 
-fn with_type(status: StatusCode, content_type: &'static str, body: String) -> Answer {
-    let mut answer = Response::new(Full::new(Bytes::from(body)));
+pub(super) fn with_type(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
+    with_body(status, content_type, Body::Whole(Full::new(body.into())))
+}
+
+pub(super) fn with_body(status: StatusCode, content_type: &'static str, body: Body) -> Answer {
+    let mut answer = Response::new(body);
     *answer.status_mut() = status;
     let headers = answer.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'"));
+    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+    headers.insert("cross-origin-resource-policy", HeaderValue::from_static("same-origin"));
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     answer
 }
 
@@ -366,7 +437,8 @@ pub(crate) fn fuzz_request(input: &[u8]) -> crate::fuzzing::Verdict {
             let _ = client.read_to_end(&mut answer).await;
             answer
         };
-        tokio::join!(serve_connection(ours, true, STATUS.clone()), talk).1
+        let served = Served { status: STATUS.clone(), subscribers: Arc::new(Semaphore::new(events::SUBSCRIBERS)) };
+        tokio::join!(serve_connection(ours, true, served), talk).1
     });
     let status = answer.strip_prefix(b"HTTP/1.").and_then(|rest| rest.get(2..5));
     assert!(answer.is_empty() || status.is_some(), "{:?}", String::from_utf8_lossy(&answer));

@@ -1,9 +1,10 @@
 //! The server as untrusted clients meet it, and the document as people read it.
 
 use std::{
+    collections::BTreeMap,
     fs,
     future::ready,
-    io::{Read, Write},
+    io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     os::unix::{
         fs::PermissionsExt,
@@ -66,8 +67,11 @@ fn the_page_the_document_and_the_pulse_are_served() {
     status.update(|document| document.mode = Mode::Held);
     let page = get(address, "/");
     assert!(page.starts_with("HTTP/1.1 200 OK\r\n") && page.contains("text/html") && page.contains("8006E5A1F0C2"), "{page}");
-    assert!(page.contains("<span class=\"held\">held</span>"), "{page}");
-    assert!(!page.contains("<script"), "no script is needed");
+    assert!(page.contains("<span class=\"badge held\">held</span>"), "{page}");
+    for (path, kind) in [("/page.css", "text/css"), ("/page.js", "text/javascript"), ("/icon.svg", "image/svg+xml")] {
+        let part = get(address, path);
+        assert!(page.contains(&format!("\"{path}\"")) && part.starts_with("HTTP/1.1 200 OK\r\n") && part.contains(kind), "{path}: {part}");
+    }
     let json = get(address, "/status.json");
     let body = json.split_once("\r\n\r\n").unwrap().1;
     let document: serde_json::Value = serde_json::from_str(body).unwrap();
@@ -290,14 +294,6 @@ fn an_answer_that_is_not_the_agent_s_is_told_apart() {
 }
 
 #[test]
-fn the_page_shows_text_as_text() {
-    let status = status();
-    status.update(|document| document.model = "<script>alert('x')</script>".to_owned());
-    let page = page::render(&status.read());
-    assert!(page.contains("&lt;script&gt;") && !page.contains("<script"), "{page}");
-}
-
-#[test]
 fn people_are_warned_of_what_they_can_mend() {
     let mut document = StatusDocument::new(&config());
     document.update_warnings();
@@ -341,20 +337,93 @@ fn the_summary_names_the_worst_condition_and_how_many_more() {
     assert!(document.summary().ends_with("; uploads_failing: the store answers 503"), "{}", document.summary());
 }
 
+/// Follows `/events`.
+struct Subscriber(BufReader<TcpStream>);
+
+impl Subscriber {
+    fn new(address: SocketAddr) -> Self {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        stream.write_all(format!("GET /events HTTP/1.1\r\nHost: {address}\r\nAccept-Language: fr\r\n\r\n").as_bytes()).unwrap();
+        Self(BufReader::new(stream))
+    }
+
+    /// The status of the answer.
+    fn code(&mut self) -> String {
+        let mut line = String::new();
+        self.0.read_line(&mut line).unwrap();
+        code(&line).to_owned()
+    }
+
+    /// The next event: sections by id.
+    fn next(&mut self) -> BTreeMap<String, String> {
+        loop {
+            let mut line = String::new();
+            assert!(self.0.read_line(&mut line).unwrap() > 0, "the stream has ended");
+            if let Some(data) = line.strip_prefix("data: ") {
+                return serde_json::from_str(data).unwrap();
+            }
+        }
+    }
+}
+
 #[test]
-fn the_page_shows_conditions_worst_first_and_as_text() {
-    let mut document = StatusDocument::new(&config());
-    assert!(page::render(&document).contains("Nothing is wrong"));
-    let conditions = Conditions::default();
-    conditions.raise(Kind::BrokerUnreachable, "connecting to <b>a.example</b>: connection refused");
-    conditions.raise_advising(Kind::UploadsFailing, "the store answers 503", "Ask & wait.");
-    let now = Now { trusted: Duration::from_secs(1_767_225_600), confirmed: true, ..Now::default() };
-    document.conditions = conditions.list(now);
-    document.update_warnings();
-    let page = page::render(&document);
-    let at = |text: &str| page.find(text).unwrap_or_else(|| panic!("{text} is missing in {page}"));
-    assert!(at("the store answers 503") < at("&lt;b&gt;a.example"), "{page}");
-    assert!(at("Ask &amp; wait.") < at("broker_unreachable"), "{page}");
-    assert!(page.contains("<time datetime=\"20") && page.contains("2 conditions"), "{page}");
-    assert_eq!(page.matches("the store answers 503").count(), 1, "a warning row does not repeat it: {page}");
+fn events_bring_the_whole_page_and_then_what_changes_in_the_language_of_the_browser() {
+    let (_server, address, status) = over_tcp();
+    let mut subscriber = Subscriber::new(address);
+    assert_eq!(subscriber.code(), "200");
+    let first = subscriber.next();
+    let page = get(address, "/");
+    for id in first.keys().filter(|id| *id != "title" && *id != "motion" && *id != "camera") {
+        assert!(page.contains(&format!("<section id=\"{id}\"")), "{id}");
+    }
+    assert!(first["plan"].contains("Offre"), "{first:?}");
+    status.update(|document| document.mode = Mode::Held);
+    let next = subscriber.next();
+    assert!(next["state"].contains("retenu") && next["title"].ends_with("retenu"), "{next:?}");
+    assert!(!next.contains_key("link") && !next.contains_key("uploads"), "nothing there has changed: {next:?}");
+}
+
+/// A connection may last ten seconds, unless its answer is a stream.
+#[test]
+fn events_go_on_for_longer_than_other_answers() {
+    let (_server, address, status) = over_tcp();
+    let mut subscriber = Subscriber::new(address);
+    let began = Instant::now();
+    subscriber.next();
+    while began.elapsed() < Duration::from_secs(12) {
+        status.update(|document| document.up_s += 1);
+        assert!(subscriber.next().contains_key("device"));
+    }
+}
+
+#[test]
+fn so_many_pages_are_kept_up_to_date_and_a_place_is_free_again() {
+    let (_server, address, _status) = over_tcp();
+    let mut subscribers: Vec<_> = (0..events::SUBSCRIBERS).map(|_| Subscriber::new(address)).collect();
+    subscribers.iter_mut().for_each(|subscriber| assert_eq!(subscriber.code(), "200"));
+    assert_eq!(Subscriber::new(address).code(), "503");
+    assert_eq!(code(&get(address, "/")), "200", "the page itself is there for everyone");
+    subscribers.pop();
+    eventually(|| Subscriber::new(address).code() == "200");
+}
+
+#[test]
+fn no_other_site_gets_the_camera_s_picture() {
+    let (_server, address, _status) = over_tcp();
+    let asked = |path: &str, site: &str| {
+        exchange(address, format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nSec-Fetch-Site: {site}\r\n\r\n").as_bytes())
+    };
+    for path in ["/live.mp4", "/frame.jpg", "/frame.mp4", "/motion/1.mp4"] {
+        for site in ["cross-site", "same-site", "?"] {
+            assert_eq!(code(&asked(path, site)), "403", "{path} {site}");
+        }
+        for site in ["same-origin", "none"] {
+            let answer = asked(path, site);
+            assert_eq!(code(&answer), "503", "{path} {site}: media has not started");
+            assert!(answer.contains("cross-origin-resource-policy: same-origin"), "{answer}");
+        }
+        assert_eq!(code(&get(address, path)), "503", "{path}");
+    }
+    assert_eq!(code(&get(address, "/motion/x.mp4")), "404");
 }

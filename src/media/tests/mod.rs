@@ -3,6 +3,7 @@
 
 mod clips;
 mod gops;
+mod live;
 mod recording;
 pub(super) mod scripted;
 mod snapshots;

@@ -1,5 +1,6 @@
 //! What an operator sees and does: `check-config`, conditions, metrics, an agent that runs for hours, life without systemd.
 
+mod browser;
 mod check_config;
 mod conditions;
 mod confinement;
@@ -8,6 +9,7 @@ mod init_script;
 mod logging;
 mod metrics;
 mod motion;
+mod page;
 mod restored_cloud;
 mod soak;
 mod supervise;

@@ -33,7 +33,7 @@ words! {
     lead_held_up: "Uploads wait." | "Les envois attendent.";
     lead_sending: "Uploading. {} in flight, {} waiting." | "Envoi en cours : {} en route, {} en attente.";
     lead_waiting: "Clips waiting for upload: {}." | "Clips en attente d’envoi : {}.";
-    lead_idle: "Everything is uploaded." | "Tout est envoyé.";
+    lead_idle: "No clip waits to be uploaded." | "Aucun clip n’attend d’être envoyé.";
     because: "Why:" | "Raison :";
     what_to_do: "What to do:" | "Que faire :";
 

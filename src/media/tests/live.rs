@@ -20,8 +20,11 @@ fn runtime() -> Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
-fn live(span: Duration) -> (Arc<Ring>, Live) {
-    let ring = Arc::new(Ring::new(span, 1 << 24));
+/// A film takes about 8 KB a frame.
+const ROOM: usize = 1 << 24;
+
+fn live(max_bytes: usize) -> (Arc<Ring>, Live) {
+    let ring = Arc::new(Ring::new(Duration::from_secs(10), max_bytes));
     (ring.clone(), Live::new(ring, Arc::<Recent>::default(), StopSignal::default()))
 }
 
@@ -47,7 +50,7 @@ fn judged(bytes: &[u8]) -> Probed {
 
 #[test]
 fn a_view_begins_at_once_with_the_newest_keyframe_and_goes_on_frame_by_frame() {
-    let (runtime, (ring, live)) = (runtime(), live(Duration::from_secs(10)));
+    let (runtime, (ring, live)) = (runtime(), live(ROOM));
     // Keyframes are 0, 15 and 30.
     push(&ring, "640x360", 0..40);
     let mut view = live.view().unwrap();
@@ -68,7 +71,7 @@ fn a_view_begins_at_once_with_the_newest_keyframe_and_goes_on_frame_by_frame() {
 
 #[test]
 fn viewers_are_bounded_and_one_that_goes_leaves_its_place() {
-    let (ring, live) = live(Duration::from_secs(10));
+    let (ring, live) = live(ROOM);
     assert_eq!(live.view().err(), Some(NoView::NoPicture));
     push(&ring, "640x360", 0..20);
     let mut views: Vec<View> = (0..VIEWERS).map(|_| live.view().unwrap()).collect();
@@ -80,7 +83,7 @@ fn viewers_are_bounded_and_one_that_goes_leaves_its_place() {
 /// The ring goes on without it: nothing waits for a viewer.
 #[test]
 fn a_viewer_that_falls_behind_is_dropped() {
-    let (runtime, (ring, live)) = (runtime(), live(Duration::from_secs(2)));
+    let (runtime, (ring, live)) = (runtime(), live(1 << 18));
     push(&ring, "640x360", 0..20);
     let mut view = live.view().unwrap();
     assert!(next(&runtime, &mut view).is_some());
@@ -91,7 +94,7 @@ fn a_viewer_that_falls_behind_is_dropped() {
 
 #[test]
 fn a_view_ends_with_the_format_and_another_begins() {
-    let (runtime, (ring, live)) = (runtime(), live(Duration::from_secs(10)));
+    let (runtime, (ring, live)) = (runtime(), live(ROOM));
     push(&ring, "640x360", 0..15);
     let mut view = live.view().unwrap();
     push(&ring, "320x180", 15..16);
@@ -105,7 +108,7 @@ fn a_view_ends_with_the_format_and_another_begins() {
 
 #[test]
 fn the_newest_keyframe_is_a_film_of_one_frame() {
-    let (ring, live) = live(Duration::from_secs(10));
+    let (ring, live) = live(ROOM);
     push(&ring, "640x360", 0..20);
     let probed = judged(&live.frame().unwrap());
     assert_eq!((probed.frames, probed.height), (1, 360));
@@ -113,7 +116,7 @@ fn the_newest_keyframe_is_a_film_of_one_frame() {
 
 #[test]
 fn a_jpeg_is_made_where_there_is_a_decoder_once_for_each_keyframe() {
-    let (runtime, (ring, live)) = (runtime(), live(Duration::from_secs(10)));
+    let (runtime, (ring, live)) = (runtime(), live(ROOM));
     push(&ring, "640x360", 0..20);
     let made = runtime.block_on(live.jpeg());
     if !backend::DECODES {

@@ -11,7 +11,6 @@ mod syslog;
 mod writers;
 
 use std::{
-    env,
     io::{self, IsTerminal},
     panic,
 };
@@ -50,8 +49,8 @@ pub fn start(filter: Targets, destination: &Destination) {
             let writer = ToFile::new(BoundedFile::new(path.clone(), *most_bytes), path);
             registry.with(lines.with_ansi(false).with_writer(writer)).try_init()
         }
-        Destination::Standard => match if under_journal() { tracing_journald::layer().ok() } else { None } {
-            Some(journal) => registry.with(journal.with_syslog_identifier("kasa-care-agent".to_owned())).try_init(),
+        Destination::Standard => match journal() {
+            Some(journal) => registry.with(journal).try_init(),
             None => registry.with(lines.with_writer(io::stderr).with_ansi(io::stderr().is_terminal())).try_init(),
         },
     };
@@ -82,10 +81,23 @@ fn field_without_secrets(writer: &mut Writer<'_>, name: &str, value: &dyn std::f
     }
 }
 
-/// Whether standard error is the journal's stream. systemd names the device and inode of that stream; if it is, log to the
-/// journal directly, which keeps the fields.
+/// The journal, if standard error leads there: written to directly, it keeps the fields.
+#[cfg(feature = "journald")]
+fn journal() -> Option<tracing_journald::Layer> {
+    let journal = if under_journal() { tracing_journald::layer().ok() } else { None };
+    journal.map(|journal| journal.with_syslog_identifier("kasa-care-agent".to_owned()))
+}
+
+/// Without the journal's crate there is none.
+#[cfg(not(feature = "journald"))]
+fn journal() -> Option<tracing_subscriber::layer::Identity> {
+    None
+}
+
+/// Whether standard error is the journal's stream. systemd names the device and inode of that stream.
+#[cfg(feature = "journald")]
 fn under_journal() -> bool {
-    let Some(stream) = env::var_os("JOURNAL_STREAM") else { return false };
+    let Some(stream) = std::env::var_os("JOURNAL_STREAM") else { return false };
     let Ok(stat) = rustix::fs::fstat(io::stderr()) else { return false };
     stream.to_str() == Some(format!("{}:{}", stat.st_dev, stat.st_ino).as_str())
 }

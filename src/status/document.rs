@@ -622,6 +622,7 @@ impl SharedStatus {
     }
 
     /// The newest document, what was counted, and the document's age, of one moment.
+    #[cfg(feature = "metrics")]
     pub(super) fn read_for_metrics(&self) -> (StatusDocument, Observed, Duration) {
         let state = self.lock();
         (state.document.clone(), state.observed.clone(), state.since.elapsed())

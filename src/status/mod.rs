@@ -7,6 +7,7 @@ mod client;
 mod document;
 mod events;
 mod history;
+#[cfg(feature = "metrics")]
 mod metrics;
 mod observed;
 mod page;

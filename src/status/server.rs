@@ -29,10 +29,12 @@ use tokio::{
     time::{sleep, timeout},
 };
 
+#[cfg(feature = "metrics")]
+use super::metrics;
 use super::{
     History, PastDocument, SharedStatus, StatusDocument,
     body::{Body, Lasting},
-    events, metrics, page, pictures, words,
+    events, page, pictures, words,
 };
 use crate::{
     backoff::{Backoff, Delays, Jitter},
@@ -356,8 +358,11 @@ fn answer(request: &Request<Incoming>, status: &SharedStatus) -> Answer {
             history: status.history(),
             log: logging::recent(),
         }),
+        #[cfg(feature = "metrics")]
         "/metrics" => with_type(StatusCode::OK, care_metrics::CONTENT_TYPE, metrics::render(status)),
         "/healthz" if status.age() < STUCK_AFTER => text(StatusCode::OK, "ok\n"),
+        #[cfg(not(feature = "metrics"))]
+        "/metrics" => text(StatusCode::NOT_FOUND, "this build exports no metrics; /status.json has the same figures\n"),
         "/healthz" => text(StatusCode::SERVICE_UNAVAILABLE, "the control loop is stuck\n"),
         _ => text(
             StatusCode::NOT_FOUND,

@@ -81,6 +81,7 @@ fn the_page_the_document_and_the_pulse_are_served() {
     assert_eq!(code(&get(address, "/etc/passwd")), "404");
 }
 
+#[cfg(feature = "metrics")]
 #[test]
 fn metrics_are_served_as_prometheus_reads_them() {
     let (_server, address, status) = over_tcp();

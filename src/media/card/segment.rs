@@ -64,8 +64,10 @@ impl Segment {
 
 /// A time since 1970 as a stamp.
 pub(crate) fn stamp(since_1970: Duration) -> Stamp {
-    let text = trusted_time::timestamp(since_1970).strftime("%Y%m%dT%H%M%SZ").to_string();
-    text.as_bytes().try_into().unwrap_or(*b"99991231T235959Z")
+    // RFC 3339 without its marks.
+    let text = trusted_time::timestamp(Duration::from_secs(since_1970.as_secs())).to_string();
+    let stamp: Vec<u8> = text.bytes().filter(|byte| !matches!(byte, b'-' | b':')).collect();
+    stamp.try_into().unwrap_or(*b"99991231T235959Z")
 }
 
 /// The stamp of a segment that begins now. `known` is when its first frame was taken, if that is certain; otherwise the system

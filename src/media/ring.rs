@@ -85,8 +85,8 @@ pub(super) struct Key {
 }
 
 impl Ring {
-    /// Holds at least `span`, of the stream and of the time that passes, beginning with a keyframe, unless that takes more than `max_bytes`. The newest frame is held even
-    /// if it alone is larger.
+    /// Holds at least `span`, of the stream and of the time that passes, beginning with a keyframe, unless that takes more than
+    /// `max_bytes`. The newest frame is held even if it alone is larger.
     pub fn new(span: Duration, max_bytes: usize) -> Self {
         Self { span, max_bytes, held: Mutex::default(), pushed: Condvar::new(), pushed_task: Notify::new() }
     }

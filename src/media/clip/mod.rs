@@ -155,6 +155,12 @@ struct Shown {
     at: Option<Duration>,
 }
 
+impl Shown {
+    fn find(ring: &Ring, event: Instant) -> Self {
+        Self { event, at: ring.moment(event) }
+    }
+}
+
 /// Why a clip ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
@@ -396,13 +402,13 @@ impl Recorder {
         let (ring, source) = (self.parts.streams[index].ring.clone(), self.parts.streams[index].source.clone());
         let after = Limits { pre_roll: self.parts.pre_roll, max: clip.max() }.after();
         let (mut last_frame, mut newest_key) = ((Instant::now(), ring.end()), clip.began);
-        let mut shown = Shown { event: episode.last, at: ring.moment(episode.last) };
+        let mut shown = Shown::find(&ring, episode.last);
         while !self.parts.stop.is_raised() {
             self.tend();
             self.parts.events.try_iter().for_each(|event| episode.add(event));
             let ends = episode.last + AFTER;
             if shown.event != episode.last {
-                shown = Shown { event: episode.last, at: ring.moment(episode.last) };
+                shown = Shown::find(&ring, episode.last);
             }
             match ring.next(&mut position, TICK) {
                 Next::Frame { frame, lost } => {

@@ -96,12 +96,13 @@ impl History {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use care_protocol::{Cause, Cut, Erased, Mode, Outcome};
 
     use super::*;
 
-    fn report(seq: u64) -> Report {
+    /// Free since a cancel.
+    pub(in crate::status) fn report(seq: u64) -> Report {
         Report {
             device: "8006E5A1F0C2".parse().unwrap(),
             outcome: Outcome::Applied,

@@ -3,7 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use care_engine::trusted_time::Now;
-use care_protocol::{Cut, Erased, Outcome, Report};
+use care_protocol::{Cut, Erased, Report};
 use http::{HeaderMap, HeaderValue, header::ACCEPT_LANGUAGE};
 
 use super::*;
@@ -11,7 +11,7 @@ use crate::{
     conditions::{Conditions, Kind},
     config::Config,
     media::{MediaStatus, RecordingStatus},
-    status::MediaPart,
+    status::{MediaPart, history},
     upload::Flight,
 };
 
@@ -40,23 +40,12 @@ fn english(scene: &Scene) -> String {
 
 fn report(plan: Option<&str>, mode: Mode) -> Report {
     Report {
-        device: "8006E5A1F0C2".parse().unwrap(),
-        outcome: Outcome::Applied,
-        reason: "cancelled".into(),
-        detail: None,
-        cause: Cause::Document,
-        judged: None,
-        epoch: 3,
-        seq: 41,
-        digest: None,
         plan: plan.map(|plan| plan.parse().unwrap()),
         mode,
-        persisted: true,
-        keyset: 7,
         cut: Cut { transfers: 1, micros: 412, bytes_after: 0 },
         erased: Erased { clips: 3, bytes: 2_000_000 },
         at: "2026-12-01T21:15:12Z".parse().unwrap(),
-        agent: "0.1.0".into(),
+        ..history::tests::report(41)
     }
 }
 

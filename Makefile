@@ -5,7 +5,7 @@ CARGO ?= cargo
 export CARGO
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check sim bench proof fuzz sbom arm test-arm firmware deb deps
+.PHONY: help demo test check sim bench proof test-fresh fuzz sbom arm test-arm firmware deb deps
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' Makefile | expand -t 14
@@ -53,6 +53,10 @@ deb: ## builds Debian packages for amd64, armhf and arm64 in target/deb
 proof: ## the long runs: ten million histories, mutants, fuzzing, every fault, ARM
 	@scripts/deps.sh proof
 	@scripts/proof.sh
+
+test-fresh: ## `make demo` and `make test` on a fresh Debian 12, and again offline (COMMANDS="demo")
+	@scripts/deps.sh proof
+	@scripts/test-fresh.sh $(COMMANDS)
 
 fuzz: ## fuzzes every parser of foreign input, ten minutes each (SECONDS=600 TARGETS="state grant")
 	@scripts/deps.sh fuzz

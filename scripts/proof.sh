@@ -1,7 +1,7 @@
 #!/bin/bash
 # The long runs that do not fit into `make test`: the tests marked `ignore` (every sequence of six events, five
 # million crash states, every fault at every call on the state, the network), ten million histories, mutants, every
-# fuzz target for two minutes, soak tests of ten minutes and an hour, the demo on a clean Debian, every test for ARM, the
+# fuzz target for two minutes, soak tests of ten minutes and an hour, the demo on a fresh Debian, every test for ARM, the
 # Debian packages, the emulated cameras, and cargo-deny.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -27,8 +27,8 @@ scripts/fuzz.sh 120
 "$cargo" test --locked --workspace --test scenarios -- --ignored --nocapture ten_minutes_on_duty
 "$cargo" test --locked --workspace --test scenarios -- --ignored --nocapture an_hour_on_duty
 
-# The demo on a clean Debian 12.
-scripts/test-demo.sh
+# The demo on a fresh Debian 12.
+scripts/test-fresh.sh demo
 
 # ARM and MIPS: every program within its budget, packages, tests.
 scripts/arm.sh

@@ -8,7 +8,7 @@ export CARGO
 .PHONY: help demo test check sim bench proof test-fresh fuzz sbom arm test-arm firmware deb deps
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' Makefile | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' Makefile | expand -t 17
 
 demo: ## a Premium camera uploads; cancel in the browser and watch it switch (ONCE=1: plays by itself)
 	@scripts/deps.sh demo

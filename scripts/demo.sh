@@ -12,13 +12,25 @@ if [ -t 2 ]; then
     # Cargo draws a progress bar.
     "${build[@]}"
 else
-    # One line for 25 crates, and whatever else cargo says.
+    # One line for 25 crates, one every ten seconds while nothing is said, and whatever else cargo says.
     crates=$("$cargo" tree --locked --workspace --edges normal,build --prefix none --format '{p}' | sed 's/ (.*//' | sort -u | wc -l)
     compiled=0
-    CARGO_TERM_COLOR=never "${build[@]}" 2>&1 | while IFS= read -r line; do
+    crate=
+    CARGO_TERM_COLOR=never "${build[@]}" 2>&1 | while :; do
+        line=
+        status=0
+        IFS= read -r -t 10 line || status=$?
+        if [ "$status" -gt 128 ]; then
+            echo "demo.sh: still compiling ${crate:-what changed}, crate $compiled of about $crates" >&2
+            continue
+        elif [ "$status" != 0 ]; then
+            break
+        fi
         case $line in
         *" Compiling "*)
             compiled=$((compiled + 1))
+            crate=${line#*Compiling }
+            crate=${crate%% *}
             if [ $((compiled % 25)) = 1 ]; then
                 echo "demo.sh: compiling crate $compiled of about $crates" >&2
             fi

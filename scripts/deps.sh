@@ -92,10 +92,13 @@ if [ -n "$missing" ]; then
         $sudo chmod 755 "$policy"
         trap '$sudo rm -f "$policy"' EXIT
     fi
-    if ! {
+    # One line for fifty steps.
+    {
         $sudo apt-get -q update &&
-            $sudo env DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends install "$@"
-    } >"$log" 2>&1; then
+            $sudo env DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends install "$@" || echo "deps.sh: failed"
+    } 2>&1 </dev/null | tee "$log" |
+        awk '/^(Get:|Unpacking|Setting up)/ && ++steps % 50 == 0 { print "deps.sh: " $1 " " $2 " " $3; fflush() }' >&2
+    if grep -qx "deps.sh: failed" "$log"; then
         cat "$log" >&2
         echo "deps.sh: could not install$missing; install them by hand and run again" >&2
         exit 1

@@ -5,7 +5,9 @@
 //! `bytes_after` is counted by the store: body bytes that it read, after the camera's report of the cancel had
 //! arrived, from uploads that the cancel revoked. The agent's own figure is not used.
 
+mod camera;
 mod play;
+mod scene;
 mod story;
 
 use std::process::ExitCode;

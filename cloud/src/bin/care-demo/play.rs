@@ -71,7 +71,7 @@ impl Play {
         add.args(["camera", "add", "--id", CAMERA, "--model", "KC420WS", "--account", &sign_in.account, "--out"]).arg(&camera);
         let added = add.arg("--data").arg(&data).output().context("running care-cloud camera add")?;
         ensure!(added.status.success(), "care-cloud camera add: {}", String::from_utf8_lossy(&added.stderr));
-        let status = set_up(&camera.join("config.toml"), pace)?;
+        let status = set_up(&camera.join("config.toml"), pace, &super::camera::start()?)?;
 
         let mut command = Command::new(&agent);
         command.args(["run", "--config"]).arg(camera.join("config.toml"));
@@ -204,8 +204,8 @@ async fn wait_for_portal(portal: &Portal, cloud: &Running) -> Result<()> {
     Ok(())
 }
 
-/// Makes the provisioned configuration the demo's: frequent short clips over a slow uplink. The status page's address.
-fn set_up(config: &Path, pace: Pace) -> Result<String> {
+/// Makes the provisioned configuration the demo's: its own camera, frequent short clips, a slow uplink. The status page's address.
+fn set_up(config: &Path, pace: Pace, source: &str) -> Result<String> {
     let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).context("finding a free port")?.port();
     let status = format!("127.0.0.1:{port}");
     let (motion, uplink) = match pace {
@@ -213,6 +213,7 @@ fn set_up(config: &Path, pace: Pace) -> Result<String> {
         Pace::Person => ("every:12s", 1000),
     };
     let changes = [
+        ("source = \"test\"", format!("source = \"{source}\"")),
         ("pre_roll_s = 5", "pre_roll_s = 1".to_owned()),
         ("motion = \"every:30s\"", format!("motion = \"{motion}\"")),
         ("uplink_kbps = 0", format!("uplink_kbps = {uplink}")),

@@ -29,6 +29,23 @@ pub fn die_with_parent(command: &mut Command) -> &mut Command {
     unsafe { command.pre_exec(guard) }
 }
 
+/// Raises the soft limit of open files of this process, and of the children that it starts afterwards, to the hard one:
+/// each connection of a broker is one. Returns the limit.
+pub fn raise_open_files() -> io::Result<u64> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: both calls read or write only `limit`, which outlives them.
+    unsafe {
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        limit.rlim_cur = limit.rlim_max;
+        if libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(limit.rlim_cur)
+}
+
 /// SIGKILL to ourselves: nothing is cleaned up, as after a power cut or the OOM killer.
 #[cfg(debug_assertions)]
 pub(crate) fn kill_self() -> ! {

@@ -6,7 +6,7 @@
 pub const VARIABLE: &str = "CARE_CLOUD_DIES_AT";
 
 /// The points, in the order in which a document passes them.
-pub const POINTS: [&str; 9] = [
+pub const POINTS: [&str; 12] = [
     "in_transaction",
     "committed",
     "before_publish",
@@ -14,8 +14,11 @@ pub const POINTS: [&str; 9] = [
     "marked_published",
     "on_the_wire",
     "acknowledged",
+    "marks_in_transaction",
     "marked_acknowledged",
     "reported",
+    "reports_in_transaction",
+    "reports_committed",
 ];
 
 /// Ends the process here if the environment requests it.

@@ -59,6 +59,10 @@ async fn carry_out(Arguments { options, command }: Arguments) -> ExitCode {
 
 async fn run_until_stopped(options: &Options) -> Result<(), run::SetupError> {
     run::log_to_stderr();
+    // Each camera is a connection of the embedded broker.
+    if let Err(e) = care_cloud::child::raise_open_files() {
+        tracing::warn!("raising the limit of open files: {e}");
+    }
     let running = run::Running::start(options).await?;
     announce(&running);
     run::until_told_to_stop().await;

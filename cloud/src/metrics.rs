@@ -61,9 +61,9 @@ impl Fleet {
     fn read(connection: &Connection) -> Result<Self, DbError> {
         let now = now_us();
         // As `domain::reports` judges one camera.
-        let overdue = "FROM documents d JOIN outbox o ON o.document = d.id JOIN cameras c ON c.device = d.device
-             WHERE d.id IN (SELECT max(id) FROM documents GROUP BY device) AND d.reported_at IS NULL AND o.issued_at < ?1
-               AND c.reset_at IS NULL";
+        let overdue =
+            "FROM documents d INDEXED BY documents_unreported JOIN outbox o ON o.document = d.id JOIN cameras c ON c.device = d.device
+             WHERE d.reported_at IS NULL AND c.newest = d.id AND o.issued_at < ?1 AND c.reset_at IS NULL";
         let since = now - CHASE_AFTER_US;
         let by_status =
             format!("SELECT status, count(*), (SELECT count(*) {overdue} AND c.status = cameras.status) FROM cameras GROUP BY status");

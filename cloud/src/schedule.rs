@@ -19,6 +19,9 @@ const TICK: Duration = Duration::from_secs(1);
 /// How long after a failure the store is tried again.
 const STORE_AGAIN: Duration = Duration::from_secs(10);
 
+/// Overdue reports that one look passes over.
+const CHASED: usize = 500;
+
 /// How often old rows are looked for.
 const PRUNE_EVERY: Duration = Duration::from_secs(3600);
 
@@ -80,16 +83,20 @@ async fn remove_old(cloud: &Arc<Cloud>) -> Result<bool, DbError> {
 async fn look(cloud: &Arc<Cloud>) -> Result<(), ActionError> {
     let issuer = cloud.issuer.clone();
     let now = cloud.clock.now_s();
-    let due = cloud.db.read_async(move |connection| Ok((next_due(connection)?, issuer.renewals_due(connection, now)?))).await?;
-    let ended = due.0.is_some_and(|at| at <= now);
-    if ended || due.1 {
-        let issuer = cloud.issuer.clone();
-        let work = move |tx: &rusqlite::Transaction<'_>| {
-            let mut issued = issuer.end_periods(tx, now)?;
-            issued.extend(issuer.renew(tx, now)?);
-            Ok(issued)
-        };
-        cloud.change(work, Vec::as_slice).await?;
+    let looking = issuer.clone();
+    let due = cloud.db.read_async(move |connection| Ok((next_due(connection)?, looking.renewals_due(connection, now)?))).await?;
+    if due.0.is_some_and(|at| at <= now) {
+        let issuer = issuer.clone();
+        cloud.change(move |tx| issuer.end_periods(tx, now), Vec::as_slice).await?;
+    }
+    if due.1 {
+        while !cloud.renew_under_new_key().await?.is_empty() {}
+        loop {
+            let issuer = issuer.clone();
+            if cloud.change(move |tx| Ok(issuer.renew(tx, now)?), Vec::as_slice).await?.is_empty() {
+                break;
+            }
+        }
     }
     let open = cloud.transfers.open_grants();
     if !open.is_empty() {
@@ -97,7 +104,11 @@ async fn look(cloud: &Arc<Cloud>) -> Result<(), ActionError> {
         let revoked = cloud.db.read_async(move |connection| store::revoked(connection, &open)).await?;
         cloud.transfers.revoke(&revoked);
     }
-    let chased = cloud.db.read_async(outbox::chase).await?;
+    let at = now_us();
+    if !cloud.db.read_async(move |connection| outbox::anything_overdue(connection, at)).await? {
+        return Ok(());
+    }
+    let chased = cloud.db.transact_async(move |tx| -> Result<_, DbError> { outbox::chase(tx, at, CHASED) }).await?;
     if chased > 0 {
         tracing::info!(cameras = chased, "have not reported; their documents are sent again");
         cloud.outbox.notify_one();

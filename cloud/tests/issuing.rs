@@ -12,7 +12,7 @@ use care_cloud::{
         data_dir::DataDir,
         db::Db,
         keys::{ISSUER, Keys},
-        outbox,
+        outbox::{self, Mark, Marked},
     },
 };
 use care_protocol::{Channel, DeviceId, Entitlement, Keyset, Reason, RefundKind, RootKeys};
@@ -258,10 +258,11 @@ fn two_processes_on_one_database_never_issue_the_same_place() {
 fn an_older_document_is_not_sent_behind_a_newer_one_that_the_broker_has() {
     let world = World::new(1);
     world.premium(0);
-    let due = |db: &Db| db.read(|c| outbox::due(c, 10)).unwrap();
+    let due = |db: &Db| db.read(|c| outbox::due(c, 0, 10)).unwrap();
     let [first, second] = due(&world.db).try_into().expect("both documents are due");
     assert!(first.seq < second.seq, "in the order of their issue");
     // A crash between the two marks: the broker has both, and only the newer one's acknowledgement is on record.
-    world.db.transact(|tx| outbox::mark_acked(tx, second.document, 1)).unwrap();
+    let mark = Mark { document: second.document, device: cam(0), seq: second.seq, at: 1, what: Marked::Acked };
+    world.db.transact(|tx| outbox::mark(tx, &[mark])).unwrap();
     assert!(due(&world.db).is_empty());
 }

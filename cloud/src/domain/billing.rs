@@ -22,16 +22,17 @@ impl Issuer {
     /// `next`.
     pub fn end_periods(&self, tx: &Transaction<'_>, now: u64) -> Result<Vec<Issued>, ActionError> {
         let mut issued = Vec::new();
-        for account in accounts_due(tx, now)? {
+        let accounts = accounts_due(tx, now)?;
+        for account in &accounts {
             let due = |s: &Subscription| s.due_at <= now;
-            while let Some(first) = subscriptions(tx, &account)?.into_iter().filter(due).min_by_key(|s| s.due_at) {
-                if let Some(reason) = self.pass(tx, &account, &first)? {
-                    issued.extend(self.changed(tx, &account, reason, None, now)?.issued);
+            while let Some(first) = subscriptions(tx, account)?.into_iter().filter(due).min_by_key(|s| s.due_at) {
+                if let Some(reason) = self.pass(tx, account, &first)? {
+                    issued.extend(self.changed(tx, account, reason, None, now)?.issued);
                 }
             }
         }
-        for account in ledger::with_credit(tx, &self.catalogue.currency)? {
-            self.pay_out_what_nothing_takes(tx, &account, now)?;
+        for account in &accounts {
+            self.pay_out_what_nothing_takes(tx, account, now)?;
         }
         Ok(issued)
     }
@@ -166,13 +167,19 @@ pub(crate) fn end_used(tx: &Transaction<'_>, order_id: &str, now: u64) -> Result
 }
 
 fn accounts_due(tx: &Transaction<'_>, now: u64) -> Result<Vec<String>, DbError> {
-    let mut statement = tx.prepare("SELECT DISTINCT account FROM subscriptions WHERE state != 'ended' AND due_at <= ?1")?;
+    let mut statement = tx.prepare_cached(ACCOUNTS_DUE)?;
     let accounts = statement.query_map([now], |row| row.get(0))?.collect::<Result<_, _>>()?;
     Ok(accounts)
 }
 
 /// The next time a bill or an end is due, Unix seconds.
 pub fn next_due(connection: &Connection) -> Result<Option<u64>, DbError> {
-    let next = "SELECT due_at FROM subscriptions WHERE state != 'ended' ORDER BY due_at LIMIT 1";
-    Ok(connection.query_row(next, [], |row| row.get(0)).optional()?)
+    Ok(connection.prepare_cached(NEXT_DUE)?.query_row([], |row| row.get(0)).optional()?)
 }
+
+const ACCOUNTS_DUE: &str =
+    "SELECT DISTINCT account FROM subscriptions INDEXED BY subscriptions_due WHERE state != 'ended' AND due_at <= ?1";
+const NEXT_DUE: &str = "SELECT due_at FROM subscriptions WHERE state != 'ended' AND due_at >= 0 ORDER BY due_at LIMIT 1";
+
+/// The statements of every look at the clock, for the test of their plans.
+pub const STATEMENTS: [&str; 2] = [ACCOUNTS_DUE, NEXT_DUE];

@@ -43,28 +43,28 @@ pub struct Kept {
 pub fn keep(tx: &Transaction<'_>, report: &Report, at: i64) -> Result<Kept, DbError> {
     let device = report.device.as_str();
     let body = serde_json::to_string(report).expect("plain data");
-    let last: Option<String> =
-        tx.query_row("SELECT body FROM reports WHERE device = ?1 ORDER BY id DESC LIMIT 1", [device], |row| row.get(0)).optional()?;
-    if last.is_some_and(|last| last == body) {
+    // The broker delivers again what was not acknowledged: another report may have arrived since.
+    if tx.prepare_cached(KNOWN)?.exists(params![device, body])? {
         return Ok(Kept::default());
     }
-    tx.execute("INSERT INTO reports (device, received_at, body) VALUES (?1, ?2, ?3)", params![device, at, body])?;
+    tx.prepare_cached(ADD)?.execute(params![device, at, body])?;
     // The document in force answers every earlier one; the judged document is answered whatever the outcome.
     let judged = report.judged.unwrap_or(Position::NONE);
-    tx.execute(
-        "UPDATE documents SET reported_at = ?6
-         WHERE device = ?1 AND ((epoch, seq) <= (?2, ?3) OR (epoch, seq) = (?4, ?5)) AND reported_at IS NULL",
-        params![device, report.epoch, report.seq, judged.epoch, judged.seq, at],
-    )?;
+    let answer = |sql: &str, position: Position| -> Result<(), DbError> {
+        let mut statement = tx.prepare_cached(sql)?;
+        let mut rows = statement.query(params![device, position.epoch, position.seq, at])?;
+        while let Some(row) = rows.next()? {
+            outbox::answered(tx, row.get(0)?)?;
+        }
+        Ok(())
+    };
+    answer(ANSWERED_UNTIL, Position { epoch: report.epoch, seq: report.seq })?;
+    answer(ANSWERED, judged)?;
     // The figures belong to the judged document. The first answer counts, unless the document was rejected first (its
     // key was not known yet) and applied later.
     if let Some(judged) = report.judged {
         let applied = report.outcome == Outcome::Applied;
-        tx.execute(
-            "UPDATE documents SET report = ?4, reported_at = ?5 WHERE device = ?1 AND epoch = ?2 AND seq = ?3
-             AND (report IS NULL OR (?6 AND report ->> 'outcome' != 'applied'))",
-            params![device, judged.epoch, judged.seq, body, at, applied],
-        )?;
+        tx.prepare_cached(FIGURES)?.execute(params![device, judged.epoch, judged.seq, body, at, applied])?;
     }
     let kept = Kept { new: true, answered_us: since_click(tx, report, at)?, ..Kept::default() };
     let Some(camera) = find_camera(tx, &report.device)? else { return Ok(kept) };
@@ -81,9 +81,7 @@ pub fn keep(tx: &Transaction<'_>, report: &Report, at: i64) -> Result<Kept, DbEr
 /// The time from the click to this report, if the report that arrived at `at` is the one that counts for its document.
 fn since_click(tx: &Transaction<'_>, report: &Report, at: i64) -> Result<Option<i64>, DbError> {
     let Some(judged) = report.judged.filter(|_| report.outcome == Outcome::Applied) else { return Ok(None) };
-    let sql = "SELECT d.reported_at - c.at FROM clicks c JOIN documents d ON d.id = c.document
-               WHERE d.device = ?1 AND d.epoch = ?2 AND d.seq = ?3 AND d.reported_at = ?4";
-    let found = tx.query_row(sql, params![report.device.as_str(), judged.epoch, judged.seq, at], |row| row.get(0));
+    let found = tx.prepare_cached(SINCE_CLICK)?.query_row(params![report.device.as_str(), judged.epoch, judged.seq, at], |row| row.get(0));
     Ok(found.optional()?)
 }
 
@@ -110,8 +108,11 @@ fn note_reset(tx: &Transaction<'_>, camera: &Camera, at: i64) -> Result<Kept, Db
 
 /// Keeps a status. Returns `false` if it has not changed.
 pub fn set_status(tx: &Transaction<'_>, device: &DeviceId, status: &str, at: i64) -> Result<bool, DbError> {
-    let sql = "UPDATE cameras SET status = ?2, status_at = ?3 WHERE device = ?1 AND status != ?2";
-    Ok(tx.execute(sql, params![device.as_str(), status, at])? > 0)
+    let changed = tx.prepare_cached(STATUS)?.execute(params![device.as_str(), status, at])? > 0;
+    if changed && status == "online" {
+        outbox::came_online(tx, device, at)?;
+    }
+    Ok(changed)
 }
 
 /// The last status and report of a camera whose newest document has this position.
@@ -133,3 +134,22 @@ pub fn reported(connection: &Connection, device: &DeviceId, newest: Position) ->
         reported_us,
     })
 }
+
+/// Reports of a camera that a delivery is compared with: as many as a broker has under way.
+const KNOWN: &str = "
+    SELECT 1 FROM (SELECT body FROM reports WHERE device = ?1 ORDER BY id DESC LIMIT 8) WHERE body = ?2";
+const ADD: &str = "INSERT INTO reports (device, received_at, body) VALUES (?1, ?2, ?3)";
+const ANSWERED_UNTIL: &str = "
+    UPDATE documents SET reported_at = ?4 WHERE device = ?1 AND (epoch, seq) <= (?2, ?3) AND reported_at IS NULL RETURNING id";
+const ANSWERED: &str = "
+    UPDATE documents SET reported_at = ?4 WHERE device = ?1 AND epoch = ?2 AND seq = ?3 AND reported_at IS NULL RETURNING id";
+const FIGURES: &str = "
+    UPDATE documents SET report = ?4, reported_at = ?5 WHERE device = ?1 AND epoch = ?2 AND seq = ?3
+       AND (report IS NULL OR (?6 AND report ->> 'outcome' != 'applied'))";
+const SINCE_CLICK: &str = "
+    SELECT d.reported_at - c.at FROM clicks c JOIN documents d ON d.id = c.document
+    WHERE d.device = ?1 AND d.epoch = ?2 AND d.seq = ?3 AND d.reported_at = ?4";
+const STATUS: &str = "UPDATE cameras SET status = ?2, status_at = ?3 WHERE device = ?1 AND status != ?2";
+
+/// The statements of every report and status, for the test of their plans.
+pub const STATEMENTS: [&str; 7] = [KNOWN, ADD, ANSWERED_UNTIL, ANSWERED, FIGURES, SINCE_CLICK, STATUS];

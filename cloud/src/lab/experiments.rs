@@ -15,19 +15,21 @@ use crate::{
         accounts,
         actions::ActionError,
         catalogue::Tier,
-        issuer::{self, Issued, find_camera, newest_body, newest_token},
+        issuer::{Issued, find_camera, newest_body, newest_token},
     },
-    lab::simulated::Fleet,
+    lab::simulated::{Fleet, Home},
     storage::{
         db::DbError,
         keys::KeysError,
+        outbox,
         pki::{Authority, PkiError, client_config},
     },
     transport::{broker::BrokerAddress, cloud::Cloud, publications::Publication, store::StoreError},
 };
 
-/// The most simulated cameras at a time.
-const MOST_SIMULATED: usize = 100;
+/// The most simulated cameras at a time: beside them the cloud, its broker and its pages share this machine. The benchmark of a
+/// fleet has more, in a process of their own.
+const MOST_SIMULATED: usize = 2000;
 /// The model of simulated cameras.
 const SIMULATED_MODEL: &str = "KC420WS";
 /// The sample clip: three seconds of a test picture.
@@ -263,17 +265,17 @@ impl Lab {
 
     async fn rotate_key(&self, now: u64) -> Result<Value, ExperimentError> {
         let issuer = self.cloud.issuer.clone();
-        let work = move |tx: &Transaction<'_>| {
-            issuer.keys.rotate(now)?;
-            let mut issued = Vec::new();
-            for device in issuer::devices(tx, None)? {
-                if !issuer::camera(tx, &device)?.reset {
-                    issued.push(issuer.reissue(tx, &device, issuer.lease(now), now)?);
-                }
+        // Where this stops, the schedule goes on.
+        self.cloud.db.transact_async(move |_| -> Result<_, ActionError> { Ok(issuer.keys.rotate(now)?) }).await?;
+        let mut renewed = Vec::new();
+        loop {
+            let batch = self.cloud.renew_under_new_key().await?;
+            if batch.is_empty() {
+                break;
             }
-            Ok(issued)
-        };
-        let mut done = issued(&self.cloud.change(work, Vec::as_slice).await?);
+            renewed.extend(batch);
+        }
+        let mut done = issued(&renewed);
         done["kid"] = self.cloud.issuer.keys.current().signer.kid().into();
         Ok(done)
     }
@@ -286,8 +288,7 @@ impl Lab {
             let position = care_protocol::Position { epoch: newest.epoch, seq: newest.seq - 1 };
             let current = issuer.keys.reset(&device, position, now)?;
             // Sent again, so that the camera reports on the reset.
-            let again = "UPDATE outbox SET due = 1 WHERE document = (SELECT max(id) FROM documents WHERE device = ?1)";
-            tx.execute(again, [device.as_str()])?;
+            outbox::due_again(tx, &device)?;
             Ok((position, current.keyset.version))
         };
         let (position, version) = self.cloud.db.transact_async(work).await?;
@@ -299,6 +300,7 @@ impl Lab {
     async fn simulate(&self, account: &str, cameras: usize) -> Result<Vec<DeviceId>, ExperimentError> {
         let authority = Authority::open(&self.cloud.data)?;
         let fleet = &self.fleet;
+        let home = Arc::new(Home::here(&self.cloud));
         let mut devices = Vec::new();
         for _ in 0..cameras {
             let device = fleet.name();
@@ -308,7 +310,7 @@ impl Lab {
             let tls = self.cloud.link.tls.as_ref().map(|_| client_config(self.cloud.link.ca.as_bytes(), Some(&identity))).transpose()?;
             let broker = BrokerAddress { client_id: device.to_string(), tls, ..self.cloud.cameras_broker() };
             let free = self.cloud.issuer.catalogue.policy(Tier::Free, SIMULATED_MODEL);
-            fleet.connect(device.clone(), free, self.cloud.clone(), broker);
+            fleet.connect(device.clone(), free, home.clone(), broker);
             devices.push(device);
         }
         Ok(devices)

@@ -1,26 +1,32 @@
 //! Simulated cameras: each runs the agent's own engine ([`care_engine`]) on its own MQTT connection, with its own
-//! certificate. They show the effect of an account's change on many cameras. They film and upload nothing, and lose
-//! all state when they end. Only the engineers' experiments start them.
+//! certificate. They show the effect of a change on many cameras. They film and upload nothing, and lose all state when
+//! they end. The engineers' experiments start some beside the cloud; the benchmark of a fleet starts thousands in a
+//! process of their own.
 
 mod camera;
 
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU32, AtomicUsize, Ordering},
+        atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
 use care_engine::{Connection, Event, Fetched, Resource};
-use care_protocol::{DeviceId, Policy};
+use care_protocol::{DeviceId, Policy, PublicKey};
+use futures::future::BoxFuture;
 use rumqttc::{AsyncClient, LastWill, MqttOptions, NetworkOptions, Packet, QoS, SubscribeFilter, TlsConfiguration, Transport};
 use thiserror::Error;
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    task::JoinSet,
+};
 
 use self::camera::Camera;
 use crate::{
-    clock::now_s,
+    clock::{Clock, now_s},
+    domain::issuer::token_for,
     transport::{broker::BrokerAddress, cloud::Cloud},
 };
 
@@ -29,6 +35,73 @@ const QUEUE: usize = 64;
 /// Answers to questions that may wait for the camera: it has at most one of each kind under way.
 const ANSWERS: usize = 4;
 const RECONNECT: Duration = Duration::from_millis(500);
+/// Cameras of one home that connect at the same time, up to their SUBACK: a handshake that waits longer than the client
+/// library allows is lost work for both sides.
+const CONNECTING: usize = 128;
+
+/// The cloud's side of what a camera asks over HTTPS.
+pub trait Asked: Send + Sync {
+    /// Its answer.
+    fn ask(&self, device: DeviceId, resource: Resource) -> BoxFuture<'static, Fetched>;
+}
+
+/// What cameras know of their cloud.
+pub struct Home {
+    /// The first levels of its topics.
+    pub prefix: String,
+    /// The root key that they hold.
+    pub root: (String, PublicKey),
+    /// Their time.
+    pub clock: Clock,
+    /// Who answers what a camera asks over HTTPS.
+    pub cloud: Box<dyn Asked>,
+    /// What they have done so far.
+    pub seen: Seen,
+    connecting: Semaphore,
+}
+
+impl Home {
+    /// One that no camera has yet.
+    pub fn new(prefix: String, root: (String, PublicKey), clock: Clock, cloud: Box<dyn Asked>) -> Self {
+        Self { prefix, root, clock, cloud, seen: Seen::default(), connecting: Semaphore::new(CONNECTING) }
+    }
+
+    /// The cloud of this process. It is asked without HTTPS.
+    pub fn here(cloud: &Arc<Cloud>) -> Self {
+        let (name, root) = cloud.issuer.keys.root();
+        Self::new(cloud.endpoints.prefix.clone(), (name.to_owned(), root), cloud.clock.clone(), Box::new(Here(cloud.clone())))
+    }
+}
+
+/// What the cameras of one home have done.
+#[derive(Debug, Default)]
+pub struct Seen {
+    /// Cameras whose subscriptions the broker has granted.
+    pub online: AtomicUsize,
+    /// Answers to `get`.
+    pub answers: AtomicU64,
+}
+
+struct Here(Arc<Cloud>);
+
+impl Asked for Here {
+    fn ask(&self, device: DeviceId, resource: Resource) -> BoxFuture<'static, Fetched> {
+        let cloud = self.0.clone();
+        Box::pin(async move {
+            match resource {
+                Resource::Keyset => Fetched::Found(cloud.issuer.keys.current().token.clone().into()),
+                Resource::Entitlement => match cloud.db.read_async(move |connection| token_for(connection, &device, None)).await {
+                    Ok(Some(token)) => Fetched::Found(token.into()),
+                    Ok(None) => Fetched::Missing,
+                    Err(e) => {
+                        tracing::debug!("simulated: {e}");
+                        Fetched::Failed
+                    }
+                },
+            }
+        })
+    }
+}
 
 /// The simulated cameras of this cloud. They end with it.
 #[derive(Debug, Default)]
@@ -57,8 +130,8 @@ impl Fleet {
     }
 
     /// Starts a camera with this Free policy. It stays connected until [`Fleet::stop`].
-    pub fn connect(&self, device: DeviceId, free: Policy, cloud: Arc<Cloud>, broker: BrokerAddress) {
-        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).spawn(run(device, free, cloud, broker));
+    pub fn connect(&self, device: DeviceId, free: Policy, home: Arc<Home>, broker: BrokerAddress) {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).spawn(run(device, free, home, broker));
         self.size.fetch_add(1, Ordering::SeqCst);
     }
 
@@ -80,12 +153,16 @@ enum SessionError {
 }
 
 /// Keeps the camera connected for ever.
-async fn run(device: DeviceId, free: Policy, cloud: Arc<Cloud>, broker: BrokerAddress) {
+async fn run(device: DeviceId, free: Policy, home: Arc<Home>, broker: BrokerAddress) {
     let (answer, mut answers) = mpsc::channel(ANSWERS);
-    let mut camera = Camera::new(device, free, cloud, answer);
+    let mut camera = Camera::new(device, free, home.clone(), answer);
     for number in 1.. {
         let connection = Connection(number);
-        let Err(e) = session(&mut camera, connection, &broker, &mut answers).await;
+        let mut online = false;
+        let Err(e) = session(&mut camera, connection, &broker, &mut answers, &home, &mut online).await;
+        if online {
+            home.seen.online.fetch_sub(1, Ordering::Relaxed);
+        }
         tracing::debug!(device = %camera.device(), "simulated: {e}");
         camera.disconnected(connection);
         tokio::time::sleep(RECONNECT).await;
@@ -97,7 +174,11 @@ async fn session(
     connection: Connection,
     broker: &BrokerAddress,
     answers: &mut mpsc::Receiver<(Resource, Fetched)>,
+    home: &Home,
+    online: &mut bool,
 ) -> Result<std::convert::Infallible, SessionError> {
+    // The semaphore is never closed.
+    let mut connecting = home.connecting.acquire().await.ok();
     let topics = camera.topics().clone();
     let mut options = MqttOptions::new(&broker.client_id, &broker.host, broker.port);
     options.set_keep_alive(Duration::from_secs(30)).set_clean_session(false).set_manual_acks(true);
@@ -128,7 +209,12 @@ async fn session(
                 client.try_subscribe_many(filters.map(|filter| SubscribeFilter::new(filter, QoS::AtLeastOnce)))?;
                 camera.handle(Event::SubscribeSent(connection))?;
             }
-            rumqttc::Event::Incoming(Packet::SubAck(_)) => camera.subscribed(connection)?,
+            rumqttc::Event::Incoming(Packet::SubAck(_)) => {
+                drop(connecting.take());
+                *online = true;
+                home.seen.online.fetch_add(1, Ordering::Relaxed);
+                camera.subscribed(connection)?;
+            }
             rumqttc::Event::Incoming(Packet::Publish(publish)) => camera.take(connection, publish)?,
             rumqttc::Event::Incoming(Packet::PubAck(ack)) => camera.acknowledged(ack.pkid)?,
             rumqttc::Event::Outgoing(rumqttc::Outgoing::Publish(pkid)) => camera.sent(pkid),

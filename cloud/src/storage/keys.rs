@@ -52,6 +52,13 @@ pub struct Current {
     file: Option<FileMark>,
 }
 
+impl Current {
+    /// The number of the signing key: a later key has a higher one.
+    pub fn number(&self) -> u64 {
+        number(self.signer.kid()).unwrap_or(0)
+    }
+}
+
 impl Keys {
     /// Opens the keys under the data directory, or makes them. `now` in Unix seconds.
     pub fn open(data: &DataDir, now: u64) -> Result<Self, KeysError> {
@@ -87,7 +94,7 @@ impl Keys {
     }
 
     /// Replaces the signing key and revokes the old ones. Call it inside a transaction: two processes must not rotate
-    /// at once, and every document has to be issued again under the new key.
+    /// at once. Every document has then to be issued again under the new key.
     pub fn rotate(&self, now: u64) -> Result<Arc<Current>, KeysError> {
         let before = self.current();
         let number = before.keyset.keys.keys().chain(&before.keyset.revoked).filter_map(|kid| number(kid)).max().unwrap_or(0) + 1;

@@ -168,6 +168,12 @@ impl Cloud {
         Ok(done)
     }
 
+    /// Issues one batch of documents again that an older key has signed. Returns them; none: all are done.
+    pub async fn renew_under_new_key(self: &Arc<Self>) -> Result<Vec<Issued>, ActionError> {
+        let (issuer, now) = (self.issuer.clone(), self.clock.now_s());
+        self.change(move |tx| Ok(issuer.renew_under_new_key(tx, now)?), Vec::as_slice).await
+    }
+
     /// The broker as cameras on this machine reach it: under the cloud's own address, but at the listener for cameras.
     pub fn cameras_broker(&self) -> BrokerAddress {
         let separate = self.endpoints.broker_cloud.as_ref().and_then(|_| url::Url::parse(&self.endpoints.broker).ok());

@@ -1,10 +1,14 @@
 //! care-cloud's MQTT connection: publishes the outbox, answers every `get`, receives reports and status. One task owns
 //! the client library's event loop. After a lost connection it starts a new client, because the outbox in the database
 //! holds the unsent messages, not the library's queue.
+//!
+//! Both directions go in groups. Documents are read from the outbox in batches, and many are under way at once; what
+//! became of them is written for many in one transaction. Messages of cameras are written for many in one transaction
+//! too, and acknowledged to the broker after its commit: a crash at any moment leaves them at the broker.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
@@ -13,14 +17,22 @@ use rumqttc::{
     AsyncClient, ConnectReturnCode, Event, EventLoop, MqttOptions, NetworkOptions, Outgoing, Packet, Publish, QoS, SubscribeFilter,
     SubscribeReasonCode, TlsConfiguration, Transport,
 };
+use rusqlite::Transaction;
 use thiserror::Error;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::{
     clock::now_us,
-    domain::{issuer::token_for, reports},
+    domain::{
+        issuer::token_for,
+        reports::{self, Kept},
+    },
     fail_point,
-    storage::{db::DbError, outbox, pki::CLOUD_NAME},
+    storage::{
+        db::{DbError, in_savepoint},
+        outbox::{self, Due, Mark, Marked},
+        pki::CLOUD_NAME,
+    },
     transport::{broker::BrokerAddress, cloud::Cloud, events::CloudEvent, publications::Publication},
 };
 
@@ -43,10 +55,27 @@ enum LinkError {
 
 /// The largest payload taken from a camera, bytes.
 const MAX_PAYLOAD: usize = 256 * 1024;
-const QUEUE: usize = 64;
+/// Publishes that the broker has not acknowledged, at most. The library counts to as many.
+const IN_FLIGHT: u16 = 1000;
+/// Documents read from the outbox at once, messages and marks written in one transaction, at most.
+const GROUP: usize = 256;
 /// Messages of cameras that may wait to be processed. Beyond them the link stops reading, and the rest waits at the
 /// broker.
 const INBOX: usize = 1024;
+/// Requests to the library. There is always room for an acknowledgement, because no more messages can wait for one than
+/// there are packet identifiers: the inbox is emptied even while the link waits for it and sends nothing. Brokers do not
+/// all keep to a smaller window.
+const QUEUE: usize = u16::MAX as usize + IN_FLIGHT as usize + 64;
+/// How long after a failed transaction the messages are tried again.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// A message of a camera, and the connection to acknowledge it on.
+struct Incoming {
+    publish: Publish,
+    /// When it arrived, microseconds.
+    at: i64,
+    client: AsyncClient,
+}
 
 /// Runs for ever: connects, serves the connection until it is lost, and connects again.
 pub async fn run(cloud: Arc<Cloud>) {
@@ -79,20 +108,42 @@ struct Outstanding {
 }
 
 /// A document being sent to the broker.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Sent {
     document: i64,
     seq: u64,
+    device: DeviceId,
+}
+
+/// What both halves of a session share.
+struct Session {
+    outstanding: Mutex<Outstanding>,
+    /// One permit for each publish that may be under way.
+    room: Semaphore,
+    marks: mpsc::UnboundedSender<Mark>,
+}
+
+impl Session {
+    fn lock(&self) -> MutexGuard<'_, Outstanding> {
+        self.outstanding.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn mark(&self, sent: Sent, what: Marked) {
+        // As many as are under way: its receiver lives longer than the session.
+        let Sent { document, seq, device } = sent;
+        drop(self.marks.send(Mark { document, device, seq, at: now_us(), what }));
+    }
 }
 
 async fn session(
     cloud: &Arc<Cloud>,
     address: &BrokerAddress,
-    inbox: &mpsc::Sender<Publish>,
+    inbox: &mpsc::Sender<Incoming>,
     publications: &mut mpsc::UnboundedReceiver<Publication>,
 ) -> LinkError {
     let mut options = MqttOptions::new(&address.client_id, &address.host, address.port);
     options.set_keep_alive(Duration::from_secs(30)).set_clean_session(false).set_max_packet_size(MAX_PAYLOAD, MAX_PAYLOAD);
+    options.set_inflight(IN_FLIGHT).set_manual_acks(true);
     if let Some(tls) = &address.tls {
         options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(tls.clone())));
     }
@@ -101,21 +152,30 @@ async fn session(
     network.set_tcp_nodelay(true);
     eventloop.set_network_options(network);
 
-    let outstanding = Arc::new(Mutex::new(Outstanding::default()));
+    let (marks, marks_rx) = mpsc::unbounded_channel();
+    let session = Arc::new(Session { outstanding: Mutex::default(), room: Semaphore::new(IN_FLIGHT.into()), marks });
+    // Weak: it ends once both halves have, after the last mark.
+    let writer = tokio::spawn(write_marks(cloud.clone(), Arc::downgrade(&session), marks_rx));
     let (ready_tx, ready_rx) = oneshot::channel();
     // Both halves live as long as the session: the event loop's `poll` is never cancelled half-way and used again.
-    tokio::select! {
-        e = poll(cloud, &client, eventloop, inbox, &outstanding, ready_tx) => e,
-        e = publish(cloud, &client, publications, &outstanding, ready_rx) => e,
+    let e = tokio::select! {
+        e = poll(cloud, &client, eventloop, inbox, &session, ready_tx) => e,
+        e = publish(cloud, &client, publications, &session, ready_rx) => e,
+    };
+    drop(session);
+    // What the broker has is on record before the next session asks what is due.
+    if let Err(e) = writer.await {
+        tracing::error!("marking documents: {e}");
     }
+    e
 }
 
 async fn poll(
     cloud: &Arc<Cloud>,
     client: &AsyncClient,
     mut eventloop: EventLoop,
-    inbox: &mpsc::Sender<Publish>,
-    outstanding: &Arc<Mutex<Outstanding>>,
+    inbox: &mpsc::Sender<Incoming>,
+    session: &Session,
     ready: oneshot::Sender<bool>,
 ) -> LinkError {
     let mut ready = Some(ready);
@@ -150,25 +210,24 @@ async fn poll(
                 });
             }
             Event::Incoming(Packet::Publish(publish)) => {
-                let taken = inbox.send(publish).await;
+                let taken = inbox.send(Incoming { publish, at: now_us(), client: client.clone() }).await;
                 if taken.is_err() {
                     return LinkError::Ended;
                 }
             }
             Event::Outgoing(Outgoing::Publish(id)) => {
-                let mut outstanding = outstanding.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut outstanding = session.lock();
                 if let Some(what) = outstanding.given.pop_front() {
-                    outstanding.numbered.insert(id, what);
                     what.iter().for_each(|sent| fail_point::reach("on_the_wire", sent.seq));
+                    outstanding.numbered.insert(id, what);
                 }
             }
             Event::Incoming(Packet::PubAck(ack)) => {
-                let what = outstanding.lock().unwrap_or_else(PoisonError::into_inner).numbered.remove(&ack.pkid).flatten();
+                let Some(what) = session.lock().numbered.remove(&ack.pkid) else { continue };
+                session.room.add_permits(1);
                 if let Some(sent) = what {
-                    let at = now_us();
                     fail_point::reach("acknowledged", sent.seq);
-                    // Not awaited, so that reading continues meanwhile.
-                    tokio::spawn(mark_acked(cloud.clone(), outstanding.clone(), sent, at));
+                    session.mark(sent, Marked::Acked);
                 }
             }
             _ => {}
@@ -176,29 +235,43 @@ async fn poll(
     }
 }
 
-async fn mark_acked(cloud: Arc<Cloud>, outstanding: Arc<Mutex<Outstanding>>, Sent { document, seq }: Sent, at: i64) {
-    let marked = cloud.db.read_async(move |connection| {
-        outbox::mark_acked(connection, document, at)?;
-        let sql = "SELECT device FROM outbox WHERE document = ?1";
-        Ok(connection.query_row(sql, [document], |row| row.get::<_, String>(0))?)
-    });
-    match marked.await {
-        Ok(device) => cloud.events.send(CloudEvent::AtBroker { device }),
-        Err(e) => tracing::error!("marking a document as published: {e}"),
+/// Writes what became of documents, many in one transaction: those that came while the last one was written.
+async fn write_marks(cloud: Arc<Cloud>, session: Weak<Session>, mut marks: mpsc::UnboundedReceiver<Mark>) {
+    let mut group = Vec::with_capacity(GROUP);
+    while marks.recv_many(&mut group, GROUP).await > 0 {
+        let writing = group.clone();
+        let written = cloud.db.transact_async(move |tx| -> Result<_, DbError> {
+            outbox::mark(tx, &writing)?;
+            writing.iter().for_each(|mark| fail_point::reach("marks_in_transaction", mark.seq));
+            Ok(())
+        });
+        if let Err(e) = written.await {
+            // They stay due and are published again.
+            tracing::error!("marking documents: {e}");
+        }
+        for mark in group.drain(..) {
+            if mark.what == Marked::Published {
+                fail_point::reach("marked_published", mark.seq);
+                continue;
+            }
+            fail_point::reach("marked_acknowledged", mark.seq);
+            // Not earlier: while the row is still due, it must not be published again.
+            if let Some(session) = session.upgrade() {
+                session.lock().in_flight.remove(&mark.document);
+            }
+            cloud.events.send(CloudEvent::AtBroker { device: mark.device.to_string() });
+        }
     }
-    fail_point::reach("marked_acknowledged", seq);
-    // Not earlier: while the row is still due, it must not be published again.
-    outstanding.lock().unwrap_or_else(PoisonError::into_inner).in_flight.remove(&document);
 }
 
 async fn publish(
     cloud: &Arc<Cloud>,
     client: &AsyncClient,
     publications: &mut mpsc::UnboundedReceiver<Publication>,
-    outstanding: &Arc<Mutex<Outstanding>>,
+    session: &Session,
     ready: oneshot::Receiver<bool>,
 ) -> LinkError {
-    match publish_all(cloud, client, publications, outstanding, ready).await {
+    match publish_all(cloud, client, publications, session, ready).await {
         Ok(()) => LinkError::Ended,
         Err(e) => e,
     }
@@ -208,142 +281,252 @@ async fn publish_all(
     cloud: &Arc<Cloud>,
     client: &AsyncClient,
     publications: &mut mpsc::UnboundedReceiver<Publication>,
-    outstanding: &Arc<Mutex<Outstanding>>,
+    session: &Session,
     ready: oneshot::Receiver<bool>,
 ) -> Result<(), LinkError> {
     let session_present = ready.await.map_err(|_| LinkError::Ended)?;
-    let give = |what| outstanding.lock().unwrap_or_else(PoisonError::into_inner).given.push_back(what);
     if !session_present {
         // A broker that lost our session may have lost its retained documents too.
-        cloud.db.read_async(outbox::all_due_again).await?;
+        cloud.db.transact_async(outbox::all_due_again).await?;
     }
     let mut published_keyset = 0;
 
     let mut tick = tokio::time::interval(Duration::from_millis(250));
     loop {
-        // The keyset is sent before any document that its key signed.
-        let keys = cloud.issuer.keys.current();
-        if keys.keyset.version != published_keyset {
-            give(None);
-            let topic = format!("{}/keyset", cloud.endpoints.prefix);
-            client.publish(topic, QoS::AtLeastOnce, true, keys.token.clone()).await?;
-            published_keyset = keys.keyset.version;
-        }
-        for document in cloud.db.read_async(|connection| outbox::due(connection, QUEUE)).await? {
-            if !outstanding.lock().unwrap_or_else(PoisonError::into_inner).in_flight.insert(document.document) {
-                continue;
+        let mut after = 0;
+        loop {
+            let batch = cloud.db.read_async(move |connection| outbox::due(connection, after, GROUP)).await?;
+            // The keyset is sent before any document that its key signed; the key was in use before the document was due.
+            let keys = cloud.issuer.keys.current();
+            if keys.keyset.version != published_keyset {
+                give(client, session, None, format!("{}/keyset", cloud.endpoints.prefix), true, keys.token.clone().into()).await?;
+                published_keyset = keys.keyset.version;
             }
-            fail_point::reach("before_publish", document.seq);
-            give(Some(Sent { document: document.document, seq: document.seq }));
-            let at = now_us();
-            let topic = Topics::new(&cloud.endpoints.prefix, &document.device).entitlement();
-            cloud.published(&document.device, Position { epoch: document.epoch, seq: document.seq });
-            client.publish(topic, QoS::AtLeastOnce, true, document.token).await?;
-            fail_point::reach("given_to_library", document.seq);
-            cloud.db.read_async(move |connection| outbox::mark_published(connection, document.document, at)).await?;
-            fail_point::reach("marked_published", document.seq);
+            let last = (batch.len() == GROUP).then(|| batch.last().map(|last| last.document)).flatten();
+            for document in batch {
+                publish_one(cloud, client, session, document).await?;
+            }
+            // Answers do not wait for a change of the whole fleet.
+            while let Ok(Publication { topic, payload }) = publications.try_recv() {
+                give(client, session, None, topic, false, payload).await?;
+            }
+            let Some(last) = last else { break };
+            after = last;
         }
         tokio::select! {
             () = cloud.outbox.notified() => {}
             _ = tick.tick() => {}
             publication = publications.recv() => {
                 let Publication { topic, payload } = publication.ok_or(LinkError::Ended)?;
-                give(None);
-                client.publish(topic, QoS::AtLeastOnce, false, payload).await?;
+                give(client, session, None, topic, false, payload).await?;
             }
         }
     }
 }
 
-/// Processes the cameras' messages in order. A malformed message is logged and dropped.
-async fn read_inbox(cloud: Arc<Cloud>, mut inbox: mpsc::Receiver<Publish>) {
-    while let Some(publish) = inbox.recv().await {
-        let at = now_us();
-        let prefix = &cloud.endpoints.prefix;
-        let path =
-            publish.topic.strip_prefix(prefix.as_str()).and_then(|rest| rest.strip_prefix('/')).and_then(|rest| rest.split_once('/'));
-        let Some((Ok(device), leaf)) = path.map(|(device, leaf)| (device.parse::<DeviceId>(), leaf)) else {
-            tracing::warn!(topic = publish.topic, "a message on a topic of no device");
-            continue;
+async fn publish_one(cloud: &Cloud, client: &AsyncClient, session: &Session, document: Due) -> Result<(), LinkError> {
+    if !session.lock().in_flight.insert(document.document) {
+        return Ok(());
+    }
+    let seq = document.seq;
+    fail_point::reach("before_publish", seq);
+    let topic = Topics::new(&cloud.endpoints.prefix, &document.device).entitlement();
+    cloud.published(&document.device, Position { epoch: document.epoch, seq });
+    let sent = Sent { document: document.document, seq, device: document.device };
+    session.mark(sent.clone(), Marked::Published);
+    give(client, session, Some(sent), topic, true, document.token.into()).await?;
+    fail_point::reach("given_to_library", seq);
+    Ok(())
+}
+
+/// Gives the library a message, once there is room for another one under way.
+async fn give(
+    client: &AsyncClient,
+    session: &Session,
+    what: Option<Sent>,
+    topic: String,
+    retain: bool,
+    payload: Vec<u8>,
+) -> Result<(), LinkError> {
+    // Given back by its PUBACK. The semaphore is never closed.
+    session.room.acquire().await.map_err(|_| LinkError::Ended)?.forget();
+    session.lock().given.push_back(what);
+    Ok(client.publish(topic, QoS::AtLeastOnce, retain, payload).await?)
+}
+
+/// Processes the cameras' messages in order, in groups: those that came while the last group was written.
+async fn read_inbox(cloud: Arc<Cloud>, mut inbox: mpsc::Receiver<Incoming>) {
+    let mut group = Vec::with_capacity(GROUP);
+    while inbox.recv_many(&mut group, GROUP).await > 0 {
+        let messages: Arc<Vec<_>> = Arc::new(group.iter().filter_map(|incoming| read(&cloud, incoming)).collect());
+        // Nothing is lost by waiting for the database: what is not acknowledged stays at the broker.
+        let taken = loop {
+            match take(&cloud, &messages).await {
+                Ok(taken) => break taken,
+                Err(e) => tracing::error!("{} messages of cameras: {e}; again in {AGAIN:?}", messages.len()),
+            }
+            tokio::time::sleep(AGAIN).await;
         };
-        let taken = match leaf {
-            "report" => take_report(&cloud, &device, &publish, at).await,
-            "status" => take_status(&cloud, &device, &publish, at).await,
-            "get" => answer(&cloud, &device, &publish).await,
-            _ => Ok(()),
-        };
-        if let Err(e) = taken {
-            tracing::warn!(%device, leaf, "{e}");
+        for (message, taken) in messages.iter().zip(taken) {
+            follow(&cloud, message, taken);
+        }
+        for Incoming { publish, client, .. } in group.drain(..) {
+            // If that connection has ended, the broker delivers it again.
+            drop(client.ack(&publish).await);
         }
     }
+}
+
+/// A message of a camera, read.
+struct Message {
+    device: DeviceId,
+    at: i64,
+    content: Content,
+}
+
+enum Content {
+    Report(Box<Report>),
+    Status(&'static str),
+    Get(Get),
+}
+
+/// What was written because of a message.
+enum Taken {
+    Report(Kept),
+    /// Whether it has changed.
+    Status(bool),
+    Answer(Option<String>),
 }
 
 /// Why a camera's message was dropped.
 #[derive(Debug, Error)]
 enum Dropped {
-    #[error(transparent)]
-    Db(#[from] DbError),
+    #[error("a message on a topic of no device")]
+    NoDevice,
     #[error("a malformed message: {0}")]
     Malformed(#[from] serde_json::Error),
     #[error("a message that does not fit its topic: {0}")]
     Wrong(&'static str),
 }
 
-async fn take_report(cloud: &Arc<Cloud>, device: &DeviceId, publish: &Publish, at: i64) -> Result<(), Dropped> {
-    // A retained copy does not show when the report was made.
-    let report: Report = serde_json::from_slice(&publish.payload)?;
-    if report.device != *device {
-        return Err(Dropped::Wrong("the report names another device"));
+/// A malformed message is logged and dropped.
+fn read(cloud: &Cloud, incoming: &Incoming) -> Option<Message> {
+    match parse(&cloud.endpoints.prefix, incoming) {
+        Ok(message) => {
+            if let Some(Message { device, content: Content::Report(report), .. }) = &message
+                // A retained copy does not show when the report was made.
+                && !incoming.publish.retain
+            {
+                cloud.transfers.mark_reported(device, Position { epoch: report.epoch, seq: report.seq });
+                fail_point::reach("reported", report.seq);
+            }
+            message
+        }
+        Err(e) => {
+            tracing::warn!(topic = incoming.publish.topic, "{e}");
+            None
+        }
     }
-    let in_force = Position { epoch: report.epoch, seq: report.seq };
-    if !publish.retain {
-        cloud.transfers.mark_reported(device, in_force);
+}
+
+fn parse(prefix: &str, Incoming { publish, at, .. }: &Incoming) -> Result<Option<Message>, Dropped> {
+    let path = publish.topic.strip_prefix(prefix).and_then(|rest| rest.strip_prefix('/')).and_then(|rest| rest.split_once('/'));
+    let (device, leaf) = path.ok_or(Dropped::NoDevice)?;
+    let device: DeviceId = device.parse().map_err(|_| Dropped::NoDevice)?;
+    let content = match leaf {
+        "report" => {
+            let report: Box<Report> = serde_json::from_slice(&publish.payload)?;
+            if report.device != device {
+                return Err(Dropped::Wrong("the report names another device"));
+            }
+            Content::Report(report)
+        }
+        "status" => match &publish.payload[..] {
+            b"online" => Content::Status("online"),
+            b"offline" => Content::Status("offline"),
+            _ => return Err(Dropped::Wrong("a status is online or offline")),
+        },
+        "get" => {
+            let get: Get = serde_json::from_slice(&publish.payload)?;
+            if !(22..=128).contains(&get.nonce.len()) {
+                return Err(Dropped::Wrong("a nonce has 22 to 128 characters"));
+            }
+            Content::Get(get)
+        }
+        _ => return Ok(None),
+    };
+    Ok(Some(Message { device, at: *at, content }))
+}
+
+/// Writes a group in one transaction. A message whose write fails is dropped alone.
+async fn take(cloud: &Cloud, messages: &Arc<Vec<Message>>) -> Result<Vec<Option<Taken>>, DbError> {
+    let messages = messages.clone();
+    let work = move |tx: &Transaction<'_>| -> Result<_, DbError> {
+        let mut all = Vec::with_capacity(messages.len());
+        for message in messages.iter() {
+            let mut taken = None;
+            in_savepoint(tx, |tx| {
+                match take_one(tx, message) {
+                    Ok(done) => taken = Some(done),
+                    Err(e) => tracing::warn!(device = %message.device, "a message of the camera: {e}"),
+                }
+                taken.is_some()
+            })?;
+            all.push(taken);
+        }
+        for message in messages.iter() {
+            if let Content::Report(report) = &message.content {
+                fail_point::reach("reports_in_transaction", report.seq);
+            }
+        }
+        Ok(all)
+    };
+    cloud.db.transact_async(work).await
+}
+
+fn take_one(tx: &Transaction<'_>, Message { device, at, content }: &Message) -> Result<Taken, DbError> {
+    Ok(match content {
+        Content::Report(report) => Taken::Report(reports::keep(tx, report, *at)?),
+        Content::Status(status) => Taken::Status(reports::set_status(tx, device, status, *at)?),
+        Content::Get(get) => Taken::Answer(token_for(tx, device, Some(get.epoch))?),
+    })
+}
+
+/// What the rest of the program does about a message that was written.
+fn follow(cloud: &Cloud, message: &Message, taken: Option<Taken>) {
+    let device = &message.device;
+    match (taken, &message.content) {
+        (Some(Taken::Report(kept)), Content::Report(report)) => {
+            fail_point::reach("reports_committed", report.seq);
+            follow_report(cloud, report, &kept);
+        }
+        (Some(Taken::Status(true)), Content::Status(status)) => {
+            tracing::info!(%device, status, "status");
+            cloud.events.send(CloudEvent::Status { device: device.to_string() });
+        }
+        (Some(Taken::Answer(Some(token))), Content::Get(get)) => {
+            let payload = serde_json::to_vec(&Answer { nonce: get.nonce.clone(), token }).expect("plain data");
+            cloud.publications.push(Publication { topic: Topics::new(&cloud.endpoints.prefix, device).answer(), payload });
+        }
+        _ => {}
     }
-    fail_point::reach("reported", report.seq);
-    let mode = report.mode.to_string();
-    let line = (report.outcome, report.reason.clone(), report.cause, report.cut);
-    let kept = cloud.db.transact_async(move |tx| reports::keep(tx, &report, at)).await?;
+}
+
+fn follow_report(cloud: &Cloud, report: &Report, kept: &Kept) {
+    let device = &report.device;
     cloud.transfers.revoke(&kept.revoked);
     if kept.reset {
         tracing::info!(%device, "was reset to factory settings: it gets nothing more until it is bound again");
     }
     if kept.new {
-        let (outcome, reason, cause, cut) = line;
-        cloud.observed.count(|counts| counts.reports[outcome as usize] += 1);
+        cloud.observed.count(|counts| counts.reports[report.outcome as usize] += 1);
         kept.answered_us.into_iter().for_each(|took| cloud.observed.click_answered(took));
+        let in_force = Position { epoch: report.epoch, seq: report.seq };
         tracing::info!(
-            %device, %outcome, reason, %cause, mode, position = %in_force, transfers = cut.transfers, micros = cut.micros,
-            bytes_after = cut.bytes_after, "reported"
+            %device, outcome = %report.outcome, reason = report.reason, cause = %report.cause, mode = %report.mode,
+            position = %in_force, transfers = report.cut.transfers, micros = report.cut.micros,
+            bytes_after = report.cut.bytes_after, "reported"
         );
-        cloud.events.send(CloudEvent::Reported { device: device.to_string(), mode });
+        cloud.events.send(CloudEvent::Reported { device: device.to_string(), mode: report.mode.to_string() });
     }
-    Ok(())
-}
-
-async fn take_status(cloud: &Arc<Cloud>, device: &DeviceId, publish: &Publish, at: i64) -> Result<(), Dropped> {
-    let status = match &publish.payload[..] {
-        b"online" => "online",
-        b"offline" => "offline",
-        _ => return Err(Dropped::Wrong("a status is online or offline")),
-    };
-    let known = device.clone();
-    if cloud.db.transact_async(move |tx| reports::set_status(tx, &known, status, at)).await? {
-        tracing::info!(%device, status, "status");
-        cloud.events.send(CloudEvent::Status { device: device.to_string() });
-    }
-    Ok(())
-}
-
-async fn answer(cloud: &Arc<Cloud>, device: &DeviceId, publish: &Publish) -> Result<(), Dropped> {
-    let get: Get = serde_json::from_slice(&publish.payload)?;
-    if !(22..=128).contains(&get.nonce.len()) {
-        return Err(Dropped::Wrong("a nonce has 22 to 128 characters"));
-    }
-    let (asking, ratchet) = (device.clone(), get.epoch);
-    let Some(token) = cloud.db.read_async(move |connection| token_for(connection, &asking, Some(ratchet))).await? else {
-        return Ok(());
-    };
-    let payload = serde_json::to_vec(&Answer { nonce: get.nonce, token }).expect("plain data");
-    cloud.publications.push(Publication { topic: Topics::new(&cloud.endpoints.prefix, device).answer(), payload });
-    Ok(())
 }

@@ -13,8 +13,8 @@ use thiserror::Error;
 
 use crate::{
     domain::{
-        clips::{book_gone, mark_older, oldest_ms, to_go},
-        issuer::{Issuer, camera, devices},
+        clips::{book_gone, mark_older, to_go},
+        issuer::{Issuer, camera, note_history, with_old_clips},
         parts,
     },
     storage::{
@@ -49,41 +49,29 @@ pub enum RetentionError {
     },
 }
 
-/// Marks every camera's clips that have grown older than its plan's history.
+/// Marks the clips that have grown older than their plan's history: those of at most [`BATCH`] cameras.
 fn mark_outdated(tx: &Transaction<'_>, issuer: &Issuer, now: u64) -> Result<(), DbError> {
-    for device in devices(tx, None)? {
+    for device in with_old_clips(tx, now, BATCH)? {
         let history_h = issuer.current_plan(tx, &camera(tx, &device)?, now)?.policy.history_h;
         let clips = mark_older(tx, &device, history_h, now)?;
         if !clips.is_empty() {
             tracing::info!(%device, clips = clips.len(), history_h, "older than the plan's history");
         }
+        note_history(tx, &device, history_h)?;
     }
     Ok(())
 }
 
 /// Whether there is anything to mark or to delete.
-fn work_to_do(connection: &Connection, issuer: &Issuer, now: u64) -> Result<bool, DbError> {
-    if !to_go(connection, 1)?.is_empty() {
-        return Ok(true);
-    }
-    let mut oldest =
-        connection.prepare_cached("SELECT min(started_ms) FROM clips WHERE device = ?1 AND stored_at IS NOT NULL AND erased_at IS NULL")?;
-    for device in devices(connection, None)? {
-        let started_ms: Option<u64> = oldest.query_row([device.as_str()], |row| row.get(0))?;
-        let Some(started_ms) = started_ms else { continue };
-        let current_plan = issuer.current_plan(connection, &camera(connection, &device)?, now)?;
-        if started_ms < oldest_ms(current_plan.policy.history_h, now) {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+fn work_to_do(connection: &Connection, now: u64) -> Result<bool, DbError> {
+    Ok(!to_go(connection, 1)?.is_empty() || !with_old_clips(connection, now, 1)?.is_empty())
 }
 
 /// Erasing locks the database while a camera that has to stop waits for its document: the document is sent first, as
 /// long as the broker accepts it.
 async fn let_documents_go_first(db: &Db) -> Result<(), DbError> {
     let deadline = Instant::now() + GIVE_WAY;
-    while Instant::now() < deadline && db.read_async(|connection| Ok(!outbox::due(connection, 1)?.is_empty())).await? {
+    while Instant::now() < deadline && db.read_async(|connection| Ok(!outbox::due(connection, 0, 1)?.is_empty())).await? {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     Ok(())
@@ -94,8 +82,7 @@ async fn let_documents_go_first(db: &Db) -> Result<(), DbError> {
 pub async fn sweep(db: &Db, issuer: &Arc<Issuer>, store: &Arc<Store>, observed: &Observed, now: u64) -> Result<(), RetentionError> {
     let_documents_go_first(db).await?;
     loop {
-        let looking = issuer.clone();
-        if !db.read_async(move |connection| work_to_do(connection, &looking, now)).await? {
+        if !db.read_async(move |connection| work_to_do(connection, now)).await? {
             return Ok(());
         }
         // Here it is deleted under the database's lock: no grant can be issued meanwhile that would let a clip

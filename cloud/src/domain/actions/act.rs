@@ -13,7 +13,7 @@ use crate::{
         accounts,
         billing::{end_used, is_declined},
         catalogue::{Cycle, Tier},
-        issuer::{Camera, Issuer, Phase, Subscription, billing_cycle, devices, find_camera, subscriptions},
+        issuer::{Camera, Issuer, Phase, Subscription, billing_cycle, devices, find_camera, seated, subscriptions},
         money::{
             Period, Zone,
             ledger::{self, NewOrder},
@@ -58,7 +58,7 @@ impl Issuer {
         if let Some(camera) = find_camera(tx, device)? {
             tx.execute("UPDATE cameras SET model = ?2 WHERE device = ?1", params![device.as_str(), model])?;
             if camera.bound && camera.account == account && !camera.reset {
-                return self.changed(tx, account, Reason::Bound, None, now);
+                return self.moved(tx, account, device, Reason::Bound, now);
             }
             return self.bind(tx, device, account, now);
         }
@@ -67,7 +67,7 @@ impl Issuer {
             "INSERT INTO cameras (device, model, account, bound, bound_at, epoch, seq) VALUES (?1, ?2, ?3, 1, ?4, 1, 0)",
             params![device.as_str(), model, account, now],
         )?;
-        self.changed(tx, account, Reason::Bound, None, now)
+        self.moved(tx, account, device, Reason::Bound, now)
     }
 
     fn subscribe(&self, tx: &Transaction<'_>, device: &DeviceId, plan: PaidPlan, terms: &Wanted, now: u64) -> Result<Done, ActionError> {
@@ -83,10 +83,10 @@ impl Issuer {
         let cycle = self.cycle_for(tx, &camera.account, terms.cycle)?;
         // The new plan replaces this camera's subscription, its trial, an unpaid one, and with Premium every Plus of a
         // camera that gets a seat.
-        let seated: Vec<_> = devices(tx, Some(&camera.account))?.into_iter().take(self.catalogue.seats()).collect();
+        let seats = seated(tx, &camera.account, self.catalogue.seats())?;
         let mut back = Vec::new();
         for old in subscriptions(tx, &camera.account)? {
-            let of_camera = old.device.as_ref().is_some_and(|d| d == device || (tier == Tier::Premium && seated.contains(d)));
+            let of_camera = old.device.as_ref().is_some_and(|d| d == device || (tier == Tier::Premium && seats.contains(d)));
             let of_account = old.device.is_none() && (old.trial || tier == Tier::Premium);
             let replaced = of_camera || of_account;
             if replaced && old.changes_here() {
@@ -197,9 +197,9 @@ impl Issuer {
              WHERE device = ?1",
             params![device.as_str(), account, now, stays],
         )?;
-        let mut done = self.changed(tx, account, Reason::Bound, None, now)?;
+        let mut done = self.moved(tx, account, device, Reason::Bound, now)?;
         if let Some(from) = from {
-            let left = self.changed(tx, &from, Reason::Upgraded, None, now)?;
+            let left = self.moved(tx, &from, device, Reason::Upgraded, now)?;
             done.issued.extend(left.issued);
             done.back.extend(left.back);
         }
@@ -212,7 +212,7 @@ impl Issuer {
         let (_, back) = self.leave(tx, &camera, now)?;
         tx.execute("UPDATE cameras SET bound = 0 WHERE device = ?1", [device.as_str()])?;
         let issued = self.issue_changes(tx, std::slice::from_ref(device), Reason::Unbound, None, now)?;
-        let mut done = self.changed(tx, &camera.account, Reason::Upgraded, None, now)?;
+        let mut done = self.moved(tx, &camera.account, device, Reason::Upgraded, now)?;
         done.issued.splice(0..0, issued);
         done.back.splice(0..0, back);
         Ok(done)
@@ -297,6 +297,19 @@ impl Issuer {
         back.extend(self.pay_out_what_nothing_takes(tx, account, now)?);
         let issued = self.issue_changes(tx, &devices(tx, Some(account))?, reason, order.as_ref(), now)?;
         Ok(Done { issued, back })
+    }
+
+    /// The same after one camera has joined or left an account: only that camera can have another plan now, and those
+    /// that the last seat is given to or taken from. So the ten-thousandth camera costs as much as the first.
+    fn moved(&self, tx: &Transaction<'_>, account: &str, device: &DeviceId, reason: Reason, now: u64) -> Result<Done, ActionError> {
+        let mut back = self.credit_what_premium_covers(tx, account, now)?;
+        back.extend(self.pay_out_what_nothing_takes(tx, account, now)?);
+        let mut concerned = seated(tx, account, self.catalogue.seats() + 1)?;
+        let is_here = find_camera(tx, device)?.is_some_and(|camera| camera.bound && camera.account == account);
+        if is_here && !concerned.contains(device) {
+            concerned.push(device.clone());
+        }
+        Ok(Done { issued: self.issue_changes(tx, &concerned, reason, None, now)?, back })
     }
 
     /// The subscription that covers the camera, or else the unpaid one that would.

@@ -125,7 +125,11 @@ impl Issuer {
     /// Ends and credits the Plus of a camera that Premium now covers, so that it is not paid twice.
     pub(super) fn credit_what_premium_covers(&self, tx: &Transaction<'_>, account: &str, now: u64) -> Result<Vec<Order>, ActionError> {
         let mut back = Vec::new();
-        for own in subscriptions(tx, account)? {
+        let all = subscriptions(tx, account)?;
+        if all.iter().all(|subscription| subscription.tier != Tier::Premium) {
+            return Ok(back);
+        }
+        for own in all {
             let Some(device) = own.device.as_ref().filter(|_| own.phase == Phase::Active && own.changes_here()) else { continue };
             let Some(camera) = find_camera(tx, device)?.filter(|camera| camera.bound && camera.account == account) else { continue };
             let covering = self.covering_subscription(tx, &camera, now)?;

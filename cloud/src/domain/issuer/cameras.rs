@@ -1,7 +1,7 @@
 //! Cameras as the database has them: model, account, binding epoch, and the sequence of the newest document.
 
 use care_protocol::DeviceId;
-use rusqlite::{Connection, OptionalExtension as _};
+use rusqlite::{Connection, OptionalExtension as _, Params, Transaction, params};
 
 use crate::storage::db::DbError;
 
@@ -31,8 +31,7 @@ pub fn camera(connection: &Connection, device: &DeviceId) -> Result<Camera, DbEr
 
 /// One camera, if it is known.
 pub fn find_camera(connection: &Connection, device: &DeviceId) -> Result<Option<Camera>, DbError> {
-    let mut statement =
-        connection.prepare_cached("SELECT model, account, bound, epoch, seq, reset_at IS NOT NULL FROM cameras WHERE device = ?1")?;
+    let mut statement = connection.prepare_cached(CAMERA)?;
     let found = statement.query_row([device.as_str()], |row| {
         let device = device.clone();
         Ok(Camera {
@@ -48,11 +47,76 @@ pub fn find_camera(connection: &Connection, device: &DeviceId) -> Result<Option<
     Ok(found.optional()?)
 }
 
-/// Bound cameras of an account in the order of their seats, or all cameras there are.
+/// Bound cameras of an account in the order of their seats, at most `limit`.
+pub fn seated(connection: &Connection, account: &str, limit: usize) -> Result<Vec<DeviceId>, DbError> {
+    read_devices(connection, SEATED, params![account, limit])
+}
+
+/// Bound cameras of an account in the order of their seats, or all cameras there are: for pages that show them, not for
+/// changes that concern some.
 pub fn devices(connection: &Connection, account: Option<&str>) -> Result<Vec<DeviceId>, DbError> {
-    let mut statement = connection
-        .prepare_cached("SELECT device FROM cameras WHERE ?1 IS NULL OR (account = ?1 AND bound = 1) ORDER BY bound_at, rowid")?;
-    let rows = statement.query_map([account], |row| row.get::<_, String>(0))?;
+    match account {
+        Some(account) => seated(connection, account, usize::MAX >> 1),
+        None => read_devices(connection, "SELECT device FROM cameras ORDER BY bound_at, rowid", []),
+    }
+}
+
+/// Cameras whose document was issued at `until` (Unix seconds) or before, oldest first, at most `limit`.
+pub(super) fn issued_until(connection: &Connection, until: u64, limit: usize) -> Result<Vec<DeviceId>, DbError> {
+    read_devices(connection, ISSUED_UNTIL, params![until, limit])
+}
+
+/// Cameras whose document is signed by a key before number `key`, at most `limit`.
+pub(super) fn signed_before(connection: &Connection, key: u64, limit: usize) -> Result<Vec<DeviceId>, DbError> {
+    read_devices(connection, SIGNED_BEFORE, params![key, limit])
+}
+
+/// Cameras with a clip that is older than their plan's history at `now` (Unix seconds), at most `limit`.
+pub fn with_old_clips(connection: &Connection, now: u64, limit: usize) -> Result<Vec<DeviceId>, DbError> {
+    read_devices(connection, WITH_OLD_CLIPS, params![now.saturating_mul(1000), limit])
+}
+
+/// Notes the history of a camera's plan, and that its clips have been looked through.
+pub fn note_history(tx: &Transaction<'_>, device: &DeviceId, history_h: u32) -> Result<(), DbError> {
+    tx.prepare_cached(NOTE_HISTORY)?.execute(params![device.as_str(), history_h])?;
+    Ok(())
+}
+
+/// A camera's newest document, as its row has it.
+pub(super) struct Newest {
+    pub(super) document: i64,
+    pub(super) seq: u64,
+    pub(super) issued_at: u64,
+    /// The number of the key that signed it.
+    pub(super) signed_by: u64,
+    pub(super) history_h: u32,
+}
+
+/// Notes a camera's newest document.
+pub(super) fn note_newest(tx: &Transaction<'_>, device: &DeviceId, newest: &Newest) -> Result<(), DbError> {
+    let Newest { document, seq, issued_at, signed_by, history_h } = newest;
+    tx.prepare_cached(NOTE_NEWEST)?.execute(params![device.as_str(), document, seq, issued_at, signed_by, history_h])?;
+    Ok(())
+}
+
+fn read_devices(connection: &Connection, sql: &str, of: impl Params) -> Result<Vec<DeviceId>, DbError> {
+    let mut statement = connection.prepare_cached(sql)?;
+    let rows = statement.query_map(of, |row| row.get::<_, String>(0))?;
     rows.map(|row| row?.parse().map_err(|e: care_protocol::BadIdent| DbError::Damaged { what: "cameras.device", why: e.to_string() }))
         .collect()
 }
+
+const CAMERA: &str = "SELECT model, account, bound, epoch, seq, reset_at IS NOT NULL FROM cameras WHERE device = ?1";
+const SEATED: &str = "SELECT device FROM cameras WHERE account = ?1 AND bound = 1 ORDER BY bound_at, rowid LIMIT ?2";
+const ISSUED_UNTIL: &str = "SELECT device FROM cameras WHERE issued_at <= ?1 AND reset_at IS NULL ORDER BY issued_at LIMIT ?2";
+const SIGNED_BEFORE: &str = "SELECT device FROM cameras WHERE signed_by < ?1 AND reset_at IS NULL ORDER BY signed_by LIMIT ?2";
+const WITH_OLD_CLIPS: &str = "SELECT device FROM cameras WHERE oldest_ms IS NOT NULL AND oldest_ms + history_h * 3600000 < ?1 LIMIT ?2";
+const NOTE_HISTORY: &str = "
+    UPDATE cameras SET history_h = ?2,
+        oldest_ms = (SELECT min(started_ms) FROM clips WHERE clips.device = ?1 AND stored_at IS NOT NULL AND erased_at IS NULL)
+    WHERE device = ?1";
+const NOTE_NEWEST: &str = "
+    UPDATE cameras SET newest = ?2, seq = ?3, issued_at = ?4, signed_by = ?5, history_h = ?6 WHERE device = ?1";
+
+/// The statements on the way of a change for everybody, and of every look at the clock, for the test of their plans.
+pub const STATEMENTS: [&str; 7] = [CAMERA, SEATED, ISSUED_UNTIL, SIGNED_BEFORE, WITH_OLD_CLIPS, NOTE_HISTORY, NOTE_NEWEST];

@@ -63,7 +63,7 @@ impl Body {
 
 /// The newest document of a camera, if it has one.
 pub fn newest_body(connection: &Connection, device: &DeviceId) -> Result<Option<Body>, DbError> {
-    let mut statement = connection.prepare_cached("SELECT body FROM documents WHERE device = ?1 ORDER BY epoch DESC, seq DESC LIMIT 1")?;
+    let mut statement = connection.prepare_cached(NEWEST_BODY)?;
     let body: Option<String> = statement.query_row([device.as_str()], |row| row.get(0)).optional()?;
     body.map(|body| read_body(&body)).transpose()
 }
@@ -75,7 +75,7 @@ pub fn read_body(body: &str) -> Result<Body, DbError> {
 
 /// The newest document of a camera as JWS, if it has one.
 pub fn newest_token(connection: &Connection, device: &DeviceId) -> Result<Option<String>, DbError> {
-    let mut statement = connection.prepare_cached("SELECT token FROM documents WHERE device = ?1 ORDER BY epoch DESC, seq DESC LIMIT 1")?;
+    let mut statement = connection.prepare_cached(NEWEST_TOKEN)?;
     Ok(statement.query_row([device.as_str()], |row| row.get(0)).optional()?)
 }
 
@@ -85,3 +85,11 @@ pub fn token_for(connection: &Connection, device: &DeviceId, ratchet: Option<u64
     let useless = find_camera(connection, device)?.is_some_and(|camera| camera.reset && ratchet.is_none_or(|epoch| epoch >= camera.epoch));
     if useless { Ok(None) } else { newest_token(connection, device) }
 }
+
+const NEWEST_BODY: &str = "SELECT body FROM documents WHERE device = ?1 ORDER BY epoch DESC, seq DESC LIMIT 1";
+const NEWEST_TOKEN: &str = "SELECT token FROM documents WHERE device = ?1 ORDER BY epoch DESC, seq DESC LIMIT 1";
+/// A document, signed.
+pub(super) const ADD: &str = "INSERT INTO documents (device, epoch, seq, token, body) VALUES (?1, ?2, ?3, ?4, ?5)";
+
+/// The statements on the way of a change for everybody, for the test of their plans.
+pub const STATEMENTS: [&str; 3] = [NEWEST_BODY, NEWEST_TOKEN, ADD];

@@ -9,8 +9,9 @@ mod subscriptions;
 use care_protocol::{Channel, DeviceId, Entitlement, Lease, Next, Order, Policy, Position, Reason};
 use rusqlite::{Connection, Transaction, params};
 
+use self::cameras::{Newest, issued_until, note_newest, signed_before};
 pub use self::{
-    cameras::{Camera, camera, devices, find_camera},
+    cameras::{Camera, camera, devices, find_camera, note_history, seated, with_old_clips},
     documents::{Body, NextBody, newest_body, newest_token, read_body, token_for},
     subscriptions::{Phase, Subscription, billing_cycle, read_channel, subscriptions},
 };
@@ -24,8 +25,13 @@ use crate::{
     storage::{
         db::DbError,
         keys::{ISSUER, Keys},
+        outbox,
     },
 };
+
+/// Documents issued in one transaction when time or a new key causes them: few enough that nothing waits long for the
+/// database.
+pub const BATCH: usize = 500;
 
 /// Signs documents under one catalogue and one lease.
 #[derive(Debug)]
@@ -103,34 +109,30 @@ impl Issuer {
         Ok(issued)
     }
 
-    /// Issues every document again whose lease is half over, with the next sequence and reason `renewed`.
+    /// Issues documents again whose lease is half over, with the next sequence and reason `renewed`: one [`BATCH`].
     pub fn renew(&self, tx: &Transaction<'_>, now: u64) -> Result<Vec<Issued>, DbError> {
-        let mut due = Vec::new();
-        for device in devices(tx, None)? {
-            if self.renewal_due(tx, &device, now)? {
-                due.push(device);
-            }
-        }
-        due.iter().map(|device| self.renew_one(tx, device, now)).collect()
+        self.renew_each(tx, &issued_until(tx, self.half_over(now), BATCH)?, now)
     }
 
-    /// Whether any lease is half over.
+    /// Issues documents again that another key than the present one has signed: one [`BATCH`]. After a rotation it is
+    /// called until none is left, also after a crash in between.
+    pub fn renew_under_new_key(&self, tx: &Transaction<'_>, now: u64) -> Result<Vec<Issued>, DbError> {
+        self.renew_each(tx, &signed_before(tx, self.keys.current().number(), BATCH)?, now)
+    }
+
+    /// Whether any lease is half over, or any document is signed by an older key.
     pub fn renewals_due(&self, connection: &Connection, now: u64) -> Result<bool, DbError> {
-        for device in devices(connection, None)? {
-            if self.renewal_due(connection, &device, now)? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        let lease = !issued_until(connection, self.half_over(now), 1)?.is_empty();
+        Ok(lease || !signed_before(connection, self.keys.current().number(), 1)?.is_empty())
     }
 
-    fn renewal_due(&self, connection: &Connection, device: &DeviceId, now: u64) -> Result<bool, DbError> {
-        let half_over = newest_body(connection, device)?.is_some_and(|body| body.iat + self.lease_s.div_ceil(2) <= now);
-        Ok(half_over && !camera(connection, device)?.reset)
+    /// The lease of what was issued until then is half over at `now`.
+    fn half_over(&self, now: u64) -> u64 {
+        now.saturating_sub(self.lease_s.div_ceil(2))
     }
 
-    fn renew_one(&self, tx: &Transaction<'_>, device: &DeviceId, now: u64) -> Result<Issued, DbError> {
-        self.reissue(tx, device, self.lease(now), now)
+    fn renew_each(&self, tx: &Transaction<'_>, devices: &[DeviceId], now: u64) -> Result<Vec<Issued>, DbError> {
+        devices.iter().map(|device| self.reissue(tx, device, self.lease(now), now)).collect()
     }
 
     /// Issues a camera's document again with this lease, even if nothing has changed.
@@ -181,8 +183,7 @@ impl Issuer {
             subscriptions(connection, &camera.account)?.into_iter().filter(|subscription| subscription.runs_at(at)).collect();
         let mut seatless = false;
         if let Some(premium) = subscriptions.iter().find(|subscription| subscription.tier == Tier::Premium) {
-            let seated = devices(connection, Some(&camera.account))?;
-            if seated.iter().take(self.catalogue.seats()).any(|device| *device == camera.device) {
+            if seated(connection, &camera.account, self.catalogue.seats())?.contains(&camera.device) {
                 return Ok(Covering { subscription: Some(premium.clone()), seatless: false });
             }
             seatless = true;
@@ -202,17 +203,14 @@ impl Issuer {
         now: u64,
     ) -> Result<Issued, DbError> {
         let (device, position) = (&document.aud, document.position());
-        let token = document.sign(&self.keys.current().signer);
+        let key = self.keys.current();
+        let token = document.sign(&key.signer);
         let body = serde_json::to_string(document).expect("plain data");
-        tx.execute("UPDATE cameras SET seq = ?2 WHERE device = ?1", params![device.as_str(), position.seq])?;
-        tx.execute(
-            "INSERT INTO documents (device, epoch, seq, token, body) VALUES (?1, ?2, ?3, ?4, ?5)",
-            params![device.as_str(), position.epoch, position.seq, token, body],
-        )?;
-        tx.execute(
-            "INSERT INTO outbox (document, device, due, issued_at) VALUES (?1, ?2, 1, ?3)",
-            params![tx.last_insert_rowid(), device.as_str(), now_us()],
-        )?;
+        tx.prepare_cached(documents::ADD)?.execute(params![device.as_str(), position.epoch, position.seq, token, body])?;
+        let row = tx.last_insert_rowid();
+        outbox::add(tx, row, device, now_us())?;
+        let (signed_by, history_h) = (key.number(), policy.history_h);
+        note_newest(tx, device, &Newest { document: row, seq: position.seq, issued_at: now, signed_by, history_h })?;
         fail_point::reach("in_transaction", position.seq);
         let less = last.is_some_and(|last| last.epoch != position.epoch || policy.is_less_than(&last.policy));
         let (revoked, erased) = if less { take_back(tx, &camera(tx, device)?, policy, now)? } else { (vec![], vec![]) };
@@ -275,7 +273,7 @@ fn reason_for(camera: &Camera, current_plan: &CurrentPlan, last: Option<&Body>, 
 
 /// Revokes the open grants of a camera. Returns their ids.
 pub(crate) fn revoke_grants(tx: &Transaction<'_>, device: &DeviceId) -> Result<Vec<String>, DbError> {
-    let mut statement = tx.prepare_cached("UPDATE grants SET state = 'revoked' WHERE device = ?1 AND state = 'open' RETURNING id")?;
+    let mut statement = tx.prepare_cached(REVOKE_GRANTS)?;
     Ok(statement.query_map([device.as_str()], |row| row.get(0))?.collect::<Result<_, _>>()?)
 }
 
@@ -287,3 +285,13 @@ fn take_back(tx: &Transaction<'_>, camera: &Camera, policy: &Policy, now: u64) -
     erased.extend(mark_older(tx, &camera.device, policy.history_h, now)?);
     Ok((revoked, erased))
 }
+
+/// The statements on the way of a change for everybody, and of every look at the clock, for the test of their plans.
+pub fn statements() -> Vec<&'static str> {
+    let mut all = vec![subscriptions::OF_ACCOUNT, REVOKE_GRANTS];
+    all.extend(cameras::STATEMENTS);
+    all.extend(documents::STATEMENTS);
+    all
+}
+
+const REVOKE_GRANTS: &str = "UPDATE grants SET state = 'revoked' WHERE device = ?1 AND state = 'open' RETURNING id";

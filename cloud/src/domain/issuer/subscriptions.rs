@@ -129,11 +129,7 @@ pub fn billing_cycle(connection: &Connection, account: &str) -> Result<Option<Cy
 
 /// The subscriptions of an account that have not ended.
 pub fn subscriptions(connection: &Connection, account: &str) -> Result<Vec<Subscription>, DbError> {
-    let mut statement = connection.prepare_cached(
-        "SELECT order_id, plan, device, channel, cycle, paid_minor, currency, started_at, period_end, state,
-                zone, anchor_at, periods, due_at, trial FROM subscriptions
-         WHERE account = ?1 AND state != 'ended' ORDER BY started_at, rowid",
-    )?;
+    let mut statement = connection.prepare_cached(OF_ACCOUNT)?;
     let rows = statement.query_map([account], |row| {
         let text = |i| row.get::<_, String>(i);
         Ok((
@@ -182,3 +178,9 @@ pub fn subscriptions(connection: &Connection, account: &str) -> Result<Vec<Subsc
 pub fn read_channel(name: &str) -> Option<Channel> {
     Channel::ALL.iter().copied().find(|channel| channel.as_str() == name)
 }
+
+/// An account's subscriptions that have not ended.
+pub const OF_ACCOUNT: &str = "
+    SELECT order_id, plan, device, channel, cycle, paid_minor, currency, started_at, period_end, state,
+           zone, anchor_at, periods, due_at, trial FROM subscriptions
+    WHERE account = ?1 AND state != 'ended' ORDER BY started_at, rowid";

@@ -5,7 +5,7 @@
 
 use care_protocol::{Channel, DeviceId, Order, Refund, RefundKind};
 use jiff::{Timestamp, tz::TimeZone};
-use rusqlite::{Connection, Transaction, params};
+use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 use serde::Serialize;
 
 use super::Period;
@@ -134,12 +134,7 @@ pub fn balance(connection: &Connection, order_id: &str) -> Result<Balance, DbErr
 
 /// The credit of an account, minor units of `currency`. Its next order uses it first.
 pub fn credit(connection: &Connection, account: &str, currency: &str) -> Result<u64, DbError> {
-    let mut statement = connection.prepare_cached("SELECT minor FROM credits WHERE account = ?1 AND currency = ?2")?;
-    let mut rows = statement.query(params![account, currency])?;
-    Ok(match rows.next()? {
-        Some(row) => row.get(0)?,
-        None => 0,
-    })
+    Ok(connection.prepare_cached(CREDIT)?.query_row(params![account, currency], |row| row.get(0))?)
 }
 
 /// Pays out the whole credit of an account, newest order first, and returns the amount per order. The caller knows
@@ -147,11 +142,7 @@ pub fn credit(connection: &Connection, account: &str, currency: &str) -> Result<
 pub fn pay_out(tx: &Transaction<'_>, account: &str, currency: &str, at: u64) -> Result<Vec<Order>, DbError> {
     let mut left = credit(tx, account, currency)?;
     let mut out = Vec::new();
-    let mut statement = tx.prepare_cached(
-        "SELECT o.order_id, (SELECT coalesce(sum(amount_minor), 0) FROM ledger l WHERE l.order_id = o.order_id AND l.kind = 'credit')
-                          - (SELECT coalesce(sum(amount_minor), 0) FROM payouts p WHERE p.order_id = o.order_id) AS given
-         FROM orders o WHERE o.account = ?1 AND o.currency = ?2 AND given > 0 ORDER BY o.period_start DESC, o.rowid DESC",
-    )?;
+    let mut statement = tx.prepare_cached(GIVEN)?;
     let given: Vec<(String, u64)> =
         statement.query_map(params![account, currency], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
     for (id, given) in given {
@@ -167,12 +158,6 @@ pub fn pay_out(tx: &Transaction<'_>, account: &str, currency: &str, at: u64) -> 
     Ok(out)
 }
 
-/// Accounts with credit in this currency.
-pub fn with_credit(connection: &Connection, currency: &str) -> Result<Vec<String>, DbError> {
-    let mut statement = connection.prepare_cached("SELECT account FROM credits WHERE currency = ?1 AND minor > 0")?;
-    Ok(statement.query_map([currency], |row| row.get(0))?.collect::<Result<_, _>>()?)
-}
-
 fn book(tx: &Transaction<'_>, order_id: &str, kind: &str, amount_minor: u64, at: u64) -> Result<(), DbError> {
     let sql = "INSERT INTO ledger (order_id, kind, amount_minor, at) VALUES (?1, ?2, ?3, ?4)";
     tx.prepare_cached(sql)?.execute(params![order_id, kind, amount_minor, at])?;
@@ -183,7 +168,23 @@ fn book(tx: &Transaction<'_>, order_id: &str, kind: &str, amount_minor: u64, at:
 fn next_id(tx: &Transaction<'_>, at: u64) -> Result<String, DbError> {
     let at = i64::try_from(at).ok().and_then(|at| Timestamp::from_second(at).ok()).unwrap_or(Timestamp::MAX);
     let year = format!("KC-{:04}-", at.to_zoned_datetime(TimeZone::UTC).year());
-    let sql = "SELECT coalesce(max(CAST(substr(order_id, 9) AS INTEGER)), 0) + 1 FROM orders WHERE substr(order_id, 1, 8) = ?1";
-    let number: u64 = tx.prepare_cached(sql)?.query_row([&year], |row| row.get(0))?;
-    Ok(format!("{year}{number:06}"))
+    let last: Option<u64> = tx.prepare_cached(LAST_NUMBER)?.query_row([&year], |row| row.get(0)).optional()?;
+    Ok(format!("{year}{:06}", last.unwrap_or(0) + 1))
 }
+
+const LAST_NUMBER: &str = "
+    SELECT CAST(substr(order_id, 9) AS INTEGER) FROM orders WHERE substr(order_id, 1, 8) = ?1
+    ORDER BY CAST(substr(order_id, 9) AS INTEGER) DESC LIMIT 1";
+// The view `credits` says the same, and reads the whole ledger for it.
+const CREDIT: &str = "
+    SELECT coalesce(sum(CASE l.kind WHEN 'credit' THEN l.amount_minor WHEN 'credit_used' THEN -l.amount_minor ELSE 0 END), 0)
+         - (SELECT coalesce(sum(p.amount_minor), 0) FROM orders b JOIN payouts p ON p.order_id = b.order_id
+            WHERE b.account = ?1 AND b.currency = ?2)
+    FROM orders a JOIN ledger l ON l.order_id = a.order_id WHERE a.account = ?1 AND a.currency = ?2";
+const GIVEN: &str = "
+    SELECT o.order_id, (SELECT coalesce(sum(amount_minor), 0) FROM ledger l WHERE l.order_id = o.order_id AND l.kind = 'credit')
+                     - (SELECT coalesce(sum(amount_minor), 0) FROM payouts p WHERE p.order_id = o.order_id) AS given
+    FROM orders o WHERE o.account = ?1 AND o.currency = ?2 AND given > 0 ORDER BY o.period_start DESC, o.rowid DESC";
+
+/// The statements that an account's change adds to a change for everybody, for the test of their plans.
+pub const STATEMENTS: [&str; 3] = [LAST_NUMBER, CREDIT, GIVEN];

@@ -1,10 +1,9 @@
 //! One simulated camera: the engine, and the little that a camera without hardware needs around it. Its flash and its
-//! gate are imaginary and never fail; it asks this cloud directly where a camera asks over HTTPS. Its clock is the
-//! cloud's.
+//! gate are imaginary and never fail. What a camera asks over HTTPS, it asks its [`Home`], whose clock it has.
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -13,12 +12,13 @@ use care_engine::{
     Settings,
     trusted_time::{HeardDate, LATEST, Now, Readings, TrustedTime},
 };
-use care_protocol::{DeviceId, Erased, Get, Policy, Position, Report, RootKeys, Topics};
+use care_protocol::{DeviceId, Erased, Get, Policy, Position, Report, RootKeys, Topic, Topics};
 use rumqttc::{AsyncClient, ClientError, Publish, QoS};
 use serde::Serialize;
 use tokio::sync::mpsc;
 
-use crate::{domain::issuer::token_for, storage::keys::ISSUER, transport::cloud::Cloud};
+use super::Home;
+use crate::storage::keys::ISSUER;
 
 /// The longest sleep.
 const ROUND: Duration = Duration::from_secs(3600);
@@ -31,18 +31,18 @@ pub(super) struct Camera {
 
 impl Camera {
     /// A camera that was never bound, with this Free policy. The cloud's answers arrive through `answers`.
-    pub(super) fn new(device: DeviceId, free: Policy, cloud: Arc<Cloud>, answers: mpsc::Sender<(Resource, Fetched)>) -> Self {
-        let (name, root) = cloud.issuer.keys.root();
+    pub(super) fn new(device: DeviceId, free: Policy, home: Arc<Home>, answers: mpsc::Sender<(Resource, Fetched)>) -> Self {
+        let (name, root) = &home.root;
         let settings = Settings {
             device: device.clone(),
             issuer: ISSUER.to_owned(),
-            roots: RootKeys::from([(name.to_owned(), root)]),
+            roots: RootKeys::from([(name.to_owned(), *root)]),
             min_keyset_version: 1,
             free,
             agent: concat!("simulated-", env!("CARGO_PKG_VERSION")).to_owned(),
             nonce: Box::new(|| uuid::Uuid::new_v4().simple().to_string()),
         };
-        let mut ports = SimulatedPorts::new(device, cloud, answers);
+        let mut ports = SimulatedPorts::new(device, home, answers);
         let mut engine = Engine::new(settings, Restored::Empty, ports.now());
         engine.start(&mut ports);
         Self { engine, ports }
@@ -98,6 +98,9 @@ impl Camera {
     /// A message of the broker's.
     pub(super) fn take(&mut self, connection: Connection, publish: Publish) -> Result<(), ClientError> {
         let Some(topic) = self.ports.topics.classify(&publish.topic) else { return Ok(()) };
+        if topic == Topic::Answer {
+            self.ports.home.seen.answers.fetch_add(1, Ordering::Relaxed);
+        }
         self.ports.delivered += 1;
         let delivery = Delivery(self.ports.delivered);
         let message = Message {
@@ -143,7 +146,7 @@ impl Camera {
 struct SimulatedPorts {
     device: DeviceId,
     topics: Topics,
-    cloud: Arc<Cloud>,
+    home: Arc<Home>,
     answers: mpsc::Sender<(Resource, Fetched)>,
     client: Option<AsyncClient>,
     started: Instant,
@@ -163,16 +166,16 @@ struct SimulatedPorts {
 }
 
 impl SimulatedPorts {
-    fn new(device: DeviceId, cloud: Arc<Cloud>, answers: mpsc::Sender<(Resource, Fetched)>) -> Self {
-        let build = Duration::from_secs(cloud.clock.now_s());
+    fn new(device: DeviceId, home: Arc<Home>, answers: mpsc::Sender<(Resource, Fetched)>) -> Self {
+        let build = Duration::from_secs(home.clock.now_s());
         Self {
-            topics: Topics::new(&cloud.endpoints.prefix, &device),
+            topics: Topics::new(&home.prefix, &device),
             device,
             answers,
             client: None,
             started: Instant::now(),
             time: TrustedTime::new(build, None, Duration::ZERO),
-            cloud,
+            home,
             generation: 0,
             queued: VecDeque::new(),
             in_flight: HashMap::new(),
@@ -184,7 +187,7 @@ impl SimulatedPorts {
     }
 
     fn readings(&self) -> Readings {
-        Readings { boot: self.started.elapsed(), system: Duration::from_secs(self.cloud.clock.now_s()) }
+        Readings { boot: self.started.elapsed(), system: Duration::from_secs(self.home.clock.now_s()) }
     }
 
     fn send(&mut self, topic: String, retain: bool, payload: Vec<u8>, ticket: Option<u64>) {
@@ -235,19 +238,9 @@ impl Ports for SimulatedPorts {
     }
 
     fn fetch(&mut self, resource: Resource) {
-        let (cloud, device, answers) = (self.cloud.clone(), self.device.clone(), self.answers.clone());
+        let (home, device, answers) = (self.home.clone(), self.device.clone(), self.answers.clone());
         tokio::spawn(async move {
-            let fetched = match resource {
-                Resource::Keyset => Fetched::Found(cloud.issuer.keys.current().token.clone().into()),
-                Resource::Entitlement => match cloud.db.read_async(move |connection| token_for(connection, &device, None)).await {
-                    Ok(Some(token)) => Fetched::Found(token.into()),
-                    Ok(None) => Fetched::Missing,
-                    Err(e) => {
-                        tracing::debug!("simulated: {e}");
-                        Fetched::Failed
-                    }
-                },
-            };
+            let fetched = home.cloud.ask(device, resource).await;
             // The camera may have ended.
             let _ = answers.send((resource, fetched)).await;
         });

@@ -5,6 +5,7 @@
 mod schema;
 
 use std::{
+    collections::VecDeque,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -12,6 +13,7 @@ use std::{
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use thiserror::Error;
+use tokio::sync::oneshot;
 
 use self::schema::STEPS;
 
@@ -37,15 +39,59 @@ pub enum DbError {
         /// The newest one known here.
         known: usize,
     },
+    /// The commit of a group failed; nothing of it was written.
+    #[error("the database did not commit: {0}")]
+    NotCommitted(String),
     /// The program is shutting down.
     #[error("the database thread has ended")]
     Gone,
 }
 
+/// Statements that stay prepared: more than there are.
+const PREPARED: usize = 256;
+/// Transactions that share one commit, at most.
+const GROUP: usize = 64;
+
 /// The database, shared.
 #[derive(Clone)]
 pub struct Db {
     connection: Arc<Mutex<Connection>>,
+    waiting: Arc<Mutex<VecDeque<Box<dyn Job>>>>,
+}
+
+/// A transaction that waits for its turn.
+trait Job: Send {
+    /// Runs it within the group's transaction. Returns whether its writes are to be kept.
+    fn run(&mut self, tx: &Transaction<'_>) -> bool;
+    /// Tells whoever asked, after the commit of the group, or its failure.
+    fn tell(self: Box<Self>, committed: Result<(), DbError>);
+}
+
+struct Asked<F, T, E> {
+    work: Option<F>,
+    done: Option<Result<T, E>>,
+    asker: oneshot::Sender<Result<T, E>>,
+}
+
+impl<F, T, E> Job for Asked<F, T, E>
+where
+    F: FnOnce(&Transaction<'_>) -> Result<T, E> + Send,
+    T: Send,
+    E: From<DbError> + Send,
+{
+    fn run(&mut self, tx: &Transaction<'_>) -> bool {
+        self.done = self.work.take().map(|work| work(tx));
+        matches!(self.done, Some(Ok(_)))
+    }
+
+    fn tell(self: Box<Self>, committed: Result<(), DbError>) {
+        let answer = match committed {
+            Ok(()) => self.done.unwrap_or_else(|| Err(DbError::Gone.into())),
+            Err(e) => Err(e.into()),
+        };
+        // Whoever asked may have given up.
+        drop(self.asker.send(answer));
+    }
 }
 
 impl Db {
@@ -57,8 +103,9 @@ impl Db {
         // A commit is on disk before anything is published.
         connection.pragma_update(None, "synchronous", "full")?;
         connection.pragma_update(None, "foreign_keys", "on")?;
+        connection.set_prepared_statement_cache_capacity(PREPARED);
         bring_up_to_date(&mut connection)?;
-        Ok(Self { connection: Arc::new(Mutex::new(connection)) })
+        Ok(Self { connection: Arc::new(Mutex::new(connection)), waiting: Arc::default() })
     }
 
     /// Runs one immediate transaction; it is rolled back if `work` fails.
@@ -75,14 +122,39 @@ impl Db {
         work(&self.connection.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// [`Db::transact`] off the async threads.
+    /// [`Db::transact`] off the async threads. Those that wait for the database at the same time run one after another
+    /// in one transaction and share its commit, which costs more than most of them: a write to the disk. A failure rolls
+    /// back its own work alone; if the commit fails, all of them fail.
     pub async fn transact_async<T, E>(&self, work: impl FnOnce(&Transaction<'_>) -> Result<T, E> + Send + 'static) -> Result<T, E>
     where
         T: Send + 'static,
         E: From<DbError> + Send + 'static,
     {
+        let (asker, answer) = oneshot::channel();
+        let job = Box::new(Asked { work: Some(work), done: None, asker });
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).push_back(job);
         let db = self.clone();
-        tokio::task::spawn_blocking(move || db.transact(work)).await.map_err(|_| E::from(DbError::Gone))?
+        // Runs it, unless another group takes it along first.
+        tokio::task::spawn_blocking(move || db.run_group());
+        answer.await.map_err(|_| E::from(DbError::Gone))?
+    }
+
+    fn run_group(&self) {
+        loop {
+            let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            let size = waiting.len().min(GROUP);
+            let mut jobs: Vec<Box<dyn Job>> = waiting.drain(..size).collect();
+            drop(waiting);
+            if jobs.is_empty() {
+                return;
+            }
+            let failure = run_jobs(&mut connection, &mut jobs).err().map(|e| e.to_string());
+            drop(connection);
+            for job in jobs {
+                job.tell(failure.clone().map_or(Ok(()), |why| Err(DbError::NotCommitted(why))));
+            }
+        }
     }
 
     /// [`Db::read`] off the async threads.
@@ -93,6 +165,25 @@ impl Db {
         let db = self.clone();
         tokio::task::spawn_blocking(move || db.read(work)).await.map_err(|_| DbError::Gone)?
     }
+}
+
+/// Runs the jobs in one transaction, each in a savepoint of its own.
+fn run_jobs(connection: &mut Connection, jobs: &mut [Box<dyn Job>]) -> Result<(), DbError> {
+    let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    for job in jobs {
+        in_savepoint(&tx, |tx| job.run(tx))?;
+    }
+    Ok(tx.commit()?)
+}
+
+/// Runs a part of a transaction, whose writes are undone if it returns `false`.
+pub fn in_savepoint(tx: &Transaction<'_>, work: impl FnOnce(&Transaction<'_>) -> bool) -> Result<(), DbError> {
+    tx.prepare_cached("SAVEPOINT part")?.execute([])?;
+    if !work(tx) {
+        tx.prepare_cached("ROLLBACK TO part")?.execute([])?;
+    }
+    tx.prepare_cached("RELEASE part")?.execute([])?;
+    Ok(())
 }
 
 fn bring_up_to_date(connection: &mut Connection) -> Result<(), DbError> {
@@ -144,6 +235,47 @@ mod tests {
         drop(Db::open(&path).unwrap());
         Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
         assert!(matches!(Db::open(&path), Err(DbError::Newer { found: 99, .. })));
+    }
+
+    #[tokio::test]
+    async fn of_transactions_that_wait_together_each_fails_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = Db::open(&dir.path().join("care.db")).unwrap();
+        let ids =
+            || db.read(|c| Ok(c.prepare("SELECT id FROM accounts")?.query_map([], |r| r.get(0))?.collect::<Result<Vec<String>, _>>()?));
+        // Held, so that all of them wait.
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        let holder = std::thread::spawn({
+            let db = db.clone();
+            move || db.read(|_| Ok(held.recv().is_ok())).unwrap()
+        });
+        while db.connection.try_lock().is_ok() {
+            std::thread::yield_now();
+        }
+        let asked: Vec<_> = ["a", "b", "c"]
+            .into_iter()
+            .map(|id| {
+                let db = db.clone();
+                tokio::spawn(async move {
+                    let insert = move |tx: &Transaction<'_>| -> Result<(), DbError> {
+                        tx.execute("INSERT INTO accounts (id, created_at) VALUES (?1, 1)", [id])?;
+                        // The second fails after it has written.
+                        if id == "b" { Err(DbError::Gone) } else { Ok(()) }
+                    };
+                    db.transact_async(insert).await
+                })
+            })
+            .collect();
+        while db.waiting.lock().unwrap().len() < 3 {
+            tokio::task::yield_now().await;
+        }
+        release.send(()).unwrap();
+        assert!(holder.join().unwrap());
+        let mut done = Vec::new();
+        for asked in asked {
+            done.push(asked.await.unwrap().is_ok());
+        }
+        assert_eq!((done, ids().unwrap()), (vec![true, false, true], vec!["a".to_owned(), "c".to_owned()]));
     }
 
     #[test]

@@ -3,7 +3,55 @@
 
 /// The steps from one version of the database to the next; `user_version` counts those that are done. A step that was
 /// released is never changed. The first one was made without counting: it may have been done at 0 too.
-pub(super) const STEPS: [&str; 7] = [FIRST, MONEY_AND_RETENTION, PEOPLE_AND_PAYMENTS, SESSIONS, CLICKS, RESETS_AND_PAYOUTS, PARTS];
+pub(super) const STEPS: [&str; 8] = [FIRST, MONEY_AND_RETENTION, PEOPLE_AND_PAYMENTS, SESSIONS, CLICKS, RESETS_AND_PAYOUTS, PARTS, FLEET];
+
+/// What makes a look at the clock, and a change for everybody, cost as little for one camera of many as for the only
+/// one. A camera's row says when its document was issued and by which key, and when its oldest clip becomes too old;
+/// indexes order the cameras by that. A clip that arrives announces itself by a trigger, so that no writer can forget it.
+const FLEET: &str = "
+ALTER TABLE cameras ADD COLUMN newest INTEGER;                          -- its newest document; NULL before the first
+ALTER TABLE cameras ADD COLUMN issued_at INTEGER;                       -- when that was issued, Unix seconds
+ALTER TABLE cameras ADD COLUMN signed_by INTEGER;                       -- by the signing key of this number; NULL: not on record
+ALTER TABLE cameras ADD COLUMN history_h INTEGER NOT NULL DEFAULT 0;    -- its plan's history, hours
+ALTER TABLE cameras ADD COLUMN oldest_ms INTEGER;                       -- no clip that is kept began earlier; NULL: none is kept
+UPDATE cameras SET newest = (SELECT id FROM documents d WHERE d.device = cameras.device ORDER BY epoch DESC, seq DESC LIMIT 1);
+UPDATE cameras SET issued_at = (SELECT body ->> 'iat' FROM documents WHERE id = newest),
+    oldest_ms = (SELECT min(started_ms) FROM clips k WHERE k.device = cameras.device AND stored_at IS NOT NULL AND erased_at IS NULL);
+CREATE INDEX cameras_seats ON cameras (account, bound_at) WHERE bound = 1;
+CREATE INDEX cameras_issued ON cameras (issued_at) WHERE reset_at IS NULL;
+CREATE INDEX cameras_signed ON cameras (signed_by) WHERE reset_at IS NULL;
+CREATE INDEX cameras_sweep ON cameras (oldest_ms + history_h * 3600000) WHERE oldest_ms IS NOT NULL;
+CREATE TRIGGER clip_is_kept AFTER INSERT ON clips WHEN NEW.stored_at IS NOT NULL AND NEW.erased_at IS NULL
+    BEGIN UPDATE cameras SET oldest_ms = min(coalesce(oldest_ms, NEW.started_ms), NEW.started_ms) WHERE device = NEW.device; END;
+CREATE TRIGGER clip_arrived AFTER UPDATE OF stored_at, erased_at ON clips WHEN NEW.stored_at IS NOT NULL AND NEW.erased_at IS NULL
+    BEGIN UPDATE cameras SET oldest_ms = min(coalesce(oldest_ms, NEW.started_ms), NEW.started_ms) WHERE device = NEW.device; END;
+
+CREATE INDEX subscriptions_account ON subscriptions (account) WHERE state != 'ended';
+CREATE INDEX orders_number ON orders (substr(order_id, 1, 8), CAST(substr(order_id, 9) AS INTEGER));
+CREATE INDEX documents_unreported ON documents (device, epoch, seq) WHERE reported_at IS NULL;
+CREATE INDEX outbox_device ON outbox (device, document);
+CREATE INDEX outbox_chase ON outbox (chase_at) WHERE chase_at IS NOT NULL AND due = 0;
+
+-- As before, but for one account: the view credits reads the whole ledger.
+DROP TRIGGER ledger_credit_is_there;
+CREATE TRIGGER ledger_credit_is_there AFTER INSERT ON ledger WHEN NEW.kind = 'credit_used' AND
+        (SELECT sum(CASE l.kind WHEN 'credit' THEN l.amount_minor WHEN 'credit_used' THEN -l.amount_minor ELSE 0 END)
+              - (SELECT coalesce(sum(p.amount_minor), 0) FROM orders b JOIN payouts p ON p.order_id = b.order_id
+                 WHERE b.account = o.account AND b.currency = o.currency)
+         FROM orders o JOIN orders a ON a.account = o.account AND a.currency = o.currency JOIN ledger l ON l.order_id = a.order_id
+         WHERE o.order_id = NEW.order_id) < 0
+    BEGIN SELECT RAISE(ABORT, 'the account has not so much credit'); END;
+DROP TRIGGER payout_credit_is_there;
+CREATE TRIGGER payout_credit_is_there AFTER INSERT ON payouts
+    WHEN (SELECT sum(CASE l.kind WHEN 'credit' THEN l.amount_minor WHEN 'credit_used' THEN -l.amount_minor ELSE 0 END)
+               - (SELECT coalesce(sum(p.amount_minor), 0) FROM orders b JOIN payouts p ON p.order_id = b.order_id
+                  WHERE b.account = o.account AND b.currency = o.currency)
+          FROM orders o JOIN orders a ON a.account = o.account AND a.currency = o.currency JOIN ledger l ON l.order_id = a.order_id
+          WHERE o.order_id = NEW.order_id) < 0
+      OR (SELECT sum(amount_minor) FROM payouts WHERE order_id = NEW.order_id)
+         > (SELECT coalesce(sum(amount_minor), 0) FROM ledger WHERE order_id = NEW.order_id AND kind = 'credit')
+    BEGIN SELECT RAISE(ABORT, 'the account has not so much credit'); END;
+";
 
 /// Clips that arrive in parts while they are being filmed. Such a clip's row has what its parts have in sum, and no digest.
 const PARTS: &str = "

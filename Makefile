@@ -5,7 +5,7 @@ CARGO ?= cargo
 export CARGO
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check sim bench proof test-fresh fuzz sbom arm test-arm firmware deb deps
+.PHONY: help demo test check sim bench bench-fleet proof test-fresh fuzz sbom arm test-arm firmware deb deps
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' Makefile | expand -t 17
@@ -33,6 +33,10 @@ bench: ## measures switch time and footprint, here and on an emulated camera; wr
 	@scripts/bench-camera.sh
 	@scripts/bench-bare.sh
 	@target/$(patsubst dev,debug,$(or $(PROFILE),bench-build))/bench-report
+
+bench-fleet: ## measures changes of a whole fleet: 100 to 10,000 light cameras on one Mosquitto (SIZES=100,1000)
+	@scripts/deps.sh demo
+	@SIZES='$(SIZES)' scripts/bench-fleet.sh
 
 arm: ## builds the firmware for ARM and MIPS, with debug files, and checks its size
 	@scripts/deps.sh arm

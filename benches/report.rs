@@ -3,13 +3,16 @@
 //!
 //! A test renders both files from `benches/results` and fails if they differ from what is committed.
 
+mod plot;
+
 use std::{fmt::Write as _, fs, path::Path};
 
 use anyhow::{Context as _, ensure};
+use plot::Line;
 use serde_json::{Value, json};
 
 /// The result files, by name.
-const RESULTS: [&str; 9] = ["cut", "camera", "footprint", "size", "bloat", "wire", "wire-changing", "bare", "video"];
+const RESULTS: [&str; 10] = ["cut", "camera", "footprint", "size", "bloat", "wire", "wire-changing", "bare", "video", "fleet"];
 /// What is between these lines of a document is written here.
 const BEGIN: &str = "<!-- figures: written by `make bench`; do not edit -->";
 const END: &str = "<!-- end of figures -->";
@@ -28,6 +31,10 @@ fn main() -> anyhow::Result<()> {
     for (file, figures) in [("docs/benchmarks.md", results.in_full()?), ("README.md", results.in_short()?)] {
         let text = fs::read_to_string(root.join(file)).with_context(|| format!("reading {file}"))?;
         fs::write(root.join(file), replaced(&text, &figures).with_context(|| format!("in {file}"))?)?;
+        println!("{file}");
+    }
+    for (file, picture) in results.fleet_charts() {
+        fs::write(root.join(file), picture).with_context(|| format!("writing {file}"))?;
         println!("{file}");
     }
     Ok(())
@@ -86,13 +93,14 @@ struct Results {
     changing: Value,
     bare: Value,
     video: Value,
+    fleet: Value,
 }
 
 impl Results {
     fn read(root: &Path) -> anyhow::Result<Self> {
-        let [cut, camera, footprint, size, bloat, wire, changing, bare, video] = RESULTS.map(|name| read(root, name));
+        let [cut, camera, footprint, size, bloat, wire, changing, bare, video, fleet] = RESULTS.map(|name| read(root, name));
         let (cut, camera, footprint, size, bloat) = (cut?, camera?, footprint?, size?, bloat?);
-        Ok(Self { cut, camera, footprint, size, bloat, wire: wire?, changing: changing?, bare: bare?, video: video? })
+        Ok(Self { cut, camera, footprint, size, bloat, wire: wire?, changing: changing?, bare: bare?, video: video?, fleet: fleet? })
     }
 
     /// The one table of README.md.
@@ -221,6 +229,7 @@ impl Results {
         )?;
         writeln!(text, "\n{}\n", source(&self.size))?;
         self.bloat(&mut text)?;
+        self.fleet(&mut text)?;
         Ok(text)
     }
 }
@@ -318,6 +327,98 @@ impl Results {
     }
 }
 
+/// The steps of the fleet's benchmark: their titles, their keys.
+const FLEET_STEPS: [(&str, &str); 8] = [
+    ("all documents published", "first_publication"),
+    ("all cameras connect", "connect"),
+    ("cancel", "cancel"),
+    ("subscribe", "subscribe"),
+    ("key rotation", "rotate_key"),
+    ("renewal at half the lease", "renew"),
+    ("broker restart", "broker_restart"),
+    ("cancel after it", "cancel_after_restart"),
+];
+/// Those that the charts show.
+const FLEET_CHANGES: [(&str, &str); 3] = [("cancel", "cancel"), ("key rotation", "rotate_key"), ("renewal", "renew")];
+
+impl Results {
+    /// What a fleet costs, by its size.
+    fn fleet(&self, text: &mut String) -> std::fmt::Result {
+        let now = &self.fleet["now"];
+        let fleets: Vec<&Value> = now["fleets"].as_array().into_iter().flatten().collect();
+        writeln!(text, "\n## A fleet\n")?;
+        writeln!(text, "Seconds until the last camera has reported it, by the number of cameras; for the restart, until all of them are")?;
+        writeln!(text, "connected and answered again.\n")?;
+        let heads: String = fleets.iter().map(|fleet| format!(" {} |", plain(&fleet["cameras"]))).collect();
+        let rule = "---|".repeat(fleets.len());
+        writeln!(text, "| |{heads}\n|---|{rule}")?;
+        for (title, key) in FLEET_STEPS {
+            let cells: String = fleets.iter().map(|fleet| format!(" {} s |", fixed(&fleet["steps"][key]["seconds"], 2))).collect();
+            writeln!(text, "| {title} |{cells}")?;
+        }
+        let one = |fleet: &&Value| {
+            let times: Vec<f64> = fleet["account_cancels"].as_array().into_iter().flatten().filter_map(Value::as_f64).collect();
+            times.get(times.len() / 2).map_or_else(|| " – |".into(), |median| format!(" {median:.2} s |"))
+        };
+        let cells: String = fleets.iter().map(one).collect();
+        writeln!(text, "| cancel of one account of ten |{cells}")?;
+        writeln!(text, "\nMilliseconds of processor time for each camera, in care-cloud / Mosquitto / the camera:\n")?;
+        writeln!(text, "| |{heads}\n|---|{rule}")?;
+        for (title, key) in FLEET_STEPS {
+            let cell = |fleet: &&Value| {
+                let side = |side: &str| fixed(&fleet["steps"][key]["cpu_ms_a_camera"][side], 2);
+                format!(" {} / {} / {} |", side("cloud"), side("broker"), side("cameras"))
+            };
+            let cells: String = fleets.iter().map(cell).collect();
+            writeln!(text, "| {title} |{cells}")?;
+        }
+        let cell = |fleet: &&Value| {
+            let mib = |side: &str| fleet["memory"][side].as_f64().map_or_else(|| "–".into(), |bytes| format!("{:.0}", bytes / 1_048_576.0));
+            let [cloud, broker, cameras] = ["cloud_bytes", "broker_bytes", "cameras_bytes"].map(mib);
+            format!(" {cloud} / {broker} / {cameras} |")
+        };
+        let cells: String = fleets.iter().map(cell).collect();
+        writeln!(text, "| memory (PSS) of all at the end, MiB |{cells}")?;
+        let binding = &now["binding_to_one_account"];
+        let millis = |key: &str| binding[key].as_f64().map_or_else(|| "–".into(), |micros| format!("{:.2}", micros / 1000.0));
+        writeln!(
+            text,
+            "\nBinding {} cameras to one account, one after another, takes {} ms for each of the first hundred and {} ms\n\
+             for each of the last (median, without the disk).",
+            plain(&binding["cameras"]),
+            millis("first_us"),
+            millis("last_us")
+        )?;
+        writeln!(text, "\n![Seconds until the last camera has reported, by the size of the fleet](fleet-seconds.svg)")?;
+        writeln!(text, "\n![Processor time of care-cloud for each camera, by the size of the fleet](fleet-cost.svg)")?;
+        writeln!(text, "\n{}", source(now))?;
+        if self.fleet["before"].is_object() {
+            writeln!(text, "\nDashed: before documents, marks and reports went in groups. {}", source(&self.fleet["before"]))?;
+        }
+        writeln!(text)
+    }
+
+    /// The charts of the fleet, by file.
+    fn fleet_charts(&self) -> [(&'static str, String); 2] {
+        let lines = |figure: fn(&Value) -> &Value| {
+            let mut lines = Vec::new();
+            for (dashed, when) in [(false, "now"), (true, "before")] {
+                for (colour, (name, key)) in FLEET_CHANGES.into_iter().enumerate() {
+                    let fleets = self.fleet[when]["fleets"].as_array().into_iter().flatten();
+                    let points = fleets.filter_map(|fleet| Some((fleet["cameras"].as_f64()?, figure(&fleet["steps"][key]).as_f64()?)));
+                    let name = if dashed { format!("{name}, before") } else { name.to_owned() };
+                    lines.push(Line { name, points: points.collect(), dashed, colour });
+                }
+            }
+            lines
+        };
+        let seconds = plot::chart("Until the last camera has reported", "cameras", "seconds", &lines(|step| &step["seconds"]));
+        let cost = lines(|step| &step["cpu_ms_a_camera"]["cloud"]);
+        let cost = plot::chart("Processor time of care-cloud for each camera", "cameras", "milliseconds", &cost);
+        [("docs/fleet-seconds.svg", seconds), ("docs/fleet-cost.svg", cost)]
+    }
+}
+
 /// What is measured of each build: its title, its key.
 const STATES: [(&str, &str); 3] = [("Free, idle", "free_idle"), ("paid, idle", "paid_idle"), ("paid, uploading", "paid_uploading")];
 
@@ -393,6 +494,10 @@ mod tests {
         for (file, figures) in [("docs/benchmarks.md", results.in_full().unwrap()), ("README.md", results.in_short().unwrap())] {
             let text = fs::read_to_string(root().join(file)).unwrap();
             assert!(text == replaced(&text, &figures).unwrap(), "{file} differs from benches/results: run target/debug/bench-report");
+        }
+        for (file, picture) in results.fleet_charts() {
+            let kept = fs::read_to_string(root().join(file)).unwrap();
+            assert!(kept == picture, "{file} differs from benches/results: run target/debug/bench-report");
         }
     }
 

@@ -1,0 +1,17 @@
+#!/bin/sh
+# The benchmark of a fleet: light cameras on care-engine against one care-cloud and one Mosquitto, with programs that are
+# built for speed. Writes target/bench/fleet.json, then docs/benchmarks.md and its charts. SIZES=100,1000 gives a quick
+# look. Each camera is a connection of two processes: the limit of open files (`ulimit -Hn`) must be above the size.
+set -eu
+cd "$(dirname "$0")/.."
+profile=${PROFILE:-bench-build}
+"${CARGO:-cargo}" build --locked --profile "$profile" -p care-cloud --bins
+"${CARGO:-cargo}" build --locked --profile "$profile" -p care-tests --bin bench-report
+built=target/$profile
+if [ "$profile" = dev ]; then
+    built=target/debug
+fi
+# Empty is as good as unset.
+[ -n "${SIZES:-}" ] || unset SIZES
+"$built/bench-fleet"
+"$built/bench-report"

@@ -6,6 +6,7 @@ mod detection;
 mod fault;
 mod files;
 pub mod keys;
+mod local_mqtt;
 mod parsed;
 mod print;
 mod read;
@@ -28,6 +29,7 @@ pub use detection::{Detection, Schedule, Zone};
 pub use fault::ConfigFault;
 pub(crate) use fault::nearest;
 pub use files::{FileKind, NamedFile};
+pub use local_mqtt::LocalMqtt;
 pub use parsed::Parsed;
 pub use snapshot::SnapshotUrl;
 
@@ -63,6 +65,8 @@ pub struct Config {
     pub upload: Upload,
     /// `[status]`; absent: no status page.
     pub status: Option<Listen>,
+    /// `[local_mqtt]`; absent: Home Assistant is told nothing.
+    pub local_mqtt: Option<LocalMqtt>,
     /// `[process]`
     pub process: Process,
 }

@@ -42,8 +42,19 @@ fn authority(host: &str, port: u16) -> String {
     if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
-/// Reads `scheme://host[:port]`.
+/// Reads `scheme://host[:port]`, plaintext only to this device.
 pub(super) fn endpoint(url: &str, schemes: &Schemes) -> Result<Endpoint, Wrong> {
+    let endpoint = endpoint_anywhere(url, schemes)?;
+    if !endpoint.tls && !endpoint.is_loopback() {
+        let Schemes { plain, tls, .. } = schemes;
+        let right = format!("write {tls}://{}; {plain}:// is for 127.0.0.0/8, [::1] and localhost only", endpoint.host);
+        return Err(Wrong::new(format!("{url:?} is plaintext to another machine"), right));
+    }
+    Ok(endpoint)
+}
+
+/// Reads `scheme://host[:port]`.
+pub(super) fn endpoint_anywhere(url: &str, schemes: &Schemes) -> Result<Endpoint, Wrong> {
     let Schemes { plain, tls, .. } = schemes;
     let form = || format!("write {tls}://host:{}", schemes.tls_port);
     let Some((scheme, rest)) = url.split_once("://") else {
@@ -63,12 +74,7 @@ pub(super) fn endpoint(url: &str, schemes: &Schemes) -> Result<Endpoint, Wrong> 
     }
     let (host, port) = host_and_port(rest).map_err(|what| Wrong::new(format!("{url:?} {what}"), form()))?;
     let default = if secure { schemes.tls_port } else { schemes.plain_port };
-    let endpoint = Endpoint { host, port: port.unwrap_or(default), tls: secure };
-    if !secure && !endpoint.is_loopback() {
-        let right = format!("write {tls}://{}; {plain}:// is for 127.0.0.0/8, [::1] and localhost only", endpoint.host);
-        return Err(Wrong::new(format!("{url:?} is plaintext to another machine"), right));
-    }
-    Ok(endpoint)
+    Ok(Endpoint { host, port: port.unwrap_or(default), tls: secure })
 }
 
 /// Reads an entry of `store.hosts`: `host[:port]`, 443 by default.

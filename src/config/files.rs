@@ -17,6 +17,8 @@ pub enum FileKind {
     PrivateKey,
     /// PEM revocation lists of those authorities.
     Revocations,
+    /// A password on one line; group and others may not read it.
+    Password,
     /// A directory the agent writes to.
     WritableDir,
 }
@@ -43,6 +45,7 @@ impl NamedFile {
             FileKind::Certificate => tls::check_certificate(&self.path),
             FileKind::PrivateKey => tls::check_key(&self.path),
             FileKind::Revocations => tls::check_crl(&self.path),
+            FileKind::Password => tls::password(&self.path).map(drop),
             FileKind::WritableDir => Ok(()),
         };
         checked.err().map(|error| self.at(config, split(&error)))

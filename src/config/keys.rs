@@ -73,7 +73,7 @@ pub enum Takes {
 pub type SectionEntry = (&'static str, bool);
 
 /// Every section, in the order of the documentation.
-pub const SECTIONS: [SectionEntry; 14] = [
+pub const SECTIONS: [SectionEntry; 15] = [
     ("device", true),
     ("broker", true),
     ("cloud", true),
@@ -87,6 +87,7 @@ pub const SECTIONS: [SectionEntry; 14] = [
     ("spool", false),
     ("upload", false),
     ("status", false),
+    ("local_mqtt", false),
     ("process", false),
 ];
 
@@ -163,6 +164,14 @@ pub const KEYS: &[Key] = &[
     key("upload", "uplink_kbps", Kind::Integer(0, u32::MAX as u64), Number(0), AtOnce),
     key("upload", "while_recording", Kind::Boolean, Truth(false), AtOnce),
     key("status", "listen", Kind::Text, Required, NextStart),
+    key("local_mqtt", "url", Kind::Text, Required, NextStart),
+    key("local_mqtt", "ca", Kind::Path, RequiredForTls, NextStart),
+    key("local_mqtt", "username", Kind::Text, Absent, NextStart),
+    key("local_mqtt", "password_file", Kind::Path, Absent, NextStart),
+    // Home Assistant's own.
+    key("local_mqtt", "discovery_prefix", Kind::Text, Preset::Text("homeassistant"), NextStart),
+    key("local_mqtt", "base_topic", Kind::Text, Preset::Text("kasa-care"), NextStart),
+    key("local_mqtt", "page_url", Kind::Text, Absent, NextStart),
     // The user that the packages make, and that firmware should.
     key("process", "user", Kind::Text, Preset::Text("kasa-care-agent"), NextStart),
     key("process", "restrict_files", Kind::Boolean, Truth(true), NextStart),

@@ -4,7 +4,7 @@
 use std::fmt::{Display, Write as _};
 
 use super::{
-    Config, Endpoint, Listen, Media, Motion, Recording, RecordingDir, RtspTransport, Source, StoreCa, TlsFiles, Zone,
+    Config, Endpoint, Listen, LocalMqtt, Media, Motion, Recording, RecordingDir, RtspTransport, Source, StoreCa, TlsFiles, Zone,
     keys::{self, KEYS, Preset, SECTIONS},
     parsed::Parsed,
 };
@@ -64,7 +64,8 @@ impl Parsed {
 
 /// The value of a key in effect; `None` where nothing is set.
 fn value(config: &Config, section: &str, name: &str) -> Option<Shown> {
-    let Config { device, broker, cloud, trust, store, free, media, recording, uploader, spool, upload, status, process } = config;
+    let Config { device, broker, cloud, trust, store, free, media, recording, uploader, spool, upload, status, local_mqtt, process } =
+        config;
     let toml = match (section, name) {
         ("device", "id") => text(&device.id),
         ("device", "model") => text(&device.model),
@@ -85,10 +86,7 @@ fn value(config: &Config, section: &str, name: &str) -> Option<Shown> {
             let authority = |(host, port): &(String, u16)| Endpoint { host: host.clone(), port: *port, tls: true }.authority();
             format!("[{}]", joined(store.as_ref()?.hosts.iter().map(|host| text(authority(host)))))
         }
-        ("store", "ca") => match &store.as_ref()?.ca {
-            StoreCa::File(path) => text(path.display()),
-            StoreCa::Webpki => text("webpki"),
-        },
+        ("store", "ca") => store_ca(&store.as_ref()?.ca),
         ("store", _) => text(store.as_ref()?.crl.as_ref()?.display()),
         ("free", "clips") => free.clips.to_string(),
         ("free", "history_h") => free.history_h.to_string(),
@@ -108,6 +106,7 @@ fn value(config: &Config, section: &str, name: &str) -> Option<Shown> {
             Listen::Tcp(address) => text(address),
             Listen::Unix(path) => text(format!("unix:{}", path.display())),
         },
+        ("local_mqtt", _) => of_local_mqtt(local_mqtt.as_ref()?, name)?,
         ("process", "user") => text(&process.user),
         ("process", _) => process.restrict_files.to_string(),
         _ => return None,
@@ -157,6 +156,26 @@ fn of_recording(recording: &Recording, name: &str) -> Option<String> {
         ("keep_days", _) => (*keep_days)?.to_string(),
         _ => kept_off.is_empty().to_string(),
     })
+}
+
+fn of_local_mqtt(local: &LocalMqtt, name: &str) -> Option<String> {
+    let LocalMqtt { endpoint, ca, login, discovery_prefix, base_topic, page_url } = local;
+    Some(match name {
+        "url" => self::endpoint(endpoint, "mqtt"),
+        "ca" => store_ca(ca.as_ref()?),
+        "username" => text(&login.as_ref()?.0),
+        "password_file" => text(login.as_ref()?.1.display()),
+        "discovery_prefix" => text(discovery_prefix),
+        "base_topic" => text(base_topic),
+        _ => text(page_url.as_ref()?),
+    })
+}
+
+fn store_ca(ca: &StoreCa) -> String {
+    match ca {
+        StoreCa::File(path) => text(path.display()),
+        StoreCa::Webpki => text("webpki"),
+    }
 }
 
 /// As the configuration writes it, without what may be secret.

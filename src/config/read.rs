@@ -17,6 +17,7 @@ use super::{
     detection,
     fault::Wrong,
     keys::{self, FLASH_A_DAY},
+    local_mqtt,
     section::{Findings, Lines, Placed, Section, Value, boolean, integer, path, some_text, text},
 };
 
@@ -78,6 +79,7 @@ fn config(
         section.finish();
         Some(listen?.value)
     });
+    let local_mqtt = absent_or(&root, "local_mqtt", |section| local_mqtt::read(section, broker.as_ref(), &mut named));
     let process = root.section("process").map_or(Some(Process::default()), process);
     root.finish();
     Some(Config {
@@ -93,6 +95,7 @@ fn config(
         spool: spool?,
         upload: upload?,
         status: status?,
+        local_mqtt: local_mqtt?,
         process: process?,
     })
 }
@@ -190,17 +193,20 @@ fn broker(section: Section, given: &mut GivenFiles, named: &mut impl FnMut(&str,
         None if section.has("alpn") => None,
         None => Some(None),
     };
-    let topic_prefix = section.or("topic_prefix", keys::text("broker", "topic_prefix"), |value| {
-        let prefix = text(value)?;
-        let level = |level: &str| !level.is_empty() && !level.contains(['+', '#', '\0']);
-        if prefix.len() <= 256 && !prefix.starts_with('$') && prefix.split('/').all(level) {
-            Ok(prefix.to_owned())
-        } else {
-            Err(Wrong::new(format!("{prefix:?} is not a topic prefix"), "write levels between slashes without + or #, as in \"care/v1\""))
-        }
-    });
+    let topic_prefix = section.or("topic_prefix", keys::text("broker", "topic_prefix"), topic_prefix);
     section.finish();
     Some(Broker { endpoint: endpoint?, tls: tls?, alpn: alpn?, topic_prefix: topic_prefix? })
+}
+
+/// The first levels of topics.
+pub(super) fn topic_prefix(value: &Value<'_>) -> Result<String, Wrong> {
+    let prefix = text(value)?;
+    let level = |level: &str| !level.is_empty() && !level.contains(['+', '#', '\0']);
+    if prefix.len() <= 256 && !prefix.starts_with('$') && prefix.split('/').all(level) {
+        Ok(prefix.to_owned())
+    } else {
+        Err(Wrong::new(format!("{prefix:?} is not a topic prefix"), "write levels between slashes without + or #, as in \"care/v1\""))
+    }
 }
 
 /// The name of an application protocol (RFC 7301: 1 to 255 bytes).

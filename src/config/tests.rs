@@ -436,6 +436,14 @@ uplink_kbps = 800
 while_recording = true
 [status]
 listen = "unix:/run/status.sock"
+[local_mqtt]
+url = "mqtts://broker.lan:8884"
+ca = "/home.pem"
+username = "camera \" 1"
+password_file = "/local.password"
+discovery_prefix = "ha"
+base_topic = "cameras/care"
+page_url = "https://camera.lan/care/"
 [process]
 user = "root"
 restrict_files = false
@@ -584,7 +592,8 @@ fn the_border_of_each_range_is_accepted_and_what_lies_beyond_refused() {
 #[test]
 fn what_is_not_given_has_the_default_of_the_table() {
     let empty = format!(
-        "{MINIMAL}[media]\nsource = \"test\"\n[motion]\n[recording]\ndir = \"/mnt\"\nmax_bytes = 9\n[spool]\n[upload]\n[process]\n"
+        "{MINIMAL}[media]\nsource = \"test\"\n[motion]\n[recording]\ndir = \"/mnt\"\nmax_bytes = 9\n[spool]\n[upload]\n[process]\n\
+         [local_mqtt]\nurl = \"mqtt://192.168.1.2\"\n"
     );
     let printed = printed(&empty);
     let mut section = "";

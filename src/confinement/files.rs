@@ -86,6 +86,9 @@ impl Rules {
         for file in trusted_files(config, path) {
             rules.allow_folder_of(&file);
         }
+        for file in config.local_mqtt.iter().flat_map(crate::config::LocalMqtt::paths) {
+            rules.allow_folder_of(file);
+        }
         rules.allow(&config.device.state_dir, Use::Write);
         let sockets = [
             config.uploader.as_ref().map(|uploader| &uploader.socket),

@@ -14,11 +14,12 @@ use rustls::{
 use x509_cert::{crl::CertificateList, der::Decode};
 
 use super::{TlsError, authorities, pem};
-use crate::ownership;
+use crate::{ownership, redact::Secret};
 
 pub(super) const CA: &str = "CA file";
 pub(super) const CERT: &str = "device certificate";
 pub(super) const KEY: &str = "device key";
+pub(super) const PASSWORD: &str = "password file";
 pub(super) const CRL: &str = "revocation list";
 pub(super) const CA_EXPECTED: &str = "the PEM certificates of the authorities to trust";
 pub(super) const CERT_EXPECTED: &str = "the device's PEM certificate, followed by its intermediates";
@@ -128,6 +129,28 @@ pub(super) fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsErro
     }
 }
 
+/// The password in this file, without the line break at its end. Group and others may not read it.
+///
+/// # Errors
+/// It is missing, unreadable, loose, or no password.
+pub fn password(path: &Path) -> Result<Secret, TlsError> {
+    const LONGEST: usize = 1024;
+    let unusable = |reason: &str| TlsError::Unusable {
+        what: PASSWORD,
+        path: path.to_owned(),
+        reason: reason.to_owned(),
+        expected: "the password, on one line",
+    };
+    let bytes = read(PASSWORD, path, OTHERS_MAY_ANYTHING)?;
+    let text = std::str::from_utf8(&bytes).map_err(|_| unusable("it is not UTF-8"))?;
+    match text.strip_suffix('\n').map_or(text, |line| line.strip_suffix('\r').unwrap_or(line)) {
+        "" => Err(unusable("it is empty")),
+        long if long.len() > LONGEST => Err(unusable("it is too long")),
+        lines if lines.contains(['\n', '\r', '\0']) => Err(unusable("it has more than one line")),
+        password => Ok(password.into()),
+    }
+}
+
 /// Mode bits that a private key must not have, and those that other files must not have.
 pub(super) const OTHERS_MAY_ANYTHING: u32 = 0o077;
 pub(super) const OTHERS_MAY_WRITE: u32 = 0o022;
@@ -220,5 +243,26 @@ mod tests {
         assert!(matches!(refused(), TlsError::Mismatch { .. }));
         pki.write("device.key", &whole, 0o600);
         assert!(refused().to_string().contains("holds no private key"));
+    }
+
+    #[test]
+    fn a_password_is_one_line_that_others_cannot_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("password");
+        let read = |text: &[u8], mode| {
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            password(&path).map(|password| password.expose().to_owned()).map_err(|error| error.to_string())
+        };
+        for text in [&b"hunter2"[..], b"hunter2\n", b"hunter2\r\n"] {
+            assert_eq!(read(text, 0o600).unwrap(), "hunter2");
+        }
+        assert_eq!(read(b" a b \n", 0o400).unwrap(), " a b ");
+        for text in [&b""[..], b"\n", b"hunter2\nhunter2\n", b"\xff", &[b'x'; 1025]] {
+            let message = read(text, 0o600).unwrap_err();
+            assert!(message.contains("the password, on one line") && !message.contains("hunter2"), "{message}");
+        }
+        assert!(read(b"hunter2", 0o640).unwrap_err().contains("chmod 600"));
+        assert!(format!("{:?}", password(&path).map_err(drop)).find("hunter2").is_none());
     }
 }

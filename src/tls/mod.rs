@@ -28,7 +28,7 @@ pub use authorities::{Skipped, skipped};
 pub use client::{Client, ValidUntil};
 pub use error::TlsError;
 pub use faults::{TlsFault, handshake_fault};
-pub use files::{StoreCa, TlsFiles};
+pub use files::{StoreCa, TlsFiles, password};
 pub use inspect::{
     Validity, authorities_end, authority_validity, check_ca, check_certificate, check_crl, check_device, check_files, check_key,
     common_name, device_validity, expires,

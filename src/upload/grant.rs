@@ -122,7 +122,7 @@ pub(super) fn life(grant: &Grant, date: Option<Duration>) -> Result<Duration, Vi
 }
 
 /// Loopback, link-local, private, or otherwise not a public internet address.
-fn is_local(address: IpAddr) -> bool {
+pub(crate) fn is_local(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => is_local_v4(v4),
         IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or_else(|| is_local_v6(v6), is_local_v4),

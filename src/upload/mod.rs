@@ -38,6 +38,7 @@ use care_engine::Generation;
 use care_protocol::Erased;
 use tokio::{runtime, sync::Notify};
 
+pub(crate) use self::grant::is_local;
 use self::{
     content::Open,
     faults::Faults,

@@ -57,6 +57,10 @@ fn configuration() -> Value {
         "spool": { "memory_bytes": 8_000_000, "flash_bytes": 64_000_000, "flash_bytes_per_day": 640_000_000 },
         "upload": { "uplink_kbps": 0, "while_recording": false },
         "status": { "listen": "127.0.0.1:9180" },
+        "local_mqtt": {
+            "url": "mqtt://192.168.1.2:1883", "ca": "/home.pem", "username": "camera", "password_file": "/local.password",
+            "discovery_prefix": "homeassistant", "base_topic": "kasa-care", "page_url": "http://camera.lan:8080"
+        },
         "process": { "user": "kasa-care-agent", "restrict_files": true }
     })
 }

@@ -153,6 +153,9 @@ fn section_schema(section: &str) -> Value {
         schema["if"] = json!({ "properties": { "url": { "pattern": "^mqtts:" } } });
         schema["then"] = json!({ "required": for_tls });
     }
+    if section == "local_mqtt" {
+        schema["dependentRequired"] = json!({ "username": ["password_file"], "password_file": ["username"] });
+    }
     schema
 }
 

@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 /// A section: what it is for, and what holds without it.
-pub const SECTIONS: [(&str, &str); 14] = [
+pub const SECTIONS: [(&str, &str); 15] = [
     ("device", "The camera."),
     ("broker", "The MQTT broker."),
     ("cloud", "The HTTPS API."),
@@ -22,6 +22,11 @@ pub const SECTIONS: [(&str, &str); 14] = [
     ("spool", "Clips that wait for upload."),
     ("upload", "How clips leave."),
     ("status", "The status page. Absent: there is none."),
+    (
+        "local_mqtt",
+        "A broker in the home, through which Home Assistant sees the camera.\n[home-assistant.md](home-assistant.md) leads through it. \
+         Absent: nothing is told.",
+    ),
     ("process", "What the agent gives up when it starts: [What the agent gives up](design/confinement.md)."),
 ];
 
@@ -161,6 +166,20 @@ pub const MEANINGS: &[Meaning] = &[
     ),
     says("status.listen", "a loopback address and port, or `unix:/path`"),
     says(
+        "local_mqtt.url",
+        "`mqtt://host[:1883]`, to an address in the home only, or `mqtts://host[:8883]`. Never the broker of `[broker]`",
+    ),
+    says("local_mqtt.ca", "PEM: the authorities that the broker's certificate must chain to; or `webpki`: the public ones"),
+    says("local_mqtt.username", "the camera's user at that broker; together with `password_file`"),
+    says("local_mqtt.password_file", "a file that holds the user's password on one line, mode 0600, readable for the agent's user"),
+    says("local_mqtt.discovery_prefix", "where Home Assistant looks for devices; at most 128 characters"),
+    says("local_mqtt.base_topic", "the camera's own topics begin with it and the device id; at most 128 characters"),
+    says(
+        "local_mqtt.page_url",
+        "where browsers in the home, and Home Assistant, open the camera's page, `http://` or `https://`, without user, password and query; \
+         see [The picture](home-assistant.md#the-picture)",
+    ),
+    says(
         "process.user",
         "the user that the agent becomes when root starts it. If `/etc/passwd` does not have it, the agent stays root without capabilities: \
          condition `runs_as_root`. `root`: so it is meant",
@@ -202,6 +221,13 @@ pub fn form(key: &str) -> Value {
         } }),
         "uploader.socket" => json!({ "pattern": "^unix:/" }),
         "status.listen" => json!({ "pattern": "^(unix:.+|127(\\.[0-9]{1,3}){3}:[0-9]{1,5}|\\[::1\\]:[0-9]{1,5})$" }),
+        "local_mqtt.url" => json!({ "pattern": "^mqtts?://[^/?#@\\s]+/?$" }),
+        "local_mqtt.username" => json!({ "pattern": "\\S" }),
+        "local_mqtt.discovery_prefix" | "local_mqtt.base_topic" => {
+            const LEVEL: &str = "[^+#/\\u0000-\\u001f\\u007f-\\u009f]";
+            json!({ "pattern": format!("^(?!\\$){LEVEL}+(/{LEVEL}+)*$"), "maxLength": 128 })
+        }
+        "local_mqtt.page_url" => json!({ "pattern": "^https?://[^/?#@]+(/[^?#]*)?$" }),
         "process.user" => json!({ "pattern": "^[^\\s:/,]+$" }),
         _ => json!({}),
     }

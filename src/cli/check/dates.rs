@@ -22,7 +22,7 @@ pub(super) fn check(findings: &mut Findings, trusted: Duration) {
         let (found, what) = match file.kind {
             FileKind::Certificate => (tls::device_validity(&file.path), "the device certificate"),
             FileKind::Authorities => (tls::authority_validity(&file.path), "the CA certificate"),
-            FileKind::PrivateKey | FileKind::Revocations | FileKind::WritableDir => continue,
+            FileKind::PrivateKey | FileKind::Revocations | FileKind::Password | FileKind::WritableDir => continue,
         };
         // A file that cannot be read is already a fault.
         let found = found.unwrap_or_default();

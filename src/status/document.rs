@@ -216,6 +216,26 @@ pub struct CertificateStatus {
     pub days_left: u64,
 }
 
+/// The conditions that keep clips from leaving, by name.
+const HOLD_UPLOADS: [&str; 16] = [
+    "state_lost",
+    "lease_ended",
+    "held",
+    "factory_reset",
+    "grant_refused",
+    "broker_unreachable",
+    "broker_rights",
+    "broker_deaf",
+    "api_unreachable",
+    "uploads_failing",
+    "grant_misleads",
+    "uploader_away",
+    "stream",
+    "media_not_started",
+    "picture_too_tall",
+    "motion_blind",
+];
+
 /// How many characters of a condition's sentence the summary shows.
 const SUMMARY_MOST: usize = 160;
 
@@ -318,6 +338,17 @@ impl StatusDocument {
             self.transfers.in_flight,
             self.spool.clips
         )
+    }
+
+    /// Whether nothing at all may leave now.
+    pub fn is_closed(&self) -> bool {
+        !self.may_leave.clips && !self.may_leave.snapshots
+    }
+
+    /// The condition that keeps clips from leaving, if clips wait or nothing may leave.
+    pub fn held_up_by(&self) -> Option<&Condition> {
+        let waits = self.spool.clips > 0 || self.is_closed() || self.media.as_ref().is_some_and(|media| media.why_not.is_some());
+        self.conditions.iter().find(|condition| HOLD_UPLOADS.contains(&condition.name.as_str())).filter(|_| waits)
     }
 
     /// The position in force.
@@ -492,6 +523,7 @@ const FRESH_WITHIN: Duration = Duration::from_millis(500);
 pub struct SharedStatus {
     state: Mutex<State>,
     changed: Notify,
+    owner_changed: Notify,
 }
 
 #[derive(Debug)]
@@ -502,6 +534,8 @@ struct State {
     observed: Observed,
     live: Option<Live>,
     version: u64,
+    /// How often the camera's owner has changed.
+    owners: u64,
     since: Instant,
     /// Whether something has happened that the document does not show yet.
     stale: bool,
@@ -517,10 +551,11 @@ impl SharedStatus {
             observed: Observed::default(),
             live: None,
             version: 0,
+            owners: 0,
             since: Instant::now(),
             stale: false,
         };
-        Self { state: Mutex::new(state), changed: Notify::new() }
+        Self { state: Mutex::new(state), changed: Notify::new(), owner_changed: Notify::new() }
     }
 
     /// Changes the document. The control loop must call it at least every few seconds: `/healthz` fails if it does not.
@@ -599,6 +634,25 @@ impl SharedStatus {
         state.documents.clear();
         state.document.order = None;
         state.document.last_switch = None;
+        state.owners += 1;
+        drop(state);
+        self.owner_changed.notify_waiters();
+    }
+
+    /// How often the camera's owner has changed.
+    #[cfg(feature = "local-mqtt")]
+    pub fn owners(&self) -> u64 {
+        self.lock().owners
+    }
+
+    /// Waits until the owner has changed after so many changes, and the document is the new owner's.
+    #[cfg(feature = "local-mqtt")]
+    pub async fn owner_changed_since(&self, owners: u64) {
+        let changed = self.owner_changed.notified();
+        if self.owners() == owners {
+            changed.await;
+        }
+        self.wait_until_fresh().await;
     }
 
     /// Sets the documents accepted under this owner.

@@ -96,13 +96,13 @@ impl History {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use care_protocol::{Cause, Cut, Erased, Mode, Outcome};
 
     use super::*;
 
     /// Free since a cancel.
-    pub(in crate::status) fn report(seq: u64) -> Report {
+    pub(crate) fn report(seq: u64) -> Report {
         Report {
             device: "8006E5A1F0C2".parse().unwrap(),
             outcome: Outcome::Applied,

@@ -23,6 +23,8 @@ pub use document::{
     CertificateStatus, ClockStatus, LinkStatus, MediaPart, NextChange, SharedStatus, SpoolStatus, StatusDocument, StoreStatus,
     TransferStatus,
 };
+#[cfg(all(test, feature = "local-mqtt"))]
+pub(crate) use history::tests as history_tests;
 pub use history::{Change, History, PastDocument, Stages};
 pub use observed::Observed;
 pub use server::Server;

@@ -30,25 +30,6 @@ pub(super) const ICON: &str = include_str!("icon.svg");
 
 /// How many switches it shows.
 const SWITCHES: usize = 5;
-/// The conditions that keep clips from leaving, by name.
-const HOLD_UPLOADS: [&str; 16] = [
-    "state_lost",
-    "lease_ended",
-    "held",
-    "factory_reset",
-    "grant_refused",
-    "broker_unreachable",
-    "broker_rights",
-    "broker_deaf",
-    "api_unreachable",
-    "uploads_failing",
-    "grant_misleads",
-    "uploader_away",
-    "stream",
-    "media_not_started",
-    "picture_too_tall",
-    "motion_blind",
-];
 
 /// What the page shows, at one moment.
 pub(super) struct Scene {
@@ -222,14 +203,13 @@ fn badge(html: &mut Html, plan: Option<&Plan>, mode: Mode, words: &Words) {
 
 /// Plan, mode, what the uploads do, and what holds them up.
 fn state(scene: &Scene, words: &Words, html: &mut Html) {
-    let StatusDocument { plan, mode, spool, transfers, may_leave, conditions, .. } = &scene.document;
+    let StatusDocument { plan, mode, spool, transfers, .. } = &scene.document;
     html.raw("<h2 id=\"state-h\">").text(&plan_name(plan.as_ref(), words));
     badge(html, plan.as_ref(), *mode, words);
     html.raw("</h2>\n<p class=\"lead\">");
     let count = |number: u32| number.to_string();
-    let closed = !may_leave.clips && !may_leave.snapshots;
-    let waits = spool.clips > 0 || closed || scene.document.media.as_ref().is_some_and(|media| media.why_not.is_some());
-    let held_up = conditions.iter().find(|condition| HOLD_UPLOADS.contains(&condition.name.as_str())).filter(|_| waits);
+    let closed = scene.document.is_closed();
+    let held_up = scene.document.held_up_by();
     let lead = match held_up {
         Some(_) => words.lead_held_up.to_owned(),
         None if plan.is_none() => words.lead_unbound.to_owned(),

@@ -174,6 +174,8 @@ conditions! {
     ConfigRejected = "config_rejected", Error, "Correct the configuration (`check-config` lists every fault) and reload.";
     /// The agent runs as root, because its user does not exist.
     RunsAsRoot = "runs_as_root", Warning, "Make the user, or write [process] user = \"root\" if the camera has no other.";
+    /// Home Assistant is told nothing, or not everything. Plan and uploads do not depend on it.
+    LocalBroker = "local_broker", Warning, "Check [local_mqtt] url, user and password, and the broker in the home; plan and uploads do not depend on it.";
     /// The status page cannot be served.
     StatusPage = "status_page", Warning, "Stop what uses the port, or change [status] listen; the agent tries again.";
 }

@@ -16,6 +16,7 @@
 //! | [`media`] | the camera: source, clips, motion, recording to the card |
 //! | [`store`] | the record in two checksummed slots |
 //! | [`tls`], [`http`], [`clock`] | TLS and HTTPS on trusted time |
+//! | [`local_mqtt`] | tells Home Assistant, at a broker in the home |
 //! | [`status`], [`conditions`], [`logging`], [`redact`] | what people see, without secrets |
 //! | [`confinement`] | gives up root, capabilities and files when the service starts |
 //! | [`systemd`], [`supervision`] | readiness and watchdog, towards what runs the agent; `supervise`, where no systemd does |
@@ -27,6 +28,7 @@
 //! | uploads | grants and PUTs on its own runtime, or the socket of a vendor's uploader |
 //! | flash | writes clips to flash and unlinks them |
 //! | status | the status page |
+//! | local-mqtt | the broker in the home |
 //! | GStreamer's | capture, motion, clips |
 #![deny(unsafe_code)]
 
@@ -42,6 +44,7 @@ pub mod fuzzing;
 mod hex;
 pub mod http;
 pub mod link;
+pub mod local_mqtt;
 pub mod logging;
 pub mod media;
 pub mod memory;

@@ -50,6 +50,7 @@ use crate::{
     confinement::Confined,
     http::Origin,
     link::{self, Link},
+    local_mqtt::LocalMqtt,
     media::Media,
     status::{Server, SharedStatus},
     store::StoreThread,
@@ -146,6 +147,7 @@ struct Agent {
     monitor: ConditionMonitor,
     status: Arc<SharedStatus>,
     status_server: Option<Server>,
+    local_mqtt: Option<LocalMqtt>,
     notifier: Notifier,
     started: Instant,
     /// When the status is updated next.

@@ -59,6 +59,7 @@ impl Agent {
             ("[recording]", config.recording == self.config.recording),
             ("[uploader]", config.uploader == self.config.uploader),
             ("[spool]", config.spool == self.config.spool),
+            ("[local_mqtt]", config.local_mqtt == self.config.local_mqtt),
             ("[status]", config.status == self.config.status),
             ("[process]", config.process == self.config.process),
         ] {

@@ -8,6 +8,7 @@ use std::{
 use care_engine::Event;
 
 use super::Agent;
+use crate::local_mqtt::LocalMqtt;
 
 /// The time limit of the whole stop, and of its parts.
 const STOP: Duration = Duration::from_millis(4500);
@@ -20,6 +21,8 @@ impl Agent {
     pub(super) async fn stop(mut self) -> anyhow::Result<()> {
         tracing::info!("stopping");
         self.notifier.stopping();
+        // It says goodbye while the rest stops.
+        self.local_mqtt.iter_mut().for_each(LocalMqtt::begin_stop);
         let deadline = Instant::now() + STOP;
         let left = || deadline.saturating_duration_since(Instant::now());
         if let Some(own) = self.cut.take() {
@@ -46,6 +49,9 @@ impl Agent {
         }
         if !self.store.stop(left()) {
             tracing::error!("the last record is not on flash");
+        }
+        if self.local_mqtt.is_some_and(|local| !local.stop()) {
+            tracing::debug!("the broker in the home was not told that this device is offline; the last will says so");
         }
         drop(self.status_server);
         Ok(())

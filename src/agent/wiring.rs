@@ -26,7 +26,7 @@ use crate::{
     conditions::{Conditions, Kind},
     config::Config,
     confinement::Confined,
-    link, media,
+    link, local_mqtt, media,
     status::{self, SharedStatus, StatusDocument},
     store::{self, Store},
     systemd::Notifier,
@@ -72,6 +72,7 @@ impl Agent {
         let status = Arc::new(SharedStatus::new(StatusDocument { confinement: confined.status.clone(), ..StatusDocument::new(&config) }));
         status.mark_stale();
         let status_server = config.status.as_ref().map(|listen| status::Server::start(listen, status.clone(), conditions.clone()));
+        let local_mqtt = local_mqtt::start(&config, status.clone(), conditions.clone(), clock.clone());
         let (link, link_events) =
             link::start(link::Settings::new(config.broker.clone(), broker_tls, config.device.id.clone(), conditions.clone()));
         let gate = uploads.gate();
@@ -106,6 +107,7 @@ impl Agent {
             conditions,
             status,
             status_server,
+            local_mqtt,
             notifier: Notifier::from_env(),
             started: now,
             next_status_at: now,

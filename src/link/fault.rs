@@ -80,7 +80,7 @@ impl LinkFault {
     }
 
     /// The connection to `peer` ended after it had reached stage `reached`.
-    pub(super) fn from_wire(error: &WireError, reached: Stage, peer: &str) -> Self {
+    pub(crate) fn from_wire(error: &WireError, reached: Stage, peer: &str) -> Self {
         let session = |stage, what: fmt::Arguments<'_>| Self::new(stage, format!("connection to {peer}: {what}"));
         match error {
             WireError::Refused(code) => {

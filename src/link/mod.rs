@@ -3,7 +3,8 @@
 //! The link delivers every PUBLISH to its owner, in order, with an [`Ack`] to acknowledge it, and sends the owner's
 //! publications. It judges no document, stores nothing on disk and never stops trying to connect. Only one task polls
 //! rumqttc; the owner, on the same thread, calls it through [`Link`], whose calls never wait, and receives events from
-//! the channel that [`start`] returns. No other module uses rumqttc, so it can be replaced.
+//! the channel that [`start`] returns. Only this module and `local_mqtt`, over the same [`wire`], use rumqttc, so it can be
+//! replaced.
 //!
 //! Guarantees for the owner:
 //! - An [`Ack`] works only on the connection that delivered its PUBLISH. PUBACKs leave in order of arrival, so one
@@ -32,7 +33,7 @@ mod subscription;
 #[cfg(test)]
 mod tests;
 mod unanswered;
-mod wire;
+pub(crate) mod wire;
 
 use std::{
     sync::{Arc, Mutex},

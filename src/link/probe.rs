@@ -52,6 +52,7 @@ pub async fn probe(
         client_id: client_id.to_owned(),
         keep_alive: Duration::from_secs(30),
         last_will: None,
+        login: None,
         max_packet: MAX_PACKET,
         inflight: 10,
         write_timeout: within,

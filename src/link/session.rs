@@ -371,6 +371,7 @@ pub(super) fn wire(settings: &Settings, topics: &Topics) -> (mpsc::Sender<Reques
         client_id: settings.device.to_string(),
         keep_alive: Duration::from_secs(settings.keep_alive.as_secs().max(1)),
         last_will: Some(LastWill::new(topics.status(), "offline", QoS::AtLeastOnce, true)),
+        login: None,
         max_packet: MAX_PACKET,
         inflight: INFLIGHT,
         write_timeout: settings.connect_timeout,

@@ -2,7 +2,8 @@
 //! publications in flight, but does not connect: its own event loop resolves a name and tries its addresses one after
 //! the other under one timeout, hides TLS errors, and takes neither a connected socket nor an address beside the name
 //! that TLS must verify and send (SNI). So the link connects like the rest of the agent ([`crate::http::connect`]),
-//! and this module replaces rumqttc's event loop: read, send, ping.
+//! and this module replaces rumqttc's event loop: read, send, ping. The connection to a broker in the home
+//! ([`crate::local_mqtt`]) is one of these, too; it shares nothing with the link but this code.
 
 use std::{
     collections::VecDeque,
@@ -12,7 +13,7 @@ use std::{
 
 use bytes::BytesMut;
 use rumqttc::{
-    Connect, ConnectReturnCode, Event, LastWill, MqttState, Packet, PingReq, Request, StateError,
+    Connect, ConnectReturnCode, Event, LastWill, Login, MqttState, Packet, PingReq, Request, StateError,
     mqttbytes::{self, Error as PacketError},
 };
 use thiserror::Error;
@@ -23,7 +24,7 @@ use tokio::{
     time::{sleep_until, timeout},
 };
 
-use crate::http::Stream;
+use crate::{http::Stream, redact::Secret};
 
 /// How many packets one read may process before the answers to them are sent.
 const PACKETS_AT_ONCE: usize = 10;
@@ -32,22 +33,24 @@ const READ: usize = 4096;
 
 /// The settings of an MQTT connection.
 #[derive(Debug, Clone)]
-pub(super) struct Options {
-    pub(super) client_id: String,
+pub(crate) struct Options {
+    pub(crate) client_id: String,
     /// At least a second.
-    pub(super) keep_alive: Duration,
-    pub(super) last_will: Option<LastWill>,
+    pub(crate) keep_alive: Duration,
+    pub(crate) last_will: Option<LastWill>,
+    /// User name and password, for a broker that takes no certificate.
+    pub(crate) login: Option<(String, Secret)>,
     /// The largest packet, either way, bytes.
-    pub(super) max_packet: usize,
+    pub(crate) max_packet: usize,
     /// Packet identifiers in use at most.
-    pub(super) inflight: u16,
+    pub(crate) inflight: u16,
     /// How long one write may take.
-    pub(super) write_timeout: Duration,
+    pub(crate) write_timeout: Duration,
 }
 
 /// Why a connection ended.
 #[derive(Debug, Error)]
-pub(super) enum WireError {
+pub(crate) enum WireError {
     #[error("the broker closed the connection")]
     Closed,
     #[error("{0}")]
@@ -72,12 +75,12 @@ pub(super) enum WireError {
 }
 
 /// The session's state, and its connection while there is one.
-pub(super) struct Wire {
+pub(crate) struct Wire {
     options: Options,
     /// Publications in flight, and events that were read and not yet yielded.
-    pub(super) state: MqttState,
+    pub(crate) state: MqttState,
     /// Packets left by the last connection, to be sent before any other: at most those in flight and in the channel.
-    pub(super) pending: VecDeque<Request>,
+    pub(crate) pending: VecDeque<Request>,
     requests: mpsc::Receiver<Request>,
     line: Option<Line>,
 }
@@ -91,7 +94,7 @@ struct Line {
 
 impl Wire {
     /// No connection yet. The channel carries publications, acknowledgements and DISCONNECT; it holds `room` of them.
-    pub(super) fn new(options: Options, room: usize) -> (mpsc::Sender<Request>, Self) {
+    pub(crate) fn new(options: Options, room: usize) -> (mpsc::Sender<Request>, Self) {
         let (sender, requests) = mpsc::channel(room);
         // rumqttc must not acknowledge by itself.
         let state = MqttState::new(options.inflight, true);
@@ -100,11 +103,12 @@ impl Wire {
 
     /// Sends CONNECT over this stream and waits for CONNACK. Returns whether the broker kept the session. If it did
     /// not, the pending packets are dropped.
-    pub(super) async fn connect(&mut self, stream: Box<dyn Stream>, clean_session: bool) -> Result<bool, WireError> {
+    pub(crate) async fn connect(&mut self, stream: Box<dyn Stream>, clean_session: bool) -> Result<bool, WireError> {
         let mut connect = Connect::new(&self.options.client_id);
         connect.keep_alive = u16::try_from(self.options.keep_alive.as_secs()).unwrap_or(u16::MAX);
         connect.clean_session = clean_session;
         connect.last_will = self.options.last_will.clone();
+        connect.login = self.options.login.as_ref().map(|(name, password)| Login::new(name, password.expose()));
         let ping_at = Instant::now() + self.options.keep_alive;
         let mut line = Line { stream, incoming: BytesMut::new(), outgoing: BytesMut::new(), ping_at };
         line.put(&Packet::Connect(connect), self.options.max_packet)?;
@@ -129,7 +133,7 @@ impl Wire {
 
     /// The next event of the connection. Dropping it halfway through a write leaves half a packet behind: the
     /// connection must be dropped too ([`Self::clean`]).
-    pub(super) async fn poll(&mut self) -> Result<Event, WireError> {
+    pub(crate) async fn poll(&mut self) -> Result<Event, WireError> {
         loop {
             if let Some(event) = self.state.events.pop_front() {
                 return Ok(event);
@@ -181,7 +185,7 @@ impl Wire {
 
     /// Ends the connection, if there is one, and puts the publications in flight before the pending packets.
     /// Acknowledgements that were not sent are dropped: the broker sends those messages again.
-    pub(super) fn clean(&mut self) {
+    pub(crate) fn clean(&mut self) {
         self.line = None;
         self.pending.extend(self.state.clean());
         while let Ok(request) = self.requests.try_recv() {

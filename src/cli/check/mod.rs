@@ -27,6 +27,7 @@ use crate::{
     clock::{Clock, system_time},
     config::{Config, Endpoint, FileKind, Parsed, TlsFiles},
     http::{self, Direct, Fault, Origin, Stage},
+    local_mqtt,
     store::{Restored, Store},
     tls,
 };
@@ -64,6 +65,9 @@ pub(super) fn run(path: &Path, extent: Extent, out: &mut dyn Write, err: &mut dy
     let reachable = findings.parsed.config.clone().filter(|_| findings.faults.is_empty());
     dates::check(&mut findings, Clock::start(trusted).now().trusted);
     memory::check(&mut findings, running);
+    if cfg!(not(feature = "local-mqtt")) && findings.parsed.has("local_mqtt") {
+        findings.warn("local_mqtt", local_mqtt::LEFT_OUT, "remove it, or use a build that has it");
+    }
     let mut passed = motion::check(&mut findings);
     passed.extend(probes::run(&mut findings, running));
     for finding in findings.faults.iter().chain(&findings.warnings) {
@@ -149,6 +153,10 @@ async fn reach(config: &Config, report: &mut Report<'_>) -> anyhow::Result<()> {
             let endpoint = Endpoint { host: host.clone(), port: *port, tls: true };
             stages("store", &Origin { endpoint, tls: Some(tls.clone()) }, report).await?;
         }
+    }
+    #[cfg(feature = "local-mqtt")]
+    if let Some(found) = local_mqtt::probe(config, clock).await {
+        report.step("local broker", found)?;
     }
     Ok(())
 }

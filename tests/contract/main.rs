@@ -5,6 +5,7 @@
 
 mod configuration;
 mod documents;
+mod home_assistant;
 mod interfaces;
 mod schema;
 mod wire;

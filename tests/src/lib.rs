@@ -16,6 +16,7 @@ pub mod filming;
 pub mod footprint;
 pub mod gstreamer_plugins;
 pub mod guest;
+pub mod home;
 pub mod impostor;
 pub mod isolated_network;
 pub mod issuer;

@@ -265,6 +265,7 @@ impl Media {
             ring.erase();
         }
         self.recent.erase();
+        self.live.forget();
     }
 
     /// Starts a clip that a person asks for.

@@ -2,11 +2,14 @@
 //! own, so a viewer never slows the camera, the card or a clip: one that falls behind is dropped. It knows nothing of plans, since
 //! nothing of it leaves the camera. Called by the status page.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use tokio::{
-    sync::{Mutex, OwnedSemaphorePermit, Semaphore},
+    sync::{Mutex as TurnByTurn, OwnedSemaphorePermit, Semaphore},
     task::spawn_blocking,
     time::timeout,
 };
@@ -50,13 +53,10 @@ pub struct Live {
     ring: Arc<Ring>,
     recent: Arc<Recent>,
     viewers: Arc<Semaphore>,
-    stills: Arc<Mutex<Stills>>,
-}
-
-/// Makes one JPEG at a time, and keeps the newest.
-struct Stills {
-    jpegs: Jpegs,
-    last: Option<(Duration, Bytes)>,
+    /// Makes one JPEG at a time.
+    jpegs: Arc<TurnByTurn<Jpegs>>,
+    /// The newest one, and when its frame is shown.
+    made: Arc<Mutex<Option<(Duration, Bytes)>>>,
 }
 
 impl std::fmt::Debug for Live {
@@ -67,8 +67,8 @@ impl std::fmt::Debug for Live {
 
 impl Live {
     pub(super) fn new(ring: Arc<Ring>, recent: Arc<Recent>, stop: StopSignal) -> Self {
-        let stills = Arc::new(Mutex::new(Stills { jpegs: Jpegs::new(stop), last: None }));
-        Self { ring, recent, viewers: Arc::new(Semaphore::new(VIEWERS)), stills }
+        let jpegs = Arc::new(TurnByTurn::new(Jpegs::new(stop)));
+        Self { ring, recent, viewers: Arc::new(Semaphore::new(VIEWERS)), jpegs, made: Arc::default() }
     }
 
     /// A new viewer, whose picture begins with the newest keyframe.
@@ -96,17 +96,20 @@ impl Live {
     /// # Errors
     /// There is no picture, or nothing here can make a JPEG of it.
     pub async fn jpeg(&self) -> Result<Bytes, NoView> {
+        // Before the frame is taken.
+        let erasures = self.ring.erasures();
         let (_, frame) = self.newest()?;
         // One decoder at a time; whoever waited may find the picture made.
-        let mut stills = self.stills.clone().lock_owned().await;
+        let mut jpegs = self.jpegs.clone().lock_owned().await;
         let pts = frame.pts;
-        if let Some((_, made)) = stills.last.as_ref().filter(|(of, _)| *of == pts) {
+        if let Some((_, made)) = self.made().as_ref().filter(|(of, _)| *of == pts) {
             return Ok(made.clone());
         }
+        let this = self.clone();
         let made = spawn_blocking(move || {
-            let made = stills.jpegs.jpeg(frame);
+            let made = jpegs.jpeg(frame);
             if let Ok(Some(jpeg)) = &made {
-                stills.last = Some((pts, jpeg.clone()));
+                this.keep(erasures, pts, jpeg);
             }
             made
         });
@@ -115,6 +118,25 @@ impl Live {
             Ok(Err(why)) => Err(NoView::Decoder(why)),
             Err(_) => Err(NoView::Decoder("its decoder ended".into())),
         }
+    }
+
+    /// Erases the newest JPEG, because the camera's owner has changed. Call it after the ring was erased: one that is being made
+    /// meanwhile is then not kept.
+    pub(super) fn forget(&self) {
+        *self.made() = None;
+    }
+
+    /// Keeps a JPEG, unless its frame belongs to another owner by now.
+    pub(super) fn keep(&self, erasures: u64, pts: Duration, jpeg: &Bytes) {
+        let mut made = self.made();
+        if self.ring.erasures() == erasures {
+            *made = Some((pts, jpeg.clone()));
+        }
+    }
+
+    /// The newest JPEG.
+    pub(super) fn made(&self) -> MutexGuard<'_, Option<(Duration, Bytes)>> {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The newest motion events, the newest first.

@@ -128,6 +128,21 @@ fn a_jpeg_is_made_where_there_is_a_decoder_once_for_each_keyframe() {
     assert_eq!(runtime.block_on(live.jpeg()).unwrap().as_ptr(), jpeg.as_ptr(), "the same keyframe, the same picture");
 }
 
+/// In builds without a decoder too: what is kept is a picture of any bytes.
+#[test]
+fn the_jpeg_of_the_owner_before_is_not_kept() {
+    let (ring, live) = live(ROOM);
+    let jpeg = bytes::Bytes::from_static(b"a picture");
+    live.keep(ring.erasures(), Duration::ZERO, &jpeg);
+    assert!(live.made().is_some());
+    let being_made = ring.erasures();
+    ring.erase();
+    live.forget();
+    assert!(live.made().is_none());
+    live.keep(being_made, Duration::ZERO, &jpeg);
+    assert!(live.made().is_none(), "it was being made when the owner changed");
+}
+
 /// What a viewer over HTTP gets of a camera that films, and that the events of that camera have pictures.
 #[test]
 fn a_camera_is_seen_over_the_status_page() {
@@ -180,7 +195,10 @@ fn a_camera_is_seen_over_the_status_page() {
     *collector.max.lock().unwrap() = None;
     media.record();
     eventually("an event that no clip may have", || media.live().motion()[0].became == crate::media::Became::NotAllowed);
+    media.live().keep(0, Duration::ZERO, &bytes::Bytes::from_static(b"a picture"));
+    assert!(media.live().made().is_some());
     media.forget();
+    assert!(media.live().made().is_none(), "the JPEG of its last keyframe");
     assert_eq!(media.live().motion(), [], "they belong to the account before");
     assert!(whole(&format!("/motion/{}.mp4", event.number)).0.starts_with("HTTP/1.0 404"));
 }

@@ -7,12 +7,19 @@ use std::{
 };
 
 use care_engine::{Admission, CutFigures, CutProgress, Delivery, Engine, Event, Ports, Resource, trusted_time::Now};
-use care_protocol::{Cause, DeviceId, Get, Outcome, Policy, Position, Report, Topics};
+use care_protocol::{DeviceId, Get, Policy, Position, Report, Topics};
 use portable_atomic::AtomicU64;
 
-use super::{Agent, Unacknowledged, mailbox::Sender, status::STATUS_SOON, stopwatch::Stopwatch};
+use super::{Agent, mailbox::Sender, status::STATUS_SOON, stopwatch::Stopwatch};
 use crate::{
-    clock::Clock, conditions::Conditions, http::Origin, link::Link, logging, media::Media, status::SharedStatus, store::StoreThread,
+    clock::Clock,
+    conditions::Conditions,
+    http::Origin,
+    link::{self, Link},
+    logging,
+    media::Media,
+    status::SharedStatus,
+    store::StoreThread,
     upload::Gate,
 };
 
@@ -30,8 +37,7 @@ pub(super) struct AgentPorts<'a> {
     pub(super) conditions: &'a Conditions,
     pub(super) status: &'a SharedStatus,
     pub(super) media: Option<&'a Media>,
-    pub(super) unacknowledged: &'a mut HashMap<Delivery, Unacknowledged>,
-    pub(super) acknowledged: &'a mut Option<Duration>,
+    pub(super) unacknowledged: &'a mut HashMap<Delivery, link::Ack>,
     pub(super) deferred_record: &'a mut Option<(u64, Vec<u8>)>,
     pub(super) cut: &'a mut Option<CutFigures>,
     pub(super) unlogged_cuts: &'a mut Vec<CutFigures>,
@@ -89,9 +95,8 @@ impl Ports for AgentPorts<'_> {
     }
 
     fn acknowledge(&mut self, delivery: Delivery) {
-        if let Some(Unacknowledged { ack, received }) = self.unacknowledged.remove(&delivery) {
+        if let Some(ack) = self.unacknowledged.remove(&delivery) {
             self.link.ack(ack);
-            *self.acknowledged = self.acknowledged.or(received);
             self.stopwatch.acknowledged(delivery);
         }
     }
@@ -99,9 +104,7 @@ impl Ports for AgentPorts<'_> {
     fn publish(&mut self, ticket: u64, report: Report) {
         let payload = serde_json::to_vec(&report).expect("plain data");
         self.link.publish(self.topics.report(), payload, true, ticket);
-        let arrived = self.acknowledged.filter(|_| report.outcome == Outcome::Applied && report.cause == Cause::Document);
-        let took = arrived.map(|arrived| self.clock.now().boot.saturating_sub(arrived));
-        self.status.observe(|observed| observed.report(report.outcome, took));
+        self.status.observe(|observed| observed.report(report.outcome));
         self.stopwatch.reporting(ticket);
         // After the link's task: a log line wakes the journal, which would run first on a single processor.
         tokio::spawn(async move { log(&report) });
@@ -148,7 +151,6 @@ impl Agent {
             status: &self.status,
             media: self.media.as_ref(),
             unacknowledged: &mut self.unacknowledged,
-            acknowledged: &mut self.acknowledged,
             deferred_record: &mut self.deferred_record,
             cut: &mut self.cut,
             unlogged_cuts: &mut self.unlogged_cuts,
@@ -163,7 +165,6 @@ impl Agent {
         if event != Event::Tick {
             self.request_status_update();
         }
-        self.acknowledged = None;
         let (engine, mut ports) = self.split();
         engine.handle(event, &mut ports);
         self.record_switch();

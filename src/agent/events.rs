@@ -5,7 +5,7 @@ use std::time::Instant;
 use care_engine::{Delivery, Event, Fetched, Message, Ports, Resource};
 use care_protocol::Topic;
 
-use super::{Agent, Unacknowledged, mailbox::WorkerEvent};
+use super::{Agent, mailbox::WorkerEvent};
 use crate::{link, store::Written, upload};
 
 impl Agent {
@@ -25,8 +25,7 @@ impl Agent {
                 let delivery = ack.map(|ack| {
                     self.deliveries += 1;
                     let delivery = Delivery(self.deliveries);
-                    let received = (topic != Topic::Keyset).then_some(received);
-                    self.unacknowledged.insert(delivery, Unacknowledged { ack, received });
+                    self.unacknowledged.insert(delivery, ack);
                     delivery
                 });
                 if matches!(topic, Topic::Entitlement | Topic::Answer) {
@@ -44,7 +43,11 @@ impl Agent {
                 })
             }
             link::Event::Published { ticket } => {
-                self.stopwatch.reported(ticket).into_iter().for_each(|stages| self.status.time_switch(stages));
+                if let Some(stages) = self.stopwatch.reported(ticket) {
+                    self.status.time_switch(stages);
+                    let took = self.stopwatch.report_of_document();
+                    self.status.observe(|observed| took.into_iter().for_each(|took| observed.reported(took)));
+                }
                 Event::Published { ticket }
             }
             link::Event::Lost { connection, .. } => {

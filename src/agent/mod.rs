@@ -102,13 +102,6 @@ impl Signals {
     }
 }
 
-/// A publish that still needs its PUBACK.
-struct Unacknowledged {
-    ack: link::Ack,
-    /// When it arrived, BOOTTIME, if it may hold a document; `None` for keysets.
-    received: Option<Duration>,
-}
-
 /// The agent, on the control thread.
 struct Agent {
     path: PathBuf,
@@ -122,9 +115,7 @@ struct Agent {
     link: Link,
     link_events: mpsc::Receiver<link::Event>,
     /// Publishes that still need a PUBACK. The broker limits how many are in flight.
-    unacknowledged: HashMap<Delivery, Unacknowledged>,
-    /// When the first document arrived that the current event acknowledged, BOOTTIME: its report follows.
-    acknowledged: Option<Duration>,
+    unacknowledged: HashMap<Delivery, link::Ack>,
     /// When the first certificate of the current or last broker connection expires, since 1970.
     broker_valid_until: Duration,
     /// The number of the newest delivery.

@@ -1,5 +1,5 @@
-//! Times the stages of a switch by the monotonic clock, for the history: received, cut, written, acknowledged, reported. It only
-//! watches; nothing waits for it or reads it to decide.
+//! Times the stages of a switch by the monotonic clock, for the history and the metrics: received, cut, written, acknowledged,
+//! reported. It only watches; nothing waits for it or reads it to decide.
 
 use std::time::{Duration, Instant};
 
@@ -102,6 +102,11 @@ impl Stopwatch {
     pub fn reported(&mut self, ticket: u64) -> Option<Stages> {
         let is_ours = self.report == Some(ticket);
         self.reached(is_ours, |stages| &mut stages.reported)
+    }
+
+    /// How long the report of the switch took, of which all is known, if a document began it.
+    pub fn report_of_document(&self) -> Option<Duration> {
+        self.stages.reported.filter(|_| self.by_document && self.is_switch).map(Duration::from_micros)
     }
 
     /// How its stages went, if that has changed and it is a switch.

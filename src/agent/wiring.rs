@@ -90,7 +90,6 @@ impl Agent {
             link,
             link_events,
             unacknowledged: HashMap::new(),
-            acknowledged: None,
             broker_valid_until: Duration::ZERO,
             deliveries: 0,
             api,

@@ -67,8 +67,12 @@ fn switches(metrics: &mut Exposition, document: &StatusDocument, observed: &Obse
     metrics
         .counter("kasa_care_payload_after_cut_bytes_total", "Payload that left after the gate had closed.")
         .set(Some(number(observed.bytes_after)));
-    metrics.histogram("kasa_care_cut_duration_seconds", "From a document's arrival to the end of the last socket.", &observed.cut);
-    metrics.histogram("kasa_care_report_duration_seconds", "From a document's arrival over MQTT to its report.", &observed.report);
+    metrics.histogram("kasa_care_cut_duration_seconds", "From a document's receipt to the end of the last socket.", &observed.cut);
+    metrics.histogram(
+        "kasa_care_report_duration_seconds",
+        "From a document's receipt until the broker has acknowledged its report.",
+        &observed.report,
+    );
 }
 
 fn uploads(metrics: &mut Exposition, document: &StatusDocument) {

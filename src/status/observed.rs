@@ -6,10 +6,10 @@ use std::time::{Duration, SystemTime};
 use care_metrics::Histogram;
 use care_protocol::{Cause, Mode, Outcome, Report};
 
-/// Bounds of the time from a document's arrival to the end of the last socket, seconds. `docs/benchmarks.md` has what is
+/// Bounds of the time from a document's receipt to the end of the last socket, as its report has it, seconds. `docs/benchmarks.md` has what is
 /// usual: half a millisecond here, a few on an ARM926; a vendor's uploader may take five seconds.
 const CUT: &[f64] = &[0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0];
-/// Bounds of the time from a document's arrival to its report, seconds: flash lies between the two.
+/// Bounds of the time from a document's receipt until the broker has its report, seconds: flash lies between the two.
 const REPORT: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 
 /// Counts since the start.
@@ -53,12 +53,14 @@ impl Observed {
         }
     }
 
-    /// Counts a report that was handed to the connection; `took` since the arrival of the document that it answers.
-    pub fn report(&mut self, outcome: Outcome, took: Option<Duration>) {
+    /// Counts a report that was handed to the connection.
+    pub fn report(&mut self, outcome: Outcome) {
         self.reports[outcome as usize] += 1;
-        if let Some(took) = took {
-            self.report.observe(took.as_secs_f64());
-        }
+    }
+
+    /// Counts how long the report of a switch took, since its document was received, until the broker had it.
+    pub fn reported(&mut self, took: Duration) {
+        self.report.observe(took.as_secs_f64());
     }
 
     /// Notes trusted time (since 1970).

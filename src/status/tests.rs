@@ -89,7 +89,10 @@ fn metrics_are_served_as_prometheus_reads_them() {
         document.model = "KC\"420\"".to_owned();
         document.spool.stored_clips = 3;
     });
-    status.observe(|observed| observed.report(Outcome::Applied, Some(Duration::from_millis(20))));
+    status.observe(|observed| {
+        observed.report(Outcome::Applied);
+        observed.reported(Duration::from_millis(20));
+    });
     let answer = get(address, "/metrics");
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.contains("content-type: text/plain; version=0.0.4"), "{answer}");
     for line in [

@@ -39,6 +39,7 @@ pub(super) struct AgentPorts<'a> {
     pub(super) media: Option<&'a Media>,
     pub(super) unacknowledged: &'a mut HashMap<Delivery, link::Ack>,
     pub(super) deferred_record: &'a mut Option<(u64, Vec<u8>)>,
+    pub(super) another_owner: &'a mut bool,
     pub(super) cut: &'a mut Option<CutFigures>,
     pub(super) unlogged_cuts: &'a mut Vec<CutFigures>,
     pub(super) stopwatch: &'a mut Stopwatch,
@@ -75,6 +76,7 @@ impl Ports for AgentPorts<'_> {
     }
 
     fn forget(&mut self) {
+        *self.another_owner = true;
         self.status.forget();
         logging::forget();
         if let Some(media) = self.media {
@@ -88,7 +90,7 @@ impl Ports for AgentPorts<'_> {
         self.stopwatch.writing(ticket);
         if self.gate.erasures_settled() {
             *self.deferred_record = None;
-            self.store.write(ticket, record);
+            hand_over(self.store, self.another_owner, ticket, record);
         } else {
             *self.deferred_record = Some((ticket, record));
         }
@@ -134,6 +136,15 @@ impl Ports for AgentPorts<'_> {
     }
 }
 
+/// Hands a record to the store. The first one of an owner leaves nothing of those before it, which have order ids.
+pub(super) fn hand_over(store: &StoreThread, another_owner: &mut bool, ticket: u64, record: Vec<u8>) {
+    if std::mem::take(another_owner) {
+        store.write_only(ticket, record);
+    } else {
+        store.write(ticket, record);
+    }
+}
+
 impl Agent {
     /// The engine, and what it acts on.
     pub(super) fn split(&mut self) -> (&mut Engine, AgentPorts<'_>) {
@@ -152,6 +163,7 @@ impl Agent {
             media: self.media.as_ref(),
             unacknowledged: &mut self.unacknowledged,
             deferred_record: &mut self.deferred_record,
+            another_owner: &mut self.another_owner,
             cut: &mut self.cut,
             unlogged_cuts: &mut self.unlogged_cuts,
             stopwatch: &mut self.stopwatch,

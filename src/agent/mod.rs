@@ -131,6 +131,8 @@ struct Agent {
     store: StoreThread,
     /// The newest record, while clips that were erased before it may still be on flash.
     deferred_record: Option<(u64, Vec<u8>)>,
+    /// Whether the next record is the first one of another owner.
+    another_owner: bool,
     mailbox: Mailbox,
     /// Posts to `mailbox`.
     sender: mailbox::Sender,

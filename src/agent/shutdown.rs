@@ -7,7 +7,7 @@ use std::{
 
 use care_engine::Event;
 
-use super::Agent;
+use super::{Agent, effects::hand_over};
 use crate::local_mqtt::LocalMqtt;
 
 /// The time limit of the whole stop, and of its parts.
@@ -45,7 +45,7 @@ impl Agent {
         }
         self.uploads.stop(left().saturating_sub(STOP_STORE));
         if let Some((ticket, record)) = self.deferred_record.take() {
-            self.store.write(ticket, record);
+            hand_over(&self.store, &mut self.another_owner, ticket, record);
         }
         if !self.store.stop(left()) {
             tracing::error!("the last record is not on flash");

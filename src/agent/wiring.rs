@@ -100,6 +100,7 @@ impl Agent {
             media: None,
             store,
             deferred_record: None,
+            another_owner: false,
             mailbox,
             sender,
             monitor: ConditionMonitor::new(conditions.clone(), &config),

@@ -318,6 +318,28 @@ fn a_record_that_cannot_fit_is_refused_and_not_tried_again() {
 }
 
 #[test]
+fn the_first_record_of_another_owner_leaves_nothing_of_those_before() {
+    let real = Real::new();
+    let secret = b"secret".repeat(1000);
+    let holds = || real.contents().windows(6).any(|bytes| bytes == b"secret");
+    let (mut store, _) = real.open();
+    store.slots.write(&secret).unwrap();
+    let (tell, told) = mpsc::channel();
+    let thread = store.start(move |written| tell.send(written).unwrap());
+    thread.write(1, secret.clone());
+    assert_eq!(told.recv_timeout(SOON), Ok(Written::Done { ticket: 1 }));
+    // A newer record that takes its place does so too.
+    thread.write_only(2, b"the first one".to_vec());
+    thread.write(3, b"another".to_vec());
+    while told.recv_timeout(SOON) != Ok(Written::Done { ticket: 3 }) {}
+    assert!(!holds());
+    thread.write(4, secret);
+    assert_eq!(told.recv_timeout(SOON), Ok(Written::Done { ticket: 4 }));
+    assert!(holds(), "the control");
+    assert!(thread.stop(SOON));
+}
+
+#[test]
 fn stopping_writes_what_waits() {
     let disk = Disk::default();
     let (thread, _told) = start(&disk);

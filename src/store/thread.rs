@@ -62,6 +62,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Desk {
     waiting: Option<Order>,
+    /// Whether the next record is to be the only one in the file.
+    only: bool,
     stop_by: Option<Instant>,
     /// Set as the thread ends: whether nothing was left unwritten.
     ended: Option<bool>,
@@ -98,6 +100,12 @@ impl StoreThread {
     pub fn write(&self, ticket: u64, record: Vec<u8>) {
         self.shared.lock().waiting = Some(Order { ticket, record });
         self.shared.changed.notify_all();
+    }
+
+    /// The same, and leaves no byte of an earlier record in the file, because that belongs to another owner.
+    pub fn write_only(&self, ticket: u64, record: Vec<u8>) {
+        self.shared.lock().only = true;
+        self.write(ticket, record);
     }
 
     /// Writes the waiting record and ends the thread, waiting until the deadline at most. Returns whether all records
@@ -173,6 +181,8 @@ struct Worker<'a, F: Filesystem, E, D> {
     pace: TokenBucket,
     started: Instant,
     failed: Option<Failure>,
+    /// Whether the record that is being written, or failed, is to be the only one in the file.
+    only: bool,
     retry: Backoff,
     /// Whether the stop has been noticed.
     hurried: bool,
@@ -199,6 +209,7 @@ where
             pace: TokenBucket::full(WRITE_BURST, WRITE_EVERY),
             started: Instant::now(),
             failed: None,
+            only: false,
             retry: Backoff::new(RETRY),
             hurried: false,
         }
@@ -235,6 +246,7 @@ where
             }
         }
         if let Some(order) = desk.waiting.take() {
+            self.only |= std::mem::take(&mut desk.only);
             return Some((order, false));
         }
         self.failed.take().map(|failure| (failure.order, true))
@@ -243,9 +255,10 @@ where
     fn write(&mut self, order: Order, again: bool) {
         self.pace.spend(WRITE_EVERY, self.started.elapsed());
         let ticket = order.ticket;
-        match self.slots.write(&order.record) {
+        let written = if self.only { self.slots.overwrite(&order.record) } else { self.slots.write(&order.record) };
+        match written {
             Ok(()) => {
-                self.failed = None;
+                (self.failed, self.only) = (None, false);
                 self.retry.reset();
                 (self.done)(Written::Done { ticket });
             }

@@ -5,14 +5,15 @@
 //! Conditions only inform: no part of the agent may read one to decide what to do.
 //!
 //! A condition writes one log line when it begins, one when it ends, and a reminder every ten minutes in between. One
-//! that flaps writes no more lines than one that lasts; each line then contains how often it returned.
+//! that flaps writes no more lines than one that lasts; each line then contains how often it returned. The timeline keeps
+//! those that are over.
 //! `docs/conditions.md` lists them all.
 
 use std::{
     cmp::Reverse,
     collections::BTreeMap,
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -176,6 +177,8 @@ conditions! {
     RunsAsRoot = "runs_as_root", Warning, "Make the user, or write [process] user = \"root\" if the camera has no other.";
     /// Home Assistant is told nothing, or not everything. Plan and uploads do not depend on it.
     LocalBroker = "local_broker", Warning, "Check [local_mqtt] url, user and password, and the broker in the home; plan and uploads do not depend on it.";
+    /// The timeline cannot be written, or its file was damaged.
+    TimelineFault = "timeline_fault", Warning, "Check the state directory's file system; what happens is kept in memory meanwhile.";
     /// The status page cannot be served.
     StatusPage = "status_page", Warning, "Stop what uses the port, or change [status] listen; the agent tries again.";
 }
@@ -204,7 +207,11 @@ struct List {
     entries: Mutex<BTreeMap<Kind, Entry>>,
     /// A clock that continues during suspend.
     clock: Box<dyn Fn() -> Duration + Send + Sync>,
+    observer: OnceLock<Observer>,
 }
+
+/// What hears of every beginning, with the sentence, and of every end.
+type Observer = Box<dyn Fn(Kind, Option<&str>) + Send + Sync>;
 
 /// A condition that is or was active, and its last log line.
 #[derive(Default)]
@@ -232,7 +239,13 @@ struct Active {
 impl Conditions {
     /// A list with its own clock, for tests.
     pub fn with_clock(clock: impl Fn() -> Duration + Send + Sync + 'static) -> Self {
-        Self(Arc::new(List { entries: Mutex::default(), clock: Box::new(clock) }))
+        Self(Arc::new(List { entries: Mutex::default(), clock: Box::new(clock), observer: OnceLock::new() }))
+    }
+
+    /// Calls this whenever a condition begins, with its sentence, or ends: on any thread, so it must not block, nor raise or clear
+    /// one. The first observer stays.
+    pub fn observe(&self, observer: impl Fn(Kind, Option<&str>) + Send + Sync + 'static) {
+        self.0.observer.get_or_init(|| Box::new(observer));
     }
 
     /// Raises a condition, or updates its sentence. `sentence` describes the fault, without secrets.
@@ -249,6 +262,7 @@ impl Conditions {
         match &mut entry.active {
             Some(active) => (active.sentence, active.advice) = (sentence, advice),
             None => {
+                self.tell(kind, Some(&sentence));
                 entry.active = Some(Active { since: now, sentence, advice });
                 entry.unlogged += 1;
             }
@@ -262,6 +276,7 @@ impl Conditions {
         let mut entries = self.lock();
         let Some(entry) = entries.get_mut(&kind) else { return };
         let Some(active) = entry.active.take() else { return };
+        self.tell(kind, None);
         (entry.ended_at, entry.last_sentence) = (now, active.sentence);
         if entry.logged_active && !entry.flapping {
             entry.log_end(kind, now.saturating_sub(active.since), now);
@@ -299,6 +314,12 @@ impl Conditions {
         }
         list.sort_by_key(|(since, condition)| Reverse((condition.severity, *since)));
         list.into_iter().map(|(_, condition)| condition).collect()
+    }
+
+    fn tell(&self, kind: Kind, sentence: Option<&str>) {
+        if let Some(observer) = self.0.observer.get() {
+            observer(kind, sentence);
+        }
     }
 
     /// Every change leaves the map consistent, so the lock's poison flag can be ignored.

@@ -17,7 +17,7 @@
 //! | [`store`] | the record in two checksummed slots |
 //! | [`tls`], [`http`], [`clock`] | TLS and HTTPS on trusted time |
 //! | [`local_mqtt`] | tells Home Assistant, at a broker in the home |
-//! | [`status`], [`conditions`], [`logging`], [`redact`] | what people see, without secrets |
+//! | [`status`], [`timeline`], [`conditions`], [`logging`], [`redact`] | what people see, without secrets |
 //! | [`confinement`] | gives up root, capabilities and files when the service starts |
 //! | [`systemd`], [`supervision`] | readiness and watchdog, towards what runs the agent; `supervise`, where no systemd does |
 //!
@@ -29,6 +29,7 @@
 //! | flash | writes clips to flash and unlinks them |
 //! | status | the status page |
 //! | local-mqtt | the broker in the home |
+//! | timeline | writes what happened, seldom |
 //! | GStreamer's | capture, motion, clips |
 #![deny(unsafe_code)]
 
@@ -60,6 +61,7 @@ pub mod systemd;
 mod test_pki;
 pub mod text_file;
 pub mod threads;
+pub mod timeline;
 pub mod tls;
 pub mod unix_socket;
 pub mod upload;

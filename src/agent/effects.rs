@@ -84,11 +84,12 @@ impl Ports for AgentPorts<'_> {
         }
     }
 
-    /// Hands a record to the store, or defers it while clips erased by a cut may still be on flash: a restart must never find
-    /// a record together with a clip that an earlier document has erased. Only the newest record is deferred, as in the store.
+    /// Hands a record to the store, or defers it while clips erased by a cut, or the timeline of another owner, may still be on
+    /// flash: a restart must never find a record together with what an earlier document has erased. Only the newest record is
+    /// deferred, as in the store.
     fn persist(&mut self, ticket: u64, record: Vec<u8>) {
         self.stopwatch.writing(ticket);
-        if self.gate.erasures_settled() {
+        if self.gate.erasures_settled() && self.status.timeline().is_erased() {
             *self.deferred_record = None;
             hand_over(self.store, self.another_owner, ticket, record);
         } else {

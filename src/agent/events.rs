@@ -44,7 +44,7 @@ impl Agent {
             }
             link::Event::Published { ticket } => {
                 if let Some(stages) = self.stopwatch.reported(ticket) {
-                    self.status.time_switch(stages);
+                    self.status.timeline().time(stages);
                     let took = self.stopwatch.report_of_document();
                     self.status.observe(|observed| took.into_iter().for_each(|took| observed.reported(took)));
                 }
@@ -71,7 +71,7 @@ impl Agent {
         match event {
             WorkerEvent::Store(Written::Done { ticket }) => {
                 self.store_fault = None;
-                self.stopwatch.written(ticket).into_iter().for_each(|stages| self.status.time_switch(stages));
+                self.stopwatch.written(ticket).into_iter().for_each(|stages| self.status.timeline().time(stages));
                 self.handle(Event::Written { ticket });
             }
             WorkerEvent::Store(Written::Failed { ticket, why }) => {
@@ -90,7 +90,7 @@ impl Agent {
             // The uploads have already raised a condition.
             WorkerEvent::Upload(upload::Event::GrantFault { .. } | upload::Event::Dropped { .. }) => self.request_status_update(),
             WorkerEvent::Upload(upload::Event::Date) => self.tick(),
-            WorkerEvent::Upload(upload::Event::ErasuresSettled) => {
+            WorkerEvent::Upload(upload::Event::ErasuresSettled) | WorkerEvent::TimelineErased => {
                 if let Some((ticket, record)) = self.deferred_record.take() {
                     self.split().1.persist(ticket, record);
                 }

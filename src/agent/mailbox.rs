@@ -20,6 +20,8 @@ pub(super) enum WorkerEvent {
     Store(Written),
     /// From the upload thread or the flash thread.
     Upload(upload::Event),
+    /// The timeline has nothing of the previous owner on flash any more, or could not erase it.
+    TimelineErased,
     /// The answer to a fetch over HTTPS.
     Fetched(Resource, Fetched),
     /// The media pipeline has started. This happens once.
@@ -44,6 +46,7 @@ impl WorkerEvent {
                 Event::Uploader => matches!(earlier, Event::Uploader),
                 Event::ErasuresSettled => matches!(earlier, Event::ErasuresSettled),
             },
+            (Self::TimelineErased, Self::TimelineErased) => true,
             // Answers are not merged. There are few: the engine asks a few times a minute, and each fetch ends within
             // ten seconds.
             _ => false,

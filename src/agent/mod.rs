@@ -129,7 +129,7 @@ struct Agent {
     cut: Option<CutFigures>,
     media: Option<Media>,
     store: StoreThread,
-    /// The newest record, while clips that were erased before it may still be on flash.
+    /// The newest record, while clips that were erased before it, or another owner's timeline, may still be on flash.
     deferred_record: Option<(u64, Vec<u8>)>,
     /// Whether the next record is the first one of another owner.
     another_owner: bool,

@@ -14,6 +14,7 @@ use crate::local_mqtt::LocalMqtt;
 const STOP: Duration = Duration::from_millis(4500);
 const STOP_LINK: Duration = Duration::from_secs(2);
 const STOP_MEDIA: Duration = Duration::from_secs(3);
+const STOP_TIMELINE: Duration = Duration::from_millis(300);
 const STOP_STORE: Duration = Duration::from_millis(500);
 
 impl Agent {
@@ -43,7 +44,10 @@ impl Agent {
                 tracing::error!("the camera's pipeline did not stop in time");
             }
         }
-        self.uploads.stop(left().saturating_sub(STOP_STORE));
+        self.uploads.stop(left().saturating_sub(STOP_TIMELINE + STOP_STORE));
+        if !self.status.timeline().stop(left().min(STOP_TIMELINE)) {
+            tracing::error!("the last entries of the timeline are not on flash");
+        }
         if let Some((ticket, record)) = self.deferred_record.take() {
             hand_over(&self.store, &mut self.another_owner, ticket, record);
         }

@@ -22,6 +22,7 @@ impl Agent {
         self.clock_monitor.update();
         let writes = self.store.writes();
         self.status.set_documents(view.history.clone());
+        self.status.timeline().update(now, view.position.epoch);
         self.monitor.update(&view, self.store_fault.as_deref(), now);
         self.status.update(|document| {
             document.set_engine_view(view, now);
@@ -57,12 +58,12 @@ impl Agent {
         self.next_status_at = self.next_status_at.min(Instant::now() + STATUS_SOON);
     }
 
-    /// Adds the newest switch to the history for support.
+    /// Adds the newest switch to the timeline.
     pub(super) fn record_switch(&mut self) {
         if let Some((report, order)) = self.engine.last_switch()
             && self.status.record_switch(report, order)
         {
-            self.status.time_switch(self.stopwatch.switched());
+            self.status.timeline().time(self.stopwatch.switched());
         }
     }
 }

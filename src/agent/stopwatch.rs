@@ -1,11 +1,11 @@
-//! Times the stages of a switch by the monotonic clock, for the history and the metrics: received, cut, written, acknowledged,
+//! Times the stages of a switch by the monotonic clock, for the timeline and the metrics: received, cut, written, acknowledged,
 //! reported. It only watches; nothing waits for it or reads it to decide.
 
 use std::time::{Duration, Instant};
 
 use care_engine::Delivery;
 
-use crate::status::Stages;
+use crate::timeline::Stages;
 
 /// A switch whose stages are not all there by then is timed no longer: its broker is away, or nothing more was needed.
 const LONGEST: Duration = Duration::from_secs(10);
@@ -17,7 +17,7 @@ pub(super) struct Stopwatch {
     stages: Stages,
     /// Whether a document began it. Until one has, time began it, again and again.
     by_document: bool,
-    /// Whether it is a switch: the history has it.
+    /// Whether it is a switch: the timeline has it.
     is_switch: bool,
     delivery: Option<Delivery>,
     /// Tickets of its record and its report.

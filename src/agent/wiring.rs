@@ -30,6 +30,7 @@ use crate::{
     status::{self, SharedStatus, StatusDocument},
     store::{self, Store},
     systemd::Notifier,
+    timeline::Timeline,
     tls,
     upload::{self, Gate},
 };
@@ -48,8 +49,10 @@ impl Agent {
         let api = peers.api.clone();
         let broker_tls = broker_tls(&config, &clock)?;
 
+        let engine = Engine::new(settings(&config), restored, clock.now());
         let conditions = Conditions::default();
         let (sender, mailbox) = mailbox();
+        let timeline = keep_timeline(&config, &clock, engine.view(clock.now()).position.epoch, &conditions, sender.clone());
         let upload_sender = sender.clone();
         let uploads = upload::start(
             upload::Settings {
@@ -69,7 +72,8 @@ impl Agent {
         let store = store.start(move |written| store_sender.post(WorkerEvent::Store(written)));
 
         conditions.set(Kind::RunsAsRoot, confined.root_because.clone());
-        let status = Arc::new(SharedStatus::new(StatusDocument { confinement: confined.status.clone(), ..StatusDocument::new(&config) }));
+        let document = StatusDocument { confinement: confined.status.clone(), ..StatusDocument::new(&config) };
+        let status = Arc::new(SharedStatus::with_timeline(document, timeline));
         status.mark_stale();
         let status_server = config.status.as_ref().map(|listen| status::Server::start(listen, status.clone(), conditions.clone()));
         let local_mqtt = local_mqtt::start(&config, status.clone(), conditions.clone(), clock.clone());
@@ -79,7 +83,6 @@ impl Agent {
         start_media(&config, gate.clone(), conditions.clone(), sender.clone());
 
         let topics = Topics::new(&config.broker.topic_prefix, &config.device.id);
-        let engine = Engine::new(settings(&config), restored, clock.now());
         let now = Instant::now();
         Ok(Self {
             path: path.to_owned(),
@@ -157,6 +160,15 @@ fn settings(config: &Config) -> Settings {
             URL_SAFE_NO_PAD.encode(nonce)
         }),
     }
+}
+
+/// Starts the timeline, which hears of every condition.
+fn keep_timeline(config: &Config, clock: &Clock, epoch: u64, conditions: &Conditions, sender: mailbox::Sender) -> Timeline {
+    let timeline = Timeline::new(clock.clone());
+    timeline.keep_in(&config.device.state_dir, epoch, conditions.clone(), move || sender.post(WorkerEvent::TimelineErased));
+    let theirs = timeline.clone();
+    conditions.observe(move |kind, sentence| theirs.condition(kind, sentence));
+    timeline
 }
 
 /// Starts media, which is posted to the control thread once it runs.

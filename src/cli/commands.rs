@@ -151,7 +151,7 @@ pub const COMMANDS: &[Command] = &[
         name: "support",
         arguments: "",
         purpose: "Writes one archive for support",
-        text: "A JSON document with status, history, order ids, the last errors and versions. It contains no key, token, account or \
+        text: "A JSON document with status, timeline, order ids, the last errors and versions. It contains no key, token, account or \
                password. Works while the agent is down, too.",
         options: &[
             CONFIG,

@@ -11,7 +11,7 @@ use crate::{
     config::Config,
     store::{Restored, Store, StoreError},
     supervision::ServiceManager,
-    upload,
+    timeline, upload,
 };
 
 pub(super) fn run(config: &Config, out: &mut dyn Write) -> anyhow::Result<Exit> {
@@ -40,6 +40,7 @@ pub(super) fn run(config: &Config, out: &mut dyn Write) -> anyhow::Result<Exit> 
         }
         Restored::Unreadable => bail!(LOST),
     }
+    timeline::erase(state_dir).context("the timeline could not be erased; repeat this command")?;
     let erased = upload::erase_spool(&state_dir.join("spool")).context("clips on flash could not all be erased; repeat this command")?;
     writeln!(out, "erased {} clips, {} bytes", erased.clips, erased.bytes)?;
     Ok(Exit::Done)

@@ -1,4 +1,4 @@
-//! `support`: writes one JSON file for support: status and conditions, the history of documents and changes with order ids,
+//! `support`: writes one JSON file for support: status and conditions, the timeline and the history of documents with order ids,
 //! the last log lines, the state on flash, and versions. All times are RFC 3339 in UTC. It holds no key, token, account or
 //! password.
 
@@ -21,6 +21,7 @@ use crate::{
     redact,
     status::{PastDocument, ask},
     store::{Restored, Store},
+    timeline,
 };
 
 pub(super) fn run(config: &Config, output: Option<&Path>, out: &mut dyn Write) -> anyhow::Result<Exit> {
@@ -33,6 +34,7 @@ pub(super) fn run(config: &Config, output: Option<&Path>, out: &mut dyn Write) -
         Ok(running) => (Some(running), None),
         Err(error) => (None, Some(format!("{error:#}"))),
     };
+    let timeline = running.is_none().then(|| timeline_on_flash(config));
     let mut archive = json!({
         "at": crate::clock::timestamp().to_string(),
         "device": config.device.id,
@@ -46,6 +48,7 @@ pub(super) fn run(config: &Config, output: Option<&Path>, out: &mut dyn Write) -
         "running": running,
         "not_running": fault,
         "on_flash": on_flash(config),
+        "timeline_on_flash": timeline,
     });
     hide_secrets(&mut archive);
     let text = format!("{archive:#}\n");
@@ -89,6 +92,19 @@ fn on_flash(config: &Config) -> Value {
             "undelivered_report": record.report,
         }),
         Err(error) => json!({ "fault": error }),
+    }
+}
+
+/// The timeline of an agent that does not answer.
+fn timeline_on_flash(config: &Config) -> Value {
+    let record = match Store::peek(&config.device.state_dir) {
+        Ok(Restored::Record(bytes)) => Record::read(&bytes).ok(),
+        _ => None,
+    };
+    let document = record.and_then(|record| Entitlement::claimed_position(record.entitlement?.as_bytes()));
+    match timeline::on_flash(&config.device.state_dir, document.map_or(0, |document| document.epoch)) {
+        Ok(entries) => json!(entries),
+        Err(error) => json!({ "fault": error.to_string() }),
     }
 }
 

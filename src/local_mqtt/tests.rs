@@ -26,7 +26,8 @@ use crate::{
     clock::Clock,
     conditions::{Condition, Conditions, Severity},
     config::Config,
-    status::{SharedStatus, StatusDocument, history_tests::report},
+    status::{SharedStatus, StatusDocument},
+    timeline::tests::report,
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -15,12 +15,14 @@ use jiff::Timestamp;
 use serde::Serialize;
 use tokio::{sync::Notify, time::timeout};
 
-use super::{History, Observed, Stages};
+use super::Observed;
 use crate::{
+    clock::Clock,
     conditions::Condition,
     config::Config,
     confinement::Confinement,
     media::{Live, MediaStatus, RecordingStatus, StreamStatus},
+    timeline::{Entry, Timeline},
     upload::{Flight, vendor::UploaderStatus},
 };
 
@@ -95,6 +97,8 @@ pub struct StatusDocument {
     pub conditions: Vec<Condition>,
     /// The sentences of the conditions.
     pub warnings: Vec<String>,
+    /// What happened last, oldest first.
+    pub timeline: Vec<Entry>,
 }
 
 /// The next change that the document in force announces.
@@ -281,6 +285,7 @@ impl StatusDocument {
             confinement: Confinement::default(),
             conditions: Vec::new(),
             warnings: Vec::new(),
+            timeline: Vec::new(),
         }
     }
 
@@ -473,6 +478,11 @@ pub(super) fn vendors(uploader: &UploaderStatus) -> String {
 }
 
 fn switch(report: &Report) -> String {
+    format!("to {} at {} {}", report.mode, report.at, causes(report))
+}
+
+/// Why a switch happened, and what it cut and erased.
+pub(super) fn causes(report: &Report) -> String {
     let cut = match report.cut.transfers {
         0 => String::new(),
         transfers => format!(", cut {transfers} transfers in {} µs, {} bytes after", report.cut.micros, report.cut.bytes_after),
@@ -482,7 +492,7 @@ fn switch(report: &Report) -> String {
         clips => format!(", erased {clips} clips of {}", bytes(report.erased.bytes)),
     };
     let detail = report.detail.as_ref().map_or_else(String::new, |detail| format!("; {detail}"));
-    format!("to {} at {} by {} ({}){cut}{erased}{detail}", report.mode, report.at, report.cause, report.reason)
+    format!("by {} ({}){cut}{erased}{detail}", report.cause, report.reason)
 }
 
 fn limits(policy: &Policy) -> String {
@@ -497,7 +507,7 @@ fn limits(policy: &Policy) -> String {
     limits
 }
 
-fn span(seconds: u64) -> String {
+pub(super) fn span(seconds: u64) -> String {
     match seconds {
         0..120 => format!("{seconds} s"),
         120..7_200 => format!("{} min", seconds / 60),
@@ -514,6 +524,9 @@ fn bytes(bytes: u64) -> String {
     }
 }
 
+/// How many entries of the timeline the document has.
+const SHOWN: usize = 8;
+
 /// How long a reader waits for a change that is not in the document yet.
 const FRESH_WITHIN: Duration = Duration::from_millis(500);
 
@@ -524,12 +537,12 @@ pub struct SharedStatus {
     state: Mutex<State>,
     changed: Notify,
     owner_changed: Notify,
+    timeline: Timeline,
 }
 
 #[derive(Debug)]
 struct State {
     document: StatusDocument,
-    history: History,
     documents: Vec<Past>,
     observed: Observed,
     live: Option<Live>,
@@ -542,11 +555,15 @@ struct State {
 }
 
 impl SharedStatus {
-    /// Shares a first document.
+    /// Shares a first document, with a timeline in memory.
     pub fn new(document: StatusDocument) -> Self {
+        Self::with_timeline(document, Timeline::new(Clock::start(None)))
+    }
+
+    /// Shares a first document, with what happened until now.
+    pub fn with_timeline(document: StatusDocument, timeline: Timeline) -> Self {
         let state = State {
             document,
-            history: History::default(),
             documents: Vec::new(),
             observed: Observed::default(),
             live: None,
@@ -555,7 +572,7 @@ impl SharedStatus {
             since: Instant::now(),
             stale: false,
         };
-        Self { state: Mutex::new(state), changed: Notify::new(), owner_changed: Notify::new() }
+        Self { state: Mutex::new(state), changed: Notify::new(), owner_changed: Notify::new(), timeline }
     }
 
     /// Changes the document. The control loop must call it at least every few seconds: `/healthz` fails if it does not.
@@ -584,12 +601,11 @@ impl SharedStatus {
         }
     }
 
-    /// Adds a change to the history, with the order id of the document in force, and counts it. Returns whether it is a new one.
+    /// Adds a change to the timeline, with the order id of the document in force, and counts it. Returns whether it is a new one.
     pub fn record_switch(&self, report: &Report, order: Option<&str>) -> bool {
-        let mut state = self.lock();
-        let is_new = state.history.record(report, order);
+        let is_new = self.timeline.switch(report, order);
         if is_new {
-            state.observed.switch(report);
+            self.lock().observed.switch(report);
         }
         is_new
     }
@@ -597,11 +613,6 @@ impl SharedStatus {
     /// Counts something for `/metrics`.
     pub fn observe(&self, count: impl FnOnce(&mut Observed)) {
         count(&mut self.lock().observed);
-    }
-
-    /// Sets how long the stages of the newest change took.
-    pub fn time_switch(&self, stages: Stages) {
-        self.lock().history.time(stages);
     }
 
     /// Sets what can be seen of the camera, once media has started.
@@ -627,10 +638,10 @@ impl SharedStatus {
         }
     }
 
-    /// Erases the history and the order, because the camera's owner has changed.
+    /// Erases the owner's part of the timeline, and the order, because the camera's owner has changed.
     pub fn forget(&self) {
+        self.timeline.forget();
         let mut state = self.lock();
-        state.history.forget();
         state.documents.clear();
         state.document.order = None;
         state.document.last_switch = None;
@@ -665,14 +676,15 @@ impl SharedStatus {
         self.lock().documents.clone()
     }
 
-    /// The changes since the start.
-    pub fn history(&self) -> History {
-        self.lock().history.clone()
+    /// What happened, before the start too.
+    pub fn timeline(&self) -> &Timeline {
+        &self.timeline
     }
 
     /// The newest document.
     pub fn read(&self) -> StatusDocument {
-        self.lock().document.clone()
+        let document = self.lock().document.clone();
+        StatusDocument { timeline: self.timeline.newest(SHOWN), ..document }
     }
 
     /// The newest document, what was counted, and the document's age, of one moment.

@@ -23,9 +23,7 @@ pub use document::{
     CertificateStatus, ClockStatus, LinkStatus, MediaPart, NextChange, SharedStatus, SpoolStatus, StatusDocument, StoreStatus,
     TransferStatus,
 };
-#[cfg(all(test, feature = "local-mqtt"))]
-pub(crate) use history::tests as history_tests;
-pub use history::{Change, History, PastDocument, Stages};
+pub use history::PastDocument;
 pub use observed::Observed;
 pub use server::Server;
 #[cfg(any(test, feature = "fuzzing"))]

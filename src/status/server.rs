@@ -32,7 +32,7 @@ use tokio::{
 #[cfg(feature = "metrics")]
 use super::metrics;
 use super::{
-    History, PastDocument, SharedStatus, StatusDocument,
+    PastDocument, SharedStatus, StatusDocument,
     body::{Body, Lasting},
     events, page, pictures, words,
 };
@@ -40,7 +40,9 @@ use crate::{
     backoff::{Backoff, Delays, Jitter},
     conditions::{Conditions, Kind},
     config::Listen,
-    logging, unix_socket,
+    logging,
+    timeline::Entry,
+    unix_socket,
 };
 
 /// How many connections are served at a time. Further ones are closed at once.
@@ -355,7 +357,7 @@ fn answer(request: &Request<Incoming>, status: &SharedStatus) -> Answer {
         "/support.json" => json(&Support {
             status: status.read(),
             documents: status.documents().iter().map(PastDocument::from).collect(),
-            history: status.history(),
+            timeline: status.timeline().entries(),
             log: logging::recent(),
         }),
         #[cfg(feature = "metrics")]
@@ -376,7 +378,7 @@ fn answer(request: &Request<Incoming>, status: &SharedStatus) -> Answer {
 struct Support {
     status: StatusDocument,
     documents: Vec<PastDocument>,
-    history: History,
+    timeline: Vec<Entry>,
     log: Vec<logging::Line>,
 }
 

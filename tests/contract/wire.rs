@@ -34,17 +34,28 @@ pub fn status_example() -> Value {
         }
     });
     media.as_object_mut().unwrap().extend(stream.as_object().unwrap().clone());
+    let report = json!({
+        "device": DEVICE, "outcome": "applied", "reason": "cancelled", "detail": "why", "cause": "document",
+        "judged": { "epoch": 3, "seq": 41 }, "epoch": 3, "seq": 41, "digest": digest, "plan": "free", "mode": "free", "persisted": true,
+        "keyset": 7, "cut": { "transfers": 2, "micros": 840, "bytes_after": 0 }, "erased": { "clips": 3, "bytes": 5 }, "at": at,
+        "agent": "0.1.0"
+    });
+    let entry = |what: Value| json!({ "number": 1, "epoch": 3, "at": at, "boot_s": 5, "what": what });
+    let timeline = json!([
+        entry(json!({ "switch": {
+            "report": report, "order": "KC-1", "stages": { "cut": 840, "written": 900, "acknowledged": 901, "reported": 1000 }
+        } })),
+        entry(json!({ "condition": { "name": "held", "sentence": "why", "lasted_s": 7, "times": 1 } })),
+        entry(json!({ "started": { "agent": "0.1.0", "boot": "id", "previous": "killed" } })),
+        entry(json!({ "stopped": {} })),
+        entry(json!({ "clock_step": "why" }))
+    ]);
     json!({
         "device": DEVICE, "model": "KC420WS", "agent": "0.1.0", "at": at, "up_s": 5, "mode": "free", "plan": "free",
         "reason": "cancelled", "epoch": 3, "seq": 41, "digest": digest, "ratchet": { "epoch": 3, "seq": 41 }, "keyset": 7,
         "persisted": true, "state_lost": false, "policy": policy, "may_leave": policy, "lease_left_s": 60,
         "next": { "plan": "free", "at": at }, "order": "KC-1",
-        "last_switch": {
-            "device": DEVICE, "outcome": "applied", "reason": "cancelled", "detail": "why", "cause": "document",
-            "judged": { "epoch": 3, "seq": 41 }, "epoch": 3, "seq": 41, "digest": digest, "plan": "free", "mode": "free", "persisted": true,
-            "keyset": 7, "cut": { "transfers": 2, "micros": 840, "bytes_after": 0 }, "erased": { "clips": 3, "bytes": 5 }, "at": at,
-            "agent": "0.1.0"
-        },
+        "last_switch": report,
         "link": { "up": true, "broker": "care.example:8883", "confirmed": true, "connections": 1, "fault": "why" },
         "transfers": { "in_flight": 0, "generation": 1, "pace": 9, "pace_fault": "why", "last_fault": "why" },
         "spool": {
@@ -60,7 +71,8 @@ pub fn status_example() -> Value {
         "store": { "writes": 1, "fault": "why" }, "clock": { "trusted": at, "confirmed": true },
         "certificate": { "expires": at, "days_left": 0 },
         "confinement": { "user": "kasa-care-agent", "capabilities": false, "no_new_privs": true, "landlock": 5 },
-        "conditions": [{ "name": "held", "since": at, "severity": "error", "sentence": "why", "advice": "what" }], "warnings": ["why"]
+        "conditions": [{ "name": "held", "since": at, "severity": "error", "sentence": "why", "advice": "what" }], "warnings": ["why"],
+        "timeline": timeline
     })
 }
 

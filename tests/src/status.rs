@@ -125,6 +125,11 @@ pub async fn metrics(socket: &Path) -> Option<String> {
     Some(String::from_utf8(body.into()).expect("the metrics are UTF-8"))
 }
 
+/// Fetches the camera's own page; `None` if no agent listens.
+pub async fn page(socket: &Path) -> Option<String> {
+    Some(String::from_utf8(ask(socket, "/").await?.into()).expect("the page is UTF-8"))
+}
+
 async fn ask(socket: &Path, path: &str) -> Option<Bytes> {
     let answer = async { get(UnixStream::connect(socket).await.ok()?, path).await };
     tokio::time::timeout(PATIENCE, answer).await.expect("an agent that listens answers")

@@ -64,7 +64,14 @@ words! {
     became_ended: "no clip" | "pas de clip";
 
     switches: "Last switches" | "Derniers changements";
-    no_switch: "None since the agent started." | "Aucun depuis le démarrage de l’agent.";
+    no_switch: "None on record." | "Aucun connu.";
+    started: "Agent {} started" | "Agent {} démarré";
+    after_kill: " after a crash or a kill" | " après un plantage ou un arrêt forcé";
+    after_power_cut: " after a power cut or a reset" | " après une coupure de courant ou un redémarrage";
+    stopped: "Agent stopped" | "Agent arrêté";
+    lasted: "for {}:" | "pendant {} :";
+    times: "{} times" | "{} fois";
+    time_unknown: "time unknown, {} after boot" | "heure inconnue, {} après le démarrage";
     received: "received" | "reçu";
     due: "due" | "échéance";
     cut: "cut" | "coupé";

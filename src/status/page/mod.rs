@@ -13,10 +13,11 @@ use self::{
     html::Html,
     language::{fill, moment},
 };
-use super::{Change, SharedStatus, Stages, StatusDocument, document};
+use super::{SharedStatus, StatusDocument, document};
 use crate::{
     conditions::{Condition, Severity},
     media::{Became, MotionEvent, StreamStatus},
+    timeline::{Change, End, Entry, Episode, Stages, What},
 };
 
 pub(super) use self::language::Words;
@@ -28,14 +29,15 @@ pub(super) const SCRIPT: &str = include_str!("page.js");
 /// Its icon.
 pub(super) const ICON: &str = include_str!("icon.svg");
 
-/// How many switches it shows.
+/// How many switches it shows, and how much of what happened between them.
 const SWITCHES: usize = 5;
+const OTHERS: usize = 10;
 
 /// What the page shows, at one moment.
 pub(super) struct Scene {
     document: StatusDocument,
-    /// The newest first, one more than is shown.
-    changes: Vec<Change>,
+    /// Oldest first.
+    timeline: Vec<Entry>,
     motion: Vec<MotionEvent>,
 }
 
@@ -71,7 +73,7 @@ impl Scene {
     pub fn of(status: &SharedStatus) -> Self {
         Self {
             document: status.read(),
-            changes: status.history().changes().rev().take(SWITCHES + 1).cloned().collect(),
+            timeline: status.timeline().entries(),
             motion: status.live().map(|live| live.motion()).unwrap_or_default(),
         }
     }
@@ -304,15 +306,60 @@ fn motion_event(event: &MotionEvent, words: &Words, html: &mut Html) {
 
 fn switches(scene: &Scene, words: &Words, html: &mut Html) {
     heading(html, "switches", words.switches);
-    if scene.changes.is_empty() {
-        html.raw("<p>").raw(words.no_switch).raw("</p>\n");
-        return;
-    }
+    let (mut shown, mut others) = (0, 0);
     html.raw("<ol class=\"switches\">\n");
-    for (n, change) in scene.changes.iter().take(SWITCHES).enumerate() {
-        switch(change, scene.changes.get(n + 1), words, html);
+    for (n, entry) in scene.timeline.iter().enumerate().rev() {
+        match &entry.what {
+            What::Switch(_) if shown == SWITCHES => break,
+            What::Switch(change) => {
+                shown += 1;
+                let before = scene.timeline[..n].iter().rev().find_map(Entry::change);
+                switch(change, before, words, html);
+            }
+            _ if others == OTHERS => {}
+            what => {
+                others += 1;
+                other(entry, what, words, html);
+            }
+        }
     }
     html.raw("</ol>\n");
+    if shown == 0 {
+        html.raw("<p>").raw(words.no_switch).raw("</p>\n");
+    }
+}
+
+/// What happened between switches.
+fn other(entry: &Entry, what: &What, words: &Words, html: &mut Html) {
+    html.raw("<li class=\"quiet\">");
+    match &entry.at {
+        Some(at) => time(html, at.0),
+        None => _ = html.text(&fill(words.time_unknown, &[&words.span(entry.boot_s)])),
+    }
+    html.raw(" · ");
+    match what {
+        What::Condition(Episode { name, sentence, lasted_s, times }) => {
+            html.raw("<code>").text(name).raw("</code> ");
+            if let Some(lasted) = lasted_s {
+                html.text(&fill(words.lasted, &[&words.span(*lasted)])).raw(" ");
+            }
+            if *times > 1 {
+                html.text(&fill(words.times, &[&times.to_string()])).raw(" ");
+            }
+            html.raw("<span lang=\"en\">").text(sentence).raw("</span>");
+        }
+        What::Started(start) => {
+            html.text(&fill(words.started, &[&start.agent])).raw(match start.previous {
+                Some(End::Stopped) | None => "",
+                Some(End::Killed) => words.after_kill,
+                Some(End::PowerLost) => words.after_power_cut,
+            });
+        }
+        What::Stopped {} => _ = html.raw(words.stopped),
+        What::ClockStep(step) => _ = html.raw("<span lang=\"en\">").text(step).raw("</span>"),
+        What::Switch(_) => {}
+    }
+    html.raw("</li>\n");
 }
 
 fn switch(Change { report, stages, .. }: &Change, before: Option<&Change>, words: &Words, html: &mut Html) {
@@ -325,7 +372,7 @@ fn switch(Change { report, stages, .. }: &Change, before: Option<&Change>, words
     html.raw("<br><small>").text(words.code(&report.reason)).raw(", ").text(words.code(report.cause.as_str())).raw(" · ");
     time(html, report.at);
     html.raw("</small></p>\n");
-    timeline(*stages, report.cause == Cause::Document, words, html);
+    stage_times(*stages, report.cause == Cause::Document, words, html);
     let number = |number: u64| number.to_string();
     if stages.cut.is_some() || report.cut.transfers > 0 {
         html.raw("<p class=\"quiet\">");
@@ -346,7 +393,7 @@ fn switch(Change { report, stages, .. }: &Change, before: Option<&Change>, words
 }
 
 /// The stages that there were, in their order.
-fn timeline(stages: Stages, received: bool, words: &Words, html: &mut Html) {
+fn stage_times(stages: Stages, received: bool, words: &Words, html: &mut Html) {
     let named = [
         (words.cut, stages.cut),
         (words.written, stages.written),

@@ -2,7 +2,7 @@
 
 use std::{path::Path, time::Duration};
 
-use care_engine::trusted_time::Now;
+use care_engine::trusted_time::{Now, timestamp};
 use care_protocol::{Cut, Erased, Report};
 use http::{HeaderMap, HeaderValue, header::ACCEPT_LANGUAGE};
 
@@ -11,7 +11,8 @@ use crate::{
     conditions::{Conditions, Kind},
     config::Config,
     media::{MediaStatus, RecordingStatus},
-    status::{MediaPart, history},
+    status::MediaPart,
+    timeline::{Change, Moment, Start, tests as timeline},
     upload::Flight,
 };
 
@@ -25,7 +26,7 @@ fn document() -> StatusDocument {
 }
 
 fn scene(document: StatusDocument) -> Scene {
-    Scene { document, changes: Vec::new(), motion: Vec::new() }
+    Scene { document, timeline: Vec::new(), motion: Vec::new() }
 }
 
 fn words(language: &'static str) -> &'static Words {
@@ -45,8 +46,22 @@ fn report(plan: Option<&str>, mode: Mode) -> Report {
         cut: Cut { transfers: 1, micros: 412, bytes_after: 0 },
         erased: Erased { clips: 3, bytes: 2_000_000 },
         at: "2026-12-01T21:15:12Z".parse().unwrap(),
-        ..history::tests::report(41)
+        ..timeline::report(41)
     }
+}
+
+fn switched(report: Report, stages: Stages) -> What {
+    What::Switch(Box::new(Change { report, order: None, stages }))
+}
+
+fn start(previous: Option<End>, agent: &str) -> What {
+    What::Started(Start { agent: agent.into(), boot: String::new(), previous })
+}
+
+/// The oldest first; the time of the first is not known.
+fn entries(what: impl Iterator<Item = What>) -> Vec<Entry> {
+    let at = |n: u64| (n > 0).then(|| Moment(timestamp(now().trusted + Duration::from_secs(n))));
+    what.zip(0..).map(|(what, number)| Entry { number, epoch: 3, at: at(number), boot_s: 90, what }).collect()
 }
 
 /// All that a page can show at once.
@@ -68,13 +83,15 @@ fn busy(hostile: &str) -> Scene {
     document.media = Some(MediaPart { why_not: None, status });
     document.card_quota_bytes = Some(100_000_000);
     let stages = Stages { cut: Some(840), written: Some(12_340), acknowledged: Some(12_400), reported: Some(14_002) };
-    let change = |report| Change { report, order: None, stages };
     let changes =
-        (0..=SWITCHES).map(|_| change(Report { detail: Some(hostile.into()), reason: hostile.into(), ..report(Some("free"), Mode::Free) }));
+        (0..=SWITCHES).map(|_| Report { detail: Some(hostile.into()), reason: hostile.into(), ..report(Some("free"), Mode::Free) });
     let became = [Became::Recorded(1), Became::Recorded(2), Became::NotAllowed, Became::Missed, Became::Erased, Became::Running];
     let event =
         |(n, became)| MotionEvent { number: n as u64, kind: ClipKind::Motion, ago: Duration::from_secs(70), became, pictured: n % 2 == 0 };
-    Scene { document, changes: changes.collect(), motion: became.into_iter().enumerate().map(event).collect() }
+    let episode = Episode { name: hostile.into(), sentence: hostile.into(), lasted_s: Some(7), times: 3 };
+    let others = [What::Condition(episode), What::ClockStep(hostile.into()), start(Some(End::Killed), hostile), What::Stopped {}];
+    let what = changes.map(|report| switched(report, stages)).chain(others.into_iter().cycle().take(2 * OTHERS));
+    Scene { document, timeline: entries(what), motion: became.into_iter().enumerate().map(event).collect() }
 }
 
 #[test]
@@ -133,15 +150,40 @@ fn what_holds_uploads_is_said_at_the_top_with_what_to_do() {
 #[test]
 fn a_switch_shows_its_stages_in_order_and_what_it_cut() {
     let stages = Stages { cut: Some(840), written: Some(12_340), acknowledged: Some(12_400), reported: None };
-    let change = |plan, mode| Change { report: report(plan, mode), order: None, stages };
-    let changes = vec![change(Some("free"), Mode::Free), change(Some("premium"), Mode::Paid)];
-    let html = SECTIONS[3].html(&Scene { changes, ..scene(document()) }, words("en"));
+    let changes = [report(Some("premium"), Mode::Paid), report(Some("free"), Mode::Free)];
+    let timeline = entries(changes.into_iter().map(|report| switched(report, stages)));
+    let html = SECTIONS[3].html(&Scene { timeline, ..scene(document()) }, words("en"));
     assert!(html.contains("Premium → Free</b><br><small>cancelled, by a document · <time"), "{html}");
     let stages =
         "received<br><b>0</b></li><li>cut<br><b>840</b>\u{a0}µs</li><li>written<br><b>12\u{202f}340</b>\u{a0}µs</li><li>acknowledged";
     assert!(html.contains(stages) && !html.contains("reported"), "{html}");
     assert!(html.contains("transfers aborted: 1 in 412 µs · 0 bytes after the cut · erased: 3 clips, 2000\u{a0}kB"), "{html}");
     assert!(html.contains("Premium</b> <span class=\"badge paid\">paid</span>"), "{html}");
+}
+
+#[test]
+fn restarts_and_conditions_stand_between_the_switches() {
+    let episode = Episode { name: "stream".into(), sentence: "no picture".into(), lasted_s: Some(60), times: 3 };
+    let what = [
+        switched(report(Some("premium"), Mode::Paid), Stages::default()),
+        What::Condition(episode),
+        start(Some(End::PowerLost), "1.2.3"),
+        switched(report(Some("free"), Mode::Free), Stages::default()),
+    ];
+    let mut timeline = entries(what.into_iter());
+    timeline[2].at = None;
+    let html =
+        |timeline: &[Entry], language| SECTIONS[3].html(&Scene { timeline: timeline.to_vec(), ..scene(document()) }, words(language));
+    let page = html(&timeline, "en");
+    let at = |text: &str| page.find(text).unwrap_or_else(|| panic!("{text} is missing in {page}"));
+    assert!(at("Premium → Free") < at("Agent 1.2.3 started after a power cut or a reset"), "{page}");
+    assert!(at("time unknown, 90\u{a0}s after boot · Agent") < at("<code>stream</code> for 60\u{a0}s: 3 times <span"), "{page}");
+    assert!(at("no picture") < at("Premium</b> <span class=\"badge paid\">"), "{page}");
+    assert!(html(&timeline, "fr").contains("Agent 1.2.3 démarré après une coupure de courant"));
+    assert!(html(&timeline[1..3], "en").contains("None on record."));
+    let flood = entries(std::iter::once(timeline[0].what.clone()).chain((0..100).map(|_| What::Stopped {})));
+    let page = html(&flood, "en");
+    assert!(page.matches("Agent stopped").count() == OTHERS && page.contains("Premium"), "{page}");
 }
 
 #[test]

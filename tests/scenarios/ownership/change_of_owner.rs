@@ -60,10 +60,11 @@ async fn s68_the_support_archive_has_the_owners_orders_and_none_of_the_previous_
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     let text = std::fs::read_to_string(&archive).unwrap();
     let support: serde_json::Value = serde_json::from_str(&text).unwrap();
-    let history = support["running"]["history"].as_array().unwrap();
-    let orders: Vec<_> = history.iter().map(|change| (&change["report"]["reason"], &change["order"])).collect();
-    assert!(orders.contains(&(&"subscribed".into(), &"KC-2026-000123".into())), "{history:#?}");
-    assert_eq!(history.last().unwrap()["report"]["reason"], "downgraded");
+    let timeline = support["running"]["timeline"].as_array().unwrap();
+    let switches = timeline.iter().map(|entry| &entry["what"]["switch"]).filter(|change| change.is_object());
+    let orders: Vec<_> = switches.map(|change| (&change["report"]["reason"], &change["order"])).collect();
+    assert!(orders.contains(&(&"subscribed".into(), &"KC-2026-000123".into())), "{timeline:#?}");
+    assert_eq!(orders.last().unwrap().0, "downgraded");
     assert_eq!(support["running"]["status"]["plan"], "plus");
     assert_eq!(support["on_flash"]["ratchet"]["seq"], world.position.seq);
     assert!(!text.contains("acct-") && !text.contains("eyJ"), "no account and no token: {text}");

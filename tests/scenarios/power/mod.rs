@@ -4,3 +4,4 @@ mod flash_faults;
 mod flash_wear;
 mod power_cuts;
 mod restart;
+mod timeline;

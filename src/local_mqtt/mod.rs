@@ -10,7 +10,8 @@ mod discovery;
 mod session;
 #[cfg(feature = "local-mqtt")]
 mod state;
-#[cfg(all(test, feature = "local-mqtt"))]
+#[cfg(test)]
+#[cfg(feature = "local-mqtt")]
 mod tests;
 
 #[cfg(feature = "local-mqtt")]

@@ -240,9 +240,9 @@ impl Session {
                 }
                 Packet::SubAck(_) => self.conditions.clear(Kind::LocalBroker),
                 Packet::Publish(Publish { topic, payload, .. }) if topic == BIRTH_TOPIC && payload == BIRTH => born.notify_one(),
-                // Its other message says that Home Assistant ends.
-                Packet::Publish(Publish { topic, .. }) if topic == BIRTH_TOPIC => {}
-                Packet::Publish(_) => return Some(format!("connection to {peer}: the broker sends what nobody has subscribed to")),
+                Packet::Publish(Publish { topic, .. }) if topic != BIRTH_TOPIC => {
+                    return Some(format!("connection to {peer}: the broker sends what nobody has subscribed to"));
+                }
                 _ => {}
             }
         }

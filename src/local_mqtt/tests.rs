@@ -52,7 +52,7 @@ fn status(config: &Config) -> StatusDocument {
     switch.digest = Some(care_protocol::Digest::of(b"document"));
     switch.detail = Some("account is \"acct-5b1f\"".into());
     switch.plan = Some("free".parse().unwrap());
-    status.digest = switch.digest.clone();
+    status.digest = switch.digest;
     status.last_switch = Some(switch);
     status.mode = Mode::Free;
     status.plan = Some("free".parse().unwrap());

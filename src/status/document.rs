@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use tokio::{sync::Notify, time::timeout};
 
-use super::Observed;
+use super::{Observed, span::span};
 use crate::{
     clock::Clock,
     conditions::Condition,
@@ -382,7 +382,7 @@ impl StatusDocument {
             match self.lease_left_s {
                 None => "none".to_owned(),
                 Some(0) => "ended".to_owned(),
-                Some(left) => format!("{} left", span(left)),
+                Some(left) => format!("{} left", in_english(left)),
             },
         ));
         rows.push((
@@ -434,7 +434,7 @@ impl StatusDocument {
             rows.push(("certificate", format!("{} days left, until {}", certificate.days_left, certificate.expires)));
         }
         rows.push(("process", rights(&self.confinement)));
-        rows.push(("agent", format!("{}, up {}", self.agent, span(self.up_s))));
+        rows.push(("agent", format!("{}, up {}", self.agent, in_english(self.up_s))));
         rows
     }
 }
@@ -507,13 +507,10 @@ fn limits(policy: &Policy) -> String {
     limits
 }
 
-pub(super) fn span(seconds: u64) -> String {
-    match seconds {
-        0..120 => format!("{seconds} s"),
-        120..7_200 => format!("{} min", seconds / 60),
-        7_200..172_800 => format!("{} h", seconds / 3_600),
-        _ => format!("{} days", seconds / 86_400),
-    }
+/// A span of time, in English.
+pub(super) fn in_english(seconds: u64) -> String {
+    let (number, unit) = span(seconds, "days");
+    format!("{number} {unit}")
 }
 
 fn bytes(bytes: u64) -> String {

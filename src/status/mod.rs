@@ -14,6 +14,7 @@ mod page;
 mod pictures;
 mod sections;
 mod server;
+mod span;
 #[cfg(test)]
 mod tests;
 mod words;

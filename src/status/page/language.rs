@@ -4,6 +4,8 @@
 use http::{HeaderMap, header::ACCEPT_LANGUAGE};
 use jiff::{Timestamp, Unit};
 
+use crate::status::span::span;
+
 macro_rules! words {
     ($($name:ident: $english:literal | $french:literal;)*) => {
         /// Every word of the page in one language. `{}` stands for what [`fill`] puts there.
@@ -221,12 +223,7 @@ impl Words {
     }
 
     pub(super) fn span(&self, seconds: u64) -> String {
-        let (number, unit) = match seconds {
-            0..120 => (seconds, "s"),
-            120..7_200 => (seconds / 60, "min"),
-            7_200..172_800 => (seconds / 3_600, "h"),
-            _ => (seconds / 86_400, self.days),
-        };
+        let (number, unit) = span(seconds, self.days);
         format!("{number}\u{a0}{unit}")
     }
 }

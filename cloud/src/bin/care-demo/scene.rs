@@ -109,40 +109,40 @@ fn limb(canvas: &mut Pixmap, from: (f32, f32), to: (f32, f32), width: f32, color
 }
 
 fn background(canvas: &mut Pixmap) {
-    rect(canvas, 0.0, 0.0, 640.0, 170.0, &gradient(0.0, 0x4a_84_bd, 150.0, 0xc3_dc_ea));
-    for (x, high, color) in [(90.0, 120.0, 0x7f_a3_94), (330.0, 90.0, 0x8d_b0_9c), (560.0, 130.0, 0x76_9b_8a)] {
+    rect(canvas, 0.0, 0.0, 640.0, 170.0, &gradient(0.0, 0x4a_84bd, 150.0, 0xc3_dcea));
+    for (x, high, color) in [(90.0, 120.0, 0x7f_a394), (330.0, 90.0, 0x8d_b09c), (560.0, 130.0, 0x76_9b8a)] {
         oval(canvas, x, 170.0, 420.0, high, rgb(color));
     }
-    rect(canvas, 0.0, 152.0, 640.0, 34.0, &gradient(152.0, 0x8a_8d_90, 186.0, 0x76_79_7d));
-    rect(canvas, 0.0, 148.0, 640.0, 5.0, &paint(rgb(0xb9_b6_ac)));
-    house(canvas, 42.0, 0xb8_ae_9c, 0x4d_55_66);
-    house(canvas, 400.0, 0xd9_cf_b8, 0x85_4a_36);
-    rect(canvas, 0.0, 186.0, 640.0, 174.0, &gradient(186.0, 0x6f_9a_4e, 360.0, 0x3f_6b_31));
+    rect(canvas, 0.0, 152.0, 640.0, 34.0, &gradient(152.0, 0x8a_8d90, 186.0, 0x76_797d));
+    rect(canvas, 0.0, 148.0, 640.0, 5.0, &paint(rgb(0xb9_b6ac)));
+    house(canvas, 42.0, 0xb8_ae9c, 0x4d_5566);
+    house(canvas, 400.0, 0xd9_cfb8, 0x85_4a36);
+    rect(canvas, 0.0, 186.0, 640.0, 174.0, &gradient(186.0, 0x6f_9a4e, 360.0, 0x3f_6b31));
     fill(
         canvas,
         polygon(&[(292.0, 186.0), (336.0, 186.0), (470.0, 360.0), (170.0, 360.0)]),
-        &gradient(186.0, 0xc4_bb_a9, 360.0, 0x9b_92_82),
+        &gradient(186.0, 0xc4_bba9, 360.0, 0x9b_9282),
     );
     for joint in [208.0_f32, 238.0, 280.0, 332.0] {
         let half = 22.0 + (joint - 186.0) * 0.737;
-        rect(canvas, 316.0 - half, joint, half * 2.0, 1.5, &paint(rgb(0x8b_83_75)));
+        rect(canvas, 316.0 - half, joint, half * 2.0, 1.5, &paint(rgb(0x8b_8375)));
     }
     for (x, y, size) in [(60.0, 338.0, 110.0), (130.0, 350.0, 90.0), (560.0, 345.0, 150.0)] {
-        oval(canvas, x, y, size, size * 0.5, rgb(0x35_5a_2c));
-        oval(canvas, x - size * 0.1, y - size * 0.08, size * 0.7, size * 0.3, rgb(0x4b_7a_3c));
+        oval(canvas, x, y, size, size * 0.5, rgb(0x35_5a2c));
+        oval(canvas, x - size * 0.1, y - size * 0.08, size * 0.7, size * 0.3, rgb(0x4b_7a3c));
     }
 }
 
 fn house(canvas: &mut Pixmap, x: f32, wall: u32, roof: u32) {
-    rect(canvas, x, 84.0, 150.0, 66.0, &gradient(84.0, wall, 150.0, wall - 0x12_12_12));
+    rect(canvas, x, 84.0, 150.0, 66.0, &gradient(84.0, wall, 150.0, wall - 0x12_1212));
     fill(canvas, polygon(&[(x - 10.0, 86.0), (x + 75.0, 44.0), (x + 160.0, 86.0)]), &paint(rgb(roof)));
     for window in [16.0, 106.0] {
-        rect(canvas, x + window - 2.0, 98.0, 30.0, 28.0, &paint(rgb(0xf1_ec_df)));
-        rect(canvas, x + window, 100.0, 26.0, 24.0, &gradient(100.0, 0x2e_45_5c, 124.0, 0x5d_7f_97));
-        rect(canvas, x + window + 12.0, 100.0, 2.0, 24.0, &paint(rgb(0xf1_ec_df)));
+        rect(canvas, x + window - 2.0, 98.0, 30.0, 28.0, &paint(rgb(0xf1_ecdf)));
+        rect(canvas, x + window, 100.0, 26.0, 24.0, &gradient(100.0, 0x2e_455c, 124.0, 0x5d_7f97));
+        rect(canvas, x + window + 12.0, 100.0, 2.0, 24.0, &paint(rgb(0xf1_ecdf)));
     }
-    rect(canvas, x + 62.0, 104.0, 26.0, 46.0, &paint(rgb(0x5c_3c_28)));
-    oval(canvas, x + 83.0, 128.0, 3.0, 3.0, rgb(0xd8_b4_5a));
+    rect(canvas, x + 62.0, 104.0, 26.0, 46.0, &paint(rgb(0x5c_3c28)));
+    oval(canvas, x + 83.0, 128.0, 3.0, 3.0, rgb(0xd8_b45a));
 }
 
 fn clouds(canvas: &mut Pixmap, t: f32) {
@@ -156,7 +156,7 @@ fn clouds(canvas: &mut Pixmap, t: f32) {
 }
 
 fn fence(canvas: &mut Pixmap) {
-    let white = paint(rgb(0xed_e9_df));
+    let white = paint(rgb(0xed_e9df));
     for (from, to) in [(0.0, 286.0), (344.0, 640.0)] {
         rect(canvas, from, 180.0, to - from, 3.0, &white);
         rect(canvas, from, 192.0, to - from, 3.0, &white);
@@ -172,15 +172,15 @@ fn fence(canvas: &mut Pixmap) {
 fn car(canvas: &mut Pixmap, t: f32) {
     let way = (t % CAR_S) / 6.0 * 800.0 - 80.0;
     let leftward = (t / CAR_S).floor() % 2.0 >= 1.0;
-    let (x, color) = if leftward { (640.0 - way, 0x2f_56_83) } else { (way, 0x9c_35_2b) };
+    let (x, color) = if leftward { (640.0 - way, 0x2f_5683) } else { (way, 0x9c_352b) };
     oval(canvas, x, 181.0, 84.0, 6.0, Color::from_rgba8(0, 0, 0, 90));
     fill(canvas, polygon(&[(x - 24.0, 160.0), (x - 14.0, 147.0), (x + 15.0, 147.0), (x + 26.0, 160.0)]), &paint(rgb(color)));
-    fill(canvas, polygon(&[(x - 17.0, 159.0), (x - 11.0, 150.0), (x + 12.0, 150.0), (x + 19.0, 159.0)]), &paint(rgb(0xa9_c4_d2)));
+    fill(canvas, polygon(&[(x - 17.0, 159.0), (x - 11.0, 150.0), (x + 12.0, 150.0), (x + 19.0, 159.0)]), &paint(rgb(0xa9_c4d2)));
     let body = [(x - 40.0, 174.0), (x - 38.0, 161.0), (x - 22.0, 158.0), (x + 24.0, 158.0), (x + 39.0, 163.0), (x + 41.0, 174.0)];
     fill(canvas, polygon(&body), &paint(rgb(color)));
     for wheel in [-23.0, 23.0] {
-        oval(canvas, x + wheel, 174.0, 16.0, 16.0, rgb(0x22_24_27));
-        oval(canvas, x + wheel, 174.0, 7.0, 7.0, rgb(0xa9_ac_b0));
+        oval(canvas, x + wheel, 174.0, 16.0, 16.0, rgb(0x22_2427));
+        oval(canvas, x + wheel, 174.0, 7.0, 7.0, rgb(0xa9_acb0));
     }
 }
 
@@ -196,22 +196,22 @@ fn visitor(canvas: &mut Pixmap, t: f32) {
     oval(canvas, x, ground + 2.0, 46.0 * size, 9.0 * size, Color::from_rgba8(0, 0, 0, 80));
     for side in [1.0, -1.0] {
         let (knee, foot) = (at(side * step * 7.0 + ahead * 2.0, -20.0), at(side * step * 13.0, 0.0));
-        limb(canvas, at(0.0, -42.0), knee, 9.0 * size, rgb(0x2b_35_45));
-        limb(canvas, knee, foot, 8.0 * size, rgb(0x2b_35_45));
-        limb(canvas, foot, (foot.0 + ahead * 6.0 * size, foot.1), 6.0 * size, rgb(0x1c_1e_22));
+        limb(canvas, at(0.0, -42.0), knee, 9.0 * size, rgb(0x2b_3545));
+        limb(canvas, knee, foot, 8.0 * size, rgb(0x2b_3545));
+        limb(canvas, foot, (foot.0 + ahead * 6.0 * size, foot.1), 6.0 * size, rgb(0x1c_1e22));
     }
-    limb(canvas, at(0.0, -72.0), at(0.0, -44.0), 20.0 * size, rgb(0xd9_7a_2b));
+    limb(canvas, at(0.0, -72.0), at(0.0, -44.0), 20.0 * size, rgb(0xd9_7a2b));
     let hand = at(ahead * 16.0, -54.0);
     if ahead > 0.0 {
-        rect(canvas, hand.0 - 4.0 * size, hand.1 - 14.0 * size, 24.0 * size, 18.0 * size, &paint(rgb(0xb5_8a_55)));
-        rect(canvas, hand.0 + 6.0 * size, hand.1 - 14.0 * size, 4.0 * size, 18.0 * size, &paint(rgb(0xd8_bf_92)));
+        rect(canvas, hand.0 - 4.0 * size, hand.1 - 14.0 * size, 24.0 * size, 18.0 * size, &paint(rgb(0xb5_8a55)));
+        rect(canvas, hand.0 + 6.0 * size, hand.1 - 14.0 * size, 4.0 * size, 18.0 * size, &paint(rgb(0xd8_bf92)));
     }
-    limb(canvas, at(0.0, -72.0), at(ahead * 6.0 - step * 4.0, -58.0), 7.0 * size, rgb(0xc0_66_20));
-    limb(canvas, at(ahead * 6.0 - step * 4.0, -58.0), hand, 6.0 * size, rgb(0xc0_66_20));
+    limb(canvas, at(0.0, -72.0), at(ahead * 6.0 - step * 4.0, -58.0), 7.0 * size, rgb(0xc0_6620));
+    limb(canvas, at(ahead * 6.0 - step * 4.0, -58.0), hand, 6.0 * size, rgb(0xc0_6620));
     let head = at(ahead * 1.5, -90.0);
-    oval(canvas, head.0, head.1, 17.0 * size, 20.0 * size, rgb(0xe2_b2_8e));
+    oval(canvas, head.0, head.1, 17.0 * size, 20.0 * size, rgb(0xe2_b28e));
     let cap = [at(ahead * 1.5 - 9.0, -92.0), at(ahead * 1.5, -103.0), at(ahead * 1.5 + 9.0, -92.0), at(ahead * 14.0, -91.0)];
-    fill(canvas, polygon(&cap), &paint(rgb(0x3a_3f_4a)));
+    fill(canvas, polygon(&cap), &paint(rgb(0x3a_3f4a)));
 }
 
 fn tree(canvas: &mut Pixmap, t: f32) {
@@ -219,10 +219,10 @@ fn tree(canvas: &mut Pixmap, t: f32) {
     fill(
         canvas,
         polygon(&[(584.0, 290.0), (590.0, 200.0), (602.0, 200.0), (610.0, 290.0)]),
-        &gradient(200.0, 0x5f_47_32, 290.0, 0x43_31_22),
+        &gradient(200.0, 0x5f_4732, 290.0, 0x43_3122),
     );
     for (dx, dy, size, color) in
-        [(-34.0, 10.0, 76.0, 0x3d_66_30), (30.0, 6.0, 84.0, 0x39_60_2d), (0.0, -26.0, 92.0, 0x48_78_38), (-14.0, -34.0, 56.0, 0x5a_8d_45)]
+        [(-34.0, 10.0, 76.0, 0x3d_6630), (30.0, 6.0, 84.0, 0x39_602d), (0.0, -26.0, 92.0, 0x48_7838), (-14.0, -34.0, 56.0, 0x5a_8d45)]
     {
         oval(canvas, 598.0 + dx + sway * (1.0 - dy / 60.0), 176.0 + dy, size, size * 0.86, rgb(color));
     }

@@ -1,10 +1,15 @@
 //! The page's words in English and French, and how it writes sizes, spans and times in each. The sentences of conditions are not
 //! here: they are words of the log, and stay English.
 
+use std::cmp::Reverse;
+
 use http::{HeaderMap, header::ACCEPT_LANGUAGE};
 use jiff::{Timestamp, Unit};
 
 use crate::status::span::span;
+
+/// The longest `Accept-Language` that is read, in bytes. Browsers send less than two hundred.
+const LONGEST_ACCEPT_LANGUAGE: usize = 1_000;
 
 macro_rules! words {
     ($($name:ident: $english:literal | $french:literal;)*) => {
@@ -189,15 +194,15 @@ const CODES: [(&str, &str, &str); 30] = [
 ];
 
 impl Words {
-    /// Those that the browser asks for: the first it names that is here, otherwise English.
+    /// Those that the browser prefers (`Accept-Language`, RFC 9110): the greatest weight, of equal weights the first named.
+    /// English if it names neither, or too much.
     pub(in crate::status) fn of(headers: &HeaderMap) -> &'static Self {
         let asked = headers.get(ACCEPT_LANGUAGE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        // In the order of the list, which is that of preference in every browser.
-        let tags = asked.split(',').map(|tag| tag.trim().get(..2).unwrap_or_default().to_ascii_lowercase());
-        match tags.into_iter().find(|tag| tag == "en" || tag == "fr").as_deref() {
-            Some("fr") => &FRENCH,
-            _ => &ENGLISH,
+        if asked.len() > LONGEST_ACCEPT_LANGUAGE {
+            return &ENGLISH;
         }
+        let [english, french] = ["en", "fr"].map(|lang| preference(asked, lang));
+        if french > english { &FRENCH } else { &ENGLISH }
     }
 
     /// A code of the documents in words; one to come stays as it is.
@@ -228,6 +233,35 @@ impl Words {
     }
 }
 
+/// How much an `Accept-Language` wants a language: its weight in thousandths, then how early it is named. A range that is named
+/// counts ahead of `*`, which stands for all others; what is not as RFC 9110 has it counts for nothing.
+fn preference(asked: &str, lang: &str) -> Option<(u16, Reverse<usize>)> {
+    let ranges = |wanted: fn(&str, &str) -> bool| {
+        let weighed = asked.split(',').enumerate().filter_map(move |(place, item)| {
+            let (range, weight) = item.split_once(';').unwrap_or((item, "q=1"));
+            wanted(range.trim(), lang).then_some((thousandths(weight.trim())?, Reverse(place)))
+        });
+        weighed.max()
+    };
+    let named = ranges(|range, lang| range.split('-').next().is_some_and(|primary| primary.eq_ignore_ascii_case(lang)));
+    named.or_else(|| ranges(|range, _| range == "*")).filter(|(weight, _)| *weight > 0)
+}
+
+/// The weight `q=0.8`: 0 to 1 with at most three decimals.
+fn thousandths(weight: &str) -> Option<u16> {
+    let number = weight.strip_prefix(['q', 'Q'])?.strip_prefix('=')?;
+    let (whole, decimals) = number.split_once('.').unwrap_or((number, ""));
+    if decimals.len() > 3 || !decimals.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let part: u16 = format!("{decimals:0<3}").parse().ok()?;
+    match whole {
+        "0" => Some(part),
+        "1" if part == 0 => Some(1_000),
+        _ => None,
+    }
+}
+
 /// Puts each part in the place of a `{}`.
 pub(super) fn fill(template: &str, parts: &[&str]) -> String {
     let mut parts = parts.iter();
@@ -253,20 +287,66 @@ mod tests {
 
     use super::*;
 
-    fn asked(languages: &'static str) -> &'static str {
+    fn asked(languages: &str) -> &'static str {
         let mut headers = HeaderMap::new();
-        headers.insert(ACCEPT_LANGUAGE, HeaderValue::from_static(languages));
+        headers.insert(ACCEPT_LANGUAGE, HeaderValue::from_str(languages).unwrap());
         Words::of(&headers).lang
     }
 
     #[test]
-    fn the_first_language_that_is_here_counts() {
+    fn the_language_of_the_greatest_weight_counts() {
         assert_eq!(Words::of(&HeaderMap::new()).lang, "en");
-        for (languages, lang) in
-            [("fr-CA,fr;q=0.9,en;q=0.8", "fr"), ("de-DE,fr;q=0.7,en;q=0.3", "fr"), ("en-GB,fr", "en"), ("de,*", "en"), ("FR", "fr")]
-        {
+        for (languages, lang) in [
+            ("fr-CA,fr;q=0.9,en;q=0.8", "fr"),
+            ("de-DE,fr;q=0.7,en;q=0.3", "fr"),
+            ("en-GB,fr", "en"),
+            ("en-CA, fr", "en"),
+            ("fr, en-CA", "fr"),
+            ("FR", "fr"),
+            ("fr;q=0.2, en;q=0.9", "en"),
+            ("en;q=0.2, fr ; Q=0.25", "fr"),
+            ("fr;q=0.1, fr-CA;q=0.8, en;q=0.5", "fr"),
+            // All others, of which English is the first.
+            ("*", "en"),
+            ("de,*", "en"),
+            ("*, fr;q=0.9", "en"),
+            ("fr, *;q=0.5", "fr"),
+            ("en;q=0, *", "fr"),
+            ("en;q=0", "en"),
+        ] {
             assert_eq!(asked(languages), lang, "{languages}");
         }
+    }
+
+    #[test]
+    fn what_is_no_language_range_counts_for_nothing() {
+        for languages in [
+            "",
+            ",;,",
+            "français",
+            "q=1",
+            "fr;",
+            "fr;q",
+            "fr;q=",
+            "fr;q=1.5",
+            "fr;q=2",
+            "fr;q=-1",
+            "fr;q=0.9999",
+            "fr;q=nan",
+            "fr;q=0.+9",
+            "fr;level=1",
+            "frx",
+            "f",
+            "-fr",
+            "fr;q=0",
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(ACCEPT_LANGUAGE, HeaderValue::from_bytes(languages.as_bytes()).unwrap());
+            assert_eq!(Words::of(&headers).lang, "en", "{languages}");
+        }
+        assert_eq!(asked("fr;q=7, fr-FR;q=0.5, en;q=0.4"), "fr", "the rest still counts");
+        let long = |length: usize| format!("fr,{}", "x".repeat(length - 3));
+        assert_eq!((asked(&long(LONGEST_ACCEPT_LANGUAGE)), asked(&long(LONGEST_ACCEPT_LANGUAGE + 1))), ("fr", "en"));
     }
 
     #[test]

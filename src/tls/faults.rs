@@ -144,6 +144,8 @@ fn about_our_certificate(alert: AlertDescription) -> bool {
             | AlertDescription::AccessDenied
             | AlertDescription::CertificateRequired
             | AlertDescription::NoCertificate
+            // Its signature does not verify: the server's file of authorities holds another one of the same name.
+            | AlertDescription::DecryptError
     )
 }
 
@@ -164,5 +166,7 @@ mod tests {
         assert_eq!(handshake_fault(&old).unwrap().to_string(), "the server speaks no TLS 1.2 or 1.3");
         assert_eq!(handshake_fault(&io::ErrorKind::UnexpectedEof.into()), Some(TlsFault::Closed));
         assert_eq!(handshake_fault(&io::ErrorKind::ConnectionReset.into()), None);
+        let forged = io::Error::other(Error::AlertReceived(AlertDescription::DecryptError));
+        assert_eq!(handshake_fault(&forged), Some(TlsFault::DeviceRefused("DecryptError".into())));
     }
 }

@@ -74,6 +74,7 @@ fn report_api(conditions: &Conditions, api: &Origin, path: &str, response: &Resu
         }
         Ok(answer) => {
             let advice = match answer.status {
+                300..=399 => "Set [cloud] url to the address where the API is now: the agent follows no redirect.",
                 401 | 403 => "Register this device's certificate with the cloud.",
                 429 => "The cloud limits requests; the agent tries again every minute.",
                 _ => "See the API's own log.",

@@ -115,7 +115,7 @@ conditions! {
     /// Another client seems to use this device's id.
     BrokerClone = "broker_clone", Error, "Find the other client, or give this device a certificate of its own.";
     /// A message too large for this device waits at the broker.
-    BrokerMessageTooLarge = "broker_message_too_large", Warning, "Remove the message from the device's topic.";
+    BrokerMessageTooLarge = "broker_message_too_large", Warning, "Remove the message from the device's topic, then reload the agent: else it subscribes again after ten minutes.";
     /// The API does not answer.
     ApiUnreachable = "api_unreachable", Warning, "Check the network, the name and the certificates that the sentence names.";
 

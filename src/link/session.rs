@@ -128,12 +128,14 @@ impl Session {
         }
     }
 
-    /// Takes the request of `Link`. `Renew` is thereby complete, since the next connection is a new one anyway.
-    fn take_intent(&self) -> Intent {
+    /// Takes the request of `Link`. `Renew` is thereby complete, since the next connection is a new one anyway. Who asks for it
+    /// has mended something: no subscription is put off any longer.
+    fn take_intent(&mut self) -> Intent {
         let mut inner = self.shared.lock();
         let intent = inner.intent;
         if intent == Intent::Renew {
             inner.intent = Intent::Run;
+            self.defer_until = None;
         }
         intent
     }
@@ -273,8 +275,10 @@ impl Session {
         if self.closed_after.take().is_some_and(|(_, in_a_row)| in_a_row >= REJECTED_IN_A_ROW) {
             self.settings.conditions.clear(Kind::BrokerRights);
         }
-        for over in [Kind::BrokerClone, Kind::BrokerMessageTooLarge] {
-            self.settings.conditions.clear(over);
+        self.settings.conditions.clear(Kind::BrokerClone);
+        // Without a subscription the broker sends nothing, so this connection does not show whether the message is gone.
+        if self.defer_until.is_none() {
+            self.settings.conditions.clear(Kind::BrokerMessageTooLarge);
         }
     }
 

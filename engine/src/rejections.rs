@@ -38,14 +38,22 @@ impl fmt::Display for Way {
 
 /// The newest rejection from each source.
 #[derive(Debug, Default)]
-pub(super) struct Rejections(BTreeMap<Way, (Duration, String)>);
+pub(super) struct Rejections(BTreeMap<Way, Rejection>);
+
+#[derive(Debug)]
+struct Rejection {
+    /// BOOTTIME.
+    at: Duration,
+    code: &'static str,
+    why: String,
+}
 
 impl Rejections {
     /// Records that a document from this source was rejected now (BOOTTIME).
     pub(super) fn note(&mut self, way: Way, reject: &Reject, now: Duration) {
         // None of these is the publisher's fault, and each is reported elsewhere.
         if !matches!(reject.code(), "state_lost" | "not_persisted" | "factory_reset") {
-            self.0.insert(way, (now, reject.detail()));
+            self.0.insert(way, Rejection { at: now, code: reject.code(), why: reject.detail() });
         }
     }
 
@@ -61,9 +69,17 @@ impl Rejections {
 
     /// The rejected documents and the reasons, in a sentence; `None` if there were none recently.
     pub(super) fn sentence(&self, now: Duration) -> Option<String> {
-        let lately = self.0.iter().filter(|(_, (at, _))| now.saturating_sub(*at) < REMEMBERED);
-        let sentences: Vec<_> = lately.map(|(way, (_, why))| format!("{way} is rejected: {why}")).collect();
+        let sentences: Vec<_> = self.recent(now).map(|(way, Rejection { why, .. })| format!("{way} is rejected: {why}")).collect();
         (!sentences.is_empty()).then(|| sentences.join("; "))
+    }
+
+    /// The reason code of the newest of them.
+    pub(super) fn code(&self, now: Duration) -> Option<&'static str> {
+        self.recent(now).map(|(_, rejection)| rejection).max_by_key(|rejection| rejection.at).map(|rejection| rejection.code)
+    }
+
+    fn recent(&self, now: Duration) -> impl Iterator<Item = (&Way, &Rejection)> {
+        self.0.iter().filter(move |(_, rejection)| now.saturating_sub(rejection.at) < REMEMBERED)
     }
 }
 
@@ -94,6 +110,8 @@ mod tests {
         rejections.note(Way::Answer, &issuer("prod"), HOUR);
         rejections.note(Way::KeysetTopic, &Reject::OldKeyset { got: 6, least: 7 }, HOUR);
         assert!(rejections.sentence(HOUR).unwrap().contains("; "), "both are told of");
+        rejections.note(Way::Answer, &issuer("prod"), 2 * HOUR);
+        assert_eq!(rejections.code(2 * HOUR), Some("wrong_issuer"), "the newest one");
         rejections.superseded();
         let said = rejections.sentence(HOUR).unwrap();
         assert_eq!(said, "the keyset on its topic is rejected: keyset version is 6, this device accepts 7 and above");
@@ -105,7 +123,7 @@ mod tests {
         rejections.note(Way::Topic, &issuer("prod"), HOUR);
         rejections.note(Way::Topic, &issuer("test"), 20 * HOUR);
         assert!(rejections.sentence(43 * HOUR).unwrap().contains("test"));
-        assert_eq!(rejections.sentence(44 * HOUR), None);
+        assert_eq!((rejections.sentence(44 * HOUR), rejections.code(44 * HOUR)), (None, None));
     }
 
     #[test]

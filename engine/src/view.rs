@@ -51,6 +51,8 @@ pub struct View {
     pub held_because: Option<&'static str>,
     /// The rejected documents and the reasons, in a sentence.
     pub rejected: Option<String>,
+    /// The reason code of the newest of them.
+    pub rejection: Option<&'static str>,
     /// The documents accepted under this owner, oldest first.
     pub history: Vec<Past>,
     /// The last change.
@@ -89,6 +91,7 @@ impl Engine {
             conflict: self.conflict,
             held_because: force.and_then(|force| self.held_because(force, now)),
             rejected: self.rejections.sentence(now.boot),
+            rejection: self.rejections.code(now.boot),
             history: self.history.clone(),
             last_switch: self.last_switch.clone(),
         }

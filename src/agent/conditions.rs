@@ -15,6 +15,7 @@ use care_engine::{
 use care_protocol::Position;
 
 use crate::{
+    cli,
     conditions::{Conditions, Kind},
     config::Config,
     tls,
@@ -103,7 +104,12 @@ impl ConditionMonitor {
             )
         });
         self.conditions.set(Kind::BrokerDeaf, deaf);
-        self.conditions.set(Kind::DocumentRejected, view.rejected.clone());
+        match (&view.rejected, view.rejection) {
+            (Some(sentence), Some(code)) => {
+                self.conditions.raise_advising(Kind::DocumentRejected, sentence, cli::remedy_of_rejection(code));
+            }
+            _ => self.conditions.clear(Kind::DocumentRejected),
+        }
         let conflict = view
             .conflict
             .map(|position| format!("two different documents carry the position {position}: the one on record stays in force"));

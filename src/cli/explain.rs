@@ -117,6 +117,12 @@ pub fn code_names() -> BTreeSet<&'static str> {
     codes().into_iter().map(|code| code.name).collect()
 }
 
+/// What to do about a document that is rejected with this code.
+pub(crate) fn remedy_of_rejection(code: &str) -> String {
+    let known = Reject::CODES.iter().zip(REJECTIONS).find(|(known, _)| **known == code);
+    known.map_or_else(|| Kind::DocumentRejected.advice().to_owned(), |(_, (_, remedy))| sentence("", remedy))
+}
+
 /// The table.
 pub(super) fn codes() -> Vec<Code> {
     let mut conditions: Vec<_> = Kind::ALL.to_vec();

@@ -34,6 +34,7 @@ fn view() -> View {
         conflict: None,
         held_because: None,
         rejected: None,
+        rejection: None,
         history: Vec::new(),
         last_switch: None,
     }
@@ -74,6 +75,7 @@ fn conditions_follow_the_view() {
         lease_left: Some(Duration::ZERO),
         conflict: Some(Position { epoch: 3, seq: 42 }),
         rejected: Some("issuer is \"prod\"".into()),
+        rejection: Some("wrong_issuer"),
         ..view()
     };
     monitor.update(&bad, Some("no space left"), now(10));
@@ -87,6 +89,9 @@ fn conditions_follow_the_view() {
     for (name, word) in wanted {
         assert!(said(&conditions, name).is_some_and(|said| said.contains(word)), "{name}: {:?}", said(&conditions, name));
     }
+    let list = conditions.list(now(10));
+    let rejected = list.iter().find(|condition| condition.name == "document_rejected").unwrap();
+    assert_eq!(rejected.advice, "Compare aud and iss with the device id and [trust] issuer.", "that of the reason code");
     monitor.update(&view(), None, now(11));
     assert_eq!(conditions.list(now(11)), []);
 }

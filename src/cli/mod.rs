@@ -27,7 +27,7 @@ use tracing_subscriber::filter::Targets;
 
 use crate::{
     agent,
-    config::{Config, ConfigFault},
+    config::{Config, ConfigFault, Parsed},
     confinement,
     logging::{self, Destination},
     memory,
@@ -109,7 +109,15 @@ fn execute(command: Command, out: &mut dyn Write, err: &mut dyn Write, screen: S
             }
         }
         Command::CheckConfig { config, extent } => check::run(&config, extent, out, err),
-        Command::Status { config, form } => with(&config, err, |config, err| status::run(config, form, out, err, screen)),
+        Command::Status { config, form } => {
+            let parsed = Parsed::read(&config);
+            match (&parsed.status, parsed.faults.is_empty()) {
+                (None, false) => refuse(&parsed.faults, err),
+                // What is wrong with the file may be what the status tells of: the agent keeps the configuration in force.
+                (listen, false) => status::run(listen.as_ref(), form, out, err, screen).or_else(|_| refuse(&parsed.faults, err)),
+                (listen, true) => status::run(listen.as_ref(), form, out, err, screen),
+            }
+        }
         Command::Verify { config, token, keyset } => {
             with(&config, err, |config, _| verify::run(config, &token, keyset.as_deref(), out, screen))
         }

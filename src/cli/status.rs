@@ -12,7 +12,7 @@ use anyhow::bail;
 
 use super::{Exit, screen::Screen};
 use crate::{
-    config::{Config, Listen},
+    config::Listen,
     status::{AskError, ask},
 };
 
@@ -30,8 +30,8 @@ pub(super) enum Form {
     Watch,
 }
 
-pub(super) fn run(config: &Config, form: Form, out: &mut dyn Write, err: &mut dyn Write, screen: Screen) -> anyhow::Result<Exit> {
-    let Some(listen) = &config.status else {
+pub(super) fn run(listen: Option<&Listen>, form: Form, out: &mut dyn Write, err: &mut dyn Write, screen: Screen) -> anyhow::Result<Exit> {
+    let Some(listen) = listen else {
         bail!("the configuration has no [status]: give it listen = \"127.0.0.1:9180\" and start the agent again");
     };
     match form {

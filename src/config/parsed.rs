@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Config, ConfigFault, FileKind, Media, NamedFile, Recording, files::pair_faults, read, section::Lines};
+use super::{Config, ConfigFault, FileKind, Listen, Media, NamedFile, Recording, files::pair_faults, read, section::Lines};
 use crate::{confinement, ownership, redact, text_file};
 
 /// The outcome of reading a configuration file. Parts without faults are there even where others have some, so that
@@ -22,6 +22,8 @@ pub struct Parsed {
     pub media: Option<Media>,
     /// `[recording]`, if that section has no fault.
     pub recording: Option<Recording>,
+    /// Where the status is, if `[status]` has no fault: the running agent may have an older configuration in force.
+    pub status: Option<Listen>,
     /// Every file it names.
     pub files: Vec<NamedFile>,
     /// Every fault, in the order of the file; those of named files come last.
@@ -67,6 +69,7 @@ impl Parsed {
             config: None,
             media: None,
             recording: None,
+            status: None,
             files: Vec::new(),
             faults: vec![fault(wrong)],
             lines: Lines::default(),

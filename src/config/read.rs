@@ -11,8 +11,8 @@ use care_protocol::{DeviceId, Policy, PublicKey, RootKeys};
 use toml::{Spanned, de::DeTable};
 
 use super::{
-    Broker, ClipStore, Cloud, Config, ConfigFault, Detection, Device, Endpoint, FileKind, Media, Motion, NamedFile, Parsed, Process,
-    Recording, RecordingDir, RtspTransport, SnapshotUrl, Source, Spool, StoreCa, TlsFiles, Trust, Upload, Uploader,
+    Broker, ClipStore, Cloud, Config, ConfigFault, Detection, Device, Endpoint, FileKind, Listen, Media, Motion, NamedFile, Parsed,
+    Process, Recording, RecordingDir, RtspTransport, SnapshotUrl, Source, Spool, StoreCa, TlsFiles, Trust, Upload, Uploader,
     address::{self, Schemes},
     detection,
     fault::Wrong,
@@ -27,8 +27,8 @@ pub(super) fn read(text: &str, file: &Path) -> Parsed {
     let findings = Findings::new(file, text);
     let mut files = Vec::new();
     let root = Section::root(&findings, document.get_ref(), !errors.is_empty());
-    let mut camera = (None, None);
-    let config = config(root, &mut files, &mut camera, &findings);
+    let mut parts = (None, None, None);
+    let config = config(root, &mut files, &mut parts, &findings);
     let lines = Lines::read(document.get_ref(), &findings);
 
     let syntax = Findings::new(file, text);
@@ -39,16 +39,16 @@ pub(super) fn read(text: &str, file: &Path) -> Parsed {
     let broken: BTreeSet<usize> = faults.iter().map(|fault| fault.line).collect();
     faults.extend(findings.into_faults().into_iter().filter(|fault| !broken.contains(&fault.line)));
     faults.sort_by_key(|fault| if fault.line == 0 { usize::MAX } else { fault.line });
-    let (media, recording) = camera;
+    let (media, recording, status) = parts;
     let config = config.filter(|_| faults.is_empty());
-    Parsed { path: file.to_owned(), config, media, recording, files, faults, lines }
+    Parsed { path: file.to_owned(), config, media, recording, status, files, faults, lines }
 }
 
 /// Reads every section, even if others have faults.
 fn config(
     root: Section,
     files: &mut Vec<NamedFile>,
-    camera: &mut (Option<Media>, Option<Recording>),
+    parts: &mut (Option<Media>, Option<Recording>, Option<Listen>),
     findings: &Findings,
 ) -> Option<Config> {
     let mut named = |section: &str, key: &str, kind: FileKind, path: &Placed<PathBuf>| {
@@ -67,7 +67,6 @@ fn config(
     let detection = absent_or(&root, "motion", detection::read);
     let media = detection.zip(media).map(|(detection, media)| Some(Media { detection: detection.unwrap_or_default(), ..media? }));
     let recording = absent_or(&root, "recording", |section| recording(section, device.as_ref()));
-    *camera = (media.clone().flatten(), recording.clone().flatten());
     let films = root.has("media");
     let uploader = absent_or(&root, "uploader", |section| uploader(section, films));
     let spool = root.section("spool").map_or(Some(Spool::default()), spool);
@@ -80,6 +79,7 @@ fn config(
         Some(listen?.value)
     });
     let local_mqtt = absent_or(&root, "local_mqtt", |section| local_mqtt::read(section, broker.as_ref(), &mut named));
+    *parts = (media.clone().flatten(), recording.clone().flatten(), status.clone().flatten());
     let process = root.section("process").map_or(Some(Process::default()), process);
     root.finish();
     Some(Config {

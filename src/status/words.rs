@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use super::document::{StatusDocument, causes, span};
+use super::document::{StatusDocument, causes, in_english};
 use crate::{
     conditions::Condition,
     timeline::{Change, End, Entry, Episode, What},
@@ -22,7 +22,7 @@ pub(super) fn render(document: &StatusDocument) -> String {
         let name = if n == 0 { "timeline" } else { "" };
         let when = match &entry.at {
             Some(at) => at.0.to_string(),
-            None => format!("time unknown, {} after boot", span(entry.boot_s)),
+            None => format!("time unknown, {} after boot", in_english(entry.boot_s)),
         };
         let _ = writeln!(text, "{name:<12} {when}: {}", what(entry));
     }
@@ -33,7 +33,7 @@ fn what(entry: &Entry) -> String {
     match &entry.what {
         What::Switch(change) => switch(change),
         What::Condition(Episode { name, sentence, lasted_s, times }) => {
-            let lasted = lasted_s.map_or_else(String::new, |lasted| format!(" for {}", span(lasted)));
+            let lasted = lasted_s.map_or_else(String::new, |lasted| format!(" for {}", in_english(lasted)));
             let times = if *times > 1 { format!(", {times} times") } else { String::new() };
             format!("{name}{lasted}{times}: {sentence}")
         }

@@ -45,6 +45,11 @@ impl SnapshotService {
     pub fn fail(&self) {
         self.fails.store(true, Ordering::Relaxed);
     }
+
+    /// Answers with the JPEG again.
+    pub fn mend(&self) {
+        self.fails.store(false, Ordering::Relaxed);
+    }
 }
 
 fn answer(stream: TcpStream, jpeg: &[u8], fails: bool) -> std::io::Result<()> {

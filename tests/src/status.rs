@@ -125,21 +125,30 @@ pub async fn metrics(socket: &Path) -> Option<String> {
     Some(String::from_utf8(body.into()).expect("the metrics are UTF-8"))
 }
 
-/// Fetches the camera's own page; `None` if no agent listens.
-pub async fn page(socket: &Path) -> Option<String> {
-    Some(String::from_utf8(ask(socket, "/").await?.into()).expect("the page is UTF-8"))
+/// Fetches the page in this language; `None` if no agent listens.
+pub async fn page(socket: &Path, language: &str) -> Option<String> {
+    let body = ask_in(socket, "/", language).await?;
+    Some(String::from_utf8(body.into()).expect("the page is UTF-8"))
 }
 
 async fn ask(socket: &Path, path: &str) -> Option<Bytes> {
-    let answer = async { get(UnixStream::connect(socket).await.ok()?, path).await };
+    ask_in(socket, path, "en").await
+}
+
+async fn ask_in(socket: &Path, path: &str, language: &str) -> Option<Bytes> {
+    let answer = async { get_in(UnixStream::connect(socket).await.ok()?, path, language).await };
     tokio::time::timeout(PATIENCE, answer).await.expect("an agent that listens answers")
 }
 
 /// The body of a document; `None` if the connection fails. Panics if it is refused.
 pub(crate) async fn get(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, path: &str) -> Option<Bytes> {
+    get_in(stream, path, "en").await
+}
+
+async fn get_in(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, path: &str, language: &str) -> Option<Bytes> {
     let (mut client, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.ok()?;
     let connection = tokio::spawn(connection);
-    let request = Request::get(path).header("host", "localhost").body(Empty::<Bytes>::new()).ok()?;
+    let request = Request::get(path).header("host", "localhost").header("accept-language", language).body(Empty::<Bytes>::new()).ok()?;
     let answer = client.send_request(request).await.ok()?;
     let ok = answer.status().is_success();
     let body = answer.into_body().collect().await.ok()?.to_bytes();

@@ -7,6 +7,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::{
+    agent::Agent,
+    wait::{PATIENCE, until},
+};
+
 /// The system calls that write the state to flash.
 pub const CALLS: [&str; 5] = ["openat", "pwrite64", "fdatasync", "fsync", "renameat"];
 
@@ -71,5 +76,52 @@ impl Strace {
 impl Drop for Strace {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.log);
+    }
+}
+
+/// strace on one thread of the agent, to delay or fail what it asks of the card.
+pub struct Traced {
+    /// What the kernel says of the thread.
+    status: PathBuf,
+    file: PathBuf,
+    strace: tokio::process::Child,
+}
+
+impl Traced {
+    /// Attaches to the agent's thread of this name.
+    pub fn start(agent: &Agent, thread: &str, calls: &str, inject: &str) -> Self {
+        let file = agent.dir().join(format!("{thread}.strace"));
+        let thread_id = agent.thread(thread);
+        let strace = tokio::process::Command::new("strace")
+            .args(["-p", &thread_id.to_string(), "-e", &format!("trace={calls}"), "-e", &format!("inject={inject}"), "-o"])
+            .arg(&file)
+            .kill_on_drop(true)
+            .spawn()
+            .expect("strace is installed");
+        let status = format!("/proc/{}/task/{thread_id}/status", agent.pid()).into();
+        Self { status, file, strace }
+    }
+
+    /// Waits until strace has the thread.
+    pub async fn attached(&self) {
+        let untraced = || std::fs::read_to_string(&self.status).is_ok_and(|status| status.contains("TracerPid:\t0\n"));
+        until("strace to attach", PATIENCE, || (!untraced()).then_some(())).await;
+    }
+
+    /// The calls so far, as strace writes them.
+    pub fn calls(&self) -> String {
+        std::fs::read_to_string(&self.file).unwrap_or_default()
+    }
+
+    /// Waits until strace has marked so many calls.
+    pub async fn injected(&self, mark: &str, least: usize) {
+        until(mark, PATIENCE, || (self.calls().matches(mark).count() >= least).then_some(())).await;
+    }
+
+    /// Leaves the thread alone.
+    pub async fn stop(mut self) {
+        let id = self.strace.id().expect("it runs").to_string();
+        tokio::process::Command::new("kill").args(["-INT", &id]).status().await.unwrap();
+        self.strace.wait().await.unwrap();
     }
 }

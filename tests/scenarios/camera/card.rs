@@ -1,7 +1,7 @@
 //! Scenario 94: the SD card is exchanged, removed or torn out while the agent runs; and cards that are slow, full, read-only or
 //! broken.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use care_protocol::Mode;
 use care_tests::{
@@ -9,6 +9,7 @@ use care_tests::{
     card_slot::Slot,
     media::{every_frame_in, probe, recordings},
     status::Status,
+    strace::Traced,
     wait::{PATIENCE, until},
     world::World,
 };
@@ -121,40 +122,6 @@ async fn killed_with_the_card_removed_the_agent_goes_on_with_what_it_knew_and_th
     world.agent.stop().await;
 }
 
-/// strace on one thread of the agent, to delay or fail what it asks of the card.
-struct Traced {
-    file: PathBuf,
-    strace: tokio::process::Child,
-}
-
-impl Traced {
-    fn start(world: &World, thread: &str, calls: &str, inject: &str) -> Self {
-        let file = world.agent.dir().join(format!("{thread}.strace"));
-        let strace = tokio::process::Command::new("strace")
-            .args(["-p", &world.agent.thread(thread).to_string(), "-e", &format!("trace={calls}"), "-e", &format!("inject={inject}"), "-o"])
-            .arg(&file)
-            .kill_on_drop(true)
-            .spawn()
-            .expect("strace is installed");
-        Self { file, strace }
-    }
-
-    fn calls(&self) -> String {
-        std::fs::read_to_string(&self.file).unwrap_or_default()
-    }
-
-    async fn injected(&self, mark: &str, least: usize) {
-        until(mark, PATIENCE, || (self.calls().matches(mark).count() >= least).then_some(())).await;
-    }
-
-    /// Leaves the thread alone.
-    async fn stop(mut self) {
-        let id = self.strace.id().expect("it runs").to_string();
-        tokio::process::Command::new("kill").args(["-INT", &id]).status().await.unwrap();
-        self.strace.wait().await.unwrap();
-    }
-}
-
 fn recording<'a>(status: &'a Status, field: &str) -> &'a serde_json::Value {
     &status.0["media"]["recording"][field]
 }
@@ -167,7 +134,7 @@ async fn a_card_that_syncs_slowly_loses_no_frame_and_is_named() {
     world.start_premium().await;
     recorded_on(&world.agent, &card).await;
     let before = world.agent.status("recording", |status| status.recorded_and_lost().0 > 0).await.recorded_and_lost();
-    let syncs = Traced::start(&world, "media-card", "fdatasync,fsync", "fdatasync:delay_exit=6000000");
+    let syncs = Traced::start(&world.agent, "media-card", "fdatasync,fsync", "fdatasync:delay_exit=6000000");
     let sentence = world.agent.condition("card_slow").await;
     assert!(sentence.contains("a power cut would have taken"), "{sentence}");
     syncs.injected("DELAYED", 2).await;
@@ -187,7 +154,7 @@ async fn a_card_that_fails_to_sync_is_named_and_recorded_to_again_when_it_works(
     let card = slot.insert("broken");
     world.start_premium().await;
     recorded_on(&world.agent, &card).await;
-    let syncs = Traced::start(&world, "media-card", "fdatasync,fsync", "fdatasync:error=EIO:when=2+");
+    let syncs = Traced::start(&world.agent, "media-card", "fdatasync,fsync", "fdatasync:error=EIO:when=2+");
     let sentence = world.agent.condition("recording").await;
     assert!(sentence.contains("syncing a recording in"), "{sentence}");
     let counted =
@@ -282,8 +249,8 @@ async fn a_slow_card_mounted_sync_loses_no_frame_and_is_not_synced_again() {
     recorded_on(&world.agent, &card).await;
     let before = world.agent.status("recording", |status| status.recorded_and_lost().0 > 0).await.recorded_and_lost();
 
-    let writes = Traced::start(&world, "media-sd", "write,fdatasync", "write:delay_exit=700000");
-    let syncs = Traced::start(&world, "media-card", "open,openat,fsync,fdatasync", "fsync:delay_exit=1");
+    let writes = Traced::start(&world.agent, "media-sd", "write,fdatasync", "write:delay_exit=700000");
+    let syncs = Traced::start(&world.agent, "media-card", "open,openat,fsync,fdatasync", "fsync:delay_exit=1");
     writes.injected("DELAYED", 8).await;
     let after = world.agent.status("more frames", |status| status.recorded_and_lost().0 > before.0 + 60).await.recorded_and_lost();
     assert_eq!(after.1, before.1, "frames were lost to the slow card");

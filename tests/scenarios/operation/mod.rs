@@ -5,6 +5,7 @@ mod check_config;
 mod conditions;
 mod confinement;
 mod connection_check;
+mod drill;
 mod home_assistant;
 mod init_script;
 mod logging;

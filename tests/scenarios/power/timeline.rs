@@ -27,7 +27,7 @@ fn that_hold(dir: &Path, text: &str) -> Vec<String> {
 }
 
 async fn page(world: &World) -> String {
-    status::page(&world.agent.config.status).await.expect("the agent serves its page")
+    status::page(&world.agent.config.status, "en").await.expect("the agent serves its page")
 }
 
 async fn support(world: &World) -> Value {

@@ -118,11 +118,7 @@ fn background(canvas: &mut Pixmap) {
     house(canvas, 42.0, 0xb8_ae9c, 0x4d_5566);
     house(canvas, 400.0, 0xd9_cfb8, 0x85_4a36);
     rect(canvas, 0.0, 186.0, 640.0, 174.0, &gradient(186.0, 0x6f_9a4e, 360.0, 0x3f_6b31));
-    fill(
-        canvas,
-        polygon(&[(292.0, 186.0), (336.0, 186.0), (470.0, 360.0), (170.0, 360.0)]),
-        &gradient(186.0, 0xc4_bba9, 360.0, 0x9b_9282),
-    );
+    fill(canvas, polygon(&[(292.0, 186.0), (336.0, 186.0), (470.0, 360.0), (170.0, 360.0)]), &gradient(186.0, 0xc4_bba9, 360.0, 0x9b_9282));
     for joint in [208.0_f32, 238.0, 280.0, 332.0] {
         let half = 22.0 + (joint - 186.0) * 0.737;
         rect(canvas, 316.0 - half, joint, half * 2.0, 1.5, &paint(rgb(0x8b_8375)));
@@ -216,11 +212,7 @@ fn visitor(canvas: &mut Pixmap, t: f32) {
 
 fn tree(canvas: &mut Pixmap, t: f32) {
     let sway = (t * 0.9).sin() * 3.0 + (t * 2.3).sin();
-    fill(
-        canvas,
-        polygon(&[(584.0, 290.0), (590.0, 200.0), (602.0, 200.0), (610.0, 290.0)]),
-        &gradient(200.0, 0x5f_4732, 290.0, 0x43_3122),
-    );
+    fill(canvas, polygon(&[(584.0, 290.0), (590.0, 200.0), (602.0, 200.0), (610.0, 290.0)]), &gradient(200.0, 0x5f_4732, 290.0, 0x43_3122));
     for (dx, dy, size, color) in
         [(-34.0, 10.0, 76.0, 0x3d_6630), (30.0, 6.0, 84.0, 0x39_602d), (0.0, -26.0, 92.0, 0x48_7838), (-14.0, -34.0, 56.0, 0x5a_8d45)]
     {

@@ -1,0 +1,100 @@
+//! Broker and API cannot be reached. The camera knows both by name.
+
+use std::net::SocketAddr;
+
+use care_protocol::Mode;
+use care_tests::{
+    proxy::{Fault, Proxy},
+    resolver::{NAME, Resolver},
+    world::World,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+    task::AbortHandle,
+};
+
+use super::{Drill, Group, reload};
+
+/// A web server on the port: it does not understand a ClientHello.
+async fn web_server() -> (SocketAddr, AbortHandle) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let task = tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            let mut hello = [0; 512];
+            // Whatever becomes of a client, the next one is served.
+            let _ = socket.read(&mut hello).await;
+            let _ = socket.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+        }
+    });
+    (addr, task.abort_handle())
+}
+
+#[tokio::test]
+async fn network() {
+    let mut drill = Drill::new(Group::Network);
+    let mut world = World::new().await;
+    let (resolver, api) = (Resolver::start().await, Proxy::to(world.cloud.addr).await);
+    world.agent.resolver = Some(resolver.ip);
+    world.agent.config.broker = format!("mqtts://{NAME}:{}", world.proxy.addr.port());
+    world.agent.config.cloud = format!("https://{NAME}:{}", api.addr.port());
+    world.start_premium().await;
+    let agent = &world.agent;
+
+    let down = drill.fault(agent, "The broker is not running");
+    world.proxy.control.inject(Fault::Refused);
+    down.named(agent).await;
+    world.proxy.control.lift();
+    down.over(agent).await;
+
+    let other = drill.fault(agent, "Something else listens on the broker's port");
+    let (web, task) = web_server().await;
+    world.proxy.redirect_to(web);
+    reload(agent);
+    other.named(agent).await;
+    world.proxy.redirect_to(world.broker.addr);
+    reload(agent);
+    other.over(agent).await;
+    task.abort();
+
+    let unknown = drill.fault(agent, "The broker's name has no address");
+    resolver.inject(Fault::Refused);
+    reload(agent);
+    unknown.named(agent).await;
+    resolver.lift();
+    reload(agent);
+    unknown.over(agent).await;
+
+    let silent = drill.fault(agent, "The name server does not answer");
+    resolver.inject(Fault::Blackhole);
+    reload(agent);
+    silent.named(agent).await;
+    resolver.lift();
+    reload(agent);
+    silent.over(agent).await;
+
+    // Three at once: nothing gets through, so paid media waits.
+    world.agent.mode(Mode::Paid).await;
+    let meetings = ["A firewall swallows what goes to the broker", "A firewall swallows what goes to the API, too"]
+        .map(|what| drill.fault(agent, what));
+    let held = drill.fault(agent, "Paid video waits while neither can be reached");
+    for proxy in [&world.proxy, &api] {
+        proxy.cut().await;
+        proxy.control.inject(Fault::Blackhole);
+        proxy.restore();
+    }
+    for meeting in &meetings {
+        meeting.named(agent).await;
+    }
+    held.named(agent).await;
+    for proxy in [&world.proxy, &api] {
+        proxy.control.lift();
+    }
+    reload(agent);
+    held.over(agent).await;
+    for meeting in meetings {
+        meeting.over(agent).await;
+    }
+    drill.end();
+}

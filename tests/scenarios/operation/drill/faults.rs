@@ -112,6 +112,7 @@ pub const FAULTS: &[Fault] = &[
         &["broker.care.test"],
         "Check the name, and the camera's name server.",
     ),
+    usual(Network, "The broker in the home is switched off", LocalBroker, &["Home Assistant is told nothing"]),
     usual(Broker, "The broker's ACL lets the camera read nothing", BrokerDeaf, &["granted the subscription"]),
     fault(
         Broker,
@@ -305,6 +306,7 @@ pub const FAULTS: &[Fault] = &[
         "Make the state directory, and remove what stands in the place of its spool folder.",
     ),
     usual(Flash, "A power cut has damaged the state", StateLost, &["the state could not be read"]),
+    usual(Flash, "The file of the timeline is damaged", TimelineFault, &["timeline", "damaged"]),
     usual(Flash, "More clips wait than memory can hold", ClipsDropped, &["gave way to newer ones"]),
     fault(
         Flash,

@@ -83,8 +83,12 @@ async fn flash() {
     let place = drill.fault(&world.agent, "A file stands where clips belong on flash");
     let _ = fs::remove_dir_all(world.agent.config.state_dir.join("spool"));
     fs::write(world.agent.config.state_dir.join("spool"), "").unwrap();
+    let unreadable = drill.fault(&world.agent, "The file of the timeline is damaged");
+    fs::write(world.agent.config.state_dir.join("timeline"), "other bytes\n".repeat(9)).unwrap();
     world.agent.start();
     lost.named(&world.agent).await;
+    unreadable.named(&world.agent).await;
+    unreadable.lasts(&world.agent);
     place.named(&world.agent).await;
     place.lasts(&world.agent);
     world.cloud.lock().entitlement = document;

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use care_protocol::Mode;
 use care_tests::{
+    home::Home,
     proxy::{Fault, Proxy},
     resolver::{NAME, Resolver},
     world::World,
@@ -39,8 +40,17 @@ async fn network() {
     world.agent.resolver = Some(resolver.ip);
     world.agent.config.broker = format!("mqtts://{NAME}:{}", world.proxy.addr.port());
     world.agent.config.cloud = format!("https://{NAME}:{}", api.addr.port());
+    let mut home = Home::start().await;
+    home.equip(&mut world.agent, "");
     world.start_premium().await;
     let agent = &world.agent;
+
+    let switched_off = drill.fault(agent, "The broker in the home is switched off");
+    home.kill().await;
+    switched_off.named(agent).await;
+    home.resume().await;
+    reload(agent);
+    switched_off.over(agent).await;
 
     let down = drill.fault(agent, "The broker is not running");
     world.proxy.control.inject(Fault::Refused);

@@ -52,6 +52,7 @@ pub mod memory;
 pub mod ownership;
 mod path_mtu;
 pub mod redact;
+mod rejections;
 mod space;
 pub mod status;
 pub mod store;

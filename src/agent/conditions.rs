@@ -15,10 +15,9 @@ use care_engine::{
 use care_protocol::Position;
 
 use crate::{
-    cli,
     conditions::{Conditions, Kind},
     config::Config,
-    tls,
+    rejections, tls,
 };
 
 /// Paid media that waits for less than this is not a condition: a connection is being made.
@@ -106,7 +105,8 @@ impl ConditionMonitor {
         self.conditions.set(Kind::BrokerDeaf, deaf);
         match (&view.rejected, view.rejection) {
             (Some(sentence), Some(code)) => {
-                self.conditions.raise_advising(Kind::DocumentRejected, sentence, cli::remedy_of_rejection(code));
+                let advice = rejections::remedy(code).unwrap_or_else(|| Kind::DocumentRejected.advice().to_owned());
+                self.conditions.raise_advising(Kind::DocumentRejected, sentence, advice);
             }
             _ => self.conditions.clear(Kind::DocumentRejected),
         }

@@ -14,6 +14,7 @@ use super::{Exit, fold};
 use crate::{
     conditions::{Kind, Severity},
     config::nearest,
+    rejections::{WORDS, sentence},
 };
 
 /// Where a code stands.
@@ -100,27 +101,9 @@ fn list(out: &mut dyn Write) -> io::Result<()> {
     Ok(())
 }
 
-/// As a sentence: the tables of the documents have parts of one.
-fn sentence(lead: &str, rest: &str) -> String {
-    let mut text = format!("{lead}{rest}");
-    if let Some(first) = text.get(..1).map(str::to_ascii_uppercase) {
-        text.replace_range(..1, &first);
-    }
-    if !text.ends_with(['.', '?']) {
-        text.push('.');
-    }
-    text
-}
-
 /// The name of every code that `explain` knows, for completions.
 pub fn code_names() -> BTreeSet<&'static str> {
     codes().into_iter().map(|code| code.name).collect()
-}
-
-/// What to do about a document that is rejected with this code.
-pub(crate) fn remedy_of_rejection(code: &str) -> String {
-    let known = Reject::CODES.iter().zip(REJECTIONS).find(|(known, _)| **known == code);
-    known.map_or_else(|| Kind::DocumentRejected.advice().to_owned(), |(_, (_, remedy))| sentence("", remedy))
 }
 
 /// The table.
@@ -135,7 +118,7 @@ pub(super) fn codes() -> Vec<Code> {
         remedy: kind.advice(),
     });
     conditions
-        .chain(Reject::CODES.iter().zip(REJECTIONS).map(|(name, words)| code(Group::Rejection, name, words)))
+        .chain(Reject::CODES.iter().zip(WORDS).map(|(name, words)| code(Group::Rejection, name, words)))
         .chain(Outcome::ALL.iter().map(|outcome| code(Group::Outcome, outcome.as_str(), self::outcome(*outcome))))
         .chain(Cause::ALL.iter().map(|cause| code(Group::Cause, cause.as_str(), self::cause(*cause))))
         .chain(Mode::ALL.iter().map(|mode| code(Group::Mode, mode.as_str(), self::mode(*mode))))
@@ -147,37 +130,6 @@ pub(super) fn codes() -> Vec<Code> {
         }))
         .collect()
 }
-
-const PUBLISHER: &str = "look at how the publisher builds the document (docs/protocol.md)";
-const KEYSET: &str = "look at the keyset: published, retained, newer than the key's first use?";
-const NAMES: &str = "compare aud and iss with the device id and [trust] issuer";
-const STANDING: &str = "look at the camera: see the conditions of the same names, and state_not_written";
-
-/// In the order of [`Reject::CODES`].
-const REJECTIONS: [(&str, &str); Reject::CODES.len()] = [
-    ("it is larger than its limit: 8 KiB for an entitlement, 64 KiB for a keyset, 9 KiB for an answer", PUBLISHER),
-    ("it is no compact JWS or no strict JSON, or a field is missing or of the wrong type", PUBLISHER),
-    ("its header is not exactly alg, kid and typ with allowed values", PUBLISHER),
-    (
-        "its signature does not verify under the key that the header names",
-        "look at the signing key: it is not the one that the keyset has under this kid",
-    ),
-    ("no keyset known to the camera has that kid, or no root key of the configuration does", KEYSET),
-    ("the keyset revokes that kid", KEYSET),
-    ("its iat is before the key's not_before", KEYSET),
-    ("aud is another device", NAMES),
-    ("iss is not the configured issuer", NAMES),
-    ("crit names a field that the camera does not know", PUBLISHER),
-    (
-        "a value is outside its range or list, or iat lies beyond the bound of the connection",
-        "look at the value that the report's detail names; for iat, the publisher's clock",
-    ),
-    ("account changed without a higher epoch", "look at the epoch: another account needs a higher one"),
-    ("the keyset's version is below the highest one seen, or below trust.min_keyset_version", "look at the keyset's version: it must rise"),
-    ("the camera has lost its state and takes documents over HTTPS only, until one sets it anew", STANDING),
-    ("the camera was reset, and the document's epoch is the one it was bound in then", STANDING),
-    ("the document grants more, could not be written to flash, and is not in force", STANDING),
-];
 
 fn outcome(outcome: Outcome) -> (&'static str, &'static str) {
     match outcome {

@@ -36,7 +36,6 @@ use crate::{
 };
 use args::{Command, Request};
 pub use explain::code_names;
-pub(crate) use explain::remedy_of_rejection;
 pub use screen::Screen;
 
 /// How a command ended.

@@ -1,5 +1,5 @@
-//! The status in words, as `kasa-care-agent status` prints it: what is wrong, then everything else, then what happened. The running agent writes it, so
-//! the command need not understand the document of another version.
+//! The status in words, as `kasa-care-agent status` prints it: what is wrong, then everything else, then what happened. The
+//! running agent writes it, so the command need not understand the document of another version.
 
 use std::fmt::Write as _;
 

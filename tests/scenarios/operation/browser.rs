@@ -107,6 +107,12 @@ impl Browser {
         self.devtools("Emulation.setEmulatedMedia", json!({ "features": [scheme] })).await;
     }
 
+    /// From the next request on a browser of somebody who reads these languages.
+    pub async fn languages(&self, languages: &str) {
+        let agent = self.run("return navigator.userAgent;").await;
+        self.devtools("Emulation.setUserAgentOverride", json!({ "userAgent": agent, "acceptLanguage": languages })).await;
+    }
+
     /// Keeps a picture of the whole page in `target/page-pictures/`, and checks that nothing stands out of it sideways.
     pub async fn picture(&self, name: &str) {
         let taken = self.devtools("Page.captureScreenshot", json!({ "format": "png", "captureBeyondViewport": true })).await;

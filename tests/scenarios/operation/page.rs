@@ -139,6 +139,19 @@ async fn the_camera_s_page_is_small_live_and_up_to_date() {
     let at = browser.run("return document.getElementById('video').currentTime;").await;
     browser.until("the picture is back", &format!("document.getElementById('video').currentTime != {at}")).await;
     assert_eq!(browser.run("return window.loaded;").await, Value::from("once"));
+
+    // In French, also what comes without a reload.
+    browser.languages("fr-CA,fr").await;
+    browser.goto(&url).await;
+    assert_eq!(browser.run("return document.documentElement.lang;").await, "fr");
+    let premium = world.premium();
+    world.switch(premium, Mode::Paid).await;
+    let switches = "document.getElementById('switches').innerText.toLowerCase()";
+    browser.until("the switch in French", &format!("/derniers changements[^]*free → premium/.test({switches})")).await;
+    updates(&browser, 2).await;
+    assert_eq!(browser.run(&format!("return {switches}.includes('last switches');")).await, false);
+    browser.screen(390, 844).await;
+    browser.picture("phone-french").await;
     browser.close().await;
     tunnel.close().await;
 }

@@ -52,6 +52,11 @@ pub(super) fn read(
     named: &mut impl FnMut(&str, &str, FileKind, &Placed<PathBuf>),
 ) -> Option<LocalMqtt> {
     let endpoint = section.required("url", "write mqtt://host:1883", |value| endpoint(text(value)?, link.map(|link| &link.endpoint)));
+    if !cfg!(feature = "local-mqtt") {
+        // Enough to say that this build does nothing with it.
+        let (discovery_prefix, base_topic) = (String::new(), String::new());
+        return Some(LocalMqtt { endpoint: endpoint?.value, ca: None, login: None, discovery_prefix, base_topic, page_url: None });
+    }
     let ca = section.optional("ca", path);
     let is_file = |ca: &&Placed<PathBuf>| ca.value.as_os_str() != "webpki";
     if let Some(ca) = ca.as_ref().filter(is_file) {
@@ -144,6 +149,7 @@ fn page_url(text: &str) -> Result<String, Wrong> {
 }
 
 #[cfg(test)]
+#[cfg(feature = "local-mqtt")]
 mod tests {
     use crate::config::{Config, ConfigFault};
 

@@ -160,6 +160,9 @@ fn of_recording(recording: &Recording, name: &str) -> Option<String> {
 
 fn of_local_mqtt(local: &LocalMqtt, name: &str) -> Option<String> {
     let LocalMqtt { endpoint, ca, login, discovery_prefix, base_topic, page_url } = local;
+    if !cfg!(feature = "local-mqtt") && name != "url" {
+        return None;
+    }
     Some(match name {
         "url" => self::endpoint(endpoint, "mqtt"),
         "ca" => store_ca(ca.as_ref()?),

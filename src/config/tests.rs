@@ -453,6 +453,8 @@ fn printed(text: &str) -> String {
     read::read(text, Path::new("config.toml")).print().unwrap_or_else(|| panic!("{:?}", parse(text)))
 }
 
+// Builds without the feature read no more of [local_mqtt] than its address.
+#[cfg(feature = "local-mqtt")]
 #[test]
 fn what_is_printed_gives_an_equal_configuration() {
     let plaintext = MINIMAL.replace("mqtts://care.example", "mqtt://127.0.0.1");
@@ -487,6 +489,8 @@ fn each_printed_value_has_its_origin() {
     assert!(motion.ends_with("  # default of this build"), "{motion}");
 }
 
+// Builds without the feature read no more of [local_mqtt] than its address.
+#[cfg(feature = "local-mqtt")]
 #[test]
 fn every_key_of_the_table_is_printed() {
     let printed = printed(WHOLE);
@@ -533,6 +537,8 @@ fn with(key: &keys::Key, value: &str) -> String {
     text
 }
 
+// Builds without the feature read no more of [local_mqtt] than its address.
+#[cfg(feature = "local-mqtt")]
 #[test]
 fn the_table_and_the_parser_know_the_same_keys() {
     for (section, required) in keys::SECTIONS {
@@ -552,6 +558,8 @@ fn the_table_and_the_parser_know_the_same_keys() {
     assert!(keys::KEYS.iter().all(|key| keys::SECTIONS.iter().any(|(section, _)| *section == key.section)));
 }
 
+// Builds without the feature read no more of [local_mqtt] than its address.
+#[cfg(feature = "local-mqtt")]
 #[test]
 fn the_border_of_each_range_is_accepted_and_what_lies_beyond_refused() {
     let mut judged = 0;
@@ -589,6 +597,8 @@ fn the_border_of_each_range_is_accepted_and_what_lies_beyond_refused() {
     assert_eq!(judged + 1, keys::KEYS.len());
 }
 
+// Builds without the feature read no more of [local_mqtt] than its address.
+#[cfg(feature = "local-mqtt")]
 #[test]
 fn what_is_not_given_has_the_default_of_the_table() {
     let empty = format!(

@@ -23,6 +23,8 @@ struct Streamer {
 impl Streamer {
     fn start(file: std::path::PathBuf) -> (Self, String) {
         let mut good = Options::new(file, Codec::H264);
+        // An address of its own: no other test takes the port while the streamer is stopped.
+        good.listen = ([127, 0, 77, 1], 0).into();
         let camera = Camera::start(good.clone()).unwrap();
         let url = camera.url_for("admin:old");
         good.listen = camera.url().trim_start_matches("rtsp://").split('/').next().unwrap().parse().unwrap();

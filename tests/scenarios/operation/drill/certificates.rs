@@ -8,7 +8,7 @@ use care_tests::{
     world::{DEVICE, World},
 };
 
-use super::{Drill, Group, reload};
+use super::{Drill, Group, lead_astray};
 
 /// The broker's certificates that the camera must not trust.
 fn untrusted(pki: &Pki) -> [(&'static str, Identity); 3] {
@@ -31,24 +31,14 @@ async fn servers_certificates_and_reloads() {
     for (what, identity) in untrusted(&world.pki) {
         let meeting = drill.fault(agent, what);
         let impostor = Impostor::listen(([127, 0, 0, 1], 0).into(), plain_tls(&identity)).await;
-        world.proxy.redirect_to(impostor.addr);
-        reload(agent);
-        meeting.named(agent).await;
-        world.proxy.redirect_to(world.broker.addr);
-        reload(agent);
-        meeting.over(agent).await;
+        lead_astray(&world, meeting, impostor.addr).await;
     }
 
     // The broker knows the devices of another maker.
     let refused = drill.fault(agent, "The broker refuses the camera's certificate");
     let tls = Pki::new().mutual_tls(&world.pki.ca.server());
     let other = Impostor::listen(([127, 0, 0, 1], 0).into(), tls).await;
-    world.proxy.redirect_to(other.addr);
-    reload(agent);
-    refused.named(agent).await;
-    world.proxy.redirect_to(world.broker.addr);
-    reload(agent);
-    refused.over(agent).await;
+    lead_astray(&world, refused, other.addr).await;
 
     let config = fs::read_to_string(agent.config_path()).unwrap();
     for (what, bad) in [

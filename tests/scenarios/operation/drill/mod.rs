@@ -18,12 +18,16 @@ mod flash;
 mod network;
 mod starts;
 
-use std::time::{Duration, Instant};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use care_tests::{
     agent::Agent,
     status::{self, Status},
     wait::{PATIENCE, RECONNECT},
+    world::World,
 };
 use kasa_care_agent::conditions::Kind;
 
@@ -151,6 +155,16 @@ fn escaped(text: &str) -> String {
 /// pauses between attempts.
 fn reload(agent: &Agent) {
     agent.signal(libc::SIGHUP);
+}
+
+/// The broker's address leads to somebody else until the fault is named, and then to the broker again.
+async fn lead_astray(world: &World, meeting: Meeting, somebody: SocketAddr) {
+    world.proxy.redirect_to(somebody);
+    reload(&world.agent);
+    meeting.named(&world.agent).await;
+    world.proxy.redirect_to(world.broker.addr);
+    reload(&world.agent);
+    meeting.over(&world.agent).await;
 }
 
 /// Motion goes on, so that there are clips; meanwhile `look`.

@@ -15,7 +15,7 @@ use tokio::{
     task::AbortHandle,
 };
 
-use super::{Drill, Group, reload};
+use super::{Drill, Group, lead_astray, reload};
 
 /// A web server on the port: it does not understand a ClientHello.
 async fn web_server() -> (SocketAddr, AbortHandle) {
@@ -60,29 +60,18 @@ async fn network() {
 
     let other = drill.fault(agent, "Something else listens on the broker's port");
     let (web, task) = web_server().await;
-    world.proxy.redirect_to(web);
-    reload(agent);
-    other.named(agent).await;
-    world.proxy.redirect_to(world.broker.addr);
-    reload(agent);
-    other.over(agent).await;
+    lead_astray(&world, other, web).await;
     task.abort();
 
-    let unknown = drill.fault(agent, "The broker's name has no address");
-    resolver.inject(Fault::Refused);
-    reload(agent);
-    unknown.named(agent).await;
-    resolver.lift();
-    reload(agent);
-    unknown.over(agent).await;
-
-    let silent = drill.fault(agent, "The name server does not answer");
-    resolver.inject(Fault::Blackhole);
-    reload(agent);
-    silent.named(agent).await;
-    resolver.lift();
-    reload(agent);
-    silent.over(agent).await;
+    for (what, fault) in [("The broker's name has no address", Fault::Refused), ("The name server does not answer", Fault::Blackhole)] {
+        let meeting = drill.fault(agent, what);
+        resolver.inject(fault);
+        reload(agent);
+        meeting.named(agent).await;
+        resolver.lift();
+        reload(agent);
+        meeting.over(agent).await;
+    }
 
     // Three at once: nothing gets through, so paid media waits.
     world.agent.mode(Mode::Paid).await;

@@ -6,6 +6,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use care_engine::durable::checksum::crc32;
 use care_engine::durable::disk::Disk;
 use care_engine::durable::slot;
 use care_engine::durable::slots::{STATE_FILE, Slots, WriteFault};
@@ -167,10 +168,8 @@ fn a_newer_firmwares_record_is_unreadable_and_is_not_passed_over_for_an_older_on
     real.write(3);
     let mut newer = slot::encode(9, b"in the words of a later format").unwrap();
     newer[8] = 2;
-    let mut checked = crc32fast::Hasher::new();
-    checked.update(&newer[..28]);
-    checked.update(&newer[slot::HEADER_BYTES..]);
-    newer[28..32].copy_from_slice(&checked.finalize().to_le_bytes());
+    let checked = crc32(&[&newer[..28], &newer[slot::HEADER_BYTES..]]);
+    newer[28..32].copy_from_slice(&checked.to_le_bytes());
     real.put(0, &newer);
     let (mut store, restored) = real.open();
     assert_eq!(restored, Restored::Unreadable);

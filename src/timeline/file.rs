@@ -10,6 +10,7 @@
 
 use std::{collections::BTreeMap, io};
 
+use care_engine::durable::checksum::crc32;
 use care_engine::durable::filesystem::{Access, Filesystem, StateFile};
 
 use super::Entry;
@@ -159,7 +160,7 @@ fn read<F: Filesystem>(dir: &F) -> io::Result<Vec<u8>> {
 
 fn line(entries: &[Entry]) -> io::Result<Vec<u8>> {
     let json = serde_json::to_vec(entries)?;
-    let mut line = format!("{:08x} ", crc32fast::hash(&json)).into_bytes();
+    let mut line = format!("{:08x} ", crc32(&[&json])).into_bytes();
     line.extend(json);
     line.push(b'\n');
     Ok(line)
@@ -195,5 +196,5 @@ pub(super) fn parse(bytes: &[u8]) -> (Vec<Entry>, usize, Option<String>) {
 
 fn read_line(line: &[u8]) -> Option<Vec<Entry>> {
     let (sum, json) = line.strip_suffix(b"\n")?.split_at_checked(9)?;
-    (format!("{:08x} ", crc32fast::hash(json)).as_bytes() == sum).then(|| serde_json::from_slice(json).ok())?
+    (format!("{:08x} ", crc32(&[json])).as_bytes() == sum).then(|| serde_json::from_slice(json).ok())?
 }

@@ -11,7 +11,7 @@ use rustls::{
     RootCertStore,
     pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer},
 };
-use x509_cert::{crl::CertificateList, der::Decode};
+use webpki::OwnedCertRevocationList;
 
 use super::{TlsError, authorities, pem};
 use crate::{ownership, redact::Secret};
@@ -93,7 +93,8 @@ pub(super) fn crls(path: &Path) -> Result<Vec<CertificateRevocationListDer<'stat
         if section.label != "X509 CRL" {
             return Err(at(format!("it holds a {}", section.label)));
         }
-        CertificateList::from_der(der).map_err(|error| at(format!("it does not parse: {error}")))?;
+        // As rustls will.
+        OwnedCertRevocationList::from_der(der).map_err(|error| at(format!("it cannot be used: {error}")))?;
         found.push(CertificateRevocationListDer::from(der.clone()));
     }
     if found.is_empty() {

@@ -193,6 +193,15 @@ fn wrong_names_and_unknown_authorities_are_told_apart() {
 }
 
 #[test]
+fn a_revocation_list_that_rustls_could_not_use_is_named_with_its_line() {
+    let pki = Pki::new();
+    let certificate = pki.leaf("nobody").0;
+    let path = pki.write("revoked.pem", &format!("\n{}", certificate.replace("CERTIFICATE", "X509 CRL")), 0o644);
+    let error = check_crl(&path).unwrap_err().to_string();
+    assert!(error.contains("line 2: it cannot be used"), "{error}");
+}
+
+#[test]
 fn a_removed_authority_no_longer_counts_once_the_files_are_read_again() {
     let (old, new) = (Pki::new(), Pki::new());
     let both = format!("{}{}", old.authority.pem(), new.authority.pem());

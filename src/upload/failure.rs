@@ -176,7 +176,7 @@ fn words(body: &[u8]) -> String {
         let parts: Vec<_> = ["Code", "Message", "title"].iter().filter_map(|tag| element(text, tag)).collect();
         parts.join(": ")
     } else if text.starts_with('{') {
-        let object: serde_json::Value = serde_json::from_str(text).unwrap_or_default();
+        let object: serde_json::Value = serde_json::from_slice(text.as_bytes()).unwrap_or_default();
         let member = ["error", "message", "detail"].iter().find_map(|name| object.get(name)?.as_str());
         member.unwrap_or_default().to_owned()
     } else {

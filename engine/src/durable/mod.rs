@@ -5,6 +5,7 @@
 //! memory. They handle bytes, whatever a record contains; the agent's store owns the real directory, its lock and the
 //! writing thread.
 
+pub mod checksum;
 pub mod disk;
 pub mod filesystem;
 pub mod slot;

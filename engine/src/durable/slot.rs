@@ -14,7 +14,7 @@
 //! The positions of header, length and checksum are the same in all future formats, so that an older firmware can
 //! distinguish a newer record from a torn one.
 
-use crc32fast::Hasher;
+use super::checksum::crc32;
 
 /// Bytes of a slot's header, before the record.
 pub const HEADER_BYTES: usize = 32;
@@ -62,7 +62,7 @@ pub fn encode(sequence: u64, record: &[u8]) -> Option<Vec<u8>> {
     bytes.extend_from_slice(&length.to_le_bytes());
     bytes.extend_from_slice(&sequence.to_le_bytes());
     bytes.extend_from_slice(&0u32.to_le_bytes());
-    let checksum = checksum(&bytes, record);
+    let checksum = crc32(&[&bytes, record]);
     bytes.extend_from_slice(&checksum.to_le_bytes());
     bytes.extend_from_slice(record);
     Some(bytes)
@@ -79,18 +79,11 @@ fn whole(bytes: &[u8]) -> Option<Slot<'_>> {
         return None;
     }
     let record = rest.get(..usize::try_from(u32::from_le_bytes(*length)).ok()?)?;
-    if checksum(&bytes[..CHECKED_HEADER], record) != u32::from_le_bytes(*stored) {
+    if crc32(&[&bytes[..CHECKED_HEADER], record]) != u32::from_le_bytes(*stored) {
         return None;
     }
     let sequence = u64::from_le_bytes(*sequence);
     (1..=LAST_SEQUENCE).contains(&sequence).then_some(Slot::Whole { format: u32::from_le_bytes(*format), sequence, record })
-}
-
-fn checksum(header: &[u8], record: &[u8]) -> u32 {
-    let mut hasher = Hasher::new();
-    hasher.update(header);
-    hasher.update(record);
-    hasher.finalize()
 }
 
 #[cfg(test)]

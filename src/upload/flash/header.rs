@@ -13,8 +13,8 @@
 
 use std::time::Duration;
 
+use care_engine::durable::checksum::crc32;
 use care_protocol::{ClipKind, is_sha256_hex};
-use crc32fast::Hasher;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use uuid::Uuid;
@@ -114,7 +114,7 @@ pub(super) fn with_written(mut header: Vec<u8>, written: WriteCount) -> Vec<u8> 
     let id = written.to_id().into_bytes();
     if let Some(place) = header.get_mut(WRITTEN_AT..HEADER_BYTES as usize) {
         place[..16].copy_from_slice(&id);
-        place[16..].copy_from_slice(&crc32fast::hash(&id).to_le_bytes());
+        place[16..].copy_from_slice(&crc32(&[&id]).to_le_bytes());
     }
     header
 }
@@ -123,7 +123,7 @@ pub(super) fn with_written(mut header: Vec<u8>, written: WriteCount) -> Vec<u8> 
 pub(super) fn written(header: &[u8]) -> Option<WriteCount> {
     let (id, stored) = header.get(WRITTEN_AT..HEADER_BYTES as usize)?.split_at(16);
     let id: [u8; 16] = id.try_into().ok()?;
-    let whole = crc32fast::hash(&id).to_le_bytes() == stored;
+    let whole = crc32(&[&id]).to_le_bytes() == stored;
     WriteCount::from_id(Uuid::from_bytes(id)).filter(|_| whole)
 }
 
@@ -133,7 +133,7 @@ pub(super) fn frame(json: &[u8]) -> Option<Vec<u8>> {
     header.extend_from_slice(MAGIC);
     header.extend_from_slice(&FORMAT.to_le_bytes());
     header.extend_from_slice(&u32::try_from(json.len()).ok()?.to_le_bytes());
-    let checksum = checksum(&header, json);
+    let checksum = crc32(&[&header, json]);
     header.extend_from_slice(&checksum.to_le_bytes());
     header.extend_from_slice(json);
     let fits = header.len() <= WRITTEN_AT;
@@ -146,7 +146,7 @@ pub(super) fn decode(header: &[u8]) -> Result<Facts, Unreadable> {
     let number = |at: usize| header.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map(u32::from_le_bytes);
     let (Some(format), Some(length), Some(stored)) = (number(8), number(12), number(16)) else { return Err(Unreadable::Torn) };
     let json = usize::try_from(length).ok().and_then(|length| header.get(FACTS_AT..FACTS_AT.checked_add(length)?));
-    let Some(json) = json.filter(|json| header.starts_with(MAGIC) && checksum(&header[..16], json) == stored) else {
+    let Some(json) = json.filter(|json| header.starts_with(MAGIC) && crc32(&[&header[..16], json]) == stored) else {
         return Err(Unreadable::Torn);
     };
     if format != FORMAT {
@@ -154,13 +154,6 @@ pub(super) fn decode(header: &[u8]) -> Result<Facts, Unreadable> {
     }
     let facts: Facts = serde_json::from_slice(json).map_err(|_| Unreadable::Facts)?;
     if facts.make_sense() { Ok(facts) } else { Err(Unreadable::Facts) }
-}
-
-fn checksum(start: &[u8], facts: &[u8]) -> u32 {
-    let mut hasher = Hasher::new();
-    hasher.update(start);
-    hasher.update(facts);
-    hasher.finalize()
 }
 
 #[cfg(test)]
@@ -235,7 +228,7 @@ mod tests {
         let mut header = encode(&facts()).unwrap();
         header[8..12].copy_from_slice(&2u32.to_le_bytes());
         let length = u32::from_le_bytes(header[12..16].try_into().unwrap()) as usize;
-        let checksum = checksum(&header[..16], &header[FACTS_AT..FACTS_AT + length]);
+        let checksum = crc32(&[&header[..16], &header[FACTS_AT..FACTS_AT + length]]);
         header[16..20].copy_from_slice(&checksum.to_le_bytes());
         assert_eq!(decode(&header), Err(Unreadable::Format(2)));
     }

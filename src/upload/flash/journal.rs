@@ -11,6 +11,7 @@
 
 use std::collections::BTreeSet;
 
+use care_engine::durable::checksum::crc32;
 use uuid::Uuid;
 
 use super::write_budget::WriteCount;
@@ -34,7 +35,7 @@ pub(super) struct Gone {
 pub(super) fn line(gone: &BTreeSet<Uuid>, written: WriteCount) -> Vec<u8> {
     let names: Vec<String> = gone.iter().chain([&written.to_id()]).map(Uuid::to_string).collect();
     let body = format!("gone {}", names.join(","));
-    format!("{:08x} {body}\n", crc32fast::hash(body.as_bytes())).into_bytes()
+    format!("{:08x} {body}\n", crc32(&[body.as_bytes()])).into_bytes()
 }
 
 /// The clips recorded as erased. `None` if this is not a journal of this firmware, or a damaged one. An incomplete
@@ -63,7 +64,7 @@ pub(super) fn read(text: &[u8]) -> Option<Gone> {
 
 fn whole(line: &[u8]) -> Option<&str> {
     let (checksum, body) = std::str::from_utf8(line).ok()?.strip_suffix('\n')?.split_once(' ')?;
-    (format!("{:08x}", crc32fast::hash(body.as_bytes())) == checksum).then_some(body)
+    (format!("{:08x}", crc32(&[body.as_bytes()])) == checksum).then_some(body)
 }
 
 fn ids(body: &str) -> Option<Vec<Uuid>> {
@@ -105,7 +106,7 @@ mod tests {
     #[test]
     fn a_line_without_a_count_is_read() {
         let body = format!("gone {}", Uuid::from_u128(1));
-        let line = format!("{:08x} {body}\n", crc32fast::hash(body.as_bytes()));
+        let line = format!("{:08x} {body}\n", crc32(&[body.as_bytes()]));
         assert_eq!(read(&[title(), line.into_bytes()].concat()), gone([1], WriteCount::default()));
     }
 
@@ -122,7 +123,7 @@ mod tests {
         }
         assert_eq!(read(b"kasa-care-agent spool 2\n"), None);
         assert_eq!(read(b""), None);
-        let newer = format!("{:08x} lent 1\n", crc32fast::hash(b"lent 1"));
+        let newer = format!("{:08x} lent 1\n", crc32(&[b"lent 1"]));
         assert_eq!(read(&[title(), newer.into_bytes()].concat()), None, "whole, and not understood");
     }
 }

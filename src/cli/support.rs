@@ -34,7 +34,7 @@ pub(super) fn run(config: &Config, output: Option<&Path>, out: &mut dyn Write) -
         Ok(running) => (Some(running), None),
         Err(error) => (None, Some(format!("{error:#}"))),
     };
-    let timeline = (cfg!(feature = "timeline-file") && running.is_none()).then(|| timeline_on_flash(config));
+    let timeline = running.is_none().then(|| timeline_on_flash(config));
     let mut archive = json!({
         "at": crate::clock::timestamp().to_string(),
         "device": config.device.id,

@@ -18,9 +18,7 @@ pub(super) fn render(document: &StatusDocument) -> String {
     for (name, value) in document.rows() {
         let _ = writeln!(text, "{name:<12} {value}");
     }
-    // Where it begins with the agent, the rows above have its newest switch, and the page the rest.
-    let timeline = if cfg!(feature = "timeline-file") { &document.timeline[..] } else { &[] };
-    for (n, entry) in timeline.iter().rev().enumerate() {
+    for (n, entry) in document.timeline.iter().rev().enumerate() {
         let name = if n == 0 { "timeline" } else { "" };
         let when = match &entry.at {
             Some(at) => at.0.to_string(),

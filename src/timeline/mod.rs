@@ -93,18 +93,10 @@ impl Timeline {
     }
 
     /// Notes the start of the agent, and keeps the timeline in this directory from now on. `epoch` is in force; entries of others on
-    /// flash are erased. `erased` is called on the timeline's thread whenever [`Timeline::is_erased`] becomes true. Without the feature
-    /// `timeline-file` it stays in memory, and what another build has left in the directory is erased.
+    /// flash are erased. `erased` is called on the timeline's thread whenever [`Timeline::is_erased`] becomes true.
     pub fn keep_in(&self, dir: &Path, epoch: u64, conditions: Conditions, erased: impl Fn() + Send + 'static) {
         let path = dir.to_owned();
         self.begin(epoch);
-        if !cfg!(feature = "timeline-file") {
-            self.lock().written = false;
-            if let Err(why) = erase(dir) {
-                tracing::warn!(%why, "a timeline that another build of the agent has left could not be erased");
-            }
-            return;
-        }
         let theirs = self.clone();
         let file = file::File::new(move || Directory::open(&path));
         let path = dir.join(file::NAME);
@@ -335,14 +327,10 @@ impl fmt::Debug for Timeline {
 }
 
 /// What is on flash in a state directory whose agent may not be running, without entries of other epochs than this. Changes nothing.
-/// Nothing without the feature `timeline-file`.
 ///
 /// # Errors
 /// The system's, if there is a file and it cannot be read.
 pub fn on_flash(dir: &Path, epoch: u64) -> io::Result<Vec<Entry>> {
-    if !cfg!(feature = "timeline-file") {
-        return Ok(Vec::new());
-    }
     match std::fs::read(dir.join(file::NAME)) {
         Ok(bytes) => Ok(file::parse(&bytes).0.into_iter().filter(|entry| entry.is_of(epoch)).collect()),
         Err(why) if why.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),

@@ -234,7 +234,7 @@ impl Spool {
         let (sentence, advice) = match shortage {
             Shortage::NoFlash => ("[spool] flash_bytes is 0".to_owned(), FLASH),
             Shortage::Memory => ("it does not hold two seconds of the stream".to_owned(), MEMORY),
-            Shortage::Fault => match &self.flash.fault {
+            Shortage::Fault => match self.flash.current_fault() {
                 Some(fault) => (format!("flash took no more ({})", fault.sentence), fault.advice),
                 None => ("flash took no more".to_owned(), "Check the state directory's file system."),
             },

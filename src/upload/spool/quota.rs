@@ -36,7 +36,10 @@ pub(super) struct Flash {
     pub(super) again: bool,
     pub(super) failures: u32,
     pub(super) not_before: Duration,
+    /// Why clips cannot be put there; until one can, or until none waits in memory.
     pub(super) fault: Option<Diagnosis>,
+    /// Why erased clips may still be there, or still take room.
+    pub(super) erasing_fault: Option<Diagnosis>,
     /// The agent stops: write all clips to flash.
     pub(super) stopping: bool,
     /// The bytes written today, and their limit.
@@ -68,6 +71,7 @@ impl Flash {
             failures: 0,
             not_before: Duration::ZERO,
             fault: None,
+            erasing_fault: None,
             stopping: false,
             budget: WriteBudget::new(bytes_per_day),
             over_budget: false,
@@ -83,16 +87,42 @@ impl Flash {
         }
     }
 
+    /// A clip could not be written.
     pub(super) fn failed(&mut self, why: Diagnosis, now: Now) {
-        let pause = FAULT_PAUSE.after(self.failures);
-        self.failures += 1;
-        self.not_before = if self.stopping { Duration::MAX } else { now.boot + pause };
+        self.pause(now);
         self.fault = Some(why);
     }
 
+    /// An erasure could not be recorded, or a file not be unlinked.
+    pub(super) fn erasing_failed(&mut self, why: Diagnosis, now: Now) {
+        self.again = true;
+        self.pause(now);
+        self.erasing_fault = Some(why);
+    }
+
+    /// Why flash takes nothing at the moment.
+    pub(super) fn current_fault(&self) -> Option<&Diagnosis> {
+        self.erasing_fault.as_ref().or(self.fault.as_ref())
+    }
+
+    fn pause(&mut self, now: Now) {
+        let pause = FAULT_PAUSE.after(self.failures);
+        self.failures += 1;
+        self.not_before = if self.stopping { Duration::MAX } else { now.boot + pause };
+    }
+
+    /// A clip was written.
     pub(super) fn succeeded(&mut self) {
-        self.failures = 0;
         self.fault = None;
+        self.erased();
+    }
+
+    /// Nothing that was erased is there. Full or worn flash can still unlink, so this says nothing of writing.
+    pub(super) fn erased(&mut self) {
+        self.erasing_fault = None;
+        if self.fault.is_none() {
+            self.failures = 0;
+        }
     }
 }
 
@@ -177,7 +207,8 @@ impl Spool {
     /// The clips on flash could not be scanned: they never leave, and are erased at the first opportunity.
     pub(in crate::upload) fn not_restored(&mut self, why: Diagnosis, now: Now) {
         self.flash.unscanned = true;
-        self.flash.failed(why, now);
+        self.flash.pause(now);
+        self.flash.erasing_fault = Some(why);
     }
 
     /// How much of flash is used.
@@ -185,7 +216,7 @@ impl Spool {
         let clips = self.ledger.clips.iter().filter(|clip| clip.flash == OnFlash::Yes).count() as u32;
         FlashUse {
             held: Erased { clips, bytes: self.ledger.on_flash() + self.flash.unlinking_bytes + self.ledger.unerased_bytes() },
-            fault: self.flash.fault.clone(),
+            fault: self.flash.current_fault().cloned(),
             written_today: self.flash.budget.today(),
             over_budget: self.flash.over_budget,
         }

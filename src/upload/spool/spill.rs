@@ -157,10 +157,7 @@ impl Spool {
         self.flash.erasing = false;
         match why {
             None => self.flash.unscanned = false,
-            Some(why) => {
-                self.flash.again = true;
-                self.flash.failed(why, now);
-            }
+            Some(why) => self.flash.erasing_failed(why, now),
         }
     }
 
@@ -169,12 +166,9 @@ impl Spool {
         match why {
             None => {
                 self.flash.unlinking_bytes = 0;
-                self.flash.succeeded();
+                self.flash.erased();
             }
-            Some(why) => {
-                self.flash.again = true;
-                self.flash.failed(why, now);
-            }
+            Some(why) => self.flash.erasing_failed(why, now),
         }
     }
 

@@ -5,7 +5,13 @@ use std::time::Duration;
 use care_engine::trusted_time::Now;
 use jiff::Timestamp;
 
-use super::{Spool, clip::State, failures::Blame, growth::Shortage, start::trusted_ms};
+use super::{
+    Spool,
+    clip::{Clip, OnFlash, State},
+    failures::Blame,
+    growth::Shortage,
+    start::trusted_ms,
+};
 
 /// How long a clip that ended early is spoken of.
 const REMEMBERED: Duration = Duration::from_secs(3600);
@@ -47,6 +53,11 @@ impl Spool {
         if waiting == 0 {
             // While nothing is sent, there is no measurement of the path.
             self.schedule.outage = None;
+        }
+        let begins = |clip: &Clip| clip.state == State::Recording && clip.flash == OnFlash::No;
+        if self.ledger.clips.iter().all(|clip| clip.flash == OnFlash::Yes || begins(clip)) {
+            // Nothing waits for flash.
+            self.flash.fault = None;
         }
         let failing = self.schedule.outage.as_ref().map(|(trouble, at)| Diagnosis {
             sentence: format!("{}, at {}; {} wait", trouble.why, moment(*at, now), clips(waiting)),

@@ -368,6 +368,50 @@ fn a_clip_goes_to_flash_when_it_has_waited_or_memory_is_half_full_and_not_before
     assert!(matches!(spool.chore(now(141)), Ok(Chore::Erase(ids)) if ids.contains(&second)));
 }
 
+/// Full flash can still unlink, so an erasure that succeeds says nothing of writing.
+#[test]
+fn that_flash_takes_no_clip_is_said_until_it_does_or_none_waits() {
+    let full = || Some(Diagnosis { sentence: "No space left".into(), advice: "Make room." });
+    let mut spool = Spool::new(1000, 100_000, 1 << 30);
+    spool.admit(admission(PAID), now(0));
+    let first = record(&mut spool, ClipKind::Motion, 100, 1, 600).unwrap();
+    assert!(matches!(spool.chore(now(101)), Ok(Chore::Spill(spill)) if spill.id == first));
+    spool.spilled(first, Spilled::Failed, full(), now(102));
+    // It gives way to a newer one, and what may be there of it is erased.
+    let second = record(&mut spool, ClipKind::Motion, 110, 1, 600).unwrap();
+    assert_eq!(spool.tally().dropped.clips, 1);
+    assert!(matches!(spool.chore(now(111)), Ok(Chore::Erase(ids)) if ids.contains(&first)));
+    spool.erasure_recorded(None, now(111));
+    spool.unlinked(None, now(111));
+    spool.troubles(now(111));
+    assert_eq!(spool.flash_use().fault, full(), "clips are dropped, and flash is the cause");
+    // An erasure that fails is named for as long as it does.
+    spool.erasure_recorded(Some(Diagnosis { sentence: "EIO".into(), advice: "Mend it." }), now(112));
+    assert_eq!(spool.flash_use().fault.unwrap().sentence, "EIO");
+    spool.erasure_recorded(None, now(200));
+    spool.unlinked(None, now(200));
+    assert_eq!(spool.flash_use().fault, full());
+    // It ends with the first clip that is written,
+    let mut mended = now(2000);
+    while !matches!(spool.chore(mended), Ok(Chore::Spill(_))) {
+        mended = now(mended.boot.as_secs() + 1);
+        spool.erasure_recorded(None, mended);
+    }
+    spool.spilled(second, Spilled::Durable, None, mended);
+    assert_eq!(spool.flash_use().fault, None);
+    // or when none waits for it.
+    let third = record(&mut spool, ClipKind::Motion, 3000, 1, 600).unwrap();
+    assert!(matches!(spool.chore(now(3001)), Ok(Chore::Spill(spill)) if spill.id == third));
+    spool.spilled(third, Spilled::Failed, full(), now(3002));
+    for _ in 0..2 {
+        let id = take(&mut spool, 3003).unwrap();
+        assert!(spool.flash_use().fault.is_some());
+        store(&mut spool, id, 3004);
+    }
+    spool.troubles(now(3004));
+    assert_eq!(spool.flash_use().fault, None);
+}
+
 /// Scenario 75.
 #[test]
 fn s75_what_makes_room_on_flash_is_the_oldest_of_the_lowest_class_and_never_worth_more() {

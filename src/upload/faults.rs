@@ -34,6 +34,8 @@ struct Seen {
     dropped: Option<(Erased, Duration)>,
     /// BOOTTIME since which a vendor's uploader is disconnected.
     away: Option<Duration>,
+    /// BOOTTIME of the next attempt that a condition names.
+    again: Option<Duration>,
 }
 
 impl Faults {
@@ -69,6 +71,7 @@ impl Faults {
             troubles.failing.map(|words| Diagnosis { sentence: format!("clips cannot be uploaded: {}", words.sentence), ..words }),
         );
         self.set(Kind::ClipFailing, troubles.clip_failing);
+        lock(&self.seen).again = troubles.again;
         self.conditions.set(Kind::GrantMisleads, troubles.bad_grant.map(|why| format!("{why}; no byte is sent there")));
         self.set(Kind::ClipsShortened, troubles.shortened);
         self.set(Kind::SpoolFault, flash.fault);
@@ -109,7 +112,8 @@ impl Faults {
 
     /// The BOOTTIME at which [`Faults::name`] has to be called again even if nothing changes.
     pub(super) fn due(&self) -> Option<Duration> {
-        lock(&self.seen).away.map(|since| since + AWAY)
+        let seen = lock(&self.seen);
+        seen.away.map(|since| since + AWAY).into_iter().chain(seen.again).min()
     }
 
     fn set(&self, kind: Kind, words: Option<Diagnosis>) {

@@ -83,12 +83,17 @@ impl Shared {
                 Next::Idle => ROUND,
             };
             let wait = self.let_go().map_or(wait, |until| wait.min(until));
-            let wait = self.faults.due().map_or(wait, |due| wait.min(due.saturating_sub(now.boot).max(Duration::from_secs(1))));
             select! {
                 () = self.gate.spool.wake.notified() => {}
-                () = sleep(wait) => {}
+                () = sleep(self.until_due(wait)) => {}
             }
         }
+    }
+
+    /// This long, or until a condition has to be looked at.
+    fn until_due(&self, wait: Duration) -> Duration {
+        let now = self.gate.clock.now();
+        self.faults.due().map_or(wait, |due| wait.min(due.saturating_sub(now.boot).max(Duration::from_secs(1))))
     }
 
     /// Closes connections that no part has used in time; how long until then otherwise.
@@ -110,7 +115,7 @@ impl Shared {
             select! {
                 end = &mut task => break end,
                 () = self.gate.spool.wake.notified() => self.sweep(),
-                () = sleep(ROUND) => self.sweep(),
+                () = sleep(self.until_due(ROUND)) => self.sweep(),
             }
         };
         let end = match end {

@@ -90,6 +90,11 @@ impl Schedule {
         self.fresh_from = if only_suspected { self.pause_until.min(now.boot + FRESH) } else { self.pause_until };
     }
 
+    /// API and network have answered: neither is away.
+    fn reached(&mut self) {
+        self.outage.take_if(|(trouble, _)| trouble.blame == Blame::Away);
+    }
+
     fn note(&mut self, trouble: Trouble, now: Now) {
         self.outage = Some((trouble, now.boot));
     }
@@ -127,7 +132,12 @@ impl Spool {
                     return;
                 }
             }
-            Blame::Clip => clip.singled_out = true,
+            Blame::Clip => {
+                clip.singled_out = true;
+                let id = clip.id;
+                self.schedule.suspects.retain(|suspect| *suspect != id);
+                self.schedule.reached();
+            }
             Blame::Server if !clip.singled_out => {
                 let schedule = &mut self.schedule;
                 if !schedule.suspects.contains(&clip.id) {
@@ -141,9 +151,17 @@ impl Spool {
                     schedule.pause_all(&trouble, now);
                 }
             }
-            Blame::Server | Blame::Grant => {}
+            Blame::Server => {}
+            Blame::Grant => self.schedule.reached(),
         }
-        clip.fail(trouble, now);
+        self.ledger.clips[index].fail(trouble, now);
+    }
+
+    /// Servers were said to refuse everything, and no clip is left that shows it.
+    pub(super) fn nobody_suspected(&self) -> bool {
+        let Schedule { suspects, outage, .. } = &self.schedule;
+        let servers = outage.as_ref().is_some_and(|(trouble, _)| trouble.blame == Blame::Server);
+        servers && !self.ledger.clips.iter().any(|clip| suspects.contains(&clip.id))
     }
 
     /// A clip was stored. A clip that has failed and still waits either is at fault itself or failed with all the

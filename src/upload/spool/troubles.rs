@@ -15,14 +15,17 @@ use super::{
 
 /// How long a clip that ended early is spoken of.
 const REMEMBERED: Duration = Duration::from_secs(3600);
+const SECOND: Duration = Duration::from_secs(1);
 
 /// The current faults of uploads.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(in crate::upload) struct Troubles {
     /// Nothing can be uploaded.
     pub(in crate::upload) failing: Option<Diagnosis>,
-    /// Some clips cannot, and others can.
+    /// Some clips cannot, and others can. Not while nothing can.
     pub(in crate::upload) clip_failing: Option<Diagnosis>,
+    /// BOOTTIME of the next attempt that this names: then it is to be said anew.
+    pub(in crate::upload) again: Option<Duration>,
     /// Grants name forbidden addresses.
     pub(in crate::upload) bad_grant: Option<String>,
     /// Clips ended early.
@@ -50,7 +53,7 @@ impl Spool {
     /// The current faults of uploads.
     pub(in crate::upload) fn troubles(&mut self, now: Now) -> Troubles {
         let waiting = self.ledger.clips.iter().filter(|clip| clip.state != State::Recording).count();
-        if waiting == 0 {
+        if waiting == 0 || self.nobody_suspected() {
             // While nothing is sent, there is no measurement of the path.
             self.schedule.outage = None;
         }
@@ -72,13 +75,17 @@ impl Spool {
                 Blame::Away => false,
             })
         };
-        let clip_failing = troubled(false).next().map(|(clip, trouble)| {
+        let singled_out = troubled(false).next().filter(|_| failing.is_none());
+        let again = singled_out.map(|(clip, _)| clip.not_before.max(self.schedule.pause_until)).filter(|again| *again > now.boot);
+        let clip_failing = singled_out.map(|(clip, trouble)| {
             let others = match troubled(false).count() - 1 {
                 0 => String::new(),
                 others => format!("; so do {} more", clips(others)),
             };
-            let (tried, again) = (clip.failures, moment(clip.not_before, now));
-            let sentence = format!("clip {} fails: {}; tried {tried} times, again at {again}{others}", clip.id, trouble.why);
+            // Never before it is tried, though the text has whole seconds.
+            let again = again.map_or_else(|| "in its turn".to_owned(), |again| format!("at {}", moment(again + SECOND, now)));
+            let tried = clip.failures;
+            let sentence = format!("clip {} fails: {}; tried {tried} times, again {again}{others}", clip.id, trouble.why);
             Diagnosis { sentence, advice: trouble.advice }
         });
         let bad_grant = troubled(true).next_back().map(|(clip, trouble)| format!("{}; clip {} waits", trouble.why, clip.id));
@@ -91,7 +98,7 @@ impl Spool {
             );
             Diagnosis { sentence, advice }
         });
-        Troubles { failing, clip_failing, bad_grant, shortened }
+        Troubles { failing, clip_failing, again, bad_grant, shortened }
     }
 }
 

@@ -160,3 +160,78 @@ fn the_cooldown_holds_on_both_sides_of_a_clip_that_was_overtaken() {
     spool.admit(admission(FREE), now(2200));
     assert_eq!(drain(&mut spool, 2200, &[], &failed(Blame::Clip)), [far]);
 }
+
+/// The moment after "again at", if the condition names one.
+fn again(spool: &mut Spool, at_s: u64) -> Option<jiff::Timestamp> {
+    let sentence = spool.troubles(now(at_s)).clip_failing?.sentence;
+    let (_, after) = sentence.split_once("again at ")?;
+    Some(after[..20].parse().unwrap())
+}
+
+#[test]
+fn no_condition_names_an_attempt_in_the_past() {
+    let mut spool = spool(PAID);
+    let [poison, ..] = three(&mut spool);
+    drain(&mut spool, 200, &[poison], &failed(Blame::Clip));
+    for at in 200..260 {
+        let time = jiff::Timestamp::from_second(i64::try_from(now(at).trusted.as_secs()).unwrap()).unwrap();
+        let troubles = spool.troubles(now(at));
+        let sentence = troubles.clip_failing.unwrap().sentence;
+        match again(&mut spool, at) {
+            Some(named) => assert!(named > time && troubles.again.is_some_and(|again| again > now(at).boot), "{at}: {sentence}"),
+            None => assert!(sentence.contains("again in its turn") && troubles.again.is_none(), "{at}: {sentence}"),
+        }
+    }
+    assert_eq!(again(&mut spool, 259), None, "its pause is over");
+}
+
+#[test]
+fn while_nothing_can_be_uploaded_no_clip_is_singled_out() {
+    let alone = |spool: &mut Spool, at_s: u64| {
+        let Troubles { failing, clip_failing, .. } = spool.troubles(now(at_s));
+        assert!(failing.is_none() || clip_failing.is_none(), "{failing:?} {clip_failing:?}");
+        (failing.is_some(), clip_failing.is_some())
+    };
+    for outage in [Blame::Server, Blame::Away] {
+        let mut spool = spool(PAID);
+        let [poison, ..] = three(&mut spool);
+        drain(&mut spool, 200, &[poison], &failed(Blame::Clip));
+        assert_eq!(alone(&mut spool, 200), (false, true));
+        // Then the store fails for all.
+        let later = [300, 310, 320].map(|at| record(&mut spool, ClipKind::Motion, at, 5, 10).unwrap());
+        for _ in later {
+            let id = take(&mut spool, 330).unwrap();
+            assert!(later.contains(&id), "the one that has failed comes last");
+            fail(&mut spool, id, failed(outage), 330);
+            spool.schedule.clear_pauses();
+        }
+        assert_eq!(alone(&mut spool, 330), (true, false), "{outage:?}");
+        // Until a clip is stored.
+        let end = if outage == Blame::Away { take(&mut spool, 2000).unwrap() } else { later[0] };
+        spool.ledger.clips.iter_mut().find(|clip| clip.id == end).unwrap().state = State::InFlight(spool.generation);
+        store(&mut spool, end, 2000);
+        assert_eq!(alone(&mut spool, 2000), (false, true), "{outage:?}");
+    }
+}
+
+#[test]
+fn an_outage_is_over_when_a_refusal_of_one_clip_shows_that_all_are_reached() {
+    let mut spool = spool(PAID);
+    let poison = record(&mut spool, ClipKind::Motion, 100, 5, 10).unwrap();
+    assert_eq!(take(&mut spool, 200), Some(poison));
+    fail(&mut spool, poison, failed(Blame::Away), 200);
+    assert!(spool.troubles(now(200)).failing.is_some());
+    assert_eq!(take(&mut spool, 600), Some(poison));
+    fail(&mut spool, poison, failed(Blame::Clip), 600);
+    let troubles = spool.troubles(now(600));
+    assert!(troubles.failing.is_none() && troubles.clip_failing.is_some(), "{troubles:?}");
+    // The same where the store was said to fail, and the clip turns out to.
+    let mut spool = super::spool(PAID);
+    let poison = record(&mut spool, ClipKind::Motion, 100, 5, 10).unwrap();
+    for (at, blame) in [(200, Blame::Server), (600, Blame::Server), (1000, Blame::Clip)] {
+        assert_eq!(take(&mut spool, at), Some(poison));
+        fail(&mut spool, poison, failed(blame), at);
+        let troubles = spool.troubles(now(at));
+        assert_eq!((troubles.failing.is_some(), troubles.clip_failing.is_some()), (at == 600, at == 1000), "{at}: {troubles:?}");
+    }
+}

@@ -34,7 +34,10 @@ impl Agent {
             if let Some(ends) = self.certificate_ends {
                 document.set_certificate(ends, now);
             }
-            self.conditions.set(Kind::PictureTooTall, document.height_fault());
+            match document.height_fault() {
+                Some(sentence) => self.conditions.raise_advising(Kind::PictureTooTall, sentence, document.height_advice()),
+                None => self.conditions.clear(Kind::PictureTooTall),
+            }
             document.conditions = self.conditions.list(now);
             document.update_warnings();
         });

@@ -3,7 +3,11 @@
 use std::time::Duration;
 
 use super::{LinkStatus, MediaPart, SpoolStatus, StatusDocument, StoreStatus, TransferStatus};
-use crate::{link, media::MediaStatus, upload::UploadStatus};
+use crate::{conditions::Kind, link, media::MediaStatus, upload::UploadStatus};
+
+#[cfg(feature = "gstreamer")]
+const SCALE: &str = "Set [media] low_source to a stream within the plan's max_height. If the camera gives none, let source be a launch: \
+                     description that scales the picture (docs/media.md).";
 
 impl StatusDocument {
     /// Sets how long the agent has been running.
@@ -67,10 +71,29 @@ impl StatusDocument {
     /// Why no clip may leave although the plan allows clips: no stream is small enough for the plan.
     pub fn height_fault(&self) -> Option<String> {
         let (limits, status) = (self.may_leave, &self.media.as_ref()?.status);
-        let low = status.low.as_ref().map(|low| low.height).filter(|height| *height > 0);
+        let low = status.low.as_ref().map(|low| low.height).filter(|height| *height > 0 && !self.low_is_missing());
         let height = low.unwrap_or(status.stream.height).min(status.stream.height);
-        (limits.clips && height > limits.max_height)
-            .then(|| format!("the stream is {height} pixels tall, and at most {} may leave under this plan", limits.max_height))
+        (limits.clips && height > limits.max_height).then(|| {
+            let low = if self.low_is_missing() { "; the second stream is missing" } else { "" };
+            let most = limits.max_height;
+            format!("no clip is made: the stream is {height} pixels tall, and at most {most} may leave under this plan{low}")
+        })
+    }
+
+    /// What to do about [`StatusDocument::height_fault`]: a source of GStreamer can be scaled here, an RTSP camera cannot.
+    pub fn height_advice(&self) -> &'static str {
+        if self.low_is_missing() {
+            return Kind::LowStream.advice();
+        }
+        #[cfg(feature = "gstreamer")]
+        if self.media.as_ref().is_some_and(|media| media.status.low.is_none() && !media.status.stream.source.starts_with("rtsp")) {
+            return SCALE;
+        }
+        Kind::PictureTooTall.advice()
+    }
+
+    fn low_is_missing(&self) -> bool {
+        self.media.as_ref().and_then(|media| media.status.low.as_ref()).is_some_and(|low| low.fault.is_some())
     }
 
     /// Sets the state of the store.

@@ -25,6 +25,7 @@ use super::*;
 use crate::{
     conditions::{Conditions, Kind},
     config::{Config, Listen},
+    media::{MediaStatus, StreamStatus},
 };
 
 fn config() -> Config {
@@ -318,6 +319,34 @@ fn people_are_warned_of_what_they_can_mend() {
         assert!(document.warnings.iter().any(|warning| warning.contains(word)), "{word}: {:?}", document.warnings);
     }
     assert_eq!(document.certificate.as_ref().unwrap().days_left, 13);
+}
+
+/// Whatever the source, the owner learns that there are no clips, why, and what to do.
+#[test]
+fn a_picture_taller_than_the_plan_is_named_with_what_can_be_done_about_it() {
+    let of = |source: &str, low: Option<(u32, Option<&str>)>| {
+        let mut document = StatusDocument::new(&config());
+        document.may_leave = Policy { clips: true, max_height: 480, ..Policy::CLOSED };
+        let stream = StreamStatus { source: source.into(), height: 1080, ..StreamStatus::default() };
+        let low = low.map(|(height, fault)| StreamStatus { height, fault: fault.map(str::to_owned), ..stream.clone() });
+        document.media = Some(MediaPart { why_not: None, status: MediaStatus { stream, low, ..MediaStatus::default() } });
+        (document.height_fault(), document.height_advice())
+    };
+    for source in ["test", "v4l2:/dev/video0", "file:/clip.mp4", "launch", "rtsp://camera/1"] {
+        let (sentence, advice) = of(source, None);
+        let sentence = sentence.unwrap();
+        assert!(["no clip", "1080", "480"].iter().all(|word| sentence.contains(word)), "{sentence}");
+        let scales = cfg!(feature = "gstreamer") && !source.starts_with("rtsp");
+        assert_eq!((advice.contains("scales"), advice.contains("low_source")), (scales, true), "{source}: {advice}");
+    }
+    assert_eq!(of("launch", Some((360, None))).0, None, "the second stream fits");
+    assert!(of("launch", Some((720, None))).0.is_some_and(|sentence| sentence.contains("720")));
+    // It has not come yet, or comes no longer.
+    for height in [0, 360] {
+        let (sentence, advice) = of("rtsp://camera/1", Some((height, Some("connection refused"))));
+        assert!(sentence.is_some_and(|sentence| sentence.contains("1080") && sentence.contains("second stream is missing")));
+        assert_eq!(advice, Kind::LowStream.advice());
+    }
 }
 
 #[test]

@@ -117,6 +117,11 @@ impl Depayloader {
         Self { payload: Payload::new(codec), units: AccessUnits::new(sets), delivery: Delivery::new(Times::new(clock_rate)), last: None }
     }
 
+    /// Whether each NAL unit of H.265 has a decoding order number.
+    pub fn numbered(self, numbered: bool) -> Self {
+        Self { payload: self.payload.numbered(numbered), ..self }
+    }
+
     /// When the first picture came.
     pub fn began(&self) -> Option<Instant> {
         self.delivery.times().began()

@@ -7,7 +7,7 @@ use super::message::Headers;
 
 /// The URL to which those in the description of `requested` are relative (RFC 2326, C.1.1).
 pub(super) fn base(requested: &Url, headers: &Headers) -> Url {
-    let named = headers.get("Content-Base").or_else(|| headers.get("Content-Location"));
+    let named = headers.get("Content-Base").or_else(|| headers.get("Content-Location")).filter(|named| *named != "*");
     let read = |named: &str| if named.contains("://") { absolute(named) } else { absolute(&format!("rtsp://{named}")) };
     named.and_then(read).unwrap_or_else(|| requested.clone())
 }
@@ -49,7 +49,8 @@ mod tests {
         assert_eq!(base_of("content-location: rtsp://10.0.0.7/x"), "rtsp://10.0.0.7/x");
         assert_eq!(base_of("Content-Base: 10.0.0.7:8554/x/"), "rtsp://10.0.0.7:8554/x/");
         assert_eq!(base_of("Content-Base: camera/x/"), "rtsp://camera/x/");
-        for unusable in ["X: y", "Content-Base:", "Content-Base: http://[", "Content-Base: ://"] {
+        for unusable in ["X: y", "Content-Base:", "Content-Base: *", "Content-Base: /live/", "Content-Base: http://[", "Content-Base: ://"]
+        {
             assert_eq!(base_of(unusable), "rtsp://camera/live", "{unusable}");
         }
     }

@@ -32,6 +32,8 @@ pub(super) struct Offer {
     pub clock_rate: NonZeroU32,
     /// NAL units from the SDP, in its order. Empty if they come in band.
     pub parameter_sets: Vec<Bytes>,
+    /// H.265 with decoding order numbers.
+    pub numbered: bool,
 }
 
 /// Chooses H.264, or else H.265.
@@ -72,6 +74,9 @@ fn offer(section: &Section, codec: Codec, name: &str) -> Option<Offer> {
         payload_type: sdp::payload_type(format)?,
         clock_rate: rate.and_then(NonZeroU32::new).unwrap_or(CLOCK_RATE),
         parameter_sets: parameter_sets(section, codec, format),
+        // RFC 7798, section 7.1.
+        numbered: codec == Codec::H265
+            && parameters(section, format).any(|(key, value)| key.eq_ignore_ascii_case("sprop-max-don-diff") && value != "0"),
     })
 }
 
@@ -98,6 +103,10 @@ fn static_encoding(section: &Section) -> &'static str {
     }
 }
 
+fn parameters<'a>(section: &'a Section, format: &'a str) -> impl Iterator<Item = (&'a str, &'a str)> {
+    section.attributes.of_format("fmtp", format).flat_map(sdp::parameters)
+}
+
 /// The parameter sets in the `fmtp` lines of this payload type: `sprop-parameter-sets` (RFC 6184, section 8.1), or `sprop-vps`,
 /// `sprop-sps` and `sprop-pps` (RFC 7798, section 7.1). One that is no Base64 is left out: it may come in band.
 fn parameter_sets(section: &Section, codec: Codec, format: &str) -> Vec<Bytes> {
@@ -106,14 +115,10 @@ fn parameter_sets(section: &Section, codec: Codec, format: &str) -> Vec<Bytes> {
         Codec::H265 => &["sprop-vps", "sprop-sps", "sprop-pps"],
     };
     let mut sets = Vec::new();
-    for line in section.attributes.of_format("fmtp", format) {
-        for name in names {
-            for (key, value) in sdp::parameters(line) {
-                if key.eq_ignore_ascii_case(name) {
-                    let units = value.split(',').map(|unit| unit.trim().trim_matches('"'));
-                    sets.extend(units.filter_map(|unit| BASE64.decode(unit).ok()).filter(|unit| !unit.is_empty()).map(Bytes::from));
-                }
-            }
+    for name in names {
+        for (_, value) in parameters(section, format).filter(|(key, _)| key.eq_ignore_ascii_case(name)) {
+            let units = value.split(',').map(|unit| unit.trim().trim_matches('"'));
+            sets.extend(units.filter_map(|unit| BASE64.decode(unit).ok()).filter(|unit| !unit.is_empty()).map(Bytes::from));
         }
     }
     sets
@@ -173,5 +178,14 @@ mod tests {
         assert_eq!(of(sdp), [vec![0x67, 0x4D, 0, 0x1E], vec![0x68, 0xEE], vec![0x68, 0xEF]]);
         assert_eq!(of(&sdp.replace("H264", "JPEG")), [[0x40, 1, 0x0C], [0x42, 1, 1], [0x44, 1, 0xC0]]);
         assert!(of(&sdp.replace("fmtp:96", "fmtp:97")).is_empty());
+    }
+
+    #[test]
+    fn h265_has_decoding_order_numbers_if_they_may_differ_from_the_order_sent() {
+        for (fmtp, numbered) in [("", false), ("sprop-max-don-diff=0", false), ("tx-mode=SRST; Sprop-Max-Don-Diff = 2", true)] {
+            let sdp = format!("m=video 0 RTP/AVP 98\na=rtpmap:98 H265/90000\na=fmtp:98 {fmtp}\n");
+            assert_eq!(chosen(&sdp).unwrap().numbered, numbered, "{fmtp}");
+            assert!(!chosen(&sdp.replace("H265", "H264")).unwrap().numbered, "{fmtp}");
+        }
     }
 }

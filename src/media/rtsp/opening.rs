@@ -91,7 +91,7 @@ impl Opening<'_> {
         if description.sections.is_empty() {
             return Err(fault::told(Step::Describe, &self.address.shown(), &Fault::Unusable("it describes no stream")));
         }
-        let Offer { control, codec, payload_type, clock_rate, parameter_sets } = offer::choose(&description)?;
+        let Offer { control, codec, payload_type, clock_rate, parameter_sets, numbered } = offer::choose(&description)?;
         conversation.base = control::base(url, &described.headers);
         let all = description.control().map_or_else(|| url.clone(), |control| control::joined(&conversation.base, control));
         let picture = control.map_or_else(|| all.clone(), |control| control::joined(&conversation.base, &control));
@@ -102,7 +102,7 @@ impl Opening<'_> {
             None => None,
         };
         self.step(Step::Play, ANSWER, conversation.request("PLAY", &all, &[("Range", "npt=0.000-")])).await?;
-        let depayloader = Depayloader::new(codec, clock_rate, parameter_sets);
+        let depayloader = Depayloader::new(codec, clock_rate, parameter_sets).numbered(numbered);
         let mut playing = Playing::begin(conversation, way, timeout, payload_type, depayloader);
         if let Some(request) = &self.metadata {
             request.plays(metadata.as_ref());

@@ -41,10 +41,9 @@ pub(super) struct Transport {
 impl Transport {
     /// Reads the first of the transports, such as `RTP/AVP/TCP;unicast;interleaved=0-1`.
     pub fn read(value: &str) -> Self {
-        let mut parts = value.split(',').next().unwrap_or_default().split(';').map(str::trim);
-        let protocol = parts.next().unwrap_or_default().to_ascii_uppercase();
-        let mut transport = Self { tcp: protocol.ends_with("/TCP"), ..Self::default() };
-        for part in parts {
+        let mut transport = Self::default();
+        for part in value.split(',').next().unwrap_or_default().split(';').map(str::trim) {
+            transport.tcp |= part.to_ascii_uppercase().ends_with("/TCP");
             if let Some(value) = parameter(part, "interleaved") {
                 transport.tcp = true;
                 transport.channels = pair(value).map(|(rtp, rtcp): (u8, _)| (rtp, rtcp.or(rtp.checked_add(1))));
@@ -109,6 +108,9 @@ mod tests {
         assert_eq!(channels("Interleaved = 2 - 3"), Some((2, Some(3))));
         assert_eq!(channels("interleaved=4"), Some((4, Some(5))));
         assert_eq!(channels("interleaved=255"), Some((255, None)));
+        assert_eq!(channels("interleaved=\"2-3\";mode=\"PLAY\";"), Some((2, Some(3))));
+        let unnamed = Transport::read("interleaved=2-3");
+        assert_eq!((unnamed.tcp, unnamed.channels), (true, Some((2, Some(3)))), "without a protocol");
         for unreadable in ["interleaved=255-256", "interleaved=-1", "interleaved=", "interleaved=a-b", "interleaved", ""] {
             assert_eq!(channels(unreadable), None, "{unreadable}");
         }

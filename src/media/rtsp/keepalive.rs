@@ -41,7 +41,8 @@ pub(super) enum Due {
 impl Keepalive {
     /// For a session that the camera ends after `timeout` without a request.
     pub fn new(timeout: Duration, now: Instant) -> Self {
-        let interval = (timeout / 2).clamp(SHORTEST, LONGEST);
+        // The request that counts may be the second one, or the third.
+        let interval = (timeout / 3).clamp(SHORTEST, LONGEST);
         Self { interval, due: now + interval, method: OPTIONS, waiting: None, failed: Vec::new(), ignored: false }
     }
 
@@ -145,7 +146,7 @@ mod tests {
     #[test]
     fn a_camera_that_answers_nothing_is_given_up_only_once_it_sends_nothing() {
         let began = Instant::now();
-        let mut keepalive = Keepalive::new(Duration::from_secs(20), began);
+        let mut keepalive = Keepalive::new(Duration::from_secs(30), began);
         let at = |seconds| began + Duration::from_secs(seconds);
         assert_eq!(keepalive.due(at(9), None), Due::Nothing);
         assert_eq!(keepalive.due(at(10), None), Due::Send(OPTIONS));
@@ -156,12 +157,12 @@ mod tests {
     }
 
     #[test]
-    fn the_interval_is_half_the_timeout_within_bounds() {
+    fn the_interval_is_a_third_of_the_timeout_within_bounds() {
         let now = Instant::now();
         let interval = |seconds| Keepalive::new(Duration::from_secs(seconds), now).due_at() - now;
         assert_eq!(
-            [interval(0), interval(2), interval(60), interval(u32::MAX.into())],
-            [SHORTEST, Duration::from_secs(1), LONGEST, LONGEST]
+            [interval(0), interval(3), interval(60), interval(u32::MAX.into())],
+            [SHORTEST, Duration::from_secs(1), Duration::from_secs(20), LONGEST]
         );
     }
 }

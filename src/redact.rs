@@ -105,7 +105,10 @@ fn next_url(text: &str) -> Option<(usize, usize)> {
     while let Some(found) = text[from..].find("://") {
         let colon = from + found;
         let scheme = last_run(&text[..colon], |c| c.is_ascii_alphanumeric() || ['+', '-', '.'].contains(&c));
-        if is_scheme(scheme) {
+        // Advice to write an rtsp:// address names none. A blank before a user and password is part of one.
+        let url = text[colon + 3..].split("://").next().unwrap_or_default();
+        let is_empty = url.chars().next().is_none_or(|first| first.is_whitespace() || AFTER_A_URL.contains(&first));
+        if is_scheme(scheme) && (!is_empty || url.contains('@')) {
             return Some((colon - scheme.len(), colon + 3));
         }
         from = colon + 3;
@@ -386,6 +389,10 @@ mod tests {
             ),
             ("seq=41 plan=\"premium\" why=\"tunnel: closed\"", "seq=41 plan=\"premium\" why=\"tunnel: closed\""),
             ("mail somebody@example.org", "mail somebody@example.org"),
+            ("name the camera's rtsp:// address in source", "name the camera's rtsp:// address in source"),
+            ("RTSP over TLS (rtsps://) is not supported: use rtsp://", "RTSP over TLS (rtsps://) is not supported: use rtsp://"),
+            ("cannot open rtsp:// admin:hun ter2@10.0.0.7/live", "cannot open rtsp://…@10.0.0.7/live"),
+            ("write an rtsp:// address, not rtsp://a:b@h/x", "write an rtsp:// address, not rtsp://…@h/x"),
         ];
         for (sentence, expected) in cases {
             assert_eq!(text(sentence), expected, "{sentence}");

@@ -120,6 +120,7 @@ pub(super) fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsErro
             "EC PRIVATE KEY" => keys.push(PrivateKeyDer::Sec1(der.into())),
             // Some tools write the curve before the key, and the certificate chain after it.
             label if label.ends_with("PARAMETERS") || label == "CERTIFICATE" => {}
+            "ENCRYPTED PRIVATE KEY" => return Err(at(pem::ENCRYPTED.to_owned())),
             label => return Err(at(format!("it holds a {label}, which cannot be used"))),
         }
     }

@@ -37,8 +37,8 @@ pub(super) struct Section {
 /// # Errors
 /// The file as a whole is not text: what it is instead.
 pub(super) fn sections(bytes: &[u8]) -> Result<Vec<Section>, String> {
-    // A DER SEQUENCE whose length takes one to four bytes.
-    if matches!(bytes, [0x30, 0x81..=0x84, ..]) {
+    // A DER SEQUENCE whose length takes one to four bytes, or is that of the rest.
+    if matches!(bytes, [0x30, 0x81..=0x84, ..]) || matches!(bytes, [0x30, length, rest @ ..] if usize::from(*length) == rest.len()) {
         return Err("it is DER (binary), not PEM: convert it with openssl".to_owned());
     }
     if let Some(what) = not_text(bytes) {
@@ -185,10 +185,15 @@ fn is_base64(line: &str) -> bool {
     line.len() >= 40 && line.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+/=".contains(&byte))
 }
 
+/// Why an encrypted key cannot be read.
+pub(super) const ENCRYPTED: &str = "it is encrypted: the agent has nobody to ask for the password";
+
 fn decode(body: &str) -> Result<Vec<u8>, String> {
     if body.contains("ENCRYPTED") {
-        return Err("it is encrypted: the agent has nobody to ask for the password".into());
+        return Err(ENCRYPTED.into());
     }
+    // Headers, as RFC 1421 has them, end with an empty line.
+    let body = body.split_once("\n\n").filter(|(headers, _)| headers.contains(':')).map_or(body, |(_, body)| body);
     let plain = |c: &char| !(c.is_whitespace() || *c == BYTE_ORDER_MARK);
     let base64: String = body.chars().filter(plain).collect();
     if let Some(odd) = base64.chars().find(|c| !(c.is_ascii_alphanumeric() || ['+', '/', '='].contains(c))) {
@@ -240,6 +245,10 @@ mod tests {
             one.replace('\n', " "),
             one.replace('\n', ""),
             one.replace(BODY, &format!("{BODY}\n\n")),
+            one.replace('\n', "\r\n\r\n"),
+            one.lines().map(|line| format!("\t {line}\u{a0}\n")).collect(),
+            one.replace(BODY, &format!("Comment: a root-CA\nX: y\n\n{BODY}")),
+            one.replace("-----END", "\u{feff}-----END").replace("IUQ2", "IU\u{feff}Q2"),
         ];
         for text in cases {
             assert_eq!(read(&text), [good(1)], "{text:?}");
@@ -307,6 +316,7 @@ mod tests {
             assert!(sections(&bytes).unwrap_err().contains("UTF-16"));
         }
         assert!(sections(&[0x30, 0x82, 1, 2, 3]).unwrap_err().contains("DER"));
+        assert!(sections(&[0x30, 3, 2, 1, 0]).unwrap_err().contains("DER"), "a key for a curve is that short");
         assert!(sections(b"a\0b").unwrap_err().contains("binary"));
     }
 

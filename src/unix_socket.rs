@@ -6,7 +6,7 @@ use std::{
     io::{self, ErrorKind},
     os::unix::{
         fs::{FileTypeExt, MetadataExt, PermissionsExt},
-        net::{UnixListener, UnixStream},
+        net::UnixListener,
     },
     path::Path,
 };
@@ -23,8 +23,12 @@ pub fn listen(path: &Path, mode: u32) -> io::Result<UnixListener> {
         Ok(found) if !found.file_type().is_socket() => {
             return Err(io::Error::new(ErrorKind::AlreadyExists, "another kind of file exists there"));
         }
-        Ok(_) if UnixStream::connect(path).is_ok() => return Err(ErrorKind::AddrInUse.into()),
-        Ok(_) => fs::remove_file(path)?,
+        Ok(_) => match connect(path) {
+            Err(why) if why.kind() == ErrorKind::ConnectionRefused => fs::remove_file(path)?,
+            // A listener that accepts nothing has no room for another.
+            Err(why) if why.kind() != ErrorKind::WouldBlock => return Err(why),
+            _ => return Err(ErrorKind::AddrInUse.into()),
+        },
         Err(_) => {}
     }
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
@@ -35,6 +39,13 @@ pub fn listen(path: &Path, mode: u32) -> io::Result<UnixListener> {
     socket.listen(4)?;
     socket.set_nonblocking(true)?;
     Ok(socket.into())
+}
+
+/// Connects, and never waits.
+fn connect(path: &Path) -> io::Result<()> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.connect(&SockAddr::unix(path)?)
 }
 
 /// Device and inode of the file at `path`. A listener compares them to check that the path still leads to it.
@@ -58,5 +69,24 @@ mod tests {
         fs::remove_file(&path).unwrap();
         fs::write(&path, "a file").unwrap();
         assert_eq!(listen(&path, 0o600).unwrap_err().kind(), ErrorKind::AlreadyExists);
+    }
+
+    #[test]
+    fn a_program_that_listens_and_accepts_nothing_is_neither_waited_for_nor_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.sock");
+        let deaf = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        deaf.bind(&SockAddr::unix(&path).unwrap()).unwrap();
+        deaf.listen(0).unwrap();
+        for _ in 0..3 {
+            assert_eq!(listen(&path, 0o660).unwrap_err().kind(), ErrorKind::AddrInUse);
+        }
+        drop(deaf);
+        drop(listen(&path, 0o660).unwrap());
+        fs::remove_file(&path).unwrap();
+        let datagrams = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+        assert!(listen(&path, 0o660).is_err(), "a socket of another kind");
+        assert!(path.exists());
+        drop(datagrams);
     }
 }

@@ -38,6 +38,8 @@ const HYPER_BUFFER: usize = 32 * 1024;
 /// The time for a connection to close with a FIN after its answer was read.
 const CLOSING: Duration = Duration::from_millis(500);
 
+const CLOSED: &str = "it closed the connection";
+
 /// The body of a request. One type for all: hyper's code, which is large, is in the program once.
 pub type AnyBody = UnsyncBoxBody<Bytes, Box<dyn StdError + Send + Sync>>;
 
@@ -159,7 +161,7 @@ impl<G: Guard> Session<G> {
             select! {
                 biased;
                 ended = &mut *connection => {
-                    let reason = ended.err().map_or_else(|| "it closed the connection".to_owned(), |error| error.to_string());
+                    let reason = ended.err().map_or_else(|| CLOSED.to_owned(), |error| error.to_string());
                     return Err(Fault::Http { host: host.clone(), reason });
                 }
                 ready = sender.ready() => ready.map_err(|error| broken(&error))?,
@@ -251,8 +253,19 @@ fn broken(host: &str, peer: SocketAddr, error: &(dyn StdError + 'static)) -> Fau
             return (*stale).into();
         }
         let tls = inner.downcast_ref::<io::Error>().and_then(tls::handshake_fault);
-        if let Some(fault @ TlsFault::DeviceRefused(_)) = tls {
-            return Fault::Unreachable(Unreachable { server: host.to_owned(), tried: vec![Tried { address: peer, why: Why::Tls(fault) }] });
+        match tls {
+            Some(fault @ TlsFault::DeviceRefused(_)) => {
+                return Fault::Unreachable(Unreachable {
+                    server: host.to_owned(),
+                    tried: vec![Tried { address: peer, why: Why::Tls(fault) }],
+                });
+            }
+            // In rustls' own words that is a line with a link to its manual.
+            Some(TlsFault::Closed) => {
+                CLOSED.clone_into(&mut reason);
+                break;
+            }
+            _ => {}
         }
         reason = format!("{reason}: {inner}");
         cause = inner.source();
@@ -279,6 +292,19 @@ mod tests {
         config::Endpoint,
         http::{DirectGuard, request},
     };
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("connection error")]
+    struct Outer(#[source] io::Error);
+
+    #[test]
+    fn a_connection_that_is_cut_short_is_told_in_plain_words() {
+        let of = |inner| broken("care.example", ([127, 0, 0, 1], 1).into(), &Outer(inner)).to_string();
+        let rustls =
+            io::Error::new(io::ErrorKind::UnexpectedEof, "peer closed connection without sending TLS close_notify: https://docs.rs/x");
+        assert_eq!(of(rustls), "the exchange with care.example failed: it closed the connection");
+        assert_eq!(of(io::Error::other("no")), "the exchange with care.example failed: connection error: no");
+    }
 
     /// A connection whose peer has answered and disconnected: closing it fails.
     struct Gone {

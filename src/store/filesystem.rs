@@ -27,13 +27,16 @@ impl Directory {
     /// # Errors
     /// The system's error.
     pub fn open(path: &Path) -> io::Result<Self> {
-        // Any other fault shows when the directory is opened.
-        let made = rustix::fs::mkdir(path, Mode::RWXU).is_ok();
-        if made {
+        let made = rustix::fs::mkdir(path, Mode::RWXU);
+        if made.is_ok() {
             sync_parent(path)?;
         }
-        let dir = open_dir(path)?;
-        if made {
+        let dir = open_dir(path).map_err(|why| match made {
+            // A full or read-only file system.
+            Err(unmade) if why.kind() == io::ErrorKind::NotFound => unmade,
+            _ => why,
+        })?;
+        if made.is_ok() {
             chown_to_owner_of(open_dir(parent_of(path))?, &dir)?;
         }
         Ok(Self { dir, path: path.to_owned() })
@@ -205,6 +208,15 @@ fn chown_to_owner_of(dir: impl AsFd, made: impl AsFd) -> Result<(), Errno> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_directory_that_cannot_be_made_is_not_called_missing() {
+        // Nothing can be made there, whoever asks.
+        let why = Directory::open(Path::new("/sys/made-by-a-test")).unwrap_err();
+        assert_ne!(why.kind(), io::ErrorKind::NotFound, "{why}");
+        let why = Directory::open(Path::new("/nowhere/at/all")).unwrap_err();
+        assert_eq!(why.kind(), io::ErrorKind::NotFound, "{why}");
+    }
 
     #[test]
     fn a_directory_that_cannot_be_synced_is_synced_with_its_file_system() {

@@ -121,6 +121,7 @@ impl Failure {
                 (500.., _) => "Look for the fault in the server's own log; clips wait until it is fixed.",
                 _ => "Ask the server's operator why it declines the request.",
             },
+            Self::Grant(Violation::Redirect(_)) => "Let the cloud's grants name the address that the store sends on to.",
             Self::Grant(_) => "Add the host to [store] hosts if it is right, or correct the cloud's grants.",
             Self::Swallowed(_) => Kind::PathMtu.advice(),
             Self::Expired => "Check the API's clock, or give the camera a faster uplink: a grant lives a minute at most.",

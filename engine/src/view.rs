@@ -31,6 +31,8 @@ pub struct View {
     pub may_leave: Policy,
     /// The remaining lease.
     pub lease_left: Option<Duration>,
+    /// The whole lease, from the document's issue to the lease's end: what is used and what remains.
+    pub lease: Option<Duration>,
     /// When `next` takes effect, Unix seconds.
     pub next_at: Option<u64>,
     /// The plan of `next`.
@@ -81,6 +83,7 @@ impl Engine {
             policy: force.map(|force| force.policy()),
             may_leave: self.gate.leave,
             lease_left: force.map(|force| force.lease_left(now)),
+            lease: force.map(|force| force.lease_used(now).saturating_add(force.lease_left(now))),
             next_at: force.and_then(|force| force.pending_next()).map(|next| next.effective_at),
             next_plan: force.and_then(|force| force.pending_next()).map(|next| next.plan.clone()),
             order: entitlement.and_then(|entitlement| entitlement.order.as_ref()).map(|order| order.id.clone()),

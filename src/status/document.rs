@@ -66,6 +66,9 @@ pub struct StatusDocument {
     pub may_leave: Policy,
     /// Seconds until the lease ends; 0 once it has.
     pub lease_left_s: Option<u64>,
+    /// The whole lease, for the page.
+    #[serde(skip)]
+    pub lease_s: Option<u64>,
     /// The next change that the document announces.
     pub next: Option<NextChange>,
     /// The order id that support asks for.
@@ -265,6 +268,7 @@ impl StatusDocument {
             policy: None,
             may_leave: Policy::CLOSED,
             lease_left_s: None,
+            lease_s: None,
             next: None,
             order: None,
             last_switch: None,
@@ -305,6 +309,7 @@ impl StatusDocument {
         self.policy = view.policy;
         self.may_leave = view.may_leave;
         self.lease_left_s = view.lease_left.map(|left| left.as_secs());
+        self.lease_s = view.lease.map(|whole| whole.as_secs());
         let next_at = view.next_at.map(|at| timestamp(Duration::from_secs(at)));
         self.next = view.next_plan.zip(next_at).map(|(plan, at)| NextChange { plan, at });
         self.order = view.order;

@@ -25,11 +25,14 @@ fn the_lease_ends_by_age_and_by_date_and_erases_nothing() {
 fn the_used_part_of_a_lease_survives_a_reboot_and_the_age_at_receipt_counts() {
     let lease = Lease { max_age_s: 7200, not_after: T0 + 999_999 };
     let mut bench = Bench::confirmed(&Entitlement { iat: T0 - 600, lease, ..premium(41) });
-    assert_eq!(bench.engine.view(bench.now).lease_left, Some(Duration::from_secs(6600)));
+    let view = bench.engine.view(bench.now);
+    assert_eq!((view.lease_left, view.lease), (Some(Duration::from_secs(6600)), Some(Duration::from_secs(7200))));
     bench.pass(Duration::from_secs(3700));
     let bench = bench.reboot();
-    let left = bench.engine.view(bench.now).lease_left.unwrap();
+    let view = bench.engine.view(bench.now);
+    let left = view.lease_left.unwrap();
     assert!((Duration::from_secs(2900)..=Duration::from_secs(3000)).contains(&left), "{left:?}");
+    assert_eq!(view.lease, Some(Duration::from_secs(7200)));
 }
 
 #[test]

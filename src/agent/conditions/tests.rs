@@ -24,6 +24,7 @@ fn view() -> View {
         policy: None,
         may_leave: Policy::CLOSED,
         lease_left: Some(DAY),
+        lease: Some(2 * DAY),
         next_at: None,
         next_plan: None,
         order: None,

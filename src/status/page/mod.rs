@@ -175,12 +175,19 @@ fn row_english(html: &mut Html, name: &str, value: &str) {
     html.raw("<div><dt>").raw(name).raw("</dt><dd lang=\"en\">").text(value).raw("</dd></div>\n");
 }
 
-/// The same with a bar.
+/// The same with a bar that warns when little room is left.
 fn bar(html: &mut Html, words: &Words, name: &str, (part, whole): (u64, u64)) {
     let said = fill(words.of, &[&words.size(part), &words.size(whole)]);
-    html.raw("<div class=\"bar\"><dt>").raw(name).raw("</dt><dd>").text(&said).raw(" <meter aria-label=\"").raw(name);
-    html.raw("\" max=\"").number(whole.max(1)).raw("\" high=\"").number(whole / 10 * 9).raw("\" value=\"").number(part.min(whole));
-    html.raw("\"></meter></dd></div>\n");
+    meter(html, name, &said, &[("max", whole.max(1)), ("high", whole / 10 * 9), ("value", part.min(whole))]);
+}
+
+/// The same with a bar of these attributes.
+fn meter(html: &mut Html, name: &str, said: &str, attributes: &[(&str, u64)]) {
+    html.raw("<div class=\"bar\"><dt>").raw(name).raw("</dt><dd>").text(said).raw(" <meter aria-label=\"").raw(name).raw("\"");
+    for (attribute, number) in attributes {
+        html.raw(" ").raw(attribute).raw("=\"").number(*number).raw("\"");
+    }
+    html.raw("></meter></dd></div>\n");
 }
 
 fn time(html: &mut Html, at: jiff::Timestamp) {
@@ -451,7 +458,14 @@ fn plan(scene: &Scene, words: &Words, html: &mut Html) {
         Some(0) => words.lease_ended.to_owned(),
         Some(left) => fill(words.lease_left, &[&words.span(left)]),
     };
-    row(html, words.lease, &lease);
+    match document.lease_left_s.zip(document.lease_s) {
+        // In hundredths, so that an update seldom changes it. It warns when little is left.
+        Some((left, whole @ 1..)) => {
+            let left = left.saturating_mul(100) / whole;
+            meter(html, words.lease, &lease, &[("max", 100), ("low", 10), ("optimum", 100), ("value", left.min(100))]);
+        }
+        _ => row(html, words.lease, &lease),
+    }
     if document.seq > 0 {
         let written = if document.persisted { words.on_flash } else { words.not_on_flash };
         row(html, words.document, &fill("{}, {}", &[&document.position().to_string(), written]));

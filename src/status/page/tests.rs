@@ -82,6 +82,7 @@ fn busy(hostile: &str) -> Scene {
     let status = MediaStatus { stream: stream.clone(), low: Some(stream), recording, ..Default::default() };
     document.media = Some(MediaPart { why_not: None, status });
     document.card_quota_bytes = Some(100_000_000);
+    (document.lease_left_s, document.lease_s) = (Some(7_200), Some(172_800));
     let stages = Stages { cut: Some(840), written: Some(12_340), acknowledged: Some(12_400), reported: Some(14_002) };
     let changes =
         (0..=SWITCHES).map(|_| Report { detail: Some(hostile.into()), reason: hostile.into(), ..report(Some("free"), Mode::Free) });
@@ -192,6 +193,25 @@ fn transfers_spool_and_card_are_bars_with_a_name() {
     assert!(page.contains("<progress aria-label=\"Clip 00000000\" max=\"2000000\" value=\"500000\">"), "{page}");
     for name in ["Waiting in memory", "SD card"] {
         assert!(page.contains(&format!("<meter aria-label=\"{name}\" max=")), "{name}");
+    }
+}
+
+#[test]
+fn the_lease_is_a_bar_of_what_is_left_where_its_beginning_is_known() {
+    let plan = |left, whole, language| {
+        let document = StatusDocument { lease_left_s: left, lease_s: whole, ..document() };
+        SECTIONS[4].html(&scene(document), words(language))
+    };
+    let bar = "<div class=\"bar\"><dt>Lease</dt><dd>36\u{a0}h left <meter aria-label=\"Lease\" max=\"100\" low=\"10\" optimum=\"100\" value=\"75\">";
+    let page = plan(Some(129_600), Some(172_800), "en");
+    assert!(page.contains(bar), "{page}");
+    let page = plan(Some(129_600), Some(172_800), "fr");
+    assert!(page.contains("<dd>encore 36\u{a0}h <meter aria-label=\"Bail\""), "{page}");
+    let ended = plan(Some(0), Some(172_800), "en");
+    assert!(ended.contains("<dd>ended <meter") && ended.contains("value=\"0\""), "{ended}");
+    for (left, whole, said) in [(None, None, "none"), (Some(129_600), None, "36\u{a0}h left"), (Some(0), Some(0), "ended")] {
+        let page = plan(left, whole, "en");
+        assert!(!page.contains("<meter") && page.contains(&format!("<dt>Lease</dt><dd>{said}</dd>")), "{page}");
     }
 }
 

@@ -88,6 +88,10 @@ async fn the_camera_s_page_is_small_live_and_up_to_date() {
     let shift = browser.run("return window.shift;").await.as_f64().unwrap();
     assert!(shift < 0.02, "a layout shift of {shift}");
 
+    // The lease: nearly all of it is left.
+    let lease = browser.run("return document.querySelector('#plan meter').value;").await;
+    assert!((90..=100).contains(&lease.as_u64().unwrap()), "{lease} of 100");
+
     // The live view.
     browser.until("the video plays", "document.getElementById('video').currentTime > 0.5").await;
     assert_eq!(browser.run("return document.getElementById('video').videoWidth;").await, status.0["media"]["width"]);

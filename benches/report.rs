@@ -305,6 +305,7 @@ impl Results {
         writeln!(text, "\n### Both builds on the same camera\n")?;
         writeln!(text, "On amd64, one after the other in one run, filming 640×360 over RTSP with the pre-roll of the defaults.\n")?;
         costs_of_builds(text, &measured["same_camera"])?;
+        viewers(text, &measured["same_camera"])?;
         let [with, without] = BUILDS.map(|(_, key)| plain(&measured["same_camera"][key]["program_bytes"]));
         writeln!(text, "\nThe programs have {with} and {without} bytes, built for speed; GStreamer's libraries come on top.")?;
         writeln!(text, "\n{}", source(measured))
@@ -438,6 +439,30 @@ fn costs_of_builds(text: &mut String, measured: &Value) -> std::fmt::Result {
     Ok(())
 }
 
+/// What viewers of the live view add, as multiples of the same state without them. Nothing where they were not measured.
+fn viewers(text: &mut String, measured: &Value) -> std::fmt::Result {
+    let mut rows = String::new();
+    for (build, key) in BUILDS {
+        let states = &measured[key]["states"];
+        for (who, with) in [("1 viewer", "paid_idle_1_viewer"), ("4 viewers", "paid_idle_4_viewers")] {
+            if !states[with].is_object() {
+                continue;
+            }
+            let times = |figure: &str| {
+                let ratio = states[with][figure].as_f64().zip(states["paid_idle"][figure].as_f64().filter(|alone| *alone > 0.0));
+                ratio.map_or_else(|| "–".into(), |(watched, alone)| format!("{:.2}×", watched / alone))
+            };
+            let [pss, wakeups, cpu] = ["pss_kb", "wakeups_per_s", "cpu_s_per_min"].map(times);
+            writeln!(rows, "| {build}: {who} | {pss} | {wakeups} | {cpu} |")?;
+        }
+    }
+    if !rows.is_empty() {
+        writeln!(text, "\nViewers of `/live.mp4`, against paid and idle without any in the same run:\n")?;
+        write!(text, "| | PSS | wakeups | CPU |\n|---|---|---|---|\n{rows}")?;
+    }
+    Ok(())
+}
+
 fn costs(text: &mut String, name: &str, cost: &Value) -> std::fmt::Result {
     let (pss, rss) = (mebibytes(&cost["pss_kb"]), mebibytes(&cost["rss_kb"]));
     let (threads, wakeups, cpu) = (&cost["threads"], &cost["wakeups_per_s"], &cost["cpu_s_per_min"]);
@@ -509,6 +534,24 @@ mod tests {
         let after = (results.in_full().unwrap(), results.in_short().unwrap());
         assert!(before.0 != after.0 && after.0.contains("98.7 ms"));
         assert!(before.1 != after.1 && after.1.contains("98.7 / "));
+    }
+
+    #[test]
+    fn viewers_are_published_as_multiples_where_they_were_measured() {
+        let cost = |pss: u64, cpu: f64| json!({ "pss_kb": pss, "wakeups_per_s": 40.0, "cpu_s_per_min": cpu });
+        let mut text = String::new();
+        viewers(&mut text, &json!({ "gstreamer": { "states": { "paid_idle": cost(8000, 0.2) } } })).unwrap();
+        assert_eq!(text, "", "nobody watched");
+        let states = json!({ "paid_idle": cost(8000, 0.2), "paid_idle_1_viewer": cost(8800, 0.3), "paid_idle_4_viewers": cost(9200, 0.6) });
+        let idle = json!({ "paid_idle": cost(8000, 0.0), "paid_idle_4_viewers": cost(8000, 0.6) });
+        viewers(&mut text, &json!({ "gstreamer": { "states": states }, "no_gstreamer": { "states": idle } })).unwrap();
+        let rows: Vec<&str> = text.lines().skip(5).collect();
+        let expected = [
+            "| with GStreamer: 1 viewer | 1.10× | 1.00× | 1.50× |",
+            "| with GStreamer: 4 viewers | 1.15× | 1.00× | 3.00× |",
+            "| without: 4 viewers | 1.00× | 1.00× | – |",
+        ];
+        assert_eq!(rows, expected, "{text}");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use care_tests::{
     footprint::Cost,
     issuer::PREMIUM,
     media,
+    status::Viewer,
     wait::{PATIENCE, until},
     world::World,
 };
@@ -93,6 +94,9 @@ pub(crate) async fn same_camera(span: Duration) -> anyhow::Result<Value> {
         let premium = world.premium();
         world.switch(premium, Mode::Paid).await;
         states.insert("paid_idle".into(), cost(&world.agent, span).await?);
+        for (key, viewers) in [("paid_idle_1_viewer", 1), ("paid_idle_4_viewers", 4)] {
+            states.insert(key.into(), watched(&world.agent, viewers, span).await?);
+        }
         states.insert("paid_uploading".into(), uploading(&world, span).await?);
         world.agent.stop().await;
         builds.insert(key.into(), json!({ "states": states, "program_bytes": std::fs::metadata(&world.agent.program)?.len() }));
@@ -103,6 +107,20 @@ pub(crate) async fn same_camera(span: Duration) -> anyhow::Result<Value> {
 /// Waits until the pre-roll is full.
 async fn filmed(agent: &Agent) {
     agent.status("ten seconds of video", |status| status.0["media"]["frames"].as_u64() >= Some(10 * u64::from(media::FPS))).await;
+}
+
+/// The cost while so many people watch the live view.
+async fn watched(agent: &Agent, viewers: usize, span: Duration) -> anyhow::Result<Value> {
+    let mut watching = Vec::new();
+    for _ in 0..viewers {
+        watching.push(Viewer::of(&agent.config.status).await);
+    }
+    let received = || watching.iter().map(Viewer::received).collect::<Vec<_>>();
+    tokio::time::sleep(SETTLE).await;
+    let before = received();
+    let cost = Cost::of(agent.pid(), span).await?.json();
+    ensure!(before.iter().zip(received()).all(|(before, after)| *before < after), "a viewer saw nothing meanwhile");
+    Ok(cost)
 }
 
 /// The cost while motion goes on and clips are uploaded.

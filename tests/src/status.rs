@@ -1,6 +1,12 @@
 //! The agent's status document. Only this file knows its paths and field names.
 
-use std::path::Path;
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
@@ -10,6 +16,7 @@ use serde_json::Value;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::UnixStream,
+    task::JoinHandle,
 };
 
 use crate::wait::PATIENCE;
@@ -138,6 +145,47 @@ async fn ask(socket: &Path, path: &str) -> Option<Bytes> {
 async fn ask_in(socket: &Path, path: &str, language: &str) -> Option<Bytes> {
     let answer = async { get_in(UnixStream::connect(socket).await.ok()?, path, language).await };
     tokio::time::timeout(PATIENCE, answer).await.expect("an agent that listens answers")
+}
+
+/// Somebody who watches `/live.mp4` until dropped, and keeps nothing of it.
+#[derive(Debug)]
+pub struct Viewer {
+    received: Arc<AtomicU64>,
+    reading: JoinHandle<()>,
+}
+
+impl Viewer {
+    /// Begins to watch. Panics if there is no place or no picture.
+    pub async fn of(socket: &Path) -> Self {
+        let stream = UnixStream::connect(socket).await.expect("the agent listens");
+        let (mut client, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("it speaks HTTP");
+        let connection = tokio::spawn(connection);
+        let request = Request::get("/live.mp4").header("host", "localhost").body(Empty::<Bytes>::new()).expect("a request");
+        let mut answer = client.send_request(request).await.expect("an answer");
+        assert!(answer.status().is_success(), "/live.mp4: {}", answer.status());
+        let received = Arc::new(AtomicU64::new(0));
+        let count = received.clone();
+        let reading = tokio::spawn(async move {
+            // The connection ends with the client.
+            let _client = client;
+            while let Some(Ok(frame)) = answer.frame().await {
+                count.fetch_add(frame.data_ref().map_or(0, |data| data.len() as u64), Relaxed);
+            }
+            connection.abort();
+        });
+        Self { received, reading }
+    }
+
+    /// How many bytes have come so far.
+    pub fn received(&self) -> u64 {
+        self.received.load(Relaxed)
+    }
+}
+
+impl Drop for Viewer {
+    fn drop(&mut self) {
+        self.reading.abort();
+    }
 }
 
 /// The body of a document; `None` if the connection fails. Panics if it is refused.

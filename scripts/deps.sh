@@ -13,12 +13,12 @@ tools="gcc libc6-dev make pkg-config ca-certificates"
 build="$tools libgstreamer1.0-dev libgstreamer-plugins-base1.0-dev"
 # Running them: GStreamer's elements, the embedded broker, the time zones of bills.
 run="gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad mosquitto tzdata"
-# Testing them: cameras, decoders and browsers written by others, namespaces, captures, other brokers. Their services
-# are not wanted, now or after the next boot.
+# Testing them: cameras, decoders and browsers written by others, shells, namespaces, captures, other
+# brokers. Their services are not wanted, now or after the next boot.
 judges="git patch busybox-static gstreamer1.0-tools gstreamer1.0-libav gstreamer1.0-plugins-ugly gstreamer1.0-rtsp gir1.2-gst-rtsp-server-1.0
     python3-gi ffmpeg mosquitto-clients iproute2 tcpdump tshark chromium chromium-driver curl jq openssl sqlite3 python3
     python3-cryptography python3-jsonschema python3-paho-mqtt python3-yaml strace procps groff-base faketime nats-server
-    rabbitmq-server prometheus zstd"
+    rabbitmq-server prometheus zstd zsh fish"
 # Measuring: the two other agents of the benchmark, and the recordings that the camera films.
 rivals="ffmpeg mosquitto-clients curl jq python3 python3-paho-mqtt git"
 # Cross-building: compilers, glibc, what unpacks and builds musl, the libraries of Debian's own Rust, a way to unpack

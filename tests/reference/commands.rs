@@ -87,3 +87,27 @@ fn bash_reads_its_completions_and_completes_with_them() {
     complete("kasa-care-agent motion sta", "start");
     complete("kasa-care-agent help ver", "verify");
 }
+
+#[test]
+fn zsh_and_fish_read_their_completions() {
+    for (shell, program, args) in
+        [(Shell::Zsh, "zsh", &["-f", "-n"][..]), (Shell::Fish, "fish", &["--no-config", "--no-execute", "/dev/stdin"])]
+    {
+        let script = completions(shell);
+        assert_eq!(objections(program, args, &script), "");
+        assert_ne!(objections(program, args, &format!("{script}\nif true\n")), "", "{program} notices what is wrong");
+    }
+}
+
+#[test]
+fn fish_completes_with_its_completions() {
+    let script = completions(Shell::Fish);
+    let complete = |words: &str, wanted: &str| {
+        let test =
+            format!("{script}\nset found (complete -C '{words}')\nstring match -q -- '{wanted}*' $found; or echo $found >&2; or true\n");
+        assert_eq!(objections("fish", &["--no-config"], &test), "", "{words}: {wanted}");
+    };
+    complete("kasa-care-agent sta", "status");
+    complete("kasa-care-agent status --w", "--watch");
+    complete("kasa-care-agent run --conf", "--config");
+}

@@ -9,7 +9,11 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{h264, h265, sound::Soundtrack, usability::Usability};
+use super::{
+    h264, h265,
+    sound::{SoundFormat, Soundtrack},
+    usability::Usability,
+};
 
 /// How frames are coded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,13 +65,14 @@ impl Format {
         }
     }
 
-    /// The type of an MP4 file of it (RFC 6381), as browsers ask for it: `video/mp4; codecs="avc1.64001F"`.
-    pub(super) fn media_type(&self) -> String {
+    /// The type of an MP4 file of it, with this sound (RFC 6381), as browsers ask for it: `video/mp4; codecs="avc1.64001F,mp4a.40.2"`.
+    pub(super) fn media_type(&self, sound: Option<&SoundFormat>) -> String {
         let codecs = match self.codec {
             Codec::H264 => h264::codecs(&self.configuration),
             Codec::H265 => h265::codecs(&self.configuration),
         };
-        format!("video/mp4; codecs=\"{codecs}\"")
+        let sound = sound.map_or_else(String::new, |sound| format!(",mp4a.40.{}", sound.kind()));
+        format!("video/mp4; codecs=\"{codecs}{sound}\"")
     }
 
     /// The parameter sets as a sample holds them: NAL units, each prefixed by its length in four bytes.

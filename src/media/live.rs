@@ -1,6 +1,7 @@
 //! The live view: what a camera films now, for people beside it. It reads the pre-roll as any reader does, with a position of its
-//! own, so a viewer never slows the camera, the card or a clip: one that falls behind is dropped. It knows nothing of plans, since
-//! nothing of it leaves the camera. Called by the status page.
+//! own, so a viewer never slows the camera, the card or a clip: one that falls behind is dropped. Sound comes with the frames that it
+//! travels with, and no frame waits for it. It knows nothing of plans, since nothing of it leaves the camera. Called by the status
+//! page.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -20,6 +21,7 @@ use super::{
     mp4::Mp4,
     recent::{MotionEvent, Recent},
     ring::{Next, Ring},
+    sound::{SoundFormat, Soundtrack},
     stop_signal::StopSignal,
 };
 
@@ -27,6 +29,8 @@ use super::{
 pub const VIEWERS: usize = 4;
 /// A stream of which nothing has come for this long has no picture.
 const STALE: Duration = Duration::from_secs(10);
+/// A view has sound if there was some in this time, and ends once there was none.
+const SILENCE: Duration = Duration::from_secs(2);
 /// What has come by then is sent at once. Only the frames since the last keyframe are more than one at a time.
 const CHUNK: usize = 64 * 1024;
 
@@ -78,9 +82,12 @@ impl Live {
     pub fn view(&self) -> Result<View, NoView> {
         let place = self.viewers.clone().try_acquire_owned().map_err(|_| NoView::TooMany)?;
         let (position, first) = self.newest()?;
-        let format = first.format.clone();
-        let file = Mp4::begin(Frame { sound: None, ..first }).live();
-        Ok(View { ring: self.ring.clone(), position: position + 1, format, file, ended: false, _place: place })
+        let (format, heard) = (first.format.clone(), first.pts);
+        let sound = self.ring.sound(SILENCE);
+        // What was heard before it is not in the file.
+        let track = sound.clone().map(|format| Soundtrack { format, units: Vec::new() });
+        let file = Mp4::begin(Frame { sound: track, ..first }).live();
+        Ok(View { ring: self.ring.clone(), position: position + 1, format, sound, heard, file, ended: false, _place: place })
     }
 
     /// The newest keyframe, as a file of one frame.
@@ -168,33 +175,47 @@ pub struct View {
     ring: Arc<Ring>,
     position: u64,
     format: Arc<Format>,
+    /// `None`: the file has none.
+    sound: Option<Arc<SoundFormat>>,
+    /// When the newest sound in the file begins.
+    heard: Duration,
     file: Mp4,
     ended: bool,
     _place: OwnedSemaphorePermit,
 }
 
 impl View {
-    /// The type of the file, with its codec, for Media Source Extensions.
+    /// The type of the file, with its codecs, for Media Source Extensions.
     pub fn media_type(&self) -> String {
-        self.format.media_type()
+        self.format.media_type(self.sound.as_deref())
     }
 
-    /// More of the file; waits for it. `None`: it has ended, because the viewer fell behind, the camera's format changed, or no
-    /// picture comes. Another view begins where this one ended.
+    /// Whether this frame belongs to another file. The picture would stand still where sound is promised and does not come; sound
+    /// that begins waits for a keyframe, from which the next view shows every frame.
+    fn is_over(&mut self, frame: &Frame) -> bool {
+        let last = frame.sound.as_ref().filter(|track| self.sound.as_ref() == Some(&track.format)).and_then(|track| track.units.last());
+        self.heard = last.map_or(self.heard, |last| last.pts);
+        let in_doubt = if self.sound.is_some() { frame.pts.saturating_sub(self.heard) > SILENCE } else { frame.key };
+        *frame.format != *self.format || (in_doubt && self.ring.sound(SILENCE) != self.sound)
+    }
+
+    /// More of the file; waits for it. `None`: it has ended, because the viewer fell behind, the camera's format changed, sound began
+    /// or ceased, or no picture comes. Another view begins where this one ended.
     pub async fn next(&mut self) -> Option<Bytes> {
-        let mut chunk = Vec::new();
+        let (mut chunk, ring) = (Vec::new(), self.ring.clone());
         while !self.ended {
-            let pushed = self.ring.until_pushed();
-            match self.ring.next(&mut self.position, Duration::ZERO) {
+            let pushed = ring.until_pushed();
+            match ring.next(&mut self.position, Duration::ZERO) {
                 Next::Frame { lost: 1.., .. } => return None,
                 // What was filmed before is shown first.
-                Next::Frame { frame, .. } if *frame.format != *self.format => {
+                Next::Frame { frame, .. } if self.is_over(&frame) => {
                     self.ended = true;
                     chunk.extend(self.file.flush().map(|last| last.bytes).unwrap_or_default());
                     return Some(chunk.into());
                 }
                 Next::Frame { frame, .. } => {
-                    let fragment = self.file.push(Frame { sound: None, ..frame });
+                    let sound = frame.sound.filter(|_| self.sound.is_some());
+                    let fragment = self.file.push(Frame { sound, ..frame });
                     chunk.extend(fragment.map(|fragment| fragment.bytes).unwrap_or_default());
                     if chunk.len() >= CHUNK {
                         return Some(chunk.into());

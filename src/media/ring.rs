@@ -10,7 +10,10 @@ use std::{
 
 use tokio::sync::{Notify, futures::Notified};
 
-use super::frame::{Format, Frame};
+use super::{
+    frame::{Format, Frame},
+    sound::SoundFormat,
+};
 
 /// The shortest time.
 const INSTANT: Duration = Duration::from_nanos(1);
@@ -205,6 +208,14 @@ impl Ring {
     /// The newest keyframe's position, if one is held.
     pub fn newest_key(&self) -> Option<u64> {
         self.held().keys.back().copied()
+    }
+
+    /// How what was heard beside the newest frames is coded. `None`: nothing was heard for so long.
+    pub fn sound(&self, span: Duration) -> Option<Arc<SoundFormat>> {
+        let held = self.held();
+        let newest = held.frames.back()?.pts;
+        let newer = held.frames.iter().rev().take_while(|frame| newest.saturating_sub(frame.pts) < span);
+        newer.filter_map(|frame| frame.sound.as_ref()).find(|sound| !sound.units.is_empty()).map(|sound| sound.format.clone())
     }
 
     /// The frame at `position`, which then moves to the next one. Waits at most `patience` for it. If frames were lost, the

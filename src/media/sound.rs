@@ -53,6 +53,11 @@ impl SoundFormat {
         (core == LC).then(|| Self { rate, channels, samples, configuration: Bytes::copy_from_slice(configuration) })
     }
 
+    /// The audio object type: 2 is AAC LC, 5 and 29 are HE-AAC.
+    pub(super) fn kind(&self) -> u8 {
+        self.configuration.first().map_or(0, |first| first >> 3)
+    }
+
     /// How long an access unit is heard.
     #[cfg(feature = "gstreamer")]
     pub(super) fn lasts(&self) -> Duration {
@@ -74,7 +79,7 @@ impl SoundFormat {
 /// `AAC 16 kHz mono`, `HE-AAC 48 kHz stereo`.
 impl fmt::Display for SoundFormat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let extended = self.configuration.first().is_some_and(|first| matches!(first >> 3, SBR | PS));
+        let extended = matches!(self.kind(), SBR | PS);
         let (name, rate) = if extended { ("HE-AAC", 2 * self.rate) } else { ("AAC", self.rate) };
         write!(f, "{name} {} kHz ", f64::from(rate) / 1000.0)?;
         match self.channels {

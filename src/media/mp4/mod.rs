@@ -146,9 +146,10 @@ impl Mp4 {
         Self { tables: Some(Tables::default()), ..self }
     }
 
-    /// With a fragment for each frame, and without what an index needs: it may go on for weeks.
+    /// With a fragment for each frame, and without what an index needs: it may go on for weeks. It has sound if the first frame has,
+    /// and no empty edit before it, which Media Source Extensions of Chromium leave out.
     pub fn live(self) -> Self {
-        Self { pace: Pace::Live, ..self }
+        Self { pace: Pace::Live, sound: self.sound.map(SoundTrack::begun_with_the_file), ..self }
     }
 
     /// Adds the next frame, and returns the fragment before it if that is complete. Leaves out pictures shown before the first

@@ -27,6 +27,11 @@ impl SoundTrack {
         Self { format, pending: VecDeque::new(), end: 0, begins: None }
     }
 
+    /// Counts its times from where the file begins, so that no edit need say where the track does.
+    pub fn begun_with_the_file(self) -> Self {
+        Self { begins: Some(0), ..self }
+    }
+
     /// Takes what travels with a frame. Left out are sound from before the file, which begins at `origin`, sound that overlaps
     /// what is there, and sound of another format: a file has one.
     pub fn take(&mut self, track: &Soundtrack, origin: Duration) {

@@ -3,7 +3,7 @@
 use tokio::runtime::Runtime;
 
 use super::{
-    scripted::{FPS, Scripted, film},
+    scripted::{FPS, Scripted, film, tone},
     *,
 };
 use crate::{
@@ -11,6 +11,7 @@ use crate::{
         live::{Live, NoView, VIEWERS, View},
         recent::Recent,
         ring::Ring,
+        sound::{SoundFormat, Soundtrack, Waiting},
         stop_signal::StopSignal,
     },
     status::{Server, SharedStatus, StatusDocument},
@@ -67,6 +68,137 @@ fn a_view_begins_at_once_with_the_newest_keyframe_and_goes_on_frame_by_frame() {
     }
     let probed = judged(&file);
     assert_eq!((probed.codec.as_str(), probed.frames, probed.height), ("h264", 44, 360));
+}
+
+/// A microphone beside the film: 16 kHz, so that an access unit lasts 64 ms.
+struct Microphone {
+    format: Arc<SoundFormat>,
+    units: Vec<Bytes>,
+    waiting: Waiting,
+    heard: u32,
+}
+
+impl Microphone {
+    const BEGINS: Duration = Duration::from_millis(37);
+    const LASTS: Duration = Duration::from_millis(64);
+
+    fn new() -> Self {
+        let (format, units) = tone(16_000, 1, 2);
+        Self { format, units, waiting: Waiting::default(), heard: 0 }
+    }
+
+    fn at(heard: u32) -> Duration {
+        Self::BEGINS + Self::LASTS * heard
+    }
+
+    /// What travels with a frame that is shown then. `late`: as if it had been encoded meanwhile.
+    fn beside(&mut self, pts: Duration, late: Duration) -> Option<Soundtrack> {
+        while Self::at(self.heard) + late < pts {
+            let data = self.units[self.heard as usize % self.units.len()].clone();
+            self.waiting.push(&self.format, Sound { pts: Self::at(self.heard), data });
+            self.heard += 1;
+        }
+        self.waiting.until(pts)
+    }
+}
+
+/// The same as [`push`] with what a microphone hears meanwhile.
+fn push_heard(ring: &Ring, microphone: &mut Microphone, late: Duration, numbers: std::ops::Range<u32>) {
+    let film = film("640x360");
+    for n in numbers {
+        let pts = Duration::from_secs(1) * n / FPS;
+        let sound = microphone.beside(pts, late);
+        ring.push(Frame { pts, taken: Instant::now(), sound, ..film[n as usize % film.len()].clone() });
+    }
+}
+
+/// When each access unit of sound is heard, seconds of the file. None: the file has no such track.
+fn heard(bytes: &[u8]) -> Vec<f64> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("live.mp4");
+    std::fs::write(&path, bytes).unwrap();
+    let arguments = ["-v", "error", "-select_streams", "a", "-show_entries", "packet=pts_time", "-of", "csv=p=0", path.to_str().unwrap()];
+    run("ffprobe", &arguments).lines().map(|line| line.trim_end_matches(',').parse().unwrap()).collect()
+}
+
+#[test]
+fn a_view_has_the_sound_of_its_frames_where_it_was_heard_and_every_frame_as_soon_as_without() {
+    for late in [0, 200] {
+        let (runtime, (ring, live), late) = (runtime(), live(ROOM), Duration::from_millis(late));
+        let mut microphone = Microphone::new();
+        // Keyframes are 0, 15 and 30.
+        push_heard(&ring, &mut microphone, late, 0..40);
+        let mut view = live.view().unwrap();
+        assert!(view.media_type().ends_with(",mp4a.40.2\""), "{}", view.media_type());
+        let mut file = next(&runtime, &mut view).unwrap().to_vec();
+        assert_eq!(judged(&file).frames, 9);
+        for n in 40..75 {
+            push_heard(&ring, &mut microphone, late, n..n + 1);
+            file.extend(next(&runtime, &mut view).unwrap());
+        }
+        assert_eq!(judged(&file).frames, 44);
+        // The file begins with the frame of second 2; each unit from then on is in it, as long as its frame is.
+        let begins = Duration::from_secs(2);
+        let expected: Vec<f64> =
+            (0..microphone.heard).filter_map(|n| Microphone::at(n).checked_sub(begins)).map(|at| at.as_secs_f64()).collect();
+        let heard = heard(&file);
+        assert!(heard.len() + 2 >= expected.len() && heard.len() > 30, "{} of {}", heard.len(), expected.len());
+        assert!(heard.iter().zip(&expected).all(|(heard, expected)| (heard - expected).abs() < 0.001), "{heard:?}, not {expected:?}");
+        // Chromium's Media Source Extensions leave out an empty edit, and sound would come too early.
+        assert!(!file.windows(4).any(|name| name == b"elst"), "an edit list");
+    }
+}
+
+/// The picture of a file that promises sound stands still in a browser where none comes.
+#[test]
+fn a_view_ends_where_sound_ceases_or_begins_and_the_next_one_is_as_it_is_then() {
+    let (runtime, (ring, live), on_time) = (runtime(), live(ROOM), Duration::ZERO);
+    let mut microphone = Microphone::new();
+    let sounds = |view: &View| view.media_type().contains("mp4a");
+    push_heard(&ring, &mut microphone, on_time, 0..20);
+    let mut view = live.view().unwrap();
+    assert!(sounds(&view));
+    // Its last unit is heard before frame 20. Of the frames that come without any, it has those of two seconds.
+    let mut file = next(&runtime, &mut view).unwrap().to_vec();
+    push(&ring, "640x360", 20..60);
+    while let Some(more) = next(&runtime, &mut view) {
+        file.extend(more);
+    }
+    let frames = judged(&file).frames;
+    assert!((28 + 5..=30 + 5).contains(&frames), "{frames} frames, from frame 15 on");
+    let mut view = live.view().unwrap();
+    assert!(!sounds(&view));
+    let mut file = next(&runtime, &mut view).unwrap().to_vec();
+    assert_eq!(heard(&file).len(), 0);
+
+    // Sound begins again after keyframe 60: it waits for the next one, 75, and until then the picture goes on.
+    microphone.heard = 60 * 1000 / 15 / 64;
+    for some in [60..61, 61..75] {
+        push_heard(&ring, &mut microphone, on_time, some);
+        file.extend(next(&runtime, &mut view).unwrap());
+    }
+    assert_eq!(judged(&file).frames, 75 - 45 - 1);
+    push_heard(&ring, &mut microphone, on_time, 75..80);
+    file.extend(next(&runtime, &mut view).unwrap());
+    assert_eq!(judged(&file).frames, 75 - 45, "the last one before the keyframe");
+    assert_eq!(next(&runtime, &mut view), None);
+    let mut view = live.view().unwrap();
+    assert!(sounds(&view));
+    assert!(!heard(&next(&runtime, &mut view).unwrap()).is_empty());
+}
+
+#[test]
+fn a_view_of_a_camera_without_sound_promises_none() {
+    let (ring, live) = live(ROOM);
+    push(&ring, "640x360", 0..20);
+    let view = live.view().unwrap();
+    assert!(view.media_type().ends_with("\"") && !view.media_type().contains("mp4a"), "{}", view.media_type());
+    // Sound that has been over for long is none either.
+    let mut microphone = Microphone::new();
+    push_heard(&ring, &mut microphone, Duration::ZERO, 20..25);
+    assert!(live.view().unwrap().media_type().contains("mp4a"));
+    push(&ring, "640x360", 25..60);
+    assert!(!live.view().unwrap().media_type().contains("mp4a"));
 }
 
 #[test]

@@ -235,7 +235,10 @@ pub(super) fn run(program: &str, arguments: &[&str]) -> String {
 pub(super) fn probe(path: &Path, longest_step: f64) -> Probed {
     let path = path.to_str().unwrap();
     run("ffmpeg", &["-v", "error", "-i", path, "-fps_mode", "passthrough", "-enc_time_base", "1:90000", "-f", "null", "-"]);
-    let told = run("ffprobe", &["-v", "error", "-show_entries", "stream=codec_name,height:format=duration", "-of", "default=nk=1", path]);
+    let told = run(
+        "ffprobe",
+        &["-v", "error", "-select_streams", "v", "-show_entries", "stream=codec_name,height:format=duration", "-of", "default=nk=1", path],
+    );
     let told: Vec<&str> = told.lines().filter(|line| !line.starts_with('[')).collect();
     let frames =
         run("ffprobe", &["-v", "error", "-select_streams", "v", "-show_entries", "frame=key_frame,pts_time", "-of", "csv=p=0", path]);

@@ -51,9 +51,11 @@ words! {
     since: "since" | "depuis";
 
     live: "Live view" | "En direct";
-    live_label: "Live picture of the camera, without sound" | "Image en direct de la caméra, sans son";
+    live_label: "Live picture of the camera" | "Image en direct de la caméra";
     live_pause: "Pause" | "Pause";
     live_play: "Play" | "Lecture";
+    live_unmute: "Sound on" | "Activer le son";
+    live_mute: "Sound off" | "Couper le son";
     live_begins: "The picture begins with the next keyframe." | "L’image commence avec la prochaine image clé.";
     live_still: "This browser does not play this video: one picture every few seconds." | "Ce navigateur ne lit pas cette vidéo : une image toutes les quelques secondes.";
 

@@ -148,8 +148,10 @@ fn live(words: &Words, html: &mut Html) {
     html.raw("<img id=\"still\" alt=\"").raw(words.live_label).raw("\" hidden>");
     html.raw("<noscript><img src=\"/frame.jpg\" alt=\"").raw(words.live_label).raw("\"></noscript>");
     html.raw("<p id=\"said\" data-still=\"").raw(words.live_still).raw("\">").raw(words.live_begins).raw("</p></div>\n");
-    html.raw("<button id=\"pause\" type=\"button\" data-play=\"").raw(words.live_play).raw("\" hidden>").raw(words.live_pause);
-    html.raw("</button>\n</section>\n");
+    for (id, now, then) in [("pause", words.live_pause, words.live_play), ("sound", words.live_unmute, words.live_mute)] {
+        html.raw("<button id=\"").raw(id).raw("\" type=\"button\" data-then=\"").raw(then).raw("\" hidden>").raw(now).raw("</button>\n");
+    }
+    html.raw("</section>\n");
 }
 
 fn heading(html: &mut Html, id: &str, words: &str) {

@@ -77,7 +77,9 @@ const film = async (video, signal) => {
   const answer = await fetch("/live.mp4", { signal });
   if (!answer.ok) throw new Error((await answer.text()).trim());
   const type = answer.headers.get("Content-Type");
-  if (!Source || !Source.isTypeSupported(type)) return false;
+  const plays = Source && Source.isTypeSupported(type);
+  $("sound").hidden = !plays || !type.includes("mp4a");
+  if (!plays) return false;
   const source = new Source();
   video.disableRemotePlayback = true;
   video.src = URL.createObjectURL(source);
@@ -142,17 +144,28 @@ const watch = async () => {
   }
 };
 
+// A button that says what it will do: one thing and its opposite, in turns.
+const inTurns = (id, act) => {
+  const button = $(id), words = [button.textContent, button.dataset.then];
+  let turned = false;
+  button.onclick = () => {
+    turned = !turned;
+    button.textContent = words[Number(turned)];
+    act(turned);
+  };
+};
+
 document.addEventListener("visibilitychange", () => document.hidden && stop && stop.abort());
 addEventListener("DOMContentLoaded", () => {
   listen();
   pictures();
   if (!$("video")) return;
-  const button = $("pause"), words = [button.textContent, button.dataset.play];
-  button.hidden = false;
-  button.onclick = () => {
-    watching = !watching;
-    button.textContent = words[watching ? 0 : 1];
-    if (!watching) $("video").pause(), stop && stop.abort();
-  };
+  $("pause").hidden = false;
+  inTurns("pause", paused => {
+    watching = !paused;
+    if (paused) $("video").pause(), stop && stop.abort();
+  });
+  // Muted until somebody wants it: browsers play nothing else by themselves.
+  inTurns("sound", wanted => ($("video").muted = !wanted));
   watch();
 });

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::{
     io::copy_bidirectional,
     net::{TcpListener, UnixStream},
@@ -11,7 +11,12 @@ use tokio::{
 
 use super::browser::Browser;
 use care_protocol::{Mode, Policy};
-use care_tests::{issuer::PREMIUM, world::World};
+use care_tests::{
+    issuer::PREMIUM,
+    media::{recorded_360_annex_b, tone},
+    world::World,
+};
+use rtsp_camera::{Camera, Codec, Options, Section};
 
 /// A port that leads to the agent's socket, as `ssh -L PORT:SOCKET` makes one.
 struct Tunnel {
@@ -95,6 +100,7 @@ async fn the_camera_s_page_is_small_live_and_up_to_date() {
     // The live view.
     browser.until("the video plays", "document.getElementById('video').currentTime > 0.5").await;
     assert_eq!(browser.run("return document.getElementById('video').videoWidth;").await, status.0["media"]["width"]);
+    assert_eq!(browser.run("return document.getElementById('sound').hidden;").await, true, "this camera has no sound");
     let at = browser.run("return document.getElementById('video').currentTime;").await.as_f64().unwrap();
     browser.until("it goes on", &format!("document.getElementById('video').currentTime > {at} + 1")).await;
 
@@ -156,6 +162,52 @@ async fn the_camera_s_page_is_small_live_and_up_to_date() {
     assert_eq!(browser.run(&format!("return {switches}.includes('last switches');")).await, false);
     browser.screen(390, 844).await;
     browser.picture("phone-french").await;
+    browser.close().await;
+    tunnel.close().await;
+}
+
+#[tokio::test]
+async fn the_live_view_has_the_camera_s_sound_once_somebody_wants_it() {
+    let mut camera = Options::new(recorded_360_annex_b(), Codec::H264);
+    (camera.after, camera.sound) = (vec![Section::Aac], Some(tone()));
+    let camera = Camera::start(camera).unwrap();
+    let mut world = World::new().await;
+    world.agent.config.source = Some(camera.url());
+    world.start_premium().await;
+    let told =
+        |status: &care_tests::status::Status| status.0["media"]["sound"].is_string() && status.0["media"]["frames"].as_u64() > Some(30);
+    world.agent.status("a picture with sound", told).await;
+    let tunnel = Tunnel::open("127.0.0.1:0", world.agent.config.status.clone()).await;
+    let url = format!("http://{}/", tunnel.address);
+    let browser = Browser::open().await;
+    browser.goto(&url).await;
+
+    // Picture and sound begin together, and play although nobody has touched the page.
+    let (video, sound) = ("document.getElementById('video')", "document.getElementById('sound')");
+    browser.until("the video plays", &format!("{video}.currentTime > 0.5")).await;
+    browser.until("sound is decoded", &format!("{video}.webkitAudioDecodedByteCount > 0")).await;
+    assert_eq!(browser.run(&format!("return [{video}.muted, {sound}.hidden, {sound}.innerText];")).await, json!([true, false, "Sound on"]));
+    let begins = browser.run(&format!("return {video}.buffered.start(0);")).await.as_f64().unwrap();
+    assert!(begins < 0.2, "both are there from {begins} s on");
+
+    browser.run(&format!("{sound}.click();")).await;
+    assert_eq!(browser.run(&format!("return [{video}.muted, {sound}.innerText];")).await, json!([false, "Sound off"]));
+    let state = format!("return [{video}.currentTime, {video}.webkitAudioDecodedByteCount, {video}.webkitDecodedFrameCount];");
+    let before = browser.run(&state).await;
+    let [at, heard, seen] = [0, 1, 2].map(|n| before[n].as_f64().unwrap());
+    let goes_on = format!(
+        "{video}.currentTime > {at} + 2 && {video}.webkitAudioDecodedByteCount > {heard} && {video}.webkitDecodedFrameCount > {seen} + 20"
+    );
+    browser.until("picture and sound go on", &goes_on).await;
+    // What is buffered is one piece: neither stream has a hole.
+    assert_eq!(browser.run(&format!("return {video}.buffered.length;")).await, 1);
+    browser.run(&format!("{sound}.click();")).await;
+    assert_eq!(browser.run(&format!("return [{video}.muted, {sound}.innerText];")).await, json!([true, "Sound on"]));
+    assert_eq!(browser.console().await, Vec::<String>::new());
+
+    browser.languages("fr").await;
+    browser.goto(&url).await;
+    browser.until("the button in French", &format!("{sound}.innerText === 'Activer le son'")).await;
     browser.close().await;
     tunnel.close().await;
 }

@@ -500,7 +500,7 @@ fn a_camera_that_counts_no_keepalive_is_filmed_without_a_gap_once_that_is_known(
             let mut asked = asked.lock().unwrap();
             let times = asked.entry(connection).or_default();
             *times += 1;
-            if *times == 2 { Answer::Close } else { Answer::Nothing }
+            if *times == 3 { Answer::Close } else { Answer::Nothing }
         }
         _ => Answer::Well,
     });

@@ -147,7 +147,7 @@ conditions! {
     /// Media cannot start.
     MediaNotStarted = "media_not_started", Error, "The agent tries again; check what the sentence names.";
     /// The picture is larger than the plan allows, and there is no smaller stream.
-    PictureTooTall = "picture_too_tall", Warning, "Set [media] low_source to a stream within the plan's max_height.";
+    PictureTooTall = "picture_too_tall", Error, "Set [media] low_source to a stream within the plan's max_height.";
     /// Motion cannot be detected in this stream, or the camera tells nothing of motion.
     MotionBlind = "motion_blind", Error, "Set [media] motion to \"bitstream\" or a socket, or low_source to a stream that the decoder can read.";
     /// A snapshot cannot be had as a JPEG.

@@ -133,4 +133,7 @@ async fn the_power_goes_in_the_middle_of_a_switch(world: &mut World, camera: &mu
     assert!(world.issuer.reports(mark).iter().all(|report| report.mode != Mode::Paid), "it was paid in between");
     let state = camera.run(&format!("ls {STATE}")).await;
     assert!(state.contains("state"), "no state in {state}");
+    // Support sees what happened before this boot.
+    let ends = format!(r#"grep -o 'killed\|power_lost' {STATE}/timeline | sort -u | tr '\n' ' '"#);
+    camera.eventually_prints("crash and power cut in the timeline on flash", &ends, "killed power_lost").await;
 }

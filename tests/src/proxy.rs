@@ -5,6 +5,7 @@
 //! for one that was survived.
 
 use std::{
+    io,
     net::SocketAddr,
     sync::{
         Arc,
@@ -155,7 +156,7 @@ impl Proxy {
         let (state, _) = watch::channel(State { up: true, target, fault: None, upward: false, after_hello: None });
         let control = Control { state, hits: Arc::default() };
         let (accepted, standing) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-        let listener = listen(addr, 128);
+        let listener = listen(addr, 128).await;
         let task = tokio::spawn(serve(listener, addr, control.clone(), accepted.clone(), standing.clone()));
         Self { addr, control, accepted, standing, task, _port: port }
     }
@@ -189,11 +190,17 @@ impl Drop for Proxy {
     }
 }
 
-fn listen(addr: SocketAddr, backlog: i32) -> TcpListener {
+async fn listen(addr: SocketAddr, backlog: i32) -> TcpListener {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM.nonblocking(), None).unwrap();
     socket.set_reuse_address(true).unwrap();
     socket.set_recv_buffer_size(BUFFER).unwrap();
-    socket.bind(&addr.into()).unwrap();
+    // A child between fork and exec still holds the listener before this one.
+    until("the address to be free", PATIENCE, || match socket.bind(&addr.into()) {
+        Err(why) if why.kind() == io::ErrorKind::AddrInUse => None,
+        bound => Some(bound),
+    })
+    .await
+    .unwrap();
     socket.listen(backlog).unwrap();
     TcpListener::from_std(socket.into()).unwrap()
 }
@@ -208,11 +215,11 @@ async fn serve(mut listener: TcpListener, addr: SocketAddr, control: Control, ac
                 if state.wait_for(|state| state.fault != Some(Fault::Refused)).await.is_err() {
                     return;
                 }
-                listener = listen(addr, 128);
+                listener = listen(addr, 128).await;
             }
             Some(Fault::Blackhole) => {
                 drop(listener);
-                let full = listen(addr, 0);
+                let full = listen(addr, 0).await;
                 // Linux drops the SYN of a client when the accept queue is full.
                 let mut fillers = Vec::new();
                 while let Ok(filler) = tokio::time::timeout(Duration::from_millis(200), TcpStream::connect(addr)).await {
@@ -223,7 +230,7 @@ async fn serve(mut listener: TcpListener, addr: SocketAddr, control: Control, ac
                 if !lifted {
                     return;
                 }
-                listener = listen(addr, 128);
+                listener = listen(addr, 128).await;
             }
             _ => tokio::select! {
                 changed = state.changed() => if changed.is_err() { return },

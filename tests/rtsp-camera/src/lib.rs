@@ -14,7 +14,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 mod adts;
@@ -52,6 +52,17 @@ pub struct Session {
 pub struct Camera {
     address: SocketAddr,
     shared: Arc<Shared>,
+}
+
+/// Listens. The thread of a camera before this one, or a child of this process between fork and exec, may still hold the address.
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let until = Instant::now() + Duration::from_secs(10);
+    loop {
+        match TcpListener::bind(address) {
+            Err(why) if why.kind() == io::ErrorKind::AddrInUse && Instant::now() < until => thread::sleep(Duration::from_millis(20)),
+            bound => return bound,
+        }
+    }
 }
 
 /// What the threads of a camera share.
@@ -102,7 +113,7 @@ impl Camera {
             videos.push((*at, Video::read(file, options.codec)?));
         }
         let sound = options.sound.as_deref().map(adts::Sound::read).transpose()?;
-        let listener = TcpListener::bind(options.listen)?;
+        let listener = listen(options.listen)?;
         let address = listener.local_addr()?;
         let shared = Arc::new(Shared { options, videos, sound, closed: AtomicBool::new(false), state: Mutex::default() });
         let accepting = Arc::clone(&shared);

@@ -163,7 +163,10 @@ fn growth_is_detected_and_fluctuation_is_not() {
     let mut kept: Vec<Vec<u8>> = Vec::new();
     let leaking: Vec<_> = (0..30)
         .map(|_| {
-            kept.push(vec![1; 1 << 20]);
+            // Of a block of more than 32 MB, so that the allocator takes fresh pages and none that other tests have given back.
+            let mut block = Vec::with_capacity(33 << 20);
+            block.resize(1 << 20, 1);
+            kept.push(block);
             Sample::of(pid)
         })
         .collect();

@@ -23,6 +23,8 @@ pub(super) struct Stopwatch {
     /// Tickets of its record and its report.
     record: Option<u64>,
     report: Option<u64>,
+    /// When any record was last on flash, microseconds.
+    flashed: Option<u64>,
 }
 
 impl Stopwatch {
@@ -35,6 +37,7 @@ impl Stopwatch {
             delivery: None,
             record: None,
             report: None,
+            flashed: None,
         }
     }
 
@@ -82,12 +85,17 @@ impl Stopwatch {
 
     /// Records up to this one are on flash.
     pub fn written(&mut self, ticket: u64) -> Option<Stages> {
+        self.flashed = self.so_far();
         let is_ours = self.record.is_some_and(|record| record <= ticket);
         self.reached(is_ours, |stages| &mut stages.written)
     }
 
     pub fn acknowledged(&mut self, delivery: Delivery) {
         let is_ours = self.delivery == Some(delivery);
+        if is_ours && self.record.is_some() {
+            // The newest record has something else in it; the one before was the document's.
+            self.stages.written = self.stages.written.or(self.flashed);
+        }
         self.reached(is_ours, |stages| &mut stages.acknowledged);
     }
 
@@ -160,6 +168,19 @@ mod tests {
         assert_eq!(watch.reported(9), None);
         watch.cut();
         assert_eq!(watch.switched(), Stages::default(), "another switch, of which nothing is known");
+    }
+
+    #[test]
+    fn a_document_is_written_before_it_is_acknowledged_whatever_else_is_to_be_written() {
+        let mut watch = Stopwatch::new();
+        watch.document(Instant::now(), Some(Delivery(7)));
+        watch.writing(1);
+        watch.writing(2);
+        watch.written(1);
+        watch.acknowledged(Delivery(7));
+        let stages = watch.switched();
+        assert!(stages.written.is_some() && stages.written <= stages.acknowledged, "{stages:?}");
+        assert_eq!(watch.written(2), None, "what is written later");
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! The agent's footprint: memory, threads, wakeups and processor time in Free idle, Paid idle and Paid uploading, and the
 //! time from its start to a confirmed plan. With GStreamer it films a live 640×360 H.264 source; without, it governs a vendor's
-//! uploader; and here both film one camera over RTSP, also while one and four people watch the live view. Runs on this machine, or with `CARE_CAMERA` (`scripts/bench-camera.sh`) on
-//! an emulated camera. Writes `target/bench/footprint.json`, each machine under its own name. `FOOTPRINT_SECONDS=10` gives a quick
-//! look.
+//! uploader; and here both film one camera over RTSP, also while one and four people watch the live view. Runs on this
+//! machine, or with `CARE_CAMERA` (`scripts/bench-camera.sh`) on an emulated camera. Writes
+//! `target/bench/footprint.json`, each machine under its own name. `FOOTPRINT_SECONDS=10` gives a quick look.
 
 mod guest;
 mod here;

@@ -1,15 +1,17 @@
 //! The program that the wire test (`tests/wire`) runs inside its network namespace. With `cut` it uploads as the agent does
 //! and cuts on command; `parts` is the same with clips that leave while they are filmed; with `drop`, the control, it uploads as
-//! an ordinary program does and on the same command only drops the request. It reads one command a line on stdin (`go`, `cut`)
-//! and writes one JSON object a line on stdout.
+//! an ordinary program does and on the same command only drops the request; `paced` is that with the kernel's own pace. It reads
+//! one command a line on stdin (`go`, `cut`) and writes one JSON object a line on stdout.
 //!
-//! `on_the_wire cut|parts|drop ADDRESS CA-PEM UPLINK-KBPS CLIP-BYTES`
+//! `on_the_wire cut|drop|paced ADDRESS CA-PEM UPLINK-KBPS CLIP-BYTES`
+//! `on_the_wire parts ADDRESS CA-PEM UPLINK-KBPS FRAGMENT-BYTES` with a fragment each 250 ms
 
 use std::{
     collections::VecDeque,
     convert::Infallible,
     io::{BufRead, Write, stdin, stdout},
     net::SocketAddr,
+    os::fd::AsRawFd,
     path::Path,
     pin::Pin,
     sync::Arc,
@@ -28,7 +30,7 @@ use kasa_care_agent::{
     clock::Clock,
     conditions::Conditions,
     config::{Endpoint, Spool, Upload},
-    http::{self, Direct, Origin},
+    http::{self, Dialer, Direct, Origin},
     media::{Beginning, ClipWriter, Outlet, Verdict},
     tls::Client,
     upload::{Peers, Settings, Uploads, start},
@@ -43,8 +45,7 @@ use tokio::{runtime, sync::oneshot};
 const PAID: Policy = Policy { clips: true, history_h: 720, clip_max_s: 60, cooldown_s: 0, max_height: 1080, snapshots: true };
 const NONE: Policy = Policy { clips: false, snapshots: false, ..PAID };
 
-/// A fragment of a clip that leaves in parts, and how long it lasts: 1.6 Mbit/s.
-const FRAGMENT: usize = 50_000;
+/// How long a fragment of a clip that leaves in parts lasts.
 const FRAGMENT_LASTS: Duration = Duration::from_millis(250);
 
 fn main() -> Result<()> {
@@ -53,15 +54,16 @@ fn main() -> Result<()> {
     let address: SocketAddr = address.parse().context("ADDRESS")?;
     let endpoint = Endpoint { host: address.ip().to_string(), port: address.port(), tls: true };
     let origin = Origin { endpoint, tls: Some(trust(ca.as_ref())?) };
-    let bytes: usize = bytes.parse().context("CLIP-BYTES")?;
+    let (uplink_kbps, bytes) = (uplink_kbps.parse().context("UPLINK-KBPS")?, bytes.parse().context("CLIP-BYTES")?);
     let mut camera = match mode.as_str() {
         "cut" | "parts" => {
             let in_parts = mode == "parts";
-            let upload = Upload { uplink_kbps: uplink_kbps.parse().context("UPLINK-KBPS")?, while_recording: in_parts };
+            let upload = Upload { uplink_kbps, while_recording: in_parts };
             Camera::Agent { uploads: agent(origin, upload)?, in_parts }
         }
-        "drop" => Camera::Control { origin, address, sent: 0, request: None },
-        other => bail!("{other:?} is none of cut, parts and drop"),
+        "drop" => Camera::Control { origin, address, pace: None, sent: 0, request: None },
+        "paced" => Camera::Control { origin, address, pace: Some(uplink_kbps), sent: 0, request: None },
+        other => bail!("{other:?} is none of cut, parts, drop and paced"),
     };
     for (round, line) in (1..).zip(stdin().lock().lines()) {
         match line?.as_str() {
@@ -84,8 +86,18 @@ fn main() -> Result<()> {
 }
 
 enum Camera {
-    Agent { uploads: Uploads, in_parts: bool },
-    Control { origin: Origin, address: SocketAddr, sent: u64, request: Option<oneshot::Sender<()>> },
+    Agent {
+        uploads: Uploads,
+        in_parts: bool,
+    },
+    /// `pace` is the kernel's, kbit/s.
+    Control {
+        origin: Origin,
+        address: SocketAddr,
+        pace: Option<u32>,
+        sent: u64,
+        request: Option<oneshot::Sender<()>>,
+    },
 }
 
 impl Camera {
@@ -97,17 +109,17 @@ impl Camera {
                 let beginning = Beginning { kind: ClipKind::Motion, ago: Duration::ZERO, height: 360 };
                 let (mut clip, _) = gate.begin(beginning).ok_or_else(|| anyhow!("no clip may begin"))?;
                 if *in_parts {
-                    thread::Builder::new().name("filming".into()).spawn(move || film(clip))?;
+                    thread::Builder::new().name("filming".into()).spawn(move || film(clip, bytes))?;
                     return Ok(());
                 }
                 clip.append(Bytes::from(vec![7; bytes]), Duration::from_secs(1));
                 clip.finish(Duration::from_secs(1));
             }
-            Self::Control { origin, address, sent, request } => {
+            Self::Control { origin, address, pace, sent, request } => {
                 *sent += 1;
                 let (drop_it, dropped) = oneshot::channel();
-                let (origin, address, path) = (origin.clone(), *address, format!("/clips/control-{sent}"));
-                thread::Builder::new().name("control".into()).spawn(move || put(&origin, address, &path, bytes, dropped))?;
+                let (origin, address, pace, path) = (origin.clone(), *address, *pace, format!("/clips/control-{sent}"));
+                thread::Builder::new().name("control".into()).spawn(move || put(&origin, address, pace, &path, bytes, dropped))?;
                 *request = Some(drop_it);
             }
         }
@@ -133,9 +145,9 @@ impl Camera {
 }
 
 /// Films until a cut erases the clip.
-fn film(mut clip: Box<dyn ClipWriter>) {
+fn film(mut clip: Box<dyn ClipWriter>, fragment: usize) {
     let mut filmed = FRAGMENT_LASTS;
-    while clip.append(Bytes::from(vec![7; FRAGMENT]), filmed) != Verdict::Erased {
+    while clip.append(Bytes::from(vec![7; fragment]), filmed) != Verdict::Erased {
         thread::sleep(FRAGMENT_LASTS);
         filmed += FRAGMENT_LASTS;
     }
@@ -147,7 +159,8 @@ fn position(round: u64) -> Position {
 
 fn agent(origin: Origin, upload: Upload) -> Result<Uploads> {
     let device = "8006E5A1F0C2".parse()?;
-    let spool = Spool { memory_bytes: 8_000_000, flash_bytes: 0, flash_bytes_per_day: 0 };
+    // Room for a clip that a fast uplink takes seconds for.
+    let spool = Spool { memory_bytes: 32_000_000, flash_bytes: 0, flash_bytes_per_day: 0 };
     // No flash: this measures the wire.
     let spool_dir = std::path::PathBuf::from("/nowhere");
     let settings = Settings {
@@ -171,11 +184,11 @@ fn trust(ca: &Path) -> Result<Client> {
 
 /// One PUT by a program that does not own its socket: plain hyper, with the connection in its own task. When `dropped` fires,
 /// it drops the request and leaves the connection alone.
-fn put(origin: &Origin, address: SocketAddr, path: &str, bytes: usize, dropped: oneshot::Receiver<()>) {
+fn put(origin: &Origin, address: SocketAddr, pace: Option<u32>, path: &str, bytes: usize, dropped: oneshot::Receiver<()>) {
     let outcome = runtime::Builder::new_current_thread().enable_all().build().map_err(anyhow::Error::from).and_then(|runtime| {
         runtime.block_on(async {
             let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
-            let (stream, _) = http::connect(&Direct, origin, &[address], deadline).await?.into_stream();
+            let (stream, _) = http::connect(&Plain { pace }, origin, &[address], deadline).await?.into_stream();
             let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
             let connection = tokio::spawn(connection);
             let body = Clip { left: VecDeque::from(vec![Bytes::from(vec![7; 32 * 1024]); bytes / (32 * 1024)]) };
@@ -190,6 +203,37 @@ fn put(origin: &Origin, address: SocketAddr, path: &str, bytes: usize, dropped: 
         })
     });
     eprintln!("control: {outcome:?}");
+}
+
+/// Opens sockets as an ordinary program does, with the kernel's pace (`SO_MAX_PACING_RATE`) in kbit/s or without.
+struct Plain {
+    pace: Option<u32>,
+}
+
+impl Dialer for Plain {
+    type Guard = <Direct as Dialer>::Guard;
+
+    fn dial(&self, address: SocketAddr) -> std::io::Result<(tokio::net::TcpStream, Self::Guard)> {
+        let (stream, guard) = Direct.dial(address)?;
+        if let Some(kbps) = self.pace {
+            set_pace(&stream, kbps)?;
+        }
+        Ok((stream, guard))
+    }
+
+    fn check(&self) -> Result<(), http::Stale> {
+        Ok(())
+    }
+}
+
+fn set_pace(stream: &tokio::net::TcpStream, kbps: u32) -> std::io::Result<()> {
+    let bytes_per_s = u64::from(kbps) * 1000 / 8;
+    let length = libc::socklen_t::try_from(size_of_val(&bytes_per_s)).expect("eight");
+    // SAFETY: the descriptor is open while `stream` lives, and the kernel reads `length` bytes of a number that lives, too.
+    let result = unsafe {
+        libc::setsockopt(stream.as_raw_fd(), libc::SOL_SOCKET, libc::SO_MAX_PACING_RATE, (&raw const bytes_per_s).cast(), length)
+    };
+    if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
 }
 
 /// A clip's bytes, a chunk at a time.

@@ -24,6 +24,7 @@ skipped=(
     after_three_crashes_too
     # They need TCP_INFO, and a pace.
     a_fast_link_is_felt_for_within_one_clip
+    what_is_under_way_is_counted_in_bytes
     this_kernel_paces_and_counts
     # Their RTSP server is a program of this machine and needs this machine's GStreamer elements; the environment
     # names the target's.

@@ -26,6 +26,8 @@ pub(crate) struct TcpInfo {
     pub(crate) established: bool,
     /// Segments sent and not acknowledged.
     pub(crate) unacked: u32,
+    /// Payload bytes sent and not acknowledged: less than full segments have, where a writer is slow.
+    pub(crate) under_way: u64,
     /// How often in a row the same bytes were retransmitted because no acknowledgement arrived.
     pub(crate) retransmits: u8,
     /// The largest segment that is sent, bytes of payload.
@@ -104,7 +106,16 @@ pub(crate) fn tcp_info(socket: BorrowedFd<'_>) -> io::Result<TcpInfo> {
     if result != 0 {
         return Err(io::Error::last_os_error());
     }
-    read(&info, length as usize).ok_or_else(|| io::ErrorKind::Unsupported.into())
+    let info = read(&info, length as usize).ok_or(io::ErrorKind::Unsupported)?;
+    Ok(TcpInfo { under_way: queued(socket).map_or(info.under_way, |queued| queued.saturating_sub(info.notsent_bytes.into())), ..info })
+}
+
+/// Payload bytes in the socket that are not acknowledged, sent or not (`SIOCOUTQ`); `None` if the kernel does not say.
+fn queued(socket: BorrowedFd<'_>) -> Option<u64> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the descriptor is open for as long as it is borrowed; the kernel writes one `int` and does not keep the pointer.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    u64::try_from(bytes).ok().filter(|_| result == 0)
 }
 
 /// The figures of which the kernel has written the first `length` bytes; `None` if too few. An older kernel writes fewer
@@ -124,6 +135,7 @@ fn read(info: &libc::tcp_info, length: usize) -> Option<TcpInfo> {
         min_rtt: Duration::from_micros(info.tcpi_min_rtt.into()),
         established: info.tcpi_state == ESTABLISHED,
         unacked: info.tcpi_unacked,
+        under_way: u64::from(info.tcpi_unacked) * u64::from(info.tcpi_snd_mss),
         retransmits: info.tcpi_retransmits,
         segment: info.tcpi_snd_mss,
     })
@@ -169,5 +181,25 @@ mod tests {
         set_max_pacing_rate(socket.as_fd(), 200_000).unwrap();
         set_max_pacing_rate(socket.as_fd(), u64::MAX).unwrap();
         assert_eq!(tcp_info(socket.as_fd()).unwrap().bytes_sent, Some(0));
+    }
+
+    #[test]
+    fn what_is_under_way_is_counted_in_bytes() {
+        use std::{io::Write, os::fd::AsFd};
+        let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        // So small that most stays in the sender's socket.
+        listener.set_recv_buffer_size(4096).unwrap();
+        listener.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
+        listener.listen(1).unwrap();
+        let mut socket = std::net::TcpStream::connect(listener.local_addr().unwrap().as_socket().unwrap()).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let mut written = 0;
+        while let Ok(length) = socket.write(&[7; 1000]) {
+            written += length as u64;
+        }
+        let info = tcp_info(socket.as_fd()).unwrap();
+        assert!(info.notsent_bytes > 0 && info.under_way < 100_000, "{info:?}");
+        // The SYN counts as one.
+        assert_eq!(info.bytes_acked - 1 + info.under_way + u64::from(info.notsent_bytes), written, "{info:?}");
     }
 }

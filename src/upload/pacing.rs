@@ -25,6 +25,8 @@ const ARRIVES: f64 = 0.85;
 /// body that runs late sends as much at once.
 const QUEUE: Duration = Duration::from_millis(10);
 const QUEUE_BYTES: f64 = 6_000.0;
+/// A round trip that is shorter than this hardly matters in a window.
+const PROMPT: Duration = Duration::from_millis(10);
 /// A queue ends a window early, but not before this.
 const EARLY: Duration = Duration::from_millis(40);
 /// What a late body sends at once is no queue: as much as it makes up for, at most.
@@ -53,8 +55,42 @@ pub(super) struct Pacer {
     growth: f64,
     /// Whether the last window's result was to speed up.
     grown: bool,
-    /// When the window began, and the bytes that had arrived by then.
-    window: Option<(Instant, u64)>,
+    window: Option<Window>,
+}
+
+/// What is measured at one pace.
+#[derive(Debug, Clone, Copy)]
+struct Window {
+    /// The pace began.
+    paced: Mark,
+    /// The window began: a round trip later, because what is acknowledged until then was sent at the pace before.
+    begun: Option<Mark>,
+}
+
+impl Window {
+    /// The pace changes now.
+    fn at_another_pace(mark: Mark, info: &TcpInfo) -> Self {
+        Self { paced: mark, begun: (info.min_rtt < PROMPT).then_some(mark) }
+    }
+}
+
+/// A moment, and the bytes that had arrived by then.
+#[derive(Debug, Clone, Copy)]
+struct Mark {
+    at: Instant,
+    acked: u64,
+}
+
+impl Mark {
+    fn of(info: &TcpInfo, now: Instant) -> Self {
+        Self { at: now, acked: info.bytes_acked }
+    }
+
+    /// The time since, and the bytes a second that have arrived in it.
+    fn until(self, now: Self) -> (Duration, f64) {
+        let span = now.at.saturating_duration_since(self.at);
+        (span, now.acked.saturating_sub(self.acked) as f64 / span.as_secs_f64())
+    }
 }
 
 impl Pacer {
@@ -80,16 +116,18 @@ impl Pacer {
         if self.configured {
             return None;
         }
-        let Some((since, acked)) = self.window else {
-            self.window = Some((now, info.bytes_acked));
-            return None;
-        };
-        let span = now.saturating_duration_since(since);
-        let arrived = info.bytes_acked.saturating_sub(acked) as f64 / span.as_secs_f64();
+        let mark = Mark::of(info, now);
+        let window = self.window.get_or_insert(Window::at_another_pace(mark, info));
+        if window.begun.is_none() && now.saturating_duration_since(window.paced.at) >= info.min_rtt {
+            window.begun = Some(mark);
+        }
+        let window = *window;
+        let (span, arrived) = window.begun.unwrap_or(mark).until(mark);
         let tolerated = QUEUE.max(Duration::from_secs_f64(QUEUE_BYTES / self.rate));
         if span < WINDOW || span.as_secs_f64() * self.rate < WINDOW_BYTES {
+            let (span, arrived) = window.paced.until(mark);
             // More under way than the pace puts there shows a queue before the smoothed round trip does.
-            let under_way = f64::from(info.unacked) * f64::from(info.segment);
+            let under_way = info.under_way as f64;
             let burst = (self.rate * LATE.as_secs_f64()).clamp(QUEUE_BYTES, LATE_BYTES);
             let too_fast = under_way > self.rate * info.min_rtt.as_secs_f64() + burst;
             if !self.grown || !too_fast || span < EARLY {
@@ -102,10 +140,10 @@ impl Pacer {
             if back >= self.rate {
                 return None;
             }
-            (self.rate, self.limit, self.growth, self.window) = (back, self.uplink, CAUTIOUS, Some((now, info.bytes_acked)));
+            (self.rate, self.limit, self.growth, self.window) = (back, self.uplink, CAUTIOUS, Some(Window::at_another_pace(mark, info)));
             return Some(self.rate());
         }
-        self.window = Some((now, info.bytes_acked));
+        self.window = Some(Window { paced: mark, begun: Some(mark) });
         let before = self.rate();
         self.grown = false;
         let queued = info.rtt > info.min_rtt + tolerated;
@@ -136,7 +174,11 @@ impl Pacer {
             self.uplink = self.uplink.map(|uplink| uplink.max(arrived));
         }
         self.rate = self.rate.clamp(LEAST, MOST);
-        (self.rate() != before).then(|| self.rate())
+        if self.rate() == before {
+            return None;
+        }
+        self.window = Some(Window::at_another_pace(mark, info));
+        Some(self.rate())
     }
 }
 
@@ -148,7 +190,9 @@ mod tests {
     struct Link {
         capacity: f64,
         queue: f64,
-        acked: f64,
+        /// Bytes that have left the queue by each look; the sender hears of them a round trip later.
+        left: Vec<f64>,
+        round_trip: Duration,
         now: Instant,
         jitter: Duration,
         /// Whether the kernel paces: then unsent payload waits in the socket.
@@ -157,7 +201,16 @@ mod tests {
 
     impl Link {
         fn new(capacity: f64) -> Self {
-            Self { capacity, queue: 0.0, acked: 1.0, now: Instant::now(), jitter: Duration::ZERO, paced: true }
+            let (round_trip, jitter) = (Duration::from_millis(20), Duration::ZERO);
+            Self { capacity, queue: 0.0, left: vec![1.0], round_trip, now: Instant::now(), jitter, paced: true }
+        }
+
+        /// What the sender has heard of.
+        fn acked(&self, step: Duration) -> f64 {
+            let looks_ago = self.round_trip.as_secs_f64() / step.as_secs_f64();
+            let at = |ago: usize| self.left[(self.left.len() - 1).saturating_sub(ago)];
+            let (newer, older) = (at(looks_ago as usize), at(looks_ago as usize + 1));
+            newer + (older - newer) * looks_ago.fract()
         }
 
         fn run(&mut self, pacer: &mut Pacer, looks: u32) {
@@ -167,17 +220,15 @@ mod tests {
                 let arriving = pacer.rate() as f64 * step.as_secs_f64() + self.queue;
                 let leaving = arriving.min(self.capacity * step.as_secs_f64());
                 self.queue = arriving - leaving;
-                self.acked += leaving;
-                let base = Duration::from_millis(20);
+                self.left.push(self.left[self.left.len() - 1] + leaving);
+                let base = self.round_trip;
                 let under_way = self.queue + leaving / step.as_secs_f64() * (base + self.jitter).as_secs_f64();
-                let unacked = (under_way / 1448.0) as u32;
                 let rtt = base + self.jitter + Duration::from_secs_f64(self.queue / self.capacity);
                 pacer.observe(
                     &TcpInfo {
-                        bytes_acked: self.acked as u64,
+                        bytes_acked: self.acked(step) as u64,
                         notsent_bytes: u32::from(self.paced),
-                        segment: 1448,
-                        unacked,
+                        under_way: under_way as u64,
                         rtt,
                         min_rtt: base,
                         ..TcpInfo::default()
@@ -201,6 +252,21 @@ mod tests {
         let mut pacer = Pacer::new(0);
         Link::new(10e6).run(&mut pacer, 40);
         assert!(pacer.rate() > 1_000_000, "{} bytes/s after two seconds", pacer.rate());
+    }
+
+    #[test]
+    fn a_long_round_trip_is_not_taken_for_a_slow_link() {
+        for (round_trip_ms, paced) in [1, 40, 80, 200, 500].into_iter().flat_map(|trip| [(trip, true), (trip, false)]) {
+            let mut pacer = Pacer::new(0);
+            let mut link = Link { paced, round_trip: Duration::from_millis(round_trip_ms), ..Link::new(2.5e6) };
+            let mut paces = Vec::new();
+            while pacer.rate() < 2_000_000 {
+                link.run(&mut pacer, 1);
+                paces.push(pacer.rate());
+                assert!(paces.len() < 200, "{} bytes/s after ten seconds, {round_trip_ms} ms, paced: {paced}", pacer.rate());
+            }
+            assert!(paces.is_sorted(), "below the link's rate it only grows, {round_trip_ms} ms, paced: {paced}: {paces:?}");
+        }
     }
 
     #[test]

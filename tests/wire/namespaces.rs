@@ -1,4 +1,4 @@
-//! Two network namespaces joined by a shaped pair of interfaces, removed when dropped.
+//! Two network namespaces joined by a shaped pair of interfaces, or by a long way, removed when dropped.
 
 use std::{
     fs::File,
@@ -6,14 +6,19 @@ use std::{
     os::fd::AsRawFd,
     process::{self, Command},
     sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
 };
 
 use care_tests::isolated_network::run;
+
+use crate::relay::Relay;
 
 /// The camera's namespace, the cloud's, and the uplink between.
 pub struct Link {
     near: String,
     far: String,
+    /// Joins them, if it takes its time.
+    _relay: Option<Relay>,
 }
 
 /// The cloud's address on every link; each link is alone in its namespaces.
@@ -22,27 +27,46 @@ pub const CLOUD: Ipv4Addr = Ipv4Addr::new(10, 117, 0, 2);
 pub const CAMERA: Ipv4Addr = Ipv4Addr::new(10, 117, 0, 1);
 /// The cloud's end of the link.
 pub const FAR_END: &str = "uplink1";
+const NEAR_END: &str = "uplink0";
 
 impl Link {
     /// Creates a link on which the camera sends at most `kbps`.
     pub fn shaped(kbps: u32) -> Self {
+        let link = Self::unjoined();
+        run(&format!("ip -n {} link add {NEAR_END} type veth peer name {FAR_END} netns {}", link.near, link.far));
+        link.set_up(kbps);
+        link
+    }
+
+    /// The same, and what the cloud sends takes `delay` to the camera.
+    pub fn long(kbps: u32, delay: Duration) -> Self {
+        let mut link = Self::unjoined();
+        link._relay = Some(Relay::between([&link.near, NEAR_END], [&link.far, FAR_END], delay));
+        link.set_up(kbps);
+        link
+    }
+
+    fn unjoined() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("care-wire-{}-{}", process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let link = Self { near: format!("{name}-near"), far: format!("{name}-far") };
-        let (near, far) = (&link.near, &link.far);
+        let link = Self { near: format!("{name}-near"), far: format!("{name}-far"), _relay: None };
+        for namespace in [&link.near, &link.far] {
+            run(&format!("ip netns add {namespace}"));
+        }
+        link
+    }
+
+    fn set_up(&self, kbps: u32) {
+        let Self { near, far, .. } = self;
         for command in [
-            format!("ip netns add {near}"),
-            format!("ip netns add {far}"),
-            format!("ip -n {near} link add uplink0 type veth peer name {FAR_END} netns {far}"),
-            format!("ip -n {near} address add {CAMERA}/24 dev uplink0"),
+            format!("ip -n {near} address add {CAMERA}/24 dev {NEAR_END}"),
             format!("ip -n {far} address add {CLOUD}/24 dev {FAR_END}"),
-            format!("ip -n {near} link set uplink0 up"),
+            format!("ip -n {near} link set {NEAR_END} up"),
             format!("ip -n {far} link set {FAR_END} up"),
         ] {
             run(&command);
         }
-        link.shape("add", kbps);
-        link
+        self.shape("add", kbps);
     }
 
     /// From now on the camera sends at most `kbps`.
@@ -52,7 +76,7 @@ impl Link {
 
     /// A queue of 300 ms, as in routers, with almost no burst, so that the rate is steady.
     fn shape(&self, verb: &str, kbps: u32) {
-        run(&format!("tc -n {} qdisc {verb} dev uplink0 root tbf rate {kbps}kbit burst 3028 latency 300ms", self.near));
+        run(&format!("tc -n {} qdisc {verb} dev {NEAR_END} root tbf rate {kbps}kbit burst 3028 latency 300ms", self.near));
     }
 
     /// The camera's namespace.
@@ -62,11 +86,16 @@ impl Link {
 
     /// Moves the calling thread into the cloud's namespace for the rest of its life.
     pub fn enter_far(&self) {
-        let file = File::open(format!("/var/run/netns/{}", self.far)).unwrap();
-        // SAFETY: the descriptor is open; setns changes only the network namespace of the calling thread.
-        let result = unsafe { libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET) };
-        assert_eq!(result, 0, "setns: {}", std::io::Error::last_os_error());
+        enter(&self.far);
     }
+}
+
+/// Moves the calling thread into a namespace for the rest of its life.
+pub fn enter(namespace: &str) {
+    let file = File::open(format!("/var/run/netns/{namespace}")).unwrap();
+    // SAFETY: the descriptor is open; setns changes only the network namespace of the calling thread.
+    let result = unsafe { libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET) };
+    assert_eq!(result, 0, "setns: {}", std::io::Error::last_os_error());
 }
 
 impl Drop for Link {

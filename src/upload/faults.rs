@@ -111,9 +111,11 @@ impl Faults {
     }
 
     /// The BOOTTIME at which [`Faults::name`] has to be called again even if nothing changes.
-    pub(super) fn due(&self) -> Option<Duration> {
+    pub(super) fn due(&self, now: Now) -> Option<Duration> {
         let seen = lock(&self.seen);
-        seen.away.map(|since| since + AWAY).into_iter().chain(seen.again).min()
+        // Once it is raised, only a connection ends it ([`Gate::uploader_events`]).
+        let away = seen.away.map(|since| since + AWAY).filter(|due| *due > now.boot);
+        away.into_iter().chain(seen.again).min()
     }
 
     fn set(&self, kind: Kind, words: Option<Diagnosis>) {
@@ -121,5 +123,22 @@ impl Faults {
             Some(Diagnosis { sentence, advice }) => self.conditions.raise_advising(kind, sentence, advice),
             None => self.conditions.clear(kind),
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_uploader_that_stays_away_wakes_nobody() {
+        let faults = Faults::new(Conditions::default());
+        let at = |boot_s: u64| Now { boot: Duration::from_secs(boot_s), ..Now::default() };
+        lock(&faults.seen).away = Some(Duration::from_secs(5));
+        assert_eq!([at(5), at(14)].map(|now| faults.due(now)), [Some(Duration::from_secs(15)); 2], "it is named then");
+        assert_eq!(faults.due(at(15)), None, "it was named");
+        lock(&faults.seen).again = Some(Duration::from_secs(20));
+        assert_eq!(faults.due(at(15)), Some(Duration::from_secs(20)));
     }
 }

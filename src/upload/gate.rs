@@ -109,8 +109,10 @@ impl Gate {
         self.vendor.as_ref().and_then(|vendor| vendor.due())
     }
 
-    /// The events of a vendor's uploader since the last call.
+    /// The events of a vendor's uploader since the last call. It may have connected or gone: the uploads' thread raises and
+    /// clears the condition.
     pub fn uploader_events(&self) -> UploaderEvents {
+        self.spool.wake.notify_one();
         self.vendor.as_ref().map(|vendor| vendor.uploader_events()).unwrap_or_default()
     }
 

@@ -93,7 +93,7 @@ impl Shared {
     /// This long, or until a condition has to be looked at.
     fn until_due(&self, wait: Duration) -> Duration {
         let now = self.gate.clock.now();
-        self.faults.due().map_or(wait, |due| wait.min(due.saturating_sub(now.boot).max(Duration::from_secs(1))))
+        self.faults.due(now).map_or(wait, |due| wait.min(due.saturating_sub(now.boot).max(Duration::from_secs(1))))
     }
 
     /// Closes connections that no part has used in time; how long until then otherwise.
@@ -147,9 +147,9 @@ impl Shared {
         let spilled = spool.take_spilled();
         drop(spool);
         drop((removed, spilled));
-        // Expired clips must be erased from flash as well.
-        self.gate.spool.grown();
         if expired.clips > 0 {
+            // From flash as well.
+            self.gate.spool.grown();
             tracing::info!(clips = expired.clips, bytes = expired.bytes, "clips are older than the plan keeps: erased");
         }
         self.faults.lost(&losses, self.gate.clock.now());

@@ -1,5 +1,5 @@
 //! A clip's bytes as a transfer reads them: from memory, or from flash one piece at a time on a thread that may block, or
-//! its beginning from there and the rest from memory. So the uploads' runtime never blocks, and a clip of any size needs
+//! its beginning from there and the rest from memory, perhaps with a header in memory in front of both. So the uploads' runtime never blocks, and a clip of any size needs
 //! the memory of one piece. The digest of what is on flash is checked before its last piece is returned, so a damaged file
 //! never becomes a complete object.
 
@@ -29,6 +29,8 @@ pub(super) type Open = Arc<dyn Fn(Uuid) -> io::Result<ClipFile> + Send + Sync>;
 
 /// The pieces of one clip, in order.
 pub(super) struct Pieces {
+    /// What comes before those in the file.
+    header: Bytes,
     file: File,
     /// They follow those in the file; last first.
     memory: Vec<Bytes>,
@@ -47,24 +49,23 @@ pub(super) struct Reader {
     id: Uuid,
     file: Option<ClipFile>,
     offset: u64,
-    bytes: u64,
+    head: Head,
     digest: digest::Context,
-    sha256: String,
 }
 
 impl Pieces {
     pub(super) fn of(job: &Job, open: &Open) -> Self {
-        let Content { flash, memory } = &job.content;
+        let Content { header, flash, memory } = &job.content;
         let reader = |head: &Head| Reader {
             open: open.clone(),
             id: job.id,
             file: None,
             offset: 0,
-            bytes: head.bytes,
+            head: head.clone(),
             digest: digest::Context::new(&digest::SHA256),
-            sha256: head.sha256.clone(),
         };
         Self {
+            header: header.clone(),
             file: flash.as_ref().map_or(File::Nothing, |head| File::At(Box::new(reader(head)))),
             memory: memory.iter().filter(|fragment| !fragment.is_empty()).rev().cloned().collect(),
         }
@@ -72,10 +73,13 @@ impl Pieces {
 
     /// The next piece, never empty. Do not call this again after an error.
     pub(super) fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
+        if !self.header.is_empty() {
+            return Poll::Ready(Some(Ok(std::mem::take(&mut self.header))));
+        }
         loop {
             match std::mem::replace(&mut self.file, File::Nothing) {
                 File::Nothing => return Poll::Ready(self.memory.pop().map(Ok)),
-                File::At(reader) if reader.offset < reader.bytes => self.file = File::Reading(spawn_blocking(move || reader.read())),
+                File::At(reader) if reader.offset < reader.head.bytes => self.file = File::Reading(spawn_blocking(move || reader.read())),
                 File::At(_) => {}
                 File::Reading(mut reading) => match Pin::new(&mut reading).poll(context) {
                     Poll::Pending => {
@@ -101,9 +105,9 @@ impl Reader {
             Some(file) => file,
             None => (self.open)(self.id)?,
         };
-        let left = self.bytes - self.offset;
+        let (at, left) = self.head.tail.locate(self.head.bytes, self.offset);
         let most = usize::try_from(left).map_or(PIECE, |left| left.min(PIECE));
-        let piece = file.read(self.offset, most)?;
+        let piece = file.read(at, most)?;
         if piece.len() < most {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "its file is cut short"));
         }
@@ -111,7 +115,7 @@ impl Reader {
         self.offset += most as u64;
         self.digest.update(&piece);
         // Before the last piece is returned.
-        if self.offset == self.bytes && hex(self.digest.clone().finish().as_ref()) != self.sha256 {
+        if self.offset == self.head.bytes && hex(self.digest.clone().finish().as_ref()) != self.head.sha256 {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "its file is damaged"));
         }
         Ok((self, piece))

@@ -162,11 +162,15 @@ impl ClipWriter for Recording {
     fn finish(mut self: Box<Self>, duration: Duration) {
         let fragmented = hex(self.digest.clone().finish().as_ref());
         let duration = if self.ended { self.part.until } else { duration };
-        let progressive = self.progressive.take().and_then(|offered| Some((self.digest_with(&offered)?, offered)));
+        let progressive = self.progressive.take().map(|offered| (self.digest_with(&offered), offered));
         let now = self.clock.now();
         let mut spool = self.spool.lock();
         let sha256 = match progressive {
-            Some((sha256, progressive)) if spool.put_header(self.id, &progressive, now) => sha256,
+            Some((Some(sha256), progressive)) if spool.put_header(self.id, &progressive, now) => sha256,
+            Some((None, progressive)) => {
+                spool.offer_header(self.id, progressive, now);
+                fragmented
+            }
             _ => fragmented,
         };
         spool.finish(self.id, duration, sha256, now);

@@ -316,7 +316,11 @@ impl ClipFile {
         Err(missing)
     }
 
-    /// Up to `most` bytes of the clip from `offset` on.
+    pub(super) fn raw(&self) -> &dyn StateFile {
+        &*self.file
+    }
+
+    /// Up to `most` bytes of the file from `offset` behind its header on ([`super::Tail::locate`]).
     pub(in crate::upload) fn read(&self, offset: u64, most: usize) -> io::Result<Bytes> {
         let mut buffer = vec![0; most];
         let filled = self.file.read_at(&mut buffer, HEADER_BYTES + offset)?;
@@ -364,7 +368,7 @@ fn read_header(dir: &impl Filesystem, name: &str) -> io::Result<Vec<u8>> {
 /// synced.
 fn read_facts(dir: &impl Filesystem, name: &str, header: &[u8]) -> Result<Facts, Misfit> {
     let facts = header::decode(header)?;
-    let end = HEADER_BYTES.checked_add(facts.bytes).ok_or(Unreadable::Facts)?;
+    let end = HEADER_BYTES.checked_add(facts.bytes + facts.tail.replaces).ok_or(Unreadable::Facts)?;
     let mut last = [0; 2];
     if dir.open(name, Access::Read)?.read_at(&mut last, end - 1)? != 1 {
         return Err(Unreadable::Torn.into());

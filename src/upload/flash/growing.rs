@@ -11,10 +11,11 @@ use uuid::Uuid;
 
 use super::{
     files::{CLIP, Files, PART, Put, keep_reserve, name},
-    header::{self, Facts, HEADER_BYTES},
+    header::{self, Facts, HEADER_BYTES, Tail},
+    progressive::Filmed,
     write_budget::WriteCount,
 };
-use crate::hex::hex;
+use crate::{hex::hex, media::Progressive};
 
 /// A file is synced whenever this much was written: an erasure, which a cut waits to have recorded, then waits for no
 /// longer a sync, and the kernel holds no more unwritten pages. Flash wears no more by it.
@@ -25,7 +26,7 @@ pub(super) struct Growing<T>(BTreeMap<Uuid, Unfinished<T>>);
 
 struct Unfinished<T> {
     file: T,
-    /// Bytes of the clip in it.
+    /// Bytes of the clip in it, as it was filmed.
     bytes: u64,
     unsynced: u64,
     digest: digest::Context,
@@ -98,14 +99,38 @@ impl<F: Filesystem> Files<F> {
         Ok(sha256)
     }
 
-    /// Makes the file of a clip, all of which is in it, a clip's file: header, sync, name, sync of the directory. Does
-    /// nothing if it is not `wanted`, and can then be called again; after an error it cannot.
-    pub(in crate::upload) fn complete(&mut self, id: Uuid, facts: &Facts, wanted: impl Fn() -> bool) -> Put {
+    /// Makes the file of a clip, all of which is in it, a clip's file: header, sync, name, sync of the directory. With
+    /// `offered`, the clip becomes a progressive file, which `facts` then describe: what was filmed is read back for the
+    /// digest, and the offered header written behind it. Where that cannot be read, or there is no room for the header, the
+    /// clip stays as it was filmed. Does nothing if it is not `wanted`, which is called between any two pieces read, and
+    /// can then be called again; after an error it cannot.
+    pub(in crate::upload) fn complete(
+        &mut self,
+        id: Uuid,
+        facts: &mut Facts,
+        offered: Option<&Progressive>,
+        wanted: impl Fn() -> bool,
+    ) -> Put {
         if !wanted() {
             return Put::Unwanted;
         }
-        match self.try_complete(id, facts) {
-            Ok(()) => Put::Durable,
+        let progressive = match offered.map(|offered| self.with_header(id, facts, offered, &wanted)) {
+            None => None,
+            Some(Ok(Some(facts))) => Some(facts),
+            Some(Ok(None)) => return Put::Unwanted,
+            Some(Err(why)) => {
+                tracing::warn!(clip = %id, %why, "a clip on flash keeps its fragments");
+                None
+            }
+        };
+        let tail = offered.filter(|_| progressive.is_some()).map_or(&[][..], |offered| &offered.header);
+        match self.try_complete(id, facts, progressive.as_ref().unwrap_or(facts), tail) {
+            Ok(()) => {
+                if let Some(progressive) = progressive {
+                    *facts = progressive;
+                }
+                Put::Durable
+            }
             Err(why) => {
                 self.give_up();
                 Put::Failed(why)
@@ -113,11 +138,29 @@ impl<F: Filesystem> Files<F> {
         }
     }
 
-    fn try_complete(&mut self, id: Uuid, facts: &Facts) -> io::Result<()> {
+    /// The facts of a clip, all of which is in its file, with this header in front of it. `None` if it is no longer wanted.
+    fn with_header(&mut self, id: Uuid, facts: &Facts, offered: &Progressive, wanted: &dyn Fn() -> bool) -> io::Result<Option<Facts>> {
+        let tail = Tail { header: offered.header.len() as u64, replaces: offered.replaces as u64 };
+        keep_reserve(self.dir()?, HEADER_BYTES + tail.header)?;
+        let file = &self.growing.0.get(&id).ok_or(io::ErrorKind::NotFound)?.file;
+        let filmed = Filmed { bytes: facts.bytes, sha256: &facts.sha256, replaces: tail.replaces };
+        let mut whole = digest::Context::new(&digest::SHA256);
+        whole.update(&offered.header);
+        if !filmed.read(file, wanted, |piece| whole.update(piece))? {
+            return Ok(None);
+        }
+        let bytes = tail.header + (facts.bytes - tail.replaces);
+        Ok(Some(Facts { bytes, sha256: hex(whole.finish().as_ref()), tail, ..facts.clone() }))
+    }
+
+    fn try_complete(&mut self, id: Uuid, filmed: &Facts, facts: &Facts, tail: &[u8]) -> io::Result<()> {
         let header = header::with_written(header::encode(facts).ok_or(io::ErrorKind::InvalidInput)?, self.written);
         let file = self.growing.0.remove(&id).ok_or(io::ErrorKind::NotFound)?;
-        if (file.bytes, file.sha256()) != (facts.bytes, facts.sha256.clone()) {
+        if (file.bytes, file.sha256()) != (filmed.bytes, filmed.sha256.clone()) {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "its file is not what was filmed"));
+        }
+        if !tail.is_empty() {
+            file.file.write_at(tail, HEADER_BYTES + file.bytes)?;
         }
         file.file.write_at(&header, 0)?;
         file.file.sync()?;

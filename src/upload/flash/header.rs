@@ -1,5 +1,6 @@
 //! The header of a clip's file: checksummed and of fixed size, with the clip's bytes behind it. It holds all that a
-//! restart needs to judge the clip, so a scan can rebuild the spool from its files. No I/O.
+//! restart needs to judge the clip, so a scan can rebuild the spool from its files. Behind them the file of a clip that grew
+//! may have the header of a progressive file, with which the clip begins ([`Tail`]). No I/O.
 //!
 //! ```text
 //!  0  magic      8 bytes  "KCASPOOL"
@@ -45,6 +46,9 @@ pub(in crate::upload) struct Facts {
     pub(in crate::upload) bytes: u64,
     /// Of the clip's bytes, lowercase hex.
     pub(in crate::upload) sha256: String,
+    /// Where the clip's bytes are in the file. Firmware that does not know it takes the file for another firmware's.
+    #[serde(default, skip_serializing_if = "Tail::is_nothing")]
+    pub(in crate::upload) tail: Tail,
     /// The clip is a part of another: `clip` then names its file alone, and `bytes` and `sha256` are the part's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(in crate::upload) part: Option<PartFacts>,
@@ -62,6 +66,16 @@ pub(in crate::upload) struct PartFacts {
     pub(in crate::upload) from_ms: u64,
     /// Its own length.
     pub(in crate::upload) long_ms: u64,
+}
+
+/// What a clip begins with that stands at the end of its file. The default: nothing, the clip's bytes stand in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(in crate::upload) struct Tail {
+    /// Bytes at the end of the file.
+    pub(in crate::upload) header: u64,
+    /// Bytes at the beginning of the file, behind its own header, in place of which they stand: they are not the clip's.
+    pub(in crate::upload) replaces: u64,
 }
 
 /// Why a header cannot be read.
@@ -89,7 +103,25 @@ impl Facts {
     }
 
     fn make_sense(&self) -> bool {
-        self.id().is_some() && self.part().is_some() && is_sha256_hex(&self.sha256)
+        let plain = self.part.is_none() || self.tail.is_nothing();
+        let tail = plain && self.tail.header <= self.bytes && self.bytes.checked_add(self.tail.replaces).is_some();
+        self.id().is_some() && self.part().is_some() && is_sha256_hex(&self.sha256) && tail
+    }
+}
+
+impl Tail {
+    pub(in crate::upload) fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Where the file of a clip of `bytes`, behind the file's own header, has the clip's byte at `offset`; and how many of
+    /// the clip's follow from there, with that one.
+    pub(in crate::upload) fn locate(self, bytes: u64, offset: u64) -> (u64, u64) {
+        let filmed = bytes.saturating_sub(self.header);
+        match offset.checked_sub(self.header) {
+            Some(behind) => (self.replaces + behind, filmed.saturating_sub(behind)),
+            None => (self.replaces + filmed + offset, self.header - offset),
+        }
     }
 }
 
@@ -170,6 +202,7 @@ mod tests {
             duration_ms: u64::MAX,
             bytes: u64::MAX,
             sha256: "0".repeat(64),
+            tail: Tail::default(),
             part: Some(PartFacts { of: Uuid::max().to_string(), index: u32::MAX, last: false, from_ms: u64::MAX, long_ms: u64::MAX }),
         }
     }
@@ -192,6 +225,50 @@ mod tests {
             assert_eq!((written(&flipped), decode(&flipped)), (None, Ok(facts())), "bit {bit}");
         }
         assert_eq!(written(&header[..500]), None);
+    }
+
+    fn with_tail(bytes: u64, header: u64, replaces: u64) -> Facts {
+        Facts { bytes, tail: Tail { header, replaces }, part: None, ..facts() }
+    }
+
+    #[test]
+    fn the_longest_facts_with_a_tail_fit_and_those_without_are_the_ones_of_earlier_firmware() {
+        let facts = with_tail(u64::MAX / 2, u64::MAX / 2, u64::MAX / 2);
+        assert_eq!(decode(&encode(&facts).unwrap()), Ok(facts));
+        let plain = serde_json::to_string(&with_tail(10, 0, 0)).unwrap();
+        assert!(!plain.contains("tail"), "{plain}");
+    }
+
+    #[test]
+    fn a_tail_that_no_file_can_have_makes_no_sense() {
+        let part = Facts { tail: Tail { header: 1, replaces: 1 }, bytes: 10, ..facts() };
+        for facts in [with_tail(10, 11, 0), with_tail(u64::MAX, 0, 1), with_tail(10, u64::MAX, u64::MAX), part] {
+            assert_eq!(decode(&encode(&facts).unwrap()), Err(Unreadable::Facts), "{facts:?}");
+        }
+        assert_eq!(decode(&encode(&with_tail(10, 10, u64::MAX - 10)).unwrap()), Ok(with_tail(10, 10, u64::MAX - 10)));
+    }
+
+    /// Every byte of every clip, from every place on.
+    #[test]
+    fn a_clip_is_read_in_its_order_whatever_stands_at_the_end_of_its_file() {
+        for (filmed, header, replaces) in [(9, 0, 0), (9, 4, 3), (9, 2, 5), (9, 4, 0), (9, 4, 9), (9, 0, 3)] {
+            let filmed: Vec<u8> = (0..filmed).collect();
+            let first: Vec<u8> = (100..100 + header).collect();
+            let file = [&filmed[..], &first].concat();
+            let clip = [&first, &filmed[replaces..]].concat();
+            let (tail, bytes) = (Tail { header: header.into(), replaces: replaces as u64 }, clip.len() as u64);
+            for start in 0..=clip.len() {
+                let mut read = Vec::new();
+                let mut steps = 0;
+                while start + read.len() < clip.len() {
+                    let (at, most) = tail.locate(bytes, (start + read.len()) as u64);
+                    read.extend_from_slice(&file[at as usize..(at + most) as usize]);
+                    steps += 1;
+                }
+                assert!(read == clip[start..] && steps <= 2, "{tail:?} from {start}: {read:?}, not {clip:?}");
+            }
+            assert_eq!(tail.locate(bytes, bytes).1, 0, "nothing follows the end");
+        }
     }
 
     /// Found by the fuzz target `spool`: a file whose id was in another form outlived every erasure.

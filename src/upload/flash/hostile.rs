@@ -13,13 +13,13 @@ use care_protocol::{ClipKind, Policy, Position};
 use uuid::Uuid;
 
 use super::{
-    Files,
+    ClipFile, Files,
     files::{CLIP, JOURNAL, Scan},
-    header::{self, Facts, HEADER_BYTES},
+    header::{self, Facts, HEADER_BYTES, Tail},
 };
 use crate::{
     fuzzing::Verdict,
-    upload::spool::{Chore, Next, Outcome, Spool},
+    upload::spool::{Chore, Head, Next, Outcome, Spool},
 };
 
 const PAID: Policy = Policy { clips: true, history_h: 720, clip_max_s: 60, cooldown_s: 0, max_height: 1080, snapshots: true };
@@ -38,7 +38,8 @@ pub(crate) fn hostile_spool(input: &[u8]) -> Verdict {
         b'C' => put(&disk, &name_in(rest), rest),
         b'F' => {
             let Some(header) = header::frame(rest) else { return Verdict::Refused };
-            let bytes = serde_json::from_slice(rest).map_or(0, |facts: Facts| facts.bytes.min(MOST_BYTES));
+            let bytes =
+                serde_json::from_slice(rest).map_or(0, |facts: Facts| facts.bytes.saturating_add(facts.tail.replaces).min(MOST_BYTES));
             put(&disk, &name_in(&header), &[header, vec![7; bytes as usize]].concat());
         }
         b'J' => {
@@ -72,6 +73,7 @@ fn genuine(number: u128) -> Facts {
         duration_ms: 5000,
         bytes: 10,
         sha256: "0".repeat(64),
+        tail: Tail::default(),
         part: None,
     }
 }
@@ -92,6 +94,18 @@ fn start(disk: &Disk) -> (Scan, Files<Disk>) {
     (files.scan().expect("a disk without faults"), files)
 }
 
+/// Reads a clip as a transfer does.
+fn read_all(disk: &Disk, id: Uuid, head: &Head) {
+    let file = ClipFile::open(disk, id).expect("a disk without faults");
+    let mut read = 0;
+    while read < head.bytes {
+        let (at, most) = head.tail.locate(head.bytes, read);
+        let piece = file.read(at, most as usize).expect("a disk without faults");
+        assert_eq!(piece.len() as u64, most, "what its facts announce is there");
+        read += most;
+    }
+}
+
 /// Uploads the clips found as far as the policy allows. Then the camera changes its owner, and no clip may be left.
 fn live(found: Vec<Facts>, mut files: Files<Disk>, disk: &Disk) {
     let mut spool = Spool::new(MOST_BYTES, 2 * (MOST_BYTES + HEADER_BYTES), 1 << 30);
@@ -106,6 +120,9 @@ fn live(found: Vec<Facts>, mut files: Files<Disk>, disk: &Disk) {
             && (facts.kind == ClipKind::Snapshot || facts.duration <= Duration::from_secs(PAID.clip_max_s.into()))
             && facts.height <= PAID.max_height;
         assert!(allowed, "{facts:?} leaves");
+        if let Some(head) = &job.content.flash {
+            read_all(disk, job.id, head);
+        }
         spool.settle(job.id, Generation(0), Outcome::Stored, NOW);
     }
     spool.keep(Policy::CLOSED, NEXT_OWNER, NOW);

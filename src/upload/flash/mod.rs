@@ -13,6 +13,7 @@ mod header;
 #[cfg(any(test, feature = "fuzzing"))]
 mod hostile;
 mod journal;
+mod progressive;
 #[cfg(test)]
 mod tests;
 pub(super) mod thread;
@@ -24,7 +25,7 @@ use super::spool::Diagnosis;
 
 pub use erasing::erase_spool;
 pub(super) use files::{ClipFile, Files, Opener, Put};
-pub(super) use header::{Facts, HEADER_BYTES, PartFacts};
+pub(super) use header::{Facts, HEADER_BYTES, PartFacts, Tail};
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use hostile::hostile_spool;
 pub(super) use write_budget::{WriteBudget, WriteCount};

@@ -21,14 +21,14 @@ use care_engine::{
     Admission,
     durable::{
         disk::{Disk, Plant, Snapshot},
-        filesystem::Filesystem,
+        filesystem::{Access, Filesystem, StateFile},
     },
     trusted_time::{HeardDate, LATEST, Readings},
 };
 use care_protocol::{ClipKind, Policy, Position};
 use uuid::Uuid;
 
-use super::{ClipFile, Files, HEADER_BYTES, thread::carry_out};
+use super::{ClipFile, Facts, Files, HEADER_BYTES, Put, header, thread::carry_out};
 use crate::{
     clock::{Clock, Dial},
     config::Spool as Limits,
@@ -36,7 +36,7 @@ use crate::{
     upload::{
         Event,
         gate::Gate,
-        spool::{Next, Outcome},
+        spool::{Head, Next, Outcome},
     },
 };
 
@@ -292,10 +292,12 @@ impl Camera {
 
     fn check(&self, record: u64, moment: &Moment) -> Result<(), String> {
         let found = self.ids();
+        let mut used = 0;
         for id in &found {
             let content = self.ledger.contents.get(id).ok_or("a clip that nobody recorded")?;
-            let read = ClipFile::open(&self.disk, *id).and_then(|file| file.read(0, 1_000_000)).map_err(|why| format!("{id}: {why}"))?;
-            if read != content {
+            let (facts, read) = found_on(&self.disk, *id).map_err(|why| format!("{id}: {why}"))?;
+            used += HEADER_BYTES + facts.bytes + facts.tail.replaces;
+            if read != *content {
                 return Err(format!("{id} does not hold what was recorded"));
             }
             if let Some(by) = self.ledger.gone_by.get(id).filter(|by| **by <= record) {
@@ -317,9 +319,37 @@ impl Camera {
         if names.iter().any(|name| name.ends_with(".part") && name != "journal.part") {
             return Err(format!("a part is left: {names:?}"));
         }
-        let used: u64 = found.iter().map(|id| HEADER_BYTES + self.ledger.contents[id].len() as u64).sum();
         if used > self.limits.flash_bytes { Err(format!("{used} bytes on flash")) } else { Ok(()) }
     }
+}
+
+/// The facts in a clip's file, and the clip as a transfer reads it.
+fn found_on(disk: &Disk, id: Uuid) -> io::Result<(Facts, Vec<u8>)> {
+    let mut header = vec![0; HEADER_BYTES as usize];
+    disk.open(&format!("{id}.clip"), Access::Read)?.read_at(&mut header, 0)?;
+    let facts = header::decode(&header).map_err(io::Error::other)?;
+    let head = Head { bytes: facts.bytes, sha256: facts.sha256.clone(), tail: facts.tail };
+    let content = read_all(disk, id, &head)?;
+    Ok((facts, content))
+}
+
+/// What a transfer reads of a clip's file; its digest must be right.
+fn read_all(disk: &Disk, id: Uuid, head: &Head) -> io::Result<Vec<u8>> {
+    let file = ClipFile::open(disk, id)?;
+    let mut content = Vec::new();
+    while (content.len() as u64) < head.bytes {
+        let (at, most) = head.tail.locate(head.bytes, content.len() as u64);
+        let piece = file.read(at, most as usize)?;
+        if piece.is_empty() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        content.extend_from_slice(&piece);
+    }
+    Ok(content)
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    crate::hex::hex(ring::digest::digest(&ring::digest::SHA256, bytes).as_ref())
 }
 
 /// Clips go to flash, one leaves, a cancel erases, the owner comes back within the same breath, more clips, another
@@ -521,7 +551,6 @@ fn no_clip_takes_the_room_that_is_kept_for_the_state() {
 /// Scenario 70: after a rollback a newer firmware's files are erased, never misread.
 #[test]
 fn s70_what_another_firmware_wrote_is_erased_and_counted() {
-    use care_engine::durable::filesystem::{Access, StateFile};
     let mut camera = Camera::new(None);
     let kept = camera.record(SHORT);
     let newer = camera.record(SHORT);

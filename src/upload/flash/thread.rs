@@ -4,10 +4,13 @@
 use care_engine::durable::filesystem::Filesystem;
 
 use super::{Files, Put, flash_fault};
-use crate::upload::{
-    Event,
-    gate::Gate,
-    spool::{Chore, Completion, Diagnosis, Piece, Spill, Spilled},
+use crate::{
+    hex::hex,
+    upload::{
+        Event,
+        gate::Gate,
+        spool::{Chore, Completion, Diagnosis, Piece, Reading, Spill, Spilled},
+    },
 };
 
 /// Runs until the spool is stopped and no work is left.
@@ -49,11 +52,37 @@ pub(in crate::upload) fn carry_out<F: Filesystem>(chore: Chore, files: &mut File
             // Outside the lock.
             drop((let_go, fragment));
         }
-        Chore::Complete(Completion { id, facts }) => {
-            let put = files.complete(id, &facts, || gate.spool.lock().is_wanted(id));
+        Chore::Complete(Completion { id, mut facts, offered }) => {
+            let wanted = || match offered {
+                Some(_) => gate.spool.lock().is_read(id, gate.clock.now()),
+                None => gate.spool.lock().is_wanted(id),
+            };
+            let put = files.complete(id, &mut facts, offered.as_ref(), wanted);
             let (spilled, why) = outcome(put, "a clip longer than memory would not survive a power cut");
             tracing::debug!(clip = %id, bytes = facts.bytes, outcome = ?spilled, "clip that grew on flash");
-            gate.spool.lock().completed(id, spilled, why, gate.clock.now());
+            let let_go = gate.spool.lock().completed(id, spilled, &facts, why, gate.clock.now());
+            // Outside the lock.
+            drop((let_go, offered));
+        }
+        Chore::Read(Reading { id, head, offered }) => {
+            let digests = match files.read_back(id, &head, &offered, || gate.spool.lock().is_read(id, gate.clock.now())) {
+                Ok(None) => return,
+                Ok(Some([mut whole, stays])) => {
+                    // Where nothing of it is on flash, the first fragment begins with what is replaced.
+                    let mut replaced = if head.bytes == 0 { offered.replaces } else { 0 };
+                    for fragment in (0..).map_while(|n| gate.spool.lock().waiting_fragment(id, n)) {
+                        whole.update(fragment.get(std::mem::take(&mut replaced)..).unwrap_or_default());
+                    }
+                    Some([whole, stays].map(|digest| hex(digest.finish().as_ref())))
+                }
+                Err(why) => {
+                    tracing::warn!(clip = %id, %why, "a clip that leaves from flash and memory keeps its fragments");
+                    None
+                }
+            };
+            let let_go = gate.spool.lock().headed(id, digests);
+            // Outside the lock.
+            drop((let_go, offered));
         }
     }
 }

@@ -14,8 +14,8 @@ use super::{
     start::{Start, trusted_ms},
 };
 use crate::{
-    media::Beginning,
-    upload::flash::{Facts, HEADER_BYTES},
+    media::{Beginning, Progressive},
+    upload::flash::{Facts, HEADER_BYTES, Tail},
 };
 
 /// A clip, or a part of one. Once removed from the spool, only its memory remains to be freed.
@@ -38,7 +38,15 @@ pub(in crate::upload) struct Clip {
     pub(super) head: Head,
     /// Bytes for that file that the flash thread has got.
     pub(super) handed: u64,
-    /// BOOTTIME at which it was complete.
+    /// The header of a progressive file that it is to get once the flash thread has read `head`.
+    pub(super) offered: Option<Progressive>,
+    /// That header where it has it and `head` is in an unfinished file: it stands in front of that.
+    pub(super) header: Bytes,
+    /// Where its bytes are in its complete file.
+    pub(super) tail: Tail,
+    /// Bytes of its file that are not of the clip.
+    pub(super) beside: u64,
+    /// BOOTTIME at which it was complete, or at which a piece of its file was last read since.
     pub(super) since: Duration,
     pub(super) bytes: u64,
     /// Lowercase hex, once it is complete.
@@ -119,6 +127,10 @@ impl Clip {
             flash: OnFlash::No,
             head: Head::default(),
             handed: 0,
+            offered: None,
+            header: Bytes::new(),
+            tail: Tail::default(),
+            beside: 0,
             since: now.boot,
             bytes: 0,
             sha256: String::new(),
@@ -142,6 +154,8 @@ impl Clip {
             started: Start::Earlier { stamped_ms: facts.started_ms, found: now.boot, lasted: duration },
             duration,
             flash: OnFlash::Yes,
+            tail: facts.tail,
+            beside: facts.tail.replaces,
             since: Duration::ZERO,
             bytes: facts.bytes,
             state: State::Waiting,
@@ -211,7 +225,8 @@ impl Clip {
 
     /// Bytes of memory that it uses.
     pub(super) fn in_memory(&self) -> u64 {
-        if self.fragments.is_empty() { 0 } else { self.bytes - self.head.bytes }
+        let offered = self.offered.as_ref().map_or(0, |offered| offered.header.len());
+        (self.fragments.iter().map(Bytes::len).sum::<usize>() + self.header.len() + offered) as u64
     }
 
     pub(super) fn as_dropped(&self, now: Now) -> Dropped {
@@ -221,8 +236,8 @@ impl Clip {
     /// Bytes of flash that it uses or is about to use.
     pub(super) fn on_flash(&self) -> u64 {
         match self.flash {
-            OnFlash::Writing | OnFlash::Yes => self.bytes + HEADER_BYTES,
-            OnFlash::Growing | OnFlash::Stuck(_) if self.handed > 0 => self.handed + HEADER_BYTES,
+            OnFlash::Writing | OnFlash::Yes => self.bytes + self.beside + HEADER_BYTES,
+            OnFlash::Growing | OnFlash::Stuck(_) if self.handed > 0 => self.handed + self.beside + HEADER_BYTES,
             OnFlash::No | OnFlash::Doubtful | OnFlash::Growing | OnFlash::Stuck(_) => 0,
         }
     }
@@ -234,9 +249,7 @@ impl Clip {
 
     /// Whether dropping it frees memory at once.
     pub(super) fn may_be_dropped(&self) -> bool {
-        self.state == State::Waiting
-            && !self.fragments.is_empty()
-            && matches!(self.flash, OnFlash::No | OnFlash::Doubtful | OnFlash::Stuck(_))
+        self.state == State::Waiting && self.in_memory() > 0 && matches!(self.flash, OnFlash::No | OnFlash::Doubtful | OnFlash::Stuck(_))
     }
 }
 

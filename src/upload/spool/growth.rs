@@ -16,20 +16,22 @@ use super::{
     troubles::Diagnosis,
 };
 use crate::{
-    media::Verdict,
-    upload::flash::{Facts, HEADER_BYTES},
+    media::{Progressive, Verdict},
+    upload::flash::{Facts, HEADER_BYTES, Tail},
 };
 
 /// A clip goes on in a file before memory has no room for this many more of its fragments, so that flash has their time
 /// to begin.
 const AHEAD: u64 = 4;
 
-/// The beginning of a clip that is in its file alone.
+/// What is in a clip's file alone: all of the clip, or its beginning, without a header that is in memory.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(in crate::upload) struct Head {
     pub(in crate::upload) bytes: u64,
     /// Lowercase hex.
     pub(in crate::upload) sha256: String,
+    /// Where these bytes are in the file.
+    pub(in crate::upload) tail: Tail,
 }
 
 /// The next bytes of a clip's file.
@@ -45,7 +47,10 @@ pub(in crate::upload) struct Piece {
 #[derive(Debug)]
 pub(in crate::upload) struct Completion {
     pub(in crate::upload) id: Uuid,
+    /// As it was filmed.
     pub(in crate::upload) facts: Facts,
+    /// The header of a progressive file, which it is to get.
+    pub(in crate::upload) offered: Option<Progressive>,
 }
 
 /// Why flash takes no more of a clip that is being recorded.
@@ -145,9 +150,7 @@ impl Spool {
             let clip = &self.ledger.clips[index];
             let Some(fragment) = clip.fragments.first().cloned() else {
                 if clip.state == State::Waiting {
-                    let facts = clip.for_header(now);
-                    self.flash.budget.charge(HEADER_BYTES);
-                    return Some(Chore::Complete(Completion { id, facts }));
+                    return self.completion(index, now);
                 }
                 continue;
             };
@@ -174,6 +177,25 @@ impl Spool {
         None
     }
 
+    /// Completes the file of the clip at `index`, with the header that was offered for it if flash has room for that.
+    fn completion(&mut self, index: usize, now: Now) -> Option<Chore> {
+        let clip = &self.ledger.clips[index];
+        let (id, header) = (clip.id, clip.offered.as_ref().map_or(0, |offered| offered.header.len() as u64));
+        let more = header.saturating_sub(clip.beside);
+        let has_room = self.flash.budget.has_room_for(header + HEADER_BYTES) && self.make_room_on_flash(index, more, now).is_some();
+        if !self.ledger.unerased.is_empty() {
+            // Erasures run first, so that the quota holds at every moment.
+            return self.chore(now).ok();
+        }
+        let clip = self.ledger.clips.iter_mut().find(|clip| clip.id == id)?;
+        if !has_room {
+            clip.offered = None;
+        }
+        clip.beside = if has_room { header } else { 0 };
+        self.flash.budget.charge(HEADER_BYTES + clip.beside);
+        Some(Chore::Complete(Completion { id, facts: clip.for_header(now), offered: clip.offered.clone() }))
+    }
+
     /// Every clip that grows stops: flash takes nothing for a while.
     pub(super) fn stop_growth(&mut self, why: Shortage) {
         for index in 0..self.ledger.clips.len() {
@@ -195,7 +217,7 @@ impl Spool {
         match written {
             Ok(sha256) => {
                 let clip = clip.filter(|clip| !clip.fragments.is_empty())?;
-                clip.head = Head { bytes: clip.handed, sha256 };
+                clip.head = Head { bytes: clip.handed, sha256, tail: Tail::default() };
                 Some(clip.fragments.remove(0))
             }
             Err(why) => {
@@ -210,19 +232,42 @@ impl Spool {
         }
     }
 
-    /// The flash thread has completed the file of a clip that grew, or has not.
-    pub(in crate::upload) fn completed(&mut self, id: Uuid, spilled: Spilled, why: Option<Diagnosis>, now: Now) {
+    /// The flash thread has completed the file of a clip that grew, of which these are the facts now, or has not. Returns
+    /// memory to be freed outside the lock.
+    pub(in crate::upload) fn completed(
+        &mut self,
+        id: Uuid,
+        spilled: Spilled,
+        facts: &Facts,
+        why: Option<Diagnosis>,
+        now: Now,
+    ) -> Option<Progressive> {
         match why {
             Some(why) => self.flash.failed(why, now),
             None if spilled == Spilled::Durable => self.flash.succeeded(),
             None => {}
         }
-        let Some(clip) = self.ledger.clips.iter_mut().find(|clip| clip.id == id) else { return };
+        let clip = self.ledger.clips.iter_mut().find(|clip| clip.id == id)?;
         match spilled {
-            Spilled::Durable => (clip.flash, clip.head, clip.handed) = (OnFlash::Yes, Head::default(), 0),
+            Spilled::Durable => {
+                (clip.flash, clip.head, clip.handed) = (OnFlash::Yes, Head::default(), 0);
+                let offered = clip.offered.take();
+                if facts.tail.is_nothing() {
+                    clip.beside = 0;
+                } else if offered.is_some() {
+                    (clip.bytes, clip.sha256, clip.tail) = (facts.bytes, facts.sha256.clone(), facts.tail);
+                    clip.beside = facts.tail.replaces;
+                }
+                // Otherwise flash took so long that it has begun to leave as it was filmed, all of which is in the file.
+                offered
+            }
             // An erasure runs first.
-            Spilled::Interrupted => {}
-            Spilled::Failed => clip.flash = OnFlash::Stuck(Shortage::Fault),
+            Spilled::Interrupted => None,
+            // What is in the file can still be read.
+            Spilled::Failed => {
+                clip.flash = OnFlash::Stuck(Shortage::Fault);
+                None
+            }
         }
     }
 

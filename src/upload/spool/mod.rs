@@ -44,6 +44,7 @@ pub(super) use self::{
     clip::{Dropped, Part},
     failures::{Blame, Trouble},
     growth::{Completion, Head, Piece},
+    header::Reading,
     schedule::{Content, Job, Next, Outcome},
     spill::{Chore, Spill, Spilled},
     troubles::Diagnosis,

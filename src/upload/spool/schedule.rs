@@ -19,8 +19,8 @@ use super::{
 
 /// How often a clip of an earlier boot checks whether the time is known by now.
 const CLOCK_ROUND: Duration = Duration::from_secs(2);
-/// How long a clip that outgrew memory waits for its file to be complete, so that a power cut does not lose it. A flash that
-/// hangs keeps no clip from leaving.
+/// How long a clip that outgrew memory waits for its file to be complete, or for the next piece that is read of it: so that a
+/// power cut does not lose it, and it is a progressive file. A flash that hangs keeps no clip from leaving.
 const COMPLETION: Duration = Duration::from_secs(15);
 /// How often it is looked at meanwhile.
 const COMPLETION_ROUND: Duration = Duration::from_secs(2);
@@ -43,9 +43,11 @@ pub(in crate::upload) struct Job {
     pub(in crate::upload) content: Content,
 }
 
-/// Where a transfer reads a clip's bytes: first those in its file, if there are any, then those in memory.
+/// Where a transfer reads a clip's bytes: a header in memory, if it has one there, then those in its file, if there are any,
+/// then those in memory.
 #[derive(Debug, Clone)]
 pub(in crate::upload) struct Content {
+    pub(in crate::upload) header: Bytes,
     pub(in crate::upload) flash: Option<Head>,
     pub(in crate::upload) memory: Vec<Bytes>,
 }
@@ -121,7 +123,8 @@ impl Spool {
             if clip.kind != ClipKind::Snapshot {
                 passed.push(Passed::of(clip));
             }
-            if clip.flash == OnFlash::Growing && clip.since.saturating_add(COMPLETION) > now.boot {
+            let unfinished = clip.flash == OnFlash::Growing || clip.offered.is_some();
+            if unfinished && clip.since.saturating_add(COMPLETION) > now.boot {
                 // The flash thread wakes the uploads; this is in case it has nothing to do.
                 let again = now.boot + COMPLETION_ROUND;
                 soonest = Some(soonest.map_or(again, |other| other.min(again)));
@@ -141,6 +144,8 @@ impl Spool {
         let Some((_, index)) = due_now else { return soonest.map_or(Next::Idle, Next::At) };
         let clip = &mut self.ledger.clips[index];
         clip.state = State::InFlight(self.generation);
+        // Every attempt to send it has the same bytes.
+        clip.offered = None;
         Next::Take(Box::new(Job {
             id: clip.id,
             clip: clip.clip(),
@@ -207,11 +212,11 @@ impl Spool {
 
 fn content(clip: &Clip) -> Content {
     let flash = match clip.flash {
-        OnFlash::Yes if clip.fragments.is_empty() => Some(Head { bytes: clip.bytes, sha256: clip.sha256.clone() }),
+        OnFlash::Yes if clip.fragments.is_empty() => Some(Head { bytes: clip.bytes, sha256: clip.sha256.clone(), tail: clip.tail }),
         OnFlash::Growing | OnFlash::Stuck(_) => Some(clip.head.clone()),
         _ => None,
     };
-    Content { flash, memory: clip.fragments.clone() }
+    Content { header: clip.header.clone(), flash, memory: clip.fragments.clone() }
 }
 
 fn order(clip: &Clip, recorded: &BTreeSet<Uuid>) -> Order {

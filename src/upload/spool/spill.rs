@@ -23,6 +23,7 @@ use super::{
     Spool,
     clip::{Clip, OnFlash, State, class},
     growth::{Completion, Piece, Shortage},
+    header::Reading,
     troubles::Diagnosis,
 };
 use crate::upload::flash::{Facts, HEADER_BYTES, PartFacts};
@@ -44,6 +45,8 @@ pub(in crate::upload) enum Chore {
     Grow(Piece),
     /// All of it is written: complete its file.
     Complete(Completion),
+    /// Read what is in the file of a clip that will not be completed, for its digest with another header.
+    Read(Reading),
 }
 
 /// A clip to be written.
@@ -81,9 +84,9 @@ impl Spool {
         }
         if self.flash.not_before > now.boot {
             self.stop_growth(Shortage::Fault);
-            return Err(self.flash.not_before);
+            return self.reading().map(Chore::Read).ok_or(self.flash.not_before);
         }
-        if let Some(chore) = self.growth(now) {
+        if let Some(chore) = self.growth(now).or_else(|| self.reading().map(Chore::Read)) {
             return Ok(chore);
         }
         let crowded = self.ledger.memory() > self.memory_quota / 2;
@@ -183,6 +186,8 @@ impl Spool {
     pub(in crate::upload) fn spill_all(&mut self) {
         self.flash.stopping = true;
         self.flash.not_before = Duration::ZERO;
+        // Reading what was filmed may take longer than a stop does.
+        self.ledger.clips.iter_mut().for_each(|clip| clip.offered = None);
     }
 }
 
@@ -198,6 +203,7 @@ impl Clip {
             duration_ms: u64::try_from(self.duration.as_millis()).unwrap_or(u64::MAX),
             bytes: self.bytes,
             sha256: self.sha256.clone(),
+            tail: self.tail,
             part: self.part.as_ref().map(PartFacts::of),
         }
     }

@@ -48,7 +48,21 @@ fn names(dir: &Path) -> Vec<String> {
     entries.map(Iterator::collect).unwrap_or_default()
 }
 
-/// Scenario 97: a clip of 60 s and 30 MB, where memory takes 8 MB.
+/// The header of a progressive file, in place of the first 700 bytes.
+fn offered() -> Progressive {
+    Progressive { header: vec![99; 90_000].into(), replaces: 700 }
+}
+
+/// What the store should have.
+fn headed(filmed: &[u8]) -> Vec<u8> {
+    [&offered().header, &filmed[offered().replaces..]].concat()
+}
+
+fn digest(bytes: &[u8]) -> String {
+    crate::hex::hex(ring::digest::digest(&ring::digest::SHA256, bytes).as_ref())
+}
+
+/// Scenario 97: a clip of 60 s and 30 MB, where memory takes 8 MB, arrives as a progressive file.
 #[test]
 fn s97_a_clip_longer_than_memory_is_stored_whole() {
     let dir = tempfile::tempdir().unwrap();
@@ -58,13 +72,14 @@ fn s97_a_clip_longer_than_memory_is_stored_whole() {
     let mut writer = begin(&bench);
     let content = film(&bench, &mut *writer, 60);
     assert_eq!(content.len(), 60 * FRAGMENT);
-    // What is on flash stays as it is.
-    writer.offer(Progressive { header: Bytes::from_static(b"header"), replaces: 4 });
+    writer.offer(offered());
     writer.finish(60 * SECOND);
+    let content = headed(&content);
     until("stored", || bench.stored() == 1);
     let (puts, asked) = (sink.puts(), sink.asked());
     assert_eq!((puts.len(), asked[0].duration_ms, asked[0].bytes), (1, 60_000, content.len() as u64));
     assert!(puts[0].whole && puts[0].body == content);
+    assert_eq!(asked[0].sha256, digest(&content));
     until("its file is gone", || names(dir.path()).iter().all(|name| name.starts_with("journal")));
     until("its room is free", || bench.status().flash == Erased::default());
 }
@@ -77,6 +92,7 @@ fn s97_a_clip_longer_than_memory_survives_a_restart() {
     first.open(NONE);
     let mut writer = begin(&first);
     let content = film(&first, &mut *writer, 30);
+    writer.offer(offered());
     writer.finish(30 * SECOND);
     until("it is on flash", || first.status().flash.clips == 1);
     drop(first);
@@ -90,7 +106,8 @@ fn s97_a_clip_longer_than_memory_survives_a_restart() {
     });
     again.open(PAID);
     until("stored", || again.stored() == 1);
-    assert!(sink.puts()[0].body == content);
+    assert!(sink.puts()[0].body == headed(&content));
+    assert_eq!(sink.asked()[0].sha256, digest(&headed(&content)));
 }
 
 /// Flash takes a part of it: the clip ends when memory is full too, and leaves from both.
@@ -103,9 +120,11 @@ fn a_clip_that_flash_has_no_room_for_leaves_from_flash_and_memory() {
     let mut writer = begin(&bench);
     let content = film(&bench, &mut *writer, 60);
     assert!((34..=35).contains(&(content.len() / FRAGMENT)), "{} s", content.len() / FRAGMENT);
+    writer.offer(offered());
     writer.finish(60 * SECOND);
     until("stored", || bench.stored() == 1);
-    assert!(sink.puts()[0].whole && sink.puts()[0].body == content);
+    assert!(sink.puts()[0].whole && sink.puts()[0].body == headed(&content));
+    assert_eq!(sink.asked()[0].sha256, digest(&headed(&content)));
     let shortened = bench.gate.spool.lock().troubles(bench.gate.clock.now()).shortened.unwrap();
     assert!(shortened.sentence.contains("flash_bytes (10000000)"), "{shortened:?}");
 }
@@ -127,4 +146,26 @@ fn a_cut_while_a_clip_is_filmed_to_flash_erases_its_file() {
     drop(writer);
     until("its room is free", || bench.status().flash == Erased::default());
     assert!(sink.puts().is_empty());
+}
+
+/// A file that was damaged after it was written never becomes a whole object, with a header in front of it either.
+#[test]
+fn a_grown_clip_whose_file_has_rotted_behind_its_header_is_given_up() {
+    use std::os::unix::fs::FileExt;
+    let dir = tempfile::tempdir().unwrap();
+    let sink = Sink::generous(true);
+    let bench = bench(&sink, dir.path(), 64_000_000);
+    bench.open(NONE);
+    let mut writer = begin(&bench);
+    film(&bench, &mut *writer, 20);
+    writer.offer(offered());
+    writer.finish(20 * SECOND);
+    until("it is on flash", || bench.status().flash.clips == 1);
+    let name = names(dir.path()).into_iter().find(|name| name.ends_with(".clip")).unwrap();
+    let file = fs::OpenOptions::new().write(true).open(dir.path().join("spool").join(name)).unwrap();
+    file.write_all_at(b"rot", 5_000_000).unwrap();
+    bench.open(PAID);
+    until("it is given up", || bench.status().dropped.clips == 1);
+    assert!(sink.puts().iter().all(|put| !put.whole));
+    assert!(bench.status().last_fault.unwrap().contains("its file is damaged"));
 }

@@ -8,7 +8,7 @@ use care_tests::{
     cloud::{CloudState, Put},
     in_each_build,
     issuer::PREMIUM,
-    media::probe_bytes,
+    media::{self, probe_bytes},
     wait::{PATIENCE, until},
     world::World,
 };
@@ -42,6 +42,14 @@ async fn long_motion(world: &World) -> (GrantRequest, Put) {
     world.move_every(Duration::from_secs(1), "a clip", stored).await
 }
 
+/// How long the film is by its header alone, which players show that read no fragments; 0 if fragments are to say it.
+fn indexed_ms(file: &[u8]) -> u64 {
+    let at = file.windows(4).position(|name| name == b"mvhd").expect("a header") + 4;
+    let number = |at: usize| u64::from(u32::from_be_bytes(file[at..at + 4].try_into().unwrap()));
+    assert_eq!(file[at], 0, "32 bits for each time");
+    number(at + 16) * 1000 / number(at + 12)
+}
+
 in_each_build!(s97_a_clip_longer_than_memory_arrives_whole_without_parts);
 
 async fn s97_a_clip_longer_than_memory_arrives_whole_without_parts(build: Build) {
@@ -51,9 +59,15 @@ async fn s97_a_clip_longer_than_memory_arrives_whole_without_parts(build: Build)
     assert!(asked.bytes > 2 * MEMORY, "{} bytes do not show it", asked.bytes);
     let longest = u64::from(LONG.clip_max_s) * 1000;
     assert!(asked.duration_ms > longest - 1500 && asked.duration_ms <= longest, "{} ms", asked.duration_ms);
+    // The index comes first, and lists every frame with the duration of the whole.
+    assert_eq!(media::boxes(&put.body), media::PROGRESSIVE);
+    let indexed = indexed_ms(&put.body);
+    assert!(indexed.abs_diff(asked.duration_ms) < 200, "{indexed} ms in the index of {} ms", asked.duration_ms);
     let whole = probe_bytes(&put.body);
     assert_eq!((whole.complaints.as_str(), whole.starts_with_keyframe), ("", true));
     assert!(whole.longest_step() < 1.5, "{:?}", whole.pts);
+    let frames_ms = whole.pts.len() as u64 * 1000 / u64::from(media::FPS);
+    assert!(frames_ms.abs_diff(indexed) < 200, "frames of {frames_ms} ms in {indexed} ms");
     assert!((whole.duration() - asked.duration_ms as f64 / 1000.0).abs() < 0.2, "{} s of {} ms", whole.duration(), asked.duration_ms);
     let status = world.agent.status("what flash has taken", |status| status.spool("flash_written_today") > asked.bytes).await;
     assert!(status.condition("clips_shortened").is_none(), "{:#}", status.0["conditions"]);

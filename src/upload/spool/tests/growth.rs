@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::media::Progressive;
 
 const SECOND: Duration = Duration::from_secs(1);
 /// One second of 4 Mbit/s.
@@ -33,7 +34,15 @@ struct Done {
     grown: u64,
     completed: u32,
     spilled: u32,
+    read: u32,
     erased: u32,
+}
+
+/// What the flash thread makes of a clip that it completes.
+fn written(facts: &Facts, offered: Option<&Progressive>) -> Facts {
+    let Some(Progressive { header, replaces }) = offered else { return facts.clone() };
+    let tail = Tail { header: header.len() as u64, replaces: *replaces as u64 };
+    Facts { bytes: facts.bytes + tail.header - tail.replaces, sha256: "with header".into(), tail, ..facts.clone() }
 }
 
 /// Lets the flash thread do all there is to do.
@@ -50,7 +59,12 @@ fn serve(spool: &mut Spool, at_s: u64, done: &mut Done) {
             }
             Chore::Complete(completion) => {
                 done.completed += 1;
-                spool.completed(completion.id, Spilled::Durable, None, at);
+                let facts = written(&completion.facts, completion.offered.as_ref());
+                spool.completed(completion.id, Spilled::Durable, &facts, None, at);
+            }
+            Chore::Read(Reading { id, .. }) => {
+                done.read += 1;
+                spool.headed(id, Some(["with header".into(), "behind it".into()]));
             }
             Chore::Spill(Spill { id, .. }) => {
                 done.spilled += 1;
@@ -111,7 +125,7 @@ fn s97_a_clip_longer_than_memory_is_whole_and_leaves_from_flash() {
     assert_eq!(why_shortened(&mut spool), "");
     let job = job(&mut spool, 160).unwrap();
     assert_eq!((job.id, job.bytes, job.length, job.sha256.as_str()), (clip, 30_000_000, 60 * SECOND, "whole"));
-    assert_eq!(job.content.flash, Some(Head { bytes: 30_000_000, sha256: "whole".into() }));
+    assert_eq!(job.content.flash, Some(Head { bytes: 30_000_000, sha256: "whole".into(), tail: Tail::default() }));
     assert!(job.content.memory.is_empty());
     store(&mut spool, clip, 161);
     serve(&mut spool, 161, &mut done);
@@ -282,7 +296,7 @@ fn a_clip_whose_file_cannot_be_completed_leaves_from_it_all_the_same() {
     finish(&mut spool, clip, 60);
     let Ok(Chore::Complete(completion)) = spool.chore(now(160)) else { panic!("it is complete") };
     assert_eq!((completion.id, completion.facts.bytes, completion.facts.duration_ms), (clip, 30_000_000, 60_000));
-    spool.completed(clip, Spilled::Failed, Some(broken()), now(160));
+    spool.completed(clip, Spilled::Failed, &completion.facts, Some(broken()), now(160));
     assert!(spool.chore(now(1000)).is_err(), "and is not written anew: there is nothing to write it from");
     assert_eq!(job(&mut spool, 160).and_then(|job| job.content.flash).map(|head| head.bytes), Some(30_000_000));
 }
@@ -360,6 +374,216 @@ fn a_first_part_that_outgrows_memory_is_completed_on_flash_as_a_part() {
     assert_eq!(done.completed, 1);
     let job = job(&mut spool, 104).unwrap();
     assert_eq!((job.id, job.part.map(|part| part.index), job.content.flash.map(|head| head.bytes)), (clip, Some(0), Some(1_000_000)));
+}
+
+/// The header of a clip of 60 s: 100 kB in place of 1000 bytes.
+fn offered() -> Progressive {
+    Progressive { header: Bytes::from(vec![9; 100_000]), replaces: 1000 }
+}
+
+const HEADED: u64 = 30_000_000 + 99_000;
+
+#[test]
+fn s97_a_grown_clip_gets_its_header_on_flash_and_counts_it() {
+    let (mut spool, mut done) = (default_spool(), Done::default());
+    let clip = begin(&mut spool, ClipKind::Motion, 100).unwrap();
+    film(&mut spool, clip, 1..=60, &mut done);
+    let before = (spool.memory(), spool.flash_use());
+    spool.offer_header(clip, offered(), now(160));
+    assert_eq!(spool.memory(), before.0 + 100_000);
+    finish(&mut spool, clip, 60);
+    serve(&mut spool, 160, &mut done);
+    assert_eq!((done.completed, done.read, spool.memory()), (1, 0, 0));
+    assert_eq!(spool.held(), Erased { clips: 1, bytes: HEADED });
+    // The bytes that it replaces are still in the file.
+    assert_eq!(spool.flash_use().held.bytes, HEADED + 1000 + HEADER_BYTES);
+    assert_eq!(spool.flash_use().written_today - before.1.written_today, (100_000 + HEADER_BYTES).div_ceil(4096) * 4096 + 4096);
+    let job = job(&mut spool, 160).unwrap();
+    let tail = Tail { header: 100_000, replaces: 1000 };
+    assert_eq!(job.content.flash, Some(Head { bytes: HEADED, sha256: "with header".into(), tail }));
+    assert_eq!((job.bytes, job.sha256.as_str()), (HEADED, "with header"));
+    assert!(job.content.memory.is_empty() && job.content.header.is_empty());
+    store(&mut spool, clip, 161);
+    serve(&mut spool, 161, &mut done);
+    assert_eq!((done.erased, spool.held(), spool.flash_use().held), (1, Erased::default(), Erased::default()));
+}
+
+/// The whole clip and its file's header fit to the byte, or without the header to come.
+#[test]
+fn a_grown_clip_stays_in_fragments_where_flash_or_memory_has_no_room_for_its_header() {
+    let exact = 30_000_000 + HEADER_BYTES;
+    for (flash, per_day, memory, headed) in [
+        (exact + 100_000, DAY, MEMORY, true),
+        (exact + 99_999, DAY, MEMORY, false),
+        // A fragment costs 124 pages, the header with the file's own 26.
+        (FLASH, (60 * 124 + 26) * 4096, MEMORY, true),
+        (FLASH, (60 * 124 + 25) * 4096, MEMORY, false),
+        (FLASH, DAY, 1_000_000, true),
+    ] {
+        let (mut spool, mut done) = (sized(memory, flash, per_day), Done::default());
+        let clip = begin(&mut spool, ClipKind::Motion, 100).unwrap();
+        assert_eq!(film(&mut spool, clip, 1..=60, &mut done), 60);
+        spool.offer_header(clip, offered(), now(160));
+        finish(&mut spool, clip, 60);
+        serve(&mut spool, 160, &mut done);
+        let bytes = if headed { HEADED } else { 30_000_000 };
+        assert_eq!((done.completed, spool.held().bytes), (1, bytes), "{flash} {per_day} {memory}");
+        assert!(spool.flash_use().written_today <= per_day);
+        assert_eq!(job(&mut spool, 160).map(|job| (job.bytes, job.content.flash.unwrap().bytes)), Some((bytes, bytes)));
+    }
+    let mut spool = sized(1_000_000, FLASH, DAY);
+    let clip = begin(&mut spool, ClipKind::Motion, 100).unwrap();
+    spool.append(clip, Bytes::from(vec![0; FRAGMENT]), SECOND, now(101));
+    let Ok(Chore::Grow(_)) = spool.chore(now(101)) else { panic!("a piece is due") };
+    spool.append(clip, Bytes::from(vec![0; FRAGMENT]), 2 * SECOND, now(102));
+    spool.offer_header(clip, offered(), now(102));
+    assert_eq!(spool.memory(), 1_000_000, "memory is full");
+}
+
+/// Older clips on flash give way to the header as to every other byte of the clip.
+#[test]
+fn an_older_clip_on_flash_gives_way_to_a_header() {
+    let (mut spool, mut done) = (sized(MEMORY, 31_000_000, DAY), Done::default());
+    spool.restore(vec![found(ClipKind::Motion, 3, 20, 950_000)], now(90));
+    spool.admit(Admission { leave: Policy::CLOSED, ..admission(PAID) }, now(90));
+    let clip = begin(&mut spool, ClipKind::Motion, 100).unwrap();
+    assert_eq!(film(&mut spool, clip, 1..=60, &mut done), 60);
+    assert_eq!(spool.held().clips, 2);
+    spool.offer_header(clip, offered(), now(160));
+    finish(&mut spool, clip, 60);
+    serve(&mut spool, 160, &mut done);
+    assert_eq!((done.erased, done.completed, spool.held()), (1, 1, Erased { clips: 1, bytes: HEADED }));
+}
+
+/// Flash takes a part of it: the header stands in memory, in front of both.
+#[test]
+fn a_clip_in_file_and_memory_gets_its_header_in_memory() {
+    let (mut spool, mut done) = (sized(MEMORY, FLASH, 10_000_000), Done::default());
+    let clip = begin(&mut spool, ClipKind::Motion, 100).unwrap();
+    let long = film(&mut spool, clip, 1..=60, &mut done);
+    spool.offer_header(clip, offered(), now(100 + long));
+    finish(&mut spool, clip, long);
+    assert!(job(&mut spool, 100 + long).is_none(), "it is to be read first");
+    serve(&mut spool, 100 + long, &mut done);
+    assert_eq!((done.read, done.completed), (1, 0));
+    let filmed = long * FRAGMENT as u64;
+    let in_memory = filmed - done.grown + 100_000;
+    assert_eq!((spool.memory(), spool.held().bytes), (in_memory, filmed + 99_000));
+    let sent = job(&mut spool, 100 + long).unwrap();
+    let tail = Tail { header: 0, replaces: 1000 };
+    assert_eq!(sent.content.flash, Some(Head { bytes: done.grown - 1000, sha256: "behind it".into(), tail }));
+    assert_eq!((sent.content.header, sent.bytes, sent.sha256.as_str()), (offered().header, filmed + 99_000, "with header"));
+    assert_eq!(spool.flash_use().held.bytes, done.grown + HEADER_BYTES);
+    store(&mut spool, clip, 200);
+    serve(&mut spool, 200, &mut done);
+    assert_eq!((done.erased, spool.held(), spool.memory()), (1, Erased::default(), 0));
+}
+
+/// So it does where flash fails at the very end, or at the beginning when the clip is over already.
+#[test]
+fn a_fault_of_flash_keeps_no_header_from_a_clip() {
+    let (mut spool, mut done) = (default_spool(), Done::default());
+    let clip = begin(&mut spool, ClipKind::Motion, 100).unwrap();
+    film(&mut spool, clip, 1..=60, &mut done);
+    spool.offer_header(clip, offered(), now(160));
+    finish(&mut spool, clip, 60);
+    let Ok(Chore::Complete(completion)) = spool.chore(now(160)) else { panic!("it is complete") };
+    spool.completed(clip, Spilled::Failed, &completion.facts, Some(broken()), now(160));
+    serve(&mut spool, 160, &mut done);
+    let sent = job(&mut spool, 160).unwrap();
+    assert_eq!((done.read, sent.bytes, sent.content.header.len()), (1, HEADED, 100_000));
+    assert_eq!(sent.content.flash.map(|head| head.bytes), Some(30_000_000 - 1000));
+
+    let mut spool = default_spool();
+    let clip = begin(&mut spool, ClipKind::Motion, 100).unwrap();
+    for second in 1..=13 {
+        spool.append(clip, Bytes::from(vec![0; FRAGMENT]), second * SECOND, now(100 + u64::from(second)));
+    }
+    let Ok(Chore::Grow(piece)) = spool.chore(now(113)) else { panic!("a piece is due") };
+    spool.offer_header(clip, offered(), now(113));
+    finish(&mut spool, clip, 13);
+    spool.piece_written(piece.id, Err(broken()), now(114));
+    let Ok(Chore::Read(Reading { head, .. })) = spool.chore(now(114)) else { panic!("it is to be read") };
+    assert_eq!(head.bytes, 0);
+    spool.headed(clip, Some(["with header".into(), String::new()]));
+    let sent = job(&mut spool, 114).unwrap();
+    let sizes: Vec<usize> = sent.content.memory.iter().map(Bytes::len).collect();
+    assert_eq!((sizes.len(), sizes[0], sizes[1], sizes[2]), (14, 100_000, FRAGMENT - 1000, FRAGMENT));
+    assert_eq!((sent.bytes, sent.content.flash), (13 * FRAGMENT as u64 + 99_000, None));
+}
+
+#[test]
+fn a_clip_that_cannot_be_read_leaves_as_it_was_filmed() {
+    let (mut spool, mut done) = (sized(MEMORY, FLASH, 10_000_000), Done::default());
+    let clip = begin(&mut spool, ClipKind::Motion, 100).unwrap();
+    let long = film(&mut spool, clip, 1..=60, &mut done);
+    spool.offer_header(clip, offered(), now(100 + long));
+    finish(&mut spool, clip, long);
+    let Ok(Chore::Read(reading)) = spool.chore(now(100 + long)) else { panic!("it is to be read") };
+    assert!(spool.headed(reading.id, None).is_some());
+    let sent = job(&mut spool, 100 + long).unwrap();
+    assert_eq!((sent.bytes, sent.sha256.as_str()), (long * FRAGMENT as u64, "whole"));
+    assert!(sent.content.header.is_empty() && spool.memory() <= MEMORY);
+}
+
+/// Each piece that is read shows that flash does not hang. Once the clip has begun to leave, it keeps its bytes.
+#[test]
+fn a_clip_that_is_read_waits_as_long_as_flash_goes_on() {
+    let (mut spool, mut done) = (default_spool(), Done::default());
+    let clip = begin(&mut spool, ClipKind::Motion, 100).unwrap();
+    film(&mut spool, clip, 1..=60, &mut done);
+    spool.offer_header(clip, offered(), now(160));
+    finish(&mut spool, clip, 60);
+    let Ok(Chore::Complete(completion)) = spool.chore(now(160)) else { panic!("it is complete") };
+    for at in [170, 180, 190] {
+        assert!(spool.is_read(clip, now(at)));
+        assert!(job(&mut spool, at + 14).is_none(), "{at}");
+    }
+    let sent = job(&mut spool, 205).expect("it hangs");
+    assert_eq!((sent.bytes, sent.content.flash.map(|head| head.bytes)), (30_000_000, Some(30_000_000)));
+    assert!(!spool.is_read(clip, now(206)));
+    // The last sync returns after all: its file has the header, and every attempt the same bytes.
+    let facts = written(&completion.facts, completion.offered.as_ref());
+    spool.completed(clip, Spilled::Durable, &facts, None, now(210));
+    spool.settle(clip, spool.generation, failed(Blame::Clip), now(211));
+    let again = job(&mut spool, 2000).unwrap();
+    let plain = Head { bytes: 30_000_000, sha256: "whole".into(), tail: Tail::default() };
+    assert_eq!((again.bytes, again.sha256.as_str(), again.content.flash), (30_000_000, "whole", Some(plain)));
+    assert_eq!(spool.flash_use().held.bytes, 30_000_000 + 100_000 + HEADER_BYTES);
+}
+
+#[test]
+fn a_clip_whose_reading_an_erasure_has_interrupted_is_read_anew() {
+    let (mut spool, mut done) = (default_spool(), Done::default());
+    let other = record(&mut spool, ClipKind::Snapshot, 90, 0, 1000).unwrap();
+    while let Ok(Chore::Spill(spill)) = spool.chore(now(106)) {
+        spool.spilled(spill.id, Spilled::Durable, None, now(106));
+    }
+    let clip = begin(&mut spool, ClipKind::Motion, 100).unwrap();
+    film(&mut spool, clip, 1..=60, &mut done);
+    spool.offer_header(clip, offered(), now(160));
+    finish(&mut spool, clip, 60);
+    let Ok(Chore::Complete(completion)) = spool.chore(now(160)) else { panic!("it is complete") };
+    assert!(spool.is_read(clip, now(160)));
+    spool.ledger.erase(|clip| clip.id == other);
+    assert!(!spool.is_read(clip, now(160)));
+    spool.completed(clip, Spilled::Interrupted, &completion.facts, None, now(160));
+    serve(&mut spool, 160, &mut done);
+    assert_eq!((done.erased, done.completed, spool.held()), (1, 1, Erased { clips: 1, bytes: HEADED }));
+}
+
+/// There may be no time to read it.
+#[test]
+fn a_stop_completes_a_grown_clip_as_it_was_filmed() {
+    let (mut spool, mut done) = (default_spool(), Done::default());
+    let clip = begin(&mut spool, ClipKind::Motion, 100).unwrap();
+    film(&mut spool, clip, 1..=60, &mut done);
+    spool.offer_header(clip, offered(), now(160));
+    finish(&mut spool, clip, 60);
+    spool.spill_all();
+    assert!(!spool.is_read(clip, now(160)));
+    serve(&mut spool, 160, &mut done);
+    assert_eq!((done.completed, spool.memory(), spool.flash_use().held.bytes), (1, 0, 30_000_000 + HEADER_BYTES));
 }
 
 proptest! {

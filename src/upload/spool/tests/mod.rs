@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::{clip::OnFlash, *};
 use crate::{
     media::{Beginning, Verdict},
-    upload::flash::{Facts, HEADER_BYTES},
+    upload::flash::{Facts, HEADER_BYTES, Tail},
 };
 
 pub(super) const FREE: Policy = Policy { clips: true, history_h: 12, clip_max_s: 12, cooldown_s: 300, max_height: 720, snapshots: false };
@@ -298,6 +298,7 @@ fn found(kind: ClipKind, epoch: u64, started_s: u64, bytes: u64) -> Facts {
         duration_ms: 5000,
         bytes,
         sha256: "00".into(),
+        tail: Tail::default(),
         part: None,
     }
 }

@@ -41,6 +41,16 @@ pub fn listen(path: &Path, mode: u32) -> io::Result<UnixListener> {
     Ok(socket.into())
 }
 
+/// What to do about an error of [`listen`], if it is the path's and stays.
+pub fn path_advice(error: ErrorKind) -> Option<&'static str> {
+    match error {
+        // The kernel's bound on the whole path, which socket2 checks first, or a file system's on a name in it.
+        ErrorKind::InvalidInput | ErrorKind::InvalidFilename => Some("Choose a shorter path: that of a socket has 107 bytes at most."),
+        ErrorKind::NotADirectory => Some("Choose another path: a part of it that must be a directory is none."),
+        _ => None,
+    }
+}
+
 /// Connects, and never waits.
 fn connect(path: &Path) -> io::Result<()> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;

@@ -7,7 +7,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::rtp::reason;
 use crate::conditions::{Conditions, Kind};
+
+/// Advice where frames come whole and cannot be decoded: the network is not to blame.
+pub(super) const SET_THE_ENCODER: &str =
+    "Set the camera's encoder to IDR pictures every few seconds, with SPS and PPS (H.265: and VPS) before each of them.";
 
 /// The condition ends when no frame has been lost for this long.
 const OVER_AFTER: Duration = Duration::from_secs(60);
@@ -38,7 +43,13 @@ impl DropCounters {
         let dropped = places.entry(place).or_insert(Dropped { frames: 0, last: Instant::now() });
         dropped.frames += frames;
         dropped.last = Instant::now();
-        self.conditions.raise(Kind::FramesLost, sentence(&places));
+        self.tell(&places);
+    }
+
+    fn tell(&self, places: &BTreeMap<&'static str, Dropped>) {
+        let encoders = places.keys().all(|place| reason::is_the_encoders(place));
+        let advice = if encoders { SET_THE_ENCODER } else { Kind::FramesLost.advice() };
+        self.conditions.raise_advising(Kind::FramesLost, sentence(places), advice);
     }
 
     /// Ends the condition when its time has come. Call it every few seconds.
@@ -46,8 +57,10 @@ impl DropCounters {
         let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
         let before = places.len();
         places.retain(|_, dropped| dropped.last.elapsed() < OVER_AFTER);
-        if places.len() < before {
-            self.conditions.set(Kind::FramesLost, (!places.is_empty()).then(|| sentence(&places)));
+        match places.len() {
+            0 if before > 0 => self.conditions.clear(Kind::FramesLost),
+            now if now < before => self.tell(&places),
+            _ => {}
         }
     }
 }

@@ -4,7 +4,8 @@
 use std::time::{Duration, Instant};
 
 /// How long the first frame of a session may take: some cameras need 20 s, a time-lapse one a minute. Until a rate is known the
-/// next ones may take as long.
+/// next ones may take as long. A session in which none came within that gives the next one twice as long, up to `LONGEST`; then
+/// it begins anew, for a camera that must be asked again.
 pub(super) const FIRST_FRAME: Duration = Duration::from_secs(75);
 /// A stream that is silent for this long may be dead, if it was faster.
 const SHORTEST: Duration = Duration::from_secs(5);
@@ -31,25 +32,38 @@ pub(super) struct Silence {
     frames: u64,
     /// No limit is shorter. It grows while sessions end in silence, for a stream that comes in bursts.
     patience: Duration,
+    /// How long the first frames may take.
+    first: Duration,
+    /// How long the slowest of them took in this session.
+    slowest: Duration,
 }
 
 impl Silence {
     pub fn new(now: Instant) -> Self {
-        Self { longest: Default::default(), window_began: now, session_began: now, last_frame: now, frames: 0, patience: SHORTEST }
+        let (longest, slowest) = Default::default();
+        Self { longest, window_began: now, session_began: now, last_frame: now, frames: 0, patience: SHORTEST, first: FIRST_FRAME, slowest }
     }
 
     /// A session begins.
     pub fn begin(&mut self, now: Instant) {
-        (self.session_began, self.last_frame, self.frames) = (now, now, 0);
+        (self.session_began, self.last_frame, self.frames, self.slowest) = (now, now, 0, Duration::ZERO);
     }
 
     /// A session has ended, in silence or otherwise.
     pub fn end(&mut self, now: Instant, in_silence: bool) {
         if now - self.session_began >= LONG_SESSION {
             self.patience = SHORTEST;
+            self.first = (2 * self.slowest).clamp(FIRST_FRAME, LONGEST);
         } else if in_silence && self.frames >= RATE_KNOWN {
             self.patience = (2 * self.limit()).clamp(SHORTEST, FIRST_FRAME);
+        } else if in_silence {
+            self.first = if self.first < LONGEST { LONGEST.min(2 * self.first) } else { FIRST_FRAME };
         }
+    }
+
+    /// How long the next session waits for its first frame, if this one had none.
+    pub fn next_wait(&self) -> Option<Duration> {
+        (self.frames == 0).then_some(self.first)
     }
 
     /// `frames` have come since the last call.
@@ -58,8 +72,11 @@ impl Silence {
             self.longest = [Default::default(), self.longest[0]];
             self.window_began = now;
         }
+        let interval = now - self.last_frame;
+        if self.frames < RATE_KNOWN {
+            self.slowest = self.slowest.max(interval);
+        }
         if self.frames > 0 {
-            let interval = now - self.last_frame;
             let [first, second] = &mut self.longest[0];
             if interval > *first {
                 (*first, *second) = (interval, *first);
@@ -78,7 +95,7 @@ impl Silence {
 
     fn limit(&self) -> Duration {
         if self.frames < RATE_KNOWN {
-            return FIRST_FRAME;
+            return self.first;
         }
         let mut longest = self.longest.concat();
         longest.sort();
@@ -126,6 +143,51 @@ mod tests {
         assert_eq!(silence.too_long(start + seconds(76.0)), Some(seconds(76.0)));
         silence.frames(start + seconds(60.0), 1);
         assert_eq!(silence.too_long(start + seconds(134.0)), None);
+    }
+
+    #[test]
+    fn a_first_frame_that_does_not_come_gives_the_next_session_twice_as_long() {
+        let mut now = Instant::now();
+        let mut silence = Silence::new(now);
+        for (waits, next) in [(75.0, 150), (150.0, 300), (300.0, 75), (75.0, 150)] {
+            silence.begin(now);
+            assert_eq!(silence.too_long(now + seconds(waits)), None);
+            now += seconds(waits + 1.0);
+            assert!(silence.too_long(now).is_some());
+            silence.end(now, true);
+            assert_eq!(silence.next_wait(), Some(Duration::from_secs(next)));
+        }
+        // A camera that needs 100 s comes in now, and when it has to be asked again.
+        silence.begin(now);
+        now += seconds(100.0);
+        assert_eq!(silence.too_long(now), None);
+        for _ in 0..600 {
+            silence.frames(now, 1);
+            now += seconds(1.0);
+        }
+        silence.end(now, false);
+        assert_eq!(silence.next_wait(), None);
+        silence.begin(now);
+        assert_eq!(silence.too_long(now + seconds(200.0)), None);
+        assert!(silence.too_long(now + seconds(201.0)).is_some());
+    }
+
+    /// A time-lapse camera that is slower than the first wait.
+    #[test]
+    fn a_frame_every_two_minutes_is_a_stream_at_the_second_try() {
+        let mut now = Instant::now();
+        let mut silence = Silence::new(now);
+        silence.begin(now);
+        silence.frames(now, 1);
+        assert!(silence.too_long(now + seconds(76.0)).is_some());
+        now += seconds(76.0);
+        silence.end(now, true);
+        silence.begin(now);
+        for _ in 0..9 {
+            silence.frames(now, 1);
+            now += seconds(120.0);
+            assert_eq!(silence.too_long(now), None);
+        }
     }
 
     #[test]

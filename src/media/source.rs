@@ -17,6 +17,7 @@ use super::{
     frame::{Format, Frame},
     motion::onvif::MetadataSink,
     ring::Ring,
+    rtp::reason,
     sound::{Sound, SoundFormat, Waiting},
     stop_signal::StopSignal,
 };
@@ -192,9 +193,11 @@ impl Counters {
         !told && progress.sound.format().is_none()
     }
 
-    /// Why frames come and none is handed on.
-    pub fn why_unused(&self) -> String {
-        self.progress().lost.map_or("no keyframe has come".to_owned(), |reason| format!("they are lost {reason}"))
+    /// Why frames come and none is handed on, and whether the encoder's settings are the cause.
+    pub fn why_unused(&self) -> (String, bool) {
+        let lost = self.progress().lost;
+        let why = lost.map_or("no keyframe has come".to_owned(), |reason| format!("they are lost {reason}"));
+        (why, lost.is_none_or(reason::is_the_encoders))
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    MediaError,
+    MediaError, drops,
     retry::Retry,
     silence::{self, Silence},
     source::{Counters, FrameSource, SourceError, Stream},
@@ -147,12 +147,12 @@ impl<T: Time> Supervisor<T> {
         let (mut retry, mut silence) = (Retry::default(), Silence::new(epoch));
         loop {
             let began = self.time.now();
-            let ended = self.session(began - epoch, &mut silence, supervised);
+            let (ended, advice) = self.session(began - epoch, &mut silence, supervised);
             if self.stop.is_raised() {
                 return;
             }
             let pause = retry.pause(&ended, self.time.now() - began);
-            self.tell(supervised, &ended.to_string());
+            self.tell(supervised, &ended.to_string(), advice);
             supervised.health().restarts += 1;
             if self.time.wait(&self.stop, pause) {
                 return;
@@ -160,14 +160,16 @@ impl<T: Time> Supervisor<T> {
         }
     }
 
-    fn tell(&self, supervised: &Supervised, fault: &str) {
+    fn tell(&self, supervised: &Supervised, fault: &str, advice: &str) {
         let fault = self.described.hide_in(fault);
-        self.conditions.raise(self.role.condition(), format!("no picture from {}: {fault}", supervised.name));
+        let sentence = format!("no picture from {}: {fault}", supervised.name);
+        self.conditions.raise_advising(self.role.condition(), sentence, advice);
         supervised.health().fault = Some(fault);
     }
 
-    /// One session, from its start to its end.
-    fn session(&self, at: Duration, silence: &mut Silence, supervised: &Supervised) -> SourceError {
+    /// One session, from its start to its end. Why it ended, and what to do about it.
+    fn session(&self, at: Duration, silence: &mut Silence, supervised: &Supervised) -> (SourceError, &'static str) {
+        let usual = self.role.condition().advice();
         let session = self.stream.session(at);
         // Read before the source runs: its first frame may come at once.
         let before = Frames::of(&self.stream);
@@ -179,26 +181,25 @@ impl<T: Time> Supervisor<T> {
             let _ = done.send(source.run(&its_session));
         };
         if let Err(error) = crate::threads::named("media-source").spawn(run) {
-            return SourceError::Failed(MediaError::Thread(error).to_string());
+            return (SourceError::Failed(MediaError::Thread(error).to_string()), usual);
         }
         let end = self.watch(&ended, before, silence, supervised);
         session.end();
         silence.end(self.time.now(), matches!(end, End::Silent(_)));
+        if !matches!(end, End::Returned(_)) {
+            self.wait_for(&ended);
+        }
         match end {
-            End::Returned(Ok(())) => SourceError::Failed("the source has ended".into()),
-            End::Returned(Err(error)) => error,
-            End::Silent(silence) => {
-                self.wait_for(&ended);
-                SourceError::Failed(format!("no frame for {} s", silence.as_secs()))
+            End::Returned(Ok(())) => (SourceError::Failed("the source has ended".into()), usual),
+            End::Returned(Err(error)) => (error, usual),
+            End::Silent(silent) => {
+                let next = silence
+                    .next_wait()
+                    .map_or_else(String::new, |next| format!(" since the start; the next try waits {} s", next.as_secs()));
+                (SourceError::Failed(format!("no frame for {} s{next}", silent.as_secs())), usual)
             }
-            End::NoneUsed(words) => {
-                self.wait_for(&ended);
-                SourceError::Failed(words)
-            }
-            End::Stopped => {
-                self.wait_for(&ended);
-                SourceError::Failed("stopped".into())
-            }
+            End::NoneUsed(words, advice) => (SourceError::Failed(words), advice),
+            End::Stopped => (SourceError::Failed("stopped".into()), usual),
         }
     }
 
@@ -244,12 +245,13 @@ impl<T: Time> Supervisor<T> {
             // Only while frames come: silence is another fault.
             if frames.come != seen.come && frames.used == seen.used && now - last_used > NONE_USED {
                 flowing_since = None;
-                let why = self.stream.counters.why_unused();
+                let (why, encoders) = self.stream.counters.why_unused();
                 let words = format!("frames come, but none can be used: {why}");
+                let advice = if encoders { drops::SET_THE_ENCODER } else { self.role.condition().advice() };
                 if now - last_used > silence::LONGEST {
-                    return End::NoneUsed(words);
+                    return End::NoneUsed(words, advice);
                 }
-                self.tell(supervised, &words);
+                self.tell(supervised, &words, advice);
             }
             seen = frames;
             if let Some(silence) = silence.too_long(now) {
@@ -277,7 +279,7 @@ impl Frames {
 enum End {
     Returned(Result<(), SourceError>),
     Silent(Duration),
-    /// Frames came and none could be used, in these words.
-    NoneUsed(String),
+    /// Frames came and none could be used, in these words; and what to do about it.
+    NoneUsed(String, &'static str),
     Stopped,
 }

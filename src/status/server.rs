@@ -177,7 +177,7 @@ fn advice(why: &io::Error) -> &'static str {
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
             "Set [status] listen = \"unix:/run/kasa-care-agent/status.sock\", where the agent may write; it takes effect at the next start."
         }
-        _ => Kind::StatusPage.advice(),
+        kind => unix_socket::path_advice(kind).unwrap_or(Kind::StatusPage.advice()),
     }
 }
 

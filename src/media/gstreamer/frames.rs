@@ -14,6 +14,8 @@ use crate::media::{
 
 /// What has come of a byte stream that is cut anywhere is taken to be complete after a silence this long.
 const QUIET: Duration = Duration::from_secs(1);
+/// So many buffers in a row do not each follow a loss.
+const MARKED_ALWAYS: u32 = 4;
 const UNREADABLE: &str = "because their data could not be read";
 const DAMAGED: &str = "that the source marked as damaged";
 const INCOMPLETE: &str = "because data before them is missing";
@@ -36,6 +38,10 @@ struct Stream {
     packing: Packing,
     /// Whether each buffer holds an access unit, as the caps say.
     aligned: bool,
+    /// Whether each buffer ends with a NAL unit, as they say.
+    whole: bool,
+    /// How many buffers in a row were marked as a discontinuity.
+    discontinuities: u32,
     framer: Framer,
     /// When the last buffer came.
     last: Instant,
@@ -67,8 +73,14 @@ impl Frames {
         };
         stream.last = received;
         let out = &mut |output| deliver(&self.session, output);
-        let Stream { packing, framer, .. } = stream;
-        if follows && buffer.flags().contains(gst::BufferFlags::DISCONT) {
+        let Stream { packing, framer, whole, discontinuities, .. } = stream;
+        // An element that marks every buffer says nothing by it.
+        let marked = buffer.flags().contains(gst::BufferFlags::DISCONT);
+        *discontinuities = if marked { discontinuities.saturating_add(1) } else { 0 };
+        if follows && (1..MARKED_ALWAYS).contains(discontinuities) {
+            if *whole {
+                packing.flush(&mut |nal, moment| framer.nal(nal, moment, out));
+            }
             packing.discard();
             framer.missing(out);
         }
@@ -122,14 +134,17 @@ impl Frames {
             self.end_stream();
         }
         let out = &mut |output| deliver(&self.session, output);
-        let Described { codec, packing, aligned, configuration } = described;
+        let Described { codec, packing, aligned, whole, configuration } = described;
         let stream = match &mut self.stream {
             Some(stream) => {
                 stream.flush(out);
-                (stream.packing, stream.aligned, stream.caps) = (packing, aligned, caps);
+                (stream.packing, stream.aligned, stream.whole, stream.caps) = (packing, aligned, whole, caps);
                 stream
             }
-            none => none.insert(Stream { caps, codec, packing, aligned, framer: Framer::new(codec), last: moment.received }),
+            none => {
+                let framer = Framer::new(codec);
+                none.insert(Stream { caps, codec, packing, aligned, whole, discontinuities: 0, framer, last: moment.received })
+            }
         };
         for set in nal_units::configuration(codec, &configuration).iter().flat_map(|(_, sets)| sets) {
             stream.framer.nal(set, moment, out);
@@ -149,6 +164,7 @@ struct Described {
     codec: Codec,
     packing: Packing,
     aligned: bool,
+    whole: bool,
     /// `codec_data`; empty if there is none.
     configuration: Vec<u8>,
 }
@@ -157,7 +173,8 @@ impl Described {
     fn of(caps: Option<&gst::CapsRef>, bytes: &[u8]) -> Option<Self> {
         let cut = Packing::Cut(Cut::default());
         let Some(structure) = caps.and_then(|caps| caps.structure(0)) else {
-            return Some(Self { codec: nal_units::codec_of(bytes)?, packing: cut, aligned: false, configuration: Vec::new() });
+            let codec = nal_units::codec_of(bytes)?;
+            return Some(Self { codec, packing: cut, aligned: false, whole: false, configuration: Vec::new() });
         };
         let codec = match structure.name().as_str() {
             "video/x-h264" => Codec::H264,
@@ -168,15 +185,17 @@ impl Described {
         let configuration = record.and_then(|record| Some(record.map_readable().ok()?.to_vec())).unwrap_or_default();
         let text = |name| structure.get::<&str>(name).unwrap_or_default();
         let aligned = text("alignment") == "au";
-        let lengths = matches!(text("stream-format"), "avc" | "avc3" | "hvc1" | "hev1");
-        let packing = if lengths {
-            Packing::Lengths(nal_units::configuration(codec, &configuration).map_or(4, |(size, _)| size))
+        let whole = aligned || text("alignment") == "nal";
+        let size = nal_units::configuration(codec, &configuration).map_or(4, |(size, _)| size);
+        let said = matches!(text("stream-format"), "avc" | "avc3" | "hvc1" | "hev1");
+        let packing = if nal_units::has_lengths(bytes, size, said) {
+            Packing::Lengths(size)
         } else if aligned {
             Packing::Whole
         } else {
             cut
         };
-        Some(Self { codec, packing, aligned, configuration })
+        Some(Self { codec, packing, aligned, whole, configuration })
     }
 }
 

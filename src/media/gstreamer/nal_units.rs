@@ -37,19 +37,7 @@ impl Packing {
                 Ok(())
             }
             Self::Cut(cut) => cut.push(bytes, moment, out),
-            Self::Lengths(size) => {
-                let mut rest = bytes;
-                while !rest.is_empty() {
-                    let (length, after) = rest.split_at_checked(*size).ok_or(Malformed)?;
-                    let length = length.iter().fold(0, |length, &byte| length << 8 | usize::from(byte));
-                    let (nal, after) = after.split_at_checked(length).ok_or(Malformed)?;
-                    if !nal.is_empty() {
-                        out(nal, moment);
-                    }
-                    rest = after;
-                }
-                Ok(())
-            }
+            Self::Lengths(size) => behind_lengths(bytes, *size, &mut |nal| out(nal, moment)),
         }
     }
 
@@ -71,6 +59,29 @@ impl Packing {
             cut.flush(out);
         }
     }
+}
+
+/// Gives the NAL units of a buffer in which each is behind its length, of `size` bytes.
+fn behind_lengths(mut bytes: &[u8], size: usize, out: &mut dyn FnMut(&[u8])) -> Result<(), Malformed> {
+    while !bytes.is_empty() {
+        let (length, after) = bytes.split_at_checked(size).ok_or(Malformed)?;
+        let length = length.iter().fold(0, |length, &byte| length << 8 | usize::from(byte));
+        let (nal, after) = after.split_at_checked(length).ok_or(Malformed)?;
+        if !nal.is_empty() {
+            out(nal);
+        }
+        bytes = after;
+    }
+    Ok(())
+}
+
+/// Whether a stream is packed behind lengths of this size, by its first buffer. Caps may be wrong, or say neither: what they have
+/// `said` counts if the bytes can be that.
+pub(super) fn has_lengths(bytes: &[u8], size: usize, said: bool) -> bool {
+    // 256 to 511 as a length of four bytes begins like a start code.
+    let starts = bytes.iter().position(|&byte| byte != 0).is_some_and(|zeros| zeros >= 2 && bytes[zeros] == 1);
+    let are = !bytes.is_empty() && behind_lengths(bytes, size, &mut |_| ()).is_ok();
+    if said { are || !starts } else { are && !starts }
 }
 
 /// The part of a byte stream behind its last start code.
@@ -227,6 +238,20 @@ mod tests {
             assert_eq!((nals, faults), (vec![(vec![0x65, 1], 0), (vec![0x61], 0)], 0));
             let (nals, faults) = read(&mut Packing::Lengths(size), &[&bytes[..bytes.len() - 1]]);
             assert_eq!((nals.len(), faults), (1, 1));
+        }
+    }
+
+    #[test]
+    fn the_first_buffer_tells_lengths_from_start_codes() {
+        let (lengths, starts) =
+            ([&[0, 0, 0, 2, 0x67, 1, 0, 0, 1, 0x2C][..], &[0x65; 300]].concat(), [0, 0, 0, 1, 0x67, 1, 0, 0, 1, 0x65, 1]);
+        for said in [true, false] {
+            assert!(has_lengths(&lengths, 4, said) && !has_lengths(&starts, 4, said));
+            assert!(!has_lengths(&starts[1..], 4, said) && !has_lengths(&[&[0; 9][..], &starts].concat(), 4, said), "zeros before");
+        }
+        // A length that begins like a start code, an empty buffer, one that is cut: what was said counts.
+        for bytes in [&lengths[6..], &[], &lengths[..9], &[7, 7, 7]] {
+            assert!(has_lengths(bytes, 4, true) && !has_lengths(bytes, 4, false), "{bytes:?}");
         }
     }
 

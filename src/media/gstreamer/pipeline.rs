@@ -85,6 +85,8 @@ pub(super) fn deliver(pipeline: &gst::Pipeline, session: &Session) -> Result<(gs
         });
     }
     let sink = app_sink(pipeline, "out")?;
+    // Parsers give parameter sets times of before the first picture. They would be dropped, and all pictures with them.
+    sink.set_drop_out_of_segment(false);
     let frames = Arc::new(Mutex::new(Frames::new(session.clone())));
     let taken = frames.clone();
     let new_sample = move |sink: &gst_app::AppSink| {

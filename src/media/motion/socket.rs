@@ -67,7 +67,7 @@ fn advice(error: &io::Error) -> String {
         }
         ErrorKind::AddrInUse => "Stop the program that listens there already.",
         ErrorKind::AlreadyExists => "Remove what has that name, or change [media] motion.",
-        _ => Kind::MotionSocket.advice(),
+        kind => unix_socket::path_advice(kind).unwrap_or(Kind::MotionSocket.advice()),
     };
     advice.to_owned()
 }
@@ -252,6 +252,21 @@ mod tests {
         assert!(eventually(|| counts.events.load(Ordering::Relaxed) == 2), "a connection outlives the path: {counts:?}");
         stop.raise();
         thread.join().unwrap();
+    }
+
+    #[test]
+    fn a_path_that_no_socket_can_have_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("file"), "").unwrap();
+        for (path, advice) in [
+            (dir.path().join("x".repeat(108)), "107 bytes at most"),
+            (dir.path().join("x".repeat(300)), "107 bytes at most"),
+            (dir.path().join("file/motion.sock"), "must be a directory is none"),
+            (dir.path().join("absent/motion.sock"), "Make the socket's directory"),
+        ] {
+            let error = unix_socket::listen(&path, 0o660).unwrap_err();
+            assert!(super::advice(&error).contains(advice), "{}: {error}: {}", path.display(), super::advice(&error));
+        }
     }
 
     #[test]

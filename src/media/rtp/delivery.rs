@@ -16,7 +16,8 @@ pub(super) struct Delivery {
     times: Times,
     /// Nothing is delivered before the next entry point, and why.
     waiting: Option<&'static str>,
-    /// Decoding began at a picture shown at this time, nanoseconds, and no entry point has come since.
+    /// Decoding began at a picture shown at this time, nanoseconds, and no entry point has come since. That of an IDR or IRAP picture
+    /// is of no account: what refers to pictures before it says so itself, and times may be wrong.
     began: Option<i64>,
     /// Left out since the last keyframe, and not yet told: what follows them can be decoded.
     left_out: u64,
@@ -50,7 +51,7 @@ impl Delivery {
         }
         let (key, Some(format)) = (unit.is_key(), unit.format) else { return };
         if key {
-            self.began = self.waiting.take().map(|_| shown);
+            self.began = self.waiting.take().map(|_| if unit.entry { i64::MIN } else { shown });
             self.tell_left_out(out);
         } else if let Some(reason) = self.waiting {
             return out(Output::Lost { frames: 1, reason });

@@ -71,6 +71,11 @@ pub(super) mod reason {
     pub const LEADING: &str = "that refer to pictures before the first keyframe";
     pub const TOO_LARGE: &str = "because one was larger than 4 MiB";
     pub const CUT_OFF: &str = "cut off by the end of the stream";
+
+    /// Whether the settings of the encoder are the cause, and not the way from it.
+    pub fn is_the_encoders(reason: &str) -> bool {
+        [NO_PARAMETER_SETS, NOT_BEGUN, LEADING].contains(&reason)
+    }
 }
 
 /// One RTP packet, in the order of sequence numbers.

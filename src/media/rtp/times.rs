@@ -15,9 +15,11 @@ use super::judge::{Clock, Judge, Seen};
 
 const MS: i64 = 1_000_000;
 pub(super) const SECOND: i64 = 1000 * MS;
-/// How far a picture may leap ahead of arrival: the least, and in intervals of arrival. Encoders reorder by three or four pictures.
+/// How far a picture may leap ahead of arrival: the least, that of a clock which is believed from the beginning until an interval is
+/// known, and in intervals of arrival. Encoders reorder by three or four pictures, x265 by five.
 const LEAP: i64 = 250 * MS;
-const LEAP_INTERVALS: i64 = 4;
+const LEAP_AT_FIRST: i64 = 2 * LEAP;
+const LEAP_INTERVALS: i64 = 6;
 /// A B picture is shown at most this long before a picture that was decoded earlier.
 const REORDERED: i64 = SECOND;
 /// Presentation that is brought back differs from the steps of its clock by one part in so many.
@@ -147,7 +149,10 @@ impl Running {
     /// Whether the clock goes back, or ahead of arrival by more than what was late before and what reordering explains.
     fn is_leap(&self, step: i64, waited: i64) -> bool {
         let late = (self.came - self.last_shown - self.judge.on_time()).max(0);
-        let allowance = LEAP.max(LEAP_INTERVALS * self.judge.interval());
+        let allowance = match self.judge.interval() {
+            0 if self.judge.is_right() => LEAP_AT_FIRST,
+            interval => LEAP.max(LEAP_INTERVALS * interval),
+        };
         step <= 0 || step > waited + late + allowance
     }
 }

@@ -89,7 +89,10 @@ impl Opening<'_> {
         let sdp = String::from_utf8_lossy(&described.body);
         let description = Description::read(&sdp);
         if description.sections.is_empty() {
-            return Err(fault::told(Step::Describe, &self.address.shown(), &Fault::Unusable("it describes no stream")));
+            // Without a length there is no body (RFC 2326): whatever follows the headers is no description.
+            let bodiless = described.headers.get("Content-Length").is_none();
+            let why = if bodiless { "it describes no stream: it has no Content-Length" } else { "it describes no stream" };
+            return Err(fault::told(Step::Describe, &self.address.shown(), &Fault::Unusable(why)));
         }
         let Offer { control, codec, payload_type, clock_rate, parameter_sets, numbered } = offer::choose(&description)?;
         conversation.base = control::base(url, &described.headers);

@@ -665,7 +665,7 @@ fn other_odd_answers_are_told_or_ignored() {
         ("DESCRIBE", Answer::Sdp("v=0\r\ns=x\r\nm=video 0 RTP/AVP 300\r\n"), "a kind that it does not name"),
         ("DESCRIBE", Answer::Sdp("v=0\r\nm=video\r\n"), "a kind that it does not name"),
         ("DESCRIBE", Answer::Sdp(" "), "it describes no stream"),
-        ("DESCRIBE", Answer::Status("200 OK"), "it describes no stream"),
+        ("DESCRIBE", Answer::Status("200 OK"), "it describes no stream: it has no Content-Length"),
         ("DESCRIBE", Answer::Status("200 OK\r\nContent-Length: 99999999999999999999"), "it is longer than 64 KiB"),
         ("DESCRIBE", Answer::Status("200 OK\r\nContent-Length: many"), "its Content-Length cannot be read"),
         ("DESCRIBE", Answer::Status("302 Moved\r\nLocation: rtsp://me:CANARY@other/live"), "another address at other (302)"),

@@ -8,6 +8,8 @@ use super::*;
 /// Frames a second.
 pub(in crate::media) const FPS: u32 = 15;
 
+const IN_THE_SCRIPT: &str = "in the script";
+
 /// What a session does.
 #[derive(Debug, Clone)]
 pub(in crate::media) enum Script {
@@ -25,8 +27,8 @@ pub(in crate::media) enum Script {
     Silent,
     /// Delivers a keyframe each time it is asked for one.
     Stepped,
-    /// Delivers frames in real time, all of which are lost.
-    Useless,
+    /// Delivers frames in real time, all of which are lost for this reason.
+    Useless(&'static str),
     /// Delivers nothing and does not return.
     Hang,
     /// Delivers frames; between the first and the second of these numbers they are lost.
@@ -70,7 +72,7 @@ impl Scripted {
         if script.len() > 1 { script.pop_front().unwrap() } else { script[0].clone() }
     }
 
-    fn film(&self, session: &Session, frames: u32, step: impl Fn(u32) -> Duration, lost: std::ops::Range<u32>) {
+    fn film(&self, session: &Session, frames: u32, step: impl Fn(u32) -> Duration, lost: std::ops::Range<u32>, reason: &'static str) {
         let film = film(self.size);
         let began = Instant::now();
         for (n, taken) in (0..frames).zip(film.iter().cycle()) {
@@ -79,7 +81,7 @@ impl Scripted {
                 return;
             }
             if lost.contains(&n) {
-                session.lost(1, "in the script");
+                session.lost(1, reason);
             } else {
                 session.frame(Frame { pts: Duration::from_secs(1) * n / FPS, taken: Instant::now(), ..taken.clone() });
             }
@@ -91,12 +93,12 @@ impl FrameSource for Scripted {
     fn run(&self, session: &Session) -> Result<(), SourceError> {
         let real_time = |n| Duration::from_secs(1) * n / FPS;
         match self.next_session() {
-            Script::Live(frames) => self.film(session, frames, real_time, 0..0),
-            Script::Burst(frames) => self.film(session, frames, |_| Duration::ZERO, 0..0),
-            Script::Gap(from, to) => self.film(session, u32::MAX, real_time, from..to),
+            Script::Live(frames) => self.film(session, frames, real_time, 0..0, IN_THE_SCRIPT),
+            Script::Burst(frames) => self.film(session, frames, |_| Duration::ZERO, 0..0, IN_THE_SCRIPT),
+            Script::Gap(from, to) => self.film(session, u32::MAX, real_time, from..to, IN_THE_SCRIPT),
             Script::Stall(from, to) => {
                 let late = |n| real_time(if (from..to).contains(&n) { to } else { n });
-                self.film(session, u32::MAX, late, 0..0);
+                self.film(session, u32::MAX, late, 0..0, IN_THE_SCRIPT);
             }
             Script::OnRequest => {
                 while self.keyframe_requests.load(Ordering::Relaxed) == 0 {
@@ -104,11 +106,11 @@ impl FrameSource for Scripted {
                         return Ok(());
                     }
                 }
-                self.film(session, u32::MAX, real_time, 0..0);
+                self.film(session, u32::MAX, real_time, 0..0, IN_THE_SCRIPT);
             }
             Script::Fail(error) => return Err(error),
             Script::Freeze(frames) => {
-                self.film(session, frames, |_| Duration::ZERO, 0..0);
+                self.film(session, frames, |_| Duration::ZERO, 0..0, IN_THE_SCRIPT);
                 while !session.wait(PATIENCE) {}
             }
             Script::Silent => while !session.wait(PATIENCE) {},
@@ -122,7 +124,7 @@ impl FrameSource for Scripted {
                     }
                 }
             }
-            Script::Useless => self.film(session, u32::MAX, real_time, 0..u32::MAX),
+            Script::Useless(reason) => self.film(session, u32::MAX, real_time, 0..u32::MAX, reason),
             Script::Hang => loop {
                 thread::park();
             },

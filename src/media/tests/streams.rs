@@ -9,6 +9,7 @@ use super::{
 use crate::media::{
     drops::DropCounters,
     ring::{Next, Ring},
+    rtp::reason,
     source::Stream,
     stop_signal::StopSignal,
     supervisor::{Role, Supervised, Supervisor, Time},
@@ -217,7 +218,7 @@ fn a_source_that_falls_silent_is_ended_and_begun_again() {
     bench.pass(Duration::from_secs(74));
     assert_eq!(bench.supervised.status().fault, None, "a first frame may take 75 s");
     bench.pass_until_pause(1);
-    assert_eq!(bench.supervised.status().fault.as_deref(), Some("no frame for 75 s"));
+    assert_eq!(bench.supervised.status().fault.as_deref(), Some("no frame for 75 s since the start; the next try waits 150 s"));
     bench.time.advance(bench.wait_for_pause(1));
     eventually("frames have come", || bench.supervised.status().frames > 5);
     assert!(named(&bench.conditions, "stream").is_some(), "a stream that has only just come is still named");
@@ -230,6 +231,27 @@ fn a_stream_that_dies_between_two_frames_is_found_sooner() {
     let took = bench.pass_until_pause(1);
     assert!(took > Duration::from_secs(5) && took < Duration::from_secs(8), "{took:?}");
     assert_eq!(bench.supervised.status().fault.as_deref(), Some("no frame for 5 s"));
+}
+
+/// Nothing of what comes begins a picture: that is the encoder's, and no matter of addresses or the network.
+#[test]
+fn frames_that_nothing_begins_lead_to_the_encoder() {
+    let bench = Bench::new([Script::Useless(reason::NO_PARAMETER_SETS), Script::Fail(SourceError::Failed("refused".into()))]);
+    let advice = || {
+        let found = bench.conditions.list(care_engine::trusted_time::Now::default());
+        found.into_iter().map(|condition| (condition.name, condition.advice)).collect::<std::collections::BTreeMap<_, _>>()
+    };
+    eventually("the loss is told", || advice().get("frames_lost").is_some_and(|advice| advice.contains("SPS and PPS")));
+    eventually("the fault is told", || {
+        bench.pass(Duration::from_millis(500));
+        advice().contains_key("stream")
+    });
+    assert!(advice()["stream"].contains("SPS and PPS"), "{:?}", advice());
+    bench.pass_until_pause(1);
+    assert!(advice()["stream"].contains("SPS and PPS"), "it has ended for the same reason: {:?}", advice());
+    bench.time.advance(bench.wait_for_pause(1));
+    bench.wait_for_pause(2);
+    assert!(advice()["stream"].contains("[media] source"), "another fault has the usual advice: {:?}", advice());
 }
 
 /// As a time-lapse camera sends them.
@@ -249,7 +271,7 @@ fn a_frame_a_minute_is_a_stream() {
 
 #[test]
 fn frames_of_which_none_can_be_used_are_a_fault_and_in_the_end_a_reason_to_begin_again() {
-    let bench = Bench::new([Script::Useless, Script::Live(u32::MAX)]);
+    let bench = Bench::new([Script::Useless("in the script"), Script::Live(u32::MAX)]);
     eventually("frames come", || bench.supervised.status().frames > 0);
     assert_eq!(bench.supervised.status().fault, None);
     let told = "frames come, but none can be used: they are lost in the script";

@@ -157,6 +157,13 @@ fn a_stream_gives_the_same_frames_however_it_is_packed() {
         same("behind lengths", feed(Some(&caps), records.iter().map(|unit| Piece::at(unit, None))));
         // A camera that puts each slice into a buffer of its own and calls it an access unit.
         let caps = format!("{media_type},stream-format=byte-stream,alignment=au");
+        for format in ["hvc1", "byte-stream"] {
+            let format = if codec == Codec::H264 && format == "hvc1" { "avc" } else { format };
+            let caps = format!("{media_type},stream-format={format},alignment=au");
+            let fed = if format == "byte-stream" { &records } else { &units };
+            // With parameter sets in band, whatever the caps say of them.
+            same("other than the caps say", feed(Some(&caps), fed.iter().map(|unit| Piece::at(unit, None))));
+        }
         same("too many ends", feed(Some(&caps), single.iter().map(|nal| Piece::at(nal, None))));
     }
 }
@@ -187,6 +194,32 @@ fn what_is_missing_or_damaged_costs_the_rest_of_its_gop_and_is_told() {
     let without = feed_units(Codec::H264, &bare.collect::<Vec<_>>());
     assert_eq!((without.frames.len(), without.dropped), (0, 30));
     assert!(without.told.unwrap().contains("30 that came before their parameter sets"));
+}
+
+/// An element that marks each buffer says nothing by it. One picture in four is a keyframe here, so that three losses cost eight.
+#[test]
+fn marks_of_a_discontinuity_on_every_buffer_do_not_count() {
+    let units = film(Codec::H264, 30, &["-g", "4", "-bf", "0"]);
+    let marked = feed(
+        Some(AVC_UNITS),
+        (0..).zip(&units).map(|(n, unit)| Piece { flags: gst::BufferFlags::DISCONT, ..Piece::at(unit, Some(n * 66)) }),
+    );
+    assert!(marked.frames.len() >= 26, "{} frames", marked.frames.len());
+}
+
+/// Parsers that give each NAL unit in a buffer put a discontinuity between the parameter sets and the picture, and give the sets a
+/// time of before the first picture.
+#[test]
+fn parameter_sets_outlive_a_discontinuity_and_the_beginning_of_the_segment() {
+    let dir = tempfile::tempdir().unwrap();
+    let film = recorded(&dir, "b.mp4", 4);
+    let nal = "h264parse ! video/x-h264,stream-format=byte-stream,alignment=nal ! clocksync";
+    let source = Source::Launch(format!("filesrc location={} ! qtdemux ! {nal}", film.display()).into());
+    let media = start(&camera(source, 1), &Collector::new(10));
+    wait_for_frames(&media, 15);
+    let stream = media.status().stream;
+    assert_eq!((stream.fault, stream.dropped, stream.width), (None, 0, 640));
+    assert!(media.stop(Duration::from_secs(5)));
 }
 
 /// A time-lapse camera: its picture must not wait for the next one.

@@ -73,3 +73,20 @@ fn right_times_are_kept_and_b_pictures_are_shown_in_their_order() {
     let shown: Vec<u64> = received.frames.iter().map(|frame| frame.pts.as_millis() as u64 / 40).collect();
     assert_eq!(shown, (0..29).map(order).collect::<Vec<_>>());
 }
+
+/// The first B pictures of x265 are decoded behind one that is five pictures ahead of the first: that is no leap of the clock, and
+/// they refer to nothing before it.
+#[test]
+fn the_first_b_pictures_of_a_deep_pyramid_are_shown_at_their_times() {
+    let options = ["-x265-params", "aud=1:keyint=30:min-keyint=30:scenecut=0:bframes=4:b-adapt=0:b-pyramid=1:open-gop=0:log-level=none"];
+    let units = film(Codec::H265, 30, &options);
+    // Decoded as 0 5 3 1 2 4 10 8 6 7 9.
+    let order = |n: u64| if n == 0 { 0 } else { (n - 1) / 5 * 5 + [5, 3, 1, 2, 4][(n as usize - 1) % 5] };
+    let fed = Fed::new(Some(HEVC_UNITS));
+    for (n, unit) in (0..).zip(&units[..26]) {
+        fed.push(&Piece::at(unit, Some(1_000 + order(n) * 66)));
+    }
+    let received = fed.received();
+    assert_eq!((received.frames.len(), received.dropped, received.told), (26, 0, None));
+    assert!((0..).zip(&received.frames).all(|(n, frame)| frame.pts.as_millis() == u128::from(order(n) * 66)), "as they are to be shown");
+}

@@ -84,9 +84,9 @@ impl Session {
                 self.fail(connection, fault, None).await;
             }
             End::Oversized(fault) => self.oversized(fault).await,
-            End::Closed(fault) => match self.rejected_packet(&serving) {
+            End::Closed(fault) => match self.rejected_packet(&serving).filter(|_| !self.closes_unasked) {
                 Some(packet) => self.closed_after(packet).await,
-                None => self.closed(fault, stable).await,
+                None => self.closed(fault, stable, serving.pending.answers).await,
             },
         }
         false
@@ -129,14 +129,19 @@ impl Session {
         self.fail(Some(self.connection), fault, None).await;
     }
 
-    /// The broker closed the connection for an unknown reason.
-    async fn closed(&mut self, fault: LinkFault, stable: bool) {
+    /// The broker closed the connection for an unknown reason. It tells of a clone only if the broker had `answered` something: who
+    /// closes before that may refuse this client, or be a proxy whose broker is away.
+    async fn closed(&mut self, mut fault: LinkFault, stable: bool, answered: bool) {
         self.closed_after = None;
-        if !stable {
+        if !answered {
+            fault.reason.push_str(" right after CONNACK");
+            self.closes_unasked = true;
+            self.settings.conditions.clear(Kind::BrokerRights);
+        } else if !stable {
             self.closed_soon += 1;
-        }
-        if self.closed_soon == CLONE {
-            self.emit(Event::CloneSuspected).await;
+            if self.closed_soon == CLONE {
+                self.emit(Event::CloneSuspected).await;
+            }
         }
         let mut delay = None;
         if self.closed_soon >= CLONE {

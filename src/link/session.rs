@@ -54,6 +54,9 @@ pub(super) struct Session {
     pub(super) oversized: u32,
     /// How many connections in a row the broker closed soon after CONNACK, for an unknown reason.
     pub(super) closed_soon: u32,
+    /// The broker has closed a connection before anything was sent on it, and has answered nothing since. So SUBSCRIBE, which may
+    /// cross the next close, is not the cause.
+    pub(super) closes_unasked: bool,
     /// The packet that made the broker close the last connection, and how many such closes in a row.
     pub(super) closed_after: Option<(RejectedPacket, u32)>,
     /// Send no SUBSCRIBE before this time.
@@ -95,6 +98,7 @@ impl Session {
             connection: Connection(0),
             oversized: 0,
             closed_soon: 0,
+            closes_unasked: false,
             closed_after: None,
             defer_until: None,
             clean_next: false,
@@ -291,6 +295,7 @@ impl Session {
             Incoming(Packet::PubAck(puback)) => self.published(puback.pkid).await,
             Incoming(Packet::SubAck(suback)) if serving.subscribe == Some(suback.pkid) => {
                 serving.suback_until = None;
+                self.closes_unasked = false;
                 let refused = refused(&suback, &self.topics);
                 match refused.is_empty() {
                     // Publish rights count as missing until the broker acknowledges a publication.

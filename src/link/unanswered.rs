@@ -42,6 +42,8 @@ pub(super) enum Unanswered {
 #[derive(Debug, Default)]
 pub(super) struct PendingReplies {
     waiting: Vec<(Unanswered, u16, Instant)>,
+    /// Whether it has answered any.
+    pub(super) answers: bool,
 }
 
 impl PendingReplies {
@@ -57,6 +59,7 @@ impl PendingReplies {
     }
 
     fn answer(&mut self, what: Unanswered, packet: u16) {
+        self.answers = true;
         self.waiting.retain(|(waiting, identifier, _)| (*waiting, *identifier) != (what, packet));
     }
 

@@ -192,6 +192,32 @@ async fn three_closes_soon_after_connack_are_a_clone_and_end_the_fight() {
     assert!(broker.quiet_for(away / 2 - Duration::from_millis(100)).await);
 }
 
+/// A proxy whose broker is away, or a broker that refuses the device in this way: nothing tells of another client.
+#[tokio::test]
+async fn closes_right_after_connack_are_no_clone() {
+    let broker = Broker::new().await;
+    let settings = settings(broker.port());
+    let conditions = settings.conditions.clone();
+    let mut owner = Owner::new(settings);
+    // SUBSCRIBE may cross the close: until one connection is closed before that, a right may be missing.
+    let mut unasked = 0;
+    while unasked < 5 {
+        drop(broker.connection(false).await);
+        let fault = owner
+            .until(|event| match event {
+                Event::CloneSuspected => panic!("no clone"),
+                Event::Lost { fault, .. } => Some(fault),
+                _ => None,
+            })
+            .await;
+        unasked += u32::from(unasked > 0 || !fault.reason.contains("SUBSCRIBE"));
+        if unasked > 0 {
+            assert!(fault.reason.ends_with(" right after CONNACK") && fault.advice.contains("broker's log"), "{fault}");
+            assert_eq!(named(&conditions), ["broker_unreachable"]);
+        }
+    }
+}
+
 fn named(conditions: &Conditions) -> Vec<String> {
     let now = care_engine::trusted_time::Now::default();
     conditions.list(now).into_iter().map(|condition| condition.name).collect()

@@ -104,7 +104,7 @@ async fn look(cloud: &Arc<Cloud>) -> Result<(), ActionError> {
         let revoked = cloud.db.read_async(move |connection| store::revoked(connection, &open)).await?;
         cloud.transfers.revoke(&revoked);
     }
-    let at = now_us();
+    let at = cloud.heard.until(now_us());
     if !cloud.db.read_async(move |connection| outbox::anything_overdue(connection, at)).await? {
         return Ok(());
     }

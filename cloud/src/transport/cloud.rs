@@ -22,6 +22,7 @@ use crate::{
     transport::{
         broker::{Broker, BrokerAddress},
         events::{CloudEvent, Events},
+        heard::Heard,
         observed::Observed,
         publications::Publications,
         refused_grants::RefusedGrants,
@@ -46,6 +47,8 @@ pub struct Cloud {
     pub events: Events,
     /// What is counted for `/metrics`.
     pub observed: Observed,
+    /// Up to when the cameras were heard.
+    pub heard: Heard,
     /// Wakes the publisher.
     pub outbox: Notify,
     /// Wakes the schedule, because the end of a period may have moved.
@@ -90,6 +93,7 @@ impl Cloud {
             transfers: Transfers::default(),
             events: Events::new(),
             observed: Observed::default(),
+            heard: Heard::default(),
             outbox: Notify::new(),
             schedule: Notify::new(),
             endpoints,

@@ -210,8 +210,11 @@ async fn poll(
                 });
             }
             Event::Incoming(Packet::Publish(publish)) => {
-                let taken = inbox.send(Incoming { publish, at: now_us(), client: client.clone() }).await;
-                if taken.is_err() {
+                let at = now_us();
+                if inbox.capacity() == 0 {
+                    cloud.heard.falls_behind(at);
+                }
+                if inbox.send(Incoming { publish, at, client: client.clone() }).await.is_err() {
                     return LinkError::Ended;
                 }
             }
@@ -373,6 +376,9 @@ async fn read_inbox(cloud: Arc<Cloud>, mut inbox: mpsc::Receiver<Incoming>) {
         for Incoming { publish, client, .. } in group.drain(..) {
             // If that connection has ended, the broker delivers it again.
             drop(client.ack(&publish).await);
+        }
+        if inbox.len() < INBOX / 2 {
+            cloud.heard.catches_up();
         }
     }
 }

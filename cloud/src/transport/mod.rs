@@ -6,6 +6,7 @@ pub mod broker;
 pub mod client;
 pub mod cloud;
 pub mod events;
+pub mod heard;
 mod http;
 pub mod link;
 pub mod listener;

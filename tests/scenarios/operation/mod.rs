@@ -15,3 +15,4 @@ mod page;
 mod restored_cloud;
 mod soak;
 mod supervise;
+mod terminal;

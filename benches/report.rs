@@ -12,7 +12,8 @@ use plot::Line;
 use serde_json::{Value, json};
 
 /// The result files, by name.
-const RESULTS: [&str; 10] = ["cut", "camera", "footprint", "size", "bloat", "wire", "wire-changing", "bare", "video", "fleet"];
+const RESULTS: [&str; 11] =
+    ["cut", "camera", "footprint", "size", "bloat", "wire", "wire-changing", "wire-throughput", "bare", "video", "fleet"];
 /// What is between these lines of a document is written here.
 const BEGIN: &str = "<!-- figures: written by `make bench`; do not edit -->";
 const END: &str = "<!-- end of figures -->";
@@ -91,6 +92,7 @@ struct Results {
     bloat: Value,
     wire: Value,
     changing: Value,
+    throughput: Value,
     bare: Value,
     video: Value,
     fleet: Value,
@@ -98,14 +100,15 @@ struct Results {
 
 impl Results {
     fn read(root: &Path) -> anyhow::Result<Self> {
-        let [cut, camera, footprint, size, bloat, wire, changing, bare, video, fleet] = RESULTS.map(|name| read(root, name));
+        let [cut, camera, footprint, size, bloat, wire, changing, throughput, bare, video, fleet] = RESULTS.map(|name| read(root, name));
         let (cut, camera, footprint, size, bloat) = (cut?, camera?, footprint?, size?, bloat?);
-        Ok(Self { cut, camera, footprint, size, bloat, wire: wire?, changing: changing?, bare: bare?, video: video?, fleet: fleet? })
+        let (wire, changing, throughput) = (wire?, changing?, throughput?);
+        Ok(Self { cut, camera, footprint, size, bloat, wire, changing, throughput, bare: bare?, video: video?, fleet: fleet? })
     }
 
     /// The one table of README.md.
     fn in_short(&self) -> anyhow::Result<String> {
-        let (cut, camera, guest) = (&self.cut["kasa-care-agent"], &self.camera, &self.footprint["emulated camera"]);
+        let (cut, camera, guest) = (&self.cut["states"]["uploading"]["kasa-care-agent"], &self.camera, &self.footprint["emulated camera"]);
         let (with, without) = (&guest["gstreamer"], &guest["no_gstreamer"]);
         let mut text = String::from("| figure | | measured |\n|---|---|---|\n");
         let mut row = |what: &str, figure: String, at: &Value| writeln!(text, "| {what} | {figure} | {} |", day(at));
@@ -150,13 +153,8 @@ impl Results {
 
     /// Everything, for docs/benchmarks.md.
     fn in_full(&self) -> anyhow::Result<String> {
-        let mut text = String::from("\n## From a cancel to its report\n\n");
-        writeln!(text, "On loopback, with an upload in flight, {} cancels of each.\n", self.cut["cancels"])?;
-        text += "| | p50 | p99 | max |\n|---|---|---|---|\n";
-        for (name, key) in [("kasa-care-agent", "kasa-care-agent"), ("paho + http.client", "paho"), ("`mosquitto_sub` + `curl`", "shell")] {
-            latency(&mut text, name, &self.cut[key])?;
-        }
-        writeln!(text, "\n{}\n{}", the_cut_alone(&self.cut["kasa-care-agent"]), source(&self.cut))?;
+        let mut text = String::new();
+        self.cut(&mut text)?;
 
         writeln!(text, "\n## On an emulated armv7 camera\n\nThe same from the cloud's side, {} cancels.\n", self.camera["cancels"])?;
         text += "| | p50 | p99 | max |\n|---|---|---|---|\n";
@@ -180,6 +178,7 @@ impl Results {
         }
         writeln!(text, "\n{}", source(&self.wire))?;
         self.changing(&mut text)?;
+        self.throughput(&mut text)?;
         self.video(&mut text)?;
 
         text += "\n## Footprint\n";
@@ -196,6 +195,7 @@ impl Results {
             writeln!(text, "\n{}", source(measured))?;
         }
         self.same_camera(&mut text)?;
+        self.beside(&mut text)?;
 
         let bare = &self.bare;
         writeln!(
@@ -234,7 +234,53 @@ impl Results {
     }
 }
 
+/// The states of the benchmark of cancels: their titles, their keys.
+const CUT_STATES: [(&str, &str); 4] = [
+    ("idle, no upload in flight", "idle"),
+    ("an upload in flight", "uploading"),
+    ("an upload in flight, every core computes", "busy"),
+    ("an upload in flight, the disk is written", "disk"),
+];
+/// Those that cancel: their titles, their keys. The first is ours, the second the floor.
+const CONTENDERS: [(&str, &str); 4] = [
+    ("kasa-care-agent", "kasa-care-agent"),
+    ("paho, verifies and stores", "durable_paho"),
+    ("paho", "paho"),
+    ("`mosquitto_sub` + `curl`", "shell"),
+];
+
 impl Results {
+    /// From a cancel to its report, in each state.
+    fn cut(&self, text: &mut String) -> std::fmt::Result {
+        writeln!(
+            text,
+            "\n## From a cancel to its report\n\nOn loopback, milliseconds. Of the medians of the rounds the least, the middle and the greatest are given. Bytes are the\n\
+             payload that the store could still read once the cancel was published; CPU is a cancel's, of all threads."
+        )?;
+        for (title, key) in CUT_STATES.into_iter().filter(|(_, key)| self.cut["states"][key].is_object()) {
+            let state = &self.cut["states"][key];
+            writeln!(text, "\n### Cancel: {title}\n\n{} cancels of each.\n", plain(&state["cancels"]))?;
+            *text += "| | p50 | p99 | max | medians of rounds | bytes after, at most | CPU µs |\n|---|---|---|---|---|---|---|\n";
+            for (name, key) in CONTENDERS.into_iter().filter(|(_, key)| state[key].is_object()) {
+                let row = &state[key];
+                let [p50, p99, max] = ["p50_ms", "p99_ms", "max_ms"].map(|key| fixed(&row[key], 2));
+                let [least, middle, most] = ["min", "median", "max"].map(|key| fixed(&row["p50_ms_of_rounds"][key], 2));
+                let (bytes, cpu) = (fixed(&row["bytes_after"]["max"], 0), fixed(&row["cpu_micros"], 0));
+                writeln!(text, "| {name} | {p50} | {p99} | {max} | {least} / {middle} / {most} | {bytes} | {cpu} |")?;
+            }
+            let ratio = &state["ratio"];
+            if ratio.is_object() {
+                let [least, middle, most] = ["min", "median", "max"].map(|key| fixed(&ratio["p50"][key], 2));
+                writeln!(
+                    text,
+                    "\nOurs takes {middle} times what the paho that verifies and stores takes at p50 (by round {least} to {most}), {} at p99.",
+                    fixed(&ratio["p99"], 2)
+                )?;
+            }
+        }
+        writeln!(text, "\n{}\n{}", the_cut_alone(&self.cut["states"]["uploading"][CONTENDERS[0].1]), source(&self.cut))
+    }
+
     /// When what was filmed is in the store, and what recording costs.
     fn video(&self, text: &mut String) -> std::fmt::Result {
         let (evidence, plain_pipeline) = (&self.video["evidence"], &self.video["plain"]);
@@ -254,6 +300,18 @@ impl Results {
             let [snapshot, p50, max] = ["snapshot_s", "video_p50_s", "video_max_s"].map(|key| fixed(&clips[key], 2));
             let (objects, pss, cpu) = (plain(&clips["objects"]), mebibytes(&cost["pss_kb"]), plain(&cost["cpu_s_per_min"]));
             writeln!(text, "| {name} | {snapshot} s | {p50} s | {max} s | {objects} | {pss} | {cpu} |")?;
+        }
+        let continuous = &self.video["continuous"];
+        if continuous.is_object() {
+            let [p50, max] = ["video_p50_s", "video_max_s"].map(|key| fixed(&continuous[key], 2));
+            let (pss, cpu) = (mebibytes(&continuous["cost"]["pss_kb"]), plain(&continuous["cost"]["cpu_s_per_min"]));
+            writeln!(text, "| everything, always | – | {p50} s | {max} s | – | {pss} | {cpu} |")?;
+            writeln!(
+                text,
+                "\n*Everything, always* is what `kvssink` does, by `gst-launch-1.0` and `curl`: {} kbit/s leave without an event,\n\
+                 too. The agent sends nothing then.",
+                plain(&continuous["kbit_s"])
+            )?;
         }
         let [after, stored, missing] = ["after_s", "stored_s", "missing_s"].map(|key| plain(&evidence["unplugged"][key]));
         writeln!(
@@ -296,6 +354,34 @@ impl Results {
         writeln!(text, "\n{}", source(&self.changing))
     }
 
+    /// What clips take of a fast uplink, beside plain hyper.
+    fn throughput(&self, text: &mut String) -> std::fmt::Result {
+        let seen = &self.throughput;
+        writeln!(
+            text,
+            "\n## On a fast uplink\n\nThe part that payload took of {} kbit/s, {} ms from a segment to its acknowledgement; the median of {} rounds. An\n\
+             estimating agent was just started and begins at 0.8 Mbit/s. What the agent leaves free keeps the device's queue empty\n\
+             for a cut.\n",
+            plain(&seen["kbps"]),
+            plain(&seen["round_trip_ms"]),
+            plain(&seen["rounds"])
+        )?;
+        writeln!(text, "| | the first {} s | then | ÷ plain hyper |\n|---|---|---|---|", plain(&seen["starts_s"]))?;
+        let percent = |share: &Value| share.as_f64().map_or_else(|| "–".into(), |share| format!("{:.0} %", share * 100.0));
+        for key in ["unpaced", "paced", "configured", "estimated", "parts", "parts_estimated"] {
+            let (case, plain) = (&seen[key], seen["unpaced"]["then"].as_f64().unwrap_or(f64::NAN));
+            let ratio = case["then"].as_f64().unwrap_or(f64::NAN) / plain;
+            writeln!(
+                text,
+                "| {} | {} | {} | {ratio:.2} |",
+                case["name"].as_str().unwrap_or_default(),
+                percent(&case["first"]),
+                percent(&case["then"])
+            )?;
+        }
+        writeln!(text, "\n{}", source(seen))
+    }
+
     /// Both builds at the same work.
     fn same_camera(&self, text: &mut String) -> std::fmt::Result {
         let measured = &self.footprint["x86_64"];
@@ -308,6 +394,28 @@ impl Results {
         viewers(text, &measured["same_camera"])?;
         let [with, without] = BUILDS.map(|(_, key)| plain(&measured["same_camera"][key]["program_bytes"]));
         writeln!(text, "\nThe programs have {with} and {without} bytes, built for speed; GStreamer's libraries come on top.")?;
+        writeln!(text, "\n{}", source(measured))
+    }
+
+    /// The agent's idle connection beside two programs that only hold the same one.
+    fn beside(&self, text: &mut String) -> std::fmt::Result {
+        let measured = &self.footprint["x86_64"];
+        if !measured["beside"].is_object() {
+            return Ok(());
+        }
+        writeln!(text, "\n### An idle connection, beside simpler programs\n")?;
+        writeln!(text, "On amd64, in one run: the agent without GStreamer, Free, governing a vendor's uploader; a bare loop of rumqttc")?;
+        writeln!(text, "with the same TLS that does nothing with what it gets; the paho agent.\n")?;
+        writeln!(
+            text,
+            "| | PSS MiB | RSS MiB | threads | wakeups/s | CPU s/min | from exec to subscribed |\n|---|---|---|---|---|---|---|"
+        )?;
+        for (name, key) in [("kasa-care-agent", "agent"), ("bare rumqttc loop", "bare_loop"), ("paho + http.client", "paho")] {
+            let (cost, subscribed) = (&measured["beside"][key]["cost"], &measured["beside"][key]["subscribed_ms"]);
+            let [pss, rss] = ["pss_kb", "rss_kb"].map(|key| mebibytes(&cost[key]));
+            let [threads, wakeups, cpu] = ["threads", "wakeups_per_s", "cpu_s_per_min"].map(|key| plain(&cost[key]));
+            writeln!(text, "| {name} | {pss} | {rss} | {threads} | {wakeups} | {cpu} | {} ms |", fixed(subscribed, 1))?;
+        }
         writeln!(text, "\n{}", source(measured))
     }
 
@@ -476,7 +584,11 @@ fn latency(text: &mut String, name: &str, figures: &Value) -> std::fmt::Result {
 
 fn the_cut_alone(figures: &Value) -> String {
     let millis = |key: &str| figures["cut_micros"][key].as_f64().map_or_else(|| "–".into(), |micros| format!("{:.2}", micros / 1000.0));
-    format!("Of the agent's time the cut itself took {} ms at p50 and {} ms at most.", millis("p50"), millis("max"))
+    format!(
+        "Of the agent's time with an upload in flight the cut itself took {} ms at p50 and {} ms at most.",
+        millis("p50"),
+        millis("max")
+    )
 }
 
 /// Where a result comes from.
@@ -530,9 +642,9 @@ mod tests {
     fn a_figure_that_changes_is_published() {
         let mut results = Results::read(root()).unwrap();
         let before = (results.in_full().unwrap(), results.in_short().unwrap());
-        results.cut["kasa-care-agent"]["p50_ms"] = json!(98.7);
+        results.cut["states"]["uploading"]["kasa-care-agent"]["p50_ms"] = json!(98.7);
         let after = (results.in_full().unwrap(), results.in_short().unwrap());
-        assert!(before.0 != after.0 && after.0.contains("98.7 ms"));
+        assert!(before.0 != after.0 && after.0.contains("| 98.70 |"));
         assert!(before.1 != after.1 && after.1.contains("98.7 / "));
     }
 

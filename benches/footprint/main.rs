@@ -1,9 +1,10 @@
 //! The agent's footprint: memory, threads, wakeups and processor time in Free idle, Paid idle and Paid uploading, and the
 //! time from its start to a confirmed plan. With GStreamer it films a live 640×360 H.264 source; without, it governs a vendor's
-//! uploader; and here both film one camera over RTSP, also while one and four people watch the live view. Runs on this
-//! machine, or with `CARE_CAMERA` (`scripts/bench-camera.sh`) on an emulated camera. Writes
+//! uploader; and here both film one camera over RTSP, also while one and four people watch the live view, and the agent's idle
+//! connection stands beside two simpler ones. Runs on this machine, or with `CARE_CAMERA` (`scripts/bench-camera.sh`) on an emulated camera. Writes
 //! `target/bench/footprint.json`, each machine under its own name. `FOOTPRINT_SECONDS=10` gives a quick look.
 
+mod beside;
 mod guest;
 mod here;
 #[path = "../stamp.rs"]
@@ -23,6 +24,8 @@ const SETTLE: Duration = Duration::from_secs(5);
 /// Thumb-2: without GStreamer the limit holds on armv7 only.
 const PSS_MOST_KB: u64 = 24 * 1024;
 const PSS_MOST_KB_WITHOUT: u64 = 8 * 1024;
+/// The most wakeups a second of the agent while it is Free and idle, without motion of its own to look for.
+const IDLE_WAKEUPS_MOST: f64 = 5.0;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -33,11 +36,12 @@ async fn main() -> anyhow::Result<()> {
     ensure!(seconds > 0, "FOOTPRINT_SECONDS is at least 1");
     let span = Duration::from_secs(seconds);
     let emulated = std::env::var_os("CARE_CAMERA").is_some();
-    let (name, with, without, same) = match emulated {
-        true => ("emulated camera", guest::with_gstreamer(span).await?, guest::without_gstreamer(span).await?, Value::Null),
+    let (name, with, without, same, beside) = match emulated {
+        true => ("emulated camera", guest::with_gstreamer(span).await?, guest::without_gstreamer(span).await?, Value::Null, Value::Null),
         false => {
+            let beside = beside::measure(span).await?;
             let (with, without) = (here::with_gstreamer(span).await?, here::without_gstreamer(span).await?);
-            (std::env::consts::ARCH, with, without, here::same_camera(span).await?)
+            (std::env::consts::ARCH, with, without, here::same_camera(span).await?, beside)
         }
     };
     let path = Path::new("target/bench/footprint.json");
@@ -54,7 +58,7 @@ async fn main() -> anyhow::Result<()> {
         });
         write("size", &size)?;
     }
-    document[name] = json!({ "measured": measured, "seconds": seconds, "gstreamer": with, "no_gstreamer": without, "same_camera": same });
+    document[name] = json!({ "measured": measured, "seconds": seconds, "gstreamer": with, "no_gstreamer": without, "same_camera": same, "beside": beside });
     write("footprint", &document)?;
 
     println!("{name:<18} {:<16} {:>8} {:>8} {:>8} {:>10} {:>12}", "", "RSS kB", "PSS kB", "threads", "wakeups/s", "CPU s/min");
@@ -74,6 +78,15 @@ async fn main() -> anyhow::Result<()> {
         for (state, cost) in measured["states"].as_object().into_iter().flatten() {
             print(&format!("{build}, same"), state, cost);
         }
+    }
+    for (contender, figures) in document[name]["beside"].as_object().into_iter().flatten() {
+        print(contender, "connection, idle", &figures["cost"]);
+        println!("{contender:<14} subscribed       {} ms", figures["subscribed_ms"]);
+    }
+    if let Some(wakeups) =
+        document[name]["beside"]["agent"]["cost"]["wakeups_per_s"].as_f64().filter(|wakeups| *wakeups > IDLE_WAKEUPS_MOST)
+    {
+        over.push(format!("Free, idle: {wakeups} wakeups a second, at most {IDLE_WAKEUPS_MOST} are promised"));
     }
     println!("{}", path.display());
     ensure!(over.is_empty(), "{}", over.join("; "));

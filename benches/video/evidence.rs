@@ -16,11 +16,11 @@ use serde_json::{Value, json};
 
 use crate::quantile::quantile;
 
-const FPS: u32 = 15;
-const STREAM_MBIT: u32 = 4;
+pub(crate) const FPS: u32 = 15;
+pub(crate) const STREAM_MBIT: u32 = 4;
 const UPLINK_KBIT: u32 = 6_000;
 /// How often the store is looked at.
-const LOOK: Duration = Duration::from_millis(5);
+pub(crate) const LOOK: Duration = Duration::from_millis(5);
 /// The agent's own pre-roll, which the benchmark leaves, seconds.
 const PRE_ROLL_S: u32 = 5;
 /// The length of a clip, seconds: an event that goes on fills several.
@@ -71,7 +71,7 @@ async fn filming(leaving: Leaving) -> anyhow::Result<(World, Camera)> {
 }
 
 /// What is sent to this address shares [`UPLINK_KBIT`].
-fn slow_down(cloud: SocketAddr) {
+pub(crate) fn slow_down(cloud: SocketAddr) {
     let _ = std::process::Command::new("tc").args(["qdisc", "delete", "dev", "lo", "root"]).output();
     run("tc qdisc add dev lo root handle 1: htb default 1");
     run("tc class add dev lo parent 1: classid 1:1 htb rate 10gbit");
@@ -193,6 +193,6 @@ async fn unplugged() -> anyhow::Result<Value> {
     }))
 }
 
-fn rounded(seconds: f64) -> f64 {
+pub(crate) fn rounded(seconds: f64) -> f64 {
     (seconds * 100.0).round() / 100.0
 }

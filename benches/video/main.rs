@@ -1,8 +1,10 @@
 //! What the owner gets, and what it costs: how long after an event its snapshot and each second of its video are in the
-//! store, what is there of a camera that is unplugged in mid-event, and what recording and clips cost beside a plain
-//! GStreamer pipeline that does the same. Writes `target/bench/video.json`. Needs root, `ip` and `tc`: it runs in a network
-//! namespace of its own, in which the way to the cloud is slow. `VIDEO_SECONDS=10` gives a quick look.
+//! store, beside a camera that always sends everything; what is there of a camera that is unplugged in mid-event; and what
+//! recording and clips cost beside a plain GStreamer pipeline that does the same. Writes `target/bench/video.json`. Needs root,
+//! `ip` and `tc`: it runs in a network namespace of its own, in which the way to the cloud is slow. `VIDEO_SECONDS=10` gives a
+//! quick look.
 
+mod continuous;
 mod evidence;
 mod plain;
 #[path = "../quantile.rs"]
@@ -38,10 +40,11 @@ fn main() -> anyhow::Result<()> {
 
 async fn run(span: Duration) -> anyhow::Result<()> {
     let evidence = evidence::measure(span).await?;
+    let continuous = continuous::measure(span).await?;
     let plain = plain::measure(span).await?;
     let document = json!({
         "measured": stamp::stamp("scripts/bench.sh video", &["VIDEO_SECONDS"]), "seconds": span.as_secs(),
-        "evidence": evidence, "plain": plain,
+        "evidence": evidence, "continuous": continuous, "plain": plain,
     });
     std::fs::create_dir_all("target/bench")?;
     let path = "target/bench/video.json";

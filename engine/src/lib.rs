@@ -164,6 +164,9 @@ const REFUSED_RETRY: (Duration, Duration) = (Duration::from_secs(5), Duration::f
 const FLASH_WAIT: Duration = Duration::from_secs(10);
 /// How often trusted time and the lease's use are written if nothing else causes a write.
 const PERSIST_EVERY: Duration = Duration::from_secs(3600);
+/// How long a delivered report may be on flash as undelivered: a power cut in this time costs a report that says the same
+/// twice. A document that comes in this time does not wait for the flash to note the delivery, and its record notes it, too.
+const NOTE_DELIVERY: Duration = Duration::from_secs(2);
 
 /// The engine's settings: its device, and its trust anchors.
 pub struct Settings {
@@ -230,7 +233,8 @@ pub struct Engine {
     promised: u64,
     written: u64,
     unacknowledged: Vec<(u64, Delivery)>,
-    persisted_at: Duration,
+    /// When the next record is due, unless something else causes one before.
+    persist_by: Duration,
     reports: Reports,
     rejections: Rejections,
     announced: Option<Mode>,
@@ -377,7 +381,7 @@ impl Engine {
             promised: 0,
             written: 0,
             unacknowledged: Vec::new(),
-            persisted_at: now.boot,
+            persist_by: now.boot + PERSIST_EVERY,
             reports: Reports::default(),
             rejections: Rejections::default(),
             announced: None,
@@ -550,7 +554,7 @@ impl Engine {
         if self.lost {
             wake = self.keyset_pause_ends().map_or(wake, |end| wake.max(end));
         }
-        wake = wake.min(self.reports.wake_at()).min(self.persisted_at + PERSIST_EVERY);
+        wake = wake.min(self.reports.wake_at()).min(self.persist_by);
         if let Some(force) = &self.force
             && !self.lease_over
         {
@@ -623,8 +627,7 @@ impl Engine {
                 let untold = self.factory_reset == Some(FactoryReset::Untold);
                 if self.reports.published(ticket) && (self.owes || untold) {
                     self.factory_reset = self.factory_reset.map(|_| FactoryReset::Told);
-                    // Delivered: a restart must not repeat it.
-                    self.persist(None, now);
+                    self.persist_by = self.persist_by.min(now.boot + NOTE_DELIVERY);
                 }
             }
             Event::Fetched(Resource::Entitlement, fetched) => self.fetched_entitlement(fetched, now),

@@ -6,8 +6,8 @@ use std::{ops::ControlFlow, time::Duration};
 use care_protocol::{Cause, Get, Mode, Next, Report};
 
 use super::{
-    Arrival, CutUnderWay, Effect, Engine, FIRST_KEYSET, FLASH_WAIT, Fetched, HOLD, KEYSET_PAUSE, PERSIST_EVERY, REFUSED_PAUSE,
-    REFUSED_RETRY, Refused, Resource, UnknownKey,
+    Arrival, CutUnderWay, Effect, Engine, FIRST_KEYSET, FLASH_WAIT, Fetched, HOLD, KEYSET_PAUSE, REFUSED_PAUSE, REFUSED_RETRY, Refused,
+    Resource, UnknownKey,
 };
 use crate::trusted_time::Now;
 
@@ -82,7 +82,7 @@ impl Engine {
         self.give_up_unknown_key(now);
         self.ask(now);
         self.reports.flush(now.boot, &mut self.effects);
-        if now.boot >= self.persisted_at + PERSIST_EVERY {
+        if now.boot >= self.persist_by {
             self.persist(None, now);
         }
         ControlFlow::Continue(())

@@ -3,7 +3,7 @@
 
 use care_protocol::{Cause, MAX_INTEGER, Reject, Report, RootKeys};
 
-use super::{Arrival, Effect, Engine, Record, force::InForce, past};
+use super::{Arrival, Effect, Engine, PERSIST_EVERY, Record, force::InForce, past};
 use crate::trusted_time::Now;
 
 impl Engine {
@@ -15,7 +15,7 @@ impl Engine {
     }
 
     pub(super) fn persist(&mut self, report: Option<&Report>, now: Now) -> u64 {
-        self.persisted_at = now.boot;
+        self.persist_by = now.boot + PERSIST_EVERY;
         if self.lost {
             return self.tickets;
         }

@@ -112,10 +112,26 @@ fn a_delivered_report_is_not_repeated_after_a_power_cut() {
     for (ticket, _) in bench.reports.clone() {
         bench.event(Event::Published { ticket });
     }
+    bench.pass(NOTE_DELIVERY);
     let mut bench = bench.reboot();
     bench.connect(2);
     let causes: Vec<Cause> = bench.reports.iter().map(|(_, report)| report.cause).collect();
     assert_eq!(causes, [Cause::Boot]);
+}
+
+#[test]
+fn a_document_does_not_wait_for_the_note_of_a_delivery() {
+    let mut bench = Bench::confirmed(&free(41));
+    bench.live(&premium(42));
+    bench.forget_log();
+    for (ticket, _) in bench.reports.clone() {
+        bench.event(Event::Published { ticket });
+    }
+    assert!(!bench.log.contains(&"persist"), "flash is free for the next document");
+    bench.live(&premium(43));
+    bench.pass(NOTE_DELIVERY);
+    let records = bench.log.iter().filter(|said| **said == "persist").count();
+    assert_eq!(records, 1, "whose record notes the delivery");
 }
 
 #[test]

@@ -138,7 +138,7 @@ async fn s40_with_one_torn_slot_the_intact_one_is_used(build: Build) {
     world.agent.start();
     world.agent.logged(line, "the torn slot", |line| line.contains("one state slot is torn")).await;
     let get = world.issuer.get_since(gets).await;
-    // The previous record: the same document, after its report was delivered. A lost state would have seq 0.
+    // The record before it, of either document. A lost state would have seq 0.
     assert!([premium.position.seq, free.position.seq].contains(&get.seq), "{get:?}");
     // Unconfirmed paid media stays held, so an older record does no harm.
     world.issuer.report_since(mark, "the cancel again", |report| free.in_force(report) && report.mode == Mode::Free).await;

@@ -286,26 +286,27 @@ impl Results {
         let (evidence, plain_pipeline) = (&self.video["evidence"], &self.video["plain"]);
         writeln!(
             text,
-            "\n## From an event to the store\n\nA stream of {} Mbit/s over an uplink of {} kbit/s, a pre-roll of {} s, motion for {} s. Video counts from\n\
-             when it happened, the pre-roll from the event on.\n",
+            "\n## From an event to the store\n\nA stream of {} Mbit/s over an uplink of {} kbit/s, a pre-roll of {} s, motion for {} s. A second of\n\
+             video counts from its end, an object from its first frame, the pre-roll from the event on.\n",
             plain(&evidence["stream_mbit"]),
             plain(&evidence["uplink_kbit"]),
             plain(&evidence["pre_roll_s"]),
             plain(&self.video["seconds"])
         )?;
-        *text += "| | snapshot | video, p50 | video, max | objects | PSS MiB | CPU s/min |\n|---|---|---|---|---|---|---|\n";
+        *text += "| | snapshot | a second, max | an object, p50 | an object, max | objects | PSS MiB | CPU s/min |\n|---|---|---|---|---|---|---|---|\n";
         let leaving = [("in parts", "parts"), ("in parts, uplink estimated", "parts_estimated"), ("whole clips", "whole")];
         for (name, key) in leaving.into_iter().filter(|(_, key)| evidence[key].is_object()) {
             let (clips, cost) = (&evidence[key], &evidence[key]["cost"]);
-            let [snapshot, p50, max] = ["snapshot_s", "video_p50_s", "video_max_s"].map(|key| fixed(&clips[key], 2));
+            let [snapshot, second, p50, max] =
+                ["snapshot_s", "second_max_s", "video_p50_s", "video_max_s"].map(|key| fixed(&clips[key], 2));
             let (objects, pss, cpu) = (plain(&clips["objects"]), mebibytes(&cost["pss_kb"]), plain(&cost["cpu_s_per_min"]));
-            writeln!(text, "| {name} | {snapshot} s | {p50} s | {max} s | {objects} | {pss} | {cpu} |")?;
+            writeln!(text, "| {name} | {snapshot} s | {second} s | {p50} s | {max} s | {objects} | {pss} | {cpu} |")?;
         }
         let continuous = &self.video["continuous"];
         if continuous.is_object() {
             let [p50, max] = ["video_p50_s", "video_max_s"].map(|key| fixed(&continuous[key], 2));
             let (pss, cpu) = (mebibytes(&continuous["cost"]["pss_kb"]), plain(&continuous["cost"]["cpu_s_per_min"]));
-            writeln!(text, "| everything, always | – | {p50} s | {max} s | – | {pss} | {cpu} |")?;
+            writeln!(text, "| everything, always | – | – | {p50} s | {max} s | – | {pss} | {cpu} |")?;
             writeln!(
                 text,
                 "\n*Everything, always* is what `kvssink` does, by `gst-launch-1.0` and `curl`: {} kbit/s leave without an event,\n\

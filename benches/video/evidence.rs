@@ -161,11 +161,24 @@ async fn event(leaving: Leaving, span: Duration) -> anyhow::Result<Value> {
     let video = arrivals.video(&world);
     let mut late: Vec<f64> = video.iter().map(|stretch| seconds(stretch.from.max(begun), stretch.stored)).collect();
     late.sort_by(f64::total_cmp);
+    let whole = whole_seconds(&video, begun, span).context("a second of the event is not in the store")?;
     Ok(json!({
         "snapshot_s": rounded(seconds(begun, snapshot)),
+        "second_max_s": rounded(whole.into_iter().fold(0.0, f64::max)),
         "video_p50_s": rounded(quantile(&late, 50)), "video_max_s": rounded(quantile(&late, 100)),
         "objects": late.len(), "cost": cost.json(),
     }))
+}
+
+/// How long after each second of the event was over the store had all of it. `None` if it never had.
+fn whole_seconds(video: &[Stretch], begun: Timestamp, span: Duration) -> Option<Vec<f64>> {
+    let of = |second: u64| {
+        let (from, until) = (begun + Duration::from_secs(second), begun + Duration::from_secs(second + 1));
+        let holding = video.iter().filter(|stretch| stretch.from < until && stretch.until > from);
+        let stored = holding.map(|stretch| stretch.stored).max()?;
+        Some(stored.duration_since(until).as_secs_f64())
+    };
+    (0..span.as_secs()).map(of).collect()
 }
 
 /// The camera loses power in mid-event: how much of what happened, up to when, is in the store?

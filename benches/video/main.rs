@@ -56,7 +56,7 @@ async fn run(span: Duration) -> anyhow::Result<()> {
     let mut over = Vec::new();
     for (what, figure, most) in [
         ("event to snapshot, s", figure(parts, "snapshot_s")?, SNAPSHOT_MOST_S),
-        ("video to store, s", figure(parts, "video_max_s")?, VIDEO_MOST_S),
+        ("a second of video to store, s", figure(parts, "second_max_s")?, VIDEO_MOST_S),
         ("processor time beside a plain pipeline", figure(&document["plain"]["ratio"], "gstreamer")?, PLAIN_MOST),
         ("the same without GStreamer", figure(&document["plain"]["ratio"], "no_gstreamer")?, PLAIN_MOST),
     ] {

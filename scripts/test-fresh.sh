@@ -45,6 +45,8 @@ install() {
     }
     mkdir -p "$root/rust/cargo" "$root/rust/rustup"
     cp /etc/resolv.conf "$root/etc/resolv.conf"
+    # Debian's installer writes it; chromedriver asks for localhost.
+    printf '127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n' >"$root/etc/hosts"
     git clone --quiet --no-hardlinks . "$root/source"
 }
 

@@ -18,11 +18,14 @@ use care_cloud::{
         issuer::Issuer,
     },
     run::portal_of,
-    storage::{data_dir::DataDir, db::Db, keys::Keys},
+    storage::{
+        data_dir::DataDir,
+        db::{Db, Transaction},
+        keys::Keys,
+    },
     transport::client::Portal,
 };
 use care_protocol::DeviceId;
-use rusqlite::Transaction;
 use serde::Deserialize;
 
 /// The model of every camera.

@@ -13,12 +13,14 @@ use axum::{
 };
 use care_metrics::{CONTENT_TYPE, Exposition};
 use care_protocol::Outcome;
-use rusqlite::{Connection, params};
 
 use crate::{
     clock::now_us,
     portal::guard::is_ours,
-    storage::{db::DbError, outbox::CHASE_AFTER_US},
+    storage::{
+        db::{Connection, DbError, params},
+        outbox::CHASE_AFTER_US,
+    },
     transport::{cloud::Cloud, observed::Counts},
 };
 

@@ -2,37 +2,39 @@
 //! from end to end: what one camera costs does not depend on how many there are.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::path::Path;
+
 use care_cloud::{
     domain::{billing, issuer, money::ledger, reports},
     storage::{db::Db, outbox},
 };
+use rusqlite::Connection;
 
 /// The plan of a statement: a line for each table it reads.
-fn plan(db: &Db, sql: &str) -> Vec<String> {
-    db.read(|c| {
-        let mut statement = c.prepare(&format!("EXPLAIN QUERY PLAN {sql}"))?;
-        for parameter in 1..=statement.parameter_count() {
-            statement.raw_bind_parameter(parameter, rusqlite::types::Null)?;
-        }
-        let mut rows = statement.raw_query();
-        let mut lines = Vec::new();
-        while let Some(row) = rows.next()? {
-            lines.push(row.get(3)?);
-        }
-        Ok(lines)
-    })
-    .unwrap()
+fn plan(db: &Connection, sql: &str) -> Vec<String> {
+    let mut statement = db.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+    for parameter in 1..=statement.parameter_count() {
+        statement.raw_bind_parameter(parameter, rusqlite::types::Null).unwrap();
+    }
+    statement.raw_query().mapped(|row| row.get(3)).collect::<Result<_, _>>().unwrap()
+}
+
+/// The embedded database, as SQLite opens it: only SQLite tells its plans.
+fn database(dir: &Path) -> Connection {
+    let path = dir.join("care.db");
+    drop(Db::open(&path).unwrap());
+    Connection::open(path).unwrap()
 }
 
 /// What the statement reads from end to end. The result of a subquery is not a table.
-fn scans(db: &Db, sql: &str) -> Vec<String> {
+fn scans(db: &Connection, sql: &str) -> Vec<String> {
     plan(db, sql).into_iter().filter(|line| line.starts_with("SCAN") && !line.starts_with("SCAN (subquery")).collect()
 }
 
 #[test]
 fn no_statement_of_a_tick_or_of_a_change_for_everybody_scans_a_table() {
     let dir = tempfile::tempdir().unwrap();
-    let db = Db::open(&dir.path().join("care.db")).unwrap();
+    let db = database(dir.path());
     let mut all = issuer::statements();
     all.extend(outbox::STATEMENTS);
     all.extend(reports::STATEMENTS);
@@ -45,7 +47,7 @@ fn no_statement_of_a_tick_or_of_a_change_for_everybody_scans_a_table() {
 #[test]
 fn the_test_tells_a_scan_from_a_search() {
     let dir = tempfile::tempdir().unwrap();
-    let db = Db::open(&dir.path().join("care.db")).unwrap();
+    let db = database(dir.path());
     for scan in [
         "SELECT device FROM cameras ORDER BY bound_at",
         "UPDATE outbox SET due = 1 WHERE document IN (SELECT max(id) FROM documents GROUP BY device)",

@@ -8,11 +8,10 @@ use ring::{
     pbkdf2,
     rand::{SecureRandom as _, SystemRandom},
 };
-use rusqlite::{Connection, ErrorCode, OptionalExtension as _, Transaction, params};
 use serde::Serialize;
 use thiserror::Error;
 
-use crate::storage::db::DbError;
+use crate::storage::db::{Connection, DbError, OptionalExtension as _, SqlError, Transaction, params};
 
 /// OWASP's figure for PBKDF2-HMAC-SHA512. Every hash carries it, so that it can be raised.
 const ITERATIONS: NonZeroU32 = NonZeroU32::new(210_000).expect("not 0");
@@ -43,8 +42,8 @@ pub enum AccountError {
     NoRandomness,
 }
 
-impl From<rusqlite::Error> for AccountError {
-    fn from(e: rusqlite::Error) -> Self {
+impl From<SqlError> for AccountError {
+    fn from(e: SqlError) -> Self {
         Self::Db(e.into())
     }
 }
@@ -99,7 +98,7 @@ impl PasswordHash {
 
 /// Creates the account, without a sign-in, if it does not exist.
 pub fn ensure(tx: &Transaction<'_>, id: &str, now: u64) -> Result<(), DbError> {
-    tx.execute("INSERT OR IGNORE INTO accounts (id, created_at) VALUES (?1, ?2)", params![id, now])?;
+    tx.execute("INSERT INTO accounts (id, created_at) VALUES (?1, ?2) ON CONFLICT DO NOTHING", params![id, now])?;
     Ok(())
 }
 
@@ -109,7 +108,7 @@ pub fn set_sign_in(tx: &Transaction<'_>, id: &str, login: &str, password: &Passw
     let login = normal(login).ok_or_else(|| AccountError::BadLogin(login.to_owned()))?;
     ensure(tx, id, now)?;
     match tx.execute("UPDATE accounts SET login = ?2, password = ?3 WHERE id = ?1", params![id, login, password.0]) {
-        Err(e) if e.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => Err(AccountError::Taken(login)),
+        Err(e) if e.is_constraint() => Err(AccountError::Taken(login)),
         done => {
             done?;
             tx.execute("DELETE FROM sessions WHERE account = ?1", [id])?;

@@ -3,7 +3,6 @@
 //! pause.
 
 use care_protocol::{Channel, Reason};
-use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 
 use crate::{
     domain::{
@@ -14,7 +13,7 @@ use crate::{
             ledger::{self, NewOrder},
         },
     },
-    storage::db::DbError,
+    storage::db::{Connection, DbError, OptionalExtension as _, Transaction, params},
 };
 
 impl Issuer {

@@ -4,9 +4,12 @@
 use std::time::Duration;
 
 use care_protocol::{ClipKind, DeviceId, Policy};
-use rusqlite::{Connection, OptionalExtension as _, params};
 
-use crate::{clock::now_us, domain::issuer::newest_body, storage::db::DbError};
+use crate::{
+    clock::now_us,
+    domain::issuer::newest_body,
+    storage::db::{Connection, DbError, OptionalExtension as _, params},
+};
 
 /// How long a grant may be used after it was given.
 pub const GRANT_LIFE: Duration = Duration::from_secs(60);

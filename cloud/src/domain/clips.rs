@@ -4,10 +4,9 @@
 use std::collections::BTreeMap;
 
 use care_protocol::DeviceId;
-use rusqlite::{Connection, Transaction, params};
 
 use crate::clock::now_us;
-use crate::storage::db::DbError;
+use crate::storage::db::{Connection, DbError, Transaction, params};
 
 /// The longest time an upload can take after its grant, microseconds: the largest clip over the slowest line.
 pub const GRANT_IN_USE_US: i64 = 3_600_000_000;
@@ -33,7 +32,7 @@ pub fn mark_older(tx: &Transaction<'_>, device: &DeviceId, history_h: u32, now: 
 pub fn mark_other_owners(tx: &Transaction<'_>, device: &DeviceId, epoch: Option<u64>) -> Result<Vec<String>, DbError> {
     let clips = tx
         .prepare_cached(
-            "UPDATE clips SET erased_at = ?3 WHERE device = ?1 AND epoch IS NOT ?2 AND stored_at IS NOT NULL AND erased_at IS NULL
+            "UPDATE clips SET erased_at = ?3 WHERE device = ?1 AND epoch IS DISTINCT FROM ?2 AND stored_at IS NOT NULL AND erased_at IS NULL
              RETURNING clip",
         )?
         .query_map(params![device.as_str(), epoch, now_us()], |row| row.get(0))?

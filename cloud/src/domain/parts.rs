@@ -2,10 +2,12 @@
 //! is of a clip, and whether more of it is expected. The policy judges the clip, of which this module keeps the sums.
 
 use care_protocol::{GrantRequest, Part};
-use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 use thiserror::Error;
 
-use crate::{clock::now_us, storage::db::DbError};
+use crate::{
+    clock::now_us,
+    storage::db::{Connection, DbError, OptionalExtension as _, SqlError, Transaction, params},
+};
 
 /// A clip whose next part does not come within this is complete as it stands, microseconds.
 const FILMED_US: i64 = 10 * 60 * 1_000_000;
@@ -36,8 +38,8 @@ pub enum PartError {
     Db(#[from] DbError),
 }
 
-impl From<rusqlite::Error> for PartError {
-    fn from(e: rusqlite::Error) -> Self {
+impl From<SqlError> for PartError {
+    fn from(e: SqlError) -> Self {
         Self::Db(e.into())
     }
 }
@@ -116,11 +118,11 @@ pub fn pieces(connection: &Connection, clip: &str) -> Result<Vec<Piece>, DbError
     Ok(if parts.is_empty() { vec![Piece { clip: clip.to_owned(), part: None }] } else { parts })
 }
 
-/// In SQL, whether more of the clip `c.clip` is expected: its last part is not there, and one came after `:filmed_since`.
-pub const BEING_FILMED: &str = "(EXISTS (SELECT 1 FROM parts p WHERE p.clip = c.clip AND p.stored_at > :filmed_since)
+/// In SQL, whether more of the clip `c.clip` is expected: its last part is not there, and one came after `?4`.
+pub const BEING_FILMED: &str = "(EXISTS (SELECT 1 FROM parts p WHERE p.clip = c.clip AND p.stored_at > ?4)
     AND NOT EXISTS (SELECT 1 FROM parts p WHERE p.clip = c.clip AND p.last = 1 AND p.stored_at IS NOT NULL))";
 
-/// The `:filmed_since` of [`BEING_FILMED`], microseconds since 1970.
+/// The `?4` of [`BEING_FILMED`], microseconds since 1970.
 pub fn filmed_since() -> i64 {
     now_us().saturating_sub(FILMED_US)
 }

@@ -2,7 +2,6 @@
 //! is made inside a savepoint and rolled back, so that the preview cannot differ from the change itself.
 
 use care_protocol::{DeviceId, Order, RefundKind};
-use rusqlite::{OptionalExtension as _, Transaction, params};
 use serde::Serialize;
 
 use crate::{
@@ -10,7 +9,7 @@ use crate::{
         actions::{Action, ActionError, Done},
         issuer::{Issued, Issuer, read_body},
     },
-    storage::db::DbError,
+    storage::db::{DbError, OptionalExtension as _, Transaction, params},
 };
 
 /// The effect of a change.

@@ -1,14 +1,13 @@
 //! Messages from cameras: reports, which are stored and matched with the documents they answer, and the status.
 
 use care_protocol::{Cause, DeviceId, Outcome, Position, Report};
-use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 use serde::Serialize;
 
 use crate::{
     clock::now_us,
     domain::issuer::{Camera, find_camera, revoke_grants},
     storage::{
-        db::DbError,
+        db::{Connection, DbError, OptionalExtension as _, Transaction, params},
         outbox::{self, CHASE_AFTER_US},
     },
 };
@@ -52,9 +51,8 @@ pub fn keep(tx: &Transaction<'_>, report: &Report, at: i64) -> Result<Kept, DbEr
     let judged = report.judged.unwrap_or(Position::NONE);
     let answer = |sql: &str, position: Position| -> Result<(), DbError> {
         let mut statement = tx.prepare_cached(sql)?;
-        let mut rows = statement.query(params![device, position.epoch, position.seq, at])?;
-        while let Some(row) = rows.next()? {
-            outbox::answered(tx, row.get(0)?)?;
+        for document in statement.query_map(params![device, position.epoch, position.seq, at], |row| row.get(0))? {
+            outbox::answered(tx, document?)?;
         }
         Ok(())
     };
@@ -137,7 +135,7 @@ pub fn reported(connection: &Connection, device: &DeviceId, newest: Position) ->
 
 /// Reports of a camera that a delivery is compared with: as many as a broker has under way.
 const KNOWN: &str = "
-    SELECT 1 FROM (SELECT body FROM reports WHERE device = ?1 ORDER BY id DESC LIMIT 8) WHERE body = ?2";
+    SELECT 1 FROM reports WHERE body = ?2 AND id IN (SELECT id FROM reports WHERE device = ?1 ORDER BY id DESC LIMIT 8)";
 const ADD: &str = "INSERT INTO reports (device, received_at, body) VALUES (?1, ?2, ?3)";
 const ANSWERED_UNTIL: &str = "
     UPDATE documents SET reported_at = ?4 WHERE device = ?1 AND (epoch, seq) <= (?2, ?3) AND reported_at IS NULL RETURNING id";
@@ -145,7 +143,7 @@ const ANSWERED: &str = "
     UPDATE documents SET reported_at = ?4 WHERE device = ?1 AND epoch = ?2 AND seq = ?3 AND reported_at IS NULL RETURNING id";
 const FIGURES: &str = "
     UPDATE documents SET report = ?4, reported_at = ?5 WHERE device = ?1 AND epoch = ?2 AND seq = ?3
-       AND (report IS NULL OR (?6 AND report ->> 'outcome' != 'applied'))";
+       AND (report IS NULL OR (?6 = 1 AND report ->> 'outcome' != 'applied'))";
 const SINCE_CLICK: &str = "
     SELECT d.reported_at - c.at FROM clicks c JOIN documents d ON d.id = c.document
     WHERE d.device = ?1 AND d.epoch = ?2 AND d.seq = ?3 AND d.reported_at = ?4";

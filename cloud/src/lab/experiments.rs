@@ -4,7 +4,6 @@
 use std::sync::Arc;
 
 use care_protocol::{DeviceId, Lease, Signer, Topics};
-use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use thiserror::Error;
@@ -19,7 +18,7 @@ use crate::{
     },
     lab::simulated::{Fleet, Home},
     storage::{
-        db::DbError,
+        db::{Connection, DbError, OptionalExtension as _, Transaction, params},
         keys::KeysError,
         outbox,
         pki::{Authority, PkiError, client_config},

@@ -2,11 +2,10 @@
 //! progress.
 
 use care_protocol::{DeviceId, Report};
-use rusqlite::Connection;
 use serde::Serialize;
 
 use super::experiments::Lab;
-use crate::storage::db::DbError;
+use crate::storage::db::{Connection, DbError};
 
 /// How many reports the page shows.
 const REPORTS: usize = 50;

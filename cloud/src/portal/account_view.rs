@@ -4,7 +4,6 @@
 use std::sync::Arc;
 
 use care_protocol::{Channel, DeviceId, Mode, Position};
-use rusqlite::{Connection, named_params};
 use serde::Serialize;
 
 use crate::{
@@ -18,7 +17,7 @@ use crate::{
         parts::{BEING_FILMED, filmed_since},
         reports::{self, Reported},
     },
-    storage::db::DbError,
+    storage::db::{Connection, DbError, params},
     transport::cloud::Cloud,
 };
 
@@ -293,12 +292,10 @@ fn clips_of(connection: &Connection, issuer: &Issuer, camera: &Camera, now: u64)
     let history_h = issuer.current_plan(connection, camera, now)?.policy.history_h;
     let mut statement = connection.prepare_cached(&format!(
         "SELECT clip, kind, started_ms, duration_ms, bytes, {BEING_FILMED} FROM clips c
-         WHERE device = :device AND epoch = :epoch AND started_ms >= :oldest_ms AND stored_at IS NOT NULL AND erased_at IS NULL
+         WHERE device = ?1 AND epoch = ?2 AND started_ms >= ?3 AND stored_at IS NOT NULL AND erased_at IS NULL
          ORDER BY started_ms DESC, clip",
     ))?;
-    let wanted = named_params! {
-        ":device": camera.device.as_str(), ":epoch": camera.epoch, ":oldest_ms": oldest_ms(history_h, now), ":filmed_since": filmed_since(),
-    };
+    let wanted = params![camera.device.as_str(), camera.epoch, oldest_ms(history_h, now), filmed_since()];
     let rows = statement.query_map(wanted, |row| {
         Ok(ClipView {
             clip: row.get(0)?,
@@ -347,7 +344,7 @@ pub fn orders_of(connection: &Connection, account: &str) -> Result<Vec<OrderView
     let mut entries = connection.prepare_cached(
         "SELECT kind, amount_minor, at FROM (
              SELECT 0 AS part, id, kind, amount_minor, at FROM ledger WHERE order_id = ?1
-             UNION ALL SELECT 1, id, 'payout', amount_minor, at FROM payouts WHERE order_id = ?1) ORDER BY part, id",
+             UNION ALL SELECT 1, id, 'payout', amount_minor, at FROM payouts WHERE order_id = ?1) AS entries ORDER BY part, id",
     )?;
     rows.map(|row| {
         let mut order = row?;

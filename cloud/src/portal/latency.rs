@@ -1,12 +1,14 @@
 //! How long plan changes take: from the arrival of a request at the portal to the arrival of the camera's report.
 
-use rusqlite::{Connection, Transaction, params};
-
-use crate::{domain::issuer::Issued, storage::db::DbError};
+use crate::{
+    domain::issuer::Issued,
+    storage::db::{Connection, DbError, Transaction, params},
+};
 
 /// Records which documents a click at `at` caused.
 pub fn record(tx: &Transaction<'_>, issued: &[Issued], at: i64) -> Result<(), DbError> {
-    let sql = "INSERT OR IGNORE INTO clicks (document, at) SELECT id, ?4 FROM documents WHERE device = ?1 AND epoch = ?2 AND seq = ?3";
+    let sql = "INSERT INTO clicks (document, at) SELECT id, ?4 FROM documents WHERE device = ?1 AND epoch = ?2 AND seq = ?3
+               ON CONFLICT DO NOTHING";
     let mut statement = tx.prepare_cached(sql)?;
     for document in issued {
         statement.execute(params![document.device.as_str(), document.position.epoch, document.position.seq, at])?;

@@ -7,9 +7,8 @@ use ring::{
     digest::{SHA256, digest},
     rand::{SecureRandom as _, SystemRandom},
 };
-use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 
-use crate::storage::db::DbError;
+use crate::storage::db::{Connection, DbError, OptionalExtension as _, Transaction, params};
 
 /// A session ends after so long, seconds.
 pub const LASTS_S: u64 = 12 * 3600;

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use care_protocol::{DeviceId, Position, Report};
-use rusqlite::{Connection, params};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -12,7 +11,7 @@ use crate::{
         issuer::{self, Body, CurrentPlan, devices, read_body},
         reports::{self, Reported},
     },
-    storage::db::DbError,
+    storage::db::{Connection, DbError, SqlError, params},
     transport::{cloud::Cloud, store::TransferView},
 };
 
@@ -186,14 +185,14 @@ fn switches(connection: &Connection, transfers: &[TransferView], account: Option
     let mut statement = connection.prepare_cached(
         "SELECT d.device, d.body, d.report, d.reported_at, o.issued_at, o.published_at, o.acked_at, o.tries,
                 (SELECT body FROM documents b WHERE b.device = d.device AND (b.epoch, b.seq) < (d.epoch, d.seq)
-                   AND (?2 IS NULL OR b.body ->> 'account' = ?2) ORDER BY b.epoch DESC, b.seq DESC LIMIT 1),
+                   AND (CAST(?2 AS TEXT) IS NULL OR b.body ->> 'account' = ?2) ORDER BY b.epoch DESC, b.seq DESC LIMIT 1),
                 (SELECT at FROM clicks c WHERE c.document = d.id)
          FROM documents d JOIN outbox o ON o.document = d.id
-         WHERE ?2 IS NULL OR d.body ->> 'account' = ?2 ORDER BY d.id DESC LIMIT ?1",
+         WHERE CAST(?2 AS TEXT) IS NULL OR d.body ->> 'account' = ?2 ORDER BY d.id DESC LIMIT ?1",
     )?;
     let rows = statement.query_map(params![most, account], |row| {
         let view = SwitchView {
-            device: row.get::<_, String>(0)?.parse().map_err(|_| rusqlite::Error::InvalidQuery)?,
+            device: row.get::<_, String>(0)?.parse().map_err(|_| SqlError::Unreadable("documents.device"))?,
             epoch: 0,
             seq: 0,
             from: None,

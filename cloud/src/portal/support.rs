@@ -5,7 +5,6 @@ use std::sync::Arc;
 use askama::Template;
 use axum::{extract::State, response::Response};
 use care_protocol::Report;
-use rusqlite::{Connection, OptionalExtension as _};
 
 use super::{
     Portal,
@@ -15,7 +14,10 @@ use super::{
     page::{failed, html},
     translations::{fill, judgement, name_of},
 };
-use crate::{portal::account_view, storage::db::DbError};
+use crate::{
+    portal::account_view,
+    storage::db::{Connection, DbError, OptionalExtension as _},
+};
 
 #[derive(Template)]
 #[template(path = "support.html")]
@@ -67,7 +69,7 @@ pub async fn page(State(portal): State<Arc<Portal>>, Household { account, view, 
 fn last_error(connection: &Connection, account: &str) -> Result<Option<(Report, i64)>, DbError> {
     let mut statement = connection.prepare_cached(
         "SELECT r.body, r.received_at FROM reports r JOIN cameras c ON c.device = r.device
-         WHERE c.account = ?1 AND c.bound = 1 AND r.body ->> 'epoch' = c.epoch AND r.body ->> 'outcome' IN ('rejected', 'conflict', 'stale')
+         WHERE c.account = ?1 AND c.bound = 1 AND CAST(r.body ->> 'epoch' AS BIGINT) = c.epoch AND r.body ->> 'outcome' IN ('rejected', 'conflict', 'stale')
          ORDER BY r.id DESC LIMIT 1",
     )?;
     let found = statement.query_row([account], |row| Ok((row.get::<_, String>(0)?, row.get(1)?))).optional()?;

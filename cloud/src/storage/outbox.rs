@@ -3,9 +3,8 @@
 //! broker has lost its memory.
 
 use care_protocol::DeviceId;
-use rusqlite::{Connection, Transaction, params};
 
-use crate::storage::db::DbError;
+use crate::storage::db::{Connection, DbError, Transaction, params};
 
 /// How long a camera has to report before its document is sent again. It doubles with every try.
 pub const CHASE_AFTER_US: i64 = 5_000_000;
@@ -144,7 +143,8 @@ const PUBLISHED: &str = "UPDATE outbox SET published_at = coalesce(published_at,
 const ACKED: &str = "
     UPDATE outbox SET due = 0, acked_at = coalesce(acked_at, ?2),
         chase_at = CASE WHEN (SELECT reported_at FROM documents WHERE id = ?1) IS NULL
-                        THEN ?2 + min(?3 << min(max(tries, 1) - 1, 20), ?4) END
+                        THEN ?2 + CASE WHEN tries > 20 OR (?3 << CAST(tries AS INTEGER)) / 2 > ?4 THEN ?4 WHEN tries < 2 THEN ?3
+                                       ELSE (?3 << CAST(tries AS INTEGER)) / 2 END END
     WHERE document = ?1";
 const ADD: &str = "INSERT INTO outbox (document, device, due, issued_at) VALUES (?1, ?2, 1, ?3)";
 const DUE_AGAIN: &str = "UPDATE outbox SET due = 1 WHERE document = (SELECT newest FROM cameras WHERE device = ?1)";

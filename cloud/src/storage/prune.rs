@@ -3,9 +3,7 @@
 
 use std::time::Duration;
 
-use rusqlite::{Transaction, params};
-
-use crate::storage::db::DbError;
+use crate::storage::db::{DbError, Transaction, params};
 
 /// How long reports are kept.
 pub const REPORTS_FOR: Duration = Duration::from_secs(90 * 24 * 3600);

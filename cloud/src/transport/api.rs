@@ -12,7 +12,6 @@ use axum::{
     routing::{get, post},
 };
 use care_protocol::{DeviceId, Grant, GrantRequest, Stored, is_sha256_hex};
-use rusqlite::{OptionalExtension as _, Transaction, params};
 use thiserror::Error;
 
 use crate::{
@@ -22,7 +21,7 @@ use crate::{
         issuer::{find_camera, newest_body, token_for},
         parts::{self, PartError, Piece},
     },
-    storage::db::DbError,
+    storage::db::{DbError, OptionalExtension as _, SqlError, Transaction, params},
     transport::{cloud::Cloud, listener::Peer, store},
 };
 
@@ -77,8 +76,8 @@ impl From<PartError> for Refusal {
     }
 }
 
-impl From<rusqlite::Error> for Refusal {
-    fn from(e: rusqlite::Error) -> Self {
+impl From<SqlError> for Refusal {
+    fn from(e: SqlError) -> Self {
         Self::Db(e.into())
     }
 }

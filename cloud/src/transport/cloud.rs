@@ -4,7 +4,6 @@
 use std::sync::Arc;
 
 use care_protocol::{DeviceId, Position};
-use rusqlite::Transaction;
 use tokio::sync::Notify;
 
 use crate::{
@@ -17,7 +16,7 @@ use crate::{
     fail_point,
     storage::{
         data_dir::{DataDir, DataError, Endpoints},
-        db::{Db, DbError},
+        db::{Db, DbError, Transaction},
     },
     transport::{
         broker::{Broker, BrokerAddress},

@@ -17,7 +17,6 @@ use rumqttc::{
     AsyncClient, ConnectReturnCode, Event, EventLoop, MqttOptions, NetworkOptions, Outgoing, Packet, Publish, QoS, SubscribeFilter,
     SubscribeReasonCode, TlsConfiguration, Transport,
 };
-use rusqlite::Transaction;
 use thiserror::Error;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
@@ -29,7 +28,7 @@ use crate::{
     },
     fail_point,
     storage::{
-        db::{DbError, in_savepoint},
+        db::{DbError, Transaction, in_savepoint},
         outbox::{self, Due, Mark, Marked},
         pki::CLOUD_NAME,
     },

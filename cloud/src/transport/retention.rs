@@ -8,7 +8,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rusqlite::{Connection, Transaction};
 use thiserror::Error;
 
 use crate::{
@@ -18,7 +17,7 @@ use crate::{
         parts,
     },
     storage::{
-        db::{Db, DbError},
+        db::{Connection, Db, DbError, Transaction},
         outbox,
     },
     transport::{

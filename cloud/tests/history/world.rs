@@ -16,6 +16,7 @@ use care_cloud::{
         issuer::Issuer,
         preview::Offer,
     },
+    params,
     portal::playback,
     storage::{
         data_dir::{DataDir, Endpoints},
@@ -86,7 +87,7 @@ impl World {
         let sql = "INSERT INTO clips (clip, device, epoch, kind, started_ms, duration_ms, bytes, sha256, stored_at)
                    VALUES (?1, ?2, 1, 'motion', ?3, 5000, 9, '', 1)";
         let started_ms = (NOW - ago_s) * 1000;
-        self.cloud.db.read(|c| Ok(c.execute(sql, rusqlite::params![clip, camera, started_ms])?)).unwrap();
+        self.cloud.db.read(|c| Ok(c.execute(sql, params![clip, camera, started_ms])?)).unwrap();
     }
 
     /// The same in parts with these contents, of which the last is still to come.
@@ -97,7 +98,7 @@ impl World {
         let sql = "INSERT INTO parts (clip, part, last, duration_ms, bytes, sha256, stored_at) VALUES (?1, ?2, 0, 2000, ?3, '', 1)";
         for (part, content) in parts.iter().enumerate() {
             std::fs::write(dir.join(format!("{clip}.{part}.mp4")), content).unwrap();
-            self.cloud.db.read(|c| Ok(c.execute(sql, rusqlite::params![clip, part, content.len()])?)).unwrap();
+            self.cloud.db.read(|c| Ok(c.execute(sql, params![clip, part, content.len()])?)).unwrap();
         }
     }
 

@@ -11,6 +11,7 @@ use care_protocol::{
 };
 
 use super::world::{DAY, NOW, World, cam, cancel, subscribe};
+use care_cloud::params;
 
 struct Row {
     cycle: Cycle,
@@ -54,7 +55,7 @@ fn the_faqs_table_holds_for_mode_money_and_history() {
             let started_ms = (now - hours * 3600) * 1000;
             let sql = "INSERT INTO clips (clip, device, epoch, kind, started_ms, duration_ms, bytes, sha256, stored_at)
                        VALUES (?1, 'CAM0', 1, 'motion', ?2, 5000, 9, '', 1)";
-            world.db.read(|c| Ok(c.execute(sql, rusqlite::params![clip, started_ms])?)).unwrap();
+            world.db.read(|c| Ok(c.execute(sql, params![clip, started_ms])?)).unwrap();
         }
 
         let shown = world.offer(0, row.downgrade, now).unwrap();

@@ -10,7 +10,7 @@ use care_cloud::{
     },
     storage::{
         data_dir::DataDir,
-        db::Db,
+        db::{Connection, Db},
         keys::{ISSUER, Keys},
     },
 };
@@ -58,7 +58,7 @@ impl World {
 
     /// Every order, oldest first, with its price and where its money is.
     pub fn orders(&self) -> Vec<(String, u64, Balance)> {
-        let read = |c: &rusqlite::Connection| {
+        let read = |c: &Connection| {
             let mut statement = c.prepare("SELECT order_id, price_minor FROM orders ORDER BY rowid")?;
             let rows: Vec<(String, u64)> = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
             rows.into_iter().map(|(id, price)| balance(c, &id).map(|balance| (id, price, balance))).collect()

@@ -2,7 +2,6 @@
 //! changes the subscriptions and lets the issuer write the documents that follow. The caller gives the time.
 
 use care_protocol::{Channel, DeviceId, Order, Reason};
-use rusqlite::{Transaction, params};
 
 use super::{
     Action, ActionError, Done, PaidPlan, Quote, Which,
@@ -19,7 +18,7 @@ use crate::{
             ledger::{self, NewOrder},
         },
     },
-    storage::db::DbError,
+    storage::db::{DbError, Transaction, params},
 };
 
 impl Issuer {
@@ -193,7 +192,7 @@ impl Issuer {
         let (from, back) = if stays { (None, vec![]) } else { self.leave(tx, &camera, now)? };
         accounts::ensure(tx, account, now)?;
         tx.execute(
-            "UPDATE cameras SET account = ?2, bound = 1, bound_at = CASE WHEN ?4 THEN bound_at ELSE ?3 END, epoch = epoch + 1, reset_at = NULL
+            "UPDATE cameras SET account = ?2, bound = 1, bound_at = CASE WHEN ?4 = 1 THEN bound_at ELSE ?3 END, epoch = epoch + 1, reset_at = NULL
              WHERE device = ?1",
             params![device.as_str(), account, now, stays],
         )?;

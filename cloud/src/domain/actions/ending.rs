@@ -1,7 +1,6 @@
 //! What ending a subscription gives back: computed for the page that asks for confirmation, and booked as it was shown.
 
 use care_protocol::{Channel, DeviceId, Order, Refund, RefundKind};
-use rusqlite::Transaction;
 
 use super::{Action, ActionError, Quote, Which, act::bound_camera};
 use crate::{
@@ -11,7 +10,7 @@ use crate::{
         money::ledger,
         preview::{Offer, Preview},
     },
-    storage::db::DbError,
+    storage::db::{DbError, Transaction},
 };
 
 /// How long a shown amount stays valid, even if a new day begins meanwhile, seconds.

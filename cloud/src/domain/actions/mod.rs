@@ -10,7 +10,10 @@ use thiserror::Error;
 
 use crate::{
     domain::{catalogue::Cycle, issuer::Issued, money::Zone},
-    storage::{db::DbError, keys::KeysError},
+    storage::{
+        db::{DbError, SqlError},
+        keys::KeysError,
+    },
 };
 
 /// Why an action was refused; the message is for the user.
@@ -90,8 +93,8 @@ pub enum ActionError {
     NotPremium(DeviceId),
 }
 
-impl From<rusqlite::Error> for ActionError {
-    fn from(e: rusqlite::Error) -> Self {
+impl From<SqlError> for ActionError {
+    fn from(e: SqlError) -> Self {
         Self::Db(e.into())
     }
 }

@@ -1,9 +1,8 @@
 //! Cameras as the database has them: model, account, binding epoch, and the sequence of the newest document.
 
 use care_protocol::DeviceId;
-use rusqlite::{Connection, OptionalExtension as _, Params, Transaction, params};
 
-use crate::storage::db::DbError;
+use crate::storage::db::{Connection, DbError, OptionalExtension as _, Params, Transaction, params};
 
 /// A camera as the database has it.
 #[derive(Debug, Clone)]

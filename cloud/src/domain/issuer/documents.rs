@@ -1,11 +1,10 @@
 //! Documents as the database has them: the fields that care-cloud needs back, and the tokens that cameras get.
 
 use care_protocol::{Channel, DeviceId, Policy, Reason};
-use rusqlite::{Connection, OptionalExtension as _};
 use serde::Deserialize;
 
 use super::{Camera, CurrentPlan, find_camera};
-use crate::storage::db::DbError;
+use crate::storage::db::{Connection, DbError, OptionalExtension as _};
 
 /// A document as the database has it: the fields that care-cloud reads back.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -89,7 +88,8 @@ pub fn token_for(connection: &Connection, device: &DeviceId, ratchet: Option<u64
 const NEWEST_BODY: &str = "SELECT body FROM documents WHERE device = ?1 ORDER BY epoch DESC, seq DESC LIMIT 1";
 const NEWEST_TOKEN: &str = "SELECT token FROM documents WHERE device = ?1 ORDER BY epoch DESC, seq DESC LIMIT 1";
 /// A document, signed.
-pub(super) const ADD: &str = "INSERT INTO documents (device, epoch, seq, token, body) VALUES (?1, ?2, ?3, ?4, ?5)";
+pub(super) const ADD: &str = "
+    INSERT INTO documents (device, epoch, seq, token, body) VALUES (?1, ?2, ?3, ?4, ?5) RETURNING id";
 
 /// The statements on the way of a change for everybody, for the test of their plans.
 pub const STATEMENTS: [&str; 3] = [NEWEST_BODY, NEWEST_TOKEN, ADD];

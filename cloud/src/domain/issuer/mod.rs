@@ -7,7 +7,6 @@ mod documents;
 mod subscriptions;
 
 use care_protocol::{Channel, DeviceId, Entitlement, Lease, Next, Order, Policy, Position, Reason};
-use rusqlite::{Connection, Transaction, params};
 
 use self::cameras::{Newest, issued_until, note_newest, signed_before};
 pub use self::{
@@ -23,7 +22,7 @@ use crate::{
     },
     fail_point,
     storage::{
-        db::DbError,
+        db::{Connection, DbError, Transaction, params},
         keys::{ISSUER, Keys},
         outbox,
     },
@@ -206,8 +205,8 @@ impl Issuer {
         let key = self.keys.current();
         let token = document.sign(&key.signer);
         let body = serde_json::to_string(document).expect("plain data");
-        tx.prepare_cached(documents::ADD)?.execute(params![device.as_str(), position.epoch, position.seq, token, body])?;
-        let row = tx.last_insert_rowid();
+        let added = params![device.as_str(), position.epoch, position.seq, token, body];
+        let row = tx.prepare_cached(documents::ADD)?.query_row(added, |row| row.get(0))?;
         outbox::add(tx, row, device, now_us())?;
         let (signed_by, history_h) = (key.number(), policy.history_h);
         note_newest(tx, device, &Newest { document: row, seq: position.seq, issued_at: now, signed_by, history_h })?;

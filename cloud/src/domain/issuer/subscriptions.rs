@@ -1,7 +1,6 @@
 //! Subscriptions as the database has them: what was paid, for which period, and what happens when it ends.
 
 use care_protocol::{Channel, DeviceId, Order, Reason, Refund, RefundKind};
-use rusqlite::Connection;
 use serde::Serialize;
 
 use crate::{
@@ -9,7 +8,7 @@ use crate::{
         catalogue::{Cycle, Tier},
         money::{Period, Zone},
     },
-    storage::db::DbError,
+    storage::db::{Connection, DbError},
 };
 
 /// A subscription as the database has it.

@@ -5,13 +5,12 @@
 
 use care_protocol::{Channel, DeviceId, Order, Refund, RefundKind};
 use jiff::{Timestamp, tz::TimeZone};
-use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 use serde::Serialize;
 
 use super::Period;
 use crate::{
     domain::catalogue::{Cycle, Tier},
-    storage::db::DbError,
+    storage::db::{Connection, DbError, OptionalExtension as _, Transaction, params},
 };
 
 /// One bill, before it has its number.
@@ -182,9 +181,12 @@ const CREDIT: &str = "
             WHERE b.account = ?1 AND b.currency = ?2)
     FROM orders a JOIN ledger l ON l.order_id = a.order_id WHERE a.account = ?1 AND a.currency = ?2";
 const GIVEN: &str = "
-    SELECT o.order_id, (SELECT coalesce(sum(amount_minor), 0) FROM ledger l WHERE l.order_id = o.order_id AND l.kind = 'credit')
-                     - (SELECT coalesce(sum(amount_minor), 0) FROM payouts p WHERE p.order_id = o.order_id) AS given
-    FROM orders o WHERE o.account = ?1 AND o.currency = ?2 AND given > 0 ORDER BY o.period_start DESC, o.rowid DESC";
+    SELECT order_id, given FROM (
+        SELECT o.order_id, o.period_start, o.rowid AS opened,
+               (SELECT coalesce(sum(amount_minor), 0) FROM ledger l WHERE l.order_id = o.order_id AND l.kind = 'credit')
+             - (SELECT coalesce(sum(amount_minor), 0) FROM payouts p WHERE p.order_id = o.order_id) AS given
+        FROM orders o WHERE o.account = ?1 AND o.currency = ?2) AS every
+    WHERE given > 0 ORDER BY period_start DESC, opened DESC";
 
 /// The statements that an account's change adds to a change for everybody, for the test of their plans.
 pub const STATEMENTS: [&str; 3] = [LAST_NUMBER, CREDIT, GIVEN];

@@ -2,7 +2,9 @@
 //! immediate transaction, so that two processes on one file never issue the same `(epoch, seq)`, and a document is
 //! never there without its outbox row and the revocation of grants.
 
+mod connection;
 mod schema;
+mod sql;
 
 use std::{
     collections::VecDeque,
@@ -11,18 +13,22 @@ use std::{
     time::Duration,
 };
 
-use rusqlite::{Connection, Transaction, TransactionBehavior};
 use thiserror::Error;
 use tokio::sync::oneshot;
 
 use self::schema::STEPS;
+pub use self::{
+    connection::{Connection, Statement, Transaction},
+    sql::{Column, FromSql, OptionalExtension, Params, Row, SqlError, ToSql, Value},
+};
+pub use crate::params;
 
 /// What can go wrong with the database.
 #[derive(Debug, Error)]
 pub enum DbError {
-    /// SQLite.
+    /// A statement.
     #[error("the database: {0}")]
-    Sqlite(#[from] rusqlite::Error),
+    Sql(#[from] SqlError),
     /// A row that this program did not write.
     #[error("the database holds something unreadable in {what}: {why}")]
     Damaged {
@@ -97,13 +103,7 @@ where
 impl Db {
     /// Opens or makes the database.
     pub fn open(path: &Path) -> Result<Self, DbError> {
-        let mut connection = Connection::open(path)?;
-        connection.busy_timeout(Duration::from_secs(10))?;
-        connection.pragma_update(None, "journal_mode", "wal")?;
-        // A commit is on disk before anything is published.
-        connection.pragma_update(None, "synchronous", "full")?;
-        connection.pragma_update(None, "foreign_keys", "on")?;
-        connection.set_prepared_statement_cache_capacity(PREPARED);
+        let mut connection = Connection::from(open_sqlite(path).map_err(SqlError::from)?);
         bring_up_to_date(&mut connection)?;
         Ok(Self { connection: Arc::new(Mutex::new(connection)), waiting: Arc::default() })
     }
@@ -111,7 +111,7 @@ impl Db {
     /// Runs one immediate transaction; it is rolled back if `work` fails.
     pub fn transact<T, E: From<DbError>>(&self, work: impl FnOnce(&Transaction<'_>) -> Result<T, E>) -> Result<T, E> {
         let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
-        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(DbError::from)?;
+        let transaction = connection.begin().map_err(DbError::from)?;
         let done = work(&transaction)?;
         transaction.commit().map_err(DbError::from)?;
         Ok(done)
@@ -169,7 +169,7 @@ impl Db {
 
 /// Runs the jobs in one transaction, each in a savepoint of its own.
 fn run_jobs(connection: &mut Connection, jobs: &mut [Box<dyn Job>]) -> Result<(), DbError> {
-    let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let tx = connection.begin()?;
     for job in jobs {
         in_savepoint(&tx, |tx| job.run(tx))?;
     }
@@ -186,8 +186,19 @@ pub fn in_savepoint(tx: &Transaction<'_>, work: impl FnOnce(&Transaction<'_>) ->
     Ok(())
 }
 
+fn open_sqlite(path: &Path) -> rusqlite::Result<rusqlite::Connection> {
+    let connection = rusqlite::Connection::open(path)?;
+    connection.busy_timeout(Duration::from_secs(10))?;
+    connection.pragma_update(None, "journal_mode", "wal")?;
+    // A commit is on disk before anything is published.
+    connection.pragma_update(None, "synchronous", "full")?;
+    connection.pragma_update(None, "foreign_keys", "on")?;
+    connection.set_prepared_statement_cache_capacity(PREPARED);
+    Ok(connection)
+}
+
 fn bring_up_to_date(connection: &mut Connection) -> Result<(), DbError> {
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let transaction = connection.begin()?;
     let found: usize = transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     if found > STEPS.len() {
         return Err(DbError::Newer { found, known: STEPS.len() });
@@ -195,7 +206,7 @@ fn bring_up_to_date(connection: &mut Connection) -> Result<(), DbError> {
     for step in &STEPS[found..] {
         transaction.execute_batch(step)?;
     }
-    transaction.pragma_update(None, "user_version", STEPS.len())?;
+    transaction.execute_batch(&format!("PRAGMA user_version = {}", STEPS.len()))?;
     Ok(transaction.commit()?)
 }
 
@@ -209,7 +220,7 @@ mod tests {
     fn a_database_from_before_the_ledger_keeps_its_money_and_its_subscriptions() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("care.db");
-        let old = Connection::open(&path).unwrap();
+        let old = rusqlite::Connection::open(&path).unwrap();
         old.execute_batch(FIRST).unwrap();
         old.execute_batch(
             "INSERT INTO accounts VALUES ('a', 1);
@@ -233,7 +244,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("care.db");
         drop(Db::open(&path).unwrap());
-        Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
+        rusqlite::Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
         assert!(matches!(Db::open(&path), Err(DbError::Newer { found: 99, .. })));
     }
 

@@ -19,7 +19,6 @@ use std::{
 use axum::body::{Body, Bytes};
 use care_protocol::{DeviceId, Grant};
 use jiff::{SignedDuration, Timestamp};
-use rusqlite::{Connection, OptionalExtension as _, Transaction};
 use rusty_s3::{Bucket, Credentials, S3Action as _, UrlStyle};
 use url::Url;
 
@@ -40,7 +39,7 @@ use crate::{
     },
     storage::{
         data_dir::{DataDir, new_secret, read_if_there, write_private},
-        db::DbError,
+        db::{Connection, DbError, OptionalExtension as _, Transaction, params},
         pki::{client_config, trusting},
     },
 };
@@ -286,6 +285,6 @@ fn mark_stored(tx: &Transaction<'_>, grant: &str, piece: &Piece, device: &Device
         return parts::mark_stored(tx, clip, part);
     }
     let stored = "UPDATE clips SET stored_at = ?2, erased_at = NULL, gone_at = NULL WHERE clip = ?1";
-    tx.execute(stored, rusqlite::params![clip, now_us()])?;
+    tx.execute(stored, params![clip, now_us()])?;
     Ok(true)
 }

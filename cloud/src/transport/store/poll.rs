@@ -5,13 +5,12 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use care_protocol::DeviceId;
-use rusqlite::{Connection, params};
 
 use super::mark_stored;
 use crate::{
     clock::now_us,
     domain::{clips::GRANT_IN_USE_US, parts::Piece},
-    storage::db::DbError,
+    storage::db::{Connection, DbError, params},
     transport::{cloud::Cloud, retention::RetentionError},
 };
 

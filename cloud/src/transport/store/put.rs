@@ -233,7 +233,7 @@ async fn revocation(revoked: &mut watch::Receiver<bool>) {
 }
 
 async fn find_grant(cloud: &Arc<Cloud>, grant: &str) -> Result<Option<Granted>, Refusal> {
-    use rusqlite::OptionalExtension as _;
+    use crate::storage::db::OptionalExtension as _;
     let grant = grant.to_owned();
     let found = cloud.db.read_async(move |connection| {
         let mut statement = connection.prepare_cached(

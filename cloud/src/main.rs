@@ -39,13 +39,12 @@ async fn carry_out(Arguments { options, command }: Arguments) -> ExitCode {
     let data = &options.data;
     let done = match command {
         None => run_until_stopped(&options).await,
-        Some(Command::Camera(CameraCommand::Add { id, model, account, out })) => {
-            run::add_camera(data, &id, &model, &account, &out).map(|()| {
+        Some(Command::Camera(CameraCommand::Add { id, model, account, out })) => run::add_camera(&options, &id, &model, &account, &out)
+            .map(|()| {
                 println!("camera {id} is ready: kasa-care-agent run --config {}", out.join("config.toml").display());
-            })
-        }
+            }),
         Some(Command::Account(AccountCommand::Add { account, login, password_file })) => {
-            add_account(data, &account, &login, password_file.as_deref())
+            add_account(&options, &account, &login, password_file.as_deref())
         }
         Some(Command::Plan(command)) => return talk(data, "/portal/act", Some(Action::from(command))).await,
         Some(Command::Experiment(command)) => return talk(data, "/portal/experiment", Some(Experiment::from(command))).await,
@@ -70,7 +69,7 @@ async fn run_until_stopped(options: &Options) -> Result<(), run::SetupError> {
     Ok(())
 }
 
-fn add_account(data: &Path, account: &str, login: &str, password_file: Option<&Path>) -> Result<(), run::SetupError> {
+fn add_account(options: &Options, account: &str, login: &str, password_file: Option<&Path>) -> Result<(), run::SetupError> {
     let password = match password_file {
         Some(path) => {
             let refused = |source| DataError::Io { doing: "reading the password from", path: path.to_owned(), source };
@@ -78,7 +77,7 @@ fn add_account(data: &Path, account: &str, login: &str, password_file: Option<&P
         }
         None => new_secret()[..16].to_owned(),
     };
-    run::add_account(data, account, login, &password)?;
+    run::add_account(&options.data, options.database.as_ref(), account, login, &password)?;
     match password_file {
         Some(_) => println!("account {account} signs in as {login}"),
         None => println!("account {account} signs in as {login} with {password}"),

@@ -29,7 +29,7 @@ use crate::{
     schedule,
     storage::{
         data_dir::{DataDir, DataError, Endpoints, StoreEndpoint, new_secret, read_if_there, write_private},
-        db::{Db, DbError},
+        db::{Address, Db, DbError},
         keys::{Keys, KeysError},
         pki::{Authority, CLOUD_NAME, Identity, Pki, PkiError, client_config},
     },
@@ -123,7 +123,7 @@ impl Running {
         });
         let pki = Pki::open(&data, &[host.trim_matches(['[', ']']).to_owned()])?;
         let issuer = Arc::new(open_issuer(&data, options.lease_s)?);
-        let db = Db::open(&data.path("care.db"))?;
+        let db = open_database(&data, options.database.as_ref())?;
 
         let mut broker_cloud = options.broker_cloud.clone();
         let (broker, broker_url, broker_address) = match &options.broker {
@@ -215,8 +215,8 @@ impl Drop for Running {
 }
 
 /// Registers a camera and writes its files. The running cloud publishes its first document.
-pub fn add_camera(data: &Path, device: &DeviceId, model: &str, account: &str, out: &Path) -> Result<(), SetupError> {
-    let data = DataDir::open(data)?;
+pub fn add_camera(options: &Options, device: &DeviceId, model: &str, account: &str, out: &Path) -> Result<(), SetupError> {
+    let data = DataDir::open(&options.data)?;
     let endpoints = data.endpoints()?.unwrap_or_else(|| Endpoints {
         api: format!("https://127.0.0.1:{API_PORT}"),
         broker: format!("mqtts://127.0.0.1:{MQTT_PORT}"),
@@ -228,14 +228,14 @@ pub fn add_camera(data: &Path, device: &DeviceId, model: &str, account: &str, ou
     });
     let issuer = open_issuer(&data, 172_800)?;
     provision(&Authority::open(&data)?, &issuer, &endpoints, device, model, out)?;
-    let db = Db::open(&data.path("care.db"))?;
+    let db = open_database(&data, options.database.as_ref())?;
     db.transact(|tx| issuer.add_camera(tx, device, model, account, now_s()))?;
     Ok(())
 }
 
 /// Sets the sign-in of an account. It works at the running cloud at once.
-pub fn add_account(data: &Path, account: &str, login: &str, password: &str) -> Result<(), SetupError> {
-    let db = Db::open(&DataDir::open(data)?.path("care.db"))?;
+pub fn add_account(data: &Path, shared: Option<&Address>, account: &str, login: &str, password: &str) -> Result<(), SetupError> {
+    let db = open_database(&DataDir::open(data)?, shared)?;
     let hash = PasswordHash::new(password)?;
     Ok(db.transact(|tx| accounts::set_sign_in(tx, account, login, &hash, now_s()))?)
 }
@@ -301,6 +301,14 @@ pub async fn until_told_to_stop() {
             }
         }
         (Err(e), _) | (_, Err(e)) => tracing::error!("waiting for signals: {e}"),
+    }
+}
+
+/// The shared database, or the embedded one.
+fn open_database(data: &DataDir, shared: Option<&Address>) -> Result<Db, DbError> {
+    match shared {
+        Some(address) => Db::connect(address),
+        None => Db::open(&data.path("care.db")),
     }
 }
 

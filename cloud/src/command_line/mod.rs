@@ -11,6 +11,7 @@ use care_protocol::DeviceId;
 use clap::{Args, Parser, Subcommand};
 
 pub use self::{experiment::ExperimentCommand, plan::PlanCommand};
+use crate::storage::db::Address;
 
 /// A stand-in for the Care cloud, made of real parts.
 ///
@@ -82,12 +83,16 @@ pub struct Options {
     /// The prefix of every MQTT topic
     #[arg(long, default_value = "care/v1")]
     pub prefix: String,
-    /// A name for this process, if several run on the same --data
+    /// A name for this process, if several run on the same --data or --database
     #[arg(long, value_name = "NAME")]
     pub instance: Option<String>,
     /// How long a camera may rely on a document without hearing from the cloud, seconds
     #[arg(long = "lease", value_name = "SECONDS", default_value_t = 172_800, value_parser = clap::value_parser!(u64).range(1..))]
     pub lease_s: u64,
+    /// A PostgreSQL that several processes share, on a socket or a loopback address: postgres://user@localhost/name, or
+    /// postgres:///name?host=/run/postgresql [default: an embedded one in --data]
+    #[arg(long, global = true, value_name = "URL", env = "CARE_CLOUD_DATABASE", hide_env_values = true)]
+    pub database: Option<Address>,
     /// Certificates, keys, database and clips [default: ~/.local/share/care-cloud]
     #[arg(long, global = true, value_name = "DIR", default_value_os_t = default_data(), hide_default_value = true)]
     pub data: PathBuf,
@@ -270,6 +275,8 @@ mod tests {
             "--portal-origin https://care.example/",
             "--demo --portal-origin https://care.example",
             "--lease 0",
+            "--database sqlite:x",
+            "--database postgres://db.example/care",
             "--listen here",
             "camera",
         ] {

@@ -118,7 +118,7 @@ fn field(page: &str, name: &str) -> String {
 /// An account with a camera, and its owner signed in.
 async fn somebody(cloud: &Cloud, account: &str, camera: &str) -> Visitor {
     let login = format!("{account}@example.com");
-    add_account(&cloud.data(), account, &login, "a long password").unwrap();
+    add_account(&cloud.data(), None, account, &login, "a long password").unwrap();
     Camera::add(cloud, camera);
     cloud.act(json!({ "action": "bind", "camera": camera, "account": account })).await;
     let mut visitor = Visitor::new(cloud);
@@ -309,7 +309,7 @@ async fn guessing_passwords_takes_long_and_does_not_lock_others_out() {
     }
     assert_eq!(last, 429);
     assert_eq!(guesser.sign_in(&login, &password).await, 429, "not even with the right one");
-    add_account(&cloud.data(), "anne", "anne@example.com", "a long password").unwrap();
+    add_account(&cloud.data(), None, "anne", "anne@example.com", "a long password").unwrap();
     assert_eq!(Visitor::new(&cloud).sign_in("anne@example.com", "a+long+password").await, 303);
 }
 
@@ -370,7 +370,7 @@ async fn a_new_password_ends_every_session_of_its_account_and_of_no_other() {
     assert_eq!(thief.sign_in("anne@example.com", "a+long+password").await, 303);
     let mut events = thief.send(Request::get("/events").body(Full::default()).unwrap()).await.into_body();
 
-    add_account(&cloud.data(), "anne", "anne@example.com", "another long password").unwrap();
+    add_account(&cloud.data(), None, "anne", "anne@example.com", "another long password").unwrap();
     for visitor in [&mut anne, &mut thief] {
         assert_eq!(visitor.get("/").await.headers[header::LOCATION], "/sign-in");
     }

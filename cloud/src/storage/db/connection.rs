@@ -3,7 +3,10 @@
 
 use std::ops::Deref;
 
-use super::sql::{OptionalExtension as _, Params, Row, SqlError};
+use super::{
+    postgres::{Address, Postgres},
+    sql::{OptionalExtension as _, Params, Row, SqlError},
+};
 
 /// A connection.
 pub struct Connection {
@@ -12,6 +15,7 @@ pub struct Connection {
 
 enum Backend {
     Sqlite(rusqlite::Connection),
+    Postgres(Box<Postgres>),
 }
 
 impl From<rusqlite::Connection> for Connection {
@@ -21,10 +25,19 @@ impl From<rusqlite::Connection> for Connection {
 }
 
 impl Connection {
+    pub(super) fn to_postgres(address: &Address) -> Result<Self, SqlError> {
+        Ok(Self { backend: Backend::Postgres(Box::new(Postgres::connect(address)?)) })
+    }
+
+    pub(super) fn to_postgres_once(address: &Address) -> Result<Self, SqlError> {
+        Ok(Self { backend: Backend::Postgres(Box::new(Postgres::connect_once(address)?)) })
+    }
+
     /// Begins a transaction that may write. No other writer runs until it ends.
     pub(super) fn begin(&mut self) -> Result<Transaction<'_>, SqlError> {
         match &self.backend {
             Backend::Sqlite(connection) => connection.execute_batch("BEGIN IMMEDIATE")?,
+            Backend::Postgres(connection) => connection.begin()?,
         }
         Ok(Transaction { connection: self, over: false })
     }
@@ -33,6 +46,7 @@ impl Connection {
     pub fn prepare(&self, sql: &str) -> Result<Statement<'_>, SqlError> {
         match &self.backend {
             Backend::Sqlite(connection) => Ok(Statement::Once(connection.prepare(sql)?)),
+            Backend::Postgres(connection) => Ok(Statement::Shared(connection, sql.to_owned())),
         }
     }
 
@@ -40,6 +54,7 @@ impl Connection {
     pub fn prepare_cached(&self, sql: &str) -> Result<Statement<'_>, SqlError> {
         match &self.backend {
             Backend::Sqlite(connection) => Ok(Statement::Kept(connection.prepare_cached(sql)?)),
+            Backend::Postgres(connection) => Ok(Statement::Shared(connection, sql.to_owned())),
         }
     }
 
@@ -49,7 +64,7 @@ impl Connection {
     }
 
     /// Runs a query once, for one row.
-    pub fn query_row<T>(&self, sql: &str, params: impl Params, read: impl FnOnce(&Row<'_>) -> Result<T, SqlError>) -> Result<T, SqlError> {
+    pub fn query_row<T>(&self, sql: &str, params: impl Params, read: impl FnMut(&Row<'_>) -> Result<T, SqlError>) -> Result<T, SqlError> {
         self.prepare(sql)?.query_row(params, read)
     }
 
@@ -57,6 +72,7 @@ impl Connection {
     pub fn execute_batch(&self, sql: &str) -> Result<(), SqlError> {
         match &self.backend {
             Backend::Sqlite(connection) => Ok(connection.execute_batch(sql)?),
+            Backend::Postgres(connection) => connection.batch(sql),
         }
     }
 }
@@ -69,7 +85,10 @@ pub struct Transaction<'c> {
 
 impl Transaction<'_> {
     pub(super) fn commit(mut self) -> Result<(), SqlError> {
-        self.connection.execute_batch("COMMIT")?;
+        match &self.connection.backend {
+            Backend::Sqlite(connection) => connection.execute_batch("COMMIT")?,
+            Backend::Postgres(connection) => connection.commit()?,
+        }
         self.over = true;
         Ok(())
     }
@@ -86,8 +105,10 @@ impl Deref for Transaction<'_> {
 impl Drop for Transaction<'_> {
     fn drop(&mut self) {
         // If even that fails, the database has rolled back by itself, or the connection is lost and does it.
-        if !self.over {
-            drop(self.connection.execute_batch("ROLLBACK"));
+        match &self.connection.backend {
+            _ if self.over => {}
+            Backend::Sqlite(connection) => drop(connection.execute_batch("ROLLBACK")),
+            Backend::Postgres(connection) => connection.roll_back(),
         }
     }
 }
@@ -98,12 +119,24 @@ pub enum Statement<'c> {
     Once(rusqlite::Statement<'c>),
     /// SQLite's, kept.
     Kept(rusqlite::CachedStatement<'c>),
+    /// PostgreSQL's: its connection keeps all of them.
+    Shared(&'c Postgres, String),
+}
+
+/// Where a statement runs.
+enum Runs<'s, 'c> {
+    Sqlite(&'s mut rusqlite::Statement<'c>),
+    Postgres(&'c Postgres, &'s str),
 }
 
 impl<'c> Statement<'c> {
     /// Runs it. Returns how many rows it changed.
     pub fn execute(&mut self, params: impl Params) -> Result<usize, SqlError> {
-        Ok(self.sqlite().execute(rusqlite::params_from_iter(params.values()?))?)
+        let values = params.values()?;
+        match self.runs() {
+            Runs::Sqlite(statement) => Ok(statement.execute(rusqlite::params_from_iter(values))?),
+            Runs::Postgres(connection, sql) => connection.execute(sql, &values),
+        }
     }
 
     /// Its rows, each read by `read`.
@@ -112,10 +145,18 @@ impl<'c> Statement<'c> {
         params: impl Params,
         mut read: impl FnMut(&Row<'_>) -> Result<T, SqlError>,
     ) -> Result<std::vec::IntoIter<Result<T, SqlError>>, SqlError> {
-        let mut rows = self.sqlite().query(rusqlite::params_from_iter(params.values()?))?;
+        let values = params.values()?;
         let mut all = Vec::new();
-        while let Some(row) = rows.next()? {
-            all.push(read(&Row::Sqlite(row)));
+        match self.runs() {
+            Runs::Sqlite(statement) => {
+                let mut rows = statement.query(rusqlite::params_from_iter(values))?;
+                while let Some(row) = rows.next()? {
+                    all.push(read(&Row::Sqlite(row)));
+                }
+            }
+            Runs::Postgres(connection, sql) => {
+                all.extend(connection.query(sql, &values)?.iter().map(|row| read(&Row::Postgres(row))));
+            }
         }
         Ok(all.into_iter())
     }
@@ -125,9 +166,14 @@ impl<'c> Statement<'c> {
     /// # Errors
     /// [`SqlError::NoRow`].
     pub fn query_row<T>(&mut self, params: impl Params, read: impl FnOnce(&Row<'_>) -> Result<T, SqlError>) -> Result<T, SqlError> {
-        let mut rows = self.sqlite().query(rusqlite::params_from_iter(params.values()?))?;
-        let row = rows.next()?.ok_or(SqlError::NoRow)?;
-        read(&Row::Sqlite(row))
+        let values = params.values()?;
+        match self.runs() {
+            Runs::Sqlite(statement) => {
+                let mut rows = statement.query(rusqlite::params_from_iter(values))?;
+                read(&Row::Sqlite(rows.next()?.ok_or(SqlError::NoRow)?))
+            }
+            Runs::Postgres(connection, sql) => read(&Row::Postgres(connection.query(sql, &values)?.first().ok_or(SqlError::NoRow)?)),
+        }
     }
 
     /// Whether it has a row.
@@ -135,10 +181,11 @@ impl<'c> Statement<'c> {
         Ok(self.query_row(params, |_| Ok(())).optional()?.is_some())
     }
 
-    fn sqlite(&mut self) -> &mut rusqlite::Statement<'c> {
+    fn runs(&mut self) -> Runs<'_, 'c> {
         match self {
-            Self::Once(statement) => statement,
-            Self::Kept(statement) => statement,
+            Self::Once(statement) => Runs::Sqlite(statement),
+            Self::Kept(statement) => Runs::Sqlite(statement),
+            Self::Shared(connection, sql) => Runs::Postgres(connection, sql),
         }
     }
 }

@@ -1,9 +1,12 @@
 //! The database: accounts, cameras, subscriptions, documents, outbox, reports, clips, grants. Every change is one
-//! immediate transaction, so that two processes on one file never issue the same `(epoch, seq)`, and a document is
-//! never there without its outbox row and the revocation of grants.
+//! transaction, and only one writes at a time, so that two processes on one database never issue the same
+//! `(epoch, seq)`, and a document is never there without its outbox row and the revocation of grants. It is a file of
+//! SQLite's, or a PostgreSQL that several machines share; what runs statements does not see which.
 
 mod connection;
+mod postgres;
 mod schema;
+mod shared_schema;
 mod sql;
 
 use std::{
@@ -19,6 +22,7 @@ use tokio::sync::oneshot;
 use self::schema::STEPS;
 pub use self::{
     connection::{Connection, Statement, Transaction},
+    postgres::{Address, BadAddress},
     sql::{Column, FromSql, OptionalExtension, Params, Row, SqlError, ToSql, Value},
 };
 pub use crate::params;
@@ -45,7 +49,7 @@ pub enum DbError {
         /// The newest one known here.
         known: usize,
     },
-    /// The commit of a group failed; nothing of it was written.
+    /// The commit of a group failed; nothing of it was written, unless the connection to a shared database was lost meanwhile.
     #[error("the database did not commit: {0}")]
     NotCommitted(String),
     /// The program is shutting down.
@@ -63,6 +67,8 @@ const GROUP: usize = 64;
 pub struct Db {
     connection: Arc<Mutex<Connection>>,
     waiting: Arc<Mutex<VecDeque<Box<dyn Job>>>>,
+    /// Where further connections go; `None`: the embedded database, which has one.
+    shared: Option<Address>,
 }
 
 /// A transaction that waits for its turn.
@@ -105,7 +111,19 @@ impl Db {
     pub fn open(path: &Path) -> Result<Self, DbError> {
         let mut connection = Connection::from(open_sqlite(path).map_err(SqlError::from)?);
         bring_up_to_date(&mut connection)?;
-        Ok(Self { connection: Arc::new(Mutex::new(connection)), waiting: Arc::default() })
+        Ok(Self { connection: Arc::new(Mutex::new(connection)), waiting: Arc::default(), shared: None })
+    }
+
+    /// Connects to a PostgreSQL, which other processes use too. What is missing of the schema is made.
+    pub fn connect(address: &Address) -> Result<Self, DbError> {
+        let mut connection = Connection::to_postgres(address)?;
+        bring_shared_up_to_date(&mut connection)?;
+        Ok(Self { connection: Arc::new(Mutex::new(connection)), waiting: Arc::default(), shared: Some(address.clone()) })
+    }
+
+    /// Another connection to a shared database, which ends when it is lost; `None` if the database is embedded.
+    pub(super) fn another(&self) -> Result<Option<Connection>, DbError> {
+        Ok(self.shared.as_ref().map(Connection::to_postgres_once).transpose()?)
     }
 
     /// Runs one immediate transaction; it is rolled back if `work` fails.
@@ -207,6 +225,21 @@ fn bring_up_to_date(connection: &mut Connection) -> Result<(), DbError> {
         transaction.execute_batch(step)?;
     }
     transaction.execute_batch(&format!("PRAGMA user_version = {}", STEPS.len()))?;
+    Ok(transaction.commit()?)
+}
+
+fn bring_shared_up_to_date(connection: &mut Connection) -> Result<(), DbError> {
+    let transaction = connection.begin()?;
+    transaction.execute_batch("CREATE TABLE IF NOT EXISTS schema_version (version BIGINT NOT NULL)")?;
+    let found: Option<usize> = transaction.query_row("SELECT max(version) FROM schema_version", [], |row| row.get(0))?;
+    let (found, known) = (found.unwrap_or(0), shared_schema::STEPS.len());
+    if found > known {
+        return Err(DbError::Newer { found, known });
+    }
+    for (step, version) in shared_schema::STEPS.iter().zip(1..).skip(found) {
+        transaction.execute_batch(step)?;
+        transaction.execute("INSERT INTO schema_version (version) VALUES (?1)", params![version])?;
+    }
     Ok(transaction.commit()?)
 }
 

@@ -9,6 +9,12 @@ pub enum SqlError {
     /// SQLite.
     #[error("{0}")]
     Sqlite(rusqlite::Error),
+    /// PostgreSQL.
+    #[error("{}", said(.0))]
+    Postgres(#[from] tokio_postgres::Error),
+    /// The thread that serves the connections could not be started.
+    #[error("no thread for the connection to PostgreSQL could be started")]
+    NoThread,
     /// A query for one row found none.
     #[error("the query returned no rows")]
     NoRow,
@@ -35,9 +41,16 @@ impl SqlError {
     pub fn is_constraint(&self) -> bool {
         match self {
             Self::Sqlite(e) => e.sqlite_error_code() == Some(rusqlite::ErrorCode::ConstraintViolation),
+            Self::Postgres(e) => e.code().is_some_and(|code| code.code().starts_with("23")),
             _ => false,
         }
     }
+}
+
+/// What the server said, or else what happened on the way to it.
+fn said(e: &tokio_postgres::Error) -> String {
+    use std::error::Error as _;
+    e.source().map_or_else(|| e.to_string(), |why| format!("{e}: {why}"))
 }
 
 impl From<rusqlite::Error> for SqlError {
@@ -244,13 +257,16 @@ impl Column for usize {
 pub enum Row<'a> {
     /// SQLite's.
     Sqlite(&'a rusqlite::Row<'a>),
+    /// PostgreSQL's.
+    Postgres(&'a tokio_postgres::Row),
 }
 
 impl Row<'_> {
     /// A column's value.
     pub fn get<C: Column, T: FromSql>(&self, column: C) -> Result<T, SqlError> {
         let column = column.place();
-        let value = match self {
+        let value: Value<'_> = match self {
+            Self::Postgres(row) => row.try_get(column)?,
             Self::Sqlite(row) => match row.get_ref(column)? {
                 rusqlite::types::ValueRef::Null => Value::Null,
                 rusqlite::types::ValueRef::Integer(number) => Value::Integer(number),

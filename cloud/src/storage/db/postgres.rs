@@ -1,0 +1,320 @@
+//! A connection to PostgreSQL, which several care-cloud processes share, by the interface of the embedded database: a
+//! call returns when the server has answered. It may be made on any thread, also on one that runs async tasks; the
+//! protocol itself is served by a thread of its own.
+
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use bytes::BytesMut;
+use futures::executor::block_on;
+use tokio::runtime::{Builder, Runtime};
+use tokio_postgres::{
+    Client, Config, NoTls, Statement,
+    config::Host,
+    types::{FromSql, IsNull, ToSql, Type, to_sql_checked},
+};
+
+use super::{
+    PREPARED,
+    sql::{SqlError, Value},
+};
+
+/// How long a connection may take, and a transaction may wait for its turn.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What every connection sets: a process that hangs in a transaction, or whose machine is gone, holds nothing up for
+/// longer than this.
+const SETTINGS: &str = "SET lock_timeout = '10s'; SET idle_in_transaction_session_timeout = '60s';
+    SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3;
+    SET client_min_messages = warning; SET default_transaction_isolation = 'read committed'";
+
+/// One writer at a time, whatever the process: each sees what the last one wrote, as with the embedded database.
+const BEGIN: &str = "BEGIN; SELECT pg_advisory_xact_lock(1667330661, 0)";
+
+/// Where the server is.
+#[derive(Debug, Clone)]
+pub struct Address(Config);
+
+/// Why a URL is no address of a database.
+#[derive(Debug, thiserror::Error)]
+pub enum BadAddress {
+    /// It cannot be read.
+    #[error("{0}")]
+    Url(tokio_postgres::Error),
+    /// It is elsewhere.
+    #[error(
+        "{0} is another machine, and care-cloud speaks no TLS to PostgreSQL: give the socket's directory or a loopback address, \
+         where a tunnel with TLS listens (stunnel, a pgbouncer with server_tls_sslmode = verify-full)"
+    )]
+    Remote(String),
+}
+
+impl std::str::FromStr for Address {
+    type Err = BadAddress;
+
+    fn from_str(url: &str) -> Result<Self, BadAddress> {
+        let mut config: Config = url.parse().map_err(BadAddress::Url)?;
+        for host in config.get_hosts() {
+            if let Host::Tcp(name) = host
+                && name != "localhost"
+                && !name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+            {
+                return Err(BadAddress::Remote(name.clone()));
+            }
+        }
+        if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
+            config.host_path("/run/postgresql");
+        }
+        if let Some(ip) = config.get_hostaddrs().iter().find(|ip| !ip.is_loopback()) {
+            return Err(BadAddress::Remote(ip.to_string()));
+        }
+        config.connect_timeout(PATIENCE).application_name("care-cloud");
+        Ok(Self(config))
+    }
+}
+
+/// A connection.
+pub struct Postgres {
+    /// Where it connects again after a failure, before the next transaction or the next statement outside one; `None`:
+    /// it does not, because whoever has it must notice.
+    again: Option<Address>,
+    live: RefCell<Live>,
+}
+
+struct Live {
+    client: Arc<Client>,
+    /// By their text, then by the kinds of their parameters.
+    prepared: HashMap<String, Vec<(Vec<Type>, Statement)>>,
+    in_transaction: bool,
+}
+
+impl Postgres {
+    /// Connects; again after a failure.
+    pub(super) fn connect(address: &Address) -> Result<Self, SqlError> {
+        Ok(Self { again: Some(address.clone()), live: RefCell::new(Live::connect(address)?) })
+    }
+
+    /// Connects this once.
+    pub(super) fn connect_once(address: &Address) -> Result<Self, SqlError> {
+        Ok(Self { again: None, live: RefCell::new(Live::connect(address)?) })
+    }
+
+    pub(super) fn begin(&self) -> Result<(), SqlError> {
+        self.be_connected()?;
+        if let Err(e) = self.batch(BEGIN) {
+            drop(self.batch("ROLLBACK"));
+            return Err(e);
+        }
+        self.live.borrow_mut().in_transaction = true;
+        Ok(())
+    }
+
+    pub(super) fn commit(&self) -> Result<(), SqlError> {
+        // After a failed statement, COMMIT alone would undo everything and report success.
+        self.batch("SELECT 1; COMMIT")?;
+        self.live.borrow_mut().in_transaction = false;
+        Ok(())
+    }
+
+    pub(super) fn roll_back(&self) {
+        self.live.borrow_mut().in_transaction = false;
+        // If it fails the connection is lost, and the server does it.
+        drop(self.batch("ROLLBACK"));
+    }
+
+    pub(super) fn batch(&self, sql: &str) -> Result<(), SqlError> {
+        self.be_connected()?;
+        let client = self.live.borrow().client.clone();
+        Ok(block_on(client.batch_execute(sql))?)
+    }
+
+    pub(super) fn execute(&self, sql: &str, values: &[Value<'_>]) -> Result<usize, SqlError> {
+        let (client, statement) = self.prepared(sql, values)?;
+        let changed = block_on(client.execute(&statement, &parameters(values)))?;
+        Ok(usize::try_from(changed).unwrap_or(usize::MAX))
+    }
+
+    pub(super) fn query(&self, sql: &str, values: &[Value<'_>]) -> Result<Vec<tokio_postgres::Row>, SqlError> {
+        let (client, statement) = self.prepared(sql, values)?;
+        Ok(block_on(client.query(&statement, &parameters(values)))?)
+    }
+
+    /// The statement, prepared for parameters of these kinds: what the server would take a parameter for depends on
+    /// what stands beside it.
+    fn prepared(&self, sql: &str, values: &[Value<'_>]) -> Result<(Arc<Client>, Statement), SqlError> {
+        self.be_connected()?;
+        let types: Vec<Type> = values.iter().map(|value| value.kind()).collect();
+        let mut live = self.live.borrow_mut();
+        let client = live.client.clone();
+        if let Some((_, statement)) = live.prepared.get(sql).and_then(|of| of.iter().find(|(of, _)| *of == types)) {
+            return Ok((client, statement.clone()));
+        }
+        let statement = block_on(client.prepare_typed(&translated(sql), &types))?;
+        if live.prepared.len() >= PREPARED {
+            live.prepared.clear();
+        }
+        live.prepared.entry(sql.to_owned()).or_default().push((types, statement.clone()));
+        Ok((client, statement))
+    }
+
+    fn be_connected(&self) -> Result<(), SqlError> {
+        let mut live = self.live.borrow_mut();
+        // Within a transaction the next statement fails, and with it the transaction.
+        if live.client.is_closed()
+            && !live.in_transaction
+            && let Some(address) = &self.again
+        {
+            *live = Live::connect(address)?;
+        }
+        Ok(())
+    }
+}
+
+impl Live {
+    fn connect(Address(config): &Address) -> Result<Self, SqlError> {
+        let config = config.clone();
+        let (answer, answered) = std::sync::mpsc::sync_channel(1);
+        runtime()?.spawn(async move {
+            let connected = async {
+                let (client, connection) = config.connect(NoTls).await?;
+                tokio::spawn(async move {
+                    // Whoever waits for an answer gets the error, too.
+                    if let Err(e) = connection.await {
+                        tracing::warn!("the connection to PostgreSQL: {e}");
+                    }
+                });
+                client.batch_execute(SETTINGS).await?;
+                Ok::<_, tokio_postgres::Error>(client)
+            };
+            drop(answer.send(connected.await));
+        });
+        let client = answered.recv().map_err(|_| SqlError::NoThread)??;
+        Ok(Self { client: Arc::new(client), prepared: HashMap::new(), in_transaction: false })
+    }
+}
+
+/// The thread that serves all connections. It lives as long as the process.
+fn runtime() -> Result<&'static Runtime, SqlError> {
+    static RUNTIME: OnceLock<Option<Runtime>> = OnceLock::new();
+    let start = || Builder::new_multi_thread().worker_threads(1).thread_name("postgres").enable_all().build().ok();
+    RUNTIME.get_or_init(start).as_ref().ok_or(SqlError::NoThread)
+}
+
+fn parameters<'a>(values: &'a [Value<'_>]) -> Vec<&'a (dyn ToSql + Sync)> {
+    values.iter().map(|value| value as &(dyn ToSql + Sync)).collect()
+}
+
+/// A statement as PostgreSQL reads it: `$1` for `?1`, and no hint for SQLite's planner.
+fn translated(sql: &str) -> String {
+    let sql = sql.replace('?', "$");
+    let mut words = sql.split("INDEXED BY ");
+    let mut plain = words.next().unwrap_or_default().to_owned();
+    for rest in words {
+        plain.push_str(rest.trim_start_matches(|letter: char| letter.is_alphanumeric() || letter == '_'));
+    }
+    plain
+}
+
+impl Value<'_> {
+    fn kind(self) -> Type {
+        match self {
+            // Whatever the statement takes.
+            Self::Null => Type::UNKNOWN,
+            Self::Integer(_) => Type::INT8,
+            Self::Text(_) => Type::TEXT,
+        }
+    }
+}
+
+impl ToSql for Value<'_> {
+    fn to_sql(&self, kind: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
+        match self {
+            Self::Null => Ok(IsNull::Yes),
+            Self::Integer(number) => number.to_sql(kind, out),
+            Self::Text(text) => text.to_sql(kind, out),
+        }
+    }
+
+    fn accepts(_: &Type) -> bool {
+        true
+    }
+
+    to_sql_checked!();
+}
+
+impl<'a> FromSql<'a> for Value<'a> {
+    fn from_sql(kind: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
+        Ok(match *kind {
+            Type::BOOL => Self::Integer(bool::from_sql(kind, raw)?.into()),
+            Type::INT4 => Self::Integer(i32::from_sql(kind, raw)?.into()),
+            Type::INT8 => Self::Integer(i64::from_sql(kind, raw)?),
+            Type::NUMERIC => Self::Integer(whole(raw).ok_or("a number that is not whole, or too large")?),
+            _ => Self::Text(<&str>::from_sql(kind, raw)?),
+        })
+    }
+
+    fn from_sql_null(_: &Type) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
+        Ok(Self::Null)
+    }
+
+    fn accepts(kind: &Type) -> bool {
+        matches!(*kind, Type::BOOL | Type::INT4 | Type::INT8 | Type::NUMERIC | Type::TEXT | Type::VARCHAR | Type::UNKNOWN)
+    }
+}
+
+/// A whole number of the type that sums have: digits to the base of 10000, the weight of the first, the sign.
+fn whole(raw: &[u8]) -> Option<i64> {
+    let mut words = raw.chunks_exact(2).map(|pair| i16::from_be_bytes([pair[0], pair[1]]));
+    let (count, weight, sign, _scale) = (words.next()?, words.next()?, words.next()?, words.next()?);
+    let mut number: i64 = 0;
+    let mut digits = words.take(usize::try_from(count).ok()?);
+    for _ in 0..=weight {
+        number = number.checked_mul(10_000)?.checked_add(digits.next().unwrap_or(0).into())?;
+    }
+    if digits.any(|digit| digit != 0) {
+        return None;
+    }
+    match sign {
+        0 => Some(number),
+        0x4000 => Some(-number),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_statement_is_translated() {
+        let sql = "SELECT a FROM t INDEXED BY t_a WHERE a = ?1 AND b = ?12";
+        assert_eq!(translated(sql), "SELECT a FROM t  WHERE a = $1 AND b = $12");
+        assert_eq!(translated("SELECT 1"), "SELECT 1");
+    }
+
+    #[test]
+    fn a_sum_is_a_whole_number() {
+        let raw = |words: &[i16]| words.iter().flat_map(|word| word.to_be_bytes()).collect::<Vec<_>>();
+        assert_eq!(whole(&raw(&[0, 0, 0, 0])), Some(0));
+        assert_eq!(whole(&raw(&[2, 1, 0, 0, 12, 3456])), Some(123_456));
+        assert_eq!(whole(&raw(&[1, 1, 0x4000, 0, 5])), Some(-50_000));
+        assert_eq!(whole(&raw(&[1, -1, 0, 1, 5000])), None, "a half");
+        assert_eq!(whole(&raw(&[1, 9, 0, 0, 1])), None, "too large");
+    }
+
+    #[test]
+    fn only_this_machine_is_spoken_to_without_tls() {
+        for near in ["postgres:///care", "postgres://u@localhost/care", "postgres://u:p@127.0.0.1:5433/care", "postgres://%2Frun%2Fpg/care"]
+        {
+            assert!(near.parse::<Address>().is_ok(), "{near}");
+        }
+        assert!(matches!("postgres://u@db.example/care".parse::<Address>(), Err(BadAddress::Remote(host)) if host == "db.example"));
+        assert!(matches!("postgres://u@localhost/care?hostaddr=10.0.0.1".parse::<Address>(), Err(BadAddress::Remote(_))));
+        assert!(matches!("sqlite://x".parse::<Address>(), Err(BadAddress::Url(_))));
+    }
+}

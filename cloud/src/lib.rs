@@ -1,7 +1,7 @@
 //! A stand-in for the Care cloud, made of real parts: portal, plans, entitlement issuer, MQTT broker, clip store.
 //!
-//! The demo and the tests talk to it, and it is the reference for the authors of a real one. It is not for production:
-//! one process, one machine, one database file.
+//! The demo and the tests talk to it, and it is the reference for the authors of a real one. It is not for production.
+//! It runs alone on a database file, or several times on one PostgreSQL.
 //!
 //! | module | what it holds |
 //! |---|---|

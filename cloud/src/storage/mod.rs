@@ -7,3 +7,4 @@ pub mod keys;
 pub mod outbox;
 pub mod pki;
 pub mod prune;
+pub mod publisher;

@@ -4,7 +4,7 @@
 
 use care_protocol::DeviceId;
 
-use crate::storage::db::{Connection, DbError, Transaction, params};
+use crate::storage::db::{Connection, DbError, Params, Transaction, params};
 
 /// How long a camera has to report before its document is sent again. It doubles with every try.
 pub const CHASE_AFTER_US: i64 = 5_000_000;
@@ -29,9 +29,13 @@ pub struct Due {
 /// document is skipped once a newer one of its camera is at the broker, where the older one would replace it as the
 /// retained message.
 pub fn due(connection: &Connection, after: i64, limit: usize) -> Result<Vec<Due>, DbError> {
-    let mut statement = connection.prepare_cached(DUE)?;
-    let rows = statement
-        .query_map(params![after, limit], |row| Ok((row.get(0)?, row.get::<_, String>(1)?, row.get(2)?, row.get(3)?, row.get(4)?)))?;
+    read_due(connection, DUE, params![after, limit])
+}
+
+/// The rows of a statement that gives documents as [`DUE`] does.
+pub(super) fn read_due(connection: &Connection, sql: &str, params: impl Params) -> Result<Vec<Due>, DbError> {
+    let mut statement = connection.prepare_cached(sql)?;
+    let rows = statement.query_map(params, |row| Ok((row.get(0)?, row.get::<_, String>(1)?, row.get(2)?, row.get(3)?, row.get(4)?)))?;
     rows.map(|row| {
         let (document, device, epoch, seq, token) = row?;
         let device = device.parse().map_err(|e: care_protocol::BadIdent| DbError::Damaged { what: "outbox.device", why: e.to_string() })?;

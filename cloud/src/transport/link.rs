@@ -8,7 +8,10 @@
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -18,7 +21,7 @@ use rumqttc::{
     SubscribeReasonCode, TlsConfiguration, Transport,
 };
 use thiserror::Error;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{OnceCell, Semaphore, mpsc, oneshot};
 
 use crate::{
     clock::now_us,
@@ -31,6 +34,7 @@ use crate::{
         db::{DbError, Transaction, in_savepoint},
         outbox::{self, Due, Mark, Marked},
         pki::CLOUD_NAME,
+        publisher::Publisher,
     },
     transport::{broker::BrokerAddress, cloud::Cloud, events::CloudEvent, publications::Publication},
 };
@@ -48,6 +52,8 @@ enum LinkError {
     Db(#[from] DbError),
     #[error("publishing: {0}")]
     Publish(#[from] rumqttc::ClientError),
+    #[error("what became of documents could not be written")]
+    NotMarked,
     #[error("the connection's other half ended")]
     Ended,
 }
@@ -120,6 +126,8 @@ struct Session {
     /// One permit for each publish that may be under way.
     room: Semaphore,
     marks: mpsc::UnboundedSender<Mark>,
+    /// Marks were lost: their documents are due, and others may not take them.
+    unmarked: AtomicBool,
 }
 
 impl Session {
@@ -152,14 +160,21 @@ async fn session(
     eventloop.set_network_options(network);
 
     let (marks, marks_rx) = mpsc::unbounded_channel();
-    let session = Arc::new(Session { outstanding: Mutex::default(), room: Semaphore::new(IN_FLIGHT.into()), marks });
+    let session = Arc::new(Session {
+        outstanding: Mutex::default(),
+        room: Semaphore::new(IN_FLIGHT.into()),
+        marks,
+        unmarked: AtomicBool::new(false),
+    });
     // Weak: it ends once both halves have, after the last mark.
     let writer = tokio::spawn(write_marks(cloud.clone(), Arc::downgrade(&session), marks_rx));
     let (ready_tx, ready_rx) = oneshot::channel();
+    // Lives until the last mark is written: then others may take what is left.
+    let publisher = OnceCell::new();
     // Both halves live as long as the session: the event loop's `poll` is never cancelled half-way and used again.
     let e = tokio::select! {
         e = poll(cloud, &client, eventloop, inbox, &session, ready_tx) => e,
-        e = publish(cloud, &client, publications, &session, ready_rx) => e,
+        e = publish(cloud, &client, publications, &session, &publisher, ready_rx) => e,
     };
     drop(session);
     // What the broker has is on record before the next session asks what is due.
@@ -250,6 +265,9 @@ async fn write_marks(cloud: Arc<Cloud>, session: Weak<Session>, mut marks: mpsc:
         if let Err(e) = written.await {
             // They stay due and are published again.
             tracing::error!("marking documents: {e}");
+            if let Some(session) = session.upgrade() {
+                session.unmarked.store(true, Ordering::SeqCst);
+            }
         }
         for mark in group.drain(..) {
             if mark.what == Marked::Published {
@@ -271,9 +289,10 @@ async fn publish(
     client: &AsyncClient,
     publications: &mut mpsc::UnboundedReceiver<Publication>,
     session: &Session,
+    publisher: &OnceCell<Publisher>,
     ready: oneshot::Receiver<bool>,
 ) -> LinkError {
-    match publish_all(cloud, client, publications, session, ready).await {
+    match publish_all(cloud, client, publications, session, publisher, ready).await {
         Ok(()) => LinkError::Ended,
         Err(e) => e,
     }
@@ -284,12 +303,13 @@ async fn publish_all(
     client: &AsyncClient,
     publications: &mut mpsc::UnboundedReceiver<Publication>,
     session: &Session,
+    publisher: &OnceCell<Publisher>,
     ready: oneshot::Receiver<bool>,
 ) -> Result<(), LinkError> {
     let session_present = ready.await.map_err(|_| LinkError::Ended)?;
+    let publisher = publisher.get_or_try_init(|| Publisher::open(&cloud.db)).await?;
     if !session_present {
-        // A broker that lost our session may have lost its retained documents too.
-        cloud.db.transact_async(outbox::all_due_again).await?;
+        publisher.found_no_session(&cloud.link.client_id).await?;
     }
     let mut published_keyset = 0;
 
@@ -297,14 +317,18 @@ async fn publish_all(
     loop {
         let mut after = 0;
         loop {
-            let batch = cloud.db.read_async(move |connection| outbox::due(connection, after, GROUP)).await?;
+            if publisher.is_shared() && session.unmarked.load(Ordering::SeqCst) {
+                return Err(LinkError::NotMarked);
+            }
+            let batch = publisher.take(after, GROUP).await?;
             // The keyset is sent before any document that its key signed; the key was in use before the document was due.
             let keys = cloud.issuer.keys.current();
             if keys.keyset.version != published_keyset {
                 give(client, session, None, format!("{}/keyset", cloud.endpoints.prefix), true, keys.token.clone().into()).await?;
                 published_keyset = keys.keyset.version;
             }
-            let last = (batch.len() == GROUP).then(|| batch.last().map(|last| last.document)).flatten();
+            // What a publisher has left out of a batch because of an earlier one is in the next.
+            let last = (batch.len() == GROUP || publisher.is_shared()).then(|| batch.last().map(|last| last.document)).flatten();
             for document in batch {
                 publish_one(cloud, client, session, document).await?;
             }

@@ -34,6 +34,12 @@ impl Camera {
         Self::with_files(cloud, id)
     }
 
+    /// The same for a camera of another account than the demo's.
+    pub fn added_to(cloud: &Cloud, id: &str, account: &str) -> Self {
+        cloud.add_camera_to(id, account);
+        Self::with_files(cloud, id)
+    }
+
     /// One that was added before; care-cloud may have been started again since.
     pub fn with_files(cloud: &Cloud, id: &str) -> Self {
         let files = cloud.dir.path().join(id);

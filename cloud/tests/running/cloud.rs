@@ -23,6 +23,8 @@ pub struct Cloud {
     pub dir: tempfile::TempDir,
     pub endpoints: Endpoints,
     child: Child,
+    /// The PostgreSQL that it was told of.
+    database: Option<String>,
 }
 
 impl Cloud {
@@ -38,7 +40,8 @@ impl Cloud {
     pub async fn start_with(dir: tempfile::TempDir, flags: &[&str], environment: &[(&str, &str)]) -> Self {
         let child = spawn(dir.path(), flags, environment);
         let endpoints = ready(dir.path()).await;
-        Self { dir, endpoints, child }
+        let database = flags.iter().skip_while(|flag| **flag != "--database").nth(1).map(|url| (*url).to_owned());
+        Self { dir, endpoints, child, database }
     }
 
     /// Another process on the same data and the same broker.
@@ -53,7 +56,7 @@ impl Cloud {
             (found.portal != first.endpoints.portal).then_some(found)
         })
         .await;
-        Self { dir: log, endpoints, child }
+        Self { dir: log, endpoints, child, database: None }
     }
 
     /// Waits until it has ended by itself; the data stays.
@@ -81,9 +84,15 @@ impl Cloud {
 
     /// Provisions a camera as the factory would.
     pub fn add_camera(&self, id: &str) -> PathBuf {
+        self.add_camera_to(id, "acct-1")
+    }
+
+    /// The same for a camera of another account.
+    pub fn add_camera_to(&self, id: &str, account: &str) -> PathBuf {
         let out = self.dir.path().join(id);
         let mut command = Command::new(env!("CARGO_BIN_EXE_care-cloud"));
-        command.args(["camera", "add", "--id", id, "--model", "KC420WS", "--out"]).arg(&out).arg("--data").arg(self.data());
+        command.args(["camera", "add", "--id", id, "--model", "KC420WS", "--account", account, "--out"]).arg(&out);
+        command.arg("--data").arg(self.data()).args(self.database.iter().flat_map(|url| ["--database", url]));
         let output = command.output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         out

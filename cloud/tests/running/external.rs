@@ -34,10 +34,10 @@ use super::{
 };
 
 /// A broker of somebody else's, on the files of `deploy/`, under certificates of the cloud's authorities.
-struct ExternalBroker {
+pub struct ExternalBroker {
     child: Child,
     /// What `--broker` and the rest say of it.
-    flags: Vec<String>,
+    pub flags: Vec<String>,
 }
 
 impl Drop for ExternalBroker {
@@ -79,7 +79,7 @@ impl ExternalBroker {
         (dir.join("data/pki"), home)
     }
 
-    async fn mosquitto(dir: &Path) -> Self {
+    pub async fn mosquitto(dir: &Path) -> Self {
         let (pki, home) = Self::prepare(dir, "mosquitto");
         for file in ["cameras.acl", "cloud.acl"] {
             std::fs::write(home.join(file), deployed(&format!("mosquitto/{file}"))).unwrap();

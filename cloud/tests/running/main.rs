@@ -14,4 +14,6 @@ mod faq;
 mod outbox;
 mod parts;
 mod portal;
+mod postgres;
 mod reset;
+mod several;

@@ -5,6 +5,7 @@
 
 mod cancels;
 mod quantile;
+mod setting;
 mod stamp;
 
 use std::{
@@ -27,7 +28,7 @@ use quantile::quantile;
 use serde_json::{Map, Value, json};
 
 /// How long each state is measured, and how many cancels, unless the environment says otherwise.
-const SECONDS: usize = 30;
+const SECONDS: u64 = 30;
 const CANCELS: usize = 40;
 /// The pause before each measurement, so that the work of starting is over.
 const SETTLE: Duration = Duration::from_secs(5);
@@ -38,8 +39,8 @@ const P50_MOST_MS: f64 = 25.0;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let span = Duration::from_secs(number("FOOTPRINT_SECONDS", SECONDS)? as u64);
-    let cancels = number("CANCELS", CANCELS)?;
+    let span = Duration::from_secs(setting::number("FOOTPRINT_SECONDS", SECONDS)?);
+    let cancels = setting::number("CANCELS", CANCELS)?;
     let mut world = World::new().await;
     world.agent.config.source = Some(STREAM.to_owned());
     let mut camera = BareCamera::new(&mut world, Model { memory: Memory::Small, ..Model::default() });
@@ -141,13 +142,4 @@ async fn switches(world: &mut World, camera: &BareCamera, cancels: usize) -> any
     in_force(&world.issuer, 0, &premium, Mode::Paid).await;
     again(world, camera, &config, &premium, Mode::Paid).await;
     cancels::switches(world, cancels).await
-}
-
-fn number(name: &str, otherwise: usize) -> anyhow::Result<usize> {
-    let number = match std::env::var(name) {
-        Ok(number) => number.parse().with_context(|| format!("{name} is a number"))?,
-        Err(_) => otherwise,
-    };
-    ensure!(number > 0, "{name} is at least 1");
-    Ok(number)
 }

@@ -3,11 +3,12 @@
 
 mod cancels;
 mod quantile;
+mod setting;
 mod stamp;
 
 use std::path::Path;
 
-use anyhow::{Context as _, ensure};
+use anyhow::ensure;
 use care_protocol::Mode;
 use care_tests::{
     guest::{Guest, Model, PATIENCE},
@@ -24,11 +25,7 @@ const P99_MOST: f64 = 100.0;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let cancels = match std::env::var("CANCELS") {
-        Ok(number) => number.parse().context("CANCELS is a number of cancels")?,
-        Err(_) => CANCELS,
-    };
-    ensure!(cancels > 0, "CANCELS is at least 1");
+    let cancels = setting::number("CANCELS", CANCELS)?;
     let mut world = World::new().await;
     let premium = world.premium().limited(cancels::PAID);
     let premium = world.issue(premium).await;

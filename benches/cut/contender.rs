@@ -1,7 +1,7 @@
 //! The agents that are measured: ours and three rivals, each with its own Mosquitto, cloud and camera id.
 
 use std::{
-    path::{Path, PathBuf},
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -15,7 +15,10 @@ use care_tests::{
     world::{DEVICE, World},
 };
 
-use crate::load::Group;
+use crate::{
+    load::Group,
+    paho::{SCRIPTS, paho},
+};
 
 /// Bytes after which the store stops reading.
 const STALL: u64 = 16_000;
@@ -80,18 +83,7 @@ pub(crate) async fn rival(name: &'static str, command: fn(&World) -> std::proces
     Contender { name, world, film: Film::Rival(group) }
 }
 
-/// A Python agent that verifies nothing and stores nothing.
-pub(crate) fn paho(world: &World) -> std::process::Command {
-    let config = &world.agent.config;
-    // Debian's own Python, because Debian's paho belongs to it.
-    let mut command = std::process::Command::new("/usr/bin/python3");
-    command.arg(rivals().join("paho_agent.py")).args(["--device", DEVICE, "--prefix", "care/v1"]);
-    command.args(["--broker", &world.broker.addr.to_string(), "--store", &world.cloud.addr.to_string()]);
-    command.arg("--ca").arg(&config.ca).arg("--cert").arg(&config.cert).arg("--key").arg(&config.key);
-    command
-}
-
-/// The same one, but it verifies the signature and reports only once the document is on flash.
+/// The paho agent, but it verifies the signature and reports only once the document is on flash.
 pub(crate) fn durable_paho(world: &World) -> std::process::Command {
     let mut command = paho(world);
     command.arg(format!("--public-key={}", world.pki.key.public_key().to_base64url()));
@@ -105,14 +97,10 @@ pub(crate) fn shell(world: &World) -> std::process::Command {
     let clip = world.agent.dir().join("clip");
     std::fs::write(&clip, vec![0; 8_000_000]).expect("a temporary directory has room");
     let mut command = std::process::Command::new("bash");
-    command.arg(rivals().join("sub_curl.sh"));
+    command.arg(Path::new(SCRIPTS).join("sub_curl.sh"));
     command.args([&world.broker.addr.ip().to_string(), &world.broker.addr.port().to_string(), &world.cloud.url()]);
     command.arg(&config.ca).arg(&config.cert).arg(&config.key).args([DEVICE, "care/v1"]).arg(clip);
     command
-}
-
-fn rivals() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../benches/rivals")
 }
 
 impl Contender {

@@ -8,8 +8,12 @@
 
 mod contender;
 mod load;
+#[path = "../rivals/paho.rs"]
+mod paho;
 #[path = "../quantile.rs"]
 mod quantile;
+#[path = "../setting.rs"]
+mod setting;
 #[path = "../stamp.rs"]
 mod stamp;
 
@@ -52,15 +56,11 @@ const STATES: [State; 4] = [
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let cancels = match std::env::var("CANCELS") {
-        Ok(number) => number.parse().context("CANCELS is a number of cancels")?,
-        Err(_) => CANCELS,
-    };
-    ensure!(cancels > 0, "CANCELS is at least 1");
+    let cancels = setting::number("CANCELS", CANCELS)?;
     let mut contenders = [
         contender::ours().await,
         contender::rival(FLOOR, contender::durable_paho).await,
-        contender::rival("paho", contender::paho).await,
+        contender::rival("paho", paho::paho).await,
         contender::rival("shell", contender::shell).await,
     ];
     let scratch = tempfile::tempdir()?;

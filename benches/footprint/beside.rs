@@ -1,10 +1,7 @@
 //! What an idle connection costs: the agent that governs a vendor's uploader, beside two programs that only hold the same
 //! connection: a bare loop of rumqttc, and the paho agent.
 
-use std::{
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use care_protocol::Mode;
@@ -17,7 +14,7 @@ use care_tests::{
 use serde_json::{Map, Value, json};
 use tokio::process::Command;
 
-use crate::SETTLE;
+use crate::{SETTLE, paho::paho};
 
 /// Starts that are timed.
 const STARTS: usize = 9;
@@ -29,7 +26,7 @@ pub(crate) async fn measure(span: Duration) -> anyhow::Result<Value> {
     let mut contenders = Map::new();
     contenders.insert("agent".into(), agent(span).await?);
     contenders.insert("bare_loop".into(), rival("bare loop", bare_loop, span).await?);
-    contenders.insert("paho".into(), rival("paho", paho, span).await?);
+    contenders.insert("paho".into(), rival("paho", |world| paho(world).into(), span).await?);
     Ok(contenders.into())
 }
 
@@ -78,18 +75,6 @@ fn bare_loop(world: &World) -> Command {
     let own = std::env::current_exe().expect("a program knows its own path");
     let mut command = Command::new(own.with_file_name("rival-bare-loop"));
     command.arg(world.broker.addr.to_string()).arg(&config.ca).arg(&config.cert).arg(&config.key).args([DEVICE, "care/v1"]);
-    command
-}
-
-fn paho(world: &World) -> Command {
-    let config = &world.agent.config;
-    // Debian's own Python, because Debian's paho belongs to it.
-    let mut command = Command::new("/usr/bin/python3");
-    command
-        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("../benches/rivals/paho_agent.py"))
-        .args(["--device", DEVICE, "--prefix", "care/v1"]);
-    command.args(["--broker", &world.broker.addr.to_string(), "--store", &world.cloud.addr.to_string()]);
-    command.arg("--ca").arg(&config.ca).arg("--cert").arg(&config.cert).arg("--key").arg(&config.key);
     command
 }
 

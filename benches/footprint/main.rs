@@ -7,6 +7,10 @@
 mod beside;
 mod guest;
 mod here;
+#[path = "../rivals/paho.rs"]
+mod paho;
+#[path = "../setting.rs"]
+mod setting;
 #[path = "../stamp.rs"]
 mod stamp;
 
@@ -29,11 +33,7 @@ const IDLE_WAKEUPS_MOST: f64 = 5.0;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let seconds = match std::env::var("FOOTPRINT_SECONDS") {
-        Ok(number) => number.parse().context("FOOTPRINT_SECONDS is a number of seconds")?,
-        Err(_) => SECONDS,
-    };
-    ensure!(seconds > 0, "FOOTPRINT_SECONDS is at least 1");
+    let seconds = setting::number("FOOTPRINT_SECONDS", SECONDS)?;
     let span = Duration::from_secs(seconds);
     let emulated = std::env::var_os("CARE_CAMERA").is_some();
     let (name, with, without, same, beside) = match emulated {

@@ -9,6 +9,8 @@ mod evidence;
 mod plain;
 #[path = "../quantile.rs"]
 mod quantile;
+#[path = "../setting.rs"]
+mod setting;
 #[path = "../stamp.rs"]
 mod stamp;
 
@@ -30,11 +32,7 @@ const PLAIN_MOST: f64 = 1.2;
 fn main() -> anyhow::Result<()> {
     // Before there are threads: the namespace is this thread's and its children's.
     isolated_network::enter();
-    let seconds = match std::env::var("VIDEO_SECONDS") {
-        Ok(number) => number.parse().context("VIDEO_SECONDS is a number of seconds")?,
-        Err(_) => SECONDS,
-    };
-    ensure!(seconds > 0, "VIDEO_SECONDS is at least 1");
+    let seconds = setting::number("VIDEO_SECONDS", SECONDS)?;
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(run(Duration::from_secs(seconds)))
 }
 

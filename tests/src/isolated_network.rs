@@ -1,7 +1,7 @@
 //! A network namespace with nothing but loopback, which also carries public addresses: a test can serve at an
-//! address of the internet.
+//! address of the internet. And a way into namespaces that others made.
 
-use std::{net::Ipv4Addr, process::Command};
+use std::{fs::File, net::Ipv4Addr, os::fd::AsRawFd, process::Command};
 
 /// A documentation address (RFC 5737) that no host on the internet has.
 pub const PUBLIC: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 7);
@@ -14,6 +14,14 @@ pub fn enter() {
     assert_eq!(result, 0, "a network namespace: {}", std::io::Error::last_os_error());
     run("ip link set lo up");
     run(&format!("ip address add {PUBLIC}/32 dev lo"));
+}
+
+/// Moves the calling thread and everything it starts afterwards into the namespace of this name, as `ip netns` has it.
+pub fn join(namespace: &str) {
+    let file = File::open(format!("/var/run/netns/{namespace}")).unwrap();
+    // SAFETY: the descriptor is open; setns changes only the network namespace of the calling thread.
+    let result = unsafe { libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET) };
+    assert_eq!(result, 0, "setns: {}", std::io::Error::last_os_error());
 }
 
 /// Runs an iproute2 command, given as words separated by spaces.

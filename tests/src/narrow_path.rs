@@ -8,14 +8,12 @@
 //! The cloud announces the MSS of an Ethernet, as servers do; its own packets are small enough.
 
 use std::{
-    fs::File,
     net::Ipv4Addr,
-    os::fd::AsRawFd,
     process::{self, Command},
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use crate::isolated_network::run;
+use crate::isolated_network::{join, run};
 
 /// The cloud's address, which the tests' server certificates include.
 pub const CLOUD: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
@@ -72,10 +70,7 @@ impl NarrowPath {
 
     /// Moves the calling thread and everything it starts afterwards into the cloud's namespace.
     pub fn enter_cloud(&self) {
-        let file = File::open(format!("/var/run/netns/{}", self.cloud)).unwrap();
-        // SAFETY: the descriptor is open; setns changes only the network namespace of the calling thread.
-        let result = unsafe { libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET) };
-        assert_eq!(result, 0, "setns: {}", std::io::Error::last_os_error());
+        join(&self.cloud);
     }
 }
 

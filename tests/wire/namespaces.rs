@@ -1,15 +1,13 @@
 //! Two network namespaces joined by a shaped pair of interfaces, or by a long way, removed when dropped.
 
 use std::{
-    fs::File,
     net::Ipv4Addr,
-    os::fd::AsRawFd,
     process::{self, Command},
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
-use care_tests::isolated_network::run;
+use care_tests::isolated_network::{join, run};
 
 use crate::relay::Relay;
 
@@ -86,16 +84,8 @@ impl Link {
 
     /// Moves the calling thread into the cloud's namespace for the rest of its life.
     pub fn enter_far(&self) {
-        enter(&self.far);
+        join(&self.far);
     }
-}
-
-/// Moves the calling thread into a namespace for the rest of its life.
-pub fn enter(namespace: &str) {
-    let file = File::open(format!("/var/run/netns/{namespace}")).unwrap();
-    // SAFETY: the descriptor is open; setns changes only the network namespace of the calling thread.
-    let result = unsafe { libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET) };
-    assert_eq!(result, 0, "setns: {}", std::io::Error::last_os_error());
 }
 
 impl Drop for Link {

@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::namespaces::enter;
+use care_tests::isolated_network::join;
 
 /// The largest Ethernet frame without jumbo frames.
 const FRAME: usize = 1514;
@@ -71,7 +71,7 @@ impl Drop for Relay {
 /// Makes a TAP interface in a namespace; it lasts as long as the file is open.
 fn tap(namespace: &str, name: &str) -> File {
     let open = || {
-        enter(namespace);
+        join(namespace);
         let file = File::options().read(true).write(true).open("/dev/net/tun").unwrap();
         // SAFETY: all zeros is a valid request.
         let mut request: libc::ifreq = unsafe { std::mem::zeroed() };

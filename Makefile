@@ -27,8 +27,9 @@ sim: ## random histories against the oracle (SEED=n prints one; HISTORIES=n runs
 	@scripts/deps.sh sim
 	@SEED='$(SEED)' FROM='$(FROM)' HISTORIES='$(HISTORIES)' scripts/sim.sh
 
-bench: ## measures switch time and footprint, here and on an emulated camera; writes docs/benchmarks.md
+bench: ## measures switch time, instructions and footprint, here and on an emulated camera; writes docs/benchmarks.md
 	@scripts/deps.sh bench
+	@scripts/instructions.sh
 	@scripts/bench.sh
 	@scripts/bench-camera.sh
 	@scripts/bench-bare.sh

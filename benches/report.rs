@@ -12,8 +12,8 @@ use plot::Line;
 use serde_json::{Value, json};
 
 /// The result files, by name.
-const RESULTS: [&str; 11] =
-    ["cut", "camera", "footprint", "size", "bloat", "wire", "wire-changing", "wire-throughput", "bare", "video", "fleet"];
+const RESULTS: [&str; 12] =
+    ["cut", "camera", "footprint", "size", "bloat", "wire", "wire-changing", "wire-throughput", "bare", "video", "fleet", "instructions"];
 /// What is between these lines of a document is written here.
 const BEGIN: &str = "<!-- figures: written by `make bench`; do not edit -->";
 const END: &str = "<!-- end of figures -->";
@@ -96,14 +96,17 @@ struct Results {
     bare: Value,
     video: Value,
     fleet: Value,
+    instructions: Value,
 }
 
 impl Results {
     fn read(root: &Path) -> anyhow::Result<Self> {
-        let [cut, camera, footprint, size, bloat, wire, changing, throughput, bare, video, fleet] = RESULTS.map(|name| read(root, name));
+        let [cut, camera, footprint, size, bloat, wire, changing, throughput, bare, video, fleet, instructions] =
+            RESULTS.map(|name| read(root, name));
         let (cut, camera, footprint, size, bloat) = (cut?, camera?, footprint?, size?, bloat?);
         let (wire, changing, throughput) = (wire?, changing?, throughput?);
-        Ok(Self { cut, camera, footprint, size, bloat, wire, changing, throughput, bare: bare?, video: video?, fleet: fleet? })
+        let (bare, video, fleet, instructions) = (bare?, video?, fleet?, instructions?);
+        Ok(Self { cut, camera, footprint, size, bloat, wire, changing, throughput, bare, video, fleet, instructions })
     }
 
     /// The one table of README.md.
@@ -155,6 +158,7 @@ impl Results {
     fn in_full(&self) -> anyhow::Result<String> {
         let mut text = String::new();
         self.cut(&mut text)?;
+        self.instructions(&mut text)?;
 
         writeln!(text, "\n## On an emulated armv7 camera\n\nThe same from the cloud's side, {} cancels.\n", self.camera["cancels"])?;
         text += "| | p50 | p99 | max |\n|---|---|---|---|\n";
@@ -249,6 +253,16 @@ const CONTENDERS: [(&str, &str); 4] = [
     ("`mosquitto_sub` + `curl`", "shell"),
 ];
 
+/// What is counted: titles, keys.
+const COUNTED: [(&str, &str); 6] = [
+    ("the signature alone (ring)", "signature"),
+    ("`jsonwebtoken`, with ring's signature", "jsonwebtoken"),
+    ("verification", "verification"),
+    ("a cancel is applied", "cancel"),
+    ("the same document again", "duplicate"),
+    ("an older document", "stale"),
+];
+
 impl Results {
     /// From a cancel to its report, in each state.
     fn cut(&self, text: &mut String) -> std::fmt::Result {
@@ -279,6 +293,27 @@ impl Results {
             }
         }
         writeln!(text, "\n{}\n{}", the_cut_alone(&self.cut["states"]["uploading"][CONTENDERS[0].1]), source(&self.cut))
+    }
+
+    /// What a verification and a decision cost, by the newest counts.
+    fn instructions(&self, text: &mut String) -> std::fmt::Result {
+        let builds = self.instructions.as_object().into_iter().flatten();
+        let Some((build, newest)) = builds.max_by_key(|(_, of)| of["measured"]["at"].as_str().map(str::to_owned)) else { return Ok(()) };
+        let count = |key: &str| newest["instructions"][key].as_f64().unwrap_or(f64::NAN);
+        writeln!(
+            text,
+            "\n## Instructions of a decision\n\nA token's verification, and what the engine does from a message to the report, with the record that goes to flash.\n"
+        )?;
+        *text += "| | instructions | without the signature | ÷ `jsonwebtoken` |\n|---|---|---|---|\n";
+        for (name, key) in COUNTED {
+            let (all, rest) = (count(key), count(key) - count("signature"));
+            let (rest, multiple) = match key {
+                "signature" => ("–".to_owned(), "–".to_owned()),
+                _ => (format!("{rest:.0}"), format!("{:.2}", all / count("jsonwebtoken"))),
+            };
+            writeln!(text, "| {name} | {all:.0} | {rest} | {multiple} |")?;
+        }
+        writeln!(text, "\nBuilt and counted with\n{build}.\n\n{}", source(newest))
     }
 
     /// When what was filmed is in the store, and what recording costs.
@@ -647,6 +682,19 @@ mod tests {
         let after = (results.in_full().unwrap(), results.in_short().unwrap());
         assert!(before.0 != after.0 && after.0.contains("| 98.70 |"));
         assert!(before.1 != after.1 && after.1.contains("98.7 / "));
+    }
+
+    #[test]
+    fn the_newest_counts_are_published() {
+        let mut results = Results::read(root()).unwrap();
+        let counts = |at: &str, verification: u64| {
+            let instructions = json!({ "signature": 500, "jsonwebtoken": 800, "verification": verification });
+            json!({ "measured": { "at": at }, "instructions": instructions })
+        };
+        results.instructions = json!({ "a new build": counts("2026-12-02", 1000), "an old build": counts("2026-12-01", 3000) });
+        let mut text = String::new();
+        results.instructions(&mut text).unwrap();
+        assert!(text.contains("| verification | 1000 | 500 | 1.25 |") && text.contains("with\na new build."), "{text}");
     }
 
     #[test]

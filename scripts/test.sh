@@ -110,6 +110,8 @@ part docs env RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" \
 part tree scripts/firmware-tree.sh
 part exposure scripts/security.sh
 finish arm
+# After the static program, whose macros it shares.
+part instructions scripts/instructions.sh
 # The static program's unit tests. The emulated camera leaves them one of two cores. `make proof` has the other targets,
 # the Debian package with its camera, and cargo-deny, which is built from source.
 begin 5 arm-tests env RUST_TEST_THREADS=6 scripts/test-arm.sh "$static"

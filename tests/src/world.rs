@@ -228,8 +228,8 @@ impl World {
             let writes = self.agent.status("its store", |_| true).await.store_writes();
             if writes != last.0 {
                 last = (writes, Instant::now());
-            } else if last.1.elapsed() > Duration::from_millis(1_500) {
-                // The status document may be a second old.
+            } else if last.1.elapsed() > Duration::from_millis(3_500) {
+                // The delivery of a report is noted two seconds later, and the status document may be a second old.
                 return writes;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;

@@ -479,15 +479,21 @@ fn a_clip_in_file_and_memory_gets_its_header_in_memory() {
     assert_eq!((done.erased, spool.held(), spool.memory()), (1, Erased::default(), 0));
 }
 
+/// A clip of a minute that is over, and its file, which is to be completed before it gets its header.
+fn filmed_for_a_minute(spool: &mut Spool, done: &mut Done) -> (Uuid, Completion) {
+    let clip = begin(spool, ClipKind::Motion, 100).unwrap();
+    film(spool, clip, 1..=60, done);
+    spool.offer_header(clip, offered(), now(160));
+    finish(spool, clip, 60);
+    let Ok(Chore::Complete(completion)) = spool.chore(now(160)) else { panic!("it is complete") };
+    (clip, completion)
+}
+
 /// So it does where flash fails at the very end, or at the beginning when the clip is over already.
 #[test]
 fn a_fault_of_flash_keeps_no_header_from_a_clip() {
     let (mut spool, mut done) = (default_spool(), Done::default());
-    let clip = begin(&mut spool, ClipKind::Motion, 100).unwrap();
-    film(&mut spool, clip, 1..=60, &mut done);
-    spool.offer_header(clip, offered(), now(160));
-    finish(&mut spool, clip, 60);
-    let Ok(Chore::Complete(completion)) = spool.chore(now(160)) else { panic!("it is complete") };
+    let (clip, completion) = filmed_for_a_minute(&mut spool, &mut done);
     spool.completed(clip, Spilled::Failed, &completion.facts, Some(broken()), now(160));
     serve(&mut spool, 160, &mut done);
     let sent = job(&mut spool, 160).unwrap();
@@ -530,11 +536,7 @@ fn a_clip_that_cannot_be_read_leaves_as_it_was_filmed() {
 #[test]
 fn a_clip_that_is_read_waits_as_long_as_flash_goes_on() {
     let (mut spool, mut done) = (default_spool(), Done::default());
-    let clip = begin(&mut spool, ClipKind::Motion, 100).unwrap();
-    film(&mut spool, clip, 1..=60, &mut done);
-    spool.offer_header(clip, offered(), now(160));
-    finish(&mut spool, clip, 60);
-    let Ok(Chore::Complete(completion)) = spool.chore(now(160)) else { panic!("it is complete") };
+    let (clip, completion) = filmed_for_a_minute(&mut spool, &mut done);
     for at in [170, 180, 190] {
         assert!(spool.is_read(clip, now(at)));
         assert!(job(&mut spool, at + 14).is_none(), "{at}");
@@ -559,11 +561,7 @@ fn a_clip_whose_reading_an_erasure_has_interrupted_is_read_anew() {
     while let Ok(Chore::Spill(spill)) = spool.chore(now(106)) {
         spool.spilled(spill.id, Spilled::Durable, None, now(106));
     }
-    let clip = begin(&mut spool, ClipKind::Motion, 100).unwrap();
-    film(&mut spool, clip, 1..=60, &mut done);
-    spool.offer_header(clip, offered(), now(160));
-    finish(&mut spool, clip, 60);
-    let Ok(Chore::Complete(completion)) = spool.chore(now(160)) else { panic!("it is complete") };
+    let (clip, completion) = filmed_for_a_minute(&mut spool, &mut done);
     assert!(spool.is_read(clip, now(160)));
     spool.ledger.erase(|clip| clip.id == other);
     assert!(!spool.is_read(clip, now(160)));

@@ -54,7 +54,7 @@ async fn serve(directory: &Path, count: usize) -> anyhow::Result<()> {
     let mut out = tokio::io::stdout();
     while lines.next_line().await?.is_some() {
         for (device, broker) in std::mem::take(&mut cameras) {
-            fleet.connect(device, free, home.clone(), broker);
+            fleet.connect(device, free, home.clone(), vec![broker]);
         }
         let seen = json!({ "online": home.seen.online, "answers": home.seen.answers });
         out.write_all(format!("{seen}\n").as_bytes()).await?;

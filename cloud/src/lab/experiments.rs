@@ -309,7 +309,7 @@ impl Lab {
             let tls = self.cloud.link.tls.as_ref().map(|_| client_config(self.cloud.link.ca.as_bytes(), Some(&identity))).transpose()?;
             let broker = BrokerAddress { client_id: device.to_string(), tls, ..self.cloud.cameras_broker() };
             let free = self.cloud.issuer.catalogue.policy(Tier::Free, SIMULATED_MODEL);
-            fleet.connect(device.clone(), free, home.clone(), broker);
+            fleet.connect(device.clone(), free, home.clone(), vec![broker]);
             devices.push(device);
         }
         Ok(devices)

@@ -6,6 +6,7 @@
 mod camera;
 
 use std::{
+    pin::pin,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
@@ -16,7 +17,9 @@ use std::{
 use care_engine::{Connection, Event, Fetched, Resource};
 use care_protocol::{DeviceId, Policy, PublicKey};
 use futures::future::BoxFuture;
-use rumqttc::{AsyncClient, LastWill, MqttOptions, NetworkOptions, Packet, QoS, SubscribeFilter, TlsConfiguration, Transport};
+use rumqttc::{
+    AsyncClient, LastWill, MqttOptions, NetworkOptions, Packet, QoS, SubscribeFilter, SubscribeReasonCode, TlsConfiguration, Transport,
+};
 use thiserror::Error;
 use tokio::{
     sync::{Semaphore, mpsc},
@@ -35,6 +38,8 @@ const QUEUE: usize = 64;
 /// Answers to questions that may wait for the camera: it has at most one of each kind under way.
 const ANSWERS: usize = 4;
 const RECONNECT: Duration = Duration::from_millis(500);
+/// The longest pause after refusals: each doubles it.
+const RECONNECT_MOST: Duration = Duration::from_secs(16);
 /// Cameras of one home that connect at the same time, up to their SUBACK: a handshake that waits longer than the client
 /// library allows is lost work for both sides.
 const CONNECTING: usize = 128;
@@ -129,9 +134,10 @@ impl Fleet {
         format!("SIM{:X}-{number:02}", now_s()).parse().expect("capitals, digits and a dash")
     }
 
-    /// Starts a camera with this Free policy. It stays connected until [`Fleet::stop`].
-    pub fn connect(&self, device: DeviceId, free: Policy, home: Arc<Home>, broker: BrokerAddress) {
-        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).spawn(run(device, free, home, broker));
+    /// Starts a camera with this Free policy. It stays connected until [`Fleet::stop`]: to the first of the broker's nodes,
+    /// and to the next with each new connection. There is at least one.
+    pub fn connect(&self, device: DeviceId, free: Policy, home: Arc<Home>, nodes: Vec<BrokerAddress>) {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).spawn(run(device, free, home, nodes));
         self.size.fetch_add(1, Ordering::SeqCst);
     }
 
@@ -150,22 +156,30 @@ enum SessionError {
     Connection(#[from] rumqttc::ConnectionError),
     #[error(transparent)]
     Client(#[from] rumqttc::ClientError),
+    #[error("the broker refused a subscription")]
+    NotSubscribed,
 }
 
 /// Keeps the camera connected for ever.
-async fn run(device: DeviceId, free: Policy, home: Arc<Home>, broker: BrokerAddress) {
+async fn run(device: DeviceId, free: Policy, home: Arc<Home>, nodes: Vec<BrokerAddress>) {
     let (answer, mut answers) = mpsc::channel(ANSWERS);
     let mut camera = Camera::new(device, free, home.clone(), answer);
-    for number in 1.. {
+    let mut pause = RECONNECT;
+    for (number, node) in (1..).zip(nodes.iter().cycle()) {
         let connection = Connection(number);
         let mut online = false;
-        let Err(e) = session(&mut camera, connection, &broker, &mut answers, &home, &mut online).await;
+        let Err(e) = session(&mut camera, connection, node, &mut answers, &home, &mut online).await;
         if online {
             home.seen.online.fetch_sub(1, Ordering::Relaxed);
+            pause = RECONNECT;
         }
         tracing::debug!(device = %camera.device(), "simulated: {e}");
         camera.disconnected(connection);
-        tokio::time::sleep(RECONNECT).await;
+        tokio::time::sleep(pause).await;
+        // A cluster refuses what it could not write to its nodes in time: it needs fewer questions, not more.
+        if matches!(e, SessionError::NotSubscribed) {
+            pause = (pause * 2).min(RECONNECT_MOST);
+        }
     }
 }
 
@@ -191,15 +205,15 @@ async fn session(
     network.set_tcp_nodelay(true);
     events.set_network_options(network);
     loop {
-        let event = tokio::select! {
-            event = events.poll() => event?,
-            Some((resource, fetched)) = answers.recv() => {
-                camera.answered(resource, fetched)?;
-                continue;
-            }
-            () = tokio::time::sleep(camera.until_due()) => {
-                camera.handle(Event::Tick)?;
-                continue;
+        let event = {
+            // Dropped while it connects, it would drop the connection.
+            let mut next = pin!(events.poll());
+            loop {
+                tokio::select! {
+                    event = &mut next => break event?,
+                    Some((resource, fetched)) = answers.recv() => camera.answered(resource, fetched)?,
+                    () = tokio::time::sleep(camera.until_due()) => camera.handle(Event::Tick)?,
+                }
             }
         };
         match event {
@@ -209,7 +223,10 @@ async fn session(
                 client.try_subscribe_many(filters.map(|filter| SubscribeFilter::new(filter, QoS::AtLeastOnce)))?;
                 camera.handle(Event::SubscribeSent(connection))?;
             }
-            rumqttc::Event::Incoming(Packet::SubAck(_)) => {
+            rumqttc::Event::Incoming(Packet::SubAck(ack)) => {
+                if ack.return_codes.contains(&SubscribeReasonCode::Failure) {
+                    return Err(SessionError::NotSubscribed);
+                }
                 drop(connecting.take());
                 *online = true;
                 home.seen.online.fetch_add(1, Ordering::Relaxed);
@@ -220,5 +237,100 @@ async fn session(
             rumqttc::Event::Outgoing(rumqttc::Outgoing::Publish(pkid)) => camera.sent(pkid),
             _ => {}
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use bytes::BytesMut;
+    use rumqttc::{ConnAck, ConnectReturnCode, SubAck};
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::{TcpListener, TcpStream},
+    };
+
+    use super::*;
+    use crate::{
+        domain::catalogue::{Catalogue, Tier},
+        storage::{data_dir::DataDir, keys::Keys},
+    };
+
+    /// Largest packet of a camera.
+    const MOST: usize = 65_536;
+
+    struct Nobody;
+
+    impl Asked for Nobody {
+        fn ask(&self, _device: DeviceId, _resource: Resource) -> BoxFuture<'static, Fetched> {
+            Box::pin(async { Fetched::Failed })
+        }
+    }
+
+    /// The next packet; `None`: the camera has gone.
+    async fn packet(stream: &mut TcpStream, read: &mut BytesMut) -> Option<Packet> {
+        loop {
+            match Packet::read(read, MOST) {
+                Ok(packet) => return Some(packet),
+                Err(rumqttc::Error::InsufficientBytes(_)) => {}
+                Err(e) => panic!("{e}"),
+            }
+            if stream.read_buf(read).await.unwrap_or(0) == 0 {
+                return None;
+            }
+        }
+    }
+
+    /// Takes a connection and answers its SUBSCRIBE with one refusal among grants, or with grants.
+    async fn subscribed(node: &TcpListener, refuse: bool) -> (TcpStream, BytesMut) {
+        let (mut stream, _) = node.accept().await.unwrap();
+        let mut read = BytesMut::new();
+        loop {
+            let mut answer = BytesMut::new();
+            match packet(&mut stream, &mut read).await.unwrap() {
+                Packet::Connect(_) => drop(ConnAck::new(ConnectReturnCode::Success, false).write(&mut answer).unwrap()),
+                Packet::Subscribe(subscribe) => {
+                    let mut codes = vec![SubscribeReasonCode::Success(QoS::AtLeastOnce); subscribe.filters.len()];
+                    if refuse {
+                        *codes.last_mut().unwrap() = SubscribeReasonCode::Failure;
+                    }
+                    SubAck::new(subscribe.pkid, codes).write(&mut answer).unwrap();
+                    stream.write_all(&answer).await.unwrap();
+                    return (stream, read);
+                }
+                _ => {}
+            }
+            stream.write_all(&answer).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_camera_whose_subscription_is_refused_is_not_online_and_tries_the_next_node() {
+        let dir = tempfile::tempdir().unwrap();
+        let keys = Keys::open(&DataDir::open(dir.path()).unwrap(), 0).unwrap();
+        let (name, root) = keys.root();
+        let home = Arc::new(Home::new("care/v1".into(), (name.to_owned(), root), Clock::System, Box::new(Nobody)));
+        let (first, second) = (TcpListener::bind("127.0.0.1:0").await.unwrap(), TcpListener::bind("127.0.0.1:0").await.unwrap());
+        let address = |node: &TcpListener| BrokerAddress {
+            client_id: "CAM".into(),
+            host: "127.0.0.1".into(),
+            port: node.local_addr().unwrap().port(),
+            tls: None,
+            ca: String::new(),
+        };
+        let fleet = Fleet::default();
+        let free = Catalogue::built_in().policy(Tier::Free, "KC420WS");
+        fleet.connect("CAM".parse().unwrap(), free, home.clone(), vec![address(&first), address(&second)]);
+
+        let (mut stream, mut read) = subscribed(&first, true).await;
+        while let Some(packet) = packet(&mut stream, &mut read).await {
+            assert!(!matches!(packet, Packet::Publish(_)), "it says nothing where it hears nothing: {packet:?}");
+        }
+        assert_eq!(home.seen.online.load(Ordering::Relaxed), 0);
+
+        let (mut stream, mut read) = subscribed(&second, false).await;
+        while !matches!(packet(&mut stream, &mut read).await.unwrap(), Packet::Publish(_)) {}
+        assert_eq!(home.seen.online.load(Ordering::Relaxed), 1);
+        fleet.stop().await;
     }
 }

@@ -35,9 +35,9 @@ bench: ## measures switch time, instructions and footprint, here and on an emula
 	@scripts/bench-bare.sh
 	@target/$(patsubst dev,debug,$(or $(PROFILE),bench-build))/bench-report
 
-bench-fleet: ## measures changes of a whole fleet: 100 to 10,000 light cameras on one Mosquitto (SIZES=100,1000)
-	@scripts/deps.sh demo
-	@SIZES='$(SIZES)' scripts/bench-fleet.sh
+bench-fleet: ## measures changes of a whole fleet of light cameras on Mosquitto and NATS (SIZES=100,1000 NATS_SIZES=100)
+	@scripts/deps.sh bench-fleet
+	@SIZES='$(SIZES)' NATS_SIZES='$(NATS_SIZES)' scripts/bench-fleet.sh
 
 arm: ## builds the firmware for ARM and MIPS, with debug files, and checks its size
 	@scripts/deps.sh arm

@@ -472,58 +472,29 @@ impl Results {
     }
 }
 
-/// The steps of the fleet's benchmark: their titles, their keys.
-const FLEET_STEPS: [(&str, &str); 8] = [
+/// The steps of the fleet's benchmark: their titles, their keys. The first are the same on every broker.
+const FLEET_STEPS: [(&str, &str); 6] = [
     ("all documents published", "first_publication"),
     ("all cameras connect", "connect"),
     ("cancel", "cancel"),
     ("subscribe", "subscribe"),
     ("key rotation", "rotate_key"),
     ("renewal at half the lease", "renew"),
-    ("broker restart", "broker_restart"),
-    ("cancel after it", "cancel_after_restart"),
 ];
+const MOSQUITTO_STEPS: [(&str, &str); 2] = [("broker restart", "broker_restart"), ("cancel after it", "cancel_after_restart")];
+const CLUSTER_STEPS: [(&str, &str); 1] = [("cancel, a node dies meanwhile", "cancel_node_lost")];
 /// Those that the charts show.
 const FLEET_CHANGES: [(&str, &str); 3] = [("cancel", "cancel"), ("key rotation", "rotate_key"), ("renewal", "renew")];
+const CLUSTER_CHANGES: [(&str, &str); 2] = [("cancel, NATS", "cancel"), ("NATS, a node dies", "cancel_node_lost")];
 
 impl Results {
     /// What a fleet costs, by its size.
     fn fleet(&self, text: &mut String) -> std::fmt::Result {
         let now = &self.fleet["now"];
-        let fleets: Vec<&Value> = now["fleets"].as_array().into_iter().flatten().collect();
         writeln!(text, "\n## A fleet\n")?;
         writeln!(text, "Seconds until the last camera has reported it, by the number of cameras; for the restart, until all of them are")?;
         writeln!(text, "connected and answered again.\n")?;
-        let heads: String = fleets.iter().map(|fleet| format!(" {} |", plain(&fleet["cameras"]))).collect();
-        let rule = "---|".repeat(fleets.len());
-        writeln!(text, "| |{heads}\n|---|{rule}")?;
-        for (title, key) in FLEET_STEPS {
-            let cells: String = fleets.iter().map(|fleet| format!(" {} s |", fixed(&fleet["steps"][key]["seconds"], 2))).collect();
-            writeln!(text, "| {title} |{cells}")?;
-        }
-        let one = |fleet: &&Value| {
-            let times: Vec<f64> = fleet["account_cancels"].as_array().into_iter().flatten().filter_map(Value::as_f64).collect();
-            times.get(times.len() / 2).map_or_else(|| " – |".into(), |median| format!(" {median:.2} s |"))
-        };
-        let cells: String = fleets.iter().map(one).collect();
-        writeln!(text, "| cancel of one account of ten |{cells}")?;
-        writeln!(text, "\nMilliseconds of processor time for each camera, in care-cloud / Mosquitto / the camera:\n")?;
-        writeln!(text, "| |{heads}\n|---|{rule}")?;
-        for (title, key) in FLEET_STEPS {
-            let cell = |fleet: &&Value| {
-                let side = |side: &str| fixed(&fleet["steps"][key]["cpu_ms_a_camera"][side], 2);
-                format!(" {} / {} / {} |", side("cloud"), side("broker"), side("cameras"))
-            };
-            let cells: String = fleets.iter().map(cell).collect();
-            writeln!(text, "| {title} |{cells}")?;
-        }
-        let cell = |fleet: &&Value| {
-            let mib = |side: &str| fleet["memory"][side].as_f64().map_or_else(|| "–".into(), |bytes| format!("{:.0}", bytes / 1_048_576.0));
-            let [cloud, broker, cameras] = ["cloud_bytes", "broker_bytes", "cameras_bytes"].map(mib);
-            format!(" {cloud} / {broker} / {cameras} |")
-        };
-        let cells: String = fleets.iter().map(cell).collect();
-        writeln!(text, "| memory (PSS) of all at the end, MiB |{cells}")?;
+        fleet_tables(text, now, &MOSQUITTO_STEPS, "Mosquitto")?;
         let binding = &now["binding_to_one_account"];
         let millis = |key: &str| binding[key].as_f64().map_or_else(|| "–".into(), |micros| format!("{:.2}", micros / 1000.0));
         writeln!(
@@ -540,6 +511,12 @@ impl Results {
         if self.fleet["before"].is_object() {
             writeln!(text, "\nDashed: before documents, marks and reports went in groups. {}", source(&self.fleet["before"]))?;
         }
+        let cluster = &self.fleet["cluster"];
+        if cluster.is_object() {
+            writeln!(text, "\n### On a cluster of three NATS nodes\n")?;
+            fleet_tables(text, cluster, &CLUSTER_STEPS, "the nodes")?;
+            writeln!(text, "\n{}", source(cluster))?;
+        }
         writeln!(text)
     }
 
@@ -547,13 +524,17 @@ impl Results {
     fn fleet_charts(&self) -> [(&'static str, String); 2] {
         let lines = |figure: fn(&Value) -> &Value| {
             let mut lines = Vec::new();
-            for (dashed, when) in [(false, "now"), (true, "before")] {
-                for (colour, (name, key)) in FLEET_CHANGES.into_iter().enumerate() {
-                    let fleets = self.fleet[when]["fleets"].as_array().into_iter().flatten();
-                    let points = fleets.filter_map(|fleet| Some((fleet["cameras"].as_f64()?, figure(&fleet["steps"][key]).as_f64()?)));
-                    let name = if dashed { format!("{name}, before") } else { name.to_owned() };
-                    lines.push(Line { name, points: points.collect(), dashed, colour });
-                }
+            let mut add = |when: &str, key: &str, name: String, dashed, colour| {
+                let fleets = self.fleet[when]["fleets"].as_array().into_iter().flatten();
+                let points = fleets.filter_map(|fleet| Some((fleet["cameras"].as_f64()?, figure(&fleet["steps"][key]).as_f64()?)));
+                lines.push(Line { name, points: points.collect(), dashed, colour });
+            };
+            for (colour, (name, key)) in FLEET_CHANGES.into_iter().enumerate() {
+                add("now", key, name.to_owned(), false, colour);
+                add("before", key, format!("{name}, before"), true, colour);
+            }
+            for (number, (name, key)) in CLUSTER_CHANGES.into_iter().enumerate() {
+                add("cluster", key, name.to_owned(), false, FLEET_CHANGES.len() + number);
             }
             lines
         };
@@ -562,6 +543,41 @@ impl Results {
         let cost = plot::chart("Processor time of care-cloud for each camera", "cameras", "milliseconds", &cost);
         [("docs/fleet-seconds.svg", seconds), ("docs/fleet-cost.svg", cost)]
     }
+}
+
+/// The steps of all fleets of one measurement, with those that only its broker has: their seconds, then what they cost.
+fn fleet_tables(text: &mut String, measurement: &Value, own_steps: &[(&str, &str)], broker: &str) -> std::fmt::Result {
+    let fleets: Vec<&Value> = measurement["fleets"].as_array().into_iter().flatten().collect();
+    let heads: String = fleets.iter().map(|fleet| format!(" {} |", plain(&fleet["cameras"]))).collect();
+    let rule = "---|".repeat(fleets.len());
+    writeln!(text, "| |{heads}\n|---|{rule}")?;
+    for (title, key) in FLEET_STEPS.iter().chain(own_steps) {
+        let cells: String = fleets.iter().map(|fleet| format!(" {} s |", fixed(&fleet["steps"][key]["seconds"], 2))).collect();
+        writeln!(text, "| {title} |{cells}")?;
+    }
+    let one = |fleet: &&Value| {
+        let times: Vec<f64> = fleet["account_cancels"].as_array().into_iter().flatten().filter_map(Value::as_f64).collect();
+        times.get(times.len() / 2).map_or_else(|| " – |".into(), |median| format!(" {median:.2} s |"))
+    };
+    let cells: String = fleets.iter().map(one).collect();
+    writeln!(text, "| cancel of one account of ten |{cells}")?;
+    writeln!(text, "\nMilliseconds of processor time for each camera, in care-cloud / {broker} / the camera:\n")?;
+    writeln!(text, "| |{heads}\n|---|{rule}")?;
+    for (title, key) in FLEET_STEPS.iter().chain(own_steps) {
+        let cell = |fleet: &&Value| {
+            let side = |side: &str| fixed(&fleet["steps"][key]["cpu_ms_a_camera"][side], 2);
+            format!(" {} / {} / {} |", side("cloud"), side("broker"), side("cameras"))
+        };
+        let cells: String = fleets.iter().map(cell).collect();
+        writeln!(text, "| {title} |{cells}")?;
+    }
+    let cell = |fleet: &&Value| {
+        let mib = |side: &str| fleet["memory"][side].as_f64().map_or_else(|| "–".into(), |bytes| format!("{:.0}", bytes / 1_048_576.0));
+        let [cloud, broker, cameras] = ["cloud_bytes", "broker_bytes", "cameras_bytes"].map(mib);
+        format!(" {cloud} / {broker} / {cameras} |")
+    };
+    let cells: String = fleets.iter().map(cell).collect();
+    writeln!(text, "| memory (PSS) of all at the end, MiB |{cells}")
 }
 
 /// What is measured of each build: its title, its key.
@@ -695,6 +711,20 @@ mod tests {
         let mut text = String::new();
         results.instructions(&mut text).unwrap();
         assert!(text.contains("| verification | 1000 | 500 | 1.25 |") && text.contains("with\na new build."), "{text}");
+    }
+
+    #[test]
+    fn a_cluster_is_published_beside_the_single_broker() {
+        let mut results = Results::read(root()).unwrap();
+        let step = |seconds: f64| json!({ "seconds": seconds, "cpu_ms_a_camera": { "cloud": 0.5 } });
+        let steps = json!({ "cancel": step(1.25), "cancel_node_lost": step(9.75) });
+        results.fleet["cluster"] = json!({ "measured": { "at": "2026-12-02" }, "fleets": [{ "cameras": 100, "steps": steps }] });
+        let mut text = String::new();
+        results.fleet(&mut text).unwrap();
+        let (_, cluster) = text.split_once("### On a cluster").unwrap();
+        assert!(cluster.contains("| cancel | 1.25 s |\n") && cluster.contains("| cancel, a node dies meanwhile | 9.75 s |\n"), "{cluster}");
+        let [seconds, _] = results.fleet_charts();
+        assert!(seconds.1.contains(">cancel, NATS<") && seconds.1.contains(">cancel<"), "{}", seconds.1);
     }
 
     #[test]

@@ -44,6 +44,7 @@ lints=
 for group in "$@"; do
     case $group in
     demo) wanted="$wanted $build $run" ;;
+    bench-fleet) wanted="$wanted $build $run nats-server" ;;
     check) wanted="$wanted $build python3" lints=yes ;;
     sim) wanted="$wanted $build" ;;
     fuzz) wanted="$wanted $build g++" ;;
@@ -56,7 +57,7 @@ for group in "$@"; do
     proof) wanted="$wanted $build $run $judges $cross $camera $firmware $bare g++" lints=yes ;;
     npm) wanted="$wanted nodejs npm" ;;
     *)
-        echo "deps.sh: '$group' is no group; the groups are demo, check, sim, fuzz, bench, arm, test-arm, firmware, deb, sbom, test, proof, npm" >&2
+        echo "deps.sh: '$group' is no group; the groups are demo, check, sim, fuzz, bench, bench-fleet, arm, test-arm, firmware, deb, sbom, test, proof, npm" >&2
         exit 64
         ;;
     esac

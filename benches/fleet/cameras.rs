@@ -23,19 +23,21 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 
 use crate::stage::{MODEL, device};
 
-/// Connects the first `count` cameras of the care-cloud that runs on `directory`.
-pub fn run(directory: &Path, count: usize) -> anyhow::Result<()> {
+/// Connects the first `count` cameras of the care-cloud that runs on `directory`, each to a node of its broker (none: to
+/// the one that care-cloud names).
+pub fn run(directory: &Path, count: usize, nodes: &[&str]) -> anyhow::Result<()> {
     crate::stage::all_files()?;
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(serve(directory, count))
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(serve(directory, count, nodes))
 }
 
-async fn serve(directory: &Path, count: usize) -> anyhow::Result<()> {
+async fn serve(directory: &Path, count: usize, nodes: &[&str]) -> anyhow::Result<()> {
     let data = DataDir::open(directory)?;
     let endpoints = data.endpoints()?.context("no care-cloud runs there")?;
     let authority = Authority::open(&data)?;
     let keys = Keys::open(&data, 0)?;
     let (name, root) = keys.root();
-    let broker = url::Url::parse(&endpoints.broker)?;
+    let nodes = if nodes.is_empty() { &[endpoints.broker.as_str()] } else { nodes };
+    let nodes: Vec<(String, u16)> = nodes.iter().map(|node| host_and_port(node)).collect::<Result<_, _>>()?;
     let fleet = Fleet::default();
     let free = Catalogue::built_in().policy(Tier::Free, MODEL);
     // Certificates first: making them is no part of connecting.
@@ -44,23 +46,35 @@ async fn serve(directory: &Path, count: usize) -> anyhow::Result<()> {
         let device = device(number);
         let tls = client_config(authority.ca.as_bytes(), Some(&authority.camera(&device)?))?;
         identities.insert(device.clone(), tls.clone());
-        let host = broker.host_str().context("the broker has no host")?.to_owned();
-        let port = broker.port().unwrap_or(8883);
-        cameras.push((device.clone(), BrokerAddress { client_id: device.to_string(), host, port, tls: Some(tls), ca: String::new() }));
+        let at = |(host, port): &(String, u16)| BrokerAddress {
+            client_id: device.to_string(),
+            host: host.clone(),
+            port: *port,
+            tls: Some(tls.clone()),
+            ca: String::new(),
+        };
+        let mut own: Vec<BrokerAddress> = nodes.iter().map(at).collect();
+        own.rotate_left(number % nodes.len());
+        cameras.push((device, own));
     }
     let cloud = Box::new(Https { endpoints: endpoints.clone(), identities });
     let home = Arc::new(Home::new(endpoints.prefix.clone(), (name.to_owned(), root), Clock::System, cloud));
     let mut lines = BufReader::new(tokio::io::stdin()).lines();
     let mut out = tokio::io::stdout();
     while lines.next_line().await?.is_some() {
-        for (device, broker) in std::mem::take(&mut cameras) {
-            fleet.connect(device, free, home.clone(), vec![broker]);
+        for (device, nodes) in std::mem::take(&mut cameras) {
+            fleet.connect(device, free, home.clone(), nodes);
         }
         let seen = json!({ "online": home.seen.online, "answers": home.seen.answers });
         out.write_all(format!("{seen}\n").as_bytes()).await?;
         out.flush().await?;
     }
     Ok(())
+}
+
+fn host_and_port(node: &str) -> anyhow::Result<(String, u16)> {
+    let url = url::Url::parse(node)?;
+    Ok((url.host_str().context("the broker has no host")?.to_owned(), url.port().unwrap_or(8883)))
 }
 
 /// Asks over HTTPS, as a camera does, each question on a connection of its own.

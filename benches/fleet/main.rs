@@ -1,9 +1,12 @@
-//! A fleet of light cameras on one broker: what a change of plan, of keys or of the broker costs, by the number of
-//! cameras. Writes `target/bench/fleet.json`; fails if a figure misses its limit. `SIZES=100,1000` gives a quick look.
+//! A fleet of light cameras: what a change of plan, of keys or of the broker costs, by the number of cameras, on one
+//! Mosquitto and on a cluster of three NATS nodes that loses one. Writes `target/bench/fleet.json`; fails if a figure
+//! misses its limit. `SIZES=100,1000 NATS_SIZES=100` gives a quick look.
 //!
-//! `bench-fleet cameras DIRECTORY COUNT` is the process that the measurement starts for the cameras.
+//! `bench-fleet mosquitto` and `bench-fleet nats` measure one of the two. `bench-fleet cameras DIRECTORY COUNT [NODE…]`
+//! is the process that the measurement starts for the cameras.
 
 mod cameras;
+mod cluster;
 mod measure;
 mod stage;
 #[path = "../stamp.rs"]
@@ -16,6 +19,9 @@ use serde_json::{Value, json};
 
 /// Sizes, unless `SIZES` says otherwise.
 const SIZES: &str = "100,1000,2000,10000";
+/// Sizes on the cluster, unless `NATS_SIZES` says otherwise. It writes every subscription to three disks, three for each
+/// camera.
+const NATS_SIZES: &str = "100,300,1000";
 /// Cameras that are bound to one account.
 const BOUND: usize = 10_000;
 /// The limits, for the largest fleet: seconds for a fleet-wide cancel, bytes of care-cloud's memory a camera.
@@ -27,44 +33,82 @@ const GROWS_MOST: f64 = 1.3;
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match &arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["cameras", directory, count] => cameras::run(Path::new(directory), count.parse().context("COUNT is a number")?),
-        [] => measure_all(),
-        _ => anyhow::bail!("usage: bench-fleet, or bench-fleet cameras DIRECTORY COUNT"),
+        ["cameras", directory, count, nodes @ ..] => cameras::run(Path::new(directory), count.parse().context("COUNT is a number")?, nodes),
+        ["mosquitto"] => write(&json!({ "now": mosquitto()? })),
+        ["nats"] => write(&json!({ "cluster": nats()? })),
+        [] => {
+            let now = mosquitto()?;
+            // Kept, whatever becomes of the rest.
+            write(&json!({ "now": now }))?;
+            write(&json!({ "now": now, "cluster": nats()? }))
+        }
+        _ => anyhow::bail!("usage: bench-fleet [mosquitto | nats], or bench-fleet cameras DIRECTORY COUNT [NODE...]"),
     }
 }
 
-fn measure_all() -> anyhow::Result<()> {
-    let sizes = std::env::var("SIZES").unwrap_or_else(|_| SIZES.into());
-    let sizes: Vec<usize> =
-        sizes.split(',').map(|size| size.trim().parse()).collect::<Result<_, _>>().context("SIZES is a list of numbers")?;
-    let beside = std::env::current_exe().context("finding care-cloud")?;
-    let programs = stage::Programs { cloud: beside.with_file_name("care-cloud"), cameras: beside };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+fn mosquitto() -> anyhow::Result<Value> {
     let binding = measure::binding(BOUND)?;
+    let (programs, runtime) = (programs()?, runtime()?);
     let mut fleets = Vec::new();
-    for size in &sizes {
-        let fleet = runtime.block_on(measure::fleet(&programs, *size))?;
-        println!("{size} cameras: {}", serde_json::to_string(&fleet)?);
-        fleets.push(serde_json::to_value(fleet)?);
+    for size in sizes("SIZES", SIZES)? {
+        fleets.push(shown(&runtime.block_on(measure::fleet(&programs, size))?)?);
     }
-    let document = json!({ "now": {
+    Ok(json!({
         "what": "a fleet of light cameras on one Mosquitto, one care-cloud and this machine: seconds until the last camera has done it, \
                  and CPU time of each side",
-        "measured": stamp::stamp("scripts/bench-fleet.sh", &["SIZES"]),
+        "measured": stamp::stamp("scripts/bench-fleet.sh mosquitto", &["PROFILE", "SIZES"]),
         "cores": std::thread::available_parallelism()?.get(),
         "binding_to_one_account": binding,
         "fleets": fleets,
-    } });
+    }))
+}
+
+fn nats() -> anyhow::Result<Value> {
+    let (programs, runtime) = (programs()?, runtime()?);
+    let mut fleets = Vec::new();
+    for size in sizes("NATS_SIZES", NATS_SIZES)? {
+        fleets.push(shown(&runtime.block_on(measure::cluster(&programs, size))?)?);
+    }
+    Ok(json!({
+        "what": "a fleet of light cameras on three NATS nodes, one care-cloud and this machine: seconds until the last camera has done \
+                 it, and CPU time of each side",
+        "measured": stamp::stamp("scripts/bench-fleet.sh nats", &["PROFILE", "NATS_SIZES"]),
+        "cores": std::thread::available_parallelism()?.get(),
+        "fleets": fleets,
+    }))
+}
+
+fn write(document: &Value) -> anyhow::Result<()> {
     std::fs::create_dir_all("target/bench")?;
     let path = PathBuf::from("target/bench/fleet.json");
     std::fs::write(&path, format!("{document:#}\n"))?;
     println!("{}", path.display());
-    check(&document)
+    check(document)
+}
+
+fn programs() -> anyhow::Result<stage::Programs> {
+    let beside = std::env::current_exe().context("finding care-cloud")?;
+    Ok(stage::Programs { cloud: beside.with_file_name("care-cloud"), cameras: beside })
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
+}
+
+/// The sizes that the environment asks for, or else these.
+fn sizes(variable: &str, usual: &str) -> anyhow::Result<Vec<usize>> {
+    let sizes = std::env::var(variable).unwrap_or_else(|_| usual.into());
+    sizes.split(',').map(|size| size.trim().parse()).collect::<Result<_, _>>().with_context(|| format!("{variable} is a list of numbers"))
+}
+
+fn shown(fleet: &measure::Measured) -> anyhow::Result<Value> {
+    println!("{} cameras: {}", fleet.cameras, serde_json::to_string(fleet)?);
+    Ok(serde_json::to_value(fleet)?)
 }
 
 fn check(document: &Value) -> anyhow::Result<()> {
-    let fleets = document["now"]["fleets"].as_array().context("no fleets")?;
-    let of = |size: u64| fleets.iter().find(|fleet| fleet["cameras"] == size);
+    let fleets = document["now"]["fleets"].as_array();
+    let of = |size: u64| fleets.into_iter().flatten().find(|fleet| fleet["cameras"] == size);
     let Some(largest) = of(10_000) else { return Ok(()) };
     let number = |value: &Value| value.as_f64().unwrap_or(f64::INFINITY);
     let cancel = number(&largest["steps"]["cancel"]["seconds"]);

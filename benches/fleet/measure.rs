@@ -15,11 +15,11 @@ use care_cloud::{
         keys::Keys,
     },
 };
-use futures::{StreamExt as _, TryStreamExt as _, stream};
+use futures::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::stage::{ACCOUNT, LEASE_S, MODEL, PATIENCE, Programs, Stage, device};
+use crate::stage::{ACCOUNT, Broker, LEASE_S, MODEL, PATIENCE, Programs, Stage, device};
 
 /// Requests to the portal at the same time.
 const CLICKS: usize = 8;
@@ -52,55 +52,16 @@ pub struct Measured {
     pub steps: BTreeMap<&'static str, Step>,
     /// Cancelling one account of ten, beside all others: seconds to its last report, sorted.
     pub account_cancels: Vec<f64>,
-    /// At the end, with all of them connected.
+    /// With all of them connected.
     pub memory: Value,
+    /// Reports that reached the cloud after a newer one of their camera. Mosquitto has none.
+    pub out_of_order: u64,
 }
 
-/// Measures a fleet of so many cameras.
+/// Measures a fleet of so many cameras on one Mosquitto, which is restarted in the end.
 pub async fn fleet(programs: &Programs, cameras: usize) -> anyhow::Result<Measured> {
-    let mut stage = Stage::start(programs, cameras).await?;
-    let mut steps = BTreeMap::new();
-
-    // The documents of all of them, and the broker that has them.
-    let began = (Instant::now(), stage.cpu()?);
-    until(&stage, |stage| stage.db.read(|c| Ok(c.query_row("SELECT NOT EXISTS (SELECT 1 FROM outbox WHERE due = 1)", [], |r| r.get(0))?)))
-        .await?;
-    steps.insert("first_publication", step(&stage, began, cameras, (0, 0))?);
-
-    let began = (Instant::now(), stage.cpu()?);
-    while stage.seen()?.online < cameras {
-        ensure!(began.0.elapsed() < PATIENCE, "the cameras do not connect: {:?}", stage.seen());
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    // Two documents were bound and subscribed; each camera is told the newer one.
-    until(&stage, |stage| Ok(Mark::now(stage)?.report >= cameras as i64 && told_all(stage, 0)?)).await?;
-    steps.insert("connect", step(&stage, began, cameras, told(&stage, 0)?)?);
-    settle(&stage).await?;
-
-    let mut account_cancels = Vec::new();
-    for _ in 0..ACCOUNT_CANCELS {
-        account_cancels.push(change(&stage, &[0], "cancel", cameras.min(ACCOUNT)).await?.seconds);
-        change(&stage, &[0], "subscribe", cameras.min(ACCOUNT)).await?;
-    }
-    account_cancels.sort_by(f64::total_cmp);
-
-    let accounts: Vec<usize> = (0..cameras).step_by(ACCOUNT).collect();
-    steps.insert("cancel", change(&stage, &accounts, "cancel", cameras).await?);
-    steps.insert("subscribe", change(&stage, &accounts, "subscribe", cameras).await?);
-
-    let mark = Mark::now(&stage)?;
-    let began = (Instant::now(), stage.cpu()?);
-    stage.portal.post("/portal/experiment", &json!({ "experiment": "rotate_key" })).await?;
-    until(&stage, |stage| issued_and_told(stage, mark, cameras)).await?;
-    steps.insert("rotate_key", step(&stage, began, cameras, told(&stage, mark.document)?)?);
-    settle(&stage).await?;
-
-    let mark = Mark::now(&stage)?;
-    let began = (Instant::now(), stage.cpu()?);
-    age(&stage)?;
-    until(&stage, |stage| issued_and_told(stage, mark, cameras)).await?;
-    steps.insert("renew", step(&stage, began, cameras, told(&stage, mark.document)?)?);
-    settle(&stage).await?;
+    let mut stage = Stage::start(programs, cameras, Broker::Mosquitto).await?;
+    let mut measured = changes(&mut stage, cameras).await?;
 
     let answers = stage.seen()?.answers;
     let began = (Instant::now(), stage.cpu()?);
@@ -113,19 +74,91 @@ pub async fn fleet(programs: &Programs, cameras: usize) -> anyhow::Result<Measur
         ensure!(began.0.elapsed() < PATIENCE, "the cameras do not come back: {:?}", stage.seen());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    steps.insert("broker_restart", step(&stage, began, cameras, (0, 0))?);
+    measured.steps.insert("broker_restart", step(&stage, began, cameras, (0, 0))?);
     settle(&stage).await?;
     // A change after it reaches all of them.
-    steps.insert("cancel_after_restart", change(&stage, &accounts, "cancel", cameras).await?);
+    measured.steps.insert("cancel_after_restart", change(&stage, &accounts(cameras), "cancel", cameras).await?);
 
-    in_order(&stage)?;
+    measured.out_of_order = out_of_order(&stage)?;
+    ensure!(measured.out_of_order == 0, "{} reports are older than the one before them", measured.out_of_order);
+    measured.memory = memory(&stage, cameras)?;
+    Ok(measured)
+}
+
+/// Measures a fleet of so many cameras on three NATS nodes, one of which dies in the end, in the middle of a cancel of all.
+pub async fn cluster(programs: &Programs, cameras: usize) -> anyhow::Result<Measured> {
+    let mut stage = Stage::start(programs, cameras, Broker::Nats).await?;
+    let mut measured = changes(&mut stage, cameras).await?;
+    // Of all three.
+    measured.memory = memory(&stage, cameras)?;
+    measured.steps.insert("cancel_node_lost", cancel_and_lose_a_node(&mut stage, cameras).await?);
+    // A session that moves to another node brings what the dead one had not delivered, after what is newer: the cloud
+    // knows each report by its place.
+    measured.out_of_order = out_of_order(&stage)?;
+    eprintln!("{} reports came after a newer one", measured.out_of_order);
+    Ok(measured)
+}
+
+/// What is the same on every broker: the first documents, the first connections, and every kind of change.
+async fn changes(stage: &mut Stage, cameras: usize) -> anyhow::Result<Measured> {
+    let mut steps = BTreeMap::new();
+
+    // The documents of all of them, and the broker that has them.
+    let began = (Instant::now(), stage.cpu()?);
+    until(stage, |stage| stage.db.read(|c| Ok(c.query_row("SELECT NOT EXISTS (SELECT 1 FROM outbox WHERE due = 1)", [], |r| r.get(0))?)))
+        .await?;
+    steps.insert("first_publication", step(stage, began, cameras, (0, 0))?);
+
+    let began = (Instant::now(), stage.cpu()?);
+    while stage.seen()?.online < cameras {
+        ensure!(began.0.elapsed() < PATIENCE, "the cameras do not connect: {:?}", stage.seen());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // Two documents were bound and subscribed; each camera is told the newer one.
+    until(stage, |stage| Ok(Mark::now(stage)?.report >= cameras as i64 && told_all(stage, 0)?)).await?;
+    steps.insert("connect", step(stage, began, cameras, told(stage, 0)?)?);
+    settle(stage).await?;
+
+    let mut account_cancels = Vec::new();
+    for _ in 0..ACCOUNT_CANCELS {
+        account_cancels.push(change(stage, &[0], "cancel", cameras.min(ACCOUNT)).await?.seconds);
+        change(stage, &[0], "subscribe", cameras.min(ACCOUNT)).await?;
+    }
+    account_cancels.sort_by(f64::total_cmp);
+
+    let accounts = accounts(cameras);
+    steps.insert("cancel", change(stage, &accounts, "cancel", cameras).await?);
+    steps.insert("subscribe", change(stage, &accounts, "subscribe", cameras).await?);
+
+    let mark = Mark::now(stage)?;
+    let began = (Instant::now(), stage.cpu()?);
+    stage.portal.post("/portal/experiment", &json!({ "experiment": "rotate_key" })).await?;
+    until(stage, |stage| issued_and_told(stage, mark, cameras)).await?;
+    steps.insert("rotate_key", step(stage, began, cameras, told(stage, mark.document)?)?);
+    settle(stage).await?;
+
+    let mark = Mark::now(stage)?;
+    let began = (Instant::now(), stage.cpu()?);
+    age(stage)?;
+    until(stage, |stage| issued_and_told(stage, mark, cameras)).await?;
+    steps.insert("renew", step(stage, began, cameras, told(stage, mark.document)?)?);
+    settle(stage).await?;
+
+    Ok(Measured { cameras, steps, account_cancels, memory: Value::Null, out_of_order: 0 })
+}
+
+/// The first camera of each account.
+fn accounts(cameras: usize) -> Vec<usize> {
+    (0..cameras).step_by(ACCOUNT).collect()
+}
+
+fn memory(stage: &Stage, cameras: usize) -> anyhow::Result<Value> {
     let [cloud, broker, light] = stage.memory()?;
     let each = |bytes: u64| bytes as f64 / cameras as f64;
-    let memory = json!({
+    Ok(json!({
         "cloud_bytes": cloud.1, "broker_bytes": broker.1, "cameras_bytes": light.1, "cloud_alone_bytes": stage.cloud_alone,
         "cloud_bytes_a_camera": each(cloud.1), "broker_bytes_a_camera": each(broker.1), "cameras_bytes_a_camera": each(light.1),
-    });
-    Ok(Measured { cameras, steps, account_cancels, memory })
+    }))
 }
 
 /// Binds cameras to one account, one transaction each: microseconds for each of the first hundred and of the last,
@@ -152,18 +185,47 @@ pub fn binding(cameras: usize) -> anyhow::Result<Value> {
 }
 
 /// Cancels or subscribes the accounts of these cameras, and waits for the reports of all.
-async fn change(stage: &Stage, accounts: &[usize], action: &str, cameras: usize) -> anyhow::Result<Step> {
+async fn change(stage: &Stage, accounts: &[usize], action: &'static str, cameras: usize) -> anyhow::Result<Step> {
     let mark = Mark::now(stage)?;
     let began = (Instant::now(), stage.cpu()?);
-    let clicks = stream::iter(accounts).map(|first| async move {
-        let body = json!({ "action": action, "camera": device(*first), "plan": "premium" });
-        stage.portal.post("/portal/act", &body).await.map(drop)
-    });
-    clicks.buffer_unordered(CLICKS).try_collect::<Vec<()>>().await?;
+    clicks(stage, accounts, action).try_collect::<Vec<()>>().await?;
     until(stage, |stage| issued_and_told(stage, mark, cameras)).await?;
     let step = step(stage, began, cameras, told(stage, mark.document)?)?;
     settle(stage).await?;
     Ok(step)
+}
+
+/// Cancels every account. When a third of the cameras has reported it, and the documents of the others are being issued, a
+/// node of the cluster dies.
+async fn cancel_and_lose_a_node(stage: &mut Stage, cameras: usize) -> anyhow::Result<Step> {
+    let accounts = accounts(cameras);
+    let (first, rest) = accounts.split_at(accounts.len() / 3);
+    let mark = Mark::now(stage)?;
+    let began = (Instant::now(), stage.cpu()?);
+    clicks(stage, first, "cancel").try_collect::<Vec<()>>().await?;
+    until(stage, |stage| issued_and_told(stage, mark, first.len() * ACCOUNT)).await?;
+    let mut others = Box::pin(clicks(stage, rest, "cancel"));
+    others.try_next().await?;
+    stage.lose_node()?;
+    others.try_collect::<Vec<()>>().await?;
+    until(stage, |stage| issued_and_told(stage, mark, cameras)).await?;
+    let step = step(stage, began, cameras, told(stage, mark.document)?)?;
+    settle(stage).await?;
+    Ok(step)
+}
+
+/// Clicks for the accounts of these cameras, eight at a time.
+fn clicks(stage: &Stage, accounts: &[usize], action: &'static str) -> impl Stream<Item = anyhow::Result<()>> + use<> {
+    let portal = stage.portal.clone();
+    let clicks = stream::iter(accounts.to_vec()).map(move |first| {
+        let portal = portal.clone();
+        async move {
+            let body = json!({ "action": action, "camera": device(first), "plan": "premium" });
+            portal.post("/portal/act", &body).await?;
+            Ok(())
+        }
+    });
+    clicks.buffer_unordered(CLICKS)
 }
 
 /// Ends a step.
@@ -201,22 +263,23 @@ fn told_all(stage: &Stage, mark: i64) -> Result<bool, DbError> {
     stage.db.read(|c| Ok(c.prepare_cached(sql)?.query_row([mark], |row| row.get(0))?))
 }
 
-/// Cameras that did not report the newest of their documents after `mark` as applied, and that reported it twice.
+/// Cameras that never reported the newest of their documents after `mark` as in force, and that reported twice that they
+/// had applied it.
 fn told(stage: &Stage, mark: i64) -> anyhow::Result<(u64, u64)> {
-    let sql = "SELECT count(*) FILTER (WHERE times = 0), count(*) FILTER (WHERE times > 1) FROM (
-                   SELECT (SELECT count(*) FROM reports r WHERE r.device = n.device AND r.body ->> 'outcome' = 'applied'
+    let sql = "SELECT count(*) FILTER (WHERE has = 0), count(*) FILTER (WHERE times > 1) FROM (
+                   SELECT (SELECT count(*) FROM reports r WHERE r.device = n.device
+                           AND r.body ->> 'epoch' = n.epoch AND r.body ->> 'seq' = n.seq) AS has,
+                          (SELECT count(*) FROM reports r WHERE r.device = n.device AND r.body ->> 'outcome' = 'applied'
                            AND r.body -> 'judged' ->> 'epoch' = n.epoch AND r.body -> 'judged' ->> 'seq' = n.seq) AS times
                    FROM (SELECT device, max(epoch) AS epoch, max(seq) AS seq FROM documents WHERE id > ?1 GROUP BY device) n)";
     Ok(stage.db.read(|c| Ok(c.query_row(sql, [mark], |row| Ok((row.get(0)?, row.get(1)?)))?))?)
 }
 
-/// No camera's reports go back.
-fn in_order(stage: &Stage) -> anyhow::Result<()> {
+/// Reports that are older than the one before them.
+fn out_of_order(stage: &Stage) -> anyhow::Result<u64> {
     let sql = "SELECT count(*) FROM (SELECT body ->> 'seq' AS seq, lag(body ->> 'seq') OVER (PARTITION BY device ORDER BY id) AS before
                                      FROM reports) WHERE seq < before";
-    let back: u64 = stage.db.read(|c| Ok(c.query_row(sql, [], |row| row.get(0))?))?;
-    ensure!(back == 0, "{back} reports are older than the one before them");
-    Ok(())
+    Ok(stage.db.read(|c| Ok(c.query_row(sql, [], |row| row.get(0))?))?)
 }
 
 /// Waits until the cloud has written that the broker has everything: the next step begins in silence.

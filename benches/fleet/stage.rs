@@ -1,4 +1,5 @@
-//! The processes of a measurement: care-cloud with its Mosquitto, and the cameras. Everything ends with the [`Stage`].
+//! The processes of a measurement: care-cloud, its Mosquitto or a cluster of NATS, and the cameras. Everything ends with
+//! the [`Stage`].
 
 use std::{
     collections::BTreeMap,
@@ -22,11 +23,14 @@ use care_cloud::{
         data_dir::DataDir,
         db::{Db, Transaction},
         keys::Keys,
+        pki::Pki,
     },
     transport::client::Portal,
 };
 use care_protocol::DeviceId;
 use serde::Deserialize;
+
+use crate::cluster::Cluster;
 
 /// The model of every camera.
 pub const MODEL: &str = "KC420WS";
@@ -36,6 +40,15 @@ pub const ACCOUNT: usize = 10;
 pub const LEASE_S: u64 = 172_800;
 /// How long anything may take.
 pub const PATIENCE: Duration = Duration::from_secs(900);
+
+/// Between cameras and cloud.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Broker {
+    /// One Mosquitto, a child of care-cloud.
+    Mosquitto,
+    /// Three NATS nodes. A camera connects to one of them, and to the next when it has lost that; care-cloud to the first.
+    Nats,
+}
 
 /// The built programs.
 pub struct Programs {
@@ -79,13 +92,14 @@ pub struct Stage {
     cameras: Child,
     ask: ChildStdin,
     answers: BufReader<ChildStdout>,
+    cluster: Option<Cluster>,
     /// The database that the cloud runs on.
     pub db: Db,
     /// The portal.
     pub portal: Portal,
     /// Bytes of care-cloud's memory before any camera was connected.
     pub cloud_alone: u64,
-    /// CPU time of brokers that were stopped, milliseconds.
+    /// CPU time of brokers that have ended, milliseconds.
     broker_before: f64,
     _dir: tempfile::TempDir,
 }
@@ -93,7 +107,7 @@ pub struct Stage {
 impl Stage {
     /// Binds so many cameras, ten to an account, in the database; then starts the cloud and the process of the cameras,
     /// which are not connected yet.
-    pub async fn start(programs: &Programs, cameras: usize) -> anyhow::Result<Self> {
+    pub async fn start(programs: &Programs, cameras: usize, broker: Broker) -> anyhow::Result<Self> {
         all_files()?;
         let dir = tempfile::tempdir()?;
         let data = DataDir::open(dir.path())?;
@@ -102,9 +116,21 @@ impl Stage {
         for first in (0..cameras).step_by(ACCOUNT) {
             db.transact(|tx| bind(tx, &issuer, first..(first + ACCOUNT).min(cameras)))?;
         }
+        let cluster = match broker {
+            Broker::Mosquitto => None,
+            Broker::Nats => {
+                Pki::open(&data, &[])?;
+                Some(Cluster::start(&dir.path().join("nats"), &data.path("pki"), (0..cameras).map(device)).await?)
+            }
+        };
+        let nodes = cluster.as_ref().map(Cluster::addresses).unwrap_or_default();
         let log = std::fs::File::create(dir.path().join("log"))?;
         let mut command = Command::new(&programs.cloud);
-        command.args(["--listen", "127.0.0.1:0", "--portal", "127.0.0.1:0", "--mqtt", "127.0.0.1:0", "--lease", &LEASE_S.to_string()]);
+        command.args(["--listen", "127.0.0.1:0", "--portal", "127.0.0.1:0", "--lease", &LEASE_S.to_string()]);
+        match nodes.first() {
+            Some(node) => command.args(["--broker", node]),
+            None => command.args(["--mqtt", "127.0.0.1:0"]),
+        };
         command.arg("--data").arg(dir.path()).env("RUST_LOG", "warn,s3s=off").stdout(Stdio::null()).stderr(log);
         let mut cloud = die_with_parent(&mut command).spawn().with_context(|| format!("starting {}", programs.cloud.display()))?;
         let portal = async {
@@ -121,11 +147,12 @@ impl Stage {
         };
         let portal = portal.await.with_context(|| std::fs::read_to_string(dir.path().join("log")).unwrap_or_default())?;
         let mut command = Command::new(&programs.cameras);
-        command.arg("cameras").arg(dir.path()).arg(cameras.to_string()).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.arg("cameras").arg(dir.path()).arg(cameras.to_string()).args(nodes).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut cameras = die_with_parent(&mut command).spawn().context("starting the cameras")?;
         let (ask, answers) = (cameras.stdin.take().context("no pipe")?, cameras.stdout.take().context("no pipe")?);
         let cloud_alone = memory(cloud.id())?;
-        Ok(Self { cloud, cameras, ask, answers: BufReader::new(answers), db, portal, cloud_alone, broker_before: 0.0, _dir: dir })
+        let answers = BufReader::new(answers);
+        Ok(Self { cloud, cameras, ask, answers, cluster, db, portal, cloud_alone, broker_before: 0.0, _dir: dir })
     }
 
     /// What the cameras have done so far; the first question connects them.
@@ -138,33 +165,51 @@ impl Stage {
 
     /// CPU time so far.
     pub fn cpu(&self) -> anyhow::Result<Cpu> {
-        let broker = self.broker()?.map_or(Ok(0.0), cpu_ms)?;
-        Ok([("cloud", cpu_ms(self.cloud.id())?), ("broker", self.broker_before + broker), ("cameras", cpu_ms(self.cameras.id())?)].into())
+        let broker = self.broker_before + self.brokers_cpu()?;
+        Ok([("cloud", cpu_ms(self.cloud.id())?), ("broker", broker), ("cameras", cpu_ms(self.cameras.id())?)].into())
     }
 
     /// Stops the broker; its CPU time stays in [`Stage::cpu`].
     pub async fn broker_runs(&mut self, run: bool) -> anyhow::Result<()> {
         if !run {
-            self.broker_before += self.broker()?.map_or(Ok(0.0), cpu_ms)?;
+            self.broker_before += self.brokers_cpu()?;
         }
         self.portal.post("/portal/broker", &serde_json::json!({ "run": run })).await?;
         Ok(())
     }
 
-    /// Memory of the three sides, bytes (PSS).
-    pub fn memory(&self) -> anyhow::Result<[(&'static str, u64); 3]> {
-        let broker = self.broker()?.context("the broker does not run")?;
-        Ok([("cloud", memory(self.cloud.id())?), ("broker", memory(broker)?), ("cameras", memory(self.cameras.id())?)])
+    /// Kills a node of the cluster, not care-cloud's; its CPU time stays in [`Stage::cpu`].
+    pub fn lose_node(&mut self) -> anyhow::Result<()> {
+        let all = self.brokers_cpu()?;
+        self.cluster.as_mut().context("there is no cluster")?.lose_node()?;
+        self.broker_before += all - self.brokers_cpu()?;
+        Ok(())
     }
 
-    fn broker(&self) -> anyhow::Result<Option<u32>> {
+    /// Memory of the three sides, bytes (PSS).
+    pub fn memory(&self) -> anyhow::Result<[(&'static str, u64); 3]> {
+        let brokers = self.brokers()?;
+        ensure!(!brokers.is_empty(), "the broker does not run");
+        let broker = brokers.into_iter().map(memory).sum::<anyhow::Result<u64>>()?;
+        Ok([("cloud", memory(self.cloud.id())?), ("broker", broker), ("cameras", memory(self.cameras.id())?)])
+    }
+
+    fn brokers_cpu(&self) -> anyhow::Result<f64> {
+        self.brokers()?.into_iter().map(cpu_ms).sum()
+    }
+
+    /// The broker's processes.
+    fn brokers(&self) -> anyhow::Result<Vec<u32>> {
+        if let Some(cluster) = &self.cluster {
+            return Ok(cluster.pids());
+        }
         for task in std::fs::read_dir(format!("/proc/{}/task", self.cloud.id()))? {
             let children = std::fs::read_to_string(task?.path().join("children")).unwrap_or_default();
             if let Some(child) = children.split_whitespace().next() {
-                return Ok(Some(child.parse()?));
+                return Ok(vec![child.parse()?]);
             }
         }
-        Ok(None)
+        Ok(Vec::new())
     }
 }
 

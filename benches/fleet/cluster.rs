@@ -1,0 +1,140 @@
+//! Three NATS nodes on the files of `deploy/nats`: the broker that may lose a part of itself in the middle of a change.
+
+use std::{
+    net::{SocketAddr, TcpStream},
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, ensure};
+use care_cloud::{child::die_with_parent, transport::broker::free_address};
+use care_protocol::DeviceId;
+
+/// One more than half of them must live.
+const NODES: usize = 3;
+/// How long they may take to elect a leader.
+const READY_WITHIN: Duration = Duration::from_secs(60);
+const CONFIG: &str = include_str!("../../deploy/nats/nats.conf");
+const USERS: &str = include_str!("../../deploy/nats/users.conf");
+/// The camera of the deployed file.
+const EXAMPLE: &str = "8006E5A1F0C2";
+
+/// The running nodes; dropping it kills them.
+pub struct Cluster {
+    nodes: Vec<Node>,
+}
+
+struct Node {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl Cluster {
+    /// Starts the nodes below `home` with the certificates in `pki`, each with a user for the cloud and for each camera.
+    /// Returns once they have elected a leader.
+    pub async fn start(home: &Path, pki: &Path, cameras: impl Iterator<Item = DeviceId>) -> anyhow::Result<Self> {
+        let text = |file: &str| std::fs::read_to_string(pki.join(file)).with_context(|| format!("reading {file}"));
+        std::fs::write(pki.join("authorities.pem"), text("ca.pem")? + &text("cloud-ca.pem")?)?;
+        let users = users(cameras)?;
+        let mut routes = Vec::new();
+        for _ in 0..NODES {
+            routes.push(free()?);
+        }
+        let mut cluster = Self { nodes: Vec::new() };
+        for route in &routes {
+            let (address, name) = (free()?, format!("care-{}", cluster.nodes.len() + 1));
+            let home = home.join(&name);
+            std::fs::create_dir_all(&home)?;
+            std::fs::write(home.join("users.conf"), &users)?;
+            let config = configuration(&home, pki, &name, address, *route, &routes)?;
+            std::fs::write(home.join("nats.conf"), config)?;
+            let log = std::fs::File::create(home.join("log"))?;
+            let known = Path::new("/usr/sbin/nats-server");
+            let mut command = Command::new(if known.exists() { known } else { Path::new("nats-server") });
+            command.arg("-c").arg(home.join("nats.conf")).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+            let child = die_with_parent(&mut command).spawn().context("starting nats-server (scripts/deps.sh bench-fleet installs it)")?;
+            cluster.nodes.push(Node { child, address });
+        }
+        let began = Instant::now();
+        while !cluster.leads(home) {
+            let log = || std::fs::read_to_string(home.join("care-1/log")).unwrap_or_default();
+            ensure!(began.elapsed() < READY_WITHIN, "the cluster elects no leader; its first node said:\n{}", log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(cluster)
+    }
+
+    /// Whether every node listens and one says who leads.
+    fn leads(&self, home: &Path) -> bool {
+        let says = |number: usize| {
+            std::fs::read_to_string(home.join(format!("care-{number}/log"))).is_ok_and(|log| log.contains("new metadata leader"))
+        };
+        self.nodes.iter().all(|node| TcpStream::connect(node.address).is_ok()) && (1..=NODES).any(says)
+    }
+
+    /// Where each node that runs listens, as `--broker` wants it.
+    pub fn addresses(&self) -> Vec<String> {
+        self.nodes.iter().map(|node| format!("mqtts://{}", node.address)).collect()
+    }
+
+    /// The process ids of the nodes that run.
+    pub fn pids(&self) -> Vec<u32> {
+        self.nodes.iter().map(|node| node.child.id()).collect()
+    }
+
+    /// Kills the last node, as a power cut would.
+    pub fn lose_node(&mut self) -> anyhow::Result<()> {
+        self.nodes.pop().context("no node is left")?.end().context("killing a node")
+    }
+}
+
+impl Node {
+    fn end(&mut self) -> std::io::Result<()> {
+        self.child.kill()?;
+        self.child.wait().map(drop)
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for node in &mut self.nodes {
+            if let Err(e) = node.end() {
+                eprintln!("stopping a node: {e}");
+            }
+        }
+    }
+}
+
+fn free() -> anyhow::Result<SocketAddr> {
+    free_address(SocketAddr::from(([127, 0, 0, 1], 0)), true).context("looking for a port")
+}
+
+/// The deployed configuration with the paths and ports of a node, and its line about a cluster in force.
+fn configuration(
+    home: &Path,
+    pki: &Path,
+    name: &str,
+    address: SocketAddr,
+    route: SocketAddr,
+    routes: &[SocketAddr],
+) -> anyhow::Result<String> {
+    let all: Vec<String> = routes.iter().map(|route| format!("\"nats://{route}\"")).collect();
+    let cluster = format!("cluster {{ name: care, listen: \"{route}\", routes: [{}] }}", all.join(", "));
+    let deployed = CONFIG.lines().find(|line| line.starts_with("# cluster {")).context("nats.conf has no line about a cluster")?;
+    Ok(CONFIG
+        .replace(deployed, &cluster)
+        .replace("server_name: care-1", &format!("server_name: {name}"))
+        .replace("/etc/nats/care", &pki.display().to_string())
+        .replace("/var/lib/nats", &home.display().to_string())
+        .replace("0.0.0.0:8883", &address.to_string())
+        .replace("127.0.0.1:4222", "127.0.0.1:-1"))
+}
+
+/// The deployed users, with these cameras in place of its one.
+fn users(cameras: impl Iterator<Item = DeviceId>) -> anyhow::Result<String> {
+    let begin = USERS.find(&format!("  {{ user: \"CN={EXAMPLE}\"")).context("users.conf has no camera")?;
+    let end = USERS.rfind(']').context("users.conf has no end")?;
+    let all: String = cameras.map(|camera| USERS[begin..end].replace(EXAMPLE, camera.as_str())).collect();
+    Ok(format!("{}{all}{}", &USERS[..begin], &USERS[end..]))
+}

@@ -73,7 +73,7 @@ impl Frames {
         };
         stream.last = received;
         let out = &mut |output| deliver(&self.session, output);
-        let Stream { packing, framer, whole, discontinuities, .. } = stream;
+        let Stream { packing, framer, aligned, whole, discontinuities, .. } = stream;
         // An element that marks every buffer says nothing by it.
         let marked = buffer.flags().contains(gst::BufferFlags::DISCONT);
         *discontinuities = if marked { discontinuities.saturating_add(1) } else { 0 };
@@ -83,6 +83,11 @@ impl Frames {
             }
             packing.discard();
             framer.missing(out);
+        }
+        if packing.continues(&bytes) {
+            // The caps are wrong: of an access unit only the beginning was there.
+            framer.cut_off(UNREADABLE);
+            (*packing, *aligned, *whole) = (Packing::Cut(Cut::default()), false, false);
         }
         let read = packing.read(&bytes, moment, &mut |nal, moment| framer.nal(nal, moment, out));
         if let Err(Malformed) = read {
@@ -178,6 +183,8 @@ impl Described {
         };
         let codec = match structure.name().as_str() {
             "video/x-h264" => Codec::H264,
+            // The bytes know better than caps that somebody wrote.
+            "video/x-h265" if nal_units::is_h264_for_certain(bytes) => Codec::H264,
             "video/x-h265" => Codec::H265,
             _ => return None,
         };
@@ -191,7 +198,7 @@ impl Described {
         let packing = if nal_units::has_lengths(bytes, size, said) {
             Packing::Lengths(size)
         } else if aligned {
-            Packing::Whole
+            Packing::Whole { starts: false }
         } else {
             cut
         };

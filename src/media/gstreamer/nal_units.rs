@@ -16,7 +16,10 @@ pub(super) enum Packing {
     /// Behind their lengths, of so many bytes.
     Lengths(usize),
     /// As a byte stream of which each buffer ends with a NAL unit.
-    Whole,
+    Whole {
+        /// A buffer has begun with a start code.
+        starts: bool,
+    },
     /// As a byte stream that is cut anywhere.
     Cut(Cut),
 }
@@ -32,12 +35,24 @@ impl Packing {
     /// Some of the bytes could not be used.
     pub fn read(&mut self, bytes: &[u8], moment: Moment, out: &mut dyn FnMut(&[u8], Moment)) -> Result<(), Malformed> {
         match self {
-            Self::Whole => {
+            Self::Whole { .. } => {
                 nal_units(bytes, &mut |nal| out(nal, moment));
                 Ok(())
             }
             Self::Cut(cut) => cut.push(bytes, moment, out),
             Self::Lengths(size) => behind_lengths(bytes, *size, &mut |nal| out(nal, moment)),
+        }
+    }
+
+    /// Whether these bytes go on with what the buffer before was to have ended: the stream is cut elsewhere than its caps say.
+    pub fn continues(&mut self, bytes: &[u8]) -> bool {
+        match self {
+            Self::Whole { starts } => {
+                let continues = *starts && !has_start(bytes);
+                *starts |= has_start(bytes);
+                continues
+            }
+            Self::Lengths(_) | Self::Cut(_) => false,
         }
     }
 
@@ -79,9 +94,14 @@ fn behind_lengths(mut bytes: &[u8], size: usize, out: &mut dyn FnMut(&[u8])) -> 
 /// `said` counts if the bytes can be that.
 pub(super) fn has_lengths(bytes: &[u8], size: usize, said: bool) -> bool {
     // 256 to 511 as a length of four bytes begins like a start code.
-    let starts = bytes.iter().position(|&byte| byte != 0).is_some_and(|zeros| zeros >= 2 && bytes[zeros] == 1);
+    let starts = has_start(bytes);
     let are = !bytes.is_empty() && behind_lengths(bytes, size, &mut |_| ()).is_ok();
     if said { are || !starts } else { are && !starts }
+}
+
+/// Whether bytes begin with a start code.
+fn has_start(bytes: &[u8]) -> bool {
+    bytes.iter().position(|&byte| byte != 0).is_some_and(|zeros| zeros >= 2 && bytes[zeros] == 1)
 }
 
 /// The part of a byte stream behind its last start code.
@@ -160,6 +180,12 @@ pub(super) fn configuration(codec: Codec, record: &[u8]) -> Option<(usize, Vec<&
         Codec::H265 => record.get(21)?,
     };
     Some((usize::from(sizes & 3) + 1, codec.parameter_sets(record)))
+}
+
+/// Whether a byte stream begins with a NAL unit that H.265 does not have in its base layer.
+pub(super) fn is_h264_for_certain(bytes: &[u8]) -> bool {
+    let header = bytes.iter().position(|&byte| byte != 0).and_then(|zeros| bytes.get(zeros + 1));
+    has_start(bytes) && header.is_some_and(|header| header & 1 == 1)
 }
 
 /// The codec of a byte stream, by its first NAL unit. `None`: no start code is here.
@@ -282,5 +308,9 @@ mod tests {
             assert_eq!(codec_of(&[&[0, 0, 0, 1], &first[..]].concat()), Some(codec), "{first:?}");
         }
         assert_eq!(codec_of(&[0, 0, 2, 0x67, 1]), None);
+        for h265 in [[0x40, 0x01], [0x46, 0x01], [0x26, 0x01], [0x02, 0x02], [0x50, 0x01]] {
+            assert!(!is_h264_for_certain(&[&[0, 0, 0, 1], &h265[..]].concat()), "{h265:?}");
+        }
+        assert!(is_h264_for_certain(&[0, 0, 1, 0x67]) && !is_h264_for_certain(&[0, 0, 1]) && !is_h264_for_certain(&[1, 0x67]));
     }
 }

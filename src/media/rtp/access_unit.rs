@@ -250,6 +250,14 @@ impl AccessUnits {
         }
     }
 
+    /// The access unit under way is incomplete.
+    #[cfg(feature = "gstreamer")]
+    pub fn cut_off(&mut self, reason: &'static str) {
+        if let Some(unit) = &mut self.unit {
+            unit.spoil(reason);
+        }
+    }
+
     /// The access unit under way is complete. Gives its last RTP time.
     pub fn finish(&mut self, done: &mut dyn FnMut(Piece)) -> Option<u32> {
         let mut unit = self.unit.take()?;

@@ -62,6 +62,11 @@ impl Framer {
         self.units.damage(at.timestamp, reason);
     }
 
+    /// The access unit under way is incomplete, although the source said otherwise.
+    pub fn cut_off(&mut self, reason: &'static str) {
+        self.units.cut_off(reason);
+    }
+
     /// Something is missing before the next NAL unit.
     pub fn missing(&mut self, out: &mut dyn FnMut(Output)) {
         let Self { units, delivery, .. } = self;

@@ -168,6 +168,43 @@ fn a_stream_gives_the_same_frames_however_it_is_packed() {
     }
 }
 
+/// Somebody wrote the caps by hand behind a socket, a pipe or an encoder: buffers end elsewhere than they say. What the first
+/// buffer of a stream seems to hold is given up, and no picture is recorded in halves.
+#[test]
+fn a_stream_that_is_cut_elsewhere_than_its_caps_say_is_put_together() {
+    for (codec, media_type, options) in [
+        (Codec::H264, "video/x-h264", &["-g", "15", "-bf", "0"][..]),
+        (Codec::H265, "video/x-h265", &["-x265-params", "aud=1:keyint=15:bframes=0:info=0:log-level=none"]),
+    ] {
+        let units = film(codec, 60, options);
+        let expected = feed_units(codec, &units);
+        let (stream, half) = (units.concat(), |unit: &Vec<u8>| unit.len() / 2 + 1);
+        let halves: Vec<&[u8]> = units.iter().flat_map(|unit| [&unit[..half(unit)], &unit[half(unit)..]]).collect();
+        for alignment in ["au", "nal"] {
+            let caps = format!("{media_type},stream-format=byte-stream,alignment={alignment}");
+            for pieces in [halves.clone(), stream.chunks(1000).collect(), stream.chunks(100_000).collect()] {
+                let (each, count) = (60_000 / 15 / pieces.len() as u64, pieces.len());
+                let received = feed(Some(&caps), (0..).zip(pieces).map(|(n, bytes)| Piece::at(bytes, Some(n * each))));
+                let what = format!("{media_type}, {alignment}, {count} pieces: {} frames, {:?}", received.frames.len(), received.told);
+                assert!(received.frames.len() >= 45, "{what}");
+                assert!(received.frames.len() as u64 + received.dropped >= 60, "{what}");
+                let whole = |frame: &Frame| expected.frames.iter().any(|expected| expected.data == frame.data);
+                assert!(received.frames.iter().all(whole), "{what}");
+            }
+        }
+    }
+}
+
+#[test]
+fn h264_under_caps_that_say_h265_is_filmed() {
+    let units = film(Codec::H264, 30, &["-g", "15", "-bf", "0"]);
+    let delimited: Vec<Vec<u8>> = units.iter().map(|unit| [&[0, 0, 0, 1, 9, 0xF0], &unit[..]].concat()).collect();
+    for units in [units, delimited] {
+        let received = feed_units(Codec::H265, &units);
+        assert_eq!((received.frames.len(), received.dropped, received.told), (30, 0, None));
+    }
+}
+
 #[test]
 fn what_is_missing_or_damaged_costs_the_rest_of_its_gop_and_is_told() {
     let units = film(Codec::H264, 30, &["-g", "15", "-bf", "0"]);

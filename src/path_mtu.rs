@@ -1,7 +1,8 @@
 //! Path MTU black holes: a link with a smaller MTU (PPPoE, LTE, a tunnel) behind a router that filters ICMP. TCP's
-//! handshake and small messages pass, and every retransmission of the first full segment is lost. This module notices
-//! a connection that ends like that and gives the next one to the same address smaller segments: 1220 bytes, which fit
-//! every IPv6 path, then 536, which fit every IPv4 path. The size that worked is remembered for an hour.
+//! handshake and small messages pass, and every retransmission of the first full segment is lost, on the way up or on
+//! the way down. This module notices a connection that ends like that and gives the next one to the same address
+//! smaller segments: 1220 bytes, which fit every IPv6 path, then 536, which fit every IPv4 path. What a socket may send
+//! it also asks its peer not to exceed, so one limit serves both ways. The size that worked is remembered for an hour.
 //!
 //! There is one table for the whole process, because independent connections to broker, API and store share the same
 //! paths.
@@ -26,6 +27,8 @@ const REMEMBERED: Duration = Duration::from_secs(3600);
 const RETRANSMITS: u8 = 4;
 /// More than this acknowledged means that full segments get through, and the cause is another one.
 const FEW_SEGMENTS: u64 = 3;
+/// For how long the peer must have had the time to send again what is missing.
+const NOTHING_NEW: Duration = Duration::from_secs(3);
 
 /// The results for paths to peers. Bounded: only the agent's own peers get an entry, and it lives for an hour.
 #[derive(Debug)]
@@ -37,6 +40,8 @@ pub(crate) static PATHS: Paths = Paths(Mutex::new(BTreeMap::new()));
 #[derive(Debug, Clone, Copy)]
 struct Path {
     segment: u32,
+    /// Whether the segments that vanished were the peer's.
+    down: bool,
     /// Whether data has got through in such segments.
     helped: bool,
     until: Instant,
@@ -67,10 +72,12 @@ impl Paths {
 
     fn learn_at(&self, peer: SocketAddr, info: &TcpInfo, now: Instant) -> bool {
         let mut paths = self.lock();
-        if is_swallowed(info) {
-            let smaller = SMALLER.into_iter().find(|smaller| *smaller < info.segment);
+        let down = is_starved(info);
+        if down || is_swallowed(info) {
+            let vanished = if down { info.asked_segment } else { info.segment };
+            let smaller = SMALLER.into_iter().find(|smaller| *smaller < vanished);
             match smaller {
-                Some(segment) => drop(paths.insert(peer, Path { segment, helped: false, until: now + REMEMBERED })),
+                Some(segment) => drop(paths.insert(peer, Path { segment, down, helped: false, until: now + REMEMBERED })),
                 // The smallest segments fail too: the path has another fault.
                 None => drop(paths.remove(&peer)),
             }
@@ -78,7 +85,8 @@ impl Paths {
         }
         if let Some(path) = paths.get_mut(&peer).filter(|path| !path.helped) {
             let full_segments = u64::from(path.segment) * FEW_SEGMENTS;
-            if info.segment <= path.segment && info.bytes_acked > full_segments {
+            let got_through = if path.down { info.bytes_received } else { info.bytes_acked };
+            if info.segment <= path.segment && got_through > full_segments {
                 path.helped = true;
                 path.until = now + REMEMBERED;
             }
@@ -103,6 +111,13 @@ impl Paths {
 pub(crate) fn is_swallowed(info: &TcpInfo) -> bool {
     let hardly_any = info.bytes_acked <= u64::from(info.segment) * FEW_SEGMENTS;
     info.established && info.unacked > 0 && info.retransmits >= RETRANSMITS && hardly_any
+}
+
+/// Whether a peer has acknowledged everything and sends hardly anything, because what it sent first never arrives: only what
+/// came behind it does.
+fn is_starved(info: &TcpInfo) -> bool {
+    let hardly_any = info.bytes_received <= u64::from(info.asked_segment) * FEW_SEGMENTS;
+    info.established && info.unacked == 0 && info.gap && info.silence >= NOTHING_NEW && hardly_any
 }
 
 /// Checks a connection of the agent when it is dropped.
@@ -172,6 +187,51 @@ mod tests {
         }
         assert!(!paths.learn_at(peer(), &swallowed(524), now));
         assert_eq!(paths.segment_at(peer(), now), None);
+    }
+
+    /// A connection whose peer's full segments vanish.
+    fn starved(asked_segment: u32) -> TcpInfo {
+        let silence = Duration::from_secs(20);
+        TcpInfo {
+            established: true,
+            gap: true,
+            silence,
+            bytes_acked: 300,
+            segment: asked_segment - 12,
+            asked_segment,
+            ..TcpInfo::default()
+        }
+    }
+
+    #[test]
+    fn a_peer_whose_full_segments_vanish_is_asked_for_smaller_ones() {
+        let (paths, now) = (paths(), Instant::now());
+        assert!(paths.learn_at(peer(), &starved(1460), now));
+        assert_eq!(paths.segment_at(peer(), now), Some(1220));
+        // It has sent much, and taken nothing.
+        let well = TcpInfo { bytes_received: 5000, silence: Duration::ZERO, ..starved(1220) };
+        assert!(!paths.learn_at(peer(), &well, now));
+        assert_eq!(paths.narrow(), [(peer(), 1220)]);
+    }
+
+    #[test]
+    fn a_peer_that_is_silent_for_another_reason_keeps_its_segments() {
+        let starved = starved(1460);
+        let others = [
+            // It has nothing to say, or hangs.
+            TcpInfo { gap: false, ..starved },
+            // A segment was lost and came again.
+            TcpInfo { silence: Duration::from_secs(1), ..starved },
+            TcpInfo { bytes_received: 200_000, ..starved },
+            // The link was lost.
+            TcpInfo { unacked: 1, ..starved },
+            TcpInfo { established: false, ..starved },
+        ];
+        for info in others {
+            let paths = paths();
+            assert!(!paths.learn_at(peer(), &info, Instant::now()));
+            assert_eq!(paths.segment(peer()), None, "{info:?}");
+        }
     }
 
     #[test]

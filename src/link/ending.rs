@@ -179,6 +179,7 @@ impl Session {
         // Our own timeouts end a connection without the wire's knowledge; after its own errors this finds nothing to
         // do.
         self.wire.clean();
+        self.guard = None;
         // A publication that waits for its identifier would block all others for ever (R1056, R1014). It is sent again
         // under a new one, ahead of those that were still in the channel.
         if let Some(mut waiting) = self.wire.state.collision.take() {

@@ -27,7 +27,7 @@ use super::{
 use crate::{
     backoff::{Backoff, Delays, Jitter},
     conditions::Kind,
-    http::{self, Direct, Origin},
+    http::{self, Direct, DirectGuard, Origin},
 };
 
 /// Requests on their way to the wire: PUBACKs mostly. More wait in the `AckWindow`.
@@ -41,6 +41,8 @@ pub(super) struct Session {
     pub(super) backoff: Backoff,
     pub(super) client: mpsc::Sender<Request>,
     pub(super) wire: Wire,
+    /// Of the current connection, whose socket it keeps open.
+    pub(super) guard: Option<DirectGuard>,
     /// The current or last peer, for messages.
     pub(super) peer: String,
     /// Addresses that accepted the connection but granted no subscription, the oldest first. They are tried last,
@@ -95,6 +97,7 @@ impl Session {
             valid_until: Duration::ZERO,
             client,
             wire,
+            guard: None,
             connection: Connection(0),
             oversized: 0,
             closed_soon: 0,
@@ -148,11 +151,15 @@ impl Session {
     async fn connect(&mut self) -> Option<Result<bool, LinkFault>> {
         let shared = self.shared.clone();
         // Dropping an attempt is safe: the wire has no connection until CONNACK.
-        tokio::select! {
+        let attempt = tokio::select! {
             biased;
             () = shared.changed.notified() => None,
             attempt = self.attempt() => Some(attempt),
+        };
+        if !matches!(attempt, Some(Ok(_))) {
+            self.guard = None;
         }
+        attempt
     }
 
     async fn attempt(&mut self) -> Result<bool, LinkFault> {
@@ -182,8 +189,9 @@ impl Session {
         // Removed again once it grants the subscription.
         self.avoided.retain(|avoided| *avoided != connection.peer());
         self.avoided.push(connection.peer());
-        // The guard lives until CONNACK or a failure; then it checks whether the path dropped the TLS handshake.
-        let (stream, _guard) = connection.into_stream();
+        // At the end of the connection the guard checks whether the path has dropped its large segments.
+        let (stream, guard) = connection.into_stream();
+        self.guard = Some(guard);
         match timeout_at(deadline, self.wire.connect(stream, self.clean_next)).await {
             Ok(Ok(session_present)) => Ok(session_present && !self.clean_next),
             Ok(Err(error)) => Err(LinkFault::from_wire(&error, Stage::Connack, &self.peer)),

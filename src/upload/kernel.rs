@@ -32,6 +32,14 @@ pub(crate) struct TcpInfo {
     pub(crate) retransmits: u8,
     /// The largest segment that is sent, bytes of payload.
     pub(crate) segment: u32,
+    /// Payload bytes received in order.
+    pub(crate) bytes_received: u64,
+    /// For how long nothing has come in order.
+    pub(crate) silence: Duration,
+    /// Segments came behind one that is missing, or was. Before Linux 5.4 it shows only while nothing has come in order.
+    pub(crate) gap: bool,
+    /// The largest segment that the peer was asked to send, bytes.
+    pub(crate) asked_segment: u32,
 }
 
 /// The kernel's functions for a socket. An old or emulated kernel supports fewer.
@@ -127,6 +135,8 @@ fn read(info: &libc::tcp_info, length: usize) -> Option<TcpInfo> {
         return None;
     }
     let counts_sent = length >= offset_of!(libc::tcp_info, tcpi_bytes_sent) + size_of::<u64>();
+    let counts_gaps = length >= offset_of!(libc::tcp_info, tcpi_rcv_ooopack) + size_of::<u32>();
+    let received = info.tcpi_bytes_received;
     Some(TcpInfo {
         bytes_sent: counts_sent.then_some(info.tcpi_bytes_sent),
         bytes_acked: info.tcpi_bytes_acked,
@@ -138,6 +148,10 @@ fn read(info: &libc::tcp_info, length: usize) -> Option<TcpInfo> {
         under_way: u64::from(info.tcpi_unacked) * u64::from(info.tcpi_snd_mss),
         retransmits: info.tcpi_retransmits,
         segment: info.tcpi_snd_mss,
+        bytes_received: received,
+        silence: Duration::from_millis(info.tcpi_last_data_recv.into()),
+        gap: counts_gaps && info.tcpi_rcv_ooopack > 0 || received == 0 && info.tcpi_data_segs_in > 0,
+        asked_segment: info.tcpi_advmss,
     })
 }
 

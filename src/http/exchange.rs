@@ -28,6 +28,7 @@ use tokio::{
 
 use super::{
     Answer, Fault, Guard, Stage, Stale,
+    avoided::Asked,
     connect::{Stream, within},
     race::{Tried, Unreachable, Why},
 };
@@ -155,6 +156,7 @@ impl<G: Guard> Session<G> {
         let Self { sender, connection, guard, host, peer, valid_until, state } = self;
         // Until the exchange is complete.
         let before = std::mem::replace(state, State::Over);
+        let mut asked = Asked((before == State::Fresh).then_some(*peer));
         let broken = |error: &(dyn StdError + 'static)| broken(host, *peer, error);
         if before == State::Between {
             guard.begun();
@@ -193,6 +195,7 @@ impl<G: Guard> Session<G> {
             (Err(_), Some(Err(error))) => return Err(broken(error)),
             (Err(fault), _) => return Err(fault),
         };
+        asked.answered(head.status.as_u16());
         if said_all.load(Ordering::Relaxed) {
             guard.finished();
             if end.is_none() {

@@ -2,6 +2,7 @@
 //! in which stage a call failed. The engine's polls ([`get`]), grants and PUTs use it; the link to the broker connects
 //! through it too. One connection carries one request, but for the parts of a clip; redirects are not followed.
 
+mod avoided;
 mod connect;
 mod dialer;
 mod exchange;

@@ -63,6 +63,12 @@ impl NarrowPath {
         path
     }
 
+    /// From now on the cloud's own packets may be larger than this MTU, too, and are dropped silently.
+    pub fn narrow_down(&self, mtu: u32) {
+        run(&format!("ip -n {} link set down0 mtu {mtu}", self.router));
+        run(&format!("ip -n {} link set down1 mtu 1500", self.cloud));
+    }
+
     /// The command to run a program under in the camera's namespace.
     pub fn camera(&self) -> Vec<String> {
         ["ip", "netns", "exec", &self.camera].map(str::to_owned).to_vec()

@@ -124,6 +124,30 @@ async fn s90_an_address_that_closes_upon_connect_is_skipped() {
     relay.abort();
 }
 
+/// A load balancer whose backend is down takes connections and answers nothing on them.
+#[tokio::test]
+async fn s90_an_https_address_that_gives_no_answer_is_tried_last() {
+    let mut world = World::with_camera().await;
+    let store = Cloud::start_with(Some(plain_tls(&world.pki.ca.server()))).await;
+    let (gone, live) = (Ipv4Addr::new(127, 0, 0, 2), Ipv4Addr::new(127, 0, 1, 5));
+    let (identity, mut relays, mut impostors) = (world.pki.ca.server(), JoinSet::new(), Vec::new());
+    let named = [(world.cloud.addr, world.pki.mutual_tls(&identity)), (store.addr, plain_tls(&identity))].map(|(server, tls)| {
+        relays.spawn(relay(SocketAddr::from((live, server.port())), server));
+        impostors.push(Impostor::listen(SocketAddr::from((gone, server.port())), tls));
+        format!("{NAME}:{}", server.port())
+    });
+    let impostors = [impostors.remove(0).await, impostors.remove(0).await];
+    let resolver = Resolver::naming(&[gone.into(), live.into()]).await;
+    world.agent.resolver = Some(resolver.ip);
+    world.agent.config.cloud = format!("https://{}", named[0]);
+    world.agent.config.store = Some((vec![named[1].clone()], world.agent.config.ca.clone()));
+    world.cloud.lock().grants = GrantAnswer::Body(grant(&format!("https://{}/clips/x/0", named[1])));
+    world.start_premium().await;
+    let whole = || store.lock().puts.iter().any(|put| put.complete == Some(true)).then_some(());
+    world.move_until("a clip at the address that works", |_| whole()).await;
+    assert!(impostors.iter().all(|impostor| impostor.seen().handshakes > 0), "they come before the live one");
+}
+
 /// When no address answers, each is named with its reason, in the status and once in the log.
 #[tokio::test]
 async fn s90_if_no_address_answers_each_is_named_with_its_reason() {

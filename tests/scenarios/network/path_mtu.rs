@@ -9,6 +9,8 @@ use care_protocol::Mode;
 use care_tests::{
     cloud::Cloud,
     narrow_path::{CLOUD, NarrowPath},
+    pki::signer,
+    status::Status,
     world::World,
 };
 use tokio::net::{TcpListener, TcpStream};
@@ -93,4 +95,19 @@ async fn s92_a_handshake_too_large_for_the_path_gets_through_in_smaller_segments
     stored(&world, 1, Duration::from_secs(120)).await;
     let status = world.agent.status("a narrow path", |status| status.condition("path_mtu").is_some()).await;
     assert!(status.sentence("path_mtu").contains(&world.cloud.addr.to_string()), "{}", status.sentence("path_mtu"));
+}
+
+/// Large packets vanish on the way down: the servers' certificates, or a keyset.
+#[tokio::test]
+async fn s92_what_is_too_large_for_the_way_down_comes_in_smaller_segments() {
+    let (mut world, path) = behind(1500).await;
+    path.narrow_down(1400);
+    let keyset = (0..30).fold(world.pki.keyset(8), |keyset, n| keyset.with(&signer(&format!("key-{n}"))));
+    world.hand_out_keyset(&keyset.sign(&world.pki.root)).await;
+    let premium = world.premium();
+    world.issue(premium).await;
+    world.agent.start();
+    let paid = |status: &Status| status.mode() == "paid" && status.keyset() == 8;
+    world.agent.status_within("the plan and the keyset", Duration::from_secs(240), paid).await;
+    stored(&world, 1, Duration::from_secs(120)).await;
 }

@@ -3,7 +3,10 @@
 
 mod kind;
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
 
 use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
@@ -54,11 +57,20 @@ impl Broker {
 
     /// Starts a broker of this kind.
     pub async fn start_kind(kind: Kind, pki: &Pki, server: &Identity, extra: &str) -> Self {
+        Self::listening(kind, Ipv4Addr::LOCALHOST, pki, server, extra).await
+    }
+
+    /// Starts a Mosquitto whose cameras connect to another address of this machine or of the test's network.
+    pub async fn start_at(address: Ipv4Addr, pki: &Pki, server: &Identity, extra: &str) -> Self {
+        Self::listening(Kind::Mosquitto, address, pki, server, extra).await
+    }
+
+    async fn listening(kind: Kind, address: Ipv4Addr, pki: &Pki, server: &Identity, extra: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("ca.pem"), pki.ca.pem()).unwrap();
         std::fs::write(dir.path().join("cloud-ca.pem"), pki.cloud_ca.pem()).unwrap();
         server.write(dir.path(), "server");
-        let ((port, addr), (own_port, own_addr)) = (reserve_port(), reserve_port());
+        let ((port, addr), (own_port, own_addr)) = (reserve_port_at(address), reserve_port());
         let issuer_addr = if kind == Kind::Mosquitto { own_addr } else { addr };
         let (processes, log) = (Vec::new(), Lines::default());
         let mut broker = Self { dir, addr, issuer_addr, _ports: [port, own_port], kind, processes, extra: extra.to_owned(), log };
@@ -87,7 +99,7 @@ impl Broker {
     /// Starts the broker again with its data on disk.
     pub async fn resume(&mut self) {
         assert!(self.processes.is_empty(), "the broker is running");
-        let commands = self.kind.commands(self.dir.path(), self.addr.port(), self.issuer_addr.port(), &self.extra);
+        let commands = self.kind.commands(self.dir.path(), self.addr, self.issuer_addr.port(), &self.extra);
         let seen = self.log.len();
         let name = format!("{:?}", self.kind);
         self.processes = commands.into_iter().map(|command| Process::spawn(&name, command, self.log.clone())).collect();
@@ -169,8 +181,12 @@ impl Broker {
 /// A reserved loopback port. Its socket is bound with SO_REUSEADDR and does not listen, so that only a server that
 /// also sets SO_REUSEADDR can take the port.
 pub fn reserve_port() -> (Socket, SocketAddr) {
+    reserve_port_at(Ipv4Addr::LOCALHOST)
+}
+
+fn reserve_port_at(address: Ipv4Addr) -> (Socket, SocketAddr) {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    socket.bind(&SocketAddr::from((address, 0)).into()).unwrap();
     socket.set_reuse_address(true).unwrap();
     let addr = socket.local_addr().unwrap().as_socket().unwrap();
     (socket, addr)

@@ -196,6 +196,15 @@ impl Cloud {
         let listener = TcpListener::bind((address, 0)).await.unwrap();
         // A small receive buffer, so that the sender stops soon after the sink stops reading.
         SockRef::from(&listener).set_recv_buffer_size(16 * 1024).unwrap();
+        Self::serving(listener, tls)
+    }
+
+    /// The same with the kernel's own receive buffer, as stores have it: a sender fills the way to it.
+    pub async fn start_roomy_at(address: Ipv4Addr, tls: Option<ServerConfig>) -> Self {
+        Self::serving(TcpListener::bind((address, 0)).await.unwrap(), tls)
+    }
+
+    fn serving(listener: TcpListener, tls: Option<ServerConfig>) -> Self {
         let addr = listener.local_addr().unwrap();
         let state = Arc::new(Mutex::new(CloudState {
             entitlement: Document::Status(404),

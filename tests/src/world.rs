@@ -1,6 +1,9 @@
 //! The world of one test: a PKI, a broker, a cloud, an issuer and one camera, shared with no other test.
 
-use std::time::{Duration, Instant};
+use std::{
+    net::Ipv4Addr,
+    time::{Duration, Instant},
+};
 
 use care_protocol::{DeviceId, Mode, Outcome, Policy, Position};
 
@@ -54,6 +57,18 @@ impl World {
         let pki = Pki::new();
         let broker = Broker::start_with(&pki, &pki.ca.server(), extra).await;
         Self::around(pki, broker).await
+    }
+
+    /// The same, but the camera reaches broker and cloud at another address of this machine or of the test's network, without
+    /// a proxy. Nothing but the way limits what the store takes.
+    pub async fn at(address: Ipv4Addr, extra: &str) -> Self {
+        let pki = Pki::new();
+        let broker = Broker::start_at(address, &pki, &pki.ca.server(), extra).await;
+        let mut world = Self::around(pki, broker).await;
+        let cloud = Cloud::start_roomy_at(address, Some(world.pki.mutual_tls(&world.pki.ca.server()))).await;
+        world.move_to(cloud).await;
+        world.agent.config.broker = format!("mqtts://{}", world.broker.addr);
+        world
     }
 
     /// The same with a broker of this kind.

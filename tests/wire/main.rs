@@ -8,10 +8,7 @@
 //! The same again on a kernel like a camera's: no pace, no figures about a connection, late timers, and with a thread of
 //! higher priority that takes most of the processor. Needs root, `ip` and `tc`.
 
-mod capture;
 mod changing;
-mod namespaces;
-mod relay;
 mod sink;
 #[path = "../../benches/stamp.rs"]
 mod stamp;
@@ -27,10 +24,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use care_tests::old_kernel::{Call, ImageProcessing, OldKernel};
+use care_tests::{
+    capture::{self, Capture},
+    old_kernel::{Call, ImageProcessing, OldKernel},
+    shaped_link::Link,
+};
 use serde::Deserialize;
 
-use self::{capture::Capture, namespaces::Link, sink::Sink};
+use self::sink::Sink;
 
 /// One TLS record: 16 KiB of data, header, tag and content type (RFC 8446 section 5).
 const ONE_RECORD: u64 = 16_384 + 5 + 16 + 1;

@@ -12,6 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use care_tests::shaped_link::{CLOUD, Link};
 use http_body_util::{BodyExt, Full};
 use hyper::{Method, Request, Response, body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
@@ -20,8 +21,6 @@ use rustls::{ServerConfig, crypto::ring::default_provider, pki_types::PrivateKey
 use tempfile::TempDir;
 use tokio::{runtime, sync::oneshot};
 use tokio_rustls::TlsAcceptor;
-
-use crate::namespaces::{CLOUD, Link};
 
 /// A sink that serves until it is dropped.
 pub struct Sink {

@@ -1,7 +1,10 @@
 //! The brokers that a camera may meet: how to configure each for mutual TLS on one loopback port, start it, and
 //! delete its data. Mosquitto and RabbitMQ run on the files of `deploy/`; only Mosquitto's log shows each PUBACK.
 
-use std::path::{Path, PathBuf};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use tokio::process::Command;
 
@@ -27,10 +30,11 @@ impl Kind {
     pub const ALL: [Self; 5] = [Self::Mosquitto, Self::Nats, Self::RabbitMq, Self::Aedes, Self::Rumqttd];
 
     /// Writes the configuration into `dir`, which already holds `server.pem`, `server.key` and `ca.pem`. Returns the
-    /// commands to run, the broker last.
-    pub(super) fn commands(self, dir: &Path, port: u16, issuer_port: u16, extra: &str) -> Vec<Command> {
+    /// commands to run, the broker last. Only Mosquitto listens elsewhere than on loopback.
+    pub(super) fn commands(self, dir: &Path, addr: SocketAddr, issuer_port: u16, extra: &str) -> Vec<Command> {
+        let port = addr.port();
         match self {
-            Self::Mosquitto => vec![mosquitto(dir, port, issuer_port, extra)],
+            Self::Mosquitto => vec![mosquitto(dir, addr, issuer_port, extra)],
             Self::Nats => vec![nats(dir, port, extra)],
             Self::RabbitMq => rabbitmq(dir, port),
             Self::Aedes => vec![aedes(dir, port)],
@@ -61,7 +65,7 @@ fn write(path: &Path, text: &str) {
 
 /// Uses the files in `deploy/` that operators copy. `extra` overrides their settings for the cameras' listener,
 /// because some tests send more than a broker should accept.
-fn mosquitto(dir: &Path, port: u16, issuer_port: u16, extra: &str) -> Command {
+fn mosquitto(dir: &Path, addr: SocketAddr, issuer_port: u16, extra: &str) -> Command {
     write(&dir.join("cameras.acl"), include_str!("../../../deploy/mosquitto/cameras.acl"));
     write(&dir.join("cloud.acl"), include_str!("../../../deploy/mosquitto/cloud.acl"));
     let config = dir.join("mosquitto.conf");
@@ -69,7 +73,7 @@ fn mosquitto(dir: &Path, port: u16, issuer_port: u16, extra: &str) -> Command {
     let deployed = include_str!("../../../deploy/mosquitto/mosquitto.conf")
         .replace("/etc/mosquitto/care", &at)
         .replace("/var/lib/mosquitto", &at)
-        .replace("listener 8883\n", &format!("listener {port} 127.0.0.1\n{extra}\n"))
+        .replace("listener 8883\n", &format!("listener {} {}\n{extra}\n", addr.port(), addr.ip()))
         .replace("listener 8884 ", &format!("listener {issuer_port} "))
         .replace("autosave_interval 10", "autosave_interval 0")
         .replace("message_size_limit 262144", "message_size_limit 0")

@@ -1,4 +1,4 @@
-//! A packet socket at the far end of the uplink: notes when each packet came and how much TCP payload it carried.
+//! A packet socket at the far end of a [`Link`]: notes when each packet came and how much TCP payload it carried.
 
 use std::{
     ffi::CString,
@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use crate::namespaces::{CAMERA, FAR_END, Link};
+use crate::shaped_link::{CAMERA, FAR_END, Link};
 
 /// A running capture.
 pub struct Capture {
@@ -25,12 +25,23 @@ pub struct Capture {
 struct Packet {
     /// The kernel's time of arrival, Unix time.
     at_ns: u64,
+    /// Where it goes.
+    port: u16,
     payload: u64,
 }
 
 impl Capture {
-    /// Captures at the cloud's end of the link.
+    /// Captures everything at the cloud's end of the link.
     pub fn start(link: &Link) -> Self {
+        Self::noting(link, |_| true)
+    }
+
+    /// Captures what goes to this port.
+    pub fn towards(link: &Link, port: u16) -> Self {
+        Self::noting(link, move |to| to == port)
+    }
+
+    fn noting(link: &Link, wanted: impl Fn(u16) -> bool + Send + 'static) -> Self {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let stop = Arc::new(AtomicBool::new(false));
         // A namespace belongs to a thread; a socket created in it stays there when moved to another thread.
@@ -42,7 +53,7 @@ impl Capture {
         let (noted, stopped) = (seen.clone(), stop.clone());
         let thread = thread::spawn(move || {
             while !stopped.load(Ordering::Relaxed) {
-                if let Some(packet) = receive(&socket) {
+                if let Some(packet) = receive(&socket).filter(|packet| wanted(packet.port)) {
                     noted.lock().unwrap().push(packet);
                 }
             }
@@ -63,14 +74,16 @@ impl Capture {
     pub fn until_quiet(&self, quiet: Duration, patience: Duration) {
         let deadline = Instant::now() + patience;
         let begun = now_ns();
-        loop {
-            let last = self.seen.lock().unwrap().iter().rev().find(|packet| packet.payload > 0).map_or(0, |packet| packet.at_ns);
-            if now_ns() > last.max(begun) + quiet.as_nanos() as u64 {
-                return;
-            }
+        while self.quiet_since(begun) < quiet {
             assert!(Instant::now() < deadline, "the wire never became quiet");
             thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    /// How long no payload has arrived, but not longer than since `at_ns`.
+    pub fn quiet_since(&self, at_ns: u64) -> Duration {
+        let last = self.seen.lock().unwrap().iter().rev().find(|packet| packet.payload > 0).map_or(0, |packet| packet.at_ns);
+        Duration::from_nanos(now_ns().saturating_sub(last.max(at_ns)))
     }
 
     /// The payload that arrived after `at_ns`, and the delay of its last part.
@@ -148,16 +161,17 @@ fn receive(socket: &OwnedFd) -> Option<Packet> {
         }
         (length as usize, at_ns)
     };
-    let payload = tcp_payload(&head[..length.min(head.len())])?;
-    Some(Packet { at_ns: at_ns.expect("the kernel stamps every packet"), payload })
+    let (port, payload) = tcp_payload(&head[..length.min(head.len())])?;
+    Some(Packet { at_ns: at_ns.expect("the kernel stamps every packet"), port, payload })
 }
 
-/// The length of the TCP payload of an IPv4 packet from the camera, from its headers.
-fn tcp_payload(packet: &[u8]) -> Option<u64> {
+/// The destination port and the length of the TCP payload of an IPv4 packet from the camera, from its headers.
+fn tcp_payload(packet: &[u8]) -> Option<(u16, u64)> {
     let ip_header = usize::from(packet.first()? & 0x0f) * 4;
     let is_tcp = *packet.get(9)? == libc::IPPROTO_TCP as u8;
     let from_camera = packet.get(12..16)? == CAMERA.octets();
+    let port = u16::from_be_bytes([*packet.get(ip_header + 2)?, *packet.get(ip_header + 3)?]);
     let total = usize::from(u16::from_be_bytes([*packet.get(2)?, *packet.get(3)?]));
     let tcp_header = usize::from(packet.get(ip_header + 12)? >> 4) * 4;
-    (is_tcp && from_camera).then(|| total.saturating_sub(ip_header + tcp_header) as u64)
+    (is_tcp && from_camera).then(|| (port, total.saturating_sub(ip_header + tcp_header) as u64))
 }

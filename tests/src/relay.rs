@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use care_tests::isolated_network::join;
+use crate::isolated_network::join;
 
 /// The largest Ethernet frame without jumbo frames.
 const FRAME: usize = 1514;

@@ -1,4 +1,5 @@
-//! Two network namespaces joined by a shaped pair of interfaces, or by a long way, removed when dropped.
+//! Two network namespaces joined by a shaped pair of interfaces, or by a long way, removed when dropped: a camera behind an
+//! uplink of its own. Needs root, `ip` and `tc`.
 
 use std::{
     net::Ipv4Addr,
@@ -7,9 +8,10 @@ use std::{
     time::Duration,
 };
 
-use care_tests::isolated_network::{join, run};
-
-use crate::relay::Relay;
+use crate::{
+    isolated_network::{join, run},
+    relay::Relay,
+};
 
 /// The camera's namespace, the cloud's, and the uplink between.
 pub struct Link {
@@ -19,10 +21,10 @@ pub struct Link {
     _relay: Option<Relay>,
 }
 
-/// The cloud's address on every link; each link is alone in its namespaces.
-pub const CLOUD: Ipv4Addr = Ipv4Addr::new(10, 117, 0, 2);
+/// The cloud's address on every link, which the tests' server certificates include; each link is alone in its namespaces.
+pub const CLOUD: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
 /// The camera's.
-pub const CAMERA: Ipv4Addr = Ipv4Addr::new(10, 117, 0, 1);
+pub const CAMERA: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 1);
 /// The cloud's end of the link.
 pub const FAR_END: &str = "uplink1";
 const NEAR_END: &str = "uplink0";
@@ -59,6 +61,8 @@ impl Link {
         for command in [
             format!("ip -n {near} address add {CAMERA}/24 dev {NEAR_END}"),
             format!("ip -n {far} address add {CLOUD}/24 dev {FAR_END}"),
+            format!("ip -n {near} link set lo up"),
+            format!("ip -n {far} link set lo up"),
             format!("ip -n {near} link set {NEAR_END} up"),
             format!("ip -n {far} link set {FAR_END} up"),
         ] {
@@ -82,7 +86,7 @@ impl Link {
         &self.near
     }
 
-    /// Moves the calling thread into the cloud's namespace for the rest of its life.
+    /// Moves the calling thread and everything it starts afterwards into the cloud's namespace.
     pub fn enter_far(&self) {
         join(&self.far);
     }

@@ -6,7 +6,8 @@
 set -eu
 cd "$(dirname "$0")/.."
 profile=${PROFILE:-bench-build}
-# First the agent without GStreamer: both builds write a program of the same name.
+# First the other agents: every build writes a program of the same name.
+PROFILE=$profile scripts/drops-request.sh -p kasa-care-agent -p care-tests
 PROFILE=$profile scripts/no-gstreamer.sh -p kasa-care-agent -p care-tests --bins
 "${CARGO:-cargo}" build --locked --profile "$profile" -p kasa-care-agent -p care-tests --bins
 built=target/$profile
@@ -14,10 +15,13 @@ if [ "$profile" = dev ]; then
     built=target/debug
 fi
 export CARE_AGENT="$built/kasa-care-agent" CARE_AGENT_NO_GSTREAMER="$built/kasa-care-agent-no-gstreamer"
+export CARE_AGENT_DROPS_REQUEST="$built/kasa-care-agent-drops-request"
 [ $# -gt 0 ] || set -- cut footprint video
 missed=0
 for benchmark in "$@"; do
+    begun=$(date +%s)
     # If one misses its limit, the others are measured all the same.
     "$built/bench-$benchmark" || missed=1
+    echo "bench-$benchmark took $(($(date +%s) - begun)) s"
 done
 exit "$missed"

@@ -20,7 +20,7 @@ judges="git patch busybox-static gstreamer1.0-tools gstreamer1.0-libav gstreamer
     python3-cryptography python3-jsonschema python3-paho-mqtt python3-yaml strace procps groff-base faketime nats-server
     rabbitmq-server prometheus postgresql zstd zsh fish valgrind"
 # Measuring: the other agents of the benchmark, and the recordings that the camera films.
-rivals="ffmpeg mosquitto-clients curl jq python3 python3-paho-mqtt python3-cryptography git gstreamer1.0-tools iproute2 valgrind"
+rivals="patch ffmpeg mosquitto-clients curl jq python3 python3-paho-mqtt python3-cryptography git gstreamer1.0-tools iproute2 valgrind"
 # Cross-building: compilers, glibc, what unpacks and builds musl, the libraries of Debian's own Rust, a way to unpack
 # foreign packages, and the compressor that the budget is in.
 cross="$tools git gcc-arm-linux-gnueabihf gcc-aarch64-linux-gnu gcc-arm-linux-gnueabi gcc-mipsel-linux-gnu

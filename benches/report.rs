@@ -245,9 +245,10 @@ const CUT_STATES: [(&str, &str); 4] = [
     ("an upload in flight, every core computes", "busy"),
     ("an upload in flight, the disk is written", "disk"),
 ];
-/// Those that cancel: their titles, their keys. The first is ours, the second the floor.
-const CONTENDERS: [(&str, &str); 4] = [
+/// Those that cancel: their titles, their keys. The first is ours.
+const CONTENDERS: [(&str, &str); 5] = [
     ("kasa-care-agent", "kasa-care-agent"),
+    ("the same, but it only drops the request", "drops_request"),
     ("paho, verifies and stores", "durable_paho"),
     ("paho", "paho"),
     ("`mosquitto_sub` + `curl`", "shell"),
@@ -269,7 +270,8 @@ impl Results {
         writeln!(
             text,
             "\n## From a cancel to its report\n\nOn loopback, milliseconds. Of the medians of the rounds the least, the middle and the greatest are given. Bytes are the\n\
-             payload that the store could still read once the cancel was published; CPU is a cancel's, of all threads."
+             payload that the store could still read once the cancel was published, with what its kernel had received before;\n\
+             CPU is a cancel's, of all threads."
         )?;
         for (title, key) in CUT_STATES.into_iter().filter(|(_, key)| self.cut["states"][key].is_object()) {
             let state = &self.cut["states"][key];
@@ -292,7 +294,33 @@ impl Results {
                 )?;
             }
         }
-        writeln!(text, "\n{}\n{}", the_cut_alone(&self.cut["states"]["uploading"][CONTENDERS[0].1]), source(&self.cut))
+        self.cut_behind_an_uplink(text)?;
+        let took = self.cut["took_s"].as_u64().map_or_else(String::new, |seconds| format!(" All of it took {seconds} s."));
+        writeln!(text, "\n{}{took}\n{}", the_cut_alone(&self.cut["states"]["uploading"][CONTENDERS[0].1]), source(&self.cut))
+    }
+
+    /// The same over a real uplink, on which the report waits behind what was sent before it. Nothing where it was not measured.
+    fn cut_behind_an_uplink(&self, text: &mut String) -> std::fmt::Result {
+        let uplink = &self.cut["uplink"];
+        if !uplink.is_object() {
+            return Ok(());
+        }
+        writeln!(
+            text,
+            "\n### Cancel: behind an uplink of {} kbit/s\n\n{} cancels of each, in network namespaces, seen at the far end: p50 / max. The upload's last byte and the bytes are\n\
+             counted on the wire from the publication on, with TLS; 0 ms: no byte came.\n",
+            plain(&uplink["kbps"]),
+            plain(&uplink["cancels"])
+        )?;
+        *text +=
+            "| | report, ms | last byte of the upload, ms | bytes after the cancel | bytes after the report |\n|---|---|---|---|---|\n";
+        for (name, key) in CONTENDERS.into_iter().filter(|(_, key)| uplink[key].is_object()) {
+            let cell = |figure: &str, digits| ["p50", "max"].map(|at| fixed(&uplink[key][figure][at], digits)).join(" / ");
+            let [report, last] = ["report_ms", "last_byte_ms"].map(|figure| cell(figure, 1));
+            let [bytes, late] = ["bytes_after", "bytes_after_report"].map(|figure| cell(figure, 0));
+            writeln!(text, "| {name} | {report} | {last} | {bytes} | {late} |")?;
+        }
+        Ok(())
     }
 
     /// What a verification and a decision cost, by the newest counts.
@@ -698,6 +726,21 @@ mod tests {
         let after = (results.in_full().unwrap(), results.in_short().unwrap());
         assert!(before.0 != after.0 && after.0.contains("| 98.70 |"));
         assert!(before.1 != after.1 && after.1.contains("98.7 / "));
+    }
+
+    #[test]
+    fn an_uplink_is_published_where_it_was_measured() {
+        let mut results = Results::read(root()).unwrap();
+        results.cut["uplink"] = Value::Null;
+        let mut text = String::new();
+        results.cut_behind_an_uplink(&mut text).unwrap();
+        assert_eq!(text, "");
+        let spread = |p50: f64, max: f64| json!({ "p50": p50, "max": max });
+        let ours = json!({ "report_ms": spread(3.25, 20.5), "last_byte_ms": spread(0.0, 16.9), "bytes_after": spread(0.0, 4266.0) });
+        results.cut["uplink"] = json!({ "kbps": 2000, "cancels": 30, "kasa-care-agent": ours });
+        results.cut_behind_an_uplink(&mut text).unwrap();
+        assert!(text.contains("uplink of 2000 kbit/s\n\n30 cancels"), "{text}");
+        assert!(text.ends_with("| kasa-care-agent | 3.2 / 20.5 | 0.0 / 16.9 | 0 / 4266 | – / – |\n"), "{text}");
     }
 
     #[test]

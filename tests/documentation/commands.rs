@@ -1,6 +1,9 @@
-//! The `make` commands that documents name, and the width of their prose. scripts/citations.py follows their links.
+//! The `make` commands that documents name, the patch that they describe, and the width of their prose. scripts/citations.py
+//! follows their links.
 
-use crate::{documents, prose, quoted, text};
+use std::process::Command;
+
+use crate::{documents, prose, quoted, root, text};
 
 /// Documents with long lines: a list of changes, a list of links.
 const LONG: [&str; 2] = ["CHANGELOG.md", "docs/scenarios.md"];
@@ -44,4 +47,15 @@ fn prose_stays_within_120_columns() {
         }
     }
     assert!(long.is_empty(), "longer than 120 characters:\n{}", long.join("\n"));
+}
+
+/// docs/benchmarks.md describes a rival that is our agent with this patch. Building it takes minutes; that it still applies shows
+/// here.
+#[test]
+fn the_patch_of_a_rival_applies() {
+    let patch = root().join("benches/rivals/drops_request.patch");
+    let mut command = Command::new("patch");
+    command.args(["--batch", "--dry-run", "-p1", "-i"]).arg(&patch).current_dir(root());
+    let output = command.output().expect("patch is installed");
+    assert!(output.status.success(), "{} does not apply; write it anew: {}", patch.display(), String::from_utf8_lossy(&output.stdout));
 }

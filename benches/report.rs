@@ -295,7 +295,7 @@ impl Results {
             }
         }
         self.cut_behind_an_uplink(text)?;
-        let took = self.cut["took_s"].as_u64().map_or_else(String::new, |seconds| format!(" All of it took {seconds} s."));
+        let took = self.cut["took_s"].as_u64().map_or_else(String::new, |seconds| format!("\nAll of it took {seconds} s."));
         writeln!(text, "\n{}{took}\n{}", the_cut_alone(&self.cut["states"]["uploading"][CONTENDERS[0].1]), source(&self.cut))
     }
 

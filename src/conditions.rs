@@ -108,7 +108,7 @@ conditions! {
 
     /// There is no connection to the broker.
     BrokerUnreachable = "broker_unreachable", Warning, "Check the network, the name and the certificates that the sentence names.";
-    /// The broker grants the subscription but delivers nothing.
+    /// The broker grants the subscription but does not deliver the entitlement.
     BrokerDeaf = "broker_deaf", Warning, "Check that the broker's ACL lets this device read its topics.";
     /// The broker refuses the subscription, or closes the connection over it.
     BrokerRights = "broker_rights", Error, "Give this device the right to subscribe to the topics named.";

@@ -31,6 +31,7 @@ impl Engine {
             }
             Topic::Entitlement => {
                 self.message_arrived(message.connection);
+                self.standing.copy_arrived(message.connection);
                 let via = Via::Copy { connection: message.connection, retain: message.retain, dup: message.dup };
                 self.judge(&message.payload, via, arrival, now);
             }
@@ -164,6 +165,7 @@ impl Engine {
 
     pub(super) fn accept(&mut self, document: VerifiedEntitlement, via: &Via, arrival: Arrival, now: Now) {
         let position = document.entitlement.position();
+        self.standing.changed(via, now);
         self.ratchet = position;
         self.ratchet_digest = Some(document.digest);
         self.factory_reset = None;

@@ -238,7 +238,7 @@ pub struct Engine {
     reports: Reports,
     rejections: Rejections,
     announced: Option<Mode>,
-    /// Whether the last report stated that the broker delivers nothing.
+    /// Whether the last report stated that the broker does not deliver the entitlement.
     told_deaf: bool,
     /// Another document with the position of the newest one was seen.
     conflict: Option<Position>,

@@ -92,6 +92,12 @@ pub(super) struct Standing {
     silent_since: Option<Duration>,
     /// No message has arrived for too long: this connection counts as none.
     deaf: bool,
+    /// A copy has come on this connection. Without one the broker may deliver answers and keep every change.
+    copied: bool,
+    /// When another way brought a change that this connection had to deliver.
+    overtaken_since: Option<Duration>,
+    /// And no copy of it followed in time: the broker keeps changes.
+    keeps_changes: bool,
     /// HTTPS answered that there is no document, so the broker has none to deliver.
     no_document: bool,
     poll_at: Duration,
@@ -114,6 +120,9 @@ impl Standing {
             silence: None,
             silent_since: None,
             deaf: false,
+            copied: false,
+            overtaken_since: None,
+            keeps_changes: false,
             no_document: false,
             poll_at: now.boot,
             polling: false,
@@ -169,6 +178,7 @@ impl Standing {
         self.asked = None;
         self.silent_since = None;
         self.deaf = false;
+        self.heard_copy(false);
         self.failed = 0;
         if self.voucher == Voucher::Connection {
             self.voucher = Voucher::Until(now.boot + GRACE);
@@ -209,6 +219,36 @@ impl Standing {
         std::mem::take(&mut self.deaf)
     }
 
+    /// A copy arrived on this connection.
+    pub(super) fn copy_arrived(&mut self, connection: Connection) {
+        if self.connection == Some(connection) {
+            self.heard_copy(true);
+        }
+    }
+
+    fn heard_copy(&mut self, copied: bool) {
+        self.copied = copied;
+        self.overtaken_since = None;
+        self.keeps_changes = false;
+    }
+
+    /// A newer document arrived from this source. If this connection had confirmed the one before, it should deliver it.
+    pub(super) fn changed(&mut self, via: &Via, now: Now) {
+        if self.hears_only_answers() && !matches!(via, Via::Copy { .. }) {
+            self.overtaken_since.get_or_insert(now.boot);
+        }
+    }
+
+    /// Notes that a change has come by another way, and no copy of it in time.
+    pub(super) fn miss_copies(&mut self, now: Now) {
+        self.keeps_changes |= self.overtaken_since.is_some_and(|since| now.boot >= since + DEAF);
+    }
+
+    /// Whether the broker delivers answers and may keep every change.
+    pub(super) fn hears_only_answers(&self) -> bool {
+        self.is_confirmed() && !self.copied
+    }
+
     /// Whether the connection has become deaf just now. It then counts as lost, but may deliver messages again.
     pub(super) fn deafen(&mut self, now: Now) -> bool {
         let Some(since) = self.silent_since.filter(|since| !self.deaf && now.boot >= *since + DEAF) else {
@@ -229,9 +269,9 @@ impl Standing {
         self.deaf
     }
 
-    /// Whether the broker delivers nothing although it has a document to deliver.
+    /// Whether the broker does not deliver a document that it has to deliver.
     pub(super) fn document_missing(&self) -> bool {
-        self.deaf && !self.no_document
+        (self.deaf && !self.no_document) || self.keeps_changes
     }
 
     /// Whether a document from this source that was judged applied or duplicate confirms:
@@ -323,7 +363,7 @@ impl Standing {
     }
 
     fn wants_polls(&self, now: Now) -> bool {
-        !(self.subscribed && self.is_confirmed() && now.confirmed)
+        !(self.subscribed && self.is_confirmed() && self.copied && now.confirmed)
     }
 
     /// Poll over HTTPS at once.
@@ -368,6 +408,9 @@ impl Standing {
             wake = wake.min(silence.since + SILENCE);
         }
         if let Some(since) = self.silent_since.filter(|_| !self.deaf) {
+            wake = wake.min(since + DEAF);
+        }
+        if let Some(since) = self.overtaken_since.filter(|_| !self.keeps_changes) {
             wake = wake.min(since + DEAF);
         }
         if !self.polling {

@@ -12,7 +12,7 @@ use super::{
 use crate::trusted_time::Now;
 
 /// The report's text for a deaf connection.
-const NOTHING_DELIVERED: &str = "the broker granted the subscription and delivers nothing; asking over HTTPS every 60 s";
+const NOTHING_DELIVERED: &str = "the broker granted the subscription and delivers no entitlement; asking over HTTPS every 60 s";
 
 impl Engine {
     /// Runs the timers that are due, until one begins a cut.
@@ -53,6 +53,7 @@ impl Engine {
             self.settle(Cause::Link, now);
             self.unless_cutting()?;
         }
+        self.standing.miss_copies(now);
         self.report_deaf(now);
         if self.standing.expire(now) {
             self.settle(Cause::Link, now);
@@ -111,7 +112,7 @@ impl Engine {
         self.promise(Some(&report), now);
     }
 
-    /// Reports once that the broker delivers nothing, and once that it delivers again.
+    /// Reports once that the broker does not deliver the entitlement, and once that it does again.
     fn report_deaf(&mut self, now: Now) {
         let deaf = self.standing.document_missing();
         if std::mem::replace(&mut self.told_deaf, deaf) != deaf {
@@ -135,8 +136,8 @@ impl Engine {
             return;
         }
         if self.standing.poll_is_due(now, self.needs_news()) {
-            if self.standing.is_deaf() {
-                // The connection may deliver again; only a new `get` shows it.
+            if self.standing.is_deaf() || self.standing.hears_only_answers() {
+                // The connection may deliver again, or nothing but answers.
                 self.send_get(now);
             }
             if !self.lost {

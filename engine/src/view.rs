@@ -43,7 +43,7 @@ pub struct View {
     pub persisted: bool,
     /// Whether the camera was reset and waits for a binding with a higher epoch.
     pub factory_reset: bool,
-    /// Whether the broker granted the subscription and delivers nothing.
+    /// Whether the broker granted the subscription and does not deliver the entitlement.
     pub broker_deaf: bool,
     /// Whether the state was unreadable and nothing has replaced it yet.
     pub state_lost: bool,

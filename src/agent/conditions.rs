@@ -97,8 +97,8 @@ impl ConditionMonitor {
         self.conditions.set(Kind::FactoryReset, reset);
         let deaf = view.broker_deaf.then(|| {
             format!(
-                "{} granted the subscription, but neither a copy of the entitlement nor an answer to a get came within 10 s: the API is \
-                 asked every 60 s",
+                "{} granted the subscription, but an entitlement that it had to deliver did not come within 10 s: the API is asked every \
+                 60 s",
                 self.broker
             )
         });

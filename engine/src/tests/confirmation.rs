@@ -144,6 +144,40 @@ fn a_deaf_connection_confirms_nothing_and_an_unbound_camera_expects_no_document(
     assert!(!bench.engine.view(bench.now).broker_deaf, "there is nothing to deliver");
 }
 
+/// The broker's rules let the camera read answers and keep the entitlement.
+#[test]
+fn a_connection_that_delivers_only_answers_hides_no_cancel() {
+    let mut bench = Bench::confirmed(&premium(41));
+    let token = premium(41).sign(&bench.keys.signer);
+    let answer = |bench: &Bench, document: &Entitlement| {
+        let nonce = bench.gets.last().unwrap().nonce.clone();
+        serde_json::to_vec(&Answer { nonce, token: document.sign(&bench.keys.signer) }).unwrap()
+    };
+    bench.event(Event::Lost(Some(Connection(1))));
+    bench.event(Event::Fetched(Resource::Entitlement, Fetched::Found(token.clone().into())));
+    bench.connect(2);
+    bench.event(Event::Subscribed(Connection(2)));
+    bench.deliver(2, Topic::Answer, answer(&bench, &premium(41)), false);
+    for minute in 1..=3 {
+        bench.forget_log();
+        bench.pass(Duration::from_secs(60));
+        assert_eq!((bench.fetches.len(), bench.gets.len()), (1, 1), "in minute {minute}");
+        bench.event(Event::Fetched(Resource::Entitlement, Fetched::Found(token.clone().into())));
+        bench.deliver(2, Topic::Answer, answer(&bench, &premium(41)), false);
+        assert_eq!((bench.mode(), bench.engine.view(bench.now).broker_deaf), (Mode::Paid, false), "it may have no retained messages");
+    }
+    bench.pass(Duration::from_secs(60));
+    bench.deliver(2, Topic::Answer, answer(&bench, &free(42)), false);
+    assert_eq!(bench.mode(), Mode::Free);
+    bench.pass(Duration::from_secs(10));
+    assert!(bench.engine.view(bench.now).broker_deaf, "the cancel was published ten seconds ago at least");
+    bench.deliver(2, Topic::Entitlement, free(42).sign(&bench.keys.signer), false);
+    assert!(!bench.engine.view(bench.now).broker_deaf);
+    bench.forget_log();
+    bench.pass(Duration::from_secs(300));
+    assert_eq!((bench.fetches.len(), bench.gets.len()), (0, 0), "it hears of changes");
+}
+
 #[test]
 fn one_lost_poll_does_not_interrupt_paid_media() {
     let mut bench = Bench::confirmed(&premium(41));

@@ -245,7 +245,7 @@ fn a_deaf_connection_adds_to_an_undelivered_reports_detail_and_takes_nothing_awa
     bench.pass(Duration::from_secs(12));
     assert!(bench.engine.view(bench.now).broker_deaf);
     let detail = bench.last().detail.clone().expect("the deaf connection is reported");
-    assert!(detail.starts_with(&own) && detail.ends_with("every 60 s") && detail.contains("delivers nothing"), "{detail}");
+    assert!(detail.starts_with(&own) && detail.ends_with("every 60 s") && detail.contains("delivers no entitlement"), "{detail}");
 
     bench.deliver(2, Topic::Entitlement, "nonsense", false);
     bench.pass(Duration::from_millis(1));

@@ -51,6 +51,30 @@ async fn s88_a_broker_that_grants_subscriptions_and_delivers_nothing_hides_no_ca
     world.issuer.report_within(resubscribed, RECONNECT, "the new plan", |report| plus.judged(report, Outcome::Applied)).await;
 }
 
+/// The answer to a `get` proves nothing about the topic on which a change comes.
+#[tokio::test]
+async fn s88_a_broker_that_delivers_answers_and_no_entitlement_hides_no_cancel() {
+    let dir = tempfile::tempdir().unwrap();
+    let acl = dir.path().join("answers.acl");
+    let lines: Vec<_> =
+        include_str!("../../../deploy/mosquitto/cameras.acl").lines().filter(|line| !line.ends_with("/entitlement")).collect();
+    std::fs::write(&acl, lines.join("\n") + "\n").unwrap();
+    let mut world = World::with_broker(&format!("acl_file {}", acl.display())).await;
+    let premium = world.premium();
+    let premium = world.issue(premium).await;
+    world.agent.start();
+    world.issuer.in_force(&premium, Mode::Paid).await;
+    let status = world.agent.mode(Mode::Paid).await;
+    assert!(status.condition("broker_deaf").is_none(), "{:#}", status.0["conditions"]);
+
+    let cancelled = world.issuer.mark();
+    let cancel = world.free();
+    let cancel = world.issue(cancel).await;
+    let report = world.issuer.report_within(cancelled, RECONNECT, "the cancel", |report| cancel.judged(report, Outcome::Applied)).await;
+    assert_eq!(report.mode, Mode::Free);
+    world.agent.status_within("what the broker keeps", RECONNECT, |status| status.condition("broker_deaf").is_some()).await;
+}
+
 #[tokio::test]
 async fn s89_without_a_broker_one_lost_poll_does_not_interrupt_paid_media() {
     let mut world = World::new().await;

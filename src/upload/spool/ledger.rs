@@ -87,9 +87,13 @@ impl Ledger {
         self.clips.iter().filter(|clip| clip.state == State::Recording).map(Clip::clip).collect()
     }
 
-    /// The part of this clip that is filmed now ends, and the next one, `next`, begins.
-    pub(super) fn end_part(&mut self, clip: Uuid, sha256: String, next: Uuid, now: Now) {
+    /// The part of this clip that is filmed now ends, and the next one, `next`, begins. The first one leaves no sooner than
+    /// `head_start` after it began.
+    pub(super) fn end_part(&mut self, clip: Uuid, sha256: String, next: Uuid, head_start: Duration, now: Now) {
         if let Some(part) = self.recording(clip) {
+            if part.part.is_none() && part.kind == ClipKind::Motion {
+                part.not_before = part.since.saturating_add(head_start);
+            }
             let following = part.end_part(sha256, next, now);
             self.insert(following);
         }

@@ -16,6 +16,10 @@ use super::{
 };
 use crate::media::{Beginning, Verdict};
 
+/// How long the first part of a clip leaves the uplink to the snapshot of its event, which says more per byte and is still being
+/// made when the pre-roll is ready.
+const HEAD_START: Duration = Duration::from_millis(300);
+
 impl Spool {
     /// Whether a clip may begin, and how long it may get.
     pub(in crate::upload) fn begin(&mut self, id: Uuid, beginning: Beginning, now: Now) -> Option<Duration> {
@@ -65,7 +69,8 @@ impl Spool {
 
     /// The part that is being filmed is complete and waits; `next` begins.
     pub(in crate::upload) fn end_part(&mut self, id: Uuid, sha256: String, next: Uuid, now: Now) {
-        self.ledger.end_part(id, sha256, next, now);
+        let head_start = if self.admission.record.snapshots { HEAD_START } else { Duration::ZERO };
+        self.ledger.end_part(id, sha256, next, head_start, now);
     }
 
     /// The clip is complete and waits. A clip longer than the plan allows is erased.

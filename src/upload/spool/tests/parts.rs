@@ -69,6 +69,37 @@ fn parts_leave_in_their_order_while_the_clip_is_filmed_and_say_when_it_ends() {
     assert_eq!((spool.tally().stored, spool.held()), (Erased { clips: 1, bytes: 250 }, Erased::default()));
 }
 
+/// The pre-roll is ready at once, a picture of the event a moment later.
+#[test]
+fn the_first_part_leaves_the_uplink_to_the_snapshot_for_a_moment() {
+    let later = |ms: u64| Now { boot: Duration::from_millis(100_000 + ms), ..now(100) };
+    let taken = |spool: &mut Spool, ms: u64| match spool.next(spool.generation, later(ms)) {
+        Next::Take(job) => Ok((job.facts.kind, job.part.map(|part| part.index))),
+        Next::At(due) => Err(Some(due.as_millis() - 100_000)),
+        Next::Idle => Err(None),
+    };
+    for (policy, waits) in [(PAID, true), (Policy { snapshots: false, ..PAID }, false)] {
+        let mut spool = spool(policy);
+        let clip = begin(&mut spool, ClipKind::Motion, 100).unwrap();
+        film(&mut spool, clip, 0, 100);
+        end_part(&mut spool, clip, 0);
+        film(&mut spool, clip, 1, 100);
+        end_part(&mut spool, clip, 0);
+        if !waits {
+            assert_eq!(taken(&mut spool, 0), Ok((ClipKind::Motion, Some(0))));
+            continue;
+        }
+        assert_eq!(taken(&mut spool, 0), Err(Some(300)));
+        let snapshot = record(&mut spool, ClipKind::Snapshot, 100, 0, 10).unwrap();
+        assert_eq!(taken(&mut spool, 200), Ok((ClipKind::Snapshot, None)));
+        spool.settle(snapshot, spool.generation, Outcome::Stored, later(290));
+        assert_eq!(taken(&mut spool, 299), Err(Some(300)));
+        assert_eq!(taken(&mut spool, 300), Ok((ClipKind::Motion, Some(0))));
+        spool.settle(clip, spool.generation, Outcome::Stored, later(310));
+        assert_eq!(taken(&mut spool, 310), Ok((ClipKind::Motion, Some(1))), "only the first one waits");
+    }
+}
+
 #[test]
 fn a_clip_that_ends_within_its_first_part_leaves_whole() {
     let mut spool = spool(PAID);

@@ -9,8 +9,9 @@ use super::kernel::TcpInfo;
 /// The share of the uplink that TCP's payload may take. A body takes a little less ([`super::body`]); with the headers
 /// of TCP and IP it is 86 % on the wire.
 const SHARE: f64 = 0.85;
-/// The first estimate: 0.8 Mbit/s of payload, which nearly every uplink carries.
-const FIRST: f64 = 100_000.0;
+/// The first estimate: 1.6 Mbit/s of payload, which most uplinks carry. Where one does not, a queue shows it as it does after a
+/// step of the pace; a lower estimate would cost the first event after a start a second.
+const FIRST: f64 = 200_000.0;
 /// The lowest pace of a transfer, bytes a second.
 const LEAST: f64 = 8_000.0;
 /// The highest pace that the kernel accepts.
@@ -53,7 +54,7 @@ pub(super) struct Pacer {
     limit: Option<f64>,
     /// The next window's growth.
     growth: f64,
-    /// Whether the last window's result was to speed up.
+    /// Whether the pace is a guess: the first one, or the last window's result was to speed up.
     grown: bool,
     window: Option<Window>,
 }
@@ -98,7 +99,7 @@ impl Pacer {
     pub(super) fn new(uplink_kbps: u32) -> Self {
         let configured = uplink_kbps > 0;
         let rate = if configured { f64::from(uplink_kbps) * 1000.0 / 8.0 * SHARE } else { FIRST };
-        Self { rate, configured, uplink: None, limit: None, growth: FAST, grown: false, window: None }
+        Self { rate, configured, uplink: None, limit: None, growth: FAST, grown: true, window: None }
     }
 
     /// Bytes of payload a second.

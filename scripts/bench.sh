@@ -6,8 +6,11 @@
 set -eu
 cd "$(dirname "$0")/.."
 profile=${PROFILE:-bench-build}
+[ $# -gt 0 ] || set -- cut footprint video
 # First the other agents: every build writes a program of the same name.
-PROFILE=$profile scripts/drops-request.sh -p kasa-care-agent -p care-tests
+case " $* " in
+*" cut "*) PROFILE=$profile scripts/drops-request.sh -p kasa-care-agent -p care-tests ;;
+esac
 PROFILE=$profile scripts/no-gstreamer.sh -p kasa-care-agent -p care-tests --bins
 "${CARGO:-cargo}" build --locked --profile "$profile" -p kasa-care-agent -p care-tests --bins
 built=target/$profile
@@ -16,7 +19,6 @@ if [ "$profile" = dev ]; then
 fi
 export CARE_AGENT="$built/kasa-care-agent" CARE_AGENT_NO_GSTREAMER="$built/kasa-care-agent-no-gstreamer"
 export CARE_AGENT_DROPS_REQUEST="$built/kasa-care-agent-drops-request"
-[ $# -gt 0 ] || set -- cut footprint video
 missed=0
 for benchmark in "$@"; do
     begun=$(date +%s)

@@ -49,12 +49,14 @@ async fn run(span: Duration) -> anyhow::Result<()> {
     std::fs::write(path, format!("{document:#}\n")).with_context(|| format!("writing {path}"))?;
     println!("{document:#}\n{path}");
 
-    let parts = &document["evidence"]["parts"];
+    let (parts, estimated) = (&document["evidence"]["parts"], &document["evidence"]["parts_estimated"]);
     let figure = |of: &Value, key: &str| of[key].as_f64().with_context(|| format!("{key} was not measured"));
     let mut over = Vec::new();
     for (what, figure, most) in [
         ("event to snapshot, s", figure(parts, "snapshot_s")?, SNAPSHOT_MOST_S),
+        ("the same, uplink estimated", figure(estimated, "snapshot_s")?, SNAPSHOT_MOST_S),
         ("a second of video to store, s", figure(parts, "second_max_s")?, VIDEO_MOST_S),
+        ("the same, uplink estimated", figure(estimated, "second_max_s")?, VIDEO_MOST_S),
         ("processor time beside a plain pipeline", figure(&document["plain"]["ratio"], "gstreamer")?, PLAIN_MOST),
         ("the same without GStreamer", figure(&document["plain"]["ratio"], "no_gstreamer")?, PLAIN_MOST),
     ] {

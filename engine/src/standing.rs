@@ -66,6 +66,19 @@ impl Via {
     }
 }
 
+/// Whether this connection delivers copies, in which changes come. An answer proves nothing of that: access rules may allow
+/// its topic alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Copies {
+    /// None has come yet, as from a broker that retains nothing.
+    None,
+    /// At this BOOTTIME a change came another way, and the connection has to deliver it.
+    Awaited(Duration),
+    /// It did not.
+    KeptBack,
+    Heard,
+}
+
 /// Since a 404.
 #[derive(Debug, Clone, Copy)]
 struct Silence {
@@ -92,12 +105,7 @@ pub(super) struct Standing {
     silent_since: Option<Duration>,
     /// No message has arrived for too long: this connection counts as none.
     deaf: bool,
-    /// A copy has come on this connection. Without one the broker may deliver answers and keep every change.
-    copied: bool,
-    /// When another way brought a change that this connection had to deliver.
-    overtaken_since: Option<Duration>,
-    /// And no copy of it followed in time: the broker keeps changes.
-    keeps_changes: bool,
+    copies: Copies,
     /// HTTPS answered that there is no document, so the broker has none to deliver.
     no_document: bool,
     poll_at: Duration,
@@ -120,9 +128,7 @@ impl Standing {
             silence: None,
             silent_since: None,
             deaf: false,
-            copied: false,
-            overtaken_since: None,
-            keeps_changes: false,
+            copies: Copies::None,
             no_document: false,
             poll_at: now.boot,
             polling: false,
@@ -178,7 +184,7 @@ impl Standing {
         self.asked = None;
         self.silent_since = None;
         self.deaf = false;
-        self.heard_copy(false);
+        self.copies = Copies::None;
         self.failed = 0;
         if self.voucher == Voucher::Connection {
             self.voucher = Voucher::Until(now.boot + GRACE);
@@ -222,31 +228,27 @@ impl Standing {
     /// A copy arrived on this connection.
     pub(super) fn copy_arrived(&mut self, connection: Connection) {
         if self.connection == Some(connection) {
-            self.heard_copy(true);
+            self.copies = Copies::Heard;
         }
     }
 
-    fn heard_copy(&mut self, copied: bool) {
-        self.copied = copied;
-        self.overtaken_since = None;
-        self.keeps_changes = false;
-    }
-
-    /// A newer document arrived from this source. If this connection had confirmed the one before, it should deliver it.
+    /// A newer document arrived from this source. A connection that had confirmed the one before has to deliver it.
     pub(super) fn changed(&mut self, via: &Via, now: Now) {
-        if self.hears_only_answers() && !matches!(via, Via::Copy { .. }) {
-            self.overtaken_since.get_or_insert(now.boot);
+        if self.is_confirmed() && self.copies == Copies::None && !matches!(via, Via::Copy { .. }) {
+            self.copies = Copies::Awaited(now.boot);
         }
     }
 
-    /// Notes that a change has come by another way, and no copy of it in time.
+    /// Gives up waiting for the copy of a change, if it is time.
     pub(super) fn miss_copies(&mut self, now: Now) {
-        self.keeps_changes |= self.overtaken_since.is_some_and(|since| now.boot >= since + DEAF);
+        if matches!(self.copies, Copies::Awaited(since) if now.boot >= since + DEAF) {
+            self.copies = Copies::KeptBack;
+        }
     }
 
-    /// Whether the broker delivers answers and may keep every change.
+    /// Whether the broker delivers answers and may keep every change back.
     pub(super) fn hears_only_answers(&self) -> bool {
-        self.is_confirmed() && !self.copied
+        self.is_confirmed() && self.copies != Copies::Heard
     }
 
     /// Whether the connection has become deaf just now. It then counts as lost, but may deliver messages again.
@@ -271,7 +273,7 @@ impl Standing {
 
     /// Whether the broker does not deliver a document that it has to deliver.
     pub(super) fn document_missing(&self) -> bool {
-        (self.deaf && !self.no_document) || self.keeps_changes
+        (self.deaf && !self.no_document) || self.copies == Copies::KeptBack
     }
 
     /// Whether a document from this source that was judged applied or duplicate confirms:
@@ -363,7 +365,7 @@ impl Standing {
     }
 
     fn wants_polls(&self, now: Now) -> bool {
-        !(self.subscribed && self.is_confirmed() && self.copied && now.confirmed)
+        !(self.subscribed && self.is_confirmed() && self.copies == Copies::Heard && now.confirmed)
     }
 
     /// Poll over HTTPS at once.
@@ -410,7 +412,7 @@ impl Standing {
         if let Some(since) = self.silent_since.filter(|_| !self.deaf) {
             wake = wake.min(since + DEAF);
         }
-        if let Some(since) = self.overtaken_since.filter(|_| !self.keeps_changes) {
+        if let Copies::Awaited(since) = self.copies {
             wake = wake.min(since + DEAF);
         }
         if !self.polling {

@@ -141,7 +141,8 @@ impl Meeting {
 
     /// The same where the condition goes on for longer than a test: the lines so far.
     fn lasts(self, agent: &Agent) {
-        let lines = agent.log().since(self.line);
+        // Clips that leave are no part of the fault, and on a slow machine more of them do meanwhile.
+        let lines: Vec<_> = agent.log().since(self.line).into_iter().filter(|line| !line.contains("clip stored")).collect();
         assert!(lines.len() < MOST_LINES, "{}: {} lines: {lines:#?}", self.fault.what, lines.len());
     }
 }

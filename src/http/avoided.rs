@@ -1,45 +1,59 @@
-//! Addresses that finish a TLS handshake and then give no answer, or that of a proxy whose server is away. A name may have
-//! another address that works, so they are tried last. Shared by all HTTPS connections; the link to the broker, which has other
-//! signs, keeps a list of its own.
+//! Addresses that take a connection and then do not serve it: over HTTPS one that finishes a TLS handshake and gives no answer, or
+//! that of a proxy whose server is away; at the broker one that grants no subscription. A name may have another address that
+//! works, so they are tried last. All HTTPS connections share one list; the link to the broker, which has other signs, keeps its
+//! own.
 
 use std::{
     net::SocketAddr,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, PoisonError},
 };
 
-/// More than the addresses of the agent's servers.
+/// More than the addresses of the agent's HTTPS servers.
 const MOST: usize = 16;
 
-/// The oldest first.
-#[derive(Debug)]
-pub(super) struct Avoided(Mutex<Vec<SocketAddr>>);
+/// The one that failed last comes last.
+#[derive(Debug, Default)]
+pub(crate) struct Avoided(Vec<SocketAddr>);
 
-/// The process's list.
-pub(super) static AVOIDED: Avoided = Avoided(Mutex::new(Vec::new()));
+/// The list of all HTTPS connections.
+static HTTPS: Mutex<Avoided> = Mutex::new(Avoided(Vec::new()));
 
 impl Avoided {
-    /// These addresses in the order in which to try them: the one that failed last comes last.
-    pub fn last(&self, addresses: &[SocketAddr]) -> Vec<SocketAddr> {
-        let avoided = self.lock();
-        let mut addresses = addresses.to_vec();
-        addresses.sort_by_key(|address| avoided.iter().position(|avoided| avoided == address).map_or(0, |place| place + 1));
-        addresses
+    /// Puts these addresses into the order in which to try them.
+    pub(crate) fn order(&self, addresses: &mut [SocketAddr]) {
+        addresses.sort_by_key(|address| self.0.iter().position(|avoided| avoided == address).map_or(0, |place| place + 1));
     }
 
-    fn note(&self, peer: SocketAddr, answered: bool) {
-        let mut avoided = self.lock();
-        avoided.retain(|avoided| *avoided != peer);
-        if !answered {
-            if avoided.len() == MOST {
-                avoided.remove(0);
-            }
-            avoided.push(peer);
-        }
+    /// This one has failed, or will if it says nothing.
+    pub(crate) fn add(&mut self, address: SocketAddr) {
+        self.remove(address);
+        self.0.push(address);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<SocketAddr>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn remove(&mut self, address: SocketAddr) {
+        self.0.retain(|avoided| *avoided != address);
     }
+
+    /// Forgets all but these.
+    pub(crate) fn keep(&mut self, addresses: &[SocketAddr]) {
+        self.0.retain(|avoided| addresses.contains(avoided));
+    }
+
+    /// Forgets the oldest above so many.
+    fn keep_newest(&mut self, most: usize) {
+        self.0.drain(..self.0.len().saturating_sub(most));
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.0.clear();
+    }
+}
+
+/// Addresses of an HTTPS server in the order in which to try them.
+pub(super) fn ordered(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
+    let mut addresses = addresses.to_vec();
+    HTTPS.lock().unwrap_or_else(PoisonError::into_inner).order(&mut addresses);
+    addresses
 }
 
 /// The first request of a connection to this address. Dropped before an answer has come, it counts as unanswered.
@@ -49,17 +63,24 @@ pub(super) struct Asked(pub Option<SocketAddr>);
 impl Asked {
     /// An answer with this status has come.
     pub fn answered(&mut self, status: u16) {
-        if let Some(peer) = self.0.take() {
-            AVOIDED.note(peer, !matches!(status, 502..=504));
+        self.note(!matches!(status, 502..=504));
+    }
+
+    fn note(&mut self, answered: bool) {
+        let Some(peer) = self.0.take() else { return };
+        let mut avoided = HTTPS.lock().unwrap_or_else(PoisonError::into_inner);
+        if answered {
+            avoided.remove(peer);
+        } else {
+            avoided.add(peer);
+            avoided.keep_newest(MOST);
         }
     }
 }
 
 impl Drop for Asked {
     fn drop(&mut self) {
-        if let Some(peer) = self.0.take() {
-            AVOIDED.note(peer, false);
-        }
+        self.note(false);
     }
 }
 
@@ -71,25 +92,33 @@ mod tests {
         SocketAddr::from(([203, 0, 113, 9], port))
     }
 
+    fn order<const N: usize>(avoided: &Avoided, mut addresses: [SocketAddr; N]) -> [SocketAddr; N] {
+        avoided.order(&mut addresses);
+        addresses
+    }
+
     #[test]
     fn what_gives_no_answer_is_tried_last_until_it_gives_one() {
-        let avoided = Avoided(Mutex::default());
+        let mut avoided = Avoided::default();
         let [a, b, c] = [1, 2, 3].map(address);
-        avoided.note(a, false);
-        assert_eq!(avoided.last(&[a, b, c]), [b, c, a]);
-        avoided.note(b, false);
-        assert_eq!(avoided.last(&[a, b, c]), [c, a, b]);
-        avoided.note(b, true);
-        assert_eq!(avoided.last(&[a, b, c]), [b, c, a]);
-        avoided.note(a, true);
-        assert_eq!(avoided.last(&[a, b, c]), [a, b, c]);
+        avoided.add(a);
+        assert_eq!(order(&avoided, [a, b, c]), [b, c, a]);
+        avoided.add(b);
+        assert_eq!(order(&avoided, [a, b, c]), [c, a, b]);
+        avoided.remove(b);
+        assert_eq!(order(&avoided, [a, b, c]), [b, c, a]);
+        avoided.remove(a);
+        assert_eq!(order(&avoided, [a, b, c]), [a, b, c]);
     }
 
     #[test]
     fn only_the_newest_are_remembered() {
-        let avoided = Avoided(Mutex::default());
-        (0..100).for_each(|port| avoided.note(address(port), false));
-        assert_eq!(avoided.lock().len(), MOST);
-        assert_eq!(avoided.last(&[address(99), address(0)]), [address(0), address(99)]);
+        let mut avoided = Avoided::default();
+        for port in 0..100 {
+            avoided.add(address(port));
+            avoided.keep_newest(MOST);
+        }
+        assert_eq!(avoided.0.len(), MOST);
+        assert_eq!(order(&avoided, [address(99), address(0)]), [address(0), address(99)]);
     }
 }

@@ -13,7 +13,7 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
-use super::{Connection, Dialer, Fault, Origin, Stage, avoided::AVOIDED, race};
+use super::{Connection, Dialer, Fault, Origin, Stage, avoided, race};
 use crate::{
     config::Endpoint,
     tls::{self, TlsFault, ValidUntil},
@@ -54,7 +54,7 @@ pub async fn connect<D: Dialer>(
     addresses: &[SocketAddr],
     deadline: Instant,
 ) -> Result<Connection<D::Guard>, Fault> {
-    race::race(dialer, origin, &AVOIDED.last(addresses), deadline).await
+    race::race(dialer, origin, &avoided::ordered(addresses), deadline).await
 }
 
 /// The TLS handshake, with the earliest end of the server's certificates.

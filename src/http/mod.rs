@@ -20,6 +20,7 @@ use tokio::time::Instant;
 
 use crate::{config::Endpoint, tls};
 
+pub(crate) use avoided::Avoided;
 pub(crate) use connect::resolve;
 pub use connect::{Stream, connect, open};
 pub use dialer::{Dialer, Direct, DirectGuard, Guard};

@@ -2,7 +2,6 @@
 //! [`super::ending`] handles the end of a connection.
 
 use std::{
-    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -27,7 +26,7 @@ use super::{
 use crate::{
     backoff::{Backoff, Delays, Jitter},
     conditions::Kind,
-    http::{self, Direct, DirectGuard, Origin},
+    http::{self, Avoided, Direct, DirectGuard, Origin},
 };
 
 /// Requests on their way to the wire: PUBACKs mostly. More wait in the `AckWindow`.
@@ -45,9 +44,8 @@ pub(super) struct Session {
     pub(super) guard: Option<DirectGuard>,
     /// The current or last peer, for messages.
     pub(super) peer: String,
-    /// Addresses that accepted the connection but granted no subscription, the oldest first. They are tried last,
-    /// because another may work.
-    pub(super) avoided: Vec<SocketAddr>,
+    /// Addresses that accepted the connection but granted no subscription.
+    pub(super) avoided: Avoided,
     /// The earliest end of the broker's certificates.
     pub(super) valid_until: Duration,
     /// The number of the last connection.
@@ -88,7 +86,7 @@ impl Session {
         let (client, wire) = wire(&settings, &topics);
         Self {
             peer: settings.broker.endpoint.authority(),
-            avoided: Vec::new(),
+            avoided: Avoided::default(),
             settings,
             topics,
             shared,
@@ -151,15 +149,11 @@ impl Session {
     async fn connect(&mut self) -> Option<Result<bool, LinkFault>> {
         let shared = self.shared.clone();
         // Dropping an attempt is safe: the wire has no connection until CONNACK.
-        let attempt = tokio::select! {
+        tokio::select! {
             biased;
             () = shared.changed.notified() => None,
             attempt = self.attempt() => Some(attempt),
-        };
-        if !matches!(attempt, Some(Ok(_))) {
-            self.guard = None;
         }
-        attempt
     }
 
     async fn attempt(&mut self) -> Result<bool, LinkFault> {
@@ -180,20 +174,21 @@ impl Session {
         let limit = self.settings.connect_timeout;
         let mut addresses =
             http::resolve(&origin.endpoint, time::Instant::now() + limit).await.map_err(|fault| LinkFault::from_http(&fault))?;
-        self.avoided.retain(|avoided| addresses.contains(avoided));
-        addresses.sort_by_key(|address| self.avoided.iter().position(|avoided| avoided == address).map_or(0, |place| place + 1));
+        self.avoided.keep(&addresses);
+        self.avoided.order(&mut addresses);
         let deadline = time::Instant::now() + limit;
         let connection = http::connect(&Direct, &origin, &addresses, deadline).await.map_err(|fault| LinkFault::from_http(&fault))?;
         self.peer = connection.peer_name().to_owned();
         self.valid_until = connection.valid_until();
         // Removed again once it grants the subscription.
-        self.avoided.retain(|avoided| *avoided != connection.peer());
-        self.avoided.push(connection.peer());
+        self.avoided.add(connection.peer());
         // At the end of the connection the guard checks whether the path has dropped its large segments.
         let (stream, guard) = connection.into_stream();
-        self.guard = Some(guard);
         match timeout_at(deadline, self.wire.connect(stream, self.clean_next)).await {
-            Ok(Ok(session_present)) => Ok(session_present && !self.clean_next),
+            Ok(Ok(session_present)) => {
+                self.guard = Some(guard);
+                Ok(session_present && !self.clean_next)
+            }
             Ok(Err(error)) => Err(LinkFault::from_wire(&error, Stage::Connack, &self.peer)),
             Err(_) => {
                 let reason = format!("CONNECT to {}: no answer from the broker within {} s", self.peer, limit.as_secs_f64());

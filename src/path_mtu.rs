@@ -214,6 +214,14 @@ mod tests {
         assert_eq!(paths.narrow(), [(peer(), 1220)]);
     }
 
+    fn keep_their_segments(connections: &[TcpInfo]) {
+        for info in connections {
+            let paths = paths();
+            assert!(!paths.learn_at(peer(), info, Instant::now()));
+            assert_eq!(paths.segment(peer()), None, "{info:?}");
+        }
+    }
+
     #[test]
     fn a_peer_that_is_silent_for_another_reason_keeps_its_segments() {
         let starved = starved(1460);
@@ -227,11 +235,7 @@ mod tests {
             TcpInfo { unacked: 1, ..starved },
             TcpInfo { established: false, ..starved },
         ];
-        for info in others {
-            let paths = paths();
-            assert!(!paths.learn_at(peer(), &info, Instant::now()));
-            assert_eq!(paths.segment(peer()), None, "{info:?}");
-        }
+        keep_their_segments(&others);
     }
 
     #[test]
@@ -247,10 +251,6 @@ mod tests {
             // Reset, or cut: the kernel has discarded its figures.
             TcpInfo { established: false, ..well },
         ];
-        for info in others {
-            let paths = paths();
-            assert!(!paths.learn_at(peer(), &info, Instant::now()));
-            assert_eq!(paths.segment(peer()), None, "{info:?}");
-        }
+        keep_their_segments(&others);
     }
 }

@@ -1,5 +1,8 @@
 //! Three NATS nodes on the files of `deploy/nats`: the broker that may lose a part of itself in the middle of a change.
 
+#[path = "nats_server.rs"]
+mod nats_server;
+
 use std::{
     net::{SocketAddr, TcpStream},
     path::Path,
@@ -15,10 +18,6 @@ use care_protocol::DeviceId;
 const NODES: usize = 3;
 /// How long they may take to elect a leader.
 const READY_WITHIN: Duration = Duration::from_secs(60);
-const CONFIG: &str = include_str!("../../deploy/nats/nats.conf");
-const USERS: &str = include_str!("../../deploy/nats/users.conf");
-/// The camera of the deployed file.
-const EXAMPLE: &str = "8006E5A1F0C2";
 
 /// The running nodes; dropping it kills them.
 pub struct Cluster {
@@ -34,9 +33,7 @@ impl Cluster {
     /// Starts the nodes below `home` with the certificates in `pki`, each with a user for the cloud and for each camera.
     /// Returns once they have elected a leader.
     pub async fn start(home: &Path, pki: &Path, cameras: impl Iterator<Item = DeviceId>) -> anyhow::Result<Self> {
-        let text = |file: &str| std::fs::read_to_string(pki.join(file)).with_context(|| format!("reading {file}"));
-        std::fs::write(pki.join("authorities.pem"), text("ca.pem")? + &text("cloud-ca.pem")?)?;
-        let users = users(cameras)?;
+        let cameras: Vec<DeviceId> = cameras.collect();
         let mut routes = Vec::new();
         for _ in 0..NODES {
             routes.push(free()?);
@@ -46,9 +43,8 @@ impl Cluster {
             let (address, name) = (free()?, format!("care-{}", cluster.nodes.len() + 1));
             let home = home.join(&name);
             std::fs::create_dir_all(&home)?;
-            std::fs::write(home.join("users.conf"), &users)?;
-            let config = configuration(&home, pki, &name, address, *route, &routes)?;
-            std::fs::write(home.join("nats.conf"), config)?;
+            let server = nats_server::prepare(&home, pki, address, cameras.iter().map(DeviceId::as_str))?;
+            std::fs::write(home.join("nats.conf"), in_cluster(&server, &name, *route, &routes)?)?;
             let log = std::fs::File::create(home.join("log"))?;
             let known = Path::new("/usr/sbin/nats-server");
             let mut command = Command::new(if known.exists() { known } else { Path::new("nats-server") });
@@ -110,31 +106,10 @@ fn free() -> anyhow::Result<SocketAddr> {
     free_address(SocketAddr::from(([127, 0, 0, 1], 0)), true).context("looking for a port")
 }
 
-/// The deployed configuration with the paths and ports of a node, and its line about a cluster in force.
-fn configuration(
-    home: &Path,
-    pki: &Path,
-    name: &str,
-    address: SocketAddr,
-    route: SocketAddr,
-    routes: &[SocketAddr],
-) -> anyhow::Result<String> {
+/// A server's configuration with a name of its own, and its line about a cluster in force.
+fn in_cluster(server: &str, name: &str, route: SocketAddr, routes: &[SocketAddr]) -> anyhow::Result<String> {
     let all: Vec<String> = routes.iter().map(|route| format!("\"nats://{route}\"")).collect();
     let cluster = format!("cluster {{ name: care, listen: \"{route}\", routes: [{}] }}", all.join(", "));
-    let deployed = CONFIG.lines().find(|line| line.starts_with("# cluster {")).context("nats.conf has no line about a cluster")?;
-    Ok(CONFIG
-        .replace(deployed, &cluster)
-        .replace("server_name: care-1", &format!("server_name: {name}"))
-        .replace("/etc/nats/care", &pki.display().to_string())
-        .replace("/var/lib/nats", &home.display().to_string())
-        .replace("0.0.0.0:8883", &address.to_string())
-        .replace("127.0.0.1:4222", "127.0.0.1:-1"))
-}
-
-/// The deployed users, with these cameras in place of its one.
-fn users(cameras: impl Iterator<Item = DeviceId>) -> anyhow::Result<String> {
-    let begin = USERS.find(&format!("  {{ user: \"CN={EXAMPLE}\"")).context("users.conf has no camera")?;
-    let end = USERS.rfind(']').context("users.conf has no end")?;
-    let all: String = cameras.map(|camera| USERS[begin..end].replace(EXAMPLE, camera.as_str())).collect();
-    Ok(format!("{}{all}{}", &USERS[..begin], &USERS[end..]))
+    let deployed = server.lines().find(|line| line.starts_with("# cluster {")).context("nats.conf has no line about a cluster")?;
+    Ok(server.replace(deployed, &cluster).replace("server_name: care-1", &format!("server_name: {name}")))
 }

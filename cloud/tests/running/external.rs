@@ -1,5 +1,8 @@
 //! External brokers and stores: Mosquitto, NATS with JetStream, and an S3 with its own certificate authority.
 
+#[path = "../../../benches/fleet/nats_server.rs"]
+mod nats_server;
+
 use std::{
     net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
@@ -98,18 +101,8 @@ impl ExternalBroker {
     /// MQTT in NATS needs JetStream, and JetStream a name for the server. Every camera is a user.
     async fn nats(dir: &Path, cameras: &[&str]) -> Self {
         let (pki, home) = Self::prepare(dir, "nats-server");
-        let text = |file: &str| std::fs::read_to_string(pki.join(file)).unwrap();
-        std::fs::write(pki.join("authorities.pem"), text("ca.pem") + &text("cloud-ca.pem")).unwrap();
-        let users = deployed("nats/users.conf");
-        let (begin, end) = (users.find("  { user: \"CN=8006E5A1F0C2\"").unwrap(), users.rfind(']').unwrap());
-        let of_cameras: String = cameras.iter().map(|camera| users[begin..end].replace("8006E5A1F0C2", camera)).collect();
-        std::fs::write(home.join("users.conf"), format!("{}{of_cameras}{}", &users[..begin], &users[end..])).unwrap();
         let address = free_address();
-        let config = deployed("nats/nats.conf")
-            .replace("/etc/nats/care", &pki.display().to_string())
-            .replace("/var/lib/nats", &home.display().to_string())
-            .replace("0.0.0.0:8883", &address.to_string())
-            .replace("127.0.0.1:4222", "127.0.0.1:-1");
+        let config = nats_server::prepare(&home, &pki, address, cameras.iter().copied()).unwrap();
         let flags = ["--broker", &format!("mqtts://{address}")].map(str::to_owned);
         Self::start("nats-server", &home, &config, address, flags.into()).await
     }

@@ -19,7 +19,7 @@ pub struct Reported {
     pub status: String,
     /// Its report on the newest document is overdue.
     pub silent: bool,
-    /// Its last report.
+    /// Its newest report, in whatever order they arrived.
     pub report: Option<Report>,
     /// When the report arrived, microseconds since 1970.
     pub reported_us: Option<i64>,
@@ -42,11 +42,16 @@ pub struct Kept {
 pub fn keep(tx: &Transaction<'_>, report: &Report, at: i64) -> Result<Kept, DbError> {
     let device = report.device.as_str();
     let body = serde_json::to_string(report).expect("plain data");
+    let newest = tx
+        .prepare_cached(NEWEST)?
+        .query_row(params![device, body], |row| Ok((Newest { body: row.get(0)?, place: row.get(1)? }, row.get::<_, bool>(2)?)));
+    let newest = newest.optional()?;
     // The broker delivers again what was not acknowledged: another report may have arrived since.
-    if tx.prepare_cached(KNOWN)?.exists(params![device, body])? {
+    if matches!(newest, Some((_, true))) {
         return Ok(Kept::default());
     }
-    tx.prepare_cached(ADD)?.execute(params![device, at, body])?;
+    let place = place(report, newest.map(|(newest, _)| newest))?;
+    tx.prepare_cached(ADD)?.execute(params![device, at, body, place])?;
     // The document in force answers every earlier one; the judged document is answered whatever the outcome.
     let judged = report.judged.unwrap_or(Position::NONE);
     let answer = |sql: &str, position: Position| -> Result<(), DbError> {
@@ -74,6 +79,37 @@ pub fn keep(tx: &Transaction<'_>, report: &Report, at: i64) -> Result<Kept, DbEr
         tx.execute("UPDATE cameras SET reset_at = NULL WHERE device = ?1", [device])?;
     }
     Ok(kept)
+}
+
+/// The newest report of a camera so far.
+struct Newest {
+    body: String,
+    place: i64,
+}
+
+/// The place of a report among those of its camera: the newest has the highest. It is the time of the judgement,
+/// microseconds, or what puts the report before or behind the newest one so far.
+fn place(report: &Report, newest: Option<Newest>) -> Result<i64, DbError> {
+    let at = report.at.as_microsecond();
+    let Some(Newest { body, place }) = newest else { return Ok(at) };
+    Ok(if is_older(report, &read(&body)?) { at.min(place - 1) } else { at.max(place) })
+}
+
+/// Whether a report that arrives was made before the newest one so far. Trusted time says so, and within its second the
+/// document in force. But trusted time falls: after a loss of the state, and when it is corrected, which the camera reports;
+/// and a document that is newer shows that a report is.
+fn is_older(report: &Report, newest: &Report) -> bool {
+    let in_force = |report: &Report| Position { epoch: report.epoch, seq: report.seq };
+    let (ours, theirs) = (in_force(report), in_force(newest));
+    if report.at == newest.at {
+        return ours != Position::NONE && ours < theirs;
+    }
+    let begins_anew = matches!(report.cause, Cause::Time | Cause::StateLost | Cause::FactoryReset);
+    report.at < newest.at && ours <= theirs && !begins_anew
+}
+
+fn read(body: &str) -> Result<Report, DbError> {
+    serde_json::from_str(body).map_err(|e| DbError::Damaged { what: "reports.body", why: e.to_string() })
 }
 
 /// The time from the click to this report, if the report that arrived at `at` is the one that counts for its document.
@@ -120,23 +156,25 @@ pub fn reported(connection: &Connection, device: &DeviceId, newest: Position) ->
                   WHERE d.device = ?1 AND d.epoch = ?2 AND d.seq = ?3 AND d.reported_at IS NULL AND o.issued_at < ?4
                     AND c.reset_at IS NULL)";
     let silent_since = params![device.as_str(), newest.epoch, newest.seq, now_us() - CHASE_AFTER_US];
-    let last = "SELECT body, received_at FROM reports WHERE device = ?1 ORDER BY id DESC LIMIT 1";
     let last: Option<(String, i64)> =
-        connection.prepare_cached(last)?.query_row([device.as_str()], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+        connection.prepare_cached(LAST)?.query_row([device.as_str()], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
     let (body, reported_us) = last.unzip();
-    let read = |body: String| serde_json::from_str(&body).map_err(|e| DbError::Damaged { what: "reports.body", why: e.to_string() });
     Ok(Reported {
         status: connection.query_row("SELECT status FROM cameras WHERE device = ?1", [device.as_str()], |row| row.get(0))?,
         silent: connection.query_row(silent, silent_since, |row| row.get(0))?,
-        report: body.map(read).transpose()?,
+        report: body.as_deref().map(read).transpose()?,
         reported_us,
     })
 }
 
-/// Reports of a camera that a delivery is compared with: as many as a broker has under way.
-const KNOWN: &str = "
-    SELECT 1 FROM reports WHERE body = ?2 AND id IN (SELECT id FROM reports WHERE device = ?1 ORDER BY id DESC LIMIT 8)";
-const ADD: &str = "INSERT INTO reports (device, received_at, body) VALUES (?1, ?2, ?3)";
+/// The newest report of a camera, and whether `?2` is among those that a delivery is compared with: as many as a broker has
+/// under way.
+const NEWEST: &str = "
+    SELECT body, place, EXISTS
+        (SELECT 1 FROM reports k WHERE k.body = ?2 AND k.id IN (SELECT id FROM reports WHERE device = ?1 ORDER BY id DESC LIMIT 8))
+    FROM reports WHERE device = ?1 ORDER BY place DESC, id DESC LIMIT 1";
+const LAST: &str = "SELECT body, received_at FROM reports WHERE device = ?1 ORDER BY place DESC, id DESC LIMIT 1";
+const ADD: &str = "INSERT INTO reports (device, received_at, body, place) VALUES (?1, ?2, ?3, ?4)";
 const ANSWERED_UNTIL: &str = "
     UPDATE documents SET reported_at = ?4 WHERE device = ?1 AND (epoch, seq) <= (?2, ?3) AND reported_at IS NULL RETURNING id";
 const ANSWERED: &str = "
@@ -150,4 +188,4 @@ const SINCE_CLICK: &str = "
 const STATUS: &str = "UPDATE cameras SET status = ?2, status_at = ?3 WHERE device = ?1 AND status != ?2";
 
 /// The statements of every report and status, for the test of their plans.
-pub const STATEMENTS: [&str; 7] = [KNOWN, ADD, ANSWERED_UNTIL, ANSWERED, FIGURES, SINCE_CLICK, STATUS];
+pub const STATEMENTS: [&str; 8] = [NEWEST, LAST, ADD, ANSWERED_UNTIL, ANSWERED, FIGURES, SINCE_CLICK, STATUS];

@@ -37,7 +37,7 @@ impl Pruned {
 pub fn prune(tx: &Transaction<'_>, now_us: i64) -> Result<Pruned, DbError> {
     let before = |age: Duration| now_us.saturating_sub(i64::try_from(age.as_micros()).unwrap_or(i64::MAX));
     let reports = "DELETE FROM reports WHERE id IN (SELECT id FROM reports r WHERE received_at < ?1
-                       AND EXISTS (SELECT 1 FROM reports n WHERE n.device = r.device AND n.id > r.id) LIMIT ?2)";
+                       AND EXISTS (SELECT 1 FROM reports n WHERE n.device = r.device AND (n.place, n.id) > (r.place, r.id)) LIMIT ?2)";
     let grants = "DELETE FROM grants WHERE id IN (SELECT id FROM grants WHERE granted_at < ?1 LIMIT ?2)";
     let clips = "DELETE FROM clips WHERE clip IN (SELECT clip FROM clips c
                      WHERE (gone_at < ?1 OR (stored_at IS NULL AND started_ms < ?1 / 1000))

@@ -3,7 +3,15 @@
 
 /// The steps from one version of the database to the next; `user_version` counts those that are done. A step that was
 /// released is never changed. The first one was made without counting: it may have been done at 0 too.
-pub(super) const STEPS: [&str; 8] = [FIRST, MONEY_AND_RETENTION, PEOPLE_AND_PAYMENTS, SESSIONS, CLICKS, RESETS_AND_PAYOUTS, PARTS, FLEET];
+pub(super) const STEPS: [&str; 9] =
+    [FIRST, MONEY_AND_RETENTION, PEOPLE_AND_PAYMENTS, SESSIONS, CLICKS, RESETS_AND_PAYOUTS, PARTS, FLEET, PLACES];
+
+/// Reports are ordered by when they were made, not by when they arrived; those of before, by their arrival.
+const PLACES: &str = "
+ALTER TABLE reports ADD COLUMN place INTEGER NOT NULL DEFAULT 0;        -- a camera's newest report has the highest
+UPDATE reports SET place = received_at;
+CREATE INDEX reports_place ON reports (device, place, id);
+";
 
 /// What makes a look at the clock, and a change for everybody, cost as little for one camera of many as for the only
 /// one. A camera's row says when its document was issued and by which key, and when its oldest clip becomes too old;

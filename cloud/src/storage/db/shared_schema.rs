@@ -4,7 +4,14 @@
 
 /// The steps from one version to the next; the table `schema_version` counts those that are done. A step that was
 /// released is never changed.
-pub(super) const STEPS: [&str; 1] = [FIRST];
+pub(super) const STEPS: [&str; 2] = [FIRST, PLACES];
+
+/// Reports are ordered by when they were made, not by when they arrived; those of before, by their arrival.
+const PLACES: &str = "
+ALTER TABLE reports ADD COLUMN place BIGINT NOT NULL DEFAULT 0;
+UPDATE reports SET place = received_at;
+CREATE INDEX reports_place ON reports (device, place, id);
+";
 
 const FIRST: &str = r#"
 CREATE TABLE accounts (

@@ -104,7 +104,6 @@ impl Postgres {
     }
 
     pub(super) fn begin(&self) -> Result<(), SqlError> {
-        self.be_connected()?;
         if let Err(e) = self.batch(BEGIN) {
             drop(self.batch("ROLLBACK"));
             return Err(e);

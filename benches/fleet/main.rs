@@ -2,15 +2,20 @@
 //! Mosquitto and on a cluster of three NATS nodes that loses one. Writes `target/bench/fleet.json`; fails if a figure
 //! misses its limit. `SIZES=100,1000 NATS_SIZES=100` gives a quick look.
 //!
-//! `bench-fleet mosquitto` and `bench-fleet nats` measure one of the two. `bench-fleet cameras DIRECTORY COUNT [NODE…]`
+//! `bench-fleet mosquitto` and `bench-fleet nats` measure one of the two. `bench-fleet writers` measures what a document
+//! costs to write, on SQLite and on PostgreSQL (`ACCOUNTS=50` gives a quick look). `bench-fleet cameras DIRECTORY COUNT [NODE…]`
 //! is the process that the measurement starts for the cameras.
 
 mod cameras;
 mod cluster;
 mod measure;
+#[path = "../../cloud/tests/running/postgres.rs"]
+#[allow(clippy::unwrap_used, reason = "shared with the tests, which fail by panicking")]
+mod postgres;
 mod stage;
 #[path = "../stamp.rs"]
 mod stamp;
+mod writers;
 
 use std::path::{Path, PathBuf};
 
@@ -35,6 +40,8 @@ fn main() -> anyhow::Result<()> {
     match &arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["cameras", directory, count, nodes @ ..] => cameras::run(Path::new(directory), count.parse().context("COUNT is a number")?, nodes),
         ["mosquitto"] => write(&json!({ "now": mosquitto()? })),
+        ["writers"] => write_to("writers", &writers::measure()?),
+        ["writer", arguments @ ..] => writers::write(arguments),
         ["nats"] => write(&json!({ "cluster": nats()? })),
         [] => {
             let now = mosquitto()?;
@@ -42,7 +49,7 @@ fn main() -> anyhow::Result<()> {
             write(&json!({ "now": now }))?;
             write(&json!({ "now": now, "cluster": nats()? }))
         }
-        _ => anyhow::bail!("usage: bench-fleet [mosquitto | nats], or bench-fleet cameras DIRECTORY COUNT [NODE...]"),
+        _ => anyhow::bail!("usage: bench-fleet [mosquitto | nats | writers], or bench-fleet cameras DIRECTORY COUNT [NODE...]"),
     }
 }
 
@@ -79,11 +86,16 @@ fn nats() -> anyhow::Result<Value> {
 }
 
 fn write(document: &Value) -> anyhow::Result<()> {
+    write_to("fleet", document)?;
+    check(document)
+}
+
+fn write_to(name: &str, document: &Value) -> anyhow::Result<()> {
     std::fs::create_dir_all("target/bench")?;
-    let path = PathBuf::from("target/bench/fleet.json");
+    let path = PathBuf::from(format!("target/bench/{name}.json"));
     std::fs::write(&path, format!("{document:#}\n"))?;
     println!("{}", path.display());
-    check(document)
+    Ok(())
 }
 
 fn programs() -> anyhow::Result<stage::Programs> {

@@ -21,7 +21,7 @@ use crate::{
         issuer::{find_camera, newest_body, token_for},
         parts::{self, PartError, Piece},
     },
-    storage::db::{DbError, OptionalExtension as _, SqlError, Transaction, params},
+    storage::db::{DbError, OptionalExtension as _, Scope, SqlError, Transaction, params},
     transport::{cloud::Cloud, listener::Peer, store},
 };
 
@@ -143,7 +143,7 @@ async fn grant(cloud: &Arc<Cloud>, peer: &DeviceId, id: &str, body: &Bytes) -> R
     if cloud.refused_grants.includes(&device, now) {
         return Err(Refusal::Plan("an engineer wants it so"));
     }
-    let decided = cloud.db.transact_async(move |tx| decide(tx, &asking, &request, now)).await;
+    let decided = cloud.db.transact_async_in(Scope::camera(device.as_str()), move |tx| decide(tx, &asking, &request, now)).await;
     match decided {
         Ok(Decision::Stored) => Ok(Json(Stored { stored: true }).into_response()),
         Ok(Decision::Granted { id }) => {

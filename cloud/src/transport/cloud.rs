@@ -16,7 +16,7 @@ use crate::{
     fail_point,
     storage::{
         data_dir::{DataDir, DataError, Endpoints},
-        db::{Db, DbError, Transaction},
+        db::{Db, DbError, Scope, Transaction},
     },
     transport::{
         broker::{Broker, BrokerAddress},
@@ -125,25 +125,36 @@ impl Cloud {
     ) -> Result<Done, ActionError> {
         let issuer = self.issuer.clone();
         let now = self.clock.now_s();
+        let scope = action.scope();
         let work = move |tx: &Transaction<'_>| {
             let done = issuer.act(tx, &action, now)?;
             also(tx, &done)?;
             Ok(done)
         };
-        let done = self.change(work, |done| &done.issued).await?;
+        let done = self.change_in(scope, work, |done| &done.issued).await?;
         for order in &done.back {
             tracing::info!(order = order.id, amount_minor = order.refund.amount_minor, kind = %order.refund.kind, "money back");
         }
         Ok(done)
     }
 
-    /// Runs a transaction that may issue documents. After the commit it cuts revoked transfers and wakes the publisher.
+    /// [`Cloud::change_in`], for a change that may concern anything.
     pub async fn change<T: Send + 'static>(
         self: &Arc<Self>,
         work: impl FnOnce(&Transaction<'_>) -> Result<T, ActionError> + Send + 'static,
         issued: impl FnOnce(&T) -> &[Issued],
     ) -> Result<T, ActionError> {
-        let done = self.db.transact_async(work).await?;
+        self.change_in(Scope::Everything, work, issued).await
+    }
+
+    /// Runs a transaction that may issue documents. After the commit it cuts revoked transfers and wakes the publisher.
+    pub async fn change_in<T: Send + 'static>(
+        self: &Arc<Self>,
+        scope: Scope,
+        work: impl FnOnce(&Transaction<'_>) -> Result<T, ActionError> + Send + 'static,
+        issued: impl FnOnce(&T) -> &[Issued],
+    ) -> Result<T, ActionError> {
+        let done = self.db.transact_async_in(scope, work).await?;
         let issued = issued(&done);
         for document in issued {
             fail_point::reach("committed", document.position.seq);

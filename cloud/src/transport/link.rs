@@ -31,7 +31,7 @@ use crate::{
     },
     fail_point,
     storage::{
-        db::{DbError, Transaction, in_savepoint},
+        db::{DbError, Scope, Transaction, in_savepoint},
         outbox::{self, Due, Mark, Marked},
         pki::CLOUD_NAME,
         publisher::Publisher,
@@ -257,7 +257,8 @@ async fn write_marks(cloud: Arc<Cloud>, session: Weak<Session>, mut marks: mpsc:
     let mut group = Vec::with_capacity(GROUP);
     while marks.recv_many(&mut group, GROUP).await > 0 {
         let writing = group.clone();
-        let written = cloud.db.transact_async(move |tx| -> Result<_, DbError> {
+        let scope = Scope::cameras(group.iter().map(|mark| mark.device.as_str()));
+        let written = cloud.db.transact_async_in(scope, move |tx| -> Result<_, DbError> {
             outbox::mark(tx, &writing)?;
             writing.iter().for_each(|mark| fail_point::reach("marks_in_transaction", mark.seq));
             Ok(())
@@ -490,6 +491,7 @@ fn parse(prefix: &str, Incoming { publish, at, .. }: &Incoming) -> Result<Option
 /// Writes a group in one transaction. A message whose write fails is dropped alone.
 async fn take(cloud: &Cloud, messages: &Arc<Vec<Message>>) -> Result<Vec<Option<Taken>>, DbError> {
     let messages = messages.clone();
+    let scope = Scope::cameras(messages.iter().map(|message| message.device.as_str()));
     let work = move |tx: &Transaction<'_>| -> Result<_, DbError> {
         let mut all = Vec::with_capacity(messages.len());
         for message in messages.iter() {
@@ -510,7 +512,7 @@ async fn take(cloud: &Cloud, messages: &Arc<Vec<Message>>) -> Result<Vec<Option<
         }
         Ok(all)
     };
-    cloud.db.transact_async(work).await
+    cloud.db.transact_async_in(scope, work).await
 }
 
 fn take_one(tx: &Transaction<'_>, Message { device, at, content }: &Message) -> Result<Taken, DbError> {

@@ -9,7 +9,7 @@ use std::{
 use care_cloud::{
     fail_point::VARIABLE,
     storage::{
-        db::{Connection, Db},
+        db::{Connection, Db, DbError, Scope},
         publisher::Publisher,
     },
     transport::client::{ClientError, Portal},
@@ -151,6 +151,7 @@ async fn one_of_two_issuers_dies_in_a_cancel_of_the_fleet_and_every_camera_is_to
     // Before anything of a cancel is there; when documents are at the broker, and nobody knows.
     futures::future::join(survives(&server, "in_transaction"), survives(&server, "marks_in_transaction")).await;
     shares_the_publishing(&server).await;
+    writers_of_different_accounts_run_at_once(&server);
     has_the_schema_of_the_embedded_one(&server);
 }
 
@@ -201,6 +202,54 @@ async fn shares_the_publishing(server: &Postgres) {
         after.push(due());
     }
     assert_eq!(after, [3, 0, 3]);
+}
+
+fn writers_of_different_accounts_run_at_once(server: &Postgres) {
+    let url = server.fresh("writers").parse().unwrap();
+    let [one, two, watching] = [(); 3].map(|()| Db::connect(&url).unwrap());
+    let tables = "INSERT INTO accounts (id, created_at) VALUES ('a', 1), ('b', 1);
+         INSERT INTO cameras (device, model, account, bound, bound_at, epoch, seq) VALUES
+             ('A', 'm', 'a', 1, 1, 1, 0), ('A2', 'm', 'a', 1, 1, 1, 0), ('B', 'm', 'b', 1, 1, 1, 0);";
+    watching.read(|c| Ok(c.execute_batch(tables)?)).unwrap();
+    let written = |db: &Db, scope: &Scope, account: &str| {
+        db.transact_in(scope, |tx| -> Result<usize, DbError> {
+            Ok(tx.query_row(
+                "UPDATE accounts SET trial_at = coalesce(trial_at, 0) + 1 WHERE id = ?1 RETURNING trial_at",
+                [account],
+                |r| r.get(0),
+            )?)
+        })
+        .unwrap()
+    };
+    let waiting = "SELECT EXISTS (SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted
+                       AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))";
+    for (round, same) in [Scope::camera("A2"), Scope::account("a"), Scope::cameras(["B", "A"]), Scope::Everything].iter().enumerate() {
+        std::thread::scope(|threads| {
+            let (holds, held) = std::sync::mpsc::channel();
+            let (release, released) = std::sync::mpsc::channel::<()>();
+            let one = &one;
+            threads.spawn(move || {
+                one.transact_in(&Scope::camera("A"), |tx| -> Result<(), DbError> {
+                    tx.execute("UPDATE accounts SET trial_at = coalesce(trial_at, 0) + 1 WHERE id = 'a'", [])?;
+                    holds.send(()).unwrap();
+                    released.recv().unwrap();
+                    Ok(())
+                })
+                .unwrap();
+            });
+            held.recv().unwrap();
+            // Of another account: at once, though the first one goes on.
+            assert_eq!(written(&two, &Scope::camera("B"), "b"), round + 1);
+            // Of the same one, and of all: only then, with what the first one wrote.
+            let waits = threads.spawn(|| written(&two, same, "a"));
+            while !watching.read(|c| Ok(c.query_row(waiting, [], |row| row.get::<_, bool>(0))?)).unwrap() {
+                assert!(!waits.is_finished(), "{same:?} does not wait");
+                std::thread::yield_now();
+            }
+            release.send(()).unwrap();
+            assert_eq!(waits.join().unwrap(), 2 * (round + 1), "{same:?}");
+        });
+    }
 }
 
 /// Every table with its columns.

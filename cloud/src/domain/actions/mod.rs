@@ -11,7 +11,7 @@ use thiserror::Error;
 use crate::{
     domain::{catalogue::Cycle, issuer::Issued, money::Zone},
     storage::{
-        db::{DbError, SqlError},
+        db::{DbError, Scope, SqlError},
         keys::KeysError,
     },
 };
@@ -204,6 +204,25 @@ pub enum Action {
         /// The camera.
         camera: DeviceId,
     },
+}
+
+impl Action {
+    /// What it may write. What moves a camera concerns the account that it leaves, too, and whoever relies on its account.
+    pub fn scope(&self) -> Scope {
+        match self {
+            Self::Subscribe { camera, .. }
+            | Self::Cancel { camera, .. }
+            | Self::Downgrade { camera, .. }
+            | Self::StoreCancel { camera, .. }
+            | Self::Withdraw { camera }
+            | Self::StartTrial { camera, .. } => Scope::camera(camera.as_str()),
+            Self::CancelOrder { account, .. }
+            | Self::StoreCancelOrder { account, .. }
+            | Self::PaymentFails { account, .. }
+            | Self::PaymentRecovers { account } => Scope::account(account),
+            Self::Bind { .. } | Self::Unbind { .. } => Scope::Everything,
+        }
+    }
 }
 
 /// A plan that costs money.

@@ -167,6 +167,7 @@ fn book(tx: &Transaction<'_>, order_id: &str, kind: &str, amount_minor: u64, at:
 fn next_id(tx: &Transaction<'_>, at: u64) -> Result<String, DbError> {
     let at = i64::try_from(at).ok().and_then(|at| Timestamp::from_second(at).ok()).unwrap_or(Timestamp::MAX);
     let year = format!("KC-{:04}-", at.to_zoned_datetime(TimeZone::UTC).year());
+    tx.numbers_alone()?;
     let last: Option<u64> = tx.prepare_cached(LAST_NUMBER)?.query_row([&year], |row| row.get(0)).optional()?;
     Ok(format!("{year}{:06}", last.unwrap_or(0) + 1))
 }

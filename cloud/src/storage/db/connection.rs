@@ -4,6 +4,7 @@
 use std::ops::Deref;
 
 use super::{
+    Scope,
     postgres::{Address, Postgres},
     sql::{OptionalExtension as _, Params, Row, SqlError},
 };
@@ -33,11 +34,11 @@ impl Connection {
         Ok(Self { backend: Backend::Postgres(Box::new(Postgres::connect_once(address)?)) })
     }
 
-    /// Begins a transaction that may write. No other writer runs until it ends.
-    pub(super) fn begin(&mut self) -> Result<Transaction<'_>, SqlError> {
+    /// Begins a transaction that may write this. No other writer of it runs until it ends.
+    pub(super) fn begin(&mut self, scope: &Scope) -> Result<Transaction<'_>, SqlError> {
         match &self.backend {
             Backend::Sqlite(connection) => connection.execute_batch("BEGIN IMMEDIATE")?,
-            Backend::Postgres(connection) => connection.begin()?,
+            Backend::Postgres(connection) => connection.begin(scope)?,
         }
         Ok(Transaction { connection: self, over: false })
     }
@@ -91,6 +92,15 @@ impl Transaction<'_> {
         }
         self.over = true;
         Ok(())
+    }
+
+    /// From here to its end this transaction alone gives numbers that run through all accounts. Nothing that other
+    /// transactions may hold is waited for after it.
+    pub fn numbers_alone(&self) -> Result<(), SqlError> {
+        match &self.connection.backend {
+            Backend::Sqlite(_) => Ok(()),
+            Backend::Postgres(connection) => connection.numbers_alone(),
+        }
     }
 }
 

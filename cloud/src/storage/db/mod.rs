@@ -1,11 +1,12 @@
 //! The database: accounts, cameras, subscriptions, documents, outbox, reports, clips, grants. Every change is one
-//! transaction, and only one writes at a time, so that two processes on one database never issue the same
+//! transaction, and only one writes of an account at a time, so that two processes on one database never issue the same
 //! `(epoch, seq)`, and a document is never there without its outbox row and the revocation of grants. It is a file of
 //! SQLite's, or a PostgreSQL that several machines share; what runs statements does not see which.
 
 mod connection;
 mod postgres;
 mod schema;
+mod scope;
 mod shared_schema;
 mod sql;
 
@@ -23,6 +24,7 @@ use self::schema::STEPS;
 pub use self::{
     connection::{Connection, Statement, Transaction},
     postgres::{Address, BadAddress},
+    scope::Scope,
     sql::{Column, FromSql, OptionalExtension, Params, Row, SqlError, ToSql, Value},
 };
 pub use crate::params;
@@ -73,6 +75,8 @@ pub struct Db {
 
 /// A transaction that waits for its turn.
 trait Job: Send {
+    /// What it may write.
+    fn scope(&self) -> &Scope;
     /// Runs it within the group's transaction. Returns whether its writes are to be kept.
     fn run(&mut self, tx: &Transaction<'_>) -> bool;
     /// Tells whoever asked, after the commit of the group, or its failure.
@@ -80,6 +84,7 @@ trait Job: Send {
 }
 
 struct Asked<F, T, E> {
+    scope: Scope,
     work: Option<F>,
     done: Option<Result<T, E>>,
     asker: oneshot::Sender<Result<T, E>>,
@@ -91,6 +96,10 @@ where
     T: Send,
     E: From<DbError> + Send,
 {
+    fn scope(&self) -> &Scope {
+        &self.scope
+    }
+
     fn run(&mut self, tx: &Transaction<'_>) -> bool {
         self.done = self.work.take().map(|work| work(tx));
         matches!(self.done, Some(Ok(_)))
@@ -126,10 +135,15 @@ impl Db {
         Ok(self.shared.as_ref().map(Connection::to_postgres_once).transpose()?)
     }
 
-    /// Runs one immediate transaction; it is rolled back if `work` fails.
+    /// Runs one immediate transaction, which may write anything; it is rolled back if `work` fails.
     pub fn transact<T, E: From<DbError>>(&self, work: impl FnOnce(&Transaction<'_>) -> Result<T, E>) -> Result<T, E> {
+        self.transact_in(&Scope::Everything, work)
+    }
+
+    /// The same, for one that writes no more than this.
+    pub fn transact_in<T, E: From<DbError>>(&self, scope: &Scope, work: impl FnOnce(&Transaction<'_>) -> Result<T, E>) -> Result<T, E> {
         let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
-        let transaction = connection.begin().map_err(DbError::from)?;
+        let transaction = connection.begin(scope).map_err(DbError::from)?;
         let done = work(&transaction)?;
         transaction.commit().map_err(DbError::from)?;
         Ok(done)
@@ -140,16 +154,29 @@ impl Db {
         work(&self.connection.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// [`Db::transact`] off the async threads. Those that wait for the database at the same time run one after another
-    /// in one transaction and share its commit, which costs more than most of them: a write to the disk. A failure rolls
-    /// back its own work alone; if the commit fails, all of them fail.
+    /// [`Db::transact_async_in`], for one that may write anything.
     pub async fn transact_async<T, E>(&self, work: impl FnOnce(&Transaction<'_>) -> Result<T, E> + Send + 'static) -> Result<T, E>
     where
         T: Send + 'static,
         E: From<DbError> + Send + 'static,
     {
+        self.transact_async_in(Scope::Everything, work).await
+    }
+
+    /// [`Db::transact_in`] off the async threads. Those that wait for the database at the same time run one after another
+    /// in one transaction and share its commit, which costs more than most of them: a write to the disk. A failure rolls
+    /// back its own work alone; if the commit fails, all of them fail.
+    pub async fn transact_async_in<T, E>(
+        &self,
+        scope: Scope,
+        work: impl FnOnce(&Transaction<'_>) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<DbError> + Send + 'static,
+    {
         let (asker, answer) = oneshot::channel();
-        let job = Box::new(Asked { work: Some(work), done: None, asker });
+        let job = Box::new(Asked { scope, work: Some(work), done: None, asker });
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).push_back(job);
         let db = self.clone();
         // Runs it, unless another group takes it along first.
@@ -187,7 +214,9 @@ impl Db {
 
 /// Runs the jobs in one transaction, each in a savepoint of its own.
 fn run_jobs(connection: &mut Connection, jobs: &mut [Box<dyn Job>]) -> Result<(), DbError> {
-    let tx = connection.begin()?;
+    // All locks at once: one that waits while it holds another's could wait for ever.
+    let scope = jobs.iter().map(|job| job.scope()).fold(Scope::cameras::<String>([]), Scope::and);
+    let tx = connection.begin(&scope)?;
     for job in jobs {
         in_savepoint(&tx, |tx| job.run(tx))?;
     }
@@ -216,7 +245,7 @@ fn open_sqlite(path: &Path) -> rusqlite::Result<rusqlite::Connection> {
 }
 
 fn bring_up_to_date(connection: &mut Connection) -> Result<(), DbError> {
-    let transaction = connection.begin()?;
+    let transaction = connection.begin(&Scope::Everything)?;
     let found: usize = transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     if found > STEPS.len() {
         return Err(DbError::Newer { found, known: STEPS.len() });
@@ -229,7 +258,7 @@ fn bring_up_to_date(connection: &mut Connection) -> Result<(), DbError> {
 }
 
 fn bring_shared_up_to_date(connection: &mut Connection) -> Result<(), DbError> {
-    let transaction = connection.begin()?;
+    let transaction = connection.begin(&Scope::Everything)?;
     transaction.execute_batch("CREATE TABLE IF NOT EXISTS schema_version (version BIGINT NOT NULL)")?;
     let found: Option<usize> = transaction.query_row("SELECT max(version) FROM schema_version", [], |row| row.get(0))?;
     let (found, known) = (found.unwrap_or(0), shared_schema::STEPS.len());

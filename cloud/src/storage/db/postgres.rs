@@ -19,7 +19,7 @@ use tokio_postgres::{
 };
 
 use super::{
-    PREPARED,
+    PREPARED, Scope,
     sql::{SqlError, Value},
 };
 
@@ -32,8 +32,19 @@ const SETTINGS: &str = "SET lock_timeout = '10s'; SET idle_in_transaction_sessio
     SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3;
     SET client_min_messages = warning; SET default_transaction_isolation = 'read committed'";
 
-/// One writer at a time, whatever the process: each sees what the last one wrote, as with the embedded database.
+/// Whoever writes anything writes alone, whatever the process. Whoever writes of some accounts shares that lock with others
+/// that do.
 const BEGIN: &str = "BEGIN; SELECT pg_advisory_xact_lock(1667330661, 0)";
+const BEGIN_SHARED: &str = "BEGIN; SELECT pg_advisory_xact_lock_shared(1667330661, 0)";
+/// The locks of accounts: all that a transaction needs, at once and in one order, so that two never wait for each other. A
+/// camera's account cannot change meanwhile, because only who writes alone moves it. Two accounts of one hash take turns.
+const LOCK_ACCOUNTS: &str = "
+    SELECT pg_advisory_xact_lock(1667330663, key) FROM (
+        SELECT hashtext(coalesce(c.account, w.name)) AS key
+        FROM json_array_elements_text(CAST(?1 AS json)) AS w (name) LEFT JOIN cameras c ON c.device = w.name
+        UNION SELECT hashtext(a.name) FROM json_array_elements_text(CAST(?2 AS json)) AS a (name)
+        ORDER BY key) AS every";
+const LOCK_NUMBERS: &str = "SELECT pg_advisory_xact_lock(1667330661, 1)";
 
 /// Where the server is.
 #[derive(Debug, Clone)]
@@ -103,13 +114,30 @@ impl Postgres {
         Ok(Self { again: None, live: RefCell::new(Live::connect(address)?) })
     }
 
-    pub(super) fn begin(&self) -> Result<(), SqlError> {
-        if let Err(e) = self.batch(BEGIN) {
-            drop(self.batch("ROLLBACK"));
+    pub(super) fn begin(&self, scope: &Scope) -> Result<(), SqlError> {
+        let begun = match scope {
+            Scope::Everything => self.batch(BEGIN),
+            Scope::Accounts { .. } => self.batch(BEGIN_SHARED),
+        };
+        // From here on a lost connection is a failure, not a reason to connect again.
+        self.live.borrow_mut().in_transaction = true;
+        if let Err(e) = begun.and_then(|()| self.lock(scope)) {
+            self.roll_back();
             return Err(e);
         }
-        self.live.borrow_mut().in_transaction = true;
         Ok(())
+    }
+
+    fn lock(&self, scope: &Scope) -> Result<(), SqlError> {
+        if let Scope::Accounts { cameras, accounts } = scope {
+            let list = |names| serde_json::to_string(names).expect("plain data");
+            self.query(LOCK_ACCOUNTS, &[Value::Text(&list(cameras)), Value::Text(&list(accounts))])?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn numbers_alone(&self) -> Result<(), SqlError> {
+        self.query(LOCK_NUMBERS, &[]).map(drop)
     }
 
     pub(super) fn commit(&self) -> Result<(), SqlError> {

@@ -10,7 +10,7 @@ use super::mark_stored;
 use crate::{
     clock::now_us,
     domain::{clips::GRANT_IN_USE_US, parts::Piece},
-    storage::db::{Connection, DbError, params},
+    storage::db::{Connection, DbError, Scope, Transaction, params},
     transport::{cloud::Cloud, retention::RetentionError},
 };
 
@@ -31,7 +31,9 @@ pub async fn poll(cloud: &Arc<Cloud>) -> Result<(), RetentionError> {
         for Expected { grant, piece, bytes } in clips {
             let Some(size) = objects.get(&piece) else { continue };
             let (arrived, asked) = (piece.clone(), device.clone());
-            let kept = *size == bytes && cloud.db.transact_async(move |tx| mark_stored(tx, &grant, &arrived, &asked, now)).await?;
+            let scope = Scope::camera(device.as_str());
+            let mark = move |tx: &Transaction<'_>| mark_stored(tx, &grant, &arrived, &asked, now);
+            let kept = *size == bytes && cloud.db.transact_async_in(scope, mark).await?;
             let Piece { clip, part } = &piece;
             if kept {
                 tracing::info!(%device, clip, part, bytes, "stored in the external store");

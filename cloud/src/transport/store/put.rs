@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     domain::parts::Piece,
-    storage::db::DbError,
+    storage::db::{DbError, Scope},
     transport::{cloud::Cloud, events::CloudEvent},
 };
 
@@ -218,7 +218,7 @@ async fn receive(
         return Ok(answer.map(Body::new));
     }
     let (grant, piece, device, now) = (transfer.grant.clone(), granted.piece.clone(), transfer.device.clone(), cloud.clock.now_s());
-    if !cloud.db.transact_async(move |tx| mark_stored(tx, &grant, &piece, &device, now)).await? {
+    if !cloud.db.transact_async_in(Scope::camera(device.as_str()), move |tx| mark_stored(tx, &grant, &piece, &device, now)).await? {
         cloud.store.delete_embedded(&granted.device, &granted.piece);
         return Err(Refusal::Forbidden("the plan changed: the clip was not kept"));
     }

@@ -89,8 +89,8 @@ pub struct Options {
     /// How long a camera may rely on a document without hearing from the cloud, seconds
     #[arg(long = "lease", value_name = "SECONDS", default_value_t = 172_800, value_parser = clap::value_parser!(u64).range(1..))]
     pub lease_s: u64,
-    /// A PostgreSQL that several processes share, on a socket or a loopback address: postgres://user@localhost/name, or
-    /// postgres:///name?host=/run/postgresql [default: an embedded one in --data]
+    /// A PostgreSQL that several processes share: postgres:///name?host=/run/postgresql, postgres://user@localhost/name, or
+    /// on another machine postgres://user@host/name?sslmode=verify-full&sslrootcert=FILE [default: an embedded one in --data]
     #[arg(long, global = true, value_name = "URL", env = "CARE_CLOUD_DATABASE", hide_env_values = true)]
     pub database: Option<Address>,
     /// Certificates, keys, database and clips [default: ~/.local/share/care-cloud]

@@ -1,4 +1,5 @@
-//! A PostgreSQL of the test's own, by Debian's programs, on a socket in a directory of the test's.
+//! A PostgreSQL of the test's own, by Debian's programs, on a socket in a directory of the test's, and with TLS on a
+//! loopback port if a test asks for it.
 
 use std::{
     os::unix::fs::{PermissionsExt as _, chown},
@@ -11,14 +12,23 @@ use std::{
 const NOBODY: u32 = 65_534;
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// In the name of the socket, if nothing listens there.
+const USUAL_PORT: u16 = 5432;
+
 pub struct Postgres {
     dir: tempfile::TempDir,
+    port: u16,
     child: Child,
 }
 
 impl Postgres {
     /// Makes a cluster, with its writes synchronised as in production, and starts it.
     pub fn start() -> Self {
+        Self::start_with(USUAL_PORT, |_| Vec::new())
+    }
+
+    /// The same, under this port, with settings (`name=value`) whose files may lie in its directory.
+    pub fn start_with(port: u16, settings: impl FnOnce(&Path) -> Vec<String>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
         if is_root() {
@@ -33,11 +43,14 @@ impl Postgres {
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         let log = std::fs::File::create(dir.path().join("log")).unwrap();
         let mut serve = program("postgres");
-        serve.arg("-D").arg(&data).arg("-k").arg(dir.path()).args(["-c", "listen_addresses=", "-c", "fsync=on"]);
+        serve.arg("-D").arg(&data).arg("-k").arg(dir.path()).args(["-c", "listen_addresses=", "-c", "fsync=on", "-p", &port.to_string()]);
+        for setting in settings(dir.path()) {
+            serve.arg("-c").arg(setting);
+        }
         let child = serve.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
-        let server = Self { dir, child };
+        let server = Self { dir, port, child };
         let deadline = Instant::now() + PATIENCE;
-        while !program("pg_isready").arg("-q").arg("-h").arg(server.dir.path()).status().unwrap().success() {
+        while !program("pg_isready").args(["-q", "-p", &port.to_string(), "-h"]).arg(server.dir.path()).status().unwrap().success() {
             let log = || std::fs::read_to_string(server.dir.path().join("log")).unwrap();
             assert!(Instant::now() < deadline, "PostgreSQL does not start:\n{}", log());
             std::thread::sleep(Duration::from_millis(20));
@@ -48,12 +61,12 @@ impl Postgres {
     /// The URL of an empty part of it.
     pub fn fresh(&self, name: &str) -> String {
         let made = program("psql")
-            .args(["-q", "-U", "care", "-d", "postgres", "-c", &format!("CREATE DATABASE {name}"), "-h"])
+            .args(["-q", "-U", "care", "-d", "postgres", "-p", &self.port.to_string(), "-c", &format!("CREATE DATABASE {name}"), "-h"])
             .arg(self.dir.path())
             .output();
         let made = made.unwrap();
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        format!("postgres://care@/{name}?host={}", self.dir.path().display())
+        format!("postgres://care@/{name}?host={}&port={}", self.dir.path().display(), self.port)
     }
 }
 

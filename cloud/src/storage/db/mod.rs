@@ -9,6 +9,7 @@ mod schema;
 mod scope;
 mod shared_schema;
 mod sql;
+mod tls;
 
 use std::{
     collections::VecDeque,

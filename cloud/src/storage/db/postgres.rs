@@ -13,15 +13,18 @@ use bytes::BytesMut;
 use futures::executor::block_on;
 use tokio::runtime::{Builder, Runtime};
 use tokio_postgres::{
-    Client, Config, NoTls, Statement,
-    config::Host,
+    Client, Config, NoTls, Socket, Statement,
+    config::{Host, SslMode},
+    tls::MakeTlsConnect,
     types::{FromSql, IsNull, ToSql, Type, to_sql_checked},
 };
 
 use super::{
     PREPARED, Scope,
     sql::{SqlError, Value},
+    tls::Tls,
 };
+use crate::storage::pki::{Identity, PkiError, client_config, trusting};
 
 /// How long a connection may take, and a transaction may wait for its turn.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -46,9 +49,12 @@ const LOCK_ACCOUNTS: &str = "
         ORDER BY key) AS every";
 const LOCK_NUMBERS: &str = "SELECT pg_advisory_xact_lock(1667330661, 1)";
 
-/// Where the server is.
+/// Where the server is, and how it is spoken to: with TLS, or in plaintext on this machine.
 #[derive(Debug, Clone)]
-pub struct Address(Config);
+pub struct Address {
+    config: Config,
+    tls: Option<Tls>,
+}
 
 /// Why a URL is no address of a database.
 #[derive(Debug, thiserror::Error)]
@@ -56,36 +62,116 @@ pub enum BadAddress {
     /// It cannot be read.
     #[error("{0}")]
     Url(tokio_postgres::Error),
-    /// It is elsewhere.
+    /// It is elsewhere, and would be spoken to in plaintext.
     #[error(
-        "{0} is another machine, and care-cloud speaks no TLS to PostgreSQL: give the socket's directory or a loopback address, \
-         where a tunnel with TLS listens (stunnel, a pgbouncer with server_tls_sslmode = verify-full)"
+        "{0} is another machine: ?sslmode=verify-full&sslrootcert=FILE says by which authority it is known; plaintext is for a \
+             socket's directory and for loopback addresses"
     )]
     Remote(String),
+    /// A way to use TLS that care-cloud does not have.
+    #[error("sslmode={0}: give verify-full, or disable for this machine; require is the same as verify-full")]
+    Mode(String),
+    /// TLS without knowing whom to trust, or half of an identity.
+    #[error("{0}")]
+    Incomplete(&'static str),
+    /// A file that it names.
+    #[error("{path}: {source}")]
+    File {
+        /// Which.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A file of certificates or a key.
+    #[error("TLS to PostgreSQL: {0}")]
+    Tls(#[from] PkiError),
+}
+
+/// What a URL says about TLS, by the names that libpq has for it.
+#[derive(Default)]
+struct SslOptions {
+    mode: Option<String>,
+    root: Option<String>,
+    certificate: Option<String>,
+    key: Option<String>,
+}
+
+impl SslOptions {
+    /// Takes them out of a URL. Returns the rest, which tokio-postgres reads.
+    fn taken_from(url: &str) -> (Self, String) {
+        let mut options = Self::default();
+        let Some((address, query)) = url.split_once('?') else { return (options, url.to_owned()) };
+        let mut rest = Vec::new();
+        for part in query.split('&') {
+            // A plus is a plus, as in libpq.
+            let escaped = part.replace('+', "%2B");
+            let Some((name, value)) = url::form_urlencoded::parse(escaped.as_bytes()).next() else { continue };
+            let option = match &*name {
+                "sslmode" => &mut options.mode,
+                "sslrootcert" => &mut options.root,
+                "sslcert" => &mut options.certificate,
+                "sslkey" => &mut options.key,
+                _ => {
+                    rest.push(part);
+                    continue;
+                }
+            };
+            *option = Some(value.into_owned());
+        }
+        (options, if rest.is_empty() { address.to_owned() } else { format!("{address}?{}", rest.join("&")) })
+    }
+
+    fn tls(&self) -> Result<Option<Tls>, BadAddress> {
+        let named = self.root.is_some() || self.certificate.is_some() || self.key.is_some();
+        match self.mode.as_deref() {
+            None if named => return Err(BadAddress::Incomplete("sslrootcert, sslcert and sslkey need sslmode=verify-full")),
+            None | Some("disable") => return Ok(None),
+            Some("verify-full" | "require") => {}
+            Some(other) => return Err(BadAddress::Mode(other.to_owned())),
+        }
+        let file = |path: &String| std::fs::read(path).map_err(|source| BadAddress::File { path: path.clone(), source });
+        let text = |path: &String| Ok::<_, BadAddress>(String::from_utf8_lossy(&file(path)?).into_owned());
+        let missing =
+            "sslrootcert=FILE is missing: the authority of the server's certificate (of a public one: /etc/ssl/certs/ca-certificates.crt)";
+        let root = file(self.root.as_ref().ok_or(BadAddress::Incomplete(missing))?)?;
+        let config = match (&self.certificate, &self.key) {
+            (Some(certificate), Some(key)) => client_config(&root, Some(&Identity { certificate: text(certificate)?, key: text(key)? }))?,
+            (None, None) => trusting(&root)?,
+            _ => return Err(BadAddress::Incomplete("sslcert and sslkey go together")),
+        };
+        Ok(Some(Tls(config)))
+    }
 }
 
 impl std::str::FromStr for Address {
     type Err = BadAddress;
 
     fn from_str(url: &str) -> Result<Self, BadAddress> {
-        let mut config: Config = url.parse().map_err(BadAddress::Url)?;
-        for host in config.get_hosts() {
-            if let Host::Tcp(name) = host
-                && name != "localhost"
-                && !name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
-            {
-                return Err(BadAddress::Remote(name.clone()));
-            }
-        }
+        let (options, rest) = SslOptions::taken_from(url);
+        let mut config: Config = rest.parse().map_err(BadAddress::Url)?;
+        let tls = options.tls()?;
         if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
             config.host_path("/run/postgresql");
         }
-        if let Some(ip) = config.get_hostaddrs().iter().find(|ip| !ip.is_loopback()) {
-            return Err(BadAddress::Remote(ip.to_string()));
+        // Never by what the server would like: whoever is in between could say that it has no TLS.
+        config.ssl_mode(if tls.is_some() { SslMode::Require } else { SslMode::Disable });
+        if tls.is_none()
+            && let Some(remote) = elsewhere(&config)
+        {
+            return Err(BadAddress::Remote(remote));
         }
         config.connect_timeout(PATIENCE).application_name("care-cloud");
-        Ok(Self(config))
+        Ok(Self { config, tls })
     }
+}
+
+/// A host that is another machine than this one, if there is one.
+fn elsewhere(config: &Config) -> Option<String> {
+    let host = config.get_hosts().iter().find_map(|host| match host {
+        Host::Tcp(name) if name != "localhost" && !name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback()) => Some(name.clone()),
+        _ => None,
+    });
+    host.or_else(|| config.get_hostaddrs().iter().find(|ip| !ip.is_loopback()).map(ToString::to_string))
 }
 
 /// A connection.
@@ -202,26 +288,35 @@ impl Postgres {
 }
 
 impl Live {
-    fn connect(Address(config): &Address) -> Result<Self, SqlError> {
-        let config = config.clone();
+    fn connect(Address { config, tls }: &Address) -> Result<Self, SqlError> {
+        let (config, tls) = (config.clone(), tls.clone());
         let (answer, answered) = std::sync::mpsc::sync_channel(1);
         runtime()?.spawn(async move {
-            let connected = async {
-                let (client, connection) = config.connect(NoTls).await?;
-                tokio::spawn(async move {
-                    // Whoever waits for an answer gets the error, too.
-                    if let Err(e) = connection.await {
-                        tracing::warn!("the connection to PostgreSQL: {e}");
-                    }
-                });
-                client.batch_execute(SETTINGS).await?;
-                Ok::<_, tokio_postgres::Error>(client)
+            let connected = match tls {
+                Some(tls) => connect(&config, tls).await,
+                None => connect(&config, NoTls).await,
             };
-            drop(answer.send(connected.await));
+            drop(answer.send(connected));
         });
         let client = answered.recv().map_err(|_| SqlError::NoThread)??;
         Ok(Self { client: Arc::new(client), prepared: HashMap::new(), in_transaction: false })
     }
+}
+
+async fn connect<T>(config: &Config, tls: T) -> Result<Client, tokio_postgres::Error>
+where
+    T: MakeTlsConnect<Socket>,
+    T::Stream: Send + 'static,
+{
+    let (client, connection) = config.connect(tls).await?;
+    tokio::spawn(async move {
+        // Whoever waits for an answer gets the error, too.
+        if let Err(e) = connection.await {
+            tracing::warn!("the connection to PostgreSQL: {e}");
+        }
+    });
+    client.batch_execute(SETTINGS).await?;
+    Ok(client)
 }
 
 /// The thread that serves all connections. It lives as long as the process.
@@ -332,6 +427,19 @@ mod tests {
         assert_eq!(whole(&raw(&[1, 1, 0x4000, 0, 5])), Some(-50_000));
         assert_eq!(whole(&raw(&[1, -1, 0, 1, 5000])), None, "a half");
         assert_eq!(whole(&raw(&[1, 9, 0, 0, 1])), None, "too large");
+    }
+
+    #[test]
+    fn what_a_url_says_about_tls_is_complete_or_refused() {
+        let refused = |query: &str| format!("postgres://u@db.example/care?{query}").parse::<Address>().unwrap_err().to_string();
+        assert!(refused("application_name=x").contains("another machine"));
+        assert!(refused("sslmode=disable").contains("another machine"));
+        for query in ["sslmode=verify-full", "sslmode=require"] {
+            assert!(refused(query).contains("sslrootcert=FILE is missing"), "{}", refused(query));
+        }
+        assert!(refused("sslmode=prefer").contains("give verify-full"));
+        assert!(refused("sslrootcert=/ca.pem").contains("need sslmode"));
+        assert!(refused("sslmode=verify-full&sslrootcert=%2Fno+such%2Fca.pem").starts_with("/no+such/ca.pem: "));
     }
 
     #[test]

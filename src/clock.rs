@@ -10,7 +10,10 @@ mod system;
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -42,6 +45,8 @@ pub fn timestamp() -> Timestamp {
 pub struct Clock {
     time: Arc<Mutex<TrustedTime>>,
     source: Source,
+    /// The API's last answer had no `Date` that can be read.
+    undated: Arc<AtomicBool>,
 }
 
 #[derive(Clone)]
@@ -60,7 +65,7 @@ impl Clock {
     pub fn dialled(persisted: Duration, readings: Readings) -> (Self, Dial) {
         let dial = Dial(Arc::new(Mutex::new(readings)));
         let time = TrustedTime::new(Duration::ZERO, Some(persisted), readings.boot);
-        (Self { time: Arc::new(Mutex::new(time)), source: Source::Dial(dial.clone()) }, dial)
+        (Self { time: Arc::new(Mutex::new(time)), source: Source::Dial(dial.clone()), undated: Arc::default() }, dial)
     }
 
     /// A clock for tests that is stopped at `trusted`, with the system clock at 1970.
@@ -74,7 +79,7 @@ impl Clock {
 
     fn from_source(persisted: Option<Duration>, source: Source) -> Self {
         let time = TrustedTime::new(build_time(), persisted, source.read().boot);
-        Self { time: Arc::new(Mutex::new(time)), source }
+        Self { time: Arc::new(Mutex::new(time)), source, undated: Arc::default() }
     }
 
     /// The time now.
@@ -94,7 +99,14 @@ impl Clock {
 
     /// Observes the `Date` of an HTTPS answer.
     pub fn observe_date(&self, heard: HeardDate) {
+        self.undated.store(false, Ordering::Relaxed);
         self.lock().observe_date(heard, self.source.read());
+    }
+
+    /// Notes that an HTTPS answer of the API had no `Date`, or one that is no HTTP date. It moves no time; it only tells
+    /// people why nothing confirms it.
+    pub fn observe_no_date(&self) {
+        self.undated.store(true, Ordering::Relaxed);
     }
 
     fn lock(&self) -> MutexGuard<'_, TrustedTime> {

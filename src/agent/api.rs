@@ -37,8 +37,8 @@ impl AgentPorts<'_> {
             let fetched = match http::get(&api, &path, link::MAX_PACKET, FETCH_TIMEOUT).await {
                 Ok(answer) => {
                     // Any answer may set the clock, whatever its status.
-                    if let Some(heard) = answer.heard_date(sent).filter(|_| api.tls.is_some() || answer.peer.ip().is_loopback()) {
-                        clock.observe_date(heard);
+                    if api.tls.is_some() || answer.peer.ip().is_loopback() {
+                        answer.heard_date(sent).map_or_else(|| clock.observe_no_date(), |heard| clock.observe_date(heard));
                     }
                     tracing::debug!(path, status = answer.status, "fetched");
                     report_api(&conditions, &api, &path, &Ok(&answer));

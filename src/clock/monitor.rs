@@ -1,7 +1,7 @@
 //! Raises and clears the conditions of the clock: a correction, a `Date` that contradicts trusted time, and trusted
 //! time that nothing confirms.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use care_engine::trusted_time::{Correction, Now, Readings, timestamp};
 
@@ -35,8 +35,14 @@ impl ConditionMonitor {
         let readings = self.clock.source.read();
         let now = self.clock.lock().now(readings);
         self.conditions.set(Kind::ClockDisputed, disputed(now));
-        let unconfirmed = self.unconfirmed(now, readings);
-        self.conditions.set(Kind::ClockUnconfirmed, unconfirmed);
+        match self.unconfirmed(now, readings) {
+            Some(sentence) if self.clock.undated.load(Ordering::Relaxed) => {
+                let sentence = format!("{sentence}; the API answers without a Date that can be read");
+                let advice = "Let the API, and what stands before it, send Date as RFC 9110 has it.";
+                self.conditions.raise_advising(Kind::ClockUnconfirmed, sentence, advice);
+            }
+            unconfirmed => self.conditions.set(Kind::ClockUnconfirmed, unconfirmed),
+        }
         if now.corrected != self.reported {
             self.reported = now.corrected;
             if let Some(correction) = now.corrected {
@@ -80,6 +86,24 @@ mod tests {
     use care_engine::trusted_time::{HeardDate, LATEST};
 
     const START: Duration = Duration::from_secs(1_767_225_600);
+
+    #[test]
+    fn an_answer_without_a_date_is_named_and_moves_no_time() {
+        let (clock, dial) = Clock::dialled(START, Readings { boot: Duration::from_secs(5), system: Duration::ZERO });
+        let conditions = Conditions::default();
+        let mut monitor = ConditionMonitor::new(clock.clone(), conditions.clone());
+        clock.observe_no_date();
+        monitor.update();
+        dial.advance(UNCONFIRMED_FOR);
+        monitor.update();
+        assert_eq!(clock.now().trusted, START + UNCONFIRMED_FOR);
+        let named = |words: &str| conditions.list(clock.now()).iter().any(|condition| condition.sentence.contains(words));
+        assert!(named("without a Date that can be read"));
+        // One that can be read, but contradicts trusted time, is another fault.
+        clock.observe_date(HeardDate { date: START + Duration::from_secs(400 * 86_400), sent: clock.now().boot, valid_until: LATEST });
+        monitor.update();
+        assert!(named("has confirmed trusted time") && !named("without a Date"));
+    }
 
     #[test]
     fn each_condition_of_the_clock_is_raised_and_cleared() {

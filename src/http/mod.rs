@@ -51,7 +51,7 @@ impl fmt::Debug for Origin {
 pub struct Answer {
     /// The status code.
     pub status: u16,
-    /// The `Date` header, since 1970.
+    /// The `Date` header, since 1970; one that is no HTTP date (RFC 9110) counts as absent.
     pub date: Option<Duration>,
     /// All headers.
     pub headers: HeaderMap,

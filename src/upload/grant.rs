@@ -37,8 +37,6 @@ pub(super) enum Violation {
     Address(IpAddr),
     #[error("{0} answered with a redirect; they are not followed")]
     Redirect(String),
-    #[error("the answer carries no Date, so the grant's life is not known")]
-    NoDate,
 }
 
 /// Where a clip may be uploaded, checked by every rule but the one on IP addresses.
@@ -114,11 +112,10 @@ fn headers(grant: &Grant) -> Result<HeaderMap, Violation> {
     Ok(headers)
 }
 
-/// How long a grant may be used, counted from the `Date` of the answer that carried it.
-pub(super) fn life(grant: &Grant, date: Option<Duration>) -> Result<Duration, Violation> {
-    let date = date.ok_or(Violation::NoDate)?;
+/// How long a grant may be used, counted from `date` (since 1970), when the cloud answered.
+pub(super) fn life(grant: &Grant, date: Duration) -> Duration {
     let expires = Duration::try_from(grant.expires_at.as_duration()).unwrap_or_default();
-    Ok(expires.saturating_sub(date).min(LONGEST_LIFE))
+    expires.saturating_sub(date).min(LONGEST_LIFE)
 }
 
 /// Loopback, link-local, private, or otherwise not a public internet address.
@@ -179,8 +176,7 @@ pub(crate) fn hostile_grant(input: &[u8]) -> crate::fuzzing::Verdict {
     assert!(*tls && (target.same_origin || hosts.contains(&(host.clone(), *port))), "{target:?}");
     assert!(target.path.starts_with('/') || target.path == "*", "{target:?}");
     assert!(!target.headers.contains_key(header::HOST) && !target.headers.contains_key(header::CONTENT_LENGTH));
-    let life = life(&grant, Some(Duration::from_secs(1_767_225_600)));
-    assert!(life.is_ok_and(|life| life <= LONGEST_LIFE));
+    assert!(life(&grant, Duration::from_secs(1_767_225_600)) <= LONGEST_LIFE);
     // It is sent as a valid request, or not at all.
     let request = crate::http::request("PUT", &target.endpoint, &target.path, target.headers.clone(), http_body_util::Empty::new());
     Verdict::of(request.is_ok())
@@ -328,9 +324,8 @@ mod tests {
     fn a_grant_lives_from_date_to_its_end_and_a_minute_at_most() {
         let grant = grant("https://clips.example/k");
         let ends = 1_767_225_660;
-        assert_eq!(life(&grant, Some(Duration::from_secs(ends - 10))), Ok(Duration::from_secs(10)));
-        assert_eq!(life(&grant, Some(Duration::from_secs(ends - 3600))), Ok(LONGEST_LIFE));
-        assert_eq!(life(&grant, Some(Duration::from_secs(ends + 1))), Ok(Duration::ZERO));
-        assert_eq!(life(&grant, None), Err(Violation::NoDate));
+        assert_eq!(life(&grant, Duration::from_secs(ends - 10)), Duration::from_secs(10));
+        assert_eq!(life(&grant, Duration::from_secs(ends - 3600)), LONGEST_LIFE);
+        assert_eq!(life(&grant, Duration::from_secs(ends + 1)), Duration::ZERO);
     }
 }

@@ -237,7 +237,7 @@ fn clocks(on_record: Option<Duration>) -> String {
 
 fn skew(system: Duration, cloud: Option<Duration>) -> Result<String, String> {
     let Some(cloud) = cloud else {
-        return Err("the cloud's answer has no Date, so trusted time can never be confirmed".to_owned());
+        return Err("the cloud's answer has no Date as RFC 9110 wants it, so trusted time can never be confirmed".to_owned());
     };
     let (apart, direction) = match system.checked_sub(cloud) {
         Some(ahead) => (ahead.as_secs(), "ahead of"),

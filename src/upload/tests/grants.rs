@@ -3,7 +3,7 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU32, Ordering},
 };
 
-use http::Method;
+use http::{Method, header::DATE};
 use ring::digest;
 
 use super::{
@@ -48,6 +48,24 @@ fn a_clip_is_asked_for_and_put_over_tls_exactly_as_granted() {
     until("told", || bench.events().iter().any(|event| matches!(event, Event::Stored { bytes: 300_000, .. })));
     assert!(bench.events().contains(&Event::Date));
     assert_eq!(bench.status().spool, Erased::default());
+}
+
+#[test]
+fn a_date_that_is_no_http_date_keeps_no_clip_back() {
+    for date in
+        ["", "yesterday", "1767225600000", "2026-01-01T00:00:00Z", "Thu, 01 Jan 2026 00:00:00 +0100", "Thu, 41 Jan 2026 00:00:00 GMT"]
+    {
+        let sink = Sink::start(true, move |call| {
+            let mut answer = if *call.method == Method::PUT { status(204) } else { grant(call) };
+            answer.headers_mut().insert(DATE, date.parse().unwrap());
+            Some(answer)
+        });
+        let bench = Bench::new(&sink);
+        bench.open(PAID);
+        bench.record(1000);
+        until(date, || bench.stored() == 1);
+        assert!(!bench.events().contains(&Event::Date), "{date:?} is no time");
+    }
 }
 
 #[test]

@@ -2,7 +2,8 @@
 # The benchmark of a fleet: light cameras on care-engine against one care-cloud and one Mosquitto, then three NATS nodes,
 # with programs that are built for speed. Writes target/bench/fleet.json, then docs/benchmarks.md and its charts.
 # SIZES=100,1000 NATS_SIZES=100 gives a quick look; `bench-fleet.sh mosquitto` and `bench-fleet.sh nats` measure one of the
-# two. Each camera is a connection of two processes: the limit of open files (`ulimit -Hn`) must be above the size.
+# two. `bench-fleet writers`, started by hand, measures what a document costs to write. Each camera is a connection of two
+# processes: the limit of open files (`ulimit -Hn`) must be above the size.
 set -eu
 cd "$(dirname "$0")/.."
 profile=${PROFILE:-bench-build}

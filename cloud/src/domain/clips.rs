@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use care_protocol::DeviceId;
+use serde::Serialize;
 
 use crate::clock::now_us;
 use crate::storage::db::{Connection, DbError, Transaction, params};
@@ -28,17 +29,36 @@ pub fn mark_older(tx: &Transaction<'_>, device: &DeviceId, history_h: u32, now: 
     Ok(clips)
 }
 
-/// Marks a camera's clips of earlier bindings as erased; `epoch` is the present binding, if any. Returns their ids.
-pub fn mark_other_owners(tx: &Transaction<'_>, device: &DeviceId, epoch: Option<u64>) -> Result<Vec<String>, DbError> {
-    let clips = tx
-        .prepare_cached(
-            "UPDATE clips SET erased_at = ?3 WHERE device = ?1 AND epoch IS DISTINCT FROM ?2 AND stored_at IS NOT NULL AND erased_at IS NULL
-             RETURNING clip",
-        )?
-        .query_map(params![device.as_str(), epoch, now_us()], |row| row.get(0))?
-        .collect::<Result<_, _>>()?;
-    Ok(clips)
+/// What a camera keeps from now on.
+#[derive(Debug, Serialize)]
+pub struct Kept<'a> {
+    /// The camera.
+    pub device: &'a str,
+    /// Its present binding, if any: clips belong to the account they were recorded for.
+    pub epoch: Option<u64>,
+    /// The start of its history, see [`oldest_ms`].
+    pub oldest_ms: u64,
 }
+
+/// Marks what these cameras do not keep as erased. Returns each clip with its camera.
+pub fn mark_others(tx: &Transaction<'_>, kept: &[Kept<'_>]) -> Result<Vec<(String, String)>, DbError> {
+    let list = serde_json::to_string(kept).expect("plain data");
+    let mut statement = tx.prepare_cached(MARK_OTHERS)?;
+    let clips = statement.query_map(params![list, now_us()], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(clips.collect::<Result<_, _>>()?)
+}
+
+const MARK_OTHERS: &str = "
+    UPDATE clips SET erased_at = ?2
+    FROM (SELECT value ->> 'device' AS camera, CAST(value ->> 'epoch' AS BIGINT) AS present,
+                 CAST(value ->> 'oldest_ms' AS BIGINT) AS oldest
+          FROM json_each(?1)) AS w
+    WHERE clips.device = w.camera AND clips.stored_at IS NOT NULL AND clips.erased_at IS NULL
+      AND (clips.epoch IS DISTINCT FROM w.present OR clips.started_ms < w.oldest)
+    RETURNING device, clip";
+
+/// The statements of a change for everybody, for the test of their plans.
+pub const STATEMENTS: [&str; 1] = [MARK_OTHERS];
 
 /// Clips that are marked as erased while their objects may still exist, by camera; at most `at_most`.
 pub fn to_go(connection: &Connection, at_most: usize) -> Result<BTreeMap<DeviceId, Vec<String>>, DbError> {

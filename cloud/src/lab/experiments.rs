@@ -257,7 +257,7 @@ impl Lab {
             if known.reset {
                 return Err(ActionError::WasReset(camera.clone()));
             }
-            Ok(vec![issuer.reissue(tx, &camera, lease, now)?])
+            Ok(issuer.reissue(tx, std::slice::from_ref(&camera), lease, now)?)
         };
         Ok(issued(&self.cloud.change(work, Vec::as_slice).await?))
     }

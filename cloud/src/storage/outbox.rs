@@ -81,9 +81,9 @@ pub fn mark(tx: &Transaction<'_>, marks: &[Mark]) -> Result<(), DbError> {
     Ok(())
 }
 
-/// Adds a document that was issued at `at` (microseconds).
-pub fn add(tx: &Transaction<'_>, document: i64, device: &DeviceId, at: i64) -> Result<(), DbError> {
-    tx.prepare_cached(ADD)?.execute(params![document, device.as_str(), at])?;
+/// Adds documents that were issued at `at` (microseconds): a JSON list of objects with `document` and `device`.
+pub fn add(tx: &Transaction<'_>, documents: &str, at: i64) -> Result<(), DbError> {
+    tx.prepare_cached(ADD)?.execute(params![documents, at])?;
     Ok(())
 }
 
@@ -150,7 +150,9 @@ const ACKED: &str = "
                         THEN ?2 + CASE WHEN tries > 20 OR (?3 << CAST(tries AS INTEGER)) / 2 > ?4 THEN ?4 WHEN tries < 2 THEN ?3
                                        ELSE (?3 << CAST(tries AS INTEGER)) / 2 END END
     WHERE document = ?1";
-const ADD: &str = "INSERT INTO outbox (document, device, due, issued_at) VALUES (?1, ?2, 1, ?3)";
+const ADD: &str = "
+    INSERT INTO outbox (document, device, due, issued_at)
+    SELECT CAST(value ->> 'document' AS BIGINT), value ->> 'device', 1, ?2 FROM json_each(?1)";
 const DUE_AGAIN: &str = "UPDATE outbox SET due = 1 WHERE document = (SELECT newest FROM cameras WHERE device = ?1)";
 const GIVE_UP: &str = "UPDATE outbox SET due = 0, chase_at = NULL WHERE device = ?1";
 const ANSWERED: &str = "UPDATE outbox SET chase_at = NULL WHERE document = ?1 AND chase_at IS NOT NULL";

@@ -1,8 +1,12 @@
 //! Cameras as the database has them: model, account, binding epoch, and the sequence of the newest document.
 
-use care_protocol::DeviceId;
+use std::collections::HashMap;
 
-use crate::storage::db::{Connection, DbError, OptionalExtension as _, Params, Transaction, params};
+use care_protocol::DeviceId;
+use serde::Serialize;
+
+use super::documents::{Body, read_body};
+use crate::storage::db::{Connection, DbError, OptionalExtension as _, Params, Row, SqlError, Transaction, params};
 
 /// A camera as the database has it.
 #[derive(Debug, Clone)]
@@ -31,19 +35,37 @@ pub fn camera(connection: &Connection, device: &DeviceId) -> Result<Camera, DbEr
 /// One camera, if it is known.
 pub fn find_camera(connection: &Connection, device: &DeviceId) -> Result<Option<Camera>, DbError> {
     let mut statement = connection.prepare_cached(CAMERA)?;
-    let found = statement.query_row([device.as_str()], |row| {
-        let device = device.clone();
-        Ok(Camera {
-            device,
-            model: row.get(0)?,
-            account: row.get(1)?,
-            bound: row.get(2)?,
-            epoch: row.get(3)?,
-            seq: row.get(4)?,
-            reset: row.get(5)?,
-        })
+    Ok(statement.query_row([device.as_str()], |row| read_camera(device, row)).optional()?)
+}
+
+fn read_camera(device: &DeviceId, row: &Row<'_>) -> Result<Camera, SqlError> {
+    Ok(Camera {
+        device: device.clone(),
+        model: row.get(0)?,
+        account: row.get(1)?,
+        bound: row.get(2)?,
+        epoch: row.get(3)?,
+        seq: row.get(4)?,
+        reset: row.get(5)?,
+    })
+}
+
+/// These cameras in this order, each with its newest document, if it has one.
+pub(super) fn with_newest(connection: &Connection, devices: &[DeviceId]) -> Result<Vec<(Camera, Option<Body>)>, DbError> {
+    let by_name: HashMap<&str, &DeviceId> = devices.iter().map(|device| (device.as_str(), device)).collect();
+    let list = serde_json::to_string(devices).expect("plain data");
+    let mut statement = connection.prepare_cached(WITH_NEWEST)?;
+    let rows = statement.query_map([list], |row| {
+        let device = by_name[&row.get::<_, String>(7)?[..]];
+        Ok((device, (read_camera(device, row)?, row.get::<_, Option<String>>(6)?)))
+    })?;
+    let mut found = rows.collect::<Result<HashMap<_, _>, _>>()?;
+    let missing = |device: &DeviceId| DbError::Damaged { what: "cameras", why: format!("{device} is missing") };
+    let cameras = devices.iter().map(|device| {
+        let (camera, body) = found.remove(device).ok_or_else(|| missing(device))?;
+        Ok((camera, body.as_deref().map(read_body).transpose()?))
     });
-    Ok(found.optional()?)
+    cameras.collect()
 }
 
 /// Bound cameras of an account in the order of their seats, at most `limit`.
@@ -82,19 +104,18 @@ pub fn note_history(tx: &Transaction<'_>, device: &DeviceId, history_h: u32) -> 
 }
 
 /// A camera's newest document, as its row has it.
-pub(super) struct Newest {
+#[derive(Serialize)]
+pub(super) struct Newest<'a> {
+    pub(super) device: &'a str,
     pub(super) document: i64,
     pub(super) seq: u64,
-    pub(super) issued_at: u64,
-    /// The number of the key that signed it.
-    pub(super) signed_by: u64,
     pub(super) history_h: u32,
 }
 
-/// Notes a camera's newest document.
-pub(super) fn note_newest(tx: &Transaction<'_>, device: &DeviceId, newest: &Newest) -> Result<(), DbError> {
-    let Newest { document, seq, issued_at, signed_by, history_h } = newest;
-    tx.prepare_cached(NOTE_NEWEST)?.execute(params![device.as_str(), document, seq, issued_at, signed_by, history_h])?;
+/// Notes the newest documents of cameras, issued at `issued_at` (Unix seconds) and signed by the key of this number.
+pub(super) fn note_newest(tx: &Transaction<'_>, newest: &[Newest<'_>], issued_at: u64, signed_by: u64) -> Result<(), DbError> {
+    let list = serde_json::to_string(newest).expect("plain data");
+    tx.prepare_cached(NOTE_NEWEST)?.execute(params![list, issued_at, signed_by])?;
     Ok(())
 }
 
@@ -106,6 +127,9 @@ fn read_devices(connection: &Connection, sql: &str, of: impl Params) -> Result<V
 }
 
 const CAMERA: &str = "SELECT model, account, bound, epoch, seq, reset_at IS NOT NULL FROM cameras WHERE device = ?1";
+const WITH_NEWEST: &str = "
+    SELECT c.model, c.account, c.bound, c.epoch, c.seq, c.reset_at IS NOT NULL, d.body, c.device
+    FROM json_each(?1) AS w JOIN cameras c ON c.device = w.value LEFT JOIN documents d ON d.id = c.newest";
 const SEATED: &str = "SELECT device FROM cameras WHERE account = ?1 AND bound = 1 ORDER BY bound_at, rowid LIMIT ?2";
 const ISSUED_UNTIL: &str = "SELECT device FROM cameras WHERE issued_at <= ?1 AND reset_at IS NULL ORDER BY issued_at LIMIT ?2";
 const SIGNED_BEFORE: &str = "SELECT device FROM cameras WHERE signed_by < ?1 AND reset_at IS NULL ORDER BY signed_by LIMIT ?2";
@@ -115,7 +139,11 @@ const NOTE_HISTORY: &str = "
         oldest_ms = (SELECT min(started_ms) FROM clips WHERE clips.device = ?1 AND stored_at IS NOT NULL AND erased_at IS NULL)
     WHERE device = ?1";
 const NOTE_NEWEST: &str = "
-    UPDATE cameras SET newest = ?2, seq = ?3, issued_at = ?4, signed_by = ?5, history_h = ?6 WHERE device = ?1";
+    UPDATE cameras SET newest = w.document, seq = w.place, issued_at = ?2, signed_by = ?3, history_h = w.history
+    FROM (SELECT value ->> 'device' AS camera, CAST(value ->> 'document' AS BIGINT) AS document,
+                 CAST(value ->> 'seq' AS BIGINT) AS place, CAST(value ->> 'history_h' AS BIGINT) AS history
+          FROM json_each(?1)) AS w
+    WHERE cameras.device = w.camera";
 
 /// The statements on the way of a change for everybody, and of every look at the clock, for the test of their plans.
-pub const STATEMENTS: [&str; 7] = [CAMERA, SEATED, ISSUED_UNTIL, SIGNED_BEFORE, WITH_OLD_CLIPS, NOTE_HISTORY, NOTE_NEWEST];
+pub const STATEMENTS: [&str; 8] = [CAMERA, WITH_NEWEST, SEATED, ISSUED_UNTIL, SIGNED_BEFORE, WITH_OLD_CLIPS, NOTE_HISTORY, NOTE_NEWEST];

@@ -87,9 +87,11 @@ pub fn token_for(connection: &Connection, device: &DeviceId, ratchet: Option<u64
 
 const NEWEST_BODY: &str = "SELECT body FROM documents WHERE device = ?1 ORDER BY epoch DESC, seq DESC LIMIT 1";
 const NEWEST_TOKEN: &str = "SELECT token FROM documents WHERE device = ?1 ORDER BY epoch DESC, seq DESC LIMIT 1";
-/// A document, signed.
+/// Documents, signed.
 pub(super) const ADD: &str = "
-    INSERT INTO documents (device, epoch, seq, token, body) VALUES (?1, ?2, ?3, ?4, ?5) RETURNING id";
+    INSERT INTO documents (device, epoch, seq, token, body)
+    SELECT value ->> 'device', CAST(value ->> 'epoch' AS BIGINT), CAST(value ->> 'seq' AS BIGINT), value ->> 'token', value ->> 'body'
+    FROM json_each(?1) AS w ORDER BY w.key RETURNING device, id";
 
 /// The statements on the way of a change for everybody, for the test of their plans.
 pub const STATEMENTS: [&str; 3] = [NEWEST_BODY, NEWEST_TOKEN, ADD];

@@ -6,9 +6,12 @@ mod cameras;
 mod documents;
 mod subscriptions;
 
-use care_protocol::{Channel, DeviceId, Entitlement, Lease, Next, Order, Policy, Position, Reason};
+use std::collections::HashMap;
 
-use self::cameras::{Newest, issued_until, note_newest, signed_before};
+use care_protocol::{Channel, DeviceId, Entitlement, Lease, Next, Order, Policy, Position, Reason};
+use serde_json::json;
+
+use self::cameras::{Newest, issued_until, note_newest, signed_before, with_newest};
 pub use self::{
     cameras::{Camera, camera, devices, find_camera, note_history, seated, with_old_clips},
     documents::{Body, NextBody, newest_body, newest_token, read_body, token_for},
@@ -18,11 +21,11 @@ use crate::{
     clock::now_us,
     domain::{
         catalogue::{Catalogue, Tier},
-        clips::{mark_older, mark_other_owners},
+        clips::{self, Kept, mark_others, oldest_ms},
     },
     fail_point,
     storage::{
-        db::{Connection, DbError, Transaction, params},
+        db::{Connection, DbError, Transaction},
         keys::{ISSUER, Keys},
         outbox,
     },
@@ -87,14 +90,13 @@ impl Issuer {
         order: Option<&Order>,
         now: u64,
     ) -> Result<Vec<Issued>, DbError> {
-        let mut issued = Vec::new();
-        for device in devices {
-            let camera = camera(tx, device)?;
+        let mut drafts = Vec::new();
+        let mut standings = Standings::default();
+        for (camera, last) in with_newest(tx, devices)? {
             if camera.reset {
                 continue;
             }
-            let current_plan = self.current_plan(tx, &camera, now)?;
-            let last = newest_body(tx, device)?;
+            let current_plan = self.plan_of(&mut standings, tx, &camera, now)?;
             let forced = lasting_reason(&camera, &current_plan);
             if last.as_ref().is_some_and(|last| last.says(&camera, &current_plan, forced)) {
                 continue;
@@ -103,9 +105,9 @@ impl Issuer {
             // Only the document of the change itself carries the refund, not those of cameras that change seats.
             let order = order.filter(|_| matches!(reason, Reason::Cancelled | Reason::Downgraded | Reason::Refunded)).cloned();
             let document = entitlement(&camera, &current_plan, reason, order, self.lease(now), now)?;
-            issued.push(self.write(tx, &document, &current_plan.policy, last.as_ref(), now)?);
+            drafts.push(Draft { document, policy: current_plan.policy, last, bound: camera.bound });
         }
-        Ok(issued)
+        self.write(tx, &drafts, now)
     }
 
     /// Issues documents again whose lease is half over, with the next sequence and reason `renewed`: one [`BATCH`].
@@ -131,14 +133,20 @@ impl Issuer {
     }
 
     fn renew_each(&self, tx: &Transaction<'_>, devices: &[DeviceId], now: u64) -> Result<Vec<Issued>, DbError> {
-        devices.iter().map(|device| self.reissue(tx, device, self.lease(now), now)).collect()
+        self.reissue(tx, devices, self.lease(now), now)
     }
 
-    /// Issues a camera's document again with this lease, even if nothing has changed.
-    pub fn reissue(&self, tx: &Transaction<'_>, device: &DeviceId, lease: Lease, now: u64) -> Result<Issued, DbError> {
-        let last = newest_body(tx, device)?;
-        let (draft, current_plan) = self.draft(tx, device, lease, now)?;
-        self.write(tx, &draft, &current_plan.policy, last.as_ref(), now)
+    /// Issues the documents of cameras again with this lease, even if nothing has changed.
+    pub fn reissue(&self, tx: &Transaction<'_>, devices: &[DeviceId], lease: Lease, now: u64) -> Result<Vec<Issued>, DbError> {
+        let mut drafts = Vec::new();
+        let mut standings = Standings::default();
+        for (camera, last) in with_newest(tx, devices)? {
+            let current_plan = self.plan_of(&mut standings, tx, &camera, now)?;
+            let reason = lasting_reason(&camera, &current_plan).unwrap_or(Reason::Renewed);
+            let document = entitlement(&camera, &current_plan, reason, None, lease, now)?;
+            drafts.push(Draft { document, policy: current_plan.policy, last, bound: camera.bound });
+        }
+        self.write(tx, &drafts, now)
     }
 
     /// The next document of a camera, neither signed nor written.
@@ -156,15 +164,20 @@ impl Issuer {
 
     /// The plan of a camera at `now`, from its account's subscriptions.
     pub fn current_plan(&self, connection: &Connection, camera: &Camera, now: u64) -> Result<CurrentPlan, DbError> {
+        self.plan_of(&mut Standings::default(), connection, camera, now)
+    }
+
+    fn plan_of(&self, standings: &mut Standings, connection: &Connection, camera: &Camera, now: u64) -> Result<CurrentPlan, DbError> {
         if !camera.bound {
             let channel = Channel::Portal;
             return Ok(CurrentPlan { tier: Tier::Free, policy: Policy::CLOSED, channel, next: None, seatless: false });
         }
-        let covering = self.covering(connection, camera, now)?;
+        let standing = standings.of(connection, &camera.account, self.catalogue.seats())?;
+        let covering = standing.covering(camera, now);
         let (tier, channel) = covering.subscription.as_ref().map_or((Tier::Free, Channel::Portal), |s| (s.tier, s.channel));
         let mut next = None;
         if let Some((ending, reason)) = covering.subscription.and_then(|s| s.ends_because().map(|reason| (s, reason))) {
-            let then = self.covering(connection, camera, ending.due_at)?.subscription.map_or(Tier::Free, |s| s.tier);
+            let then = standing.covering(camera, ending.due_at).subscription.map_or(Tier::Free, |s| s.tier);
             let policy = self.catalogue.policy(then, &camera.model);
             next = Some(Next { plan: then.plan(), effective_at: ending.due_at, reason, policy });
         }
@@ -173,47 +186,101 @@ impl Issuer {
 
     /// The subscription that covers a camera at `at`, if any.
     pub fn covering_subscription(&self, connection: &Connection, camera: &Camera, at: u64) -> Result<Option<Subscription>, DbError> {
-        Ok(self.covering(connection, camera, at)?.subscription)
+        Ok(Standing::read(connection, &camera.account, self.catalogue.seats())?.covering(camera, at).subscription)
+    }
+
+    /// Signs documents and writes them with their outbox rows. Of cameras that are allowed less than by the last one, grants
+    /// are revoked and clips erased. What it asks the database does not depend on how many there are.
+    fn write(&self, tx: &Transaction<'_>, drafts: &[Draft], now: u64) -> Result<Vec<Issued>, DbError> {
+        if drafts.is_empty() {
+            return Ok(Vec::new());
+        }
+        let key = self.keys.current();
+        let signed = drafts.iter().map(|Draft { document, .. }| {
+            let Position { epoch, seq } = document.position();
+            let body = serde_json::to_string(document).expect("plain data");
+            json!({ "device": document.aud, "epoch": epoch, "seq": seq, "token": document.sign(&key.signer), "body": body })
+        });
+        let signed = signed.collect::<serde_json::Value>().to_string();
+        let mut statement = tx.prepare_cached(documents::ADD)?;
+        let rows: HashMap<String, i64> = statement.query_map([signed], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
+        let newest = drafts.iter().map(|Draft { document, policy, .. }| {
+            let (device, seq) = (document.aud.as_str(), document.position().seq);
+            Newest { device, document: rows[device], seq, history_h: policy.history_h }
+        });
+        let newest: Vec<_> = newest.collect();
+        outbox::add(tx, &serde_json::to_string(&newest).expect("plain data"), now_us())?;
+        note_newest(tx, &newest, now, key.number())?;
+        newest.iter().for_each(|newest| fail_point::reach("in_transaction", newest.seq));
+        let (mut revoked, mut erased) = take_back(tx, drafts, now)?;
+        let issued = drafts.iter().map(|Draft { document, .. }| {
+            let device = document.aud.clone();
+            Issued {
+                position: document.position(),
+                plan: document.plan.to_string(),
+                reason: document.reason,
+                revoked: revoked.remove(device.as_str()).unwrap_or_default(),
+                erased: erased.remove(device.as_str()).unwrap_or_default(),
+                device,
+            }
+        });
+        Ok(issued.collect())
+    }
+}
+
+/// A document that is to be written.
+struct Draft {
+    document: Entitlement,
+    policy: Policy,
+    /// The camera's last one.
+    last: Option<Body>,
+    /// Whether the camera belongs to an account.
+    bound: bool,
+}
+
+impl Draft {
+    fn allows_less(&self) -> bool {
+        self.last.as_ref().is_some_and(|last| last.epoch != self.document.position().epoch || self.policy.is_less_than(&last.policy))
+    }
+}
+
+/// What decides the plans of an account's cameras.
+struct Standing {
+    subscriptions: Vec<Subscription>,
+    /// The cameras that have a seat, if anything gives seats.
+    seats: Vec<DeviceId>,
+}
+
+impl Standing {
+    fn read(connection: &Connection, account: &str, seats: usize) -> Result<Self, DbError> {
+        let subscriptions = subscriptions(connection, account)?;
+        let gives_seats = subscriptions.iter().any(|subscription| subscription.tier == Tier::Premium);
+        let seats = if gives_seats { seated(connection, account, seats)? } else { Vec::new() };
+        Ok(Self { subscriptions, seats })
     }
 
     /// The subscription that covers a camera at `at`: Premium if there is a seat, else the camera's own Plus.
-    fn covering(&self, connection: &Connection, camera: &Camera, at: u64) -> Result<Covering, DbError> {
-        let subscriptions: Vec<_> =
-            subscriptions(connection, &camera.account)?.into_iter().filter(|subscription| subscription.runs_at(at)).collect();
-        let mut seatless = false;
-        if let Some(premium) = subscriptions.iter().find(|subscription| subscription.tier == Tier::Premium) {
-            if seated(connection, &camera.account, self.catalogue.seats())?.contains(&camera.device) {
-                return Ok(Covering { subscription: Some(premium.clone()), seatless: false });
-            }
-            seatless = true;
+    fn covering(&self, camera: &Camera, at: u64) -> Covering {
+        let running = || self.subscriptions.iter().filter(|subscription| subscription.runs_at(at));
+        let premium = running().find(|subscription| subscription.tier == Tier::Premium);
+        if premium.is_some() && self.seats.contains(&camera.device) {
+            return Covering { subscription: premium.cloned(), seatless: false };
         }
-        let own = subscriptions.into_iter().find(|subscription| subscription.device.as_ref() == Some(&camera.device));
-        Ok(Covering { seatless: seatless && own.is_none(), subscription: own })
+        let own = running().find(|subscription| subscription.device.as_ref() == Some(&camera.device)).cloned();
+        Covering { seatless: premium.is_some() && own.is_none(), subscription: own }
     }
+}
 
-    /// Signs a document and writes it with its outbox row. If it allows less than the last one, grants are revoked and
-    /// clips erased.
-    fn write(
-        &self,
-        tx: &Transaction<'_>,
-        document: &Entitlement,
-        policy: &Policy,
-        last: Option<&Body>,
-        now: u64,
-    ) -> Result<Issued, DbError> {
-        let (device, position) = (&document.aud, document.position());
-        let key = self.keys.current();
-        let token = document.sign(&key.signer);
-        let body = serde_json::to_string(document).expect("plain data");
-        let added = params![device.as_str(), position.epoch, position.seq, token, body];
-        let row = tx.prepare_cached(documents::ADD)?.query_row(added, |row| row.get(0))?;
-        outbox::add(tx, row, device, now_us())?;
-        let (signed_by, history_h) = (key.number(), policy.history_h);
-        note_newest(tx, device, &Newest { document: row, seq: position.seq, issued_at: now, signed_by, history_h })?;
-        fail_point::reach("in_transaction", position.seq);
-        let less = last.is_some_and(|last| last.epoch != position.epoch || policy.is_less_than(&last.policy));
-        let (revoked, erased) = if less { take_back(tx, &camera(tx, device)?, policy, now)? } else { (vec![], vec![]) };
-        Ok(Issued { device: device.clone(), position, plan: document.plan.to_string(), reason: document.reason, revoked, erased })
+/// Each account's, read once.
+#[derive(Default)]
+struct Standings(HashMap<String, Standing>);
+
+impl Standings {
+    fn of(&mut self, connection: &Connection, account: &str, seats: usize) -> Result<&Standing, DbError> {
+        if !self.0.contains_key(account) {
+            self.0.insert(account.to_owned(), Standing::read(connection, account, seats)?);
+        }
+        Ok(&self.0[account])
     }
 }
 
@@ -276,21 +343,46 @@ pub(crate) fn revoke_grants(tx: &Transaction<'_>, device: &DeviceId) -> Result<V
     Ok(statement.query_map([device.as_str()], |row| row.get(0))?.collect::<Result<_, _>>()?)
 }
 
-/// Revokes the open grants of a camera and erases its history outside the new window.
-fn take_back(tx: &Transaction<'_>, camera: &Camera, policy: &Policy, now: u64) -> Result<(Vec<String>, Vec<String>), DbError> {
-    let revoked = revoke_grants(tx, &camera.device)?;
-    // Clips belong to the account they were recorded for, and are erased when the camera leaves it.
-    let mut erased = mark_other_owners(tx, &camera.device, camera.bound.then_some(camera.epoch))?;
-    erased.extend(mark_older(tx, &camera.device, policy.history_h, now)?);
+/// By camera: grants that were revoked, or clips that were erased.
+type ByCamera = HashMap<String, Vec<String>>;
+
+/// Revokes the open grants of cameras that are allowed less, and erases their history outside the new window.
+fn take_back(tx: &Transaction<'_>, drafts: &[Draft], now: u64) -> Result<(ByCamera, ByCamera), DbError> {
+    let less: Vec<Kept<'_>> = drafts
+        .iter()
+        .filter(|draft| draft.allows_less())
+        .map(|Draft { document, policy, bound, .. }| Kept {
+            device: document.aud.as_str(),
+            epoch: bound.then(|| document.position().epoch),
+            oldest_ms: oldest_ms(policy.history_h, now),
+        })
+        .collect();
+    let (mut revoked, mut erased) = (ByCamera::new(), ByCamera::new());
+    if less.is_empty() {
+        return Ok((revoked, erased));
+    }
+    let devices: Vec<&str> = less.iter().map(|kept| kept.device).collect();
+    let devices = serde_json::to_string(&devices).expect("plain data");
+    let mut statement = tx.prepare_cached(REVOKE_GRANTS_OF)?;
+    for grant in statement.query_map([devices], |row| Ok((row.get(0)?, row.get(1)?)))? {
+        let (device, grant) = grant?;
+        revoked.entry(device).or_default().push(grant);
+    }
+    for (device, clip) in mark_others(tx, &less)? {
+        erased.entry(device).or_default().push(clip);
+    }
     Ok((revoked, erased))
 }
 
 /// The statements on the way of a change for everybody, and of every look at the clock, for the test of their plans.
 pub fn statements() -> Vec<&'static str> {
-    let mut all = vec![subscriptions::OF_ACCOUNT, REVOKE_GRANTS];
+    let mut all = vec![subscriptions::OF_ACCOUNT, REVOKE_GRANTS, REVOKE_GRANTS_OF];
+    all.extend(clips::STATEMENTS);
     all.extend(cameras::STATEMENTS);
     all.extend(documents::STATEMENTS);
     all
 }
 
 const REVOKE_GRANTS: &str = "UPDATE grants SET state = 'revoked' WHERE device = ?1 AND state = 'open' RETURNING id";
+const REVOKE_GRANTS_OF: &str = "
+    UPDATE grants SET state = 'revoked' WHERE state = 'open' AND device IN (SELECT value FROM json_each(?1)) RETURNING device, id";

@@ -30,9 +30,11 @@ use crate::storage::pki::{Identity, PkiError, client_config, trusting};
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What every connection sets: a process that hangs in a transaction, or whose machine is gone, holds nothing up for
-/// longer than this.
+/// longer than this. And no plan that was good when a table was small stays when it has grown: every statement on the way of
+/// a change has an index for each table, which a join goes by (`cloud/tests/statements.rs`).
 const SETTINGS: &str = "SET lock_timeout = '10s'; SET idle_in_transaction_session_timeout = '60s';
     SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3;
+    SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off;
     SET client_min_messages = warning; SET default_transaction_isolation = 'read committed'";
 
 /// Whoever writes anything writes alone, whatever the process. Whoever writes of some accounts shares that lock with others

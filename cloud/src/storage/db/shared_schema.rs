@@ -4,7 +4,13 @@
 
 /// The steps from one version to the next; the table `schema_version` counts those that are done. A step that was
 /// released is never changed.
-pub(super) const STEPS: [&str; 2] = [FIRST, PLACES];
+pub(super) const STEPS: [&str; 3] = [FIRST, PLACES, LISTS];
+
+/// The elements of a JSON list, as SQLite gives them, so that one statement does for many rows what it does for one.
+const LISTS: &str = "
+CREATE FUNCTION json_each(list TEXT) RETURNS TABLE (key BIGINT, value TEXT) LANGUAGE sql IMMUTABLE
+    AS $$ SELECT n - 1, element FROM json_array_elements_text(list::json) WITH ORDINALITY AS every (element, n) $$;
+";
 
 /// Reports are ordered by when they were made, not by when they arrived; those of before, by their arrival.
 const PLACES: &str = "

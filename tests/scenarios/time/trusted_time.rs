@@ -78,6 +78,28 @@ async fn s83_a_keyset_issued_in_milliseconds_is_rejected_and_changes_no_time() {
 }
 
 #[tokio::test]
+async fn s83_a_key_valid_from_a_time_in_milliseconds_signs_nothing_until_a_right_keyset_comes() {
+    let mut world = World::new().await;
+    let premium = world.start_premium().await;
+    let mut keyset = world.pki.keyset(8);
+    keyset.0.keys.values_mut().for_each(|key| key.not_before = unix_now() * 1000);
+    world.hand_out_keyset(&keyset.sign(&world.pki.root)).await;
+    world.agent.status("the keyset", |status| status.keyset() == 8).await;
+    let early = world.free();
+    let early = world.issue(early).await;
+    let report = world.issuer.judged(&early, Outcome::Rejected).await;
+    assert_eq!((report.reason.as_str(), report.mode), ("key_not_yet_valid", Mode::Paid));
+    assert!(premium.in_force(&report), "{report:?}");
+    let status = world.agent.status("the rejection", |status| status.condition("document_rejected").is_some()).await;
+    assert!(is_right(&status) && status.sentence("document_rejected").contains("before its key becomes valid"), "{:#}", status.0);
+
+    world.hand_out_keyset(&world.pki.keyset(9).sign(&world.pki.root)).await;
+    world.agent.status("the right keyset", |status| status.keyset() == 9).await;
+    let free = world.free();
+    world.switch(free, Mode::Free).await;
+}
+
+#[tokio::test]
 async fn s84_a_single_date_far_ahead_has_no_effect() {
     let mut world = World::new().await;
     world.start_premium().await;

@@ -75,10 +75,7 @@ fn line(line: &str) -> String {
     while let Some((start, body)) = next_url(rest) {
         safe.push_str(&words(&rest[..start]));
         let url = &rest[body..];
-        // Another URL begins after a space and a delimiter. Without a space it may be part of this URL's password or
-        // query.
-        let another = |before: &str| before.ends_with(BEFORE_A_URL) && before.contains(char::is_whitespace);
-        let end = next_url(url).filter(|(start, _)| another(&url[..*start])).map_or(url.len(), |(start, _)| start);
+        let end = next_url(url).filter(|(start, _)| another_may_follow(&url[..*start])).map_or(url.len(), |(start, _)| start);
         let at = url[..end].rfind('@').map_or(0, |at| at + 1);
         let stop = url[at..end].find(char::is_whitespace).map_or(end, |space| at + space);
         let bare = stop - trailing_marks(&url[at..stop]);
@@ -104,9 +101,9 @@ fn next_url(text: &str) -> Option<(usize, usize)> {
     let mut from = 0;
     while let Some(found) = text[from..].find("://") {
         let colon = from + found;
-        let scheme = last_run(&text[..colon], |c| c.is_ascii_alphanumeric() || ['+', '-', '.'].contains(&c));
+        let scheme = scheme_before(text, colon);
         // Advice to write an rtsp:// address names none. A blank before a user and password is part of one.
-        let url = text[colon + 3..].split("://").next().unwrap_or_default();
+        let url = up_to_another_url(&text[colon + 3..]);
         let is_empty = url.chars().next().is_none_or(|first| first.is_whitespace() || AFTER_A_URL.contains(&first));
         if is_scheme(scheme) && (!is_empty || url.contains('@')) {
             return Some((colon - scheme.len(), colon + 3));
@@ -114,6 +111,24 @@ fn next_url(text: &str) -> Option<(usize, usize)> {
         from = colon + 3;
     }
     None
+}
+
+/// A URL, given without its scheme and `://`, and what follows it before another one.
+fn up_to_another_url(text: &str) -> &str {
+    let mut starts = text.match_indices("://").map(|(colon, _)| colon - scheme_before(text, colon).len());
+    let another = starts.find(|start| another_may_follow(&text[..*start]));
+    &text[..another.unwrap_or(text.len())]
+}
+
+/// Whether another URL may begin after this part of one: it needs a space and a delimiter before it. Without a space it
+/// may be part of this URL's password or query.
+fn another_may_follow(part: &str) -> bool {
+    part.ends_with(BEFORE_A_URL) && part.contains(char::is_whitespace)
+}
+
+/// What stands before a `://` and could be its scheme.
+fn scheme_before(text: &str, colon: usize) -> &str {
+    last_run(&text[..colon], |c| c.is_ascii_alphanumeric() || ['+', '-', '.'].contains(&c))
 }
 
 /// The longest suffix of characters of one kind.
@@ -393,6 +408,9 @@ mod tests {
             ("RTSP over TLS (rtsps://) is not supported: use rtsp://", "RTSP over TLS (rtsps://) is not supported: use rtsp://"),
             ("cannot open rtsp:// admin:hun ter2@10.0.0.7/live", "cannot open rtsp://…@10.0.0.7/live"),
             ("write an rtsp:// address, not rtsp://a:b@h/x", "write an rtsp:// address, not rtsp://…@h/x"),
+            // A password that looks like a URL, after no user: the tests below found it once.
+            ("cannot open rtsp://:AB://@camera/live", "cannot open rtsp://…@camera/live"),
+            ("cannot open rtsp://.AB://cd@camera/live", "cannot open rtsp://…@camera/live"),
         ];
         for (sentence, expected) in cases {
             assert_eq!(text(sentence), expected, "{sentence}");

@@ -38,6 +38,15 @@ pub(super) enum End {
     Failed(LinkFault),
 }
 
+/// What the broker did on a connection before it closed it.
+enum Served {
+    /// It answered nothing after CONNACK: it may refuse this client, or be a proxy whose broker is away.
+    Nothing,
+    /// It answered, and closed before the connection counted as stable: so it does when a clone connects.
+    Briefly,
+    Well,
+}
+
 impl End {
     pub(super) fn from_wire(error: &WireError, peer: &str) -> Self {
         let fault = LinkFault::from_wire(error, Stage::Session, peer);
@@ -86,7 +95,14 @@ impl Session {
             End::Oversized(fault) => self.oversized(fault).await,
             End::Closed(fault) => match self.rejected_packet(&serving).filter(|_| !self.closes_unasked) {
                 Some(packet) => self.closed_after(packet).await,
-                None => self.closed(fault, stable, serving.pending.answers).await,
+                None => {
+                    let served = match (serving.pending.answers, stable) {
+                        (false, _) => Served::Nothing,
+                        (true, false) => Served::Briefly,
+                        (true, true) => Served::Well,
+                    };
+                    self.closed(fault, served).await;
+                }
             },
         }
         false
@@ -129,19 +145,22 @@ impl Session {
         self.fail(Some(self.connection), fault, None).await;
     }
 
-    /// The broker closed the connection for an unknown reason. It tells of a clone only if the broker had `answered` something: who
-    /// closes before that may refuse this client, or be a proxy whose broker is away.
-    async fn closed(&mut self, mut fault: LinkFault, stable: bool, answered: bool) {
+    /// The broker closed the connection for an unknown reason.
+    async fn closed(&mut self, mut fault: LinkFault, served: Served) {
         self.closed_after = None;
-        if !answered {
-            fault.reason.push_str(" right after CONNACK");
-            self.closes_unasked = true;
-            self.settings.conditions.clear(Kind::BrokerRights);
-        } else if !stable {
-            self.closed_soon += 1;
-            if self.closed_soon == CLONE {
-                self.emit(Event::CloneSuspected).await;
+        match served {
+            Served::Nothing => {
+                fault.reason.push_str(" right after CONNACK");
+                self.closes_unasked = true;
+                self.settings.conditions.clear(Kind::BrokerRights);
             }
+            Served::Briefly => {
+                self.closed_soon += 1;
+                if self.closed_soon == CLONE {
+                    self.emit(Event::CloneSuspected).await;
+                }
+            }
+            Served::Well => {}
         }
         let mut delay = None;
         if self.closed_soon >= CLONE {

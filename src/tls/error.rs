@@ -6,6 +6,8 @@ use care_protocol::DeviceId;
 use rustls::Error;
 use thiserror::Error as ThisError;
 
+use super::faults::said;
+
 /// Why a TLS client cannot be configured from its files.
 #[derive(Debug, ThisError)]
 pub enum TlsError {
@@ -72,13 +74,21 @@ pub enum TlsError {
         expected: DeviceId,
     },
     /// rustls refuses the configuration.
-    #[error("cannot set up TLS with {}: {source}; replace the certificate and key", path.display())]
+    #[error("cannot set up TLS with {}: {}; replace the certificate and key", path.display(), refusal(source))]
     Refused {
         /// The certificate.
         path: PathBuf,
         /// Why.
         source: Error,
     },
+}
+
+fn refusal(source: &Error) -> String {
+    match source {
+        // The words of rustls take it for a peer's.
+        Error::InvalidCertificate(fault) => said(fault),
+        other => other.to_string(),
+    }
 }
 
 fn advice(source: &io::Error) -> &'static str {

@@ -111,8 +111,19 @@ impl From<&CertificateError> for TlsFault {
             CertificateError::UnknownIssuer => Self::UnknownAuthority,
             CertificateError::BadSignature => Self::OtherAuthority,
             CertificateError::Revoked => Self::Revoked,
-            other => Self::BadCertificate(other.to_string()),
+            other => Self::BadCertificate(said(other)),
         }
+    }
+}
+
+/// What is wrong with a certificate. rustls passes its parser's errors on as they are; the common one gets words here:
+/// `openssl x509 -req` without extensions makes certificates of X.509 version 1.
+pub(super) fn said(fault: &CertificateError) -> String {
+    match fault {
+        CertificateError::Other(parser) if parser.0.downcast_ref() == Some(&webpki::Error::UnsupportedCertVersion) => {
+            "it is of X.509 version 1; an extension such as subjectAltName makes it version 3".to_owned()
+        }
+        other => other.to_string(),
     }
 }
 

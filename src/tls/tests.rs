@@ -3,9 +3,11 @@
 
 use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, sync::Arc, time::Duration};
 
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use rustls::{
     ClientConnection, ServerConfig, ServerConnection, SupportedProtocolVersion,
     pki_types::{CertificateDer, ServerName},
+    sign::{CertifiedKey, SingleCertAndKey},
 };
 use tempfile::TempDir;
 
@@ -190,6 +192,26 @@ fn wrong_names_and_unknown_authorities_are_told_apart() {
     let middle = pki.authority.below("middle", T - DAY..T + DAY);
     let server = pki.server_below(&middle, vec![], T - DAY, T + DAY, rustls::DEFAULT_VERSIONS);
     assert_eq!(pki.connect(server, "localhost", true), Err(TlsFault::UnknownAuthority));
+}
+
+#[test]
+fn a_certificate_of_version_1_is_named_on_both_sides() {
+    let pki = Pki::new();
+    let leaf = pki.authority.leaf("localhost", T - DAY..T + DAY);
+    let mut der = leaf.der().to_vec();
+    let version = der.windows(5).position(|bytes| bytes == [0xa0, 3, 2, 1, 2]).unwrap();
+    der[version + 4] = 0;
+    let words = "it is of X.509 version 1; an extension such as subjectAltName makes it version 3";
+
+    let key = provider().key_provider.load_private_key(leaf.key_der()).unwrap();
+    let shown = SingleCertAndKey::from(CertifiedKey::new(vec![der.clone().into()], key));
+    let server = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().unwrap();
+    let server = server.with_no_client_auth().with_cert_resolver(Arc::new(shown));
+    assert_eq!(pki.connect(server, "localhost", true), Err(TlsFault::BadCertificate(words.to_owned())));
+
+    pki.write("device.pem", &format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", BASE64_STANDARD.encode(&der)), 0o644);
+    let error = device_client(&pki.files(), &Clock::at(Duration::from_secs(T as u64), true)).unwrap_err();
+    assert!(error.to_string().contains(&format!("device.pem: {words}; replace")), "{error}");
 }
 
 #[test]

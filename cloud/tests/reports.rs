@@ -34,6 +34,7 @@ impl World {
         let issuer = Issuer { keys: Keys::open(data, NOW).unwrap(), catalogue: Catalogue::built_in(), lease_s: 172_800 };
         let device: DeviceId = "CAM-A".parse().unwrap();
         db.transact(|tx| issuer.add_camera(tx, &device, "KC420WS", "acct", NOW)).unwrap();
+        db.transact(|tx| -> Result<_, DbError> { Ok(tx.execute("UPDATE cameras SET epoch = 1, seq = 4", [])?) }).unwrap();
         Self { db, device, arrived: 0 }
     }
 
@@ -72,6 +73,10 @@ impl World {
         self.hears(16, (1, 4), "boot");
         self.hears(14, (1, 3), "document");
         assert_eq!(self.newest(), (1, 4), "behind the newest, not behind the latest time");
+        // A document of the time before a restore, which this cloud does not know; then a reset, within the same second.
+        self.hears(17, (1, 9), "document");
+        self.hears(17, (1, 4), "document");
+        assert_eq!(self.newest(), (1, 4), "taken back by a reset");
         // The state is gone, and the time with it.
         self.hears(1, (0, 0), "factory_reset");
         assert_eq!(self.newest(), (0, 0));

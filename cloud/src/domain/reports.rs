@@ -42,9 +42,10 @@ pub struct Kept {
 pub fn keep(tx: &Transaction<'_>, report: &Report, at: i64) -> Result<Kept, DbError> {
     let device = report.device.as_str();
     let body = serde_json::to_string(report).expect("plain data");
-    let newest = tx
-        .prepare_cached(NEWEST)?
-        .query_row(params![device, body], |row| Ok((Newest { body: row.get(0)?, place: row.get(1)? }, row.get::<_, bool>(2)?)));
+    let newest = tx.prepare_cached(NEWEST)?.query_row(params![device, body], |row| {
+        let issued = Position { epoch: row.get(3)?, seq: row.get(4)? };
+        Ok((Newest { body: row.get(0)?, place: row.get(1)?, issued }, row.get::<_, bool>(2)?))
+    });
     let newest = newest.optional()?;
     // The broker delivers again what was not acknowledged: another report may have arrived since.
     if matches!(newest, Some((_, true))) {
@@ -85,24 +86,27 @@ pub fn keep(tx: &Transaction<'_>, report: &Report, at: i64) -> Result<Kept, DbEr
 struct Newest {
     body: String,
     place: i64,
+    /// The newest document that this cloud has issued for the camera.
+    issued: Position,
 }
 
 /// The place of a report among those of its camera: the newest has the highest. It is the time of the judgement,
 /// microseconds, or what puts the report before or behind the newest one so far.
 fn place(report: &Report, newest: Option<Newest>) -> Result<i64, DbError> {
     let at = report.at.as_microsecond();
-    let Some(Newest { body, place }) = newest else { return Ok(at) };
-    Ok(if is_older(report, &read(&body)?) { at.min(place - 1) } else { at.max(place) })
+    let Some(Newest { body, place, issued }) = newest else { return Ok(at) };
+    Ok(if is_older(report, &read(&body)?, issued) { at.min(place - 1) } else { at.max(place) })
 }
 
 /// Whether a report that arrives was made before the newest one so far. Trusted time says so, and within its second the
 /// document in force. But trusted time falls: after a loss of the state, and when it is corrected, which the camera reports;
-/// and a document that is newer shows that a report is.
-fn is_older(report: &Report, newest: &Report) -> bool {
+/// and a document that is newer shows that a report is. One beyond what this cloud has `issued` shows nothing: a backup was
+/// restored, and a reset takes the camera back.
+fn is_older(report: &Report, newest: &Report, issued: Position) -> bool {
     let in_force = |report: &Report| Position { epoch: report.epoch, seq: report.seq };
     let (ours, theirs) = (in_force(report), in_force(newest));
     if report.at == newest.at {
-        return ours != Position::NONE && ours < theirs;
+        return ours != Position::NONE && ours < theirs && theirs <= issued;
     }
     let begins_anew = matches!(report.cause, Cause::Time | Cause::StateLost | Cause::FactoryReset);
     report.at < newest.at && ours <= theirs && !begins_anew
@@ -170,9 +174,10 @@ pub fn reported(connection: &Connection, device: &DeviceId, newest: Position) ->
 /// The newest report of a camera, and whether `?2` is among those that a delivery is compared with: as many as a broker has
 /// under way.
 const NEWEST: &str = "
-    SELECT body, place, EXISTS
-        (SELECT 1 FROM reports k WHERE k.body = ?2 AND k.id IN (SELECT id FROM reports WHERE device = ?1 ORDER BY id DESC LIMIT 8))
-    FROM reports WHERE device = ?1 ORDER BY place DESC, id DESC LIMIT 1";
+    SELECT r.body, r.place, EXISTS
+        (SELECT 1 FROM reports k WHERE k.body = ?2 AND k.id IN (SELECT id FROM reports WHERE device = ?1 ORDER BY id DESC LIMIT 8)),
+        c.epoch, c.seq
+    FROM reports r JOIN cameras c ON c.device = r.device WHERE r.device = ?1 ORDER BY r.place DESC, r.id DESC LIMIT 1";
 const LAST: &str = "SELECT body, received_at FROM reports WHERE device = ?1 ORDER BY place DESC, id DESC LIMIT 1";
 const ADD: &str = "INSERT INTO reports (device, received_at, body, place) VALUES (?1, ?2, ?3, ?4)";
 const ANSWERED_UNTIL: &str = "

@@ -96,11 +96,12 @@ impl WriteBudget {
     pub(in crate::upload) fn roll_day(&mut self, now: Now) {
         let day = u32::try_from(now.trusted.as_secs() / DAY_S).unwrap_or(u32::MAX);
         let long_enough = self.day_began.is_none_or(|at| now.boot.saturating_sub(at) >= SHORTEST_DAY);
-        if day < self.written.day {
-            // Trusted time was too high and has been corrected: the day continues under its correct date.
-            self.written.day = day;
-        } else if day > self.written.day && long_enough {
+        if day > self.written.day && long_enough {
             (self.written.day, self.written.today, self.day_began) = (day, 0, Some(now.boot));
+        } else if now.confirmed {
+            // The day goes on under its right date, so that a restart does not take it for another. Until a boot's time is confirmed
+            // it is only a lower bound, often of the day before.
+            self.written.day = day;
         }
     }
 
@@ -193,6 +194,20 @@ mod tests {
         budget.remember(found);
         budget.roll_day(at(5, START));
         assert_eq!(budget.today(), 2 * PAGE);
+        // A boot begins with the time on record, which may be of the day before.
+        budget.roll_day(Now { confirmed: false, ..at(6, START - 1) });
+        budget.roll_day(at(7, START));
+        assert_eq!(budget.today(), 2 * PAGE);
+        // So does the first boot of all; the day goes on once the date is known, also after another restart.
+        let mut first = WriteBudget::new(10 * PAGE);
+        first.roll_day(Now { confirmed: false, ..at(1, START) });
+        first.charge(PAGE);
+        first.roll_day(at(2, START + 9 * DAY_S));
+        let mut again = WriteBudget::new(10 * PAGE);
+        again.remember(first.written());
+        again.roll_day(Now { confirmed: false, ..at(1, START) });
+        again.roll_day(at(2, START + 9 * DAY_S));
+        assert_eq!(again.today(), 2 * PAGE);
         // The first answer over HTTPS shows that the camera was off for three days.
         budget.roll_day(at(10, START + 3 * DAY_S));
         assert_eq!(budget.today(), 0);

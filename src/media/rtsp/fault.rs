@@ -3,8 +3,9 @@
 
 use std::{io, time::Duration};
 
+use url::Url;
+
 use super::{
-    control,
     login::LoginFault,
     message::{Malformed, Response},
 };
@@ -63,7 +64,7 @@ impl Fault {
     pub fn status(response: &Response) -> Self {
         match response.status {
             300..400 => {
-                let url = response.headers.get("Location").and_then(control::absolute);
+                let url = response.headers.get("Location").and_then(|location| Url::parse(location).ok());
                 Self::Moved(response.status, url.and_then(|url| url.host_str().map(short)))
             }
             status => Self::Status(status, short(&response.reason)),

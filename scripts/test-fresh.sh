@@ -4,9 +4,9 @@
 #
 #     test-fresh.sh [demo] [test]      both by default
 #
-# Needs root, mmdebstrap and ip (`scripts/deps.sh proof`). Rust and its downloaded crates come from this machine; the
-# source is a clone of the newest commit. All that is installed and built stands in a directory that is removed at the
-# end, 20 GB for `test`.
+# Needs root, mmdebstrap and ip (`scripts/deps.sh proof`). Rust, its downloaded crates and the certificate authorities
+# that cargo trusts (SSL_CERT_FILE, where a proxy ends TLS) come from this machine; the source is a clone of the newest
+# commit. All that is installed and built stands in a directory that is removed at the end, 20 GB for `test`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -47,6 +47,10 @@ install() {
     cp /etc/resolv.conf "$root/etc/resolv.conf"
     # Debian's installer writes it; chromedriver asks for localhost.
     printf '127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n' >"$root/etc/hosts"
+    if [ -n "${CARGO_HTTP_CAINFO:-${SSL_CERT_FILE:-}}" ]; then
+        cp "${CARGO_HTTP_CAINFO:-$SSL_CERT_FILE}" "$root/rust/authorities.pem"
+        authorities=/rust/authorities.pem
+    fi
     git clone --quiet --no-hardlinks . "$root/source"
 }
 
@@ -72,8 +76,9 @@ type_there() {
         umount -l .
         exec env -i HOME=/root LANG=C.UTF-8 PATH=/rust/cargo/bin:/usr/sbin:/usr/bin:/sbin:/bin CARGO_HOME=/rust/cargo \
             RUSTUP_HOME=/rust/rustup RUSTUP_AUTO_INSTALL=0 ${CI:+CI=$CI} \
-            ${CARGO_BUILD_JOBS:+CARGO_BUILD_JOBS=$CARGO_BUILD_JOBS} ONCE=1 make -C /source --no-print-directory "$4"
-    ' sh "$root" "${CARGO_HOME:-$HOME/.cargo}" "${RUSTUP_HOME:-$HOME/.rustup}" "$command" </dev/null 2>&1
+            ${4:+CARGO_HTTP_CAINFO=$4} ${CARGO_BUILD_JOBS:+CARGO_BUILD_JOBS=$CARGO_BUILD_JOBS} ONCE=1 \
+            make -C /source --no-print-directory "$5"
+    ' sh "$root" "${CARGO_HOME:-$HOME/.cargo}" "${RUSTUP_HOME:-$HOME/.rustup}" "$authorities" "$command" </dev/null 2>&1
 }
 
 # Passes lines on, and tells how long the longest silence between two of them was. A person has to see progress.
@@ -106,7 +111,7 @@ run() {
     results+="make $command, $how: $((SECONDS - from)) s, at most $(cat "$scratch/silence") s without a line"$'\n'
 }
 
-results=
+results= authorities=
 for command in "$@"; do
     install "$command"
     run "$command" "on a fresh Debian 12"

@@ -7,3 +7,4 @@ mod owner;
 mod publishing;
 mod recovery;
 mod stages;
+mod wire;

@@ -26,7 +26,7 @@ use tokio::{
 
 use crate::{http::Stream, redact::Secret};
 
-/// How many packets one read may process before the answers to them are sent.
+/// How many packets one read may process before the answers to them are sent, and how many one write may carry.
 const PACKETS_AT_ONCE: usize = 10;
 /// The smallest buffer space for a read.
 const READ: usize = 4096;
@@ -160,9 +160,10 @@ impl Wire {
         }
         if came == 0 {
             // A publication whose identifier is in use waits, and all others behind it.
-            let may_send = !pending.is_empty() || (state.inflight() < options.inflight && state.collision.is_none());
+            let may_send = |state: &MqttState| state.inflight() < options.inflight && state.collision.is_none();
+            let sends = !pending.is_empty() || may_send(state);
             let ping_at = line.ping_at;
-            let next = async {
+            let first = async {
                 match pending.pop_front() {
                     Some(request) => Some(request),
                     None => requests.recv().await,
@@ -170,14 +171,21 @@ impl Wire {
             };
             let request = select! {
                 read = line.read() => return read,
-                request = next, if may_send => request.ok_or(WireError::Closed)?,
+                request = first, if sends => request.ok_or(WireError::Closed)?,
                 () = sleep_until(ping_at.into()) => {
                     line.ping_at = Instant::now() + options.keep_alive;
                     Request::PingReq(PingReq)
                 }
             };
-            if let Some(packet) = state.handle_outgoing_packet(request)? {
-                line.put(&packet, max_packet)?;
+            // What waits behind it leaves in the same write: the report of a switch with the PUBACK of its document.
+            let (mut next, mut leaving) = (Some(request), 0);
+            while let Some(request) = next {
+                if let Some(packet) = state.handle_outgoing_packet(request)? {
+                    line.put(&packet, max_packet)?;
+                }
+                leaving += 1;
+                let more = leaving < PACKETS_AT_ONCE && pending.is_empty() && may_send(state);
+                next = if more { requests.try_recv().ok() } else { None };
             }
         }
         line.flush(options.write_timeout).await

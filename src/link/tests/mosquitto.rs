@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    net::TcpListener,
+    net::Ipv4Addr,
     path::Path,
     process::{Child, Command, Stdio},
     time::Duration,
@@ -10,6 +10,7 @@ use std::{
 
 use care_protocol::Topic;
 use rumqttc::{AsyncClient, MqttOptions, Packet, QoS};
+use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 use tokio::{net::TcpStream, sync::mpsc};
 
@@ -26,6 +27,8 @@ use crate::{
 struct Mosquitto {
     dir: TempDir,
     port: u16,
+    /// Bound, and never listening: nobody else is given the port.
+    _held: Socket,
     child: Child,
 }
 
@@ -33,7 +36,10 @@ impl Mosquitto {
     /// A broker that keeps sessions over restarts; `tls` are further lines for its listener.
     async fn new(tls: &str) -> Self {
         let dir = TempDir::new().unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let held = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        held.bind(&std::net::SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+        held.set_reuse_address(true).unwrap();
+        let port = held.local_addr().unwrap().as_socket().unwrap().port();
         let user = if rustix::process::getuid().is_root() { "user root\n" } else { "" };
         let config = format!(
             "{user}listener {port} 127.0.0.1\n{tls}allow_anonymous true\npersistence true\npersistence_location {}/\n\
@@ -41,7 +47,7 @@ impl Mosquitto {
             dir.path().display()
         );
         fs::write(dir.path().join("mosquitto.conf"), config).unwrap();
-        let mut mosquitto = Self { child: spawn(dir.path()).unwrap(), dir, port };
+        let mut mosquitto = Self { child: spawn(dir.path()).unwrap(), dir, port, _held: held };
         mosquitto.ready().await;
         mosquitto
     }

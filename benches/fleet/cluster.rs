@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use care_cloud::{child::die_with_parent, transport::broker::free_address};
+use care_cloud::{child::die_with_parent, transport::held_port::HeldPort};
 use care_protocol::DeviceId;
 
 /// One more than half of them must live.
@@ -26,7 +26,8 @@ pub struct Cluster {
 
 struct Node {
     child: Child,
-    address: SocketAddr,
+    /// For cameras and the cloud, and for the other nodes.
+    ports: [HeldPort; 2],
 }
 
 impl Cluster {
@@ -34,23 +35,21 @@ impl Cluster {
     /// Returns once they have elected a leader.
     pub async fn start(home: &Path, pki: &Path, cameras: impl Iterator<Item = DeviceId>) -> anyhow::Result<Self> {
         let cameras: Vec<DeviceId> = cameras.collect();
-        let mut routes = Vec::new();
-        for _ in 0..NODES {
-            routes.push(free()?);
-        }
+        let held = (0..NODES).map(|_| HeldPort::on_loopback()).collect::<Result<Vec<_>, _>>().context("looking for a port")?;
+        let routes: Vec<SocketAddr> = held.iter().map(HeldPort::address).collect();
         let mut cluster = Self { nodes: Vec::new() };
-        for route in &routes {
-            let (address, name) = (free()?, format!("care-{}", cluster.nodes.len() + 1));
+        for route in held {
+            let (port, name) = (HeldPort::on_loopback()?, format!("care-{}", cluster.nodes.len() + 1));
             let home = home.join(&name);
             std::fs::create_dir_all(&home)?;
-            let server = nats_server::prepare(&home, pki, address, cameras.iter().map(DeviceId::as_str))?;
-            std::fs::write(home.join("nats.conf"), in_cluster(&server, &name, *route, &routes)?)?;
+            let server = nats_server::prepare(&home, pki, port.address(), cameras.iter().map(DeviceId::as_str))?;
+            std::fs::write(home.join("nats.conf"), in_cluster(&server, &name, route.address(), &routes)?)?;
             let log = std::fs::File::create(home.join("log"))?;
             let known = Path::new("/usr/sbin/nats-server");
             let mut command = Command::new(if known.exists() { known } else { Path::new("nats-server") });
             command.arg("-c").arg(home.join("nats.conf")).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
             let child = die_with_parent(&mut command).spawn().context("starting nats-server (scripts/deps.sh bench-fleet installs it)")?;
-            cluster.nodes.push(Node { child, address });
+            cluster.nodes.push(Node { child, ports: [port, route] });
         }
         let began = Instant::now();
         while !cluster.leads(home) {
@@ -66,12 +65,12 @@ impl Cluster {
         let says = |number: usize| {
             std::fs::read_to_string(home.join(format!("care-{number}/log"))).is_ok_and(|log| log.contains("new metadata leader"))
         };
-        self.nodes.iter().all(|node| TcpStream::connect(node.address).is_ok()) && (1..=NODES).any(says)
+        self.nodes.iter().all(|node| TcpStream::connect(node.address()).is_ok()) && (1..=NODES).any(says)
     }
 
     /// Where each node that runs listens, as `--broker` wants it.
     pub fn addresses(&self) -> Vec<String> {
-        self.nodes.iter().map(|node| format!("mqtts://{}", node.address)).collect()
+        self.nodes.iter().map(|node| format!("mqtts://{}", node.address())).collect()
     }
 
     /// The process ids of the nodes that run.
@@ -86,6 +85,10 @@ impl Cluster {
 }
 
 impl Node {
+    fn address(&self) -> SocketAddr {
+        self.ports[0].address()
+    }
+
     fn end(&mut self) -> std::io::Result<()> {
         self.child.kill()?;
         self.child.wait().map(drop)
@@ -100,10 +103,6 @@ impl Drop for Cluster {
             }
         }
     }
-}
-
-fn free() -> anyhow::Result<SocketAddr> {
-    free_address(SocketAddr::from(([127, 0, 0, 1], 0)), true).context("looking for a port")
 }
 
 /// A server's configuration with a name of its own, and its line about a cluster in force.

@@ -35,9 +35,10 @@ use crate::{
     },
     transport::{
         api,
-        broker::{Broker, BrokerAddress, BrokerError, Listeners, free_address},
+        broker::{Broker, BrokerAddress, BrokerError, Listeners},
         client::{ClientError, Portal},
         cloud::Cloud,
+        held_port::HeldPort,
         link,
         listener::accept_tls,
         store::{Store, StoreError},
@@ -136,13 +137,12 @@ impl Running {
                 let strict = options.mqtt.is_some_and(|address| address.port() != 0);
                 let refused = |source| SetupError::Listen { what: "the broker", flag: "--mqtt", address: wanted, source };
                 let last = last_port(|e| &e.broker) == Some(wanted.port());
-                if last {
-                    wait_until_free(wanted).await;
-                }
-                let address = free_address(wanted, strict).map_err(refused)?;
+                let patience = if last { PORT_FREE_WITHIN } else { Duration::ZERO };
+                let cameras = hold(wanted, strict, patience).await.map_err(refused)?;
+                // The cloud's listener is always on loopback.
+                let listeners = Listeners { cameras, cloud: HeldPort::on_loopback().map_err(refused)? };
+                let (address, own) = (listeners.cameras.address(), listeners.cloud.address());
                 let (starting, prefix) = (data.clone(), options.prefix.clone());
-                let own = own_listener(address).map_err(refused)?;
-                let listeners = Listeners { cameras: address, cloud: own };
                 let broker = tokio::task::spawn_blocking(move || Broker::start(&starting, listeners, &prefix))
                     .await
                     .map_err(|_| DbError::Gone)??;
@@ -316,15 +316,6 @@ fn open_issuer(data: &DataDir, lease_s: u64) -> Result<Issuer, SetupError> {
     Ok(Issuer { keys: Keys::open(data, now_s())?, catalogue: Catalogue::built_in(), lease_s })
 }
 
-/// Waits a moment for a port that the Mosquitto of a killed care-cloud may still hold; cameras have it in their
-/// configuration.
-async fn wait_until_free(address: SocketAddr) {
-    let began = Instant::now();
-    while free_address(address, true).is_err() && began.elapsed() < PORT_FREE_WITHIN {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
 /// The address to listen on. Without a given port it is the last one, because cameras have it in their configuration.
 fn wanted(given: Option<SocketAddr>, default_port: u16, last_port: Option<u16>) -> SocketAddr {
     let mut address = given.unwrap_or_else(|| SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0));
@@ -353,11 +344,18 @@ async fn listen(
         .map_err(|source| SetupError::Listen { what, flag, address: wanted, source })
 }
 
-/// The embedded broker's listener for the cloud: always on loopback.
-fn own_listener(cameras: SocketAddr) -> std::io::Result<SocketAddr> {
-    // Bound meanwhile, so that the two get different ports.
-    let _held = std::net::TcpListener::bind(cameras)?;
-    free_address(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0), true)
+/// The embedded broker's port for cameras: another one of the same host if, unless `strict`, a server listens there for longer
+/// than `patience`. The Mosquitto of a killed care-cloud may still do so for a moment, and cameras have its port in their
+/// configuration.
+async fn hold(wanted: SocketAddr, strict: bool, patience: Duration) -> std::io::Result<HeldPort> {
+    let began = Instant::now();
+    loop {
+        match HeldPort::at(wanted) {
+            Err(_) if began.elapsed() < patience => tokio::time::sleep(Duration::from_millis(20)).await,
+            Err(_) if !strict => return HeldPort::at(SocketAddr::new(wanted.ip(), 0)),
+            held => return held,
+        }
+    }
 }
 
 /// A unique MQTT client id: no device id contains a colon, and the secret part keeps others from guessing it where a

@@ -18,7 +18,7 @@ use care_cloud::{
         db::{Address, BadAddress, Db},
         pki::{Authority, Identity, Pki},
     },
-    transport::broker::free_address,
+    transport::held_port::HeldPort,
 };
 
 /// Puts an identity where PostgreSQL, which may be another user, reads it.
@@ -49,7 +49,8 @@ fn a_postgresql_elsewhere_is_spoken_to_with_tls_that_knows_it_or_not_at_all() {
     let data = DataDir::open(dir.path()).unwrap();
     let pki = Pki::open(&data, &[]).unwrap();
     Pki::open(&DataDir::open(other.path()).unwrap(), &[]).unwrap();
-    let listens = free_address("127.0.0.1:0".parse().unwrap(), true).unwrap();
+    let held = HeldPort::on_loopback().unwrap();
+    let listens = held.address();
     let server = postgres::Postgres::start_with(listens.port(), |home| {
         install(home, &pki.server, &pki.ca);
         let file = |setting: &str, name: &str| format!("{setting}={}", home.join(name).display());

@@ -7,6 +7,7 @@ pub mod client;
 pub mod cloud;
 pub mod events;
 pub mod heard;
+pub mod held_port;
 mod http;
 pub mod link;
 pub mod listener;

@@ -19,6 +19,7 @@ use care_cloud::{
         db::Db,
         pki::{Identity, Pki},
     },
+    transport::held_port::HeldPort,
 };
 use http_body_util::Full;
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
@@ -39,6 +40,7 @@ use super::{
 /// A broker of somebody else's, on the files of `deploy/`, under certificates of the cloud's authorities.
 pub struct ExternalBroker {
     child: Child,
+    _ports: Vec<HeldPort>,
     /// What `--broker` and the rest say of it.
     pub flags: Vec<String>,
 }
@@ -54,13 +56,9 @@ fn deployed(file: &str) -> String {
     std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
-fn free_address() -> SocketAddr {
-    care_cloud::transport::broker::free_address("127.0.0.1:0".parse().unwrap(), true).unwrap()
-}
-
 impl ExternalBroker {
-    /// Starts `program` on a configuration below `home`; returns once it listens there.
-    async fn start(program: &str, home: &Path, config: &str, address: SocketAddr, flags: Vec<String>) -> Self {
+    /// Starts `program` on a configuration below `home`; returns once it listens on the first of these ports.
+    async fn start(program: &str, home: &Path, config: &str, ports: Vec<HeldPort>, flags: Vec<String>) -> Self {
         let path = home.join("conf");
         std::fs::write(&path, config).unwrap();
         let log = std::fs::File::create(home.join("log")).unwrap();
@@ -68,7 +66,8 @@ impl ExternalBroker {
         command.arg("-c").arg(&path).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         let child =
             die_with_parent(&mut command).spawn().unwrap_or_else(|e| panic!("starting {program} (scripts/deps.sh installs it): {e}"));
-        let broker = Self { child, flags };
+        let address = ports[0].address();
+        let broker = Self { child, _ports: ports, flags };
         let said = || std::fs::read_to_string(home.join("log")).unwrap_or_default();
         until(&format!("{program} to listen; {}", said()), || async { TcpStream::connect(address).ok() }).await;
         broker
@@ -87,7 +86,8 @@ impl ExternalBroker {
         for file in ["cameras.acl", "cloud.acl"] {
             std::fs::write(home.join(file), deployed(&format!("mosquitto/{file}"))).unwrap();
         }
-        let (cameras, cloud) = (free_address(), free_address());
+        let ports = [HeldPort::on_loopback().unwrap(), HeldPort::on_loopback().unwrap()];
+        let [cameras, cloud] = ports.each_ref().map(HeldPort::address);
         let config = deployed("mosquitto/mosquitto.conf")
             .replace("acl_file /etc/mosquitto/care", &format!("acl_file {}", home.display()))
             .replace("/etc/mosquitto/care", &pki.display().to_string())
@@ -95,16 +95,17 @@ impl ExternalBroker {
             .replace("listener 8883", &format!("listener {} 127.0.0.1", cameras.port()))
             .replace("listener 8884", &format!("listener {}", cloud.port()));
         let flags = ["--broker", &format!("mqtts://{cameras}"), "--broker-cloud", &format!("mqtts://{cloud}")].map(str::to_owned);
-        Self::start("mosquitto", &home, &format!("user root\n{config}"), cameras, flags.into()).await
+        Self::start("mosquitto", &home, &format!("user root\n{config}"), ports.into(), flags.into()).await
     }
 
     /// MQTT in NATS needs JetStream, and JetStream a name for the server. Every camera is a user.
     async fn nats(dir: &Path, cameras: &[&str]) -> Self {
         let (pki, home) = Self::prepare(dir, "nats-server");
-        let address = free_address();
+        let port = HeldPort::on_loopback().unwrap();
+        let address = port.address();
         let config = nats_server::prepare(&home, &pki, address, cameras.iter().copied()).unwrap();
         let flags = ["--broker", &format!("mqtts://{address}")].map(str::to_owned);
-        Self::start("nats-server", &home, &config, address, flags.into()).await
+        Self::start("nats-server", &home, &config, vec![port], flags.into()).await
     }
 }
 

@@ -4,12 +4,12 @@
 use care_protocol::Mode;
 use care_tests::{
     agent::Agent,
-    broker::{Broker, Kind},
+    broker::{Broker, Kind, reserve_port},
     cloud::{Cloud, Document as Body},
     issuer::{Draft, FREE, Issuer, PREMIUM},
     pki::Pki,
     proxy::Proxy,
-    wait::{RECONNECT, free_port, until},
+    wait::{RECONNECT, until},
     world::DEVICE,
 };
 
@@ -20,7 +20,8 @@ const ROUNDS: u64 = 2;
 #[ignore = "minutes: make proof"]
 async fn a_cluster_that_loses_a_node_during_a_cancel_loses_no_document() {
     let pki = Pki::new();
-    let routes = [free_port(), free_port(), free_port()];
+    let held: [_; 3] = std::array::from_fn(|_| reserve_port());
+    let routes = held.each_ref().map(|(_, address)| address.port());
     let all = routes.map(|port| format!("nats-route://127.0.0.1:{port}")).join(", ");
     let mut nodes = Vec::new();
     for port in routes {

@@ -3,7 +3,6 @@
 
 use std::{
     fs,
-    net::TcpListener,
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -15,7 +14,10 @@ use anyhow::{Context as _, Result, bail, ensure};
 use care_cloud::{
     child::die_with_parent,
     run::{SIGN_IN_FILE, SignIn, portal_of},
-    transport::client::{self, Portal},
+    transport::{
+        client::{self, Portal},
+        held_port::HeldPort,
+    },
 };
 use serde_json::Value;
 
@@ -38,6 +40,7 @@ pub struct Play {
     pub portal: String,
     /// The camera's own page.
     pub status: String,
+    _status_port: HeldPort,
     /// How a person signs in there.
     pub sign_in: SignIn,
     cloud_portal: Portal,
@@ -71,12 +74,13 @@ impl Play {
         add.args(["camera", "add", "--id", CAMERA, "--model", "KC420WS", "--account", &sign_in.account, "--out"]).arg(&camera);
         let added = add.arg("--data").arg(&data).output().context("running care-cloud camera add")?;
         ensure!(added.status.success(), "care-cloud camera add: {}", String::from_utf8_lossy(&added.stderr));
-        let status = set_up(&camera.join("config.toml"), pace, &super::camera::start()?)?;
+        let status_port = set_up(&camera.join("config.toml"), pace, &super::camera::start()?)?;
 
         let mut command = Command::new(&agent);
         command.args(["run", "--config"]).arg(camera.join("config.toml"));
         let agent = Running::start("kasa-care-agent", &mut command, dir.path())?;
-        Ok(Self { portal: cloud_portal.origin.clone(), sign_in, cloud_portal, status: format!("http://{status}"), agent, cloud, dir })
+        let (portal, status) = (cloud_portal.origin.clone(), format!("http://{}", status_port.address()));
+        Ok(Self { portal, status, _status_port: status_port, sign_in, cloud_portal, agent, cloud, dir })
     }
 
     /// Asks the portal for something, as its buttons do.
@@ -204,10 +208,10 @@ async fn wait_for_portal(portal: &Portal, cloud: &Running) -> Result<()> {
     Ok(())
 }
 
-/// Makes the provisioned configuration the demo's: its own camera, frequent short clips, a slow uplink. The status page's address.
-fn set_up(config: &Path, pace: Pace, source: &str) -> Result<String> {
-    let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).context("finding a free port")?.port();
-    let status = format!("127.0.0.1:{port}");
+/// Makes the provisioned configuration the demo's: its own camera, frequent short clips, a slow uplink. The status page's port.
+fn set_up(config: &Path, pace: Pace, source: &str) -> Result<HeldPort> {
+    let port = HeldPort::on_loopback().context("finding a free port")?;
+    let status = port.address();
     let (motion, uplink) = match pace {
         Pace::Story => ("every:6s", 2000),
         Pace::Person => ("every:12s", 1000),
@@ -220,7 +224,7 @@ fn set_up(config: &Path, pace: Pace, source: &str) -> Result<String> {
         ("listen = \"127.0.0.1:9180\"", format!("listen = \"{status}\"")),
     ];
     change(config, &changes)?;
-    Ok(status)
+    Ok(port)
 }
 
 /// Replaces texts of a configuration, each of which must be there.

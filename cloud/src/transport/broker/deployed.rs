@@ -1,10 +1,11 @@
 //! The embedded broker's files: those of `deploy/mosquitto`, which operators copy, with this machine's paths, ports
 //! and prefix instead. So the demo and the tests run the configuration that operators get.
 
-use std::net::SocketAddr;
-
 use super::Listeners;
-use crate::storage::data_dir::{DataDir, DataError, write_private};
+use crate::{
+    storage::data_dir::{DataDir, DataError, write_private},
+    transport::held_port::HeldPort,
+};
 
 const CONFIGURATION: &str = include_str!("../../../../deploy/mosquitto/mosquitto.conf");
 const CAMERAS: &str = include_str!("../../../../deploy/mosquitto/cameras.acl");
@@ -18,15 +19,15 @@ const CLOUD_LISTENER: &str = "listener 8884 127.0.0.1\n";
 const PREFIX: &str = " care/v1/";
 
 /// Writes the configuration and both ACLs below the data directory.
-pub(super) fn write(data: &DataDir, listeners: Listeners, prefix: &str) -> Result<(), DataError> {
+pub(super) fn write(data: &DataDir, listeners: &Listeners, prefix: &str) -> Result<(), DataError> {
     write_private(&data.path("broker/cameras.acl"), acl(CAMERAS, prefix).as_bytes())?;
     write_private(&data.path("broker/cloud.acl"), acl(CLOUD, prefix).as_bytes())?;
     write_private(&data.path("broker/mosquitto.conf"), configuration(data, listeners).as_bytes())
 }
 
-fn configuration(data: &DataDir, Listeners { cameras, cloud }: Listeners) -> String {
+fn configuration(data: &DataDir, Listeners { cameras, cloud }: &Listeners) -> String {
     let dir = |below: &str| format!("{}/", data.path(below).display());
-    let listener = |address: SocketAddr| format!("listener {} {}\n", address.port(), address.ip());
+    let listener = |port: &HeldPort| format!("listener {} {}\n", port.address().port(), port.address().ip());
     let text = CONFIGURATION
         .replace(&format!("{FILES}cameras.acl"), &format!("{}cameras.acl", dir("broker")))
         .replace(&format!("{FILES}cloud.acl"), &format!("{}cloud.acl", dir("broker")))
@@ -51,8 +52,8 @@ mod tests {
     fn nothing_of_the_operator_s_places_is_left_and_nothing_else_is_changed() {
         let dir = tempfile::tempdir().unwrap();
         let data = DataDir::open(dir.path()).unwrap();
-        let listeners = Listeners { cameras: "127.0.0.1:1".parse().unwrap(), cloud: "127.0.0.1:2".parse().unwrap() };
-        write(&data, listeners, "prefix/v9").unwrap();
+        let listeners = Listeners { cameras: HeldPort::on_loopback().unwrap(), cloud: HeldPort::on_loopback().unwrap() };
+        write(&data, &listeners, "prefix/v9").unwrap();
         let read = |name: &str| std::fs::read_to_string(data.path(name)).unwrap();
         let settings = |text: &str| text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect::<Vec<_>>();
         let written = settings(&read("broker/mosquitto.conf"));

@@ -7,7 +7,7 @@ mod deployed;
 
 use std::{
     fs,
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpStream},
     path::PathBuf,
     process::{Child, Command, Stdio},
     sync::{
@@ -25,6 +25,7 @@ pub use address::BrokerAddress;
 use crate::{
     child::{die_with_parent, stop},
     storage::data_dir::{DataDir, DataError},
+    transport::held_port::HeldPort,
 };
 
 /// How long Mosquitto may take to listen.
@@ -59,13 +60,14 @@ pub enum BrokerError {
     },
 }
 
-/// Its listeners, and the clients of each.
-#[derive(Debug, Clone, Copy)]
+/// Where it listens, and for whom. The ports are held while Mosquitto is down, too: cameras have them in their
+/// configuration.
+#[derive(Debug)]
 pub struct Listeners {
     /// For cameras.
-    pub cameras: SocketAddr,
+    pub cameras: HeldPort,
     /// For the cloud.
-    pub cloud: SocketAddr,
+    pub cloud: HeldPort,
 }
 
 /// The running broker; dropping it stops Mosquitto.
@@ -89,7 +91,7 @@ impl Broker {
         let program = find_mosquitto().ok_or(BrokerError::NoMosquitto)?;
         let config = data.path("broker/mosquitto.conf");
         let log = data.path("broker/mosquitto.log");
-        deployed::write(data, listeners, prefix)?;
+        deployed::write(data, &listeners, prefix)?;
         let start = move || {
             let log_file = fs::File::create(&log).map_err(|source| BrokerError::Start { program: log.clone(), source })?;
             let mut command = Command::new(&program);
@@ -112,14 +114,14 @@ impl Broker {
         let broker = Self { listeners, shared, keeper: Mutex::new(Some(keeper)) };
         if !broker.wait_until_listening() {
             let log = fs::read_to_string(data.path("broker/mosquitto.log")).unwrap_or_else(|e| format!("(its log cannot be read: {e})"));
-            return Err(BrokerError::NotReady { address: listeners.cameras, within: READY_WITHIN, log });
+            return Err(BrokerError::NotReady { address: broker.address(), within: READY_WITHIN, log });
         }
         Ok(broker)
     }
 
     /// Where it listens for cameras.
     pub fn address(&self) -> SocketAddr {
-        self.listeners.cameras
+        self.listeners.cameras.address()
     }
 
     /// Stops it or starts it again, as the demo's outage does; returns once it is so.
@@ -145,8 +147,8 @@ impl Broker {
         while Instant::now() < deadline {
             // Another process may hold the port, so our child must be alive as well.
             let ours = self.shared.lock().as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)));
-            let Listeners { cameras, cloud } = self.listeners;
-            let listens = |address| TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_ok();
+            let Listeners { cameras, cloud } = &self.listeners;
+            let listens = |port: &HeldPort| TcpStream::connect_timeout(&port.address(), Duration::from_millis(200)).is_ok();
             if ours && listens(cameras) && listens(cloud) {
                 return true;
             }
@@ -217,14 +219,4 @@ fn find_mosquitto() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let places = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/usr/local/sbin".into()]);
     places.map(|dir| dir.join("mosquitto")).find(|program| program.is_file())
-}
-
-/// An address that can be bound now: the one given, or another port of the same host if its port is 0 or, unless
-/// `strict`, taken.
-pub fn free_address(wanted: SocketAddr, strict: bool) -> std::io::Result<SocketAddr> {
-    match TcpListener::bind(wanted) {
-        Ok(listener) => listener.local_addr(),
-        Err(_) if !strict => TcpListener::bind(SocketAddr::new(wanted.ip(), 0))?.local_addr(),
-        Err(e) => Err(e),
-    }
 }

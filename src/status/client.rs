@@ -9,13 +9,12 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
     net::{TcpStream, UnixStream},
     runtime,
     time::timeout,
 };
 
-use crate::{config::Listen, supervision::ServiceManager};
+use crate::{config::Listen, http::Stream, supervision::ServiceManager};
 
 /// The time limit for an answer.
 const WITHIN: Duration = Duration::from_secs(5);
@@ -72,17 +71,19 @@ pub fn ask(listen: &Listen, path: &str) -> Result<Bytes, AskError> {
     };
     let asked = async {
         let unreachable = |why| AskError::Unreachable { at: at.clone(), why };
-        match listen {
-            Listen::Tcp(address) => fetch(TcpStream::connect(address).await.map_err(unreachable)?, &host, path, &at).await,
-            Listen::Unix(socket) => fetch(UnixStream::connect(socket).await.map_err(unreachable)?, &host, path, &at).await,
-        }
+        // One type for both: hyper's code is large, and would be in the program for each.
+        let stream: Box<dyn Stream> = match listen {
+            Listen::Tcp(address) => Box::new(TcpStream::connect(address).await.map_err(unreachable)?),
+            Listen::Unix(socket) => Box::new(UnixStream::connect(socket).await.map_err(unreachable)?),
+        };
+        fetch(stream, &host, path, &at).await
     };
     // A timeout must be created inside the runtime.
     let answered = runtime.block_on(async { timeout(WITHIN, asked).await });
     answered.unwrap_or_else(|_| Err(AskError::Slow { at: at.clone() }))
 }
 
-async fn fetch(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, host: &str, path: &str, at: &str) -> Result<Bytes, AskError> {
+async fn fetch(stream: Box<dyn Stream>, host: &str, path: &str, at: &str) -> Result<Bytes, AskError> {
     let not_the_agent = |what: String| AskError::NotTheAgent { at: at.to_owned(), what };
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| not_the_agent(error.to_string()))?;
     let connection = tokio::spawn(connection);

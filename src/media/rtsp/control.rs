@@ -21,8 +21,10 @@ pub(super) fn joined(base: &Url, control: &str) -> Url {
     absolute(control).or_else(|| absolute(&format!("{base}{between}{control}"))).unwrap_or_else(|| base.clone())
 }
 
-/// An RTSP URL, without blanks or control characters in it.
-fn absolute(text: &str) -> Option<Url> {
+/// An RTSP URL, without blanks or control characters in it. A camera's text of another scheme is not even parsed: of schemes that it
+/// knows, `url` reads the host by IDNA, which this build has for ASCII only.
+pub(super) fn absolute(text: &str) -> Option<Url> {
+    text.trim_start().get(..4).filter(|scheme| scheme.eq_ignore_ascii_case("rtsp"))?;
     Url::parse(text).ok().filter(|url| url.scheme().starts_with("rtsp") && url.has_host())
 }
 
@@ -49,8 +51,16 @@ mod tests {
         assert_eq!(base_of("content-location: rtsp://10.0.0.7/x"), "rtsp://10.0.0.7/x");
         assert_eq!(base_of("Content-Base: 10.0.0.7:8554/x/"), "rtsp://10.0.0.7:8554/x/");
         assert_eq!(base_of("Content-Base: camera/x/"), "rtsp://camera/x/");
-        for unusable in ["X: y", "Content-Base:", "Content-Base: *", "Content-Base: /live/", "Content-Base: http://[", "Content-Base: ://"]
-        {
+        for unusable in [
+            "X: y",
+            "Content-Base:",
+            "Content-Base: *",
+            "Content-Base: /live/",
+            "Content-Base: http://[",
+            "Content-Base: ://",
+            // The fuzz target `rtsp` found that a debug build panicked.
+            "Content-Base: file://10.ets=Z\u{fffd}/",
+        ] {
             assert_eq!(base_of(unusable), "rtsp://camera/live", "{unusable}");
         }
     }
@@ -65,6 +75,8 @@ mod tests {
         assert_eq!(control("rtsp://camera/live", "rtsp://10.0.0.7/a b"), "rtsp://10.0.0.7/a%20b");
         assert_eq!(control("rtsp://camera/live", "track:1"), "rtsp://camera/live/track:1");
         assert_eq!(control("rtsp://camera/live", "http://["), "rtsp://camera/live/http://[");
+        assert_eq!(control("rtsp://camera/live", "http://Z\u{fffd}"), "rtsp://camera/live/http://Z%EF%BF%BD");
+        assert_eq!(control("rtsp://camera/live", " RTSP://10.0.0.7/x"), "rtsp://10.0.0.7/x");
     }
 
     proptest! {

@@ -3,9 +3,8 @@
 
 use std::{io, time::Duration};
 
-use url::Url;
-
 use super::{
+    control,
     login::LoginFault,
     message::{Malformed, Response},
 };
@@ -64,7 +63,7 @@ impl Fault {
     pub fn status(response: &Response) -> Self {
         match response.status {
             300..400 => {
-                let url = response.headers.get("Location").and_then(|location| Url::parse(location).ok());
+                let url = response.headers.get("Location").and_then(control::absolute);
                 Self::Moved(response.status, url.and_then(|url| url.host_str().map(short)))
             }
             status => Self::Status(status, short(&response.reason)),
@@ -157,7 +156,7 @@ fn unauthorized(fault: &LoginFault) -> SourceError {
 
 fn bare(error: &io::Error) -> String {
     let text = error.to_string();
-    short(text.split(" (os error").next().unwrap_or(&text)).to_lowercase()
+    short(text.split(" (os error").next().unwrap_or(&text)).to_ascii_lowercase()
 }
 
 /// A part of another program's text that may stand in a sentence.

@@ -229,5 +229,5 @@ impl Opening<'_> {
 
 fn resolver_says(error: &io::Error) -> String {
     let words = error.to_string();
-    words.strip_prefix("failed to lookup address information: ").unwrap_or(&words).to_lowercase()
+    words.strip_prefix("failed to lookup address information: ").unwrap_or(&words).to_ascii_lowercase()
 }

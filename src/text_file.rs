@@ -1,7 +1,15 @@
 //! Reads text files that people and other systems write: configuration, PEM, tokens. It skips a byte order mark, and reports
 //! UTF-16 and binary files as such instead of as empty.
 
-use std::str;
+use std::{
+    fs::{File, OpenOptions},
+    io,
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+    str,
+};
+
+use rustix::fs::OFlags;
 
 /// The byte order mark that some programs put before UTF-8 text.
 pub const BYTE_ORDER_MARK: char = '\u{feff}';
@@ -16,6 +24,17 @@ pub fn not_text(bytes: &[u8]) -> Option<&'static str> {
         _ if bytes.contains(&0) => Some("it is binary, not text"),
         _ => None,
     }
+}
+
+/// Opens a file that somebody has named. Of a pipe, the end that nobody writes to is not waited for: it is empty.
+///
+/// # Errors
+/// It is missing, or may not be read.
+pub fn open(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path)?;
+    // Whoever writes to it is waited for.
+    rustix::fs::fcntl_setfl(&file, OFlags::empty())?;
+    Ok(file)
 }
 
 /// The text without its byte order mark.
@@ -38,6 +57,35 @@ pub fn read(bytes: &[u8]) -> Result<&str, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pipe_is_read_while_somebody_writes_and_is_empty_after_that() {
+        use std::{
+            io::{Read, Write, pipe},
+            os::fd::AsRawFd,
+            sync::mpsc,
+            thread,
+            time::Duration,
+        };
+
+        // What a shell passes for `--config <(...)`.
+        let (reader, mut writer) = pipe().unwrap();
+        let path = format!("/proc/self/fd/{}", reader.as_raw_fd());
+        let mut first = open(path.as_ref()).unwrap();
+        let writes = thread::spawn(move || writer.write_all(b"[device]").unwrap());
+        let mut text = String::new();
+        first.read_to_string(&mut text).unwrap();
+        writes.join().unwrap();
+        assert_eq!(text, "[device]");
+        drop(first);
+
+        let (sender, opened) = mpsc::channel();
+        thread::spawn(move || {
+            let again = open(path.as_ref()).and_then(|mut file| file.read_to_end(&mut Vec::new()));
+            sender.send(again.unwrap()).unwrap();
+        });
+        assert_eq!(opened.recv_timeout(Duration::from_secs(20)), Ok(0), "opening it waits for somebody to write");
+    }
 
     #[test]
     fn a_byte_order_mark_is_skipped_and_other_encodings_are_named() {

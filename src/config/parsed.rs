@@ -2,7 +2,7 @@
 //! changes nothing on the camera and starts nothing: what has to be tried is tried by `check-config` (`cli/check`).
 
 use std::{
-    fs::{File, Metadata},
+    fs::Metadata,
     io::{self, Read},
     path::{Path, PathBuf},
 };
@@ -56,7 +56,7 @@ impl Parsed {
         let unreadable =
             |error: io::Error| (format!("cannot be read: {error}"), "create it, or name another one with --config FILE".to_owned());
         let read = || {
-            let mut file = File::open(path).map_err(unreadable)?;
+            let mut file = text_file::open(path).map_err(unreadable)?;
             let mut bytes = Vec::new();
             file.read_to_end(&mut bytes).map_err(unreadable)?;
             let text = text_file::read(&bytes).map_err(|what| ("is no text".to_owned(), what))?;
@@ -84,7 +84,7 @@ impl Parsed {
         let named =
             self.files.iter().filter(|file| file.kind != FileKind::WritableDir).map(|file| (file.line, file.key.clone(), &file.path));
         let files: Vec<_> = std::iter::once((0, String::new(), &self.path)).chain(named).collect();
-        let opened = confinement::as_agent(process, || files.iter().map(|(.., path)| File::open(path).map(drop)).collect::<Vec<_>>());
+        let opened = confinement::as_agent(process, || files.iter().map(|(.., path)| text_file::open(path).map(drop)).collect::<Vec<_>>());
         let refused = |((line, key, path), opened): ((usize, String, &PathBuf), io::Result<()>)| {
             let why = opened.err().filter(|error| error.kind() == io::ErrorKind::PermissionDenied)?;
             let (path, name) = (path.display(), confinement::agent_name(process));

@@ -1,7 +1,6 @@
 //! Reads certificates, keys and revocation lists, and refuses files that others may change or read.
 
 use std::{
-    fs::File,
     io::{self, Read},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
@@ -14,7 +13,7 @@ use rustls::{
 use webpki::OwnedCertRevocationList;
 
 use super::{TlsError, authorities, pem};
-use crate::{ownership, redact::Secret};
+use crate::{ownership, redact::Secret, text_file};
 
 pub(super) const CA: &str = "CA file";
 pub(super) const CERT: &str = "device certificate";
@@ -162,10 +161,14 @@ pub(super) const OTHERS_MAY_WRITE: u32 = 0o022;
 pub(super) fn read(what: &'static str, path: &Path, forbidden: u32) -> Result<Vec<u8>, TlsError> {
     const MOST: u64 = 1 << 20;
     let unreadable = |source| TlsError::Unreadable { what, path: path.to_owned(), source };
-    let file = File::open(path).map_err(unreadable)?;
+    let file = text_file::open(path).map_err(unreadable)?;
     let metadata = file.metadata().map_err(unreadable)?;
     if metadata.is_dir() {
         return Err(unreadable(io::ErrorKind::IsADirectory.into()));
+    }
+    // It is read again at every reload.
+    if !metadata.is_file() {
+        return Err(unreadable(io::Error::other("it is a pipe or a device, not a file")));
     }
     let mode = metadata.permissions().mode() & 0o7777;
     // The device's own certificate does not decide what the device trusts.
@@ -226,6 +229,13 @@ mod tests {
         }
         let directory = TlsFiles { ca: pki.dir.path().to_owned(), ..files.clone() };
         assert!(refused(&directory).contains("directory"));
+        let pipe = missing("pipe");
+        let permissions = rustix::fs::Mode::from_raw_mode(0o600);
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, permissions, 0).unwrap();
+        for ca in [pipe, "/dev/null".into()] {
+            let message = refused(&TlsFiles { ca, ..files.clone() });
+            assert!(message.contains("pipe or a device, not a file"), "{message}");
+        }
     }
 
     #[test]

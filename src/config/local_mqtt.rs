@@ -73,12 +73,12 @@ pub(super) fn read(
         _ => Some(None),
     };
     let username = section.optional("username", some_text);
-    let password_file = section.optional("password_file", path);
-    if let Some(file) = &password_file {
+    let password = section.optional("password_file", password_file);
+    if let Some(file) = &password {
         named("local_mqtt", "password_file", FileKind::Password, file);
     }
     let login = match (section.has("username"), section.has("password_file")) {
-        (true, true) => username.zip(password_file).map(|(name, file)| Some((name.value, file.value))),
+        (true, true) => username.zip(password).map(|(name, file)| Some((name.value, file.value))),
         (false, false) => Some(None),
         (true, false) => {
             section.missing("password_file", "name a file with the user's password, mode 0600, or remove username".to_owned());
@@ -127,6 +127,12 @@ fn short_prefix(value: &Value<'_>) -> Result<String, Wrong> {
         return Err(Wrong::new("is too long, or has control characters", format!("write at most {LONGEST} characters")));
     }
     Ok(prefix)
+}
+
+/// Anything else may be the password itself, which faults about a file would quote.
+fn password_file(value: &Value<'_>) -> Result<PathBuf, Wrong> {
+    let right = "write the password into a file of mode 0600, and the file's path from / on here";
+    Some(path(value)?).filter(|path| path.is_absolute()).ok_or_else(|| Wrong::new("does not begin with /", right))
 }
 
 fn page_url(text: &str) -> Result<String, Wrong> {
@@ -217,6 +223,7 @@ mod tests {
             ("url = \"mqtts://broker.lan\"".to_owned(), "local_mqtt.ca"),
             (format!("{url}\nusername = \"camera\""), "local_mqtt.password_file"),
             (format!("{url}\npassword_file = \"/password\""), "local_mqtt.username"),
+            (format!("{url}\nusername = \"camera\"\npassword_file = \"my/secret\""), "local_mqtt.password_file"),
             (format!("{url}\nusername = \" \"\npassword_file = \"/password\""), "local_mqtt.username"),
             (format!("{url}\npassword = \"secret\""), "local_mqtt.password"),
             (format!("{url}\nbase_topic = \"a/+\""), "local_mqtt.base_topic"),

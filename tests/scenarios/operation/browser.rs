@@ -85,10 +85,13 @@ impl Browser {
         }
     }
 
-    /// What the console has said since it was asked last.
+    /// What the console has said since it was asked last, without what the browser says of pages of its own: the tab that it
+    /// opens first complains of a slow network.
     pub async fn console(&self) -> Vec<String> {
         let lines = self.client.issue_cmd(Chrome { path: "se/log", body: json!({ "type": "browser" }) }).await.unwrap();
-        lines.as_array().unwrap().iter().map(|line| format!("{}: {}", line["level"], line["message"])).collect()
+        let of_a_page = |line: &&Value| !line["message"].as_str().unwrap().starts_with("chrome://");
+        let lines = lines.as_array().unwrap().iter().filter(of_a_page);
+        lines.map(|line| format!("{}: {}", line["level"], line["message"])).collect()
     }
 
     pub async fn devtools(&self, method: &'static str, parameters: Value) -> Value {

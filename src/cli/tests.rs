@@ -413,6 +413,11 @@ fn a_token_that_the_device_would_refuse_is_70_with_its_code() {
         (good.sign(&camera.key), "nonsense".to_owned(), "bad_form"),
     ];
     assert_eq!(verify(good.sign(&camera.key), camera.keyset(7, &[])).0, Exit::Done);
+    // A pipe that nobody writes to is read as empty.
+    rustix::fs::mknodat(rustix::fs::CWD, camera.path("pipe"), rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
+    let (exit, _, err) = camera.run(&format!("verify {} --keyset {}", camera.path("pipe").display(), camera.path("keyset").display()));
+    assert_eq!(exit, Exit::Internal);
+    assert!(err.contains("bad_form"), "{err}");
     for (token, keyset, code) in cases {
         let (exit, said) = verify(token, keyset);
         assert_eq!(exit, Exit::Internal, "{code}");

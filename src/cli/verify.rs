@@ -5,7 +5,6 @@ mod camera;
 mod fields;
 
 use std::{
-    fs::File,
     io::{self, Read, Write},
     path::Path,
 };
@@ -101,7 +100,7 @@ fn keyset_on_record(state_dir: &Path, record: &anyhow::Result<Option<Record>>) -
 fn contents(path: &Path, limit: usize) -> anyhow::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let most = limit as u64 + 1024;
-    let read = File::open(path).and_then(|file| file.take(most).read_to_end(&mut bytes));
+    let read = text_file::open(path).and_then(|file| file.take(most).read_to_end(&mut bytes));
     read.with_context(|| format!("cannot read {}", path.display()))?;
     // Skip a byte order mark; anything else is part of the token.
     if let Some(what) = text_file::not_text(&bytes) {

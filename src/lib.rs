@@ -53,6 +53,7 @@ pub mod ownership;
 mod path_mtu;
 pub mod redact;
 mod rejections;
+mod resolver;
 mod space;
 pub mod status;
 pub mod store;

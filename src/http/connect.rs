@@ -16,6 +16,7 @@ use tokio_rustls::TlsConnector;
 use super::{Connection, Dialer, Fault, Origin, Stage, avoided, race};
 use crate::{
     config::Endpoint,
+    resolver,
     tls::{self, TlsFault, ValidUntil},
 };
 
@@ -35,8 +36,7 @@ pub async fn open<D: Dialer>(dialer: &D, origin: &Origin, deadline: Instant) -> 
 pub(crate) async fn resolve(endpoint: &Endpoint, deadline: Instant) -> Result<Vec<SocketAddr>, Fault> {
     let host = &endpoint.host;
     let fault = |source| Fault::Dns { host: host.clone(), source };
-    let found = within(Stage::Dns, host, deadline, tokio::net::lookup_host((host.as_str(), endpoint.port))).await?;
-    let addresses: Vec<_> = found.map_err(fault)?.collect();
+    let addresses = within(Stage::Dns, host, deadline, resolver::lookup(host, endpoint.port)).await?.map_err(fault)?;
     if addresses.is_empty() {
         return Err(fault(io::Error::new(io::ErrorKind::NotFound, "the name has no address")));
     }

@@ -189,6 +189,8 @@ pub struct Agent {
     pub config: ConfigFile,
     /// A name server to use instead of the machine's.
     pub resolver: Option<IpAddr>,
+    /// How long the C library waits for one of its answers, s.
+    pub resolver_patience_s: u32,
     /// Additional environment variables, applied at the next start.
     pub environment: Vec<(String, String)>,
     /// A command to run the agent under, with arguments (strace, unshare, env). Empty for none.
@@ -243,6 +245,7 @@ impl Agent {
             config,
             environment: Vec::new(),
             resolver: None,
+            resolver_patience_s: 2,
             under: Vec::new(),
             kernel: None,
             process: None,
@@ -283,7 +286,7 @@ impl Agent {
         command.arg("run").arg("--config").arg(self.config_path()).env_remove("NOTIFY_SOCKET").env("RUST_BACKTRACE", "1");
         if let Some(ip) = self.resolver {
             let file = self.dir.path().join("resolv.conf");
-            std::fs::write(&file, format!("nameserver {ip}\noptions timeout:2 attempts:2\n")).unwrap();
+            std::fs::write(&file, format!("nameserver {ip}\noptions timeout:{} attempts:2\n", self.resolver_patience_s)).unwrap();
             bind_resolv_conf(&mut command, &file);
         }
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));

@@ -36,7 +36,16 @@ impl Resolver {
 
     /// Answers all address queries with these addresses.
     pub async fn naming(addresses: &[IpAddr]) -> Self {
-        let addresses: Addresses = addresses.into();
+        Self::serving(Zone { addresses: addresses.to_vec(), hears_ipv6: true }).await
+    }
+
+    /// Answers queries for an IPv4 address with 127.0.0.1, and drops those for IPv6, as routers in homes do.
+    pub async fn deaf_to_ipv6() -> Self {
+        Self::serving(Zone { addresses: vec![Ipv4Addr::LOCALHOST.into()], hears_ipv6: false }).await
+    }
+
+    async fn serving(zone: Zone) -> Self {
+        let zone = Arc::new(zone);
         // Port 53 is free on most of 127/8; two tests are unlikely to choose the same address.
         let [_, a, b, c, ..] = *uuid::Uuid::new_v4().as_bytes();
         let ip = Ipv4Addr::new(127, a | 0x80, b, c.clamp(1, 254));
@@ -45,11 +54,11 @@ impl Resolver {
         let ip = IpAddr::from(ip);
         let (fault, state) = watch::channel((None, 0));
         let mut tasks = JoinSet::new();
-        tasks.spawn(serve_udp(udp, fault.clone(), addresses.clone()));
+        tasks.spawn(serve_udp(udp, fault.clone(), zone.clone()));
         tasks.spawn(async move {
             let mut conversations = JoinSet::new();
             while let Ok((stream, _)) = tcp.accept().await {
-                conversations.spawn(serve_tcp(stream, state.clone(), addresses.clone()));
+                conversations.spawn(serve_tcp(stream, state.clone(), zone.clone()));
             }
         });
         Self { ip, fault, _tasks: tasks }
@@ -72,7 +81,7 @@ impl Resolver {
     }
 }
 
-async fn serve_udp(socket: Arc<UdpSocket>, state: watch::Sender<(Option<Fault>, usize)>, addresses: Addresses) {
+async fn serve_udp(socket: Arc<UdpSocket>, state: watch::Sender<(Option<Fault>, usize)>, zone: Arc<Zone>) {
     let mut question = [0; 512];
     loop {
         // An answer to a client that has closed its socket comes back as an error here.
@@ -83,12 +92,12 @@ async fn serve_udp(socket: Arc<UdpSocket>, state: watch::Sender<(Option<Fault>, 
             state.send_modify(|(_, hits)| *hits += 1);
         }
         // A delayed answer must not hold up the next query.
-        tokio::spawn(answer_udp(socket.clone(), from, question, fault, addresses.clone()));
+        tokio::spawn(answer_udp(socket.clone(), from, question, fault, zone.clone()));
     }
 }
 
-async fn answer_udp(socket: Arc<UdpSocket>, to: SocketAddr, question: Vec<u8>, fault: Option<Fault>, addresses: Addresses) {
-    let Some(good) = answer(&question, &addresses) else { return };
+async fn answer_udp(socket: Arc<UdpSocket>, to: SocketAddr, question: Vec<u8>, fault: Option<Fault>, zone: Arc<Zone>) {
+    let Some(good) = answer(&question, &zone) else { return };
     let sent = match fault {
         None => good,
         Some(Fault::Latency) => {
@@ -110,7 +119,7 @@ async fn answer_udp(socket: Arc<UdpSocket>, to: SocketAddr, question: Vec<u8>, f
     let _ = socket.send_to(&sent, to).await;
 }
 
-async fn serve_tcp(mut stream: TcpStream, state: watch::Receiver<(Option<Fault>, usize)>, addresses: Addresses) {
+async fn serve_tcp(mut stream: TcpStream, state: watch::Receiver<(Option<Fault>, usize)>, zone: Arc<Zone>) {
     let fault = state.borrow().0;
     if fault == Some(Fault::Reset) {
         let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
@@ -123,7 +132,7 @@ async fn serve_tcp(mut stream: TcpStream, state: watch::Receiver<(Option<Fault>,
         if stream.read_exact(&mut question).await.is_err() {
             return;
         }
-        let Some(good) = answer(&question, &addresses) else { return };
+        let Some(good) = answer(&question, &zone) else { return };
         let framed = [&u16::try_from(good.len()).unwrap().to_be_bytes()[..], &good].concat();
         let (pieces, pause) = match fault {
             Some(Fault::Close) => return,
@@ -161,15 +170,23 @@ fn question_end(question: &[u8]) -> Option<usize> {
     (question.len() >= at + 5).then_some(at + 5)
 }
 
-/// The addresses of all names.
-type Addresses = Arc<[IpAddr]>;
+/// What a name server knows.
+struct Zone {
+    /// Of all names.
+    addresses: Vec<IpAddr>,
+    /// Whether it answers queries for AAAA.
+    hears_ipv6: bool,
+}
 
-/// The answer to a query: the addresses for A or AAAA, no records otherwise.
-fn answer(question: &[u8], addresses: &[IpAddr]) -> Option<Vec<u8>> {
+/// The answer to a query, if there is one: the addresses for A or AAAA, no records otherwise.
+fn answer(question: &[u8], zone: &Zone) -> Option<Vec<u8>> {
     let end = question_end(question)?;
     let kind = &question[end - 4..end - 2];
+    if kind == [0, 28] && !zone.hears_ipv6 {
+        return None;
+    }
     let mut answer = with_flags(question, 0);
-    for address in addresses {
+    for address in &zone.addresses {
         let (of, octets) = match address {
             IpAddr::V4(address) => ([0, 1], address.octets().to_vec()),
             IpAddr::V6(address) => ([0, 28], address.octets().to_vec()),

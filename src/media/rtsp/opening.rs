@@ -3,10 +3,7 @@
 
 use std::{cell::Cell, io, net::IpAddr, sync::Arc, time::Duration};
 
-use tokio::{
-    net::{TcpStream, lookup_host},
-    time::timeout,
-};
+use tokio::{net::TcpStream, time::timeout};
 use url::Url;
 
 use super::{
@@ -23,10 +20,13 @@ use super::{
     sound_offer::{self, SoundOffer},
     way::{Asked, Way, agree},
 };
-use crate::media::{
-    backend,
-    rtp::{Depayloader, SoundCoding},
-    source::{Hearing, SourceError},
+use crate::{
+    media::{
+        backend,
+        rtp::{Depayloader, SoundCoding},
+        source::{Hearing, SourceError},
+    },
+    resolver,
 };
 
 /// How long a name server may take.
@@ -204,10 +204,10 @@ impl Opening<'_> {
     async fn connect(&self) -> Result<Connection, SourceError> {
         let (host, port) = (self.address.host().0, self.address.port());
         let unknown = |why: String| SourceError::Failed(format!("the name {host} cannot be resolved: {why}"));
-        let mut addresses: Vec<_> = match host.parse::<IpAddr>() {
+        let mut addresses = match host.parse::<IpAddr>() {
             Ok(address) => vec![(address, port).into()],
-            Err(_) => match timeout(RESOLVE, lookup_host((host, port))).await {
-                Ok(found) => found.map_err(|error| unknown(resolver_says(&error)))?.collect(),
+            Err(_) => match timeout(RESOLVE, resolver::lookup(host, port)).await {
+                Ok(found) => found.map_err(|error| unknown(resolver_says(&error)))?,
                 Err(_) => return Err(unknown(format!("no answer from the name server within {} s", RESOLVE.as_secs()))),
             },
         };

@@ -45,6 +45,20 @@ async fn s103_a_name_server_that_comes_after_the_agent_is_used() {
     world.agent.condition_gone("api_unreachable").await;
 }
 
+/// The C library waits for the answer that does not come, longer than a connection may take.
+#[tokio::test]
+async fn s103_a_name_server_that_drops_questions_for_ipv6_is_asked_for_ipv4_alone() {
+    let mut world = World::with_camera().await;
+    by_name(&mut world);
+    let resolver = Resolver::deaf_to_ipv6().await;
+    (world.agent.resolver, world.agent.resolver_patience_s) = (Some(resolver.ip), 30);
+    let document = world.premium();
+    let document = world.issue(document).await;
+    world.agent.start();
+    world.issuer.in_force(&document, Mode::Paid).await;
+    world.agent.condition_gone("api_unreachable").await;
+}
+
 /// The portal of a hotel answers every name with itself.
 #[tokio::test]
 async fn s103_behind_a_captive_portal_nothing_is_told_to_it_and_the_cause_is_named() {

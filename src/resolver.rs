@@ -1,5 +1,5 @@
 //! Looks names up for every server and for a camera that has a name. Many routers in homes drop questions for IPv6 addresses
-//! (RFC 4074, section 4.1). The C library asks for both families at once, and musl's gives up the IPv4 address that it has got
+//! (RFC 4074). The C library asks for both families at once, and musl's gives up the IPv4 address that it has got
 //! when the other answer does not come. So IPv4 is also asked for alone when the answer takes long.
 
 use std::{io, net::SocketAddr, time::Duration};

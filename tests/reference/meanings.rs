@@ -171,7 +171,10 @@ pub const MEANINGS: &[Meaning] = &[
     ),
     says("local_mqtt.ca", "PEM: the authorities that the broker's certificate must chain to; or `webpki`: the public ones"),
     says("local_mqtt.username", "the camera's user at that broker; together with `password_file`"),
-    says("local_mqtt.password_file", "a file that holds the user's password on one line, mode 0600, readable for the agent's user"),
+    says(
+        "local_mqtt.password_file",
+        "the path, from `/` on, of a file that holds the user's password on one line, mode 0600, readable for the agent's user",
+    ),
     says("local_mqtt.discovery_prefix", "where Home Assistant looks for devices; at most 128 characters"),
     says("local_mqtt.base_topic", "the camera's own topics begin with it and the device id; at most 128 characters"),
     says(
@@ -223,6 +226,7 @@ pub fn form(key: &str) -> Value {
         "status.listen" => json!({ "pattern": "^(unix:.+|127(\\.[0-9]{1,3}){3}:[0-9]{1,5}|\\[::1\\]:[0-9]{1,5})$" }),
         "local_mqtt.url" => json!({ "pattern": "^mqtts?://[^/?#@\\s]+/?$" }),
         "local_mqtt.username" => json!({ "pattern": "\\S" }),
+        "local_mqtt.password_file" => json!({ "pattern": "^/" }),
         "local_mqtt.discovery_prefix" | "local_mqtt.base_topic" => {
             const LEVEL: &str = "[^+#/\\u0000-\\u001f\\u007f-\\u009f]";
             json!({ "pattern": format!("^(?!\\$){LEVEL}+(/{LEVEL}+)*$"), "maxLength": 128 })

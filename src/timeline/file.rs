@@ -10,7 +10,7 @@
 
 use std::{collections::BTreeMap, io};
 
-use care_engine::durable::checksum::crc32;
+use care_engine::durable::checksum;
 use care_engine::durable::filesystem::{Access, Filesystem, StateFile};
 
 use super::Entry;
@@ -69,7 +69,7 @@ impl<F: Filesystem> File<F> {
     /// # Errors
     /// The system's. What of them is on flash is then unknown.
     pub fn append(&mut self, entries: &[Entry]) -> io::Result<bool> {
-        let line = line(entries)?;
+        let line = checksum::line(&serde_json::to_vec(entries)?);
         let Some(end) = self.end.take().filter(|end| end + line.len() <= MOST_BYTES) else { return Ok(false) };
         let file = (self.open)()?.open(NAME, Access::Write)?;
         file.write_at(&line, end as u64)?;
@@ -88,7 +88,7 @@ impl<F: Filesystem> File<F> {
         let (mut lines, mut bytes) = (Vec::new(), TITLE.len());
         let mut oldest = entries.last().map_or(0, |last| last.number + 1);
         for entry in entries.iter().rev() {
-            let line = line(std::slice::from_ref(entry))?;
+            let line = checksum::line(&serde_json::to_vec(std::slice::from_ref(entry))?);
             bytes += line.len();
             if bytes > REPLACED_BYTES {
                 break;
@@ -158,14 +158,6 @@ fn read<F: Filesystem>(dir: &F) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn line(entries: &[Entry]) -> io::Result<Vec<u8>> {
-    let json = serde_json::to_vec(entries)?;
-    let mut line = format!("{:08x} ", crc32(&[&json])).into_bytes();
-    line.extend(json);
-    line.push(b'\n');
-    Ok(line)
-}
-
 /// The entries, how many bytes of the file are whole, and what is wrong with the rest. A last line that is not whole is what a
 /// power cut leaves.
 pub(super) fn parse(bytes: &[u8]) -> (Vec<Entry>, usize, Option<String>) {
@@ -179,7 +171,7 @@ pub(super) fn parse(bytes: &[u8]) -> (Vec<Entry>, usize, Option<String>) {
     let mut at = 0;
     for (number, line) in bytes.split_inclusive(|byte| *byte == b'\n').enumerate() {
         at += line.len();
-        match read_line(line) {
+        match checksum::text_of(line).and_then(|json| serde_json::from_slice::<Vec<Entry>>(json).ok()) {
             Some(read) => {
                 entries.extend(read.into_iter().map(|entry| (entry.number, entry)));
                 if bad > 0 && damage.is_none() {
@@ -192,9 +184,4 @@ pub(super) fn parse(bytes: &[u8]) -> (Vec<Entry>, usize, Option<String>) {
         }
     }
     (entries.into_values().collect(), whole, damage)
-}
-
-fn read_line(line: &[u8]) -> Option<Vec<Entry>> {
-    let (sum, json) = line.strip_suffix(b"\n")?.split_at_checked(9)?;
-    (format!("{:08x} ", crc32(&[json])).as_bytes() == sum).then(|| serde_json::from_slice(json).ok())?
 }

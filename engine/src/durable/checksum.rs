@@ -16,9 +16,39 @@ pub fn crc32(parts: &[&[u8]]) -> u32 {
     digest.finalize()
 }
 
+/// A line of a file that grows by whole lines: the checksum of its text in eight hexadecimal digits, a blank, the text.
+///
+/// Valid text has no newline.
+pub fn line(text: &[u8]) -> Vec<u8> {
+    let mut line = format!("{:08x} ", crc32(&[text])).into_bytes();
+    line.extend(text);
+    line.push(b'\n');
+    line
+}
+
+/// The text of a line. `None` if the line is damaged, or has lost its end in a power cut.
+pub fn text_of(line: &[u8]) -> Option<&[u8]> {
+    let (checksum, text) = line.strip_suffix(b"\n")?.split_at_checked(9)?;
+    (format!("{:08x} ", crc32(&[text])).as_bytes() == checksum).then_some(text)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_is_as_files_on_flash_have_it_and_each_damage_to_it_is_seen() {
+        let whole = line(b"123456789");
+        assert_eq!(whole, b"cbf43926 123456789\n");
+        assert_eq!(text_of(&whole), Some(&b"123456789"[..]));
+        assert_eq!(text_of(&line(b"")), Some(&b""[..]));
+        for at in 0..whole.len() {
+            assert_eq!(text_of(&whole[..at]), None, "{at} bytes of it");
+            let mut rotten = whole.clone();
+            rotten[at] ^= 1;
+            assert_eq!(text_of(&rotten), None, "byte {at}");
+        }
+    }
 
     /// The check value of the catalogue of parametrised CRC algorithms, CRC-32/ISO-HDLC.
     #[test]

@@ -11,7 +11,7 @@
 
 use std::collections::BTreeSet;
 
-use care_engine::durable::checksum::crc32;
+use care_engine::durable::checksum;
 use uuid::Uuid;
 
 use super::write_budget::WriteCount;
@@ -34,8 +34,7 @@ pub(super) struct Gone {
 /// The line that records these clips as erased, with the count of bytes written including this line.
 pub(super) fn line(gone: &BTreeSet<Uuid>, written: WriteCount) -> Vec<u8> {
     let names: Vec<String> = gone.iter().chain([&written.to_id()]).map(Uuid::to_string).collect();
-    let body = format!("gone {}", names.join(","));
-    format!("{:08x} {body}\n", crc32(&[body.as_bytes()])).into_bytes()
+    checksum::line(format!("gone {}", names.join(",")).as_bytes())
 }
 
 /// The clips recorded as erased. `None` if this is not a journal of this firmware, or a damaged one. An incomplete
@@ -46,9 +45,9 @@ pub(super) fn read(text: &[u8]) -> Option<Gone> {
     let mut gone = Gone::default();
     let mut lines = lines.split_inclusive(|byte| *byte == b'\n').peekable();
     while let Some(line) = lines.next() {
-        match (whole(line), lines.peek()) {
-            (Some(body), _) => {
-                for id in ids(body)? {
+        match (checksum::text_of(line), lines.peek()) {
+            (Some(text), _) => {
+                for id in ids(text)? {
                     match WriteCount::from_id(id) {
                         Some(written) => gone.written = gone.written.newer(written),
                         None => drop(gone.ids.insert(id)),
@@ -62,13 +61,8 @@ pub(super) fn read(text: &[u8]) -> Option<Gone> {
     Some(gone)
 }
 
-fn whole(line: &[u8]) -> Option<&str> {
-    let (checksum, body) = std::str::from_utf8(line).ok()?.strip_suffix('\n')?.split_once(' ')?;
-    (format!("{:08x}", crc32(&[body.as_bytes()])) == checksum).then_some(body)
-}
-
-fn ids(body: &str) -> Option<Vec<Uuid>> {
-    body.strip_prefix("gone ")?.split(',').map(|id| Uuid::try_parse(id).ok()).collect()
+fn ids(text: &[u8]) -> Option<Vec<Uuid>> {
+    str::from_utf8(text).ok()?.strip_prefix("gone ")?.split(',').map(|id| Uuid::try_parse(id).ok()).collect()
 }
 
 #[cfg(test)]
@@ -105,9 +99,8 @@ mod tests {
     /// A journal of firmware that did not count writes.
     #[test]
     fn a_line_without_a_count_is_read() {
-        let body = format!("gone {}", Uuid::from_u128(1));
-        let line = format!("{:08x} {body}\n", crc32(&[body.as_bytes()]));
-        assert_eq!(read(&[title(), line.into_bytes()].concat()), gone([1], WriteCount::default()));
+        let line = checksum::line(format!("gone {}", Uuid::from_u128(1)).as_bytes());
+        assert_eq!(read(&[title(), line].concat()), gone([1], WriteCount::default()));
     }
 
     #[test]
@@ -123,7 +116,6 @@ mod tests {
         }
         assert_eq!(read(b"kasa-care-agent spool 2\n"), None);
         assert_eq!(read(b""), None);
-        let newer = format!("{:08x} lent 1\n", crc32(&[b"lent 1"]));
-        assert_eq!(read(&[title(), newer.into_bytes()].concat()), None, "whole, and not understood");
+        assert_eq!(read(&[title(), checksum::line(b"lent 1")].concat()), None, "whole, and not understood");
     }
 }

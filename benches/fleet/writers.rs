@@ -34,7 +34,7 @@ pub fn measure() -> anyhow::Result<Value> {
     let accounts = std::env::var("ACCOUNTS").map_or(Ok(ACCOUNTS), |count| count.parse()).context("ACCOUNTS is a number")?;
     let server = Postgres::start();
     let mut all = serde_json::Map::new();
-    for (database, processes) in [("sqlite", 1), ("postgresql", 1), ("postgresql", 2)] {
+    for (database, processes) in [(EMBEDDED, 1), ("postgresql", 1), ("postgresql", 2)] {
         let dir = tempfile::tempdir()?;
         open_issuer(&DataDir::open(dir.path())?)?;
         let url = match database {

@@ -141,7 +141,8 @@ fn note_reset(tx: &Transaction<'_>, camera: &Camera, at: i64) -> Result<Kept, Db
     let sql = "UPDATE cameras SET reset_at = ?2 WHERE device = ?1 AND reset_at IS NULL";
     let first = tx.execute(sql, params![camera.device.as_str(), at])? > 0;
     outbox::give_up(tx, &camera.device)?;
-    Ok(Kept { new: true, reset: first, revoked: revoke_grants(tx, &camera.device)?, ..Kept::default() })
+    let revoked = revoke_grants(tx, &[camera.device.as_str()])?.into_iter().map(|(_, grant)| grant).collect();
+    Ok(Kept { new: true, reset: first, revoked, ..Kept::default() })
 }
 
 /// Keeps a status. Returns `false` if it has not changed.

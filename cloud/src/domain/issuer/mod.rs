@@ -141,9 +141,7 @@ impl Issuer {
         let mut drafts = Vec::new();
         let mut standings = Standings::default();
         for (camera, last) in with_newest(tx, devices)? {
-            let current_plan = self.plan_of(&mut standings, tx, &camera, now)?;
-            let reason = lasting_reason(&camera, &current_plan).unwrap_or(Reason::Renewed);
-            let document = entitlement(&camera, &current_plan, reason, None, lease, now)?;
+            let (document, current_plan) = self.renewed(&mut standings, tx, &camera, lease, now)?;
             drafts.push(Draft { document, policy: current_plan.policy, last, bound: camera.bound });
         }
         self.write(tx, &drafts, now)
@@ -151,10 +149,20 @@ impl Issuer {
 
     /// The next document of a camera, neither signed nor written.
     pub fn draft(&self, connection: &Connection, device: &DeviceId, lease: Lease, now: u64) -> Result<(Entitlement, CurrentPlan), DbError> {
-        let camera = camera(connection, device)?;
-        let current_plan = self.current_plan(connection, &camera, now)?;
-        let reason = lasting_reason(&camera, &current_plan).unwrap_or(Reason::Renewed);
-        Ok((entitlement(&camera, &current_plan, reason, None, lease, now)?, current_plan))
+        self.renewed(&mut Standings::default(), connection, &camera(connection, device)?, lease, now)
+    }
+
+    fn renewed(
+        &self,
+        standings: &mut Standings,
+        connection: &Connection,
+        camera: &Camera,
+        lease: Lease,
+        now: u64,
+    ) -> Result<(Entitlement, CurrentPlan), DbError> {
+        let current_plan = self.plan_of(standings, connection, camera, now)?;
+        let reason = lasting_reason(camera, &current_plan).unwrap_or(Reason::Renewed);
+        Ok((entitlement(camera, &current_plan, reason, None, lease, now)?, current_plan))
     }
 
     /// The lease of a document that is issued now.
@@ -337,10 +345,11 @@ fn reason_for(camera: &Camera, current_plan: &CurrentPlan, last: Option<&Body>, 
     if rises && !says_so { Reason::Upgraded } else { asked }
 }
 
-/// Revokes the open grants of a camera. Returns their ids.
-pub(crate) fn revoke_grants(tx: &Transaction<'_>, device: &DeviceId) -> Result<Vec<String>, DbError> {
+/// Revokes the open grants of cameras. Returns each with its camera.
+pub(crate) fn revoke_grants(tx: &Transaction<'_>, devices: &[&str]) -> Result<Vec<(String, String)>, DbError> {
+    let devices = serde_json::to_string(devices).expect("plain data");
     let mut statement = tx.prepare_cached(REVOKE_GRANTS)?;
-    Ok(statement.query_map([device.as_str()], |row| row.get(0))?.collect::<Result<_, _>>()?)
+    Ok(statement.query_map([devices], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?)
 }
 
 /// By camera: grants that were revoked, or clips that were erased.
@@ -362,10 +371,7 @@ fn take_back(tx: &Transaction<'_>, drafts: &[Draft], now: u64) -> Result<(ByCame
         return Ok((revoked, erased));
     }
     let devices: Vec<&str> = less.iter().map(|kept| kept.device).collect();
-    let devices = serde_json::to_string(&devices).expect("plain data");
-    let mut statement = tx.prepare_cached(REVOKE_GRANTS_OF)?;
-    for grant in statement.query_map([devices], |row| Ok((row.get(0)?, row.get(1)?)))? {
-        let (device, grant) = grant?;
+    for (device, grant) in revoke_grants(tx, &devices)? {
         revoked.entry(device).or_default().push(grant);
     }
     for (device, clip) in mark_others(tx, &less)? {
@@ -376,13 +382,12 @@ fn take_back(tx: &Transaction<'_>, drafts: &[Draft], now: u64) -> Result<(ByCame
 
 /// The statements on the way of a change for everybody, and of every look at the clock, for the test of their plans.
 pub fn statements() -> Vec<&'static str> {
-    let mut all = vec![subscriptions::OF_ACCOUNT, REVOKE_GRANTS, REVOKE_GRANTS_OF];
+    let mut all = vec![subscriptions::OF_ACCOUNT, REVOKE_GRANTS];
     all.extend(clips::STATEMENTS);
     all.extend(cameras::STATEMENTS);
     all.extend(documents::STATEMENTS);
     all
 }
 
-const REVOKE_GRANTS: &str = "UPDATE grants SET state = 'revoked' WHERE device = ?1 AND state = 'open' RETURNING id";
-const REVOKE_GRANTS_OF: &str = "
+const REVOKE_GRANTS: &str = "
     UPDATE grants SET state = 'revoked' WHERE state = 'open' AND device IN (SELECT value FROM json_each(?1)) RETURNING device, id";

@@ -21,22 +21,32 @@ fi
 table=
 started=$(date +%s)
 
+# Ends with a part that has failed: its name and status. Those of `timeout` mean that the budget is spent.
+fail() {
+    local log="$logs/$1.log" how=failed
+    case $2 in
+    124 | 137) how="did not end within the $((budget / 60)) minutes that all parts have" ;;
+    esac
+    cat "$log"
+    echo "make test: $1 $how; its log is $log"
+    closing 1
+    exit 1
+}
+
 # Runs one part: its name, then its command.
 part() {
-    local name=$1 log="$logs/$1.log" from left seconds
+    local name=$1 log="$logs/$1.log" from left seconds status=0
     shift
     printf '%-12s' "$name"
     from=$(date +%s)
     # A part that hangs ends with the budget; one that begins after it still gets a second.
     left=$((started + budget - from))
-    if ! timeout --kill-after=10 "$((left > 0 ? left : 1))" "$@" >"$log" 2>&1 </dev/null; then
-        echo "FAILED, after $(($(date +%s) - from)) s:"
-        cat "$log"
-        echo "make test: $name failed; its log is $log"
-        closing 1
-        exit 1
-    fi
+    timeout --kill-after=10 "$((left > 0 ? left : 1))" "$@" >"$log" 2>&1 </dev/null || status=$?
     seconds=$(($(date +%s) - from))
+    if [ "$status" != 0 ]; then
+        echo "FAILED, after $seconds s:"
+        fail "$name" "$status"
+    fi
     printf '%5d s\n' "$seconds"
     table+=$(printf '%-12s %5d s' "$name" "$seconds")$'\n'
     # Notes that a part prints without failing.
@@ -64,10 +74,7 @@ finish() {
     printf '%-12s%5d s, behind others\n' "$name" "$seconds"
     if [ "$status" != 0 ]; then
         echo "FAILED:"
-        cat "$logs/$name.log"
-        echo "make test: $name failed; its log is $logs/$name.log"
-        closing 1
-        exit 1
+        fail "$name" "$status"
     fi
     table+=$(printf '%-12s %5d s, behind others' "$name" "$seconds")$'\n'
     grep -E '^[a-z0-9.-]+\.sh: ' "$logs/$name.log" | sed 's/^/    /' || true

@@ -102,7 +102,8 @@ impl Server {
             motion.go_on(Instant::now());
             if checked.elapsed() >= NAME_EVERY {
                 checked = Instant::now();
-                if unix_socket::identity(&self.path) != ours {
+                // A name that was gone before it was looked at is gone, too.
+                if ours.is_none() || unix_socket::identity(&self.path) != ours {
                     return;
                 }
             }
@@ -250,6 +251,20 @@ mod tests {
             writer.write_all(b"{\"event\":\"motion\",\"score\":0.8}\n").unwrap();
         }
         assert!(eventually(|| counts.events.load(Ordering::Relaxed) == 2), "a connection outlives the path: {counts:?}");
+        stop.raise();
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn a_path_that_is_gone_before_it_is_served_is_noticed_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("motion.sock");
+        let (events, _queue) = Events::new();
+        let (stop, listener) = (StopSignal::default(), unix_socket::listen(&path, 0o660).unwrap());
+        std::fs::remove_file(&path).unwrap();
+        let (mut server, stopped) = (Server { path, writers: Vec::new(), motion: Motion::new(events) }, stop.clone());
+        let thread = thread::spawn(move || server.run(&listener, &stopped));
+        assert!(eventually(|| thread.is_finished()));
         stop.raise();
         thread.join().unwrap();
     }

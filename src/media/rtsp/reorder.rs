@@ -3,10 +3,14 @@
 
 use std::{
     collections::VecDeque,
+    hash::{DefaultHasher, Hash, Hasher},
     time::{Duration, Instant},
 };
 
-use super::{packet::Rtp, sequence::Sequence};
+use super::{
+    packet::Rtp,
+    sequence::{LATEST, Sequence},
+};
 
 /// A packet is lost once the one this many numbers behind it has come.
 const WINDOW: u16 = 32;
@@ -14,6 +18,8 @@ const WINDOW: u16 = 32;
 const PATIENCE: Duration = Duration::from_millis(200);
 /// And once so many bytes wait: datagrams can be long.
 const MOST_BYTES: usize = 256 << 10;
+/// Two packets that agree in so many bytes, and in length, are copies of each other.
+const ALIKE: usize = 64;
 
 /// Puts the packets of one stream in order.
 #[derive(Debug)]
@@ -25,12 +31,39 @@ pub(super) struct ReorderBuffer {
     window: u16,
     /// The packet that is awaited is lost.
     given_up: bool,
+    /// What was given last, the newest at the end.
+    given: VecDeque<Given>,
+    /// How many packets, since one was given, had the number of one that was given and were no copy of it.
+    contradictions: u16,
+}
+
+/// What is kept of a packet that was given: enough to tell a copy of it from another packet under its number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Given {
+    sequence: u16,
+    payload_type: u8,
+    content: u64,
+}
+
+impl Given {
+    fn of(rtp: &Rtp) -> Self {
+        let mut content = DefaultHasher::new();
+        (rtp.payload.len(), &rtp.payload[..rtp.payload.len().min(ALIKE)]).hash(&mut content);
+        Self { sequence: rtp.sequence, payload_type: rtp.payload_type, content: content.finish() }
+    }
+
+    /// Other types have numbers of their own in some cameras.
+    fn is_contradicted_by(self, other: Self) -> bool {
+        (self.sequence, self.payload_type) == (other.sequence, other.payload_type) && self.content != other.content
+    }
 }
 
 #[derive(Debug)]
 struct Held {
     rtp: Rtp,
     received: Instant,
+    /// Another one under its number has come that is no copy.
+    contradicted: bool,
 }
 
 /// The next packet in the order of numbers.
@@ -38,14 +71,15 @@ struct Held {
 pub(super) struct Ordered {
     pub rtp: Rtp,
     pub received: Instant,
-    /// How many packets are missing before it.
+    /// How many packets are missing before it. Two that differ under one number count as one: either may be the stream's.
     pub missing: u16,
 }
 
 impl ReorderBuffer {
     /// For packets that come in order, as all do within a connection (TCP).
     pub fn in_order() -> Self {
-        Self { sequence: Sequence::default(), held: VecDeque::new(), window: 0, given_up: false }
+        let sequence = Sequence::default();
+        Self { sequence, held: VecDeque::new(), window: 0, given_up: false, given: VecDeque::new(), contradictions: 0 }
     }
 
     /// For packets that a network may have swapped.
@@ -68,7 +102,7 @@ impl ReorderBuffer {
         match self.sequence.ahead(rtp.source, rtp.sequence) {
             Some(ahead) if self.window > 0 && (ahead > 0 || !self.held.is_empty()) => self.hold(rtp, received, ahead),
             _ => {
-                let next = self.give(Held { rtp, received });
+                let next = self.give(Held { rtp, received, contradicted: false });
                 if next.is_some() {
                     // Another source has taken over, or other numbers: what is held belongs to those of before.
                     self.held.clear();
@@ -106,14 +140,27 @@ impl ReorderBuffer {
 
     fn hold(&mut self, rtp: Rtp, received: Instant, ahead: u16) {
         let after = self.held.iter().rposition(|held| self.ahead(held) <= ahead);
-        let is_copy = after.and_then(|at| self.held.get(at)).is_some_and(|held| held.rtp.sequence == rtp.sequence);
-        if !is_copy {
-            self.held.insert(after.map_or(0, |at| at + 1), Held { rtp, received });
+        match after.and_then(|at| self.held.get_mut(at)).filter(|held| held.rtp.sequence == rtp.sequence) {
+            Some(held) => held.contradicted |= Given::of(&held.rtp).is_contradicted_by(Given::of(&rtp)),
+            None => self.held.insert(after.map_or(0, |at| at + 1), Held { rtp, received, contradicted: false }),
         }
     }
 
-    fn give(&mut self, Held { rtp, received }: Held) -> Option<Ordered> {
-        let missing = self.sequence.take(rtp.source, rtp.sequence)?;
+    fn give(&mut self, Held { rtp, received, contradicted }: Held) -> Option<Ordered> {
+        let (this, source) = (Given::of(&rtp), self.sequence.source());
+        let Some(missing) = self.sequence.take(rtp.source, rtp.sequence) else {
+            let contradicts = source == Some(rtp.source) && self.given.iter().any(|given| given.is_contradicted_by(this));
+            self.contradictions = self.contradictions.saturating_add(u16::from(contradicts));
+            return None;
+        };
+        if source != Some(rtp.source) {
+            self.given.clear();
+        }
+        if self.given.len() == usize::from(LATEST) {
+            self.given.pop_front();
+        }
+        self.given.push_back(this);
+        let missing = missing.saturating_add(std::mem::replace(&mut self.contradictions, u16::from(contradicted)));
         Some(Ordered { rtp, received, missing })
     }
 }
@@ -132,13 +179,13 @@ mod tests {
     }
 
     /// A buffer, and all that it has given: numbers, and how many are missing before each.
-    struct Given {
+    struct Outcome {
         buffer: ReorderBuffer,
         given: Vec<(u16, u16)>,
         now: Instant,
     }
 
-    impl Given {
+    impl Outcome {
         fn over_udp() -> Self {
             Self { buffer: ReorderBuffer::over_udp(), given: Vec::new(), now: Instant::now() }
         }
@@ -189,7 +236,7 @@ mod tests {
             &[5, 6, 6, 8, 8, 7, 8, 7],
             &[65_534, 1, 0, 65_535, 2],
         ] {
-            let mut buffer = Given::over_udp();
+            let mut buffer = Outcome::over_udp();
             buffer.take(came.iter().copied());
             let first = came[0];
             let expected = (0..buffer.given.len() as u16).map(|n| first.wrapping_add(n));
@@ -200,7 +247,7 @@ mod tests {
 
     #[test]
     fn what_comes_in_order_is_given_at_once_and_waits_for_nothing() {
-        let mut buffer = Given::over_udp();
+        let mut buffer = Outcome::over_udp();
         for number in 65_500..=65_535 {
             assert_eq!(buffer.take([number]).given(), [(number, 0)]);
             assert_eq!(buffer.buffer.due_at(), None);
@@ -209,7 +256,7 @@ mod tests {
 
     #[test]
     fn a_loss_is_found_after_the_window_or_the_time_and_counted_once() {
-        let mut buffer = Given::over_udp();
+        let mut buffer = Outcome::over_udp();
         assert_eq!(buffer.take([5]).take(7..=37).given(), [(5, 0)], "31 of them are held");
         assert_eq!(buffer.take([38]).given(), [&[(7, 1)][..], &whole(8..=38)].concat());
         assert_eq!(buffer.take([41]).wait(199 * MS).given(), []);
@@ -221,7 +268,7 @@ mod tests {
 
     #[test]
     fn a_packet_that_comes_after_it_was_given_up_is_counted_and_a_copy_is_not() {
-        let mut buffer = Given::over_udp();
+        let mut buffer = Outcome::over_udp();
         buffer.take([5, 7, 7]).wait(200 * MS).take([6, 6, 5, 7, 8]);
         assert_eq!(buffer.given(), [(5, 0), (7, 1), (8, 0)]);
         assert_eq!((buffer.late(), buffer.late()), (1, 0));
@@ -229,14 +276,32 @@ mod tests {
 
     #[test]
     fn within_a_connection_nothing_waits() {
-        let mut buffer = Given { buffer: ReorderBuffer::in_order(), ..Given::over_udp() };
+        let mut buffer = Outcome { buffer: ReorderBuffer::in_order(), ..Outcome::over_udp() };
         assert_eq!(buffer.take([5, 7, 6, 8]).given(), [(5, 0), (7, 1), (8, 0)]);
         assert_eq!(buffer.late(), 1);
     }
 
     #[test]
+    fn two_packets_that_differ_under_one_number_count_as_a_loss_and_copies_do_not() {
+        let other = |payload_type, sequence, length| Rtp { payload_type, ..packet(7, sequence, length) };
+        for buffer in [ReorderBuffer::in_order(), ReorderBuffer::over_udp()] {
+            let mut buffer = Outcome { buffer, ..Outcome::over_udp() };
+            buffer.take([5, 5, 6, 5]).push(other(96, 6, 2));
+            assert_eq!(buffer.take([6, 7, 8]).given(), [(5, 0), (6, 0), (7, 1), (8, 0)]);
+            buffer.push(other(97, 8, 2));
+            assert_eq!(buffer.take([9]).given(), [(9, 0)], "sound has numbers of its own");
+            // Numbers step back, and the camera sends on.
+            (4..9).for_each(|number| buffer.push(other(96, number, 3)));
+            assert_eq!(buffer.take([10, 11]).given(), [(10, 4), (11, 0)], "4 was never given");
+        }
+        let mut held = Outcome::over_udp();
+        held.take([5, 7, 7, 8]).push(other(96, 8, 2));
+        assert_eq!(held.take([6, 9, 10]).given(), [(5, 0), (6, 0), (7, 0), (8, 0), (9, 1), (10, 0)]);
+    }
+
+    #[test]
     fn packets_of_a_source_that_is_over_are_not_mixed_with_those_of_the_next() {
-        let mut buffer = Given::over_udp();
+        let mut buffer = Outcome::over_udp();
         buffer.take([5, 7, 9]);
         for number in 100..104 {
             buffer.push(packet(8, number, 1));
@@ -248,7 +313,7 @@ mod tests {
 
     #[test]
     fn few_bytes_are_held() {
-        let mut buffer = Given::over_udp();
+        let mut buffer = Outcome::over_udp();
         buffer.take([5]);
         for number in 7..11 {
             buffer.push(packet(7, number, 64 << 10));
@@ -267,7 +332,7 @@ mod tests {
         ) {
             let mut came: Vec<_> = delays.iter().enumerate().filter_map(|(n, delay)| delay.map(|delay| (n + delay, n))).collect();
             came.sort_unstable();
-            let mut buffer = Given::over_udp();
+            let mut buffer = Outcome::over_udp();
             buffer.take(came.iter().map(|(_, n)| first.wrapping_add(*n as u16))).wait(PATIENCE).wait(PATIENCE);
             for _ in 0..delays.len() {
                 buffer.wait(PATIENCE);
@@ -289,7 +354,7 @@ mod tests {
         fn swaps_within_the_window_cost_nothing(first in any::<u16>(), delays in prop::collection::vec(0_usize..16, 1..300)) {
             let mut came: Vec<_> = delays.iter().enumerate().map(|(n, delay)| (n + delay, n)).collect();
             came.sort_unstable();
-            let mut buffer = Given::over_udp();
+            let mut buffer = Outcome::over_udp();
             buffer.take([first]);
             buffer.take(came.iter().map(|(_, n)| first.wrapping_add(1 + *n as u16)));
             prop_assert_eq!(buffer.given, whole((0..=delays.len()).map(|n| first.wrapping_add(n as u16))));

@@ -2,7 +2,7 @@
 //! or its numbers in mid-stream: that costs a gap, and not the session. Pure. Called by `reorder`.
 
 /// A packet so far back is late or a copy (RFC 3550, A.1). One further back belongs to other numbers.
-const LATEST: u16 = 100;
+pub(super) const LATEST: u16 = 100;
 /// So many packets in a row show that a source has changed. Fewer may be of a session that is over.
 const PROBATION: u32 = 3;
 

@@ -171,7 +171,7 @@ pub(crate) fn malformed(kind: u32, codec: Codec, sequence: u16, timestamp: u32, 
         1 => (with(&|packet| packet[0] = 0), false),
         // Fifteen contributing sources that are not there.
         2 => (with(&|packet| packet[0] |= 0x0f), false),
-        // More padding than payload.
+        // More padding than payload, under the number of the packet that follows.
         3 => (
             with(&|packet| {
                 packet[0] |= 0x20;

@@ -39,10 +39,6 @@ skipped_on_mips=(
     each_answer_that_refuses_is_told_in_words
 )
 
-# A child that qemu-user 7.2 forks can inherit the locked slice allocator of qemu's own GLib, and then waits forever
-# before its exec, as the test does for it (QEMU issue 285). malloc's locks survive a fork.
-export G_SLICE=always-malloc
-
 # As many as show that the histories run on this processor; where they must be many is here: scripts/sim.sh.
 export SIMULATION_HISTORIES=200
 

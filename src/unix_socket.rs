@@ -8,17 +8,41 @@ use std::{
         fs::{FileTypeExt, MetadataExt, PermissionsExt},
         net::UnixListener,
     },
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use rustix::fs::Mode;
 use socket2::{Domain, SockAddr, Socket, Type};
 
+/// The path of a listening socket. Dropping it removes the path if it still leads to that socket.
+#[derive(Debug)]
+pub struct SocketPath {
+    path: PathBuf,
+    /// Device and inode. `None`: the path was gone before they were read.
+    identity: Option<(u64, u64)>,
+}
+
+impl SocketPath {
+    /// Whether clients still find the socket: a path can be removed, or replaced by another program's.
+    pub fn is_ours(&self) -> bool {
+        self.identity.is_some() && identity(&self.path) == self.identity
+    }
+}
+
+impl Drop for SocketPath {
+    fn drop(&mut self) {
+        if self.is_ours() {
+            // It may be removed already.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
 /// Listens at `path` with this mode (connecting needs write permission). The listener is nonblocking.
 ///
 /// # Errors
 /// The path is in use, is not a socket, or cannot be created.
-pub fn listen(path: &Path, mode: u32) -> io::Result<UnixListener> {
+pub fn listen(path: &Path, mode: u32) -> io::Result<(UnixListener, SocketPath)> {
     match fs::symlink_metadata(path) {
         Ok(found) if !found.file_type().is_socket() => {
             return Err(io::Error::new(ErrorKind::AlreadyExists, "another kind of file exists there"));
@@ -38,7 +62,7 @@ pub fn listen(path: &Path, mode: u32) -> io::Result<UnixListener> {
     fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
     socket.listen(4)?;
     socket.set_nonblocking(true)?;
-    Ok(socket.into())
+    Ok((socket.into(), SocketPath { path: path.to_owned(), identity: identity(path) }))
 }
 
 /// What to do about an error of [`listen`], if it is the path's and stays.
@@ -58,8 +82,7 @@ fn connect(path: &Path) -> io::Result<()> {
     socket.connect(&SockAddr::unix(path)?)
 }
 
-/// Device and inode of the file at `path`. A listener compares them to check that the path still leads to it.
-pub fn identity(path: &Path) -> Option<(u64, u64)> {
+fn identity(path: &Path) -> Option<(u64, u64)> {
     fs::symlink_metadata(path).ok().map(|found| (found.dev(), found.ino()))
 }
 
@@ -76,9 +99,23 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
         assert_eq!(listen(&path, 0o660).unwrap_err().kind(), ErrorKind::AddrInUse);
         drop(in_use);
-        fs::remove_file(&path).unwrap();
+        assert!(!path.exists());
         fs::write(&path, "a file").unwrap();
         assert_eq!(listen(&path, 0o600).unwrap_err().kind(), ErrorKind::AlreadyExists);
+    }
+
+    #[test]
+    fn a_path_that_leads_elsewhere_is_noticed_and_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.sock");
+        let (_listener, name) = listen(&path, 0o660).unwrap();
+        assert!(name.is_ours());
+        fs::remove_file(&path).unwrap();
+        assert!(!name.is_ours());
+        let _other = UnixListener::bind(&path).unwrap();
+        assert!(!name.is_ours());
+        drop(name);
+        assert!(path.exists());
     }
 
     #[test]
@@ -93,7 +130,6 @@ mod tests {
         }
         drop(deaf);
         drop(listen(&path, 0o660).unwrap());
-        fs::remove_file(&path).unwrap();
         let datagrams = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
         assert!(listen(&path, 0o660).is_err(), "a socket of another kind");
         assert!(path.exists());

@@ -71,6 +71,9 @@ fi
 for remapped in "$PWD=." "${CARGO_HOME:-$HOME/.cargo}=cargo" "${XDG_CACHE_HOME:-$HOME/.cache}/kasa-care-agent=cache"; do
     flags="$flags --remap-path-prefix=$remapped"
 done
+# A child that qemu-user 7.2 forks can inherit the locked slice allocator of qemu's own GLib, and then waits forever
+# before its exec, as the test does for it (QEMU issue 285). malloc's locks survive a fork.
+export G_SLICE=always-malloc
 export "CARGO_TARGET_${upper}_RUSTFLAGS=$flags" "CARGO_TARGET_${upper}_RUNNER=$runner"
 # shellcheck disable=SC2086 # nothing, or one word
 exec "${CARGO:-cargo}" "$command" --target "$target" --target-dir "${ARM_TARGET_DIR:-target/arm}" -Zbuild-std="$library" $features "$@"

@@ -3,9 +3,8 @@
 
 use std::{
     convert::Infallible,
-    fs, io,
+    io,
     net::{IpAddr, SocketAddr},
-    path::PathBuf,
     pin::pin,
     sync::Arc,
     thread,
@@ -42,7 +41,7 @@ use crate::{
     config::Listen,
     logging,
     timeline::Entry,
-    unix_socket,
+    unix_socket::{self, SocketPath},
 };
 
 /// How many connections are served at a time. Further ones are closed at once.
@@ -129,27 +128,6 @@ enum Listener {
     Unix(UnixListener, SocketPath),
 }
 
-/// The path of our unix socket. Dropping it removes the path if it still leads to our socket.
-struct SocketPath {
-    path: PathBuf,
-    identity: Option<(u64, u64)>,
-}
-
-impl SocketPath {
-    fn is_ours(&self) -> bool {
-        self.identity.is_some() && unix_socket::identity(&self.path) == self.identity
-    }
-}
-
-impl Drop for SocketPath {
-    fn drop(&mut self) {
-        if self.is_ours() {
-            // It may be removed already.
-            let _ = fs::remove_file(&self.path);
-        }
-    }
-}
-
 /// Serves for ever, and listens again whenever the listener is lost.
 async fn keep_serving(listen: &Listen, first: io::Result<Bound>, status: Arc<SharedStatus>, conditions: &Conditions) {
     let (mut bound, mut backoff) = (first, Backoff::new(PAUSES));
@@ -197,8 +175,7 @@ fn bind(listen: &Listen) -> io::Result<Bound> {
         }
         Listen::Unix(path) => {
             // Only this user and group may connect.
-            let listener = unix_socket::listen(path, 0o660)?;
-            let name = SocketPath { path: path.clone(), identity: unix_socket::identity(path) };
+            let (listener, name) = unix_socket::listen(path, 0o660)?;
             Ok(Bound::Unix(listener, name))
         }
     }

@@ -6,7 +6,7 @@
 use std::{
     io::{self, ErrorKind, Read},
     os::unix::net::{UnixListener, UnixStream},
-    path::{Path, PathBuf},
+    path::Path,
     thread::JoinHandle,
     time::{Duration, Instant},
 };
@@ -20,7 +20,7 @@ use crate::{
     conditions::{Conditions, Kind},
     media::{MediaError, stop_signal::StopSignal},
     supervision::ServiceManager,
-    unix_socket,
+    unix_socket::{self, SocketPath},
 };
 
 /// A line longer than this is no motion event.
@@ -34,18 +34,18 @@ const PAUSES: Delays = Delays::new(Duration::from_millis(500), Duration::from_se
 const NAME_EVERY: Duration = Duration::from_secs(2);
 
 pub(super) fn start(path: &Path, events: Events, conditions: Conditions, stop: StopSignal) -> Result<JoinHandle<()>, MediaError> {
-    let mut server = Server { path: path.into(), writers: Vec::new(), motion: Motion::new(events) };
+    let (path, mut server) = (path.to_owned(), Server { writers: Vec::new(), motion: Motion::new(events) });
     let run = move || {
         let mut backoff = Backoff::new(PAUSES);
         loop {
-            match unix_socket::listen(&server.path, 0o660) {
-                Ok(listener) => {
+            match unix_socket::listen(&path, 0o660) {
+                Ok((listener, name)) => {
                     conditions.clear(Kind::MotionSocket);
                     backoff.reset();
-                    server.run(&listener, &stop);
+                    server.run(&listener, &name, &stop);
                 }
                 Err(error) => {
-                    let sentence = format!("cannot listen for motion on {}: {error}", server.path.display());
+                    let sentence = format!("cannot listen for motion on {}: {error}", path.display());
                     conditions.raise_advising(Kind::MotionSocket, sentence, advice(&error));
                 }
             }
@@ -73,7 +73,6 @@ fn advice(error: &io::Error) -> String {
 }
 
 struct Server {
-    path: PathBuf,
     writers: Vec<Writer>,
     motion: Motion,
 }
@@ -87,8 +86,7 @@ struct Writer {
 
 impl Server {
     /// Serves until it is told to stop, or the path no longer leads to the socket.
-    fn run(&mut self, listener: &UnixListener, stop: &StopSignal) {
-        let ours = unix_socket::identity(&self.path);
+    fn run(&mut self, listener: &UnixListener, name: &SocketPath, stop: &StopSignal) {
         let mut checked = Instant::now();
         while !stop.is_raised() {
             let mut ready: Vec<PollFd<'_>> = vec![PollFd::new(listener, PollFlags::IN)];
@@ -102,15 +100,10 @@ impl Server {
             motion.go_on(Instant::now());
             if checked.elapsed() >= NAME_EVERY {
                 checked = Instant::now();
-                // A name that was gone before it was looked at is gone, too.
-                if ours.is_none() || unix_socket::identity(&self.path) != ours {
+                if !name.is_ours() {
                     return;
                 }
             }
-        }
-        if unix_socket::identity(&self.path) == ours {
-            // Removed already is as good.
-            let _ = std::fs::remove_file(&self.path);
         }
     }
 
@@ -260,10 +253,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("motion.sock");
         let (events, _queue) = Events::new();
-        let (stop, listener) = (StopSignal::default(), unix_socket::listen(&path, 0o660).unwrap());
+        let (stop, (listener, name)) = (StopSignal::default(), unix_socket::listen(&path, 0o660).unwrap());
         std::fs::remove_file(&path).unwrap();
-        let (mut server, stopped) = (Server { path, writers: Vec::new(), motion: Motion::new(events) }, stop.clone());
-        let thread = thread::spawn(move || server.run(&listener, &stopped));
+        let (mut server, stopped) = (Server { writers: Vec::new(), motion: Motion::new(events) }, stop.clone());
+        let thread = thread::spawn(move || server.run(&listener, &name, &stopped));
         assert!(eventually(|| thread.is_finished()));
         stop.raise();
         thread.join().unwrap();

@@ -15,7 +15,11 @@ use super::{
     Vendor,
     lines::{Cutter, Order},
 };
-use crate::{clock::Clock, unix_socket, upload::Event};
+use crate::{
+    clock::Clock,
+    unix_socket::{self, SocketPath},
+    upload::Event,
+};
 
 /// How much is read at once, bytes.
 pub(super) const PIECE: usize = 1024;
@@ -24,24 +28,21 @@ pub(super) const PIECE: usize = 1024;
 pub(in crate::upload) struct Listener {
     vendor: Arc<Vendor>,
     socket: UnixListener,
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        // Another agent may have taken over the path; then a failure here is no error.
-        let _ = std::fs::remove_file(&self.vendor.path);
-    }
+    _name: SocketPath,
 }
 
 impl Listener {
     /// Listens at `path`. Call it inside a runtime.
     pub(in crate::upload) fn open(path: &Path, clock: Clock, events: impl Fn(Event) + Send + Sync + 'static) -> io::Result<Self> {
-        let listen = || UnixListener::from_std(unix_socket::listen(path, 0o660)?);
-        let socket = listen().map_err(|error| {
+        let listen = || {
+            let (socket, name) = unix_socket::listen(path, 0o660)?;
+            Ok((UnixListener::from_std(socket)?, name))
+        };
+        let (socket, name) = listen().map_err(|error: io::Error| {
             let why = format!("cannot listen on {} for the vendor's uploader: {error}; free it, or change uploader.socket", path.display());
             io::Error::new(error.kind(), why)
         })?;
-        Ok(Self { vendor: Arc::new(Vendor::new(path.to_owned(), clock, Box::new(events))), socket })
+        Ok(Self { vendor: Arc::new(Vendor::new(path.to_owned(), clock, Box::new(events))), socket, _name: name })
     }
 
     pub(in crate::upload) fn vendor(&self) -> Arc<Vendor> {

@@ -1,7 +1,7 @@
 //! Three NATS nodes on the files of `deploy/nats`: the broker that may lose a part of itself in the middle of a change.
 
 #[path = "nats_server.rs"]
-mod nats_server;
+pub mod nats_server;
 
 use std::{
     net::{SocketAddr, TcpStream},

@@ -12,7 +12,8 @@ use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
 use rumqttc::{
-    AsyncClient, Event, EventLoop, MqttOptions, NetworkOptions, Packet, Publish, QoS, SubscribeFilter, TlsConfiguration, Transport,
+    AsyncClient, Event, EventLoop, MqttOptions, NetworkOptions, Packet, Publish, QoS, SubscribeFilter, SubscribeReasonCode,
+    TlsConfiguration, Transport,
 };
 use serde_json::{Value, json};
 use tokio::{io::AsyncWriteExt as _, net::TcpStream};
@@ -83,8 +84,18 @@ impl Camera {
 
     /// Connects and subscribes, in this order of filters.
     pub async fn try_mqtt(&self, filters: &[&str]) -> Result<Session, rumqttc::ConnectionError> {
+        self.session(true, filters).await
+    }
+
+    /// The same in the camera's lasting session, as the agent has one.
+    pub async fn try_resume(&self, filters: &[&str]) -> Result<Session, rumqttc::ConnectionError> {
+        self.session(false, filters).await
+    }
+
+    async fn session(&self, clean: bool, filters: &[&str]) -> Result<Session, rumqttc::ConnectionError> {
         let broker = Url::parse(&self.endpoints.broker).unwrap();
         let mut options = MqttOptions::new(&self.id, broker.host_str().unwrap(), broker.port().unwrap());
+        options.set_clean_session(clean);
         options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(self.tls.clone())));
         let (client, mut events) = AsyncClient::new(options, 64);
         let mut network = NetworkOptions::new();
@@ -220,12 +231,13 @@ impl Session {
         tokio::time::timeout(PATIENCE, end).await.expect("an acknowledgement, or the end");
     }
 
-    /// The next message on any topic, unless the connection ends first.
+    /// The next message on any topic, unless the connection ends first or a subscription is refused.
     pub async fn message_or_end(&mut self) -> Option<Publish> {
         let coming = async {
             loop {
                 match self.events.poll().await {
                     Ok(Event::Incoming(Packet::Publish(publish))) => return Some(publish),
+                    Ok(Event::Incoming(Packet::SubAck(ack))) if ack.return_codes.contains(&SubscribeReasonCode::Failure) => return None,
                     Ok(_) => {}
                     Err(_) => return None,
                 }

@@ -1,7 +1,8 @@
 //! External brokers and stores: Mosquitto, NATS with JetStream, and an S3 with its own certificate authority.
 
-#[path = "../../../benches/fleet/nats_server.rs"]
-mod nats_server;
+#[path = "../../../benches/fleet/cluster.rs"]
+#[allow(dead_code, reason = "the benchmark measures the nodes, too")]
+pub mod cluster;
 
 use std::{
     net::{SocketAddr, TcpStream},
@@ -31,6 +32,7 @@ use tokio::{net::TcpListener, task::JoinSet};
 use tokio_rustls::TlsAcceptor;
 use url::Url;
 
+use self::cluster::nats_server;
 use super::{
     camera::{Camera, Clip, ask_external_store},
     cloud::{Cloud, until},
@@ -232,24 +234,25 @@ async fn nats_with_jetstream_carries_everything() {
 }
 
 /// An S3 of somebody else's, over TLS under an authority of its own, in this process. It ends with the value.
-struct ExternalS3 {
+pub struct ExternalS3 {
     address: SocketAddr,
     root: PathBuf,
-    ca: PathBuf,
+    pub ca: PathBuf,
     _serving: JoinSet<()>,
 }
 
-const KEY: (&str, &str) = ("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE");
-const SECRET: (&str, &str) = ("AWS_SECRET_ACCESS_KEY", "not-a-secret-of-anybody");
+/// In the environment of whoever may use it.
+pub const CREDENTIALS: [(&str, &str); 2] = [("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE"), ("AWS_SECRET_ACCESS_KEY", "not-a-secret-of-anybody")];
 
 impl ExternalS3 {
-    async fn start(dir: &Path) -> Self {
+    pub async fn start(dir: &Path) -> Self {
         let data = DataDir::open(&dir.join("s3")).unwrap();
         let pki = Pki::open(&data, &[]).unwrap();
         let root = dir.join("s3/objects");
         std::fs::create_dir_all(root.join("clips")).unwrap();
         let mut builder = S3ServiceBuilder::new(FileSystem::new(&root).unwrap());
-        builder.set_auth(SimpleAuth::from_single(KEY.1, SECRET.1));
+        let [(_, key), (_, secret)] = CREDENTIALS;
+        builder.set_auth(SimpleAuth::from_single(key, secret));
         let service = builder.build();
         let acceptor = TlsAcceptor::from(tls(&pki.server));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -271,13 +274,13 @@ impl ExternalS3 {
         Self { address, root, ca: dir.join("s3/pki/ca.pem"), _serving: serving }
     }
 
-    async fn cloud(&self) -> Cloud {
-        let (url, ca) = (format!("https://{}/clips?region=eu-west-1", self.address), self.ca.display().to_string());
-        let dir = tempfile::tempdir().unwrap();
-        Cloud::start_with(dir, &["--s3", &url, "--s3-ca", &ca], &[KEY, SECRET]).await
+    /// What `--s3` and the rest say of it.
+    pub fn flags(&self) -> Vec<String> {
+        let url = format!("https://{}/clips?region=eu-west-1", self.address);
+        ["--s3", &url, "--s3-ca", &self.ca.display().to_string()].map(str::to_owned).into()
     }
 
-    fn has(&self, camera: &Camera, clip: &Clip) -> bool {
+    pub fn has(&self, camera: &Camera, clip: &Clip) -> bool {
         self.root.join("clips").join(&camera.id).join(format!("{}.mp4", clip.id)).exists()
     }
 }
@@ -294,7 +297,9 @@ fn tls(identity: &Identity) -> Arc<ServerConfig> {
 async fn an_external_s3_takes_clips_is_polled_and_loses_what_a_plan_does_not_keep() {
     let dir = tempfile::tempdir().unwrap();
     let s3 = ExternalS3::start(dir.path()).await;
-    let cloud = s3.cloud().await;
+    let flags = s3.flags();
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let cloud = Cloud::start_with(tempfile::tempdir().unwrap(), &flags, &CREDENTIALS).await;
     let camera = Camera::add(&cloud, "CAM-A");
     // The camera is told where grants may lead, and whom to believe there.
     let config: toml::Table = std::fs::read_to_string(cloud.dir.path().join("CAM-A/config.toml")).unwrap().parse().unwrap();

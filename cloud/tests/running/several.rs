@@ -4,12 +4,15 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use care_cloud::{
     fail_point::VARIABLE,
     storage::{
+        data_dir::DataDir,
         db::{Connection, Db, DbError, Scope},
+        pki::Pki,
         publisher::Publisher,
     },
     transport::client::{ClientError, Portal},
@@ -18,29 +21,80 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use super::{
-    camera::{Camera, payload},
+    camera::{Camera, Clip, payload},
     cloud::{Cloud, until},
-    external::ExternalBroker,
+    external::{CREDENTIALS, ExternalBroker, ExternalS3, cluster::Cluster},
     postgres::Postgres,
 };
 
 /// Cameras, each of an account of its own.
 const FLEET: usize = 24;
 
+fn name(n: usize) -> String {
+    format!("CAM-{n:02}")
+}
+
 /// What each camera was told, in order of arrival.
 type Told = Arc<Mutex<BTreeMap<String, Vec<u64>>>>;
 
-/// Takes documents as the agent does: reports each once, and knows one that it was told before by its place.
-async fn listen(camera: Camera, told: Told) {
-    let mut session = camera.mqtt(&[&camera.topic("entitlement")]).await;
-    while let Some(message) = session.message_or_end().await {
-        let document = payload(std::str::from_utf8(&message.payload).unwrap());
-        let seq = document["seq"].as_u64().unwrap();
-        let known = told.lock().unwrap().get(&camera.id).is_some_and(|told: &Vec<u64>| told.contains(&seq));
-        told.lock().unwrap().entry(camera.id.clone()).or_default().push(seq);
-        if !known {
-            let report = camera.report(1, seq, document["plan"].as_str().unwrap(), "free").to_string();
-            session.client.try_publish(camera.topic("report"), rumqttc::QoS::AtLeastOnce, true, report).unwrap();
+/// Takes documents as the agent does: reports each once, and knows one that it was told before by its place. When a broker ends the
+/// connection, the next one is asked, which tells of the newest document.
+async fn listen(camera: Camera, brokers: Vec<String>, told: Told) {
+    for broker in brokers.iter().cycle() {
+        let Ok(mut session) = camera.posing_as(&camera.id, broker).try_resume(&[&camera.topic("entitlement")]).await else {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            continue;
+        };
+        let mut reported = BTreeSet::new();
+        while let Some(message) = session.message_or_end().await {
+            let document = payload(std::str::from_utf8(&message.payload).unwrap());
+            let seq = document["seq"].as_u64().unwrap();
+            told.lock().unwrap().entry(camera.id.clone()).or_default().push(seq);
+            if reported.insert(seq) {
+                let report = camera.report(1, seq, document["plan"].as_str().unwrap(), "free").to_string();
+                session.client.try_publish(camera.topic("report"), rumqttc::QoS::AtLeastOnce, true, report).unwrap();
+            }
+        }
+    }
+}
+
+/// What two issuers and their cameras share beside the database.
+enum Shared {
+    Mosquitto(ExternalBroker),
+    /// Three nodes, of which the last one dies with the issuer that it is for, and a store.
+    NatsAndS3(Cluster, ExternalS3),
+}
+
+impl Shared {
+    async fn nats_and_s3(dir: &Path, cameras: impl Iterator<Item = String>) -> Self {
+        let data = DataDir::open(&dir.join("data")).unwrap();
+        Pki::open(&data, &[]).unwrap();
+        let nodes = Cluster::start(&dir.join("nats"), &data.path("pki"), cameras.map(|id| id.parse().unwrap())).await.unwrap();
+        Self::NatsAndS3(nodes, ExternalS3::start(dir).await)
+    }
+
+    /// For the first issuer, and for the last one.
+    fn flags(&self) -> [Vec<String>; 2] {
+        match self {
+            Self::Mosquitto(broker) => [broker.flags.clone(), broker.flags.clone()],
+            Self::NatsAndS3(nodes, s3) => {
+                let nodes = nodes.addresses();
+                [nodes.first(), nodes.last()].map(|node| [vec!["--broker".into(), node.unwrap().clone()], s3.flags()].concat())
+            }
+        }
+    }
+
+    /// Where cameras connect: each to another one first.
+    fn brokers(&self, issuer: &Cloud) -> Vec<String> {
+        match self {
+            Self::Mosquitto(_) => vec![issuer.endpoints.broker.clone()],
+            Self::NatsAndS3(nodes, _) => nodes.addresses(),
+        }
+    }
+
+    fn lose_what_dies_with_the_last_issuer(&mut self) {
+        if let Self::NatsAndS3(nodes, _) = self {
+            nodes.lose_node().unwrap();
         }
     }
 }
@@ -70,18 +124,20 @@ fn copy_of_keys(from: &Path) -> tempfile::TempDir {
 }
 
 /// Two issuers: one dies at `point` while it takes a part in a cancel of the whole fleet.
-async fn survives(server: &Postgres, point: &str) {
-    let database = server.fresh(point);
-    let dir = tempfile::tempdir().unwrap();
-    let broker = ExternalBroker::mosquitto(dir.path()).await;
-    let flags = |name: &'static str| {
-        let mut flags = vec!["--instance", name, "--database", database.as_str()];
-        flags.extend(broker.flags.iter().map(String::as_str));
-        flags
+async fn survives(server: &Postgres, point: &str, dir: tempfile::TempDir, mut shared: Shared) {
+    let nats = matches!(shared, Shared::NatsAndS3(..));
+    let database = server.fresh(&format!("{point}_{}", if nats { "nats" } else { "mosquitto" }));
+    let of_each = shared.flags();
+    let flags = |name: &'static str, of_it| {
+        let of_it: &Vec<String> = of_it;
+        ["--instance", name, "--database", database.as_str()].into_iter().chain(of_it.iter().map(String::as_str)).collect::<Vec<_>>()
     };
-    let first = Cloud::start_with(dir, &flags("one"), &[]).await;
-    let cameras: Vec<Camera> = (0..FLEET).map(|n| Camera::added_to(&first, &format!("CAM-{n:02}"), &format!("acct-{n}"))).collect();
-    let second = Cloud::start_with(copy_of_keys(&first.data()), &flags("two"), &[(VARIABLE, &format!("{point}:3"))]).await;
+    let first = Cloud::start_with(dir, &flags("one", &of_each[0]), &CREDENTIALS).await;
+    let mut cameras: Vec<Camera> = (0..FLEET).map(|n| Camera::added_to(&first, &name(n), &format!("acct-{n}"))).collect();
+    let fail = format!("{point}:3");
+    let environment = [&CREDENTIALS[..], &[(VARIABLE, fail.as_str())]].concat();
+    let second = Cloud::start_with(copy_of_keys(&first.data()), &flags("two", &of_each[1]), &environment).await;
+    cameras.iter_mut().skip(1).step_by(2).for_each(|camera| camera.endpoints = second.endpoints.clone());
     let portals = [first.portal(), second.portal()];
 
     let db = Db::connect(&database.parse().unwrap()).unwrap();
@@ -93,7 +149,12 @@ async fn survives(server: &Postgres, point: &str) {
     until("the first documents are at the broker", acked(FLEET)).await;
     let told = Told::default();
     let mut listening = JoinSet::new();
-    cameras.iter().for_each(|camera| drop(listening.spawn(listen(camera.clone(), told.clone()))));
+    for (n, camera) in cameras.iter().enumerate() {
+        let mut brokers = shared.brokers(&first);
+        let nearest = n % brokers.len();
+        brokers.rotate_left(nearest);
+        listening.spawn(listen(camera.clone(), brokers, told.clone()));
+    }
     let heard = |seq: u64| {
         let told = &told;
         move || async move {
@@ -102,16 +163,37 @@ async fn survives(server: &Postgres, point: &str) {
         }
     };
     until("every camera has its first document", heard(1)).await;
-    let subscribe = |n: usize| json!({ "action": "subscribe", "camera": format!("CAM-{n:02}"), "plan": "premium" });
+    let subscribe = |n: usize| json!({ "action": "subscribe", "camera": name(n), "plan": "premium" });
     for result in everybody(&portals, subscribe).await {
         result.unwrap();
     }
     until("every camera has its plan", heard(2)).await;
     until("the broker has said so", acked(2 * FLEET)).await;
+    let all_reported = "SELECT count(*) FROM documents WHERE reported_at IS NOT NULL";
+    let reported = |count: usize| {
+        let db = &db;
+        move || async move { (db.read(|c| Ok(c.query_row(all_reported, [], |row| row.get::<_, usize>(0))?)).unwrap() == count).then_some(()) }
+    };
+    until("every report is known", reported(2 * FLEET)).await;
+    // One by each issuer, which Free does not keep.
+    let old = || Clip::new(1000).started_ago(Duration::from_secs(20 * 86_400));
+    let uploading: [(&Camera, Clip); 2] = [(&cameras[0], old()), (&cameras[1], old())];
+    if let Shared::NatsAndS3(_, s3) = &shared {
+        for (n, (camera, old)) in uploading.iter().enumerate() {
+            let grant = camera.granted(old).await;
+            assert_eq!(camera.put_to_external_store(&s3.ca, &grant, old.body.clone()).await, 200);
+            let clips = format!("/portal/accounts/acct-{n}/cameras/{}/clips", name(n));
+            let found = || async { (portals[0].get(&clips).await.ok()?.as_array()?.len() == 1).then_some(()) };
+            until("the clip is in the index", found).await;
+        }
+    }
 
-    let cancel = |n: usize| json!({ "action": "cancel", "camera": format!("CAM-{n:02}") });
-    let answers = everybody(&portals, cancel).await;
-    drop(second.end().await);
+    let cancel = |n: usize| json!({ "action": "cancel", "camera": name(n) });
+    let dies = async {
+        drop(second.end().await);
+        shared.lose_what_dies_with_the_last_issuer();
+    };
+    let (answers, ()) = futures::future::join(everybody(&portals, cancel), dies).await;
     for (n, answer) in answers.iter().enumerate() {
         if let Err(e) = answer {
             assert_eq!(n % 2, 1, "only the dead one's: {e}");
@@ -125,15 +207,24 @@ async fn survives(server: &Postgres, point: &str) {
     }
     until("every camera has its cancel", heard(3)).await;
     until("the broker has said so", acked(3 * FLEET)).await;
-    let reports = || async {
-        let sql = "SELECT count(*) FROM reports";
-        (db.read(|c| Ok(c.query_row(sql, [], |row| row.get::<_, usize>(0))?)).unwrap() >= 3 * FLEET).then_some(())
-    };
-    until("every report is known", reports).await;
+    until("every report is known", reported(3 * FLEET)).await;
+    if let Shared::NatsAndS3(_, s3) = &shared {
+        until("no old clip is left in the store", || async { uploading.iter().all(|(camera, old)| !s3.has(camera, old)).then_some(()) })
+            .await;
+    }
 
     for (camera, mut seqs) in told.lock().unwrap().clone() {
-        // What was on its way when the process died may come again, as the same document.
+        // What was on its way when the process died may come again, as the same document. To a camera that comes anew, a node of
+        // NATS may first tell the retained document of before.
         seqs.dedup();
+        if nats {
+            let mut newest = 0;
+            seqs.retain(|&seq| {
+                let is_newer = seq > newest;
+                newest = newest.max(seq);
+                is_newer
+            });
+        }
         assert_eq!(seqs, [1, 2, 3], "{point}: {camera} is told each once, in order");
     }
     let once = "SELECT count(*), count(DISTINCT device), min(seq), max(seq), count(reported_at), max(epoch) FROM documents";
@@ -149,10 +240,25 @@ async fn survives(server: &Postgres, point: &str) {
 async fn one_of_two_issuers_dies_in_a_cancel_of_the_fleet_and_every_camera_is_told_once_in_order() {
     let server = Postgres::start();
     // Before anything of a cancel is there; when documents are at the broker, and nobody knows.
-    futures::future::join(survives(&server, "in_transaction"), survives(&server, "marks_in_transaction")).await;
+    let on_mosquitto = |point: &'static str| {
+        let server = &server;
+        async move {
+            let dir = tempfile::tempdir().unwrap();
+            let broker = ExternalBroker::mosquitto(dir.path()).await;
+            survives(server, point, dir, Shared::Mosquitto(broker)).await;
+        }
+    };
+    futures::future::join(on_mosquitto("in_transaction"), on_mosquitto("marks_in_transaction")).await;
     shares_the_publishing(&server).await;
     writers_of_different_accounts_run_at_once(&server);
     has_the_schema_of_the_embedded_one(&server);
+}
+
+#[tokio::test]
+async fn a_machine_with_one_of_two_issuers_and_a_node_of_nats_is_lost_in_a_cancel_of_the_fleet() {
+    let (server, dir) = (Postgres::start(), tempfile::tempdir().unwrap());
+    let shared = Shared::nats_and_s3(dir.path(), (0..FLEET).map(name)).await;
+    survives(&server, "marks_in_transaction", dir, shared).await;
 }
 
 /// The documents that a publisher gets.

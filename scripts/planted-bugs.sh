@@ -14,7 +14,8 @@ test=simulation::the_planted_bug_is_found_and_its_history_is_short
 export CARGO_TARGET_DIR=$scratch/target
 rm -rf "$scratch/tree"
 mkdir -p "$scratch/tree"
-tar -c --exclude=./target --exclude=./fuzz/target --exclude=./.git . | tar -x -C "$scratch/tree"
+# As new files: cargo goes by their times, and would take the last run's build, with its bug, for that of older sources.
+tar -c --exclude=./target --exclude=./fuzz/target --exclude=./.git . | tar -x -m -C "$scratch/tree"
 cd "$scratch/tree"
 
 names=("$@")

@@ -4,7 +4,6 @@
 use std::{
     io::Read,
     os::unix::net::UnixStream,
-    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -105,7 +104,7 @@ fn converse(input: &[u8], piece: usize, account: &Account) {
     };
     let readings = Readings { boot: Duration::from_secs(100), system: Duration::ZERO };
     let (clock, dial) = Clock::dialled(Duration::from_secs(1_767_225_600), readings);
-    let vendor = Vendor::new(PathBuf::new(), clock, Box::new(call));
+    let vendor = Vendor::new(clock, Box::new(call));
     let admission = Admission { record: KEEP, keep: KEEP, leave: KEEP, position: AT };
     vendor.open(admission);
     let (ours, mut theirs) = UnixStream::pair().expect("a pair of sockets");

@@ -14,7 +14,6 @@ mod tests;
 
 use std::{
     os::fd::OwnedFd,
-    path::PathBuf,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -75,7 +74,6 @@ pub struct UploaderEvents {
 
 /// The agent's end of the socket.
 pub(super) struct Vendor {
-    path: PathBuf,
     clock: Clock,
     orders: Mutex<Orders>,
     events: Box<dyn Fn(Event) + Send + Sync>,
@@ -138,13 +136,13 @@ struct Figures {
 
 impl std::fmt::Debug for Vendor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Vendor").field("path", &self.path).finish_non_exhaustive()
+        f.debug_struct("Vendor").finish_non_exhaustive()
     }
 }
 
 impl Vendor {
-    fn new(path: PathBuf, clock: Clock, events: Box<dyn Fn(Event) + Send + Sync>) -> Self {
-        Self { path, clock, orders: Mutex::default(), events }
+    fn new(clock: Clock, events: Box<dyn Fn(Event) + Send + Sync>) -> Self {
+        Self { clock, orders: Mutex::default(), events }
     }
 
     // --- for the gate, on the control thread ---

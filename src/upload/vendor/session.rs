@@ -42,7 +42,7 @@ impl Listener {
             let why = format!("cannot listen on {} for the vendor's uploader: {error}; free it, or change uploader.socket", path.display());
             io::Error::new(error.kind(), why)
         })?;
-        Ok(Self { vendor: Arc::new(Vendor::new(path.to_owned(), clock, Box::new(events))), socket, _name: name })
+        Ok(Self { vendor: Arc::new(Vendor::new(clock, Box::new(events))), socket, _name: name })
     }
 
     pub(in crate::upload) fn vendor(&self) -> Arc<Vendor> {
